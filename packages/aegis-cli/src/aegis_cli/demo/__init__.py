@@ -1,0 +1,1 @@
+"""The demo: three node processes and a client that become one mesh."""

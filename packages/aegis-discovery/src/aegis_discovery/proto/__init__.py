@@ -1,0 +1,1 @@
+"""Generated code of the wire protocol; see `protos/`. Nothing here is edited by hand."""

@@ -1,0 +1,121 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STATUS_UNSPECIFIED: _ClassVar[Status]
+    STATUS_ALIVE: _ClassVar[Status]
+    STATUS_SUSPECTED: _ClassVar[Status]
+    STATUS_FAILED: _ClassVar[Status]
+STATUS_UNSPECIFIED: Status
+STATUS_ALIVE: Status
+STATUS_SUSPECTED: Status
+STATUS_FAILED: Status
+
+class WatchRequest(_message.Message):
+    __slots__ = ("mesh", "cursor", "digest", "record", "chain")
+    MESH_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    mesh: str
+    cursor: bytes
+    digest: bytes
+    record: SignedRecord
+    chain: Chain
+    def __init__(self, mesh: _Optional[str] = ..., cursor: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., record: _Optional[_Union[SignedRecord, _Mapping]] = ..., chain: _Optional[_Union[Chain, _Mapping]] = ...) -> None: ...
+
+class WatchResponse(_message.Message):
+    __slots__ = ("chains", "records", "verdicts", "cursor", "version", "digest", "complete")
+    CHAINS_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    chains: _containers.RepeatedCompositeFieldContainer[Chain]
+    records: _containers.RepeatedCompositeFieldContainer[SignedRecord]
+    verdicts: _containers.RepeatedCompositeFieldContainer[Verdict]
+    cursor: bytes
+    version: int
+    digest: bytes
+    complete: bool
+    def __init__(self, chains: _Optional[_Iterable[_Union[Chain, _Mapping]]] = ..., records: _Optional[_Iterable[_Union[SignedRecord, _Mapping]]] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ..., cursor: _Optional[bytes] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., complete: bool = ...) -> None: ...
+
+class Chain(_message.Message):
+    __slots__ = ("certificates",)
+    CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
+    certificates: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, certificates: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class SignedRecord(_message.Message):
+    __slots__ = ("body", "signature", "signer")
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    SIGNER_FIELD_NUMBER: _ClassVar[int]
+    body: bytes
+    signature: bytes
+    signer: bytes
+    def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., signer: _Optional[bytes] = ...) -> None: ...
+
+class RecordBody(_message.Message):
+    __slots__ = ("context", "mesh", "trust_domain", "id", "stamp", "instance", "expires_at", "removed", "voucher", "name", "type", "address", "services", "joined_at", "updated_at", "health")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    MESH_FIELD_NUMBER: _ClassVar[int]
+    TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    STAMP_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    VOUCHER_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
+    JOINED_AT_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_FIELD_NUMBER: _ClassVar[int]
+    context: str
+    mesh: str
+    trust_domain: str
+    id: str
+    stamp: int
+    instance: str
+    expires_at: int
+    removed: bool
+    voucher: str
+    name: str
+    type: str
+    address: str
+    services: _containers.RepeatedCompositeFieldContainer[Service]
+    joined_at: int
+    updated_at: int
+    health: str
+    def __init__(self, context: _Optional[str] = ..., mesh: _Optional[str] = ..., trust_domain: _Optional[str] = ..., id: _Optional[str] = ..., stamp: _Optional[int] = ..., instance: _Optional[str] = ..., expires_at: _Optional[int] = ..., removed: bool = ..., voucher: _Optional[str] = ..., name: _Optional[str] = ..., type: _Optional[str] = ..., address: _Optional[str] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., joined_at: _Optional[int] = ..., updated_at: _Optional[int] = ..., health: _Optional[str] = ...) -> None: ...
+
+class Service(_message.Message):
+    __slots__ = ("name", "version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class Verdict(_message.Message):
+    __slots__ = ("id", "stamp", "status")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    STAMP_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    stamp: int
+    status: Status
+    def __init__(self, id: _Optional[str] = ..., stamp: _Optional[int] = ..., status: _Optional[_Union[Status, str]] = ...) -> None: ...
