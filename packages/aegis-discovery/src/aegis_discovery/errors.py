@@ -1,0 +1,107 @@
+"""What can go wrong in discovery.
+
+DiscoveryError
+├── NoProvidersError        nobody provides the service (any more)
+├── NotOwnerError           somebody else's record was to be changed
+├── NodeNotFoundError       the topology has no such node
+├── InvalidRecordError      a record that must not be believed; says who sent it
+├── NodeIdInUseError        another process runs under this node id
+├── ConnectError            no seed peer could be reached
+│   └── PeerIdentityError   something answered, but not who it should be
+└── ClosedError             the pool or mesh was closed before
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = [
+    "ClosedError",
+    "ConnectError",
+    "DiscoveryError",
+    "InvalidRecordError",
+    "NoProvidersError",
+    "NodeIdInUseError",
+    "NodeNotFoundError",
+    "NotOwnerError",
+    "PeerIdentityError",
+]
+
+
+class DiscoveryError(Exception):
+    """Root of all errors that aegis_discovery raises itself."""
+
+
+class NoProvidersError(DiscoveryError):
+    """No node of the mesh provides the service."""
+
+    def __init__(self, name: str, version: str, known: int = 0) -> None:
+        self.name = name
+        self.version = version
+        self.known = known
+        super().__init__(
+            f"no live node provides {name}/{version} ({known} nodes known); "
+            f"start a provider or check the service's name and version"
+        )
+
+
+class NotOwnerError(DiscoveryError):
+    """A live node tried to change a record that another node owns."""
+
+    def __init__(self, node_id: str, owner: str) -> None:
+        self.node_id = node_id
+        self.owner = owner
+        super().__init__(f"only {node_id} may change its record; this topology belongs to {owner}")
+
+
+class NodeNotFoundError(DiscoveryError):
+    """The topology has no such node."""
+
+    def __init__(self, node_id: str) -> None:
+        self.node_id = node_id
+        super().__init__(f"the topology has no node {node_id!r}")
+
+
+class InvalidRecordError(DiscoveryError):
+    """A record cannot be believed and was dropped."""
+
+    def __init__(self, node_id: str, reason: str) -> None:
+        self.node_id = node_id
+        self.reason = reason
+        super().__init__(f"record of {node_id or 'an unknown node'} refused: {reason}")
+
+
+class NodeIdInUseError(DiscoveryError):
+    """Another process of the mesh runs under this node id."""
+
+    def __init__(self, node_id: str, address: str) -> None:
+        self.node_id = node_id
+        self.address = address
+        super().__init__(
+            f"node id {node_id} is in use by a newer process at {address or 'an unknown address'}; "
+            f"stop that one or give this node its own id"
+        )
+
+
+class ConnectError(DiscoveryError):
+    """No peer of a list could be reached."""
+
+    def __init__(self, message: str, causes: Mapping[str, str] | None = None) -> None:
+        self.causes = dict(causes or {})
+        super().__init__(message)
+
+
+class PeerIdentityError(ConnectError):
+    """Something answered at an address, but its certificate is not the one expected."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        self.address = address
+        self.reason = reason
+        super().__init__(f"{address}: {reason}", {address: reason})
+
+
+class ClosedError(DiscoveryError):
+    """The object was closed and takes no more calls."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the {what} is closed")
