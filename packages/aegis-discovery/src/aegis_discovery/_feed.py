@@ -1,0 +1,190 @@
+"""Both ends of a feed, without I/O: what a server tells a watcher, and what that one makes of it.
+
+Every accepted change has a position in the log of the process that serves the feed. A cursor is
+that log's id and a position in it, so a watcher that comes back is told only what it missed.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from aegis_discovery._codec import (
+    signed_from_wire,
+    signed_to_wire,
+    verdict_from_wire,
+    verdict_to_wire,
+)
+from aegis_discovery._record import Record
+from aegis_discovery._topology import Changes, Topology
+from aegis_discovery._verifier import RecordVerifier
+from aegis_discovery.errors import InvalidRecordError
+from aegis_discovery.proto import mesh_pb2
+
+_log = logging.getLogger("aegis.feed")
+
+HEARTBEAT = 1.0
+"""Seconds between two messages of an idle feed."""
+
+BATCH = 0.005
+"""Seconds that a server waits for more changes before it sends the first."""
+
+CHUNK = 256 * 1024
+"""Bytes after which a message is sent; far below gRPC's limit of 4 MiB, so loops stay lively."""
+
+_CURSOR = struct.Struct(">8sQ")
+
+ChainOf = Callable[[bytes], tuple[bytes, ...] | None]
+
+
+class FeedWriter:
+    """Tells one watcher what it lacks; keeps no queue, so that a slow one costs no memory.
+
+    Args:
+        topology: What to tell of.
+        chain_of: Finds the certificate chain (DER) of a signer's fingerprint.
+        watcher: The caller's node id; its own news are not sent back to it.
+        cursor: What the watcher held at the end of an earlier feed, as it sent it.
+        digest: The full digest of what the watcher holds.
+    """
+
+    def __init__(
+        self, topology: Topology, chain_of: ChainOf, *, watcher: str, cursor: bytes, digest: bytes
+    ) -> None:
+        self._topology = topology
+        self._chain_of = chain_of
+        self._watcher = watcher
+        self._chains_sent: set[bytes] = set()
+        self._complete_sent = False
+        self._version_sent = -1
+        self._position = self._start(cursor, digest)
+
+    def messages(self) -> Iterator[mesh_pb2.WatchResponse]:
+        """Yields what is to be sent now; nothing, where the watcher is up to date."""
+        changes = self._topology.changes_since(self._position)
+        if (
+            self._complete_sent
+            and changes.position == self._position
+            and changes.version == self._version_sent
+        ):
+            return
+        yield from self._chunks(changes)
+
+    def heartbeat(self) -> mesh_pb2.WatchResponse:
+        """Makes the message of an idle moment."""
+        topology = self._topology
+        return mesh_pb2.WatchResponse(version=topology.version, digest=topology.digest)
+
+    def _start(self, cursor: bytes, digest: bytes) -> int:
+        if len(cursor) == _CURSOR.size:
+            log_id, position = _CURSOR.unpack(cursor)
+            if log_id == self._topology.log_id:
+                return int(position)
+        changes = self._topology.changes_since(0)
+        return changes.position if digest == self._topology.full_digest else 0
+
+    def _chunks(self, changes: Changes) -> Iterator[mesh_pb2.WatchResponse]:
+        message = mesh_pb2.WatchResponse()
+        size = 0
+        # A watcher that starts from nothing is told everything, its own record included: that is
+        # how a restarted node finds out how far its stamps had come.
+        reader = self._watcher if self._position else None
+        for record in changes.records(reader=reader):
+            size += self._add(message, record)
+            if size >= CHUNK:
+                yield message
+                message = mesh_pb2.WatchResponse()
+                size = 0
+        message.verdicts.extend(verdict_to_wire(verdict) for verdict in changes.verdicts())
+        message.cursor = _CURSOR.pack(self._topology.log_id, changes.position)
+        message.version = changes.version
+        message.digest = changes.digest
+        message.complete = not self._complete_sent
+        self._position = changes.position
+        self._version_sent = changes.version
+        self._complete_sent = True
+        yield message
+
+    def _add(self, message: mesh_pb2.WatchResponse, record: Record) -> int:
+        size = len(record.body) + len(record.signature) + 64
+        if record.signer not in self._chains_sent:
+            chain = self._chain_of(record.signer)
+            if chain is not None:
+                self._chains_sent.add(record.signer)
+                message.chains.append(mesh_pb2.Chain(certificates=chain))
+                size += sum(map(len, chain))
+        message.records.append(signed_to_wire(record))
+        return size
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What came of one message.
+
+    Attributes:
+        complete: The watcher now holds all that the server held when the feed began.
+        foreign: A newer record of the watcher's own id, by another process.
+    """
+
+    complete: bool
+    foreign: Record | None
+
+
+class FeedReader:
+    """Takes in what one server tells, and remembers how far that was.
+
+    Args:
+        topology: Where it goes.
+        verifier: Says what may be believed.
+        trusts_verdicts: Whether the server's view of who is alive is taken over; clients do,
+            nodes judge for themselves.
+    """
+
+    def __init__(
+        self, topology: Topology, verifier: RecordVerifier, *, trusts_verdicts: bool
+    ) -> None:
+        self._topology = topology
+        self._verifier = verifier
+        self._trusts_verdicts = trusts_verdicts
+        self._cursor = b""
+
+    def request(
+        self, mesh: str, own: Record | None = None, chain: tuple[bytes, ...] = ()
+    ) -> mesh_pb2.WatchRequest:
+        """Makes the request that opens the feed, or takes it up again."""
+        return mesh_pb2.WatchRequest(
+            mesh=mesh,
+            cursor=self._cursor,
+            digest=self._topology.full_digest,
+            record=None if own is None else signed_to_wire(own),
+            chain=mesh_pb2.Chain(certificates=chain) if chain else None,
+        )
+
+    def receive(self, message: mesh_pb2.WatchResponse, *, source: str) -> Received:
+        """Takes in one message of the node `source`; what cannot be believed is logged and left."""
+        for chain in message.chains:
+            try:
+                self._verifier.learn(tuple(chain.certificates))
+            except InvalidRecordError as error:
+                _log.warning("from %s: %s", source, error)
+        records = []
+        for signed in message.records:
+            try:
+                record = self._verifier.verify(
+                    signed_from_wire(signed), held=self._topology.get_record
+                )
+            except InvalidRecordError as error:
+                _log.warning("from %s: %s", source, error)
+            else:
+                records.append(record)
+        result = self._topology.merge_records(records, version=message.version, origin=source)
+        if self._trusts_verdicts:
+            for wire in message.verdicts:
+                verdict = verdict_from_wire(wire)
+                if verdict is not None:
+                    self._topology.set_status(verdict.id, verdict.stamp, verdict.status)
+        if message.cursor:
+            self._cursor = message.cursor
+        return Received(message.complete, result.foreign)

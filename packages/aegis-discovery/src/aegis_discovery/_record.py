@@ -1,0 +1,121 @@
+"""Records: what a node says of itself, ordered, leased and signed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from aegis_discovery._model import NodeInfo, NodeStatus
+
+CONTEXT = "aegis.mesh.v1 record"
+
+LEASE = 24 * 3600.0
+"""Seconds for which a record is believed without word of its owner."""
+
+REPUBLISH_EVERY = LEASE / 3
+"""Seconds after which an owner renews its lease: two renewals may get lost before it ends."""
+
+TOMBSTONE_LEASE = LEASE + 3600.0
+"""Seconds that a removal is kept: longer than any record that it suppresses can live."""
+
+MAX_AHEAD = 300.0
+"""Seconds that a stamp may be ahead of the receiver's clock: NTP's worst day, not an attack."""
+
+MAX_RECORD = 4096
+"""Bytes of a record's body."""
+
+Clock = Callable[[], float]
+"""Unix time in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFields:
+    """What a record's bytes say."""
+
+    context: str
+    mesh: str
+    trust_domain: str
+    id: str
+    stamp: int
+    instance: str
+    expires_at: int
+    info: NodeInfo | None
+    voucher: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRecord:
+    """A record as it travels: bytes nobody has read yet, and who is said to have signed them."""
+
+    body: bytes
+    signature: bytes
+    signer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one node thinks of another one's record."""
+
+    id: str
+    stamp: int
+    status: NodeStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One node's entry, as its author made it.
+
+    Attributes:
+        id: The node that it tells of.
+        stamp: Milliseconds of the author's clock, above all its earlier ones; orders records.
+        instance: One life of the author's process; random.
+        expires_at: End of the lease, Unix milliseconds.
+        info: The node; None in a tombstone, which says that it left.
+        body: The bytes that were signed.
+        voucher: Who published it for a peer that signs nothing; None where the node did itself.
+        signature: Over the body; empty in a topology that never leaves its process.
+        signer: SHA-256 of the leaf certificate (DER) that signed it.
+        digest: SHA-256 of the body, as a number.
+    """
+
+    id: str
+    stamp: int
+    instance: str
+    expires_at: int
+    info: NodeInfo | None
+    body: bytes = field(repr=False)
+    voucher: str | None = None
+    signature: bytes = field(default=b"", repr=False)
+    signer: bytes = field(default=b"", repr=False)
+    digest: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        digest = int.from_bytes(hashlib.sha256(self.body).digest())
+        object.__setattr__(self, "digest", digest)
+
+    @classmethod
+    def of(
+        cls, fields: RecordFields, body: bytes, signature: bytes = b"", signer: bytes = b""
+    ) -> Record:
+        """Joins what the bytes say with the bytes themselves."""
+        return cls(
+            fields.id,
+            fields.stamp,
+            fields.instance,
+            fields.expires_at,
+            fields.info,
+            body,
+            fields.voucher,
+            signature,
+            signer,
+        )
+
+    @property
+    def precedence(self) -> tuple[bool, int, int]:
+        """The total order of one id's records; the greatest is the truth.
+
+        What a node says itself beats what others vouch for; then the stamp decides, and between
+        equal stamps, which an honest author never makes, the bytes.
+        """
+        return (self.voucher is None, self.stamp, self.digest)

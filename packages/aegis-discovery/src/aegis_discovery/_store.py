@@ -1,0 +1,210 @@
+"""The records that one process holds: which one counts, what changed when, who provides what."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from aegis_discovery._model import NodeInfo, NodeStatus
+from aegis_discovery._record import Record
+
+_log = logging.getLogger("aegis.topology")
+_DIGEST_SIZE = 32
+_DIGEST_MODULUS = 1 << (8 * _DIGEST_SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One node id's place in the store.
+
+    Attributes:
+        record: The record that counts.
+        node: What queries hand out, with the derived status; None for a tombstone.
+        record_position: When the record came in, in changes of this store.
+        status_position: When the status last changed.
+        origin: The node id that the record came from; None for our own changes.
+    """
+
+    record: Record
+    node: NodeInfo | None
+    record_position: int
+    status_position: int
+    origin: str | None
+
+
+class RecordStore:
+    """Holds the greatest record per node id, and keeps log, digests and service index in step.
+
+    The log costs nothing of its own: entries are kept in the order of their last change, so what a
+    reader at some position lacks is the tail, with each node in it once, however slow the reader.
+    """
+
+    def __init__(self) -> None:
+        self.position = 0
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._leases: list[tuple[int, str]] = []
+        self._live_sum = 0
+        self._full_sum = 0
+        self._services = ServiceIndex()
+
+    @property
+    def services(self) -> ServiceIndex:
+        """Who provides what."""
+        return self._services
+
+    @property
+    def live_digest(self) -> bytes:
+        """Names the set of live records: equal on all nodes that know the same."""
+        return self._live_sum.to_bytes(_DIGEST_SIZE)
+
+    @property
+    def full_digest(self) -> bytes:
+        """Names the set of all records, tombstones included."""
+        return self._full_sum.to_bytes(_DIGEST_SIZE)
+
+    def get(self, node_id: str) -> Entry | None:
+        """Returns what is held of a node id, tombstones included."""
+        return self._entries.get(node_id)
+
+    def entries(self) -> Iterator[Entry]:
+        """Goes through all entries, the least recently changed one first."""
+        return iter(self._entries.values())
+
+    def changed_since(self, position: int) -> list[Entry]:
+        """Returns the entries that changed after a position, in the order of their changes."""
+        tail: list[Entry] = []
+        for entry in reversed(self._entries.values()):
+            if max(entry.record_position, entry.status_position) <= position:
+                break
+            tail.append(entry)
+        tail.reverse()
+        return tail
+
+    def beats(self, record: Record) -> bool:
+        """Tells whether a record would replace what is held of its node id."""
+        held = self._entries.get(record.id)
+        if held is None or record.precedence > held.record.precedence:
+            if held is not None and _equivocates(record, held.record):
+                _log.warning(
+                    "%s signed two records with the stamp %d; the one with the greater hash counts",
+                    record.voucher or record.id,
+                    record.stamp,
+                )
+            return True
+        return False
+
+    def put(self, record: Record, origin: str | None = None) -> NodeInfo | None:
+        """Stores a record over what was held of its id; returns what queries showed before."""
+        self.position += 1
+        held = self._entries.get(record.id)
+        before = held.node if held else None
+        self._take_out(held)
+        self._entries[record.id] = Entry(record, record.info, self.position, 0, origin)
+        self._entries.move_to_end(record.id)
+        self._full_sum = (self._full_sum + record.digest) % _DIGEST_MODULUS
+        if record.info is not None:
+            self._live_sum = (self._live_sum + record.digest) % _DIGEST_MODULUS
+            self._services.add(record.info)
+        self._note_lease(record)
+        return before
+
+    def set_status(self, node_id: str, status: NodeStatus) -> NodeInfo:
+        """Overlays the derived status of a live node; returns the node as queries show it now."""
+        entry = self._entries[node_id]
+        assert entry.node is not None, node_id  # noqa: S101 - the caller looked
+        self.position += 1
+        node = replace(entry.node, status=status)
+        self._services.remove(entry.node)
+        self._services.add(node)
+        self._entries[node_id] = replace(entry, node=node, status_position=self.position)
+        self._entries.move_to_end(node_id)
+        return node
+
+    def expire(self, now: int, *, keep: str | None = None) -> list[Entry]:
+        """Drops all entries whose lease ended by `now` (Unix milliseconds) and returns them.
+
+        The live record of `keep` stays: a node that slept past its lease still knows itself.
+        """
+        dropped = []
+        kept = None
+        while self._leases and self._leases[0][0] <= now:
+            expires_at, node_id = heapq.heappop(self._leases)
+            entry = self._entries.get(node_id)
+            if entry is None or entry.record.expires_at != expires_at:
+                continue
+            if node_id == keep and entry.node is not None:
+                kept = (expires_at, node_id)
+                continue
+            self._take_out(self._entries.pop(node_id))
+            dropped.append(entry)
+        if kept:
+            heapq.heappush(self._leases, kept)
+        return dropped
+
+    def _note_lease(self, record: Record) -> None:
+        heapq.heappush(self._leases, (record.expires_at, record.id))
+        if len(self._leases) > 64 + 2 * len(self._entries):
+            # Replaced records leave their leases behind; without this, updates would pile up.
+            self._leases = [(e.record.expires_at, node_id) for node_id, e in self._entries.items()]
+            heapq.heapify(self._leases)
+
+    def _take_out(self, entry: Entry | None) -> None:
+        if entry is None:
+            return
+        self._full_sum = (self._full_sum - entry.record.digest) % _DIGEST_MODULUS
+        if entry.node is not None:
+            self._live_sum = (self._live_sum - entry.record.digest) % _DIGEST_MODULUS
+            self._services.remove(entry.node)
+
+
+def _equivocates(one: Record, other: Record) -> bool:
+    return one.precedence[:2] == other.precedence[:2] and one.instance == other.instance
+
+
+class ServiceIndex:
+    """Providers by service, kept per change, so that no query ever looks at all nodes."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[tuple[str, ...], dict[str, NodeInfo]] = {}
+        self._sorted: dict[tuple[str, ...], tuple[NodeInfo, ...]] = {}
+
+    def add(self, node: NodeInfo) -> None:
+        """Lists a node under its services, unless it is failed."""
+        if node.status is NodeStatus.FAILED:
+            return
+        for key in _keys(node):
+            self._buckets.setdefault(key, {})[node.id] = node
+            self._sorted.pop(key, None)
+
+    def remove(self, node: NodeInfo) -> None:
+        """Takes a node out again; it need not be listed."""
+        for key in _keys(node):
+            bucket = self._buckets.get(key, {})
+            if bucket.pop(node.id, None) is not None:
+                self._sorted.pop(key, None)
+                if not bucket:
+                    del self._buckets[key]
+
+    def cached(self, *key: str) -> tuple[NodeInfo, ...] | None:
+        """Returns an answer that is known to be current; needs no lock."""
+        return self._sorted.get(key)
+
+    def find(self, *key: str) -> tuple[NodeInfo, ...]:
+        """Returns the nodes under (name, version) or (name,), in the order of their ids."""
+        bucket = self._buckets.get(key)
+        if not bucket:
+            return ()
+        found = self._sorted.get(key)
+        if found is None:
+            found = self._sorted[key] = tuple(bucket[node_id] for node_id in sorted(bucket))
+        return found
+
+
+def _keys(node: NodeInfo) -> Iterable[tuple[str, ...]]:
+    for service in node.services:
+        yield (service.name, service.version)
+    for name in {service.name for service in node.services}:
+        yield (name,)

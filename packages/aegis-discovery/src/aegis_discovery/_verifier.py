@@ -1,0 +1,160 @@
+"""Decides which records may be believed, by the certificates of those who signed them."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from aegis_certs import CertsError, TrustBundle, validate_node_id
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from aegis_discovery._codec import decode_record
+from aegis_discovery._record import (
+    CONTEXT,
+    MAX_AHEAD,
+    MAX_RECORD,
+    TOMBSTONE_LEASE,
+    Clock,
+    Record,
+    RecordFields,
+    SignedRecord,
+)
+from aegis_discovery.errors import InvalidRecordError
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A verified certificate that signs records, with what it takes to pass it on."""
+
+    node_id: str
+    trust_domain: str | None
+    public_key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+    not_after: float
+    chain: tuple[bytes, ...]
+
+
+class RecordVerifier:
+    """Turns bytes off the wire into records, or refuses them.
+
+    A certificate is verified once and kept by its fingerprint; only those that prove a server may
+    sign, so that a client can never enter the topology.
+    """
+
+    def __init__(
+        self, bundle: TrustBundle, *, mesh: str, trust_domain: str | None, clock: Clock = time.time
+    ) -> None:
+        self._bundle = bundle
+        self._mesh = mesh
+        self._trust_domain = trust_domain
+        self._clock = clock
+        self._leaves: dict[bytes, Leaf] = {}
+
+    def learn(self, chain: Sequence[bytes]) -> bytes:
+        """Verifies a chain (DER, leaf first) and returns its leaf's fingerprint.
+
+        Raises:
+            InvalidRecordError: If it does not prove a node of this trust domain.
+        """
+        if not chain:
+            raise InvalidRecordError("", "the certificate chain is empty")
+        fingerprint = hashlib.sha256(chain[0]).digest()
+        if fingerprint in self._leaves:
+            return fingerprint
+        try:
+            certificates = [x509.load_der_x509_certificate(der) for der in chain]
+            identity = self._bundle.verify(certificates, "server")
+        except (CertsError, ValueError) as error:
+            raise InvalidRecordError("", f"its certificate does not verify: {error}") from error
+        ours, theirs = self._trust_domain, identity.trust_domain
+        if ours and theirs and ours != theirs:
+            raise InvalidRecordError(
+                identity.node_id, f"its trust domain is {theirs}, this mesh's is {ours}"
+            )
+        key = certificates[0].public_key()
+        if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+            raise InvalidRecordError(identity.node_id, f"{type(key).__name__} signs no records")
+        self._leaves[fingerprint] = Leaf(
+            identity.node_id,
+            theirs,
+            key,
+            certificates[0].not_valid_after_utc.timestamp(),
+            tuple(chain),
+        )
+        return fingerprint
+
+    def leaf(self, fingerprint: bytes) -> Leaf | None:
+        """Returns a certificate that was learned, or None."""
+        return self._leaves.get(fingerprint)
+
+    def keep(self, fingerprints: Collection[bytes]) -> None:
+        """Forgets all certificates but these."""
+        self._leaves = {f: leaf for f, leaf in self._leaves.items() if f in fingerprints}
+
+    def verify(
+        self, signed: SignedRecord, held: Callable[[str], Record | None] = lambda _: None
+    ) -> Record:
+        """Verifies that its owner, or its voucher, signed exactly these bytes for this mesh.
+
+        Args:
+            signed: What came.
+            held: Finds the record that is held of a node id; the same bytes by the same signer
+                were verified before, and are not again.
+
+        Raises:
+            InvalidRecordError: If not.
+        """
+        if len(signed.body) > MAX_RECORD:
+            raise InvalidRecordError("", f"{len(signed.body)} bytes, the limit is {MAX_RECORD}")
+        fields = decode_record(signed.body)
+        known = held(fields.id)
+        if known and known.body == signed.body and known.signer == signed.signer:
+            return known
+        leaf = self._leaves.get(signed.signer)
+        if leaf is None:
+            raise InvalidRecordError(fields.id, "the certificate that signed it did not come along")
+        self._check(fields, leaf)
+        try:
+            _verify(leaf.public_key, signed)
+        except InvalidSignature:
+            raise InvalidRecordError(fields.id, f"its signature is not by {leaf.node_id}") from None
+        return Record.of(fields, signed.body, signed.signature, signed.signer)
+
+    def _check(self, fields: RecordFields, leaf: Leaf) -> None:
+        def refuse(reason: str) -> InvalidRecordError:
+            return InvalidRecordError(fields.id, reason)
+
+        now = self._clock()
+        if fields.context != CONTEXT:
+            raise refuse("its bytes are not a record")
+        if fields.mesh != self._mesh:
+            raise refuse(f"it belongs to mesh {fields.mesh!r}, this one is {self._mesh!r}")
+        if fields.trust_domain != (leaf.trust_domain or ""):
+            raise refuse(f"it names trust domain {fields.trust_domain!r}, its signer another one")
+        try:
+            validate_node_id(fields.id)
+        except CertsError as error:
+            raise refuse(str(error)) from error
+        if leaf.node_id != (fields.voucher or fields.id):
+            raise refuse(f"it was signed by {leaf.node_id}")
+        if fields.voucher == fields.id:
+            raise refuse("a node cannot vouch for itself")
+        if fields.stamp > (now + MAX_AHEAD) * 1000:
+            ahead = fields.stamp / 1000 - now
+            raise refuse(f"its stamp is {ahead:.0f} s ahead of this clock (limit {MAX_AHEAD:.0f})")
+        if now >= leaf.not_after:
+            raise refuse("the certificate that signed it is expired")
+        latest = min(now + MAX_AHEAD + TOMBSTONE_LEASE, leaf.not_after)
+        if fields.expires_at > latest * 1000:
+            raise refuse("its lease is longer than any may be")
+
+
+def _verify(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, signed: SignedRecord) -> None:
+    if isinstance(key, rsa.RSAPublicKey):
+        key.verify(signed.signature, signed.body, padding.PKCS1v15(), hashes.SHA256())
+    else:
+        key.verify(signed.signature, signed.body, ec.ECDSA(hashes.SHA256()))
