@@ -1,0 +1,234 @@
+"""Builds every wheel and tries each one alone, at the lowest versions that it declares.
+
+Each wheel gets a clean environment with its own dependencies and nothing else. There it must
+import, answer at its commands, bring no more than its room allows, import no more than it
+declares, and pass its own tests.
+
+Other people's projects are called aegis-core and aegis-cli on the public index. So every wheel
+of ours is pinned to its file by a constraint: a name that is bound to a file has no other source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import email
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from configparser import ConfigParser
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement  # comes with pytest
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+PROBE = Path(__file__).with_name("probe_wheel.py")
+
+# What the import of a package must not load: a light import is a promise to its users.
+FORBIDDEN = {
+    "aegis_certs": ("grpc", "google.protobuf", "click", "rich"),
+    "aegis_discovery": ("click", "rich", "aegis_core"),
+    "aegis_core": ("click", "rich", "aegis_cli"),
+    "aegis_cli": ("grpc", "google.protobuf", "cryptography"),
+}
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """What a built wheel says of itself."""
+
+    path: Path
+    name: str
+    version: str
+    requires: tuple[Requirement, ...]
+    commands: tuple[str, ...]
+    files: tuple[str, ...]
+
+    @property
+    def package(self) -> str:
+        """The name that users import."""
+        return self.name.replace("-", "_")
+
+    @property
+    def public_modules(self) -> tuple[str, ...]:
+        """Every module without an underscore before any part of its name."""
+        names = {
+            file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            for file in self.files
+            if file.endswith(".py")
+        }
+        return tuple(sorted(n for n in names if not any(p.startswith("_") for p in n.split("."))))
+
+    @classmethod
+    def read(cls, path: Path) -> Wheel:
+        """Reads the metadata of the wheel at `path`."""
+        with zipfile.ZipFile(path) as archive:
+            files = tuple(archive.namelist())
+            info = next(f.split("/")[0] for f in files if f.endswith(".dist-info/METADATA"))
+            metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
+            scripts = ConfigParser()
+            if f"{info}/entry_points.txt" in files:
+                scripts.read_string(archive.read(f"{info}/entry_points.txt").decode())
+        return cls(
+            path=path,
+            name=canonicalize_name(metadata["Name"]),
+            version=metadata["Version"],
+            requires=tuple(Requirement(r) for r in metadata.get_all("Requires-Dist", [])),
+            commands=tuple(scripts["console_scripts"]) if scripts.sections() else (),
+            files=files,
+        )
+
+    def imports(self) -> Iterator[tuple[str, str]]:
+        """Yields (file, top-level name) for each absolute import in the wheel's modules."""
+        with zipfile.ZipFile(self.path) as archive:
+            for file in self.files:
+                if not file.endswith(".py"):
+                    continue
+                for node in ast.walk(ast.parse(archive.read(file))):
+                    if isinstance(node, ast.Import):
+                        yield from ((file, alias.name.split(".")[0]) for alias in node.names)
+                    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                        yield file, node.module.split(".")[0]
+
+
+def run(*command: str | Path, quiet: bool = False) -> str:
+    """Runs a command in the repository and returns its output; ends the script if it fails."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if quiet else None,
+        stderr=subprocess.PIPE if quiet else None,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        print(done.stdout or "", done.stderr or "", sep="", end="")
+        raise SystemExit(f"exit code {done.returncode} of: {' '.join(map(str, command))}")
+    return done.stdout or ""
+
+
+def build(out: Path) -> list[Wheel]:
+    """Builds all packages into `out` (each wheel from its sdist) and reads the wheels."""
+    # Old wheels of another version would be picked up as siblings.
+    shutil.rmtree(out, ignore_errors=True)
+    run("uv", "build", "--all-packages", "--out-dir", out, quiet=True)
+    return sorted((Wheel.read(p) for p in out.glob("*.whl")), key=lambda wheel: wheel.name)
+
+
+def third_party(wheel: Wheel, siblings: dict[str, Wheel]) -> set[str]:
+    """Returns every requirement that the wheel and its siblings declare on other projects."""
+    found: set[str] = set()
+    for requirement in wheel.requires:
+        if canonicalize_name(requirement.name) in siblings:
+            found |= third_party(siblings[canonicalize_name(requirement.name)], siblings)
+        else:
+            found.add(str(requirement))
+    return found
+
+
+def complaints_about_contents(wheel: Wheel) -> Iterator[str]:
+    """Yields what the wheel lacks."""
+    info = f"{wheel.package}-{wheel.version}.dist-info"
+    for file in (f"{wheel.package}/py.typed", f"{info}/licenses/LICENSE"):
+        if file not in wheel.files:
+            yield f"{file} is not in the wheel"
+    for file in wheel.files:
+        if not file.startswith((f"{wheel.package}/", f"{info}/")):
+            yield f"{file} has no place in the wheel"
+
+
+def complaints_about_imports(wheel: Wheel, owners: dict[str, list[str]]) -> Iterator[str]:
+    """Yields imports that are not declared, and declarations that nothing imports.
+
+    Args:
+        wheel: The wheel to read.
+        owners: Top-level import name -> the distributions in the environment that provide it.
+    """
+    declared = {canonicalize_name(r.name) for r in wheel.requires}
+    used: set[str] = set()
+    for file, name in wheel.imports():
+        if name in sys.stdlib_module_names or name == wheel.package:
+            continue
+        providers = {canonicalize_name(owner) for owner in owners.get(name, ())}
+        used |= providers
+        if not providers & declared:
+            yield f"{file} imports {name}, which the wheel does not declare"
+    for missing in sorted(declared - used):
+        yield f"{missing} is declared, but nothing imports it"
+
+
+def complaints_about_probe(wheel: Wheel, seen: dict[str, list[str]]) -> Iterator[str]:
+    """Yields what was wrong when the modules were imported."""
+    yield from seen["failures"]
+    for name in FORBIDDEN[wheel.package]:
+        if name in seen["loaded"]:
+            yield f"import {wheel.package} loads {name}"
+    for name in seen["foreign"]:
+        yield f"{name} did not come from a file just built"
+
+
+def check(wheel: Wheel, siblings: dict[str, Wheel], python: str, scratch: Path) -> list[str]:
+    """Installs the wheel alone, tries it and returns the complaints."""
+    env = scratch / wheel.name
+    interpreter = env / "bin" / "python"
+    pins = scratch / "siblings.txt"
+    pins.write_text("".join(f"{w.name} @ {w.path.as_uri()}\n" for w in siblings.values()))
+    run("uv", "venv", "--quiet", "--no-project", "--python", python, env)
+    install = ("uv", "pip", "install", "--quiet", "--python", interpreter)
+    run(
+        *(*install, "--resolution", "lowest-direct", "--constraints", pins, wheel.path),
+        *sorted(third_party(wheel, siblings)),
+    )
+    frozen = run("uv", "pip", "freeze", "--python", interpreter, quiet=True)
+    print("  " + ", ".join(line.split(" @ ")[0] for line in frozen.splitlines()))
+
+    # -P: the probe's own folder is not importable, so that only what is installed can be found.
+    probe = json.loads(
+        run(interpreter, "-P", PROBE, wheel.package, *wheel.public_modules, quiet=True)
+    )
+    for command in wheel.commands:
+        run(env / "bin" / command, "--help", quiet=True)
+    complaints = [
+        *complaints_about_contents(wheel),
+        *complaints_about_probe(wheel, probe),
+        *complaints_about_imports(wheel, probe["owners"]),
+    ]
+
+    tests = ROOT / "packages" / wheel.name / "tests"
+    if complaints or not tests.is_dir():
+        return complaints
+    lock = scratch / f"{wheel.name}.txt"
+    lock.write_text(frozen)
+    run(*install, "--constraints", lock, "--group", "test")
+    run(interpreter, "-P", "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", tests)
+    return []
+
+
+def main() -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--python", default="3.11", help="the Python of the environments")
+    parser.add_argument("--only", help="try this one wheel")
+    options = parser.parse_args()
+    siblings = {wheel.name: wheel for wheel in build(ROOT / "dist")}
+    failed = False
+    with tempfile.TemporaryDirectory(prefix="aegis-wheels-") as scratch:
+        for wheel in siblings.values():
+            if options.only not in {None, wheel.name}:
+                continue
+            print(f"{wheel.path.name} alone, on Python {options.python}:", flush=True)
+            for complaint in check(wheel, siblings, options.python, Path(scratch)):
+                failed = True
+                print(f"  {wheel.name}: {complaint}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,36 @@
+"""Runs inside a clean environment: imports a package and its modules and tells what happened.
+
+Usage: probe_wheel.py PACKAGE MODULE..., prints one JSON object. Uses the standard library only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from importlib import metadata
+
+
+def main(package: str, modules: list[str]) -> None:
+    """Prints what importing brought in, what failed, and which distribution owns which name."""
+    failures: list[str] = []
+    loaded: list[str] = []
+    for module in [package, *modules]:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # noqa: BLE001 - any failure is a finding, none may hide the rest
+            failures.append(f"import {module} failed: {type(error).__name__}: {error}")
+        if module == package:
+            loaded = sorted(sys.modules)
+    ours = [d for d in metadata.distributions() if d.name.startswith("aegis")]
+    foreign = [d.name for d in ours if '"file://' not in (d.read_text("direct_url.json") or "")]
+    owners = metadata.packages_distributions()
+    print(
+        json.dumps(
+            {"failures": failures, "loaded": loaded, "foreign": foreign, "owners": dict(owners)}
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

@@ -1,0 +1,86 @@
+"""Runs the tests on every other installed Python that the packages support.
+
+Each version has its own environment. The whole suite runs where the time left allows it, else only
+the tests of the packages, without the long ones across processes; the output says which it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+UV = shutil.which("uv") or "uv"
+SUPPORTED = ((3, 11), (3, 12), (3, 13), (3, 14))
+
+
+def installed() -> dict[tuple[int, int], str]:
+    """Returns the interpreter of each supported version but the one that runs this."""
+    listing = subprocess.run(
+        [UV, "python", "list", "--only-installed", "--output-format", "json"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    found = {
+        (entry["version_parts"]["major"], entry["version_parts"]["minor"]): entry["path"]
+        for entry in reversed(json.loads(listing))  # so that the first of a version stays
+        if entry["implementation"] == "cpython" and entry["variant"] == "default"
+    }
+    # uv sees only those of pyenv's versions that are switched on.
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for major, minor in SUPPORTED:
+        for path in versions.glob(f"{major}.{minor}.*/bin/python{major}.{minor}"):
+            found.setdefault((major, minor), str(path))
+    others = found.keys() & set(SUPPORTED) - {sys.version_info[:2]}
+    return {version: found[version] for version in sorted(others)}
+
+
+def test(interpreter: str, paths: list[str]) -> bool:
+    """Runs pytest on this Python in an environment of its own; tells whether it passed."""
+    with tempfile.TemporaryDirectory(prefix="aegis-python-") as scratch:
+        environment = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"} | {
+            "UV_PROJECT_ENVIRONMENT": scratch + "/venv",
+            "UV_PYTHON_DOWNLOADS": "never",
+        }
+        command = [UV, "run", "--python", interpreter, "pytest", "-q", "-n", "2", *paths]
+        print(f"+ {' '.join(command)}", flush=True)
+        return not subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+
+
+def main() -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suite-seconds", type=float, default=0, help="what the suite took before")
+    parser.add_argument("--seconds-left", type=float, default=3600, help="what all may take")
+    options = parser.parse_args()
+    deadline = time.monotonic() + options.seconds_left
+    versions = installed()
+    if not versions:
+        print("no other supported Python is installed; nothing was tested here")
+    failed = []
+    for done, ((major, minor), interpreter) in enumerate(versions.items()):
+        version = f"{major}.{minor}"
+        share = (deadline - time.monotonic()) / (len(versions) - done)
+        whole = share >= options.suite_seconds
+        print(
+            f"Python {version}: {'the whole suite' if whole else 'the tests of the packages only'} "
+            f"({share:.0f} s left for it, the whole took {options.suite_seconds:.0f} s before)",
+            flush=True,
+        )
+        if not test(interpreter, [] if whole else ["packages"]):
+            failed.append(version)
+    if failed:
+        print(f"failed on Python {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
