@@ -1,0 +1,30 @@
+"""A clone reads the same on every machine: nothing in it names the place where it was written."""
+
+import re
+import subprocess
+
+import pytest
+
+# One letter of each is in brackets, so that this file does not find itself.
+FORBIDDEN = {
+    "an absolute path of somebody's machine": r"(?<![\w.])/(?:[w]ork|[r]oot)/",
+    "the host of a package index": (
+        r"\b(?:py[p]i\.(?:org|python)|python[h]osted\.|registry\.[n]pmjs|crates\.[i]o"
+        r"|proxy\.[g]olang|deb\.[d]ebian)"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_no_tracked_file_names(what, pytestconfig):
+    listing = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=pytestconfig.rootpath, capture_output=True, check=True
+    ).stdout.decode()
+    pattern = re.compile(FORBIDDEN[what])
+    found = []
+    for name in filter(None, listing.split("\0")):
+        path = pytestconfig.rootpath / name
+        # A file that is deleted but not committed yet has nothing to tell.
+        if path.is_file() and (hit := pattern.search(path.read_text(errors="replace"))):
+            found.append(f"{name}: {hit.group()}")
+    assert found == []
