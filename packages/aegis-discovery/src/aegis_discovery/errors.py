@@ -8,6 +8,8 @@ DiscoveryError
 ├── NodeIdInUseError        another process runs under this node id
 ├── ConnectError            no seed peer could be reached
 │   └── PeerIdentityError   something answered, but not who it should be
+├── InvalidAddressError     an address that cannot be one
+├── EventLoopError          something was used in another event loop than its own
 └── ClosedError             the pool or mesh was closed before
 """
 
@@ -19,6 +21,8 @@ __all__ = [
     "ClosedError",
     "ConnectError",
     "DiscoveryError",
+    "EventLoopError",
+    "InvalidAddressError",
     "InvalidRecordError",
     "NoProvidersError",
     "NodeIdInUseError",
@@ -98,6 +102,25 @@ class PeerIdentityError(ConnectError):
         self.address = address
         self.reason = reason
         super().__init__(f"{address}: {reason}", {address: reason})
+
+
+class InvalidAddressError(DiscoveryError):
+    """An address of a peer cannot be one."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        self.address = address
+        self.reason = reason
+        super().__init__(f"{address!r} is no address of a peer: {reason}")
+
+
+class EventLoopError(DiscoveryError):
+    """Something that belongs to one event loop was used in another, or outside of any."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the {what} belongs to another event loop than the running one; "
+            f"make one in each loop, or use the blocking one of aegis_discovery"
+        )
 
 
 class ClosedError(DiscoveryError):
