@@ -1,0 +1,154 @@
+"""Every write of this package: private from the first moment, atomic, durable, one at a time.
+
+A file is written beside its place, synced, renamed and its directory synced, so that a reader,
+or a process that starts after a crash, sees the old content or the new and nothing between.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .errors import DirectoryError, LockTimeoutError
+
+PRIVATE = 0o600
+PUBLIC = 0o644
+_LOCK = ".lock"
+_TEMPORARY = ".{name}.{nonce}.tmp"
+LOCK_SECONDS = 60.0  # a holder makes at most an RSA-4096 key, which takes a few seconds
+
+
+@contextmanager
+def locked(directory: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
+    """Makes the directory where it is missing, and holds its lock: all writers wait here.
+
+    The kernel drops the lock of a process that dies. What such a process left half-written is
+    removed here, since nobody else writes while the lock is held.
+
+    Raises:
+        LockTimeoutError: Another process held it for all of the timeout (seconds).
+        DirectoryError: The directory cannot be made, made private, or written.
+    """
+    with _reporting(directory):
+        _make_directory(directory)
+        lock = FileLock(directory / _LOCK, timeout=timeout, mode=PRIVATE)
+        try:
+            lock.acquire(poll_interval=0.02)
+        except Timeout as error:
+            raise LockTimeoutError(directory, timeout) from error
+        except NotImplementedError as error:
+            raise DirectoryError(directory, "its file system knows no locks; move it") from error
+    try:
+        with _reporting(directory):
+            for left in directory.glob(_TEMPORARY.format(name="*", nonce="*")):
+                left.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
+def write(path: Path, data: bytes, mode: int) -> None:
+    """Puts a file in place atomically; only under the lock.
+
+    Raises:
+        DirectoryError: It cannot be written.
+    """
+    temporary = path.with_name(_TEMPORARY.format(name=path.name, nonce=secrets.token_hex(8)))
+    with _reporting(path):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(temporary, flags, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(descriptor, mode)  # the umask may have taken the owner's bits too
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        _sync_directory(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Removes a file where it exists, durably; only under the lock.
+
+    Raises:
+        DirectoryError: It cannot be removed.
+    """
+    with _reporting(path):
+        path.unlink(missing_ok=True)
+        _sync_directory(path.parent)
+
+
+def read(path: Path) -> bytes | None:
+    """The content of a file, or None where there is none.
+
+    Raises:
+        DirectoryError: It is there but cannot be read.
+    """
+    with _reporting(path):
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+def make_private(path: Path) -> None:
+    """Takes a file or directory from everybody but its owner.
+
+    Raises:
+        DirectoryError: It belongs to somebody else.
+    """
+    with _reporting(path):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            path.chmod(mode & 0o700)
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        pass
+    else:
+        directory.chmod(0o700)  # the umask may have taken the owner's bits too
+        _sync_directory(directory.parent)
+        return
+    mode = directory.stat().st_mode
+    if not stat.S_ISDIR(mode):
+        raise DirectoryError(directory, "it is no directory; name one")
+    if mode & stat.S_ISVTX:
+        raise DirectoryError(
+            directory, "others use it too (its sticky bit is set); name a directory below it"
+        )
+    make_private(directory)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a directory; they order renames by themselves.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _reporting(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise DirectoryError(path, f"{reason}; check the directory and who may use it") from error

@@ -1,0 +1,66 @@
+"""Private keys: making them, writing them down, and saying what they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+
+from ._naming import KeyType
+from .errors import InvalidPemError
+
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
+_RSA_BITS = {KeyType.RSA_2048: 2048, KeyType.RSA_4096: 4096}
+_CURVES: dict[KeyType, ec.EllipticCurve] = {
+    KeyType.P256: ec.SECP256R1(),
+    KeyType.P384: ec.SECP384R1(),
+}
+_CURVE_NAMES = {curve.name: key_type for key_type, curve in _CURVES.items()}
+
+
+def generate_key(key_type: KeyType) -> PrivateKey:
+    """A new private key; an RSA key of 4096 bits takes a second or more."""
+    if key_type in _RSA_BITS:
+        return rsa.generate_private_key(public_exponent=65537, key_size=_RSA_BITS[key_type])
+    return ec.generate_private_key(_CURVES[key_type])
+
+
+def encode_key(key: PrivateKey) -> bytes:
+    """The key as PKCS#8 PEM, without a passphrase."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def check_key(key: object, what: str, source: str | Path | None) -> PrivateKey:
+    """Gives the key back where TLS between gRPC peers can use it.
+
+    Raises:
+        InvalidPemError: It is of another kind, curve or size.
+    """
+    if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= 2048:
+        return key
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVE_NAMES:
+        return key
+    raise InvalidPemError(what, "only RSA from 2048 bits, P-256 and P-384 work here", source)
+
+
+def describe_key(key: object) -> str:
+    """The kind of a public or private key in the words of `KeyType`, such as `rsa-3072`."""
+    if isinstance(key, rsa.RSAPublicKey | rsa.RSAPrivateKey):
+        return f"rsa-{key.key_size}"
+    if isinstance(key, ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey):
+        return str(_CURVE_NAMES.get(key.curve.name, key.curve.name))
+    return type(key).__name__
+
+
+def signature_hash(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:
+    """The hash that the Web PKI pairs with this signing key; verifiers accept no other on P-384."""
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == "secp384r1":
+        return hashes.SHA384()
+    return hashes.SHA256()

@@ -1,0 +1,202 @@
+"""What can go wrong with certificates.
+
+CertsError
+├── InvalidNodeIdError        the node id cannot be one: no lower-case DNS name, an IP, `localhost`
+├── InvalidRequestError       what was asked for cannot be issued: host, days, name, usage
+├── InvalidPemError           a certificate or key cannot be read
+├── VerificationError         a certificate was read and must not be used
+│   ├── ExpiredError              past its end; a CA's too
+│   ├── NotYetValidError          before its start
+│   ├── UntrustedError            no chain to a CA of the trust bundle
+│   ├── UsageError                not made for servers, or not for clients
+│   ├── KeyMismatchError          key and certificate do not belong together
+│   ├── MissingHostError          a required host is not in it
+│   └── IdentityError             it does not name one node, or not the expected one
+├── NotFoundError             a file, variable or CA is not there
+├── AlreadyExistsError        a CA or foreign certificate is there and is not overwritten
+└── DirectoryError            the certificate directory cannot be used as asked
+    └── LockTimeoutError          another process holds its lock for too long
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+__all__ = [
+    "AlreadyExistsError",
+    "CertsError",
+    "DirectoryError",
+    "ExpiredError",
+    "IdentityError",
+    "InvalidNodeIdError",
+    "InvalidPemError",
+    "InvalidRequestError",
+    "KeyMismatchError",
+    "LockTimeoutError",
+    "MissingHostError",
+    "NotFoundError",
+    "NotYetValidError",
+    "UntrustedError",
+    "UsageError",
+    "VerificationError",
+]
+
+
+class CertsError(Exception):
+    """Root of all errors that aegis_certs raises itself."""
+
+
+class InvalidNodeIdError(CertsError):
+    """A node id that no certificate and no path may carry."""
+
+    def __init__(self, node_id: str, reason: str) -> None:
+        self.node_id = node_id
+        self.reason = reason
+        super().__init__(
+            f"{node_id!r} cannot be a node id: {reason}; "
+            f"use lower-case letters, digits, hyphens and dots, such as 'orders-1'"
+        )
+
+
+class InvalidRequestError(CertsError):
+    """What was asked for cannot be issued."""
+
+    def __init__(self, option: str, value: object, reason: str) -> None:
+        self.option = option
+        self.value = value
+        super().__init__(f"{option} {value!r} cannot be used: {reason}")
+
+
+class InvalidPemError(CertsError):
+    """A certificate or private key cannot be read."""
+
+    def __init__(self, what: str, reason: str, source: str | Path | None = None) -> None:
+        self.what = what
+        self.source = source
+        place = f" in {source}" if source else ""
+        super().__init__(f"the {what}{place} cannot be used: {reason}")
+
+
+class VerificationError(CertsError):
+    """A certificate was read, but must not be used; subclasses say which check failed."""
+
+
+class ExpiredError(VerificationError):
+    """A certificate is past its end.
+
+    Attributes:
+        subject: Whose certificate: a node id, or a CA's name.
+        not_after: Its end (UTC).
+    """
+
+    def __init__(self, subject: str, not_after: datetime, advice: str) -> None:
+        self.subject = subject
+        self.not_after = not_after
+        super().__init__(
+            f"the certificate of {subject} expired at {not_after:%Y-%m-%d %H:%M:%S} UTC; {advice}"
+        )
+
+
+class NotYetValidError(VerificationError):
+    """A certificate is not valid yet; mostly a clock that is wrong."""
+
+    def __init__(self, subject: str, not_before: datetime) -> None:
+        self.subject = subject
+        self.not_before = not_before
+        super().__init__(
+            f"the certificate of {subject} is not valid before "
+            f"{not_before:%Y-%m-%d %H:%M:%S} UTC; check this machine's clock"
+        )
+
+
+class UntrustedError(VerificationError):
+    """No chain leads from the certificate to a CA of the trust bundle."""
+
+    def __init__(self, subject: str, reason: str) -> None:
+        self.subject = subject
+        self.reason = reason
+        super().__init__(f"the certificate of {subject} is not trusted: {reason}")
+
+
+class UsageError(VerificationError):
+    """A certificate is used for what it was not made for."""
+
+    def __init__(self, subject: str, usage: str) -> None:
+        self.subject = subject
+        self.usage = usage
+        super().__init__(
+            f"the certificate of {subject} is not made for a {usage}; "
+            f"issue one whose extended key usage covers it"
+        )
+
+
+class KeyMismatchError(VerificationError):
+    """A private key does not belong to the certificate beside it."""
+
+    def __init__(self, subject: str, certificate: str | Path, key: str | Path) -> None:
+        self.subject = subject
+        self.certificate = certificate
+        self.key = key
+        super().__init__(
+            f"the key in {key} does not belong to the certificate of {subject} in {certificate}; "
+            f"put files of one issue side by side"
+        )
+
+
+class MissingHostError(VerificationError):
+    """A certificate lacks a host that it was required to have."""
+
+    def __init__(self, subject: str, host: str) -> None:
+        self.subject = subject
+        self.host = host
+        super().__init__(
+            f"the certificate of {subject} is not valid for {host}; issue one for this host"
+        )
+
+
+class IdentityError(VerificationError):
+    """A certificate does not name one node, or not the one expected."""
+
+    def __init__(self, message: str, node_id: str | None = None) -> None:
+        self.node_id = node_id
+        super().__init__(message)
+
+
+class NotFoundError(CertsError):
+    """Something that is needed is not there."""
+
+    def __init__(self, what: str, place: str | Path, advice: str) -> None:
+        self.what = what
+        self.place = place
+        super().__init__(f"there is no {what} at {place}; {advice}")
+
+
+class AlreadyExistsError(CertsError):
+    """Something is there already and is not overwritten."""
+
+    def __init__(self, what: str, path: Path, advice: str) -> None:
+        self.what = what
+        self.path = path
+        super().__init__(f"there is already {what} at {path}; {advice}")
+
+
+class DirectoryError(CertsError):
+    """The certificate directory cannot be used as asked."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{path} cannot be used: {reason}")
+
+
+class LockTimeoutError(DirectoryError):
+    """Another process holds the lock of the directory for too long."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(
+            path,
+            f"another process has held its lock for {seconds:g} s; "
+            f"see who has it open, and try again when it is done",
+        )
