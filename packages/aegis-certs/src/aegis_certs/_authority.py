@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -12,19 +11,12 @@ from typing import Self
 from cryptography import x509
 
 from ._build import Issuer, build_ca, build_leaf
-from ._identity import Identity, alternative_names, identity_of, trust_domain_of_ca
+from ._identity import Identity, alternative_names, trust_domain_of_ca
 from ._keys import encode_key, generate_key
 from ._lifetime import common_name, moment, validity
-from ._naming import (
-    CA_NAME,
-    DEFAULT_TRUST_DOMAIN,
-    KeyType,
-    ip_of_address,
-    parse_host,
-    type_of_ip,
-    validate_node_id,
-)
-from ._pem import encode_certificates, parse_certificates, parse_private_key
+from ._naming import CA_NAME, DEFAULT_TRUST_DOMAIN, KeyType
+from ._order import LEAF_DAYS, Order, parse_key_type
+from ._pem import Pair
 from ._store import Store
 from ._tls import TLSConfig, make_tls
 from ._trust import TrustBundle
@@ -37,48 +29,6 @@ from .errors import (
 )
 
 CA_DAYS = 365
-LEAF_DAYS = 90
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a certificate is to be like, checked and parsed."""
-
-    node_id: str
-    hosts: tuple[str | type_of_ip, ...] = ()
-    days: float = LEAF_DAYS
-    key_type: KeyType = KeyType.RSA_2048
-    server: bool = True
-    client: bool = True
-
-    @classmethod
-    def of(
-        cls,
-        node_id: str,
-        *,
-        hosts: Iterable[str],
-        address: str | None,
-        days: float,
-        key_type: KeyType,
-        client_only: bool,
-        server_only: bool,
-    ) -> Self:
-        """Parses what a caller asked for.
-
-        Raises:
-            InvalidNodeIdError: The node id cannot be one.
-            InvalidRequestError: A host or the key type cannot be used, or nothing is left to do.
-        """
-        validate_node_id(node_id)
-        if isinstance(hosts, str):
-            raise InvalidRequestError("hosts", hosts, "give a list of hosts")
-        if client_only and server_only:
-            raise InvalidRequestError("server_only", True, "client_only excludes it")
-        own = ip_of_address(address) if address else None
-        wanted = ([own] if own else []) + [parse_host(host) for host in hosts]
-        kind = parse_key_type(key_type)
-        names = tuple(dict.fromkeys(host for host in wanted if host != node_id))
-        return cls(node_id, names, days, kind, server=not client_only, client=not server_only)
 
 
 class CertificateAuthority:
@@ -164,7 +114,7 @@ class CertificateAuthority:
         key = generate_key(parse_key_type(key_type))
         name = f"Aegis CA {secrets.token_hex(4)}" if name is None else name
         certificate = build_ca(name, key, span, trust_domain=trust_domain)
-        store.commit(CA_NAME, encode_key(key), encode_certificates([certificate]))
+        store.commit(CA_NAME, Pair((certificate,), key, encode_key(key)))
         return cls(store, Issuer(certificate, key), TrustBundle([certificate]))
 
     @classmethod
@@ -191,12 +141,10 @@ class CertificateAuthority:
         pair = store.pair(CA_NAME)
         if pair is None:
             raise NotFoundError("CA", chain_path, "it went away while it was read")
-        certificates = parse_certificates(pair.chain, "trust bundle", pair.chain_path)
-        key, _ = parse_private_key(pair.key, "CA key", pair.key_path)
-        if not _is_ca(certificates[0]):
+        if not _is_ca(pair.chain[0]):
             reason = "its first certificate is no CA's"
-            raise InvalidPemError("trust bundle", reason, pair.chain_path)
-        return cls(store, Issuer(certificates[0], key), TrustBundle(certificates))
+            raise InvalidPemError("trust bundle", reason, chain_path)
+        return cls(store, Issuer(pair.chain[0], pair.key), TrustBundle(pair.chain))
 
     def issue(
         self,
@@ -248,9 +196,9 @@ class CertificateAuthority:
     def issue_locked(self, order: Order, at: datetime | None) -> TLSConfig:
         """`issue` for somebody who holds the lock of the store already."""
         self._check_replaceable(order.node_id)
-        tls = self._make(order, at)
-        self._store.commit(order.node_id, tls.private_key, tls.certificate_chain)
-        return tls
+        pair = self._make(order, at)
+        self._store.commit(order.node_id, pair)
+        return make_tls(pair, self.bundle.certificates)
 
     def issue_in_memory(
         self,
@@ -278,11 +226,12 @@ class CertificateAuthority:
             client_only=client_only,
             server_only=server_only,
         )
-        return self._make(order, at)
+        return make_tls(self._make(order, at), self.bundle.certificates)
 
-    def _make(self, order: Order, at: datetime | None) -> TLSConfig:
-        self._check_names(order)
-        span = validity(moment(at), order.days, self.certificate)
+    def _make(self, order: Order, at: datetime | None) -> Pair:
+        at = moment(at)
+        self._check_names(order, at)
+        span = validity(at, order.days, self.certificate)
         key = generate_key(order.key_type)
         leaf = build_leaf(
             Identity(order.node_id, self.trust_domain),
@@ -293,8 +242,7 @@ class CertificateAuthority:
             server=order.server,
             client=order.client,
         )
-        chain = encode_certificates([leaf, *self._intermediates()])
-        return make_tls(chain, encode_key(key), self.bundle.pem)
+        return Pair((leaf, *self._intermediates()), key, encode_key(key))
 
     def _intermediates(self) -> list[x509.Certificate]:
         """The CAs between a leaf and the root, the issuing one first; none where it is the root."""
@@ -305,7 +253,7 @@ class CertificateAuthority:
             ca = self.bundle.issuer_of(ca)
         return found
 
-    def _check_names(self, order: Order) -> None:
+    def _check_names(self, order: Order, at: datetime) -> None:
         """Refuses a name that would let one node pass for another."""
         for other in self._store.names():
             if other == order.node_id:
@@ -314,7 +262,11 @@ class CertificateAuthority:
                 reason = f"it is a node of its own, and {order.node_id} would pass for it"
                 raise InvalidRequestError("host", other, reason)
             leaf = self._leaf_of(other)
-            if leaf and order.node_id in alternative_names(leaf).dns:
+            if (
+                leaf
+                and leaf.not_valid_after_utc >= at
+                and order.node_id in alternative_names(leaf).dns
+            ):
                 reason = f"the certificate of {other} has it as a host, and would pass for it"
                 raise InvalidRequestError("node id", order.node_id, reason)
 
@@ -329,24 +281,10 @@ class CertificateAuthority:
 
     def _leaf_of(self, node_id: str) -> x509.Certificate | None:
         try:
-            leaf = parse_certificates(self._store.chain(node_id) or b"")[0]
-            identity_of(leaf)
+            chain = self._store.chain(node_id)
         except CertsError:
             return None
-        return leaf
-
-
-def parse_key_type(value: str) -> KeyType:
-    """The key type of this name.
-
-    Raises:
-        InvalidRequestError: There is none.
-    """
-    try:
-        return KeyType(value)
-    except ValueError as error:
-        reason = f"choose one of {', '.join(KeyType)}"
-        raise InvalidRequestError("key type", value, reason) from error
+        return chain[0] if chain else None
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from ._authority import LEAF_DAYS, CertificateAuthority, Order
+from ._authority import CertificateAuthority
 from ._identity import alternative_names
 from ._keys import describe_key
 from ._lifetime import BACKDATE, CertificateState, moment, state_by_dates
@@ -23,6 +23,7 @@ from ._naming import (
     validate_trust_domain,
 )
 from ._options import warn_of_end
+from ._order import LEAF_DAYS, Order
 from ._store import Store
 from ._tls import TLSConfig, make_tls
 from ._trust import allows
@@ -146,16 +147,15 @@ def _load(store: Store, wish: _Wish) -> TLSConfig | None:
     pair = store.pair(node_id)
     if pair is None:
         return None
-    ca_path = store.certificate_path(CA_NAME)
     bundle = store.chain(CA_NAME)
     if bundle is None:
         advice = f"copy the CA's certificate to where the certificate of {node_id} is"
-        raise NotFoundError("CA certificate", ca_path, advice)
-    sources = (pair.chain_path, pair.key_path, ca_path)
-    tls = make_tls(pair.chain, pair.key, bundle, sources=sources)
+        raise NotFoundError("CA certificate", store.certificate_path(CA_NAME), advice)
+    tls = make_tls(pair, bundle)
     if tls.node_id != node_id:
         raise IdentityError(
-            f"{pair.chain_path} is the certificate of {tls.node_id}, not of {node_id}; "
+            f"{store.certificate_path(node_id)} is the certificate of {tls.node_id}, not of "
+            f"{node_id}; "
             f"put the right one there",
             tls.node_id,
         )

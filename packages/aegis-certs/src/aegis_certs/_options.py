@@ -15,9 +15,10 @@ from . import _files
 from ._identity import alternative_names
 from ._lifetime import CertificateState, check_dates, moment, state_by_dates
 from ._naming import parse_host
+from ._pem import Pair, parse_certificates
 from ._tls import TLSConfig, make_tls
 from ._trust import RENEW
-from .errors import MissingHostError, NotFoundError
+from .errors import InvalidRequestError, KeyMismatchError, MissingHostError, NotFoundError
 
 logger = logging.getLogger("aegis_certs")
 
@@ -48,9 +49,9 @@ class TLSOptions:
     """
 
     source: CertificateSource = CertificateSource.FILE
-    cert_file: str | Path = "cert.pem"
-    key_file: str | Path = "key.pem"
-    ca_file: str | Path = "ca.pem"
+    cert_file: str | Path | None = None
+    key_file: str | Path | None = None
+    ca_file: str | Path | None = None
     cert_env: str = "AEGIS_TLS_CERT"
     key_env: str = "AEGIS_TLS_KEY"
     ca_env: str = "AEGIS_TLS_CA"
@@ -67,6 +68,7 @@ def load_tls(options: TLSOptions, *, at: datetime | None = None) -> TLSConfig:
         at: The moment of the check; now where none is given.
 
     Raises:
+        InvalidRequestError: The options name no file.
         NotFoundError: A file or variable is missing.
         DirectoryError: A file cannot be read.
         InvalidPemError: Something in them is no certificate or key.
@@ -75,14 +77,17 @@ def load_tls(options: TLSOptions, *, at: datetime | None = None) -> TLSConfig:
             does not name one node.
     """
     if options.source is CertificateSource.ENV:
-        places: tuple[str | Path, ...] = (options.cert_env, options.key_env, options.ca_env)
-        texts = [_from_environment(str(name)) for name in places]
-        sources = tuple(f"${name}" for name in places)
+        chain, chain_source = _from_environment(options.cert_env)
+        key, key_source = _from_environment(options.key_env)
+        bundle, bundle_source = _from_environment(options.ca_env)
     else:
-        places = (options.cert_file, options.key_file, options.ca_file)
-        texts = [_from_file(Path(path)) for path in places]
-        sources = tuple(str(path) for path in places)
-    tls = make_tls(texts[0], texts[1], texts[2], sources=sources)
+        chain, chain_source = _from_file("cert_file", options.cert_file)
+        key, key_source = _from_file("key_file", options.key_file)
+        bundle, bundle_source = _from_file("ca_file", options.ca_file)
+    pair = Pair.parse(chain, key, chain_source, key_source)
+    tls = make_tls(pair, parse_certificates(bundle, "trust bundle", bundle_source))
+    if not pair.fits:
+        raise KeyMismatchError(tls.node_id, chain_source, key_source)
     _check(tls, options, moment(at))
     return tls
 
@@ -125,16 +130,18 @@ def _end_of_validity(tls: TLSConfig) -> datetime:
     return end
 
 
-def _from_file(path: Path) -> bytes:
-    data = _files.read(path)
+def _from_file(option: str, path: str | Path | None) -> tuple[bytes, str]:
+    if path is None:
+        raise InvalidRequestError(option, path, "name a file, or take the environment as source")
+    data = _files.read(Path(path))
     if data is None:
-        raise NotFoundError("file", path, "check the path in the TLS options")
-    return data
+        raise NotFoundError(f"file for {option}", path, "check the path in the TLS options")
+    return data, str(path)
 
 
-def _from_environment(name: str) -> bytes:
+def _from_environment(name: str) -> tuple[bytes, str]:
     text = os.environ.get(name, "")
     if not text.strip():
         raise NotFoundError("value", f"${name}", "set the variable to the PEM text")
     # Files of variables often hold one line per variable, with the line ends written out.
-    return text.replace("\\n", "\n").encode()
+    return text.replace("\\n", "\n").encode(), f"${name}"

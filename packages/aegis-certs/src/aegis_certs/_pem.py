@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import (
@@ -69,11 +71,30 @@ def parse_private_key(
     return check_key(key, what, source), block[0] + b"\n"
 
 
-def belongs(key: PrivateKey, certificate: x509.Certificate) -> bool:
-    """Tells whether the key is the certificate's."""
-    ours = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    theirs = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return ours == theirs
+@dataclass(frozen=True, repr=False)
+class Pair:
+    """A chain and the key of its first certificate, parsed once: checking an RSA key is slow."""
+
+    chain: tuple[x509.Certificate, ...]
+    key: PrivateKey
+    key_pem: bytes
+
+    @classmethod
+    def parse(cls, chain: bytes, key: bytes, chain_source: Source, key_source: Source) -> Self:
+        """Reads both from PEM; the sources are for messages.
+
+        Raises:
+            InvalidPemError: One of them cannot be read.
+        """
+        certificates = parse_certificates(chain, "certificate", chain_source)
+        return cls(certificates, *parse_private_key(key, "private key", key_source))
+
+    @property
+    def fits(self) -> bool:
+        """Tells whether the key is the first certificate's."""
+        spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        ours = self.key.public_key().public_bytes(*spki)
+        return ours == self.chain[0].public_key().public_bytes(*spki)
 
 
 def encode_certificates(certificates: Iterable[x509.Certificate]) -> bytes:

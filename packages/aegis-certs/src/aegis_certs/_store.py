@@ -14,43 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from cryptography import x509
 
 from . import _files
 from ._naming import CA_NAME
-from ._pem import belongs, encode_certificates, parse_certificates, parse_private_key
-from .errors import CertsError, DirectoryError, KeyMismatchError, NotFoundError
+from ._pem import Pair, encode_certificates, parse_certificates
+from .errors import DirectoryError, KeyMismatchError, NotFoundError
 
 _NEXT = ".next.pem"
 _CERT = "-cert.pem"
 _KEY = "-key.pem"
-_READS = 20
-
-
-@dataclass(frozen=True)
-class StoredPair:
-    """Key and chain of one name as they lie in the directory; PEM."""
-
-    chain: bytes
-    key: bytes
-    chain_path: Path
-    key_path: Path
-
-    @property
-    def fits(self) -> bool:
-        """Tells whether the key is the first certificate's; raises where either is unreadable."""
-        certificates = parse_certificates(self.chain, source=self.chain_path)
-        return belongs(parse_private_key(self.key, source=self.key_path)[0], certificates[0])
-
-    def misfit(self, name: str) -> CertsError:
-        """The error that says why these are no pair."""
-        advice = "copy it here, or move the other file away too to have both made anew"
-        if not self.chain:
-            return NotFoundError(f"certificate beside {self.key_path}", self.chain_path, advice)
-        if not self.key:
-            return NotFoundError(f"key beside {self.chain_path}", self.key_path, advice)
-        return KeyMismatchError(name, self.chain_path, self.key_path)
+_MISSING = "copy it here, or move the other one away to have both made anew"
 
 
 class Store:
@@ -80,35 +56,47 @@ class Store:
         found |= {path.name.removesuffix(_NEXT) for path in self.directory.glob(f"*{_NEXT}")}
         return sorted(found - {CA_NAME})
 
-    def chain(self, name: str) -> bytes | None:
+    def chain(self, name: str) -> tuple[x509.Certificate, ...] | None:
         """The chain of this name alone, or None: for whom the key is not at hand."""
-        pending = _files.read(self.pending_path(name))
-        return pending or _files.read(self.certificate_path(name))
+        for path in (self.pending_path(name), self.certificate_path(name)):
+            if (data := _files.read(path)) is not None:
+                return parse_certificates(data, "certificate", path)
+        return None
 
     def has_key(self, name: str) -> bool:
         """Tells whether the key of this name is here."""
         return self.key_path(name).exists() or self.pending_path(name).exists()
 
-    def pair(self, name: str) -> StoredPair | None:
+    def pair(self, name: str) -> Pair | None:
         """Key and chain that belong together, without the lock; None where there is neither.
 
-        A read between two renames of another process gives a pair that does not fit; the next
-        read finds the commit, or both files.
+        A read between two renames of another process may give files that do not fit; then there
+        is a commit, or they fit by the next read. So the same misfit twice is a real one.
 
         Raises:
             NotFoundError: Only one of the two files is there.
-            KeyMismatchError: They do not belong together, and do not come to.
+            KeyMismatchError: They do not belong together.
             CertsError: One of them cannot be read.
         """
         self._try_to_mend(name)
-        reads = 0
-        while (pair := self._pending(name) or self._installed(name)) is not None:
-            if pair.chain and pair.key and pair.fits:
-                return pair
-            reads += 1
-            if reads == _READS:
-                raise pair.misfit(name)
-        return None
+        chain_path, key_path = self.certificate_path(name), self.key_path(name)
+        before = None
+        while (pending := self._pending(name)) is None:
+            files = chain, key = _files.read(chain_path), _files.read(key_path)
+            if chain is None and key is None:
+                return None
+            if chain and key:
+                pair = Pair.parse(chain, key, chain_path, key_path)
+                if pair.fits:
+                    return pair
+            if files == before:
+                if not chain:
+                    raise NotFoundError(f"certificate beside {key_path}", chain_path, _MISSING)
+                if not key:
+                    raise NotFoundError(f"key beside {chain_path}", key_path, _MISSING)
+                raise KeyMismatchError(name, chain_path, key_path)
+            before = files
+        return pending
 
     @contextmanager
     def locked(self, timeout: float = _files.LOCK_SECONDS) -> Iterator[None]:
@@ -117,25 +105,24 @@ class Store:
             for path in self.directory.glob(f"*{_KEY}"):
                 _files.make_private(path)
             for path in self.directory.glob(f"*{_NEXT}"):
-                self._install(path.name.removesuffix(_NEXT))
+                name = path.name.removesuffix(_NEXT)
+                if (pair := self._pending(name)) is not None:
+                    self._install(name, pair)
             yield
 
-    def commit(self, name: str, key: bytes, chain: bytes) -> None:
+    def commit(self, name: str, pair: Pair) -> None:
         """Puts a new pair in place; only under the lock.
 
         The first write is the commit: a crash before it leaves the old pair, after it the new.
         """
-        _files.write(self.pending_path(name), key + chain, _files.PRIVATE)
-        self._install(name)
+        data = pair.key_pem + encode_certificates(pair.chain)
+        _files.write(self.pending_path(name), data, _files.PRIVATE)
+        self._install(name, pair)
 
-    def _install(self, name: str) -> None:
-        pending = self._pending(name)
-        if pending is None:
-            return
-        _, key = parse_private_key(pending.key, source=pending.key_path)
-        chain = parse_certificates(pending.chain, source=pending.chain_path)
-        _files.write(self.key_path(name), key, _files.PRIVATE)
-        _files.write(self.certificate_path(name), encode_certificates(chain), _files.PUBLIC)
+    def _install(self, name: str, pair: Pair) -> None:
+        chain = encode_certificates(pair.chain)
+        _files.write(self.key_path(name), pair.key_pem, _files.PRIVATE)
+        _files.write(self.certificate_path(name), chain, _files.PUBLIC)
         _files.remove(self.pending_path(name))
 
     def _try_to_mend(self, name: str) -> None:
@@ -144,12 +131,7 @@ class Store:
             with suppress(DirectoryError), self.locked(timeout=0):
                 pass
 
-    def _pending(self, name: str) -> StoredPair | None:
+    def _pending(self, name: str) -> Pair | None:
         path = self.pending_path(name)
         data = _files.read(path)
-        return StoredPair(data, data, path, path) if data else None
-
-    def _installed(self, name: str) -> StoredPair | None:
-        chain_path, key_path = self.certificate_path(name), self.key_path(name)
-        chain, key = _files.read(chain_path), _files.read(key_path)
-        return StoredPair(chain or b"", key or b"", chain_path, key_path) if chain or key else None
+        return None if data is None else Pair.parse(data, data, path, path)

@@ -6,15 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from ._identity import Identity, identity_of
-from ._pem import belongs, encode_certificates, parse_certificates, parse_private_key
+from ._pem import Pair, encode_certificates, parse_certificates
 from ._trust import TrustBundle
-from .errors import CertsError, KeyMismatchError
+from .errors import CertsError
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,31 +78,15 @@ class TLSConfig:
         return f"TLSConfig(node_id={self.node_id!r}, not_after={end})"
 
 
-def make_tls(
-    certificates: bytes,
-    private_key: bytes,
-    trust_bundle: bytes,
-    *,
-    sources: Iterable[str | Path] = ("the certificate", "the key", "the trust bundle"),
-) -> TLSConfig:
-    """Reads PEM texts into a `TLSConfig`, each reduced to the blocks that TLS needs.
-
-    Args:
-        certificates: The leaf, then the intermediates.
-        private_key: The leaf's key.
-        trust_bundle: The CAs to trust.
-        sources: Where the three come from, for messages.
+def make_tls(pair: Pair, trust_bundle: Iterable[x509.Certificate]) -> TLSConfig:
+    """The `TLSConfig` of a pair that fits, reduced to the PEM blocks that TLS needs.
 
     Raises:
-        InvalidPemError: One of them cannot be read.
-        KeyMismatchError: The key is not the first certificate's.
         IdentityError: The leaf does not name one node.
     """
-    of_chain, of_key, of_bundle = sources
-    chain = parse_certificates(certificates, "certificate chain", of_chain)
-    key, key_pem = parse_private_key(private_key, source=of_key)
-    bundle = parse_certificates(trust_bundle, "trust bundle", of_bundle)
-    node_id = identity_of(chain[0]).node_id
-    if not belongs(key, chain[0]):
-        raise KeyMismatchError(node_id, of_chain, of_key)
-    return TLSConfig(node_id, encode_certificates(chain), key_pem, encode_certificates(bundle))
+    return TLSConfig(
+        identity_of(pair.chain[0]).node_id,
+        encode_certificates(pair.chain),
+        pair.key_pem,
+        encode_certificates(trust_bundle),
+    )

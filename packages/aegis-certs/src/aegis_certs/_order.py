@@ -1,0 +1,66 @@
+"""What a leaf is to be like: read and checked before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from ._naming import KeyType, ip_of_address, parse_host, type_of_ip, validate_node_id
+from .errors import InvalidRequestError
+
+LEAF_DAYS = 90
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a certificate is to be like, checked and parsed."""
+
+    node_id: str
+    hosts: tuple[str | type_of_ip, ...] = ()
+    days: float = LEAF_DAYS
+    key_type: KeyType = KeyType.RSA_2048
+    server: bool = True
+    client: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        node_id: str,
+        *,
+        hosts: Iterable[str],
+        address: str | None,
+        days: float,
+        key_type: KeyType,
+        client_only: bool,
+        server_only: bool,
+    ) -> Self:
+        """Parses what a caller asked for.
+
+        Raises:
+            InvalidNodeIdError: The node id cannot be one.
+            InvalidRequestError: A host or the key type cannot be used, or nothing is left to do.
+        """
+        validate_node_id(node_id)
+        if isinstance(hosts, str):
+            raise InvalidRequestError("hosts", hosts, "give a list of hosts")
+        if client_only and server_only:
+            raise InvalidRequestError("server_only", True, "client_only excludes it")
+        own = ip_of_address(address) if address else None
+        wanted = ([own] if own else []) + [parse_host(host) for host in hosts]
+        kind = parse_key_type(key_type)
+        names = tuple(dict.fromkeys(host for host in wanted if host != node_id))
+        return cls(node_id, names, days, kind, server=not client_only, client=not server_only)
+
+
+def parse_key_type(value: str) -> KeyType:
+    """The key type of this name.
+
+    Raises:
+        InvalidRequestError: There is none.
+    """
+    try:
+        return KeyType(value)
+    except ValueError as error:
+        reason = f"choose one of {', '.join(KeyType)}"
+        raise InvalidRequestError("key type", value, reason) from error
