@@ -17,7 +17,10 @@ def main(package: str, modules: list[str]) -> None:
     loaded: list[str] = []
     for module in [package, *modules]:
         try:
-            importlib.import_module(module)
+            imported = importlib.import_module(module)
+            # Some are only loaded when they are asked for.
+            for name in getattr(imported, "__all__", ()):
+                getattr(imported, name)
         except Exception as error:  # noqa: BLE001 - any failure is a finding, none may hide the rest
             failures.append(f"import {module} failed: {type(error).__name__}: {error}")
         if module == package:

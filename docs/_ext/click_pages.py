@@ -1,0 +1,77 @@
+"""Writes the reference of a click command into a page, so that it cannot drift from the command.
+
+A line `<!-- click: module:attribute -->` in a Markdown page becomes one section for each command.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+
+import click
+from sphinx.application import Sphinx
+
+_MARKER = re.compile(r"^<!-- click: (?P<module>[\w.]+):(?P<name>\w+) -->$", re.MULTILINE)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Hooks into the reading of pages."""
+    app.connect("source-read", _expand)
+    return {"parallel_read_safe": True}
+
+
+def _expand(_app: Sphinx, _page: str, source: list[str]) -> None:
+    source[0] = _MARKER.sub(_replacement, source[0])
+
+
+def _replacement(match: re.Match[str]) -> str:
+    command = getattr(importlib.import_module(match["module"]), match["name"])
+    name = command.name or match["name"]
+    return "\n".join(_sections(command, click.Context(command, info_name=name)))
+
+
+def _sections(command: click.Command, context: click.Context) -> Iterator[str]:
+    """Yields the lines of a command's section, then those of its subcommands."""
+    path = context.command_path
+    yield f"## {path}\n"
+    yield inspect.cleandoc(command.help or command.short_help or "").replace("\b\n", "").strip()
+    yield f"\n```text\n{path} {' '.join(command.collect_usage_pieces(context))}\n```\n"
+    options = [p for p in command.get_params(context) if isinstance(p, click.Option)]
+    for option in options:
+        if not option.hidden and option.name != "help":
+            yield from _option(option, context)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            if child is not None and not child.hidden:
+                yield from _sections(child, click.Context(child, info_name=name, parent=context))
+
+
+def _option(option: click.Option, context: click.Context) -> Iterator[str]:
+    """Yields a definition: the option as it is written, what it does, default and variable."""
+    names = " / ".join(
+        ", ".join(f"`{name}`" for name in spelled)
+        for spelled in (option.opts, option.secondary_opts)
+        if spelled
+    )
+    if not option.is_flag and not option.count:
+        names += f" *{option.make_metavar(context)}*"
+    facts = ["required"] if option.required else []
+    if isinstance(option.default, str | int | float) and not option.is_flag:
+        facts.append(f"default `{option.default}`")
+    if variable := _variable(option, context):
+        facts.append(f"variable `{variable}`")
+    if option.multiple:
+        facts.append("may be given several times")
+    notes = f" ({'; '.join(facts)})" if facts else ""
+    yield f"{names}\n: {' '.join((option.help or '').split())}{notes}\n"
+
+
+def _variable(option: click.Option, context: click.Context) -> str | None:
+    if option.envvar:
+        return option.envvar if isinstance(option.envvar, str) else option.envvar[0]
+    if option.allow_from_autoenv and context.auto_envvar_prefix and option.name:
+        return f"{context.auto_envvar_prefix}_{option.name.upper()}"
+    return None

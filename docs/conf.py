@@ -1,0 +1,35 @@
+"""Configuration of the documentation site; builds without network."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "Aegis for Python"
+author = "The Aegis authors"
+project_copyright = author
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "click_pages",
+]
+exclude_patterns = ["_build", "_ext"]
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+# Docstrings write code in single backticks.
+default_role = "code"
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+maximum_signature_line_length = 88
+add_module_names = False
+napoleon_use_ivar = True
+
+html_theme = "furo"
+html_title = "Aegis for Python"
+html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["aegis.css"]

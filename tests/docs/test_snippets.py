@@ -1,0 +1,159 @@
+"""Runs what the pages tell a reader to run, page by page, each in a directory of its own.
+
+A comment on the line above a fenced block says what to do with it:
+
+    <!-- test: file NAME -->     save the block as this file
+    <!-- test: run -->           run it: python as a script, a console block command by command
+    <!-- test: background -->    start a console block's command and go on when its output came
+
+In a console block, lines that begin with `$ ` are commands, the others output that must come;
+`...` in it stands for anything. Ports of 127.0.0.1 are replaced by free ones.
+"""
+
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(
+    page
+    for pattern in ("README.md", "packages/*/README.md", "docs/**/*.md")
+    for page in ROOT.glob(pattern)
+    if "_build" not in page.parts
+)
+MARK = re.compile(r"^<!-- test\b", re.MULTILINE)
+BLOCK = re.compile(
+    r"^<!-- test: (?P<what>run|background|file (?P<name>[\w./-]+)) -->\n"
+    r"```(?P<language>\w+)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+SECONDS = 60
+
+
+def marked_pages():
+    return [page for page in PAGES if MARK.search(page.read_text())]
+
+
+def with_free_ports(text):
+    """Replaces each port of loopback by one that was free a moment ago."""
+    with ExitStack() as sockets:
+        for port in sorted(set(re.findall(r"127\.0\.0\.1:([1-9]\d+)", text))):
+            free = sockets.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{free}")
+    return text
+
+
+def commands(text):
+    """Yields (command, lines of output that must come) of a console block."""
+    for part in re.split(r"^\$ ", text.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
+        command, *output = part.splitlines()
+        # Readers run it in their clone; here the environment of the tests is active already.
+        yield re.sub(r"\buv run (?=aegis|python)", "", command), [o for o in output if o.strip()]
+
+
+def lacking(expected, output):
+    """Returns the expected lines that are not in the output."""
+    flat = " ".join(output.split())
+    return [
+        line
+        for line in expected
+        if not re.search(re.escape(" ".join(line.split())).replace(r"\.\.\.", ".*?"), flat)
+    ]
+
+
+@pytest.fixture
+def environment(tmp_path):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AEGIS_", "COV_"))}
+    return kept | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "PYTHONUNBUFFERED": "1",
+        "COLUMNS": "140",
+        "NO_COLOR": "1",
+    }
+
+
+def run(command, directory, environment):
+    done = subprocess.run(
+        command,
+        cwd=directory,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+@contextmanager
+def background(command, expected, directory, environment):
+    """Runs a command until the block ends; enters when the expected output has come."""
+    with subprocess.Popen(
+        ["bash", "-c", f"exec {command}"],
+        cwd=directory,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        lines = queue.Queue()
+
+        def read():
+            for line in process.stdout:
+                lines.put(line)
+            lines.put(None)
+
+        threading.Thread(target=read, daemon=True).start()
+        try:
+            output, deadline = "", time.monotonic() + SECONDS
+            while lacking(expected, output):
+                try:
+                    line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
+                except queue.Empty:
+                    line = None
+                assert line is not None, f"{command}: {lacking(expected, output)} not in\n{output}"
+                output += line
+            yield
+            assert process.poll() is None, f"{command} ended too early:\n{output}"
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(SECONDS)
+            finally:
+                process.kill()
+
+
+@pytest.mark.parametrize("page", marked_pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_page_does_what_it_says(page, tmp_path, environment):
+    text = page.read_text()
+    assert len(MARK.findall(text)) == len(BLOCK.findall(text)), "a mark with no block below it"
+    with ExitStack() as running:
+        for block in BLOCK.finditer(with_free_ports(text)):
+            if block["name"]:
+                path = tmp_path / block["name"]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(block["text"])
+            elif block["language"] == "python":
+                run([sys.executable, "-c", block["text"]], tmp_path, environment)
+            else:
+                for command, expected in commands(block["text"]):
+                    if block["what"] == "background":
+                        running.enter_context(background(command, expected, tmp_path, environment))
+                    else:
+                        output = run(["bash", "-c", command], tmp_path, environment)
+                        assert lacking(expected, output) == [], f"{command} printed:\n{output}"
