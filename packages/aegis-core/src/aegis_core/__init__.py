@@ -1,1 +1,67 @@
-"""Placeholder."""
+"""A node of the mesh in your process: identity, mutual TLS, a live topology and balanced calls."""
+
+from aegis_certs import CertificateSource, TLSConfig, TLSOptions
+from aegis_discovery import (
+    HealthStatus,
+    NodeIdInUseError,
+    NodeInfo,
+    NodeStatus,
+    NoProvidersError,
+    ServiceClientPool,
+    ServiceInfo,
+    Topology,
+    TopologyEvent,
+)
+
+from aegis_core._caller import Caller, caller_from_context
+from aegis_core._health import FunctionHealthChecker, HealthChecker, HealthInfo
+from aegis_core._node import MeshServer, Node, PeerManager
+from aegis_core._peer import PeerInfo
+from aegis_core.aio._peers import SyncReport
+from aegis_core.errors import (
+    AddressInUseError,
+    CallerError,
+    ConfigError,
+    MeshError,
+    NoCertificateError,
+    NodeStateError,
+    NoPeerInfoError,
+    NoTLSConfigError,
+    NoTLSInfoError,
+    PeerNotFoundError,
+)
+
+__all__ = [
+    "AddressInUseError",
+    "Caller",
+    "CallerError",
+    "CertificateSource",
+    "ConfigError",
+    "FunctionHealthChecker",
+    "HealthChecker",
+    "HealthInfo",
+    "HealthStatus",
+    "MeshError",
+    "MeshServer",
+    "NoCertificateError",
+    "NoPeerInfoError",
+    "NoProvidersError",
+    "NoTLSConfigError",
+    "NoTLSInfoError",
+    "Node",
+    "NodeIdInUseError",
+    "NodeInfo",
+    "NodeStateError",
+    "NodeStatus",
+    "PeerInfo",
+    "PeerManager",
+    "PeerNotFoundError",
+    "ServiceClientPool",
+    "ServiceInfo",
+    "SyncReport",
+    "TLSConfig",
+    "TLSOptions",
+    "Topology",
+    "TopologyEvent",
+    "caller_from_context",
+]

@@ -120,8 +120,8 @@ class Topology:
         self._updated_at = self._moment()
         self._own_floor = 0
         self._nodes: Mapping[str, NodeInfo] | None = None
-        self._subscribers: list[Callable[[TopologyEvent], None]] = []
-        self._wakers: list[Callable[[], None]] = []
+        self._subscribers: list[Callable[[TopologyEvent], object]] = []
+        self._wakers: list[Callable[[], object]] = []
         self._events: deque[TopologyEvent] = deque()
         self._dispatching = False
 
@@ -348,7 +348,7 @@ class Topology:
 
     # Following
 
-    def subscribe(self, callback: Callable[[TopologyEvent], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[TopologyEvent], object]) -> Callable[[], None]:
         """Calls back on every change, in order; returns what ends that.
 
         The callback runs in the thread that made the change, and must not block.
@@ -357,7 +357,7 @@ class Topology:
             self._subscribers = [*self._subscribers, callback]
         return lambda: self._unsubscribe(callback)
 
-    def on_wake(self, waker: Callable[[], None]) -> Callable[[], None]:
+    def on_wake(self, waker: Callable[[], object]) -> Callable[[], None]:
         """Calls `waker` whenever the log or the version moved; returns what ends that."""
         with self._lock:
             self._wakers = [*self._wakers, waker]
@@ -443,11 +443,11 @@ class Topology:
             self._dispatching = False
             raise
 
-    def _unsubscribe(self, callback: Callable[[TopologyEvent], None]) -> None:
+    def _unsubscribe(self, callback: Callable[[TopologyEvent], object]) -> None:
         with self._lock:
             self._subscribers = [kept for kept in self._subscribers if kept is not callback]
 
-    def _remove_waker(self, waker: Callable[[], None]) -> None:
+    def _remove_waker(self, waker: Callable[[], object]) -> None:
         with self._lock:
             self._wakers = [kept for kept in self._wakers if kept is not waker]
 

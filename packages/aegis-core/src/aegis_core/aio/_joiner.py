@@ -1,0 +1,91 @@
+"""Finds out who the seed peers are, and makes them peers; again and again, for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+
+from aegis_certs import CertsError
+from aegis_discovery import ConnectError
+from aegis_discovery.transport import SeedPeer, identify
+
+from aegis_core._peer import PeerInfo
+from aegis_core.aio._peers import PeerManager
+from aegis_core.aio._state import NodeState
+from aegis_core.aio._watchers import Watchers
+from aegis_core.errors import PeerNotFoundError
+
+_log = logging.getLogger("aegis.membership")
+
+RETRY = 2.0
+"""Seconds between two looks at a seed peer that is not being watched."""
+
+
+class Joiner:
+    """Turns seed addresses into peers; the certificate found there says who it is."""
+
+    def __init__(
+        self, state: NodeState, peers: PeerManager, watchers: Watchers, seeds: Sequence[SeedPeer]
+    ) -> None:
+        self._state = state
+        self._peers = peers
+        self._watchers = watchers
+        self._found: dict[SeedPeer, str] = {}
+        self._seeds = tuple(seeds)
+        self._complaints: dict[SeedPeer, str] = {}
+        self._tried: set[SeedPeer] = set()
+        self._all_tried = asyncio.Event()
+
+    async def run(self) -> None:
+        """Works until it is cancelled."""
+        while True:
+            await asyncio.gather(*(self._look_up(seed) for seed in self._seeds))
+            await asyncio.sleep(RETRY)
+
+    async def wait(self, timeout: float) -> None:
+        """Waits, at most `timeout` seconds, until a seed peer told all it knows, or none can."""
+        if not self._seeds:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._all_tried.wait()
+                if self._found:
+                    await self._state.joined.wait()
+        if not self._state.joined.is_set():
+            _log.warning(
+                "%s has not joined yet (%s); it goes on trying",
+                self._state.node_id,
+                "; ".join(self._complaints.values()) or "no seed peer but itself",
+            )
+
+    async def _look_up(self, seed: SeedPeer) -> None:
+        known = self._found.get(seed)
+        if known is not None and self._watchers.is_watching(known):
+            return
+        try:
+            node_id = seed.node_id or await self._identify(seed)
+            if node_id != self._state.node_id and node_id != known:
+                self._peers.add_peer(PeerInfo(node_id, seed.address))
+                self._found[seed] = node_id
+                self._replace(known)
+            self._complaints.pop(seed, None)
+        except (ConnectError, CertsError) as error:
+            if self._complaints.get(seed) != str(error):
+                _log.info("seed peer %s: %s", seed.address, error)
+            self._complaints[seed] = str(error)
+        finally:
+            self._tried.add(seed)
+            if len(self._tried) == len(set(self._seeds)):
+                self._all_tried.set()
+
+    async def _identify(self, seed: SeedPeer) -> str:
+        identity = await asyncio.to_thread(identify, seed.address, self._state.tls)
+        return identity.node_id
+
+    def _replace(self, known: str | None) -> None:
+        """Another node answers at this address now; the one before is no peer any more."""
+        if known is not None and known not in self._found.values():
+            with contextlib.suppress(PeerNotFoundError):
+                self._peers.remove_peer(known)

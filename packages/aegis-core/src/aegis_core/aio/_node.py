@@ -1,0 +1,261 @@
+"""The node: one process's place in the mesh."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import grpc
+from aegis_certs import TLSConfig, TLSOptions, load_or_generate_tls, load_tls, validate_node_id
+from aegis_discovery import DEFAULT_MESH, NodeInfo, ServiceInfo, Topology
+from aegis_discovery.aio import ServiceClientPool
+from aegis_discovery.transport import parse_seed
+
+from aegis_core._address import published_address, split_address
+from aegis_core._health import HealthChecker, HealthInfo
+from aegis_core._peer import PeerInfo
+from aegis_core.aio._peers import PeerManager, SyncReport
+from aegis_core.aio._running import NodeOptions, RunningNode
+from aegis_core.aio._server import MeshServer, Registrar
+from aegis_core.errors import NodeStateError, NoTLSConfigError
+
+_log = logging.getLogger("aegis.node")
+
+
+class Node:
+    """One process of the mesh: it serves, it knows the others, and it calls them.
+
+    Args:
+        id: The node id; its certificate proves it.
+        address: `host:port` to listen on; port 0 takes a free one.
+        advertise: `host:port` that others dial, where that is not `address`.
+        name: For people; the id by default.
+        type: What kind of node it is.
+        services: What it provides.
+        registrars: Add the gRPC services behind that to the server.
+        cert_dir: Directory of certificates; made, with a CA, where it is empty.
+        tls_options: Certificates of your own, in place of `cert_dir`.
+        tls: An identity that is loaded already, in place of both.
+        seed_peers: `host:port` or `id@host:port` of nodes to join through.
+        mesh: The mesh's name; nodes of another one are refused.
+        health_checkers: Run on an interval; the worst answer is the node's health.
+        health_interval: Seconds between two runs.
+        interceptors: gRPC server interceptors.
+        join_timeout: The most seconds that the start waits for a seed peer.
+        grace: Seconds that calls in flight have when the node stops.
+
+    Raises:
+        ConfigError: If an option cannot work.
+    """
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002 - the word that everybody uses for it
+        *,
+        address: str,
+        advertise: str | None = None,
+        name: str | None = None,
+        type: str = "generic",  # noqa: A002 - as in the record
+        services: Sequence[ServiceInfo] = (),
+        registrars: Sequence[Registrar] = (),
+        cert_dir: str | Path | None = "./certs",
+        tls_options: TLSOptions | None = None,
+        tls: TLSConfig | None = None,
+        seed_peers: Sequence[str] = (),
+        mesh: str = DEFAULT_MESH,
+        health_checkers: Sequence[HealthChecker] = (),
+        health_interval: float = 10.0,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        join_timeout: float = 5.0,
+        grace: float = 5.0,
+    ) -> None:
+        self.id = id
+        # What can be wrong about the addresses is told before anything is started.
+        published_address(address, advertise, split_address("address", address)[1])
+        self._options = NodeOptions(
+            info=NodeInfo(validate_node_id(id), name or id, type, services=tuple(services)),
+            address=address,
+            advertise=advertise,
+            registrars=tuple(registrars),
+            seeds=tuple(parse_seed(peer) for peer in seed_peers),
+            mesh=mesh,
+            checkers=tuple(health_checkers),
+            health_interval=health_interval,
+            interceptors=tuple(interceptors),
+            join_timeout=join_timeout,
+        )
+        self._cert_dir = cert_dir
+        self._tls_options = tls_options
+        self._tls = tls
+        self._grace = grace
+        self._running: RunningNode | None = None
+        self._ended: asyncio.Future[None] | None = None
+        self._failure: Exception | None = None
+        self._failing: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        where = self.address if self._running else "not running"
+        return f"<Node {self.id} {where}>"
+
+    # What a running node consists of
+
+    @property
+    def address(self) -> str:
+        """The address that is bound, with the real port."""
+        return self._parts.server.address
+
+    @property
+    def topology(self) -> Topology:
+        """What this node knows of the mesh."""
+        return self._parts.state.topology
+
+    @property
+    def pool(self) -> ServiceClientPool:
+        """Channels to the mesh's services."""
+        return self._parts.pool
+
+    @property
+    def peers(self) -> PeerManager:
+        """The peers of this node, and calls to single ones."""
+        return self._parts.peers
+
+    @property
+    def server(self) -> MeshServer:
+        """The server of this node."""
+        return self._parts.server
+
+    @property
+    def health(self) -> HealthInfo:
+        """The outcome of the last health checks."""
+        return self._parts.monitor.info
+
+    @property
+    def tls(self) -> TLSConfig:
+        """The identity of this node."""
+        return self._parts.state.tls
+
+    # Life
+
+    async def start(self) -> None:
+        """Loads the identity, serves, and joins the mesh.
+
+        Returns when this node serves and either knows the mesh, or knows that no seed peer
+        answered; in that case it goes on trying.
+
+        Raises:
+            NodeStateError: If it was started before.
+            AddressInUseError: If the address cannot be bound.
+            ConfigError: If an option cannot work.
+            aegis_certs.CertsError: If the identity cannot be loaded.
+        """
+        if self._ended is not None:
+            raise NodeStateError(f"node {self.id} was started before; make a new Node")
+        self._ended = asyncio.get_running_loop().create_future()
+        tls = await asyncio.to_thread(self._load_identity)
+        self._running = RunningNode(self._options, tls, on_failure=self._fail)
+        try:
+            await self._running.start()
+        except BaseException:
+            await self.stop(grace=0)
+            raise
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Leaves the mesh, lets calls in flight finish, and closes everything.
+
+        Args:
+            grace: Seconds that calls in flight have; by default as the node was made.
+        """
+        running, self._running = self._running, None
+        if running is None:
+            if self._ended is not None:
+                await asyncio.wait([self._ended])
+            return
+        try:
+            await running.stop(self._grace if grace is None else grace, leave=not self._failure)
+        finally:
+            self._end()
+
+    async def wait_for_termination(self) -> None:
+        """Waits until the node was stopped.
+
+        Raises:
+            NodeIdInUseError: If it stopped because another process runs under its id.
+        """
+        if self._ended is None:
+            raise NodeStateError(f"node {self.id} was not started")
+        await asyncio.shield(self._ended)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    # Peers
+
+    def add_peer(self, peer: PeerInfo) -> None:
+        """Adds a peer: it is watched from now on, and comes into the topology by that."""
+        self.peers.add_peer(peer)
+
+    def remove_peer(self, peer_id: str) -> None:
+        """Forgets a peer that was added."""
+        self.peers.remove_peer(peer_id)
+
+    async def ping_peer(self, peer_id: str) -> float:
+        """Pings a peer; returns the seconds until its answer."""
+        return await self.peers.ping_peer(peer_id)
+
+    async def get_peer_health(self, peer_id: str) -> HealthInfo:
+        """Asks a peer for its health."""
+        return await self.peers.get_peer_health(peer_id)
+
+    async def get_peer_node_info(self, peer_id: str) -> NodeInfo:
+        """Asks a peer what it says of itself."""
+        return await self.peers.get_peer_node_info(peer_id)
+
+    async def sync_topology(self, peer_id: str) -> bool:
+        """Merges a peer's topology now; returns whether anything new came of it."""
+        return await self.peers.sync_topology(peer_id)
+
+    async def sync_topology_with_all_peers(self) -> SyncReport:
+        """Merges the topologies of all peers now."""
+        return await self.peers.sync_topology_with_all_peers()
+
+    # Inside
+
+    @property
+    def _parts(self) -> RunningNode:
+        if self._running is None:
+            state = "was not started" if self._ended is None else "is not running"
+            raise NodeStateError(f"node {self.id} {state}")
+        return self._running
+
+    def _load_identity(self) -> TLSConfig:
+        if self._tls is not None:
+            return self._tls
+        if self._tls_options is not None:
+            return load_tls(self._tls_options)
+        if self._cert_dir is None:
+            raise NoTLSConfigError
+        address = self._options.advertise or self._options.address
+        return load_or_generate_tls(self.id, self._cert_dir, address=address)
+
+    def _fail(self, error: Exception) -> None:
+        """Stops the node because of an error that it cannot live with."""
+        if self._failure is None and self._running is not None:
+            self._failure = error
+            _log.error("%s stops: %s", self.id, error)
+            self._failing = asyncio.create_task(self.stop(), name="aegis-stop")
+
+    def _end(self) -> None:
+        assert self._ended is not None  # noqa: S101 - it was started
+        if self._failure is None:
+            self._ended.set_result(None)
+        else:
+            self._ended.set_exception(self._failure)
+            # Whoever waits is told; nobody has to wait.
+            self._ended.exception()

@@ -1,0 +1,196 @@
+"""Calls to single peers, by hand or on an interval."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import grpc
+from aegis_discovery import NodeInfo
+from aegis_discovery.aio.transport import ChannelCache
+from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2_grpc
+from aegis_discovery.transport import explain_failure
+
+from aegis_core import _seed_codec
+from aegis_core._health import HealthInfo
+from aegis_core._peer import PeerInfo
+from aegis_core._vouching import Vouching
+from aegis_core.aio._state import NodeState
+from aegis_core.errors import ConfigError, PeerNotFoundError
+
+TIMEOUT = 5.0
+"""Seconds for one call to a peer: a hung one must not block a sync for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What came of syncing with all peers.
+
+    Attributes:
+        synced: Ids of the peers that answered.
+        failed: Why the others did not, by id.
+    """
+
+    synced: tuple[str, ...]
+    failed: Mapping[str, str]
+
+
+class PeerManager:
+    """Knows peers, keeps their connections and calls them.
+
+    Peers are those added here and all nodes of the topology. Calls raise `grpc.RpcError` when the
+    peer does not answer, and `PeerNotFoundError` for an id that nobody has.
+    """
+
+    def __init__(self, state: NodeState) -> None:
+        self._state = state
+        self._added: dict[str, PeerInfo] = {}
+        self._channels = ChannelCache(state.tls)
+        self._vouching = Vouching(state.topology)
+        self._observers: list[Callable[[], None]] = []
+
+    def __repr__(self) -> str:
+        return f"<PeerManager {', '.join(sorted(self._added)) or 'no peers added'}>"
+
+    @property
+    def added(self) -> Mapping[str, PeerInfo]:
+        """The peers that were added, by id."""
+        return MappingProxyType(dict(self._added))
+
+    def add_peer(self, peer: PeerInfo) -> None:
+        """Adds a peer: from now on it is watched, and comes into the topology by that."""
+        if peer.id != self._state.node_id:
+            self._added[peer.id] = peer
+            self._notify()
+
+    def remove_peer(self, peer_id: str) -> None:
+        """Forgets a peer that was added; as a node of the topology it stays known.
+
+        Raises:
+            PeerNotFoundError: If it was not added.
+        """
+        if self._added.pop(peer_id, None) is None:
+            raise PeerNotFoundError(peer_id)
+        self._vouching.forget(peer_id)
+        self._notify()
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Calls back whenever a peer was added or removed."""
+        self._observers.append(callback)
+
+    def reachable(self) -> dict[str, PeerInfo]:
+        """Returns everybody that can be dialled: nodes where they say, added peers as added."""
+        found = dict(self._added)
+        for node in self._state.topology.nodes.values():
+            if node.id != self._state.node_id:
+                # What a node publishes need not be an address at all.
+                with contextlib.suppress(ConfigError):
+                    found[node.id] = PeerInfo(node.id, node.address, node.type)
+        return found
+
+    def channel(self, peer: PeerInfo) -> grpc.aio.Channel:
+        """Returns the connection to a peer, which must prove its id."""
+        return self._channels.get(peer.id, peer.address)
+
+    async def ping_peer(self, peer_id: str) -> float:
+        """Pings a peer; returns the seconds until its answer."""
+        began = time.perf_counter()
+        request = aegis_pb2.PingRequest(sender_id=self._state.node_id, timestamp=int(time.time()))
+        await self._seed(self._find(peer_id)).Ping(request, timeout=TIMEOUT)
+        return time.perf_counter() - began
+
+    async def get_peer_health(self, peer_id: str) -> HealthInfo:
+        """Asks a peer for its health."""
+        request = aegis_pb2.HealthRequest(sender_id=self._state.node_id)
+        answer = await self._seed(self._find(peer_id)).GetHealth(request, timeout=TIMEOUT)
+        return _seed_codec.health_from_wire(answer)
+
+    async def get_peer_node_info(self, peer_id: str) -> NodeInfo:
+        """Asks a peer what it says of itself."""
+        return await self._node_info(self._find(peer_id))
+
+    async def sync_topology(self, peer_id: str) -> bool:
+        """Merges a peer's topology now; returns whether anything new came of it.
+
+        The peer learns of this node by it, too.
+        """
+        peer = self._find(peer_id)
+        before = self._state.topology.full_digest
+        try:
+            await self._read_feed(peer)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise
+            await self.poll(peer)
+        return self._state.topology.full_digest != before
+
+    async def sync_topology_with_all_peers(self) -> SyncReport:
+        """Merges the topologies of all peers, at the same time."""
+        peers = sorted(self.reachable())
+        outcomes = await asyncio.gather(
+            *(self.sync_topology(peer_id) for peer_id in peers), return_exceptions=True
+        )
+        failed: dict[str, str] = {}
+        for peer_id, outcome in zip(peers, outcomes, strict=True):
+            if isinstance(outcome, grpc.aio.AioRpcError):
+                failed[peer_id] = explain_failure(outcome, self._state.tls)
+            elif isinstance(outcome, BaseException):
+                failed[peer_id] = str(outcome) or type(outcome).__name__
+        synced = tuple(peer_id for peer_id in peers if peer_id not in failed)
+        return SyncReport(synced, MappingProxyType(failed))
+
+    async def poll(self, peer: PeerInfo) -> None:
+        """Asks a peer that has no feed for its topology, and vouches for what it tells."""
+        topology = self._state.topology
+        answer = await self._seed(peer).SyncTopology(
+            aegis_pb2.TopologySyncRequest(sender_id=self._state.node_id, version=topology.version),
+            timeout=TIMEOUT,
+        )
+        nodes = _seed_codec.nodes_from_seed(answer.nodes)
+        if not any(node.id == peer.id for node in nodes):
+            # It answered, so it is there, whatever its list says.
+            info = await self._node_info(peer)
+            nodes = (*nodes, NodeInfo(peer.id, info.name, info.type, peer.address))
+        topology.merge_records((), version=answer.version)
+        self._vouching.learn(peer.id, [node for node in nodes if node.id != self._state.node_id])
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self._channels.close()
+
+    async def _read_feed(self, peer: PeerInfo) -> None:
+        """Reads a feed up to the point where the peer has told all that it knows."""
+        state, reader = self._state, self._state.new_reader()
+        request = reader.request(state.mesh, state.own_record(), state.chain)
+        call = mesh_pb2_grpc.MeshStub(self.channel(peer)).Watch(request, timeout=TIMEOUT)
+        try:
+            async for message in call:
+                received = reader.receive(message, source=peer.id)
+                state.received(received)
+                if received.complete:
+                    return
+        finally:
+            call.cancel()
+
+    async def _node_info(self, peer: PeerInfo) -> NodeInfo:
+        request = aegis_pb2.NodeInfoRequest(sender_id=self._state.node_id)
+        return _seed_codec.node_info_from_wire(
+            await self._seed(peer).GetNodeInfo(request, timeout=TIMEOUT)
+        )
+
+    def _seed(self, peer: PeerInfo) -> aegis_pb2_grpc.MeshServiceStub:
+        return aegis_pb2_grpc.MeshServiceStub(self.channel(peer))
+
+    def _find(self, peer_id: str) -> PeerInfo:
+        peer = self.reachable().get(peer_id)
+        if peer is None:
+            raise PeerNotFoundError(peer_id)
+        return peer
+
+    def _notify(self) -> None:
+        for observer in self._observers:
+            observer()

@@ -1,0 +1,168 @@
+"""The parts of a node between its start and its stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+
+import grpc
+from aegis_certs import TLSConfig
+from aegis_discovery import HealthStatus, NodeInfo
+from aegis_discovery.aio import ServiceClientPool
+from aegis_discovery.records import LEASE, REPUBLISH_EVERY
+from aegis_discovery.transport import SeedPeer
+
+from aegis_core._address import published_address
+from aegis_core._health import HealthChecker, HealthInfo
+from aegis_core.aio._health import HealthMonitor
+from aegis_core.aio._joiner import Joiner
+from aegis_core.aio._peers import PeerManager
+from aegis_core.aio._server import MeshServer, Registrar
+from aegis_core.aio._services import OwnNode
+from aegis_core.aio._state import NodeState
+from aegis_core.aio._watchers import Watchers
+from aegis_core.errors import ConfigError
+
+_log = logging.getLogger("aegis.node")
+
+MAINTENANCE = 30.0
+"""Seconds between two looks at leases."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """What a node was made with."""
+
+    info: NodeInfo
+    address: str
+    advertise: str | None
+    registrars: Sequence[Registrar]
+    seeds: tuple[SeedPeer, ...]
+    mesh: str
+    checkers: Sequence[HealthChecker]
+    health_interval: float
+    interceptors: Sequence[grpc.aio.ServerInterceptor]
+    join_timeout: float
+
+
+class RunningNode:
+    """Makes the parts of a node, owns its tasks, and takes both down again in order."""
+
+    def __init__(
+        self, options: NodeOptions, tls: TLSConfig, *, on_failure: Callable[[Exception], None]
+    ) -> None:
+        if tls.node_id != options.info.id:
+            reason = f"the certificate is {tls.node_id}'s, this node is {options.info.id}"
+            raise ConfigError("tls", reason)
+        self._options = options
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.state = NodeState(tls, mesh=options.mesh, on_failure=on_failure)
+        self.monitor = HealthMonitor(
+            tls.node_id,
+            options.checkers,
+            on_change=self._publish_health,
+            interval=options.health_interval,
+        )
+        own = OwnNode(
+            node_id=tls.node_id,
+            mesh=options.mesh,
+            topology=self.state.topology,
+            verifier=self.state.verifier,
+            chain_of=self.state.chain_of,
+            info=self.state.own_node,
+            health=lambda: self.monitor.info,
+            on_foreign=self.state.met_foreign,
+        )
+        self.server = MeshServer(
+            tls,
+            options.address,
+            own,
+            registrars=options.registrars,
+            interceptors=options.interceptors,
+        )
+        self.peers = PeerManager(self.state)
+        self.pool = ServiceClientPool(self.state.topology, tls)
+        self.watchers = Watchers(self.state, self.peers)
+        self.joiner = Joiner(self.state, self.peers, self.watchers, options.seeds)
+
+    async def start(self) -> None:
+        """Serves, publishes the node and joins."""
+        options = self._options
+        address = published_address(options.address, options.advertise, self.server.port)
+        await self.monitor.check()
+        self.state.topology.add_node(
+            replace(options.info, address=address, health=self.monitor.info.status)
+        )
+        await self.server.set_health(self.monitor.info)
+        await self.server.start()
+        _log.info("%s serves at %s, known as %s", options.info.id, self.server.address, address)
+        for name, work in (
+            ("watchers", self.watchers.run),
+            ("joiner", self.joiner.run),
+            ("health", self.monitor.run),
+            ("maintenance", self._maintain),
+        ):
+            self._spawn(_supervise(name, work), name)
+        await self.joiner.wait(options.join_timeout)
+
+    async def stop(self, grace: float, *, leave: bool) -> None:
+        """Takes the node down.
+
+        Args:
+            grace: Seconds that calls in flight have.
+            leave: Whether to tell the mesh; not where another process goes on under this id.
+        """
+        topology, node_id = self.state.topology, self.state.node_id
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if leave and topology.get_node(node_id) is not None:
+            topology.remove_node(node_id)
+        await self.server.stop(grace)
+        await self.pool.close()
+        await self.peers.close()
+        _log.info("%s stopped", node_id)
+
+    def _publish_health(self, info: HealthInfo) -> None:
+        topology = self.state.topology
+        node_id = self.state.node_id
+        known = topology.get_node(node_id)
+        if known is not None and known.health is not info.status:
+            topology.update_node(replace(known, health=info.status))
+            level = logging.WARNING if info.status is HealthStatus.UNHEALTHY else logging.INFO
+            _log.log(level, "%s is %s: %s", node_id, info.status, info.error or info.message)
+            self._spawn(self.server.set_health(info), "set-health")
+
+    async def _maintain(self) -> None:
+        """Renews the own lease, and drops what outlived its own."""
+        while True:
+            await asyncio.sleep(MAINTENANCE)
+            topology = self.state.topology
+            topology.expire()
+            self.state.forget_certificates()
+            record = self.state.own_record()
+            if record is not None and self._is_due(record.expires_at):
+                topology.republish()
+
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.create_task(work, name=f"aegis-{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _is_due(self, expires_at: int) -> bool:
+        not_after = self.state.tls.not_after.timestamp()
+        renewable = expires_at / 1000 < not_after - 1
+        return renewable and expires_at / 1000 - time.time() < LEASE - REPUBLISH_EVERY
+
+
+async def _supervise(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Runs a part for ever: one that fails is reported and started again."""
+    while True:
+        try:
+            await work()
+        except Exception:  # noqa: BLE001 - whatever it is, the node goes on
+            _log.exception("%s failed; it starts again", name)
+        await asyncio.sleep(1.0)

@@ -1,0 +1,175 @@
+"""The mesh server: one TLS port for the mesh's own services and the user's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from aegis_certs import TLSConfig
+from aegis_discovery import HealthStatus
+from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2, mesh_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from aegis_core._address import join_address, split_address
+from aegis_core._health import HealthInfo
+from aegis_core.aio._services import FeedService, OwnNode, SeedService
+from aegis_core.errors import AddressInUseError
+
+_log = logging.getLogger("aegis.server")
+
+Registrar = Callable[[Any], object]
+"""Adds a service to a server, such as `lambda s: add_GreeterServicer_to_server(Greeter(), s)`."""
+
+LAST_NEWS = 1.0
+"""Seconds that watchers have to take the news that this node leaves."""
+
+SPREAD = 0.2
+"""Seconds between telling that this node leaves and refusing calls: callers hear of it first."""
+
+SYNC_THREADS = 16
+"""Threads that run handlers which are no coroutines."""
+
+
+class MeshServer:
+    """Serves the mesh protocol, standard health and reflection, and the user's own services.
+
+    Args:
+        tls: Who this server is; callers must show a certificate of the same trust bundle.
+        address: `host:port` to listen on; port 0 takes a free one.
+        own: What the mesh's services need of their node.
+        registrars: Add the user's services.
+        interceptors: gRPC server interceptors around all services.
+    """
+
+    def __init__(
+        self,
+        tls: TLSConfig,
+        address: str,
+        own: OwnNode,
+        *,
+        registrars: Sequence[Registrar] = (),
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    ) -> None:
+        self._host, self._port = split_address("address", address)
+        self._feeds = FeedService(own)
+        self._health = health_aio.HealthServicer()
+        self._threads = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="aegis-handler")
+        self._server = grpc.aio.server(
+            migration_thread_pool=self._threads,
+            interceptors=tuple(interceptors),
+            # Without this, a second process on the same port would get every other connection.
+            options=(("grpc.so_reuseport", 0), ("grpc.http2.bdp_probe", 0)),
+        )
+        recorder = _ServiceRecorder(self._server)
+        for registrar in registrars:
+            registrar(recorder)
+        self.services = tuple(sorted(recorder.names))
+        aegis_pb2_grpc.add_MeshServiceServicer_to_server(SeedService(own), self._server)
+        mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (
+            *self.services,
+            aegis_pb2.DESCRIPTOR.services_by_name["MeshService"].full_name,
+            mesh_pb2.DESCRIPTOR.services_by_name["Mesh"].full_name,
+            health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+            reflection.SERVICE_NAME,
+        )
+        reflection.enable_server_reflection(names, self._server)
+        self._bind(tls)
+
+    def __repr__(self) -> str:
+        return f"<MeshServer {self.address} services={list(self.services)}>"
+
+    @property
+    def address(self) -> str:
+        """The address that is bound, with the real port."""
+        return join_address(self._host, self._port)
+
+    @property
+    def port(self) -> int:
+        """The port that is bound."""
+        return self._port
+
+    @property
+    def watchers(self) -> int:
+        """How many feeds are open."""
+        return self._feeds.watchers
+
+    async def start(self) -> None:
+        """Begins to serve."""
+        await self._server.start()
+
+    async def set_health(self, info: HealthInfo) -> None:
+        """Passes the node's health on to the standard health service."""
+        serving = info.status is not HealthStatus.UNHEALTHY
+        status = (
+            health_pb2.HealthCheckResponse.SERVING
+            if serving
+            else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        for name in ("", *self.services):
+            await self._health.set(name, status)
+
+    async def stop(self, grace: float) -> None:
+        """Ends all feeds with the last news, lets calls in flight finish, then closes.
+
+        Args:
+            grace: Seconds that calls in flight have; what still runs then is cancelled.
+        """
+        await self._health.enter_graceful_shutdown()
+        await self._feeds.close(LAST_NEWS)
+        if self._feeds.watchers or grace:
+            await asyncio.sleep(min(SPREAD, grace))
+        await self._server.stop(grace)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _bind(self, tls: TLSConfig) -> None:
+        credentials = grpc.ssl_server_credentials(
+            [(tls.private_key, tls.certificate_chain)],
+            root_certificates=tls.trust_bundle,
+            require_client_auth=True,
+        )
+        try:
+            self._port = self._server.add_secure_port(self.address, credentials)
+        except RuntimeError as error:
+            raise AddressInUseError(self.address, _why_not(self._host, self._port)) from error
+        if self._port == 0:
+            raise AddressInUseError(self.address, _why_not(self._host, self._port))
+
+
+class _ServiceRecorder:
+    """Stands in for the server while registrars run, and writes down the services' names."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+        self.names: set[str] = set()
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        self.names.update(
+            handler.service_name()
+            for handler in handlers
+            if isinstance(handler, grpc.ServiceRpcHandler)
+        )
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._server, name)
+
+
+def _why_not(host: str, port: int) -> str:
+    """Asks the system itself why an address cannot be bound; gRPC does not tell."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    return "gRPC refused it"

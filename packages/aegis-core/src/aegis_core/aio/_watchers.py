@@ -1,0 +1,183 @@
+"""Holds a feed open to everybody that this node watches, and judges by it who is alive."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass, field
+
+import grpc
+from aegis_discovery import NodeStatus, TopologyEvent
+from aegis_discovery.aio.feed import FeedSilentError, follow
+from aegis_discovery.feed import FeedReader, Received
+from aegis_discovery.transport import Backoff, explain_failure
+
+from aegis_core._liveness import Liveness
+from aegis_core._membership import whom_to_watch
+from aegis_core._peer import PeerInfo
+from aegis_core.aio._peers import PeerManager
+from aegis_core.aio._state import NodeState
+
+_log = logging.getLogger("aegis.membership")
+
+TICK = 0.2
+"""Seconds between two looks at who is silent."""
+
+POLL_INTERVAL = 2.0
+"""Seconds between two questions to a peer that has no feed."""
+
+REDIAL_AFTER = 10.0
+"""Seconds of silence after which a feed's connection is given up; the node is failed by then."""
+
+
+@dataclass(slots=True)
+class _Watch:
+    """One peer that is being watched."""
+
+    peer: PeerInfo
+    reader: FeedReader
+    task: asyncio.Task[None] | None = None
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    complaint: str = ""
+
+
+class Watchers:
+    """Keeps one feed per watched node, dials again for ever, and writes down who is alive."""
+
+    def __init__(self, state: NodeState, peers: PeerManager) -> None:
+        self._state = state
+        self._peers = peers
+        self._watches: dict[str, _Watch] = {}
+        self._liveness = Liveness(time.monotonic())
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Works until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        topology = self._state.topology
+        unsubscribe = topology.subscribe(
+            lambda event: loop.call_soon_threadsafe(self._on_event, event)
+        )
+        self._peers.on_change(self._changed.set)
+        try:
+            while True:
+                self._changed.clear()
+                self._reconcile()
+                self._judge()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(TICK):
+                        await self._changed.wait()
+        finally:
+            unsubscribe()
+            for node_id in list(self._watches):
+                await self._stop(node_id)
+
+    def is_watching(self, node_id: str) -> bool:
+        """Tells whether this peer's feed is in order."""
+        watch = self._watches.get(node_id)
+        return watch is not None and not watch.complaint
+
+    def _on_event(self, event: TopologyEvent) -> None:
+        if event.node.status is NodeStatus.ALIVE:
+            # Only a living process writes a record, so a new one is a sign of life.
+            self._liveness.renewed(event.node.id, time.monotonic())
+            watch = self._watches.get(event.node.id)
+            if watch is not None:
+                watch.news.set()
+        self._changed.set()
+
+    def _reconcile(self) -> None:
+        known = self._peers.reachable()
+        wanted = whom_to_watch(self._state.node_id, known)
+        for node_id, watch in list(self._watches.items()):
+            if node_id not in wanted or known[node_id].address != watch.peer.address:
+                del self._watches[node_id]
+                self._liveness.forget(node_id)
+                if watch.task is not None:
+                    watch.task.cancel()
+        for node_id in wanted - self._watches.keys():
+            watch = self._watches[node_id] = _Watch(known[node_id], self._state.new_reader())
+            self._liveness.watch(node_id, time.monotonic())
+            watch.task = asyncio.create_task(self._keep(watch), name=f"aegis-watch-{node_id}")
+
+    def _judge(self) -> None:
+        topology = self._state.topology
+        for node_id, status in self._liveness.tick(time.monotonic()).items():
+            node = topology.get_node(node_id)
+            record = topology.get_record(node_id)
+            if node is None or record is None or node.status is status:
+                continue
+            if topology.set_status(node_id, record.stamp, status):
+                _log.info("%s is %s", node_id, status)
+
+    async def _stop(self, node_id: str) -> None:
+        watch = self._watches.pop(node_id, None)
+        if watch is not None and watch.task is not None:
+            watch.task.cancel()
+            await asyncio.gather(watch.task, return_exceptions=True)
+
+    async def _keep(self, watch: _Watch) -> None:
+        """Follows one peer, for ever."""
+        backoff = Backoff()
+        peer = watch.peer
+        while True:
+            try:
+                await self._follow(watch, backoff)
+                complaint = "it ended its feed"
+            except FeedSilentError as error:
+                complaint = str(error)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    complaint = await self._poll(watch, backoff)
+                else:
+                    complaint = explain_failure(error, self._state.tls)
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not end the watch
+                _log.exception("watching %s failed", peer.id)
+                complaint = str(error)
+            if complaint != watch.complaint:
+                level = logging.INFO if self._state.topology.get_node(peer.id) else logging.WARNING
+                _log.log(level, "no feed from %s at %s: %s", peer.id, peer.address, complaint)
+            watch.complaint = complaint
+            watch.news.clear()
+            self._liveness.lost(peer.id, time.monotonic())
+            self._changed.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(backoff.next()):
+                    await watch.news.wait()
+
+    async def _follow(self, watch: _Watch, backoff: Backoff) -> None:
+        def on_message(received: Received) -> None:
+            self._heard(watch, backoff)
+            self._state.received(received)
+
+        peer, state = watch.peer, self._state
+        await follow(
+            self._peers.channel(peer),
+            watch.reader,
+            watch.reader.request(state.mesh, state.own_record(), state.chain),
+            source=peer.id,
+            on_message=on_message,
+            silence=REDIAL_AFTER,
+        )
+
+    async def _poll(self, watch: _Watch, backoff: Backoff) -> str:
+        """Asks a peer that has no feed on an interval; returns why that ended."""
+        while True:
+            try:
+                await self._peers.poll(watch.peer)
+            except grpc.aio.AioRpcError as error:
+                return explain_failure(error, self._state.tls)
+            self._heard(watch, backoff)
+            self._state.received(Received(complete=True, foreign=None))
+            deadline = time.monotonic() + POLL_INTERVAL
+            while time.monotonic() < deadline:
+                # It has no heartbeats; between two answers it counts as heard.
+                await asyncio.sleep(min(1.0, POLL_INTERVAL))
+                self._liveness.heard(watch.peer.id, time.monotonic())
+
+    def _heard(self, watch: _Watch, backoff: Backoff) -> None:
+        backoff.reset()
+        watch.complaint = ""
+        self._liveness.heard(watch.peer.id, time.monotonic())

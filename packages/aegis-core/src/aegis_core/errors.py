@@ -1,0 +1,100 @@
+"""What can go wrong in a node.
+
+MeshError
+├── ConfigError             an option that cannot work; says which and what would
+│   └── NoTLSConfigError    a node without an identity
+├── AddressInUseError       another process listens there
+├── NodeStateError          started twice, or used before the start or after the stop
+├── PeerNotFoundError       no peer and no node has this id
+└── CallerError             who calls cannot be told
+    ├── NoPeerInfoError     the context knows nothing of its peer
+    ├── NoTLSInfoError      the connection is not TLS
+    └── NoCertificateError  the caller showed no certificate
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AddressInUseError",
+    "CallerError",
+    "ConfigError",
+    "MeshError",
+    "NoCertificateError",
+    "NoPeerInfoError",
+    "NoTLSConfigError",
+    "NoTLSInfoError",
+    "NodeStateError",
+    "PeerNotFoundError",
+]
+
+
+class MeshError(Exception):
+    """Root of all errors that aegis_core raises itself."""
+
+
+class ConfigError(MeshError):
+    """An option of a node cannot work."""
+
+    def __init__(self, option: str, reason: str) -> None:
+        self.option = option
+        self.reason = reason
+        super().__init__(f"{option}: {reason}")
+
+
+class NoTLSConfigError(ConfigError):
+    """A node was made without an identity."""
+
+    def __init__(self) -> None:
+        super().__init__("tls", "a node needs an identity; give cert_dir, tls_options or tls")
+
+
+class AddressInUseError(MeshError):
+    """The address to listen on cannot be bound."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        self.address = address
+        self.reason = reason
+        super().__init__(
+            f"cannot listen on {address}: {reason}; stop what listens there, or choose another "
+            f"port (0 picks a free one)"
+        )
+
+
+class NodeStateError(MeshError):
+    """A node cannot do this in the state it is in."""
+
+
+class PeerNotFoundError(MeshError):
+    """Neither a peer nor a node of the topology has this id."""
+
+    def __init__(self, peer_id: str) -> None:
+        self.peer_id = peer_id
+        super().__init__(f"no peer {peer_id!r} is known; add it with add_peer or join its mesh")
+
+
+class CallerError(MeshError):
+    """Who calls cannot be told."""
+
+
+class NoPeerInfoError(CallerError):
+    """The context knows nothing of its peer: it is not that of a gRPC server call."""
+
+    def __init__(self) -> None:
+        super().__init__("the context carries no peer; pass the context of a gRPC handler")
+
+
+class NoTLSInfoError(CallerError):
+    """The connection is not TLS."""
+
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        super().__init__(f"the connection from {peer} is not TLS; serve through a mesh node")
+
+
+class NoCertificateError(CallerError):
+    """The caller showed no certificate, or one that names nobody."""
+
+    def __init__(self, peer: str, reason: str = "it showed no certificate") -> None:
+        self.peer = peer
+        self.reason = reason
+        super().__init__(f"the caller at {peer} has no identity: {reason}")

@@ -1,0 +1,29 @@
+"""How long to wait before the next try."""
+
+from __future__ import annotations
+
+import random
+
+
+class Backoff:
+    """Doubles from try to try, up to a limit, with jitter so that many do not try in step.
+
+    Args:
+        first: Seconds before the second try.
+        limit: The most seconds between two tries.
+    """
+
+    def __init__(self, first: float = 0.1, limit: float = 2.0) -> None:
+        self._first = first
+        self._limit = limit
+        self._next = first
+
+    def reset(self) -> None:
+        """Starts over, after a success."""
+        self._next = self._first
+
+    def next(self) -> float:
+        """Returns the seconds to wait now."""
+        delay = self._next * random.uniform(0.5, 1.0)
+        self._next = min(self._next * 2, self._limit)
+        return delay

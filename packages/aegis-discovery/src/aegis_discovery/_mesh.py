@@ -1,0 +1,76 @@
+"""The blocking face of a client's mesh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from aegis_certs import TLSConfig
+
+from aegis_discovery._connect import DEFAULT_MESH, client_identity, parse_seeds
+from aegis_discovery._pool import ServiceClientPool
+from aegis_discovery._topology import Topology
+from aegis_discovery._transport import SeedPeer
+from aegis_discovery.aio._client import FeedClient
+from aegis_discovery.background import BackgroundLoop
+
+
+class Mesh:
+    """A live view of a mesh, for a process that is no node of it.
+
+    The feed runs on an event loop thread in the background; calls do not pass through it.
+
+    Attributes:
+        topology: Kept up to date by a feed from any node of the mesh.
+        pool: Channels to its services.
+    """
+
+    def __init__(self, background: BackgroundLoop, client: FeedClient, tls: TLSConfig) -> None:
+        self._background = background
+        self._client = client
+        self.topology: Topology = client.topology
+        self.pool = ServiceClientPool(client.topology, tls)
+
+    def close(self) -> None:
+        """Ends the feed and closes the pool."""
+        self.pool.close()
+        self._background.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def connect(
+    *seed_peers: str,
+    node_id: str | None = None,
+    cert_dir: str | Path = "./certs",
+    tls: TLSConfig | None = None,
+    mesh: str = DEFAULT_MESH,
+    timeout: float = 10.0,
+) -> Mesh:
+    """Connects a client to a mesh, as `aegis_discovery.aio.connect`.
+
+    Raises:
+        ConnectError: If no seed peer let the client in.
+        aegis_certs.CertsError: If the identity cannot be loaded.
+    """
+    identity = client_identity(node_id, cert_dir, tls)
+    seeds = parse_seeds(seed_peers)
+    background = BackgroundLoop("aegis-client")
+    try:
+        client = background.run(_start(identity, seeds, mesh, timeout))
+    except BaseException:
+        background.close()
+        raise
+    return Mesh(background, client, identity)
+
+
+async def _start(
+    tls: TLSConfig, seeds: tuple[SeedPeer, ...], mesh: str, timeout: float
+) -> FeedClient:
+    client = FeedClient(tls, seeds, mesh=mesh)
+    await client.start(timeout)
+    return client

@@ -1,0 +1,1 @@
+"""The mesh as a client sees it, for asyncio."""

@@ -1,0 +1,343 @@
+"""Async calls that outlive their first attempt, and calls that never had one."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from functools import partial
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+import grpc.aio
+
+from aegis_discovery._endpoints import Endpoint
+from aegis_discovery._routing import Router, deadline_of, time_left
+from aegis_discovery.errors import NoProvidersError
+
+# The stubs of grpc make these classes generic; at run time not all of them are.
+# mypy: disable-error-code="type-arg"
+
+Start: TypeAlias = Callable[
+    ["Endpoint[grpc.aio.Channel]", "float | None", "bool | None"], grpc.aio.Call
+]
+
+
+class NoProvidersRpcError(NoProvidersError, grpc.aio.AioRpcError):
+    """The error of a call that had nowhere to go."""
+
+    def __init__(self, name: str, version: str, known: int = 0) -> None:
+        NoProvidersError.__init__(self, name, version, known)
+        details = NoProvidersError.__str__(self)
+        grpc.aio.AioRpcError.__init__(
+            self,
+            grpc.StatusCode.UNAVAILABLE,
+            grpc.aio.Metadata(),
+            grpc.aio.Metadata(),
+            details,
+            details,
+        )
+        self.args = (name, version, known)
+
+    def __str__(self) -> str:
+        return self.details() or ""
+
+
+def now(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Returns what a coroutine returns that has nothing to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    raise RuntimeError("a call that has ended waited for something")
+
+
+class RetriedCall(grpc.aio.Call):
+    """A call that goes on elsewhere if nobody answers its first attempt.
+
+    It behaves as the call of the attempt that counts.
+
+    Args:
+        router: Decides where it goes.
+        start: Starts an attempt: endpoint, timeout, wait_for_ready.
+        timeout: Seconds for all attempts together.
+        wait_for_ready: As the caller gave it.
+    """
+
+    __slots__ = (
+        "_again", "_call", "_deadline", "_endpoint", "_router", "_seen", "_settled", "_start",
+        "_wait_for_ready",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        router: Router[grpc.aio.Channel],
+        start: Start,
+        timeout: float | None,
+        wait_for_ready: bool | None,
+    ) -> None:
+        self._router = router
+        self._start = start
+        self._deadline = deadline_of(timeout)
+        self._wait_for_ready = wait_for_ready
+        self._again = True
+        self._seen = False
+        self._settled: Any = None
+        self._endpoint = router.pick()
+        self._call: Any = start(self._endpoint, timeout, router.first_wait(wait_for_ready))
+        self._watch()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} at {self._endpoint.node_id}: {self._call!r}>"
+
+    def _watch(self) -> None:
+        """Settles the attempt as it ends, even if nobody waits for it."""
+        self._call.add_done_callback(self._is_final)
+
+    def _is_final(self, call: Any) -> bool:
+        """Tells of an attempt that ended whether the call ends with it; settled only once."""
+        if call is self._settled:
+            return True
+        if call is not self._call:
+            return False
+        again, self._again = self._again, False
+        code = now(call.code())
+        answered = self._seen or (
+            code is grpc.StatusCode.UNAVAILABLE and bool(now(call.initial_metadata()))
+        )
+        other = self._router.after(
+            self._endpoint, code, answered=answered, deadline=self._deadline, again=again
+        )
+        if other is None:
+            self._settled = call
+            return True
+        try:
+            self._call = self._start(other, time_left(self._deadline), self._wait_for_ready)
+        except Exception:  # noqa: BLE001 - whatever hinders a second attempt, the first stands
+            self._settled = call
+            return True
+        self._endpoint = other
+        self._watch()
+        return False
+
+    async def _last(self) -> Any:
+        """Waits for the end and returns the attempt that counts."""
+        while True:
+            call = self._call
+            await call.code()
+            if self._is_final(call):
+                return call
+
+    async def initial_metadata(self) -> grpc.aio.Metadata:
+        """Waits for the metadata that the server sent first."""
+        while True:
+            call = self._call
+            metadata: grpc.aio.Metadata = await call.initial_metadata()
+            if not call.done():
+                self._seen = True
+                return metadata
+            if self._is_final(call):
+                return metadata
+
+    async def trailing_metadata(self) -> grpc.aio.Metadata:
+        """Waits for the end and returns the metadata that came with it."""
+        return await (await self._last()).trailing_metadata()  # type: ignore[no-any-return]  # calls of gRPC are untyped here
+
+    async def code(self) -> grpc.StatusCode:
+        """Waits for the end and returns the status."""
+        return await (await self._last()).code()  # type: ignore[no-any-return]  # as above
+
+    async def details(self) -> str:
+        """Waits for the end and returns the status's details."""
+        return await (await self._last()).details()  # type: ignore[no-any-return]  # as above
+
+    async def debug_error_string(self) -> str:
+        """Waits for the end and returns what gRPC's core says of it."""
+        return await (await self._last()).debug_error_string()  # type: ignore[no-any-return]  # as above
+
+    async def wait_for_connection(self) -> None:
+        """Waits until the call has reached a provider."""
+        while True:
+            call = self._call
+            try:
+                return await call.wait_for_connection()  # type: ignore[no-any-return]  # as above
+            except grpc.RpcError:
+                if self._is_final(call):
+                    raise
+
+    def done(self) -> bool:
+        """Tells whether the call has ended."""
+        call = self._call
+        return call.done() and self._is_final(call)
+
+    def cancelled(self) -> bool:
+        """Tells whether the caller cancelled the call."""
+        return self._call.cancelled()  # type: ignore[no-any-return]  # as above
+
+    def cancel(self) -> bool:
+        """Cancels the call; returns whether it had not ended."""
+        self._again = False
+        return self._call.cancel()  # type: ignore[no-any-return]  # as above
+
+    def time_remaining(self) -> float | None:
+        """Returns the seconds to the deadline, or None."""
+        return self._call.time_remaining()  # type: ignore[no-any-return]  # as above
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Calls back with this call at its end, at once where that is past."""
+        self._call.add_done_callback(partial(self._tell, callback))
+
+    def _tell(self, callback: Callable[[Any], None], call: Any) -> None:
+        if self._is_final(call):
+            callback(self)
+        else:
+            self.add_done_callback(callback)
+
+
+class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
+    """A call with one response."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        while True:
+            call = self._call
+            try:
+                return (yield from call.__await__())
+            except grpc.RpcError:
+                if self._is_final(call):
+                    raise
+
+
+class RetriedStreamCall(RetriedCall, grpc.aio.UnaryStreamCall):
+    """A call with a stream of responses. Dropped before its end, it is cancelled."""
+
+    __slots__ = ("__weakref__", "_responses")
+
+    _responses: AsyncIterator[Any] | None
+
+    def _watch(self) -> None:
+        # What gRPC calls back must not keep this alive, or it could never be dropped.
+        this = weakref.ref(self)
+
+        def ended(call: Any) -> None:
+            retried = this()
+            if retried is not None:
+                retried._is_final(call)  # noqa: SLF001 - a closure of this very class
+
+        self._responses = None
+        self._call.add_done_callback(ended)
+
+    def __del__(self) -> None:
+        call = getattr(self, "_call", None)
+        if call is not None and not call.done():
+            call.cancel()
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        aiter(self._call)  # gRPC notes that the stream is iterated, and refuses read() from now
+        if self._responses is None:
+            self._responses = self._iterate()
+        return self._responses
+
+    async def _iterate(self) -> AsyncIterator[Any]:
+        while True:
+            call = self._call
+            try:
+                async for message in call:
+                    self._seen = True
+                    yield message
+            except grpc.RpcError:
+                if self._is_final(call):
+                    raise
+            else:
+                return
+
+    async def read(self) -> Any:
+        """Returns the next response, or `grpc.aio.EOF` at the end."""
+        while True:
+            call = self._call
+            try:
+                message = await call.read()
+            except grpc.RpcError:
+                if self._is_final(call):
+                    raise
+            else:
+                self._seen = True
+                return message
+
+
+class UnroutedCall(
+    grpc.aio.UnaryUnaryCall,
+    grpc.aio.UnaryStreamCall,
+    grpc.aio.StreamUnaryCall,
+    grpc.aio.StreamStreamCall,
+):
+    """A call of any kind that had nowhere to go: it has ended with the error."""
+
+    def __init__(self, error: NoProvidersRpcError) -> None:
+        self._error = error
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        raise self._error
+        yield
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> NoReturn:
+        raise self._error
+
+    async def read(self) -> NoReturn:
+        """Raises the error."""
+        raise self._error
+
+    async def write(self, request: Any) -> NoReturn:
+        """Raises the error."""
+        raise self._error
+
+    async def done_writing(self) -> None:
+        """Does nothing: the call has ended."""
+
+    async def wait_for_connection(self) -> NoReturn:
+        """Raises the error."""
+        raise self._error
+
+    async def code(self) -> grpc.StatusCode:
+        """Returns UNAVAILABLE."""
+        return self._error.code()
+
+    async def details(self) -> str:
+        """Says which service has no provider."""
+        return str(self._error)
+
+    async def debug_error_string(self) -> str:
+        """Says the same as `details`."""
+        return str(self._error)
+
+    async def initial_metadata(self) -> grpc.aio.Metadata:
+        """Returns nothing, since nobody answered."""
+        return grpc.aio.Metadata()
+
+    async def trailing_metadata(self) -> grpc.aio.Metadata:
+        """Returns nothing, since nobody answered."""
+        return grpc.aio.Metadata()
+
+    def done(self) -> bool:
+        """Returns True."""
+        return True
+
+    def cancel(self) -> bool:
+        """Returns False: it is too late."""
+        return False
+
+    def cancelled(self) -> bool:
+        """Returns False."""
+        return False
+
+    def time_remaining(self) -> float | None:
+        """Returns None, as for a call without a deadline."""
+        return None
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Calls back at once."""
+        callback(self)

@@ -1,0 +1,130 @@
+"""A client's feed: held open to any node, moved to another when that one goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Sequence
+
+import grpc
+from aegis_certs import CertsError, TLSConfig
+
+from aegis_discovery._backoff import Backoff
+from aegis_discovery._feed import FeedReader, Received
+from aegis_discovery._model import NodeStatus
+from aegis_discovery._topology import Topology
+from aegis_discovery._transport import SeedPeer, explain_failure, identify
+from aegis_discovery._verifier import RecordVerifier
+from aegis_discovery.aio._feed import FeedSilentError, follow
+from aegis_discovery.aio._transport import open_channel
+from aegis_discovery.errors import ConnectError, DiscoveryError
+
+_log = logging.getLogger("aegis.client")
+
+
+class FeedClient:
+    """Keeps a topology up to date for a process that is no node itself.
+
+    Attributes:
+        topology: Everything the mesh knows; nothing here ever changes it but the feed.
+    """
+
+    def __init__(self, tls: TLSConfig, seeds: Sequence[SeedPeer], *, mesh: str) -> None:
+        # The owner is nobody that can be in the mesh: a client never writes a record.
+        self.topology = Topology(owner="")
+        self._tls = tls
+        self._seeds = tuple(seeds)
+        self._mesh = mesh
+        self._reader = FeedReader(
+            self.topology,
+            RecordVerifier(
+                tls.bundle, mesh=mesh, trust_domain=tls.trust_domain
+            ),
+            trusts_verdicts=True,
+        )
+        self._ready = asyncio.Event()
+        self._causes: dict[str, str] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, timeout: float) -> None:
+        """Opens the feed and waits for the whole topology.
+
+        Raises:
+            ConnectError: If no peer told it within `timeout` seconds; says why for each.
+        """
+        self._task = asyncio.create_task(self._run(), name="aegis-client-feed")
+        try:
+            async with asyncio.timeout(timeout):
+                await self._ready.wait()
+        except TimeoutError:
+            await self.close()
+            reasons = "; ".join(f"{address}: {why}" for address, why in self._causes.items())
+            raise ConnectError(
+                f"no seed peer let this client in within {timeout:g} s "
+                f"({reasons or 'none answered'})",
+                self._causes,
+            ) from None
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Ends the feed."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        backoff = Backoff()
+        while True:
+            for peer in self._candidates():
+                try:
+                    await self._watch(peer, backoff)
+                except (DiscoveryError, CertsError, FeedSilentError) as error:
+                    self._note(peer, str(error))
+                except grpc.aio.AioRpcError as error:
+                    self._note(peer, explain_failure(error, self._tls))
+                except Exception:  # noqa: BLE001 - a fault of ours must not end the feed for good
+                    _log.exception("the feed of %s failed", peer.address)
+            await asyncio.sleep(backoff.next())
+
+    async def _watch(self, peer: SeedPeer, backoff: Backoff) -> None:
+        node_id = peer.node_id
+        if node_id is None:
+            found = await asyncio.to_thread(identify, peer.address, self._tls)
+            node_id = found.node_id
+
+        def on_message(received: Received) -> None:
+            backoff.reset()
+            if received.complete:
+                self._causes.clear()
+                self._ready.set()
+
+        channel = open_channel(self._tls, node_id, peer.address)
+        try:
+            await follow(
+                channel,
+                self._reader,
+                self._reader.request(self._mesh),
+                source=node_id,
+                on_message=on_message,
+            )
+        finally:
+            await channel.close()
+
+    def _candidates(self) -> list[SeedPeer]:
+        """Lists whom to ask: live nodes in a random order, then the seed peers."""
+        known = [
+            SeedPeer(node.address, node.id)
+            for node in self.topology.nodes.values()
+            if node.status is NodeStatus.ALIVE and node.vouched_by is None
+        ]
+        random.shuffle(known)
+        return [*known, *self._seeds]
+
+    def _note(self, peer: SeedPeer, why: str) -> None:
+        self._causes[peer.address] = why
+        _log.info("the feed of %s ended: %s", peer.node_id or peer.address, why)

@@ -1,0 +1,48 @@
+"""Follows one server's feed over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import grpc
+
+from aegis_discovery._feed import HEARTBEAT, FeedReader, Received
+from aegis_discovery.proto import mesh_pb2, mesh_pb2_grpc
+
+SILENCE = 3 * HEARTBEAT
+"""Seconds without a message after which a feed counts as broken."""
+
+
+class FeedSilentError(Exception):
+    """The server said nothing for too long."""
+
+
+async def follow(
+    channel: grpc.aio.Channel,
+    reader: FeedReader,
+    request: mesh_pb2.WatchRequest,
+    *,
+    source: str,
+    on_message: Callable[[Received], None],
+    silence: float = SILENCE,
+) -> None:
+    """Reads a feed until its server ends it, which says that the server leaves.
+
+    Raises:
+        grpc.aio.AioRpcError: If the feed ended in any other way.
+        FeedSilentError: If nothing came for `silence` seconds.
+    """
+    call = mesh_pb2_grpc.MeshStub(channel).Watch(request)
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(silence):
+                    message = await call.read()
+            except TimeoutError:
+                raise FeedSilentError(f"{source} was silent for {silence:.0f} s") from None
+            if message is grpc.aio.EOF:
+                return
+            on_message(reader.receive(message, source=source))
+    finally:
+        call.cancel()

@@ -1,0 +1,66 @@
+"""A mesh as a client sees it: its topology and calls to its services."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from aegis_certs import TLSConfig
+
+from aegis_discovery._connect import DEFAULT_MESH, client_identity, parse_seeds
+from aegis_discovery._topology import Topology
+from aegis_discovery.aio._client import FeedClient
+from aegis_discovery.aio._pool import ServiceClientPool
+
+
+class Mesh:
+    """A live view of a mesh, for a process that is no node of it.
+
+    Attributes:
+        topology: Kept up to date by a feed from any node of the mesh.
+        pool: Channels to its services.
+    """
+
+    def __init__(self, client: FeedClient, tls: TLSConfig) -> None:
+        self._client = client
+        self.topology: Topology = client.topology
+        self.pool = ServiceClientPool(client.topology, tls)
+
+    async def close(self) -> None:
+        """Ends the feed and closes the pool."""
+        await self._client.close()
+        await self.pool.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+async def connect(
+    *seed_peers: str,
+    node_id: str | None = None,
+    cert_dir: str | Path = "./certs",
+    tls: TLSConfig | None = None,
+    mesh: str = DEFAULT_MESH,
+    timeout: float = 10.0,
+) -> Mesh:
+    """Connects a client to a mesh.
+
+    Args:
+        seed_peers: `host:port` or `id@host:port` of nodes, in the order in which to try them.
+        node_id: The client's identity, in `cert_dir`; issued there if the CA key is at hand.
+        cert_dir: Directory of certificates.
+        tls: The identity, in place of `node_id` and `cert_dir`.
+        mesh: The mesh's name.
+        timeout: Seconds for the whole topology to arrive.
+
+    Raises:
+        ConnectError: If no seed peer let the client in.
+        aegis_certs.CertsError: If the identity cannot be loaded.
+    """
+    identity = client_identity(node_id, cert_dir, tls)
+    client = FeedClient(identity, parse_seeds(seed_peers), mesh=mesh)
+    await client.start(timeout)
+    return Mesh(client, identity)

@@ -1,0 +1,5 @@
+"""Following a feed over gRPC. For those who build nodes."""
+
+from aegis_discovery.aio._feed import SILENCE, FeedSilentError, follow
+
+__all__ = ["SILENCE", "FeedSilentError", "follow"]
