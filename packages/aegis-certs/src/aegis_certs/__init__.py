@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._authority import CertificateAuthority
     from ._identity import Identity, identity_of
+    from ._inventory import CertificateInfo, list_certificates
     from ._lifecycle import load_or_generate_tls
     from ._lifetime import CertificateState
     from ._naming import DEFAULT_TRUST_DOMAIN, KeyType, validate_node_id
@@ -41,6 +42,7 @@ __all__ = [
     "DEFAULT_TRUST_DOMAIN",
     "AlreadyExistsError",
     "CertificateAuthority",
+    "CertificateInfo",
     "CertificateSource",
     "CertificateState",
     "CertsError",
@@ -64,6 +66,7 @@ __all__ = [
     "UsageError",
     "VerificationError",
     "identity_of",
+    "list_certificates",
     "load_or_generate_tls",
     "load_tls",
     "validate_node_id",
@@ -72,6 +75,7 @@ __all__ = [
 _HOMES = {
     "DEFAULT_TRUST_DOMAIN": "_naming",
     "CertificateAuthority": "_authority",
+    "CertificateInfo": "_inventory",
     "CertificateSource": "_options",
     "CertificateState": "_lifetime",
     "Identity": "_identity",
@@ -80,6 +84,7 @@ _HOMES = {
     "TLSOptions": "_options",
     "TrustBundle": "_trust",
     "identity_of": "_identity",
+    "list_certificates": "_inventory",
     "load_or_generate_tls": "_lifecycle",
     "load_tls": "_options",
     "validate_node_id": "_naming",

@@ -44,13 +44,17 @@ class CertificateAuthority:
         self.bundle = bundle
 
     def __repr__(self) -> str:
-        name = common_name(self.certificate.subject)
-        return f"CertificateAuthority({name!r}, directory={str(self.directory)!r})"
+        return f"CertificateAuthority({self.name!r}, directory={str(self.directory)!r})"
 
     @property
     def directory(self) -> Path:
         """Where it lives."""
         return self._store.directory
+
+    @property
+    def name(self) -> str:
+        """Its common name."""
+        return common_name(self.certificate.subject)
 
     @property
     def certificate(self) -> x509.Certificate:

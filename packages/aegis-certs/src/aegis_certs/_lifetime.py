@@ -32,7 +32,6 @@ class CertificateState(StrEnum):
     EXPIRED = "expired"
     NOT_YET_VALID = "not yet valid"
     UNTRUSTED = "untrusted"
-    MISMATCH = "key mismatch"
     UNREADABLE = "unreadable"
 
 

@@ -1,0 +1,91 @@
+"""The edge between commands and people: known errors become one sentence and an exit code."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import click
+
+_DEBUG = "aegis.debug"
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+ExitCodes = Mapping[type[BaseException], int]
+
+
+def certs_exit_codes() -> ExitCodes:
+    """The exit code of each error of this package; an error has that of its nearest class."""
+    from . import errors
+
+    return {
+        errors.CertsError: 1,
+        errors.InvalidNodeIdError: 2,
+        errors.InvalidRequestError: 2,
+        errors.ExpiredError: 4,
+        errors.VerificationError: 5,
+        errors.NotFoundError: 7,
+    }
+
+
+class CommandGroup(click.Group):
+    """A click group from which no traceback reaches a user, unless `--debug` asks for it.
+
+    An error of a known class is shown as its one sentence and ends with the exit code of that
+    class. Anything else is a mistake of ours, is shown as such, and ends with 1. Ctrl-C ends
+    with 130. Groups nest; each knows the errors of its own commands.
+
+    Args:
+        exit_codes: Gives the exit codes by error class. It is called when something failed and
+            not before, so that it may import what is slow to load.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        exit_codes: Callable[[], ExitCodes] = certs_exit_codes,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._exit_codes = exit_codes
+        self.params.append(
+            click.Option(
+                ["--debug"],
+                is_flag=True,
+                envvar="AEGIS_DEBUG",
+                show_envvar=True,
+                expose_value=False,
+                callback=_remember_debug,
+                help="Show the traceback of an error.",
+            )
+        )
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command, and turns what it raises into a message and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click knows what to do
+        except KeyboardInterrupt as interrupt:
+            raise click.exceptions.Exit(INTERRUPTED) from interrupt
+        except Exception as error:  # noqa: BLE001 - the edge: nothing may pass as a traceback
+            if ctx.meta.get(_DEBUG):
+                traceback.print_exc()
+            codes = self._exit_codes()
+            known = next((kind for kind in type(error).__mro__ if kind in codes), None)
+            if known is None:
+                fail(
+                    f"something unexpected went wrong ({type(error).__name__}: {error}); "
+                    f"run it again with AEGIS_DEBUG=1 to see where"
+                )
+            fail(str(error), codes[known])
+
+
+def fail(message: str, exit_code: int = 1) -> NoReturn:
+    """Ends a command with one sentence on standard error and this exit code."""
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    raise click.exceptions.Exit(exit_code)
+
+
+def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.meta[_DEBUG] = value or ctx.meta.get(_DEBUG, False)
