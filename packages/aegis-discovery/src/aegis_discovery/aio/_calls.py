@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from functools import partial
@@ -16,6 +17,8 @@ from aegis_discovery.errors import NoProvidersError
 
 # The stubs of grpc make these classes generic; at run time not all of them are.
 # mypy: disable-error-code="type-arg"
+
+_log = logging.getLogger("aegis.pool")
 
 Start: TypeAlias = Callable[
     ["Endpoint[grpc.aio.Channel]", "float | None", "bool | None"], grpc.aio.Call
@@ -42,7 +45,37 @@ class NoProvidersRpcError(NoProvidersError, grpc.aio.AioRpcError):
         return self.details() or ""
 
 
-def now(coroutine: Coroutine[Any, Any, Any]) -> Any:
+def after(
+    router: Router[grpc.aio.Channel],
+    endpoint: Endpoint[grpc.aio.Channel],
+    call: Any,
+    *,
+    seen: bool = False,
+    deadline: float | None = None,
+    again: bool = False,
+) -> Endpoint[grpc.aio.Channel] | None:
+    """Lets the router know how an attempt ended; returns where the call goes on, if it does."""
+    code = _now(call.code())
+    answered = seen or (code is grpc.StatusCode.UNAVAILABLE and bool(_now(call.initial_metadata())))
+    return router.after(endpoint, code, answered=answered, deadline=deadline, again=again)
+
+
+def observe(
+    call: Any, router: Router[grpc.aio.Channel], endpoint: Endpoint[grpc.aio.Channel]
+) -> Any:
+    """Lets the router know how a call of one attempt ends."""
+
+    def ended(call: Any) -> None:
+        try:
+            after(router, endpoint, call)
+        except Exception:  # noqa: BLE001 - an interceptor's own error, which the caller gets
+            _log.debug("the end of %r is not known", call, exc_info=True)
+
+    call.add_done_callback(ended)
+    return call
+
+
+def _now(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Returns what a coroutine returns that has nothing to wait for."""
     try:
         coroutine.send(None)
@@ -63,11 +96,6 @@ class RetriedCall(grpc.aio.Call):
         timeout: Seconds for all attempts together.
         wait_for_ready: As the caller gave it.
     """
-
-    __slots__ = (
-        "_again", "_call", "_deadline", "_endpoint", "_router", "_seen", "_settled", "_start",
-        "_wait_for_ready",
-    )  # fmt: skip
 
     def __init__(
         self,
@@ -101,24 +129,20 @@ class RetriedCall(grpc.aio.Call):
         if call is not self._call:
             return False
         again, self._again = self._again, False
-        code = now(call.code())
-        answered = self._seen or (
-            code is grpc.StatusCode.UNAVAILABLE and bool(now(call.initial_metadata()))
-        )
-        other = self._router.after(
-            self._endpoint, code, answered=answered, deadline=self._deadline, again=again
-        )
-        if other is None:
-            self._settled = call
-            return True
         try:
-            self._call = self._start(other, time_left(self._deadline), self._wait_for_ready)
-        except Exception:  # noqa: BLE001 - whatever hinders a second attempt, the first stands
-            self._settled = call
-            return True
-        self._endpoint = other
-        self._watch()
-        return False
+            other = after(
+                self._router, self._endpoint, call,
+                seen=self._seen, deadline=self._deadline, again=again,
+            )  # fmt: skip
+            if other is not None:
+                self._call = self._start(other, time_left(self._deadline), self._wait_for_ready)
+                self._endpoint = other
+                self._watch()
+                return False
+        except Exception:  # noqa: BLE001 - whatever hinders a second attempt, the first one stands
+            _log.debug("no second attempt after %r", call, exc_info=True)
+        self._settled = call
+        return True
 
     async def _last(self) -> Any:
         """Waits for the end and returns the attempt that counts."""
@@ -160,10 +184,12 @@ class RetriedCall(grpc.aio.Call):
         while True:
             call = self._call
             try:
-                return await call.wait_for_connection()  # type: ignore[no-any-return]  # as above
+                await call.wait_for_connection()
             except grpc.RpcError:
                 if self._is_final(call):
                     raise
+            else:
+                return
 
     def done(self) -> bool:
         """Tells whether the call has ended."""
@@ -197,8 +223,6 @@ class RetriedCall(grpc.aio.Call):
 class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
     """A call with one response."""
 
-    __slots__ = ()
-
     def __await__(self) -> Generator[Any, None, Any]:
         while True:
             call = self._call
@@ -212,9 +236,7 @@ class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
 class RetriedStreamCall(RetriedCall, grpc.aio.UnaryStreamCall):
     """A call with a stream of responses. Dropped before its end, it is cancelled."""
 
-    __slots__ = ("__weakref__", "_responses")
-
-    _responses: AsyncIterator[Any] | None
+    _responses: AsyncIterator[Any] | None = None
 
     def _watch(self) -> None:
         # What gRPC calls back must not keep this alive, or it could never be dropped.
@@ -225,7 +247,6 @@ class RetriedStreamCall(RetriedCall, grpc.aio.UnaryStreamCall):
             if retried is not None:
                 retried._is_final(call)  # noqa: SLF001 - a closure of this very class
 
-        self._responses = None
         self._call.add_done_callback(ended)
 
     def __del__(self) -> None:

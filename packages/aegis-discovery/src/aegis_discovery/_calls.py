@@ -1,0 +1,326 @@
+"""Sync calls that outlive their first attempt, and calls that never had one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import TracebackType
+from typing import Any, NoReturn, Self, TypeAlias
+
+import grpc
+
+from aegis_discovery._endpoints import Endpoint
+from aegis_discovery._routing import Router, deadline_of, time_left
+from aegis_discovery.errors import NoProvidersError
+
+_log = logging.getLogger("aegis.pool")
+
+Start: TypeAlias = Callable[["Endpoint[grpc.Channel]", "float | None", "bool | None"], Any]
+
+
+class NoProvidersRpcError(NoProvidersError, grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic in the stubs only
+    """The error of a call that had nowhere to go, and such a call itself: it has ended."""
+
+    def code(self) -> grpc.StatusCode:
+        """Returns UNAVAILABLE."""
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        """Says which service has no provider."""
+        return str(self)
+
+    def debug_error_string(self) -> str:
+        """Says the same as `details`."""
+        return str(self)
+
+    def initial_metadata(self) -> Any:
+        """Returns nothing, since nobody answered."""
+        return ()
+
+    def trailing_metadata(self) -> Any:
+        """Returns nothing, since nobody answered."""
+        return ()
+
+    def is_active(self) -> bool:
+        """Returns False."""
+        return False
+
+    def time_remaining(self) -> Any:
+        """Returns None, as for a call without a deadline."""
+        return None
+
+    def running(self) -> bool:
+        """Returns False."""
+        return False
+
+    def done(self) -> bool:
+        """Returns True."""
+        return True
+
+    def cancel(self) -> bool:
+        """Returns False: it is too late."""
+        return False
+
+    def cancelled(self) -> bool:
+        """Returns False."""
+        return False
+
+    def result(self, timeout: float | None = None) -> NoReturn:
+        """Raises the error."""
+        raise self
+
+    def exception(self, timeout: float | None = None) -> Exception:
+        """Returns the error."""
+        return self
+
+    def traceback(self, timeout: float | None = None) -> TracebackType | None:
+        """Returns the error's traceback, where it was raised."""
+        return self.__traceback__
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """Returns False: the call has ended."""
+        return False
+
+    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
+        """Calls back at once."""
+        fn(self)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> NoReturn:
+        raise self
+
+
+class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic in the stubs only
+    """A future or a response stream that goes on elsewhere if nobody answers its first attempt.
+
+    It behaves as the call of the attempt that counts. Whoever first sees an attempt end (the
+    caller's thread, or gRPC's) settles whether that is the end of the call.
+
+    Args:
+        router: Decides where it goes.
+        start: Starts an attempt: endpoint, timeout, wait_for_ready.
+        timeout: Seconds for all attempts together.
+        wait_for_ready: As the caller gave it.
+    """
+
+    def __init__(
+        self,
+        router: Router[grpc.Channel],
+        start: Start,
+        timeout: float | None,
+        wait_for_ready: bool | None,
+    ) -> None:
+        self._router = router
+        self._start = start
+        self._deadline = deadline_of(timeout)
+        self._wait_for_ready = wait_for_ready
+        self._lock = threading.Lock()
+        self._again = True
+        self._seen = False
+        self._cancelled = False
+        self._settled: Any = None
+        self._endpoint = router.pick()
+        self._call = start(self._endpoint, timeout, router.first_wait(wait_for_ready))
+        self._watch()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} at {self._endpoint.node_id}: {self._call!r}>"
+
+    def _watch(self) -> None:
+        """Settles the attempt as it ends, even if nobody waits for it.
+
+        gRPC cancels a call that is dropped; so what it calls back must not keep this one alive.
+        """
+        this = weakref.ref(self)
+
+        def ended() -> None:
+            call = this()
+            if call is not None:
+                call._ended()  # noqa: SLF001 - a closure of this very class
+
+        if not self._call.add_callback(ended):
+            self._ended()
+
+    def _ended(self) -> None:
+        call = self._call
+        if call.done():
+            self._settle_apart(call, lambda: None)
+
+    def _settle_apart(self, call: Any, then: Callable[[], None]) -> None:
+        """Settles an attempt from gRPC's own thread, which must not wait for its next event."""
+
+        def settle() -> None:
+            self._is_final(call)
+            then()
+
+        if call.code() is grpc.StatusCode.UNAVAILABLE:
+            threading.Thread(target=settle, name="aegis-retry", daemon=True).start()
+        else:
+            settle()
+
+    def _is_final(self, call: Any) -> bool:
+        """Tells of an attempt that ended whether the call ends with it; settled only once."""
+        code = call.code()
+        answered = self._seen or (
+            code is grpc.StatusCode.UNAVAILABLE and bool(call.initial_metadata())
+        )
+        with self._lock:
+            if call is self._settled:
+                return True
+            if call is not self._call:
+                return False
+            again = self._again and not self._cancelled
+            self._again = False
+            other = self._router.after(
+                self._endpoint, code, answered=answered, deadline=self._deadline, again=again
+            )
+            try:
+                attempt = other and self._start(
+                    other, time_left(self._deadline), self._wait_for_ready
+                )
+            except Exception:  # noqa: BLE001 - whatever hinders a second attempt, the first stands
+                _log.debug("no second attempt after %r", call, exc_info=True)
+                attempt = None
+            if other is None or attempt is None:
+                self._settled = call
+                return True
+            self._endpoint, self._call = other, attempt
+        if self._cancelled:
+            self._call.cancel()
+        self._watch()
+        return False
+
+    def _last(self, timeout: float | None = None) -> Any:
+        """Waits for the end and returns the attempt that counts."""
+        deadline = deadline_of(timeout)
+        while True:
+            call = self._call
+            try:
+                call.exception(time_left(deadline))
+            except grpc.FutureCancelledError:
+                return call
+            if self._is_final(call):
+                return call
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        while True:
+            call = self._call
+            try:
+                message = next(call)
+            except grpc.RpcError:
+                if self._is_final(call):
+                    raise
+            else:
+                self._seen = True
+                return message
+
+    def initial_metadata(self) -> Any:
+        """Waits for the metadata that the server sent first."""
+        while True:
+            call = self._call
+            metadata = call.initial_metadata()
+            if not call.done():
+                self._seen = True
+                return metadata
+            if self._is_final(call):
+                return metadata
+
+    def trailing_metadata(self) -> Any:
+        """Waits for the end and returns the metadata that came with it."""
+        return self._last().trailing_metadata()
+
+    def code(self) -> grpc.StatusCode:
+        """Waits for the end and returns the status."""
+        return self._last().code()  # type: ignore[no-any-return]  # calls of gRPC are untyped here
+
+    def details(self) -> str:
+        """Waits for the end and returns the status's details."""
+        return self._last().details()  # type: ignore[no-any-return]  # as above
+
+    def debug_error_string(self) -> str:
+        """Waits for the end and returns what gRPC's core says of it."""
+        return self._last().debug_error_string()  # type: ignore[no-any-return]  # as above
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Waits for the end and returns the response, or raises."""
+        return self._last(timeout).result()
+
+    def exception(self, timeout: float | None = None) -> Exception | None:
+        """Waits for the end and returns the error, or None."""
+        return self._last(timeout).exception()  # type: ignore[no-any-return]  # as above
+
+    def traceback(self, timeout: float | None = None) -> Any:
+        """Waits for the end and returns the error's traceback, or None."""
+        return self._last(timeout).traceback()
+
+    def done(self) -> bool:
+        """Tells whether the call has ended."""
+        call = self._call
+        return call.done() and self._is_final(call)
+
+    def running(self) -> bool:
+        """Tells whether the call has not ended."""
+        return not self.done()
+
+    def is_active(self) -> bool:
+        """Tells whether the call has not ended."""
+        return not self.done()
+
+    def cancelled(self) -> bool:
+        """Tells whether the caller cancelled the call before it ended."""
+        return self._call.cancelled()  # type: ignore[no-any-return]  # as above
+
+    def cancel(self) -> bool:
+        """Cancels the call; returns whether it had not ended."""
+        self._cancelled = True
+        return self._call.cancel()  # type: ignore[no-any-return]  # as above
+
+    def time_remaining(self) -> Any:
+        """Returns the seconds to the deadline, or None."""
+        return self._call.time_remaining()
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """Calls back at the end; returns False where that is past."""
+        if self.done():
+            return False
+        self.add_done_callback(lambda _: callback())
+        return True
+
+    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
+        """Calls back with this call at its end, at once where that is past."""
+        if self.done():
+            fn(self)
+        else:
+            self._call.add_done_callback(partial(self._tell, fn))
+
+    def _tell(self, fn: Callable[[Any], None], call: Any) -> None:
+        def then() -> None:
+            if self._is_final(call):
+                fn(self)
+            else:
+                self.add_done_callback(fn)
+
+        self._settle_apart(call, then)
+
+
+def observe(call: Any, router: Router[grpc.Channel], endpoint: Endpoint[grpc.Channel]) -> Any:
+    """Lets the router know how a call of one attempt ends, without keeping the call alive."""
+    reference = weakref.ref(call)
+
+    def ended() -> None:
+        call = reference()
+        if call is not None:
+            # Whether metadata came first cannot be asked on gRPC's own thread; it matters little.
+            router.after(endpoint, call.code(), answered=False)
+
+    if not call.add_callback(ended):
+        ended()
+    return call

@@ -1,0 +1,185 @@
+"""Real providers on loopback: gRPC servers with mutual TLS and hand-made handlers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from aegis_certs import CertificateAuthority, KeyType, TLSConfig
+from aegis_discovery._model import NodeInfo, ServiceInfo
+from aegis_discovery._topology import Topology
+
+SERVICE = ServiceInfo("echo", "v1")
+WAIT = 10.0
+"""Seconds after which a test gives a condition up."""
+
+
+class Provider:
+    """A gRPC server that proves to be a node.
+
+    Its methods, all under `/t/`:
+        Echo: Answers the request. Who: Answers the node id.
+        Meta: Sends initial and trailing metadata.
+        Fail: Fails with the status that the request names; `+` after it sends metadata first.
+        Hang: Waits until the call or the provider ends.
+        Count: Streams `n` messages; then fails on `!`, hangs on `?`; `meta` first sends metadata.
+        Join: Joins a stream of requests into one response. Chat: Answers each of a stream.
+    """
+
+    def __init__(self, tls: TLSConfig, port: int = 0) -> None:
+        self.node_id = tls.node_id
+        self.tls = tls
+        self.calls: list[str] = []
+        self.metadata: list[dict[str, Any]] = []
+        self.hanging = threading.Semaphore(0)
+        self.cancelled = threading.Semaphore(0)
+        self._ended = threading.Event()
+        self._server = grpc.server(
+            ThreadPoolExecutor(32),
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", 32 << 20),
+                ("grpc.max_send_message_length", 32 << 20),
+            ],
+        )
+        self._server.add_generic_rpc_handlers((_Handlers(self),))
+        credentials = grpc.ssl_server_credentials(
+            [(tls.private_key, tls.certificate_chain)], tls.trust_bundle, True
+        )
+        self.port = self._server.add_secure_port(f"127.0.0.1:{port}", credentials)
+        self._server.start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def info(self) -> NodeInfo:
+        return NodeInfo(self.node_id, address=self.address, services=(SERVICE,))
+
+    def stop(self, grace: float | None = None) -> None:
+        stopped = self._server.stop(grace)
+        self._ended.set()
+        assert stopped.wait(WAIT)
+
+    def hang(self, context: grpc.ServicerContext) -> None:
+        """Waits until the call is cancelled or the provider stops."""
+        over = threading.Event()
+        if not context.add_callback(over.set):
+            over.set()
+        self.hanging.release()
+        while not over.wait(0.01) and not self._ended.is_set():
+            pass
+        if over.is_set():
+            self.cancelled.release()
+
+    def fail(self, status: str, context: grpc.ServicerContext) -> None:
+        name, _, extra = status.partition("+")
+        if extra:
+            context.send_initial_metadata((("seen", "yes"),))
+        context.set_trailing_metadata((("why", "asked"), ("raw-bin", b"\x00\xff")))
+        context.abort(grpc.StatusCode[name], "as you wish")
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        provider = self._provider
+        name = details.method.removeprefix("/t/")
+        provider.calls.append(name)
+        provider.metadata.append(dict(details.invocation_metadata))
+
+        def meta(_: bytes, context: Any) -> bytes:
+            context.send_initial_metadata((("first", "1"), ("first-bin", b"\x01")))
+            context.set_trailing_metadata((("last", "2"),))
+            return b"meta"
+
+        def hang(request: bytes, context: Any) -> bytes:
+            provider.hang(context)
+            return request
+
+        def fail(request: bytes, context: Any) -> bytes:
+            provider.fail(request.decode(), context)
+            return b""
+
+        def count(request: bytes, context: Any) -> Iterator[bytes]:
+            text = request.decode()
+            if text.startswith("meta"):
+                context.send_initial_metadata((("first", "1"),))
+                context.set_trailing_metadata((("last", "2"),))
+                text = text.removeprefix("meta")
+            for number in range(int(text.rstrip("!?"))):
+                yield f"{number}".encode()
+            if text.endswith("!"):
+                provider.fail("UNAVAILABLE", context)
+            if text.endswith("?"):
+                provider.hang(context)
+
+        def join(requests: Any, _: Any) -> bytes:
+            return b"+".join(requests)
+
+        def chat(requests: Any, context: Any) -> Iterator[bytes]:
+            for request in requests:
+                if request == b"fail":
+                    provider.fail("UNAVAILABLE", context)
+                yield b"re: " + request
+
+        unary = grpc.unary_unary_rpc_method_handler
+        handlers = {
+            "Echo": unary(lambda request, _: request),
+            "Who": unary(lambda _, __: provider.node_id.encode()),
+            "Meta": unary(meta),
+            "Fail": unary(fail),
+            "Hang": unary(hang),
+            "Count": grpc.unary_stream_rpc_method_handler(count),
+            "Join": grpc.stream_unary_rpc_method_handler(join),
+            "Chat": grpc.stream_stream_rpc_method_handler(chat),
+        }
+        return handlers.get(name)
+
+
+@pytest.fixture(scope="session")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    return CertificateAuthority.create(tmp_path_factory.mktemp("ca"), key_type=KeyType.P256)
+
+
+@pytest.fixture(scope="session")
+def tls(ca: CertificateAuthority) -> TLSConfig:
+    """The identity of the caller."""
+    return ca.issue_in_memory("caller")
+
+
+@pytest.fixture(scope="session")
+def other_ca(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    path: Path = tmp_path_factory.mktemp("other-ca")
+    return CertificateAuthority.create(path, key_type=KeyType.P256)
+
+
+StartProvider = Callable[..., Provider]
+
+
+@pytest.fixture
+def start_provider(ca: CertificateAuthority) -> Iterator[StartProvider]:
+    """Starts providers by node id (`port=` to come back at the same one) and stops them after."""
+    started: list[Provider] = []
+
+    def start(node_id: str, port: int = 0) -> Provider:
+        provider = Provider(ca.issue_in_memory(node_id), port)
+        started.append(provider)
+        return provider
+
+    yield start
+    for provider in started:
+        provider.stop()
+
+
+@pytest.fixture
+def topology() -> Topology:
+    return Topology()

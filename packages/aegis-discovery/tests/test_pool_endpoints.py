@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from aegis_discovery._endpoints import Endpoint, Endpoints, RoundRobin
+from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
+from aegis_discovery._topology import Topology
+from aegis_discovery.errors import ClosedError
+
+GREETER = ServiceInfo("greeter", "v1")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def node(node_id: str, **changes: Any) -> NodeInfo:
+    return replace(
+        NodeInfo(node_id, address=f"{node_id}.example:1", services=(GREETER,)), **changes
+    )
+
+
+def endpoints_of(*nodes: NodeInfo) -> tuple[Topology, Endpoints[object], Clock]:
+    topology = Topology()
+    for info in nodes:
+        topology.add_node(info)
+    clock = Clock()
+    return topology, Endpoints(topology, clock), clock
+
+
+def picks(endpoints: Endpoints[object], count: int) -> list[str]:
+    service = endpoints.service("greeter", "v1")
+    return [endpoint.node_id for _ in range(count) if (endpoint := service.pick())]
+
+
+def test_round_robin_takes_providers_in_turn_by_node_id() -> None:
+    _, endpoints, _ = endpoints_of(node("c"), node("a"), node("b"))
+    turns = picks(endpoints, 6)
+    assert turns[:3] == turns[3:]
+    assert "".join(turns[:3]) in {"abc", "bca", "cab"}
+
+
+def test_each_service_has_its_own_turns_and_the_same_endpoints() -> None:
+    both = (GREETER, ServiceInfo("other", "v1"))
+    _, endpoints, _ = endpoints_of(node("a", services=both), node("b", services=both))
+    first = {endpoints.service("greeter", "v1").pick() for _ in range(2)}
+    second = {endpoints.service("other", "v1").pick() for _ in range(2)}
+    assert first == second
+    assert endpoints.service("greeter", "v1") is endpoints.service("greeter", "v1")
+
+
+def test_round_robin_may_begin_anywhere_but_is_told_where_in_a_test() -> None:
+    ends = [Endpoint[object](name, "") for name in "abc"]
+    balancer = RoundRobin(start=4)
+    assert [balancer.pick(ends).node_id for _ in range(4)] == ["b", "c", "a", "b"]
+
+
+def test_nobody_is_picked_where_nobody_provides() -> None:
+    _, endpoints, _ = endpoints_of(node("a", services=()))
+    assert endpoints.service("greeter", "v1").pick() is None
+
+
+def test_the_pick_follows_the_topology() -> None:
+    topology, endpoints, _ = endpoints_of(node("a"))
+    assert set(picks(endpoints, 2)) == {"a"}
+    topology.add_node(node("b"))
+    assert set(picks(endpoints, 2)) == {"a", "b"}
+    topology.remove_node("a")
+    assert set(picks(endpoints, 2)) == {"b"}
+
+
+def test_one_at_a_new_address_is_a_new_endpoint() -> None:
+    topology, endpoints, _ = endpoints_of(node("a"))
+    service = endpoints.service("greeter", "v1")
+    before = service.pick()
+    assert before is service.pick()
+    topology.update_node(node("a", address="elsewhere:2"))
+    after = service.pick()
+    assert after is not None
+    assert (after.node_id, after.address) == ("a", "elsewhere:2")
+    assert after is not before
+
+
+def test_a_change_of_nothing_but_services_keeps_the_endpoint() -> None:
+    topology, endpoints, _ = endpoints_of(node("a"))
+    service = endpoints.service("greeter", "v1")
+    before = service.pick()
+    topology.update_node(node("a", services=(GREETER, ServiceInfo("more", "v1"))))
+    assert service.pick() is before
+
+
+@pytest.mark.parametrize(
+    "trouble", [{"health": HealthStatus.UNHEALTHY}, {"status": NodeStatus.SUSPECTED}]
+)
+def test_unhealthy_and_suspected_providers_are_passed_over_unless_all_are(
+    trouble: dict[str, Any],
+) -> None:
+    class Source:
+        nodes = ("a", "b")
+        providers = (node("a", **trouble), node("b"))
+
+        def get_service_providers(self, name: str, version: str) -> tuple[NodeInfo, ...]:
+            return self.providers
+
+    source = Source()
+    endpoints: Endpoints[object] = Endpoints(source)
+    assert set(picks(endpoints, 4)) == {"b"}
+    source.providers = (node("a", **trouble), node("b", **trouble))
+    assert Counter(picks(endpoints, 4)) == {"a": 2, "b": 2}
+
+
+def test_an_endpoint_out_of_reach_is_passed_over_and_its_share_is_spread_evenly() -> None:
+    _, endpoints, clock = endpoints_of(*map(node, "abcd"))
+    service = endpoints.service("greeter", "v1")
+    down = service.pick()
+    assert down is not None
+    down.failed(clock.now)
+    counts = Counter(picks(endpoints, 300))
+    assert set(counts.values()) == {100}
+    assert down.node_id not in counts
+
+
+def test_where_all_are_out_of_reach_all_are_tried_in_turn() -> None:
+    _, endpoints, clock = endpoints_of(*map(node, "abc"))
+    service = endpoints.service("greeter", "v1")
+    for _ in range(3):
+        endpoint = service.pick()
+        assert endpoint is not None
+        endpoint.failed(clock.now)
+    assert Counter(picks(endpoints, 6)) == {"a": 2, "b": 2, "c": 2}
+
+
+def test_a_retry_goes_to_another_endpoint_or_nowhere() -> None:
+    topology, endpoints, clock = endpoints_of(node("a"), node("b"))
+    service = endpoints.service("greeter", "v1")
+    first = service.pick()
+    assert first is not None
+    others = {service.pick(avoid=first) for _ in range(4)}
+    assert first not in others
+    assert len(others) == 1
+    (other,) = others
+    assert other is not None
+    other.failed(clock.now)
+    assert service.pick(avoid=first) is other, "one out of reach is better than none"
+    topology.remove_node(other.node_id)
+    assert service.pick(avoid=first) is None
+
+
+def test_the_backoff_doubles_to_a_limit_and_a_success_ends_it() -> None:
+    endpoint = Endpoint[object]("a", "a:1")
+    now, backoffs = 0.0, []
+    for _ in range(8):
+        endpoint.failed(now)
+        backoffs.append(endpoint.backoff)
+        now += endpoint.backoff
+    assert backoffs == [0.25, 0.5, 1, 2, 4, 8, 10, 10]
+    assert repr(endpoint) == "<Endpoint a at a:1 backoff=10s>"
+    endpoint.succeeded()
+    assert endpoint.ready(now)
+    assert repr(endpoint) == "<Endpoint a at a:1>"
+
+
+def test_calls_that_fail_together_count_as_one_failure() -> None:
+    endpoint = Endpoint[object]("a", "a:1")
+    for _ in range(100):
+        endpoint.failed(1.0)
+    assert endpoint.backoff == 0.25
+
+
+def test_when_a_backoff_ends_one_call_probes_and_the_others_stay_away() -> None:
+    endpoint = Endpoint[object]("a", "a:1")
+    endpoint.failed(1.0)
+    assert not endpoint.ready(1.1)
+    assert [endpoint.ready(1.3) for _ in range(3)] == [True, False, False]
+    endpoint.failed(1.31)
+    assert endpoint.backoff == 0.5, "the probe's failure counts although a backoff had begun"
+    assert not endpoint.ready(1.8)
+    assert endpoint.ready(1.82)
+
+
+def test_an_endpoint_that_left_is_let_go_by_every_service_at_the_next_pick_of_any() -> None:
+    both = (GREETER, ServiceInfo("other", "v1"))
+    topology, endpoints, _ = endpoints_of(node("a"), node("b", services=both))
+    only_b = endpoints.service("other", "v1").pick()
+    assert only_b is not None
+    assert len(set(picks(endpoints, 2))) == 2
+    gone = weakref.ref(only_b)
+    del only_b
+    topology.remove_node("b")
+    assert gone() is not None
+    picks(endpoints, 1)
+    gc.collect()
+    assert gone() is None
+
+
+def test_many_threads_share_the_turns_exactly() -> None:
+    _, endpoints, _ = endpoints_of(*map(node, "abcd"))
+    counts: list[Counter[str]] = []
+
+    def work() -> None:
+        counts.append(Counter(picks(endpoints, 1000)))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(sum(counts, Counter()).values()) == {2000}
+
+
+def test_threads_pick_while_the_topology_changes() -> None:
+    topology, endpoints, _ = endpoints_of(node("a"), node("b"))
+    stop = threading.Event()
+    picked: list[int] = []
+
+    def work() -> None:
+        while not stop.is_set():
+            picked.append(len(picks(endpoints, 10)))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(200):
+        topology.add_node(node("c"))
+        topology.remove_node("c")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert set(picked) == {10}
+
+
+def test_a_closed_pool_picks_nobody() -> None:
+    _, endpoints, _ = endpoints_of(node("a"))
+    service = endpoints.service("greeter", "v1")
+    endpoints.close()
+    with pytest.raises(ClosedError, match="the pool is closed"):
+        service.pick()
+    with pytest.raises(ClosedError):
+        endpoints.service("greeter", "v1")
