@@ -1,6 +1,9 @@
 """Who is in the mesh, who provides what, and calls to them: all that a pure client imports."""
 
+from aegis_discovery._connect import DEFAULT_MESH
+from aegis_discovery._mesh import Mesh, connect
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
+from aegis_discovery._pool import ServiceClientPool
 from aegis_discovery._topology import (
     EventKind,
     MergeResult,
@@ -12,6 +15,7 @@ from aegis_discovery.errors import (
     ClosedError,
     ConnectError,
     DiscoveryError,
+    InvalidAddressError,
     InvalidRecordError,
     NodeIdInUseError,
     NodeNotFoundError,
@@ -21,13 +25,16 @@ from aegis_discovery.errors import (
 )
 
 __all__ = [
+    "DEFAULT_MESH",
     "ClosedError",
     "ConnectError",
     "DiscoveryError",
     "EventKind",
     "HealthStatus",
+    "InvalidAddressError",
     "InvalidRecordError",
     "MergeResult",
+    "Mesh",
     "NoProvidersError",
     "NodeIdInUseError",
     "NodeInfo",
@@ -35,8 +42,10 @@ __all__ = [
     "NodeStatus",
     "NotOwnerError",
     "PeerIdentityError",
+    "ServiceClientPool",
     "ServiceInfo",
     "Topology",
     "TopologyEvent",
     "TopologySnapshot",
+    "connect",
 ]

@@ -14,7 +14,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from aegis_discovery._codec import encode_record
 from aegis_discovery._model import NodeInfo
-from aegis_discovery._record import CONTEXT, LEASE, TOMBSTONE_LEASE, Clock, Record, RecordFields
+from aegis_discovery._record import (
+    CONTEXT,
+    LEASE,
+    MAX_RECORD,
+    TOMBSTONE_LEASE,
+    Clock,
+    Record,
+    RecordFields,
+)
+from aegis_discovery.errors import InvalidRecordError
 
 
 class RecordAuthor:
@@ -56,7 +65,11 @@ class RecordAuthor:
     def write(
         self, node_id: str, stamp: int, info: NodeInfo | None, *, vouched: bool = False
     ) -> Record:
-        """Makes a record, or a tombstone where `info` is None."""
+        """Makes a record, or a tombstone where `info` is None.
+
+        Raises:
+            InvalidRecordError: If it is larger than a record may be.
+        """
         lease = TOMBSTONE_LEASE if info is None else LEASE
         expires_at = max(self._clock() * 1000, stamp) + lease * 1000
         if self._signing is not None:
@@ -73,6 +86,9 @@ class RecordAuthor:
             voucher=self._node_id if vouched else None,
         )
         body = encode_record(fields)
+        if len(body) > MAX_RECORD:
+            reason = f"it has {len(body)} bytes, the limit is {MAX_RECORD}; declare fewer services"
+            raise InvalidRecordError(node_id, reason)
         if self._signing is None:
             return Record.of(fields, body)
         return Record.of(fields, body, self._signing.sign(body), self._signing.signer)

@@ -65,9 +65,13 @@ class Changes:
     digest: bytes
 
     def records(self, *, reader: str | None = None) -> Iterable[Record]:
-        """Goes through the records that changed, less those that came from the reader itself."""
+        """Goes through the records that changed, less those that came from the reader.
+
+        Of its own id it hears all the same: another process may have published under it.
+        """
         for entry in self.entries:
-            if entry.record_position > self.since and (reader is None or entry.origin != reader):
+            echo = reader is not None and entry.origin == reader != entry.record.id
+            if entry.record_position > self.since and not echo:
                 yield entry.record
 
     def verdicts(self) -> Iterable[Verdict]:

@@ -91,6 +91,11 @@ class RecordVerifier:
         """Returns a certificate that was learned, or None."""
         return self._leaves.get(fingerprint)
 
+    def certificate_of(self, record: Record | None) -> x509.Certificate | None:
+        """Returns the certificate that a record was signed with, or None."""
+        leaf = self._leaves.get(record.signer) if record else None
+        return x509.load_der_x509_certificate(leaf.chain[0]) if leaf else None
+
     def keep(self, fingerprints: Collection[bytes]) -> None:
         """Forgets all certificates but these."""
         self._leaves = {f: leaf for f, leaf in self._leaves.items() if f in fingerprints}

@@ -44,12 +44,15 @@ class PeerManager:
 
     Peers are those added here and all nodes of the topology. Calls raise `grpc.RpcError` when the
     peer does not answer, and `PeerNotFoundError` for an id that nobody has.
+
+    Attributes:
+        channels: The connections, which the node's pool shares.
     """
 
     def __init__(self, state: NodeState) -> None:
         self._state = state
         self._added: dict[str, PeerInfo] = {}
-        self._channels = ChannelCache(state.tls)
+        self.channels = ChannelCache(state.tls)
         self._vouching = Vouching(state.topology)
         self._observers: list[Callable[[], None]] = []
 
@@ -94,7 +97,7 @@ class PeerManager:
 
     def channel(self, peer: PeerInfo) -> grpc.aio.Channel:
         """Returns the connection to a peer, which must prove its id."""
-        return self._channels.get(peer.id, peer.address)
+        return self.channels.get(peer.id, peer.address)
 
     async def ping_peer(self, peer_id: str) -> float:
         """Pings a peer; returns the seconds until its answer."""
@@ -160,7 +163,7 @@ class PeerManager:
 
     async def close(self) -> None:
         """Closes all connections."""
-        await self._channels.close()
+        await self.channels.close()
 
     async def _read_feed(self, peer: PeerInfo) -> None:
         """Reads a feed up to the point where the peer has told all that it knows."""

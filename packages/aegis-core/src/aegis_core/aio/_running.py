@@ -84,7 +84,7 @@ class RunningNode:
             interceptors=options.interceptors,
         )
         self.peers = PeerManager(self.state)
-        self.pool = ServiceClientPool(self.state.topology, tls)
+        self.pool = ServiceClientPool(self.state.topology, tls, channels=self.peers.channels)
         self.watchers = Watchers(self.state, self.peers)
         self.joiner = Joiner(self.state, self.peers, self.watchers, options.seeds)
 

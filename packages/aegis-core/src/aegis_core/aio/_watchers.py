@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import grpc
 from aegis_discovery import NodeStatus, TopologyEvent
 from aegis_discovery.aio.feed import FeedSilentError, follow
+from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.feed import FeedReader, Received
 from aegis_discovery.transport import Backoff, explain_failure
 
@@ -153,14 +154,19 @@ class Watchers:
             self._state.received(received)
 
         peer, state = watch.peer, self._state
-        await follow(
-            self._peers.channel(peer),
-            watch.reader,
-            watch.reader.request(state.mesh, state.own_record(), state.chain),
-            source=peer.id,
-            on_message=on_message,
-            silence=REDIAL_AFTER,
-        )
+        # A channel of its own: a shared one may be waiting out gRPC's backoff when a peer is back.
+        channel = open_channel(state.tls, peer.id, peer.address)
+        try:
+            await follow(
+                channel,
+                watch.reader,
+                watch.reader.request(state.mesh, state.own_record(), state.chain),
+                source=peer.id,
+                on_message=on_message,
+                silence=REDIAL_AFTER,
+            )
+        finally:
+            await channel.close()
 
     async def _poll(self, watch: _Watch, backoff: Backoff) -> str:
         """Asks a peer that has no feed on an interval; returns why that ended."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import grpc
 from aegis_certs import CertsError, TLSConfig
+from cryptography import x509
 
 from aegis_discovery._backoff import Backoff
 from aegis_discovery._feed import FeedReader, Received
@@ -37,13 +38,8 @@ class FeedClient:
         self._tls = tls
         self._seeds = tuple(seeds)
         self._mesh = mesh
-        self._reader = FeedReader(
-            self.topology,
-            RecordVerifier(
-                tls.bundle, mesh=mesh, trust_domain=tls.trust_domain
-            ),
-            trusts_verdicts=True,
-        )
+        self._verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
+        self._reader = FeedReader(self.topology, self._verifier, trusts_verdicts=True)
         self._ready = asyncio.Event()
         self._causes: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
@@ -76,6 +72,13 @@ class FeedClient:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+
+    def get_certificate(self, node_id: str) -> x509.Certificate | None:
+        """Returns the certificate that a node signed its record with; None where there is none."""
+        record = self.topology.get_record(node_id)
+        if record is None or record.voucher is not None:
+            return None
+        return self._verifier.certificate_of(record)
 
     async def _run(self) -> None:
         backoff = Backoff()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from aegis_certs import TLSConfig
+from cryptography import x509
 
 from aegis_discovery._connect import DEFAULT_MESH, client_identity, parse_seeds
 from aegis_discovery._topology import Topology
@@ -25,6 +26,10 @@ class Mesh:
         self._client = client
         self.topology: Topology = client.topology
         self.pool = ServiceClientPool(client.topology, tls)
+
+    def get_certificate(self, node_id: str) -> x509.Certificate | None:
+        """Returns the certificate of a node; None if it is unknown or signs nothing itself."""
+        return self._client.get_certificate(node_id)
 
     async def close(self) -> None:
         """Ends the feed and closes the pool."""

@@ -1,0 +1,56 @@
+"""What the tests of all packages share: one small CA, identities from it, and bounded waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from aegis_certs import CertificateAuthority, KeyType, TLSConfig
+
+PATIENCE = 15.0
+"""Seconds after which a wait has failed: a bound for a busy machine, never a measurement."""
+
+MakeIdentity = Callable[[str], TLSConfig]
+Until = Callable[[Callable[[], object]], Awaitable[None]]
+
+
+@pytest.fixture(scope="session")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    """A CA with EC keys, since RSA keys take seconds to make."""
+    return CertificateAuthority.create(tmp_path_factory.mktemp("ca"), key_type=KeyType.P256)
+
+
+@pytest.fixture(scope="session")
+def identity(ca: CertificateAuthority) -> MakeIdentity:
+    """Issues identities, each once in a test run."""
+    made: dict[str, TLSConfig] = {}
+
+    def make(node_id: str) -> TLSConfig:
+        if node_id not in made:
+            made[node_id] = ca.issue(node_id, key_type=KeyType.P256)
+        return made[node_id]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cert_dir(ca: CertificateAuthority) -> Path:
+    """The directory of the CA and of all identities issued."""
+    return ca.directory
+
+
+@pytest.fixture
+def until() -> Until:
+    """Waits until a condition holds; fails, with the condition's last value, if it never does."""
+
+    async def wait(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not (value := condition()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"not true within {PATIENCE:g} s: {value!r}")
+            await asyncio.sleep(0.01)
+
+    return wait

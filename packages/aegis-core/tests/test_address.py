@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+from aegis_core import ConfigError, PeerInfo
+from aegis_core._address import join_address, published_address, split_address
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("127.0.0.1:0", ("127.0.0.1", 0)), ("[::1]:50051", ("::1", 50051)), ("a.b:1", ("a.b", 1))],
+)
+def test_addresses_split_and_join(address: str, expected: tuple[str, int]) -> None:
+    assert split_address("address", address) == expected
+    assert join_address(*expected) == address
+
+
+@pytest.mark.parametrize("address", ["", "a", "a:", ":1", "a:b", "a:65536", "::1:50051", "[::1:5"])
+def test_what_is_no_address_is_named_with_its_option(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"^address: "):
+        split_address("address", address)
+
+
+@pytest.mark.parametrize(
+    ("bind", "advertise", "expected"),
+    [
+        ("127.0.0.1:0", None, "127.0.0.1:77"),
+        ("[::1]:0", None, "[::1]:77"),
+        ("0.0.0.0:0", "10.0.0.7:0", "10.0.0.7:77"),
+        ("0.0.0.0:0", "node.example:9000", "node.example:9000"),
+    ],
+)
+def test_the_bound_port_is_what_is_published(
+    bind: str, advertise: str | None, expected: str
+) -> None:
+    assert published_address(bind, advertise, 77) == expected
+
+
+@pytest.mark.parametrize(
+    ("bind", "advertise"), [("0.0.0.0:1", None), ("[::]:1", None), ("127.0.0.1:1", "0.0.0.0:1")]
+)
+def test_an_address_that_nobody_can_dial_is_refused(bind: str, advertise: str | None) -> None:
+    with pytest.raises(ConfigError, match="advertise"):
+        published_address(bind, advertise, 1)
+
+
+def test_a_peer_needs_an_address_to_dial() -> None:
+    with pytest.raises(ConfigError, match="no port"):
+        PeerInfo("a", "127.0.0.1:0")

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from aegis_core._vouching import Vouching
+from aegis_discovery import NodeInfo, ServiceInfo, Topology
+from aegis_discovery.records import LEASE, RecordAuthor
+
+
+class ManualClock:
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def topology(clock: ManualClock) -> Topology:
+    return Topology(owner="v", author=RecordAuthor("v", clock=clock), clock=clock)
+
+
+def node(node_id: str, port: int = 1) -> NodeInfo:
+    return NodeInfo(node_id, address=f"10.0.0.1:{port}", services=(ServiceInfo("s", "v1"),))
+
+
+def test_what_a_peer_tells_is_published_with_the_name_of_the_voucher(topology: Topology) -> None:
+    Vouching(topology).learn("go", [node("go"), node("other")])
+    assert [(n.id, n.vouched_by) for n in topology.nodes.values()] == [("go", "v"), ("other", "v")]
+    assert [n.id for n in topology.get_service_providers("s", "v1")] == ["go", "other"]
+
+
+def test_the_same_answer_twice_changes_nothing(topology: Topology, clock: ManualClock) -> None:
+    vouching = Vouching(topology, clock)
+    vouching.learn("go", [node("go")])
+    version = topology.version
+    vouching.learn("go", [node("go")])
+    assert topology.version == version
+
+
+def test_an_old_lease_is_renewed_by_the_same_answer(topology: Topology, clock: ManualClock) -> None:
+    vouching = Vouching(topology, clock)
+    vouching.learn("go", [node("go")])
+    clock.now += LEASE / 2
+    vouching.learn("go", [node("go")])
+    clock.now += LEASE * 0.75
+    topology.expire()
+    assert topology.get_node("go") is not None
+
+
+def test_what_two_vouchers_agree_on_is_published_once(clock: ManualClock) -> None:
+    topologies = [
+        Topology(owner=owner, author=RecordAuthor(owner, clock=clock), clock=clock)
+        for owner in ("v1", "v2")
+    ]
+    Vouching(topologies[0], clock).learn("go", [node("go")])
+    topologies[1].merge(topologies[0])
+    Vouching(topologies[1], clock).learn("go", [node("go")])
+    assert topologies[1].nodes["go"].vouched_by == "v1"
+
+
+def test_a_missing_entry_removes_only_what_this_peer_told_of(topology: Topology) -> None:
+    vouching = Vouching(topology)
+    vouching.learn("go-1", [node("go-1"), node("x"), node("y")])
+    vouching.learn("go-2", [node("go-2"), node("y")])
+    vouching.learn("go-1", [node("go-1")])
+    assert list(topology.nodes) == ["go-1", "go-2", "y"]
+    vouching.forget("go-2")
+    assert list(topology.nodes) == ["go-1"]
+
+
+def test_a_peer_never_changes_or_removes_what_its_owner_signed(clock: ManualClock) -> None:
+    owner = Topology(owner="a", clock=clock)
+    owner.add_node(node("a", 1))
+    ours = Topology(owner="v", author=RecordAuthor("v", clock=clock), clock=clock)
+    ours.merge(owner)
+    vouching = Vouching(ours, clock)
+    vouching.learn("go", [node("go"), node("a", 2)])
+    vouching.learn("go", [node("go")])
+    assert ours.nodes["a"].address == "10.0.0.1:1"
+    owner.remove_node("a")
+    ours.merge(owner)
+    vouching.learn("go", [node("go"), node("a", 2)])
+    assert ours.get_node("a") is None, "a node that left does not come back by hearsay"
+
+
+def test_an_id_that_cannot_be_one_is_left_out(
+    topology: Topology, caplog: pytest.LogCaptureFixture
+) -> None:
+    Vouching(topology).learn("go", [node("go"), node("../x")])
+    assert list(topology.nodes) == ["go"]
+    assert "go lists a node that cannot be one" in caplog.text
