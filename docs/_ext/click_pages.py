@@ -36,17 +36,27 @@ def _sections(command: click.Command, context: click.Context) -> Iterator[str]:
     """Yields the lines of a command's section, then those of its subcommands."""
     path = context.command_path
     yield f"## {path}\n"
-    yield inspect.cleandoc(command.help or command.short_help or "").replace("\b\n", "").strip()
+    yield _prose(command.help or command.short_help)
     yield f"\n```text\n{path} {' '.join(command.collect_usage_pieces(context))}\n```\n"
     options = [p for p in command.get_params(context) if isinstance(p, click.Option)]
     for option in options:
         if not option.hidden and option.name != "help":
             yield from _option(option, context)
+    yield _prose(command.epilog)
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             child = command.get_command(context, name)
             if child is not None and not child.hidden:
                 yield from _sections(child, click.Context(child, info_name=name, parent=context))
+
+
+def _prose(text: str | None) -> str:
+    """Turns paragraphs that click is told not to wrap into blocks."""
+    paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(text or ""))
+    return "\n\n".join(
+        f"```text\n{kept.lstrip()}\n```" if (kept := p.removeprefix("\b")) != p else p
+        for p in paragraphs
+    )
 
 
 def _option(option: click.Option, context: click.Context) -> Iterator[str]:
