@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Coroutine, Mapping
-from typing import Any, Self, TypeVar
+from collections.abc import Mapping
+from typing import Any, Self
 
 from aegis_certs import TLSConfig
 from aegis_discovery import NodeInfo, ServiceClientPool, Topology
@@ -15,8 +15,6 @@ from aegis_core._health import HealthInfo
 from aegis_core._peer import PeerInfo
 from aegis_core.aio._peers import SyncReport
 from aegis_core.errors import NodeStateError
-
-T = TypeVar("T")
 
 
 class Node:
@@ -88,9 +86,9 @@ class Node:
 
     def stop(self, grace: float | None = None) -> None:
         """Leaves the mesh, lets calls in flight finish, and closes everything."""
-        if self._background is None:
+        if self._background is None or self._background.closed:
             return
-        self._run(self._node.stop(grace))
+        self._background.run(self._node.stop(grace))
         with self._lock:
             if self._pool is not None:
                 self._pool.close()
@@ -98,7 +96,10 @@ class Node:
 
     def wait_for_termination(self) -> None:
         """Waits until the node was stopped; raises what stopped it, if nobody meant to."""
-        self._run(self._node.wait_for_termination())
+        if not self._loop.closed:
+            self._loop.run(self._node.wait_for_termination())
+        elif self._node.failure is not None:
+            raise self._node.failure
 
     def __enter__(self) -> Self:
         self.start()
@@ -140,9 +141,6 @@ class Node:
         if self._background is None:
             raise NodeStateError(f"node {self.id} was not started")
         return self._background
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._loop.run(work)
 
 
 class PeerManager:

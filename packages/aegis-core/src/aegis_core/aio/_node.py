@@ -137,6 +137,11 @@ class Node:
         """The identity of this node."""
         return self._parts.state.tls
 
+    @property
+    def failure(self) -> Exception | None:
+        """What stopped this node, if nobody meant to."""
+        return self._failure
+
     # Life
 
     async def start(self) -> None:
