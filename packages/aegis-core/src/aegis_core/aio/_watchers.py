@@ -124,9 +124,10 @@ class Watchers:
         backoff = Backoff()
         peer = watch.peer
         while True:
+            level = logging.WARNING
             try:
                 await self._follow(watch, backoff)
-                complaint = "it ended its feed"
+                complaint, level = "it left", logging.DEBUG
             except FeedSilentError as error:
                 complaint = str(error)
             except grpc.aio.AioRpcError as error:
@@ -138,7 +139,6 @@ class Watchers:
                 _log.exception("watching %s failed", peer.id)
                 complaint = str(error)
             if complaint != watch.complaint:
-                level = logging.INFO if self._state.topology.get_node(peer.id) else logging.WARNING
                 _log.log(level, "no feed from %s at %s: %s", peer.id, peer.address, complaint)
             watch.complaint = complaint
             watch.news.clear()
