@@ -103,15 +103,15 @@ def read(path: Path) -> bytes | None:
 
 
 def make_private(path: Path) -> None:
-    """Takes a file or directory from everybody but its owner.
+    """Takes a key file or directory from everybody but its owner.
 
     Raises:
         DirectoryError: It belongs to somebody else.
     """
     with _reporting(path):
-        mode = stat.S_IMODE(path.stat().st_mode)
+        mode = path.stat().st_mode
         if mode & 0o077:
-            path.chmod(mode & 0o700)
+            path.chmod(mode & (0o700 if stat.S_ISDIR(mode) else PRIVATE))
 
 
 def _make_directory(directory: Path) -> None:

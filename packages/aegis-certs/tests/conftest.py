@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from aegis_certs import CertificateAuthority, KeyType
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
+HOUR = dt.timedelta(hours=1)
+BOTH_USAGES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A certificate of any shape, made by hand."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+    @property
+    def pem(self) -> bytes:
+        return self.certificate.public_bytes(Encoding.PEM)
+
+    @property
+    def key_pem(self) -> bytes:
+        return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    @property
+    def traditional_key_pem(self) -> bytes:
+        return self.key.private_bytes(
+            Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()
+        )
+
+
+def make(
+    *names: str,
+    issuer: Made | None = None,
+    ca: bool = False,
+    path_length: int | None = None,
+    sans: Sequence[x509.GeneralName] = (),
+    usages: Sequence[x509.ObjectIdentifier] = (),
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
+    start: dt.datetime = NOW - HOUR,
+    end: dt.datetime = NOW + HOUR,
+    extensions: bool = True,
+) -> Made:
+    """A certificate with these common names; `extensions=False` leaves out what old tools do."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    signer = issuer.key if issuer else key
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in names])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.certificate.subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(end)
+        .add_extension(x509.BasicConstraints(ca, path_length), critical=True)
+    )
+    if extensions:
+        usage = x509.KeyUsage(True, False, False, False, False, ca, ca, False, False)
+        ski = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        aki = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+        builder = builder.add_extension(usage, critical=True)
+        builder = builder.add_extension(ski, critical=False).add_extension(aki, critical=False)
+    if sans:
+        builder = builder.add_extension(x509.SubjectAlternativeName(sans), critical=False)
+    if usages:
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+    return Made(builder.sign(signer, hashes.SHA256()), key)
+
+
+def make_go_node(node_id: str, issuer: Made, **changes: object) -> Made:
+    """A leaf as an existing Go node of this design makes it."""
+    loopback = [x509.IPAddress(ipaddress.ip_address(ip)) for ip in ("127.0.0.1", "::1")]
+    shape: dict[str, object] = {
+        "issuer": issuer,
+        "sans": [x509.DNSName(node_id), x509.DNSName("localhost"), *loopback],
+        "usages": BOTH_USAGES,
+    }
+    return make(node_id, **(shape | changes))  # type: ignore[arg-type]  # tests may change any
+
+
+@pytest.fixture
+def make_certificate() -> Callable[..., Made]:
+    return make
+
+
+@pytest.fixture
+def go_node() -> Callable[..., Made]:
+    return make_go_node
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "certs"
+
+
+@pytest.fixture
+def ca(directory: Path) -> CertificateAuthority:
+    return CertificateAuthority.create(directory, key_type=KeyType.P256, name="Test CA")

@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import pytest
+from aegis_certs import CertificateAuthority, KeyType, list_certificates
+from aegis_certs.cli import CommandGroup, certs, certs_exit_codes
+from click.testing import CliRunner, Result
+
+COMMAND = Path(sysconfig.get_path("scripts")) / "aegis-certs"
+EC = ("--key-type", "p256")
+
+
+@pytest.fixture
+def run(directory: Path) -> Callable[..., Result]:
+    def run(*arguments: str, **environment: str) -> Result:
+        settings = {"AEGIS_CERT_DIR": str(directory), "COLUMNS": "80"} | environment
+        return CliRunner(env=settings).invoke(certs, arguments, prog_name="aegis-certs")
+
+    return run
+
+
+def test_init_issue_and_list_are_all_it_takes(run: Callable[..., Result], directory: Path) -> None:
+    made = run("init", *EC, "--name", "Acme CA", "--trust-domain", "acme.example", "--days", "30")
+    assert made.exit_code == 0
+    assert "Acme CA" in made.stdout
+    assert "aegis-certs issue NODE-ID" in made.stdout
+    issued = run("issue", "orders-1", *EC, "--host", "10.0.0.7", "--host", "api.acme.example")
+    assert issued.exit_code == 0
+    assert "spiffe://acme.example/node/orders-1" in issued.stdout
+    assert "10.0.0.7, api.acme.example" in issued.stdout
+    listed = run("list")
+    assert listed.exit_code == 0
+    assert re.search(r"orders-1 .* p256 .* valid", listed.stdout)
+    assert CertificateAuthority.load(directory).name == "Acme CA"
+    assert made.stderr + issued.stderr + listed.stderr == ""
+
+
+def test_json_has_the_same_facts(run: Callable[..., Result], directory: Path) -> None:
+    made = json.loads(run("init", *EC, "--json").stdout)
+    assert made["trust_domain"] == "aegis.internal"
+    assert made["certificate"] == str(directory / "ca-cert.pem")
+    issued = json.loads(run("issue", "orders-1", *EC, "--client-only", "--json").stdout)
+    assert issued["id"] == "orders-1"
+    listed = json.loads(run("list", "--json").stdout)["certificates"]
+    assert [entry["id"] for entry in listed] == ["ca", "orders-1"]
+    leaf = listed[1]
+    assert leaf["serial"] == issued["serial"]
+    assert leaf["not_after"] == issued["not_after"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", leaf["not_before"])
+    assert leaf["sans"] == ["orders-1", "spiffe://aegis.internal/node/orders-1"]
+    assert (leaf["key"], leaf["days_left"], leaf["state"]) == ("p256", 89, "valid")
+
+
+def test_every_option_has_an_environment_variable(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    def options(command: click.Command) -> list[click.Option]:
+        own = [param for param in command.params if isinstance(param, click.Option)]
+        inner = command.commands.values() if isinstance(command, click.Group) else ()
+        return own + [option for sub in inner for option in options(sub)]
+
+    without = [o.name for o in options(certs) if not o.envvar and o.name != "version"]
+    assert without == []
+    elsewhere = str(tmp_path / "elsewhere")
+    ca = {"AEGIS_CA_KEY_TYPE": "p384", "AEGIS_CA_NAME": "Env CA", "AEGIS_JSON": "1"}
+    assert json.loads(run("init", AEGIS_CERT_DIR=elsewhere, **ca).stdout)["name"] == "Env CA"
+    leaf = {"AEGIS_CERT_KEY_TYPE": "p256", "AEGIS_CERT_HOSTS": "a.example 10.0.0.1"}
+    issued = run("issue", "n", AEGIS_CERT_DIR=elsewhere, AEGIS_JSON="1", **leaf)
+    assert json.loads(issued.stdout)["hosts"] == ["a.example", "10.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["list", "--dir", "nowhere"], 7, "nowhere"),
+        (["issue", "n", "--dir", "nowhere"], 7, "aegis-certs init"),
+        (["issue", "../x"], 2, "cannot be a node id"),
+        (["issue", "n", "--host", "*.x"], 2, "wildcard"),
+        (["issue", "n", "--days", "0"], 2, "days"),
+        (["issue", "n", "--client-only", "--server-only"], 2, "excludes"),
+        (["issue", "n", "--key-type", "ed25519"], 2, "not one of"),
+        (["issue"], 2, "Missing argument"),
+        (["nonsense"], 2, "No such command"),
+        (["init"], 1, "already a CA"),
+        (["init", "--dir", "/dev/null/x"], 1, "/dev/null/x"),
+    ],
+)
+def test_an_error_is_one_sentence_on_stderr_with_a_stable_code(
+    run: Callable[..., Result],
+    ca: CertificateAuthority,
+    arguments: list[str],
+    code: int,
+    says: str,
+) -> None:
+    result = run(*arguments)
+    assert result.exit_code == code
+    assert result.stdout == ""
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith("Error: ")
+    assert says in error
+    assert "Traceback" not in result.stderr
+
+
+def test_a_ca_that_has_expired_ends_with_code_4(
+    run: Callable[..., Result], directory: Path
+) -> None:
+    past = dt.datetime.now(dt.UTC) - dt.timedelta(days=400)
+    CertificateAuthority.create(directory, key_type=KeyType.P256, at=past)
+    assert run("issue", "n").exit_code == 4
+
+
+def test_debug_shows_the_traceback_as_well(run: Callable[..., Result]) -> None:
+    for result in (run("--debug", "issue", "n"), run("issue", "n", AEGIS_DEBUG="1")):
+        assert result.exit_code == 7
+        assert "Traceback" in result.stderr
+        assert result.stderr.splitlines()[-1].startswith("Error: there is no CA")
+
+
+def test_another_command_mounts_the_group_and_shares_its_edge(directory: Path) -> None:
+    class OtherError(Exception):
+        pass
+
+    @click.group(cls=CommandGroup, exit_codes=lambda: {**certs_exit_codes(), OtherError: 9})
+    def aegis() -> None:
+        """A bigger tool."""
+
+    @aegis.command()
+    @click.argument("what")
+    def fail(what: str) -> None:
+        if what == "interrupt":
+            raise KeyboardInterrupt
+        raise OtherError("two\nlines") if what == "known" else RuntimeError("a mistake of ours")
+
+    aegis.add_command(certs)
+    runner = CliRunner(env={"AEGIS_CERT_DIR": str(directory)})
+
+    def call(*arguments: str) -> Result:
+        return runner.invoke(aegis, arguments, prog_name="aegis")
+
+    assert "aegis certs issue NODE-ID" in call("certs", "init", *EC).stdout
+    assert call("certs", "issue", "../x").exit_code == 2
+    assert "Traceback" in call("--debug", "certs", "issue", "../x").stderr
+    assert "Traceback" not in call("certs", "issue", "../x").stderr
+    assert (call("fail", "known").exit_code, call("fail", "known").stderr) == (
+        9,
+        "Error: two lines\n",
+    )
+    unknown = call("fail", "unknown")
+    assert unknown.exit_code == 1
+    assert "RuntimeError: a mistake of ours" in unknown.stderr
+    assert "AEGIS_DEBUG=1" in unknown.stderr
+    assert call("fail", "interrupt").exit_code == 130
+
+
+@pytest.fixture
+def varied(directory: Path) -> Path:
+    ca = CertificateAuthority.create(directory, key_type=KeyType.P256)
+    ca.issue("orders-1", hosts=["orders.acme.example", "10.0.0.7"], key_type=KeyType.P256)
+    ca.issue("a-rather-long-node-id.region-1.acme.example", key_type=KeyType.P256)
+    other = CertificateAuthority.create(directory / "other", key_type=KeyType.P256)
+    stranger = other.issue_in_memory("stranger")
+    (directory / "stranger-cert.pem").write_bytes(stranger.certificate_chain)
+    (directory / "broken-cert.pem").write_text("junk")
+    return directory
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_the_table_fits_the_width_and_loses_nothing(
+    run: Callable[..., Result], varied: Path, columns: str
+) -> None:
+    table = run("list", COLUMNS=columns).stdout.split("stranger: ")[0].split("broken: ")[0]
+    assert max(map(len, table.splitlines())) <= int(columns)
+    for word in ("orders-1", "10.0.0.7", "valid", "untrusted", "unreadable", "p256"):
+        assert word in table
+    squeezed = re.sub(r"\s+", "", table)
+    assert "…" not in re.sub(r"[0-9a-f]{8}…", "", squeezed)
+
+
+def test_a_pipe_gets_whole_lines_without_colours(varied: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"}
+    listed = subprocess.run(
+        [COMMAND, "list", "--dir", varied], capture_output=True, text=True, env=environment
+    )
+    assert listed.returncode == 0
+    assert "spiffe://aegis.internal/node/a-rather-long-node-id.region-1.acme.example" in (
+        listed.stdout
+    )
+    assert "\x1b" not in listed.stdout
+
+
+def test_what_is_wrong_is_said_below_the_table(varied: Path, run: Callable[..., Result]) -> None:
+    output = run("list").stdout
+    assert re.search(r"stranger: the certificate of stranger is not trusted", output)
+    assert re.search(r"broken: .*broken-cert\.pem cannot be used", output)
+    states = {entry.id: str(entry.state) for entry in list_certificates(varied)}
+    assert states["broken"] == "unreadable"
+    assert states["stranger"] == "untrusted"
+
+
+def test_an_empty_directory_has_nothing_to_list(run: Callable[..., Result], tmp_path: Path) -> None:
+    assert "no certificate" in run("list", "--dir", str(tmp_path)).stdout
+
+
+def test_a_closed_pipe_is_no_drama(varied: Path) -> None:
+    line = f"{COMMAND} list --dir {varied} | true"
+    closed = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert "Traceback" not in closed.stderr
+
+
+class Terminal:
+    """A command on a terminal of its own, read until something is seen."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        self.output = ""
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            settings = {**os.environ, "COLUMNS": "80", "TERM": "xterm", **environment}
+            command = ["aegis-certs", *arguments]
+            os.execve(COMMAND, command, settings)  # noqa: S606 - in the child of a pty
+
+    def read_until(self, seen: Callable[[str], bool], seconds: float = 30) -> str:
+        deadline = time.monotonic() + seconds
+        while not seen(self.output) and time.monotonic() < deadline:
+            if select.select([self.fd], [], [], 0.1)[0]:
+                try:
+                    self.output += os.read(self.fd, 65536).decode()
+                except OSError:  # the command has ended
+                    break
+        return self.output
+
+    def end(self) -> tuple[str, int]:
+        self.read_until(lambda _: False)
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self.fd)
+        return self.output, os.waitstatus_to_exitcode(status)
+
+
+def test_a_terminal_shows_progress_and_then_the_result(directory: Path) -> None:
+    terminal = Terminal("init", "--dir", str(directory), *EC)
+    output, code = terminal.end()
+    assert code == 0
+    assert "Making a p256 key" in output
+    assert "Made a CA" in output
+    assert "\x1b[?25h" in output  # the cursor is back
+
+
+def test_ctrl_c_ends_at_once_with_130_and_leaves_no_broken_file(directory: Path) -> None:
+    terminal = Terminal("init", "--dir", str(directory))
+    terminal.read_until(lambda output: "Making a rsa-4096 key" in output)
+    os.kill(terminal.pid, signal.SIGINT)
+    output, code = terminal.end()
+    assert (code, "Traceback" in output) in [(130, False), (0, False)]  # 0: the key was faster
+    if code:
+        assert not (directory / "ca-cert.pem").exists()
+        assert CertificateAuthority.create(directory, key_type=KeyType.P256)
+
+
+def test_colours_are_for_terminals_that_want_them(varied: Path) -> None:
+    colour = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
+    plain, _ = Terminal("list", "--dir", str(varied), NO_COLOR="1").end()
+    coloured, _ = Terminal("list", "--dir", str(varied), NO_COLOR="").end()
+    assert not colour.search(plain)
+    assert colour.search(coloured)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["init", "--help"], ["--version"]])
+def test_help_loads_nothing_slow(arguments: list[str]) -> None:
+    code = (
+        "import sys; from aegis_certs.cli import certs\n"
+        f"certs({arguments}, standalone_mode=False)\n"
+        "print([m for m in ('cryptography', 'rich', 'filelock', 'grpc') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_shows_examples_and_exit_codes(run: Callable[..., Result]) -> None:
+    assert "7 not found" in " ".join(run("--help").stdout.split())
+    for command in ("init", "issue", "list"):
+        text = run(command, "--help").stdout
+        assert f"  aegis-certs {command}" in text
+        assert "AEGIS_CERT_DIR" in text
+
+
+def test_the_version_is_that_of_the_wheel(run: Callable[..., Result]) -> None:
+    assert run("--version").stdout == f"aegis-certs {version('aegis-certs')}\n"

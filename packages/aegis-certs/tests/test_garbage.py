@@ -1,0 +1,137 @@
+"""Whatever bytes come in, only a CertsError comes out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from aegis_certs import (
+    CertificateAuthority,
+    CertsError,
+    KeyType,
+    TLSConfig,
+    TLSOptions,
+    TrustBundle,
+    identity_of,
+    list_certificates,
+    load_or_generate_tls,
+    load_tls,
+)
+from aegis_certs._pem import parse_certificates, parse_private_key
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+LABELS = ["CERTIFICATE", "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "X509 CRL"]
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> TLSConfig:
+    directory = tmp_path_factory.mktemp("garbage") / "certs"
+    ca = CertificateAuthority.create(directory, key_type=KeyType.P256)
+    return ca.issue_in_memory("node-1", hosts=["api.example", "10.0.0.1"])
+
+
+def blocks() -> st.SearchStrategy[bytes]:
+    import base64
+
+    def wrap(label: str, body: bytes) -> bytes:
+        text = base64.encodebytes(body).decode()
+        return f"-----BEGIN {label}-----\n{text}-----END {label}-----\n".encode()
+
+    return st.builds(wrap, st.sampled_from(LABELS), st.binary(max_size=200))
+
+
+@st.composite
+def damaged(draw: st.DrawFn, data: bytes) -> bytes:
+    """The data, cut off somewhere or with some bytes changed; sometimes in DER, not in PEM."""
+    import base64
+
+    lines = data.split(b"\n")
+    der = bytearray(base64.b64decode(b"".join(lines[1:-2])))
+    for _ in range(draw(st.integers(1, 4))):
+        der[draw(st.integers(0, len(der) - 1))] = draw(st.integers(0, 255))
+    changed = b"\n".join([lines[0], base64.encodebytes(bytes(der)).strip(), *lines[-2:]])
+    cut = data[: draw(st.integers(0, len(data) - 1))]
+    return draw(st.sampled_from([changed, cut]))
+
+
+def read_everything(data: bytes) -> None:
+    for certificate in parse_certificates(data):
+        identity_of(certificate)
+    TrustBundle.from_pem(data)
+
+
+@given(data=st.binary(max_size=300) | blocks())
+def test_garbage_is_no_certificate_and_no_key(data: bytes) -> None:
+    for read in (read_everything, parse_private_key):
+        with contextlib.suppress(CertsError):
+            read(data)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(draw=st.data())
+def test_a_damaged_certificate_is_a_certs_error_or_not_trusted(
+    material: TLSConfig, draw: st.DataObject
+) -> None:
+    data = draw.draw(damaged(material.certificate_chain))
+    with contextlib.suppress(CertsError):
+        chain = parse_certificates(data)
+        if chain != material.chain:
+            with pytest.raises(CertsError):
+                material.bundle.verify(chain, "server")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(draw=st.data())
+def test_a_damaged_ca_is_a_certs_error_or_verifies_nothing_new(
+    material: TLSConfig, draw: st.DataObject
+) -> None:
+    with contextlib.suppress(CertsError):
+        bundle = TrustBundle.from_pem(draw.draw(damaged(material.trust_bundle)))
+        bundle.verify(material.chain, "server")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(draw=st.data())
+def test_a_damaged_key_is_a_certs_error(material: TLSConfig, draw: st.DataObject) -> None:
+    with contextlib.suppress(CertsError):
+        parse_private_key(draw.draw(damaged(material.private_key)))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(data=st.binary(max_size=100) | blocks(), which=st.integers(0, 5))
+def test_a_directory_of_garbage_gives_certs_errors_only(
+    tmp_path: Path, material: TLSConfig, data: bytes, which: int
+) -> None:
+    names = [
+        "ca-cert.pem",
+        "ca-key.pem",
+        "node-1-cert.pem",
+        "node-1-key.pem",
+        "node-1.next.pem",
+        "ca.next.pem",
+    ]
+    for name in names:
+        (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / "ca-cert.pem").write_bytes(material.trust_bundle)
+    (tmp_path / "node-1-cert.pem").write_bytes(material.certificate_chain)
+    (tmp_path / "node-1-key.pem").write_bytes(material.private_key)
+    (tmp_path / names[which]).write_bytes(data)
+    actions: list[Callable[[], object]] = [
+        lambda: load_or_generate_tls("node-1", tmp_path, key_type=KeyType.P256),
+        lambda: load_or_generate_tls("node-2", tmp_path, key_type=KeyType.P256),
+        lambda: CertificateAuthority.load(tmp_path).issue("node-1"),
+        lambda: list_certificates(tmp_path),
+        lambda: load_tls(
+            TLSOptions(
+                cert_file=tmp_path / "node-1-cert.pem",
+                key_file=tmp_path / "node-1-key.pem",
+                ca_file=tmp_path / names[which],
+            )
+        ),
+    ]
+    for act in actions:
+        with contextlib.suppress(CertsError):
+            act()

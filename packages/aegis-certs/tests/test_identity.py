@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aegis_certs import CertificateAuthority, Identity, IdentityError, identity_of
+from cryptography import x509
+
+DNS = x509.DNSName
+URI = x509.UniformResourceIdentifier
+Make = Callable[..., Any]
+
+
+def test_our_own_leaf_names_its_node_three_times(ca: CertificateAuthority) -> None:
+    tls = ca.issue("node-1")
+    assert identity_of(tls.certificate) == Identity("node-1", "aegis.internal")
+    assert tls.identity.spiffe_id == "spiffe://aegis.internal/node/node-1"
+
+
+@pytest.mark.parametrize(
+    ("names", "sans", "identity"),
+    [
+        (["n"], [], Identity("n")),
+        (["n"], [DNS("n"), DNS("localhost")], Identity("n")),
+        (["n"], [DNS("N")], Identity("n")),
+        (["n"], [URI("spiffe://acme/node/n")], Identity("n", "acme")),
+        ([], [URI("spiffe://acme/node/n")], Identity("n", "acme")),
+        ([], [DNS("n")], Identity("n")),
+        (["n"], [DNS("n"), URI("https://acme.example/n")], Identity("n")),
+    ],
+)
+def test_names_that_agree_make_an_identity(
+    make_certificate: Make, names: list[str], sans: list[x509.GeneralName], identity: Identity
+) -> None:
+    assert identity_of(make_certificate(*names, sans=sans).certificate) == identity
+
+
+@pytest.mark.parametrize(
+    ("names", "sans"),
+    [
+        ([], []),
+        ([], [DNS("a"), DNS("b")]),
+        (["n"], [DNS("other")]),
+        (["n"], [DNS("localhost")]),
+        (["n"], [URI("spiffe://acme/node/other")]),
+        (["n"], [DNS("n"), URI("spiffe://acme/node/other")]),
+        (["n"], [URI("spiffe://acme/node/n"), URI("spiffe://acme/node/other")]),
+        (["n"], [URI("spiffe://acme/node/n"), URI("https://acme.example")]),
+        (["n"], [URI("spiffe://acme/ns/x/sa/n")]),
+        (["n"], [URI("spiffe://acme/node/n/")]),
+        (["n"], [URI("spiffe://acme/n")]),
+        (["n"], [URI("spiffe://ACME/node/n")]),
+        (["n"], [URI("SPIFFE://acme/node/n")]),
+        (["n"], [URI("spiffe://acme")]),
+        (["n", "m"], []),
+        (["n", "n"], []),
+        (["Acme Web Server"], []),
+        (["localhost"], [DNS("localhost")]),
+        (["10.0.0.1"], []),
+        (["../n"], []),
+    ],
+)
+def test_names_that_disagree_or_are_no_node_are_refused(
+    make_certificate: Make, names: list[str], sans: list[x509.GeneralName]
+) -> None:
+    with pytest.raises(IdentityError):
+        identity_of(make_certificate(*names, sans=sans).certificate)
