@@ -37,7 +37,7 @@ class Provider:
         self.calls: list[str] = []
         self.metadata: list[dict[str, Any]] = []
         self.hanging = threading.Semaphore(0)
-        self.cancelled = threading.Semaphore(0)
+        self.ended_hanging = threading.Semaphore(0)
         self._ended = threading.Event()
         self._server = grpc.server(
             ThreadPoolExecutor(32),
@@ -75,12 +75,10 @@ class Provider:
         self.hanging.release()
         while not over.wait(0.01) and not self._ended.is_set():
             pass
-        if over.is_set():
-            self.cancelled.release()
 
     def fail(self, status: str, context: grpc.ServicerContext) -> None:
-        name, _, extra = status.partition("+")
-        if extra:
+        name, plus, _ = status.partition("+")
+        if plus:
             context.send_initial_metadata((("seen", "yes"),))
         context.set_trailing_metadata((("why", "asked"), ("raw-bin", b"\x00\xff")))
         context.abort(grpc.StatusCode[name], "as you wish")
@@ -102,6 +100,7 @@ class _Handlers(grpc.GenericRpcHandler):
             return b"meta"
 
         def hang(request: bytes, context: Any) -> bytes:
+            context.add_callback(provider.ended_hanging.release)
             provider.hang(context)
             return request
 
@@ -111,6 +110,8 @@ class _Handlers(grpc.GenericRpcHandler):
 
         def count(request: bytes, context: Any) -> Iterator[bytes]:
             text = request.decode()
+            if text.endswith("?"):
+                context.add_callback(provider.ended_hanging.release)
             if text.startswith("meta"):
                 context.send_initial_metadata((("first", "1"),))
                 context.set_trailing_metadata((("last", "2"),))
