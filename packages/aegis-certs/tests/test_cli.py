@@ -287,8 +287,7 @@ def test_colours_are_for_terminals_that_want_them(varied: Path) -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["init", "--help"], ["--version"]])
 def test_help_loads_nothing_slow(arguments: list[str]) -> None:
     code = (
-        "import sys; from aegis_certs._store import Store
-from aegis_certs.cli import certs\n"
+        "import sys; from aegis_certs.cli import certs\n"
         f"certs({arguments}, standalone_mode=False)\n"
         "print([m for m in ('cryptography', 'rich', 'filelock', 'grpc') if m in sys.modules])"
     )
