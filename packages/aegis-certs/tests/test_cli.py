@@ -24,6 +24,7 @@ from aegis_certs.cli import CommandGroup, certs, certs_exit_codes
 from click.testing import CliRunner, Result
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "aegis-certs"
+DAY = dt.timedelta(days=1)
 EC = ("--key-type", "p256")
 # Before click 8.2 the two streams had to be kept apart on purpose.
 APART = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
@@ -214,6 +215,16 @@ def test_what_is_wrong_is_said_below_the_table(varied: Path, run: Callable[..., 
     states = {entry.id: str(entry.state) for entry in list_certificates(varied)}
     assert states["broken"] == "unreadable"
     assert states["stranger"] == "untrusted"
+
+
+def test_every_state_by_dates_is_listed_as_such(directory: Path) -> None:
+    now = dt.datetime.now(dt.UTC)
+    ca = CertificateAuthority.create(directory, key_type=KeyType.P256, at=now - 9 * DAY)
+    for node_id, days, age in [("a", 90, 1), ("b", 9, 8), ("c", 2, 8), ("d", 9, -1)]:
+        ca.issue(node_id, key_type=KeyType.P256, days=days, at=now - age * DAY)
+    states = {entry.id: str(entry.state) for entry in list_certificates(directory)}
+    expected = {"ca": "valid", "a": "valid", "b": "expiring", "c": "expired"}
+    assert states == {**expected, "d": "not yet valid"}
 
 
 def test_an_empty_directory_has_nothing_to_list(run: Callable[..., Result], tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def _describe(
     certificate = chain[0]
     state = state_by_dates(certificate, at)
     problem = "" if name == CA_NAME else _distrust(name, chain, bundle, at)
-    if problem and state is not CertificateState.EXPIRED:
+    if problem and state in (CertificateState.VALID, CertificateState.EXPIRING):
         state = CertificateState.UNTRUSTED
     names = alternative_names(certificate)
     return CertificateInfo(
