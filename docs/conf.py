@@ -33,3 +33,24 @@ html_title = "Aegis for Python"
 html_copy_source = False
 html_static_path = ["_static"]
 html_css_files = ["aegis.css"]
+
+
+# Users get these from others and never make one, so how they are made says nothing.
+MADE_BY_OTHERS = {"CertificateAuthority", "Mesh", "MeshServer", "PeerManager", "HealthMonitor"}
+
+
+def setup(app):
+    """Adapts what autodoc writes."""
+    app.connect("autodoc-process-docstring", _leave_modules_to_pages)
+    app.connect("autodoc-process-signature", _hide_constructors)
+
+
+def _leave_modules_to_pages(_app, what, _name, _object, _options, lines):
+    if what == "module":
+        lines.clear()
+
+
+def _hide_constructors(_app, what, name, _object, _options, _signature, result):
+    if what == "class" and name.rpartition(".")[2] in MADE_BY_OTHERS:
+        return "", result
+    return None

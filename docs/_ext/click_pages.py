@@ -1,6 +1,6 @@
 """Writes the reference of a click command into a page, so that it cannot drift from the command.
 
-A line `<!-- click: module:attribute -->` in a Markdown page becomes one section for each command.
+A line `<!-- click: module:attribute program -->` becomes a section for each command of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from collections.abc import Iterator
 import click
 from sphinx.application import Sphinx
 
-_MARKER = re.compile(r"^<!-- click: (?P<module>[\w.]+):(?P<name>\w+) -->$", re.MULTILINE)
+_MARKER = re.compile(
+    r"^<!-- click: (?P<module>[\w.]+):(?P<name>\w+) (?P<program>[\w-]+) -->$", re.MULTILINE
+)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -28,8 +30,7 @@ def _expand(_app: Sphinx, _page: str, source: list[str]) -> None:
 
 def _replacement(match: re.Match[str]) -> str:
     command = getattr(importlib.import_module(match["module"]), match["name"])
-    name = command.name or match["name"]
-    return "\n".join(_sections(command, click.Context(command, info_name=name)))
+    return "\n".join(_sections(command, click.Context(command, info_name=match["program"])))
 
 
 def _sections(command: click.Command, context: click.Context) -> Iterator[str]:
@@ -40,9 +41,9 @@ def _sections(command: click.Command, context: click.Context) -> Iterator[str]:
     yield f"\n```text\n{path} {' '.join(command.collect_usage_pieces(context))}\n```\n"
     options = [p for p in command.get_params(context) if isinstance(p, click.Option)]
     for option in options:
-        if not option.hidden and option.name != "help":
+        if not option.hidden and not {"--help", "--version"}.intersection(option.opts):
             yield from _option(option, context)
-    yield _prose(command.epilog)
+    yield _prose(command.epilog) + "\n"
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             child = command.get_command(context, name)

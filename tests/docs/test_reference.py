@@ -1,0 +1,34 @@
+"""The reference is arranged by hand; nothing public may be missing in it."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
+MODULES = ["aegis_certs", "aegis_discovery", "aegis_discovery.aio", "aegis_core", "aegis_core.aio"]
+
+
+def documented(page):
+    """Returns the full names of what the page's autodoc directives name."""
+    names, module = set(), ""
+    for kind, name in re.findall(r"^\.\. (currentmodule|auto\w+):: (\S+)$", page, re.MULTILINE):
+        if kind == "currentmodule":
+            module = name
+        else:
+            names.add(f"{module}.{name}")
+    return names
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_public_name_is_in_the_reference(name):
+    package = name.partition(".")[0]
+    page = (REFERENCE / f"{package.replace('_', '-')}.md").read_text()
+    module, found = importlib.import_module(name), documented(page)
+    for member in module.__all__:
+        described = {f"{home}.{member}" for home in (name, package, f"{package}.errors")} & found
+        home = inspect.getmodule(getattr(module, member))
+        handed_on = home is not None and home.__name__.partition(".")[0] != package
+        assert described or (handed_on and f"`{member}`" in page), member
