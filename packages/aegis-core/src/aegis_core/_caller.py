@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 from aegis_certs import CertsError, identity_of
 from cryptography import x509
@@ -31,7 +31,7 @@ class Caller:
 class CallContext(Protocol):
     """What sync and async handlers' contexts have in common."""
 
-    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+    def auth_context(self) -> Mapping[str, Any]:  # types-grpcio has bytes for sync, a list for aio
         """Returns what the transport proved."""
 
     def peer(self) -> str:
