@@ -1,1 +1,1 @@
-"""The demo: three node processes and a client that become one mesh."""
+"""The demo: three nodes and a client, each a process of its own, that become one mesh."""

@@ -1,0 +1,32 @@
+"""The root of all commands, and the exit codes of their errors."""
+
+from __future__ import annotations
+
+import click
+from aegis_certs.cli import CommandGroup, certs
+
+from aegis_cli._demo import demo
+from aegis_cli._exit_codes import exit_codes
+from aegis_cli._mesh import mesh
+from aegis_cli._node import node
+from aegis_cli._options import examples
+
+
+@click.group(
+    cls=CommandGroup,
+    exit_codes=exit_codes,
+    epilog=examples(
+        "aegis demo",
+        "aegis certs init",
+        "aegis node run --id orders-1 --address 127.0.0.1:50051 --service orders/v1",
+        "aegis mesh status --node 127.0.0.1:50051",
+        notes="Exit codes: 0 ok, 1 error, 2 usage, 130 interrupted; `aegis certs` has more.",
+    ),
+)
+@click.version_option(package_name="aegis-cli", prog_name="aegis")
+def aegis() -> None:
+    """An embedded service mesh: run nodes, look at a mesh, manage its certificates."""
+
+
+for command in (certs, demo, mesh, node):
+    aegis.add_command(command)

@@ -1,0 +1,141 @@
+"""`aegis node`: running nodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from aegis_certs.cli import CommandGroup
+
+from aegis_cli._exit_codes import exit_codes
+from aegis_cli._options import cert_dir, examples, json_flag, mesh_name, option
+
+if TYPE_CHECKING:
+    from aegis_certs import TLSOptions
+
+_OWN_FILES = "in place of --cert-dir; all three are needed."
+
+
+@click.group(
+    cls=CommandGroup,
+    exit_codes=exit_codes,
+    epilog=examples("aegis node run --id seed --address 127.0.0.1:50051"),
+)
+def node() -> None:
+    """Run a node."""
+
+
+@node.command(
+    epilog=examples(
+        "aegis node run --id seed --address 127.0.0.1:50051",
+        "aegis node run --id orders-1 --service orders/v1 --join 127.0.0.1:50051",
+        "aegis node run --id edge --address 0.0.0.0:50051 --advertise edge.example:50051",
+        notes="Exit codes: 0 stopped by SIGTERM or Ctrl-C, 1 error, 2 usage.",
+    )
+)
+@option("--id", "AEGIS_NODE_ID", "The node id.", required=True, metavar="ID")
+@option(
+    "--address",
+    "AEGIS_ADDRESS",
+    "Where to listen; port 0 takes a free one.",
+    default="127.0.0.1:0",
+    metavar="HOST:PORT",
+)
+@option(
+    "--advertise",
+    "AEGIS_ADVERTISE",
+    "Where others reach it, if not there.",
+    metavar="HOST:PORT",
+)
+@option(
+    "--service",
+    "AEGIS_SERVICES",
+    "A service to declare; may be given more than once. Nothing serves it here.",
+    multiple=True,
+    metavar="NAME/VERSION",
+)
+@option(
+    "--join",
+    "AEGIS_JOIN",
+    "A node to join through; may be given more than once.",
+    multiple=True,
+    metavar="[ID@]HOST:PORT",
+)
+@option("--name", "AEGIS_NODE_NAME", "A name for people; the id by default.", metavar="NAME")
+@option("--type", "AEGIS_NODE_TYPE", "What kind of node it is.", default="generic", metavar="TYPE")
+@mesh_name
+@cert_dir("Certificates; what is missing is made where the CA's key is at hand, or nothing is.")
+@option("--cert-file", "AEGIS_CERT_FILE", f"The node's certificate, {_OWN_FILES}", metavar="FILE")
+@option("--key-file", "AEGIS_KEY_FILE", f"Its key, {_OWN_FILES}", metavar="FILE")
+@option("--ca-file", "AEGIS_CA_FILE", f"The CAs to trust, {_OWN_FILES}", metavar="FILE")
+@json_flag
+def run(
+    id: str,  # noqa: A002 - named after its option
+    address: str,
+    advertise: str | None,
+    service: tuple[str, ...],
+    join: tuple[str, ...],
+    name: str | None,
+    type: str,  # noqa: A002 - named after its option
+    mesh: str,
+    cert_dir: str,
+    cert_file: str | None,
+    key_file: str | None,
+    ca_file: str | None,
+    json: bool,
+) -> None:
+    """Run a node until SIGTERM or Ctrl-C; then it leaves the mesh. A second one ends it at once.
+
+    One line on standard output says where it serves; what happens in the mesh goes to standard
+    error. Such a node is of use as a seed peer, and for trying things.
+    """
+    services = [_parse_service(text) for text in service]
+    own_files = _own_files(cert_file, key_file, ca_file)
+
+    from aegis_core.aio import Node
+    from aegis_discovery import ServiceInfo
+
+    from aegis_cli import _run
+    from aegis_cli._node_runner import run_node
+
+    _run.run(
+        run_node(
+            Node(
+                id,
+                address=address,
+                advertise=advertise,
+                name=name,
+                type=type,
+                services=[ServiceInfo(*parts) for parts in services],
+                cert_dir=cert_dir,
+                tls_options=own_files,
+                seed_peers=join,
+                mesh=mesh,
+            ),
+            json=json,
+        )
+    )
+
+
+def _parse_service(text: str) -> tuple[str, str]:
+    name, slash, version = text.partition("/")
+    if not (name and slash and version) or "/" in version:
+        raise click.BadParameter(
+            f"{text!r} is not NAME/VERSION, such as orders/v1", param_hint="--service"
+        )
+    return name, version
+
+
+def _own_files(
+    cert_file: str | None, key_file: str | None, ca_file: str | None
+) -> TLSOptions | None:
+    files = {"--cert-file": cert_file, "--key-file": key_file, "--ca-file": ca_file}
+    missing = [name for name, file in files.items() if file is None]
+    if len(missing) == len(files):
+        return None
+    if missing:
+        raise click.UsageError(f"{' and '.join(missing)} must be given too")
+
+    from aegis_certs import TLSOptions
+
+    return TLSOptions(cert_file=cert_file, key_file=key_file, ca_file=ca_file)

@@ -1,0 +1,89 @@
+"""Runs one node as a process: says where it serves and what happens, and ends by signal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import click
+from aegis_core.aio import Node
+from aegis_discovery import EventKind, NodeInfo, TopologyEvent
+
+from aegis_cli._output import show_json
+
+_log = logging.getLogger("aegis.cli")
+
+
+async def run_node(node: Node, *, json: bool) -> None:
+    """Runs a node until SIGTERM or SIGINT.
+
+    Raises:
+        aegis_discovery.NodeIdInUseError: If it had to give way to another process.
+    """
+    _log_to_stderr()
+    # Cancelled by the first signal, wherever it is; leaving the block is what takes time then.
+    with suppress(asyncio.CancelledError), _cancelled_by_signals():
+        async with node:
+            node.topology.subscribe(_tell)
+            for other in node.topology.nodes.values():
+                if other.id != node.id:
+                    _log.info("%s is here%s", other.id, _whereabouts(other))
+            _announce(node, json=json)
+            await node.wait_for_termination()
+
+
+def _announce(node: Node, *, json: bool) -> None:
+    own = node.topology.nodes[node.id]
+    if json:
+        services = [str(service) for service in own.services]
+        facts = {"id": own.id, "address": node.address, "advertise": own.address}
+        show_json({"event": "serving", **facts, "services": services}, indent=None)
+        return
+    known_as = f", known as {own.address}" if own.address != node.address else ""
+    click.echo(f"{own.id} serves at {node.address}{known_as}")
+
+
+def _tell(event: TopologyEvent) -> None:
+    what = {
+        EventKind.UPDATED: f"is {event.node.status}, {event.node.health}",
+        EventKind.SUSPECTED: "is suspected",
+        EventKind.EXPIRED: "expired: it has not renewed its record for too long",
+    }.get(event.kind, str(event.kind))
+    where = _whereabouts(event.node) if event.kind is EventKind.JOINED else ""
+    _log.info("%s %s%s", event.node.id, what, where)
+
+
+def _whereabouts(node: NodeInfo) -> str:
+    services = f", provides {', '.join(map(str, node.services))}" if node.services else ""
+    return f" at {node.address}{services}"
+
+
+@contextmanager
+def _cancelled_by_signals() -> Iterator[None]:
+    """Lets the first signal cancel this task, and the second end the process at once."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    signalled = False
+
+    def stop(number: signal.Signals) -> None:
+        nonlocal signalled
+        if signalled:
+            os._exit(128 + number)
+        signalled = True
+        _log.info("stopping after %s; one more ends it at once", number.name)
+        if task is not None:
+            task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    yield
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    # What the node's parts do in detail is for debugging; what goes wrong is for everybody.
+    for name in ("aegis.cli", "aegis_certs"):
+        logging.getLogger(name).setLevel(logging.INFO)

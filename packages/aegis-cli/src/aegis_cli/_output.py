@@ -1,0 +1,193 @@
+"""Everything that the commands show: for people with rich, for machines as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from rich.cells import cell_len
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from aegis_cli._status import MeshFacts, NodeFacts
+
+UNBOUND = 10_000
+"""Columns of what is no terminal: a pipe or file has no width to fit into."""
+
+_COLUMNS = (
+    "id",
+    "name",
+    "type",
+    "address",
+    "services",
+    "status",
+    "health",
+    "round trip",
+    "cert days",
+)
+_LAYOUTS = ((", ", ()), ("\n", ()), ("\n", ("name",)), ("\n", ("name", "type")))
+"""From wide to narrow: what parts the services of a node, and which columns are left out."""
+
+_FOLDING = ("id", "name", "type", "address", "services")
+_RIGHT = ("round trip", "cert days")
+_GAP = 2
+_NOTHING = "-"
+_STYLES = {
+    "alive": "green",
+    "healthy": "green",
+    "suspected": "yellow",
+    "unknown": "yellow",
+    "failed": "red",
+    "unhealthy": "red",
+    "no answer": "red",
+}
+
+Row = Mapping[str, Text]
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console as wide as the terminal, or without bounds where there is none."""
+    stream = sys.stderr if stderr else sys.stdout
+    # Whoever sets COLUMNS wants that width, in a pipe too.
+    bound = stream.isatty() or "COLUMNS" in os.environ
+    return Console(stderr=stderr, highlight=False, width=None if bound else UNBOUND)
+
+
+def show_json(data: object, *, indent: int | None = 2) -> None:
+    """Prints data for machines; moments as `2027-02-21T22:36:36Z`."""
+    print(json.dumps(data, indent=indent, default=_scalar), flush=True)  # noqa: T201 - the output
+
+
+def mesh_json(facts: MeshFacts) -> dict[str, object]:
+    """All facts of a mesh, for machines."""
+    return {
+        "taken_at": facts.taken_at,
+        "version": facts.version,
+        "digest": facts.digest,
+        "updated_at": facts.updated_at,
+        "nodes": [_node_json(node, facts.taken_at) for node in facts.nodes],
+    }
+
+
+def mesh_table(facts: MeshFacts, width: int) -> Group:
+    """The nodes of a mesh as a table for this width; below it what is wrong, and a summary."""
+    table, left_out = _table(facts, width)
+    problems = [
+        Text(f"{node.info.id}: {' '.join(problem.split())}", "red")
+        for node in facts.nodes
+        if (problem := node.problem or (node.answer.error if node.answer else ""))
+    ]
+    summary = [
+        Text.assemble((f"{name:<9}", "dim"), value)
+        for name, value in (
+            ("version", str(facts.version)),
+            ("digest", facts.digest),
+            ("nodes", _count(facts.nodes)),
+            ("as of", f"{facts.taken_at:%Y-%m-%d %H:%M:%S} UTC"),
+        )
+    ]
+    if left_out:
+        summary.append(Text(f"A wider terminal has also: {', '.join(left_out)}.", "dim"))
+    return Group(table, *problems, Text(), *summary)
+
+
+def _table(facts: MeshFacts, width: int) -> tuple[Table, Sequence[str]]:
+    """The widest layout that fits, or the narrowest, folded; and the columns it leaves out."""
+    for separator, left_out in _LAYOUTS:
+        names = [name for name in _COLUMNS if name not in left_out]
+        rows = [_row(node, separator, facts.taken_at) for node in facts.nodes]
+        if _natural_width(names, rows) <= width:
+            break
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for name in names:
+        table.add_column(
+            name.upper(),
+            justify="right" if name in _RIGHT else "left",
+            overflow="fold",
+            no_wrap=name not in _FOLDING,
+        )
+    for row in rows:
+        table.add_row(*(row[name] for name in names))
+    return table, left_out
+
+
+def _natural_width(names: Sequence[str], rows: Sequence[Row]) -> int:
+    def widest(name: str) -> int:
+        lines = (line for row in rows for line in row[name].plain.splitlines())
+        return max(map(cell_len, (name, *lines)))
+
+    return sum(widest(name) + _GAP for name in names) - _GAP
+
+
+def _row(node: NodeFacts, separator: str, now: datetime) -> Row:
+    info, answer = node.info, node.answer
+    health = answer.health if answer else "no answer"
+    return {
+        "id": Text(info.id),
+        "name": Text(info.name),
+        "type": Text(info.type),
+        "address": Text(info.address),
+        "services": Text(separator.join(map(str, info.services)) or _NOTHING),
+        "status": Text(info.status, _STYLES.get(info.status, "")),
+        "health": Text(health, _STYLES.get(health, "")),
+        "round trip": Text(f"{answer.round_trip * 1000:.1f} ms" if answer else _NOTHING),
+        "cert days": _days_cell(node.certificate, now),
+    }
+
+
+def _days_cell(certificate: tuple[datetime, datetime] | None, now: datetime) -> Text:
+    if certificate is None:
+        return Text(_NOTHING)
+    begin, end = certificate
+    if end <= now:
+        return Text("expired", "red")
+    # Renewal is due when a third of the life is left.
+    return Text(str((end - now).days), "yellow" if (end - now) * 3 < end - begin else "green")
+
+
+def _count(nodes: Sequence[NodeFacts]) -> str:
+    by_status = Counter(str(node.info.status) for node in nodes)
+    parts = ", ".join(f"{number} {status}" for status, number in sorted(by_status.items()))
+    return f"{len(nodes)} ({parts})" if nodes else "0"
+
+
+def _node_json(node: NodeFacts, now: datetime) -> dict[str, object]:
+    info, answer = node.info, node.answer
+    return {
+        "id": info.id,
+        "name": info.name,
+        "type": info.type,
+        "address": info.address,
+        "services": [
+            {"name": service.name, "version": service.version} for service in info.services
+        ],
+        "status": info.status,
+        "health": answer
+        and {
+            "status": answer.health,
+            "message": answer.message,
+            "error": answer.error,
+        },
+        "round_trip_ms": answer and round(answer.round_trip * 1000, 3),
+        "problem": node.problem or None,
+        "certificate": node.certificate
+        and {
+            "not_before": node.certificate[0],
+            "not_after": node.certificate[1],
+            "days_left": (node.certificate[1] - now) // timedelta(days=1),
+        },
+        "vouched_by": info.vouched_by,
+        "joined_at": info.joined_at,
+        "updated_at": info.updated_at,
+    }
+
+
+def _scalar(value: object) -> str:
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return str(value)

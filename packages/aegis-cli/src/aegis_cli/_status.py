@@ -1,0 +1,150 @@
+"""Collects the facts of `aegis mesh status`: what the mesh tells, and what each node answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import grpc.aio
+from aegis_certs import TLSConfig
+from aegis_discovery import NodeInfo
+from aegis_discovery.aio import Mesh
+from aegis_discovery.aio.transport import ChannelCache
+from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc
+from aegis_discovery.transport import explain_failure
+
+TIMEOUT = 3.0
+"""Seconds that a node has for one answer; all are asked at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a node answered.
+
+    Attributes:
+        health: `healthy`, `unhealthy` or `unknown`.
+        message: For people.
+        error: Why it is not healthy; empty otherwise.
+        round_trip: Seconds of one ping on an open connection.
+    """
+
+    health: str
+    message: str
+    error: str
+    round_trip: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """One node: what the mesh says of it, and what it says itself.
+
+    Attributes:
+        info: From the topology.
+        answer: From the node; None where none came.
+        problem: Why none came.
+        certificate: Begin and end of the certificate that signed its record; None where another
+            node vouches for it.
+    """
+
+    info: NodeInfo
+    answer: Answer | None = None
+    problem: str = ""
+    certificate: tuple[datetime, datetime] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MeshFacts:
+    """A mesh at one moment."""
+
+    taken_at: datetime
+    version: int
+    digest: str
+    updated_at: datetime
+    nodes: tuple[NodeFacts, ...]
+
+
+class Collector:
+    """Looks at a mesh as often as it is asked to, and keeps the connections in between.
+
+    Args:
+        mesh: To look at.
+        tls: The identity that it was connected with.
+    """
+
+    def __init__(self, mesh: Mesh, tls: TLSConfig) -> None:
+        self._mesh = mesh
+        self._tls = tls
+        self._channels = ChannelCache(tls)
+        self._held: list[grpc.aio.Channel] = []
+
+    async def close(self) -> None:
+        """Closes the connections to the nodes; the mesh's own stay."""
+        await self._channels.close()
+
+    async def collect(self) -> MeshFacts:
+        """Asks all nodes of the topology; takes two timeouts at the most."""
+        snapshot = self._mesh.topology.snapshot()
+        nodes = tuple(snapshot.nodes.values())
+        channels = [self._channels.get(node.id, node.address) for node in nodes]
+        # The cache keeps only what is held: those of nodes that are gone close by this.
+        self._held = channels
+        probes = [_Probe(channel, self._tls) for channel in channels]
+        await asyncio.gather(*(probe.ask_health() for probe in probes))
+        # Not before all have connected: handshakes beside it would count as distance.
+        await asyncio.gather(*(probe.ping() for probe in probes))
+        return MeshFacts(
+            datetime.now(UTC),
+            snapshot.version,
+            snapshot.digest.hex(),
+            snapshot.updated_at,
+            tuple(
+                NodeFacts(node, probe.answer, probe.problem, self._certificate(node))
+                for node, probe in zip(nodes, probes, strict=True)
+            ),
+        )
+
+    def _certificate(self, node: NodeInfo) -> tuple[datetime, datetime] | None:
+        certificate = self._mesh.get_certificate(node.id)
+        if certificate is None or node.vouched_by is not None:
+            return None
+        return certificate.not_valid_before_utc, certificate.not_valid_after_utc
+
+
+class _Probe:
+    """The questions to one node."""
+
+    def __init__(self, channel: grpc.aio.Channel, tls: TLSConfig) -> None:
+        self._stub = aegis_pb2_grpc.MeshServiceStub(channel)
+        self._tls = tls
+        self._health: aegis_pb2.HealthResponse | None = None
+        self.answer: Answer | None = None
+        self.problem = ""
+
+    async def ask_health(self) -> None:
+        request = aegis_pb2.HealthRequest(sender_id=self._tls.node_id)
+        try:
+            self._health = await self._stub.GetHealth(request, timeout=TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            self._note(error)
+
+    async def ping(self) -> None:
+        health = self._health
+        if health is None:
+            return
+        request = aegis_pb2.PingRequest(sender_id=self._tls.node_id, timestamp=int(time.time()))
+        began = time.perf_counter()
+        try:
+            await self._stub.Ping(request, timeout=TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            self._note(error)
+        else:
+            round_trip = time.perf_counter() - began
+            self.answer = Answer(health.status, health.message, health.error, round_trip)
+
+    def _note(self, error: grpc.aio.AioRpcError) -> None:
+        late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        self.problem = (
+            f"no answer within {TIMEOUT:g} s" if late else explain_failure(error, self._tls)
+        )

@@ -1,0 +1,61 @@
+"""Shows the status of a mesh, once or again and again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+from aegis_certs import TLSConfig
+from aegis_discovery.aio import connect
+from rich.live import Live
+
+from aegis_cli._output import console, mesh_json, mesh_table, show_json
+from aegis_cli._status import Collector, MeshFacts
+
+INTERVAL = 1.0
+"""Seconds between two looks."""
+
+
+@asynccontextmanager
+async def collector(node: str, tls: TLSConfig, mesh: str) -> AsyncIterator[Collector]:
+    """Connects to a mesh through one of its nodes."""
+    async with await connect(node, tls=tls, mesh=mesh) as connected:
+        collecting = Collector(connected, tls)
+        try:
+            yield collecting
+        finally:
+            await collecting.close()
+
+
+async def show_once(node: str, tls: TLSConfig, *, mesh: str, json: bool) -> None:
+    """Prints the status as it is now."""
+    async with collector(node, tls, mesh) as collecting:
+        facts = await collecting.collect()
+    if json:
+        show_json(mesh_json(facts))
+    else:
+        out = console()
+        out.print(mesh_table(facts, out.width))
+
+
+async def show_until_interrupted(node: str, tls: TLSConfig, *, mesh: str, json: bool) -> None:
+    """Shows the status again and again, in place on a terminal, until it is cancelled."""
+    with suppress(asyncio.CancelledError), _shower(json) as show:
+        async with collector(node, tls, mesh) as collecting:
+            while True:
+                show(await collecting.collect())
+                await asyncio.sleep(INTERVAL)
+
+
+@contextmanager
+def _shower(json: bool) -> Iterator[Callable[[MeshFacts], None]]:
+    """Gives what shows the facts in the way that suits the output."""
+    out = console()
+    if json:
+        yield lambda facts: show_json(mesh_json(facts), indent=None)
+    elif out.is_terminal:
+        with Live(console=out, auto_refresh=False) as live:
+            yield lambda facts: live.update(mesh_table(facts, out.width), refresh=True)
+    else:
+        yield lambda facts: out.print(mesh_table(facts, out.width), end="\n\n")

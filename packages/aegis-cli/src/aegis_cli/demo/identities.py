@@ -1,0 +1,25 @@
+"""Makes the demo's CA and identities, in a process of its own: keys take long to make."""
+
+from __future__ import annotations
+
+import sys
+
+from aegis_cli.demo import _child
+from aegis_cli.demo._lifeline import Lifeline
+
+
+def main(lifeline: Lifeline) -> None:
+    """Runs it: the arguments are a directory, the key types of CA and leaves, and the node ids."""
+    directory, ca_key_type, key_type, *names = sys.argv[1:]
+
+    from aegis_certs import CertificateAuthority, KeyType
+
+    authority = CertificateAuthority.create(directory, key_type=KeyType(ca_key_type))
+    lifeline.report("made", what="the CA")
+    for name in names:
+        authority.issue(name, address="127.0.0.1", key_type=KeyType(key_type))
+        lifeline.report("made", what=name)
+
+
+if __name__ == "__main__":
+    _child.run(main)

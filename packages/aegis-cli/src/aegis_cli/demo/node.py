@@ -1,0 +1,42 @@
+"""A node of the demo: it may provide the greeter, it may join another, and it calls on order."""
+
+from __future__ import annotations
+
+import argparse
+
+from aegis_cli.demo import _child
+from aegis_cli.demo._lifeline import Lifeline
+
+
+def main(lifeline: Lifeline) -> None:
+    """Runs it until the parent says stop."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("id")
+    parser.add_argument("cert_dir")
+    parser.add_argument("--join", action="append", default=[])
+    parser.add_argument("--greet", action="store_true")
+    arguments = parser.parse_args()
+
+    from aegis_core import Node
+
+    from aegis_cli.demo._worker import Worker
+    from aegis_cli.demo.greeter_pb2_grpc import add_GreeterServicer_to_server
+    from aegis_cli.demo.provider import SERVICE, Greeter
+
+    greeter = Greeter(arguments.id)
+    with Node(
+        arguments.id,
+        address="127.0.0.1:0",
+        tls=_child.load_identity(arguments.cert_dir, arguments.id),
+        seed_peers=arguments.join,
+        services=[SERVICE] if arguments.greet else [],
+        registrars=[lambda server: add_GreeterServicer_to_server(greeter, server)]
+        if arguments.greet
+        else [],
+    ) as node:
+        lifeline.report("ready", address=node.address)
+        Worker(lifeline, node.id, node.topology, node.pool).run()
+
+
+if __name__ == "__main__":
+    _child.run(main)

@@ -1,0 +1,41 @@
+"""What can go wrong in the command itself.
+
+CliError
+├── NoIdentityError   nothing to show who asks; says both ways to get it
+├── CallFailedError   a call to a node failed
+└── DemoError         the demo did not show what it is to show
+"""
+
+from __future__ import annotations
+
+import grpc
+
+__all__ = ["CallFailedError", "CliError", "DemoError", "NoIdentityError"]
+
+
+class CliError(Exception):
+    """Root of all errors that aegis_cli raises itself."""
+
+
+class NoIdentityError(CliError):
+    """A command that asks a mesh has no identity to do so."""
+
+    def __init__(self, cert_dir: str, problem: str) -> None:
+        self.cert_dir = cert_dir
+        super().__init__(
+            f"{problem}; name an identity of {cert_dir} with --identity NAME, or with --cert-dir "
+            f"DIR a directory whose CA key can make one for this command"
+        )
+
+
+class CallFailedError(CliError):
+    """A call to a node failed."""
+
+    def __init__(self, error: grpc.RpcError) -> None:
+        code = error.code().name if hasattr(error, "code") else "an unknown code"
+        details = error.details() if hasattr(error, "details") else str(error)
+        super().__init__(f"a call failed with {code}: {details or 'no details were given'}")
+
+
+class DemoError(CliError):
+    """The demo did not get where it should have."""
