@@ -17,7 +17,7 @@ from aegis_discovery._codec import (
     verdict_from_wire,
     verdict_to_wire,
 )
-from aegis_discovery._record import Record
+from aegis_discovery._record import Record, Verdict
 from aegis_discovery._topology import Changes, Topology
 from aegis_discovery._verifier import RecordVerifier
 from aegis_discovery.errors import InvalidRecordError
@@ -59,7 +59,12 @@ class FeedWriter:
         self._chains_sent: set[bytes] = set()
         self._complete_sent = False
         self._version_sent = -1
-        self._position = self._start(cursor, digest)
+        position = self._position_of(cursor)
+        # One that comes from elsewhere believes what another server said of who is alive, so it
+        # is told everybody's status even where it holds all records.
+        self._is_new = position is None
+        self._position = position or 0
+        self._held = self._held_by(digest) if position is None else position
 
     def messages(self) -> Iterator[mesh_pb2.WatchResponse]:
         """Yields what is to be sent now; nothing, where the watcher is up to date."""
@@ -77,27 +82,35 @@ class FeedWriter:
         topology = self._topology
         return mesh_pb2.WatchResponse(version=topology.version, digest=topology.digest)
 
-    def _start(self, cursor: bytes, digest: bytes) -> int:
+    def _position_of(self, cursor: bytes) -> int | None:
+        """Reads a cursor of this topology's own log; any other one is unknown."""
         if len(cursor) == _CURSOR.size:
             log_id, position = _CURSOR.unpack(cursor)
             if log_id == self._topology.log_id:
                 return int(position)
-        changes = self._topology.changes_since(0)
-        return changes.position if digest == self._topology.full_digest else 0
+        return None
+
+    def _held_by(self, digest: bytes) -> int:
+        """Tells up to which position a watcher with this digest holds all records."""
+        position = self._topology.changes_since(0).position
+        return position if digest == self._topology.full_digest else 0
 
     def _chunks(self, changes: Changes) -> Iterator[mesh_pb2.WatchResponse]:
         message = mesh_pb2.WatchResponse()
         size = 0
         # A watcher that starts from nothing is told everything, its own record included: that is
         # how a restarted node finds out how far its stamps had come.
-        reader = self._watcher if self._position else None
-        for record in changes.records(reader=reader):
-            size += self._add(message, record)
+        reader = None if self._is_new else self._watcher
+        news: list[Record | Verdict] = [
+            *changes.records(reader=reader, held=self._held),
+            *changes.verdicts(unchanged=self._is_new),
+        ]
+        for piece in news:
+            size += self._add(message, piece)
             if size >= CHUNK:
                 yield message
                 message = mesh_pb2.WatchResponse()
                 size = 0
-        message.verdicts.extend(verdict_to_wire(verdict) for verdict in changes.verdicts())
         message.cursor = _CURSOR.pack(self._topology.log_id, changes.position)
         message.version = changes.version
         message.digest = changes.digest
@@ -105,16 +118,24 @@ class FeedWriter:
         self._position = changes.position
         self._version_sent = changes.version
         self._complete_sent = True
+        self._is_new = False
         yield message
 
-    def _add(self, message: mesh_pb2.WatchResponse, record: Record) -> int:
+    def _add(self, message: mesh_pb2.WatchResponse, piece: Record | Verdict) -> int:
+        """Puts one piece of news into a message; returns by how many bytes at most it grew."""
+        if isinstance(piece, Verdict):
+            message.verdicts.append(verdict_to_wire(piece))
+            return len(piece.id) + 24
+        return self._add_record(message, piece)
+
+    def _add_record(self, message: mesh_pb2.WatchResponse, record: Record) -> int:
         size = len(record.body) + len(record.signature) + 64
         if record.signer not in self._chains_sent:
-            chain = self._chain_of(record.signer)
-            if chain is not None:
+            certificates = self._chain_of(record.signer)
+            if certificates is not None:
                 self._chains_sent.add(record.signer)
-                message.chains.append(mesh_pb2.Chain(certificates=chain))
-                size += sum(map(len, chain))
+                message.chains.append(mesh_pb2.Chain(certificates=certificates))
+                size += sum(map(len, certificates))
         message.records.append(signed_to_wire(record))
         return size
 

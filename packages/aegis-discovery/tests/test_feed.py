@@ -1,0 +1,392 @@
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+import pytest
+from aegis_certs import CertificateAuthority, TLSConfig
+from aegis_discovery import NodeInfo, NodeStatus, ServiceInfo, Topology
+from aegis_discovery._author import LeafSigning
+from aegis_discovery._codec import signed_to_wire
+from aegis_discovery.feed import FeedReader, FeedWriter, Received
+from aegis_discovery.proto import mesh_pb2
+from aegis_discovery.records import RecordAuthor, RecordVerifier
+from cryptography.hazmat.primitives.serialization import Encoding
+
+MESH = "test"
+MIB = 1 << 20
+ALIVE, SUSPECTED, FAILED = NodeStatus.ALIVE, NodeStatus.SUSPECTED, NodeStatus.FAILED
+
+
+class Side:
+    """One process with all that a feed needs, at either end."""
+
+    def __init__(
+        self, tls: TLSConfig, *, trust_domain: str | None = None, is_node: bool = True
+    ) -> None:
+        self.tls = tls
+        self.id = tls.node_id
+        self.topology = Topology(owner=self.id, author=RecordAuthor.of(tls, mesh=MESH))
+        self.verifier = RecordVerifier(
+            tls.bundle, mesh=MESH, trust_domain=trust_domain or tls.trust_domain
+        )
+        self.chain = tuple(certificate.public_bytes(Encoding.DER) for certificate in tls.chain)
+        if is_node:
+            self.verifier.learn(self.chain)
+        self.reader = FeedReader(self.topology, self.verifier, trusts_verdicts=not is_node)
+        self.received: list[mesh_pb2.WatchResponse] = []
+
+    def declare(self, *services: str) -> None:
+        info = NodeInfo(self.id, services=tuple(ServiceInfo(name, "v1") for name in services))
+        self.topology.add_node(info)
+
+    def record(self, node_id: str | None = None) -> mesh_pb2.SignedRecord:
+        record = self.topology.get_record(node_id or self.id)
+        assert record is not None
+        return signed_to_wire(record)
+
+    def serve(self, request: mesh_pb2.WatchRequest, watcher: str) -> FeedWriter:
+        def chain_of(fingerprint: bytes) -> tuple[bytes, ...] | None:
+            leaf = self.verifier.leaf(fingerprint)
+            return leaf.chain if leaf else None
+
+        return FeedWriter(
+            self.topology, chain_of, watcher=watcher, cursor=request.cursor, digest=request.digest
+        )
+
+    def open(self, server: Side) -> FeedWriter:
+        """Opens a feed from the server, as the wire would."""
+        sent = self.reader.request(MESH).SerializeToString()
+        return server.serve(mesh_pb2.WatchRequest.FromString(sent), self.id)
+
+    def pull(self, feed: FeedWriter) -> list[Received]:
+        """Takes in what the feed has to tell now."""
+        self.received = [
+            mesh_pb2.WatchResponse.FromString(message.SerializeToString())
+            for message in feed.messages()
+        ]
+        return [self.reader.receive(message, source="server") for message in self.received]
+
+    @property
+    def told(self) -> list[str]:
+        """Ids of the nodes of the last pull."""
+        bodies = [record.body for message in self.received for record in message.records]
+        return [mesh_pb2.RecordBody.FromString(body).id for body in bodies]
+
+    @property
+    def chains(self) -> int:
+        return sum(len(message.chains) for message in self.received)
+
+
+MakeSide = Callable[..., Side]
+
+
+@pytest.fixture
+def side(ca: CertificateAuthority) -> MakeSide:
+    def make(node_id: str, *services: str, is_node: bool = True) -> Side:
+        made = Side(ca.issue_in_memory(node_id), is_node=is_node)
+        if is_node:
+            made.declare(*services)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def server(side: MakeSide) -> Side:
+    return side("server")
+
+
+def vouch_for(side: Side, node_ids: Iterable[str]) -> None:
+    for node_id in node_ids:
+        services = tuple(ServiceInfo(f"service-{i}", "v1") for i in range(10))
+        side.topology.vouch(NodeInfo(node_id, address="10.0.0.1:1", services=services))
+
+
+def test_a_snapshot_of_3000_nodes_comes_in_messages_below_one_mebibyte(
+    server: Side, side: MakeSide
+) -> None:
+    vouch_for(server, (f"node-{i}" for i in range(3000)))
+    watcher = side("watcher", is_node=False)
+    feed = watcher.open(server)
+    outcomes = watcher.pull(feed)
+    assert len(watcher.received) > 3
+    assert max(message.ByteSize() for message in watcher.received) < MIB
+    assert watcher.topology.digest == server.topology.digest
+    assert watcher.topology.version == server.topology.version
+    # Nothing is complete, and no cursor is passed, before the last message.
+    assert [received.complete for received in outcomes] == [False] * (len(outcomes) - 1) + [True]
+    assert [bool(message.cursor) for message in watcher.received].count(True) == 1
+    assert watcher.chains == 1
+    assert watcher.pull(feed) == []
+
+
+def test_changes_follow_the_snapshot_and_nothing_comes_twice(server: Side, side: MakeSide) -> None:
+    watcher = side("watcher", is_node=False)
+    feed = watcher.open(server)
+    watcher.pull(feed)
+    assert watcher.told == ["server"]
+    server.declare("new")
+    server.declare("newer")
+    assert [received.complete for received in watcher.pull(feed)] == [False]
+    assert watcher.told == ["server"], "two changes of one node are one record"
+    assert watcher.chains == 0, "a chain travels once a stream"
+    assert watcher.topology.get_service_providers("newer", "v1")
+    server.topology.remove_node("server")
+    watcher.pull(feed)
+    assert watcher.topology.nodes == {}
+
+
+def test_a_feed_that_is_taken_up_again_tells_only_what_was_missed(
+    server: Side, side: MakeSide
+) -> None:
+    vouch_for(server, ("go-1", "go-2"))
+    watcher = side("watcher", is_node=False)
+    watcher.pull(watcher.open(server))
+    vouch_for(server, ("go-3",))
+    server.topology.unvouch("go-1")
+    watcher.pull(watcher.open(server))
+    assert watcher.told == ["go-3", "go-1"]
+    assert list(watcher.topology.nodes) == ["go-2", "go-3", "server"]
+
+
+def test_a_broken_snapshot_is_begun_anew(server: Side, side: MakeSide) -> None:
+    vouch_for(server, (f"node-{i}" for i in range(3000)))
+    watcher = side("watcher", is_node=False)
+    first = next(iter(watcher.open(server).messages()))
+    watcher.reader.receive(first, source="server")
+    watcher.pull(watcher.open(server))
+    assert len(watcher.told) == 3001
+    assert watcher.topology.digest == server.topology.digest
+
+
+def test_an_unknown_cursor_means_a_snapshot(server: Side, side: MakeSide) -> None:
+    other = side("other")
+    watcher = side("watcher", is_node=False)
+    watcher.pull(watcher.open(other))
+    watcher.pull(watcher.open(server))
+    assert watcher.told == ["server"]
+    assert list(watcher.topology.nodes) == ["other", "server"]
+
+
+@pytest.mark.parametrize("cursor", [b"", b"short", b"x" * 16, b"x" * 17])
+def test_a_cursor_of_nobody_is_an_unknown_one(server: Side, cursor: bytes) -> None:
+    request = mesh_pb2.WatchRequest(mesh=MESH, cursor=cursor)
+    told = list(server.serve(request, "watcher").messages())
+    assert [len(message.records) for message in told] == [1]
+
+
+def test_equal_digests_need_no_snapshot_and_tombstones_count(server: Side, side: MakeSide) -> None:
+    other = side("other")
+    vouch_for(other, ("gone", "go"))
+    other.topology.unvouch("gone")
+    server.pull(server.open(other))
+    other.pull(other.open(server))
+    watcher = side("watcher", is_node=False)
+    watcher.pull(watcher.open(server))
+    watcher.pull(watcher.open(other))
+    assert watcher.told == []
+    assert [message.complete for message in watcher.received] == [True]
+    other.topology.vouch(NodeInfo("gone"))
+    other.topology.unvouch("gone")
+    again = side("again", is_node=False)
+    again.pull(again.open(server))
+    again.pull(again.open(other))
+    assert "gone" in again.told, "the same live nodes, but another tombstone"
+
+
+def test_nobody_is_told_its_own_news(server: Side, side: MakeSide) -> None:
+    watcher = side("watcher")
+    to_server, to_watcher = server.open(watcher), watcher.open(server)
+    server.reader.receive(next(iter(to_server.messages())), source="watcher")
+    watcher.pull(to_watcher)
+    vouch_for(watcher, ["go"])
+    for message in to_server.messages():
+        server.reader.receive(message, source="watcher")
+    assert "go" in server.topology.nodes
+    watcher.pull(to_watcher)
+    assert watcher.told == []
+
+
+def test_a_heartbeat_tells_version_and_digest_and_moves_no_cursor(
+    server: Side, side: MakeSide
+) -> None:
+    watcher = side("watcher", is_node=False)
+    watcher.pull(watcher.open(server))
+    before = watcher.reader.request(MESH).cursor
+    beat = watcher.open(server).heartbeat()
+    assert (beat.version, beat.digest) == (server.topology.version, server.topology.digest)
+    assert not watcher.reader.receive(beat, source="server").complete
+    assert watcher.reader.request(MESH).cursor == before
+
+
+def test_a_raised_version_is_told_though_no_record_changed(server: Side, side: MakeSide) -> None:
+    watcher = side("watcher", is_node=False)
+    feed = watcher.open(server)
+    watcher.pull(feed)
+    server.topology.outrun(1000)
+    watcher.pull(feed)
+    assert watcher.topology.version == 1001
+
+
+def test_a_client_takes_over_verdicts_and_a_node_judges_for_itself(
+    server: Side, side: MakeSide
+) -> None:
+    client, node = side("client", is_node=False), side("node")
+    vouch_for(server, ["x"])
+    feeds = client.open(server), node.open(server)
+    for status in (SUSPECTED, FAILED, ALIVE):
+        set_status(server, "x", status)
+        client.pull(feeds[0])
+        node.pull(feeds[1])
+        assert client.topology.nodes["x"].status is status
+        assert node.topology.nodes["x"].status is ALIVE
+
+
+def set_status(side: Side, node_id: str, status: NodeStatus) -> None:
+    record = side.topology.get_record(node_id)
+    assert record is not None
+    side.topology.set_status(node_id, record.stamp, status)
+
+
+@pytest.mark.parametrize("server_knows", [ALIVE, SUSPECTED, FAILED])
+@pytest.mark.parametrize("client_knew", [ALIVE, SUSPECTED, FAILED])
+def test_a_client_that_moves_to_another_node_takes_over_who_is_alive_there(
+    server: Side, side: MakeSide, client_knew: NodeStatus, server_knows: NodeStatus
+) -> None:
+    before, client = side("before"), side("client", is_node=False)
+    vouch_for(before, ["x"])
+    server.pull(server.open(before))
+    before.pull(before.open(server))
+    set_status(before, "x", client_knew)
+    set_status(server, "x", server_knows)
+    client.pull(client.open(before))
+    assert client.topology.nodes["x"].status is client_knew
+    client.pull(client.open(server))
+    assert client.topology.nodes["x"].status is server_knows
+
+
+def test_a_verdict_on_an_older_record_is_void(server: Side, side: MakeSide) -> None:
+    client = side("client", is_node=False)
+    client.pull(client.open(server))
+    verdict = mesh_pb2.Verdict(id="server", stamp=1, status=mesh_pb2.STATUS_FAILED)
+    client.reader.receive(mesh_pb2.WatchResponse(verdicts=[verdict]), source="x")
+    assert client.topology.nodes["server"].status is ALIVE
+
+
+def test_a_restarted_node_is_told_of_its_earlier_life(server: Side, side: MakeSide) -> None:
+    earlier = side("a")
+    server.pull(server.open(earlier))
+    now = Side(earlier.tls)
+    feed = now.open(server)
+    now.pull(feed)
+    assert "a" in now.told
+    now.declare()
+    earlier.declare("new")
+    earlier.declare("newer")  # the second stamp is above the first, even in the same millisecond
+    server.pull(server.open(earlier))
+    (received,) = now.pull(feed)
+    assert received.foreign is not None
+    assert received.foreign.body == earlier.record().body
+    assert now.topology.get_service_providers("newer", "v1") == ()
+
+
+Sign = Callable[..., mesh_pb2.SignedRecord]
+
+
+def signer_of(side: Side) -> Sign:
+    """Signs the side's own record with any changes, as only a liar would."""
+    honest = side.record()
+    signing = LeafSigning(side.tls)
+
+    def sign(**changes: object) -> mesh_pb2.SignedRecord:
+        body = mesh_pb2.RecordBody.FromString(honest.body)
+        for name, value in changes.items():
+            setattr(body, name, value)
+        data = body.SerializeToString()
+        return mesh_pb2.SignedRecord(body=data, signature=signing.sign(data), signer=signing.signer)
+
+    return sign
+
+
+def forged(sign: Sign) -> mesh_pb2.SignedRecord:
+    record = sign()
+    record.signature = sign(name="other").signature
+    return record
+
+
+def altered(sign: Sign) -> mesh_pb2.SignedRecord:
+    record = sign(address="10.0.0.1:1")
+    record.body = record.body.replace(b"10.0.0.1", b"10.6.6.6")
+    return record
+
+
+SIX_MINUTES = 360_000
+
+LIES: dict[str, Callable[[Sign], mesh_pb2.SignedRecord]] = {
+    "its signature is not by liar": forged,
+    "its signature is not by liar ": altered,
+    "belongs to mesh 'other'": lambda sign: sign(mesh="other"),
+    "names trust domain 'other.example'": lambda sign: sign(trust_domain="other.example"),
+    "was signed by liar": lambda sign: sign(id="server"),
+    "cannot vouch for itself": lambda sign: sign(voucher="liar"),
+    "s ahead of this clock": lambda sign: sign(stamp=time.time_ns() // 1_000_000 + SIX_MINUTES),
+    "the limit is 4096": lambda sign: sign(name="x" * 5000),
+    "its bytes cannot be read": lambda _: mesh_pb2.SignedRecord(body=b"\xff\xff"),
+    "did not come along": lambda sign: mesh_pb2.SignedRecord(body=sign().body, signer=b"nobody"),
+}
+
+
+@pytest.mark.parametrize("reason", LIES)
+def test_a_lie_is_logged_with_its_teller_and_the_rest_of_the_message_counts(
+    server: Side, side: MakeSide, caplog: pytest.LogCaptureFixture, reason: str
+) -> None:
+    liar, reader = side("liar"), side("reader")
+    message = mesh_pb2.WatchResponse(
+        chains=[mesh_pb2.Chain(certificates=s.chain) for s in (liar, server)],
+        records=[LIES[reason](signer_of(liar)), server.record()],
+    )
+    with caplog.at_level(logging.WARNING, "aegis.feed"):
+        reader.reader.receive(message, source="teller")
+    assert list(reader.topology.nodes) == ["reader", "server"]
+    (logged,) = [record.message for record in caplog.records]
+    assert logged.startswith("from teller: record of ")
+    assert reason.strip() in logged
+
+
+def test_records_of_certificates_that_prove_no_node_are_left_out(
+    server: Side,
+    side: MakeSide,
+    ca: CertificateAuthority,
+    other_ca: CertificateAuthority,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stranger = Side(other_ca.issue_in_memory("stranger"))
+    client = Side(ca.issue_in_memory("client", client_only=True), is_node=False)
+    for liar in (stranger, client):
+        liar.declare()
+    message = mesh_pb2.WatchResponse(
+        chains=[mesh_pb2.Chain(certificates=s.chain) for s in (stranger, client, server)],
+        records=[s.record() for s in (stranger, client, server)],
+    )
+    reader = side("reader")
+    with caplog.at_level(logging.WARNING, "aegis.feed"):
+        reader.reader.receive(message, source="teller")
+    assert list(reader.topology.nodes) == ["reader", "server"]
+    logged = [record.message for record in caplog.records]
+    assert len(logged) == 4, "one for each chain and one for each record"
+    assert "not trusted" in logged[0]
+    assert "not made for a server" in logged[1]
+
+
+def test_the_same_replayed_message_changes_nothing(server: Side, side: MakeSide) -> None:
+    reader = side("reader")
+    reader.pull(reader.open(server))
+    (replayed,) = reader.received
+    server.topology.remove_node("server")
+    reader.pull(reader.open(server))
+    version = reader.topology.version
+    reader.reader.receive(replayed, source="server")
+    assert list(reader.topology.nodes) == ["reader"]
+    assert reader.topology.version == version
