@@ -4,7 +4,8 @@ import string
 
 import pytest
 from aegis_certs import CertsError, InvalidNodeIdError, InvalidRequestError, validate_node_id
-from aegis_certs._naming import ip_of_address, parse_host, validate_trust_domain
+from aegis_certs._hosts import ip_of_address, parse_host
+from aegis_certs._naming import validate_trust_domain
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -9,10 +9,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from ._hosts import type_of_ip
 from ._identity import Identity, spiffe_id
 from ._keys import PrivateKey, signature_hash
 from ._lifetime import Validity
-from ._naming import type_of_ip, validate_trust_domain
+from ._naming import validate_trust_domain
 from .errors import InvalidRequestError
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -70,6 +69,8 @@ class CommandGroup(click.Group):
             raise click.exceptions.Exit(INTERRUPTED) from interrupt
         except Exception as error:  # noqa: BLE001 - the edge: nothing may pass as a traceback
             if ctx.meta.get(_DEBUG):
+                import traceback  # not needed by most, and slow to load
+
                 traceback.print_exc()
             codes = self._exit_codes()
             known = next((kind for kind in type(error).__mro__ if kind in codes), None)

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from cryptography import x509
 
+from ._hosts import type_of_ip
 from ._lifetime import common_name
-from ._naming import type_of_ip, validate_node_id, validate_trust_domain
+from ._naming import validate_node_id, validate_trust_domain
 from .errors import IdentityError, InvalidNodeIdError, InvalidRequestError
 
 _SPIFFE = "spiffe://"

@@ -11,17 +11,11 @@ from pathlib import Path
 from cryptography import x509
 
 from ._authority import CertificateAuthority
+from ._hosts import parse_host, type_of_ip
 from ._identity import alternative_names
 from ._keys import describe_key
 from ._lifetime import BACKDATE, CertificateState, moment, state_by_dates
-from ._naming import (
-    CA_NAME,
-    DEFAULT_TRUST_DOMAIN,
-    KeyType,
-    parse_host,
-    type_of_ip,
-    validate_trust_domain,
-)
+from ._naming import CA_NAME, DEFAULT_TRUST_DOMAIN, KeyType, validate_trust_domain
 from ._options import warn_of_end
 from ._order import LEAF_DAYS, Order
 from ._store import Store

@@ -1,8 +1,7 @@
-"""Names: which strings may be a node id, a trust domain or a host. Pure, and light to import."""
+"""Names: which strings may be a node id or a trust domain. Pure, and light to import."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from enum import StrEnum
 
@@ -11,12 +10,10 @@ from .errors import InvalidNodeIdError, InvalidRequestError
 DEFAULT_TRUST_DOMAIN = "aegis.internal"
 CA_NAME = "ca"  # the CA's files are called like a node's, so no node may have its name
 
-_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+IP_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 _MAX_NODE_ID = 63  # a common name holds 64 characters, a DNS label 63
-
-type_of_ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class KeyType(StrEnum):
@@ -46,9 +43,9 @@ def validate_node_id(node_id: str) -> str:
     if len(node_id) > _MAX_NODE_ID:
         raise InvalidNodeIdError(node_id, f"it is longer than {_MAX_NODE_ID} characters")
     labels = node_id.split(".")
-    if not all(_LABEL.fullmatch(label) for label in labels):
+    if not all(DNS_LABEL.fullmatch(label) for label in labels):
         raise InvalidNodeIdError(node_id, "it is no lower-case DNS name")
-    if _NUMBER.fullmatch(labels[-1]):
+    if IP_NUMBER.fullmatch(labels[-1]):
         raise InvalidNodeIdError(node_id, "it ends in a number, as an IP address does")
     if labels[-1] == "localhost":
         raise InvalidNodeIdError(node_id, "every machine is localhost to itself")
@@ -70,41 +67,3 @@ def validate_trust_domain(trust_domain: str) -> str:
             "trust domain", trust_domain, "only a-z, 0-9, '.', '-' and '_' may be in it"
         )
     return trust_domain
-
-
-def parse_ip(text: str) -> type_of_ip | None:
-    """The address that the text is, or None."""
-    try:
-        return ipaddress.ip_address(text.strip("[]"))
-    except ValueError:
-        return None
-
-
-def parse_host(host: str) -> str | type_of_ip:
-    """A host that somebody wants in a certificate: an IP address, or a DNS name in lower case.
-
-    Raises:
-        InvalidRequestError: It is neither. Wildcards are refused: one would pass for every
-            node id below it.
-    """
-    if (ip := parse_ip(host)) is not None:
-        return ip
-    name = host.lower()
-    if "*" in name:
-        raise InvalidRequestError("host", host, "a wildcard would pass for other nodes")
-    labels = name.split(".")
-    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        raise InvalidRequestError("host", host, "it is neither an IP address nor a DNS name")
-    if _NUMBER.fullmatch(labels[-1]):
-        raise InvalidRequestError("host", host, "it ends in a number but is no IP address")
-    return name
-
-
-def ip_of_address(address: str) -> type_of_ip | None:
-    """The IP of `host:port`, `[v6]:port` or a bare IP; None for a name or an unspecified IP.
-
-    A node's own address goes into its certificate only where it is an IP: a host name there
-    would be a name that another node might have.
-    """
-    ip = parse_ip(address) or parse_ip(address.rpartition(":")[0])
-    return None if ip is None or ip.is_unspecified else ip

@@ -12,9 +12,9 @@ from pathlib import Path
 from cryptography import x509
 
 from . import _files
+from ._hosts import parse_host
 from ._identity import alternative_names
 from ._lifetime import CertificateState, check_dates, moment, state_by_dates
-from ._naming import parse_host
 from ._pem import Pair, parse_certificates
 from ._tls import TLSConfig, make_tls
 from ._trust import RENEW

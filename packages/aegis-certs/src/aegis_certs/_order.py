@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from ._naming import KeyType, ip_of_address, parse_host, type_of_ip, validate_node_id
+from ._hosts import ip_of_address, parse_host, type_of_ip
+from ._naming import KeyType, validate_node_id
 from .errors import InvalidRequestError
 
 LEAF_DAYS = 90
@@ -17,11 +18,11 @@ class Order:
     """What a certificate is to be like, checked and parsed."""
 
     node_id: str
-    hosts: tuple[str | type_of_ip, ...] = ()
-    days: float = LEAF_DAYS
-    key_type: KeyType = KeyType.RSA_2048
-    server: bool = True
-    client: bool = True
+    hosts: tuple[str | type_of_ip, ...]
+    days: float
+    key_type: KeyType
+    server: bool
+    client: bool
 
     @classmethod
     def of(
