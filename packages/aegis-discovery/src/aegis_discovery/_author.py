@@ -62,6 +62,10 @@ class RecordAuthor:
             clock=clock,
         )
 
+    def change_identity(self, tls: TLSConfig) -> None:
+        """Signs with another certificate and key of the same node from now on."""
+        self._signing = LeafSigning(tls)
+
     def write(
         self, node_id: str, stamp: int, info: NodeInfo | None, *, vouched: bool = False
     ) -> Record:

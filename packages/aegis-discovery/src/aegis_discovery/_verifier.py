@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -86,6 +87,15 @@ class RecordVerifier:
             tuple(chain),
         )
         return fingerprint
+
+    def trust(self, bundle: TrustBundle) -> None:
+        """Believes another trust bundle from now on; certificates that it does not cover go."""
+        self._bundle = bundle
+        chains = [leaf.chain for leaf in self._leaves.values()]
+        self._leaves = {}
+        for chain in chains:
+            with contextlib.suppress(InvalidRecordError):
+                self.learn(chain)
 
     def leaf(self, fingerprint: bytes) -> Leaf | None:
         """Returns a certificate that was learned, or None."""

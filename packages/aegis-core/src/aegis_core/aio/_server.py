@@ -82,7 +82,8 @@ class MeshServer:
             reflection.SERVICE_NAME,
         )
         reflection.enable_server_reflection(names, self._server)
-        self._bind(tls)
+        self._identity = _ServerIdentity(tls)
+        self._bind()
 
     def __repr__(self) -> str:
         return f"<MeshServer {self.address} services={list(self.services)}>"
@@ -130,11 +131,13 @@ class MeshServer:
         await self._server.stop(grace)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _bind(self, tls: TLSConfig) -> None:
-        credentials = grpc.ssl_server_credentials(
-            [(tls.private_key, tls.certificate_chain)],
-            root_certificates=tls.trust_bundle,
-            require_client_auth=True,
+    def change_identity(self, tls: TLSConfig) -> None:
+        """Serves new connections with another certificate or bundle; open ones go on."""
+        self._identity.change(tls)
+
+    def _bind(self) -> None:
+        credentials = grpc.dynamic_ssl_server_credentials(
+            self._identity.current, self._identity.fetch, require_client_authentication=True
         )
         try:
             self._port = self._server.add_secure_port(self.address, credentials)
@@ -142,6 +145,28 @@ class MeshServer:
             raise AddressInUseError(self.address, _why_not(self._host, self._port)) from error
         if self._port == 0:
             raise AddressInUseError(self.address, _why_not(self._host, self._port))
+
+
+class _ServerIdentity:
+    """Hands gRPC the certificate to serve new connections with."""
+
+    def __init__(self, tls: TLSConfig) -> None:
+        self.current = _configuration(tls)
+        self._changed: grpc.ServerCertificateConfiguration | None = None
+
+    def change(self, tls: TLSConfig) -> None:
+        self._changed = _configuration(tls)
+
+    def fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        """Answers gRPC, which asks on a thread of its own at each new connection."""
+        changed, self._changed = self._changed, None
+        return changed
+
+
+def _configuration(tls: TLSConfig) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(tls.private_key, tls.certificate_chain)], root_certificates=tls.trust_bundle
+    )
 
 
 class _ServiceRecorder:

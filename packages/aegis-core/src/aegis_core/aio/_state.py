@@ -31,14 +31,34 @@ class NodeState:
         self.mesh = mesh
         self.node_id = tls.node_id
         self.joined = asyncio.Event()
-        self.topology = Topology(owner=tls.node_id, author=RecordAuthor.of(tls, mesh=mesh))
+        self._author = RecordAuthor.of(tls, mesh=mesh)
+        self.topology = Topology(owner=tls.node_id, author=self._author)
         self.verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
-        self.chain = tuple(certificate.public_bytes(Encoding.DER) for certificate in tls.chain)
+        self.chain = _chain(tls)
+        self._learn_own()
+        self._on_failure = on_failure
+        self._followers: list[Callable[[TLSConfig], None]] = []
+
+    def on_identity(self, follower: Callable[[TLSConfig], None]) -> None:
+        """Calls back with every new identity of this node."""
+        self._followers.append(follower)
+
+    def change_identity(self, tls: TLSConfig) -> None:
+        """Goes on with another certificate, key or trust bundle of the same node."""
+        self.tls, self.chain = tls, _chain(tls)
+        self.verifier.trust(tls.bundle)
+        self._learn_own()
+        self._author.change_identity(tls)
+        for follower in self._followers:
+            follower(tls)
+        self.topology.republish()
+
+    def _learn_own(self) -> None:
         try:
             self.verifier.learn(self.chain)
         except InvalidRecordError as error:
-            raise ConfigError("tls", f"{tls.node_id} cannot be a node: {error.reason}") from error
-        self._on_failure = on_failure
+            reason = f"{self.node_id} cannot be a node: {error.reason}"
+            raise ConfigError("tls", reason) from error
 
     def new_reader(self) -> FeedReader:
         """Makes the reading end of one more feed."""
@@ -79,3 +99,7 @@ class NodeState:
             self.topology.republish()
             return
         self._on_failure(NodeIdInUseError(self.node_id, record.info.address))
+
+
+def _chain(tls: TLSConfig) -> tuple[bytes, ...]:
+    return tuple(certificate.public_bytes(Encoding.DER) for certificate in tls.chain)
