@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +27,7 @@ class Provider:
         Echo: Answers the request. Who: Answers the node id.
         Meta: Sends initial and trailing metadata.
         Fail: Fails with the status that the request names; `+` after it sends metadata first.
-        Hang: Waits until the call or the provider ends.
+        Hang: Waits until the call or the provider ends, or `go_on` is set; answers the request.
         Count: Streams `n` messages; then fails on `!`, hangs on `?`; `meta` first sends metadata.
         Join: Joins a stream of requests into one response. Chat: Answers each of a stream.
     """
@@ -38,7 +39,7 @@ class Provider:
         self.metadata: list[dict[str, Any]] = []
         self.hanging = threading.Semaphore(0)
         self.ended_hanging = threading.Semaphore(0)
-        self._ended = threading.Event()
+        self.go_on = threading.Event()
         self._server = grpc.server(
             ThreadPoolExecutor(32),
             options=[
@@ -64,16 +65,16 @@ class Provider:
 
     def stop(self, grace: float | None = None) -> None:
         stopped = self._server.stop(grace)
-        self._ended.set()
+        self.go_on.set()
         assert stopped.wait(WAIT)
 
     def hang(self, context: grpc.ServicerContext) -> None:
-        """Waits until the call is cancelled or the provider stops."""
+        """Waits until the call is cancelled, or for `go_on`."""
         over = threading.Event()
         if not context.add_callback(over.set):
             over.set()
         self.hanging.release()
-        while not over.wait(0.01) and not self._ended.is_set():
+        while not over.wait(0.01) and not self.go_on.is_set():
             pass
 
     def fail(self, status: str, context: grpc.ServicerContext) -> None:
@@ -144,6 +145,14 @@ class _Handlers(grpc.GenericRpcHandler):
             "Chat": grpc.stream_stream_rpc_method_handler(chat),
         }
         return handlers.get(name)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Waits for a condition that another thread or process brings about."""
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.005)
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,7 @@ from aegis_discovery.aio._transport import open_channel
 WAIT = 10.0
 
 
-class NoteInterceptor(
-    grpc.aio.UnaryUnaryClientInterceptor, grpc.aio.UnaryStreamClientInterceptor
-):
+class NoteInterceptor(grpc.aio.UnaryUnaryClientInterceptor, grpc.aio.UnaryStreamClientInterceptor):
     """Sees calls, and changes nothing."""
 
     def __init__(self) -> None:
@@ -232,7 +230,9 @@ async def test_a_call_that_nobody_awaits_goes_through(
 ) -> None:
     for _ in range(2):
         done = asyncio.Event()
-        channel.unary_unary("/t/Echo")(b"x", timeout=WAIT).add_done_callback(lambda _, done=done: done.set())
+        call = channel.unary_unary("/t/Echo")(b"x", timeout=WAIT)
+        call.add_done_callback(lambda _, done=done: done.set())
+        del call
         gc.collect()
         await asyncio.wait_for(done.wait(), WAIT)
     assert provider.calls
@@ -272,11 +272,10 @@ async def test_a_response_stream_that_fails_midway_raises_after_its_messages(
     channel: grpc.aio.Channel,
 ) -> None:
     call: Any = channel.unary_stream("/t/Count")(b"2!", timeout=WAIT)
-    received = []
+    responses = aiter(call)
+    assert [await anext(responses) for _ in range(2)] == [b"0", b"1"]
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for message in call:
-            received.append(message)  # noqa: PERF401 - an error ends it
-    assert received == [b"0", b"1"]
+        await anext(responses)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert await call.code() is grpc.StatusCode.UNAVAILABLE
     assert await call.details() == "as you wish"

@@ -16,6 +16,8 @@ from aegis_discovery._endpoints import Endpoint
 from aegis_discovery._routing import Router, deadline_of, time_left
 from aegis_discovery.errors import NoProvidersError
 
+_UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
 _log = logging.getLogger("aegis.pool")
 
 Start: TypeAlias = Callable[["Endpoint[grpc.Channel]", "float | None", "bool | None"], Any]
@@ -26,7 +28,7 @@ class NoProvidersRpcError(NoProvidersError, grpc.RpcError, grpc.Call, grpc.Futur
 
     def code(self) -> grpc.StatusCode:
         """Returns UNAVAILABLE."""
-        return grpc.StatusCode.UNAVAILABLE
+        return _UNAVAILABLE
 
     def details(self) -> str:
         """Says which service has no provider."""
@@ -120,6 +122,7 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
         self._deadline = deadline_of(timeout)
         self._wait_for_ready = wait_for_ready
         self._lock = threading.Lock()
+        self._reading = threading.Lock()
         self._again = True
         self._seen = False
         self._cancelled = False
@@ -158,17 +161,21 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
             self._is_final(call)
             then()
 
-        if call.code() is grpc.StatusCode.UNAVAILABLE:
+        if call.code() is _UNAVAILABLE:
             threading.Thread(target=settle, name="aegis-retry", daemon=True).start()
         else:
             settle()
 
     def _is_final(self, call: Any) -> bool:
-        """Tells of an attempt that ended whether the call ends with it; settled only once."""
+        """Tells of an attempt that ended whether the call ends with it; settled only once.
+
+        It may wait for what gRPC's own thread brings, if the attempt ended with UNAVAILABLE.
+        """
         code = call.code()
-        answered = self._seen or (
-            code is grpc.StatusCode.UNAVAILABLE and bool(call.initial_metadata())
-        )
+        answered = False
+        if code is _UNAVAILABLE and call is not self._settled and call is self._call:
+            with self._reading:  # a message may be on its way into the caller's hands
+                answered = self._seen or bool(call.initial_metadata())
         with self._lock:
             if call is self._settled:
                 return True
@@ -214,13 +221,13 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
         while True:
             call = self._call
             try:
-                message = next(call)
+                with self._reading:
+                    message = next(call)
+                    self._seen = True
+                    return message
             except grpc.RpcError:
                 if self._is_final(call):
                     raise
-            else:
-                self._seen = True
-                return message
 
     def initial_metadata(self) -> Any:
         """Waits for the metadata that the server sent first."""
@@ -262,9 +269,13 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
         return self._last(timeout).traceback()
 
     def done(self) -> bool:
-        """Tells whether the call has ended."""
+        """Tells whether the call has ended, without waiting for anything."""
         call = self._call
-        return call.done() and self._is_final(call)
+        if not call.done():
+            return False
+        if call.code() is _UNAVAILABLE:
+            return call is self._settled
+        return self._is_final(call)
 
     def running(self) -> bool:
         """Tells whether the call has not ended."""

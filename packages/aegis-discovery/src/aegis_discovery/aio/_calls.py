@@ -29,20 +29,19 @@ class NoProvidersRpcError(NoProvidersError, grpc.aio.AioRpcError):
     """The error of a call that had nowhere to go."""
 
     def __init__(self, name: str, version: str, known: int = 0) -> None:
-        NoProvidersError.__init__(self, name, version, known)
-        details = NoProvidersError.__str__(self)
+        # Two errors with constructors of their own meet here; neither one calls the other's.
+        message = str(NoProvidersError(name, version, known))
+        nothing = grpc.aio.Metadata()
         grpc.aio.AioRpcError.__init__(
-            self,
-            grpc.StatusCode.UNAVAILABLE,
-            grpc.aio.Metadata(),
-            grpc.aio.Metadata(),
-            details,
-            details,
+            self, grpc.StatusCode.UNAVAILABLE, nothing, nothing, message, message
         )
-        self.args = (name, version, known)
+        self.args = (message,)
+        self.name = name
+        self.version = version
+        self.known = known
 
     def __str__(self) -> str:
-        return self.details() or ""
+        return str(self.args[0])
 
 
 def after(
