@@ -24,7 +24,12 @@ from aegis_core import (
     caller_from_context,
 )
 from aegis_core.aio import Node
+from aegis_discovery import DEFAULT_MESH, Topology
 from aegis_discovery import aio as discovery_aio
+from aegis_discovery.aio.feed import follow
+from aegis_discovery.aio.transport import open_channel
+from aegis_discovery.feed import FeedReader, Received
+from aegis_discovery.records import RecordVerifier
 
 MakeIdentity = Callable[[str], TLSConfig]
 Until = Callable[[Callable[[], object]], Awaitable[None]]
@@ -102,6 +107,31 @@ async def test_a_node_that_leaves_is_gone_at_once_and_nobody_suspects_it(
     await b.stop()
     await until(lambda: agree(a, c))
     assert events == ["left b"]
+
+
+async def test_who_asks_a_node_that_is_leaving_is_told_so(
+    start: StartNode, identity: MakeIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_core.aio._server.SPREAD", 1.0)
+    a = await start("a")
+    leaving = asyncio.Event()
+    a.topology.subscribe(lambda _: leaving.set())
+    topology, tls = Topology(), identity("b")
+    verifier = RecordVerifier(tls.bundle, mesh=DEFAULT_MESH, trust_domain=tls.trust_domain)
+    reader = FeedReader(topology, verifier, trusts_verdicts=True)
+    channel = open_channel(tls, "a", a.address)
+    await channel.channel_ready()
+    stopping = asyncio.create_task(a.stop(grace=1.0))
+    await leaving.wait()
+    received: list[Received] = []
+    request = reader.request(DEFAULT_MESH)
+    await follow(channel, reader, request, source="a", on_message=received.append)
+    assert [message.complete for message in received] == [True]
+    assert topology.nodes == {}
+    record = topology.get_record("a")
+    assert record is not None, "a tombstone"
+    await stopping
+    await channel.close()
 
 
 async def test_calls_go_to_providers_and_say_who_calls(start: StartNode, until: Until) -> None:

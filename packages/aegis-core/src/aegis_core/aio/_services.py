@@ -140,10 +140,11 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
     async def Watch(  # noqa: N802 - the wire's name
         self, request: mesh_pb2.WatchRequest, context: Context
     ) -> AsyncIterator[mesh_pb2.WatchResponse]:
-        """Streams what the watcher lacks, then every change."""
+        """Streams what the watcher lacks, then every change.
+
+        While this node leaves, a new watcher is told just that: a refusal looks like a failure.
+        """
         caller = await identify_caller(context)
-        if self._closing:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{self._own.node_id} is leaving")
         if request.mesh != self._own.mesh:
             await context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION,
