@@ -12,6 +12,7 @@ In a console block, lines that begin with `$ ` are commands, the others output t
 
 import os
 import queue
+import random
 import re
 import signal
 import socket
@@ -45,12 +46,23 @@ def marked_pages():
 
 
 def with_free_ports(text):
-    """Replaces each port of loopback by one that was free a moment ago."""
+    """Replaces each port of loopback by one that is free.
+
+    They lie below those that systems hand out by themselves, so no other test gets one by chance.
+    """
     with ExitStack() as sockets:
         for port in sorted(set(re.findall(r"127\.0\.0\.1:([1-9]\d+)", text))):
-            free = sockets.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            free = sockets.enter_context(free_socket()).getsockname()[1]
             text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{free}")
     return text
+
+
+def free_socket():
+    while True:
+        try:
+            return socket.create_server(("127.0.0.1", random.randrange(20_000, 32_000)))
+        except OSError:
+            continue
 
 
 def commands(text):
