@@ -75,6 +75,8 @@ def explain_failure(error: Exception, tls: TLSConfig) -> str:
         tls: The identity that it was made with.
     """
     details = (isinstance(error, grpc.RpcError) and error.details()) or str(error)
+    if "Connection refused" in details:
+        return "it refused the connection; is a node listening there?"
     if "Hostname Verification" in details or "Peer name" in details:
         return f"another node than the expected one answered there: {details}"
     if not any(hint in details for hint in ("Socket closed", "SSL", "andshake", "reset")):

@@ -86,6 +86,8 @@ class FeedClient:
             for peer in self._candidates():
                 try:
                     await self._watch(peer, backoff)
+                except ConnectError as error:
+                    self._note(peer, error.causes.get(peer.address, str(error)))
                 except (DiscoveryError, CertsError, FeedSilentError) as error:
                     self._note(peer, str(error))
                 except grpc.aio.AioRpcError as error:
