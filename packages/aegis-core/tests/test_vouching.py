@@ -96,3 +96,12 @@ def test_an_id_that_cannot_be_one_is_left_out(
     Vouching(topology).learn("go", [node("go"), node("../x")])
     assert list(topology.nodes) == ["go"]
     assert "go lists a node that cannot be one" in caplog.text
+
+
+def test_a_node_with_more_to_tell_than_a_record_holds_is_left_out(
+    topology: Topology, caplog: pytest.LogCaptureFixture
+) -> None:
+    many = tuple(ServiceInfo(f"service-{i}", "v1") for i in range(1000))
+    Vouching(topology).learn("go", [NodeInfo("big", services=many), node("go")])
+    assert list(topology.nodes) == ["go"]
+    assert "go lists a node that cannot be one: record of big refused" in caplog.text

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from aegis_certs import CertsError, validate_node_id
-from aegis_discovery import NodeInfo, Topology
+from aegis_discovery import InvalidRecordError, NodeInfo, Topology
 from aegis_discovery.records import LEASE, REPUBLISH_EVERY
 
 _log = logging.getLogger("aegis.peers")
@@ -32,12 +32,12 @@ class Vouching:
         for node in nodes:
             try:
                 validate_node_id(node.id)
-            except CertsError as error:
+                if not self._is_published(node):
+                    self._topology.vouch(node)
+            except (CertsError, InvalidRecordError) as error:
                 _log.warning("%s lists a node that cannot be one: %s", peer_id, error)
                 continue
             told.add(node.id)
-            if not self._is_published(node):
-                self._topology.vouch(node)
         gone = self._told.get(peer_id, frozenset()) - told
         self._told[peer_id] = frozenset(told)
         for node_id in gone:

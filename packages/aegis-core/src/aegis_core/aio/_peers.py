@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import grpc
@@ -39,6 +39,14 @@ class SyncReport:
     failed: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Added:
+    """A peer, and the stamp of the record that the topology had of it when it was added."""
+
+    peer: PeerInfo
+    stamp: int
+
+
 class PeerManager:
     """Knows peers, keeps their connections and calls them.
 
@@ -51,7 +59,7 @@ class PeerManager:
 
     def __init__(self, state: NodeState) -> None:
         self._state = state
-        self._added: dict[str, PeerInfo] = {}
+        self._added: dict[str, _Added] = {}
         self.channels = ChannelCache(state.tls)
         self._vouching = Vouching(state.topology)
         self._observers: list[Callable[[], None]] = []
@@ -62,12 +70,16 @@ class PeerManager:
     @property
     def added(self) -> Mapping[str, PeerInfo]:
         """The peers that were added, by id."""
-        return MappingProxyType(dict(self._added))
+        return MappingProxyType({peer_id: added.peer for peer_id, added in self._added.items()})
 
     def add_peer(self, peer: PeerInfo) -> None:
-        """Adds a peer: from now on it is watched, and comes into the topology by that."""
+        """Adds a peer: from now on it is watched, and comes into the topology by that.
+
+        A node that is known already is looked for at this address until it publishes another one.
+        """
         if peer.id != self._state.node_id:
-            self._added[peer.id] = peer
+            record = self._state.topology.get_record(peer.id)
+            self._added[peer.id] = _Added(peer, record.stamp if record else 0)
             self._notify()
 
     def remove_peer(self, peer_id: str) -> None:
@@ -86,10 +98,10 @@ class PeerManager:
         self._observers.append(callback)
 
     def reachable(self) -> dict[str, PeerInfo]:
-        """Returns everybody that can be dialled: nodes where they say, added peers as added."""
-        found = dict(self._added)
+        """Returns everybody that can be dialled: where they say, unless we were told later."""
+        found = dict(self.added)
         for node in self._state.topology.nodes.values():
-            if node.id != self._state.node_id:
+            if node.id != self._state.node_id and not self._is_newer_by_hand(node.id):
                 # What a node publishes need not be an address at all.
                 with contextlib.suppress(ConfigError):
                     found[node.id] = PeerInfo(node.id, node.address, node.type)
@@ -155,9 +167,8 @@ class PeerManager:
         )
         nodes = _seed_codec.nodes_from_seed(answer.nodes)
         if not any(node.id == peer.id for node in nodes):
-            # It answered, so it is there, whatever its list says.
-            info = await self._node_info(peer)
-            nodes = (*nodes, NodeInfo(peer.id, info.name, info.type, peer.address))
+            # It answered, so it is there: such peers forget themselves when they adopt a topology.
+            nodes = (*nodes, await self._info_of(peer))
         topology.merge_records((), version=answer.version)
         self._vouching.learn(peer.id, [node for node in nodes if node.id != self._state.node_id])
 
@@ -179,6 +190,15 @@ class PeerManager:
         finally:
             call.cancel()
 
+    async def _info_of(self, peer: PeerInfo) -> NodeInfo:
+        """Puts together what a peer that does not list itself would list."""
+        record = self._state.topology.get_record(peer.id)
+        if record is not None and record.info is not None:
+            # Only a list tells of services, so what an earlier one told still holds.
+            return replace(record.info, address=peer.address)
+        info = await self._node_info(peer)
+        return NodeInfo(peer.id, info.name, info.type, peer.address)
+
     async def _node_info(self, peer: PeerInfo) -> NodeInfo:
         request = aegis_pb2.NodeInfoRequest(sender_id=self._state.node_id)
         return _seed_codec.node_info_from_wire(
@@ -193,6 +213,11 @@ class PeerManager:
         if peer is None:
             raise PeerNotFoundError(peer_id)
         return peer
+
+    def _is_newer_by_hand(self, node_id: str) -> bool:
+        """Tells whether a peer was added after its node published what we have of it."""
+        added, record = self._added.get(node_id), self._state.topology.get_record(node_id)
+        return added is not None and record is not None and record.stamp <= added.stamp
 
     def _notify(self) -> None:
         for observer in self._observers:
