@@ -102,6 +102,7 @@ async def test_a_node_that_leaves_is_gone_at_once_and_nobody_suspects_it(
     b = await start("b", a)
     c = await start("c", a)
     await until(lambda: agree(a, b, c))
+    await until(lambda: b.server.watchers == {"a", "c"})
     events: list[str] = []
     a.topology.subscribe(lambda event: events.append(f"{event.kind} {event.node.id}"))
     await b.stop()
@@ -132,6 +133,19 @@ async def test_who_asks_a_node_that_is_leaving_is_told_so(
     assert record is not None, "a tombstone"
     await stopping
     await channel.close()
+
+
+async def test_a_node_that_leaves_before_anybody_watched_it_is_gone_all_the_same(
+    start: StartNode, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await start("a")
+    monkeypatch.setattr("aegis_core.aio._watchers.whom_to_watch", lambda *_: frozenset())
+    b = await start("b", seed_peers=[], join_timeout=0)
+    b.add_peer(PeerInfo("a", a.address))
+    await b.sync_topology("a")
+    assert list(a.topology.nodes) == ["a", "b"]
+    await b.stop()
+    assert list(a.topology.nodes) == ["a"]
 
 
 async def test_calls_go_to_providers_and_say_who_calls(start: StartNode, until: Until) -> None:

@@ -21,6 +21,7 @@ from aegis_core.aio._peers import SyncReport
 from aegis_core.errors import (
     AddressInUseError,
     CallerError,
+    CallerRefusedError,
     ConfigError,
     MeshError,
     NoCertificateError,
@@ -35,6 +36,7 @@ __all__ = [
     "AddressInUseError",
     "Caller",
     "CallerError",
+    "CallerRefusedError",
     "CertificateSource",
     "ConfigError",
     "FunctionHealthChecker",

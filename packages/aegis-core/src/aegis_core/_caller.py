@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
 from aegis_certs import CertsError, identity_of
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from aegis_core.errors import NoCertificateError, NoPeerInfoError, NoTLSInfoError
 
@@ -21,17 +22,24 @@ class Caller:
         node_id: The node id that its certificate proves.
         certificate: The certificate, parsed.
         trust_domain: Of its SPIFFE id; None where the certificate has none.
+        tls_version: Of the connection, as in `TLSv1.3`; empty where gRPC does not tell (before
+            1.85).
+        not_after: When the certificate expires (Unix seconds).
+        fingerprint: SHA-256 of the certificate.
     """
 
     node_id: str
     certificate: x509.Certificate = field(repr=False)
     trust_domain: str | None = None
+    tls_version: str = ""
+    not_after: float = field(default=0.0, repr=False)
+    fingerprint: bytes = field(default=b"", repr=False)
 
 
 class CallContext(Protocol):
     """What sync and async handlers' contexts have in common."""
 
-    def auth_context(self) -> Mapping[str, Any]:  # types-grpcio has bytes for sync, a list for aio
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
         """Returns what the transport proved."""
 
     def peer(self) -> str:
@@ -54,13 +62,17 @@ def caller_from_context(context: CallContext) -> Caller:
         raise NoPeerInfoError from None
     if not auth:
         raise NoTLSInfoError(_peer(context))
-    pem = next(iter(auth.get("x509_pem_cert", ())), None)
-    if pem is None:
+    pem = _first(auth, "x509_pem_cert")
+    if not pem:
         raise NoCertificateError(_peer(context))
     try:
-        return _caller(pem)
+        return _caller(pem, _first(auth, "ssl_tls_version"))
     except (CertsError, ValueError) as error:
         raise NoCertificateError(_peer(context), str(error)) from error
+
+
+def _first(auth: Mapping[str, Iterable[bytes]], key: str) -> bytes:
+    return next(iter(auth.get(key, ())), b"")
 
 
 def _peer(context: CallContext) -> str:
@@ -68,7 +80,14 @@ def _peer(context: CallContext) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _caller(pem: bytes) -> Caller:
+def _caller(pem: bytes, tls_version: bytes) -> Caller:
     certificate = x509.load_pem_x509_certificate(pem)
     identity = identity_of(certificate)
-    return Caller(identity.node_id, certificate, identity.trust_domain)
+    return Caller(
+        identity.node_id,
+        certificate,
+        identity.trust_domain,
+        tls_version.decode(),
+        certificate.not_valid_after_utc.timestamp(),
+        certificate.fingerprint(hashes.SHA256()),
+    )

@@ -9,7 +9,8 @@ MeshError
 └── CallerError             who calls cannot be told
     ├── NoPeerInfoError     the context knows nothing of its peer
     ├── NoTLSInfoError      the connection is not TLS
-    └── NoCertificateError  the caller showed no certificate
+    ├── NoCertificateError  the caller showed no certificate
+    └── CallerRefusedError  its certificate is revoked or expired, or its TLS too old
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 __all__ = [
     "AddressInUseError",
     "CallerError",
+    "CallerRefusedError",
     "ConfigError",
     "MeshError",
     "NoCertificateError",
@@ -98,3 +100,11 @@ class NoCertificateError(CallerError):
         self.peer = peer
         self.reason = reason
         super().__init__(f"the caller at {peer} has no identity: {reason}")
+
+
+class CallerRefusedError(CallerError):
+    """Who calls is known, but may not speak any more."""
+
+    def __init__(self, node_id: str, reason: str) -> None:
+        self.node_id = node_id
+        super().__init__(reason)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import grpc
-from aegis_discovery import NodeInfo
+from aegis_discovery import NodeInfo, NodeStatus
 from aegis_discovery.aio.transport import ChannelCache
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2_grpc
 from aegis_discovery.transport import explain_failure
@@ -24,6 +25,10 @@ from aegis_core.errors import ConfigError, PeerNotFoundError
 
 TIMEOUT = 5.0
 """Seconds for one call to a peer: a hung one must not block a sync for ever."""
+
+
+GOODBYE = 1.0
+"""Seconds that a leaving node spends on telling those who do not watch it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +176,22 @@ class PeerManager:
             nodes = (*nodes, await self._info_of(peer))
         topology.merge_records((), version=answer.version)
         self._vouching.learn(peer.id, [node for node in nodes if node.id != self._state.node_id])
+
+    async def tell_goodbye(self, *, aware: Collection[str]) -> None:
+        """Tells a few nodes that this one left, where they do not watch it (yet) themselves.
+
+        Watchers hear it by their feeds. Without this, a node that leaves as soon as it joined
+        would be missed by nobody, and stay in the topology as failed.
+        """
+        unaware = [
+            PeerInfo(node.id, node.address)
+            for node in self._state.topology.nodes.values()
+            if node.status is NodeStatus.ALIVE and not node.vouched_by and node.id not in aware
+        ]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE):
+                told = random.sample(unaware, min(len(unaware), 3))
+                await asyncio.gather(*map(self._read_feed, told), return_exceptions=True)
 
     async def close(self) -> None:
         """Closes all connections."""

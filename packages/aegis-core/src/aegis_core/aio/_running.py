@@ -75,6 +75,7 @@ class RunningNode:
             info=self.state.own_node,
             health=lambda: self.monitor.info,
             on_foreign=self.state.met_foreign,
+            check=self.state.check,
         )
         self.server = MeshServer(
             tls,
@@ -104,6 +105,7 @@ class RunningNode:
             ("joiner", self.joiner.run),
             ("health", self.monitor.run),
             ("maintenance", self._maintain),
+            ("guard", self.server.guard),
         ):
             self._spawn(_supervise(name, work), name)
         await self.joiner.wait(options.join_timeout)
@@ -121,6 +123,7 @@ class RunningNode:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if leave and topology.get_node(node_id) is not None:
             topology.remove_node(node_id)
+            await self.peers.tell_goodbye(aware=self.server.watchers)
         await self.server.stop(grace)
         await self.pool.close()
         await self.peers.close()

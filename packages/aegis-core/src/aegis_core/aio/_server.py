@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 
 from aegis_core._address import join_address, split_address
 from aegis_core._health import HealthInfo
+from aegis_core.aio._guard import CallerGuard
 from aegis_core.aio._services import FeedService, OwnNode, SeedService
 from aegis_core.errors import AddressInUseError
 
@@ -58,12 +59,13 @@ class MeshServer:
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     ) -> None:
         self._host, self._port = split_address("address", address)
+        self._guard = CallerGuard(own.check)
         self._feeds = FeedService(own)
         self._health = health_aio.HealthServicer()
         self._threads = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="aegis-handler")
         self._server = grpc.aio.server(
             migration_thread_pool=self._threads,
-            interceptors=tuple(interceptors),
+            interceptors=(self._guard, *interceptors),
             # Without this, a second process on the same port would get every other connection.
             options=(("grpc.so_reuseport", 0), ("grpc.http2.bdp_probe", 0)),
         )
@@ -99,13 +101,17 @@ class MeshServer:
         return self._port
 
     @property
-    def watchers(self) -> int:
-        """How many feeds are open."""
+    def watchers(self) -> frozenset[str]:
+        """Ids of those who hold a feed of this node open."""
         return self._feeds.watchers
 
     async def start(self) -> None:
         """Begins to serve."""
         await self._server.start()
+
+    async def guard(self) -> None:
+        """Ends open streams of callers that may not speak any more; runs until cancelled."""
+        await self._guard.run()
 
     async def set_health(self, info: HealthInfo) -> None:
         """Passes the node's health on to the standard health service."""
@@ -137,7 +143,9 @@ class MeshServer:
 
     def _bind(self) -> None:
         credentials = grpc.dynamic_ssl_server_credentials(
-            self._identity.current, self._identity.fetch, require_client_authentication=True
+            self._identity.current,
+            self._identity.fetch,  # type: ignore[arg-type]  # the stub forgets None: unchanged
+            require_client_authentication=True,
         )
         try:
             self._port = self._server.add_secure_port(self.address, credentials)

@@ -15,6 +15,7 @@ from aegis_discovery.records import Record, RecordVerifier, signed_from_wire
 
 from aegis_core import _seed_codec
 from aegis_core._caller import Caller, caller_from_context
+from aegis_core._caller_check import CallerCheck
 from aegis_core._health import HealthInfo
 from aegis_core.errors import CallerError
 
@@ -33,6 +34,7 @@ class OwnNode:
     info: Callable[[], NodeInfo]
     health: Callable[[], HealthInfo]
     on_foreign: Callable[[Record], None]
+    check: CallerCheck
 
 
 Context = grpc.aio.ServicerContext[object, object]
@@ -117,14 +119,14 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
     def __init__(self, own: OwnNode) -> None:
         self._own = own
         self._closing = False
-        self._wakers: set[asyncio.Event] = set()
+        self._wakers: dict[asyncio.Event, str] = {}
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
-    def watchers(self) -> int:
-        """How many feeds are open."""
-        return len(self._wakers)
+    def watchers(self) -> frozenset[str]:
+        """Ids of those who hold a feed open."""
+        return frozenset(self._wakers.values())
 
     async def close(self, timeout: float) -> None:
         """Tells every watcher the last news, ends all feeds with OK and waits for that, a while."""
@@ -163,7 +165,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         waker = asyncio.Event()
         loop = asyncio.get_running_loop()
         unsubscribe = topology.on_wake(lambda: loop.call_soon_threadsafe(waker.set))
-        self._wakers.add(waker)
+        self._wakers[waker] = caller.node_id
         self._idle.clear()
         try:
             while True:
@@ -182,7 +184,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
                         await asyncio.sleep(BATCH)
         finally:
             unsubscribe()
-            self._wakers.discard(waker)
+            del self._wakers[waker]
             if not self._wakers:
                 self._idle.set()
 

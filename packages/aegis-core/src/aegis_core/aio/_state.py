@@ -12,6 +12,7 @@ from aegis_discovery.feed import FeedReader, Received
 from aegis_discovery.records import Record, RecordAuthor, RecordVerifier
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from aegis_core._caller_check import CallerCheck
 from aegis_core.errors import ConfigError
 
 _log = logging.getLogger("aegis.node")
@@ -35,6 +36,7 @@ class NodeState:
         self.topology = Topology(owner=tls.node_id, author=self._author)
         self.verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
         self.chain = _chain(tls)
+        self.check = CallerCheck()
         self._learn_own()
         self._on_failure = on_failure
         self._followers: list[Callable[[TLSConfig], None]] = []
