@@ -90,12 +90,15 @@ def test_a_peer_never_changes_or_removes_what_its_owner_signed(clock: ManualCloc
     assert ours.get_node("a") is None, "a node that left does not come back by hearsay"
 
 
-def test_an_id_that_cannot_be_one_is_left_out(
+def test_ids_that_cannot_be_one_are_left_out_and_told_once(
     topology: Topology, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Vouching(topology).learn("go", [node("go"), node("../x")])
+    vouching = Vouching(topology)
+    for _ in range(3):
+        vouching.learn("go", [node("go"), node("../x"), node("localhost")])
     assert list(topology.nodes) == ["go"]
-    assert "go lists a node that cannot be one" in caplog.text
+    assert caplog.text.count("go lists a node that cannot be one: '../x'") == 1
+    assert len(caplog.records) == 1
 
 
 def test_a_node_with_more_to_tell_than_a_record_holds_is_left_out(
@@ -104,4 +107,76 @@ def test_a_node_with_more_to_tell_than_a_record_holds_is_left_out(
     many = tuple(ServiceInfo(f"service-{i}", "v1") for i in range(1000))
     Vouching(topology).learn("go", [NodeInfo("big", services=many), node("go")])
     assert list(topology.nodes) == ["go"]
-    assert "go lists a node that cannot be one: record of big refused" in caplog.text
+    assert "big cannot be vouched for: it has " in caplog.text
+
+
+def test_what_a_node_says_of_itself_beats_hearsay(topology: Topology) -> None:
+    vouching = Vouching(topology)
+    vouching.learn("go-1", [node("go-1"), node("go-2", 1)])
+    vouching.learn("go-2", [node("go-2", 2)])
+    version = topology.version
+    vouching.learn("go-1", [node("go-1"), node("go-2", 1)])
+    assert topology.nodes["go-2"].address == "10.0.0.1:2"
+    assert topology.version == version
+
+
+def test_hearsay_counts_again_when_a_node_does_not_answer_any_more(topology: Topology) -> None:
+    vouching = Vouching(topology)
+    vouching.learn("go-2", [node("go-2", 1)])
+    vouching.learn("go-1", [node("go-1"), node("go-2", 2)])
+    assert topology.nodes["go-2"].address == "10.0.0.1:1"
+    vouching.lost("go-2")
+    assert topology.nodes["go-2"].address == "10.0.0.1:2"
+
+
+def test_peers_that_contradict_each_other_change_nothing_for_ever(topology: Topology) -> None:
+    vouching = Vouching(topology)
+    for _ in range(3):
+        vouching.learn("go-2", [node("go-2"), node("x", 2)])
+        vouching.learn("go-1", [node("go-1"), node("x", 1), node("x", 1)])
+        version = topology.version
+    assert topology.nodes["x"].address == "10.0.0.1:1"
+    vouching.learn("go-2", [node("go-2"), node("x", 2)])
+    assert topology.version == version
+
+
+def test_vouchers_that_hear_different_things_do_not_overwrite_each_other_for_ever(
+    clock: ManualClock,
+) -> None:
+    topologies = [
+        Topology(owner=owner, author=RecordAuthor(owner, clock=clock), clock=clock)
+        for owner in ("v1", "v2")
+    ]
+    vouchings = [Vouching(topology, clock) for topology in topologies]
+
+    def exchange() -> None:
+        topologies[0].merge(topologies[1])
+        topologies[1].merge(topologies[0])
+
+    def hear(*ports: int) -> None:
+        for vouching, port in zip(vouchings, ports, strict=True):
+            vouching.learn("go", [node("go", port)])
+            exchange()
+
+    hear(1, 2)
+    settled = topologies[0].nodes["go"]
+    for _ in range(3):
+        clock.now += 2
+        hear(1, 2)
+        assert topologies[0].nodes["go"] == topologies[1].nodes["go"] == settled
+    hear(3, 3)
+    assert {topology.nodes["go"].address for topology in topologies} == {"10.0.0.1:3"}
+
+
+def test_what_a_lost_voucher_published_is_renewed_by_another(clock: ManualClock) -> None:
+    topologies = [
+        Topology(owner=owner, author=RecordAuthor(owner, clock=clock), clock=clock)
+        for owner in ("v1", "v2")
+    ]
+    Vouching(topologies[0], clock).learn("go", [node("go")])
+    topologies[1].merge(topologies[0])
+    vouching = Vouching(topologies[1], clock)
+    vouching.learn("go", [node("go")])
+    clock.now += LEASE / 2
+    vouching.learn("go", [node("go")])
+    assert topologies[1].nodes["go"].vouched_by == "v2"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from aegis_certs import CertsError, validate_node_id
@@ -17,47 +17,87 @@ _log = logging.getLogger("aegis.peers")
 class Vouching:
     """Publishes the nodes that peers without signatures tell of, as records vouched for.
 
-    A peer's answer can add, change and remove only what that peer told of before: it never touches
-    a record that its owner signed, nor what another node vouches for.
+    A peer's answer can add, change and remove only what such peers told of before: it never
+    touches a record that its owner signed, nor removes what another node vouches for. Where peers
+    tell different things of a node, all who listen to them settle on the same one.
     """
 
     def __init__(self, topology: Topology, clock: Callable[[], float] = time.time) -> None:
         self._topology = topology
         self._clock = clock
-        self._told: dict[str, frozenset[str]] = {}
+        self._told: dict[str, Mapping[str, NodeInfo]] = {}
+        self._answering: set[str] = set()
+        self._settled: dict[str, NodeInfo] = {}
+        self._complaints: dict[str, str] = {}
 
-    def learn(self, peer_id: str, nodes: Sequence[NodeInfo]) -> None:
+    def learn(self, peer_id: str, nodes: Iterable[NodeInfo]) -> None:
         """Takes in a peer's whole answer; the peer itself must be among the nodes."""
-        told = set()
+        told: dict[str, NodeInfo] = {}
+        complaint = ""
         for node in nodes:
             try:
-                validate_node_id(node.id)
-                if not self._is_published(node):
-                    self._topology.vouch(node)
-            except (CertsError, InvalidRecordError) as error:
-                _log.warning("%s lists a node that cannot be one: %s", peer_id, error)
-                continue
-            told.add(node.id)
-        gone = self._told.get(peer_id, frozenset()) - told
-        self._told[peer_id] = frozenset(told)
-        for node_id in gone:
-            self._withdraw(node_id)
+                told[validate_node_id(node.id)] = node
+            except CertsError as error:
+                complaint = complaint or str(error)
+        self._complain(peer_id, complaint)
+        before = self._told.get(peer_id, {})
+        self._told[peer_id] = told
+        self._answering.add(peer_id)
+        self._settle(before.keys() | told.keys())
+
+    def lost(self, peer_id: str) -> None:
+        """Notes that a peer does not answer; what it told counts less than what others tell."""
+        if peer_id in self._answering:
+            self._answering.remove(peer_id)
+            self._settle(self._told[peer_id])
 
     def forget(self, peer_id: str) -> None:
         """Withdraws what only this peer told of."""
-        for node_id in self._told.pop(peer_id, frozenset()):
-            self._withdraw(node_id)
+        self._answering.discard(peer_id)
+        self._complaints.pop(peer_id, None)
+        self._settle(self._told.pop(peer_id, {}))
 
-    def _withdraw(self, node_id: str) -> None:
-        if not any(node_id in told for told in self._told.values()):
-            self._topology.unvouch(node_id)
+    def _settle(self, node_ids: Iterable[str]) -> None:
+        for node_id in sorted(node_ids):
+            node = self._believed(node_id)
+            if node is None:
+                self._settled.pop(node_id, None)
+                self._topology.unvouch(node_id)
+                continue
+            is_news = self._settled.get(node_id) != node
+            self._settled[node_id] = node
+            if self._is_due(node, is_news=is_news):
+                self._publish(node, logging.WARNING if is_news else logging.DEBUG)
 
-    def _is_published(self, node: NodeInfo) -> bool:
-        """Tells whether the mesh has this: by the owner itself, or the same by a voucher."""
+    def _believed(self, node_id: str) -> NodeInfo | None:
+        """Chooses among what is told of a node: best by a peer that answers, best by itself."""
+        tellers = [peer_id for peer_id, told in self._told.items() if node_id in told]
+        if not tellers:
+            return None
+        teller = min(tellers, key=lambda p: (p not in self._answering, p != node_id, p))
+        return self._told[teller][node_id]
+
+    def _is_due(self, node: NodeInfo, *, is_news: bool) -> bool:
         record = self._topology.get_record(node.id)
-        if record is None or record.voucher is None:
-            return record is not None
-        lease_left = record.expires_at / 1000 - self._clock()
-        if record.info is None or lease_left < LEASE - REPUBLISH_EVERY:
+        if record is not None and record.voucher is None:
             return False
-        return replace(record.info, vouched_by=None) == replace(node, vouched_by=None)
+        if record is None or record.info is None:
+            return True
+        lease_left = record.expires_at / 1000 - self._clock()
+        if lease_left < LEASE - REPUBLISH_EVERY:
+            return True
+        if replace(record.info, vouched_by=None) == replace(node, vouched_by=None):
+            return False
+        # Two vouchers who hear different things would else overwrite each other for ever.
+        return is_news or record.voucher == self._topology.owner
+
+    def _publish(self, node: NodeInfo, level: int) -> None:
+        try:
+            self._topology.vouch(node)
+        except InvalidRecordError as error:
+            _log.log(level, "%s cannot be vouched for: %s", node.id, error.reason)
+
+    def _complain(self, peer_id: str, complaint: str) -> None:
+        if complaint and complaint != self._complaints.get(peer_id):
+            _log.warning("%s lists a node that cannot be one: %s", peer_id, complaint)
+        self._complaints[peer_id] = complaint

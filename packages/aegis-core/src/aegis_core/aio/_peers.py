@@ -166,10 +166,14 @@ class PeerManager:
     async def poll(self, peer: PeerInfo) -> None:
         """Asks a peer that has no feed for its topology, and vouches for what it tells."""
         topology = self._state.topology
-        answer = await self._seed(peer).SyncTopology(
-            aegis_pb2.TopologySyncRequest(sender_id=self._state.node_id, version=topology.version),
-            timeout=TIMEOUT,
+        request = aegis_pb2.TopologySyncRequest(
+            sender_id=self._state.node_id, version=topology.version
         )
+        try:
+            answer = await self._seed(peer).SyncTopology(request, timeout=TIMEOUT)
+        except grpc.aio.AioRpcError:
+            self._vouching.lost(peer.id)
+            raise
         nodes = _seed_codec.nodes_from_seed(answer.nodes)
         if not any(node.id == peer.id for node in nodes):
             # It answered, so it is there: such peers forget themselves when they adopt a topology.
