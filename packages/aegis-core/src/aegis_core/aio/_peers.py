@@ -30,6 +30,9 @@ TIMEOUT = 5.0
 GOODBYE = 1.0
 """Seconds that a leaving node spends on telling those who do not watch it."""
 
+MEETING = 1.0
+"""Seconds for asking a peer that itself waits for our answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
@@ -196,6 +199,17 @@ class PeerManager:
             async with asyncio.timeout(GOODBYE):
                 told = random.sample(unaware, min(len(unaware), 3))
                 await asyncio.gather(*map(self._read_feed, told), return_exceptions=True)
+
+    async def meet(self, peer_id: str) -> None:
+        """Asks a peer that was added, but is not known yet, before it is answered.
+
+        It may be one that adopts a topology whole: an answer without it makes it forget itself.
+        """
+        added = self._added.get(peer_id)
+        if added is not None and self._state.topology.get_node(peer_id) is None:
+            with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError):
+                async with asyncio.timeout(MEETING):
+                    await self.poll(added.peer)
 
     async def close(self) -> None:
         """Closes all connections."""

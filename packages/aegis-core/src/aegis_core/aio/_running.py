@@ -75,6 +75,7 @@ class RunningNode:
             info=self.state.own_node,
             health=lambda: self.monitor.info,
             on_foreign=self.state.met_foreign,
+            meet=lambda peer_id: self.peers.meet(peer_id),
             check=self.state.check,
         )
         self.server = MeshServer(

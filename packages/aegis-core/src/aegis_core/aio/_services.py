@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import grpc
@@ -34,6 +34,7 @@ class OwnNode:
     info: Callable[[], NodeInfo]
     health: Callable[[], HealthInfo]
     on_foreign: Callable[[Record], None]
+    meet: Callable[[str], Awaitable[None]]
     check: CallerCheck
 
 
@@ -85,6 +86,7 @@ class SeedService(aegis_pb2_grpc.MeshServiceServicer):
         one is what we gave it for just these records, it knows something else: we go above it.
         """
         caller = await self._check_sender(request.sender_id, context)
+        await self._own.meet(caller.node_id)
         topology = self._own.topology
         snapshot = topology.snapshot()
         given = self._answered.get(caller.node_id)
