@@ -17,6 +17,8 @@ def documented(page):
     for kind, name in re.findall(r"^\.\. (currentmodule|auto\w+):: (\S+)$", page, re.MULTILINE):
         if kind == "currentmodule":
             module = name
+        elif kind == "automodule":
+            names.update(f"{name}.{member}" for member in importlib.import_module(name).__all__)
         else:
             names.add(f"{module}.{name}")
     return names
