@@ -23,7 +23,7 @@ from aegis_cli._options import examples
         notes="Exit codes: 0 ok, 1 error, 2 usage, 130 interrupted; `aegis certs` has more.",
     ),
 )
-@click.version_option(package_name="aegis-cli", prog_name="aegis")
+@click.version_option(package_name="aegis-cli", prog_name="aegis", message="%(prog)s %(version)s")
 def aegis() -> None:
     """An embedded service mesh: run nodes, look at a mesh, manage its certificates."""
 

@@ -21,7 +21,7 @@ def mesh() -> None:
 @mesh.command(
     epilog=examples(
         "aegis mesh status --node 127.0.0.1:50051",
-        "aegis mesh status --node orders-1@10.0.0.7:50051 --identity ops --cert-dir /etc/certs",
+        "aegis mesh status --node orders-1@10.0.0.7:50051 --identity ops",
         "aegis mesh status --node 127.0.0.1:50051 --watch",
         "aegis mesh status --node 127.0.0.1:50051 --json | jq '.nodes[].id'",
     )
@@ -33,7 +33,7 @@ def mesh() -> None:
     required=True,
     metavar="[ID@]HOST:PORT",
 )
-@cert_dir("Has the CA's certificate, and its key or the identity named.")
+@cert_dir("Directory of the CA's certificate, and of its key or the identity named.")
 @option(
     "--identity",
     "AEGIS_IDENTITY",

@@ -29,7 +29,7 @@ def node() -> None:
     epilog=examples(
         "aegis node run --id seed --address 127.0.0.1:50051",
         "aegis node run --id orders-1 --service orders/v1 --join 127.0.0.1:50051",
-        "aegis node run --id edge --address 0.0.0.0:50051 --advertise edge.example:50051",
+        "aegis node run --id edge --address 0.0.0.0:50051 --advertise 10.0.0.7:50051",
         notes="Exit codes: 0 stopped by SIGTERM or Ctrl-C, 1 error, 2 usage.",
     )
 )
@@ -64,7 +64,7 @@ def node() -> None:
 @option("--name", "AEGIS_NODE_NAME", "A name for people; the id by default.", metavar="NAME")
 @option("--type", "AEGIS_NODE_TYPE", "What kind of node it is.", default="generic", metavar="TYPE")
 @mesh_name
-@cert_dir("Certificates; what is missing is made where the CA's key is at hand, or nothing is.")
+@cert_dir("Directory of certificates; what is missing is made, where the CA's key allows it.")
 @option("--cert-file", "AEGIS_CERT_FILE", f"The node's certificate, {_OWN_FILES}", metavar="FILE")
 @option("--key-file", "AEGIS_KEY_FILE", f"Its key, {_OWN_FILES}", metavar="FILE")
 @option("--ca-file", "AEGIS_CA_FILE", f"The CAs to trust, {_OWN_FILES}", metavar="FILE")

@@ -13,7 +13,7 @@ import click
 from aegis_core.aio import Node
 from aegis_discovery import EventKind, NodeInfo, TopologyEvent
 
-from aegis_cli._output import show_json
+from aegis_cli._output import printable, show_json
 
 _log = logging.getLogger("aegis.cli")
 
@@ -59,7 +59,7 @@ def _tell(event: TopologyEvent) -> None:
 
 def _whereabouts(node: NodeInfo) -> str:
     services = f", provides {', '.join(map(str, node.services))}" if node.services else ""
-    return f" at {node.address}{services}"
+    return printable(f" at {node.address}{services}")
 
 
 @contextmanager

@@ -30,8 +30,8 @@ _COLUMNS = (
     "round trip",
     "cert days",
 )
-_LAYOUTS = ((", ", ()), ("\n", ()), ("\n", ("name",)), ("\n", ("name", "type")))
-"""From wide to narrow: what parts the services of a node, and which columns are left out."""
+_LAYOUTS = ((" ", ()), ("\n", ()), ("\n", ("name",)), ("\n", ("name", "type")))
+"""From wide to narrow: what parts words and services, and which columns are left out."""
 
 _FOLDING = ("id", "name", "type", "address", "services")
 _RIGHT = ("round trip", "cert days")
@@ -63,6 +63,11 @@ def show_json(data: object, *, indent: int | None = 2) -> None:
     print(json.dumps(data, indent=indent, default=_scalar), flush=True)  # noqa: T201 - the output
 
 
+def printable(text: str) -> str:
+    """Text of another node in one line, which cannot steer the terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def mesh_json(facts: MeshFacts) -> dict[str, object]:
     """All facts of a mesh, for machines."""
     return {
@@ -78,7 +83,7 @@ def mesh_table(facts: MeshFacts, width: int) -> Group:
     """The nodes of a mesh as a table for this width; below it what is wrong, and a summary."""
     table, left_out = _table(facts, width)
     problems = [
-        Text(f"{node.info.id}: {' '.join(problem.split())}", "red")
+        Text(f"{node.info.id}: {printable(problem)}", "red")
         for node in facts.nodes
         if (problem := node.problem or (node.answer.error if node.answer else ""))
     ]
@@ -98,15 +103,16 @@ def mesh_table(facts: MeshFacts, width: int) -> Group:
 
 def _table(facts: MeshFacts, width: int) -> tuple[Table, Sequence[str]]:
     """The widest layout that fits, or the narrowest, folded; and the columns it leaves out."""
-    for separator, left_out in _LAYOUTS:
+    for gap, left_out in _LAYOUTS:
         names = [name for name in _COLUMNS if name not in left_out]
-        rows = [_row(node, separator, facts.taken_at) for node in facts.nodes]
-        if _natural_width(names, rows) <= width:
+        titles = {name: Text(name.upper().replace(" ", gap)) for name in names}
+        rows = [_row(node, gap, facts.taken_at) for node in facts.nodes]
+        if _natural_width(names, [titles, *rows]) <= width:
             break
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for name in names:
         table.add_column(
-            name.upper(),
+            titles[name],
             justify="right" if name in _RIGHT else "left",
             overflow="fold",
             no_wrap=name not in _FOLDING,
@@ -118,21 +124,20 @@ def _table(facts: MeshFacts, width: int) -> tuple[Table, Sequence[str]]:
 
 def _natural_width(names: Sequence[str], rows: Sequence[Row]) -> int:
     def widest(name: str) -> int:
-        lines = (line for row in rows for line in row[name].plain.splitlines())
-        return max(map(cell_len, (name, *lines)))
+        return max(cell_len(line) for row in rows for line in row[name].plain.splitlines())
 
     return sum(widest(name) + _GAP for name in names) - _GAP
 
 
-def _row(node: NodeFacts, separator: str, now: datetime) -> Row:
+def _row(node: NodeFacts, gap: str, now: datetime) -> Row:
     info, answer = node.info, node.answer
     health = answer.health if answer else "no answer"
     return {
         "id": Text(info.id),
-        "name": Text(info.name),
-        "type": Text(info.type),
-        "address": Text(info.address),
-        "services": Text(separator.join(map(str, info.services)) or _NOTHING),
+        "name": Text(printable(info.name)),
+        "type": Text(printable(info.type)),
+        "address": Text(printable(info.address)),
+        "services": Text(f",{gap}".join(printable(str(s)) for s in info.services) or _NOTHING),
         "status": Text(info.status, _STYLES.get(info.status, "")),
         "health": Text(health, _STYLES.get(health, "")),
         "round trip": Text(f"{answer.round_trip * 1000:.1f} ms" if answer else _NOTHING),

@@ -7,11 +7,16 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from aegis_certs import TLSConfig
+from aegis_discovery import PeerIdentityError
 from aegis_discovery.aio import connect
+from aegis_discovery.transport import identify, parse_seed
 from rich.live import Live
 
 from aegis_cli._output import console, mesh_json, mesh_table, show_json
 from aegis_cli._status import Collector, MeshFacts
+
+TIMEOUT = 5.0
+"""Seconds for a node to tell the topology."""
 
 INTERVAL = 1.0
 """Seconds between two looks."""
@@ -19,8 +24,18 @@ INTERVAL = 1.0
 
 @asynccontextmanager
 async def collector(node: str, tls: TLSConfig, mesh: str) -> AsyncIterator[Collector]:
-    """Connects to a mesh through one of its nodes."""
-    async with await connect(node, tls=tls, mesh=mesh) as connected:
+    """Connects to a mesh through one of its nodes.
+
+    Raises:
+        aegis_discovery.ConnectError: If the node does not answer, or does not let us in.
+    """
+    peer = parse_seed(node)
+    # Connecting alone would try again until its time is up; here the first answer counts.
+    found = await asyncio.to_thread(identify, peer.address, tls)
+    if peer.node_id not in (None, found.node_id):
+        raise PeerIdentityError(peer.address, f"{found.node_id} answers there, not {peer.node_id}")
+    known = f"{found.node_id}@{peer.address}"
+    async with await connect(known, tls=tls, mesh=mesh, timeout=TIMEOUT) as connected:
         collecting = Collector(connected, tls)
         try:
             yield collecting
@@ -58,4 +73,4 @@ def _shower(json: bool) -> Iterator[Callable[[MeshFacts], None]]:
         with Live(console=out, auto_refresh=False) as live:
             yield lambda facts: live.update(mesh_table(facts, out.width), refresh=True)
     else:
-        yield lambda facts: out.print(mesh_table(facts, out.width), end="\n\n")
+        yield lambda facts: out.print(mesh_table(facts, out.width), "")

@@ -104,7 +104,10 @@ async def kept_directory() -> AsyncIterator[tuple[Path, int]]:
         with os.fdopen(read, "rb") as source:
             keeper = await _spawn("keeper", stdin=source, stderr=DEVNULL)
         assert keeper.stdout is not None  # noqa: S101 - it is a pipe, which the type cannot tell
-        line = await keeper.stdout.readline()
+        line = b""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ENDING):
+                line = await keeper.stdout.readline()
         if not line:
             raise DemoError(f"no directory can be made in {tempfile.gettempdir()}")
         try:

@@ -66,11 +66,9 @@ class Narrator:
         """The calls were made."""
         self._facts["calls"] = [_calls_json(made) for made in calls]
         node, client = (made.caller for made in calls)
-        self._title(
-            f"Calls to greeter/v1: from {node}, a node, and from {client}, a process that imports "
-            f"only aegis_discovery"
-        )
+        self._title(f"Calls to greeter/v1 from {node}, a node, and {client}, no node")
         self._calls(calls)
+        self._say(Text(f"   Of Aegis, {client} has imported aegis_discovery only.", "dim"))
 
     def killed(self, kill: Kill) -> None:
         """A provider was killed under load."""
@@ -81,8 +79,8 @@ class Narrator:
             "mesh": mesh_json(kill.mesh),
         }
         self._title(
-            f"Killed {kill.victim.id} (SIGKILL) while both went on calling; "
-            f"{kill.noticed_after:.1f} s later it is failed everywhere"
+            f"Killed {kill.victim.id} (SIGKILL) under load; "
+            f"{kill.noticed_after:.1f} s later it was failed everywhere"
         )
         self._calls(kill.calls)
         self._say()
@@ -92,7 +90,7 @@ class Narrator:
         """The mesh is left running."""
         self._facts["status_command"] = command
         self._title("The mesh runs on until Ctrl-C; look at it from another terminal")
-        self._say(Text(f"  {command}"))
+        self._say(Text(f"   {command}"), soft_wrap=True)
 
     def ended(self, seconds: float) -> None:
         """All is over."""
@@ -115,7 +113,13 @@ class Narrator:
     def _calls(self, calls: Sequence[Calls]) -> None:
         providers = sorted({provider for made in calls for provider in made.by_provider})
         self._table(
-            ("CALLER", "CALLS", "FAILED", *(f"BY {provider}" for provider in providers), "SEEN AS"),
+            (
+                "CALLER",
+                "CALLS",
+                "FAILED",
+                *(f"BY {provider}" for provider in providers),
+                "PROVIDERS SEE",
+            ),
             [
                 (
                     made.caller,
@@ -136,9 +140,9 @@ class Narrator:
             table.add_row(*row)
         self._say(Padding(table, (0, 0, 0, 3), expand=False))
 
-    def _say(self, *what: RenderableType) -> None:
+    def _say(self, what: RenderableType = "", *, soft_wrap: bool = False) -> None:
         if not self._json:
-            self._out.print(*what)
+            self._out.print(what, soft_wrap=soft_wrap)
 
 
 def _calls_json(made: Calls) -> dict[str, object]:

@@ -108,15 +108,13 @@ class Demo:
         self._narrator.identities(names, time.monotonic() - began)
 
     async def start_nodes(self) -> None:
-        """Starts the seed node, then the providers and the client at the same time."""
+        """Starts the seed node, then the providers at the same time, which join through it."""
         with self._narrator.progress("Starting three nodes"):
-            self.seed = await self._start_node(SEED)
-            joined = await asyncio.gather(
-                *(
-                    self._start_node(name, "--greet", "--join", self.seed.address)
-                    for name in PROVIDERS
-                )
-            )
+            await self._start_node(SEED)
+            self.seed = await self._member(SEED)
+            for name in PROVIDERS:
+                await self._start_node(name, "--greet", "--join", self.seed.address)
+            joined = [await self._member(name) for name in PROVIDERS]
         self._members = {member.id: member for member in joined}
         self._narrator.started(self.seed, joined)
 
@@ -168,9 +166,12 @@ class Demo:
     def _callers(self) -> tuple[ChildProcess, ChildProcess]:
         return self._nodes[SEED], self._client
 
-    async def _start_node(self, name: str, *options: str) -> Member:
-        child = await self._crew.start(name, "node", name, str(self.certs), *options)
-        self._nodes[name] = child
+    async def _start_node(self, name: str, *options: str) -> None:
+        self._nodes[name] = await self._crew.start(name, "node", name, str(self.certs), *options)
+
+    async def _member(self, name: str) -> Member:
+        """Waits until a node serves, and returns where."""
+        child = self._nodes[name]
         ready = await child.expect("ready", STARTING)
         return Member(name, child.pid, ready["address"])
 

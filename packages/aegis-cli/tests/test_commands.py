@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import grpc
+import pytest
+from aegis_cli.cli import aegis as root
+from aegis_cli.errors import CallFailedError
+from click.testing import CliRunner
+
+OWN_GROUPS = ("demo", "mesh", "node")
+
+
+def commands(command: click.Command, *path: str) -> Iterator[tuple[str, click.Command]]:
+    yield " ".join(path), command
+    if isinstance(command, click.Group):
+        for name, child in command.commands.items():
+            yield from commands(child, *path, name)
+
+
+ALL = dict(commands(root, "aegis"))
+OWN = {path: command for path, command in ALL.items() if not path.startswith("aegis certs")}
+
+
+def test_the_commands_are_these() -> None:
+    assert {"aegis demo", "aegis node run", "aegis mesh status"} <= set(OWN)
+    assert {"aegis certs init", "aegis certs issue", "aegis certs list"} <= set(ALL)
+
+
+@pytest.mark.parametrize("path", OWN)
+def test_help_has_examples_that_fit(path: str) -> None:
+    epilog = OWN[path].epilog or ""
+    assert f"  {path} " in epilog or f"  {path}\n" in f"{epilog}\n" or path == "aegis"
+    assert all(len(line) <= 78 for line in epilog.splitlines() if line.startswith("  aegis"))
+
+
+@pytest.mark.parametrize("path", OWN)
+def test_every_option_has_a_variable_that_its_help_names(path: str) -> None:
+    options = [option for option in OWN[path].params if isinstance(option, click.Option)]
+    for option in options:
+        if "--version" not in option.opts:
+            assert str(option.envvar).startswith("AEGIS_"), option.opts
+            assert option.show_envvar, option.opts
+
+
+def test_help_loads_neither_grpc_nor_cryptography() -> None:
+    code = (
+        "import sys, aegis_cli.cli as c; c.aegis(['mesh', 'status', '--help'], 'aegis', "
+        "standalone_mode=False); print({'grpc', 'cryptography', 'rich'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_the_version_is_shown(aegis) -> None:
+    done = aegis.run("--version")
+    assert (done.returncode, done.stdout) == (0, "aegis 0.1.0\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["mesh", "status"], "AEGIS_NODE"),
+        (["mesh", "status", "--node", "nonsense"], "no address"),
+        (["node", "run"], "--id"),
+        (["node", "run", "--id", "../x"], "node id"),
+        (["node", "run", "--id", "a", "--service", "greeter"], "NAME/VERSION"),
+        (["node", "run", "--id", "a", "--join", "nowhere"], "no address"),
+        (["node", "run", "--id", "a", "--address", "0.0.0.0:0"], "advertise"),
+        (["node", "run", "--id", "a", "--cert-file", "x"], "--key-file and --ca-file"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_a_mistake_in_the_usage_is_one_sentence_and_code_2(
+    arguments: list[str], complaint: str, certs: Path
+) -> None:
+    done = CliRunner(env={"AEGIS_CERT_DIR": str(certs)}).invoke(root, arguments)
+    assert done.exit_code == 2
+    assert complaint in done.output
+    assert "Traceback" not in done.output
+
+
+def test_an_error_is_one_sentence_and_debug_shows_where(aegis) -> None:
+    arguments = ("mesh", "status", "--node", "127.0.0.1:9", "--cert-dir", "nowhere")
+    done = aegis.run(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: there is no CA at nowhere")
+    assert len(done.stderr.splitlines()) == 1
+    assert "Traceback" in aegis.run("--debug", *arguments).stderr
+
+
+def test_a_grpc_error_becomes_a_sentence() -> None:
+    error = grpc.aio.AioRpcError(
+        grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "it went away"
+    )
+    assert str(CallFailedError(error)) == "a call failed with UNAVAILABLE: it went away"
+    assert str(CallFailedError(grpc.RpcError("odd"))).endswith("an unknown code: odd")

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+AS_IT_IS = ("-m", "aegis_cli")
+# The same with keys that take no time.
+QUICK_CODE = """
+from functools import partial
+from aegis_certs import KeyType
+from aegis_cli import main
+from aegis_cli.demo import _story
+_story.tell = partial(_story.tell, keys=(KeyType.P256, KeyType.P256))
+main()
+"""
+QUICK = ("-c", QUICK_CODE)
+
+
+@pytest.fixture
+def demo(aegis, eventually):
+    """Starts the demo; makes sure afterwards that nothing of it is left."""
+    mark = uuid.uuid4().hex
+    aegis.environment["AEGIS_DEMO_MARK"] = mark
+    yield lambda *options, program=QUICK: aegis.start("demo", *options, program=program)
+    eventually(lambda: not processes_with(mark), "no process of the demo is left")
+    assert list(aegis.directory.iterdir()) == []
+
+
+def processes_with(mark: str) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text())
+        except OSError:
+            continue  # it is gone, or not ours
+    return found
+
+
+def test_it_shows_what_it_promises(demo) -> None:
+    process = demo("--json", program=AS_IT_IS)
+    assert process.wait() == 0
+    told = json.loads(process.stdout.rest())
+    assert [node["id"] for node in told["nodes"]] == ["front", "greeter-1", "greeter-2"]
+    assert {node["status"] for node in told["mesh"]["nodes"]} == {"alive"}
+    assert all(node["health"]["status"] == "healthy" for node in told["mesh"]["nodes"])
+    for calls, caller in zip(told["calls"], ("front", "client"), strict=True):
+        assert (calls["caller"], calls["calls"], calls["failed"]) == (caller, 200, 0)
+        assert min(calls["by_provider"].values()) >= 80
+        assert calls["providers_say_caller_is"] == [caller]
+    assert [calls["loaded_aegis_core"] for calls in told["calls"]] == [True, False]
+    killed = told["kill"]
+    assert killed["victim"]["id"] == "greeter-2"
+    assert [calls["failed"] for calls in killed["calls"]] == [0, 0]
+    statuses = {node["id"]: node["status"] for node in killed["mesh"]["nodes"]}
+    assert statuses == {"front": "alive", "greeter-1": "alive", "greeter-2": "failed"}
+
+
+def test_what_is_kept_can_be_looked_at_until_ctrl_c(demo, aegis) -> None:
+    process = demo("--keep")
+    command = shlex.split(process.stdout.until("mesh status --node"))
+    shown = aegis.run(*command[command.index("mesh") :])
+    assert shown.returncode == 0, shown.stderr
+    assert "3 (2 alive, 1 failed)" in shown.stdout
+    process.signal(signal.SIGINT)
+    assert process.wait() == 0
+    assert "nothing is left behind" in process.stdout.rest()
+    assert "Traceback" not in process.stderr.rest()
+
+
+def test_the_command_to_look_at_it_fits_how_the_demo_was_run(monkeypatch) -> None:
+    from aegis_cli.demo._story import _status_command
+
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
+    arguments = "mesh status --node 127.0.0.1:5 --cert-dir '/a b'"
+    with_path = _status_command("127.0.0.1:5", Path("/a b"))
+    assert with_path == f"aegis {arguments}"
+    monkeypatch.setenv("PATH", os.devnull)
+    without_path = _status_command("127.0.0.1:5", Path("/a b"))
+    assert without_path == f"{sys.executable} -m aegis_cli {arguments}"
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    assert _status_command("127.0.0.1:5", Path("/a b")) == f"uv run aegis {arguments}"
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGKILL, "Making a CA"),
+        (signal.SIGTERM, "the CA"),
+        (signal.SIGINT, "Starting three"),
+        (signal.SIGKILL, "Starting three"),
+        (signal.SIGTERM, "Calling the"),
+        (signal.SIGKILL, "Killing"),
+    ],
+)
+def test_whatever_ends_it_nothing_is_left(demo, number: signal.Signals, moment: str) -> None:
+    process = demo("--json")
+    process.stderr.until(moment)
+    process.signal(number)
+    code = process.wait()
+    assert code == (130 if number is signal.SIGINT else -number)
+    assert process.stdout.rest() == ""
+    assert "Traceback" not in process.stderr.rest()

@@ -1,0 +1,45 @@
+import pytest
+from aegis_cli.demo._facts import Calls, check_balance, check_calls
+from aegis_cli.errors import DemoError
+
+PROVIDERS = ("greeter-1", "greeter-2")
+
+
+def calls(
+    by_provider: dict[str, int],
+    *,
+    caller: str = "front",
+    seen: tuple[str, ...] = ("front",),
+    failures: tuple[str, ...] = (),
+    loaded: bool = False,
+) -> Calls:
+    return Calls(caller, by_provider, seen, failures, loaded)
+
+
+def test_calls_in_turn_pass() -> None:
+    made = [calls({"greeter-1": 101, "greeter-2": 99})]
+    check_calls(made, client="client")
+    check_balance(made, times=200, providers=PROVIDERS)
+
+
+@pytest.mark.parametrize(
+    ("made", "complaint"),
+    [
+        (calls({"greeter-1": 199}, failures=("it broke",)), "the first with: it broke"),
+        (calls({"greeter-1": 200}, seen=("front", "mallory")), "for those of front, mallory"),
+        (calls({}, seen=()), "for those of nobody"),
+        (calls({"greeter-1": 1}, caller="client", seen=("client",), loaded=True), "aegis_core"),
+    ],
+)
+def test_a_broken_promise_is_told(made: Calls, complaint: str) -> None:
+    with pytest.raises(DemoError, match=complaint):
+        check_calls([made], client="client")
+
+
+@pytest.mark.parametrize(
+    "by_provider",
+    [{"greeter-1": 200}, {"greeter-1": 150, "greeter-2": 50}, {"greeter-1": 99, "greeter-2": 99}],
+)
+def test_shares_that_are_not_fair_are_told(by_provider: dict[str, int]) -> None:
+    with pytest.raises(DemoError, match="not balanced: greeter-1"):
+        check_balance([calls(by_provider)], times=200, providers=PROVIDERS)

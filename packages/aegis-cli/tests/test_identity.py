@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from aegis_certs import InvalidNodeIdError, UsageError
+from aegis_cli._identity import NAME, asking_identity
+from aegis_cli.errors import NoIdentityError
+
+
+def contents(directory: Path) -> dict[str, tuple[int, bytes]]:
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in directory.iterdir()}
+
+
+def test_on_demand_it_is_client_only_lives_an_hour_and_is_written_nowhere(certs: Path) -> None:
+    before = contents(certs)
+    tls = asking_identity(str(certs), None)
+    assert contents(certs) == before
+    assert tls.node_id == NAME
+    left = tls.not_after - datetime.now(UTC)
+    assert timedelta(minutes=50) < left <= timedelta(hours=1)
+    tls.bundle.verify(tls.chain, "client")
+    with pytest.raises(UsageError):
+        tls.bundle.verify(tls.chain, "server")
+
+
+def test_a_named_one_is_loaded_and_nothing_is_made(certs: Path) -> None:
+    before = contents(certs)
+    assert asking_identity(str(certs), "ops").node_id == "ops"
+    assert contents(certs) == before
+
+
+def test_a_named_one_that_is_missing_is_not_made(certs: Path) -> None:
+    with pytest.raises(NoIdentityError, match=r"no identity nobody.*--identity.*--cert-dir"):
+        asking_identity(str(certs), "nobody")
+    assert not (certs / "nobody-cert.pem").exists()
+
+
+def test_a_name_is_no_path(certs: Path) -> None:
+    with pytest.raises(InvalidNodeIdError):
+        asking_identity(str(certs), "../certs/ops")
+
+
+@pytest.mark.parametrize("kept", [("ca-cert.pem",), ()])
+def test_without_the_key_of_a_ca_both_ways_are_named(
+    certs: Path, tmp_path: Path, kept: tuple[str, ...]
+) -> None:
+    for name in kept:
+        (tmp_path / name).write_bytes((certs / name).read_bytes())
+    with pytest.raises(NoIdentityError, match=r"there is no CA.*--identity NAME.*--cert-dir DIR"):
+        asking_identity(str(tmp_path), None)
+    assert len(list(tmp_path.iterdir())) == len(kept)

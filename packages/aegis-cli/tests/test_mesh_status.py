@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+
+
+def test_a_pipe_gets_a_plain_table_of_all_nodes(aegis, quiet_mesh: str) -> None:
+    done = aegis.run("mesh", "status", "--node", quiet_mesh)
+    assert (done.returncode, done.stderr) == (0, "")
+    header, first, second, *rest = done.stdout.splitlines()
+    assert header.split() == [
+        *("ID", "NAME", "TYPE", "ADDRESS", "SERVICES", "STATUS", "HEALTH"),
+        *("ROUND", "TRIP", "CERT", "DAYS"),
+    ]
+    assert first.split()[:3] == ["orders-1", "orders-1", "generic"]
+    assert {"orders/v1", "alive", "healthy", "ms", "89"} <= set(first.split())
+    assert second.split()[:4] == ["seed", "seed", "gateway", quiet_mesh]
+    assert "nodes    2 (2 alive)" in rest
+    assert "\x1b" not in done.stdout
+
+
+def test_json_has_what_the_nodes_answered(aegis, quiet_mesh: str) -> None:
+    aegis.environment |= {"AEGIS_NODE": quiet_mesh, "AEGIS_IDENTITY": "ops"}
+    document = json.loads(aegis.run("mesh", "status", "--json").stdout)
+    first, second = document["nodes"]
+    assert (first["id"], second["address"]) == ("orders-1", quiet_mesh)
+    assert first["services"] == [{"name": "orders", "version": "v1"}]
+    assert first["health"]["status"] == "healthy"
+    assert 0 < first["round_trip_ms"] < 3000
+    assert first["certificate"]["days_left"] == 89
+    assert len(document["digest"]) == 64
+
+
+def test_nodes_that_are_gone_or_hang_are_shown_as_such_within_a_bound(aegis) -> None:
+    _, address = aegis.node("seed")
+    other, _ = aegis.node("orders-1", "--join", address)
+    hung, _ = aegis.node("orders-2", "--join", address)
+    hung.stderr.until("orders-1 is here")
+    hung.signal(signal.SIGSTOP)
+    other.signal(signal.SIGKILL)
+    other.wait()
+    document = json.loads(aegis.run("mesh", "status", "--json", "--node", address).stdout)
+    problems = {node["id"]: node["problem"] for node in document["nodes"]}
+    assert problems == {
+        "orders-1": "it refused the connection; is a node listening there?",
+        "orders-2": "no answer within 3 s",
+        "seed": None,
+    }
+
+
+def test_a_node_that_cannot_be_asked_is_one_sentence(aegis) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = "{}:{}".format(*closed.getsockname())
+    done = aegis.run("mesh", "status", "--node", address)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"Error: {address} refused the connection; is a node listening there?\n"
+
+
+def test_another_node_than_the_one_named_is_not_asked(aegis, quiet_mesh: str) -> None:
+    done = aegis.run("mesh", "status", "--node", f"orders-1@{quiet_mesh}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"Error: {quiet_mesh}: seed answers there, not orders-1\n"
+
+
+def test_an_identity_of_another_ca_is_refused_with_a_reason(
+    aegis, quiet_mesh: str, tmp_path
+) -> None:
+    foreign = tmp_path / "foreign"
+    assert aegis.run("certs", "init", "--dir", str(foreign), "--key-type", "p256").returncode == 0
+    done = aegis.run("mesh", "status", "--node", quiet_mesh, "--cert-dir", str(foreign))
+    assert done.returncode == 1
+    assert "certificate is not trusted" in done.stderr
+
+
+def test_watching_goes_on_until_it_is_interrupted(aegis) -> None:
+    _, address = aegis.node("seed")
+    other, _ = aegis.node("orders-1", "--join", address)
+    watch = aegis.start("mesh", "status", "--node", address, "--watch", "--json")
+    assert len(json.loads(watch.stdout.until("orders-1"))["nodes"]) == 2
+    other.signal(signal.SIGTERM)
+    while len(json.loads(watch.stdout.until("{"))["nodes"]) == 2:
+        pass
+    watch.signal(signal.SIGINT)
+    assert watch.wait() == 0
+    assert watch.stderr.rest() == ""
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_terminal_gets_colour_unless_it_does_not_want_any(
+    aegis, quiet_mesh: str, plain: bool
+) -> None:
+    shown = on_a_terminal(aegis, {"NO_COLOR": "1"} if plain else {}, "--node", quiet_mesh)
+    assert ("\x1b[32m" in shown) is not plain
+    assert "A wider terminal has also: name." in shown
+
+
+def on_a_terminal(aegis, environment: dict[str, str], *options: str) -> str:
+    """What `aegis mesh status` shows on a terminal of 80 columns."""
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", buffering=0) as screen:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "aegis_cli", "mesh", "status", *options],
+            env=aegis.environment | {"TERM": "xterm"} | environment,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # Linux says EIO where the other end is closed
+            while data := screen.read(4096):
+                shown += data
+        assert process.wait(30) == 0
+    return shown.decode()

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+
+def test_it_says_where_it_serves_and_who_comes_and_goes(aegis) -> None:
+    seed = aegis.start("node", "run", "--id", "seed")
+    line = seed.stdout.until("serves at")
+    address = re.fullmatch(r"seed serves at (127\.0\.0\.1:\d+)", line).group(1)
+    other, _ = aegis.node("orders-1", "--join", address, "--service", "orders/v1")
+    seed.stderr.until("orders-1 joined at 127.0.0.1:")
+    assert "provides orders/v1" in seed.stderr.seen[-1]
+    other.stderr.until(f"seed is here at {address}")
+    other.signal(signal.SIGTERM)
+    assert other.wait() == 0
+    seed.stderr.until("orders-1 left")
+    seed.signal(signal.SIGINT)
+    assert seed.wait() == 0
+    assert "Traceback" not in seed.stderr.rest()
+
+
+def test_json_tells_the_address_that_is_bound_and_the_one_that_is_published(aegis) -> None:
+    node = aegis.start(
+        *("node", "run", "--id", "seed", "--json", "--service", "a/v1", "--service", "b/v2"),
+        *("--address", "0.0.0.0:0", "--advertise", "127.0.0.1:0"),
+    )
+    facts = json.loads(node.stdout.until("{"))
+    port = facts["address"].rpartition(":")[2]
+    assert facts == {
+        "event": "serving",
+        "id": "seed",
+        "address": f"0.0.0.0:{port}",
+        "advertise": f"127.0.0.1:{port}",
+        "services": ["a/v1", "b/v2"],
+    }
+
+
+def test_options_come_from_variables_too(aegis) -> None:
+    _, address = aegis.node("seed")
+    aegis.environment |= {
+        "AEGIS_NODE_ID": "orders-1",
+        "AEGIS_JOIN": address,
+        "AEGIS_SERVICES": "orders/v1 billing/v2",
+        "AEGIS_JSON": "1",
+    }
+    node = aegis.start("node", "run")
+    assert json.loads(node.stdout.until("{"))["services"] == ["orders/v1", "billing/v2"]
+    node.stderr.until(f"seed is here at {address}")
+
+
+def test_a_node_that_cannot_join_says_so_and_serves(aegis) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = "{}:{}".format(*closed.getsockname())
+    node, _ = aegis.node("seed", "--join", address)
+    node.stderr.until("has not joined yet")
+
+
+def test_a_second_signal_ends_it_at_once(aegis, certs: Path) -> None:
+    seed, address = aegis.node("seed")
+    node, _ = aegis.node("orders-1", "--join", address)
+    seed.signal(signal.SIGSTOP)  # its feed will not end, and leaving waits for that
+    node.signal(signal.SIGINT)
+    node.stderr.until("stopping after SIGINT")
+    node.signal(signal.SIGTERM)
+    assert node.wait() in (0, 128 + signal.SIGTERM)
+
+
+def test_a_port_in_use_is_one_sentence(aegis) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = "{}:{}".format(*taken.getsockname())
+        done = aegis.run("node", "run", "--id", "seed", "--address", address)
+    assert done.returncode == 1
+    assert f"cannot listen on {address}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_node_id_that_somebody_else_takes_ends_it_with_one_sentence(aegis) -> None:
+    _, address = aegis.node("seed")
+    older, _ = aegis.node("orders-1", "--join", address)
+    older.stderr.until("seed is here")
+    aegis.node("orders-1", "--join", address)
+    assert older.wait() == 1
+    said = older.stderr.rest()
+    assert "node id orders-1 is in use by a newer process" in said
+    assert "Traceback" not in said
+
+
+def test_certificates_of_ones_own_take_the_place_of_the_directory(aegis, certs: Path) -> None:
+    node, _ = aegis.node(
+        *("seed", "--cert-dir", "nowhere"),
+        *("--cert-file", str(certs / "seed-cert.pem")),
+        *("--key-file", str(certs / "seed-key.pem")),
+        *("--ca-file", str(certs / "ca-cert.pem")),
+    )
+    node.signal(signal.SIGTERM)
+    assert node.wait() == 0
+    assert not (aegis.directory / "nowhere").exists()
+
+
+@pytest.mark.parametrize("identity", ["orders-1"])
+def test_the_certificate_of_another_node_is_refused(aegis, certs: Path, identity: str) -> None:
+    done = aegis.run(
+        *("node", "run", "--id", "seed"),
+        *("--cert-file", str(certs / f"{identity}-cert.pem")),
+        *("--key-file", str(certs / f"{identity}-key.pem")),
+        *("--ca-file", str(certs / "ca-cert.pem")),
+    )
+    assert done.returncode == 2
+    assert "the certificate is orders-1's, this node is seed" in done.stderr
