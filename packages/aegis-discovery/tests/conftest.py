@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -147,14 +149,6 @@ class _Handlers(grpc.GenericRpcHandler):
         return handlers.get(name)
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    """Waits for a condition that another thread or process brings about."""
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.005)
-
-
 @pytest.fixture(scope="session")
 def ca(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
     return CertificateAuthority.create(tmp_path_factory.mktemp("ca"), key_type=KeyType.P256)
@@ -190,6 +184,53 @@ def start_provider(ca: CertificateAuthority) -> Iterator[StartProvider]:
         provider.stop()
 
 
+class ProviderProcess:
+    """A provider in a process of its own, to be killed."""
+
+    def __init__(self, tls: TLSConfig) -> None:
+        self.node_id = tls.node_id
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        identity = (tls.certificate_chain, tls.private_key, tls.trust_bundle)
+        texts = [tls.node_id, *(pem.decode() for pem in identity)]
+        self._process.stdin.write(json.dumps(texts) + "\n")
+        self._process.stdin.flush()
+        self.info = NodeInfo(
+            self.node_id,
+            address=f"127.0.0.1:{int(self._process.stdout.readline())}",
+            services=(SERVICE,),
+        )
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(WAIT)
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+@pytest.fixture
+def killable_provider(ca: CertificateAuthority) -> Iterator[ProviderProcess]:
+    process = ProviderProcess(ca.issue_in_memory("mortal"))
+    yield process
+    process.kill()
+
+
 @pytest.fixture
 def topology() -> Topology:
     return Topology()
+
+
+def _serve() -> None:
+    """Serves as a process of its own, until its parent ends or kills it."""
+    node_id, *pems = json.loads(sys.stdin.readline())
+    provider = Provider(TLSConfig(node_id, *(pem.encode() for pem in pems)))
+    print(provider.port, flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    _serve()

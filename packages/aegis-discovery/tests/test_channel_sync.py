@@ -298,5 +298,7 @@ def test_an_interceptor_of_the_user_wraps_the_channel(channel: grpc.Channel) -> 
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_one_can_wait_until_the_channel_is_ready(channel: grpc.Channel) -> None:
+    # gRPC's thread for it complains where the channel is closed soon after, as it is here.
     grpc.channel_ready_future(channel).result(timeout=WAIT)

@@ -140,28 +140,27 @@ async def test_another_node_at_the_address_is_not_believed(
     assert impostor.calls == []
 
 
-async def test_a_provider_that_stops_under_load_costs_no_call(
-    pool: ServiceClientPool, providers: list[Any]
+async def test_a_provider_killed_under_load_costs_no_call(
+    pool: ServiceClientPool, topology: Topology, two: list[Any], killable_provider: Any
 ) -> None:
+    topology.add_node(killable_provider.info)
     channel = pool.channel("echo", "v1")
-    answered = 0
-    stopped = False
+    answers: Counter[str] = Counter()
+    killed = False
 
     async def work() -> None:
-        nonlocal answered
         after = 0
         while after < 50:
-            after += stopped
-            await who(channel)
+            after += killed
+            answers[await who(channel)] += 1
             await collect(channel.unary_stream("/t/Count")(b"0", timeout=WAIT))
-            answered += 1
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(8):
             tasks.create_task(work())
-        await until(lambda: answered > 50)
-        await asyncio.to_thread(providers[0].stop)
-        stopped = True
+        await until(lambda: answers["mortal"] > 20)
+        await asyncio.to_thread(killable_provider.kill)
+        killed = True
 
 
 @pytest.mark.parametrize("kind", ["await", "code", "callback", "iterate", "read"])

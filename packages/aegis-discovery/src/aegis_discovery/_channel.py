@@ -15,6 +15,8 @@ from aegis_discovery._routing import Router, deadline_of, time_left
 
 # The stubs of grpc make these classes generic; at run time they are not.
 # mypy: disable-error-code="type-arg"
+_WATCHED = 4
+"""Providers whose connectivity one subscriber follows: gRPC polls each with a thread."""
 
 Connect: TypeAlias = Callable[["Endpoint[grpc.Channel]"], grpc.Channel]
 
@@ -212,14 +214,13 @@ class BalancedChannel(grpc.Channel):
         callback: Callable[[grpc.ChannelConnectivity], None],
         try_to_connect: bool | None = None,
     ) -> None:
-        """Follows the connectivity of one provider at a time, the next one when one fails.
+        """Follows the connectivity of the next few providers, and tells the best of it.
 
         Raises:
             NoProvidersError: If nobody provides the service.
         """
-        self._watches[callback] = ConnectivityWatch(
-            lambda: self._connect(self._router.pick()), callback, bool(try_to_connect)
-        )
+        channels = {self._connect(self._router.pick()) for _ in range(_WATCHED)}
+        self._watches[callback] = ConnectivityWatch(channels, callback, bool(try_to_connect))
 
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
         """Ends what `subscribe` began."""

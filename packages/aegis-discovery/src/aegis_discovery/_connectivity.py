@@ -3,55 +3,53 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import grpc
 
-from aegis_discovery.errors import DiscoveryError
+_BEST_FIRST = (
+    grpc.ChannelConnectivity.READY,
+    grpc.ChannelConnectivity.CONNECTING,
+    grpc.ChannelConnectivity.IDLE,
+    grpc.ChannelConnectivity.TRANSIENT_FAILURE,
+    grpc.ChannelConnectivity.SHUTDOWN,
+)
 
 
 class ConnectivityWatch:
-    """Follows the connectivity of one provider's channel, and of the next one when that fails.
+    """Follows some channels, and tells the best state that any of them is in.
 
     Args:
-        next_channel: Returns the channel of the provider whose turn it is.
-        callback: Told every state.
-        try_to_connect: Whether to connect for it.
+        channels: The channels.
+        callback: Told that state, and each change of it.
+        try_to_connect: Whether the channels are to connect for it.
     """
 
     def __init__(
         self,
-        next_channel: Callable[[], grpc.Channel],
+        channels: Iterable[grpc.Channel],
         callback: Callable[[grpc.ChannelConnectivity], None],
         try_to_connect: bool,
     ) -> None:
-        self._next_channel = next_channel
         self._callback = callback
-        self._try_to_connect = try_to_connect
         self._lock = threading.Lock()
-        self._ended = False
-        self._channel = next_channel()
-        self._channel.subscribe(self._changed, try_to_connect)
+        self._states: dict[grpc.Channel, grpc.ChannelConnectivity] = {}
+        self._told: grpc.ChannelConnectivity | None = None
+        self._watchers = {channel: partial(self._changed, channel) for channel in channels}
+        for channel, watcher in self._watchers.items():
+            channel.subscribe(watcher, try_to_connect)
 
-    def _changed(self, state: grpc.ChannelConnectivity) -> None:
-        self._callback(state)
-        if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-            self._move()
-
-    def _move(self) -> None:
-        try:
-            channel = self._next_channel()
-        except DiscoveryError:
-            return  # nobody is left to move to
+    def _changed(self, channel: grpc.Channel, state: grpc.ChannelConnectivity) -> None:
         with self._lock:
-            if self._ended or channel is self._channel:
+            self._states[channel] = state
+            best = min(self._states.values(), key=_BEST_FIRST.index)
+            if best is self._told:
                 return
-            self._channel.unsubscribe(self._changed)
-            self._channel = channel
-            channel.subscribe(self._changed, self._try_to_connect)
+            self._told = best
+        self._callback(best)
 
     def end(self) -> None:
         """Tells nothing more."""
-        with self._lock:
-            self._ended = True
-            self._channel.unsubscribe(self._changed)
+        for channel, watcher in self._watchers.items():
+            channel.unsubscribe(watcher)

@@ -235,6 +235,16 @@ class Endpoints(Generic[ChannelT]):
                 service.refresh()
         del before
 
+    def renew(self) -> None:
+        """Goes on with new endpoints, and so new channels; calls under way keep the old ones."""
+        with self._lock:
+            before = [service.view for service in self._services.values()]
+            self._known = weakref.WeakValueDictionary()
+            for service in self._services.values():
+                service.view = _View((), (), ())
+                service.refresh()
+        del before
+
     def endpoint_of(self, node: NodeInfo) -> Endpoint[ChannelT]:
         """Returns the endpoint of a node at its present address; the lock is held meanwhile."""
         key = (node.id, node.address)

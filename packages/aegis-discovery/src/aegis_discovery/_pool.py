@@ -89,6 +89,12 @@ class ServiceClientPool:
             endpoint.channel = channel
         return channel
 
+    def change_identity(self, tls: TLSConfig) -> None:
+        """Makes calls with another identity from now on; calls under way end on their channels."""
+        if self._owns_channels:
+            self._channels.change_identity(tls)
+        self._endpoints.renew()
+
     def close(self) -> None:
         """Takes no more calls and closes the connections; calls under way are cancelled."""
         held = self._endpoints.close()  # a channel that nobody holds could not be closed

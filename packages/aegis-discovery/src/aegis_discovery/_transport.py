@@ -111,6 +111,13 @@ class ChannelCache:
                 self._channels[node_id, address] = channel
             return channel
 
+    def change_identity(self, tls: TLSConfig) -> None:
+        """Opens channels with another identity from now on; those that somebody holds go on."""
+        credentials = channel_credentials(tls)
+        with self._lock:
+            self._credentials = credentials
+            self._channels.clear()
+
     def close(self) -> None:
         """Closes every channel; calls under way are cancelled."""
         with self._lock:

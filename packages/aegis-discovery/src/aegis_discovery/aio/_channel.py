@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections.abc import Callable
 from typing import Any, Self, TypeAlias
@@ -24,6 +25,8 @@ from aegis_discovery.aio._calls import (
 
 _READY = grpc.ChannelConnectivity.READY
 _LOST = frozenset({grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN})
+_PACE = 0.05
+"""Seconds from one provider that is out of reach to the next, for those who wait for any."""
 
 Connect: TypeAlias = Callable[["Endpoint[grpc.aio.Channel]"], grpc.aio.Channel]
 
@@ -162,13 +165,15 @@ class BalancedChannel(grpc.aio.Channel):
         return self._follow().get_state(try_to_connect)
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """Waits until `get_state` would return another state.
-
-        Raises:
-            NoProvidersError: If nobody provides the service.
-        """
-        channel = self._follow()
-        if channel.get_state() is last_observed_state:
+        """Waits until `get_state` may return another state."""
+        # Only get_state moves on: the next provider may be in that state for good, if unasked.
+        channel = self._followed() if self._followed else None
+        if channel is None or channel.get_state() is not last_observed_state:
+            return
+        if last_observed_state in _LOST:
+            # gRPC stays so until it is connected again; the next provider may be there already.
+            await asyncio.sleep(_PACE)
+        else:
             await channel.wait_for_state_change(last_observed_state)
 
     async def channel_ready(self) -> None:

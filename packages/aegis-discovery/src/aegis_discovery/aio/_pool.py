@@ -87,6 +87,12 @@ class ServiceClientPool:
             endpoint.channel = channel
         return channel
 
+    def change_identity(self, tls: TLSConfig) -> None:
+        """Makes calls with another identity from now on; calls under way end on their channels."""
+        if self._owns_channels:
+            self._channels.change_identity(tls)
+        self._endpoints.renew()
+
     async def close(self, grace: float | None = None) -> None:
         """Takes no more calls and closes the connections.
 

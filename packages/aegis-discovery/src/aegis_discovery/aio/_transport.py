@@ -106,6 +106,11 @@ class ChannelCache:
             self._channels[node_id, address] = channel
         return channel
 
+    def change_identity(self, tls: TLSConfig) -> None:
+        """Opens channels with another identity from now on; those that somebody holds go on."""
+        self._credentials = channel_credentials(tls)
+        self._channels.clear()
+
     async def close(self, grace: float | None = None) -> None:
         """Closes every channel.
 
