@@ -9,6 +9,7 @@ from typing import Any, Self
 from aegis_certs import TLSConfig
 from aegis_discovery import NodeInfo, ServiceClientPool, Topology
 from aegis_discovery.background import BackgroundLoop
+from cryptography import x509
 
 from aegis_core import aio
 from aegis_core._health import HealthInfo
@@ -100,6 +101,17 @@ class Node:
             self._loop.run(self._node.wait_for_termination())
         elif self._node.failure is not None:
             raise self._node.failure
+
+    def change_identity(self, tls: TLSConfig) -> None:
+        """Goes on with another certificate, key or bundle, as `aegis_core.aio.Node` does."""
+        self._loop.call(self._node.change_identity, tls)
+        with self._lock:
+            if self._pool is not None:
+                self._pool.change_identity(tls)
+
+    def get_certificate(self, node_id: str) -> x509.Certificate | None:
+        """Returns the certificate of a node; None if it is unknown or signs nothing itself."""
+        return self._node.get_certificate(node_id)
 
     def __enter__(self) -> Self:
         self.start()

@@ -13,6 +13,7 @@ from aegis_certs import TLSConfig, TLSOptions, load_or_generate_tls, load_tls, v
 from aegis_discovery import DEFAULT_MESH, NodeInfo, ServiceInfo, Topology
 from aegis_discovery.aio import ServiceClientPool
 from aegis_discovery.transport import parse_seed
+from cryptography import x509
 
 from aegis_core._address import published_address, split_address
 from aegis_core._health import HealthChecker, HealthInfo
@@ -199,6 +200,22 @@ class Node:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+    def change_identity(self, tls: TLSConfig) -> None:
+        """Goes on with another certificate, key or trust bundle of the same node.
+
+        No call fails and no stream breaks by it. Where the identity came from files, the node
+        does this by itself when they change.
+
+        Raises:
+            ConfigError: If it is not an identity of this node.
+        """
+        self._parts.change_identity(tls)
+
+    def get_certificate(self, node_id: str) -> x509.Certificate | None:
+        """Returns the certificate of a node; None if it is unknown or signs nothing itself."""
+        state = self._parts.state
+        return state.verifier.certificate_of(state.topology.get_record(node_id))
 
     # Peers
 

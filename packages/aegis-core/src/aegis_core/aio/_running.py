@@ -111,6 +111,17 @@ class RunningNode:
             self._spawn(_supervise(name, work), name)
         await self.joiner.wait(options.join_timeout)
 
+    def change_identity(self, tls: TLSConfig) -> None:
+        """Takes a new identity to everything that uses it."""
+        if tls.node_id != self.state.node_id:
+            reason = f"the certificate is {tls.node_id}'s, this node is {self.state.node_id}"
+            raise ConfigError("tls", reason)
+        self.state.change_identity(tls)
+        self.server.change_identity(tls)
+        self.peers.channels.change_identity(tls)
+        self.pool.change_identity(tls)
+        self.watchers.dial_again()
+
     async def stop(self, grace: float, *, leave: bool) -> None:
         """Takes the node down.
 

@@ -105,6 +105,11 @@ class MeshServer:
         """Ids of those who hold a feed of this node open."""
         return self._feeds.watchers
 
+    @property
+    def feeds_served(self) -> int:
+        """How many feeds were opened so far."""
+        return self._feeds.served
+
     async def start(self) -> None:
         """Begins to serve."""
         await self._server.start()

@@ -122,6 +122,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         self._own = own
         self._closing = False
         self._wakers: dict[asyncio.Event, str] = {}
+        self.served = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -167,6 +168,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         waker = asyncio.Event()
         loop = asyncio.get_running_loop()
         unsubscribe = topology.on_wake(lambda: loop.call_soon_threadsafe(waker.set))
+        self.served += 1
         self._wakers[waker] = caller.node_id
         self._idle.clear()
         try:

@@ -39,11 +39,6 @@ class NodeState:
         self.check = CallerCheck()
         self._learn_own()
         self._on_failure = on_failure
-        self._followers: list[Callable[[TLSConfig], None]] = []
-
-    def on_identity(self, follower: Callable[[TLSConfig], None]) -> None:
-        """Calls back with every new identity of this node."""
-        self._followers.append(follower)
 
     def change_identity(self, tls: TLSConfig) -> None:
         """Goes on with another certificate, key or trust bundle of the same node."""
@@ -51,8 +46,6 @@ class NodeState:
         self.verifier.trust(tls.bundle)
         self._learn_own()
         self._author.change_identity(tls)
-        for follower in self._followers:
-            follower(tls)
         self.topology.republish()
 
     def _learn_own(self) -> None:

@@ -80,6 +80,13 @@ class Watchers:
         watch = self._watches.get(node_id)
         return watch is not None and not watch.complaint
 
+    def dial_again(self) -> None:
+        """Opens all feeds anew, with the present identity; that speaks against nobody."""
+        for watch in self._watches.values():
+            if watch.task is not None:
+                watch.task.cancel()
+            self._begin(watch)
+
     def _on_event(self, event: TopologyEvent) -> None:
         if event.node.status is NodeStatus.ALIVE:
             # Only a living process writes a record, so a new one is a sign of life.
@@ -101,7 +108,10 @@ class Watchers:
         for node_id in wanted - self._watches.keys():
             watch = self._watches[node_id] = _Watch(known[node_id], self._state.new_reader())
             self._liveness.watch(node_id, time.monotonic())
-            watch.task = asyncio.create_task(self._keep(watch), name=f"aegis-watch-{node_id}")
+            self._begin(watch)
+
+    def _begin(self, watch: _Watch) -> None:
+        watch.task = asyncio.create_task(self._keep(watch), name=f"aegis-watch-{watch.peer.id}")
 
     def _judge(self) -> None:
         topology = self._state.topology
