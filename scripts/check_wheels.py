@@ -39,6 +39,10 @@ FORBIDDEN = {
 }
 
 
+class CommandFailedError(Exception):
+    """A command that had to succeed did not."""
+
+
 @dataclass(frozen=True)
 class Wheel:
     """What a built wheel says of itself."""
@@ -98,7 +102,11 @@ class Wheel:
 
 
 def run(*command: str | Path, quiet: bool = False) -> str:
-    """Runs a command in the repository and returns its output; ends the script if it fails."""
+    """Runs a command in the repository and returns its output.
+
+    Raises:
+        CommandFailedError: If it did not end with 0; what it printed was shown.
+    """
     done = subprocess.run(
         [str(part) for part in command],
         cwd=ROOT,
@@ -110,7 +118,7 @@ def run(*command: str | Path, quiet: bool = False) -> str:
     )
     if done.returncode:
         print(done.stdout or "", done.stderr or "", sep="", end="")
-        raise SystemExit(f"exit code {done.returncode} of: {' '.join(map(str, command))}")
+        raise CommandFailedError(f"exit code {done.returncode} of: {' '.join(map(str, command))}")
     return done.stdout or ""
 
 
@@ -224,8 +232,12 @@ def main() -> int:
             if options.only not in {None, wheel.name}:
                 continue
             print(f"{wheel.path.name} alone, on Python {options.python}:", flush=True)
-            for complaint in check(wheel, siblings, options.python, Path(scratch)):
-                failed = True
+            try:
+                complaints = check(wheel, siblings, options.python, Path(scratch))
+            except CommandFailedError as error:
+                complaints = [str(error)]
+            failed = failed or bool(complaints)
+            for complaint in complaints:
                 print(f"  {wheel.name}: {complaint}")
     return 1 if failed else 0
 
