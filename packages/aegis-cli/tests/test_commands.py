@@ -64,7 +64,7 @@ def test_the_version_is_shown(aegis) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["mesh", "status"], "AEGIS_NODE"),
+        (["mesh", "status"], "'--node'"),
         (["mesh", "status", "--node", "nonsense"], "no address"),
         (["node", "run"], "--id"),
         (["node", "run", "--id", "../x"], "node id"),

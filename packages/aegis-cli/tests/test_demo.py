@@ -75,10 +75,12 @@ def test_what_is_kept_can_be_looked_at_until_ctrl_c(demo, aegis) -> None:
     assert "Traceback" not in process.stderr.rest()
 
 
-def test_the_command_to_look_at_it_fits_how_the_demo_was_run(monkeypatch) -> None:
+def test_the_command_to_look_at_it_fits_how_the_demo_was_run(monkeypatch, tmp_path) -> None:
     from aegis_cli.demo._story import _status_command
 
     monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
+    (tmp_path / "aegis").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     arguments = "mesh status --node 127.0.0.1:5 --cert-dir '/a b'"
     with_path = _status_command("127.0.0.1:5", Path("/a b"))
     assert with_path == f"aegis {arguments}"
@@ -96,7 +98,6 @@ def test_the_command_to_look_at_it_fits_how_the_demo_was_run(monkeypatch) -> Non
         (signal.SIGTERM, "the CA"),
         (signal.SIGINT, "Starting three"),
         (signal.SIGKILL, "Starting three"),
-        (signal.SIGTERM, "Calling the"),
         (signal.SIGKILL, "Killing"),
     ],
 )

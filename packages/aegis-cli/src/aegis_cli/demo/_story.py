@@ -114,6 +114,10 @@ class Demo:
             self.seed = await self._member(SEED)
             for name in PROVIDERS:
                 await self._start_node(name, "--greet", "--join", self.seed.address)
+            # Needed later, but it loads while the nodes do.
+            self._client = await self._crew.start(
+                CLIENT, "client", CLIENT, str(self.certs), self.seed.address
+            )
             joined = [await self._member(name) for name in PROVIDERS]
         self._members = {member.id: member for member in joined}
         self._narrator.started(self.seed, joined)
@@ -132,9 +136,6 @@ class Demo:
     async def call(self) -> None:
         """Calls the service from a node and from a client."""
         with self._narrator.progress("Calling the service from a node and from a client"):
-            self._client = await self._crew.start(
-                CLIENT, "client", CLIENT, str(self.certs), self.seed.address
-            )
             await self._client.expect("ready", STARTING)
             await self._begin("call", times=CALLS)
             calls = await self._results()
