@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 from aegis_certs import CertificateAuthority, TLSConfig
-from aegis_discovery import NodeInfo, NodeStatus, ServiceInfo, Topology
+from aegis_discovery import InvalidRecordError, NodeInfo, NodeStatus, ServiceInfo, Topology
 from aegis_discovery._author import LeafSigning
 from aegis_discovery._codec import signed_to_wire
 from aegis_discovery.feed import FeedReader, FeedWriter, Received
@@ -38,7 +38,11 @@ class Side:
         self.received: list[mesh_pb2.WatchResponse] = []
 
     def declare(self, *services: str) -> None:
-        info = NodeInfo(self.id, services=tuple(ServiceInfo(name, "v1") for name in services))
+        info = NodeInfo(
+            self.id,
+            address="10.0.0.1:1",
+            services=tuple(ServiceInfo(name, "v1") for name in services),
+        )
         self.topology.add_node(info)
 
     def record(self, node_id: str | None = None) -> mesh_pb2.SignedRecord:
@@ -98,6 +102,13 @@ def server(side: MakeSide) -> Side:
     return side("server")
 
 
+def populate(side: Side, make: MakeSide) -> None:
+    """Makes a mesh of 3 000 nodes: few identities sign for many, or the test would take long."""
+    for voucher in (make(f"voucher-{i}") for i in range(15)):
+        vouch_for(voucher, (f"{voucher.id}-{i}" for i in range(199)))
+        side.pull(side.open(voucher))
+
+
 def vouch_for(side: Side, node_ids: Iterable[str]) -> None:
     for node_id in node_ids:
         services = tuple(ServiceInfo(f"service-{i}", "v1") for i in range(10))
@@ -105,9 +116,10 @@ def vouch_for(side: Side, node_ids: Iterable[str]) -> None:
 
 
 def test_a_snapshot_of_3000_nodes_comes_in_messages_below_one_mebibyte(
-    server: Side, side: MakeSide
+    server: Side, side: MakeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vouch_for(server, (f"node-{i}" for i in range(3000)))
+    monkeypatch.setattr("aegis_discovery._feed.MAX_VOUCHED", 10_000)
+    populate(server, side)
     watcher = side("watcher", is_node=False)
     feed = watcher.open(server)
     outcomes = watcher.pull(feed)
@@ -118,7 +130,7 @@ def test_a_snapshot_of_3000_nodes_comes_in_messages_below_one_mebibyte(
     # Nothing is complete, and no cursor is passed, before the last message.
     assert [received.complete for received in outcomes] == [False] * (len(outcomes) - 1) + [True]
     assert [bool(message.cursor) for message in watcher.received].count(True) == 1
-    assert watcher.chains == 1
+    assert watcher.chains == 16
     assert watcher.pull(feed) == []
 
 
@@ -151,8 +163,11 @@ def test_a_feed_that_is_taken_up_again_tells_only_what_was_missed(
     assert list(watcher.topology.nodes) == ["go-2", "go-3", "server"]
 
 
-def test_a_broken_snapshot_is_begun_anew(server: Side, side: MakeSide) -> None:
-    vouch_for(server, (f"node-{i}" for i in range(3000)))
+def test_a_broken_snapshot_is_begun_anew(
+    server: Side, side: MakeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_discovery._feed.MAX_VOUCHED", 10_000)
+    populate(server, side)
     watcher = side("watcher", is_node=False)
     first = next(iter(watcher.open(server).messages()))
     watcher.reader.receive(first, source="server")
@@ -188,7 +203,7 @@ def test_equal_digests_need_no_snapshot_and_tombstones_count(server: Side, side:
     watcher.pull(watcher.open(other))
     assert watcher.told == []
     assert [message.complete for message in watcher.received] == [True]
-    other.topology.vouch(NodeInfo("gone"))
+    other.topology.vouch(NodeInfo("gone", address="10.0.0.1:1"))
     other.topology.unvouch("gone")
     again = side("again", is_node=False)
     again.pull(again.open(server))
@@ -390,3 +405,51 @@ def test_the_same_replayed_message_changes_nothing(server: Side, side: MakeSide)
     reader.reader.receive(replayed, source="server")
     assert list(reader.topology.nodes) == ["reader"]
     assert reader.topology.version == version
+
+
+def test_sides_that_rest_and_know_different_things_meet_again(
+    side: MakeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, watcher = side("server"), side("watcher")
+    with monkeypatch.context() as patch:
+        patch.setattr(watcher.verifier, "_clock", lambda: time.time() - 3600)
+        feed = watcher.open(server)
+        watcher.pull(feed)
+    assert "server" not in watcher.topology.nodes, "its stamp was an hour ahead of a slow clock"
+    beats = [watcher.reader.receive(feed.heartbeat(), source="server") for _ in range(3)]
+    assert [received.apart for received in beats] == [False, False, True]
+    watcher.pull(watcher.open(server))
+    assert "server" in watcher.topology.nodes
+
+
+def test_sides_that_stay_apart_for_a_reason_try_ever_more_rarely(side: MakeSide) -> None:
+    server, watcher = side("server"), side("watcher")
+    watcher.verifier.keep(())
+    watcher.verifier._mesh = "another"
+    feed = watcher.open(server)
+    watcher.pull(feed)
+    tries = [
+        beat
+        for beat in range(1, 100)
+        if watcher.reader.receive(feed.heartbeat(), source="server").apart
+    ]
+    assert tries == [3, 9, 21, 45, 93]
+
+
+def test_a_chain_that_would_swell_every_feed_is_refused(side: MakeSide) -> None:
+    server, watcher = side("server"), side("watcher")
+    junk = (*server.chain, *[server.chain[0]] * 50)
+    with pytest.raises(InvalidRecordError, match="51 certificates"):
+        watcher.verifier.learn(junk)
+
+
+def test_nobody_may_vouch_without_bound(
+    side: MakeSide, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("aegis_discovery._feed.MAX_VOUCHED", 3)
+    server, watcher = side("server"), side("watcher")
+    for index in range(5):
+        server.topology.vouch(NodeInfo(f"ghost-{index}", address="10.0.0.1:1"))
+    watcher.pull(watcher.open(server))
+    assert sum(node.vouched_by == "server" for node in watcher.topology.nodes.values()) == 3
+    assert "from server: server vouches for too many" in caplog.text

@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,14 @@ def sign(owner: TLSConfig, clock: ManualClock) -> Callable[..., SignedRecord]:
     def signed(**changes: object) -> SignedRecord:
         now = round(clock() * 1000)
         honest = RecordFields(
-            CONTEXT, MESH, owner.trust_domain or "", "a", now, "life", now + 1000, NodeInfo("a")
+            CONTEXT,
+            MESH,
+            owner.trust_domain or "",
+            "a",
+            now,
+            "life",
+            now + 1000,
+            NodeInfo("a", address="10.0.0.1:1"),
         )
         fields = replace(honest, **changes)  # type: ignore[arg-type]  # one name per field
         if fields.info is not None:
@@ -95,21 +103,30 @@ def test_a_record_arrives_as_its_author_wrote_it(
     author: RecordAuthor, verifier: RecordVerifier, clock: ManualClock
 ) -> None:
     topology = Topology(owner="a", author=author, clock=clock)
-    node = NodeInfo("a", "Ay", "cache", "10.0.0.1:1", (ServiceInfo("s", "v1"),))
+    clock.now += 0.123456
+    joined_at = datetime(2020, 1, 2, 3, 4, 5, 678901, UTC)
+    node = NodeInfo("a", "Ay", "cache", "10.0.0.1:1", (ServiceInfo("s", "v1"),), joined_at)
     topology.add_node(node)
     written = topology.get_record("a")
     assert written is not None
     assert verifier.verify(wire(written)) == written
+    assert topology.nodes["a"] == written.info
+    assert written.info.joined_at == joined_at.replace(microsecond=679000)
 
 
 def test_a_lease_ends_after_a_day_and_never_after_its_certificate(
     ca: CertificateAuthority, author: RecordAuthor, clock: ManualClock
 ) -> None:
     stamp = round(clock() * 1000)
-    assert author.write("a", stamp, NodeInfo("a")).expires_at == stamp + LEASE * 1000
+    assert (
+        author.write("a", stamp, NodeInfo("a", address="10.0.0.1:1")).expires_at
+        == stamp + LEASE * 1000
+    )
     assert author.write("a", stamp, None).expires_at == stamp + TOMBSTONE_LEASE * 1000
     brief = ca.issue_in_memory("b", days=0.5)
-    record = RecordAuthor.of(brief, mesh=MESH, clock=clock).write("b", stamp, NodeInfo("b"))
+    record = RecordAuthor.of(brief, mesh=MESH, clock=clock).write(
+        "b", stamp, NodeInfo("b", address="10.0.0.1:1")
+    )
     assert record.expires_at == brief.not_after.timestamp() * 1000
 
 
@@ -117,15 +134,15 @@ def test_rsa_keys_sign_as_well(ca: CertificateAuthority, verifier: RecordVerifie
     tls = ca.issue_in_memory("r", key_type=KeyType.RSA_2048)
     verifier.learn(chain_of(tls))
     author = RecordAuthor.of(tls, mesh=MESH)
-    record = author.write("r", round(time.time() * 1000), NodeInfo("r"))
+    record = author.write("r", round(time.time() * 1000), NodeInfo("r", address="10.0.0.1:1"))
     assert verifier.verify(wire(record)) == record
     forged = SignedRecord(record.body, record.signature[:-1] + b"\0", record.signer)
     assert refusal(verifier, forged) == "its signature is not by r"
 
 
 def test_a_forged_signature_is_refused(verifier: RecordVerifier, author: RecordAuthor) -> None:
-    record = author.write("a", 1, NodeInfo("a"))
-    other = author.write("a", 2, NodeInfo("a"))
+    record = author.write("a", 1, NodeInfo("a", address="10.0.0.1:1"))
+    other = author.write("a", 2, NodeInfo("a", address="10.0.0.1:1"))
     forged = SignedRecord(record.body, other.signature, record.signer)
     assert refusal(verifier, forged) == "its signature is not by a"
     assert refusal(verifier, replace(forged, signature=b"")) == "its signature is not by a"
@@ -217,7 +234,7 @@ def test_a_signer_whose_certificate_did_not_come_is_refused(
     ca: CertificateAuthority, author: RecordAuthor
 ) -> None:
     stranger = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain)
-    reason = refusal(stranger, wire(author.write("a", 1, NodeInfo("a"))))
+    reason = refusal(stranger, wire(author.write("a", 1, NodeInfo("a", address="10.0.0.1:1"))))
     assert reason == "the certificate that signed it did not come along"
 
 
@@ -226,7 +243,9 @@ def test_nothing_is_believed_of_a_certificate_that_has_ended_meanwhile(
 ) -> None:
     brief = ca.issue_in_memory("b", days=1)
     verifier.learn(chain_of(brief))
-    record = RecordAuthor.of(brief, mesh=MESH, clock=clock).write("b", 1, NodeInfo("b"))
+    record = RecordAuthor.of(brief, mesh=MESH, clock=clock).write(
+        "b", 1, NodeInfo("b", address="10.0.0.1:1")
+    )
     clock.now += 2 * LEASE
     assert refusal(verifier, wire(record)) == "the certificate that signed it is expired"
 
@@ -261,7 +280,10 @@ def test_a_certificate_of_another_trust_domain_signs_no_record(
 
 
 def test_what_is_no_chain_teaches_nothing(verifier: RecordVerifier) -> None:
-    assert unlearnable(verifier) == "the certificate chain is empty"
+    assert (
+        unlearnable(verifier)
+        == "its chain has 0 certificates of 0 bytes; 1 to 8 of 16384 bytes are taken"
+    )
     assert "does not verify" in unlearnable(verifier, b"no certificate")
 
 

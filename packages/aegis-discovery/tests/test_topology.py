@@ -17,6 +17,7 @@ from aegis_discovery import (
     TopologyEvent,
 )
 from aegis_discovery._topology import MAX_VERSION, MAX_VERSION_STEP, TopologySnapshot
+from aegis_discovery.records import RecordAuthor
 
 HOUR = 3600.0
 
@@ -322,3 +323,61 @@ def test_nodes_is_a_view_that_nobody_can_change() -> None:
     topology.add_node(greeter("b"))
     assert list(nodes) == ["a"]
     assert replace(nodes["a"]) == nodes["a"]
+
+
+def test_a_subscriber_that_fails_harms_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    topology = Topology()
+    seen: list[str] = []
+
+    def broken(event: TopologyEvent) -> None:
+        raise RuntimeError("a bug of the user")
+
+    topology.subscribe(broken)
+    topology.subscribe(lambda event: seen.append(event.node.id))
+    topology.add_node(greeter("a"))
+    topology.add_node(greeter("b"))
+    assert seen == ["a", "b"]
+    assert "a subscriber failed on joined of a" in caplog.text
+
+
+def test_subscribers_may_wait_for_another_thread_that_reads_the_topology() -> None:
+    topology = Topology()
+    read: list[object] = []
+
+    def look_elsewhere(event: TopologyEvent) -> None:
+        thread = threading.Thread(target=lambda: read.append(topology.get_node(event.node.id)))
+        thread.start()
+        thread.join(5)
+        assert not thread.is_alive()
+
+    topology.subscribe(look_elsewhere)
+    topology.add_node(greeter("a"))
+    topology.update_node(greeter("a", "127.0.0.1:2"))
+    assert len(read) == 2
+
+
+def test_a_merge_of_many_records_wakes_once() -> None:
+    ours, theirs = Topology(), Topology()
+    for index in range(100):
+        theirs.add_node(greeter(f"n{index}"))
+    wakes: list[None] = []
+    end = ours.on_wake(lambda: wakes.append(None))
+    ours.merge(theirs)
+    end()
+    ours.add_node(greeter("late"))
+    assert len(wakes) == 1
+
+
+def test_hearsay_is_no_sign_of_life(clock: ManualClock) -> None:
+    topology = Topology(owner="v", author=RecordAuthor("v", clock=clock), clock=clock)
+    topology.vouch(greeter("go"))
+    record = topology.get_record("go")
+    assert record is not None
+    topology.set_status("go", record.stamp, NodeStatus.FAILED)
+    clock.now += 1
+    topology.vouch(greeter("go", "127.0.0.1:2"))
+    assert topology.nodes["go"].status is NodeStatus.FAILED
+    assert topology.nodes["go"].address == "127.0.0.1:2"
+    assert topology.count_vouched("v") == 1
+    topology.unvouch("go")
+    assert topology.count_vouched("v") == 0

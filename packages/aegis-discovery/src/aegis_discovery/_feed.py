@@ -34,6 +34,15 @@ BATCH = 0.005
 CHUNK = 256 * 1024
 """Bytes after which a message is sent; far below gRPC's limit of 4 MiB, so loops stay lively."""
 
+APART_AFTER = 3
+"""Heartbeats in a row with another digest, at first, after which a feed is opened anew."""
+
+MAX_PATIENCE = 300
+"""Heartbeats at most, where opening it anew did not help."""
+
+MAX_VOUCHED = 256
+"""Nodes that one node may vouch for; else one of them could fill the mesh with invented ones."""
+
 _CURSOR = struct.Struct(">8sQ")
 
 ChainOf = Callable[[bytes], tuple[bytes, ...] | None]
@@ -147,10 +156,13 @@ class Received:
     Attributes:
         complete: The watcher now holds all that the server held when the feed began.
         foreign: A newer record of the watcher's own id, by another process.
+        apart: Both sides have been at rest for a while, and know different things all the same:
+            the feed must be opened anew, for a snapshot.
     """
 
     complete: bool
-    foreign: Record | None
+    foreign: Record | None = None
+    apart: bool = False
 
 
 class FeedReader:
@@ -170,6 +182,8 @@ class FeedReader:
         self._verifier = verifier
         self._trusts_verdicts = trusts_verdicts
         self._cursor = b""
+        self._beats_apart = 0
+        self._patience = APART_AFTER
 
     def request(
         self, mesh: str, own: Record | None = None, chain: tuple[bytes, ...] = ()
@@ -190,7 +204,7 @@ class FeedReader:
                 self._verifier.learn(tuple(chain.certificates))
             except InvalidRecordError as error:
                 _log.warning("from %s: %s", source, error)
-        records = []
+        records: list[Record] = []
         for signed in message.records:
             try:
                 record = self._verifier.verify(
@@ -199,7 +213,10 @@ class FeedReader:
             except InvalidRecordError as error:
                 _log.warning("from %s: %s", source, error)
             else:
-                records.append(record)
+                if self._may_vouch(record, records):
+                    records.append(record)
+                else:
+                    _log.warning("from %s: %s vouches for too many", source, record.voucher)
         result = self._topology.merge_records(records, version=message.version, origin=source)
         if self._trusts_verdicts:
             for wire in message.verdicts:
@@ -208,4 +225,32 @@ class FeedReader:
                     self._topology.set_status(verdict.id, verdict.stamp, verdict.status)
         if message.cursor:
             self._cursor = message.cursor
-        return Received(message.complete, result.foreign)
+        return Received(message.complete, result.foreign, self._is_apart(message))
+
+    def _may_vouch(self, record: Record, batch: list[Record]) -> bool:
+        if record.voucher is None or record.info is None:
+            return True
+        node = self._topology.get_node(record.id)
+        if node is not None and node.vouched_by == record.voucher:
+            return True
+        coming = sum(other.voucher == record.voucher for other in batch)
+        return self._topology.count_vouched(record.voucher) + coming < MAX_VOUCHED
+
+    def _is_apart(self, message: mesh_pb2.WatchResponse) -> bool:
+        """Looks, when the server is at rest, whether it knows what we know.
+
+        A record that was refused, or dropped, by a clock that was wrong for a while would else
+        never come again. Where they stay apart for a good reason, this is tried ever more rarely.
+        """
+        if message.cursor or message.digest == self._topology.digest:
+            self._beats_apart = 0
+            if not message.cursor:
+                self._patience = APART_AFTER
+            return False
+        self._beats_apart += 1
+        if self._beats_apart < self._patience:
+            return False
+        self._beats_apart = 0
+        self._patience = min(2 * self._patience, MAX_PATIENCE)
+        self._cursor = b""
+        return True

@@ -39,7 +39,9 @@ class Mesh:
     def close(self) -> None:
         """Ends the feed and closes the pool."""
         self.pool.close()
-        self._background.close()
+        if not self._background.closed:
+            self._background.run(self._client.close())
+            self._background.close()
 
     def __enter__(self) -> Self:
         return self

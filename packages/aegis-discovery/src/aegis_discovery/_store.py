@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -46,6 +46,7 @@ class RecordStore:
         self.position = 0
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._leases: list[tuple[int, str]] = []
+        self.vouched: Counter[str] = Counter()
         self._live_sum = 0
         self._full_sum = 0
         self._services = ServiceIndex()
@@ -86,15 +87,15 @@ class RecordStore:
     def beats(self, record: Record) -> bool:
         """Tells whether a record would replace what is held of its node id."""
         held = self._entries.get(record.id)
-        if held is None or record.precedence > held.record.precedence:
-            if held is not None and _equivocates(record, held.record):
-                _log.warning(
-                    "%s signed two records with the stamp %d; the one with the greater hash counts",
-                    record.voucher or record.id,
-                    record.stamp,
-                )
+        if held is None:
             return True
-        return False
+        if _equivocates(record, held.record):
+            _log.warning(
+                "%s signed two records with the stamp %d; the one with the greater hash counts",
+                record.voucher or record.id,
+                record.stamp,
+            )
+        return record.precedence > held.record.precedence
 
     def put(self, record: Record, origin: str | None = None) -> NodeInfo | None:
         """Stores a record over what was held of its id; returns what queries showed before."""
@@ -102,12 +103,19 @@ class RecordStore:
         held = self._entries.get(record.id)
         before = held.node if held else None
         self._take_out(held)
-        self._entries[record.id] = Entry(record, record.info, self.position, 0, origin)
+        node = record.info
+        status_position = 0
+        if held and node and before and record.voucher and held.record.voucher:
+            # Hearsay is no sign of life: only what a node signs itself clears a suspicion.
+            node = replace(node, status=before.status)
+            status_position = held.status_position
+        self._entries[record.id] = Entry(record, node, self.position, status_position, origin)
         self._entries.move_to_end(record.id)
         self._full_sum = (self._full_sum + record.digest) % _DIGEST_MODULUS
-        if record.info is not None:
+        if node is not None:
             self._live_sum = (self._live_sum + record.digest) % _DIGEST_MODULUS
-            self._services.add(record.info)
+            self._services.add(node)
+            self.vouched[record.voucher or ""] += 1
         self._note_lease(record)
         return before
 
@@ -158,10 +166,12 @@ class RecordStore:
         if entry.node is not None:
             self._live_sum = (self._live_sum - entry.record.digest) % _DIGEST_MODULUS
             self._services.remove(entry.node)
+            self.vouched[entry.record.voucher or ""] -= 1
 
 
 def _equivocates(one: Record, other: Record) -> bool:
-    return one.precedence[:2] == other.precedence[:2] and one.instance == other.instance
+    same = one.precedence[:2] == other.precedence[:2] and one.instance == other.instance
+    return same and one.digest != other.digest
 
 
 class ServiceIndex:

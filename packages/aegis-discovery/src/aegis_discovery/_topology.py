@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -14,9 +15,11 @@ from types import MappingProxyType
 
 from aegis_discovery._author import RecordAuthor
 from aegis_discovery._model import NodeInfo, NodeStatus
-from aegis_discovery._record import Clock, Record, Verdict
+from aegis_discovery._record import MAX_AHEAD, Clock, Record, Verdict
 from aegis_discovery._store import Entry, RecordStore
 from aegis_discovery.errors import NodeNotFoundError, NotOwnerError
+
+_log = logging.getLogger("aegis.topology")
 
 MAX_VERSION = 2**63 - 1
 MAX_VERSION_STEP = 2**20
@@ -130,6 +133,7 @@ class Topology:
         self._wakers: list[Callable[[], object]] = []
         self._events: deque[TopologyEvent] = deque()
         self._dispatching = False
+        self._moved = False
 
     def __repr__(self) -> str:
         with self._lock:
@@ -197,6 +201,11 @@ class Topology:
         with self._lock:
             return self._store.services.find(name)
 
+    def count_vouched(self, voucher: str) -> int:
+        """Returns how many nodes are in the topology only because this one vouches for them."""
+        with self._lock:
+            return self._store.vouched[voucher]
+
     def snapshot(self) -> TopologySnapshot:
         """Returns version, nodes and records of one moment."""
         with self._lock:
@@ -221,15 +230,7 @@ class Topology:
         """
         with self._lock:
             self._check_owner(node.id)
-            now = self._moment()
-            node = replace(
-                node,
-                joined_at=node.joined_at or now,
-                updated_at=now,
-                status=NodeStatus.ALIVE,
-                vouched_by=None,
-            )
-            self._write(node.id, node)
+            node = self._set(node)
         self._dispatch()
         return node
 
@@ -245,7 +246,9 @@ class Topology:
             known = self.get_node(node.id)
             if known is None:
                 raise NodeNotFoundError(node.id)
-            return self.add_node(replace(node, joined_at=node.joined_at or known.joined_at))
+            node = self._set(replace(node, joined_at=node.joined_at or known.joined_at))
+        self._dispatch()
+        return node
 
     def remove_node(self, node_id: str) -> None:
         """Removes a node; a tombstone keeps it from coming back.
@@ -322,8 +325,10 @@ class Topology:
         with self._lock:
             target = min(version + 1, self._version + MAX_VERSION_STEP, MAX_VERSION)
             self._version = max(self._version, target)
-            self._wake()
-            return self._version
+            self._moved = True
+            version = self._version
+        self._dispatch()
+        return version
 
     def set_status(self, node_id: str, stamp: int, status: NodeStatus) -> bool:
         """Overlays what was derived of a node's record; void where the record changed since.
@@ -357,14 +362,15 @@ class Topology:
     def subscribe(self, callback: Callable[[TopologyEvent], object]) -> Callable[[], None]:
         """Calls back on every change, in order; returns what ends that.
 
-        The callback runs in the thread that made the change, and must not block.
+        The callback runs in a thread that changes the topology, and must not block. What it
+        raises is logged.
         """
         with self._lock:
             self._subscribers = [*self._subscribers, callback]
         return lambda: self._unsubscribe(callback)
 
     def on_wake(self, waker: Callable[[], object]) -> Callable[[], None]:
-        """Calls `waker` whenever the log or the version moved; returns what ends that."""
+        """Calls `waker` once after every change of log or version; returns what ends that."""
         with self._lock:
             self._wakers = [*self._wakers, waker]
         return lambda: self._remove_waker(waker)
@@ -375,10 +381,30 @@ class Topology:
         if self.owner is not None and node_id != self.owner:
             raise NotOwnerError(node_id, self.owner)
 
+    def _set(self, node: NodeInfo) -> NodeInfo:
+        now = self._moment()
+        node = replace(
+            node,
+            joined_at=node.joined_at or now,
+            updated_at=now,
+            status=NodeStatus.ALIVE,
+            vouched_by=None,
+        )
+        self._write(node.id, node)
+        return node
+
     def _write(self, node_id: str, info: NodeInfo | None, *, vouched: bool = False) -> None:
         held = self.get_record(node_id)
         floor = max(held.stamp if held else 0, self._own_floor if node_id == self.owner else 0)
-        stamp = max(self._now_ms(), floor + 1)
+        now = self._now_ms()
+        stamp = max(now, floor + 1)
+        if stamp > now + MAX_AHEAD * 1000:
+            _log.warning(
+                "the record of %s goes on from a stamp %d s ahead of this clock; others refuse it "
+                "until then",
+                node_id,
+                (stamp - now) // 1000,
+            )
         record = self._author.write(node_id, stamp, info, vouched=vouched)
         if not self._store.beats(record):
             return
@@ -387,7 +413,8 @@ class Topology:
 
     def _accept(self, record: Record, origin: str | None) -> None:
         before = self._store.put(record, origin)
-        after = record.info
+        entry = self._store.get(record.id)
+        after = entry.node if entry else None
         if after is None:
             kind = EventKind.LEFT
             after = before and replace(before, status=NodeStatus.LEFT)
@@ -411,7 +438,7 @@ class Topology:
         raised = min(raised, MAX_VERSION)
         if raised != self._version:
             self._version = raised
-            self._wake()
+            self._moved = True
 
     def _expire(self, now: int) -> None:
         for entry in self._store.expire(now, keep=self.owner):
@@ -424,30 +451,30 @@ class Topology:
         self._updated_at = self._moment()
         if node is not None:
             self._events.append(TopologyEvent(kind, node, self._version))
-        self._wake()
-
-    def _wake(self) -> None:
-        for waker in self._wakers:
-            waker()
+        self._moved = True
 
     def _dispatch(self) -> None:
-        """Hands out pending events, in order, whichever thread caused them."""
+        """Wakes feeds and hands out pending events, in order, whichever thread caused them."""
+        with self._lock:
+            moved, self._moved = self._moved, False
+            wakers = self._wakers if moved else []
+        for waker in wakers:
+            waker()
         with self._lock:
             if self._dispatching:
                 return
             self._dispatching = True
-        try:
-            while True:
-                with self._lock:
-                    if not self._events:
-                        self._dispatching = False
-                        return
-                    event, subscribers = self._events.popleft(), self._subscribers
-                for callback in subscribers:
+        while True:
+            with self._lock:
+                if not self._events:
+                    self._dispatching = False
+                    return
+                event, subscribers = self._events.popleft(), self._subscribers
+            for callback in subscribers:
+                try:
                     callback(event)
-        except BaseException:
-            self._dispatching = False
-            raise
+                except Exception:  # noqa: BLE001 - a subscriber's fault is no one else's
+                    _log.exception("a subscriber failed on %s of %s", event.kind, event.node.id)
 
     def _unsubscribe(self, callback: Callable[[TopologyEvent], object]) -> None:
         with self._lock:
@@ -461,4 +488,5 @@ class Topology:
         return round(self._clock() * 1000)
 
     def _moment(self) -> datetime:
-        return datetime.fromtimestamp(self._clock(), UTC)
+        # In milliseconds, as the wire has it: a node's times are the same at every node.
+        return datetime.fromtimestamp(self._now_ms() / 1000, UTC)

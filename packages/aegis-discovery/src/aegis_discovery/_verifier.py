@@ -25,7 +25,14 @@ from aegis_discovery._record import (
     RecordFields,
     SignedRecord,
 )
-from aegis_discovery.errors import InvalidRecordError
+from aegis_discovery._seed import split_address
+from aegis_discovery.errors import InvalidAddressError, InvalidRecordError
+
+MAX_CHAIN = 8
+"""Certificates in a chain: a leaf, and more intermediates than anybody has."""
+
+MAX_CHAIN_BYTES = 16 * 1024
+"""Bytes of a chain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +68,14 @@ class RecordVerifier:
         Raises:
             InvalidRecordError: If it does not prove a node of this trust domain.
         """
-        if not chain:
-            raise InvalidRecordError("", "the certificate chain is empty")
+        size = sum(map(len, chain))
+        if not 0 < len(chain) <= MAX_CHAIN or size > MAX_CHAIN_BYTES:
+            # A chain is passed on to everybody, so one that is too long would harm the whole mesh.
+            reason = (
+                f"its chain has {len(chain)} certificates of {size} bytes; "
+                f"1 to {MAX_CHAIN} of {MAX_CHAIN_BYTES} bytes are taken"
+            )
+            raise InvalidRecordError("", reason)
         fingerprint = hashlib.sha256(chain[0]).digest()
         if fingerprint in self._leaves:
             return fingerprint
@@ -126,6 +139,11 @@ class RecordVerifier:
         if len(signed.body) > MAX_RECORD:
             raise InvalidRecordError("", f"{len(signed.body)} bytes, the limit is {MAX_RECORD}")
         fields = decode_record(signed.body)
+        try:
+            # Before anything quotes it: an id is fit to be logged, what claims to be one is not.
+            validate_node_id(fields.id)
+        except CertsError as error:
+            raise InvalidRecordError("", str(error)) from error
         known = held(fields.id)
         if known and known.body == signed.body and known.signer == signed.signer:
             return known
@@ -147,17 +165,18 @@ class RecordVerifier:
         if fields.context != CONTEXT:
             raise refuse("its bytes are not a record")
         if fields.mesh != self._mesh:
-            raise refuse(f"it belongs to mesh {fields.mesh!r}, this one is {self._mesh!r}")
+            raise refuse(f"it belongs to mesh {fields.mesh[:64]!r}, this one is {self._mesh!r}")
         if fields.trust_domain != (leaf.trust_domain or ""):
-            raise refuse(f"it names trust domain {fields.trust_domain!r}, its signer another one")
-        try:
-            validate_node_id(fields.id)
-        except CertsError as error:
-            raise refuse(str(error)) from error
+            raise refuse(f"it names trust domain {fields.trust_domain[:64]!r}, not its signer's")
         if leaf.node_id != (fields.voucher or fields.id):
             raise refuse(f"it was signed by {leaf.node_id}")
         if fields.voucher == fields.id:
             raise refuse("a node cannot vouch for itself")
+        if fields.info is not None:
+            try:
+                split_address(fields.info.address)
+            except InvalidAddressError as error:
+                raise refuse(str(error)) from error
         if fields.stamp > (now + MAX_AHEAD) * 1000:
             ahead = fields.stamp / 1000 - now
             raise refuse(f"its stamp is {ahead:.0f} s ahead of this clock (limit {MAX_AHEAD:.0f})")

@@ -22,21 +22,32 @@ class BackgroundLoop:
     """
 
     def __init__(self, name: str) -> None:
+        self._lock = threading.Lock()
+        self._closing = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
 
     @property
     def closed(self) -> bool:
-        """Whether the loop has ended."""
-        return self._loop.is_closed()
+        """Whether the loop has ended, or is about to."""
+        return self._closing
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs a coroutine to its end and returns its result, or raises what it raised."""
-        if self._loop.is_closed():
+        """Runs a coroutine to its end and returns its result, or raises what it raised.
+
+        Raises:
+            ClosedError: If the loop was closed.
+            RuntimeError: If called on the loop's own thread, where it would wait for itself.
+        """
+        if threading.current_thread() is self._thread:
             work.close()
-            raise ClosedError("background loop")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            raise RuntimeError("a blocking call on the event loop's own thread; use the async API")
+        with self._lock:
+            if self._closing:
+                work.close()
+                raise ClosedError("background loop")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except BaseException:
@@ -54,9 +65,10 @@ class BackgroundLoop:
 
     def close(self) -> None:
         """Cancels what still runs, ends the loop and joins the thread."""
-        if self._loop.is_closed():
-            return
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        with self._lock:
+            if not self._closing:
+                self._closing = True
+                self._loop.call_soon_threadsafe(self._loop.stop)
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -64,7 +76,8 @@ class BackgroundLoop:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
-            self._loop.run_until_complete(_end(asyncio.all_tasks(self._loop)))
+            while tasks := asyncio.all_tasks(self._loop):
+                self._loop.run_until_complete(_end(tasks))
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         finally:
             self._loop.close()
@@ -72,8 +85,7 @@ class BackgroundLoop:
 
 async def _end(tasks: set[asyncio.Task[Any]]) -> None:
     """Lets tasks that are about to end do so, and cancels the others."""
-    if tasks:
-        _, pending = await asyncio.wait(tasks, timeout=0.1)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+    _, pending = await asyncio.wait(tasks, timeout=0.1)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)

@@ -55,7 +55,8 @@ class NotOwnerError(DiscoveryError):
     def __init__(self, node_id: str, owner: str) -> None:
         self.node_id = node_id
         self.owner = owner
-        super().__init__(f"only {node_id} may change its record; this topology belongs to {owner}")
+        whose = owner or "a client, which changes nothing"
+        super().__init__(f"only {node_id} may change its record; this topology belongs to {whose}")
 
 
 class NodeNotFoundError(DiscoveryError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from aegis_discovery._model import NodeStatus
 from aegis_discovery._topology import Topology
 from aegis_discovery._transport import SeedPeer, explain_failure, identify
 from aegis_discovery._verifier import RecordVerifier
-from aegis_discovery.aio._feed import FeedSilentError, follow
+from aegis_discovery.aio._feed import FeedApartError, FeedSilentError, follow
 from aegis_discovery.aio._transport import open_channel
 from aegis_discovery.errors import ConnectError, DiscoveryError
 
@@ -42,6 +41,7 @@ class FeedClient:
         self._reader = FeedReader(self.topology, self._verifier, trusts_verdicts=True)
         self._ready = asyncio.Event()
         self._causes: dict[str, str] = {}
+        self._told = False
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, timeout: float) -> None:
@@ -70,8 +70,7 @@ class FeedClient:
         """Ends the feed."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
 
     def get_certificate(self, node_id: str) -> x509.Certificate | None:
         """Returns the certificate that a node signed its record with; None where there is none."""
@@ -84,8 +83,11 @@ class FeedClient:
         backoff = Backoff()
         while True:
             for peer in self._candidates():
+                self._told = False
                 try:
                     await self._watch(peer, backoff)
+                except FeedApartError as error:
+                    _log.info("%s", error)
                 except ConnectError as error:
                     self._note(peer, error.causes.get(peer.address, str(error)))
                 except (DiscoveryError, CertsError, FeedSilentError) as error:
@@ -94,6 +96,9 @@ class FeedClient:
                     self._note(peer, explain_failure(error, self._tls))
                 except Exception:  # noqa: BLE001 - a fault of ours must not end the feed for good
                     _log.exception("the feed of %s failed", peer.address)
+                if self._told:
+                    # What it told says better whom to ask next than a list made before.
+                    break
             await asyncio.sleep(backoff.next())
 
     async def _watch(self, peer: SeedPeer, backoff: Backoff) -> None:
@@ -104,10 +109,12 @@ class FeedClient:
 
         def on_message(received: Received) -> None:
             backoff.reset()
+            self._told = True
             if received.complete:
                 self._causes.clear()
                 self._ready.set()
 
+        self._verifier.keep({record.signer for record in self.topology.snapshot().records})
         channel = open_channel(self._tls, node_id, peer.address)
         try:
             await follow(

@@ -18,6 +18,10 @@ class FeedSilentError(Exception):
     """The server said nothing for too long."""
 
 
+class FeedApartError(Exception):
+    """Both sides are at rest and know different things: open the feed anew, for a snapshot."""
+
+
 async def follow(
     channel: grpc.aio.Channel,
     reader: FeedReader,
@@ -32,6 +36,7 @@ async def follow(
     Raises:
         grpc.aio.AioRpcError: If the feed ended in any other way.
         FeedSilentError: If nothing came for `silence` seconds.
+        FeedApartError: If it is to be opened anew; that speaks against nobody.
     """
     call = mesh_pb2_grpc.MeshStub(channel).Watch(request)
     try:
@@ -43,6 +48,9 @@ async def follow(
                 raise FeedSilentError(f"{source} was silent for {silence:.0f} s") from None
             if message is grpc.aio.EOF:
                 return
-            on_message(reader.receive(message, source=source))
+            received = reader.receive(message, source=source)
+            on_message(received)
+            if received.apart:
+                raise FeedApartError(f"{source} knows other things; its feed is opened anew")
     finally:
         call.cancel()

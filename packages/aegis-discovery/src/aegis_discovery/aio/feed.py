@@ -1,5 +1,5 @@
 """Following a feed over gRPC. For those who build nodes."""
 
-from aegis_discovery.aio._feed import SILENCE, FeedSilentError, follow
+from aegis_discovery.aio._feed import SILENCE, FeedApartError, FeedSilentError, follow
 
-__all__ = ["SILENCE", "FeedSilentError", "follow"]
+__all__ = ["SILENCE", "FeedApartError", "FeedSilentError", "follow"]

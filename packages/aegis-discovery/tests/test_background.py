@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from aegis_discovery import ClosedError
+from aegis_discovery.background import BackgroundLoop
+
+
+async def double(number: int) -> int:
+    return number * 2
+
+
+def test_work_runs_on_the_loop_and_comes_back_with_its_result_or_error() -> None:
+    loop = BackgroundLoop("test")
+    assert loop.run(double(21)) == 42
+    assert loop.call(threading.current_thread).name == "test"
+    with pytest.raises(ZeroDivisionError):
+        loop.call(lambda: 1 // 0)
+    loop.close()
+    with pytest.raises(ClosedError):
+        loop.run(double(1))
+    loop.close()
+
+
+def test_a_blocking_call_on_the_loops_own_thread_is_an_error_instead_of_a_deadlock() -> None:
+    loop = BackgroundLoop("test")
+    with pytest.raises(RuntimeError, match="own thread"):
+        loop.call(lambda: loop.run(double(1)))
+    loop.close()
+
+
+def test_who_waits_when_the_loop_is_closed_is_woken() -> None:
+    loop = BackgroundLoop("test")
+    waiting = threading.Event()
+    ended: list[BaseException] = []
+
+    async def forever() -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    def wait() -> None:
+        try:
+            loop.run(forever())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it has to come
+            ended.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    waiting.wait(10)
+    loop.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert len(ended) == 1
