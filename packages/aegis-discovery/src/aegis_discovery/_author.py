@@ -12,7 +12,7 @@ from aegis_certs import TLSConfig
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from aegis_discovery._codec import encode_record
+from aegis_discovery._codec import decode_record, encode_record
 from aegis_discovery._model import NodeInfo
 from aegis_discovery._record import (
     CONTEXT,
@@ -93,6 +93,8 @@ class RecordAuthor:
         if len(body) > MAX_RECORD:
             reason = f"it has {len(body)} bytes, the limit is {MAX_RECORD}; declare fewer services"
             raise InvalidRecordError(node_id, reason)
+        # The wire rounds times; the author goes by what everybody else will read.
+        fields = decode_record(body)
         if self._signing is None:
             return Record.of(fields, body)
         return Record.of(fields, body, self._signing.sign(body), self._signing.signer)
