@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 from aegis_certs import CertsError, identity_of
 from cryptography import x509
@@ -39,7 +39,8 @@ class Caller:
 class CallContext(Protocol):
     """What sync and async handlers' contexts have in common."""
 
-    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+    # Lists of bytes; types-grpcio says so for aio, and has bytes for sync contexts.
+    def auth_context(self) -> Mapping[str, Any]:
         """Returns what the transport proved."""
 
     def peer(self) -> str:

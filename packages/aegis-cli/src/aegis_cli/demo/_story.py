@@ -126,9 +126,9 @@ class Demo:
         """Waits until all nodes have the same topology, with all of them alive."""
         with self._narrator.progress("Waiting until all see the same topology"):
             await self._crew.until(
-                lambda: _agree(self._nodes.values(), alive=(SEED, *PROVIDERS)),
+                lambda: _agree(self._nodes.values()) and _sees_all(self._client),
                 AGREEING,
-                "the nodes did not come to see the same topology",
+                "the processes did not come to see the same topology",
             )
             mesh = await collecting.collect()
         self._narrator.agreed(mesh)
@@ -198,13 +198,14 @@ class Demo:
         return results
 
 
-def _agree(nodes: Iterable[ChildProcess], *, alive: Sequence[str]) -> bool:
-    told = [node.topology for node in nodes]
-    return all(told) and all(
-        topology["nodes"] == dict.fromkeys(sorted(alive), "alive")
-        and (topology["version"], topology["digest"]) == (told[0]["version"], told[0]["digest"])
-        for topology in told
-    )
+def _agree(nodes: Iterable[ChildProcess]) -> bool:
+    nodes = tuple(nodes)
+    states = {(node.topology.get("version"), node.topology.get("digest")) for node in nodes}
+    return len(states) == 1 and all(map(_sees_all, nodes))
+
+
+def _sees_all(process: ChildProcess) -> bool:
+    return process.topology.get("nodes") == dict.fromkeys((SEED, *PROVIDERS), "alive")
 
 
 def _all_know(victim: str, processes: Iterable[ChildProcess]) -> bool:
