@@ -118,11 +118,12 @@ def test_serial_numbers_are_random_and_keys_are_new_each_time(ca: CertificateAut
     assert all(tls.certificate.serial_number.bit_length() > 64 for tls in made)
 
 
-def test_issuing_in_memory_writes_nothing(ca: CertificateAuthority) -> None:
-    before = sorted(ca.directory.iterdir())
+def test_issuing_in_memory_writes_only_that_it_was_done(ca: CertificateAuthority) -> None:
+    before = {path.name for path in ca.directory.iterdir()}
     tls = ca.issue_in_memory("status", client_only=True, days=1 / 24, at=NOW)
     assert tls.not_after == NOW + dt.timedelta(hours=1)
-    assert sorted(ca.directory.iterdir()) == before
+    assert {path.name for path in ca.directory.iterdir()} == before | {"issued.json"}
+    assert f"{tls.certificate.serial_number:x}" in (ca.directory / "audit.jsonl").read_text()
 
 
 @pytest.mark.parametrize("days", [0, -1, 40_000, float("nan"), float("inf")])

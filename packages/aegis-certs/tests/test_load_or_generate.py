@@ -50,8 +50,10 @@ def test_s2_s3_the_first_start_makes_a_ca_and_an_identity(directory: Path) -> No
     tls = load_or_generate_tls("node-1", directory)
     assert {path.name for path in directory.iterdir()} == {
         ".lock",
+        "audit.jsonl",
         "ca-cert.pem",
         "ca-key.pem",
+        "issued.json",
         "node-1-cert.pem",
         "node-1-key.pem",
     }

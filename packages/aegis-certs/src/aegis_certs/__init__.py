@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._authority import CertificateAuthority
+    from ._csr import SignedCertificate, install_certificate, request_certificate
     from ._identity import Identity, identity_of
-    from ._inventory import CertificateInfo, list_certificates
+    from ._inventory import IssuedCertificate
     from ._lifecycle import load_or_generate_tls
     from ._lifetime import CertificateState
+    from ._listing import CertificateInfo, list_certificates
     from ._naming import DEFAULT_TRUST_DOMAIN, KeyType, validate_node_id
     from ._options import CertificateSource, TLSOptions, load_tls
+    from ._revocation import Revocation, RevocationList, RevocationReason
+    from ._rotation import RotationPhase, RotationState
+    from ._schedule import RenewalSchedule
+    from ._source import IdentitySource
     from ._tls import TLSConfig
     from ._trust import TrustBundle
     from .errors import (
@@ -28,11 +34,17 @@ if TYPE_CHECKING:
         InvalidNodeIdError,
         InvalidPemError,
         InvalidRequestError,
+        InventoryError,
         KeyMismatchError,
         LockTimeoutError,
         MissingHostError,
         NotFoundError,
         NotYetValidError,
+        PassphraseError,
+        RevocationListError,
+        RevokedError,
+        RotationError,
+        StillUsedError,
         UntrustedError,
         UsageError,
         VerificationError,
@@ -50,15 +62,30 @@ __all__ = [
     "ExpiredError",
     "Identity",
     "IdentityError",
+    "IdentitySource",
     "InvalidNodeIdError",
     "InvalidPemError",
     "InvalidRequestError",
+    "InventoryError",
+    "IssuedCertificate",
     "KeyMismatchError",
     "KeyType",
     "LockTimeoutError",
     "MissingHostError",
     "NotFoundError",
     "NotYetValidError",
+    "PassphraseError",
+    "RenewalSchedule",
+    "Revocation",
+    "RevocationList",
+    "RevocationListError",
+    "RevocationReason",
+    "RevokedError",
+    "RotationError",
+    "RotationPhase",
+    "RotationState",
+    "SignedCertificate",
+    "StillUsedError",
     "TLSConfig",
     "TLSOptions",
     "TrustBundle",
@@ -66,27 +93,40 @@ __all__ = [
     "UsageError",
     "VerificationError",
     "identity_of",
+    "install_certificate",
     "list_certificates",
     "load_or_generate_tls",
     "load_tls",
+    "request_certificate",
     "validate_node_id",
 ]
 
 _HOMES = {
     "DEFAULT_TRUST_DOMAIN": "_naming",
     "CertificateAuthority": "_authority",
-    "CertificateInfo": "_inventory",
+    "CertificateInfo": "_listing",
     "CertificateSource": "_options",
     "CertificateState": "_lifetime",
     "Identity": "_identity",
+    "IdentitySource": "_source",
+    "IssuedCertificate": "_inventory",
     "KeyType": "_naming",
+    "RenewalSchedule": "_schedule",
+    "Revocation": "_revocation",
+    "RevocationList": "_revocation",
+    "RevocationReason": "_revocation",
+    "RotationPhase": "_rotation",
+    "RotationState": "_rotation",
+    "SignedCertificate": "_csr",
     "TLSConfig": "_tls",
     "TLSOptions": "_options",
     "TrustBundle": "_trust",
     "identity_of": "_identity",
-    "list_certificates": "_inventory",
+    "install_certificate": "_csr",
+    "list_certificates": "_listing",
     "load_or_generate_tls": "_lifecycle",
     "load_tls": "_options",
+    "request_certificate": "_csr",
     "validate_node_id": "_naming",
 }
 

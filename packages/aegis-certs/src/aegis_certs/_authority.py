@@ -1,34 +1,35 @@
-"""The CA of one directory: making it, loading it, and issuing from it."""
+"""The CA of one directory: everything that it does, as its owner sees it."""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Self
 
 from cryptography import x509
 
-from ._build import Issuer, build_ca, build_leaf
-from ._identity import Identity, alternative_names, trust_domain_of_ca
-from ._keys import encode_key, generate_key
-from ._lifetime import common_name, moment, validity
-from ._naming import CA_NAME, DEFAULT_TRUST_DOMAIN, KeyType
-from ._order import LEAF_DAYS, Order, parse_key_type
-from ._pem import Pair
+from . import _rotating
+from ._creation import CA_DAYS, Plan, default_name, default_root
+from ._csr import Request, SignedCertificate
+from ._desk import Desk, create_desk, load_issuer, open_desk
+from ._identity import trust_domain_of_ca
+from ._inventory import IssuedCertificate
+from ._keys import describe_key
+from ._lifetime import common_name, moment
+from ._naming import DEFAULT_TRUST_DOMAIN, KeyType, validate_node_id
+from ._order import LEAF_DAYS, Order
+from ._passphrase import passphrase_or_default
+from ._renewal import due_names, renew_at_desk
+from ._revocation import Revocation, RevocationList, RevocationReason
+from ._rotation import RotationState, successor_name
 from ._store import Store
 from ._tls import TLSConfig, make_tls
 from ._trust import TrustBundle
-from .errors import (
-    AlreadyExistsError,
-    CertsError,
-    InvalidPemError,
-    InvalidRequestError,
-    NotFoundError,
-)
+from .errors import InvalidRequestError, NotFoundError
 
-CA_DAYS = 365
+_NOT_GIVEN = {RevocationReason.CERTIFICATE_HOLD, RevocationReason.AA_COMPROMISE}
 
 
 class CertificateAuthority:
@@ -36,12 +37,12 @@ class CertificateAuthority:
 
     Make one with `create` or get one with `load`. Where `ca-cert.pem` begins with an intermediate
     that `ca-key.pem` belongs to, leaves are issued from the intermediate and carry it.
+
+    Everything that it signs is in the inventory `issued.json`, and has a line in `audit.jsonl`.
     """
 
-    def __init__(self, store: Store, issuer: Issuer, bundle: TrustBundle) -> None:
-        self._store = store
-        self._issuer = issuer
-        self.bundle = bundle
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
 
     def __repr__(self) -> str:
         return f"CertificateAuthority({self.name!r}, directory={str(self.directory)!r})"
@@ -49,7 +50,7 @@ class CertificateAuthority:
     @property
     def directory(self) -> Path:
         """Where it lives."""
-        return self._store.directory
+        return self._desk.store.directory
 
     @property
     def name(self) -> str:
@@ -59,12 +60,17 @@ class CertificateAuthority:
     @property
     def certificate(self) -> x509.Certificate:
         """The certificate that it issues with."""
-        return self._issuer.certificate
+        return self._desk.issuer.certificate
+
+    @property
+    def bundle(self) -> TrustBundle:
+        """The CAs that its nodes believe, itself first."""
+        return self._desk.bundle
 
     @property
     def trust_domain(self) -> str:
         """The trust domain that it issues for; the default where its certificate names none."""
-        return trust_domain_of_ca(self.certificate) or DEFAULT_TRUST_DOMAIN
+        return self._desk.trust_domain
 
     @classmethod
     def create(
@@ -75,6 +81,9 @@ class CertificateAuthority:
         days: float = CA_DAYS,
         name: str | None = None,
         trust_domain: str = DEFAULT_TRUST_DOMAIN,
+        passphrase: str | bytes | None = None,
+        intermediate: bool = False,
+        root_directory: str | Path | None = None,
         at: datetime | None = None,
     ) -> Self:
         """Makes a new CA in a directory, which is made too where it is missing.
@@ -86,69 +95,51 @@ class CertificateAuthority:
             name: Its common name; "Aegis CA" and a random number by default, so that two CAs
                 are told apart.
             trust_domain: Goes into the SPIFFE id of every certificate that it issues.
+            passphrase: Encrypts its key; that of `AEGIS_CA_PASSPHRASE` by default. Where there
+                is none, the key is only as safe as its directory.
+            intermediate: Make it an intermediate CA, whose root has a directory of its own.
+                Carry that away once this is done: the root is needed for the next one only.
+            root_directory: Where the root is, or is made; by default `-root` is added to the
+                directory's name.
             at: The moment of creation; now where none is given.
 
         Raises:
             AlreadyExistsError: The directory has a CA.
             InvalidRequestError: The name, days or trust domain cannot be used.
+            PassphraseError: The root is encrypted with another passphrase.
             DirectoryError: The directory cannot be used.
         """
         store = Store(directory)
+        plan = Plan(
+            key_type=key_type,
+            days=days,
+            name=default_name() if name is None else name,
+            trust_domain=trust_domain,
+            root=_root_store(store.directory, intermediate, root_directory),
+            passphrase=passphrase_or_default(passphrase),
+        )
         with store.locked():
-            return cls.create_locked(
-                store, key_type=key_type, days=days, name=name, trust_domain=trust_domain, at=at
-            )
+            return cls(create_desk(store, plan, moment(at)))
 
     @classmethod
-    def create_locked(
-        cls,
-        store: Store,
-        *,
-        key_type: KeyType,
-        days: float = CA_DAYS,
-        name: str | None = None,
-        trust_domain: str = DEFAULT_TRUST_DOMAIN,
-        at: datetime | None = None,
+    def load(
+        cls, directory: str | Path = "./certs", *, passphrase: str | bytes | None = None
     ) -> Self:
-        """`create` for somebody who holds the lock of the store already."""
-        for path in (store.certificate_path(CA_NAME), store.key_path(CA_NAME)):
-            if path.exists():
-                raise AlreadyExistsError("a CA", path, "use it, or name another directory")
-        span = validity(moment(at), days)
-        key = generate_key(parse_key_type(key_type))
-        name = f"Aegis CA {secrets.token_hex(4)}" if name is None else name
-        certificate = build_ca(name, key, span, trust_domain=trust_domain)
-        store.commit(CA_NAME, Pair((certificate,), key, encode_key(key)))
-        return cls(store, Issuer(certificate, key), TrustBundle([certificate]))
-
-    @classmethod
-    def load(cls, directory: str | Path = "./certs") -> Self:
         """The CA of a directory.
+
+        Args:
+            directory: Where it lives.
+            passphrase: Of its key, where that is encrypted; that of `AEGIS_CA_PASSPHRASE` by
+                default.
 
         Raises:
             NotFoundError: There is no CA, or its key is not here.
             KeyMismatchError: Its key and certificate do not belong together.
+            PassphraseError: Its key is encrypted, and the passphrase missing or wrong.
             InvalidPemError: One of its files cannot be read, or is no CA's.
         """
-        return cls.load_from(Store(directory))
-
-    @classmethod
-    def load_from(cls, store: Store) -> Self:
-        """`load` from a store."""
-        chain_path = store.certificate_path(CA_NAME)
-        if store.chain(CA_NAME) is None:
-            advice = "make one with `aegis-certs init`, or name the directory that has one"
-            raise NotFoundError("CA", chain_path, advice)
-        if not store.has_key(CA_NAME):
-            advice = "issue where the CA's key is, and copy the node's two files here"
-            raise NotFoundError("CA key", store.key_path(CA_NAME), advice)
-        pair = store.pair(CA_NAME)
-        if pair is None:
-            raise NotFoundError("CA", chain_path, "it went away while it was read")
-        if not _is_ca(pair.chain[0]):
-            reason = "its first certificate is no CA's"
-            raise InvalidPemError("trust bundle", reason, chain_path)
-        return cls(store, Issuer(pair.chain[0], pair.key), TrustBundle(pair.chain))
+        store, secret = Store(directory), passphrase_or_default(passphrase)
+        return cls(Desk(store, moment(None), secret, *load_issuer(store, secret)))
 
     def issue(
         self,
@@ -194,15 +185,8 @@ class CertificateAuthority:
             client_only=client_only,
             server_only=server_only,
         )
-        with self._store.locked():
-            return self.issue_locked(order, at)
-
-    def issue_locked(self, order: Order, at: datetime | None) -> TLSConfig:
-        """`issue` for somebody who holds the lock of the store already."""
-        self._check_replaceable(order.node_id)
-        pair = self._make(order, at)
-        self._store.commit(order.node_id, pair)
-        return make_tls(pair, self.bundle.certificates)
+        with self._open(at) as desk:
+            return desk.issue(order)
 
     def issue_in_memory(
         self,
@@ -216,7 +200,7 @@ class CertificateAuthority:
         server_only: bool = False,
         at: datetime | None = None,
     ) -> TLSConfig:
-        """Issues an identity that is written nowhere, such as a client's for one command.
+        """Issues an identity whose key is written nowhere, such as a client's for one command.
 
         The arguments and errors are those of `issue`; the key is P-256 by default, since it is
         made for one use.
@@ -230,70 +214,247 @@ class CertificateAuthority:
             client_only=client_only,
             server_only=server_only,
         )
-        return make_tls(self._make(order, at), self.bundle.certificates)
+        with self._open(at) as desk:
+            return make_tls(desk.make(order), desk.bundle.certificates)
 
-    def _make(self, order: Order, at: datetime | None) -> Pair:
-        at = moment(at)
-        self._check_names(order, at)
-        span = validity(at, order.days, self.certificate)
-        key = generate_key(order.key_type)
-        leaf = build_leaf(
-            Identity(order.node_id, self.trust_domain),
-            key,
-            span,
-            self._issuer,
-            hosts=order.hosts,
-            server=order.server,
-            client=order.client,
+    def sign(
+        self,
+        request: bytes,
+        *,
+        node_id: str | None = None,
+        hosts: Iterable[str] = (),
+        days: float = LEAF_DAYS,
+        client_only: bool = False,
+        server_only: bool = False,
+        at: datetime | None = None,
+    ) -> SignedCertificate:
+        """Signs a request, whose key stays where it was made.
+
+        The request says for whom, for which key, and whether to serve or to call. Everything
+        else is for the CA to decide: hosts and days are those given here. What the request asks
+        for beyond that is dropped, and told.
+
+        Args:
+            request: The certificate signing request in PEM.
+            node_id: Whom it must be for; None takes any node.
+            hosts: The DNS names and IP addresses that are granted, asked for or not.
+            days: How long it lives, at most as long as the CA.
+            client_only: It can call, whatever was asked for.
+            server_only: It can serve, whatever was asked for.
+            at: The moment of issue; now where none is given.
+
+        Raises:
+            InvalidPemError: The request cannot be read, or does not prove to have its key.
+            InvalidNodeIdError: It names something that cannot be a node id.
+            InvalidRequestError: It is for another node, or a host is another node's id.
+            ExpiredError: The CA has expired.
+            DirectoryError: The directory cannot be used.
+        """
+        parsed = Request.parse(request)
+        if node_id not in (None, parsed.node_id):
+            reason = f"the request is for {parsed.node_id}"
+            raise InvalidRequestError("node id", node_id, reason)
+        order = Order.of(
+            parsed.node_id,
+            hosts=hosts,
+            days=days,
+            client_only=client_only or not parsed.server,
+            server_only=server_only or not parsed.client,
         )
-        return Pair((leaf, *self._intermediates()), key, encode_key(key))
+        with self._open(at) as desk:
+            return desk.sign(parsed, order)
 
-    def _intermediates(self) -> list[x509.Certificate]:
-        """The CAs between a leaf and the root, the issuing one first; none where it is the root."""
-        found: list[x509.Certificate] = []
-        ca: x509.Certificate | None = self.certificate
-        while ca is not None and ca.subject != ca.issuer and ca not in found:
-            found.append(ca)
-            ca = self.bundle.issuer_of(ca)
-        return found
+    def renew(self, node_id: str, *, at: datetime | None = None) -> TLSConfig:
+        """Issues the successor of a node's certificate: the same names and life, a new key.
 
-    def _check_names(self, order: Order, at: datetime) -> None:
-        """Refuses a name that would let one node pass for another."""
-        for other in self._store.names():
-            if other == order.node_id:
-                continue
-            if other in order.hosts:
-                reason = f"it is a node of its own, and {order.node_id} would pass for it"
-                raise InvalidRequestError("host", other, reason)
-            leaf = self._leaf_of(other)
-            if (
-                leaf
-                and leaf.not_valid_after_utc >= at
-                and order.node_id in alternative_names(leaf).dns
-            ):
-                reason = f"the certificate of {other} has it as a host, and would pass for it"
-                raise InvalidRequestError("node id", order.node_id, reason)
+        Raises:
+            NotFoundError: The node has no certificate and key in this directory. Where its key
+                is elsewhere, sign a new request.
+            RevokedError: Its certificate was revoked; issue another where it is to go on.
+            CertsError: As `issue`.
+        """
+        validate_node_id(node_id)
+        with self._open(at) as desk:
+            return renew_at_desk(desk, node_id)
 
-    def _check_replaceable(self, node_id: str) -> None:
-        path = self._store.certificate_path(node_id)
-        if not path.exists():
-            return
-        leaf = self._leaf_of(node_id)
-        if leaf is None or self.bundle.issuer_of(leaf, self._intermediates()) is None:
-            reason = "it is not from this CA, so move it away if it is not needed"
-            raise AlreadyExistsError("a certificate", path, reason)
+    def due(self, *, at: datetime | None = None) -> tuple[str, ...]:
+        """The nodes of this directory whose certificates to renew.
 
-    def _leaf_of(self, node_id: str) -> x509.Certificate | None:
-        try:
-            chain = self._store.chain(node_id)
-        except CertsError:
-            return None
-        return chain[0] if chain else None
+        Two thirds of their life are over, or they are still from a CA that was replaced.
+
+        Raises:
+            DirectoryError: The directory cannot be used.
+        """
+        with self._open(at) as desk:
+            return due_names(desk)
+
+    def revoke(
+        self,
+        node_id_or_serial: str,
+        reason: RevocationReason = RevocationReason.UNSPECIFIED,
+        *,
+        at: datetime | None = None,
+    ) -> tuple[Revocation, ...]:
+        """Revokes certificates: a signed `crl.pem` says so from now on.
+
+        A node is revoked with every certificate of it that has not ended, a serial number is one
+        certificate. What is revoked already stays so, and its first date and reason with it.
+
+        Args:
+            node_id_or_serial: A node id, or a serial number in hexadecimal.
+            reason: Why.
+            at: The moment that counts as now; now where none is given.
+
+        Returns:
+            The revocations of these certificates, those from before too.
+
+        Raises:
+            NotFoundError: No such certificate was issued, or it has ended.
+            InvalidRequestError: The reason is not one for good.
+            DirectoryError: The directory cannot be used.
+        """
+        reason = RevocationReason(reason)
+        if reason in _NOT_GIVEN:
+            raise InvalidRequestError("reason", str(reason), "choose one that is for good")
+        with self._open(at) as desk:
+            entries = _meant(desk, node_id_or_serial)
+            return desk.revoke(entries, reason)
+
+    def write_revocations(self, *, at: datetime | None = None) -> RevocationList:
+        """Signs `crl.pem` anew, also where nothing is revoked; issuing does it when it is due.
+
+        Raises:
+            DirectoryError: The directory cannot be used.
+        """
+        with self._open(at) as desk:
+            return desk.write_revocations()
+
+    def refresh_revocations(self, *, at: datetime | None = None) -> None:
+        """Signs `crl.pem` anew where it exists and is half-way to its end.
+
+        Raises:
+            DirectoryError: The directory cannot be used.
+        """
+        with self._open(at) as desk:
+            desk.refresh_revocations()
+
+    def rotation(self, *, at: datetime | None = None) -> RotationState:
+        """Where the rotation of this CA stands.
+
+        Raises:
+            CertsError: The directory cannot be used.
+        """
+        with self._open(at) as desk:
+            return _rotating.state_of(desk)
+
+    def prepare_rotation(
+        self,
+        *,
+        key_type: KeyType | None = None,
+        days: float | None = None,
+        name: str | None = None,
+        root_directory: str | Path | None = None,
+        at: datetime | None = None,
+    ) -> RotationState:
+        """Makes the next CA. Nodes trust both from now on; the one at work goes on issuing.
+
+        Args:
+            key_type: The key of the next CA; by default that of the one at work.
+            days: How long it lives; by default as long as the one at work was made for.
+            name: Its common name; by default that of the one at work with a generation.
+            root_directory: Makes it an intermediate of the root there; a root is made where
+                there is none. An intermediate CA needs it.
+            at: The moment that counts as now; now where none is given.
+
+        Raises:
+            RotationError: A rotation is under way.
+            InvalidRequestError: The name, days or key type cannot be used.
+            NotFoundError: It is an intermediate CA, and the place of its root was not given.
+            DirectoryError: The directory cannot be used.
+        """
+        with self._open(at) as desk:
+            old = desk.issuer.certificate
+            kind = describe_key(old.public_key())
+            life = (old.not_valid_after_utc - old.not_valid_before_utc).days or CA_DAYS
+            plan = Plan(
+                key_type=key_type or (KeyType(kind) if kind in set(KeyType) else KeyType.RSA_4096),
+                days=life if days is None else days,
+                name=successor_name(common_name(old.subject)) if name is None else name,
+                trust_domain=trust_domain_of_ca(old) or DEFAULT_TRUST_DOMAIN,
+                root=None if root_directory is None else Store(root_directory),
+                passphrase=desk.passphrase,
+            )
+            _rotating.prepare(desk, plan)
+            return _rotating.state_of(desk)
+
+    def activate_rotation(
+        self,
+        *,
+        distrusting: Sequence[str] | None = None,
+        confirm: bool = False,
+        at: datetime | None = None,
+    ) -> RotationState:
+        """Lets the prepared CA issue from now on; certificates of the old one stay valid.
+
+        Args:
+            distrusting: The nodes that do not trust the new CA yet, by somebody who can see
+                their bundles; see `RotationState.trusts`. None says that nobody can see them.
+            confirm: Go on in spite of nodes that might not trust it.
+            at: The moment that counts as now; now where none is given.
+
+        Raises:
+            RotationError: None is prepared.
+            StillUsedError: Nodes do not trust it, or might not; confirm, or wait.
+            DirectoryError: The directory cannot be used.
+        """
+        with self._open(at) as desk:
+            _rotating.activate(desk, distrusting, confirm)
+            return _rotating.state_of(desk)
+
+    def retire_rotation(
+        self, *, in_use: Sequence[str] = (), at: datetime | None = None
+    ) -> RotationState:
+        """Ends the trust in the old CA and forgets its key.
+
+        Args:
+            in_use: Nodes that use a certificate of the old CA, by somebody who can see it; they
+                count beside those of the inventory.
+            at: The moment that counts as now; now where none is given.
+
+        Raises:
+            RotationError: No rotation is activated.
+            StillUsedError: Nodes have certificates of the old CA; renew or revoke them.
+            DirectoryError: The directory cannot be used.
+        """
+        with self._open(at) as desk:
+            _rotating.retire(desk, in_use)
+            return _rotating.state_of(desk)
+
+    @contextmanager
+    def _open(self, at: datetime | None) -> Iterator[Desk]:
+        known = self._desk
+        with open_desk(known.store, moment(at), known.passphrase, known) as desk:
+            yield desk
+            self._desk = desk
 
 
-def _is_ca(certificate: x509.Certificate) -> bool:
-    try:
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
-    except x509.ExtensionNotFound:
-        return False
-    return constraints.value.ca
+def _root_store(
+    directory: Path, intermediate: bool, root_directory: str | Path | None
+) -> Store | None:
+    if root_directory is not None:
+        return Store(root_directory)
+    return Store(default_root(directory)) if intermediate else None
+
+
+def _meant(desk: Desk, node_id_or_serial: str) -> list[IssuedCertificate]:
+    live = [e for e in desk.inventory.of_node(node_id_or_serial) if desk.at <= e.not_after]
+    if live:
+        return live
+    one = desk.inventory.get(node_id_or_serial.lower().replace(":", "").lstrip("0"))
+    if one is None:
+        raise NotFoundError(
+            f"certificate of {node_id_or_serial} that was issued and has not ended",
+            desk.store.inventory_path,
+            "see `aegis-certs list` for node ids and serial numbers",
+        )
+    return [one]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -11,7 +12,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ._hosts import type_of_ip
 from ._identity import Identity, spiffe_id
-from ._keys import PrivateKey, signature_hash
+from ._key_ids import key_id
+from ._keys import PrivateKey, PublicKey, signature_hash
 from ._lifetime import Validity
 from ._naming import validate_trust_domain
 from .errors import InvalidRequestError
@@ -52,7 +54,7 @@ def build_ca(
         ]
     )
     builder = (
-        _builder(subject, key, validity, issuer)
+        _builder(subject, key.public_key(), validity, issuer)
         .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
         .add_extension(
@@ -67,7 +69,7 @@ def build_ca(
 
 def build_leaf(
     identity: Identity,
-    key: PrivateKey,
+    key: PublicKey,
     validity: Validity,
     issuer: Issuer,
     *,
@@ -89,7 +91,7 @@ def build_leaf(
     usage = _key_usage(
         digital_signature=True,
         # TLS 1.2 may let the client encrypt its secret to an RSA key; EC keys cannot.
-        key_encipherment=isinstance(key, rsa.RSAPrivateKey),
+        key_encipherment=isinstance(key, rsa.RSAPublicKey),
     )
     builder = (
         _builder(subject, key, validity, issuer)
@@ -101,35 +103,55 @@ def build_leaf(
     return _sign(builder, issuer.key)
 
 
+def build_crl(
+    issuer: Issuer,
+    revoked: Iterable[tuple[int, datetime, x509.ReasonFlags]],
+    number: int,
+    this_update: datetime,
+    next_update: datetime,
+) -> x509.CertificateRevocationList:
+    """A full, direct CRL (RFC 5280, section 5) of serial numbers, dates and reasons."""
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.certificate.subject)
+        .last_update(this_update)
+        .next_update(next_update)
+        .add_extension(x509.CRLNumber(number), critical=False)
+        .add_extension(_authority_key_identifier(issuer.certificate), critical=False)
+    )
+    for serial, date, reason in revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(date)
+        if reason is not x509.ReasonFlags.unspecified:  # 5.3.1: then the extension is absent
+            entry = entry.add_extension(x509.CRLReason(reason), critical=False)
+        builder = builder.add_revoked_certificate(entry.build())
+    return builder.sign(issuer.key, signature_hash(issuer.key))
+
+
 def _builder(
-    subject: x509.Name, key: PrivateKey, validity: Validity, issuer: Issuer | None
+    subject: x509.Name, key: PublicKey, validity: Validity, issuer: Issuer | None
 ) -> x509.CertificateBuilder:
-    signer = issuer.key if issuer else key
+    own = x509.SubjectKeyIdentifier.from_public_key(key)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer.certificate.subject if issuer else subject)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(validity.not_before)
         .not_valid_after(validity.not_after)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(_authority_key_identifier(signer, issuer), critical=False)
+        .add_extension(own, critical=False)
+        .add_extension(
+            _authority_key_identifier(issuer.certificate)
+            if issuer
+            else x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own),
+            critical=False,
+        )
     )
 
 
-def _authority_key_identifier(
-    signer: PrivateKey, issuer: Issuer | None
-) -> x509.AuthorityKeyIdentifier:
+def _authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     """The issuer's own key identifier, which another tool may have computed in another way."""
-    if issuer is not None:
-        try:
-            own = issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-        except x509.ExtensionNotFound:
-            pass
-        else:
-            return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own.value)
-    return x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    return x509.AuthorityKeyIdentifier(key_id(issuer), None, None)
 
 
 def _key_usage(

@@ -1,7 +1,8 @@
 """Every write of this package: private from the first moment, atomic, durable, one at a time.
 
 A file is written beside its place, synced, renamed and its directory synced, so that a reader,
-or a process that starts after a crash, sees the old content or the new and nothing between.
+or a process that starts after a crash, sees the old content or the new and nothing between. A
+log is appended to and synced; of its last line a crash may leave a part, which readers pass over.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def locked(directory: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
     try:
         with _reporting(directory):
             for left in directory.glob(_TEMPORARY.format(name="*", nonce="*")):
-                left.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    os.unlink(left)
         yield
     finally:
         lock.release()
@@ -62,20 +64,35 @@ def write(path: Path, data: bytes, mode: int) -> None:
     """
     temporary = path.with_name(_TEMPORARY.format(name=path.name, nonce=secrets.token_hex(8)))
     with _reporting(path):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(temporary, flags, mode)
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode) as descriptor:
                 os.fchmod(descriptor, mode)  # the umask may have taken the owner's bits too
-                file.write(data)
-                file.flush()
+                _write_all(descriptor, data)
                 os.fsync(descriptor)
-            temporary.replace(path)
+            os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                os.unlink(temporary)
             raise
         _sync_directory(path.parent)
+
+
+def append(path: Path, line: bytes) -> None:
+    """Adds a line, which ends without a line break, to a private log; only under the lock.
+
+    Raises:
+        DirectoryError: It cannot be written.
+    """
+    with (
+        _reporting(path),
+        _opened(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, PRIVATE) as descriptor,
+    ):
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        _write_all(descriptor, b"\n" * torn + line + b"\n")
+        os.fsync(descriptor)
+        if size == 0:
+            _sync_directory(path.parent)
 
 
 def remove(path: Path) -> None:
@@ -85,7 +102,8 @@ def remove(path: Path) -> None:
         DirectoryError: It cannot be removed.
     """
     with _reporting(path):
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(path)
         _sync_directory(path.parent)
 
 
@@ -102,6 +120,20 @@ def read(path: Path) -> bytes | None:
             return None
 
 
+def signature(path: Path) -> tuple[int, ...] | None:
+    """What changes whenever the file does, without reading it; None where there is none.
+
+    Raises:
+        DirectoryError: It cannot be looked at.
+    """
+    with _reporting(path):
+        try:
+            found = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
 def make_private(path: Path) -> None:
     """Takes a key file or directory from everybody but its owner.
 
@@ -111,7 +143,7 @@ def make_private(path: Path) -> None:
     with _reporting(path):
         mode = path.stat().st_mode
         if mode & 0o077:
-            path.chmod(mode & (0o700 if stat.S_ISDIR(mode) else PRIVATE))
+            os.chmod(path, mode & (0o700 if stat.S_ISDIR(mode) else PRIVATE))
 
 
 def _make_directory(directory: Path) -> None:
@@ -120,7 +152,7 @@ def _make_directory(directory: Path) -> None:
     except FileExistsError:
         pass
     else:
-        directory.chmod(0o700)  # the umask may have taken the owner's bits too
+        os.chmod(directory, 0o700)  # the umask may have taken the owner's bits too
         _sync_directory(directory.parent)
         return
     mode = directory.stat().st_mode
@@ -143,6 +175,21 @@ def _sync_directory(directory: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _opened(path: Path, flags: int, mode: int) -> Iterator[int]:
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 @contextmanager

@@ -50,10 +50,12 @@ def spiffe_id(trust_domain: str, node_id: str) -> str:
     return f"{_SPIFFE}{trust_domain}/node/{node_id}"
 
 
-def alternative_names(certificate: x509.Certificate) -> AlternativeNames:
+def alternative_names(
+    holder: x509.Certificate | x509.CertificateSigningRequest,
+) -> AlternativeNames:
     """The subject alternative names; DNS names in lower case."""
     try:
-        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        extension = holder.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         return AlternativeNames()
     names = extension.value
@@ -63,6 +65,19 @@ def alternative_names(certificate: x509.Certificate) -> AlternativeNames:
         tuple(ip for ip in ips if isinstance(ip, type_of_ip)),
         tuple(names.get_values_for_type(x509.UniformResourceIdentifier)),
     )
+
+
+def inherited_hosts(certificate: x509.Certificate) -> list[str | type_of_ip]:
+    """The hosts that a successor takes over where nothing but the certificate tells of them.
+
+    Only certificates of our own shape pass their hosts on: others may have `localhost`, with
+    which any node would pass for any other.
+    """
+    identity = identity_of(certificate)
+    if identity.trust_domain is None:
+        return []
+    names = alternative_names(certificate)
+    return [name for name in (*names.dns, *names.ips) if name != identity.node_id]
 
 
 def identity_of(certificate: x509.Certificate) -> Identity:

@@ -7,6 +7,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
@@ -16,6 +17,9 @@ from ._naming import KeyType
 from .errors import InvalidPemError
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+
+_MAX_RSA_BITS = 8192  # what OpenSSL and BoringSSL check without complaint
 
 _RSA_BITS = {KeyType.RSA_2048: 2048, KeyType.RSA_4096: 4096}
 _CURVES: dict[KeyType, ec.EllipticCurve] = {
@@ -32,9 +36,10 @@ def generate_key(key_type: KeyType) -> PrivateKey:
     return ec.generate_private_key(_CURVES[key_type])
 
 
-def encode_key(key: PrivateKey) -> bytes:
-    """The key as PKCS#8 PEM, without a passphrase."""
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+def encode_key(key: PrivateKey, passphrase: bytes | None = None) -> bytes:
+    """The key as PKCS#8 PEM, encrypted where there is a passphrase."""
+    encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
 
 
 def check_key(key: object, what: str, source: str | Path | None) -> PrivateKey:
@@ -43,11 +48,28 @@ def check_key(key: object, what: str, source: str | Path | None) -> PrivateKey:
     Raises:
         InvalidPemError: It is of another kind, curve or size.
     """
-    if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= 2048:
+    if isinstance(key, PrivateKey):
+        check_public_key(key.public_key(), what, source)
         return key
-    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVE_NAMES:
+    raise _unusable(what, source)
+
+
+def check_public_key(key: object, what: str, source: str | Path | None) -> PublicKey:
+    """`check_key` for the public half.
+
+    Raises:
+        InvalidPemError: It is of another kind, curve or size.
+    """
+    if isinstance(key, rsa.RSAPublicKey) and 2048 <= key.key_size <= _MAX_RSA_BITS:
         return key
-    raise InvalidPemError(what, "only RSA from 2048 bits, P-256 and P-384 work here", source)
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVE_NAMES:
+        return key
+    raise _unusable(what, source)
+
+
+def _unusable(what: str, source: str | Path | None) -> InvalidPemError:
+    reason = f"only RSA from 2048 to {_MAX_RSA_BITS} bits, P-256 and P-384 work here"
+    return InvalidPemError(what, reason, source)
 
 
 def describe_key(key: object) -> str:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
-from cryptography import x509
-
-from ._authority import CertificateAuthority
-from ._hosts import parse_host, type_of_ip
-from ._identity import alternative_names
-from ._keys import describe_key
-from ._lifetime import BACKDATE, CertificateState, moment, state_by_dates
-from ._naming import CA_NAME, DEFAULT_TRUST_DOMAIN, KeyType, validate_trust_domain
+from ._creation import CA_DAYS, Plan, default_name
+from ._crl import read_revocations
+from ._desk import Desk, create_desk, read_desk
+from ._lifetime import CertificateState, moment, state_by_dates
+from ._naming import CA_NAME, DEFAULT_TRUST_DOMAIN, OLD_CA_NAME, KeyType
 from ._options import warn_of_end
-from ._order import LEAF_DAYS, Order
+from ._passphrase import passphrase_or_default
+from ._renewal import renew_at_desk
 from ._store import Store
 from ._tls import TLSConfig, make_tls
-from ._trust import allows
-from .errors import CertsError, ExpiredError, IdentityError, MissingHostError, NotFoundError
+from ._wish import Wish
+from .errors import (
+    CertsError,
+    ExpiredError,
+    IdentityError,
+    MissingHostError,
+    NotFoundError,
+    PassphraseError,
+)
 
 logger = logging.getLogger("aegis_certs")
 
@@ -39,9 +43,10 @@ def load_or_generate_tls(
     """Loads a node's identity from a directory; makes it, and the CA, where they are missing.
 
     A certificate that has expired, or has less than a third of its life left, or lacks a host
-    that is asked for, is issued anew where the CA's key is in the directory. Any number of
-    processes may do this at once: they end with one CA and certificates that chain to it.
-    Files that fit are loaded without a lock, and need no right to write.
+    that is asked for, or is from a CA that was replaced, is issued anew where the CA's key is in
+    the directory. Any number of processes may do this at once: they end with one CA and
+    certificates that chain to it. Files that fit are loaded without a lock, and need no right to
+    write. A CA key with a passphrase is used where `AEGIS_CA_PASSPHRASE` has it.
 
     Args:
         node_id: The node.
@@ -60,84 +65,87 @@ def load_or_generate_tls(
         InvalidRequestError: A host, the key type or the trust domain cannot be used.
         NotFoundError: The node's certificate is missing, and so is the key of the CA.
         ExpiredError: The certificate, or the CA, has expired and could not be renewed.
+        RevokedError: The certificate was revoked.
         VerificationError: The files are of another node or trust domain, do not belong together
             or do not chain to the CA.
         InvalidPemError: A file cannot be read as a certificate or key.
         DirectoryError: The directory cannot be used.
     """
-    hosts = tuple(hosts)
-    wish = _Wish(
-        order=Order.of(
-            node_id,
-            hosts=hosts,
-            address=address,
-            days=LEAF_DAYS,
-            key_type=key_type or KeyType.RSA_2048,
-            client_only=False,
-            server_only=False,
-        ),
-        required=tuple(parse_host(host) for host in hosts),
-        key_type=key_type,
-        trust_domain=None if trust_domain is None else validate_trust_domain(trust_domain),
-        now=moment(at),
+    wish = Wish.of(
+        node_id, hosts=hosts, address=address, key_type=key_type, trust_domain=trust_domain
     )
-    store = Store(cert_dir)
-    current = _load(store, wish)
-    if current is not None and wish.is_met_by(current):
+    return load_or_generate(Store(cert_dir), wish, moment(at))
+
+
+def load_or_generate(store: Store, wish: Wish, at: datetime) -> TLSConfig:
+    """`load_or_generate_tls` for a wish that was parsed."""
+    current = _load(store, wish, at)
+    if current is not None and wish.is_met_by(current, at) and not was_rotated(store, current):
         return current
     try:
-        return _issue(store, wish)
+        return _issue(store, wish, at)
     except CertsError as error:
         if current is None:
             raise
-        return _go_on_with(current, wish, error)
+        return _go_on_with(current, wish, at, error)
 
 
-@dataclass(frozen=True)
-class _Wish:
-    """What a node wants to start with."""
+def load_again(store: Store, wish: Wish, at: datetime) -> TLSConfig:
+    """What is there now, for a node that runs; nothing is made.
 
-    order: Order
-    required: tuple[str | type_of_ip, ...]
-    key_type: KeyType | None
-    trust_domain: str | None
-    now: datetime
-
-    def lacks(self, tls: TLSConfig) -> list[str | type_of_ip]:
-        names = alternative_names(tls.certificate)
-        return [host for host in self.order.hosts if not names.cover(host)]
-
-    def is_met_by(self, tls: TLSConfig) -> bool:
-        valid = state_by_dates(tls.certificate, self.now) is CertificateState.VALID
-        return valid and not self.lacks(tls)
-
-    def order_after(self, tls: TLSConfig, issuer: x509.Certificate) -> Order:
-        """The order for the successor of a certificate: what that one had, and what is wanted.
-
-        Only certificates of our own shape pass their hosts on: others may have `localhost`,
-        with which any node would pass for any other.
-        """
-        old = tls.certificate
-        names = alternative_names(old)
-        kept = (*names.dns, *names.ips) if tls.trust_domain else ()
-        hosts = dict.fromkeys((*self.order.hosts, *kept))
-        hosts.pop(self.order.node_id, None)
-        cut_short = old.not_valid_after_utc >= issuer.not_valid_after_utc
-        life = old.not_valid_after_utc - old.not_valid_before_utc - BACKDATE
-        kind = describe_key(old.public_key())
-        return replace(
-            self.order,
-            hosts=tuple(hosts),
-            days=LEAF_DAYS if cut_short or life <= timedelta() else life / timedelta(days=1),
-            key_type=self.key_type or (KeyType(kind) if kind in set(KeyType) else KeyType.RSA_2048),
-            server=allows(old, "server"),
-            client=allows(old, "client"),
-        )
+    Raises:
+        NotFoundError: Nothing is there.
+        ExpiredError: The certificate has expired.
+        CertsError: As `load_or_generate_tls`.
+    """
+    current = _load(store, wish, at)
+    if current is None:
+        path = store.certificate_path(wish.node_id)
+        raise NotFoundError(f"certificate of {wish.node_id}", path, "put it back, or a new one")
+    current.bundle.verify(current.chain, None, at=at)
+    return current
 
 
-def _load(store: Store, wish: _Wish) -> TLSConfig | None:
+def renew(store: Store, wish: Wish, current: TLSConfig, at: datetime) -> TLSConfig | None:
+    """The successor of the identity that a node has; None where none can be had here.
+
+    Raises:
+        CertsError: It could not be issued.
+    """
+    if not store.has_key(CA_NAME):
+        return None
+    with store.locked():
+        found = _load(store, wish, at)
+        if found is not None and found != current and wish.is_met_by(found, at):
+            return found  # another process was faster
+        try:
+            desk = read_desk(store, at, passphrase_or_default(None))
+        except PassphraseError:
+            return None  # the key is here, but for somebody else
+        _check_domain(desk, wish)
+        if found is None:
+            return desk.issue(wish.order)
+        if _cannot_live_longer(found, desk) and not was_rotated(store, found):
+            return None
+        return renew_at_desk(desk, wish.node_id, wish)
+
+
+def was_rotated(store: Store, tls: TLSConfig) -> bool:
+    """Tells whether a leaf is from the CA that a rotation has replaced, where its key is here.
+
+    Raises:
+        CertsError: The files of the old CA cannot be read.
+    """
+    if not store.has_key(OLD_CA_NAME) or not store.has_key(CA_NAME):
+        return False
+    old = store.chain(OLD_CA_NAME)
+    issuer = tls.bundle.issuer_of(tls.certificate, tls.chain[1:])
+    return old is not None and issuer == old[0] != tls.bundle.certificates[0]
+
+
+def _load(store: Store, wish: Wish, at: datetime) -> TLSConfig | None:
     """What is there, checked but for the leaf's own end; None where there is nothing."""
-    node_id = wish.order.node_id
+    node_id = wish.node_id
     pair = store.pair(node_id)
     if pair is None:
         return None
@@ -155,14 +163,25 @@ def _load(store: Store, wish: _Wish) -> TLSConfig | None:
         )
     if wish.trust_domain and tls.trust_domain and wish.trust_domain != tls.trust_domain:
         raise _other_domain(f"the certificate of {node_id}", tls.trust_domain, wish)
-    if state_by_dates(tls.certificate, wish.now) is not CertificateState.EXPIRED:
-        tls.bundle.verify(tls.chain, None, at=wish.now)
+    if state_by_dates(tls.certificate, at) is not CertificateState.EXPIRED:
+        tls.bundle.verify(tls.chain, None, at=at)
+    _check_not_revoked(store, tls, at)
     return tls
 
 
-def _issue(store: Store, wish: _Wish) -> TLSConfig:
+def _check_not_revoked(store: Store, tls: TLSConfig, at: datetime) -> None:
+    try:
+        revocations = read_revocations(store, tls.bundle, at)
+    except CertsError as error:
+        # Whoever runs the node is told by `IdentitySource.revocations`; this is only a courtesy.
+        logger.warning("whether %s is revoked is not known: %s", tls.node_id, error)
+        return
+    revocations.check(tls.certificate, tls.chain[1:], subject=tls.node_id)
+
+
+def _issue(store: Store, wish: Wish, at: datetime) -> TLSConfig:
     if store.chain(CA_NAME) is not None and not store.has_key(CA_NAME):
-        node_id = wish.order.node_id
+        node_id = wish.node_id
         raise NotFoundError(
             f"certificate of {node_id} that can be used, nor a CA key to issue one,",
             store.directory,
@@ -170,38 +189,55 @@ def _issue(store: Store, wish: _Wish) -> TLSConfig:
             f"files here",
         )
     with store.locked():
-        current = _load(store, wish)
-        if current is not None and wish.is_met_by(current):
+        current = _load(store, wish, at)
+        if current is not None and wish.is_met_by(current, at) and not was_rotated(store, current):
             return current  # another process was faster
-        ca = _load_or_create_ca(store, wish)
+        desk = _read_or_create(store, wish, at)
         if current is None:
-            logger.info("issuing a certificate for %s in %s", wish.order.node_id, store.directory)
-            return ca.issue_locked(wish.order, wish.now)
-        if not wish.lacks(current) and current.not_after >= ca.certificate.not_valid_after_utc:
-            warn_of_end(current, state_by_dates(current.certificate, wish.now))
-            return current  # a new one would end no later: the CA itself ends then
-        logger.info("renewing the certificate of %s in %s", wish.order.node_id, store.directory)
-        return ca.issue_locked(wish.order_after(current, ca.certificate), wish.now)
+            logger.info("issuing a certificate for %s in %s", wish.node_id, store.directory)
+            return desk.issue(wish.order)
+        if (
+            not wish.lacks(current)
+            and _cannot_live_longer(current, desk)
+            and not was_rotated(store, current)
+        ):
+            warn_of_end(current, state_by_dates(current.certificate, at))
+            return current
+        logger.info("renewing the certificate of %s in %s", wish.node_id, store.directory)
+        return renew_at_desk(desk, wish.node_id, wish)
 
 
-def _load_or_create_ca(store: Store, wish: _Wish) -> CertificateAuthority:
+def _cannot_live_longer(tls: TLSConfig, desk: Desk) -> bool:
+    """Tells whether a new leaf would end no later: the CA itself ends then."""
+    return tls.not_after >= desk.issuer.certificate.not_valid_after_utc
+
+
+def _read_or_create(store: Store, wish: Wish, at: datetime) -> Desk:
+    passphrase = passphrase_or_default(None)
     if store.chain(CA_NAME) is None and not store.has_key(CA_NAME):
         logger.info("making a CA in %s", store.directory)
-        return CertificateAuthority.create_locked(
-            store,
+        plan = Plan(
             key_type=wish.key_type or KeyType.RSA_4096,
+            days=CA_DAYS,
+            name=default_name(),
             trust_domain=wish.trust_domain or DEFAULT_TRUST_DOMAIN,
-            at=wish.now,
+            root=None,
+            passphrase=passphrase,
         )
-    ca = CertificateAuthority.load_from(store)
-    if wish.trust_domain and wish.trust_domain != ca.trust_domain:
-        raise _other_domain(f"the CA in {store.directory}", ca.trust_domain, wish)
-    return ca
+        return create_desk(store, plan, at)
+    desk = read_desk(store, at, passphrase)
+    _check_domain(desk, wish)
+    return desk
 
 
-def _go_on_with(current: TLSConfig, wish: _Wish, error: CertsError) -> TLSConfig:
+def _check_domain(desk: Desk, wish: Wish) -> None:
+    if wish.trust_domain and wish.trust_domain != desk.trust_domain:
+        raise _other_domain(f"the CA in {desk.store.directory}", desk.trust_domain, wish)
+
+
+def _go_on_with(current: TLSConfig, wish: Wish, at: datetime, error: CertsError) -> TLSConfig:
     """Uses what is there, where that is possible, after it could not be issued anew."""
-    state = state_by_dates(current.certificate, wish.now)
+    state = state_by_dates(current.certificate, at)
     if state is CertificateState.EXPIRED:
         advice = f"it could not be renewed: {error}"
         raise ExpiredError(current.node_id, current.not_after, advice) from error
@@ -218,9 +254,9 @@ def _go_on_with(current: TLSConfig, wish: _Wish, error: CertsError) -> TLSConfig
     return current
 
 
-def _other_domain(whose: str, domain: str, wish: _Wish) -> IdentityError:
+def _other_domain(whose: str, domain: str, wish: Wish) -> IdentityError:
     return IdentityError(
         f"{whose} is of trust domain {domain}, not {wish.trust_domain}; "
         f"ask for its own, or use another directory",
-        wish.order.node_id,
+        wish.node_id,
     )

@@ -100,3 +100,17 @@ def common_name(name: x509.Name) -> str:
     """The common name of a subject or issuer, or all of it where it has none; for messages."""
     names = name.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     return str(names[0].value) if names else name.rfc4514_string() or "(no name)"
+
+
+def isoformat(at: datetime) -> str:
+    """A moment for machines, such as `2027-02-21T22:36:36Z`."""
+    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def parse_isoformat(text: str) -> datetime:
+    """The moment that `isoformat` wrote.
+
+    Raises:
+        ValueError: It did not.
+    """
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)

@@ -9,6 +9,9 @@ from .errors import InvalidNodeIdError, InvalidRequestError
 
 DEFAULT_TRUST_DOMAIN = "aegis.internal"
 CA_NAME = "ca"  # the CA's files are called like a node's, so no node may have its name
+NEXT_CA_NAME = "ca_next"  # the CA that a rotation has prepared; no node id has an underscore
+OLD_CA_NAME = "ca_old"  # the CA that a rotation has replaced, and not yet retired
+CA_NAMES = (CA_NAME, NEXT_CA_NAME, OLD_CA_NAME)
 
 DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 IP_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")

@@ -15,10 +15,15 @@ LEAF_DAYS = 90
 
 @dataclass(frozen=True)
 class Order:
-    """What a certificate is to be like, checked and parsed."""
+    """What a certificate is to be like, checked and parsed.
+
+    The IP of the node's own address is kept apart from the hosts: a node that moves leaves its
+    old address behind.
+    """
 
     node_id: str
     hosts: tuple[str | type_of_ip, ...]
+    own: type_of_ip | None
     days: float
     key_type: KeyType
     server: bool
@@ -29,12 +34,12 @@ class Order:
         cls,
         node_id: str,
         *,
-        hosts: Iterable[str],
-        address: str | None,
-        days: float,
-        key_type: KeyType,
-        client_only: bool,
-        server_only: bool,
+        hosts: Iterable[str] = (),
+        address: str | None = None,
+        days: float = LEAF_DAYS,
+        key_type: KeyType = KeyType.RSA_2048,
+        client_only: bool = False,
+        server_only: bool = False,
     ) -> Self:
         """Parses what a caller asked for.
 
@@ -48,10 +53,16 @@ class Order:
         if client_only and server_only:
             raise InvalidRequestError("server_only", True, "client_only excludes it")
         own = ip_of_address(address) if address else None
-        wanted = ([own] if own else []) + [parse_host(host) for host in hosts]
+        wanted = dict.fromkeys(parse_host(host) for host in hosts)
+        names = tuple(host for host in wanted if host not in (node_id, own))
         kind = parse_key_type(key_type)
-        names = tuple(dict.fromkeys(host for host in wanted if host != node_id))
-        return cls(node_id, names, days, kind, server=not client_only, client=not server_only)
+        server, client = not client_only, not server_only
+        return cls(node_id, names, own, days, kind, server=server, client=client)
+
+    @property
+    def names(self) -> tuple[str | type_of_ip, ...]:
+        """All names that come on top of the node id: its own address, and the hosts."""
+        return self.hosts if self.own is None else (self.own, *self.hosts)
 
 
 def parse_key_type(value: str) -> KeyType:

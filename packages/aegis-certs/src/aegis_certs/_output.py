@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ._command_group import INTERRUPTED
-from ._inventory import CertificateInfo
 from ._lifetime import CertificateState
+from ._listing import CertificateInfo
 
 T = TypeVar("T")
 

@@ -4,7 +4,13 @@
     ca-key.pem        the issuing CA's key
     {id}-cert.pem     a node's leaf, then the intermediates
     {id}-key.pem      its key
-    {id}.next.pem     key and chain of an identity whose install is under way; `ca` has one too
+    {id}.next.pem     key and chain of an identity whose install is under way; CAs have one too
+    crl.pem           which certificates are revoked, signed by their CAs
+    issued.json       the inventory: what was issued
+    audit.jsonl       the log of every issue, renewal, revocation and rotation
+    {id}_csr.pem      a request for a certificate, and {id}_csr-key.pem its key
+    ca_next-*.pem     the CA that a rotation has prepared
+    ca_old-*.pem      the CA that a rotation has replaced, until it is retired
 
 Two renames are not one. So an identity is committed as the one file `{id}.next.pem`, and then
 installed under its two names; whoever finds that file reads it, or finishes the install.
@@ -12,15 +18,15 @@ installed under its two names; whoever finds that file reads it, or finishes the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cryptography import x509
 
 from . import _files
-from ._naming import CA_NAME
-from ._pem import Pair, encode_certificates, parse_certificates
+from ._naming import CA_NAMES
+from ._pem import Pair, encode_certificates, parse_certificates, private_key_block
 from .errors import DirectoryError, KeyMismatchError, NotFoundError
 
 _NEXT = ".next.pem"
@@ -50,11 +56,40 @@ class Store:
         """Where the commit of this name lies while its install is under way."""
         return self.directory / f"{name}{_NEXT}"
 
+    def request_path(self, name: str) -> Path:
+        """Where a request for a certificate of this name lies."""
+        return self.directory / f"{name}_csr.pem"
+
+    def request_key_path(self, name: str) -> Path:
+        """Where the key of that request lies."""
+        return self.directory / f"{name}_csr{_KEY}"
+
+    @property
+    def crl_path(self) -> Path:
+        """Where the revocation lists lie."""
+        return self.directory / "crl.pem"
+
+    @property
+    def inventory_path(self) -> Path:
+        """Where the inventory lies."""
+        return self.directory / "issued.json"
+
+    @property
+    def audit_path(self) -> Path:
+        """Where the audit log lies."""
+        return self.directory / "audit.jsonl"
+
+    def signatures(self, name: str, *others: str) -> tuple[tuple[int, ...] | None, ...]:
+        """What changes whenever a file of this name, or the chain of another, does."""
+        paths = (self.pending_path(name), self.certificate_path(name), self.key_path(name))
+        chains = (path(o) for o in others for path in (self.pending_path, self.certificate_path))
+        return tuple(_files.signature(path) for path in (*paths, *chains))
+
     def names(self) -> list[str]:
         """The names of all nodes that have a certificate here, sorted."""
         found = {path.name.removesuffix(_CERT) for path in self.directory.glob(f"*{_CERT}")}
         found |= {path.name.removesuffix(_NEXT) for path in self.directory.glob(f"*{_NEXT}")}
-        return sorted(found - {CA_NAME})
+        return sorted(found.difference(CA_NAMES))
 
     def chain(self, name: str) -> tuple[x509.Certificate, ...] | None:
         """The chain of this name alone, or None: for whom the key is not at hand."""
@@ -67,7 +102,7 @@ class Store:
         """Tells whether the key of this name is here."""
         return self.key_path(name).exists() or self.pending_path(name).exists()
 
-    def pair(self, name: str) -> Pair | None:
+    def pair(self, name: str, passphrase: bytes | None = None) -> Pair | None:
         """Key and chain that belong together, without the lock; None where there is neither.
 
         A read between two renames of another process may give files that do not fit; then there
@@ -76,17 +111,18 @@ class Store:
         Raises:
             NotFoundError: Only one of the two files is there.
             KeyMismatchError: They do not belong together.
+            PassphraseError: The key is encrypted, and the passphrase missing or wrong.
             CertsError: One of them cannot be read.
         """
         self._try_to_mend(name)
         chain_path, key_path = self.certificate_path(name), self.key_path(name)
         before = None
-        while (pending := self._pending(name)) is None:
+        while (pending := self._pending(name, passphrase)) is None:
             files = chain, key = _files.read(chain_path), _files.read(key_path)
             if chain is None and key is None:
                 return None
             if chain and key:
-                pair = Pair.parse(chain, key, chain_path, key_path)
+                pair = Pair.parse(chain, key, chain_path, key_path, passphrase)
                 if pair.fits:
                     return pair
             if files == before:
@@ -105,9 +141,7 @@ class Store:
             for path in self.directory.glob(f"*{_KEY}"):
                 _files.make_private(path)
             for path in self.directory.glob(f"*{_NEXT}"):
-                name = path.name.removesuffix(_NEXT)
-                if (pair := self._pending(name)) is not None:
-                    self._install(name, pair)
+                self._install(path.name.removesuffix(_NEXT), path)
             yield
 
     def commit(self, name: str, pair: Pair) -> None:
@@ -115,15 +149,28 @@ class Store:
 
         The first write is the commit: a crash before it leaves the old pair, after it the new.
         """
+        path = self.pending_path(name)
         data = pair.key_pem + encode_certificates(pair.chain)
-        _files.write(self.pending_path(name), data, _files.PRIVATE)
-        self._install(name, pair)
+        _files.write(path, data, _files.PRIVATE)
+        self._install(name, path)
 
-    def _install(self, name: str, pair: Pair) -> None:
-        chain = encode_certificates(pair.chain)
-        _files.write(self.key_path(name), pair.key_pem, _files.PRIVATE)
+    def replace_chain(self, name: str, chain: Iterable[x509.Certificate]) -> None:
+        """Puts another chain beside the same key; only under the lock."""
+        _files.write(self.certificate_path(name), encode_certificates(chain), _files.PUBLIC)
+
+    def remove(self, name: str) -> None:
+        """Removes the files of this name, the key first; only under the lock."""
+        for path in (self.key_path(name), self.certificate_path(name)):
+            _files.remove(path)
+
+    def _install(self, name: str, pending: Path) -> None:
+        if (data := _files.read(pending)) is None:
+            return  # another process was faster
+        key = private_key_block(data, "private key", pending)
+        chain = encode_certificates(parse_certificates(data, "certificate", pending))
+        _files.write(self.key_path(name), key, _files.PRIVATE)
         _files.write(self.certificate_path(name), chain, _files.PUBLIC)
-        _files.remove(self.pending_path(name))
+        _files.remove(pending)
 
     def _try_to_mend(self, name: str) -> None:
         # Somebody who may not write, or finds a writer at work, reads the commit itself.
@@ -131,7 +178,7 @@ class Store:
             with suppress(DirectoryError), self.locked(timeout=0):
                 pass
 
-    def _pending(self, name: str) -> Pair | None:
+    def _pending(self, name: str, passphrase: bytes | None) -> Pair | None:
         path = self.pending_path(name)
         data = _files.read(path)
-        return None if data is None else Pair.parse(data, data, path, path)
+        return None if data is None else Pair.parse(data, data, path, path, passphrase)

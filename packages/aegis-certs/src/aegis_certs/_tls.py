@@ -70,6 +70,11 @@ class TLSConfig:
         """SHA-256 of the leaf in DER."""
         return self.certificate.fingerprint(hashes.SHA256())
 
+    @cached_property
+    def bundle_fingerprint(self) -> str:
+        """What the trust bundle's roots are, in hexadecimal: see `TrustBundle.fingerprint`."""
+        return self.bundle.fingerprint
+
     def __repr__(self) -> str:
         try:
             end = f"{self.not_after:%Y-%m-%dT%H:%M:%SZ}"

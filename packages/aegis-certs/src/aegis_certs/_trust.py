@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -59,6 +61,17 @@ class TrustBundle:
     def trust_domain(self) -> str | None:
         """The trust domain that its issuing CA signs for, where that says so."""
         return trust_domain_of_ca(self.certificates[0])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, over the roots: the same whatever their order.
+
+        Roots are the self-signed CAs; where there is none, all CAs are. So it tells whom this
+        bundle trusts, and does not change with an intermediate.
+        """
+        roots = [ca for ca in self.certificates if ca.subject == ca.issuer] or self.certificates
+        digests = sorted({ca.fingerprint(hashes.SHA256()) for ca in roots})
+        return hashlib.sha256(b"".join(digests)).hexdigest()
 
     def verify(
         self,
@@ -125,6 +138,16 @@ class TrustBundle:
             if ca.subject == certificate.issuer and _signed_by(certificate, ca):
                 return ca
         return None
+
+    def path(self) -> tuple[x509.Certificate, ...]:
+        """The issuing CA and those above it, up to the root, as far as they are here."""
+        found = [self.certificates[0]]
+        while found[-1].subject != found[-1].issuer:
+            above = self.issuer_of(found[-1])
+            if above is None or above in found:
+                break
+            found.append(above)
+        return tuple(found)
 
     def _explain(
         self,

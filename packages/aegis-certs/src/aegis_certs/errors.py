@@ -3,15 +3,21 @@
 CertsError
 ├── InvalidNodeIdError        the node id cannot be one: no lower-case DNS name, an IP, `localhost`
 ├── InvalidRequestError       what was asked for cannot be issued: host, days, name, usage
-├── InvalidPemError           a certificate or key cannot be read
+├── InvalidPemError           a certificate, key, request or CRL cannot be read
+│   └── PassphraseError           a key is encrypted, and its passphrase missing or wrong
 ├── VerificationError         a certificate was read and must not be used
 │   ├── ExpiredError              past its end; a CA's too
 │   ├── NotYetValidError          before its start
 │   ├── UntrustedError            no chain to a CA of the trust bundle
 │   ├── UsageError                not made for servers, or not for clients
 │   ├── KeyMismatchError          key and certificate do not belong together
+│   ├── RevokedError              its CA revoked it, or a CA above it
 │   ├── MissingHostError          a required host is not in it
 │   └── IdentityError             it does not name one node, or not the expected one
+├── RevocationListError       a CRL is not to be believed: signature, issuer, dates, older
+├── InventoryError            the record of what was issued cannot be used
+├── RotationError             the CA is not at the step of a rotation that was asked for
+│   └── StillUsedError            nodes still need what the step would take from them
 ├── NotFoundError             a file, variable or CA is not there
 ├── AlreadyExistsError        a CA or foreign certificate is there and is not overwritten
 └── DirectoryError            the certificate directory cannot be used as asked
@@ -20,6 +26,7 @@ CertsError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -32,11 +39,17 @@ __all__ = [
     "InvalidNodeIdError",
     "InvalidPemError",
     "InvalidRequestError",
+    "InventoryError",
     "KeyMismatchError",
     "LockTimeoutError",
     "MissingHostError",
     "NotFoundError",
     "NotYetValidError",
+    "PassphraseError",
+    "RevocationListError",
+    "RevokedError",
+    "RotationError",
+    "StillUsedError",
     "UntrustedError",
     "UsageError",
     "VerificationError",
@@ -76,6 +89,10 @@ class InvalidPemError(CertsError):
         self.source = source
         place = f" in {source}" if source else ""
         super().__init__(f"the {what}{place} cannot be used: {reason}")
+
+
+class PassphraseError(InvalidPemError):
+    """A private key is encrypted, and its passphrase is missing or wrong."""
 
 
 class VerificationError(CertsError):
@@ -161,6 +178,63 @@ class IdentityError(VerificationError):
     def __init__(self, message: str, node_id: str | None = None) -> None:
         self.node_id = node_id
         super().__init__(message)
+
+
+class RevokedError(VerificationError):
+    """A certificate, or a CA above it, was revoked.
+
+    Attributes:
+        subject: Whose certificate.
+        reason: Why, in the words of `RevocationReason`.
+        date: Since when (UTC).
+    """
+
+    def __init__(self, subject: str, reason: str, date: datetime) -> None:
+        self.subject = subject
+        self.reason = reason
+        self.date = date
+        super().__init__(
+            f"the certificate of {subject} was revoked at {date:%Y-%m-%d %H:%M:%S} UTC "
+            f"({reason}); issue a new one if the node is to go on"
+        )
+
+
+class RevocationListError(CertsError):
+    """A certificate revocation list is not to be believed."""
+
+    def __init__(self, source: str | Path, reason: str) -> None:
+        self.source = source
+        self.reason = reason
+        super().__init__(f"the revocation list in {source} cannot be used: {reason}")
+
+
+class InventoryError(CertsError):
+    """The record of what was issued cannot be used."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"the inventory {path} cannot be used: {reason}")
+
+
+class RotationError(CertsError):
+    """The CA is not at the step of a rotation that was asked for."""
+
+    def __init__(self, directory: Path, reason: str) -> None:
+        self.directory = directory
+        super().__init__(f"the CA in {directory} cannot be rotated so: {reason}")
+
+
+class StillUsedError(RotationError):
+    """Nodes still need what the step of a rotation would take from them.
+
+    Attributes:
+        node_ids: These nodes.
+    """
+
+    def __init__(self, directory: Path, node_ids: Sequence[str], what: str, advice: str) -> None:
+        self.node_ids = tuple(node_ids)
+        super().__init__(directory, f"{what} ({', '.join(node_ids)}); {advice}")
 
 
 class NotFoundError(CertsError):
