@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 from aegis_core import ConfigError, PeerInfo
-from aegis_core._address import join_address, published_address, split_address
+from aegis_core._address import bound_address, published_address
+from aegis_discovery.transport import join_address
 
 
 @pytest.mark.parametrize(
@@ -10,14 +11,22 @@ from aegis_core._address import join_address, published_address, split_address
     [("127.0.0.1:0", ("127.0.0.1", 0)), ("[::1]:50051", ("::1", 50051)), ("a.b:1", ("a.b", 1))],
 )
 def test_addresses_split_and_join(address: str, expected: tuple[str, int]) -> None:
-    assert split_address("address", address) == expected
+    assert bound_address(address) == expected
     assert join_address(*expected) == address
 
 
-@pytest.mark.parametrize("address", ["", "a", "a:", ":1", "a:b", "a:65536", "::1:50051", "[::1:5"])
+NO_ADDRESSES = (
+    *("", "a", "a:", ":1", "a:b", "a:65536", "::1:50051", "[::1:5", "[[::1]]:5", "[x]:1"),
+    *("h:\u0663", "a b/../c:1", "a..b:1", "a\n2026 ERROR:1", "unix:1"),
+)
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES)
 def test_what_is_no_address_is_named_with_its_option(address: str) -> None:
     with pytest.raises(ConfigError, match=r"^address: "):
-        split_address("address", address)
+        bound_address(address)
+    with pytest.raises(ConfigError, match=r"^address: "):
+        PeerInfo("a", address)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,9 @@ def test_a_node_with_more_to_tell_than_a_record_holds_is_left_out(
     topology: Topology, caplog: pytest.LogCaptureFixture
 ) -> None:
     many = tuple(ServiceInfo(f"service-{i}", "v1") for i in range(1000))
-    Vouching(topology).learn("go", [NodeInfo("big", services=many), node("go")])
+    Vouching(topology).learn(
+        "go", [NodeInfo("big", address="10.0.0.1:1", services=many), node("go")]
+    )
     assert list(topology.nodes) == ["go"]
     assert "big cannot be vouched for: it has " in caplog.text
 

@@ -19,16 +19,20 @@ class Revocations(Protocol):
 
 
 class CallerCheck:
-    """Knows what speaks against a caller: expiry, revocation, or an old version of TLS.
+    """Knows what speaks against a caller: its trust domain, expiry, revocation, or an old TLS.
 
     TLS session resumption lets an expired certificate in again, connections outlive their
     certificates, and gRPC takes neither CRLs nor a lowest TLS version.
 
     Args:
+        trust_domain: Of this mesh; callers of another one are refused.
         clock: Unix time in seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, trust_domain: str | None = None, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._trust_domain = trust_domain
         self._clock = clock
         self._revocations: Revocations | None = None
         self._revoked: dict[bytes, str | None] = {}
@@ -42,6 +46,9 @@ class CallerCheck:
         """Says what speaks against a caller, or None."""
         if caller.tls_version and caller.tls_version != "TLSv1.3":
             return f"{caller.node_id} speaks {caller.tls_version}; this mesh takes TLS 1.3 only"
+        ours, theirs = self._trust_domain, caller.trust_domain
+        if ours and theirs and ours != theirs:
+            return f"{caller.node_id} is of trust domain {theirs}; this mesh is of {ours}"
         if self._clock() >= caller.not_after:
             return f"the certificate of {caller.node_id} has expired; renew it and connect again"
         if self._revocations is None:

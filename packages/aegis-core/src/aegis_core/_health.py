@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import inspect
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from aegis_discovery import HealthStatus
 
@@ -55,20 +58,55 @@ class FunctionHealthChecker:
     ) -> None:
         self.name = name
         self._function = function
+        self._run: threading.Thread | None = None
 
     async def check(self) -> HealthStatus:
-        """Runs the function."""
-        import asyncio
+        """Runs the function.
 
+        Raises:
+            RuntimeError: If its former run has not ended yet: a hung one must not pile up.
+        """
         if inspect.iscoroutinefunction(self._function):
-            result = await self._function()
+            return as_status(await self._function())
+        if self._run is not None and self._run.is_alive():
+            raise RuntimeError("its former run has not ended")
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[CheckResult | Awaitable[CheckResult]] = loop.create_future()
+        # A thread of its own, and a daemon: a check that hangs for good takes nothing with it.
+        self._run = threading.Thread(
+            target=self._work, args=(loop, result), name=f"aegis-check-{self.name}", daemon=True
+        )
+        self._run.start()
+        answer = await result
+        return as_status(await answer if inspect.isawaitable(answer) else answer)
+
+    def _work(self, loop: asyncio.AbstractEventLoop, result: asyncio.Future[Any]) -> None:
+        try:
+            answer = self._function()
+        except Exception as error:  # noqa: BLE001 - it is the answer
+            failure = error
+            _hand_over(loop, result, lambda: result.set_exception(failure))
         else:
-            result = await asyncio.to_thread(self._function)
-            if inspect.isawaitable(result):
-                result = await result
-        if isinstance(result, HealthStatus):
-            return result
-        return HealthStatus.UNHEALTHY if result is False else HealthStatus.HEALTHY
+            _hand_over(loop, result, lambda: result.set_result(answer))
+
+
+def as_status(result: object) -> HealthStatus:
+    """Reads what a check returned: False is unhealthy, a status counts, all else is healthy."""
+    if isinstance(result, HealthStatus):
+        return result
+    return HealthStatus.UNHEALTHY if result is False else HealthStatus.HEALTHY
+
+
+def _hand_over(
+    loop: asyncio.AbstractEventLoop, result: asyncio.Future[Any], settle: Callable[[], None]
+) -> None:
+    def finish() -> None:
+        if not result.done():
+            settle()
+
+    # The loop may be gone by now; then nobody waits for the answer.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(finish)
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,8 +76,8 @@ class Liveness:
         self._ticked_at = now
         for node_id, subject in self._subjects.items():
             if gap > STALL:
-                subject.heard_at += gap
-                subject.suspected_at += gap
+                subject.heard_at = min(now, subject.heard_at + gap)
+                subject.suspected_at = min(now, subject.suspected_at + gap)
             if subject.status is NodeStatus.ALIVE and now - subject.heard_at >= SILENCE:
                 self.lost(node_id, now)
             elif subject.status is NodeStatus.SUSPECTED and now - subject.suspected_at >= SUSPICION:

@@ -89,11 +89,13 @@ class Node:
         """Leaves the mesh, lets calls in flight finish, and closes everything."""
         if self._background is None or self._background.closed:
             return
-        self._background.run(self._node.stop(grace))
-        with self._lock:
-            if self._pool is not None:
-                self._pool.close()
-        self._background.close()
+        try:
+            self._background.run(self._node.stop(grace))
+        finally:
+            with self._lock:
+                if self._pool is not None:
+                    self._pool.close()
+            self._background.close()
 
     def wait_for_termination(self) -> None:
         """Waits until the node was stopped; raises what stopped it, if nobody meant to."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aegis_certs import validate_node_id
 
-from aegis_core._address import check_address
+from aegis_core._address import check_dialable
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,4 +29,4 @@ class PeerInfo:
 
     def __post_init__(self) -> None:
         validate_node_id(self.id)
-        check_address("address", self.address)
+        check_dialable("address", self.address)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from aegis_certs import CertsError, validate_node_id
-from aegis_discovery import InvalidRecordError, NodeInfo, Topology
+from aegis_discovery import InvalidAddressError, InvalidRecordError, NodeInfo, Topology
 from aegis_discovery.records import LEASE, REPUBLISH_EVERY
+from aegis_discovery.transport import split_address
 
 _log = logging.getLogger("aegis.peers")
 
@@ -36,8 +37,9 @@ class Vouching:
         complaint = ""
         for node in nodes:
             try:
+                split_address(node.address)
                 told[validate_node_id(node.id)] = node
-            except CertsError as error:
+            except (CertsError, InvalidAddressError) as error:
                 complaint = complaint or str(error)
         self._complain(peer_id, complaint)
         before = self._told.get(peer_id, {})
@@ -64,7 +66,8 @@ class Vouching:
                 self._settled.pop(node_id, None)
                 self._topology.unvouch(node_id)
                 continue
-            is_news = self._settled.get(node_id) != node
+            settled = self._settled.get(node_id)
+            is_news = settled is None or _without_times(settled) != _without_times(node)
             self._settled[node_id] = node
             if self._is_due(node, is_news=is_news):
                 self._publish(node, logging.WARNING if is_news else logging.DEBUG)
@@ -86,7 +89,7 @@ class Vouching:
         lease_left = record.expires_at / 1000 - self._clock()
         if lease_left < LEASE - REPUBLISH_EVERY:
             return True
-        if replace(record.info, vouched_by=None) == replace(node, vouched_by=None):
+        if _without_times(record.info) == _without_times(node):
             return False
         # Two vouchers who hear different things would else overwrite each other for ever.
         return is_news or record.voucher == self._topology.owner
@@ -101,3 +104,8 @@ class Vouching:
         if complaint and complaint != self._complaints.get(peer_id):
             _log.warning("%s lists a node that cannot be one: %s", peer_id, complaint)
         self._complaints[peer_id] = complaint
+
+
+def _without_times(node: NodeInfo) -> NodeInfo:
+    """Leaves out what a peer may touch at every answer though nothing changed."""
+    return replace(node, joined_at=None, updated_at=None, vouched_by=None)

@@ -57,8 +57,8 @@ class AddressInUseError(MeshError):
         self.address = address
         self.reason = reason
         super().__init__(
-            f"cannot listen on {address}: {reason}; stop what listens there, or choose another "
-            f"port (0 picks a free one)"
+            f"cannot listen on {address}: {reason}; choose an address of this machine and a free "
+            f"port (0 picks one)"
         )
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass
 
 from aegis_certs import CertsError, validate_node_id
 
 from aegis_discovery.errors import InvalidAddressError
+
+_HOST = re.compile(r"(?!.{254})[A-Za-z0-9_]([A-Za-z0-9_-]*)(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*\.?")
+
+_SCHEMES = frozenset({"dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds"})
+"""What gRPC would take for the scheme of a target, and not for a host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +45,57 @@ def parse_seed(text: str) -> SeedPeer:
             validate_node_id(node_id)
         except CertsError as error:
             raise InvalidAddressError(text, str(error)) from error
-    return SeedPeer(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", node_id or None)
+    return SeedPeer(join_address(host, port), node_id or None)
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Splits `host:port`, taking the brackets off an IPv6 host.
+    """Splits an address that can be dialled, taking the brackets off an IPv6 host.
 
     Raises:
-        InvalidAddressError: If there is no host, or no port from 1 to 65535.
+        InvalidAddressError: If there is no host, none that can be dialled, or no port from 1 to
+            65535.
+    """
+    host, port = split_host_port(address)
+    if port == 0:
+        raise InvalidAddressError(address, "it has no port from 1 to 65535; write host:port")
+    if is_wildcard(host):
+        raise InvalidAddressError(address, "it is every address of a machine, not one to dial")
+    return host, port
+
+
+def split_host_port(address: str) -> tuple[str, int]:
+    """Splits an address to listen on: the port may be 0, the host every address of a machine.
+
+    Raises:
+        InvalidAddressError: If there is no host, or no port from 0 to 65535.
     """
     host, _, port = address.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
+        if _as_ip(host) is None:
+            raise InvalidAddressError(address, "what is in brackets is no IPv6 address")
     elif ":" in host:
         raise InvalidAddressError(address, "an IPv6 host needs brackets, as in [::1]:50051")
-    if not host or any(character.isspace() or character in "/@[]" for character in host):
+    elif not _HOST.fullmatch(host) or host in _SCHEMES:
         raise InvalidAddressError(address, "it has no host; write host:port, as in 10.0.0.7:50051")
-    if not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not port.isascii() or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
         raise InvalidAddressError(address, "it has no port from 1 to 65535; write host:port")
     return host, int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """Joins a host and a port, with the brackets that IPv6 needs."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_wildcard(host: str) -> bool:
+    """Tells whether listening on this host means every address of the machine."""
+    ip = _as_ip(host)
+    return ip is not None and ip.is_unspecified
+
+
+def _as_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from aegis_discovery import HealthStatus
 
-from aegis_core._health import CheckOutcome, HealthChecker, HealthInfo, summarise
+from aegis_core._health import CheckOutcome, HealthChecker, HealthInfo, as_status, summarise
 
 _log = logging.getLogger("aegis.health")
 
@@ -52,10 +52,10 @@ class HealthMonitor:
         return self._info
 
     async def run(self) -> None:
-        """Checks now, and then on the interval, for ever."""
+        """Checks on the interval, for ever."""
         while True:
-            await self.check()
             await asyncio.sleep(self._interval)
+            await self.check()
 
     async def check(self) -> HealthInfo:
         """Runs all checkers once."""
@@ -68,7 +68,7 @@ class HealthMonitor:
     async def _outcome(self, checker: HealthChecker) -> CheckOutcome:
         try:
             async with asyncio.timeout(CHECK_TIMEOUT):
-                return CheckOutcome(checker.name, await checker.check())
+                return CheckOutcome(checker.name, as_status(await checker.check()))
         except TimeoutError:
             error = f"no answer within {CHECK_TIMEOUT:g} s"
         except Exception as failure:  # noqa: BLE001 - whatever a user's check raises is its answer

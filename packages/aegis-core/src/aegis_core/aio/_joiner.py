@@ -8,14 +8,14 @@ import logging
 from collections.abc import Sequence
 
 from aegis_certs import CertsError
-from aegis_discovery import ConnectError
+from aegis_discovery import DiscoveryError
 from aegis_discovery.transport import SeedPeer, identify
 
 from aegis_core._peer import PeerInfo
 from aegis_core.aio._peers import PeerManager
 from aegis_core.aio._state import NodeState
 from aegis_core.aio._watchers import Watchers
-from aegis_core.errors import PeerNotFoundError
+from aegis_core.errors import ConfigError, PeerNotFoundError
 
 _log = logging.getLogger("aegis.membership")
 
@@ -50,15 +50,32 @@ class Joiner:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._all_tried.wait()
-                if self._found:
-                    await self._state.joined.wait()
+                await self._told_or_tried()
         if not self._state.joined.is_set():
             _log.warning(
                 "%s has not joined yet (%s); it goes on trying",
                 self._state.node_id,
-                "; ".join(self._complaints.values()) or "no seed peer but itself",
+                self._why_not(),
             )
+
+    async def _told_or_tried(self) -> None:
+        """Returns when a peer told what it knows, or when no seed peer turned out to be one."""
+        joined = asyncio.ensure_future(self._state.joined.wait())
+        tried = asyncio.ensure_future(self._all_tried.wait())
+        try:
+            await asyncio.wait({joined, tried}, return_when=asyncio.FIRST_COMPLETED)
+            if self._found:
+                await joined
+        finally:
+            joined.cancel()
+            tried.cancel()
+
+    def _why_not(self) -> str:
+        reasons = list(self._complaints.values())
+        for seed, node_id in self._found.items():
+            complaint = self._watchers.complaint(node_id)
+            reasons.append(f"{node_id} at {seed.address}: {complaint or 'it has not answered yet'}")
+        return "; ".join(reasons) or "no seed peer but itself"
 
     async def _look_up(self, seed: SeedPeer) -> None:
         known = self._found.get(seed)
@@ -71,7 +88,7 @@ class Joiner:
                 self._found[seed] = node_id
                 self._replace(known)
             self._complaints.pop(seed, None)
-        except (ConnectError, CertsError) as error:
+        except (DiscoveryError, CertsError, ConfigError) as error:
             if self._complaints.get(seed) != str(error):
                 _log.info("seed peer %s: %s", seed.address, error)
             self._complaints[seed] = str(error)

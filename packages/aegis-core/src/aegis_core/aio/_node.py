@@ -15,7 +15,7 @@ from aegis_discovery.aio import ServiceClientPool
 from aegis_discovery.transport import parse_seed
 from cryptography import x509
 
-from aegis_core._address import published_address, split_address
+from aegis_core._address import bound_address, published_address
 from aegis_core._health import HealthChecker, HealthInfo
 from aegis_core._peer import PeerInfo
 from aegis_core.aio._peers import PeerManager, SyncReport
@@ -50,6 +50,8 @@ class Node:
 
     Raises:
         ConfigError: If an option cannot work.
+        aegis_certs.InvalidNodeIdError: If the id cannot be one.
+        aegis_discovery.InvalidAddressError: If a seed peer cannot be one.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Node:
     ) -> None:
         self.id = id
         # What can be wrong about the addresses is told before anything is started.
-        published_address(address, advertise, split_address("address", address)[1])
+        published_address(address, advertise, bound_address(address)[1])
         self._options = NodeOptions(
             info=NodeInfo(validate_node_id(id), name or id, type, services=tuple(services)),
             address=address,
@@ -93,9 +95,10 @@ class Node:
         self._tls = tls
         self._grace = grace
         self._running: RunningNode | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
         self._ended: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
-        self._failing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         where = self.address if self._running else "not running"
@@ -157,32 +160,33 @@ class Node:
             ConfigError: If an option cannot work.
             aegis_certs.CertsError: If the identity cannot be loaded.
         """
-        if self._ended is not None:
+        if self._starting is not None:
             raise NodeStateError(f"node {self.id} was started before; make a new Node")
         self._ended = asyncio.get_running_loop().create_future()
-        tls = await asyncio.to_thread(self._load_identity)
-        self._running = RunningNode(self._options, tls, on_failure=self._fail)
+        self._starting = asyncio.create_task(self._bring_up(), name=f"aegis-start-{self.id}")
         try:
-            await self._running.start()
+            await asyncio.shield(self._starting)
         except BaseException:
+            stopped = self._stopping is not None
             await self.stop(grace=0)
+            if stopped and self._starting.cancelled():
+                raise NodeStateError(f"node {self.id} was stopped while it started") from None
             raise
 
     async def stop(self, grace: float | None = None) -> None:
         """Leaves the mesh, lets calls in flight finish, and closes everything.
 
+        It goes on to its end even where the caller is cancelled; call it again to wait for that.
+
         Args:
             grace: Seconds that calls in flight have; by default as the node was made.
         """
-        running, self._running = self._running, None
-        if running is None:
-            if self._ended is not None:
-                await asyncio.wait([self._ended])
+        if self._starting is None:
             return
-        try:
-            await running.stop(self._grace if grace is None else grace, leave=not self._failure)
-        finally:
-            self._end()
+        if self._stopping is None:
+            grace = self._grace if grace is None else grace
+            self._stopping = asyncio.create_task(self._take_down(grace), name="aegis-stop")
+        await asyncio.shield(self._stopping)
 
     async def wait_for_termination(self) -> None:
         """Waits until the node was stopped.
@@ -252,7 +256,7 @@ class Node:
     @property
     def _parts(self) -> RunningNode:
         if self._running is None:
-            state = "was not started" if self._ended is None else "is not running"
+            state = "was not started" if self._starting is None else "is not running"
             raise NodeStateError(f"node {self.id} {state}")
         return self._running
 
@@ -266,12 +270,28 @@ class Node:
         address = self._options.advertise or self._options.address
         return load_or_generate_tls(self.id, self._cert_dir, address=address)
 
+    async def _bring_up(self) -> None:
+        tls = await asyncio.to_thread(self._load_identity)
+        self._running = RunningNode(self._options, tls, on_failure=self._fail)
+        await self._running.start()
+
+    async def _take_down(self, grace: float) -> None:
+        assert self._starting is not None  # noqa: S101 - else there is nothing to take down
+        self._starting.cancel()
+        await asyncio.wait([self._starting])
+        running, self._running = self._running, None
+        try:
+            if running is not None:
+                await running.stop(grace, leave=self._failure is None)
+        finally:
+            self._end()
+
     def _fail(self, error: Exception) -> None:
         """Stops the node because of an error that it cannot live with."""
-        if self._failure is None and self._running is not None:
+        if self._failure is None and self._stopping is None:
             self._failure = error
             _log.error("%s stops: %s", self.id, error)
-            self._failing = asyncio.create_task(self.stop(), name="aegis-stop")
+            self._stopping = asyncio.create_task(self._take_down(self._grace), name="aegis-stop")
 
     def _end(self) -> None:
         assert self._ended is not None  # noqa: S101 - it was started

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import grpc
-from aegis_discovery import NodeInfo, NodeStatus
+from aegis_certs import TLSConfig
+from aegis_discovery import InvalidAddressError, NodeInfo, NodeStatus
 from aegis_discovery.aio.transport import ChannelCache
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2_grpc
-from aegis_discovery.transport import explain_failure
+from aegis_discovery.transport import explain_failure, split_address
 
 from aegis_core import _seed_codec
 from aegis_core._health import HealthInfo
@@ -71,6 +72,8 @@ class PeerManager:
         self.channels = ChannelCache(state.tls)
         self._vouching = Vouching(state.topology)
         self._observers: list[Callable[[], None]] = []
+        # The cache forgets channels that nobody holds, and a new one costs a handshake.
+        self._held: dict[str, grpc.aio.Channel] = {}
 
     def __repr__(self) -> str:
         return f"<PeerManager {', '.join(sorted(self._added)) or 'no peers added'}>"
@@ -117,7 +120,18 @@ class PeerManager:
 
     def channel(self, peer: PeerInfo) -> grpc.aio.Channel:
         """Returns the connection to a peer, which must prove its id."""
-        return self.channels.get(peer.id, peer.address)
+        channel = self._held[peer.id] = self.channels.get(peer.id, peer.address)
+        return channel
+
+    def change_identity(self, tls: TLSConfig) -> None:
+        """Makes new connections with another identity from now on."""
+        self._held.clear()
+        self.channels.change_identity(tls)
+
+    def let_go(self, peer_ids: Collection[str]) -> None:
+        """Drops the connections of peers that are no more."""
+        for peer_id in peer_ids:
+            self._held.pop(peer_id, None)
 
     async def ping_peer(self, peer_id: str) -> float:
         """Pings a peer; returns the seconds until its answer."""
@@ -177,10 +191,10 @@ class PeerManager:
         except grpc.aio.AioRpcError:
             self._vouching.lost(peer.id)
             raise
-        nodes = _seed_codec.nodes_from_seed(answer.nodes)
+        nodes = [_dialable(node, peer) for node in _seed_codec.nodes_from_seed(answer.nodes)]
         if not any(node.id == peer.id for node in nodes):
             # It answered, so it is there: such peers forget themselves when they adopt a topology.
-            nodes = (*nodes, await self._info_of(peer))
+            nodes.append(await self._info_of(peer))
         topology.merge_records((), version=answer.version)
         self._vouching.learn(peer.id, [node for node in nodes if node.id != self._state.node_id])
 
@@ -214,6 +228,7 @@ class PeerManager:
     async def close(self) -> None:
         """Closes all connections."""
         await self.channels.close()
+        self._held.clear()
 
     async def _read_feed(self, peer: PeerInfo) -> None:
         """Reads a feed up to the point where the peer has told all that it knows."""
@@ -261,3 +276,14 @@ class PeerManager:
     def _notify(self) -> None:
         for observer in self._observers:
             observer()
+
+
+def _dialable(node: NodeInfo, peer: PeerInfo) -> NodeInfo:
+    """Puts in the address where a peer was found for one that it only listens on, as `:50051`."""
+    if node.id != peer.id:
+        return node
+    try:
+        split_address(node.address)
+    except InvalidAddressError:
+        return replace(node, address=peer.address)
+    return node

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -113,12 +114,9 @@ class RunningNode:
 
     def change_identity(self, tls: TLSConfig) -> None:
         """Takes a new identity to everything that uses it."""
-        if tls.node_id != self.state.node_id:
-            reason = f"the certificate is {tls.node_id}'s, this node is {self.state.node_id}"
-            raise ConfigError("tls", reason)
         self.state.change_identity(tls)
         self.server.change_identity(tls)
-        self.peers.channels.change_identity(tls)
+        self.peers.change_identity(tls)
         self.pool.change_identity(tls)
         self.watchers.dial_again()
 
@@ -130,15 +128,17 @@ class RunningNode:
             leave: Whether to tell the mesh; not where another process goes on under this id.
         """
         topology, node_id = self.state.topology, self.state.node_id
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if leave and topology.get_node(node_id) is not None:
-            topology.remove_node(node_id)
-            await self.peers.tell_goodbye(aware=self.server.watchers)
-        await self.server.stop(grace)
-        await self.pool.close()
-        await self.peers.close()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self.peers.close)
+            stack.push_async_callback(self.pool.close)
+            stack.push_async_callback(self.server.stop, grace)
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if leave and topology.get_node(node_id) is not None:
+                topology.remove_node(node_id)
+                await self.peers.tell_goodbye(aware=self.server.watchers)
         _log.info("%s stopped", node_id)
 
     def _publish_health(self, info: HealthInfo) -> None:

@@ -13,11 +13,12 @@ import grpc
 from aegis_certs import TLSConfig
 from aegis_discovery import HealthStatus
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2, mesh_pb2_grpc
+from aegis_discovery.transport import join_address
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from aegis_core._address import join_address, split_address
+from aegis_core._address import bound_address
 from aegis_core._health import HealthInfo
 from aegis_core.aio._guard import CallerGuard
 from aegis_core.aio._services import FeedService, OwnNode, SeedService
@@ -58,7 +59,7 @@ class MeshServer:
         registrars: Sequence[Registrar] = (),
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     ) -> None:
-        self._host, self._port = split_address("address", address)
+        self._host, self._port = bound_address(address)
         self._guard = CallerGuard(own.check)
         self._feeds = FeedService(own)
         self._health = health_aio.HealthServicer()
@@ -137,8 +138,7 @@ class MeshServer:
         """
         await self._health.enter_graceful_shutdown()
         await self._feeds.close(LAST_NEWS)
-        if self._feeds.watchers or grace:
-            await asyncio.sleep(min(SPREAD, grace))
+        await asyncio.sleep(min(SPREAD, grace))
         await self._server.stop(grace)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -156,8 +156,6 @@ class MeshServer:
             self._port = self._server.add_secure_port(self.address, credentials)
         except RuntimeError as error:
             raise AddressInUseError(self.address, _why_not(self._host, self._port)) from error
-        if self._port == 0:
-            raise AddressInUseError(self.address, _why_not(self._host, self._port))
 
 
 class _ServerIdentity:

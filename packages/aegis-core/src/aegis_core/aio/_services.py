@@ -54,7 +54,7 @@ class SeedService(aegis_pb2_grpc.MeshServiceServicer):
 
     def __init__(self, own: OwnNode) -> None:
         self._own = own
-        self._answered: dict[str, tuple[int, bytes]] = {}
+        self._answered: dict[str, bytes] = {}
 
     async def Ping(  # noqa: N802 - the wire's name
         self, request: aegis_pb2.PingRequest, context: Context
@@ -90,10 +90,10 @@ class SeedService(aegis_pb2_grpc.MeshServiceServicer):
         topology = self._own.topology
         snapshot = topology.snapshot()
         given = self._answered.get(caller.node_id)
-        if request.version >= snapshot.version and given != (request.version, snapshot.digest):
+        if request.version >= snapshot.version and given != snapshot.digest:
             topology.outrun(request.version)
             snapshot = topology.snapshot()
-        self._answered[caller.node_id] = (snapshot.version, snapshot.digest)
+        self._answered[caller.node_id] = snapshot.digest
         return _seed_codec.sync_response(snapshot)
 
     async def GetTopology(  # noqa: N802 - the wire's name
@@ -107,10 +107,10 @@ class SeedService(aegis_pb2_grpc.MeshServiceServicer):
         """The certificate says who speaks; a message that says otherwise is refused."""
         caller = await identify_caller(context)
         if sender_id and sender_id != caller.node_id:
-            _log.warning("%s claims to be %s; refused", caller.node_id, sender_id)
+            _log.warning("%s claims to be %.64r; refused", caller.node_id, sender_id)
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED,
-                f"sender_id is {sender_id}, the certificate says {caller.node_id}",
+                f"sender_id is {sender_id[:64]!r}, the certificate says {caller.node_id}",
             )
         return caller
 
@@ -153,7 +153,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         if request.mesh != self._own.mesh:
             await context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                f"this is mesh {self._own.mesh!r}, not {request.mesh!r}",
+                f"this is mesh {self._own.mesh!r}, not {request.mesh[:64]!r}",
             )
         if request.HasField("record"):
             await self._let_join(request, caller, context)

@@ -10,7 +10,7 @@ from aegis_certs import TLSConfig
 from aegis_discovery import InvalidRecordError, NodeIdInUseError, NodeInfo, Topology
 from aegis_discovery.feed import FeedReader, Received
 from aegis_discovery.records import Record, RecordAuthor, RecordVerifier
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from aegis_core._caller_check import CallerCheck
 from aegis_core.errors import ConfigError
@@ -36,24 +36,26 @@ class NodeState:
         self.topology = Topology(owner=tls.node_id, author=self._author)
         self.verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
         self.chain = _chain(tls)
-        self.check = CallerCheck()
-        self._learn_own()
+        self.check = CallerCheck(tls.trust_domain)
+        self._answered: set[str] = set()
+        _check(tls, self.verifier)
         self._on_failure = on_failure
 
     def change_identity(self, tls: TLSConfig) -> None:
-        """Goes on with another certificate, key or trust bundle of the same node."""
+        """Goes on with another certificate, key or trust bundle of the same node.
+
+        Raises:
+            ConfigError: If it is no identity of this node; the old one stays.
+        """
+        if tls.node_id != self.node_id:
+            reason = f"the certificate is {tls.node_id}'s, this node is {self.node_id}"
+            raise ConfigError("tls", reason)
+        _check(tls, RecordVerifier(tls.bundle, mesh=self.mesh, trust_domain=tls.trust_domain))
+        self._author.change_identity(tls)
         self.tls, self.chain = tls, _chain(tls)
         self.verifier.trust(tls.bundle)
-        self._learn_own()
-        self._author.change_identity(tls)
+        self.verifier.learn(self.chain)
         self.topology.republish()
-
-    def _learn_own(self) -> None:
-        try:
-            self.verifier.learn(self.chain)
-        except InvalidRecordError as error:
-            reason = f"{self.node_id} cannot be a node: {error.reason}"
-            raise ConfigError("tls", reason) from error
 
     def new_reader(self) -> FeedReader:
         """Makes the reading end of one more feed."""
@@ -87,13 +89,26 @@ class NodeState:
     def met_foreign(self, record: Record) -> None:
         """Answers a newer record of our own id that another process wrote.
 
-        While joining, it is of an earlier life of this node: go on above it. Later, somebody else
-        runs under this id: give way, rather than fight.
+        It may be of an earlier life of this node, whose clock was ahead: go on above it. If that
+        process answers again it lives, and runs under our id: give way, rather than fight.
         """
-        if record.info is None or not self.joined.is_set():
+        if record.info is None or record.instance not in self._answered:
+            self._answered.add(record.instance)
             self.topology.republish()
             return
         self._on_failure(NodeIdInUseError(self.node_id, record.info.address))
+
+
+def _check(tls: TLSConfig, verifier: RecordVerifier) -> None:
+    """Checks that an identity can be a node's: its chain proves a server, its key is its own."""
+    try:
+        verifier.learn(_chain(tls))
+    except InvalidRecordError as error:
+        reason = f"{tls.node_id} cannot be a node: {error.reason}"
+        raise ConfigError("tls", reason) from error
+    key = load_pem_private_key(tls.private_key, password=None)
+    if key.public_key() != tls.certificate.public_key():
+        raise ConfigError("tls", f"the private key is not that of {tls.node_id}'s certificate")
 
 
 def _chain(tls: TLSConfig) -> tuple[bytes, ...]:

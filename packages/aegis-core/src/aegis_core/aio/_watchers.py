@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass, field
 
 import grpc
-from aegis_discovery import NodeStatus, TopologyEvent
-from aegis_discovery.aio.feed import FeedSilentError, follow
+from aegis_discovery import EventKind, NodeStatus, TopologyEvent
+from aegis_discovery.aio.feed import FeedApartError, FeedSilentError, follow
 from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.feed import FeedReader, Received
 from aegis_discovery.transport import Backoff, explain_failure
@@ -28,6 +28,12 @@ TICK = 0.2
 
 POLL_INTERVAL = 2.0
 """Seconds between two questions to a peer that has no feed."""
+
+FEED_RETRY = 60.0
+"""Seconds after which a peer that has no feed is asked for one again."""
+
+LEFT_PAUSE = 1.0
+"""Seconds until a peer that ended its feed in order is dialled again."""
 
 REDIAL_AFTER = 10.0
 """Seconds of silence after which a feed's connection is given up; the node is failed by then."""
@@ -53,6 +59,7 @@ class Watchers:
         self._watches: dict[str, _Watch] = {}
         self._liveness = Liveness(time.monotonic())
         self._changed = asyncio.Event()
+        peers.on_change(self._changed.set)
 
     async def run(self) -> None:
         """Works until it is cancelled."""
@@ -61,7 +68,6 @@ class Watchers:
         unsubscribe = topology.subscribe(
             lambda event: loop.call_soon_threadsafe(self._on_event, event)
         )
-        self._peers.on_change(self._changed.set)
         try:
             while True:
                 self._changed.clear()
@@ -80,6 +86,11 @@ class Watchers:
         watch = self._watches.get(node_id)
         return watch is not None and not watch.complaint
 
+    def complaint(self, node_id: str) -> str:
+        """Says why this peer's feed is not in order; empty where it is, or was not tried yet."""
+        watch = self._watches.get(node_id)
+        return watch.complaint if watch else ""
+
     def dial_again(self) -> None:
         """Opens all feeds anew, with the present identity; that speaks against nobody."""
         for watch in self._watches.values():
@@ -88,7 +99,10 @@ class Watchers:
             self._begin(watch)
 
     def _on_event(self, event: TopologyEvent) -> None:
-        if event.node.status is NodeStatus.ALIVE:
+        is_written = (
+            event.kind in (EventKind.JOINED, EventKind.UPDATED) and not event.node.vouched_by
+        )
+        if is_written and event.node.status is NodeStatus.ALIVE:
             # Only a living process writes a record, so a new one is a sign of life.
             self._liveness.renewed(event.node.id, time.monotonic())
             watch = self._watches.get(event.node.id)
@@ -105,6 +119,8 @@ class Watchers:
                 self._liveness.forget(node_id)
                 if watch.task is not None:
                     watch.task.cancel()
+                if node_id not in wanted:
+                    self._peers.let_go([node_id])
         for node_id in wanted - self._watches.keys():
             watch = self._watches[node_id] = _Watch(known[node_id], self._state.new_reader())
             self._liveness.watch(node_id, time.monotonic())
@@ -135,14 +151,20 @@ class Watchers:
         peer = watch.peer
         while True:
             level = logging.WARNING
+            pause = 0.0
             try:
                 await self._follow(watch, backoff)
-                complaint, level = "it left", logging.DEBUG
+                complaint, level, pause = "it left", logging.DEBUG, LEFT_PAUSE
+            except FeedApartError as error:
+                _log.info("%s", error)
+                continue
             except FeedSilentError as error:
                 complaint = str(error)
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                     complaint = await self._poll(watch, backoff)
+                    if not complaint:
+                        continue
                 else:
                     complaint = explain_failure(error, self._state.tls)
             except Exception as error:  # noqa: BLE001 - a fault of ours must not end the watch
@@ -155,7 +177,7 @@ class Watchers:
             self._liveness.lost(peer.id, time.monotonic())
             self._changed.set()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(backoff.next()):
+                async with asyncio.timeout(max(backoff.next(), pause)):
                     await watch.news.wait()
 
     async def _follow(self, watch: _Watch, backoff: Backoff) -> None:
@@ -179,8 +201,12 @@ class Watchers:
             await channel.close()
 
     async def _poll(self, watch: _Watch, backoff: Backoff) -> str:
-        """Asks a peer that has no feed on an interval; returns why that ended."""
-        while True:
+        """Asks a peer that has no feed on an interval; returns why that ended.
+
+        Now and then it returns for no reason: a peer that was replaced may have a feed by now.
+        """
+        until = time.monotonic() + FEED_RETRY
+        while time.monotonic() < until:
             try:
                 await self._peers.poll(watch.peer)
             except grpc.aio.AioRpcError as error:
@@ -192,6 +218,8 @@ class Watchers:
                 # It has no heartbeats; between two answers it counts as heard.
                 await asyncio.sleep(min(1.0, POLL_INTERVAL))
                 self._liveness.heard(watch.peer.id, time.monotonic())
+
+        return ""
 
     def _heard(self, watch: _Watch, backoff: Backoff) -> None:
         backoff.reset()
