@@ -1,0 +1,133 @@
+"""Rows S21, S22 and S24: what large meshes need."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from aegis_certs import TLSConfig
+from aegis_core import NodeInfo, PeerInfo, ServiceInfo
+from aegis_discovery import DEFAULT_MESH, Topology
+from aegis_discovery.aio.feed import follow
+from aegis_discovery.aio.transport import open_channel
+from aegis_discovery.feed import FeedReader, Received
+from aegis_discovery.records import RecordVerifier
+
+GREETER = ServiceInfo("greeter", "v1")
+
+
+def populate(node: Any, count: int) -> None:
+    """Makes a mesh large: the node vouches for others that no process runs."""
+    for number in range(count):
+        service = GREETER if number % 2 else ServiceInfo("other", "v1")
+        node.topology.vouch(NodeInfo(f"n{number:03}", address="127.0.0.1:9", services=(service,)))
+
+
+async def test_s21_a_query_is_answered_from_an_index_until_a_provider_changes(
+    start: Any, until: Any
+) -> None:
+    a = await start("a", services=[GREETER])
+    b = await start("b", a)
+    populate(a, 150)
+    await until(lambda: b.topology.digest == a.topology.digest)
+    found = b.topology.get_service_providers("greeter", "v1")
+    assert len(found) == 76
+    assert b.topology.get_service_providers("greeter", "v1") is found
+    a.topology.vouch(NodeInfo("n000", address="127.0.0.1:10"))
+    await until(lambda: b.topology.nodes["n000"].address == "127.0.0.1:10")
+    assert b.topology.get_service_providers("greeter", "v1") is found
+    a.topology.update_node(replace(a.topology.nodes["a"], services=()))
+    await until(lambda: len(b.topology.get_service_providers("greeter", "v1")) == 75)
+
+
+class Watcher:
+    """Follows a node's feed, and counts the records that come."""
+
+    def __init__(self, tls: TLSConfig) -> None:
+        self.tls = tls
+        verifier = RecordVerifier(tls.bundle, mesh=DEFAULT_MESH, trust_domain=tls.trust_domain)
+        self.topology = Topology()
+        self.reader = FeedReader(self.topology, verifier, trusts_verdicts=True)
+        self.records = 0
+        self.complete = asyncio.Event()
+
+    async def watch(self, node: Any) -> None:
+        receive = self.reader.receive
+
+        def counted(message: Any, *, source: str) -> Received:
+            self.records += len(message.records)
+            return receive(message, source=source)
+
+        def on_message(received: Received) -> None:
+            if received.complete:
+                self.complete.set()
+
+        self.reader.receive = counted  # type: ignore[method-assign]  # the wire itself is counted
+        channel = open_channel(self.tls, node.id, node.address)
+        try:
+            request = self.reader.request(DEFAULT_MESH)
+            await follow(channel, self.reader, request, source=node.id, on_message=on_message)
+        finally:
+            self.reader.receive = receive  # type: ignore[method-assign]  # as above
+            await channel.close()
+
+
+async def test_s22_after_the_first_time_only_changes_are_sent(
+    start: Any, until: Any, identity: Callable[[str], TLSConfig]
+) -> None:
+    a = await start("a")
+    populate(a, 200)
+    watcher = Watcher(identity("watcher"))
+    watching = asyncio.create_task(watcher.watch(a))
+    await asyncio.wait_for(watcher.complete.wait(), 10)
+    assert watcher.records == 201
+    a.topology.update_node(replace(a.topology.nodes["a"], services=(GREETER,)))
+    await until(lambda: watcher.topology.get_service_providers("greeter", "v1")[0].id == "a")
+    assert watcher.records == 202
+    watching.cancel()
+    await asyncio.wait([watching])
+    a.topology.vouch(NodeInfo("n000", address="127.0.0.1:10"))
+    watcher.complete.clear()
+    watching = asyncio.create_task(watcher.watch(a))
+    await asyncio.wait_for(watcher.complete.wait(), 10)
+    assert watcher.records == 203, "a feed that is taken up again goes on where it ended"
+    assert watcher.topology.digest == a.topology.digest
+    watching.cancel()
+    await asyncio.wait([watching])
+
+
+async def test_s24_two_meshes_that_grew_apart_become_one_and_nothing_is_lost(
+    start: Any, until: Any, agree: Any
+) -> None:
+    a = await start("a", services=[GREETER])
+    b = await start("b", a)
+    c = await start("c", services=[ServiceInfo("other", "v1")])
+    d = await start("d", c)
+    await until(lambda: agree(a, b) and agree(c, d))
+    # Changes on both sides, more of them on one: no version decides which side is right.
+    for node, times in ((b, 2), (d, 30)):
+        for _ in range(times):
+            node.topology.update_node(replace(node.topology.nodes[node.id], name="changed"))
+    b.add_peer(PeerInfo("d", d.address))
+    await until(lambda: agree(a, b, c, d))
+    for node in (a, b, c, d):
+        assert [n.id for n in node.topology.get_service_providers("greeter", "v1")] == ["a"]
+        assert [n.id for n in node.topology.get_service_providers("other", "v1")] == ["c"]
+        assert [node.topology.nodes[i].name for i in "bd"] == ["changed", "changed"]
+
+
+async def test_s24_a_removal_on_one_side_meets_a_change_on_the_other(
+    start: Any, until: Any, agree: Any
+) -> None:
+    a = await start("a")
+    b = await start("b", a)
+    c = await start("c", a)
+    await until(lambda: agree(a, b, c))
+    await c.stop()
+    a.topology.update_node(replace(a.topology.nodes["a"], services=(GREETER,)))
+    await until(lambda: agree(a, b))
+    assert b.topology.get_service_providers("greeter", "v1")
+    again = await start("c", b)
+    await until(lambda: agree(a, b, again))
