@@ -1,7 +1,8 @@
 """Runs the tests on every other installed Python that the packages support.
 
-Each version has its own environment. The whole suite runs where the time left allows it, else only
-the tests of the packages, without the long ones across processes; the output says which it was.
+Each version has its own environment. The whole suite runs where the time left allows it, else the
+tests of the three libraries, without those of the commands and across packages; the output says
+which it was.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = shutil.which("uv") or "uv"
+LIBRARIES = ["packages/aegis-certs", "packages/aegis-discovery", "packages/aegis-core"]
 SUPPORTED = ((3, 11), (3, 12), (3, 13), (3, 14))
 
 
@@ -71,11 +73,11 @@ def main() -> int:
         share = (deadline - time.monotonic()) / (len(versions) - done)
         whole = share >= options.suite_seconds
         print(
-            f"Python {version}: {'the whole suite' if whole else 'the tests of the packages only'} "
+            f"Python {version}: {'the whole suite' if whole else 'the tests of the libraries only'} "
             f"({share:.0f} s left for it, the whole took {options.suite_seconds:.0f} s before)",
             flush=True,
         )
-        if not test(interpreter, [] if whole else ["packages"]):
+        if not test(interpreter, [] if whole else LIBRARIES):
             failed.append(version)
     if failed:
         print(f"failed on Python {', '.join(failed)}")
