@@ -25,7 +25,7 @@ LIFE = 1 / 24
 def asking_identity(cert_dir: str, name: str | None) -> TLSConfig:
     """The identity to ask with: the one named, or else a client-only one made in memory.
 
-    It writes nothing.
+    The directory gets no new files by it; the CA only keeps account of what it issued.
 
     Args:
         cert_dir: The certificate directory.
