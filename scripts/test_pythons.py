@@ -72,9 +72,10 @@ def main() -> int:
         version = f"{major}.{minor}"
         share = (deadline - time.monotonic()) / (len(versions) - done)
         whole = share >= options.suite_seconds
+        chosen = "the whole suite" if whole else "the tests of the libraries only"
         print(
-            f"Python {version}: {'the whole suite' if whole else 'the tests of the libraries only'} "
-            f"({share:.0f} s left for it, the whole took {options.suite_seconds:.0f} s before)",
+            f"Python {version}: {chosen} ({share:.0f} s left for it, "
+            f"the whole took {options.suite_seconds:.0f} s before)",
             flush=True,
         )
         if not test(interpreter, [] if whole else LIBRARIES):
