@@ -82,6 +82,8 @@ class Node:
         try:
             self._background.run(self._node.start())
         except BaseException:
+            # Ctrl-C comes here too, and the mesh may know of this node by then.
+            self._background.run(self._node.stop(grace=0))
             self._background.close()
             raise
 

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import grpc
 from aegis_certs import TLSConfig
-from aegis_discovery import InvalidAddressError, NodeInfo, NodeStatus
+from aegis_discovery import ClosedError, InvalidAddressError, NodeInfo, NodeStatus
 from aegis_discovery.aio.transport import ChannelCache
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2_grpc
 from aegis_discovery.transport import explain_failure, split_address
@@ -73,6 +73,7 @@ class PeerManager:
         self._vouching = Vouching(state.topology)
         self._observers: list[Callable[[], None]] = []
         # The cache forgets channels that nobody holds, and a new one costs a handshake.
+        self._closed = False
         self._held: dict[str, grpc.aio.Channel] = {}
 
     def __repr__(self) -> str:
@@ -137,18 +138,21 @@ class PeerManager:
         """Pings a peer; returns the seconds until its answer."""
         began = time.perf_counter()
         request = aegis_pb2.PingRequest(sender_id=self._state.node_id, timestamp=int(time.time()))
-        await self._seed(self._find(peer_id)).Ping(request, timeout=TIMEOUT)
+        with self._closing_is_an_error():
+            await self._seed(self._find(peer_id)).Ping(request, timeout=TIMEOUT)
         return time.perf_counter() - began
 
     async def get_peer_health(self, peer_id: str) -> HealthInfo:
         """Asks a peer for its health."""
         request = aegis_pb2.HealthRequest(sender_id=self._state.node_id)
-        answer = await self._seed(self._find(peer_id)).GetHealth(request, timeout=TIMEOUT)
+        with self._closing_is_an_error():
+            answer = await self._seed(self._find(peer_id)).GetHealth(request, timeout=TIMEOUT)
         return _seed_codec.health_from_wire(answer)
 
     async def get_peer_node_info(self, peer_id: str) -> NodeInfo:
         """Asks a peer what it says of itself."""
-        return await self._node_info(self._find(peer_id))
+        with self._closing_is_an_error():
+            return await self._node_info(self._find(peer_id))
 
     async def sync_topology(self, peer_id: str) -> bool:
         """Merges a peer's topology now; returns whether anything new came of it.
@@ -157,12 +161,13 @@ class PeerManager:
         """
         peer = self._find(peer_id)
         before = self._state.topology.full_digest
-        try:
-            await self._read_feed(peer)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
-                raise
-            await self.poll(peer)
+        with self._closing_is_an_error():
+            try:
+                await self._read_feed(peer)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                    raise
+                await self.poll(peer)
         return self._state.topology.full_digest != before
 
     async def sync_topology_with_all_peers(self) -> SyncReport:
@@ -227,8 +232,23 @@ class PeerManager:
 
     async def close(self) -> None:
         """Closes all connections."""
+        self._closed = True
         await self.channels.close()
         self._held.clear()
+
+    @contextlib.contextmanager
+    def _closing_is_an_error(self) -> Iterator[None]:
+        """Tells a call that ends because the node stops from one whose task was cancelled.
+
+        gRPC raises CancelledError for both.
+        """
+        try:
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                raise ClosedError("node") from None
+            raise
 
     async def _read_feed(self, peer: PeerInfo) -> None:
         """Reads a feed up to the point where the peer has told all that it knows."""
