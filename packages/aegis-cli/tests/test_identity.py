@@ -9,14 +9,15 @@ from aegis_cli._identity import NAME, asking_identity
 from aegis_cli.errors import NoIdentityError
 
 
-def contents(directory: Path) -> dict[str, tuple[int, bytes]]:
-    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in directory.iterdir()}
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.glob("*.pem")}
 
 
-def test_on_demand_it_is_client_only_lives_an_hour_and_is_written_nowhere(certs: Path) -> None:
+def test_on_demand_it_is_client_only_lives_an_hour_and_is_no_file(certs: Path) -> None:
     before = contents(certs)
     tls = asking_identity(str(certs), None)
     assert contents(certs) == before
+    assert all(tls.private_key not in file.read_bytes() for file in certs.iterdir())
     assert tls.node_id == NAME
     left = tls.not_after - datetime.now(UTC)
     assert timedelta(minutes=50) < left <= timedelta(hours=1)
