@@ -1,0 +1,69 @@
+"""A node as a plain blocking script: what it is comes as JSON, what happens goes out as JSON."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import grpc
+from aegis_core import Node, ServiceInfo, TopologyEvent, caller_from_context
+
+_writing = threading.Lock()
+
+
+def tell(**facts: Any) -> None:
+    with _writing:
+        print(json.dumps({"at": time.monotonic(), **facts}), flush=True)
+
+
+def tell_event(event: TopologyEvent) -> None:
+    tell(
+        event=f"{event.kind} {event.node.id}", status=event.node.status, address=event.node.address
+    )
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    node_id = options["id"]
+
+    def say(request: bytes, context: grpc.ServicerContext) -> bytes:
+        return f"{node_id} {caller_from_context(context).node_id}".encode()
+
+    def register(server: grpc.Server) -> None:
+        handlers = {"Say": grpc.unary_unary_rpc_method_handler(say)}
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("test.Echo", handlers),)
+        )
+
+    node = Node(
+        **{"address": "127.0.0.1:0", **options},
+        services=[ServiceInfo("echo", "v1")],
+        registrars=[register],
+    )
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    node.start()
+    node.topology.subscribe(tell_event)
+    tell(ready=node.address)
+
+    def obey() -> None:
+        for line in sys.stdin:
+            if line.strip() == "topology":
+                tell(
+                    topology={n.id: n.status for n in node.topology.nodes.values()},
+                    digest=node.topology.digest.hex(),
+                )
+        # The test is gone, or done: nobody stays behind.
+        stopping.set()
+
+    threading.Thread(target=obey, daemon=True).start()
+    stopping.wait()
+    node.stop()
+    tell(stopped=node_id)
+
+
+main()
