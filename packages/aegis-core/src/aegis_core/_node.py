@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from aegis_certs import TLSConfig
 from aegis_discovery import NodeInfo, ServiceClientPool, Topology
 from aegis_discovery.background import BackgroundLoop
+from aegis_discovery.identity import IdentityEvent, IdentityEventKind
 from cryptography import x509
 
 from aegis_core import aio
@@ -32,6 +33,7 @@ class Node:
         self._background: BackgroundLoop | None = None
         self._pool: ServiceClientPool | None = None
         self._lock = threading.Lock()
+        self._node.subscribe_identity(self._renew_pool)
 
     def __repr__(self) -> str:
         return repr(self._node)
@@ -117,6 +119,10 @@ class Node:
         """Returns the certificate of a node; None if it is unknown or signs nothing itself."""
         return self._node.get_certificate(node_id)
 
+    def subscribe_identity(self, callback: Callable[[IdentityEvent], object]) -> Callable[[], None]:
+        """Calls back, on the node's own thread, as `aegis_core.aio.Node` does."""
+        return self._node.subscribe_identity(callback)
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -151,6 +157,11 @@ class Node:
     def sync_topology_with_all_peers(self) -> SyncReport:
         """Merges the topologies of all peers now."""
         return self.peers.sync_topology_with_all_peers()
+
+    def _renew_pool(self, event: IdentityEvent) -> None:
+        with self._lock:
+            if self._pool is not None and event.kind is IdentityEventKind.CHANGED:
+                self._pool.change_identity(event.tls)
 
     @property
     def _loop(self) -> BackgroundLoop:

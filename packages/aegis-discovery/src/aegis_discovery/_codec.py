@@ -45,6 +45,7 @@ def encode_record(fields: RecordFields) -> bytes:
         body.joined_at = _to_ms(info.joined_at)
         body.updated_at = _to_ms(info.updated_at)
         body.health = info.health.value
+        body.trust_bundle = info.trust_bundle
     return body.SerializeToString(deterministic=True)
 
 
@@ -68,6 +69,7 @@ def decode_record(data: bytes) -> RecordFields:
                 updated_at=_from_ms(body.updated_at),
                 health=_health(body.health),
                 vouched_by=body.voucher or None,
+                trust_bundle=body.trust_bundle,
             )
     except (DecodeError, ValueError, OverflowError) as error:
         raise InvalidRecordError("", f"its bytes cannot be read ({error})") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from aegis_certs import TLSConfig, load_or_generate_tls
+from aegis_certs import IdentitySource, TLSConfig
 
 from aegis_discovery._transport import SeedPeer, parse_seed
 from aegis_discovery.errors import ConnectError
@@ -13,13 +13,15 @@ from aegis_discovery.errors import ConnectError
 DEFAULT_MESH = "aegis"
 
 
-def client_identity(node_id: str | None, cert_dir: str | Path, tls: TLSConfig | None) -> TLSConfig:
-    """Returns the identity given, or loads or issues the one named."""
+def client_source(
+    node_id: str | None, cert_dir: str | Path, tls: TLSConfig | None
+) -> IdentitySource:
+    """Tells where the identity comes from: as given, or a directory, where it is kept fresh."""
     if tls is not None:
-        return tls
+        return IdentitySource.fixed(tls)
     if node_id is None:
         raise ConnectError("who connects? give node_id=... (and cert_dir=...) or tls=...")
-    return load_or_generate_tls(node_id, cert_dir)
+    return IdentitySource.directory(node_id, cert_dir)
 
 
 def parse_seeds(seed_peers: Sequence[str]) -> tuple[SeedPeer, ...]:

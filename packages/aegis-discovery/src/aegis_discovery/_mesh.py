@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from aegis_certs import TLSConfig
+from aegis_certs import IdentitySource, TLSConfig
 from cryptography import x509
 
-from aegis_discovery._connect import DEFAULT_MESH, client_identity, parse_seeds
+from aegis_discovery._connect import DEFAULT_MESH, client_source, parse_seeds
 from aegis_discovery._pool import ServiceClientPool
 from aegis_discovery._topology import Topology
 from aegis_discovery._transport import SeedPeer
@@ -31,6 +31,7 @@ class Mesh:
         self._client = client
         self.topology: Topology = client.topology
         self.pool = ServiceClientPool(client.topology, tls)
+        client.on_identity(self.pool.change_identity)
 
     def get_certificate(self, node_id: str) -> x509.Certificate | None:
         """Returns the certificate of a node; None if it is unknown or signs nothing itself."""
@@ -64,11 +65,12 @@ def connect(
         ConnectError: If no seed peer let the client in.
         aegis_certs.CertsError: If the identity cannot be loaded.
     """
-    identity = client_identity(node_id, cert_dir, tls)
     seeds = parse_seeds(seed_peers)
+    source = client_source(node_id, cert_dir, tls)
+    identity = source.load()
     background = BackgroundLoop("aegis-client")
     try:
-        client = background.run(_start(identity, seeds, mesh, timeout))
+        client = background.run(_start(source, identity, seeds, mesh, timeout))
     except BaseException:
         background.close()
         raise
@@ -76,8 +78,12 @@ def connect(
 
 
 async def _start(
-    tls: TLSConfig, seeds: tuple[SeedPeer, ...], mesh: str, timeout: float
+    source: IdentitySource,
+    tls: TLSConfig,
+    seeds: tuple[SeedPeer, ...],
+    mesh: str,
+    timeout: float,
 ) -> FeedClient:
-    client = FeedClient(tls, seeds, mesh=mesh)
+    client = FeedClient(source, tls, seeds, mesh=mesh)
     await client.start(timeout)
     return client

@@ -50,6 +50,8 @@ class NodeInfo:
         health: What the node says of itself.
         status: What the mesh derived; no part of the record.
         vouched_by: The node that publishes this entry for a peer that signs nothing itself.
+        trust_bundle: SHA-256 over the roots that the node trusts, in hexadecimal: during a
+            rotation of the CA it tells who trusts the new one already.
     """
 
     id: str
@@ -62,6 +64,7 @@ class NodeInfo:
     health: HealthStatus = HealthStatus.UNKNOWN
     status: NodeStatus = NodeStatus.ALIVE
     vouched_by: str | None = None
+    trust_bundle: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "services", tuple(self.services))

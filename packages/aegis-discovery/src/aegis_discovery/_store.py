@@ -152,6 +152,10 @@ class RecordStore:
             heapq.heappush(self._leases, kept)
         return dropped
 
+    def drop(self, node_id: str) -> None:
+        """Forgets what is held of a node id."""
+        self._take_out(self._entries.pop(node_id, None))
+
     def _note_lease(self, record: Record) -> None:
         heapq.heappush(self._leases, (record.expires_at, record.id))
         if len(self._leases) > 64 + 2 * len(self._entries):

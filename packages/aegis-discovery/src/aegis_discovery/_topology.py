@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -350,6 +350,17 @@ class Topology:
             self._changed(kind, node)
         self._dispatch()
         return True
+
+    def distrust(self, signers: Collection[bytes]) -> None:
+        """Drops all records that were signed with these certificates (SHA-256), but our own."""
+        with self._lock:
+            for entry in list(self._store.entries()):
+                if entry.record.signer in signers and entry.record.id != self.owner:
+                    self._store.drop(entry.record.id)
+                    if entry.node is not None:
+                        self._version = min(self._version + 1, MAX_VERSION)
+                        self._changed(EventKind.EXPIRED, entry.node)
+        self._dispatch()
 
     def expire(self) -> None:
         """Drops all records whose lease has ended; call it now and then."""

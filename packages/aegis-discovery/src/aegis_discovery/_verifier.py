@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from aegis_certs import CertsError, TrustBundle, validate_node_id
+from aegis_certs import CertsError, RevocationList, TrustBundle, validate_node_id
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -61,6 +61,7 @@ class RecordVerifier:
         self._trust_domain = trust_domain
         self._clock = clock
         self._leaves: dict[bytes, Leaf] = {}
+        self._revocations = RevocationList.empty()
 
     def learn(self, chain: Sequence[bytes]) -> bytes:
         """Verifies a chain (DER, leaf first) and returns its leaf's fingerprint.
@@ -84,6 +85,8 @@ class RecordVerifier:
             identity = self._bundle.verify(certificates, "server")
         except (CertsError, ValueError) as error:
             raise InvalidRecordError("", f"its certificate does not verify: {error}") from error
+        if self._revocations.is_revoked(certificates[0]):
+            raise InvalidRecordError(identity.node_id, "the certificate that signed it is revoked")
         ours, theirs = self._trust_domain, identity.trust_domain
         if ours and theirs and ours != theirs:
             raise InvalidRecordError(
@@ -109,6 +112,17 @@ class RecordVerifier:
         for chain in chains:
             with contextlib.suppress(InvalidRecordError):
                 self.learn(chain)
+
+    def heed(self, revocations: RevocationList) -> frozenset[bytes]:
+        """Believes no revoked certificate from now on; returns the fingerprints of known ones."""
+        self._revocations = revocations
+        revoked = frozenset(
+            fingerprint
+            for fingerprint, leaf in self._leaves.items()
+            if revocations.is_revoked(x509.load_der_x509_certificate(leaf.chain[0]))
+        )
+        self._leaves = {f: leaf for f, leaf in self._leaves.items() if f not in revoked}
+        return revoked
 
     def leaf(self, fingerprint: bytes) -> Leaf | None:
         """Returns a certificate that was learned, or None."""

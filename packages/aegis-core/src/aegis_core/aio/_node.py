@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 import grpc
-from aegis_certs import TLSConfig, TLSOptions, load_or_generate_tls, load_tls, validate_node_id
+from aegis_certs import IdentitySource, TLSConfig, TLSOptions, validate_node_id
 from aegis_discovery import DEFAULT_MESH, NodeInfo, ServiceInfo, Topology
 from aegis_discovery.aio import ServiceClientPool
+from aegis_discovery.identity import IdentityEvent
 from aegis_discovery.transport import parse_seed
 from cryptography import x509
 
@@ -99,6 +100,7 @@ class Node:
         self._stopping: asyncio.Task[None] | None = None
         self._ended: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
+        self._identity_subscribers: list[Callable[[IdentityEvent], object]] = []
 
     def __repr__(self) -> str:
         where = self.address if self._running else "not running"
@@ -221,6 +223,18 @@ class Node:
         state = self._parts.state
         return state.verifier.certificate_of(state.topology.get_record(node_id))
 
+    def subscribe_identity(self, callback: Callable[[IdentityEvent], object]) -> Callable[[], None]:
+        """Calls back, in the event loop, on every step in the life of this node's identity.
+
+        Its certificate is renewed at two thirds of its life, changed files are taken up within
+        seconds, and files that are no good are refused: each is an event.
+
+        Returns:
+            What ends that.
+        """
+        self._identity_subscribers.append(callback)
+        return lambda: self._identity_subscribers.remove(callback)
+
     # Peers
 
     def add_peer(self, peer: PeerInfo) -> None:
@@ -260,19 +274,22 @@ class Node:
             raise NodeStateError(f"node {self.id} {state}")
         return self._running
 
-    def _load_identity(self) -> TLSConfig:
+    def _identity_source(self) -> IdentitySource:
         if self._tls is not None:
-            return self._tls
+            return IdentitySource.fixed(self._tls)
         if self._tls_options is not None:
-            return load_tls(self._tls_options)
+            return IdentitySource.of(self._tls_options)
         if self._cert_dir is None:
             raise NoTLSConfigError
         address = self._options.advertise or self._options.address
-        return load_or_generate_tls(self.id, self._cert_dir, address=address)
+        return IdentitySource.directory(self.id, self._cert_dir, address=address)
 
     async def _bring_up(self) -> None:
-        tls = await asyncio.to_thread(self._load_identity)
-        self._running = RunningNode(self._options, tls, on_failure=self._fail)
+        source = self._identity_source()
+        tls = await asyncio.to_thread(source.load)
+        self._running = RunningNode(
+            self._options, source, tls, on_failure=self._fail, on_identity=self._tell_identity
+        )
         await self._running.start()
 
     async def _take_down(self, grace: float) -> None:
@@ -285,6 +302,13 @@ class Node:
                 await running.stop(grace, leave=self._failure is None)
         finally:
             self._end()
+
+    def _tell_identity(self, event: IdentityEvent) -> None:
+        for callback in list(self._identity_subscribers):
+            try:
+                callback(event)
+            except Exception:  # noqa: BLE001 - a subscriber's fault is no one else's
+                _log.exception("a subscriber failed on %s", event.kind)
 
     def _fail(self, error: Exception) -> None:
         """Stops the node because of an error that it cannot live with."""

@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 
 import grpc
-from aegis_certs import TLSConfig
+from aegis_certs import IdentitySource, TLSConfig
 from aegis_discovery import HealthStatus, NodeInfo
 from aegis_discovery.aio import ServiceClientPool
+from aegis_discovery.aio.identity import keep
+from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityKeeper
 from aegis_discovery.records import LEASE, REPUBLISH_EVERY
 from aegis_discovery.transport import SeedPeer
 
@@ -53,12 +55,20 @@ class RunningNode:
     """Makes the parts of a node, owns its tasks, and takes both down again in order."""
 
     def __init__(
-        self, options: NodeOptions, tls: TLSConfig, *, on_failure: Callable[[Exception], None]
+        self,
+        options: NodeOptions,
+        source: IdentitySource,
+        tls: TLSConfig,
+        *,
+        on_failure: Callable[[Exception], None],
+        on_identity: Callable[[IdentityEvent], None],
     ) -> None:
         if tls.node_id != options.info.id:
             reason = f"the certificate is {tls.node_id}'s, this node is {options.info.id}"
             raise ConfigError("tls", reason)
         self._options = options
+        self._keeper = IdentityKeeper(source, tls)
+        self._tell_identity = on_identity
         self._tasks: set[asyncio.Task[None]] = set()
         self.state = NodeState(tls, mesh=options.mesh, on_failure=on_failure)
         self.monitor = HealthMonitor(
@@ -96,8 +106,15 @@ class RunningNode:
         options = self._options
         address = published_address(options.address, options.advertise, self.server.port)
         await self.monitor.check()
+        for event in await asyncio.to_thread(self._keeper.step):
+            self._on_identity(event)
         self.state.topology.add_node(
-            replace(options.info, address=address, health=self.monitor.info.status)
+            replace(
+                options.info,
+                address=address,
+                health=self.monitor.info.status,
+                trust_bundle=self.state.tls.bundle_fingerprint,
+            )
         )
         await self.server.set_health(self.monitor.info)
         await self.server.start()
@@ -108,6 +125,7 @@ class RunningNode:
             ("health", self.monitor.run),
             ("maintenance", self._maintain),
             ("guard", self.server.guard),
+            ("identity", lambda: keep(self._keeper, self._on_identity)),
         ):
             self._spawn(_supervise(name, work), name)
         await self.joiner.wait(options.join_timeout)
@@ -119,6 +137,17 @@ class RunningNode:
         self.peers.change_identity(tls)
         self.pool.change_identity(tls)
         self.watchers.dial_again()
+
+    def _on_identity(self, event: IdentityEvent) -> None:
+        if event.kind is IdentityEventKind.CHANGED:
+            try:
+                self.change_identity(event.tls)
+            except ConfigError as error:
+                _log.error("%s keeps its identity: %s", self.state.node_id, error)
+                event = replace(event, kind=IdentityEventKind.REFUSED, reason=str(error))
+        elif event.kind is IdentityEventKind.REVOCATIONS:
+            self.state.heed(self._keeper.revocations)
+        self._tell_identity(event)
 
     async def stop(self, grace: float, *, leave: bool) -> None:
         """Takes the node down.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
-from aegis_certs import TLSConfig
+from aegis_certs import RevocationList, TLSConfig
 from aegis_discovery import InvalidRecordError, NodeIdInUseError, NodeInfo, Topology
 from aegis_discovery.feed import FeedReader, Received
 from aegis_discovery.records import Record, RecordAuthor, RecordVerifier
@@ -55,7 +56,16 @@ class NodeState:
         self.tls, self.chain = tls, _chain(tls)
         self.verifier.trust(tls.bundle)
         self.verifier.learn(self.chain)
-        self.topology.republish()
+        node = self.topology.get_node(self.node_id)
+        if node is not None and node.trust_bundle != tls.bundle_fingerprint:
+            self.topology.update_node(replace(node, trust_bundle=tls.bundle_fingerprint))
+        else:
+            self.topology.republish()
+
+    def heed(self, revocations: RevocationList) -> None:
+        """Believes, serves and calls no revoked certificate from now on."""
+        self.check.take(revocations)
+        self.topology.distrust(self.verifier.heed(revocations))
 
     def new_reader(self) -> FeedReader:
         """Makes the reading end of one more feed."""

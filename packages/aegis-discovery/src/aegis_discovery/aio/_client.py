@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grpc
-from aegis_certs import CertsError, TLSConfig
+from aegis_certs import CertsError, IdentitySource, TLSConfig
 from cryptography import x509
 
 from aegis_discovery._backoff import Backoff
 from aegis_discovery._feed import FeedReader, Received
+from aegis_discovery._identity import IdentityEvent, IdentityEventKind, IdentityKeeper
 from aegis_discovery._model import NodeStatus
 from aegis_discovery._topology import Topology
 from aegis_discovery._transport import SeedPeer, explain_failure, identify
 from aegis_discovery._verifier import RecordVerifier
 from aegis_discovery.aio._feed import FeedApartError, FeedSilentError, follow
+from aegis_discovery.aio._identity import keep
 from aegis_discovery.aio._transport import open_channel
 from aegis_discovery.errors import ConnectError, DiscoveryError
 
@@ -31,7 +33,9 @@ class FeedClient:
         topology: Everything the mesh knows; nothing here ever changes it but the feed.
     """
 
-    def __init__(self, tls: TLSConfig, seeds: Sequence[SeedPeer], *, mesh: str) -> None:
+    def __init__(
+        self, source: IdentitySource, tls: TLSConfig, seeds: Sequence[SeedPeer], *, mesh: str
+    ) -> None:
         # The owner is nobody that can be in the mesh: a client never writes a record.
         self.topology = Topology(owner="")
         self._tls = tls
@@ -39,10 +43,13 @@ class FeedClient:
         self._mesh = mesh
         self._verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
         self._reader = FeedReader(self.topology, self._verifier, trusts_verdicts=True)
+        self._keeper = IdentityKeeper(source, tls)
+        self._followers: list[Callable[[TLSConfig], object]] = []
         self._ready = asyncio.Event()
         self._causes: dict[str, str] = {}
         self._told = False
         self._task: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
     async def start(self, timeout: float) -> None:
         """Opens the feed and waits for the whole topology.
@@ -50,7 +57,10 @@ class FeedClient:
         Raises:
             ConnectError: If no peer told it within `timeout` seconds; says why for each.
         """
-        self._task = asyncio.create_task(self._run(), name="aegis-client-feed")
+        self._dial()
+        self._keeping = asyncio.create_task(
+            keep(self._keeper, self._on_identity), name="aegis-client-identity"
+        )
         try:
             async with asyncio.timeout(timeout):
                 await self._ready.wait()
@@ -68,9 +78,11 @@ class FeedClient:
 
     async def close(self) -> None:
         """Ends the feed."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        tasks = [task for task in (self._task, self._keeping) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     def get_certificate(self, node_id: str) -> x509.Certificate | None:
         """Returns the certificate that a node signed its record with; None where there is none."""
@@ -78,6 +90,25 @@ class FeedClient:
         if record is None or record.voucher is not None:
             return None
         return self._verifier.certificate_of(record)
+
+    def on_identity(self, follower: Callable[[TLSConfig], object]) -> None:
+        """Calls back with every new identity of this client."""
+        self._followers.append(follower)
+
+    def _dial(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        self._task = asyncio.create_task(self._run(), name="aegis-client-feed")
+
+    def _on_identity(self, event: IdentityEvent) -> None:
+        if event.kind is IdentityEventKind.REVOCATIONS:
+            self.topology.distrust(self._verifier.heed(self._keeper.revocations))
+        elif event.kind is IdentityEventKind.CHANGED:
+            self._tls = event.tls
+            self._verifier.trust(event.tls.bundle)
+            for follower in self._followers:
+                follower(event.tls)
+            self._dial()
 
     async def _run(self) -> None:
         backoff = Backoff()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Self
 
 from aegis_certs import TLSConfig
 from cryptography import x509
 
-from aegis_discovery._connect import DEFAULT_MESH, client_identity, parse_seeds
+from aegis_discovery._connect import DEFAULT_MESH, client_source, parse_seeds
 from aegis_discovery._topology import Topology
 from aegis_discovery.aio._client import FeedClient
 from aegis_discovery.aio._pool import ServiceClientPool
@@ -26,6 +27,7 @@ class Mesh:
         self._client = client
         self.topology: Topology = client.topology
         self.pool = ServiceClientPool(client.topology, tls)
+        client.on_identity(self.pool.change_identity)
 
     def get_certificate(self, node_id: str) -> x509.Certificate | None:
         """Returns the certificate of a node; None if it is unknown or signs nothing itself."""
@@ -65,7 +67,9 @@ async def connect(
         ConnectError: If no seed peer let the client in.
         aegis_certs.CertsError: If the identity cannot be loaded.
     """
-    identity = client_identity(node_id, cert_dir, tls)
-    client = FeedClient(identity, parse_seeds(seed_peers), mesh=mesh)
+    seeds = parse_seeds(seed_peers)
+    source = client_source(node_id, cert_dir, tls)
+    identity = await asyncio.to_thread(source.load)
+    client = FeedClient(source, identity, seeds, mesh=mesh)
     await client.start(timeout)
     return Mesh(client, identity)

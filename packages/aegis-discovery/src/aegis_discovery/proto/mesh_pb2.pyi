@@ -67,7 +67,7 @@ class SignedRecord(_message.Message):
     def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., signer: _Optional[bytes] = ...) -> None: ...
 
 class RecordBody(_message.Message):
-    __slots__ = ("context", "mesh", "trust_domain", "id", "stamp", "instance", "expires_at", "removed", "voucher", "name", "type", "address", "services", "joined_at", "updated_at", "health")
+    __slots__ = ("context", "mesh", "trust_domain", "id", "stamp", "instance", "expires_at", "removed", "voucher", "name", "type", "address", "services", "joined_at", "updated_at", "health", "trust_bundle")
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     MESH_FIELD_NUMBER: _ClassVar[int]
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +84,7 @@ class RecordBody(_message.Message):
     JOINED_AT_FIELD_NUMBER: _ClassVar[int]
     UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
+    TRUST_BUNDLE_FIELD_NUMBER: _ClassVar[int]
     context: str
     mesh: str
     trust_domain: str
@@ -100,7 +101,8 @@ class RecordBody(_message.Message):
     joined_at: int
     updated_at: int
     health: str
-    def __init__(self, context: _Optional[str] = ..., mesh: _Optional[str] = ..., trust_domain: _Optional[str] = ..., id: _Optional[str] = ..., stamp: _Optional[int] = ..., instance: _Optional[str] = ..., expires_at: _Optional[int] = ..., removed: bool = ..., voucher: _Optional[str] = ..., name: _Optional[str] = ..., type: _Optional[str] = ..., address: _Optional[str] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., joined_at: _Optional[int] = ..., updated_at: _Optional[int] = ..., health: _Optional[str] = ...) -> None: ...
+    trust_bundle: str
+    def __init__(self, context: _Optional[str] = ..., mesh: _Optional[str] = ..., trust_domain: _Optional[str] = ..., id: _Optional[str] = ..., stamp: _Optional[int] = ..., instance: _Optional[str] = ..., expires_at: _Optional[int] = ..., removed: bool = ..., voucher: _Optional[str] = ..., name: _Optional[str] = ..., type: _Optional[str] = ..., address: _Optional[str] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., joined_at: _Optional[int] = ..., updated_at: _Optional[int] = ..., health: _Optional[str] = ..., trust_bundle: _Optional[str] = ...) -> None: ...
 
 class Service(_message.Message):
     __slots__ = ("name", "version")

@@ -1,0 +1,145 @@
+"""Decides when an identity is renewed, and which new files are good enough to go on with."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from aegis_certs import CertsError, IdentitySource, RenewalSchedule, RevocationList, TLSConfig
+
+_log = logging.getLogger("aegis.identity")
+
+LOOK = 2.0
+"""Seconds between two looks at the files: a change is taken up within a few seconds."""
+
+
+class IdentityEventKind(StrEnum):
+    """What happened to the identity of this process."""
+
+    CHANGED = "changed"
+    REFUSED = "refused"
+    RENEWAL_FAILED = "renewal_failed"
+    REVOCATIONS = "revocations"
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityEvent:
+    """One step in the life of an identity.
+
+    Attributes:
+        kind: `changed` (use `tls` from now on), `refused` (new files are no good; the old identity
+            stays), `renewal_failed` (tried again later) or `revocations` (another list counts).
+        tls: The identity that counts.
+        reason: Why, where something was refused or failed.
+    """
+
+    kind: IdentityEventKind
+    tls: TLSConfig
+    reason: str = ""
+
+
+class IdentityKeeper:
+    """Watches over one identity. It blocks on files, but for moments only.
+
+    A certificate is renewed at two thirds of its life. Where that fails it is tried again, ever
+    more slowly and even past its end: the CA may come back.
+
+    Args:
+        source: Where the identity comes from.
+        tls: The identity that was loaded from it.
+        clock: Unix time in seconds.
+        rng: Spreads renewals, so that nodes that were issued together do not renew together.
+    """
+
+    def __init__(
+        self,
+        source: IdentitySource,
+        tls: TLSConfig,
+        *,
+        clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._source = source
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._failures = 0
+        self._complaint = ""
+        self.tls = tls
+        self.revocations = RevocationList.empty()
+        self._plan()
+
+    @property
+    def renew_at(self) -> float:
+        """When the next renewal is tried (Unix seconds)."""
+        return self._renew_at
+
+    def step(self) -> list[IdentityEvent]:
+        """Looks at the files and at the clock; returns what happened. Call it every few seconds."""
+        events = []
+        for look in (self._poll, self._renew, self._read_revocations):
+            try:
+                event = look()
+            except CertsError as error:
+                event = self._refuse(str(error))
+            if event is not None:
+                events.append(event)
+        return events
+
+    def _poll(self) -> IdentityEvent | None:
+        fresh = self._source.poll()
+        return None if fresh is None else self._take(fresh)
+
+    def _renew(self) -> IdentityEvent | None:
+        due = self._clock() >= self._renew_at
+        # After a rotation of the CA a new leaf is wanted before its time; once, not at each look.
+        if not due and (self._failures or not self._source.was_rotated()):
+            return None
+        try:
+            fresh = self._source.renew()
+        except CertsError as error:
+            return self._retry(str(error))
+        if fresh is None:
+            return self._retry("the key of the CA is not at hand, so somebody else has to renew it")
+        return self._take(fresh)
+
+    def _read_revocations(self) -> IdentityEvent | None:
+        known, self.revocations = self.revocations, self._source.revocations()
+        if known is self.revocations or not (len(known) or len(self.revocations)):
+            return None
+        return IdentityEvent(IdentityEventKind.REVOCATIONS, self.tls)
+
+    def _take(self, fresh: TLSConfig) -> IdentityEvent:
+        _log.info("%s goes on with a certificate that ends %s", fresh.node_id, fresh.not_after)
+        self.tls = fresh
+        self._failures = 0
+        self._complaint = ""
+        self._plan()
+        return IdentityEvent(IdentityEventKind.CHANGED, fresh)
+
+    def _refuse(self, reason: str) -> IdentityEvent | None:
+        if reason == self._complaint:
+            return None
+        self._complaint = reason
+        _log.error("%s keeps its identity; new files are no good: %s", self.tls.node_id, reason)
+        return IdentityEvent(IdentityEventKind.REFUSED, self.tls, reason)
+
+    def _retry(self, reason: str) -> IdentityEvent:
+        self._failures += 1
+        wait = self._schedule.retry_after(self._failures)
+        self._renew_at = self._clock() + wait
+        _log.warning(
+            "%s could not renew its certificate, which ends %s; next try in %.0f s: %s",
+            self.tls.node_id,
+            self.tls.not_after,
+            wait,
+            reason,
+        )
+        return IdentityEvent(IdentityEventKind.RENEWAL_FAILED, self.tls, reason)
+
+    def _plan(self) -> None:
+        self._schedule = RenewalSchedule(self.tls.certificate, random=self._rng)
+        self._renew_at = self._schedule.due_at.timestamp()
