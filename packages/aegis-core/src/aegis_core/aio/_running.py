@@ -99,6 +99,7 @@ class RunningNode:
         self.peers = PeerManager(self.state)
         self.pool = ServiceClientPool(self.state.topology, tls, channels=self.peers.channels)
         self.watchers = Watchers(self.state, self.peers)
+        self.state.tell_peers = self.watchers.dial_again
         self.joiner = Joiner(self.state, self.peers, self.watchers, options.seeds)
 
     async def start(self) -> None:

@@ -24,6 +24,7 @@ class NodeState:
 
     Attributes:
         joined: Set once a peer told everything that it knows.
+        tell_peers: Opens all feeds anew, each of which tells a peer our own record.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class NodeState:
         self.mesh = mesh
         self.node_id = tls.node_id
         self.joined = asyncio.Event()
+        self.tell_peers: Callable[[], None] = lambda: None
         self._author = RecordAuthor.of(tls, mesh=mesh)
         self.topology = Topology(owner=tls.node_id, author=self._author)
         self.verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
@@ -105,6 +107,8 @@ class NodeState:
         if record.info is None or record.instance not in self._answered:
             self._answered.add(record.instance)
             self.topology.republish()
+            # Others may watch that process by now, so they hear of this only if they are told.
+            self.tell_peers()
             return
         self._on_failure(NodeIdInUseError(self.node_id, record.info.address))
 
