@@ -47,7 +47,7 @@ def test_init_issue_and_list_are_all_it_takes(run: Callable[..., Result], direct
     issued = run("issue", "orders-1", *EC, "--host", "10.0.0.7", "--host", "api.acme.example")
     assert issued.exit_code == 0
     assert "spiffe://acme.example/node/orders-1" in issued.stdout
-    assert "10.0.0.7, api.acme.example" in issued.stdout
+    assert "api.acme.example, 10.0.0.7" in issued.stdout
     listed = run("list")
     assert listed.exit_code == 0
     assert re.search(r"orders-1 .* p256 .* valid", listed.stdout)

@@ -20,6 +20,7 @@ def test_the_public_names_are_these() -> None:
         "IdentitySource",
         "IssuedCertificate",
         "KeyType",
+        "Renewal",
         "RenewalSchedule",
         "Revocation",
         "RevocationList",

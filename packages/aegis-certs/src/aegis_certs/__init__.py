@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ._listing import CertificateInfo, list_certificates
     from ._naming import DEFAULT_TRUST_DOMAIN, KeyType, validate_node_id
     from ._options import CertificateSource, TLSOptions, load_tls
+    from ._renewal import Renewal
     from ._revocation import Revocation, RevocationList, RevocationReason
     from ._rotation import RotationPhase, RotationState
     from ._schedule import RenewalSchedule
@@ -75,6 +76,7 @@ __all__ = [
     "NotFoundError",
     "NotYetValidError",
     "PassphraseError",
+    "Renewal",
     "RenewalSchedule",
     "Revocation",
     "RevocationList",
@@ -111,6 +113,7 @@ _HOMES = {
     "IdentitySource": "_source",
     "IssuedCertificate": "_inventory",
     "KeyType": "_naming",
+    "Renewal": "_renewal",
     "RenewalSchedule": "_schedule",
     "Revocation": "_revocation",
     "RevocationList": "_revocation",

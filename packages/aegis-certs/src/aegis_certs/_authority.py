@@ -21,7 +21,7 @@ from ._lifetime import common_name, moment
 from ._naming import DEFAULT_TRUST_DOMAIN, KeyType, validate_node_id
 from ._order import LEAF_DAYS, Order
 from ._passphrase import passphrase_or_default
-from ._renewal import due_names, renew_at_desk
+from ._renewal import Renewal, renew_at_desk, renew_due
 from ._revocation import Revocation, RevocationList, RevocationReason
 from ._rotation import RotationState, successor_name
 from ._store import Store
@@ -277,16 +277,17 @@ class CertificateAuthority:
         with self._open(at) as desk:
             return renew_at_desk(desk, node_id)
 
-    def due(self, *, at: datetime | None = None) -> tuple[str, ...]:
-        """The nodes of this directory whose certificates to renew.
+    def renew_due(self, *, at: datetime | None = None) -> tuple[Renewal, ...]:
+        """Renews all certificates of this directory that are due, and the revocation lists too.
 
-        Two thirds of their life are over, or they are still from a CA that was replaced.
+        Due is what has less than a third of its life left, or is still from a CA that was
+        replaced, and has its key here. A failure does not keep the others from being renewed.
 
         Raises:
-            DirectoryError: The directory cannot be used.
+            CertsError: The directory or the CA cannot be used.
         """
         with self._open(at) as desk:
-            return due_names(desk)
+            return renew_due(desk)
 
     def revoke(
         self,
@@ -321,22 +322,15 @@ class CertificateAuthority:
             return desk.revoke(entries, reason)
 
     def write_revocations(self, *, at: datetime | None = None) -> RevocationList:
-        """Signs `crl.pem` anew, also where nothing is revoked; issuing does it when it is due.
+        """Signs `crl.pem` anew, also where nothing is revoked.
+
+        It is good for 30 days. Issuing and renewing do this too once half of that is over.
 
         Raises:
             DirectoryError: The directory cannot be used.
         """
         with self._open(at) as desk:
             return desk.write_revocations()
-
-    def refresh_revocations(self, *, at: datetime | None = None) -> None:
-        """Signs `crl.pem` anew where it exists and is half-way to its end.
-
-        Raises:
-            DirectoryError: The directory cannot be used.
-        """
-        with self._open(at) as desk:
-            desk.refresh_revocations()
 
     def rotation(self, *, at: datetime | None = None) -> RotationState:
         """Where the rotation of this CA stands.

@@ -23,6 +23,8 @@ def certs_exit_codes() -> ExitCodes:
         errors.InvalidRequestError: 2,
         errors.ExpiredError: 4,
         errors.VerificationError: 5,
+        errors.RevocationListError: 5,
+        errors.RevokedError: 6,
         errors.NotFoundError: 7,
     }
 
@@ -72,14 +74,18 @@ class CommandGroup(click.Group):
                 import traceback  # not needed by most, and slow to load
 
                 traceback.print_exc()
-            codes = self._exit_codes()
-            known = next((kind for kind in type(error).__mro__ if kind in codes), None)
-            if known is None:
+            code = exit_code_of(error, self._exit_codes())
+            if code is None:
                 fail(
                     f"something unexpected went wrong ({type(error).__name__}: {error}); "
                     f"run it again with AEGIS_DEBUG=1 to see where"
                 )
-            fail(str(error), codes[known])
+            fail(str(error), code)
+
+
+def exit_code_of(error: BaseException, codes: ExitCodes) -> int | None:
+    """The exit code of an error: that of its nearest class; None where none is known."""
+    return next((codes[kind] for kind in type(error).__mro__ if kind in codes), None)
 
 
 def fail(message: str, exit_code: int = 1) -> NoReturn:

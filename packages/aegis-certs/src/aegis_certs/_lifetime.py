@@ -24,13 +24,16 @@ class Validity(NamedTuple):
 class CertificateState(StrEnum):
     """Where a certificate stands.
 
-    `expiring` begins when a third of the life is left.
+    `expiring` begins when a third of the life is left. `replaced` has a successor, and could
+    still be used by whoever has its key.
     """
 
     VALID = "valid"
     EXPIRING = "expiring"
     EXPIRED = "expired"
     NOT_YET_VALID = "not yet valid"
+    REVOKED = "revoked"
+    REPLACED = "replaced"
     UNTRUSTED = "untrusted"
     UNREADABLE = "unreadable"
 
@@ -80,18 +83,21 @@ def check_dates(certificate: x509.Certificate, at: datetime, subject: str, advic
 
 
 def state_by_dates(certificate: x509.Certificate, at: datetime) -> CertificateState:
-    """Where the certificate stands by its dates alone.
+    """Where the certificate stands by its dates alone."""
+    return state_between(certificate.not_valid_before_utc, certificate.not_valid_after_utc, at)
+
+
+def state_between(start: datetime, end: datetime, at: datetime) -> CertificateState:
+    """Where a certificate of these dates stands.
 
     Its life is counted from the moment of issue, not from the backdated start: otherwise a
     certificate of a few minutes would be due when it is new.
     """
-    end = certificate.not_valid_after_utc
     if at > end:
         return CertificateState.EXPIRED
-    if at < certificate.not_valid_before_utc:
+    if at < start:
         return CertificateState.NOT_YET_VALID
-    issued = certificate.not_valid_before_utc + BACKDATE
-    if (end - at) * 3 < end - issued:
+    if (end - at) * 3 < end - (start + BACKDATE):
         return CertificateState.EXPIRING
     return CertificateState.VALID
 

@@ -1,32 +1,37 @@
-"""What a certificate directory holds, for people and machines to look at."""
+"""What a CA issued and a directory holds, for people and machines to look at."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
 
+from ._crl import read_revocations
 from ._identity import alternative_names
+from ._inventory import Inventory, IssuedCertificate
 from ._keys import describe_key
-from ._lifetime import CertificateState, moment, state_by_dates
-from ._naming import CA_NAME
+from ._lifetime import CertificateState, common_name, moment, state_between, state_by_dates
+from ._naming import CA_NAME, NEXT_CA_NAME, OLD_CA_NAME
+from ._revocation import RevocationList
 from ._store import Store
 from ._trust import TrustBundle
-from .errors import CertsError, IdentityError, NotFoundError, UntrustedError
+from .errors import CertsError, IdentityError, NotFoundError, RevokedError, UntrustedError
+
+_USABLE = (CertificateState.VALID, CertificateState.EXPIRING)
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateInfo:
-    """One certificate of a directory.
+    """One certificate.
 
     Attributes:
-        id: The node id, or `ca`.
-        path: Its file.
+        id: The node id; `ca`, `ca_next` or `ca_old`; the common name of a further CA.
+        path: Its file; None where it is not in the directory (any more).
         state: Where it stands.
-        problem: Why it is untrusted or unreadable; empty otherwise.
+        problem: Why it is untrusted, revoked or unreadable; empty otherwise.
         serial: Its serial number in hexadecimal; this and what follows is empty, or None, where
             the file cannot be read.
         key: The kind of its key, as in `KeyType`.
@@ -37,7 +42,7 @@ class CertificateInfo:
     """
 
     id: str
-    path: Path
+    path: Path | None
     state: CertificateState
     problem: str = ""
     serial: str = ""
@@ -51,9 +56,10 @@ class CertificateInfo:
 def list_certificates(
     directory: str | Path = "./certs", *, at: datetime | None = None
 ) -> tuple[CertificateInfo, ...]:
-    """Every certificate of a directory: the CA first, then the nodes by their ids.
+    """Every certificate that was issued or lies here: the CAs first, then the nodes by their ids.
 
-    Keys are not read, and a file that cannot be read is an entry too.
+    Of a node the one in place comes first, then the others from the newest to the oldest. Keys
+    are not read, and a file that cannot be read is an entry too.
 
     Args:
         directory: The directory.
@@ -61,41 +67,121 @@ def list_certificates(
 
     Raises:
         NotFoundError: There is no such directory.
+        InventoryError: A newer version of this package wrote the inventory.
     """
     store = Store(directory)
     if not store.directory.is_dir():
         advice = "make a CA with `aegis-certs init`, or name the directory that has one"
         raise NotFoundError("certificate directory", store.directory, advice)
-    at = moment(at)
-    bundle: TrustBundle | None = None
-    entries = []
-    for name in (CA_NAME, *store.names()):
-        path = store.certificate_path(name)
+    return tuple(_Listing(store, moment(at)).entries())
+
+
+class _Listing:
+    def __init__(self, store: Store, at: datetime) -> None:
+        self._store = store
+        self._at = at
+        self._inventory = Inventory.load(store)
+        self._bundle: TrustBundle | None = None
+        self._revocations = RevocationList.empty()
+
+    def entries(self) -> Iterator[CertificateInfo]:
+        yield from self._cas()
+        latest = self._inventory.latest()
+        in_place = set(self._store.names())
+        for name in sorted(in_place | latest.keys()):
+            shown = ""
+            if name in in_place:
+                found = self._in_place(name)
+                shown = found.serial
+                yield found
+            for entry in reversed(self._inventory.of_node(name)):
+                if entry.serial != shown:
+                    yield self._recorded(entry, is_latest=entry is latest[name])
+
+    def _cas(self) -> Iterator[CertificateInfo]:
+        path = self._store.certificate_path(CA_NAME)
         try:
-            chain = store.chain(name)
+            chain = self._store.chain(CA_NAME)
         except CertsError as error:
-            entries.append(CertificateInfo(name, path, CertificateState.UNREADABLE, str(error)))
-            continue
+            yield CertificateInfo(CA_NAME, path, CertificateState.UNREADABLE, str(error))
+            return
         if chain is None:
-            continue
-        if name == CA_NAME:
-            bundle = TrustBundle(chain)
-        entries.append(_describe(name, path, chain, bundle, at))
-    return tuple(entries)
+            return
+        self._bundle = TrustBundle(chain)
+        problem = ""
+        try:
+            self._revocations = read_revocations(self._store, self._bundle, self._at)
+        except CertsError as error:
+            problem = str(error)
+        rotating = {
+            found[0]: name for name in (NEXT_CA_NAME, OLD_CA_NAME) if (found := self._chain(name))
+        }
+        for ca in chain:
+            name = CA_NAME if ca is chain[0] else rotating.get(ca) or common_name(ca.subject)
+            state = state_by_dates(ca, self._at)
+            yield _info(name, path, ca, state, problem if name == CA_NAME else "", self._at)
+
+    def _chain(self, name: str) -> tuple[x509.Certificate, ...] | None:
+        try:
+            return self._store.chain(name)
+        except CertsError:
+            return None
+
+    def _in_place(self, name: str) -> CertificateInfo:
+        path = self._store.certificate_path(name)
+        try:
+            chain = self._store.chain(name)
+            if chain is None:
+                raise NotFoundError("certificate", path, "it went away meanwhile")
+        except CertsError as error:
+            return CertificateInfo(name, path, CertificateState.UNREADABLE, str(error))
+        state = state_by_dates(chain[0], self._at)
+        problem = ""
+        try:
+            self._check(name, chain)
+        except RevokedError as error:
+            state, problem = CertificateState.REVOKED, str(error)
+        except CertsError as error:
+            problem = str(error)
+            state = CertificateState.UNTRUSTED if state in _USABLE else state
+        return _info(name, path, chain[0], state, problem, self._at)
+
+    def _check(self, name: str, chain: Sequence[x509.Certificate]) -> None:
+        """Raises where a node would not take the chain for this name."""
+        if self._bundle is None:
+            raise UntrustedError(name, "the directory has no CA certificate that can be read")
+        self._revocations.check(chain[0], chain[1:], subject=name)
+        proved = self._bundle.verify(chain, None, at=self._at).node_id
+        if proved != name:
+            raise IdentityError(f"it is the certificate of {proved}", proved)
+
+    def _recorded(self, entry: IssuedCertificate, *, is_latest: bool) -> CertificateInfo:
+        state = state_between(entry.not_before, entry.not_after, self._at)
+        if self._revocations.has_serial(entry.serial):
+            state = CertificateState.REVOKED
+        elif not is_latest and state in _USABLE:
+            state = CertificateState.REPLACED
+        return CertificateInfo(
+            id=entry.id,
+            path=None,
+            state=state,
+            serial=entry.serial,
+            key=entry.key,
+            sans=entry.sans,
+            not_before=entry.not_before,
+            not_after=entry.not_after,
+            days_left=(entry.not_after - self._at).days,
+        )
 
 
-def _describe(
+def _info(
     name: str,
     path: Path,
-    chain: Sequence[x509.Certificate],
-    bundle: TrustBundle | None,
+    certificate: x509.Certificate,
+    state: CertificateState,
+    problem: str,
     at: datetime,
 ) -> CertificateInfo:
-    certificate = chain[0]
-    state = state_by_dates(certificate, at)
-    problem = "" if name == CA_NAME else _distrust(name, chain, bundle, at)
-    if problem and state in (CertificateState.VALID, CertificateState.EXPIRING):
-        state = CertificateState.UNTRUSTED
     names = alternative_names(certificate)
     return CertificateInfo(
         id=name,
@@ -109,18 +195,3 @@ def _describe(
         not_after=certificate.not_valid_after_utc,
         days_left=(certificate.not_valid_after_utc - at).days,
     )
-
-
-def _distrust(
-    name: str, chain: Sequence[x509.Certificate], bundle: TrustBundle | None, at: datetime
-) -> str:
-    """Why a node would not take the chain for this name; empty where it would."""
-    try:
-        if bundle is None:
-            raise UntrustedError(name, "the directory has no CA certificate that can be read")
-        proved = bundle.verify(chain, None, at=at).node_id
-        if proved != name:
-            raise IdentityError(f"it is the certificate of {proved}", proved)
-    except CertsError as error:
-        return str(error)
-    return ""

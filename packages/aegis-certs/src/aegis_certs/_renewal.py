@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ._audit import Action
 from ._desk import Desk
 from ._lifetime import CertificateState, state_by_dates
@@ -9,6 +11,33 @@ from ._naming import OLD_CA_NAME
 from ._tls import TLSConfig
 from ._wish import Wish
 from .errors import CertsError, NotFoundError
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """What became of one certificate that was due.
+
+    Attributes:
+        node_id: Whose.
+        tls: The new identity; None where it could not be renewed.
+        error: Why not.
+    """
+
+    node_id: str
+    tls: TLSConfig | None
+    error: CertsError | None = None
+
+
+def renew_due(desk: Desk) -> tuple[Renewal, ...]:
+    """Renews all that are due, and goes on after a failure."""
+    found = []
+    for name in due_names(desk):
+        try:
+            found.append(Renewal(name, renew_at_desk(desk, name)))
+        except CertsError as error:
+            found.append(Renewal(name, None, error))
+    desk.refresh_revocations()
+    return tuple(found)
 
 
 def renew_at_desk(desk: Desk, node_id: str, wish: Wish | None = None) -> TLSConfig:

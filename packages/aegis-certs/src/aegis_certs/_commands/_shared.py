@@ -1,0 +1,162 @@
+"""What the commands share: their options, their examples, and where a passphrase comes from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .._command_group import CommandGroup
+from .._naming import KeyType
+
+if TYPE_CHECKING:
+    from .. import CertificateAuthority
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NAME = "aegis-certs"
+EXPIRING = 3  # the exit code of a certificate that is good, but not for long
+
+
+class Command(click.Command):
+    """A command whose examples call it as the reader has called it."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the examples."""
+        _write_epilog(self, ctx, formatter)
+
+
+class Group(CommandGroup):
+    """A group of such commands."""
+
+    command_class = Command
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the examples."""
+        _write_epilog(self, ctx, formatter)
+
+
+def prefix(ctx: click.Context) -> str:
+    """How the certificate commands were called: `aegis-certs`, or `aegis certs`."""
+    path = NAME
+    above: click.Context | None = ctx
+    while above is not None:
+        if isinstance(above.command, Group):
+            path = above.command_path
+        above = above.parent
+    return path
+
+
+def _write_epilog(
+    command: click.Command, ctx: click.Context, formatter: click.HelpFormatter
+) -> None:
+    if command.epilog:
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(command.epilog.replace(f"{NAME} ", f"{prefix(ctx)} "))
+
+
+def examples(*lines: str) -> str:
+    """An epilog that click does not wrap."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+def option(name: str, envvar: str, text: str, **attributes: Any) -> Callable[[F], F]:
+    """An option that can come from the environment too."""
+    return click.option(
+        name, envvar=envvar, show_envvar=True, show_default=True, help=text, **attributes
+    )
+
+
+directory = option(
+    "--dir",
+    "AEGIS_CERT_DIR",
+    "The certificate directory.",
+    default="./certs",
+    metavar="DIR",
+)
+json_flag = option("--json", "AEGIS_JSON", "Print JSON for machines.", is_flag=True)
+key_types = click.Choice([str(key_type) for key_type in KeyType])
+passphrase_file = option(
+    "--passphrase-file",
+    "AEGIS_CA_PASSPHRASE_FILE",
+    "A file whose first line is the passphrase of the CA's key; otherwise $AEGIS_CA_PASSPHRASE, "
+    "or you are asked.",
+    metavar="FILE",
+)
+hosts = option(
+    "--host",
+    "AEGIS_CERT_HOSTS",
+    "A further DNS name or IP address; may be given more than once.",
+    multiple=True,
+    metavar="HOST",
+)
+leaf_days = option(
+    "--days", "AEGIS_CERT_DAYS", "How long it lives.", type=float, default=90, metavar="DAYS"
+)
+leaf_key_type = option(
+    "--key-type", "AEGIS_CERT_KEY_TYPE", "Its key.", type=key_types, default=KeyType.RSA_2048.value
+)
+client_only = option(
+    "--client-only", "AEGIS_CERT_CLIENT_ONLY", "It can call, not serve.", is_flag=True
+)
+server_only = option(
+    "--server-only", "AEGIS_CERT_SERVER_ONLY", "It can serve, not call.", is_flag=True
+)
+
+
+def read_file(path: str, what: str) -> bytes:
+    """The content of a file that the user named.
+
+    Raises:
+        NotFoundError: It cannot be read.
+    """
+    from pathlib import Path
+
+    from .. import NotFoundError
+
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        advice = f"{(error.strerror or str(error)).lower()}; check its name"
+        raise NotFoundError(what, path, advice) from error
+
+
+def read_passphrase(path: str | None) -> str | None:
+    """The passphrase in a file; None where no file is named."""
+    if path is None:
+        return None
+    lines = read_file(path, "passphrase file").decode(errors="replace").splitlines()
+    if not lines or not lines[0]:
+        raise click.UsageError(f"the passphrase file {path} begins with an empty line")
+    return lines[0]
+
+
+def ask_new_passphrase() -> str:
+    """The passphrase of a new key, asked for twice on a terminal."""
+    if not sys.stdin.isatty():
+        raise click.UsageError(
+            "there is no terminal to ask for the passphrase; give --passphrase-file, or set "
+            "AEGIS_CA_PASSPHRASE"
+        )
+    asked: str = click.prompt(
+        "Passphrase for the CA's key", hide_input=True, confirmation_prompt=True, err=True
+    )
+    return asked
+
+
+def load_ca(directory: str, path: str | None) -> CertificateAuthority:
+    """The CA of a directory; on a terminal, the user is asked for a passphrase that is missing."""
+    from .. import CertificateAuthority, PassphraseError
+
+    given = read_passphrase(path)
+    try:
+        return CertificateAuthority.load(directory, passphrase=given)
+    except PassphraseError:
+        if given or os.environ.get("AEGIS_CA_PASSPHRASE") or not sys.stdin.isatty():
+            raise
+        asked = click.prompt("Passphrase of the CA's key", hide_input=True, err=True)
+        return CertificateAuthority.load(directory, passphrase=asked)
