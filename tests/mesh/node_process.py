@@ -55,6 +55,7 @@ def main() -> None:
             if line.strip() == "topology":
                 tell(
                     topology={n.id: n.status for n in node.topology.nodes.values()},
+                    providers=[n.id for n in node.topology.get_service_providers("echo", "v1")],
                     digest=node.topology.digest.hex(),
                 )
         # The test is gone, or done: nobody stays behind.

@@ -1,0 +1,424 @@
+"""Failures that an implementation of this design is known to have had, and that this one has not.
+
+Of one more, a quickstart that fails as it is written, the tests of the documentation take care.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from aegis_certs import (
+    CertificateAuthority,
+    CertsError,
+    InvalidNodeIdError,
+    KeyType,
+    TLSConfig,
+    UntrustedError,
+    load_or_generate_tls,
+)
+from aegis_core import Node, NodeStatus, PeerInfo, ServiceInfo, TLSOptions
+from aegis_discovery import connect
+from aegis_discovery.aio.transport import open_channel
+from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc
+from cryptography import x509
+
+HIGHEST = 2**63 - 1
+LONG_AGO = datetime.now(UTC) - timedelta(days=30)
+
+
+def peer(node: Any) -> PeerInfo:
+    return PeerInfo(node.id, node.address)
+
+
+async def test_two_fresh_nodes_that_sync_see_each_other(start: Any) -> None:
+    a, b = await start("a"), await start("b")
+    a.add_peer(peer(b))
+    await a.sync_topology("b")
+    assert list(a.topology.nodes) == list(b.topology.nodes) == ["a", "b"]
+
+
+async def test_a_node_does_not_lose_itself_in_a_sync(start: Any, until: Any) -> None:
+    a, b = await start("a", services=[ServiceInfo("s", "v1")]), await start("b")
+    for _ in range(50):
+        b.topology.update_node(b.topology.nodes["b"])
+    a.add_peer(peer(b))
+    await a.sync_topology("b")
+    assert a.topology.version >= 50
+    assert a.topology.nodes["a"].address == a.address
+    assert [node.id for node in b.topology.get_service_providers("s", "v1")] == ["a"]
+
+
+async def test_equal_versions_with_different_nodes_do_not_stay_apart(
+    start: Any, until: Any, agree: Any
+) -> None:
+    a, b = await start("a"), await start("b")
+    assert a.topology.version == b.topology.version
+    b.add_peer(peer(a))
+    await b.sync_topology("a")
+    await until(lambda: agree(a, b))
+
+
+def test_a_node_restarted_at_a_new_address_does_not_keep_its_old_entry(
+    identity: Any, spawn: Any
+) -> None:
+    changed = threading.Event()
+    with Node("a", address="127.0.0.1:0", tls=identity("a"), grace=0) as a:
+        a.topology.subscribe(lambda _: changed.set())
+
+        def wait_for(address: str) -> None:
+            while (b := a.topology.get_node("b")) is None or b.address != address:
+                assert changed.wait(20)
+                changed.clear()
+
+        first = spawn("b", seed_peers=[a.address])
+        wait_for(first.address)
+        first.signal(signal.SIGKILL)
+        first.wait_exit()
+        # Nobody tells it where the mesh is; the mesh is told where it is.
+        second = spawn("b")
+        a.add_peer(peer(second))
+        wait_for(second.address)
+        a.sync_topology("b")
+        assert a.topology.nodes["b"].status is NodeStatus.ALIVE
+
+
+class Liar(aegis_pb2_grpc.MeshServiceServicer):
+    """A peer without a feed that claims to know nothing, at the highest of all versions."""
+
+    async def SyncTopology(self, request: Any, context: Any) -> Any:  # noqa: N802 - the wire's name
+        return aegis_pb2.TopologySyncResponse(version=HIGHEST)
+
+    async def GetNodeInfo(self, request: Any, context: Any) -> Any:  # noqa: N802 - the wire's name
+        return aegis_pb2.NodeInfoResponse(id="liar")
+
+
+@asynccontextmanager
+async def lying(tls: TLSConfig) -> AsyncIterator[str]:
+    server = grpc.aio.server()
+    aegis_pb2_grpc.add_MeshServiceServicer_to_server(Liar(), server)
+    port = server.add_secure_port(
+        "127.0.0.1:0",
+        grpc.ssl_server_credentials([(tls.private_key, tls.certificate_chain)], tls.trust_bundle),
+    )
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+async def test_an_empty_topology_at_the_highest_version_wipes_nothing_and_overflows_nothing(
+    start: Any, until: Any, identity: Any
+) -> None:
+    a = await start("a")
+    b = await start("b", a)
+    await until(lambda: "b" in a.topology.nodes)
+    async with lying(identity("liar")) as address:
+        a.add_peer(PeerInfo("liar", address))
+        for _ in range(10):
+            await a.sync_topology("liar")
+        assert list(a.topology.nodes) == ["a", "b", "liar"]
+        assert a.topology.version < HIGHEST // 2
+        before = b.topology.version
+        a.topology.update_node(a.topology.nodes["a"])
+        await until(lambda: b.topology.version > before)
+
+
+async def test_a_sync_answers_node_list_belongs_to_its_version_while_the_topology_changes(
+    start: Any, identity: Any
+) -> None:
+    a = await start("a")
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            number = a.topology.version + 1
+            a.topology.update_node(replace(a.topology.nodes["a"], name=str(number)))
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        async with open_channel(identity("b"), "a", a.address) as channel:
+            stub = aegis_pb2_grpc.MeshServiceStub(channel)
+            answers = [
+                await stub.SyncTopology(aegis_pb2.TopologySyncRequest(sender_id="b"))
+                for _ in range(100)
+            ]
+    finally:
+        stop.set()
+        thread.join()
+    assert len({answer.version for answer in answers}) > 10, "it changed meanwhile"
+    # Each version wrote its own number; the first ones were there before any did.
+    named = [(str(answer.version), answer.nodes[0].name) for answer in answers]
+    assert [pair for pair in named if pair[1] != "a" and pair[0] != pair[1]] == []
+
+
+async def test_times_of_others_are_not_overwritten_on_adoption(start: Any, agree: Any) -> None:
+    a, b, c = await start("a"), await start("b"), await start("c")
+    a.add_peer(peer(b))
+    await a.sync_topology("b")
+    c.add_peer(peer(a))
+    await c.sync_topology("a")
+    for node in (a, c):
+        assert node.topology.nodes["b"] == b.topology.nodes["b"]
+        assert node.topology.nodes["b"].updated_at is not None
+
+
+async def test_round_robin_does_not_depend_on_the_order_in_which_nodes_came(
+    start: Any, until: Any, provider: Any, say: Any
+) -> None:
+    x = await start("x")
+    for node_id in ("c", "a", "d", "b"):
+        await start(node_id, x, **provider(node_id))
+    await until(lambda: len(x.topology.get_service_providers("echo", "v1")) == 4)
+    channel = x.pool.channel("echo", "v1")
+    answered = "".join([(await say(channel))[0] for _ in range(12)])
+    assert "abcd" * 2 in answered
+
+
+FIRST_START = """
+import sys
+from aegis_core import Node
+
+with Node(sys.argv[1], address="127.0.0.1:0", cert_dir=sys.argv[2], grace=0) as node:
+    print(node.address, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def starting_together(directory: Path, *node_ids: str) -> Iterator[list[str]]:
+    """Starts processes at the same time, under an ordinary umask; gives their addresses."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", FIRST_START, node_id, str(directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            umask=0o022,
+        )
+        for node_id in node_ids
+    ]
+    try:
+        yield [process.stdout.readline().strip() for process in processes]  # type: ignore[union-attr]  # they have pipes
+    finally:
+        for process in processes:
+            process.communicate(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def first_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
+    """Two processes that started at once on one empty directory, readable by everybody."""
+    directory = tmp_path_factory.mktemp("first")
+    directory.chmod(0o755)
+    with starting_together(directory, "a", "b") as addresses:
+        yield directory, addresses
+
+
+def test_two_processes_on_one_empty_directory_end_with_certificates_that_chain(
+    first_start: tuple[Path, list[str]],
+) -> None:
+    directory, addresses = first_start
+    ca = x509.load_pem_x509_certificate((directory / "ca-cert.pem").read_bytes())
+    client = load_or_generate_tls("client", directory, key_type=KeyType.P256)
+    for node_id, address in zip("ab", addresses, strict=True):
+        leaf = (directory / f"{node_id}-cert.pem").read_bytes()
+        x509.load_pem_x509_certificate(leaf).verify_directly_issued_by(ca)
+        with connect(f"{node_id}@{address}", tls=client) as mesh:
+            assert list(mesh.topology.nodes) == [node_id]
+
+
+def test_keys_are_readable_by_their_owner_only_under_umask_022(
+    first_start: tuple[Path, list[str]],
+) -> None:
+    directory, _ = first_start
+    keys = [path for path in directory.iterdir() if path.name.endswith("-key.pem")]
+    assert len(keys) >= 3
+    assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
+
+
+def test_a_node_id_writes_nothing_outside_of_the_directory(tmp_path: Path) -> None:
+    inside = tmp_path / "certs"
+    inside.mkdir()
+    for node_id in ("../x", "..", "/tmp/x", "a/../../x", "a\0b"):
+        with pytest.raises(InvalidNodeIdError):
+            Node(node_id, address="127.0.0.1:0", cert_dir=inside).start()
+    assert [path.name for path in tmp_path.rglob("*")] == ["certs"]
+
+
+@pytest.fixture
+def old_ca(tmp_path: Path) -> CertificateAuthority:
+    """One that is old enough for certificates that have expired."""
+    return CertificateAuthority.create(tmp_path / "old", key_type=KeyType.P256, at=LONG_AGO)
+
+
+def files_of(ca: CertificateAuthority, bundle: CertificateAuthority, **more: Any) -> TLSOptions:
+    """Issues an expired identity into files."""
+    ca.issue("a", key_type=KeyType.P256, days=1, at=LONG_AGO)
+    return TLSOptions(
+        cert_file=ca.directory / "a-cert.pem",
+        key_file=ca.directory / "a-key.pem",
+        ca_file=bundle.directory / "ca-cert.pem",
+        **more,
+    )
+
+
+def test_an_expired_certificate_does_not_load_without_a_word(old_ca: CertificateAuthority) -> None:
+    node = Node("a", address="127.0.0.1:0", tls_options=files_of(old_ca, old_ca))
+    with pytest.raises(CertsError, match="the certificate of a expired at"):
+        node.start()
+
+
+def test_allowing_expiry_does_not_skip_the_chain_check(
+    old_ca: CertificateAuthority, ca: CertificateAuthority
+) -> None:
+    options = files_of(old_ca, bundle=ca, allow_expired=True)
+    with pytest.raises(UntrustedError):
+        Node("a", address="127.0.0.1:0", tls_options=options).start()
+
+
+async def test_a_caller_cannot_claim_another_sender_id(start: Any, identity: Any) -> None:
+    a = await start("a")
+    calls: dict[str, Any] = {
+        "Ping": aegis_pb2.PingRequest,
+        "GetHealth": aegis_pb2.HealthRequest,
+        "GetNodeInfo": aegis_pb2.NodeInfoRequest,
+        "SyncTopology": aegis_pb2.TopologySyncRequest,
+        "GetTopology": aegis_pb2.GetTopologyRequest,
+    }
+    async with open_channel(identity("b"), "a", a.address) as channel:
+        stub = aegis_pb2_grpc.MeshServiceStub(channel)
+        for name, request in calls.items():
+            await getattr(stub, name)(request(sender_id="b"))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await getattr(stub, name)(request(sender_id="c"))
+            assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_no_certificate_is_valid_as_localhost_and_no_node_passes_for_another(
+    ca: CertificateAuthority, identity: Any
+) -> None:
+    client = identity("client")
+    with Node("host", address="localhost:0", cert_dir=ca.directory, grace=0) as node:
+        names = node.tls.certificate.extensions.get_extension_for_class(
+            x509.SubjectAlternativeName
+        ).value.get_values_for_type(x509.DNSName)
+        assert names == ["host"]
+
+        def ping(server_name: str) -> str:
+            credentials = grpc.ssl_channel_credentials(
+                client.trust_bundle, client.private_key, client.certificate_chain
+            )
+            options = [("grpc.ssl_target_name_override", server_name)]
+            with grpc.secure_channel(node.address, credentials, options) as channel:
+                stub = aegis_pb2_grpc.MeshServiceStub(channel)
+                return str(stub.Ping(aegis_pb2.PingRequest(), timeout=10).receiver_id)
+
+        assert ping("host") == "host"
+        for other in ("localhost", "127.0.0.1", "a"):
+            with pytest.raises(grpc.RpcError):
+                ping(other)
+
+
+def test_a_dead_peer_is_no_provider_any_more(trio: Any) -> None:
+    a, b, c = trio
+    b.signal(signal.SIGKILL)
+    for node in (a, c):
+        node.wait_event("failed b")
+        assert node.ask("topology")["providers"] == ["a", "c"]
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """A socket that accepts, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+async def test_a_peer_that_says_nothing_does_not_block_a_sync(
+    start: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_core.aio._peers.TIMEOUT", 0.5)
+    a, b = await start("a"), await start("b")
+    a.add_peer(peer(b))
+    with silent() as address:
+        a.add_peer(PeerInfo("silent", address))
+        report = await asyncio.wait_for(a.sync_topology_with_all_peers(), 10)
+        assert (report.synced, list(report.failed)) == (("b",), ["silent"])
+
+
+def test_a_peer_that_hangs_does_not_block_a_sync(
+    identity: Any, spawn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_core.aio._peers.TIMEOUT", 0.5)
+    with Node("a", address="127.0.0.1:0", tls=identity("a"), grace=0) as a:
+        b = spawn("b", seed_peers=[a.address])
+        a.add_peer(peer(b))
+        assert a.sync_topology_with_all_peers().synced == ("b",)
+        b.signal(signal.SIGSTOP)
+        report = a.sync_topology_with_all_peers()
+        assert (report.synced, list(report.failed)) == ((), ["b"])
+
+
+async def endless(request: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+    yield request
+    await asyncio.Event().wait()
+
+
+def blocking_endless(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+    over = threading.Event()
+    context.add_callback(over.set)
+    yield request
+    over.wait()
+
+
+@pytest.mark.parametrize("handler", [endless, blocking_endless])
+def test_a_stop_does_not_block_while_a_stream_is_open(
+    identity: Any, handler: Callable[..., Any]
+) -> None:
+    def register(server: Any) -> None:
+        method = grpc.unary_stream_rpc_method_handler(handler)
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("test.Endless", {"Go": method}),)
+        )
+
+    services = [ServiceInfo("endless", "v1")]
+    node = Node("a", address="127.0.0.1:0", tls=identity("a"), services=services,
+                registrars=[register])  # fmt: skip
+    node.start()
+    with connect(node.address, tls=identity("client")) as mesh:
+        call = mesh.pool.channel("endless", "v1").unary_stream("/test.Endless/Go")(b"x")
+        assert next(call) == b"x"
+        stopping = threading.Thread(target=node.stop, kwargs={"grace": 0.2})
+        stopping.start()
+        stopping.join(10)
+        assert not stopping.is_alive()
+        with pytest.raises(grpc.RpcError):
+            next(call)
+
+
+async def test_the_pool_does_not_use_the_address_as_tls_name(
+    start: Any, until: Any, provider: Any, say: Any
+) -> None:
+    a = await start("a", **provider("a"))
+    names = a.tls.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.IPAddress) == []
+    assert names.get_values_for_type(x509.DNSName) == ["a"]
+    b = await start("b", a)
+    await until(lambda: b.topology.get_service_providers("echo", "v1"))
+    for channel in (b.pool.channel("echo", "v1"), b.pool.get_conn("echo", "v1")):
+        assert (await say(channel))[:2] == ["a", "b"]
