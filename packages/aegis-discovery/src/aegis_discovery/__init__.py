@@ -1,16 +1,11 @@
 """Who is in the mesh, who provides what, and calls to them: all that a pure client imports."""
 
 from aegis_discovery._connect import DEFAULT_MESH
+from aegis_discovery._events import EventKind, TopologyEvent
 from aegis_discovery._mesh import Mesh, connect
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
 from aegis_discovery._pool import ServiceClientPool
-from aegis_discovery._topology import (
-    EventKind,
-    MergeResult,
-    Topology,
-    TopologyEvent,
-    TopologySnapshot,
-)
+from aegis_discovery._topology import MergeResult, Topology, TopologySnapshot
 from aegis_discovery.errors import (
     ClosedError,
     ConnectError,

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from aegis_discovery._changes import Changes
 from aegis_discovery._codec import (
     signed_from_wire,
     signed_to_wire,
@@ -18,7 +19,7 @@ from aegis_discovery._codec import (
     verdict_to_wire,
 )
 from aegis_discovery._record import Record, Verdict
-from aegis_discovery._topology import Changes, Topology
+from aegis_discovery._topology import Topology
 from aegis_discovery._verifier import RecordVerifier
 from aegis_discovery.errors import InvalidRecordError
 from aegis_discovery.proto import mesh_pb2

@@ -6,17 +6,17 @@ import logging
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from types import MappingProxyType
 
 from aegis_discovery._author import RecordAuthor
+from aegis_discovery._changes import Changes
+from aegis_discovery._events import Announcer, EventKind, TopologyEvent
 from aegis_discovery._model import NodeInfo, NodeStatus
-from aegis_discovery._record import MAX_AHEAD, Clock, Record, Verdict
-from aegis_discovery._store import Entry, RecordStore
+from aegis_discovery._record import MAX_AHEAD, Clock, Record
+from aegis_discovery._store import RecordStore
 from aegis_discovery.errors import NodeNotFoundError, NotOwnerError
 
 _log = logging.getLogger("aegis.topology")
@@ -24,26 +24,6 @@ _log = logging.getLogger("aegis.topology")
 MAX_VERSION = 2**63 - 1
 MAX_VERSION_STEP = 2**20
 """The most that another topology raises our version by: a lying peer cannot use the range up."""
-
-
-class EventKind(StrEnum):
-    """What happened to a node."""
-
-    JOINED = "joined"
-    UPDATED = "updated"
-    SUSPECTED = "suspected"
-    FAILED = "failed"
-    LEFT = "left"
-    EXPIRED = "expired"
-
-
-@dataclass(frozen=True, slots=True)
-class TopologyEvent:
-    """One change of the topology, with the node as it is after it (or was last) and the version."""
-
-    kind: EventKind
-    node: NodeInfo
-    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,35 +35,6 @@ class TopologySnapshot:
     nodes: Mapping[str, NodeInfo]
     digest: bytes
     records: tuple[Record, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What a reader at an older position lacks, and the position that it reaches with it."""
-
-    entries: tuple[Entry, ...]
-    since: int
-    position: int
-    version: int
-    digest: bytes
-
-    def records(self, *, reader: str | None = None, held: int = 0) -> Iterable[Record]:
-        """Goes through the records that changed, less those that came from the reader.
-
-        Of its own id it hears all the same: another process may have published under it. What
-        changed up to the position `held` it has already.
-        """
-        since = max(self.since, held)
-        for entry in self.entries:
-            echo = reader is not None and entry.origin == reader != entry.record.id
-            if entry.record_position > since and not echo:
-                yield entry.record
-
-    def verdicts(self, *, unchanged: bool = False) -> Iterable[Verdict]:
-        """Goes through the statuses that changed, or through those of all entries here."""
-        for entry in self.entries:
-            if entry.node is not None and (unchanged or entry.status_position > self.since):
-                yield Verdict(entry.record.id, entry.record.stamp, entry.node.status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +80,7 @@ class Topology:
         self._updated_at = self._moment()
         self._own_floor = 0
         self._nodes: Mapping[str, NodeInfo] | None = None
-        self._subscribers: list[Callable[[TopologyEvent], object]] = []
-        self._wakers: list[Callable[[], object]] = []
-        self._events: deque[TopologyEvent] = deque()
-        self._dispatching = False
-        self._moved = False
+        self._announcer = Announcer(self._lock)
 
     def __repr__(self) -> str:
         with self._lock:
@@ -231,7 +178,7 @@ class Topology:
         with self._lock:
             self._check_owner(node.id)
             node = self._set(node)
-        self._dispatch()
+        self._announcer.announce()
         return node
 
     def update_node(self, node: NodeInfo) -> NodeInfo:
@@ -247,7 +194,7 @@ class Topology:
             if known is None:
                 raise NodeNotFoundError(node.id)
             node = self._set(replace(node, joined_at=node.joined_at or known.joined_at))
-        self._dispatch()
+        self._announcer.announce()
         return node
 
     def remove_node(self, node_id: str) -> None:
@@ -262,7 +209,7 @@ class Topology:
             if self.get_node(node_id) is None:
                 raise NodeNotFoundError(node_id)
             self._write(node_id, None)
-        self._dispatch()
+        self._announcer.announce()
 
     def republish(self) -> None:
         """Renews the lease of the owner's record, above any stamp seen of it."""
@@ -270,14 +217,14 @@ class Topology:
             node = self.get_node(self.owner) if self.owner else None
             if node is not None:
                 self._write(node.id, replace(node, status=NodeStatus.ALIVE))
-        self._dispatch()
+        self._announcer.announce()
 
     def vouch(self, node: NodeInfo) -> None:
         """Publishes what a peer that signs nothing says of a node; never over a signed record."""
         with self._lock:
             node = replace(node, status=NodeStatus.ALIVE, vouched_by=self.owner)
             self._write(node.id, node, vouched=True)
-        self._dispatch()
+        self._announcer.announce()
 
     def unvouch(self, node_id: str) -> None:
         """Removes a node again that this owner vouched for; anything else stays as it is."""
@@ -285,7 +232,7 @@ class Topology:
             record = self.get_record(node_id)
             if record and record.info and record.voucher and record.voucher == self.owner:
                 self._write(node_id, None, vouched=True)
-        self._dispatch()
+        self._announcer.announce()
 
     def merge(self, other: Topology | TopologySnapshot) -> MergeResult:
         """Joins another topology into this one, record by record; the higher stamp wins.
@@ -317,7 +264,7 @@ class Topology:
             self._raise_version(version, changed=bool(news))
             for record in news.values():
                 self._accept(record, origin)
-        self._dispatch()
+        self._announcer.announce()
         return MergeResult(bool(news), foreign)
 
     def outrun(self, version: int) -> int:
@@ -325,9 +272,9 @@ class Topology:
         with self._lock:
             target = min(version + 1, self._version + MAX_VERSION_STEP, MAX_VERSION)
             self._version = max(self._version, target)
-            self._moved = True
+            self._announcer.moved()
             version = self._version
-        self._dispatch()
+        self._announcer.announce()
         return version
 
     def set_status(self, node_id: str, stamp: int, status: NodeStatus) -> bool:
@@ -348,7 +295,7 @@ class Topology:
                 NodeStatus.FAILED: EventKind.FAILED,
             }.get(status, EventKind.UPDATED)
             self._changed(kind, node)
-        self._dispatch()
+        self._announcer.announce()
         return True
 
     def distrust(self, signers: Collection[bytes]) -> None:
@@ -360,13 +307,13 @@ class Topology:
                     if entry.node is not None:
                         self._version = min(self._version + 1, MAX_VERSION)
                         self._changed(EventKind.EXPIRED, entry.node)
-        self._dispatch()
+        self._announcer.announce()
 
     def expire(self) -> None:
         """Drops all records whose lease has ended; call it now and then."""
         with self._lock:
             self._expire(self._now_ms())
-        self._dispatch()
+        self._announcer.announce()
 
     # Following
 
@@ -376,15 +323,11 @@ class Topology:
         The callback runs in a thread that changes the topology, and must not block. What it
         raises is logged.
         """
-        with self._lock:
-            self._subscribers = [*self._subscribers, callback]
-        return lambda: self._unsubscribe(callback)
+        return self._announcer.subscribe(callback)
 
     def on_wake(self, waker: Callable[[], object]) -> Callable[[], None]:
         """Calls `waker` once after every change of log or version; returns what ends that."""
-        with self._lock:
-            self._wakers = [*self._wakers, waker]
-        return lambda: self._remove_waker(waker)
+        return self._announcer.on_wake(waker)
 
     # Inside
 
@@ -449,7 +392,7 @@ class Topology:
         raised = min(raised, MAX_VERSION)
         if raised != self._version:
             self._version = raised
-            self._moved = True
+            self._announcer.moved()
 
     def _expire(self, now: int) -> None:
         for entry in self._store.expire(now, keep=self.owner):
@@ -461,39 +404,8 @@ class Topology:
         self._nodes = None
         self._updated_at = self._moment()
         if node is not None:
-            self._events.append(TopologyEvent(kind, node, self._version))
-        self._moved = True
-
-    def _dispatch(self) -> None:
-        """Wakes feeds and hands out pending events, in order, whichever thread caused them."""
-        with self._lock:
-            moved, self._moved = self._moved, False
-            wakers = self._wakers if moved else []
-        for waker in wakers:
-            waker()
-        with self._lock:
-            if self._dispatching:
-                return
-            self._dispatching = True
-        while True:
-            with self._lock:
-                if not self._events:
-                    self._dispatching = False
-                    return
-                event, subscribers = self._events.popleft(), self._subscribers
-            for callback in subscribers:
-                try:
-                    callback(event)
-                except Exception:  # noqa: BLE001 - a subscriber's fault is no one else's
-                    _log.exception("a subscriber failed on %s of %s", event.kind, event.node.id)
-
-    def _unsubscribe(self, callback: Callable[[TopologyEvent], object]) -> None:
-        with self._lock:
-            self._subscribers = [kept for kept in self._subscribers if kept is not callback]
-
-    def _remove_waker(self, waker: Callable[[], object]) -> None:
-        with self._lock:
-            self._wakers = [kept for kept in self._wakers if kept is not waker]
+            self._announcer.note(TopologyEvent(kind, node, self._version))
+        self._announcer.moved()
 
     def _now_ms(self) -> int:
         return round(self._clock() * 1000)
