@@ -90,3 +90,13 @@ def test_a_node_waits_until_somebody_stops_it(identity: MakeIdentity) -> None:
     node.stop()
     with pytest.raises(NodeStateError):
         _ = node.topology
+
+
+def test_both_faces_of_a_node_take_the_same_options() -> None:
+    import inspect
+
+    from aegis_core import aio
+    from aegis_core._arguments import NodeArguments
+
+    taken = set(inspect.signature(aio.Node).parameters) - {"id"}
+    assert taken == set(NodeArguments.__annotations__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Self, Unpack
 
 from aegis_certs import TLSConfig
 from aegis_discovery import NodeInfo, ServiceClientPool, Topology
@@ -13,6 +13,7 @@ from aegis_discovery.identity import IdentityEvent, IdentityEventKind
 from cryptography import x509
 
 from aegis_core import aio
+from aegis_core._arguments import NodeArguments
 from aegis_core._health import HealthInfo
 from aegis_core._peer import PeerInfo
 from aegis_core.aio._peers import SyncReport
@@ -27,7 +28,7 @@ class Node:
     pass through the node's event loop.
     """
 
-    def __init__(self, id: str, **options: Any) -> None:  # noqa: A002 - as aio.Node
+    def __init__(self, id: str, **options: Unpack[NodeArguments]) -> None:  # noqa: A002 - as aio.Node
         self.id = id
         self._node = aio.Node(id, **options)
         self._background: BackgroundLoop | None = None
