@@ -32,6 +32,12 @@ def seen_alive(node: Any, *nodes: Any) -> bool:
     return all(known) and {k.status for k in known} == {NodeStatus.ALIVE}
 
 
+async def heard(until: Any, go: Any) -> None:
+    """Waits until an answer that it gives from now on was taken in."""
+    asked = len(go.asked)
+    await until(lambda: len(go.asked) > asked + 1)
+
+
 async def test_it_is_pinged_and_asked_like_any_other_peer(start: Any, start_go: Any) -> None:
     a, go = await start("a"), await start_go("go-1")
     a.add_peer(peer(go))
@@ -124,11 +130,27 @@ async def test_it_is_answered_with_a_higher_version_only_when_there_is_news(
     a.add_peer(peer(go))
     await until(lambda: seen_alive(go, a))
     assert await go.sync(a)
-    assert not await go.sync(a)
+    await heard(until, go)
+    assert not await go.sync(a), "it was seen to hold all of this"
     a.topology.update_node(a.topology.nodes["a"])
     assert await go.sync(a)
-    go.version += 1000
-    assert await go.sync(a), "it may know something else under a version that we did not give"
+
+
+async def test_it_is_given_again_what_it_lost_under_a_version_of_its_own(
+    start: Any, start_go: Any, until: Any
+) -> None:
+    a, go = await start("a"), await start_go("go-1")
+    a.add_peer(peer(go))
+    await until(lambda: seen_alive(go, a))
+    assert await go.sync(a)
+    for _ in range(2):
+        go.drop("a")
+        go.version += 1000
+        await heard(until, go)
+        assert await go.sync(a)
+        assert sorted(go.nodes) == ["a", "go-1"]
+    await heard(until, go)
+    assert not await go.sync(a)
 
 
 async def test_its_own_changes_reach_every_node(mesh: Any, start_go: Any, until: Any) -> None:

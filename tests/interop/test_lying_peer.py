@@ -194,7 +194,7 @@ async def test_a_liar_cannot_speak_for_another_node(mesh: Any) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await liar.call(name, "a", a.address, sender_id="b")
         assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
-        assert caught.value.details() == "sender_id is b, the certificate says liar"
+        assert caught.value.details() == "sender_id is 'b', the certificate says liar"
 
 
 async def test_a_provider_that_it_invents_is_never_taken_for_another_node(

@@ -170,6 +170,19 @@ def test_vouchers_that_hear_different_things_do_not_overwrite_each_other_for_eve
     assert {topology.nodes["go"].address for topology in topologies} == {"10.0.0.1:3"}
 
 
+def test_it_is_known_whether_a_peer_holds_what_the_topology_has(topology: Topology) -> None:
+    topology.add_node(node("v"))
+    vouching = Vouching(topology)
+    assert not vouching.lacks("go"), "nothing is known of it"
+    vouching.learn("go", [node("go")])
+    assert vouching.lacks("go")
+    vouching.learn("go", [node("go"), node("v")])
+    assert not vouching.lacks("go")
+    vouching.learn("go", [node("go"), node("v", 2)])
+    assert vouching.lacks("go")
+    assert topology.nodes["v"].address == "10.0.0.1:1"
+
+
 def test_what_a_lost_voucher_published_is_renewed_by_another(clock: ManualClock) -> None:
     topologies = [
         Topology(owner=owner, author=RecordAuthor(owner, clock=clock), clock=clock)

@@ -59,6 +59,17 @@ class Vouching:
         self._complaints.pop(peer_id, None)
         self._settle(self._told.pop(peer_id, {}))
 
+    def lacks(self, peer_id: str) -> bool:
+        """Tells whether a peer's last answer was without something that the topology has."""
+        told = self._told.get(peer_id)
+        if told is None:
+            return False
+        nodes = self._topology.nodes
+        return any(
+            node_id not in told or _essence(told[node_id]) != _essence(node)
+            for node_id, node in nodes.items()
+        )
+
     def _settle(self, node_ids: Iterable[str]) -> None:
         for node_id in sorted(node_ids):
             node = self._believed(node_id)
@@ -104,6 +115,11 @@ class Vouching:
         if complaint and complaint != self._complaints.get(peer_id):
             _log.warning("%s lists a node that cannot be one: %s", peer_id, complaint)
         self._complaints[peer_id] = complaint
+
+
+def _essence(node: NodeInfo) -> NodeInfo:
+    """Leaves out what a peer of the seed protocol does not pass on."""
+    return NodeInfo(node.id, node.name, node.type, node.address, node.services)
 
 
 def _without_times(node: NodeInfo) -> NodeInfo:

@@ -201,7 +201,7 @@ class PeerManager:
             # It answered, so it is there: such peers forget themselves when they adopt a topology.
             nodes.append(await self._info_of(peer))
         topology.merge_records((), version=answer.version)
-        self._vouching.learn(peer.id, [node for node in nodes if node.id != self._state.node_id])
+        self._vouching.learn(peer.id, nodes)
 
     async def tell_goodbye(self, *, aware: Collection[str]) -> None:
         """Tells a few nodes that this one left, where they do not watch it (yet) themselves.
@@ -229,6 +229,10 @@ class PeerManager:
             with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError):
                 async with asyncio.timeout(MEETING):
                     await self.poll(added.peer)
+
+    def lacks(self, peer_id: str) -> bool:
+        """Tells whether a peer that adopts topologies whole does not know all that we know."""
+        return self._vouching.lacks(peer_id)
 
     async def close(self) -> None:
         """Closes all connections."""

@@ -87,6 +87,7 @@ class RunningNode:
             health=lambda: self.monitor.info,
             on_foreign=self.state.met_foreign,
             meet=lambda peer_id: self.peers.meet(peer_id),
+            lacks=lambda peer_id: self.peers.lacks(peer_id),
             check=self.state.check,
         )
         self.server = MeshServer(

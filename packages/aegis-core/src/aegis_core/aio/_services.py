@@ -35,6 +35,7 @@ class OwnNode:
     health: Callable[[], HealthInfo]
     on_foreign: Callable[[Record], None]
     meet: Callable[[str], Awaitable[None]]
+    lacks: Callable[[str], bool]
     check: CallerCheck
 
 
@@ -82,15 +83,17 @@ class SeedService(aegis_pb2_grpc.MeshServiceServicer):
     ) -> aegis_pb2.TopologySyncResponse:
         """Answers the whole topology, with a version that makes the caller adopt it.
 
-        The caller adopts the higher version whole, and tells nothing but its own one. Unless that
-        one is what we gave it for just these records, it knows something else: we go above it.
+        The caller adopts the higher version whole, and tells nothing but its own one. Unless we
+        gave it just these records, and it was seen to hold them, we go above it.
         """
         caller = await self._check_sender(request.sender_id, context)
         await self._own.meet(caller.node_id)
         topology = self._own.topology
         snapshot = topology.snapshot()
-        given = self._answered.get(caller.node_id)
-        if request.version >= snapshot.version and given != snapshot.digest:
+        has_ours = self._answered.get(caller.node_id) == snapshot.digest
+        if request.version >= snapshot.version and (
+            not has_ours or self._own.lacks(caller.node_id)
+        ):
             topology.outrun(request.version)
             snapshot = topology.snapshot()
         self._answered[caller.node_id] = snapshot.digest
