@@ -16,6 +16,7 @@ from aegis_certs import (
     CertsError,
     DirectoryError,
     ExpiredError,
+    IdentitySource,
     KeyType,
     LockTimeoutError,
     load_or_generate_tls,
@@ -192,6 +193,22 @@ def test_a_read_only_directory_loads(readable: Path) -> None:
 
     in_a_child_that_may_not_write(readable, check)
     assert sorted(readable.iterdir()) == before
+
+
+def test_a_read_only_directory_is_polled_and_tells_what_is_revoked(readable: Path) -> None:
+    ca = CertificateAuthority.create(readable, key_type=P256)
+    ca.issue("node-2", key_type=P256)
+    ca.issue("node-1", key_type=P256)
+    ca.revoke("node-2")
+    (readable / "ca-key.pem").unlink()
+
+    def check() -> None:
+        source = IdentitySource.directory("node-1", readable)
+        source.load()
+        assert (source.poll(), source.renew()) == (None, None)
+        assert len(source.revocations()) == 1
+
+    in_a_child_that_may_not_write(readable, check)
 
 
 def test_a_read_only_directory_with_an_unfinished_install_loads_the_new_pair(
