@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import click
-from aegis_certs.cli import CommandGroup, certs
+from aegis_certs.cli import CommandGroup
 
+from aegis_cli._certs import with_mesh
 from aegis_cli._demo import demo
 from aegis_cli._exit_codes import exit_codes
 from aegis_cli._mesh import mesh
@@ -28,5 +29,5 @@ def aegis() -> None:
     """An embedded service mesh: run nodes, look at a mesh, manage its certificates."""
 
 
-for command in (certs, demo, mesh, node):
+for command in (with_mesh(), demo, mesh, node):
     aegis.add_command(command)

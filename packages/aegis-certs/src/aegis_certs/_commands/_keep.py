@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from .._naming import KeyType
@@ -241,6 +243,7 @@ def activate(
     confirm: bool,
     passphrase_file: str | None,
     json: bool,
+    distrusting: Sequence[str] | None = None,  # by a command that can see the nodes
 ) -> None:
     """Let the new CA issue from now on; certificates of the old one stay valid.
 
@@ -250,7 +253,10 @@ def activate(
     from .._output import run, show_rotation
 
     ca = load_ca(dir, passphrase_file)
-    state = run("Activating …", lambda: ca.activate_rotation(confirm=confirm))
+    state = run(
+        "Activating …",
+        lambda: ca.activate_rotation(distrusting=distrusting, confirm=confirm),
+    )
     show_rotation(json, f"The new CA in {dir} issues", state, prefix(ctx))
 
 
@@ -264,6 +270,7 @@ def retire(
     dir: str,  # noqa: A002 - named after its option
     passphrase_file: str | None,
     json: bool,
+    in_use: Sequence[str] = (),  # by a command that can see the nodes
 ) -> None:
     """End the trust in the old CA, and forget its key.
 
@@ -272,5 +279,5 @@ def retire(
     from .._output import run, show_rotation
 
     ca = load_ca(dir, passphrase_file)
-    state = run("Retiring …", ca.retire_rotation)
+    state = run("Retiring …", lambda: ca.retire_rotation(in_use=in_use))
     show_rotation(json, f"Retired the old CA in {dir}", state, prefix(ctx))
