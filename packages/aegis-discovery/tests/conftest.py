@@ -170,18 +170,28 @@ StartProvider = Callable[..., Provider]
 
 
 @pytest.fixture
-def start_provider(ca: CertificateAuthority) -> Iterator[StartProvider]:
-    """Starts providers by node id (`port=` to come back at the same one) and stops them after."""
+def make_provider() -> Iterator[StartProvider]:
+    """Starts providers of any identity, and stops them afterwards."""
     started: list[Provider] = []
 
-    def start(node_id: str, port: int = 0) -> Provider:
-        provider = Provider(ca.issue_in_memory(node_id), port)
+    def make(tls: TLSConfig, port: int = 0) -> Provider:
+        provider = Provider(tls, port)
         started.append(provider)
         return provider
 
-    yield start
+    yield make
     for provider in started:
         provider.stop()
+
+
+@pytest.fixture
+def start_provider(ca: CertificateAuthority, make_provider: StartProvider) -> StartProvider:
+    """Starts providers by node id, at a port of their own or at the one given."""
+
+    def start(node_id: str, port: int = 0) -> Provider:
+        return make_provider(ca.issue_in_memory(node_id), port)
+
+    return start
 
 
 class ProviderProcess:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Any, Self, TypeAlias
 
@@ -12,45 +11,23 @@ from aegis_discovery._calls import NoProvidersRpcError, RetriedCall, observe
 from aegis_discovery._connectivity import ConnectivityWatch
 from aegis_discovery._endpoints import Endpoint
 from aegis_discovery._routing import Router, deadline_of, time_left
+from aegis_discovery._stubs import StubCallable
 
 # The stubs of grpc make these classes generic; at run time they are not.
 # mypy: disable-error-code="type-arg"
+_Callable: TypeAlias = StubCallable[grpc.Channel]
+
 _WATCHED = 4
 """Providers whose connectivity one subscriber follows: gRPC polls each with a thread."""
 
 Connect: TypeAlias = Callable[["Endpoint[grpc.Channel]"], grpc.Channel]
 
 
-class _StubCallable:
-    """For each call, the same method of the endpoint that is picked."""
-
-    _kind: str
-
-    def __init__(
-        self, router: Router[grpc.Channel], connect: Connect, *args: Any, **kwargs: Any
-    ) -> None:
-        self._router = router
-        self._connect = connect
-        self._args = args
-        self._kwargs = kwargs
-        # By endpoint, and without holding one: it goes when its provider leaves the mesh.
-        self._callables: weakref.WeakKeyDictionary[Endpoint[grpc.Channel], Any] = (
-            weakref.WeakKeyDictionary()
-        )
-
-    def _at(self, endpoint: Endpoint[grpc.Channel]) -> Any:
-        found = self._callables.get(endpoint)
-        if found is None:
-            make = getattr(self._connect(endpoint), self._kind)
-            found = self._callables[endpoint] = make(*self._args, **self._kwargs)
-        return found
-
-
 def _waiting(how: str) -> Callable[..., Any]:
     """Makes a method that blocks for the response to one request."""
 
     def call(
-        self: _StubCallable,
+        self: _Callable,
         request: Any,
         timeout: float | None = None,
         metadata: Any = None,
@@ -58,14 +35,14 @@ def _waiting(how: str) -> Callable[..., Any]:
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        router = self._router
+        router = self.router
         endpoint = router.pick()
         deadline = deadline_of(timeout)
         wait = router.first_wait(wait_for_ready)
         again = True
         while True:
             try:
-                response = getattr(self._at(endpoint), how)(
+                response = getattr(self.at(endpoint), how)(
                     request, timeout, metadata, credentials, wait, compression
                 )
             except grpc.RpcError as error:
@@ -85,7 +62,7 @@ def _beginning(how: str) -> Callable[..., Any]:
     """Makes a method that sends one request and returns the call."""
 
     def call(
-        self: _StubCallable,
+        self: _Callable,
         request: Any,
         timeout: float | None = None,
         metadata: Any = None,
@@ -96,11 +73,11 @@ def _beginning(how: str) -> Callable[..., Any]:
         def start(
             endpoint: Endpoint[grpc.Channel], timeout: float | None, wait: bool | None
         ) -> Any:
-            return getattr(self._at(endpoint), how)(
+            return getattr(self.at(endpoint), how)(
                 request, timeout, metadata, credentials, wait, compression
             )
 
-        router = self._router
+        router = self.router
         try:
             if router.retry:
                 return RetriedCall(router, start, timeout, wait_for_ready)
@@ -115,12 +92,12 @@ def _beginning(how: str) -> Callable[..., Any]:
 def _waiting_stream(how: str) -> Callable[..., Any]:
     """Makes a method that blocks for the response to a stream; nothing can send that twice."""
 
-    def call(self: _StubCallable, request_iterator: Any, *args: Any, **kwargs: Any) -> Any:
-        endpoint = self._router.pick()
+    def call(self: _Callable, request_iterator: Any, *args: Any, **kwargs: Any) -> Any:
+        endpoint = self.router.pick()
         try:
-            response = getattr(self._at(endpoint), how)(request_iterator, *args, **kwargs)
+            response = getattr(self.at(endpoint), how)(request_iterator, *args, **kwargs)
         except grpc.RpcError as error:
-            _after(self._router, endpoint, error)
+            _after(self.router, endpoint, error)
             raise
         if endpoint.backoff:
             endpoint.succeeded()
@@ -132,13 +109,13 @@ def _waiting_stream(how: str) -> Callable[..., Any]:
 def _beginning_stream(how: str) -> Callable[..., Any]:
     """Makes a method that sends a stream and returns the call."""
 
-    def call(self: _StubCallable, request_iterator: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self: _Callable, request_iterator: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            endpoint = self._router.pick()
+            endpoint = self.router.pick()
         except NoProvidersRpcError as error:
             return error
-        started = getattr(self._at(endpoint), how)(request_iterator, *args, **kwargs)
-        return observe(started, self._router, endpoint)
+        started = getattr(self.at(endpoint), how)(request_iterator, *args, **kwargs)
+        return observe(started, self.router, endpoint)
 
     return call
 
@@ -155,27 +132,27 @@ def _after(
     return router.after(endpoint, error.code(), answered=answered, deadline=deadline, again=again)
 
 
-class _UnaryUnary(_StubCallable, grpc.UnaryUnaryMultiCallable):
-    _kind = "unary_unary"
+class _UnaryUnary(_Callable, grpc.UnaryUnaryMultiCallable):
+    kind = "unary_unary"
     __call__ = _waiting("__call__")
     with_call = _waiting("with_call")
     future = _beginning("future")
 
 
-class _UnaryStream(_StubCallable, grpc.UnaryStreamMultiCallable):
-    _kind = "unary_stream"
+class _UnaryStream(_Callable, grpc.UnaryStreamMultiCallable):
+    kind = "unary_stream"
     __call__ = _beginning("__call__")
 
 
-class _StreamUnary(_StubCallable, grpc.StreamUnaryMultiCallable):
-    _kind = "stream_unary"
+class _StreamUnary(_Callable, grpc.StreamUnaryMultiCallable):
+    kind = "stream_unary"
     __call__ = _waiting_stream("__call__")
     with_call = _waiting_stream("with_call")
     future = _beginning_stream("future")
 
 
-class _StreamStream(_StubCallable, grpc.StreamStreamMultiCallable):
-    _kind = "stream_stream"
+class _StreamStream(_Callable, grpc.StreamStreamMultiCallable):
+    kind = "stream_stream"
     __call__ = _beginning_stream("__call__")
 
 

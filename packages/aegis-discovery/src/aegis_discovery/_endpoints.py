@@ -39,15 +39,20 @@ class Endpoint(Generic[ChannelT]):
 
     Attributes:
         channel: Set by the shell when the first call goes there.
+        callables: The channel's methods, by the stub callables that use them.
         backoff: Seconds of the current backoff; 0 while nothing speaks against the endpoint.
     """
 
-    __slots__ = ("__weakref__", "_probing", "_retry_at", "address", "backoff", "channel", "node_id")
+    __slots__ = (
+        "__weakref__", "_probing", "_retry_at", "address", "backoff", "callables", "channel",
+        "node_id",
+    )  # fmt: skip
 
     def __init__(self, node_id: str, address: str) -> None:
         self.node_id = node_id
         self.address = address
         self.channel: ChannelT | None = None
+        self.callables: dict[object, Any] = {}
         self.backoff = 0.0
         self._retry_at = 0.0
         self._probing = False

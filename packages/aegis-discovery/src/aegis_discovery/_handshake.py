@@ -7,7 +7,6 @@ import socket
 import ssl
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,7 +34,7 @@ def identify(address: str, tls: TLSConfig, timeout: float = 5.0) -> Identity:
     Args:
         address: `host:port`.
         tls: Our identity.
-        timeout: Seconds to connect, and again for the handshake.
+        timeout: Seconds for each step: to connect, to shake hands, to be accepted.
 
     Raises:
         ConnectError: Nobody answers there, it is no gRPC over TLS, or it refuses our certificate.
@@ -97,26 +96,31 @@ def own_problem(tls: TLSConfig) -> str | None:
 def _handshake(raw: socket.socket, address: str, tls: TLSConfig, timeout: float) -> bytes:
     """Returns the peer's certificate (DER) once the peer has accepted ours."""
     raw.settimeout(timeout)
-    deadline = time.monotonic() + timeout
     try:
-        with _context(tls).wrap_socket(raw) as connection:
-            der = connection.getpeercert(binary_form=True)
-            if connection.selected_alpn_protocol() != "h2" or der is None:
-                raise _unreachable(address, "speaks TLS, but not gRPC (no HTTP/2)")
-            connection.settimeout(max(deadline - time.monotonic(), 0.001))
-            connection.sendall(_HTTP2_PREFACE)
-            if not connection.recv(1):
-                raise _refused(address, tls, "it closed the connection")
-            return der
+        connection = _context(tls).wrap_socket(raw)
     except ssl.SSLCertVerificationError as error:
         raise PeerIdentityError(address, _untrusted(error)) from error
-    except (ssl.SSLEOFError, ConnectionResetError, BrokenPipeError) as error:
+    except (ssl.SSLEOFError, ConnectionResetError) as error:
         raise _refused(address, tls, "it closed the connection") from error
     except ssl.SSLError as error:
         reason = error.reason or str(error)
         if "ALERT" in reason:
-            raise _refused(address, tls, reason.lower().replace("_", " ")) from error
-        raise _unreachable(address, f"answers, but not with TLS ({reason})") from error
+            raise _refused(address, tls, _plain(reason)) from error
+        raise _unreachable(address, f"answers, but not with TLS ({_plain(reason)})") from error
+    with connection:
+        der = connection.getpeercert(binary_form=True)
+        if connection.selected_alpn_protocol() != "h2" or der is None:
+            raise _unreachable(address, "speaks TLS, but not gRPC (no HTTP/2)")
+        try:
+            connection.sendall(_HTTP2_PREFACE)
+            accepted = connection.recv(1)
+        except TimeoutError:
+            raise
+        except OSError as error:  # with TLS 1.3, a refusal comes after the handshake
+            raise _refused(address, tls, _plain(error.strerror or str(error))) from error
+        if not accepted:
+            raise _refused(address, tls, "it closed the connection")
+        return der
 
 
 def _context(tls: TLSConfig) -> ssl.SSLContext:
@@ -159,6 +163,11 @@ def _untrusted(error: ssl.SSLCertVerificationError) -> str:
         f"its certificate is not trusted ({error.verify_message}); "
         f"both sides need certificates of one CA"
     )
+
+
+def _plain(reason: str) -> str:
+    """Makes OpenSSL's names of errors readable."""
+    return reason.lower().replace("_", " ")
 
 
 def _refused(address: str, tls: TLSConfig, what: str) -> ConnectError:

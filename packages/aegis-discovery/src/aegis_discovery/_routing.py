@@ -48,13 +48,16 @@ class Router(Generic[ChannelT]):
             ClosedError: If the channel or its pool was closed.
             NoProvidersError: If nobody provides the service.
         """
-        if self.closed:
-            raise ClosedError("channel")
         endpoint = self._service.pick()
-        if endpoint is None:
-            service = self._service
-            raise self._no_providers(service.name, service.version, service.known_nodes)
+        if endpoint is None or self.closed:
+            raise self._refusal()
         return endpoint
+
+    def _refusal(self) -> ClosedError | NoProvidersError:
+        if self.closed:
+            return ClosedError("channel")
+        service = self._service
+        return self._no_providers(service.name, service.version, service.known_nodes)
 
     def first_wait(self, wait_for_ready: bool | None) -> bool | None:
         """Returns `wait_for_ready` for a first attempt.

@@ -29,11 +29,18 @@ __all__ = [
 Options: TypeAlias = Sequence[tuple[str, Any]]
 
 
-def channel_options(node_id: str) -> Options:
-    """Returns what every channel of the mesh is opened with."""
+def channel_options(node_id: str, options: Options = ()) -> Options:
+    """Returns what a channel of the mesh is opened with.
+
+    Args:
+        node_id: Who must answer.
+        options: Options of the user; they win over all of ours but the check of the name.
+    """
+    # Of two options of one name, gRPC takes the first.
     return (
         # The server's certificate must be this node's, whatever the address says.
         ("grpc.ssl_target_name_override", node_id),
+        *options,
         # The probes measure bandwidth for windows above 64 KiB, and more than double the
         # traffic of an idle stream.
         ("grpc.http2.bdp_probe", 0),
@@ -43,7 +50,7 @@ def channel_options(node_id: str) -> Options:
         # unused long after the pool wants to try it again.
         ("grpc.initial_reconnect_backoff_ms", 250),
         ("grpc.max_reconnect_backoff_ms", 10_000),
-        # Seconds for one attempt to connect (20 by default), which a call would wait for.
+        # One attempt to connect may take 20 s by default, and the first call waits for it.
         ("grpc.min_reconnect_backoff_ms", 5_000),
     )
 
@@ -62,10 +69,10 @@ def open_channel(
         tls: Our identity.
         node_id: Who must answer.
         address: Where, as `host:port`.
-        options: Further channel options of gRPC; they win over ours.
+        options: Further channel options of gRPC.
     """
     return grpc.secure_channel(
-        address, channel_credentials(tls), options=(*channel_options(node_id), *options)
+        address, channel_credentials(tls), options=channel_options(node_id, options)
     )
 
 
@@ -106,7 +113,7 @@ class ChannelCache:
                 channel = grpc.secure_channel(
                     address,
                     self._credentials,
-                    options=(*channel_options(node_id), *self._options),
+                    options=channel_options(node_id, self._options),
                 )
                 self._channels[node_id, address] = channel
             return channel

@@ -6,23 +6,21 @@ import logging
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from functools import partial
-from typing import Any, NoReturn, TypeAlias
+from time import monotonic
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
 
 from aegis_discovery._endpoints import Endpoint
-from aegis_discovery._routing import Router, deadline_of, time_left
+from aegis_discovery._routing import Router, time_left
+from aegis_discovery._stubs import StubCallable
 from aegis_discovery.errors import NoProvidersError
 
 # The stubs of grpc make these classes generic; at run time not all of them are.
 # mypy: disable-error-code="type-arg"
 
 _log = logging.getLogger("aegis.pool")
-
-Start: TypeAlias = Callable[
-    ["Endpoint[grpc.aio.Channel]", "float | None", "bool | None"], grpc.aio.Call
-]
 
 
 class NoProvidersRpcError(NoProvidersError, grpc.aio.AioRpcError):
@@ -48,13 +46,14 @@ def after(
     router: Router[grpc.aio.Channel],
     endpoint: Endpoint[grpc.aio.Channel],
     call: Any,
-    *,
     seen: bool = False,
     deadline: float | None = None,
     again: bool = False,
 ) -> Endpoint[grpc.aio.Channel] | None:
     """Lets the router know how an attempt ended; returns where the call goes on, if it does."""
     code = _now(call.code())
+    if code is grpc.StatusCode.OK and not endpoint.backoff:
+        return None  # as nearly all calls end
     answered = seen or (code is grpc.StatusCode.UNAVAILABLE and bool(_now(call.initial_metadata())))
     return router.after(endpoint, code, answered=answered, deadline=deadline, again=again)
 
@@ -90,36 +89,55 @@ class RetriedCall(grpc.aio.Call):
     It behaves as the call of the attempt that counts.
 
     Args:
-        router: Decides where it goes.
-        start: Starts an attempt: endpoint, timeout, wait_for_ready.
+        stub: Whose call it is.
+        request: The request.
         timeout: Seconds for all attempts together.
         wait_for_ready: As the caller gave it.
+        options: What else the caller gave.
     """
+
+    # What is so for nearly all calls costs them nothing here.
+    _again = True
+    _seen = False
+    _settled: Any = None
 
     def __init__(
         self,
-        router: Router[grpc.aio.Channel],
-        start: Start,
+        stub: StubCallable[grpc.aio.Channel],
+        request: Any,
         timeout: float | None,
         wait_for_ready: bool | None,
+        options: dict[str, Any],
     ) -> None:
-        self._router = router
-        self._start = start
-        self._deadline = deadline_of(timeout)
+        self._stub = stub
+        self._request = request
+        self._deadline = None if timeout is None else monotonic() + timeout
         self._wait_for_ready = wait_for_ready
-        self._again = True
-        self._seen = False
-        self._settled: Any = None
-        self._endpoint = router.pick()
-        self._call: Any = start(self._endpoint, timeout, router.first_wait(wait_for_ready))
-        self._watch()
+        self._options = options
+        router = stub.router
+        endpoint = router.pick()
+        if wait_for_ready:
+            wait_for_ready = router.first_wait(wait_for_ready)
+        self._attempt(endpoint, timeout, wait_for_ready)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {self._endpoint.node_id}: {self._call!r}>"
 
-    def _watch(self) -> None:
-        """Settles the attempt as it ends, even if nobody waits for it."""
-        self._call.add_done_callback(self._is_final)
+    def _attempt(
+        self,
+        endpoint: Endpoint[grpc.aio.Channel],
+        timeout: float | None,
+        wait_for_ready: bool | None,
+    ) -> None:
+        self._endpoint = endpoint
+        self._call: Any = self._stub.at(endpoint)(
+            self._request, timeout=timeout, wait_for_ready=wait_for_ready, **self._options
+        )
+        self._call.add_done_callback(self._ended)
+
+    def _ended(self, call: Any) -> None:
+        """Settles an attempt, even if nobody waits for it."""
+        self._is_final(call)
 
     def _is_final(self, call: Any) -> bool:
         """Tells of an attempt that ended whether the call ends with it; settled only once."""
@@ -130,13 +148,10 @@ class RetriedCall(grpc.aio.Call):
         again, self._again = self._again, False
         try:
             other = after(
-                self._router, self._endpoint, call,
-                seen=self._seen, deadline=self._deadline, again=again,
-            )  # fmt: skip
+                self._stub.router, self._endpoint, call, self._seen, self._deadline, again
+            )
             if other is not None:
-                self._call = self._start(other, time_left(self._deadline), self._wait_for_ready)
-                self._endpoint = other
-                self._watch()
+                self._attempt(other, time_left(self._deadline), self._wait_for_ready)
                 return False
         except Exception:  # noqa: BLE001 - whatever hinders a second attempt, the first one stands
             _log.debug("no second attempt after %r", call, exc_info=True)
@@ -222,14 +237,25 @@ class RetriedCall(grpc.aio.Call):
 class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
     """A call with one response."""
 
+    _awaited = False
+
+    def _ended(self, call: Any) -> None:
+        if not self._awaited:  # else it is settled there, and more cheaply
+            self._is_final(call)
+
     def __await__(self) -> Generator[Any, None, Any]:
+        self._awaited = True
         while True:
             call = self._call
             try:
-                return (yield from call.__await__())
+                response = yield from call.__await__()
             except grpc.RpcError:
                 if self._is_final(call):
                     raise
+            else:
+                if self._endpoint.backoff:
+                    self._endpoint.succeeded()
+                return response
 
 
 class RetriedStreamCall(RetriedCall, grpc.aio.UnaryStreamCall):
@@ -237,7 +263,7 @@ class RetriedStreamCall(RetriedCall, grpc.aio.UnaryStreamCall):
 
     _responses: AsyncIterator[Any] | None = None
 
-    def _watch(self) -> None:
+    def __init__(self, *args: Any) -> None:
         # What gRPC calls back must not keep this alive, or it could never be dropped.
         this = weakref.ref(self)
 
@@ -246,7 +272,8 @@ class RetriedStreamCall(RetriedCall, grpc.aio.UnaryStreamCall):
             if retried is not None:
                 retried._is_final(call)  # noqa: SLF001 - a closure of this very class
 
-        self._call.add_done_callback(ended)
+        self._ended = ended  # type: ignore[method-assign]  # in place of one that holds this
+        super().__init__(*args)
 
     def __del__(self) -> None:
         call = getattr(self, "_call", None)

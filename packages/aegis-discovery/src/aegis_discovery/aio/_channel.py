@@ -12,8 +12,10 @@ import grpc.aio
 
 from aegis_discovery._endpoints import Endpoint
 from aegis_discovery._routing import Router
+from aegis_discovery._stubs import StubCallable
 from aegis_discovery.aio._calls import (
     NoProvidersRpcError,
+    RetriedCall,
     RetriedStreamCall,
     RetriedUnaryCall,
     UnroutedCall,
@@ -23,6 +25,8 @@ from aegis_discovery.aio._calls import (
 # The stubs of grpc make these classes generic; at run time not all of them are.
 # mypy: disable-error-code="type-arg"
 
+_Callable: TypeAlias = StubCallable[grpc.aio.Channel]
+
 _READY = grpc.ChannelConnectivity.READY
 _LOST = frozenset({grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN})
 _PACE = 0.05
@@ -31,97 +35,59 @@ _PACE = 0.05
 Connect: TypeAlias = Callable[["Endpoint[grpc.aio.Channel]"], grpc.aio.Channel]
 
 
-class _StubCallable:
-    """For each call, the same method of the endpoint that is picked."""
-
-    _kind: str
-
-    def __init__(
-        self, router: Router[grpc.aio.Channel], connect: Connect, *args: Any, **kwargs: Any
-    ) -> None:
-        self._router = router
-        self._connect = connect
-        self._args = args
-        self._kwargs = kwargs
-        # By endpoint, and without holding one: it goes when its provider leaves the mesh.
-        self._callables: weakref.WeakKeyDictionary[Endpoint[grpc.aio.Channel], Any] = (
-            weakref.WeakKeyDictionary()
-        )
-
-    def _at(self, endpoint: Endpoint[grpc.aio.Channel]) -> Any:
-        found = self._callables.get(endpoint)
-        if found is None:
-            make = getattr(self._connect(endpoint), self._kind)
-            found = self._callables[endpoint] = make(*self._args, **self._kwargs)
-        return found
-
-
-def _one_request(retried: Callable[..., grpc.aio.Call]) -> Callable[..., Any]:
+def _one_request(retried: type[RetriedCall]) -> Callable[..., Any]:
     """Makes the method that sends one request, which can be sent again."""
 
     def call(
-        self: _StubCallable,
+        self: _Callable,
         request: Any,
         *,
         timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
+        **options: Any,
     ) -> Any:
-        def start(
-            endpoint: Endpoint[grpc.aio.Channel], timeout: float | None, wait: bool | None
-        ) -> Any:
-            return self._at(endpoint)(
-                request,
-                timeout=timeout,
-                metadata=metadata,
-                credentials=credentials,
-                wait_for_ready=wait,
-                compression=compression,
-            )
-
-        router = self._router
+        router = self.router
         try:
             if router.retry:
-                return retried(router, start, timeout, wait_for_ready)
+                return retried(self, request, timeout, wait_for_ready, options)
             endpoint = router.pick()
         except NoProvidersRpcError as error:
             return UnroutedCall(error)
-        return observe(start(endpoint, timeout, wait_for_ready), router, endpoint)
+        started = self.at(endpoint)(
+            request, timeout=timeout, wait_for_ready=wait_for_ready, **options
+        )
+        return observe(started, router, endpoint)
 
     return call
 
 
-def _many_requests(
-    self: _StubCallable, request_iterator: Any = None, *args: Any, **kwargs: Any
-) -> Any:
+def _many_requests(self: _Callable, request_iterator: Any = None, *args: Any, **kwargs: Any) -> Any:
     """Sends a stream of requests; nothing can send that twice."""
     try:
-        endpoint = self._router.pick()
+        endpoint = self.router.pick()
     except NoProvidersRpcError as error:
         return UnroutedCall(error)
-    call = self._at(endpoint)(request_iterator, *args, **kwargs)
-    return observe(call, self._router, endpoint)
+    call = self.at(endpoint)(request_iterator, *args, **kwargs)
+    return observe(call, self.router, endpoint)
 
 
-class _UnaryUnary(_StubCallable, grpc.aio.UnaryUnaryMultiCallable):
-    _kind = "unary_unary"
+class _UnaryUnary(_Callable, grpc.aio.UnaryUnaryMultiCallable):
+    kind = "unary_unary"
     __call__ = _one_request(RetriedUnaryCall)
 
 
-class _UnaryStream(_StubCallable, grpc.aio.UnaryStreamMultiCallable):
-    _kind = "unary_stream"
+class _UnaryStream(_Callable, grpc.aio.UnaryStreamMultiCallable):
+    kind = "unary_stream"
     __call__ = _one_request(RetriedStreamCall)
 
 
-class _StreamUnary(_StubCallable, grpc.aio.StreamUnaryMultiCallable):
-    _kind = "stream_unary"
+class _StreamUnary(_Callable, grpc.aio.StreamUnaryMultiCallable):
+    kind = "stream_unary"
     __call__ = _many_requests
 
 
-class _StreamStream(_StubCallable, grpc.aio.StreamStreamMultiCallable):
-    _kind = "stream_stream"
+class _StreamStream(_Callable, grpc.aio.StreamStreamMultiCallable):
+    kind = "stream_stream"
     __call__ = _many_requests
 
 

@@ -124,4 +124,7 @@ class _LoopRouter(Router[grpc.aio.Channel]):
 
     def pick(self) -> Endpoint[grpc.aio.Channel]:
         self._home.check()
-        return super().pick()
+        endpoint = self._service.pick()  # not by super(): each frame of a call counts
+        if endpoint is None or self.closed:
+            raise self._refusal()
+        return endpoint

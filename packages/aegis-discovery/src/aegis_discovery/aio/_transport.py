@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from asyncio import get_running_loop
 from collections.abc import Sequence
 
 import grpc.aio
@@ -22,10 +23,10 @@ def open_channel(
         tls: Our identity.
         node_id: Who must answer.
         address: Where, as `host:port`.
-        options: Further channel options of gRPC; they win over ours.
+        options: Further channel options of gRPC.
     """
     return grpc.aio.secure_channel(
-        address, channel_credentials(tls), options=(*channel_options(node_id), *options)
+        address, channel_credentials(tls), options=channel_options(node_id, options)
     )
 
 
@@ -45,7 +46,7 @@ class HomeLoop:
             EventLoopError: If it is another one, or none runs.
         """
         try:
-            running = asyncio.get_running_loop()
+            running = get_running_loop()
         except RuntimeError:
             raise EventLoopError(self._what) from None
         if running is not self._loop:
@@ -100,7 +101,7 @@ class ChannelCache:
             channel = grpc.aio.secure_channel(
                 address,
                 self._credentials,
-                options=(*channel_options(node_id), *self._options),
+                options=channel_options(node_id, self._options),
                 interceptors=self._interceptors,
             )
             self._channels[node_id, address] = channel

@@ -1,0 +1,121 @@
+"""What `pool.channel` adds to a unary call, against the same stub on raw channels of gRPC.
+
+    uv run python benchmarks/calls.py
+
+Both have the same TLS and call the same providers in turn; the CPU time is the caller's. The
+target is at most 10 us added per call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import grpc
+import grpc.aio
+from aegis_certs import TLSConfig
+from aegis_discovery import NodeInfo, ServiceClientPool, Topology
+from aegis_discovery.aio import ServiceClientPool as AioServiceClientPool
+from harness import METHOD, SERVICE, echo_servers, estimate, paired_rounds
+
+REQUEST = b"x" * 64
+
+
+def raw_channels(module: Any, nodes: Sequence[NodeInfo], tls: TLSConfig) -> list[Any]:
+    """Opens what one would open by hand, with the same check of the server's name."""
+    credentials = grpc.ssl_channel_credentials(
+        tls.trust_bundle, tls.private_key, tls.certificate_chain
+    )
+    return [
+        module.secure_channel(
+            node.address, credentials, options=[("grpc.ssl_target_name_override", node.id)]
+        )
+        for node in nodes
+    ]
+
+
+def stubs_in_turn(channels: Sequence[Any]) -> Iterator[Any]:
+    return itertools.cycle(
+        [channel.unary_unary(METHOD, _registered_method=True) for channel in channels]
+    )
+
+
+def call_sync(channels: Sequence[grpc.Channel]) -> Callable[[int], object]:
+    stubs = stubs_in_turn(channels)
+
+    def run(calls: int) -> None:
+        for stub in itertools.islice(stubs, calls):
+            stub(REQUEST, timeout=10)
+
+    return run
+
+
+def call_aio(loop: asyncio.Runner, channels: Sequence[grpc.aio.Channel]) -> Callable[[int], object]:
+    stubs = stubs_in_turn(channels)
+
+    async def run(calls: int) -> None:
+        for stub in itertools.islice(stubs, calls):
+            await stub(REQUEST, timeout=10)
+
+    return lambda calls: loop.run(run(calls))
+
+
+def report(name: str, providers: int, taken: dict[str, list[float]]) -> None:
+    pairs = list(zip(taken["raw"], taken["pool"], strict=True))
+    added = estimate([pool - raw for raw, pool in pairs])
+    ratio = estimate([pool / raw for raw, pool in pairs])
+    raw = estimate(taken["raw"])
+    print(f"{name:4} {providers:9}   {raw:6.1f}   {added:5.1f}   {ratio:5.3f}", flush=True)
+
+
+def compare_sync(nodes: Sequence[NodeInfo], tls: TLSConfig, **how_often: int) -> None:
+    with ExitStack() as stack:
+        raw = [stack.enter_context(channel) for channel in raw_channels(grpc, nodes, tls)]
+        pool = stack.enter_context(ServiceClientPool(topology_of(nodes), tls))
+        balanced = pool.channel(SERVICE.name, SERVICE.version)
+        variants = {"raw": call_sync(raw), "pool": call_sync([balanced])}
+        report("sync", len(nodes), paired_rounds(variants, **how_often))
+
+
+def compare_aio(nodes: Sequence[NodeInfo], tls: TLSConfig, **how_often: int) -> None:
+    with asyncio.Runner() as loop:
+
+        async def opened() -> tuple[list[grpc.aio.Channel], AioServiceClientPool]:
+            return raw_channels(grpc.aio, nodes, tls), AioServiceClientPool(topology_of(nodes), tls)
+
+        raw, pool = loop.run(opened())
+        balanced = pool.channel(SERVICE.name, SERVICE.version)
+        variants = {"raw": call_aio(loop, raw), "pool": call_aio(loop, [balanced])}
+        report("aio", len(nodes), paired_rounds(variants, **how_often))
+        loop.run(pool.close())
+        for channel in raw:
+            loop.run(channel.close())
+
+
+def topology_of(nodes: Sequence[NodeInfo]) -> Topology:
+    topology = Topology()
+    for node in nodes:
+        topology.add_node(node)
+    return topology
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=120, help="paired rounds (default 120)")
+    parser.add_argument("--calls", type=int, default=100, help="calls a round (default 100)")
+    arguments = parser.parse_args()
+    how_often = {"rounds": arguments.rounds, "calls": arguments.calls}
+    print("unary calls, CPU us each; median [95 % interval]")
+    print("     providers   raw                      added                 ratio")
+    with echo_servers(3) as (nodes, tls):
+        for compare in (compare_sync, compare_aio):
+            for some in (nodes[:1], nodes):
+                compare(some, tls, **how_often)
+
+
+if __name__ == "__main__":
+    main()
