@@ -1,24 +1,37 @@
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import os
 import pty
 import re
 import select
+import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
-from aegis_certs import CertificateAuthority, KeyType, list_certificates
+from aegis_certs import (
+    CertificateAuthority,
+    CertificateSource,
+    KeyType,
+    TLSOptions,
+    list_certificates,
+    load_tls,
+)
 from aegis_certs._store import Store
 from aegis_certs.cli import CommandGroup, certs, certs_exit_codes
 from click.testing import CliRunner, Result
@@ -316,3 +329,296 @@ def test_help_shows_examples_and_exit_codes(run: Callable[..., Result]) -> None:
 
 def test_the_version_is_that_of_the_wheel(run: Callable[..., Result]) -> None:
     assert run("--version").stdout == f"aegis-certs {version('aegis-certs')}\n"
+
+
+# --- the lifecycle ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def acme(run: Callable[..., Result]) -> Callable[..., Result]:
+    """The commands on a directory with a CA and two nodes."""
+    for arguments in (
+        ("init", *EC, "--name", "Acme"),
+        ("issue", "orders-1", *EC),
+        ("issue", "laptop", *EC, "--client-only", "--days", "7"),
+    ):
+        assert run(*arguments).exit_code == 0
+    return run
+
+
+def as_json(result: Result) -> Any:
+    assert result.stderr == ""
+    return json.loads(result.stdout)
+
+
+def test_a_request_travels_to_the_ca_and_back(
+    acme: Callable[..., Result], directory: Path, tmp_path: Path
+) -> None:
+    away, signed = tmp_path / "away", tmp_path / "signed.pem"
+    away.mkdir()
+    shutil.copy(directory / "ca-cert.pem", away)
+    host = ("--host", "a.example")
+    made = as_json(acme("csr", "n1", *EC, *host, "--dir", str(away), "--json"))
+    request = made["request"]
+    assert acme("sign", request, "--id", "n2").exit_code == 2
+    answer = as_json(acme("sign", request, "--out", str(signed), "--json"))
+    assert answer["dropped"] == ["DNS name a.example"]
+    assert "DNS name a.example" in acme("sign", request, "--out", str(signed)).stdout
+    assert (
+        as_json(acme("install", str(signed), "--dir", str(away), "--json"))["trust_bundle"]
+        == f"{away}/ca-cert.pem"
+    )
+    assert acme("verify", "n1", "--dir", str(away)).exit_code == 0
+
+
+def test_verify_says_which_check_failed_and_ends_with_its_code(
+    acme: Callable[..., Result], directory: Path, tmp_path: Path
+) -> None:
+    assert acme("verify", "orders-1", "--usage", "server").exit_code == 0
+    wrong = acme("verify", "laptop", "--usage", "server", "--name", "api.example")
+    assert wrong.exit_code == 5
+    lines = {line.split()[1]: line[0] for line in wrong.stdout.splitlines()}
+    assert lines == {
+        **dict.fromkeys(("dates", "chain", "key"), "✓"),
+        **dict.fromkeys(("usage", "name"), "✗"),
+        "revocation": "-",
+    }
+    other = CertificateAuthority.create(tmp_path / "o", key_type=KeyType.P256)
+    stranger = tmp_path / "stranger.pem"
+    stranger.write_bytes(other.issue_in_memory("orders-1").certificate_chain)
+    found = as_json_of_failure(acme("verify", str(stranger), "--json"), 5)
+    assert [name for name, check in found["checks"].items() if check["ok"] is False] == ["chain"]
+    shutil.copy(directory / "laptop-key.pem", directory / "orders-1-key.pem")
+    assert "does not belong" in acme("verify", "orders-1").stdout
+    assert acme("verify", "orders-1").exit_code == 5
+    assert acme("verify", "nobody").exit_code == 7
+
+
+def as_json_of_failure(result: Result, code: int) -> Any:
+    assert result.exit_code == code
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(("days", "age", "code"), [(90, 10, 0), (90, 70, 3), (90, 100, 4)])
+def test_verify_and_doctor_tell_the_dates_by_their_codes(
+    run: Callable[..., Result], directory: Path, days: int, age: int, code: int
+) -> None:
+    past = dt.datetime.now(dt.UTC) - age * DAY
+    ca = CertificateAuthority.create(directory, key_type=KeyType.P256, at=past)
+    ca.issue("n", key_type=KeyType.P256, days=days, at=past)
+    assert run("verify", "n").exit_code == code
+    assert run("doctor").exit_code == code
+
+
+def test_a_revoked_node_is_listed_verified_and_diagnosed_as_such(
+    acme: Callable[..., Result],
+) -> None:
+    found = as_json(acme("revoke", "orders-1", "--reason", "key-compromise", "--json"))
+    assert found["reason"] == "key-compromise"
+    states = {e["id"]: e["state"] for e in as_json(acme("list", "--json"))["certificates"]}
+    assert states == {"ca": "valid", "laptop": "valid", "orders-1": "revoked"}
+    for command in (("verify", "orders-1"), ("doctor",), ("renew", "orders-1")):
+        assert acme(*command).exit_code == 6
+    assert acme("revoke", "orders-9").exit_code == 7
+    assert "Revoked laptop" in acme("revoke", "laptop").stdout
+
+
+def test_renew_does_one_or_all_that_are_due(run: Callable[..., Result], directory: Path) -> None:
+    past = dt.datetime.now(dt.UTC) - 70 * DAY
+    ca = CertificateAuthority.create(directory, key_type=KeyType.P256, at=past)
+    for node_id, days in (("due", 90), ("fresh", 300)):
+        ca.issue(node_id, key_type=KeyType.P256, days=days, at=past)
+    renewed = as_json(run("renew", "--json"))["renewed"]
+    assert [one["id"] for one in renewed] == ["due"]
+    assert "is due" in run("renew").stdout
+    assert "Renewed fresh" in run("renew", "fresh").stdout
+    assert run("renew", "nobody").exit_code == 7
+    assert run("renew", "fresh", "--watch").exit_code == 2
+
+
+def test_renew_watch_goes_on_until_it_is_interrupted(directory: Path) -> None:
+    past = dt.datetime.now(dt.UTC) - 70 * DAY
+    ca = CertificateAuthority.create(directory, key_type=KeyType.P256, at=past)
+    ca.issue("due", key_type=KeyType.P256, at=past)
+    terminal = Terminal("renew", "--watch", "--dir", str(directory))
+    terminal.read_until(lambda output: "Renewed due" in output)
+    os.kill(terminal.pid, signal.SIGINT)
+    output, code = terminal.end()
+    assert code == 130
+    assert "Traceback" not in output
+
+
+def test_a_ca_is_rotated_in_three_steps(acme: Callable[..., Result], directory: Path) -> None:
+    assert as_json(acme("rotate-ca", "status", "--json"))["phase"] == "none"
+    assert "Acme G2" in acme("rotate-ca", "prepare").stdout
+    asked = acme("rotate-ca", "activate")
+    assert asked.exit_code == 1
+    assert "laptop, orders-1" in asked.stderr
+    assert acme("rotate-ca", "activate", "--confirm").exit_code == 0
+    assert "laptop, orders-1" in acme("rotate-ca", "retire").stderr
+    assert "Renewed laptop" in acme("renew").stdout
+    retired = as_json(acme("rotate-ca", "retire", "--json"))
+    assert (retired["phase"], retired["issuing"]) == ("none", "Acme G2")
+    assert acme("doctor").exit_code == 0
+
+
+def test_export_gives_the_bundle_or_an_identity_for_files_and_environments(
+    acme: Callable[..., Result], directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert acme("export").stdout == (directory / "ca-cert.pem").read_text()
+    whole = acme("export", "orders-1").stdout
+    assert [whole.count(f"BEGIN {what}") for what in ("PRIVATE KEY", "CERTIFICATE")] == [1, 2]
+    out = tmp_path / "orders-1.env"
+    assert acme("export", "orders-1", "--env", "--out", str(out)).stdout == ""
+    assert out.stat().st_mode & 0o077 == 0
+    for line in out.read_text().splitlines():
+        name, _, value = line.partition("=")
+        monkeypatch.setenv(name, value)
+    assert load_tls(TLSOptions(source=CertificateSource.ENV)).node_id == "orders-1"
+    assert as_json(acme("export", "orders-1", "--json")).keys() == {
+        *("key", "certificate", "trust_bundle"),
+    }
+    assert acme("export", "nobody").exit_code == 7
+
+
+def test_show_tells_what_is_in_a_file(acme: Callable[..., Result], directory: Path) -> None:
+    acme("revoke", "laptop")
+    acme("csr", "n1", *EC)
+    for what, word in {
+        "orders-1": "certificate of orders-1",
+        "ca": "certificate of Acme",
+        str(directory / "crl.pem"): "revocation list of Acme",
+        str(directory / "n1_csr.pem"): "request for n1",
+        str(directory / "orders-1-key.pem"): "not shown",
+    }.items():
+        shown = acme("show", what)
+        assert word in shown.stdout
+        assert "PRIVATE" not in shown.stdout
+        assert as_json(acme("show", what, "--json"))
+    assert acme("show", "nobody").exit_code == 7
+    assert acme("show", "../x").exit_code == 7
+
+
+@contextlib.contextmanager
+def serving(directory: Path, node_id: str) -> Iterator[int]:
+    """A TLS server that wants a client certificate, and greets whoever has one."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=directory / "ca-cert.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(directory / f"{node_id}-cert.pem", directory / f"{node_id}-key.pem")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with (
+                        contextlib.suppress(OSError),
+                        connection,
+                        context.wrap_socket(connection, server_side=True) as tls,
+                    ):
+                        tls.sendall(b"hello")
+                        tls.recv(1)
+
+        thread = threading.Thread(target=greet, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def test_show_looks_at_a_live_server_with_and_without_a_certificate(
+    acme: Callable[..., Result], directory: Path
+) -> None:
+    with serving(directory, "orders-1") as port:
+        place = f"127.0.0.1:{port}"
+        server, leaf = as_json(acme("show", place, "--json"))
+        assert (server["its_answer"], server["trusted"]) == ("refused", "yes, as orders-1")
+        assert leaf["subject"] == "CN=orders-1"
+        server, _ = as_json(acme("show", place, "--identity", "laptop", "--json"))
+        assert (server["its_answer"], server["protocol"]) == ("accepted", "TLSv1.3")
+    assert acme("show", place).exit_code == 7
+
+
+def test_doctor_finds_what_is_wrong(acme: Callable[..., Result], directory: Path) -> None:
+    assert acme("doctor").exit_code == 0
+    (directory / "orders-1-key.pem").chmod(0o644)
+    (directory / "issued.json").unlink()
+    future = time.time() + 86_400
+    os.utime(directory / "laptop-cert.pem", (future, future))
+    (directory / "crl.pem").write_text("junk")
+    found = as_json_of_failure(acme("doctor", "--json"), 1)["findings"]
+    wrong = {finding["topic"] for finding in found if finding["level"] != "ok"}
+    assert wrong == {"permissions", "clock", "inventory", "revocations"}
+    assert "chmod go-rwx" in acme("doctor").stdout
+
+
+def test_a_passphrase_comes_from_a_file_the_environment_or_a_terminal(
+    run: Callable[..., Result], directory: Path, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("geheim\n")
+    file = ("--passphrase-file", str(secret))
+    assert run("init", *EC, *file).exit_code == 0
+    assert b"ENCRYPTED" in (directory / "ca-key.pem").read_bytes()
+    none = run("issue", "n1", *EC)
+    assert none.exit_code == 1
+    assert "no passphrase" in none.stderr
+    assert run("issue", "n1", *EC, AEGIS_CA_PASSPHRASE="wrong").exit_code == 1
+    assert run("issue", "n1", *EC, *file).exit_code == 0
+    assert run("issue", "n1", *EC, AEGIS_CA_PASSPHRASE="geheim").exit_code == 0
+    assert run("issue", "n1", *EC, "--passphrase-file", "nowhere").exit_code == 7
+    secret.write_text("\n")
+    assert run("issue", "n1", *EC, *file).exit_code == 2
+    assert run("init", *EC, "--passphrase", "--dir", str(tmp_path / "x")).exit_code == 2
+    terminal = Terminal("issue", "n2", *EC, "--dir", str(directory))
+    terminal.read_until(lambda output: "Passphrase of the CA's key" in output)
+    os.write(terminal.fd, b"geheim\n")
+    output, code = terminal.end()
+    assert code == 0
+    assert "geheim" not in output
+
+
+def test_a_new_passphrase_is_asked_for_twice(directory: Path) -> None:
+    terminal = Terminal("init", *EC, "--passphrase", "--dir", str(directory))
+    terminal.read_until(lambda output: "Passphrase for" in output)
+    os.write(terminal.fd, b"geheim\n")
+    terminal.read_until(lambda output: "epeat" in output)
+    os.write(terminal.fd, b"geheim\n")
+    assert terminal.end()[1] == 0
+    assert CertificateAuthority.load(directory, passphrase="geheim")
+
+
+def test_the_root_of_an_intermediate_is_written_apart(
+    run: Callable[..., Result], directory: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "usb"
+    made = as_json(run("init", *EC, "--intermediate", "--root-dir", str(root), "--json"))
+    assert made["root"] == str(root)
+    assert (root / "ca-key.pem").exists()
+    shutil.rmtree(root)  # carried away
+    assert run("issue", "n1", *EC).exit_code == 0
+    assert run("verify", "n1").exit_code == 0
+    assert run("rotate-ca", "prepare").exit_code == 7
+
+
+def test_every_command_has_json(directory: Path) -> None:
+    def leaves(command: click.Command) -> list[click.Command]:
+        inner = command.commands.values() if isinstance(command, click.Group) else ()
+        return [leaf for sub in inner for leaf in leaves(sub)] or [command]
+
+    lacking = [one.name for one in leaves(certs) if not any(p.name == "json" for p in one.params)]
+    assert lacking == []
+
+
+def test_examples_call_the_commands_as_the_reader_does() -> None:
+    @click.group(cls=CommandGroup)
+    def aegis() -> None: ...
+
+    aegis.add_command(certs)
+    for arguments, name in (
+        (("certs", "--help"), "aegis certs init"),
+        (("certs", "issue", "--help"), "aegis certs issue orders-1"),
+        (("certs", "rotate-ca", "prepare", "--help"), "aegis certs rotate-ca prepare"),
+    ):
+        text = CliRunner(**APART).invoke(aegis, arguments, prog_name="aegis").stdout
+        assert f"    {name}" in text
+        assert "aegis-certs" not in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,20 +11,32 @@ import pytest
 from aegis_certs import (
     CertificateAuthority,
     CertsError,
+    IdentitySource,
+    InventoryError,
     KeyType,
+    RevocationList,
+    RevocationReason,
     TLSConfig,
     TLSOptions,
     TrustBundle,
     identity_of,
+    install_certificate,
     list_certificates,
     load_or_generate_tls,
     load_tls,
+    request_certificate,
+    validate_node_id,
 )
-from aegis_certs._pem import parse_certificates, parse_private_key
+from aegis_certs._csr import Request
+from aegis_certs._doctor import examine
+from aegis_certs._pem import parse_certificates, parse_crls, parse_private_key
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-LABELS = ["CERTIFICATE", "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "X509 CRL"]
+LABELS = [
+    *("CERTIFICATE", "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "X509 CRL"),
+    *("CERTIFICATE REQUEST", "ENCRYPTED PRIVATE KEY"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +78,7 @@ def read_everything(data: bytes) -> None:
 
 @given(data=st.binary(max_size=300) | blocks())
 def test_garbage_is_no_certificate_and_no_key(data: bytes) -> None:
-    for read in (read_everything, parse_private_key):
+    for read in (read_everything, parse_private_key, parse_crls, Request.parse):
         with contextlib.suppress(CertsError):
             read(data)
 
@@ -100,18 +113,80 @@ def test_a_damaged_key_is_a_certs_error(material: TLSConfig, draw: st.DataObject
         parse_private_key(draw.draw(damaged(material.private_key)))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
-@given(data=st.binary(max_size=100) | blocks(), which=st.integers(0, 5))
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    directory = tmp_path_factory.mktemp("authority") / "certs"
+    ca = CertificateAuthority.create(directory, key_type=KeyType.P256)
+    ca.issue("node-1", key_type=KeyType.P256)
+    ca.revoke("node-1", RevocationReason.SUPERSEDED)
+    request_certificate("node-2", directory, key_type=KeyType.P256, hosts=["a.example"])
+    return ca
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(draw=st.data())
+def test_a_damaged_list_is_a_certs_error_or_says_the_same(
+    authority: CertificateAuthority, draw: st.DataObject
+) -> None:
+    good = (authority.directory / "crl.pem").read_bytes()
+    with contextlib.suppress(CertsError):
+        found = RevocationList.from_pem(draw.draw(damaged(good)), authority.bundle)
+        assert list(found) == list(RevocationList.from_pem(good, authority.bundle))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(draw=st.data())
+def test_a_damaged_request_is_a_certs_error(
+    authority: CertificateAuthority, draw: st.DataObject
+) -> None:
+    good = (authority.directory / "node-2_csr.pem").read_bytes()
+    with contextlib.suppress(CertsError):
+        assert Request.parse(draw.draw(damaged(good))) == Request.parse(good)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@given(
+    change=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=5,
+    ),
+    field=st.sampled_from([None, "id", "serial", "sans", "hosts", "not_after", "key", "address"]),
+    cut=st.none() | st.integers(0, 600),
+)
+def test_a_damaged_inventory_is_read_as_it_is_or_put_together_again(
+    authority: CertificateAuthority, change: object, field: str | None, cut: int | None
+) -> None:
+    path = authority.directory / "issued.json"
+    good = path.read_text()
+    content = json.loads(good)
+    if field is None:
+        content["version"] = change
+    else:
+        content["certificates"][0][field] = change
+    try:
+        path.write_text(json.dumps(content)[:cut])
+        with contextlib.suppress(InventoryError):
+            assert len(list(list_certificates(authority.directory))) >= 2
+    finally:
+        path.write_text(good)
+
+
+@given(text=st.text(max_size=80))
+def test_a_text_is_a_node_id_or_a_certs_error(text: str) -> None:
+    with contextlib.suppress(CertsError):
+        assert validate_node_id(text) == text
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
+@given(data=st.binary(max_size=100) | blocks(), which=st.integers(0, 10))
 def test_a_directory_of_garbage_gives_certs_errors_only(
     tmp_path: Path, material: TLSConfig, data: bytes, which: int
 ) -> None:
     names = [
-        "ca-cert.pem",
-        "ca-key.pem",
-        "node-1-cert.pem",
-        "node-1-key.pem",
-        "node-1.next.pem",
-        "ca.next.pem",
+        *("ca-cert.pem", "ca-key.pem", "node-1-cert.pem", "node-1-key.pem"),
+        *("node-1.next.pem", "ca.next.pem", "crl.pem", "issued.json", "audit.jsonl"),
+        *("ca_next-cert.pem", "ca_old-cert.pem"),
     ]
     for name in names:
         (tmp_path / name).unlink(missing_ok=True)
@@ -124,6 +199,11 @@ def test_a_directory_of_garbage_gives_certs_errors_only(
         lambda: load_or_generate_tls("node-2", tmp_path, key_type=KeyType.P256),
         lambda: CertificateAuthority.load(tmp_path).issue("node-1"),
         lambda: list_certificates(tmp_path),
+        lambda: CertificateAuthority.load(tmp_path).rotation(),
+        lambda: CertificateAuthority.load(tmp_path).revoke("node-1"),
+        lambda: IdentitySource.directory("node-1", tmp_path).revocations(),
+        lambda: examine(tmp_path),
+        lambda: install_certificate(data, tmp_path),
         lambda: load_tls(
             TLSOptions(
                 cert_file=tmp_path / "node-1-cert.pem",

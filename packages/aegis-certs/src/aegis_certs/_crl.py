@@ -76,6 +76,7 @@ def write_revocations(
         DirectoryError: It cannot be written.
     """
     before = _before(store)
+    now = int(at.timestamp() * 1000)
     at = at.replace(microsecond=0)
     ours = {issuer.certificate.subject.public_bytes() for issuer in issuers}
     known = {ca.subject.public_bytes() for ca in bundle.certificates}
@@ -94,7 +95,7 @@ def write_revocations(
         ]
         # The time makes numbers rise even where the lists before are lost.
         past = max(map(crl_number, previous), default=0)
-        number = max(past + 1, int(at.timestamp() * 1000))
+        number = max(past + 1, now)
         crls.append(build_crl(issuer, kept, number, at, at + LIFE))
     others = [
         crl
