@@ -1,0 +1,62 @@
+"""What `aegis-certs --help` costs, against the help of a bare click group with as many commands.
+
+    uv run python benchmarks/help.py
+
+Both are whole processes, in turn and in random order; what counts is their CPU time. The target
+is a ratio of at most 1.3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+
+from harness import estimate
+
+BARE = """
+import click
+@click.group()
+@click.version_option("1")
+def group(): "A group."
+for number in range(13):
+    group.command(f"command-{number}", help="Do something.")(lambda: None)
+group(prog_name="group")
+"""
+OURS = "from aegis_certs.cli import main; main()"
+TARGET = 1.3
+
+
+def cpu_milliseconds(code: str) -> float:
+    """Runs a process that shows its help; returns its CPU time."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code, "--help"], stdout=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    samples: dict[str, list[float]] = {BARE: [], OURS: []}
+    for _ in range(arguments.rounds):
+        for code in random.sample(list(samples), 2):
+            samples[code].append(cpu_milliseconds(code))
+    ratios = [ours / bare for bare, ours in zip(samples[BARE], samples[OURS], strict=True)]
+    ratio, bare, ours = estimate(ratios), estimate(samples[BARE]), estimate(samples[OURS])
+    if arguments.json:
+        print(json.dumps({"ratio": vars(ratio), "bare_ms": vars(bare), "ours_ms": vars(ours)}))
+    else:
+        print(f"a bare click group   {bare:.1f} ms")
+        print(f"aegis-certs          {ours:.1f} ms")
+        print(f"ratio                {ratio:.2f}, target {TARGET}")
+    sys.exit(ratio.median > TARGET)
+
+
+if __name__ == "__main__":
+    main()
