@@ -215,7 +215,7 @@ def check(wheel: Wheel, siblings: dict[str, Wheel], python: str, scratch: Path) 
     lock = scratch / f"{wheel.name}.txt"
     lock.write_text(frozen)
     run(*install, "--constraints", lock, "--group", "test")
-    run(interpreter, "-P", "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", tests)
+    run(interpreter, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", tests)
     return []
 
 

@@ -52,7 +52,7 @@ def test(interpreter: str, paths: list[str]) -> bool:
             "UV_PROJECT_ENVIRONMENT": scratch + "/venv",
             "UV_PYTHON_DOWNLOADS": "never",
         }
-        command = [UV, "run", "--python", interpreter, "pytest", "-q", "-n", "2", *paths]
+        command = [UV, "run", "--python", interpreter, "pytest", "-q", *paths]
         print(f"+ {' '.join(command)}", flush=True)
         return not subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
