@@ -279,8 +279,8 @@ async def test_calls_reach_its_services(
 async def test_it_calls_a_python_provider_by_its_ip_as_the_tls_name(
     start: Any, start_go: Any, provider: Any, say: Any, ca: Any
 ) -> None:
-    own = ca.issue_in_memory("own-ip", address="127.0.0.1:0")
-    a = await start("own-ip", tls=own, **provider("own-ip"))
+    # As it is without any option: the certificate is made for the address that is listened on.
+    a = await start("own-ip", cert_dir=ca.directory, **provider("own-ip"))
     go = await start_go("go-1")
     async with go.channel(a.address, "127.0.0.1") as channel:
         assert (await say(channel))[:2] == ["own-ip", "go-1"]
