@@ -295,17 +295,26 @@ async def test_interceptors_of_the_pool_see_every_attempt(
             seen.append(bytes(details.method).decode())
             return await go_on(details, request)
 
-    class Raise(grpc.aio.UnaryUnaryClientInterceptor):
-        async def intercept_unary_unary(self, go_on: Any, details: Any, request: Any) -> Any:
-            raise LookupError("no token")
-
     async with ServiceClientPool(topology, tls, interceptors=[Note()]) as pool:
         with pytest.raises(grpc.aio.AioRpcError):
             await pool.channel("echo", "v1").unary_unary("/t/Fail")(b"UNAVAILABLE", timeout=WAIT)
     assert seen == ["/t/Fail"] * 2
+
+
+# gRPC 1.78 stumbles over such calls itself, as it drops them.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_what_an_interceptor_raises_reaches_the_caller(
+    topology: Topology, tls: TLSConfig, two: list[Any]
+) -> None:
+    class Raise(grpc.aio.UnaryUnaryClientInterceptor):
+        async def intercept_unary_unary(self, go_on: Any, details: Any, request: Any) -> Any:
+            raise LookupError("no token")
+
     async with ServiceClientPool(topology, tls, interceptors=[Raise()]) as pool:
         with pytest.raises(LookupError, match="no token"):
             await pool.channel("echo", "v1").unary_unary("/t/Echo")(b"", timeout=WAIT)
+    assert attempts(two, "Echo") == [0, 0]
+    gc.collect()
 
 
 async def test_a_provider_out_of_reach_is_passed_over_until_it_is_back(

@@ -152,19 +152,7 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
     def _ended(self) -> None:
         call = self._call
         if call.done():
-            self._settle_apart(call, lambda: None)
-
-    def _settle_apart(self, call: Any, then: Callable[[], None]) -> None:
-        """Settles an attempt from gRPC's own thread, which must not wait for its next event."""
-
-        def settle() -> None:
-            self._is_final(call)
-            then()
-
-        if call.code() is _UNAVAILABLE:
-            threading.Thread(target=settle, name="aegis-retry", daemon=True).start()
-        else:
-            settle()
+            _off_the_event_thread(call, lambda: self._is_final(call))
 
     def _is_final(self, call: Any) -> bool:
         """Tells of an attempt that ended whether the call ends with it; settled only once.
@@ -313,13 +301,21 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
             self._call.add_done_callback(partial(self._tell, fn))
 
     def _tell(self, fn: Callable[[Any], None], call: Any) -> None:
-        def then() -> None:
+        def tell() -> None:
             if self._is_final(call):
                 fn(self)
             else:
                 self.add_done_callback(fn)
 
-        self._settle_apart(call, then)
+        _off_the_event_thread(call, tell)
+
+
+def _off_the_event_thread(call: Any, settle: Callable[[], object]) -> None:
+    """Settles a call that ended; where that could wait for gRPC's events, not on their thread."""
+    if call.code() is _UNAVAILABLE:
+        threading.Thread(target=settle, name="aegis-retry", daemon=True).start()
+    else:
+        settle()
 
 
 def observe(call: Any, router: Router[grpc.Channel], endpoint: Endpoint[grpc.Channel]) -> Any:

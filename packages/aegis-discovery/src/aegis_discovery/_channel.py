@@ -38,7 +38,7 @@ def _waiting(how: str) -> Callable[..., Any]:
         router = self.router
         endpoint = router.pick()
         deadline = deadline_of(timeout)
-        wait = router.first_wait(wait_for_ready)
+        wait = router.first_wait(wait_for_ready) if wait_for_ready else wait_for_ready
         again = True
         while True:
             try:
@@ -170,21 +170,21 @@ class BalancedChannel(grpc.Channel):
     def __repr__(self) -> str:
         return f"<BalancedChannel {self._router!r}>"
 
-    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
+    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """See `grpc.Channel.unary_unary`."""
-        return _UnaryUnary(self._router, self._connect, *args, **kwargs)
+        return _UnaryUnary(self._router, self._connect, method, *args, **kwargs)
 
-    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+    def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """See `grpc.Channel.unary_stream`."""
-        return _UnaryStream(self._router, self._connect, *args, **kwargs)
+        return _UnaryStream(self._router, self._connect, method, *args, **kwargs)
 
-    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+    def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """See `grpc.Channel.stream_unary`."""
-        return _StreamUnary(self._router, self._connect, *args, **kwargs)
+        return _StreamUnary(self._router, self._connect, method, *args, **kwargs)
 
-    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+    def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """See `grpc.Channel.stream_stream`."""
-        return _StreamStream(self._router, self._connect, *args, **kwargs)
+        return _StreamStream(self._router, self._connect, method, *args, **kwargs)
 
     def subscribe(
         self,
@@ -196,6 +196,7 @@ class BalancedChannel(grpc.Channel):
         Raises:
             NoProvidersError: If nobody provides the service.
         """
+        self.unsubscribe(callback)
         channels = {self._connect(self._router.pick()) for _ in range(_WATCHED)}
         self._watches[callback] = ConnectivityWatch(channels, callback, bool(try_to_connect))
 
@@ -228,21 +229,21 @@ class BorrowedChannel(grpc.Channel):
     def __repr__(self) -> str:
         return f"<BorrowedChannel {self._endpoint!r}>"
 
-    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
+    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """See `grpc.Channel.unary_unary`."""
-        return self._channel.unary_unary(*args, **kwargs)
+        return self._channel.unary_unary(method, *args, **kwargs)
 
-    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+    def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """See `grpc.Channel.unary_stream`."""
-        return self._channel.unary_stream(*args, **kwargs)
+        return self._channel.unary_stream(method, *args, **kwargs)
 
-    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+    def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """See `grpc.Channel.stream_unary`."""
-        return self._channel.stream_unary(*args, **kwargs)
+        return self._channel.stream_unary(method, *args, **kwargs)
 
-    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+    def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """See `grpc.Channel.stream_stream`."""
-        return self._channel.stream_stream(*args, **kwargs)
+        return self._channel.stream_stream(method, *args, **kwargs)
 
     def subscribe(
         self,

@@ -187,8 +187,11 @@ class ServiceEndpoints(Generic[ChannelT]):
         self.view = _View(nodes, everyone, preferred or everyone)
 
     def __repr__(self) -> str:
-        view = self.view
-        return f"<{self.name}/{self.version}: {', '.join(e.node_id for e in view.everyone)}>"
+        everyone = self.view.everyone
+        names = [endpoint.node_id for endpoint in everyone[:8]]
+        if len(everyone) > len(names):
+            names.append(f"... {len(everyone)} in all")
+        return f"<{self.name}/{self.version}: {', '.join(names)}>"
 
 
 def _in_order(node: NodeInfo) -> bool:
@@ -261,8 +264,9 @@ class Endpoints(Generic[ChannelT]):
     def open_endpoints(self) -> list[Endpoint[ChannelT]]:
         """Returns the endpoints that have a channel, by node id."""
         with self._lock:
-            known = [endpoint for endpoint in self._known.values() if endpoint.channel is not None]
-        return sorted(known, key=lambda endpoint: (endpoint.node_id, endpoint.address))
+            views = [service.view for service in self._services.values()]
+        found = {e for view in views for e in view.everyone if e.channel is not None}
+        return sorted(found, key=lambda endpoint: endpoint.node_id)
 
     def close(self) -> list[Endpoint[ChannelT]]:
         """Takes no more picks and lets go of every endpoint; returns those that have a channel."""

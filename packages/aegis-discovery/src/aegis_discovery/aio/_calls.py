@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
@@ -129,11 +130,12 @@ class RetriedCall(grpc.aio.Call):
         timeout: float | None,
         wait_for_ready: bool | None,
     ) -> None:
-        self._endpoint = endpoint
-        self._call: Any = self._stub.at(endpoint)(
+        call = self._stub.at(endpoint)(
             self._request, timeout=timeout, wait_for_ready=wait_for_ready, **self._options
         )
-        self._call.add_done_callback(self._ended)
+        self._call: Any = call
+        self._endpoint = endpoint
+        call.add_done_callback(self._ended)
 
     def _ended(self, call: Any) -> None:
         """Settles an attempt, even if nobody waits for it."""
@@ -249,6 +251,9 @@ class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
             call = self._call
             try:
                 response = yield from call.__await__()
+            except asyncio.CancelledError:
+                self._again = False
+                raise
             except grpc.RpcError:
                 if self._is_final(call):
                     raise

@@ -106,21 +106,21 @@ class BalancedChannel(grpc.aio.Channel):
     def __repr__(self) -> str:
         return f"<BalancedChannel {self._router!r}>"
 
-    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
+    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """See `grpc.aio.Channel.unary_unary`."""
-        return _UnaryUnary(self._router, self._connect, *args, **kwargs)
+        return _UnaryUnary(self._router, self._connect, method, *args, **kwargs)
 
-    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+    def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """See `grpc.aio.Channel.unary_stream`."""
-        return _UnaryStream(self._router, self._connect, *args, **kwargs)
+        return _UnaryStream(self._router, self._connect, method, *args, **kwargs)
 
-    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+    def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """See `grpc.aio.Channel.stream_unary`."""
-        return _StreamUnary(self._router, self._connect, *args, **kwargs)
+        return _StreamUnary(self._router, self._connect, method, *args, **kwargs)
 
-    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+    def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """See `grpc.aio.Channel.stream_stream`."""
-        return _StreamStream(self._router, self._connect, *args, **kwargs)
+        return _StreamStream(self._router, self._connect, method, *args, **kwargs)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """Returns the connectivity of the provider that is followed.
@@ -179,21 +179,21 @@ class BorrowedChannel(grpc.aio.Channel):
     def __repr__(self) -> str:
         return f"<BorrowedChannel {self._endpoint!r}>"
 
-    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
+    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """See `grpc.aio.Channel.unary_unary`."""
-        return self._channel.unary_unary(*args, **kwargs)
+        return self._channel.unary_unary(method, *args, **kwargs)
 
-    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+    def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """See `grpc.aio.Channel.unary_stream`."""
-        return self._channel.unary_stream(*args, **kwargs)
+        return self._channel.unary_stream(method, *args, **kwargs)
 
-    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+    def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """See `grpc.aio.Channel.stream_unary`."""
-        return self._channel.stream_unary(*args, **kwargs)
+        return self._channel.stream_unary(method, *args, **kwargs)
 
-    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+    def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """See `grpc.aio.Channel.stream_stream`."""
-        return self._channel.stream_stream(*args, **kwargs)
+        return self._channel.stream_stream(method, *args, **kwargs)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """See `grpc.aio.Channel.get_state`."""
