@@ -24,11 +24,11 @@ def test_every_command_and_snippet_of_the_readme_works(tmp_path: Path) -> None:
         return done.stdout
 
     commands = re.findall(r"^\$ (.+)$", README, re.MULTILINE)
-    assert len(commands) == 5
+    assert len(commands) == 10
     for command in commands:
         run("bash", "-c", command)
     snippets = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     output = run(sys.executable, "-c", "\n".join(snippets))
     assert output.startswith("spiffe://aegis.internal/node/orders-1 ")
     assert output.endswith("visitor\n")
