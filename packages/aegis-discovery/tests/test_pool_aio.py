@@ -417,8 +417,12 @@ async def test_a_provider_that_leaves_is_disconnected_after_its_calls_have_ended
         await chat.done_writing()
         assert await chat.read() is grpc.aio.EOF
     del calls, streams, chats, chat, hang, count
-    gc.collect()  # gRPC's calls hold their callbacks, and these hold the calls
-    await until(lambda: connections_to(leaving.port) == 0)
+
+    def is_disconnected() -> bool:
+        gc.collect()  # gRPC's calls hold their callbacks, and these hold the calls
+        return connections_to(leaving.port) == 0
+
+    await until(is_disconnected)
     assert repr(pool) == "<ServiceClientPool channels=[b]>"
 
 
