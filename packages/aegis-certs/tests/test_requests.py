@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -139,32 +140,41 @@ def test_a_request_must_prove_that_it_has_its_key(ca: CertificateAuthority) -> N
         ca.sign(pem)
 
 
-@pytest.mark.parametrize(
-    ("request_pem", "error"),
-    [
-        (ask("../x"), InvalidNodeIdError),
-        (ask("localhost"), InvalidNodeIdError),
-        (ask(), InvalidPemError),
-        (ask("node-1", "node-2"), InvalidPemError),
-        (ask("node-1") + ask("node-2"), InvalidPemError),
-        (ask("node-1", key=rsa.generate_private_key(65537, 1024)), InvalidPemError),  # noqa: S505 - weak, to be refused
-        (ask("node-1", key=ec.generate_private_key(ec.SECP521R1())), InvalidPemError),
-        (ask("node-1", key=ed25519.Ed25519PrivateKey.generate()), InvalidPemError),
-        (
-            ask(
-                "node-1",
-                extensions=(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]),),
-            ),
-            InvalidPemError,
-        ),
-        (b"junk", InvalidPemError),
-    ],
-)
-def test_requests_that_cannot_be_granted_are_refused(
-    ca: CertificateAuthority, request_pem: bytes, error: type[Exception]
-) -> None:
+def ask_for_code_signing() -> bytes:
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING])
+    return ask("node-1", extensions=(usage,))
+
+
+def ask_with_a_weak_key() -> bytes:
+    weak = rsa.generate_private_key(65537, 1024)  # noqa: S505 - to be refused
+    return ask("node-1", key=weak)
+
+
+REFUSED: dict[str, tuple[Callable[[], bytes], type[Exception]]] = {
+    "path": (lambda: ask("../x"), InvalidNodeIdError),
+    "localhost": (lambda: ask("localhost"), InvalidNodeIdError),
+    "nobody": (ask, InvalidPemError),
+    "two-names": (lambda: ask("node-1", "node-2"), InvalidPemError),
+    "two-requests": (lambda: ask("node-1") + ask("node-2"), InvalidPemError),
+    "weak": (ask_with_a_weak_key, InvalidPemError),
+    "p521": (
+        lambda: ask("node-1", key=ec.generate_private_key(ec.SECP521R1())),
+        InvalidPemError,
+    ),
+    "ed25519": (
+        lambda: ask("node-1", key=ed25519.Ed25519PrivateKey.generate()),
+        InvalidPemError,
+    ),
+    "code-signing": (ask_for_code_signing, InvalidPemError),
+    "junk": (lambda: b"junk", InvalidPemError),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_requests_that_cannot_be_granted_are_refused(ca: CertificateAuthority, why: str) -> None:
+    make, error = REFUSED[why]
     with pytest.raises(error):
-        ca.sign(request_pem)
+        ca.sign(make())
     assert not (ca.directory / "issued.json").exists()
 
 
