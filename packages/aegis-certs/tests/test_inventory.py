@@ -166,3 +166,13 @@ def test_the_list_names_both_cas_of_a_rotation(ca: CertificateAuthority) -> None
     assert [entry.id for entry in list_certificates(ca.directory)] == ["ca", "ca_next"]
     ca.activate_rotation()
     assert [entry.id for entry in list_certificates(ca.directory)] == ["ca", "ca_old"]
+
+
+def test_what_a_retired_ca_issued_is_listed_as_untrusted(ca: CertificateAuthority) -> None:
+    ca.issue("node-1", key_type=P256)
+    ca.prepare_rotation()
+    ca.activate_rotation(confirm=True)
+    ca.renew("node-1")
+    ca.retire_rotation()
+    states = [str(entry.state) for entry in list_certificates(ca.directory)]
+    assert states == ["valid", "valid", "untrusted"]

@@ -12,6 +12,7 @@ from cryptography import x509
 from ._crl import read_revocations
 from ._identity import alternative_names
 from ._inventory import Inventory, IssuedCertificate
+from ._key_ids import key_id
 from ._keys import describe_key
 from ._lifetime import CertificateState, common_name, moment, state_between, state_by_dates
 from ._naming import CA_NAME, NEXT_CA_NAME, OLD_CA_NAME
@@ -82,6 +83,7 @@ class _Listing:
         self._at = at
         self._inventory = Inventory.load(store)
         self._bundle: TrustBundle | None = None
+        self._issuers: set[str] = set()
         self._revocations = RevocationList.empty()
 
     def entries(self) -> Iterator[CertificateInfo]:
@@ -108,6 +110,7 @@ class _Listing:
         if chain is None:
             return
         self._bundle = TrustBundle(chain)
+        self._issuers = {key_id(ca).hex() for ca in chain}
         problem = ""
         try:
             self._revocations = read_revocations(self._store, self._bundle, self._at)
@@ -159,6 +162,8 @@ class _Listing:
         state = state_between(entry.not_before, entry.not_after, self._at)
         if self._revocations.has_serial(entry.serial):
             state = CertificateState.REVOKED
+        elif state in _USABLE and entry.issuer not in self._issuers:
+            state = CertificateState.UNTRUSTED  # its CA was retired
         elif not is_latest and state in _USABLE:
             state = CertificateState.REPLACED
         return CertificateInfo(
