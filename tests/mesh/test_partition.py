@@ -17,15 +17,18 @@ class Link:
     def __init__(self) -> None:
         self.target = ""
         self.address = ""
+        self._is_cut = False
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def mend(self) -> None:
+        self._is_cut = False
         host, _, port = (self.address or "127.0.0.1:0").rpartition(":")
         self._server = await asyncio.start_server(self._pass_on, host, int(port))
         self.address = f"{host}:{self._server.sockets[0].getsockname()[1]}"
 
     def cut(self) -> None:
+        self._is_cut = True
         if self._server is not None:
             self._server.close()
         for writer in self._writers:
@@ -34,9 +37,14 @@ class Link:
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, _, port = self.target.rpartition(":")
         there, back = await asyncio.open_connection(host, int(port))
-        self._writers |= {writer, back}
+        ends = {writer, back}
+        if self._is_cut:  # while this connection was being made
+            for end in ends:
+                end.transport.abort()
+            return
+        self._writers |= ends
         await asyncio.gather(pump(reader, back), pump(there, writer))
-        self._writers -= {writer, back}
+        self._writers -= ends
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -84,6 +84,7 @@ def test_a_client_goes_on_when_the_node_that_it_follows_is_killed(trio: Any, spa
     client.wait_event("failed a")
     mark = client.mark()
     client.wait(lambda fact: fact.get("caller") == "client", since=mark)
+    c.wait_event("failed a")
     assert c.ask("topology")["topology"] == {"a": "failed", "b": "alive", "c": "alive"}
     client.close_input()
     outcome = client.wait(lambda fact: "answered" in fact)
