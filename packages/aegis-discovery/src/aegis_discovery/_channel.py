@@ -7,11 +7,12 @@ from typing import Any, Self, TypeAlias
 
 import grpc
 
-from aegis_discovery._calls import NoProvidersRpcError, RetriedCall, observe
+from aegis_discovery._calls import RetriedCall, observe
 from aegis_discovery._connectivity import ConnectivityWatch
 from aegis_discovery._endpoints import Endpoint
 from aegis_discovery._routing import Router, deadline_of, time_left
 from aegis_discovery._stubs import StubCallable
+from aegis_discovery._unrouted import NoProvidersRpcError
 
 # The stubs of grpc make these classes generic; at run time they are not.
 # mypy: disable-error-code="type-arg"

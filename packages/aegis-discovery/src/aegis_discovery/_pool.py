@@ -8,11 +8,11 @@ from typing import Any, Self
 import grpc
 from aegis_certs import TLSConfig
 
-from aegis_discovery._calls import NoProvidersRpcError
 from aegis_discovery._channel import BalancedChannel, BorrowedChannel
 from aegis_discovery._endpoints import Endpoint, Endpoints, ProviderSource
 from aegis_discovery._routing import Router
 from aegis_discovery._transport import ChannelCache, Options
+from aegis_discovery._unrouted import NoProvidersRpcError
 
 
 class ServiceClientPool:

@@ -13,14 +13,8 @@ import grpc.aio
 from aegis_discovery._endpoints import Endpoint
 from aegis_discovery._routing import Router
 from aegis_discovery._stubs import StubCallable
-from aegis_discovery.aio._calls import (
-    NoProvidersRpcError,
-    RetriedCall,
-    RetriedStreamCall,
-    RetriedUnaryCall,
-    UnroutedCall,
-    observe,
-)
+from aegis_discovery.aio._calls import RetriedCall, RetriedStreamCall, RetriedUnaryCall, observe
+from aegis_discovery.aio._unrouted import NoProvidersRpcError, UnroutedCall
 
 # The stubs of grpc make these classes generic; at run time not all of them are.
 # mypy: disable-error-code="type-arg"

@@ -11,9 +11,9 @@ from aegis_certs import TLSConfig
 from aegis_discovery._endpoints import Endpoint, Endpoints, ProviderSource, ServiceEndpoints
 from aegis_discovery._routing import Router
 from aegis_discovery._transport import Options
-from aegis_discovery.aio._calls import NoProvidersRpcError
 from aegis_discovery.aio._channel import BalancedChannel, BorrowedChannel
 from aegis_discovery.aio._transport import ChannelCache, HomeLoop
+from aegis_discovery.aio._unrouted import NoProvidersRpcError
 
 
 class ServiceClientPool:
