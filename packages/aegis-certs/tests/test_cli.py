@@ -251,7 +251,10 @@ def test_a_closed_pipe_is_no_drama(varied: Path) -> None:
 
 
 class Terminal:
-    """A command on a terminal of its own, read until something is seen."""
+    """A command on a terminal of its own, read until something is seen.
+
+    What is typed before a hidden prompt has shown its last blank is thrown away by the terminal.
+    """
 
     def __init__(self, *arguments: str, **environment: str) -> None:
         self.output = ""
@@ -570,7 +573,7 @@ def test_a_passphrase_comes_from_a_file_the_environment_or_a_terminal(
     assert run("issue", "n1", *EC, *file).exit_code == 2
     assert run("init", *EC, "--passphrase", "--dir", str(tmp_path / "x")).exit_code == 2
     terminal = Terminal("issue", "n2", *EC, "--dir", str(directory))
-    terminal.read_until(lambda output: "Passphrase of the CA's key" in output)
+    terminal.read_until(lambda output: "the CA's key: " in output)
     os.write(terminal.fd, b"geheim\n")
     output, code = terminal.end()
     assert code == 0
@@ -579,9 +582,9 @@ def test_a_passphrase_comes_from_a_file_the_environment_or_a_terminal(
 
 def test_a_new_passphrase_is_asked_for_twice(directory: Path) -> None:
     terminal = Terminal("init", *EC, "--passphrase", "--dir", str(directory))
-    terminal.read_until(lambda output: "Passphrase for" in output)
+    terminal.read_until(lambda output: "the CA's key: " in output)
     os.write(terminal.fd, b"geheim\n")
-    terminal.read_until(lambda output: "epeat" in output)
+    terminal.read_until(lambda output: "confirmation: " in output)
     os.write(terminal.fd, b"geheim\n")
     assert terminal.end()[1] == 0
     assert CertificateAuthority.load(directory, passphrase="geheim")

@@ -118,6 +118,11 @@ def test_a_second_rotation_follows_the_first(ca: CertificateAuthority) -> None:
     assert names == ["Test CA G2", "Test CA G3", "Test CA G4"]
 
 
+def test_a_root_cannot_be_where_the_ca_itself_is(ca: CertificateAuthority) -> None:
+    with pytest.raises(InvalidRequestError, match="root directory"):
+        ca.prepare_rotation(root_directory=ca.directory)
+
+
 def test_the_new_ca_must_have_another_name(ca: CertificateAuthority) -> None:
     with pytest.raises(InvalidRequestError, match="Test CA"):
         ca.prepare_rotation(name="Test CA")

@@ -375,7 +375,7 @@ class CertificateAuthority:
                 days=life if days is None else days,
                 name=successor_name(common_name(old.subject)) if name is None else name,
                 trust_domain=trust_domain_of_ca(old) or DEFAULT_TRUST_DOMAIN,
-                root=None if root_directory is None else Store(root_directory),
+                root=_root_store(self.directory, False, root_directory),
                 passphrase=desk.passphrase,
             )
             _rotating.prepare(desk, plan)
@@ -435,9 +435,12 @@ class CertificateAuthority:
 def _root_store(
     directory: Path, intermediate: bool, root_directory: str | Path | None
 ) -> Store | None:
-    if root_directory is not None:
-        return Store(root_directory)
-    return Store(default_root(directory)) if intermediate else None
+    if root_directory is None:
+        return Store(default_root(directory)) if intermediate else None
+    if Path(root_directory).resolve() == directory.resolve():
+        reason = "the CA itself is there; name another, which can be carried away"
+        raise InvalidRequestError("root directory", str(root_directory), reason)
+    return Store(root_directory)
 
 
 def _meant(desk: Desk, node_id_or_serial: str) -> list[IssuedCertificate]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
 
@@ -81,8 +81,18 @@ class IssuedCertificate:
 
     def to_json(self) -> dict[str, Any]:
         """It as JSON has it."""
-        dates = {"not_before": isoformat(self.not_before), "not_after": isoformat(self.not_after)}
-        return asdict(self) | dates
+        return {
+            "id": self.id,
+            "serial": self.serial,
+            "issuer": self.issuer,
+            "fingerprint": self.fingerprint,
+            "key": self.key,
+            "sans": self.sans,
+            "hosts": self.hosts,
+            "address": self.address,
+            "not_before": isoformat(self.not_before),
+            "not_after": isoformat(self.not_after),
+        }
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
@@ -146,11 +156,12 @@ class Inventory:
         """
         newest = {entry.serial for entry in self.latest().values()}
         kept = [
-            entry.to_json()
+            json.dumps(entry.to_json())  # one a line: quick to write, and people can read it
             for entry in self
             if entry.serial in newest or at - entry.not_after < _FORGET_AFTER
         ]
-        data = json.dumps({"version": _VERSION, "certificates": kept}, indent=1)
+        listed = ",\n".join(kept)
+        data = f'{{"version": {_VERSION}, "certificates": [\n{listed}\n]}}\n'
         _files.write(store.inventory_path, data.encode(), _files.PRIVATE)
 
     @classmethod

@@ -116,7 +116,12 @@ def renew(store: Store, wish: Wish, current: TLSConfig, at: datetime) -> TLSConf
         return None
     with store.locked():
         found = _load(store, wish, at)
-        if found is not None and found != current and wish.is_met_by(found, at):
+        if (
+            found is not None
+            and found.certificate != current.certificate
+            and wish.is_met_by(found, at)
+            and not was_rotated(store, found)
+        ):
             return found  # another process was faster
         try:
             desk = read_desk(store, at, passphrase_or_default(None))

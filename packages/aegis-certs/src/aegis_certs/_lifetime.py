@@ -119,4 +119,7 @@ def parse_isoformat(text: str) -> datetime:
     Raises:
         ValueError: It did not.
     """
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        raise ValueError(f"{text!r} names no zone")
+    return found.astimezone(UTC)

@@ -65,7 +65,8 @@ def run(message: str, work: Callable[[], T]) -> T:
 
 def show_json(data: object) -> None:
     """Prints data for machines; moments as `2027-02-21T22:36:36Z`."""
-    print(json.dumps(data, indent=2, default=_to_json))  # noqa: T201 - the output of a command
+    text = json.dumps(data, indent=2, default=_to_json)
+    print(text, flush=True)  # noqa: T201 - the output of a command, which may go on
 
 
 def present(

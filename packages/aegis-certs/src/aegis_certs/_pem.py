@@ -21,6 +21,11 @@ from .errors import InvalidPemError, PassphraseError
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
 Source = str | Path | None
 
+_ENCRYPTED = (
+    "it is encrypted, and no passphrase was given; a CA's may be in AEGIS_CA_PASSPHRASE, and a "
+    "node's key must have none"
+)
+
 
 def parse_certificates(
     data: bytes, what: str = "certificate", source: Source = None
@@ -83,7 +88,7 @@ def parse_private_key(
     block = private_key_block(data, what, source)
     encrypted = is_encrypted(block)
     if encrypted and passphrase is None:
-        raise PassphraseError(what, "it is encrypted, and no passphrase was given", source)
+        raise PassphraseError(what, _ENCRYPTED, source)
     try:
         key = load_pem_private_key(block, password=passphrase if encrypted else None)
     except Exception as error:  # the parser's errors have no common root

@@ -129,8 +129,7 @@ class IdentitySource:
         current = self._current or self.load(at=at)
         found = self._origin.renew(current, moment(at))
         if found is not None:
-            self._seen = self._origin.signatures()
-            self._current = found
+            self._current = found  # the next poll sees what was written, and that it is this
         return found
 
     @property

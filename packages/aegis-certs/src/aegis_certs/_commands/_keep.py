@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -19,6 +20,9 @@ from ._shared import (
     passphrase_file,
     prefix,
 )
+
+if TYPE_CHECKING:
+    from .. import CertificateAuthority
 
 # The reasons of RFC 5280 that are for good, as `RevocationReason` has them.
 _REASONS = (
@@ -55,26 +59,39 @@ def renew(
     list of what is revoked is signed anew too, where it is half-way to its end. With --json and
     --watch, every round that did something is one document.
     """
-    import time
-
     from .. import Renewal
     from .._output import run, show_renewals
 
-    ca = load_ca(dir, passphrase_file)
     if watch and node_id is not None:
         raise click.UsageError("--watch renews all that are due; leave out the ID")
+    ca = load_ca(dir, passphrase_file)
+    if watch:
+        _keep_renewing(ca, json)
+    renewals = run(
+        "Renewing …",
+        lambda: (Renewal(node_id, ca.renew(node_id)),) if node_id else ca.renew_due(),
+    )
+    show_renewals(json, ca.directory, renewals)
+    for renewal in renewals:
+        if renewal.error is not None:
+            raise renewal.error
+
+
+def _keep_renewing(ca: CertificateAuthority, json: bool) -> NoReturn:
+    """Renews for ever; what fails is told, and tried again a little later."""
+    import time
+
+    from .. import CertsError
+    from .._output import run, show_renewals
+
     while True:
-        rounds = run(
-            "Renewing …",
-            lambda: (Renewal(node_id, ca.renew(node_id)),) if node_id else ca.renew_due(),
-        )
-        if rounds or not watch:
-            show_renewals(json, ca.directory, rounds)
-        failed = [one for one in rounds if one.error is not None]
-        if not watch:
-            if failed and failed[0].error is not None:
-                raise failed[0].error
-            return
+        try:
+            renewals = run("Renewing …", ca.renew_due)
+        except CertsError as error:
+            click.echo(f"Error: {error}", err=True)
+        else:
+            if renewals:
+                show_renewals(json, ca.directory, renewals)
         time.sleep(_WATCH_SECONDS)
 
 
