@@ -119,6 +119,15 @@ def test_unhealthy_and_suspected_providers_are_passed_over_unless_all_are(
     assert Counter(picks(endpoints, 4)) == {"a": 2, "b": 2}
 
 
+def test_a_provider_without_a_proper_address_is_never_picked() -> None:
+    nonsense = ("", "no-port", "unix:/tmp/socket", "dns:///host:1", "host:0", "a b:1")
+    nodes = [node(f"bad-{number}", address=text) for number, text in enumerate(nonsense)]
+    _, endpoints, _ = endpoints_of(*nodes, node("good"))
+    assert set(picks(endpoints, 20)) == {"good"}
+    _, endpoints, _ = endpoints_of(*nodes)
+    assert endpoints.service("greeter", "v1").pick() is None
+
+
 def test_an_endpoint_out_of_reach_is_passed_over_and_its_share_is_spread_evenly() -> None:
     _, endpoints, clock = endpoints_of(*map(node, "abcd"))
     service = endpoints.service("greeter", "v1")

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence, Sized
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus
-from aegis_discovery.errors import ClosedError
+from aegis_discovery._seed import split_address
+from aegis_discovery.errors import ClosedError, InvalidAddressError
 
 ChannelT = TypeVar("ChannelT")
 EndpointT = TypeVar("EndpointT", bound="Endpoint[Any]")
@@ -41,16 +42,18 @@ class Endpoint(Generic[ChannelT]):
         channel: Set by the shell when the first call goes there.
         callables: The channel's methods, by the stub callables that use them.
         backoff: Seconds of the current backoff; 0 while nothing speaks against the endpoint.
+        is_dialable: Whether its address is one; what a node publishes need not be.
     """
 
     __slots__ = (
         "__weakref__", "_probing", "_retry_at", "address", "backoff", "callables", "channel",
-        "node_id",
+        "is_dialable", "node_id",
     )  # fmt: skip
 
     def __init__(self, node_id: str, address: str) -> None:
         self.node_id = node_id
         self.address = address
+        self.is_dialable = _is_dialable(address)
         self.channel: ChannelT | None = None
         self.callables: dict[object, Any] = {}
         self.backoff = 0.0
@@ -180,9 +183,12 @@ class ServiceEndpoints(Generic[ChannelT]):
         nodes = self._lookup(self.name, self.version)
         if nodes is self.view.nodes:
             return
-        everyone = tuple(self._endpoints.endpoint_of(node) for node in nodes)
+        known = [self._endpoints.endpoint_of(node) for node in nodes]
+        everyone = tuple(endpoint for endpoint in known if endpoint.is_dialable)
         preferred = tuple(
-            endpoint for node, endpoint in zip(nodes, everyone, strict=True) if _in_order(node)
+            endpoint
+            for node, endpoint in zip(nodes, known, strict=True)
+            if endpoint.is_dialable and _in_order(node)
         )
         self.view = _View(nodes, everyone, preferred or everyone)
 
@@ -196,6 +202,14 @@ class ServiceEndpoints(Generic[ChannelT]):
 
 def _in_order(node: NodeInfo) -> bool:
     return node.health is not HealthStatus.UNHEALTHY and node.status is NodeStatus.ALIVE
+
+
+def _is_dialable(address: str) -> bool:
+    try:
+        split_address(address)
+    except InvalidAddressError:
+        return False
+    return True
 
 
 class Endpoints(Generic[ChannelT]):
