@@ -28,9 +28,8 @@ def mesh_of(size: int) -> Topology:
     topology = Topology()
     for number in range(size):
         services = (COMMON, RARE) if number < 3 else (COMMON,)
-        topology.add_node(
-            NodeInfo(f"node-{number:06}", address=f"10.0.0.1:{number}", services=services)
-        )
+        address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}:50051"
+        topology.add_node(NodeInfo(f"node-{number:06}", address=address, services=services))
     return topology
 
 
