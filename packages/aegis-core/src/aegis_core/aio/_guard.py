@@ -82,10 +82,15 @@ class CallerGuard(grpc.aio.ServerInterceptor):
         return checked
 
     def _around_async_generator(self, inner: Any) -> Any:
-        async def checked(request: Any, context: Any) -> AsyncIterator[Any]:
-            async with self._watched(await self._admit(context), context):
-                async for message in inner(request, context):
-                    yield message
+        async def checked(request: Any, context: Any) -> None:
+            async with (
+                self._watched(await self._admit(context), context),
+                contextlib.aclosing(inner(request, context)) as messages,
+            ):
+                # Written from here, and not by gRPC, so that a stream which is ended while a
+                # message is on its way still tells its caller why.
+                async for message in messages:
+                    await context.write(message)
 
         return checked
 
