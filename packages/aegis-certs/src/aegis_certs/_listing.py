@@ -88,17 +88,20 @@ class _Listing:
 
     def entries(self) -> Iterator[CertificateInfo]:
         yield from self._cas()
-        latest = self._inventory.latest()
+        by_node: dict[str, list[IssuedCertificate]] = {}
+        for entry in self._inventory:
+            by_node.setdefault(entry.id, []).append(entry)
         in_place = set(self._store.names())
-        for name in sorted(in_place | latest.keys()):
+        for name in sorted(in_place | by_node.keys()):
+            recorded = by_node.get(name, [])
             shown = ""
             if name in in_place:
                 found = self._in_place(name)
                 shown = found.serial
                 yield found
-            for entry in reversed(self._inventory.of_node(name)):
+            for entry in reversed(recorded):
                 if entry.serial != shown:
-                    yield self._recorded(entry, is_latest=entry is latest[name])
+                    yield self._recorded(entry, is_latest=entry is recorded[-1])
 
     def _cas(self) -> Iterator[CertificateInfo]:
         path = self._store.certificate_path(CA_NAME)
