@@ -75,8 +75,8 @@ def test_a_seed_peer_is_an_address_with_or_without_a_node_id(text: str, seed: Se
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "no host"),
-        ("host", "no host"),
+        ("", "no port"),
+        ("host", "no port"),
         (":50051", "no host"),
         ("host:", "no port"),
         ("host:http", "no port"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 __all__ = ["main"]
@@ -9,6 +10,8 @@ __all__ = ["main"]
 
 def main() -> None:
     """Runs `aegis`."""
+    # gRPC's own log tells people nothing that our sentences do not; set it to hear it all the same.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         # Imported here, so that even Ctrl-C while it loads shows no traceback, and so that the
         # demo's processes, which are of this package too, need not load it.

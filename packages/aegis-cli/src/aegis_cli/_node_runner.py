@@ -52,6 +52,7 @@ def _tell(event: TopologyEvent) -> None:
         EventKind.UPDATED: f"is {event.node.status}, {event.node.health}",
         EventKind.SUSPECTED: "is suspected",
         EventKind.EXPIRED: "expired: it has not renewed its record for too long",
+        EventKind.REVOKED: "is gone: its certificate is revoked",
     }.get(event.kind, str(event.kind))
     where = _whereabouts(event.node) if event.kind is EventKind.JOINED else ""
     _log.info("%s %s%s", event.node.id, what, where)

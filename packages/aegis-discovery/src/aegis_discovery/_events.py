@@ -23,6 +23,7 @@ class EventKind(StrEnum):
     FAILED = "failed"
     LEFT = "left"
     EXPIRED = "expired"
+    REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True)

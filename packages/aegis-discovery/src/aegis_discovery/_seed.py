@@ -69,7 +69,9 @@ def split_host_port(address: str) -> tuple[str, int]:
     Raises:
         InvalidAddressError: If there is no host, or no port from 0 to 65535.
     """
-    host, _, port = address.rpartition(":")
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        raise InvalidAddressError(address, "it has no port; write host:port, as in 10.0.0.7:50051")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
         if _as_ip(host) is None:

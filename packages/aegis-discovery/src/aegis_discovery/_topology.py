@@ -306,7 +306,7 @@ class Topology:
                     self._store.drop(entry.record.id)
                     if entry.node is not None:
                         self._version = min(self._version + 1, MAX_VERSION)
-                        self._changed(EventKind.EXPIRED, entry.node)
+                        self._changed(EventKind.REVOKED, entry.node)
         self._announcer.announce()
 
     def expire(self) -> None:

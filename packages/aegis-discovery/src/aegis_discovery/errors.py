@@ -106,12 +106,12 @@ class PeerIdentityError(ConnectError):
 
 
 class InvalidAddressError(DiscoveryError):
-    """An address of a peer cannot be one."""
+    """An address cannot be one."""
 
     def __init__(self, address: str, reason: str) -> None:
         self.address = address
         self.reason = reason
-        super().__init__(f"{address!r} is no address of a peer: {reason}")
+        super().__init__(f"{address[:80]!r} is no address: {reason}")
 
 
 class EventLoopError(DiscoveryError):

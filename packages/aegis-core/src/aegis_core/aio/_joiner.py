@@ -72,6 +72,10 @@ class Joiner:
 
     def _why_not(self) -> str:
         reasons = list(self._complaints.values())
+        waiting = set(self._seeds) - self._tried
+        reasons += [
+            f"{seed.address} has not answered yet" for seed in self._seeds if seed in waiting
+        ]
         for seed, node_id in self._found.items():
             complaint = self._watchers.complaint(node_id)
             reasons.append(f"{node_id} at {seed.address}: {complaint or 'it has not answered yet'}")
