@@ -77,6 +77,12 @@ class IdentityKeeper:
         """When the next renewal is tried (Unix seconds)."""
         return self._renew_at
 
+    def adopt(self, tls: TLSConfig) -> None:
+        """Goes on with an identity that came from elsewhere."""
+        if tls is not self.tls:
+            self.tls = tls
+            self._plan()
+
     def step(self) -> list[IdentityEvent]:
         """Looks at the files and at the clock; returns what happened. Call it every few seconds."""
         events = []

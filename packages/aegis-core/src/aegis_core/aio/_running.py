@@ -135,6 +135,7 @@ class RunningNode:
     def change_identity(self, tls: TLSConfig) -> None:
         """Takes a new identity to everything that uses it."""
         self.state.change_identity(tls)
+        self._keeper.adopt(tls)
         self.server.change_identity(tls)
         self.peers.change_identity(tls)
         self.pool.change_identity(tls)
