@@ -92,8 +92,8 @@ def test_every_option_has_an_environment_variable(
         inner = command.commands.values() if isinstance(command, click.Group) else ()
         return own + [option for sub in inner for option in options(sub)]
 
-    without = [o.name for o in options(certs) if not o.envvar and o.name != "version"]
-    assert without == []
+    without = {o.name for o in options(certs) if not o.envvar}
+    assert without == {"version", "confirm"}  # one confirms a step, not all that come
     elsewhere = str(tmp_path / "elsewhere")
     ca = {"AEGIS_CA_KEY_TYPE": "p384", "AEGIS_CA_NAME": "Env CA", "AEGIS_JSON": "1"}
     assert json.loads(run("init", AEGIS_CERT_DIR=elsewhere, **ca).stdout)["name"] == "Env CA"
@@ -454,9 +454,11 @@ def test_renew_watch_goes_on_until_it_is_interrupted(directory: Path) -> None:
 def test_a_ca_is_rotated_in_three_steps(acme: Callable[..., Result], directory: Path) -> None:
     assert as_json(acme("rotate-ca", "status", "--json"))["phase"] == "none"
     assert "Acme G2" in acme("rotate-ca", "prepare").stdout
-    asked = acme("rotate-ca", "activate")
+    asked = acme("rotate-ca", "activate", AEGIS_CONFIRM="1")
     assert asked.exit_code == 1
     assert "laptop, orders-1" in asked.stderr
+    assert "`--confirm`" in asked.stderr
+    assert "Next: aegis-certs rotate-ca activate --confirm" in acme("rotate-ca", "status").stdout
     assert acme("rotate-ca", "activate", "--confirm").exit_code == 0
     assert "laptop, orders-1" in acme("rotate-ca", "retire").stderr
     assert "Renewed laptop" in acme("renew").stdout

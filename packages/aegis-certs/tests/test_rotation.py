@@ -20,6 +20,7 @@ from aegis_certs import (
     TrustBundle,
     UntrustedError,
     load_or_generate_tls,
+    request_certificate,
 )
 
 P256 = KeyType.P256
@@ -106,6 +107,23 @@ def test_steps_out_of_turn_are_refused(ca: CertificateAuthority) -> None:
     for wrong in (ca.prepare_rotation, ca.activate_rotation):
         with pytest.raises(RotationError):
             wrong()
+
+
+def test_a_refused_retirement_tells_how_each_node_comes_to_a_new_certificate(
+    ca: CertificateAuthority, tmp_path: Path
+) -> None:
+    ca.issue("here", key_type=P256)
+    ca.sign(request_certificate("away", tmp_path / "away", key_type=P256).read_bytes())
+    ca.prepare_rotation()
+    ca.activate_rotation(confirm=True)
+    with pytest.raises(StillUsedError, match=r"`aegis-certs renew`.*away.*`aegis-certs csr`"):
+        ca.retire_rotation()
+    ca.renew("here")
+    with pytest.raises(StillUsedError, match="`aegis-certs csr`") as caught:
+        ca.retire_rotation()
+    assert "renew" not in str(caught.value)
+    ca.revoke("away")
+    assert ca.retire_rotation().phase is RotationPhase.NONE
 
 
 def test_a_second_rotation_follows_the_first(ca: CertificateAuthority) -> None:

@@ -164,7 +164,8 @@ def show_rotation(json: bool, title: str, state: RotationState, prefix: str) -> 
     leaves = sorted({leaf.id for leaf in state.old_leaves})
     next_step = {
         RotationPhase.NONE: "rotate-ca prepare",
-        RotationPhase.PREPARED: "rotate-ca activate, once every node has this ca-cert.pem",
+        RotationPhase.PREPARED: "rotate-ca activate --confirm, "
+        "once every node has this ca-cert.pem",
         RotationPhase.ACTIVATED: "renew, and then rotate-ca retire"
         if leaves
         else "rotate-ca retire",

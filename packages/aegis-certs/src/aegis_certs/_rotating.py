@@ -107,8 +107,7 @@ def retire(desk: Desk, in_use: Sequence[str]) -> None:
     nodes = sorted({entry.id for entry in _leaves_of(desk, old[0])} | set(in_use))
     if nodes:
         what = f"nodes still have certificates of {common_name(old[0].subject)}"
-        advice = "renew them (`aegis-certs renew`), or revoke what is not used any more"
-        raise StillUsedError(store.directory, nodes, what, advice)
+        raise StillUsedError(store.directory, nodes, what, _ways_on(desk, nodes))
     keep = desk.bundle.path()
     chain = tuple(ca for ca in desk.bundle.certificates if ca in keep or ca not in old)
     record_ca(store, Action.RETIRE, old[0], desk.at)
@@ -127,16 +126,31 @@ def _widen(desk: Desk, chain: Sequence[x509.Certificate]) -> None:
 
 def _ask(desk: Desk, distrusting: Sequence[str] | None) -> None:
     directory = desk.store.directory
-    advice = "wait until they have the new trust bundle, or confirm"
+    advice = "wait until they have the new trust bundle, or go on with `--confirm`"
     if distrusting is None:
         nodes = sorted({entry.id for entry in _leaves_of(desk, desk.issuer.certificate)})
         what = "whether these nodes trust the new CA is not known here"
-        advice = "see that they have the new ca-cert.pem, and confirm"
+        advice = "see that they have the new ca-cert.pem, and go on with `--confirm`"
     else:
         nodes = sorted(distrusting)
         what = "these nodes do not trust the new CA yet"
     if nodes:
         raise StillUsedError(directory, nodes, what, advice)
+
+
+def _ways_on(desk: Desk, nodes: Sequence[str]) -> str:
+    here = [node for node in nodes if desk.store.has_key(node)]
+    away = [node for node in nodes if node not in here]
+    ways = []
+    if here:
+        ways.append("renew those whose keys are here (`aegis-certs renew`)")
+    if away:
+        ways.append(
+            f"sign a new request of those whose keys are elsewhere, {', '.join(away)} "
+            f"(`aegis-certs csr` there)"
+        )
+    ways.append("or revoke what is not used any more (`aegis-certs revoke`)")
+    return ", ".join(ways)
 
 
 def _leaves_of(desk: Desk, ca: x509.Certificate) -> tuple[IssuedCertificate, ...]:

@@ -245,11 +245,10 @@ def prepare(
     epilog=examples("aegis-certs rotate-ca activate", "aegis-certs rotate-ca activate --confirm")
 )
 @directory
-@option(
+@click.option(  # of no variable: what was confirmed once is not confirmed for good
     "--confirm",
-    "AEGIS_CONFIRM",
-    "All nodes have the new trust bundle, or may fail.",
     is_flag=True,
+    help="All nodes have the new trust bundle, or may fail.",
 )
 @passphrase_file
 @json_flag
