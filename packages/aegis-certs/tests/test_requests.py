@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from aegis_certs import (
+    AlreadyExistsError,
     CertificateAuthority,
     IdentitySource,
     InvalidNodeIdError,
@@ -89,6 +90,19 @@ def test_the_identity_at_work_stays_until_the_answer_is_installed(
     assert source.poll() is None
     second = install_certificate(ca.sign(request).pem, away)
     assert source.poll() == second != first
+
+
+def test_a_pending_request_is_not_replaced_by_another(ca: CertificateAuthority, away: Path) -> None:
+    request = request_certificate("node-1", away, key_type=P256).read_bytes()
+    with pytest.raises(
+        AlreadyExistsError, match=r"install.*remove .*node-1_csr-key\.pem"
+    ) as caught:
+        request_certificate("node-1", away, key_type=P256)
+    assert (away / "node-1_csr.pem").read_bytes() == request
+    caught.value.path.unlink()  # as the message says
+    second = request_certificate("node-1", away, key_type=P256).read_bytes()
+    assert second != request
+    assert install_certificate(ca.sign(second).pem, away).node_id == "node-1"
 
 
 def test_the_ca_decides_what_it_grants_and_says_what_it_dropped(ca: CertificateAuthority) -> None:

@@ -21,7 +21,7 @@ from ._order import Order
 from ._pem import Pair, encode_certificates, parse_certificates, parse_private_key, parse_request
 from ._store import Store
 from ._tls import TLSConfig, make_tls
-from .errors import InvalidPemError, KeyMismatchError, NotFoundError
+from .errors import AlreadyExistsError, InvalidPemError, KeyMismatchError, NotFoundError
 
 _USAGES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
@@ -156,6 +156,7 @@ def request_certificate(
     Raises:
         InvalidNodeIdError: The node id cannot be one.
         InvalidRequestError: A host or the key type cannot be used.
+        AlreadyExistsError: An earlier request is pending; its key would be lost.
         DirectoryError: The directory cannot be used.
     """
     order = Order.of(
@@ -171,8 +172,14 @@ def request_certificate(
     store = Store(directory)
     path = store.request_path(node_id)
     with store.locked():
+        if (key_path := store.request_key_path(node_id)).exists():
+            advice = (
+                f"bring the answer to {path.name} with `aegis-certs install`, "
+                f"or remove {key_path} to give that request up"
+            )
+            raise AlreadyExistsError(f"the key of a pending request of {node_id}", key_path, advice)
         _files.remove(path)  # a request must never lie beside the key of another one
-        _files.write(store.request_key_path(node_id), encode_key(key), _files.PRIVATE)
+        _files.write(key_path, encode_key(key), _files.PRIVATE)
         _files.write(path, request, _files.PUBLIC)
     return path
 

@@ -19,7 +19,7 @@ CertsError
 ├── RotationError             the CA is not at the step of a rotation that was asked for
 │   └── StillUsedError            nodes still need what the step would take from them
 ├── NotFoundError             a file, variable or CA is not there
-├── AlreadyExistsError        a CA or foreign certificate is there and is not overwritten
+├── AlreadyExistsError        a CA, request or foreign certificate is there and stays
 └── DirectoryError            the certificate directory cannot be used as asked
     └── LockTimeoutError          another process holds its lock for too long
 """
