@@ -303,6 +303,20 @@ def test_ctrl_c_ends_at_once_with_130_and_leaves_no_broken_file(directory: Path)
     assert {path.name for path in directory.iterdir()} == {".lock"}
 
 
+def test_ctrl_c_while_the_command_loads_is_as_quiet() -> None:
+    code = (
+        "import signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'click': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from aegis_certs._main import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_colours_are_for_terminals_that_want_them(varied: Path) -> None:
     colour = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
     plain, _ = Terminal("list", "--dir", str(varied), NO_COLOR="1").end()
