@@ -62,17 +62,11 @@ def _activate(command: click.Command) -> click.Command:
 
 def _retire(command: click.Command) -> click.Command:
     def in_use(mesh: Mesh, state: RotationState) -> list[str]:
-        from cryptography.x509.oid import NameOID
-
         found = []
         for node_id in mesh.topology.nodes:
             certificate = mesh.get_certificate(node_id)
-            names = (
-                certificate.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)
-                if certificate
-                else []
-            )
-            if any(name.value == state.old for name in names):
+            issuer = certificate.issuer if certificate else ()
+            if any(a.rfc4514_attribute_name == "CN" and a.value == state.old for a in issuer):
                 found.append(node_id)
         return found
 
