@@ -215,10 +215,15 @@ def test_a_pipe_gets_whole_lines_without_colours(varied: Path) -> None:
         [COMMAND, "list", "--dir", varied], capture_output=True, text=True, env=environment
     )
     assert listed.returncode == 0
-    assert "spiffe://aegis.internal/node/a-rather-long-node-id.region-1.acme.example" in (
-        listed.stdout
-    )
     assert "\x1b" not in listed.stdout
+    entries = list_certificates(varied)
+    header, *lines = listed.stdout.splitlines()[: 1 + len(entries)]
+    assert header.split()[:4] == ["ID", "SERIAL", "KEY", "SANS"]
+    assert [line.split()[0] for line in lines] == [entry.id for entry in entries]
+    name = "a-rather-long-node-id.region-1.acme.example"
+    (found,) = (line.split() for line in lines if line.startswith(name))
+    assert found[2:4] == ["p256", f"{name},spiffe://aegis.internal/node/{name}"]
+    assert found[6:] == ["89", "valid"]
 
 
 def test_what_is_wrong_is_said_below_the_table(varied: Path, run: Callable[..., Result]) -> None:

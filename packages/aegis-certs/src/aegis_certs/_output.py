@@ -104,27 +104,33 @@ def identity_facts(tls: TLSConfig, directory: Path) -> dict[str, object]:
 
 
 def show_certificates(entries: Iterable[CertificateInfo]) -> None:
-    """Prints certificates as a table; what is wrong with them comes below it."""
+    """Prints certificates as a table; what is wrong with them comes below it.
+
+    Where there is no width to fit into, each has one line, and each column one value.
+    """
     console = _console()
+    lines = console.width == _UNBOUND
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("ID", overflow="fold", min_width=6)
     table.add_column("SERIAL", no_wrap=True)
     table.add_column("KEY", no_wrap=True)
     table.add_column("SANS", overflow="fold", min_width=10)
-    table.add_column("NOT BEFORE\nNOT AFTER", no_wrap=True)
+    for title in ("NOT BEFORE", "NOT AFTER") if lines else ("NOT BEFORE\nNOT AFTER",):
+        table.add_column(title, no_wrap=True)
     table.add_column("DAYS LEFT", no_wrap=True)
     table.add_column("STATE", overflow="fold")
     problems = []
     for entry in entries:
         style = _STYLES.get(entry.state, "red")
+        dates = [f"{day:%Y-%m-%d}" if day else "" for day in (entry.not_before, entry.not_after)]
         serial = entry.serial[:_SERIAL_DIGITS] + "…" * (len(entry.serial) > _SERIAL_DIGITS)
         table.add_row(
             entry.id,
             serial,
             entry.key,
-            "\n".join(entry.sans),
-            "\n".join(f"{day:%Y-%m-%d}" for day in (entry.not_before, entry.not_after) if day),
-            _days_left(entry, style),
+            ("," if lines else "\n").join(entry.sans),
+            *(dates if lines else ("\n".join(filter(None, dates)),)),
+            _days_left(entry, style, bar=not lines),
             Text(entry.state, style),
         )
         if entry.problem:
@@ -247,10 +253,12 @@ def _print_facts(console: Console, facts: Mapping[str, object]) -> None:
         console.print(Text.assemble("  ", (label, "dim"), f"  {shown}"), soft_wrap=True)
 
 
-def _days_left(entry: CertificateInfo, style: str) -> Text:
-    """What is left of the life as a bar, and in days."""
+def _days_left(entry: CertificateInfo, style: str, *, bar: bool) -> Text:
+    """What is left of the life in days, and as a bar."""
     if entry.days_left is None or entry.not_before is None or entry.not_after is None:
         return Text()
+    if not bar:
+        return Text(str(entry.days_left))
     life = (entry.not_after - entry.not_before).days or 1
     full = round(_BAR * min(max(entry.days_left / life, 0.0), 1.0))
     return Text.assemble(
