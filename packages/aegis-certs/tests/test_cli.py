@@ -393,6 +393,24 @@ def test_a_request_travels_to_the_ca_and_back(
     assert acme("verify", "n1", "--dir", str(away)).exit_code == 0
 
 
+def test_what_to_do_next_is_told_with_the_directory_that_was_named(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    at = ("--dir", str(tmp_path / "my certs"))
+    named = f"--dir '{tmp_path}/my certs'"
+    for arguments, hint in {
+        ("init", *EC): f"issue NODE-ID {named}",
+        ("issue", "n1", *EC): f"list {named}",
+        ("csr", "n2", *EC): f"install n2_signed.pem {named}",
+        ("revoke", "n1"): f"list {named}",
+        ("rotate-ca", "prepare"): f"activate --confirm {named}, once",
+        ("rotate-ca", "activate"): f"rotate-ca retire {named}",
+        ("rotate-ca", "retire"): f"rotate-ca prepare {named}",
+    }.items():
+        assert hint in run(*arguments, *at).stdout
+    assert run("rotate-ca", "status", AEGIS_CERT_DIR=at[1]).stdout.endswith("rotate-ca prepare\n")
+
+
 def test_verify_says_which_check_failed_and_ends_with_its_code(
     acme: Callable[..., Result], directory: Path, tmp_path: Path
 ) -> None:

@@ -165,16 +165,20 @@ def show_renewals(json: bool, directory: Path, renewals: Sequence[Renewal]) -> N
         console.print(f"Nothing in {directory} is due.", soft_wrap=True)
 
 
-def show_rotation(json: bool, title: str, state: RotationState, prefix: str) -> None:
-    """Prints where the rotation of a CA stands, and its next step."""
+def show_rotation(
+    json: bool, title: str, state: RotationState, prefix: str, directory: str
+) -> None:
+    """Prints where the rotation of a CA stands, and its next step.
+
+    Prefix and directory are how that is called: the command, and its option.
+    """
     leaves = sorted({leaf.id for leaf in state.old_leaves})
+    retire = f"rotate-ca retire{directory}"
     next_step = {
-        RotationPhase.NONE: "rotate-ca prepare",
-        RotationPhase.PREPARED: "rotate-ca activate --confirm, "
-        "once every node has this ca-cert.pem",
-        RotationPhase.ACTIVATED: "renew, and then rotate-ca retire"
-        if leaves
-        else "rotate-ca retire",
+        RotationPhase.NONE: f"rotate-ca prepare{directory}",
+        RotationPhase.PREPARED: f"rotate-ca activate --confirm{directory}, "
+        f"once every node has this ca-cert.pem",
+        RotationPhase.ACTIVATED: f"renew{directory}, and then {retire}" if leaves else retire,
     }[state.phase]
     facts = {
         "phase": state.phase,

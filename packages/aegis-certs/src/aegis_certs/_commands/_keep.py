@@ -19,6 +19,7 @@ from ._shared import (
     option,
     passphrase_file,
     prefix,
+    same_directory,
 )
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ def revoke(
         "date": found[0].date,
         "crl": ca.directory / "crl.pem",
     }
-    hint = f"Every node needs this crl.pem beside its ca-cert.pem. See: {prefix(ctx)} list"
+    see = f"See: {prefix(ctx)} list{same_directory(ctx)}"
+    hint = f"Every node needs this crl.pem beside its ca-cert.pem. {see}"
     present(json, f"Revoked {what}", facts, hint)
 
 
@@ -177,7 +179,7 @@ def status(
     from .._output import show_rotation
 
     state = load_ca(dir, passphrase_file).rotation()
-    show_rotation(json, f"The rotation of the CA in {dir}", state, prefix(ctx))
+    show_rotation(json, f"The rotation of the CA in {dir}", state, prefix(ctx), same_directory(ctx))
 
 
 @rotate_ca.command(
@@ -238,7 +240,9 @@ def prepare(
             root_directory=root_dir,
         ),
     )
-    show_rotation(json, f"Prepared the rotation of the CA in {dir}", state, prefix(ctx))
+    show_rotation(
+        json, f"Prepared the rotation of the CA in {dir}", state, prefix(ctx), same_directory(ctx)
+    )
 
 
 @rotate_ca.command(
@@ -273,7 +277,7 @@ def activate(
         "Activating …",
         lambda: ca.activate_rotation(distrusting=distrusting, confirm=confirm),
     )
-    show_rotation(json, f"The new CA in {dir} issues", state, prefix(ctx))
+    show_rotation(json, f"The new CA in {dir} issues", state, prefix(ctx), same_directory(ctx))
 
 
 @rotate_ca.command(epilog=examples("aegis-certs rotate-ca retire"))
@@ -296,4 +300,4 @@ def retire(
 
     ca = load_ca(dir, passphrase_file)
     state = run("Retiring …", lambda: ca.retire_rotation(in_use=in_use))
-    show_rotation(json, f"Retired the old CA in {dir}", state, prefix(ctx))
+    show_rotation(json, f"Retired the old CA in {dir}", state, prefix(ctx), same_directory(ctx))

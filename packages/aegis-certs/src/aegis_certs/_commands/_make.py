@@ -22,6 +22,7 @@ from ._shared import (
     prefix,
     read_file,
     read_passphrase,
+    same_directory,
     server_only,
 )
 
@@ -129,7 +130,7 @@ def init(
     if intermediate or root_dir:
         facts["root"] = root_dir or default_root(ca.directory)
         advice = f"Carry {facts['root']} away: only the next issuing CA needs it."
-    hint = f"{advice} Next: {prefix(ctx)} issue NODE-ID"
+    hint = f"{advice} Next: {prefix(ctx)} issue NODE-ID{same_directory(ctx)}"
     present(json, f"Made a CA in {ca.directory}", facts, hint)
 
 
@@ -185,7 +186,7 @@ def issue(
             server_only=server_only,
         ),
     )
-    hint = f"Its node needs these three files. See all: {prefix(ctx)} list"
+    hint = f"Its node needs these three files. See all: {prefix(ctx)} list{same_directory(ctx)}"
     title = f"Issued a certificate for {node_id}"
     present(json, title, identity_facts(tls, ca.directory), hint, hidden=("id",))
 
@@ -234,7 +235,10 @@ def csr(
         ),
     )
     facts = {"id": node_id, "hosts": list(host), "key_type": key_type, "request": path}
-    hint = f"Bring it to the CA. There: {prefix(ctx)} sign {path.name}"
+    hint = (
+        f"Bring it to the CA. There: {prefix(ctx)} sign {path.name}\n"
+        f"Then here: {prefix(ctx)} install {node_id}_signed.pem{same_directory(ctx)}"
+    )
     present(json, f"Made a request for {node_id}", facts, hint, hidden=("id",))
 
 
@@ -311,7 +315,10 @@ def sign(
         "signed": path,
         "trust_bundle": ca.directory / "ca-cert.pem",
     }
-    hint = f"Bring both files back. There: {prefix(ctx)} install {path.name}"
+    hint = (
+        f"Bring both files back. There: {prefix(ctx)} install {path.name}, "
+        f"with the --dir that the request was made with"
+    )
     present(json, f"Signed a certificate for {signed.node_id}", facts, hint, hidden=("id",))
 
 

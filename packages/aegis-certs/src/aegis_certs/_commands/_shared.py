@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -48,6 +49,12 @@ def prefix(ctx: click.Context) -> str:
             path = above.command_path
         above = above.parent
     return path
+
+
+def same_directory(ctx: click.Context) -> str:
+    """The `--dir` that the next command needs too; empty where it goes there without."""
+    given = ctx.get_parameter_source("dir") is click.core.ParameterSource.COMMANDLINE
+    return f" --dir {shlex.quote(ctx.params['dir'])}" if given else ""
 
 
 def _write_epilog(
