@@ -463,6 +463,17 @@ def test_a_revoked_node_is_listed_verified_and_diagnosed_as_such(
     assert "Revoked laptop" in acme("revoke", "laptop").stdout
 
 
+def test_what_is_revoked_already_is_told_and_stays(
+    acme: Callable[..., Result], directory: Path
+) -> None:
+    acme("revoke", "orders-1", "--reason", "key-compromise")
+    files = {name: (directory / name).read_bytes() for name in ("crl.pem", "audit.jsonl")}
+    again = acme("revoke", "orders-1", "--reason", "superseded")
+    assert again.exit_code == 0
+    assert re.search(r"already revoked on \S+ \S+ UTC \(reason key-compromise\)", again.stdout)
+    assert {name: (directory / name).read_bytes() for name in files} == files
+
+
 def test_renew_does_one_or_all_that_are_due(run: Callable[..., Result], directory: Path) -> None:
     past = dt.datetime.now(dt.UTC) - 70 * DAY
     ca = CertificateAuthority.create(directory, key_type=KeyType.P256, at=past)
@@ -649,6 +660,18 @@ def test_every_command_has_json(directory: Path) -> None:
 
     lacking = [one.name for one in leaves(certs) if not any(p.name == "json" for p in one.params)]
     assert lacking == []
+
+
+def test_the_examples_of_a_request_work_one_after_the_other(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("init", *EC, AEGIS_CERT_DIR="certs").exit_code == 0
+    for name in ("csr", "sign", "install", "verify"):
+        for line in (certs.commands[name].epilog or "").splitlines():
+            if line.startswith("  aegis-certs "):
+                done = run(*line.split()[1:], AEGIS_CERT_DIR="certs")
+                assert done.exit_code == 0, (line, done.output)
 
 
 def test_examples_call_the_commands_as_the_reader_does() -> None:

@@ -114,15 +114,17 @@ class Desk:
     def revoke(
         self, entries: Iterable[IssuedCertificate], reason: RevocationReason
     ) -> tuple[Revocation, ...]:
-        """Revokes certificates, and signs the lists that say so."""
+        """Revokes certificates, and signs the lists that say so; what is revoked stays as it is."""
         serials = {entry.serial for entry in entries}
-        for serial in serials:
+        fresh = {serial for serial in serials if not self.revocations.has_serial(serial)}
+        for serial in fresh:
             entry = self.inventory.get(serial)
             facts = {"id": entry.id, "serial": serial, "issuer": entry.issuer} if entry else {}
             _audit.record(
                 self.store.audit_path, Action.REVOKE, self.at, {**facts, "reason": reason}
             )
-        self.revocations = self.write_revocations()
+        if fresh:
+            self.revocations = self.write_revocations()
         return tuple(found for found in self.revocations if found.serial in serials)
 
     def refresh_revocations(self) -> None:

@@ -131,19 +131,26 @@ def revoke(
     from dataclasses import asdict
 
     from .. import RevocationReason
+    from .._files import read
     from .._output import present, run
 
     ca = load_ca(dir, passphrase_file)
+    crl = ca.directory / "crl.pem"
+    before = read(crl)
     found = run("Revoking …", lambda: ca.revoke(what, RevocationReason(reason)))
     facts = {
         "revoked": [asdict(one) for one in found] if json else [one.serial for one in found],
         "reason": found[0].reason,
         "date": found[0].date,
-        "crl": ca.directory / "crl.pem",
+        "crl": crl,
     }
     see = f"See: {prefix(ctx)} list{same_directory(ctx)}"
     hint = f"Every node needs this crl.pem beside its ca-cert.pem. {see}"
-    present(json, f"Revoked {what}", facts, hint)
+    title = f"Revoked {what}"
+    if read(crl) == before:
+        since = f"{found[0].date:%Y-%m-%d %H:%M:%S} UTC"
+        title = f"{what} was already revoked on {since} (reason {found[0].reason})"
+    present(json, title, facts, hint)
 
 
 @click.group(

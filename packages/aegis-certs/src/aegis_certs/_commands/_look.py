@@ -83,7 +83,7 @@ def show(
     cls=Command,
     epilog=examples(
         "aegis-certs verify orders-1",
-        "aegis-certs verify orders-1-cert.pem --usage server --name orders.acme.example",
+        "aegis-certs verify certs/orders-1-cert.pem --usage server --name orders.acme.example",
     ),
 )
 @click.argument("what", metavar="FILE|ID")

@@ -195,7 +195,7 @@ def issue(
     cls=Command,
     epilog=examples(
         "aegis-certs csr orders-1",
-        "aegis-certs csr orders-1 --host orders.acme.example --key-type p256",
+        "aegis-certs csr orders-2 --host orders.acme.example --key-type p256",
     ),
 )
 @click.argument("node_id", metavar="ID")
@@ -245,8 +245,8 @@ def csr(
 @click.command(
     cls=Command,
     epilog=examples(
-        "aegis-certs sign orders-1_csr.pem",
-        "aegis-certs sign orders-1_csr.pem --id orders-1 --host orders.acme.example",
+        "aegis-certs sign certs/orders-1_csr.pem",
+        "aegis-certs sign certs/orders-1_csr.pem --id orders-1 --host orders.acme.example",
     ),
 )
 @click.argument("request", metavar="FILE")
