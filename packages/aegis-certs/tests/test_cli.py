@@ -84,6 +84,14 @@ def test_json_has_the_same_facts(run: Callable[..., Result], directory: Path) ->
     assert (leaf["key"], leaf["days_left"], leaf["state"]) == ("p256", 89, "valid")
 
 
+def test_a_life_that_the_ca_cuts_short_is_noted(run: Callable[..., Result]) -> None:
+    run("init", *EC, "--days", "30")
+    cut = run("issue", "n1", *EC, "--days", "3650")
+    assert cut.exit_code == 0
+    assert re.fullmatch(r"Note: it ends with its CA, at .* not after 3650 days\.\n", cut.stderr)
+    assert run("issue", "n1", *EC, "--days", "20").stderr == ""
+
+
 def test_every_option_has_an_environment_variable(
     run: Callable[..., Result], tmp_path: Path
 ) -> None:

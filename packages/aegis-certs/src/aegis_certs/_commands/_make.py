@@ -17,6 +17,7 @@ from ._shared import (
     leaf_days,
     leaf_key_type,
     load_ca,
+    note_shortened,
     option,
     passphrase_file,
     prefix,
@@ -186,6 +187,7 @@ def issue(
             server_only=server_only,
         ),
     )
+    note_shortened(ctx, ca, tls.not_after)
     hint = f"Its node needs these three files. See all: {prefix(ctx)} list{same_directory(ctx)}"
     title = f"Issued a certificate for {node_id}"
     present(json, title, identity_facts(tls, ca.directory), hint, hidden=("id",))
@@ -306,6 +308,7 @@ def sign(
     )
     path = Path(out or f"{signed.node_id}_signed.pem")
     write(path, signed.pem, PUBLIC)
+    note_shortened(ctx, ca, signed.certificate.not_valid_after_utc)
     facts = {
         "id": signed.node_id,
         "hosts": list(host),

@@ -14,6 +14,8 @@ from .._command_group import CommandGroup
 from .._naming import KeyType
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from .. import CertificateAuthority
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,6 +57,17 @@ def same_directory(ctx: click.Context) -> str:
     """The `--dir` that the next command needs too; empty where it goes there without."""
     given = ctx.get_parameter_source("dir") is click.core.ParameterSource.COMMANDLINE
     return f" --dir {shlex.quote(ctx.params['dir'])}" if given else ""
+
+
+def note_shortened(ctx: click.Context, ca: CertificateAuthority, end: datetime) -> None:
+    """Tells, on standard error, where a certificate got fewer days than were asked for."""
+    asked = ctx.get_parameter_source("days") is not click.core.ParameterSource.DEFAULT
+    if asked and end == ca.certificate.not_valid_after_utc:
+        click.echo(
+            f"Note: it ends with its CA, at {end:%Y-%m-%d %H:%M:%S} UTC, "
+            f"and not after {ctx.params['days']:g} days.",
+            err=True,
+        )
 
 
 def _write_epilog(
