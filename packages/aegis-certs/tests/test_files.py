@@ -241,3 +241,9 @@ def test_a_read_only_directory_cannot_renew(readable: Path) -> None:
             load_or_generate_tls("node-2", readable)
 
     in_a_child_that_may_not_write(readable, check)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is full")
+def test_a_full_disk_is_told_with_what_to_do() -> None:
+    with pytest.raises(DirectoryError, match="no space left on device; free some space"):
+        files.append(Path("/dev/full"), b"line")

@@ -227,3 +227,11 @@ def test_a_node_whose_key_is_elsewhere_is_renewed_by_a_new_request(
     ca.sign(ask("node-1"))
     with pytest.raises(NotFoundError, match="request"):
         ca.renew("node-1")
+
+
+def test_a_torn_answer_is_told_with_what_to_do(ca: CertificateAuthority, away: Path) -> None:
+    signed = ca.sign(request_certificate("node-1", away, key_type=P256).read_bytes()).pem
+    with pytest.raises(InvalidPemError, match="get a new copy"):
+        install_certificate(signed[: len(signed) // 2], away)
+    with pytest.raises(InvalidPemError, match="get a new copy"):
+        install_certificate(signed.replace(b"A", b"", 1), away)

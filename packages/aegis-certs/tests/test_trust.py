@@ -61,7 +61,9 @@ def test_a_leaf_of_another_ca_is_not_trusted(
     go_node: Make, make_certificate: Make, bundle: TrustBundle
 ) -> None:
     other = make_certificate("Other", ca=True)
-    with pytest.raises(UntrustedError, match=r"issuer Other is not in the trust bundle \(Root\)"):
+    with pytest.raises(
+        UntrustedError, match=r"issuer Other is not in the trust bundle \(Root\); use the ca-cert"
+    ):
         bundle.verify([go_node("node-1", other).certificate], "server")
 
 

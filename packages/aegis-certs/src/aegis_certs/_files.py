@@ -198,4 +198,6 @@ def _reporting(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise DirectoryError(path, f"{reason}; check the directory and who may use it") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free some space" if full else "check the directory and who may use it"
+        raise DirectoryError(path, f"{reason}; {advice}") from error

@@ -20,6 +20,7 @@ from .errors import InvalidPemError, PassphraseError
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
 Source = str | Path | None
+_COPY = "get a new copy of it"
 
 _ENCRYPTED = (
     "it is encrypted, and no passphrase was given; a CA's may be in AEGIS_CA_PASSPHRASE, and a "
@@ -37,7 +38,7 @@ def parse_certificates(
     """
     blocks = [m[0] for m in _BLOCK.finditer(data) if m[1] == b"CERTIFICATE"]
     if not blocks:
-        raise InvalidPemError(what, "it has no certificate in PEM form", source)
+        raise InvalidPemError(what, f"it has no certificate in PEM form; {_COPY}", source)
     return tuple(_parse_certificate(block, what, source) for block in blocks)
 
 
@@ -50,7 +51,7 @@ def _parse_certificate(block: bytes, what: str, source: Source) -> x509.Certific
         for extension in certificate.extensions:
             _ = extension.value
     except Exception as error:  # the parser's errors have no common root
-        raise InvalidPemError(what, f"it is no certificate ({error})", source) from error
+        raise InvalidPemError(what, f"it is no certificate ({error}); {_COPY}", source) from error
     return certificate
 
 
@@ -62,7 +63,7 @@ def private_key_block(data: bytes, what: str = "private key", source: Source = N
     """
     block = next((m[0] for m in _BLOCK.finditer(data) if m[1].endswith(b"PRIVATE KEY")), None)
     if block is None:
-        raise InvalidPemError(what, "it has no private key in PEM form", source)
+        raise InvalidPemError(what, f"it has no private key in PEM form; {_COPY}", source)
     return block + b"\n"
 
 
@@ -95,7 +96,7 @@ def parse_private_key(
         if encrypted:
             reason = f"the passphrase does not fit, or it is damaged ({error})"
             raise PassphraseError(what, reason, source) from error
-        raise InvalidPemError(what, f"it is no private key ({error})", source) from error
+        raise InvalidPemError(what, f"it is no private key ({error}); {_COPY}", source) from error
     return check_key(key, what, source), block
 
 
@@ -122,7 +123,7 @@ def parse_crls(
                 for extension in revoked.extensions:
                     _ = extension.value
     except Exception as error:  # the parser's errors have no common root
-        raise InvalidPemError(what, f"it is no CRL ({error})", source) from error
+        raise InvalidPemError(what, f"it is no CRL ({error}); {_COPY}", source) from error
     return crls
 
 
@@ -145,7 +146,7 @@ def parse_request(
         for extension in request.extensions:
             _ = extension.value
     except Exception as error:  # the parser's errors have no common root
-        raise InvalidPemError(what, f"it is no request ({error})", source) from error
+        raise InvalidPemError(what, f"it is no request ({error}); {_COPY}", source) from error
     return request
 
 

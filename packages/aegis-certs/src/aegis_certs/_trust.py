@@ -163,12 +163,13 @@ class TrustBundle:
             if ca is None:
                 issuer = common_name(below.issuer)
                 known = [common_name(ca.subject) for ca in self.certificates]
-                raise UntrustedError(
-                    node_id,
+                what = (
                     f"the trust bundle has its issuer {issuer} with another key"
                     if any(ca.subject == below.issuer for ca in self.certificates)
-                    else f"its issuer {issuer} is not in the trust bundle ({', '.join(known)})",
+                    else f"its issuer {issuer} is not in the trust bundle ({', '.join(known)})"
                 )
+                advice = "use the ca-cert.pem of the CA that issued it, or issue it anew"
+                raise UntrustedError(node_id, f"{what}; {advice}")
             check_dates(ca, at, f"the CA {common_name(ca.subject)}", NEW_CA)
             if ca in self.certificates:
                 return
