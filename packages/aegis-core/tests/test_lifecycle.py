@@ -272,3 +272,24 @@ def test_only_tls_1_3_is_spoken(own_ca: CertificateAuthority, version: str, refu
     certificate = own_ca.issue_in_memory("a").certificate
     caller = Caller("a", certificate, tls_version=version, not_after=1.0)
     assert bool(CallerCheck(clock=lambda: 0.0).objection(caller)) is refused
+
+
+async def test_a_client_leaves_out_a_provider_whose_certificate_is_revoked(
+    start: StartNode, own_ca: CertificateAuthority, until: Until
+) -> None:
+    seed = await start("seed")
+    await start("provider-1", seed)
+    await start("provider-2", seed)
+    own_ca.issue("client", key_type=KeyType.P256)
+    async with await discovery_aio.connect(
+        seed.address, node_id="client", cert_dir=own_ca.directory
+    ) as mesh:
+
+        def providers() -> list[str]:
+            return [node.id for node in mesh.topology.get_service_providers("who", "v1")]
+
+        await until(lambda: providers() == ["provider-1", "provider-2"])
+        own_ca.revoke("provider-1")
+        await until(lambda: providers() == ["provider-2"])
+        method = mesh.pool.channel("who", "v1").unary_unary("/test.Who/Who")
+        assert len({await method(b"", timeout=5) for _ in range(4)}) == 1
