@@ -127,7 +127,7 @@ class RunningNode:
             ("health", self.monitor.run),
             ("maintenance", self._maintain),
             ("guard", self.server.guard),
-            ("identity", lambda: keep(self._keeper, self._on_identity)),
+            ("identity", self._keep_identity),
         ):
             self._spawn(_supervise(name, work), name)
         await self.joiner.wait(options.join_timeout)
@@ -140,6 +140,12 @@ class RunningNode:
         self.peers.change_identity(tls)
         self.pool.change_identity(tls)
         self.watchers.dial_again()
+
+    async def _keep_identity(self) -> None:
+        if self._keeper.tls is not self.state.tls:
+            # Taking it up failed halfway the last time.
+            self._on_identity(IdentityEvent(IdentityEventKind.CHANGED, self._keeper.tls))
+        await keep(self._keeper, self._on_identity)
 
     def _on_identity(self, event: IdentityEvent) -> None:
         if event.kind is IdentityEventKind.CHANGED:
