@@ -52,9 +52,23 @@ def test(interpreter: str, paths: list[str]) -> bool:
             "UV_PROJECT_ENVIRONMENT": scratch + "/venv",
             "UV_PYTHON_DOWNLOADS": "never",
         }
-        command = [UV, "run", "--python", interpreter, "pytest", "-q", *paths]
-        print(f"+ {' '.join(command)}", flush=True)
-        return not subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+        pytest = [
+            UV,
+            "run",
+            "--python",
+            interpreter,
+            "pytest",
+            "-q",
+            "-o",
+            f"cache_dir={scratch}/c",
+        ]
+        # As in .ci/run: what is wrong fails twice, what a busy machine held up does not.
+        again = ["-n", "0", "--last-failed", "--last-failed-no-failures", "none"]
+        for command in ([*pytest, *paths], [*pytest, *again, *paths]):
+            print(f"+ {' '.join(command)}", flush=True)
+            if not subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
+                return True
+        return False
 
 
 def main() -> int:
