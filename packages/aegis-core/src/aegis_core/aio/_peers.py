@@ -28,7 +28,7 @@ TIMEOUT = 5.0
 """Seconds for one call to a peer: a hung one must not block a sync for ever."""
 
 
-GOODBYE = 1.0
+GOODBYE = 3.0
 """Seconds that a leaving node spends on telling those who do not watch it."""
 
 MEETING = 1.0
