@@ -20,6 +20,7 @@ from aegis_certs import (
     RevocationReason,
     RevokedError,
     TLSConfig,
+    UntrustedError,
 )
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -73,6 +74,46 @@ def test_openssl_and_cryptography_take_our_lists(
         path = directory / "crl.pem"
         path.write_bytes(path.read_bytes() + (root.directory / "crl.pem").read_bytes())
         assert "leaf.pem: OK" in openssl(ca, good, "-crl_check_all")
+
+
+def retired(ca: CertificateAuthority) -> str:
+    """The serial number of a certificate whose CA was replaced since."""
+    old = ca.issue("node-1", key_type=P256)
+    ca.prepare_rotation()
+    ca.activate_rotation(confirm=True)
+    ca.renew("node-1")
+    ca.retire_rotation()
+    return f"{old.certificate.serial_number:x}"
+
+
+def test_a_certificate_of_a_retired_ca_needs_no_revocation(ca: CertificateAuthority) -> None:
+    serial = retired(ca)
+    before = (ca.directory / "audit.jsonl").read_bytes()
+    with pytest.raises(UntrustedError, match="nothing to revoke"):
+        ca.revoke(serial)
+    assert (ca.directory / "audit.jsonl").read_bytes() == before
+    assert not (ca.directory / "crl.pem").exists()
+    assert serial not in {revocation.serial for revocation in ca.revoke("node-1")}
+
+
+def test_a_certificate_that_has_ended_needs_no_revocation(ca: CertificateAuthority) -> None:
+    tls = ca.issue("node-1", key_type=P256, days=10, at=NOW)
+    ca.write_revocations(at=NOW + 11 * DAY)
+    for what in ("node-1", f"{tls.certificate.serial_number:x}"):
+        with pytest.raises(NotFoundError, match="has not ended"):
+            ca.revoke(what, at=NOW + 11 * DAY)
+
+
+def test_a_certificate_of_a_ca_whose_key_is_elsewhere_is_revoked_there(
+    ca: CertificateAuthority,
+) -> None:
+    ca.issue("node-1", key_type=P256)
+    ca.prepare_rotation()
+    ca.activate_rotation(confirm=True)
+    (ca.directory / "ca_old-key.pem").rename(ca.directory / "away.pem")
+    (ca.directory / "ca_old-cert.pem").unlink()
+    with pytest.raises(NotFoundError, match="where that key is"):
+        ca.revoke("node-1")
 
 
 def test_the_extensions_of_a_list_are_those_of_rfc_5280(ca: CertificateAuthority) -> None:

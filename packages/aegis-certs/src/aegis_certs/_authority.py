@@ -10,12 +10,11 @@ from typing import Self
 
 from cryptography import x509
 
-from . import _rotating
+from . import _revoking, _rotating
 from ._creation import CA_DAYS, Plan, default_name, default_root
 from ._csr import Request, SignedCertificate
 from ._desk import Desk, create_desk, load_issuer, open_desk
 from ._identity import trust_domain_of_ca
-from ._inventory import IssuedCertificate
 from ._keys import describe_key
 from ._lifetime import common_name, moment
 from ._naming import DEFAULT_TRUST_DOMAIN, KeyType, validate_node_id
@@ -27,9 +26,7 @@ from ._rotation import RotationState, successor_name
 from ._store import Store
 from ._tls import TLSConfig, make_tls
 from ._trust import TrustBundle
-from .errors import InvalidRequestError, NotFoundError
-
-_NOT_GIVEN = {RevocationReason.CERTIFICATE_HOLD, RevocationReason.AA_COMPROMISE}
+from .errors import InvalidRequestError
 
 
 class CertificateAuthority:
@@ -310,16 +307,14 @@ class CertificateAuthority:
             The revocations of these certificates, those from before too.
 
         Raises:
-            NotFoundError: No such certificate was issued, or it has ended.
+            NotFoundError: No such certificate was issued, or it has ended, or the key of its CA
+                is not here.
+            UntrustedError: Its CA was retired, so there is nothing to revoke.
             InvalidRequestError: The reason is not one for good.
             DirectoryError: The directory cannot be used.
         """
-        reason = RevocationReason(reason)
-        if reason in _NOT_GIVEN:
-            raise InvalidRequestError("reason", str(reason), "choose one that is for good")
         with self._open(at) as desk:
-            entries = _meant(desk, node_id_or_serial)
-            return desk.revoke(entries, reason)
+            return _revoking.revoke(desk, node_id_or_serial, RevocationReason(reason))
 
     def write_revocations(self, *, at: datetime | None = None) -> RevocationList:
         """Signs `crl.pem` anew, also where nothing is revoked.
@@ -441,17 +436,3 @@ def _root_store(
         reason = "the CA itself is there; name another, which can be carried away"
         raise InvalidRequestError("root directory", str(root_directory), reason)
     return Store(root_directory)
-
-
-def _meant(desk: Desk, node_id_or_serial: str) -> list[IssuedCertificate]:
-    live = [e for e in desk.inventory.of_node(node_id_or_serial) if desk.at <= e.not_after]
-    if live:
-        return live
-    one = desk.inventory.get(node_id_or_serial.lower().replace(":", "").lstrip("0"))
-    if one is None:
-        raise NotFoundError(
-            f"certificate of {node_id_or_serial} that was issued and has not ended",
-            desk.store.inventory_path,
-            "see `aegis-certs list` for node ids and serial numbers",
-        )
-    return [one]

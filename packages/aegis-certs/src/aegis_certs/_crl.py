@@ -87,7 +87,7 @@ def write_revocations(
         previous = [crl for crl in before if crl.issuer.public_bytes() == name]
         entries = {entry.serial: entry for key_of, entry in logged if key_of == key}
         entries |= {entry.serial: entry for crl in previous for entry in _entries(crl)}
-        shown = max((crl.last_update_utc for crl in previous), default=None)
+        shown = max((one for crl in previous if (one := crl.last_update_utc) <= at), default=None)
         kept = [
             (entry.serial, entry.date, REASON_FLAGS[entry.reason])
             for entry in sorted(entries.values(), key=lambda entry: entry.date)

@@ -7,14 +7,14 @@ put in place last: nothing that could be used is ever unknown, wherever a crash 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 
 from cryptography import x509
 
-from . import _audit, _crl
+from . import _crl
 from ._audit import Action
 from ._build import Issuer, build_leaf
 from ._creation import Plan, make_ca, record_ca, record_issue
@@ -26,7 +26,7 @@ from ._lifetime import validity
 from ._naming import CA_NAME, DEFAULT_TRUST_DOMAIN, OLD_CA_NAME
 from ._order import Order
 from ._pem import Pair
-from ._revocation import Revocation, RevocationList, RevocationReason
+from ._revocation import RevocationList
 from ._rotation import settle
 from ._store import Store
 from ._tls import TLSConfig, make_tls
@@ -110,22 +110,6 @@ class Desk:
         self.refresh_revocations()
         chain = (leaf, *self._intermediates())
         return SignedCertificate(order.node_id, chain, request.dropped_by(leaf))
-
-    def revoke(
-        self, entries: Iterable[IssuedCertificate], reason: RevocationReason
-    ) -> tuple[Revocation, ...]:
-        """Revokes certificates, and signs the lists that say so; what is revoked stays as it is."""
-        serials = {entry.serial for entry in entries}
-        fresh = {serial for serial in serials if not self.revocations.has_serial(serial)}
-        for serial in fresh:
-            entry = self.inventory.get(serial)
-            facts = {"id": entry.id, "serial": serial, "issuer": entry.issuer} if entry else {}
-            _audit.record(
-                self.store.audit_path, Action.REVOKE, self.at, {**facts, "reason": reason}
-            )
-        if fresh:
-            self.revocations = self.write_revocations()
-        return tuple(found for found in self.revocations if found.serial in serials)
 
     def refresh_revocations(self) -> None:
         """Signs the lists anew where they are half-way to their end."""
