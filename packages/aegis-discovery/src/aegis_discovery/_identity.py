@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from aegis_certs import CertsError, IdentitySource, RenewalSchedule, RevocationList, TLSConfig
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 _log = logging.getLogger("aegis.identity")
 
@@ -67,7 +69,7 @@ class IdentityKeeper:
         self._clock = clock
         self._rng = rng or random.Random()
         self._failures = 0
-        self._complaint = ""
+        self._complaints: dict[str, str] = {}
         self.tls = tls
         self.revocations = RevocationList.empty()
         self._plan()
@@ -84,20 +86,32 @@ class IdentityKeeper:
             self._plan()
 
     def step(self) -> list[IdentityEvent]:
-        """Looks at the files and at the clock; returns what happened. Call it every few seconds."""
+        """Looks at the files and at the clock; returns what happened. Call it every few seconds.
+
+        Whatever is wrong with the files, it raises nothing: one look that fails costs nothing of
+        what the others found.
+        """
         events = []
         for look in (self._poll, self._renew, self._read_revocations):
             try:
                 event = look()
             except CertsError as error:
-                event = self._refuse(str(error))
+                event = self._refuse(look.__name__, str(error))
+            except Exception as error:  # noqa: BLE001 - a node outlives any file, and the disk
+                reason = f"{type(error).__name__}: {error}"
+                event = self._refuse(look.__name__, reason, cause=error)
+            else:
+                self._complaints.pop(look.__name__, None)
             if event is not None:
                 events.append(event)
         return events
 
     def _poll(self) -> IdentityEvent | None:
         fresh = self._source.poll()
-        return None if fresh is None else self._take(fresh)
+        if fresh is None or fresh == self.tls:
+            return None
+        reason = self._objection(fresh)
+        return self._refuse("_poll", reason) if reason else self._take(fresh)
 
     def _renew(self) -> IdentityEvent | None:
         due = self._clock() >= self._renew_at
@@ -108,9 +122,16 @@ class IdentityKeeper:
             fresh = self._source.renew()
         except CertsError as error:
             return self._retry(str(error))
+        except Exception as error:  # noqa: BLE001 - as in `step`, but it is tried again
+            _log.exception("renewing the certificate of %s failed", self.tls.node_id)
+            return self._retry(f"{type(error).__name__}: {error}")
         if fresh is None:
-            return self._retry("the key of the CA is not at hand, so somebody else has to renew it")
-        return self._take(fresh)
+            return self._retry(
+                "the key of the CA is not at hand, or the CA itself ends then; "
+                "renew it where that key is"
+            )
+        reason = self._objection(fresh)
+        return self._retry(reason) if reason else self._take(fresh)
 
     def _read_revocations(self) -> IdentityEvent | None:
         known, self.revocations = self.revocations, self._source.revocations()
@@ -118,19 +139,37 @@ class IdentityKeeper:
             return None
         return IdentityEvent(IdentityEventKind.REVOCATIONS, self.tls)
 
+    def _objection(self, fresh: TLSConfig) -> str:
+        """Says why a process cannot go on with files that are in order by themselves."""
+        tls = self.tls
+        if fresh.node_id != tls.node_id:
+            return f"they are those of {fresh.node_id}; put back those of {tls.node_id}"
+        if fresh.trust_domain != tls.trust_domain:
+            return (
+                f"their trust domain is {fresh.trust_domain}, this process is of "
+                f"{tls.trust_domain}; put back the old files, or start it anew"
+            )
+        if not _usages(fresh.certificate) >= _usages(tls.certificate):
+            return "they prove less than the old ones: a client only, or a server only"
+        if self.revocations.is_revoked(fresh.certificate, fresh.chain[1:]):
+            return "their certificate is revoked; issue another one"
+        return ""
+
     def _take(self, fresh: TLSConfig) -> IdentityEvent:
         _log.info("%s goes on with a certificate that ends %s", fresh.node_id, fresh.not_after)
         self.tls = fresh
         self._failures = 0
-        self._complaint = ""
         self._plan()
         return IdentityEvent(IdentityEventKind.CHANGED, fresh)
 
-    def _refuse(self, reason: str) -> IdentityEvent | None:
-        if reason == self._complaint:
+    def _refuse(
+        self, look: str, reason: str, *, cause: Exception | None = None
+    ) -> IdentityEvent | None:
+        if reason == self._complaints.get(look):
             return None
-        self._complaint = reason
-        _log.error("%s keeps its identity; new files are no good: %s", self.tls.node_id, reason)
+        self._complaints[look] = reason
+        message = "%s keeps its identity; new files are no good: %s"
+        _log.error(message, self.tls.node_id, reason, exc_info=cause)
         return IdentityEvent(IdentityEventKind.REFUSED, self.tls, reason)
 
     def _retry(self, reason: str) -> IdentityEvent:
@@ -149,3 +188,16 @@ class IdentityKeeper:
     def _plan(self) -> None:
         self._schedule = RenewalSchedule(self.tls.certificate, random=self._rng)
         self._renew_at = self._schedule.due_at.timestamp()
+
+
+_BOTH = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH})
+
+
+def _usages(certificate: x509.Certificate) -> frozenset[x509.ObjectIdentifier]:
+    """Which ends of a connection a certificate proves; one that names none proves both."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return _BOTH
+    any_usage = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in found
+    return _BOTH if any_usage else _BOTH.intersection(found)
