@@ -101,7 +101,8 @@ def test_every_option_has_an_environment_variable(
         return own + [option for sub in inner for option in options(sub)]
 
     without = {o.name for o in options(certs) if not o.envvar}
-    assert without == {"version", "confirm"}  # one confirms a step, not all that come
+    # One confirms a step, or replaces a file, and not all that come.
+    assert without == {"version", "confirm", "force"}
     elsewhere = str(tmp_path / "elsewhere")
     ca = {"AEGIS_CA_KEY_TYPE": "p384", "AEGIS_CA_NAME": "Env CA", "AEGIS_JSON": "1"}
     assert json.loads(run("init", AEGIS_CERT_DIR=elsewhere, **ca).stdout)["name"] == "Env CA"
@@ -393,7 +394,9 @@ def test_a_request_travels_to_the_ca_and_back(
     assert acme("sign", request, "--id", "n2").exit_code == 2
     answer = as_json(acme("sign", request, "--out", str(signed), "--json"))
     assert answer["dropped"] == ["DNS name a.example"]
-    assert "DNS name a.example" in acme("sign", request, "--out", str(signed)).stdout
+    assert acme("sign", request, "--out", str(signed)).exit_code == 1
+    again = acme("sign", request, "--out", str(signed), "--force")
+    assert "DNS name a.example" in again.stdout
     assert (
         as_json(acme("install", str(signed), "--dir", str(away), "--json"))["trust_bundle"]
         == f"{away}/ca-cert.pem"
@@ -437,7 +440,10 @@ def test_verify_says_which_check_failed_and_ends_with_its_code(
     found = as_json_of_failure(acme("verify", str(stranger), "--json"), 5)
     assert [name for name, check in found["checks"].items() if check["ok"] is False] == ["chain"]
     shutil.copy(directory / "laptop-key.pem", directory / "orders-1-key.pem")
-    assert "does not belong" in acme("verify", "orders-1").stdout
+    told = acme("verify", "orders-1").stdout
+    assert re.search(
+        r"key in \S+/orders-1-key.pem does not belong .* in \S+/orders-1-cert.pem", told
+    )
     assert acme("verify", "orders-1").exit_code == 5
     assert acme("verify", "nobody").exit_code == 7
 
@@ -455,7 +461,11 @@ def test_verify_and_doctor_tell_the_dates_by_their_codes(
     ca = CertificateAuthority.create(directory, key_type=KeyType.P256, at=past)
     ca.issue("n", key_type=KeyType.P256, days=days, at=past)
     assert run("verify", "n").exit_code == code
-    assert run("doctor").exit_code == code
+    doctor = run("doctor")
+    assert doctor.exit_code == code
+    marks = {line[0] for line in doctor.stdout.splitlines() if line.split()[1] == "expiry"}
+    assert marks == {{0: "✓", 3: "!", 4: "✗"}[code], "✓"}
+    assert ("of the rest, next is ca" in doctor.stdout) == (code != 0)
 
 
 def test_a_revoked_node_is_listed_verified_and_diagnosed_as_such(
@@ -540,6 +550,70 @@ def test_export_gives_the_bundle_or_an_identity_for_files_and_environments(
         *("key", "certificate", "trust_bundle"),
     }
     assert acme("export", "nobody").exit_code == 7
+    refused = acme("export", "--out", str(out))
+    assert refused.exit_code == 1
+    assert "--force" in refused.stderr
+    assert acme("export", "--out", os.devnull, "--force").exit_code == 1  # a device stays one
+    assert acme("export", "--out", str(out), "--force").exit_code == 0
+    assert out.read_text() == (directory / "ca-cert.pem").read_text()
+
+
+def test_a_ca_is_verified_as_what_it_is(acme: Callable[..., Result], tmp_path: Path) -> None:
+    found = as_json(acme("verify", "ca", "--json"))
+    assert found["ok"]
+    assert found["checks"]["chain"]["detail"] == "it is in the trust bundle"
+    assert found["checks"]["usage"]["ok"] is None
+    for asked in (("--usage", "server"), ("--name", "ca.example")):
+        assert acme("verify", "ca", *asked).exit_code == 5
+    other = CertificateAuthority.create(tmp_path / "o", key_type=KeyType.P256, passphrase="p")
+    wrong = acme("verify", str(other.directory / "ca-cert.pem"))
+    assert wrong.exit_code == 5
+    assert "this CA is not in the trust bundle" in wrong.stdout
+    assert "its key has a passphrase" in wrong.stdout
+
+
+def test_a_serial_of_a_retired_ca_is_told_to_need_no_revocation(
+    acme: Callable[..., Result],
+) -> None:
+    serial = as_json(acme("list", "--json"))["certificates"][-1]["serial"]
+    for step in (
+        ("rotate-ca", "prepare"),
+        ("rotate-ca", "activate", "--confirm"),
+        ("renew",),
+        ("rotate-ca", "retire"),
+    ):
+        assert acme(*step).exit_code == 0
+    told = acme("revoke", serial)
+    assert told.exit_code == 5
+    assert "nothing to revoke" in told.stderr
+
+
+def test_hints_name_the_commands_as_the_reader_called_them(
+    acme: Callable[..., Result], directory: Path
+) -> None:
+    @click.group(cls=CommandGroup)
+    def aegis() -> None: ...
+
+    @aegis.command()
+    def other() -> None:
+        CertificateAuthority.load("nowhere")
+
+    aegis.add_command(certs)
+    runner = CliRunner(env={"AEGIS_CERT_DIR": str(directory)}, **APART)
+    (directory / "issued.json").unlink()
+    for arguments in (
+        ("issue", "n", "--dir", "nowhere"),
+        ("export", "nobody"),
+        ("revoke", "nobody"),
+        ("rotate-ca", "activate"),
+        ("doctor", "--dir", str(directory / "..")),
+    ):
+        mounted = runner.invoke(aegis, ("certs", *arguments), prog_name="aegis")
+        alone = acme(*arguments)
+        assert mounted.exit_code == alone.exit_code != 0
+        assert "aegis-certs" not in mounted.output
+        assert "`aegis certs" not in alone.output
+    assert "`aegis certs init`" in runner.invoke(aegis, ("other",), prog_name="aegis").stderr
 
 
 def test_show_tells_what_is_in_a_file(acme: Callable[..., Result], directory: Path) -> None:
@@ -558,6 +632,9 @@ def test_show_tells_what_is_in_a_file(acme: Callable[..., Result], directory: Pa
         assert as_json(acme("show", what, "--json"))
     assert acme("show", "nobody").exit_code == 7
     assert acme("show", "../x").exit_code == 7
+    for port in ("0", "65536", "99999", "9999999"):
+        wrong = acme("show", f"127.0.0.1:{port}")
+        assert (wrong.exit_code, "from 1 to 65535" in wrong.stderr) == (2, True)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import errno
 import os
 import random
 import shutil
@@ -18,13 +20,16 @@ import pytest
 from aegis_certs import (
     AlreadyExistsError,
     CertificateAuthority,
+    DirectoryError,
     IdentitySource,
     KeyType,
+    NotFoundError,
     RotationPhase,
     TLSConfig,
     _audit,
     _files,
     install_certificate,
+    list_certificates,
     load_or_generate_tls,
     request_certificate,
 )
@@ -65,6 +70,19 @@ class Dying:
             return value(*arguments, **options)
 
         return operation
+
+
+class Full(Dying):
+    """The `os` of our writer, whose disk is full at the n-th write, and has room again after."""
+
+    def __getattr__(self, name: str) -> Any:
+        def write(*arguments: Any) -> int:
+            self.done += 1
+            if self.done == self.number:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return os.write(*arguments)
+
+        return write if name == "write" else getattr(os, name)
 
 
 DEAD = 77
@@ -191,6 +209,52 @@ def test_a_first_start_may_die_at_any_operation(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("open_umask")
+def test_an_init_may_die_at_any_operation(tmp_path: Path) -> None:
+    def init(directory: Path) -> object:
+        return CertificateAuthority.create(directory, key_type=P256)
+
+    def check(directory: Path) -> object:
+        try:
+            ca = CertificateAuthority.load(directory)
+        except NotFoundError:
+            CertificateAuthority.create(directory, key_type=P256).issue("node-1", key_type=P256)
+            return None
+        with pytest.raises(AlreadyExistsError):
+            init(directory)
+        load(directory)
+        assert_tidy(directory)
+        return ca.certificate.issuer == ca.certificate.subject
+
+    assert die_at_every_operation(tmp_path, lambda _: None, init, check) == {None, True}
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_an_init_below_a_root_may_die_at_any_operation(tmp_path: Path) -> None:
+    def init(directory: Path) -> object:
+        root = directory / "usb"
+        return CertificateAuthority.create(directory, key_type=P256, root_directory=root)
+
+    def check(directory: Path) -> object:
+        try:
+            CertificateAuthority.load(directory)
+            found = True
+        except NotFoundError:
+            init(directory)  # the root that was made before is the root of this one
+            found = False
+        with pytest.raises(AlreadyExistsError):
+            init(directory)
+        root = CertificateAuthority.load(directory / "usb")
+        shutil.rmtree(root.directory)  # carried away
+        tls = load(directory)
+        assert len(tls.chain) == 2
+        assert tls.bundle.certificates[-1] == root.certificate
+        assert_tidy(directory)
+        return found
+
+    assert die_at_every_operation(tmp_path, lambda _: None, init, check) == {False, True}
+
+
+@pytest.mark.usefixtures("open_umask")
 def test_an_issue_may_die_at_any_operation(tmp_path: Path) -> None:
     def issue(directory: Path) -> object:
         return CertificateAuthority.load(directory).issue(
@@ -205,6 +269,26 @@ def test_an_issue_may_die_at_any_operation(tmp_path: Path) -> None:
 
     found = die_at_every_operation(tmp_path, with_a_node, issue, check)
     assert found == {("node-1",), ("node-1", "a.example")}
+
+
+def test_what_a_full_disk_kept_from_its_place_is_not_on_the_list(tmp_path: Path) -> None:
+    directory = tmp_path / "certs"
+    with_a_node(directory)
+    ca = CertificateAuthority.load(directory)
+    failures = 0
+    for number in range(1, 100):
+        full = Full(number)
+        with mock.patch.object(_files, "os", full), contextlib.suppress(DirectoryError):
+            failures += 1
+            ca.issue("node-2", key_type=P256)
+            failures -= 1
+        listed = {one.id: one for one in list_certificates(directory) if one.state == "valid"}
+        assert all(one.path for one in listed.values()), number
+        load(directory)
+        if full.done < number:
+            break
+    assert failures > 3
+    assert load_or_generate_tls("node-2", directory)
 
 
 @pytest.mark.usefixtures("open_umask")

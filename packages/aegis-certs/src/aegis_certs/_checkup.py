@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from cryptography import x509
 
@@ -13,7 +14,7 @@ from ._identity import alternative_names, identity_of
 from ._lifetime import CertificateState, check_dates, common_name, moment, state_by_dates
 from ._pem import Pair
 from ._revocation import RevocationList
-from ._trust import RENEW, TrustBundle, Usage, allows
+from ._trust import RENEW, TrustBundle, Usage, allows, is_ca
 from .errors import (
     CertsError,
     ExpiredError,
@@ -21,6 +22,7 @@ from .errors import (
     MissingHostError,
     NotYetValidError,
     RevocationListError,
+    UntrustedError,
     UsageError,
 )
 
@@ -53,7 +55,7 @@ def check_certificate(
     *,
     usage: Usage | None = None,
     host: str | None = None,
-    key: Pair | None = None,
+    key: Check | None = None,
     revocations: RevocationList | CertsError | None = None,
     at: datetime | None = None,
 ) -> tuple[Check, ...]:
@@ -64,7 +66,7 @@ def check_certificate(
         bundle: The CAs that are trusted.
         usage: What it is to be used for; None takes any.
         host: A name that it must be valid for.
-        key: The chain with its key, where that is here.
+        key: The check of its key, where that is here; see `check_key`.
         revocations: What is revoked, or why that is not known.
         at: The moment of the check; now where none is given.
     """
@@ -80,24 +82,60 @@ def check_certificate(
         dates = error
     except CertsError:
         dates = _error_of(lambda: check_dates(leaf, now, who, RENEW))
-    checks = [
+    of_chain = _ca_checks if is_ca(leaf) else _leaf_checks
+    return (
         Check("dates", dates, f"{state}, until {end}"),
-        Check("chain", *_chain_check(chain, bundle, now)),
-        Check("usage", *_usage_check(leaf, who, usage)),
-        Check("name", *_name_check(leaf, who, host)),
-    ]
-    if key is None:
-        checks.append(Check("key", None, "its key is not here", done=False))
-    else:
-        mismatch = None if key.fits else KeyMismatchError(who, "the file", "the file beside it")
-        checks.append(Check("key", mismatch, "it belongs to the certificate"))
-    checks.append(_revocation_check(chain, who, revocations, now))
-    return tuple(checks)
+        *of_chain(chain, bundle, usage, host, now),
+        key or Check("key", None, "its key is not here", done=False),
+        _revocation_check(chain, who, revocations, now),
+    )
+
+
+def check_key(pair: Pair, certificate: Path, key: Path) -> Check:
+    """The check of a key that is here; the paths are for the message."""
+    who = common_name(pair.chain[0].subject)
+    error = None if pair.fits else KeyMismatchError(who, certificate, key)
+    return Check("key", error, "it belongs to the certificate")
 
 
 def is_expiring(chain: Sequence[x509.Certificate], at: datetime | None = None) -> bool:
     """Tells whether less than a third of the leaf's life is left."""
     return state_by_dates(chain[0], moment(at)) is CertificateState.EXPIRING
+
+
+def _leaf_checks(
+    chain: Sequence[x509.Certificate],
+    bundle: TrustBundle,
+    usage: Usage | None,
+    host: str | None,
+    at: datetime,
+) -> tuple[Check, ...]:
+    leaf, who = chain[0], common_name(chain[0].subject)
+    return (
+        Check("chain", *_chain_check(chain, bundle, at)),
+        Check("usage", *_usage_check(leaf, who, usage)),
+        Check("name", *_name_check(leaf, who, host)),
+    )
+
+
+def _ca_checks(
+    chain: Sequence[x509.Certificate],
+    bundle: TrustBundle,
+    usage: Usage | None,
+    host: str | None,
+    at: datetime,
+) -> tuple[Check, ...]:
+    """A CA is trusted where the bundle has it; it neither serves nor calls, and names nobody."""
+    ca, who = chain[0], common_name(chain[0].subject)
+    trusted = ca in bundle.certificates
+    error = None if trusted else UntrustedError(who, "this CA is not in the trust bundle")
+    wrong_usage = None if usage is None else UsageError(who, usage)
+    wrong_name = None if host is None else MissingHostError(who, host)
+    return (
+        Check("chain", error, "it is in the trust bundle"),
+        Check("usage", wrong_usage, "it is a CA's", done=usage is not None),
+        Check("name", wrong_name, "it is a CA's", done=host is not None),
+    )
 
 
 def _error_of(check: Callable[[], object]) -> CertsError | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cached_property
 
@@ -30,10 +30,11 @@ from ._revocation import RevocationList
 from ._rotation import settle
 from ._store import Store
 from ._tls import TLSConfig, make_tls
-from ._trust import TrustBundle
+from ._trust import TrustBundle, is_ca
 from .errors import (
     AlreadyExistsError,
     CertsError,
+    DirectoryError,
     InvalidPemError,
     InvalidRequestError,
     NotFoundError,
@@ -94,7 +95,11 @@ class Desk:
         """
         self._check_replaceable(order.node_id)
         pair = self.make(order, action)
-        self.store.commit(order.node_id, pair)
+        try:
+            self.store.commit(order.node_id, pair)
+        except DirectoryError:
+            self._take_back(order.node_id, pair.chain[0])
+            raise
         self.refresh_revocations()
         return make_tls(pair, self.bundle.certificates)
 
@@ -153,6 +158,14 @@ class Desk:
             own=order.own,
         )
         return leaf
+
+    def _take_back(self, node_id: str, leaf: x509.Certificate) -> None:
+        """Strikes what could not be put in place off the inventory: nobody has its key."""
+        chain = self.store.chain(node_id)
+        if chain is None or chain[0] != leaf:
+            self.inventory.discard(f"{leaf.serial_number:x}")
+            with suppress(DirectoryError):  # the disk is full, perhaps; the error before says so
+                self.inventory.save(self.store, self.at)
 
     def _intermediates(self) -> tuple[x509.Certificate, ...]:
         """The CAs between a leaf and the root, the issuing one first; none where it is the root."""
@@ -270,15 +283,7 @@ def load_issuer(store: Store, passphrase: bytes | None) -> tuple[Issuer, TrustBu
     pair = store.pair(CA_NAME, passphrase)
     if pair is None:
         raise NotFoundError("CA", chain_path, "it went away while it was read")
-    if not _is_ca(pair.chain[0]):
+    if not is_ca(pair.chain[0]):
         reason = "its first certificate is no CA's"
         raise InvalidPemError("trust bundle", reason, chain_path)
     return Issuer(pair.chain[0], pair.key), TrustBundle(pair.chain)
-
-
-def _is_ca(certificate: x509.Certificate) -> bool:
-    try:
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
-    except x509.ExtensionNotFound:
-        return False
-    return constraints.value.ca

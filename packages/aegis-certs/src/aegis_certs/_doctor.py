@@ -220,12 +220,12 @@ def _expiry(entries: tuple[CertificateInfo, ...]) -> _Found:
         if entry.not_after is not None:
             error = ExpiredError(entry.id, entry.not_after, "renew or remove it")
             yield "problem", str(error), error
-    rest = [entry for entry in placed if entry not in ended and entry.not_after is not None]
-    if not rest:
-        return
-    first = min(rest, key=lambda entry: entry.not_after or datetime.max.replace(tzinfo=UTC))
-    late = [entry for entry in rest if entry.state is CertificateState.EXPIRING]
+    late = [entry for entry in placed if entry.state is CertificateState.EXPIRING]
     if late:
-        names = ", ".join(entry.id for entry in late)
+        names = ", ".join(f"{entry.id} ({entry.days_left} days)" for entry in late)
         yield "warning", f"less than a third of their life is left: {names}; renew them", None
-    yield "ok", f"next is {first.id}, in {first.days_left} days", None
+    rest = [entry for entry in placed if entry not in (*ended, *late)]
+    if rest:
+        first = min(rest, key=lambda entry: entry.not_after or datetime.max.replace(tzinfo=UTC))
+        of_rest = "of the rest, " if ended or late else ""
+        yield "ok", f"{of_rest}next is {first.id}, in {first.days_left} days", None

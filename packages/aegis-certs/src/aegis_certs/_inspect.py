@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from . import _files
-from ._checkup import Check, check_certificate, is_expiring
+from ._checkup import Check, check_certificate, check_key, is_expiring
 from ._crl import read_revocations
 from ._csr import Request
 from ._identity import alternative_names
@@ -19,28 +19,35 @@ from ._keys import describe_key
 from ._lifetime import common_name, moment, state_by_dates
 from ._live import look_at
 from ._naming import CA_NAME, validate_node_id
-from ._pem import Pair, parse_certificates, parse_crls, parse_private_key
+from ._pem import Pair, is_encrypted, parse_certificates, parse_crls, parse_private_key
 from ._revocation import RevocationList, crl_number, revocations_of
 from ._store import Store
-from ._trust import TrustBundle, Usage, allows
-from .errors import CertsError, InvalidNodeIdError, InvalidPemError, NotFoundError
+from ._trust import TrustBundle, Usage, allows, is_ca
+from .errors import (
+    CertsError,
+    InvalidNodeIdError,
+    InvalidPemError,
+    InvalidRequestError,
+    NotFoundError,
+)
 
 Thing = dict[str, object]
 
-_SERVER = re.compile(r"\[?(?P<host>[^\[\]]+)\]?:(?P<port>\d{1,5})")
+_SERVER = re.compile(r"\[?(?P<host>[^\[\]]+)\]?:(?P<port>\d{1,20})")
 
 
 def inspect(what: str, directory: str, identity: str | None = None) -> list[Thing]:
     """What there is to say about a PEM file, a node of the directory, or a live server.
 
     Raises:
+        InvalidRequestError: The server's port cannot be one.
         NotFoundError: There is no such file or node, or nobody answers.
         CertsError: It cannot be read.
     """
     if Path(what).is_file():
         return _in_file(Path(what))
     if server := _SERVER.fullmatch(what):
-        return _at_server(server["host"], int(server["port"]), directory, identity)
+        return _at_server(server["host"], _port(server["port"]), directory, identity)
     chain = _chain_of(what, directory)
     return [_certificate(one) for one in chain]
 
@@ -54,18 +61,16 @@ def verify_target(
         NotFoundError: There is no such file or node, or no trust bundle.
         CertsError: It cannot be read.
     """
-    store, key, now = Store(directory), None, moment(None)
+    store, now = Store(directory), moment(None)
     path = Path(what)
     if path.is_file():
         chain = parse_certificates(_read(path), source=path)
-        key_path = path.with_name(path.name.replace("-cert.pem", "-key.pem"))
-        if key_path != path and (data := _files.read(key_path)) is not None:
-            key = Pair(chain, *parse_private_key(data, source=key_path))
     else:
         chain = _chain_of(what, directory)
-        data = _files.read(store.key_path(what))
-        if data is not None and not store.pending_path(what).exists():
-            key = Pair(chain, *parse_private_key(data, source=store.key_path(what)))
+        path = store.certificate_path(what)
+    key_path = path.with_name(path.name.replace("-cert.pem", "-key.pem"))
+    at_rest = key_path != path and not store.pending_path(what).exists()
+    key = _key_check(chain, path, key_path) if at_rest else None
     bundle_chain = store.chain(CA_NAME)
     if bundle_chain is None:
         advice = "name the directory of its CA with --dir"
@@ -80,6 +85,25 @@ def verify_target(
         chain, bundle, usage=usage, host=name, key=key, revocations=revocations, at=now
     )
     return checks, is_expiring(chain, now)
+
+
+def _key_check(chain: tuple[x509.Certificate, ...], path: Path, key_path: Path) -> Check | None:
+    """The check of the key beside a certificate; None where there is none."""
+    if (data := _files.read(key_path)) is None:
+        return None
+    if is_ca(chain[0]) and is_encrypted(data):
+        return Check("key", None, "its key has a passphrase", done=False)
+    try:
+        pair = Pair(chain, *parse_private_key(data, source=key_path))
+    except CertsError as error:
+        return Check("key", error, "")
+    return check_key(pair, path, key_path)
+
+
+def _port(text: str) -> int:
+    if not 0 < int(text) <= 65_535:
+        raise InvalidRequestError("port", int(text), "a port is from 1 to 65535")
+    return int(text)
 
 
 def _read(path: Path) -> bytes:
@@ -132,7 +156,7 @@ def _certificate(certificate: x509.Certificate) -> Thing:
         "fingerprint": certificate.fingerprint(hashes.SHA256()).hex(),
         "key": describe_key(certificate.public_key()),
         "sans": [*names.dns, *map(str, names.ips), *names.uris],
-        "usages": [usage for usage in usages if allows(certificate, usage)],
+        "usages": [one for one in usages if allows(certificate, one) and not is_ca(certificate)],
         "not_before": certificate.not_valid_before_utc,
         "not_after": certificate.not_valid_after_utc,
         "days_left": (certificate.not_valid_after_utc - moment(None)).days,

@@ -148,6 +148,10 @@ class Inventory:
         self._entries.pop(entry.serial, None)
         self._entries[entry.serial] = entry
 
+    def discard(self, serial: str) -> None:
+        """Forgets a certificate that was never given away."""
+        self._entries.pop(serial, None)
+
     def save(self, store: Store, at: datetime) -> None:
         """Writes it, less what has ended long ago and has a successor; only under the lock.
 

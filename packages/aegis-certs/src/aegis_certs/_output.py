@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ._checkup import Check
-from ._command_group import INTERRUPTED
+from ._command_group import INTERRUPTED, spelled
 from ._doctor import Finding
 from ._identity import alternative_names
 from ._keys import describe_key
@@ -65,7 +65,7 @@ def run(message: str, work: Callable[[], T]) -> T:
 
 def show_json(data: object) -> None:
     """Prints data for machines; moments as `2027-02-21T22:36:36Z`."""
-    text = json.dumps(data, indent=2, default=_to_json)
+    text = spelled(json.dumps(data, indent=2, default=_to_json))
     print(text, flush=True)  # noqa: T201 - the output of a command, which may go on
 
 
@@ -134,7 +134,7 @@ def show_certificates(entries: Iterable[CertificateInfo]) -> None:
             Text(entry.state, style),
         )
         if entry.problem:
-            problems.append(Text(f"{entry.id}: {entry.problem}", "red"))
+            problems.append(Text(f"{entry.id}: {spelled(entry.problem)}", "red"))
     console.print(table)
     for problem in problems:
         console.print(problem, soft_wrap=True)
@@ -160,7 +160,8 @@ def show_renewals(json: bool, directory: Path, renewals: Sequence[Renewal]) -> N
             text = f"Renewed {one.node_id}, until {one.tls.not_after:%Y-%m-%d %H:%M:%S} UTC"
             console.print(Text(text, "green"), soft_wrap=True)
         else:
-            console.print(Text(f"{one.node_id}: {one.error}", "red"), soft_wrap=True)
+            text = f"{one.node_id}: {spelled(str(one.error))}"
+            console.print(Text(text, "red"), soft_wrap=True)
     if not renewals:
         console.print(f"Nothing in {directory} is due.", soft_wrap=True)
 
@@ -222,15 +223,13 @@ def show_checks(json: bool, what: str, checks: Sequence[Check]) -> None:
         mark, style = ("✓", "green") if check.passed else ("✗", "red")
         if not check.done:
             mark, style = "-", "dim"
-        text = str(check.error) if check.error else check.detail
+        text = spelled(str(check.error)) if check.error else check.detail
         line = Text.assemble((f"{mark} {check.name:<{width}}  ", style), text)
         console.print(line, soft_wrap=True)
 
 
-def show_findings(
-    json: bool, directory: str, findings: Sequence[Finding], spell: Callable[[str], str]
-) -> None:
-    """Prints what an examination found; `spell` writes commands as the reader calls them."""
+def show_findings(json: bool, directory: str, findings: Sequence[Finding]) -> None:
+    """Prints what an examination found."""
     if json:
         found = [{"topic": f.topic, "level": f.level, "text": f.text} for f in findings]
         show_json({"directory": directory, "findings": found})
@@ -241,7 +240,7 @@ def show_findings(
     for finding in findings:
         mark, style = marks[finding.level]
         head = (f"{mark} {finding.topic:<{width}}  ", style)
-        console.print(Text.assemble(head, spell(finding.text)), soft_wrap=True)
+        console.print(Text.assemble(head, spelled(finding.text)), soft_wrap=True)
 
 
 def _print_facts(console: Console, facts: Mapping[str, object]) -> None:
@@ -252,7 +251,7 @@ def _print_facts(console: Console, facts: Mapping[str, object]) -> None:
         elif isinstance(value, list | tuple):
             shown = ", ".join(map(str, value)) or "none"
         else:
-            shown = str(value)
+            shown = spelled(str(value))
         label = f"{name.replace('_', ' '):<{width}}"
         console.print(Text.assemble("  ", (label, "dim"), f"  {shown}"), soft_wrap=True)
 

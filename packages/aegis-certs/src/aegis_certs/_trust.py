@@ -189,6 +189,14 @@ def _signed_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
     return True
 
 
+def is_ca(certificate: x509.Certificate) -> bool:
+    """Tells whether a certificate is a CA's."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
 def allows(certificate: x509.Certificate, usage: Usage) -> bool:
     """Tells whether a leaf may be used so; one that names no usage may be used for any."""
     try:

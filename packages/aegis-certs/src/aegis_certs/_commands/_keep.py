@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from .._command_group import prefix, spelled
 from .._naming import KeyType
 from ._shared import (
     Command,
@@ -18,7 +19,6 @@ from ._shared import (
     load_ca,
     option,
     passphrase_file,
-    prefix,
     same_directory,
 )
 
@@ -89,7 +89,7 @@ def _keep_renewing(ca: CertificateAuthority, json: bool) -> NoReturn:
         try:
             renewals = run("Renewing …", ca.renew_due)
         except CertsError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"Error: {spelled(str(error))}", err=True)
         else:
             if renewals:
                 show_renewals(json, ca.directory, renewals)

@@ -8,13 +8,13 @@ import click
 
 from ._shared import (
     EXPIRING,
-    NAME,
     Command,
     directory,
     examples,
+    force,
     json_flag,
     option,
-    prefix,
+    place_for,
 )
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def show(
     cls=Command,
     epilog=examples(
         "aegis-certs verify orders-1",
-        "aegis-certs verify certs/orders-1-cert.pem --usage server --name orders.acme.example",
+        "aegis-certs verify certs/orders-2-cert.pem --usage server --name orders.acme.example",
     ),
 )
 @click.argument("what", metavar="FILE|ID")
@@ -135,12 +135,14 @@ def verify(
 @option(
     "--out", "AEGIS_EXPORT_OUT", "A file, private to you, instead of the output.", metavar="FILE"
 )
+@force
 @json_flag
 def export(
     node_id: str | None,
     dir: str,  # noqa: A002 - named after its option
     env: bool,
     out: str | None,
+    force: bool,
     json: bool,
 ) -> None:
     """Write the trust bundle, or the identity of the node ID, as one PEM text.
@@ -148,12 +150,11 @@ def export(
     An identity is key, chain and trust bundle: keep it secret. With --env they are the variables
     AEGIS_TLS_KEY, AEGIS_TLS_CERT and AEGIS_TLS_CA, each on one line.
     """
-    from pathlib import Path
-
     from .._export import environment_file, export_parts
     from .._files import PRIVATE, write
     from .._output import show_json
 
+    place = None if out is None else place_for(out, force)
     parts = export_parts(dir, node_id)
     if json:
         text = None
@@ -161,11 +162,11 @@ def export(
     else:
         text = environment_file(parts) if env else b"".join(parts.values()).decode()
         facts = {}
-    if out is not None:
+    if place is not None:
         import json as encoder
 
         content = encoder.dumps(facts, indent=2) + "\n" if text is None else text
-        write(Path(out), content.encode(), PRIVATE)
+        write(place, content.encode(), PRIVATE)
     elif text is None:
         show_json(facts)
     else:
@@ -175,12 +176,7 @@ def export(
 @click.command(cls=Command, epilog=examples("aegis-certs doctor", "aegis-certs doctor --json"))
 @directory
 @json_flag
-@click.pass_context
-def doctor(
-    ctx: click.Context,
-    dir: str,  # noqa: A002 - named after its option
-    json: bool,
-) -> None:
+def doctor(dir: str, json: bool) -> None:  # noqa: A002 - named after its option
     """Examine a directory: permissions, clock, CA, certificates, keys, and what expires next.
 
     The exit code is 0 where there is no problem, and otherwise that of the first one; 3 where
@@ -191,7 +187,7 @@ def doctor(
     from .._output import show_findings
 
     findings = examine(dir)
-    show_findings(json, dir, findings, lambda text: text.replace(f"{NAME} ", f"{prefix(ctx)} "))
+    show_findings(json, dir, findings)
     errors = [finding.error for finding in findings if finding.error is not None]
     if errors:
         raise click.exceptions.Exit(exit_code_of(errors[0], certs_exit_codes()) or 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from .._command_group import prefix
 from .._naming import DEFAULT_TRUST_DOMAIN, KeyType
 from ._shared import (
     Command,
@@ -11,6 +12,7 @@ from ._shared import (
     client_only,
     directory,
     examples,
+    force,
     hosts,
     json_flag,
     key_types,
@@ -20,7 +22,7 @@ from ._shared import (
     note_shortened,
     option,
     passphrase_file,
-    prefix,
+    place_for,
     read_file,
     read_passphrase,
     same_directory,
@@ -248,7 +250,7 @@ def csr(
     cls=Command,
     epilog=examples(
         "aegis-certs sign certs/orders-1_csr.pem",
-        "aegis-certs sign certs/orders-1_csr.pem --id orders-1 --host orders.acme.example",
+        "aegis-certs sign certs/orders-2_csr.pem --id orders-2 --host orders.acme.example",
     ),
 )
 @click.argument("request", metavar="FILE")
@@ -267,6 +269,7 @@ def csr(
 @option(
     "--out", "AEGIS_CERT_OUT", "Where the answer goes; ID_signed.pem by default.", metavar="FILE"
 )
+@force
 @passphrase_file
 @json_flag
 @click.pass_context
@@ -280,6 +283,7 @@ def sign(
     client_only: bool,
     server_only: bool,
     out: str | None,
+    force: bool,
     passphrase_file: str | None,
     json: bool,
 ) -> None:
@@ -288,12 +292,12 @@ def sign(
     It says for whom and for which key; hosts and days are what you grant here. What it asks for
     beyond that is dropped, and told.
     """
-    from pathlib import Path
-
+    from .._csr import Request
     from .._files import PUBLIC, write
     from .._output import present, run
 
     data = read_file(request, "request")
+    path = place_for(out or f"{Request.parse(data, request).node_id}_signed.pem", force)
     ca = load_ca(dir, passphrase_file)
     signed = run(
         "Signing …",
@@ -306,7 +310,6 @@ def sign(
             server_only=server_only,
         ),
     )
-    path = Path(out or f"{signed.node_id}_signed.pem")
     write(path, signed.pem, PUBLIC)
     note_shortened(ctx, ca, signed.certificate.not_valid_after_utc)
     facts = {
@@ -325,7 +328,13 @@ def sign(
     present(json, f"Signed a certificate for {signed.node_id}", facts, hint, hidden=("id",))
 
 
-@click.command(cls=Command, epilog=examples("aegis-certs install orders-1_signed.pem"))
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "aegis-certs install orders-1_signed.pem",
+        "aegis-certs install orders-2_signed.pem --dir ./certs",
+    ),
+)
 @click.argument("signed", metavar="FILE")
 @directory
 @json_flag

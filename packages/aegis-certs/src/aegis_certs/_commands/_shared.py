@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .._command_group import CommandGroup
+from .._command_group import NAME, CommandGroup, prefix
 from .._naming import KeyType
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from pathlib import Path
 
     from .. import CertificateAuthority
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-NAME = "aegis-certs"
 EXPIRING = 3  # the exit code of a certificate that is good, but not for long
 
 
@@ -40,17 +40,6 @@ class Group(CommandGroup):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the examples."""
         _write_epilog(self, ctx, formatter)
-
-
-def prefix(ctx: click.Context) -> str:
-    """How the certificate commands were called: `aegis-certs`, or `aegis certs`."""
-    path = NAME
-    above: click.Context | None = ctx
-    while above is not None:
-        if isinstance(above.command, Group):
-            path = above.command_path
-        above = above.parent
-    return path
 
 
 def same_directory(ctx: click.Context) -> str:
@@ -126,6 +115,29 @@ client_only = option(
 server_only = option(
     "--server-only", "AEGIS_CERT_SERVER_ONLY", "It can serve, not call.", is_flag=True
 )
+
+force = click.option(  # of no variable: what may be replaced once may not be for good
+    "--force", is_flag=True, help="Replace the file that is there."
+)
+
+
+def place_for(path: str, force: bool) -> Path:
+    """A file that the user named, to be written.
+
+    Raises:
+        AlreadyExistsError: It is there, and was not given up.
+        DirectoryError: It is something else, such as a device, that a file must not replace.
+    """
+    from pathlib import Path
+
+    from .. import AlreadyExistsError, DirectoryError
+
+    place = Path(path)
+    if place.exists() and not place.is_file():
+        raise DirectoryError(place, "it is no file; name one")
+    if place.exists() and not force:
+        raise AlreadyExistsError("a file", place, "name another, or replace it with --force")
+    return place
 
 
 def read_file(path: str, what: str) -> bytes:
