@@ -22,6 +22,7 @@ from aegis_certs import (
     TLSConfig,
     UntrustedError,
 )
+from aegis_certs._pem import parse_crls
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
@@ -68,12 +69,41 @@ def test_openssl_and_cryptography_take_our_lists(
     assert "leaf.pem: OK" in openssl(ca, good)
     assert "certificate revoked" in openssl(ca, bad)
     assert crl_of(ca).is_signature_valid(ca.certificate.public_key())  # type: ignore[arg-type]  # RSA or EC
+    assert "leaf.pem: OK" in openssl(ca, good, "-crl_check_all")
     if intermediate:
         root = CertificateAuthority.load(f"{directory}-root")
-        root.write_revocations()
-        path = directory / "crl.pem"
-        path.write_bytes(path.read_bytes() + (root.directory / "crl.pem").read_bytes())
-        assert "leaf.pem: OK" in openssl(ca, good, "-crl_check_all")
+        root.revoke(ca.name, RevocationReason.CA_COMPROMISE)
+        (directory / "crl.pem").write_bytes(
+            (directory / "crl.pem").read_bytes() + (root.directory / "crl.pem").read_bytes()
+        )
+        assert read(ca).is_revoked(good.certificate, good.chain[1:])
+
+
+def test_the_list_of_an_offline_root_lasts_as_long_as_the_ca_below_it(directory: Path) -> None:
+    ca = CertificateAuthority.create(directory, key_type=P256, intermediate=True, days=400)
+    assert read(ca).next_update == ca.certificate.not_valid_after_utc
+    ca.issue("node-1", key_type=P256)
+    ca.revoke("node-1", at=NOW)
+    lists = x509_crls(directory)
+    assert sorted(crl.next_update_utc for crl in lists if crl.next_update_utc) == [
+        NOW + 30 * DAY,
+        ca.certificate.not_valid_after_utc,
+    ]
+
+
+def test_the_next_issuing_ca_brings_the_newest_list_of_its_root(directory: Path) -> None:
+    ca = CertificateAuthority.create(directory, key_type=P256, intermediate=True)
+    ca.issue("node-1", key_type=P256)
+    ca.revoke("node-1")
+    ca.prepare_rotation(root_directory=f"{directory}-root", days=500)
+    ends = [crl.next_update_utc for crl in x509_crls(directory)]
+    assert len(ends) == 2
+    assert max(end for end in ends if end) > NOW + 499 * DAY
+    assert len(read(ca)) == 1
+
+
+def x509_crls(directory: Path) -> tuple[x509.CertificateRevocationList, ...]:
+    return parse_crls((directory / "crl.pem").read_bytes())
 
 
 def retired(ca: CertificateAuthority) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from . import _audit
+from . import _audit, _crl
 from ._audit import Action
 from ._build import Issuer, build_ca
 from ._hosts import type_of_ip
@@ -77,6 +77,8 @@ def make_ca(plan: Plan, at: datetime) -> Pair:
         span = validity(at, plan.days, issuer.certificate)
         certificate = build_ca(plan.name, key, span, trust_domain=plan.trust_domain, issuer=issuer)
         record_issue(plan.root, Action.ISSUE, plan.name, certificate, at)
+        bundle, inventory = TrustBundle(root.chain), Inventory.load(plan.root)
+        _crl.write_revocations(plan.root, [issuer], bundle, inventory, at)
     return Pair((certificate, *root.chain), key, encode_key(key, plan.passphrase))
 
 

@@ -96,7 +96,7 @@ def write_revocations(
         # The time makes numbers rise even where the lists before are lost.
         past = max(map(crl_number, previous), default=0)
         number = max(past + 1, now)
-        crls.append(build_crl(issuer, kept, number, at, at + LIFE))
+        crls.append(build_crl(issuer, kept, number, at, _next_update(issuer, inventory, at)))
     others = [
         crl
         for crl in before
@@ -105,6 +105,30 @@ def write_revocations(
     data = encode_crls([*crls, *others])
     _files.write(store.crl_path, data, _files.PUBLIC)
     return RevocationList.from_pem(data, bundle, at=at, source=store.crl_path)
+
+
+def carry(root: Store, store: Store) -> None:
+    """Brings the lists of a root, which will be away, to an issuing CA; only under both locks.
+
+    Whoever checks a whole chain needs them beside the issuing CA's own.
+
+    Raises:
+        DirectoryError: They cannot be read or written.
+    """
+    theirs = _before(root)
+    names = {crl.issuer.public_bytes() for crl in theirs}
+    kept = [crl for crl in _before(store) if crl.issuer.public_bytes() not in names]
+    _files.write(store.crl_path, encode_crls([*kept, *theirs]), _files.PUBLIC)
+
+
+def _next_update(issuer: Issuer, inventory: Inventory, at: datetime) -> datetime:
+    """When a list ends: a CA that signs CAs may be offline for as long as these live."""
+    constraints = issuer.certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    if not constraints.value.path_length:
+        return at + LIFE
+    key = key_id(issuer.certificate).hex()
+    ends = [entry.not_after for entry in inventory if entry.issuer == key]
+    return max([at + LIFE, *ends])
 
 
 def _before(store: Store) -> Sequence[x509.CertificateRevocationList]:

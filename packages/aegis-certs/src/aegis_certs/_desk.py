@@ -260,6 +260,8 @@ def create_desk(store: Store, plan: Plan, at: datetime) -> Desk:
     pair = make_ca(plan, at)
     record_ca(store, Action.CREATE, pair.chain[0], at)
     store.commit(CA_NAME, pair)
+    if plan.root is not None:
+        _crl.carry(plan.root, store)
     issuer = Issuer(pair.chain[0], pair.key)
     return Desk(store, at, plan.passphrase, issuer, TrustBundle(pair.chain))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from cryptography import x509
 
+from . import _crl
 from ._audit import Action
 from ._build import Issuer
 from ._creation import Plan, make_ca, record_ca
@@ -64,6 +65,8 @@ def prepare(desk: Desk, plan: Plan) -> None:
     record_ca(store, Action.PREPARE, pair.chain[0], desk.at)
     store.commit(NEXT_CA_NAME, pair)
     _widen(desk, pair.chain)
+    if plan.root is not None:
+        _crl.carry(plan.root, store)
 
 
 def activate(desk: Desk, distrusting: Sequence[str] | None, confirm: bool) -> None:
