@@ -83,7 +83,9 @@ def test_trust_domains_follow_the_spiffe_standard(domain: str) -> None:
     assert validate_trust_domain(domain) == domain
 
 
-@pytest.mark.parametrize("domain", ["", "Acme", "a/b", "a:1", "x" * 256, "a@b", "a\n"])
+@pytest.mark.parametrize(
+    "domain", ["", "Acme", "a/b", "a:1", "x" * 256, "a@b", "a\n", ".", "a.", "a..b"]
+)
 def test_other_trust_domains_are_refused(domain: str) -> None:
     with pytest.raises(InvalidRequestError):
         validate_trust_domain(domain)

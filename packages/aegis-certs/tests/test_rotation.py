@@ -237,6 +237,15 @@ def test_an_intermediate_needs_a_root_to_be_rotated(tmp_path: Path) -> None:
     assert ca.bundle.verify(new.chain, "server")
 
 
+def test_an_intermediate_has_another_name_than_its_root(tmp_path: Path) -> None:
+    root = tmp_path / "usb"
+    CertificateAuthority.create(tmp_path / "a", key_type=P256, root_directory=root, name="Acme")
+    with pytest.raises(InvalidRequestError, match="root has it"):
+        CertificateAuthority.create(
+            tmp_path / "b", key_type=P256, root_directory=root, name="Acme Root"
+        )
+
+
 def test_a_root_in_the_directory_can_move_offline(ca: CertificateAuthority, tmp_path: Path) -> None:
     ca.issue("node-1", key_type=P256)
     ca.prepare_rotation(root_directory=tmp_path / "root")

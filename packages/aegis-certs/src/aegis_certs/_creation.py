@@ -74,6 +74,9 @@ def make_ca(plan: Plan, at: datetime) -> Pair:
         root = _load_or_create_root(plan, plan.root, at)
         issuer = Issuer(root.chain[0], root.key)
         _check_may_sign_cas(issuer.certificate)
+        if plan.name == common_name(issuer.certificate.subject):
+            # A certificate that names itself as its issuer passes for a root.
+            raise InvalidRequestError("name", plan.name, "its root has it, so choose another")
         span = validity(at, plan.days, issuer.certificate)
         certificate = build_ca(plan.name, key, span, trust_domain=plan.trust_domain, issuer=issuer)
         record_issue(plan.root, Action.ISSUE, plan.name, certificate, at)

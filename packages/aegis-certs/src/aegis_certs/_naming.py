@@ -60,7 +60,8 @@ def validate_node_id(node_id: str) -> str:
 def validate_trust_domain(trust_domain: str) -> str:
     """Checks that a string can be a trust domain, and gives it back.
 
-    The characters are those of the SPIFFE ID standard, section 2.1.
+    The characters are those of the SPIFFE ID standard, section 2.1. No label of it may be empty:
+    it is the host of a URI in certificates, and other tools cannot read a certificate otherwise.
 
     Raises:
         InvalidRequestError: It cannot be one.
@@ -69,4 +70,6 @@ def validate_trust_domain(trust_domain: str) -> str:
         raise InvalidRequestError(
             "trust domain", trust_domain, "only a-z, 0-9, '.', '-' and '_' may be in it"
         )
+    if not all(trust_domain.split(".")):
+        raise InvalidRequestError("trust domain", trust_domain, "it has an empty label")
     return trust_domain
