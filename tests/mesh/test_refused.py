@@ -30,7 +30,7 @@ async def watching(
     topology = Topology(author=RecordAuthor.of(signed_by, mesh=DEFAULT_MESH))
     topology.add_node(NodeInfo(record_of, address="127.0.0.1:9"))
     verifier = RecordVerifier(tls.bundle, mesh=DEFAULT_MESH, trust_domain=tls.trust_domain)
-    reader = FeedReader(topology, verifier, trusts_verdicts=False)
+    reader = FeedReader(topology, verifier, trusts_statuses=False)
     chain = tuple(certificate.public_bytes(Encoding.DER) for certificate in signed_by.chain)
     request = reader.request(DEFAULT_MESH, topology.get_record(record_of), chain)
     async with open_channel(tls, node.id, node.address) as channel:

@@ -60,7 +60,7 @@ class Watcher:
         self.tls = tls
         verifier = RecordVerifier(tls.bundle, mesh=DEFAULT_MESH, trust_domain=tls.trust_domain)
         self.topology = Topology()
-        self.reader = FeedReader(self.topology, verifier, trusts_verdicts=True)
+        self.reader = FeedReader(self.topology, verifier, trusts_statuses=True)
         self.records = 0
         self.complete = asyncio.Event()
 

@@ -119,7 +119,7 @@ async def test_who_asks_a_node_that_is_leaving_is_told_so(
     a.topology.subscribe(lambda _: leaving.set())
     topology, tls = Topology(), identity("b")
     verifier = RecordVerifier(tls.bundle, mesh=DEFAULT_MESH, trust_domain=tls.trust_domain)
-    reader = FeedReader(topology, verifier, trusts_verdicts=True)
+    reader = FeedReader(topology, verifier, trusts_statuses=True)
     channel = open_channel(tls, "a", a.address)
     await channel.channel_ready()
     stopping = asyncio.create_task(a.stop(grace=1.0))

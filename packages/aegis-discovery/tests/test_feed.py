@@ -34,7 +34,7 @@ class Side:
         self.chain = tuple(certificate.public_bytes(Encoding.DER) for certificate in tls.chain)
         if is_node:
             self.verifier.learn(self.chain)
-        self.reader = FeedReader(self.topology, self.verifier, trusts_verdicts=not is_node)
+        self.reader = FeedReader(self.topology, self.verifier, trusts_statuses=not is_node)
         self.received: list[mesh_pb2.WatchResponse] = []
 
     def declare(self, *services: str) -> None:
@@ -55,9 +55,7 @@ class Side:
             leaf = self.verifier.leaf(fingerprint)
             return leaf.chain if leaf else None
 
-        return FeedWriter(
-            self.topology, chain_of, watcher=watcher, cursor=request.cursor, digest=request.digest
-        )
+        return FeedWriter(self.topology, chain_of, watcher=watcher, request=request)
 
     def open(self, server: Side) -> FeedWriter:
         """Opens a feed from the server, as the wire would."""
@@ -285,8 +283,8 @@ def test_a_client_that_moves_to_another_node_takes_over_who_is_alive_there(
 def test_a_verdict_on_an_older_record_is_void(server: Side, side: MakeSide) -> None:
     client = side("client", is_node=False)
     client.pull(client.open(server))
-    verdict = mesh_pb2.Verdict(id="server", stamp=1, status=mesh_pb2.STATUS_FAILED)
-    client.reader.receive(mesh_pb2.WatchResponse(verdicts=[verdict]), source="x")
+    verdict = mesh_pb2.DerivedStatus(id="server", stamp=1, status=mesh_pb2.STATUS_FAILED)
+    client.reader.receive(mesh_pb2.WatchResponse(statuses=[verdict]), source="x")
     assert client.topology.nodes["server"].status is ALIVE
 
 

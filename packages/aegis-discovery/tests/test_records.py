@@ -19,7 +19,7 @@ from aegis_discovery.records import (
     Record,
     RecordAuthor,
     RecordVerifier,
-    SignedRecord,
+    Signed,
 )
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -39,8 +39,8 @@ def chain_of(tls: TLSConfig) -> tuple[bytes, ...]:
     return tuple(certificate.public_bytes(Encoding.DER) for certificate in tls.chain)
 
 
-def wire(record: Record) -> SignedRecord:
-    return SignedRecord(record.body, record.signature, record.signer)
+def wire(record: Record) -> Signed:
+    return Signed(record.body, record.signature, record.signer)
 
 
 @pytest.fixture
@@ -67,10 +67,10 @@ def verifier(ca: CertificateAuthority, owner: TLSConfig, clock: ManualClock) -> 
 
 
 @pytest.fixture
-def sign(owner: TLSConfig, clock: ManualClock) -> Callable[..., SignedRecord]:
+def sign(owner: TLSConfig, clock: ManualClock) -> Callable[..., Signed]:
     """Signs, with the key of `a`, what no honest author would write."""
 
-    def signed(**changes: object) -> SignedRecord:
+    def signed(**changes: object) -> Signed:
         now = round(clock() * 1000)
         honest = RecordFields(
             CONTEXT,
@@ -87,12 +87,12 @@ def sign(owner: TLSConfig, clock: ManualClock) -> Callable[..., SignedRecord]:
             fields = replace(fields, info=replace(fields.info, id=fields.id))
         signing = LeafSigning(owner)
         body = encode_record(fields)
-        return SignedRecord(body, signing.sign(body), signing.signer)
+        return Signed(body, signing.sign(body), signing.signer)
 
     return signed
 
 
-def refusal(verifier: RecordVerifier, signed: SignedRecord) -> str:
+def refusal(verifier: RecordVerifier, signed: Signed) -> str:
     with pytest.raises(InvalidRecordError) as caught:
         verifier.verify(signed)
     assert str(caught.value).endswith(f"refused: {caught.value.reason}")
@@ -136,14 +136,14 @@ def test_rsa_keys_sign_as_well(ca: CertificateAuthority, verifier: RecordVerifie
     author = RecordAuthor.of(tls, mesh=MESH)
     record = author.write("r", round(time.time() * 1000), NodeInfo("r", address="10.0.0.1:1"))
     assert verifier.verify(wire(record)) == record
-    forged = SignedRecord(record.body, record.signature[:-1] + b"\0", record.signer)
+    forged = Signed(record.body, record.signature[:-1] + b"\0", record.signer)
     assert refusal(verifier, forged) == "its signature is not by r"
 
 
 def test_a_forged_signature_is_refused(verifier: RecordVerifier, author: RecordAuthor) -> None:
     record = author.write("a", 1, NodeInfo("a", address="10.0.0.1:1"))
     other = author.write("a", 2, NodeInfo("a", address="10.0.0.1:1"))
-    forged = SignedRecord(record.body, other.signature, record.signer)
+    forged = Signed(record.body, other.signature, record.signer)
     assert refusal(verifier, forged) == "its signature is not by a"
     assert refusal(verifier, replace(forged, signature=b"")) == "its signature is not by a"
 
@@ -152,45 +152,45 @@ def test_an_altered_body_is_refused(verifier: RecordVerifier, author: RecordAuth
     record = author.write("a", 1, NodeInfo("a", address="10.0.0.1:1"))
     altered = record.body.replace(b"10.0.0.1", b"10.6.6.6")
     assert altered != record.body
-    reason = refusal(verifier, SignedRecord(altered, record.signature, record.signer))
+    reason = refusal(verifier, Signed(altered, record.signature, record.signer))
     assert reason == "its signature is not by a"
 
 
 def test_the_record_of_another_node_is_refused(
-    verifier: RecordVerifier, sign: Callable[..., SignedRecord]
+    verifier: RecordVerifier, sign: Callable[..., Signed]
 ) -> None:
     assert refusal(verifier, sign(id="b")) == "it was signed by a"
 
 
 def test_a_voucher_signs_with_its_own_key_only(
-    verifier: RecordVerifier, sign: Callable[..., SignedRecord]
+    verifier: RecordVerifier, sign: Callable[..., Signed]
 ) -> None:
     assert verifier.verify(sign(id="go", voucher="a")).voucher == "a"
     assert refusal(verifier, sign(id="go", voucher="b")) == "it was signed by a"
 
 
 def test_nobody_vouches_for_itself(
-    verifier: RecordVerifier, sign: Callable[..., SignedRecord]
+    verifier: RecordVerifier, sign: Callable[..., Signed]
 ) -> None:
     assert refusal(verifier, sign(voucher="a")) == "a node cannot vouch for itself"
 
 
 @pytest.mark.parametrize("node_id", ["../x", "localhost", "10.0.0.1", "ca", ""])
 def test_what_can_be_no_node_id_is_refused(
-    verifier: RecordVerifier, sign: Callable[..., SignedRecord], node_id: str
+    verifier: RecordVerifier, sign: Callable[..., Signed], node_id: str
 ) -> None:
     assert "cannot be a node id" in refusal(verifier, sign(id=node_id, voucher="a"))
 
 
 def test_the_record_of_another_mesh_is_refused(
-    verifier: RecordVerifier, sign: Callable[..., SignedRecord]
+    verifier: RecordVerifier, sign: Callable[..., Signed]
 ) -> None:
     reason = refusal(verifier, sign(mesh="other"))
     assert reason == "it belongs to mesh 'other', this one is 'test'"
 
 
 def test_a_record_that_names_another_trust_domain_is_refused(
-    verifier: RecordVerifier, sign: Callable[..., SignedRecord]
+    verifier: RecordVerifier, sign: Callable[..., Signed]
 ) -> None:
     assert "names trust domain 'evil.example'" in refusal(
         verifier, sign(trust_domain="evil.example")
@@ -198,17 +198,17 @@ def test_a_record_that_names_another_trust_domain_is_refused(
 
 
 def test_signed_bytes_of_another_kind_are_no_record(
-    verifier: RecordVerifier, sign: Callable[..., SignedRecord]
+    verifier: RecordVerifier, sign: Callable[..., Signed]
 ) -> None:
     assert refusal(verifier, sign(context="aegis.mesh.v1 letter")) == "its bytes are not a record"
 
 
 def test_bytes_that_cannot_be_read_are_refused(verifier: RecordVerifier) -> None:
-    assert "cannot be read" in refusal(verifier, SignedRecord(b"\xff\xff", b"", b""))
+    assert "cannot be read" in refusal(verifier, Signed(b"\xff\xff", b"", b""))
 
 
 def test_a_stamp_may_be_five_minutes_ahead_and_no_more(
-    verifier: RecordVerifier, sign: Callable[..., SignedRecord], clock: ManualClock
+    verifier: RecordVerifier, sign: Callable[..., Signed], clock: ManualClock
 ) -> None:
     verifier.verify(sign(stamp=round((clock() + 5 * MINUTE) * 1000)))
     reason = refusal(verifier, sign(stamp=round((clock() + 6 * MINUTE) * 1000)))
@@ -216,13 +216,13 @@ def test_a_stamp_may_be_five_minutes_ahead_and_no_more(
 
 
 def test_a_lease_may_be_no_longer_than_a_tombstones(
-    verifier: RecordVerifier, sign: Callable[..., SignedRecord]
+    verifier: RecordVerifier, sign: Callable[..., Signed]
 ) -> None:
     assert refusal(verifier, sign(expires_at=2**62)) == "its lease is longer than any may be"
 
 
 def test_a_record_has_a_size_that_it_may_not_pass(
-    verifier: RecordVerifier, author: RecordAuthor, sign: Callable[..., SignedRecord]
+    verifier: RecordVerifier, author: RecordAuthor, sign: Callable[..., Signed]
 ) -> None:
     many = NodeInfo("a", services=tuple(ServiceInfo(f"service-{i}", "v1") for i in range(400)))
     with pytest.raises(InvalidRecordError, match="declare fewer services"):

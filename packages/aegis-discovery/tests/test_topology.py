@@ -283,7 +283,7 @@ def test_a_change_of_status_alone_resends_no_record() -> None:
     topology.set_status("a", record.stamp, NodeStatus.FAILED)
     changes = topology.changes_since(position)
     assert list(changes.records()) == []
-    assert [verdict.status for verdict in changes.verdicts()] == [NodeStatus.FAILED]
+    assert [status for _, _, status in changes.statuses()] == [NodeStatus.FAILED]
 
 
 def test_news_are_not_sent_back_to_where_they_came_from() -> None:

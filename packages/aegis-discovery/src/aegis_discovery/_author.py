@@ -1,4 +1,4 @@
-"""Who writes records: gives each its lease and signs its bytes."""
+"""Who writes records and verdicts: gives each its lease and signs its bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aegis_certs import TLSConfig
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from aegis_discovery._codec import decode_record, encode_record
+from aegis_discovery._codec import decode_record, encode_record, encode_verdict
 from aegis_discovery._model import NodeInfo
 from aegis_discovery._record import (
     CONTEXT,
@@ -22,6 +22,15 @@ from aegis_discovery._record import (
     Clock,
     Record,
     RecordFields,
+    Signed,
+)
+from aegis_discovery._verdict import (
+    CLEAR_LEASE,
+    VERDICT_CONTEXT,
+    VERDICT_LEASE,
+    Opinion,
+    SignedVerdict,
+    Verdict,
 )
 from aegis_discovery.errors import InvalidRecordError
 
@@ -75,9 +84,6 @@ class RecordAuthor:
             InvalidRecordError: If it is larger than a record may be.
         """
         lease = TOMBSTONE_LEASE if info is None else LEASE
-        expires_at = max(self._clock() * 1000, stamp) + lease * 1000
-        if self._signing is not None:
-            expires_at = min(expires_at, self._signing.not_after * 1000)
         fields = RecordFields(
             context=CONTEXT,
             mesh=self._mesh,
@@ -85,7 +91,7 @@ class RecordAuthor:
             id=node_id,
             stamp=stamp,
             instance=self.instance,
-            expires_at=math.floor(expires_at),
+            expires_at=self._end_of(lease, stamp),
             info=info,
             voucher=self._node_id if vouched else None,
         )
@@ -95,9 +101,39 @@ class RecordAuthor:
             raise InvalidRecordError(node_id, reason)
         # The wire rounds times; the author goes by what everybody else will read.
         fields = decode_record(body)
+        signed = self._sign(body)
+        return Record.of(fields, body, signed.signature, signed.signer)
+
+    def judge(self, about: Record, stamp: int, opinion: Opinion, *, held: bool) -> SignedVerdict:
+        """Makes this node's verdict on another one's record."""
+        lease = CLEAR_LEASE if opinion is Opinion.CLEAR else VERDICT_LEASE
+        verdict = Verdict(
+            accuser=self._node_id,
+            accuser_instance=self.instance,
+            stamp=stamp,
+            expires_at=self._end_of(lease, stamp),
+            subject=about.id,
+            subject_instance=about.instance,
+            subject_stamp=about.stamp,
+            opinion=opinion,
+            held=held,
+        )
+        body = encode_verdict(
+            verdict, context=VERDICT_CONTEXT, mesh=self._mesh, trust_domain=self._trust_domain
+        )
+        return SignedVerdict(verdict, self._sign(body))
+
+    def _end_of(self, lease: float, stamp: int) -> int:
+        """Returns when a lease ends that begins now (Unix milliseconds): never past the key's."""
+        end = max(self._clock() * 1000, stamp) + lease * 1000
+        if self._signing is not None:
+            end = min(end, self._signing.not_after * 1000)
+        return math.floor(end)
+
+    def _sign(self, body: bytes) -> Signed:
         if self._signing is None:
-            return Record.of(fields, body)
-        return Record.of(fields, body, self._signing.sign(body), self._signing.signer)
+            return Signed(body, b"", b"")
+        return Signed(body, self._signing.sign(body), self._signing.signer)
 
 
 class Signing(Protocol):

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from aegis_discovery._record import Record, Verdict
+from aegis_discovery._model import NodeStatus
+from aegis_discovery._record import Record
 from aegis_discovery._store import Entry
+from aegis_discovery._verdict import SignedVerdict, VerdictEntry
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a reader at an older position lacks, and the position that it reaches with it."""
+    """What a reader at an older position lacks, and the position that it reaches with it.
+
+    Attributes:
+        entries: What is held now of the nodes whose record or status changed, in order.
+        verdict_entries: The verdicts that came in.
+        since: The position of the reader.
+        position: The position that this leads to.
+        version: The topology's version there.
+        digest: The digest of all live records there.
+        signed_since: Finds the position since which there are records by a certificate.
+    """
 
     entries: tuple[Entry, ...]
+    verdict_entries: tuple[VerdictEntry, ...]
     since: int
     position: int
     version: int
     digest: bytes
+    signed_since: Callable[[bytes], int | None]
 
     def records(self, *, reader: str | None = None, held: int = 0) -> Iterable[Record]:
         """Goes through the records that changed, less those that came from the reader.
@@ -31,8 +45,14 @@ class Changes:
             if entry.record_position > since and not echo:
                 yield entry.record
 
-    def verdicts(self, *, unchanged: bool = False) -> Iterable[Verdict]:
-        """Goes through the statuses that changed, or through those of all entries here."""
+    def verdicts(self, *, reader: str | None = None) -> Iterable[SignedVerdict]:
+        """Goes through the verdicts that came in, less those that came from the reader."""
+        for entry in self.verdict_entries:
+            if reader is None or entry.origin != reader:
+                yield entry.content
+
+    def statuses(self, *, unchanged: bool = False) -> Iterable[tuple[str, int, NodeStatus]]:
+        """Goes through (id, stamp, status) where that changed, or through all entries here."""
         for entry in self.entries:
             if entry.node is not None and (unchanged or entry.status_position > self.since):
-                yield Verdict(entry.record.id, entry.record.stamp, entry.node.status)
+                yield entry.record.id, entry.record.stamp, entry.node.status

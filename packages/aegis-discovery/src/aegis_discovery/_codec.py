@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from google.protobuf.message import DecodeError
 
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
-from aegis_discovery._record import Record, RecordFields, SignedRecord, Verdict
-from aegis_discovery.errors import InvalidRecordError
+from aegis_discovery._record import Record, RecordFields, Signed
+from aegis_discovery._verdict import Opinion, Verdict
+from aegis_discovery.errors import InvalidRecordError, InvalidVerdictError
 from aegis_discovery.proto import aegis_pb2, mesh_pb2
 
 _STATUS_TO_WIRE = {
@@ -18,6 +19,13 @@ _STATUS_TO_WIRE = {
     NodeStatus.FAILED: mesh_pb2.STATUS_FAILED,
 }
 _STATUS_FROM_WIRE = {wire: status for status, wire in _STATUS_TO_WIRE.items()}
+
+_OPINION_TO_WIRE = {
+    Opinion.CLEAR: mesh_pb2.OPINION_CLEAR,
+    Opinion.SUSPECT: mesh_pb2.OPINION_SUSPECT,
+    Opinion.FAILED: mesh_pb2.OPINION_FAILED,
+}
+_OPINION_FROM_WIRE = {wire: opinion for opinion, wire in _OPINION_TO_WIRE.items()}
 
 
 def encode_record(fields: RecordFields) -> bytes:
@@ -86,27 +94,77 @@ def decode_record(data: bytes) -> RecordFields:
     )
 
 
+def encode_verdict(verdict: Verdict, *, context: str, mesh: str, trust_domain: str) -> bytes:
+    """Serialises what an accuser signs."""
+    body = mesh_pb2.VerdictBody(
+        context=context,
+        mesh=mesh,
+        trust_domain=trust_domain,
+        accuser=verdict.accuser,
+        accuser_instance=verdict.accuser_instance,
+        stamp=verdict.stamp,
+        expires_at=verdict.expires_at,
+        subject=verdict.subject,
+        subject_instance=verdict.subject_instance,
+        subject_stamp=verdict.subject_stamp,
+        opinion=_OPINION_TO_WIRE[verdict.opinion],
+        held=verdict.held,
+    )
+    return body.SerializeToString(deterministic=True)
+
+
+def decode_verdict(data: bytes) -> tuple[Verdict, tuple[str, str, str]]:
+    """Reads a verdict's bytes, and the context, mesh and trust domain that they name.
+
+    Raises:
+        InvalidVerdictError: If they are no verdict.
+    """
+    try:
+        body = mesh_pb2.VerdictBody.FromString(data)
+    except DecodeError as error:
+        raise InvalidVerdictError("", f"its bytes cannot be read ({error})") from error
+    opinion = _OPINION_FROM_WIRE.get(body.opinion)
+    if opinion is None:
+        raise InvalidVerdictError("", f"{body.opinion} is no opinion")
+    verdict = Verdict(
+        accuser=body.accuser,
+        accuser_instance=body.accuser_instance,
+        stamp=body.stamp,
+        expires_at=body.expires_at,
+        subject=body.subject,
+        subject_instance=body.subject_instance,
+        subject_stamp=body.subject_stamp,
+        opinion=opinion,
+        held=body.held,
+    )
+    return verdict, (body.context, body.mesh, body.trust_domain)
+
+
 def signed_to_wire(record: Record) -> mesh_pb2.SignedRecord:
     """Puts a record on the wire exactly as it was signed."""
     return mesh_pb2.SignedRecord(body=record.body, signature=record.signature, signer=record.signer)
 
 
-def signed_from_wire(message: mesh_pb2.SignedRecord) -> SignedRecord:
-    """Takes a record off the wire, unread and unverified."""
-    return SignedRecord(message.body, message.signature, message.signer)
-
-
-def verdict_to_wire(verdict: Verdict) -> mesh_pb2.Verdict:
-    """Puts a verdict on the wire."""
-    return mesh_pb2.Verdict(
-        id=verdict.id, stamp=verdict.stamp, status=_STATUS_TO_WIRE[verdict.status]
+def verdict_to_wire(signed: Signed) -> mesh_pb2.SignedVerdict:
+    """Puts a verdict on the wire exactly as it was signed."""
+    return mesh_pb2.SignedVerdict(
+        body=signed.body, signature=signed.signature, signer=signed.signer
     )
 
 
-def verdict_from_wire(message: mesh_pb2.Verdict) -> Verdict | None:
-    """Takes a verdict off the wire; None for a status of a later version."""
-    status = _STATUS_FROM_WIRE.get(message.status)
-    return None if status is None else Verdict(message.id, message.stamp, status)
+def signed_from_wire(message: mesh_pb2.SignedRecord | mesh_pb2.SignedVerdict) -> Signed:
+    """Takes a record or a verdict off the wire, unread and unverified."""
+    return Signed(message.body, message.signature, message.signer)
+
+
+def status_to_wire(node_id: str, stamp: int, status: NodeStatus) -> mesh_pb2.DerivedStatus:
+    """Puts on the wire what was made of the verdicts on a node's record."""
+    return mesh_pb2.DerivedStatus(id=node_id, stamp=stamp, status=_STATUS_TO_WIRE[status])
+
+
+def status_from_wire(message: mesh_pb2.DerivedStatus) -> NodeStatus | None:
+    """Takes a derived status off the wire; None for one of a later version."""
+    return _STATUS_FROM_WIRE.get(message.status)
 
 
 def node_to_seed(info: NodeInfo) -> aegis_pb2.TopologyNode:

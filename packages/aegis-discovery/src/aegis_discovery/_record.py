@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from aegis_discovery._model import NodeInfo, NodeStatus
+from aegis_discovery._model import NodeInfo
 
 CONTEXT = "aegis.mesh.v1 record"
 
@@ -45,21 +45,12 @@ class RecordFields:
 
 
 @dataclass(frozen=True, slots=True)
-class SignedRecord:
-    """A record as it travels: bytes nobody has read yet, and who is said to have signed them."""
+class Signed:
+    """A record or a verdict as it travels: bytes that nobody has read yet, and who signed them."""
 
     body: bytes
     signature: bytes
     signer: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What one node thinks of another one's record."""
-
-    id: str
-    stamp: int
-    status: NodeStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,14 @@ class Entry:
     origin: str | None
 
 
+@dataclass(slots=True)
+class _Signer:
+    """A certificate that signed records which are held: since when, and how many."""
+
+    since: int
+    records: int = 0
+
+
 class RecordStore:
     """Holds the greatest record per node id, and keeps log, digests and service index in step.
 
@@ -50,6 +58,7 @@ class RecordStore:
         self._live_sum = 0
         self._full_sum = 0
         self._services = ServiceIndex()
+        self._signers: dict[bytes, _Signer] = {}
 
     @property
     def services(self) -> ServiceIndex:
@@ -84,6 +93,19 @@ class RecordStore:
         tail.reverse()
         return tail
 
+    def advance(self) -> int:
+        """Returns the next position of the log."""
+        self.position += 1
+        return self.position
+
+    def signed_since(self, signer: bytes) -> int | None:
+        """Returns the position since which there are records by this certificate, if there are.
+
+        Whoever holds the log up to there holds the certificate.
+        """
+        known = self._signers.get(signer)
+        return known.since if known else None
+
     def beats(self, record: Record) -> bool:
         """Tells whether a record would replace what is held of its node id."""
         held = self._entries.get(record.id)
@@ -99,9 +121,11 @@ class RecordStore:
 
     def put(self, record: Record, origin: str | None = None) -> NodeInfo | None:
         """Stores a record over what was held of its id; returns what queries showed before."""
-        self.position += 1
+        position = self.advance()
         held = self._entries.get(record.id)
         before = held.node if held else None
+        # Before the old one goes, so that a certificate which signed both stays known.
+        self._signers.setdefault(record.signer, _Signer(position)).records += 1
         self._take_out(held)
         node = record.info
         status_position = 0
@@ -109,7 +133,7 @@ class RecordStore:
             # Hearsay is no sign of life: only what a node signs itself clears a suspicion.
             node = replace(node, status=before.status)
             status_position = held.status_position
-        self._entries[record.id] = Entry(record, node, self.position, status_position, origin)
+        self._entries[record.id] = Entry(record, node, position, status_position, origin)
         self._entries.move_to_end(record.id)
         self._full_sum = (self._full_sum + record.digest) % _DIGEST_MODULUS
         if node is not None:
@@ -123,11 +147,11 @@ class RecordStore:
         """Overlays the derived status of a live node; returns the node as queries show it now."""
         entry = self._entries[node_id]
         assert entry.node is not None, node_id  # noqa: S101 - the caller looked
-        self.position += 1
+        position = self.advance()
         node = replace(entry.node, status=status)
         self._services.remove(entry.node)
         self._services.add(node)
-        self._entries[node_id] = replace(entry, node=node, status_position=self.position)
+        self._entries[node_id] = replace(entry, node=node, status_position=position)
         self._entries.move_to_end(node_id)
         return node
 
@@ -166,6 +190,10 @@ class RecordStore:
     def _take_out(self, entry: Entry | None) -> None:
         if entry is None:
             return
+        signer = self._signers[entry.record.signer]
+        signer.records -= 1
+        if not signer.records:
+            del self._signers[entry.record.signer]
         self._full_sum = (self._full_sum - entry.record.digest) % _DIGEST_MODULUS
         if entry.node is not None:
             self._live_sum = (self._live_sum - entry.record.digest) % _DIGEST_MODULUS

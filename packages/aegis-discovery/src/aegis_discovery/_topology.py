@@ -17,6 +17,14 @@ from aegis_discovery._events import Announcer, EventKind, TopologyEvent
 from aegis_discovery._model import NodeInfo, NodeStatus
 from aegis_discovery._record import MAX_AHEAD, Clock, Record
 from aegis_discovery._store import RecordStore
+from aegis_discovery._verdict import (
+    MAX_ACCUSATIONS,
+    Opinion,
+    SignedVerdict,
+    Verdict,
+    VerdictStore,
+    is_refuted,
+)
 from aegis_discovery.errors import NodeNotFoundError, NotOwnerError
 
 _log = logging.getLogger("aegis.topology")
@@ -76,6 +84,7 @@ class Topology:
         self._clock = clock
         self._lock = threading.RLock()
         self._store = RecordStore()
+        self._verdicts = VerdictStore()
         self._version = 0
         self._updated_at = self._moment()
         self._own_floor = 0
@@ -95,6 +104,11 @@ class Topology:
     def version(self) -> int:
         """Counts changes; for people and the seed protocol, it orders no record."""
         return self._version
+
+    @property
+    def position(self) -> int:
+        """How far this topology's own log has come: counts changes of records and verdicts."""
+        return self._store.position
 
     @property
     def updated_at(self) -> datetime:
@@ -164,8 +178,32 @@ class Topology:
     def changes_since(self, position: int) -> Changes:
         """Returns what changed after a position of this topology's own log."""
         with self._lock:
-            entries = tuple(self._store.changed_since(position))
-            return Changes(entries, position, self._store.position, self._version, self.digest)
+            return Changes(
+                tuple(self._store.changed_since(position)),
+                tuple(self._verdicts.changed_since(position)),
+                position,
+                self._store.position,
+                self._version,
+                self.digest,
+                self._store.signed_since,
+            )
+
+    def get_verdicts(self, node_id: str) -> tuple[Verdict, ...]:
+        """Returns what is said of a node, the latest of each accuser."""
+        with self._lock:
+            return tuple(said.verdict for said in self._verdicts.of(node_id).values())
+
+    def get_verdict(self, node_id: str, accuser: str) -> SignedVerdict | None:
+        """Returns the latest that one node said of another one."""
+        with self._lock:
+            return self._verdicts.get(node_id, accuser)
+
+    @property
+    def signers(self) -> frozenset[bytes]:
+        """Fingerprints of the certificates that signed the records and verdicts held."""
+        with self._lock:
+            records = frozenset(entry.record.signer for entry in self._store.entries())
+            return records | self._verdicts.signers
 
     # Changing
 
@@ -267,6 +305,35 @@ class Topology:
         self._announcer.announce()
         return MergeResult(bool(news), foreign)
 
+    def judge(self, node_id: str, opinion: Opinion, *, held: bool = False) -> None:
+        """Publishes the owner's verdict on what is held of another node; nothing of unknown ones.
+
+        Args:
+            node_id: Whom it is about.
+            opinion: What the owner says of it.
+            held: Whether a newer record does not refute it.
+        """
+        with self._lock:
+            record = self.get_record(node_id)
+            if record is not None and record.info is not None and node_id != self.owner:
+                said = self._verdicts.get(node_id, self.owner or "")
+                stamp = max(self._now_ms(), said.verdict.stamp + 1 if said else 0)
+                content = self._author.judge(record, stamp, opinion, held=held)
+                self._take_verdict(content, None)
+        self._announcer.announce()
+
+    def merge_verdicts(
+        self, verdicts: Iterable[SignedVerdict], *, origin: str | None = None
+    ) -> None:
+        """Joins verified verdicts of nodes on nodes, the latest of each accuser on each subject.
+
+        One on somebody, or by somebody, that is not in the topology is dropped.
+        """
+        with self._lock:
+            for content in verdicts:
+                self._take_verdict(content, origin)
+        self._announcer.announce()
+
     def outrun(self, version: int) -> int:
         """Raises the version above a peer's, so that it adopts ours; returns the version then."""
         with self._lock:
@@ -304,15 +371,29 @@ class Topology:
             for entry in list(self._store.entries()):
                 if entry.record.signer in signers and entry.record.id != self.owner:
                     self._store.drop(entry.record.id)
+                    self._verdicts.forget(entry.record.id)
                     if entry.node is not None:
                         self._version = min(self._version + 1, MAX_VERSION)
                         self._changed(EventKind.REVOKED, entry.node)
         self._announcer.announce()
 
     def expire(self) -> None:
-        """Drops all records whose lease has ended; call it now and then."""
+        """Drops all records and verdicts whose lease has ended; call it now and then."""
         with self._lock:
-            self._expire(self._now_ms())
+            now = self._now_ms()
+            self._expire(now)
+            self._verdicts.expire(now)
+        self._announcer.announce()
+
+    def keep_only(self, node_ids: Collection[str]) -> None:
+        """Drops everybody else: a server that was asked for some nodes told that these are all."""
+        with self._lock:
+            for entry in list(self._store.entries()):
+                if entry.record.id not in node_ids and entry.record.id != self.owner:
+                    self._store.drop(entry.record.id)
+                    self._verdicts.forget(entry.record.id)
+                    if entry.node is not None:
+                        self._changed(EventKind.LEFT, replace(entry.node, status=NodeStatus.LEFT))
         self._announcer.announce()
 
     # Following
@@ -367,6 +448,10 @@ class Topology:
 
     def _accept(self, record: Record, origin: str | None) -> None:
         before = self._store.put(record, origin)
+        if record.info is None:
+            self._verdicts.forget(record.id)
+        else:
+            self._verdicts.refuted(record)
         entry = self._store.get(record.id)
         after = entry.node if entry else None
         if after is None:
@@ -376,6 +461,28 @@ class Topology:
             kind = EventKind.UPDATED if before else EventKind.JOINED
         # A renewed lease changes the record, but nothing that a subscriber sees.
         self._changed(kind, after if after != before else None)
+
+    def _take_verdict(self, content: SignedVerdict, origin: str | None) -> None:
+        verdict = content.verdict
+        subject, accuser = self._store.get(verdict.subject), self._store.get(verdict.accuser)
+        if subject is None or subject.node is None or accuser is None or accuser.node is None:
+            return
+        if is_refuted(verdict, subject.record):
+            return
+        known = self._verdicts.get(verdict.subject, verdict.accuser) is not None
+        is_own = verdict.accuser == self.owner
+        if not known and not is_own and self._verdicts.count(verdict.accuser) >= MAX_ACCUSATIONS:
+            _log.warning(
+                "%s judges more than %d nodes; what it says of %s is dropped (from %s)",
+                verdict.accuser,
+                MAX_ACCUSATIONS,
+                verdict.subject,
+                origin,
+            )
+            return
+        if self._verdicts.beats(content):
+            self._verdicts.put(content, self._store.advance(), origin)
+            self._announcer.moved()
 
     def _meet_own(self, record: Record) -> Record | None:
         """Looks at a record of the owner's id: another process may have written it."""
@@ -396,6 +503,7 @@ class Topology:
 
     def _expire(self, now: int) -> None:
         for entry in self._store.expire(now, keep=self.owner):
+            self._verdicts.forget(entry.record.id)
             if entry.node is not None:
                 self._version = min(self._version + 1, MAX_VERSION)
                 self._changed(EventKind.EXPIRED, entry.node)

@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from aegis_discovery._codec import decode_record
+from aegis_discovery._codec import decode_record, decode_verdict
 from aegis_discovery._record import (
     CONTEXT,
     MAX_AHEAD,
@@ -23,10 +23,17 @@ from aegis_discovery._record import (
     Clock,
     Record,
     RecordFields,
-    SignedRecord,
+    Signed,
 )
 from aegis_discovery._seed import split_address
-from aegis_discovery.errors import InvalidAddressError, InvalidRecordError
+from aegis_discovery._verdict import (
+    CLEAR_LEASE,
+    MAX_VERDICT,
+    VERDICT_CONTEXT,
+    SignedVerdict,
+    Verdict,
+)
+from aegis_discovery.errors import InvalidAddressError, InvalidRecordError, InvalidVerdictError
 
 MAX_CHAIN = 8
 """Certificates in a chain: a leaf, and more intermediates than anybody has."""
@@ -138,7 +145,7 @@ class RecordVerifier:
         self._leaves = {f: leaf for f, leaf in self._leaves.items() if f in fingerprints}
 
     def verify(
-        self, signed: SignedRecord, held: Callable[[str], Record | None] = lambda _: None
+        self, signed: Signed, held: Callable[[str], Record | None] = lambda _: None
     ) -> Record:
         """Verifies that its owner, or its voucher, signed exactly these bytes for this mesh.
 
@@ -171,6 +178,61 @@ class RecordVerifier:
             raise InvalidRecordError(fields.id, f"its signature is not by {leaf.node_id}") from None
         return Record.of(fields, signed.body, signed.signature, signed.signer)
 
+    def verify_verdict(
+        self,
+        signed: Signed,
+        held: Callable[[str, str], SignedVerdict | None] = lambda _subject, _accuser: None,
+    ) -> SignedVerdict:
+        """Verifies that its accuser signed exactly these bytes for this mesh.
+
+        Args:
+            signed: What came.
+            held: Finds what is held of a subject and an accuser, as in `verify`.
+
+        Raises:
+            InvalidVerdictError: If not.
+        """
+        if len(signed.body) > MAX_VERDICT:
+            raise InvalidVerdictError("", f"{len(signed.body)} bytes, the limit is {MAX_VERDICT}")
+        verdict, scope = decode_verdict(signed.body)
+        try:
+            validate_node_id(verdict.accuser)
+            validate_node_id(verdict.subject)
+        except CertsError as error:
+            raise InvalidVerdictError("", str(error)) from error
+        known = held(verdict.subject, verdict.accuser)
+        if known and known.signed.body == signed.body and known.signed.signer == signed.signer:
+            return known
+        leaf = self._leaves.get(signed.signer)
+        if leaf is None:
+            reason = "the certificate that signed it did not come along"
+            raise InvalidVerdictError(verdict.accuser, reason)
+        self._check_verdict(verdict, scope, leaf)
+        try:
+            _verify(leaf.public_key, signed)
+        except InvalidSignature:
+            reason = f"its signature is not by {leaf.node_id}"
+            raise InvalidVerdictError(verdict.accuser, reason) from None
+        return SignedVerdict(verdict, signed)
+
+    def _check_verdict(self, verdict: Verdict, scope: tuple[str, str, str], leaf: Leaf) -> None:
+        now = self._clock()
+        reason = ""
+        if scope != (VERDICT_CONTEXT, self._mesh, leaf.trust_domain or ""):
+            reason = "it is none of this mesh"
+        elif leaf.node_id != verdict.accuser:
+            reason = f"it was signed by {leaf.node_id}"
+        elif verdict.subject == verdict.accuser:
+            reason = "a node cannot judge itself"
+        elif verdict.stamp > (now + MAX_AHEAD) * 1000:
+            reason = "its stamp is ahead of this clock"
+        elif now >= leaf.not_after:
+            reason = "the certificate that signed it is expired"
+        elif verdict.expires_at > min(now + MAX_AHEAD + CLEAR_LEASE, leaf.not_after) * 1000:
+            reason = "its lease is longer than any may be"
+        if reason:
+            raise InvalidVerdictError(verdict.accuser, reason)
+
     def _check(self, fields: RecordFields, leaf: Leaf) -> None:
         def refuse(reason: str) -> InvalidRecordError:
             return InvalidRecordError(fields.id, reason)
@@ -201,7 +263,7 @@ class RecordVerifier:
             raise refuse("its lease is longer than any may be")
 
 
-def _verify(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, signed: SignedRecord) -> None:
+def _verify(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, signed: Signed) -> None:
     if isinstance(key, rsa.RSAPublicKey):
         key.verify(signed.signature, signed.body, padding.PKCS1v15(), hashes.SHA256())
     else:

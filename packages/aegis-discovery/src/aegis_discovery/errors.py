@@ -5,6 +5,7 @@ DiscoveryError
 ├── NotOwnerError           somebody else's record was to be changed
 ├── NodeNotFoundError       the topology has no such node
 ├── InvalidRecordError      a record that must not be believed; says who sent it
+├── InvalidVerdictError     a verdict that must not be believed
 ├── NodeIdInUseError        another process runs under this node id
 ├── ConnectError            no seed peer could be reached
 │   └── PeerIdentityError   something answered, but not who it should be
@@ -24,6 +25,7 @@ __all__ = [
     "EventLoopError",
     "InvalidAddressError",
     "InvalidRecordError",
+    "InvalidVerdictError",
     "NoProvidersError",
     "NodeIdInUseError",
     "NodeNotFoundError",
@@ -74,6 +76,15 @@ class InvalidRecordError(DiscoveryError):
         self.node_id = node_id
         self.reason = reason
         super().__init__(f"record of {node_id or 'an unknown node'} refused: {reason}")
+
+
+class InvalidVerdictError(DiscoveryError):
+    """A verdict cannot be believed and was dropped."""
+
+    def __init__(self, accuser: str, reason: str) -> None:
+        self.accuser = accuser
+        self.reason = reason
+        super().__init__(f"verdict of {accuser or 'an unknown node'} refused: {reason}")
 
 
 class NodeIdInUseError(DiscoveryError):

@@ -1,4 +1,4 @@
-"""Records: how nodes write, sign and believe what the topology holds. For those who build nodes."""
+"""Records and verdicts: how nodes write, sign and believe them. For those who build nodes."""
 
 from aegis_discovery._author import RecordAuthor
 from aegis_discovery._codec import node_to_seed, nodes_from_seed, signed_from_wire
@@ -8,8 +8,9 @@ from aegis_discovery._record import (
     REPUBLISH_EVERY,
     TOMBSTONE_LEASE,
     Record,
-    SignedRecord,
+    Signed,
 )
+from aegis_discovery._verdict import Opinion, SignedVerdict, Verdict
 from aegis_discovery._verifier import RecordVerifier
 
 __all__ = [
@@ -17,10 +18,13 @@ __all__ = [
     "MAX_RECORD",
     "REPUBLISH_EVERY",
     "TOMBSTONE_LEASE",
+    "Opinion",
     "Record",
     "RecordAuthor",
     "RecordVerifier",
-    "SignedRecord",
+    "Signed",
+    "SignedVerdict",
+    "Verdict",
     "node_to_seed",
     "nodes_from_seed",
     "signed_from_wire",

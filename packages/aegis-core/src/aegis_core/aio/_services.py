@@ -165,8 +165,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
             topology,
             self._own.chain_of,
             watcher=caller.node_id,
-            cursor=request.cursor,
-            digest=request.digest,
+            request=request,
         )
         waker = asyncio.Event()
         loop = asyncio.get_running_loop()

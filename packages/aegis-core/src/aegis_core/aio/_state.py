@@ -71,7 +71,7 @@ class NodeState:
 
     def new_reader(self) -> FeedReader:
         """Makes the reading end of one more feed."""
-        return FeedReader(self.topology, self.verifier, trusts_verdicts=False)
+        return FeedReader(self.topology, self.verifier, trusts_statuses=False)
 
     def own_record(self) -> Record | None:
         """Returns the record that this node publishes of itself."""
@@ -88,8 +88,7 @@ class NodeState:
 
     def forget_certificates(self) -> None:
         """Lets go of certificates that sign no record any more."""
-        signers = {record.signer for record in self.topology.snapshot().records}
-        self.verifier.keep(signers | {self.tls.fingerprint})
+        self.verifier.keep(self.topology.signers | {self.tls.fingerprint})
 
     def received(self, received: Received) -> None:
         """Takes note of what a feed's message meant for this node itself."""

@@ -42,7 +42,7 @@ class FeedClient:
         self._seeds = tuple(seeds)
         self._mesh = mesh
         self._verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
-        self._reader = FeedReader(self.topology, self._verifier, trusts_verdicts=True)
+        self._reader = FeedReader(self.topology, self._verifier, trusts_statuses=True)
         self._keeper = IdentityKeeper(source, tls)
         self._followers: list[Callable[[TLSConfig], object]] = []
         self._ready = asyncio.Event()
@@ -145,7 +145,7 @@ class FeedClient:
                 self._causes.clear()
                 self._ready.set()
 
-        self._verifier.keep({record.signer for record in self.topology.snapshot().records})
+        self._verifier.keep(self.topology.signers)
         channel = open_channel(self._tls, node_id, peer.address)
         try:
             await follow(

@@ -24,29 +24,35 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n aegis_discovery/proto/mesh.proto\x12\raegis.mesh.v1\"\x8e\x01\n\x0cWatchRequest\x12\x0c\n\x04mesh\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12+\n\x06record\x18\x04 \x01(\x0b\x32\x1b.aegis.mesh.v1.SignedRecord\x12#\n\x05\x63hain\x18\x05 \x01(\x0b\x32\x14.aegis.mesh.v1.Chain\"\xd0\x01\n\rWatchResponse\x12$\n\x06\x63hains\x18\x01 \x03(\x0b\x32\x14.aegis.mesh.v1.Chain\x12,\n\x07records\x18\x02 \x03(\x0b\x32\x1b.aegis.mesh.v1.SignedRecord\x12(\n\x08verdicts\x18\x03 \x03(\x0b\x32\x16.aegis.mesh.v1.Verdict\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\x0c\x12\x0f\n\x07version\x18\x05 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12\x10\n\x08\x63omplete\x18\x07 \x01(\x08\"\x1d\n\x05\x43hain\x12\x14\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0c\"?\n\x0cSignedRecord\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0e\n\x06signer\x18\x03 \x01(\x0c\"\xc8\x02\n\nRecordBody\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\t\x12\x0c\n\x04mesh\x18\x02 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x03 \x01(\t\x12\n\n\x02id\x18\x04 \x01(\t\x12\r\n\x05stamp\x18\x05 \x01(\x04\x12\x10\n\x08instance\x18\x06 \x01(\t\x12\x12\n\nexpires_at\x18\x07 \x01(\x03\x12\x0f\n\x07removed\x18\x08 \x01(\x08\x12\x0f\n\x07voucher\x18\t \x01(\t\x12\x0c\n\x04name\x18\n \x01(\t\x12\x0c\n\x04type\x18\x0b \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x0c \x01(\t\x12(\n\x08services\x18\r \x03(\x0b\x32\x16.aegis.mesh.v1.Service\x12\x11\n\tjoined_at\x18\x0e \x01(\x03\x12\x12\n\nupdated_at\x18\x0f \x01(\x03\x12\x0e\n\x06health\x18\x10 \x01(\t\x12\x14\n\x0ctrust_bundle\x18\x11 \x01(\t\"(\n\x07Service\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"K\n\x07Verdict\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05stamp\x18\x02 \x01(\x04\x12%\n\x06status\x18\x03 \x01(\x0e\x32\x15.aegis.mesh.v1.Status*[\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATUS_ALIVE\x10\x01\x12\x14\n\x10STATUS_SUSPECTED\x10\x02\x12\x11\n\rSTATUS_FAILED\x10\x03\x32L\n\x04Mesh\x12\x44\n\x05Watch\x12\x1b.aegis.mesh.v1.WatchRequest\x1a\x1c.aegis.mesh.v1.WatchResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n aegis_discovery/proto/mesh.proto\x12\raegis.mesh.v1\"\xb8\x01\n\x0cWatchRequest\x12\x0c\n\x04mesh\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12+\n\x06record\x18\x04 \x01(\x0b\x32\x1b.aegis.mesh.v1.SignedRecord\x12#\n\x05\x63hain\x18\x05 \x01(\x0b\x32\x14.aegis.mesh.v1.Chain\x12(\n\x08services\x18\x06 \x03(\x0b\x32\x16.aegis.mesh.v1.Service\"\x86\x02\n\rWatchResponse\x12$\n\x06\x63hains\x18\x01 \x03(\x0b\x32\x14.aegis.mesh.v1.Chain\x12,\n\x07records\x18\x02 \x03(\x0b\x32\x1b.aegis.mesh.v1.SignedRecord\x12.\n\x08statuses\x18\x03 \x03(\x0b\x32\x1c.aegis.mesh.v1.DerivedStatus\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\x0c\x12\x0f\n\x07version\x18\x05 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12\x10\n\x08\x63omplete\x18\x07 \x01(\x08\x12.\n\x08verdicts\x18\x08 \x03(\x0b\x32\x1c.aegis.mesh.v1.SignedVerdict\"\x1d\n\x05\x43hain\x12\x14\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0c\"?\n\x0cSignedRecord\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0e\n\x06signer\x18\x03 \x01(\x0c\"\xc8\x02\n\nRecordBody\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\t\x12\x0c\n\x04mesh\x18\x02 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x03 \x01(\t\x12\n\n\x02id\x18\x04 \x01(\t\x12\r\n\x05stamp\x18\x05 \x01(\x04\x12\x10\n\x08instance\x18\x06 \x01(\t\x12\x12\n\nexpires_at\x18\x07 \x01(\x03\x12\x0f\n\x07removed\x18\x08 \x01(\x08\x12\x0f\n\x07voucher\x18\t \x01(\t\x12\x0c\n\x04name\x18\n \x01(\t\x12\x0c\n\x04type\x18\x0b \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x0c \x01(\t\x12(\n\x08services\x18\r \x03(\x0b\x32\x16.aegis.mesh.v1.Service\x12\x11\n\tjoined_at\x18\x0e \x01(\x03\x12\x12\n\nupdated_at\x18\x0f \x01(\x03\x12\x0e\n\x06health\x18\x10 \x01(\t\x12\x14\n\x0ctrust_bundle\x18\x11 \x01(\t\"(\n\x07Service\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"Q\n\rDerivedStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05stamp\x18\x02 \x01(\x04\x12%\n\x06status\x18\x03 \x01(\x0e\x32\x15.aegis.mesh.v1.Status\"@\n\rSignedVerdict\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0e\n\x06signer\x18\x03 \x01(\x0c\"\x89\x02\n\x0bVerdictBody\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\t\x12\x0c\n\x04mesh\x18\x02 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x63\x63user\x18\x04 \x01(\t\x12\x18\n\x10\x61\x63\x63user_instance\x18\x05 \x01(\t\x12\r\n\x05stamp\x18\x06 \x01(\x04\x12\x12\n\nexpires_at\x18\x07 \x01(\x03\x12\x0f\n\x07subject\x18\x08 \x01(\t\x12\x18\n\x10subject_instance\x18\t \x01(\t\x12\x15\n\rsubject_stamp\x18\n \x01(\x04\x12\'\n\x07opinion\x18\x0b \x01(\x0e\x32\x16.aegis.mesh.v1.Opinion\x12\x0c\n\x04held\x18\x0c \x01(\x08*[\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATUS_ALIVE\x10\x01\x12\x14\n\x10STATUS_SUSPECTED\x10\x02\x12\x11\n\rSTATUS_FAILED\x10\x03*^\n\x07Opinion\x12\x17\n\x13OPINION_UNSPECIFIED\x10\x00\x12\x11\n\rOPINION_CLEAR\x10\x01\x12\x13\n\x0fOPINION_SUSPECT\x10\x02\x12\x12\n\x0eOPINION_FAILED\x10\x03\x32L\n\x04Mesh\x12\x44\n\x05Watch\x12\x1b.aegis.mesh.v1.WatchRequest\x1a\x1c.aegis.mesh.v1.WatchResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aegis_discovery.proto.mesh_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STATUS']._serialized_start=953
-  _globals['_STATUS']._serialized_end=1044
+  _globals['_STATUS']._serialized_start=1389
+  _globals['_STATUS']._serialized_end=1480
+  _globals['_OPINION']._serialized_start=1482
+  _globals['_OPINION']._serialized_end=1576
   _globals['_WATCHREQUEST']._serialized_start=52
-  _globals['_WATCHREQUEST']._serialized_end=194
-  _globals['_WATCHRESPONSE']._serialized_start=197
-  _globals['_WATCHRESPONSE']._serialized_end=405
-  _globals['_CHAIN']._serialized_start=407
-  _globals['_CHAIN']._serialized_end=436
-  _globals['_SIGNEDRECORD']._serialized_start=438
-  _globals['_SIGNEDRECORD']._serialized_end=501
-  _globals['_RECORDBODY']._serialized_start=504
-  _globals['_RECORDBODY']._serialized_end=832
-  _globals['_SERVICE']._serialized_start=834
-  _globals['_SERVICE']._serialized_end=874
-  _globals['_VERDICT']._serialized_start=876
-  _globals['_VERDICT']._serialized_end=951
-  _globals['_MESH']._serialized_start=1046
-  _globals['_MESH']._serialized_end=1122
+  _globals['_WATCHREQUEST']._serialized_end=236
+  _globals['_WATCHRESPONSE']._serialized_start=239
+  _globals['_WATCHRESPONSE']._serialized_end=501
+  _globals['_CHAIN']._serialized_start=503
+  _globals['_CHAIN']._serialized_end=532
+  _globals['_SIGNEDRECORD']._serialized_start=534
+  _globals['_SIGNEDRECORD']._serialized_end=597
+  _globals['_RECORDBODY']._serialized_start=600
+  _globals['_RECORDBODY']._serialized_end=928
+  _globals['_SERVICE']._serialized_start=930
+  _globals['_SERVICE']._serialized_end=970
+  _globals['_DERIVEDSTATUS']._serialized_start=972
+  _globals['_DERIVEDSTATUS']._serialized_end=1053
+  _globals['_SIGNEDVERDICT']._serialized_start=1055
+  _globals['_SIGNEDVERDICT']._serialized_end=1119
+  _globals['_VERDICTBODY']._serialized_start=1122
+  _globals['_VERDICTBODY']._serialized_end=1387
+  _globals['_MESH']._serialized_start=1578
+  _globals['_MESH']._serialized_end=1654
 # @@protoc_insertion_point(module_scope)

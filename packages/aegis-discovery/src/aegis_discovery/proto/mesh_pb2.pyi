@@ -13,42 +13,57 @@ class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STATUS_ALIVE: _ClassVar[Status]
     STATUS_SUSPECTED: _ClassVar[Status]
     STATUS_FAILED: _ClassVar[Status]
+
+class Opinion(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OPINION_UNSPECIFIED: _ClassVar[Opinion]
+    OPINION_CLEAR: _ClassVar[Opinion]
+    OPINION_SUSPECT: _ClassVar[Opinion]
+    OPINION_FAILED: _ClassVar[Opinion]
 STATUS_UNSPECIFIED: Status
 STATUS_ALIVE: Status
 STATUS_SUSPECTED: Status
 STATUS_FAILED: Status
+OPINION_UNSPECIFIED: Opinion
+OPINION_CLEAR: Opinion
+OPINION_SUSPECT: Opinion
+OPINION_FAILED: Opinion
 
 class WatchRequest(_message.Message):
-    __slots__ = ("mesh", "cursor", "digest", "record", "chain")
+    __slots__ = ("mesh", "cursor", "digest", "record", "chain", "services")
     MESH_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     RECORD_FIELD_NUMBER: _ClassVar[int]
     CHAIN_FIELD_NUMBER: _ClassVar[int]
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
     mesh: str
     cursor: bytes
     digest: bytes
     record: SignedRecord
     chain: Chain
-    def __init__(self, mesh: _Optional[str] = ..., cursor: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., record: _Optional[_Union[SignedRecord, _Mapping]] = ..., chain: _Optional[_Union[Chain, _Mapping]] = ...) -> None: ...
+    services: _containers.RepeatedCompositeFieldContainer[Service]
+    def __init__(self, mesh: _Optional[str] = ..., cursor: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., record: _Optional[_Union[SignedRecord, _Mapping]] = ..., chain: _Optional[_Union[Chain, _Mapping]] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
-    __slots__ = ("chains", "records", "verdicts", "cursor", "version", "digest", "complete")
+    __slots__ = ("chains", "records", "statuses", "cursor", "version", "digest", "complete", "verdicts")
     CHAINS_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
-    VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    STATUSES_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    VERDICTS_FIELD_NUMBER: _ClassVar[int]
     chains: _containers.RepeatedCompositeFieldContainer[Chain]
     records: _containers.RepeatedCompositeFieldContainer[SignedRecord]
-    verdicts: _containers.RepeatedCompositeFieldContainer[Verdict]
+    statuses: _containers.RepeatedCompositeFieldContainer[DerivedStatus]
     cursor: bytes
     version: int
     digest: bytes
     complete: bool
-    def __init__(self, chains: _Optional[_Iterable[_Union[Chain, _Mapping]]] = ..., records: _Optional[_Iterable[_Union[SignedRecord, _Mapping]]] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ..., cursor: _Optional[bytes] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., complete: bool = ...) -> None: ...
+    verdicts: _containers.RepeatedCompositeFieldContainer[SignedVerdict]
+    def __init__(self, chains: _Optional[_Iterable[_Union[Chain, _Mapping]]] = ..., records: _Optional[_Iterable[_Union[SignedRecord, _Mapping]]] = ..., statuses: _Optional[_Iterable[_Union[DerivedStatus, _Mapping]]] = ..., cursor: _Optional[bytes] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., complete: bool = ..., verdicts: _Optional[_Iterable[_Union[SignedVerdict, _Mapping]]] = ...) -> None: ...
 
 class Chain(_message.Message):
     __slots__ = ("certificates",)
@@ -112,7 +127,7 @@ class Service(_message.Message):
     version: str
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
-class Verdict(_message.Message):
+class DerivedStatus(_message.Message):
     __slots__ = ("id", "stamp", "status")
     ID_FIELD_NUMBER: _ClassVar[int]
     STAMP_FIELD_NUMBER: _ClassVar[int]
@@ -121,3 +136,41 @@ class Verdict(_message.Message):
     stamp: int
     status: Status
     def __init__(self, id: _Optional[str] = ..., stamp: _Optional[int] = ..., status: _Optional[_Union[Status, str]] = ...) -> None: ...
+
+class SignedVerdict(_message.Message):
+    __slots__ = ("body", "signature", "signer")
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    SIGNER_FIELD_NUMBER: _ClassVar[int]
+    body: bytes
+    signature: bytes
+    signer: bytes
+    def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., signer: _Optional[bytes] = ...) -> None: ...
+
+class VerdictBody(_message.Message):
+    __slots__ = ("context", "mesh", "trust_domain", "accuser", "accuser_instance", "stamp", "expires_at", "subject", "subject_instance", "subject_stamp", "opinion", "held")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    MESH_FIELD_NUMBER: _ClassVar[int]
+    TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    ACCUSER_FIELD_NUMBER: _ClassVar[int]
+    ACCUSER_INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    STAMP_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_STAMP_FIELD_NUMBER: _ClassVar[int]
+    OPINION_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    context: str
+    mesh: str
+    trust_domain: str
+    accuser: str
+    accuser_instance: str
+    stamp: int
+    expires_at: int
+    subject: str
+    subject_instance: str
+    subject_stamp: int
+    opinion: Opinion
+    held: bool
+    def __init__(self, context: _Optional[str] = ..., mesh: _Optional[str] = ..., trust_domain: _Optional[str] = ..., accuser: _Optional[str] = ..., accuser_instance: _Optional[str] = ..., stamp: _Optional[int] = ..., expires_at: _Optional[int] = ..., subject: _Optional[str] = ..., subject_instance: _Optional[str] = ..., subject_stamp: _Optional[int] = ..., opinion: _Optional[_Union[Opinion, str]] = ..., held: bool = ...) -> None: ...
