@@ -46,7 +46,7 @@ APART = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters
 @pytest.fixture
 def run(directory: Path) -> Callable[..., Result]:
     def run(*arguments: str, **environment: str) -> Result:
-        settings = {"AEGIS_CERT_DIR": str(directory), "COLUMNS": "80"} | environment
+        settings = {"AEGIS_CERT_DIR": str(directory), "COLUMNS": None} | environment
         return CliRunner(env=settings, **APART).invoke(certs, arguments, prog_name="aegis-certs")
 
     return run
@@ -351,6 +351,8 @@ def test_help_loads_nothing_slow(arguments: list[str]) -> None:
 
 
 def test_help_shows_examples_and_exit_codes(run: Callable[..., Result]) -> None:
+    for group in ((), ("rotate-ca",)):
+        assert "..." not in run(*group, "--help").stdout.split("Commands:")[1]
     assert "7 not found" in " ".join(run("--help").stdout.split())
     for command in ("init", "issue", "list"):
         text = run(command, "--help").stdout

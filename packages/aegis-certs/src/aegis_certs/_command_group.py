@@ -7,8 +7,8 @@ from typing import Any, NoReturn
 
 import click
 
-NAME = "aegis-certs"
-_MOUNTED = "certs"  # the name of these commands within a bigger tool's
+from ._wording import tell
+
 _DEBUG = "aegis.debug"
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
@@ -92,23 +92,8 @@ def exit_code_of(error: BaseException, codes: ExitCodes) -> int | None:
 
 def fail(message: str, exit_code: int = 1) -> NoReturn:
     """Ends a command with one sentence on standard error and this exit code."""
-    click.echo(f"Error: {spelled(' '.join(message.split()))}", err=True)
+    tell(f"Error: {message}")
     raise click.exceptions.Exit(exit_code)
-
-
-def prefix(ctx: click.Context) -> str:
-    """How the certificate commands are called here: `aegis-certs`, or `aegis certs`."""
-    root = ctx.find_root()
-    if root.command.name == _MOUNTED:
-        return root.command_path
-    mounted = isinstance(root.command, click.Group) and _MOUNTED in root.command.commands
-    return f"{root.command_path} {_MOUNTED}" if mounted else NAME
-
-
-def spelled(text: str) -> str:
-    """A text of the library, with the commands that it names as the reader calls them."""
-    ctx = click.get_current_context(silent=True)
-    return text if ctx is None else text.replace(f"`{NAME} ", f"`{prefix(ctx)} ")
 
 
 def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ._checkup import Check
-from ._command_group import INTERRUPTED, spelled
+from ._command_group import INTERRUPTED
 from ._doctor import Finding
 from ._identity import alternative_names
 from ._keys import describe_key
@@ -26,6 +26,7 @@ from ._listing import CertificateInfo
 from ._renewal import Renewal
 from ._rotation import RotationPhase, RotationState
 from ._tls import TLSConfig
+from ._wording import broken, flowed, spelled, unbroken
 
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ _STYLES = {
 }
 _SERIAL_DIGITS = 8
 _BAR = 5  # columns
+_LEAST_ID, _LEAST_NAME = 10, 12  # columns
 
 
 def run(message: str, work: Callable[[], T]) -> T:
@@ -80,9 +82,9 @@ def present(
         show_json(facts)
         return
     console = _console()
-    console.print(Text(title, "bold"), soft_wrap=True)
+    _say(console, title, "bold")
     _print_facts(console, {name: fact for name, fact in facts.items() if name not in hidden})
-    console.print(Text(hint, "dim"), soft_wrap=True)
+    _say(console, hint, "dim")
 
 
 def identity_facts(tls: TLSConfig, directory: Path) -> dict[str, object]:
@@ -103,7 +105,7 @@ def identity_facts(tls: TLSConfig, directory: Path) -> dict[str, object]:
     }
 
 
-def show_certificates(entries: Iterable[CertificateInfo]) -> None:
+def show_certificates(entries: Sequence[CertificateInfo]) -> None:
     """Prints certificates as a table; what is wrong with them comes below it.
 
     Where there is no width to fit into, each has one line, and each column one value.
@@ -111,33 +113,47 @@ def show_certificates(entries: Iterable[CertificateInfo]) -> None:
     console = _console()
     lines = console.width == _UNBOUND
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("ID", overflow="fold", min_width=6)
-    table.add_column("SERIAL", no_wrap=True)
-    table.add_column("KEY", no_wrap=True)
-    table.add_column("SANS", overflow="fold", min_width=10)
-    for title in ("NOT BEFORE", "NOT AFTER") if lines else ("NOT BEFORE\nNOT AFTER",):
+    dates = ("NOT BEFORE", "NOT AFTER") if lines else ("NOT BEFORE\nNOT AFTER",)
+    for title in ("ID", "SERIAL", "KEY", "SANS", *dates, "DAYS LEFT", "STATE"):
         table.add_column(title, no_wrap=True)
-    table.add_column("DAYS LEFT", no_wrap=True)
-    table.add_column("STATE", overflow="fold")
-    problems = []
+    id_width, sans_width = _widths(entries, console.width)
+    now = datetime.now(UTC)
     for entry in entries:
         style = _STYLES.get(entry.state, "red")
-        dates = [f"{day:%Y-%m-%d}" if day else "" for day in (entry.not_before, entry.not_after)]
-        serial = entry.serial[:_SERIAL_DIGITS] + "…" * (len(entry.serial) > _SERIAL_DIGITS)
+        days = [f"{day:%Y-%m-%d}" if day else "" for day in (entry.not_before, entry.not_after)]
+        sans = [broken(name, sans_width) for name in entry.sans]
         table.add_row(
-            entry.id,
-            serial,
+            broken(entry.id, id_width),
+            _short(entry.serial),
             entry.key,
-            ("," if lines else "\n").join(entry.sans),
-            *(dates if lines else ("\n".join(filter(None, dates)),)),
-            _days_left(entry, style, bar=not lines),
+            ("," if lines else "\n").join(sans),
+            *(days if lines else ("\n".join(filter(None, days)),)),
+            _days_left(entry, style, now, bar=not lines),
             Text(entry.state, style),
         )
-        if entry.problem:
-            problems.append(Text(f"{entry.id}: {spelled(entry.problem)}", "red"))
     console.print(table)
-    for problem in problems:
-        console.print(problem, soft_wrap=True)
+    for entry in entries:
+        if entry.problem:
+            _say(console, f"{entry.id}: {entry.problem}", "red")
+
+
+def _widths(entries: Sequence[CertificateInfo], width: int) -> tuple[int, int]:
+    """What is left for ids and for names, where the other columns have what they need."""
+    others = [
+        max(len(_short(entry.serial)) for entry in entries),
+        max(len(entry.key) for entry in entries),
+        len("NOT BEFORE"),
+        len("DAYS LEFT"),
+        max(len(entry.state) for entry in entries),
+    ]
+    left = width - sum(others) - 2 * (len(others) + 1)
+    longest = max(len(entry.id) for entry in entries)
+    id_width = min(longest, max(left // 3, _LEAST_ID))
+    return id_width, max(left - id_width, _LEAST_NAME)
+
+
+def _short(serial: str) -> str:
+    return serial[:_SERIAL_DIGITS] + "…" * (len(serial) > _SERIAL_DIGITS)
 
 
 def show_renewals(json: bool, directory: Path, renewals: Sequence[Renewal]) -> None:
@@ -158,12 +174,11 @@ def show_renewals(json: bool, directory: Path, renewals: Sequence[Renewal]) -> N
     for one in renewals:
         if one.tls is not None:
             text = f"Renewed {one.node_id}, until {one.tls.not_after:%Y-%m-%d %H:%M:%S} UTC"
-            console.print(Text(text, "green"), soft_wrap=True)
+            _say(console, text, "green")
         else:
-            text = f"{one.node_id}: {spelled(str(one.error))}"
-            console.print(Text(text, "red"), soft_wrap=True)
+            _say(console, f"{one.node_id}: {one.error}", "red")
     if not renewals:
-        console.print(f"Nothing in {directory} is due.", soft_wrap=True)
+        _say(console, f"Nothing in {directory} is due.")
 
 
 def show_rotation(
@@ -174,12 +189,14 @@ def show_rotation(
     Prefix and directory are how that is called: the command, and its option.
     """
     leaves = sorted({leaf.id for leaf in state.old_leaves})
-    retire = f"rotate-ca retire{directory}"
+    retire = unbroken(f"{prefix} rotate-ca retire{directory}")
+    renew = unbroken(f"{prefix} renew{directory}")
+    prepare = unbroken(f"{prefix} rotate-ca prepare{directory}")
+    activate = unbroken(f"{prefix} rotate-ca activate --confirm{directory}")
     next_step = {
-        RotationPhase.NONE: f"rotate-ca prepare{directory}",
-        RotationPhase.PREPARED: f"rotate-ca activate --confirm{directory}, "
-        f"once every node has this ca-cert.pem",
-        RotationPhase.ACTIVATED: f"renew{directory}, and then {retire}" if leaves else retire,
+        RotationPhase.NONE: prepare,
+        RotationPhase.PREPARED: f"{activate}, once every node has this ca-cert.pem",
+        RotationPhase.ACTIVATED: f"{renew}, and then {retire}" if leaves else retire,
     }[state.phase]
     facts = {
         "phase": state.phase,
@@ -190,7 +207,7 @@ def show_rotation(
         "bundle_fingerprint": state.bundle_fingerprint,
     }
     shown = facts if json else {name: fact for name, fact in facts.items() if fact}
-    present(json, title, shown, f"Next: {prefix} {next_step}")
+    present(json, title, shown, f"Next: {next_step}")
 
 
 def show_things(json: bool, things: Sequence[Mapping[str, object]]) -> None:
@@ -201,7 +218,7 @@ def show_things(json: bool, things: Sequence[Mapping[str, object]]) -> None:
     console = _console()
     for thing in things:
         rest = dict(thing)
-        console.print(Text(str(rest.pop("what")), "bold"), soft_wrap=True)
+        _say(console, str(rest.pop("what")), "bold")
         _print_facts(console, {name: fact for name, fact in rest.items() if fact not in (None, "")})
 
 
@@ -223,9 +240,8 @@ def show_checks(json: bool, what: str, checks: Sequence[Check]) -> None:
         mark, style = ("✓", "green") if check.passed else ("✗", "red")
         if not check.done:
             mark, style = "-", "dim"
-        text = spelled(str(check.error)) if check.error else check.detail
-        line = Text.assemble((f"{mark} {check.name:<{width}}  ", style), text)
-        console.print(line, soft_wrap=True)
+        text = str(check.error) if check.error else check.detail
+        _say(console, text, head=(f"{mark} {check.name:<{width}}  ", style))
 
 
 def show_findings(json: bool, directory: str, findings: Sequence[Finding]) -> None:
@@ -239,8 +255,7 @@ def show_findings(json: bool, directory: str, findings: Sequence[Finding]) -> No
     width = max(len(finding.topic) for finding in findings)
     for finding in findings:
         mark, style = marks[finding.level]
-        head = (f"{mark} {finding.topic:<{width}}  ", style)
-        console.print(Text.assemble(head, spelled(finding.text)), soft_wrap=True)
+        _say(console, finding.text, head=(f"{mark} {finding.topic:<{width}}  ", style))
 
 
 def _print_facts(console: Console, facts: Mapping[str, object]) -> None:
@@ -251,19 +266,24 @@ def _print_facts(console: Console, facts: Mapping[str, object]) -> None:
         elif isinstance(value, list | tuple):
             shown = ", ".join(map(str, value)) or "none"
         else:
-            shown = spelled(str(value))
-        label = f"{name.replace('_', ' '):<{width}}"
-        console.print(Text.assemble("  ", (label, "dim"), f"  {shown}"), soft_wrap=True)
+            shown = str(value)
+        _say(console, shown, head=(f"  {name.replace('_', ' '):<{width}}  ", "dim"))
 
 
-def _days_left(entry: CertificateInfo, style: str, *, bar: bool) -> Text:
+def _say(console: Console, text: str, style: str = "", *, head: tuple[str, str] = ("", "")) -> None:
+    """Prints a text, after a head in another style, in lines that end between words."""
+    lines = flowed(spelled(text), console.width, len(head[0]))
+    console.print(Text.assemble(head, (lines, style)), soft_wrap=True)
+
+
+def _days_left(entry: CertificateInfo, style: str, now: datetime, *, bar: bool) -> Text:
     """What is left of the life in days, and as a bar."""
     if entry.days_left is None or entry.not_before is None or entry.not_after is None:
         return Text()
     if not bar:
         return Text(str(entry.days_left))
-    life = (entry.not_after - entry.not_before).days or 1
-    full = round(_BAR * min(max(entry.days_left / life, 0.0), 1.0))
+    left = (entry.not_after - now) / (entry.not_after - entry.not_before)
+    full = round(_BAR * min(max(left, 0.0), 1.0))
     return Text.assemble(
         ("█" * full, style), ("░" * (_BAR - full), "dim"), f" {entry.days_left:>3}"
     )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from .._command_group import prefix, spelled
 from .._naming import KeyType
+from .._wording import prefix, tell, unbroken
 from ._shared import (
     Command,
     Group,
@@ -40,6 +40,7 @@ _WATCH_SECONDS = 60.0  # how late a certificate that becomes due may be renewed
 
 @click.command(
     cls=Command,
+    short_help="Renew one certificate, or all that are due.",
     epilog=examples("aegis-certs renew", "aegis-certs renew orders-1", "aegis-certs renew --watch"),
 )
 @click.argument("node_id", metavar="[ID]", required=False)
@@ -89,7 +90,7 @@ def _keep_renewing(ca: CertificateAuthority, json: bool) -> NoReturn:
         try:
             renewals = run("Renewing …", ca.renew_due)
         except CertsError as error:
-            click.echo(f"Error: {spelled(str(error))}", err=True)
+            tell(f"Error: {error}")
         else:
             if renewals:
                 show_renewals(json, ca.directory, renewals)
@@ -98,6 +99,7 @@ def _keep_renewing(ca: CertificateAuthority, json: bool) -> NoReturn:
 
 @click.command(
     cls=Command,
+    short_help="Revoke a node, or one certificate by its serial number.",
     epilog=examples(
         "aegis-certs revoke orders-1 --reason key-compromise",
         "aegis-certs revoke 3d501a7c58954d5437712c818eea1a70490c1d9b",
@@ -144,8 +146,8 @@ def revoke(
         "date": found[0].date,
         "crl": crl,
     }
-    see = f"See: {prefix(ctx)} list{same_directory(ctx)}"
-    hint = f"Every node needs this crl.pem beside its ca-cert.pem. {see}"
+    see = unbroken(f"{prefix(ctx)} list{same_directory(ctx)}")
+    hint = f"Every node needs this crl.pem beside its ca-cert.pem. See: {see}"
     title = f"Revoked {what}"
     if read(crl) == before:
         since = f"{found[0].date:%Y-%m-%d %H:%M:%S} UTC"
@@ -156,6 +158,7 @@ def revoke(
 @click.group(
     "rotate-ca",
     cls=Group,
+    short_help="Replace the CA by a new one, in three steps.",
     epilog=examples(
         "aegis-certs rotate-ca prepare",
         "aegis-certs rotate-ca activate",
@@ -185,15 +188,19 @@ def status(
     """Show where the rotation stands."""
     from .._output import show_rotation
 
-    state = load_ca(dir, passphrase_file).rotation()
-    show_rotation(json, f"The rotation of the CA in {dir}", state, prefix(ctx), same_directory(ctx))
+    ca = load_ca(dir, passphrase_file)
+    state = ca.rotation()
+    show_rotation(
+        json, f"The rotation of the CA in {ca.directory}", state, prefix(ctx), same_directory(ctx)
+    )
 
 
 @rotate_ca.command(
+    short_help="Make the new CA, and trust both.",
     epilog=examples(
         "aegis-certs rotate-ca prepare",
         "aegis-certs rotate-ca prepare --key-type p384 --days 730 --name 'Acme CA 2027'",
-    )
+    ),
 )
 @directory
 @option(
@@ -248,12 +255,17 @@ def prepare(
         ),
     )
     show_rotation(
-        json, f"Prepared the rotation of the CA in {dir}", state, prefix(ctx), same_directory(ctx)
+        json,
+        f"Prepared the rotation of the CA in {ca.directory}",
+        state,
+        prefix(ctx),
+        same_directory(ctx),
     )
 
 
 @rotate_ca.command(
-    epilog=examples("aegis-certs rotate-ca activate", "aegis-certs rotate-ca activate --confirm")
+    short_help="Let the new CA issue from now on.",
+    epilog=examples("aegis-certs rotate-ca activate", "aegis-certs rotate-ca activate --confirm"),
 )
 @directory
 @click.option(  # of no variable: what was confirmed once is not confirmed for good
@@ -284,7 +296,9 @@ def activate(
         "Activating …",
         lambda: ca.activate_rotation(distrusting=distrusting, confirm=confirm),
     )
-    show_rotation(json, f"The new CA in {dir} issues", state, prefix(ctx), same_directory(ctx))
+    show_rotation(
+        json, f"The new CA in {ca.directory} issues", state, prefix(ctx), same_directory(ctx)
+    )
 
 
 @rotate_ca.command(epilog=examples("aegis-certs rotate-ca retire"))
@@ -307,4 +321,6 @@ def retire(
 
     ca = load_ca(dir, passphrase_file)
     state = run("Retiring …", lambda: ca.retire_rotation(in_use=in_use))
-    show_rotation(json, f"Retired the old CA in {dir}", state, prefix(ctx), same_directory(ctx))
+    show_rotation(
+        json, f"Retired the old CA in {ca.directory}", state, prefix(ctx), same_directory(ctx)
+    )

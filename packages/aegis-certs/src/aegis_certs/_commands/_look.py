@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from .._trust import Usage
 
 
-@click.command("list", cls=Command, epilog=examples("aegis-certs list", "aegis-certs list --json"))
+@click.command(
+    "list",
+    cls=Command,
+    short_help="List all certificates that were issued, or lie here.",
+    epilog=examples("aegis-certs list", "aegis-certs list --json"),
+)
 @directory
 @json_flag
 def list_(dir: str, json: bool) -> None:  # noqa: A002 - named after its option
@@ -46,6 +51,7 @@ def list_(dir: str, json: bool) -> None:  # noqa: A002 - named after its option
 
 @click.command(
     cls=Command,
+    short_help="Show a file, a node's certificate, or that of a live server.",
     epilog=examples(
         "aegis-certs show orders-1",
         "aegis-certs show certs/crl.pem",
@@ -81,6 +87,7 @@ def show(
 
 @click.command(
     cls=Command,
+    short_help="Check a certificate, and say what fails.",
     epilog=examples(
         "aegis-certs verify orders-1",
         "aegis-certs verify certs/orders-2-cert.pem --usage server --name orders.acme.example",
@@ -123,6 +130,7 @@ def verify(
 
 @click.command(
     cls=Command,
+    short_help="Write the trust bundle, or an identity, as one PEM text.",
     epilog=examples(
         "aegis-certs export > ca.pem",
         "aegis-certs export orders-1 --out orders-1.pem",
@@ -173,7 +181,11 @@ def export(
         click.echo(text, nl=False)
 
 
-@click.command(cls=Command, epilog=examples("aegis-certs doctor", "aegis-certs doctor --json"))
+@click.command(
+    cls=Command,
+    short_help="Find what is wrong with a directory, or soon will be.",
+    epilog=examples("aegis-certs doctor", "aegis-certs doctor --json"),
+)
 @directory
 @json_flag
 def doctor(dir: str, json: bool) -> None:  # noqa: A002 - named after its option

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from .._command_group import prefix
 from .._naming import DEFAULT_TRUST_DOMAIN, KeyType
+from .._wording import prefix, unbroken
 from ._shared import (
     Command,
     ask_new_passphrase,
@@ -133,7 +133,8 @@ def init(
     if intermediate or root_dir:
         facts["root"] = root_dir or default_root(ca.directory)
         advice = f"Carry {facts['root']} away: only the next issuing CA needs it."
-    hint = f"{advice} Next: {prefix(ctx)} issue NODE-ID{same_directory(ctx)}"
+    following = unbroken(f"{prefix(ctx)} issue NODE-ID{same_directory(ctx)}")
+    hint = f"{advice} Next: {following}"
     present(json, f"Made a CA in {ca.directory}", facts, hint)
 
 
@@ -190,13 +191,15 @@ def issue(
         ),
     )
     note_shortened(ctx, ca, tls.not_after)
-    hint = f"Its node needs these three files. See all: {prefix(ctx)} list{same_directory(ctx)}"
+    see = unbroken(f"{prefix(ctx)} list{same_directory(ctx)}")
+    hint = f"Its node needs these three files. See all: {see}"
     title = f"Issued a certificate for {node_id}"
     present(json, title, identity_facts(tls, ca.directory), hint, hidden=("id",))
 
 
 @click.command(
     cls=Command,
+    short_help="Make a key that stays here, and a request to be signed.",
     epilog=examples(
         "aegis-certs csr orders-1",
         "aegis-certs csr orders-2 --host orders.acme.example --key-type p256",
@@ -239,10 +242,9 @@ def csr(
         ),
     )
     facts = {"id": node_id, "hosts": list(host), "key_type": key_type, "request": path}
-    hint = (
-        f"Bring it to the CA. There: {prefix(ctx)} sign {path.name}\n"
-        f"Then here: {prefix(ctx)} install {node_id}_signed.pem{same_directory(ctx)}"
-    )
+    there = unbroken(f"{prefix(ctx)} sign {path.name}")
+    here = unbroken(f"{prefix(ctx)} install {node_id}_signed.pem{same_directory(ctx)}")
+    hint = f"Bring it to the CA. There: {there}\nThen here: {here}"
     present(json, f"Made a request for {node_id}", facts, hint, hidden=("id",))
 
 
@@ -321,15 +323,14 @@ def sign(
         "signed": path,
         "trust_bundle": ca.directory / "ca-cert.pem",
     }
-    hint = (
-        f"Bring both files back. There: {prefix(ctx)} install {path.name}, "
-        f"with the --dir that the request was made with"
-    )
+    there = unbroken(f"{prefix(ctx)} install {path.name}")
+    hint = f"Bring both files back. There: {there}, with the --dir that the request was made with"
     present(json, f"Signed a certificate for {signed.node_id}", facts, hint, hidden=("id",))
 
 
 @click.command(
     cls=Command,
+    short_help="Install what was signed, with the key that csr kept for it.",
     epilog=examples(
         "aegis-certs install orders-1_signed.pem",
         "aegis-certs install orders-2_signed.pem --dir ./certs",

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .._command_group import NAME, CommandGroup, prefix
+from .._command_group import CommandGroup
 from .._naming import KeyType
+from .._wording import NAME, prefix, tell
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -52,10 +53,9 @@ def note_shortened(ctx: click.Context, ca: CertificateAuthority, end: datetime) 
     """Tells, on standard error, where a certificate got fewer days than were asked for."""
     asked = ctx.get_parameter_source("days") is not click.core.ParameterSource.DEFAULT
     if asked and end == ca.certificate.not_valid_after_utc:
-        click.echo(
+        tell(
             f"Note: it ends with its CA, at {end:%Y-%m-%d %H:%M:%S} UTC, "
-            f"and not after {ctx.params['days']:g} days.",
-            err=True,
+            f"and not after {ctx.params['days']:g} days."
         )
 
 
