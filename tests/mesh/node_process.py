@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -23,6 +24,16 @@ def tell(**facts: Any) -> None:
 def tell_event(event: TopologyEvent) -> None:
     tell(
         event=f"{event.kind} {event.node.id}", status=event.node.status, address=event.node.address
+    )
+
+
+def tell_topology(node: Node) -> None:
+    nodes = node.topology.nodes.values()
+    tell(
+        topology={n.id: n.status for n in nodes},
+        services={n.id: [service.name for service in n.services] for n in nodes},
+        providers=[n.id for n in node.topology.get_service_providers("echo", "v1")],
+        digest=node.topology.digest.hex(),
     )
 
 
@@ -52,12 +63,13 @@ def main() -> None:
 
     def obey() -> None:
         for line in sys.stdin:
-            if line.strip() == "topology":
-                tell(
-                    topology={n.id: n.status for n in node.topology.nodes.values()},
-                    providers=[n.id for n in node.topology.get_service_providers("echo", "v1")],
-                    digest=node.topology.digest.hex(),
-                )
+            match line.split():
+                case ["topology"]:
+                    tell_topology(node)
+                case ["provide", name]:
+                    own = node.topology.nodes[node_id]
+                    services = (*own.services, ServiceInfo(name, "v1"))
+                    node.topology.update_node(replace(own, services=services))
         # The test is gone, or done: nobody stays behind.
         stopping.set()
 

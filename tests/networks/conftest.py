@@ -1,0 +1,58 @@
+"""A mesh on hosts of its own, started once and made whole again before each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .cluster import Cluster
+from .network import Network, NetworkError
+
+NODES = "abcdefg"
+"""More than the six up to which everybody watches everybody."""
+
+
+@pytest.fixture(scope="session")
+def make_network() -> Iterator[Callable[[int], Network]]:
+    """Makes networks; skips where the machine permits none, which CI may not do."""
+    made: list[Network] = []
+
+    def make(size: int) -> Network:
+        try:
+            network = Network(size)
+        except NetworkError as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(f"network namespaces are not to be had: {error}")
+        made.append(network)
+        return network
+
+    yield make
+    for network in made:
+        network.close()
+
+
+@pytest.fixture(scope="package")
+def started_cluster(
+    make_network: Callable[[int], Network],
+    identity: Callable[[str], Any],
+    cert_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Cluster]:
+    network = make_network(len(NODES) + 1)
+    for node_id in (*NODES, "client"):
+        identity(node_id)
+    cluster = Cluster(network, NODES, cert_dir, tmp_path_factory.mktemp("logs"))
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def cluster(started_cluster: Cluster) -> Cluster:
+    """Seven nodes, all alive, none of which knows anything that the others do not."""
+    started_cluster.make_whole()
+    return started_cluster

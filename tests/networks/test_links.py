@@ -1,0 +1,99 @@
+"""Links between hosts go down, lose one direction, flip and flop; the mesh is one again after."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from .cluster import Cluster
+
+DAMPED = 60.0
+"""Seconds for which a node that failed three times has to be heard before it counts again."""
+
+
+def test_a_black_holed_node_is_failed_everywhere_and_comes_back_when_packets_pass(
+    cluster: Cluster,
+) -> None:
+    others = cluster.others("f")
+    marks = cluster.mark()
+    cluster.network.isolate(cluster.hosts["f"])
+    cluster.wait_event("failed f", others, marks)
+    cluster.network.heal()
+    cluster.become_one()
+    assert failed(cluster, others, marks) == {"f"}
+
+
+def test_two_halves_fail_each_other_and_are_one_mesh_again_with_what_both_did_meanwhile(
+    cluster: Cluster,
+) -> None:
+    halves = ("a", "c", "e", "g"), ("b", "d", "f")
+    marks = cluster.mark()
+    cluster.network.cut(*(cluster.host_of(*half) for half in halves))
+    for half, other_half in (halves, halves[::-1]):
+        for lost in other_half:
+            cluster.wait_event(f"failed {lost}", half, marks)
+    for half in halves:
+        assert failed(cluster, half, marks).isdisjoint(half)
+        cluster.nodes[half[0]].say("provide news")
+    cluster.network.heal()
+    cluster.become_one()
+    for node in cluster.nodes.values():
+        services = node.ask("topology")["services"]
+        assert {node_id for node_id in services if "news" in services[node_id]} == {"a", "b"}
+
+
+@pytest.mark.soak
+def test_a_link_that_goes_down_and_comes_up_fails_its_node_and_nobody_else(
+    cluster: Cluster,
+) -> None:
+    others = cluster.others("g")
+    marks = cluster.mark()
+    cluster.network.unplug(cluster.hosts["g"])
+    cluster.wait_event("failed g", others, marks)
+    cluster.network.plug(cluster.hosts["g"])
+    cluster.become_one()
+    assert failed(cluster, others, marks) == {"g"}
+
+
+@pytest.mark.soak
+def test_a_node_that_hears_all_and_is_heard_by_none_is_failed_and_nobody_else(
+    cluster: Cluster,
+) -> None:
+    others = cluster.others("e")
+    marks = cluster.mark()
+    cluster.network.drop(cluster.host_of("e"), cluster.network.hosts)
+    cluster.wait_event("failed e", others, marks)
+    cluster.network.heal()
+    cluster.become_one()
+    assert failed(cluster, others, marks) == {"e"}
+
+
+@pytest.mark.soak
+def test_a_link_that_flips_and_flops_keeps_its_node_failed_until_it_was_steady_for_long(
+    cluster: Cluster,
+) -> None:
+    others = cluster.others("c")
+    marks = cluster.mark()
+    for _ in range(2):
+        flap(cluster, "c", others)
+        cluster.become_one()
+    flap(cluster, "c", others)
+    steady_since = time.monotonic()
+    cluster.become_one(within=2 * DAMPED)
+    assert time.monotonic() - steady_since >= DAMPED
+    assert failed(cluster, others, marks) == {"c"}
+
+
+def flap(cluster: Cluster, node_id: str, others: list[str]) -> None:
+    """Takes a node's link down until everybody noticed."""
+    marks = cluster.mark()
+    cluster.network.unplug(cluster.hosts[node_id])
+    cluster.wait_event(f"failed {node_id}", others, marks)
+    cluster.network.plug(cluster.hosts[node_id])
+
+
+def failed(cluster: Cluster, at: list[str] | tuple[str, ...], marks: dict[str, int]) -> set[str]:
+    """Returns who was failed in the eyes of these nodes."""
+    told = [(where, *what.split()) for where, what in cluster.events(marks)]
+    return {node_id for where, kind, node_id in told if kind == "failed" and where in at}
