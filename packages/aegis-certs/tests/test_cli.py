@@ -516,6 +516,17 @@ def test_renew_watch_goes_on_until_it_is_interrupted(directory: Path) -> None:
     os.kill(terminal.pid, signal.SIGINT)
     output, code = terminal.end()
     assert code == 130
+    assert "until Ctrl-C" in " ".join(output.split())
+    assert "Traceback" not in output
+
+
+def test_renew_watch_ends_with_sigterm_too(directory: Path) -> None:
+    CertificateAuthority.create(directory, key_type=KeyType.P256)
+    terminal = Terminal("renew", "--watch", "--dir", str(directory))
+    terminal.read_until(lambda output: "until Ctrl-C" in " ".join(output.split()))
+    os.kill(terminal.pid, signal.SIGTERM)
+    output, code = terminal.end()
+    assert code == -signal.SIGTERM
     assert "Traceback" not in output
 
 
@@ -717,6 +728,25 @@ def test_a_passphrase_comes_from_a_file_the_environment_or_a_terminal(
     assert "geheim" not in output
 
 
+def test_ctrl_c_at_a_prompt_ends_with_130_as_anywhere(directory: Path) -> None:
+    CertificateAuthority.create(directory, key_type=KeyType.P256, passphrase="geheim")
+    terminal = Terminal("issue", "n1", "--dir", str(directory))
+    terminal.read_until(lambda output: "the CA's key: " in output)
+    os.kill(terminal.pid, signal.SIGINT)
+    assert terminal.end()[1] == 130
+
+
+def test_an_error_on_a_terminal_ends_its_lines_between_words(directory: Path) -> None:
+    told, code = Terminal("list", "--dir", f"{directory}/a", COLUMNS="40").end()
+    assert code == 7
+    assert " ".join(told.split()) == (
+        f"Error: there is no certificate directory at {directory}/a; make a CA with "
+        f"`aegis-certs init`, or name the directory that has one"
+    )
+    lines = told.splitlines()
+    assert all(len(line) <= 40 or " " not in line for line in lines)
+
+
 def test_a_new_passphrase_is_asked_for_twice(directory: Path) -> None:
     terminal = Terminal("init", *EC, "--passphrase", "--dir", str(directory))
     terminal.read_until(lambda output: "the CA's key: " in output)
@@ -747,6 +777,62 @@ def test_every_command_has_json(directory: Path) -> None:
 
     lacking = [one.name for one in leaves(certs) if not any(p.name == "json" for p in one.params)]
     assert lacking == []
+
+
+LIFE = """
+    0 init --key-type p256 --name Acme
+    1 init
+    0 issue orders-1 --key-type p256 --host a.example
+    0 issue laptop --key-type p256 --client-only
+    0 issue old --key-type p256
+    2 issue ../x
+    0 csr billing-1 --key-type p256 --host b.example
+    0 show {dir}/billing-1_csr.pem
+    0 sign {dir}/billing-1_csr.pem --out {dir}/signed
+    0 install {dir}/signed
+    0 list
+    7 list --dir {dir}/nowhere
+    0 show orders-1
+    0 show {dir}/ca-cert.pem
+    2 show 127.0.0.1:99999
+    0 verify orders-1
+    0 verify ca
+    5 verify laptop --usage server
+    7 verify nobody
+    0 renew
+    0 renew orders-1
+    0 revoke old --reason superseded
+    0 revoke old
+    7 revoke nobody
+    6 verify old
+    0 show {dir}/crl.pem
+    0 rotate-ca status
+    0 rotate-ca prepare
+    1 rotate-ca activate
+    0 rotate-ca activate --confirm
+    1 rotate-ca retire
+    0 list
+    0 renew
+    0 rotate-ca retire
+    0 export
+    0 export orders-1
+    5 doctor
+"""
+
+
+@pytest.mark.parametrize("json_flag", [(), ("--json",)], ids=["text", "json"])
+def test_a_whole_life_in_a_pipe_is_plain_or_json_with_its_codes(
+    run: Callable[..., Result], directory: Path, json_flag: tuple[str, ...]
+) -> None:
+    for line in LIFE.strip().splitlines():
+        code, *arguments = line.format(dir=directory).split()
+        done = run(*arguments, *json_flag)
+        assert done.exit_code == int(code), line
+        assert "\x1b" not in done.output
+        assert all(text == text.rstrip() for text in done.stdout.splitlines()), line
+        assert bool(done.stderr) == (not done.stdout), line  # one of them has it all
+        if json_flag and done.stdout:
+            json.loads(done.stdout)
 
 
 def test_the_examples_of_a_request_work_one_after_the_other(

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import click
 
-from ._wording import tell
+from ._wording import fitted, tell
 
 _DEBUG = "aegis.debug"
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -67,10 +67,14 @@ class CommandGroup(click.Group):
         """Runs the command, and turns what it raises into a message and an exit code."""
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise  # click knows what to do
-        except KeyboardInterrupt as interrupt:
+        except (KeyboardInterrupt, click.Abort) as interrupt:
             raise click.exceptions.Exit(INTERRUPTED) from interrupt
+        except click.UsageError as error:
+            if type(error) is not click.UsageError:
+                raise  # it builds its message when it is shown
+            raise click.UsageError(fitted(error.message, len("Error: ")), error.ctx) from error
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+            raise  # click knows what to do
         except Exception as error:  # noqa: BLE001 - the edge: nothing may pass as a traceback
             if ctx.meta.get(_DEBUG):
                 import traceback  # not needed by most, and slow to load

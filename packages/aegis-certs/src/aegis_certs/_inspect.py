@@ -203,14 +203,19 @@ def _at_server(host: str, port: int, directory: str, identity: str | None) -> li
         "protocol": seen.protocol,
         "shown_to_it": identity or "no certificate",
         "its_answer": answers[seen.accepted],
-        "trusted": None if bundle is None else _trust(seen.chain, TrustBundle(bundle)),
+        "trusted": _trust(seen.chain, bundle, store),
     }
     return [server, *(_certificate(one) for one in seen.chain)]
 
 
-def _trust(chain: Sequence[x509.Certificate], bundle: TrustBundle) -> str:
+def _trust(
+    chain: Sequence[x509.Certificate], cas: Sequence[x509.Certificate] | None, store: Store
+) -> str:
+    if cas is None:
+        return f"not known: there is no trust bundle in {store.directory}"
     try:
         # Before Python 3.13 a server's intermediates cannot be seen; ours are in the bundle.
-        return f"yes, as {bundle.verify((*chain, *bundle.certificates[:-1]), 'server').node_id}"
+        identity = TrustBundle(cas).verify((*chain, *cas[:-1]), "server")
     except CertsError as error:
         return f"no: {error}"
+    return f"yes, as {identity.node_id}"

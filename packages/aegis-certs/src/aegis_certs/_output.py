@@ -21,7 +21,7 @@ from ._command_group import INTERRUPTED
 from ._doctor import Finding
 from ._identity import alternative_names
 from ._keys import describe_key
-from ._lifetime import CertificateState
+from ._lifetime import BACKDATE, CertificateState
 from ._listing import CertificateInfo
 from ._renewal import Renewal
 from ._rotation import RotationPhase, RotationState
@@ -131,7 +131,10 @@ def show_certificates(entries: Sequence[CertificateInfo]) -> None:
             _days_left(entry, style, now, bar=not lines),
             Text(entry.state, style),
         )
-    console.print(table)
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        console.file.write(f"{line.rstrip()}\n")  # without the blanks that fill a column
     for entry in entries:
         if entry.problem:
             _say(console, f"{entry.id}: {entry.problem}", "red")
@@ -282,7 +285,8 @@ def _days_left(entry: CertificateInfo, style: str, now: datetime, *, bar: bool) 
         return Text()
     if not bar:
         return Text(str(entry.days_left))
-    left = (entry.not_after - now) / (entry.not_after - entry.not_before)
+    life = entry.not_after - (entry.not_before + BACKDATE)
+    left = (entry.not_after - now) / life if life else 0.0
     full = round(_BAR * min(max(left, 0.0), 1.0))
     return Text.assemble(
         ("█" * full, style), ("░" * (_BAR - full), "dim"), f" {entry.days_left:>3}"

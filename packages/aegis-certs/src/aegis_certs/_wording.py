@@ -69,7 +69,11 @@ def broken(name: str, width: int) -> str:
 
 def tell(text: str) -> None:
     """Says something on standard error, in one line where that is no terminal."""
-    text = spelled(" ".join(text.split()))
-    if sys.stderr.isatty():
-        text = flowed(text, shutil.get_terminal_size().columns)
-    click.echo(text, err=True)
+    click.echo(fitted(spelled(" ".join(text.split()))), err=True)
+
+
+def fitted(text: str, indent: int = 0) -> str:
+    """A text for standard error: in lines that end between words where that is a terminal."""
+    if not sys.stderr.isatty():
+        return text
+    return flowed(text, shutil.get_terminal_size().columns, indent)

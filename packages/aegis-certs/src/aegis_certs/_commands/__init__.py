@@ -18,8 +18,8 @@ __all__ = ["certs"]
 @click.group(
     cls=Group,
     epilog=examples("aegis-certs init", "aegis-certs issue orders-1", "aegis-certs list")
-    + "\n\nExit codes: 0 ok, 1 anything else, 2 usage, 3 expiring, 4 expired, 5 untrusted, "
-    "6 revoked, 7 not found, 130 interrupted.",
+    + "\n\n\b\nExit codes: 0 ok, 1 anything else, 2 usage, 3 expiring, 4 expired,\n"
+    "  5 untrusted, 6 revoked, 7 not found, 130 interrupted.",
 )
 @click.version_option(package_name="aegis-certs", message="%(package)s %(version)s")
 def certs() -> None:

@@ -86,6 +86,7 @@ def _keep_renewing(ca: CertificateAuthority, json: bool) -> NoReturn:
     from .. import CertsError
     from .._output import run, show_renewals
 
+    tell(f"Renewing what becomes due in {ca.directory}, until Ctrl-C.")
     while True:
         try:
             renewals = run("Renewing …", ca.renew_due)
