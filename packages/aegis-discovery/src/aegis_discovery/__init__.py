@@ -2,10 +2,11 @@
 
 from aegis_discovery._connect import DEFAULT_MESH
 from aegis_discovery._events import EventKind, TopologyEvent
+from aegis_discovery._ledger import MergeResult
 from aegis_discovery._mesh import Mesh, connect
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
 from aegis_discovery._pool import ServiceClientPool
-from aegis_discovery._topology import MergeResult, Topology, TopologySnapshot
+from aegis_discovery._topology import Topology, TopologySnapshot
 from aegis_discovery.errors import (
     ClosedError,
     ConnectError,
