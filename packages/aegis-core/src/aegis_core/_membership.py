@@ -1,10 +1,355 @@
-"""Whom a node watches. Today everybody: right for a few dozen nodes, and simple to reason about."""
+"""One node's part in what the mesh knows of who is alive. Pure: time and chance come in.
+
+Every node watches a few others and says of them what it sees; out of what all say, each node
+derives the same status of everybody: SWIM's suspicion and refutation (Das et al., DSN 2002), with
+the many observers and the agreement of Rapid (Suresh et al., USENIX ATC 2018).
+"""
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aegis_discovery import EventKind, NodeStatus, Topology, TopologyEvent
+from aegis_discovery.records import VERDICT_LEASE, Opinion, Record, Verdict
+
+from aegis_core._judge import Judge
+from aegis_core._rings import Rings
+
+_log = logging.getLogger("aegis.membership")
+
+UNREFUTED = 2.0
+"""Seconds after which an accused observer that did not answer is not waited for any longer."""
+
+REFUTE_EVERY = 1.0
+"""Seconds between two answers to those who watch us."""
+
+MAX_PAUSE = 60.0
+"""The most seconds between two answers to one that does not."""
+
+REVIEW = 0.2
+"""Seconds between two looks at all who are accused."""
+
+COMPLAIN_EVERY = 60.0
+"""Seconds between two lines in the log about one accuser."""
 
 
-def whom_to_watch(own_id: str, node_ids: Iterable[str]) -> frozenset[str]:
-    """Returns the ids whose feeds this node holds open."""
-    return frozenset(node_ids) - {own_id}
+@dataclass(slots=True)
+class _Answers:
+    """How often one accuser was answered, and until when it is not again."""
+
+    pause: float = 0.0
+    until: float = 0.0
+
+
+class Membership:
+    """Decides whom to watch, what to say of them, and who is alive.
+
+    It reads the node's topology and writes to it: own verdicts, everybody's status, and a new own
+    record where somebody believes this node dead.
+
+    Args:
+        topology: The node's own.
+        now: The time, on the clock of all other calls (monotonic seconds).
+        rings: To start from, where the topology's first `position` changes are on them already.
+        position: How far the topology's log was read.
+    """
+
+    def __init__(
+        self, topology: Topology, now: float, *, rings: Rings | None = None, position: int = 0
+    ) -> None:
+        assert topology.owner  # noqa: S101 - a topology of nobody has no place in a mesh
+        self._own_id = topology.owner
+        self._topology = topology
+        self._rings = rings or Rings()
+        self._position = position
+        self._judge = Judge(now)
+        self._subjects: dict[str, Record] = {}
+        self._accused: set[str] = set()
+        self._failed: set[str] = set()
+        self._suspected_since: dict[str, tuple[int, float]] = {}
+        self._reviewed_at = now
+        self._answers: dict[str, _Answers] = {}
+        self._complained_at: dict[str, float] = {}
+        self._said_at: dict[str, float] = {}
+        self._dropped: list[str] = []
+        self._lock = threading.Lock()
+        self._end = topology.subscribe(self._on_event)
+
+    def __repr__(self) -> str:
+        return f"<Membership of {self._own_id}: {len(self._rings)} nodes, {self._judge!r}>"
+
+    @property
+    def watched(self) -> frozenset[str]:
+        """Ids of those whose feed this node holds open, or tries to.
+
+        One that the mesh agreed upon as failed is only tried now and then, unless it has to show
+        that it stays.
+        """
+        return frozenset(node_id for node_id in self._subjects if self._is_to_be_dialled(node_id))
+
+    @property
+    def failed(self) -> frozenset[str]:
+        """Ids of those that are failed: any of them may be back, or behind a healed partition."""
+        return frozenset(self._failed)
+
+    def observers(self, node_id: str) -> frozenset[str]:
+        """Returns whose verdicts on a node count."""
+        return self._rings.observers(node_id)
+
+    def heard(self, node_id: str, now: float) -> None:
+        """Notes a message of a watched node's own feed."""
+        self._judge.heard(node_id, now)
+
+    def lost(self, node_id: str, now: float) -> None:
+        """Notes that the feed of a watched node broke, or could not be opened."""
+        self._judge.lost(node_id, now)
+
+    def close(self) -> None:
+        """Ends following the topology."""
+        self._end()
+
+    def tick(self, now: float) -> None:
+        """Takes in what changed and does what is due; call it on changes and every `REVIEW`."""
+        changed = self._take_changes(now)
+        self._judge.tick(now)
+        self._say(now)
+        if now - self._reviewed_at >= REVIEW:
+            self._reviewed_at = now
+            changed = self._accused | changed
+        for node_id in sorted(changed):
+            self._derive(node_id, now)
+        self._refute(now)
+
+    # Whom to watch
+
+    def _on_event(self, event: TopologyEvent) -> None:
+        if event.kind in (EventKind.EXPIRED, EventKind.REVOKED):
+            # The log has no place for what is gone; all else is read there.
+            with self._lock:
+                self._dropped.append(event.node.id)
+
+    def _take_changes(self, now: float) -> set[str]:
+        """Reads the log on; returns ids of nodes about which something may have changed."""
+        with self._lock:
+            dropped, self._dropped = self._dropped, []
+        reshaped = False
+        changed = set()
+        for node_id in dropped:
+            if self._topology.get_node(node_id) is None:
+                reshaped |= self._remove(node_id)
+        if self._topology.position != self._position:
+            changes = self._topology.changes_since(self._position)
+            self._position = changes.position
+            for entry in changes.entries:
+                node_id = entry.record.id
+                changed.add(node_id)
+                if entry.node is None:
+                    reshaped |= self._remove(node_id)
+                    continue
+                fits = entry.record.voucher is None and entry.node.status is not NodeStatus.FAILED
+                reshaped |= self._rings.place(node_id, fits=fits or node_id == self._own_id)
+                if node_id in self._subjects:
+                    self._meet(entry.record, now)
+            changed.update(said.content.verdict.subject for said in changes.verdict_entries)
+        if reshaped:
+            self._reshape(now)
+            changed |= self._accused
+        return changed
+
+    def _remove(self, node_id: str) -> bool:
+        self._accused.discard(node_id)
+        self._failed.discard(node_id)
+        self._suspected_since.pop(node_id, None)
+        self._answers.pop(node_id, None)
+        self._complained_at.pop(node_id, None)
+        return self._rings.remove(node_id)
+
+    def _reshape(self, now: float) -> None:
+        """Follows the rings: takes up new subjects, and lets go of old ones."""
+        subjects = self._rings.subjects(self._own_id)
+        for node_id in self._subjects.keys() - subjects:
+            del self._subjects[node_id]
+            self._judge.forget(node_id)
+            self._said_at.pop(node_id, None)
+        for node_id in subjects - self._subjects.keys():
+            record = self._topology.get_record(node_id)
+            if record is not None:
+                self._subjects[node_id] = record
+                said = self._said(record)
+                if said is None:
+                    self._judge.watch(node_id, now)
+                else:
+                    self._judge.watch(node_id, now, opinion=said.opinion, held=said.held)
+
+    def _meet(self, record: Record, now: float) -> None:
+        """Looks at what a watched node wrote."""
+        known, self._subjects[record.id] = self._subjects[record.id], record
+        if record.voucher is not None or known.stamp == record.stamp:
+            return
+        if known.instance != record.instance:
+            self._judge.watch(record.id, now)
+        else:
+            others = self._rings.observers(record.id) - {self._own_id}
+            alone = bool(others) and not any(
+                verdict.opinion is not Opinion.CLEAR
+                for verdict in self._topology.get_verdicts(record.id)
+                if verdict.accuser in others
+            )
+            self._judge.renewed(record.id, now, alone=alone)
+
+    def _is_to_be_dialled(self, node_id: str) -> bool:
+        opinion, held = self._judge.opinion(node_id)
+        is_given_up = opinion is Opinion.FAILED and node_id in self._failed
+        return not is_given_up or held or self._subjects[node_id].voucher is not None
+
+    # What to say of them
+
+    def _said(self, record: Record) -> Verdict | None:
+        """Returns what this life of this node says of a record, if anything."""
+        content = self._topology.get_verdict(record.id, self._own_id)
+        own = self._topology.get_record(self._own_id)
+        if content is None or own is None:
+            return None
+        verdict = content.verdict
+        if verdict.accuser_instance != own.instance or not verdict.is_about(record):
+            return None
+        return verdict
+
+    def _say(self, now: float) -> None:
+        """Publishes this node's verdicts where they changed, or their leases are to be renewed."""
+        for node_id in self._judge:
+            record = self._subjects[node_id]
+            opinion, held = self._judge.opinion(node_id)
+            said = self._said(record)
+            if said is None:
+                if opinion is Opinion.CLEAR:
+                    continue
+            elif (said.opinion, said.held) == (opinion, held):
+                is_due = now - self._said_at.get(node_id, now) >= VERDICT_LEASE / 3
+                if opinion is Opinion.CLEAR or not is_due:
+                    continue
+            _log.log(
+                logging.DEBUG if said and said.opinion is opinion else logging.INFO,
+                "%s is %s as %s sees it%s",
+                node_id,
+                opinion,
+                self._own_id,
+                ", until it was in order for a while" if held else "",
+            )
+            self._said_at[node_id] = now
+            self._topology.judge(node_id, opinion, held=held)
+
+    # Who is alive
+
+    def _derive(self, node_id: str, now: float) -> None:
+        """Works out a node's status from what its observers say."""
+        record = self._topology.get_record(node_id)
+        node = self._topology.get_node(node_id)
+        if record is None or node is None or node_id == self._own_id:
+            self._accused.discard(node_id)
+            return
+        verdicts = self._standing(record)
+        status = self._weigh(node_id, verdicts, now) if verdicts else NodeStatus.ALIVE
+        self._note_suspicion(record, verdicts, now)
+        if verdicts or status is not NodeStatus.ALIVE:
+            self._accused.add(node_id)
+        else:
+            self._accused.discard(node_id)
+        if status is NodeStatus.FAILED:
+            self._failed.add(node_id)
+        else:
+            self._failed.discard(node_id)
+        if node.status is not status and self._topology.set_status(node_id, record.stamp, status):
+            _log.info("%s is %s", node_id, status)
+
+    def _standing(self, record: Record) -> list[Verdict]:
+        """Returns the accusations of a node that count: by its observers, on this record."""
+        observers = self._rings.observers(record.id)
+        return [
+            verdict
+            for verdict in self._topology.get_verdicts(record.id)
+            if verdict.opinion is not Opinion.CLEAR
+            and verdict.accuser in observers
+            and verdict.is_about(record)
+            and self._is_by_present_life(verdict)
+        ]
+
+    def _is_by_present_life(self, verdict: Verdict) -> bool:
+        accuser = self._topology.get_record(verdict.accuser)
+        return accuser is not None and accuser.instance == verdict.accuser_instance
+
+    def _weigh(self, node_id: str, verdicts: Iterable[Verdict], now: float) -> NodeStatus:
+        """Counts the observers that say `failed` against all that can still be waited for."""
+        failing = {v.accuser for v in verdicts if v.opinion is Opinion.FAILED}
+        waited_for = {
+            observer
+            for observer in self._rings.observers(node_id)
+            if observer in failing or not self._is_missing(observer, now)
+        }
+        if 2 * len(failing) > len(waited_for):
+            return NodeStatus.FAILED
+        return NodeStatus.SUSPECTED
+
+    def _note_suspicion(self, record: Record, verdicts: Iterable[Verdict], now: float) -> None:
+        """Notes since when a node has left an accusation of its latest record unanswered."""
+        if any(verdict.subject_stamp == record.stamp for verdict in verdicts):
+            known = self._suspected_since.get(record.id)
+            if known is None or known[0] != record.stamp:
+                self._suspected_since[record.id] = (record.stamp, now)
+        else:
+            self._suspected_since.pop(record.id, None)
+
+    def _is_missing(self, observer: str, now: float) -> bool:
+        """Tells whether an observer is accused itself and had time enough to answer.
+
+        The living answer at once; so one liar cannot make all others not count.
+        """
+        if observer == self._own_id:
+            return False
+        suspected = self._suspected_since.get(observer)
+        return suspected is not None and now - suspected[1] >= UNREFUTED
+
+    # What others say of this node
+
+    def _refute(self, now: float) -> None:
+        """Answers those who say of the latest own record that this node is not there."""
+        own = self._topology.get_record(self._own_id)
+        if own is None or own.info is None:
+            return
+        observers = self._rings.observers(self._own_id)
+        answered = is_doubtful = False
+        for verdict in self._topology.get_verdicts(self._own_id):
+            if verdict.opinion is Opinion.CLEAR or verdict.subject_stamp != own.stamp:
+                continue
+            if verdict.subject_instance != own.instance or not self._is_by_present_life(verdict):
+                continue
+            answers = self._answers.setdefault(verdict.accuser, _Answers())
+            if now < answers.until:
+                continue
+            if verdict.accuser in observers:
+                answers.pause = REFUTE_EVERY
+                is_doubtful = True
+            else:
+                # It may be the other side of a partition, or somebody who accuses whom it likes.
+                answers.pause = min(2 * answers.pause or REFUTE_EVERY, MAX_PAUSE)
+                self._complain(verdict, now)
+            answers.until = now + answers.pause
+            answered = True
+        if is_doubtful:
+            self._judge.doubt(now)
+        if answered:
+            self._topology.republish()
+
+    def _complain(self, verdict: Verdict, now: float) -> None:
+        last = self._complained_at.get(verdict.accuser)
+        if last is None or now - last >= COMPLAIN_EVERY:
+            self._complained_at[verdict.accuser] = now
+            _log.warning(
+                "%s says that %s is %s, and is none of those who watch it; it counts for nothing",
+                verdict.accuser,
+                verdict.subject,
+                verdict.opinion,
+            )

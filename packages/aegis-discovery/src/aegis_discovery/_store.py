@@ -129,8 +129,8 @@ class RecordStore:
         self._take_out(held)
         node = record.info
         status_position = 0
-        if held and node and before and record.voucher and held.record.voucher:
-            # Hearsay is no sign of life: only what a node signs itself clears a suspicion.
+        if held and node and before and _is_same_life(record, held.record):
+            # A new record alone clears nothing: whether it refutes is worked out from verdicts.
             node = replace(node, status=before.status)
             status_position = held.status_position
         self._entries[record.id] = Entry(record, node, position, status_position, origin)
@@ -199,6 +199,12 @@ class RecordStore:
             self._live_sum = (self._live_sum - entry.record.digest) % _DIGEST_MODULUS
             self._services.remove(entry.node)
             self.vouched[entry.record.voucher or ""] -= 1
+
+
+def _is_same_life(one: Record, other: Record) -> bool:
+    if one.voucher or other.voucher:
+        return bool(one.voucher and other.voucher)
+    return one.instance == other.instance
 
 
 def _equivocates(one: Record, other: Record) -> bool:

@@ -10,7 +10,7 @@ from aegis_discovery._record import (
     Record,
     Signed,
 )
-from aegis_discovery._verdict import Opinion, SignedVerdict, Verdict
+from aegis_discovery._verdict import VERDICT_LEASE, Opinion, SignedVerdict, Verdict
 from aegis_discovery._verifier import RecordVerifier
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "MAX_RECORD",
     "REPUBLISH_EVERY",
     "TOMBSTONE_LEASE",
+    "VERDICT_LEASE",
     "Opinion",
     "Record",
     "RecordAuthor",

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 
 from aegis_certs import CertsError
-from aegis_discovery import DiscoveryError
+from aegis_discovery import DiscoveryError, NodeStatus
 from aegis_discovery.transport import SeedPeer, identify
 
 from aegis_core._peer import PeerInfo
@@ -83,7 +83,7 @@ class Joiner:
 
     async def _look_up(self, seed: SeedPeer) -> None:
         known = self._found.get(seed)
-        if known is not None and self._watchers.is_watching(known):
+        if known is not None and (self._watchers.is_watching(known) or self._is_alive(known)):
             return
         try:
             node_id = seed.node_id or await self._identify(seed)
@@ -100,6 +100,12 @@ class Joiner:
             self._tried.add(seed)
             if len(self._tried) == len(set(self._seeds)):
                 self._all_tried.set()
+
+    def _is_alive(self, node_id: str) -> bool:
+        """Tells whether the mesh sees a seed peer; once it does, others may be watching it."""
+        node = self._state.topology.get_node(node_id)
+        is_alive = node is not None and node.status is NodeStatus.ALIVE
+        return is_alive and self._state.joined.is_set()
 
     async def _identify(self, seed: SeedPeer) -> str:
         identity = await asyncio.to_thread(identify, seed.address, self._state.tls)

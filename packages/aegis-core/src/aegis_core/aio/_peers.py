@@ -109,14 +109,33 @@ class PeerManager:
         """Calls back whenever a peer was added or removed."""
         self._observers.append(callback)
 
-    def reachable(self) -> dict[str, PeerInfo]:
-        """Returns everybody that can be dialled: where they say, unless we were told later."""
-        found = dict(self.added)
-        for node in self._state.topology.nodes.values():
-            if node.id != self._state.node_id and not self._is_newer_by_hand(node.id):
-                # What a node publishes need not be an address at all.
-                with contextlib.suppress(ConfigError):
-                    found[node.id] = PeerInfo(node.id, node.address, node.type)
+    def find(self, peer_id: str) -> PeerInfo | None:
+        """Returns where a peer is to be dialled: where it says, unless we were told later."""
+        added = self._added.get(peer_id)
+        if added is not None and self._is_newer_by_hand(peer_id):
+            return added.peer
+        node = self._state.topology.get_node(peer_id)
+        if node is not None and peer_id != self._state.node_id:
+            # What a node publishes need not be an address at all.
+            with contextlib.suppress(ConfigError):
+                return PeerInfo(node.id, node.address, node.type)
+        return added.peer if added else None
+
+    def unmet(self) -> list[PeerInfo]:
+        """Returns the added peers that nobody else looks after: they have no record of their own.
+
+        So too one that was added since it published the record that we have.
+        """
+        found = []
+        for peer_id, added in self._added.items():
+            record = self._state.topology.get_record(peer_id)
+            if (
+                record is None
+                or record.info is None
+                or record.voucher
+                or self._is_newer_by_hand(peer_id)
+            ):
+                found.append(self.find(peer_id) or added.peer)
         return found
 
     def channel(self, peer: PeerInfo) -> grpc.aio.Channel:
@@ -139,27 +158,27 @@ class PeerManager:
         began = time.perf_counter()
         request = aegis_pb2.PingRequest(sender_id=self._state.node_id, timestamp=int(time.time()))
         with self._closing_is_an_error():
-            await self._seed(self._find(peer_id)).Ping(request, timeout=TIMEOUT)
+            await self._seed(self._get(peer_id)).Ping(request, timeout=TIMEOUT)
         return time.perf_counter() - began
 
     async def get_peer_health(self, peer_id: str) -> HealthInfo:
         """Asks a peer for its health."""
         request = aegis_pb2.HealthRequest(sender_id=self._state.node_id)
         with self._closing_is_an_error():
-            answer = await self._seed(self._find(peer_id)).GetHealth(request, timeout=TIMEOUT)
+            answer = await self._seed(self._get(peer_id)).GetHealth(request, timeout=TIMEOUT)
         return _seed_codec.health_from_wire(answer)
 
     async def get_peer_node_info(self, peer_id: str) -> NodeInfo:
         """Asks a peer what it says of itself."""
         with self._closing_is_an_error():
-            return await self._node_info(self._find(peer_id))
+            return await self._node_info(self._get(peer_id))
 
     async def sync_topology(self, peer_id: str) -> bool:
         """Merges a peer's topology now; returns whether anything new came of it.
 
         The peer learns of this node by it, too.
         """
-        peer = self._find(peer_id)
+        peer = self._get(peer_id)
         before = self._state.topology.full_digest
         with self._closing_is_an_error():
             try:
@@ -172,7 +191,8 @@ class PeerManager:
 
     async def sync_topology_with_all_peers(self) -> SyncReport:
         """Merges the topologies of all peers, at the same time."""
-        peers = sorted(self.reachable())
+        known = self._added.keys() | self._state.topology.nodes.keys()
+        peers = sorted(peer_id for peer_id in known if self.find(peer_id))
         outcomes = await asyncio.gather(
             *(self.sync_topology(peer_id) for peer_id in peers), return_exceptions=True
         )
@@ -286,8 +306,8 @@ class PeerManager:
     def _seed(self, peer: PeerInfo) -> aegis_pb2_grpc.MeshServiceStub:
         return aegis_pb2_grpc.MeshServiceStub(self.channel(peer))
 
-    def _find(self, peer_id: str) -> PeerInfo:
-        peer = self.reachable().get(peer_id)
+    def _get(self, peer_id: str) -> PeerInfo:
+        peer = self.find(peer_id)
         if peer is None:
             raise PeerNotFoundError(peer_id)
         return peer

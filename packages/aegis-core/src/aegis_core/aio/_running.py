@@ -123,6 +123,7 @@ class RunningNode:
         _log.info("%s serves at %s, known as %s", options.info.id, self.server.address, address)
         for name, work in (
             ("watchers", self.watchers.run),
+            ("recovery", self.watchers.recover),
             ("joiner", self.joiner.run),
             ("health", self.monitor.run),
             ("maintenance", self._maintain),

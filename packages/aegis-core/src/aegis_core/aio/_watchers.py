@@ -1,30 +1,32 @@
-"""Holds a feed open to everybody that this node watches, and judges by it who is alive."""
+"""Holds a feed open to everybody that this node watches, and looks for those that were lost."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from dataclasses import dataclass, field
 
 import grpc
-from aegis_discovery import EventKind, NodeStatus, TopologyEvent
 from aegis_discovery.aio.feed import FeedApartError, FeedSilentError, follow
 from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.feed import FeedReader, Received
 from aegis_discovery.transport import Backoff, explain_failure
 
-from aegis_core._liveness import Liveness
-from aegis_core._membership import whom_to_watch
+from aegis_core._membership import REVIEW, Membership
 from aegis_core._peer import PeerInfo
 from aegis_core.aio._peers import PeerManager
 from aegis_core.aio._state import NodeState
 
 _log = logging.getLogger("aegis.membership")
 
-TICK = 0.2
-"""Seconds between two looks at who is silent."""
+RECOVER_EVERY = 2.0
+"""Seconds between two tries to reach some node that was lost: it may be back."""
+
+RECOVERY = 5.0
+"""Seconds for one such try."""
 
 POLL_INTERVAL = 2.0
 """Seconds between two questions to a peer that has no feed."""
@@ -47,39 +49,61 @@ class _Watch:
     reader: FeedReader
     task: asyncio.Task[None] | None = None
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    stamp: int = 0
     complaint: str = ""
 
 
 class Watchers:
-    """Keeps one feed per watched node, dials again for ever, and writes down who is alive."""
+    """Keeps a feed to each watched node, dials again for ever, and tells membership what it hears.
+
+    Attributes:
+        membership: Decides whom to watch and who is alive.
+    """
 
     def __init__(self, state: NodeState, peers: PeerManager) -> None:
         self._state = state
         self._peers = peers
         self._watches: dict[str, _Watch] = {}
-        self._liveness = Liveness(time.monotonic())
+        self.membership = Membership(state.topology, time.monotonic())
         self._changed = asyncio.Event()
+        self._tries: set[asyncio.Task[None]] = set()
         peers.on_change(self._changed.set)
 
     async def run(self) -> None:
         """Works until it is cancelled."""
         loop = asyncio.get_running_loop()
-        topology = self._state.topology
-        unsubscribe = topology.subscribe(
-            lambda event: loop.call_soon_threadsafe(self._on_event, event)
+        unsubscribe = self._state.topology.on_wake(
+            lambda: loop.call_soon_threadsafe(self._changed.set)
         )
         try:
             while True:
                 self._changed.clear()
+                self.membership.tick(time.monotonic())
                 self._reconcile()
-                self._judge()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(TICK):
+                    async with asyncio.timeout(REVIEW):
                         await self._changed.wait()
         finally:
             unsubscribe()
             for node_id in list(self._watches):
                 await self._stop(node_id)
+
+    async def recover(self) -> None:
+        """Tries to reach lost nodes, one at random at a time, for ever; so partitions heal."""
+        try:
+            while True:
+                await asyncio.sleep(RECOVER_EVERY)
+                lost = sorted(self.membership.failed - self._watches.keys())
+                peer = self._peers.find(random.choice(lost)) if lost else None
+                if peer is not None:
+                    task = asyncio.create_task(self._try(peer), name=f"aegis-try-{peer.id}")
+                    self._tries.add(task)
+                    task.add_done_callback(self._tries.discard)
+        finally:
+            tries = list(self._tries)
+            for task in tries:
+                task.cancel()
+            await asyncio.gather(*tries, return_exceptions=True)
 
     def is_watching(self, node_id: str) -> bool:
         """Tells whether this peer's feed is in order."""
@@ -98,46 +122,34 @@ class Watchers:
                 watch.task.cancel()
             self._begin(watch)
 
-    def _on_event(self, event: TopologyEvent) -> None:
-        is_written = (
-            event.kind in (EventKind.JOINED, EventKind.UPDATED) and not event.node.vouched_by
-        )
-        if is_written and event.node.status is NodeStatus.ALIVE:
-            # Only a living process writes a record, so a new one is a sign of life.
-            self._liveness.renewed(event.node.id, time.monotonic())
-            watch = self._watches.get(event.node.id)
-            if watch is not None:
-                watch.news.set()
-        self._changed.set()
-
     def _reconcile(self) -> None:
-        known = self._peers.reachable()
-        wanted = whom_to_watch(self._state.node_id, known)
+        wanted = {peer.id: peer for peer in self._peers.unmet()}
+        for node_id in self.membership.watched - wanted.keys():
+            peer = self._peers.find(node_id)
+            if peer is not None:
+                wanted[node_id] = peer
         for node_id, watch in list(self._watches.items()):
-            if node_id not in wanted or known[node_id].address != watch.peer.address:
+            if node_id not in wanted or wanted[node_id].address != watch.peer.address:
                 del self._watches[node_id]
-                self._liveness.forget(node_id)
                 if watch.task is not None:
                     watch.task.cancel()
                 if node_id not in wanted:
                     self._peers.let_go([node_id])
-        for node_id in wanted - self._watches.keys():
-            watch = self._watches[node_id] = _Watch(known[node_id], self._state.new_reader())
-            self._liveness.watch(node_id, time.monotonic())
-            self._begin(watch)
+        for node_id, peer in wanted.items():
+            if node_id not in self._watches:
+                watch = self._watches[node_id] = _Watch(peer, self._state.new_reader())
+                self._begin(watch)
+            self._notice(self._watches[node_id])
+
+    def _notice(self, watch: _Watch) -> None:
+        """Dials at once where a node wrote something: only a living process does."""
+        record = self._state.topology.get_record(watch.peer.id)
+        if record is not None and record.voucher is None and record.stamp != watch.stamp:
+            watch.stamp = record.stamp
+            watch.news.set()
 
     def _begin(self, watch: _Watch) -> None:
         watch.task = asyncio.create_task(self._keep(watch), name=f"aegis-watch-{watch.peer.id}")
-
-    def _judge(self) -> None:
-        topology = self._state.topology
-        for node_id, status in self._liveness.tick(time.monotonic()).items():
-            node = topology.get_node(node_id)
-            record = topology.get_record(node_id)
-            if node is None or record is None or node.status is status:
-                continue
-            if topology.set_status(node_id, record.stamp, status):
-                _log.info("%s is %s", node_id, status)
 
     async def _stop(self, node_id: str) -> None:
         watch = self._watches.pop(node_id, None)
@@ -174,7 +186,7 @@ class Watchers:
                 _log.log(level, "no feed from %s at %s: %s", peer.id, peer.address, complaint)
             watch.complaint = complaint
             watch.news.clear()
-            self._liveness.lost(peer.id, time.monotonic())
+            self.membership.lost(peer.id, time.monotonic())
             self._changed.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(backoff.next(), pause)):
@@ -200,6 +212,30 @@ class Watchers:
         finally:
             await channel.close()
 
+    async def _try(self, peer: PeerInfo) -> None:
+        """Exchanges with a lost node what both know; if it is there, it says so to everybody."""
+        state, reader = self._state, self._state.new_reader()
+        channel = open_channel(state.tls, peer.id, peer.address)
+
+        class Told(Exception):  # noqa: N818 - it is no error
+            """The peer told all it knows."""
+
+        def on_message(received: Received) -> None:
+            state.received(received)
+            if received.complete:
+                raise Told
+
+        try:
+            async with asyncio.timeout(RECOVERY):
+                request = reader.request(state.mesh, state.own_record(), state.chain)
+                await follow(channel, reader, request, source=peer.id, on_message=on_message)
+        except (Told, TimeoutError, FeedSilentError, FeedApartError):
+            pass
+        except grpc.aio.AioRpcError as error:
+            _log.debug("%s is still lost: %s", peer.id, explain_failure(error, state.tls))
+        finally:
+            await channel.close()
+
     async def _poll(self, watch: _Watch, backoff: Backoff) -> str:
         """Asks a peer that has no feed on an interval; returns why that ended.
 
@@ -217,11 +253,11 @@ class Watchers:
             while time.monotonic() < deadline:
                 # It has no heartbeats; between two answers it counts as heard.
                 await asyncio.sleep(min(1.0, POLL_INTERVAL))
-                self._liveness.heard(watch.peer.id, time.monotonic())
+                self.membership.heard(watch.peer.id, time.monotonic())
 
         return ""
 
     def _heard(self, watch: _Watch, backoff: Backoff) -> None:
         backoff.reset()
         watch.complaint = ""
-        self._liveness.heard(watch.peer.id, time.monotonic())
+        self.membership.heard(watch.peer.id, time.monotonic())
