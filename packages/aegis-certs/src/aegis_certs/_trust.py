@@ -37,8 +37,8 @@ class TrustBundle:
 
     def __init__(self, certificates: Sequence[x509.Certificate]) -> None:
         self.certificates = tuple(certificates)
-        self._store = verification.Store(list(self.certificates))
-        self._policies = {usage: _policies(usage) for usage in (*_USAGES, None)}
+        store = verification.Store(list(self.certificates))
+        self._policies = {usage: _policy(usage).store(store) for usage in (*_USAGES, None)}
 
     def __repr__(self) -> str:
         return f"TrustBundle({', '.join(common_name(ca.subject) for ca in self.certificates)})"
@@ -107,21 +107,14 @@ class TrustBundle:
         check_dates(leaf, at, identity.node_id, RENEW)
         if usage is not None and not allows(leaf, usage):
             raise UsageError(identity.node_id, usage)
-        ca_policy, leaf_policy = self._policies[usage]
-        verifier = (
-            verification.PolicyBuilder()
-            .store(self._store)
-            .time(at)
-            .extension_policies(ca_policy=ca_policy, ee_policy=leaf_policy)
-            .build_client_verifier()
-        )
+        verifier = self._policies[usage].time(at).build_client_verifier()
         try:
             path = verifier.verify(leaf, intermediates).chain
         except verification.VerificationError as error:
             self._explain(identity.node_id, leaf, intermediates, at)
             raise UntrustedError(identity.node_id, str(error)) from error
         for ca in path[1:]:
-            domain = trust_domain_of_ca(ca)
+            domain = _domain_of_ca(ca)
             if identity.trust_domain and domain and domain != identity.trust_domain:
                 raise IdentityError(
                     f"the certificate of {identity.node_id} is of trust domain "
@@ -210,8 +203,11 @@ def _covers(extension: x509.ExtendedKeyUsage, usage: x509.ObjectIdentifier) -> b
     return usage in extension or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in extension
 
 
-def _policies(usage: Usage | None) -> tuple[verification.ExtensionPolicy, ...]:
-    """The policies for CAs and leaves: the Web PKI's, less what older CAs leave out."""
+_domain_of_ca = lru_cache(maxsize=64)(trust_domain_of_ca)  # few CAs are above many leaves
+
+
+def _policy(usage: Usage | None) -> verification.PolicyBuilder:
+    """The policy for CAs and leaves: the Web PKI's, less what older CAs leave out."""
 
     def check_usage(
         _policy: verification.Policy, _: x509.Certificate, found: x509.ExtendedKeyUsage | None
@@ -226,14 +222,19 @@ def _policies(usage: Usage | None) -> tuple[verification.ExtensionPolicy, ...]:
             raise ValueError("its key usage does not cover signing certificates")
 
     either = verification.Criticality.AGNOSTIC
-    return (
+    ca_policy = (
         verification.ExtensionPolicy.webpki_defaults_ca()
         .may_be_present(x509.KeyUsage, either, check_ca_key_usage)
         .may_be_present(x509.SubjectKeyIdentifier, either, None)
         .may_be_present(x509.AuthorityKeyIdentifier, either, None)
-        .may_be_present(x509.ExtendedKeyUsage, either, check_usage),
+        .may_be_present(x509.ExtendedKeyUsage, either, check_usage)
+    )
+    leaf_policy = (
         verification.ExtensionPolicy.webpki_defaults_ee()
         .may_be_present(x509.SubjectAlternativeName, either, None)
         .may_be_present(x509.AuthorityKeyIdentifier, either, None)
-        .may_be_present(x509.ExtendedKeyUsage, either, check_usage),
+        .may_be_present(x509.ExtendedKeyUsage, either, check_usage)
+    )
+    return verification.PolicyBuilder().extension_policies(
+        ca_policy=ca_policy, ee_policy=leaf_policy
     )
