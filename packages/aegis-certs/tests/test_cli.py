@@ -331,6 +331,28 @@ def test_ctrl_c_while_the_command_loads_is_as_quiet() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+def test_the_days_that_are_left_are_a_bar_in_the_colour_of_the_state(directory: Path) -> None:
+    past = dt.datetime.now(dt.UTC) - 80 * DAY
+    ca = CertificateAuthority.create(directory, key_type=KeyType.P256, at=past)
+    for node_id, days in (("late", 100), ("over", 10), ("fresh", 285)):
+        ca.issue(node_id, key_type=KeyType.P256, days=days, at=past)
+    ca.issue_in_memory("brief", days=1 / 24)
+    listed, _ = Terminal("list", "--dir", str(directory)).end()
+    bars = {
+        line.split()[0]: re.search(r"\x1b\[(\d+)m(█*)\x1b\[\d*;?\d*m?(░*)", line)
+        for line in listed.splitlines()
+        if "…" in line
+    }
+    found = {name: (bar[1], len(bar[2])) for name, bar in bars.items() if bar}
+    green, yellow = "32", "33"
+    assert {name: found[name] for name in ("brief", "fresh", "late")} == {
+        "brief": (green, 5),
+        "fresh": (green, 4),
+        "late": (yellow, 1),
+    }
+    assert re.search(r"over .*░░░░░.* -7\d .*expired", listed)
+
+
 def test_colours_are_for_terminals_that_want_them(varied: Path) -> None:
     colour = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
     plain, _ = Terminal("list", "--dir", str(varied), NO_COLOR="1").end()
@@ -702,6 +724,27 @@ def test_doctor_finds_what_is_wrong(acme: Callable[..., Result], directory: Path
     assert "chmod go-rwx" in acme("doctor").stdout
 
 
+def test_doctor_has_an_eye_on_everything_that_it_names(
+    acme: Callable[..., Result], directory: Path
+) -> None:
+    def levels() -> dict[str, str]:
+        found = json.loads(acme("doctor", "--json").stdout)["findings"]
+        return {finding["topic"]: finding["level"] for finding in reversed(found)}
+
+    assert set(levels()) == {
+        *("permissions", "clock", "CA", "certificates", "keys", "installs", "inventory"),
+        *("revocations", "rotation", "expiry"),
+    }
+    assert set(levels().values()) == {"ok"}
+    shutil.copy(directory / "laptop-key.pem", directory / "orders-1-key.pem")
+    (directory / ".orders-1-key.pem.0123.tmp").write_text("half of")
+    (directory / "laptop-cert.pem").write_text("junk")
+    changed = {topic: level for topic, level in levels().items() if level != "ok"}
+    assert changed == {"installs": "warning", "keys": "problem", "certificates": "problem"}
+    (directory / "ca-cert.pem").unlink()
+    assert levels()["CA"] == "problem"
+
+
 def test_a_passphrase_comes_from_a_file_the_environment_or_a_terminal(
     run: Callable[..., Result], directory: Path, tmp_path: Path
 ) -> None:
@@ -719,6 +762,9 @@ def test_a_passphrase_comes_from_a_file_the_environment_or_a_terminal(
     assert run("issue", "n1", *EC, "--passphrase-file", "nowhere").exit_code == 7
     secret.write_text("\n")
     assert run("issue", "n1", *EC, *file).exit_code == 2
+    env = str(tmp_path / "env")
+    assert run("init", *EC, "--dir", env, AEGIS_CA_PASSPHRASE="geheim").exit_code == 0
+    assert CertificateAuthority.load(env, passphrase="geheim")
     assert run("init", *EC, "--passphrase", "--dir", str(tmp_path / "x")).exit_code == 2
     terminal = Terminal("issue", "n2", *EC, "--dir", str(directory))
     terminal.read_until(lambda output: "the CA's key: " in output)

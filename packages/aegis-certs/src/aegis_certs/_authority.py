@@ -14,15 +14,13 @@ from . import _revoking, _rotating
 from ._creation import CA_DAYS, Plan, default_name, default_root
 from ._csr import Request, SignedCertificate
 from ._desk import Desk, create_desk, load_issuer, open_desk
-from ._identity import trust_domain_of_ca
-from ._keys import describe_key
 from ._lifetime import common_name, moment
 from ._naming import DEFAULT_TRUST_DOMAIN, KeyType, validate_node_id
 from ._order import LEAF_DAYS, Order
 from ._passphrase import passphrase_or_default
 from ._renewal import Renewal, renew_at_desk, renew_due
 from ._revocation import Revocation, RevocationList, RevocationReason
-from ._rotation import RotationState, successor_name
+from ._rotation import RotationState
 from ._store import Store
 from ._tls import TLSConfig, make_tls
 from ._trust import TrustBundle
@@ -362,17 +360,8 @@ class CertificateAuthority:
             DirectoryError: The directory cannot be used.
         """
         with self._open(at) as desk:
-            old = desk.issuer.certificate
-            kind = describe_key(old.public_key())
-            life = (old.not_valid_after_utc - old.not_valid_before_utc).days or CA_DAYS
-            plan = Plan(
-                key_type=key_type or (KeyType(kind) if kind in set(KeyType) else KeyType.RSA_4096),
-                days=life if days is None else days,
-                name=successor_name(common_name(old.subject)) if name is None else name,
-                trust_domain=trust_domain_of_ca(old) or DEFAULT_TRUST_DOMAIN,
-                root=_root_store(self.directory, False, root_directory),
-                passphrase=desk.passphrase,
-            )
+            root = _root_store(self.directory, False, root_directory)
+            plan = _rotating.plan_after(desk, key_type=key_type, days=days, name=name, root=root)
             _rotating.prepare(desk, plan)
             return _rotating.state_of(desk)
 

@@ -23,7 +23,7 @@ from ._revocation import (
     revocations_of,
 )
 from ._store import Store
-from ._trust import TrustBundle
+from ._trust import TrustBundle, signs_cas
 from .errors import CertsError
 
 LIFE = timedelta(days=30)  # an offline CA signs anew once a month; others do it at half of that
@@ -123,12 +123,9 @@ def carry(root: Store, store: Store) -> None:
 
 def _next_update(issuer: Issuer, inventory: Inventory, at: datetime) -> datetime:
     """When a list ends: a CA that signs CAs may be offline for as long as these live."""
-    constraints = issuer.certificate.extensions.get_extension_for_class(x509.BasicConstraints)
-    if not constraints.value.path_length:
-        return at + LIFE
     key = key_id(issuer.certificate).hex()
-    ends = [entry.not_after for entry in inventory if entry.issuer == key]
-    return max([at + LIFE, *ends])
+    below = inventory if signs_cas(issuer.certificate) else ()
+    return max([at + LIFE, *(entry.not_after for entry in below if entry.issuer == key)])
 
 
 def _before(store: Store) -> Sequence[x509.CertificateRevocationList]:

@@ -10,13 +10,15 @@ from cryptography import x509
 from . import _crl
 from ._audit import Action
 from ._build import Issuer
-from ._creation import Plan, make_ca, record_ca
+from ._creation import CA_DAYS, Plan, make_ca, record_ca
 from ._desk import Desk
 from ._inventory import IssuedCertificate
 from ._key_ids import key_id
+from ._keys import describe_key
 from ._lifetime import common_name
-from ._naming import CA_NAME, NEXT_CA_NAME, OLD_CA_NAME
-from ._rotation import RotationPhase, RotationState, phase_of
+from ._naming import CA_NAME, NEXT_CA_NAME, OLD_CA_NAME, KeyType
+from ._rotation import RotationPhase, RotationState, phase_of, successor_name
+from ._store import Store
 from ._trust import TrustBundle
 from .errors import InvalidRequestError, NotFoundError, RotationError, StillUsedError
 
@@ -41,6 +43,28 @@ def state_of(desk: Desk) -> RotationState:
         bundle_fingerprint=desk.bundle.fingerprint,
         trusting=frozenset({both.fingerprint, path.fingerprint} if busy else ()),
         old_leaves=_leaves_of(desk, old.certificates[0]),
+    )
+
+
+def plan_after(
+    desk: Desk,
+    *,
+    key_type: KeyType | None,
+    days: float | None,
+    name: str | None,
+    root: Store | None,
+) -> Plan:
+    """The plan of the next CA: as the one at work, but for what is given."""
+    old = desk.issuer.certificate
+    kind = describe_key(old.public_key())
+    life = (old.not_valid_after_utc - old.not_valid_before_utc).days or CA_DAYS
+    return Plan(
+        key_type=key_type or (KeyType(kind) if kind in set(KeyType) else KeyType.RSA_4096),
+        days=life if days is None else days,
+        name=successor_name(common_name(old.subject)) if name is None else name,
+        trust_domain=desk.trust_domain,
+        root=root,
+        passphrase=desk.passphrase,
     )
 
 

@@ -184,10 +184,21 @@ def _signed_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
 
 def is_ca(certificate: x509.Certificate) -> bool:
     """Tells whether a certificate is a CA's."""
+    constraints = _constraints(certificate)
+    return constraints is not None and constraints.ca
+
+
+def signs_cas(certificate: x509.Certificate) -> bool:
+    """Tells whether a certificate is that of a CA which was made to sign CAs."""
+    constraints = _constraints(certificate)
+    return constraints is not None and constraints.ca and bool(constraints.path_length)
+
+
+def _constraints(certificate: x509.Certificate) -> x509.BasicConstraints | None:
     try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound:
-        return False
+        return None
 
 
 def allows(certificate: x509.Certificate, usage: Usage) -> bool:
