@@ -10,6 +10,9 @@ from cryptography import x509
 
 from aegis_core._caller import Caller
 
+MAX_ANSWERS = 4096
+"""Callers that are remembered; certificates are renewed for ever, memory is not."""
+
 
 class Revocations(Protocol):
     """What is known to be revoked."""
@@ -34,13 +37,11 @@ class CallerCheck:
     ) -> None:
         self._trust_domain = trust_domain
         self._clock = clock
-        self._revocations: Revocations | None = None
-        self._revoked: dict[bytes, str | None] = {}
+        self._revoked: _Revoked | None = None
 
     def take(self, revocations: Revocations) -> None:
         """Goes by another list of revocations from now on."""
-        self._revocations = revocations
-        self._revoked = {}
+        self._revoked = _Revoked(revocations)
 
     def objection(self, caller: Caller) -> str | None:
         """Says what speaks against a caller, or None."""
@@ -51,11 +52,31 @@ class CallerCheck:
             return f"{caller.node_id} is of trust domain {theirs}; this mesh is of {ours}"
         if self._clock() >= caller.not_after:
             return f"the certificate of {caller.node_id} has expired; renew it and connect again"
-        if self._revocations is None:
-            return None
-        revoked = self._revoked.get(caller.fingerprint, "")
-        if revoked == "":
-            revocation = self._revocations.is_revoked(caller.certificate)
-            revoked = f"the certificate of {caller.node_id} is revoked" if revocation else None
-            self._revoked[caller.fingerprint] = revoked
-        return revoked
+        revoked = self._revoked
+        return None if revoked is None else revoked.objection(caller)
+
+
+class _Revoked:
+    """One list of revocations, with the answers that it gave.
+
+    List and answers are one object, since handlers' threads ask while another list is taken: an
+    answer of the old list must not be remembered as one of the new.
+    """
+
+    def __init__(self, revocations: Revocations) -> None:
+        self._revocations = revocations
+        self._answers: dict[bytes, str | None] = {}
+
+    def objection(self, caller: Caller) -> str | None:
+        answers = self._answers
+        try:
+            return answers[caller.fingerprint]
+        except KeyError:
+            pass
+        revocation = self._revocations.is_revoked(caller.certificate)
+        if len(answers) >= MAX_ANSWERS:
+            answers.clear()
+        answers[caller.fingerprint] = answer = (
+            f"the certificate of {caller.node_id} is revoked" if revocation else None
+        )
+        return answer

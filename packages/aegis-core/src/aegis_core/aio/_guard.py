@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import grpc
@@ -19,6 +20,42 @@ _log = logging.getLogger("aegis.server")
 
 LOOK = 1.0
 """Seconds between two looks at open streams."""
+
+LOOP_PATIENCE = 30.0
+"""Seconds that a handler's thread waits for the event loop; one that is stopped never answers."""
+
+
+class KnownContext:
+    """A sync handler's context that remembers the connection, which a thread must not ask for.
+
+    Args:
+        context: gRPC's own, asked here and now.
+    """
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._auth: Mapping[str, Any] = context.auth_context()
+        self._peer: str = context.peer()
+        self._key: str | None = context.peer_identity_key()
+
+    def auth_context(self) -> Mapping[str, Any]:
+        """Returns what the transport proved."""
+        return self._auth
+
+    def peer(self) -> str:
+        """Returns the peer's network address."""
+        return self._peer
+
+    def peer_identity_key(self) -> str | None:
+        """Returns the name of what identifies the peer."""
+        return self._key
+
+    def peer_identities(self) -> Iterable[bytes] | None:
+        """Returns what identifies the peer."""
+        return None if self._key is None else self._auth.get(self._key)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
 
 
 class CallerGuard(grpc.aio.ServerInterceptor):
@@ -35,10 +72,13 @@ class CallerGuard(grpc.aio.ServerInterceptor):
             await asyncio.sleep(LOOK)
             for task, caller in list(self._streams.items()):
                 objection = self._check.objection(caller)
-                if objection is not None and task not in self._ended:
+                if objection is None:
+                    continue
+                if task not in self._ended:
                     _log.warning("a stream ends: %s", objection)
-                    self._ended[task] = objection
-                    task.cancel()
+                self._ended[task] = objection
+                # Again at each look: a handler may have taken the last one for its own.
+                task.cancel()
 
     async def intercept_service(
         self,
@@ -60,9 +100,9 @@ class CallerGuard(grpc.aio.ServerInterceptor):
         elif inspect.iscoroutinefunction(inner):
             checked = self._around_async_stream(inner)
         elif handler.response_streaming:
-            checked = self._around_sync_stream(inner)
+            checked = self._around_sync_stream(inner, handler.request_streaming)
         else:
-            checked = self._around_sync(inner)
+            checked = self._around_sync(inner, handler.request_streaming)
         return getattr(grpc, f"{kind}_rpc_method_handler")(
             checked, handler.request_deserializer, handler.response_serializer
         )
@@ -94,22 +134,59 @@ class CallerGuard(grpc.aio.ServerInterceptor):
 
         return checked
 
-    def _around_sync(self, inner: Any) -> Any:
+    # A thread cannot be interrupted: a stream that a sync handler serves ends at its next message.
+
+    def _around_sync(self, inner: Any, streams: bool) -> Any:
+        look = self._look_from_thread()
+
         def checked(request: Any, context: Any) -> Any:
-            self._admit_sync(context)
-            return inner(request, context)
+            known = look(context)
+            return inner(self._checked(request, known) if streams else request, known)
 
         return checked
 
-    def _around_sync_stream(self, inner: Any) -> Any:
+    def _around_sync_stream(self, inner: Any, streams: bool) -> Any:
+        look = self._look_from_thread()
+
         def checked(request: Any, context: Any) -> Iterator[Any]:
-            # A thread cannot be interrupted: such a stream ends at its next message.
-            self._admit_sync(context)
-            for message in inner(request, context):
-                self._admit_sync(context)
-                yield message
+            known = look(context)
+            requests = self._checked(request, known) if streams else request
+            yield from self._checked(inner(requests, known), known)
 
         return checked
+
+    def _look_from_thread(self) -> Callable[[Any], KnownContext]:
+        """Returns what a handler's thread begins with: who calls, once that is admitted.
+
+        gRPC (1.78 to 1.85) crashes the process where a thread asks a context for its connection
+        and the call has ended meanwhile, such as by a caller that gave up while the call waited
+        for a thread. So the loop asks, which knows that the call's task still runs.
+        """
+        rpc, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert rpc is not None  # noqa: S101 - a call is served in a task
+
+        def look(context: Any) -> KnownContext:
+            found: Future[KnownContext] = Future()
+
+            def ask() -> None:
+                try:
+                    if rpc.done():
+                        raise ConnectionAbortedError("the caller is gone")
+                    found.set_result(KnownContext(context))
+                except Exception as error:  # noqa: BLE001 - it is the thread's
+                    found.set_exception(error)
+
+            loop.call_soon_threadsafe(ask)
+            known = found.result(LOOP_PATIENCE)
+            self._admit_sync(known)
+            return known
+
+        return look
+
+    def _checked(self, messages: Iterable[Any], context: KnownContext) -> Iterator[Any]:
+        for message in messages:
+            self._admit_sync(context)
+            yield message
 
     @contextlib.asynccontextmanager
     async def _watched(self, caller: Caller, context: Any) -> AsyncIterator[None]:
@@ -123,10 +200,12 @@ class CallerGuard(grpc.aio.ServerInterceptor):
             objection = self._ended.get(task)
             if objection is None:
                 raise
-            task.uncancel()
+            del self._streams[task]  # what follows tells the caller why, and is not cut short
+            while task.uncancel():
+                pass
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, objection)
         finally:
-            del self._streams[task]
+            self._streams.pop(task, None)
             self._ended.pop(task, None)
 
     async def _admit(self, context: Any) -> Caller:
@@ -136,11 +215,12 @@ class CallerGuard(grpc.aio.ServerInterceptor):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
             raise
 
-    def _admit_sync(self, context: Any) -> None:
+    def _admit_sync(self, context: KnownContext) -> None:
         try:
             self._look_at(context)
         except CallerError as error:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+            raise
 
     def _look_at(self, context: Any) -> Caller:
         caller = caller_from_context(context)
