@@ -139,7 +139,7 @@ async def test_a_node_that_leaves_before_anybody_watched_it_is_gone_all_the_same
     start: StartNode, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = await start("a")
-    monkeypatch.setattr("aegis_core.aio._watchers.whom_to_watch", lambda *_: frozenset())
+    monkeypatch.setattr("aegis_core._membership.Membership.watched", frozenset())
     b = await start("b", seed_peers=[], join_timeout=0)
     b.add_peer(PeerInfo("a", a.address))
     await b.sync_topology("a")

@@ -22,6 +22,8 @@ class NodeArguments(TypedDict, total=False):
     name: str | None
     type: str
     services: Sequence[ServiceInfo]
+    region: str
+    zone: str
     registrars: Sequence[Registrar]
     cert_dir: str | Path | None
     tls_options: TLSOptions | None

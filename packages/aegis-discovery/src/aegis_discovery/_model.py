@@ -52,6 +52,8 @@ class NodeInfo:
         vouched_by: The node that publishes this entry for a peer that signs nothing itself.
         trust_bundle: SHA-256 over the roots that the node trusts, in hexadecimal: during a
             rotation of the CA it tells who trusts the new one already.
+        region: Where it runs, as its operators name it; callers prefer what is near.
+        zone: A part of the region.
     """
 
     id: str
@@ -65,6 +67,8 @@ class NodeInfo:
     status: NodeStatus = NodeStatus.ALIVE
     vouched_by: str | None = None
     trust_bundle: str = ""
+    region: str = ""
+    zone: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "services", tuple(self.services))

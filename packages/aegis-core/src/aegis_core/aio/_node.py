@@ -37,6 +37,8 @@ class Node:
         name: For people; the id by default.
         type: What kind of node it is.
         services: What it provides.
+        region: Where it runs; callers in the same region and zone prefer it.
+        zone: A part of the region.
         registrars: Add the gRPC services behind that to the server.
         cert_dir: Directory of certificates; made, with a CA, where it is empty.
         tls_options: Certificates of your own, in place of `cert_dir`.
@@ -64,6 +66,8 @@ class Node:
         name: str | None = None,
         type: str = "generic",  # noqa: A002 - as in the record
         services: Sequence[ServiceInfo] = (),
+        region: str = "",
+        zone: str = "",
         registrars: Sequence[Registrar] = (),
         cert_dir: str | Path | None = "./certs",
         tls_options: TLSOptions | None = None,
@@ -80,7 +84,14 @@ class Node:
         # What can be wrong about the addresses is told before anything is started.
         published_address(address, advertise, bound_address(address)[1])
         self._options = NodeOptions(
-            info=NodeInfo(validate_node_id(id), name or id, type, services=tuple(services)),
+            info=NodeInfo(
+                validate_node_id(id),
+                name or id,
+                type,
+                services=tuple(services),
+                region=region,
+                zone=zone,
+            ),
             address=address,
             advertise=advertise,
             registrars=tuple(registrars),
