@@ -146,13 +146,14 @@ def _certificates(entries: tuple[CertificateInfo, ...]) -> _Found:
     for entry in placed:
         if entry.state is CertificateState.REVOKED:
             bad += 1
-            text = entry.problem or f"{entry.id} is revoked"
+            text = f"{entry.problem or f'{entry.id} is revoked'}, or remove its files"
             yield "problem", text, RevokedError(entry.id, "see the list", datetime.now(UTC))
         elif entry.state in (CertificateState.UNTRUSTED, CertificateState.UNREADABLE):
             bad += 1
             yield "problem", f"{entry.id}: {entry.problem}", VerificationError(entry.problem)
     if not bad:
-        yield "ok", f"all {len(placed)} lead to the trust bundle", None
+        text = f"all {len(placed)} lead to the trust bundle" if placed else "there is none yet"
+        yield "ok", text, None
 
 
 def _keys(store: Store) -> _Found:
@@ -187,7 +188,7 @@ def _inventory(store: Store) -> _Found:
             None,
         )
     else:
-        yield "ok", f"{len(list(inventory))} certificates are on record", None
+        yield "ok", f"certificates on record: {len(list(inventory))}", None
 
 
 def _revocations(store: Store, at: datetime) -> _Found:
