@@ -128,6 +128,7 @@ def test_a_snapshot_of_3000_nodes_comes_in_messages_below_one_mebibyte(
     # Nothing is complete, and no cursor is passed, before the last message.
     assert [received.complete for received in outcomes] == [False] * (len(outcomes) - 1) + [True]
     assert [bool(message.cursor) for message in watcher.received].count(True) == 1
+    assert not any(received.apart for received in outcomes), "or it would never come to its end"
     assert watcher.chains == 16
     assert watcher.pull(feed) == []
 

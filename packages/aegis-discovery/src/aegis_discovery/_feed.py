@@ -336,7 +336,8 @@ class FeedReader:
         A record that was refused, or dropped, by a clock that was wrong for a while would else
         never come again. Where they stay apart for a good reason, this is tried ever more rarely.
         """
-        if self._services:
+        if not message.digest:
+            # A chunk with more to come, or a feed of some services: neither tells of the whole.
             return False
         if message.cursor or message.digest == self._topology.digest:
             self._beats_apart = 0
