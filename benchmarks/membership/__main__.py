@@ -1,0 +1,71 @@
+"""What must hold of the membership, measured: one line for each promise.
+
+    uv run python benchmarks/membership
+
+Real rows run real processes, one per node, on this machine; `--only` picks rows by name. Exits
+with 1 if a row missed its target.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+import large
+import processes
+from table import Measured, Row
+
+ROWS = (*processes.ROWS, *large.ROWS)
+
+
+def numbers(values: tuple[float, ...]) -> str:
+    return " / ".join(f"{value:.4g}" for value in values)
+
+
+def as_json(row: Row, nodes: int, measured: Measured) -> str:
+    return json.dumps(
+        {
+            "name": row.name,
+            "what": row.what,
+            "nodes": nodes,
+            "unit": row.unit,
+            "at_most": row.at_most,
+            "measured": measured.values,
+            "holds": row.holds(measured),
+            "note": measured.note,
+        }
+    )
+
+
+def as_line(row: Row, nodes: int, measured: Measured) -> str:
+    verdict = "ok" if row.holds(measured) else "MISSED"
+    limits, values = numbers(row.at_most), numbers(measured.values)
+    line = f"{row.name:12} {nodes:6,}  {limits:>11}  {values:>15} {row.unit:9} {verdict:7}"
+    return f"{line} {row.what}\n{'':12} {measured.note}"
+
+
+def main() -> None:
+    names = [row.name for row in ROWS]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--only", action="append", choices=names, help="may be given more than once"
+    )
+    parser.add_argument("--nodes", type=int, help="another size of the mesh than the row's own")
+    parser.add_argument("--json", action="store_true", help="one object a line")
+    arguments = parser.parse_args()
+    if not arguments.json:
+        print("row           nodes      at most         measured")
+    missed = False
+    for row in ROWS:
+        if arguments.only and row.name not in arguments.only:
+            continue
+        nodes = arguments.nodes or row.nodes
+        measured = row.measure(nodes)
+        missed |= not row.holds(measured)
+        print((as_json if arguments.json else as_line)(row, nodes, measured), flush=True)
+    sys.exit(missed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""A client that joins a large mesh, and tells what that cost it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+from aegis_certs import TLSConfig
+from aegis_discovery.aio import connect
+
+PAGE = os.sysconf("SC_PAGESIZE")
+
+
+def tell(**facts: Any) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+def cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+async def main() -> None:
+    options = json.loads(sys.argv[1])
+    pems = [options[name].encode() for name in ("chain", "key", "bundle")]
+    orders = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
+    imported = cpu_seconds()
+    tls = TLSConfig(options["id"], *pems)
+    async with await connect(options["seed"], tls=tls, timeout=60) as mesh:
+        tell(joined=len(mesh.topology.nodes), imported=imported, cpu=cpu_seconds())
+        changed = asyncio.Event()
+        mesh.topology.on_wake(lambda: loop.call_soon_threadsafe(changed.set))
+        async for line in orders:
+            wanted = int(line)
+            while len(mesh.topology.nodes) < wanted:
+                changed.clear()
+                await changed.wait()
+            gc.collect()
+            tell(resident=resident(), nodes=wanted)
+
+
+asyncio.run(main())

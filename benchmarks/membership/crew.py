@@ -1,0 +1,191 @@
+"""Real nodes for a measurement: a process each, all on one loopback that nobody else uses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aegis_certs import CertificateAuthority
+
+Fact = dict[str, Any]
+
+AT_ONCE = 4
+"""Processes that start at one time; more would only be in each other's way."""
+
+PATIENCE = 120.0
+"""Seconds after which something that must happen has not."""
+
+HERE = Path(__file__).parent
+
+
+class Worker:
+    """A process that tells facts, a line each, and takes orders."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.facts: list[Fact] = []
+        self._told = asyncio.Event()
+        self._reading = asyncio.create_task(self._read())
+
+    @classmethod
+    async def start(cls, script: str, options: Fact, namespace: Namespace | None = None) -> Worker:
+        """Starts one of the scripts beside this file."""
+        prefix = namespace.prefix if namespace else ()
+        return cls(
+            await asyncio.create_subprocess_exec(
+                *(*prefix, sys.executable, str(HERE / script), json.dumps(options)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+            )
+        )
+
+    async def wait(self, wanted: Callable[[Fact], object], *, since: int = 0) -> Fact:
+        """Returns the first such fact since a position in `facts`.
+
+        Raises:
+            TimeoutError: If it is not told.
+        """
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                for fact in self.facts[since:]:
+                    if wanted(fact):
+                        return fact
+                since = len(self.facts)
+                self._told.clear()
+                await self._told.wait()
+
+    def order(self, *words: str) -> None:
+        """Tells it to do something."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(" ".join(words).encode() + b"\n")
+
+    async def ask(self, *words: str) -> Fact:
+        """Orders something whose answer has the first word as its key."""
+        since = len(self.facts)
+        self.order(*words)
+        return await self.wait(lambda fact: words[0] in fact, since=since)
+
+    async def kill(self) -> None:
+        """Ends it by SIGKILL."""
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+        await self._reading
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            self.facts.append(json.loads(line))
+            self._told.set()
+
+
+class Namespace:
+    """A network namespace with a loopback; it goes with the process that holds it."""
+
+    def __init__(self, holder: asyncio.subprocess.Process) -> None:
+        self._holder = holder
+
+    @classmethod
+    @asynccontextmanager
+    async def private(cls) -> AsyncIterator[Namespace]:
+        """Makes one.
+
+        Raises:
+            PermissionError: If this user may not.
+        """
+        holder = await asyncio.create_subprocess_exec(
+            *("unshare", "--net", "sh", "-c", "ip link set lo up && echo up && cat >/dev/null"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        try:
+            if await holder.stdout.readline() != b"up\n":
+                raise PermissionError("cannot make a network namespace; run this as root")
+            yield cls(holder)
+        finally:
+            holder.stdin.close()
+            await holder.wait()
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """Goes before a command, so that it runs in here and keeps its process id."""
+        return ("nsenter", f"--net=/proc/{self._holder.pid}/ns/net")
+
+    def octets_sent(self) -> int:
+        """Reads how many bytes of IP packets were sent in here, headers included."""
+        table = Path(f"/proc/{self._holder.pid}/net/netstat").read_text().splitlines()
+        names, values = (line.split() for line in table if line.startswith("IpExt:"))
+        return int(dict(zip(names, values, strict=True))["OutOctets"])
+
+
+class Crew:
+    """Nodes that are one mesh."""
+
+    def __init__(self, size: int, certs: Path, namespace: Namespace) -> None:
+        self.workers: dict[str, Worker] = {}
+        self.ids = [f"node-{number:03}" for number in range(size)]
+        self.namespace = namespace
+        self._certs = certs
+        self._gate = asyncio.Semaphore(AT_ONCE)
+
+    @classmethod
+    @asynccontextmanager
+    async def of(cls, size: int) -> AsyncIterator[Crew]:
+        """Starts nodes with the certificates that they have by default, and waits for the mesh."""
+        with tempfile.TemporaryDirectory() as directory:
+            ca = CertificateAuthority.create(directory)
+            async with Namespace.private() as namespace:
+                crew = cls(size, Path(directory), namespace)
+                for node_id in crew.ids:
+                    ca.issue(node_id)
+                try:
+                    await crew.start(crew.ids[0])
+                    await asyncio.gather(*map(crew.start, crew.ids[1:]))
+                    await crew.settle()
+                    yield crew
+                finally:
+                    await asyncio.gather(*(worker.kill() for worker in crew.workers.values()))
+
+    async def start(self, node_id: str) -> None:
+        """Starts a node, again if it ran before, and waits until it serves."""
+        seeds = [worker.facts[0]["ready"] for worker in list(self.workers.values())[:2]]
+        options = {"id": node_id, "cert_dir": str(self._certs), "seed_peers": seeds}
+        async with self._gate:
+            worker = await Worker.start("node.py", options, self.namespace)
+            self.workers[node_id] = worker
+            await worker.wait(lambda fact: "ready" in fact)
+
+    async def settle(self) -> None:
+        """Waits until all know the same, and that everybody is alive."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            views = await asyncio.gather(*(w.ask("view") for w in self.workers.values()))
+            digests = {view["view"] for view in views}
+            if len(digests) == 1 and all(view["alive"] == len(self.ids) for view in views):
+                return
+            if time.monotonic() > deadline:
+                alive = sorted({view["alive"] for view in views})
+                raise TimeoutError(f"no one mesh: {len(digests)} digests, {alive} alive")
+            await asyncio.sleep(0.5)
+
+    async def heard_at(
+        self, by: Iterable[str], wanted: Callable[[Fact], object], since: dict[str, int]
+    ) -> float:
+        """Returns when the last of these nodes told such a fact (`time.monotonic`)."""
+        facts = await asyncio.gather(
+            *(self.workers[node_id].wait(wanted, since=since[node_id]) for node_id in by)
+        )
+        return float(max(fact["at"] for fact in facts))
+
+    def mark(self) -> dict[str, int]:
+        """Returns where the facts to come begin."""
+        return {node_id: len(worker.facts) for node_id, worker in self.workers.items()}

@@ -1,0 +1,147 @@
+"""Rows of a large topology: most of its nodes do not run, but all that they signed is real."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import tempfile
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import grpc
+from aegis_certs import CertificateAuthority, TLSConfig
+from aegis_discovery import Topology
+from aegis_discovery.feed import HEARTBEAT, FeedWriter
+from aegis_discovery.proto import mesh_pb2, mesh_pb2_grpc
+from crew import Worker
+from population import Population, Somebody
+from table import Measured, Row
+
+FRAMING = 5 + 9 + 22 + 52
+"""Bytes around one message: gRPC, HTTP/2, TLS 1.3 (header, tag, type), IPv4 and TCP with times."""
+
+MIB = 1 << 20
+FEW = 1_000
+"""Records that a client holds before its memory is looked at, so that what it needs once is in."""
+
+
+class Server(mesh_pb2_grpc.MeshServicer):
+    """Serves the feed of a topology, as a node does, without watching anybody in it."""
+
+    def __init__(self) -> None:
+        self.topology = Topology()
+        self.largest = 0
+        self._chains: dict[bytes, tuple[bytes, ...]] = {}
+
+    def take(self, people: Iterable[Somebody]) -> None:
+        """Adds nodes to the topology."""
+        people = list(people)
+        self._chains |= {one.record.signer: (one.certificate,) for one in people}
+        self.topology.merge_records([one.record for one in people], version=1)
+
+    def writer(self, request: mesh_pb2.WatchRequest) -> FeedWriter:
+        """Makes what tells one watcher."""
+        return FeedWriter(self.topology, self._chains.get, watcher="client", request=request)
+
+    async def Watch(  # noqa: N802 - the wire's name
+        self, request: mesh_pb2.WatchRequest, context: object
+    ) -> AsyncIterator[mesh_pb2.WatchResponse]:
+        writer = self.writer(request)
+        while True:
+            for message in writer.messages():
+                self.largest = max(self.largest, message.ByteSize())
+                yield message
+            await asyncio.sleep(HEARTBEAT)
+            yield writer.heartbeat()
+
+    @asynccontextmanager
+    async def serving(self, tls: TLSConfig) -> AsyncIterator[str]:
+        """Serves until the block ends; gives the seed peer."""
+        server = grpc.aio.server()
+        mesh_pb2_grpc.add_MeshServicer_to_server(self, server)
+        credentials = grpc.ssl_server_credentials(
+            [(tls.private_key, tls.certificate_chain)], tls.trust_bundle, require_client_auth=True
+        )
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+        await server.start()
+        try:
+            yield f"{tls.node_id}@127.0.0.1:{port}"
+        finally:
+            await server.stop(0)
+
+
+@asynccontextmanager
+async def client(seed: str, tls: TLSConfig) -> AsyncIterator[Worker]:
+    """Runs a client as a process, until the block ends."""
+    pems = (tls.certificate_chain, tls.private_key, tls.trust_bundle)
+    texts = dict(zip(("chain", "key", "bundle"), (pem.decode() for pem in pems), strict=True))
+    worker = await Worker.start("client.py", {"id": tls.node_id, "seed": seed, **texts})
+    try:
+        yield worker
+    finally:
+        await worker.kill()
+
+
+def edge(nodes: int) -> Measured:
+    """One node of many changes its record: what goes over one edge of the mesh."""
+    with tempfile.TemporaryDirectory() as directory:
+        population = Population(CertificateAuthority.create(directory))
+        people = list(population.make(nodes))
+    server = Server()
+    server.take(people)
+    writer = server.writer(mesh_pb2.WatchRequest())
+    whole = sum(message.ByteSize() for message in writer.messages())
+    server.topology.merge_records([people[0].changed()], version=2)
+    sizes = [message.ByteSize() + FRAMING for message in writer.messages()]
+    note = f"{len(sizes)} message, {FRAMING} bytes of it framing; the whole topology {whole:,}"
+    return Measured((sum(sizes),), note)
+
+
+async def join(nodes: int) -> Measured:
+    """A client joins a large mesh: the CPU time of its whole process, and the largest message."""
+    with tempfile.TemporaryDirectory() as directory:
+        ca = CertificateAuthority.create(directory)
+        server = Server()
+        server.take(Population(ca).make(nodes))
+        identity, caller = ca.issue_in_memory("server"), ca.issue_in_memory("client")
+    async with server.serving(identity) as seed, client(seed, caller) as worker:
+        told = await worker.wait(lambda fact: "joined" in fact)
+    if told["joined"] != nodes:
+        raise RuntimeError(f"the client believes {told['joined']} of {nodes} records")
+    note = f"{told['imported']:.2f} s of it imports; user and system"
+    return Measured((told["cpu"], server.largest / MIB), note)
+
+
+async def memory(nodes: int) -> Measured:
+    """A client is told of thousands more: what its process grows by, for each."""
+    with tempfile.TemporaryDirectory() as directory:
+        ca = CertificateAuthority.create(directory)
+        people = Population(ca).make(nodes + FEW)
+        server = Server()
+        server.take(itertools.islice(people, FEW))
+        identity, caller = ca.issue_in_memory("server"), ca.issue_in_memory("client")
+        async with server.serving(identity) as seed, client(seed, caller) as worker:
+            worker.order(str(FEW))
+            before = await worker.wait(lambda fact: fact.get("nodes") == FEW)
+            server.take(people)
+            worker.order(str(FEW + nodes))
+            after = await worker.wait(lambda fact: fact.get("nodes") == FEW + nodes)
+    grown = (after["resident"] - before["resident"]) / nodes
+    note = f"resident, from {FEW:,} to {FEW + nodes:,} records; all are RSA-2048"
+    return Measured((grown / 1000,), note)
+
+
+ROWS = (
+    Row(
+        *("edge", "bytes on the wire for one change, per edge (certificate by reference)"),
+        *((1000,), "B", 10_000, edge),
+    ),
+    Row(
+        *("join", "full join of one client, all signatures verified: CPU / largest message"),
+        *((4, 1), "s / MiB", 10_000, lambda nodes: asyncio.run(join(nodes))),
+    ),
+    Row(
+        *("memory", "memory per record held, certificate included"),
+        *((3,), "kB", 10_000, lambda nodes: asyncio.run(memory(nodes))),
+    ),
+)

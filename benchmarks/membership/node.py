@@ -1,0 +1,60 @@
+"""A lean node: tells when it learns what, by the clock that all processes of a machine share."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+from aegis_core import NodeStatus, ServiceInfo, TopologyEvent
+from aegis_core.aio import Node
+
+
+def tell(**facts: Any) -> None:
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
+def tell_event(event: TopologyEvent) -> None:
+    at = time.monotonic()
+    tell(at=at, kind=event.kind, id=event.node.id, name=event.node.name)
+
+
+def rename(node: Node, name: str) -> None:
+    own = node.topology.nodes[node.id]
+    at = time.monotonic()
+    node.topology.update_node(replace(own, name=name))
+    tell(rename=name, at=at)
+
+
+def view(node: Node) -> None:
+    nodes = node.topology.nodes.values()
+    alive = sum(other.status is NodeStatus.ALIVE for other in nodes)
+    tell(view=node.topology.digest.hex(), alive=alive)
+
+
+async def main() -> None:
+    # That a peer is gone is what is measured, not what is wrong.
+    logging.basicConfig(level=logging.ERROR)
+    options = json.loads(sys.argv[1])
+    node = Node(**options, address="127.0.0.1:0", services=[ServiceInfo("echo", "v1")])
+    orders = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
+    await node.start()
+    tell(ready=node.address)
+    node.topology.subscribe(tell_event)
+    async for line in orders:
+        match line.decode().split():
+            case ["rename", name]:
+                rename(node, name)
+            case ["view"]:
+                view(node)
+    await node.stop(grace=0)
+
+
+asyncio.run(main())

@@ -1,0 +1,46 @@
+"""The table of this benchmark: what is measured, the most that it may be, and what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a row's measurement gave.
+
+    Attributes:
+        values: In the row's unit, as many as the row has limits; the first ones count.
+        note: How it came about, in a few words.
+    """
+
+    values: tuple[float, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One promise, and how to measure it.
+
+    Attributes:
+        name: For `--only`.
+        what: In words.
+        at_most: The limits.
+        unit: Of the limits and the values.
+        nodes: How large the mesh is; `--nodes` overrides it.
+        measure: Measures, in a mesh of so many nodes.
+    """
+
+    name: str
+    what: str
+    at_most: tuple[float, ...]
+    unit: str
+    nodes: int
+    measure: Callable[[int], Measured]
+
+    def holds(self, measured: Measured) -> bool:
+        """Tells whether all values are within their limits."""
+        return all(
+            value <= limit for value, limit in zip(measured.values, self.at_most, strict=True)
+        )
