@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,46 +51,118 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def test_each_step_waits_for_the_nodes_that_are_not_ready(
+@contextmanager
+def calling(*pairs: tuple[Node, str]) -> Iterator[list[int]]:
+    """Calls without pause, while the body runs; fails where one call does."""
+    stop, calls = threading.Event(), [0] * len(pairs)
+
+    def call(index: int) -> None:
+        node, peer_id = pairs[index]
+        while not stop.wait(0.005):
+            node.ping_peer(peer_id)
+            calls[index] += 1
+
+    with ThreadPoolExecutor(len(pairs)) as threads:
+        outcomes = [threads.submit(call, index) for index in range(len(pairs))]
+        try:
+            yield calls
+        finally:
+            stop.set()
+        for outcome in outcomes:
+            outcome.result()
+
+
+def rotate(ca: CertificateAuthority, step: str, *options: str) -> Result:
+    arguments = ["certs", "rotate-ca", step, "--dir", str(ca.directory), *options]
+    return CliRunner().invoke(aegis, arguments)
+
+
+def renew_far(ca: CertificateAuthority, elsewhere: Path, near: Node) -> None:
+    """Issues a new leaf for the node elsewhere, and carries its two files there."""
+    renewed = ca.issue("far", key_type=KeyType.P256)
+    for name in ("far-cert.pem", "far-key.pem"):
+        (elsewhere / name).write_bytes((ca.directory / name).read_bytes())
+    wait_for(lambda: near.get_certificate("far") == renewed.certificate)
+
+
+def test_each_step_waits_for_the_nodes_that_are_not_ready_and_no_call_fails(
     own_ca: CertificateAuthority, nodes: tuple[Node, Node], tmp_path: Path
 ) -> None:
     near, far = nodes
-    directory = str(own_ca.directory)
-
-    def rotate(step: str, *options: str) -> Result:
-        arguments = ["certs", "rotate-ca", step, "--dir", directory, *options]
-        return CliRunner().invoke(aegis, arguments)
+    elsewhere = tmp_path / "elsewhere"
 
     def known(node_id: str) -> str:
         return near.topology.nodes[node_id].trust_bundle
 
-    assert rotate("prepare").exit_code == 0
-    prepared = own_ca.rotation()
-    wait_for(lambda: prepared.trusts(known("near")))
-    refused = rotate("activate", "--node", near.address)
+    with calling((near, "far"), (far, "near")) as calls:
+        assert rotate(own_ca, "prepare").exit_code == 0
+        prepared = own_ca.rotation()
+        wait_for(lambda: prepared.trusts(known("near")))
+        refused = rotate(own_ca, "activate", "--node", near.address)
+        assert refused.exit_code != 0
+        assert "far" in refused.output
+        assert "near" not in refused.output.replace(near.address, "")
+
+        bundle = (own_ca.directory / "ca-cert.pem").read_bytes()
+        (elsewhere / "ca-cert.pem").write_bytes(bundle)
+        wait_for(lambda: prepared.trusts(known("far")))
+        activated = rotate(own_ca, "activate", "--node", near.address, "--json")
+        assert activated.exit_code == 0, activated.output
+        assert json.loads(activated.stdout)["phase"] == "activated"
+
+        wait_for(lambda: near.tls.certificate.issuer == own_ca.certificate.subject)
+        in_use = rotate(own_ca, "retire", "--node", near.address)
+        assert in_use.exit_code != 0
+        assert "far" in in_use.output
+        renew_far(own_ca, elsewhere, near)
+        retired = rotate(own_ca, "retire", "--node", near.address)
+        assert retired.exit_code == 0, retired.output
+        wait_for(lambda: known("near") == own_ca.rotation().bundle_fingerprint)
+        reached = list(calls)
+        wait_for(lambda: all(now > then + 5 for now, then in zip(calls, reached, strict=True)))
+    assert len(near.topology.nodes) == len(far.topology.nodes) == 2
+
+
+def test_an_activation_wants_confirm_where_somebody_is_not_ready_or_nobody_was_asked(
+    own_ca: CertificateAuthority, nodes: tuple[Node, Node]
+) -> None:
+    near, _ = nodes
+    assert rotate(own_ca, "prepare").exit_code == 0
+    wait_for(lambda: own_ca.rotation().trusts(near.topology.nodes["near"].trust_bundle))
+    unasked = rotate(own_ca, "activate")
+    assert unasked.exit_code != 0
+    assert all(word in unasked.output for word in ("near", "far", "--confirm"))
+    seen = rotate(own_ca, "activate", "--node", near.address)
+    assert seen.exit_code != 0
+    assert all(word in seen.output for word in ("far", "--confirm"))
+    assert own_ca.rotation().phase == "prepared", "what is refused changes nothing"
+    confirmed = rotate(own_ca, "activate", "--node", near.address, "--confirm")
+    assert confirmed.exit_code == 0, confirmed.output
+    assert own_ca.rotation().phase == "activated"
+
+
+def test_a_ca_is_not_retired_while_a_leaf_of_it_lives_whoever_confirms_it(
+    own_ca: CertificateAuthority, nodes: tuple[Node, Node], tmp_path: Path
+) -> None:
+    near, _ = nodes
+    assert rotate(own_ca, "prepare").exit_code == 0
+    assert rotate(own_ca, "activate", "--confirm").exit_code == 0
+    wait_for(lambda: near.tls.certificate.issuer == own_ca.certificate.subject)
+    # The mesh was not asked: the inventory alone knows that `far` has a leaf of the old CA.
+    refused = rotate(own_ca, "retire")
     assert refused.exit_code != 0
     assert "far" in refused.output
-    assert "near" not in refused.output.replace(near.address, "")
-
-    bundle = tmp_path / "elsewhere" / "ca-cert.pem"
-    bundle.write_bytes((own_ca.directory / "ca-cert.pem").read_bytes())
-    wait_for(lambda: prepared.trusts(known("far")))
-    activated = rotate("activate", "--node", near.address, "--json")
-    assert activated.exit_code == 0, activated.output
-    assert json.loads(activated.stdout)["phase"] == "activated"
-
-    wait_for(lambda: near.tls.certificate.issuer == own_ca.certificate.subject)
-    in_use = rotate("retire", "--node", near.address)
+    assert rotate(own_ca, "retire", "--confirm").exit_code != 0
+    assert own_ca.rotation().phase == "activated"
+    # The inventory alone does not either: `far` has a new leaf, but does not use it yet.
+    own_ca.issue("far", key_type=KeyType.P256)
+    in_use = rotate(own_ca, "retire", "--node", near.address)
     assert in_use.exit_code != 0
     assert "far" in in_use.output
-    renewed = own_ca.issue("far", key_type=KeyType.P256)
-    for name in ("far-cert.pem", "far-key.pem"):
-        fresh = (own_ca.directory / name).read_bytes()
-        (tmp_path / "elsewhere" / name).write_bytes(fresh)
-    wait_for(lambda: near.get_certificate("far") == renewed.certificate)
-    retired = rotate("retire", "--node", near.address)
-    assert retired.exit_code == 0, retired.output
-    assert len(near.topology.nodes) == len(far.topology.nodes) == 2
+    bundle = (own_ca.directory / "ca-cert.pem").read_bytes()
+    (tmp_path / "elsewhere" / "ca-cert.pem").write_bytes(bundle)
+    renew_far(own_ca, tmp_path / "elsewhere", near)
+    assert rotate(own_ca, "retire", "--node", near.address).exit_code == 0
 
 
 def test_the_help_tells_what_a_look_at_the_mesh_is_for() -> None:
