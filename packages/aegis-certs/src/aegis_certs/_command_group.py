@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import click
 
-from ._wording import fitted, tell
+from ._wording import flowed
 
+NAME = "aegis-certs"
+_MOUNTED = "certs"  # the name of these commands within a bigger tool's
 _DEBUG = "aegis.debug"
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
@@ -98,6 +102,33 @@ def fail(message: str, exit_code: int = 1) -> NoReturn:
     """Ends a command with one sentence on standard error and this exit code."""
     tell(f"Error: {message}")
     raise click.exceptions.Exit(exit_code)
+
+
+def prefix(ctx: click.Context) -> str:
+    """How the certificate commands are called here: `aegis-certs`, or `aegis certs`."""
+    root = ctx.find_root()
+    if root.command.name == _MOUNTED:
+        return root.command_path
+    mounted = isinstance(root.command, click.Group) and _MOUNTED in root.command.commands
+    return f"{root.command_path} {_MOUNTED}" if mounted else NAME
+
+
+def spelled(text: str) -> str:
+    """A text of the library, with the commands that it names as the reader calls them."""
+    ctx = click.get_current_context(silent=True)
+    return text if ctx is None else text.replace(f"`{NAME} ", f"`{prefix(ctx)} ")
+
+
+def tell(text: str) -> None:
+    """Says something on standard error, in one line where that is no terminal."""
+    click.echo(fitted(spelled(" ".join(text.split()))), err=True)
+
+
+def fitted(text: str, indent: int = 0) -> str:
+    """A text for standard error: in lines that end between words where that is a terminal."""
+    if not sys.stderr.isatty():
+        return text
+    return flowed(text, shutil.get_terminal_size().columns, indent)
 
 
 def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:

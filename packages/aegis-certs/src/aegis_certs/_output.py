@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ._checkup import Check
-from ._command_group import INTERRUPTED
+from ._command_group import INTERRUPTED, spelled
 from ._doctor import Finding
 from ._identity import alternative_names
 from ._keys import describe_key
@@ -26,7 +26,7 @@ from ._listing import CertificateInfo
 from ._renewal import Renewal
 from ._rotation import RotationPhase, RotationState
 from ._tls import TLSConfig
-from ._wording import broken, flowed, spelled, unbroken
+from ._wording import broken, flowed, unbroken
 
 T = TypeVar("T")
 

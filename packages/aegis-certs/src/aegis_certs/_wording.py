@@ -1,34 +1,13 @@
-"""Words for people: commands as the reader calls them, and lines that end between two words."""
+"""Lines for people, which end between two words. Pure."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import sys
 
-import click
-
-NAME = "aegis-certs"
-_MOUNTED = "certs"  # the name of these commands within a bigger tool's
 _COMMAND = re.compile(r"`[^`]*`")
 _HARD = "\u00a0"  # a blank where no line ends
 _PART = re.compile(r"[^./:]*[./:]+|[^./:]+")
 _LEAST = 4  # the indentation of what is too long for its column
-
-
-def prefix(ctx: click.Context) -> str:
-    """How the certificate commands are called here: `aegis-certs`, or `aegis certs`."""
-    root = ctx.find_root()
-    if root.command.name == _MOUNTED:
-        return root.command_path
-    mounted = isinstance(root.command, click.Group) and _MOUNTED in root.command.commands
-    return f"{root.command_path} {_MOUNTED}" if mounted else NAME
-
-
-def spelled(text: str) -> str:
-    """A text of the library, with the commands that it names as the reader calls them."""
-    ctx = click.get_current_context(silent=True)
-    return text if ctx is None else text.replace(f"`{NAME} ", f"`{prefix(ctx)} ")
 
 
 def unbroken(command: str) -> str:
@@ -65,15 +44,3 @@ def broken(name: str, width: int) -> str:
             end = line.rfind("-", 0, width) + 1 or width
             lines[-1:] = [line[:end], line[end:]]
     return "\n".join(lines)
-
-
-def tell(text: str) -> None:
-    """Says something on standard error, in one line where that is no terminal."""
-    click.echo(fitted(spelled(" ".join(text.split()))), err=True)
-
-
-def fitted(text: str, indent: int = 0) -> str:
-    """A text for standard error: in lines that end between words where that is a terminal."""
-    if not sys.stderr.isatty():
-        return text
-    return flowed(text, shutil.get_terminal_size().columns, indent)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from .._command_group import prefix, tell
 from .._naming import KeyType
-from .._wording import prefix, tell, unbroken
+from .._wording import unbroken
 from ._shared import (
     Command,
     Group,

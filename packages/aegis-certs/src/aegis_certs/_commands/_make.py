@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from .._command_group import prefix
 from .._naming import DEFAULT_TRUST_DOMAIN, KeyType
-from .._wording import prefix, unbroken
+from .._wording import unbroken
 from ._shared import (
     Command,
     ask_new_passphrase,

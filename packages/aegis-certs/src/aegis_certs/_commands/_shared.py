@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .._command_group import CommandGroup
+from .._command_group import NAME, CommandGroup, prefix, tell
 from .._naming import KeyType
-from .._wording import NAME, prefix, tell
 
 if TYPE_CHECKING:
     from datetime import datetime
