@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 
 class Backoff:
@@ -11,11 +12,19 @@ class Backoff:
     Args:
         first: Seconds before the second try.
         limit: The most seconds between two tries.
+        uniform: Draws the jitter.
     """
 
-    def __init__(self, first: float = 0.1, limit: float = 2.0) -> None:
+    def __init__(
+        self,
+        first: float = 0.1,
+        limit: float = 2.0,
+        *,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
         self._first = first
         self._limit = limit
+        self._uniform = uniform
         self._next = first
 
     def reset(self) -> None:
@@ -24,6 +33,6 @@ class Backoff:
 
     def next(self) -> float:
         """Returns the seconds to wait now."""
-        delay = self._next * random.uniform(0.5, 1.0)
+        delay = self._next * self._uniform(0.5, 1.0)
         self._next = min(self._next * 2, self._limit)
         return delay

@@ -17,28 +17,23 @@ from aegis_discovery.transport import Backoff, explain_failure
 
 from aegis_core._membership import REVIEW, Membership
 from aegis_core._peer import PeerInfo
+from aegis_core._watching import (
+    LEFT_PAUSE,
+    RECOVER_EVERY,
+    RECOVERY,
+    REDIAL_AFTER,
+    lost_one,
+)
 from aegis_core.aio._peers import PeerManager
 from aegis_core.aio._state import NodeState
 
 _log = logging.getLogger("aegis.membership")
-
-RECOVER_EVERY = 2.0
-"""Seconds between two tries to reach some node that was lost: it may be back."""
-
-RECOVERY = 5.0
-"""Seconds for one such try."""
 
 POLL_INTERVAL = 2.0
 """Seconds between two questions to a peer that has no feed."""
 
 FEED_RETRY = 60.0
 """Seconds after which a peer that has no feed is asked for one again."""
-
-LEFT_PAUSE = 1.0
-"""Seconds until a peer that ended its feed in order is dialled again."""
-
-REDIAL_AFTER = 10.0
-"""Seconds of silence after which a feed's connection is given up; the node is failed by then."""
 
 
 @dataclass(slots=True)
@@ -93,8 +88,8 @@ class Watchers:
         try:
             while True:
                 await asyncio.sleep(RECOVER_EVERY)
-                lost = sorted(self.membership.failed - self._watches.keys())
-                peer = self._peers.find(random.choice(lost)) if lost else None
+                lost = lost_one(self.membership, self._watches, random.choice)
+                peer = self._peers.find(lost) if lost else None
                 if peer is not None:
                     task = asyncio.create_task(self._try(peer), name=f"aegis-try-{peer.id}")
                     self._tries.add(task)
