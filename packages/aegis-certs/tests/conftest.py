@@ -2,12 +2,20 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import os
+import pty
+import select
+import sysconfig
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 
 import pytest
 from aegis_certs import CertificateAuthority, KeyType
+from aegis_certs.cli import certs
+from click.testing import CliRunner, Result
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -16,6 +24,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 HOUR = dt.timedelta(hours=1)
+COMMAND = Path(sysconfig.get_path("scripts")) / "aegis-certs"
+EC = ("--key-type", "p256")
+# Before click 8.2 the two streams had to be kept apart on purpose.
+APART = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
 BOTH_USAGES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
@@ -116,3 +128,61 @@ def directory(tmp_path: Path) -> Path:
 @pytest.fixture
 def ca(directory: Path) -> CertificateAuthority:
     return CertificateAuthority.create(directory, key_type=KeyType.P256, name="Test CA")
+
+
+@pytest.fixture
+def run(directory: Path) -> Callable[..., Result]:
+    def run(*arguments: str, **environment: str) -> Result:
+        settings = {"AEGIS_CERT_DIR": str(directory), "COLUMNS": None} | environment
+        return CliRunner(env=settings, **APART).invoke(certs, arguments, prog_name="aegis-certs")
+
+    return run
+
+
+@pytest.fixture
+def acme(run: Callable[..., Result]) -> Callable[..., Result]:
+    """The commands on a directory with a CA and two nodes."""
+    for arguments in (
+        ("init", *EC, "--name", "Acme"),
+        ("issue", "orders-1", *EC),
+        ("issue", "laptop", *EC, "--client-only", "--days", "7"),
+    ):
+        assert run(*arguments).exit_code == 0
+    return run
+
+
+class Terminal:
+    """A command on a terminal of its own, read until something is seen.
+
+    What is typed before a hidden prompt has shown its last blank is thrown away by the terminal.
+    """
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        self.output = ""
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            inherited = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
+            settings = {**inherited, "COLUMNS": "80", "TERM": "xterm", **environment}
+            command = ["aegis-certs", *arguments]
+            os.execve(COMMAND, command, settings)  # noqa: S606 - in the child of a pty
+
+    def read_until(self, seen: Callable[[str], bool], seconds: float = 30) -> str:
+        deadline = time.monotonic() + seconds
+        while not seen(self.output) and time.monotonic() < deadline:
+            if select.select([self.fd], [], [], 0.1)[0]:
+                try:
+                    self.output += os.read(self.fd, 65536).decode()
+                except OSError:  # the command has ended
+                    break
+        return self.output
+
+    def end(self) -> tuple[str, int]:
+        self.read_until(lambda _: False)
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self.fd)
+        return self.output, os.waitstatus_to_exitcode(status)
+
+
+@pytest.fixture
+def terminal() -> type[Terminal]:
+    return Terminal

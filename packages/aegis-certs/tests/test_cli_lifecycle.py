@@ -1,0 +1,434 @@
+"""What the commands do, from the first CA to the next."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aegis_certs import (
+    CertificateAuthority,
+    CertificateSource,
+    KeyType,
+    TLSOptions,
+    load_tls,
+)
+from aegis_certs.cli import certs
+from click.testing import Result
+
+DAY = dt.timedelta(days=1)
+EC = ("--key-type", "p256")
+
+
+LIFE = """
+    0 init --key-type p256 --name Acme
+    1 init
+    0 issue orders-1 --key-type p256 --host a.example
+    0 issue laptop --key-type p256 --client-only
+    0 issue old --key-type p256
+    2 issue ../x
+    0 csr billing-1 --key-type p256 --host b.example
+    0 show {dir}/billing-1_csr.pem
+    0 sign {dir}/billing-1_csr.pem --out {dir}/signed
+    0 install {dir}/signed
+    0 list
+    7 list --dir {dir}/nowhere
+    0 show orders-1
+    0 show {dir}/ca-cert.pem
+    2 show 127.0.0.1:99999
+    0 verify orders-1
+    0 verify ca
+    5 verify laptop --usage server
+    7 verify nobody
+    0 renew
+    0 renew orders-1
+    0 revoke old --reason superseded
+    0 revoke old
+    7 revoke nobody
+    6 verify old
+    0 show {dir}/crl.pem
+    0 rotate-ca status
+    0 rotate-ca prepare
+    1 rotate-ca activate
+    0 rotate-ca activate --confirm
+    1 rotate-ca retire
+    0 list
+    0 renew
+    0 rotate-ca retire
+    0 export
+    0 export orders-1
+    5 doctor
+"""
+
+
+@contextlib.contextmanager
+def serving(directory: Path, node_id: str) -> Iterator[int]:
+    """A TLS server that wants a client certificate, and greets whoever has one."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=directory / "ca-cert.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(directory / f"{node_id}-cert.pem", directory / f"{node_id}-key.pem")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with (
+                        contextlib.suppress(OSError),
+                        connection,
+                        context.wrap_socket(connection, server_side=True) as tls,
+                    ):
+                        tls.sendall(b"hello")
+                        tls.recv(1)
+
+        thread = threading.Thread(target=greet, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def as_json(result: Result) -> Any:
+    assert result.stderr == ""
+    return json.loads(result.stdout)
+
+
+def as_json_of_failure(result: Result, code: int) -> Any:
+    assert result.exit_code == code
+    return json.loads(result.stdout)
+
+
+def test_a_request_travels_to_the_ca_and_back(
+    acme: Callable[..., Result], directory: Path, tmp_path: Path
+) -> None:
+    away, signed = tmp_path / "away", tmp_path / "signed.pem"
+    away.mkdir()
+    shutil.copy(directory / "ca-cert.pem", away)
+    host = ("--host", "a.example")
+    made = as_json(acme("csr", "n1", *EC, *host, "--dir", str(away), "--json"))
+    request = made["request"]
+    assert acme("sign", request, "--id", "n2").exit_code == 2
+    answer = as_json(acme("sign", request, "--out", str(signed), "--json"))
+    assert answer["dropped"] == ["DNS name a.example"]
+    assert acme("sign", request, "--out", str(signed)).exit_code == 1
+    again = acme("sign", request, "--out", str(signed), "--force")
+    assert "DNS name a.example" in again.stdout
+    assert (
+        as_json(acme("install", str(signed), "--dir", str(away), "--json"))["trust_bundle"]
+        == f"{away}/ca-cert.pem"
+    )
+    assert acme("verify", "n1", "--dir", str(away)).exit_code == 0
+
+
+def test_what_to_do_next_is_told_with_the_directory_that_was_named(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    at = ("--dir", str(tmp_path / "my certs"))
+    named = f"--dir '{tmp_path}/my certs'"
+    for arguments, hint in {
+        ("init", *EC): f"issue NODE-ID {named}",
+        ("issue", "n1", *EC): f"list {named}",
+        ("csr", "n2", *EC): f"install n2_signed.pem {named}",
+        ("revoke", "n1"): f"list {named}",
+        ("rotate-ca", "prepare"): f"activate --confirm {named}, once",
+        ("rotate-ca", "activate"): f"rotate-ca retire {named}",
+        ("rotate-ca", "retire"): f"rotate-ca prepare {named}",
+    }.items():
+        assert hint in run(*arguments, *at).stdout
+    assert run("rotate-ca", "status", AEGIS_CERT_DIR=at[1]).stdout.endswith("rotate-ca prepare\n")
+
+
+def test_verify_says_which_check_failed_and_ends_with_its_code(
+    acme: Callable[..., Result], directory: Path, tmp_path: Path
+) -> None:
+    assert acme("verify", "orders-1", "--usage", "server").exit_code == 0
+    wrong = acme("verify", "laptop", "--usage", "server", "--name", "api.example")
+    assert wrong.exit_code == 5
+    lines = {line.split()[1]: line[0] for line in wrong.stdout.splitlines()}
+    assert lines == {
+        **dict.fromkeys(("dates", "chain", "key"), "✓"),
+        **dict.fromkeys(("usage", "name"), "✗"),
+        "revocation": "-",
+    }
+    other = CertificateAuthority.create(tmp_path / "o", key_type=KeyType.P256)
+    stranger = tmp_path / "stranger.pem"
+    stranger.write_bytes(other.issue_in_memory("orders-1").certificate_chain)
+    found = as_json_of_failure(acme("verify", str(stranger), "--json"), 5)
+    assert [name for name, check in found["checks"].items() if check["ok"] is False] == ["chain"]
+    shutil.copy(directory / "laptop-key.pem", directory / "orders-1-key.pem")
+    told = acme("verify", "orders-1").stdout
+    assert re.search(
+        r"key in \S+/orders-1-key.pem does not belong .* in \S+/orders-1-cert.pem", told
+    )
+    assert acme("verify", "orders-1").exit_code == 5
+    assert acme("verify", "nobody").exit_code == 7
+
+
+@pytest.mark.parametrize(("days", "age", "code"), [(90, 10, 0), (90, 70, 3), (90, 100, 4)])
+def test_verify_and_doctor_tell_the_dates_by_their_codes(
+    run: Callable[..., Result], directory: Path, days: int, age: int, code: int
+) -> None:
+    past = dt.datetime.now(dt.UTC) - age * DAY
+    ca = CertificateAuthority.create(directory, key_type=KeyType.P256, at=past)
+    ca.issue("n", key_type=KeyType.P256, days=days, at=past)
+    assert run("verify", "n").exit_code == code
+    doctor = run("doctor")
+    assert doctor.exit_code == code
+    marks = {line[0] for line in doctor.stdout.splitlines() if line.split()[1] == "expiry"}
+    assert marks == {{0: "✓", 3: "!", 4: "✗"}[code], "✓"}
+    assert ("of the rest, next is ca" in doctor.stdout) == (code != 0)
+
+
+def test_a_revoked_node_is_listed_verified_and_diagnosed_as_such(
+    acme: Callable[..., Result],
+) -> None:
+    found = as_json(acme("revoke", "orders-1", "--reason", "key-compromise", "--json"))
+    assert found["reason"] == "key-compromise"
+    states = {e["id"]: e["state"] for e in as_json(acme("list", "--json"))["certificates"]}
+    assert states == {"ca": "valid", "laptop": "valid", "orders-1": "revoked"}
+    for command in (("verify", "orders-1"), ("doctor",), ("renew", "orders-1")):
+        assert acme(*command).exit_code == 6
+    assert acme("revoke", "orders-9").exit_code == 7
+    assert "Revoked laptop" in acme("revoke", "laptop").stdout
+
+
+def test_what_is_revoked_already_is_told_and_stays(
+    acme: Callable[..., Result], directory: Path
+) -> None:
+    acme("revoke", "orders-1", "--reason", "key-compromise")
+    files = {name: (directory / name).read_bytes() for name in ("crl.pem", "audit.jsonl")}
+    again = acme("revoke", "orders-1", "--reason", "superseded")
+    assert again.exit_code == 0
+    assert re.search(r"already revoked on \S+ \S+ UTC \(reason key-compromise\)", again.stdout)
+    assert {name: (directory / name).read_bytes() for name in files} == files
+
+
+def test_renew_does_one_or_all_that_are_due(run: Callable[..., Result], directory: Path) -> None:
+    past = dt.datetime.now(dt.UTC) - 70 * DAY
+    ca = CertificateAuthority.create(directory, key_type=KeyType.P256, at=past)
+    for node_id, days in (("due", 90), ("fresh", 300)):
+        ca.issue(node_id, key_type=KeyType.P256, days=days, at=past)
+    renewed = as_json(run("renew", "--json"))["renewed"]
+    assert [one["id"] for one in renewed] == ["due"]
+    assert "is due" in run("renew").stdout
+    assert "Renewed fresh" in run("renew", "fresh").stdout
+    assert run("renew", "nobody").exit_code == 7
+    assert run("renew", "fresh", "--watch").exit_code == 2
+
+
+def test_a_ca_is_rotated_in_three_steps(acme: Callable[..., Result], directory: Path) -> None:
+    assert as_json(acme("rotate-ca", "status", "--json"))["phase"] == "none"
+    assert "Acme G2" in acme("rotate-ca", "prepare").stdout
+    asked = acme("rotate-ca", "activate", AEGIS_CONFIRM="1")
+    assert asked.exit_code == 1
+    assert "laptop, orders-1" in asked.stderr
+    assert "`--confirm`" in asked.stderr
+    assert "Next: aegis-certs rotate-ca activate --confirm" in acme("rotate-ca", "status").stdout
+    assert acme("rotate-ca", "activate", "--confirm").exit_code == 0
+    assert "laptop, orders-1" in acme("rotate-ca", "retire").stderr
+    assert "Renewed laptop" in acme("renew").stdout
+    retired = as_json(acme("rotate-ca", "retire", "--json"))
+    assert (retired["phase"], retired["issuing"]) == ("none", "Acme G2")
+    assert acme("doctor").exit_code == 0
+
+
+def test_export_gives_the_bundle_or_an_identity_for_files_and_environments(
+    acme: Callable[..., Result], directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert acme("export").stdout == (directory / "ca-cert.pem").read_text()
+    whole = acme("export", "orders-1").stdout
+    assert [whole.count(f"BEGIN {what}") for what in ("PRIVATE KEY", "CERTIFICATE")] == [1, 2]
+    out = tmp_path / "orders-1.env"
+    assert acme("export", "orders-1", "--env", "--out", str(out)).stdout == ""
+    assert out.stat().st_mode & 0o077 == 0
+    for line in out.read_text().splitlines():
+        name, _, value = line.partition("=")
+        monkeypatch.setenv(name, value)
+    assert load_tls(TLSOptions(source=CertificateSource.ENV)).node_id == "orders-1"
+    assert as_json(acme("export", "orders-1", "--json")).keys() == {
+        *("key", "certificate", "trust_bundle"),
+    }
+    assert acme("export", "nobody").exit_code == 7
+    refused = acme("export", "--out", str(out))
+    assert refused.exit_code == 1
+    assert "--force" in refused.stderr
+    assert acme("export", "--out", os.devnull, "--force").exit_code == 1  # a device stays one
+    assert acme("export", "--out", str(out), "--force").exit_code == 0
+    assert out.read_text() == (directory / "ca-cert.pem").read_text()
+
+
+def test_a_ca_is_verified_as_what_it_is(acme: Callable[..., Result], tmp_path: Path) -> None:
+    found = as_json(acme("verify", "ca", "--json"))
+    assert found["ok"]
+    assert found["checks"]["chain"]["detail"] == "it is in the trust bundle"
+    assert found["checks"]["usage"]["ok"] is None
+    for asked in (("--usage", "server"), ("--name", "ca.example")):
+        assert acme("verify", "ca", *asked).exit_code == 5
+    other = CertificateAuthority.create(tmp_path / "o", key_type=KeyType.P256, passphrase="p")
+    wrong = acme("verify", str(other.directory / "ca-cert.pem"))
+    assert wrong.exit_code == 5
+    assert "this CA is not in the trust bundle" in wrong.stdout
+    assert "its key has a passphrase" in wrong.stdout
+
+
+def test_a_serial_of_a_retired_ca_is_told_to_need_no_revocation(
+    acme: Callable[..., Result],
+) -> None:
+    serial = as_json(acme("list", "--json"))["certificates"][-1]["serial"]
+    for step in (
+        ("rotate-ca", "prepare"),
+        ("rotate-ca", "activate", "--confirm"),
+        ("renew",),
+        ("rotate-ca", "retire"),
+    ):
+        assert acme(*step).exit_code == 0
+    told = acme("revoke", serial)
+    assert told.exit_code == 5
+    assert "nothing to revoke" in told.stderr
+
+
+def test_show_tells_what_is_in_a_file(acme: Callable[..., Result], directory: Path) -> None:
+    acme("revoke", "laptop")
+    acme("csr", "n1", *EC)
+    for what, word in {
+        "orders-1": "certificate of orders-1",
+        "ca": "certificate of Acme",
+        str(directory / "crl.pem"): "revocation list of Acme",
+        str(directory / "n1_csr.pem"): "request for n1",
+        str(directory / "orders-1-key.pem"): "not shown",
+    }.items():
+        shown = acme("show", what)
+        assert word in shown.stdout
+        assert "PRIVATE" not in shown.stdout
+        assert as_json(acme("show", what, "--json"))
+    assert acme("show", "nobody").exit_code == 7
+    assert acme("show", "../x").exit_code == 7
+    for port in ("0", "65536", "99999", "9999999"):
+        wrong = acme("show", f"127.0.0.1:{port}")
+        assert (wrong.exit_code, "from 1 to 65535" in wrong.stderr) == (2, True)
+
+
+def test_show_looks_at_a_live_server_with_and_without_a_certificate(
+    acme: Callable[..., Result], directory: Path
+) -> None:
+    with serving(directory, "orders-1") as port:
+        place = f"127.0.0.1:{port}"
+        server, leaf, *_ = as_json(acme("show", place, "--json"))
+        assert (server["its_answer"], server["trusted"]) == ("refused", "yes, as orders-1")
+        assert leaf["subject"] == "CN=orders-1"
+        server, *_ = as_json(acme("show", place, "--identity", "laptop", "--json"))
+        assert (server["its_answer"], server["protocol"]) == ("accepted", "TLSv1.3")
+    assert acme("show", place).exit_code == 7
+
+
+def test_doctor_finds_what_is_wrong(acme: Callable[..., Result], directory: Path) -> None:
+    assert acme("doctor").exit_code == 0
+    (directory / "orders-1-key.pem").chmod(0o644)
+    (directory / "issued.json").unlink()
+    future = time.time() + 86_400
+    os.utime(directory / "laptop-cert.pem", (future, future))
+    (directory / "crl.pem").write_text("junk")
+    found = as_json_of_failure(acme("doctor", "--json"), 1)["findings"]
+    wrong = {finding["topic"] for finding in found if finding["level"] != "ok"}
+    assert wrong == {"permissions", "clock", "inventory", "revocations"}
+    assert "chmod go-rwx" in acme("doctor").stdout
+
+
+def test_doctor_has_an_eye_on_everything_that_it_names(
+    acme: Callable[..., Result], directory: Path
+) -> None:
+    def levels() -> dict[str, str]:
+        found = json.loads(acme("doctor", "--json").stdout)["findings"]
+        return {finding["topic"]: finding["level"] for finding in reversed(found)}
+
+    assert set(levels()) == {
+        *("permissions", "clock", "CA", "certificates", "keys", "installs", "inventory"),
+        *("revocations", "rotation", "expiry"),
+    }
+    assert set(levels().values()) == {"ok"}
+    shutil.copy(directory / "laptop-key.pem", directory / "orders-1-key.pem")
+    (directory / ".orders-1-key.pem.0123.tmp").write_text("half of")
+    (directory / "laptop-cert.pem").write_text("junk")
+    changed = {topic: level for topic, level in levels().items() if level != "ok"}
+    assert changed == {"installs": "warning", "keys": "problem", "certificates": "problem"}
+    (directory / "ca-cert.pem").unlink()
+    assert levels()["CA"] == "problem"
+
+
+def test_a_passphrase_comes_from_a_file_the_environment_or_a_terminal(
+    terminal: Callable[..., Any], run: Callable[..., Result], directory: Path, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("geheim\n")
+    file = ("--passphrase-file", str(secret))
+    assert run("init", *EC, *file).exit_code == 0
+    assert b"ENCRYPTED" in (directory / "ca-key.pem").read_bytes()
+    none = run("issue", "n1", *EC)
+    assert none.exit_code == 1
+    assert "no passphrase" in none.stderr
+    assert run("issue", "n1", *EC, AEGIS_CA_PASSPHRASE="wrong").exit_code == 1
+    assert run("issue", "n1", *EC, *file).exit_code == 0
+    assert run("issue", "n1", *EC, AEGIS_CA_PASSPHRASE="geheim").exit_code == 0
+    assert run("issue", "n1", *EC, "--passphrase-file", "nowhere").exit_code == 7
+    secret.write_text("\n")
+    assert run("issue", "n1", *EC, *file).exit_code == 2
+    env = str(tmp_path / "env")
+    assert run("init", *EC, "--dir", env, AEGIS_CA_PASSPHRASE="geheim").exit_code == 0
+    assert CertificateAuthority.load(env, passphrase="geheim")
+    assert run("init", *EC, "--passphrase", "--dir", str(tmp_path / "x")).exit_code == 2
+    started = terminal("issue", "n2", *EC, "--dir", str(directory))
+    started.read_until(lambda output: "the CA's key: " in output)
+    os.write(started.fd, b"geheim\n")
+    output, code = started.end()
+    assert code == 0
+    assert "geheim" not in output
+
+
+def test_the_root_of_an_intermediate_is_written_apart(
+    run: Callable[..., Result], directory: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "usb"
+    made = as_json(run("init", *EC, "--intermediate", "--root-dir", str(root), "--json"))
+    assert made["root"] == str(root)
+    assert (root / "ca-key.pem").exists()
+    shutil.rmtree(root)  # carried away
+    assert run("issue", "n1", *EC).exit_code == 0
+    assert run("verify", "n1").exit_code == 0
+    assert run("rotate-ca", "prepare").exit_code == 7
+
+
+@pytest.mark.parametrize("json_flag", [(), ("--json",)], ids=["text", "json"])
+def test_a_whole_life_in_a_pipe_is_plain_or_json_with_its_codes(
+    run: Callable[..., Result], directory: Path, json_flag: tuple[str, ...]
+) -> None:
+    for line in LIFE.strip().splitlines():
+        code, *arguments = line.format(dir=directory).split()
+        done = run(*arguments, *json_flag)
+        assert done.exit_code == int(code), line
+        assert "\x1b" not in done.output
+        assert all(text == text.rstrip() for text in done.stdout.splitlines()), line
+        assert bool(done.stderr) == (not done.stdout), line  # one of them has it all
+        if json_flag and done.stdout:
+            json.loads(done.stdout)
+
+
+def test_the_examples_of_a_request_work_one_after_the_other(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("init", *EC, AEGIS_CERT_DIR="certs").exit_code == 0
+    for name in ("csr", "sign", "install", "verify"):
+        for line in (certs.commands[name].epilog or "").splitlines():
+            if line.startswith("  aegis-certs "):
+                done = run(*line.split()[1:], AEGIS_CERT_DIR="certs")
+                assert done.exit_code == 0, (line, done.output)
