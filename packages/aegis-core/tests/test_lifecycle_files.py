@@ -7,12 +7,16 @@ import logging
 import shutil
 import socket
 import ssl
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aegis_discovery as discovery
 import grpc
 import pytest
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig, TLSOptions
@@ -50,6 +54,14 @@ def register(server: grpc.aio.Server) -> None:
         "Who": grpc.unary_unary_rpc_method_handler(who),
         "Ticks": grpc.unary_stream_rpc_method_handler(ticks),
     }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t", handlers),))
+
+
+def register_name(node_id: str, server: grpc.aio.Server) -> None:
+    async def name(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        return node_id.encode()
+
+    handlers = {"Name": grpc.unary_unary_rpc_method_handler(name)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t", handlers),))
 
 
@@ -92,7 +104,7 @@ async def start() -> AsyncIterator[StartNode]:
                 address="127.0.0.1:0",
                 grace=0,
                 services=[ServiceInfo("who", "v1")] if node_id.startswith("provider") else (),
-                registrars=[register],
+                registrars=[register, partial(register_name, node_id)],
                 seed_peers=[seed.address for seed in seeds],
                 **options,
             )
@@ -271,6 +283,64 @@ async def test_a_bad_list_of_revocations_is_refused_and_the_last_good_one_stays(
     assert await codes() == [REFUSED, REFUSED]
     for channel in channels:
         await channel.close()
+
+
+async def test_a_node_that_starts_with_a_bad_list_says_so_and_takes_the_mended_one(
+    start: StartNode,
+    own_ca: CertificateAuthority,
+    tmp_path: Path,
+    until: Until,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    own_ca.issue("a", key_type=P256)
+    away = copy_to(own_ca, tmp_path / "away", "a")
+    (away / "crl.pem").write_bytes(b"junk")
+    with caplog.at_level(logging.ERROR, "aegis"):
+        node = await start("a", away)
+    assert "it has no CRL" in caplog.text
+    channel = open_channel(own_ca.issue("victim", key_type=P256), "a", node.address)
+    assert await channel.unary_unary("/t/Who")(b"", timeout=5)
+    own_ca.revoke("victim")
+    events = heard(node)
+    shutil.copy(own_ca.directory / "crl.pem", away)
+    await until(lambda: kinds(events) == ["revocations"])
+    assert await channel.unary_unary("/t/Who")(b"", timeout=5).code() is REFUSED
+    await channel.close()
+
+
+async def test_a_blocking_client_leaves_out_a_provider_that_is_revoked(
+    start: StartNode, own_ca: CertificateAuthority, tmp_path: Path
+) -> None:
+    nodes: list[Node] = []
+    for node_id in ("seed", "provider-1", "provider-2"):
+        own_ca.issue(node_id, key_type=P256)
+        nodes.append(await start(node_id, own_ca.directory, *nodes[:1]))
+    own_ca.issue("client", key_type=P256)
+    away = copy_to(own_ca, tmp_path / "away", "client")
+
+    def call_all(seed: str) -> set[bytes]:
+        with discovery.connect(seed, node_id="client", cert_dir=away) as mesh:
+            method = mesh.pool.channel("who", "v1").unary_unary("/t/Name")
+
+            def providers() -> list[str]:
+                return [node.id for node in mesh.topology.get_service_providers("who", "v1")]
+
+            assert wait(lambda: providers() == ["provider-1", "provider-2"])
+            assert {method(b"", timeout=5) for _ in range(4)} == {b"provider-1", b"provider-2"}
+            own_ca.revoke("provider-1")
+            shutil.copy(own_ca.directory / "crl.pem", away)
+            assert wait(lambda: providers() == ["provider-2"])
+            return {method(b"", timeout=5) for _ in range(4)}
+
+    assert await asyncio.to_thread(call_all, nodes[0].address) == {b"provider-2"}
+
+
+def wait(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 15
+    pause = threading.Event()
+    while not condition() and time.monotonic() < deadline:
+        pause.wait(0.02)
+    return condition()
 
 
 async def test_who_is_below_a_revoked_intermediate_is_refused(
