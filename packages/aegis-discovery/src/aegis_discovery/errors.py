@@ -10,6 +10,8 @@ DiscoveryError
 ├── ConnectError            no seed peer could be reached
 │   └── PeerIdentityError   something answered, but not who it should be
 ├── InvalidAddressError     an address that cannot be one
+├── PolicyError             a policy that cannot be one; says where and why
+├── ForkedError             used in a forked child of the process that it belongs to
 ├── EventLoopError          something was used in another event loop than its own
 └── ClosedError             the pool or mesh was closed before
 """
@@ -23,6 +25,7 @@ __all__ = [
     "ConnectError",
     "DiscoveryError",
     "EventLoopError",
+    "ForkedError",
     "InvalidAddressError",
     "InvalidRecordError",
     "InvalidVerdictError",
@@ -31,6 +34,7 @@ __all__ = [
     "NodeNotFoundError",
     "NotOwnerError",
     "PeerIdentityError",
+    "PolicyError",
 ]
 
 
@@ -132,6 +136,27 @@ class EventLoopError(DiscoveryError):
         super().__init__(
             f"the {what} belongs to another event loop than the running one; "
             f"make one in each loop, or use the blocking one of aegis_discovery"
+        )
+
+
+class PolicyError(DiscoveryError):
+    """A policy, or one of its rules, cannot be one."""
+
+    def __init__(self, reason: str, *, path: object = "", line: int = 0) -> None:
+        self.reason = reason
+        self.path = str(path)
+        self.line = line
+        place = f"policy {path}" if self.path else "the policy"
+        super().__init__(f"{place}{f', line {line}' if line else ''}: {reason}")
+
+
+class ForkedError(DiscoveryError):
+    """Something was used in a forked child of the process that it was started in."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the {what} was started before this process was forked, and gRPC does not survive "
+            f"that; start it after the fork, in each worker"
         )
 
 

@@ -1,0 +1,24 @@
+"""Who may call what, and who may provide what: policies, in code or in TOML."""
+
+from aegis_discovery._policy import (
+    CallRule,
+    Decision,
+    Policy,
+    ProvideRule,
+    Subject,
+    split_method,
+)
+from aegis_discovery._policy_toml import load_policy, parse_policy
+from aegis_discovery.errors import PolicyError
+
+__all__ = [
+    "CallRule",
+    "Decision",
+    "Policy",
+    "PolicyError",
+    "ProvideRule",
+    "Subject",
+    "load_policy",
+    "parse_policy",
+    "split_method",
+]

@@ -1,0 +1,214 @@
+"""Who may call what, and who may provide what: nobody, unless a rule says so."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from aegis_discovery.policy import (
+    CallRule,
+    Policy,
+    PolicyError,
+    ProvideRule,
+    Subject,
+    load_policy,
+    parse_policy,
+    split_method,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+BILLING = Subject("billing-1", "worker", "prod.example")
+
+GOOD = """
+# Who may call what.
+[[call]]
+ids = ["billing-*", "ops"]
+services = ["shop.v1.Orders"]
+methods = ["Cancel", "Get*"]
+
+[[call]]
+types = ["gateway"]
+trust_domains = ["prod.example"]
+services = ["shop.*"]
+
+[[provide]]
+ids = ["payments-*"]
+services = ["payments", "ledger/v2"]
+"""
+
+
+def may_call(caller: Subject, method: str = "Cancel", service: str = "shop.v1.Orders") -> bool:
+    return parse_policy(GOOD).may_call(caller, service, method).allowed
+
+
+def test_what_no_rule_allows_is_denied() -> None:
+    assert not Policy().may_call(BILLING, "shop.v1.Orders", "Cancel")
+    assert not Policy().may_provide(BILLING, "orders", "v1")
+    assert not Policy(provide=[ProvideRule(ids=["*"], services=["*"])]).may_call(BILLING, "s", "m")
+
+
+def test_every_condition_of_a_rule_must_hold() -> None:
+    assert may_call(BILLING)
+    assert may_call(Subject("ops"), "GetOne")
+    assert not may_call(BILLING, "Delete")
+    assert not may_call(BILLING, service="shop.v1.Orders2")
+    assert not may_call(Subject("xbilling-1"))
+    assert may_call(Subject("edge", "gateway", "prod.example"), "Delete")
+    assert not may_call(Subject("edge", "gateway", "test.example"), "Delete")
+    assert not may_call(Subject("edge", "gateway"), "Delete"), "no trust domain is none that fits"
+
+
+def test_who_has_no_type_fits_no_type_not_even_any() -> None:
+    policy = Policy(call=[CallRule(types=["*"], services=["*"])])
+    assert policy.may_call(Subject("a", ""), "s", "m")
+    assert not policy.may_call(Subject("a"), "s", "m")
+    assert policy.asks_type_of_callers
+
+
+def test_a_service_may_be_provided_in_all_versions_or_in_one() -> None:
+    policy = parse_policy(GOOD)
+    node = Subject("payments-3")
+    for service, version, allowed in [
+        ("payments", "v1", True),
+        ("payments", "v9", True),
+        ("ledger", "v2", True),
+        ("ledger", "v1", False),
+        ("orders", "v1", False),
+    ]:
+        assert policy.may_provide(node, service, version).allowed is allowed, (service, version)
+    assert not policy.may_provide(BILLING, "payments", "v1")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "fits"),
+    [
+        ("a", "a", True),
+        ("a", "ab", False),
+        ("a", "A", False),
+        ("*", "", True),
+        ("*", "anything.at/all", True),
+        ("a*", "a", True),
+        ("a*a", "a", False),
+        ("a*a", "aa", True),
+        ("*b*", "abc", True),
+        ("a*b*c", "a-b-c", True),
+        ("a*b*c", "acb", False),
+        ("ab*ba", "aba", False),
+        ("**", "x", True),
+        ("a.b", "axb", False),
+        ("*x", "x\n", False),
+    ],
+)
+def test_a_star_stands_for_anything_and_all_else_for_itself(
+    pattern: str, text: str, fits: bool
+) -> None:
+    policy = Policy(call=[CallRule(ids=[pattern], services=["*"])])
+    assert policy.may_call(Subject(text), "s", "m").allowed is fits
+
+
+@given(st.lists(st.sampled_from(["a", "b", "*"])), st.text("ab"))
+def test_patterns_fit_what_a_plain_definition_says(parts: list[str], text: str) -> None:
+    def plain(pattern: str, text: str) -> bool:
+        if not pattern:
+            return not text
+        if pattern[0] == "*":
+            return any(plain(pattern[1:], text[n:]) for n in range(len(text) + 1))
+        return text[:1] == pattern[0] and plain(pattern[1:], text[1:])
+
+    pattern = "".join(parts[:8]) or "*"
+    policy = Policy(call=[CallRule(ids=[pattern], services=["*"])])
+    assert policy.may_call(Subject(text[:12]), "s", "m").allowed is plain(pattern, text[:12])
+
+
+def test_a_long_name_against_many_stars_takes_no_time_to_speak_of() -> None:
+    policy = Policy(call=[CallRule(ids=["*"], services=["*a" * 20 + "b"])])
+    began = time.process_time()
+    assert not policy.may_call(BILLING, "a" * 16_000, "m")
+    assert time.process_time() - began < 5, "a backtracking matcher takes longer than a life"
+
+
+def test_a_decision_names_its_rule_or_why_none_fits() -> None:
+    policy = parse_policy(GOOD)
+    decision = policy.may_call(BILLING, "shop.v1.Orders", "Cancel")
+    assert decision.rule is policy.call[0]
+    assert decision.reason == "call rule 1 (line 3) allows it"
+    decision = policy.may_call(BILLING, "shop.v1.Orders", "Delete")
+    assert decision.rule is None
+    assert decision.reason == (
+        "call rule 1 (line 3) is for other methods; call rule 2 (line 8) is for other types"
+    )
+    client = policy.may_call(Subject("web"), "shop.v1.Carts", "Add")
+    assert client.reason.endswith("call rule 2 (line 8) is for types, and this one has none")
+    assert Policy().may_provide(BILLING, "a", "b").reason == "there is no provide rule at all"
+
+
+def test_a_path_of_the_wire_has_a_service_and_a_method() -> None:
+    assert split_method("/shop.v1.Orders/Cancel") == ("shop.v1.Orders", "Cancel")
+    assert split_method("odd") == ("", "odd")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "reason"),
+    [
+        ("[[call]\n", 1, "no TOML"),
+        ('\n\n[[call]]\nids = ["a"]\nids = ["b"]', 5, "no TOML"),
+        ("\n[[calls]]\n", 2, "'calls' is not known"),
+        ('\n[call]\nids = ["a"]', 2, "write [[call]] above"),
+        ('call = "x"', 1, "write [[call]] above"),
+        ("[[provide]]\n[[call]]\n", 2, "call rule 1: services is missing"),
+        ('[[call]]\nservices = ["a"]\n', 1, "nobody is named"),
+        ('[[call]]\nids = ["a"]\nservices = ["*"]\n[[call]]\nid = []', 4, "'id' is not known"),
+        ('[[provide]]\nmethods = ["a"]', 1, "'methods' is not known"),
+        ('[[call]]\nservices = "a"', 1, "services must be a list"),
+        ('[[call]]\nservices = ["a", 1]\nids = ["a"]', 1, "services must be a list"),
+        ('[[call]]\nids = []\nservices = ["a"]', 1, "ids is empty"),
+        ('[[call]]\nids = [""]\nservices = ["a"]', 1, "ids has an empty pattern"),
+        ('[[call]]\nids = ["a?"]\nservices = ["a"]', 1, "only * is special"),
+        ('[[call]]\nids = ["a b"]\nservices = ["a"]', 1, "only * is special"),
+    ],
+)
+def test_a_file_that_is_no_policy_is_refused_in_one_sentence_with_its_line(
+    text: str, line: int, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(text)
+    with pytest.raises(PolicyError) as refused:
+        load_policy(path)
+    error = refused.value
+    if text.startswith("[[provide]]\n[[call]]"):
+        assert error.line == 2
+    assert (error.path, error.line) == (str(path), line), error
+    assert reason in str(error)
+    assert str(error).startswith(f"policy {path}, line {line}: ")
+    assert "\n" not in str(error)
+
+
+def test_rules_in_one_inline_list_are_read_too_and_told_by_their_number() -> None:
+    policy = parse_policy('call = [{ids=["a"], services=["s"]}, {ids=["b"], services=["s"]}]')
+    assert policy.may_call(Subject("b"), "s", "m").reason == "call rule 2 allows it"
+
+
+def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"nowhere.toml: cannot be read: No such file"):
+        load_policy(tmp_path / "nowhere.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(PolicyError, match="no text in UTF-8"):
+        load_policy(tmp_path / "binary.toml")
+
+
+@given(st.text())
+def test_whatever_the_text_is_it_is_a_policy_or_a_policy_error(text: str) -> None:
+    said = ""
+    try:
+        parse_policy(text)
+    except PolicyError as error:
+        said = str(error)
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("ids", ["billing-*", [1]])
+def test_a_rule_in_code_is_checked_as_one_in_a_file_is(ids: object) -> None:
+    with pytest.raises(PolicyError, match="must be a list"):
+        CallRule(ids=ids, services=["*"])  # type: ignore[arg-type]  # that is the point
