@@ -204,7 +204,7 @@ def test_versions_of_a_service_are_told_apart_and_found_together() -> None:
     assert topology.get_service_providers("s", "v1") == ()
 
 
-def test_a_failed_node_is_no_provider_until_it_is_heard_again() -> None:
+def test_a_failed_node_is_no_provider_until_it_is_alive_again() -> None:
     topology = Topology()
     topology.add_node(greeter("a"))
     record = topology.get_record("a")
@@ -222,14 +222,24 @@ def test_a_failed_node_is_no_provider_until_it_is_heard_again() -> None:
     assert kinds == [EventKind.SUSPECTED, EventKind.FAILED, EventKind.UPDATED]
 
 
-def test_a_new_record_clears_a_suspicion() -> None:
-    topology = Topology()
-    topology.add_node(greeter("a"))
-    record = topology.get_record("a")
+def test_a_new_record_alone_clears_nothing_but_a_new_life_of_the_node_does(
+    clock: ManualClock,
+) -> None:
+    witness, first = Topology(clock=clock), Topology(owner="a", clock=clock)
+    first.add_node(greeter("a"))
+    witness.merge(first)
+    record = witness.get_record("a")
     assert record is not None
-    topology.set_status("a", record.stamp, NodeStatus.FAILED)
-    topology.update_node(greeter("a", "127.0.0.1:2"))
-    assert topology.nodes["a"].status is NodeStatus.ALIVE
+    witness.set_status("a", record.stamp, NodeStatus.FAILED)
+    first.update_node(greeter("a", "127.0.0.1:2"))
+    witness.merge(first)
+    assert witness.nodes["a"].address == "127.0.0.1:2"
+    assert witness.nodes["a"].status is NodeStatus.FAILED
+    clock.now += 1
+    second = Topology(owner="a", clock=clock)
+    second.add_node(greeter("a", "127.0.0.1:3"))
+    witness.merge(second)
+    assert witness.nodes["a"].status is NodeStatus.ALIVE
 
 
 def test_events_come_in_order_even_when_a_subscriber_causes_more() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
+from sys import intern
 
 from google.protobuf.message import DecodeError
 
@@ -54,6 +56,8 @@ def encode_record(fields: RecordFields) -> bytes:
         body.updated_at = _to_ms(info.updated_at)
         body.health = info.health.value
         body.trust_bundle = info.trust_bundle
+        body.region = info.region
+        body.zone = info.zone
     return body.SerializeToString(deterministic=True)
 
 
@@ -65,19 +69,25 @@ def decode_record(data: bytes) -> RecordFields:
     """
     try:
         body = mesh_pb2.RecordBody.FromString(data)
+        # Each of these is a new string at every look, and a record is held for a day.
+        node_id, name, voucher = body.id, body.name, intern(body.voucher) or None
         info = None
         if not body.removed:
+            joined_at = _from_ms(body.joined_at)
+            is_unchanged = body.updated_at == body.joined_at
             info = NodeInfo(
-                id=body.id,
-                name=body.name,
-                type=body.type,
+                id=node_id,
+                name=node_id if name == node_id else name,
+                type=intern(body.type),
                 address=body.address,
-                services=tuple(ServiceInfo(s.name, s.version) for s in body.services),
-                joined_at=_from_ms(body.joined_at),
-                updated_at=_from_ms(body.updated_at),
+                services=_shared(tuple(ServiceInfo(s.name, s.version) for s in body.services)),
+                joined_at=joined_at,
+                updated_at=joined_at if is_unchanged else _from_ms(body.updated_at),
                 health=_health(body.health),
-                vouched_by=body.voucher or None,
-                trust_bundle=body.trust_bundle,
+                vouched_by=voucher,
+                trust_bundle=intern(body.trust_bundle),
+                region=intern(body.region),
+                zone=intern(body.zone),
             )
     except (DecodeError, ValueError, OverflowError) as error:
         raise InvalidRecordError("", f"its bytes cannot be read ({error})") from error
@@ -85,12 +95,12 @@ def decode_record(data: bytes) -> RecordFields:
         context=body.context,
         mesh=body.mesh,
         trust_domain=body.trust_domain,
-        id=body.id,
+        id=node_id,
         stamp=body.stamp,
         instance=body.instance,
         expires_at=body.expires_at,
         info=info,
-        voucher=body.voucher or None,
+        voucher=voucher,
     )
 
 
@@ -194,6 +204,12 @@ def nodes_from_seed(nodes: Iterable[aegis_pb2.TopologyNode]) -> tuple[NodeInfo, 
         )
         for node in nodes
     )
+
+
+@lru_cache(maxsize=1024)
+def _shared(services: tuple[ServiceInfo, ...]) -> tuple[ServiceInfo, ...]:
+    """Returns the first of equal tuples: thousands of nodes provide the same services."""
+    return services
 
 
 def _health(value: str) -> HealthStatus:

@@ -67,7 +67,6 @@ class Record:
         voucher: Who published it for a peer that signs nothing; None where the node did itself.
         signature: Over the body; empty in a topology that never leaves its process.
         signer: SHA-256 of the leaf certificate (DER) that signed it.
-        digest: SHA-256 of the body, as a number.
     """
 
     id: str
@@ -79,11 +78,6 @@ class Record:
     voucher: str | None = None
     signature: bytes = field(default=b"", repr=False)
     signer: bytes = field(default=b"", repr=False)
-    digest: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        digest = int.from_bytes(hashlib.sha256(self.body).digest())
-        object.__setattr__(self, "digest", digest)
 
     @classmethod
     def of(
@@ -101,6 +95,11 @@ class Record:
             signature,
             signer,
         )
+
+    @property
+    def digest(self) -> int:
+        """SHA-256 of the body, as a number."""
+        return int.from_bytes(hashlib.sha256(self.body).digest())
 
     @property
     def precedence(self) -> tuple[bool, int, int]:

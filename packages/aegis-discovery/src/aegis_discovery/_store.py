@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
 import logging
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from aegis_discovery._model import NodeInfo, NodeStatus
@@ -35,14 +35,6 @@ class Entry:
     origin: str | None
 
 
-@dataclass(slots=True)
-class _Signer:
-    """A certificate that signed records which are held: since when, and how many."""
-
-    since: int
-    records: int = 0
-
-
 class RecordStore:
     """Holds the greatest record per node id, and keeps log, digests and service index in step.
 
@@ -52,13 +44,14 @@ class RecordStore:
 
     def __init__(self) -> None:
         self.position = 0
-        self._entries: OrderedDict[str, Entry] = OrderedDict()
-        self._leases: list[tuple[int, str]] = []
+        self._entries: dict[str, Entry] = {}
+        self._first_end: float = math.inf
         self.vouched: Counter[str] = Counter()
         self._live_sum = 0
         self._full_sum = 0
         self._services = ServiceIndex()
-        self._signers: dict[bytes, _Signer] = {}
+        self._signed_since: dict[bytes, int] = {}
+        self._signed_more: Counter[bytes] = Counter()
 
     @property
     def services(self) -> ServiceIndex:
@@ -103,8 +96,7 @@ class RecordStore:
 
         Whoever holds the log up to there holds the certificate.
         """
-        known = self._signers.get(signer)
-        return known.since if known else None
+        return self._signed_since.get(signer)
 
     def beats(self, record: Record) -> bool:
         """Tells whether a record would replace what is held of its node id."""
@@ -125,7 +117,8 @@ class RecordStore:
         held = self._entries.get(record.id)
         before = held.node if held else None
         # Before the old one goes, so that a certificate which signed both stays known.
-        self._signers.setdefault(record.signer, _Signer(position)).records += 1
+        if self._signed_since.setdefault(record.signer, position) != position:
+            self._signed_more[record.signer] += 1
         self._take_out(held)
         node = record.info
         status_position = 0
@@ -133,14 +126,13 @@ class RecordStore:
             # A new record alone clears nothing: whether it refutes is worked out from verdicts.
             node = replace(node, status=before.status)
             status_position = held.status_position
-        self._entries[record.id] = Entry(record, node, position, status_position, origin)
-        self._entries.move_to_end(record.id)
+        self._append(Entry(record, node, position, status_position, origin))
         self._full_sum = (self._full_sum + record.digest) % _DIGEST_MODULUS
         if node is not None:
             self._live_sum = (self._live_sum + record.digest) % _DIGEST_MODULUS
             self._services.add(node)
             self.vouched[record.voucher or ""] += 1
-        self._note_lease(record)
+        self._first_end = min(self._first_end, record.expires_at)
         return before
 
     def set_status(self, node_id: str, status: NodeStatus) -> NodeInfo:
@@ -151,8 +143,7 @@ class RecordStore:
         node = replace(entry.node, status=status)
         self._services.remove(entry.node)
         self._services.add(node)
-        self._entries[node_id] = replace(entry, node=node, status_position=position)
-        self._entries.move_to_end(node_id)
+        self._append(replace(entry, node=node, status_position=position))
         return node
 
     def expire(self, now: int, *, keep: str | None = None) -> list[Entry]:
@@ -160,40 +151,32 @@ class RecordStore:
 
         The live record of `keep` stays: a node that slept past its lease still knows itself.
         """
-        dropped = []
-        kept = None
-        while self._leases and self._leases[0][0] <= now:
-            expires_at, node_id = heapq.heappop(self._leases)
-            entry = self._entries.get(node_id)
-            if entry is None or entry.record.expires_at != expires_at:
-                continue
-            if node_id == keep and entry.node is not None:
-                kept = (expires_at, node_id)
-                continue
-            self._take_out(self._entries.pop(node_id))
-            dropped.append(entry)
-        if kept:
-            heapq.heappush(self._leases, kept)
+        if now < self._first_end:
+            return []
+        leased = [e for e in self._entries.values() if e.record.id != keep or e.node is None]
+        dropped = [entry for entry in leased if entry.record.expires_at <= now]
+        for entry in dropped:
+            self.drop(entry.record.id)
+        ends = (e.record.expires_at for e in leased if e.record.expires_at > now)
+        self._first_end = min(ends, default=math.inf)
         return dropped
 
     def drop(self, node_id: str) -> None:
         """Forgets what is held of a node id."""
         self._take_out(self._entries.pop(node_id, None))
 
-    def _note_lease(self, record: Record) -> None:
-        heapq.heappush(self._leases, (record.expires_at, record.id))
-        if len(self._leases) > 64 + 2 * len(self._entries):
-            # Replaced records leave their leases behind; without this, updates would pile up.
-            self._leases = [(e.record.expires_at, node_id) for node_id, e in self._entries.items()]
-            heapq.heapify(self._leases)
+    def _append(self, entry: Entry) -> None:
+        self._entries.pop(entry.record.id, None)
+        self._entries[entry.record.id] = entry
 
     def _take_out(self, entry: Entry | None) -> None:
         if entry is None:
             return
-        signer = self._signers[entry.record.signer]
-        signer.records -= 1
-        if not signer.records:
-            del self._signers[entry.record.signer]
+        signer = entry.record.signer
+        if self._signed_more[signer] > 1:
+            self._signed_more[signer] -= 1
+        elif not self._signed_more.pop(signer, 0):
+            del self._signed_since[signer]
         self._full_sum = (self._full_sum - entry.record.digest) % _DIGEST_MODULUS
         if entry.node is not None:
             self._live_sum = (self._live_sum - entry.record.digest) % _DIGEST_MODULUS
@@ -216,25 +199,36 @@ class ServiceIndex:
     """Providers by service, kept per change, so that no query ever looks at all nodes."""
 
     def __init__(self) -> None:
-        self._buckets: dict[tuple[str, ...], dict[str, NodeInfo]] = {}
+        self._providers: dict[tuple[str, str], dict[str, NodeInfo]] = {}
+        self._versions: dict[str, set[str]] = {}
         self._sorted: dict[tuple[str, ...], tuple[NodeInfo, ...]] = {}
 
     def add(self, node: NodeInfo) -> None:
         """Lists a node under its services, unless it is failed."""
         if node.status is NodeStatus.FAILED:
             return
-        for key in _keys(node):
-            self._buckets.setdefault(key, {})[node.id] = node
-            self._sorted.pop(key, None)
+        for service in node.services:
+            key = (service.name, service.version)
+            if key not in self._providers:
+                self._providers[key] = {}
+                self._versions.setdefault(service.name, set()).add(service.version)
+            self._providers[key][node.id] = node
+            self._forget_sorted(key)
 
     def remove(self, node: NodeInfo) -> None:
         """Takes a node out again; it need not be listed."""
-        for key in _keys(node):
-            bucket = self._buckets.get(key, {})
-            if bucket.pop(node.id, None) is not None:
-                self._sorted.pop(key, None)
-                if not bucket:
-                    del self._buckets[key]
+        for service in node.services:
+            key = (service.name, service.version)
+            listed = self._providers.get(key, {})
+            if listed.pop(node.id, None) is None:
+                continue
+            self._forget_sorted(key)
+            if not listed:
+                del self._providers[key]
+                versions = self._versions[service.name]
+                versions.remove(service.version)
+                if not versions:
+                    del self._versions[service.name]
 
     def cached(self, *key: str) -> tuple[NodeInfo, ...] | None:
         """Returns an answer that is known to be current; needs no lock."""
@@ -242,17 +236,23 @@ class ServiceIndex:
 
     def find(self, *key: str) -> tuple[NodeInfo, ...]:
         """Returns the nodes under (name, version) or (name,), in the order of their ids."""
-        bucket = self._buckets.get(key)
-        if not bucket:
-            return ()
         found = self._sorted.get(key)
         if found is None:
-            found = self._sorted[key] = tuple(bucket[node_id] for node_id in sorted(bucket))
+            listed = self._listed(*key)
+            if not listed:
+                return ()
+            found = self._sorted[key] = tuple(listed[node_id] for node_id in sorted(listed))
         return found
 
+    def _listed(self, name: str, version: str | None = None) -> Mapping[str, NodeInfo]:
+        if version is not None:
+            return self._providers.get((name, version), {})
+        return {
+            node_id: node
+            for version in self._versions.get(name, ())
+            for node_id, node in self._providers[name, version].items()
+        }
 
-def _keys(node: NodeInfo) -> Iterable[tuple[str, ...]]:
-    for service in node.services:
-        yield (service.name, service.version)
-    for name in {service.name for service in node.services}:
-        yield (name,)
+    def _forget_sorted(self, key: tuple[str, str]) -> None:
+        self._sorted.pop(key, None)
+        self._sorted.pop(key[:1], None)
