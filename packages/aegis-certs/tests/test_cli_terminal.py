@@ -29,7 +29,7 @@ EC = ("--key-type", "p256")
 
 @pytest.fixture
 def varied(directory: Path) -> Path:
-    ca = CertificateAuthority.create(directory, key_type=KeyType.P256)
+    ca = CertificateAuthority.create(directory, key_type=KeyType.P256, days=36_500)
     ca.issue("orders-1", hosts=["orders.acme.example", "10.0.0.7"], key_type=KeyType.P256)
     ca.issue("a-rather-long-node-id.region-1.acme.example", key_type=KeyType.P256)
     other = CertificateAuthority.create(directory / "other", key_type=KeyType.P256)

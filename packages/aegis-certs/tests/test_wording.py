@@ -34,7 +34,7 @@ def test_what_is_too_long_for_its_column_gets_a_line_of_its_own() -> None:
     assert flowed("a" * 64, 79, 16) == "\n    " + "a" * 64
 
 
-@given(st.text("abc-./:", max_size=80), widths)
+@given(st.text("abc-./: ", max_size=80), widths)
 def test_names_are_broken_to_fit_and_lose_nothing(name: str, width: int) -> None:
     lines = broken(name, width).split("\n")
     assert "".join(lines) == name
@@ -47,6 +47,7 @@ def test_names_are_broken_to_fit_and_lose_nothing(name: str, width: int) -> None
         ("spiffe://acme.example/node/n-1", ["spiffe://", "acme.example/", "node/n-1"]),
         ("a-rather-long-node-id.acme", ["a-rather-", "long-node-id.", "acme"]),
         ("10.0.0.7", ["10.0.0.7"]),
+        ("Aegis CA 4b4bc1b7 Root", ["Aegis CA ", "4b4bc1b7 Root"]),
     ],
 )
 def test_names_are_broken_between_their_parts(name: str, lines: list[str]) -> None:

@@ -116,7 +116,8 @@ def show_certificates(entries: Sequence[CertificateInfo]) -> None:
     dates = ("NOT BEFORE", "NOT AFTER") if lines else ("NOT BEFORE\nNOT AFTER",)
     for title in ("ID", "SERIAL", "KEY", "SANS", *dates, "DAYS LEFT", "STATE"):
         table.add_column(title, no_wrap=True)
-    id_width, sans_width = _widths(entries, console.width)
+    digits = max(len(_days(entry)) for entry in entries)
+    id_width, sans_width = _widths(entries, digits, console.width)
     now = datetime.now(UTC)
     for entry in entries:
         style = _STYLES.get(entry.state, "red")
@@ -128,7 +129,7 @@ def show_certificates(entries: Sequence[CertificateInfo]) -> None:
             entry.key,
             ("," if lines else "\n").join(sans),
             *(days if lines else ("\n".join(filter(None, days)),)),
-            _days_left(entry, style, now, bar=not lines),
+            _days(entry) if lines else _days_left(entry, style, now, digits),
             Text(entry.state, style),
         )
     with console.capture() as capture:
@@ -140,19 +141,24 @@ def show_certificates(entries: Sequence[CertificateInfo]) -> None:
             _say(console, f"{entry.id}: {entry.problem}", "red")
 
 
-def _widths(entries: Sequence[CertificateInfo], width: int) -> tuple[int, int]:
+def _widths(entries: Sequence[CertificateInfo], digits: int, width: int) -> tuple[int, int]:
     """What is left for ids and for names, where the other columns have what they need."""
     others = [
         max(len(_short(entry.serial)) for entry in entries),
         max(len(entry.key) for entry in entries),
         len("NOT BEFORE"),
-        len("DAYS LEFT"),
+        max(len("DAYS LEFT"), _BAR + 1 + digits),
         max(len(entry.state) for entry in entries),
     ]
     left = width - sum(others) - 2 * (len(others) + 1)
-    longest = max(len(entry.id) for entry in entries)
-    id_width = min(longest, max(left // 3, _LEAST_ID))
+    longest_id = max(len(entry.id) for entry in entries)
+    longest_name = max((len(name) for entry in entries for name in entry.sans), default=0)
+    id_width = min(longest_id, max(left // 3, left - longest_name, _LEAST_ID))
     return id_width, max(left - id_width, _LEAST_NAME)
+
+
+def _days(entry: CertificateInfo) -> str:
+    return "" if entry.days_left is None else str(entry.days_left)
 
 
 def _short(serial: str) -> str:
@@ -279,17 +285,15 @@ def _say(console: Console, text: str, style: str = "", *, head: tuple[str, str] 
     console.print(Text.assemble(head, (lines, style)), soft_wrap=True)
 
 
-def _days_left(entry: CertificateInfo, style: str, now: datetime, *, bar: bool) -> Text:
-    """What is left of the life in days, and as a bar."""
+def _days_left(entry: CertificateInfo, style: str, now: datetime, digits: int) -> Text:
+    """What is left of the life, as a bar and in days."""
     if entry.days_left is None or entry.not_before is None or entry.not_after is None:
         return Text()
-    if not bar:
-        return Text(str(entry.days_left))
     life = entry.not_after - (entry.not_before + BACKDATE)
     left = (entry.not_after - now) / life if life else 0.0
     full = round(_BAR * min(max(left, 0.0), 1.0))
     return Text.assemble(
-        ("█" * full, style), ("░" * (_BAR - full), "dim"), f" {entry.days_left:>3}"
+        ("█" * full, style), ("░" * (_BAR - full), "dim"), f" {entry.days_left:>{digits}}"
     )
 
 

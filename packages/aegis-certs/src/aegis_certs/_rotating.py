@@ -81,7 +81,9 @@ def prepare(desk: Desk, plan: Plan) -> None:
         raise RotationError(store.directory, f"one is {phase} already; finish that first")
     old = desk.issuer.certificate
     if plan.root is None and old.subject != old.issuer:
-        advice = "name the directory of its root, or a new one where another root is made"
+        advice = (
+            "name the directory of its root with `--root-dir`, or a new one where another is made"
+        )
         raise NotFoundError("root key of this intermediate CA", store.directory, advice)
     if any(plan.name == common_name(ca.subject) for ca in desk.bundle.certificates):
         raise InvalidRequestError("name", plan.name, "the CA at work has it, so choose another")

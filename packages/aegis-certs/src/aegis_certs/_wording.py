@@ -41,6 +41,6 @@ def broken(name: str, width: int) -> str:
             lines.append("")
         lines[-1] += part
         while len(line := lines[-1]) > width:
-            end = line.rfind("-", 0, width) + 1 or width
+            end = max(line.rfind(mark, 0, width) for mark in "- ") + 1 or width
             lines[-1:] = [line[:end], line[end:]]
     return "\n".join(lines)
