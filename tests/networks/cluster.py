@@ -63,12 +63,14 @@ class Cluster:
         return Process("client_process.py", options, log, prefix=self._client_host.prefix)
 
     def make_whole(self) -> None:
-        """Undoes all harm; starts everybody anew where that does not make it one mesh at once."""
+        """Undoes all harm; starts everybody anew where it is not as if nothing had been."""
         self.network.heal()
         for node in self.nodes.values():
             node.signal(signal.SIGCONT)
-        if not self.nodes or not self.is_one():
+        # Nodes that could not reach each other remember that for a minute.
+        if not self.nodes or self.network.was_harmed or not self.is_one():
             self.start(*self.hosts)
+            self.network.was_harmed = False
             self.become_one()
 
     def close(self) -> None:

@@ -50,6 +50,9 @@ class Network:
     Args:
         size: How many hosts.
 
+    Attributes:
+        was_harmed: Whether any packet was kept from its way, ever.
+
     Raises:
         NetworkError: If namespaces are not permitted here.
     """
@@ -60,6 +63,7 @@ class Network:
         self.hosts = tuple(Host(f"{run}-{n}", f"10.77.0.{n}", f"p{n}") for n in range(1, size + 1))
         self._holes: set[tuple[Host, Host]] = set()
         self._unplugged: set[Host] = set()
+        self.was_harmed = False
         names = [host.name for host in self.hosts]
         self._keeper = subprocess.Popen(
             ["sh", "-c", KEEPER, "keeper", self._switch, *names],
@@ -88,6 +92,7 @@ class Network:
 
     def unplug(self, host: Host) -> None:
         """Takes a host's interface down."""
+        self.was_harmed = True
         _ip("-n", host.name, commands=["link set eth0 down"])
         self._unplugged.add(host)
 
@@ -98,6 +103,7 @@ class Network:
 
     def drop(self, sources: Iterable[Host], targets: Sequence[Host]) -> None:
         """Lets every packet from these sources to those targets vanish, one way."""
+        self.was_harmed = True
         for source in sources:
             holes = [(source, target) for target in targets if target != source]
             wanted = [hole for hole in holes if hole not in self._holes]
