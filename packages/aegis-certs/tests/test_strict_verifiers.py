@@ -5,34 +5,18 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import subprocess
-from pathlib import Path
 
 import pytest
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig
-from aegis_certs._build import Issuer, build_ca
-from aegis_certs._keys import encode_key, generate_key
-from aegis_certs._lifetime import validity
-from aegis_certs._pem import encode_certificates
+from aegis_certs._pem import encode_certificates, parse_crls
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 NOW = dt.datetime.now(dt.UTC)
 STRICT = ["openssl", "verify", "-x509_strict", "-check_ss_sig", "-CAfile"]
 KEY_TYPES = [KeyType.RSA_2048, KeyType.P256, KeyType.P384]
-
-
-def make_intermediate(directory: Path, key_type: KeyType) -> CertificateAuthority:
-    """A directory whose issuing CA is an intermediate, and whose root key is elsewhere."""
-    span = validity(NOW, 365)
-    root_key, key = generate_key(key_type), generate_key(key_type)
-    root = build_ca("Root", root_key, span, trust_domain="acme", path_length=1)
-    issuer = Issuer(root, root_key)
-    middle = build_ca("Middle", key, span, trust_domain="acme", issuer=issuer)
-    directory.mkdir()
-    (directory / "ca-cert.pem").write_bytes(encode_certificates([middle, root]))
-    (directory / "ca-key.pem").write_bytes(encode_key(key))
-    return CertificateAuthority.load(directory)
 
 
 @pytest.fixture(
@@ -43,14 +27,13 @@ def make_intermediate(directory: Path, key_type: KeyType) -> CertificateAuthorit
 def ca(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> object:
     key_type, depth = request.param
     directory = tmp_path_factory.mktemp("strict") / "certs"
-    if depth == "intermediate":
-        return make_intermediate(directory, key_type)
-    return CertificateAuthority.create(directory, key_type=key_type)
+    below_a_root = depth == "intermediate"
+    return CertificateAuthority.create(directory, key_type=key_type, intermediate=below_a_root)
 
 
 @pytest.fixture(scope="module")
 def tls(ca: CertificateAuthority) -> TLSConfig:
-    key_type = KeyType.P256 if ca.name == "Middle" else KeyType.RSA_2048
+    key_type = KeyType.P256 if len(ca.bundle.certificates) > 1 else KeyType.RSA_2048
     return ca.issue("node-1", address="127.0.0.1:1", hosts=["api.acme.example"], key_type=key_type)
 
 
@@ -145,6 +128,26 @@ def test_the_extensions_of_the_cas_are_those_of_rfc_5280(ca: CertificateAuthorit
         usage = extensions.get_extension_for_class(x509.KeyUsage).value
         assert (usage.key_cert_sign, usage.crl_sign) == (True, True)
         assert not usage.digital_signature
+
+
+def test_nothing_is_encoded_that_der_leaves_out(ca: CertificateAuthority, tls: TLSConfig) -> None:
+    for certificate in (tls.certificate, *ca.bundle.certificates):
+        assert 64 < certificate.serial_number.bit_length() < 160  # positive, and 20 octets at most
+        assert all(b"\x01\x01\x00" not in e.value.public_bytes() for e in certificate.extensions)
+        names = [*certificate.subject, *certificate.issuer]
+        assert {attribute._type.name for attribute in names} == {"UTF8String"}
+    constraints = tls.certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert constraints.value.public_bytes() == b"0\x00"  # an end entity says nothing
+
+
+def test_a_list_of_nothing_has_no_list(ca: CertificateAuthority) -> None:
+    ca.write_revocations()
+    for crl in parse_crls((ca.directory / "crl.pem").read_bytes()):
+        path = ca.directory / "one.pem"
+        path.write_bytes(crl.public_bytes(Encoding.PEM))
+        command = ["openssl", "crl", "-noout", "-text", "-in", str(path)]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert "No Revoked Certificates" in told
 
 
 def test_a_chain_has_the_intermediate_and_not_the_root(
