@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -158,7 +158,7 @@ class CallerGuard(grpc.aio.ServerInterceptor):
     def _look_from_thread(self) -> Callable[[Any], KnownContext]:
         """Returns what a handler's thread begins with: who calls, once that is admitted.
 
-        gRPC (1.78 to 1.85) crashes the process where a thread asks a context for its connection
+        gRPC (seen in 1.85) crashes the process where a thread asks a context for its connection
         and the call has ended meanwhile, such as by a caller that gave up while the call waited
         for a thread. So the loop asks, which knows that the call's task still runs.
         """
@@ -166,18 +166,20 @@ class CallerGuard(grpc.aio.ServerInterceptor):
         assert rpc is not None  # noqa: S101 - a call is served in a task
 
         def look(context: Any) -> KnownContext:
-            found: Future[KnownContext] = Future()
+            answers: SimpleQueue[KnownContext | Exception] = SimpleQueue()
 
             def ask() -> None:
                 try:
                     if rpc.done():
                         raise ConnectionAbortedError("the caller is gone")
-                    found.set_result(KnownContext(context))
+                    answers.put(KnownContext(context))
                 except Exception as error:  # noqa: BLE001 - it is the thread's
-                    found.set_exception(error)
+                    answers.put(error)
 
             loop.call_soon_threadsafe(ask)
-            known = found.result(LOOP_PATIENCE)
+            known = answers.get(timeout=LOOP_PATIENCE)
+            if isinstance(known, Exception):
+                raise known
             self._admit_sync(known)
             return known
 
