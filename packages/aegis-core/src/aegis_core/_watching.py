@@ -18,6 +18,12 @@ LEFT_PAUSE = 1.0
 REDIAL_AFTER = 10.0
 """Seconds of silence after which a feed's connection is given up; the node is failed by then."""
 
+GOODBYES = 3
+"""Nodes that a leaving node tells so, beside those that watch it."""
+
+MAINTENANCE = 30.0
+"""Seconds between two looks at leases."""
+
 
 def lost_one(
     membership: Membership, watched: Collection[str], choose: Callable[[list[str]], str]

@@ -1,9 +1,16 @@
 """Records and verdicts: how nodes write, sign and believe them. For those who build nodes."""
 
 from aegis_discovery._author import RecordAuthor
-from aegis_discovery._codec import node_to_seed, nodes_from_seed, signed_from_wire
+from aegis_discovery._codec import (
+    decode_record,
+    decode_verdict,
+    node_to_seed,
+    nodes_from_seed,
+    signed_from_wire,
+)
 from aegis_discovery._record import (
     LEASE,
+    MAX_AHEAD,
     MAX_RECORD,
     REPUBLISH_EVERY,
     TOMBSTONE_LEASE,
@@ -15,6 +22,7 @@ from aegis_discovery._verifier import RecordVerifier
 
 __all__ = [
     "LEASE",
+    "MAX_AHEAD",
     "MAX_RECORD",
     "REPUBLISH_EVERY",
     "TOMBSTONE_LEASE",
@@ -26,6 +34,8 @@ __all__ = [
     "Signed",
     "SignedVerdict",
     "Verdict",
+    "decode_record",
+    "decode_verdict",
     "node_to_seed",
     "nodes_from_seed",
     "signed_from_wire",

@@ -21,6 +21,7 @@ from aegis_core import _seed_codec
 from aegis_core._health import HealthInfo
 from aegis_core._peer import PeerInfo
 from aegis_core._vouching import Vouching
+from aegis_core._watching import GOODBYES
 from aegis_core.aio._state import NodeState
 from aegis_core.errors import ConfigError, PeerNotFoundError
 
@@ -236,7 +237,7 @@ class PeerManager:
         ]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GOODBYE):
-                told = random.sample(unaware, min(len(unaware), 3))
+                told = random.sample(unaware, min(len(unaware), GOODBYES))
                 await asyncio.gather(*map(self._read_feed, told), return_exceptions=True)
 
     async def meet(self, peer_id: str) -> None:

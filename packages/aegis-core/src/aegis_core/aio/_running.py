@@ -20,6 +20,7 @@ from aegis_discovery.transport import SeedPeer
 
 from aegis_core._address import published_address
 from aegis_core._health import HealthChecker, HealthInfo
+from aegis_core._watching import MAINTENANCE
 from aegis_core.aio._health import HealthMonitor
 from aegis_core.aio._joiner import Joiner
 from aegis_core.aio._peers import PeerManager
@@ -30,9 +31,6 @@ from aegis_core.aio._watchers import Watchers
 from aegis_core.errors import ConfigError
 
 _log = logging.getLogger("aegis.node")
-
-MAINTENANCE = 30.0
-"""Seconds between two looks at leases."""
 
 
 @dataclass(frozen=True, slots=True)
