@@ -77,6 +77,8 @@ class Membership:
         self._dropped: list[str] = []
         self._lock = threading.Lock()
         self._end = topology.subscribe(self._on_event)
+        if rings is not None:
+            self._reshape(now)
 
     def __repr__(self) -> str:
         return f"<Membership of {self._own_id}: {len(self._rings)} nodes, {self._judge!r}>"
@@ -170,11 +172,11 @@ class Membership:
     def _reshape(self, now: float) -> None:
         """Follows the rings: takes up new subjects, and lets go of old ones."""
         subjects = self._rings.subjects(self._own_id)
-        for node_id in self._subjects.keys() - subjects:
+        for node_id in sorted(self._subjects.keys() - subjects):
             del self._subjects[node_id]
             self._judge.forget(node_id)
             self._said_at.pop(node_id, None)
-        for node_id in subjects - self._subjects.keys():
+        for node_id in sorted(subjects - self._subjects.keys()):
             record = self._topology.get_record(node_id)
             if record is not None:
                 self._subjects[node_id] = record
@@ -182,6 +184,7 @@ class Membership:
                 if said is None:
                     self._judge.watch(node_id, now)
                 else:
+                    self._said_at[node_id] = now
                     self._judge.watch(node_id, now, opinion=said.opinion, held=said.held)
 
     def _meet(self, record: Record, now: float) -> None:
@@ -221,8 +224,10 @@ class Membership:
     def _say(self, now: float) -> None:
         """Publishes this node's verdicts where they changed, or their leases are to be renewed."""
         for node_id in self._judge:
-            record = self._subjects[node_id]
             opinion, held = self._judge.opinion(node_id)
+            if opinion is Opinion.CLEAR and node_id not in self._said_at:
+                continue
+            record = self._subjects[node_id]
             said = self._said(record)
             if said is None:
                 if opinion is Opinion.CLEAR:
@@ -254,7 +259,8 @@ class Membership:
         verdicts = self._standing(record)
         status = self._weigh(node_id, verdicts, now) if verdicts else NodeStatus.ALIVE
         self._note_suspicion(record, verdicts, now)
-        if verdicts or status is not NodeStatus.ALIVE:
+        # One that does not count yet may do so when the rings change, without any news of it.
+        if status is not NodeStatus.ALIVE or self._is_spoken_against(node_id):
             self._accused.add(node_id)
         else:
             self._accused.discard(node_id)
@@ -264,6 +270,10 @@ class Membership:
             self._failed.discard(node_id)
         if node.status is not status and self._topology.set_status(node_id, record.stamp, status):
             _log.info("%s is %s", node_id, status)
+
+    def _is_spoken_against(self, node_id: str) -> bool:
+        said = self._topology.get_verdicts(node_id)
+        return any(verdict.opinion is not Opinion.CLEAR for verdict in said)
 
     def _standing(self, record: Record) -> list[Verdict]:
         """Returns the accusations of a node that count: by its observers, on this record."""
@@ -316,12 +326,13 @@ class Membership:
 
     def _refute(self, now: float) -> None:
         """Answers those who say of the latest own record that this node is not there."""
+        verdicts = self._topology.get_verdicts(self._own_id)
         own = self._topology.get_record(self._own_id)
-        if own is None or own.info is None:
+        if not verdicts or own is None or own.info is None:
             return
         observers = self._rings.observers(self._own_id)
         answered = is_doubtful = False
-        for verdict in self._topology.get_verdicts(self._own_id):
+        for verdict in verdicts:
             if verdict.opinion is Opinion.CLEAR or verdict.subject_stamp != own.stamp:
                 continue
             if verdict.subject_instance != own.instance or not self._is_by_present_life(verdict):
