@@ -12,6 +12,7 @@ DiscoveryError
 ├── InvalidAddressError     an address that cannot be one
 ├── PolicyError             a policy that cannot be one; says where and why
 ├── ForkedError             used in a forked child of the process that it belongs to
+├── ServiceConfigError      a service config that the pool cannot follow
 ├── EventLoopError          something was used in another event loop than its own
 └── ClosedError             the pool or mesh was closed before
 """
@@ -35,6 +36,7 @@ __all__ = [
     "NotOwnerError",
     "PeerIdentityError",
     "PolicyError",
+    "ServiceConfigError",
 ]
 
 
@@ -127,6 +129,15 @@ class InvalidAddressError(DiscoveryError):
         self.address = address
         self.reason = reason
         super().__init__(f"{address[:80]!r} is no address: {reason}")
+
+
+class ServiceConfigError(DiscoveryError):
+    """A service config is malformed, or asks for what the pool does in another way."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"service config{' at ' * bool(path)}{path}: {reason}")
 
 
 class EventLoopError(DiscoveryError):
