@@ -158,6 +158,15 @@ def test_a_replaced_leaf_does_not_hold_up_the_retirement_nor_a_revoked_one(
     assert ca.retire_rotation().old_leaves != ()
 
 
+def test_a_certificate_of_one_command_holds_up_no_step(ca: CertificateAuthority) -> None:
+    ca.issue_in_memory("visitor", client_only=True, days=1 / 24)
+    ca.prepare_rotation()
+    assert ca.activate_rotation().old_leaves == ()
+    ca.retire_rotation()
+    ca.issue_in_memory("guest", client_only=True, days=2 / 24)
+    assert [leaf.id for leaf in ca.prepare_rotation().old_leaves] == ["guest"]
+
+
 def test_certificates_of_the_old_ca_can_be_revoked_until_it_is_retired(
     ca: CertificateAuthority, source: IdentitySource
 ) -> None:

@@ -165,6 +165,24 @@ def test_a_ca_is_not_retired_while_a_leaf_of_it_lives_whoever_confirms_it(
     assert rotate(own_ca, "retire", "--node", near.address).exit_code == 0
 
 
+def test_a_step_that_looks_takes_the_passphrase_and_leaves_nothing_in_the_way_of_the_next(
+    tmp_path: Path,
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("geheim\n")
+    ca = CertificateAuthority.create(tmp_path / "c", key_type=KeyType.P256, passphrase="geheim")
+    ca.issue("near", key_type=KeyType.P256)
+    given = ("--passphrase-file", str(secret))
+    with Node("near", address="127.0.0.1:0", cert_dir=ca.directory, grace=0) as near:
+        assert rotate(ca, "prepare", *given).exit_code == 0
+        wait_for(lambda: ca.rotation().trusts(near.topology.nodes["near"].trust_bundle))
+        activated = rotate(ca, "activate", "--node", near.address, *given)
+        assert activated.exit_code == 0, activated.output
+        ca.renew_due()
+        retired = rotate(ca, "retire", *given)
+        assert retired.exit_code == 0, retired.output
+
+
 def test_the_help_tells_what_a_look_at_the_mesh_is_for() -> None:
     shown = CliRunner().invoke(aegis, ["certs", "rotate-ca", "activate", "--help"]).output
     assert "--node" in shown

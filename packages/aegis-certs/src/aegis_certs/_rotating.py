@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 from cryptography import x509
 
@@ -15,12 +16,15 @@ from ._desk import Desk
 from ._inventory import IssuedCertificate
 from ._key_ids import key_id
 from ._keys import describe_key
-from ._lifetime import common_name
+from ._lifetime import BACKDATE, common_name
 from ._naming import CA_NAME, NEXT_CA_NAME, OLD_CA_NAME, KeyType
 from ._rotation import RotationPhase, RotationState, phase_of, successor_name
 from ._store import Store
 from ._trust import TrustBundle
 from .errors import InvalidRequestError, NotFoundError, RotationError, StillUsedError
+
+# What lives no longer was made for one command, and nobody would renew it.
+_BRIEF = timedelta(hours=1) + BACKDATE
 
 
 def state_of(desk: Desk) -> RotationState:
@@ -183,6 +187,13 @@ def _ways_on(desk: Desk, nodes: Sequence[str]) -> str:
 
 
 def _leaves_of(desk: Desk, ca: x509.Certificate) -> tuple[IssuedCertificate, ...]:
+    """The newest leaves of the nodes that are this CA's, and neither ended nor brief."""
     issuer = key_id(ca).hex()
     latest = desk.inventory.latest().values()
-    return tuple(entry for entry in latest if entry.issuer == issuer and desk.is_live(entry))
+    return tuple(
+        entry
+        for entry in latest
+        if entry.issuer == issuer
+        and desk.is_live(entry)
+        and entry.not_after - entry.not_before > _BRIEF
+    )

@@ -44,7 +44,8 @@ class RotationState:
         bundle_fingerprint: The fingerprint of the trust bundle of this directory.
         trusting: The fingerprints of the bundles that trust the new CA, where one is at work.
         old_leaves: The newest certificate of each node that is from the old CA, and neither
-            revoked nor past its end.
+            revoked nor past its end. One that lives an hour or less is not among them: it was
+            made for one command.
     """
 
     phase: RotationPhase

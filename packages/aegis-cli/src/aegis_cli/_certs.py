@@ -12,7 +12,7 @@ from aegis_certs.cli import certs
 from aegis_cli._options import option
 
 if TYPE_CHECKING:
-    from aegis_certs import RotationState
+    from aegis_certs import CertificateAuthority, RotationState
     from aegis_discovery.aio import Mesh
 
 Look = Callable[["Mesh", "RotationState"], list[str]]
@@ -49,7 +49,6 @@ def _activate(command: click.Command) -> click.Command:
 
     return _seeing(
         command,
-        "distrusting",
         distrusting,
         """Let the new CA issue from now on; certificates of the old one stay valid.
 
@@ -72,7 +71,6 @@ def _retire(command: click.Command) -> click.Command:
 
     return _seeing(
         command,
-        "in_use",
         in_use,
         """End the trust in the old CA, and forget its key.
 
@@ -82,7 +80,7 @@ def _retire(command: click.Command) -> click.Command:
     )
 
 
-def _seeing(command: click.Command, argument: str, look: Look, text: str) -> click.Command:
+def _seeing(command: click.Command, look: Look, text: str) -> click.Command:
     """A copy of a command that is told, with --node, what a look at the mesh has found."""
     inner = command.callback
     assert inner is not None  # noqa: S101 - a command does something
@@ -101,9 +99,11 @@ def _seeing(command: click.Command, argument: str, look: Look, text: str) -> cli
     )
     @option("--mesh", "AEGIS_MESH", "The mesh's name.", default="aegis", metavar="NAME")
     def callback(node: str | None, identity: str | None, mesh: str, **options: Any) -> None:
-        if node is not None:
-            options[argument] = _looked_at(node, identity, mesh, options["dir"], look)
-        inner(**options)
+        def seen(ca: CertificateAuthority) -> list[str]:
+            assert node is not None  # noqa: S101 - only then it is asked
+            return _looked_at(ca, node, identity, mesh, look)
+
+        inner(**options, look=None if node is None else seen)
 
     seeing = copy.copy(command)
     seeing.params = [*command.params, *reversed(callback.__click_params__)]  # type: ignore[attr-defined]  # click's own
@@ -112,15 +112,19 @@ def _seeing(command: click.Command, argument: str, look: Look, text: str) -> cli
     return seeing
 
 
-def _looked_at(node: str, identity: str | None, mesh: str, directory: str, look: Look) -> list[str]:
-    from aegis_certs import CertificateAuthority
+def _looked_at(
+    ca: CertificateAuthority, node: str, identity: str | None, mesh: str, look: Look
+) -> list[str]:
     from aegis_discovery.aio import connect
 
-    from aegis_cli._identity import asking_identity
+    from aegis_cli._identity import LIFE, NAME, asking_identity
     from aegis_cli._run import run
 
-    tls = asking_identity(directory, identity)
-    state = CertificateAuthority.load(directory).rotation()
+    if identity is None:  # of this CA, whose passphrase was given already
+        tls = ca.issue_in_memory(NAME, days=LIFE, client_only=True)
+    else:
+        tls = asking_identity(str(ca.directory), identity)
+    state = ca.rotation()
 
     async def found() -> list[str]:
         async with await connect(node, tls=tls, mesh=mesh) as seen:

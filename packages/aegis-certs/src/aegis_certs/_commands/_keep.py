@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -25,6 +25,9 @@ from ._shared import (
 
 if TYPE_CHECKING:
     from .. import CertificateAuthority
+
+Look = Callable[["CertificateAuthority"], Sequence[str]]
+"""How a command that can see the nodes tells which of them stand in the way of a step."""
 
 # The reasons of RFC 5280 that are for good, as `RevocationReason` has them.
 _REASONS = (
@@ -284,7 +287,7 @@ def activate(
     confirm: bool,
     passphrase_file: str | None,
     json: bool,
-    distrusting: Sequence[str] | None = None,  # by a command that can see the nodes
+    look: Look | None = None,
 ) -> None:
     """Let the new CA issue from now on; certificates of the old one stay valid.
 
@@ -294,6 +297,7 @@ def activate(
     from .._output import run, show_rotation
 
     ca = load_ca(dir, passphrase_file)
+    distrusting = look(ca) if look else None
     state = run(
         "Activating …",
         lambda: ca.activate_rotation(distrusting=distrusting, confirm=confirm),
@@ -313,7 +317,7 @@ def retire(
     dir: str,  # noqa: A002 - named after its option
     passphrase_file: str | None,
     json: bool,
-    in_use: Sequence[str] = (),  # by a command that can see the nodes
+    look: Look | None = None,
 ) -> None:
     """End the trust in the old CA, and forget its key.
 
@@ -322,6 +326,7 @@ def retire(
     from .._output import run, show_rotation
 
     ca = load_ca(dir, passphrase_file)
+    in_use = look(ca) if look else ()
     state = run("Retiring …", lambda: ca.retire_rotation(in_use=in_use))
     show_rotation(
         json, f"Retired the old CA in {ca.directory}", state, prefix(ctx), same_directory(ctx)
