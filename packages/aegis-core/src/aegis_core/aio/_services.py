@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
+from typing import NoReturn
 
 import grpc
 from aegis_discovery import InvalidRecordError, NodeInfo, Topology
-from aegis_discovery.feed import BATCH, HEARTBEAT, FeedWriter
+from aegis_discovery.feed import Complaints, FeedWriter, Pace, why_not_served
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2, mesh_pb2_grpc
 from aegis_discovery.records import Record, RecordVerifier, signed_from_wire
 
 from aegis_core import _seed_codec
 from aegis_core._caller import Caller, caller_from_context
 from aegis_core._caller_check import CallerCheck
+from aegis_core._gate import FeedGate
 from aegis_core._health import HealthInfo
 from aegis_core.errors import CallerError
 
 _log = logging.getLogger("aegis.server")
+
+MAX_ANSWERED = 1024
+"""Callers of whom it is remembered what they were told last; more than any node has peers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,8 @@ class SeedService(aegis_pb2_grpc.MeshServiceServicer):
 
     def __init__(self, own: OwnNode) -> None:
         self._own = own
-        self._answered: dict[str, bytes] = {}
+        self._answered: OrderedDict[str, bytes] = OrderedDict()
+        self._complaints = Complaints(_log)
 
     async def Ping(  # noqa: N802 - the wire's name
         self, request: aegis_pb2.PingRequest, context: Context
@@ -97,6 +106,9 @@ class SeedService(aegis_pb2_grpc.MeshServiceServicer):
             topology.outrun(request.version)
             snapshot = topology.snapshot()
         self._answered[caller.node_id] = snapshot.digest
+        self._answered.move_to_end(caller.node_id)
+        if len(self._answered) > MAX_ANSWERED:
+            self._answered.popitem(last=False)
         return _seed_codec.sync_response(snapshot)
 
     async def GetTopology(  # noqa: N802 - the wire's name
@@ -110,7 +122,9 @@ class SeedService(aegis_pb2_grpc.MeshServiceServicer):
         """The certificate says who speaks; a message that says otherwise is refused."""
         caller = await identify_caller(context)
         if sender_id and sender_id != caller.node_id:
-            _log.warning("%s claims to be %.64r; refused", caller.node_id, sender_id)
+            self._complaints.warn(
+                caller.node_id, "id", "%s claims to be %.64r; refused", caller.node_id, sender_id
+            )
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED,
                 f"sender_id is {sender_id[:64]!r}, the certificate says {caller.node_id}",
@@ -119,12 +133,18 @@ class SeedService(aegis_pb2_grpc.MeshServiceServicer):
 
 
 class FeedService(mesh_pb2_grpc.MeshServicer):
-    """Serves feeds, until it is closed."""
+    """Serves feeds, until it is closed.
+
+    Attributes:
+        served: How many feeds were opened so far.
+    """
 
     def __init__(self, own: OwnNode) -> None:
         self._own = own
         self._closing = False
         self._wakers: dict[asyncio.Event, str] = {}
+        self._gate = FeedGate()
+        self._complaints = Complaints(_log)
         self.served = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -152,61 +172,89 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
 
         While this node leaves, a new watcher is told just that: a refusal looks like a failure.
         """
-        caller = await identify_caller(context)
+        caller = (await identify_caller(context)).node_id
+        refusal = self._gate.enter(caller, time.monotonic())
+        if refusal:
+            await self._refuse(caller, grpc.StatusCode.RESOURCE_EXHAUSTED, refusal, context)
+        waker = asyncio.Event()
+        try:
+            await self._check(request, caller, context)
+            self.served += 1
+            self._wakers[waker] = caller
+            self._idle.clear()
+            async with aclosing(self._feed(request, caller, waker)) as messages:
+                async for message in messages:
+                    yield message
+        finally:
+            self._gate.leave(caller)
+            self._wakers.pop(waker, None)
+            if not self._wakers:
+                self._idle.set()
+
+    async def _feed(
+        self, request: mesh_pb2.WatchRequest, caller: str, waker: asyncio.Event
+    ) -> AsyncGenerator[mesh_pb2.WatchResponse, None]:
+        topology = self._own.topology
+        writer = FeedWriter(topology, self._own.chain_of, watcher=caller, request=request)
+        pace = Pace(time.monotonic())
+        loop = asyncio.get_running_loop()
+        unsubscribe = topology.on_wake(lambda: loop.call_soon_threadsafe(waker.set))
+        try:
+            while True:
+                waker.clear()
+                sent = False
+                for message in writer.messages():
+                    yield message
+                    sent = True
+                if self._closing:
+                    return
+                pace.looked(time.monotonic(), sent=sent)
+                try:
+                    async with asyncio.timeout(pace.until_heartbeat(time.monotonic())):
+                        await waker.wait()
+                except TimeoutError:
+                    yield writer.heartbeat()
+                    pace.beat(time.monotonic())
+                else:
+                    if not self._closing:
+                        await asyncio.sleep(pace.batch(time.monotonic()))
+        finally:
+            unsubscribe()
+
+    async def _check(self, request: mesh_pb2.WatchRequest, caller: str, context: Context) -> None:
+        """Ends the call where its request cannot be served; takes in the record of one that joins.
+
+        From then on the mesh knows it.
+        """
         if request.mesh != self._own.mesh:
             await context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"this is mesh {self._own.mesh!r}, not {request.mesh[:64]!r}",
             )
+        problem = why_not_served(request)
+        if problem:
+            await self._refuse(caller, grpc.StatusCode.INVALID_ARGUMENT, problem, context)
         if request.HasField("record"):
             await self._let_join(request, caller, context)
-        topology = self._own.topology
-        writer = FeedWriter(
-            topology,
-            self._own.chain_of,
-            watcher=caller.node_id,
-            request=request,
-        )
-        waker = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        unsubscribe = topology.on_wake(lambda: loop.call_soon_threadsafe(waker.set))
-        self.served += 1
-        self._wakers[waker] = caller.node_id
-        self._idle.clear()
-        try:
-            while True:
-                waker.clear()
-                for message in writer.messages():
-                    yield message
-                if self._closing:
-                    return
-                try:
-                    async with asyncio.timeout(HEARTBEAT):
-                        await waker.wait()
-                except TimeoutError:
-                    yield writer.heartbeat()
-                else:
-                    if not self._closing:
-                        await asyncio.sleep(BATCH)
-        finally:
-            unsubscribe()
-            del self._wakers[waker]
-            if not self._wakers:
-                self._idle.set()
 
     async def _let_join(
-        self, request: mesh_pb2.WatchRequest, caller: Caller, context: Context
+        self, request: mesh_pb2.WatchRequest, caller: str, context: Context
     ) -> None:
-        """Takes in the watcher's own record: from now on the mesh knows it."""
         try:
             if request.chain.certificates:
                 self._own.verifier.learn(tuple(request.chain.certificates))
             record = self._own.verifier.verify(signed_from_wire(request.record))
-            if record.id != caller.node_id or record.voucher is not None:
-                raise InvalidRecordError(record.id, f"{caller.node_id} may not publish it")
+            if record.id != caller or record.voucher is not None:
+                raise InvalidRecordError(record.id, f"{caller} may not publish it")
         except InvalidRecordError as error:
-            _log.warning("%s asked to join: %s", caller.node_id, error)
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
-        result = self._own.topology.merge_records([record], origin=caller.node_id)
+            await self._refuse(caller, grpc.StatusCode.PERMISSION_DENIED, str(error), context)
+        result = self._own.topology.merge_records([record], origin=caller)
         if result.foreign is not None:
             self._own.on_foreign(result.foreign)
+
+    async def _refuse(
+        self, caller: str, code: grpc.StatusCode, why: str, context: Context
+    ) -> NoReturn:
+        """Ends a call that no honest caller makes, and says so in the log, now and then."""
+        self._complaints.warn(caller, why, "a feed for %s was refused: %s", caller, why)
+        await context.abort(code, why)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from aegis_certs import RevocationList, TLSConfig
 from aegis_discovery import InvalidRecordError, NodeIdInUseError, NodeInfo, Topology
-from aegis_discovery.feed import FeedReader, Received
+from aegis_discovery.feed import Complaints, FeedReader, Received
 from aegis_discovery.records import Record, RecordAuthor, RecordVerifier
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
@@ -41,6 +41,7 @@ class NodeState:
         self.chain = _chain(tls)
         self.check = CallerCheck(tls.trust_domain)
         self._answered: set[str] = set()
+        self._complaints = Complaints(logging.getLogger("aegis.feed"))
         _check(tls, self.verifier)
         self._on_failure = on_failure
 
@@ -71,7 +72,9 @@ class NodeState:
 
     def new_reader(self) -> FeedReader:
         """Makes the reading end of one more feed."""
-        return FeedReader(self.topology, self.verifier, trusts_statuses=False)
+        return FeedReader(
+            self.topology, self.verifier, trusts_statuses=False, complaints=self._complaints
+        )
 
     def own_record(self) -> Record | None:
         """Returns the record that this node publishes of itself."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import grpc
 
-from aegis_discovery._feed import HEARTBEAT, FeedReader, Received
+from aegis_discovery._feed import FeedReader, Received
+from aegis_discovery._pace import HEARTBEAT
 from aegis_discovery.proto import mesh_pb2, mesh_pb2_grpc
 
 SILENCE = 3 * HEARTBEAT
 """Seconds without a message after which a feed counts as broken."""
+
+SLICE = 0.005
+"""Seconds of work for one feed after which it rests for as long."""
 
 
 class FeedSilentError(Exception):
@@ -33,12 +38,16 @@ async def follow(
 ) -> None:
     """Reads a feed until its server ends it, which says that the server leaves.
 
+    Whatever comes, one feed takes half of the loop's time at most: what is not read yet waits at
+    the server.
+
     Raises:
         grpc.aio.AioRpcError: If the feed ended in any other way.
         FeedSilentError: If nothing came for `silence` seconds.
         FeedApartError: If it is to be opened anew; that speaks against nobody.
     """
     call = mesh_pb2_grpc.MeshStub(channel).Watch(request)
+    worked = 0.0
     try:
         while True:
             try:
@@ -48,9 +57,14 @@ async def follow(
                 raise FeedSilentError(f"{source} was silent for {silence:.0f} s") from None
             if message is grpc.aio.EOF:
                 return
+            began = time.monotonic()
             received = reader.receive(message, source=source)
             on_message(received)
             if received.apart:
                 raise FeedApartError(f"{source} knows other things; its feed is opened anew")
+            worked += time.monotonic() - began
+            if worked >= SLICE:
+                await asyncio.sleep(worked)
+                worked = 0.0
     finally:
         call.cancel()
