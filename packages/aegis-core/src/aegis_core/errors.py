@@ -11,12 +11,14 @@ MeshError
     ├── NoTLSInfoError      the connection is not TLS
     ├── NoCertificateError  the caller showed no certificate
     └── CallerRefusedError  its certificate is revoked or expired, or its TLS too old
+        └── CallDeniedError the policy does not let it call this
 """
 
 from __future__ import annotations
 
 __all__ = [
     "AddressInUseError",
+    "CallDeniedError",
     "CallerError",
     "CallerRefusedError",
     "ConfigError",
@@ -108,3 +110,11 @@ class CallerRefusedError(CallerError):
     def __init__(self, node_id: str, reason: str) -> None:
         self.node_id = node_id
         super().__init__(reason)
+
+
+class CallDeniedError(CallerRefusedError):
+    """No rule of the policy lets this caller call this; what the rules are is not told."""
+
+    def __init__(self, node_id: str, method: str) -> None:
+        self.method = method
+        super().__init__(node_id, f"{node_id} may not call {method}")

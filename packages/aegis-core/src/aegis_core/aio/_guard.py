@@ -1,4 +1,4 @@
-"""Refuses calls of those who may not speak any more, and ends their open streams."""
+"""Stands before every handler: who may not call is refused, and what is too much is turned away."""
 
 from __future__ import annotations
 
@@ -6,227 +6,289 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from queue import SimpleQueue
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import grpc
 
+from aegis_core._call_judge import CallJudge
 from aegis_core._caller import Caller, caller_from_context
-from aegis_core._caller_check import CallerCheck
-from aegis_core.errors import CallerError, CallerRefusedError
+from aegis_core._overload import Intake, TurnedAway
+from aegis_core.aio._threads import InThread, KnownContext
+from aegis_core.errors import CallDeniedError, CallerError
 
 _log = logging.getLogger("aegis.server")
 
 LOOK = 1.0
 """Seconds between two looks at open streams."""
 
-LOOP_PATIENCE = 30.0
-"""Seconds that a handler's thread waits for the event loop; one that is stopped never answers."""
+MAX_METHODS = 4096
+"""Methods whose handlers are remembered; a generic handler may have any number of them."""
+
+SHED_MARK = ("aegis-shed", "1")
+"""Trailing metadata of a call that was turned away before any of it ran."""
 
 
-class KnownContext:
-    """A sync handler's context that remembers the connection, which a thread must not ask for.
+class _Guarded(NamedTuple):
+    """A handler, and what stands before it."""
 
-    Args:
-        context: gRPC's own, asked here and now.
-    """
+    handler: Any
+    guarded: Any
+    is_counted: bool
 
-    def __init__(self, context: Any) -> None:
-        self._context = context
-        self._auth: Mapping[str, Any] = context.auth_context()
-        self._peer: str = context.peer()
-        self._key: str | None = context.peer_identity_key()
 
-    def auth_context(self) -> Mapping[str, Any]:
-        """Returns what the transport proved."""
-        return self._auth
+class _Ended(NamedTuple):
+    """Why a call that runs is ended."""
 
-    def peer(self) -> str:
-        """Returns the peer's network address."""
-        return self._peer
-
-    def peer_identity_key(self) -> str | None:
-        """Returns the name of what identifies the peer."""
-        return self._key
-
-    def peer_identities(self) -> Iterable[bytes] | None:
-        """Returns what identifies the peer."""
-        return None if self._key is None else self._auth.get(self._key)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
+    code: grpc.StatusCode
+    reason: str
 
 
 class CallerGuard(grpc.aio.ServerInterceptor):
-    """Checks every call's caller, before the handler runs and while a stream is open."""
+    """Checks every call before its handler runs, and streams while they are open.
 
-    def __init__(self, check: CallerCheck) -> None:
-        self._check = check
-        self._streams: dict[asyncio.Task[Any], Caller] = {}
-        self._ended: dict[asyncio.Task[Any], str] = {}
+    Args:
+        judge: Decides who may call.
+        intake: Decides how much is too much, for the user's services.
+        for_everybody: Services that no policy keeps from a member of the mesh.
+        uncounted: Services beside those that are not the user's.
+    """
+
+    def __init__(
+        self,
+        judge: CallJudge,
+        intake: Intake,
+        *,
+        for_everybody: Collection[str] = (),
+        uncounted: Collection[str] = (),
+    ) -> None:
+        self._judge = judge
+        self._intake = intake
+        self._for_everybody = frozenset(for_everybody)
+        self._uncounted = self._for_everybody.union(uncounted)
+        self._guarded: dict[str, _Guarded] = {}
+        self._calls: dict[asyncio.Task[Any], tuple[Caller, str | None] | None] = {}
+        self._ended: dict[asyncio.Task[Any], _Ended] = {}
+        self._in_threads: set[asyncio.Task[Any]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.refused = 0
+        self.denied = 0
 
     async def run(self) -> None:
         """Ends streams whose caller may not speak any more; works until it is cancelled."""
         while True:
             await asyncio.sleep(LOOK)
-            for task, caller in list(self._streams.items()):
-                objection = self._check.objection(caller)
-                if objection is None:
+            for task, looked_at in list(self._calls.items()):
+                error = self._judge.objection(*looked_at) if looked_at else None
+                if error is None:
                     continue
                 if task not in self._ended:
-                    _log.warning("a stream ends: %s", objection)
-                self._ended[task] = objection
+                    _log.warning("a stream ends: %s", error)
                 # Again at each look: a handler may have taken the last one for its own.
-                task.cancel()
+                self._end(task, _Ended(_code(error), str(error)))
+
+    async def wait_idle(self) -> None:
+        """Waits until no call of the user's services runs."""
+        await self._idle.wait()
+
+    async def end_calls(self, reason: str, patience: float) -> None:
+        """Ends all calls whose handlers are coroutines, as unavailable, and waits for that."""
+        tasks = list(self._calls)
+        for task in tasks:
+            self._end(task, _Ended(grpc.StatusCode.UNAVAILABLE, reason))
+        if tasks:
+            await asyncio.wait(tasks, timeout=patience)
+
+    def _end(self, task: asyncio.Task[Any], why: _Ended) -> None:
+        self._ended[task] = why
+        task.cancel()
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Puts the check around a handler, in the handler's own kind: sync or async."""
+        """Puts the checks around a handler, in the handler's own kind: sync or async."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
+        path: str = handler_call_details.method
+        known = self._guarded.get(path)
+        if known is None or known.handler is not handler:
+            known = self._guard(path, handler)
+        if known.is_counted:
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101 - a call is served in a task
+            turned_away = self._intake.enter(task)
+            if turned_away is not None:
+                return _TURNING_AWAY[turned_away]
+            self._idle.clear()
+            task.add_done_callback(self._left)
+        return known.guarded
+
+    def _left(self, task: asyncio.Task[Any]) -> None:
+        if task in self._in_threads:
+            return  # its caller is gone, but a thread still works for it: that comes here again
+        self._intake.leave(task)
+        if not self._intake.running:
+            self._idle.set()
+
+    def _guard(self, path: str, handler: Any) -> _Guarded:
+        service = path.removeprefix("/").rpartition("/")[0]
+        judged = None if service in self._for_everybody else path
         requests = "stream" if handler.request_streaming else "unary"
         responses = "stream" if handler.response_streaming else "unary"
         kind = f"{requests}_{responses}"
         inner = getattr(handler, kind)
+        checked: Any
         if inspect.isasyncgenfunction(inner):
-            checked = self._around_async_generator(inner)
-        elif inspect.iscoroutinefunction(inner) and kind == "unary_unary":
-            checked = self._around_unary(inner)
+            checked = self._around_async_generator(inner, judged)
         elif inspect.iscoroutinefunction(inner):
-            checked = self._around_async_stream(inner)
+            checked = self._around_coroutine(inner, judged, unary=kind == "unary_unary")
         elif handler.response_streaming:
-            checked = self._around_sync_stream(inner, handler.request_streaming)
+            checked = self._around_sync_stream(inner, judged, handler.request_streaming)
         else:
-            checked = self._around_sync(inner, handler.request_streaming)
-        return getattr(grpc, f"{kind}_rpc_method_handler")(
+            checked = self._around_sync(inner, judged, handler.request_streaming)
+        guarded = getattr(grpc, f"{kind}_rpc_method_handler")(
             checked, handler.request_deserializer, handler.response_serializer
         )
+        if len(self._guarded) >= MAX_METHODS:
+            self._guarded.clear()
+        known = _Guarded(handler, guarded, service not in self._uncounted)
+        self._guarded[path] = known
+        return known
 
-    def _around_unary(self, inner: Any) -> Any:
+    def _around_coroutine(self, inner: Any, path: str | None, *, unary: bool) -> Any:
         async def checked(request: Any, context: Any) -> Any:
-            await self._admit(context)
-            return await inner(request, context)
-
-        return checked
-
-    def _around_async_stream(self, inner: Any) -> Any:
-        async def checked(request: Any, context: Any) -> Any:
-            async with self._watched(await self._admit(context), context):
+            caller = await self._admit(context, path)
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101 - a handler runs in a task
+            # What answers once is let finish, whatever becomes of its caller meanwhile.
+            self._calls[task] = None if unary else (caller, path)
+            try:
                 return await inner(request, context)
+            except asyncio.CancelledError:
+                await self._explain(task, context)
+                raise
+            finally:
+                self._calls.pop(task, None)
+                self._ended.pop(task, None)
 
         return checked
 
-    def _around_async_generator(self, inner: Any) -> Any:
-        async def checked(request: Any, context: Any) -> None:
-            async with (
-                self._watched(await self._admit(context), context),
-                contextlib.aclosing(inner(request, context)) as messages,
-            ):
-                # Written from here, and not by gRPC, so that a stream which is ended while a
-                # message is on its way still tells its caller why.
+    def _around_async_generator(self, inner: Any, path: str | None) -> Any:
+        async def written(request: Any, context: Any) -> None:
+            # Written from here, and not by gRPC, so that a stream which is ended while a
+            # message is on its way still tells its caller why.
+            async with contextlib.aclosing(inner(request, context)) as messages:
                 async for message in messages:
                     await context.write(message)
 
-        return checked
+        return self._around_coroutine(written, path, unary=False)
+
+    async def _explain(self, task: asyncio.Task[Any], context: Any) -> None:
+        """Tells a caller why its call is ended, if that is what the cancellation was for."""
+        ended = self._ended.get(task)
+        if ended is None:
+            return
+        del self._calls[task]  # what follows is not cut short by the next look
+        while task.uncancel():
+            pass
+        await context.abort(ended.code, ended.reason)
 
     # A thread cannot be interrupted: a stream that a sync handler serves ends at its next message.
 
-    def _around_sync(self, inner: Any, streams: bool) -> Any:
-        look = self._look_from_thread()
+    def _around_sync(self, inner: Any, path: str | None, streams: bool) -> Any:
+        def checked(request: Any, context: KnownContext) -> Any:
+            with self._in_thread(context):
+                self._admit_sync(context, path)
+                requests = self._checked(request, context, path) if streams else request
+                return inner(requests, context)
 
-        def checked(request: Any, context: Any) -> Any:
-            known = look(context)
-            return inner(self._checked(request, known) if streams else request, known)
+        return InThread(checked)
 
-        return checked
+    def _around_sync_stream(self, inner: Any, path: str | None, streams: bool) -> Any:
+        def checked(request: Any, context: KnownContext) -> Iterator[Any]:
+            with self._in_thread(context):
+                self._admit_sync(context, path)
+                requests = self._checked(request, context, path) if streams else request
+                yield from self._checked(inner(requests, context), context, path)
 
-    def _around_sync_stream(self, inner: Any, streams: bool) -> Any:
-        look = self._look_from_thread()
+        def begin(request: Any, context: Any) -> Iterator[Any]:
+            # gRPC calls this in the call's own task, and takes what it returns to a thread.
+            return checked(request, KnownContext(context))
 
-        def checked(request: Any, context: Any) -> Iterator[Any]:
-            known = look(context)
-            requests = self._checked(request, known) if streams else request
-            yield from self._checked(inner(requests, known), known)
+        return begin
 
-        return checked
-
-    def _look_from_thread(self) -> Callable[[Any], KnownContext]:
-        """Returns what a handler's thread begins with: who calls, once that is admitted.
-
-        gRPC (seen in 1.85) crashes the process where a thread asks a context for its connection
-        and the call has ended meanwhile, such as by a caller that gave up while the call waited
-        for a thread. So the loop asks, which knows that the call's task still runs.
-        """
-        rpc, loop = asyncio.current_task(), asyncio.get_running_loop()
+    @contextlib.contextmanager
+    def _in_thread(self, context: KnownContext) -> Iterator[None]:
+        """Counts a call for as long as a thread works for it, though its caller may be gone."""
+        rpc = context.rpc
         assert rpc is not None  # noqa: S101 - a call is served in a task
-
-        def look(context: Any) -> KnownContext:
-            answers: SimpleQueue[KnownContext | Exception] = SimpleQueue()
-
-            def ask() -> None:
-                try:
-                    if rpc.done():
-                        raise ConnectionAbortedError("the caller is gone")
-                    answers.put(KnownContext(context))
-                except Exception as error:  # noqa: BLE001 - it is the thread's
-                    answers.put(error)
-
-            loop.call_soon_threadsafe(ask)
-            known = answers.get(timeout=LOOP_PATIENCE)
-            if isinstance(known, Exception):
-                raise known
-            self._admit_sync(known)
-            return known
-
-        return look
-
-    def _checked(self, messages: Iterable[Any], context: KnownContext) -> Iterator[Any]:
-        for message in messages:
-            self._admit_sync(context)
-            yield message
-
-    @contextlib.asynccontextmanager
-    async def _watched(self, caller: Caller, context: Any) -> AsyncIterator[None]:
-        """Keeps a stream in view of `run`, which ends it by cancelling its task."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a handler runs in a task
-        self._streams[task] = caller
+        self._in_threads.add(rpc)
         try:
             yield
-        except asyncio.CancelledError:
-            objection = self._ended.get(task)
-            if objection is None:
-                raise
-            del self._streams[task]  # what follows tells the caller why, and is not cut short
-            while task.uncancel():
-                pass
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, objection)
         finally:
-            self._streams.pop(task, None)
-            self._ended.pop(task, None)
+            self._in_threads.discard(rpc)
+            if rpc.done():
+                with contextlib.suppress(RuntimeError):  # the loop has ended, and so has the count
+                    context.loop.call_soon_threadsafe(self._left, rpc)
 
-    async def _admit(self, context: Any) -> Caller:
+    def _checked(
+        self, messages: Iterable[Any], context: KnownContext, path: str | None
+    ) -> Iterator[Any]:
+        for message in messages:
+            self._admit_sync(context, path)
+            yield message
+
+    async def _admit(self, context: Any, path: str | None) -> Caller:
         try:
-            return self._look_at(context)
+            return self._look_at(context, path)
         except CallerError as error:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+            await context.abort(_code(error), str(error))
             raise
 
-    def _admit_sync(self, context: KnownContext) -> None:
+    def _admit_sync(self, context: KnownContext, path: str | None) -> None:
         try:
-            self._look_at(context)
+            self._look_at(context, path)
         except CallerError as error:
-            context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+            context.abort(_code(error), str(error))
             raise
 
-    def _look_at(self, context: Any) -> Caller:
-        caller = caller_from_context(context)
-        objection = self._check.objection(caller)
-        if objection is not None:
-            raise CallerRefusedError(caller.node_id, objection)
+    def _look_at(self, context: Any, path: str | None) -> Caller:
+        try:
+            caller = caller_from_context(context)
+            error = self._judge.objection(caller, path)
+            if error is not None:
+                raise error
+        except CallDeniedError:
+            self.denied += 1
+            raise
+        except CallerError:
+            self.refused += 1
+            raise
         return caller
+
+
+def _code(error: CallerError) -> grpc.StatusCode:
+    denied = isinstance(error, CallDeniedError)
+    return grpc.StatusCode.PERMISSION_DENIED if denied else grpc.StatusCode.UNAUTHENTICATED
+
+
+def _turning_away(code: grpc.StatusCode, reason: str) -> grpc.RpcMethodHandler[Any, Any]:
+    async def turn_away(_: AsyncIterator[Any], context: Any) -> None:
+        await context.abort(code, reason, trailing_metadata=(SHED_MARK,))
+
+    # On the wire all kinds of calls are alike, and one of this kind waits for no request.
+    return grpc.stream_stream_rpc_method_handler(turn_away)
+
+
+_TURNING_AWAY = {
+    TurnedAway.FULL: _turning_away(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "as many calls run here as may; try another provider"
+    ),
+    TurnedAway.CLOSED: _turning_away(
+        grpc.StatusCode.UNAVAILABLE, "this node is leaving; try another provider"
+    ),
+}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 from aegis_certs import TLSConfig
 from aegis_discovery import HealthStatus
+from aegis_discovery.policy import Policy
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2, mesh_pb2_grpc
 from aegis_discovery.transport import join_address
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -19,9 +18,13 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from aegis_core._address import bound_address
+from aegis_core._call_judge import CallJudge
 from aegis_core._health import HealthInfo
+from aegis_core._overload import Intake
+from aegis_core.aio._drain import drain
 from aegis_core.aio._guard import CallerGuard
 from aegis_core.aio._services import FeedService, OwnNode, SeedService
+from aegis_core.aio._threads import HandlerThreads
 from aegis_core.errors import AddressInUseError
 
 _log = logging.getLogger("aegis.server")
@@ -33,10 +36,20 @@ LAST_NEWS = 1.0
 """Seconds that watchers have to take the news that this node leaves."""
 
 SPREAD = 0.2
-"""Seconds between telling that this node leaves and refusing calls: callers hear of it first."""
+"""Seconds without a new call after which callers have heard that this node leaves."""
+
+LAST_CALLS = 0.5
+"""Seconds for calls of the mesh protocol that come at the very end."""
 
 SYNC_THREADS = 16
 """Threads that run handlers which are no coroutines."""
+
+FOR_EVERYBODY = (
+    aegis_pb2.DESCRIPTOR.services_by_name["MeshService"].full_name,
+    mesh_pb2.DESCRIPTOR.services_by_name["Mesh"].full_name,
+    health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+)
+"""Services that no policy is asked about: without them there is no mesh to have a policy."""
 
 
 class MeshServer:
@@ -48,6 +61,7 @@ class MeshServer:
         own: What the mesh's services need of their node.
         registrars: Add the user's services.
         interceptors: gRPC server interceptors around all services.
+        max_concurrent_calls: Of the user's services; None for no limit.
     """
 
     def __init__(
@@ -58,12 +72,21 @@ class MeshServer:
         *,
         registrars: Sequence[Registrar] = (),
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        max_concurrent_calls: int | None = None,
     ) -> None:
         self._host, self._port = bound_address(address)
-        self._guard = CallerGuard(own.check)
+        self._topology = own.topology
+        self._judge = CallJudge(own.check, self._type_of)
+        self._intake = Intake(max_concurrent_calls)
+        self._guard = CallerGuard(
+            self._judge,
+            self._intake,
+            for_everybody=FOR_EVERYBODY,
+            uncounted=[reflection.SERVICE_NAME],
+        )
         self._feeds = FeedService(own)
         self._health = health_aio.HealthServicer()
-        self._threads = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="aegis-handler")
+        self._threads = HandlerThreads(SYNC_THREADS, thread_name_prefix="aegis-handler")
         self._server = grpc.aio.server(
             migration_thread_pool=self._threads,
             interceptors=(self._guard, *interceptors),
@@ -77,13 +100,7 @@ class MeshServer:
         aegis_pb2_grpc.add_MeshServiceServicer_to_server(SeedService(own), self._server)
         mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (
-            *self.services,
-            aegis_pb2.DESCRIPTOR.services_by_name["MeshService"].full_name,
-            mesh_pb2.DESCRIPTOR.services_by_name["Mesh"].full_name,
-            health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
-            reflection.SERVICE_NAME,
-        )
+        names = (*self.services, *FOR_EVERYBODY, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self._identity = _ServerIdentity(tls)
         self._bind()
@@ -133,18 +150,28 @@ class MeshServer:
     async def stop(self, grace: float) -> None:
         """Ends all feeds with the last news, lets calls in flight finish, then closes.
 
+        The feeds go first: who watches this node goes on with another one that still hears news.
+
         Args:
-            grace: Seconds that calls in flight have; what still runs then is cancelled.
+            grace: Seconds that calls in flight have; what still runs then is ended.
         """
         await self._health.enter_graceful_shutdown()
         await self._feeds.close(LAST_NEWS)
-        await asyncio.sleep(min(SPREAD, grace))
-        await self._server.stop(grace)
+        await drain(self._guard, self._intake, grace, silence=SPREAD)
+        await self._server.stop(min(grace, LAST_CALLS))
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def change_identity(self, tls: TLSConfig) -> None:
         """Serves new connections with another certificate or bundle; open ones go on."""
         self._identity.change(tls)
+
+    def change_policy(self, policy: Policy | None) -> None:
+        """Lets in who may call by another policy; open streams that it denies are ended."""
+        self._judge.take(policy)
+
+    def _type_of(self, node_id: str) -> str | None:
+        node = self._topology.get_node(node_id)
+        return node.type if node else None
 
     def _bind(self) -> None:
         credentials = grpc.dynamic_ssl_server_credentials(
