@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from aegis_core._membership import REVIEW, Membership
+from aegis_core._rings import Rings
 from aegis_discovery import NodeInfo, NodeStatus, Topology
 from aegis_discovery.records import Opinion, Record, RecordAuthor
 
@@ -82,3 +83,18 @@ def test_an_accusation_that_came_before_its_accuser_was_back_counts_when_it_is(v
     view.settle()
     assert view.status(accuser) is NodeStatus.ALIVE
     assert view.status(subject) is NodeStatus.SUSPECTED
+
+
+@pytest.mark.parametrize("size", range(2, 12))
+def test_who_observes_a_node_does_not_hang_on_whether_that_node_is_failed(size: int) -> None:
+    # Else its being failed could end the majority that failed it, and so on without end.
+    rings = Rings()
+    for number in range(size):
+        rings.place(f"node-{number}", fits=True)
+    for number in range(size):
+        node_id = f"node-{number}"
+        before = rings.observers(node_id)
+        assert before
+        rings.place(node_id, fits=False)
+        assert rings.observers(node_id) == before
+        rings.place(node_id, fits=True)

@@ -91,7 +91,7 @@ class Rings:
 
     @property
     def _is_small(self) -> bool:
-        return len(self._members) - len(self._unfit) <= RINGS + 1
+        return len(self._members) <= RINGS + 1
 
     def _walk(self, ring: int, start: str, step: int, *, through: bool) -> Iterator[str]:
         """Goes round a ring to the first that fits; yields those on the way if `through`."""
