@@ -168,6 +168,37 @@ def test_what_a_node_says_itself_beats_what_others_vouch_for(clock: ManualClock)
     assert voucher.get_node("a") is not None
 
 
+def test_a_voucher_removes_what_it_vouched_for_and_another_ones_next_word_brings_it_back(
+    clock: ManualClock,
+) -> None:
+    one, two = (
+        Topology(owner=owner, author=RecordAuthor(owner, clock=clock), clock=clock)
+        for owner in ("v1", "v2")
+    )
+
+    def exchange() -> None:
+        one.merge(two)
+        two.merge(one)
+
+    one.vouch(greeter("go"))
+    exchange()
+    two.vouch(greeter("go", "127.0.0.1:2"))
+    exchange()
+    one.unvouch("go")
+    assert "go" in one.nodes, "what counts is of v2 by now"
+    # One record is held of an id, so a removal that crosses the other's word takes that away.
+    one.vouch(greeter("go"))
+    two.vouch(greeter("go", "127.0.0.1:3"))
+    clock.now += 1
+    one.unvouch("go")
+    exchange()
+    assert "go" not in one.nodes
+    assert "go" not in two.nodes
+    two.vouch(greeter("go", "127.0.0.1:3"))
+    exchange()
+    assert one.nodes["go"].address == two.nodes["go"].address == "127.0.0.1:3"
+
+
 def test_equal_stamps_are_decided_the_same_way_everywhere(
     clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 from aegis_discovery._author import RecordAuthor
+from aegis_discovery._complaints import Complaints
 from aegis_discovery._events import Announcer, EventKind, TopologyEvent
 from aegis_discovery._model import NodeInfo, NodeStatus
 from aegis_discovery._record import MAX_AHEAD, Clock, Record
@@ -17,6 +18,7 @@ from aegis_discovery._verdict import (
     MAX_ACCUSATIONS,
     Opinion,
     SignedVerdict,
+    Verdict,
     VerdictStore,
     is_refuted,
 )
@@ -27,6 +29,9 @@ _log = logging.getLogger("aegis.topology")
 MAX_VERSION = 2**63 - 1
 MAX_VERSION_STEP = 2**20
 """The most that another topology raises our version by: a lying peer cannot use the range up."""
+
+MAX_NODES = 20_000
+"""Nodes that a topology holds: twice the largest mesh that is tested, some 60 MB of records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,8 @@ class Ledger:
     def __init__(
         self, owner: str | None, author: RecordAuthor, clock: Clock, announcer: Announcer
     ) -> None:
-        self.store = RecordStore()
+        self._complaints = Complaints(_log, clock=clock)
+        self.store = RecordStore(self._complaints)
         self.verdicts = VerdictStore()
         self.version = 0
         self._owner = owner
@@ -69,6 +75,11 @@ class Ledger:
             live = {e.record.id: e.node for e in self.store.entries() if e.node is not None}
             self._nodes = MappingProxyType(dict(sorted(live.items())))
         return self._nodes
+
+    @property
+    def is_full(self) -> bool:
+        """Whether records of further nodes are dropped."""
+        return self.store.live >= MAX_NODES
 
     def get_node(self, node_id: str) -> NodeInfo | None:
         """Returns a node, or None."""
@@ -132,10 +143,17 @@ class Ledger:
                 rival = news.get(record.id)
                 if rival is None or record.precedence > rival.precedence:
                     news[record.id] = record
-        self._raise_version(version, changed=bool(news))
-        for record in news.values():
+        admitted = self._admit(news.values(), origin)
+        self._raise_version(version, changed=bool(admitted))
+        for record in admitted:
             self._accept(record, origin)
-        return MergeResult(bool(news), foreign)
+        return MergeResult(bool(admitted), foreign)
+
+    def get_verdicts(self, node_id: str) -> tuple[Verdict, ...]:
+        """Returns what is said of a node, less what its record refutes."""
+        record = self.get_record(node_id)
+        said = (content.verdict for content in self.verdicts.of(node_id).values())
+        return tuple(verdict for verdict in said if record and not is_refuted(verdict, record))
 
     def judge(self, node_id: str, opinion: Opinion, *, held: bool) -> None:
         """Writes the owner's verdict on what is held of another node."""
@@ -152,12 +170,15 @@ class Ledger:
         subject, accuser = self.store.get(verdict.subject), self.store.get(verdict.accuser)
         if subject is None or subject.node is None or accuser is None or accuser.node is None:
             return
-        if is_refuted(verdict, subject.record):
+        if verdict.expires_at <= self._now_ms():
+            # What took it back may be forgotten by now.
             return
         known = self.verdicts.get(verdict.subject, verdict.accuser) is not None
         is_own = verdict.accuser == self._owner
         if not known and not is_own and self.verdicts.count(verdict.accuser) >= MAX_ACCUSATIONS:
-            _log.warning(
+            self._complaints.warn(
+                verdict.accuser,
+                "too many verdicts",
                 "%s judges more than %d nodes; what it says of %s is dropped (from %s)",
                 verdict.accuser,
                 MAX_ACCUSATIONS,
@@ -225,12 +246,37 @@ class Ledger:
         self.store.drop(node_id)
         self.verdicts.forget(node_id)
 
+    def _admit(self, records: Iterable[Record], origin: str | None) -> list[Record]:
+        """Returns the records that there is room for.
+
+        Tombstones are no nodes: a mesh that often replaces its nodes has many. Of those that nodes
+        sign themselves there are no more than certificates, but a voucher could invent any number.
+        """
+        admitted: list[Record] = []
+        room = {"node": MAX_NODES - self.store.live, "removed node": MAX_NODES - self.store.removed}
+        for record in records:
+            kind = "node" if record.info is not None else "removed node"
+            held = self.store.get(record.id)
+            if held is None or (held.record.info is None) is not (record.info is None):
+                if room[kind] <= 0 and (record.info is not None or record.voucher is not None):
+                    self._complaints.warn(
+                        origin or "",
+                        f"too many {kind}s",
+                        "the topology holds %d %ss, the most it may: dropped %s, from %s",
+                        MAX_NODES,
+                        kind,
+                        record.id,
+                        origin,
+                    )
+                    continue
+                room[kind] -= 1
+            admitted.append(record)
+        return admitted
+
     def _accept(self, record: Record, origin: str | None) -> None:
         before = self.store.put(record, origin)
         if record.info is None:
             self.verdicts.forget(record.id)
-        else:
-            self.verdicts.refuted(record)
         after = self.get_node(record.id)
         if after is None:
             kind = EventKind.LEFT

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from aegis_discovery._complaints import Complaints
 from aegis_discovery._model import NodeInfo, NodeStatus
 from aegis_discovery._record import Record
 
-_log = logging.getLogger("aegis.topology")
 _DIGEST_SIZE = 32
 _DIGEST_MODULUS = 1 << (8 * _DIGEST_SIZE)
 
@@ -42,16 +41,23 @@ class RecordStore:
     reader at some position lacks is the tail, with each node in it once, however slow the reader.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, complaints: Complaints) -> None:
         self.position = 0
+        self._complaints = complaints
         self._entries: dict[str, Entry] = {}
         self._first_end: float = math.inf
         self.vouched: Counter[str] = Counter()
+        self.live = 0
         self._live_sum = 0
         self._full_sum = 0
         self._services = ServiceIndex()
         self._signed_since: dict[bytes, int] = {}
         self._signed_more: Counter[bytes] = Counter()
+
+    @property
+    def removed(self) -> int:
+        """How many tombstones are held."""
+        return len(self._entries) - self.live
 
     @property
     def services(self) -> ServiceIndex:
@@ -104,9 +110,12 @@ class RecordStore:
         if held is None:
             return True
         if _equivocates(record, held.record):
-            _log.warning(
+            author = record.voucher or record.id
+            self._complaints.warn(
+                author,
+                "equivocation",
                 "%s signed two records with the stamp %d; the one with the greater hash counts",
-                record.voucher or record.id,
+                author,
                 record.stamp,
             )
         return record.precedence > held.record.precedence
@@ -132,6 +141,7 @@ class RecordStore:
             self._live_sum = (self._live_sum + record.digest) % _DIGEST_MODULUS
             self._services.add(node)
             self.vouched[record.voucher or ""] += 1
+            self.live += 1
         self._first_end = min(self._first_end, record.expires_at)
         return before
 
@@ -182,6 +192,7 @@ class RecordStore:
             self._live_sum = (self._live_sum - entry.record.digest) % _DIGEST_MODULUS
             self._services.remove(entry.node)
             self.vouched[entry.record.voucher or ""] -= 1
+            self.live -= 1
 
 
 def _is_same_life(one: Record, other: Record) -> bool:

@@ -98,6 +98,11 @@ class Topology:
         with self._lock:
             return self._ledger.nodes
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it holds as many nodes as it may; records of further ones are dropped."""
+        return self._ledger.is_full
+
     def get_node(self, node_id: str) -> NodeInfo | None:
         """Returns a node, or None."""
         with self._lock:
@@ -150,9 +155,9 @@ class Topology:
             )
 
     def get_verdicts(self, node_id: str) -> tuple[Verdict, ...]:
-        """Returns what is said of a node, the latest of each accuser."""
+        """Returns what is said of a node, the latest of each accuser, less what it refuted."""
         with self._lock:
-            return tuple(said.verdict for said in self._ledger.verdicts.of(node_id).values())
+            return self._ledger.get_verdicts(node_id)
 
     def get_verdict(self, node_id: str, accuser: str) -> SignedVerdict | None:
         """Returns the latest that one node said of another one."""

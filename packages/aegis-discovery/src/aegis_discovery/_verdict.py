@@ -92,20 +92,15 @@ class VerdictEntry:
 
 
 class VerdictStore:
-    """Holds the latest verdict per (subject, accuser), in the order of their arrival."""
+    """Holds the latest verdict per (subject, accuser), in the order of their arrival.
+
+    One that its subject refuted stays as long as its lease: what it replaced must not come back.
+    """
 
     def __init__(self) -> None:
         self._entries: OrderedDict[tuple[str, str], VerdictEntry] = OrderedDict()
         self._by_subject: dict[str, dict[str, SignedVerdict]] = {}
         self._by_accuser: Counter[str] = Counter()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    @property
-    def subjects(self) -> tuple[str, ...]:
-        """Ids of all nodes that verdicts are held of."""
-        return tuple(self._by_subject)
 
     @property
     def signers(self) -> frozenset[bytes]:
@@ -152,19 +147,6 @@ class VerdictStore:
     def forget(self, node_id: str) -> None:
         """Drops what is said of a node, and what it says: it is no part of the mesh any more."""
         self._drop([key for key in self._entries if node_id in key])
-
-    def refuted(self, record: Record) -> None:
-        """Drops the accusations that a new record of their subject refutes.
-
-        Acquittals, and what is held, stay as long as their leases: what they replaced must not
-        come back.
-        """
-        void = [
-            (record.id, accuser)
-            for accuser, content in self._by_subject.get(record.id, {}).items()
-            if is_refuted(content.verdict, record)
-        ]
-        self._drop(void)
 
     def expire(self, now: int) -> None:
         """Drops all whose lease ended by `now` (Unix milliseconds)."""

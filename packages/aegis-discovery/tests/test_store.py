@@ -1,0 +1,198 @@
+"""What one topology holds: since when it knows a signer, what it drops, and when it is full."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from aegis_discovery import EventKind, NodeInfo, NodeStatus, ServiceInfo, Topology, TopologyEvent
+from aegis_discovery._record import Record
+from aegis_discovery.records import LEASE, Opinion, RecordAuthor
+
+NOW = 1_800_000_000.0
+NOW_MS = round(NOW * 1000)
+LIMIT = 5
+
+
+class ManualClock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Key:
+    """Stands where a certificate does, with a fingerprint of one's choice."""
+
+    def __init__(self, signer: bytes) -> None:
+        self.signer = signer
+        self.not_after = NOW + 10 * LEASE
+
+    def sign(self, body: bytes) -> bytes:
+        return b"signed"
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def topology(clock: ManualClock) -> Topology:
+    return Topology(owner="own", author=RecordAuthor("own", clock=clock), clock=clock)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aegis_discovery._ledger.MAX_NODES", LIMIT)
+
+
+def node(node_id: str) -> NodeInfo:
+    return NodeInfo(node_id, address="10.0.0.1:1", services=(ServiceInfo("s", "v1"),))
+
+
+def record(
+    node_id: str, stamp: int = 0, *, by: str = "", key: str = "", gone: bool = False
+) -> Record:
+    """Makes a record of a node; `by` vouches for it, `key` names the certificate."""
+    author = RecordAuthor(
+        by or node_id,
+        signing=Key((key or by or node_id).encode()),
+        clock=lambda: NOW,
+    )
+    info = None if gone else node(node_id)
+    return author.write(node_id, NOW_MS + stamp, info, vouched=bool(by))
+
+
+def since(topology: Topology, signer: bytes) -> int | None:
+    return topology.changes_since(0).signed_since(signer)
+
+
+def test_a_signer_is_known_since_the_first_of_its_records_that_followed_each_other(
+    topology: Topology,
+) -> None:
+    assert since(topology, b"old") is None
+    topology.merge_records([record("a", key="old")])
+    first = topology.position
+    topology.merge_records([record("b"), record("a", 1, key="old")])
+    assert since(topology, b"old") == first, "whoever holds the log up to there holds the chain"
+    topology.merge_records([record("a", 2, key="new")])
+    assert since(topology, b"old") is None
+    assert since(topology, b"new") == topology.position
+    topology.merge_records([record("a", 3, key="old")])
+    assert since(topology, b"old") == topology.position, "a watcher may have forgotten it by now"
+
+
+def test_a_signer_of_many_records_is_known_until_the_last_of_them_went(topology: Topology) -> None:
+    vouched = [record(f"go-{i}", by="v") for i in range(3)]
+    topology.merge_records(vouched)
+    first = topology.position - 2
+    for gone in range(3):
+        assert since(topology, b"v") == first
+        topology.merge_records([record(f"go-{gone}", 1, key="owner")])
+    assert since(topology, b"v") is None
+    assert topology.signers == {b"owner"}
+
+
+def test_a_status_moves_no_signer(topology: Topology) -> None:
+    topology.merge_records([record("a")])
+    first = topology.position
+    held = topology.get_record("a")
+    assert held is not None
+    topology.set_status("a", held.stamp, NodeStatus.SUSPECTED)
+    assert since(topology, b"a") == first
+
+
+def test_keeping_only_some_drops_everybody_else_and_what_was_said_of_them(
+    topology: Topology,
+) -> None:
+    topology.add_node(node("own"))
+    topology.merge_records([record(i) for i in "abc"] + [record("gone", gone=True)])
+    topology.judge("a", Opinion.SUSPECT)
+    topology.judge("b", Opinion.SUSPECT)
+    events: list[TopologyEvent] = []
+    topology.subscribe(events.append)
+    topology.keep_only({"b"})
+    assert list(topology.nodes) == ["b", "own"]
+    assert [(event.kind, event.node.id) for event in events] == [
+        (EventKind.LEFT, "a"),
+        (EventKind.LEFT, "c"),
+    ]
+    assert {event.node.status for event in events} == {NodeStatus.LEFT}
+    assert [n.id for n in topology.get_service_providers("s", "v1")] == ["b", "own"]
+    assert topology.get_record("gone") is None
+    said = topology.changes_since(0).verdicts()
+    assert [one.verdict.subject for one in said] == ["b"]
+    topology.merge_records([record("a")])
+    assert "a" in topology.nodes, "nothing keeps it from coming back"
+
+
+def test_leases_end_each_in_its_time_and_the_owner_keeps_itself(
+    topology: Topology, clock: ManualClock
+) -> None:
+    topology.add_node(node("own"))
+    topology.merge_records([record("a"), record("b", 60_000)])
+    clock.now += LEASE
+    topology.expire()
+    assert list(topology.nodes) == ["b", "own"]
+    clock.now += 30
+    topology.merge_records([record("b", 90_000)])
+    clock.now += 30
+    topology.expire()
+    assert list(topology.nodes) == ["b", "own"], "b renewed its lease"
+    clock.now += 30
+    topology.expire()
+    assert list(topology.nodes) == ["own"]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_full_topology_drops_further_nodes_and_names_once_a_minute_who_sent_them(
+    topology: Topology, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    topology.merge_records([record(f"n{i}") for i in range(LIMIT - 1)], version=7)
+    assert not topology.is_full
+    version = topology.version
+    result = topology.merge_records([record("n4"), record("n5"), record("n6")], origin="crowd")
+    assert topology.is_full
+    assert result.changed
+    assert list(topology.nodes) == [f"n{i}" for i in range(LIMIT)]
+    assert caplog.messages == [
+        "the topology holds 5 nodes, the most it may: dropped n5, from crowd"
+    ]
+    result = topology.merge_records([record("n7")], origin="crowd")
+    assert not result.changed
+    assert topology.version == version + 1, "what was dropped is no change"
+    assert len(caplog.messages) == 1
+    clock.now += 60
+    topology.merge_records([record("n8")], origin="crowd")
+    assert "n8" in caplog.messages[1]
+
+
+@pytest.mark.usefixtures("small")
+def test_in_a_full_topology_nodes_still_change_leave_and_make_room(topology: Topology) -> None:
+    topology.merge_records([record(f"n{i}") for i in range(LIMIT)])
+    topology.merge_records([record("n0", 1), record("n1", 1, gone=True)])
+    held = topology.get_record("n0")
+    assert held is not None
+    assert held.stamp == NOW_MS + 1
+    assert not topology.is_full
+    topology.merge_records([record("n9")])
+    assert list(topology.nodes) == ["n0", "n2", "n3", "n4", "n9"]
+    topology.add_node(node("own"))
+    assert "own" in topology.nodes, "its own node is always there"
+
+
+@pytest.mark.usefixtures("small")
+def test_tombstones_are_no_nodes_and_a_voucher_cannot_invent_any_number_of_them(
+    topology: Topology, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        topology.merge_records([record(f"old{i}", gone=True) for i in range(2 * LIMIT)])
+        topology.merge_records([record(f"n{i}") for i in range(LIMIT)])
+    assert len(topology.nodes) == LIMIT
+    assert caplog.messages == []
+    topology.merge_records([record("made-up", by="v", gone=True)], origin="v")
+    assert topology.get_record("made-up") is None
+    (line,) = caplog.messages
+    assert line == "the topology holds 5 removed nodes, the most it may: dropped made-up, from v"
