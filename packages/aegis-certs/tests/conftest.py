@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 
+import hypothesis
 import pytest
 from aegis_certs import CertificateAuthority, KeyType
 from aegis_certs.cli import certs
@@ -24,6 +25,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 HOUR = dt.timedelta(hours=1)
+# How long an example takes says what else the machine does, and nothing about us.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
+
 COMMAND = Path(sysconfig.get_path("scripts")) / "aegis-certs"
 EC = ("--key-type", "p256")
 # Before click 8.2 the two streams had to be kept apart on purpose.

@@ -33,6 +33,8 @@ from aegis_certs._pem import parse_certificates, parse_crls, parse_private_key
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+# A damaged file is written anew for each example, so a fixture may be shared by all.
+SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 LABELS = [
     *("CERTIFICATE", "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "X509 CRL"),
     *("CERTIFICATE REQUEST", "ENCRYPTED PRIVATE KEY"),
@@ -83,7 +85,7 @@ def test_garbage_is_no_certificate_and_no_key(data: bytes) -> None:
             read(data)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=SHARED, max_examples=300)
 @given(draw=st.data())
 def test_a_damaged_certificate_is_a_certs_error_or_not_trusted(
     material: TLSConfig, draw: st.DataObject
@@ -96,7 +98,7 @@ def test_a_damaged_certificate_is_a_certs_error_or_not_trusted(
                 material.bundle.verify(chain, "server")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=SHARED)
 @given(draw=st.data())
 def test_a_damaged_ca_is_a_certs_error_or_verifies_nothing_new(
     material: TLSConfig, draw: st.DataObject
@@ -106,7 +108,7 @@ def test_a_damaged_ca_is_a_certs_error_or_verifies_nothing_new(
         bundle.verify(material.chain, "server")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=SHARED)
 @given(draw=st.data())
 def test_a_damaged_key_is_a_certs_error(material: TLSConfig, draw: st.DataObject) -> None:
     with contextlib.suppress(CertsError):
@@ -123,7 +125,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
     return ca
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=SHARED, max_examples=300)
 @given(draw=st.data())
 def test_a_damaged_list_is_a_certs_error_or_says_the_same(
     authority: CertificateAuthority, draw: st.DataObject
@@ -134,7 +136,7 @@ def test_a_damaged_list_is_a_certs_error_or_says_the_same(
         assert list(found) == list(RevocationList.from_pem(good, authority.bundle))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=SHARED, max_examples=200)
 @given(draw=st.data())
 def test_a_damaged_request_is_a_certs_error(
     authority: CertificateAuthority, draw: st.DataObject
@@ -144,7 +146,7 @@ def test_a_damaged_request_is_a_certs_error(
         assert Request.parse(draw.draw(damaged(good))) == Request.parse(good)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@settings(suppress_health_check=SHARED, max_examples=100)
 @given(
     change=st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
@@ -178,7 +180,7 @@ def test_a_text_is_a_node_id_or_a_certs_error(text: str) -> None:
         assert validate_node_id(text) == text
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
+@settings(suppress_health_check=SHARED, max_examples=80)
 @given(data=st.binary(max_size=100) | blocks(), which=st.integers(0, 10))
 def test_a_directory_of_garbage_gives_certs_errors_only(
     tmp_path: Path, material: TLSConfig, data: bytes, which: int
