@@ -201,12 +201,16 @@ async def test_a_call_that_its_provider_did_not_answer_is_made_once_more_elsewhe
     assert await task == expected.get(kind, b"x")
 
 
-async def test_a_call_is_tried_twice_at_most(pool: ServiceClientPool, providers: list[Any]) -> None:
+async def test_a_call_is_tried_three_times_at_most(
+    pool: ServiceClientPool, topology: Topology, providers: list[Any], start_provider: Start
+) -> None:
+    fourth = start_provider("d")
+    topology.add_node(fourth.info)
     call: Any = pool.channel("echo", "v1").unary_unary("/t/Fail")(b"UNAVAILABLE", timeout=WAIT)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     assert caught.value.details() == "as you wish"
-    assert sorted(attempts(providers, "Fail")) == [0, 1, 1]
+    assert sorted(attempts([*providers, fourth], "Fail")) == [0, 1, 1, 1]
     assert await call.code() is grpc.StatusCode.UNAVAILABLE
     assert call.done()
 
@@ -324,7 +328,7 @@ async def test_a_provider_out_of_reach_is_passed_over_until_it_is_back(
     await asyncio.to_thread(down.stop)
     channel = pool.channel("echo", "v1")
     assert [await who(channel) for _ in range(4)] == ["b"] * 4
-    assert "backoff" in str(pool._endpoints.open_endpoints())
+    assert "unreached" in str(pool._endpoints.open_endpoints())
     start_provider("a", port=down.port)
     async with asyncio.timeout(WAIT):
         while await who(channel) != "a":

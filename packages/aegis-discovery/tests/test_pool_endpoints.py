@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from aegis_discovery._endpoints import Endpoint, Endpoints, RoundRobin
+from aegis_discovery._balancers import RoundRobin
+from aegis_discovery._endpoints import Endpoint, Endpoints
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
 from aegis_discovery._topology import Topology
 from aegis_discovery.errors import ClosedError
@@ -16,12 +17,7 @@ from aegis_discovery.errors import ClosedError
 GREETER = ServiceInfo("greeter", "v1")
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+NOW = 100.0
 
 
 def node(node_id: str, **changes: Any) -> NodeInfo:
@@ -30,21 +26,26 @@ def node(node_id: str, **changes: Any) -> NodeInfo:
     )
 
 
-def endpoints_of(*nodes: NodeInfo) -> tuple[Topology, Endpoints[object], Clock]:
+def endpoints_of(*nodes: NodeInfo, **options: Any) -> tuple[Topology, Endpoints[object]]:
     topology = Topology()
     for info in nodes:
         topology.add_node(info)
-    clock = Clock()
-    return topology, Endpoints(topology, clock), clock
+    return topology, Endpoints(topology, **options)
 
 
-def picks(endpoints: Endpoints[object], count: int) -> list[str]:
+def picks(endpoints: Endpoints[object], count: int, now: float = NOW) -> list[str]:
     service = endpoints.service("greeter", "v1")
-    return [endpoint.node_id for _ in range(count) if (endpoint := service.pick())]
+    return [endpoint.node_id for _ in range(count) if (endpoint := service.pick(now))]
+
+
+def by_id(endpoints: Endpoints[object]) -> dict[str, Endpoint[object]]:
+    service = endpoints.service("greeter", "v1")
+    service.pick(NOW)
+    return {endpoint.node_id: endpoint for endpoint in service.view.everyone}
 
 
 def test_round_robin_takes_providers_in_turn_by_node_id() -> None:
-    _, endpoints, _ = endpoints_of(node("c"), node("a"), node("b"))
+    _, endpoints = endpoints_of(node("c"), node("a"), node("b"))
     turns = picks(endpoints, 6)
     assert turns[:3] == turns[3:]
     assert "".join(turns[:3]) in {"abc", "bca", "cab"}
@@ -52,9 +53,9 @@ def test_round_robin_takes_providers_in_turn_by_node_id() -> None:
 
 def test_each_service_has_its_own_turns_and_the_same_endpoints() -> None:
     both = (GREETER, ServiceInfo("other", "v1"))
-    _, endpoints, _ = endpoints_of(node("a", services=both), node("b", services=both))
-    first = {endpoints.service("greeter", "v1").pick() for _ in range(2)}
-    second = {endpoints.service("other", "v1").pick() for _ in range(2)}
+    _, endpoints = endpoints_of(node("a", services=both), node("b", services=both))
+    first = {endpoints.service("greeter", "v1").pick(NOW) for _ in range(2)}
+    second = {endpoints.service("other", "v1").pick(NOW) for _ in range(2)}
     assert first == second
     assert endpoints.service("greeter", "v1") is endpoints.service("greeter", "v1")
 
@@ -66,12 +67,12 @@ def test_round_robin_may_begin_anywhere_but_is_told_where_in_a_test() -> None:
 
 
 def test_nobody_is_picked_where_nobody_provides() -> None:
-    _, endpoints, _ = endpoints_of(node("a", services=()))
-    assert endpoints.service("greeter", "v1").pick() is None
+    _, endpoints = endpoints_of(node("a", services=()))
+    assert endpoints.service("greeter", "v1").pick(NOW) is None
 
 
 def test_the_pick_follows_the_topology() -> None:
-    topology, endpoints, _ = endpoints_of(node("a"))
+    topology, endpoints = endpoints_of(node("a"))
     assert set(picks(endpoints, 2)) == {"a"}
     topology.add_node(node("b"))
     assert set(picks(endpoints, 2)) == {"a", "b"}
@@ -80,23 +81,23 @@ def test_the_pick_follows_the_topology() -> None:
 
 
 def test_one_at_a_new_address_is_a_new_endpoint() -> None:
-    topology, endpoints, _ = endpoints_of(node("a"))
+    topology, endpoints = endpoints_of(node("a"))
     service = endpoints.service("greeter", "v1")
-    before = service.pick()
-    assert before is service.pick()
+    before = service.pick(NOW)
+    assert before is service.pick(NOW)
     topology.update_node(node("a", address="elsewhere:2"))
-    after = service.pick()
+    after = service.pick(NOW)
     assert after is not None
     assert (after.node_id, after.address) == ("a", "elsewhere:2")
     assert after is not before
 
 
 def test_a_change_of_nothing_but_services_keeps_the_endpoint() -> None:
-    topology, endpoints, _ = endpoints_of(node("a"))
+    topology, endpoints = endpoints_of(node("a"))
     service = endpoints.service("greeter", "v1")
-    before = service.pick()
+    before = service.pick(NOW)
     topology.update_node(node("a", services=(GREETER, ServiceInfo("more", "v1"))))
-    assert service.pick() is before
+    assert service.pick(NOW) is before
 
 
 @pytest.mark.parametrize(
@@ -122,85 +123,68 @@ def test_unhealthy_and_suspected_providers_are_passed_over_unless_all_are(
 def test_a_provider_without_a_proper_address_is_never_picked() -> None:
     nonsense = ("", "no-port", "unix:/tmp/socket", "dns:///host:1", "host:0", "a b:1")
     nodes = [node(f"bad-{number}", address=text) for number, text in enumerate(nonsense)]
-    _, endpoints, _ = endpoints_of(*nodes, node("good"))
+    _, endpoints = endpoints_of(*nodes, node("good"))
     assert set(picks(endpoints, 20)) == {"good"}
-    _, endpoints, _ = endpoints_of(*nodes)
-    assert endpoints.service("greeter", "v1").pick() is None
+    _, endpoints = endpoints_of(*nodes)
+    assert endpoints.service("greeter", "v1").pick(NOW) is None
 
 
 def test_an_endpoint_out_of_reach_is_passed_over_and_its_share_is_spread_evenly() -> None:
-    _, endpoints, clock = endpoints_of(*map(node, "abcd"))
+    _, endpoints = endpoints_of(*map(node, "abcd"))
     service = endpoints.service("greeter", "v1")
-    down = service.pick()
+    down = service.pick(NOW)
     assert down is not None
-    down.failed(clock.now)
+    down.unreached(NOW)
     counts = Counter(picks(endpoints, 300))
     assert set(counts.values()) == {100}
     assert down.node_id not in counts
 
 
 def test_where_all_are_out_of_reach_all_are_tried_in_turn() -> None:
-    _, endpoints, clock = endpoints_of(*map(node, "abc"))
+    _, endpoints = endpoints_of(*map(node, "abc"))
     service = endpoints.service("greeter", "v1")
     for _ in range(3):
-        endpoint = service.pick()
+        endpoint = service.pick(NOW)
         assert endpoint is not None
-        endpoint.failed(clock.now)
+        endpoint.unreached(NOW)
     assert Counter(picks(endpoints, 6)) == {"a": 2, "b": 2, "c": 2}
 
 
 def test_a_retry_goes_to_another_endpoint_or_nowhere() -> None:
-    topology, endpoints, clock = endpoints_of(node("a"), node("b"))
+    topology, endpoints = endpoints_of(node("a"), node("b"))
     service = endpoints.service("greeter", "v1")
-    first = service.pick()
+    first = service.pick(NOW)
     assert first is not None
-    others = {service.pick(avoid=first) for _ in range(4)}
+    others = {service.pick_other((first,), NOW, charged=True) for _ in range(4)}
     assert first not in others
     assert len(others) == 1
     (other,) = others
     assert other is not None
-    other.failed(clock.now)
-    assert service.pick(avoid=first) is other, "one out of reach is better than none"
+    other.unreached(NOW)
+    again = service.pick_other((first,), NOW, charged=True)
+    assert again is other, "one out of reach is better than none"
+    assert service.pick_other((first, other), NOW, charged=True) is None
     topology.remove_node(other.node_id)
-    assert service.pick(avoid=first) is None
+    service.pick(NOW)
+    assert service.pick_other((first,), NOW, charged=True) is None
+    assert service.refused == 0
 
 
-def test_the_backoff_doubles_to_a_limit_and_a_success_ends_it() -> None:
-    endpoint = Endpoint[object]("a", "a:1")
-    now, backoffs = 0.0, []
-    for _ in range(8):
-        endpoint.failed(now)
-        backoffs.append(endpoint.backoff)
-        now += endpoint.backoff
-    assert backoffs == [0.25, 0.5, 1, 2, 4, 8, 10, 10]
-    assert repr(endpoint) == "<Endpoint a at a:1 backoff=10s>"
-    endpoint.succeeded()
-    assert endpoint.ready(now)
-    assert repr(endpoint) == "<Endpoint a at a:1>"
-
-
-def test_calls_that_fail_together_count_as_one_failure() -> None:
-    endpoint = Endpoint[object]("a", "a:1")
-    for _ in range(100):
-        endpoint.failed(1.0)
-    assert endpoint.backoff == 0.25
-
-
-def test_when_a_backoff_ends_one_call_probes_and_the_others_stay_away() -> None:
-    endpoint = Endpoint[object]("a", "a:1")
-    endpoint.failed(1.0)
-    assert not endpoint.ready(1.1)
-    assert [endpoint.ready(1.3) for _ in range(3)] == [True, False, False]
-    endpoint.failed(1.31)
-    assert endpoint.backoff == 0.5, "the probe's failure counts although a backoff had begun"
-    assert not endpoint.ready(1.8)
-    assert endpoint.ready(1.82)
+def test_a_retry_that_the_budget_refuses_is_counted() -> None:
+    _, endpoints = endpoints_of(node("a"), node("b"))
+    service = endpoints.service("greeter", "v1")
+    first = service.pick(NOW)
+    assert first is not None
+    further = [service.pick_other((first,), NOW, charged=True) for _ in range(12)]
+    assert [endpoint is not None for endpoint in further] == [True] * 10 + [False] * 2
+    assert (service.calls, service.retries, service.refused) == (1, 10, 2)
+    assert service.pick_other((first,), NOW, charged=False) is not None
 
 
 def test_an_endpoint_that_left_is_let_go_by_every_service_at_the_next_pick_of_any() -> None:
     both = (GREETER, ServiceInfo("other", "v1"))
-    topology, endpoints, _ = endpoints_of(node("a"), node("b", services=both))
-    only_b = endpoints.service("other", "v1").pick()
+    topology, endpoints = endpoints_of(node("a"), node("b", services=both))
+    only_b = endpoints.service("other", "v1").pick(NOW)
     assert only_b is not None
     assert len(set(picks(endpoints, 2))) == 2
     gone = weakref.ref(only_b)
@@ -213,7 +197,7 @@ def test_an_endpoint_that_left_is_let_go_by_every_service_at_the_next_pick_of_an
 
 
 def test_many_threads_share_the_turns_exactly() -> None:
-    _, endpoints, _ = endpoints_of(*map(node, "abcd"))
+    _, endpoints = endpoints_of(*map(node, "abcd"))
     counts: list[Counter[str]] = []
 
     def work() -> None:
@@ -228,7 +212,7 @@ def test_many_threads_share_the_turns_exactly() -> None:
 
 
 def test_threads_pick_while_the_topology_changes() -> None:
-    topology, endpoints, _ = endpoints_of(node("a"), node("b"))
+    topology, endpoints = endpoints_of(node("a"), node("b"))
     stop = threading.Event()
     picked: list[int] = []
 
@@ -249,10 +233,10 @@ def test_threads_pick_while_the_topology_changes() -> None:
 
 
 def test_a_closed_pool_picks_nobody() -> None:
-    _, endpoints, _ = endpoints_of(node("a"))
+    _, endpoints = endpoints_of(node("a"))
     service = endpoints.service("greeter", "v1")
     endpoints.close()
     with pytest.raises(ClosedError, match="the pool is closed"):
-        service.pick()
+        service.pick(NOW)
     with pytest.raises(ClosedError):
         endpoints.service("greeter", "v1")

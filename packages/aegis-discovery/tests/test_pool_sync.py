@@ -212,13 +212,17 @@ def test_a_call_that_its_provider_did_not_answer_is_made_once_more_elsewhere(
         assert job.result(timeout=WAIT) == ([] if kind == "stream" else b"x")
 
 
-def test_a_call_is_tried_twice_at_most(pool: ServiceClientPool, providers: list[Any]) -> None:
+def test_a_call_is_tried_three_times_at_most(
+    pool: ServiceClientPool, topology: Topology, providers: list[Any], start_provider: Start
+) -> None:
+    fourth = start_provider("d")
+    topology.add_node(fourth.info)
     channel = pool.channel("echo", "v1")
     with pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary("/t/Fail")(b"UNAVAILABLE", timeout=WAIT)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert caught.value.details() == "as you wish"
-    assert sorted(attempts(providers, "Fail")) == [0, 1, 1]
+    assert sorted(attempts([*providers, fourth], "Fail")) == [0, 1, 1, 1]
 
 
 def test_it_is_not_tried_again_at_the_same_provider(
@@ -318,7 +322,7 @@ def test_a_provider_out_of_reach_is_passed_over_until_it_is_back(
     down.stop()
     channel = pool.channel("echo", "v1")
     assert [who(channel) for _ in range(4)] == ["b"] * 4
-    assert "backoff" in str(pool._endpoints.open_endpoints())
+    assert "unreached" in str(pool._endpoints.open_endpoints())
     start_provider("a", port=down.port)
     wait_until(lambda: who(channel) == "a")
     assert Counter(who(channel) for _ in range(10)) == {"a": 5, "b": 5}
@@ -338,7 +342,7 @@ def test_a_request_stream_marks_its_provider_as_out_of_reach(
             except grpc.RpcError:
                 failed += 1
         assert failed == 1
-        wait_until(lambda: "backoff" in str(pool._endpoints.open_endpoints()))
+        wait_until(lambda: "unreached" in str(pool._endpoints.open_endpoints()))
 
 
 def test_waiting_for_ready_does_not_wait_for_a_provider_that_is_gone(

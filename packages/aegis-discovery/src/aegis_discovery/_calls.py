@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,9 +13,11 @@ from typing import Any, TypeAlias
 import grpc
 
 from aegis_discovery._endpoints import Endpoint
-from aegis_discovery._routing import Router, deadline_of, time_left
+from aegis_discovery._retries import RetryPolicy
+from aegis_discovery._routing import End, Router, deadline_of, time_left
 
-_UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+# What else came with these ends must be known: the call may go on, or its provider was not reached.
+_UNCERTAIN = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
 
 _log = logging.getLogger("aegis.pool")
 
@@ -22,7 +25,7 @@ Start: TypeAlias = Callable[["Endpoint[grpc.Channel]", "float | None", "bool | N
 
 
 class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic in the stubs only
-    """A future or a response stream that goes on elsewhere if nobody answers its first attempt.
+    """A future or a response stream that goes on elsewhere while nobody answers it.
 
     It behaves as the call of the attempt that counts. Whoever first sees an attempt end (the
     caller's thread, or gRPC's) settles whether that is the end of the call.
@@ -30,33 +33,46 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
     Args:
         router: Decides where it goes.
         start: Starts an attempt: endpoint, timeout, wait_for_ready.
+        policy: When it goes on.
         timeout: Seconds for all attempts together.
         wait_for_ready: As the caller gave it.
+        streams: Whether it has a stream of responses.
     """
 
     def __init__(
         self,
         router: Router[grpc.Channel],
         start: Start,
+        policy: RetryPolicy,
         timeout: float | None,
         wait_for_ready: bool | None,
+        *,
+        streams: bool,
     ) -> None:
         self._router = router
         self._start = start
+        self._policy = policy
+        self._uncertain = policy.codes | _UNCERTAIN
         self._deadline = deadline_of(timeout)
         self._wait_for_ready = wait_for_ready
+        self._streams = streams
         self._lock = threading.Lock()
         self._reading = threading.Lock()
-        self._again = True
         self._seen = False
         self._cancelled = False
         self._settled: Any = None
-        self._endpoint = router.pick()
-        self._call = start(self._endpoint, timeout, router.first_wait(wait_for_ready))
+        self._tried: tuple[Endpoint[grpc.Channel], ...] = ()
+        self._attempt(router.pick(time.monotonic()), timeout)
         self._watch()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} at {self._endpoint.node_id}: {self._call!r}>"
+        return f"<{type(self).__name__} at {self._tried[-1].node_id}: {self._call!r}>"
+
+    def _attempt(self, endpoint: Endpoint[grpc.Channel], timeout: float | None) -> None:
+        wait = self._wait_for_ready and self._router.waits(self._policy, len(self._tried))
+        self._call = self._start(endpoint, timeout, wait)
+        self._began = _count(self._call, endpoint, streams=self._streams)
+        self._tried = (*self._tried, endpoint)
 
     def _watch(self) -> None:
         """Settles the attempt as it ends, even if nobody waits for it.
@@ -76,39 +92,51 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
     def _ended(self) -> None:
         call = self._call
         if call.done():
-            _off_the_event_thread(call, lambda: self._is_final(call))
+            self._off_the_event_thread(call, lambda: self._is_final(call))
+
+    def _off_the_event_thread(self, call: Any, settle: Callable[[], object]) -> None:
+        """Settles a call that ended; where that waits for gRPC's events, not on their thread."""
+        if call.code() in self._uncertain:
+            threading.Thread(target=settle, name="aegis-retry", daemon=True).start()
+        else:
+            settle()
 
     def _is_final(self, call: Any) -> bool:
         """Tells of an attempt that ended whether the call ends with it; settled only once.
 
-        It may wait for what gRPC's own thread brings, if the attempt ended with UNAVAILABLE.
+        It may wait for what gRPC's own thread brings, if it is not certain that it does.
         """
         code = call.code()
-        answered = False
-        if code is _UNAVAILABLE and call is not self._settled and call is self._call:
+        end = End(code, self._seen or self._streams, ())
+        if code in self._uncertain and call is not self._settled and call is self._call:
             with self._reading:  # a message may be on its way into the caller's hands
-                answered = self._seen or bool(call.initial_metadata())
+                end = end_of(call, seen=self._seen)
         with self._lock:
             if call is self._settled:
                 return True
             if call is not self._call:
                 return False
-            again = self._again and not self._cancelled
-            self._again = False
-            other = self._router.after(
-                self._endpoint, code, answered=answered, deadline=self._deadline, again=again
-            )
-            try:
-                attempt = other and self._start(
-                    other, time_left(self._deadline), self._wait_for_ready
-                )
-            except Exception:  # noqa: BLE001 - whatever hinders a second attempt, the first stands
-                _log.debug("no second attempt after %r", call, exc_info=True)
-                attempt = None
-            if other is None or attempt is None:
+            endpoint = self._tried[-1]
+            if code is grpc.StatusCode.OK:
+                note_success(endpoint, self._began, streams=self._streams)
                 self._settled = call
                 return True
-            self._endpoint, self._call = other, attempt
+            other = self._router.after(
+                self._tried,
+                end,
+                None if self._cancelled else self._policy,
+                deadline=self._deadline,
+                waiting=self._wait_for_ready,
+            )
+            try:
+                if other is not None:
+                    self._attempt(other, time_left(self._deadline))
+            except Exception:  # noqa: BLE001 - whatever hinders another attempt, this one stands
+                _log.debug("no further attempt after %r", call, exc_info=True)
+                other = None
+            if other is None:
+                self._settled = call
+                return True
         if self._cancelled:
             self._call.cancel()
         self._watch()
@@ -185,7 +213,7 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
         call = self._call
         if not call.done():
             return False
-        if call.code() is _UNAVAILABLE:
+        if call.code() in self._uncertain:
             return call is self._settled
         return self._is_final(call)
 
@@ -231,26 +259,58 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
             else:
                 self.add_done_callback(fn)
 
-        _off_the_event_thread(call, tell)
+        self._off_the_event_thread(call, tell)
 
 
-def _off_the_event_thread(call: Any, settle: Callable[[], object]) -> None:
-    """Settles a call that ended; where that could wait for gRPC's events, not on their thread."""
-    if call.code() is _UNAVAILABLE:
-        threading.Thread(target=settle, name="aegis-retry", daemon=True).start()
-    else:
-        settle()
+def end_of(call: Any, *, seen: bool = False) -> End:
+    """Tells how a call or an error of gRPC ended; it waits for that.
+
+    Args:
+        call: The call, or the error that it raised.
+        seen: Whether the caller saw anything of an answer.
+    """
+    answered = seen or bool(call.initial_metadata())
+    return End(call.code(), answered, call.trailing_metadata() or ())
 
 
-def observe(call: Any, router: Router[grpc.Channel], endpoint: Endpoint[grpc.Channel]) -> Any:
+def note_success(endpoint: Endpoint[grpc.Channel], began: float, *, streams: bool) -> None:
+    """Notes that a provider answered a call, and where it was one response, how fast."""
+    if not streams:
+        endpoint.answered(began, time.monotonic())
+    elif endpoint.troubled:
+        endpoint.succeeded()
+
+
+def _count(call: Any, endpoint: Endpoint[grpc.Channel], *, streams: bool) -> float:
+    """Counts a call as under way until it ends; returns when it began."""
+    under_way = endpoint.streaming if streams else endpoint.waiting
+    began = time.monotonic()
+    under_way.append(began)
+    if not call.add_callback(under_way.popleft):
+        under_way.popleft()
+    return began
+
+
+def observe(
+    call: Any, router: Router[grpc.Channel], endpoint: Endpoint[grpc.Channel], *, streams: bool
+) -> Any:
     """Lets the router know how a call of one attempt ends, without keeping the call alive."""
+    began = _count(call, endpoint, streams=streams)
     reference = weakref.ref(call)
 
     def ended() -> None:
         call = reference()
-        if call is not None:
-            # Whether metadata came first cannot be asked on gRPC's own thread; it matters little.
-            router.after(endpoint, call.code(), answered=False)
+        if call is None:
+            return
+        code = call.code()
+        if code is grpc.StatusCode.OK:
+            note_success(endpoint, began, streams=streams)
+        else:
+            # Whether metadata came first cannot be asked on gRPC's own thread. Streams end by their
+            # deadline as often as not.
+            late = streams and code is grpc.StatusCode.DEADLINE_EXCEEDED
+            end = End(code, late, call.trailing_metadata() or ())
+            router.note(endpoint, end, time.monotonic())
 
     if not call.add_callback(ended):
         ended()

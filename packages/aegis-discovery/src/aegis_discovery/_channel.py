@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Self, TypeAlias
 
 import grpc
 
-from aegis_discovery._calls import RetriedCall, observe
+from aegis_discovery._calls import RetriedCall, end_of, observe
 from aegis_discovery._connectivity import ConnectivityWatch
 from aegis_discovery._endpoints import Endpoint
-from aegis_discovery._routing import Router, deadline_of, time_left
-from aegis_discovery._stubs import StubCallable
+from aegis_discovery._routing import time_left
+from aegis_discovery._stubs import BalancedMethods, BorrowedMethods, StubCallable
 from aegis_discovery._unrouted import NoProvidersRpcError
 
 # The stubs of grpc make these classes generic; at run time they are not.
@@ -20,8 +21,6 @@ _Callable: TypeAlias = StubCallable[grpc.Channel]
 
 _WATCHED = 4
 """Providers whose connectivity one subscriber follows: gRPC polls each with a thread."""
-
-Connect: TypeAlias = Callable[["Endpoint[grpc.Channel]"], grpc.Channel]
 
 
 def _waiting(how: str) -> Callable[..., Any]:
@@ -36,25 +35,33 @@ def _waiting(how: str) -> Callable[..., Any]:
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        router = self.router
-        endpoint = router.pick()
-        deadline = deadline_of(timeout)
-        wait = router.first_wait(wait_for_ready) if wait_for_ready else wait_for_ready
-        again = True
+        router, policy = self.router, self.retry
+        began = monotonic()
+        endpoint = router.pick(began)
+        timeout = self.within(timeout)
+        deadline = None if timeout is None else began + timeout
+        waits = self.wait_for_ready if wait_for_ready is None else wait_for_ready
+        wait = waits and router.waits(policy)
+        tried: tuple[Endpoint[grpc.Channel], ...] = ()
         while True:
+            under_way = endpoint.waiting
+            under_way.append(began)
             try:
                 response = getattr(self.at(endpoint), how)(
                     request, timeout, metadata, credentials, wait, compression
                 )
             except grpc.RpcError as error:
-                other = _after(router, endpoint, error, deadline=deadline, again=again)
+                tried = (*tried, endpoint)
+                other = router.after(tried, end_of(error), policy, deadline=deadline, waiting=waits)
                 if other is None:
                     raise
             else:
-                if endpoint.backoff:
-                    endpoint.succeeded()
+                endpoint.answered(began, monotonic())
                 return response
-            endpoint, timeout, wait, again = other, time_left(deadline), wait_for_ready, False
+            finally:
+                under_way.popleft()
+            endpoint, timeout, began = other, time_left(deadline), monotonic()
+            wait = waits and router.waits(policy, len(tried))
 
     return call
 
@@ -78,14 +85,17 @@ def _beginning(how: str) -> Callable[..., Any]:
                 request, timeout, metadata, credentials, wait, compression
             )
 
-        router = self.router
+        router, policy = self.router, self.retry
+        timeout = self.within(timeout)
+        wait = self.wait_for_ready if wait_for_ready is None else wait_for_ready
+        streams = how != "future"
         try:
-            if router.retry:
-                return RetriedCall(router, start, timeout, wait_for_ready)
-            endpoint = router.pick()
+            if policy is not None:
+                return RetriedCall(router, start, policy, timeout, wait, streams=streams)
+            endpoint = router.pick(monotonic())
         except NoProvidersRpcError as error:
             return error
-        return observe(start(endpoint, timeout, wait_for_ready), router, endpoint)
+        return observe(start(endpoint, timeout, wait), router, endpoint, streams=streams)
 
     return call
 
@@ -93,14 +103,29 @@ def _beginning(how: str) -> Callable[..., Any]:
 def _waiting_stream(how: str) -> Callable[..., Any]:
     """Makes a method that blocks for the response to a stream; nothing can send that twice."""
 
-    def call(self: _Callable, request_iterator: Any, *args: Any, **kwargs: Any) -> Any:
-        endpoint = self.router.pick()
+    def call(
+        self: _Callable,
+        request_iterator: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        began = monotonic()
+        endpoint = self.router.pick(began)
+        wait = self.wait_for_ready if wait_for_ready is None else wait_for_ready
+        endpoint.streaming.append(began)
         try:
-            response = getattr(self.at(endpoint), how)(request_iterator, *args, **kwargs)
+            response = getattr(self.at(endpoint), how)(
+                request_iterator, self.within(timeout), metadata, credentials, wait, compression
+            )
         except grpc.RpcError as error:
-            _after(self.router, endpoint, error)
+            self.router.note(endpoint, end_of(error), monotonic())
             raise
-        if endpoint.backoff:
+        finally:
+            endpoint.streaming.popleft()
+        if endpoint.troubled:
             endpoint.succeeded()
         return response
 
@@ -110,82 +135,64 @@ def _waiting_stream(how: str) -> Callable[..., Any]:
 def _beginning_stream(how: str) -> Callable[..., Any]:
     """Makes a method that sends a stream and returns the call."""
 
-    def call(self: _Callable, request_iterator: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(
+        self: _Callable,
+        request_iterator: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
         try:
-            endpoint = self.router.pick()
+            endpoint = self.router.pick(monotonic())
         except NoProvidersRpcError as error:
             return error
-        started = getattr(self.at(endpoint), how)(request_iterator, *args, **kwargs)
-        return observe(started, self.router, endpoint)
+        wait = self.wait_for_ready if wait_for_ready is None else wait_for_ready
+        started = getattr(self.at(endpoint), how)(
+            request_iterator, self.within(timeout), metadata, credentials, wait, compression
+        )
+        return observe(started, self.router, endpoint, streams=True)
 
     return call
 
 
-def _after(
-    router: Router[grpc.Channel],
-    endpoint: Endpoint[grpc.Channel],
-    error: Any,
-    *,
-    deadline: float | None = None,
-    again: bool = False,
-) -> Endpoint[grpc.Channel] | None:
-    answered = bool(error.initial_metadata())
-    return router.after(endpoint, error.code(), answered=answered, deadline=deadline, again=again)
-
-
 class _UnaryUnary(_Callable, grpc.UnaryUnaryMultiCallable):
-    kind = "unary_unary"
     __call__ = _waiting("__call__")
     with_call = _waiting("with_call")
     future = _beginning("future")
 
 
 class _UnaryStream(_Callable, grpc.UnaryStreamMultiCallable):
-    kind = "unary_stream"
     __call__ = _beginning("__call__")
 
 
 class _StreamUnary(_Callable, grpc.StreamUnaryMultiCallable):
-    kind = "stream_unary"
     __call__ = _waiting_stream("__call__")
     with_call = _waiting_stream("with_call")
     future = _beginning_stream("future")
 
 
 class _StreamStream(_Callable, grpc.StreamStreamMultiCallable):
-    kind = "stream_stream"
     __call__ = _beginning_stream("__call__")
 
 
-class BalancedChannel(grpc.Channel):
+class BalancedChannel(BalancedMethods[grpc.Channel], grpc.Channel):
     """A channel to a service: each call goes to the provider whose turn it is.
 
     Closing it refuses further calls through it, and leaves the pool's connections alone.
     """
 
-    def __init__(self, router: Router[grpc.Channel], connect: Connect) -> None:
-        self._router = router
-        self._connect = connect
+    kinds = {  # noqa: RUF012 - a ClassVar by its declaration
+        "unary_unary": _UnaryUnary,
+        "unary_stream": _UnaryStream,
+        "stream_unary": _StreamUnary,
+        "stream_stream": _StreamStream,
+    }
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self._watches: dict[Any, ConnectivityWatch] = {}
-
-    def __repr__(self) -> str:
-        return f"<BalancedChannel {self._router!r}>"
-
-    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.Channel.unary_unary`."""
-        return _UnaryUnary(self._router, self._connect, method, *args, **kwargs)
-
-    def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.Channel.unary_stream`."""
-        return _UnaryStream(self._router, self._connect, method, *args, **kwargs)
-
-    def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.Channel.stream_unary`."""
-        return _StreamUnary(self._router, self._connect, method, *args, **kwargs)
-
-    def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.Channel.stream_stream`."""
-        return _StreamStream(self._router, self._connect, method, *args, **kwargs)
 
     def subscribe(
         self,
@@ -198,7 +205,7 @@ class BalancedChannel(grpc.Channel):
             NoProvidersError: If nobody provides the service.
         """
         self.unsubscribe(callback)
-        channels = {self._connect(self._router.pick()) for _ in range(_WATCHED)}
+        channels = {self._connect(self._router.pick(monotonic())) for _ in range(_WATCHED)}
         self._watches[callback] = ConnectivityWatch(channels, callback, bool(try_to_connect))
 
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
@@ -220,31 +227,8 @@ class BalancedChannel(grpc.Channel):
         self.close()
 
 
-class BorrowedChannel(grpc.Channel):
+class BorrowedChannel(BorrowedMethods[grpc.Channel], grpc.Channel):
     """The channel of one provider, shared with the rest of the pool; closing it does nothing."""
-
-    def __init__(self, endpoint: Endpoint[grpc.Channel], channel: grpc.Channel) -> None:
-        self._endpoint = endpoint
-        self._channel = channel
-
-    def __repr__(self) -> str:
-        return f"<BorrowedChannel {self._endpoint!r}>"
-
-    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.Channel.unary_unary`."""
-        return self._channel.unary_unary(method, *args, **kwargs)
-
-    def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.Channel.unary_stream`."""
-        return self._channel.unary_stream(method, *args, **kwargs)
-
-    def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.Channel.stream_unary`."""
-        return self._channel.stream_unary(method, *args, **kwargs)
-
-    def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.Channel.stream_stream`."""
-        return self._channel.stream_stream(method, *args, **kwargs)
 
     def subscribe(
         self,

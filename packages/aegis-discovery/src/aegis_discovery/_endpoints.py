@@ -1,27 +1,32 @@
-"""Who can be called, and whose turn it is: the pure part that both pools share."""
+"""Who can be called, and where the next call goes: the part that both pools share."""
 
 from __future__ import annotations
 
-import itertools
-import random
+import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence, Sized
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sized
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
+from aegis_discovery._balancers import Balancer, RoundRobin
+from aegis_discovery._ejection import Standing
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus
+from aegis_discovery._pool_stats import EndpointState, EndpointStats, PoolStats, ServiceStats
+from aegis_discovery._retries import RetryBudget
 from aegis_discovery._seed import split_address
 from aegis_discovery.errors import ClosedError, InvalidAddressError
 
 ChannelT = TypeVar("ChannelT")
-EndpointT = TypeVar("EndpointT", bound="Endpoint[Any]")
 
-FIRST_BACKOFF = 0.25
-"""Seconds that an endpoint is left alone after its first failure: a restart takes about as long."""
+MayProvide: TypeAlias = Callable[[NodeInfo, str, str], bool]
+"""Tells whether a node may provide the service of this name and version."""
 
-MAX_BACKOFF = 10.0
-"""Seconds at most, so that a provider that comes back is found soon by one call in ten seconds."""
+_DRAWS = 4
+"""Turns drawn in search of a usable endpoint before all are looked at: nearly always one will do,
+also in a mesh of 100 000 nodes."""
+
+_log = logging.getLogger("aegis.pool")
 
 
 class ProviderSource(Protocol):
@@ -35,143 +40,167 @@ class ProviderSource(Protocol):
         """Returns the providers by node id, and the same object until one of them changes."""
 
 
-class Endpoint(Generic[ChannelT]):
-    """One provider at one address: its channel, and what our own calls learned about it.
+class Endpoint(Standing, Generic[ChannelT]):
+    """One provider at one address: its channel, and how it stands with us.
 
     Attributes:
         channel: Set by the shell when the first call goes there.
         callables: The channel's methods, by the stub callables that use them.
-        backoff: Seconds of the current backoff; 0 while nothing speaks against the endpoint.
         is_dialable: Whether its address is one; what a node publishes need not be.
     """
 
-    __slots__ = (
-        "__weakref__", "_probing", "_retry_at", "address", "backoff", "callables", "channel",
-        "is_dialable", "node_id",
-    )  # fmt: skip
+    __slots__ = ("__weakref__", "address", "callables", "channel", "is_dialable", "node_id")
 
     def __init__(self, node_id: str, address: str) -> None:
+        super().__init__()
         self.node_id = node_id
         self.address = address
         self.is_dialable = _is_dialable(address)
         self.channel: ChannelT | None = None
         self.callables: dict[object, Any] = {}
-        self.backoff = 0.0
-        self._retry_at = 0.0
-        self._probing = False
 
     def __repr__(self) -> str:
-        state = f" backoff={self.backoff:g}s" if self.backoff else ""
+        state = f" {self.state} for {self.pause:g}s" if self.out else ""
         return f"<Endpoint {self.node_id} at {self.address}{state}>"
 
-    def failed(self, now: float) -> None:
-        """Notes a call that did not reach the provider, at a monotonic time."""
-        if now < self._retry_at and not self._probing:
-            return  # calls that were under way together fail together: that is one failure
-        self.backoff = min(self.backoff * 2, MAX_BACKOFF) if self.backoff else FIRST_BACKOFF
-        self._retry_at = now + self.backoff
-        self._probing = False
-
-    def succeeded(self) -> None:
-        """Notes a call that the provider answered."""
-        self.backoff = self._retry_at = 0.0
-        self._probing = False
-
-    def ready(self, now: float) -> bool:
-        """Tells whether a call may go here; when a backoff ends, only one may, as a probe."""
-        if not self.backoff:
-            return True
-        if now < self._retry_at:
-            return False
-        self._probing = True
-        self._retry_at = now + self.backoff
-        return True
-
-
-class Balancer(Protocol):
-    """Chooses one of a service's endpoints for each call; each service has its own."""
-
-    def pick(self, endpoints: Sequence[EndpointT]) -> EndpointT:
-        """Returns one of at least one endpoints, in constant time, from any thread."""
-
-
-class RoundRobin:
-    """Takes the endpoints in turn.
-
-    Args:
-        start: The first turn; random by default, else every short-lived client would begin
-            with the same provider.
-    """
-
-    __slots__ = ("_turns",)
-
-    def __init__(self, start: int | None = None) -> None:
-        # next() on this counter is atomic, so threads need no lock.
-        self._turns = itertools.count(random.getrandbits(16) if start is None else start)
-
-    def pick(self, endpoints: Sequence[EndpointT]) -> EndpointT:
-        """Returns the endpoint whose turn it is."""
-        return endpoints[next(self._turns) % len(endpoints)]
+    @property
+    def state(self) -> EndpointState:
+        """Whether calls go there, as far as they tell themselves."""
+        if not self.out:
+            return EndpointState.READY
+        return EndpointState.EJECTED if self.ejected else EndpointState.UNREACHED
 
 
 class _View(NamedTuple, Generic[ChannelT]):
-    """The endpoints of one answer of the topology."""
+    """The endpoints of one answer of the topology.
+
+    Each of the tiers is a part of the next one: the own zone, the own region, all that are well.
+    """
 
     nodes: tuple[NodeInfo, ...]
+    denied: frozenset[str]
     everyone: tuple[Endpoint[ChannelT], ...]
-    preferred: tuple[Endpoint[ChannelT], ...]
+    tiers: tuple[tuple[Endpoint[ChannelT], ...], ...]
 
 
 class ServiceEndpoints(Generic[ChannelT]):
-    """The endpoints of one service, kept up with the topology."""
+    """The endpoints of one service, kept up with the topology.
 
-    __slots__ = ("_balancer", "_endpoints", "_lookup", "name", "version", "view")
+    Attributes:
+        calls: First attempts that were routed.
+        retries: Further ones.
+        refused: Further ones that the budget did not allow.
+        ejections: How often an endpoint was ejected for calls to this service.
+        sheds: Calls that a provider shed.
+    """
+
+    __slots__ = (
+        "_balancer", "_budget", "_choose", "_endpoints", "_lookup", "calls", "ejections", "name",
+        "refused", "retries", "sheds", "version", "view",
+    )  # fmt: skip
 
     def __init__(
         self, endpoints: Endpoints[ChannelT], name: str, version: str, balancer: Balancer
     ) -> None:
         self.name = name
         self.version = version
+        # Counted without a lock: CPython switches threads between calls, not within `+= 1`.
+        self.calls = self.retries = self.refused = self.ejections = self.sheds = 0
         self._endpoints = endpoints
         self._lookup = endpoints.source.get_service_providers
-        self._balancer = balancer
-        self.view: _View[ChannelT] = _View((), (), ())
+        self._choose = balancer.pick
+        self._budget = RetryBudget(time.monotonic())
+        self.view: _View[ChannelT] = _View((), frozenset(), (), ((),))
 
-    def pick(self, avoid: Endpoint[ChannelT] | None = None) -> Endpoint[ChannelT] | None:
-        """Returns the endpoint for the next call, or None where there is none.
+    def pick(self, now: float) -> Endpoint[ChannelT] | None:
+        """Returns the endpoint for a new call, or None where there is none.
 
-        Endpoints that say they are unhealthy, that the mesh suspects or that our calls did not
-        reach are passed over; where that leaves none, all are tried rather than none.
+        Endpoints that say they are unhealthy, that the mesh suspects or that our calls had trouble
+        with are passed over; where that leaves none, all are tried rather than none.
 
         Args:
-            avoid: The endpoint that the call was at before.
+            now: Monotonic seconds.
 
         Raises:
             ClosedError: If the pool was closed.
         """
         if self._endpoints.closed:
             raise ClosedError("pool")
-        if self._lookup(self.name, self.version) is not self.view.nodes:
-            self._endpoints.refresh()
         view = self.view
-        preferred = view.preferred
-        choose = self._balancer.pick
-        # Each turn is drawn anew: to take the neighbour of one that is down would load it twice.
-        for _ in preferred:
-            endpoint = choose(preferred)
-            if endpoint is not avoid and (
-                not endpoint.backoff or endpoint.ready(self._endpoints.clock())
-            ):
-                return endpoint
-        others = view.everyone
-        if avoid is not None:
-            others = tuple(endpoint for endpoint in others if endpoint is not avoid)
+        if self._lookup(self.name, self.version) is not view.nodes:
+            self._endpoints.refresh()
+            view = self.view
+        self.calls += 1
+        nearest = view.tiers[0]
+        if not nearest:
+            return None
+        endpoint = self._choose(nearest)
+        if not endpoint.out and (now < endpoint.silent_at or not endpoint.waiting):
+            return endpoint
+        if self._is_usable(endpoint, now):
+            return endpoint
+        return self._search(now, ())
+
+    def pick_other(
+        self, tried: tuple[Endpoint[ChannelT], ...], now: float, *, charged: bool
+    ) -> Endpoint[ChannelT] | None:
+        """Returns the endpoint for a further attempt of a call, or None where there is none.
+
+        Args:
+            tried: Where the call was already.
+            now: Monotonic seconds.
+            charged: Whether the budget must allow it.
+        """
+        if self._endpoints.closed:
+            return None
+        endpoint = self._search(now, tried)
+        if endpoint is None:
+            return None
+        if charged and not self._budget.take(self.calls, now):
+            self.refused += 1
+            return None
+        self.retries += 1
+        return endpoint
+
+    def _search(
+        self, now: float, tried: tuple[Endpoint[ChannelT], ...]
+    ) -> Endpoint[ChannelT] | None:
+        """Looks for an endpoint, where the first one drawn would not do."""
+        choose = self._choose
+        for tier in self.view.tiers:
+            # Drawn anew each time: to take the neighbour of one that is out would load it twice.
+            for _ in range(min(len(tier), _DRAWS)):
+                endpoint = choose(tier)
+                if endpoint not in tried and self._is_usable(endpoint, now):
+                    return endpoint
+            usable = [e for e in tier if e not in tried and self._is_usable(e, now)]
+            if usable:
+                return choose(usable)
+        others = [e for e in self.view.everyone if e not in tried]
         return choose(others) if others else None
 
-    @property
-    def is_alternative_known(self) -> bool:
-        """Whether a call that fails at one endpoint has another one to go to."""
-        return len(self.view.everyone) > 1
+    def _is_usable(self, endpoint: Endpoint[ChannelT], now: float) -> bool:
+        """Tells whether a call should go there; has those that are out looked after."""
+        if not endpoint.out:
+            return not (endpoint.silent(now) and self._eject(endpoint, now, "it does not answer"))
+        if endpoint.take_probe(now):
+            self._endpoints.probe(endpoint)
+        return False
+
+    def failed(self, endpoint: Endpoint[ChannelT], now: float) -> None:
+        """Notes a call that reached its provider and failed there, and ejects it if it is due."""
+        if endpoint.failed() and not self._eject(endpoint, now, "calls to it keep failing"):
+            endpoint.spare()
+
+    def _eject(self, endpoint: Endpoint[ChannelT], now: float, why: str) -> bool:
+        """Ejects an endpoint, unless half of them are; returns whether it is out now."""
+        everyone = self.view.everyone
+        if sum(other.ejected for other in everyone) >= len(everyone) // 2:
+            return False
+        endpoint.eject(now)
+        self.ejections += 1
+        _log.warning("%s is ejected for %g s: %s", endpoint.node_id, endpoint.pause, why)
+        return True
 
     @property
     def known_nodes(self) -> int:
@@ -183,14 +212,40 @@ class ServiceEndpoints(Generic[ChannelT]):
         nodes = self._lookup(self.name, self.version)
         if nodes is self.view.nodes:
             return
-        known = [self._endpoints.endpoint_of(node) for node in nodes]
-        everyone = tuple(endpoint for endpoint in known if endpoint.is_dialable)
-        preferred = tuple(
-            endpoint
-            for node, endpoint in zip(nodes, known, strict=True)
-            if endpoint.is_dialable and _in_order(node)
+        allowed = self._endpoints.allowed(nodes, self.name, self.version)
+        denied = frozenset(node.id for node in nodes) - {node.id for node in allowed}
+        for node_id in sorted(denied - self.view.denied):
+            _log.warning("%s declares %s/%s and may not", node_id, self.name, self.version)
+        known = [(node, self._endpoints.endpoint_of(node)) for node in allowed]
+        known = [(node, endpoint) for node, endpoint in known if endpoint.is_dialable]
+        everyone = tuple(endpoint for _, endpoint in known)
+        well = [(node, endpoint) for node, endpoint in known if _is_well(node)] or known
+        tiers = self._endpoints.near(well)
+        self.view = _View(nodes, denied, everyone, tiers)
+
+    def stats(self) -> ServiceStats:
+        """Returns a snapshot of what is counted and known here."""
+        view = self.view
+        well = set(view.tiers[-1])
+        return ServiceStats(
+            self.name,
+            self.version,
+            picks=self.calls + self.retries,
+            retries=self.retries,
+            retries_refused=self.refused,
+            ejections=self.ejections,
+            sheds=self.sheds,
+            denials=len(view.denied),
+            endpoints=tuple(
+                EndpointStats(
+                    endpoint.node_id,
+                    endpoint.address,
+                    endpoint.state if endpoint in well else EndpointState.UNWELL,
+                    endpoint.under_way,
+                )
+                for endpoint in view.everyone
+            ),
         )
-        self.view = _View(nodes, everyone, preferred or everyone)
 
     def __repr__(self) -> str:
         everyone = self.view.everyone
@@ -200,7 +255,7 @@ class ServiceEndpoints(Generic[ChannelT]):
         return f"<{self.name}/{self.version}: {', '.join(names)}>"
 
 
-def _in_order(node: NodeInfo) -> bool:
+def _is_well(node: NodeInfo) -> bool:
     return node.health is not HealthStatus.UNHEALTHY and node.status is NodeStatus.ALIVE
 
 
@@ -220,13 +275,32 @@ class Endpoints(Generic[ChannelT]):
 
     Args:
         source: The topology.
-        clock: Monotonic seconds.
+        balancers: Makes the balancer of a service, by its name; round robin where none is given.
+        region: Where the callers are; providers there come first.
+        zone: A part of the region; providers there come before the others of the region.
+        may_provide: Tells whether a node may provide what it declares; asked when it changes.
+
+    Attributes:
+        probe: Finds out whether an endpoint that is out is back, in the background; set by the
+            shell, which has the channels.
     """
 
-    def __init__(self, source: ProviderSource, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        source: ProviderSource,
+        *,
+        balancers: Mapping[str, Callable[[], Balancer]] | None = None,
+        region: str = "",
+        zone: str = "",
+        may_provide: MayProvide | None = None,
+    ) -> None:
         self.source = source
-        self.clock = clock
         self.closed = False
+        self.probe: Callable[[Endpoint[ChannelT]], None] = _ignore
+        self._balancers = dict(balancers or {})
+        self._region = region
+        self._zone = zone
+        self._may_provide = may_provide
         self._lock = threading.Lock()
         self._services: dict[tuple[str, str], ServiceEndpoints[ChannelT]] = {}
         self._known: weakref.WeakValueDictionary[tuple[str, str], Endpoint[ChannelT]] = (
@@ -244,7 +318,8 @@ class Endpoints(Generic[ChannelT]):
         with self._lock:
             service = self._services.get((name, version))
             if service is None:
-                service = ServiceEndpoints(self, name, version, RoundRobin())
+                balancer = self._balancers.get(name, RoundRobin)()
+                service = ServiceEndpoints(self, name, version, balancer)
                 self._services[name, version] = service
             return service
 
@@ -263,9 +338,28 @@ class Endpoints(Generic[ChannelT]):
             before = [service.view for service in self._services.values()]
             self._known = weakref.WeakValueDictionary()
             for service in self._services.values():
-                service.view = _View((), (), ())
+                service.view = _View((), service.view.denied, (), ((),))
                 service.refresh()
         del before
+
+    def allowed(self, nodes: tuple[NodeInfo, ...], name: str, version: str) -> tuple[NodeInfo, ...]:
+        """Returns those of some nodes that may provide a service."""
+        may = self._may_provide
+        return nodes if may is None else tuple(node for node in nodes if may(node, name, version))
+
+    def near(
+        self, known: list[tuple[NodeInfo, Endpoint[ChannelT]]]
+    ) -> tuple[tuple[Endpoint[ChannelT], ...], ...]:
+        """Returns the endpoints in tiers: the own zone, the own region, all.
+
+        Only the last may be empty.
+        """
+        everywhere = tuple(endpoint for _, endpoint in known)
+        here = [(node, endpoint) for node, endpoint in known if node.region == self._region]
+        region = tuple(endpoint for _, endpoint in here)
+        zone = tuple(endpoint for node, endpoint in here if node.zone == self._zone)
+        tiers = (zone if self._zone else (), region if self._region else ())
+        return (*(tier for tier in tiers if tier), everywhere)
 
     def endpoint_of(self, node: NodeInfo) -> Endpoint[ChannelT]:
         """Returns the endpoint of a node at its present address; the lock is held meanwhile."""
@@ -282,12 +376,24 @@ class Endpoints(Generic[ChannelT]):
         found = {e for view in views for e in view.everyone if e.channel is not None}
         return sorted(found, key=lambda endpoint: endpoint.node_id)
 
+    def stats(self) -> PoolStats:
+        """Returns a snapshot of all services."""
+        if not self.closed:
+            self.refresh()
+        with self._lock:
+            services = sorted(self._services.items())
+        return PoolStats(tuple(service.stats() for _, service in services))
+
     def close(self) -> list[Endpoint[ChannelT]]:
         """Takes no more picks and lets go of every endpoint; returns those that have a channel."""
         held = self.open_endpoints()
         self.closed = True
         with self._lock:
-            services, self._services = self._services, {}
-        for service in services.values():
-            service.view = _View((), (), ())
+            services = list(self._services.values())
+        for service in services:
+            service.view = _View((), frozenset(), (), ((),))
         return held
+
+
+def _ignore(endpoint: Endpoint[Any]) -> None:
+    endpoint.probed(False, time.monotonic())

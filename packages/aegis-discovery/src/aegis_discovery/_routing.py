@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Generic
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, NamedTuple
 
 from grpc import StatusCode
 
 from aegis_discovery._endpoints import ChannelT, Endpoint, ServiceEndpoints
+from aegis_discovery._retries import RetryPolicy
 from aegis_discovery.errors import ClosedError, NoProvidersError
 
-# Ends that our own side can bring about: they tell nothing of the provider.
-_LOCAL_ENDS = frozenset({StatusCode.CANCELLED, StatusCode.DEADLINE_EXCEEDED})
+SHED = "aegis-shed"
+"""Trailing metadata of a call that its provider shed before it ran, with the value 1."""
+
+
+class End(NamedTuple):
+    """How an attempt that was no success ended.
+
+    Attributes:
+        code: The status.
+        answered: Whether the caller could have seen anything of an answer.
+        trailers: The metadata that came with the status; a status of gRPC's own brings none.
+    """
+
+    code: StatusCode
+    answered: bool
+    trailers: Iterable[tuple[str, Any]]
+
+    @property
+    def is_shed(self) -> bool:
+        """Whether the provider had too many calls, and says that this one did not run."""
+        return self.code is StatusCode.RESOURCE_EXHAUSTED and any(
+            key == SHED and value == "1" for key, value in self.trailers
+        )
+
+    @property
+    def is_unreached(self) -> bool:
+        """Whether the provider was not reached, or is there no more."""
+        return self.code is StatusCode.UNAVAILABLE and not self.answered and not self.trailers
 
 
 class Router(Generic[ChannelT]):
@@ -21,34 +48,33 @@ class Router(Generic[ChannelT]):
     Args:
         service: The endpoints to choose from.
         no_providers: Makes the error for a call that has nowhere to go.
-        retry: Whether a call that nobody answered may be tried once more, elsewhere.
     """
 
-    __slots__ = ("_no_providers", "_service", "closed", "retry")
+    __slots__ = ("_no_providers", "_service", "closed")
 
     def __init__(
         self,
         service: ServiceEndpoints[ChannelT],
         no_providers: Callable[[str, str, int], NoProvidersError],
-        *,
-        retry: bool,
     ) -> None:
         self._service = service
         self._no_providers = no_providers
-        self.retry = retry
         self.closed = False
 
     def __repr__(self) -> str:
         return repr(self._service)
 
-    def pick(self) -> Endpoint[ChannelT]:
+    def pick(self, now: float) -> Endpoint[ChannelT]:
         """Returns the endpoint for a new call.
+
+        Args:
+            now: Monotonic seconds.
 
         Raises:
             ClosedError: If the channel or its pool was closed.
             NoProvidersError: If nobody provides the service.
         """
-        endpoint = self._service.pick()
+        endpoint = self._service.pick(now)
         if endpoint is None or self.closed:
             raise self._refusal()
         return endpoint
@@ -59,47 +85,65 @@ class Router(Generic[ChannelT]):
         service = self._service
         return self._no_providers(service.name, service.version, service.known_nodes)
 
-    def first_wait(self, wait_for_ready: bool | None) -> bool | None:
-        """Returns `wait_for_ready` for a first attempt.
+    def waits(self, policy: RetryPolicy | None, tried: int = 0) -> bool:
+        """Tells whether an attempt should wait until its provider is connected, as asked for.
 
         One that has somewhere else to go does not wait for a provider that may be gone for good.
         """
-        if wait_for_ready and self.retry and self._service.is_alternative_known:
-            return False
-        return wait_for_ready
+        if policy is None:
+            return True
+        return tried + 1 >= min(policy.attempts, len(self._service.view.everyone))
+
+    def note(self, endpoint: Endpoint[ChannelT], end: End, now: float) -> None:
+        """Notes how an attempt ended that was no success.
+
+        What our own side can bring about tells nothing of the provider; nor does a call that it
+        shed, but that it runs.
+        """
+        service = self._service
+        if end.is_unreached:
+            endpoint.unreached(now)
+        elif end.code is StatusCode.UNAVAILABLE:
+            service.failed(endpoint, now)
+        elif end.code is StatusCode.DEADLINE_EXCEEDED:
+            if not end.answered:
+                service.failed(endpoint, now)
+        elif end.is_shed:
+            service.sheds += 1
+            endpoint.heard(now)
+        elif end.code is not StatusCode.CANCELLED:
+            endpoint.heard(now)
+            endpoint.succeeded()
 
     def after(
         self,
-        endpoint: Endpoint[ChannelT],
-        code: StatusCode,
+        tried: tuple[Endpoint[ChannelT], ...],
+        end: End,
+        policy: RetryPolicy | None,
         *,
-        answered: bool,
         deadline: float | None = None,
-        again: bool = False,
+        waiting: bool | None = None,
     ) -> Endpoint[ChannelT] | None:
-        """Notes how an attempt ended, and returns where the call goes on, if it does.
+        """Notes how an attempt ended that was no success; returns where the call goes on, if so.
 
         Args:
-            endpoint: Where the attempt was made.
-            code: How it ended.
-            answered: Whether the caller could have seen anything of an answer.
+            tried: Where the call was, last where this attempt was made.
+            end: How it ended.
+            policy: Which calls are made again; None for none.
             deadline: When the whole call must be done, in monotonic seconds; never extended.
-            again: Whether this call may be tried once more at all.
+            waiting: Whether the caller would wait until a provider is connected. A first attempt
+                that did not, in the hope of another provider, is not charged to the budget.
         """
-        if code is not StatusCode.UNAVAILABLE:
-            if endpoint.backoff and code not in _LOCAL_ENDS:
-                endpoint.succeeded()
-            return None
-        if answered:
-            return None
         now = time.monotonic()
-        endpoint.failed(now)
-        if not again or not self.retry or self.closed or (deadline is not None and now >= deadline):
+        self.note(tried[-1], end, now)
+        if policy is None or end.answered or self.closed or len(tried) >= policy.attempts:
             return None
-        try:
-            return self._service.pick(avoid=endpoint)
-        except ClosedError:
+        if (deadline is not None and now >= deadline) or not (
+            end.code in policy.codes or end.is_shed
+        ):
             return None
+        charged = not (waiting and end.is_unreached)
+        return self._service.pick_other(tried, now, charged=charged)
 
 
 def deadline_of(timeout: float | None) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from functools import partial
 from time import monotonic
@@ -14,7 +15,7 @@ import grpc
 import grpc.aio
 
 from aegis_discovery._endpoints import Endpoint
-from aegis_discovery._routing import Router, time_left
+from aegis_discovery._routing import End, Router, time_left
 from aegis_discovery._stubs import StubCallable
 
 # The stubs of grpc make these classes generic; at run time not all of them are.
@@ -23,35 +24,42 @@ from aegis_discovery._stubs import StubCallable
 _log = logging.getLogger("aegis.pool")
 
 
-def after(
-    router: Router[grpc.aio.Channel],
-    endpoint: Endpoint[grpc.aio.Channel],
-    call: Any,
-    seen: bool = False,
-    deadline: float | None = None,
-    again: bool = False,
-) -> Endpoint[grpc.aio.Channel] | None:
-    """Lets the router know how an attempt ended; returns where the call goes on, if it does."""
-    code = _now(call.code())
-    if code is grpc.StatusCode.OK and not endpoint.backoff:
-        return None  # as nearly all calls end
-    answered = seen or (code is grpc.StatusCode.UNAVAILABLE and bool(_now(call.initial_metadata())))
-    return router.after(endpoint, code, answered=answered, deadline=deadline, again=again)
-
-
 def observe(
     call: Any, router: Router[grpc.aio.Channel], endpoint: Endpoint[grpc.aio.Channel]
 ) -> Any:
-    """Lets the router know how a call of one attempt ends."""
+    """Lets the router know how a call with a stream ends."""
+    endpoint.streaming.append(monotonic())
 
     def ended(call: Any) -> None:
+        endpoint.streaming.popleft()
         try:
-            after(router, endpoint, call)
+            end = end_of(call, streams=True)
+            if end.code is not grpc.StatusCode.OK:
+                router.note(endpoint, end, monotonic())
+            elif endpoint.troubled:
+                endpoint.succeeded()
         except Exception:  # noqa: BLE001 - an interceptor's own error, which the caller gets
             _log.debug("the end of %r is not known", call, exc_info=True)
 
     call.add_done_callback(ended)
     return call
+
+
+def end_of(call: Any, *, seen: bool = False, streams: bool = False) -> End:
+    """Tells how a call ended.
+
+    Args:
+        call: The call, which has ended.
+        seen: Whether the caller saw anything of an answer.
+        streams: Whether it streams; a deadline is a common end of those.
+    """
+    code = _now(call.code())
+    if code is grpc.StatusCode.OK:
+        return End(code, True, ())
+    if streams and code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        seen = True
+    answered = seen or bool(_now(call.initial_metadata()))
+    return End(code, answered, tuple(_now(call.trailing_metadata()) or ()))
 
 
 def _now(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -65,22 +73,26 @@ def _now(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 class RetriedCall(grpc.aio.Call):
-    """A call that goes on elsewhere if nobody answers its first attempt.
+    """A call that goes on elsewhere while nobody answers it, if it may.
 
-    It behaves as the call of the attempt that counts.
+    It behaves as the call of the attempt that counts. What becomes of an attempt is settled by
+    who first asks for it.
 
     Args:
         stub: Whose call it is.
         request: The request.
         timeout: Seconds for all attempts together.
         wait_for_ready: As the caller gave it.
-        options: What else the caller gave.
+        metadata: As the caller gave it; so are the last two.
     """
 
     # What is so for nearly all calls costs them nothing here.
-    _again = True
+    _streams = False
+    _may_go_on = True
     _seen = False
     _settled: Any = None
+    _tried: tuple[Endpoint[grpc.aio.Channel], ...] = ()
+    _deadline: float | None = None
 
     def __init__(
         self,
@@ -88,38 +100,49 @@ class RetriedCall(grpc.aio.Call):
         request: Any,
         timeout: float | None,
         wait_for_ready: bool | None,
-        options: dict[str, Any],
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        compression: grpc.Compression | None,
     ) -> None:
         self._stub = stub
         self._request = request
-        self._deadline = None if timeout is None else monotonic() + timeout
         self._wait_for_ready = wait_for_ready
-        self._options = options
-        router = stub.router
-        endpoint = router.pick()
-        if wait_for_ready:
-            wait_for_ready = router.first_wait(wait_for_ready)
-        self._attempt(endpoint, timeout, wait_for_ready)
+        self._options = (metadata, credentials, compression)
+        now = monotonic()
+        endpoint = stub.router.pick(now)
+        if timeout is not None:
+            self._deadline = now + timeout
+        self._attempt(endpoint, timeout, now)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {self._endpoint.node_id}: {self._call!r}>"
 
     def _attempt(
-        self,
-        endpoint: Endpoint[grpc.aio.Channel],
-        timeout: float | None,
-        wait_for_ready: bool | None,
+        self, endpoint: Endpoint[grpc.aio.Channel], timeout: float | None, now: float
     ) -> None:
-        call = self._stub.at(endpoint)(
-            self._request, timeout=timeout, wait_for_ready=wait_for_ready, **self._options
+        wait = self._wait_for_ready
+        if wait:
+            wait = self._stub.router.waits(self._stub.retry, len(self._tried))
+        metadata, credentials, compression = self._options
+        self._call: Any = self._stub.at(endpoint)(
+            self._request,
+            timeout=timeout,
+            metadata=metadata,
+            credentials=credentials,
+            wait_for_ready=wait,
+            compression=compression,
         )
-        self._call: Any = call
         self._endpoint = endpoint
-        call.add_done_callback(self._ended)
+        self._began = now
+        under_way = endpoint.streaming if self._streams else endpoint.waiting
+        under_way.append(now)
+        self._under_way: deque[float] | None = under_way
 
-    def _ended(self, call: Any) -> None:
-        """Settles an attempt, even if nobody waits for it."""
-        self._is_final(call)
+    def _is_over(self) -> None:
+        """Counts the present attempt as under way no longer."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.popleft()
 
     def _is_final(self, call: Any) -> bool:
         """Tells of an attempt that ended whether the call ends with it; settled only once."""
@@ -127,17 +150,34 @@ class RetriedCall(grpc.aio.Call):
             return True
         if call is not self._call:
             return False
-        again, self._again = self._again, False
+        self._is_over()
         try:
-            other = after(
-                self._stub.router, self._endpoint, call, self._seen, self._deadline, again
-            )
-            if other is not None:
-                self._attempt(other, time_left(self._deadline), self._wait_for_ready)
+            if self._goes_on(call):
                 return False
-        except Exception:  # noqa: BLE001 - whatever hinders a second attempt, the first one stands
-            _log.debug("no second attempt after %r", call, exc_info=True)
+        except Exception:  # noqa: BLE001 - whatever hinders another attempt, this one stands
+            _log.debug("no further attempt after %r", call, exc_info=True)
         self._settled = call
+        return True
+
+    def _goes_on(self, call: Any) -> bool:
+        """Notes how an attempt ended, and begins another one if there is to be one."""
+        end = end_of(call, seen=self._seen, streams=self._streams)
+        endpoint, router = self._endpoint, self._stub.router
+        if end.code is grpc.StatusCode.OK:
+            if endpoint.troubled:
+                endpoint.succeeded()
+            return False
+        self._tried = (*self._tried, endpoint)
+        other = router.after(
+            self._tried,
+            end,
+            self._stub.retry if self._may_go_on else None,
+            deadline=self._deadline,
+            waiting=self._wait_for_ready,
+        )
+        if other is None:
+            return False
+        self._attempt(other, time_left(self._deadline), monotonic())
         return True
 
     async def _last(self) -> Any:
@@ -198,7 +238,7 @@ class RetriedCall(grpc.aio.Call):
 
     def cancel(self) -> bool:
         """Cancels the call; returns whether it had not ended."""
-        self._again = False
+        self._may_go_on = False
         return self._call.cancel()  # type: ignore[no-any-return]  # as above
 
     def time_remaining(self) -> float | None:
@@ -217,38 +257,43 @@ class RetriedCall(grpc.aio.Call):
 
 
 class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
-    """A call with one response."""
+    """A call with one response. If nobody waits for it, it goes on nowhere else."""
 
-    _awaited = False
-
-    def _ended(self, call: Any) -> None:
-        if not self._awaited:  # else it is settled there, and more cheaply
-            self._is_final(call)
+    def __del__(self) -> None:
+        if getattr(self, "_under_way", None) is not None:
+            self._is_over()
 
     def __await__(self) -> Generator[Any, None, Any]:
-        self._awaited = True
         while True:
             call = self._call
             try:
                 response = yield from call.__await__()
             except asyncio.CancelledError:
-                self._again = False
+                self._may_go_on = False
+                self._is_over()
                 raise
             except grpc.RpcError:
                 if self._is_final(call):
                     raise
             else:
-                if self._endpoint.backoff:
-                    self._endpoint.succeeded()
+                under_way = self._under_way
+                if under_way is not None:
+                    self._under_way = None
+                    under_way.popleft()
+                    self._endpoint.answered(self._began, monotonic())
                 return response
 
 
 class RetriedStreamCall(RetriedCall, grpc.aio.UnaryStreamCall):
     """A call with a stream of responses. Dropped before its end, it is cancelled."""
 
+    _streams = True
     _responses: AsyncIterator[Any] | None = None
 
-    def __init__(self, *args: Any) -> None:
+    def _attempt(
+        self, endpoint: Endpoint[grpc.aio.Channel], timeout: float | None, now: float
+    ) -> None:
+        super()._attempt(endpoint, timeout, now)
         # What gRPC calls back must not keep this alive, or it could never be dropped.
         this = weakref.ref(self)
 
@@ -257,13 +302,15 @@ class RetriedStreamCall(RetriedCall, grpc.aio.UnaryStreamCall):
             if retried is not None:
                 retried._is_final(call)  # noqa: SLF001 - a closure of this very class
 
-        self._ended = ended  # type: ignore[method-assign]  # in place of one that holds this
-        super().__init__(*args)
+        self._call.add_done_callback(ended)
 
     def __del__(self) -> None:
         call = getattr(self, "_call", None)
-        if call is not None and not call.done():
+        if call is None:
+            return
+        if not call.done():
             call.cancel()
+        self._is_over()
 
     def __aiter__(self) -> AsyncIterator[Any]:
         aiter(self._call)  # gRPC notes that the stream is iterated, and refuses read() from now

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Self, TypeAlias
 
 import grpc
 import grpc.aio
 
-from aegis_discovery._endpoints import Endpoint
-from aegis_discovery._routing import Router
-from aegis_discovery._stubs import StubCallable
+from aegis_discovery._stubs import BalancedMethods, BorrowedMethods, StubCallable
 from aegis_discovery.aio._calls import RetriedCall, RetriedStreamCall, RetriedUnaryCall, observe
 from aegis_discovery.aio._unrouted import NoProvidersRpcError, UnroutedCall
 
@@ -26,8 +25,6 @@ _LOST = frozenset({grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConne
 _PACE = 0.05
 """Seconds from one provider that is out of reach to the next, for those who wait for any."""
 
-Connect: TypeAlias = Callable[["Endpoint[grpc.aio.Channel]"], grpc.aio.Channel]
-
 
 def _one_request(retried: type[RetriedCall]) -> Callable[..., Any]:
     """Makes the method that sends one request, which can be sent again."""
@@ -37,84 +34,85 @@ def _one_request(retried: type[RetriedCall]) -> Callable[..., Any]:
         request: Any,
         *,
         timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
-        **options: Any,
+        compression: grpc.Compression | None = None,
     ) -> Any:
-        router = self.router
+        if self.timeout is not None:
+            timeout = self.within(timeout)
+        if wait_for_ready is None:
+            wait_for_ready = self.wait_for_ready
         try:
-            if router.retry:
-                return retried(self, request, timeout, wait_for_ready, options)
-            endpoint = router.pick()
+            return retried(
+                self, request, timeout, wait_for_ready, metadata, credentials, compression
+            )
         except NoProvidersRpcError as error:
             return UnroutedCall(error)
-        started = self.at(endpoint)(
-            request, timeout=timeout, wait_for_ready=wait_for_ready, **options
-        )
-        return observe(started, router, endpoint)
 
     return call
 
 
-def _many_requests(self: _Callable, request_iterator: Any = None, *args: Any, **kwargs: Any) -> Any:
+def _many_requests(
+    self: _Callable,
+    request_iterator: Any = None,
+    timeout: float | None = None,
+    metadata: Any = None,
+    credentials: grpc.CallCredentials | None = None,
+    wait_for_ready: bool | None = None,
+    compression: grpc.Compression | None = None,
+) -> Any:
     """Sends a stream of requests; nothing can send that twice."""
     try:
-        endpoint = self.router.pick()
+        endpoint = self.router.pick(monotonic())
     except NoProvidersRpcError as error:
         return UnroutedCall(error)
-    call = self.at(endpoint)(request_iterator, *args, **kwargs)
+    if wait_for_ready is None:
+        wait_for_ready = self.wait_for_ready
+    call = self.at(endpoint)(
+        request_iterator,
+        self.within(timeout),
+        metadata,
+        credentials,
+        wait_for_ready,
+        compression,
+    )
     return observe(call, self.router, endpoint)
 
 
 class _UnaryUnary(_Callable, grpc.aio.UnaryUnaryMultiCallable):
-    kind = "unary_unary"
     __call__ = _one_request(RetriedUnaryCall)
 
 
 class _UnaryStream(_Callable, grpc.aio.UnaryStreamMultiCallable):
-    kind = "unary_stream"
     __call__ = _one_request(RetriedStreamCall)
 
 
 class _StreamUnary(_Callable, grpc.aio.StreamUnaryMultiCallable):
-    kind = "stream_unary"
     __call__ = _many_requests
 
 
 class _StreamStream(_Callable, grpc.aio.StreamStreamMultiCallable):
-    kind = "stream_stream"
     __call__ = _many_requests
 
 
-class BalancedChannel(grpc.aio.Channel):
+class BalancedChannel(BalancedMethods[grpc.aio.Channel], grpc.aio.Channel):
     """A channel to a service: each call goes to the provider whose turn it is.
 
     Closing it refuses further calls through it, and leaves the pool's connections alone. Its
     connectivity is that of one provider at a time, and of the next one when that fails.
     """
 
-    def __init__(self, router: Router[grpc.aio.Channel], connect: Connect) -> None:
-        self._router = router
-        self._connect = connect
+    kinds = {  # noqa: RUF012 - a ClassVar by its declaration
+        "unary_unary": _UnaryUnary,
+        "unary_stream": _UnaryStream,
+        "stream_unary": _StreamUnary,
+        "stream_stream": _StreamStream,
+    }
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self._followed: weakref.ref[grpc.aio.Channel] | None = None
-
-    def __repr__(self) -> str:
-        return f"<BalancedChannel {self._router!r}>"
-
-    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.aio.Channel.unary_unary`."""
-        return _UnaryUnary(self._router, self._connect, method, *args, **kwargs)
-
-    def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.aio.Channel.unary_stream`."""
-        return _UnaryStream(self._router, self._connect, method, *args, **kwargs)
-
-    def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.aio.Channel.stream_unary`."""
-        return _StreamUnary(self._router, self._connect, method, *args, **kwargs)
-
-    def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.aio.Channel.stream_stream`."""
-        return _StreamStream(self._router, self._connect, method, *args, **kwargs)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """Returns the connectivity of the provider that is followed.
@@ -148,7 +146,7 @@ class BalancedChannel(grpc.aio.Channel):
     def _follow(self) -> grpc.aio.Channel:
         channel = self._followed() if self._followed else None
         if channel is None or channel.get_state() in _LOST:
-            channel = self._connect(self._router.pick())
+            channel = self._connect(self._router.pick(monotonic()))
             self._followed = weakref.ref(channel)
         return channel
 
@@ -163,35 +161,13 @@ class BalancedChannel(grpc.aio.Channel):
         await self.close()
 
 
-class BorrowedChannel(grpc.aio.Channel):
+class BorrowedChannel(BorrowedMethods[grpc.aio.Channel], grpc.aio.Channel):
     """The channel of one provider, shared with the rest of the pool; closing it does nothing."""
-
-    def __init__(self, endpoint: Endpoint[grpc.aio.Channel], channel: grpc.aio.Channel) -> None:
-        self._endpoint = endpoint
-        self._channel = channel
-
-    def __repr__(self) -> str:
-        return f"<BorrowedChannel {self._endpoint!r}>"
-
-    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.aio.Channel.unary_unary`."""
-        return self._channel.unary_unary(method, *args, **kwargs)
-
-    def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.aio.Channel.unary_stream`."""
-        return self._channel.unary_stream(method, *args, **kwargs)
-
-    def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.aio.Channel.stream_unary`."""
-        return self._channel.stream_unary(method, *args, **kwargs)
-
-    def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.aio.Channel.stream_stream`."""
-        return self._channel.stream_stream(method, *args, **kwargs)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """See `grpc.aio.Channel.get_state`."""
-        return self._channel.get_state(try_to_connect)
+        state: grpc.ChannelConnectivity = self._channel.get_state(try_to_connect)
+        return state
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
         """See `grpc.aio.Channel.wait_for_state_change`."""

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import grpc.aio
 from aegis_certs import TLSConfig
 
-from aegis_discovery._endpoints import Endpoint, Endpoints, ProviderSource, ServiceEndpoints
+from aegis_discovery._balancers import Balancer
+from aegis_discovery._endpoints import Endpoint, MayProvide, ServiceEndpoints
+from aegis_discovery._pool_base import PROBE, PROBE_TIMEOUT, BasePool, is_alive
 from aegis_discovery._routing import Router
 from aegis_discovery._transport import Options
+from aegis_discovery.aio._calls import end_of
 from aegis_discovery.aio._channel import BalancedChannel, BorrowedChannel
 from aegis_discovery.aio._transport import ChannelCache, HomeLoop
 from aegis_discovery.aio._unrouted import NoProvidersRpcError
 
 
-class ServiceClientPool:
+class ServiceClientPool(BasePool[grpc.aio.Channel]):
     """Calls services by name: their providers in turn, over shared channels of mutual TLS.
 
     Each provider must prove to be the node that the topology names. Providers that the mesh holds
-    to be unhealthy, or that calls did not reach lately, are passed over as long as others are
+    to be unhealthy, or that calls had trouble with lately, are passed over as long as others are
     left. A pool belongs to the event loop of its first call.
+
+    A call that nobody answered may go on at another provider. Whoever died may have run it before.
 
     Args:
         source: A topology, or anything that has one (`Node`, `Mesh`).
@@ -29,9 +35,20 @@ class ServiceClientPool:
         interceptors: Client interceptors of gRPC; they see every attempt of a call.
         options: Further channel options of gRPC.
         retry: Whether a call with a single request, that ended UNAVAILABLE before anything was
-            answered, is tried once more at another provider. It may have run at the first one.
+            answered, may be tried again at up to two other providers, within a budget.
+        service_config: Retries, timeouts and `wait_for_ready` by method, in the shape of gRPC's
+            service config: JSON text, or what it parses to.
+        balancers: By a service's name, what makes its balancer, such as `LeastRequests`; round
+            robin elsewhere.
+        region: Where this process runs; providers of the same region are preferred.
+        zone: A part of the region; providers of the same zone are preferred above all.
+        may_provide: Tells of a node and a service's name and version whether the node may provide
+            it; those that may not are left out. Asked when the providers change.
         channels: Channels to share with others who call the same nodes, in place of own ones;
             they bring their own identity, interceptors and options, and are not closed here.
+
+    Raises:
+        ServiceConfigError: If the service config cannot be followed.
     """
 
     def __init__(
@@ -42,10 +59,14 @@ class ServiceClientPool:
         interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
         options: Options = (),
         retry: bool = True,
+        service_config: str | Mapping[str, Any] | None = None,
+        balancers: Mapping[str, Callable[[], Balancer]] | None = None,
+        region: str = "",
+        zone: str = "",
+        may_provide: MayProvide | None = None,
         channels: ChannelCache | None = None,
     ) -> None:
-        topology: ProviderSource = getattr(source, "topology", source)
-        self._endpoints: Endpoints[grpc.aio.Channel] = Endpoints(topology)
+        super().__init__(source, retry, service_config, balancers, region, zone, may_provide)
         if channels is None:
             self._channels = ChannelCache(tls, interceptors=interceptors, options=options)
         elif interceptors or options:
@@ -53,21 +74,21 @@ class ServiceClientPool:
         else:
             self._channels = channels
         self._owns_channels = channels is None
-        self._retry = retry
         self._home = HomeLoop("pool")
 
-    def __repr__(self) -> str:
-        connected = ", ".join(endpoint.node_id for endpoint in self._endpoints.open_endpoints())
-        return f"<ServiceClientPool channels=[{connected}]{' closed' * self._endpoints.closed}>"
-
-    def channel(self, name: str, version: str) -> grpc.aio.Channel:
+    def channel(self, name: str, version: str, *, retry: bool | None = None) -> grpc.aio.Channel:
         """Returns a channel to a service that balances every call; any stub works on it.
+
+        Args:
+            name: The service's name.
+            version: Its version.
+            retry: False to make each call of this channel once; None for what the pool does.
 
         Raises:
             ClosedError: If the pool was closed.
         """
-        router = _LoopRouter(self._endpoints.service(name, version), self._home, retry=self._retry)
-        return BalancedChannel(router, self._connect)
+        router = _LoopRouter(self._endpoints.service(name, version), self._home)
+        return BalancedChannel(router, self._connect, self._configuration(retry))
 
     def get_conn(self, name: str, version: str) -> grpc.aio.Channel:
         """Returns the channel of the provider whose turn it is; it need not be closed.
@@ -76,8 +97,8 @@ class ServiceClientPool:
             NoProvidersError: If nobody provides the service.
             ClosedError: If the pool was closed.
         """
-        router = _LoopRouter(self._endpoints.service(name, version), self._home, retry=False)
-        endpoint = router.pick()
+        router = _LoopRouter(self._endpoints.service(name, version), self._home)
+        endpoint = router.pick(time.monotonic())
         return BorrowedChannel(endpoint, self._connect(endpoint))
 
     def _connect(self, endpoint: Endpoint[grpc.aio.Channel]) -> grpc.aio.Channel:
@@ -86,6 +107,18 @@ class ServiceClientPool:
             channel = self._channels.get(endpoint.node_id, endpoint.address)
             endpoint.channel = channel
         return channel
+
+    def _start_probe(self, endpoint: Endpoint[grpc.aio.Channel]) -> None:
+        channel: Any = self._connect(endpoint)
+        probe = channel.unary_unary(PROBE)(b"", timeout=PROBE_TIMEOUT)
+
+        def ended(probe: Any) -> None:
+            endpoint.probed(is_alive(end_of(probe).code), time.monotonic())
+            del keep[:]
+
+        # gRPC closes a channel that nobody holds, and cancels a call that nobody holds.
+        keep = [channel, probe]
+        probe.add_done_callback(ended)
 
     def change_identity(self, tls: TLSConfig) -> None:
         """Makes calls with another identity from now on; calls under way end on their channels."""
@@ -116,15 +149,13 @@ class _LoopRouter(Router[grpc.aio.Channel]):
 
     __slots__ = ("_home",)
 
-    def __init__(
-        self, service: ServiceEndpoints[grpc.aio.Channel], home: HomeLoop, *, retry: bool
-    ) -> None:
-        super().__init__(service, NoProvidersRpcError, retry=retry)
+    def __init__(self, service: ServiceEndpoints[grpc.aio.Channel], home: HomeLoop) -> None:
+        super().__init__(service, NoProvidersRpcError)
         self._home = home
 
-    def pick(self) -> Endpoint[grpc.aio.Channel]:
+    def pick(self, now: float) -> Endpoint[grpc.aio.Channel]:
         self._home.check()
-        endpoint = self._service.pick()  # not by super(): each frame of a call counts
+        endpoint = self._service.pick(now)  # not by super(): each frame of a call counts
         if endpoint is None or self.closed:
             raise self._refusal()
         return endpoint

@@ -1,0 +1,140 @@
+"""What our own calls tell of an endpoint, and how long it is left alone for it: pure."""
+
+from __future__ import annotations
+
+from collections import deque
+
+FIRST_BACKOFF = 0.25
+"""Seconds that an endpoint is left alone when a call did not reach it: a restart takes as long."""
+
+FIRST_EJECTION = 1.0
+"""Seconds that an endpoint is ejected at first; it was reached, and needs longer to get well."""
+
+MAX_PAUSE = 10.0
+"""Seconds at most, each doubled up to it; a probe then stays open for as long, so that a provider
+that was frozen is back as soon as it runs."""
+
+FAILURES = 5
+"""Consecutive failures that eject an endpoint, as in Envoy and Istio."""
+
+SILENCE = 1.0
+"""Seconds without any answer, while calls wait, that eject an endpoint."""
+
+SLOW = 4.0
+"""Silence is at least this many times the usual time of an answer, so that a service whose calls
+take seconds is not taken for a frozen one."""
+
+_LEARN = 0.25
+"""The weight of the latest answer in the usual time: a few answers settle it."""
+
+
+class Standing:
+    """How an endpoint stands with us.
+
+    It is in use, or out: left alone until a probe or a call was answered. Out are those that a
+    call did not reach, and those ejected for failing or being silent.
+
+    All times are monotonic seconds. What calls touch is a flag, a float or a deque, each changed
+    in one step, so threads need no lock for it.
+
+    Attributes:
+        out: Whether it is left alone.
+        ejected: Whether it is out although calls reach it.
+        troubled: Whether anything speaks against it, so that an answer is worth noting.
+        pause: Seconds of the present or latest time out; 0 once a call was answered.
+        waiting: When the calls began that wait for their one response.
+        streaming: The same of calls that stream, which may be silent for long.
+        silent_at: When no answer since the last one makes it silent, if calls wait.
+    """
+
+    __slots__ = (
+        "_failures", "_pace", "_probe_at", "_probing", "ejected", "out", "pause", "silent_at",
+        "streaming", "troubled", "waiting",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.out = self.ejected = self.troubled = False
+        self.pause = 0.0
+        self.waiting: deque[float] = deque()
+        self.streaming: deque[float] = deque()
+        self.silent_at = 0.0
+        self._failures = 0
+        self._pace = 0.0
+        self._probe_at = 0.0
+        self._probing = False
+
+    @property
+    def under_way(self) -> int:
+        """Our own calls to it that have not ended."""
+        return len(self.waiting) + len(self.streaming)
+
+    def answered(self, began: float, now: float) -> None:
+        """Notes the response to a call that began then."""
+        pace = self._pace = self._pace + (now - began - self._pace) * _LEARN
+        self.silent_at = now + max(pace * SLOW, SILENCE)
+        if self.troubled:
+            self.succeeded()
+
+    def heard(self, now: float) -> None:
+        """Notes an answer that says no more than that the provider runs."""
+        self.silent_at = now + max(SILENCE, self._pace * SLOW)
+
+    def succeeded(self) -> None:
+        """Takes it back into use: the provider answered a call."""
+        self.out = self.ejected = self.troubled = False
+        self.pause = 0.0
+        self._failures = 0
+
+    def unreached(self, now: float) -> None:
+        """Notes a call that did not reach the provider; it is left alone at once."""
+        if self.out and now < self._probe_at:
+            return  # calls that were under way together fail together: that is one failure
+        self._leave_out(now, FIRST_BACKOFF)
+
+    def failed(self) -> bool:
+        """Notes a call that failed at the provider; tells whether it has failed too often."""
+        self.troubled = True
+        self._failures += 1
+        return self._failures >= FAILURES and not self.out
+
+    def silent(self, now: float) -> bool:
+        """Tells whether calls wait for answers, and none came for too long."""
+        try:
+            # The starts are taken out oldest first, whichever call ends: this is as old or younger.
+            oldest = self.waiting[0]
+        except IndexError:
+            return False
+        return now >= self.silent_at and now - oldest >= max(SILENCE, self._pace * SLOW)
+
+    def eject(self, now: float) -> None:
+        """Leaves it alone."""
+        self._leave_out(now, FIRST_EJECTION)
+        self.ejected = True
+
+    def spare(self) -> None:
+        """Forgets its failures, where it cannot be ejected."""
+        self._failures = 0
+
+    def take_probe(self, now: float) -> bool:
+        """Tells whether it is time to see if it is back; only one may look at a time."""
+        if self._probing or now < self._probe_at:
+            return False
+        self._probing = True
+        return True
+
+    def probed(self, alive: bool, now: float) -> None:
+        """Notes how the probe ended. Not before a call was answered is its past forgotten."""
+        self._probing = False
+        if not self.out:
+            return
+        if alive:
+            self.out = self.ejected = False
+            self._failures = 0
+            self.heard(now)
+        else:
+            self._leave_out(now, FIRST_BACKOFF)
+
+    def _leave_out(self, now: float, first: float) -> None:
+        self.pause = min(max(self.pause * 2, first), MAX_PAUSE)
+        self._probe_at = now + self.pause
+        self.out = self.troubled = True
