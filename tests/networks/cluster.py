@@ -113,6 +113,14 @@ class Cluster:
                 if "event" in fact:
                     yield node_id, fact["event"]
 
+    def failures(self, since: Marks, at: Iterable[str] | None = None) -> list[tuple[str, str]]:
+        """Lists who was failed, as (in whose eyes, who); one that flaps is there more than once."""
+        observers = set(self.hosts if at is None else at)
+        told = [(where, *what.split()) for where, what in self.events(since)]
+        return sorted(
+            (where, whom) for where, kind, whom in told if kind == "failed" and where in observers
+        )
+
     def others(self, *but: str) -> list[str]:
         """Lists all nodes but these."""
         return [node_id for node_id in self.hosts if node_id not in but]
