@@ -9,7 +9,7 @@ from aegis_certs import CertificateAuthority, TLSConfig
 from aegis_discovery import InvalidRecordError, NodeInfo, NodeStatus, ServiceInfo, Topology
 from aegis_discovery._author import LeafSigning
 from aegis_discovery._codec import signed_to_wire
-from aegis_discovery.feed import FeedReader, FeedWriter, Received
+from aegis_discovery.feed import FeedReader, FeedWriter, Received, why_not_served
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import RecordAuthor, RecordVerifier
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -453,3 +453,270 @@ def test_nobody_may_vouch_without_bound(
     watcher.pull(watcher.open(server))
     assert sum(node.vouched_by == "server" for node in watcher.topology.nodes.values()) == 3
     assert "from server: server vouches for too many" in caplog.text
+
+
+GREETER = ServiceInfo("greeter", "v1")
+
+
+class Client(Side):
+    """A client that asks for some services only."""
+
+    def __init__(self, tls: TLSConfig, *services: ServiceInfo) -> None:
+        super().__init__(tls, is_node=False)
+        self.reader = FeedReader(
+            self.topology, self.verifier, trusts_statuses=True, services=services
+        )
+        self.events: list[str] = []
+        self.topology.subscribe(lambda event: self.events.append(f"{event.kind} {event.node.id}"))
+
+    @property
+    def nodes(self) -> list[str]:
+        return list(self.topology.nodes)
+
+
+@pytest.fixture
+def client(ca: CertificateAuthority) -> Client:
+    return Client(ca.issue_in_memory("client"), GREETER)
+
+
+def vouch(side: Side, node_id: str, *services: str) -> None:
+    wanted = tuple(ServiceInfo(*service.split("/")) for service in services)
+    side.topology.vouch(NodeInfo(node_id, address="10.0.0.1:1", services=wanted))
+
+
+def test_a_feed_of_some_services_tells_of_their_providers_only(
+    server: Side, client: Client
+) -> None:
+    vouch(server, "one", "greeter/v1", "other/v1")
+    vouch(server, "two", "greeter/v2")
+    vouch(server, "three", "other/v1")
+    feed = client.open(server)
+    assert [received.complete for received in client.pull(feed)] == [True]
+    assert client.nodes == client.told == ["one"]
+    vouch(server, "four", "greeter/v1")
+    vouch(server, "five", "other/v1")
+    client.pull(feed)
+    assert client.nodes == ["four", "one"]
+
+
+def test_a_service_without_a_version_means_all_of_them(
+    server: Side, ca: CertificateAuthority
+) -> None:
+    client = Client(ca.issue_in_memory("client"), ServiceInfo("greeter", ""))
+    vouch(server, "one", "greeter/v1")
+    vouch(server, "two", "greeter/v2")
+    vouch(server, "three", "greeter-of-others/v1")
+    client.pull(client.open(server))
+    assert client.nodes == ["one", "two"]
+
+
+def test_who_stops_providing_it_goes_and_comes_back_with_it(server: Side, client: Client) -> None:
+    vouch(server, "one", "greeter/v1")
+    vouch(server, "two", "greeter/v1")
+    feed = client.open(server)
+    client.pull(feed)
+    vouch(server, "one", "other/v1")
+    client.pull(feed)
+    assert (client.told, client.nodes) == (["one"], ["two"])
+    vouch(server, "one", "another/v1")
+    assert client.pull(feed) == [], "it was told that this one stopped, and that is all"
+    vouch(server, "one", "greeter/v1")
+    client.pull(feed)
+    assert client.nodes == ["one", "two"]
+    assert client.events[-2:] == ["left one", "joined one"]
+
+
+def test_who_leaves_goes_and_an_older_record_does_not_bring_it_back(
+    server: Side, client: Client
+) -> None:
+    vouch(server, "one", "greeter/v1")
+    feed = client.open(server)
+    client.pull(feed)
+    (replayed,) = client.received
+    server.topology.unvouch("one")
+    client.pull(feed)
+    assert (client.told, client.nodes) == (["one"], [])
+    replayed.complete = False
+    client.reader.receive(replayed, source="server")
+    assert client.nodes == []
+    server.topology.unvouch("never-told")
+    assert client.pull(feed) == []
+
+
+def test_a_replayed_record_without_the_service_removes_nobody(server: Side, client: Client) -> None:
+    vouch(server, "one", "other/v1")
+    before = server.record("one")
+    vouch(server, "one", "greeter/v1")
+    feed = client.open(server)
+    client.pull(feed)
+    client.reader.receive(mesh_pb2.WatchResponse(records=[before]), source="server")
+    assert client.nodes == ["one"]
+
+
+def test_a_server_that_tells_of_others_is_not_listened_to(server: Side, client: Client) -> None:
+    vouch(server, "one", "other/v1")
+    everything = server.serve(mesh_pb2.WatchRequest(mesh=MESH), "client")
+    client.reader.request(MESH)
+    for message in everything.messages():
+        client.reader.receive(message, source="server")
+    assert client.nodes == []
+
+
+def test_another_server_is_believed_on_who_is_there_at_all(
+    server: Side, side: MakeSide, client: Client
+) -> None:
+    other = side("other", "greeter")
+    vouch(server, "gone", "greeter/v1")
+    server.pull(server.open(other))
+    client.pull(client.open(server))
+    assert client.nodes == ["gone", "other"]
+    feed = client.open(other)
+    assert client.nodes == ["gone", "other"], "until the other one has told all it knows"
+    client.pull(feed)
+    assert client.nodes == ["other"]
+
+
+def test_a_feed_of_some_services_has_neither_cursor_nor_digest_and_is_never_apart(
+    server: Side, client: Client
+) -> None:
+    vouch(server, "one", "greeter/v1")
+    feed = client.open(server)
+    client.pull(feed)
+    beat = feed.heartbeat()
+    assert (beat.digest, beat.version) == (b"", server.topology.version)
+    assert [(m.cursor, m.digest) for m in client.received] == [(b"", b"")]
+    request = client.reader.request(MESH)
+    assert (request.cursor, request.digest) == (b"", b"")
+    assert not any(client.reader.receive(beat, source="server").apart for _ in range(10))
+
+
+def test_a_cursor_does_not_skip_what_a_feed_of_some_services_begins_with(
+    server: Side, side: MakeSide
+) -> None:
+    vouch(server, "one", "greeter/v1")
+    watcher = side("watcher", is_node=False)
+    watcher.pull(watcher.open(server))
+    request = watcher.reader.request(MESH)
+    request.services.add(name="greeter", version="v1")
+    (message,) = server.serve(request, "watcher").messages()
+    assert len(message.records) == 1
+
+
+def test_statuses_come_of_those_that_were_asked_for(server: Side, client: Client) -> None:
+    vouch(server, "one", "greeter/v1")
+    vouch(server, "two", "other/v1")
+    feed = client.open(server)
+    client.pull(feed)
+    set_status(server, "two", SUSPECTED)
+    assert client.pull(feed) == []
+    set_status(server, "one", SUSPECTED)
+    client.pull(feed)
+    assert client.topology.nodes["one"].status is SUSPECTED
+    vouch(server, "two", "greeter/v1")
+    client.pull(feed)
+    assert client.topology.nodes["two"].status is SUSPECTED, "it was so before it was told of"
+
+
+def test_a_client_that_goes_by_a_nodes_id_hears_what_that_node_told(
+    server: Side, side: MakeSide
+) -> None:
+    node, client = side("node"), side("node", is_node=False)
+    feed = client.open(server)
+    client.pull(feed)
+    vouch_for(node, ["x"])
+    server.pull(server.open(node))
+    client.pull(feed)
+    assert {"node", "x"} <= set(client.told)
+
+
+def test_a_cursor_is_void_once_another_server_told_something(
+    server: Side, side: MakeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_discovery._feed_writer.CHUNK", 1)
+    other, client = side("other"), side("client", is_node=False)
+    client.pull(client.open(server))
+    client.reader.receive(next(iter(client.open(other).messages())), source="other")
+    assert client.reader.request(MESH).cursor == b""
+
+
+def test_a_slow_watcher_gets_the_latest_of_each_node_and_is_not_waited_for(
+    server: Side, side: MakeSide
+) -> None:
+    vouch_for(server, ["x"])
+    watcher = side("watcher", is_node=False)
+    feed = watcher.open(server)
+    watcher.pull(feed)
+    for round_ in range(300):
+        vouch(server, "x", f"service-{round_}/v1")
+        vouch(server, f"y-{round_ % 3}", "other/v1")
+    assert held_by(server) == 5, "nothing is kept for the one that reads slowly"
+    watcher.pull(feed)
+    assert sorted(watcher.told) == ["x", "y-0", "y-1", "y-2"]
+    assert watcher.topology.get_service_providers("service-299", "v1")
+
+
+def held_by(side: Side) -> int:
+    return len(side.topology.changes_since(0).entries)
+
+
+def test_a_message_of_more_pieces_than_any_honest_one_is_left_unread(
+    server: Side, side: MakeSide, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = side("reader")
+    flood = mesh_pb2.WatchResponse(records=[server.record()])
+    flood.records.extend(mesh_pb2.SignedRecord() for _ in range(100_000))
+    assert not reader.reader.receive(flood, source="liar").complete
+    statuses = mesh_pb2.WatchResponse(complete=True)
+    statuses.statuses.extend(mesh_pb2.DerivedStatus() for _ in range(100_000))
+    assert not reader.reader.receive(statuses, source="liar").complete
+    assert list(reader.topology.nodes) == ["reader"]
+    (logged,) = [record.message for record in caplog.records]
+    assert logged.startswith("from liar: a message of 100001 records")
+
+
+def test_a_source_that_sends_rubbish_all_the_time_does_not_fill_the_log(
+    server: Side, side: MakeSide, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = side("reader")
+    rubbish = mesh_pb2.WatchResponse()
+    rubbish.records.extend(mesh_pb2.SignedRecord(body=b"\xff%d" % i) for i in range(1000))
+    for source in ("liar", "other-liar"):
+        reader.reader.receive(rubbish, source=source)
+        reader.reader.receive(rubbish, source=source)
+    lines = [record.message for record in caplog.records]
+    assert [line.split(":")[0] for line in lines] == ["from liar", "from other-liar"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "problem"),
+    [
+        (mesh_pb2.WatchRequest(cursor=bytes(65_536)), "the limit is 65536"),
+        (
+            mesh_pb2.WatchRequest(services=[mesh_pb2.Service(name="x")] * 65),
+            "65 services were asked for, the limit is 64",
+        ),
+        (
+            mesh_pb2.WatchRequest(services=[mesh_pb2.Service(name="x" * 257)]),
+            "256 characters at most",
+        ),
+        (
+            mesh_pb2.WatchRequest(services=[mesh_pb2.Service(name="x", version="1" * 257)]),
+            "256 characters at most",
+        ),
+        (mesh_pb2.WatchRequest(services=[mesh_pb2.Service(version="v1")]), "has no name"),
+        (
+            mesh_pb2.WatchRequest(
+                services=[mesh_pb2.Service(name="x")], record=mesh_pb2.SignedRecord()
+            ),
+            "a node takes the whole feed",
+        ),
+        (mesh_pb2.WatchRequest(services=[mesh_pb2.Service(name="x")] * 64), ""),
+        (mesh_pb2.WatchRequest(record=mesh_pb2.SignedRecord(body=bytes(4096))), ""),
+    ],
+)
+def test_a_request_beyond_what_a_feed_takes_is_refused(
+    request_: mesh_pb2.WatchRequest, problem: str
+) -> None:
+    why = why_not_served(request_)
+    assert problem in why
+    assert bool(problem) == bool(why)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Self
 
 from aegis_certs import IdentitySource, TLSConfig
 from cryptography import x509
 
-from aegis_discovery._connect import DEFAULT_MESH, client_source, parse_seeds
+from aegis_discovery._connect import DEFAULT_MESH, check_services, client_source, parse_seeds
+from aegis_discovery._model import ServiceInfo
 from aegis_discovery._pool import ServiceClientPool
 from aegis_discovery._topology import Topology
 from aegis_discovery._transport import SeedPeer
@@ -22,7 +24,8 @@ class Mesh:
     The feed runs on an event loop thread in the background; calls do not pass through it.
 
     Attributes:
-        topology: Kept up to date by a feed from any node of the mesh.
+        topology: Kept up to date by a feed from any node of the mesh: all nodes, or the providers
+            of the services that were asked for.
         pool: Channels to its services.
     """
 
@@ -57,20 +60,22 @@ def connect(
     cert_dir: str | Path = "./certs",
     tls: TLSConfig | None = None,
     mesh: str = DEFAULT_MESH,
+    services: Collection[ServiceInfo] = (),
     timeout: float = 10.0,
 ) -> Mesh:
     """Connects a client to a mesh, as `aegis_discovery.aio.connect`.
 
     Raises:
-        ConnectError: If no seed peer let the client in.
+        ConnectError: If no seed peer let the client in, or none could be asked for this.
         aegis_certs.CertsError: If the identity cannot be loaded.
     """
     seeds = parse_seeds(seed_peers)
+    wanted = check_services(services)
     source = client_source(node_id, cert_dir, tls)
     identity = source.load()
     background = BackgroundLoop("aegis-client")
     try:
-        client = background.run(_start(source, identity, seeds, mesh, timeout))
+        client = background.run(_start(source, identity, seeds, mesh, wanted, timeout))
     except BaseException:
         background.close()
         raise
@@ -82,8 +87,9 @@ async def _start(
     tls: TLSConfig,
     seeds: tuple[SeedPeer, ...],
     mesh: str,
+    services: tuple[ServiceInfo, ...],
     timeout: float,
 ) -> FeedClient:
-    client = FeedClient(source, tls, seeds, mesh=mesh)
+    client = FeedClient(source, tls, seeds, mesh=mesh, services=services)
     await client.start(timeout)
     return client

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 import grpc
 from aegis_certs import CertsError, IdentitySource, TLSConfig
 from cryptography import x509
 
 from aegis_discovery._backoff import Backoff
+from aegis_discovery._connect import candidates, resolve
 from aegis_discovery._feed import FeedReader, Received
 from aegis_discovery._identity import IdentityEvent, IdentityEventKind, IdentityKeeper
-from aegis_discovery._model import NodeStatus
+from aegis_discovery._model import ServiceInfo
 from aegis_discovery._topology import Topology
 from aegis_discovery._transport import SeedPeer, explain_failure, identify
 from aegis_discovery._verifier import RecordVerifier
@@ -30,11 +30,18 @@ class FeedClient:
     """Keeps a topology up to date for a process that is no node itself.
 
     Attributes:
-        topology: Everything the mesh knows; nothing here ever changes it but the feed.
+        topology: Everything the mesh knows, or the providers of some services only; nothing here
+            ever changes it but the feed.
     """
 
     def __init__(
-        self, source: IdentitySource, tls: TLSConfig, seeds: Sequence[SeedPeer], *, mesh: str
+        self,
+        source: IdentitySource,
+        tls: TLSConfig,
+        seeds: Sequence[SeedPeer],
+        *,
+        mesh: str,
+        services: Collection[ServiceInfo] = (),
     ) -> None:
         # The owner is nobody that can be in the mesh: a client never writes a record.
         self.topology = Topology(owner="")
@@ -42,12 +49,15 @@ class FeedClient:
         self._seeds = tuple(seeds)
         self._mesh = mesh
         self._verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
-        self._reader = FeedReader(self.topology, self._verifier, trusts_statuses=True)
+        self._reader = FeedReader(
+            self.topology, self._verifier, trusts_statuses=True, services=services
+        )
         self._keeper = IdentityKeeper(source, tls)
         self._followers: list[Callable[[TLSConfig], object]] = []
         self._ready = asyncio.Event()
         self._causes: dict[str, str] = {}
         self._told = False
+        self._last: SeedPeer | None = None
         self._task: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
 
@@ -113,8 +123,8 @@ class FeedClient:
     async def _run(self) -> None:
         backoff = Backoff()
         while True:
-            for peer in self._candidates():
-                self._told = False
+            async for peer in self._candidates():
+                self._told, self._last = False, None
                 try:
                     await self._watch(peer, backoff)
                 except FeedApartError as error:
@@ -125,6 +135,7 @@ class FeedClient:
                     self._note(peer, str(error))
                 except grpc.aio.AioRpcError as error:
                     self._note(peer, explain_failure(error, self._tls))
+                    self._last = peer if self._told else None
                 except Exception:  # noqa: BLE001 - a fault of ours must not end the feed for good
                     _log.exception("the feed of %s failed", peer.address)
                 if self._told:
@@ -158,15 +169,15 @@ class FeedClient:
         finally:
             await channel.close()
 
-    def _candidates(self) -> list[SeedPeer]:
-        """Lists whom to ask: live nodes in a random order, then the seed peers."""
-        known = [
-            SeedPeer(node.address, node.id)
-            for node in self.topology.nodes.values()
-            if node.status is NodeStatus.ALIVE and node.vouched_by is None
-        ]
-        random.shuffle(known)
-        return [*known, *self._seeds]
+    async def _candidates(self) -> AsyncIterator[SeedPeer]:
+        """Goes through whom to ask; where a connection broke, that one may be there again."""
+        for peer in candidates(self.topology.nodes.values(), self._seeds, self._last):
+            if peer not in self._seeds:
+                yield peer
+                continue
+            # Only now: a name server that hangs is in nobody's way as long as nodes answer.
+            for found in await asyncio.to_thread(resolve, peer):
+                yield found
 
     def _note(self, peer: SeedPeer, why: str) -> None:
         self._causes[peer.address] = why

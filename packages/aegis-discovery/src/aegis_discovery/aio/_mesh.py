@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from pathlib import Path
 from typing import Self
 
 from aegis_certs import TLSConfig
 from cryptography import x509
 
-from aegis_discovery._connect import DEFAULT_MESH, client_source, parse_seeds
+from aegis_discovery._connect import DEFAULT_MESH, check_services, client_source, parse_seeds
+from aegis_discovery._model import ServiceInfo
 from aegis_discovery._topology import Topology
 from aegis_discovery.aio._client import FeedClient
 from aegis_discovery.aio._pool import ServiceClientPool
@@ -19,7 +21,8 @@ class Mesh:
     """A live view of a mesh, for a process that is no node of it.
 
     Attributes:
-        topology: Kept up to date by a feed from any node of the mesh.
+        topology: Kept up to date by a feed from any node of the mesh: all nodes, or the providers
+            of the services that were asked for.
         pool: Channels to its services.
     """
 
@@ -51,25 +54,31 @@ async def connect(
     cert_dir: str | Path = "./certs",
     tls: TLSConfig | None = None,
     mesh: str = DEFAULT_MESH,
+    services: Collection[ServiceInfo] = (),
     timeout: float = 10.0,
 ) -> Mesh:
     """Connects a client to a mesh.
 
     Args:
-        seed_peers: `host:port` or `id@host:port` of nodes, in the order in which to try them.
+        seed_peers: `host:port` or `id@host:port` of nodes, in the order in which to try them. All
+            addresses of a host name are tried.
         node_id: The client's identity, in `cert_dir`; issued there if the CA key is at hand.
         cert_dir: Directory of certificates.
         tls: The identity, in place of `node_id` and `cert_dir`.
         mesh: The mesh's name.
+        services: Only the providers of these are told of, of any version where that is empty; a
+            small client of a large mesh then knows, and is woken by, what it calls. By default
+            all nodes.
         timeout: Seconds for the whole topology to arrive.
 
     Raises:
-        ConnectError: If no seed peer let the client in.
+        ConnectError: If no seed peer let the client in, or none could be asked for this.
         aegis_certs.CertsError: If the identity cannot be loaded.
     """
     seeds = parse_seeds(seed_peers)
+    wanted = check_services(services)
     source = client_source(node_id, cert_dir, tls)
     identity = await asyncio.to_thread(source.load)
-    client = FeedClient(source, identity, seeds, mesh=mesh)
+    client = FeedClient(source, identity, seeds, mesh=mesh, services=wanted)
     await client.start(timeout)
     return Mesh(client, identity)
