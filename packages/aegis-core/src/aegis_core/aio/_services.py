@@ -248,7 +248,11 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
                 raise InvalidRecordError(record.id, f"{caller} may not publish it")
         except InvalidRecordError as error:
             await self._refuse(caller, grpc.StatusCode.PERMISSION_DENIED, str(error), context)
-        result = self._own.topology.merge_records([record], origin=caller)
+        topology = self._own.topology
+        if topology.is_full and topology.get_node(caller) is None:
+            full = f"the mesh is full with {len(topology.nodes)} nodes; {caller} cannot join"
+            await self._refuse(caller, grpc.StatusCode.RESOURCE_EXHAUSTED, full, context)
+        result = topology.merge_records([record], origin=caller)
         if result.foreign is not None:
             self._own.on_foreign(result.foreign)
 
