@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import tempfile
@@ -21,6 +22,9 @@ AT_ONCE = 4
 
 PATIENCE = 120.0
 """Seconds after which something that must happen has not."""
+
+GRACE = 10.0
+"""Seconds that a process has to end by itself."""
 
 HERE = Path(__file__).parent
 
@@ -71,6 +75,15 @@ class Worker:
         since = len(self.facts)
         self.order(*words)
         return await self.wait(lambda fact: words[0] in fact, since=since)
+
+    async def end(self) -> None:
+        """Takes its input away, which tells it to end, and waits for that."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE):
+                await self.process.wait()
+        await self.kill()
 
     async def kill(self) -> None:
         """Ends it by SIGKILL."""

@@ -79,7 +79,7 @@ async def client(seed: str, tls: TLSConfig) -> AsyncIterator[Worker]:
     try:
         yield worker
     finally:
-        await worker.kill()
+        await worker.end()
 
 
 def edge(nodes: int) -> Measured:
