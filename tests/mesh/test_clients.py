@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,9 +13,12 @@ from typing import Any
 
 import pytest
 from aegis_certs import CertificateAuthority, KeyType
-from aegis_core import Node
-from aegis_discovery import ConnectError, NotOwnerError, connect
+from aegis_core import Node, NodeStatus, ServiceInfo
+from aegis_discovery import DEFAULT_MESH, ConnectError, NodeInfo, NotOwnerError, connect
 from aegis_discovery import aio as discovery_aio
+from aegis_discovery.aio.transport import open_channel
+from aegis_discovery.feed import FeedReader
+from aegis_discovery.proto import mesh_pb2, mesh_pb2_grpc
 
 
 @contextmanager
@@ -112,3 +116,197 @@ async def test_a_client_waits_for_a_mesh_that_comes_later(
     await start("a", address=closed_port)
     async with await connecting as mesh:
         assert list(mesh.topology.nodes) == ["a"]
+
+
+ECHO, OTHER = ServiceInfo("echo", "v1"), ServiceInfo("other", "v1")
+
+
+async def test_a_client_of_some_services_knows_their_providers_only(
+    start: Any, until: Any, identity: Any, provider: Any, say: Any
+) -> None:
+    a = await start("a", services=[OTHER])
+    b = await start("b", a, **provider("b"))
+    async with await discovery_aio.connect(
+        a.address, tls=identity("client"), services=[ECHO]
+    ) as mesh:
+        await until(lambda: list(mesh.topology.nodes) == ["b"])
+        assert (await say(mesh.pool.channel("echo", "v1")))[0] == "b"
+        await start("c", a, **provider("c", OTHER))
+        await until(lambda: list(mesh.topology.nodes) == ["b", "c"])
+        b.topology.update_node(NodeInfo("b", address=b.address, services=(OTHER,)))
+        await until(lambda: list(mesh.topology.nodes) == ["c"])
+        b.topology.update_node(NodeInfo("b", address=b.address, services=(ECHO,)))
+        await until(lambda: list(mesh.topology.nodes) == ["b", "c"])
+        await b.stop()
+        await until(lambda: list(mesh.topology.nodes) == ["c"])
+
+
+def test_a_blocking_client_of_some_services_knows_their_providers_only(identity: Any) -> None:
+    with (
+        Node("a", address="127.0.0.1:0", tls=identity("a"), services=[OTHER], grace=0) as a,
+        Node(
+            "b",
+            address="127.0.0.1:0",
+            tls=identity("b"),
+            services=[ECHO],
+            seed_peers=[a.address],
+            grace=0,
+        ),
+        connect(a.address, tls=identity("client"), services=[ServiceInfo("echo", "")]) as mesh,
+    ):
+        assert list(mesh.topology.nodes) == ["b"]
+
+
+def test_a_client_cannot_ask_for_more_services_than_a_feed_takes(identity: Any) -> None:
+    with pytest.raises(ConnectError, match="65 services were asked for, the limit is 64"):
+        connect("127.0.0.1:1", tls=identity("client"), services=[ECHO] * 65)
+
+
+async def test_a_feed_of_some_services_beats_while_all_others_change(
+    start: Any, until: Any, identity: Any
+) -> None:
+    a = await start("a", services=[OTHER])
+
+    async def change_for_ever() -> None:
+        while True:
+            a.topology.republish()
+            await asyncio.sleep(0.001)
+
+    request = mesh_pb2.WatchRequest(mesh=DEFAULT_MESH)
+    request.services.add(name="echo", version="v1")
+    async with open_channel(identity("client"), "a", a.address) as channel:
+        call = mesh_pb2_grpc.MeshStub(channel).Watch(request, timeout=10)
+        assert (await call.read()).complete
+        changing = asyncio.create_task(change_for_ever())
+        beat = await call.read()
+        changing.cancel()
+        assert beat.version > 0
+        assert not beat.records
+
+
+class Proxy:
+    """A way to a node that can be cut, while the node goes on."""
+
+    def __init__(self, address: str) -> None:
+        self._target = address.split(":")
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+        self.address = ""
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def cut(self) -> None:
+        for writer in self._open:
+            writer.transport.abort()
+
+    async def close(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(self._target[0], int(self._target[1]))
+        self._open |= {writer, back}
+        with contextlib.suppress(OSError):
+            await asyncio.gather(self._pass(reader, back), self._pass(there, writer))
+        self._open -= {writer, back}
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        finally:
+            writer.close()
+
+
+async def test_a_client_that_was_cut_off_is_told_only_what_it_missed(
+    start: Any, until: Any, identity: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received: list[mesh_pb2.WatchResponse] = []
+    receive = FeedReader.receive
+
+    def listen(reader: FeedReader, message: mesh_pb2.WatchResponse, *, source: str) -> Any:
+        if source == "a" and reader._trusts_statuses:
+            received.append(message)
+        return receive(reader, message, source=source)
+
+    monkeypatch.setattr(FeedReader, "receive", listen)
+    a = await start("a")
+    b = await start("b", a)
+    await until(lambda: len(a.topology.nodes) == len(b.topology.nodes) == 2)
+    proxy = Proxy(a.address)
+    await proxy.start()
+    async with await discovery_aio.connect(f"a@{proxy.address}", tls=identity("client")) as mesh:
+        await until(lambda: len(mesh.topology.nodes) == 2)
+        received.clear()
+        proxy.cut()
+        a.topology.update_node(NodeInfo("a", address=a.address, services=(ECHO,)))
+        await until(lambda: mesh.topology.get_service_providers("echo", "v1"))
+        told = [record for message in received for record in message.records]
+        assert len(told) == 1, "and nothing of b, which did not change"
+        assert any(message.complete for message in received)
+    await proxy.close()
+
+
+async def test_a_client_moves_on_when_its_node_goes_away(
+    start: Any, until: Any, identity: Any
+) -> None:
+    a = await start("a")
+    nodes = {"a": a, "b": await start("b", a), "c": await start("c", a)}
+    await until(lambda: len(a.topology.nodes) == 3)
+    async with await discovery_aio.connect(a.address, tls=identity("client")) as mesh:
+        for left in (2, 1):
+            await until(lambda: any("client" in n.server.watchers for n in nodes.values()))
+            (serving,) = [i for i, node in nodes.items() if "client" in node.server.watchers]
+            await nodes.pop(serving).stop()
+            await until(lambda n=left: len(mesh.topology.nodes) == n)
+        (last,) = nodes.values()
+        await start("d", last)
+        await until(lambda: sorted(mesh.topology.nodes) == sorted([last.id, "d"]))
+
+
+async def test_a_client_comes_back_to_a_mesh_of_which_every_node_was_restarted(
+    start: Any, until: Any, identity: Any, provider: Any, say: Any
+) -> None:
+    a = await start("a", **provider("a"))
+    b = await start("b", a, **provider("b"))
+    async with await discovery_aio.connect(a.address, tls=identity("client")) as mesh:
+        await until(lambda: len(mesh.topology.nodes) == 2)
+        addresses = a.address, b.address
+        await asyncio.gather(a.stop(), b.stop())
+        await until(lambda: not mesh.topology.nodes)
+        a = await start("a", address=addresses[0], **provider("a"))
+        b = await start("b", a, address=addresses[1], **provider("b"))
+        await until(lambda: mesh.topology.digest == a.topology.digest == b.topology.digest)
+        assert [node.status for node in mesh.topology.nodes.values()] == [NodeStatus.ALIVE] * 2
+        channel = mesh.pool.channel("echo", "v1")
+        assert {(await say(channel))[0] for _ in range(4)} == {"a", "b"}
+
+
+async def test_all_addresses_of_a_seeds_name_are_tried(
+    start: Any, until: Any, identity: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await start("a", address="127.0.0.2:0")
+    port = a.address.rpartition(":")[2]
+    hosts = ["127.0.0.4", "127.0.0.2", "127.0.0.3"]
+    resolve = socket.getaddrinfo
+
+    def stand_in_for_dns(host: Any, port: Any, *rest: Any, **options: Any) -> Any:
+        if host != "mesh.test":
+            return resolve(host, port, *rest, **options)
+        return [found for ip in hosts for found in resolve(ip, port, *rest, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", stand_in_for_dns)
+    async with await discovery_aio.connect(f"mesh.test:{port}", tls=identity("client")) as mesh:
+        assert list(mesh.topology.nodes) == ["a"]
+        await a.stop()
+        await until(lambda: not mesh.topology.nodes)
+        await start("b", address=f"127.0.0.3:{port}")
+        await until(lambda: list(mesh.topology.nodes) == ["b"])
+    hosts.remove("127.0.0.3")
+    with pytest.raises(ConnectError) as caught:
+        await discovery_aio.connect(f"mesh.test:{port}", tls=identity("client"), timeout=1)
+    assert set(caught.value.causes) == {f"127.0.0.4:{port}", f"127.0.0.2:{port}"}
