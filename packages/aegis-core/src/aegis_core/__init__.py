@@ -12,14 +12,17 @@ from aegis_discovery import (
     Topology,
     TopologyEvent,
 )
+from aegis_discovery.policy import CallRule, Policy, PolicyError, ProvideRule
 
 from aegis_core._caller import Caller, caller_from_context
 from aegis_core._health import FunctionHealthChecker, HealthChecker, HealthInfo
 from aegis_core._node import MeshServer, Node, PeerManager
 from aegis_core._peer import PeerInfo
+from aegis_core._stats import CallStats, FeedStats, NodeStats
 from aegis_core.aio._peers import SyncReport
 from aegis_core.errors import (
     AddressInUseError,
+    CallDeniedError,
     CallerError,
     CallerRefusedError,
     ConfigError,
@@ -34,11 +37,15 @@ from aegis_core.errors import (
 
 __all__ = [
     "AddressInUseError",
+    "CallDeniedError",
+    "CallRule",
+    "CallStats",
     "Caller",
     "CallerError",
     "CallerRefusedError",
     "CertificateSource",
     "ConfigError",
+    "FeedStats",
     "FunctionHealthChecker",
     "HealthChecker",
     "HealthInfo",
@@ -54,10 +61,14 @@ __all__ = [
     "NodeIdInUseError",
     "NodeInfo",
     "NodeStateError",
+    "NodeStats",
     "NodeStatus",
     "PeerInfo",
     "PeerManager",
     "PeerNotFoundError",
+    "Policy",
+    "PolicyError",
+    "ProvideRule",
     "ServiceClientPool",
     "ServiceInfo",
     "SyncReport",

@@ -9,6 +9,7 @@ from typing import Required, TypedDict
 import grpc
 from aegis_certs import TLSConfig, TLSOptions
 from aegis_discovery import ServiceInfo
+from aegis_discovery.policy import Policy
 
 from aegis_core._health import HealthChecker
 from aegis_core.aio._server import Registrar
@@ -35,3 +36,5 @@ class NodeArguments(TypedDict, total=False):
     interceptors: Sequence[grpc.aio.ServerInterceptor]
     join_timeout: float
     grace: float
+    max_concurrent_calls: int | None
+    policy: Policy | str | Path | None

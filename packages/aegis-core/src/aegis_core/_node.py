@@ -16,6 +16,7 @@ from aegis_core import aio
 from aegis_core._arguments import NodeArguments
 from aegis_core._health import HealthInfo
 from aegis_core._peer import PeerInfo
+from aegis_core._stats import NodeStats
 from aegis_core.aio._peers import SyncReport
 from aegis_core.errors import NodeStateError
 
@@ -76,6 +77,10 @@ class Node:
     def server(self) -> MeshServer:
         """The server of this node."""
         return MeshServer(self._node.server)
+
+    def stats(self) -> NodeStats:
+        """Returns what came to this node, how it hears of the mesh, and more, as a frozen value."""
+        return self._loop.call(self._node.stats)
 
     def start(self) -> None:
         """Starts the node, as `aegis_core.aio.Node.start`, with the same errors."""

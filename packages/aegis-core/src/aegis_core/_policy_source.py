@@ -18,31 +18,30 @@ class PolicySource:
 
     Args:
         given: A policy, the path of a TOML file, or None for no policy at all.
+
+    Attributes:
+        policy: What counts now.
     """
 
     def __init__(self, given: Policy | str | Path | None) -> None:
         self._path = Path(given) if isinstance(given, str | Path) else None
-        self._policy = given if isinstance(given, Policy) else None
         self._complaint = ""
+        self.policy = given if isinstance(given, Policy) else None
 
-    @property
-    def changes(self) -> bool:
-        """Whether looking again is of any use."""
-        return self._path is not None
-
-    def load(self) -> Policy | None:
-        """Returns the policy.
+    def load(self) -> None:
+        """Reads the file, if there is one.
 
         Raises:
-            PolicyError: If the file cannot be read, or is no policy.
+            PolicyError: If it cannot be read, or is no policy.
         """
         if self._path is not None:
-            self._policy = load_policy(self._path)
-        return self._policy
+            policy = load_policy(self._path)
+            if policy != self.policy:
+                self.policy = policy
 
     def poll(self) -> Policy | None:
         """Returns the policy that counts: the old one where the file is no good any more."""
-        before = self._policy
+        before = self.policy
         try:
             self.load()
         except PolicyError as error:
@@ -51,6 +50,6 @@ class PolicySource:
                 _log.error("the policy stays as it is: %s", error)
         else:
             self._complaint = ""
-            if self._policy != before:
+            if self.policy is not before:
                 _log.info("another policy counts: %s", self._path)
-        return self._policy
+        return self.policy

@@ -26,7 +26,7 @@ MAX_METHODS = 4096
 """Methods whose handlers are remembered; a generic handler may have any number of them."""
 
 SHED_MARK = ("aegis-shed", "1")
-"""Trailing metadata of a call that was turned away before any of it ran."""
+"""Trailing metadata of a call that was shed before any of it ran: others may have room."""
 
 
 class _Guarded(NamedTuple):
@@ -276,9 +276,11 @@ def _code(error: CallerError) -> grpc.StatusCode:
     return grpc.StatusCode.PERMISSION_DENIED if denied else grpc.StatusCode.UNAUTHENTICATED
 
 
-def _turning_away(code: grpc.StatusCode, reason: str) -> grpc.RpcMethodHandler[Any, Any]:
+def _turning_away(
+    code: grpc.StatusCode, reason: str, *marks: tuple[str, str]
+) -> grpc.RpcMethodHandler[Any, Any]:
     async def turn_away(_: AsyncIterator[Any], context: Any) -> None:
-        await context.abort(code, reason, trailing_metadata=(SHED_MARK,))
+        await context.abort(code, reason, trailing_metadata=marks)
 
     # On the wire all kinds of calls are alike, and one of this kind waits for no request.
     return grpc.stream_stream_rpc_method_handler(turn_away)
@@ -286,8 +288,11 @@ def _turning_away(code: grpc.StatusCode, reason: str) -> grpc.RpcMethodHandler[A
 
 _TURNING_AWAY = {
     TurnedAway.FULL: _turning_away(
-        grpc.StatusCode.RESOURCE_EXHAUSTED, "as many calls run here as may; try another provider"
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "as many calls run here as may; try another provider",
+        SHED_MARK,
     ),
+    # Without a mark, as from a node that is gone: callers leave it alone from then on.
     TurnedAway.CLOSED: _turning_away(
         grpc.StatusCode.UNAVAILABLE, "this node is leaving; try another provider"
     ),

@@ -13,16 +13,19 @@ from aegis_certs import IdentitySource, TLSConfig, TLSOptions, validate_node_id
 from aegis_discovery import DEFAULT_MESH, NodeInfo, ServiceInfo, Topology
 from aegis_discovery.aio import ServiceClientPool
 from aegis_discovery.identity import IdentityEvent
+from aegis_discovery.policy import Policy
 from aegis_discovery.transport import parse_seed
 from cryptography import x509
 
 from aegis_core._address import bound_address, published_address
 from aegis_core._health import HealthChecker, HealthInfo
 from aegis_core._peer import PeerInfo
+from aegis_core._policy_source import PolicySource
+from aegis_core._stats import NodeStats
 from aegis_core.aio._peers import PeerManager, SyncReport
 from aegis_core.aio._running import NodeOptions, RunningNode
 from aegis_core.aio._server import MeshServer, Registrar
-from aegis_core.errors import NodeStateError, NoTLSConfigError
+from aegis_core.errors import ConfigError, NodeStateError, NoTLSConfigError
 
 _log = logging.getLogger("aegis.node")
 
@@ -50,6 +53,10 @@ class Node:
         interceptors: gRPC server interceptors.
         join_timeout: The most seconds that the start waits for a seed peer.
         grace: Seconds that calls in flight have when the node stops.
+        max_concurrent_calls: The most calls of your services that run at the same time; one more
+            is shed at once, with `RESOURCE_EXHAUSTED`. No limit by default.
+        policy: Who may call what, and who may provide what: a `Policy`, or the path of a TOML
+            file, which is read again when it changes. Without one, every member of the mesh may.
 
     Raises:
         ConfigError: If an option cannot work.
@@ -79,8 +86,13 @@ class Node:
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         join_timeout: float = 5.0,
         grace: float = 5.0,
+        max_concurrent_calls: int | None = None,
+        policy: Policy | str | Path | None = None,
     ) -> None:
         self.id = id
+        if max_concurrent_calls is not None and max_concurrent_calls < 1:
+            reason = f"{max_concurrent_calls} would refuse every call; give 1 or more, or None"
+            raise ConfigError("max_concurrent_calls", reason)
         # What can be wrong about the addresses is told before anything is started.
         published_address(address, advertise, bound_address(address)[1])
         self._options = NodeOptions(
@@ -101,6 +113,8 @@ class Node:
             health_interval=health_interval,
             interceptors=tuple(interceptors),
             join_timeout=join_timeout,
+            max_concurrent_calls=max_concurrent_calls,
+            policy=PolicySource(policy),
         )
         self._cert_dir = cert_dir
         self._tls_options = tls_options
@@ -159,6 +173,10 @@ class Node:
         """What stopped this node, if nobody meant to."""
         return self._failure
 
+    def stats(self) -> NodeStats:
+        """Returns what came to this node, how it hears of the mesh, and more, as a frozen value."""
+        return self._parts.stats()
+
     # Life
 
     async def start(self) -> None:
@@ -172,6 +190,7 @@ class Node:
             AddressInUseError: If the address cannot be bound.
             ConfigError: If an option cannot work.
             aegis_certs.CertsError: If the identity cannot be loaded.
+            aegis_discovery.errors.PolicyError: If the policy's file is none.
         """
         if self._starting is not None:
             raise NodeStateError(f"node {self.id} was started before; make a new Node")
@@ -298,6 +317,7 @@ class Node:
     async def _bring_up(self) -> None:
         source = self._identity_source()
         tls = await asyncio.to_thread(source.load)
+        await asyncio.to_thread(self._options.policy.load)
         self._running = RunningNode(
             self._options, source, tls, on_failure=self._fail, on_identity=self._tell_identity
         )

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import grpc
 from aegis_certs import IdentitySource, TLSConfig
@@ -20,6 +21,8 @@ from aegis_discovery.transport import SeedPeer
 
 from aegis_core._address import published_address
 from aegis_core._health import HealthChecker, HealthInfo
+from aegis_core._policy_source import LOOK, PolicySource
+from aegis_core._stats import FeedStats, NodeStats
 from aegis_core._watching import MAINTENANCE
 from aegis_core.aio._health import HealthMonitor
 from aegis_core.aio._joiner import Joiner
@@ -47,6 +50,8 @@ class NodeOptions:
     health_interval: float
     interceptors: Sequence[grpc.aio.ServerInterceptor]
     join_timeout: float
+    max_concurrent_calls: int | None
+    policy: PolicySource
 
 
 class RunningNode:
@@ -68,6 +73,7 @@ class RunningNode:
         self._keeper = IdentityKeeper(source, tls)
         self._tell_identity = on_identity
         self._tasks: set[asyncio.Task[None]] = set()
+        self._started_at = datetime.now(UTC)
         self.state = NodeState(tls, mesh=options.mesh, on_failure=on_failure)
         self.monitor = HealthMonitor(
             tls.node_id,
@@ -94,7 +100,9 @@ class RunningNode:
             own,
             registrars=options.registrars,
             interceptors=options.interceptors,
+            max_concurrent_calls=options.max_concurrent_calls,
         )
+        self.server.change_policy(options.policy.policy)
         self.peers = PeerManager(self.state)
         self.pool = ServiceClientPool(self.state.topology, tls, channels=self.peers.channels)
         self.watchers = Watchers(self.state, self.peers)
@@ -127,9 +135,30 @@ class RunningNode:
             ("maintenance", self._maintain),
             ("guard", self.server.guard),
             ("identity", self._keep_identity),
+            ("policy", self._keep_policy),
         ):
             self._spawn(_supervise(name, work), name)
         await self.joiner.wait(options.join_timeout)
+
+    def stats(self) -> NodeStats:
+        """Puts together what the parts know of themselves."""
+        topology, server = self.state.topology, self.server
+        silences = self.watchers.silences.values()
+        return NodeStats(
+            node_id=self.state.node_id,
+            started_at=self._started_at,
+            certificate_not_after=self.state.tls.not_after,
+            topology_version=topology.version,
+            topology_nodes=len(topology.nodes),
+            has_policy=server.has_policy,
+            calls=server.calls,
+            feeds=FeedStats(
+                served=len(server.watchers),
+                opened=server.feeds_served,
+                watched=len(silences),
+                lag=max(silences, default=0.0),
+            ),
+        )
 
     def change_identity(self, tls: TLSConfig) -> None:
         """Takes a new identity to everything that uses it."""
@@ -145,6 +174,14 @@ class RunningNode:
             # Taking it up failed halfway the last time.
             self._on_identity(IdentityEvent(IdentityEventKind.CHANGED, self._keeper.tls))
         await keep(self._keeper, self._on_identity)
+
+    async def _keep_policy(self) -> None:
+        source = self._options.policy
+        while True:
+            await asyncio.sleep(LOOK)
+            before = source.policy
+            if await asyncio.to_thread(source.poll) is not before:
+                self.server.change_policy(source.policy)
 
     def _on_identity(self, event: IdentityEvent) -> None:
         if event.kind is IdentityEventKind.CHANGED:

@@ -21,6 +21,7 @@ from aegis_core._address import bound_address
 from aegis_core._call_judge import CallJudge
 from aegis_core._health import HealthInfo
 from aegis_core._overload import Intake
+from aegis_core._stats import CallStats
 from aegis_core.aio._drain import drain
 from aegis_core.aio._guard import CallerGuard
 from aegis_core.aio._services import FeedService, OwnNode, SeedService
@@ -127,6 +128,25 @@ class MeshServer:
     def feeds_served(self) -> int:
         """How many feeds were opened so far."""
         return self._feeds.served
+
+    @property
+    def calls(self) -> CallStats:
+        """What became of the calls that came so far."""
+        intake, guard = self._intake, self._guard
+        return CallStats(
+            begun=intake.begun,
+            running=intake.running,
+            limit=intake.limit,
+            shed=intake.shed,
+            late=intake.late,
+            denied=guard.denied,
+            refused=guard.refused,
+        )
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether a policy says who may call what."""
+        return self._judge.policy is not None
 
     async def start(self) -> None:
         """Begins to serve."""

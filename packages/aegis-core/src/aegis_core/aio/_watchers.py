@@ -46,6 +46,7 @@ class _Watch:
     news: asyncio.Event = field(default_factory=asyncio.Event)
     stamp: int = 0
     complaint: str = ""
+    heard_at: float = 0.0
 
 
 class Watchers:
@@ -104,6 +105,16 @@ class Watchers:
         """Tells whether this peer's feed is in order."""
         watch = self._watches.get(node_id)
         return watch is not None and not watch.complaint
+
+    @property
+    def silences(self) -> dict[str, float]:
+        """Seconds since each peer whose feed is in order was last heard, by id."""
+        now = time.monotonic()
+        return {
+            node_id: now - watch.heard_at
+            for node_id, watch in self._watches.items()
+            if watch.heard_at and not watch.complaint
+        }
 
     def complaint(self, node_id: str) -> str:
         """Says why this peer's feed is not in order; empty where it is, or was not tried yet."""
@@ -255,4 +266,5 @@ class Watchers:
     def _heard(self, watch: _Watch, backoff: Backoff) -> None:
         backoff.reset()
         watch.complaint = ""
-        self.membership.heard(watch.peer.id, time.monotonic())
+        watch.heard_at = time.monotonic()
+        self.membership.heard(watch.peer.id, watch.heard_at)
