@@ -114,7 +114,12 @@ class FeedReader:
         stopped = False
         if self._services:
             records, stopped = self._only_asked_for(records)
-        result = self._topology.merge_records(records, version=message.version, origin=source)
+        foreign = None
+        # A heartbeat has nothing to merge, and is what most messages are.
+        if records or message.version > self._topology.version:
+            foreign = self._topology.merge_records(
+                records, version=message.version, origin=source
+            ).foreign
         self._take_verdicts(message, source)
         if self._trusts_statuses:
             for wire in message.statuses:
@@ -127,7 +132,7 @@ class FeedReader:
             self._topology.keep_only(self._told)
         if message.cursor:
             self._cursor = message.cursor
-        return Received(message.complete, result.foreign, self._is_apart(message))
+        return Received(message.complete, foreign, self._is_apart(message))
 
     def _is_overfull(self, message: mesh_pb2.WatchResponse, source: str) -> bool:
         pieces = len(message.records) + len(message.verdicts) + len(message.chains)

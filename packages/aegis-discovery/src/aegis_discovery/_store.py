@@ -109,6 +109,8 @@ class RecordStore:
         held = self._entries.get(record.id)
         if held is None:
             return True
+        if held.record is record:
+            return False
         if _equivocates(record, held.record):
             author = record.voucher or record.id
             self._complaints.warn(
