@@ -29,8 +29,9 @@ class Rings:
     def __init__(self) -> None:
         self._hashes = [array("Q") for _ in range(RINGS)]
         self._ids: list[list[str]] = [[] for _ in range(RINGS)]
-        self._members: set[str] = set()
+        self._members: dict[str, tuple[int, ...]] = {}
         self._unfit: set[str] = set()
+        self._observers: dict[str, frozenset[str]] = {}
 
     def __len__(self) -> int:
         return len(self._members)
@@ -44,8 +45,8 @@ class Rings:
             if fits == (node_id not in self._unfit):
                 return False
         else:
-            self._members.add(node_id)
-            for ring, point in enumerate(_points(node_id)):
+            points = self._members[node_id] = _points(node_id)
+            for ring, point in enumerate(points):
                 index = self._index(ring, point, node_id)
                 self._hashes[ring].insert(index, point)
                 self._ids[ring].insert(index, node_id)
@@ -53,15 +54,16 @@ class Rings:
             self._unfit.discard(node_id)
         else:
             self._unfit.add(node_id)
+        self._observers.clear()
         return True
 
     def remove(self, node_id: str) -> bool:
         """Takes a node off the rings; returns whether it was there."""
         if node_id not in self._members:
             return False
-        self._members.remove(node_id)
         self._unfit.discard(node_id)
-        for ring, point in enumerate(_points(node_id)):
+        self._observers.clear()
+        for ring, point in enumerate(self._members.pop(node_id)):
             index = self._index(ring, point, node_id)
             del self._hashes[ring][index]
             del self._ids[ring][index]
@@ -69,25 +71,32 @@ class Rings:
 
     def observers(self, subject: str) -> frozenset[str]:
         """Returns who watches a node: on each ring the nearest one before it that fits."""
-        if subject not in self._members:
-            return frozenset()
-        if self._is_small:
-            return frozenset(self._members - self._unfit - {subject})
-        found: set[str] = set()
-        for ring in range(RINGS):
-            found.update(self._walk(ring, subject, -1, through=False))
-        return frozenset(found)
+        observers = self._observers.get(subject)
+        if observers is None:
+            # Asked for with every verdict, and the same until somebody comes, goes or fails.
+            observers = self._observers[subject] = frozenset(self._find_observers(subject))
+        return observers
 
     def subjects(self, observer: str) -> frozenset[str]:
         """Returns whom a node watches: on each ring all up to the next one that fits."""
         if observer not in self._members:
             return frozenset()
         if self._is_small:
-            return frozenset(self._members - {observer})
+            return frozenset(self._members.keys() - {observer})
         found: set[str] = set()
         for ring in range(RINGS):
             found.update(self._walk(ring, observer, 1, through=True))
         return frozenset(found)
+
+    def _find_observers(self, subject: str) -> set[str]:
+        if subject not in self._members:
+            return set()
+        if self._is_small:
+            return self._members.keys() - self._unfit - {subject}
+        found: set[str] = set()
+        for ring in range(RINGS):
+            found.update(self._walk(ring, subject, -1, through=False))
+        return found
 
     @property
     def _is_small(self) -> bool:
@@ -96,7 +105,7 @@ class Rings:
     def _walk(self, ring: int, start: str, step: int, *, through: bool) -> Iterator[str]:
         """Goes round a ring to the first that fits; yields those on the way if `through`."""
         ids = self._ids[ring]
-        index = self._index(ring, _points(start)[ring], start)
+        index = self._index(ring, self._members[start][ring], start)
         for _ in range(len(ids) - 1):
             index = (index + step) % len(ids)
             fits = ids[index] not in self._unfit
