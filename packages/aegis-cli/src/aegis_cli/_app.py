@@ -11,6 +11,7 @@ from aegis_cli._exit_codes import exit_codes
 from aegis_cli._mesh import mesh
 from aegis_cli._node import node
 from aegis_cli._options import examples
+from aegis_cli._policy import policy
 
 
 @click.group(
@@ -29,5 +30,5 @@ def aegis() -> None:
     """An embedded service mesh: run nodes, look at a mesh, manage its certificates."""
 
 
-for command in (with_mesh(), demo, mesh, node):
+for command in (with_mesh(), demo, mesh, node, policy):
     aegis.add_command(command)

@@ -9,7 +9,7 @@ def exit_codes() -> Mapping[type[BaseException], int]:
     """The exit code of each error; an error has that of its nearest class."""
     from aegis_certs import CertsError, InvalidNodeIdError, InvalidRequestError
     from aegis_core import ConfigError, MeshError
-    from aegis_discovery.errors import DiscoveryError, InvalidAddressError
+    from aegis_discovery.errors import DiscoveryError, InvalidAddressError, PolicyError
 
     from aegis_cli.errors import CliError
 
@@ -19,6 +19,7 @@ def exit_codes() -> Mapping[type[BaseException], int]:
         InvalidRequestError: 2,
         DiscoveryError: 1,
         InvalidAddressError: 2,
+        PolicyError: 2,
         MeshError: 1,
         ConfigError: 2,
         CliError: 1,

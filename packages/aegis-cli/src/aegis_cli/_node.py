@@ -68,6 +68,12 @@ def node() -> None:
 @option("--cert-file", "AEGIS_CERT_FILE", f"The node's certificate, {_OWN_FILES}", metavar="FILE")
 @option("--key-file", "AEGIS_KEY_FILE", f"Its key, {_OWN_FILES}", metavar="FILE")
 @option("--ca-file", "AEGIS_CA_FILE", f"The CAs to trust, {_OWN_FILES}", metavar="FILE")
+@option(
+    "--policy",
+    "AEGIS_POLICY",
+    "A TOML file that says who may call and who may provide what; read again when it changes.",
+    metavar="FILE",
+)
 @json_flag
 def run(
     id: str,  # noqa: A002 - named after its option
@@ -82,6 +88,7 @@ def run(
     cert_file: str | None,
     key_file: str | None,
     ca_file: str | None,
+    policy: str | None,
     json: bool,
 ) -> None:
     """Run a node until SIGTERM or Ctrl-C; then it leaves the mesh. A second one ends it at once.
@@ -111,6 +118,7 @@ def run(
                 tls_options=own_files,
                 seed_peers=join,
                 mesh=mesh,
+                policy=policy,
             ),
             json=json,
         )
