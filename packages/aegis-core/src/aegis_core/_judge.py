@@ -168,13 +168,16 @@ class Judge:
         elif self._doubt and now - self._doubted_at >= CALM:
             self._doubt -= 1
             self._doubted_at = now
+        patience = SILENCE * self._slowness
         for subject in self._subjects.values():
+            if subject.opinion is Opinion.CLEAR and now - subject.heard_at < patience:
+                continue
             self._judge(subject, now)
 
     def _judge(self, subject: _Subject, now: float) -> None:
-        silent = now - subject.heard_at
+        """Moves on one that is accused, or silent for too long."""
         if subject.opinion is Opinion.CLEAR:
-            if silent >= SILENCE * self._slowness and now >= subject.quiet_until:
+            if now >= subject.quiet_until:
                 self._suspect(subject, now, SILENT_FOR)
         elif subject.opinion is Opinion.SUSPECT and now >= subject.failed_at:
             subject.opinion = Opinion.FAILED

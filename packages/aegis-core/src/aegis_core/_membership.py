@@ -260,7 +260,7 @@ class Membership:
         status = self._weigh(node_id, verdicts, now) if verdicts else NodeStatus.ALIVE
         self._note_suspicion(record, verdicts, now)
         # One that does not count yet may do so when the rings change, without any news of it.
-        if status is not NodeStatus.ALIVE or self._is_spoken_against(node_id):
+        if status is not NodeStatus.ALIVE or self._is_spoken_against(record):
             self._accused.add(node_id)
         else:
             self._accused.discard(node_id)
@@ -271,9 +271,9 @@ class Membership:
         if node.status is not status and self._topology.set_status(node_id, record.stamp, status):
             _log.info("%s is %s", node_id, status)
 
-    def _is_spoken_against(self, node_id: str) -> bool:
-        said = self._topology.get_verdicts(node_id)
-        return any(verdict.opinion is not Opinion.CLEAR for verdict in said)
+    def _is_spoken_against(self, record: Record) -> bool:
+        said = self._topology.get_verdicts(record.id)
+        return any(v.opinion is not Opinion.CLEAR and v.is_about(record) for v in said)
 
     def _standing(self, record: Record) -> list[Verdict]:
         """Returns the accusations of a node that count: by its observers, on this record."""

@@ -1,0 +1,1 @@
+"""A mesh in virtual time: real cores, no sockets, no waiting."""

@@ -1,0 +1,100 @@
+"""What stands in for certificates: signatures have tests of their own, and cost too much here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from aegis_discovery import InvalidRecordError, InvalidVerdictError
+from aegis_discovery.records import (
+    MAX_AHEAD,
+    Record,
+    RecordVerifier,
+    Signed,
+    SignedVerdict,
+    decode_record,
+    decode_verdict,
+)
+
+MESH = "simulated"
+
+
+class PlainSigning:
+    """Signs nothing, at the length of the default key's signature, so that traffic is true."""
+
+    signer = bytes(32)
+    not_after = float("inf")
+
+    def sign(self, body: bytes) -> bytes:
+        """Returns 256 bytes, as RSA-2048 does."""
+        return _SIGNATURE
+
+
+_SIGNATURE = bytes(256)
+
+
+class Decoder:
+    """Reads each record and verdict once, for all nodes: they are values, and can be shared."""
+
+    def __init__(self) -> None:
+        self._records: dict[bytes, Record] = {}
+        self._verdicts: dict[bytes, SignedVerdict] = {}
+
+    def record(self, signed: Signed) -> Record:
+        """Reads a record."""
+        found = self._records.get(signed.body)
+        if found is None:
+            fields = decode_record(signed.body)
+            found = Record.of(fields, signed.body, signed.signature, signed.signer)
+            self._records[signed.body] = found
+        return found
+
+    def verdict(self, signed: Signed) -> SignedVerdict:
+        """Reads a verdict."""
+        found = self._verdicts.get(signed.body)
+        if found is None:
+            found = SignedVerdict(decode_verdict(signed.body)[0], signed)
+            self._verdicts[signed.body] = found
+        return found
+
+
+class PlainVerifier(RecordVerifier):
+    """Believes every signature, but no stamp far ahead of its own clock."""
+
+    def __init__(self, decoder: Decoder, clock: Callable[[], float]) -> None:
+        self._decoder = decoder
+        self._clock = clock
+
+    def learn(self, chain: Sequence[bytes]) -> bytes:
+        """Takes any chain."""
+        return PlainSigning.signer
+
+    def verify(
+        self, signed: Signed, held: Callable[[str], Record | None] = lambda _: None
+    ) -> Record:
+        """Reads a record.
+
+        Raises:
+            InvalidRecordError: If its stamp is ahead.
+        """
+        record = self._decoder.record(signed)
+        if held(record.id) is not record and self._is_ahead(record.stamp):
+            raise InvalidRecordError(record.id, "its stamp is ahead of this clock")
+        return record
+
+    def verify_verdict(
+        self,
+        signed: Signed,
+        held: Callable[[str, str], SignedVerdict | None] = lambda _subject, _accuser: None,
+    ) -> SignedVerdict:
+        """Reads a verdict.
+
+        Raises:
+            InvalidVerdictError: If its stamp is ahead.
+        """
+        content = self._decoder.verdict(signed)
+        if self._is_ahead(content.verdict.stamp):
+            raise InvalidVerdictError(content.verdict.accuser, "its stamp is ahead of this clock")
+        return content
+
+    def _is_ahead(self, stamp: int) -> bool:
+        return stamp > (self._clock() + MAX_AHEAD) * 1000
