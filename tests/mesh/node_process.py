@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -44,8 +45,26 @@ def main() -> None:
     def say(request: bytes, context: grpc.ServicerContext) -> bytes:
         return f"{node_id} {caller_from_context(context).node_id}".encode()
 
+    def count(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        for number in range(int(request)):
+            yield str(number).encode()
+
+    def join(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        return b"+".join(requests)
+
+    async def chat(
+        requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[bytes]:
+        async for request in requests:
+            yield b"re: " + request
+
     def register(server: grpc.Server) -> None:
-        handlers = {"Say": grpc.unary_unary_rpc_method_handler(say)}
+        handlers = {
+            "Say": grpc.unary_unary_rpc_method_handler(say),
+            "Count": grpc.unary_stream_rpc_method_handler(count),
+            "Join": grpc.stream_unary_rpc_method_handler(join),
+            "Chat": grpc.stream_stream_rpc_method_handler(chat),
+        }
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("test.Echo", handlers),)
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
+from aegis_certs import DEFAULT_TRUST_DOMAIN
 from aegis_certs.cli import CommandGroup
 
 from aegis_cli._exit_codes import exit_codes
@@ -48,7 +49,7 @@ def policy() -> None:
     "--trust-domain",
     "AEGIS_TRUST_DOMAIN",
     "The trust domain in its certificate.",
-    default="aegis.local",
+    default=DEFAULT_TRUST_DOMAIN,
     metavar="DOMAIN",
 )
 @json_flag

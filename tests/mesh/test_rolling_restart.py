@@ -1,0 +1,129 @@
+"""All providers are restarted in turn, by SIGTERM and under load, and no caller sees anything."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import aegis_discovery
+import aegis_discovery.aio
+import grpc
+from aegis_certs import TLSConfig
+
+from .process import PATIENCE, NodeProcess
+
+CALLERS = 8
+"""Of each kind."""
+
+
+class Load:
+    """Callers of all kinds of calls, until they are told to stop; remembers what failed."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.done = 0
+        self.failures: list[str] = []
+
+    def note(self, kind: str, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except grpc.RpcError as error:
+            self.failures.append(f"{kind}: {error.code()} {error.details()}")  # type: ignore[attr-defined]  # a call too
+        else:
+            self.done += 1
+
+    def call_sync(self, channel: grpc.Channel) -> None:
+        say = channel.unary_unary("/test.Echo/Say")
+        count = channel.unary_stream("/test.Echo/Count")
+        join = channel.stream_unary("/test.Echo/Join")
+        chat = channel.stream_stream("/test.Echo/Chat")
+        while not self.stop.is_set():
+            self.note("sync unary", lambda: say(b"x", timeout=10))
+            self.note("sync responses", lambda: list(count(b"3", timeout=10)))
+            self.note("sync requests", lambda: join(iter([b"a", b"b"]), timeout=10))
+            self.note("sync both", lambda: list(chat(iter([b"a", b"b"]), timeout=10)))
+
+    async def call_aio(self, channel: grpc.aio.Channel) -> None:
+        say = channel.unary_unary("/test.Echo/Say")
+        count = channel.unary_stream("/test.Echo/Count")
+        join = channel.stream_unary("/test.Echo/Join")
+        chat = channel.stream_stream("/test.Echo/Chat")
+
+        async def read(call: Any) -> None:
+            async for _ in call:
+                pass
+
+        while not self.stop.is_set():
+            for kind, begin in (
+                ("aio unary", lambda: say(b"x", timeout=10)),
+                ("aio responses", lambda: read(count(b"3", timeout=10))),
+                ("aio requests", lambda: join(iter([b"a", b"b"]), timeout=10)),
+                ("aio both", lambda: read(chat(iter([b"a", b"b"]), timeout=10))),
+            ):
+                try:
+                    await begin()
+                except grpc.aio.AioRpcError as error:
+                    self.failures.append(f"{kind}: {error.code()} {error.details()}")
+                else:
+                    self.done += 1
+
+
+@contextmanager
+def callers(seeds: list[str], identity: Callable[[str], TLSConfig]) -> Iterator[Load]:
+    load = Load()
+
+    async def run_aio() -> None:
+        connected = await aegis_discovery.aio.connect(*seeds, tls=identity("aio-caller"))
+        async with connected as mesh:
+            channel = mesh.pool.channel("echo", "v1")
+            await asyncio.gather(*(load.call_aio(channel) for _ in range(CALLERS)))
+
+    with (
+        aegis_discovery.connect(*seeds, tls=identity("sync-caller")) as mesh,
+        ThreadPoolExecutor(CALLERS + 1) as threads,
+    ):
+        channel = mesh.pool.channel("echo", "v1")
+        running = [threads.submit(load.call_sync, channel) for _ in range(CALLERS)]
+        running.append(threads.submit(asyncio.run, run_aio()))
+        try:
+            yield load
+        finally:
+            load.stop.set()
+            for future in running:
+                future.result(PATIENCE)
+
+
+def wait_for_more(load: Load, calls: int) -> None:
+    wanted, deadline = load.done + calls, time.monotonic() + PATIENCE
+    while load.done < wanted:
+        assert time.monotonic() < deadline, (load.done, load.failures[:5])
+        load.stop.wait(0.02)
+
+
+def test_a_rolling_restart_of_all_providers_costs_no_failed_call(
+    trio: list[NodeProcess], spawn: Callable[..., Any], identity: Callable[[str], TLSConfig]
+) -> None:
+    nodes = {node.id: node for node in trio}
+    with callers([node.address for node in trio], identity) as load:
+        wait_for_more(load, 200)
+        for node_id in list(nodes):
+            nodes[node_id].signal(signal.SIGTERM)
+            assert nodes[node_id].wait_exit() == 0
+            wait_for_more(load, 50)
+            others = [node for other, node in nodes.items() if other != node_id]
+            nodes[node_id] = spawn(node_id, *others)
+            new_address = nodes[node_id].address
+            for other in others:
+                other.wait(
+                    lambda fact, new=new_address: (
+                        fact.get("event") == f"joined {node_id}" and fact["address"] == new  # noqa: B023 - asked at once
+                    )
+                )
+            wait_for_more(load, 200)
+    assert load.failures == []
