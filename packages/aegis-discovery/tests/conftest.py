@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ class Provider:
         Echo: Answers the request. Who: Answers the node id.
         Meta: Sends initial and trailing metadata.
         Fail: Fails with the status that the request names; `+` after it sends metadata first.
+        Load: Answers the node id; while `sheds` is set, fails as a server with too many calls.
         Hang: Waits until the call or the provider ends, or `go_on` is set; answers the request.
         Count: Streams `n` messages; then fails on `!`, hangs on `?`; `meta` first sends metadata.
         Join: Joins a stream of requests into one response. Chat: Answers each of a stream.
@@ -42,6 +44,7 @@ class Provider:
         self.hanging = threading.Semaphore(0)
         self.ended_hanging = threading.Semaphore(0)
         self.go_on = threading.Event()
+        self.sheds = False
         self._server = grpc.server(
             ThreadPoolExecutor(32),
             options=[
@@ -107,6 +110,12 @@ class _Handlers(grpc.GenericRpcHandler):
             provider.hang(context)
             return request
 
+        def load(_: bytes, context: Any) -> bytes:
+            if provider.sheds:
+                context.set_trailing_metadata((("aegis-shed", "1"),))
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls")
+            return provider.node_id.encode()
+
         def fail(request: bytes, context: Any) -> bytes:
             provider.fail(request.decode(), context)
             return b""
@@ -141,6 +150,7 @@ class _Handlers(grpc.GenericRpcHandler):
             "Who": unary(lambda _, __: provider.node_id.encode()),
             "Meta": unary(meta),
             "Fail": unary(fail),
+            "Load": unary(load),
             "Hang": unary(hang),
             "Count": grpc.unary_stream_rpc_method_handler(count),
             "Join": grpc.stream_unary_rpc_method_handler(join),
@@ -213,6 +223,12 @@ class ProviderProcess:
             address=f"127.0.0.1:{int(self._process.stdout.readline())}",
             services=(SERVICE,),
         )
+
+    def freeze(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         self._process.kill()

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import gc
+import json
 import threading
 import weakref
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
-from aegis_discovery._balancers import RoundRobin
+from aegis_discovery._balancers import Balancer, LeastRequests, RoundRobin
 from aegis_discovery._endpoints import Endpoint, Endpoints
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
 from aegis_discovery._topology import Topology
@@ -240,3 +241,188 @@ def test_a_closed_pool_picks_nobody() -> None:
         service.pick(NOW)
     with pytest.raises(ClosedError):
         endpoints.service("greeter", "v1")
+
+
+def test_one_that_does_not_answer_is_ejected_and_probed_when_its_time_is_over() -> None:
+    _, endpoints = endpoints_of(*map(node, "abc"))
+    probed: list[Endpoint[object]] = []
+    endpoints.probe = probed.append
+    silent = by_id(endpoints)["b"]
+    silent.asked(NOW)
+    assert set(picks(endpoints, 6, NOW + 0.9)) == {"a", "b", "c"}
+    assert set(picks(endpoints, 6, NOW + 1.0)) == {"a", "c"}
+    assert silent.ejected
+    assert probed == []
+    picks(endpoints, 9, NOW + 2.0)
+    assert probed == [silent], "one at a time"
+    silent.probed(True, NOW + 2.1)
+    silent.waiting.clear()
+    assert set(picks(endpoints, 6, NOW + 2.2)) == {"a", "b", "c"}
+    assert endpoints.service("greeter", "v1").ejections == 1
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 0), (2, 1), (3, 1), (4, 2), (10, 5)])
+def test_never_more_than_half_are_ejected(count: int, most: int) -> None:
+    _, endpoints = endpoints_of(*map(node, "abcdefghij"[:count]))
+    for endpoint in by_id(endpoints).values():
+        endpoint.asked(NOW)
+    counts = Counter(picks(endpoints, 60, NOW + 5))
+    assert len(counts) == count - most
+    assert endpoints.service("greeter", "v1").ejections == most
+
+
+def test_those_out_of_reach_do_not_keep_others_from_being_ejected() -> None:
+    _, endpoints = endpoints_of(*map(node, "abcd"))
+    known = by_id(endpoints)
+    known["a"].unreached(NOW)
+    known["b"].unreached(NOW)
+    known["c"].asked(NOW)
+    assert set(picks(endpoints, 8, NOW + 5)) == {"d"}
+    known["d"].asked(NOW + 5)
+    assert set(picks(endpoints, 8, NOW + 10)) == {"d"}, "the last one in use is kept"
+
+
+@pytest.mark.parametrize("balancer", [RoundRobin, LeastRequests])
+def test_the_only_usable_one_is_found_whatever_the_balancer_prefers(
+    balancer: type[Balancer],
+) -> None:
+    nodes = [node(f"n{number:02}") for number in range(30)]
+    _, endpoints = endpoints_of(*nodes, balancers={"greeter": balancer})
+    known = by_id(endpoints)
+    for _ in range(50):
+        known["n17"].asked(NOW)  # the busiest, and the only one in reach
+    for node_id, endpoint in known.items():
+        if node_id != "n17":
+            endpoint.unreached(NOW)
+    assert set(picks(endpoints, 20, NOW + 0.1)) == {"n17"}
+
+
+def test_each_service_has_the_balancer_that_was_chosen_for_it() -> None:
+    both = (GREETER, ServiceInfo("other", "v1"))
+    _, endpoints = endpoints_of(
+        node("a", services=both), node("b", services=both), balancers={"greeter": LeastRequests}
+    )
+    by_id(endpoints)["a"].asked(NOW)
+    assert set(picks(endpoints, 20)) == {"b"}
+    other = endpoints.service("other", "v1")
+    assert {endpoint.node_id for _ in range(2) if (endpoint := other.pick(NOW))} == {"a", "b"}
+
+
+def near(*places: str, **own: str) -> Endpoints[object]:
+    """Makes nodes of places (`region/zone`), and a pool in one of its own."""
+    nodes = []
+    for number, place in enumerate(places):
+        region, _, zone = place.partition("/")
+        nodes.append(node(f"n{number}", region=region, zone=zone))
+    return endpoints_of(*nodes, **own)[1]
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, {"n0", "n1", "n2", "n3"}),
+        ({"region": "eu", "zone": "a"}, {"n0"}),
+        ({"region": "eu", "zone": "c"}, {"n0", "n1"}),
+        ({"region": "eu"}, {"n0", "n1"}),
+        ({"region": "asia", "zone": "a"}, {"n0", "n1", "n2", "n3"}),
+        ({"zone": "a"}, {"n3"}),
+    ],
+)
+def test_what_is_near_is_preferred(own: dict[str, str], expected: set[str]) -> None:
+    assert set(picks(near("eu/a", "eu/b", "us/a", "/a", **own), 12)) == expected
+
+
+def test_a_tier_is_used_only_while_someone_in_it_is_usable() -> None:
+    endpoints = near("eu/a", "eu/b", "us/a", region="eu", zone="a")
+    known = by_id(endpoints)
+    assert set(picks(endpoints, 6)) == {"n0"}
+    known["n0"].unreached(NOW)
+    assert set(picks(endpoints, 6)) == {"n1"}
+    known["n1"].unreached(NOW)
+    assert set(picks(endpoints, 6)) == {"n2"}
+    known["n2"].unreached(NOW)
+    assert set(picks(endpoints, 30)) == {"n0"} | {"n1", "n2"}, "all are tried rather than none"
+    known["n0"].succeeded()
+    assert set(picks(endpoints, 6)) == {"n0"}
+
+
+def test_a_retry_goes_further_away_rather_than_nowhere() -> None:
+    endpoints = near("eu/a", "us/a", region="eu", zone="a")
+    service = endpoints.service("greeter", "v1")
+    first = service.pick(NOW)
+    assert first is not None
+    other = service.pick_other((first,), NOW, charged=True)
+    assert other is not None
+    assert (first.node_id, other.node_id) == ("n0", "n1")
+
+
+def test_a_node_that_may_not_provide_a_service_is_left_out_counted_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked: list[tuple[str, str, str]] = []
+
+    def may(info: NodeInfo, name: str, version: str) -> bool:
+        asked.append((info.id, name, version))
+        return info.id != "mallory"
+
+    topology, endpoints = endpoints_of(node("a"), node("mallory"), may_provide=may)
+    assert set(picks(endpoints, 6)) == {"a"}
+    assert asked == [("a", "greeter", "v1"), ("mallory", "greeter", "v1")], "not for every call"
+    topology.add_node(node("b"))
+    assert set(picks(endpoints, 6)) == {"a", "b"}
+    endpoints.renew()
+    picks(endpoints, 1)
+    assert [record.message for record in caplog.records] == [
+        "mallory declares greeter/v1 and may not"
+    ]
+    (service,) = endpoints.stats().services
+    assert service.denials == 1
+    assert [endpoint.node_id for endpoint in service.endpoints] == ["a", "b"]
+
+
+def test_the_stats_are_a_frozen_snapshot_that_turns_into_json() -> None:
+    _, endpoints = endpoints_of(
+        node("a"), node("b"), node("c"), node("d", health=HealthStatus.UNHEALTHY)
+    )
+    known = by_id(endpoints)
+    known["a"].unreached(NOW)
+    known["b"].asked(NOW)
+    picks(endpoints, 3, NOW + 2)
+    stats = endpoints.stats()
+    with pytest.raises(AttributeError):
+        stats.services = ()  # type: ignore[misc]  # that is what is tested
+    assert json.loads(json.dumps(asdict(stats))) == {
+        "services": [
+            {
+                "name": "greeter",
+                "version": "v1",
+                "picks": 4,
+                "retries": 0,
+                "retries_refused": 0,
+                "ejections": 1,
+                "sheds": 0,
+                "denials": 0,
+                "endpoints": [
+                    {
+                        "node_id": "a",
+                        "address": "a.example:1",
+                        "state": "unreached",
+                        "under_way": 0,
+                    },
+                    {"node_id": "b", "address": "b.example:1", "state": "ejected", "under_way": 1},
+                    {"node_id": "c", "address": "c.example:1", "state": "ready", "under_way": 0},
+                    {"node_id": "d", "address": "d.example:1", "state": "unwell", "under_way": 0},
+                ],
+            }
+        ]
+    }
+
+
+def test_the_counts_outlive_a_change_of_identity_and_the_pool() -> None:
+    _, endpoints = endpoints_of(node("a"))
+    picks(endpoints, 3)
+    endpoints.renew()
+    picks(endpoints, 2)
+    endpoints.close()
+    (service,) = endpoints.stats().services
+    assert (service.picks, service.endpoints) == (5, ())

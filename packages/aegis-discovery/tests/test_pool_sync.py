@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from aegis_certs import TLSConfig
+from aegis_discovery._balancers import LeastRequests
 from aegis_discovery._model import NodeInfo, ServiceInfo
 from aegis_discovery._pool import ServiceClientPool
 from aegis_discovery._topology import Topology
@@ -293,6 +294,143 @@ def test_without_retry_a_call_is_made_once(
         with pytest.raises(grpc.RpcError):
             stub.future(b"UNAVAILABLE", timeout=WAIT).result()
     assert sum(attempts(two, "Fail")) == 2
+
+
+def test_without_retry_for_one_service_the_others_keep_theirs(
+    pool: ServiceClientPool, two: list[Any]
+) -> None:
+    for retry, attempted in ((False, 1), (None, 3), (True, 5)):
+        stub = pool.channel("echo", "v1", retry=retry).unary_unary("/t/Fail")
+        with pytest.raises(grpc.RpcError):
+            stub(b"UNAVAILABLE", timeout=WAIT)
+        assert sum(attempts(two, "Fail")) == attempted
+
+
+def test_a_service_config_sets_retries_timeouts_and_waiting_by_method(
+    topology: Topology, tls: TLSConfig, two: list[Any]
+) -> None:
+    over = threading.Event()
+
+    def slow() -> Iterator[bytes]:
+        over.wait(WAIT)
+        yield b""
+
+    aborted = {"maxAttempts": 2, "retryableStatusCodes": ["ABORTED"]}
+    config = {
+        "methodConfig": [
+            {"name": [{"service": "t", "method": "Fail"}], "retryPolicy": aborted},
+            {"name": [{"service": "t"}], "timeout": "0.05s"},
+        ]
+    }
+    with ServiceClientPool(topology, tls, service_config=config) as pool:
+        channel = pool.channel("echo", "v1")
+        for request, attempted in ((b"UNAVAILABLE", 1), (b"ABORTED", 3)):
+            with pytest.raises(grpc.RpcError):
+                channel.unary_unary("/t/Fail")(request, timeout=WAIT)
+            assert sum(attempts(two, "Fail")) == attempted
+        with pytest.raises(grpc.RpcError):
+            channel.unary_unary("/t/Fail").future(b"ABORTED", timeout=WAIT).result()
+        assert sum(attempts(two, "Fail")) == 5
+        late: list[Callable[[], Any]] = [
+            lambda: channel.unary_unary("/t/Hang")(b""),
+            lambda: channel.unary_unary("/t/Hang")(b"", timeout=WAIT),
+            lambda: channel.unary_unary("/t/Hang").future(b"").result(),
+            lambda: list(channel.unary_stream("/t/Count")(b"0?")),
+            lambda: channel.stream_unary("/t/Join")(slow()),
+            lambda: list(channel.stream_stream("/t/Chat")(slow())),
+        ]
+        for call in late:
+            with pytest.raises(grpc.RpcError) as caught:
+                call()
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    over.set()
+
+
+def test_a_call_that_was_shed_goes_to_another_provider_and_ejects_nobody(
+    pool: ServiceClientPool, two: list[Any]
+) -> None:
+    two[0].sheds = True
+    stub = pool.channel("echo", "v1").unary_unary("/t/Load")
+    assert {stub(b"", timeout=WAIT) for _ in range(4)} == {b"b"}
+    assert {stub.future(b"", timeout=WAIT).result() for _ in range(4)} == {b"b"}
+    (service,) = pool.stats().services
+    assert service.sheds == service.retries >= 4
+    assert [str(endpoint.state) for endpoint in service.endpoints] == ["ready", "ready"]
+    two[1].sheds = True
+    with pytest.raises(grpc.RpcError) as caught:
+        stub(b"", timeout=WAIT)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_retries_stop_where_the_budget_ends(pool: ServiceClientPool, two: list[Any]) -> None:
+    stub = pool.channel("echo", "v1").unary_unary("/t/Fail")
+    for _ in range(20):
+        with pytest.raises(grpc.RpcError):
+            stub(b"UNAVAILABLE", timeout=WAIT)
+    assert sum(attempts(two, "Fail")) == 20 + 10 + 20 * 0.2
+    (service,) = pool.stats().services
+    assert (service.picks, service.retries, service.retries_refused) == (34, 14, 6)
+
+
+def test_a_frozen_provider_is_ejected_and_is_back_when_it_runs_again(
+    pool: ServiceClientPool, topology: Topology, two: list[Any], killable_provider: Any
+) -> None:
+    topology.add_node(killable_provider.info)
+    channel = pool.channel("echo", "v1")
+    for _ in range(3):
+        who(channel)
+    killable_provider.freeze()
+    waiting: list[Any] = [channel.unary_unary("/t/Who").future(b"") for _ in range(3)]
+
+    def ejected() -> bool:
+        channel.unary_unary("/t/Who").future(b"", timeout=WAIT)
+        (service,) = pool.stats().services
+        return "ejected" in [str(endpoint.state) for endpoint in service.endpoints]
+
+    wait_until(ejected)
+    assert {who(channel) for _ in range(20)} == {"a", "b"}, "no call is spent on a probe"
+    killable_provider.thaw()
+    assert Counter(call.result(timeout=WAIT) for call in waiting) == Counter(
+        [b"a", b"b", b"mortal"]
+    )
+    wait_until(lambda: who(channel) == "mortal")
+    assert pool.stats().services[0].ejections == 1
+
+
+def test_calls_that_time_out_eject_a_frozen_provider(
+    pool: ServiceClientPool, topology: Topology, two: list[Any], killable_provider: Any
+) -> None:
+    topology.add_node(killable_provider.info)
+    channel = pool.channel("echo", "v1")
+    for _ in range(3):
+        who(channel)
+    killable_provider.freeze()
+    failed = 0
+    for _ in range(30):
+        call: Any = channel.unary_unary("/t/Who").future(b"", timeout=0.1)
+        failed += call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert failed >= 5
+    assert {who(channel) for _ in range(20)} == {"a", "b"}
+    killable_provider.thaw()
+    wait_until(lambda: who(channel) == "mortal")
+
+
+def test_the_less_busy_provider_is_called_where_that_is_asked_for(
+    topology: Topology, tls: TLSConfig, two: list[Any]
+) -> None:
+    with ServiceClientPool(topology, tls, balancers={"echo": LeastRequests}) as pool:
+        channel = pool.channel("echo", "v1")
+        hanging: Any = channel.unary_unary("/t/Hang").future(b"", timeout=WAIT)
+        wait_until(lambda: sum(attempts(two, "Hang")) == 1)
+        busy = next(provider for provider in two if "Hang" in provider.calls)
+        assert busy.node_id not in {who(channel) for _ in range(20)}
+        stream: Any = channel.unary_stream("/t/Count")(b"1?", timeout=WAIT)
+        next(stream)
+        under_way = [e.under_way for e in pool.stats().services[0].endpoints]
+        assert under_way == [1, 1], "calls that have ended do not count"
+        hanging.cancel()
+        stream.cancel()
+        wait_until(lambda: {e.under_way for e in pool.stats().services[0].endpoints} == {0})
 
 
 def test_interceptors_of_the_pool_see_every_attempt(

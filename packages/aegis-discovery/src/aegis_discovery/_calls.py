@@ -283,11 +283,15 @@ def note_success(endpoint: Endpoint[grpc.Channel], began: float, *, streams: boo
 
 def _count(call: Any, endpoint: Endpoint[grpc.Channel], *, streams: bool) -> float:
     """Counts a call as under way until it ends; returns when it began."""
-    under_way = endpoint.streaming if streams else endpoint.waiting
     began = time.monotonic()
-    under_way.append(began)
-    if not call.add_callback(under_way.popleft):
-        under_way.popleft()
+    if streams:
+        under_way = endpoint.streaming
+        under_way.append(None)
+    else:
+        under_way = endpoint.waiting
+        endpoint.asked(began)
+    if not call.add_callback(under_way.pop):
+        under_way.pop()
     return began
 
 

@@ -38,14 +38,15 @@ def _waiting(how: str) -> Callable[..., Any]:
         router, policy = self.router, self.retry
         began = monotonic()
         endpoint = router.pick(began)
-        timeout = self.within(timeout)
+        if self.timeout is not None:
+            timeout = self.within(timeout)
         deadline = None if timeout is None else began + timeout
         waits = self.wait_for_ready if wait_for_ready is None else wait_for_ready
         wait = waits and router.waits(policy)
         tried: tuple[Endpoint[grpc.Channel], ...] = ()
         while True:
-            under_way = endpoint.waiting
-            under_way.append(began)
+            endpoint.asked(began)
+            waiting = endpoint.waiting
             try:
                 response = getattr(self.at(endpoint), how)(
                     request, timeout, metadata, credentials, wait, compression
@@ -59,7 +60,7 @@ def _waiting(how: str) -> Callable[..., Any]:
                 endpoint.answered(began, monotonic())
                 return response
             finally:
-                under_way.popleft()
+                waiting.pop()
             endpoint, timeout, began = other, time_left(deadline), monotonic()
             wait = waits and router.waits(policy, len(tried))
 
@@ -115,7 +116,7 @@ def _waiting_stream(how: str) -> Callable[..., Any]:
         began = monotonic()
         endpoint = self.router.pick(began)
         wait = self.wait_for_ready if wait_for_ready is None else wait_for_ready
-        endpoint.streaming.append(began)
+        endpoint.streaming.append(None)
         try:
             response = getattr(self.at(endpoint), how)(
                 request_iterator, self.within(timeout), metadata, credentials, wait, compression
@@ -124,7 +125,7 @@ def _waiting_stream(how: str) -> Callable[..., Any]:
             self.router.note(endpoint, end_of(error), monotonic())
             raise
         finally:
-            endpoint.streaming.popleft()
+            endpoint.streaming.pop()
         if endpoint.troubled:
             endpoint.succeeded()
         return response

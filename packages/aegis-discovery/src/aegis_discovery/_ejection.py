@@ -27,6 +27,9 @@ take seconds is not taken for a frozen one."""
 _LEARN = 0.25
 """The weight of the latest answer in the usual time: a few answers settle it."""
 
+_QUICK = SILENCE / SLOW
+"""Seconds of an answer that need not be learned from: the usual time is nothing then."""
+
 
 class Standing:
     """How an endpoint stands with us.
@@ -35,16 +38,16 @@ class Standing:
     call did not reach, and those ejected for failing or being silent.
 
     All times are monotonic seconds. What calls touch is a flag, a float or a deque, each changed
-    in one step, so threads need no lock for it.
+    in one step, so threads need no lock for it. The deques serve as exact counters.
 
     Attributes:
         out: Whether it is left alone.
         ejected: Whether it is out although calls reach it.
         troubled: Whether anything speaks against it, so that an answer is worth noting.
         pause: Seconds of the present or latest time out; 0 once a call was answered.
-        waiting: When the calls began that wait for their one response.
-        streaming: The same of calls that stream, which may be silent for long.
-        silent_at: When no answer since the last one makes it silent, if calls wait.
+        waiting: One entry for each call under way that waits for its one response.
+        streaming: The same for calls that stream, which may be silent for long.
+        silent_at: From when on it is silent, if calls wait and none is answered.
     """
 
     __slots__ = (
@@ -55,8 +58,8 @@ class Standing:
     def __init__(self) -> None:
         self.out = self.ejected = self.troubled = False
         self.pause = 0.0
-        self.waiting: deque[float] = deque()
-        self.streaming: deque[float] = deque()
+        self.waiting: deque[None] = deque()
+        self.streaming: deque[None] = deque()
         self.silent_at = 0.0
         self._failures = 0
         self._pace = 0.0
@@ -68,16 +71,29 @@ class Standing:
         """Our own calls to it that have not ended."""
         return len(self.waiting) + len(self.streaming)
 
+    def asked(self, now: float) -> None:
+        """Notes a call that waits for its one response, from now until it is taken off again."""
+        if not self.waiting:
+            self.heard(now)  # what is asked nothing has nothing to answer
+        self.waiting.append(None)
+
     def answered(self, began: float, now: float) -> None:
         """Notes the response to a call that began then."""
-        pace = self._pace = self._pace + (now - began - self._pace) * _LEARN
-        self.silent_at = now + max(pace * SLOW, SILENCE)
+        self.silent_at = now + SILENCE
+        if self._pace or now - began > _QUICK:
+            self._learn(now - began)
+            self.heard(now)
         if self.troubled:
             self.succeeded()
 
     def heard(self, now: float) -> None:
-        """Notes an answer that says no more than that the provider runs."""
-        self.silent_at = now + max(SILENCE, self._pace * SLOW)
+        """Gives it time from now on: it answered, or begins to be asked."""
+        # Not max(): its call would be most of what this costs each call.
+        self.silent_at = now + (self._pace * SLOW or SILENCE)
+
+    def _learn(self, took: float) -> None:
+        pace = self._pace + (took - self._pace) * _LEARN
+        self._pace = pace if pace > _QUICK else 0.0
 
     def succeeded(self) -> None:
         """Takes it back into use: the provider answered a call."""
@@ -99,12 +115,7 @@ class Standing:
 
     def silent(self, now: float) -> bool:
         """Tells whether calls wait for answers, and none came for too long."""
-        try:
-            # The starts are taken out oldest first, whichever call ends: this is as old or younger.
-            oldest = self.waiting[0]
-        except IndexError:
-            return False
-        return now >= self.silent_at and now - oldest >= max(SILENCE, self._pace * SLOW)
+        return now >= self.silent_at and bool(self.waiting)
 
     def eject(self, now: float) -> None:
         """Leaves it alone."""

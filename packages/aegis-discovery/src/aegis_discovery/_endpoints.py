@@ -136,7 +136,7 @@ class ServiceEndpoints(Generic[ChannelT]):
             return None
         endpoint = self._choose(nearest)
         if not endpoint.out and (now < endpoint.silent_at or not endpoint.waiting):
-            return endpoint
+            return endpoint  # as nearly always, so this is looked at here and not by a call
         if self._is_usable(endpoint, now):
             return endpoint
         return self._search(now, ())
@@ -193,9 +193,11 @@ class ServiceEndpoints(Generic[ChannelT]):
             endpoint.spare()
 
     def _eject(self, endpoint: Endpoint[ChannelT], now: float, why: str) -> bool:
-        """Ejects an endpoint, unless half of them are; returns whether it is out now."""
+        """Ejects an endpoint, unless half of them are, or none else is in use; tells if it did."""
         everyone = self.view.everyone
         if sum(other.ejected for other in everyone) >= len(everyone) // 2:
+            return False
+        if all(other.out or other is endpoint for other in everyone):
             return False
         endpoint.eject(now)
         self.ejections += 1

@@ -74,8 +74,8 @@ class ServiceConfig:
                 config = json.loads(config)
             except ValueError as error:
                 raise ServiceConfigError("", f"not JSON: {error}") from None
-        root = _object("", config or {}, {"methodConfig"})
-        for number, entry in enumerate(_list("methodConfig", root.get("methodConfig") or [])):
+        root = _object("", {} if config is None else config, {"methodConfig"})
+        for number, entry in enumerate(_list("methodConfig", root.get("methodConfig"))):
             self._add(f"methodConfig[{number}]", entry)
 
     def of(self, method: str) -> MethodConfig:
@@ -102,7 +102,7 @@ class ServiceConfig:
             None if timeout is None else _seconds(f"{where}.timeout", timeout),
             wait,
         )
-        for number, name in enumerate(_list(f"{where}.name", found.get("name") or [])):
+        for number, name in enumerate(_list(f"{where}.name", found.get("name"))):
             self._name(f"{where}.name[{number}]", name, config)
 
     def _name(self, where: str, name: Any, config: MethodConfig) -> None:
@@ -144,8 +144,10 @@ def _policy(where: str, value: Any) -> RetryPolicy | None:
 def _codes(where: str, value: Any) -> frozenset[StatusCode]:
     chosen = set()
     for name in _list(where, value):
-        code = _CODES.get(name.upper() if isinstance(name, str) else name)
-        if code is None or isinstance(name, bool):
+        code = None
+        if isinstance(name, str | int) and not isinstance(name, bool):
+            code = _CODES.get(name.upper() if isinstance(name, str) else name)
+        if code is None:
             raise ServiceConfigError(where, f"{name!r} is no status of gRPC")
         if code in {StatusCode.OK, StatusCode.CANCELLED}:
             raise ServiceConfigError(where, f"a call that ended {code.name} stays so")
@@ -167,6 +169,8 @@ def _object(where: str, value: Any, known: set[str]) -> Mapping[str, Any]:
 
 
 def _list(where: str, value: Any) -> list[Any]:
+    if value is None:
+        return []
     if not isinstance(value, list | tuple):
         raise ServiceConfigError(where, "must be a list")
     return list(value)

@@ -28,10 +28,10 @@ def observe(
     call: Any, router: Router[grpc.aio.Channel], endpoint: Endpoint[grpc.aio.Channel]
 ) -> Any:
     """Lets the router know how a call with a stream ends."""
-    endpoint.streaming.append(monotonic())
+    endpoint.streaming.append(None)
 
     def ended(call: Any) -> None:
-        endpoint.streaming.popleft()
+        endpoint.streaming.pop()
         try:
             end = end_of(call, streams=True)
             if end.code is not grpc.StatusCode.OK:
@@ -134,15 +134,18 @@ class RetriedCall(grpc.aio.Call):
         )
         self._endpoint = endpoint
         self._began = now
-        under_way = endpoint.streaming if self._streams else endpoint.waiting
-        under_way.append(now)
-        self._under_way: deque[float] | None = under_way
+        if self._streams:
+            endpoint.streaming.append(None)
+            self._under_way: deque[None] | None = endpoint.streaming
+        else:
+            endpoint.asked(now)
+            self._under_way = endpoint.waiting
 
     def _is_over(self) -> None:
         """Counts the present attempt as under way no longer."""
         under_way, self._under_way = self._under_way, None
         if under_way is not None:
-            under_way.popleft()
+            under_way.pop()
 
     def _is_final(self, call: Any) -> bool:
         """Tells of an attempt that ended whether the call ends with it; settled only once."""
@@ -279,7 +282,7 @@ class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
                 under_way = self._under_way
                 if under_way is not None:
                     self._under_way = None
-                    under_way.popleft()
+                    under_way.pop()
                     self._endpoint.answered(self._began, monotonic())
                 return response
 
