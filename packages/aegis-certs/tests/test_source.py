@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,12 +14,14 @@ from aegis_certs import (
     CertificateAuthority,
     CertificateSource,
     CertsError,
+    DirectoryError,
     ExpiredError,
     IdentitySource,
     InvalidPemError,
     KeyMismatchError,
     KeyType,
     NotFoundError,
+    NotYetValidError,
     RevocationListError,
     RevokedError,
     TLSOptions,
@@ -141,6 +146,52 @@ def test_an_expired_leaf_is_no_news(ca: CertificateAuthority, elsewhere: Path) -
     (elsewhere / "node-1-key.pem").write_bytes(old.private_key)
     with pytest.raises(ExpiredError):
         source.poll(at=NOW + 2 * DAY)
+
+
+def test_a_leaf_from_a_clock_ahead_is_taken_when_its_time_has_come(
+    ca: CertificateAuthority, elsewhere: Path
+) -> None:
+    source = source_of(elsewhere)
+    source.load(at=NOW)
+    new = ca.issue_in_memory("node-1", at=NOW + DAY)
+    (elsewhere / "node-1-cert.pem").write_bytes(new.certificate_chain)
+    (elsewhere / "node-1-key.pem").write_bytes(new.private_key)
+    for _ in range(2):
+        with pytest.raises(NotYetValidError):
+            source.poll(at=NOW)
+    assert source.poll(at=NOW + DAY) == new
+    assert source.poll(at=NOW + DAY) is None
+
+
+def test_files_that_cannot_be_opened_for_a_while_are_tried_again(
+    ca: CertificateAuthority, elsewhere: Path
+) -> None:
+    source = source_of(elsewhere)
+    source.load()
+    new = ca.renew("node-1")
+    ca.issue("node-2", key_type=P256)
+    ca.revoke("node-2")
+    copy_to(ca, elsewhere)
+    shutil.copy(ca.directory / "crl.pem", elsewhere)
+    with no_more_open_files():
+        for _ in range(2):
+            with pytest.raises(DirectoryError, match="too many open files"):
+                source.poll()
+            with pytest.raises(DirectoryError, match="too many open files"):
+                source.revocations()
+    assert source.poll() == new
+    assert len(source.revocations()) == 1
+
+
+@contextmanager
+def no_more_open_files() -> Iterator[None]:
+    """The system's own limit: what is open stays so, and nothing else can be opened."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_files_that_went_away_are_an_error_and_the_old_identity_stays(elsewhere: Path) -> None:
@@ -275,6 +326,20 @@ def test_a_bad_or_lost_list_is_an_error_once_and_the_old_one_stays(
             source.revocations()
         assert source.revocations() is good
     assert good.is_revoked(tls.certificate)
+
+
+def test_a_list_from_a_clock_ahead_is_taken_when_its_time_has_come(
+    ca: CertificateAuthority, elsewhere: Path
+) -> None:
+    source = source_of(elsewhere)
+    tls = source.load(at=NOW)
+    ca.revoke("node-1", at=NOW + DAY)
+    shutil.copy(ca.directory / "crl.pem", elsewhere)
+    for _ in range(2):
+        with pytest.raises(RevocationListError, match="not valid before") as caught:
+            source.revocations(at=NOW)
+    assert caught.value.not_before == NOW + DAY
+    assert source.revocations(at=NOW + DAY).is_revoked(tls.certificate)
 
 
 def test_an_older_list_is_told_as_such(ca: CertificateAuthority, elsewhere: Path) -> None:

@@ -258,7 +258,7 @@ def _check(
     if crl.last_update_utc > at + _SKEW:
         start = f"{crl.last_update_utc:%Y-%m-%d %H:%M:%S} UTC"
         reason = f"that of {name} is not valid before {start}; check this machine's clock"
-        raise RevocationListError(source, reason)
+        raise RevocationListError(source, reason, not_before=crl.last_update_utc)
     if any(extension.critical for extension in crl.extensions) or any(
         extension.critical for revoked in crl for extension in revoked.extensions
     ):

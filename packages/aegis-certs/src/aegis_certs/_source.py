@@ -20,7 +20,7 @@ from ._revocation import RevocationList
 from ._store import Store
 from ._tls import TLSConfig
 from ._wish import Wish
-from .errors import RevocationListError
+from .errors import CertsError, DirectoryError, NotYetValidError, RevocationListError
 
 logger = logging.getLogger("aegis_certs")
 
@@ -104,14 +104,20 @@ class IdentitySource:
         Without a change it costs a look at five files. What it gives is checked in full.
 
         Raises:
-            CertsError: What is there now cannot be used. It is raised once for a change; go on
-                with what `current` says.
+            CertsError: What is there now cannot be used; go on with what `current` says. It is
+                raised once for a change, or by each look where time alone may mend it: where a
+                file cannot be read now, or is not valid yet.
         """
         seen = self._origin.signatures()
         if self._current is not None and seen == self._seen:
             return None
         self._seen = seen
-        found = self._origin.again(moment(at))
+        try:
+            found = self._origin.again(moment(at))
+        except CertsError as error:
+            if _may_pass(error):
+                self._seen = ()
+            raise
         if found == self._current:
             return None
         self._current = found
@@ -154,8 +160,8 @@ class IdentitySource:
         Without a change it costs a look at one file.
 
         Raises:
-            CertsError: The file is invalid, or older than the last, or gone. It is raised once
-                for a change; after that the last good list is given.
+            CertsError: The file is invalid, or older than the last, or gone. It is raised as by
+                `poll`; after that the last good list is given.
         """
         path, current = self._origin.crl_path, self._current or self.load(at=at)
         if path is None:
@@ -164,6 +170,17 @@ class IdentitySource:
         if seen == self._crl_seen:
             return self._revocations
         self._crl_seen = seen
+        try:
+            self._revocations = self._read_revocations(path, current, at)
+        except CertsError as error:
+            if _may_pass(error):
+                self._crl_seen = None
+            raise
+        return self._revocations
+
+    def _read_revocations(
+        self, path: Path, current: TLSConfig, at: datetime | None
+    ) -> RevocationList:
         if (data := _files.read(path)) is None:
             if self._revocations.number is not None:
                 raise RevocationListError(path, "it is gone; put it back")
@@ -179,8 +196,13 @@ class IdentitySource:
                 path,
                 f"{found.next_update:%Y-%m-%d %H:%M:%S}",
             )
-        self._revocations = found
         return found
+
+
+def _may_pass(error: CertsError) -> bool:
+    """Tells whether the same files may be good at the next look."""
+    early = isinstance(error, RevocationListError) and error.not_before is not None
+    return early or isinstance(error, DirectoryError | NotYetValidError)
 
 
 class _Directory:

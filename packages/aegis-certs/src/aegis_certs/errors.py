@@ -200,11 +200,18 @@ class RevokedError(VerificationError):
 
 
 class RevocationListError(CertsError):
-    """A certificate revocation list is not to be believed."""
+    """A certificate revocation list is not to be believed.
 
-    def __init__(self, source: str | Path, reason: str) -> None:
+    Attributes:
+        not_before: When it begins to be valid (UTC), where it is only too early for it.
+    """
+
+    def __init__(
+        self, source: str | Path, reason: str, *, not_before: datetime | None = None
+    ) -> None:
         self.source = source
         self.reason = reason
+        self.not_before = not_before
         super().__init__(f"the revocation list in {source} cannot be used: {reason}")
 
 
