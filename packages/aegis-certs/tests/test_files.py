@@ -243,6 +243,32 @@ def test_a_read_only_directory_cannot_renew(readable: Path) -> None:
     in_a_child_that_may_not_write(readable, check)
 
 
+def test_a_directory_that_cannot_be_looked_at_is_told_as_any_other(readable: Path) -> None:
+    ca = CertificateAuthority.create(readable / "inner", key_type=P256)
+    store = Store(ca.directory)
+    ca.directory.chmod(0o300)  # no listing
+
+    def check() -> None:
+        for look in (store.names, store.locked().__enter__):
+            with pytest.raises(DirectoryError, match="permission denied") as caught:
+                look()
+            assert caught.value.path == ca.directory
+        os.chmod(ca.directory, 0o600)  # no entering
+        for name in ("ca", "node-1"):
+            with pytest.raises(DirectoryError, match="permission denied"):
+                store.has_key(name)
+
+    if os.getuid() == 0:
+        for path in (
+            readable,
+            ca.directory,
+            *(ca.directory / name for name in os.listdir(ca.directory)),
+        ):
+            os.chown(path, NOBODY, NOBODY)
+    in_a_child_that_may_not_write(readable, check)
+    ca.directory.chmod(0o700)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is full")
 def test_a_full_disk_is_told_with_what_to_do() -> None:
     with pytest.raises(DirectoryError, match="no space left on device; free some space"):

@@ -172,7 +172,7 @@ def request_certificate(
     store = Store(directory)
     path = store.request_path(node_id)
     with store.locked():
-        if (key_path := store.request_key_path(node_id)).exists():
+        if _files.exists(key_path := store.request_key_path(node_id)):
             advice = (
                 f"bring the answer to {path.name} with `aegis-certs install`, "
                 f"or remove {key_path} to give that request up"

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from cryptography import x509
 
-from . import _crl
+from . import _crl, _files
 from ._audit import Action
 from ._build import Issuer, build_leaf
 from ._creation import Plan, make_ca, record_ca, record_issue
@@ -197,7 +197,7 @@ class Desk:
 
     def _check_replaceable(self, node_id: str) -> None:
         path = self.store.certificate_path(node_id)
-        if not path.exists():
+        if not _files.exists(path):
             return
         leaf = self._leaf_of(node_id)
         if leaf is None or self.bundle.issuer_of(leaf, self._intermediates()) is None:
@@ -255,7 +255,7 @@ def create_desk(store: Store, plan: Plan, at: datetime) -> Desk:
         CertsError: The CA cannot be made so.
     """
     for path in (store.certificate_path(CA_NAME), store.key_path(CA_NAME)):
-        if path.exists():
+        if _files.exists(path):
             raise AlreadyExistsError("a CA", path, "use it, or name another directory")
     pair = make_ca(plan, at)
     record_ca(store, Action.CREATE, pair.chain[0], at)

@@ -8,6 +8,7 @@ log is appended to and synced; of its last line a crash may leave a part, which 
 from __future__ import annotations
 
 import errno
+import fnmatch
 import os
 import secrets
 import stat
@@ -23,6 +24,7 @@ PRIVATE = 0o600
 PUBLIC = 0o644
 _LOCK = ".lock"
 _TEMPORARY = ".{name}.{nonce}.tmp"
+UNFINISHED = _TEMPORARY.format(name="*", nonce="*")
 LOCK_SECONDS = 60.0  # a holder makes at most an RSA-4096 key, which takes a few seconds
 
 
@@ -47,10 +49,9 @@ def locked(directory: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
         except NotImplementedError as error:
             raise DirectoryError(directory, "its file system knows no locks; move it") from error
     try:
-        with _reporting(directory):
-            for left in directory.glob(_TEMPORARY.format(name="*", nonce="*")):
-                with suppress(FileNotFoundError):
-                    os.unlink(left)
+        for name in names(directory, UNFINISHED):
+            with _reporting(directory / name), suppress(FileNotFoundError):
+                os.unlink(directory / name)
         yield
     finally:
         lock.release()
@@ -120,18 +121,59 @@ def read(path: Path) -> bytes | None:
             return None
 
 
-def signature(path: Path) -> tuple[int, ...] | None:
-    """What changes whenever the file does, without reading it; None where there is none.
+def names(directory: Path, pattern: str = "*") -> list[str]:
+    """The names in a directory that fit a pattern, sorted; none where there is no directory.
+
+    Raises:
+        DirectoryError: It cannot be looked at.
+    """
+    with _reporting(directory):
+        try:
+            return sorted(fnmatch.filter(os.listdir(directory), pattern))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def status(path: Path) -> os.stat_result | None:
+    """What the system knows of a file, or of what a link leads to; None where there is none.
 
     Raises:
         DirectoryError: It cannot be looked at.
     """
     with _reporting(path):
         try:
-            found = os.stat(path)
+            return os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def exists(path: Path) -> bool:
+    """Tells whether there is a file.
+
+    Raises:
+        DirectoryError: It cannot be looked at.
+    """
+    return status(path) is not None
+
+
+def is_directory(path: Path) -> bool:
+    """Tells whether there is a directory.
+
+    Raises:
+        DirectoryError: It cannot be looked at.
+    """
+    found = status(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def signature(path: Path) -> tuple[int, ...] | None:
+    """What changes whenever the file does, without reading it; None where there is none.
+
+    Raises:
+        DirectoryError: It cannot be looked at.
+    """
+    found = status(path)
+    return found and (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def make_private(path: Path) -> None:

@@ -69,7 +69,7 @@ def verify_target(
         chain = _chain_of(what, directory)
         path = store.certificate_path(what)
     key_path = path.with_name(path.name.replace("-cert.pem", "-key.pem"))
-    at_rest = key_path != path and not store.pending_path(what).exists()
+    at_rest = key_path != path and not _files.exists(store.pending_path(what))
     key = _key_check(chain, path, key_path) if at_rest else None
     bundle_chain = store.chain(CA_NAME)
     if bundle_chain is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from . import _files
 from ._crl import read_revocations
 from ._identity import alternative_names
 from ._inventory import Inventory, IssuedCertificate
@@ -71,7 +72,7 @@ def list_certificates(
         InventoryError: A newer version of this package wrote the inventory.
     """
     store = Store(directory)
-    if not store.directory.is_dir():
+    if not _files.is_directory(store.directory):
         advice = "make a CA with `aegis-certs init`, or name the directory that has one"
         raise NotFoundError("certificate directory", store.directory, advice)
     return tuple(_Listing(store, moment(at)).entries())

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from cryptography import x509
 
-from . import _crl
+from . import _crl, _files
 from ._audit import Action
 from ._build import Issuer
 from ._creation import CA_DAYS, Plan, make_ca, record_ca
@@ -122,7 +122,7 @@ def activate(desk: Desk, distrusting: Sequence[str] | None, confirm: bool) -> No
     store.commit(CA_NAME, replace(new, chain=chain))
     store.remove(NEXT_CA_NAME)
     desk.issuer, desk.bundle = Issuer(new.chain[0], new.key), TrustBundle(chain)
-    if store.crl_path.exists():
+    if _files.exists(store.crl_path):
         desk.write_revocations()
 
 
@@ -147,7 +147,7 @@ def retire(desk: Desk, in_use: Sequence[str]) -> None:
     store.replace_chain(CA_NAME, chain)
     store.remove(OLD_CA_NAME)
     desk.bundle = TrustBundle(chain)
-    if store.crl_path.exists():
+    if _files.exists(store.crl_path):
         desk.write_revocations()
 
 

@@ -87,9 +87,7 @@ class Store:
 
     def names(self) -> list[str]:
         """The names of all nodes that have a certificate here, sorted."""
-        found = {path.name.removesuffix(_CERT) for path in self.directory.glob(f"*{_CERT}")}
-        found |= {path.name.removesuffix(_NEXT) for path in self.directory.glob(f"*{_NEXT}")}
-        return sorted(found.difference(CA_NAMES))
+        return sorted({*self._names(_CERT), *self._names(_NEXT)}.difference(CA_NAMES))
 
     def chain(self, name: str) -> tuple[x509.Certificate, ...] | None:
         """The chain of this name alone, or None: for whom the key is not at hand."""
@@ -100,7 +98,7 @@ class Store:
 
     def has_key(self, name: str) -> bool:
         """Tells whether the key of this name is here."""
-        return self.key_path(name).exists() or self.pending_path(name).exists()
+        return any(_files.exists(path(name)) for path in (self.key_path, self.pending_path))
 
     def pair(self, name: str, passphrase: bytes | None = None) -> Pair | None:
         """Key and chain that belong together, without the lock; None where there is neither.
@@ -138,10 +136,10 @@ class Store:
     def locked(self, timeout: float = _files.LOCK_SECONDS) -> Iterator[None]:
         """Holds the directory's lock, with keys private and installs of dead processes finished."""
         with _files.locked(self.directory, timeout):
-            for path in self.directory.glob(f"*{_KEY}"):
-                _files.make_private(path)
-            for path in self.directory.glob(f"*{_NEXT}"):
-                self._install(path.name.removesuffix(_NEXT), path)
+            for name in self._names(_KEY):
+                _files.make_private(self.key_path(name))
+            for name in self._names(_NEXT):
+                self._install(name, self.pending_path(name))
             yield
 
     def commit(self, name: str, pair: Pair) -> None:
@@ -163,6 +161,9 @@ class Store:
         for path in (self.key_path(name), self.certificate_path(name)):
             _files.remove(path)
 
+    def _names(self, ending: str) -> list[str]:
+        return [found.removesuffix(ending) for found in _files.names(self.directory, f"*{ending}")]
+
     def _install(self, name: str, pending: Path) -> None:
         if (data := _files.read(pending)) is None:
             return  # another process was faster
@@ -174,7 +175,7 @@ class Store:
 
     def _try_to_mend(self, name: str) -> None:
         # Somebody who may not write, or finds a writer at work, reads the commit itself.
-        if self.pending_path(name).exists():
+        if _files.exists(self.pending_path(name)):
             with suppress(DirectoryError), self.locked(timeout=0):
                 pass
 
