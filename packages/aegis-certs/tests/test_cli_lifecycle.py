@@ -344,6 +344,21 @@ def test_doctor_finds_what_is_wrong(acme: Callable[..., Result], directory: Path
     assert "chmod go-rwx" in acme("doctor").stdout
 
 
+@pytest.mark.parametrize("name", ["billing-1-key.pem", "billing-1.next.pem", "server.key"])
+def test_doctor_tells_of_a_key_that_was_copied_in_for_all_to_read(
+    acme: Callable[..., Result], directory: Path, name: str
+) -> None:
+    assert acme("issue", "billing-1", *EC).exit_code == 0
+    key, leaf = directory / "billing-1-key.pem", directory / "billing-1-cert.pem"
+    (directory / name).write_bytes(key.read_bytes() + leaf.read_bytes())
+    (directory / name).chmod(0o644)
+    (directory / "gone.pem").symlink_to(directory / "nowhere")
+    findings = as_json_of_failure(acme("doctor", "--json"), 1)["findings"]
+    told = [finding["text"] for finding in findings if finding["level"] == "problem"]
+    path = directory / name
+    assert told == [f"others can use {path}; run `chmod go-rwx {path}`"]
+
+
 def test_doctor_has_an_eye_on_everything_that_it_names(
     acme: Callable[..., Result], directory: Path
 ) -> None:

@@ -30,6 +30,7 @@ from .errors import (
 )
 
 _SKEW = timedelta(minutes=5)
+_LEFT = ("*.next.pem", _files.UNFINISHED)
 
 _Found = Iterator[tuple[str, str, CertsError | None]]  # level, text, error
 
@@ -89,9 +90,8 @@ def examine(directory: str | Path, *, at: datetime | None = None) -> tuple[Findi
 
 def _permissions(store: Store) -> _Found:
     wrong = []
-    for path in (store.directory, *sorted(store.directory.iterdir())):
-        found = os.stat(path)
-        secret = path == store.directory or path.name.endswith(("-key.pem", ".next.pem"))
+    for path, found in _entries(store):
+        secret = path == store.directory or _is_secret(path, found.st_mode)
         if secret and stat.S_IMODE(found.st_mode) & 0o077:
             wrong.append(f"others can use {path}; run `chmod go-rwx {path}`")
         if found.st_uid not in (os.getuid(), 0) and os.getuid() != 0:
@@ -102,8 +102,25 @@ def _permissions(store: Store) -> _Found:
         yield "ok", "keys and directory are private", None
 
 
+def _entries(store: Store) -> Iterator[tuple[Path, os.stat_result]]:
+    """The directory and what is in it; what went away meanwhile, or leads nowhere, is left out."""
+    names = _files.names(store.directory)
+    for path in (store.directory, *(store.directory / name for name in names)):
+        if found := _files.status(path):
+            yield path, found
+
+
+def _is_secret(path: Path, mode: int) -> bool:
+    if path.name.endswith(("-key.pem", ".next.pem")):
+        return True
+    # A key that somebody copied here has whatever name it had. Those of others cannot be read.
+    others_read = stat.S_ISREG(mode) and mode & 0o044
+    return bool(others_read) and b"PRIVATE KEY-----" in (_files.read(path) or b"")
+
+
 def _clock(store: Store, entries: tuple[CertificateInfo, ...], at: datetime) -> _Found:
-    newest = max((path.stat().st_mtime for path in store.directory.iterdir()), default=0.0)
+    times = (found.st_mtime for path, found in _entries(store) if path != store.directory)
+    newest = max(times, default=0.0)
     written = datetime.fromtimestamp(newest, UTC)
     early = [e for e in entries if e.state is CertificateState.NOT_YET_VALID and e.not_before]
     if written - at > _SKEW:
@@ -171,7 +188,9 @@ def _keys(store: Store) -> _Found:
 
 
 def _installs(store: Store) -> _Found:
-    left = sorted(store.directory.glob("*.next.pem")) + sorted(store.directory.glob(".*.tmp"))
+    left = [
+        store.directory / name for kind in _LEFT for name in _files.names(store.directory, kind)
+    ]
     for path in left:
         text = f"{path} was left by a crash; the next start or issue that may write tidies it up"
         yield "warning", text, None
@@ -181,7 +200,7 @@ def _installs(store: Store) -> _Found:
 
 def _inventory(store: Store) -> _Found:
     inventory = Inventory.load(store)
-    if store.has_key(CA_NAME) and not store.inventory_path.exists():
+    if store.has_key(CA_NAME) and not _files.exists(store.inventory_path):
         yield (
             "warning",
             f"there is no {store.inventory_path.name} yet; the next issue writes it",
@@ -193,7 +212,7 @@ def _inventory(store: Store) -> _Found:
 
 def _revocations(store: Store, at: datetime) -> _Found:
     chain = store.chain(CA_NAME)
-    if chain is None or not store.crl_path.exists():
+    if chain is None or not _files.exists(store.crl_path):
         yield "ok", "there is no revocation list", None
         return
     revocations = read_revocations(store, TrustBundle(chain), at)
