@@ -169,9 +169,7 @@ def test_a_voucher_signs_with_its_own_key_only(
     assert refusal(verifier, sign(id="go", voucher="b")) == "it was signed by a"
 
 
-def test_nobody_vouches_for_itself(
-    verifier: RecordVerifier, sign: Callable[..., Signed]
-) -> None:
+def test_nobody_vouches_for_itself(verifier: RecordVerifier, sign: Callable[..., Signed]) -> None:
     assert refusal(verifier, sign(voucher="a")) == "a node cannot vouch for itself"
 
 
@@ -311,3 +309,43 @@ def test_only_certificates_that_are_still_needed_are_kept(
     kept = verifier.leaf(owner.fingerprint)
     assert kept is not None
     assert kept.node_id == "a"
+
+
+def test_thousands_of_records_share_what_is_equal_in_them(
+    ca: CertificateAuthority, clock: ManualClock
+) -> None:
+    verifier = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=clock)
+    above = ca.certificate.public_bytes(Encoding.DER)
+    found: list[Record] = []
+    for node_id in ("x", "y"):
+        tls = ca.issue_in_memory(node_id)
+        verifier.learn((*chain_of(tls), bytes(bytearray(above))))
+        moment = datetime(2020, 1, 2, tzinfo=UTC)
+        info = NodeInfo(
+            node_id,
+            type="cache",
+            address="10.0.0.1:1",
+            services=(ServiceInfo("s", "v1"), ServiceInfo("t", "v2")),
+            joined_at=moment,
+            updated_at=moment,
+            trust_bundle="ab" * 32,
+            region="north",
+            zone="north-1",
+        )
+        author = RecordAuthor.of(tls, mesh=MESH, clock=clock)
+        written = author.write(node_id, round(clock() * 1000), info)
+        assert written.info == replace(info, name=node_id)
+        found.append(verifier.verify(wire(written)))
+    one, other = (record.info for record in found)
+    assert one is not None
+    assert other is not None
+    for name in ("type", "services", "trust_bundle", "region", "zone"):
+        assert getattr(one, name) is getattr(other, name), name
+    assert one.name is one.id is found[0].id
+    assert one.updated_at is one.joined_at
+    leaves = [verifier.leaf(record.signer) for record in found]
+    assert leaves[0] is not None
+    assert leaves[1] is not None
+    assert leaves[0].intermediates is leaves[1].intermediates
+    assert leaves[0].fingerprint is found[0].signer
+    assert leaves[0].chain == (leaves[0].der, above)
