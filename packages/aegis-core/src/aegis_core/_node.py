@@ -26,7 +26,8 @@ class Node:
 
     Takes the same options as `aegis_core.aio.Node`. Registrars may add sync servicers, whose
     handlers run on threads, or async ones. The pool has channels of its own, so that calls do not
-    pass through the node's event loop.
+    pass through the node's event loop. A node belongs to the process that started it: in a forked
+    child it raises `aegis_discovery.ForkedError`. One that is not started yet may be started there.
     """
 
     def __init__(self, id: str, **options: Unpack[NodeArguments]) -> None:  # noqa: A002 - as aio.Node
@@ -63,6 +64,8 @@ class Node:
     @property
     def pool(self) -> ServiceClientPool:
         """Blocking channels to the mesh's services."""
+        if self._background is not None:
+            self._background.check_fork(f"node {self.id}")
         with self._lock:
             if self._pool is None:
                 self._pool = ServiceClientPool(self._node.topology, self._node.tls)
@@ -85,6 +88,7 @@ class Node:
     def start(self) -> None:
         """Starts the node, as `aegis_core.aio.Node.start`, with the same errors."""
         if self._background is not None:
+            self._background.check_fork(f"node {self.id}")
             raise NodeStateError(f"node {self.id} was started before; make a new Node")
         self._background = BackgroundLoop(f"aegis-{self.id}")
         try:
@@ -96,7 +100,10 @@ class Node:
             raise
 
     def stop(self, grace: float | None = None) -> None:
-        """Leaves the mesh, lets calls in flight finish, and closes everything."""
+        """Leaves the mesh, lets calls in flight finish, and closes everything.
+
+        In a forked child it does nothing: the node runs in the process that it was forked from.
+        """
         if self._background is None or self._background.closed:
             return
         try:
@@ -173,6 +180,7 @@ class Node:
     def _loop(self) -> BackgroundLoop:
         if self._background is None:
             raise NodeStateError(f"node {self.id} was not started")
+        self._background.check_fork(f"node {self.id}")
         return self._background
 
 

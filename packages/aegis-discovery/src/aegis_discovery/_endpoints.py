@@ -11,11 +11,12 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from aegis_discovery._balancers import Balancer, RoundRobin
 from aegis_discovery._ejection import Standing
+from aegis_discovery._fork import of_this_process
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus
 from aegis_discovery._pool_stats import EndpointState, EndpointStats, PoolStats, ServiceStats
 from aegis_discovery._retries import RetryBudget
 from aegis_discovery._seed import split_address
-from aegis_discovery.errors import ClosedError, InvalidAddressError
+from aegis_discovery.errors import ClosedError, ForkedError, InvalidAddressError
 
 ChannelT = TypeVar("ChannelT")
 
@@ -122,10 +123,10 @@ class ServiceEndpoints(Generic[ChannelT]):
             now: Monotonic seconds.
 
         Raises:
-            ClosedError: If the pool was closed.
+            ClosedError: If the pool was closed, or is that of the process before a fork.
         """
         if self._endpoints.closed:
-            raise ClosedError("pool")
+            raise self._endpoints.refusal()
         view = self.view
         if self._lookup(self.name, self.version) is not view.nodes:
             self._endpoints.refresh()
@@ -297,7 +298,7 @@ class Endpoints(Generic[ChannelT]):
         may_provide: MayProvide | None = None,
     ) -> None:
         self.source = source
-        self.closed = False
+        self.closed = self.is_forked = False
         self.probe: Callable[[Endpoint[ChannelT]], None] = _ignore
         self._balancers = dict(balancers or {})
         self._region = region
@@ -308,15 +309,24 @@ class Endpoints(Generic[ChannelT]):
         self._known: weakref.WeakValueDictionary[tuple[str, str], Endpoint[ChannelT]] = (
             weakref.WeakValueDictionary()
         )
+        of_this_process(self)
+
+    def forked(self) -> None:
+        """Takes no more picks: this is a forked child, and the channels are its parent's."""
+        self.is_forked = self.closed = True
+
+    def refusal(self) -> ClosedError:
+        """Returns the error for who asks a pool that is closed."""
+        return ForkedError("pool") if self.is_forked else ClosedError("pool")
 
     def service(self, name: str, version: str) -> ServiceEndpoints[ChannelT]:
         """Returns a service's endpoints, always the same object, since it holds whose turn it is.
 
         Raises:
-            ClosedError: If the pool was closed.
+            ClosedError: If the pool was closed, or is that of the process before a fork.
         """
         if self.closed:
-            raise ClosedError("pool")
+            raise self.refusal()
         with self._lock:
             service = self._services.get((name, version))
             if service is None:

@@ -21,29 +21,39 @@ from aegis_discovery.background import BackgroundLoop
 class Mesh:
     """A live view of a mesh, for a process that is no node of it.
 
-    The feed runs on an event loop thread in the background; calls do not pass through it.
-
-    Attributes:
-        topology: Kept up to date by a feed from any node of the mesh: all nodes, or the providers
-            of the services that were asked for.
-        pool: Channels to its services.
+    The feed runs on an event loop thread in the background; calls do not pass through it. It
+    belongs to the process that connected: in a forked child it raises `ForkedError`.
     """
 
     def __init__(self, background: BackgroundLoop, client: FeedClient, tls: TLSConfig) -> None:
         self._background = background
         self._client = client
-        self.topology: Topology = client.topology
-        self.pool = ServiceClientPool(client.topology, tls)
-        client.on_identity(self.pool.change_identity)
+        self._pool = ServiceClientPool(client.topology, tls)
+        client.on_identity(self._pool.change_identity)
+
+    @property
+    def topology(self) -> Topology:
+        """Kept up to date by a feed from any node of the mesh.
+
+        It has all nodes, or the providers of the services that were asked for.
+        """
+        self._background.check_fork("mesh")
+        return self._client.topology
+
+    @property
+    def pool(self) -> ServiceClientPool:
+        """Channels to its services."""
+        self._background.check_fork("mesh")
+        return self._pool
 
     def get_certificate(self, node_id: str) -> x509.Certificate | None:
         """Returns the certificate of a node; None if it is unknown or signs nothing itself."""
         return self._client.get_certificate(node_id)
 
     def close(self) -> None:
-        """Ends the feed and closes the pool."""
-        self.pool.close()
+        """Ends the feed and closes the pool; nothing in a forked child, where neither runs."""
         if not self._background.closed:
+            self._pool.close()
             self._background.run(self._client.close())
             self._background.close()
 

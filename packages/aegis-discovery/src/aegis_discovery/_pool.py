@@ -23,7 +23,8 @@ class ServiceClientPool(BasePool[grpc.Channel]):
 
     Each provider must prove to be the node that the topology names. Providers that the mesh holds
     to be unhealthy, or that calls had trouble with lately, are passed over as long as others are
-    left. It may be used from any number of threads. No process may fork once it has used one.
+    left. It may be used from any number of threads, in the process that made it: in a forked child
+    it raises `ForkedError`.
 
     A call that nobody answered may go on at another provider. Whoever died may have run it before.
 
@@ -128,6 +129,8 @@ class ServiceClientPool(BasePool[grpc.Channel]):
 
     def close(self) -> None:
         """Takes no more calls and closes the connections; calls under way are cancelled."""
+        if self._endpoints.is_forked:
+            return  # the connections are those of another process
         held = self._endpoints.close()  # a channel that nobody holds could not be closed
         if self._owns_channels:
             self._channels.close()

@@ -7,9 +7,10 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
-from aegis_discovery.errors import ClosedError
+from aegis_discovery._fork import of_this_process
+from aegis_discovery.errors import ClosedError, ForkedError
 
-__all__ = ["BackgroundLoop"]
+__all__ = ["BackgroundLoop", "of_this_process"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,24 +23,47 @@ class BackgroundLoop:
     """
 
     def __init__(self, name: str) -> None:
+        self._name = name
         self._lock = threading.Lock()
         self._closing = False
+        self._forked = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
+        of_this_process(self)
 
     @property
     def closed(self) -> bool:
         """Whether the loop has ended, or is about to."""
         return self._closing
 
+    def check_fork(self, what: str = "") -> None:
+        """Makes sure that this is the process of the loop.
+
+        Args:
+            what: What belongs to the loop, for the error.
+
+        Raises:
+            ForkedError: If it is a forked child, which has no such thread.
+        """
+        if self._forked:
+            raise ForkedError(what or self._name)
+
+    def forked(self) -> None:
+        """Refuses whatever comes from now on; the loop goes on in another process."""
+        self._forked = self._closing = True
+
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine to its end and returns its result, or raises what it raised.
 
         Raises:
             ClosedError: If the loop was closed.
+            ForkedError: If this is a forked child of the loop's process.
             RuntimeError: If called on the loop's own thread, where it would wait for itself.
         """
+        if self._forked:
+            work.close()
+        self.check_fork()
         if threading.current_thread() is self._thread:
             work.close()
             raise RuntimeError("a blocking call on the event loop's own thread; use the async API")
@@ -64,7 +88,9 @@ class BackgroundLoop:
         return self.run(work())
 
     def close(self) -> None:
-        """Cancels what still runs, ends the loop and joins the thread."""
+        """Cancels what runs, ends the loop and joins the thread; does nothing in a forked child."""
+        if self._forked:
+            return
         with self._lock:
             if not self._closing:
                 self._closing = True

@@ -11,10 +11,10 @@ DiscoveryError
 │   └── PeerIdentityError   something answered, but not who it should be
 ├── InvalidAddressError     an address that cannot be one
 ├── PolicyError             a policy that cannot be one; says where and why
-├── ForkedError             used in a forked child of the process that it belongs to
 ├── ServiceConfigError      a service config that the pool cannot follow
 ├── EventLoopError          something was used in another event loop than its own
 └── ClosedError             the pool or mesh was closed before
+    └── ForkedError         it belongs to the process that this one was forked from
 """
 
 from __future__ import annotations
@@ -161,18 +161,21 @@ class PolicyError(DiscoveryError):
         super().__init__(f"{place}{f', line {line}' if line else ''}: {reason}")
 
 
-class ForkedError(DiscoveryError):
-    """Something was used in a forked child of the process that it was started in."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            f"the {what} was started before this process was forked, and gRPC does not survive "
-            f"that; start it after the fork, in each worker"
-        )
-
-
 class ClosedError(DiscoveryError):
     """The object was closed and takes no more calls."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"the {what} is closed")
+
+
+class ForkedError(ClosedError):
+    """Something was used in a forked child of the process that it was started in."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        # Not the parent's sentence: it is open still, elsewhere.
+        DiscoveryError.__init__(
+            self,
+            f"the {what} was started before this process was forked, and does not survive that; "
+            f"start it after the fork, in each worker",
+        )

@@ -12,6 +12,8 @@ import grpc
 from aegis_certs import IdentitySource, TLSConfig, TLSOptions, validate_node_id
 from aegis_discovery import DEFAULT_MESH, NodeInfo, ServiceInfo, Topology
 from aegis_discovery.aio import ServiceClientPool
+from aegis_discovery.background import of_this_process
+from aegis_discovery.errors import ForkedError
 from aegis_discovery.identity import IdentityEvent
 from aegis_discovery.policy import Policy
 from aegis_discovery.transport import parse_seed
@@ -126,6 +128,7 @@ class Node:
         self._ended: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
         self._identity_subscribers: list[Callable[[IdentityEvent], object]] = []
+        self._forked = False
 
     def __repr__(self) -> str:
         where = self.address if self._running else "not running"
@@ -193,7 +196,9 @@ class Node:
             aegis_discovery.errors.PolicyError: If the policy's file is none.
         """
         if self._starting is not None:
+            self._check_fork()
             raise NodeStateError(f"node {self.id} was started before; make a new Node")
+        of_this_process(self)
         self._ended = asyncio.get_running_loop().create_future()
         self._starting = asyncio.create_task(self._bring_up(), name=f"aegis-start-{self.id}")
         try:
@@ -208,12 +213,13 @@ class Node:
     async def stop(self, grace: float | None = None) -> None:
         """Leaves the mesh, lets calls in flight finish, and closes everything.
 
+        In a forked child it does nothing: the node runs in the process that it was forked from.
         It goes on to its end even where the caller is cancelled; call it again to wait for that.
 
         Args:
             grace: Seconds that calls in flight have; by default as the node was made.
         """
-        if self._starting is None:
+        if self._starting is None or self._forked:
             return
         if self._stopping is None:
             grace = self._grace if grace is None else grace
@@ -226,6 +232,7 @@ class Node:
         Raises:
             NodeIdInUseError: If it stopped because another process runs under its id.
         """
+        self._check_fork()
         if self._ended is None:
             raise NodeStateError(f"node {self.id} was not started")
         await asyncio.shield(self._ended)
@@ -297,8 +304,17 @@ class Node:
 
     # Inside
 
+    def forked(self) -> None:
+        """Refuses whatever comes from now on: the node runs in another process."""
+        self._forked = True
+
+    def _check_fork(self) -> None:
+        if self._forked:
+            raise ForkedError(f"node {self.id}")
+
     @property
     def _parts(self) -> RunningNode:
+        self._check_fork()
         if self._running is None:
             state = "was not started" if self._starting is None else "is not running"
             raise NodeStateError(f"node {self.id} {state}")

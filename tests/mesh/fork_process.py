@@ -1,0 +1,83 @@
+"""A blocking script that forks while it has a node, a client and a pool; tells what the child met.
+
+It tells every use in the child by what that raised, and then what the parent can do still.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+
+import grpc
+from aegis_core import Node, ServiceClientPool, ServiceInfo
+from aegis_discovery import connect
+
+
+def told(use: Callable[[], object]) -> str:
+    try:
+        use()
+    except Exception as error:  # noqa: BLE001 - what it is, is the answer
+        return f"{type(error).__name__}: {error}"
+    return "fine"
+
+
+def register(server: grpc.Server) -> None:
+    handlers = {"Say": grpc.unary_unary_rpc_method_handler(lambda request, _: request)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t", handlers),))
+
+
+def main() -> None:
+    cert_dir = json.loads(sys.argv[1])["cert_dir"]
+    services = [ServiceInfo("echo", "v1")]
+    node = Node(
+        "a", address="127.0.0.1:0", cert_dir=cert_dir, services=services, registrars=[register]
+    )
+    later = Node("b", address="127.0.0.1:0", cert_dir=cert_dir)
+    node.start()
+    address = node.address
+    mesh = connect(address, node_id="c", cert_dir=cert_dir)
+    pool = ServiceClientPool(node.topology, node.tls)
+    say = mesh.pool.channel("echo", "v1").unary_unary("/t/Say")
+    assert say(b"hi", timeout=10) == b"hi"
+
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        uses: dict[str, Callable[[], object]] = {
+            "node.topology": lambda: node.topology,
+            "node.pool": lambda: node.pool,
+            "node.stats": node.stats,
+            "node.start": node.start,
+            "node.ping_peer": lambda: node.ping_peer("c"),
+            "node.wait_for_termination": node.wait_for_termination,
+            "node.stop": node.stop,
+            "mesh.topology": lambda: mesh.topology,
+            "mesh.pool": lambda: mesh.pool,
+            "mesh.close": mesh.close,
+            "pool.channel": lambda: pool.channel("echo", "v1"),
+            "pool.get_conn": lambda: pool.get_conn("echo", "v1"),
+            "pool.close": pool.close,
+            "a stub": lambda: say(b"hi", timeout=1),
+            "later.topology": lambda: later.topology,
+        }
+        os.write(write, json.dumps({name: told(use) for name, use in uses.items()}).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as answers:
+        print(json.dumps({"child": json.load(answers)}), flush=True)
+    os.waitpid(child, 0)
+    after = {
+        "a stub": told(lambda: say(b"hi", timeout=10)),
+        "node.stats": told(node.stats),
+        "later.start": told(later.start),
+        "later.stop": told(later.stop),
+        "mesh.close": told(mesh.close),
+        "pool.close": told(pool.close),
+        "node.stop": told(node.stop),
+    }
+    print(json.dumps({"parent": after}), flush=True)
+
+
+main()
