@@ -86,7 +86,8 @@ class Provider:
         name, plus, _ = status.partition("+")
         if plus:
             context.send_initial_metadata((("seen", "yes"),))
-        context.set_trailing_metadata((("why", "asked"), ("raw-bin", b"\x00\xff")))
+        rich = ("grpc-status-details-bin", b"\x08\x05")
+        context.set_trailing_metadata((("why", "asked"), ("raw-bin", b"\x00\xff"), rich))
         context.abort(grpc.StatusCode[name], "as you wish")
 
 

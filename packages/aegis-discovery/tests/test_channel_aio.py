@@ -121,6 +121,54 @@ async def test_metadata_reaches_the_server(channel: grpc.aio.Channel, provider: 
     assert provider.metadata[-1]["key"] == "value"
 
 
+async def sent(*messages: bytes) -> AsyncIterator[bytes]:
+    for message in messages:
+        yield message
+
+
+async def each_kind(channel: grpc.aio.Channel, message: bytes, **options: Any) -> list[bytes]:
+    """Makes a call of each kind, and returns what each answered."""
+    count: Any = channel.unary_stream("/t/Count")(b"1", timeout=WAIT, **options)
+    chat: Any = channel.stream_stream("/t/Chat")(sent(message), timeout=WAIT, **options)
+    return [
+        await channel.unary_unary("/t/Echo")(message, timeout=WAIT, **options),
+        *[answer async for answer in count],
+        await channel.stream_unary("/t/Join")(sent(message), timeout=WAIT, **options),
+        *[answer async for answer in chat],
+    ]
+
+
+def answers_of_each_kind(message: bytes) -> list[bytes]:
+    return [message, b"0", message, b"re: " + message]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression": grpc.Compression.Gzip},
+        {"wait_for_ready": True},
+        {"wait_for_ready": False},
+        {"credentials": grpc.access_token_call_credentials("secret")},
+        {"metadata": (("key", "value"),)},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+async def test_calls_of_all_kinds_take_all_options(channel: grpc.aio.Channel, options: Any) -> None:
+    for _ in range(2):
+        message = b"a" * 5000
+        assert await each_kind(channel, message, **options) == answers_of_each_kind(message)
+
+
+async def test_metadata_of_all_kinds_of_calls_reaches_the_server(
+    channel: grpc.aio.Channel, provider: Any
+) -> None:
+    for _ in range(3):
+        await each_kind(channel, b"x", metadata=(("key", "value"), ("raw-bin", b"\x00\x01")))
+    assert len(provider.metadata) >= 4
+    assert all(found["key"] == "value" for found in provider.metadata)
+    assert all(found["raw-bin"] == b"\x00\x01" for found in provider.metadata)
+
+
 async def test_call_credentials_reach_the_server(channel: grpc.aio.Channel, provider: Any) -> None:
     credentials = grpc.access_token_call_credentials("secret")
     stub = channel.unary_unary("/t/Echo")
@@ -137,7 +185,43 @@ async def test_compression_is_asked_for(channel: grpc.aio.Channel) -> None:
 
 async def test_big_messages_pass(channel: grpc.aio.Channel) -> None:
     message = b"x" * (3 << 20)
-    assert await channel.unary_unary("/t/Echo")(message, timeout=WAIT) == message
+    assert await each_kind(channel, message) == answers_of_each_kind(message)
+
+
+async def test_a_message_above_the_limit_is_refused(channel: grpc.aio.Channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await channel.unary_unary("/t/Echo")(b"x" * (5 << 20), timeout=WAIT)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_rich_status_reaches_the_caller(channel: grpc.aio.Channel) -> None:
+    calls: list[Any] = [
+        channel.unary_unary("/t/Fail")(b"NOT_FOUND", timeout=WAIT),
+        channel.unary_stream("/t/Count")(b"0!", timeout=WAIT),
+        channel.stream_stream("/t/Chat")(sent(b"fail"), timeout=WAIT),
+    ]
+    for call in calls:
+        trailers = [tuple(pair) for pair in await call.trailing_metadata()]
+        assert ("grpc-status-details-bin", b"\x08\x05") in trailers
+
+
+async def test_a_deadline_ends_calls_that_send_a_stream(channel: grpc.aio.Channel) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    for kind, method in (("stream_unary", "/t/Join"), ("stream_stream", "/t/Chat")):
+        call: Any = getattr(channel, kind)(method)(endless(), timeout=0.05)
+        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_call_that_sends_a_stream_can_be_cancelled(channel: grpc.aio.Channel) -> None:
+    call: Any = channel.stream_unary("/t/Join")(timeout=WAIT)
+    await call.write(b"x")
+    assert call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert call.cancelled()
 
 
 async def test_an_error_carries_status_details_and_metadata(channel: grpc.aio.Channel) -> None:

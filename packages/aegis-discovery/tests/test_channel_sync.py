@@ -80,6 +80,51 @@ def test_metadata_reaches_the_server(channel: grpc.Channel, provider: Any) -> No
     assert provider.metadata[-1]["raw-bin"] == b"\x00\x01"
 
 
+def each_kind(channel: grpc.Channel, message: bytes, **options: Any) -> list[bytes]:
+    """Makes a call of each kind, and returns what each answered."""
+    return [
+        channel.unary_unary("/t/Echo")(message, timeout=WAIT, **options),
+        channel.unary_unary("/t/Echo").with_call(message, timeout=WAIT, **options)[0],
+        channel.unary_unary("/t/Echo").future(message, timeout=WAIT, **options).result(),
+        *channel.unary_stream("/t/Count")(b"1", timeout=WAIT, **options),
+        channel.stream_unary("/t/Join")(iter([message]), timeout=WAIT, **options),
+        channel.stream_unary("/t/Join").with_call(iter([message]), timeout=WAIT, **options)[0],
+        channel.stream_unary("/t/Join").future(iter([message]), timeout=WAIT, **options).result(),
+        *channel.stream_stream("/t/Chat")(iter([message]), timeout=WAIT, **options),
+    ]
+
+
+def answers_of_each_kind(message: bytes) -> list[bytes]:
+    return [*[message] * 3, b"0", *[message] * 3, b"re: " + message]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression": grpc.Compression.Gzip},
+        {"wait_for_ready": True},
+        {"wait_for_ready": False},
+        {"credentials": grpc.access_token_call_credentials("secret")},
+        {"metadata": (("key", "value"),)},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_calls_of_all_kinds_take_all_options(channel: grpc.Channel, options: Any) -> None:
+    for _ in range(2):
+        message = b"a" * 5000
+        assert each_kind(channel, message, **options) == answers_of_each_kind(message)
+
+
+def test_metadata_of_all_kinds_of_calls_reaches_the_server(
+    channel: grpc.Channel, provider: Any
+) -> None:
+    for _ in range(3):
+        each_kind(channel, b"x", metadata=(("key", "value"), ("raw-bin", b"\x00\x01")))
+    assert len(provider.metadata) >= 8
+    assert all(found["key"] == "value" for found in provider.metadata)
+    assert all(found["raw-bin"] == b"\x00\x01" for found in provider.metadata)
+
+
 def test_call_credentials_reach_the_server(channel: grpc.Channel, provider: Any) -> None:
     credentials = grpc.access_token_call_credentials("secret")
     stub = channel.unary_unary("/t/Echo")
@@ -96,7 +141,56 @@ def test_compression_is_asked_for(channel: grpc.Channel, provider: Any) -> None:
 
 def test_big_messages_pass(channel: grpc.Channel) -> None:
     message = b"x" * (3 << 20)
-    assert channel.unary_unary("/t/Echo")(message, timeout=WAIT) == message
+    assert each_kind(channel, message) == answers_of_each_kind(message)
+
+
+def test_a_message_above_the_limit_is_refused(channel: grpc.Channel) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/t/Echo")(b"x" * (5 << 20), timeout=WAIT)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_rich_status_reaches_the_caller(channel: grpc.Channel) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: channel.unary_unary("/t/Fail")(b"NOT_FOUND", timeout=WAIT),
+        lambda: channel.unary_unary("/t/Fail").future(b"NOT_FOUND", timeout=WAIT).result(),
+        lambda: list(channel.unary_stream("/t/Count")(b"0!", timeout=WAIT)),
+        lambda: list(channel.stream_stream("/t/Chat")(iter([b"fail"]), timeout=WAIT)),
+    ]
+    for call in calls:
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        error: Any = caught.value
+        trailers = [tuple(pair) for pair in error.trailing_metadata()]
+        assert ("grpc-status-details-bin", b"\x08\x05") in trailers
+
+
+def test_a_deadline_ends_calls_that_send_a_stream(channel: grpc.Channel) -> None:
+    over = threading.Event()
+
+    def endless() -> Iterator[bytes]:
+        over.wait(WAIT)
+        yield b""
+
+    calls: list[Callable[[], Any]] = [
+        lambda: channel.stream_unary("/t/Join")(endless(), timeout=0.05),
+        lambda: channel.stream_unary("/t/Join").future(endless(), timeout=0.05).result(),
+        lambda: list(channel.stream_stream("/t/Chat")(endless(), timeout=0.05)),
+    ]
+    for call in calls:
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    over.set()
+
+
+def test_a_call_that_sends_a_stream_can_be_cancelled(channel: grpc.Channel) -> None:
+    hold = threading.Event()
+    future: Any = channel.stream_unary("/t/Join").future(slow_requests(hold=hold), timeout=WAIT)
+    assert future.cancel()
+    assert future.cancelled()
+    assert future.code() is grpc.StatusCode.CANCELLED
+    hold.set()
 
 
 def test_an_error_carries_status_details_and_metadata(channel: grpc.Channel) -> None:

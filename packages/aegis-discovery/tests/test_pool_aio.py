@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 from aegis_certs import TLSConfig
+from aegis_discovery._balancers import LeastRequests
 from aegis_discovery._model import NodeInfo, ServiceInfo
 from aegis_discovery._topology import Topology
 from aegis_discovery.aio._pool import ServiceClientPool
@@ -287,6 +288,119 @@ async def test_without_retry_a_call_is_made_once(
         with pytest.raises(grpc.aio.AioRpcError):
             await pool.channel("echo", "v1").unary_unary("/t/Fail")(b"UNAVAILABLE", timeout=WAIT)
     assert sum(attempts(two, "Fail")) == 1
+
+
+async def test_a_service_config_sets_retries_and_timeouts_by_method(
+    topology: Topology, tls: TLSConfig, two: list[Any]
+) -> None:
+    aborted = {"maxAttempts": 2, "retryableStatusCodes": ["ABORTED"]}
+    config = {
+        "methodConfig": [
+            {"name": [{"service": "t", "method": "Fail"}], "retryPolicy": aborted},
+            {"name": [{"service": "t"}], "timeout": "0.05s"},
+        ]
+    }
+
+    async def slow() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    async with ServiceClientPool(topology, tls, service_config=config) as pool:
+        channel = pool.channel("echo", "v1")
+        for request, attempted in ((b"UNAVAILABLE", 1), (b"ABORTED", 3)):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await channel.unary_unary("/t/Fail")(request, timeout=WAIT)
+            assert sum(attempts(two, "Fail")) == attempted
+        late: list[Any] = [
+            channel.unary_unary("/t/Hang")(b""),
+            channel.unary_unary("/t/Hang")(b"", timeout=WAIT),
+            channel.unary_stream("/t/Count")(b"0?"),
+            channel.stream_unary("/t/Join")(slow()),
+            channel.stream_stream("/t/Chat")(slow()),
+        ]
+        for call in late:
+            assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_call_that_was_shed_goes_to_another_provider_and_ejects_nobody(
+    pool: ServiceClientPool, two: list[Any]
+) -> None:
+    two[0].sheds = True
+    stub = pool.channel("echo", "v1").unary_unary("/t/Load")
+    assert {await stub(b"", timeout=WAIT) for _ in range(8)} == {b"b"}
+    (service,) = pool.stats().services
+    assert service.sheds == service.retries >= 4
+    assert [str(endpoint.state) for endpoint in service.endpoints] == ["ready", "ready"]
+    two[1].sheds = True
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub(b"", timeout=WAIT)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_retries_stop_where_the_budget_ends(pool: ServiceClientPool, two: list[Any]) -> None:
+    stub = pool.channel("echo", "v1").unary_unary("/t/Fail")
+    for _ in range(20):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub(b"UNAVAILABLE", timeout=WAIT)
+    assert sum(attempts(two, "Fail")) == 20 + 10 + 20 * 0.2
+
+
+async def test_a_frozen_provider_is_ejected_and_is_back_when_it_runs_again(
+    pool: ServiceClientPool, topology: Topology, two: list[Any], killable_provider: Any
+) -> None:
+    topology.add_node(killable_provider.info)
+    channel = pool.channel("echo", "v1")
+    for _ in range(3):
+        await who(channel)
+    killable_provider.freeze()
+    stub = channel.unary_unary("/t/Who")
+    waiting = [asyncio.ensure_future(_awaited(stub(b""))) for _ in range(3)]
+    async with asyncio.timeout(WAIT):
+        while "ejected" not in str(pool.stats()):
+            call: Any = stub(b"", timeout=WAIT)
+            await asyncio.sleep(0.01)
+            call.cancel()
+    assert {await who(channel) for _ in range(20)} == {"a", "b"}, "no call is spent on a probe"
+    killable_provider.thaw()
+    assert {await call for call in waiting} == {b"a", b"b", b"mortal"}
+    async with asyncio.timeout(WAIT):
+        while await who(channel) != "mortal":
+            pass
+    assert pool.stats().services[0].ejections == 1
+
+
+async def _awaited(call: Any) -> Any:
+    return await call
+
+
+async def test_calls_count_as_under_way_until_they_end_or_are_dropped(
+    topology: Topology, tls: TLSConfig, two: list[Any]
+) -> None:
+    def under_way(pool: ServiceClientPool) -> list[int]:
+        return sorted(endpoint.under_way for endpoint in pool.stats().services[0].endpoints)
+
+    async with ServiceClientPool(topology, tls, balancers={"echo": LeastRequests}) as pool:
+        channel = pool.channel("echo", "v1")
+        hang, count = channel.unary_unary("/t/Hang"), channel.unary_stream("/t/Count")
+        calls: list[Any] = [hang(b"", timeout=WAIT) for _ in range(2)]
+        assert under_way(pool) == [1, 1], "the second one goes where the first did not"
+        calls.append(count(b"1?", timeout=WAIT))
+        assert await calls[2].read() == b"0"
+        assert under_way(pool) == [1, 2]
+        calls[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calls[0]
+        calls[2].cancel()
+        assert await calls[2].code() is grpc.StatusCode.CANCELLED
+        assert under_way(pool) == [0, 1]
+        del calls
+        gc.collect()
+        assert under_way(pool) == [0, 0]
+        await who(channel)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await hang(b"", timeout=0.05)
+        assert await collect(count(b"2", timeout=WAIT)) == [b"0", b"1"]
+        assert under_way(pool) == [0, 0]
 
 
 async def test_interceptors_of_the_pool_see_every_attempt(
