@@ -6,18 +6,22 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from aegis_certs import TLSConfig
-from aegis_core import CallDeniedError, CallRule, Policy, PolicyError
+from aegis_core import CallDeniedError, CallRule, Policy, PolicyError, ServiceInfo
+from aegis_core import Node as SyncNode
 from aegis_core._call_judge import SAY_EVERY, CallJudge
 from aegis_core._caller import Caller
 from aegis_core._caller_check import CallerCheck
 from aegis_core.aio import Node
+from aegis_discovery import connect
 from aegis_discovery.aio.transport import open_channel
+from aegis_discovery.policy import load_policy
 
 MakeIdentity = Callable[[str], TLSConfig]
 Until = Callable[[Callable[[], object]], Awaitable[None]]
@@ -308,3 +312,70 @@ def test_a_denial_says_nothing_of_the_rules(identity: MakeIdentity) -> None:
         "caller",
         "/s/m",
     )
+
+
+@pytest.mark.parametrize("kind", [SyncNode, "client"])
+async def test_only_nodes_that_may_provide_a_service_are_called_for_it(
+    identity: MakeIdentity, until: Until, tmp_path: Path, kind: Any
+) -> None:
+    path = tmp_path / "policy.toml"
+    rule = '[[provide]]\nids = ["%s"]\nservices = ["orders/v1"]'
+    path.write_text(rule % "honest")
+    services = [ServiceInfo("orders", "v1")]
+
+    def names_itself(name: str) -> Any:
+        async def uu(request: bytes, context: Any) -> bytes:
+            return name.encode()
+
+        handlers = {"uu": grpc.unary_unary_rpc_method_handler(uu)}
+        generic = grpc.method_handlers_generic_handler("shop.Orders", handlers)
+        return lambda server: server.add_generic_rpc_handlers((generic,))
+
+    async with AsyncExitStack() as stack:
+        nodes: list[Node] = []
+        for name in ("honest", "intruder"):
+            seeds = [node.address for node in nodes]
+            options: dict[str, Any] = {"tls": identity(name), "services": services, "grace": 0}
+            node = Node(
+                name,
+                address="127.0.0.1:0",
+                seed_peers=seeds,
+                registrars=[names_itself(name)],
+                **options,
+            )
+            nodes.append(await stack.enter_async_context(node))
+        address = nodes[0].address
+        asking: Any
+        if kind == "client":
+            policy = load_policy(path)
+            asking = await asyncio.to_thread(
+                lambda: connect(address, tls=identity("client"), policy=policy)
+            )
+            stack.push_async_callback(asyncio.to_thread, asking.close)
+        else:
+            asking = SyncNode(
+                "asking",
+                address="127.0.0.1:0",
+                tls=identity("asking"),
+                seed_peers=[address],
+                policy=path,
+                grace=0,
+            )
+            await asyncio.to_thread(asking.start)
+            stack.push_async_callback(asyncio.to_thread, asking.stop)
+        await until(lambda: len(asking.topology.get_service_providers("orders", "v1")) == 2)
+        say = asking.pool.channel("orders", "v1").unary_unary("/shop.Orders/uu")
+
+        async def answers() -> set[bytes]:
+            called = [asyncio.to_thread(say, b"", timeout=10) for _ in range(6)]
+            return {*await asyncio.gather(*called)}
+
+        assert await answers() == {b"honest"}
+        (service,) = asking.pool.stats().services
+        assert service.denials == 1
+        if kind != "client":
+            assert asking.stats().pool == asking.pool.stats()
+            path.write_text(rule % "*")
+            async with asyncio.timeout(15):
+                while await answers() != {b"honest", b"intruder"}:
+                    pass

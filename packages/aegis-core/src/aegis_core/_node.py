@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Self, Unpack
 
 from aegis_certs import TLSConfig
 from aegis_discovery import NodeInfo, ServiceClientPool, Topology
 from aegis_discovery.background import BackgroundLoop
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind
+from aegis_discovery.policy import ProviderJudge
 from cryptography import x509
 
 from aegis_core import aio
@@ -35,6 +37,7 @@ class Node:
         self._node = aio.Node(id, **options)
         self._background: BackgroundLoop | None = None
         self._pool: ServiceClientPool | None = None
+        self._region, self._zone = options.get("region", ""), options.get("zone", "")
         self._lock = threading.Lock()
         self._node.subscribe_identity(self._renew_pool)
 
@@ -68,7 +71,15 @@ class Node:
             self._background.check_fork(f"node {self.id}")
         with self._lock:
             if self._pool is None:
-                self._pool = ServiceClientPool(self._node.topology, self._node.tls)
+                judge = self._node.may_provide
+                self._pool = ServiceClientPool(
+                    self._node.topology,
+                    self._node.tls,
+                    region=self._region,
+                    zone=self._zone,
+                    may_provide=judge,
+                )
+                judge.on_change(self._pool.judge_again)
             return self._pool
 
     @property
@@ -83,7 +94,14 @@ class Node:
 
     def stats(self) -> NodeStats:
         """Returns what came to this node, how it hears of the mesh, and more, as a frozen value."""
-        return self._loop.call(self._node.stats)
+        stats = self._loop.call(self._node.stats)
+        with self._lock:
+            return stats if self._pool is None else replace(stats, pool=self._pool.stats())
+
+    @property
+    def may_provide(self) -> ProviderJudge:
+        """Goes by the policy's `provide` rules: `may_provide` for pools of your own."""
+        return self._node.may_provide
 
     def start(self) -> None:
         """Starts the node, as `aegis_core.aio.Node.start`, with the same errors."""

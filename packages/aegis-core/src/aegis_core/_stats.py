@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from aegis_discovery import PoolStats
+
 
 @dataclass(frozen=True, slots=True)
 class CallStats:
@@ -60,6 +62,7 @@ class NodeStats:
         has_policy: Whether a policy says who may call what.
         calls: What came to it.
         feeds: How it hears of the mesh, and others by it.
+        pool: The calls that it makes itself.
     """
 
     node_id: str
@@ -70,3 +73,4 @@ class NodeStats:
     has_policy: bool
     calls: CallStats
     feeds: FeedStats
+    pool: PoolStats

@@ -344,6 +344,15 @@ class Endpoints(Generic[ChannelT]):
                 service.refresh()
         del before
 
+    def judge_again(self) -> None:
+        """Asks of every provider again whether it may provide what it declares."""
+        with self._lock:
+            before = [service.view for service in self._services.values()]
+            for service in self._services.values():
+                service.view = service.view._replace(nodes=())
+                service.refresh()
+        del before
+
     def renew(self) -> None:
         """Goes on with new endpoints, and so new channels; calls under way keep the old ones."""
         with self._lock:

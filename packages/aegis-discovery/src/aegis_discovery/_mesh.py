@@ -11,7 +11,9 @@ from cryptography import x509
 
 from aegis_discovery._connect import DEFAULT_MESH, check_services, client_source, parse_seeds
 from aegis_discovery._model import ServiceInfo
+from aegis_discovery._policy import Policy
 from aegis_discovery._pool import ServiceClientPool
+from aegis_discovery._provider_judge import ProviderJudge
 from aegis_discovery._topology import Topology
 from aegis_discovery._transport import SeedPeer
 from aegis_discovery.aio._client import FeedClient
@@ -25,10 +27,18 @@ class Mesh:
     belongs to the process that connected: in a forked child it raises `ForkedError`.
     """
 
-    def __init__(self, background: BackgroundLoop, client: FeedClient, tls: TLSConfig) -> None:
+    def __init__(
+        self,
+        background: BackgroundLoop,
+        client: FeedClient,
+        tls: TLSConfig,
+        policy: Policy | None = None,
+    ) -> None:
         self._background = background
         self._client = client
-        self._pool = ServiceClientPool(client.topology, tls)
+        self._pool = ServiceClientPool(
+            client.topology, tls, may_provide=ProviderJudge(policy, tls.trust_domain)
+        )
         client.on_identity(self._pool.change_identity)
 
     @property
@@ -71,6 +81,7 @@ def connect(
     tls: TLSConfig | None = None,
     mesh: str = DEFAULT_MESH,
     services: Collection[ServiceInfo] = (),
+    policy: Policy | None = None,
     timeout: float = 10.0,
 ) -> Mesh:
     """Connects a client to a mesh, as `aegis_discovery.aio.connect`.
@@ -89,7 +100,7 @@ def connect(
     except BaseException:
         background.close()
         raise
-    return Mesh(background, client, identity)
+    return Mesh(background, client, identity, policy)
 
 
 async def _start(

@@ -9,6 +9,7 @@ from aegis_discovery._policy import (
     split_method,
 )
 from aegis_discovery._policy_toml import load_policy, parse_policy
+from aegis_discovery._provider_judge import ProviderJudge
 from aegis_discovery.errors import PolicyError
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Policy",
     "PolicyError",
     "ProvideRule",
+    "ProviderJudge",
     "Subject",
     "load_policy",
     "parse_policy",

@@ -15,7 +15,7 @@ from aegis_discovery.aio import ServiceClientPool
 from aegis_discovery.background import of_this_process
 from aegis_discovery.errors import ForkedError
 from aegis_discovery.identity import IdentityEvent
-from aegis_discovery.policy import Policy
+from aegis_discovery.policy import Policy, ProviderJudge
 from aegis_discovery.transport import parse_seed
 from cryptography import x509
 
@@ -175,6 +175,11 @@ class Node:
     def failure(self) -> Exception | None:
         """What stopped this node, if nobody meant to."""
         return self._failure
+
+    @property
+    def may_provide(self) -> ProviderJudge:
+        """Goes by the policy's `provide` rules: `may_provide` for pools of your own."""
+        return self._parts.may_provide
 
     def stats(self) -> NodeStats:
         """Returns what came to this node, how it hears of the mesh, and more, as a frozen value."""

@@ -16,6 +16,7 @@ from aegis_discovery import HealthStatus, NodeInfo
 from aegis_discovery.aio import ServiceClientPool
 from aegis_discovery.aio.identity import keep
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityKeeper
+from aegis_discovery.policy import ProviderJudge
 from aegis_discovery.records import LEASE, REPUBLISH_EVERY
 from aegis_discovery.transport import SeedPeer
 
@@ -102,9 +103,18 @@ class RunningNode:
             interceptors=options.interceptors,
             max_concurrent_calls=options.max_concurrent_calls,
         )
-        self.server.change_policy(options.policy.policy)
+        self.may_provide = ProviderJudge(None, tls.trust_domain)
         self.peers = PeerManager(self.state)
-        self.pool = ServiceClientPool(self.state.topology, tls, channels=self.peers.channels)
+        self.pool = ServiceClientPool(
+            self.state.topology,
+            tls,
+            region=options.info.region,
+            zone=options.info.zone,
+            may_provide=self.may_provide,
+            channels=self.peers.channels,
+        )
+        self.may_provide.on_change(self.pool.judge_again)
+        self._take_policy()
         self.watchers = Watchers(self.state, self.peers)
         self.state.tell_peers = self.watchers.dial_again
         self.joiner = Joiner(self.state, self.peers, self.watchers, options.seeds)
@@ -152,6 +162,7 @@ class RunningNode:
             topology_nodes=len(topology.nodes),
             has_policy=server.has_policy,
             calls=server.calls,
+            pool=self.pool.stats(),
             feeds=FeedStats(
                 served=len(server.watchers),
                 opened=server.feeds_served,
@@ -181,7 +192,12 @@ class RunningNode:
             await asyncio.sleep(LOOK)
             before = source.policy
             if await asyncio.to_thread(source.poll) is not before:
-                self.server.change_policy(source.policy)
+                self._take_policy()
+
+    def _take_policy(self) -> None:
+        policy = self._options.policy.policy
+        self.server.change_policy(policy)
+        self.may_provide.take(policy)
 
     def _on_identity(self, event: IdentityEvent) -> None:
         if event.kind is IdentityEventKind.CHANGED:

@@ -12,6 +12,8 @@ from cryptography import x509
 
 from aegis_discovery._connect import DEFAULT_MESH, check_services, client_source, parse_seeds
 from aegis_discovery._model import ServiceInfo
+from aegis_discovery._policy import Policy
+from aegis_discovery._provider_judge import ProviderJudge
 from aegis_discovery._topology import Topology
 from aegis_discovery.aio._client import FeedClient
 from aegis_discovery.aio._pool import ServiceClientPool
@@ -26,10 +28,12 @@ class Mesh:
         pool: Channels to its services.
     """
 
-    def __init__(self, client: FeedClient, tls: TLSConfig) -> None:
+    def __init__(self, client: FeedClient, tls: TLSConfig, policy: Policy | None = None) -> None:
         self._client = client
         self.topology: Topology = client.topology
-        self.pool = ServiceClientPool(client.topology, tls)
+        self.pool = ServiceClientPool(
+            client.topology, tls, may_provide=ProviderJudge(policy, tls.trust_domain)
+        )
         client.on_identity(self.pool.change_identity)
 
     def get_certificate(self, node_id: str) -> x509.Certificate | None:
@@ -55,6 +59,7 @@ async def connect(
     tls: TLSConfig | None = None,
     mesh: str = DEFAULT_MESH,
     services: Collection[ServiceInfo] = (),
+    policy: Policy | None = None,
     timeout: float = 10.0,
 ) -> Mesh:
     """Connects a client to a mesh.
@@ -69,6 +74,7 @@ async def connect(
         services: Only the providers of these are told of, of any version where that is empty; a
             small client of a large mesh then knows, and is woken by, what it calls. By default
             all nodes.
+        policy: Its `provide` rules say which nodes are called for what they say they provide.
         timeout: Seconds for the whole topology to arrive.
 
     Raises:
@@ -81,4 +87,4 @@ async def connect(
     identity = await asyncio.to_thread(source.load)
     client = FeedClient(source, identity, seeds, mesh=mesh, services=wanted)
     await client.start(timeout)
-    return Mesh(client, identity)
+    return Mesh(client, identity, policy)
