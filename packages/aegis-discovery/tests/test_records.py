@@ -348,4 +348,5 @@ def test_thousands_of_records_share_what_is_equal_in_them(
     assert leaves[1] is not None
     assert leaves[0].intermediates is leaves[1].intermediates
     assert leaves[0].fingerprint is found[0].signer
+    assert leaves[0].node_id is one.id
     assert leaves[0].chain == (leaves[0].der, above)

@@ -61,8 +61,12 @@ def encode_record(fields: RecordFields) -> bytes:
     return body.SerializeToString(deterministic=True)
 
 
-def decode_record(data: bytes) -> RecordFields:
+def decode_record(data: bytes, *, signer_id: str = "") -> RecordFields:
     """Reads a record's bytes.
+
+    Args:
+        data: The bytes.
+        signer_id: The node whose certificate signed them; what is held shares this string.
 
     Raises:
         InvalidRecordError: If they are no record.
@@ -70,7 +74,8 @@ def decode_record(data: bytes) -> RecordFields:
     try:
         body = mesh_pb2.RecordBody.FromString(data)
         # Each of these is a new string at every look, and a record is held for a day.
-        node_id, name, voucher = body.id, body.name, intern(body.voucher) or None
+        node_id = signer_id if body.id == signer_id else body.id
+        name, voucher = body.name, intern(body.voucher) or None
         info = None
         if not body.removed:
             joined_at = _from_ms(body.joined_at)

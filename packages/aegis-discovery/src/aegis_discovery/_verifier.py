@@ -185,7 +185,8 @@ class RecordVerifier:
         """
         if len(signed.body) > MAX_RECORD:
             raise InvalidRecordError("", f"{len(signed.body)} bytes, the limit is {MAX_RECORD}")
-        fields = decode_record(signed.body)
+        leaf = self._leaves.get(signed.signer)
+        fields = decode_record(signed.body, signer_id=leaf.node_id if leaf else "")
         try:
             # Before anything quotes it: an id is fit to be logged, what claims to be one is not.
             validate_node_id(fields.id)
@@ -194,7 +195,6 @@ class RecordVerifier:
         known = held(fields.id)
         if known and known.body == signed.body and known.signer == signed.signer:
             return known
-        leaf = self._leaves.get(signed.signer)
         if leaf is None:
             raise InvalidRecordError(fields.id, "the certificate that signed it did not come along")
         certificate = leaf.certificate
