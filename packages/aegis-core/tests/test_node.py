@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -24,7 +25,7 @@ from aegis_core import (
     caller_from_context,
 )
 from aegis_core.aio import Node
-from aegis_discovery import DEFAULT_MESH, Topology
+from aegis_discovery import DEFAULT_MESH, ConnectError, Topology
 from aegis_discovery import aio as discovery_aio
 from aegis_discovery.aio.feed import follow
 from aegis_discovery.aio.transport import open_channel
@@ -146,6 +147,28 @@ async def test_a_node_that_leaves_before_anybody_watched_it_is_gone_all_the_same
     assert list(a.topology.nodes) == ["a", "b"]
     await b.stop()
     assert list(a.topology.nodes) == ["a"]
+
+
+async def test_a_node_that_is_still_joining_serves_no_client(
+    start: StartNode, identity: MakeIdentity
+) -> None:
+    peer = await start("peer")
+    peer_port = peer.address
+    await peer.stop()
+    joining = Node(
+        "a", address="127.0.0.1:0", tls=identity("a"), seed_peers=[f"peer@{peer_port}"],
+        join_timeout=60,
+    )  # fmt: skip
+    task = asyncio.create_task(joining.start())
+    try:
+        with pytest.raises(ConnectError, match="still joining"):
+            while True:
+                await asyncio.sleep(0)
+                with contextlib.suppress(NodeStateError):
+                    await discovery_aio.connect(joining.address, tls=identity("c"), timeout=1)
+    finally:
+        task.cancel()
+        await joining.stop(grace=0)
 
 
 async def test_calls_go_to_providers_and_say_who_calls(start: StartNode, until: Until) -> None:

@@ -73,6 +73,7 @@ class RunningNode:
         self._options = options
         self._keeper = IdentityKeeper(source, tls)
         self._tell_identity = on_identity
+        self._has_joined = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._started_at = datetime.now(UTC)
         self.state = NodeState(tls, mesh=options.mesh, on_failure=on_failure)
@@ -94,6 +95,7 @@ class RunningNode:
             meet=lambda peer_id: self.peers.meet(peer_id),
             lacks=lambda peer_id: self.peers.lacks(peer_id),
             check=self.state.check,
+            has_joined=lambda: self._has_joined,
         )
         self.server = MeshServer(
             tls,
@@ -149,6 +151,7 @@ class RunningNode:
         ):
             self._spawn(_supervise(name, work), name)
         await self.joiner.wait(options.join_timeout)
+        self._has_joined = True
 
     def stats(self) -> NodeStats:
         """Puts together what the parts know of themselves."""

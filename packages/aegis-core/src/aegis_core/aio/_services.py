@@ -45,6 +45,7 @@ class OwnNode:
     meet: Callable[[str], Awaitable[None]]
     lacks: Callable[[str], bool]
     check: CallerCheck
+    has_joined: Callable[[], bool]
 
 
 Context = grpc.aio.ServicerContext[object, object]
@@ -236,6 +237,10 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
             await self._refuse(caller, grpc.StatusCode.INVALID_ARGUMENT, problem, context)
         if request.HasField("record"):
             await self._let_join(request, caller, context)
+        elif not self._own.has_joined():
+            # A client would believe that there is nobody but us.
+            why = f"{self._own.node_id} is still joining the mesh; ask another node, or again"
+            await context.abort(grpc.StatusCode.UNAVAILABLE, why)
 
     async def _let_join(
         self, request: mesh_pb2.WatchRequest, caller: str, context: Context
