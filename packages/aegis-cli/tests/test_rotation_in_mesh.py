@@ -11,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 from aegis_certs import CertificateAuthority, KeyType
 from aegis_cli.cli import aegis
-from aegis_core import Node
+from aegis_core import Node, PeerInfo
+from aegis_discovery.proto import aegis_pb2
 from click.testing import CliRunner, Result
 
 
@@ -85,6 +87,17 @@ def renew_far(ca: CertificateAuthority, elsewhere: Path, near: Node) -> None:
     wait_for(lambda: near.get_certificate("far") == renewed.certificate)
 
 
+def wait_for_new_leaf(ca: CertificateAuthority, node: Node) -> None:
+    """Until a node has published a record that is signed with a leaf of the CA that issues now."""
+    issuer = CertificateAuthority.load(ca.directory).certificate.subject  # a command changed it
+
+    def is_new() -> bool:
+        certificate = node.get_certificate(node.id)
+        return certificate is not None and certificate.issuer == issuer
+
+    wait_for(is_new)
+
+
 def test_each_step_waits_for_the_nodes_that_are_not_ready_and_no_call_fails(
     own_ca: CertificateAuthority, nodes: tuple[Node, Node], tmp_path: Path
 ) -> None:
@@ -110,7 +123,7 @@ def test_each_step_waits_for_the_nodes_that_are_not_ready_and_no_call_fails(
         assert activated.exit_code == 0, activated.output
         assert json.loads(activated.stdout)["phase"] == "activated"
 
-        wait_for(lambda: near.tls.certificate.issuer == own_ca.certificate.subject)
+        wait_for_new_leaf(own_ca, near)
         in_use = rotate(own_ca, "retire", "--node", near.address)
         assert in_use.exit_code != 0
         assert "far" in in_use.output
@@ -147,7 +160,7 @@ def test_a_ca_is_not_retired_while_a_leaf_of_it_lives_whoever_confirms_it(
     near, _ = nodes
     assert rotate(own_ca, "prepare").exit_code == 0
     assert rotate(own_ca, "activate", "--confirm").exit_code == 0
-    wait_for(lambda: near.tls.certificate.issuer == own_ca.certificate.subject)
+    wait_for_new_leaf(own_ca, near)
     # The mesh was not asked: the inventory alone knows that `far` has a leaf of the old CA.
     refused = rotate(own_ca, "retire")
     assert refused.exit_code != 0
@@ -180,6 +193,55 @@ def test_a_step_that_looks_takes_the_passphrase_and_leaves_nothing_in_the_way_of
         assert activated.exit_code == 0, activated.output
         ca.renew_due()
         retired = rotate(ca, "retire", *given)
+        assert retired.exit_code == 0, retired.output
+
+
+@pytest.fixture
+def go_node(own_ca: CertificateAuthority) -> Iterator[PeerInfo]:
+    """A node that speaks the seed protocol alone, and so publishes nothing itself."""
+    tls = own_ca.issue("go-1", address="127.0.0.1", key_type=KeyType.P256)
+    known = aegis_pb2.TopologySyncResponse(version=1, nodes=[aegis_pb2.TopologyNode(id="go-1")])
+    handler = grpc.unary_unary_rpc_method_handler(
+        lambda _request, _context: known,
+        request_deserializer=aegis_pb2.TopologySyncRequest.FromString,
+        response_serializer=aegis_pb2.TopologySyncResponse.SerializeToString,
+    )
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_registered_method_handlers("aegis.MeshService", {"SyncTopology": handler})
+    pair = (tls.private_key, tls.certificate_chain)
+    credentials = grpc.ssl_server_credentials([pair], tls.trust_bundle, True)
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    known.nodes[0].address = f"127.0.0.1:{port}"
+    server.start()
+    try:
+        yield PeerInfo("go-1", known.nodes[0].address)
+    finally:
+        server.stop(0).wait()
+
+
+def test_a_node_that_others_vouch_for_is_not_taken_to_be_ready(
+    own_ca: CertificateAuthority, go_node: PeerInfo
+) -> None:
+    own_ca.issue("near", key_type=KeyType.P256)
+    with Node("near", address="127.0.0.1:0", cert_dir=own_ca.directory, grace=0) as near:
+        near.add_peer(go_node)
+        wait_for(lambda: "go-1" in near.topology.nodes)
+        look = ("--node", near.address)
+        assert rotate(own_ca, "prepare").exit_code == 0
+        wait_for(lambda: own_ca.rotation().trusts(near.topology.nodes["near"].trust_bundle))
+        refused = rotate(own_ca, "activate", *look)
+        assert refused.exit_code != 0
+        assert "cannot be seen: go-1" in refused.output
+        assert "not known to trust the new CA yet (go-1)" in refused.output
+        assert rotate(own_ca, "activate", *look, "--confirm").exit_code == 0
+
+        wait_for_new_leaf(own_ca, near)
+        own_ca.issue("go-1", key_type=KeyType.P256)  # nobody knows whether it is used already
+        refused = rotate(own_ca, "retire", *look)
+        assert refused.exit_code != 0
+        assert "cannot be seen (go-1)" in refused.output
+        assert own_ca.rotation().phase == "activated"
+        retired = rotate(own_ca, "retire", *look, "--confirm")
         assert retired.exit_code == 0, retired.output
 
 

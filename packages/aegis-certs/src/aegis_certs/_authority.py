@@ -375,8 +375,8 @@ class CertificateAuthority:
         """Lets the prepared CA issue from now on; certificates of the old one stay valid.
 
         Args:
-            distrusting: The nodes that do not trust the new CA yet, by somebody who can see
-                their bundles; see `RotationState.trusts`. None says that nobody can see them.
+            distrusting: The nodes that are not known to trust the new CA yet, by somebody who
+                can see bundles; see `RotationState.trusts`. None says that nobody can see any.
             confirm: Go on in spite of nodes that might not trust it.
             at: The moment that counts as now; now where none is given.
 

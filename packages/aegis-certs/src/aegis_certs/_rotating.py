@@ -166,7 +166,7 @@ def _ask(desk: Desk, distrusting: Sequence[str] | None) -> None:
         advice = "see that they have the new ca-cert.pem, and go on with `--confirm`"
     else:
         nodes = sorted(distrusting)
-        what = "these nodes do not trust the new CA yet"
+        what = "these nodes are not known to trust the new CA yet"
     if nodes:
         raise StillUsedError(directory, nodes, what, advice)
 
