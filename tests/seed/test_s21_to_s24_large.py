@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aegis_certs import TLSConfig
 from aegis_core import NodeInfo, PeerInfo, ServiceInfo
+from aegis_core._rings import Rings
 from aegis_discovery import DEFAULT_MESH, Topology
 from aegis_discovery.aio.feed import follow
 from aegis_discovery.aio.transport import open_channel
@@ -22,10 +23,8 @@ GREETER = ServiceInfo("greeter", "v1")
 @pytest.fixture
 def _nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only real nodes are watched, so that those that no process runs stay in the topology."""
-    monkeypatch.setattr(
-        "aegis_core.aio._watchers.whom_to_watch",
-        lambda own_id, node_ids: frozenset(node_ids) & {"a", "b"} - {own_id},
-    )
+    subjects = Rings.subjects
+    monkeypatch.setattr(Rings, "subjects", lambda *given: subjects(*given) & {"a", "b"})
 
 
 def populate(node: Any, count: int) -> None:

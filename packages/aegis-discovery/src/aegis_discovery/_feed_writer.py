@@ -17,8 +17,8 @@ from aegis_discovery._topology import Topology
 from aegis_discovery._verdict import SignedVerdict
 from aegis_discovery.proto import mesh_pb2
 
-CHUNK = 256 * 1024
-"""Bytes after which a message is sent; far below gRPC's limit of 4 MiB, so loops stay lively."""
+CHUNK = 64 * 1024
+"""Bytes after which a message is sent: more would only be memory held at both ends."""
 
 _CURSOR = struct.Struct(">8sQ")
 

@@ -9,12 +9,12 @@ from aegis_discovery._model import ServiceInfo
 from aegis_discovery.proto import mesh_pb2
 
 MAX_MESSAGE = 1024 * 1024
-"""Bytes of one message of a feed; an honest server sends some 256 KiB at most."""
+"""Bytes of one message of a feed; an honest server sends some 64 KiB."""
 
 MAX_PIECES = 2048
 """Records, verdicts and chains in one message, each of which may cost a check of a signature.
 
-An honest one of 256 KiB has some 1 000.
+An honest one has some 250.
 """
 
 MAX_STATUSES = 16 * 1024
