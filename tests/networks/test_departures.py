@@ -68,6 +68,8 @@ def test_a_client_goes_on_without_a_failed_call_when_its_nodes_are_killed(
         client.kill()
     assert outcome["failures"] == []
     assert set(outcome["answered"]) == set(cluster.hosts)
+    cluster.start("a", "b")
+    cluster.become_one()
 
 
 @pytest.mark.soak
