@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from aegis_certs import CertificateAuthority, KeyType, TLSConfig, TrustBundle
+from aegis_certs import CertificateAuthority, KeyType, RevocationList, TLSConfig, TrustBundle
 from aegis_discovery import InvalidRecordError, NodeInfo, ServiceInfo, Topology
 from aegis_discovery._author import LeafSigning
 from aegis_discovery._codec import encode_record
@@ -350,3 +350,39 @@ def test_thousands_of_records_share_what_is_equal_in_them(
     assert leaves[0].fingerprint is found[0].signer
     assert leaves[0].node_id is one.id
     assert leaves[0].chain == (leaves[0].der, above)
+
+
+def test_who_is_below_a_revoked_intermediate_is_believed_no_more(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    issuing = CertificateAuthority.create(
+        tmp_path / "issuing", key_type=KeyType.P256, intermediate=True
+    )
+    root = CertificateAuthority.load(tmp_path / "issuing-root")
+    other = CertificateAuthority.create(
+        tmp_path / "other",
+        key_type=KeyType.P256,
+        name="Other",
+        intermediate=True,
+        root_directory=root.directory,
+    )
+
+    def fresh() -> RecordVerifier:
+        """Who trusts the root alone, so that intermediates come with the chains only."""
+        return RecordVerifier(root.bundle, mesh=MESH, trust_domain=None, clock=clock)
+
+    below, beside = issuing.issue("a"), other.issue("b")
+    harmed = (*chain_of(beside), chain_of(below)[1])  # by somebody who passed it on
+    verifier = fresh()
+    verifier.learn(chain_of(below))
+    verifier.learn(harmed)
+    root.revoke(f"{below.chain[1].serial_number:x}")
+    crl = (root.directory / "crl.pem").read_bytes()
+    revocations = RevocationList.from_pem(crl, root.bundle)
+    assert verifier.heed(revocations) == {below.fingerprint}
+    newcomer = fresh()
+    newcomer.heed(revocations)
+    with pytest.raises(InvalidRecordError, match="revoked") as caught:
+        newcomer.learn(chain_of(below))
+    assert caught.value.node_id == "a"
+    assert newcomer.learn(harmed) == beside.fingerprint

@@ -114,7 +114,7 @@ class RecordVerifier:
             identity = self._bundle.verify(certificates, "server")
         except (CertsError, ValueError) as error:
             raise InvalidRecordError("", f"its certificate does not verify: {error}") from error
-        if self._revocations.is_revoked(certificates[0]):
+        if self._is_revoked(certificates[0], certificates[1:]):
             raise InvalidRecordError(identity.node_id, "the certificate that signed it is revoked")
         ours, theirs = self._trust_domain, identity.trust_domain
         if ours and theirs and ours != theirs:
@@ -146,13 +146,34 @@ class RecordVerifier:
     def heed(self, revocations: RevocationList) -> frozenset[bytes]:
         """Believes no revoked certificate from now on; returns the fingerprints of known ones."""
         self._revocations = revocations
+        load = x509.load_der_x509_certificate
+        chains = {leaf.intermediates for leaf in self._leaves.values()}  # few are above many leaves
+        above = {chain: [load(der) for der in chain] for chain in chains}
         revoked = frozenset(
             fingerprint
             for fingerprint, leaf in self._leaves.items()
-            if revocations.is_revoked(leaf.certificate)
+            if self._is_revoked(leaf.certificate, above[leaf.intermediates])
         )
         self._leaves = {f: leaf for f, leaf in self._leaves.items() if f not in revoked}
         return revoked
+
+    def _is_revoked(self, leaf: x509.Certificate, others: Sequence[x509.Certificate]) -> bool:
+        """Tells whether a leaf is revoked, or a CA above it."""
+        if self._revocations.is_revoked(leaf, others) is None:
+            return False
+        # Whoever passed the chain on may have put a revoked CA into it that is not above the leaf.
+        return self._revocations.is_revoked(leaf, self._above(leaf, others)) is not None
+
+    def _above(
+        self, leaf: x509.Certificate, others: Sequence[x509.Certificate]
+    ) -> list[x509.Certificate]:
+        """Those of the others that are above a leaf by their signatures."""
+        found: list[x509.Certificate] = []
+        left = list(others)
+        while (ca := self._bundle.issuer_of((leaf, *found)[-1], left)) in left:
+            left.remove(ca)
+            found.append(ca)
+        return found
 
     def leaf(self, fingerprint: bytes) -> Leaf | None:
         """Returns a certificate that was learned, or None."""
