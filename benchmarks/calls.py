@@ -1,9 +1,10 @@
-"""What `pool.channel` adds to a unary call, against the same stub on raw channels of gRPC.
+"""What `pool.channel` costs a caller, and what it spares it.
 
     uv run python benchmarks/calls.py
 
-Both have the same TLS and call the same providers in turn; the CPU time is the caller's. The
-target is at most 10 us added per call.
+A unary call is compared with the same stub on raw channels of gRPC. Both have the same TLS and call
+the same providers in turn; the CPU time is the caller's. Then come the picks (`picks.py`), calls to
+providers in trouble (`failures.py`) and what the import costs.
 """
 
 from __future__ import annotations
@@ -11,18 +12,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import failures
 import grpc
 import grpc.aio
+import picks
 from aegis_certs import TLSConfig
 from aegis_discovery import NodeInfo, ServiceClientPool, Topology
 from aegis_discovery.aio import ServiceClientPool as AioServiceClientPool
 from harness import METHOD, SERVICE, echo_servers, estimate, paired_rounds
 
 REQUEST = b"x" * 64
+GATE = 1.10
+"""The ratio that no call may exceed: more than noise can explain."""
 
 
 def raw_channels(module: Any, nodes: Sequence[NodeInfo], tls: TLSConfig) -> list[Any]:
@@ -69,7 +76,8 @@ def report(name: str, providers: int, taken: dict[str, list[float]]) -> None:
     added = estimate([pool - raw for raw, pool in pairs])
     ratio = estimate([pool / raw for raw, pool in pairs])
     raw = estimate(taken["raw"])
-    print(f"{name:4} {providers:9}   {raw:6.1f}   {added:5.1f}   {ratio:5.3f}", flush=True)
+    gate = "ok" if ratio.low <= GATE else "MISSED"
+    print(f"{name:4} {providers:9}   {raw:6.1f}   {added:5.1f}   {ratio:5.3f}   {gate}", flush=True)
 
 
 def compare_sync(nodes: Sequence[NodeInfo], tls: TLSConfig, **how_often: int) -> None:
@@ -103,6 +111,21 @@ def topology_of(nodes: Sequence[NodeInfo]) -> Topology:
     return topology
 
 
+def import_cpu(module: str) -> float:
+    """Returns the CPU ms that a new process spends on an import."""
+    clock = "time.process_time()"
+    code = f"import time; began = {clock}; import {module}; print({clock} - began)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return float(done.stdout) * 1e3
+
+
+def compare_imports(rounds: int = 11) -> None:
+    pairs = [(import_cpu("grpc"), import_cpu("aegis_discovery")) for _ in range(rounds)]
+    added = estimate([ours - grpc_alone for grpc_alone, ours in pairs])
+    print("CPU of `import aegis_discovery` over `import grpc`, ms; median [95 % interval]")
+    print(f"{added:5.1f}   target: at most 100")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=120, help="paired rounds (default 120)")
@@ -110,11 +133,15 @@ def main() -> None:
     arguments = parser.parse_args()
     how_often = {"rounds": arguments.rounds, "calls": arguments.calls}
     print("unary calls, CPU us each; median [95 % interval]")
+    print(f"target: at most 10 us added; gate: a ratio of {GATE:.2f}")
     print("     providers   raw                      added                 ratio")
     with echo_servers(3) as (nodes, tls):
         for compare in (compare_sync, compare_aio):
             for some in (nodes[:1], nodes):
                 compare(some, tls, **how_often)
+    for following in (picks.report, failures.report, compare_imports):
+        print()
+        following()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -74,32 +75,91 @@ def paired_rounds(
     return taken
 
 
+class EchoProcess:
+    """Echo servers with mutual TLS in one process of their own.
+
+    Args:
+        identities: One per server.
+        delay: Seconds that each call takes.
+        workers: Calls at a time, per server.
+    """
+
+    def __init__(
+        self, identities: Sequence[TLSConfig], delay: float = 0.0, workers: int = 4
+    ) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        settings = {
+            "identities": [_to_text(tls) for tls in identities],
+            "delay": delay,
+            "workers": workers,
+        }
+        print(json.dumps(settings), file=self._process.stdin, flush=True)
+        ports = json.loads(self._process.stdout.readline())
+        self.nodes = [
+            NodeInfo(tls.node_id, address=f"127.0.0.1:{port}", services=(SERVICE,))
+            for tls, port in zip(identities, ports, strict=True)
+        ]
+
+    @property
+    def info(self) -> NodeInfo:
+        """The entry of the first server."""
+        return self.nodes[0]
+
+    def freeze(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self.stop()
+
+    def stop(self) -> None:
+        """Lets calls that are under way end."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            self._process.stdin.close()
+            self._process.wait()
+            assert self._process.stdout is not None
+            self._process.stdout.close()
+
+
+@contextmanager
+def echo_processes(
+    count: int, delays: Sequence[float] = (), workers: int = 32
+) -> Iterator[tuple[list[EchoProcess], TLSConfig]]:
+    """Runs echo servers in a process each; gives them and an identity to call them with."""
+    with _identities(count) as (identities, caller), ExitStack() as stack:
+        processes = []
+        for tls, delay in zip(identities, delays or [0.001] * count, strict=True):
+            processes.append(EchoProcess([tls], delay, workers))
+            stack.callback(processes[-1].stop)
+        yield processes, caller
+
+
 @contextmanager
 def echo_servers(count: int) -> Iterator[tuple[list[NodeInfo], TLSConfig]]:
     """Runs echo servers with mutual TLS in another process; gives their entries and an identity."""
+    with _identities(count) as (identities, caller):
+        process = EchoProcess(identities)
+        try:
+            yield process.nodes, caller
+        finally:
+            process.stop()
+
+
+@contextmanager
+def _identities(count: int) -> Iterator[tuple[list[TLSConfig], TLSConfig]]:
     with tempfile.TemporaryDirectory() as directory:
         ca = CertificateAuthority.create(directory, key_type=KeyType.P256)
-        identities = [ca.issue_in_memory(f"echo-{number}") for number in range(count)]
-        caller = ca.issue_in_memory("caller")
-    process = subprocess.Popen(
-        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        print(json.dumps([_to_text(tls) for tls in identities]), file=process.stdin, flush=True)
-        ports = json.loads(process.stdout.readline())
         yield (
-            [
-                NodeInfo(tls.node_id, address=f"127.0.0.1:{port}", services=(SERVICE,))
-                for tls, port in zip(identities, ports, strict=True)
-            ],
-            caller,
+            [ca.issue_in_memory(f"echo-{number}") for number in range(count)],
+            ca.issue_in_memory("caller"),
         )
-    finally:
-        process.stdin.close()
-        process.wait()
-        process.stdout.close()
 
 
 def _to_text(tls: TLSConfig) -> list[str]:
@@ -108,17 +168,29 @@ def _to_text(tls: TLSConfig) -> list[str]:
 
 
 class _Echo(grpc.GenericRpcHandler):
-    def service(self, _: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-        return grpc.unary_unary_rpc_method_handler(lambda request, _: request)
+    def __init__(self, delay: float) -> None:
+        self._delay = delay
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        if details.method != METHOD:
+            return None
+        if not self._delay:
+            return grpc.unary_unary_rpc_method_handler(lambda request, _: request)
+        return grpc.unary_unary_rpc_method_handler(self._slowly)
+
+    def _slowly(self, request: bytes, _: grpc.ServicerContext) -> bytes:
+        time.sleep(self._delay)
+        return request
 
 
 def _serve() -> None:
     """Serves until the standard input ends, as it does with the benchmark that started this."""
+    settings = json.loads(sys.stdin.readline())
     servers, ports = [], []
-    for node_id, *pems in json.loads(sys.stdin.readline()):
+    for node_id, *pems in settings["identities"]:
         tls = TLSConfig(node_id, *(pem.encode() for pem in pems))
-        server = grpc.server(ThreadPoolExecutor(4))
-        server.add_generic_rpc_handlers((_Echo(),))
+        server = grpc.server(ThreadPoolExecutor(settings["workers"]))
+        server.add_generic_rpc_handlers((_Echo(settings["delay"]),))
         credentials = grpc.ssl_server_credentials(
             [(tls.private_key, tls.certificate_chain)], tls.trust_bundle, require_client_auth=True
         )
@@ -127,6 +199,8 @@ def _serve() -> None:
         servers.append(server)
     print(json.dumps(ports), flush=True)
     sys.stdin.read()
+    for stopped in [server.stop(5) for server in servers]:
+        stopped.wait()
 
 
 if __name__ == "__main__":

@@ -268,6 +268,7 @@ def test_never_more_than_half_are_ejected(count: int, most: int) -> None:
         endpoint.asked(NOW)
     counts = Counter(picks(endpoints, 60, NOW + 5))
     assert len(counts) == count - most
+    assert set(Counter(picks(endpoints, 60, NOW + 5)).values()) == {60 // len(counts)}
     assert endpoints.service("greeter", "v1").ejections == most
 
 

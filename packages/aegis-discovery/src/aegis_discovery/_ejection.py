@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 FIRST_BACKOFF = 0.25
 """Seconds that an endpoint is left alone when a call did not reach it: a restart takes as long."""
 
@@ -37,8 +35,8 @@ class Standing:
     It is in use, or out: left alone until a probe or a call was answered. Out are those that a
     call did not reach, and those ejected for failing or being silent.
 
-    All times are monotonic seconds. What calls touch is a flag, a float or a deque, each changed
-    in one step, so threads need no lock for it. The deques serve as exact counters.
+    All times are monotonic seconds. What calls touch is a flag, a float or a list, each changed
+    in one step, so threads need no lock for it. The lists serve as exact counters.
 
     Attributes:
         out: Whether it is left alone.
@@ -58,8 +56,8 @@ class Standing:
     def __init__(self) -> None:
         self.out = self.ejected = self.troubled = False
         self.pause = 0.0
-        self.waiting: deque[None] = deque()
-        self.streaming: deque[None] = deque()
+        self.waiting: list[None] = []
+        self.streaming: list[None] = []
         self.silent_at = 0.0
         self._failures = 0
         self._pace = 0.0

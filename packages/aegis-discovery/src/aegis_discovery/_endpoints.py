@@ -23,9 +23,9 @@ ChannelT = TypeVar("ChannelT")
 MayProvide: TypeAlias = Callable[[NodeInfo, str, str], bool]
 """Tells whether a node may provide the service of this name and version."""
 
-_DRAWS = 4
-"""Turns drawn in search of a usable endpoint before all are looked at: nearly always one will do,
-also in a mesh of 100 000 nodes."""
+_DRAWS = 32
+"""Turns drawn at most in search of a usable endpoint, before all are looked at: nearly always the
+first few will do, also in a mesh of 100 000 nodes."""
 
 _log = logging.getLogger("aegis.pool")
 
@@ -216,15 +216,22 @@ class ServiceEndpoints(Generic[ChannelT]):
         if nodes is self.view.nodes:
             return
         allowed = self._endpoints.allowed(nodes, self.name, self.version)
-        denied = frozenset(node.id for node in nodes) - {node.id for node in allowed}
+        denied: frozenset[str] = frozenset()
+        if len(allowed) < len(nodes):
+            denied = frozenset(node.id for node in nodes) - {node.id for node in allowed}
         for node_id in sorted(denied - self.view.denied):
             _log.warning("%s declares %s/%s and may not", node_id, self.name, self.version)
-        known = [(node, self._endpoints.endpoint_of(node)) for node in allowed]
-        known = [(node, endpoint) for node, endpoint in known if endpoint.is_dialable]
-        everyone = tuple(endpoint for _, endpoint in known)
-        well = [(node, endpoint) for node, endpoint in known if _is_well(node)] or known
-        tiers = self._endpoints.near(well)
-        self.view = _View(nodes, denied, everyone, tiers)
+        everyone: list[Endpoint[ChannelT]] = []
+        tiers: tuple[list[Endpoint[ChannelT]], ...] = ([], [], [])
+        for node in allowed:
+            endpoint = self._endpoints.endpoint_of(node)
+            if endpoint.is_dialable:
+                everyone.append(endpoint)
+                if _is_well(node):
+                    for tier in tiers[self._endpoints.distance(node) :]:
+                        tier.append(endpoint)
+        used = tuple(tuple(tier) for tier in tiers if tier)
+        self.view = _View(nodes, denied, tuple(everyone), used or (tuple(everyone),))
 
     def stats(self) -> ServiceStats:
         """Returns a snapshot of what is counted and known here."""
@@ -368,19 +375,13 @@ class Endpoints(Generic[ChannelT]):
         may = self._may_provide
         return nodes if may is None else tuple(node for node in nodes if may(node, name, version))
 
-    def near(
-        self, known: list[tuple[NodeInfo, Endpoint[ChannelT]]]
-    ) -> tuple[tuple[Endpoint[ChannelT], ...], ...]:
-        """Returns the endpoints in tiers: the own zone, the own region, all.
-
-        Only the last may be empty.
-        """
-        everywhere = tuple(endpoint for _, endpoint in known)
-        here = [(node, endpoint) for node, endpoint in known if node.region == self._region]
-        region = tuple(endpoint for _, endpoint in here)
-        zone = tuple(endpoint for node, endpoint in here if node.zone == self._zone)
-        tiers = (zone if self._zone else (), region if self._region else ())
-        return (*(tier for tier in tiers if tier), everywhere)
+    def distance(self, node: NodeInfo) -> int:
+        """Returns 0 for a node of the own zone, 1 for one of the own region, else 2."""
+        if node.region != self._region:
+            return 2
+        if self._zone and node.zone == self._zone:
+            return 0
+        return 1 if self._region else 2
 
     def endpoint_of(self, node: NodeInfo) -> Endpoint[ChannelT]:
         """Returns the endpoint of a node at its present address; the lock is held meanwhile."""

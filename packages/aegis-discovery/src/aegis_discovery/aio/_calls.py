@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from functools import partial
 from time import monotonic
@@ -136,7 +135,7 @@ class RetriedCall(grpc.aio.Call):
         self._began = now
         if self._streams:
             endpoint.streaming.append(None)
-            self._under_way: deque[None] | None = endpoint.streaming
+            self._under_way: list[None] | None = endpoint.streaming
         else:
             endpoint.asked(now)
             self._under_way = endpoint.waiting
