@@ -7,6 +7,7 @@ import gc
 from typing import Any
 
 import grpc
+import pytest
 from aegis_discovery.feed import FeedWriter
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import Record
@@ -158,6 +159,24 @@ async def test_a_flood_of_changes_is_a_trickle_at_the_next_edge(
     assert held(Record) <= before + 4
     feed.cancel()
     await visitor.stop()
+
+
+async def test_a_full_mesh_lets_in_nobody_else_and_forgets_nobody(
+    attacked: Any, start: Any, logged: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = await attacked("a", "b")
+    await mesh.wait_until_watched()
+    monkeypatch.setattr("aegis_discovery._ledger.MAX_NODES", 3)
+    c = await start("c", mesh.nodes[0], join_timeout=0.5)
+    assert logged("a feed for c was refused: the mesh is full with 3 nodes; c cannot join")
+    assert logged("no feed from a", "the mesh is full with 3 nodes; c cannot join")
+    update = mesh.attacker.record("still-there")
+    assert await outcome(mesh.attacker.watch(mesh.nodes[0], mesh.attacker.request(update))) is (
+        grpc.StatusCode.OK
+    )
+    await mesh.is_right()
+    assert "c" not in mesh.nodes[1].topology.nodes
+    await c.stop()
 
 
 async def test_a_watcher_that_does_not_read_gets_the_latest_and_costs_nothing(

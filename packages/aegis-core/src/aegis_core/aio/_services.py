@@ -199,7 +199,13 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         writer = FeedWriter(topology, self._own.chain_of, watcher=caller, request=request)
         pace = Pace(time.monotonic())
         loop = asyncio.get_running_loop()
-        unsubscribe = topology.on_wake(lambda: loop.call_soon_threadsafe(waker.set))
+
+        def wake() -> None:
+            # In a flood nearly all changes find it awake, and each call into the loop is dear.
+            if not waker.is_set():
+                loop.call_soon_threadsafe(waker.set)
+
+        unsubscribe = topology.on_wake(wake)
         try:
             while True:
                 waker.clear()
