@@ -201,19 +201,25 @@ class CallerGuard(grpc.aio.ServerInterceptor):
 
     def _around_sync(self, inner: Any, path: str | None, streams: bool) -> Any:
         def checked(request: Any, context: KnownContext) -> Any:
-            with self._in_thread(context):
+            self._in_threads.add(context.rpc)
+            try:
                 self._admit_sync(context, path)
                 requests = self._checked(request, context, path) if streams else request
                 return inner(requests, context)
+            finally:
+                self._out_of_thread(context)
 
         return InThread(checked)
 
     def _around_sync_stream(self, inner: Any, path: str | None, streams: bool) -> Any:
         def checked(request: Any, context: KnownContext) -> Iterator[Any]:
-            with self._in_thread(context):
+            self._in_threads.add(context.rpc)
+            try:
                 self._admit_sync(context, path)
                 requests = self._checked(request, context, path) if streams else request
                 yield from self._checked(inner(requests, context), context, path)
+            finally:
+                self._out_of_thread(context)
 
         def begin(request: Any, context: Any) -> Iterator[Any]:
             # gRPC calls this in the call's own task, and takes what it returns to a thread.
@@ -221,19 +227,13 @@ class CallerGuard(grpc.aio.ServerInterceptor):
 
         return begin
 
-    @contextlib.contextmanager
-    def _in_thread(self, context: KnownContext) -> Iterator[None]:
-        """Counts a call for as long as a thread works for it, though its caller may be gone."""
+    def _out_of_thread(self, context: KnownContext) -> None:
+        """Notes that no thread works for a call any more, though its caller may be long gone."""
         rpc = context.rpc
-        assert rpc is not None  # noqa: S101 - a call is served in a task
-        self._in_threads.add(rpc)
-        try:
-            yield
-        finally:
-            self._in_threads.discard(rpc)
-            if rpc.done():
-                with contextlib.suppress(RuntimeError):  # the loop has ended, and so has the count
-                    context.loop.call_soon_threadsafe(self._left, rpc)
+        self._in_threads.discard(rpc)
+        if rpc.done():
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and so has the count
+                context.loop.call_soon_threadsafe(self._left, rpc)
 
     def _checked(
         self, messages: Iterable[Any], context: KnownContext, path: str | None

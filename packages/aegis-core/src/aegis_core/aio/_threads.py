@@ -27,8 +27,10 @@ class KnownContext:
         self._auth: Mapping[str, Any] = context.auth_context()
         self._peer: str = context.peer()
         self._key: str | None = context.peer_identity_key()
-        self.rpc = asyncio.current_task()
-        self.loop = asyncio.get_running_loop()
+        rpc = asyncio.current_task()
+        assert rpc is not None  # noqa: S101 - a call is served in a task
+        self.rpc = rpc
+        self.loop = rpc.get_loop()
 
     def auth_context(self) -> Mapping[str, Any]:
         """Returns what the transport proved."""
