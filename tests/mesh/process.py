@@ -18,6 +18,9 @@ import pytest
 PATIENCE = 20.0
 """Seconds after which a wait has failed: a bound for a busy machine, never a measurement."""
 
+START = 60.0
+"""The same for a process that starts, which takes a second of CPU, and many start at once."""
+
 Fact = dict[str, Any]
 
 
@@ -70,15 +73,17 @@ class Process:
     def events(self) -> list[str]:
         return [fact["event"] for fact in self.facts if "event" in fact]
 
-    def wait(self, wanted: Callable[[Fact], object], *, since: int = 0) -> Fact:
+    def wait(
+        self, wanted: Callable[[Fact], object], *, since: int = 0, within: float = PATIENCE
+    ) -> Fact:
         """Waits for a fact, at most a while, and returns it."""
         with self._told:
             found = self._told.wait_for(
-                lambda: next((fact for fact in self._facts[since:] if wanted(fact)), None), PATIENCE
+                lambda: next((fact for fact in self._facts[since:] if wanted(fact)), None), within
             )
         if not found:
             errors = self.log.read_text()[-2000:]
-            pytest.fail(f"not told within {PATIENCE:g} s; told: {self.facts[-10:]}; log: {errors}")
+            pytest.fail(f"not told within {within:g} s; told: {self.facts[-10:]}; log: {errors}")
         return found
 
     def wait_event(self, event: str, *, since: int = 0, status: str | None = None) -> Fact:
@@ -138,4 +143,4 @@ class NodeProcess(Process):
 
     @property
     def address(self) -> str:
-        return str(self.wait(lambda fact: "ready" in fact)["ready"])
+        return str(self.wait(lambda fact: "ready" in fact, within=START)["ready"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ..mesh.process import PATIENCE, Fact, NodeProcess, Process
+from ..mesh.process import PATIENCE, START, Fact, NodeProcess, Process
 from .network import Host, Network
 
 PORT = 7000
@@ -51,7 +51,9 @@ class Cluster:
                 prefix=host.prefix,
                 cert_dir=self._cert_dir,
                 address=f"{host.ip}:{PORT}",
-                seed_peers=[address for address in self._seeds() if host.ip not in address],
+                seed_peers=[address for address in self._seeds() if f"{host.ip}:" not in address],
+                # All start at once, and some before their seed peers.
+                join_timeout=0,
             )
         for node_id in node_ids:
             assert self.nodes[node_id].address
@@ -71,7 +73,7 @@ class Cluster:
         if not self.nodes or self.network.was_harmed or not self.is_one():
             self.start(*self.hosts)
             self.network.was_harmed = False
-            self.become_one()
+            self.become_one(within=START)
 
     def close(self) -> None:
         """Kills them all."""
