@@ -453,6 +453,24 @@ def test_interceptors_of_the_pool_see_every_attempt(
         assert seen == ["/t/Fail"] * 4
 
 
+def test_what_an_interceptor_raises_reaches_the_caller(
+    topology: Topology, tls: TLSConfig, two: list[Any]
+) -> None:
+    class NoTokenError(grpc.RpcError):
+        pass
+
+    class Raise(grpc.UnaryUnaryClientInterceptor):
+        def intercept_unary_unary(self, go_on: Any, details: Any, request: Any) -> Any:
+            raise NoTokenError
+
+    with ServiceClientPool(topology, tls, interceptors=[Raise()]) as pool:
+        with pytest.raises(NoTokenError):
+            pool.channel("echo", "v1").unary_unary("/t/Echo")(b"", timeout=WAIT)
+        (service,) = pool.stats().services
+        assert [endpoint.under_way for endpoint in service.endpoints] == [0, 0]
+    assert attempts(two, "Echo") == [0, 0]
+
+
 def test_a_provider_out_of_reach_is_passed_over_until_it_is_back(
     pool: ServiceClientPool, two: list[Any], start_provider: Start
 ) -> None:

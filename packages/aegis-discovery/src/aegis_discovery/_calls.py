@@ -262,15 +262,18 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
         self._off_the_event_thread(call, tell)
 
 
-def end_of(call: Any, *, seen: bool = False) -> End:
+def end_of(call: Any, *, seen: bool = False, streams: bool = False) -> End:
     """Tells how a call or an error of gRPC ended; it waits for that.
 
     Args:
         call: The call, or the error that it raised.
         seen: Whether the caller saw anything of an answer.
+        streams: Whether it streams; a deadline is a common end of those.
     """
-    answered = seen or bool(call.initial_metadata())
-    return End(call.code(), answered, call.trailing_metadata() or ())
+    code = call.code()
+    late = streams and code is grpc.StatusCode.DEADLINE_EXCEEDED
+    answered = seen or late or bool(call.initial_metadata())
+    return End(code, answered, call.trailing_metadata() or ())
 
 
 def note_success(endpoint: Endpoint[grpc.Channel], began: float, *, streams: bool) -> None:
@@ -310,8 +313,7 @@ def observe(
         if code is grpc.StatusCode.OK:
             note_success(endpoint, began, streams=streams)
         else:
-            # Whether metadata came first cannot be asked on gRPC's own thread. Streams end by their
-            # deadline as often as not.
+            # Whether metadata came first cannot be asked on gRPC's own thread.
             late = streams and code is grpc.StatusCode.DEADLINE_EXCEEDED
             end = End(code, late, call.trailing_metadata() or ())
             router.note(endpoint, end, time.monotonic())

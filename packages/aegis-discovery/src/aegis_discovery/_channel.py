@@ -52,6 +52,8 @@ def _waiting(how: str) -> Callable[..., Any]:
                     request, timeout, metadata, credentials, wait, compression
                 )
             except grpc.RpcError as error:
+                if not isinstance(error, grpc.Call):
+                    raise  # an interceptor's own
                 tried = (*tried, endpoint)
                 other = router.after(tried, end_of(error), policy, deadline=deadline, waiting=waits)
                 if other is None:
@@ -122,7 +124,8 @@ def _waiting_stream(how: str) -> Callable[..., Any]:
                 request_iterator, self.within(timeout), metadata, credentials, wait, compression
             )
         except grpc.RpcError as error:
-            self.router.note(endpoint, end_of(error), monotonic())
+            if isinstance(error, grpc.Call):
+                self.router.note(endpoint, end_of(error, streams=True), monotonic())
             raise
         finally:
             endpoint.streaming.pop()

@@ -42,7 +42,8 @@ class ServiceClientPool(BasePool[grpc.Channel]):
         region: Where this process runs; providers of the same region are preferred.
         zone: A part of the region; providers of the same zone are preferred above all.
         may_provide: Tells of a node and a service's name and version whether the node may provide
-            it; those that may not are left out. Asked when the providers change.
+            it; those that may not are left out. Asked when the providers change; it must not use
+            the pool.
         channels: Channels to share with others who call the same nodes, in place of own ones;
             they bring their own identity and options, and are not closed with the pool.
 

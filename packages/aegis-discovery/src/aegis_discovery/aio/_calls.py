@@ -108,10 +108,9 @@ class RetriedCall(grpc.aio.Call):
         self._wait_for_ready = wait_for_ready
         self._options = (metadata, credentials, compression)
         now = monotonic()
-        endpoint = stub.router.pick(now)
         if timeout is not None:
             self._deadline = now + timeout
-        self._attempt(endpoint, timeout, now)
+        self._attempt(stub.router.pick(now), timeout, now)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {self._endpoint.node_id}: {self._call!r}>"

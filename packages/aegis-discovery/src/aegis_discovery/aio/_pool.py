@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -18,6 +19,8 @@ from aegis_discovery.aio._calls import end_of
 from aegis_discovery.aio._channel import BalancedChannel, BorrowedChannel
 from aegis_discovery.aio._transport import ChannelCache, HomeLoop
 from aegis_discovery.aio._unrouted import NoProvidersRpcError
+
+_log = logging.getLogger("aegis.pool")
 
 
 class ServiceClientPool(BasePool[grpc.aio.Channel]):
@@ -43,7 +46,8 @@ class ServiceClientPool(BasePool[grpc.aio.Channel]):
         region: Where this process runs; providers of the same region are preferred.
         zone: A part of the region; providers of the same zone are preferred above all.
         may_provide: Tells of a node and a service's name and version whether the node may provide
-            it; those that may not are left out. Asked when the providers change.
+            it; those that may not are left out. Asked when the providers change; it must not use
+            the pool.
         channels: Channels to share with others who call the same nodes, in place of own ones;
             they bring their own identity, interceptors and options, and are not closed here.
 
@@ -113,7 +117,12 @@ class ServiceClientPool(BasePool[grpc.aio.Channel]):
         probe = channel.unary_unary(PROBE)(b"", timeout=PROBE_TIMEOUT)
 
         def ended(probe: Any) -> None:
-            endpoint.probed(is_alive(end_of(probe).code), time.monotonic())
+            alive = False
+            try:
+                alive = is_alive(end_of(probe).code)
+            except Exception:  # noqa: BLE001 - an interceptor's own error: that is no answer
+                _log.debug("%r was not probed", endpoint, exc_info=True)
+            endpoint.probed(alive, time.monotonic())
             del keep[:]
 
         # gRPC closes a channel that nobody holds, and cancels a call that nobody holds.
