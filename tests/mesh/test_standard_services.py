@@ -139,6 +139,7 @@ async def test_reflection_lists_the_users_services_and_the_meshs(
     (answer,) = [answer async for answer in stub.ServerReflectionInfo(requests(), timeout=10)]
     assert sorted(service.name for service in answer.list_services_response.service) == [
         "aegis.MeshService",
+        "aegis.mesh.v1.Introspection",
         "aegis.mesh.v1.Mesh",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",

@@ -120,3 +120,16 @@ def on_a_terminal(aegis, environment: dict[str, str], *options: str) -> str:
                 shown += data
         assert process.wait(30) == 0
     return shown.decode()
+
+
+def test_json_carries_what_each_node_counts(aegis, quiet_mesh: str) -> None:
+    done = aegis.run("mesh", "status", "--node", quiet_mesh, "--json")
+    nodes = {node["id"]: node for node in json.loads(done.stdout)["nodes"]}
+    for node_id, other in (("seed", "orders-1"), ("orders-1", "seed")):
+        stats = nodes[node_id]["stats"]
+        assert stats["node_id"] == node_id
+        assert stats["calls"]["running"] == stats["calls"]["denied"] == 0
+        assert stats["feeds"]["watched"] == 1, other
+        assert stats["topology_nodes"] == 2
+        assert stats["certificate_not_after"] == nodes[node_id]["certificate"]["not_after"]
+        assert stats["pool"] == {"services": []}

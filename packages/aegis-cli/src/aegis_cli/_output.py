@@ -187,6 +187,7 @@ def _node_json(node: NodeFacts, now: datetime) -> dict[str, object]:
             "days_left": (node.certificate[1] - now) // timedelta(days=1),
         },
         "vouched_by": info.vouched_by,
+        "stats": node.stats,
         "joined_at": info.joined_at,
         "updated_at": info.updated_at,
     }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -12,7 +15,7 @@ from aegis_certs import TLSConfig
 from aegis_discovery import NodeInfo
 from aegis_discovery.aio import Mesh
 from aegis_discovery.aio.transport import ChannelCache
-from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc
+from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, stats_pb2, stats_pb2_grpc
 from aegis_discovery.transport import explain_failure
 
 TIMEOUT = 3.0
@@ -46,12 +49,14 @@ class NodeFacts:
         problem: Why none came.
         certificate: Begin and end of the certificate that signed its record; None where another
             node vouches for it.
+        stats: What it counts; None where it does not tell.
     """
 
     info: NodeInfo
     answer: Answer | None = None
     problem: str = ""
     certificate: tuple[datetime, datetime] | None = None
+    stats: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +88,8 @@ class Collector:
         """Closes the connections to the nodes; the mesh's own stay."""
         await self._channels.close()
 
-    async def collect(self) -> MeshFacts:
-        """Asks all nodes of the topology; takes two timeouts at the most."""
+    async def collect(self, *, with_stats: bool = False) -> MeshFacts:
+        """Asks all nodes of the topology; takes three timeouts at the most."""
         snapshot = self._mesh.topology.snapshot()
         nodes = tuple(snapshot.nodes.values())
         channels = [self._channels.get(node.id, node.address) for node in nodes]
@@ -94,13 +99,15 @@ class Collector:
         await asyncio.gather(*(probe.ask_health() for probe in probes))
         # Not before all have connected: handshakes beside it would count as distance.
         await asyncio.gather(*(probe.ping() for probe in probes))
+        if with_stats:
+            await asyncio.gather(*(probe.ask_stats() for probe in probes))
         return MeshFacts(
             datetime.now(UTC),
             snapshot.version,
             snapshot.digest.hex(),
             snapshot.updated_at,
             tuple(
-                NodeFacts(node, probe.answer, probe.problem, self._certificate(node))
+                NodeFacts(node, probe.answer, probe.problem, self._certificate(node), probe.stats)
                 for node, probe in zip(nodes, probes, strict=True)
             ),
         )
@@ -117,10 +124,12 @@ class _Probe:
 
     def __init__(self, channel: grpc.aio.Channel, tls: TLSConfig) -> None:
         self._stub = aegis_pb2_grpc.MeshServiceStub(channel)
+        self._introspection = stats_pb2_grpc.IntrospectionStub(channel)
         self._tls = tls
         self._health: aegis_pb2.HealthResponse | None = None
         self.answer: Answer | None = None
         self.problem = ""
+        self.stats: Mapping[str, object] | None = None
 
     async def ask_health(self) -> None:
         request = aegis_pb2.HealthRequest(sender_id=self._tls.node_id)
@@ -142,6 +151,15 @@ class _Probe:
         else:
             round_trip = time.perf_counter() - began
             self.answer = Answer(health.status, health.message, health.error, round_trip)
+
+    async def ask_stats(self) -> None:
+        """Asks for what the node counts; nodes of other kinds do not know the question."""
+        if self.answer is None:
+            return
+        with suppress(grpc.aio.AioRpcError, ValueError):
+            request = stats_pb2.GetStatsRequest()
+            stats = json.loads((await self._introspection.GetStats(request, timeout=TIMEOUT)).json)
+            self.stats = stats if isinstance(stats, dict) else None
 
     def _note(self, error: grpc.aio.AioRpcError) -> None:
         late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -46,7 +46,7 @@ async def collector(node: str, tls: TLSConfig, mesh: str) -> AsyncIterator[Colle
 async def show_once(node: str, tls: TLSConfig, *, mesh: str, json: bool) -> None:
     """Prints the status as it is now."""
     async with collector(node, tls, mesh) as collecting:
-        facts = await collecting.collect()
+        facts = await collecting.collect(with_stats=json)
     if json:
         show_json(mesh_json(facts))
     else:
@@ -59,7 +59,7 @@ async def show_until_interrupted(node: str, tls: TLSConfig, *, mesh: str, json: 
     with suppress(asyncio.CancelledError), _shower(json) as show:
         async with collector(node, tls, mesh) as collecting:
             while True:
-                show(await collecting.collect())
+                show(await collecting.collect(with_stats=json))
                 await asyncio.sleep(INTERVAL)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Self, Unpack
 
 from aegis_certs import TLSConfig
@@ -80,6 +79,7 @@ class Node:
                     may_provide=judge,
                 )
                 judge.on_change(self._pool.judge_again)
+                self._node.tell_of(self._pool)
             return self._pool
 
     @property
@@ -94,9 +94,7 @@ class Node:
 
     def stats(self) -> NodeStats:
         """Returns what came to this node, how it hears of the mesh, and more, as a frozen value."""
-        stats = self._loop.call(self._node.stats)
-        with self._lock:
-            return stats if self._pool is None else replace(stats, pool=self._pool.stats())
+        return self._loop.call(self._node.stats)
 
     @property
     def may_provide(self) -> ProviderJudge:

@@ -25,7 +25,7 @@ from aegis_core._peer import PeerInfo
 from aegis_core._policy_source import PolicySource
 from aegis_core._stats import NodeStats
 from aegis_core.aio._peers import PeerManager, SyncReport
-from aegis_core.aio._running import NodeOptions, RunningNode
+from aegis_core.aio._running import NodeOptions, PoolWithStats, RunningNode
 from aegis_core.aio._server import MeshServer, Registrar
 from aegis_core.errors import ConfigError, NodeStateError, NoTLSConfigError
 
@@ -184,6 +184,10 @@ class Node:
     def stats(self) -> NodeStats:
         """Returns what came to this node, how it hears of the mesh, and more, as a frozen value."""
         return self._parts.stats()
+
+    def tell_of(self, pool: PoolWithStats) -> None:
+        """Tells of another pool in `stats`, where this node's calls go through that one."""
+        self._parts.told_pool = pool
 
     # Life
 

@@ -9,10 +9,11 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Protocol
 
 import grpc
 from aegis_certs import IdentitySource, TLSConfig
-from aegis_discovery import HealthStatus, NodeInfo
+from aegis_discovery import HealthStatus, NodeInfo, PoolStats
 from aegis_discovery.aio import ServiceClientPool
 from aegis_discovery.aio.identity import keep
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityKeeper
@@ -53,6 +54,13 @@ class NodeOptions:
     join_timeout: float
     max_concurrent_calls: int | None
     policy: PolicySource
+
+
+class PoolWithStats(Protocol):
+    """A pool of either kind."""
+
+    def stats(self) -> PoolStats:
+        """Returns a snapshot of it."""
 
 
 class RunningNode:
@@ -101,6 +109,7 @@ class RunningNode:
             tls,
             options.address,
             own,
+            stats=self.stats,
             registrars=options.registrars,
             interceptors=options.interceptors,
             max_concurrent_calls=options.max_concurrent_calls,
@@ -115,6 +124,7 @@ class RunningNode:
             may_provide=self.may_provide,
             channels=self.peers.channels,
         )
+        self.told_pool: PoolWithStats = self.pool
         self.may_provide.on_change(self.pool.judge_again)
         self._take_policy()
         self.watchers = Watchers(self.state, self.peers)
@@ -165,7 +175,7 @@ class RunningNode:
             topology_nodes=len(topology.nodes),
             has_policy=server.has_policy,
             calls=server.calls,
-            pool=self.pool.stats(),
+            pool=self.told_pool.stats(),
             feeds=FeedStats(
                 served=len(server.watchers),
                 opened=server.feeds_served,

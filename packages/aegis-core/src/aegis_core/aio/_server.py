@@ -11,7 +11,14 @@ import grpc
 from aegis_certs import TLSConfig
 from aegis_discovery import HealthStatus
 from aegis_discovery.policy import Policy
-from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2, mesh_pb2_grpc
+from aegis_discovery.proto import (
+    aegis_pb2,
+    aegis_pb2_grpc,
+    mesh_pb2,
+    mesh_pb2_grpc,
+    stats_pb2,
+    stats_pb2_grpc,
+)
 from aegis_discovery.transport import join_address
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
@@ -21,9 +28,10 @@ from aegis_core._address import bound_address
 from aegis_core._call_judge import CallJudge
 from aegis_core._health import HealthInfo
 from aegis_core._overload import Intake
-from aegis_core._stats import CallStats
+from aegis_core._stats import CallStats, NodeStats
 from aegis_core.aio._drain import drain
 from aegis_core.aio._guard import CallerGuard
+from aegis_core.aio._introspection import Introspection
 from aegis_core.aio._services import FeedService, OwnNode, SeedService
 from aegis_core.aio._threads import HandlerThreads
 from aegis_core.errors import AddressInUseError
@@ -48,6 +56,7 @@ SYNC_THREADS = 16
 FOR_EVERYBODY = (
     aegis_pb2.DESCRIPTOR.services_by_name["MeshService"].full_name,
     mesh_pb2.DESCRIPTOR.services_by_name["Mesh"].full_name,
+    stats_pb2.DESCRIPTOR.services_by_name["Introspection"].full_name,
     health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
 )
 """Services that no policy is asked about: without them there is no mesh to have a policy."""
@@ -60,6 +69,7 @@ class MeshServer:
         tls: Who this server is; callers must show a certificate of the same trust bundle.
         address: `host:port` to listen on; port 0 takes a free one.
         own: What the mesh's services need of their node.
+        stats: Takes a snapshot of the whole node.
         registrars: Add the user's services.
         interceptors: gRPC server interceptors around all services.
         max_concurrent_calls: Of the user's services; None for no limit.
@@ -71,6 +81,7 @@ class MeshServer:
         address: str,
         own: OwnNode,
         *,
+        stats: Callable[[], NodeStats],
         registrars: Sequence[Registrar] = (),
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         max_concurrent_calls: int | None = None,
@@ -100,6 +111,7 @@ class MeshServer:
         self.services = tuple(sorted(recorder.names))
         aegis_pb2_grpc.add_MeshServiceServicer_to_server(SeedService(own), self._server)
         mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, self._server)
+        stats_pb2_grpc.add_IntrospectionServicer_to_server(Introspection(stats), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*self.services, *FOR_EVERYBODY, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
