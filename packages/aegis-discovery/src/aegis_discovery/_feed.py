@@ -120,6 +120,9 @@ class FeedReader:
             foreign = self._topology.merge_records(
                 records, version=message.version, origin=source
             ).foreign
+        else:
+            # Nothing else looks at leases as often, and at a client's nothing else at all.
+            self._topology.expire()
         self._take_verdicts(message, source)
         if self._trusts_statuses:
             for wire in message.statuses:
