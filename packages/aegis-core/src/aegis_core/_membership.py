@@ -68,7 +68,7 @@ class Membership:
         self._judge = Judge(now)
         self._subjects: dict[str, Record] = {}
         self._accused: set[str] = set()
-        self._failed: set[str] = set()
+        self._failed: dict[str, tuple[int, frozenset[str]]] = {}
         self._suspected_since: dict[str, tuple[int, float]] = {}
         self._reviewed_at = now
         self._answers: dict[str, _Answers] = {}
@@ -93,9 +93,15 @@ class Membership:
         return frozenset(node_id for node_id in self._subjects if self._is_to_be_dialled(node_id))
 
     @property
-    def failed(self) -> frozenset[str]:
-        """Ids of those that are failed: any of them may be back, or behind a healed partition."""
-        return frozenset(self._failed)
+    def missing(self) -> frozenset[str]:
+        """Ids of those that may be back, or behind a healed partition: all that are failed.
+
+        One that hears none of those it watches knows too little of who is failed: its own side of
+        a partition may be among the others, so anybody is worth a try.
+        """
+        if any(self._judge.opinion(node_id)[0] is Opinion.CLEAR for node_id in self._judge):
+            return frozenset(self._failed)
+        return frozenset(self._topology.nodes.keys() - {self._own_id})
 
     def observers(self, node_id: str) -> frozenset[str]:
         """Returns whose verdicts on a node count."""
@@ -163,7 +169,7 @@ class Membership:
 
     def _remove(self, node_id: str) -> bool:
         self._accused.discard(node_id)
-        self._failed.discard(node_id)
+        self._failed.pop(node_id, None)
         self._suspected_since.pop(node_id, None)
         self._answers.pop(node_id, None)
         self._complained_at.pop(node_id, None)
@@ -256,8 +262,9 @@ class Membership:
         if record is None or node is None or node_id == self._own_id:
             self._accused.discard(node_id)
             return
-        verdicts = self._standing(record)
-        status = self._weigh(node_id, verdicts, now) if verdicts else NodeStatus.ALIVE
+        electors = self._electors(record)
+        verdicts = self._standing(record, electors)
+        status = self._weigh(electors, verdicts, now) if verdicts else NodeStatus.ALIVE
         self._note_suspicion(record, verdicts, now)
         # One that does not count yet may do so when the rings change, without any news of it.
         if status is not NodeStatus.ALIVE or self._is_spoken_against(record):
@@ -265,9 +272,9 @@ class Membership:
         else:
             self._accused.discard(node_id)
         if status is NodeStatus.FAILED:
-            self._failed.add(node_id)
+            self._failed[node_id] = record.stamp, electors
         else:
-            self._failed.discard(node_id)
+            self._failed.pop(node_id, None)
         if node.status is not status and self._topology.set_status(node_id, record.stamp, status):
             _log.info("%s is %s", node_id, status)
 
@@ -275,14 +282,22 @@ class Membership:
         said = self._topology.get_verdicts(record.id)
         return any(v.opinion is not Opinion.CLEAR and v.is_about(record) for v in said)
 
-    def _standing(self, record: Record) -> list[Verdict]:
-        """Returns the accusations of a node that count: by its observers, on this record."""
-        observers = self._rings.observers(record.id)
+    def _electors(self, record: Record) -> frozenset[str]:
+        """Returns whose word counts on a node: of one that is failed, of those who failed it.
+
+        Its failure takes it off the rings, which gives others new observers, who may take that
+        one's failure back for lack of words, which would give this one new observers: without end.
+        """
+        stamp, electors = self._failed.get(record.id, (None, frozenset[str]()))
+        return electors if stamp == record.stamp else self._rings.observers(record.id)
+
+    def _standing(self, record: Record, electors: frozenset[str]) -> list[Verdict]:
+        """Returns the accusations of a node that count: by its electors, on this record."""
         return [
             verdict
             for verdict in self._topology.get_verdicts(record.id)
             if verdict.opinion is not Opinion.CLEAR
-            and verdict.accuser in observers
+            and verdict.accuser in electors
             and verdict.is_about(record)
             and self._is_by_present_life(verdict)
         ]
@@ -291,12 +306,14 @@ class Membership:
         accuser = self._topology.get_record(verdict.accuser)
         return accuser is not None and accuser.instance == verdict.accuser_instance
 
-    def _weigh(self, node_id: str, verdicts: Iterable[Verdict], now: float) -> NodeStatus:
-        """Counts the observers that say `failed` against all that can still be waited for."""
+    def _weigh(
+        self, electors: frozenset[str], verdicts: Iterable[Verdict], now: float
+    ) -> NodeStatus:
+        """Counts the electors that say `failed` against all that can still be waited for."""
         failing = {v.accuser for v in verdicts if v.opinion is Opinion.FAILED}
         waited_for = {
             observer
-            for observer in self._rings.observers(node_id)
+            for observer in electors
             if observer in failing or not self._is_missing(observer, now)
         }
         if 2 * len(failing) > len(waited_for):

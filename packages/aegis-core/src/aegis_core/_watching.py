@@ -28,6 +28,6 @@ MAINTENANCE = 30.0
 def lost_one(
     membership: Membership, watched: Collection[str], choose: Callable[[list[str]], str]
 ) -> str | None:
-    """Picks one of those that are failed, and not dialled anyway, to be tried once more."""
-    lost = sorted(membership.failed.difference(watched))
+    """Picks one of those that are missing, and not dialled anyway, to be tried once more."""
+    lost = sorted(membership.missing.difference(watched))
     return choose(lost) if lost else None

@@ -180,9 +180,9 @@ class Process(Actor):
 
     def _tick(self) -> None:
         self._is_tick_due = False
+        self._ticked_at = self._clock.now
         if self._is_leaving:
             return
-        self._ticked_at = self._clock.now
         self.membership.tick(self._clock.now)
         # Whom to watch depends on nothing but what has a place in the log.
         if self._reconciled_at != self.topology.position:
