@@ -71,8 +71,8 @@ class Standing:
 
     def asked(self, now: float) -> None:
         """Notes a call that waits for its one response, from now until it is taken off again."""
-        if not self.waiting:
-            self.heard(now)  # what is asked nothing has nothing to answer
+        if not self.waiting:  # what is asked nothing has nothing to answer
+            self.silent_at = now + (self._pace * SLOW or SILENCE)
         self.waiting.append(None)
 
     def answered(self, began: float, now: float) -> None:
@@ -85,8 +85,7 @@ class Standing:
             self.succeeded()
 
     def heard(self, now: float) -> None:
-        """Gives it time from now on: it answered, or begins to be asked."""
-        # Not max(): its call would be most of what this costs each call.
+        """Notes an answer that says no more than that the provider runs."""
         self.silent_at = now + (self._pace * SLOW or SILENCE)
 
     def _learn(self, took: float) -> None:

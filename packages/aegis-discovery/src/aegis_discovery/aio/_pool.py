@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from asyncio import _get_running_loop  # unlike the public one, it raises nothing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -156,15 +157,19 @@ class ServiceClientPool(BasePool[grpc.aio.Channel]):
 class _LoopRouter(Router[grpc.aio.Channel]):
     """A router that serves one event loop only: gRPC's channels would hang in another."""
 
-    __slots__ = ("_home",)
+    __slots__ = ("_home", "_loop")
 
     def __init__(self, service: ServiceEndpoints[grpc.aio.Channel], home: HomeLoop) -> None:
         super().__init__(service, NoProvidersRpcError)
         self._home = home
+        self._loop: object = home  # no loop at all, so that the first call looks at home
 
     def pick(self, now: float) -> Endpoint[grpc.aio.Channel]:
-        self._home.check()
-        endpoint = self._service.pick(now)  # not by super(): each frame of a call counts
+        # Not by super(), and the loop looked at here: each frame of a call counts.
+        if _get_running_loop() is not self._loop:
+            self._home.check()
+            self._loop = _get_running_loop()
+        endpoint = self._service.pick(now)
         if endpoint is None or self.closed:
             raise self._refusal()
         return endpoint
