@@ -18,6 +18,9 @@ from aegis_core.errors import ConfigError
 
 _log = logging.getLogger("aegis.node")
 
+MAX_ANSWERED = 256
+"""Other lives of this node that it remembers to have answered; more than it can have had."""
+
 
 class NodeState:
     """The identity and the knowledge of one node.
@@ -107,6 +110,8 @@ class NodeState:
         process answers again it lives, and runs under our id: give way, rather than fight.
         """
         if record.info is None or record.instance not in self._answered:
+            if len(self._answered) >= MAX_ANSWERED:
+                self._answered.clear()
             self._answered.add(record.instance)
             self.topology.republish()
             # Others may watch that process by now, so they hear of this only if they are told.

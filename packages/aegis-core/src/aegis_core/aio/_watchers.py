@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import grpc
 from aegis_discovery.aio.feed import FeedApartError, FeedSilentError, follow
 from aegis_discovery.aio.transport import open_channel
-from aegis_discovery.feed import FeedReader, Received
+from aegis_discovery.feed import Complaints, FeedReader, Received
 from aegis_discovery.transport import Backoff, explain_failure
 
 from aegis_core._membership import REVIEW, Membership
@@ -34,6 +34,9 @@ POLL_INTERVAL = 2.0
 
 FEED_RETRY = 60.0
 """Seconds after which a peer that has no feed is asked for one again."""
+
+
+_LEFT = "it left"
 
 
 @dataclass(slots=True)
@@ -61,6 +64,7 @@ class Watchers:
         self._peers = peers
         self._watches: dict[str, _Watch] = {}
         self.membership = Membership(state.topology, time.monotonic())
+        self._complaints = Complaints(_log)
         self._changed = asyncio.Event()
         self._tries: set[asyncio.Task[None]] = set()
         peers.on_change(self._changed.set)
@@ -168,11 +172,11 @@ class Watchers:
         backoff = Backoff()
         peer = watch.peer
         while True:
-            level = logging.WARNING
             pause = 0.0
+            began = time.monotonic()
             try:
                 await self._follow(watch, backoff)
-                complaint, level, pause = "it left", logging.DEBUG, LEFT_PAUSE
+                complaint, pause = _LEFT, LEFT_PAUSE
             except FeedApartError as error:
                 _log.info("%s", error)
                 continue
@@ -188,8 +192,12 @@ class Watchers:
             except Exception as error:  # noqa: BLE001 - a fault of ours must not end the watch
                 _log.exception("watching %s failed", peer.id)
                 complaint = str(error)
-            if complaint != watch.complaint:
-                _log.log(level, "no feed from %s at %s: %s", peer.id, peer.address, complaint)
+            if watch.heard_at > began and time.monotonic() - began < LEFT_PAUSE:
+                # One that speaks and breaks off at once would be dialled ten times a second.
+                pause = LEFT_PAUSE
+            if complaint not in (watch.complaint, _LEFT):
+                line = "no feed from %s at %s: %s"
+                self._complaints.warn(peer.id, complaint, line, peer.id, peer.address, complaint)
             watch.complaint = complaint
             watch.news.clear()
             self.membership.lost(peer.id, time.monotonic())
