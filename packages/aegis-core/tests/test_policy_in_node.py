@@ -167,7 +167,6 @@ async def test_nodes_join_whatever_the_policy_and_are_known_by_their_type(
             tls=identity("edge"),
             type="gateway",
             seed_peers=[node.address],
-            grace=0,
         )
         async with (
             open_channel(identity("edge"), "node", node.address) as channel,
