@@ -14,9 +14,10 @@ import sys
 
 import large
 import processes
+import simulated
 from table import Measured, Row
 
-ROWS = (*processes.ROWS, *large.ROWS)
+ROWS = (*processes.ROWS, *large.ROWS, *simulated.ROWS)
 
 
 def numbers(values: tuple[float, ...]) -> str:
