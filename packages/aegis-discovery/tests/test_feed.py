@@ -11,7 +11,7 @@ from aegis_discovery._author import LeafSigning
 from aegis_discovery._codec import signed_to_wire
 from aegis_discovery.feed import FeedReader, FeedWriter, Received, why_not_served
 from aegis_discovery.proto import mesh_pb2
-from aegis_discovery.records import RecordAuthor, RecordVerifier
+from aegis_discovery.records import Opinion, RecordAuthor, RecordVerifier
 from cryptography.hazmat.primitives.serialization import Encoding
 
 MESH = "test"
@@ -148,6 +148,32 @@ def test_changes_follow_the_snapshot_and_nothing_comes_twice(server: Side, side:
     server.topology.remove_node("server")
     watcher.pull(feed)
     assert watcher.topology.nodes == {}
+
+
+def test_a_chain_travels_again_only_where_the_watcher_cannot_have_it(
+    server: Side, side: MakeSide
+) -> None:
+    peer, watcher = side("peer"), side("watcher")
+    server.pull(server.open(peer))
+    watcher.pull(watcher.open(server))
+    assert watcher.chains == 2
+
+    server.topology.judge("peer", Opinion.SUSPECT)
+    peer.declare("changed")
+    vouch_for(peer, ["go-1"])
+    server.pull(server.open(peer))
+    watcher.pull(watcher.open(server))
+    assert set(watcher.told) == {"peer", "go-1"}
+    assert sum(len(message.verdicts) for message in watcher.received) == 1
+    assert watcher.chains == 0, "a record, what it vouches for and a verdict, by who was told of"
+
+    renewed = side("peer")
+    renewed.pull(renewed.open(server))
+    renewed.declare("renewed")
+    server.pull(server.open(renewed))
+    watcher.pull(watcher.open(server))
+    assert watcher.topology.get_service_providers("renewed", "v1")
+    assert watcher.chains == 1
 
 
 def test_a_feed_that_is_taken_up_again_tells_only_what_was_missed(

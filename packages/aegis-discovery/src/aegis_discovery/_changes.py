@@ -22,7 +22,7 @@ class Changes:
         position: The position that this leads to.
         version: The topology's version there.
         digest: The digest of all live records there.
-        signed_since: Finds the position since which there are records by a certificate.
+        signed_since: Finds the position since which a certificate signs a node's record.
     """
 
     entries: tuple[Entry, ...]
@@ -31,7 +31,7 @@ class Changes:
     position: int
     version: int
     digest: bytes
-    signed_since: Callable[[bytes], int | None]
+    signed_since: Callable[[str, bytes], int | None]
 
     def records(self, *, reader: str | None = None, held: int = 0) -> Iterable[Record]:
         """Goes through the records that changed, less those that came from the reader.

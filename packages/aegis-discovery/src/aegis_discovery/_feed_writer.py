@@ -156,17 +156,19 @@ class FeedWriter:
             signed = piece.signed
             message.verdicts.append(verdict_to_wire(signed))
             size = len(signed.body) + len(signed.signature) + 64
-            return size + self._add_chain(message, signed.signer, changes)
+            return size + self._add_chain(message, piece.verdict.accuser, signed.signer, changes)
         message.records.append(signed_to_wire(piece))
         size = len(piece.body) + len(piece.signature) + 64
-        return size + self._add_chain(message, piece.signer, changes)
+        return size + self._add_chain(message, piece.voucher or piece.id, piece.signer, changes)
 
-    def _add_chain(self, message: mesh_pb2.WatchResponse, signer: bytes, changes: Changes) -> int:
+    def _add_chain(
+        self, message: mesh_pb2.WatchResponse, author: str, signer: bytes, changes: Changes
+    ) -> int:
         """Adds the chain of a certificate that the watcher cannot have; returns its bytes."""
         if signer in self._chains_sent:
             return 0
         self._chains_sent.add(signer)
-        since = changes.signed_since(signer)
+        since = changes.signed_since(author, signer)
         if since is not None and since <= self._held:
             return 0
         certificates = self._chain_of(signer)

@@ -23,6 +23,8 @@ class Entry:
         record: The record that counts.
         node: What queries hand out, with the derived status; None for a tombstone.
         record_position: When the record came in, in changes of this store.
+        signed_since: When the first of its records came in of those that this one's certificate
+            signed without a break.
         status_position: When the status last changed.
         origin: The node id that the record came from; None for our own changes.
     """
@@ -30,6 +32,7 @@ class Entry:
     record: Record
     node: NodeInfo | None
     record_position: int
+    signed_since: int
     status_position: int
     origin: str | None
 
@@ -51,8 +54,6 @@ class RecordStore:
         self._live_sum = 0
         self._full_sum = 0
         self._services = ServiceIndex()
-        self._signed_since: dict[bytes, int] = {}
-        self._signed_more: Counter[bytes] = Counter()
 
     @property
     def removed(self) -> int:
@@ -97,12 +98,13 @@ class RecordStore:
         self.position += 1
         return self.position
 
-    def signed_since(self, signer: bytes) -> int | None:
-        """Returns the position since which there are records by this certificate, if there are.
+    def signed_since(self, author: str, signer: bytes) -> int | None:
+        """Returns the position since which this certificate signs a node's record, if it does.
 
         Whoever holds the log up to there holds the certificate.
         """
-        return self._signed_since.get(signer)
+        entry = self._entries.get(author)
+        return entry.signed_since if entry and entry.record.signer == signer else None
 
     def beats(self, record: Record) -> bool:
         """Tells whether a record would replace what is held of its node id."""
@@ -127,9 +129,7 @@ class RecordStore:
         position = self.advance()
         held = self._entries.get(record.id)
         before = held.node if held else None
-        # Before the old one goes, so that a certificate which signed both stays known.
-        if self._signed_since.setdefault(record.signer, position) != position:
-            self._signed_more[record.signer] += 1
+        since = self.signed_since(record.id, record.signer)
         self._take_out(held)
         node = record.info
         status_position = 0
@@ -137,7 +137,7 @@ class RecordStore:
             # A new record alone clears nothing: whether it refutes is worked out from verdicts.
             node = replace(node, status=before.status)
             status_position = held.status_position
-        self._append(Entry(record, node, position, status_position, origin))
+        self._append(Entry(record, node, position, since or position, status_position, origin))
         self._full_sum = (self._full_sum + record.digest) % _DIGEST_MODULUS
         if node is not None:
             self._live_sum = (self._live_sum + record.digest) % _DIGEST_MODULUS
@@ -184,11 +184,6 @@ class RecordStore:
     def _take_out(self, entry: Entry | None) -> None:
         if entry is None:
             return
-        signer = entry.record.signer
-        if self._signed_more[signer] > 1:
-            self._signed_more[signer] -= 1
-        elif not self._signed_more.pop(signer, 0):
-            del self._signed_since[signer]
         self._full_sum = (self._full_sum - entry.record.digest) % _DIGEST_MODULUS
         if entry.node is not None:
             self._live_sum = (self._live_sum - entry.record.digest) % _DIGEST_MODULUS
