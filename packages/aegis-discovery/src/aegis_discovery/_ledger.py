@@ -72,8 +72,8 @@ class Ledger:
     def nodes(self) -> Mapping[str, NodeInfo]:
         """All nodes by id, in the order of their ids; a snapshot that never changes."""
         if self._nodes is None:
-            live = {e.record.id: e.node for e in self.store.entries() if e.node is not None}
-            self._nodes = MappingProxyType(dict(sorted(live.items())))
+            live = (entry.node for entry in self.store.entries() if entry.node is not None)
+            self._nodes = MappingProxyType({n.id: n for n in sorted(live, key=lambda n: n.id)})
         return self._nodes
 
     @property
