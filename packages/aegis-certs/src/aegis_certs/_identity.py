@@ -58,13 +58,17 @@ def alternative_names(
         extension = holder.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         return AlternativeNames()
-    names = extension.value
-    ips = names.get_values_for_type(x509.IPAddress)
-    return AlternativeNames(
-        tuple(name.lower() for name in names.get_values_for_type(x509.DNSName)),
-        tuple(ip for ip in ips if isinstance(ip, type_of_ip)),
-        tuple(names.get_values_for_type(x509.UniformResourceIdentifier)),
-    )
+    dns: list[str] = []
+    ips: list[type_of_ip] = []
+    uris: list[str] = []
+    for name in extension.value:
+        if isinstance(name, x509.DNSName):
+            dns.append(name.value.lower())
+        elif isinstance(name, x509.UniformResourceIdentifier):
+            uris.append(name.value)
+        elif isinstance(name, x509.IPAddress) and isinstance(name.value, type_of_ip):
+            ips.append(name.value)
+    return AlternativeNames(tuple(dns), tuple(ips), tuple(uris))
 
 
 def inherited_hosts(certificate: x509.Certificate) -> list[str | type_of_ip]:
