@@ -43,12 +43,16 @@ async def main() -> None:
         changed = asyncio.Event()
         mesh.topology.on_wake(lambda: loop.call_soon_threadsafe(changed.set))
         async for line in orders:
-            wanted = int(line)
-            while len(mesh.topology.nodes) < wanted:
+            wanted = int(line.split()[-1])
+            # Not by its nodes: a mapping of them, made at each look, would be in the measure.
+            while mesh.topology.position < wanted:
                 changed.clear()
                 await changed.wait()
             gc.collect()
-            tell(resident=resident(), nodes=wanted)
+            held = resident()
+            if len(mesh.topology.nodes) != wanted:
+                raise RuntimeError(f"{len(mesh.topology.nodes)} of {wanted} records are held")
+            tell(resident=held)
 
 
 asyncio.run(main())
