@@ -6,7 +6,7 @@ import pytest
 from aegis_discovery._endpoints import Endpoint, Endpoints
 from aegis_discovery._model import NodeInfo, ServiceInfo
 from aegis_discovery._retries import DEFAULT_POLICY, RetryPolicy
-from aegis_discovery._routing import SHED, End, Router, deadline_of, time_left
+from aegis_discovery._routing import SHED, End, Router, deadline_of, time_left, told_code
 from aegis_discovery._topology import Topology
 from aegis_discovery.errors import ClosedError, NoProvidersError
 from grpc import StatusCode
@@ -133,6 +133,13 @@ def test_the_mark_of_a_shed_call_counts_with_its_own_status_only() -> None:
     assert not End(StatusCode.RESOURCE_EXHAUSTED, False, ()).is_shed
     assert not End(StatusCode.RESOURCE_EXHAUSTED, False, ((SHED, "0"),)).is_shed
     assert not End(StatusCode.INTERNAL, False, ((SHED, "1"),)).is_shed
+
+
+def test_a_call_that_a_stopping_server_reset_did_not_reach_it() -> None:
+    assert told_code(StatusCode.CANCELLED, "CANCELLED") is StatusCode.UNAVAILABLE
+    for details in ("Locally cancelled by application!", "Channel closed!", "", None):
+        assert told_code(StatusCode.CANCELLED, details) is StatusCode.CANCELLED
+    assert told_code(StatusCode.ABORTED, "CANCELLED") is StatusCode.ABORTED
 
 
 def test_a_policy_names_the_statuses_that_are_tried_again() -> None:

@@ -14,7 +14,7 @@ import grpc
 
 from aegis_discovery._endpoints import Endpoint
 from aegis_discovery._retries import RetryPolicy
-from aegis_discovery._routing import End, Router, deadline_of, time_left
+from aegis_discovery._routing import End, Router, deadline_of, time_left, told_code
 
 # What else came with these ends must be known: the call may go on, or its provider was not reached.
 _UNCERTAIN = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
@@ -96,10 +96,17 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
 
     def _off_the_event_thread(self, call: Any, settle: Callable[[], object]) -> None:
         """Settles a call that ended; where that waits for gRPC's events, not on their thread."""
-        if call.code() in self._uncertain:
+        if self._is_uncertain(call):
             threading.Thread(target=settle, name="aegis-retry", daemon=True).start()
         else:
             settle()
+
+    def _is_uncertain(self, call: Any) -> bool:
+        """Tells whether more than the status must be known of how an attempt ended."""
+        code = call.code()
+        if code is grpc.StatusCode.CANCELLED:
+            return not self._cancelled
+        return code in self._uncertain
 
     def _is_final(self, call: Any) -> bool:
         """Tells of an attempt that ended whether the call ends with it; settled only once.
@@ -108,7 +115,7 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
         """
         code = call.code()
         end = End(code, self._seen or self._streams, ())
-        if code in self._uncertain and call is not self._settled and call is self._call:
+        if self._is_uncertain(call) and call is not self._settled and call is self._call:
             with self._reading:  # a message may be on its way into the caller's hands
                 end = end_of(call, seen=self._seen)
         with self._lock:
@@ -213,7 +220,7 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
         call = self._call
         if not call.done():
             return False
-        if call.code() in self._uncertain:
+        if self._is_uncertain(call):
             return call is self._settled
         return self._is_final(call)
 
@@ -270,7 +277,7 @@ def end_of(call: Any, *, seen: bool = False, streams: bool = False) -> End:
         seen: Whether the caller saw anything of an answer.
         streams: Whether it streams; a deadline is a common end of those.
     """
-    code = call.code()
+    code = told_code(call.code(), call.details())
     late = streams and code is grpc.StatusCode.DEADLINE_EXCEEDED
     answered = seen or late or bool(call.initial_metadata())
     return End(code, answered, call.trailing_metadata() or ())
@@ -309,7 +316,7 @@ def observe(
         call = reference()
         if call is None:
             return
-        code = call.code()
+        code = told_code(call.code(), call.details())
         if code is grpc.StatusCode.OK:
             note_success(endpoint, began, streams=streams)
         else:

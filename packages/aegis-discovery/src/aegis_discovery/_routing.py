@@ -16,6 +16,18 @@ SHED = "aegis-shed"
 """Trailing metadata of a call that its provider shed before it ran, with the value 1."""
 
 
+def told_code(code: StatusCode, details: str | None) -> StatusCode:
+    """Returns the status that an attempt ended with, as far as the caller is concerned.
+
+    A server of gRPC that stops resets calls that come in at that moment. Such a call ends
+    CANCELLED, although nobody cancelled it: the provider is there no more. These are the details
+    of such a reset; those of a call that was cancelled here are others.
+    """
+    if code is StatusCode.CANCELLED and details == StatusCode.CANCELLED.name:
+        return StatusCode.UNAVAILABLE
+    return code
+
+
 class End(NamedTuple):
     """How an attempt that was no success ended.
 
