@@ -239,9 +239,12 @@ class RunningNode:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            if leave and topology.get_node(node_id) is not None:
+            leaves = leave and topology.get_node(node_id) is not None
+            if leaves:
                 topology.remove_node(node_id)
-                await self.peers.tell_goodbye(aware=self.server.watchers)
+            told = await self.server.end_feeds()
+            if leaves:
+                await self.peers.tell_goodbye(aware=told)
         _log.info("%s stopped", node_id)
 
     def _publish_health(self, info: HealthInfo) -> None:

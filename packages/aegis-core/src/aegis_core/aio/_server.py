@@ -179,16 +179,20 @@ class MeshServer:
         for name in ("", *self.services):
             await self._health.set(name, status)
 
-    async def stop(self, grace: float) -> None:
-        """Ends all feeds with the last news, lets calls in flight finish, then closes.
+    async def end_feeds(self) -> frozenset[str]:
+        """Ends all feeds with the last news; returns the ids of those who took them.
 
-        The feeds go first: who watches this node goes on with another one that still hears news.
+        They go first: who watches this node goes on with another one that still hears news.
+        """
+        await self._health.enter_graceful_shutdown()
+        return await self._feeds.close(LAST_NEWS)
+
+    async def stop(self, grace: float) -> None:
+        """Lets calls in flight finish, then closes.
 
         Args:
             grace: Seconds that calls in flight have; what still runs then is ended.
         """
-        await self._health.enter_graceful_shutdown()
-        await self._feeds.close(LAST_NEWS)
         await drain(self._guard, self._intake, grace, silence=SPREAD)
         await self._server.stop(min(grace, LAST_CALLS))
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -155,8 +155,13 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         """Ids of those who hold a feed open."""
         return frozenset(self._wakers.values())
 
-    async def close(self, timeout: float) -> None:
-        """Tells every watcher the last news, ends all feeds with OK and waits for that, a while."""
+    async def close(self, timeout: float) -> frozenset[str]:
+        """Tells every watcher the last news, ends all feeds with OK and waits for that, a while.
+
+        Returns:
+            Ids of those who took it.
+        """
+        told = self.watchers
         self._closing = True
         for waker in self._wakers:
             waker.set()
@@ -165,6 +170,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
                 await self._idle.wait()
         except TimeoutError:
             _log.info("%d watchers did not take the last news in time", len(self._wakers))
+        return told - self.watchers
 
     async def Watch(  # noqa: N802 - the wire's name
         self, request: mesh_pb2.WatchRequest, context: Context
