@@ -18,10 +18,11 @@ from aegis_core import Node as SyncNode
 from aegis_core._call_judge import SAY_EVERY, CallJudge
 from aegis_core._caller import Caller
 from aegis_core._caller_check import CallerCheck
+from aegis_core._policy_source import PolicySource
 from aegis_core.aio import Node
 from aegis_discovery import connect
 from aegis_discovery.aio.transport import open_channel
-from aegis_discovery.policy import load_policy
+from aegis_discovery.policy import load_policy, parse_policy
 
 MakeIdentity = Callable[[str], TLSConfig]
 Until = Callable[[Callable[[], object]], Awaitable[None]]
@@ -213,6 +214,19 @@ async def test_a_changed_file_counts_soon_and_a_bad_one_is_refused(
     assert [r.getMessage() for r in caplog.records].count("the policy stays as it is") == 0
     refusals = [r for r in caplog.records if r.getMessage().startswith("the policy stays")]
     assert len(refusals) == 2, "each once, not at every look"
+
+
+def test_half_a_policy_denies_nobody_since_a_change_counts_once_it_stays(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(rules("a"))
+    source = PolicySource(path)
+    source.load()
+    whole = source.policy
+    path.write_text("")
+    assert source.poll() is whole
+    path.write_text(rules("b"))
+    assert source.poll() is whole
+    assert source.poll() == parse_policy(rules("b"))
 
 
 async def test_an_open_stream_ends_when_its_caller_may_not_call_any_more(

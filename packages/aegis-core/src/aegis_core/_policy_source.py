@@ -9,8 +9,8 @@ from aegis_discovery.policy import Policy, PolicyError, load_policy
 
 _log = logging.getLogger("aegis.policy")
 
-LOOK = 2.0
-"""Seconds between two looks at the file: a change is taken up within a few seconds."""
+LOOK = 1.0
+"""Seconds between two looks at the file: a change is taken up at the second one that finds it."""
 
 
 class PolicySource:
@@ -26,6 +26,7 @@ class PolicySource:
     def __init__(self, given: Policy | str | Path | None) -> None:
         self._path = Path(given) if isinstance(given, str | Path) else None
         self._complaint = ""
+        self._seen = self._look()
         self.policy = given if isinstance(given, Policy) else None
 
     def load(self) -> None:
@@ -40,8 +41,15 @@ class PolicySource:
                 self.policy = policy
 
     def poll(self) -> Policy | None:
-        """Returns the policy that counts: the old one where the file is no good any more."""
+        """Returns the policy that counts: the old one where the file is no good any more.
+
+        A file that changed since the last look is left until the next one: it may be half written,
+        and half a policy denies what the whole one allows.
+        """
         before = self.policy
+        seen, self._seen = self._seen, self._look()
+        if seen != self._seen:
+            return before
         try:
             self.load()
         except PolicyError as error:
@@ -53,3 +61,9 @@ class PolicySource:
             if self.policy is not before:
                 _log.info("another policy counts: %s", self._path)
         return self.policy
+
+    def _look(self) -> bytes | None:
+        try:
+            return self._path.read_bytes() if self._path else None
+        except OSError:
+            return None
