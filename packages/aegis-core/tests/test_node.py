@@ -149,8 +149,14 @@ async def test_a_node_that_leaves_before_anybody_watched_it_is_gone_all_the_same
     assert list(a.topology.nodes) == ["a"]
 
 
+def serves(node: Node) -> bool:
+    with contextlib.suppress(NodeStateError):
+        return bool(node.topology.nodes)
+    return False
+
+
 async def test_a_node_that_is_still_joining_serves_no_client(
-    start: StartNode, identity: MakeIdentity
+    start: StartNode, identity: MakeIdentity, until: Until
 ) -> None:
     peer = await start("peer")
     peer_port = peer.address
@@ -161,11 +167,9 @@ async def test_a_node_that_is_still_joining_serves_no_client(
     )  # fmt: skip
     task = asyncio.create_task(joining.start())
     try:
+        await until(lambda: serves(joining))
         with pytest.raises(ConnectError, match="still joining"):
-            while True:
-                await asyncio.sleep(0)
-                with contextlib.suppress(NodeStateError):
-                    await discovery_aio.connect(joining.address, tls=identity("c"), timeout=1)
+            await discovery_aio.connect(joining.address, tls=identity("c"), timeout=1)
     finally:
         task.cancel()
         await joining.stop(grace=0)
