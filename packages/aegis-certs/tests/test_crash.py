@@ -113,6 +113,25 @@ def die_at(number: int, work: Callable[[], object]) -> bool:
     return code != 0
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Lets every operation be tried in the long run, and some of them each time."""
+    if metafunc.function.__name__.endswith("may_die_at_any_operation"):
+        some, every = (
+            pytest.param(4, id="some"),
+            pytest.param(1, id="every", marks=pytest.mark.soak),
+        )
+        metafunc.parametrize("_steps", [some, every], indirect=True)
+
+
+STEPS = [1]
+"""How many operations on is the next one at which to die."""
+
+
+@pytest.fixture(autouse=True)
+def _steps(request: pytest.FixtureRequest) -> None:
+    STEPS[0] = getattr(request, "param", 1)
+
+
 def die_at_every_operation(
     tmp_path: Path,
     prepare: Callable[[Path], None],
@@ -131,7 +150,7 @@ def die_at_every_operation(
     total = operations_of(lambda: work(tried))
     new = check(tried)
     outcomes = []
-    for number in range(total):
+    for number in sorted({*range(0, total, STEPS[0]), total - 1}):
         directory = tmp_path / str(number)
         copy(template, directory)
         assert die_at(number, lambda directory=directory: work(directory)), number  # type: ignore[misc]  # bound at once
