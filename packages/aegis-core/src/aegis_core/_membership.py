@@ -30,7 +30,14 @@ MAX_PAUSE = 60.0
 """The most seconds between two answers to one that does not."""
 
 REVIEW = 0.2
-"""Seconds between two looks at all who are accused."""
+"""Seconds between two looks at all who are suspected."""
+
+REVIEW_ALL = 2.0
+"""The same for all who are accused: what is agreed on changes by news, which is looked at at once.
+
+Only a new life of an accuser, an answer of one, or the end of a lease change it without any; in a
+divided mesh half of all nodes are failed, and a look at each of them costs something.
+"""
 
 COMPLAIN_EVERY = 60.0
 """Seconds between two lines in the log about one accuser."""
@@ -68,9 +75,10 @@ class Membership:
         self._judge = Judge(now)
         self._subjects: dict[str, Record] = {}
         self._accused: set[str] = set()
+        self._suspected: set[str] = set()
         self._failed: dict[str, tuple[int, frozenset[str]]] = {}
         self._suspected_since: dict[str, tuple[int, float]] = {}
-        self._reviewed_at = now
+        self._reviewed_at = self._reviewed_all_at = now
         self._answers: dict[str, _Answers] = {}
         self._complained_at: dict[str, float] = {}
         self._said_at: dict[str, float] = {}
@@ -126,7 +134,10 @@ class Membership:
         self._say(now)
         if now - self._reviewed_at >= REVIEW:
             self._reviewed_at = now
-            changed = self._accused | changed
+            changed |= self._suspected
+        if now - self._reviewed_all_at >= REVIEW_ALL:
+            self._reviewed_all_at = now
+            changed |= self._accused
         for node_id in sorted(changed):
             self._derive(node_id, now)
         self._refute(now)
@@ -169,6 +180,7 @@ class Membership:
 
     def _remove(self, node_id: str) -> bool:
         self._accused.discard(node_id)
+        self._suspected.discard(node_id)
         self._failed.pop(node_id, None)
         self._suspected_since.pop(node_id, None)
         self._answers.pop(node_id, None)
@@ -261,6 +273,7 @@ class Membership:
         node = self._topology.get_node(node_id)
         if record is None or node is None or node_id == self._own_id:
             self._accused.discard(node_id)
+            self._suspected.discard(node_id)
             return
         electors = self._electors(record)
         verdicts = self._standing(record, electors)
@@ -271,6 +284,10 @@ class Membership:
             self._accused.add(node_id)
         else:
             self._accused.discard(node_id)
+        if status is NodeStatus.SUSPECTED:
+            self._suspected.add(node_id)
+        else:
+            self._suspected.discard(node_id)
         if status is NodeStatus.FAILED:
             self._failed[node_id] = record.stamp, electors
         else:

@@ -260,7 +260,9 @@ class Simulation:
         stamp = int(world.wall_clock("")() * 1000)
         known, rings = Topology(clock=world.wall_clock("")), Rings()
         known.merge_records(
-            author.write(node_id, stamp, NodeInfo(node_id, address=f"{node_id}:7000"))
+            world.decoder.share(
+                author.write(node_id, stamp, NodeInfo(node_id, address=f"{node_id}:7000"))
+            )
             for node_id, author in authors.items()
         )
         for node_id in ids:
