@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from aegis_discovery import EventKind, NodeStatus, Topology, TopologyEvent
 from aegis_discovery.records import VERDICT_LEASE, Opinion, Record, Verdict
 
+from aegis_core._answers import Answers
 from aegis_core._judge import Judge
 from aegis_core._rings import Rings
 
@@ -22,12 +22,6 @@ _log = logging.getLogger("aegis.membership")
 
 UNREFUTED = 2.0
 """Seconds after which an accused observer that did not answer is not waited for any longer."""
-
-REFUTE_EVERY = 1.0
-"""Seconds between two answers to those who watch us."""
-
-MAX_PAUSE = 60.0
-"""The most seconds between two answers to one that does not."""
 
 REVIEW = 0.2
 """Seconds between two looks at all who are suspected."""
@@ -38,17 +32,6 @@ REVIEW_ALL = 2.0
 Only a new life of an accuser, an answer of one, or the end of a lease change it without any; in a
 divided mesh half of all nodes are failed, and a look at each of them costs something.
 """
-
-COMPLAIN_EVERY = 60.0
-"""Seconds between two lines in the log about one accuser."""
-
-
-@dataclass(slots=True)
-class _Answers:
-    """How often one accuser was answered, and until when it is not again."""
-
-    pause: float = 0.0
-    until: float = 0.0
 
 
 class Membership:
@@ -79,8 +62,7 @@ class Membership:
         self._failed: dict[str, tuple[int, frozenset[str]]] = {}
         self._suspected_since: dict[str, tuple[int, float]] = {}
         self._reviewed_at = self._reviewed_all_at = now
-        self._answers: dict[str, _Answers] = {}
-        self._complained_at: dict[str, float] = {}
+        self._answers = Answers()
         self._said_at: dict[str, float] = {}
         self._dropped: list[str] = []
         self._lock = threading.Lock()
@@ -183,8 +165,7 @@ class Membership:
         self._suspected.discard(node_id)
         self._failed.pop(node_id, None)
         self._suspected_since.pop(node_id, None)
-        self._answers.pop(node_id, None)
-        self._complained_at.pop(node_id, None)
+        self._answers.forget(node_id)
         return self._rings.remove(node_id)
 
     def _reshape(self, now: float) -> None:
@@ -275,12 +256,13 @@ class Membership:
             self._accused.discard(node_id)
             self._suspected.discard(node_id)
             return
+        said = self._accusations(record)
         electors = self._electors(record)
-        verdicts = self._standing(record, electors)
+        verdicts = self._standing(said, electors)
         status = self._weigh(electors, verdicts, now) if verdicts else NodeStatus.ALIVE
         self._note_suspicion(record, verdicts, now)
         # One that does not count yet may do so when the rings change, without any news of it.
-        if status is not NodeStatus.ALIVE or self._is_spoken_against(record):
+        if status is not NodeStatus.ALIVE or said:
             self._accused.add(node_id)
         else:
             self._accused.discard(node_id)
@@ -295,9 +277,10 @@ class Membership:
         if node.status is not status and self._topology.set_status(node_id, record.stamp, status):
             _log.info("%s is %s", node_id, status)
 
-    def _is_spoken_against(self, record: Record) -> bool:
+    def _accusations(self, record: Record) -> list[Verdict]:
+        """Returns what is said against a node's present record, by whomever."""
         said = self._topology.get_verdicts(record.id)
-        return any(v.opinion is not Opinion.CLEAR and v.is_about(record) for v in said)
+        return [v for v in said if v.opinion is not Opinion.CLEAR and v.is_about(record)]
 
     def _electors(self, record: Record) -> frozenset[str]:
         """Returns whose word counts on a node: of one that is failed, of those who failed it.
@@ -308,16 +291,9 @@ class Membership:
         stamp, electors = self._failed.get(record.id, (None, frozenset[str]()))
         return electors if stamp == record.stamp else self._rings.observers(record.id)
 
-    def _standing(self, record: Record, electors: frozenset[str]) -> list[Verdict]:
-        """Returns the accusations of a node that count: by its electors, on this record."""
-        return [
-            verdict
-            for verdict in self._topology.get_verdicts(record.id)
-            if verdict.opinion is not Opinion.CLEAR
-            and verdict.accuser in electors
-            and verdict.is_about(record)
-            and self._is_by_present_life(verdict)
-        ]
+    def _standing(self, said: Iterable[Verdict], electors: frozenset[str]) -> list[Verdict]:
+        """Returns the accusations that count: those by electors."""
+        return [v for v in said if v.accuser in electors and self._is_by_present_life(v)]
 
     def _is_by_present_life(self, verdict: Verdict) -> bool:
         accuser = self._topology.get_record(verdict.accuser)
@@ -371,30 +347,14 @@ class Membership:
                 continue
             if verdict.subject_instance != own.instance or not self._is_by_present_life(verdict):
                 continue
-            answers = self._answers.setdefault(verdict.accuser, _Answers())
-            if now < answers.until:
+            if not self._answers.is_due(verdict.accuser, now):
                 continue
-            if verdict.accuser in observers:
-                answers.pause = REFUTE_EVERY
-                is_doubtful = True
-            else:
-                # It may be the other side of a partition, or somebody who accuses whom it likes.
-                answers.pause = min(2 * answers.pause or REFUTE_EVERY, MAX_PAUSE)
-                self._complain(verdict, now)
-            answers.until = now + answers.pause
+            # A stranger may be the other side of a partition, or accuse whom it likes.
+            is_observer = verdict.accuser in observers
+            self._answers.give(verdict, now, is_observer=is_observer)
+            is_doubtful |= is_observer
             answered = True
         if is_doubtful:
             self._judge.doubt(now)
         if answered:
             self._topology.republish()
-
-    def _complain(self, verdict: Verdict, now: float) -> None:
-        last = self._complained_at.get(verdict.accuser)
-        if last is None or now - last >= COMPLAIN_EVERY:
-            self._complained_at[verdict.accuser] = now
-            _log.warning(
-                "%s says that %s is %s, and is none of those who watch it; it counts for nothing",
-                verdict.accuser,
-                verdict.subject,
-                verdict.opinion,
-            )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aegis_discovery import InvalidRecordError, NodeInfo, NodeStatus, Topology, TopologyEvent
-from aegis_discovery.feed import BATCH, HEARTBEAT, FeedReader, FeedWriter
+from aegis_discovery.feed import BATCH, HEARTBEAT, FeedReader, FeedWriter, Received
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import (
     LEASE,
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _GRACE = 0.5
 """Seconds that a leaving node waits for the last news to be sent."""
 
+_NOTHING = Received(complete=False)
+
 _SOON = 1e-9
 """Seconds that sums of times may be off."""
 
@@ -54,6 +56,7 @@ class Watch:
     stamp: int = 0
     tries: int = 0
     heard_at: float = 0.0
+    beat: tuple[bytes, int, int] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -298,7 +301,7 @@ class Process(Actor):
         if data is None:
             self.lose(stream, LEFT_PAUSE)
             return
-        received = watch.reader.receive(self._world.decode(data), source=watch.peer)
+        received = self._read(watch, data)
         if not watch.is_for_once:
             watch.heard_at = self._clock.now
             watch.backoff.reset()
@@ -310,6 +313,17 @@ class Process(Actor):
         if received.apart and not stream.is_over and not watch.is_for_once:
             self._world.drop(stream)
             self._dial(watch)
+
+    def _read(self, watch: Watch, data: bytes) -> Received:
+        """Takes in a message; one heartbeat after the other says nothing while nothing changes."""
+        beat = (data, self.topology.position, self.topology.version)
+        if watch.beat == beat:
+            return _NOTHING
+        message = self._world.decode(data)
+        received = watch.reader.receive(message, source=watch.peer)
+        is_at_rest = not message.cursor and message.digest == self.topology.digest
+        watch.beat = beat if is_at_rest and message.version <= beat[2] else None
+        return received
 
     def _meet_foreign(self, record: Record) -> None:
         """Answers as a node does: once above it, then it gives way."""

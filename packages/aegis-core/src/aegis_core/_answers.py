@@ -1,0 +1,95 @@
+"""When to answer those that say this node is not there, and whom to name for it. Pure."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+from aegis_discovery.records import Verdict
+
+_log = logging.getLogger("aegis.membership")
+
+REFUTE_EVERY = 1.0
+"""Seconds between two answers to one that watches us."""
+
+MAX_PAUSE = 60.0
+"""The most seconds between two answers to one that does not.
+
+Also the seconds without any, after which it is met as if it had never accused.
+"""
+
+TOO_OFTEN = 10
+"""Answers within `COMPLAIN_EVERY` that even one that watches us may make necessary.
+
+An honest one whose connection is bad leaves us in peace ever longer, and needs three or four.
+"""
+
+COMPLAIN_EVERY = 60.0
+"""Seconds between two lines in the log about one accuser."""
+
+
+@dataclass(slots=True)
+class _Given:
+    """The answers to one accuser."""
+
+    pause: float = 0.0
+    until: float = 0.0
+    at: deque[float] = field(default_factory=lambda: deque(maxlen=TOO_OFTEN + 1))
+    complained_at: float = -math.inf
+
+
+class Answers:
+    """Remembers how often each accuser was answered.
+
+    An answer is a new record, which everybody has to hear of: so one that accuses at will, and
+    does not count anyway, is answered after ever longer pauses.
+    """
+
+    def __init__(self) -> None:
+        self._given: dict[str, _Given] = {}
+
+    def is_due(self, accuser: str, now: float) -> bool:
+        """Tells whether an accusation is to be answered now, or later if it still stands then."""
+        given = self._given.get(accuser)
+        return given is None or now >= given.until
+
+    def give(self, verdict: Verdict, now: float, *, is_observer: bool) -> None:
+        """Notes an answer to an accusation; warns of an accuser that has needed too many."""
+        given = self._given.setdefault(verdict.accuser, _Given())
+        if now - given.until >= MAX_PAUSE:
+            given.pause = 0.0
+            given.at.clear()
+        given.at.append(now)
+        if is_observer:
+            given.pause = REFUTE_EVERY
+            if len(given.at) > TOO_OFTEN and now - given.at[0] < COMPLAIN_EVERY:
+                self._complain(
+                    given,
+                    now,
+                    "%s says that %s is %s, again and again, whatever it is answered: "
+                    "it lies, or cannot reach it",
+                    verdict,
+                )
+        else:
+            # The other side of a healed partition accuses once, and believes the answer.
+            if len(given.at) > 1:
+                self._complain(
+                    given,
+                    now,
+                    "%s says that %s is %s, and is none of those who watch it; "
+                    "it counts for nothing",
+                    verdict,
+                )
+            given.pause = min(2 * given.pause or REFUTE_EVERY, MAX_PAUSE)
+        given.until = now + given.pause
+
+    def forget(self, accuser: str) -> None:
+        """Forgets one that is gone."""
+        self._given.pop(accuser, None)
+
+    def _complain(self, given: _Given, now: float, line: str, verdict: Verdict) -> None:
+        if now - given.complained_at >= COMPLAIN_EVERY:
+            given.complained_at = now
+            _log.warning(line, verdict.accuser, verdict.subject, verdict.opinion)
