@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from aegis_core.testing import Simulation
+from aegis_core.testing import Simulation, spread
 from aegis_discovery import NodeStatus
 from table import Measured, Row
 
@@ -35,6 +35,16 @@ def hops(nodes: int) -> Measured:
         seconds.append(max(spread.seconds.values()))
     note = f"the most of {len(most)} changes; {max(seconds) * 1000:.0f} ms of virtual time"
     return Measured((max(most),), note)
+
+
+def hops_of_one_change(nodes: int) -> Measured:
+    """As `hops`, with nobody in memory but those that pass the change on."""
+    changes = [spread(nodes, seed=SEED, origin=number * nodes // 10) for number in range(10)]
+    assert all(len(change.hops) == nodes for change in changes)
+    most = max(max(change.hops.values()) for change in changes)
+    seconds = max(max(change.seconds.values()) for change in changes)
+    note = f"the most of {len(changes)} changes; {seconds * 1000:.0f} ms of virtual time"
+    return Measured((most,), note)
 
 
 def black_hole(nodes: int) -> Measured:
@@ -111,6 +121,14 @@ def halves(nodes: int) -> Measured:
 ROWS = (
     Row("hops-100", "hops to everyone, simulated", (5,), "hops", 100, hops),
     Row("hops-1000", "hops to everyone, simulated", (7,), "hops", 1_000, hops),
+    Row(
+        "hops-10000",
+        "hops to everyone, real rings and feeds over one state",
+        (9,),
+        "hops",
+        10_000,
+        hops_of_one_change,
+    ),
     Row(
         "black-hole",
         "a black-holed node is known everywhere, simulated",

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import pytest
-from aegis_core._membership import REVIEW, UNREFUTED, Membership
+from aegis_core._membership import REVIEW, REVIEW_ALL, UNREFUTED, Membership
+from aegis_core._rings import RINGS
 from aegis_discovery import NodeInfo, NodeStatus, Topology
 from aegis_discovery.records import Opinion, RecordAuthor
 
 ALIVE, SUSPECTED, FAILED = NodeStatus.ALIVE, NodeStatus.SUSPECTED, NodeStatus.FAILED
 EPOCH = 1_800_000_000
+MANY = "bcdefghijkl"
+"""With these, everybody has fewer observers than there are nodes."""
 
 
 class Mesh:
@@ -40,11 +43,35 @@ class Mesh:
         verdict = self.authors[accuser].judge(record, stamp, opinion, held=held)
         self.topology.merge_verdicts([verdict])
 
-    def wait(self, seconds: float) -> None:
+    def remove(self, node_id: str) -> None:
+        held = self.topology.get_record(node_id)
+        assert held is not None
+        stamp = max(int(self.clock() * 1000), held.stamp + 1)
+        self.topology.merge_records([self.authors[node_id].write(node_id, stamp, None)])
+
+    def restart(self, node_id: str) -> None:
+        self.authors[node_id] = RecordAuthor(node_id, clock=self.clock)
+        self.write(node_id)
+
+    def strangers(self, subject: str) -> list[str]:
+        """Those whose word on one of them does not count."""
+        return sorted(self.authors.keys() - self.membership.observers(subject) - {subject, "a"})
+
+    def answers(self, accuser: str, seconds: float) -> int:
+        """Lets one accuse `a` all the time; returns how often `a` answered."""
+        before = set[int]()
+        end = self.now + seconds
+        while self.now < end:
+            before.add(self.own_stamp)
+            self.say(accuser, "a")
+            self.wait(0.1)
+        return len(before | {self.own_stamp}) - 1
+
+    def wait(self, seconds: float, *, silent: str = "") -> None:
         end = self.now + seconds
         while self.now < end:
             self.now += 0.1
-            for node_id in self.authors:
+            for node_id in self.authors.keys() - set(silent):
                 self.membership.heard(node_id, self.now)
             self.membership.tick(self.now)
 
@@ -146,3 +173,105 @@ def test_it_says_of_one_whose_feed_broke_what_it_sees_and_takes_it_back() -> Non
     assert said is not None
     assert said.verdict.opinion is Opinion.CLEAR
     assert mesh.status("b") is ALIVE
+
+
+def test_a_verdict_of_one_that_does_not_watch_its_subject_is_void_until_it_does() -> None:
+    mesh = Mesh(*MANY)
+    strangers = mesh.strangers("e")
+    assert len(strangers) >= RINGS
+    for accuser in strangers:
+        mesh.say(accuser, "e")
+    mesh.wait(2 * REVIEW_ALL)
+    assert mesh.status("e") is ALIVE
+    for other in sorted(mesh.membership.observers("e") - {"a"}):
+        mesh.remove(other)
+    mesh.wait(2 * REVIEW)
+    assert mesh.membership.observers("e") & set(strangers)
+    assert mesh.status("e") is FAILED
+
+
+def test_an_agreed_failure_falls_with_the_earlier_lives_of_those_who_agreed() -> None:
+    mesh = Mesh("b", "c", "d", "e")
+    for accuser in "bcd":
+        mesh.say(accuser, "e")
+    mesh.wait(REVIEW)
+    assert mesh.status("e") is FAILED
+    for accuser in "bcd":
+        mesh.restart(accuser)
+    mesh.wait(REVIEW_ALL + REVIEW)
+    assert mesh.status("e") is ALIVE
+
+
+def test_one_that_does_not_watch_is_answered_after_pauses_that_double() -> None:
+    mesh = Mesh(*MANY)
+    # At once, and after 1, 3, 7, 15 and 31 s.
+    assert mesh.answers(mesh.strangers("a")[0], 40) == 6
+    observer = min(mesh.membership.observers("a"))
+    assert mesh.answers(observer, 40) >= 30
+
+
+def test_a_stranger_that_kept_its_peace_for_two_minutes_is_answered_as_at_first() -> None:
+    mesh = Mesh(*MANY)
+    stranger = mesh.strangers("a")[0]
+    assert mesh.answers(stranger, 8) == 4
+    mesh.wait(120)
+    assert mesh.answers(stranger, 8) == 4
+
+
+def test_a_stranger_is_named_from_its_second_accusation_on_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mesh = Mesh(*MANY)
+    stranger = mesh.strangers("a")[0]
+    mesh.say(stranger, "a")
+    mesh.wait(5)
+    warned = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert not warned
+    mesh.answers(stranger, 50)
+    warned = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert [r.getMessage().split(";")[0] for r in warned] == [
+        f"{stranger} says that a is failed, and is none of those who watch it"
+    ]
+
+
+def test_an_observer_that_is_contradicted_all_the_time_is_named_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mesh = Mesh("b", "c")
+    mesh.answers("b", 9)
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+    mesh.answers("b", 50)
+    warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert [line.split(",")[0] for line in warned] == ["b says that a is failed"]
+    mesh.answers("b", 20)
+    warned = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warned) == 2
+
+
+def test_one_that_it_watches_again_is_judged_from_what_it_said_of_it_before() -> None:
+    mesh = Mesh("b", "c", "d", "e", "f")
+    subjects = mesh.membership.watched
+    assert subjects == set("bcdef")
+    more = "ghijklmnopqrst"
+    for node_id in more:
+        mesh.authors[node_id] = RecordAuthor(node_id, clock=mesh.clock)
+    for subject in sorted(subjects):
+        mesh.membership.lost(subject, mesh.now)
+    mesh.wait(2.0, silent="bcdef")
+    for node_id in more:
+        mesh.write(node_id)
+    mesh.wait(REVIEW, silent="bcdef")
+    lost = sorted(subjects - mesh.membership._subjects.keys())
+    assert lost, "of twenty, one watches ten at most"
+    for node_id in more:
+        mesh.remove(node_id)
+    mesh.wait(REVIEW, silent="bcdef")
+
+    def said(subject: str) -> Opinion:
+        content = mesh.topology.get_verdict(subject, "a")
+        assert content is not None
+        return content.verdict.opinion
+
+    assert {said(subject) for subject in lost} == {Opinion.FAILED}
+    mesh.wait(0.2)
+    assert {said(subject) for subject in lost} == {Opinion.CLEAR}

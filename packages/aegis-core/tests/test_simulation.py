@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from aegis_core.testing import Simulation, UnmetError
+from aegis_core.testing import Simulation, UnmetError, spread
 from aegis_discovery import NodeStatus
 
 ALIVE, SUSPECTED, FAILED, LEFT = (
@@ -130,6 +130,15 @@ def test_a_killed_node_is_known_everywhere_within_two_seconds(seed: int) -> None
     assert deaths(simulation) == {"node-042"}
 
 
+def test_a_thousand_nodes_know_who_was_killed_and_who_was_cut_off() -> None:
+    simulation = Simulation(1000)
+    simulation.kill("node-123")
+    simulation.block("node-456", None)
+    time_to_fail(simulation, "node-123", within=2)
+    time_to_fail(simulation, "node-456", within=4)
+    assert deaths(simulation) == {"node-123", "node-456"}
+
+
 def test_a_restarted_node_is_alive_everywhere_at_once_in_its_new_life() -> None:
     simulation = Simulation(30)
     simulation.kill("node-003")
@@ -225,7 +234,7 @@ def test_two_halves_are_one_mesh_within_ten_seconds_of_healing(seed: int) -> Non
         (180, 2.0),
         # Beyond three seconds they are suspicions, each refuted, which is what takes long here.
         (10, 3.0),
-        pytest.param(1800, 3.0, marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
+        pytest.param(40, 3.0, marks=pytest.mark.soak),
     ],
 )
 def test_late_heartbeats_kill_nobody(seconds: float, most: float) -> None:
@@ -235,15 +244,10 @@ def test_late_heartbeats_kill_nobody(seconds: float, most: float) -> None:
     assert deaths(simulation) == set()
 
 
-@pytest.mark.parametrize(
-    "minutes", [3, pytest.param(30, marks=[pytest.mark.soak, pytest.mark.timeout(1200)])]
-)
-def test_a_node_that_stalls_for_three_seconds_each_minute_kills_nobody_and_is_not_killed(
-    minutes: int,
-) -> None:
+def test_a_node_that_stalls_for_three_seconds_each_minute_kills_nobody_and_is_not_killed() -> None:
     simulation = Simulation(100)
     simulation.stall("node-042", 3.0, every=60)
-    simulation.run(60 * minutes)
+    simulation.run(3 * 60)
     assert deaths(simulation) == set()
 
 
@@ -266,7 +270,8 @@ def test_a_link_between_two_nodes_that_is_blocked_kills_neither() -> None:
     ("nodes", "more"),
     [
         (300, 20),
-        pytest.param(1000, 120, marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
+        # The benchmark goes on for two minutes.
+        pytest.param(1000, 2, marks=[pytest.mark.soak, pytest.mark.timeout(300)]),
     ],
 )
 def test_one_way_and_flapping_links_of_one_node_in_a_hundred_fail_just_these_and_for_good(
@@ -344,3 +349,22 @@ def test_a_change_of_many_nodes_at_once_reaches_everybody() -> None:
     simulation.run(1)
     assert {len(spread.hops) for spread in spreads} == {60}
     assert simulation.is_one_mesh()
+
+
+def test_a_change_that_is_followed_alone_takes_as_few_hops_as_in_the_whole_simulation() -> None:
+    simulation = Simulation(300)
+    whole = simulation.update("node-007")
+    simulation.run(0.5)
+    alone = spread(300, origin=7)
+    assert alone.hops.keys() == whole.hops.keys() == set(simulation.live)
+    assert abs(max(alone.hops.values()) - max(whole.hops.values())) <= 1
+    assert spread(300, origin=7) == alone
+    assert spread(300, origin=8) != alone
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("origin", [0, 3333, 9999])
+def test_a_change_reaches_ten_thousand_nodes_in_nine_hops(origin: int) -> None:
+    change = spread(10_000, origin=origin)
+    assert len(change.hops) == 10_000
+    assert max(change.hops.values()) <= 9

@@ -2,6 +2,7 @@
 
 from aegis_core._simulation._network import LATENCY
 from aegis_core._simulation._simulation import Simulation, UnmetError
+from aegis_core._simulation._wave import spread
 from aegis_core._simulation._world import Event, Spread, Traffic
 
-__all__ = ["LATENCY", "Event", "Simulation", "Spread", "Traffic", "UnmetError"]
+__all__ = ["LATENCY", "Event", "Simulation", "Spread", "Traffic", "UnmetError", "spread"]

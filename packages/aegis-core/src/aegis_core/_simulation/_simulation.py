@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TypeVar
 
-from aegis_discovery import NodeInfo, NodeStatus, Topology
+from aegis_discovery import NodeStatus, Topology
 
 from aegis_core._rings import Rings
 from aegis_core._simulation._clockwork import Actor
+from aegis_core._simulation._knowledge import clone, copy_knowledge, shared_knowledge
 from aegis_core._simulation._process import Process, plain_author
 from aegis_core._simulation._world import Event, Spread, Traffic, World
-
-_T = TypeVar("_T")
 
 
 class UnmetError(AssertionError):
@@ -257,19 +253,10 @@ class Simulation:
         """Starts all nodes as if they had known each other for long."""
         world = self._world
         authors = {node_id: plain_author(world, node_id) for node_id in ids}
-        stamp = int(world.wall_clock("")() * 1000)
-        known, rings = Topology(clock=world.wall_clock("")), Rings()
-        known.merge_records(
-            world.decoder.share(
-                author.write(node_id, stamp, NodeInfo(node_id, address=f"{node_id}:7000"))
-            )
-            for node_id, author in authors.items()
-        )
-        for node_id in ids:
-            rings.place(node_id, fits=True)
+        known, rings = shared_knowledge(world, authors)
         for node_id, author in authors.items():
             process = world.processes[node_id] = Process(world, node_id, author=author)
-            _copy_knowledge(known, process.topology)
+            copy_knowledge(known, process.topology)
             # Within a second, so that heartbeats and looks are spread as in a real mesh.
             world.clock.at(world.rng.random(), process, _start, process, rings)
         self.run(2.0)
@@ -301,35 +288,4 @@ class Simulation:
 
 
 def _start(process: Process, rings: Rings) -> None:
-    process.start(rings=_copied(rings))
-
-
-def _copy_knowledge(source: Topology, target: Topology) -> None:
-    """Gives a topology what another one knows, without the cost of merging it."""
-    ours, theirs = target._ledger, source._ledger  # noqa: SLF001 - 1 000 merges of 1 000 records
-    ours.store = _copied(theirs.store)
-    ours.version = theirs.version
-
-
-def _copied(value: _T) -> _T:
-    """Copies containers and what holds them; records and the like never change, and are shared."""
-    if isinstance(value, dict | list):
-        copied = copy.copy(value)
-        places = copied.keys() if isinstance(copied, dict) else range(len(copied))
-        for place in places:
-            if not _is_container(copied[place]):
-                break
-            copied[place] = _copied(copied[place])
-        return copied
-    if isinstance(value, set | array):
-        return copy.copy(value)
-    if hasattr(value, "__dict__"):
-        holder = copy.copy(value)
-        for name, part in vars(value).items():
-            setattr(holder, name, _copied(part))
-        return holder
-    return value
-
-
-def _is_container(value: object) -> bool:
-    return isinstance(value, dict | list | set | array)
+    process.start(rings=clone(rings))
