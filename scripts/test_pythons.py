@@ -1,8 +1,7 @@
 """Runs the tests on every other installed Python that the packages support.
 
-Each version has its own environment. The whole suite runs where the time left allows it, else the
-tests of the three libraries, without those of the commands and across packages; the output says
-which it was.
+Each version has its own environment. The whole suite runs where the time left allows it, else a
+cross-section of it; the output says which it was.
 """
 
 from __future__ import annotations
