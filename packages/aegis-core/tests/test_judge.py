@@ -208,3 +208,12 @@ def test_of_others_than_those_it_watches_it_takes_no_note() -> None:
     bench.judge.forget("a")
     assert repr(bench.judge) == "<Judge of nobody>"
     assert list(bench.judge) == []
+
+
+def test_one_that_is_cut_off_holds_nothing_against_those_it_cannot_hear() -> None:
+    bench = Bench("a", "b", "c")
+    for _ in range(3):
+        bench.wait(SILENCE + SILENT_FOR + 2 * STEP)
+        assert bench.opinion == (FAILED, False)
+        bench.wait(STEP, hearing="abc")
+        assert bench.opinion == (CLEAR, False)

@@ -181,6 +181,8 @@ class Judge:
                 self._suspect(subject, now, SILENT_FOR)
         elif subject.opinion is Opinion.SUSPECT and now >= subject.failed_at:
             subject.opinion = Opinion.FAILED
+            if self._is_cut_off:
+                return
             subject.failures = [t for t in subject.failures if now - t < FLAP_WINDOW]
             subject.failures.append(now)
             subject.held = len(subject.failures) >= FLAPS
@@ -188,6 +190,12 @@ class Judge:
     def _suspect(self, subject: _Subject, now: float, patience: float) -> None:
         subject.opinion = Opinion.SUSPECT
         subject.failed_at = now + patience * self._slowness
+
+    @property
+    def _is_cut_off(self) -> bool:
+        """Whether most of those it watches are lost: then it is hardly they who come and go."""
+        accused = sum(s.opinion is not Opinion.CLEAR for s in self._subjects.values())
+        return len(self._subjects) > 2 and 2 * accused > len(self._subjects)
 
     @property
     def _slowness(self) -> int:

@@ -48,7 +48,7 @@ SPREAD = 0.2
 """Seconds without a new call after which callers have heard that this node leaves."""
 
 LAST_CALLS = 0.5
-"""Seconds for calls of the mesh protocol that come at the very end."""
+"""Seconds at most for calls of the mesh protocol that come at the very end, and feeds that end."""
 
 SYNC_THREADS = 16
 """Threads that run handlers which are no coroutines."""
@@ -194,7 +194,8 @@ class MeshServer:
             grace: Seconds that calls in flight have; what still runs then is ended.
         """
         await drain(self._guard, self._intake, grace, silence=SPREAD)
-        await self._server.stop(min(grace, LAST_CALLS))
+        # Whatever the grace: a reader throws away the last news of a feed that did not end.
+        await self._server.stop(LAST_CALLS)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def change_identity(self, tls: TLSConfig) -> None:
