@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -54,3 +55,8 @@ def until() -> Until:
             await asyncio.sleep(0.01)
 
     return wait
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker more than processors: a third of all time is waiting for other processes."""
+    return (os.cpu_count() or 1) + 1

@@ -213,9 +213,9 @@ def test_an_isolated_node_comes_back(nodes: int) -> None:
     simulation.run_until(simulation.is_one_mesh, within=15)
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.soak)])
-def test_two_halves_are_one_mesh_within_ten_seconds_of_healing(seed: int) -> None:
-    simulation = Simulation(100, seed=seed)
+@pytest.mark.parametrize("nodes", [40, pytest.param(100, marks=pytest.mark.soak)])
+def test_two_halves_are_one_mesh_within_ten_seconds_of_healing(nodes: int) -> None:
+    simulation = Simulation(nodes, seed=1)
     halves = simulation.live[::2], simulation.live[1::2]
     simulation.partition(halves[0])
     for near, far in (halves, halves[::-1]):
