@@ -29,6 +29,7 @@ class Attacker:
     Attributes:
         id: Of its certificate.
         watchers: Ids of those who hold a feed of it open.
+        feeds_served: How many feeds were opened so far.
         heard: What nodes told it in the feeds that it opened, as it was signed.
     """
 
@@ -39,6 +40,7 @@ class Attacker:
         self.chain = [certificate.public_bytes(Encoding.DER) for certificate in tls.chain]
         self.address = ""
         self.watchers: set[str] = set()
+        self.feeds_served = 0
         self.heard: list[mesh_pb2.WatchResponse] = []
         self._key = load_pem_private_key(tls.private_key, password=None)
         self._stamps = itertools.count(time.time_ns() // 1_000_000)
@@ -46,6 +48,7 @@ class Attacker:
         self._script: list[bytes] = []
         self._told: dict[str, int] = defaultdict(int)
         self._news = asyncio.Event()
+        self._feeds_ended = 0
         self._server = grpc.aio.server()
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._listening: list[asyncio.Task[None]] = []
@@ -121,6 +124,11 @@ class Attacker:
         self._script.append(data)
         self._news.set()
 
+    def end_feeds(self) -> None:
+        """Ends all feeds that are open now, in order."""
+        self._feeds_ended = self.feeds_served
+        self._news.set()
+
     def mark(self) -> str:
         """Publishes a service of its own, after all that it said; returns the service's name."""
         name = f"marker-{next(self._markers)}"
@@ -166,10 +174,12 @@ class Attacker:
     async def _watch(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
         caller = caller_from_context(context).node_id
         self.watchers.add(caller)
+        self.feeds_served += 1
+        number = self.feeds_served
         chains = [mesh_pb2.Chain(certificates=self.chain)]
         first = mesh_pb2.WatchResponse(chains=chains, complete=True, cursor=b"any")
         yield first.SerializeToString()
-        while True:
+        while number > self._feeds_ended:
             self._news.clear()
             while self._told[caller] < len(self._script):
                 self._told[caller] += 1

@@ -136,3 +136,20 @@ async def test_a_verdict_of_another_mesh_or_on_the_accuser_itself_is_refused(
         "its lease is longer than any may be",
     ):
         assert logged("from mallory: verdict of mallory refused: " + reason)
+
+
+async def test_one_that_only_ends_its_feeds_in_order_is_asked_again_and_not_suspected(
+    attacked: Any,
+) -> None:
+    mesh = await attacked()
+    await mesh.wait_until_watched()
+    said: list[str] = []
+    for node in mesh.nodes:
+        node.topology.subscribe(lambda event: said.append(f"{event.kind} {event.node.id}"))
+    before = mesh.attacker.feeds_served
+    mesh.attacker.end_feeds()
+    await mesh.until(lambda: mesh.attacker.feeds_served == before + len(mesh.nodes))
+    await mesh.settle()
+    assert not [line for line in said if line.split()[0] in ("suspected", "failed")]
+    assert verdicts_heard(mesh, "mallory") == []
+    await mesh.is_right()

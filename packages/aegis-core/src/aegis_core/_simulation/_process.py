@@ -277,7 +277,7 @@ class Process(Actor):
         assert watch.stream is not None  # noqa: S101 - just dialled
         self._clock.after(RECOVERY, self, self._world.drop, watch.stream)
 
-    def lose(self, stream: Stream, pause: float = 0.0) -> None:
+    def lose(self, stream: Stream, *, in_order: bool = False) -> None:
         """Takes note that a stream ended, and dials again after a while."""
         if stream.is_over:
             return
@@ -287,10 +287,11 @@ class Process(Actor):
         if watch.is_for_once:
             return
         watch.stamp = self._stamp_of(watch.peer)
-        self.membership.lost(watch.peer, self._clock.now)
-        self._on_wake()
+        if not in_order:
+            self.membership.lost(watch.peer, self._clock.now)
+            self._on_wake()
         watch.tries += 1
-        delay = max(watch.backoff.next(), pause)
+        delay = max(watch.backoff.next(), LEFT_PAUSE if in_order else 0.0)
         self._clock.after(delay, self, self._dial_again, watch, watch.tries)
 
     def receive(self, stream: Stream, data: bytes | None) -> None:
@@ -299,7 +300,7 @@ class Process(Actor):
             return
         watch = stream.watch
         if data is None:
-            self.lose(stream, LEFT_PAUSE)
+            self.lose(stream, in_order=True)
             return
         received = self._read(watch, data)
         if not watch.is_for_once:

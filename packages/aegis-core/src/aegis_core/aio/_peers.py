@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -231,13 +232,14 @@ class PeerManager:
         would be missed by nobody, and stay in the topology as failed.
         """
         unaware = [
-            PeerInfo(node.id, node.address)
+            node.id
             for node in self._state.topology.nodes.values()
             if node.status is NodeStatus.ALIVE and not node.vouched_by and node.id not in aware
         ]
+        random.shuffle(unaware)
+        told = itertools.islice(filter(None, map(self.find, unaware)), GOODBYES)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GOODBYE):
-                told = random.sample(unaware, min(len(unaware), GOODBYES))
                 await asyncio.gather(*map(self._read_feed, told), return_exceptions=True)
 
     async def meet(self, peer_id: str) -> None:

@@ -215,11 +215,13 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         try:
             while True:
                 waker.clear()
+                # Asked before the news are: what comes while they are sent goes with the next ones.
+                is_last = self._closing
                 sent = False
                 for message in writer.messages():
                     yield message
                     sent = True
-                if self._closing:
+                if is_last:
                     return
                 pace.looked(time.monotonic(), sent=sent)
                 try:

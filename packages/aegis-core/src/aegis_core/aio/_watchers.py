@@ -200,8 +200,10 @@ class Watchers:
                 self._complaints.warn(peer.id, complaint, line, peer.id, peer.address, complaint)
             watch.complaint = complaint
             watch.news.clear()
-            self.membership.lost(peer.id, time.monotonic())
-            self._changed.set()
+            if complaint is not _LEFT:
+                # One that left said so to somebody; if it did not, it will not be reached again.
+                self.membership.lost(peer.id, time.monotonic())
+                self._changed.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(backoff.next(), pause)):
                     await watch.news.wait()
