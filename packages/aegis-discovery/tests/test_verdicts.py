@@ -184,6 +184,18 @@ def test_verdicts_end_with_their_leases_and_acquittals_after_what_they_take_back
     assert list(mesh.topology.changes_since(0).verdicts()) == []
 
 
+def test_a_lease_that_was_renewed_in_time_ends_by_its_new_end(mesh: Mesh) -> None:
+    mesh.hear(mesh.word("b", FAILED), mesh.word("c", FAILED))
+    mesh.clock.now += VERDICT_LEASE / 3
+    mesh.hear(mesh.word("b", FAILED, NOW_MS + 1))
+    mesh.clock.now += VERDICT_LEASE * 2 / 3
+    mesh.topology.expire()
+    assert mesh.said == {"b": FAILED}
+    mesh.clock.now += VERDICT_LEASE / 3
+    mesh.topology.expire()
+    assert mesh.said == {}
+
+
 @pytest.mark.parametrize("leaver", ["a", "b"])
 def test_verdicts_go_with_whom_they_are_about_or_by(mesh: Mesh, leaver: str) -> None:
     word = mesh.word("b", SUSPECT)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Mapping
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -100,7 +101,8 @@ class VerdictStore:
     def __init__(self) -> None:
         self._entries: OrderedDict[tuple[str, str], VerdictEntry] = OrderedDict()
         self._by_subject: dict[str, dict[str, SignedVerdict]] = {}
-        self._by_accuser: Counter[str] = Counter()
+        self._by_accuser: dict[str, set[str]] = {}
+        self._first_end: float = math.inf
 
     @property
     def signers(self) -> frozenset[bytes]:
@@ -117,7 +119,7 @@ class VerdictStore:
 
     def count(self, accuser: str) -> int:
         """Returns of how many nodes this one's verdicts are held."""
-        return self._by_accuser[accuser]
+        return len(self._by_accuser.get(accuser, ()))
 
     def beats(self, content: SignedVerdict) -> bool:
         """Tells whether a verdict would replace what is held of its subject and accuser."""
@@ -128,11 +130,11 @@ class VerdictStore:
         """Stores a verdict over what was held of its subject and accuser."""
         verdict = content.verdict
         key = (verdict.subject, verdict.accuser)
-        if key not in self._entries:
-            self._by_accuser[verdict.accuser] += 1
         self._entries[key] = VerdictEntry(content, position, origin)
         self._entries.move_to_end(key)
         self._by_subject.setdefault(verdict.subject, {})[verdict.accuser] = content
+        self._by_accuser.setdefault(verdict.accuser, set()).add(verdict.subject)
+        self._first_end = min(self._first_end, verdict.expires_at)
 
     def changed_since(self, position: int) -> list[VerdictEntry]:
         """Returns what came in after a position, in order."""
@@ -146,23 +148,27 @@ class VerdictStore:
 
     def forget(self, node_id: str) -> None:
         """Drops what is said of a node, and what it says: it is no part of the mesh any more."""
-        self._drop([key for key in self._entries if node_id in key])
+        on_it = [(node_id, accuser) for accuser in self._by_subject.get(node_id, ())]
+        by_it = [(subject, node_id) for subject in self._by_accuser.get(node_id, ())]
+        self._drop(on_it + by_it)
 
     def expire(self, now: int) -> None:
         """Drops all whose lease ended by `now` (Unix milliseconds)."""
-        self._drop(
-            [key for key, entry in self._entries.items() if entry.content.verdict.expires_at <= now]
-        )
+        if now < self._first_end:
+            return
+        ends = {key: entry.content.verdict.expires_at for key, entry in self._entries.items()}
+        self._drop([key for key, end in ends.items() if end <= now])
+        self._first_end = min((end for end in ends.values() if end > now), default=math.inf)
 
-    def _drop(self, keys: list[tuple[str, str]]) -> None:
+    def _drop(self, keys: Iterable[tuple[str, str]]) -> None:
         for subject, accuser in keys:
             del self._entries[subject, accuser]
-            said = self._by_subject[subject]
+            said, accused = self._by_subject[subject], self._by_accuser[accuser]
             del said[accuser]
             if not said:
                 del self._by_subject[subject]
-            self._by_accuser[accuser] -= 1
-            if not self._by_accuser[accuser]:
+            accused.remove(subject)
+            if not accused:
                 del self._by_accuser[accuser]
 
 
