@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
@@ -61,23 +61,19 @@ def caller_from_context(context: CallContext) -> Caller:
         auth = context.auth_context()
     except AttributeError:
         raise NoPeerInfoError from None
-    if not auth:
-        raise NoTLSInfoError(_peer(context))
-    pem = _first(auth, "x509_pem_cert")
-    if not pem:
-        raise NoCertificateError(_peer(context))
     try:
-        return _caller(pem, _first(auth, "ssl_tls_version"))
+        return _caller(auth["x509_pem_cert"][0], auth.get("ssl_tls_version", _UNTOLD)[0])
+    except (KeyError, IndexError):
+        raise (NoCertificateError if auth else NoTLSInfoError)(_peer(context)) from None
     except (CertsError, ValueError) as error:
         raise NoCertificateError(_peer(context), str(error)) from error
 
 
-def _first(auth: Mapping[str, Iterable[bytes]], key: str) -> bytes:
-    return next(iter(auth.get(key, ())), b"")
-
-
 def _peer(context: CallContext) -> str:
     return context.peer() or "an unknown address"
+
+
+_UNTOLD = (b"",)
 
 
 @lru_cache(maxsize=4096)

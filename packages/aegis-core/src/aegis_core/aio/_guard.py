@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+from asyncio import current_task
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -118,7 +119,7 @@ class CallerGuard(grpc.aio.ServerInterceptor):
         if known is None or known.handler is not handler:
             known = self._guard(path, handler)
         if known.is_counted:
-            task = asyncio.current_task()
+            task = current_task()
             assert task is not None  # noqa: S101 - a call is served in a task
             turned_away = self._intake.enter(task)
             if turned_away is not None:
@@ -160,20 +161,28 @@ class CallerGuard(grpc.aio.ServerInterceptor):
         return known
 
     def _around_coroutine(self, inner: Any, path: str | None, *, unary: bool) -> Any:
+        look_at, calls, ended = self._look_at, self._calls, self._ended
+
         async def checked(request: Any, context: Any) -> Any:
-            caller = await self._admit(context, path)
-            task = asyncio.current_task()
+            # Looked at here, and not in a coroutine of its own: each frame of a call counts.
+            try:
+                caller = look_at(context, path)
+            except CallerError as error:
+                await context.abort(_code(error), str(error))
+                raise
+            task = current_task()
             assert task is not None  # noqa: S101 - a handler runs in a task
             # What answers once is let finish, whatever becomes of its caller meanwhile.
-            self._calls[task] = None if unary else (caller, path)
+            calls[task] = None if unary else (caller, path)
             try:
                 return await inner(request, context)
             except asyncio.CancelledError:
                 await self._explain(task, context)
                 raise
             finally:
-                self._calls.pop(task, None)
-                self._ended.pop(task, None)
+                calls.pop(task, None)
+                if ended:
+                    ended.pop(task, None)
 
         return checked
 
@@ -241,13 +250,6 @@ class CallerGuard(grpc.aio.ServerInterceptor):
         for message in messages:
             self._admit_sync(context, path)
             yield message
-
-    async def _admit(self, context: Any, path: str | None) -> Caller:
-        try:
-            return self._look_at(context, path)
-        except CallerError as error:
-            await context.abort(_code(error), str(error))
-            raise
 
     def _admit_sync(self, context: KnownContext, path: str | None) -> None:
         try:
