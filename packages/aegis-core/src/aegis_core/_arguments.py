@@ -8,7 +8,7 @@ from typing import Required, TypedDict
 
 import grpc
 from aegis_certs import TLSConfig, TLSOptions
-from aegis_discovery import ServiceInfo
+from aegis_discovery import PoolOptions, ServiceInfo
 from aegis_discovery.policy import Policy
 
 from aegis_core._health import HealthChecker
@@ -38,3 +38,4 @@ class NodeArguments(TypedDict, total=False):
     grace: float
     max_concurrent_calls: int | None
     policy: Policy | str | Path | None
+    pool_options: PoolOptions | None

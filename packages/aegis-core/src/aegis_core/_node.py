@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Self, Unpack
 
 from aegis_certs import TLSConfig
-from aegis_discovery import NodeInfo, ServiceClientPool, Topology
+from aegis_discovery import NodeInfo, PoolOptions, ServiceClientPool, Topology
 from aegis_discovery.background import BackgroundLoop
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind
 from aegis_discovery.policy import ProviderJudge
@@ -33,6 +33,8 @@ class Node:
 
     def __init__(self, id: str, **options: Unpack[NodeArguments]) -> None:  # noqa: A002 - as aio.Node
         self.id = id
+        # They are for the blocking pool: its interceptors are of another kind.
+        self._pool_options = options.pop("pool_options", None) or PoolOptions()
         self._node = aio.Node(id, **options)
         self._background: BackgroundLoop | None = None
         self._pool: ServiceClientPool | None = None
@@ -77,6 +79,7 @@ class Node:
                     region=self._region,
                     zone=self._zone,
                     may_provide=judge,
+                    **vars(self._pool_options),
                 )
                 judge.on_change(self._pool.judge_again)
                 self._node.tell_of(self._pool)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aegis_discovery._mesh import Mesh, connect
     from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
     from aegis_discovery._pool import ServiceClientPool
+    from aegis_discovery._pool_options import PoolOptions
     from aegis_discovery._pool_stats import EndpointState, EndpointStats, PoolStats, ServiceStats
     from aegis_discovery._topology import Topology, TopologySnapshot
     from aegis_discovery.errors import (
@@ -56,6 +57,7 @@ __all__ = [
     "NodeStatus",
     "NotOwnerError",
     "PeerIdentityError",
+    "PoolOptions",
     "PoolStats",
     "RoundRobin",
     "ServiceClientPool",
@@ -81,6 +83,7 @@ _HOMES = {
     "Mesh": "_mesh",
     "NodeInfo": "_model",
     "NodeStatus": "_model",
+    "PoolOptions": "_pool_options",
     "PoolStats": "_pool_stats",
     "RoundRobin": "_balancers",
     "ServiceClientPool": "_pool",

@@ -13,6 +13,7 @@ from aegis_discovery._connect import DEFAULT_MESH, check_services, client_source
 from aegis_discovery._model import ServiceInfo
 from aegis_discovery._policy import Policy
 from aegis_discovery._pool import ServiceClientPool
+from aegis_discovery._pool_options import PoolOptions
 from aegis_discovery._provider_judge import ProviderJudge
 from aegis_discovery._topology import Topology
 from aegis_discovery._transport import SeedPeer
@@ -31,15 +32,12 @@ class Mesh:
         self,
         background: BackgroundLoop,
         client: FeedClient,
-        tls: TLSConfig,
-        policy: Policy | None = None,
+        pool: ServiceClientPool,
     ) -> None:
         self._background = background
         self._client = client
-        self._pool = ServiceClientPool(
-            client.topology, tls, may_provide=ProviderJudge(policy, tls.trust_domain)
-        )
-        client.on_identity(self._pool.change_identity)
+        self._pool = pool
+        client.on_identity(pool.change_identity)
 
     @property
     def topology(self) -> Topology:
@@ -82,6 +80,9 @@ def connect(
     mesh: str = DEFAULT_MESH,
     services: Collection[ServiceInfo] = (),
     policy: Policy | None = None,
+    region: str = "",
+    zone: str = "",
+    pool_options: PoolOptions | None = None,
     timeout: float = 10.0,
 ) -> Mesh:
     """Connects a client to a mesh, as `aegis_discovery.aio.connect`.
@@ -100,7 +101,15 @@ def connect(
     except BaseException:
         background.close()
         raise
-    return Mesh(background, client, identity, policy)
+    pool = ServiceClientPool(
+        client.topology,
+        identity,
+        region=region,
+        zone=zone,
+        may_provide=ProviderJudge(policy, identity.trust_domain),
+        **vars(pool_options or PoolOptions()),
+    )
+    return Mesh(background, client, pool)
 
 
 async def _start(

@@ -10,7 +10,7 @@ from typing import Self
 
 import grpc
 from aegis_certs import IdentitySource, TLSConfig, TLSOptions, validate_node_id
-from aegis_discovery import DEFAULT_MESH, NodeInfo, ServiceInfo, Topology
+from aegis_discovery import DEFAULT_MESH, NodeInfo, PoolOptions, ServiceInfo, Topology
 from aegis_discovery.aio import ServiceClientPool
 from aegis_discovery.background import of_this_process
 from aegis_discovery.errors import ForkedError
@@ -59,6 +59,7 @@ class Node:
             is shed at once, with `RESOURCE_EXHAUSTED`. No limit by default.
         policy: Who may call what, and who may provide what: a `Policy`, or the path of a TOML
             file, which is read again when it changes. Without one, every member of the mesh may.
+        pool_options: How its pool calls: balancers, retries, service config, interceptors.
 
     Raises:
         ConfigError: If an option cannot work.
@@ -90,6 +91,7 @@ class Node:
         grace: float = 5.0,
         max_concurrent_calls: int | None = None,
         policy: Policy | str | Path | None = None,
+        pool_options: PoolOptions | None = None,
     ) -> None:
         self.id = id
         if max_concurrent_calls is not None and max_concurrent_calls < 1:
@@ -117,6 +119,7 @@ class Node:
             join_timeout=join_timeout,
             max_concurrent_calls=max_concurrent_calls,
             policy=PolicySource(policy),
+            pool=pool_options or PoolOptions(),
         )
         self._cert_dir = cert_dir
         self._tls_options = tls_options

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import grpc
 from aegis_certs import IdentitySource, TLSConfig
-from aegis_discovery import HealthStatus, NodeInfo, PoolStats
+from aegis_discovery import HealthStatus, NodeInfo, PoolOptions, PoolStats
 from aegis_discovery.aio import ServiceClientPool
 from aegis_discovery.aio.identity import keep
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityKeeper
@@ -54,6 +54,7 @@ class NodeOptions:
     join_timeout: float
     max_concurrent_calls: int | None
     policy: PolicySource
+    pool: PoolOptions
 
 
 class PoolWithStats(Protocol):
@@ -116,13 +117,16 @@ class RunningNode:
         )
         self.may_provide = ProviderJudge(None, tls.trust_domain)
         self.peers = PeerManager(self.state)
+        # The mesh's own calls do not pass through interceptors of the user's.
+        is_plain = not (options.pool.interceptors or options.pool.options)
         self.pool = ServiceClientPool(
             self.state.topology,
             tls,
             region=options.info.region,
             zone=options.info.zone,
             may_provide=self.may_provide,
-            channels=self.peers.channels,
+            channels=self.peers.channels if is_plain else None,
+            **vars(options.pool),
         )
         self.told_pool: PoolWithStats = self.pool
         self.may_provide.on_change(self.pool.judge_again)

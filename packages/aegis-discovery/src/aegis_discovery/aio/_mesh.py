@@ -13,6 +13,7 @@ from cryptography import x509
 from aegis_discovery._connect import DEFAULT_MESH, check_services, client_source, parse_seeds
 from aegis_discovery._model import ServiceInfo
 from aegis_discovery._policy import Policy
+from aegis_discovery._pool_options import PoolOptions
 from aegis_discovery._provider_judge import ProviderJudge
 from aegis_discovery._topology import Topology
 from aegis_discovery.aio._client import FeedClient
@@ -28,13 +29,11 @@ class Mesh:
         pool: Channels to its services.
     """
 
-    def __init__(self, client: FeedClient, tls: TLSConfig, policy: Policy | None = None) -> None:
+    def __init__(self, client: FeedClient, pool: ServiceClientPool) -> None:
         self._client = client
         self.topology: Topology = client.topology
-        self.pool = ServiceClientPool(
-            client.topology, tls, may_provide=ProviderJudge(policy, tls.trust_domain)
-        )
-        client.on_identity(self.pool.change_identity)
+        self.pool = pool
+        client.on_identity(pool.change_identity)
 
     def get_certificate(self, node_id: str) -> x509.Certificate | None:
         """Returns the certificate of a node; None if it is unknown or signs nothing itself."""
@@ -60,6 +59,9 @@ async def connect(
     mesh: str = DEFAULT_MESH,
     services: Collection[ServiceInfo] = (),
     policy: Policy | None = None,
+    region: str = "",
+    zone: str = "",
+    pool_options: PoolOptions | None = None,
     timeout: float = 10.0,
 ) -> Mesh:
     """Connects a client to a mesh.
@@ -75,6 +77,9 @@ async def connect(
             small client of a large mesh then knows, and is woken by, what it calls. By default
             all nodes.
         policy: Its `provide` rules say which nodes are called for what they say they provide.
+        region: Where this process runs; providers of the same region are preferred.
+        zone: A part of the region; providers of the same zone are preferred above all.
+        pool_options: How its pool calls: balancers, retries, service config, interceptors.
         timeout: Seconds for the whole topology to arrive.
 
     Raises:
@@ -87,4 +92,12 @@ async def connect(
     identity = await asyncio.to_thread(source.load)
     client = FeedClient(source, identity, seeds, mesh=mesh, services=wanted)
     await client.start(timeout)
-    return Mesh(client, identity, policy)
+    pool = ServiceClientPool(
+        client.topology,
+        identity,
+        region=region,
+        zone=zone,
+        may_provide=ProviderJudge(policy, identity.trust_domain),
+        **vars(pool_options or PoolOptions()),
+    )
+    return Mesh(client, pool)
