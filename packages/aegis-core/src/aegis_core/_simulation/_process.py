@@ -266,7 +266,7 @@ class Process(Actor):
             return
         silent_until = watch.heard_at + REDIAL_AFTER
         if silent_until <= self._clock.now + _SOON:
-            self.lose(stream)
+            self.lose(stream, is_hint=False)
         else:
             self._clock.at(silent_until, self, self._look, stream)
 
@@ -277,7 +277,7 @@ class Process(Actor):
         assert watch.stream is not None  # noqa: S101 - just dialled
         self._clock.after(RECOVERY, self, self._world.drop, watch.stream)
 
-    def lose(self, stream: Stream, *, in_order: bool = False) -> None:
+    def lose(self, stream: Stream, *, pause: float = 0.0, is_hint: bool = True) -> None:
         """Takes note that a stream ended, and dials again after a while."""
         if stream.is_over:
             return
@@ -287,11 +287,11 @@ class Process(Actor):
         if watch.is_for_once:
             return
         watch.stamp = self._stamp_of(watch.peer)
-        if not in_order:
+        if is_hint:
             self.membership.lost(watch.peer, self._clock.now)
             self._on_wake()
         watch.tries += 1
-        delay = max(watch.backoff.next(), LEFT_PAUSE if in_order else 0.0)
+        delay = max(watch.backoff.next(), pause)
         self._clock.after(delay, self, self._dial_again, watch, watch.tries)
 
     def receive(self, stream: Stream, data: bytes | None) -> None:
@@ -300,7 +300,7 @@ class Process(Actor):
             return
         watch = stream.watch
         if data is None:
-            self.lose(stream, in_order=True)
+            self.lose(stream, pause=LEFT_PAUSE, is_hint=False)
             return
         received = self._read(watch, data)
         if not watch.is_for_once:

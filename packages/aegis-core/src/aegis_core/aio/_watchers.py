@@ -173,15 +173,18 @@ class Watchers:
         peer = watch.peer
         while True:
             pause = 0.0
+            is_hint = True
             began = time.monotonic()
             try:
                 await self._follow(watch, backoff)
-                complaint, pause = _LEFT, LEFT_PAUSE
+                # One that left said so to somebody; if it did not, it is not reached again.
+                complaint, pause, is_hint = _LEFT, LEFT_PAUSE, False
             except FeedApartError as error:
                 _log.info("%s", error)
                 continue
             except FeedSilentError as error:
-                complaint = str(error)
+                # Silence is judged by those who know whether this process itself stood still.
+                complaint, is_hint = str(error), False
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                     complaint = await self._poll(watch, backoff)
@@ -200,8 +203,7 @@ class Watchers:
                 self._complaints.warn(peer.id, complaint, line, peer.id, peer.address, complaint)
             watch.complaint = complaint
             watch.news.clear()
-            if complaint is not _LEFT:
-                # One that left said so to somebody; if it did not, it will not be reached again.
+            if is_hint:
                 self.membership.lost(peer.id, time.monotonic())
                 self._changed.set()
             with contextlib.suppress(TimeoutError):

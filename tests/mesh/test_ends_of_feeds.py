@@ -1,4 +1,4 @@
-"""A node that leaves is heard by all who watch it, whatever they are doing at that moment."""
+"""What the end of a feed tells of the node that served it, and what it does not."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import time
 from typing import Any
 
 import grpc
-from aegis_discovery import DEFAULT_MESH, NodeInfo
+import pytest
+from aegis_discovery import DEFAULT_MESH, EventKind, NodeInfo
 from aegis_discovery.aio.transport import open_channel
+from aegis_discovery.feed import HEARTBEAT
 from aegis_discovery.proto import mesh_pb2, mesh_pb2_grpc
 from aegis_discovery.records import RecordAuthor
 
@@ -46,3 +48,21 @@ async def test_one_that_published_no_address_keeps_nobody_from_leaving(start: An
     node = await start("a")
     node.topology.merge_records(records(1), version=1)
     await node.stop()
+
+
+async def test_a_feed_that_was_silent_for_too_long_is_opened_anew_and_is_no_hint_by_itself(
+    start: Any, until: Any, agree: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Less than a heartbeat, so that each feed is given up again and again. To a process that was
+    # stopped for a while, all feeds look as silent as these.
+    monkeypatch.setattr("aegis_core.aio._watchers.REDIAL_AFTER", HEARTBEAT / 2)
+    a = await start("a")
+    b = await start("b", a)
+    await until(lambda: agree(a, b))
+    kinds: list[EventKind] = []
+    for node in (a, b):
+        node.topology.subscribe(lambda event: kinds.append(event.kind))
+    served = a.server.feeds_served + b.server.feeds_served
+    await until(lambda: a.server.feeds_served + b.server.feeds_served >= served + 4)
+    assert EventKind.SUSPECTED not in kinds
+    assert EventKind.FAILED not in kinds
