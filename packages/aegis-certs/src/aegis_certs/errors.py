@@ -26,9 +26,11 @@ CertsError
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "AlreadyExistsError",
@@ -58,6 +60,11 @@ __all__ = [
 
 class CertsError(Exception):
     """Root of all errors that aegis_certs raises itself."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As it is, not by its arguments: those of most errors are fields, out of which the
+        # sentence is made. Pools of processes and task queues send errors from one to another.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # no stub has it
 
 
 class InvalidNodeIdError(CertsError):

@@ -16,6 +16,9 @@ MeshError
 
 from __future__ import annotations
 
+import copyreg
+from typing import Any
+
 __all__ = [
     "AddressInUseError",
     "CallDeniedError",
@@ -34,6 +37,11 @@ __all__ = [
 
 class MeshError(Exception):
     """Root of all errors that aegis_core raises itself."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As it is, not by its arguments: those of most errors are fields, out of which the
+        # sentence is made. Pools of processes and task queues send errors from one to another.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # no stub has it
 
 
 class ConfigError(MeshError):

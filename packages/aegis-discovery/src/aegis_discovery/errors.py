@@ -19,7 +19,9 @@ DiscoveryError
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Mapping
+from typing import Any
 
 __all__ = [
     "ClosedError",
@@ -42,6 +44,11 @@ __all__ = [
 
 class DiscoveryError(Exception):
     """Root of all errors that aegis_discovery raises itself."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As it is, not by its arguments: those of most errors are fields, out of which the
+        # sentence is made. Pools of processes and task queues send errors from one to another.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # no stub has it
 
 
 class NoProvidersError(DiscoveryError):
