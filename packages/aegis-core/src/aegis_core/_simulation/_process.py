@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aegis_discovery import InvalidRecordError, NodeInfo, NodeStatus, Topology, TopologyEvent
@@ -22,6 +21,7 @@ from aegis_core._membership import REVIEW, Membership
 from aegis_core._rings import Rings
 from aegis_core._simulation._clockwork import Actor
 from aegis_core._simulation._plain import MESH, PlainSigning, PlainVerifier
+from aegis_core._simulation._streams import Stream, Watch
 from aegis_core._watching import (
     GOODBYES,
     LEFT_PAUSE,
@@ -42,38 +42,6 @@ _NOTHING = Received(complete=False)
 
 _SOON = 1e-9
 """Seconds that sums of times may be off."""
-
-
-@dataclass(slots=True, eq=False)
-class Watch:
-    """One peer that a node watches, or tries once."""
-
-    peer: str
-    reader: FeedReader
-    backoff: Backoff
-    is_for_once: bool = False
-    stream: Stream | None = None
-    stamp: int = 0
-    tries: int = 0
-    heard_at: float = 0.0
-    beat: tuple[bytes, int, int] | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Stream:
-    """One feed on its way from a node to its watcher."""
-
-    server: str
-    watcher: Process
-    watch: Watch
-    serving: Process | None = None
-    writer: FeedWriter | None = None
-    is_over: bool = False
-    counts: list[int] = field(default_factory=list)
-    beat_at: float = 0.0
-    arrives_at: float = 0.0
-    stuck: list[bytes | None] | None = None
-    stuck_since: float = 0.0
 
 
 class Process(Actor):

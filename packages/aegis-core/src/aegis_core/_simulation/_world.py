@@ -17,7 +17,8 @@ from aegis_core._simulation._network import (
     next_try,
 )
 from aegis_core._simulation._plain import Decoder
-from aegis_core._simulation._process import Process, Stream
+from aegis_core._simulation._process import Process
+from aegis_core._simulation._streams import Stream
 
 EPOCH = 1_800_000_000.0
 """Wall clock at the start of every simulation (Unix seconds)."""
