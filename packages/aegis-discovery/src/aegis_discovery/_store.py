@@ -42,6 +42,9 @@ class RecordStore:
 
     The log costs nothing of its own: entries are kept in the order of their last change, so what a
     reader at some position lacks is the tail, with each node in it once, however slow the reader.
+
+    Attributes:
+        services: Who provides what.
     """
 
     def __init__(self, complaints: Complaints) -> None:
@@ -53,17 +56,12 @@ class RecordStore:
         self.live = 0
         self._live_sum = 0
         self._full_sum = 0
-        self._services = ServiceIndex()
+        self.services = ServiceIndex()
 
     @property
     def removed(self) -> int:
         """How many tombstones are held."""
         return len(self._entries) - self.live
-
-    @property
-    def services(self) -> ServiceIndex:
-        """Who provides what."""
-        return self._services
 
     @property
     def live_digest(self) -> bytes:
@@ -141,7 +139,7 @@ class RecordStore:
         self._full_sum = (self._full_sum + record.digest) % _DIGEST_MODULUS
         if node is not None:
             self._live_sum = (self._live_sum + record.digest) % _DIGEST_MODULUS
-            self._services.add(node)
+            self.services.add(node)
             self.vouched[record.voucher or ""] += 1
             self.live += 1
         self._first_end = min(self._first_end, record.expires_at)
@@ -153,8 +151,8 @@ class RecordStore:
         assert entry.node is not None, node_id  # noqa: S101 - the caller looked
         position = self.advance()
         node = replace(entry.node, status=status)
-        self._services.remove(entry.node)
-        self._services.add(node)
+        self.services.remove(entry.node)
+        self.services.add(node)
         self._append(replace(entry, node=node, status_position=position))
         return node
 
@@ -187,7 +185,7 @@ class RecordStore:
         self._full_sum = (self._full_sum - entry.record.digest) % _DIGEST_MODULUS
         if entry.node is not None:
             self._live_sum = (self._live_sum - entry.record.digest) % _DIGEST_MODULUS
-            self._services.remove(entry.node)
+            self.services.remove(entry.node)
             self.vouched[entry.record.voucher or ""] -= 1
             self.live -= 1
 

@@ -43,7 +43,7 @@ class StubCallable(Generic[ChannelT]):
         self._connect = connect
         self._args = args
         self._kwargs = kwargs
-        self._key = object()
+        self.key = object()
         self._made_at: weakref.WeakSet[Endpoint[ChannelT]] = weakref.WeakSet()
 
     def at(self, endpoint: Endpoint[ChannelT]) -> Any:
@@ -51,10 +51,10 @@ class StubCallable(Generic[ChannelT]):
 
         The endpoint keeps it, since its channel must go with the endpoint and with nothing else.
         """
-        found = endpoint.callables.get(self._key)
+        found = endpoint.callables.get(self.key)
         if found is None:
             make = getattr(self._connect(endpoint), self._kind)
-            found = endpoint.callables[self._key] = make(*self._args, **self._kwargs)
+            found = endpoint.callables[self.key] = make(*self._args, **self._kwargs)
             self._made_at.add(endpoint)
         return found
 
@@ -66,7 +66,7 @@ class StubCallable(Generic[ChannelT]):
 
     def __del__(self) -> None:
         for endpoint in self._made_at:
-            endpoint.callables.pop(self._key, None)
+            endpoint.callables.pop(self.key, None)
 
 
 class Methods:

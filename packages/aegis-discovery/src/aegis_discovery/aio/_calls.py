@@ -92,6 +92,7 @@ class RetriedCall(grpc.aio.Call):
     _may_go_on = True
     _seen = False
     _settled: Any = None
+    _under_way: list[None] | None = None
     _tried: tuple[Endpoint[grpc.aio.Channel], ...] = ()
     _deadline: float | None = None
 
@@ -124,7 +125,10 @@ class RetriedCall(grpc.aio.Call):
         if wait:
             wait = self._stub.router.waits(self._stub.retry, len(self._tried))
         metadata, credentials, compression = self._options
-        self._call: Any = self._stub.at(endpoint)(
+        stub = self._stub
+        # Nearly always the method is there, and so is looked up without a call.
+        method = endpoint.callables.get(stub.key) or stub.at(endpoint)
+        self._call: Any = method(
             self._request,
             timeout=timeout,
             metadata=metadata,
@@ -136,7 +140,7 @@ class RetriedCall(grpc.aio.Call):
         self._began = now
         if self._streams:
             endpoint.streaming.append(None)
-            self._under_way: list[None] | None = endpoint.streaming
+            self._under_way = endpoint.streaming
         else:
             endpoint.asked(now)
             self._under_way = endpoint.waiting
@@ -263,7 +267,7 @@ class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
     """A call with one response. If nobody waits for it, it goes on nowhere else."""
 
     def __del__(self) -> None:
-        if getattr(self, "_under_way", None) is not None:
+        if self._under_way is not None:
             self._is_over()
 
     def __await__(self) -> Generator[Any, None, Any]:
