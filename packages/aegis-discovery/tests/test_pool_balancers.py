@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 from aegis_discovery import LeastRequests
-from aegis_discovery._endpoints import Endpoint
+from aegis_discovery._endpoint import Endpoint
 
 
 def endpoints_with(*under_way: int) -> list[Endpoint[object]]:

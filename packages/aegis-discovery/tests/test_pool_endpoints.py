@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from aegis_discovery._balancers import Balancer, LeastRequests, RoundRobin
-from aegis_discovery._endpoints import Endpoint, Endpoints
+from aegis_discovery._endpoint import Endpoint
+from aegis_discovery._endpoints import Endpoints
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
 from aegis_discovery._topology import Topology
 from aegis_discovery.errors import ClosedError

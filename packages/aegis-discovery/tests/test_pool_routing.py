@@ -3,7 +3,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from aegis_discovery._endpoints import Endpoint, Endpoints
+from aegis_discovery._endpoint import Endpoint
+from aegis_discovery._endpoints import Endpoints
 from aegis_discovery._model import NodeInfo, ServiceInfo
 from aegis_discovery._retries import DEFAULT_POLICY, RetryPolicy
 from aegis_discovery._routing import SHED, End, Router, deadline_of, time_left, told_code

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from aegis_discovery._endpoints import Endpoint
+from aegis_discovery._endpoint import Endpoint
 from aegis_discovery._retries import RetryPolicy
 from aegis_discovery._routing import End, Router, deadline_of, time_left, told_code
 

@@ -10,7 +10,7 @@ import grpc
 
 from aegis_discovery._calls import RetriedCall, end_of, observe
 from aegis_discovery._connectivity import ConnectivityWatch
-from aegis_discovery._endpoints import Endpoint
+from aegis_discovery._endpoint import Endpoint
 from aegis_discovery._routing import time_left
 from aegis_discovery._stubs import BalancedMethods, BorrowedMethods, StubCallable
 from aegis_discovery._unrouted import NoProvidersRpcError

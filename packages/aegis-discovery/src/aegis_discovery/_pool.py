@@ -11,7 +11,8 @@ from aegis_certs import TLSConfig
 
 from aegis_discovery._balancers import Balancer
 from aegis_discovery._channel import BalancedChannel, BorrowedChannel
-from aegis_discovery._endpoints import Endpoint, MayProvide
+from aegis_discovery._endpoint import Endpoint
+from aegis_discovery._endpoints import MayProvide
 from aegis_discovery._pool_base import PROBE, PROBE_TIMEOUT, BasePool, is_alive
 from aegis_discovery._routing import Router
 from aegis_discovery._transport import ChannelCache, Options

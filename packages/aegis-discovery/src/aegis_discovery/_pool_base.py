@@ -11,7 +11,8 @@ from grpc import StatusCode
 
 from aegis_discovery._balancers import Balancer
 from aegis_discovery._ejection import MAX_PAUSE
-from aegis_discovery._endpoints import ChannelT, Endpoint, Endpoints, MayProvide
+from aegis_discovery._endpoint import ChannelT, Endpoint
+from aegis_discovery._endpoints import Endpoints, MayProvide
 from aegis_discovery._pool_stats import PoolStats
 from aegis_discovery._service_config import MethodConfig, ServiceConfig
 

@@ -8,8 +8,9 @@ from typing import Any, Generic, NamedTuple
 
 from grpc import StatusCode
 
-from aegis_discovery._endpoints import ChannelT, Endpoint, ServiceEndpoints
+from aegis_discovery._endpoint import ChannelT, Endpoint
 from aegis_discovery._retries import RetryPolicy
+from aegis_discovery._service_endpoints import ServiceEndpoints
 from aegis_discovery.errors import ClosedError, NoProvidersError
 
 SHED = "aegis-shed"

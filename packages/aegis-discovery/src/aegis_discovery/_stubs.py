@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, TypeAlias
 
-from aegis_discovery._endpoints import ChannelT, Endpoint
+from aegis_discovery._endpoint import ChannelT, Endpoint
 from aegis_discovery._routing import Router
 from aegis_discovery._service_config import MethodConfig
 

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from aegis_discovery._endpoints import Endpoint
+from aegis_discovery._endpoint import Endpoint
 from aegis_discovery._routing import End, Router, time_left, told_code
 from aegis_discovery._stubs import StubCallable
 

@@ -12,9 +12,11 @@ import grpc.aio
 from aegis_certs import TLSConfig
 
 from aegis_discovery._balancers import Balancer
-from aegis_discovery._endpoints import Endpoint, MayProvide, ServiceEndpoints
+from aegis_discovery._endpoint import Endpoint
+from aegis_discovery._endpoints import MayProvide
 from aegis_discovery._pool_base import PROBE, PROBE_TIMEOUT, BasePool, is_alive
 from aegis_discovery._routing import Router
+from aegis_discovery._service_endpoints import ServiceEndpoints
 from aegis_discovery._transport import Options
 from aegis_discovery.aio._calls import end_of
 from aegis_discovery.aio._channel import BalancedChannel, BorrowedChannel
