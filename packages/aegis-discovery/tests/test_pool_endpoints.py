@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import threading
 import weakref
 from collections import Counter
@@ -142,14 +143,25 @@ def test_an_endpoint_out_of_reach_is_passed_over_and_its_share_is_spread_evenly(
     assert down.node_id not in counts
 
 
-def test_where_all_are_out_of_reach_all_are_tried_in_turn() -> None:
-    _, endpoints = endpoints_of(*map(node, "abc"))
-    service = endpoints.service("greeter", "v1")
-    for _ in range(3):
-        endpoint = service.pick(NOW)
-        assert endpoint is not None
+@pytest.mark.parametrize("count", range(1, 8))
+def test_where_all_are_out_of_reach_all_are_tried_in_turn(count: int) -> None:
+    _, endpoints = endpoints_of(*map(node, "abcdefg"[:count]))
+    for endpoint in by_id(endpoints).values():
         endpoint.unreached(NOW)
-    assert Counter(picks(endpoints, 6)) == {"a": 2, "b": 2, "c": 2}
+    assert Counter(picks(endpoints, 3 * count)) == dict.fromkeys("abcdefg"[:count], 3)
+
+
+@pytest.mark.parametrize("count", range(2, 8))
+def test_where_each_call_is_retried_first_attempts_are_spread_all_the_same(count: int) -> None:
+    _, endpoints = endpoints_of(*map(node, "abcdefg"[:count]))
+    service = endpoints.service("greeter", "v1")
+    firsts: Counter[str] = Counter()
+    for _ in range(3 * count):
+        first = service.pick(NOW)
+        assert first is not None
+        firsts[first.node_id] += 1
+        service.pick_other((first,), NOW, charged=False)
+    assert set(firsts.values()) == {3}
 
 
 def test_a_retry_goes_to_another_endpoint_or_nowhere() -> None:
@@ -170,6 +182,31 @@ def test_a_retry_goes_to_another_endpoint_or_nowhere() -> None:
     service.pick(NOW)
     assert service.pick_other((first,), NOW, charged=True) is None
     assert service.refused == 0
+
+
+def test_a_retry_follows_the_topology_and_the_rules() -> None:
+    topology, endpoints = endpoints_of(
+        node("a"), may_provide=lambda provider, *_: provider.type != "rogue"
+    )
+    service = endpoints.service("greeter", "v1")
+    first = service.pick(NOW)
+    assert first is not None
+    topology.add_node(node("b"))
+    other = service.pick_other((first,), NOW, charged=False)
+    assert other is not None
+    assert other.node_id == "b", "it came after the first attempt"
+    topology.update_node(node("b", type="rogue"))
+    assert service.pick_other((first,), NOW, charged=False) is None
+
+
+def test_a_retry_does_not_take_the_same_provider_for_another_one_after_a_renewal() -> None:
+    _, endpoints = endpoints_of(node("a"))
+    service = endpoints.service("greeter", "v1")
+    first = service.pick(NOW)
+    assert first is not None
+    endpoints.renew()
+    assert service.pick(NOW) is not first
+    assert service.pick_other((first,), NOW, charged=False) is None
 
 
 def test_a_retry_that_the_budget_refuses_is_counted() -> None:
@@ -282,6 +319,41 @@ def test_those_out_of_reach_do_not_keep_others_from_being_ejected() -> None:
     assert set(picks(endpoints, 8, NOW + 5)) == {"d"}
     known["d"].asked(NOW + 5)
     assert set(picks(endpoints, 8, NOW + 10)) == {"d"}, "the last one in use is kept"
+
+
+def test_the_last_well_one_is_kept_in_use_whatever_else_there_is() -> None:
+    unwell = {"health": HealthStatus.UNHEALTHY}
+    _, endpoints = endpoints_of(node("a"), node("b", **unwell), node("c", **unwell))
+    by_id(endpoints)["a"].asked(NOW)
+    assert set(picks(endpoints, 9, NOW + 5)) == {"a"}
+
+
+def test_threads_that_notice_at_once_eject_no_more_than_half(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, endpoints = endpoints_of(*map(node, "abc"))
+    service = endpoints.service("greeter", "v1")
+    known = list(by_id(endpoints).values())
+    ready = threading.Barrier(len(known))
+    eject = Endpoint.eject
+
+    def slowly(endpoint: Endpoint[object], now: float) -> None:
+        threading.Event().wait(0.02)  # as long as a thread may be kept from going on
+        eject(endpoint, now)
+
+    monkeypatch.setattr(Endpoint, "eject", slowly)
+
+    def fail(endpoint: Endpoint[object]) -> None:
+        ready.wait()
+        for _ in range(5):
+            service.failed(endpoint, NOW)
+
+    threads = [threading.Thread(target=fail, args=(endpoint,)) for endpoint in known]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(endpoint.ejected for endpoint in known) == service.ejections == 1
 
 
 @pytest.mark.parametrize("balancer", [RoundRobin, LeastRequests])
@@ -428,3 +500,40 @@ def test_the_counts_outlive_a_change_of_identity_and_the_pool() -> None:
     endpoints.close()
     (service,) = endpoints.stats().services
     assert (service.picks, service.endpoints) == (5, ())
+
+
+@pytest.mark.parametrize("far", [1, 2, 3, 4])
+def test_the_share_of_one_nearby_that_is_out_is_spread_over_those_further_away(far: int) -> None:
+    endpoints = near("eu/1", *["us/1"] * far, region="eu", zone="1")
+    by_id(endpoints)["n0"].unreached(NOW)
+    counts = Counter(picks(endpoints, 12 * far))
+    assert counts == {f"n{number}": 12 for number in range(1, far + 1)}
+
+
+def test_one_that_left_before_the_rules_changed_is_gone() -> None:
+    topology, endpoints = endpoints_of(node("a"), may_provide=lambda *_: True)
+    service = endpoints.service("greeter", "v1")
+    assert service.pick(NOW) is not None
+    topology.remove_node("a")
+    endpoints.judge_again()
+    assert service.pick(NOW) is None
+    assert service.stats().endpoints == ()
+
+
+def test_who_handles_the_log_may_use_the_pool() -> None:
+    _, endpoints = endpoints_of(node("a"), may_provide=lambda *_: False)
+
+    class Calling(logging.Handler):
+        told: list[object] = []  # noqa: RUF012 - of this one test
+
+        def emit(self, record: logging.LogRecord) -> None:
+            self.told.append(endpoints.service("greeter", "v1").pick(NOW))
+            endpoints.stats()
+
+    handler = Calling()
+    logging.getLogger("aegis.pool").addHandler(handler)
+    try:
+        assert endpoints.service("greeter", "v1").pick(NOW) is None
+    finally:
+        logging.getLogger("aegis.pool").removeHandler(handler)
+    assert handler.told == [None]

@@ -29,8 +29,9 @@ EndpointT = TypeVar("EndpointT", bound=EndpointView)
 
 
 class Balancer(Protocol):
-    """Chooses one of a service's endpoints for each call; each service has its own.
+    """Chooses one of a service's endpoints for each call.
 
+    Each service has its own: one for first attempts, and a few for where the search goes on.
     It need not know who is out of reach or ejected: the pool asks it again then, or asks it to
     choose among fewer.
     """

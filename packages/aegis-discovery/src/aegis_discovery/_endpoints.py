@@ -45,6 +45,7 @@ class Endpoints(Generic[ChannelT]):
         may_provide: Tells whether a node may provide what it declares; asked when it changes.
 
     Attributes:
+        ejecting: Held while it is decided whether one more endpoint may be ejected.
         probe: Finds out whether an endpoint that is out is back, in the background; set by the
             shell, which has the channels.
     """
@@ -66,6 +67,7 @@ class Endpoints(Generic[ChannelT]):
         self._zone = zone
         self._may_provide = may_provide
         self._lock = threading.Lock()
+        self.ejecting = threading.Lock()
         self._services: dict[tuple[str, str], ServiceEndpoints[ChannelT]] = {}
         self._known: weakref.WeakValueDictionary[tuple[str, str], Endpoint[ChannelT]] = (
             weakref.WeakValueDictionary()
@@ -91,38 +93,36 @@ class Endpoints(Generic[ChannelT]):
         with self._lock:
             service = self._services.get((name, version))
             if service is None:
-                balancer = self._balancers.get(name, RoundRobin)()
-                service = ServiceEndpoints(self, name, version, balancer)
+                make_balancer = self._balancers.get(name, RoundRobin)
+                service = ServiceEndpoints(self, name, version, make_balancer)
                 self._services[name, version] = service
             return service
 
-    def refresh(self) -> None:
-        """Brings all services up to date, so that who left the mesh is dropped by all at once."""
+    def refresh(self, *, anew: bool = False) -> None:
+        """Brings all services up to date, so that who left the mesh is dropped by all at once.
+
+        Args:
+            anew: Those too whose providers are the same as before.
+        """
         with self._lock:
+            services = list(self._services.values())
             # What is dropped must go after the lock was released: closing a channel takes a while.
-            before = [service.view for service in self._services.values()]
-            for service in self._services.values():
-                service.refresh()
+            before = [service.view for service in services]
+            denied = [service.refresh(anew=anew) for service in services]
         del before
+        # Without the lock too: whoever handles the log may use the pool.
+        for service, node_ids in zip(services, denied, strict=True):
+            service.tell_of(node_ids)
 
     def judge_again(self) -> None:
         """Asks of every provider again whether it may provide what it declares."""
-        with self._lock:
-            before = [service.view for service in self._services.values()]
-            for service in self._services.values():
-                service.view = service.view._replace(nodes=())
-                service.refresh()
-        del before
+        self.refresh(anew=True)
 
     def renew(self) -> None:
         """Goes on with new endpoints, and so new channels; calls under way keep the old ones."""
         with self._lock:
-            before = [service.view for service in self._services.values()]
             self._known = weakref.WeakValueDictionary()
-            for service in self._services.values():
-                service.view = View((), service.view.denied, (), ((),))
-                service.refresh()
-        del before
+        self.refresh(anew=True)
 
     def allowed(self, nodes: tuple[NodeInfo, ...], name: str, version: str) -> tuple[NodeInfo, ...]:
         """Returns those of some nodes that may provide a service."""
@@ -153,7 +153,13 @@ class Endpoints(Generic[ChannelT]):
         return sorted(found, key=lambda endpoint: endpoint.node_id)
 
     def stats(self) -> PoolStats:
-        """Returns a snapshot of all services."""
+        """Returns a snapshot of all services.
+
+        Raises:
+            ForkedError: If the pool is that of the process before a fork.
+        """
+        if self.is_forked:
+            raise self.refusal()
         if not self.closed:
             self.refresh()
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, NamedTuple
 
 from aegis_discovery._balancers import Balancer
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 _DRAWS = 32
 """Turns drawn at most in search of a usable endpoint, before all are looked at: nearly always the
 first few will do, also in a mesh of 100 000 nodes."""
+
+_TIERS = 3
+"""Own zone, own region, everywhere."""
 
 _log = logging.getLogger("aegis.pool")
 
@@ -46,12 +50,16 @@ class ServiceEndpoints(Generic[ChannelT]):
     """
 
     __slots__ = (
-        "_balancer", "_budget", "_choose", "_endpoints", "_lookup", "calls", "ejections", "name",
-        "refused", "retries", "sheds", "version", "view",
+        "_budget", "_choose", "_endpoints", "_last_resort", "_lookup", "_search_in", "calls",
+        "ejections", "name", "refused", "retries", "sheds", "version", "view",
     )  # fmt: skip
 
     def __init__(
-        self, endpoints: Endpoints[ChannelT], name: str, version: str, balancer: Balancer
+        self,
+        endpoints: Endpoints[ChannelT],
+        name: str,
+        version: str,
+        make_balancer: Callable[[], Balancer],
     ) -> None:
         self.name = name
         self.version = version
@@ -59,7 +67,11 @@ class ServiceEndpoints(Generic[ChannelT]):
         self.calls = self.retries = self.refused = self.ejections = self.sheds = 0
         self._endpoints = endpoints
         self._lookup = endpoints.source.get_service_providers
-        self._choose = balancer.pick
+        self._choose = make_balancer().pick
+        # Each search has turns of its own: with those of the first draws, it would take a fixed
+        # number of them for each call, and might come to the same endpoint every time.
+        self._search_in = tuple(make_balancer().pick for _ in range(_TIERS))
+        self._last_resort = make_balancer().pick
         self._budget = RetryBudget(time.monotonic())
         self.view: View[ChannelT] = View((), frozenset(), (), ((),))
 
@@ -104,6 +116,8 @@ class ServiceEndpoints(Generic[ChannelT]):
         """
         if self._endpoints.closed:
             return None
+        if self._lookup(self.name, self.version) is not self.view.nodes:
+            self._endpoints.refresh()
         endpoint = self._search(now, tried)
         if endpoint is None:
             return None
@@ -117,18 +131,23 @@ class ServiceEndpoints(Generic[ChannelT]):
         self, now: float, tried: tuple[Endpoint[ChannelT], ...]
     ) -> Endpoint[ChannelT] | None:
         """Looks for an endpoint, where the first one drawn would not do."""
-        choose = self._choose
-        for tier in self.view.tiers:
+        been_at = {(endpoint.node_id, endpoint.address) for endpoint in tried}
+
+        def is_new(endpoint: Endpoint[ChannelT]) -> bool:
+            # By name: with a new identity come new endpoints of the same providers.
+            return (endpoint.node_id, endpoint.address) not in been_at
+
+        for tier, choose in zip(self.view.tiers, self._search_in, strict=False):
             # Drawn anew each time: to take the neighbour of one that is out would load it twice.
             for _ in range(min(len(tier), _DRAWS)):
                 endpoint = choose(tier)
-                if endpoint not in tried and self._is_usable(endpoint, now):
+                if is_new(endpoint) and self._is_usable(endpoint, now):
                     return endpoint
-            usable = [e for e in tier if e not in tried and self._is_usable(e, now)]
+            usable = [e for e in tier if is_new(e) and self._is_usable(e, now)]
             if usable:
-                return choose(usable)
-        others = [e for e in self.view.everyone if e not in tried]
-        return choose(others) if others else None
+                return self._last_resort(usable)
+        others = [e for e in self.view.everyone if is_new(e)]
+        return self._last_resort(others) if others else None
 
     def _is_usable(self, endpoint: Endpoint[ChannelT], now: float) -> bool:
         """Tells whether a call should go there; has those that are out looked after."""
@@ -145,13 +164,17 @@ class ServiceEndpoints(Generic[ChannelT]):
 
     def _eject(self, endpoint: Endpoint[ChannelT], now: float, why: str) -> bool:
         """Ejects an endpoint, unless half of them are, or none else is in use; tells if it did."""
-        everyone = self.view.everyone
-        if sum(other.ejected for other in everyone) >= len(everyone) // 2:
-            return False
-        if all(other.out or other is endpoint for other in everyone):
-            return False
-        endpoint.eject(now)
-        self.ejections += 1
+        # Those that are unwell are no others: calls go there only where nobody else is left.
+        well = self.view.tiers[-1]
+        with self._endpoints.ejecting:
+            if endpoint.out:
+                return True  # another thread was quicker
+            if sum(other.ejected for other in well) >= len(well) // 2:
+                return False
+            if all(other.out or other is endpoint for other in well):
+                return False
+            endpoint.eject(now)
+            self.ejections += 1
         _log.warning("%s is ejected for %g s: %s", endpoint.node_id, endpoint.pause, why)
         return True
 
@@ -160,19 +183,25 @@ class ServiceEndpoints(Generic[ChannelT]):
         """How many nodes the topology has, whatever they provide."""
         return len(self._endpoints.source.nodes)
 
-    def refresh(self) -> None:
-        """Takes over the topology's present answer; the registry holds its lock meanwhile."""
+    def refresh(self, *, anew: bool = False) -> frozenset[str]:
+        """Takes over the topology's present answer; the registry holds its lock meanwhile.
+
+        Args:
+            anew: Although it is the answer that is known already.
+
+        Returns:
+            Ids of nodes that newly turn out to say what they may not, to be told of without lock.
+        """
         nodes = self._lookup(self.name, self.version)
-        if nodes is self.view.nodes:
-            return
+        if nodes is self.view.nodes and not anew:
+            return frozenset()
         allowed = self._endpoints.allowed(nodes, self.name, self.version)
         denied: frozenset[str] = frozenset()
         if len(allowed) < len(nodes):
             denied = frozenset(node.id for node in nodes) - {node.id for node in allowed}
-        for node_id in sorted(denied - self.view.denied):
-            _log.warning("%s declares %s/%s and may not", node_id, self.name, self.version)
+        newly_denied = denied - self.view.denied
         everyone: list[Endpoint[ChannelT]] = []
-        tiers: tuple[list[Endpoint[ChannelT]], ...] = ([], [], [])
+        tiers: tuple[list[Endpoint[ChannelT]], ...] = tuple([] for _ in range(_TIERS))
         for node in allowed:
             endpoint = self._endpoints.endpoint_of(node)
             if endpoint.is_dialable:
@@ -182,6 +211,12 @@ class ServiceEndpoints(Generic[ChannelT]):
                         tier.append(endpoint)
         used = tuple(tuple(tier) for tier in tiers if tier)
         self.view = View(nodes, denied, tuple(everyone), used or (tuple(everyone),))
+        return newly_denied
+
+    def tell_of(self, denied: frozenset[str]) -> None:
+        """Warns of nodes that say they provide this service and may not."""
+        for node_id in sorted(denied):
+            _log.warning("%s declares %s/%s and may not", node_id, self.name, self.version)
 
     def stats(self) -> ServiceStats:
         """Returns a snapshot of what is counted and known here."""

@@ -40,7 +40,7 @@ def copy_knowledge(source: Topology, target: Topology) -> None:
     store = clone(theirs.store)
     # No simulated node provides a service, and each complains for itself.
     store.services, store._complaints = (  # noqa: SLF001 - as above
-        ours.store.services,  # noqa: SLF001 - as above
+        ours.store.services,
         ours.store._complaints,  # noqa: SLF001 - as above
     )
     ours.store, ours.version = store, theirs.version
