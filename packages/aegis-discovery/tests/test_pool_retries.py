@@ -21,6 +21,14 @@ def test_the_budget_is_a_fifth_of_the_calls_and_ten() -> None:
     assert taken(budget, 500, 3.0, 1000) == 0
 
 
+def test_the_reserve_is_not_there_twice_where_two_windows_meet() -> None:
+    budget = RetryBudget(0.0)
+    assert taken(budget, 0, 9.99, 50) == 10
+    assert taken(budget, 0, 10.0, 50) == 0
+    assert taken(budget, 0, 15.0, 50) == 5
+    assert taken(budget, 0, 40.0, 50) == 10
+
+
 def test_an_outage_makes_no_more_than_a_fifth_more_load_however_long_it_lasts() -> None:
     budget = RetryBudget(0.0)
     calls = retries = 0

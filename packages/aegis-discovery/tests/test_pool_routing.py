@@ -7,7 +7,15 @@ from aegis_discovery._endpoint import Endpoint
 from aegis_discovery._endpoints import Endpoints
 from aegis_discovery._model import NodeInfo, ServiceInfo
 from aegis_discovery._retries import DEFAULT_POLICY, RetryPolicy
-from aegis_discovery._routing import SHED, End, Router, deadline_of, time_left, told_code
+from aegis_discovery._routing import (
+    SHED,
+    End,
+    Router,
+    deadline_of,
+    is_not_connected,
+    time_left,
+    told_code,
+)
 from aegis_discovery._topology import Topology
 from aegis_discovery.errors import ClosedError, NoProvidersError
 from grpc import StatusCode
@@ -174,6 +182,7 @@ def test_an_attempt_waits_for_readiness_only_where_there_is_no_choice_left() -> 
         ("abcd", DEFAULT_POLICY, 1, False),
         ("abcd", DEFAULT_POLICY, 2, True),
         ("ab", None, 0, True),
+        ("ab", RetryPolicy(3, frozenset({StatusCode.ABORTED})), 0, True),
     ):
         router = router_of(*nodes)
         pick(router)
@@ -183,9 +192,34 @@ def test_an_attempt_waits_for_readiness_only_where_there_is_no_choice_left() -> 
 def test_a_retry_that_stands_for_waiting_is_not_charged() -> None:
     router = router_of("a", "b")
     endpoint = pick(router)
+    unsent = UNREACHED._replace(is_not_connected=True)
     for _ in range(100):
-        assert router.after((endpoint,), UNREACHED, DEFAULT_POLICY, waiting=True)
+        assert router.after((endpoint,), unsent, DEFAULT_POLICY, waiting=True)
     assert "retries_refused=0" in repr(router._service.stats())
+
+
+@pytest.mark.parametrize(
+    ("waiting", "unsent"), [(True, False), (False, True), (None, True), (None, False)]
+)
+def test_all_other_retries_are_charged(waiting: bool | None, unsent: bool) -> None:
+    router = router_of("a", "b")
+    endpoint = pick(router)
+    end = UNREACHED._replace(is_not_connected=unsent)
+    for _ in range(100):
+        router.after((endpoint,), end, DEFAULT_POLICY, waiting=waiting)
+    stats = router._service.stats()
+    assert (stats.retries, stats.retries_refused) == (10, 90)
+
+
+def test_only_what_grpc_says_itself_is_taken_for_what_it_means() -> None:
+    no_one = "failed to connect to all addresses; last error: UNKNOWN: connection refused"
+    assert is_not_connected(StatusCode.UNAVAILABLE, no_one)
+    assert not is_not_connected(StatusCode.UNAVAILABLE, "my database is away")
+    assert not is_not_connected(StatusCode.UNAVAILABLE, None)
+    assert not is_not_connected(StatusCode.INTERNAL, no_one)
+    own_fault = "Exception serializing request!"
+    assert told_code(StatusCode.INTERNAL, own_fault) is StatusCode.CANCELLED
+    assert told_code(StatusCode.INTERNAL, "a bug") is StatusCode.INTERNAL
 
 
 def test_nobody_to_go_to_is_told_with_what_is_known() -> None:

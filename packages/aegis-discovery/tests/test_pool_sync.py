@@ -362,14 +362,50 @@ def test_a_call_that_was_shed_goes_to_another_provider_and_ejects_nobody(
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_retries_stop_where_the_budget_ends(pool: ServiceClientPool, two: list[Any]) -> None:
+@pytest.mark.parametrize("waits", [None, True])
+def test_retries_stop_where_the_budget_ends(
+    pool: ServiceClientPool, two: list[Any], waits: bool | None
+) -> None:
     stub = pool.channel("echo", "v1").unary_unary("/t/Fail")
     for _ in range(20):
         with pytest.raises(grpc.RpcError):
-            stub(b"UNAVAILABLE", timeout=WAIT)
+            stub(b"UNAVAILABLE", timeout=WAIT, wait_for_ready=waits)
     assert sum(attempts(two, "Fail")) == 20 + 10 + 20 * 0.2
     (service,) = pool.stats().services
     assert (service.picks, service.retries, service.retries_refused) == (34, 14, 6)
+
+
+def test_a_fault_of_the_caller_itself_is_no_answer(pool: ServiceClientPool, two: list[Any]) -> None:
+    def broken(value: object) -> bytes:
+        raise ValueError(value)
+
+    channel = pool.channel("echo", "v1")
+    assert {who(channel) for _ in range(2)} == {"a", "b"}
+    known = pool._endpoints.open_endpoints()
+    for endpoint in known:
+        endpoint.unreached(time.monotonic() + 1000)  # no probe brings it back meanwhile
+    stub = channel.unary_unary("/t/Who", request_serializer=broken)
+    for _ in range(4):
+        with pytest.raises(grpc.RpcError, match="Exception serializing"):
+            stub(b"", timeout=WAIT)
+    assert all(endpoint.out for endpoint in known)
+
+
+def test_a_response_that_cannot_be_read_is_not_asked_for_twice(
+    topology: Topology, tls: TLSConfig, two: list[Any]
+) -> None:
+    def broken(data: bytes) -> str:
+        raise ValueError(data)
+
+    retries = {"maxAttempts": 3, "retryableStatusCodes": ["INTERNAL", "UNAVAILABLE"]}
+    config = {"methodConfig": [{"name": [{}], "retryPolicy": retries}]}
+    with ServiceClientPool(topology, tls, service_config=config) as pool:
+        stub = pool.channel("echo", "v1").unary_unary("/t/Echo", response_deserializer=broken)
+        with pytest.raises(grpc.RpcError, match="Exception deserializing"):
+            stub(b"", timeout=WAIT)
+        with pytest.raises(grpc.RpcError, match="Exception deserializing"):
+            stub.future(b"", timeout=WAIT).result()
+        assert sum(attempts(two, "Echo")) == 2
 
 
 def test_a_frozen_provider_is_ejected_and_is_back_when_it_runs_again(

@@ -14,7 +14,14 @@ import grpc
 
 from aegis_discovery._endpoint import Endpoint
 from aegis_discovery._retries import RetryPolicy
-from aegis_discovery._routing import End, Router, deadline_of, time_left, told_code
+from aegis_discovery._routing import (
+    End,
+    Router,
+    deadline_of,
+    is_not_connected,
+    time_left,
+    told_code,
+)
 
 # What else came with these ends must be known: the call may go on, or its provider was not reached.
 _UNCERTAIN = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
@@ -277,10 +284,12 @@ def end_of(call: Any, *, seen: bool = False, streams: bool = False) -> End:
         seen: Whether the caller saw anything of an answer.
         streams: Whether it streams; a deadline is a common end of those.
     """
-    code = told_code(call.code(), call.details())
+    details = call.details()
+    code = told_code(call.code(), details)
     late = streams and code is grpc.StatusCode.DEADLINE_EXCEEDED
     answered = seen or late or bool(call.initial_metadata())
-    return End(code, answered, call.trailing_metadata() or ())
+    unsent = is_not_connected(code, details)
+    return End(code, answered, call.trailing_metadata() or (), unsent)
 
 
 def note_success(endpoint: Endpoint[grpc.Channel], began: float, *, streams: bool) -> None:

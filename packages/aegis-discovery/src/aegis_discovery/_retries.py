@@ -45,14 +45,15 @@ class RetryBudget:
         now: When the service is first used, in monotonic seconds.
     """
 
-    __slots__ = ("_before", "_calls", "_lock", "_since", "_spent")
+    __slots__ = ("_calls", "_earlier_calls", "_earlier_spent", "_lock", "_since", "_spent")
 
     def __init__(self, now: float) -> None:
         self._lock = threading.Lock()
         self._since = now
         self._calls = 0
         self._spent = 0
-        self._before = 0.0
+        self._earlier_calls = 0.0
+        self._earlier_spent = 0.0
 
     def take(self, calls: int, now: float) -> bool:
         """Takes one retry, if there is one.
@@ -62,19 +63,19 @@ class RetryBudget:
             now: Monotonic seconds.
         """
         with self._lock:
-            elapsed = now - self._since
-            if elapsed >= WINDOW:
-                self._turn(calls, elapsed)
-                self._since, elapsed = now, 0.0
-            left = self._before * (1 - elapsed / WINDOW)
-            if self._spent + 1 > RESERVE + RATIO * (calls - self._calls) + left:
+            if now - self._since >= WINDOW:
+                self._turn(calls, now)
+            left = 1 - (now - self._since) / WINDOW
+            lately = calls - self._calls + left * self._earlier_calls
+            spent = self._spent + left * self._earlier_spent
+            if spent + 1 > RESERVE + RATIO * lately:
                 return False
             self._spent += 1
             return True
 
-    def _turn(self, calls: int, elapsed: float) -> None:
-        """Begins a window, with what the calls of the last ten seconds left."""
-        earned = RATIO * (calls - self._calls) - max(self._spent - RESERVE, 0)
-        # Of a longer time, in which no retry was asked for, ten seconds count.
-        self._before = max(earned, 0.0) * WINDOW / elapsed
-        self._calls, self._spent = calls, 0
+    def _turn(self, calls: int, now: float) -> None:
+        """Begins a window; of a longer time, in which no retry was asked for, ten seconds count."""
+        windows = (now - self._since) / WINDOW
+        self._earlier_calls = (calls - self._calls) / windows
+        self._earlier_spent = self._spent * max(2 - windows, 0.0)
+        self._since, self._calls, self._spent = now, calls, 0

@@ -17,16 +17,31 @@ SHED = "aegis-shed"
 """Trailing metadata of a call that its provider shed before it ran, with the value 1."""
 
 
+_OWN_FAULTS = frozenset({"Exception serializing request!", "Exception deserializing response!"})
+"""What gRPC says where a serializer of the caller's raised; the provider has no part in it."""
+
+_NOT_CONNECTED = "failed to connect to all addresses"
+"""What gRPC says first where a call did not wait for a connection that there was none of."""
+
+
 def told_code(code: StatusCode, details: str | None) -> StatusCode:
-    """Returns the status that an attempt ended with, as far as the caller is concerned.
+    """Returns the status that an attempt ended with, as far as its provider is concerned.
 
     A server of gRPC that stops resets calls that come in at that moment. Such a call ends
     CANCELLED, although nobody cancelled it: the provider is there no more. These are the details
-    of such a reset; those of a call that was cancelled here are others.
+    of such a reset; those of a call that was cancelled here are others. (A handler that cancels
+    its own call looks the same.) What this side itself brought about is a CANCELLED.
     """
     if code is StatusCode.CANCELLED and details == StatusCode.CANCELLED.name:
         return StatusCode.UNAVAILABLE
+    if code is StatusCode.INTERNAL and details in _OWN_FAULTS:
+        return StatusCode.CANCELLED
     return code
+
+
+def is_not_connected(code: StatusCode, details: str | None) -> bool:
+    """Tells whether an attempt certainly ran nowhere: there was no connection to send it on."""
+    return code is StatusCode.UNAVAILABLE and (details or "").startswith(_NOT_CONNECTED)
 
 
 class End(NamedTuple):
@@ -36,11 +51,13 @@ class End(NamedTuple):
         code: The status.
         answered: Whether the caller could have seen anything of an answer.
         trailers: The metadata that came with the status; a status of gRPC's own brings none.
+        is_not_connected: Whether there was no connection to send anything on.
     """
 
     code: StatusCode
     answered: bool
     trailers: Iterable[tuple[str, Any]]
+    is_not_connected: bool = False
 
     @property
     def is_shed(self) -> bool:
@@ -103,7 +120,7 @@ class Router(Generic[ChannelT]):
 
         One that has somewhere else to go does not wait for a provider that may be gone for good.
         """
-        if policy is None:
+        if policy is None or StatusCode.UNAVAILABLE not in policy.codes:
             return True
         return tried + 1 >= min(policy.attempts, len(self._service.view.everyone))
 
@@ -145,7 +162,8 @@ class Router(Generic[ChannelT]):
             policy: Which calls are made again; None for none.
             deadline: When the whole call must be done, in monotonic seconds; never extended.
             waiting: Whether the caller would wait until a provider is connected. A first attempt
-                that did not, in the hope of another provider, is not charged to the budget.
+                that did not, in the hope of another provider, is not charged to the budget: it
+                stands for waiting, and made no load.
         """
         now = time.monotonic()
         self.note(tried[-1], end, now)
@@ -155,7 +173,7 @@ class Router(Generic[ChannelT]):
             end.code in policy.codes or end.is_shed
         ):
             return None
-        charged = not (waiting and end.is_unreached)
+        charged = not (waiting and end.is_not_connected)
         return self._service.pick_other(tried, now, charged=charged)
 
 

@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from aegis_discovery._endpoint import Endpoint
-from aegis_discovery._routing import End, Router, time_left, told_code
+from aegis_discovery._routing import End, Router, is_not_connected, time_left, told_code
 from aegis_discovery._stubs import StubCallable
 
 # The stubs of grpc make these classes generic; at run time not all of them are.
@@ -53,14 +53,15 @@ def end_of(call: Any, *, seen: bool = False, streams: bool = False) -> End:
         streams: Whether it streams; a deadline is a common end of those.
     """
     code = _now(call.code())
-    if code is grpc.StatusCode.CANCELLED:
-        code = told_code(code, _now(call.details()))
     if code is grpc.StatusCode.OK:
         return End(code, True, ())
+    details = _now(call.details())
+    code = told_code(code, details)
     if streams and code is grpc.StatusCode.DEADLINE_EXCEEDED:
         seen = True
     answered = seen or bool(_now(call.initial_metadata()))
-    return End(code, answered, tuple(_now(call.trailing_metadata()) or ()))
+    trailers = tuple(_now(call.trailing_metadata()) or ())
+    return End(code, answered, trailers, is_not_connected(code, details))
 
 
 def _now(coroutine: Coroutine[Any, Any, Any]) -> Any:
