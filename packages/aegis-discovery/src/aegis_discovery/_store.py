@@ -202,12 +202,16 @@ def _equivocates(one: Record, other: Record) -> bool:
 
 
 class ServiceIndex:
-    """Providers by service, kept per change, so that no query ever looks at all nodes."""
+    """Providers by service, kept per change, so that no query ever looks at all nodes.
+
+    Attributes:
+        answers: What was asked for and has not changed since; may be read without a lock.
+    """
 
     def __init__(self) -> None:
         self._providers: dict[tuple[str, str], dict[str, NodeInfo]] = {}
         self._versions: dict[str, set[str]] = {}
-        self._sorted: dict[tuple[str, ...], tuple[NodeInfo, ...]] = {}
+        self.answers: dict[tuple[str, ...], tuple[NodeInfo, ...]] = {}
 
     def add(self, node: NodeInfo) -> None:
         """Lists a node under its services, unless it is failed."""
@@ -236,18 +240,14 @@ class ServiceIndex:
                 if not versions:
                     del self._versions[service.name]
 
-    def cached(self, *key: str) -> tuple[NodeInfo, ...] | None:
-        """Returns an answer that is known to be current; needs no lock."""
-        return self._sorted.get(key)
-
     def find(self, *key: str) -> tuple[NodeInfo, ...]:
         """Returns the nodes under (name, version) or (name,), in the order of their ids."""
-        found = self._sorted.get(key)
+        found = self.answers.get(key)
         if found is None:
             listed = self._listed(*key)
             if not listed:
                 return ()
-            found = self._sorted[key] = tuple(listed[node_id] for node_id in sorted(listed))
+            found = self.answers[key] = tuple(listed[node_id] for node_id in sorted(listed))
         return found
 
     def _listed(self, name: str, version: str | None = None) -> Mapping[str, NodeInfo]:
@@ -260,5 +260,5 @@ class ServiceIndex:
         }
 
     def _forget_sorted(self, key: tuple[str, str]) -> None:
-        self._sorted.pop(key, None)
-        self._sorted.pop(key[:1], None)
+        self.answers.pop(key, None)
+        self.answers.pop(key[:1], None)

@@ -118,7 +118,7 @@ class Topology:
 
         The same tuple object comes back until one of these providers changes.
         """
-        found = self._ledger.store.services.cached(name, version)
+        found = self._ledger.store.services.answers.get((name, version))
         if found is None:
             with self._lock:
                 found = self._ledger.store.services.find(name, version)
