@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -373,6 +374,64 @@ async def _awaited(call: Any) -> Any:
     return await call
 
 
+async def test_callers_who_give_up_early_eject_a_frozen_provider(
+    pool: ServiceClientPool, topology: Topology, two: list[Any], killable_provider: Any
+) -> None:
+    topology.add_node(killable_provider.info)
+    channel = pool.channel("echo", "v1")
+    for _ in range(3):
+        await who(channel)
+    killable_provider.freeze()
+    for _ in range(45):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await who(channel)
+    assert "ejected" in str(pool.stats())
+    assert {await who(channel) for _ in range(20)} == {"a", "b"}
+    killable_provider.thaw()
+    async with asyncio.timeout(WAIT):
+        while await who(channel) != "mortal":
+            pass
+
+
+async def test_a_call_that_has_ended_counts_no_more_though_nobody_waits_for_it(
+    pool: ServiceClientPool, two: list[Any]
+) -> None:
+    stub = pool.channel("echo", "v1").unary_unary("/t/Echo")
+    over = asyncio.Semaphore(0)
+    held: list[Any] = [stub(b"x", timeout=WAIT) for _ in range(4)]
+    for call in held:
+        call.add_done_callback(lambda _: over.release())
+    for _ in held:
+        await asyncio.wait_for(over.acquire(), WAIT)
+    assert [endpoint.under_way for endpoint in pool.stats().services[0].endpoints] == [0, 0]
+    assert [await call.code() for call in held] == [grpc.StatusCode.OK] * 4
+    assert [await call for call in held] == [b"x"] * 4
+
+
+async def test_metadata_that_can_be_read_once_goes_with_every_attempt(
+    pool: ServiceClientPool, two: list[Any]
+) -> None:
+    stub = pool.channel("echo", "v1").unary_unary("/t/Fail")
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stub(b"UNAVAILABLE", metadata=iter([("who", "me")]), timeout=WAIT)
+    assert [provider.metadata[-1]["who"] for provider in two] == ["me", "me"]
+
+
+async def test_streams_of_requests_are_not_tried_again(
+    pool: ServiceClientPool, two: list[Any]
+) -> None:
+    channel = pool.channel("echo", "v1")
+
+    async def fail() -> AsyncIterator[bytes]:
+        yield b"fail"
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await collect(channel.stream_stream("/t/Chat")(fail(), timeout=WAIT))
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert sum(attempts(two, "Chat")) == 1
+
+
 async def test_calls_count_as_under_way_until_they_end_or_are_dropped(
     topology: Topology, tls: TLSConfig, two: list[Any]
 ) -> None:
@@ -417,6 +476,24 @@ async def test_interceptors_of_the_pool_see_every_attempt(
         with pytest.raises(grpc.aio.AioRpcError):
             await pool.channel("echo", "v1").unary_unary("/t/Fail")(b"UNAVAILABLE", timeout=WAIT)
     assert seen == ["/t/Fail"] * 2
+
+
+async def test_what_looks_whether_a_provider_is_back_passes_by_interceptors(
+    topology: Topology, tls: TLSConfig, two: list[Any], start_provider: Start
+) -> None:
+    class Echoes(grpc.aio.UnaryUnaryClientInterceptor):
+        async def intercept_unary_unary(self, go_on: Any, details: Any, request: Any) -> Any:
+            assert bytes(details.method).startswith(b"/t/"), "a method that is none of the user's"
+            return await go_on(details, request)
+
+    async with ServiceClientPool(topology, tls, interceptors=[Echoes()]) as pool:
+        channel = pool.channel("echo", "v1")
+        await asyncio.to_thread(two[0].stop)
+        assert [await who(channel) for _ in range(4)] == ["b"] * 4
+        start_provider("a", port=two[0].port)
+        async with asyncio.timeout(WAIT):
+            while await who(channel) != "a":
+                pass
 
 
 # gRPC 1.78 stumbles over such calls itself, as it drops them.

@@ -10,7 +10,7 @@ from aegis_discovery._endpoint import Endpoint
 def endpoints_with(*under_way: int) -> list[Endpoint[object]]:
     endpoints = [Endpoint[object](f"n{number}", "a:1") for number in range(len(under_way))]
     for endpoint, calls in zip(endpoints, under_way, strict=True):
-        endpoint.waiting.extend([None] * calls)
+        endpoint.waiting.update(object() for _ in range(calls))
     return endpoints
 
 
@@ -39,5 +39,5 @@ def test_one_alone_is_taken() -> None:
 
 def test_streams_count_as_calls_under_way() -> None:
     endpoints = endpoints_with(0, 1)
-    endpoints[0].streaming.extend([None, None])
+    endpoints[0].streaming.update([object(), object()])
     assert LeastRequests().pick(endpoints) is endpoints[1]

@@ -92,7 +92,7 @@ def test_it_fails_too_often_after_five_failures_in_a_row() -> None:
 def test_it_is_silent_when_calls_wait_and_none_was_answered_for_a_second() -> None:
     standing = Standing()
     assert not standing.silent(100.0), "nobody asked it anything"
-    standing.asked(100.0)
+    standing.asked(100.0, object())
     assert not standing.silent(100.9)
     assert standing.silent(101.0)
     standing.answered(100.0, 101.0)
@@ -105,22 +105,22 @@ def test_it_is_silent_when_calls_wait_and_none_was_answered_for_a_second() -> No
 def test_calls_that_just_began_are_no_sign_of_silence_however_long_it_was_idle() -> None:
     standing = Standing()
     standing.answered(1.0, 1.1)
-    standing.asked(500.0)
+    standing.asked(500.0, object())
     assert not standing.silent(500.5)
 
 
 def test_calls_that_are_given_up_one_by_one_do_not_hide_that_none_is_answered() -> None:
     standing = Standing()
-    standing.asked(1.0)
+    standing.asked(1.0, object())
     for tenth in range(10):
-        standing.asked(1.0 + tenth / 10)
+        standing.asked(1.0 + tenth / 10, object())
         standing.waiting.pop()
     assert standing.silent(2.0)
 
 
 def test_streams_may_be_silent() -> None:
     standing = Standing()
-    standing.streaming.append(None)
+    standing.streaming.add(object())
     assert not standing.silent(100.0)
     assert standing.under_way == 1
 
@@ -129,7 +129,7 @@ def test_one_whose_answers_take_long_is_given_longer() -> None:
     standing = Standing()
     for began in range(0, 100, 10):
         standing.answered(began, began + 10.0)
-    standing.asked(100.0)
+    standing.asked(100.0, object())
     assert not standing.silent(130.0)
     assert standing.silent(140.5)
 
@@ -140,5 +140,26 @@ def test_one_that_was_frozen_is_taken_for_quick_again_after_some_quick_answers()
         standing.answered(0.0, 10.0)
     for number in range(20):
         standing.answered(10.0 + number, 10.01 + number)
-    standing.asked(50.0)
+    standing.asked(50.0, object())
     assert standing.silent(51.0)
+
+
+def test_callers_who_waited_in_vain_for_a_second_show_a_provider_that_is_silent() -> None:
+    standing = Standing()
+    due = [standing.given_up(tenth / 4, tenth / 4 + 0.25) for tenth in range(4)]
+    assert due == [False, False, False, True]
+
+
+def test_those_who_wait_in_vain_at_the_same_time_wait_once() -> None:
+    standing = Standing()
+    assert not any(standing.given_up(1.0 + number / 100, 1.5) for number in range(50))
+    assert not standing.given_up(1.2, 1.75)
+    assert standing.given_up(1.6, 2.0)
+
+
+def test_an_answer_makes_up_for_waits_in_vain() -> None:
+    standing = Standing()
+    assert not standing.given_up(1.0, 1.9)
+    standing.answered(1.9, 1.95)
+    standing.succeeded()
+    assert not standing.given_up(2.0, 2.9)

@@ -286,7 +286,7 @@ def test_one_that_does_not_answer_is_ejected_and_probed_when_its_time_is_over() 
     probed: list[Endpoint[object]] = []
     endpoints.probe = probed.append
     silent = by_id(endpoints)["b"]
-    silent.asked(NOW)
+    silent.asked(NOW, object())
     assert set(picks(endpoints, 6, NOW + 0.9)) == {"a", "b", "c"}
     assert set(picks(endpoints, 6, NOW + 1.0)) == {"a", "c"}
     assert silent.ejected
@@ -303,7 +303,7 @@ def test_one_that_does_not_answer_is_ejected_and_probed_when_its_time_is_over() 
 def test_never_more_than_half_are_ejected(count: int, most: int) -> None:
     _, endpoints = endpoints_of(*map(node, "abcdefghij"[:count]))
     for endpoint in by_id(endpoints).values():
-        endpoint.asked(NOW)
+        endpoint.asked(NOW, object())
     counts = Counter(picks(endpoints, 60, NOW + 5))
     assert len(counts) == count - most
     assert set(Counter(picks(endpoints, 60, NOW + 5)).values()) == {60 // len(counts)}
@@ -315,16 +315,16 @@ def test_those_out_of_reach_do_not_keep_others_from_being_ejected() -> None:
     known = by_id(endpoints)
     known["a"].unreached(NOW)
     known["b"].unreached(NOW)
-    known["c"].asked(NOW)
+    known["c"].asked(NOW, object())
     assert set(picks(endpoints, 8, NOW + 5)) == {"d"}
-    known["d"].asked(NOW + 5)
+    known["d"].asked(NOW + 5, object())
     assert set(picks(endpoints, 8, NOW + 10)) == {"d"}, "the last one in use is kept"
 
 
 def test_the_last_well_one_is_kept_in_use_whatever_else_there_is() -> None:
     unwell = {"health": HealthStatus.UNHEALTHY}
     _, endpoints = endpoints_of(node("a"), node("b", **unwell), node("c", **unwell))
-    by_id(endpoints)["a"].asked(NOW)
+    by_id(endpoints)["a"].asked(NOW, object())
     assert set(picks(endpoints, 9, NOW + 5)) == {"a"}
 
 
@@ -364,7 +364,7 @@ def test_the_only_usable_one_is_found_whatever_the_balancer_prefers(
     _, endpoints = endpoints_of(*nodes, balancers={"greeter": balancer})
     known = by_id(endpoints)
     for _ in range(50):
-        known["n17"].asked(NOW)  # the busiest, and the only one in reach
+        known["n17"].asked(NOW, object())  # the busiest, and the only one in reach
     for node_id, endpoint in known.items():
         if node_id != "n17":
             endpoint.unreached(NOW)
@@ -376,7 +376,7 @@ def test_each_service_has_the_balancer_that_was_chosen_for_it() -> None:
     _, endpoints = endpoints_of(
         node("a", services=both), node("b", services=both), balancers={"greeter": LeastRequests}
     )
-    by_id(endpoints)["a"].asked(NOW)
+    by_id(endpoints)["a"].asked(NOW, object())
     assert set(picks(endpoints, 20)) == {"b"}
     other = endpoints.service("other", "v1")
     assert {endpoint.node_id for _ in range(2) if (endpoint := other.pick(NOW))} == {"a", "b"}
@@ -460,7 +460,7 @@ def test_the_stats_are_a_frozen_snapshot_that_turns_into_json() -> None:
     )
     known = by_id(endpoints)
     known["a"].unreached(NOW)
-    known["b"].asked(NOW)
+    known["b"].asked(NOW, object())
     picks(endpoints, 3, NOW + 2)
     stats = endpoints.stats()
     with pytest.raises(AttributeError):

@@ -507,6 +507,37 @@ def test_what_an_interceptor_raises_reaches_the_caller(
     assert attempts(two, "Echo") == [0, 0]
 
 
+@pytest.mark.parametrize("retry", [True, False])
+def test_what_an_interceptor_returns_in_place_of_a_call_reaches_the_caller(
+    topology: Topology, tls: TLSConfig, two: list[Any], retry: bool
+) -> None:
+    class Louder(grpc.UnaryStreamClientInterceptor, grpc.StreamStreamClientInterceptor):
+        def intercept_unary_stream(self, go_on: Any, details: Any, request: Any) -> Any:
+            return (response + b"!" for response in go_on(details, request))
+
+        intercept_stream_stream = intercept_unary_stream
+
+    with ServiceClientPool(topology, tls, interceptors=[Louder()], retry=retry) as pool:
+        channel = pool.channel("echo", "v1")
+        count: Any = channel.unary_stream("/t/Count")
+        assert list(count(b"2", timeout=WAIT)) == [b"0!", b"1!"]
+        chat: Any = channel.stream_stream("/t/Chat")
+        assert list(chat(iter([b"x"]), timeout=WAIT)) == [b"re: x!"]
+        assert [endpoint.under_way for endpoint in pool.stats().services[0].endpoints] == [0, 0]
+
+
+def test_metadata_that_can_be_read_once_goes_with_every_attempt(
+    pool: ServiceClientPool, two: list[Any]
+) -> None:
+    stub = pool.channel("echo", "v1").unary_unary("/t/Fail")
+    with pytest.raises(grpc.RpcError):
+        stub(b"UNAVAILABLE", metadata=iter([("who", "me")]), timeout=WAIT)
+    assert [provider.metadata[-1]["who"] for provider in two] == ["me", "me"]
+    with pytest.raises(grpc.RpcError):
+        stub.future(b"UNAVAILABLE", metadata=iter([("who", "you")]), timeout=WAIT).result()
+    assert [provider.metadata[-1]["who"] for provider in two] == ["you", "you"]
+
+
 def test_a_provider_out_of_reach_is_passed_over_until_it_is_back(
     pool: ServiceClientPool, two: list[Any], start_provider: Start
 ) -> None:

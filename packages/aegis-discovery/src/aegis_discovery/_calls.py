@@ -41,8 +41,10 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
         router: Decides where it goes.
         start: Starts an attempt: endpoint, timeout, wait_for_ready.
         policy: When it goes on.
-        timeout: Seconds for all attempts together.
+        deadline: When all attempts together must be done, in monotonic seconds.
         wait_for_ready: As the caller gave it.
+        endpoint: Where the first attempt went.
+        call: The first attempt.
         streams: Whether it has a stream of responses.
     """
 
@@ -51,8 +53,10 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
         router: Router[grpc.Channel],
         start: Start,
         policy: RetryPolicy,
-        timeout: float | None,
+        deadline: float | None,
         wait_for_ready: bool | None,
+        endpoint: Endpoint[grpc.Channel],
+        call: Any,
         *,
         streams: bool,
     ) -> None:
@@ -60,7 +64,7 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
         self._start = start
         self._policy = policy
         self._uncertain = policy.codes | _UNCERTAIN
-        self._deadline = deadline_of(timeout)
+        self._deadline = deadline
         self._wait_for_ready = wait_for_ready
         self._streams = streams
         self._lock = threading.Lock()
@@ -69,7 +73,7 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
         self._cancelled = False
         self._settled: Any = None
         self._tried: tuple[Endpoint[grpc.Channel], ...] = ()
-        self._attempt(router.pick(time.monotonic()), timeout)
+        self._follow(endpoint, call)
         self._watch()
 
     def __repr__(self) -> str:
@@ -77,8 +81,12 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
 
     def _attempt(self, endpoint: Endpoint[grpc.Channel], timeout: float | None) -> None:
         wait = self._wait_for_ready and self._router.waits(self._policy, len(self._tried))
-        self._call = self._start(endpoint, timeout, wait)
-        self._began = _count(self._call, endpoint, streams=self._streams)
+        self._follow(endpoint, self._start(endpoint, timeout, wait))
+
+    def _follow(self, endpoint: Endpoint[grpc.Channel], call: Any) -> None:
+        """Goes on with an attempt that was just started."""
+        self._began = _count(call, endpoint, streams=self._streams)
+        self._call = call
         self._tried = (*self._tried, endpoint)
 
     def _watch(self) -> None:
@@ -303,14 +311,16 @@ def note_success(endpoint: Endpoint[grpc.Channel], began: float, *, streams: boo
 def _count(call: Any, endpoint: Endpoint[grpc.Channel], *, streams: bool) -> float:
     """Counts a call as under way until it ends; returns when it began."""
     began = time.monotonic()
-    if streams:
-        under_way = endpoint.streaming
-        under_way.append(None)
-    else:
-        under_way = endpoint.waiting
-        endpoint.asked(began)
-    if not call.add_callback(under_way.pop):
-        under_way.pop()
+    token = object()  # not the call itself, which would be kept alive by what it calls back
+    under_way = endpoint.streaming if streams else endpoint.waiting
+    over = partial(under_way.discard, token)
+    if call.add_callback(over):
+        if streams:
+            under_way.add(token)
+        else:
+            endpoint.asked(began, token)
+        if call.done():  # it may have ended in between
+            over()
     return began
 
 

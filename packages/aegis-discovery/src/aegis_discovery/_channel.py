@@ -11,8 +11,8 @@ import grpc
 from aegis_discovery._calls import RetriedCall, end_of, observe
 from aegis_discovery._connectivity import ConnectivityWatch
 from aegis_discovery._endpoint import Endpoint
-from aegis_discovery._routing import time_left
-from aegis_discovery._stubs import BalancedMethods, BorrowedMethods, StubCallable
+from aegis_discovery._routing import deadline_of, time_left
+from aegis_discovery._stubs import BalancedMethods, BorrowedMethods, StubCallable, repeatable
 from aegis_discovery._unrouted import NoProvidersRpcError
 
 # The stubs of grpc make these classes generic; at run time they are not.
@@ -43,9 +43,12 @@ def _waiting(how: str) -> Callable[..., Any]:
         deadline = None if timeout is None else began + timeout
         waits = self.wait_for_ready if wait_for_ready is None else wait_for_ready
         wait = waits and router.waits(policy)
+        if metadata is not None:
+            metadata = repeatable(metadata)
         tried: tuple[Endpoint[grpc.Channel], ...] = ()
         while True:
-            endpoint.asked(began)
+            token = object()
+            endpoint.asked(began, token)
             waiting = endpoint.waiting
             try:
                 response = getattr(self.at(endpoint), how)(
@@ -62,7 +65,7 @@ def _waiting(how: str) -> Callable[..., Any]:
                 endpoint.answered(began, monotonic())
                 return response
             finally:
-                waiting.pop()
+                waiting.discard(token)
             endpoint, timeout, began = other, time_left(deadline), monotonic()
             wait = waits and router.waits(policy, len(tried))
 
@@ -89,16 +92,21 @@ def _beginning(how: str) -> Callable[..., Any]:
             )
 
         router, policy = self.router, self.retry
+        metadata = repeatable(metadata)
         timeout = self.within(timeout)
         wait = self.wait_for_ready if wait_for_ready is None else wait_for_ready
         streams = how != "future"
         try:
-            if policy is not None:
-                return RetriedCall(router, start, policy, timeout, wait, streams=streams)
             endpoint = router.pick(monotonic())
         except NoProvidersRpcError as error:
             return error
-        return observe(start(endpoint, timeout, wait), router, endpoint, streams=streams)
+        deadline = deadline_of(timeout)
+        call = start(endpoint, timeout, wait and router.waits(policy))
+        if not isinstance(call, grpc.Call):
+            return call  # an interceptor's own: it tells nothing of itself, and cannot go on
+        if policy is None:
+            return observe(call, router, endpoint, streams=streams)
+        return RetriedCall(router, start, policy, deadline, wait, endpoint, call, streams=streams)
 
     return call
 
@@ -118,7 +126,8 @@ def _waiting_stream(how: str) -> Callable[..., Any]:
         began = monotonic()
         endpoint = self.router.pick(began)
         wait = self.wait_for_ready if wait_for_ready is None else wait_for_ready
-        endpoint.streaming.append(None)
+        token = object()
+        endpoint.streaming.add(token)
         try:
             response = getattr(self.at(endpoint), how)(
                 request_iterator, self.within(timeout), metadata, credentials, wait, compression
@@ -128,7 +137,7 @@ def _waiting_stream(how: str) -> Callable[..., Any]:
                 self.router.note(endpoint, end_of(error, streams=True), monotonic())
             raise
         finally:
-            endpoint.streaming.pop()
+            endpoint.streaming.discard(token)
         if endpoint.troubled:
             endpoint.succeeded()
         return response
@@ -156,6 +165,8 @@ def _beginning_stream(how: str) -> Callable[..., Any]:
         started = getattr(self.at(endpoint), how)(
             request_iterator, self.within(timeout), metadata, credentials, wait, compression
         )
+        if not isinstance(started, grpc.Call):
+            return started
         return observe(started, self.router, endpoint, streams=True)
 
     return call

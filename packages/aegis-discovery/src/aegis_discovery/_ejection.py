@@ -35,31 +35,33 @@ class Standing:
     It is in use, or out: left alone until a probe or a call was answered. Out are those that a
     call did not reach, and those ejected for failing or being silent.
 
-    All times are monotonic seconds. What calls touch is a flag, a float or a list, each changed
-    in one step, so threads need no lock for it. The lists serve as exact counters.
+    All times are monotonic seconds. What calls touch is a flag, a float or a set, each changed
+    in one step, so threads need no lock for it. The sets serve as exact counters.
 
     Attributes:
         out: Whether it is left alone.
         ejected: Whether it is out although calls reach it.
         troubled: Whether anything speaks against it, so that an answer is worth noting.
         pause: Seconds of the present or latest time out; 0 once a call was answered.
-        waiting: One entry for each call under way that waits for its one response.
-        streaming: The same for calls that stream, which may be silent for long.
+        waiting: The calls under way that wait for their one response, or something for each.
+        streaming: The same of calls that stream, which may be silent for long.
         silent_at: From when on it is silent, if calls wait and none is answered.
     """
 
     __slots__ = (
-        "_failures", "_pace", "_probe_at", "_probing", "ejected", "out", "pause", "silent_at",
-        "streaming", "troubled", "waiting",
+        "_failures", "_in_vain", "_in_vain_until", "_pace", "_probe_at", "_probing", "ejected",
+        "out", "pause", "silent_at", "streaming", "troubled", "waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.out = self.ejected = self.troubled = False
         self.pause = 0.0
-        self.waiting: list[None] = []
-        self.streaming: list[None] = []
+        self.waiting: set[object] = set()
+        self.streaming: set[object] = set()
         self.silent_at = 0.0
         self._failures = 0
+        self._in_vain = 0.0
+        self._in_vain_until = 0.0
         self._pace = 0.0
         self._probe_at = 0.0
         self._probing = False
@@ -69,11 +71,11 @@ class Standing:
         """Our own calls to it that have not ended."""
         return len(self.waiting) + len(self.streaming)
 
-    def asked(self, now: float) -> None:
-        """Notes a call that waits for its one response, from now until it is taken off again."""
+    def asked(self, now: float, call: object) -> None:
+        """Notes a call that waits for its one response, until it is taken off again."""
         if not self.waiting:  # what is asked nothing has nothing to answer
             self.silent_at = now + (self._pace * SLOW or SILENCE)
-        self.waiting.append(None)
+        self.waiting.add(call)
 
     def answered(self, began: float, now: float) -> None:
         """Notes the response to a call that began then."""
@@ -96,7 +98,7 @@ class Standing:
         """Takes it back into use: the provider answered a call."""
         self.out = self.ejected = self.troubled = False
         self.pause = 0.0
-        self._failures = 0
+        self.spare()
 
     def unreached(self, now: float) -> None:
         """Notes a call that did not reach the provider; it is left alone at once."""
@@ -110,6 +112,17 @@ class Standing:
         self._failures += 1
         return self._failures >= FAILURES and not self.out
 
+    def given_up(self, began: float, now: float) -> bool:
+        """Notes that a caller stopped waiting; tells whether callers waited in vain for too long.
+
+        Who gives up before silence shows would else call a frozen provider for ever. Two who wait
+        at the same time wait once.
+        """
+        self.troubled = True
+        self._in_vain += max(now - max(began, self._in_vain_until), 0.0)
+        self._in_vain_until = now
+        return self._in_vain >= (self._pace * SLOW or SILENCE) and not self.out
+
     def silent(self, now: float) -> bool:
         """Tells whether calls wait for answers, and none came for too long."""
         return now >= self.silent_at and bool(self.waiting)
@@ -122,6 +135,7 @@ class Standing:
     def spare(self) -> None:
         """Forgets its failures, where it cannot be ejected."""
         self._failures = 0
+        self._in_vain = 0.0
 
     def take_probe(self, now: float) -> bool:
         """Tells whether it is time to see if it is back; only one may look at a time."""
@@ -137,7 +151,7 @@ class Standing:
             return
         if alive:
             self.out = self.ejected = False
-            self._failures = 0
+            self.spare()
             self.heard(now)
         else:
             self._leave_out(now, FIRST_BACKOFF)

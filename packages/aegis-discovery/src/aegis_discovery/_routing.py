@@ -145,6 +145,10 @@ class Router(Generic[ChannelT]):
             endpoint.heard(now)
             endpoint.succeeded()
 
+    def given_up(self, endpoint: Endpoint[ChannelT], began: float, now: float) -> None:
+        """Notes a call whose caller stopped waiting for its response."""
+        self._service.given_up(endpoint, began, now)
+
     def after(
         self,
         tried: tuple[Endpoint[ChannelT], ...],

@@ -69,6 +69,11 @@ class StubCallable(Generic[ChannelT]):
             endpoint.callables.pop(self.key, None)
 
 
+def repeatable(metadata: Any) -> Any:
+    """Returns a call's metadata for all its attempts: the first one would use an iterator up."""
+    return tuple(metadata) if hasattr(metadata, "__next__") else metadata
+
+
 class Methods:
     """The four methods of a channel, which differ in one word."""
 

@@ -27,10 +27,11 @@ def observe(
     call: Any, router: Router[grpc.aio.Channel], endpoint: Endpoint[grpc.aio.Channel]
 ) -> Any:
     """Lets the router know how a call with a stream ends."""
-    endpoint.streaming.append(None)
+    token = object()  # not the call itself, which is to end as it is dropped
+    endpoint.streaming.add(token)
 
     def ended(call: Any) -> None:
-        endpoint.streaming.pop()
+        endpoint.streaming.discard(token)
         try:
             end = end_of(call, streams=True)
             if end.code is not grpc.StatusCode.OK:
@@ -92,8 +93,8 @@ class RetriedCall(grpc.aio.Call):
     _streams = False
     _may_go_on = True
     _seen = False
+    _call: Any = None
     _settled: Any = None
-    _under_way: list[None] | None = None
     _tried: tuple[Endpoint[grpc.aio.Channel], ...] = ()
     _deadline: float | None = None
 
@@ -129,7 +130,7 @@ class RetriedCall(grpc.aio.Call):
         stub = self._stub
         # Nearly always the method is there, and so is looked up without a call.
         method = endpoint.callables.get(stub.key) or stub.at(endpoint)
-        self._call: Any = method(
+        self._call = method(
             self._request,
             timeout=timeout,
             metadata=metadata,
@@ -139,18 +140,13 @@ class RetriedCall(grpc.aio.Call):
         )
         self._endpoint = endpoint
         self._began = now
+        # It counts until it ends, whoever asks for it and whenever.
         if self._streams:
-            endpoint.streaming.append(None)
-            self._under_way = endpoint.streaming
+            endpoint.streaming.add(self._call)
+            self._call.add_done_callback(endpoint.streaming.discard)
         else:
-            endpoint.asked(now)
-            self._under_way = endpoint.waiting
-
-    def _is_over(self) -> None:
-        """Counts the present attempt as under way no longer."""
-        under_way, self._under_way = self._under_way, None
-        if under_way is not None:
-            under_way.pop()
+            endpoint.asked(now, self._call)
+            self._call.add_done_callback(endpoint.waiting.discard)
 
     def _is_final(self, call: Any) -> bool:
         """Tells of an attempt that ended whether the call ends with it; settled only once."""
@@ -158,7 +154,6 @@ class RetriedCall(grpc.aio.Call):
             return True
         if call is not self._call:
             return False
-        self._is_over()
         try:
             if self._goes_on(call):
                 return False
@@ -172,7 +167,9 @@ class RetriedCall(grpc.aio.Call):
         end = end_of(call, seen=self._seen, streams=self._streams)
         endpoint, router = self._endpoint, self._stub.router
         if end.code is grpc.StatusCode.OK:
-            if endpoint.troubled:
+            if not self._streams:
+                endpoint.answered(self._began, monotonic())
+            elif endpoint.troubled:
                 endpoint.succeeded()
             return False
         self._tried = (*self._tried, endpoint)
@@ -268,8 +265,8 @@ class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
     """A call with one response. If nobody waits for it, it goes on nowhere else."""
 
     def __del__(self) -> None:
-        if self._under_way is not None:
-            self._is_over()
+        if self._settled is None and self._call is not None:
+            self._endpoint.waiting.discard(self._call)
 
     def __await__(self) -> Generator[Any, None, Any]:
         while True:
@@ -277,17 +274,20 @@ class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
             try:
                 response = yield from call.__await__()
             except asyncio.CancelledError:
-                self._may_go_on = False
-                self._is_over()
+                if self._may_go_on:
+                    self._may_go_on = False
+                    self._stub.router.given_up(self._endpoint, self._began, monotonic())
                 raise
             except grpc.RpcError:
                 if self._is_final(call):
                     raise
+            except BaseException:
+                # An interceptor's own error; such a call calls nobody back.
+                self._endpoint.waiting.discard(call)
+                raise
             else:
-                under_way = self._under_way
-                if under_way is not None:
-                    self._under_way = None
-                    under_way.pop()
+                if self._settled is None:
+                    self._settled = call
                     self._endpoint.answered(self._began, monotonic())
                 return response
 
@@ -313,12 +313,8 @@ class RetriedStreamCall(RetriedCall, grpc.aio.UnaryStreamCall):
         self._call.add_done_callback(ended)
 
     def __del__(self) -> None:
-        call = getattr(self, "_call", None)
-        if call is None:
-            return
-        if not call.done():
-            call.cancel()
-        self._is_over()
+        if self._call is not None and not self._call.done():
+            self._call.cancel()
 
     def __aiter__(self) -> AsyncIterator[Any]:
         aiter(self._call)  # gRPC notes that the stream is iterated, and refuses read() from now

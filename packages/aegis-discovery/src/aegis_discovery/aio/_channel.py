@@ -11,7 +11,7 @@ from typing import Any, Self, TypeAlias
 import grpc
 import grpc.aio
 
-from aegis_discovery._stubs import BalancedMethods, BorrowedMethods, StubCallable
+from aegis_discovery._stubs import BalancedMethods, BorrowedMethods, StubCallable, repeatable
 from aegis_discovery.aio._calls import RetriedCall, RetriedStreamCall, RetriedUnaryCall, observe
 from aegis_discovery.aio._unrouted import NoProvidersRpcError, UnroutedCall
 
@@ -43,6 +43,8 @@ def _one_request(retried: type[RetriedCall]) -> Callable[..., Any]:
             timeout = self.within(timeout)
         if wait_for_ready is None:
             wait_for_ready = self.wait_for_ready
+        if metadata is not None:
+            metadata = repeatable(metadata)
         try:
             return retried(
                 self, request, timeout, wait_for_ready, metadata, credentials, compression

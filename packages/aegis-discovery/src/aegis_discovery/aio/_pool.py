@@ -75,7 +75,9 @@ class ServiceClientPool(BasePool[grpc.aio.Channel]):
     ) -> None:
         super().__init__(source, retry, service_config, balancers, region, zone, may_provide)
         if channels is None:
-            self._channels = ChannelCache(tls, interceptors=interceptors, options=options)
+            self._channels = ChannelCache(
+                tls, interceptors=[_past_probes(one) for one in interceptors], options=options
+            )
         elif interceptors or options:
             raise ValueError("shared channels bring their own interceptors and options")
         else:
@@ -154,6 +156,24 @@ class ServiceClientPool(BasePool[grpc.aio.Channel]):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+class _PastProbes(grpc.aio.UnaryUnaryClientInterceptor):
+    """A user's interceptor, which is to see the user's calls and not the probes of the pool."""
+
+    def __init__(self, inner: grpc.aio.UnaryUnaryClientInterceptor) -> None:
+        self._inner = inner
+
+    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        if details.method in (PROBE, PROBE.encode()):
+            return await continuation(details, request)
+        return await self._inner.intercept_unary_unary(continuation, details, request)
+
+
+def _past_probes(interceptor: grpc.aio.ClientInterceptor) -> grpc.aio.ClientInterceptor:
+    if isinstance(interceptor, grpc.aio.UnaryUnaryClientInterceptor):
+        return _PastProbes(interceptor)
+    return interceptor
 
 
 class _LoopRouter(Router[grpc.aio.Channel]):
