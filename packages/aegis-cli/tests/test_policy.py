@@ -54,6 +54,11 @@ def file(tmp_path: Path) -> str:
             1,
             f"denied: {ONE} other services; {TWO} other trust domains",
         ),
+        (
+            "call anybody grpc.health.v1.Health/Check",
+            0,
+            "allowed: every member of the mesh may call it, whatever the rules",
+        ),
         ("provide payments-1 payments/v2", 0, "allowed: provide rule 1 (line 12) allows it"),
         ("provide payments-1 payments/v1", 1, "denied: provide rule 1 (line 12) is for other"),
     ],

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from aegis_certs import TLSConfig
-from aegis_core import ConfigError
+from aegis_core import CallRule, ConfigError, Policy
 from aegis_core._overload import Intake, TurnedAway
 from aegis_core.aio import Node
 from aegis_discovery.aio.transport import open_channel
@@ -22,12 +22,16 @@ Until = Callable[[Callable[[], object]], Awaitable[None]]
 
 def test_an_intake_lets_in_up_to_its_limit_and_again_when_a_call_is_over() -> None:
     intake = Intake(2)
-    assert [intake.enter(call) for call in "abc"] == [None, None, TurnedAway.FULL]
+    assert [intake.enter(call) for call in "abc"] == [None, None, None]
+    assert [intake.begin(call) for call in "abc"] == [True, True, False]
     assert repr(intake) == "<Intake 2/2 running>"
+    assert intake.enter("d") is TurnedAway.FULL
     intake.leave("a")
     intake.leave("a")
-    assert intake.enter("d") is None
-    assert (intake.begun, intake.shed, intake.late, intake.running) == (3, 1, 0, 2)
+    assert intake.enter("e") is None
+    assert intake.begin("e")
+    assert (intake.begun, intake.shed, intake.late, intake.running) == (3, 2, 0, 2)
+    assert intake.arrived == 5
 
 
 def test_a_closed_intake_lets_nobody_in_and_those_inside_finish() -> None:
@@ -35,9 +39,11 @@ def test_a_closed_intake_lets_nobody_in_and_those_inside_finish() -> None:
     assert intake.enter("a") is None
     intake.close()
     assert intake.enter("b") is TurnedAway.CLOSED
+    assert intake.begin("a"), "it came in time"
     assert repr(intake) == "<Intake 1 running closed>"
+    assert not intake.empty
     intake.leave("a")
-    assert (intake.running, intake.arrived, intake.late) == (0, 2, 1)
+    assert (intake.empty, intake.running, intake.arrived, intake.late) == (True, 0, 2, 1)
 
 
 class Slow:
@@ -183,6 +189,36 @@ async def test_a_thread_that_still_works_for_a_caller_that_gave_up_counts(
             assert await begin(channel, "uu").code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             slow.go_on_sync.set()
         await until(lambda: node.stats().calls.running == 0)
+
+
+@pytest.mark.parametrize("name", ["uu", "sync_uu", "us", "sync_us"])
+async def test_those_who_may_not_call_take_no_places(
+    node_of: Callable[..., Node], identity: MakeIdentity, slow: Slow, until: Until, name: str
+) -> None:
+    policy = Policy(call=[CallRule(ids=["caller"], services=["t"])])
+    never = asyncio.Event()
+
+    async def keep_waiting() -> AsyncIterator[bytes]:
+        await never.wait()
+        yield b""
+
+    async with (
+        node_of(slow, max_concurrent_calls=1, policy=policy) as node,
+        open_channel(identity("caller"), "node", node.address) as channel,
+        open_channel(identity("mallory"), "node", node.address) as another,
+    ):
+        # The server waits for a request that never comes, and so does not see who calls.
+        held = [another.stream_stream(f"/t/{name}")(keep_waiting()) for _ in range(3)]
+        await until(lambda: node.server._intake.arrived == 3)
+        for _ in range(20):
+            code = await begin(another, name).code()
+            assert code is grpc.StatusCode.PERMISSION_DENIED
+        assert node.stats().calls.denied == 20
+        slow.release()
+        assert await end_of(begin(channel, name)) is grpc.StatusCode.OK
+        assert (node.stats().calls.begun, node.stats().calls.shed) == (1, 0)
+        for call in held:
+            call.cancel()
 
 
 @pytest.mark.parametrize("limit", [0, -1])

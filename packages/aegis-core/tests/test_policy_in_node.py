@@ -22,7 +22,9 @@ from aegis_core._policy_source import PolicySource
 from aegis_core.aio import Node
 from aegis_discovery import connect
 from aegis_discovery.aio.transport import open_channel
-from aegis_discovery.policy import load_policy, parse_policy
+from aegis_discovery.policy import OPEN_SERVICES, load_policy, parse_policy
+from aegis_discovery.proto import aegis_pb2, mesh_pb2, stats_pb2
+from grpc_health.v1 import health_pb2
 
 MakeIdentity = Callable[[str], TLSConfig]
 Until = Callable[[Callable[[], object]], Awaitable[None]]
@@ -157,6 +159,41 @@ async def test_the_mesh_and_health_are_for_every_member_and_reflection_is_not(
         assert await missing.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+class _TakesAll(grpc.GenericRpcHandler):
+    def service(self, handler_call_details: Any) -> Any:
+        async def answer(request: bytes, context: Any) -> bytes:
+            return b"mine"
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@pytest.mark.parametrize("service", sorted(OPEN_SERVICES))
+async def test_what_everybody_may_call_is_never_answered_by_a_handler_that_takes_any_call(
+    identity: MakeIdentity, service: str
+) -> None:
+    def register(server: Any) -> None:
+        server.add_generic_rpc_handlers((_TakesAll(),))
+
+    node = Node(
+        "node",
+        address="127.0.0.1:0",
+        tls=identity("node"),
+        registrars=[register],
+        policy=Policy(call=[CallRule(ids=["friend"], services=["any.Service"])]),
+        grace=0,
+    )
+    async with node, open_channel(identity("friend"), "node", node.address) as channel:
+        assert await channel.unary_unary("/any.Service/Method")(b"", timeout=10) == b"mine"
+        call = channel.unary_unary(f"/{service}/NoSuchMethod")(b"", timeout=10)
+        assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_what_everybody_may_call_is_what_nodes_serve() -> None:
+    files = (aegis_pb2, mesh_pb2, stats_pb2, health_pb2)
+    services = [one for file in files for one in file.DESCRIPTOR.services_by_name.values()]
+    assert {service.full_name for service in services} == OPEN_SERVICES
+
+
 async def test_nodes_join_whatever_the_policy_and_are_known_by_their_type(
     identity: MakeIdentity, until: Until
 ) -> None:
@@ -247,6 +284,7 @@ async def test_an_open_stream_ends_when_its_caller_may_not_call_any_more(
                     pass
             assert await ending.code() is DENIED
         assert await staying.read() == b"x"
+        assert node.stats().calls.denied == 1
         staying.cancel()
 
 

@@ -16,21 +16,27 @@ class TurnedAway(Enum):
 class Intake:
     """Lets calls in, up to a limit and until it closes.
 
+    A call is here from when it came until it is over. It takes one of the places only when it
+    runs, once it is known that its caller may call: others must not take the place of those.
+
     Args:
         limit: The most calls that run at the same time; None for no limit.
 
     Attributes:
         limit: As given.
-        begun: Calls that were let in so far.
+        arrived: Calls that came so far, let in or not.
+        begun: Calls that ran so far.
         shed: Calls that were turned away because the limit was reached.
         late: Calls that were turned away because it was closed.
     """
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
+        self.arrived = 0
         self.begun = 0
         self.shed = 0
         self.late = 0
+        self._here: set[Hashable] = set()
         self._running: set[Hashable] = set()
         self._closed = False
 
@@ -44,9 +50,9 @@ class Intake:
         return len(self._running)
 
     @property
-    def arrived(self) -> int:
-        """Calls that came so far, let in or not."""
-        return self.begun + self.shed + self.late
+    def empty(self) -> bool:
+        """Whether no call is here."""
+        return not self._here
 
     @property
     def closed(self) -> bool:
@@ -55,20 +61,34 @@ class Intake:
 
     def enter(self, call: Hashable) -> TurnedAway | None:
         """Lets a call in, or says why not."""
+        self.arrived += 1
         if self._closed:
             self.late += 1
             return TurnedAway.CLOSED
-        if self.limit is not None and len(self._running) >= self.limit:
-            self.shed += 1
+        if self._is_full():
             return TurnedAway.FULL
+        self._here.add(call)
+        return None
+
+    def begin(self, call: Hashable) -> bool:
+        """Gives a call that is here a place to run; tells if there was one."""
+        if self._is_full():
+            return False
         self._running.add(call)
         self.begun += 1
-        return None
+        return True
 
     def leave(self, call: Hashable) -> None:
         """Notes that a call is over; once or more often."""
+        self._here.discard(call)
         self._running.discard(call)
 
     def close(self) -> None:
-        """Lets no more calls in; those that run go on."""
+        """Lets no more calls in; those that are here go on."""
         self._closed = True
+
+    def _is_full(self) -> bool:
+        """Tells whether one more call is too many, and counts it then."""
+        full = self.limit is not None and len(self._running) >= self.limit
+        self.shed += full
+        return full

@@ -7,6 +7,16 @@ from dataclasses import dataclass, field
 
 from aegis_discovery.errors import PolicyError
 
+OPEN_SERVICES = frozenset(
+    (
+        "aegis.MeshService",
+        "aegis.mesh.v1.Mesh",
+        "aegis.mesh.v1.Introspection",
+        "grpc.health.v1.Health",
+    )
+)
+"""What every member of a mesh may call: without it there is no mesh to have a policy."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -125,7 +135,7 @@ class Decision:
 
     Attributes:
         allowed: Its answer.
-        rule: The first rule that allows it; None where none does.
+        rule: The first rule that allows it; None where none does, or none is needed.
         reason: Which rule that is or, for each rule, why it is another one; for operators, and
             not for who was refused.
     """
@@ -161,6 +171,8 @@ class Policy:
 
     def may_call(self, caller: Subject, service: str, method: str) -> Decision:
         """Decides about a call of a method of a gRPC service."""
+        if service in OPEN_SERVICES:
+            return Decision(True, None, "every member of the mesh may call it, whatever the rules")
         misses = []
         for number, rule in enumerate(self.call, 1):
             miss = rule.miss(caller, service, method)

@@ -1,6 +1,7 @@
 """Who may call what, and who may provide what: policies, in code or in TOML."""
 
 from aegis_discovery._policy import (
+    OPEN_SERVICES,
     CallRule,
     Decision,
     Policy,
@@ -13,6 +14,7 @@ from aegis_discovery._provider_judge import ProviderJudge
 from aegis_discovery.errors import PolicyError
 
 __all__ = [
+    "OPEN_SERVICES",
     "CallRule",
     "Decision",
     "Policy",

@@ -8,9 +8,11 @@ import inspect
 import logging
 from asyncio import current_task
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import grpc
+from aegis_discovery.policy import split_method
 
 from aegis_core._call_judge import CallJudge
 from aegis_core._caller import Caller, caller_from_context
@@ -45,6 +47,10 @@ class _Ended(NamedTuple):
     reason: str
 
 
+class _RefusedError(Exception):
+    """A call is not let in. Its arguments are those of gRPC's `abort`."""
+
+
 class CallerGuard(grpc.aio.ServerInterceptor):
     """Checks every call before its handler runs, and streams while they are open.
 
@@ -52,7 +58,7 @@ class CallerGuard(grpc.aio.ServerInterceptor):
         judge: Decides who may call.
         intake: Decides how much is too much, for the user's services.
         for_everybody: Services that no policy keeps from a member of the mesh.
-        uncounted: Services beside those that are not the user's.
+        uncounted: Services that are not the user's.
     """
 
     def __init__(
@@ -66,7 +72,7 @@ class CallerGuard(grpc.aio.ServerInterceptor):
         self._judge = judge
         self._intake = intake
         self._for_everybody = frozenset(for_everybody)
-        self._uncounted = self._for_everybody.union(uncounted)
+        self._uncounted = frozenset(uncounted)
         self._guarded: dict[str, _Guarded] = {}
         self._calls: dict[asyncio.Task[Any], tuple[Caller, str | None] | None] = {}
         self._ended: dict[asyncio.Task[Any], _Ended] = {}
@@ -85,12 +91,13 @@ class CallerGuard(grpc.aio.ServerInterceptor):
                 if error is None:
                     continue
                 if task not in self._ended:
+                    self._count(error)
                     _log.warning("a stream ends: %s", error)
                 # Again at each look: a handler may have taken the last one for its own.
                 self._end(task, _Ended(_code(error), str(error)))
 
     async def wait_idle(self) -> None:
-        """Waits until no call of the user's services runs."""
+        """Waits until no call of the user's services is here."""
         await self._idle.wait()
 
     async def end_calls(self, reason: str, patience: float) -> None:
@@ -132,46 +139,47 @@ class CallerGuard(grpc.aio.ServerInterceptor):
         if task in self._in_threads:
             return  # its caller is gone, but a thread still works for it: that comes here again
         self._intake.leave(task)
-        if not self._intake.running:
+        if self._intake.empty:
             self._idle.set()
 
     def _guard(self, path: str, handler: Any) -> _Guarded:
-        service = path.removeprefix("/").rpartition("/")[0]
+        service, _ = split_method(path)
         judged = None if service in self._for_everybody else path
+        counted = service not in self._uncounted
         requests = "stream" if handler.request_streaming else "unary"
         responses = "stream" if handler.response_streaming else "unary"
         kind = f"{requests}_{responses}"
         inner = getattr(handler, kind)
         checked: Any
         if inspect.isasyncgenfunction(inner):
-            checked = self._around_async_generator(inner, judged)
+            checked = self._around_async_generator(inner, judged, counted)
         elif inspect.iscoroutinefunction(inner):
-            checked = self._around_coroutine(inner, judged, unary=kind == "unary_unary")
+            checked = self._around_coroutine(inner, judged, counted, unary=kind == "unary_unary")
         elif handler.response_streaming:
-            checked = self._around_sync_stream(inner, judged, handler.request_streaming)
+            checked = self._around_sync_stream(inner, judged, counted, handler.request_streaming)
         else:
-            checked = self._around_sync(inner, judged, handler.request_streaming)
+            checked = self._around_sync(inner, judged, counted, handler.request_streaming)
         guarded = getattr(grpc, f"{kind}_rpc_method_handler")(
             checked, handler.request_deserializer, handler.response_serializer
         )
         if len(self._guarded) >= MAX_METHODS:
             self._guarded.clear()
-        known = _Guarded(handler, guarded, service not in self._uncounted)
+        known = _Guarded(handler, guarded, counted)
         self._guarded[path] = known
         return known
 
-    def _around_coroutine(self, inner: Any, path: str | None, *, unary: bool) -> Any:
-        look_at, calls, ended = self._look_at, self._calls, self._ended
+    def _around_coroutine(self, inner: Any, path: str | None, counted: bool, *, unary: bool) -> Any:
+        let_in, calls, ended = self._let_in, self._calls, self._ended
 
         async def checked(request: Any, context: Any) -> Any:
-            # Looked at here, and not in a coroutine of its own: each frame of a call counts.
-            try:
-                caller = look_at(context, path)
-            except CallerError as error:
-                await context.abort(_code(error), str(error))
-                raise
             task = current_task()
             assert task is not None  # noqa: S101 - a handler runs in a task
+            # Looked at here, and not in a coroutine of its own: each frame of a call counts.
+            try:
+                caller = let_in(context, path, task if counted else None)
+            except _RefusedError as refusal:
+                await context.abort(*refusal.args)
+                raise
             # What answers once is let finish, whatever becomes of its caller meanwhile.
             calls[task] = None if unary else (caller, path)
             try:
@@ -186,7 +194,7 @@ class CallerGuard(grpc.aio.ServerInterceptor):
 
         return checked
 
-    def _around_async_generator(self, inner: Any, path: str | None) -> Any:
+    def _around_async_generator(self, inner: Any, path: str | None, counted: bool) -> Any:
         async def written(request: Any, context: Any) -> None:
             # Written from here, and not by gRPC, so that a stream which is ended while a
             # message is on its way still tells its caller why.
@@ -194,7 +202,7 @@ class CallerGuard(grpc.aio.ServerInterceptor):
                 async for message in messages:
                     await context.write(message)
 
-        return self._around_coroutine(written, path, unary=False)
+        return self._around_coroutine(written, path, counted, unary=False)
 
     async def _explain(self, task: asyncio.Task[Any], context: Any) -> None:
         """Tells a caller why its call is ended, if that is what the cancellation was for."""
@@ -208,23 +216,29 @@ class CallerGuard(grpc.aio.ServerInterceptor):
 
     # A thread cannot be interrupted: a stream that a sync handler serves ends at its next message.
 
-    def _around_sync(self, inner: Any, path: str | None, streams: bool) -> Any:
-        def checked(request: Any, context: KnownContext) -> Any:
+    def _around_sync(self, inner: Any, path: str | None, counted: bool, streams: bool) -> Any:
+        def checked(request: Any, context: KnownContext, refusal: _RefusedError | None) -> Any:
             self._in_threads.add(context.rpc)
             try:
-                self._admit_sync(context, path)
+                if refusal is not None:
+                    context.abort(*refusal.args)
                 requests = self._checked(request, context, path) if streams else request
                 return inner(requests, context)
             finally:
                 self._out_of_thread(context)
 
-        return InThread(checked)
+        return InThread(partial(self._refusal, path, counted), checked)
 
-    def _around_sync_stream(self, inner: Any, path: str | None, streams: bool) -> Any:
-        def checked(request: Any, context: KnownContext) -> Iterator[Any]:
+    def _around_sync_stream(
+        self, inner: Any, path: str | None, counted: bool, streams: bool
+    ) -> Any:
+        def checked(
+            request: Any, context: KnownContext, refusal: _RefusedError | None
+        ) -> Iterator[Any]:
             self._in_threads.add(context.rpc)
             try:
-                self._admit_sync(context, path)
+                if refusal is not None:
+                    context.abort(*refusal.args)
                 requests = self._checked(request, context, path) if streams else request
                 yield from self._checked(inner(requests, context), context, path)
             finally:
@@ -232,9 +246,20 @@ class CallerGuard(grpc.aio.ServerInterceptor):
 
         def begin(request: Any, context: Any) -> Iterator[Any]:
             # gRPC calls this in the call's own task, and takes what it returns to a thread.
-            return checked(request, KnownContext(context))
+            known = KnownContext(context)
+            return checked(request, known, self._refusal(path, counted, known))
 
         return begin
+
+    def _refusal(
+        self, path: str | None, counted: bool, context: KnownContext
+    ) -> _RefusedError | None:
+        """Lets a call in that is for a thread, in its own task; returns why not."""
+        try:
+            self._let_in(context, path, context.rpc if counted else None)
+        except _RefusedError as refusal:
+            return refusal
+        return None
 
     def _out_of_thread(self, context: KnownContext) -> None:
         """Notes that no thread works for a call any more, though its caller may be long gone."""
@@ -248,29 +273,41 @@ class CallerGuard(grpc.aio.ServerInterceptor):
         self, messages: Iterable[Any], context: KnownContext, path: str | None
     ) -> Iterator[Any]:
         for message in messages:
-            self._admit_sync(context, path)
+            try:
+                self._let_in(context, path, None)
+            except _RefusedError as refusal:
+                context.abort(*refusal.args)
+                raise
             yield message
 
-    def _admit_sync(self, context: KnownContext, path: str | None) -> None:
-        try:
-            self._look_at(context, path)
-        except CallerError as error:
-            context.abort(_code(error), str(error))
-            raise
+    def _let_in(self, context: Any, path: str | None, task: asyncio.Task[Any] | None) -> Caller:
+        """Tells who calls, and takes one of the places for a call that is to have one.
 
-    def _look_at(self, context: Any, path: str | None) -> Caller:
+        Args:
+            context: Tells of the connection.
+            path: What the policy is asked about, if it is.
+            task: The call, if it is counted.
+
+        Raises:
+            _RefusedError: The caller may not call, or there is no place.
+        """
         try:
             caller = caller_from_context(context)
             error = self._judge.objection(caller, path)
             if error is not None:
                 raise error
-        except CallDeniedError:
-            self.denied += 1
-            raise
-        except CallerError:
-            self.refused += 1
-            raise
+        except CallerError as error:
+            self._count(error)
+            raise _RefusedError(_code(error), str(error)) from None
+        if task is not None and not self._intake.begin(task):
+            raise _RefusedError(*_FULL)
         return caller
+
+    def _count(self, error: CallerError) -> None:
+        if isinstance(error, CallDeniedError):
+            self.denied += 1
+        else:
+            self.refused += 1
 
 
 def _code(error: CallerError) -> grpc.StatusCode:
@@ -278,24 +315,24 @@ def _code(error: CallerError) -> grpc.StatusCode:
     return grpc.StatusCode.PERMISSION_DENIED if denied else grpc.StatusCode.UNAUTHENTICATED
 
 
-def _turning_away(
-    code: grpc.StatusCode, reason: str, *marks: tuple[str, str]
-) -> grpc.RpcMethodHandler[Any, Any]:
+_FULL = (
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "as many calls run here as may; try another provider",
+    (SHED_MARK,),
+)
+# Without a mark, as from a node that is gone: callers leave it alone from then on.
+_CLOSED = (grpc.StatusCode.UNAVAILABLE, "this node is leaving; try another provider", ())
+
+
+def _turning_away(why: tuple[Any, ...]) -> grpc.RpcMethodHandler[Any, Any]:
     async def turn_away(_: AsyncIterator[Any], context: Any) -> None:
-        await context.abort(code, reason, trailing_metadata=marks)
+        await context.abort(*why)
 
     # On the wire all kinds of calls are alike, and one of this kind waits for no request.
     return grpc.stream_stream_rpc_method_handler(turn_away)
 
 
 _TURNING_AWAY = {
-    TurnedAway.FULL: _turning_away(
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        "as many calls run here as may; try another provider",
-        SHED_MARK,
-    ),
-    # Without a mark, as from a node that is gone: callers leave it alone from then on.
-    TurnedAway.CLOSED: _turning_away(
-        grpc.StatusCode.UNAVAILABLE, "this node is leaving; try another provider"
-    ),
+    TurnedAway.FULL: _turning_away(_FULL),
+    TurnedAway.CLOSED: _turning_away(_CLOSED),
 }

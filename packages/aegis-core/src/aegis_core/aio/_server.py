@@ -10,15 +10,8 @@ from typing import Any
 import grpc
 from aegis_certs import TLSConfig
 from aegis_discovery import HealthStatus
-from aegis_discovery.policy import Policy
-from aegis_discovery.proto import (
-    aegis_pb2,
-    aegis_pb2_grpc,
-    mesh_pb2,
-    mesh_pb2_grpc,
-    stats_pb2,
-    stats_pb2_grpc,
-)
+from aegis_discovery.policy import OPEN_SERVICES, Policy, split_method
+from aegis_discovery.proto import aegis_pb2_grpc, mesh_pb2_grpc, stats_pb2_grpc
 from aegis_discovery.transport import join_address
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
@@ -53,13 +46,8 @@ LAST_CALLS = 0.5
 SYNC_THREADS = 16
 """Threads that run handlers which are no coroutines."""
 
-FOR_EVERYBODY = (
-    aegis_pb2.DESCRIPTOR.services_by_name["MeshService"].full_name,
-    mesh_pb2.DESCRIPTOR.services_by_name["Mesh"].full_name,
-    stats_pb2.DESCRIPTOR.services_by_name["Introspection"].full_name,
-    health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
-)
-"""Services that no policy is asked about: without them there is no mesh to have a policy."""
+OWN_SERVICES = (*sorted(OPEN_SERVICES), reflection.SERVICE_NAME)
+"""What every node serves beside the user's services."""
 
 
 class MeshServer:
@@ -93,8 +81,8 @@ class MeshServer:
         self._guard = CallerGuard(
             self._judge,
             self._intake,
-            for_everybody=FOR_EVERYBODY,
-            uncounted=[reflection.SERVICE_NAME],
+            for_everybody=OPEN_SERVICES,
+            uncounted=OWN_SERVICES,
         )
         self._feeds = FeedService(own)
         self._health = health_aio.HealthServicer()
@@ -113,8 +101,7 @@ class MeshServer:
         mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, self._server)
         stats_pb2_grpc.add_IntrospectionServicer_to_server(Introspection(stats), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (*self.services, *FOR_EVERYBODY, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        reflection.enable_server_reflection((*self.services, *OWN_SERVICES), self._server)
         self._identity = _ServerIdentity(tls)
         self._bind()
 
@@ -245,22 +232,38 @@ def _configuration(tls: TLSConfig) -> grpc.ServerCertificateConfiguration:
 
 
 class _ServiceRecorder:
-    """Stands in for the server while registrars run, and writes down the services' names."""
+    """Stands in for the server while registrars run, and writes down the services' names.
+
+    What a node itself serves is under no policy and no limit, so that no other handler is asked
+    for it.
+    """
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self._server = server
         self.names: set[str] = set()
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        self.names.update(
-            handler.service_name()
-            for handler in handlers
-            if isinstance(handler, grpc.ServiceRpcHandler)
+        named = [one for one in handlers if isinstance(one, grpc.ServiceRpcHandler)]
+        self.names.update(handler.service_name() for handler in named)
+        self._server.add_generic_rpc_handlers(
+            [handler if handler in named else _OnlyTheUsers(handler) for handler in handlers]
         )
-        self._server.add_generic_rpc_handlers(handlers)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._server, name)
+
+
+class _OnlyTheUsers(grpc.GenericRpcHandler):
+    """A handler of the user's that may take any call, except of what every node serves."""
+
+    def __init__(self, inner: grpc.GenericRpcHandler) -> None:
+        self._inner = inner
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        service, _ = split_method(handler_call_details.method)
+        return None if service in OWN_SERVICES else self._inner.service(handler_call_details)
 
 
 def _why_not(host: str, port: int) -> str:

@@ -53,13 +53,23 @@ class KnownContext:
 
 
 class InThread:
-    """A handler for a thread, which is to get a context that it may ask anything."""
+    """A handler for a thread, which is to get a context that it may ask anything.
 
-    def __init__(self, handler: Callable[[Any, KnownContext], Any]) -> None:
+    Args:
+        look: Sees the context first, in the call's own task.
+        handler: Is called on a thread, with what that returned as its last argument.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[KnownContext], Any],
+        handler: Callable[[Any, KnownContext, Any], Any],
+    ) -> None:
+        self.look = look
         self._handler = handler
 
-    def __call__(self, request: Any, context: KnownContext) -> Any:
-        return self._handler(request, context)
+    def __call__(self, request: Any, context: KnownContext, seen: Any) -> Any:
+        return self._handler(request, context, seen)
 
 
 class HandlerThreads(ThreadPoolExecutor):
@@ -75,5 +85,6 @@ class HandlerThreads(ThreadPoolExecutor):
         """Runs a function on a thread."""
         if isinstance(fn, InThread):
             request, context = args
-            args = (request, KnownContext(context))
+            known = KnownContext(context)
+            args = (request, known, fn.look(known))
         return super().submit(fn, *args)
