@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import signal
+import time
 from typing import Any
+
+from aegis_core import Node
+
+from .process import PATIENCE
 
 NOTICE = 2.0
 """Seconds within which a killed process is failed everywhere."""
@@ -74,6 +79,22 @@ def test_a_process_that_stood_still_is_failed_and_then_alive_again(trio: Any) ->
     # It was its own clock that stood still: it accuses nobody.
     assert b.ask("topology")["topology"] == {"a": "alive", "b": "alive", "c": "alive"}
     assert [event for event in b.events[before:] if event.startswith("failed")] == []
+
+
+def test_the_lag_of_feeds_grows_while_a_process_stands_still(identity: Any, spawn: Any) -> None:
+    b = spawn("b")
+    with Node("a", address="127.0.0.1:0", tls=identity("a"), seed_peers=[b.address]) as a:
+        assert a.stats().feeds.watched == 1
+        b.signal(signal.SIGSTOP)
+        deadline = time.monotonic() + PATIENCE
+        while (lag := a.stats().feeds.lag) < 2.0:
+            assert time.monotonic() < deadline, lag
+            time.sleep(0.02)
+        b.signal(signal.SIGCONT)
+        # Feeds that fall silent are ended, and begun anew once the other end answers.
+        while not (a.stats().feeds.watched and a.stats().feeds.lag < 1.0):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 def test_a_client_goes_on_when_the_node_that_it_follows_is_killed(trio: Any, spawn: Any) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +31,7 @@ class Provider:
         Echo: Answers the request. Who: Answers the node id.
         Meta: Sends initial and trailing metadata.
         Fail: Fails with the status that the request names; `+` after it sends metadata first.
+        Late: Takes 0.3 s, and fails as one that is not there; notes `time_left`.
         Load: Answers the node id; while `sheds` is set, fails as a server with too many calls.
         Hang: Waits until the call or the provider ends, or `go_on` is set; answers the request.
         Count: Streams `n` messages; then fails on `!`, hangs on `?`; `meta` first sends metadata.
@@ -41,6 +43,7 @@ class Provider:
         self.tls = tls
         self.calls: list[str] = []
         self.metadata: list[dict[str, Any]] = []
+        self.time_left: list[float] = []
         self.hanging = threading.Semaphore(0)
         self.ended_hanging = threading.Semaphore(0)
         self.go_on = threading.Event()
@@ -117,6 +120,12 @@ class _Handlers(grpc.GenericRpcHandler):
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls")
             return provider.node_id.encode()
 
+        def late(_: bytes, context: Any) -> bytes:
+            provider.time_left.append(context.time_remaining())
+            time.sleep(0.3)
+            context.abort(grpc.StatusCode.UNAVAILABLE, "as one that is not there")
+            return b""
+
         def fail(request: bytes, context: Any) -> bytes:
             provider.fail(request.decode(), context)
             return b""
@@ -151,6 +160,7 @@ class _Handlers(grpc.GenericRpcHandler):
             "Who": unary(lambda _, __: provider.node_id.encode()),
             "Meta": unary(meta),
             "Fail": unary(fail),
+            "Late": unary(late),
             "Load": unary(load),
             "Hang": unary(hang),
             "Count": grpc.unary_stream_rpc_method_handler(count),

@@ -203,6 +203,16 @@ async def test_a_call_that_its_provider_did_not_answer_is_made_once_more_elsewhe
     assert await task == expected.get(kind, b"x")
 
 
+async def test_a_further_attempt_has_what_is_left_of_the_deadline(
+    pool: ServiceClientPool, two: list[Any]
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError):
+        await pool.channel("echo", "v1").unary_unary("/t/Late")(b"", timeout=WAIT)
+    first, second = sorted((provider.time_left[0] for provider in two), reverse=True)
+    assert first <= WAIT
+    assert second <= first - 0.1
+
+
 async def test_a_call_is_tried_three_times_at_most(
     pool: ServiceClientPool, topology: Topology, providers: list[Any], start_provider: Start
 ) -> None:

@@ -213,6 +213,18 @@ def test_a_call_that_its_provider_did_not_answer_is_made_once_more_elsewhere(
         assert job.result(timeout=WAIT) == ([] if kind == "stream" else b"x")
 
 
+@pytest.mark.parametrize("future", [False, True])
+def test_a_further_attempt_has_what_is_left_of_the_deadline(
+    pool: ServiceClientPool, two: list[Any], future: bool
+) -> None:
+    stub: Any = pool.channel("echo", "v1").unary_unary("/t/Late")
+    with pytest.raises(grpc.RpcError):
+        stub.future(b"", timeout=WAIT).result() if future else stub(b"", timeout=WAIT)
+    first, second = sorted((provider.time_left[0] for provider in two), reverse=True)
+    assert first <= WAIT
+    assert second <= first - 0.1
+
+
 def test_a_call_is_tried_three_times_at_most(
     pool: ServiceClientPool, topology: Topology, providers: list[Any], start_provider: Start
 ) -> None:
