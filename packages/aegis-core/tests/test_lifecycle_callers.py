@@ -134,6 +134,7 @@ class Client:
         self.channel = open_channel(tls, "node", node.address)
         self._tasks: list[asyncio.Task[None]] = []
         self.heard: dict[str, int] = {}
+        self.writes = True
 
     async def __aenter__(self) -> Self:
         return self
@@ -172,8 +173,9 @@ class Client:
     async def _write(self, name: str, call: Any) -> None:
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             while True:
-                await call.write(b"x")
-                self._moved(name)
+                if self.writes:
+                    await call.write(b"x")
+                    self._moved(name)
                 await asyncio.sleep(0.02)
 
     def _moved(self, name: str) -> None:
@@ -262,6 +264,8 @@ async def test_every_kind_of_open_stream_and_every_further_call_is_refused_and_t
         calls, others = client.open_all(), other.open_all("Stubborn")
         await until(lambda: calls.keys() == client.heard.keys())
         await until(lambda: others.keys() == other.heard.keys())
+        # The aio client of gRPC (1.78 to 1.85) may tell of INTERNAL where a call ends as it writes.
+        client.writes = False
         if why == "revoked":
             own_ca.revoke("caller")
         for name, call in calls.items():

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from aegis_certs import TLSConfig
 from aegis_core import CallRule, ConfigError, Policy
-from aegis_core._overload import Intake, TurnedAway
+from aegis_core._overload import MANY, Intake, TurnedAway
 from aegis_core.aio import Node
 from aegis_discovery.aio.transport import open_channel
 
@@ -20,30 +20,54 @@ MakeIdentity = Callable[[str], TLSConfig]
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 
 
+class Came:
+    """A call, as far as an intake knows it."""
+
+    def __init__(self) -> None:
+        self.over = False
+
+    def done(self) -> bool:
+        return self.over
+
+
 def test_an_intake_lets_in_up_to_its_limit_and_again_when_a_call_is_over() -> None:
-    intake = Intake(2)
-    assert [intake.enter(call) for call in "abc"] == [None, None, None]
-    assert [intake.begin(call) for call in "abc"] == [True, True, False]
+    intake = Intake[Came](2)
+    a, b, c, d, e = (Came() for _ in range(5))
+    assert [intake.enter(call) for call in (a, b, c)] == [None, None, None]
+    assert [intake.begin(call) for call in (a, b, c)] == [True, True, False]
     assert repr(intake) == "<Intake 2/2 running>"
-    assert intake.enter("d") is TurnedAway.FULL
-    intake.leave("a")
-    intake.leave("a")
-    assert intake.enter("e") is None
-    assert intake.begin("e")
-    assert (intake.begun, intake.shed, intake.late, intake.running) == (3, 2, 0, 2)
+    assert intake.enter(d) is TurnedAway.FULL
+    intake.leave(a)
+    intake.leave(a)
+    assert intake.enter(e) is None
+    assert intake.begin(e)
+    assert (intake.begun, intake.shed, intake.late, len(intake.running)) == (3, 2, 0, 2)
     assert intake.arrived == 5
 
 
-def test_a_closed_intake_lets_nobody_in_and_those_inside_finish() -> None:
-    intake = Intake()
-    assert intake.enter("a") is None
+def test_a_closed_intake_lets_nobody_in_and_those_that_came_finish() -> None:
+    intake = Intake[Came]()
+    running, coming, given_up = Came(), Came(), Came()
+    assert [intake.enter(call) for call in (running, coming, given_up)] == [None] * 3
+    assert intake.begin(running)
     intake.close()
-    assert intake.enter("b") is TurnedAway.CLOSED
-    assert intake.begin("a"), "it came in time"
+    assert intake.enter(Came()) is TurnedAway.CLOSED
     assert repr(intake) == "<Intake 1 running closed>"
+    intake.leave(running)
+    given_up.over = True
     assert not intake.empty
-    intake.leave("a")
-    assert (intake.empty, intake.running, intake.arrived, intake.late) == (True, 0, 2, 1)
+    assert intake.begin(coming), "it came in time"
+    intake.leave(coming)
+    assert (intake.empty, intake.arrived, intake.late) == (True, 4, 1)
+
+
+def test_an_intake_forgets_calls_that_were_given_up_before_they_ran() -> None:
+    intake = Intake[Came]()
+    for _ in range(10 * MANY):
+        call = Came()
+        intake.enter(call)
+        call.over = True
+    assert len(intake._coming) <= MANY
 
 
 class Slow:
@@ -52,6 +76,7 @@ class Slow:
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
         self.go_on_sync = threading.Event()
+        self.begun = 0
 
     async def uu(self, request: bytes, context: Any) -> bytes:
         await self.go_on.wait()
@@ -70,18 +95,22 @@ class Slow:
         yield b"done"
 
     def sync_uu(self, request: bytes, context: Any) -> bytes:
+        self.begun += 1
         assert self.go_on_sync.wait(15)
         return b"done"
 
     def sync_us(self, request: bytes, context: Any) -> Iterator[bytes]:
+        self.begun += 1
         assert self.go_on_sync.wait(15)
         yield b"done"
 
     def sync_su(self, requests: Iterator[bytes], context: Any) -> bytes:
+        self.begun += 1
         assert self.go_on_sync.wait(15)
         return b"done"
 
     def sync_ss(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        self.begun += 1
         assert self.go_on_sync.wait(15)
         yield b"done"
 
@@ -180,7 +209,7 @@ async def test_a_thread_that_still_works_for_a_caller_that_gave_up_counts(
         call = begin(channel, name)
         await until(lambda: node.stats().calls.running == 1)
         if name.startswith("sync"):
-            await until(lambda: node.server._guard._in_threads)
+            await until(lambda: slow.begun)
         call.cancel()
         if name.startswith("sync"):
             # What comes later on the same connection is answered after the node heard of this.
@@ -248,7 +277,7 @@ async def test_calls_in_flight_finish_and_later_ones_are_sent_elsewhere(
         await stopping
 
 
-@pytest.mark.parametrize("name", list(KINDS))
+@pytest.mark.parametrize("name", NAMES)
 async def test_what_does_not_end_in_time_ends_as_unavailable(
     node_of: Callable[..., Node], identity: MakeIdentity, slow: Slow, until: Until, name: str
 ) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from enum import Enum
+from math import inf
+from typing import Generic, Protocol, TypeVar
+
+MANY = 256
+"""Calls on their way among which those that were given up are looked for."""
 
 
 class TurnedAway(Enum):
@@ -13,17 +17,29 @@ class TurnedAway(Enum):
     CLOSED = "closed"
 
 
-class Intake:
+class Call(Protocol):
+    """What is known of a call."""
+
+    def done(self) -> bool:
+        """Tells whether it is over."""
+
+
+CallT = TypeVar("CallT", bound=Call)
+
+
+class Intake(Generic[CallT]):
     """Lets calls in, up to a limit and until it closes.
 
-    A call is here from when it came until it is over. It takes one of the places only when it
-    runs, once it is known that its caller may call: others must not take the place of those.
+    A call is on its way from when it came until it runs: its request may take long. It takes one
+    of the places only when it runs, once it is known that its caller may call: others must not
+    take the place of those.
 
     Args:
         limit: The most calls that run at the same time; None for no limit.
 
     Attributes:
         limit: As given.
+        running: Calls that run now.
         arrived: Calls that came so far, let in or not.
         begun: Calls that ran so far.
         shed: Calls that were turned away because the limit was reached.
@@ -32,63 +48,59 @@ class Intake:
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
+        self.running: set[CallT] = set()
         self.arrived = 0
         self.begun = 0
         self.shed = 0
         self.late = 0
-        self._here: set[Hashable] = set()
-        self._running: set[Hashable] = set()
+        self._most = inf if limit is None else limit
+        self._coming: set[CallT] = set()
+        self._many = MANY
         self._closed = False
 
     def __repr__(self) -> str:
         limit = "" if self.limit is None else f"/{self.limit}"
-        return f"<Intake {self.running}{limit} running{' closed' * self._closed}>"
-
-    @property
-    def running(self) -> int:
-        """Calls that run now."""
-        return len(self._running)
+        return f"<Intake {len(self.running)}{limit} running{' closed' * self._closed}>"
 
     @property
     def empty(self) -> bool:
-        """Whether no call is here."""
-        return not self._here
+        """Whether no call runs or is on its way."""
+        return not self.running and all(call.done() for call in self._coming)
 
     @property
     def closed(self) -> bool:
         """Whether no more calls are let in."""
         return self._closed
 
-    def enter(self, call: Hashable) -> TurnedAway | None:
+    def enter(self, call: CallT) -> TurnedAway | None:
         """Lets a call in, or says why not."""
         self.arrived += 1
         if self._closed:
             self.late += 1
             return TurnedAway.CLOSED
-        if self._is_full():
+        if len(self.running) >= self._most:
+            self.shed += 1
             return TurnedAway.FULL
-        self._here.add(call)
+        self._coming.add(call)
+        if len(self._coming) > self._many:
+            self._coming = {call for call in self._coming if not call.done()}
+            self._many = max(MANY, 2 * len(self._coming))
         return None
 
-    def begin(self, call: Hashable) -> bool:
-        """Gives a call that is here a place to run; tells if there was one."""
-        if self._is_full():
+    def begin(self, call: CallT) -> bool:
+        """Gives a call that came a place to run, until it leaves; tells if there was one."""
+        self._coming.discard(call)
+        if len(self.running) >= self._most:
+            self.shed += 1
             return False
-        self._running.add(call)
+        self.running.add(call)
         self.begun += 1
         return True
 
-    def leave(self, call: Hashable) -> None:
-        """Notes that a call is over; once or more often."""
-        self._here.discard(call)
-        self._running.discard(call)
+    def leave(self, call: CallT) -> None:
+        """Notes that a call does not run any more. Any thread may say so."""
+        self.running.discard(call)
 
     def close(self) -> None:
-        """Lets no more calls in; those that are here go on."""
+        """Lets no more calls in; those that came go on."""
         self._closed = True
-
-    def _is_full(self) -> bool:
-        """Tells whether one more call is too many, and counts it then."""
-        full = self.limit is not None and len(self._running) >= self.limit
-        self.shed += full
-        return full

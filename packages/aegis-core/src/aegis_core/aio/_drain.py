@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any, TypeAlias
 
 from aegis_core._overload import Intake
 from aegis_core.aio._guard import CallerGuard
@@ -16,8 +17,13 @@ MOST = 2.0
 LAST_WORDS = 1.0
 """Seconds that handlers have to end once they are told to."""
 
+LOOK = 0.01
+"""Seconds between two looks whether calls are still there."""
 
-async def drain(guard: CallerGuard, intake: Intake, grace: float, *, silence: float) -> None:
+Calls: TypeAlias = Intake[asyncio.Task[Any]]
+
+
+async def drain(guard: CallerGuard, intake: Calls, grace: float, *, silence: float) -> None:
     """Serves until callers have heard that this node leaves, then until the last call is done.
 
     gRPC cancels what reaches a server while that closes, and callers cannot tell this from a
@@ -34,15 +40,17 @@ async def drain(guard: CallerGuard, intake: Intake, grace: float, *, silence: fl
     intake.close()
     try:
         async with asyncio.timeout(grace):
-            await guard.wait_idle()
+            while not intake.empty:  # noqa: ASYNC110 - asked only here, told by any thread
+                await asyncio.sleep(LOOK)
     except TimeoutError:
-        _log.warning("%d calls did not end within %g s; they are ended", intake.running, grace)
+        running = len(intake.running)
+        _log.warning("%d calls did not end within %g s; they are ended", running, grace)
         await guard.end_calls("this node has stopped; try another provider", LAST_WORDS)
     if intake.late:
         await _await_silence(intake, min(silence, grace), most=min(MOST, grace))
 
 
-async def _await_silence(intake: Intake, silence: float, *, most: float) -> None:
+async def _await_silence(intake: Calls, silence: float, *, most: float) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + most
     while loop.time() < deadline:

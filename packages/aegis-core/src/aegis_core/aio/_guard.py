@@ -7,8 +7,7 @@ import contextlib
 import inspect
 import logging
 from asyncio import current_task
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any, NamedTuple
 
 import grpc
@@ -17,7 +16,7 @@ from aegis_discovery.policy import split_method
 from aegis_core._call_judge import CallJudge
 from aegis_core._caller import Caller, caller_from_context
 from aegis_core._overload import Intake, TurnedAway
-from aegis_core.aio._threads import InThread, KnownContext
+from aegis_core.aio._threads import HandlerThreads, ThreadContext
 from aegis_core.errors import CallDeniedError, CallerError
 
 _log = logging.getLogger("aegis.server")
@@ -57,6 +56,7 @@ class CallerGuard(grpc.aio.ServerInterceptor):
     Args:
         judge: Decides who may call.
         intake: Decides how much is too much, for the user's services.
+        threads: Run handlers that are no coroutines.
         for_everybody: Services that no policy keeps from a member of the mesh.
         uncounted: Services that are not the user's.
     """
@@ -64,21 +64,20 @@ class CallerGuard(grpc.aio.ServerInterceptor):
     def __init__(
         self,
         judge: CallJudge,
-        intake: Intake,
+        intake: Intake[asyncio.Task[Any]],
+        threads: HandlerThreads,
         *,
         for_everybody: Collection[str] = (),
         uncounted: Collection[str] = (),
     ) -> None:
         self._judge = judge
         self._intake = intake
+        self._threads = threads
         self._for_everybody = frozenset(for_everybody)
         self._uncounted = frozenset(uncounted)
         self._guarded: dict[str, _Guarded] = {}
-        self._calls: dict[asyncio.Task[Any], tuple[Caller, str | None] | None] = {}
+        self._streams: dict[asyncio.Task[Any], tuple[Caller, str | None]] = {}
         self._ended: dict[asyncio.Task[Any], _Ended] = {}
-        self._in_threads: set[asyncio.Task[Any]] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self.refused = 0
         self.denied = 0
 
@@ -86,8 +85,8 @@ class CallerGuard(grpc.aio.ServerInterceptor):
         """Ends streams whose caller may not speak any more; works until it is cancelled."""
         while True:
             await asyncio.sleep(LOOK)
-            for task, looked_at in list(self._calls.items()):
-                error = self._judge.objection(*looked_at) if looked_at else None
+            for task, looked_at in list(self._streams.items()):
+                error = self._judge.objection(*looked_at)
                 if error is None:
                     continue
                 if task not in self._ended:
@@ -96,13 +95,9 @@ class CallerGuard(grpc.aio.ServerInterceptor):
                 # Again at each look: a handler may have taken the last one for its own.
                 self._end(task, _Ended(_code(error), str(error)))
 
-    async def wait_idle(self) -> None:
-        """Waits until no call of the user's services is here."""
-        await self._idle.wait()
-
     async def end_calls(self, reason: str, patience: float) -> None:
-        """Ends all calls whose handlers are coroutines, as unavailable, and waits for that."""
-        tasks = list(self._calls)
+        """Ends all calls as unavailable, and waits for that. What threads do goes on unheard."""
+        tasks = {*self._streams, *self._intake.running}
         for task in tasks:
             self._end(task, _Ended(grpc.StatusCode.UNAVAILABLE, reason))
         if tasks:
@@ -131,16 +126,7 @@ class CallerGuard(grpc.aio.ServerInterceptor):
             turned_away = self._intake.enter(task)
             if turned_away is not None:
                 return _TURNING_AWAY[turned_away]
-            self._idle.clear()
-            task.add_done_callback(self._left)
         return known.guarded
-
-    def _left(self, task: asyncio.Task[Any]) -> None:
-        if task in self._in_threads:
-            return  # its caller is gone, but a thread still works for it: that comes here again
-        self._intake.leave(task)
-        if self._intake.empty:
-            self._idle.set()
 
     def _guard(self, path: str, handler: Any) -> _Guarded:
         service, _ = split_method(path)
@@ -150,15 +136,19 @@ class CallerGuard(grpc.aio.ServerInterceptor):
         responses = "stream" if handler.response_streaming else "unary"
         kind = f"{requests}_{responses}"
         inner = getattr(handler, kind)
-        checked: Any
+        on_thread = False
         if inspect.isasyncgenfunction(inner):
-            checked = self._around_async_generator(inner, judged, counted)
-        elif inspect.iscoroutinefunction(inner):
-            checked = self._around_coroutine(inner, judged, counted, unary=kind == "unary_unary")
-        elif handler.response_streaming:
-            checked = self._around_sync_stream(inner, judged, counted, handler.request_streaming)
-        else:
-            checked = self._around_sync(inner, judged, counted, handler.request_streaming)
+            inner = _written(inner)
+        elif not inspect.iscoroutinefunction(inner):
+            on_thread = True
+            inner = self._threads.serving(
+                inner,
+                request_streaming=handler.request_streaming,
+                response_streaming=handler.response_streaming,
+            )
+        checked = self._checked(
+            inner, judged, counted=counted, streams=kind != "unary_unary", on_thread=on_thread
+        )
         guarded = getattr(grpc, f"{kind}_rpc_method_handler")(
             checked, handler.request_deserializer, handler.response_serializer
         )
@@ -168,117 +158,50 @@ class CallerGuard(grpc.aio.ServerInterceptor):
         self._guarded[path] = known
         return known
 
-    def _around_coroutine(self, inner: Any, path: str | None, counted: bool, *, unary: bool) -> Any:
-        let_in, calls, ended = self._let_in, self._calls, self._ended
+    def _checked(
+        self, inner: Any, path: str | None, *, counted: bool, streams: bool, on_thread: bool
+    ) -> Any:
+        let_in, ended = self._let_in, self._ended
+        leave, open_streams = self._intake.leave, self._streams
 
         async def checked(request: Any, context: Any) -> Any:
             task = current_task()
             assert task is not None  # noqa: S101 - a handler runs in a task
+            told = ThreadContext(context, task) if on_thread else context
             # Looked at here, and not in a coroutine of its own: each frame of a call counts.
             try:
-                caller = let_in(context, path, task if counted else None)
+                caller = let_in(told, path, task if counted else None)
             except _RefusedError as refusal:
                 await context.abort(*refusal.args)
                 raise
-            # What answers once is let finish, whatever becomes of its caller meanwhile.
-            calls[task] = None if unary else (caller, path)
+            if streams:  # what answers once is let finish, whatever becomes of its caller
+                open_streams[task] = caller, path
             try:
-                return await inner(request, context)
+                return await inner(request, told)
             except asyncio.CancelledError:
                 await self._explain(task, context)
                 raise
             finally:
-                calls.pop(task, None)
+                if streams:
+                    open_streams.pop(task, None)
                 if ended:
                     ended.pop(task, None)
+                if on_thread:
+                    told.when_free(leave)
+                elif counted:
+                    leave(task)
 
         return checked
-
-    def _around_async_generator(self, inner: Any, path: str | None, counted: bool) -> Any:
-        async def written(request: Any, context: Any) -> None:
-            # Written from here, and not by gRPC, so that a stream which is ended while a
-            # message is on its way still tells its caller why.
-            async with contextlib.aclosing(inner(request, context)) as messages:
-                async for message in messages:
-                    await context.write(message)
-
-        return self._around_coroutine(written, path, counted, unary=False)
 
     async def _explain(self, task: asyncio.Task[Any], context: Any) -> None:
         """Tells a caller why its call is ended, if that is what the cancellation was for."""
         ended = self._ended.get(task)
         if ended is None:
             return
-        del self._calls[task]  # what follows is not cut short by the next look
+        self._streams.pop(task, None)  # what follows is not cut short by the next look
         while task.uncancel():
             pass
         await context.abort(ended.code, ended.reason)
-
-    # A thread cannot be interrupted: a stream that a sync handler serves ends at its next message.
-
-    def _around_sync(self, inner: Any, path: str | None, counted: bool, streams: bool) -> Any:
-        def checked(request: Any, context: KnownContext, refusal: _RefusedError | None) -> Any:
-            self._in_threads.add(context.rpc)
-            try:
-                if refusal is not None:
-                    context.abort(*refusal.args)
-                requests = self._checked(request, context, path) if streams else request
-                return inner(requests, context)
-            finally:
-                self._out_of_thread(context)
-
-        return InThread(partial(self._refusal, path, counted), checked)
-
-    def _around_sync_stream(
-        self, inner: Any, path: str | None, counted: bool, streams: bool
-    ) -> Any:
-        def checked(
-            request: Any, context: KnownContext, refusal: _RefusedError | None
-        ) -> Iterator[Any]:
-            self._in_threads.add(context.rpc)
-            try:
-                if refusal is not None:
-                    context.abort(*refusal.args)
-                requests = self._checked(request, context, path) if streams else request
-                yield from self._checked(inner(requests, context), context, path)
-            finally:
-                self._out_of_thread(context)
-
-        def begin(request: Any, context: Any) -> Iterator[Any]:
-            # gRPC calls this in the call's own task, and takes what it returns to a thread.
-            known = KnownContext(context)
-            return checked(request, known, self._refusal(path, counted, known))
-
-        return begin
-
-    def _refusal(
-        self, path: str | None, counted: bool, context: KnownContext
-    ) -> _RefusedError | None:
-        """Lets a call in that is for a thread, in its own task; returns why not."""
-        try:
-            self._let_in(context, path, context.rpc if counted else None)
-        except _RefusedError as refusal:
-            return refusal
-        return None
-
-    def _out_of_thread(self, context: KnownContext) -> None:
-        """Notes that no thread works for a call any more, though its caller may be long gone."""
-        rpc = context.rpc
-        self._in_threads.discard(rpc)
-        if rpc.done():
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and so has the count
-                context.loop.call_soon_threadsafe(self._left, rpc)
-
-    def _checked(
-        self, messages: Iterable[Any], context: KnownContext, path: str | None
-    ) -> Iterator[Any]:
-        for message in messages:
-            try:
-                self._let_in(context, path, None)
-            except _RefusedError as refusal:
-                context.abort(*refusal.args)
-                raise
-            yield message
 
     def _let_in(self, context: Any, path: str | None, task: asyncio.Task[Any] | None) -> Caller:
         """Tells who calls, and takes one of the places for a call that is to have one.
@@ -308,6 +231,21 @@ class CallerGuard(grpc.aio.ServerInterceptor):
             self.denied += 1
         else:
             self.refused += 1
+
+
+def _written(generator: Any) -> Any:
+    """Makes a coroutine of a handler that generates its responses.
+
+    Written from here, and not by gRPC, a stream that is ended while a message is on its way still
+    tells its caller why.
+    """
+
+    async def write(request: Any, context: Any) -> None:
+        async with contextlib.aclosing(generator(request, context)) as messages:
+            async for message in messages:
+                await context.write(message)
+
+    return write
 
 
 def _code(error: CallerError) -> grpc.StatusCode:

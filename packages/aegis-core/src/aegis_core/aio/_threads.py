@@ -1,90 +1,273 @@
-"""Handlers that are no coroutines: their threads, and what these may know of the connection."""
+"""Handlers that are no coroutines: their threads, and what gRPC gives them.
+
+gRPC's asyncio server can run such handlers itself, but (seen in 1.78 to 1.85) it loses a thread
+for good when the caller of a stream gives up, crashes the process where a thread asks for the
+connection of a call that has ended, and leaves out a part of what blocking handlers may ask.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import Any, NoReturn, Self
+
+import grpc
+import grpc.aio
+
+_log = logging.getLogger("aegis.server")
+
+SETTLED = 0.002
+"""Seconds after which gRPC has said whether a caller gave up."""
 
 
-class KnownContext:
-    """A sync handler's context that remembers the connection, which a thread must not ask for.
-
-    gRPC (seen in 1.85) crashes the process where a thread asks a context for its connection and
-    the call has ended meanwhile, such as by a caller that gave up while the call waited for a
-    thread. On the loop, in the call's own task, that cannot be.
+class HandlerThreads:
+    """Runs handlers that are no coroutines.
 
     Args:
-        context: gRPC's own, asked here and now.
-
-    Attributes:
-        rpc: The task that serves the call.
+        count: Threads at most; further calls wait for one.
     """
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, count: int) -> None:
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="aegis-handler")
+
+    def serving(
+        self, handler: Callable[..., Any], *, request_streaming: bool, response_streaming: bool
+    ) -> Callable[[Any, ThreadContext], Awaitable[Any]]:
+        """Makes a coroutine of a handler: it runs on a thread, while the loop goes on."""
+        run = _run_stream if response_streaming else _run
+
+        async def serve(request: Any, context: ThreadContext) -> Any:
+            given = _Requests(context) if request_streaming else request
+            work = context.work = self._pool.submit(run, handler, given, context)
+            try:
+                return await asyncio.wrap_future(work)
+            finally:
+                context.end()
+
+        return serve
+
+    def close(self) -> None:
+        """Takes no more work; a thread that works goes on."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _run(handler: Callable[..., Any], given: Any, context: ThreadContext) -> Any:
+    try:
+        return handler(given, context)
+    except StopIteration as error:  # which a future cannot hold
+        raise RuntimeError("the handler raised StopIteration") from error
+
+
+def _run_stream(handler: Callable[..., Any], given: Any, context: ThreadContext) -> None:
+    messages = _run(handler, given, context)
+    try:
+        for message in messages:
+            try:
+                context.write(message)
+            except CallOverError:
+                return
+    finally:
+        close = getattr(messages, "close", None)
+        if close is not None:
+            close()
+
+
+class CallOverError(grpc.RpcError):
+    """A thread went on with a call that is over."""
+
+    def __init__(self) -> None:
+        super().__init__("the call is over: its caller gave up, or this server ended it")
+
+
+class ThreadContext(grpc.ServicerContext):
+    """What a handler on a thread may ask of its call, and tell it, at any time.
+
+    Made on the loop, in the call's own task: there, the connection can be asked for safely.
+
+    Args:
+        context: gRPC's own.
+        task: The task that serves the call.
+
+    Attributes:
+        work: What the thread does, once it was given that.
+    """
+
+    def __init__(self, context: Any, task: asyncio.Task[Any]) -> None:
         self._context = context
+        self._task = task
         self._auth: Mapping[str, Any] = context.auth_context()
         self._peer: str = context.peer()
         self._key: str | None = context.peer_identity_key()
-        rpc = asyncio.current_task()
-        assert rpc is not None  # noqa: S101 - a call is served in a task
-        self.rpc = rpc
-        self.loop = rpc.get_loop()
+        self._over = False
+        self._callbacks: list[Callable[[], None]] = []
+        self._pending: set[Future[Any]] = set()
+        self.work: Future[Any] | None = None
 
-    def auth_context(self) -> Mapping[str, Any]:
-        """Returns what the transport proved."""
-        return self._auth
+    def end(self) -> None:
+        """Notes that the call is over; wakes threads that wait for gRPC on its behalf."""
+        self._over = True
+        if self._pending:
+            for future in self._pending.copy():
+                future.cancel()
+        while self._callbacks:
+            try:
+                self._callbacks.pop(0)()
+            except Exception:  # noqa: BLE001 - the user's own
+                _log.exception("a callback at the end of a call failed")
+
+    def when_free(self, callback: Callable[[asyncio.Task[Any]], object]) -> None:
+        """Calls back once no thread works for the call any more, though it be over long since."""
+        if self.work is None or self.work.done():
+            callback(self._task)
+        else:
+            self.work.add_done_callback(lambda _: callback(self._task))
+
+    def read(self) -> Any:
+        """Waits for the next request; `grpc.aio.EOF` where there is none."""
+        return self._wait_for(self._read())
+
+    def write(self, message: Any) -> None:
+        """Sends a message of a stream, and waits until gRPC has it."""
+        self._wait_for(self._context.write(message))
+
+    async def _read(self) -> Any:
+        request = await self._context.read()
+        if request is grpc.aio.EOF:
+            # Requests also end as a caller gives up, just before gRPC says that it did. A handler
+            # must not take a part of them for the whole.
+            await asyncio.sleep(SETTLED)
+            if self._task.cancelling():
+                raise CallOverError
+        return request
+
+    def _wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        if self._over:
+            coroutine.close()
+            raise CallOverError
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._task.get_loop())
+        self._pending.add(future)
+        if self._over:
+            future.cancel()
+        try:
+            return future.result()
+        except CancelledError:
+            raise CallOverError from None
+        finally:
+            self._pending.discard(future)
+
+    # What follows is gRPC's blocking API, with its meanings.
+
+    def is_active(self) -> bool:
+        """Tells whether the call is not over."""
+        return not self._over
+
+    def time_remaining(self) -> Any:
+        """Returns the seconds to the deadline; None where there is none."""
+        return self._context.time_remaining()
+
+    def cancel(self) -> bool:
+        """Ends the call as cancelled; returns whether it was not over."""
+        if self._over:
+            return False
+        with contextlib.suppress(grpc.aio.AbortError, CallOverError):
+            self.abort(grpc.StatusCode.CANCELLED, "the handler cancelled the call")
+        self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+        return True
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """Calls back when the call is over, on the event loop; returns False if it is."""
+        self._callbacks.append(callback)
+        if self._over:  # perhaps only since then
+            with contextlib.suppress(ValueError):
+                self._callbacks.remove(callback)
+                return False
+        return True
+
+    def invocation_metadata(self) -> Any:
+        """Returns the metadata that the caller sent."""
+        return self._context.invocation_metadata()
 
     def peer(self) -> str:
         """Returns the peer's network address."""
         return self._peer
 
+    def peer_identities(self) -> Any:
+        """Returns what identifies the peer."""
+        return None if self._key is None else self._auth.get(self._key)
+
     def peer_identity_key(self) -> str | None:
         """Returns the name of what identifies the peer."""
         return self._key
 
-    def peer_identities(self) -> Iterable[bytes] | None:
-        """Returns what identifies the peer."""
-        return None if self._key is None else self._auth.get(self._key)
+    def auth_context(self) -> Mapping[str, Any]:
+        """Returns what the transport proved."""
+        return self._auth
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
+    def send_initial_metadata(self, initial_metadata: Any) -> None:
+        """Sends metadata ahead of the response."""
+        self._wait_for(self._context.send_initial_metadata(initial_metadata))
+
+    def set_trailing_metadata(self, trailing_metadata: Any) -> None:
+        """Sets the metadata that goes with the status."""
+        self._context.set_trailing_metadata(trailing_metadata)
+
+    def trailing_metadata(self) -> Any:
+        """Returns the metadata that goes with the status."""
+        return self._context.trailing_metadata()
+
+    def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()
+    ) -> NoReturn:
+        """Ends the call with a status, by an exception that the handler must let through."""
+        self._wait_for(self._context.abort(code, details, tuple(trailing_metadata)))
+        raise CallOverError
+
+    def abort_with_status(self, status: Any) -> NoReturn:
+        """Ends the call with a rich status, as `abort` does."""
+        self.abort(status.code, status.details, status.trailing_metadata or ())
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """Sets the status code that the call ends with."""
+        self._context.set_code(code)
+
+    def set_details(self, details: str) -> None:
+        """Sets what the status says in words."""
+        self._context.set_details(details)
+
+    def code(self) -> Any:
+        """Returns the status code that was set."""
+        return self._context.code()
+
+    def details(self) -> Any:
+        """Returns the details that were set."""
+        return self._context.details()
+
+    def set_compression(self, compression: grpc.Compression) -> None:
+        """Sets how responses are compressed."""
+        self._context.set_compression(compression)
+
+    def disable_next_message_compression(self) -> None:
+        """Sends the next message as it is."""
+        self._context.disable_next_message_compression()
 
 
-class InThread:
-    """A handler for a thread, which is to get a context that it may ask anything.
+class _Requests(Iterator[Any]):
+    """A stream of requests, for a thread. It raises `CallOverError` where the call ends first."""
 
-    Args:
-        look: Sees the context first, in the call's own task.
-        handler: Is called on a thread, with what that returned as its last argument.
-    """
+    def __init__(self, context: ThreadContext) -> None:
+        self._context = context
+        self._ended = False
 
-    def __init__(
-        self,
-        look: Callable[[KnownContext], Any],
-        handler: Callable[[Any, KnownContext, Any], Any],
-    ) -> None:
-        self.look = look
-        self._handler = handler
+    def __iter__(self) -> Self:
+        return self
 
-    def __call__(self, request: Any, context: KnownContext, seen: Any) -> Any:
-        return self._handler(request, context, seen)
-
-
-class HandlerThreads(ThreadPoolExecutor):
-    """Runs handlers that are no coroutines.
-
-    gRPC submits a call's handler in the call's own task. That is the one moment before a thread
-    has it at which the connection can be asked for, safely and for free.
-    """
-
-    def submit(  # type: ignore[override]  # the arguments are those that gRPC gives
-        self, fn: Callable[..., Any], /, *args: Any
-    ) -> Future[Any]:
-        """Runs a function on a thread."""
-        if isinstance(fn, InThread):
-            request, context = args
-            known = KnownContext(context)
-            args = (request, known, fn.look(known))
-        return super().submit(fn, *args)
+    def __next__(self) -> Any:
+        if not self._ended:
+            request = self._context.read()
+            if request is not grpc.aio.EOF:
+                return request
+            self._ended = True
+        raise StopIteration
