@@ -16,6 +16,7 @@ from aegis_certs import (
     TrustBundle,
     UntrustedError,
     UsageError,
+    _trust,
 )
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -238,3 +239,68 @@ def test_a_bundle_trusts_the_leaves_of_all_its_cas(tmp_path: Any) -> None:
 def test_text_without_a_certificate_is_no_bundle(data: bytes) -> None:
     with pytest.raises(InvalidPemError):
         TrustBundle.from_pem(data)
+
+
+def test_of_what_came_with_a_leaf_its_path_to_the_bundle_is_found_in_order(
+    go_node: Make, make_certificate: Make, root: Any, bundle: TrustBundle
+) -> None:
+    upper = make_certificate("Upper", issuer=root, ca=True)
+    lower = make_certificate("Lower", issuer=upper, ca=True)
+    beside = make_certificate("Beside", issuer=root, ca=True)
+    stranger = make_certificate("Stranger", ca=True)
+    leaf = go_node("node-1", lower)
+    path = [made.certificate for made in (leaf, lower, upper, root)]
+    junk = [beside.certificate, stranger.certificate]
+    assert bundle.path_of(path) == tuple(path)
+    assert bundle.path_of([path[0], junk[0], *path[:0:-1], junk[1]]) == tuple(path)
+    assert bundle.path_of(path[:3]) == tuple(path[:3])
+    below = TrustBundle([lower.certificate])
+    assert below.path_of([*path[:2], *junk]) == tuple(path[:2])
+    assert below.path_of(path[:1]) == tuple(path[:1])
+
+
+def test_where_nothing_leads_to_the_bundle_there_is_no_path(
+    go_node: Make, make_certificate: Make, root: Any, bundle: TrustBundle
+) -> None:
+    impostor = make_certificate("Root", ca=True)
+    middle = make_certificate("Middle", issuer=root, ca=True)
+    other_middle = make_certificate("Middle", issuer=root, ca=True)
+    node = go_node("node-1", root)
+    for chain in (
+        [go_node("node-2", impostor), impostor],
+        [go_node("node-2", impostor), impostor, root],
+        [go_node("node-2", middle), other_middle],
+        [go_node("node-2", middle)],
+        [go_node("node-2", node), node],
+    ):
+        assert bundle.path_of([made.certificate for made in chain]) == ()
+
+
+@pytest.mark.parametrize(("name", "checks"), [("Stranger", 0), ("Root", 8)])
+def test_a_path_is_looked_for_with_one_check_of_each_certificate_at_most(
+    make_certificate: Make,
+    bundle: TrustBundle,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    checks: int,
+) -> None:
+    keys: list[x509.Certificate] = []
+    signed_by = _trust._signed_by
+
+    def counted(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+        keys.append(ca)
+        return signed_by(certificate, ca)
+
+    monkeypatch.setattr(_trust, "_signed_by", counted)
+    first = make_certificate(name, ca=True)
+    chain = [make_certificate(name, ca=True, key=first.key).certificate for _ in range(8)]
+    assert bundle.path_of(chain) == ()
+    assert keys == [*bundle.certificates] * checks, "and never with a key that somebody sent"
+
+
+def test_who_has_no_ca_cannot_make_a_path_long_with_its_own_leaf(
+    go_node: Make, make_certificate: Make, root: Any, bundle: TrustBundle
+) -> None:
+    node = go_node("node-1", root)
+    below = [make_certificate("node-1", issuer=node, ca=True, key=node.key) for _ in range(6)]
+    assert bundle.path_of([made.certificate for made in (*below, node)]) == ()

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-from aegis_certs import CertificateAuthority, KeyType, RevocationList, TLSConfig, TrustBundle
+from aegis_certs import (
+    CertificateAuthority,
+    Identity,
+    KeyType,
+    RevocationList,
+    TLSConfig,
+    TrustBundle,
+)
 from aegis_discovery import InvalidRecordError, NodeInfo, ServiceInfo, Topology
 from aegis_discovery._author import LeafSigning
 from aegis_discovery._codec import encode_record
@@ -386,3 +394,38 @@ def test_who_is_below_a_revoked_intermediate_is_believed_no_more(
         newcomer.learn(chain_of(below))
     assert caught.value.node_id == "a"
     assert newcomer.learn(harmed) == beside.fingerprint
+    for knows in (verifier, newcomer):
+        leaf = knows.leaf(beside.fingerprint)
+        assert leaf is not None
+        assert leaf.chain == chain_of(beside), "what does not belong to it is not passed on"
+
+
+def test_of_a_chain_that_leads_nowhere_no_path_is_tried(
+    verifier: RecordVerifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = CertificateAuthority.create(tmp_path, key_type=KeyType.P256, intermediate=True)
+    chain = chain_of(other.issue_in_memory("a"))
+    assert len(chain) == 2
+    tried: list[int] = []
+    verify = TrustBundle.verify
+
+    def counted(self: TrustBundle, given: Sequence[Any], *args: Any) -> Identity:
+        tried.append(len(given))
+        return verify(self, given, *args)
+
+    monkeypatch.setattr(TrustBundle, "verify", counted)
+    assert "not trusted" in unlearnable(verifier, *chain)
+    assert tried == [1], "the leaf, to say why"
+
+
+def test_a_leaf_is_passed_on_with_its_path_whoever_told_of_it_first(
+    tmp_path: Path, other_ca: CertificateAuthority
+) -> None:
+    ca = CertificateAuthority.create(tmp_path / "c", key_type=KeyType.P256, intermediate=True)
+    root = CertificateAuthority.load(tmp_path / "c-root")
+    verifier = RecordVerifier(root.bundle, mesh=MESH, trust_domain=None)
+    der, middle = chain_of(ca.issue_in_memory("a"))
+    junk = chain_of(other_ca.issue_in_memory("junk"))
+    leaf = verifier.leaf(verifier.learn((der, *junk, middle, *junk)))
+    assert leaf is not None
+    assert leaf.chain == (der, middle)

@@ -132,6 +132,33 @@ class TrustBundle:
                 return ca
         return None
 
+    def path_of(self, chain: Sequence[x509.Certificate]) -> tuple[x509.Certificate, ...]:
+        """The part of a chain that leads from its leaf to a CA of this bundle, in order.
+
+        Nothing of it is proved by that: `verify` says whether it may be used. A verifier that is
+        given whatever somebody sent tries all ways through it, which can be made to take long.
+        Here each certificate is looked at once, from the top down, and only keys that are trusted
+        by then check a signature.
+
+        Args:
+            chain: The leaf, then other certificates.
+
+        Returns:
+            The leaf and the CAs above it; nothing where they lead to no CA of this bundle.
+        """
+        named, others = [chain[0]], list(chain[1:])
+        while above := next((ca for ca in others if ca.subject == named[-1].issuer), None):
+            others.remove(above)
+            named.append(above)
+        path: list[x509.Certificate] = []
+        for certificate in reversed(named):
+            if not (path and is_ca(path[-1]) and _signed_by(certificate, path[-1])):
+                path.clear()
+                if certificate not in self.certificates and not self.issuer_of(certificate):
+                    continue
+            path.append(certificate)
+        return tuple(reversed(path))
+
     def path(self) -> tuple[x509.Certificate, ...]:
         """The issuing CA and those above it, up to the root, as far as they are here."""
         found = [self.certificates[0]]

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis_discovery._codec import decode_record, decode_verdict
 from aegis_discovery._record import (
@@ -54,7 +55,8 @@ class Leaf:
         trust_domain: Of which trust domain; None where it names none.
         fingerprint: SHA-256 of its DER.
         der: The certificate.
-        intermediates: The CAs between it and the trust bundle (DER).
+        intermediates: The CAs between it and the trust bundle (DER), and nothing else that came
+            with it: all of it is passed on to everybody.
     """
 
     node_id: str
@@ -96,6 +98,8 @@ class RecordVerifier:
         """Verifies a chain (DER, leaf first) and returns its leaf's fingerprint.
 
         Raises:
+        Of what came with the leaf only its path to the trust bundle is looked at and kept.
+
             InvalidRecordError: If it does not prove a node of this trust domain.
         """
         size = sum(map(len, chain))
@@ -111,26 +115,29 @@ class RecordVerifier:
             return fingerprint
         try:
             certificates = [x509.load_der_x509_certificate(der) for der in chain]
-            identity = self._bundle.verify(certificates, "server")
-        except (CertsError, ValueError) as error:
+            path = self._bundle.path_of(certificates) if certificates[1:] else ()
+            # Where there is none, the leaf alone is enough to say why it is not believed.
+            leaf, *above = path or certificates[:1]
+            identity = self._bundle.verify((leaf, *above), "server")
+            key = leaf.public_key()
+        except Exception as error:  # the parser's errors have no common root
             raise InvalidRecordError("", f"its certificate does not verify: {error}") from error
-        if self._is_revoked(certificates[0], certificates[1:]):
+        if self._revocations.is_revoked(leaf, above):
             raise InvalidRecordError(identity.node_id, "the certificate that signed it is revoked")
         ours, theirs = self._trust_domain, identity.trust_domain
         if ours and theirs and ours != theirs:
             raise InvalidRecordError(
                 identity.node_id, f"its trust domain is {theirs}, this mesh's is {ours}"
             )
-        key = certificates[0].public_key()
         if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
             raise InvalidRecordError(identity.node_id, f"{type(key).__name__} signs no records")
-        above = tuple(chain[1:])
+        intermediates = tuple(ca.public_bytes(Encoding.DER) for ca in above)
         self._leaves[fingerprint] = Leaf(
             identity.node_id,
             theirs and intern(theirs),
             fingerprint,
             chain[0],
-            self._intermediates.setdefault(above, above),
+            self._intermediates.setdefault(intermediates, intermediates),
         )
         return fingerprint
 
@@ -152,28 +159,10 @@ class RecordVerifier:
         revoked = frozenset(
             fingerprint
             for fingerprint, leaf in self._leaves.items()
-            if self._is_revoked(leaf.certificate, above[leaf.intermediates])
+            if self._revocations.is_revoked(leaf.certificate, above[leaf.intermediates])
         )
         self._leaves = {f: leaf for f, leaf in self._leaves.items() if f not in revoked}
         return revoked
-
-    def _is_revoked(self, leaf: x509.Certificate, others: Sequence[x509.Certificate]) -> bool:
-        """Tells whether a leaf is revoked, or a CA above it."""
-        if self._revocations.is_revoked(leaf, others) is None:
-            return False
-        # Whoever passed the chain on may have put a revoked CA into it that is not above the leaf.
-        return self._revocations.is_revoked(leaf, self._above(leaf, others)) is not None
-
-    def _above(
-        self, leaf: x509.Certificate, others: Sequence[x509.Certificate]
-    ) -> list[x509.Certificate]:
-        """Those of the others that are above a leaf by their signatures."""
-        found: list[x509.Certificate] = []
-        left = list(others)
-        while (ca := self._bundle.issuer_of((leaf, *found)[-1], left)) in left:
-            left.remove(ca)
-            found.append(ca)
-        return found
 
     def leaf(self, fingerprint: bytes) -> Leaf | None:
         """Returns a certificate that was learned, or None."""

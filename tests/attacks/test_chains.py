@@ -1,0 +1,90 @@
+"""A member of the mesh sends certificates, and cursors, that are made to do harm."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import pytest
+from aegis_certs import TrustBundle
+from aegis_discovery.proto import mesh_pb2
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+MIB = 1 << 20
+NAME = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
+
+
+def made_up(*extensions: x509.ExtensionType) -> bytes:
+    """A certificate (DER) that names itself as its issuer; all of them have one key."""
+    start = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
+    builder = x509.CertificateBuilder(NAME, NAME, KEY.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(start).not_valid_after(start + dt.timedelta(1))
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    return builder.sign(KEY, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+WORTHLESS = (
+    made_up(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])),
+    *(made_up(x509.BasicConstraints(True, None)) for _ in range(2)),
+)
+"""One for which a verifier tries each of its certificates above each, as far as it is let."""
+
+X400_ADDRESS = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, b"\x30\x02\xa3\x00")
+ODD = (made_up(X400_ADDRESS),)
+"""One with a kind of name that the parser does not know."""
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many certificates a path was tried through, each time."""
+    counts: list[int] = []
+    verify = TrustBundle.verify
+
+    def counted(self: TrustBundle, chain: Sequence[Any], *args: Any, **options: Any) -> Any:
+        counts.append(len(chain))
+        return verify(self, chain, *args, **options)
+
+    monkeypatch.setattr(TrustBundle, "verify", counted)
+    return counts
+
+
+async def test_a_message_full_of_worthless_chains_keeps_nobody_busy(
+    attacked: Any, logged: Any, tried: list[int]
+) -> None:
+    mesh = await attacked("a", "b")
+    await mesh.wait_until_watched()
+    message = mesh_pb2.WatchResponse(cursor=b"any")
+    chain = mesh_pb2.Chain(certificates=WORTHLESS)
+    while message.ByteSize() < MIB - 2000:
+        message.chains.append(chain)
+    assert len(message.chains) > 500
+    tried.clear()
+    mesh.attacker.say(message.SerializeToString())
+    await mesh.settle()
+    await mesh.is_right()
+    assert tried.count(1) >= len(message.chains) * len(mesh.nodes)
+    assert max(tried) == 1, "no path was tried through what somebody made up"
+    assert len(logged("from mallory:", "its certificate does not verify")) == len(mesh.nodes)
+
+
+async def test_a_worthless_chain_lets_nobody_in_and_costs_no_path(
+    attacked: Any, tried: list[int]
+) -> None:
+    mesh = await attacked("a", "b")
+    await mesh.wait_until_watched()
+    request = mesh.attacker.request(mesh.attacker.record())
+    request.chain.CopyFrom(mesh_pb2.Chain(certificates=WORTHLESS))
+    tried.clear()
+    call = mesh.attacker.watch(mesh.nodes[0], request)
+    with pytest.raises(grpc.aio.AioRpcError, match="does not verify"):
+        await call.read()
+    assert set(tried) == {1}
+    await mesh.is_right()
