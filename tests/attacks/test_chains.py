@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,3 +89,42 @@ async def test_a_worthless_chain_lets_nobody_in_and_costs_no_path(
         await call.read()
     assert set(tried) == {1}
     await mesh.is_right()
+
+
+async def test_a_certificate_that_cannot_be_read_is_a_refusal_like_any_other(
+    attacked: Any, logged: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    mesh = await attacked("a", "b")
+    await mesh.wait_until_watched()
+    request = mesh.attacker.request(mesh.attacker.record())
+    request.chain.CopyFrom(mesh_pb2.Chain(certificates=ODD))
+    for _ in range(3):
+        call = mesh.attacker.watch(mesh.nodes[0], request)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert len(logged("a feed for mallory was refused", "its certificate does not verify")) == 1
+    served = mesh.attacker.feeds_served
+    mesh.attacker.tell(mesh.attacker.record("still-heard"), chains=[ODD])
+    for node in mesh.nodes:
+        await mesh.until(lambda n=node: n.topology.get_service_providers("still-heard", "v1"))
+    assert mesh.attacker.feeds_served == served, "no feed ended"
+    assert len(logged("from mallory:", "its certificate does not verify")) == len(mesh.nodes)
+    assert [line.message for line in caplog.records if line.levelno >= logging.ERROR] == []
+    await mesh.is_right()
+
+
+async def test_a_fault_of_ours_is_logged_now_and_then_with_who_brought_it_out(
+    attacked: Any, logged: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = await attacked("a", "b")
+    await mesh.wait_until_watched()
+
+    def receive(_reader: Any, _message: Any, *, source: str) -> None:
+        raise ZeroDivisionError(f"of {source}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("aegis_discovery._feed.FeedReader.receive", receive)
+        served = mesh.attacker.feeds_served
+        await mesh.until(lambda: mesh.attacker.feeds_served >= served + 3 * len(mesh.nodes))
+    assert len(logged("watching mallory failed")) == len(mesh.nodes)

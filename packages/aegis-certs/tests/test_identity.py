@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from aegis_certs import CertificateAuthority, Identity, IdentityError, identity_of
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 DNS = x509.DNSName
 URI = x509.UniformResourceIdentifier
@@ -66,3 +68,19 @@ def test_names_that_disagree_or_are_no_node_are_refused(
 ) -> None:
     with pytest.raises(IdentityError):
         identity_of(make_certificate(*names, sans=sans).certificate)
+
+
+X400_ADDRESS, NO_NAMES_AT_ALL, NO_TEXT = b"\x30\x02\xa3\x00", b"junk", b"\x30\x03\x86\x01\xff"
+
+
+@pytest.mark.parametrize("names", [X400_ADDRESS, NO_NAMES_AT_ALL, NO_TEXT])
+def test_names_that_cannot_be_read_are_no_identity(make_certificate: Make, names: bytes) -> None:
+    key = make_certificate("n").key
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "n")])
+    start = dt.datetime.now(dt.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1).not_valid_before(start)
+    oid = x509.SubjectAlternativeName.oid
+    odd = x509.UnrecognizedExtension(oid, names)
+    builder = builder.not_valid_after(start + dt.timedelta(1)).add_extension(odd, critical=False)
+    with pytest.raises(IdentityError, match="cannot be read"):
+        identity_of(builder.sign(key, hashes.SHA256()))

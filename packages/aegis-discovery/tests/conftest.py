@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import signal
 import subprocess
@@ -18,6 +19,10 @@ import pytest
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig
 from aegis_discovery._model import NodeInfo, ServiceInfo
 from aegis_discovery._topology import Topology
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 SERVICE = ServiceInfo("echo", "v1")
 WAIT = 10.0
@@ -185,6 +190,23 @@ def tls(ca: CertificateAuthority) -> TLSConfig:
 def other_ca(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
     path: Path = tmp_path_factory.mktemp("other-ca")
     return CertificateAuthority.create(path, key_type=KeyType.P256)
+
+
+@pytest.fixture(scope="session")
+def odd_certificate() -> bytes:
+    """A certificate (DER) with a kind of name (x400Address) that the parser does not know."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "odd")])
+    start = dt.datetime.now(dt.UTC)
+    odd = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, b"\x30\x02\xa3\x00")
+    return (
+        x509.CertificateBuilder(name, name, key.public_key(), 1)
+        .not_valid_before(start)
+        .not_valid_after(start + dt.timedelta(1))
+        .add_extension(odd, critical=False)
+        .sign(key, hashes.SHA256())
+        .public_bytes(Encoding.DER)
+    )
 
 
 StartProvider = Callable[..., Provider]

@@ -59,3 +59,12 @@ def test_reasons_and_sources_without_end_are_neither_said_nor_kept(
     for number in range(2 * MAX_SOURCES):
         complaints.warn(f"node-{number}", "reason", "%s", number)
     assert len(complaints) <= MAX_SOURCES
+
+
+def test_a_fault_of_ours_is_said_once_with_its_traceback(
+    complaints: Complaints, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        complaints.warn("a", "fault", "watching %s failed", "a", error=ZeroDivisionError("why"))
+    assert caplog.text.count("watching a failed") == 1
+    assert "ZeroDivisionError: why" in caplog.text

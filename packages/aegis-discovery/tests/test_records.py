@@ -429,3 +429,9 @@ def test_a_leaf_is_passed_on_with_its_path_whoever_told_of_it_first(
     leaf = verifier.leaf(verifier.learn((der, *junk, middle, *junk)))
     assert leaf is not None
     assert leaf.chain == (der, middle)
+
+
+def test_a_certificate_that_cannot_be_read_signs_no_record(
+    verifier: RecordVerifier, odd_certificate: bytes
+) -> None:
+    assert "does not verify" in unlearnable(verifier, odd_certificate)

@@ -53,11 +53,17 @@ def spiffe_id(trust_domain: str, node_id: str) -> str:
 def alternative_names(
     holder: x509.Certificate | x509.CertificateSigningRequest,
 ) -> AlternativeNames:
-    """The subject alternative names; DNS names in lower case."""
+    """The subject alternative names; DNS names in lower case.
+
+    Raises:
+        IdentityError: They cannot be read.
+    """
     try:
         extension = holder.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         return AlternativeNames()
+    except Exception as error:  # the parser's errors have no common root
+        raise IdentityError(f"the alternative names cannot be read ({error})") from error
     dns: list[str] = []
     ips: list[type_of_ip] = []
     uris: list[str] = []
@@ -93,10 +99,14 @@ def identity_of(certificate: x509.Certificate) -> Identity:
     then ignores the common name.
 
     Raises:
-        IdentityError: It names nobody, more than one node, or something that is no node id.
+        IdentityError: It names nobody, more than one node, or something that is no node id, or
+            its names cannot be read.
     """
-    subject = common_name(certificate.subject)
-    names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    try:
+        subject = common_name(certificate.subject)
+        names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    except Exception as error:  # the parser's errors have no common root
+        raise IdentityError(f"the subject cannot be read ({error})") from error
     alternatives = alternative_names(certificate)
     spiffe = _spiffe_identity(subject, alternatives.uris)
     claims = [str(name.value) for name in names] + ([spiffe.node_id] if spiffe else [])

@@ -42,7 +42,14 @@ class Complaints:
     def __len__(self) -> int:
         return sum(map(len, self._said.values()))
 
-    def warn(self, source: str, reason: str, message: str, *args: object) -> None:
+    def warn(
+        self,
+        source: str,
+        reason: str,
+        message: str,
+        *args: object,
+        error: BaseException | None = None,
+    ) -> None:
         """Logs a line, unless one like it was logged within the minute.
 
         Args:
@@ -50,6 +57,7 @@ class Complaints:
             reason: What is wrong; its words up to the first figure or quotation are its kind.
             message: The line, as for `logging`.
             args: What goes into it.
+            error: The fault whose traceback is logged along with it.
         """
         now = self._clock()
         said = self._of(source, _kind(reason), now)
@@ -61,7 +69,7 @@ class Complaints:
             message += " (and %d more like it since the last such line)"
             args = (*args, said.unsaid)
             said.unsaid = 0
-        self._log.warning(message, *args)
+        self._log.warning(message, *args, exc_info=error)
 
     def _of(self, source: str, kind: str, now: float) -> _Said:
         kinds = self._said.get(source)

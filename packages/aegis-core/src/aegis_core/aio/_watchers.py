@@ -193,8 +193,9 @@ class Watchers:
                 else:
                     complaint = explain_failure(error, self._state.tls)
             except Exception as error:  # noqa: BLE001 - a fault of ours must not end the watch
-                _log.exception("watching %s failed", peer.id)
                 complaint = str(error)
+                line = "watching %s failed"
+                self._complaints.warn(peer.id, "fault", line, peer.id, error=error)
             if watch.heard_at > began and time.monotonic() - began < LEFT_PAUSE:
                 # One that speaks and breaks off at once would be dialled ten times a second.
                 pause = LEFT_PAUSE

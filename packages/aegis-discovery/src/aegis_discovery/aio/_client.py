@@ -11,6 +11,7 @@ from aegis_certs import CertsError, IdentitySource, TLSConfig
 from cryptography import x509
 
 from aegis_discovery._backoff import Backoff
+from aegis_discovery._complaints import Complaints
 from aegis_discovery._connect import candidates, resolve
 from aegis_discovery._feed import FeedReader, Received
 from aegis_discovery._identity import IdentityEvent, IdentityEventKind, IdentityKeeper
@@ -52,6 +53,7 @@ class FeedClient:
         self._reader = FeedReader(
             self.topology, self._verifier, trusts_statuses=True, services=services
         )
+        self._complaints = Complaints(_log)
         self._keeper = IdentityKeeper(source, tls)
         self._followers: list[Callable[[TLSConfig], object]] = []
         self._ready = asyncio.Event()
@@ -136,8 +138,9 @@ class FeedClient:
                 except grpc.aio.AioRpcError as error:
                     self._note(peer, explain_failure(error, self._tls))
                     self._last = peer if self._told else None
-                except Exception:  # noqa: BLE001 - a fault of ours must not end the feed for good
-                    _log.exception("the feed of %s failed", peer.address)
+                except Exception as error:  # noqa: BLE001 - a fault of ours must not end the feed for good
+                    line = "the feed of %s failed"
+                    self._complaints.warn(peer.address, "fault", line, peer.address, error=error)
                 if self._told:
                     # What it told says better whom to ask next than a list made before.
                     break
