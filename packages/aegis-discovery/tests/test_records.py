@@ -19,7 +19,7 @@ from aegis_certs import (
 from aegis_discovery import InvalidRecordError, NodeInfo, ServiceInfo, Topology
 from aegis_discovery._author import LeafSigning
 from aegis_discovery._codec import encode_record
-from aegis_discovery._record import CONTEXT, RecordFields
+from aegis_discovery._record import CONTEXT, MAX_PROVIDED, RecordFields, _shared
 from aegis_discovery.records import (
     LEASE,
     MAX_RECORD,
@@ -28,6 +28,7 @@ from aegis_discovery.records import (
     RecordAuthor,
     RecordVerifier,
     Signed,
+    decode_record,
 )
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -435,3 +436,41 @@ def test_a_certificate_that_cannot_be_read_signs_no_record(
     verifier: RecordVerifier, odd_certificate: bytes
 ) -> None:
     assert "does not verify" in unlearnable(verifier, odd_certificate)
+
+
+def test_services_are_limited_and_named(
+    verifier: RecordVerifier, author: RecordAuthor, sign: Callable[..., Signed]
+) -> None:
+    most = tuple(ServiceInfo(f"{i}", "") for i in range(MAX_PROVIDED))
+    many = NodeInfo("a", address="10.0.0.1:1", services=(*most, ServiceInfo("one", "")))
+    nameless = NodeInfo("a", address="10.0.0.1:1", services=(ServiceInfo("", "v1"),))
+    verifier.verify(sign(info=replace(many, services=most)))
+    for info, reason in (
+        (many, "it declares 257 services, the limit is 256"),
+        (nameless, "it declares a service without a name"),
+    ):
+        assert refusal(verifier, sign(info=info)) == reason
+        with pytest.raises(InvalidRecordError, match=reason):
+            author.write("a", 1, info)
+
+
+def test_nothing_is_remembered_of_a_record_that_is_not_believed(
+    verifier: RecordVerifier, sign: Callable[..., Signed]
+) -> None:
+    info = NodeInfo(
+        "a",
+        address="10.0.0.1:1",
+        type="made-up",
+        region="nowhere",
+        services=(ServiceInfo("made-up", "v1"),),
+    )
+    signed = sign(info=info)
+    before = _shared.cache_info().currsize
+    refusal(verifier, replace(signed, signature=b""))
+    assert _shared.cache_info().currsize == before
+    one, other = (decode_record(signed.body).info for _ in range(2))
+    assert one is not None
+    assert other is not None
+    assert one.type is not other.type, "not by Python either"
+    assert verifier.verify(signed).info == one
+    assert _shared.cache_info().currsize > before

@@ -23,6 +23,7 @@ from aegis_discovery._record import (
     Record,
     RecordFields,
     Signed,
+    why_not_provided,
 )
 from aegis_discovery._verdict import (
     CLEAR_LEASE,
@@ -81,7 +82,7 @@ class RecordAuthor:
         """Makes a record, or a tombstone where `info` is None.
 
         Raises:
-            InvalidRecordError: If it is larger than a record may be.
+            InvalidRecordError: If it is larger than a record may be, or declares what it may not.
         """
         lease = TOMBSTONE_LEASE if info is None else LEASE
         fields = RecordFields(
@@ -98,6 +99,8 @@ class RecordAuthor:
         body = encode_record(fields)
         if len(body) > MAX_RECORD:
             reason = f"it has {len(body)} bytes, the limit is {MAX_RECORD}; declare fewer services"
+            raise InvalidRecordError(node_id, reason)
+        if info is not None and (reason := why_not_provided(info.services)):
             raise InvalidRecordError(node_id, reason)
         # The wire rounds times; the author goes by what everybody else will read.
         fields = decode_record(body)

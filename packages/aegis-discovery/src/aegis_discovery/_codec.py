@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from functools import lru_cache
-from sys import intern
 
 from google.protobuf.message import DecodeError
 
@@ -73,9 +71,9 @@ def decode_record(data: bytes, *, signer_id: str = "") -> RecordFields:
     """
     try:
         body = mesh_pb2.RecordBody.FromString(data)
-        # Each of these is a new string at every look, and a record is held for a day.
+        # A new string at every look, and a record is held for a day.
         node_id = signer_id if body.id == signer_id else body.id
-        name, voucher = body.name, intern(body.voucher) or None
+        name, voucher = body.name, body.voucher or None
         info = None
         if not body.removed:
             joined_at = _from_ms(body.joined_at)
@@ -83,16 +81,16 @@ def decode_record(data: bytes, *, signer_id: str = "") -> RecordFields:
             info = NodeInfo(
                 id=node_id,
                 name=node_id if name == node_id else name,
-                type=intern(body.type),
+                type=body.type,
                 address=body.address,
-                services=_shared(tuple(ServiceInfo(s.name, s.version) for s in body.services)),
+                services=tuple(ServiceInfo(s.name, s.version) for s in body.services),
                 joined_at=joined_at,
                 updated_at=joined_at if is_unchanged else _from_ms(body.updated_at),
                 health=_health(body.health),
                 vouched_by=voucher,
-                trust_bundle=intern(body.trust_bundle),
-                region=intern(body.region),
-                zone=intern(body.zone),
+                trust_bundle=body.trust_bundle,
+                region=body.region,
+                zone=body.zone,
             )
     except (DecodeError, ValueError, OverflowError) as error:
         raise InvalidRecordError("", f"its bytes cannot be read ({error})") from error
@@ -209,12 +207,6 @@ def nodes_from_seed(nodes: Iterable[aegis_pb2.TopologyNode]) -> tuple[NodeInfo, 
         )
         for node in nodes
     )
-
-
-@lru_cache(maxsize=1024)
-def _shared(services: tuple[ServiceInfo, ...]) -> tuple[ServiceInfo, ...]:
-    """Returns the first of equal tuples: thousands of nodes provide the same services."""
-    return services
 
 
 def _health(value: str) -> HealthStatus:

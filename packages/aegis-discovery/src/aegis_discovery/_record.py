@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TypeVar
 
-from aegis_discovery._model import NodeInfo
+from aegis_discovery._model import NodeInfo, ServiceInfo
 
 CONTEXT = "aegis.mesh.v1 record"
 
@@ -25,8 +27,42 @@ MAX_AHEAD = 300.0
 MAX_RECORD = 4096
 """Bytes of a record's body."""
 
+MAX_PROVIDED = 256
+"""Services of one record, which takes more memory than its bytes for each of them."""
+
 Clock = Callable[[], float]
 """Unix time in seconds."""
+
+
+T = TypeVar("T")
+
+
+@lru_cache(maxsize=1024)
+def _shared(value: T) -> T:
+    """Returns the first of equal values; Python's own `intern` forgets none on some versions."""
+    return value
+
+
+def _share(info: NodeInfo) -> NodeInfo:
+    """Lets a node share what thousands have alike."""
+    return replace(
+        info,
+        type=_shared(info.type),
+        services=_shared(info.services),
+        vouched_by=_shared(info.vouched_by),
+        trust_bundle=_shared(info.trust_bundle),
+        region=_shared(info.region),
+        zone=_shared(info.zone),
+    )
+
+
+def why_not_provided(services: Collection[ServiceInfo]) -> str:
+    """Says in a sentence why a record cannot declare these services; empty where it can."""
+    if len(services) > MAX_PROVIDED:
+        return f"it declares {len(services)} services, the limit is {MAX_PROVIDED}"
+    if not all(service.name for service in services):
+        return "it declares a service without a name"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +119,18 @@ class Record:
     def of(
         cls, fields: RecordFields, body: bytes, signature: bytes = b"", signer: bytes = b""
     ) -> Record:
-        """Joins what the bytes say with the bytes themselves."""
+        """Joins what the bytes say with the bytes themselves.
+
+        Only once they are believed: what many records say alike is remembered, to be held once.
+        """
         return cls(
             fields.id,
             fields.stamp,
             fields.instance,
             fields.expires_at,
-            fields.info,
+            fields.info and _share(fields.info),
             body,
-            fields.voucher,
+            _shared(fields.voucher),
             signature,
             signer,
         )

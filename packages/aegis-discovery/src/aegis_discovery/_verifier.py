@@ -26,6 +26,7 @@ from aegis_discovery._record import (
     Record,
     RecordFields,
     Signed,
+    why_not_provided,
 )
 from aegis_discovery._seed import split_address
 from aegis_discovery._verdict import (
@@ -97,9 +98,9 @@ class RecordVerifier:
     def learn(self, chain: Sequence[bytes]) -> bytes:
         """Verifies a chain (DER, leaf first) and returns its leaf's fingerprint.
 
-        Raises:
         Of what came with the leaf only its path to the trust bundle is looked at and kept.
 
+        Raises:
             InvalidRecordError: If it does not prove a node of this trust domain.
         """
         size = sum(map(len, chain))
@@ -290,6 +291,8 @@ class RecordVerifier:
         if fields.voucher == fields.id:
             raise refuse("a node cannot vouch for itself")
         if fields.info is not None:
+            if reason := why_not_provided(fields.info.services):
+                raise refuse(reason)
             try:
                 split_address(fields.info.address)
             except InvalidAddressError as error:
