@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
+import grpc
 import pytest
 from aegis_certs import CertificateAuthority, TLSConfig
 from aegis_discovery import InvalidRecordError, NodeInfo, NodeStatus, ServiceInfo, Topology
 from aegis_discovery._author import LeafSigning
 from aegis_discovery._codec import signed_to_wire
-from aegis_discovery.feed import FeedReader, FeedWriter, Received, why_not_served
+from aegis_discovery._limits import AT_ONCE
+from aegis_discovery.aio.feed import follow
+from aegis_discovery.feed import FeedReader, FeedWriter, Received, parts, why_not_served
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import Opinion, RecordAuthor, RecordVerifier
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -746,3 +751,106 @@ def test_a_request_beyond_what_a_feed_takes_is_refused(
     why = why_not_served(request_)
     assert problem in why
     assert bool(problem) == bool(why)
+
+
+def checks_of(message: mesh_pb2.WatchResponse) -> int:
+    chains = sum(len(chain.certificates) for chain in message.chains)
+    return len(message.records) + len(message.verdicts) + chains
+
+
+def test_a_large_message_is_taken_in_by_parts_that_stand_alone(
+    server: Side, side: MakeSide
+) -> None:
+    for number in range(AT_ONCE):
+        voucher = side(f"voucher-{number}")
+        vouch_for(voucher, [f"go-{number}-{i}" for i in range(3)])
+        server.pull(server.open(voucher))
+        server.topology.judge(voucher.id, Opinion.SUSPECT)
+    watcher = side("watcher")
+    whole = mesh_pb2.WatchResponse()
+    for message in watcher.open(server).messages():
+        whole.MergeFrom(message)
+    cut = list(parts(whole))
+    assert len(cut) > 5
+    assert max(map(checks_of, cut)) <= AT_ONCE + 1
+    assert sum(map(checks_of, cut)) == checks_of(whole)
+    outcomes = []
+    for part in cut:
+        outcomes.append(watcher.reader.receive(part, source="server"))
+        watcher.verifier.keep(watcher.topology.signers)
+    assert [received.complete for received in outcomes] == [False] * (len(cut) - 1) + [True]
+    assert [bool(part.cursor) for part in cut] == [False] * (len(cut) - 1) + [True]
+    assert watcher.topology.nodes.keys() == server.topology.nodes.keys() | {"watcher"}
+    assert all(watcher.topology.get_verdict(f"voucher-{i}", "server") for i in range(AT_ONCE))
+    assert watcher.open(server).heartbeat().digest == server.topology.digest
+
+
+def test_chains_that_nothing_needs_come_a_few_at_a_time(server: Side, other_ca: Any) -> None:
+    stranger = Side(other_ca.issue_in_memory("stranger"))
+    junk = mesh_pb2.Chain(certificates=[*server.chain, *stranger.chain * 7])
+    needless = mesh_pb2.Chain(certificates=stranger.chain * 8)
+    good = mesh_pb2.Chain(certificates=server.chain)
+    message = mesh_pb2.WatchResponse(
+        chains=[good, *[junk, needless] * 50, mesh_pb2.Chain()], records=[server.record()]
+    )
+    cut = list(parts(message))
+    assert max(map(checks_of, cut)) <= AT_ONCE + 8
+    assert [len(part.records) for part in cut] == [0] * (len(cut) - 1) + [1]
+    assert list(cut[-1].chains)[-1] == good
+    assert sum(len(part.chains) for part in cut) == 102
+
+
+def test_a_message_that_is_left_unread_is_not_cut() -> None:
+    flood = mesh_pb2.WatchResponse(chains=[mesh_pb2.Chain()] * 5000)
+    assert [len(part.chains) for part in parts(flood)] == [5000]
+
+
+class Tape:
+    """The messages of a feed, as `follow` reads them off a channel."""
+
+    def __init__(self, *messages: mesh_pb2.WatchResponse) -> None:
+        self._messages = list(messages)
+
+    def unary_stream(self, *_: object, **__: object) -> Callable[..., Tape]:
+        return lambda _request: self
+
+    async def read(self) -> object:
+        return self._messages.pop(0) if self._messages else grpc.aio.EOF
+
+    def cancel(self) -> None:
+        """As a call."""
+
+
+async def test_others_have_their_turn_while_a_large_message_is_taken_in(
+    server: Side, side: MakeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_discovery.aio._feed.SLICE", 0.0)
+    for number in range(150):
+        vouch(server, f"go-{number}")
+    watcher = side("watcher")
+    (message,) = watcher.open(server).messages()
+    known: list[int] = []
+
+    async def look() -> None:
+        while True:
+            known.append(len(watcher.topology.nodes))
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    request = watcher.reader.request(MESH)
+    feed: Any = Tape(message)
+    await follow(feed, watcher.reader, request, source="server", on_message=lambda _: None)
+    looking.cancel()
+    assert len(watcher.topology.nodes) == 152
+    assert len(set(known)) >= 5, "it saw them come"
+
+
+def test_a_chain_that_cannot_be_read_leaves_the_rest_of_the_message(
+    server: Side, side: MakeSide, odd_certificate: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = side("reader")
+    chains = [mesh_pb2.Chain(certificates=chain) for chain in ([odd_certificate], server.chain)]
+    message = mesh_pb2.WatchResponse(chains=chains, records=[server.record()])
+    reader.reader.receive(message, source="teller")
+    assert list(reader.topology.nodes) == ["reader", "server"]
+    assert "from teller: record of an unknown node refused: its certificate does not" in caplog.text

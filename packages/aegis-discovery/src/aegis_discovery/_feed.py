@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from aegis_discovery._codec import signed_from_wire, signed_to_wire, status_from_wire
 from aegis_discovery._complaints import Complaints
 from aegis_discovery._feed_writer import provides_any
-from aegis_discovery._limits import MAX_PIECES, MAX_STATUSES
+from aegis_discovery._limits import AT_ONCE, MAX_PIECES, MAX_STATUSES
 from aegis_discovery._model import ServiceInfo
 from aegis_discovery._record import Record
 from aegis_discovery._topology import Topology
@@ -44,6 +45,59 @@ class Received:
     complete: bool
     foreign: Record | None = None
     apart: bool = False
+
+
+def parts(message: mesh_pb2.WatchResponse) -> Iterator[mesh_pb2.WatchResponse]:
+    """Cuts a message into several that say the same, each of few checks of signatures.
+
+    Each can be taken in on its own: a record or a verdict and the chain that it needs stay
+    together. A message that is left unread is not cut.
+    """
+    if _checks(message) <= AT_ONCE or _is_overfull(message):
+        yield message
+        return
+    signed: list[mesh_pb2.SignedRecord | mesh_pb2.SignedVerdict]
+    signed = [*message.records, *message.verdicts]
+    signers = {piece.signer for piece in signed}
+    needed: dict[bytes, mesh_pb2.Chain] = {}
+    part = mesh_pb2.WatchResponse()
+    for chain in message.chains:
+        fingerprint = hashlib.sha256(b"".join(chain.certificates[:1])).digest()
+        if fingerprint in signers and needed.setdefault(fingerprint, chain) is chain:
+            continue
+        part.chains.append(chain)
+        if _checks(part) >= AT_ONCE:
+            yield part
+            part = mesh_pb2.WatchResponse()
+    for piece in signed:
+        if piece.signer in needed:
+            part.chains.append(needed.pop(piece.signer))
+        if isinstance(piece, mesh_pb2.SignedRecord):
+            part.records.append(piece)
+        else:
+            part.verdicts.append(piece)
+        if _checks(part) >= AT_ONCE:
+            yield part
+            part = mesh_pb2.WatchResponse()
+    # What is said of the whole is true once all of it is taken in.
+    part.statuses.extend(message.statuses)
+    part.cursor, part.digest = message.cursor, message.digest
+    part.version, part.complete = message.version, message.complete
+    yield part
+
+
+def _checks(message: mesh_pb2.WatchResponse) -> int:
+    """Counts what may cost a check of a signature."""
+    certificates = sum(len(chain.certificates) for chain in message.chains)
+    return len(message.records) + len(message.verdicts) + certificates
+
+
+def _pieces(message: mesh_pb2.WatchResponse) -> int:
+    return len(message.records) + len(message.verdicts) + len(message.chains)
+
+
+def _is_overfull(message: mesh_pb2.WatchResponse) -> bool:
+    return _pieces(message) > MAX_PIECES or len(message.statuses) > MAX_STATUSES
 
 
 class FeedReader:
@@ -105,7 +159,12 @@ class FeedReader:
 
     def receive(self, message: mesh_pb2.WatchResponse, *, source: str) -> Received:
         """Takes in one message of the node `source`; what cannot be believed is logged and left."""
-        if self._is_overfull(message, source):
+        if _is_overfull(message):
+            reason = (
+                f"a message of {_pieces(message)} records and {len(message.statuses)} statuses "
+                f"was left unread; the limits are {MAX_PIECES} and {MAX_STATUSES}"
+            )
+            self._complain(source, reason, reason)
             return Received(complete=False)
         if source != self._cursor_of:
             # What this one tells may undo what another one told: that one's cursor is void.
@@ -136,17 +195,6 @@ class FeedReader:
         if message.cursor:
             self._cursor = message.cursor
         return Received(message.complete, foreign, self._is_apart(message))
-
-    def _is_overfull(self, message: mesh_pb2.WatchResponse, source: str) -> bool:
-        pieces = len(message.records) + len(message.verdicts) + len(message.chains)
-        if pieces <= MAX_PIECES and len(message.statuses) <= MAX_STATUSES:
-            return False
-        reason = (
-            f"a message of {pieces} records and {len(message.statuses)} statuses was left unread; "
-            f"the limits are {MAX_PIECES} and {MAX_STATUSES}"
-        )
-        self._complain(source, reason, reason)
-        return True
 
     def _believable(self, message: mesh_pb2.WatchResponse, source: str) -> list[Record]:
         for chain in message.chains:

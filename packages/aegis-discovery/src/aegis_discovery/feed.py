@@ -1,7 +1,7 @@
 """The feed, both ends, without I/O. For those who build nodes."""
 
 from aegis_discovery._complaints import Complaints
-from aegis_discovery._feed import FeedReader, Received
+from aegis_discovery._feed import FeedReader, Received, parts
 from aegis_discovery._feed_writer import CHUNK, FeedWriter
 from aegis_discovery._limits import MAX_MESSAGE, MAX_REQUEST, why_not_served
 from aegis_discovery._pace import BATCH, HEARTBEAT, MAX_BATCH, Pace
@@ -18,5 +18,6 @@ __all__ = [
     "FeedWriter",
     "Pace",
     "Received",
+    "parts",
     "why_not_served",
 ]

@@ -15,6 +15,7 @@ import grpc
 from aegis_certs import TLSConfig
 from aegis_discovery import ClosedError, InvalidAddressError, NodeInfo, NodeStatus
 from aegis_discovery.aio.transport import ChannelCache
+from aegis_discovery.feed import parts
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2_grpc
 from aegis_discovery.transport import explain_failure, split_address
 
@@ -284,9 +285,11 @@ class PeerManager:
         call = mesh_pb2_grpc.MeshStub(self.channel(peer)).Watch(request, timeout=TIMEOUT)
         try:
             async for message in call:
-                received = reader.receive(message, source=peer.id)
-                state.received(received)
-                if received.complete:
+                for part in parts(message):
+                    received = reader.receive(part, source=peer.id)
+                    state.received(received)
+                    await asyncio.sleep(0)
+                if message.complete:
                     return
         finally:
             call.cancel()

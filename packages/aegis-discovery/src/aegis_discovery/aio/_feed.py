@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import grpc
 
-from aegis_discovery._feed import FeedReader, Received
+from aegis_discovery._feed import FeedReader, Received, parts
 from aegis_discovery._pace import HEARTBEAT
 from aegis_discovery.proto import mesh_pb2, mesh_pb2_grpc
 
@@ -38,8 +38,8 @@ async def follow(
 ) -> None:
     """Reads a feed until its server ends it, which says that the server leaves.
 
-    Whatever comes, one feed takes half of the loop's time at most: what is not read yet waits at
-    the server.
+    Whatever comes, one feed takes half of the loop's time at most, and little of it at once: what
+    is not read yet waits at the server.
 
     Raises:
         grpc.aio.AioRpcError: If the feed ended in any other way.
@@ -57,14 +57,15 @@ async def follow(
                 raise FeedSilentError(f"{source} was silent for {silence:.0f} s") from None
             if message is grpc.aio.EOF:
                 return
-            began = time.monotonic()
-            received = reader.receive(message, source=source)
-            on_message(received)
-            if received.apart:
-                raise FeedApartError(f"{source} knows other things; its feed is opened anew")
-            worked += time.monotonic() - began
-            if worked >= SLICE:
-                await asyncio.sleep(worked)
-                worked = 0.0
+            for part in parts(message):
+                began = time.monotonic()
+                received = reader.receive(part, source=source)
+                on_message(received)
+                if received.apart:
+                    raise FeedApartError(f"{source} knows other things; its feed is opened anew")
+                worked += time.monotonic() - began
+                if worked >= SLICE:
+                    await asyncio.sleep(worked)
+                    worked = 0.0
     finally:
         call.cancel()
