@@ -10,6 +10,8 @@ from typing import Any
 import grpc
 import pytest
 from aegis_certs import TrustBundle
+from aegis_core import NodeInfo
+from aegis_discovery.aio import connect
 from aegis_discovery.proto import mesh_pb2
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -128,3 +130,23 @@ async def test_a_fault_of_ours_is_logged_now_and_then_with_who_brought_it_out(
         served = mesh.attacker.feeds_served
         await mesh.until(lambda: mesh.attacker.feeds_served >= served + 3 * len(mesh.nodes))
     assert len(logged("watching mallory failed")) == len(mesh.nodes)
+
+
+async def test_a_cursor_does_not_make_other_nodes_refuse_a_client(
+    attacked: Any, identity: Any, logged: Any, until: Any
+) -> None:
+    mesh = await attacked("a", "b")
+    await mesh.wait_until_watched()
+    attacker, (a, b) = mesh.attacker, mesh.nodes
+    told = attacker.heard[0]
+    told.cursor = bytes(100_000)
+    told.complete = True
+    attacker.say(told.SerializeToString())
+    async with await connect(
+        attacker.address, a.address, b.address, tls=identity("visitor")
+    ) as client:
+        await until(lambda: logged("from mallory: a cursor of 100000 bytes was left"))
+        await attacker.stop()
+        a.topology.update_node(NodeInfo("a", address=a.address, type="changed"))
+        await until(lambda: client.topology.nodes["a"].type == "changed")
+    assert logged("a feed for visitor was refused") == []

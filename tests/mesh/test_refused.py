@@ -32,7 +32,7 @@ async def watching(
     verifier = RecordVerifier(tls.bundle, mesh=DEFAULT_MESH, trust_domain=tls.trust_domain)
     reader = FeedReader(topology, verifier, trusts_statuses=False)
     chain = tuple(certificate.public_bytes(Encoding.DER) for certificate in signed_by.chain)
-    request = reader.request(DEFAULT_MESH, topology.get_record(record_of), chain)
+    request = reader.request(DEFAULT_MESH, topology.get_record(record_of), chain, source=node.id)
     async with open_channel(tls, node.id, node.address) as channel:
         yield mesh_pb2_grpc.MeshStub(channel).Watch(request, timeout=10)
 

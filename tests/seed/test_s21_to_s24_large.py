@@ -77,7 +77,7 @@ class Watcher:
         self.reader.receive = counted  # type: ignore[method-assign]  # the wire itself is counted
         channel = open_channel(self.tls, node.id, node.address)
         try:
-            request = self.reader.request(DEFAULT_MESH)
+            request = self.reader.request(DEFAULT_MESH, source=node.id)
             await follow(channel, self.reader, request, source=node.id, on_message=on_message)
         finally:
             self.reader.receive = receive  # type: ignore[method-assign]  # as above

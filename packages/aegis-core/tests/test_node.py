@@ -126,7 +126,7 @@ async def test_who_asks_a_node_that_is_leaving_is_told_so(
     stopping = asyncio.create_task(a.stop(grace=1.0))
     await leaving.wait()
     received: list[Received] = []
-    request = reader.request(DEFAULT_MESH)
+    request = reader.request(DEFAULT_MESH, source="a")
     await follow(channel, reader, request, source="a", on_message=received.append)
     assert [message.complete for message in received] == [True]
     assert topology.nodes == {}

@@ -65,7 +65,9 @@ class Side:
     def open(self, server: Side) -> FeedWriter:
         """Opens a feed from the server, as the wire would."""
         own = self.topology.get_record(self.id)
-        sent = self.reader.request(MESH, own, self.chain if own else ()).SerializeToString()
+        sent = self.reader.request(
+            MESH, own, self.chain if own else (), source="server"
+        ).SerializeToString()
         return server.serve(mesh_pb2.WatchRequest.FromString(sent), self.id)
 
     def pull(self, feed: FeedWriter) -> list[Received]:
@@ -260,11 +262,11 @@ def test_a_heartbeat_tells_version_and_digest_and_moves_no_cursor(
 ) -> None:
     watcher = side("watcher", is_node=False)
     watcher.pull(watcher.open(server))
-    before = watcher.reader.request(MESH).cursor
+    before = watcher.reader.request(MESH, source="server").cursor
     beat = watcher.open(server).heartbeat()
     assert (beat.version, beat.digest) == (server.topology.version, server.topology.digest)
     assert not watcher.reader.receive(beat, source="server").complete
-    assert watcher.reader.request(MESH).cursor == before
+    assert watcher.reader.request(MESH, source="server").cursor == before
 
 
 def test_a_raised_version_is_told_though_no_record_changed(server: Side, side: MakeSide) -> None:
@@ -587,7 +589,7 @@ def test_a_replayed_record_without_the_service_removes_nobody(server: Side, clie
 def test_a_server_that_tells_of_others_is_not_listened_to(server: Side, client: Client) -> None:
     vouch(server, "one", "other/v1")
     everything = server.serve(mesh_pb2.WatchRequest(mesh=MESH), "client")
-    client.reader.request(MESH)
+    client.reader.request(MESH, source="server")
     for message in everything.messages():
         client.reader.receive(message, source="server")
     assert client.nodes == []
@@ -616,7 +618,7 @@ def test_a_feed_of_some_services_has_neither_cursor_nor_digest_and_is_never_apar
     beat = feed.heartbeat()
     assert (beat.digest, beat.version) == (b"", server.topology.version)
     assert [(m.cursor, m.digest) for m in client.received] == [(b"", b"")]
-    request = client.reader.request(MESH)
+    request = client.reader.request(MESH, source="server")
     assert (request.cursor, request.digest) == (b"", b"")
     assert not any(client.reader.receive(beat, source="server").apart for _ in range(10))
 
@@ -627,7 +629,7 @@ def test_a_cursor_does_not_skip_what_a_feed_of_some_services_begins_with(
     vouch(server, "one", "greeter/v1")
     watcher = side("watcher", is_node=False)
     watcher.pull(watcher.open(server))
-    request = watcher.reader.request(MESH)
+    request = watcher.reader.request(MESH, source="server")
     request.services.add(name="greeter", version="v1")
     (message,) = server.serve(request, "watcher").messages()
     assert len(message.records) == 1
@@ -667,7 +669,7 @@ def test_a_cursor_is_void_once_another_server_told_something(
     other, client = side("other"), side("client", is_node=False)
     client.pull(client.open(server))
     client.reader.receive(next(iter(client.open(other).messages())), source="other")
-    assert client.reader.request(MESH).cursor == b""
+    assert client.reader.request(MESH, source="server").cursor == b""
 
 
 def test_a_slow_watcher_gets_the_latest_of_each_node_and_is_not_waited_for(
@@ -837,12 +839,35 @@ async def test_others_have_their_turn_while_a_large_message_is_taken_in(
             await asyncio.sleep(0)
 
     looking = asyncio.create_task(look())
-    request = watcher.reader.request(MESH)
+    request = watcher.reader.request(MESH, source="server")
     feed: Any = Tape(message)
     await follow(feed, watcher.reader, request, source="server", on_message=lambda _: None)
     looking.cancel()
     assert len(watcher.topology.nodes) == 152
     assert len(set(known)) >= 5, "it saw them come"
+
+
+def test_a_cursor_is_sent_to_nobody_but_the_server_that_gave_it(
+    server: Side, side: MakeSide
+) -> None:
+    client = side("client", is_node=False)
+    client.pull(client.open(server))
+    assert client.reader.request(MESH, source="server").cursor
+    assert client.reader.request(MESH, source="other").cursor == b""
+    assert client.reader.request(MESH, source="server").cursor, "for when it comes back to it"
+
+
+def test_a_cursor_that_would_swell_every_request_is_left(
+    server: Side, side: MakeSide, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = side("client", is_node=False)
+    client.pull(client.open(server))
+    client.reader.receive(mesh_pb2.WatchResponse(cursor=bytes(100_000)), source="server")
+    assert client.reader.request(MESH, source="server").cursor == b""
+    (logged,) = [record.message for record in caplog.records]
+    assert logged == "from server: a cursor of 100000 bytes was left; the limit is 64"
+    client.pull(client.open(server))
+    assert client.reader.request(MESH, source="server").cursor
 
 
 def test_a_chain_that_cannot_be_read_leaves_the_rest_of_the_message(

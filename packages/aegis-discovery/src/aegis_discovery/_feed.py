@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from aegis_discovery._codec import signed_from_wire, signed_to_wire, status_from_wire
 from aegis_discovery._complaints import Complaints
 from aegis_discovery._feed_writer import provides_any
-from aegis_discovery._limits import AT_ONCE, MAX_PIECES, MAX_STATUSES
+from aegis_discovery._limits import AT_ONCE, MAX_CURSOR, MAX_PIECES, MAX_STATUSES
 from aegis_discovery._model import ServiceInfo
 from aegis_discovery._record import Record
 from aegis_discovery._topology import Topology
@@ -135,7 +135,7 @@ class FeedReader:
         self._patience = APART_AFTER
 
     def request(
-        self, mesh: str, own: Record | None = None, chain: tuple[bytes, ...] = ()
+        self, mesh: str, own: Record | None = None, chain: tuple[bytes, ...] = (), *, source: str
     ) -> mesh_pb2.WatchRequest:
         """Makes the request that opens the feed, or takes it up again.
 
@@ -143,6 +143,8 @@ class FeedReader:
             mesh: The mesh's name.
             own: A node's own record; clients have none.
             chain: Of the certificate that signed it (DER, leaf first).
+            source: The node that it goes to. A cursor goes to the one that gave it only: it says
+                nothing to others, and a liar could have made one for which they refuse us.
         """
         self._is_complete = False
         if self._services:
@@ -151,7 +153,7 @@ class FeedReader:
             return mesh_pb2.WatchRequest(mesh=mesh, services=services)
         return mesh_pb2.WatchRequest(
             mesh=mesh,
-            cursor=self._cursor,
+            cursor=self._cursor if source == self._cursor_of else b"",
             digest=self._topology.full_digest,
             record=None if own is None else signed_to_wire(own),
             chain=mesh_pb2.Chain(certificates=chain) if chain else None,
@@ -193,8 +195,16 @@ class FeedReader:
             # Before that, those that another server told of may still be told of by this one.
             self._topology.keep_only(self._told)
         if message.cursor:
-            self._cursor = message.cursor
+            self._take_cursor(message.cursor, source)
         return Received(message.complete, foreign, self._is_apart(message))
+
+    def _take_cursor(self, cursor: bytes, source: str) -> None:
+        if len(cursor) <= MAX_CURSOR:
+            self._cursor = cursor
+            return
+        self._cursor = b""
+        reason = f"a cursor of {len(cursor)} bytes was left; the limit is {MAX_CURSOR}"
+        self._complain(source, reason, reason)
 
     def _believable(self, message: mesh_pb2.WatchResponse, source: str) -> list[Record]:
         for chain in message.chains:

@@ -29,6 +29,9 @@ MAX_STATUSES = 16 * 1024
 MAX_REQUEST = 64 * 1024
 """Bytes of the request that opens a feed: a record, its chain and the services asked for."""
 
+MAX_CURSOR = 64
+"""Bytes of a cursor, which goes with every request; ours have 16."""
+
 MAX_SERVICES = 64
 """Services that one feed can be limited to."""
 

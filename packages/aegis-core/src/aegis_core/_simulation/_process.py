@@ -218,7 +218,7 @@ class Process(Actor):
         watch.heard_at = self._clock.now
         stream = watch.stream = Stream(watch.peer, self, watch)
         own = self.topology.get_record(self.id)
-        request = watch.reader.request(MESH, own).SerializeToString()
+        request = watch.reader.request(MESH, own, source=watch.peer).SerializeToString()
         self._world.connect(stream, request)
         if not watch.is_for_once:
             self._clock.after(REDIAL_AFTER, self, self._look, stream)

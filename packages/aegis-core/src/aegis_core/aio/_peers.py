@@ -281,7 +281,7 @@ class PeerManager:
     async def _read_feed(self, peer: PeerInfo) -> None:
         """Reads a feed up to the point where the peer has told all that it knows."""
         state, reader = self._state, self._state.new_reader()
-        request = reader.request(state.mesh, state.own_record(), state.chain)
+        request = reader.request(state.mesh, state.own_record(), state.chain, source=peer.id)
         call = mesh_pb2_grpc.MeshStub(self.channel(peer)).Watch(request, timeout=TIMEOUT)
         try:
             async for message in call:

@@ -223,7 +223,7 @@ class Watchers:
             await follow(
                 channel,
                 watch.reader,
-                watch.reader.request(state.mesh, state.own_record(), state.chain),
+                watch.reader.request(state.mesh, state.own_record(), state.chain, source=peer.id),
                 source=peer.id,
                 on_message=on_message,
                 silence=REDIAL_AFTER,
@@ -246,7 +246,8 @@ class Watchers:
 
         try:
             async with asyncio.timeout(RECOVERY):
-                request = reader.request(state.mesh, state.own_record(), state.chain)
+                own = state.own_record()
+                request = reader.request(state.mesh, own, state.chain, source=peer.id)
                 await follow(channel, reader, request, source=peer.id, on_message=on_message)
         except (Told, TimeoutError, FeedSilentError, FeedApartError):
             pass

@@ -165,7 +165,7 @@ class FeedClient:
             await follow(
                 channel,
                 self._reader,
-                self._reader.request(self._mesh),
+                self._reader.request(self._mesh, source=node_id),
                 source=node_id,
                 on_message=on_message,
             )
