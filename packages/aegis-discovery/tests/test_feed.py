@@ -870,6 +870,26 @@ def test_a_cursor_that_would_swell_every_request_is_left(
     assert client.reader.request(MESH, source="server").cursor
 
 
+def test_certificates_that_sign_nothing_any_more_are_forgotten_by_a_feed(
+    server: Side, side: MakeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_discovery._feed_writer.MIN_CHAINS_SENT", 4)
+    watcher = side("watcher")
+    feed = watcher.open(server)
+    peers = [side(f"peer-{number}") for number in range(20)]
+    for peer in peers:
+        server.pull(server.open(peer))
+        watcher.pull(feed)
+        server.topology.distrust({peer.tls.fingerprint})
+        watcher.topology.distrust({peer.tls.fingerprint})
+        assert len(feed._chains_sent) <= 2 * 2 + 4 + 1
+    watcher.verifier.keep(watcher.topology.signers)
+    server.pull(server.open(peers[0]))
+    watcher.pull(feed)
+    assert watcher.chains == 1, "the watcher has forgotten it as well"
+    assert "peer-0" in watcher.topology.nodes
+
+
 def test_a_chain_that_cannot_be_read_leaves_the_rest_of_the_message(
     server: Side, side: MakeSide, odd_certificate: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:

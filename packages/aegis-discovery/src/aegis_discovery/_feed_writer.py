@@ -20,6 +20,9 @@ from aegis_discovery.proto import mesh_pb2
 CHUNK = 64 * 1024
 """Bytes after which a message is sent: more would only be memory held at both ends."""
 
+MIN_CHAINS_SENT = 64
+"""Chains that may be remembered as sent on top of twice those that are needed."""
+
 _CURSOR = struct.Struct(">8sQ")
 
 ChainOf = Callable[[bytes], tuple[bytes, ...] | None]
@@ -49,6 +52,7 @@ class FeedWriter:
         self._is_node = request.HasField("record")
         self._services = frozenset(ServiceInfo(s.name, s.version) for s in request.services)
         self._chains_sent: set[bytes] = set()
+        self._max_chains_sent = MIN_CHAINS_SENT
         self._told: set[str] = set()
         self._complete_sent = False
         self._version_sent = -1
@@ -111,6 +115,10 @@ class FeedWriter:
         self._version_sent = changes.version
         self._complete_sent = True
         self._is_new = False
+        if len(self._chains_sent) > self._max_chains_sent:
+            # Of certificates that sign nothing any more, and each look at all costs its time.
+            self._chains_sent &= self._topology.signers
+            self._max_chains_sent = 2 * len(self._chains_sent) + MIN_CHAINS_SENT
         if not is_silent:
             yield message
 
