@@ -8,21 +8,36 @@ The topology is not told of anything: what is shown is what the pool finds out b
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
-from aegis_discovery import Balancer, LeastRequests, RoundRobin, ServiceClientPool, Topology
-from harness import METHOD, SERVICE, EchoProcess, echo_processes
+from aegis_discovery import (
+    Balancer,
+    EndpointState,
+    LeastRequests,
+    RoundRobin,
+    ServiceClientPool,
+    Topology,
+)
+from harness import METHOD, SERVICE, EchoProcess, Row, echo_processes, print_rows
 
 CALLERS = 16
 DEADLINE = 0.5
+FROZEN = 10.0
 EJECTED_AFTER = 1.0
+LENIENCY = 0.1
+"""Seconds that the ejection may take longer: it comes with the next call, and is looked for."""
+
+MAX_RATIO = 0.5
 
 
 @dataclass(frozen=True)
@@ -32,35 +47,43 @@ class Call:
     began: float
     took: float
     code: grpc.StatusCode
+    details: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return self.code is not grpc.StatusCode.OK
 
 
 @contextmanager
-def callers(
-    channel: grpc.Channel, timeout: float, pause: float, count: int = CALLERS
-) -> Iterator[list[Call]]:
-    """Runs callers, each with one call after another, and gathers their calls."""
-    stub = channel.unary_unary(METHOD)
+def callers(work: Sequence[Callable[[], object]], pause: float) -> Iterator[list[Call]]:
+    """Runs a caller for each, with one call after another, and gathers their calls."""
     calls: list[Call] = []
     over = threading.Event()
 
-    def work() -> None:
+    def run(call: Callable[[], object]) -> None:
         while not over.wait(pause):
             began = time.monotonic()
-            code = grpc.StatusCode.OK
+            code, details = grpc.StatusCode.OK, ""
             try:
-                stub(b"x", timeout=timeout)
+                call()
             except grpc.RpcError as error:
-                code = error.code()
-            calls.append(Call(began, time.monotonic() - began, code))
+                code, details = error.code(), error.details() or ""
+            calls.append(Call(began, time.monotonic() - began, code, details))
 
-    with ThreadPoolExecutor(count) as threads:
-        jobs = [threads.submit(work) for _ in range(count)]
+    with ThreadPoolExecutor(len(work)) as threads:
+        jobs = [threads.submit(run, call) for call in work]
         try:
             yield calls
         finally:
             over.set()
             for job in jobs:
                 job.result()
+
+
+def echoes(pool: ServiceClientPool, timeout: float) -> list[Callable[[], object]]:
+    channel: Any = pool.channel(SERVICE.name, SERVICE.version)
+    stub = channel.unary_unary(METHOD)
+    return [lambda: stub(b"x", timeout=timeout)] * CALLERS
 
 
 def topology_of(providers: list[EchoProcess]) -> Topology:
@@ -70,30 +93,59 @@ def topology_of(providers: list[EchoProcess]) -> Topology:
     return topology
 
 
-def freeze(provider: EchoProcess) -> None:
+def kill(provider: EchoProcess, _: ServiceClientPool) -> float:
+    provider.kill()
+    return math.nan
+
+
+def stop(provider: EchoProcess, _: ServiceClientPool) -> float:
+    provider.stop()
+    return math.nan
+
+
+def freeze(provider: EchoProcess, pool: ServiceClientPool) -> float:
+    """Freezes it for a while; returns when it was ejected (`time.monotonic`)."""
+    thaw_at = time.monotonic() + FROZEN
     provider.freeze()
-    time.sleep(10)
+    ejected_at = math.inf
+    while (now := time.monotonic()) < thaw_at:
+        if ejected_at == math.inf and is_ejected(provider, pool):
+            ejected_at = now
+        time.sleep(0.01)
     provider.thaw()
+    return ejected_at
 
 
-def count_failures(what: str, target: str, harm: Callable[[EchoProcess], None]) -> None:
+def is_ejected(provider: EchoProcess, pool: ServiceClientPool) -> bool:
+    (service,) = pool.stats().services
+    return (provider.info.id, EndpointState.EJECTED) in {
+        (endpoint.node_id, endpoint.state) for endpoint in service.endpoints
+    }
+
+
+def count_failures(
+    what: str, harm: Callable[[EchoProcess, ServiceClientPool], float]
+) -> tuple[int, int, float]:
+    """Returns how many calls failed, how many of them after the ejection, and what that took."""
     with (
         echo_processes(3) as (providers, tls),
         ServiceClientPool(topology_of(providers), tls) as pool,
     ):
-        with callers(pool.channel(SERVICE.name, SERVICE.version), DEADLINE, 0.02) as calls:
+        with callers(echoes(pool, DEADLINE), 0.02) as calls:
             time.sleep(2)
             at = time.monotonic()
-            harm(providers[0])
+            ejected_at = harm(providers[0], pool)
             time.sleep(3)
         (service,) = pool.stats().services
-    failed = [call for call in calls if call.code is not grpc.StatusCode.OK]
-    later = [call for call in failed if call.began > at + EJECTED_AFTER]
+    failed = [call for call in calls if call.failed]
+    later = [call for call in failed if call.began > ejected_at]
+    after = "" if math.isnan(ejected_at) else f"{ejected_at - at:8.2f}   {len(later):11}"
     print(
-        f"{what:22} {len(calls):6}   {target:>12}   {len(failed):6}   {len(later):9}   "
-        f"{service.retries:7}   {service.ejections:9}",
+        f"{what:22} {len(calls):6}   {len(failed):6}   {service.retries:7}   "
+        f"{service.ejections:9}   {after}".rstrip(),
         flush=True,
     )
+    return len(failed), len(later), ejected_at - at
 
 
 def p99(balancer: Callable[[], Balancer], rounds: int) -> float:
@@ -108,7 +160,7 @@ def p99(balancer: Callable[[], Balancer], rounds: int) -> float:
             ServiceClientPool(
                 topology_of(providers), tls, balancers={SERVICE.name: balancer}
             ) as pool,
-            callers(pool.channel(SERVICE.name, SERVICE.version), 10, 0.001) as calls,
+            callers(echoes(pool, 10), 0.001) as calls,
         ):
             time.sleep(4)
         began = min(call.began for call in calls) + 1  # the first second warms up
@@ -117,23 +169,33 @@ def p99(balancer: Callable[[], Balancer], rounds: int) -> float:
     return statistics.median(found)
 
 
-def report(rounds: int = 3) -> None:
+def report(rounds: int = 3) -> list[Row]:
     print(f"{CALLERS} callers with deadlines of {DEADLINE:g} s; one of three providers is ...")
-    print("                        calls         target   failed   after 1 s   retries   ejections")
-    count_failures("killed (SIGKILL)", "0", lambda provider: provider.kill())
-    count_failures("stopped", "0", lambda provider: provider.stop())
-    count_failures("frozen for 10 s", "0 after 1 s", freeze)
-    print()
+    print("                        calls   failed   retries   ejections   after, s   failed then")
+    killed, _, _ = count_failures("killed (SIGKILL)", kill)
+    stopped, _, _ = count_failures("stopped (SIGTERM)", stop)
+    _, frozen, took = count_failures(f"frozen for {FROZEN:g} s", freeze)
     turns, least = p99(RoundRobin, rounds), p99(LeastRequests, rounds)
+    ratio = least / turns
     print("p99 with one of three providers 10 times slower, ms")
-    print("round robin   least requests   ratio   target")
-    print(f"{turns:11.1f}   {least:14.1f}   {least / turns:5.2f}   at most 0.50")
+    print("round robin   least outstanding   ratio")
+    print(f"{turns:11.1f}   {least:17.1f}   {ratio:5.2f}", flush=True)
+    longest = f"{EJECTED_AFTER:g} s + {LENIENCY:g} s"
+    is_soon = took <= EJECTED_AFTER + LENIENCY
+    one, slow = "failed calls, one of three providers", "p99 with a slow one, least outstanding"
+    return [
+        Row(f"{one} killed", f"{killed}", "0", killed == 0),
+        Row(f"{one} stopped", f"{stopped}", "0", stopped == 0),
+        Row(f"{one} frozen, after its ejection", f"{frozen}", "0", frozen == 0),
+        Row("until it was ejected", f"{took:.2f} s", longest, is_soon),
+        Row(f"{slow} / round robin", f"{ratio:.2f}", f"{MAX_RATIO:.2f}", ratio <= MAX_RATIO),
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="rounds of the p99 (default 3)")
-    report(parser.parse_args().rounds)
+    sys.exit(print_rows(report(parser.parse_args().rounds)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: paired rounds, medians with confidence intervals, echo servers.
+"""What the benchmarks share: paired rounds, confidence intervals, judged rows, echo servers.
 
 Two ways to do the same thing are compared in one run: in every round each runs once, in random
 order, so that whatever else the machine does meets both. What counts is the CPU time of this
@@ -27,6 +27,8 @@ from aegis_discovery import NodeInfo, ServiceInfo
 
 SERVICE = ServiceInfo("echo", "v1")
 METHOD = "/bench.Echo/Echo"
+GATE = 1.10
+"""The ratio to raw gRPC that no call may exceed: more than noise can explain."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,34 @@ def estimate(samples: Sequence[float], resamples: int = 2000) -> Estimate:
     )
     edge = int(resamples * 0.025)
     return Estimate(statistics.median(samples), medians[edge], medians[-edge - 1])
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured, the most that it may be, and whether it was no more."""
+
+    what: str
+    figure: str
+    at_most: str
+    ok: bool
+
+
+def judge(what: str, measured: Estimate, at_most: float, spec: str, unit: str = "") -> Row:
+    """Makes the row of an estimate: missed if even the lower end of its interval is above."""
+    figure, target = f"{measured:{spec}} {unit}".rstrip(), f"{at_most:{spec}} {unit}".rstrip()
+    return Row(what, figure, target, measured.low <= at_most)
+
+
+def print_rows(rows: Sequence[Row]) -> int:
+    """Prints a line for each; returns the exit status, 1 if one was missed."""
+    print("\nA figure with an interval is missed if the whole interval is above the target.")
+    lines = [("", "measured", "at most", "")]
+    lines += [(row.what, row.figure, row.at_most, "ok" if row.ok else "MISSED") for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip(), flush=True)
+    return 0 if all(row.ok for row in rows) else 1
 
 
 def paired_rounds(
@@ -117,15 +147,12 @@ class EchoProcess:
 
     def kill(self) -> None:
         self._process.kill()
-        self.stop()
+        self._process.communicate()
 
     def stop(self) -> None:
-        """Lets calls that are under way end."""
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            self._process.stdin.close()
-            self._process.wait()
-            assert self._process.stdout is not None
-            self._process.stdout.close()
+        """Ends it by SIGTERM; lets calls that are under way end."""
+        self._process.terminate()
+        self._process.communicate()
 
 
 @contextmanager
@@ -171,7 +198,9 @@ class _Echo(grpc.GenericRpcHandler):
     def __init__(self, delay: float) -> None:
         self._delay = delay
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+    def service(
+        self, details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[bytes, bytes] | None:
         if details.method != METHOD:
             return None
         if not self._delay:
@@ -184,7 +213,8 @@ class _Echo(grpc.GenericRpcHandler):
 
 
 def _serve() -> None:
-    """Serves until the standard input ends, as it does with the benchmark that started this."""
+    """Serves until SIGTERM, or until the benchmark that started this is gone."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     settings = json.loads(sys.stdin.readline())
     servers, ports = [], []
     for node_id, *pems in settings["identities"]:
@@ -198,9 +228,11 @@ def _serve() -> None:
         server.start()
         servers.append(server)
     print(json.dumps(ports), flush=True)
-    sys.stdin.read()
-    for stopped in [server.stop(5) for server in servers]:
-        stopped.wait()
+    try:
+        sys.stdin.read()
+    finally:
+        for stopped in [server.stop(5) for server in servers]:
+            stopped.wait()
 
 
 if __name__ == "__main__":

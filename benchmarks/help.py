@@ -15,7 +15,7 @@ import resource
 import subprocess
 import sys
 
-from harness import estimate
+from harness import estimate, judge, print_rows
 
 BARE = """
 import click
@@ -49,13 +49,14 @@ def main() -> None:
             samples[code].append(cpu_milliseconds(code))
     ratios = [ours / bare for bare, ours in zip(samples[BARE], samples[OURS], strict=True)]
     ratio, bare, ours = estimate(ratios), estimate(samples[BARE]), estimate(samples[OURS])
+    row = judge("aegis-certs --help / a bare group's", ratio, TARGET, ".2f")
     if arguments.json:
         print(json.dumps({"ratio": vars(ratio), "bare_ms": vars(bare), "ours_ms": vars(ours)}))
     else:
         print(f"a bare click group   {bare:.1f} ms")
         print(f"aegis-certs          {ours:.1f} ms")
-        print(f"ratio                {ratio:.2f}, target {TARGET}")
-    sys.exit(ratio.median > TARGET)
+        print_rows([row])
+    sys.exit(not row.ok)
 
 
 if __name__ == "__main__":
