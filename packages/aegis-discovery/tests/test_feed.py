@@ -122,9 +122,8 @@ def vouch_for(side: Side, node_ids: Iterable[str]) -> None:
 
 
 def test_a_snapshot_of_3000_nodes_comes_in_messages_below_one_mebibyte(
-    server: Side, side: MakeSide, monkeypatch: pytest.MonkeyPatch
+    server: Side, side: MakeSide
 ) -> None:
-    monkeypatch.setattr("aegis_discovery._feed.MAX_VOUCHED", 10_000)
     populate(server, side)
     watcher = side("watcher", is_node=False)
     feed = watcher.open(server)
@@ -196,10 +195,7 @@ def test_a_feed_that_is_taken_up_again_tells_only_what_was_missed(
     assert list(watcher.topology.nodes) == ["go-2", "go-3", "server"]
 
 
-def test_a_broken_snapshot_is_begun_anew(
-    server: Side, side: MakeSide, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("aegis_discovery._feed.MAX_VOUCHED", 10_000)
+def test_a_broken_snapshot_is_begun_anew(server: Side, side: MakeSide) -> None:
     populate(server, side)
     watcher = side("watcher", is_node=False)
     first = next(iter(watcher.open(server).messages()))
@@ -477,15 +473,19 @@ def test_a_chain_that_would_swell_every_feed_is_refused(side: MakeSide) -> None:
 
 
 def test_nobody_may_vouch_without_bound(
-    side: MakeSide, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: Side, side: MakeSide, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("aegis_discovery._feed.MAX_VOUCHED", 3)
-    server, watcher = side("server"), side("watcher")
-    for index in range(5):
-        server.topology.vouch(NodeInfo(f"ghost-{index}", address="10.0.0.1:1"))
+    liar, watcher = side("liar"), side("watcher")
+    vouch_for(liar, (f"ghost-{index}" for index in range(5)))
+    server.pull(server.open(liar))
+    monkeypatch.setattr("aegis_discovery._ledger.MAX_VOUCHED", 3)
     watcher.pull(watcher.open(server))
-    assert sum(node.vouched_by == "server" for node in watcher.topology.nodes.values()) == 3
-    assert "from server: server vouches for too many" in caplog.text
+    assert sum(node.vouched_by == "liar" for node in watcher.topology.nodes.values()) == 3
+    (line,) = caplog.messages
+    assert line == (
+        "liar vouches for 3 nodes, the most it may: "
+        "dropped ghost-3, vouched for by liar, from server"
+    )
 
 
 GREETER = ServiceInfo("greeter", "v1")

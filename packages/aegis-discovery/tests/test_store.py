@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
-from aegis_discovery import EventKind, NodeInfo, NodeStatus, ServiceInfo, Topology, TopologyEvent
+from aegis_discovery import (
+    EventKind,
+    InvalidRecordError,
+    NodeInfo,
+    NodeStatus,
+    ServiceInfo,
+    Topology,
+    TopologyEvent,
+)
 from aegis_discovery._record import Record
 from aegis_discovery.records import LEASE, Opinion, RecordAuthor
 
@@ -196,4 +205,71 @@ def test_tombstones_are_no_nodes_and_a_voucher_cannot_invent_any_number_of_them(
     topology.merge_records([record("made-up", by="v", gone=True)], origin="v")
     assert topology.get_record("made-up") is None
     (line,) = caplog.messages
-    assert line == "the topology holds 5 removed nodes, the most it may: dropped made-up, from v"
+    assert line == (
+        "the topology holds 5 removed nodes, the most it may: "
+        "dropped made-up, vouched for by v, from v"
+    )
+
+
+@pytest.mark.usefixtures("small")
+def test_a_voucher_removes_what_it_vouched_for_however_many_removals_others_invent(
+    topology: Topology,
+) -> None:
+    topology.merge_records([record("go", by="v")])
+    topology.merge_records([record(f"old{i}", by="liar", gone=True) for i in range(2 * LIMIT)])
+    topology.merge_records([record("go", 1, by="v", gone=True)])
+    assert topology.get_node("go") is None
+    topology.merge_records([record("go", by="v")])
+    assert topology.get_node("go") is None, "its tombstone is kept"
+
+
+def test_what_a_voucher_removed_counts_among_its_ids(
+    topology: Topology, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("aegis_discovery._ledger.MAX_VOUCHED", 2)
+    monkeypatch.setattr("aegis_discovery._ledger.MAX_VOUCHED_IDS", 4)
+    for number in range(6):
+        topology.merge_records([record(f"n{number}", by="v")], origin="relay")
+        topology.merge_records([record(f"n{number}", 1, by="v", gone=True)], origin="relay")
+    topology.merge_records([record("removed", by="v", gone=True)], origin="relay")
+    kept = [r.id for r in topology.snapshot().records]
+    assert kept == ["n0", "n1", "n2", "n3"]
+    assert caplog.messages == [
+        "v vouched for 4 nodes in a day, the most it may: dropped n4, vouched for by v, from relay"
+    ]
+    topology.merge_records([record("n0", 2, by="v"), record("n1", 2, by="v")])
+    topology.merge_records([record("n2", 2, by="v")])
+    assert list(topology.nodes) == ["n0", "n1"], "an id of its own may come back, within limits"
+    topology.merge_records([record("n4", by="w")])
+    assert "n4" in topology.nodes, "another voucher has its own room"
+
+
+def test_a_removal_makes_room_for_what_comes_after_it_in_the_same_merge(
+    topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_discovery._ledger.MAX_VOUCHED", 1)
+    topology.merge_records([record("n0", by="v")])
+    topology.merge_records([record("n0", 1, by="v", gone=True), record("n1", by="v")])
+    assert list(topology.nodes) == ["n1"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ("MAX_NODES", "the topology holds 2 nodes"),
+        ("MAX_VOUCHED", "own vouches for 2 nodes"),
+        ("MAX_VOUCHED_IDS", "own vouched for 2 nodes in a day"),
+    ],
+)
+def test_the_owner_vouches_within_the_same_limits(
+    topology: Topology, monkeypatch: pytest.MonkeyPatch, limit: str, reason: str
+) -> None:
+    monkeypatch.setattr(f"aegis_discovery._ledger.{limit}", 2)
+    topology.vouch(node("go-1"))
+    topology.vouch(node("go-2"))
+    with pytest.raises(InvalidRecordError, match=reason):
+        topology.vouch(node("go-3"))
+    topology.vouch(replace(node("go-1"), address="10.0.0.2:1"))
+    assert topology.nodes["go-1"].address == "10.0.0.2:1"
+    topology.unvouch("go-1")
+    assert list(topology.nodes) == ["go-2"], "what it vouched for it can remove"

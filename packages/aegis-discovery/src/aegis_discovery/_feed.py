@@ -27,9 +27,6 @@ APART_AFTER = 3
 MAX_PATIENCE = 300
 """Heartbeats at most, where opening it anew did not help."""
 
-MAX_VOUCHED = 256
-"""Nodes that one node may vouch for; else one of them could fill the mesh with invented ones."""
-
 
 @dataclass(frozen=True, slots=True)
 class Received:
@@ -221,11 +218,7 @@ class FeedReader:
             except InvalidRecordError as error:
                 self._complain(source, error.reason, error)
                 continue
-            if self._may_vouch(record, records):
-                records.append(record)
-            else:
-                reason = f"{record.voucher} vouches for too many"
-                self._complain(source, reason, reason)
+            records.append(record)
         return records
 
     def _only_asked_for(self, records: list[Record]) -> tuple[list[Record], bool]:
@@ -265,15 +258,6 @@ class FeedReader:
 
     def _complain(self, source: str, reason: str, what: object) -> None:
         self._complaints.warn(source, reason, "from %s: %s", source, what)
-
-    def _may_vouch(self, record: Record, batch: list[Record]) -> bool:
-        if record.voucher is None or record.info is None:
-            return True
-        node = self._topology.get_node(record.id)
-        if node is not None and node.vouched_by == record.voucher:
-            return True
-        coming = sum(other.voucher == record.voucher for other in batch)
-        return self._topology.count_vouched(record.voucher) + coming < MAX_VOUCHED
 
     def _is_apart(self, message: mesh_pb2.WatchResponse) -> bool:
         """Looks, when the server is at rest, whether it knows what we know.

@@ -22,7 +22,7 @@ from aegis_discovery._verdict import (
     VerdictStore,
     is_refuted,
 )
-from aegis_discovery.errors import NotOwnerError
+from aegis_discovery.errors import InvalidRecordError, NotOwnerError
 
 _log = logging.getLogger("aegis.topology")
 
@@ -32,6 +32,15 @@ MAX_VERSION_STEP = 2**20
 
 MAX_NODES = 20_000
 """Nodes that a topology holds: twice the largest mesh that is tested, some 60 MB of records."""
+
+MAX_VOUCHED = 256
+"""Nodes that one node may vouch for; else one of them could fill the mesh with invented ones."""
+
+MAX_VOUCHED_IDS = 8 * MAX_VOUCHED
+"""The same with all that it removed again, for as long as their tombstones are kept, some 25 hours.
+
+It lets a voucher replace each of its nodes seven times a day.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +119,15 @@ class Ledger:
         return node
 
     def write(self, node_id: str, info: NodeInfo | None, *, vouched: bool = False) -> None:
-        """Writes a record, or a tombstone where `info` is None, above what is held of its id."""
+        """Writes a record, or a tombstone where `info` is None, above what is held of its id.
+
+        Raises:
+            InvalidRecordError: If it is vouched for, and there is no room for it.
+        """
+        if vouched:
+            limit = self._limit_reached(node_id, self._owner or "", is_node=info is not None)
+            if limit:
+                raise InvalidRecordError(node_id, limit)
         held = self.get_record(node_id)
         floor = max(held.stamp if held else 0, self._own_floor if node_id == self._owner else 0)
         now = self._now_ms()
@@ -143,11 +160,17 @@ class Ledger:
                 rival = news.get(record.id)
                 if rival is None or record.precedence > rival.precedence:
                     news[record.id] = record
-        admitted = self._admit(news.values(), origin)
-        self._raise_version(version, changed=bool(admitted))
-        for record in admitted:
-            self._accept(record, origin)
-        return MergeResult(bool(admitted), foreign)
+        changed = False
+        for record in news.values():
+            if self._has_room(record, origin):
+                if not changed:
+                    # Events tell the version that the whole merge leads to.
+                    self._raise_version(version, changed=True)
+                changed = True
+                self._accept(record, origin)
+        if not changed:
+            self._raise_version(version, changed=False)
+        return MergeResult(changed, foreign)
 
     def get_verdicts(self, node_id: str) -> tuple[Verdict, ...]:
         """Returns what is said of a node, less what its record refutes."""
@@ -246,32 +269,39 @@ class Ledger:
         self.store.drop(node_id)
         self.verdicts.forget(node_id)
 
-    def _admit(self, records: Iterable[Record], origin: str | None) -> list[Record]:
-        """Returns the records that there is room for.
+    def _has_room(self, record: Record, origin: str | None) -> bool:
+        """Tells whether a record fits in; where it does not, complains of who made it up."""
+        limit = self._limit_reached(record.id, record.voucher, is_node=record.info is not None)
+        if limit:
+            what = f"{record.id}, vouched for by {record.voucher}" if record.voucher else record.id
+            by = record.voucher or origin or ""
+            self._complaints.warn(by, limit, "%s: dropped %s, from %s", limit, what, origin)
+        return not limit
+
+    def _limit_reached(self, node_id: str, voucher: str | None, *, is_node: bool) -> str:
+        """Says which limit a record, or a tombstone, would exceed; empty where it fits in.
 
         Tombstones are no nodes: a mesh that often replaces its nodes has many. Of those that nodes
-        sign themselves there are no more than certificates, but a voucher could invent any number.
+        sign themselves there are no more than certificates. A voucher could invent any number, so
+        all its ids are counted, and one that it removes keeps the place that it had.
         """
-        admitted: list[Record] = []
-        room = {"node": MAX_NODES - self.store.live, "removed node": MAX_NODES - self.store.removed}
-        for record in records:
-            kind = "node" if record.info is not None else "removed node"
-            held = self.store.get(record.id)
-            if held is None or (held.record.info is None) is not (record.info is None):
-                if room[kind] <= 0 and (record.info is not None or record.voucher is not None):
-                    self._complaints.warn(
-                        origin or "",
-                        f"too many {kind}s",
-                        "the topology holds %d %ss, the most it may: dropped %s, from %s",
-                        MAX_NODES,
-                        kind,
-                        record.id,
-                        origin,
-                    )
-                    continue
-                room[kind] -= 1
-            admitted.append(record)
-        return admitted
+        store, held = self.store, self.get_record(node_id)
+        holds_node = held is not None and held.info is not None
+        if voucher is not None:
+            is_known = held is not None and held.voucher == voucher
+            vouched = store.vouched[voucher]
+            if is_node and not (is_known and holds_node) and vouched >= MAX_VOUCHED:
+                return f"{voucher} vouches for {MAX_VOUCHED} nodes, the most it may"
+            if not is_known and vouched + store.withdrawn[voucher] >= MAX_VOUCHED_IDS:
+                return f"{voucher} vouched for {MAX_VOUCHED_IDS} nodes in a day, the most it may"
+            if not is_node and is_known:
+                return ""
+        if is_node and not holds_node and store.live >= MAX_NODES:
+            return f"the topology holds {MAX_NODES} nodes, the most it may"
+        is_invented = voucher is not None and not is_node and (held is None or holds_node)
+        if is_invented and store.removed >= MAX_NODES:
+            return f"the topology holds {MAX_NODES} removed nodes, the most it may"
+        return ""
 
     def _accept(self, record: Record, origin: str | None) -> None:
         before = self.store.put(record, origin)

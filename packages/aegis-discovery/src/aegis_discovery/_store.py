@@ -45,6 +45,8 @@ class RecordStore:
 
     Attributes:
         services: Who provides what.
+        vouched: How many live records there are by each voucher.
+        withdrawn: How many tombstones.
     """
 
     def __init__(self, complaints: Complaints) -> None:
@@ -53,6 +55,7 @@ class RecordStore:
         self._entries: dict[str, Entry] = {}
         self._first_end: float = math.inf
         self.vouched: Counter[str] = Counter()
+        self.withdrawn: Counter[str] = Counter()
         self.live = 0
         self._live_sum = 0
         self._full_sum = 0
@@ -142,6 +145,8 @@ class RecordStore:
             self.services.add(node)
             self.vouched[record.voucher or ""] += 1
             self.live += 1
+        else:
+            self.withdrawn[record.voucher or ""] += 1
         self._first_end = min(self._first_end, record.expires_at)
         return before
 
@@ -188,6 +193,8 @@ class RecordStore:
             self.services.remove(entry.node)
             self.vouched[entry.record.voucher or ""] -= 1
             self.live -= 1
+        else:
+            self.withdrawn[entry.record.voucher or ""] -= 1
 
 
 def _is_same_life(one: Record, other: Record) -> bool:

@@ -129,11 +129,6 @@ class Topology:
         with self._lock:
             return self._ledger.store.services.find(name)
 
-    def count_vouched(self, voucher: str) -> int:
-        """Returns how many nodes are in the topology only because this one vouches for them."""
-        with self._lock:
-            return self._ledger.store.vouched[voucher]
-
     def snapshot(self) -> TopologySnapshot:
         """Returns version, nodes and records of one moment."""
         with self._lock:
@@ -218,7 +213,11 @@ class Topology:
                 ledger.write(node.id, replace(node, status=NodeStatus.ALIVE))
 
     def vouch(self, node: NodeInfo) -> None:
-        """Publishes what a peer that signs nothing says of a node; never over a signed record."""
+        """Publishes what a peer that signs nothing says of a node; never over a signed record.
+
+        Raises:
+            InvalidRecordError: If there is no room for it, or it is larger than a record may be.
+        """
         with self._changing() as ledger:
             node = replace(node, status=NodeStatus.ALIVE, vouched_by=self.owner)
             ledger.write(node.id, node, vouched=True)
