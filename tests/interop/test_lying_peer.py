@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from aegis_core import NodeStatus, PeerInfo, ServiceInfo
+from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc
 
 HIGHEST = 2**63 - 1
 STEP = 2**20
@@ -207,3 +208,22 @@ async def test_a_provider_that_it_invents_is_never_taken_for_another_node(
     channel = b.pool.channel("echo", "v1")
     answers = await asyncio.gather(*(say(channel) for _ in range(10)))
     assert {answered for answered, *_ in answers} == {"c"}
+
+
+async def test_a_peer_without_a_feed_reads_the_topology_so_often(
+    mesh: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, _, liar = await mesh()
+    outcomes = []
+    async with liar.channel(a.address, "a") as channel:
+        stub = aegis_pb2_grpc.MeshServiceStub(channel)
+        for number in range(200):
+            read = stub.GetTopology if number % 2 else stub.SyncTopology
+            kind = aegis_pb2.GetTopologyRequest if number % 2 else aegis_pb2.TopologySyncRequest
+            outcomes.append(await read(kind()).code())
+    refused = outcomes.count(grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert outcomes.count(grpc.StatusCode.OK) == 200 - refused
+    assert outcomes[:64].count(grpc.StatusCode.OK) == 64
+    assert refused > 0
+    assert caplog.text.count("the topology was refused: liar opens more than 5 reads") == 1
+    assert await liar.call("Ping", "a", a.address)

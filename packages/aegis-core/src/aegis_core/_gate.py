@@ -1,42 +1,87 @@
-"""How many feeds one caller may have, and how fast it may open them. Pure: time comes in."""
+"""How much one caller may ask for at once, and how fast. Pure: time comes in."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-MAX_FEEDS = 64
-"""Feeds that one caller may hold open here.
-
-An honest node has one or two; clients have one for each process, and may share an identity.
-"""
-
-OPENS_PER_SECOND = 20.0
-"""Feeds that one caller may open a second, for ever; each costs a check of signatures."""
-
-BURST = 64.0
-"""Feeds that it may open at once: all processes of one identity start together."""
+from dataclasses import dataclass, field
 
 PRUNE_ABOVE = 1024
 """Callers remembered, above which those are forgotten of whom there is nothing to know."""
 
 
 @dataclass(slots=True)
+class Allowance:
+    """Lets through so many at once, and so many a second from then on.
+
+    Args:
+        burst: How many at once.
+        per_second: How many a second, for ever.
+        now: Seconds, of the same clock always.
+    """
+
+    burst: float
+    per_second: float
+    now: float
+    left: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.left = self.burst
+
+    def wait(self, now: float) -> float:
+        """Returns the seconds until one more is let through; 0 where it is now."""
+        self.left = min(self.burst, self.left + max(0.0, now - self.now) * self.per_second)
+        self.now = now
+        return max(0.0, 1 - self.left) / self.per_second
+
+    def take(self, now: float) -> bool:
+        """Takes one, unless none is left."""
+        # A timer may end a moment too early.
+        if self.wait(now) > 1e-6:
+            return False
+        self.left -= 1
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one caller may do here.
+
+    Attributes:
+        what: What is counted, in the plural.
+        open: How many it may hold open.
+        per_second: How many it may open a second, for ever.
+        burst: How many it may open at once.
+    """
+
+    what: str
+    open: int
+    per_second: float
+    burst: float
+
+
+FEEDS = Limits("feeds", open=64, per_second=20.0, burst=64.0)
+"""An honest node has one or two feeds; clients have one for each process, and may share an
+identity, and then all start together. Each one opened costs a check of signatures.
+"""
+
+READS = Limits("reads of the topology", open=16, per_second=5.0, burst=64.0)
+"""A peer without a feed reads the whole topology every few seconds; each time, all is written out
+for it.
+"""
+
+
+@dataclass(slots=True)
 class _Account:
-    """One caller's feeds, and what is left of its burst."""
+    """What one caller has open, and what is left of its burst."""
 
-    left: float
-    seen_at: float
-    feeds: int = 0
-
-    def refill(self, now: float) -> None:
-        self.left = min(BURST, self.left + (now - self.seen_at) * OPENS_PER_SECOND)
-        self.seen_at = now
+    allowance: Allowance
+    open: int = 0
 
 
-class FeedGate:
-    """Counts the feeds of each caller and says whether one more may be opened."""
+class Gate:
+    """Counts what each caller has open and says whether it may open one more."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._accounts: dict[str, _Account] = {}
         self._prune_above = PRUNE_ABOVE
 
@@ -44,7 +89,7 @@ class FeedGate:
         return len(self._accounts)
 
     def enter(self, caller: str, now: float) -> str:
-        """Counts one more feed, unless there are too many.
+        """Counts one more, unless there are too many.
 
         Args:
             caller: The node id that the certificate proves.
@@ -53,29 +98,31 @@ class FeedGate:
         Returns:
             Why it is refused, in a sentence; empty where it was let in, and must `leave` later.
         """
-        account = self._accounts.get(caller)
+        limits, account = self._limits, self._accounts.get(caller)
         if account is None:
             self._prune(now)
-            account = self._accounts[caller] = _Account(BURST, now)
-        account.refill(now)
-        if account.feeds >= MAX_FEEDS:
-            return f"{caller} has {account.feeds} feeds open here, the limit is {MAX_FEEDS}"
-        if account.left < 1:
-            return f"{caller} opens more than {OPENS_PER_SECOND:.0f} feeds a second; wait a little"
-        account.left -= 1
-        account.feeds += 1
+            allowance = Allowance(limits.burst, limits.per_second, now)
+            account = self._accounts[caller] = _Account(allowance)
+        if account.open >= limits.open:
+            return (
+                f"{caller} has {account.open} {limits.what} open here, the limit is {limits.open}"
+            )
+        if not account.allowance.take(now):
+            rate = f"{limits.per_second:.0f} {limits.what} a second"
+            return f"{caller} opens more than {rate}; wait a little"
+        account.open += 1
         return ""
 
     def leave(self, caller: str) -> None:
-        """Counts a feed less."""
-        self._accounts[caller].feeds -= 1
+        """Counts one less."""
+        self._accounts[caller].open -= 1
 
     def _prune(self, now: float) -> None:
         if len(self._accounts) < self._prune_above:
             return
         for caller, account in list(self._accounts.items()):
-            account.refill(now)
-            if not account.feeds and account.left >= BURST:
+            account.allowance.wait(now)
+            if not account.open and account.allowance.left >= self._limits.burst:
                 del self._accounts[caller]
         # So that a mesh of many callers is not gone through at each of them.
         self._prune_above = max(PRUNE_ABOVE, 2 * len(self._accounts))

@@ -7,7 +7,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -20,7 +20,7 @@ from aegis_discovery.records import Record, RecordVerifier, signed_from_wire
 from aegis_core import _seed_codec
 from aegis_core._caller import Caller, caller_from_context
 from aegis_core._caller_check import CallerCheck
-from aegis_core._gate import FeedGate
+from aegis_core._gate import FEEDS, READS, Gate
 from aegis_core._health import HealthInfo
 from aegis_core.errors import CallerError
 
@@ -65,6 +65,7 @@ class SeedService(aegis_pb2_grpc.MeshServiceServicer):
     def __init__(self, own: OwnNode) -> None:
         self._own = own
         self._answered: OrderedDict[str, bytes] = OrderedDict()
+        self._gate = Gate(READS)
         self._complaints = Complaints(_log)
 
     async def Ping(  # noqa: N802 - the wire's name
@@ -96,28 +97,39 @@ class SeedService(aegis_pb2_grpc.MeshServiceServicer):
         The caller adopts the higher version whole, and tells nothing but its own one. Unless we
         gave it just these records, and it was seen to hold them, we go above it.
         """
-        caller = await self._check_sender(request.sender_id, context)
-        await self._own.meet(caller.node_id)
-        topology = self._own.topology
-        snapshot = topology.snapshot()
-        has_ours = self._answered.get(caller.node_id) == snapshot.digest
-        if request.version >= snapshot.version and (
-            not has_ours or self._own.lacks(caller.node_id)
-        ):
-            topology.outrun(request.version)
+        async with self._reader(request.sender_id, context) as caller:
+            await self._own.meet(caller)
+            topology = self._own.topology
             snapshot = topology.snapshot()
-        self._answered[caller.node_id] = snapshot.digest
-        self._answered.move_to_end(caller.node_id)
-        if len(self._answered) > MAX_ANSWERED:
-            self._answered.popitem(last=False)
-        return _seed_codec.sync_response(snapshot)
+            has_ours = self._answered.get(caller) == snapshot.digest
+            if request.version >= snapshot.version and (not has_ours or self._own.lacks(caller)):
+                topology.outrun(request.version)
+                snapshot = topology.snapshot()
+            self._answered[caller] = snapshot.digest
+            self._answered.move_to_end(caller)
+            if len(self._answered) > MAX_ANSWERED:
+                self._answered.popitem(last=False)
+            return _seed_codec.sync_response(snapshot)
 
     async def GetTopology(  # noqa: N802 - the wire's name
         self, request: aegis_pb2.GetTopologyRequest, context: Context
     ) -> aegis_pb2.GetTopologyResponse:
         """Answers the whole topology as it is."""
-        await self._check_sender(request.sender_id, context)
-        return _seed_codec.topology_response(self._own.topology.snapshot())
+        async with self._reader(request.sender_id, context):
+            return _seed_codec.topology_response(self._own.topology.snapshot())
+
+    @asynccontextmanager
+    async def _reader(self, sender_id: str, context: Context) -> AsyncIterator[str]:
+        """Lets a caller read the whole topology, unless it does so too often; yields its id."""
+        caller = (await self._check_sender(sender_id, context)).node_id
+        refusal = self._gate.enter(caller, time.monotonic())
+        if refusal:
+            self._complaints.warn(caller, "reads", "the topology was refused: %s", refusal)
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, refusal)
+        try:
+            yield caller
+        finally:
+            self._gate.leave(caller)
 
     async def _check_sender(self, sender_id: str, context: Context) -> Caller:
         """The certificate says who speaks; a message that says otherwise is refused."""
@@ -144,7 +156,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         self._own = own
         self._closing = False
         self._wakers: dict[asyncio.Event, str] = {}
-        self._gate = FeedGate()
+        self._gate = Gate(FEEDS)
         self._complaints = Complaints(_log)
         self.served = 0
         self._idle = asyncio.Event()
