@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from aegis_core import NodeStatus, PeerInfo, ServiceInfo
+from aegis_core._vouching import MAX_BROUGHT
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc
 
 HIGHEST = 2**63 - 1
@@ -208,6 +209,70 @@ async def test_a_provider_that_it_invents_is_never_taken_for_another_node(
     channel = b.pool.channel("echo", "v1")
     answers = await asyncio.gather(*(say(channel) for _ in range(10)))
     assert {answered for answered, *_ in answers} == {"c"}
+
+
+def invent(liar: Any, address: str, *ids: str) -> None:
+    """Replaces all that the liar lists, but itself, by these."""
+    for node_id in [i for i in liar.nodes if i != "liar"]:
+        liar.drop(node_id)
+    for node_id in ids:
+        liar.put(node_id, address)
+
+
+async def test_nodes_that_it_invents_are_few_whatever_it_lists_and_it_is_named(
+    mesh: Any, heard: Any, until: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b, liar = await mesh()
+    for answer in range(4):
+        invent(liar, "127.0.0.1:9", *(f"ghost-{answer}-{number}" for number in range(2000)))
+        await heard(liar, a, b)
+    for node in (a, b):
+        kept = node.topology.snapshot().records
+        assert len(kept) <= 3 + 2 * (MAX_BROUGHT + 2), "ghosts and tombstones"
+        assert {node.topology.nodes[i].status for i in "ab"} == {NodeStatus.ALIVE}
+    assert "liar tells of more new nodes" in caplog.text
+    assert "vouches for" not in caplog.text, "the honest are blamed for nothing"
+    invent(liar, "127.0.0.1:9")
+    await agreed(until, a, b)
+    await until(lambda: list(a.topology.nodes) == ["a", "b", "liar"])
+
+
+async def test_a_list_of_any_length_is_read_so_far(
+    mesh: Any, until: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, _, liar = await mesh()
+    liar.nodes = dict.fromkeys(map(str, range(100_000)), type(liar.nodes["liar"])())
+    await until(lambda: "liar lists 100000 nodes; only the first 40000" in caplog.text)
+    assert list(a.topology.nodes) == ["a", "b", "liar"]
+
+
+async def test_an_address_that_it_invents_many_nodes_at_is_left_in_peace(
+    mesh: Any,
+    heard: Any,
+    until: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("aegis_core.aio._watchers.DIALS", 4)
+    monkeypatch.setattr("aegis_core.aio._watchers.DIALS_PER_SECOND", 1e-6)
+    dials = 0
+
+    def on_connect(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal dials
+        dials += 1
+        writer.close()
+
+    victim = await asyncio.start_server(on_connect, "127.0.0.1", 0)
+    a, b, liar = await mesh()
+    address = f"127.0.0.1:{victim.sockets[0].getsockname()[1]}"
+    invent(liar, address, *(f"ghost-{number}" for number in range(MAX_BROUGHT)))
+    for node in (a, b):
+        await until(lambda n=node: len(n.topology.nodes) == 3 + MAX_BROUGHT)
+    await until(lambda: dials >= 4)
+    await heard(liar, a, b)
+    assert dials <= 8, "four by each node"
+    assert caplog.text.count("no feed from ghost-") <= 4, "a line for each voucher and reason"
+    victim.close()
 
 
 async def test_a_peer_without_a_feed_reads_the_topology_so_often(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from aegis_core._vouching import Vouching
+from aegis_core._vouching import MAX_BROUGHT, NEW_EVERY, Vouching
 from aegis_discovery import NodeInfo, ServiceInfo, Topology
 from aegis_discovery.records import LEASE, RecordAuthor
 
@@ -195,3 +195,84 @@ def test_what_a_lost_voucher_published_is_renewed_by_another(clock: ManualClock)
     clock.now += LEASE / 2
     vouching.learn("go", [node("go")])
     assert topologies[1].nodes["go"].vouched_by == "v2"
+
+
+def ghosts(count: int, prefix: str = "ghost") -> list[NodeInfo]:
+    return [node(f"{prefix}-{number}") for number in range(count)]
+
+
+def test_one_peer_brings_so_many_nodes_and_is_named_once_a_minute(
+    topology: Topology, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    vouching = Vouching(topology, clock)
+    for _ in range(3):
+        vouching.learn("liar", [*ghosts(60_000), node("liar")])
+    assert len(topology.nodes) == MAX_BROUGHT + 1, "and itself"
+    (line,) = caplog.messages
+    assert line == (
+        f"liar tells of more new nodes than the {MAX_BROUGHT} at once that one peer may; "
+        "some are left out"
+    )
+    assert len(vouching._tellers["liar"].told) <= 2 * MAX_BROUGHT + 1, "what it told is not kept"
+    vouching.learn("go", [node("go"), node("friend")])
+    assert {"go", "friend"} <= topology.nodes.keys(), "others have their own share"
+
+
+def test_answers_that_change_leave_a_bounded_number_of_tombstones(
+    topology: Topology, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    vouching = Vouching(topology, clock)
+    for answer in range(50):
+        vouching.learn("liar", [node("liar"), *ghosts(600, f"ghost-{answer}")])
+        clock.now += 2
+    assert list(topology.nodes) == ["liar"], "all that it may bring is used up"
+    assert len(topology.snapshot().records) <= MAX_BROUGHT + 2
+    assert "liar tells of more new nodes" in caplog.text
+    clock.now += NEW_EVERY
+    vouching.learn("liar", [node("liar"), *ghosts(600, "late")])
+    assert len(topology.nodes) == 2, "one more, now and then"
+
+
+def test_whoever_answers_itself_is_charged_to_nobody_any_more(
+    topology: Topology, clock: ManualClock
+) -> None:
+    vouching = Vouching(topology, clock)
+    vouching.learn("go", [node("go"), *ghosts(MAX_BROUGHT + 1)])
+    clock.now += NEW_EVERY
+    vouching.learn("go", [node("go"), *ghosts(MAX_BROUGHT + 1)])
+    assert len(topology.nodes) == MAX_BROUGHT + 1
+    vouching.learn("ghost-0", [node("ghost-0")])
+    vouching.learn("go", [node("go"), *ghosts(MAX_BROUGHT + 1)])
+    assert len(topology.nodes) == MAX_BROUGHT + 2
+
+
+def test_an_honest_fleet_becomes_known_share_by_share(
+    topology: Topology, clock: ManualClock
+) -> None:
+    vouching = Vouching(topology, clock)
+    fleet = [node(f"go-{number:03}") for number in range(200)]
+    asked = {"go-000"}
+    while len(topology.nodes) < len(fleet):
+        known = len(topology.nodes)
+        for peer_id in sorted(asked):
+            vouching.learn(peer_id, fleet)
+        asked = set(topology.nodes)
+        assert len(topology.nodes) > known
+
+
+def test_what_a_voucher_has_no_room_for_is_left_out_and_the_peer_named(
+    topology: Topology,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("aegis_discovery._ledger.MAX_VOUCHED", 3)
+    vouching = Vouching(topology, clock)
+    vouching.learn("go", [node("go"), *ghosts(3)])
+    assert len(topology.nodes) == 3
+    (line,) = caplog.messages
+    assert line.endswith(
+        "cannot be vouched for: v vouches for 3 nodes, the most it may (told by go)"
+    )
+    vouching.learn("go", [node("go"), node("new")])
+    assert list(topology.nodes) == ["go", "new"], "removals make room"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from aegis_discovery import HealthStatus, NodeInfo, TopologySnapshot
@@ -11,7 +12,12 @@ from aegis_discovery.records import node_to_seed, nodes_from_seed
 
 from aegis_core._health import HealthInfo
 
+MAX_PIECES = 40_000
+"""Nodes and services of one answer that are looked at: a service for each node of a full mesh."""
+
 __all__ = [
+    "MAX_PIECES",
+    "first_of",
     "health_from_wire",
     "health_to_wire",
     "node_info_from_wire",
@@ -74,6 +80,18 @@ def node_info_from_wire(message: aegis_pb2.NodeInfoResponse) -> NodeInfo:
         address=message.address,
         health=health_from_wire(message.health).status,
     )
+
+
+def first_of(nodes: Sequence[aegis_pb2.TopologyNode]) -> list[aegis_pb2.TopologyNode]:
+    """Returns the nodes of an answer up to `MAX_PIECES`: two bytes are enough for one more."""
+    first: list[aegis_pb2.TopologyNode] = []
+    pieces = 0
+    for node in nodes:
+        pieces += 1 + len(node.services)
+        if pieces > MAX_PIECES:
+            break
+        first.append(node)
+    return first
 
 
 def sync_response(snapshot: TopologySnapshot) -> aegis_pb2.TopologySyncResponse:

@@ -18,6 +18,12 @@ LEFT_PAUSE = 1.0
 REDIAL_AFTER = 10.0
 """Seconds of silence after which a feed's connection is given up; the node is failed by then."""
 
+DIALS = 32
+"""Nodes known by hearsay only that are dialled at once: whoever invents some chooses where."""
+
+DIALS_PER_SECOND = 8.0
+"""The same a second from then on, until they answer."""
+
 GOODBYES = 3
 """Nodes that a leaving node tells so, beside those that watch it."""
 

@@ -26,6 +26,9 @@ A check takes half a millisecond where the keys are P-384, and less with others.
 MAX_STATUSES = 16 * 1024
 """Statuses in one message."""
 
+MAX_ANSWER = 2 * 1024 * 1024
+"""Bytes of the topology of a peer that has no feed: some 20 000 nodes, as many as a mesh holds."""
+
 MAX_REQUEST = 64 * 1024
 """Bytes of the request that opens a feed: a record, its chain and the services asked for."""
 
@@ -38,17 +41,22 @@ MAX_SERVICES = 64
 MAX_SERVICE_NAME = 256
 """Characters of a service's name, and of its version."""
 
-WATCH_CONFIG = json.dumps(
+SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [
             {
                 "name": [{"service": "aegis.mesh.v1.Mesh", "method": "Watch"}],
                 "maxResponseMessageBytes": MAX_MESSAGE,
-            }
+            },
+            {
+                "name": [{"service": "aegis.MeshService", "method": "SyncTopology"}],
+                "maxResponseMessageBytes": MAX_ANSWER,
+            },
         ]
     }
 )
-"""Makes gRPC end a feed at a larger message before it is read; calls of the user go on as ever."""
+"""Makes gRPC end these calls at a larger message before it is read; calls of the user do not care.
+"""
 
 
 def why_not_served(request: mesh_pb2.WatchRequest) -> str:

@@ -11,7 +11,7 @@ import grpc
 from aegis_certs import TLSConfig
 
 from aegis_discovery._handshake import explain_failure, identify
-from aegis_discovery._limits import WATCH_CONFIG
+from aegis_discovery._limits import SERVICE_CONFIG
 from aegis_discovery._seed import SeedPeer, parse_seed
 from aegis_discovery.errors import ClosedError
 
@@ -42,8 +42,8 @@ def channel_options(node_id: str, options: Options = ()) -> Options:
         # The server's certificate must be this node's, whatever the address says.
         ("grpc.ssl_target_name_override", node_id),
         *options,
-        # What a server of a feed sends costs memory before anybody can look at it.
-        ("grpc.service_config", WATCH_CONFIG),
+        # What a peer sends costs memory before anybody can look at it.
+        ("grpc.service_config", SERVICE_CONFIG),
         # The probes measure bandwidth for windows above 64 KiB, and more than double the
         # traffic of an idle stream.
         ("grpc.http2.bdp_probe", 0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,7 +16,7 @@ import grpc
 from aegis_certs import TLSConfig
 from aegis_discovery import ClosedError, InvalidAddressError, NodeInfo, NodeStatus
 from aegis_discovery.aio.transport import ChannelCache
-from aegis_discovery.feed import parts
+from aegis_discovery.feed import Complaints, parts
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2_grpc
 from aegis_discovery.transport import explain_failure, split_address
 
@@ -26,6 +27,8 @@ from aegis_core._vouching import Vouching
 from aegis_core._watching import GOODBYES
 from aegis_core.aio._state import NodeState
 from aegis_core.errors import ConfigError, PeerNotFoundError
+
+_log = logging.getLogger("aegis.peers")
 
 TIMEOUT = 5.0
 """Seconds for one call to a peer: a hung one must not block a sync for ever."""
@@ -74,6 +77,7 @@ class PeerManager:
         self._added: dict[str, _Added] = {}
         self.channels = ChannelCache(state.tls)
         self._vouching = Vouching(state.topology)
+        self._complaints = Complaints(_log)
         self._observers: list[Callable[[], None]] = []
         # The cache forgets channels that nobody holds, and a new one costs a handshake.
         self._closed = False
@@ -219,7 +223,12 @@ class PeerManager:
         except grpc.aio.AioRpcError:
             self._vouching.lost(peer.id)
             raise
-        nodes = [_dialable(node, peer) for node in _seed_codec.nodes_from_seed(answer.nodes)]
+        listed = _seed_codec.first_of(answer.nodes)
+        if len(listed) < len(answer.nodes):
+            line = "%s lists %d nodes; only the first %d, with their services, were looked at"
+            numbers = len(answer.nodes), len(listed)
+            self._complaints.warn(peer.id, "too long", line, peer.id, *numbers)
+        nodes = [_dialable(node, peer) for node in _seed_codec.nodes_from_seed(listed)]
         if not any(node.id == peer.id for node in nodes):
             # It answered, so it is there: such peers forget themselves when they adopt a topology.
             nodes.append(await self._info_of(peer))

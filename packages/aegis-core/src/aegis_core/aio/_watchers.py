@@ -15,9 +15,12 @@ from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.feed import Complaints, FeedReader, Received
 from aegis_discovery.transport import Backoff, explain_failure
 
+from aegis_core._gate import Allowance
 from aegis_core._membership import REVIEW, Membership
 from aegis_core._peer import PeerInfo
 from aegis_core._watching import (
+    DIALS,
+    DIALS_PER_SECOND,
     LEFT_PAUSE,
     RECOVER_EVERY,
     RECOVERY,
@@ -67,6 +70,8 @@ class Watchers:
         self._complaints = Complaints(_log)
         self._changed = asyncio.Event()
         self._tries: set[asyncio.Task[None]] = set()
+        self._dials = Allowance(DIALS, DIALS_PER_SECOND, time.monotonic())
+        self._turn = asyncio.Lock()
         peers.on_change(self._changed.set)
 
     async def run(self) -> None:
@@ -172,6 +177,7 @@ class Watchers:
         backoff = Backoff()
         peer = watch.peer
         while True:
+            await self._wait_for_turn(watch)
             pause = 0.0
             is_hint = True
             began = time.monotonic()
@@ -201,7 +207,8 @@ class Watchers:
                 pause = LEFT_PAUSE
             if complaint not in (watch.complaint, _LEFT):
                 line = "no feed from %s at %s: %s"
-                self._complaints.warn(peer.id, complaint, line, peer.id, peer.address, complaint)
+                source = self._hearsay_of(watch) or peer.id
+                self._complaints.warn(source, complaint, line, peer.id, peer.address, complaint)
             watch.complaint = complaint
             watch.news.clear()
             if is_hint:
@@ -210,6 +217,24 @@ class Watchers:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(backoff.next(), pause)):
                     await watch.news.wait()
+
+    async def _wait_for_turn(self, watch: _Watch) -> None:
+        """Lets those wait that are known by hearsay only, where there are many."""
+        if self._hearsay_of(watch) is None:
+            return
+        async with self._turn:
+            await asyncio.sleep(self._dials.wait(time.monotonic()))
+            self._dials.take(time.monotonic())
+
+    def _hearsay_of(self, watch: _Watch) -> str | None:
+        """Returns who vouches for a peer that has never answered; such a one may be invented.
+
+        It is None for all others, and for peers that were added by hand.
+        """
+        record = self._state.topology.get_record(watch.peer.id)
+        if record is None or watch.heard_at or watch.peer.id in self._peers.added:
+            return None
+        return record.voucher
 
     async def _follow(self, watch: _Watch, backoff: Backoff) -> None:
         def on_message(received: Received) -> None:
