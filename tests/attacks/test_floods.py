@@ -200,3 +200,22 @@ async def test_a_watcher_that_does_not_read_gets_the_latest_and_costs_nothing(
     assert len(told) < written / 2
     await mesh.is_right()
     feed.cancel()
+
+
+async def test_a_server_that_is_apart_all_the_time_is_named_and_dialled_after_a_pause(
+    attacked: Any, logged: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_core.aio._watchers.LEFT_PAUSE", 3600)
+    mesh = await attacked("a", "b")
+    await mesh.wait_until_watched()
+    a, attacker = mesh.nodes[0], mesh.attacker
+    beat = mesh_pb2.WatchResponse(digest=b"another").SerializeToString()
+    before = attacker.feeds_served
+    for _ in range(5000):
+        attacker.say(beat)
+    await mesh.until(lambda: len(logged("no feed from mallory", "again and again")) == 2)
+    await a.ping_peer("b")
+    assert attacker.feeds_served == before + 2, "once each at once, and no more"
+    news = attacker.watch(a, attacker.request(attacker.record("news")))
+    await mesh.until(lambda: attacker.feeds_served == before + 4)
+    news.cancel()

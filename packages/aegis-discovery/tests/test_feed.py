@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -463,6 +464,29 @@ def test_sides_that_stay_apart_for_a_reason_try_ever_more_rarely(side: MakeSide)
         if watcher.reader.receive(feed.heartbeat(), source="server").apart
     ]
     assert tries == [3, 9, 21, 45, 93]
+
+
+def test_one_heartbeat_that_agrees_does_not_make_it_impatient_again(side: MakeSide) -> None:
+    watcher = side("watcher")
+    apart = mesh_pb2.WatchResponse(digest=b"another")
+
+    def beats_until_apart() -> int:
+        return next(
+            beat
+            for beat in itertools.count(1)
+            if watcher.reader.receive(apart, source="server").apart
+        )
+
+    patience = []
+    for _ in range(4):
+        agreed = mesh_pb2.WatchResponse(digest=watcher.topology.digest)
+        watcher.reader.receive(agreed, source="server")
+        patience.append(beats_until_apart())
+    assert patience == [3, 6, 12, 24]
+    for _ in range(48):
+        agreed = mesh_pb2.WatchResponse(digest=watcher.topology.digest)
+        watcher.reader.receive(agreed, source="server")
+    assert beats_until_apart() == 3, "it was in order for as long as it would have waited"
 
 
 def test_a_chain_that_would_swell_every_feed_is_refused(side: MakeSide) -> None:

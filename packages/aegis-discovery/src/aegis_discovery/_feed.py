@@ -129,6 +129,7 @@ class FeedReader:
         self._cursor = b""
         self._cursor_of = ""
         self._beats_apart = 0
+        self._beats_together = 0
         self._patience = APART_AFTER
 
     def request(
@@ -271,8 +272,12 @@ class FeedReader:
         if message.cursor or message.digest == self._topology.digest:
             self._beats_apart = 0
             if not message.cursor:
-                self._patience = APART_AFTER
+                # One alone costs a liar nothing; to be believed takes as long as it was apart.
+                self._beats_together += 1
+                if self._beats_together >= self._patience:
+                    self._patience = APART_AFTER
             return False
+        self._beats_together = 0
         self._beats_apart += 1
         if self._beats_apart < self._patience:
             return False

@@ -176,6 +176,7 @@ class Watchers:
         """Follows one peer, for ever."""
         backoff = Backoff()
         peer = watch.peer
+        times_apart = 0
         while True:
             await self._wait_for_turn(watch)
             pause = 0.0
@@ -186,8 +187,12 @@ class Watchers:
                 # One that left said so to somebody; if it did not, it is not reached again.
                 complaint, pause, is_hint = _LEFT, LEFT_PAUSE, False
             except FeedApartError as error:
-                _log.info("%s", error)
-                continue
+                times_apart += 1
+                if times_apart == 1:
+                    # A clock that was wrong for a while does this once.
+                    _log.info("%s", error)
+                    continue
+                complaint, is_hint = f"it is apart from us again and again ({error})", False
             except FeedSilentError as error:
                 # Silence is judged by those who know whether this process itself stood still.
                 complaint, is_hint = str(error), False
