@@ -35,7 +35,7 @@ class _Given:
     """The answers to one accuser."""
 
     pause: float = 0.0
-    until: float = 0.0
+    last: float = -math.inf
     at: deque[float] = field(default_factory=lambda: deque(maxlen=TOO_OFTEN + 1))
     complained_at: float = -math.inf
 
@@ -50,15 +50,21 @@ class Answers:
     def __init__(self) -> None:
         self._given: dict[str, _Given] = {}
 
-    def is_due(self, accuser: str, now: float) -> bool:
-        """Tells whether an accusation is to be answered now, or later if it still stands then."""
+    def is_due(self, accuser: str, now: float, *, is_observer: bool) -> bool:
+        """Tells whether an accusation is to be answered now, or later if it still stands then.
+
+        One that came to watch us counts from now on, so it does not wait as the stranger it was.
+        """
         given = self._given.get(accuser)
-        return given is None or now >= given.until
+        if given is None:
+            return True
+        pause = min(given.pause, REFUTE_EVERY) if is_observer else given.pause
+        return now >= given.last + pause
 
     def give(self, verdict: Verdict, now: float, *, is_observer: bool) -> None:
         """Notes an answer to an accusation; warns of an accuser that has needed too many."""
         given = self._given.setdefault(verdict.accuser, _Given())
-        if now - given.until >= MAX_PAUSE:
+        if now - given.last - given.pause >= MAX_PAUSE:
             given.pause = 0.0
             given.at.clear()
         given.at.append(now)
@@ -83,7 +89,7 @@ class Answers:
                     verdict,
                 )
             given.pause = min(2 * given.pause or REFUTE_EVERY, MAX_PAUSE)
-        given.until = now + given.pause
+        given.last = now
 
     def forget(self, accuser: str) -> None:
         """Forgets one that is gone."""

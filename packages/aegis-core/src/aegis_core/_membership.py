@@ -347,10 +347,10 @@ class Membership:
                 continue
             if verdict.subject_instance != own.instance or not self._is_by_present_life(verdict):
                 continue
-            if not self._answers.is_due(verdict.accuser, now):
-                continue
             # A stranger may be the other side of a partition, or accuse whom it likes.
             is_observer = verdict.accuser in observers
+            if not self._answers.is_due(verdict.accuser, now, is_observer=is_observer):
+                continue
             self._answers.give(verdict, now, is_observer=is_observer)
             is_doubtful |= is_observer
             answered = True
