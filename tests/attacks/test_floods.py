@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from aegis_core import PeerInfo
 from aegis_discovery.feed import FeedWriter
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import Record
@@ -219,3 +220,18 @@ async def test_a_server_that_is_apart_all_the_time_is_named_and_dialled_after_a_
     news = attacker.watch(a, attacker.request(attacker.record("news")))
     await mesh.until(lambda: attacker.feeds_served == before + 4)
     news.cancel()
+
+
+async def test_what_fails_in_an_exchange_with_a_lost_node_names_it(
+    attacked: Any, logged: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = await attacked("a", "b")
+    a, attacker = mesh.nodes[0], mesh.attacker
+    watchers = a._running.watchers
+
+    def fail(_received: Any) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(watchers._state, "received", fail)
+    await watchers._try(PeerInfo("mallory", attacker.address))
+    assert logged(f"an exchange with mallory at {attacker.address} failed")

@@ -283,6 +283,9 @@ class Watchers:
             pass
         except grpc.aio.AioRpcError as error:
             _log.debug("%s is still lost: %s", peer.id, explain_failure(error, state.tls))
+        except Exception as error:  # noqa: BLE001 - nobody awaits this task, and one is tried again
+            line = "an exchange with %s at %s failed"
+            self._complaints.warn(peer.id, "exchange", line, peer.id, peer.address, error=error)
         finally:
             await channel.close()
 
