@@ -71,9 +71,10 @@ async def test_a_message_full_of_worthless_chains_keeps_nobody_busy(
     assert len(message.chains) > 500
     tried.clear()
     mesh.attacker.say(message.SerializeToString())
+    # The news that one node has read all of it may come to the other one sooner than that has.
+    await mesh.until(lambda: tried.count(1) >= len(message.chains) * len(mesh.nodes))
     await mesh.settle()
     await mesh.is_right()
-    assert tried.count(1) >= len(message.chains) * len(mesh.nodes)
     assert max(tried) == 1, "no path was tried through what somebody made up"
     assert len(logged("from mallory:", "its certificate does not verify")) == len(mesh.nodes)
 
@@ -148,5 +149,5 @@ async def test_a_cursor_does_not_make_other_nodes_refuse_a_client(
         await until(lambda: logged("from mallory: a cursor of 100000 bytes was left"))
         await attacker.stop()
         a.topology.update_node(NodeInfo("a", address=a.address, type="changed"))
-        await until(lambda: client.topology.nodes["a"].type == "changed")
+        await until(lambda: "changed" in {node.type for node in client.topology.nodes.values()})
     assert logged("a feed for visitor was refused") == []
