@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any
 
 import pytest
@@ -39,8 +39,11 @@ class Mesh:
         for node in self.nodes:
             await self.until(lambda n=node: n.topology.get_service_providers(marker, "v1"))
 
-    async def is_right(self) -> None:
-        """All nodes come to know the same, and it is the truth; nobody was ever failed."""
+    async def is_right(self, *, accused: Collection[str] = ()) -> None:
+        """All nodes come to know the same, and it is the truth; nobody was ever failed.
+
+        Nor was anybody suspected, but those that the attacker may accuse: until they answer.
+        """
         topologies = [node.topology for node in self.nodes]
         await self.until(lambda: len({t.digest for t in topologies}) == 1)
         for topology in topologies:
@@ -53,6 +56,8 @@ class Mesh:
             await self.until(lambda t=topology: self._all_alive(t))
         wrong = [e for e in self.events if e.split()[0] in ("failed", "left", "expired", "revoked")]
         assert wrong == []
+        suspected = {e.split()[1] for e in self.events if e.startswith("suspected ")}
+        assert suspected <= set(accused)
 
     def _all_alive(self, topology: Any) -> bool:
         return {topology.nodes[i].status for i in self.ids} == {NodeStatus.ALIVE}

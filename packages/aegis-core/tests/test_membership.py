@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from aegis_core._answers import OUTLASTED, REFUTE_EVERY
+from aegis_core._judge import LOST_FOR
 from aegis_core._membership import REVIEW, REVIEW_ALL, UNREFUTED, Membership
 from aegis_core._rings import RINGS
 from aegis_discovery import NodeInfo, NodeStatus, Topology
@@ -135,6 +137,21 @@ def test_a_newer_record_refutes_unless_it_is_held() -> None:
     assert (mesh.status("e"), mesh.status("d")) == (ALIVE, FAILED)
 
 
+def test_one_that_holds_against_newer_records_and_is_outvoted_makes_nobody_a_suspect() -> None:
+    mesh = Mesh("b", "c", "d", "e")
+    mesh.say("b", "e", held=True)
+    mesh.wait(REVIEW)
+    assert mesh.status("e") is SUSPECTED
+    mesh.write("e")
+    mesh.wait(2 * REVIEW)
+    assert mesh.status("e") is ALIVE
+    # It still counts with others.
+    mesh.say("c", "e")
+    mesh.say("d", "e", held=True)
+    mesh.wait(2 * REVIEW)
+    assert mesh.status("e") is FAILED
+
+
 def test_verdicts_of_an_earlier_life_of_their_accuser_are_void() -> None:
     mesh = Mesh("b", "c", "d", "e")
     for accuser in "bcd":
@@ -246,6 +263,55 @@ def test_an_observer_that_is_contradicted_all_the_time_is_named_once_a_minute(
     mesh.answers("b", 20)
     warned = [r for r in caplog.records if r.levelname == "WARNING"]
     assert len(warned) == 2
+
+
+def test_an_observer_that_holds_what_most_others_do_not_is_named_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def named() -> list[str]:
+        return [r.getMessage().split(",")[0] for r in caplog.records if r.levelname == "WARNING"]
+
+    mesh = Mesh("b", "c", "d")
+    mesh.now += 1
+    mesh.say("b", "a", held=True)
+    mesh.wait(OUTLASTED - 1)
+    assert not named()
+    mesh.wait(50)
+    assert named() == ["b holds that a is failed"]
+    mesh.wait(60)
+    assert named() == 2 * ["b holds that a is failed"]
+
+
+def test_observers_that_hold_what_most_say_are_not_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mesh = Mesh("b", "c", "d")
+    mesh.now += 1
+    for accuser in "bc":
+        mesh.say(accuser, "a", held=True)
+    mesh.wait(2 * OUTLASTED)
+    # They are content one after the other.
+    mesh.say("c", "a", Opinion.CLEAR)
+    mesh.wait(OUTLASTED - 1)
+    mesh.say("b", "a", Opinion.CLEAR)
+    mesh.wait(2 * OUTLASTED)
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize(("accusers", "is_slower"), [("b", False), ("bc", True)])
+def test_it_takes_two_observers_to_make_it_slow_to_accuse(
+    accusers: str, *, is_slower: bool
+) -> None:
+    mesh = Mesh("b", "c", "d")
+    for _ in range(5):
+        for accuser in accusers:
+            mesh.say(accuser, "a")
+            mesh.wait(REFUTE_EVERY)
+    mesh.membership.lost("d", mesh.now)
+    mesh.wait(LOST_FOR + 0.2, silent="d")
+    said = mesh.topology.get_verdict("d", "a")
+    assert said is not None
+    assert said.verdict.opinion is (Opinion.SUSPECT if is_slower else Opinion.FAILED)
 
 
 def test_one_that_it_watches_again_is_judged_from_what_it_said_of_it_before() -> None:

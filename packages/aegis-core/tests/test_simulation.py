@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from aegis_core.testing import Simulation, UnmetError, spread
+from aegis_core.testing import Simulation, Traffic, UnmetError, spread
 from aegis_discovery import NodeStatus
 
 ALIVE, SUSPECTED, FAILED, LEFT = (
@@ -107,7 +107,13 @@ def test_each_edge_carries_a_heartbeat_a_second_while_nothing_happens() -> None:
 def test_a_node_that_does_not_run_can_do_nothing() -> None:
     simulation = Simulation(3)
     simulation.kill("node-001")
-    for act in (simulation.kill, simulation.leave, simulation.update):
+    for act in (
+        simulation.kill,
+        simulation.leave,
+        simulation.update,
+        simulation.accuse,
+        simulation.break_streams,
+    ):
         with pytest.raises(ValueError, match="node-001 does not run"):
             act("node-001")
     with pytest.raises(ValueError, match="runs already"):
@@ -302,6 +308,88 @@ def test_one_way_and_flapping_links_of_one_node_in_a_hundred_fail_just_these_and
         assert is_right(), f"seed={simulation.seed}, at {simulation.now}"
     by_good = {e.subject for e in simulation.events if e.kind == "failed" and e.by not in bad}
     assert by_good == set(bad)
+
+
+@pytest.mark.parametrize("nodes", [4, 6, 20])
+@pytest.mark.parametrize(("how", "within"), [("kill", 2), ("block", 6)])
+def test_a_liar_slows_nobody_down(nodes: int, how: str, within: float) -> None:
+    simulation = Simulation(nodes)
+    *honest, lost, liar = simulation.live
+
+    def lie() -> bool:
+        simulation.accuse(liar, *honest)
+        return all(simulation.status_of(lost, by=node_id) is FAILED for node_id in honest)
+
+    for _ in range(60):
+        lie()
+        simulation.run(0.5)
+    getattr(simulation, how)(lost)
+    simulation.run_until(lie, within=within, every=0.1, what="the failure of the lost one")
+    assert {e.subject for e in simulation.events if e.kind == "failed"} <= {lost}
+
+
+@pytest.mark.parametrize("nodes", [4, 6, 20])
+def test_a_liar_that_holds_to_it_makes_nobody_a_suspect_for_long(nodes: int) -> None:
+    simulation = Simulation(nodes)
+    *honest, liar = simulation.live
+    simulation.accuse(liar, *honest, held=True)
+    simulation.run(2)
+    answered = len(simulation.events)
+    simulation.run(90)
+    assert simulation.events[answered:] == []
+    assert simulation.is_one_mesh()
+
+
+def test_broken_streams_are_resumed_with_no_more_than_was_missed_and_fail_nobody() -> None:
+    simulation = Simulation(50)
+    node_id = "node-007"
+    for _ in range(5):
+        simulation.run(20)
+        before = simulation.traffic
+        simulation.break_streams(node_id)
+        simulation.update(node_id)
+        simulation.run_until(simulation.is_one_mesh, within=1)
+        for edge, now in simulation.traffic.items():
+            then = before.get(edge, Traffic(0, 0))
+            assert now.octets - then.octets < 50 * 200, f"{edge} took as much as a snapshot"
+    assert deaths(simulation) == set()
+
+
+def test_streams_break_between_two_nodes_only() -> None:
+    simulation = Simulation(6)
+    simulation.break_streams("node-001", "node-004")
+    simulation.run(0.05)
+    said = {e.subject for e in simulation.events if e.kind == "suspected"}
+    assert said == {"node-001", "node-004"}
+    simulation.run_until(simulation.is_one_mesh, within=1)
+
+
+@pytest.mark.parametrize("how", ["late", "broken"])
+def test_what_is_lost_on_the_way_comes_late_or_on_another_stream(how: str) -> None:
+    simulation = Simulation(2)
+    simulation.block("node-000", "node-001")
+    changes = [simulation.update("node-000") for _ in range(3)]
+    simulation.run(1)
+    assert not any("node-001" in change.hops for change in changes)
+    simulation.unblock("node-000", "node-001")
+    if how == "broken":
+        simulation.break_streams("node-000")
+    simulation.run_until(lambda: all("node-001" in change.hops for change in changes), within=3)
+    simulation.run_until(simulation.is_one_mesh, within=1)
+
+
+def test_a_change_whose_streams_break_under_way_reaches_everybody() -> None:
+    simulation = Simulation(30)
+    for node_id in simulation.live[::4]:
+        change = simulation.update(node_id)
+        simulation.run(0.006)  # it was sent, and is with few so far
+        assert len(change.hops) < 30
+        for other in simulation.live:
+            simulation.break_streams(other)
+        simulation.run_until(lambda c=change: len(c.hops) == 30, within=3)
+    simulation.run(2)
+    assert simulation.is_one_mesh()
+    assert deaths(simulation) == set()
 
 
 @pytest.mark.parametrize("skew", [-200.0, 200.0])

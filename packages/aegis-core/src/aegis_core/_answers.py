@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from aegis_discovery.records import Verdict
@@ -24,6 +25,13 @@ TOO_OFTEN = 10
 """Answers within `COMPLAIN_EVERY` that even one that watches us may make necessary.
 
 An honest one whose connection is bad leaves us in peace ever longer, and needs three or four.
+"""
+
+OUTLASTED = 5.0
+"""Seconds for which one may hold what was answered, and most others do not say, unnamed.
+
+After a link that came and went, observers are content with its node within two seconds or three of
+each other.
 """
 
 COMPLAIN_EVERY = 60.0
@@ -49,6 +57,7 @@ class Answers:
 
     def __init__(self) -> None:
         self._given: dict[str, _Given] = {}
+        self._outlasted_since: dict[str, float] = {}
 
     def is_due(self, accuser: str, now: float, *, is_observer: bool) -> bool:
         """Tells whether an accusation is to be answered now, or later if it still stands then.
@@ -90,6 +99,20 @@ class Answers:
                 )
             given.pause = min(2 * given.pause or REFUTE_EVERY, MAX_PAUSE)
         given.last = now
+
+    def outlasted(self, verdicts: Collection[Verdict], now: float) -> None:
+        """Takes all verdicts that hold whatever is answered; warns of accusers that go on so."""
+        since = self._outlasted_since
+        self._outlasted_since = {v.accuser: since.get(v.accuser, now) for v in verdicts}
+        for verdict in verdicts:
+            if now - self._outlasted_since[verdict.accuser] >= OUTLASTED:
+                self._complain(
+                    self._given.setdefault(verdict.accuser, _Given()),
+                    now,
+                    "%s holds that %s is %s, whatever it is answered, and most of those who watch "
+                    "it do not: it lies, or cannot reach it",
+                    verdict,
+                )
 
     def forget(self, accuser: str) -> None:
         """Forgets one that is gone."""

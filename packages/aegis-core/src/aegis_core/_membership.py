@@ -8,6 +8,7 @@ the many observers and the agreement of Rapid (Suresh et al., USENIX ATC 2018).
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Iterable
 
@@ -15,7 +16,7 @@ from aegis_discovery import EventKind, NodeStatus, Topology, TopologyEvent
 from aegis_discovery.records import VERDICT_LEASE, Opinion, Record, Verdict
 
 from aegis_core._answers import Answers
-from aegis_core._judge import Judge
+from aegis_core._judge import FLAP_WINDOW, Judge
 from aegis_core._rings import Rings
 
 _log = logging.getLogger("aegis.membership")
@@ -24,7 +25,7 @@ UNREFUTED = 2.0
 """Seconds after which an accused observer that did not answer is not waited for any longer."""
 
 REVIEW = 0.2
-"""Seconds between two looks at all who are suspected."""
+"""Seconds between two looks at all who are accused, and not failed."""
 
 REVIEW_ALL = 2.0
 """The same for all who are accused: what is agreed on changes by news, which is looked at at once.
@@ -58,11 +59,12 @@ class Membership:
         self._judge = Judge(now)
         self._subjects: dict[str, Record] = {}
         self._accused: set[str] = set()
-        self._suspected: set[str] = set()
+        self._undecided: set[str] = set()
         self._failed: dict[str, tuple[int, frozenset[str]]] = {}
         self._suspected_since: dict[str, tuple[int, float]] = {}
         self._reviewed_at = self._reviewed_all_at = now
         self._answers = Answers()
+        self._contradicted_at: tuple[str, float] = ("", -math.inf)
         self._said_at: dict[str, float] = {}
         self._dropped: list[str] = []
         self._lock = threading.Lock()
@@ -116,7 +118,7 @@ class Membership:
         self._say(now)
         if now - self._reviewed_at >= REVIEW:
             self._reviewed_at = now
-            changed |= self._suspected
+            changed |= self._undecided
         if now - self._reviewed_all_at >= REVIEW_ALL:
             self._reviewed_all_at = now
             changed |= self._accused
@@ -162,7 +164,7 @@ class Membership:
 
     def _remove(self, node_id: str) -> bool:
         self._accused.discard(node_id)
-        self._suspected.discard(node_id)
+        self._undecided.discard(node_id)
         self._failed.pop(node_id, None)
         self._suspected_since.pop(node_id, None)
         self._answers.forget(node_id)
@@ -254,22 +256,26 @@ class Membership:
         node = self._topology.get_node(node_id)
         if record is None or node is None or node_id == self._own_id:
             self._accused.discard(node_id)
-            self._suspected.discard(node_id)
+            self._undecided.discard(node_id)
             return
         said = self._accusations(record)
         electors = self._electors(record)
         verdicts = self._standing(said, electors)
-        status = self._weigh(electors, verdicts, now) if verdicts else NodeStatus.ALIVE
-        self._note_suspicion(record, verdicts, now)
+        is_unanswered = _is_unanswered(record, verdicts)
+        self._note_suspicion(record, now, is_unanswered=is_unanswered)
+        if verdicts and self._is_agreed(electors, verdicts, now):
+            status = NodeStatus.FAILED
+        else:
+            status = NodeStatus.SUSPECTED if is_unanswered else NodeStatus.ALIVE
         # One that does not count yet may do so when the rings change, without any news of it.
         if status is not NodeStatus.ALIVE or said:
             self._accused.add(node_id)
         else:
             self._accused.discard(node_id)
-        if status is NodeStatus.SUSPECTED:
-            self._suspected.add(node_id)
+        if verdicts and status is not NodeStatus.FAILED:
+            self._undecided.add(node_id)
         else:
-            self._suspected.discard(node_id)
+            self._undecided.discard(node_id)
         if status is NodeStatus.FAILED:
             self._failed[node_id] = record.stamp, electors
         else:
@@ -299,9 +305,7 @@ class Membership:
         accuser = self._topology.get_record(verdict.accuser)
         return accuser is not None and accuser.instance == verdict.accuser_instance
 
-    def _weigh(
-        self, electors: frozenset[str], verdicts: Iterable[Verdict], now: float
-    ) -> NodeStatus:
+    def _is_agreed(self, electors: frozenset[str], verdicts: Iterable[Verdict], now: float) -> bool:
         """Counts the electors that say `failed` against all that can still be waited for."""
         failing = {v.accuser for v in verdicts if v.opinion is Opinion.FAILED}
         waited_for = {
@@ -309,13 +313,11 @@ class Membership:
             for observer in electors
             if observer in failing or not self._is_missing(observer, now)
         }
-        if 2 * len(failing) > len(waited_for):
-            return NodeStatus.FAILED
-        return NodeStatus.SUSPECTED
+        return 2 * len(failing) > len(waited_for)
 
-    def _note_suspicion(self, record: Record, verdicts: Iterable[Verdict], now: float) -> None:
+    def _note_suspicion(self, record: Record, now: float, *, is_unanswered: bool) -> None:
         """Notes since when a node has left an accusation of its latest record unanswered."""
-        if any(verdict.subject_stamp == record.stamp for verdict in verdicts):
+        if is_unanswered:
             known = self._suspected_since.get(record.id)
             if known is None or known[0] != record.stamp:
                 self._suspected_since[record.id] = (record.stamp, now)
@@ -336,25 +338,50 @@ class Membership:
 
     def _refute(self, now: float) -> None:
         """Answers those who say of the latest own record that this node is not there."""
-        verdicts = self._topology.get_verdicts(self._own_id)
         own = self._topology.get_record(self._own_id)
-        if not verdicts or own is None or own.info is None:
+        if own is None or own.info is None:
             return
+        verdicts = [v for v in self._accusations(own) if self._is_by_present_life(v)]
         observers = self._rings.observers(self._own_id)
+        self._name_outvoted(own, verdicts, observers, now)
         answered = is_doubtful = False
         for verdict in verdicts:
-            if verdict.opinion is Opinion.CLEAR or verdict.subject_stamp != own.stamp:
-                continue
-            if verdict.subject_instance != own.instance or not self._is_by_present_life(verdict):
+            if verdict.subject_stamp != own.stamp:
                 continue
             # A stranger may be the other side of a partition, or accuse whom it likes.
             is_observer = verdict.accuser in observers
             if not self._answers.is_due(verdict.accuser, now, is_observer=is_observer):
                 continue
             self._answers.give(verdict, now, is_observer=is_observer)
-            is_doubtful |= is_observer
+            is_doubtful |= is_observer and self._is_seconded(verdict.accuser, now)
             answered = True
         if is_doubtful:
             self._judge.doubt(now)
         if answered:
             self._topology.republish()
+
+    def _is_seconded(self, accuser: str, now: float) -> bool:
+        """Tells whether another observer was wrong about this node within the last minute.
+
+        Only then is the fault likely ours: one alone could make any node slow to accuse others.
+        """
+        before, at = self._contradicted_at
+        self._contradicted_at = (accuser, now)
+        return before not in ("", accuser) and now - at < FLAP_WINDOW
+
+    def _name_outvoted(
+        self, own: Record, verdicts: Iterable[Verdict], observers: frozenset[str], now: float
+    ) -> None:
+        """Looks for those that hold against all answers what most other observers do not say."""
+        holding = [v for v in verdicts if v.subject_stamp != own.stamp and v.accuser in observers]
+        is_outvoted = 2 * len(holding) <= len(observers)
+        self._answers.outlasted(holding if is_outvoted else (), now)
+
+
+def _is_unanswered(record: Record, verdicts: Iterable[Verdict]) -> bool:
+    """Tells whether any of these verdicts is about all that their subject has said so far.
+
+    One that holds for newer records as well is answered all the same: its accuser may be the only
+    one that does not hear the subject, or lie.
+    """
+    return any(v.subject_stamp == record.stamp or record.voucher is not None for v in verdicts)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from aegis_discovery import NodeStatus, Topology
+from aegis_discovery.records import Opinion
 
 from aegis_core._rings import Rings
 from aegis_core._simulation._clockwork import Actor
@@ -208,6 +209,19 @@ class Simulation:
         self._world.note("", "skew", node_id)
         self._world.skews[node_id] = seconds
 
+    def accuse(self, accuser: str, *subjects: str, held: bool = False) -> None:
+        """Lets a node say that others are failed, whatever it sees of them.
+
+        Args:
+            accuser: Who lies.
+            subjects: About whom.
+            held: Whether it says so of their newer records, too, as of a node that comes and goes.
+        """
+        process = self._process(accuser)
+        for subject in subjects:
+            self._world.note("", "accuse", subject)
+            process.topology.judge(subject, Opinion.FAILED, held=held)
+
     # What happens to links
 
     def partition(self, *groups: Iterable[str]) -> None:
@@ -228,6 +242,19 @@ class Simulation:
         """Takes a `block` back."""
         self._world.note("", "unblock", source or target or "")
         self._world.network.unblock(source, target)
+
+    def break_streams(self, one: str, other: str | None = None) -> None:
+        """Breaks all streams between two nodes that run, or all of one node, at both ends.
+
+        What is on its way is lost, and asked for again on the next stream.
+        """
+        self._process(one)
+        self._world.note("", "break", one)
+        for process in self._world.processes.values():
+            for watch in process.watches.values():
+                ends = {process.id, watch.peer}
+                if watch.stream is not None and one in ends and other in (None, *ends - {one}):
+                    self._world.sever(watch.stream)
 
     def flap(self, node_id: str, *, blocked: float = 10.0, opened: float = 10.0) -> None:
         """Blocks all links of a node and opens them again, by turns, until `heal`."""

@@ -129,6 +129,10 @@ class World:
         if not stream.is_over and self.network.is_open(stream.server, stream.watcher.id):
             self.clock.after(self.network.latency(), stream.watcher, stream.watcher.lose, stream)
 
+    def sever(self, stream: Stream) -> None:
+        """Breaks a stream at both ends, before anything more comes out of it."""
+        self.clock.after(0.0, stream.watcher, stream.watcher.lose, stream)
+
     def drop(self, stream: Stream) -> None:
         """Ends a stream from its watcher's end."""
         stream.is_over = True
