@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import time
 from collections import defaultdict
@@ -21,6 +22,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 Signed = mesh_pb2.SignedRecord | mesh_pb2.SignedVerdict
+
+
+def held(kind: type) -> int:
+    """How many of these this process holds."""
+    gc.collect()
+    return sum(isinstance(thing, kind) for thing in gc.get_objects())
 
 
 class Attacker:

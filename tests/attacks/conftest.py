@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aegis_core import NodeStatus
 
+from ..mesh.process import NodeProcess
 from .attacker import Attacker
 
 
@@ -89,6 +91,25 @@ async def attacked(
     yield start_mesh
     for attacker in attackers:
         await attacker.stop()
+
+
+@pytest.fixture
+async def attacker(identity: Any) -> AsyncIterator[Attacker]:
+    """One that lies, and has not joined anybody yet."""
+    attacker = Attacker(identity("mallory"))
+    await attacker.start()
+    yield attacker
+    await attacker.stop()
+
+
+@pytest.fixture
+def victim(identity: Any, cert_dir: Path, tmp_path: Path) -> Iterator[NodeProcess]:
+    """A node in a process of its own, so that what it holds can be told from what others send."""
+    identity("a")
+    node = NodeProcess("a", tmp_path / "a.log", cert_dir=str(cert_dir))
+    assert node.address
+    yield node
+    node.kill()
 
 
 @pytest.fixture

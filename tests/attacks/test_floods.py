@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,15 +13,16 @@ from aegis_discovery.feed import FeedWriter
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import Record
 
-from .attacker import Attacker
+from ..mesh.process import NodeProcess
+from .attacker import Attacker, held
 
 MIB = 1 << 20
 
 
-def held(kind: type) -> int:
-    """How many of these this process holds."""
-    gc.collect()
-    return sum(isinstance(thing, kind) for thing in gc.get_objects())
+def peak_of(process: NodeProcess) -> int:
+    """The most memory that a process ever held, in bytes."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line)
 
 
 async def outcome(call: Any) -> grpc.StatusCode:
@@ -56,14 +57,18 @@ async def test_a_thousand_feeds_are_64(attacked: Any, logged: Any) -> None:
             pass  # one that it may open comes every 50 ms
 
 
-async def test_a_request_of_100_mb_is_refused_unread(attacked: Any) -> None:
-    mesh = await attacked("a", "b")
-    request = mesh.attacker.request()
+async def test_a_request_of_100_mb_is_refused_before_it_is_held(
+    victim: NodeProcess, attacker: Attacker
+) -> None:
+    # gRPC refuses it before any code of a node runs, so nothing of a node can log it.
+    request = attacker.request()
     request.cursor = bytes(100 * MIB)
-    assert await outcome(mesh.attacker.watch(mesh.nodes[0], request)) is (
-        grpc.StatusCode.RESOURCE_EXHAUSTED
-    )
-    await mesh.is_right()
+    before = peak_of(victim)
+    for _ in range(3):
+        code = await outcome(attacker.watch(victim, request))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert peak_of(victim) < before + 10 * MIB
+    assert victim.ask("topology")["topology"]["a"] == "alive"
 
 
 async def test_a_request_that_grpc_takes_is_measured_again(attacked: Any, logged: Any) -> None:
@@ -91,6 +96,23 @@ async def test_a_message_of_100_mb_ends_its_feed_and_nothing_else(
         assert await node.ping_peer("b" if node.id == "a" else "a") > 0
     await mesh.settle()
     await mesh.is_right()
+
+
+async def test_a_message_of_100_mb_is_refused_before_it_is_held(
+    victim: NodeProcess, attacker: Attacker, until: Any
+) -> None:
+    await attacker.join(victim)
+    await until(lambda: attacker.watchers)
+    before = peak_of(victim)
+    for number in range(3):
+        attacker.say(bytes(100 * MIB))
+        await until(lambda n=number: attacker.feeds_served > n + 1)
+    assert peak_of(victim) < before + 10 * MIB
+    assert victim.ask("topology")["topology"]["a"] == "alive"
+    lines = [line for line in victim.log.read_text().splitlines() if "mallory" in line]
+    assert len(lines) == 1, "once a minute"
+    assert lines[0].startswith("no feed from mallory")
+    assert "larger than max" in lines[0]
 
 
 async def test_a_record_of_a_megabyte_is_refused_and_not_kept(attacked: Any, logged: Any) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 from aegis_certs import CertificateAuthority, KeyType
 from aegis_core import NodeInfo, ServiceInfo
+from aegis_discovery import DEFAULT_MESH
 from aegis_discovery.proto import mesh_pb2
-from aegis_discovery.records import RecordAuthor
+from aegis_discovery.records import Record, RecordAuthor
 
-from .attacker import Attacker
+from .attacker import Attacker, held
 
 NEW = (ServiceInfo("new", "v1"),)
 
@@ -39,6 +40,7 @@ async def test_a_changed_record_is_not_relayed(attacked: Any, logged: Any) -> No
     address = mesh.nodes[1].address.encode()
     turned = mesh_pb2.SignedRecord.FromString(caught.SerializeToString())
     turned.body = caught.body.replace(address, mesh.attacker.address.encode())
+    assert turned.body != caught.body
     newer = mesh_pb2.RecordBody.FromString(caught.body)
     newer.stamp += 1
     raised = mesh_pb2.SignedRecord.FromString(caught.SerializeToString())
@@ -70,6 +72,24 @@ async def test_an_old_record_undoes_no_update_and_brings_back_nobody(
     mesh.attacker.tell(*all_of_b)
     await mesh.settle()
     await mesh.is_right()
+
+
+async def test_one_that_goes_back_on_what_it_told_undoes_nothing_and_is_named(
+    attacked: Any, until: Any, logged: Any
+) -> None:
+    mesh = await attacked()
+    await mesh.wait_until_watched()
+    _, b, _ = mesh.nodes
+    update(b)
+    await until(lambda: len(mesh.attacker.caught("b")) > 1)
+    old, *_, new = mesh.attacker.caught("b")
+    for record in (old, new, old):
+        # One at a time: in one message, what comes later may be read first.
+        mesh.attacker.tell(record)
+        await mesh.settle()
+    await mesh.is_right()
+    lines = logged("from mallory: an older record of b after a newer one")
+    assert len(lines) == len(mesh.nodes), "once at each"
 
 
 async def test_a_stamp_far_ahead_is_refused(attacked: Any, logged: Any) -> None:
@@ -130,21 +150,28 @@ async def test_records_of_other_meshes_and_trust_domains_are_refused(
     assert logged("from mallory: record of stranger refused", "did not come along")
 
 
-async def test_another_life_of_a_node_that_never_answers_does_not_replace_it(
-    attacked: Any, identity: Any, until: Any
+async def test_other_lives_of_a_node_that_never_answer_do_not_replace_it(
+    attacked: Any, identity: Any, until: Any, logged: Any
 ) -> None:
     mesh = await attacked()
-    b = mesh.nodes[1]
+    a, b, _ = mesh.nodes
     thief = Attacker(identity("b"))
     thief.address = mesh.attacker.address
-    before = b.topology.get_record("b").stamp
-    call = thief.watch(mesh.nodes[0], thief.request(thief.record("stolen")))
-    assert (await call.read()).complete
-    await until(lambda: mesh.nodes[0].topology.get_record("b").stamp > before)
-    await until(lambda: mesh.nodes[0].topology.nodes["b"].address == b.address)
+    before = held(Record)
+    for _ in range(10):
+        thief.author = RecordAuthor.of(thief.tls, mesh=DEFAULT_MESH)
+        stolen = b.topology.get_record("b").stamp + 1000
+        call = thief.watch(a, thief.request(thief.record("stolen", stamp=stolen)))
+        assert (await call.read()).complete
+        await until(lambda s=stolen: a.topology.get_record("b").stamp > s)
+        call.cancel()
+    await until(lambda: a.topology.nodes["b"].address == b.address)
     # Whoever looked for it where the thief said that it is did not find it there.
     await mesh.is_right(accused={"b"})
     assert b.failure is None
+    assert held(Record) <= before + 4
+    found = f"another process runs under the id b, or ran, at {thief.address}"
+    assert len(logged(found)) == 1, "once a minute"
     await thief.stop()
 
 

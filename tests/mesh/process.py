@@ -65,6 +65,10 @@ class Process:
                 self._told.notify_all()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def facts(self) -> list[Fact]:
         with self._told:
             return list(self._facts)

@@ -437,6 +437,51 @@ def test_the_same_replayed_message_changes_nothing(server: Side, side: MakeSide)
     assert reader.topology.version == version
 
 
+def test_a_server_that_goes_back_on_what_it_told_is_named(
+    server: Side, side: MakeSide, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = side("reader")
+    feed = reader.open(server)
+    reader.pull(feed)
+    (old,) = reader.received
+    server.declare("new")
+    reader.pull(feed)
+    for _ in range(3):
+        reader.reader.receive(old, source="server")
+    assert [node.id for node in reader.topology.get_service_providers("new", "v1")] == ["server"]
+    logged = [record.message for record in caplog.records]
+    assert logged == ["from server: an older record of server after a newer one"]
+
+
+def test_a_server_that_knows_less_than_it_did_on_its_last_feed_is_not_named(
+    server: Side, side: MakeSide, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = side("reader")
+    feed = reader.open(server)
+    reader.pull(feed)
+    (old,) = reader.received
+    server.declare("new")
+    reader.pull(feed)
+    # It started anew, and heard what it knows of one that was cut off for a while.
+    reader.open(server)
+    reader.reader.receive(old, source="server")
+    assert caplog.records == []
+
+
+def test_of_few_nodes_it_is_remembered_what_was_told(
+    server: Side, side: MakeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_discovery._feed.MAX_REMEMBERED", 2)
+    for node_id in "abc":
+        other = side(node_id)
+        other.declare()
+        server.pull(server.open(other))
+    reader = side("reader")
+    reader.pull(reader.open(server))
+    assert len(reader.topology.nodes) == 5
+    assert len(reader.reader._stamps) == 2
+
+
 def test_sides_that_rest_and_know_different_things_meet_again(
     side: MakeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:

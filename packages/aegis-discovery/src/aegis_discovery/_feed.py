@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -26,6 +27,9 @@ APART_AFTER = 3
 
 MAX_PATIENCE = 300
 """Heartbeats at most, where opening it anew did not help."""
+
+MAX_REMEMBERED = 1024
+"""Nodes of which a watcher remembers what it was last told on a feed, some 100 KB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,7 @@ class FeedReader:
         self._services = tuple(services)
         self._complaints = complaints or Complaints(_log)
         self._told: set[str] = set()
+        self._stamps: OrderedDict[str, int] = OrderedDict()
         self._is_complete = False
         self._cursor = b""
         self._cursor_of = ""
@@ -145,6 +150,7 @@ class FeedReader:
                 nothing to others, and a liar could have made one for which they refuse us.
         """
         self._is_complete = False
+        self._stamps.clear()
         if self._services:
             self._told.clear()
             services = [mesh_pb2.Service(name=s.name, version=s.version) for s in self._services]
@@ -219,8 +225,28 @@ class FeedReader:
             except InvalidRecordError as error:
                 self._complain(source, error.reason, error)
                 continue
+            self._look_at_order(record, source)
             records.append(record)
         return records
+
+    def _look_at_order(self, record: Record, source: str) -> None:
+        """Complains of one that undoes on a feed what it told on it: no honest server does.
+
+        A record that is merely old says nothing: its server may not have heard of the newer one.
+        """
+        if record.voucher is not None:
+            return
+        if record.stamp < self._stamps.get(record.id, 0):
+            held = self._topology.get_record(record.id)
+            # Where the newer one expired, or was revoked, the older one is the latest again.
+            if held is not None and held.voucher is None and held.stamp > record.stamp:
+                reason = f"an older record of {record.id} after a newer one"
+                self._complain(source, "an older record", reason)
+            return
+        self._stamps[record.id] = record.stamp
+        self._stamps.move_to_end(record.id)
+        if len(self._stamps) > MAX_REMEMBERED:
+            self._stamps.popitem(last=False)
 
     def _only_asked_for(self, records: list[Record]) -> tuple[list[Record], bool]:
         """Leaves out records of nodes that were not asked for.

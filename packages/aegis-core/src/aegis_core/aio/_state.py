@@ -113,6 +113,14 @@ class NodeState:
             if len(self._answered) >= MAX_ANSWERED:
                 self._answered.clear()
             self._answered.add(record.instance)
+            if record.info is not None:
+                self._complaints.warn(
+                    self.node_id,
+                    "another life",
+                    "another process runs under the id %s, or ran, at %s; this one goes on",
+                    self.node_id,
+                    record.info.address,
+                )
             self.topology.republish()
             # Others may watch that process by now, so they hear of this only if they are told.
             self.tell_peers()
