@@ -45,7 +45,9 @@ def test_after_a_node_stood_still_all_agree_again_and_nobody_else_was_failed(
     cluster.nodes["e"].signal(signal.SIGCONT)
     cluster.become_one()
     failures = cluster.failures(marks)
-    assert {whom for _, whom in failures} <= {"e"}
+    # Five seconds are about as long as it takes to be failed, so that may be or not.
+    whom = {whom for _, whom in failures}
+    assert whom == {"e"} if seconds == 30 else whom <= {"e"}
     assert len(failures) == len(set(failures)), "somebody changed its mind"
 
 
