@@ -32,7 +32,7 @@ class Nodes(RuleBasedStateMachine):
     def begin(self, seed: int) -> None:
         self.simulation = Simulation(NODES, seed=seed)
         self.left: dict[str, float] = {}
-        self.links_well_at = -math.inf
+        self.links_well_at = self.streams_well_at = -math.inf
         self.well_at = dict.fromkeys(NODES, -math.inf)
         self.looked_at = 0
 
@@ -46,6 +46,12 @@ class Nodes(RuleBasedStateMachine):
         for node_id in node_ids:
             after = self.simulation.now + seconds + SETTLED
             self.well_at[node_id] = max(self.well_at[node_id], after)
+
+    def keep_news_back(self) -> None:
+        """Notes that somebody may not have heard yet of one that just left, and miss it."""
+        for node_id, since in self.left.items():
+            if self.simulation.now - since < SETTLED:
+                self.left[node_id] = math.inf
 
     # What happens to nodes
 
@@ -67,7 +73,8 @@ class Nodes(RuleBasedStateMachine):
     @rule(node_id=node_ids)
     def leave(self, node_id: str) -> None:
         if self.runs(node_id):
-            self.left[node_id] = self.simulation.now if self.is_well(node_id) else math.inf
+            is_calm = self.is_well(node_id) and self.simulation.now >= self.streams_well_at
+            self.left[node_id] = self.simulation.now if is_calm else math.inf
             self.simulation.leave(node_id)
             self.well_at[node_id] = math.inf
 
@@ -90,6 +97,8 @@ class Nodes(RuleBasedStateMachine):
     def break_streams(self, ends: list[str]) -> None:
         if self.runs(ends[0]):
             self.simulation.break_streams(*ends)
+            self.streams_well_at = self.simulation.now + SETTLED
+            self.keep_news_back()
 
     @rule(seconds=st.sampled_from([0.01, 0.5, 2.0, 7.0, STEADY]))
     def wait(self, seconds: float) -> None:
@@ -156,10 +165,7 @@ class NodesAndLinks(Nodes):
 
     def trouble(self) -> None:
         self.links_well_at = math.inf
-        # Whom it keeps from hearing of one that just left may miss that one.
-        for node_id, since in self.left.items():
-            if self.simulation.now - since < SETTLED:
-                self.left[node_id] = math.inf
+        self.keep_news_back()
 
 
 # The same each time: a change that is not to blame must not meet a rare schedule.
