@@ -460,3 +460,15 @@ def test_a_change_reaches_ten_thousand_nodes_in_nine_hops(origin: int) -> None:
     change = spread(10_000, origin=origin)
     assert len(change.hops) == 10_000
     assert max(change.hops.values()) <= 9
+
+
+def test_a_stall_within_a_longer_one_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    simulation = Simulation([f"n{number}" for number in range(8)], seed=45)
+    simulation.break_streams("n4")
+    simulation.stall("n7", 8.0)
+    simulation.run(7.0)
+    simulation.kill("n4")
+    simulation.join("n4", seeds=["n0"])
+    simulation.stall("n7", 0.5)
+    simulation.run(30)
+    assert "an older record" not in caplog.text, "what came later was taken in first"

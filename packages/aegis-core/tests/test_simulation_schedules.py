@@ -32,7 +32,7 @@ class Nodes(RuleBasedStateMachine):
     def begin(self, seed: int) -> None:
         self.simulation = Simulation(NODES, seed=seed)
         self.left: dict[str, float] = {}
-        self.links_well_at = self.streams_well_at = -math.inf
+        self.links_well_at = self.news_well_at = -math.inf
         self.well_at = dict.fromkeys(NODES, -math.inf)
         self.looked_at = 0
 
@@ -47,8 +47,9 @@ class Nodes(RuleBasedStateMachine):
             after = self.simulation.now + seconds + SETTLED
             self.well_at[node_id] = max(self.well_at[node_id], after)
 
-    def keep_news_back(self) -> None:
-        """Notes that somebody may not have heard yet of one that just left, and miss it."""
+    def disturb_news(self) -> None:
+        """Notes that somebody may miss it that a node leaves now, or just left."""
+        self.news_well_at = self.simulation.now + SETTLED
         for node_id, since in self.left.items():
             if self.simulation.now - since < SETTLED:
                 self.left[node_id] = math.inf
@@ -60,6 +61,7 @@ class Nodes(RuleBasedStateMachine):
         if self.runs(node_id):
             self.simulation.kill(node_id)
             self.well_at[node_id] = math.inf
+            self.disturb_news()
 
     @rule(node_id=node_ids)
     def restart(self, node_id: str) -> None:
@@ -69,20 +71,23 @@ class Nodes(RuleBasedStateMachine):
         self.left.pop(node_id, None)
         self.well_at[node_id] = -math.inf
         self.unsettle(node_id)
+        self.disturb_news()
 
     @rule(node_id=node_ids)
     def leave(self, node_id: str) -> None:
         if self.runs(node_id):
-            is_calm = self.is_well(node_id) and self.simulation.now >= self.streams_well_at
-            self.left[node_id] = self.simulation.now if is_calm else math.inf
+            is_calm = self.is_well(node_id) and self.simulation.now >= self.news_well_at
             self.simulation.leave(node_id)
             self.well_at[node_id] = math.inf
+            self.disturb_news()
+            self.left[node_id] = self.simulation.now if is_calm else math.inf
 
     @rule(node_id=st.sampled_from(NODES), seconds=st.sampled_from([0.5, 3.0, 8.0]))
     def stall(self, node_id: str, seconds: float) -> None:
         if self.runs(node_id):
             self.simulation.stall(node_id, seconds)
             self.unsettle(node_id, seconds=seconds)
+            self.disturb_news()
 
     @rule(node_id=node_ids, seconds=st.sampled_from([-60.0, 0.0, 60.0]))
     def skew(self, node_id: str, seconds: float) -> None:
@@ -97,8 +102,7 @@ class Nodes(RuleBasedStateMachine):
     def break_streams(self, ends: list[str]) -> None:
         if self.runs(ends[0]):
             self.simulation.break_streams(*ends)
-            self.streams_well_at = self.simulation.now + SETTLED
-            self.keep_news_back()
+            self.disturb_news()
 
     @rule(seconds=st.sampled_from([0.01, 0.5, 2.0, 7.0, STEADY]))
     def wait(self, seconds: float) -> None:
@@ -165,7 +169,7 @@ class NodesAndLinks(Nodes):
 
     def trouble(self) -> None:
         self.links_well_at = math.inf
-        self.keep_news_back()
+        self.disturb_news()
 
 
 # The same each time: a change that is not to blame must not meet a rare schedule.

@@ -199,7 +199,7 @@ class Simulation:
         """
         process = self._process(node_id)
         self._world.note("", "stall", node_id)
-        process.stopped_until = self.now + seconds
+        process.stopped_until = max(process.stopped_until, self.now + seconds)
         if every is not None:
             self._pauses.append(actor := Actor())
             self._world.clock.after(every, actor, self._stall_again, actor, node_id, seconds, every)
@@ -300,7 +300,7 @@ class Simulation:
     def _stall_again(self, actor: Actor, node_id: str, seconds: float, every: float) -> None:
         process = self._world.processes[node_id]
         if not process.is_over:
-            process.stopped_until = self.now + seconds
+            process.stopped_until = max(process.stopped_until, self.now + seconds)
         self._world.clock.after(every, actor, self._stall_again, actor, node_id, seconds, every)
 
     def _close(self, node_id: str, blocked: float, opened: float) -> None:
