@@ -130,7 +130,10 @@ class Nodes(RuleBasedStateMachine):
         simulation.run_until(self.is_true, within=2 * FLAP_WINDOW, what="one true mesh")
 
     def is_true(self) -> bool:
-        gone = (NodeStatus.FAILED, NodeStatus.LEFT, None)
+        gone = [NodeStatus.FAILED, NodeStatus.LEFT, None]
+        if len(self.simulation.live) == 1:
+            # One alone cannot tell whether all others are gone, or it is cut off itself.
+            gone.append(NodeStatus.SUSPECTED)
         return self.simulation.is_one_mesh() and all(
             self.simulation.everywhere(node_id, *gone)
             for node_id in NODES
