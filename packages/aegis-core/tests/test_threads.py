@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -165,6 +167,33 @@ async def test_a_handler_is_told_when_its_caller_gives_up(
     call.cancel()
     await until(lambda: handlers.noticed == ["active False, late False"])
     await until(lambda: node.stats().calls.running == 0)
+
+
+async def test_a_call_given_up_before_a_thread_was_free_is_held_by_nobody(
+    node: Node, channel: grpc.aio.Channel, handlers: Handlers, until: Until
+) -> None:
+    held = [channel.unary_unary("/t/uu_waits")(b"", timeout=WAIT) for _ in range(THREADS)]
+    for _ in held:
+        assert await asyncio.to_thread(handlers.began.acquire, timeout=WAIT)
+    contexts: weakref.WeakSet[Any] = weakref.WeakSet()
+    submit = node.server._threads._pool.submit
+
+    def noted(*args: Any) -> Any:
+        contexts.add(args[-1][-1])
+        return submit(*args)
+
+    node.server._threads._pool.submit = noted  # type: ignore[method-assign]
+    with pytest.raises(grpc.aio.AioRpcError):
+        await channel.unary_unary("/t/uu_who")(b"x", timeout=0.2)
+
+    def is_free() -> bool:
+        gc.collect()
+        return not contexts
+
+    await until(is_free)
+    handlers.over.set()
+    for call in held:
+        await call
 
 
 async def test_requests_that_never_come_are_not_waited_for_once_the_call_is_over(

@@ -41,17 +41,24 @@ class HandlerThreads:
 
         async def serve(request: Any, context: ThreadContext) -> Any:
             given = _Requests(context) if request_streaming else request
-            work = context.work = self._pool.submit(run, handler, given, context)
+            job = [handler, given, context]
+            work = context.work = self._pool.submit(_do, run, job)
             try:
                 return await asyncio.wrap_future(work)
             finally:
                 context.end()
+                if work.cancelled():
+                    job.clear()  # the pool holds it until a thread comes by
 
         return serve
 
     def close(self) -> None:
         """Takes no more work; a thread that works goes on."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _do(run: Callable[..., Any], job: list[Any]) -> Any:
+    return run(*job)
 
 
 def _run(handler: Callable[..., Any], given: Any, context: ThreadContext) -> Any:
