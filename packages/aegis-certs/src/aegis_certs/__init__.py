@@ -10,23 +10,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._authority import CertificateAuthority
-    from ._csr import SignedCertificate, install_certificate, request_certificate
-    from ._identity import Identity, identity_of
-    from ._inventory import IssuedCertificate
-    from ._lifecycle import load_or_generate_tls
-    from ._lifetime import CertificateState
-    from ._listing import CertificateInfo, list_certificates
-    from ._naming import DEFAULT_TRUST_DOMAIN, KeyType, validate_node_id
-    from ._options import CertificateSource, TLSOptions, load_tls
-    from ._renewal import Renewal
-    from ._revocation import Revocation, RevocationList, RevocationReason
-    from ._rotation import RotationPhase, RotationState
-    from ._schedule import RenewalSchedule
-    from ._source import IdentitySource
-    from ._tls import TLSConfig
-    from ._trust import TrustBundle
-    from .errors import (
+    from aegis_certs._authority import CertificateAuthority
+    from aegis_certs._csr import SignedCertificate, install_certificate, request_certificate
+    from aegis_certs._identity import Identity, identity_of
+    from aegis_certs._inventory import IssuedCertificate
+    from aegis_certs._lifecycle import load_or_generate_tls
+    from aegis_certs._lifetime import CertificateState
+    from aegis_certs._listing import CertificateInfo, list_certificates
+    from aegis_certs._naming import DEFAULT_TRUST_DOMAIN, KeyType, validate_node_id
+    from aegis_certs._options import CertificateSource, TLSOptions, load_tls
+    from aegis_certs._renewal import Renewal
+    from aegis_certs._revocation import Revocation, RevocationList, RevocationReason
+    from aegis_certs._rotation import RotationPhase, RotationState
+    from aegis_certs._schedule import RenewalSchedule
+    from aegis_certs._source import IdentitySource
+    from aegis_certs._tls import TLSConfig
+    from aegis_certs._trust import TrustBundle
+    from aegis_certs.errors import (
         AlreadyExistsError,
         CertsError,
         DirectoryError,

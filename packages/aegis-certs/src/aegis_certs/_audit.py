@@ -14,8 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from . import _files
-from ._lifetime import isoformat
+from aegis_certs import _files
+from aegis_certs._lifetime import isoformat
 
 
 class Action(StrEnum):

@@ -10,21 +10,21 @@ from typing import Self
 
 from cryptography import x509
 
-from . import _revoking, _rotating
-from ._creation import CA_DAYS, Plan, default_name, default_root
-from ._csr import Request, SignedCertificate
-from ._desk import Desk, create_desk, load_issuer, open_desk
-from ._lifetime import common_name, moment
-from ._naming import DEFAULT_TRUST_DOMAIN, KeyType, validate_node_id
-from ._order import LEAF_DAYS, Order
-from ._passphrase import passphrase_or_default
-from ._renewal import Renewal, renew_at_desk, renew_due
-from ._revocation import Revocation, RevocationList, RevocationReason
-from ._rotation import RotationState
-from ._store import Store
-from ._tls import TLSConfig, make_tls
-from ._trust import TrustBundle
-from .errors import InvalidRequestError
+from aegis_certs import _revoking, _rotating
+from aegis_certs._creation import CA_DAYS, Plan, default_name, default_root
+from aegis_certs._csr import Request, SignedCertificate
+from aegis_certs._desk import Desk, create_desk, load_issuer, open_desk
+from aegis_certs._lifetime import common_name, moment
+from aegis_certs._naming import DEFAULT_TRUST_DOMAIN, KeyType, validate_node_id
+from aegis_certs._order import LEAF_DAYS, Order
+from aegis_certs._passphrase import passphrase_or_default
+from aegis_certs._renewal import Renewal, renew_at_desk, renew_due
+from aegis_certs._revocation import Revocation, RevocationList, RevocationReason
+from aegis_certs._rotation import RotationState
+from aegis_certs._store import Store
+from aegis_certs._tls import TLSConfig, make_tls
+from aegis_certs._trust import TrustBundle
+from aegis_certs.errors import InvalidRequestError
 
 
 class CertificateAuthority:

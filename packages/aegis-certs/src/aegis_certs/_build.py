@@ -10,13 +10,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from ._hosts import type_of_ip
-from ._identity import Identity, spiffe_id
-from ._key_ids import key_id
-from ._keys import PrivateKey, PublicKey, signature_hash
-from ._lifetime import Validity
-from ._naming import validate_trust_domain
-from .errors import InvalidRequestError
+from aegis_certs._hosts import type_of_ip
+from aegis_certs._identity import Identity, spiffe_id
+from aegis_certs._key_ids import key_id
+from aegis_certs._keys import PrivateKey, PublicKey, signature_hash
+from aegis_certs._lifetime import Validity
+from aegis_certs._naming import validate_trust_domain
+from aegis_certs.errors import InvalidRequestError
 
 
 @dataclass(frozen=True)

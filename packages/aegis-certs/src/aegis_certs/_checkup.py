@@ -9,13 +9,13 @@ from pathlib import Path
 
 from cryptography import x509
 
-from ._hosts import parse_host
-from ._identity import alternative_names, identity_of
-from ._lifetime import CertificateState, check_dates, common_name, moment, state_by_dates
-from ._pem import Pair
-from ._revocation import RevocationList
-from ._trust import RENEW, TrustBundle, Usage, allows, is_ca
-from .errors import (
+from aegis_certs._hosts import parse_host
+from aegis_certs._identity import alternative_names, identity_of
+from aegis_certs._lifetime import CertificateState, check_dates, common_name, moment, state_by_dates
+from aegis_certs._pem import Pair
+from aegis_certs._revocation import RevocationList
+from aegis_certs._trust import RENEW, TrustBundle, Usage, allows, is_ca
+from aegis_certs.errors import (
     CertsError,
     ExpiredError,
     KeyMismatchError,

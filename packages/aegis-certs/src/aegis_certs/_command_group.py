@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
-from ._wording import flowed
+from aegis_certs._wording import flowed
 
 NAME = "aegis-certs"
 _MOUNTED = "certs"  # the name of these commands within a bigger tool's
@@ -21,7 +21,7 @@ ExitCodes = Mapping[type[BaseException], int]
 
 def certs_exit_codes() -> ExitCodes:
     """The exit code of each error of this package; an error has that of its nearest class."""
-    from . import errors
+    from aegis_certs import errors
 
     return {
         errors.CertsError: 1,

@@ -10,19 +10,19 @@ from pathlib import Path
 
 from cryptography import x509
 
-from . import _audit, _crl
-from ._audit import Action
-from ._build import Issuer, build_ca
-from ._hosts import type_of_ip
-from ._inventory import Inventory, IssuedCertificate
-from ._keys import describe_key, encode_key, generate_key
-from ._lifetime import common_name, isoformat, validity
-from ._naming import CA_NAME, KeyType
-from ._order import parse_key_type
-from ._pem import Pair
-from ._store import Store
-from ._trust import TrustBundle
-from .errors import InvalidRequestError, NotFoundError
+from aegis_certs import _audit, _crl
+from aegis_certs._audit import Action
+from aegis_certs._build import Issuer, build_ca
+from aegis_certs._hosts import type_of_ip
+from aegis_certs._inventory import Inventory, IssuedCertificate
+from aegis_certs._keys import describe_key, encode_key, generate_key
+from aegis_certs._lifetime import common_name, isoformat, validity
+from aegis_certs._naming import CA_NAME, KeyType
+from aegis_certs._order import parse_key_type
+from aegis_certs._pem import Pair
+from aegis_certs._store import Store
+from aegis_certs._trust import TrustBundle
+from aegis_certs.errors import InvalidRequestError, NotFoundError
 
 CA_DAYS = 365
 ROOT_DAYS = 3650  # a root that is kept offline outlives many issuing CAs

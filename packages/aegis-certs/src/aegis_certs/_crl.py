@@ -8,23 +8,23 @@ from typing import NamedTuple
 
 from cryptography import x509
 
-from . import _audit, _files
-from ._audit import Action
-from ._build import Issuer, build_crl
-from ._inventory import Inventory
-from ._key_ids import key_id
-from ._lifetime import parse_isoformat
-from ._pem import encode_crls, parse_crls
-from ._revocation import (
+from aegis_certs import _audit, _files
+from aegis_certs._audit import Action
+from aegis_certs._build import Issuer, build_crl
+from aegis_certs._inventory import Inventory
+from aegis_certs._key_ids import key_id
+from aegis_certs._lifetime import parse_isoformat
+from aegis_certs._pem import encode_crls, parse_crls
+from aegis_certs._revocation import (
     REASON_FLAGS,
     RevocationList,
     RevocationReason,
     crl_number,
     revocations_of,
 )
-from ._store import Store
-from ._trust import TrustBundle, signs_cas
-from .errors import CertsError
+from aegis_certs._store import Store
+from aegis_certs._trust import TrustBundle, signs_cas
+from aegis_certs.errors import CertsError
 
 LIFE = timedelta(days=30)  # an offline CA signs anew once a month; others do it at half of that
 

@@ -12,16 +12,29 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from . import _files
-from ._identity import alternative_names, identity_of
-from ._keys import PrivateKey, PublicKey, check_public_key, encode_key, generate_key, signature_hash
-from ._lifetime import moment
-from ._naming import CA_NAME, KeyType, validate_node_id
-from ._order import Order
-from ._pem import Pair, encode_certificates, parse_certificates, parse_private_key, parse_request
-from ._store import Store
-from ._tls import TLSConfig, make_tls
-from .errors import AlreadyExistsError, InvalidPemError, KeyMismatchError, NotFoundError
+from aegis_certs import _files
+from aegis_certs._identity import alternative_names, identity_of
+from aegis_certs._keys import (
+    PrivateKey,
+    PublicKey,
+    check_public_key,
+    encode_key,
+    generate_key,
+    signature_hash,
+)
+from aegis_certs._lifetime import moment
+from aegis_certs._naming import CA_NAME, KeyType, validate_node_id
+from aegis_certs._order import Order
+from aegis_certs._pem import (
+    Pair,
+    encode_certificates,
+    parse_certificates,
+    parse_private_key,
+    parse_request,
+)
+from aegis_certs._store import Store
+from aegis_certs._tls import TLSConfig, make_tls
+from aegis_certs.errors import AlreadyExistsError, InvalidPemError, KeyMismatchError, NotFoundError
 
 _USAGES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 

@@ -14,24 +14,24 @@ from functools import cached_property
 
 from cryptography import x509
 
-from . import _crl, _files
-from ._audit import Action
-from ._build import Issuer, build_leaf
-from ._creation import Plan, make_ca, record_ca, record_issue
-from ._csr import Request, SignedCertificate
-from ._identity import Identity, alternative_names, trust_domain_of_ca
-from ._inventory import Inventory, IssuedCertificate
-from ._keys import PublicKey, encode_key, generate_key
-from ._lifetime import validity
-from ._naming import CA_NAME, DEFAULT_TRUST_DOMAIN, OLD_CA_NAME
-from ._order import Order
-from ._pem import Pair
-from ._revocation import RevocationList
-from ._rotation import settle
-from ._store import Store
-from ._tls import TLSConfig, make_tls
-from ._trust import TrustBundle, is_ca
-from .errors import (
+from aegis_certs import _crl, _files
+from aegis_certs._audit import Action
+from aegis_certs._build import Issuer, build_leaf
+from aegis_certs._creation import Plan, make_ca, record_ca, record_issue
+from aegis_certs._csr import Request, SignedCertificate
+from aegis_certs._identity import Identity, alternative_names, trust_domain_of_ca
+from aegis_certs._inventory import Inventory, IssuedCertificate
+from aegis_certs._keys import PublicKey, encode_key, generate_key
+from aegis_certs._lifetime import validity
+from aegis_certs._naming import CA_NAME, DEFAULT_TRUST_DOMAIN, OLD_CA_NAME
+from aegis_certs._order import Order
+from aegis_certs._pem import Pair
+from aegis_certs._revocation import RevocationList
+from aegis_certs._rotation import settle
+from aegis_certs._store import Store
+from aegis_certs._tls import TLSConfig, make_tls
+from aegis_certs._trust import TrustBundle, is_ca
+from aegis_certs.errors import (
     AlreadyExistsError,
     CertsError,
     DirectoryError,

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from . import _files
-from ._crl import read_revocations
-from ._inventory import Inventory
-from ._lifetime import CertificateState, moment
-from ._listing import CertificateInfo, list_certificates
-from ._naming import CA_NAME
-from ._pem import is_encrypted
-from ._rotation import RotationPhase, phase_of
-from ._store import Store
-from ._trust import TrustBundle
-from .errors import (
+from aegis_certs import _files
+from aegis_certs._crl import read_revocations
+from aegis_certs._inventory import Inventory
+from aegis_certs._lifetime import CertificateState, moment
+from aegis_certs._listing import CertificateInfo, list_certificates
+from aegis_certs._naming import CA_NAME
+from aegis_certs._pem import is_encrypted
+from aegis_certs._rotation import RotationPhase, phase_of
+from aegis_certs._store import Store
+from aegis_certs._trust import TrustBundle
+from aegis_certs.errors import (
     CertsError,
     DirectoryError,
     ExpiredError,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ._naming import CA_NAME, validate_node_id
-from ._options import TLSOptions
-from ._pem import encode_certificates
-from ._store import Store
-from ._tls import make_tls
-from .errors import NotFoundError
+from aegis_certs._naming import CA_NAME, validate_node_id
+from aegis_certs._options import TLSOptions
+from aegis_certs._pem import encode_certificates
+from aegis_certs._store import Store
+from aegis_certs._tls import make_tls
+from aegis_certs.errors import NotFoundError
 
 _VARIABLES = {
     "key": TLSOptions.key_env,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .errors import DirectoryError, LockTimeoutError
+from aegis_certs.errors import DirectoryError, LockTimeoutError
 
 PRIVATE = 0o600
 PUBLIC = 0o644

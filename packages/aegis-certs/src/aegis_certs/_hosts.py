@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 
-from ._naming import DNS_LABEL, IP_NUMBER
-from .errors import InvalidRequestError
+from aegis_certs._naming import DNS_LABEL, IP_NUMBER
+from aegis_certs.errors import InvalidRequestError
 
 type_of_ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from cryptography import x509
 
-from ._hosts import type_of_ip
-from ._lifetime import common_name
-from ._naming import validate_node_id, validate_trust_domain
-from .errors import IdentityError, InvalidNodeIdError, InvalidRequestError
+from aegis_certs._hosts import type_of_ip
+from aegis_certs._lifetime import common_name
+from aegis_certs._naming import validate_node_id, validate_trust_domain
+from aegis_certs.errors import IdentityError, InvalidNodeIdError, InvalidRequestError
 
 _SPIFFE = "spiffe://"
 

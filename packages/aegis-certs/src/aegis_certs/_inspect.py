@@ -9,21 +9,21 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from . import _files
-from ._checkup import Check, check_certificate, check_key, is_expiring
-from ._crl import read_revocations
-from ._csr import Request
-from ._identity import alternative_names
-from ._key_ids import issuer_key_id
-from ._keys import describe_key
-from ._lifetime import common_name, moment, state_by_dates
-from ._live import look_at
-from ._naming import CA_NAME, validate_node_id
-from ._pem import Pair, is_encrypted, parse_certificates, parse_crls, parse_private_key
-from ._revocation import RevocationList, crl_number, revocations_of
-from ._store import Store
-from ._trust import TrustBundle, Usage, allows, is_ca
-from .errors import (
+from aegis_certs import _files
+from aegis_certs._checkup import Check, check_certificate, check_key, is_expiring
+from aegis_certs._crl import read_revocations
+from aegis_certs._csr import Request
+from aegis_certs._identity import alternative_names
+from aegis_certs._key_ids import issuer_key_id
+from aegis_certs._keys import describe_key
+from aegis_certs._lifetime import common_name, moment, state_by_dates
+from aegis_certs._live import look_at
+from aegis_certs._naming import CA_NAME, validate_node_id
+from aegis_certs._pem import Pair, is_encrypted, parse_certificates, parse_crls, parse_private_key
+from aegis_certs._revocation import RevocationList, crl_number, revocations_of
+from aegis_certs._store import Store
+from aegis_certs._trust import TrustBundle, Usage, allows, is_ca
+from aegis_certs.errors import (
     CertsError,
     InvalidNodeIdError,
     InvalidPemError,

@@ -12,14 +12,14 @@ from typing import Any, Self
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from . import _audit, _files
-from ._hosts import type_of_ip
-from ._identity import alternative_names, inherited_hosts
-from ._key_ids import issuer_key_id
-from ._keys import describe_key
-from ._lifetime import isoformat, parse_isoformat
-from ._store import Store
-from .errors import CertsError, InventoryError
+from aegis_certs import _audit, _files
+from aegis_certs._hosts import type_of_ip
+from aegis_certs._identity import alternative_names, inherited_hosts
+from aegis_certs._key_ids import issuer_key_id
+from aegis_certs._keys import describe_key
+from aegis_certs._lifetime import isoformat, parse_isoformat
+from aegis_certs._store import Store
+from aegis_certs.errors import CertsError, InventoryError
 
 logger = logging.getLogger("aegis_certs")
 

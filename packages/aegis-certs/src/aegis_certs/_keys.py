@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from ._naming import KeyType
-from .errors import InvalidPemError
+from aegis_certs._naming import KeyType
+from aegis_certs.errors import InvalidPemError
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey

@@ -7,18 +7,18 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from ._creation import CA_DAYS, Plan, default_name
-from ._crl import read_revocations
-from ._desk import Desk, create_desk, read_desk
-from ._lifetime import CertificateState, moment, state_by_dates
-from ._naming import CA_NAME, DEFAULT_TRUST_DOMAIN, OLD_CA_NAME, KeyType
-from ._options import warn_of_end
-from ._passphrase import passphrase_or_default
-from ._renewal import renew_at_desk
-from ._store import Store
-from ._tls import TLSConfig, make_tls
-from ._wish import Wish
-from .errors import (
+from aegis_certs._creation import CA_DAYS, Plan, default_name
+from aegis_certs._crl import read_revocations
+from aegis_certs._desk import Desk, create_desk, read_desk
+from aegis_certs._lifetime import CertificateState, moment, state_by_dates
+from aegis_certs._naming import CA_NAME, DEFAULT_TRUST_DOMAIN, OLD_CA_NAME, KeyType
+from aegis_certs._options import warn_of_end
+from aegis_certs._passphrase import passphrase_or_default
+from aegis_certs._renewal import renew_at_desk
+from aegis_certs._store import Store
+from aegis_certs._tls import TLSConfig, make_tls
+from aegis_certs._wish import Wish
+from aegis_certs.errors import (
     CertsError,
     ExpiredError,
     IdentityError,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from cryptography import x509
 
-from .errors import ExpiredError, InvalidRequestError, NotYetValidError
+from aegis_certs.errors import ExpiredError, InvalidRequestError, NotYetValidError
 
 BACKDATE = timedelta(minutes=5)  # tolerated between the clocks of CA and verifier
 _MAX_DAYS = 36_500

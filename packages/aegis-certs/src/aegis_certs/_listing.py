@@ -9,18 +9,30 @@ from pathlib import Path
 
 from cryptography import x509
 
-from . import _files
-from ._crl import read_revocations
-from ._identity import alternative_names
-from ._inventory import Inventory, IssuedCertificate
-from ._key_ids import key_id
-from ._keys import describe_key
-from ._lifetime import CertificateState, common_name, moment, state_between, state_by_dates
-from ._naming import CA_NAME, NEXT_CA_NAME, OLD_CA_NAME
-from ._revocation import RevocationList
-from ._store import Store
-from ._trust import TrustBundle
-from .errors import CertsError, IdentityError, NotFoundError, RevokedError, UntrustedError
+from aegis_certs import _files
+from aegis_certs._crl import read_revocations
+from aegis_certs._identity import alternative_names
+from aegis_certs._inventory import Inventory, IssuedCertificate
+from aegis_certs._key_ids import key_id
+from aegis_certs._keys import describe_key
+from aegis_certs._lifetime import (
+    CertificateState,
+    common_name,
+    moment,
+    state_between,
+    state_by_dates,
+)
+from aegis_certs._naming import CA_NAME, NEXT_CA_NAME, OLD_CA_NAME
+from aegis_certs._revocation import RevocationList
+from aegis_certs._store import Store
+from aegis_certs._trust import TrustBundle
+from aegis_certs.errors import (
+    CertsError,
+    IdentityError,
+    NotFoundError,
+    RevokedError,
+    UntrustedError,
+)
 
 _USABLE = (CertificateState.VALID, CertificateState.EXPIRING)
 

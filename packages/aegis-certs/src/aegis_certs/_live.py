@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from .errors import NotFoundError
+from aegis_certs.errors import NotFoundError
 
 _SECONDS = 10.0
 

@@ -9,7 +9,7 @@ def main() -> None:
     """Runs `aegis-certs`."""
     try:
         # Imported here, so that even Ctrl-C while it loads shows no traceback.
-        from .cli import certs
+        from aegis_certs.cli import certs
 
         certs(prog_name="aegis-certs")
     except KeyboardInterrupt:

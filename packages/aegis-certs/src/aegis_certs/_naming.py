@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
-from .errors import InvalidNodeIdError, InvalidRequestError
+from aegis_certs.errors import InvalidNodeIdError, InvalidRequestError
 
 DEFAULT_TRUST_DOMAIN = "aegis.internal"
 CA_NAME = "ca"  # the CA's files are called like a node's, so no node may have its name

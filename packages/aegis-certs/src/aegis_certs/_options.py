@@ -11,14 +11,19 @@ from pathlib import Path
 
 from cryptography import x509
 
-from . import _files
-from ._hosts import parse_host
-from ._identity import alternative_names
-from ._lifetime import CertificateState, check_dates, moment, state_by_dates
-from ._pem import Pair, parse_certificates
-from ._tls import TLSConfig, make_tls
-from ._trust import RENEW
-from .errors import InvalidRequestError, KeyMismatchError, MissingHostError, NotFoundError
+from aegis_certs import _files
+from aegis_certs._hosts import parse_host
+from aegis_certs._identity import alternative_names
+from aegis_certs._lifetime import CertificateState, check_dates, moment, state_by_dates
+from aegis_certs._pem import Pair, parse_certificates
+from aegis_certs._tls import TLSConfig, make_tls
+from aegis_certs._trust import RENEW
+from aegis_certs.errors import (
+    InvalidRequestError,
+    KeyMismatchError,
+    MissingHostError,
+    NotFoundError,
+)
 
 logger = logging.getLogger("aegis_certs")
 

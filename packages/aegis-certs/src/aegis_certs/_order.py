@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from ._hosts import ip_of_address, parse_host, type_of_ip
-from ._naming import KeyType, validate_node_id
-from .errors import InvalidRequestError
+from aegis_certs._hosts import ip_of_address, parse_host, type_of_ip
+from aegis_certs._naming import KeyType, validate_node_id
+from aegis_certs.errors import InvalidRequestError
 
 LEAF_DAYS = 90
 

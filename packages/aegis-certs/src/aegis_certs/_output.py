@@ -16,17 +16,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ._checkup import Check
-from ._command_group import INTERRUPTED, spelled
-from ._doctor import Finding
-from ._identity import alternative_names
-from ._keys import describe_key
-from ._lifetime import BACKDATE, CertificateState
-from ._listing import CertificateInfo
-from ._renewal import Renewal
-from ._rotation import RotationPhase, RotationState
-from ._tls import TLSConfig
-from ._wording import broken, flowed, unbroken
+from aegis_certs._checkup import Check
+from aegis_certs._command_group import INTERRUPTED, spelled
+from aegis_certs._doctor import Finding
+from aegis_certs._identity import alternative_names
+from aegis_certs._keys import describe_key
+from aegis_certs._lifetime import BACKDATE, CertificateState
+from aegis_certs._listing import CertificateInfo
+from aegis_certs._renewal import Renewal
+from aegis_certs._rotation import RotationPhase, RotationState
+from aegis_certs._tls import TLSConfig
+from aegis_certs._wording import broken, flowed, unbroken
 
 T = TypeVar("T")
 

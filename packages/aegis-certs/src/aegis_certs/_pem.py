@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from ._keys import PrivateKey, check_key
-from .errors import InvalidPemError, PassphraseError
+from aegis_certs._keys import PrivateKey, check_key
+from aegis_certs.errors import InvalidPemError, PassphraseError
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
 Source = str | Path | None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ._audit import Action
-from ._desk import Desk
-from ._lifetime import CertificateState, state_by_dates
-from ._naming import OLD_CA_NAME
-from ._tls import TLSConfig
-from ._wish import Wish
-from .errors import CertsError, NotFoundError
+from aegis_certs._audit import Action
+from aegis_certs._desk import Desk
+from aegis_certs._lifetime import CertificateState, state_by_dates
+from aegis_certs._naming import OLD_CA_NAME
+from aegis_certs._tls import TLSConfig
+from aegis_certs._wish import Wish
+from aegis_certs.errors import CertsError, NotFoundError
 
 
 @dataclass(frozen=True)

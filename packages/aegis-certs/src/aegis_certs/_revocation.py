@@ -11,11 +11,11 @@ from typing import Self
 
 from cryptography import x509
 
-from ._key_ids import key_id, may_have_signed
-from ._lifetime import common_name, moment
-from ._pem import parse_crls
-from ._trust import TrustBundle
-from .errors import RevocationListError, RevokedError
+from aegis_certs._key_ids import key_id, may_have_signed
+from aegis_certs._lifetime import common_name, moment
+from aegis_certs._pem import parse_crls
+from aegis_certs._trust import TrustBundle
+from aegis_certs.errors import RevocationListError, RevokedError
 
 _SKEW = timedelta(minutes=5)  # tolerated between the clocks of CA and verifier
 

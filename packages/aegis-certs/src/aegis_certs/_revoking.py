@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import _audit
-from ._audit import Action
-from ._desk import Desk
-from ._inventory import IssuedCertificate
-from ._key_ids import key_id
-from ._revocation import Revocation, RevocationReason
-from .errors import InvalidRequestError, NotFoundError, UntrustedError
+from aegis_certs import _audit
+from aegis_certs._audit import Action
+from aegis_certs._desk import Desk
+from aegis_certs._inventory import IssuedCertificate
+from aegis_certs._key_ids import key_id
+from aegis_certs._revocation import Revocation, RevocationReason
+from aegis_certs.errors import InvalidRequestError, NotFoundError, UntrustedError
 
 _NOT_GIVEN = {RevocationReason.CERTIFICATE_HOLD, RevocationReason.AA_COMPROMISE}
 

@@ -8,20 +8,20 @@ from datetime import timedelta
 
 from cryptography import x509
 
-from . import _crl, _files
-from ._audit import Action
-from ._build import Issuer
-from ._creation import CA_DAYS, Plan, make_ca, record_ca
-from ._desk import Desk
-from ._inventory import IssuedCertificate
-from ._key_ids import key_id
-from ._keys import describe_key
-from ._lifetime import BACKDATE, common_name
-from ._naming import CA_NAME, NEXT_CA_NAME, OLD_CA_NAME, KeyType
-from ._rotation import RotationPhase, RotationState, phase_of, successor_name
-from ._store import Store
-from ._trust import TrustBundle
-from .errors import InvalidRequestError, NotFoundError, RotationError, StillUsedError
+from aegis_certs import _crl, _files
+from aegis_certs._audit import Action
+from aegis_certs._build import Issuer
+from aegis_certs._creation import CA_DAYS, Plan, make_ca, record_ca
+from aegis_certs._desk import Desk
+from aegis_certs._inventory import IssuedCertificate
+from aegis_certs._key_ids import key_id
+from aegis_certs._keys import describe_key
+from aegis_certs._lifetime import BACKDATE, common_name
+from aegis_certs._naming import CA_NAME, NEXT_CA_NAME, OLD_CA_NAME, KeyType
+from aegis_certs._rotation import RotationPhase, RotationState, phase_of, successor_name
+from aegis_certs._store import Store
+from aegis_certs._trust import TrustBundle
+from aegis_certs.errors import InvalidRequestError, NotFoundError, RotationError, StillUsedError
 
 # What lives no longer was made for one command, and nobody would renew it.
 _BRIEF = timedelta(hours=1) + BACKDATE

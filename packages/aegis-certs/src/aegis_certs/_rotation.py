@@ -16,9 +16,9 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ._inventory import IssuedCertificate
-from ._naming import CA_NAME, NEXT_CA_NAME, OLD_CA_NAME
-from ._store import Store
+from aegis_certs._inventory import IssuedCertificate
+from aegis_certs._naming import CA_NAME, NEXT_CA_NAME, OLD_CA_NAME
+from aegis_certs._store import Store
 
 _GENERATION = re.compile(r"(?P<name>.*) G(?P<number>\d{1,6})")
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from cryptography import x509
 
-from ._lifetime import BACKDATE
+from aegis_certs._lifetime import BACKDATE
 
 _DUE = 2 / 3
 _JITTER = 1 / 20  # of the life: so that nodes that started at once do not renew at once

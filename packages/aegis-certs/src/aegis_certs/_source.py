@@ -11,16 +11,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol, Self
 
-from . import _files
-from ._lifecycle import load_again, load_or_generate, renew, was_rotated
-from ._lifetime import moment
-from ._naming import CA_NAME, KeyType
-from ._options import CertificateSource, TLSOptions, load_tls
-from ._revocation import RevocationList
-from ._store import Store
-from ._tls import TLSConfig
-from ._wish import Wish
-from .errors import CertsError, DirectoryError, NotYetValidError, RevocationListError
+from aegis_certs import _files
+from aegis_certs._lifecycle import load_again, load_or_generate, renew, was_rotated
+from aegis_certs._lifetime import moment
+from aegis_certs._naming import CA_NAME, KeyType
+from aegis_certs._options import CertificateSource, TLSOptions, load_tls
+from aegis_certs._revocation import RevocationList
+from aegis_certs._store import Store
+from aegis_certs._tls import TLSConfig
+from aegis_certs._wish import Wish
+from aegis_certs.errors import CertsError, DirectoryError, NotYetValidError, RevocationListError
 
 logger = logging.getLogger("aegis_certs")
 

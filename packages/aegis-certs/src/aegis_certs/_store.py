@@ -24,10 +24,10 @@ from pathlib import Path
 
 from cryptography import x509
 
-from . import _files
-from ._naming import CA_NAMES
-from ._pem import Pair, encode_certificates, parse_certificates, private_key_block
-from .errors import DirectoryError, KeyMismatchError, NotFoundError
+from aegis_certs import _files
+from aegis_certs._naming import CA_NAMES
+from aegis_certs._pem import Pair, encode_certificates, parse_certificates, private_key_block
+from aegis_certs.errors import DirectoryError, KeyMismatchError, NotFoundError
 
 _NEXT = ".next.pem"
 _CERT = "-cert.pem"

@@ -10,10 +10,10 @@ from functools import cached_property
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from ._identity import Identity, identity_of
-from ._pem import Pair, encode_certificates, parse_certificates
-from ._trust import TrustBundle
-from .errors import CertsError
+from aegis_certs._identity import Identity, identity_of
+from aegis_certs._pem import Pair, encode_certificates, parse_certificates
+from aegis_certs._trust import TrustBundle
+from aegis_certs.errors import CertsError
 
 
 @dataclass(frozen=True, repr=False)

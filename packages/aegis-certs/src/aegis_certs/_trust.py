@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from ._identity import Identity, identity_of, trust_domain_of_ca
-from ._lifetime import NEW_CA, check_dates, common_name, moment
-from ._pem import encode_certificates, parse_certificates
-from .errors import IdentityError, UntrustedError, UsageError
+from aegis_certs._identity import Identity, identity_of, trust_domain_of_ca
+from aegis_certs._lifetime import NEW_CA, check_dates, common_name, moment
+from aegis_certs._pem import encode_certificates, parse_certificates
+from aegis_certs.errors import IdentityError, UntrustedError, UsageError
 
 Usage = Literal["server", "client"]
 

@@ -9,15 +9,15 @@ from typing import Self
 
 from cryptography import x509
 
-from ._hosts import parse_host, parse_ip, type_of_ip
-from ._identity import alternative_names, inherited_hosts
-from ._inventory import IssuedCertificate
-from ._keys import describe_key
-from ._lifetime import BACKDATE, CertificateState, state_by_dates
-from ._naming import KeyType, validate_trust_domain
-from ._order import LEAF_DAYS, Order
-from ._tls import TLSConfig
-from ._trust import allows
+from aegis_certs._hosts import parse_host, parse_ip, type_of_ip
+from aegis_certs._identity import alternative_names, inherited_hosts
+from aegis_certs._inventory import IssuedCertificate
+from aegis_certs._keys import describe_key
+from aegis_certs._lifetime import BACKDATE, CertificateState, state_by_dates
+from aegis_certs._naming import KeyType, validate_trust_domain
+from aegis_certs._order import LEAF_DAYS, Order
+from aegis_certs._tls import TLSConfig
+from aegis_certs._trust import allows
 
 
 @dataclass(frozen=True)

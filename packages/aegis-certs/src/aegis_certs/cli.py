@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ._command_group import CommandGroup, certs_exit_codes, fail
-from ._commands import certs
-from ._main import main
+from aegis_certs._command_group import CommandGroup, certs_exit_codes, fail
+from aegis_certs._commands import certs
+from aegis_certs._main import main
 
 __all__ = ["CommandGroup", "certs", "certs_exit_codes", "fail", "main"]

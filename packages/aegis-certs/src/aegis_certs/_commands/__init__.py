@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import click
 
-from ._keep import renew, revoke, rotate_ca
-from ._look import doctor, export, list_, show, verify
-from ._make import csr, init, install, issue, sign
-from ._shared import Group, examples
+from aegis_certs._commands._keep import renew, revoke, rotate_ca
+from aegis_certs._commands._look import doctor, export, list_, show, verify
+from aegis_certs._commands._make import csr, init, install, issue, sign
+from aegis_certs._commands._shared import Group, examples
 
 __all__ = ["certs"]
 

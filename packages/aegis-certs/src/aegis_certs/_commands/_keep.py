@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from .._command_group import prefix, tell
-from .._naming import KeyType
-from .._wording import unbroken
-from ._shared import (
+from aegis_certs._command_group import prefix, tell
+from aegis_certs._commands._shared import (
     Command,
     Group,
     directory,
@@ -22,9 +20,11 @@ from ._shared import (
     passphrase_file,
     same_directory,
 )
+from aegis_certs._naming import KeyType
+from aegis_certs._wording import unbroken
 
 if TYPE_CHECKING:
-    from .. import CertificateAuthority
+    from aegis_certs import CertificateAuthority
 
 Look = Callable[["CertificateAuthority"], Sequence[str]]
 """How a command that can see the nodes tells which of them stand in the way of a step."""
@@ -65,8 +65,8 @@ def renew(
     list of what is revoked is signed anew too, where it is half-way to its end. With --json and
     --watch, every round that did something is one document.
     """
-    from .. import Renewal
-    from .._output import run, show_renewals
+    from aegis_certs import Renewal
+    from aegis_certs._output import run, show_renewals
 
     if watch and node_id is not None:
         raise click.UsageError("--watch renews all that are due; leave out the ID")
@@ -87,8 +87,8 @@ def _keep_renewing(ca: CertificateAuthority, json: bool) -> NoReturn:
     """Renews for ever; what fails is told, and tried again a little later."""
     import time
 
-    from .. import CertsError
-    from .._output import run, show_renewals
+    from aegis_certs import CertsError
+    from aegis_certs._output import run, show_renewals
 
     tell(f"Renewing what becomes due in {ca.directory}, until Ctrl-C.")
     while True:
@@ -137,9 +137,9 @@ def revoke(
     """
     from dataclasses import asdict
 
-    from .. import RevocationReason
-    from .._files import read
-    from .._output import present, run
+    from aegis_certs import RevocationReason
+    from aegis_certs._files import read
+    from aegis_certs._output import present, run
 
     ca = load_ca(dir, passphrase_file)
     crl = ca.directory / "crl.pem"
@@ -191,7 +191,7 @@ def status(
     json: bool,
 ) -> None:
     """Show where the rotation stands."""
-    from .._output import show_rotation
+    from aegis_certs._output import show_rotation
 
     ca = load_ca(dir, passphrase_file)
     state = ca.rotation()
@@ -247,7 +247,7 @@ def prepare(
     json: bool,
 ) -> None:
     """Make the new CA, and put both into the trust bundle; the old one goes on issuing."""
-    from .._output import run, show_rotation
+    from aegis_certs._output import run, show_rotation
 
     ca = load_ca(dir, passphrase_file)
     state = run(
@@ -294,7 +294,7 @@ def activate(
     Which nodes trust the new CA cannot be seen from here. So this lists the nodes that have
     certificates, and wants --confirm.
     """
-    from .._output import run, show_rotation
+    from aegis_certs._output import run, show_rotation
 
     ca = load_ca(dir, passphrase_file)
     distrusting = look(ca) if look else None
@@ -323,7 +323,7 @@ def retire(
 
     It is refused, with the list, while nodes have certificates of the old CA.
     """
-    from .._output import run, show_rotation
+    from aegis_certs._output import run, show_rotation
 
     ca = load_ca(dir, passphrase_file)
     in_use = look(ca) if look else ()

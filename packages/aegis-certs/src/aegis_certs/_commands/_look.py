@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ._shared import (
+from aegis_certs._commands._shared import (
     EXPIRING,
     Command,
     directory,
@@ -18,7 +18,7 @@ from ._shared import (
 )
 
 if TYPE_CHECKING:
-    from .._trust import Usage
+    from aegis_certs._trust import Usage
 
 
 @click.command(
@@ -37,8 +37,8 @@ def list_(dir: str, json: bool) -> None:  # noqa: A002 - named after its option
     """
     from dataclasses import asdict
 
-    from .. import list_certificates
-    from .._output import show_certificates, show_json
+    from aegis_certs import list_certificates
+    from aegis_certs._output import show_certificates, show_json
 
     entries = list_certificates(dir)
     if json:
@@ -79,8 +79,8 @@ def show(
     A server is asked without a certificate, or with that of --identity; whether it goes on
     talking after the handshake is told too. It is not trusted, only looked at.
     """
-    from .._inspect import inspect
-    from .._output import show_things
+    from aegis_certs._inspect import inspect
+    from aegis_certs._output import show_things
 
     show_things(json, inspect(what, dir, identity))
 
@@ -115,9 +115,9 @@ def verify(
     Checked are dates, chain, usage, name, key and revocation. The exit code is that of the first
     check that fails.
     """
-    from .._command_group import certs_exit_codes, exit_code_of
-    from .._inspect import verify_target
-    from .._output import show_checks
+    from aegis_certs._command_group import certs_exit_codes, exit_code_of
+    from aegis_certs._inspect import verify_target
+    from aegis_certs._output import show_checks
 
     checks, expiring = verify_target(what, dir, usage, name)
     show_checks(json, what, checks)
@@ -158,9 +158,9 @@ def export(
     An identity is key, chain and trust bundle: keep it secret. With --env they are the variables
     AEGIS_TLS_KEY, AEGIS_TLS_CERT and AEGIS_TLS_CA, each on one line.
     """
-    from .._export import environment_file, export_parts
-    from .._files import PRIVATE, write
-    from .._output import show_json
+    from aegis_certs._export import environment_file, export_parts
+    from aegis_certs._files import PRIVATE, write
+    from aegis_certs._output import show_json
 
     place = None if out is None else place_for(out, force)
     parts = export_parts(dir, node_id)
@@ -194,9 +194,9 @@ def doctor(dir: str, json: bool) -> None:  # noqa: A002 - named after its option
     The exit code is 0 where there is no problem, and otherwise that of the first one; 3 where
     something is expiring.
     """
-    from .._command_group import certs_exit_codes, exit_code_of
-    from .._doctor import examine
-    from .._output import show_findings
+    from aegis_certs._command_group import certs_exit_codes, exit_code_of
+    from aegis_certs._doctor import examine
+    from aegis_certs._output import show_findings
 
     findings = examine(dir)
     show_findings(json, dir, findings)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import click
 
-from .._command_group import prefix
-from .._naming import DEFAULT_TRUST_DOMAIN, KeyType
-from .._wording import unbroken
-from ._shared import (
+from aegis_certs._command_group import prefix
+from aegis_certs._commands._shared import (
     Command,
     ask_new_passphrase,
     client_only,
@@ -29,6 +27,8 @@ from ._shared import (
     same_directory,
     server_only,
 )
+from aegis_certs._naming import DEFAULT_TRUST_DOMAIN, KeyType
+from aegis_certs._wording import unbroken
 
 
 @click.command(
@@ -102,9 +102,9 @@ def init(
 
     The directory is made where it is missing, and is private to you.
     """
-    from .. import CertificateAuthority
-    from .._creation import default_root
-    from .._output import present, run
+    from aegis_certs import CertificateAuthority
+    from aegis_certs._creation import default_root
+    from aegis_certs._output import present, run
 
     secret = read_passphrase(passphrase_file)
     if secret is None and passphrase:
@@ -175,8 +175,8 @@ def issue(
 
     Give a host only where nobody else answers to it: whoever has the key passes for it.
     """
-    from .. import validate_node_id
-    from .._output import identity_facts, present, run
+    from aegis_certs import validate_node_id
+    from aegis_certs._output import identity_facts, present, run
 
     validate_node_id(node_id)
     ca = load_ca(dir, passphrase_file)
@@ -228,8 +228,8 @@ def csr(
 
     The identity that the node has now stays in place until `install` brings the answer.
     """
-    from .. import request_certificate
-    from .._output import present, run
+    from aegis_certs import request_certificate
+    from aegis_certs._output import present, run
 
     path = run(
         f"Making a {key_type} key for {node_id} …",
@@ -295,9 +295,9 @@ def sign(
     It says for whom and for which key; hosts and days are what you grant here. What it asks for
     beyond that is dropped, and told.
     """
-    from .._csr import Request
-    from .._files import PUBLIC, write
-    from .._output import present, run
+    from aegis_certs._csr import Request
+    from aegis_certs._files import PUBLIC, write
+    from aegis_certs._output import present, run
 
     data = read_file(request, "request")
     path = place_for(out or f"{Request.parse(data, request).node_id}_signed.pem", force)
@@ -347,8 +347,8 @@ def install(signed: str, dir: str, json: bool) -> None:  # noqa: A002 - named af
     """
     from pathlib import Path
 
-    from .. import install_certificate
-    from .._output import identity_facts, present
+    from aegis_certs import install_certificate
+    from aegis_certs._output import identity_facts, present
 
     tls = install_certificate(read_file(signed, "signed certificate"), dir)
     facts = identity_facts(tls, Path(dir))

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .._command_group import NAME, CommandGroup, prefix, tell
-from .._naming import KeyType
+from aegis_certs._command_group import NAME, CommandGroup, prefix, tell
+from aegis_certs._naming import KeyType
 
 if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from .. import CertificateAuthority
+    from aegis_certs import CertificateAuthority
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -129,7 +129,7 @@ def place_for(path: str, force: bool) -> Path:
     """
     from pathlib import Path
 
-    from .. import AlreadyExistsError, DirectoryError
+    from aegis_certs import AlreadyExistsError, DirectoryError
 
     place = Path(path)
     if place.exists() and not place.is_file():
@@ -147,7 +147,7 @@ def read_file(path: str, what: str) -> bytes:
     """
     from pathlib import Path
 
-    from .. import NotFoundError
+    from aegis_certs import NotFoundError
 
     try:
         return Path(path).read_bytes()
@@ -181,7 +181,7 @@ def ask_new_passphrase() -> str:
 
 def load_ca(directory: str, path: str | None) -> CertificateAuthority:
     """The CA of a directory; on a terminal, the user is asked for a passphrase that is missing."""
-    from .. import CertificateAuthority, PassphraseError
+    from aegis_certs import CertificateAuthority, PassphraseError
 
     given = read_passphrase(path)
     try:
