@@ -12,9 +12,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from aegis_certs import CertificateAuthority
-from aegis_certs._build import Issuer, build_leaf  # without the files that an issue writes
-from aegis_certs._identity import Identity
-from aegis_certs._lifetime import validity
+from aegis_certs._ca.builder import Issuer, build_leaf  # without the files that an issue writes
+from aegis_certs._x509.identity import Identity
+from aegis_certs._x509.validity import validity
 from aegis_discovery import DEFAULT_MESH, NodeInfo, ServiceInfo
 from aegis_discovery.records import Record, RecordAuthor
 from cryptography.hazmat.primitives import hashes

@@ -45,7 +45,6 @@ def test_the_public_names_are_these() -> None:
         "certs",
         "certs_exit_codes",
         "fail",
-        "main",
     }
 
 

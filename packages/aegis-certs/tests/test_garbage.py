@@ -27,9 +27,9 @@ from aegis_certs import (
     request_certificate,
     validate_node_id,
 )
-from aegis_certs._csr import Request
-from aegis_certs._doctor import examine
-from aegis_certs._pem import parse_certificates, parse_crls, parse_private_key
+from aegis_certs._ca.request import Request
+from aegis_certs._inspect.doctor import examine
+from aegis_certs._x509.pem import parse_certificates, parse_crls, parse_private_key
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

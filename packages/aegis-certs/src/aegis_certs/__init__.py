@@ -10,22 +10,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aegis_certs._authority import CertificateAuthority
-    from aegis_certs._csr import SignedCertificate, install_certificate, request_certificate
-    from aegis_certs._identity import Identity, identity_of
-    from aegis_certs._inventory import IssuedCertificate
-    from aegis_certs._lifecycle import load_or_generate_tls
-    from aegis_certs._lifetime import CertificateState
-    from aegis_certs._listing import CertificateInfo, list_certificates
-    from aegis_certs._naming import DEFAULT_TRUST_DOMAIN, KeyType, validate_node_id
-    from aegis_certs._options import CertificateSource, TLSOptions, load_tls
-    from aegis_certs._renewal import Renewal
-    from aegis_certs._revocation import Revocation, RevocationList, RevocationReason
-    from aegis_certs._rotation import RotationPhase, RotationState
-    from aegis_certs._schedule import RenewalSchedule
-    from aegis_certs._source import IdentitySource
-    from aegis_certs._tls import TLSConfig
-    from aegis_certs._trust import TrustBundle
+    from aegis_certs._ca.authority import CertificateAuthority
+    from aegis_certs._ca.inventory import IssuedCertificate
+    from aegis_certs._ca.renew import Renewal
+    from aegis_certs._ca.request import SignedCertificate, install_certificate, request_certificate
+    from aegis_certs._ca.rotation_state import RotationPhase, RotationState
+    from aegis_certs._identity.load import CertificateSource, TLSOptions, load_tls
+    from aegis_certs._identity.load_or_generate import load_or_generate_tls
+    from aegis_certs._identity.renewal_schedule import RenewalSchedule
+    from aegis_certs._identity.source import IdentitySource
+    from aegis_certs._inspect.listing import CertificateInfo, list_certificates
+    from aegis_certs._x509.identity import Identity, identity_of
+    from aegis_certs._x509.names import DEFAULT_TRUST_DOMAIN, KeyType, validate_node_id
+    from aegis_certs._x509.revocation_list import Revocation, RevocationList, RevocationReason
+    from aegis_certs._x509.tls_config import TLSConfig
+    from aegis_certs._x509.trust import TrustBundle
+    from aegis_certs._x509.validity import CertificateState
     from aegis_certs.errors import (
         AlreadyExistsError,
         CertsError,
@@ -104,33 +104,33 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DEFAULT_TRUST_DOMAIN": "_naming",
-    "CertificateAuthority": "_authority",
-    "CertificateInfo": "_listing",
-    "CertificateSource": "_options",
-    "CertificateState": "_lifetime",
-    "Identity": "_identity",
-    "IdentitySource": "_source",
-    "IssuedCertificate": "_inventory",
-    "KeyType": "_naming",
-    "Renewal": "_renewal",
-    "RenewalSchedule": "_schedule",
-    "Revocation": "_revocation",
-    "RevocationList": "_revocation",
-    "RevocationReason": "_revocation",
-    "RotationPhase": "_rotation",
-    "RotationState": "_rotation",
-    "SignedCertificate": "_csr",
-    "TLSConfig": "_tls",
-    "TLSOptions": "_options",
-    "TrustBundle": "_trust",
-    "identity_of": "_identity",
-    "install_certificate": "_csr",
-    "list_certificates": "_listing",
-    "load_or_generate_tls": "_lifecycle",
-    "load_tls": "_options",
-    "request_certificate": "_csr",
-    "validate_node_id": "_naming",
+    "DEFAULT_TRUST_DOMAIN": "_x509.names",
+    "CertificateAuthority": "_ca.authority",
+    "CertificateInfo": "_inspect.listing",
+    "CertificateSource": "_identity.load",
+    "CertificateState": "_x509.validity",
+    "Identity": "_x509.identity",
+    "IdentitySource": "_identity.source",
+    "IssuedCertificate": "_ca.inventory",
+    "KeyType": "_x509.names",
+    "Renewal": "_ca.renew",
+    "RenewalSchedule": "_identity.renewal_schedule",
+    "Revocation": "_x509.revocation_list",
+    "RevocationList": "_x509.revocation_list",
+    "RevocationReason": "_x509.revocation_list",
+    "RotationPhase": "_ca.rotation_state",
+    "RotationState": "_ca.rotation_state",
+    "SignedCertificate": "_ca.request",
+    "TLSConfig": "_x509.tls_config",
+    "TLSOptions": "_identity.load",
+    "TrustBundle": "_x509.trust",
+    "identity_of": "_x509.identity",
+    "install_certificate": "_ca.request",
+    "list_certificates": "_inspect.listing",
+    "load_or_generate_tls": "_identity.load_or_generate",
+    "load_tls": "_identity.load",
+    "request_certificate": "_ca.request",
+    "validate_node_id": "_x509.names",
 }
 
 

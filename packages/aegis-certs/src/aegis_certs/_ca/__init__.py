@@ -1,0 +1,1 @@
+"""What a CA does: create, issue, renew, revoke, rotate, and the records it keeps."""

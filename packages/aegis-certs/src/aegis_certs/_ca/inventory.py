@@ -1,0 +1,229 @@
+"""The inventory `issued.json`: every certificate that a CA issued and that still matters."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from aegis_certs._ca import audit_log
+from aegis_certs._store import files
+from aegis_certs._store.directory import Store
+from aegis_certs._x509.identity import alternative_names, inherited_hosts
+from aegis_certs._x509.keys import describe_key, issuer_key_id
+from aegis_certs._x509.names import type_of_ip
+from aegis_certs._x509.validity import isoformat, parse_isoformat
+from aegis_certs.errors import CertsError, InventoryError
+
+logger = logging.getLogger("aegis_certs")
+
+_VERSION = 1
+_FORGET_AFTER = timedelta(days=30)  # past its end, once it has a successor; the audit log keeps it
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedCertificate:
+    """One certificate that was issued.
+
+    Attributes:
+        id: The node id; the common name of an intermediate CA.
+        serial: Its serial number in hexadecimal.
+        issuer: The key identifier of the CA that signed it, in hexadecimal.
+        fingerprint: SHA-256 of the certificate in DER, in hexadecimal.
+        key: The kind of its key, as in `KeyType`.
+        sans: Its subject alternative names: DNS names, IP addresses, URIs.
+        hosts: Those of them that were asked for.
+        address: The IP of the node's own address; empty where it has none.
+        not_before: Its start (UTC).
+        not_after: Its end (UTC).
+    """
+
+    id: str
+    serial: str
+    issuer: str
+    fingerprint: str
+    key: str
+    sans: tuple[str, ...]
+    hosts: tuple[str, ...]
+    address: str
+    not_before: datetime
+    not_after: datetime
+
+    @classmethod
+    def of(
+        cls,
+        node_id: str,
+        certificate: x509.Certificate,
+        *,
+        hosts: Iterable[str | type_of_ip] = (),
+        own: type_of_ip | None = None,
+    ) -> Self:
+        """The entry of a certificate, and what of its names was asked for."""
+        names = alternative_names(certificate)
+        return cls(
+            id=node_id,
+            serial=f"{certificate.serial_number:x}",
+            issuer=(issuer_key_id(certificate) or b"").hex(),
+            fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
+            key=describe_key(certificate.public_key()),
+            sans=(*names.dns, *map(str, names.ips), *names.uris),
+            hosts=tuple(map(str, hosts)),
+            address="" if own is None else str(own),
+            not_before=certificate.not_valid_before_utc,
+            not_after=certificate.not_valid_after_utc,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """It as JSON has it."""
+        return {
+            "id": self.id,
+            "serial": self.serial,
+            "issuer": self.issuer,
+            "fingerprint": self.fingerprint,
+            "key": self.key,
+            "sans": self.sans,
+            "hosts": self.hosts,
+            "address": self.address,
+            "not_before": isoformat(self.not_before),
+            "not_after": isoformat(self.not_after),
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """The entry that `to_json` wrote.
+
+        Raises:
+            ValueError: It did not.
+        """
+        texts = ("id", "serial", "issuer", "fingerprint", "key", "address")
+        lists = ("sans", "hosts")
+        dates = ("not_before", "not_after")
+        if not isinstance(data, Mapping) or any(
+            not isinstance(data.get(field), str) for field in (*texts, *dates)
+        ):
+            raise ValueError("an entry lacks a field")
+        int(data["serial"], 16)
+        for field in lists:
+            value = data.get(field)
+            if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+                raise ValueError(f"{field} is no list of names")
+        fields: dict[str, Any] = {field: data[field] for field in texts}
+        fields |= {field: tuple(data[field]) for field in lists}
+        fields |= {field: parse_isoformat(data[field]) for field in dates}
+        return cls(**fields)
+
+
+class Inventory:
+    """What was issued, by serial number, in the order of issue."""
+
+    def __init__(self, entries: Iterable[IssuedCertificate] = ()) -> None:
+        self._entries = {entry.serial: entry for entry in entries}
+
+    def __repr__(self) -> str:
+        return f"Inventory({len(self._entries)} certificates)"
+
+    def __iter__(self) -> Iterator[IssuedCertificate]:
+        return iter(self._entries.values())
+
+    def get(self, serial: str) -> IssuedCertificate | None:
+        """The certificate of this serial number, in hexadecimal."""
+        return self._entries.get(serial)
+
+    def of_node(self, node_id: str) -> list[IssuedCertificate]:
+        """All certificates of a node, the newest last."""
+        return [entry for entry in self if entry.id == node_id]
+
+    def latest(self) -> dict[str, IssuedCertificate]:
+        """The newest certificate of each node."""
+        return {entry.id: entry for entry in self}
+
+    def add(self, entry: IssuedCertificate) -> None:
+        """Takes a certificate in as the newest of its node."""
+        self._entries.pop(entry.serial, None)
+        self._entries[entry.serial] = entry
+
+    def discard(self, serial: str) -> None:
+        """Forgets a certificate that was never given away."""
+        self._entries.pop(serial, None)
+
+    def save(self, store: Store, at: datetime) -> None:
+        """Writes it, less what has ended long ago and has a successor; only under the lock.
+
+        Raises:
+            DirectoryError: It cannot be written.
+        """
+        newest = {entry.serial for entry in self.latest().values()}
+        kept = [
+            json.dumps(entry.to_json())  # one a line: quick to write, and people can read it
+            for entry in self
+            if entry.serial in newest or at - entry.not_after < _FORGET_AFTER
+        ]
+        listed = ",\n".join(kept)
+        data = f'{{"version": {_VERSION}, "certificates": [\n{listed}\n]}}\n'
+        files.write(store.inventory_path, data.encode(), files.PRIVATE)
+
+    @classmethod
+    def load(cls, store: Store) -> Self:
+        """The inventory of a directory.
+
+        Where the file is missing or damaged, it is put together from the audit log and the
+        certificates that are here; the next issue writes it again.
+
+        Raises:
+            InventoryError: A newer version of this package wrote it.
+            DirectoryError: It cannot be read.
+        """
+        data = files.read(store.inventory_path)
+        if data is not None:
+            try:
+                return cls(_parse(data, store))
+            except (ValueError, RecursionError) as error:
+                logger.warning(
+                    "%s is damaged (%s); it is put together anew from %s and the certificates",
+                    store.inventory_path,
+                    error,
+                    store.audit_path.name,
+                )
+        return cls(_rebuild(store))
+
+
+def _parse(data: bytes, store: Store) -> list[IssuedCertificate]:
+    content = json.loads(data)
+    version = content.get("version") if isinstance(content, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ValueError("it names no version")
+    if version > _VERSION:
+        reason = f"its version is {version}, and this program knows {_VERSION}; use a newer one"
+        raise InventoryError(store.inventory_path, reason)
+    entries = content.get("certificates")
+    if not isinstance(entries, list):
+        raise ValueError("it lists no certificates")
+    return [IssuedCertificate.from_json(entry) for entry in entries]
+
+
+def _rebuild(store: Store) -> Iterator[IssuedCertificate]:
+    known = {}
+    for line in audit_log.lines(store.audit_path):
+        try:
+            entry = IssuedCertificate.from_json(line.get("certificate"))
+        except ValueError:
+            continue
+        known[entry.serial] = entry
+    found = []
+    for name in store.names():
+        try:
+            chain = store.chain(name)
+            hosts = inherited_hosts(chain[0]) if chain else ()
+        except CertsError:
+            continue  # the listing tells of it
+        if chain:
+            entry = IssuedCertificate.of(name, chain[0], hosts=hosts)
+            found.append(known.pop(entry.serial, entry))
+    yield from known.values()
+    yield from found  # last, since what is in place is the newest of its node

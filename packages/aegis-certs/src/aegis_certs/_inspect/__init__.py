@@ -1,0 +1,1 @@
+"""Reading a certificate directory for a person: list, show, verify, doctor, export."""

@@ -1,0 +1,1 @@
+"""The certificate directory: names, locks, atomic and durable writes."""

@@ -1,0 +1,163 @@
+"""Who a certificate says that its holder is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cryptography import x509
+
+from aegis_certs._x509.names import type_of_ip, validate_node_id, validate_trust_domain
+from aegis_certs._x509.validity import common_name
+from aegis_certs.errors import IdentityError, InvalidNodeIdError, InvalidRequestError
+
+_SPIFFE = "spiffe://"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The node that a certificate names.
+
+    Attributes:
+        node_id: Its node id.
+        trust_domain: Its trust domain; None where the certificate carries no SPIFFE id.
+    """
+
+    node_id: str
+    trust_domain: str | None = None
+
+    @property
+    def spiffe_id(self) -> str | None:
+        """The URI that the certificate carries, or None."""
+        return self.trust_domain and spiffe_id(self.trust_domain, self.node_id)
+
+
+class AlternativeNames(NamedTuple):
+    """The subject alternative names of a certificate, by kind."""
+
+    dns: tuple[str, ...] = ()
+    ips: tuple[type_of_ip, ...] = ()
+    uris: tuple[str, ...] = ()
+
+    def cover(self, host: str | type_of_ip) -> bool:
+        """Tells whether the host is one of them, exactly."""
+        return host in self.dns or host in self.ips
+
+
+def spiffe_id(trust_domain: str, node_id: str) -> str:
+    """The SPIFFE id of a node: `spiffe://{trust_domain}/node/{node_id}`."""
+    return f"{_SPIFFE}{trust_domain}/node/{node_id}"
+
+
+def alternative_names(
+    holder: x509.Certificate | x509.CertificateSigningRequest,
+) -> AlternativeNames:
+    """The subject alternative names; DNS names in lower case.
+
+    Raises:
+        IdentityError: They cannot be read.
+    """
+    try:
+        extension = holder.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return AlternativeNames()
+    except Exception as error:  # the parser's errors have no common root
+        raise IdentityError(f"the alternative names cannot be read ({error})") from error
+    dns: list[str] = []
+    ips: list[type_of_ip] = []
+    uris: list[str] = []
+    for name in extension.value:
+        if isinstance(name, x509.DNSName):
+            dns.append(name.value.lower())
+        elif isinstance(name, x509.UniformResourceIdentifier):
+            uris.append(name.value)
+        elif isinstance(name, x509.IPAddress) and isinstance(name.value, type_of_ip):
+            ips.append(name.value)
+    return AlternativeNames(tuple(dns), tuple(ips), tuple(uris))
+
+
+def inherited_hosts(certificate: x509.Certificate) -> list[str | type_of_ip]:
+    """The hosts that a successor takes over where nothing but the certificate tells of them.
+
+    Only certificates of our own shape pass their hosts on: others may have `localhost`, with
+    which any node would pass for any other.
+    """
+    identity = identity_of(certificate)
+    if identity.trust_domain is None:
+        return []
+    names = alternative_names(certificate)
+    return [name for name in (*names.dns, *names.ips) if name != identity.node_id]
+
+
+def identity_of(certificate: x509.Certificate) -> Identity:
+    """The one node that a leaf certificate names.
+
+    The common name, the SPIFFE id `spiffe://{trust_domain}/node/{node_id}` and the DNS names
+    must agree wherever more than one of them is present. A certificate may have further DNS
+    names (hosts), but where it has any, the node id is one of them: TLS checks DNS names and
+    then ignores the common name.
+
+    Raises:
+        IdentityError: It names nobody, more than one node, or something that is no node id, or
+            its names cannot be read.
+    """
+    try:
+        subject = common_name(certificate.subject)
+        names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    except Exception as error:  # the parser's errors have no common root
+        raise IdentityError(f"the subject cannot be read ({error})") from error
+    alternatives = alternative_names(certificate)
+    spiffe = _spiffe_identity(subject, alternatives.uris)
+    claims = [str(name.value) for name in names] + ([spiffe.node_id] if spiffe else [])
+    if not claims and len(alternatives.dns) == 1:
+        claims = list(alternatives.dns)
+    if not claims:
+        raise IdentityError(
+            f"the certificate of {subject} names no node; give it a common name that is a node id"
+        )
+    node_id = claims[0]
+    if len(names) > 1 or any(claim != node_id for claim in claims):
+        raise IdentityError(
+            f"the certificate names more than one node ({', '.join(claims)}); "
+            f"its common name and SPIFFE id must agree",
+            node_id,
+        )
+    try:
+        validate_node_id(node_id)
+    except InvalidNodeIdError as error:
+        raise IdentityError(f"the certificate names no node: {error}", node_id) from error
+    if alternatives.dns and node_id not in alternatives.dns:
+        raise IdentityError(
+            f"the certificate of {node_id} has DNS names ({', '.join(alternatives.dns)}), but "
+            f"not its node id; TLS would not take it for {node_id}",
+            node_id,
+        )
+    return Identity(node_id, spiffe.trust_domain if spiffe else None)
+
+
+def _spiffe_identity(subject: str, uris: tuple[str, ...]) -> Identity | None:
+    if not any(uri.lower().startswith(_SPIFFE) for uri in uris):
+        return None
+    if len(uris) > 1:
+        raise IdentityError(f"the certificate of {subject} has more than one URI")
+    trust_domain, _, path = uris[0][len(_SPIFFE) :].partition("/")
+    node_id = path.removeprefix("node/")
+    try:
+        identity = Identity(node_id, validate_trust_domain(trust_domain))
+    except InvalidRequestError as error:
+        raise IdentityError(f"the SPIFFE id of {subject} is not usable: {error}") from error
+    if identity.spiffe_id != uris[0]:
+        raise IdentityError(
+            f"the SPIFFE id {uris[0]} of {subject} names no node; "
+            f"it must be spiffe://TRUST-DOMAIN/node/NODE-ID"
+        )
+    return identity
+
+
+def trust_domain_of_ca(certificate: x509.Certificate) -> str | None:
+    """The trust domain that a CA signs for, as its own SPIFFE id says; None without one."""
+    for uri in alternative_names(certificate).uris:
+        domain = uri.removeprefix(_SPIFFE)
+        if domain != uri and "/" not in domain:
+            return domain
+    return None

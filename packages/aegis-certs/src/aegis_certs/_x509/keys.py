@@ -1,0 +1,113 @@
+"""Private keys: making them, writing them down, and saying what they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+
+from aegis_certs._x509.names import KeyType
+from aegis_certs.errors import InvalidPemError
+
+
+def key_id(ca: x509.Certificate) -> bytes:
+    """The key identifier of a CA, computed where it carries none."""
+    try:
+        return ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except x509.ExtensionNotFound:
+        return x509.SubjectKeyIdentifier.from_public_key(ca.public_key()).digest
+
+
+def issuer_key_id(certificate: x509.Certificate) -> bytes | None:
+    """The key identifier of the CA that signed a certificate, where it names that."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    except x509.ExtensionNotFound:
+        return None
+    return extension.value.key_identifier
+
+
+def may_have_signed(ca: x509.Certificate, certificate: x509.Certificate) -> bool:
+    """Tells whether names and key identifiers say so; no signature is checked."""
+    named = issuer_key_id(certificate)
+    return ca.subject == certificate.issuer and named in (None, key_id(ca))
+
+
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+
+_MAX_RSA_BITS = 8192  # what OpenSSL and BoringSSL check without complaint
+
+_RSA_BITS = {KeyType.RSA_2048: 2048, KeyType.RSA_4096: 4096}
+_CURVES: dict[KeyType, ec.EllipticCurve] = {
+    KeyType.P256: ec.SECP256R1(),
+    KeyType.P384: ec.SECP384R1(),
+}
+_CURVE_NAMES = {curve.name: key_type for key_type, curve in _CURVES.items()}
+
+
+def generate_key(key_type: KeyType) -> PrivateKey:
+    """A new private key; an RSA key of 4096 bits takes a second or more."""
+    if key_type in _RSA_BITS:
+        return rsa.generate_private_key(public_exponent=65537, key_size=_RSA_BITS[key_type])
+    return ec.generate_private_key(_CURVES[key_type])
+
+
+def encode_key(key: PrivateKey, passphrase: bytes | None = None) -> bytes:
+    """The key as PKCS#8 PEM, encrypted where there is a passphrase."""
+    encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+
+def check_key(key: object, what: str, source: str | Path | None) -> PrivateKey:
+    """Gives the key back where TLS between gRPC peers can use it.
+
+    Raises:
+        InvalidPemError: It is of another kind, curve or size.
+    """
+    if isinstance(key, PrivateKey):
+        check_public_key(key.public_key(), what, source)
+        return key
+    raise _unusable(what, source)
+
+
+def check_public_key(key: object, what: str, source: str | Path | None) -> PublicKey:
+    """`check_key` for the public half.
+
+    Raises:
+        InvalidPemError: It is of another kind, curve or size.
+    """
+    if isinstance(key, rsa.RSAPublicKey) and 2048 <= key.key_size <= _MAX_RSA_BITS:
+        return key
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVE_NAMES:
+        return key
+    raise _unusable(what, source)
+
+
+def _unusable(what: str, source: str | Path | None) -> InvalidPemError:
+    reason = f"only RSA from 2048 to {_MAX_RSA_BITS} bits, P-256 and P-384 work here"
+    return InvalidPemError(what, reason, source)
+
+
+def describe_key(key: object) -> str:
+    """The kind of a public or private key in the words of `KeyType`, such as `rsa-3072`."""
+    if isinstance(key, rsa.RSAPublicKey | rsa.RSAPrivateKey):
+        return f"rsa-{key.key_size}"
+    if isinstance(key, ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey):
+        return str(_CURVE_NAMES.get(key.curve.name, key.curve.name))
+    return type(key).__name__
+
+
+def signature_hash(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:
+    """The hash that the Web PKI pairs with this signing key; verifiers accept no other on P-384."""
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == "secp384r1":
+        return hashes.SHA384()
+    return hashes.SHA256()

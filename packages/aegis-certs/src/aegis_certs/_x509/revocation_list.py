@@ -1,0 +1,310 @@
+"""Which certificates are revoked: reading and believing certificate revocation lists. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from cryptography import x509
+
+from aegis_certs._x509.keys import key_id, may_have_signed
+from aegis_certs._x509.pem import parse_crls
+from aegis_certs._x509.trust import TrustBundle
+from aegis_certs._x509.validity import common_name, moment
+from aegis_certs.errors import RevocationListError, RevokedError
+
+_SKEW = timedelta(minutes=5)  # tolerated between the clocks of CA and verifier
+
+
+class RevocationReason(StrEnum):
+    """Why a certificate is revoked: the reasons of RFC 5280, section 5.3.1.
+
+    A certificate cannot be put on hold here, since nothing takes it off again; foreign lists can.
+    """
+
+    UNSPECIFIED = "unspecified"
+    KEY_COMPROMISE = "key-compromise"
+    CA_COMPROMISE = "ca-compromise"
+    AFFILIATION_CHANGED = "affiliation-changed"
+    SUPERSEDED = "superseded"
+    CESSATION_OF_OPERATION = "cessation-of-operation"
+    CERTIFICATE_HOLD = "certificate-hold"
+    PRIVILEGE_WITHDRAWN = "privilege-withdrawn"
+    AA_COMPROMISE = "aa-compromise"
+
+
+REASON_FLAGS = {
+    RevocationReason.UNSPECIFIED: x509.ReasonFlags.unspecified,
+    RevocationReason.KEY_COMPROMISE: x509.ReasonFlags.key_compromise,
+    RevocationReason.CA_COMPROMISE: x509.ReasonFlags.ca_compromise,
+    RevocationReason.AFFILIATION_CHANGED: x509.ReasonFlags.affiliation_changed,
+    RevocationReason.SUPERSEDED: x509.ReasonFlags.superseded,
+    RevocationReason.CESSATION_OF_OPERATION: x509.ReasonFlags.cessation_of_operation,
+    RevocationReason.CERTIFICATE_HOLD: x509.ReasonFlags.certificate_hold,
+    RevocationReason.PRIVILEGE_WITHDRAWN: x509.ReasonFlags.privilege_withdrawn,
+    RevocationReason.AA_COMPROMISE: x509.ReasonFlags.aa_compromise,
+}
+_REASONS = {flag: reason for reason, flag in REASON_FLAGS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """That one certificate is revoked.
+
+    Attributes:
+        serial: Its serial number in hexadecimal.
+        date: Since when (UTC).
+        reason: Why.
+        issuer: The common name of the CA that revoked it.
+    """
+
+    serial: str
+    date: datetime
+    reason: RevocationReason
+    issuer: str
+
+
+class RevocationList:
+    """What the CAs of a trust bundle have revoked: one CRL for each CA that has published one.
+
+    It never changes; `from_pem` makes one of a `crl.pem`, and `empty` is that of no file.
+
+    Args:
+        crls: The CRLs with the CAs that signed them.
+        cas: All CAs that are known, to look for revoked ones above a certificate.
+    """
+
+    def __init__(
+        self,
+        crls: Sequence[tuple[x509.CertificateRevocationList, x509.Certificate]] = (),
+        cas: Sequence[x509.Certificate] = (),
+    ) -> None:
+        self._newest = _newest(crls)
+        self._revoked = {
+            (crl.issuer.public_bytes(), serial): revocation
+            for crl, _ in self._newest.values()
+            for serial, revocation in revocations_of(crl)
+        }
+        self._serials = {revocation.serial for revocation in self._revoked.values()}
+        self._revoked_cas = tuple(self._find_revoked_cas(cas))
+
+    def __repr__(self) -> str:
+        return f"RevocationList(number={self.number}, revoked={len(self)})"
+
+    def __len__(self) -> int:
+        return len(self._revoked)
+
+    def __iter__(self) -> Iterator[Revocation]:
+        return iter(self._revoked.values())
+
+    @classmethod
+    def empty(cls) -> Self:
+        """The list of those who publish none."""
+        return cls()
+
+    @classmethod
+    def from_pem(
+        cls,
+        data: bytes,
+        bundle: TrustBundle,
+        *,
+        intermediates: Sequence[x509.Certificate] = (),
+        at: datetime | None = None,
+        source: str | Path = "the given text",
+    ) -> Self:
+        """Reads CRLs and checks them: issuer, key usage, signature, dates (RFC 5280, 6.3.3).
+
+        A CRL of a CA that is not trusted is passed over, as long as there is one of a CA that
+        is: it speaks of certificates that are not trusted either. A CRL past its next update
+        still counts, since forgetting what was revoked would be worse; `is_stale` tells.
+
+        Args:
+            data: The PEM text of one CRL or more.
+            bundle: The CAs that are trusted.
+            intermediates: Further CAs that may have signed, such as those of one's own chain.
+            at: The moment of the check; now where none is given.
+            source: Where the text is from, for messages.
+
+        Raises:
+            InvalidPemError: It has no CRL, or one that cannot be read.
+            RevocationListError: One of them is not to be believed.
+        """
+        cas = tuple(dict.fromkeys((*bundle.certificates, *intermediates)))
+        found = []
+        for crl in parse_crls(data, source=source):
+            signers = [ca for ca in cas if ca.subject == crl.issuer]
+            if signers:
+                found.append((crl, _check(crl, signers, moment(at), source)))
+        if not found:
+            known = ", ".join(common_name(ca.subject) for ca in cas)
+            raise RevocationListError(source, f"none is of a CA of the trust bundle ({known})")
+        return cls(found, cas)
+
+    @property
+    def number(self) -> int | None:
+        """The highest number of its CRLs; None where there is none."""
+        return max((crl_number(crl) for crl, _ in self._newest.values()), default=None)
+
+    @property
+    def this_update(self) -> datetime | None:
+        """When the newest of its CRLs was issued (UTC); None where there is none."""
+        return max((crl.last_update_utc for crl, _ in self._newest.values()), default=None)
+
+    @property
+    def next_update(self) -> datetime | None:
+        """When the first of its CRLs ends (UTC); None where there is none."""
+        return min(
+            (crl.next_update_utc for crl, _ in self._newest.values() if crl.next_update_utc),
+            default=None,
+        )
+
+    def is_stale(self, at: datetime | None = None) -> bool:
+        """Tells whether a newer list should be here by now."""
+        return self.next_update is not None and moment(at) > self.next_update
+
+    def is_revoked(
+        self, certificate: x509.Certificate, intermediates: Iterable[x509.Certificate] = ()
+    ) -> Revocation | None:
+        """The revocation of a certificate, or of a CA above it; None where there is none.
+
+        It costs a few lookups, so it can be asked on every call.
+
+        Args:
+            certificate: The leaf.
+            intermediates: CAs of its chain that are not in the trust bundle.
+        """
+        if not self._revoked:
+            return None
+        for one in (certificate, *intermediates):
+            if found := self._revoked.get((one.issuer.public_bytes(), one.serial_number)):
+                return found
+            for ca, revocation in self._revoked_cas:
+                if may_have_signed(ca, one):
+                    return revocation
+        return None
+
+    def has_serial(self, serial: str) -> bool:
+        """Tells whether a certificate of this serial number, in hexadecimal, is revoked."""
+        return serial in self._serials
+
+    def check(
+        self,
+        certificate: x509.Certificate,
+        intermediates: Iterable[x509.Certificate] = (),
+        *,
+        subject: str,
+    ) -> None:
+        """`is_revoked` as an error.
+
+        Raises:
+            RevokedError: It, or a CA above it, is revoked.
+        """
+        if found := self.is_revoked(certificate, intermediates):
+            raise RevokedError(subject, found.reason, found.date)
+
+    def check_follows(self, older: RevocationList, source: str | Path) -> None:
+        """Refuses a list that is older than the one before.
+
+        Raises:
+            RevocationListError: A CRL of it is.
+        """
+        for key, (crl, _) in self._newest.items():
+            before = older._newest.get(key)
+            if before is not None and _age(crl) < _age(before[0]):
+                reason = f"it is older than one seen before (number {crl_number(crl)})"
+                raise RevocationListError(source, reason)
+
+    def _find_revoked_cas(
+        self, cas: Sequence[x509.Certificate]
+    ) -> Iterator[tuple[x509.Certificate, Revocation]]:
+        found: dict[x509.Certificate, Revocation] = {}
+        for _ in cas:  # each pass goes one level down
+            for ca in cas:
+                revocation = self._revoked.get((ca.issuer.public_bytes(), ca.serial_number))
+                for above, its in tuple(found.items()):
+                    if above != ca and may_have_signed(above, ca):
+                        revocation = revocation or its
+                if revocation:
+                    found.setdefault(ca, revocation)
+        yield from found.items()
+
+
+def _newest(
+    crls: Sequence[tuple[x509.CertificateRevocationList, x509.Certificate]],
+) -> Mapping[bytes, tuple[x509.CertificateRevocationList, x509.Certificate]]:
+    """The newest CRL of each CA, by the CA's key: a CA that was renewed is still the same."""
+    ordered = sorted(crls, key=lambda pair: _age(pair[0]))
+    return {key_id(ca): (crl, ca) for crl, ca in ordered}
+
+
+def _age(crl: x509.CertificateRevocationList) -> tuple[int, datetime]:
+    return crl_number(crl), crl.last_update_utc
+
+
+def _check(
+    crl: x509.CertificateRevocationList,
+    signers: Iterable[x509.Certificate],
+    at: datetime,
+    source: str | Path,
+) -> x509.Certificate:
+    """The CA that signed a CRL, which then is to be believed."""
+    name = common_name(crl.issuer)
+    if crl.next_update_utc is None:
+        raise RevocationListError(source, f"that of {name} names no next update")
+    if crl.last_update_utc > at + _SKEW:
+        start = f"{crl.last_update_utc:%Y-%m-%d %H:%M:%S} UTC"
+        reason = f"that of {name} is not valid before {start}; check this machine's clock"
+        raise RevocationListError(source, reason, not_before=crl.last_update_utc)
+    if any(extension.critical for extension in crl.extensions) or any(
+        extension.critical for revoked in crl for extension in revoked.extensions
+    ):
+        # RFC 5280, 5.2 and 5.3: delta and indirect CRLs, and parts of one, say less than all.
+        raise RevocationListError(source, f"that of {name} is not a full and direct one")
+    for ca in signers:
+        if _signs_crls(ca) and _is_signed_by(crl, ca):
+            return ca
+    raise RevocationListError(source, f"that of {name} is not signed by this CA")
+
+
+def _is_signed_by(crl: x509.CertificateRevocationList, ca: x509.Certificate) -> bool:
+    try:
+        return crl.is_signature_valid(ca.public_key())  # type: ignore[arg-type]  # any CA key type; others raise
+    except Exception:  # noqa: BLE001 - the verifier's errors have no common root
+        return False
+
+
+def _signs_crls(ca: x509.Certificate) -> bool:
+    try:
+        return ca.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign
+    except x509.ExtensionNotFound:
+        return True
+
+
+def crl_number(crl: x509.CertificateRevocationList) -> int:
+    """The number of a CRL; 0 where it has none."""
+    try:
+        return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        return 0
+
+
+def revocations_of(crl: x509.CertificateRevocationList) -> Iterator[tuple[int, Revocation]]:
+    """The serial number and revocation of everything in a CRL."""
+    for revoked in crl:
+        yield revoked.serial_number, _revocation(crl, revoked)
+
+
+def _revocation(
+    crl: x509.CertificateRevocationList, revoked: x509.RevokedCertificate
+) -> Revocation:
+    try:
+        flag = revoked.extensions.get_extension_for_class(x509.CRLReason).value.reason
+    except x509.ExtensionNotFound:
+        flag = x509.ReasonFlags.unspecified
+    reason = _REASONS.get(flag, RevocationReason.UNSPECIFIED)
+    issuer = common_name(crl.issuer)
+    return Revocation(f"{revoked.serial_number:x}", revoked.revocation_date_utc, reason, issuer)

@@ -1,0 +1,278 @@
+"""The trust bundle: which CAs are believed, and the check of a chain against them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cached_property, lru_cache
+from typing import Literal
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.x509 import verification
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from aegis_certs._x509.identity import Identity, identity_of, trust_domain_of_ca
+from aegis_certs._x509.pem import encode_certificates, parse_certificates
+from aegis_certs._x509.validity import NEW_CA, check_dates, common_name, moment
+from aegis_certs.errors import IdentityError, UntrustedError, UsageError
+
+Usage = Literal["server", "client"]
+
+_USAGES: dict[Usage, x509.ObjectIdentifier] = {
+    "server": ExtendedKeyUsageOID.SERVER_AUTH,
+    "client": ExtendedKeyUsageOID.CLIENT_AUTH,
+}
+RENEW = "issue a new one (`aegis-certs issue`), or start the node where the CA key is"
+
+
+class TrustBundle:
+    """The CAs that one side of a connection believes.
+
+    Args:
+        certificates: The CAs, the issuing one first.
+    """
+
+    def __init__(self, certificates: Sequence[x509.Certificate]) -> None:
+        self.certificates = tuple(certificates)
+        store = verification.Store(list(self.certificates))
+        self._policies = {usage: _policy(usage).store(store) for usage in (*_USAGES, None)}
+
+    def __repr__(self) -> str:
+        return f"TrustBundle({', '.join(common_name(ca.subject) for ca in self.certificates)})"
+
+    @staticmethod
+    def from_pem(data: bytes) -> TrustBundle:
+        """The bundle of a PEM text; the same text gives the same bundle, parsed once.
+
+        Raises:
+            InvalidPemError: It has no certificate, or one that cannot be read.
+        """
+        return _bundle_of(bytes(data))
+
+    @property
+    def pem(self) -> bytes:
+        """All its certificates as one PEM text."""
+        return encode_certificates(self.certificates)
+
+    @property
+    def trust_domain(self) -> str | None:
+        """The trust domain that its issuing CA signs for, where that says so."""
+        return trust_domain_of_ca(self.certificates[0])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, over the roots: the same whatever their order.
+
+        Roots are the self-signed CAs; where there is none, all CAs are. So it tells whom this
+        bundle trusts, and does not change with an intermediate.
+        """
+        roots = [ca for ca in self.certificates if ca.subject == ca.issuer] or self.certificates
+        digests = sorted({ca.fingerprint(hashes.SHA256()) for ca in roots})
+        return hashlib.sha256(b"".join(digests)).hexdigest()
+
+    def verify(
+        self,
+        chain: Sequence[x509.Certificate],
+        usage: Usage | None,
+        *,
+        at: datetime | None = None,
+    ) -> Identity:
+        """Checks a chain as TLS would, and says whom it proves.
+
+        The path is checked as RFC 5280 says, by `cryptography.x509.verification`. Extensions that
+        older CAs leave out (key identifiers, a CA's key usage, alternative names) may be absent;
+        where they are present, they count. Whether the peer is the *expected* one is for the
+        caller to compare.
+
+        Args:
+            chain: The leaf, then the intermediates.
+            usage: What the leaf is used for: `server` or `client`; None accepts either.
+            at: The moment of the check; now where none is given.
+
+        Raises:
+            ExpiredError: The leaf, or a CA above it, has expired.
+            NotYetValidError: The leaf, or a CA above it, is not valid yet.
+            UsageError: The leaf is not made for this usage.
+            IdentityError: It names no node, or one of another trust domain than its CA's.
+            UntrustedError: No chain leads to a CA of this bundle.
+        """
+        if not chain:
+            raise UntrustedError("nobody", "there is no certificate")
+        leaf, *intermediates = chain
+        identity = identity_of(leaf)
+        at = moment(at)
+        check_dates(leaf, at, identity.node_id, RENEW)
+        if usage is not None and not allows(leaf, usage):
+            raise UsageError(identity.node_id, usage)
+        verifier = self._policies[usage].time(at).build_client_verifier()
+        try:
+            path = verifier.verify(leaf, intermediates).chain
+        except verification.VerificationError as error:
+            self._explain(identity.node_id, leaf, intermediates, at)
+            raise UntrustedError(identity.node_id, str(error)) from error
+        for ca in path[1:]:
+            domain = _domain_of_ca(ca)
+            if identity.trust_domain and domain and domain != identity.trust_domain:
+                raise IdentityError(
+                    f"the certificate of {identity.node_id} is of trust domain "
+                    f"{identity.trust_domain}, but its CA signs only for {domain}",
+                    identity.node_id,
+                )
+        return identity
+
+    def issuer_of(
+        self, certificate: x509.Certificate, others: Sequence[x509.Certificate] = ()
+    ) -> x509.Certificate | None:
+        """The CA of the others, or else of this bundle, whose key signed the certificate."""
+        for ca in (*others, *self.certificates):
+            if ca.subject == certificate.issuer and _signed_by(certificate, ca):
+                return ca
+        return None
+
+    def path_of(self, chain: Sequence[x509.Certificate]) -> tuple[x509.Certificate, ...]:
+        """The part of a chain that leads from its leaf to a CA of this bundle, in order.
+
+        Nothing of it is proved by that: `verify` says whether it may be used. A verifier that is
+        given whatever somebody sent tries all ways through it, which can be made to take long.
+        Here each certificate is looked at once, from the top down, and only keys that are trusted
+        by then check a signature.
+
+        Args:
+            chain: The leaf, then other certificates.
+
+        Returns:
+            The leaf and the CAs above it; nothing where they lead to no CA of this bundle.
+        """
+        named, others = [chain[0]], list(chain[1:])
+        while above := next((ca for ca in others if ca.subject == named[-1].issuer), None):
+            others.remove(above)
+            named.append(above)
+        path: list[x509.Certificate] = []
+        for certificate in reversed(named):
+            if not (path and is_ca(path[-1]) and _signed_by(certificate, path[-1])):
+                path.clear()
+                if certificate not in self.certificates and not self.issuer_of(certificate):
+                    continue
+            path.append(certificate)
+        return tuple(reversed(path))
+
+    def path(self) -> tuple[x509.Certificate, ...]:
+        """The issuing CA and those above it, up to the root, as far as they are here."""
+        found = [self.certificates[0]]
+        while found[-1].subject != found[-1].issuer:
+            above = self.issuer_of(found[-1])
+            if above is None or above in found:
+                break
+            found.append(above)
+        return tuple(found)
+
+    def _explain(
+        self,
+        node_id: str,
+        leaf: x509.Certificate,
+        intermediates: Sequence[x509.Certificate],
+        at: datetime,
+    ) -> None:
+        """Raises the error that says more than the verifier does, where there is one."""
+        below = leaf
+        for _ in range(len(intermediates) + 1):
+            ca = self.issuer_of(below, intermediates)
+            if ca is None:
+                issuer = common_name(below.issuer)
+                known = [common_name(ca.subject) for ca in self.certificates]
+                what = (
+                    f"the trust bundle has its issuer {issuer} with another key"
+                    if any(ca.subject == below.issuer for ca in self.certificates)
+                    else f"its issuer {issuer} is not in the trust bundle ({', '.join(known)})"
+                )
+                advice = "use the ca-cert.pem of the CA that issued it, or issue it anew"
+                raise UntrustedError(node_id, f"{what}; {advice}")
+            check_dates(ca, at, f"the CA {common_name(ca.subject)}", NEW_CA)
+            if ca in self.certificates:
+                return
+            below = ca
+
+
+@lru_cache(maxsize=64)
+def _bundle_of(data: bytes) -> TrustBundle:
+    return TrustBundle(parse_certificates(data, "trust bundle"))
+
+
+def _signed_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except (InvalidSignature, TypeError, ValueError, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def is_ca(certificate: x509.Certificate) -> bool:
+    """Tells whether a certificate is a CA's."""
+    constraints = _constraints(certificate)
+    return constraints is not None and constraints.ca
+
+
+def signs_cas(certificate: x509.Certificate) -> bool:
+    """Tells whether a certificate is that of a CA which was made to sign CAs."""
+    constraints = _constraints(certificate)
+    return constraints is not None and constraints.ca and bool(constraints.path_length)
+
+
+def _constraints(certificate: x509.Certificate) -> x509.BasicConstraints | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def allows(certificate: x509.Certificate, usage: Usage) -> bool:
+    """Tells whether a leaf may be used so; one that names no usage may be used for any."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+    except x509.ExtensionNotFound:
+        return True
+    return _covers(extension.value, _USAGES[usage])
+
+
+def _covers(extension: x509.ExtendedKeyUsage, usage: x509.ObjectIdentifier) -> bool:
+    return usage in extension or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in extension
+
+
+_domain_of_ca = lru_cache(maxsize=64)(trust_domain_of_ca)  # few CAs are above many leaves
+
+
+def _policy(usage: Usage | None) -> verification.PolicyBuilder:
+    """The policy for CAs and leaves: the Web PKI's, less what older CAs leave out."""
+
+    def check_usage(
+        _policy: verification.Policy, _: x509.Certificate, found: x509.ExtendedKeyUsage | None
+    ) -> None:
+        if found is not None and usage is not None and not _covers(found, _USAGES[usage]):
+            raise ValueError(f"its extended key usage does not cover a {usage}")
+
+    def check_ca_key_usage(
+        _policy: verification.Policy, _: x509.Certificate, found: x509.KeyUsage | None
+    ) -> None:
+        if found is not None and not found.key_cert_sign:
+            raise ValueError("its key usage does not cover signing certificates")
+
+    either = verification.Criticality.AGNOSTIC
+    ca_policy = (
+        verification.ExtensionPolicy.webpki_defaults_ca()
+        .may_be_present(x509.KeyUsage, either, check_ca_key_usage)
+        .may_be_present(x509.SubjectKeyIdentifier, either, None)
+        .may_be_present(x509.AuthorityKeyIdentifier, either, None)
+        .may_be_present(x509.ExtendedKeyUsage, either, check_usage)
+    )
+    leaf_policy = (
+        verification.ExtensionPolicy.webpki_defaults_ee()
+        .may_be_present(x509.SubjectAlternativeName, either, None)
+        .may_be_present(x509.AuthorityKeyIdentifier, either, None)
+        .may_be_present(x509.ExtendedKeyUsage, either, check_usage)
+    )
+    return verification.PolicyBuilder().extension_policies(
+        ca_policy=ca_policy, ee_policy=leaf_policy
+    )

@@ -1,9 +1,0 @@
-"""The commands of `aegis-certs`, which `aegis certs` mounts; and the edge that they share."""
-
-from __future__ import annotations
-
-from aegis_certs._command_group import CommandGroup, certs_exit_codes, fail
-from aegis_certs._commands import certs
-from aegis_certs._main import main
-
-__all__ = ["CommandGroup", "certs", "certs_exit_codes", "fail", "main"]

@@ -1,0 +1,356 @@
+"""The commands that make things: a CA, certificates, requests."""
+
+from __future__ import annotations
+
+import click
+
+from aegis_certs._x509.names import DEFAULT_TRUST_DOMAIN, KeyType
+from aegis_certs.cli._command_group import prefix
+from aegis_certs.cli._options import (
+    Command,
+    ask_new_passphrase,
+    client_only,
+    directory,
+    examples,
+    force,
+    hosts,
+    json_flag,
+    key_types,
+    leaf_days,
+    leaf_key_type,
+    load_ca,
+    note_shortened,
+    option,
+    passphrase_file,
+    place_for,
+    read_file,
+    read_passphrase,
+    same_directory,
+    server_only,
+)
+from aegis_certs.cli._wrapping import unbroken
+
+
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "aegis-certs init",
+        "aegis-certs init --dir /etc/acme/certs --name 'Acme CA' --trust-domain acme.example",
+        "aegis-certs init --key-type p256 --days 730 --passphrase",
+        "aegis-certs init --intermediate --root-dir /media/usb/acme-root",
+    ),
+)
+@directory
+@option(
+    "--key-type",
+    "AEGIS_CA_KEY_TYPE",
+    "The CA's key.",
+    type=key_types,
+    default=KeyType.RSA_4096.value,
+)
+@option(
+    "--days", "AEGIS_CA_DAYS", "How long the CA lives.", type=float, default=365, metavar="DAYS"
+)
+@option(
+    "--name",
+    "AEGIS_CA_NAME",
+    'The CA\'s common name; "Aegis CA" and a random number by default.',
+    metavar="NAME",
+)
+@option(
+    "--trust-domain",
+    "AEGIS_TRUST_DOMAIN",
+    "Goes into the SPIFFE id of every certificate.",
+    default=DEFAULT_TRUST_DOMAIN,
+    metavar="DOMAIN",
+)
+@option(
+    "--passphrase",
+    "AEGIS_CA_ASK_PASSPHRASE",
+    "Ask for a passphrase that encrypts the CA's key.",
+    is_flag=True,
+)
+@passphrase_file
+@option(
+    "--intermediate",
+    "AEGIS_CA_INTERMEDIATE",
+    "Issue from an intermediate, and write its root apart, to be kept offline.",
+    is_flag=True,
+)
+@option(
+    "--root-dir",
+    "AEGIS_CA_ROOT_DIR",
+    "Where the root of an intermediate is, or is made; DIR-root by default.",
+    metavar="DIR",
+)
+@json_flag
+@click.pass_context
+def init(
+    ctx: click.Context,
+    dir: str,  # noqa: A002 - named after its option
+    key_type: str,
+    days: float,
+    name: str | None,
+    trust_domain: str,
+    passphrase: bool,
+    passphrase_file: str | None,
+    intermediate: bool,
+    root_dir: str | None,
+    json: bool,
+) -> None:
+    """Make a new CA in a directory.
+
+    The directory is made where it is missing, and is private to you.
+    """
+    from aegis_certs import CertificateAuthority
+    from aegis_certs._ca.create import default_root
+    from aegis_certs.cli._output import present, run
+
+    secret = read_passphrase(passphrase_file)
+    if secret is None and passphrase:
+        secret = ask_new_passphrase()
+    ca = run(
+        f"Making a {key_type} key for the CA …",
+        lambda: CertificateAuthority.create(
+            dir,
+            key_type=KeyType(key_type),
+            days=days,
+            name=name,
+            trust_domain=trust_domain,
+            passphrase=secret,
+            intermediate=intermediate,
+            root_directory=root_dir,
+        ),
+    )
+    facts: dict[str, object] = {
+        "name": ca.name,
+        "trust_domain": ca.trust_domain,
+        "key_type": key_type,
+        "not_after": ca.certificate.not_valid_after_utc,
+        "certificate": ca.directory / "ca-cert.pem",
+        "key": ca.directory / "ca-key.pem",
+    }
+    advice = "Keep the key secret."
+    if intermediate or root_dir:
+        facts["root"] = root_dir or default_root(ca.directory)
+        advice = f"Carry {facts['root']} away: only the next issuing CA needs it."
+    following = unbroken(f"{prefix(ctx)} issue NODE-ID{same_directory(ctx)}")
+    hint = f"{advice} Next: {following}"
+    present(json, f"Made a CA in {ca.directory}", facts, hint)
+
+
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "aegis-certs issue orders-1",
+        "aegis-certs issue orders-1 --host orders.acme.example --host 10.0.0.7",
+        "aegis-certs issue laptop --client-only --days 7 --key-type p256",
+    ),
+)
+@click.argument("node_id", metavar="ID")
+@directory
+@hosts
+@leaf_days
+@leaf_key_type
+@client_only
+@server_only
+@passphrase_file
+@json_flag
+@click.pass_context
+def issue(
+    ctx: click.Context,
+    node_id: str,
+    dir: str,  # noqa: A002 - named after its option
+    host: tuple[str, ...],
+    days: float,
+    key_type: str,
+    client_only: bool,
+    server_only: bool,
+    passphrase_file: str | None,
+    json: bool,
+) -> None:
+    """Issue a certificate, with a new key, for the node ID.
+
+    An earlier certificate of this node is replaced; it stays valid until its end.
+
+    Give a host only where nobody else answers to it: whoever has the key passes for it.
+    """
+    from aegis_certs import validate_node_id
+    from aegis_certs.cli._output import identity_facts, present, run
+
+    validate_node_id(node_id)
+    ca = load_ca(dir, passphrase_file)
+    tls = run(
+        f"Issuing a certificate for {node_id} …",
+        lambda: ca.issue(
+            node_id,
+            hosts=host,
+            days=days,
+            key_type=KeyType(key_type),
+            client_only=client_only,
+            server_only=server_only,
+        ),
+    )
+    note_shortened(ctx, ca, tls.not_after)
+    see = unbroken(f"{prefix(ctx)} list{same_directory(ctx)}")
+    hint = f"Its node needs these three files. See all: {see}"
+    title = f"Issued a certificate for {node_id}"
+    present(json, title, identity_facts(tls, ca.directory), hint, hidden=("id",))
+
+
+@click.command(
+    cls=Command,
+    short_help="Make a key that stays here, and a request to be signed.",
+    epilog=examples(
+        "aegis-certs csr orders-1",
+        "aegis-certs csr orders-2 --host orders.acme.example --key-type p256",
+    ),
+)
+@click.argument("node_id", metavar="ID")
+@directory
+@hosts
+@leaf_key_type
+@client_only
+@server_only
+@json_flag
+@click.pass_context
+def csr(
+    ctx: click.Context,
+    node_id: str,
+    dir: str,  # noqa: A002 - named after its option
+    host: tuple[str, ...],
+    key_type: str,
+    client_only: bool,
+    server_only: bool,
+    json: bool,
+) -> None:
+    """Make a key that stays here, and a request to be signed elsewhere.
+
+    The identity that the node has now stays in place until `install` brings the answer.
+    """
+    from aegis_certs import request_certificate
+    from aegis_certs.cli._output import present, run
+
+    path = run(
+        f"Making a {key_type} key for {node_id} …",
+        lambda: request_certificate(
+            node_id,
+            dir,
+            hosts=host,
+            key_type=KeyType(key_type),
+            client_only=client_only,
+            server_only=server_only,
+        ),
+    )
+    facts = {"id": node_id, "hosts": list(host), "key_type": key_type, "request": path}
+    there = unbroken(f"{prefix(ctx)} sign {path.name}")
+    here = unbroken(f"{prefix(ctx)} install {node_id}_signed.pem{same_directory(ctx)}")
+    hint = f"Bring it to the CA. There: {there}\nThen here: {here}"
+    present(json, f"Made a request for {node_id}", facts, hint, hidden=("id",))
+
+
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "aegis-certs sign certs/orders-1_csr.pem",
+        "aegis-certs sign certs/orders-2_csr.pem --id orders-2 --host orders.acme.example",
+    ),
+)
+@click.argument("request", metavar="FILE")
+@directory
+@option("--id", "AEGIS_CERT_ID", "Refuse a request that is for another node.", metavar="ID")
+@option(
+    "--host",
+    "AEGIS_CERT_HOSTS",
+    "A DNS name or IP address to grant, asked for or not; may be given more than once.",
+    multiple=True,
+    metavar="HOST",
+)
+@leaf_days
+@client_only
+@server_only
+@option(
+    "--out", "AEGIS_CERT_OUT", "Where the answer goes; ID_signed.pem by default.", metavar="FILE"
+)
+@force
+@passphrase_file
+@json_flag
+@click.pass_context
+def sign(
+    ctx: click.Context,
+    request: str,
+    dir: str,  # noqa: A002 - named after its option
+    id: str | None,  # noqa: A002 - named after its option
+    host: tuple[str, ...],
+    days: float,
+    client_only: bool,
+    server_only: bool,
+    out: str | None,
+    force: bool,
+    passphrase_file: str | None,
+    json: bool,
+) -> None:
+    """Sign the request in FILE.
+
+    It says for whom and for which key; hosts and days are what you grant here. What it asks for
+    beyond that is dropped, and told.
+    """
+    from aegis_certs._ca.request import Request
+    from aegis_certs._store.files import PUBLIC, write
+    from aegis_certs.cli._output import present, run
+
+    data = read_file(request, "request")
+    path = place_for(out or f"{Request.parse(data, request).node_id}_signed.pem", force)
+    ca = load_ca(dir, passphrase_file)
+    signed = run(
+        "Signing …",
+        lambda: ca.sign(
+            data,
+            node_id=id,
+            hosts=host,
+            days=days,
+            client_only=client_only,
+            server_only=server_only,
+        ),
+    )
+    write(path, signed.pem, PUBLIC)
+    note_shortened(ctx, ca, signed.certificate.not_valid_after_utc)
+    facts = {
+        "id": signed.node_id,
+        "hosts": list(host),
+        "dropped": list(signed.dropped),
+        "serial": f"{signed.certificate.serial_number:x}",
+        "not_after": signed.certificate.not_valid_after_utc,
+        "signed": path,
+        "trust_bundle": ca.directory / "ca-cert.pem",
+    }
+    there = unbroken(f"{prefix(ctx)} install {path.name}")
+    hint = f"Bring both files back. There: {there}, with the --dir that the request was made with"
+    present(json, f"Signed a certificate for {signed.node_id}", facts, hint, hidden=("id",))
+
+
+@click.command(
+    cls=Command,
+    short_help="Install what was signed, with the key that csr kept for it.",
+    epilog=examples(
+        "aegis-certs install orders-1_signed.pem",
+        "aegis-certs install orders-2_signed.pem --dir ./certs",
+    ),
+)
+@click.argument("signed", metavar="FILE")
+@directory
+@json_flag
+def install(signed: str, dir: str, json: bool) -> None:  # noqa: A002 - named after its option
+    """Install the certificate in FILE, which was signed, with the key that `csr` kept for it.
+
+    The trust bundle `ca-cert.pem` of the CA must be in the directory.
+    """
+    from pathlib import Path
+
+    from aegis_certs import install_certificate
+    from aegis_certs.cli._output import identity_facts, present
+
+    tls = install_certificate(read_file(signed, "signed certificate"), dir)
+    facts = identity_facts(tls, Path(dir))
+    hint = "Its node takes it up by itself, or at its next start."
+    present(json, f"Installed the certificate of {tls.node_id}", facts, hint, hidden=("id",))

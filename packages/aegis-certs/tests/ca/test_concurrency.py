@@ -1,0 +1,143 @@
+"""Many processes start on one empty directory at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from aegis_certs import CertificateAuthority, TrustBundle, list_certificates
+from aegis_certs._ca import audit_log
+from aegis_certs._ca.inventory import Inventory
+from aegis_certs._store.directory import Store
+from aegis_certs._x509.pem import parse_certificates
+
+START = """
+import sys
+from aegis_certs import KeyType, load_or_generate_tls
+import aegis_certs._identity.load_or_generate
+print("ready", flush=True)
+sys.stdin.readline()
+tls = load_or_generate_tls(sys.argv[1], sys.argv[2], key_type=KeyType.P256)
+tls.bundle.verify(tls.chain, "server")
+sys.stdout.buffer.write(tls.certificate_chain + tls.trust_bundle)
+"""
+
+
+def start_at_once(directory: Path, node_ids: list[str]) -> list[bytes]:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", START, node_id, str(directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for node_id in node_ids
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+    outputs = []
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+    for process in processes:
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors.decode()
+        outputs.append(output)
+    return outputs
+
+
+def test_twelve_processes_on_an_empty_directory_end_with_one_ca(directory: Path) -> None:
+    node_ids = [f"node-{number % 8}" for number in range(12)]  # some share an identity
+    outputs = start_at_once(directory, node_ids)
+    ca = CertificateAuthority.load(directory)
+    leaves = {}
+    for node_id, output in zip(node_ids, outputs, strict=True):
+        leaf, root = parse_certificates(output)
+        assert root == ca.certificate
+        assert TrustBundle([root]).verify([leaf], "client").node_id == node_id
+        assert leaves.setdefault(node_id, leaf) == leaf
+    assert len({leaf.serial_number for leaf in leaves.values()}) == 8
+    assert {entry.state for entry in list_certificates(directory)} == {"valid"}
+
+
+WORK = """
+import random, sys, time
+from aegis_certs import (
+    CertificateAuthority, CertsError, IdentitySource, KeyType, TrustBundle, list_certificates,
+)
+import aegis_certs._identity.source
+node_id, directory, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+print("ready", flush=True)
+sys.stdin.readline()
+dice, done = random.Random(node_id), 0
+source = IdentitySource.directory(node_id, directory, key_type=KeyType.P256)
+roots, until = {source.load().bundle.certificates[0]}, time.monotonic() + seconds
+while time.monotonic() < until:
+    act = dice.randrange(5)
+    if act == 0:
+        source.renew()
+    elif act == 1:
+        ca = CertificateAuthority.load(directory)
+        ca.issue(f"{node_id}-{'abc'[done % 3]}", key_type=KeyType.P256)
+    elif act == 2:
+        list_certificates(directory)
+        source.revocations()
+    elif act == 3:
+        ca = CertificateAuthority.load(directory)
+        ca.revoke(ca.issue(node_id + "-r", key_type=KeyType.P256).node_id)
+    else:
+        other = IdentitySource.directory(node_id, directory)
+        tls = other.load()
+        tls.bundle.verify(tls.chain, "server")
+    tls = source.poll() or source.current
+    tls.bundle.verify(tls.chain, "client")
+    roots.add(tls.bundle.certificates[0])
+    done += 1
+assert len(roots) == 1, roots
+print(done)
+"""
+
+
+@pytest.mark.parametrize("seconds", [pytest.param(3.0), pytest.param(10.0, marks=pytest.mark.soak)])
+def test_sixteen_processes_issue_renew_revoke_and_read_one_directory(
+    directory: Path, seconds: float
+) -> None:
+    processes = [
+        subprocess.Popen(
+            # Two of each name: they race for one identity.
+            [sys.executable, "-c", WORK, f"node-{'abcdefgh'[number % 8]}", directory, str(seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(16)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        output, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors
+        assert int(output) > 0
+    store = Store(directory)
+    serials = [entry.serial for entry in Inventory.load(store)]
+    logged = [
+        line["certificate"]["serial"]
+        for line in audit_log.lines(store.audit_path)
+        if "certificate" in line
+    ]
+    assert len(set(serials)) == len(serials) == len(logged)
+    assert sum(line["action"] == "create-ca" for line in audit_log.lines(store.audit_path)) == 1
+    for name in store.names():
+        pair = store.pair(name)
+        assert pair is not None
+        assert f"{pair.chain[0].serial_number:x}" in serials

@@ -1,0 +1,452 @@
+"""A process may die at any moment: what it leaves is the old state or the new, and loads."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import errno
+import os
+import random
+import shutil
+import stat
+import subprocess
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from aegis_certs import (
+    AlreadyExistsError,
+    CertificateAuthority,
+    DirectoryError,
+    IdentitySource,
+    KeyType,
+    NotFoundError,
+    RotationPhase,
+    TLSConfig,
+    install_certificate,
+    list_certificates,
+    load_or_generate_tls,
+    request_certificate,
+)
+from aegis_certs._ca import audit_log
+from aegis_certs._ca.inventory import Inventory
+from aegis_certs._ca.rotation_state import phase_of
+from aegis_certs._store import files
+from aegis_certs._store.directory import Store
+from aegis_certs._x509.identity import alternative_names
+from aegis_certs._x509.tls_config import make_tls
+from aegis_certs._x509.validity import common_name
+
+P256 = KeyType.P256
+COMMAND = Path(sysconfig.get_path("scripts")) / "aegis-certs"
+NOW = dt.datetime.now(dt.UTC)
+DAY = dt.timedelta(days=1)
+
+
+class Dying:
+    """The `os` of our writer, whose process ends at the n-th of its operations.
+
+    It ends before the operation has an effect, or half-way through it where it is a write.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.done = 0
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(os, name)
+        if not callable(value):
+            return value
+
+        def operation(*arguments: Any, **options: Any) -> Any:
+            if self.done == self.number:
+                if name == "write":
+                    os.write(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
+                os._exit(DEAD)
+            self.done += 1
+            return value(*arguments, **options)
+
+        return operation
+
+
+class Full(Dying):
+    """The `os` of our writer, whose disk is full at the n-th write, and has room again after."""
+
+    def __getattr__(self, name: str) -> Any:
+        def write(*arguments: Any) -> int:
+            self.done += 1
+            if self.done == self.number:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return os.write(*arguments)
+
+        return write if name == "write" else getattr(os, name)
+
+
+DEAD = 77
+
+
+def operations_of(work: Callable[[], object]) -> int:
+    """How often our writer turns to the system for this work; the work is done."""
+    counting = Dying(-1)
+    with mock.patch.object(files, "os", counting):
+        work()
+    return counting.done
+
+
+def die_at(number: int, work: Callable[[], object]) -> bool:
+    """Does work in a child that ends at the n-th operation of our writer; tells if it did."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            with mock.patch.object(files, "os", Dying(number)):
+                work()
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, DEAD)
+    return code != 0
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Lets every operation be tried in the long run, and some of them each time."""
+    if metafunc.function.__name__.endswith("may_die_at_any_operation"):
+        some, every = (
+            pytest.param(4, id="some"),
+            pytest.param(1, id="every", marks=pytest.mark.soak),
+        )
+        metafunc.parametrize("_steps", [some, every], indirect=True)
+
+
+STEPS = [1]
+"""How many operations on is the next one at which to die."""
+
+
+@pytest.fixture(autouse=True)
+def _steps(request: pytest.FixtureRequest) -> None:
+    STEPS[0] = getattr(request, "param", 1)
+
+
+def die_at_every_operation(
+    tmp_path: Path,
+    prepare: Callable[[Path], None],
+    work: Callable[[Path], object],
+    check: Callable[[Path], object],
+) -> set[object]:
+    """Starts over for every operation of the work, dies there, and checks what is left.
+
+    The outcomes that `check` gives must be of two kinds in all, the old state and the new, and
+    once it is the new one it never is the old one again.
+    """
+    template = tmp_path / "template"
+    prepare(template)
+    tried = tmp_path / "whole"
+    copy(template, tried)
+    total = operations_of(lambda: work(tried))
+    new = check(tried)
+    outcomes = []
+    for number in sorted({*range(0, total, STEPS[0]), total - 1}):
+        directory = tmp_path / str(number)
+        copy(template, directory)
+        assert die_at(number, lambda directory=directory: work(directory)), number  # type: ignore[misc]  # bound at once
+        assert_keys_are_private(directory)
+        outcomes.append(check(directory))
+        assert_record_is_complete(directory)
+        shutil.rmtree(directory)
+    assert total > 10
+    assert outcomes[-1] == new
+    assert outcomes == sorted(outcomes, key=lambda outcome: outcome == new)
+    return set(outcomes)
+
+
+def copy(template: Path, directory: Path) -> None:
+    if template.exists():
+        shutil.copytree(template, directory)
+
+
+def assert_record_is_complete(directory: Path) -> None:
+    """Everything that exists is in the inventory and the log, with a number of its own."""
+    store = Store(directory)
+    entries = list(Inventory.load(store))
+    serials = [entry.serial for entry in entries]
+    logged = [
+        line.get("certificate", {}).get("serial") for line in audit_log.lines(store.audit_path)
+    ]
+    assert len(set(serials)) == len(serials)
+    assert set(serials) <= set(logged)
+    for name in store.names():
+        chain = store.chain(name)
+        assert chain is not None
+        assert f"{chain[0].serial_number:x}" in serials
+    assert b"PRIVATE" not in (store.audit_path.read_bytes() if store.audit_path.exists() else b"")
+
+
+def assert_keys_are_private(directory: Path) -> None:
+    for path in directory.glob("**/*"):
+        if path.is_file() and b"PRIVATE KEY" in path.read_bytes():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+def assert_tidy(directory: Path) -> None:
+    assert not list(directory.glob("*.next.pem"))
+    assert not list(directory.glob(".*.tmp"))
+
+
+@pytest.fixture
+def open_umask() -> object:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def with_a_node(directory: Path) -> None:
+    CertificateAuthority.create(directory, key_type=P256, name="CA").issue("node-1", key_type=P256)
+
+
+def load(directory: Path) -> TLSConfig:
+    tls = load_or_generate_tls("node-1", directory, key_type=P256)
+    assert tls.bundle.verify(tls.chain, "server").node_id == "node-1"
+    assert load_or_generate_tls("node-1", directory) == tls
+    return tls
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_first_start_may_die_at_any_operation(tmp_path: Path) -> None:
+    def start(directory: Path) -> object:
+        return load_or_generate_tls("node-1", directory, key_type=P256)
+
+    def check(directory: Path) -> object:
+        load(directory)
+        assert load_or_generate_tls("node-2", directory, key_type=P256)
+        assert_tidy(directory)
+        return True
+
+    die_at_every_operation(tmp_path, lambda _: None, start, check)
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_an_init_may_die_at_any_operation(tmp_path: Path) -> None:
+    def init(directory: Path) -> object:
+        return CertificateAuthority.create(directory, key_type=P256)
+
+    def check(directory: Path) -> object:
+        try:
+            ca = CertificateAuthority.load(directory)
+        except NotFoundError:
+            CertificateAuthority.create(directory, key_type=P256).issue("node-1", key_type=P256)
+            return None
+        with pytest.raises(AlreadyExistsError):
+            init(directory)
+        load(directory)
+        assert_tidy(directory)
+        return ca.certificate.issuer == ca.certificate.subject
+
+    assert die_at_every_operation(tmp_path, lambda _: None, init, check) == {None, True}
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_an_init_below_a_root_may_die_at_any_operation(tmp_path: Path) -> None:
+    def init(directory: Path) -> object:
+        root = directory / "usb"
+        return CertificateAuthority.create(directory, key_type=P256, root_directory=root)
+
+    def check(directory: Path) -> object:
+        try:
+            CertificateAuthority.load(directory)
+            found = True
+        except NotFoundError:
+            init(directory)  # the root that was made before is the root of this one
+            found = False
+        with pytest.raises(AlreadyExistsError):
+            init(directory)
+        root = CertificateAuthority.load(directory / "usb")
+        shutil.rmtree(root.directory)  # carried away
+        tls = load(directory)
+        assert len(tls.chain) == 2
+        assert tls.bundle.certificates[-1] == root.certificate
+        assert_tidy(directory)
+        return found
+
+    assert die_at_every_operation(tmp_path, lambda _: None, init, check) == {False, True}
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_an_issue_may_die_at_any_operation(tmp_path: Path) -> None:
+    def issue(directory: Path) -> object:
+        return CertificateAuthority.load(directory).issue(
+            "node-1", hosts=["a.example"], key_type=P256
+        )
+
+    def check(directory: Path) -> object:
+        hosts = alternative_names(load(directory).certificate).dns
+        CertificateAuthority.load(directory).issue("node-2", key_type=P256)
+        assert_tidy(directory)
+        return hosts
+
+    found = die_at_every_operation(tmp_path, with_a_node, issue, check)
+    assert found == {("node-1",), ("node-1", "a.example")}
+
+
+def test_what_a_full_disk_kept_from_its_place_is_not_on_the_list(tmp_path: Path) -> None:
+    directory = tmp_path / "certs"
+    with_a_node(directory)
+    ca = CertificateAuthority.load(directory)
+    failures = 0
+    for number in range(1, 100):
+        full = Full(number)
+        with mock.patch.object(files, "os", full), contextlib.suppress(DirectoryError):
+            failures += 1
+            ca.issue("node-2", key_type=P256)
+            failures -= 1
+        listed = {one.id: one for one in list_certificates(directory) if one.state == "valid"}
+        assert all(one.path for one in listed.values()), number
+        load(directory)
+        if full.done < number:
+            break
+    assert failures > 3
+    assert load_or_generate_tls("node-2", directory)
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_renewal_may_die_at_any_operation(tmp_path: Path) -> None:
+    def prepare(directory: Path) -> None:
+        past = NOW - 80 * DAY
+        ca = CertificateAuthority.create(directory, key_type=P256, at=past)
+        for node_id in ("node-1", "node-3"):
+            ca.issue(node_id, key_type=P256, at=past)
+        ca.revoke("node-3", at=past)  # this list is signed anew too
+
+    def renew(directory: Path) -> object:
+        return CertificateAuthority.load(directory).renew_due()
+
+    def check(directory: Path) -> object:
+        tls = load_again(directory)
+        load(directory)
+        source = IdentitySource.directory("node-1", directory)
+        source.load()
+        assert len(source.revocations()) == 1
+        return tls.not_after > NOW + 80 * DAY
+
+    found = die_at_every_operation(tmp_path, prepare, renew, check)
+    assert found == {False, True}
+
+
+def test_a_revocation_may_die_at_any_operation(tmp_path: Path) -> None:
+    def revoke(directory: Path) -> object:
+        return CertificateAuthority.load(directory).revoke("node-1")
+
+    def check(directory: Path) -> object:
+        source = IdentitySource.directory("node-2", directory, key_type=P256)
+        source.load()
+        return len(source.revocations())
+
+    assert die_at_every_operation(tmp_path, with_a_node, revoke, check) == {0, 1}
+
+
+def prepared(directory: Path) -> None:
+    with_a_node(directory)
+    CertificateAuthority.load(directory).prepare_rotation()
+
+
+def activated(directory: Path) -> None:
+    prepared(directory)
+    ca = CertificateAuthority.load(directory)
+    ca.activate_rotation(confirm=True)
+    ca.renew("node-1")
+    ca.write_revocations()
+
+
+@pytest.mark.parametrize("step", ["prepare", "activate", "retire"])
+def test_a_rotation_may_die_at_any_operation(tmp_path: Path, step: str) -> None:
+    before: Callable[[Path], None] = {
+        "prepare": with_a_node,
+        "activate": prepared,
+        "retire": activated,
+    }[step]
+
+    def rotate(directory: Path) -> object:
+        ca = CertificateAuthority.load(directory)
+        if step == "prepare":
+            return ca.prepare_rotation()
+        return ca.activate_rotation(confirm=True) if step == "activate" else ca.retire_rotation()
+
+    def check(directory: Path) -> object:
+        tls = load_again(directory)  # before anybody has tidied up
+        assert phase_of(Store(directory)) in RotationPhase
+        ca = CertificateAuthority.load(directory)
+        state = ca.rotation()
+        names = {common_name(ca.subject) for ca in load_again(directory).bundle.certificates}
+        assert {state.issuing, state.next, state.old} - {None} == names
+        new = ca.issue("node-2", key_type=P256)
+        assert new.bundle.verify(tls.chain, "server")
+        assert tls.bundle.verify(new.chain, "client") or step == "activate"
+        assert_tidy(directory)
+        keys = {path.name for path in directory.glob("ca*-key.pem")}
+        assert len(keys) == (1 if state.phase is RotationPhase.NONE else 2)
+        while state.phase is not RotationPhase.NONE:  # and the rotation can be finished
+            if state.phase is RotationPhase.PREPARED:
+                state = ca.activate_rotation(confirm=True)
+            ca.renew_due()
+            state = ca.retire_rotation()
+        return len(names), state.issuing == "CA"
+
+    outcomes = die_at_every_operation(tmp_path, before, rotate, check)
+    assert len(outcomes) <= 2
+
+
+def load_again(directory: Path) -> TLSConfig:
+    pair, bundle = Store(directory).pair("node-1"), Store(directory).chain("ca")
+    assert pair is not None
+    assert bundle is not None
+    tls = make_tls(pair, bundle)
+    assert tls.bundle.verify(tls.chain, "server").node_id == "node-1"
+    return tls
+
+
+def test_an_install_may_die_at_any_operation(tmp_path: Path) -> None:
+    def prepare(directory: Path) -> None:
+        with_a_node(directory)
+        request = request_certificate("node-1", directory, key_type=P256).read_bytes()
+        ca = CertificateAuthority.load(directory)
+        (directory / "signed").write_bytes(ca.sign(request, hosts=["a.example"]).pem)
+
+    def install(directory: Path) -> object:
+        return install_certificate((directory / "signed").read_bytes(), directory)
+
+    def check(directory: Path) -> object:
+        return alternative_names(load(directory).certificate).dns
+
+    found = die_at_every_operation(tmp_path, prepare, install, check)
+    assert found == {("node-1",), ("node-1", "a.example")}
+
+
+def test_the_commands_may_be_killed_at_any_time(tmp_path: Path) -> None:
+    dice = random.Random(7)
+    for number in range(6):
+        directory = tmp_path / str(number)
+        for command in (["init", "--key-type", "p256"], ["issue", "node-1", "--key-type", "p256"]):
+            process = subprocess.Popen(
+                [COMMAND, *command, "--dir", str(directory)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            try:
+                process.wait(timeout=dice.uniform(0.15, 0.45))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            try:
+                CertificateAuthority.create(directory, key_type=P256)
+            except AlreadyExistsError:
+                CertificateAuthority.load(directory)
+        tls = load_or_generate_tls("node-1", directory, key_type=P256)
+        assert tls.bundle.verify(tls.chain, "server").node_id == "node-1"
+        assert_keys_are_private(directory)
+        with_lock = CertificateAuthority.load(directory).issue("node-2", key_type=P256)
+        assert with_lock.trust_bundle == tls.trust_bundle
+        assert_tidy(directory)

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import string
+
+import pytest
+from aegis_certs import CertsError, InvalidNodeIdError, InvalidRequestError, validate_node_id
+from aegis_certs._x509.names import ip_of_address, parse_host, validate_trust_domain
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize(
+    "node_id", ["a", "orders-1", "node-1.eu.acme.example", "0a", "x" * 63, "xn--bcher-kva", "7up"]
+)
+def test_lower_case_dns_names_are_node_ids(node_id: str) -> None:
+    assert validate_node_id(node_id) == node_id
+
+
+@pytest.mark.parametrize(
+    "node_id",
+    [
+        "",
+        "x" * 64,
+        "Orders",
+        "under_score",
+        "-a",
+        "a-",
+        "a..b",
+        ".a",
+        "a.",
+        "a b",
+        "a\n",
+        "ä",
+        "a\x00",
+        "../x",
+        "..",
+        ".",
+        "/etc/passwd",
+        "a/b",
+        "a\\b",
+        "10.0.0.1",
+        "1",
+        "127.1",
+        "0x7f.0.0.0x1",
+        "::1",
+        "[::1]",
+        "localhost",
+        "x.localhost",
+        "ca",
+        "*",
+    ],
+)
+def test_what_is_no_lower_case_dns_name_or_could_be_an_address_is_refused(node_id: str) -> None:
+    with pytest.raises(InvalidNodeIdError) as caught:
+        validate_node_id(node_id)
+    assert caught.value.node_id == node_id
+    assert caught.value.reason
+
+
+@pytest.mark.parametrize("value", [None, 7, b"a", ["a"]])
+def test_what_is_no_text_is_refused_too(value: object) -> None:
+    with pytest.raises(InvalidNodeIdError):
+        validate_node_id(value)  # type: ignore[arg-type]  # the point of the test
+
+
+@given(st.text(max_size=80) | st.text(string.ascii_lowercase + string.digits + "-./_", max_size=70))
+def test_an_accepted_node_id_is_always_a_plain_file_and_dns_name(text: str) -> None:
+    try:
+        node_id = validate_node_id(text)
+    except CertsError:
+        return
+    assert node_id == text
+    assert 0 < len(node_id) <= 63
+    assert set(node_id) <= set(string.ascii_lowercase + string.digits + "-.")
+    assert "/" not in node_id
+    assert ".." not in node_id
+    assert not node_id.startswith((".", "-"))
+
+
+@pytest.mark.parametrize("domain", ["aegis.internal", "a_b", "x" * 255])
+def test_trust_domains_follow_the_spiffe_standard(domain: str) -> None:
+    assert validate_trust_domain(domain) == domain
+
+
+@pytest.mark.parametrize(
+    "domain", ["", "Acme", "a/b", "a:1", "x" * 256, "a@b", "a\n", ".", "a.", "a..b"]
+)
+def test_other_trust_domains_are_refused(domain: str) -> None:
+    with pytest.raises(InvalidRequestError):
+        validate_trust_domain(domain)
+
+
+def test_hosts_are_dns_names_or_ip_addresses() -> None:
+    assert parse_host("API.Acme.Example") == "api.acme.example"
+    assert str(parse_host("10.0.0.1")) == "10.0.0.1"
+    assert str(parse_host("[::1]")) == "::1"
+
+
+@pytest.mark.parametrize("host", ["", "*.acme.example", "a b", "a_b", "10.0.0", "http://x", "x/y"])
+def test_wildcards_and_nonsense_are_no_hosts(host: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_host(host)
+    assert caught.value.option == "host"
+    assert caught.value.value == host
+
+
+@pytest.mark.parametrize(
+    ("address", "ip"),
+    [
+        ("127.0.0.1:7000", "127.0.0.1"),
+        ("[::1]:7000", "::1"),
+        ("10.0.0.7", "10.0.0.7"),
+        ("orders.acme.example:7000", "None"),
+        ("0.0.0.0:7000", "None"),
+        ("[::]:7000", "None"),
+        ("localhost:7000", "None"),
+        ("", "None"),
+    ],
+)
+def test_only_a_real_ip_of_the_own_address_counts(address: str, ip: str) -> None:
+    assert str(ip_of_address(address)) == ip
