@@ -28,8 +28,10 @@ import restarts
 import server
 from aegis_certs import TLSConfig
 from aegis_discovery import NodeInfo, ServiceClientPool, Topology
-from aegis_discovery._transport import channel_options  # the pool is compared, not its options
 from aegis_discovery.aio import ServiceClientPool as AioServiceClientPool
+from aegis_discovery.transport._channels import (
+    channel_options,  # the pool is compared, not its options
+)
 from harness import (
     GATE,
     METHOD,

@@ -19,7 +19,7 @@ from dataclasses import replace
 from time import monotonic
 
 from aegis_discovery import Balancer, LeastRequests, NodeInfo, RoundRobin, ServiceInfo, Topology
-from aegis_discovery._endpoints import Endpoints  # the pick alone, without a call
+from aegis_discovery._calls.registry import Endpoints  # the pick alone, without a call
 from harness import Row, estimate, judge, paired_rounds, print_rows
 
 SIZES = (10, 1_000, 100_000)

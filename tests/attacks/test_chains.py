@@ -127,7 +127,7 @@ async def test_a_fault_of_ours_is_logged_now_and_then_with_who_brought_it_out(
         raise ZeroDivisionError(f"of {source}")
 
     with monkeypatch.context() as patch:
-        patch.setattr("aegis_discovery._feed.FeedReader.receive", receive)
+        patch.setattr("aegis_discovery.feed._reader.FeedReader.receive", receive)
         served = mesh.attacker.feeds_served
         await mesh.until(lambda: mesh.attacker.feeds_served >= served + 3 * len(mesh.nodes))
     assert len(logged("watching mallory failed")) == len(mesh.nodes)

@@ -18,7 +18,7 @@ import grpc
 import pytest
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig
 from aegis_discovery._model import NodeInfo, ServiceInfo
-from aegis_discovery._topology import Topology
+from aegis_discovery._topology.topology import Topology
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec

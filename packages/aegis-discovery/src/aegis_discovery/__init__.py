@@ -6,16 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aegis_discovery._balancers import Balancer, EndpointView, LeastRequests, RoundRobin
-    from aegis_discovery._connect import DEFAULT_MESH
-    from aegis_discovery._events import EventKind, TopologyEvent
-    from aegis_discovery._ledger import MergeResult
-    from aegis_discovery._mesh import Mesh, connect
+    from aegis_discovery._calls.balancers import Balancer, EndpointView, LeastRequests, RoundRobin
+    from aegis_discovery._calls.options import PoolOptions
+    from aegis_discovery._calls.stats import EndpointState, EndpointStats, PoolStats, ServiceStats
+    from aegis_discovery._calls.sync.pool import ServiceClientPool
+    from aegis_discovery._client.bootstrap import DEFAULT_MESH
+    from aegis_discovery._client.mesh import Mesh, connect
     from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
-    from aegis_discovery._pool import ServiceClientPool
-    from aegis_discovery._pool_options import PoolOptions
-    from aegis_discovery._pool_stats import EndpointState, EndpointStats, PoolStats, ServiceStats
-    from aegis_discovery._topology import Topology, TopologySnapshot
+    from aegis_discovery._topology.events import EventKind, TopologyEvent
+    from aegis_discovery._topology.merge import MergeResult
+    from aegis_discovery._topology.topology import Topology, TopologySnapshot
     from aegis_discovery.errors import (
         ClosedError,
         ConnectError,
@@ -71,28 +71,28 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Balancer": "_balancers",
-    "DEFAULT_MESH": "_connect",
-    "EndpointState": "_pool_stats",
-    "EndpointStats": "_pool_stats",
-    "EndpointView": "_balancers",
-    "EventKind": "_events",
+    "Balancer": "_calls.balancers",
+    "DEFAULT_MESH": "_client.bootstrap",
+    "EndpointState": "_calls.stats",
+    "EndpointStats": "_calls.stats",
+    "EndpointView": "_calls.balancers",
+    "EventKind": "_topology.events",
     "HealthStatus": "_model",
-    "LeastRequests": "_balancers",
-    "MergeResult": "_ledger",
-    "Mesh": "_mesh",
+    "LeastRequests": "_calls.balancers",
+    "MergeResult": "_topology.merge",
+    "Mesh": "_client.mesh",
     "NodeInfo": "_model",
     "NodeStatus": "_model",
-    "PoolOptions": "_pool_options",
-    "PoolStats": "_pool_stats",
-    "RoundRobin": "_balancers",
-    "ServiceClientPool": "_pool",
+    "PoolOptions": "_calls.options",
+    "PoolStats": "_calls.stats",
+    "RoundRobin": "_calls.balancers",
+    "ServiceClientPool": "_calls.sync.pool",
     "ServiceInfo": "_model",
-    "ServiceStats": "_pool_stats",
-    "Topology": "_topology",
-    "TopologyEvent": "_events",
-    "TopologySnapshot": "_topology",
-    "connect": "_mesh",
+    "ServiceStats": "_calls.stats",
+    "Topology": "_topology.topology",
+    "TopologyEvent": "_topology.events",
+    "TopologySnapshot": "_topology.topology",
+    "connect": "_client.mesh",
 }
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
-from aegis_discovery._fork import of_this_process
+from aegis_discovery._runtime.fork_guard import of_this_process
 from aegis_discovery.errors import ClosedError, ForkedError
 
 __all__ = ["BackgroundLoop", "of_this_process"]

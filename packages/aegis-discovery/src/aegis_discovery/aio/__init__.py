@@ -1,6 +1,6 @@
 """The mesh as a client sees it, for asyncio."""
 
-from aegis_discovery.aio._mesh import Mesh, connect
-from aegis_discovery.aio._pool import ServiceClientPool
+from aegis_discovery._calls.aio.pool import ServiceClientPool
+from aegis_discovery._client.aio_mesh import Mesh, connect
 
 __all__ = ["Mesh", "ServiceClientPool", "connect"]

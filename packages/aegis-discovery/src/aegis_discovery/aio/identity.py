@@ -1,5 +1,5 @@
 """Keeping an identity fresh beside an event loop. For those who build nodes."""
 
-from aegis_discovery.aio._identity import keep
+from aegis_discovery.identity._run import keep
 
 __all__ = ["keep"]

@@ -1,5 +1,5 @@
 """Channels to single nodes, for asyncio. For those who build nodes."""
 
-from aegis_discovery.aio._transport import ChannelCache, open_channel
+from aegis_discovery.transport._aio_channels import ChannelCache, open_channel
 
 __all__ = ["ChannelCache", "open_channel"]

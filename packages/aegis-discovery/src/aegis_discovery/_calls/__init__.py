@@ -1,0 +1,1 @@
+"""Calls to services: endpoints, selection, balancing, retries and ejection."""

@@ -1,0 +1,1 @@
+"""The asyncio face of calls: pool, channel and call on `grpc.aio`."""

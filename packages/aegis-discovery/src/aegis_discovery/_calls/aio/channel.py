@@ -1,0 +1,194 @@
+"""The channels that the async pool hands out."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Self, TypeAlias
+
+import grpc
+import grpc.aio
+
+from aegis_discovery._calls.aio.call import (
+    RetriedCall,
+    RetriedStreamCall,
+    RetriedUnaryCall,
+    observe,
+)
+from aegis_discovery._calls.aio.no_providers import NoProvidersRpcError, UnroutedCall
+from aegis_discovery._calls.stubs import BalancedMethods, BorrowedMethods, StubCallable, repeatable
+
+# The stubs of grpc make these classes generic; at run time not all of them are.
+# mypy: disable-error-code="type-arg"
+
+_Callable: TypeAlias = StubCallable[grpc.aio.Channel]
+
+_READY = grpc.ChannelConnectivity.READY
+_LOST = frozenset({grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN})
+_PACE = 0.05
+"""Seconds from one provider that is out of reach to the next, for those who wait for any."""
+
+
+def _one_request(retried: type[RetriedCall]) -> Callable[..., Any]:
+    """Makes the method that sends one request, which can be sent again."""
+
+    def call(
+        self: _Callable,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        if self.timeout is not None:
+            timeout = self.within(timeout)
+        if wait_for_ready is None:
+            wait_for_ready = self.wait_for_ready
+        if metadata is not None:
+            metadata = repeatable(metadata)
+        try:
+            return retried(
+                self, request, timeout, wait_for_ready, metadata, credentials, compression
+            )
+        except NoProvidersRpcError as error:
+            return UnroutedCall(error)
+
+    return call
+
+
+def _many_requests(
+    self: _Callable,
+    request_iterator: Any = None,
+    timeout: float | None = None,
+    metadata: Any = None,
+    credentials: grpc.CallCredentials | None = None,
+    wait_for_ready: bool | None = None,
+    compression: grpc.Compression | None = None,
+) -> Any:
+    """Sends a stream of requests; nothing can send that twice."""
+    try:
+        endpoint = self.router.pick(monotonic())
+    except NoProvidersRpcError as error:
+        return UnroutedCall(error)
+    if wait_for_ready is None:
+        wait_for_ready = self.wait_for_ready
+    call = self.at(endpoint)(
+        request_iterator,
+        self.within(timeout),
+        metadata,
+        credentials,
+        wait_for_ready,
+        compression,
+    )
+    return observe(call, self.router, endpoint)
+
+
+class _UnaryUnary(_Callable, grpc.aio.UnaryUnaryMultiCallable):
+    __call__ = _one_request(RetriedUnaryCall)
+
+
+class _UnaryStream(_Callable, grpc.aio.UnaryStreamMultiCallable):
+    __call__ = _one_request(RetriedStreamCall)
+
+
+class _StreamUnary(_Callable, grpc.aio.StreamUnaryMultiCallable):
+    __call__ = _many_requests
+
+
+class _StreamStream(_Callable, grpc.aio.StreamStreamMultiCallable):
+    __call__ = _many_requests
+
+
+class BalancedChannel(BalancedMethods[grpc.aio.Channel], grpc.aio.Channel):
+    """A channel to a service: each call goes to the provider whose turn it is.
+
+    Closing it refuses further calls through it, and leaves the pool's connections alone. Its
+    connectivity is that of one provider at a time, and of the next one when that fails.
+    """
+
+    kinds = {  # noqa: RUF012 - a ClassVar by its declaration
+        "unary_unary": _UnaryUnary,
+        "unary_stream": _UnaryStream,
+        "stream_unary": _StreamUnary,
+        "stream_stream": _StreamStream,
+    }
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._followed: weakref.ref[grpc.aio.Channel] | None = None
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        """Returns the connectivity of the provider that is followed.
+
+        Raises:
+            NoProvidersError: If nobody provides the service.
+        """
+        return self._follow().get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        """Waits until `get_state` may return another state."""
+        # Only get_state moves on: the next provider may be in that state for good, if unasked.
+        channel = self._followed() if self._followed else None
+        if channel is None or channel.get_state() is not last_observed_state:
+            return
+        if last_observed_state in _LOST:
+            # gRPC stays so until it is connected again; the next provider may be there already.
+            await asyncio.sleep(_PACE)
+        else:
+            await channel.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        """Waits until a provider is connected.
+
+        Raises:
+            NoProvidersError: If nobody provides the service.
+        """
+        while (state := self.get_state(try_to_connect=True)) is not _READY:
+            await self.wait_for_state_change(state)
+
+    def _follow(self) -> grpc.aio.Channel:
+        channel = self._followed() if self._followed else None
+        if channel is None or channel.get_state() in _LOST:
+            channel = self._connect(self._router.pick(monotonic()))
+            self._followed = weakref.ref(channel)
+        return channel
+
+    async def close(self, grace: float | None = None) -> None:
+        """Takes no more calls."""
+        self._router.closed = True
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class BorrowedChannel(BorrowedMethods[grpc.aio.Channel], grpc.aio.Channel):
+    """The channel of one provider, shared with the rest of the pool; closing it does nothing."""
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        """See `grpc.aio.Channel.get_state`."""
+        state: grpc.ChannelConnectivity = self._channel.get_state(try_to_connect)
+        return state
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        """See `grpc.aio.Channel.wait_for_state_change`."""
+        await self._channel.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        """See `grpc.aio.Channel.channel_ready`."""
+        await self._channel.channel_ready()
+
+    async def close(self, grace: float | None = None) -> None:
+        """Does nothing, since others use the channel too."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass

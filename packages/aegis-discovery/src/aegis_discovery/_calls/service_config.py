@@ -1,0 +1,183 @@
+"""What is configured per method, in the shape of gRPC's service config."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from grpc import StatusCode
+
+from aegis_discovery._calls.retry_budget import DEFAULT_POLICY, RetryPolicy
+from aegis_discovery.errors import ServiceConfigError
+
+MAX_ATTEMPTS = 5
+"""More are taken as five, as gRPC does."""
+
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
+_CODES = {code.name: code for code in StatusCode} | {code.value[0]: code for code in StatusCode}
+
+# What is left out here on purpose, and what to do instead.
+_ELSEWHERE = {
+    "loadBalancingConfig": "the pool balances: use its argument balancers",
+    "loadBalancingPolicy": "the pool balances: use its argument balancers",
+    "retryThrottling": "each service has a retry budget, which cannot be changed",
+    "healthCheckConfig": "the pool knows from the topology who is unhealthy",
+    "hedgingPolicy": "calls are not sent to several providers at once",
+    "maxRequestMessageBytes": "use the channel option grpc.max_send_message_length",
+    "maxResponseMessageBytes": "use the channel option grpc.max_receive_message_length",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MethodConfig:
+    """What applies to the calls of one method.
+
+    Attributes:
+        retry: Which calls are made again; None for none.
+        timeout: Seconds that a call may take at most; the caller may ask for less.
+        wait_for_ready: For calls that say nothing about it.
+    """
+
+    retry: RetryPolicy | None = DEFAULT_POLICY
+    timeout: float | None = None
+    wait_for_ready: bool | None = None
+
+    def without_retry(self) -> MethodConfig:
+        """Returns the same, with one attempt a call."""
+        return replace(self, retry=None)
+
+
+class ServiceConfig:
+    """The configuration of all methods that a pool calls.
+
+    The shape is that of gRPC (gRFC A6, service_config.proto): `methodConfig` is a list, whose
+    entries hold for the methods under `name`, by full service name and method, by service, or by
+    `{}` for all; the most precise one wins as a whole. They may set `timeout`, `waitForReady` and
+    `retryPolicy` (`maxAttempts`, 1 to turn retries off; `retryableStatusCodes`). The backoffs of a
+    `retryPolicy` are checked and not waited for: an attempt goes at once to a provider that this
+    call has not asked yet, and there is none after the last provider.
+
+    Args:
+        config: As JSON text or as what it parses to; None for the defaults.
+
+    Raises:
+        ServiceConfigError: If it is malformed, or asks for what the pool does otherwise.
+    """
+
+    def __init__(self, config: str | Mapping[str, Any] | None = None) -> None:
+        self._methods: dict[tuple[str, str], MethodConfig] = {}
+        if isinstance(config, str):
+            try:
+                config = json.loads(config)
+            except ValueError as error:
+                raise ServiceConfigError("", f"not JSON: {error}") from None
+        root = _object("", {} if config is None else config, {"methodConfig"})
+        for number, entry in enumerate(_list("methodConfig", root.get("methodConfig"))):
+            self._add(f"methodConfig[{number}]", entry)
+
+    def of(self, method: str) -> MethodConfig:
+        """Returns what applies to a method.
+
+        Args:
+            method: As in a generated stub: `/package.Service/Method`.
+        """
+        service, _, name = method.lstrip("/").rpartition("/")
+        for key in ((service, name), (service, ""), ("", "")):
+            found = self._methods.get(key)
+            if found is not None:
+                return found
+        return MethodConfig()
+
+    def _add(self, where: str, entry: Any) -> None:
+        found = _object(where, entry, {"name", "timeout", "waitForReady", "retryPolicy"})
+        wait = found.get("waitForReady")
+        if wait is not None and not isinstance(wait, bool):
+            raise ServiceConfigError(f"{where}.waitForReady", "must be true or false")
+        timeout, retry = found.get("timeout"), found.get("retryPolicy")
+        config = MethodConfig(
+            DEFAULT_POLICY if retry is None else _policy(f"{where}.retryPolicy", retry),
+            None if timeout is None else _seconds(f"{where}.timeout", timeout),
+            wait,
+        )
+        for number, name in enumerate(_list(f"{where}.name", found.get("name"))):
+            self._name(f"{where}.name[{number}]", name, config)
+
+    def _name(self, where: str, name: Any, config: MethodConfig) -> None:
+        found = _object(where, name, {"service", "method"})
+        key = (found.get("service") or "", found.get("method") or "")
+        if not all(isinstance(part, str) for part in key):
+            raise ServiceConfigError(where, "service and method must be text")
+        if key[1] and not key[0]:
+            raise ServiceConfigError(where, "a method needs its service")
+        if key in self._methods:
+            raise ServiceConfigError(where, "was configured before")
+        self._methods[key] = config
+
+
+def _policy(where: str, value: Any) -> RetryPolicy | None:
+    known = {
+        "maxAttempts", "initialBackoff", "maxBackoff", "backoffMultiplier", "retryableStatusCodes",
+    }  # fmt: skip
+    found = _object(where, value, known)
+    for key in ("initialBackoff", "maxBackoff"):
+        if key in found:
+            _seconds(f"{where}.{key}", found[key])
+    multiplier = found.get("backoffMultiplier", 1)
+    if isinstance(multiplier, bool) or not isinstance(multiplier, int | float) or multiplier <= 0:
+        raise ServiceConfigError(f"{where}.backoffMultiplier", "must be a positive number")
+    attempts = found.get("maxAttempts")
+    if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
+        raise ServiceConfigError(
+            f"{where}.maxAttempts", "must be the number of all attempts; 1 turns retries off"
+        )
+    if attempts == 1:
+        return None
+    codes = found.get("retryableStatusCodes")
+    if codes is None:
+        return RetryPolicy(min(attempts, MAX_ATTEMPTS))
+    return RetryPolicy(min(attempts, MAX_ATTEMPTS), _codes(f"{where}.retryableStatusCodes", codes))
+
+
+def _codes(where: str, value: Any) -> frozenset[StatusCode]:
+    chosen = set()
+    for name in _list(where, value):
+        code = None
+        if isinstance(name, str | int) and not isinstance(name, bool):
+            code = _CODES.get(name.upper() if isinstance(name, str) else name)
+        if code is None:
+            raise ServiceConfigError(where, f"{name!r} is no status of gRPC")
+        if code in {StatusCode.OK, StatusCode.CANCELLED}:
+            raise ServiceConfigError(where, f"a call that ended {code.name} stays so")
+        chosen.add(code)
+    if not chosen:
+        raise ServiceConfigError(where, "must name a status")
+    return frozenset(chosen)
+
+
+def _object(where: str, value: Any, known: set[str]) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ServiceConfigError(where, "must be an object")
+    for key in value:
+        if key not in known:
+            raise ServiceConfigError(
+                f"{where}.{key}".lstrip("."), _ELSEWHERE.get(key, "is not known here")
+            )
+    return value
+
+
+def _list(where: str, value: Any) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list | tuple):
+        raise ServiceConfigError(where, "must be a list")
+    return list(value)
+
+
+def _seconds(where: str, value: Any) -> float:
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None or float(match[1]) <= 0:
+        raise ServiceConfigError(where, 'must be a duration as "1.5s"')
+    return float(match[1])

@@ -1,0 +1,1 @@
+"""The blocking face of calls: pool, channel and call on `grpc`."""

@@ -1,0 +1,1 @@
+"""The client of a mesh: find a node, follow its feed, fail over to another."""

@@ -1,0 +1,1 @@
+"""What every part needs at run time: the log limiter and the fork guard."""

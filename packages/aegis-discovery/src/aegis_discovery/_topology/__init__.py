@@ -1,0 +1,1 @@
+"""The topology: merge rules, store, changes and events."""

@@ -1,0 +1,56 @@
+"""Which nodes are called for what they say they provide."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from aegis_discovery._model import NodeInfo
+from aegis_discovery.policy._rules import Policy, Subject
+
+_log = logging.getLogger("aegis.policy")
+
+MAX_SAID = 4096
+"""Denials that were logged and are remembered; after so many they are told once more."""
+
+
+class ProviderJudge:
+    """Goes by the `provide` rules of a policy; made for a pool's `may_provide`.
+
+    Each node and service that is denied is logged once for as long as a policy counts.
+
+    Args:
+        policy: The policy; None where every node may provide everything.
+        trust_domain: Of this process, and so of every node whose record it believes.
+    """
+
+    def __init__(self, policy: Policy | None, trust_domain: str | None) -> None:
+        self._policy = policy
+        self._trust_domain = trust_domain
+        self._said: set[tuple[str, str, str]] = set()
+        self._callbacks: list[Callable[[], object]] = []
+
+    def on_change(self, callback: Callable[[], object]) -> None:
+        """Calls back when another policy counts: pools ask again then."""
+        self._callbacks.append(callback)
+
+    def take(self, policy: Policy | None) -> None:
+        """Goes by another policy from now on."""
+        self._policy = policy
+        self._said.clear()
+        for callback in self._callbacks:
+            callback()
+
+    def __call__(self, node: NodeInfo, name: str, version: str) -> bool:
+        """Tells whether a node may provide a service."""
+        if self._policy is None:
+            return True
+        subject = Subject(node.id, node.type, self._trust_domain)
+        decision = self._policy.may_provide(subject, name, version)
+        key = (node.id, name, version)
+        if not decision and key not in self._said:
+            if len(self._said) >= MAX_SAID:
+                self._said.clear()
+            self._said.add(key)
+            _log.warning("%s may not provide %s/%s: %s", *key, decision.reason)
+        return decision.allowed

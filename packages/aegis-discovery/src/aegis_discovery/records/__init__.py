@@ -1,0 +1,42 @@
+"""Records and verdicts: how nodes write, sign and believe them. For those who build nodes."""
+
+from aegis_discovery.records._codec import (
+    decode_record,
+    decode_verdict,
+    node_to_seed,
+    nodes_from_seed,
+    signed_from_wire,
+)
+from aegis_discovery.records._record import (
+    LEASE,
+    MAX_AHEAD,
+    MAX_RECORD,
+    REPUBLISH_EVERY,
+    TOMBSTONE_LEASE,
+    Record,
+    Signed,
+)
+from aegis_discovery.records._signer import RecordAuthor
+from aegis_discovery.records._verdict import VERDICT_LEASE, Opinion, SignedVerdict, Verdict
+from aegis_discovery.records._verifier import RecordVerifier
+
+__all__ = [
+    "LEASE",
+    "MAX_AHEAD",
+    "MAX_RECORD",
+    "REPUBLISH_EVERY",
+    "TOMBSTONE_LEASE",
+    "VERDICT_LEASE",
+    "Opinion",
+    "Record",
+    "RecordAuthor",
+    "RecordVerifier",
+    "Signed",
+    "SignedVerdict",
+    "Verdict",
+    "decode_record",
+    "decode_verdict",
+    "node_to_seed",
+    "nodes_from_seed",
+    "signed_from_wire",
+]

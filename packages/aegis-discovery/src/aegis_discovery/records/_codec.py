@@ -1,0 +1,231 @@
+"""Translates between the wire's messages and this package's values; only here is protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from google.protobuf.message import DecodeError
+
+from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
+from aegis_discovery.errors import InvalidRecordError, InvalidVerdictError
+from aegis_discovery.proto import aegis_pb2, mesh_pb2
+from aegis_discovery.records._record import Record, RecordFields, Signed
+from aegis_discovery.records._verdict import Opinion, Verdict
+
+_STATUS_TO_WIRE = {
+    NodeStatus.ALIVE: mesh_pb2.STATUS_ALIVE,
+    NodeStatus.SUSPECTED: mesh_pb2.STATUS_SUSPECTED,
+    NodeStatus.FAILED: mesh_pb2.STATUS_FAILED,
+}
+_STATUS_FROM_WIRE = {wire: status for status, wire in _STATUS_TO_WIRE.items()}
+
+_OPINION_TO_WIRE = {
+    Opinion.CLEAR: mesh_pb2.OPINION_CLEAR,
+    Opinion.SUSPECT: mesh_pb2.OPINION_SUSPECT,
+    Opinion.FAILED: mesh_pb2.OPINION_FAILED,
+}
+_OPINION_FROM_WIRE = {wire: opinion for opinion, wire in _OPINION_TO_WIRE.items()}
+
+
+def encode_record(fields: RecordFields) -> bytes:
+    """Serialises what an author signs; done once in a record's life."""
+    body = mesh_pb2.RecordBody(
+        context=fields.context,
+        mesh=fields.mesh,
+        trust_domain=fields.trust_domain,
+        id=fields.id,
+        stamp=fields.stamp,
+        instance=fields.instance,
+        expires_at=fields.expires_at,
+        removed=fields.info is None,
+        voucher=fields.voucher or "",
+    )
+    if fields.info is not None:
+        info = fields.info
+        body.name = info.name
+        body.type = info.type
+        body.address = info.address
+        body.services.extend(
+            mesh_pb2.Service(name=service.name, version=service.version)
+            for service in info.services
+        )
+        body.joined_at = _to_ms(info.joined_at)
+        body.updated_at = _to_ms(info.updated_at)
+        body.health = info.health.value
+        body.trust_bundle = info.trust_bundle
+        body.region = info.region
+        body.zone = info.zone
+    return body.SerializeToString(deterministic=True)
+
+
+def decode_record(data: bytes, *, signer_id: str = "") -> RecordFields:
+    """Reads a record's bytes.
+
+    Args:
+        data: The bytes.
+        signer_id: The node whose certificate signed them; what is held shares this string.
+
+    Raises:
+        InvalidRecordError: If they are no record.
+    """
+    try:
+        body = mesh_pb2.RecordBody.FromString(data)
+        # A new string at every look, and a record is held for a day.
+        node_id = signer_id if body.id == signer_id else body.id
+        name, voucher = body.name, body.voucher or None
+        info = None
+        if not body.removed:
+            joined_at = _from_ms(body.joined_at)
+            is_unchanged = body.updated_at == body.joined_at
+            info = NodeInfo(
+                id=node_id,
+                name=node_id if name == node_id else name,
+                type=body.type,
+                address=body.address,
+                services=tuple(ServiceInfo(s.name, s.version) for s in body.services),
+                joined_at=joined_at,
+                updated_at=joined_at if is_unchanged else _from_ms(body.updated_at),
+                health=_health(body.health),
+                vouched_by=voucher,
+                trust_bundle=body.trust_bundle,
+                region=body.region,
+                zone=body.zone,
+            )
+    except (DecodeError, ValueError, OverflowError) as error:
+        raise InvalidRecordError("", f"its bytes cannot be read ({error})") from error
+    return RecordFields(
+        context=body.context,
+        mesh=body.mesh,
+        trust_domain=body.trust_domain,
+        id=node_id,
+        stamp=body.stamp,
+        instance=body.instance,
+        expires_at=body.expires_at,
+        info=info,
+        voucher=voucher,
+    )
+
+
+def encode_verdict(verdict: Verdict, *, context: str, mesh: str, trust_domain: str) -> bytes:
+    """Serialises what an accuser signs."""
+    body = mesh_pb2.VerdictBody(
+        context=context,
+        mesh=mesh,
+        trust_domain=trust_domain,
+        accuser=verdict.accuser,
+        accuser_instance=verdict.accuser_instance,
+        stamp=verdict.stamp,
+        expires_at=verdict.expires_at,
+        subject=verdict.subject,
+        subject_instance=verdict.subject_instance,
+        subject_stamp=verdict.subject_stamp,
+        opinion=_OPINION_TO_WIRE[verdict.opinion],
+        held=verdict.held,
+    )
+    return body.SerializeToString(deterministic=True)
+
+
+def decode_verdict(data: bytes) -> tuple[Verdict, tuple[str, str, str]]:
+    """Reads a verdict's bytes, and the context, mesh and trust domain that they name.
+
+    Raises:
+        InvalidVerdictError: If they are no verdict.
+    """
+    try:
+        body = mesh_pb2.VerdictBody.FromString(data)
+    except DecodeError as error:
+        raise InvalidVerdictError("", f"its bytes cannot be read ({error})") from error
+    opinion = _OPINION_FROM_WIRE.get(body.opinion)
+    if opinion is None:
+        raise InvalidVerdictError("", f"{body.opinion} is no opinion")
+    verdict = Verdict(
+        accuser=body.accuser,
+        accuser_instance=body.accuser_instance,
+        stamp=body.stamp,
+        expires_at=body.expires_at,
+        subject=body.subject,
+        subject_instance=body.subject_instance,
+        subject_stamp=body.subject_stamp,
+        opinion=opinion,
+        held=body.held,
+    )
+    return verdict, (body.context, body.mesh, body.trust_domain)
+
+
+def signed_to_wire(record: Record) -> mesh_pb2.SignedRecord:
+    """Puts a record on the wire exactly as it was signed."""
+    return mesh_pb2.SignedRecord(body=record.body, signature=record.signature, signer=record.signer)
+
+
+def verdict_to_wire(signed: Signed) -> mesh_pb2.SignedVerdict:
+    """Puts a verdict on the wire exactly as it was signed."""
+    return mesh_pb2.SignedVerdict(
+        body=signed.body, signature=signed.signature, signer=signed.signer
+    )
+
+
+def signed_from_wire(message: mesh_pb2.SignedRecord | mesh_pb2.SignedVerdict) -> Signed:
+    """Takes a record or a verdict off the wire, unread and unverified."""
+    return Signed(message.body, message.signature, message.signer)
+
+
+def status_to_wire(node_id: str, stamp: int, status: NodeStatus) -> mesh_pb2.DerivedStatus:
+    """Puts on the wire what was made of the verdicts on a node's record."""
+    return mesh_pb2.DerivedStatus(id=node_id, stamp=stamp, status=_STATUS_TO_WIRE[status])
+
+
+def status_from_wire(message: mesh_pb2.DerivedStatus) -> NodeStatus | None:
+    """Takes a derived status off the wire; None for one of a later version."""
+    return _STATUS_FROM_WIRE.get(message.status)
+
+
+def node_to_seed(info: NodeInfo) -> aegis_pb2.TopologyNode:
+    """Writes a node as the seed protocol's peers read it."""
+    return aegis_pb2.TopologyNode(
+        id=info.id,
+        name=info.name,
+        type=info.type,
+        address=info.address,
+        joined_at=_to_ms(info.joined_at) // 1000,
+        updated_at=_to_ms(info.updated_at) // 1000,
+        services=[aegis_pb2.Service(name=s.name, version=s.version) for s in info.services],
+    )
+
+
+def nodes_from_seed(nodes: Iterable[aegis_pb2.TopologyNode]) -> tuple[NodeInfo, ...]:
+    """Reads the nodes of a seed protocol answer; times out of range count as unknown."""
+    return tuple(
+        NodeInfo(
+            id=node.id,
+            name=node.name,
+            type=node.type or "generic",
+            address=node.address,
+            services=tuple(ServiceInfo(s.name, s.version) for s in node.services),
+            joined_at=_from_seconds(node.joined_at),
+            updated_at=_from_seconds(node.updated_at),
+        )
+        for node in nodes
+    )
+
+
+def _health(value: str) -> HealthStatus:
+    try:
+        return HealthStatus(value)
+    except ValueError:
+        return HealthStatus.UNKNOWN
+
+
+def _to_ms(moment: datetime | None) -> int:
+    return 0 if moment is None else round(moment.timestamp() * 1000)
+
+
+def _from_ms(value: int) -> datetime | None:
+    return None if value == 0 else datetime.fromtimestamp(value / 1000, UTC)
+
+
+def _from_seconds(value: int) -> datetime | None:
+    try:
+        return _from_ms(value * 1000)
+    except (ValueError, OverflowError, OSError):
+        return None

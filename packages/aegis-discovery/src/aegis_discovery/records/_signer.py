@@ -1,0 +1,177 @@
+"""Who writes records and verdicts: gives each its lease and signs its bytes."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Callable
+from typing import Protocol, Self
+
+from aegis_certs import TLSConfig
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from aegis_discovery._model import NodeInfo
+from aegis_discovery.errors import InvalidRecordError
+from aegis_discovery.records._codec import decode_record, encode_record, encode_verdict
+from aegis_discovery.records._record import (
+    CONTEXT,
+    LEASE,
+    MAX_RECORD,
+    TOMBSTONE_LEASE,
+    Clock,
+    Record,
+    RecordFields,
+    Signed,
+    why_not_provided,
+)
+from aegis_discovery.records._verdict import (
+    CLEAR_LEASE,
+    VERDICT_CONTEXT,
+    VERDICT_LEASE,
+    Opinion,
+    SignedVerdict,
+    Verdict,
+)
+
+
+class RecordAuthor:
+    """Makes the records of one process, its node's own and those it vouches for.
+
+    Without an identity it signs nothing: such records serve a topology of one process.
+
+    Attributes:
+        instance: Names this life of the process in every record.
+    """
+
+    def __init__(
+        self,
+        node_id: str = "",
+        *,
+        mesh: str = "",
+        trust_domain: str = "",
+        signing: Signing | None = None,
+        clock: Clock = time.time,
+    ) -> None:
+        self.instance = secrets.token_hex(8)
+        self._node_id = node_id
+        self._mesh = mesh
+        self._trust_domain = trust_domain
+        self._signing = signing
+        self._clock = clock
+
+    @classmethod
+    def of(cls, tls: TLSConfig, *, mesh: str, clock: Clock = time.time) -> Self:
+        """Makes the author that signs with a node's identity."""
+        return cls(
+            tls.node_id,
+            mesh=mesh,
+            trust_domain=tls.trust_domain or "",
+            signing=LeafSigning(tls),
+            clock=clock,
+        )
+
+    def change_identity(self, tls: TLSConfig) -> None:
+        """Signs with another certificate and key of the same node from now on."""
+        self._signing = LeafSigning(tls)
+
+    def write(
+        self, node_id: str, stamp: int, info: NodeInfo | None, *, vouched: bool = False
+    ) -> Record:
+        """Makes a record, or a tombstone where `info` is None.
+
+        Raises:
+            InvalidRecordError: If it is larger than a record may be, or declares what it may not.
+        """
+        lease = TOMBSTONE_LEASE if info is None else LEASE
+        fields = RecordFields(
+            context=CONTEXT,
+            mesh=self._mesh,
+            trust_domain=self._trust_domain,
+            id=node_id,
+            stamp=stamp,
+            instance=self.instance,
+            expires_at=self._end_of(lease, stamp),
+            info=info,
+            voucher=self._node_id if vouched else None,
+        )
+        body = encode_record(fields)
+        if len(body) > MAX_RECORD:
+            reason = f"it has {len(body)} bytes, the limit is {MAX_RECORD}; declare fewer services"
+            raise InvalidRecordError(node_id, reason)
+        if info is not None and (reason := why_not_provided(info.services)):
+            raise InvalidRecordError(node_id, reason)
+        # The wire rounds times; the author goes by what everybody else will read.
+        fields = decode_record(body)
+        signed = self._sign(body)
+        return Record.of(fields, body, signed.signature, signed.signer)
+
+    def judge(self, about: Record, stamp: int, opinion: Opinion, *, held: bool) -> SignedVerdict:
+        """Makes this node's verdict on another one's record."""
+        lease = CLEAR_LEASE if opinion is Opinion.CLEAR else VERDICT_LEASE
+        verdict = Verdict(
+            accuser=self._node_id,
+            accuser_instance=self.instance,
+            stamp=stamp,
+            expires_at=self._end_of(lease, stamp),
+            subject=about.id,
+            subject_instance=about.instance,
+            subject_stamp=about.stamp,
+            opinion=opinion,
+            held=held,
+        )
+        body = encode_verdict(
+            verdict, context=VERDICT_CONTEXT, mesh=self._mesh, trust_domain=self._trust_domain
+        )
+        return SignedVerdict(verdict, self._sign(body))
+
+    def _end_of(self, lease: float, stamp: int) -> int:
+        """Returns when a lease ends that begins now (Unix milliseconds): never past the key's."""
+        end = max(self._clock() * 1000, stamp) + lease * 1000
+        if self._signing is not None:
+            end = min(end, self._signing.not_after * 1000)
+        return math.floor(end)
+
+    def _sign(self, body: bytes) -> Signed:
+        if self._signing is None:
+            return Signed(body, b"", b"")
+        return Signed(body, self._signing.sign(body), self._signing.signer)
+
+
+class Signing(Protocol):
+    """What an author needs of an identity."""
+
+    signer: bytes
+    not_after: float
+
+    def sign(self, body: bytes) -> bytes:
+        """Signs a record's body."""
+
+
+class LeafSigning:
+    """Signs with the key of a leaf certificate.
+
+    Attributes:
+        signer: SHA-256 of the certificate's DER.
+        not_after: When the certificate expires (Unix seconds); no lease outlives it.
+    """
+
+    def __init__(self, tls: TLSConfig) -> None:
+        self.signer = tls.fingerprint
+        self.not_after = tls.not_after.timestamp()
+        self._sign = _signer(serialization.load_pem_private_key(tls.private_key, password=None))
+
+    def sign(self, body: bytes) -> bytes:
+        """Signs with RSA PKCS#1 v1.5 or ECDSA, over SHA-256."""
+        return self._sign(body)
+
+
+def _signer(key: object) -> Callable[[bytes], bytes]:
+    match key:
+        case rsa.RSAPrivateKey():
+            return lambda body: key.sign(body, padding.PKCS1v15(), hashes.SHA256())
+        case ec.EllipticCurvePrivateKey():
+            return lambda body: key.sign(body, ec.ECDSA(hashes.SHA256()))
+        case _:
+            raise TypeError(f"{type(key).__name__} cannot sign records; use an RSA or an EC key")

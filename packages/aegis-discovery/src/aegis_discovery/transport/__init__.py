@@ -1,0 +1,28 @@
+"""Reaching one node: its address, its identity, a channel to it. For those who build nodes."""
+
+from aegis_discovery._address import (
+    SeedPeer,
+    is_wildcard,
+    join_address,
+    parse_seed,
+    split_address,
+    split_host_port,
+)
+from aegis_discovery.transport._backoff import Backoff
+from aegis_discovery.transport._channels import ChannelCache, channel_credentials, open_channel
+from aegis_discovery.transport._probe import explain_failure, identify
+
+__all__ = [
+    "Backoff",
+    "ChannelCache",
+    "SeedPeer",
+    "channel_credentials",
+    "explain_failure",
+    "identify",
+    "is_wildcard",
+    "join_address",
+    "open_channel",
+    "parse_seed",
+    "split_address",
+    "split_host_port",
+]

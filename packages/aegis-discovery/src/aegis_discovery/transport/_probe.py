@@ -1,0 +1,179 @@
+"""Who is there: a TLS handshake of our own, since gRPC does not show a server's certificate."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+from aegis_certs import CertsError, Identity, TLSConfig, identity_of
+from cryptography import x509
+
+from aegis_discovery._address import split_address
+from aegis_discovery.errors import ConnectError, PeerIdentityError
+
+# RFC 9113, section 3.4: what a client sends first, and an empty SETTINGS frame. A server that
+# accepted our certificate answers with its own settings; with TLS 1.3 nothing earlier shows it.
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+
+_EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
+_NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID
+
+
+def identify(address: str, tls: TLSConfig, timeout: float = 5.0) -> Identity:
+    """Learns which node is at an address: whom the certificate names that it proves to own.
+
+    The handshake shows our certificate and checks the peer's chain against our trust bundle. It
+    checks no name, since the name is what is asked for: dial with the answer as the name.
+
+    Args:
+        address: `host:port`.
+        tls: Our identity.
+        timeout: Seconds for each step: to connect, to shake hands, to be accepted.
+
+    Raises:
+        ConnectError: Nobody answers there, it is no gRPC over TLS, or it refuses our certificate.
+        PeerIdentityError: The peer's certificate is not to be trusted, or names no node.
+    """
+    try:
+        with socket.create_connection(split_address(address), timeout) as raw:
+            der = _handshake(raw, address, tls, timeout)
+    except TimeoutError:
+        raise _unreachable(address, f"did not answer within {timeout:g} s") from None
+    except ConnectionRefusedError:
+        raise _unreachable(address, "refused the connection; is a node listening there?") from None
+    except socket.gaierror as error:
+        raise _unreachable(address, f"the host cannot be resolved ({error.strerror})") from None
+    except OSError as error:
+        raise _unreachable(address, f"cannot be reached ({error.strerror or error})") from error
+    try:
+        identity = identity_of(x509.load_der_x509_certificate(der))
+    except (CertsError, ValueError) as error:
+        raise PeerIdentityError(address, str(error)) from error
+    ours = tls.trust_domain
+    if ours and identity.trust_domain and identity.trust_domain != ours:
+        raise PeerIdentityError(
+            address,
+            f"{identity.node_id} is of trust domain {identity.trust_domain}, we are of {ours}",
+        )
+    return identity
+
+
+def explain_failure(error: Exception, tls: TLSConfig) -> str:
+    """Says in one sentence why a call failed, where gRPC says no more than `Socket closed`.
+
+    Peers do not tell whose certificate they refuse, so our own identity is checked here.
+
+    Args:
+        error: What the call raised.
+        tls: The identity that it was made with.
+    """
+    details = (isinstance(error, grpc.RpcError) and error.details()) or str(error)
+    if "Connection refused" in details:
+        return "it refused the connection; is a node listening there?"
+    if "Hostname Verification" in details or "Peer name" in details:
+        return f"another node than the expected one answered there: {details}"
+    if not any(hint in details for hint in ("Socket closed", "SSL", "andshake", "reset")):
+        return details
+    problem = own_problem(tls)
+    return f"our own identity is not accepted: {problem}" if problem else details
+
+
+def own_problem(tls: TLSConfig) -> str | None:
+    """Says what is wrong with our own certificate, or None."""
+    try:
+        tls.bundle.verify(tls.chain, "client")
+    except CertsError as error:
+        return str(error)
+    return None
+
+
+def _handshake(raw: socket.socket, address: str, tls: TLSConfig, timeout: float) -> bytes:
+    """Returns the peer's certificate (DER) once the peer has accepted ours."""
+    raw.settimeout(timeout)
+    try:
+        connection = _context(tls).wrap_socket(raw)
+    except ssl.SSLCertVerificationError as error:
+        raise PeerIdentityError(address, _untrusted(error)) from error
+    except (ssl.SSLEOFError, ConnectionResetError) as error:
+        raise _refused(address, tls, "it closed the connection") from error
+    except ssl.SSLError as error:
+        reason = error.reason or str(error)
+        if "ALERT" in reason:
+            raise _refused(address, tls, _plain(reason)) from error
+        raise _unreachable(address, f"answers, but not with TLS ({_plain(reason)})") from error
+    with connection:
+        der = connection.getpeercert(binary_form=True)
+        if connection.selected_alpn_protocol() != "h2" or der is None:
+            raise _unreachable(address, "speaks TLS, but not gRPC (no HTTP/2)")
+        try:
+            connection.sendall(_HTTP2_PREFACE)
+            accepted = connection.recv(1)
+        except TimeoutError:
+            raise
+        except OSError as error:  # with TLS 1.3, a refusal comes after the handshake
+            raise _refused(address, tls, _plain(error.strerror or str(error))) from error
+        if not accepted:
+            raise _refused(address, tls, "it closed the connection")
+        return der
+
+
+def _context(tls: TLSConfig) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    # As gRPC does: an intermediate in the trust bundle is an anchor of its own.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.set_alpn_protocols(["h2"])
+    context.load_verify_locations(cadata=tls.trust_bundle.decode())
+    with _as_file(tls.private_key + b"\n" + tls.certificate_chain) as path:
+        context.load_cert_chain(path)
+    return context
+
+
+@contextmanager
+def _as_file(secret: bytes) -> Iterator[str]:
+    """Lends a path to what `ssl` takes from files only; on Linux it never touches a disk."""
+    if sys.platform == "linux":
+        descriptor = os.memfd_create("aegis-identity")
+        path = f"/proc/self/fd/{descriptor}"
+    else:
+        descriptor, path = tempfile.mkstemp()  # readable by its owner only
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secret)
+            file.flush()
+            yield path
+    finally:
+        if sys.platform != "linux":
+            os.unlink(path)
+
+
+def _untrusted(error: ssl.SSLCertVerificationError) -> str:
+    if error.verify_code == _EXPIRED:
+        return "its certificate, or the CA's above it, has expired; renew it there"
+    if error.verify_code == _NOT_YET_VALID:
+        return "its certificate is not valid yet; check the clocks of both machines"
+    return (
+        f"its certificate is not trusted ({error.verify_message}); "
+        f"both sides need certificates of one CA"
+    )
+
+
+def _plain(reason: str) -> str:
+    """Makes OpenSSL's names of errors readable."""
+    return reason.lower().replace("_", " ")
+
+
+def _refused(address: str, tls: TLSConfig, what: str) -> ConnectError:
+    reason = own_problem(tls) or "it may trust another CA"
+    return _unreachable(address, f"did not accept our certificate ({what}): {reason}")
+
+
+def _unreachable(address: str, reason: str) -> ConnectError:
+    return ConnectError(f"{address} {reason}", {address: reason})

@@ -1,0 +1,539 @@
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import threading
+import weakref
+from collections import Counter
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+from aegis_discovery._calls.balancers import Balancer, LeastRequests, RoundRobin
+from aegis_discovery._calls.endpoint import Endpoint
+from aegis_discovery._calls.registry import Endpoints
+from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
+from aegis_discovery._topology.topology import Topology
+from aegis_discovery.errors import ClosedError
+
+GREETER = ServiceInfo("greeter", "v1")
+
+
+NOW = 100.0
+
+
+def node(node_id: str, **changes: Any) -> NodeInfo:
+    return replace(
+        NodeInfo(node_id, address=f"{node_id}.example:1", services=(GREETER,)), **changes
+    )
+
+
+def endpoints_of(*nodes: NodeInfo, **options: Any) -> tuple[Topology, Endpoints[object]]:
+    topology = Topology()
+    for info in nodes:
+        topology.add_node(info)
+    return topology, Endpoints(topology, **options)
+
+
+def picks(endpoints: Endpoints[object], count: int, now: float = NOW) -> list[str]:
+    service = endpoints.service("greeter", "v1")
+    return [endpoint.node_id for _ in range(count) if (endpoint := service.pick(now))]
+
+
+def by_id(endpoints: Endpoints[object]) -> dict[str, Endpoint[object]]:
+    service = endpoints.service("greeter", "v1")
+    service.pick(NOW)
+    return {endpoint.node_id: endpoint for endpoint in service.view.everyone}
+
+
+def test_round_robin_takes_providers_in_turn_by_node_id() -> None:
+    _, endpoints = endpoints_of(node("c"), node("a"), node("b"))
+    turns = picks(endpoints, 6)
+    assert turns[:3] == turns[3:]
+    assert "".join(turns[:3]) in {"abc", "bca", "cab"}
+
+
+def test_each_service_has_its_own_turns_and_the_same_endpoints() -> None:
+    both = (GREETER, ServiceInfo("other", "v1"))
+    _, endpoints = endpoints_of(node("a", services=both), node("b", services=both))
+    first = {endpoints.service("greeter", "v1").pick(NOW) for _ in range(2)}
+    second = {endpoints.service("other", "v1").pick(NOW) for _ in range(2)}
+    assert first == second
+    assert endpoints.service("greeter", "v1") is endpoints.service("greeter", "v1")
+
+
+def test_round_robin_may_begin_anywhere_but_is_told_where_in_a_test() -> None:
+    ends = [Endpoint[object](name, "") for name in "abc"]
+    balancer = RoundRobin(start=4)
+    assert [balancer.pick(ends).node_id for _ in range(4)] == ["b", "c", "a", "b"]
+
+
+def test_nobody_is_picked_where_nobody_provides() -> None:
+    _, endpoints = endpoints_of(node("a", services=()))
+    assert endpoints.service("greeter", "v1").pick(NOW) is None
+
+
+def test_the_pick_follows_the_topology() -> None:
+    topology, endpoints = endpoints_of(node("a"))
+    assert set(picks(endpoints, 2)) == {"a"}
+    topology.add_node(node("b"))
+    assert set(picks(endpoints, 2)) == {"a", "b"}
+    topology.remove_node("a")
+    assert set(picks(endpoints, 2)) == {"b"}
+
+
+def test_one_at_a_new_address_is_a_new_endpoint() -> None:
+    topology, endpoints = endpoints_of(node("a"))
+    service = endpoints.service("greeter", "v1")
+    before = service.pick(NOW)
+    assert before is service.pick(NOW)
+    topology.update_node(node("a", address="elsewhere:2"))
+    after = service.pick(NOW)
+    assert after is not None
+    assert (after.node_id, after.address) == ("a", "elsewhere:2")
+    assert after is not before
+
+
+def test_a_change_of_nothing_but_services_keeps_the_endpoint() -> None:
+    topology, endpoints = endpoints_of(node("a"))
+    service = endpoints.service("greeter", "v1")
+    before = service.pick(NOW)
+    topology.update_node(node("a", services=(GREETER, ServiceInfo("more", "v1"))))
+    assert service.pick(NOW) is before
+
+
+@pytest.mark.parametrize(
+    "trouble", [{"health": HealthStatus.UNHEALTHY}, {"status": NodeStatus.SUSPECTED}]
+)
+def test_unhealthy_and_suspected_providers_are_passed_over_unless_all_are(
+    trouble: dict[str, Any],
+) -> None:
+    class Source:
+        nodes = ("a", "b")
+        providers = (node("a", **trouble), node("b"))
+
+        def get_service_providers(self, name: str, version: str) -> tuple[NodeInfo, ...]:
+            return self.providers
+
+    source = Source()
+    endpoints: Endpoints[object] = Endpoints(source)
+    assert set(picks(endpoints, 4)) == {"b"}
+    source.providers = (node("a", **trouble), node("b", **trouble))
+    assert Counter(picks(endpoints, 4)) == {"a": 2, "b": 2}
+
+
+def test_a_provider_without_a_proper_address_is_never_picked() -> None:
+    nonsense = ("", "no-port", "unix:/tmp/socket", "dns:///host:1", "host:0", "a b:1")
+    nodes = [node(f"bad-{number}", address=text) for number, text in enumerate(nonsense)]
+    _, endpoints = endpoints_of(*nodes, node("good"))
+    assert set(picks(endpoints, 20)) == {"good"}
+    _, endpoints = endpoints_of(*nodes)
+    assert endpoints.service("greeter", "v1").pick(NOW) is None
+
+
+def test_an_endpoint_out_of_reach_is_passed_over_and_its_share_is_spread_evenly() -> None:
+    _, endpoints = endpoints_of(*map(node, "abcd"))
+    service = endpoints.service("greeter", "v1")
+    down = service.pick(NOW)
+    assert down is not None
+    down.unreached(NOW)
+    counts = Counter(picks(endpoints, 300))
+    assert set(counts.values()) == {100}
+    assert down.node_id not in counts
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+def test_where_all_are_out_of_reach_all_are_tried_in_turn(count: int) -> None:
+    _, endpoints = endpoints_of(*map(node, "abcdefg"[:count]))
+    for endpoint in by_id(endpoints).values():
+        endpoint.unreached(NOW)
+    assert Counter(picks(endpoints, 3 * count)) == dict.fromkeys("abcdefg"[:count], 3)
+
+
+@pytest.mark.parametrize("count", range(2, 8))
+def test_where_each_call_is_retried_first_attempts_are_spread_all_the_same(count: int) -> None:
+    _, endpoints = endpoints_of(*map(node, "abcdefg"[:count]))
+    service = endpoints.service("greeter", "v1")
+    firsts: Counter[str] = Counter()
+    for _ in range(3 * count):
+        first = service.pick(NOW)
+        assert first is not None
+        firsts[first.node_id] += 1
+        service.pick_other((first,), NOW, charged=False)
+    assert set(firsts.values()) == {3}
+
+
+def test_a_retry_goes_to_another_endpoint_or_nowhere() -> None:
+    topology, endpoints = endpoints_of(node("a"), node("b"))
+    service = endpoints.service("greeter", "v1")
+    first = service.pick(NOW)
+    assert first is not None
+    others = {service.pick_other((first,), NOW, charged=True) for _ in range(4)}
+    assert first not in others
+    assert len(others) == 1
+    (other,) = others
+    assert other is not None
+    other.unreached(NOW)
+    again = service.pick_other((first,), NOW, charged=True)
+    assert again is other, "one out of reach is better than none"
+    assert service.pick_other((first, other), NOW, charged=True) is None
+    topology.remove_node(other.node_id)
+    service.pick(NOW)
+    assert service.pick_other((first,), NOW, charged=True) is None
+    assert service.refused == 0
+
+
+def test_a_retry_follows_the_topology_and_the_rules() -> None:
+    topology, endpoints = endpoints_of(
+        node("a"), may_provide=lambda provider, *_: provider.type != "rogue"
+    )
+    service = endpoints.service("greeter", "v1")
+    first = service.pick(NOW)
+    assert first is not None
+    topology.add_node(node("b"))
+    other = service.pick_other((first,), NOW, charged=False)
+    assert other is not None
+    assert other.node_id == "b", "it came after the first attempt"
+    topology.update_node(node("b", type="rogue"))
+    assert service.pick_other((first,), NOW, charged=False) is None
+
+
+def test_a_retry_does_not_take_the_same_provider_for_another_one_after_a_renewal() -> None:
+    _, endpoints = endpoints_of(node("a"))
+    service = endpoints.service("greeter", "v1")
+    first = service.pick(NOW)
+    assert first is not None
+    endpoints.renew()
+    assert service.pick(NOW) is not first
+    assert service.pick_other((first,), NOW, charged=False) is None
+
+
+def test_a_retry_that_the_budget_refuses_is_counted() -> None:
+    _, endpoints = endpoints_of(node("a"), node("b"))
+    service = endpoints.service("greeter", "v1")
+    first = service.pick(NOW)
+    assert first is not None
+    further = [service.pick_other((first,), NOW, charged=True) for _ in range(12)]
+    assert [endpoint is not None for endpoint in further] == [True] * 10 + [False] * 2
+    assert (service.calls, service.retries, service.refused) == (1, 10, 2)
+    assert service.pick_other((first,), NOW, charged=False) is not None
+
+
+def test_an_endpoint_that_left_is_let_go_by_every_service_at_the_next_pick_of_any() -> None:
+    both = (GREETER, ServiceInfo("other", "v1"))
+    topology, endpoints = endpoints_of(node("a"), node("b", services=both))
+    only_b = endpoints.service("other", "v1").pick(NOW)
+    assert only_b is not None
+    assert len(set(picks(endpoints, 2))) == 2
+    gone = weakref.ref(only_b)
+    del only_b
+    topology.remove_node("b")
+    assert gone() is not None
+    picks(endpoints, 1)
+    gc.collect()
+    assert gone() is None
+
+
+def test_many_threads_share_the_turns_exactly() -> None:
+    _, endpoints = endpoints_of(*map(node, "abcd"))
+    counts: list[Counter[str]] = []
+
+    def work() -> None:
+        counts.append(Counter(picks(endpoints, 1000)))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(sum(counts, Counter()).values()) == {2000}
+
+
+def test_threads_pick_while_the_topology_changes() -> None:
+    topology, endpoints = endpoints_of(node("a"), node("b"))
+    stop = threading.Event()
+    picked: list[int] = []
+
+    def work() -> None:
+        while not stop.is_set():
+            picked.append(len(picks(endpoints, 10)))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(200):
+        topology.add_node(node("c"))
+        topology.remove_node("c")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert set(picked) == {10}
+
+
+def test_a_closed_pool_picks_nobody() -> None:
+    _, endpoints = endpoints_of(node("a"))
+    service = endpoints.service("greeter", "v1")
+    endpoints.close()
+    with pytest.raises(ClosedError, match="the pool is closed"):
+        service.pick(NOW)
+    with pytest.raises(ClosedError):
+        endpoints.service("greeter", "v1")
+
+
+def test_one_that_does_not_answer_is_ejected_and_probed_when_its_time_is_over() -> None:
+    _, endpoints = endpoints_of(*map(node, "abc"))
+    probed: list[Endpoint[object]] = []
+    endpoints.probe = probed.append
+    silent = by_id(endpoints)["b"]
+    silent.asked(NOW, object())
+    assert set(picks(endpoints, 6, NOW + 0.9)) == {"a", "b", "c"}
+    assert set(picks(endpoints, 6, NOW + 1.0)) == {"a", "c"}
+    assert silent.ejected
+    assert probed == []
+    picks(endpoints, 9, NOW + 2.0)
+    assert probed == [silent], "one at a time"
+    silent.probed(True, NOW + 2.1)
+    silent.waiting.clear()
+    assert set(picks(endpoints, 6, NOW + 2.2)) == {"a", "b", "c"}
+    assert endpoints.service("greeter", "v1").ejections == 1
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 0), (2, 1), (3, 1), (4, 2), (10, 5)])
+def test_never_more_than_half_are_ejected(count: int, most: int) -> None:
+    _, endpoints = endpoints_of(*map(node, "abcdefghij"[:count]))
+    for endpoint in by_id(endpoints).values():
+        endpoint.asked(NOW, object())
+    counts = Counter(picks(endpoints, 60, NOW + 5))
+    assert len(counts) == count - most
+    assert set(Counter(picks(endpoints, 60, NOW + 5)).values()) == {60 // len(counts)}
+    assert endpoints.service("greeter", "v1").ejections == most
+
+
+def test_those_out_of_reach_do_not_keep_others_from_being_ejected() -> None:
+    _, endpoints = endpoints_of(*map(node, "abcd"))
+    known = by_id(endpoints)
+    known["a"].unreached(NOW)
+    known["b"].unreached(NOW)
+    known["c"].asked(NOW, object())
+    assert set(picks(endpoints, 8, NOW + 5)) == {"d"}
+    known["d"].asked(NOW + 5, object())
+    assert set(picks(endpoints, 8, NOW + 10)) == {"d"}, "the last one in use is kept"
+
+
+def test_the_last_well_one_is_kept_in_use_whatever_else_there_is() -> None:
+    unwell = {"health": HealthStatus.UNHEALTHY}
+    _, endpoints = endpoints_of(node("a"), node("b", **unwell), node("c", **unwell))
+    by_id(endpoints)["a"].asked(NOW, object())
+    assert set(picks(endpoints, 9, NOW + 5)) == {"a"}
+
+
+def test_threads_that_notice_at_once_eject_no_more_than_half(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, endpoints = endpoints_of(*map(node, "abc"))
+    service = endpoints.service("greeter", "v1")
+    known = list(by_id(endpoints).values())
+    ready = threading.Barrier(len(known))
+    eject = Endpoint.eject
+
+    def slowly(endpoint: Endpoint[object], now: float) -> None:
+        threading.Event().wait(0.02)  # as long as a thread may be kept from going on
+        eject(endpoint, now)
+
+    monkeypatch.setattr(Endpoint, "eject", slowly)
+
+    def fail(endpoint: Endpoint[object]) -> None:
+        ready.wait()
+        for _ in range(5):
+            service.failed(endpoint, NOW)
+
+    threads = [threading.Thread(target=fail, args=(endpoint,)) for endpoint in known]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(endpoint.ejected for endpoint in known) == service.ejections == 1
+
+
+@pytest.mark.parametrize("balancer", [RoundRobin, LeastRequests])
+def test_the_only_usable_one_is_found_whatever_the_balancer_prefers(
+    balancer: type[Balancer],
+) -> None:
+    nodes = [node(f"n{number:02}") for number in range(30)]
+    _, endpoints = endpoints_of(*nodes, balancers={"greeter": balancer})
+    known = by_id(endpoints)
+    for _ in range(50):
+        known["n17"].asked(NOW, object())  # the busiest, and the only one in reach
+    for node_id, endpoint in known.items():
+        if node_id != "n17":
+            endpoint.unreached(NOW)
+    assert set(picks(endpoints, 20, NOW + 0.1)) == {"n17"}
+
+
+def test_each_service_has_the_balancer_that_was_chosen_for_it() -> None:
+    both = (GREETER, ServiceInfo("other", "v1"))
+    _, endpoints = endpoints_of(
+        node("a", services=both), node("b", services=both), balancers={"greeter": LeastRequests}
+    )
+    by_id(endpoints)["a"].asked(NOW, object())
+    assert set(picks(endpoints, 20)) == {"b"}
+    other = endpoints.service("other", "v1")
+    assert {endpoint.node_id for _ in range(2) if (endpoint := other.pick(NOW))} == {"a", "b"}
+
+
+def near(*places: str, **own: str) -> Endpoints[object]:
+    """Makes nodes of places (`region/zone`), and a pool in one of its own."""
+    nodes = []
+    for number, place in enumerate(places):
+        region, _, zone = place.partition("/")
+        nodes.append(node(f"n{number}", region=region, zone=zone))
+    return endpoints_of(*nodes, **own)[1]
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, {"n0", "n1", "n2", "n3"}),
+        ({"region": "eu", "zone": "a"}, {"n0"}),
+        ({"region": "eu", "zone": "c"}, {"n0", "n1"}),
+        ({"region": "eu"}, {"n0", "n1"}),
+        ({"region": "asia", "zone": "a"}, {"n0", "n1", "n2", "n3"}),
+        ({"zone": "a"}, {"n3"}),
+    ],
+)
+def test_what_is_near_is_preferred(own: dict[str, str], expected: set[str]) -> None:
+    assert set(picks(near("eu/a", "eu/b", "us/a", "/a", **own), 12)) == expected
+
+
+def test_a_tier_is_used_only_while_someone_in_it_is_usable() -> None:
+    endpoints = near("eu/a", "eu/b", "us/a", region="eu", zone="a")
+    known = by_id(endpoints)
+    assert set(picks(endpoints, 6)) == {"n0"}
+    known["n0"].unreached(NOW)
+    assert set(picks(endpoints, 6)) == {"n1"}
+    known["n1"].unreached(NOW)
+    assert set(picks(endpoints, 6)) == {"n2"}
+    known["n2"].unreached(NOW)
+    assert set(picks(endpoints, 30)) == {"n0"} | {"n1", "n2"}, "all are tried rather than none"
+    known["n0"].succeeded()
+    assert set(picks(endpoints, 6)) == {"n0"}
+
+
+def test_a_retry_goes_further_away_rather_than_nowhere() -> None:
+    endpoints = near("eu/a", "us/a", region="eu", zone="a")
+    service = endpoints.service("greeter", "v1")
+    first = service.pick(NOW)
+    assert first is not None
+    other = service.pick_other((first,), NOW, charged=True)
+    assert other is not None
+    assert (first.node_id, other.node_id) == ("n0", "n1")
+
+
+def test_a_node_that_may_not_provide_a_service_is_left_out_counted_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked: list[tuple[str, str, str]] = []
+
+    def may(info: NodeInfo, name: str, version: str) -> bool:
+        asked.append((info.id, name, version))
+        return info.id != "mallory"
+
+    topology, endpoints = endpoints_of(node("a"), node("mallory"), may_provide=may)
+    assert set(picks(endpoints, 6)) == {"a"}
+    assert asked == [("a", "greeter", "v1"), ("mallory", "greeter", "v1")], "not for every call"
+    topology.add_node(node("b"))
+    assert set(picks(endpoints, 6)) == {"a", "b"}
+    endpoints.renew()
+    picks(endpoints, 1)
+    assert [record.message for record in caplog.records] == [
+        "mallory declares greeter/v1 and may not"
+    ]
+    (service,) = endpoints.stats().services
+    assert service.denials == 1
+    assert [endpoint.node_id for endpoint in service.endpoints] == ["a", "b"]
+
+
+def test_the_stats_are_a_frozen_snapshot_that_turns_into_json() -> None:
+    _, endpoints = endpoints_of(
+        node("a"), node("b"), node("c"), node("d", health=HealthStatus.UNHEALTHY)
+    )
+    known = by_id(endpoints)
+    known["a"].unreached(NOW)
+    known["b"].asked(NOW, object())
+    picks(endpoints, 3, NOW + 2)
+    stats = endpoints.stats()
+    with pytest.raises(AttributeError):
+        stats.services = ()  # type: ignore[misc]  # that is what is tested
+    assert json.loads(json.dumps(asdict(stats))) == {
+        "services": [
+            {
+                "name": "greeter",
+                "version": "v1",
+                "picks": 4,
+                "retries": 0,
+                "retries_refused": 0,
+                "ejections": 1,
+                "sheds": 0,
+                "denials": 0,
+                "endpoints": [
+                    {
+                        "node_id": "a",
+                        "address": "a.example:1",
+                        "state": "unreached",
+                        "under_way": 0,
+                    },
+                    {"node_id": "b", "address": "b.example:1", "state": "ejected", "under_way": 1},
+                    {"node_id": "c", "address": "c.example:1", "state": "ready", "under_way": 0},
+                    {"node_id": "d", "address": "d.example:1", "state": "unwell", "under_way": 0},
+                ],
+            }
+        ]
+    }
+
+
+def test_the_counts_outlive_a_change_of_identity_and_the_pool() -> None:
+    _, endpoints = endpoints_of(node("a"))
+    picks(endpoints, 3)
+    endpoints.renew()
+    picks(endpoints, 2)
+    endpoints.close()
+    (service,) = endpoints.stats().services
+    assert (service.picks, service.endpoints) == (5, ())
+
+
+@pytest.mark.parametrize("far", [1, 2, 3, 4])
+def test_the_share_of_one_nearby_that_is_out_is_spread_over_those_further_away(far: int) -> None:
+    endpoints = near("eu/1", *["us/1"] * far, region="eu", zone="1")
+    by_id(endpoints)["n0"].unreached(NOW)
+    counts = Counter(picks(endpoints, 12 * far))
+    assert counts == {f"n{number}": 12 for number in range(1, far + 1)}
+
+
+def test_one_that_left_before_the_rules_changed_is_gone() -> None:
+    topology, endpoints = endpoints_of(node("a"), may_provide=lambda *_: True)
+    service = endpoints.service("greeter", "v1")
+    assert service.pick(NOW) is not None
+    topology.remove_node("a")
+    endpoints.judge_again()
+    assert service.pick(NOW) is None
+    assert service.stats().endpoints == ()
+
+
+def test_who_handles_the_log_may_use_the_pool() -> None:
+    _, endpoints = endpoints_of(node("a"), may_provide=lambda *_: False)
+
+    class Calling(logging.Handler):
+        told: list[object] = []  # noqa: RUF012 - of this one test
+
+        def emit(self, record: logging.LogRecord) -> None:
+            self.told.append(endpoints.service("greeter", "v1").pick(NOW))
+            endpoints.stats()
+
+    handler = Calling()
+    logging.getLogger("aegis.pool").addHandler(handler)
+    try:
+        assert endpoints.service("greeter", "v1").pick(NOW) is None
+    finally:
+        logging.getLogger("aegis.pool").removeHandler(handler)
+    assert handler.told == [None]

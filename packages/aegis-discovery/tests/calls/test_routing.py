@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from aegis_discovery._calls.endpoint import Endpoint
+from aegis_discovery._calls.registry import Endpoints
+from aegis_discovery._calls.retry_budget import DEFAULT_POLICY, RetryPolicy
+from aegis_discovery._calls.router import (
+    SHED,
+    End,
+    Router,
+    deadline_of,
+    is_not_connected,
+    time_left,
+    told_code,
+)
+from aegis_discovery._model import NodeInfo, ServiceInfo
+from aegis_discovery._topology.topology import Topology
+from aegis_discovery.errors import ClosedError, NoProvidersError
+from grpc import StatusCode
+
+UNREACHED = End(StatusCode.UNAVAILABLE, False, ())
+SHED_END = End(StatusCode.RESOURCE_EXHAUSTED, False, ((SHED, "1"),))
+
+
+def router_of(*node_ids: str) -> Router[object]:
+    topology = Topology()
+    for node_id in node_ids:
+        services = (ServiceInfo("greeter", "v1"),)
+        topology.add_node(NodeInfo(node_id, address=f"{node_id}:1", services=services))
+    return Router(Endpoints[object](topology).service("greeter", "v1"), NoProvidersError)
+
+
+def pick(router: Router[object]) -> Endpoint[object]:
+    return router.pick(time.monotonic())
+
+
+def after(
+    router: Router[object],
+    end: End = UNREACHED,
+    *,
+    policy: RetryPolicy | None = DEFAULT_POLICY,
+    deadline: float | None = None,
+) -> tuple[Endpoint[object], Endpoint[object] | None]:
+    endpoint = pick(router)
+    return endpoint, router.after((endpoint,), end, policy, deadline=deadline)
+
+
+def test_a_call_that_nobody_answered_goes_on_at_another_endpoint() -> None:
+    first, second = after(router_of("a", "b"))
+    assert second is not None
+    assert second is not first
+    assert first.out
+    assert not second.out
+
+
+def test_it_ends_where_it_may_not_go_on() -> None:
+    assert after(router_of("a", "b"), policy=None)[1] is None, "the user wants no retries"
+    assert after(router_of("a"))[1] is None, "there is nobody else"
+    past, future = time.monotonic() - 1, time.monotonic() + 60
+    assert after(router_of("a", "b"), deadline=past)[1] is None, "its time is up"
+    assert after(router_of("a", "b"), deadline=future)[1] is not None
+
+
+def test_it_ends_after_as_many_attempts_as_the_policy_allows() -> None:
+    router = router_of("a", "b", "c", "d")
+    tried: tuple[Endpoint[object], ...] = (pick(router),)
+    while other := router.after(tried, UNREACHED, RetryPolicy(attempts=3)):
+        tried = (*tried, other)
+    assert len(tried) == len(set(tried)) == 3
+
+
+def test_a_closed_channel_sends_nothing_elsewhere() -> None:
+    router = router_of("a", "b")
+    endpoint = pick(router)
+    router.closed = True
+    assert router.after((endpoint,), UNREACHED, DEFAULT_POLICY) is None
+    with pytest.raises(ClosedError, match="the channel is closed"):
+        pick(router)
+
+
+def test_an_answer_of_any_kind_is_no_reason_to_go_elsewhere_or_to_stay_away() -> None:
+    for code, answered in (
+        (StatusCode.UNAVAILABLE, True),
+        (StatusCode.RESOURCE_EXHAUSTED, False),
+        (StatusCode.CANCELLED, False),
+        (StatusCode.DEADLINE_EXCEEDED, False),
+    ):
+        endpoint, other = after(router_of("a", "b"), End(code, answered, ()))
+        assert other is None
+        assert not endpoint.out
+
+
+def test_only_what_came_back_from_a_provider_itself_is_no_reason_to_leave_it_at_once() -> None:
+    said = End(StatusCode.UNAVAILABLE, False, (("why", "its database is away"),))
+    endpoint, other = after(router_of("a", "b"), said)
+    assert other is not None, "nothing of it was answered all the same"
+    assert not endpoint.out
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        End(StatusCode.DEADLINE_EXCEEDED, False, ()),
+        End(StatusCode.UNAVAILABLE, True, ()),
+        End(StatusCode.UNAVAILABLE, False, (("why", "as you wish"),)),
+    ],
+)
+def test_five_failures_in_a_row_eject_a_provider(end: End) -> None:
+    router = router_of("a", "b")
+    endpoint = pick(router)
+    outs = []
+    for _ in range(5):
+        router.note(endpoint, end, 100.0)
+        outs.append(endpoint.ejected)
+    assert outs == [False] * 4 + [True]
+
+
+def test_an_answer_in_between_begins_the_count_of_failures_anew() -> None:
+    router = router_of("a", "b")
+    endpoint = pick(router)
+    for code in [StatusCode.DEADLINE_EXCEEDED] * 4 + [StatusCode.NOT_FOUND]:
+        router.note(endpoint, End(code, False, ()), 100.0)
+    router.note(endpoint, End(StatusCode.DEADLINE_EXCEEDED, False, ()), 100.0)
+    assert not endpoint.out
+
+
+def test_a_shed_call_goes_elsewhere_and_counts_neither_for_nor_against_its_provider() -> None:
+    router = router_of("a", "b")
+    for _ in range(8):
+        endpoint, other = after(router, SHED_END)
+        assert other is not None
+        assert other is not endpoint
+        assert not endpoint.troubled
+    assert "sheds=8" in repr(router._service.stats())
+    assert after(router, SHED_END, policy=None)[1] is None
+
+
+def test_the_mark_of_a_shed_call_counts_with_its_own_status_only() -> None:
+    assert SHED_END.is_shed
+    assert not End(StatusCode.RESOURCE_EXHAUSTED, False, ()).is_shed
+    assert not End(StatusCode.RESOURCE_EXHAUSTED, False, ((SHED, "0"),)).is_shed
+    assert not End(StatusCode.INTERNAL, False, ((SHED, "1"),)).is_shed
+
+
+def test_a_call_that_a_stopping_server_reset_did_not_reach_it() -> None:
+    assert told_code(StatusCode.CANCELLED, "CANCELLED") is StatusCode.UNAVAILABLE
+    for details in ("Locally cancelled by application!", "Channel closed!", "", None):
+        assert told_code(StatusCode.CANCELLED, details) is StatusCode.CANCELLED
+    assert told_code(StatusCode.ABORTED, "CANCELLED") is StatusCode.ABORTED
+
+
+def test_a_policy_names_the_statuses_that_are_tried_again() -> None:
+    policy = RetryPolicy(2, frozenset({StatusCode.ABORTED}))
+    assert after(router_of("a", "b"), policy=policy)[1] is None
+    assert after(router_of("a", "b"), End(StatusCode.ABORTED, False, ()), policy=policy)[1]
+    assert after(router_of("a", "b"), SHED_END, policy=policy)[1], "it did not run at all"
+
+
+@pytest.mark.parametrize(
+    ("code", "ends_it"),
+    [
+        (StatusCode.NOT_FOUND, True),
+        (StatusCode.CANCELLED, False),
+        (StatusCode.DEADLINE_EXCEEDED, False),
+    ],
+)
+def test_only_what_the_provider_said_itself_takes_it_back(code: StatusCode, ends_it: bool) -> None:
+    router = router_of("a")
+    endpoint, _ = after(router)
+    assert endpoint.out
+    router.note(endpoint, End(code, False, ()), time.monotonic())
+    assert (not endpoint.out) is ends_it
+
+
+def test_an_attempt_waits_for_readiness_only_where_there_is_no_choice_left() -> None:
+    for nodes, policy, tried, waits in (
+        ("a", DEFAULT_POLICY, 0, True),
+        ("ab", DEFAULT_POLICY, 0, False),
+        ("ab", DEFAULT_POLICY, 1, True),
+        ("abcd", DEFAULT_POLICY, 1, False),
+        ("abcd", DEFAULT_POLICY, 2, True),
+        ("ab", None, 0, True),
+        ("ab", RetryPolicy(3, frozenset({StatusCode.ABORTED})), 0, True),
+    ):
+        router = router_of(*nodes)
+        pick(router)
+        assert router.waits(policy, tried) is waits
+
+
+def test_a_retry_that_stands_for_waiting_is_not_charged() -> None:
+    router = router_of("a", "b")
+    endpoint = pick(router)
+    unsent = UNREACHED._replace(is_not_connected=True)
+    for _ in range(100):
+        assert router.after((endpoint,), unsent, DEFAULT_POLICY, waiting=True)
+    assert "retries_refused=0" in repr(router._service.stats())
+
+
+@pytest.mark.parametrize(
+    ("waiting", "unsent"), [(True, False), (False, True), (None, True), (None, False)]
+)
+def test_all_other_retries_are_charged(waiting: bool | None, unsent: bool) -> None:
+    router = router_of("a", "b")
+    endpoint = pick(router)
+    end = UNREACHED._replace(is_not_connected=unsent)
+    for _ in range(100):
+        router.after((endpoint,), end, DEFAULT_POLICY, waiting=waiting)
+    stats = router._service.stats()
+    assert (stats.retries, stats.retries_refused) == (10, 90)
+
+
+def test_only_what_grpc_says_itself_is_taken_for_what_it_means() -> None:
+    no_one = "failed to connect to all addresses; last error: UNKNOWN: connection refused"
+    assert is_not_connected(StatusCode.UNAVAILABLE, no_one)
+    assert not is_not_connected(StatusCode.UNAVAILABLE, "my database is away")
+    assert not is_not_connected(StatusCode.UNAVAILABLE, None)
+    assert not is_not_connected(StatusCode.INTERNAL, no_one)
+    own_fault = "Exception serializing request!"
+    assert told_code(StatusCode.INTERNAL, own_fault) is StatusCode.CANCELLED
+    assert told_code(StatusCode.INTERNAL, "a bug") is StatusCode.INTERNAL
+
+
+def test_nobody_to_go_to_is_told_with_what_is_known() -> None:
+    with pytest.raises(NoProvidersError, match=r"no live node provides greeter/v1 \(0 nodes"):
+        pick(router_of())
+
+
+def test_deadlines_only_ever_shrink() -> None:
+    assert deadline_of(None) is None
+    assert time_left(None) is None
+    deadline = deadline_of(60)
+    left = time_left(deadline)
+    assert left is not None
+    assert 0 < left <= 60
+    assert time_left(time.monotonic() - 1) == 0

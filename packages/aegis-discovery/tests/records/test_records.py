@@ -1,0 +1,476 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aegis_certs import (
+    CertificateAuthority,
+    Identity,
+    KeyType,
+    RevocationList,
+    TLSConfig,
+    TrustBundle,
+)
+from aegis_discovery import InvalidRecordError, NodeInfo, ServiceInfo, Topology
+from aegis_discovery.records import (
+    LEASE,
+    MAX_RECORD,
+    TOMBSTONE_LEASE,
+    Record,
+    RecordAuthor,
+    RecordVerifier,
+    Signed,
+    decode_record,
+)
+from aegis_discovery.records._codec import encode_record
+from aegis_discovery.records._record import CONTEXT, MAX_PROVIDED, RecordFields, _shared
+from aegis_discovery.records._signer import LeafSigning
+from cryptography.hazmat.primitives.serialization import Encoding
+
+MESH = "test"
+MINUTE = 60.0
+
+
+class ManualClock:
+    def __init__(self) -> None:
+        self.now = float(round(time.time()))
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def chain_of(tls: TLSConfig) -> tuple[bytes, ...]:
+    return tuple(certificate.public_bytes(Encoding.DER) for certificate in tls.chain)
+
+
+def wire(record: Record) -> Signed:
+    return Signed(record.body, record.signature, record.signer)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture(scope="module")
+def owner(ca: CertificateAuthority) -> TLSConfig:
+    return ca.issue_in_memory("a")
+
+
+@pytest.fixture
+def author(owner: TLSConfig, clock: ManualClock) -> RecordAuthor:
+    return RecordAuthor.of(owner, mesh=MESH, clock=clock)
+
+
+@pytest.fixture
+def verifier(ca: CertificateAuthority, owner: TLSConfig, clock: ManualClock) -> RecordVerifier:
+    """One that knows the certificate of `a`."""
+    verifier = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=clock)
+    verifier.learn(chain_of(owner))
+    return verifier
+
+
+@pytest.fixture
+def sign(owner: TLSConfig, clock: ManualClock) -> Callable[..., Signed]:
+    """Signs, with the key of `a`, what no honest author would write."""
+
+    def signed(**changes: object) -> Signed:
+        now = round(clock() * 1000)
+        honest = RecordFields(
+            CONTEXT,
+            MESH,
+            owner.trust_domain or "",
+            "a",
+            now,
+            "life",
+            now + 1000,
+            NodeInfo("a", address="10.0.0.1:1"),
+        )
+        fields = replace(honest, **changes)  # type: ignore[arg-type]  # one name per field
+        if fields.info is not None:
+            fields = replace(fields, info=replace(fields.info, id=fields.id))
+        signing = LeafSigning(owner)
+        body = encode_record(fields)
+        return Signed(body, signing.sign(body), signing.signer)
+
+    return signed
+
+
+def refusal(verifier: RecordVerifier, signed: Signed) -> str:
+    with pytest.raises(InvalidRecordError) as caught:
+        verifier.verify(signed)
+    assert str(caught.value).endswith(f"refused: {caught.value.reason}")
+    return caught.value.reason
+
+
+def test_a_record_arrives_as_its_author_wrote_it(
+    author: RecordAuthor, verifier: RecordVerifier, clock: ManualClock
+) -> None:
+    topology = Topology(owner="a", author=author, clock=clock)
+    clock.now += 0.123456
+    joined_at = datetime(2020, 1, 2, 3, 4, 5, 678901, UTC)
+    node = NodeInfo("a", "Ay", "cache", "10.0.0.1:1", (ServiceInfo("s", "v1"),), joined_at)
+    topology.add_node(node)
+    written = topology.get_record("a")
+    assert written is not None
+    assert verifier.verify(wire(written)) == written
+    assert topology.nodes["a"] == written.info
+    assert written.info.joined_at == joined_at.replace(microsecond=679000)
+
+
+def test_a_lease_ends_after_a_day_and_never_after_its_certificate(
+    ca: CertificateAuthority, author: RecordAuthor, clock: ManualClock
+) -> None:
+    stamp = round(clock() * 1000)
+    assert (
+        author.write("a", stamp, NodeInfo("a", address="10.0.0.1:1")).expires_at
+        == stamp + LEASE * 1000
+    )
+    assert author.write("a", stamp, None).expires_at == stamp + TOMBSTONE_LEASE * 1000
+    brief = ca.issue_in_memory("b", days=0.5)
+    record = RecordAuthor.of(brief, mesh=MESH, clock=clock).write(
+        "b", stamp, NodeInfo("b", address="10.0.0.1:1")
+    )
+    assert record.expires_at == brief.not_after.timestamp() * 1000
+
+
+def test_rsa_keys_sign_as_well(ca: CertificateAuthority, verifier: RecordVerifier) -> None:
+    tls = ca.issue_in_memory("r", key_type=KeyType.RSA_2048)
+    verifier.learn(chain_of(tls))
+    author = RecordAuthor.of(tls, mesh=MESH)
+    record = author.write("r", round(time.time() * 1000), NodeInfo("r", address="10.0.0.1:1"))
+    assert verifier.verify(wire(record)) == record
+    forged = Signed(record.body, record.signature[:-1] + b"\0", record.signer)
+    assert refusal(verifier, forged) == "its signature is not by r"
+
+
+def test_a_forged_signature_is_refused(verifier: RecordVerifier, author: RecordAuthor) -> None:
+    record = author.write("a", 1, NodeInfo("a", address="10.0.0.1:1"))
+    other = author.write("a", 2, NodeInfo("a", address="10.0.0.1:1"))
+    forged = Signed(record.body, other.signature, record.signer)
+    assert refusal(verifier, forged) == "its signature is not by a"
+    assert refusal(verifier, replace(forged, signature=b"")) == "its signature is not by a"
+
+
+def test_an_altered_body_is_refused(verifier: RecordVerifier, author: RecordAuthor) -> None:
+    record = author.write("a", 1, NodeInfo("a", address="10.0.0.1:1"))
+    altered = record.body.replace(b"10.0.0.1", b"10.6.6.6")
+    assert altered != record.body
+    reason = refusal(verifier, Signed(altered, record.signature, record.signer))
+    assert reason == "its signature is not by a"
+
+
+def test_the_record_of_another_node_is_refused(
+    verifier: RecordVerifier, sign: Callable[..., Signed]
+) -> None:
+    assert refusal(verifier, sign(id="b")) == "it was signed by a"
+
+
+def test_a_voucher_signs_with_its_own_key_only(
+    verifier: RecordVerifier, sign: Callable[..., Signed]
+) -> None:
+    assert verifier.verify(sign(id="go", voucher="a")).voucher == "a"
+    assert refusal(verifier, sign(id="go", voucher="b")) == "it was signed by a"
+
+
+def test_nobody_vouches_for_itself(verifier: RecordVerifier, sign: Callable[..., Signed]) -> None:
+    assert refusal(verifier, sign(voucher="a")) == "a node cannot vouch for itself"
+
+
+@pytest.mark.parametrize("node_id", ["../x", "localhost", "10.0.0.1", "ca", ""])
+def test_what_can_be_no_node_id_is_refused(
+    verifier: RecordVerifier, sign: Callable[..., Signed], node_id: str
+) -> None:
+    assert "cannot be a node id" in refusal(verifier, sign(id=node_id, voucher="a"))
+
+
+def test_the_record_of_another_mesh_is_refused(
+    verifier: RecordVerifier, sign: Callable[..., Signed]
+) -> None:
+    reason = refusal(verifier, sign(mesh="other"))
+    assert reason == "it belongs to mesh 'other', this one is 'test'"
+
+
+def test_a_record_that_names_another_trust_domain_is_refused(
+    verifier: RecordVerifier, sign: Callable[..., Signed]
+) -> None:
+    assert "names trust domain 'evil.example'" in refusal(
+        verifier, sign(trust_domain="evil.example")
+    )
+
+
+def test_signed_bytes_of_another_kind_are_no_record(
+    verifier: RecordVerifier, sign: Callable[..., Signed]
+) -> None:
+    assert refusal(verifier, sign(context="aegis.mesh.v1 letter")) == "its bytes are not a record"
+
+
+def test_bytes_that_cannot_be_read_are_refused(verifier: RecordVerifier) -> None:
+    assert "cannot be read" in refusal(verifier, Signed(b"\xff\xff", b"", b""))
+
+
+def test_a_stamp_may_be_five_minutes_ahead_and_no_more(
+    verifier: RecordVerifier, sign: Callable[..., Signed], clock: ManualClock
+) -> None:
+    verifier.verify(sign(stamp=round((clock() + 5 * MINUTE) * 1000)))
+    reason = refusal(verifier, sign(stamp=round((clock() + 6 * MINUTE) * 1000)))
+    assert reason == "its stamp is 360 s ahead of this clock (limit 300)"
+
+
+def test_a_lease_may_be_no_longer_than_a_tombstones(
+    verifier: RecordVerifier, sign: Callable[..., Signed]
+) -> None:
+    assert refusal(verifier, sign(expires_at=2**62)) == "its lease is longer than any may be"
+
+
+def test_a_record_has_a_size_that_it_may_not_pass(
+    verifier: RecordVerifier, author: RecordAuthor, sign: Callable[..., Signed]
+) -> None:
+    many = NodeInfo("a", services=tuple(ServiceInfo(f"service-{i}", "v1") for i in range(400)))
+    with pytest.raises(InvalidRecordError, match="declare fewer services"):
+        author.write("a", 1, many)
+    assert refusal(verifier, sign(info=many)).endswith(f"bytes, the limit is {MAX_RECORD}")
+
+
+def test_a_signer_whose_certificate_did_not_come_is_refused(
+    ca: CertificateAuthority, author: RecordAuthor
+) -> None:
+    stranger = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain)
+    reason = refusal(stranger, wire(author.write("a", 1, NodeInfo("a", address="10.0.0.1:1"))))
+    assert reason == "the certificate that signed it did not come along"
+
+
+def test_nothing_is_believed_of_a_certificate_that_has_ended_meanwhile(
+    ca: CertificateAuthority, verifier: RecordVerifier, clock: ManualClock
+) -> None:
+    brief = ca.issue_in_memory("b", days=1)
+    verifier.learn(chain_of(brief))
+    record = RecordAuthor.of(brief, mesh=MESH, clock=clock).write(
+        "b", 1, NodeInfo("b", address="10.0.0.1:1")
+    )
+    clock.now += 2 * LEASE
+    assert refusal(verifier, wire(record)) == "the certificate that signed it is expired"
+
+
+def unlearnable(verifier: RecordVerifier, *chain: bytes) -> str:
+    with pytest.raises(InvalidRecordError) as caught:
+        verifier.learn(chain)
+    return caught.value.reason
+
+
+def test_a_certificate_for_clients_only_signs_no_record(
+    ca: CertificateAuthority, verifier: RecordVerifier
+) -> None:
+    tls = ca.issue_in_memory("client", client_only=True)
+    assert "not made for a server" in unlearnable(verifier, *chain_of(tls))
+
+
+def test_a_certificate_of_another_ca_signs_no_record(
+    other_ca: CertificateAuthority, verifier: RecordVerifier
+) -> None:
+    assert "not trusted" in unlearnable(verifier, *chain_of(other_ca.issue_in_memory("a")))
+
+
+def test_a_certificate_of_another_trust_domain_signs_no_record(
+    ca: CertificateAuthority, tmp_path: Path
+) -> None:
+    ally = CertificateAuthority.create(tmp_path, key_type=KeyType.P256, trust_domain="ally.example")
+    both = TrustBundle([ca.certificate, ally.certificate])
+    verifier = RecordVerifier(both, mesh=MESH, trust_domain=ca.trust_domain)
+    reason = unlearnable(verifier, *chain_of(ally.issue_in_memory("a")))
+    assert reason == f"its trust domain is ally.example, this mesh's is {ca.trust_domain}"
+
+
+def test_what_is_no_chain_teaches_nothing(verifier: RecordVerifier) -> None:
+    assert (
+        unlearnable(verifier)
+        == "its chain has 0 certificates of 0 bytes; 1 to 8 of 16384 bytes are taken"
+    )
+    assert "does not verify" in unlearnable(verifier, b"no certificate")
+
+
+def test_a_replayed_older_record_changes_nothing(
+    author: RecordAuthor, verifier: RecordVerifier, clock: ManualClock
+) -> None:
+    writer = Topology(owner="a", author=author, clock=clock)
+    writer.add_node(NodeInfo("a", address="10.0.0.1:1"))
+    older = writer.get_record("a")
+    assert older is not None
+    writer.update_node(NodeInfo("a", address="10.0.0.1:2"))
+    reader = Topology(owner="b", clock=clock)
+    reader.merge(writer)
+    result = reader.merge_records([verifier.verify(wire(older))])
+    assert not result.changed
+    assert reader.nodes["a"].address == "10.0.0.1:2"
+
+
+def test_only_certificates_that_are_still_needed_are_kept(
+    ca: CertificateAuthority, verifier: RecordVerifier, owner: TLSConfig
+) -> None:
+    other = verifier.learn(chain_of(ca.issue_in_memory("b")))
+    verifier.keep({owner.fingerprint})
+    assert verifier.leaf(other) is None
+    kept = verifier.leaf(owner.fingerprint)
+    assert kept is not None
+    assert kept.node_id == "a"
+
+
+def test_thousands_of_records_share_what_is_equal_in_them(
+    ca: CertificateAuthority, clock: ManualClock
+) -> None:
+    verifier = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=clock)
+    above = ca.certificate.public_bytes(Encoding.DER)
+    found: list[Record] = []
+    for node_id in ("x", "y"):
+        tls = ca.issue_in_memory(node_id)
+        verifier.learn((*chain_of(tls), bytes(bytearray(above))))
+        moment = datetime(2020, 1, 2, tzinfo=UTC)
+        info = NodeInfo(
+            node_id,
+            type="cache",
+            address="10.0.0.1:1",
+            services=(ServiceInfo("s", "v1"), ServiceInfo("t", "v2")),
+            joined_at=moment,
+            updated_at=moment,
+            trust_bundle="ab" * 32,
+            region="north",
+            zone="north-1",
+        )
+        author = RecordAuthor.of(tls, mesh=MESH, clock=clock)
+        written = author.write(node_id, round(clock() * 1000), info)
+        assert written.info == replace(info, name=node_id)
+        found.append(verifier.verify(wire(written)))
+    one, other = (record.info for record in found)
+    assert one is not None
+    assert other is not None
+    for name in ("type", "services", "trust_bundle", "region", "zone"):
+        assert getattr(one, name) is getattr(other, name), name
+    assert one.name is one.id is found[0].id
+    assert one.updated_at is one.joined_at
+    leaves = [verifier.leaf(record.signer) for record in found]
+    assert leaves[0] is not None
+    assert leaves[1] is not None
+    assert leaves[0].intermediates is leaves[1].intermediates
+    assert leaves[0].fingerprint is found[0].signer
+    assert leaves[0].node_id is one.id
+    assert leaves[0].chain == (leaves[0].der, above)
+
+
+def test_who_is_below_a_revoked_intermediate_is_believed_no_more(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    issuing = CertificateAuthority.create(
+        tmp_path / "issuing", key_type=KeyType.P256, intermediate=True
+    )
+    root = CertificateAuthority.load(tmp_path / "issuing-root")
+    other = CertificateAuthority.create(
+        tmp_path / "other",
+        key_type=KeyType.P256,
+        name="Other",
+        intermediate=True,
+        root_directory=root.directory,
+    )
+
+    def fresh() -> RecordVerifier:
+        """Who trusts the root alone, so that intermediates come with the chains only."""
+        return RecordVerifier(root.bundle, mesh=MESH, trust_domain=None, clock=clock)
+
+    below, beside = issuing.issue("a"), other.issue("b")
+    harmed = (*chain_of(beside), chain_of(below)[1])  # by somebody who passed it on
+    verifier = fresh()
+    verifier.learn(chain_of(below))
+    verifier.learn(harmed)
+    root.revoke(f"{below.chain[1].serial_number:x}")
+    crl = (root.directory / "crl.pem").read_bytes()
+    revocations = RevocationList.from_pem(crl, root.bundle)
+    assert verifier.heed(revocations) == {below.fingerprint}
+    newcomer = fresh()
+    newcomer.heed(revocations)
+    with pytest.raises(InvalidRecordError, match="revoked") as caught:
+        newcomer.learn(chain_of(below))
+    assert caught.value.node_id == "a"
+    assert newcomer.learn(harmed) == beside.fingerprint
+    for knows in (verifier, newcomer):
+        leaf = knows.leaf(beside.fingerprint)
+        assert leaf is not None
+        assert leaf.chain == chain_of(beside), "what does not belong to it is not passed on"
+
+
+def test_of_a_chain_that_leads_nowhere_no_path_is_tried(
+    verifier: RecordVerifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = CertificateAuthority.create(tmp_path, key_type=KeyType.P256, intermediate=True)
+    chain = chain_of(other.issue_in_memory("a"))
+    assert len(chain) == 2
+    tried: list[int] = []
+    verify = TrustBundle.verify
+
+    def counted(self: TrustBundle, given: Sequence[Any], *args: Any) -> Identity:
+        tried.append(len(given))
+        return verify(self, given, *args)
+
+    monkeypatch.setattr(TrustBundle, "verify", counted)
+    assert "not trusted" in unlearnable(verifier, *chain)
+    assert tried == [1], "the leaf, to say why"
+
+
+def test_a_leaf_is_passed_on_with_its_path_whoever_told_of_it_first(
+    tmp_path: Path, other_ca: CertificateAuthority
+) -> None:
+    ca = CertificateAuthority.create(tmp_path / "c", key_type=KeyType.P256, intermediate=True)
+    root = CertificateAuthority.load(tmp_path / "c-root")
+    verifier = RecordVerifier(root.bundle, mesh=MESH, trust_domain=None)
+    der, middle = chain_of(ca.issue_in_memory("a"))
+    junk = chain_of(other_ca.issue_in_memory("junk"))
+    leaf = verifier.leaf(verifier.learn((der, *junk, middle, *junk)))
+    assert leaf is not None
+    assert leaf.chain == (der, middle)
+
+
+def test_a_certificate_that_cannot_be_read_signs_no_record(
+    verifier: RecordVerifier, odd_certificate: bytes
+) -> None:
+    assert "does not verify" in unlearnable(verifier, odd_certificate)
+
+
+def test_services_are_limited_and_named(
+    verifier: RecordVerifier, author: RecordAuthor, sign: Callable[..., Signed]
+) -> None:
+    most = tuple(ServiceInfo(f"{i}", "") for i in range(MAX_PROVIDED))
+    many = NodeInfo("a", address="10.0.0.1:1", services=(*most, ServiceInfo("one", "")))
+    nameless = NodeInfo("a", address="10.0.0.1:1", services=(ServiceInfo("", "v1"),))
+    verifier.verify(sign(info=replace(many, services=most)))
+    for info, reason in (
+        (many, "it declares 257 services, the limit is 256"),
+        (nameless, "it declares a service without a name"),
+    ):
+        assert refusal(verifier, sign(info=info)) == reason
+        with pytest.raises(InvalidRecordError, match=reason):
+            author.write("a", 1, info)
+
+
+def test_nothing_is_remembered_of_a_record_that_is_not_believed(
+    verifier: RecordVerifier, sign: Callable[..., Signed]
+) -> None:
+    info = NodeInfo(
+        "a",
+        address="10.0.0.1:1",
+        type="made-up",
+        region="nowhere",
+        services=(ServiceInfo("made-up", "v1"),),
+    )
+    signed = sign(info=info)
+    before = _shared.cache_info().currsize
+    refusal(verifier, replace(signed, signature=b""))
+    assert _shared.cache_info().currsize == before
+    one, other = (decode_record(signed.body).info for _ in range(2))
+    assert one is not None
+    assert other is not None
+    assert one.type is not other.type, "not by Python either"
+    assert verifier.verify(signed).info == one
+    assert _shared.cache_info().currsize > before

@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import datetime as dt
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from aegis_certs import CertificateAuthority, Identity, KeyType, TLSConfig
+from aegis_discovery.errors import ConnectError, InvalidAddressError, PeerIdentityError
+from aegis_discovery.transport._channels import (
+    SeedPeer,
+    channel_options,
+    explain_failure,
+    identify,
+    open_channel,
+    parse_seed,
+)
+
+WAIT = 10.0
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    """A CA old enough to have issued what has expired since."""
+    past = dt.datetime.now(dt.UTC) - dt.timedelta(days=3)
+    return CertificateAuthority.create(
+        tmp_path_factory.mktemp("ca"), key_type=KeyType.P256, at=past
+    )
+
+
+@pytest.fixture(scope="module")
+def tls(ca: CertificateAuthority) -> TLSConfig:
+    return ca.issue_in_memory("caller")
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A socket that listens, and never accepts on its own."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def address_of(server: socket.socket) -> str:
+    return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def expired(ca: CertificateAuthority, node_id: str) -> TLSConfig:
+    past = dt.datetime.now(dt.UTC) - dt.timedelta(days=2)
+    return ca.issue_in_memory(node_id, days=1, at=past)
+
+
+@pytest.mark.parametrize(
+    ("text", "seed"),
+    [
+        ("node-1.example:50051", SeedPeer("node-1.example:50051")),
+        ("127.0.0.1:1", SeedPeer("127.0.0.1:1")),
+        ("[::1]:50051", SeedPeer("[::1]:50051")),
+        ("node-1@10.0.0.7:50051", SeedPeer("10.0.0.7:50051", "node-1")),
+        ("node-1@[fe80::1%eth0]:65535", SeedPeer("[fe80::1%eth0]:65535", "node-1")),
+        (" padded:7 ", SeedPeer("padded:7")),
+    ],
+)
+def test_a_seed_peer_is_an_address_with_or_without_a_node_id(text: str, seed: SeedPeer) -> None:
+    assert parse_seed(text) == seed
+    assert str(seed) == text.strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "no port"),
+        ("host", "no port"),
+        (":50051", "no host"),
+        ("host:", "no port"),
+        ("host:http", "no port"),
+        ("host:0", "no port"),
+        ("host:65536", "no port"),
+        ("host:-1", "no port"),
+        ("host:\uff15", "no port"),
+        ("::1:50051", "brackets"),
+        ("dns:///host:1", "brackets"),
+        ("http://host", "no port"),
+        ("a b:1", "no host"),
+        ("Node@host:1", "no lower-case DNS name"),
+        ("127.0.0.1@host:1", "IP address"),
+        ("@host:1", "empty"),
+        ("a@b@host:1", "no lower-case DNS name"),
+    ],
+)
+def test_what_cannot_be_a_seed_peer_is_refused_with_the_reason(text: str, reason: str) -> None:
+    with pytest.raises(InvalidAddressError, match=reason):
+        parse_seed(text)
+
+
+def test_a_channel_checks_the_node_id_and_connects_directly() -> None:
+    options = dict(channel_options("node-1"))
+    assert options["grpc.ssl_target_name_override"] == "node-1"
+    assert options["grpc.enable_http_proxy"] == 0
+
+
+def test_options_of_the_user_win_over_ours_but_not_over_the_check_of_the_name(
+    tls: TLSConfig, start_provider: Start
+) -> None:
+    provider = start_provider("a")
+    options = [
+        ("grpc.max_receive_message_length", 8),
+        ("grpc.ssl_target_name_override", "a"),
+    ]
+    with open_channel(tls, "a", provider.address, options=options) as channel:
+        stub = channel.unary_unary("/t/Echo")
+        assert stub(b"x", timeout=WAIT) == b"x"
+        with pytest.raises(grpc.RpcError) as caught:
+            stub(b"much too long", timeout=WAIT)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    with open_channel(tls, "b", provider.address, options=options) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary("/t/Echo")(b"", timeout=WAIT)
+        assert "Verification" in str(caught.value.details())
+
+
+def test_a_proxy_of_the_environment_is_not_used(
+    tls: TLSConfig,
+    start_provider: Start,
+    listener: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("https_proxy", f"http://{address_of(listener)}")
+    monkeypatch.setenv("http_proxy", f"http://{address_of(listener)}")
+    provider = start_provider("a")
+    with open_channel(tls, "a", provider.address) as channel:
+        assert channel.unary_unary("/t/Echo")(b"x", timeout=WAIT) == b"x"
+
+
+def test_the_handshake_tells_which_node_is_there(
+    tls: TLSConfig, ca: CertificateAuthority, start_provider: Start
+) -> None:
+    provider = start_provider("somebody")
+    assert identify(provider.address, tls) == Identity("somebody", ca.trust_domain)
+    address = provider.address.replace("127.0.0.1", "localhost")
+    assert identify(address, tls).node_id == "somebody"
+
+
+def test_the_handshake_leaves_no_key_and_no_descriptor_behind(
+    tls: TLSConfig, start_provider: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    provider = start_provider("a")
+    identify(provider.address, tls)
+    descriptors = Path("/proc/self/fd")
+    before = sorted(str(link.readlink()) for link in descriptors.iterdir() if link.is_symlink())
+    assert not any("aegis-identity" in target for target in before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_elsewhere_than_on_linux_the_key_passes_through_a_private_file(
+    tls: TLSConfig, start_provider: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    provider = start_provider("a")
+    assert identify(provider.address, tls).node_id == "a"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_there_is_said_so(tls: TLSConfig) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = address_of(server)
+    with pytest.raises(ConnectError, match="refused the connection") as caught:
+        identify(address, tls)
+    assert str(caught.value).startswith(f"{address} ")
+    assert list(caught.value.causes) == [address]
+
+
+def test_a_host_that_does_not_exist_is_said_so(tls: TLSConfig) -> None:
+    with pytest.raises(ConnectError, match="cannot be resolved"):
+        identify("no-such-host.invalid:50051", tls)
+
+
+def test_one_that_never_answers_is_given_up(tls: TLSConfig, listener: socket.socket) -> None:
+    with pytest.raises(ConnectError, match=r"did not answer within 0\.1 s"):
+        identify(address_of(listener), tls, timeout=0.1)
+
+
+def answer_once(listener: socket.socket, answer: bytes) -> threading.Thread:
+    def run() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(answer)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "not with TLS"),
+        (b"\x00\x00\x00\x04\x00\x00\x00\x00\x00", "not with TLS"),
+        (b"", "did not accept our certificate"),
+    ],
+)
+def test_what_speaks_no_tls_is_said_so(
+    tls: TLSConfig, listener: socket.socket, answer: bytes, reason: str
+) -> None:
+    thread = answer_once(listener, answer)
+    with pytest.raises(ConnectError, match=reason):
+        identify(address_of(listener), tls)
+    thread.join(WAIT)
+
+
+def test_a_grpc_server_without_tls_is_said_so(tls: TLSConfig) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with pytest.raises(ConnectError, match=f"127.0.0.1:{port} answers, but not with TLS"):
+        identify(f"127.0.0.1:{port}", tls)
+    server.stop(None)
+
+
+def test_a_peer_of_another_ca_is_not_believed(
+    tls: TLSConfig, other_ca: CertificateAuthority, make_provider: Start
+) -> None:
+    stranger = make_provider(other_ca.issue_in_memory("somebody"))
+    with pytest.raises(PeerIdentityError, match="both sides need certificates of one CA") as caught:
+        identify(stranger.address, tls)
+    assert caught.value.address == stranger.address
+
+
+def test_a_peer_whose_certificate_has_expired_is_not_believed(
+    tls: TLSConfig, ca: CertificateAuthority, make_provider: Start
+) -> None:
+    with pytest.raises(PeerIdentityError, match="has expired; renew it there"):
+        identify(make_provider(expired(ca, "somebody")).address, tls)
+
+
+def test_a_peer_with_a_client_only_certificate_is_not_believed(
+    tls: TLSConfig, ca: CertificateAuthority, make_provider: Start
+) -> None:
+    provider = make_provider(ca.issue_in_memory("somebody", client_only=True))
+    with pytest.raises(PeerIdentityError, match="not trusted"):
+        identify(provider.address, tls)
+
+
+def test_a_peer_of_another_trust_domain_is_not_believed(
+    tls: TLSConfig, tmp_path: Path, ca: CertificateAuthority, make_provider: Start
+) -> None:
+    foreign = CertificateAuthority.create(
+        tmp_path, key_type=KeyType.P256, trust_domain="elsewhere.example"
+    )
+    both = tls.trust_bundle + foreign.issue_in_memory("x").trust_bundle
+    theirs = foreign.issue_in_memory("somebody")
+    provider = make_provider(
+        TLSConfig("somebody", theirs.certificate_chain, theirs.private_key, both)
+    )
+    ours = TLSConfig(tls.node_id, tls.certificate_chain, tls.private_key, both)
+    with pytest.raises(PeerIdentityError, match=r"is of trust domain elsewhere\.example"):
+        identify(provider.address, ours)
+
+
+def test_that_our_own_certificate_is_refused_is_explained(
+    ca: CertificateAuthority, other_ca: CertificateAuthority, tls: TLSConfig, start_provider: Start
+) -> None:
+    provider = start_provider("somebody")
+    with pytest.raises(ConnectError, match=r"did not accept our certificate.*caller expired at"):
+        identify(provider.address, expired(ca, "caller"))
+    stranger = other_ca.issue_in_memory("caller")
+    believer = TLSConfig(
+        "caller", stranger.certificate_chain, stranger.private_key, tls.trust_bundle
+    )
+    with pytest.raises(ConnectError, match=r"did not accept our certificate.*not trusted"):
+        identify(provider.address, believer)
+
+
+def failure_of(tls: TLSConfig, node_id: str, address: str) -> grpc.RpcError:
+    with open_channel(tls, node_id, address) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary("/t/Echo")(b"", timeout=WAIT)
+        return caught.value
+
+
+def test_a_refused_certificate_is_explained_where_grpc_says_socket_closed(
+    ca: CertificateAuthority, start_provider: Start
+) -> None:
+    provider = start_provider("somebody")
+    identity = expired(ca, "caller")
+    error = failure_of(identity, "somebody", provider.address)
+    assert "expired" not in str(error.details())
+    assert "our own identity is not accepted: the certificate of caller expired at" in (
+        explain_failure(error, identity)
+    )
+
+
+def test_a_wrong_name_is_explained_as_another_node(tls: TLSConfig, start_provider: Start) -> None:
+    error = failure_of(tls, "expected", start_provider("somebody").address)
+    assert explain_failure(error, tls).startswith("another node than the expected one answered")
+
+
+def test_that_nobody_listens_is_said_plainly(tls: TLSConfig, start_provider: Start) -> None:
+    provider = start_provider("somebody")
+    provider.stop()
+    error = failure_of(tls, "somebody", provider.address)
+    assert explain_failure(error, tls) == "it refused the connection; is a node listening there?"
+
+
+def test_any_other_failure_is_told_as_it_is(tls: TLSConfig, start_provider: Start) -> None:
+    provider = start_provider("somebody")
+    with open_channel(tls, "somebody", provider.address) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary("/t/Fail")(b"ABORTED", timeout=WAIT)
+        assert explain_failure(caught.value, tls) == "as you wish"
+    assert explain_failure(ValueError("no idea"), tls) == "no idea"
