@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from aegis_core.testing import Simulation, spread
+from aegis_core.simulation import Simulation, spread
 from aegis_discovery import NodeStatus
 from table import Measured, Row
 

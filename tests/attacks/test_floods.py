@@ -228,7 +228,7 @@ async def test_a_watcher_that_does_not_read_gets_the_latest_and_costs_nothing(
 async def test_a_server_that_is_apart_all_the_time_is_named_and_dialled_after_a_pause(
     attacked: Any, logged: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aegis_core.aio._watchers.LEFT_PAUSE", 3600)
+    monkeypatch.setattr("aegis_core._peers.watchers.LEFT_PAUSE", 3600)
     mesh = await attacked("a", "b")
     await mesh.wait_until_watched()
     a, attacker = mesh.nodes[0], mesh.attacker

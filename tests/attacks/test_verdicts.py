@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aegis_core._rings import Rings
+from aegis_core._membership.rings import Rings
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import Opinion
 

@@ -212,7 +212,7 @@ def silent() -> Iterator[str]:
 async def test_a_peer_that_says_nothing_does_not_block_a_sync(
     start: Any, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aegis_core.aio._peers.TIMEOUT", 0.5)
+    monkeypatch.setattr("aegis_core._peers.manager.TIMEOUT", 0.5)
     a, b = await start("a"), await start("b")
     a.add_peer(peer(b))
     with silent() as address:
@@ -224,7 +224,7 @@ async def test_a_peer_that_says_nothing_does_not_block_a_sync(
 def test_a_peer_that_hangs_does_not_block_a_sync(
     identity: Any, spawn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aegis_core.aio._peers.TIMEOUT", 0.5)
+    monkeypatch.setattr("aegis_core._peers.manager.TIMEOUT", 0.5)
     with Node("a", address="127.0.0.1:0", tls=identity("a"), grace=0) as a:
         b = spawn("b", seed_peers=[a.address])
         a.add_peer(peer(b))

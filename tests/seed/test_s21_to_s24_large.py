@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aegis_certs import TLSConfig
 from aegis_core import NodeInfo, PeerInfo, ServiceInfo
-from aegis_core._rings import Rings
+from aegis_core._membership.rings import Rings
 from aegis_discovery import DEFAULT_MESH, Topology
 from aegis_discovery.aio.feed import follow
 from aegis_discovery.aio.transport import open_channel

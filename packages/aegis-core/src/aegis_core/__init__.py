@@ -15,12 +15,12 @@ from aegis_discovery import (
 )
 from aegis_discovery.policy import CallRule, Policy, PolicyError, ProvideRule
 
-from aegis_core._caller import Caller, caller_from_context
-from aegis_core._health import FunctionHealthChecker, HealthChecker, HealthInfo
-from aegis_core._node import MeshServer, Node, PeerManager
-from aegis_core._peer import PeerInfo
+from aegis_core._access.caller import Caller, caller_from_context
+from aegis_core._health.checks import FunctionHealthChecker, HealthChecker, HealthInfo
+from aegis_core._node.sync_node import MeshServer, Node, PeerManager
+from aegis_core._peers.info import PeerInfo
+from aegis_core._peers.manager import SyncReport
 from aegis_core._stats import CallStats, FeedStats, NodeStats
-from aegis_core.aio._peers import SyncReport
 from aegis_core.errors import (
     AddressInUseError,
     CallDeniedError,

@@ -1,8 +1,8 @@
 """The node, for asyncio."""
 
-from aegis_core.aio._health import HealthMonitor
-from aegis_core.aio._node import Node
-from aegis_core.aio._peers import PeerManager, SyncReport
-from aegis_core.aio._server import MeshServer
+from aegis_core._health.monitor import HealthMonitor
+from aegis_core._node.node import Node
+from aegis_core._peers.manager import PeerManager, SyncReport
+from aegis_core._server.server import MeshServer
 
 __all__ = ["HealthMonitor", "MeshServer", "Node", "PeerManager", "SyncReport"]

@@ -1,0 +1,1 @@
+"""Who calls, and may it: the caller, its certificate and the policy."""

@@ -1,0 +1,1 @@
+"""Health checks and the task that runs them."""

@@ -1,0 +1,77 @@
+"""Runs a node's health checkers on an interval."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from aegis_discovery import HealthStatus
+
+from aegis_core._health.checks import CheckOutcome, HealthChecker, HealthInfo, as_status, summarise
+
+_log = logging.getLogger("aegis.health")
+
+CHECK_INTERVAL = 10.0
+"""Seconds between two runs of the checkers."""
+
+CHECK_TIMEOUT = 5.0
+"""Seconds after which a checker that does not answer counts as failed."""
+
+
+class HealthMonitor:
+    """Knows the health of its own node.
+
+    Args:
+        node_id: The node.
+        checkers: Run together; the worst answer is the node's.
+        on_change: Told whenever the status changed.
+        interval: Seconds between two runs.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        checkers: Sequence[HealthChecker],
+        *,
+        on_change: Callable[[HealthInfo], None],
+        interval: float = CHECK_INTERVAL,
+    ) -> None:
+        self._node_id = node_id
+        self._checkers = tuple(checkers)
+        self._on_change = on_change
+        self._interval = interval
+        self._info = summarise(
+            node_id,
+            [CheckOutcome(checker.name, HealthStatus.UNKNOWN) for checker in self._checkers],
+        )
+
+    @property
+    def info(self) -> HealthInfo:
+        """The outcome of the last run."""
+        return self._info
+
+    async def run(self) -> None:
+        """Checks on the interval, for ever."""
+        while True:
+            await asyncio.sleep(self._interval)
+            await self.check()
+
+    async def check(self) -> HealthInfo:
+        """Runs all checkers once."""
+        outcomes = await asyncio.gather(*(self._outcome(checker) for checker in self._checkers))
+        before, self._info = self._info, summarise(self._node_id, outcomes)
+        if before.status is not self._info.status:
+            self._on_change(self._info)
+        return self._info
+
+    async def _outcome(self, checker: HealthChecker) -> CheckOutcome:
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT):
+                return CheckOutcome(checker.name, as_status(await checker.check()))
+        except TimeoutError:
+            error = f"no answer within {CHECK_TIMEOUT:g} s"
+        except Exception as failure:  # noqa: BLE001 - whatever a user's check raises is its answer
+            error = str(failure) or type(failure).__name__
+        _log.warning("health check %s failed: %s", checker.name, error)
+        return CheckOutcome(checker.name, HealthStatus.UNHEALTHY, error)

@@ -1,0 +1,1 @@
+"""The node: its parts, their options, their start and their stop."""

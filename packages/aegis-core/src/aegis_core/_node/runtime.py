@@ -1,0 +1,293 @@
+"""The parts of a node between its start and its stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Protocol
+
+import grpc
+from aegis_certs import IdentitySource, TLSConfig
+from aegis_discovery import HealthStatus, NodeInfo, PoolOptions, PoolStats
+from aegis_discovery.aio import ServiceClientPool
+from aegis_discovery.aio.identity import keep
+from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityKeeper
+from aegis_discovery.policy import ProviderJudge
+from aegis_discovery.records import LEASE, REPUBLISH_EVERY
+from aegis_discovery.transport import SeedPeer
+
+from aegis_core._access.policy_file import LOOK, PolicySource
+from aegis_core._address import published_address
+from aegis_core._health.checks import HealthChecker, HealthInfo
+from aegis_core._health.monitor import HealthMonitor
+from aegis_core._peers.dialing import MAINTENANCE
+from aegis_core._peers.joiner import Joiner
+from aegis_core._peers.manager import PeerManager
+from aegis_core._peers.watchers import Watchers
+from aegis_core._server.mesh_services import OwnNode
+from aegis_core._server.server import MeshServer, Registrar
+from aegis_core._state import NodeState
+from aegis_core._stats import FeedStats, NodeStats
+from aegis_core.errors import ConfigError
+
+_log = logging.getLogger("aegis.node")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """What a node was made with."""
+
+    info: NodeInfo
+    address: str
+    advertise: str | None
+    registrars: Sequence[Registrar]
+    seeds: tuple[SeedPeer, ...]
+    mesh: str
+    checkers: Sequence[HealthChecker]
+    health_interval: float
+    interceptors: Sequence[grpc.aio.ServerInterceptor]
+    join_timeout: float
+    max_concurrent_calls: int | None
+    policy: PolicySource
+    pool: PoolOptions
+
+
+class PoolWithStats(Protocol):
+    """A pool of either kind."""
+
+    def stats(self) -> PoolStats:
+        """Returns a snapshot of it."""
+
+
+class RunningNode:
+    """Makes the parts of a node, owns its tasks, and takes both down again in order."""
+
+    def __init__(
+        self,
+        options: NodeOptions,
+        source: IdentitySource,
+        tls: TLSConfig,
+        *,
+        on_failure: Callable[[Exception], None],
+        on_identity: Callable[[IdentityEvent], None],
+    ) -> None:
+        if tls.node_id != options.info.id:
+            reason = f"the certificate is {tls.node_id}'s, this node is {options.info.id}"
+            raise ConfigError("tls", reason)
+        self._options = options
+        self._keeper = IdentityKeeper(source, tls)
+        self._tell_identity = on_identity
+        self._has_joined = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._started_at = datetime.now(UTC)
+        self.state = NodeState(tls, mesh=options.mesh, on_failure=on_failure)
+        self.monitor = HealthMonitor(
+            tls.node_id,
+            options.checkers,
+            on_change=self._publish_health,
+            interval=options.health_interval,
+        )
+        own = OwnNode(
+            node_id=tls.node_id,
+            mesh=options.mesh,
+            topology=self.state.topology,
+            verifier=self.state.verifier,
+            chain_of=self.state.chain_of,
+            info=self.state.own_node,
+            health=lambda: self.monitor.info,
+            on_foreign=self.state.met_foreign,
+            meet=lambda peer_id: self.peers.meet(peer_id),
+            lacks=lambda peer_id: self.peers.lacks(peer_id),
+            check=self.state.check,
+            has_joined=lambda: self._has_joined,
+        )
+        self.server = MeshServer(
+            tls,
+            options.address,
+            own,
+            stats=self.stats,
+            registrars=options.registrars,
+            interceptors=options.interceptors,
+            max_concurrent_calls=options.max_concurrent_calls,
+        )
+        self.may_provide = ProviderJudge(None, tls.trust_domain)
+        self.peers = PeerManager(self.state)
+        # The mesh's own calls do not pass through interceptors of the user's.
+        is_plain = not (options.pool.interceptors or options.pool.options)
+        self.pool = ServiceClientPool(
+            self.state.topology,
+            tls,
+            region=options.info.region,
+            zone=options.info.zone,
+            may_provide=self.may_provide,
+            channels=self.peers.channels if is_plain else None,
+            **vars(options.pool),
+        )
+        self.told_pool: PoolWithStats = self.pool
+        self.may_provide.on_change(self.pool.judge_again)
+        self._take_policy()
+        self.watchers = Watchers(self.state, self.peers)
+        self.state.tell_peers = self.watchers.dial_again
+        self.joiner = Joiner(self.state, self.peers, self.watchers, options.seeds)
+
+    async def start(self) -> None:
+        """Serves, publishes the node and joins."""
+        options = self._options
+        address = published_address(options.address, options.advertise, self.server.port)
+        await self.monitor.check()
+        for event in await asyncio.to_thread(self._keeper.step):
+            self._on_identity(event)
+        self.state.topology.add_node(
+            replace(
+                options.info,
+                address=address,
+                health=self.monitor.info.status,
+                trust_bundle=self.state.tls.bundle_fingerprint,
+            )
+        )
+        await self.server.set_health(self.monitor.info)
+        await self.server.start()
+        _log.info("%s serves at %s, known as %s", options.info.id, self.server.address, address)
+        for name, work in (
+            ("watchers", self.watchers.run),
+            ("recovery", self.watchers.recover),
+            ("joiner", self.joiner.run),
+            ("health", self.monitor.run),
+            ("maintenance", self._maintain),
+            ("guard", self.server.guard),
+            ("identity", self._keep_identity),
+            ("policy", self._keep_policy),
+        ):
+            self._spawn(_supervise(name, work), name)
+        await self.joiner.wait(options.join_timeout)
+        self._has_joined = True
+
+    def stats(self) -> NodeStats:
+        """Puts together what the parts know of themselves."""
+        topology, server = self.state.topology, self.server
+        silences = self.watchers.silences.values()
+        return NodeStats(
+            node_id=self.state.node_id,
+            started_at=self._started_at,
+            certificate_not_after=self.state.tls.not_after,
+            topology_version=topology.version,
+            topology_nodes=len(topology.nodes),
+            has_policy=server.has_policy,
+            calls=server.calls,
+            pool=self.told_pool.stats(),
+            feeds=FeedStats(
+                served=len(server.watchers),
+                opened=server.feeds_served,
+                watched=len(silences),
+                lag=max(silences, default=0.0),
+            ),
+        )
+
+    def change_identity(self, tls: TLSConfig) -> None:
+        """Takes a new identity to everything that uses it."""
+        self.state.change_identity(tls)
+        self._keeper.adopt(tls)
+        self.server.change_identity(tls)
+        self.peers.change_identity(tls)
+        self.pool.change_identity(tls)
+        self.watchers.dial_again()
+
+    async def _keep_identity(self) -> None:
+        if self._keeper.tls is not self.state.tls:
+            # Taking it up failed halfway the last time.
+            self._on_identity(IdentityEvent(IdentityEventKind.CHANGED, self._keeper.tls))
+        await keep(self._keeper, self._on_identity)
+
+    async def _keep_policy(self) -> None:
+        source = self._options.policy
+        while True:
+            await asyncio.sleep(LOOK)
+            before = source.policy
+            if await asyncio.to_thread(source.poll) is not before:
+                self._take_policy()
+
+    def _take_policy(self) -> None:
+        policy = self._options.policy.policy
+        self.server.change_policy(policy)
+        self.may_provide.take(policy)
+
+    def _on_identity(self, event: IdentityEvent) -> None:
+        if event.kind is IdentityEventKind.CHANGED:
+            try:
+                self.change_identity(event.tls)
+            except ConfigError as error:
+                _log.error("%s keeps its identity: %s", self.state.node_id, error)
+                event = replace(event, kind=IdentityEventKind.REFUSED, reason=str(error))
+        elif event.kind is IdentityEventKind.REVOCATIONS:
+            self.state.heed(self._keeper.revocations)
+        self._tell_identity(event)
+
+    async def stop(self, grace: float, *, leave: bool) -> None:
+        """Takes the node down.
+
+        Args:
+            grace: Seconds that calls in flight have.
+            leave: Whether to tell the mesh; not where another process goes on under this id.
+        """
+        topology, node_id = self.state.topology, self.state.node_id
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self.peers.close)
+            stack.push_async_callback(self.pool.close)
+            stack.push_async_callback(self.server.stop, grace)
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            leaves = leave and topology.get_node(node_id) is not None
+            if leaves:
+                topology.remove_node(node_id)
+            told = await self.server.end_feeds()
+            if leaves:
+                await self.peers.tell_goodbye(aware=told)
+        _log.info("%s stopped", node_id)
+
+    def _publish_health(self, info: HealthInfo) -> None:
+        topology = self.state.topology
+        node_id = self.state.node_id
+        known = topology.get_node(node_id)
+        if known is not None and known.health is not info.status:
+            topology.update_node(replace(known, health=info.status))
+            level = logging.WARNING if info.status is HealthStatus.UNHEALTHY else logging.INFO
+            _log.log(level, "%s is %s: %s", node_id, info.status, info.error or info.message)
+            self._spawn(self.server.set_health(info), "set-health")
+
+    async def _maintain(self) -> None:
+        """Renews the own lease, and drops what outlived its own."""
+        while True:
+            await asyncio.sleep(MAINTENANCE)
+            topology = self.state.topology
+            topology.expire()
+            self.state.forget_certificates()
+            record = self.state.own_record()
+            if record is not None and self._is_due(record.expires_at):
+                topology.republish()
+
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.create_task(work, name=f"aegis-{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _is_due(self, expires_at: int) -> bool:
+        not_after = self.state.tls.not_after.timestamp()
+        renewable = expires_at / 1000 < not_after - 1
+        return renewable and expires_at / 1000 - time.time() < LEASE - REPUBLISH_EVERY
+
+
+async def _supervise(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Runs a part for ever: one that fails is reported and started again."""
+    while True:
+        try:
+            await work()
+        except Exception:  # noqa: BLE001 - whatever it is, the node goes on
+            _log.exception("%s failed; it starts again", name)
+        await asyncio.sleep(1.0)

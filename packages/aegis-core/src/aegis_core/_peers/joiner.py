@@ -1,0 +1,118 @@
+"""Finds out who the seed peers are, and makes them peers; again and again, for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+
+from aegis_certs import CertsError
+from aegis_discovery import DiscoveryError, NodeStatus
+from aegis_discovery.transport import SeedPeer, identify
+
+from aegis_core._peers.info import PeerInfo
+from aegis_core._peers.manager import PeerManager
+from aegis_core._peers.watchers import Watchers
+from aegis_core._state import NodeState
+from aegis_core.errors import ConfigError, PeerNotFoundError
+
+_log = logging.getLogger("aegis.membership")
+
+RETRY = 2.0
+"""Seconds between two looks at a seed peer that is not being watched."""
+
+
+class Joiner:
+    """Turns seed addresses into peers; the certificate found there says who it is."""
+
+    def __init__(
+        self, state: NodeState, peers: PeerManager, watchers: Watchers, seeds: Sequence[SeedPeer]
+    ) -> None:
+        self._state = state
+        self._peers = peers
+        self._watchers = watchers
+        self._found: dict[SeedPeer, str] = {}
+        self._seeds = tuple(seeds)
+        self._complaints: dict[SeedPeer, str] = {}
+        self._tried: set[SeedPeer] = set()
+        self._all_tried = asyncio.Event()
+
+    async def run(self) -> None:
+        """Works until it is cancelled."""
+        while True:
+            await asyncio.gather(*(self._look_up(seed) for seed in self._seeds))
+            await asyncio.sleep(RETRY)
+
+    async def wait(self, timeout: float) -> None:
+        """Waits, at most `timeout` seconds, until a seed peer told all it knows, or none can."""
+        if not self._seeds:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._told_or_tried()
+        if not self._state.joined.is_set():
+            _log.warning(
+                "%s has not joined yet (%s); it goes on trying",
+                self._state.node_id,
+                self._why_not(),
+            )
+
+    async def _told_or_tried(self) -> None:
+        """Returns when a peer told what it knows, or when no seed peer turned out to be one."""
+        joined = asyncio.ensure_future(self._state.joined.wait())
+        tried = asyncio.ensure_future(self._all_tried.wait())
+        try:
+            await asyncio.wait({joined, tried}, return_when=asyncio.FIRST_COMPLETED)
+            if self._found:
+                await joined
+        finally:
+            joined.cancel()
+            tried.cancel()
+
+    def _why_not(self) -> str:
+        reasons = list(self._complaints.values())
+        waiting = set(self._seeds) - self._tried
+        reasons += [
+            f"{seed.address} has not answered yet" for seed in self._seeds if seed in waiting
+        ]
+        for seed, node_id in self._found.items():
+            complaint = self._watchers.complaint(node_id)
+            reasons.append(f"{node_id} at {seed.address}: {complaint or 'it has not answered yet'}")
+        return "; ".join(reasons) or "no seed peer but itself"
+
+    async def _look_up(self, seed: SeedPeer) -> None:
+        known = self._found.get(seed)
+        if known is not None and (self._watchers.is_watching(known) or self._is_alive(known)):
+            return
+        try:
+            node_id = seed.node_id or await self._identify(seed)
+            if node_id != self._state.node_id and node_id != known:
+                self._peers.add_peer(PeerInfo(node_id, seed.address))
+                self._found[seed] = node_id
+                self._replace(known)
+            self._complaints.pop(seed, None)
+        except (DiscoveryError, CertsError, ConfigError) as error:
+            if self._complaints.get(seed) != str(error):
+                _log.info("seed peer %s: %s", seed.address, error)
+            self._complaints[seed] = str(error)
+        finally:
+            self._tried.add(seed)
+            if len(self._tried) == len(set(self._seeds)):
+                self._all_tried.set()
+
+    def _is_alive(self, node_id: str) -> bool:
+        """Tells whether the mesh sees a seed peer; once it does, others may be watching it."""
+        node = self._state.topology.get_node(node_id)
+        is_alive = node is not None and node.status is NodeStatus.ALIVE
+        return is_alive and self._state.joined.is_set()
+
+    async def _identify(self, seed: SeedPeer) -> str:
+        identity = await asyncio.to_thread(identify, seed.address, self._state.tls)
+        return identity.node_id
+
+    def _replace(self, known: str | None) -> None:
+        """Another node answers at this address now; the one before is no peer any more."""
+        if known is not None and known not in self._found.values():
+            with contextlib.suppress(PeerNotFoundError):
+                self._peers.remove_peer(known)

@@ -1,0 +1,348 @@
+"""Calls to single peers, by hand or on an interval."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import random
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import grpc
+from aegis_certs import TLSConfig
+from aegis_discovery import ClosedError, InvalidAddressError, NodeInfo, NodeStatus
+from aegis_discovery.aio.transport import ChannelCache
+from aegis_discovery.feed import Complaints, parts
+from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2_grpc
+from aegis_discovery.transport import explain_failure, split_address
+
+from aegis_core._health.checks import HealthInfo
+from aegis_core._peers.dialing import GOODBYES
+from aegis_core._peers.info import PeerInfo
+from aegis_core._state import NodeState
+from aegis_core._unsigned_peers import codec
+from aegis_core._unsigned_peers.vouching import Vouching
+from aegis_core.errors import ConfigError, PeerNotFoundError
+
+_log = logging.getLogger("aegis.peers")
+
+TIMEOUT = 5.0
+"""Seconds for one call to a peer: a hung one must not block a sync for ever."""
+
+
+GOODBYE = 3.0
+"""Seconds that a leaving node spends on telling those who do not watch it."""
+
+MEETING = 1.0
+"""Seconds for asking a peer that itself waits for our answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What came of syncing with all peers.
+
+    Attributes:
+        synced: Ids of the peers that answered.
+        failed: Why the others did not, by id.
+    """
+
+    synced: tuple[str, ...]
+    failed: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Added:
+    """A peer, and the stamp of the record that the topology had of it when it was added."""
+
+    peer: PeerInfo
+    stamp: int
+
+
+class PeerManager:
+    """Knows peers, keeps their connections and calls them.
+
+    Peers are those added here and all nodes of the topology. Calls raise `grpc.RpcError` when the
+    peer does not answer, and `PeerNotFoundError` for an id that nobody has.
+
+    Attributes:
+        channels: The connections, which the node's pool shares.
+    """
+
+    def __init__(self, state: NodeState) -> None:
+        self._state = state
+        self._added: dict[str, _Added] = {}
+        self.channels = ChannelCache(state.tls)
+        self._vouching = Vouching(state.topology)
+        self._complaints = Complaints(_log)
+        self._observers: list[Callable[[], None]] = []
+        # The cache forgets channels that nobody holds, and a new one costs a handshake.
+        self._closed = False
+        self._held: dict[str, grpc.aio.Channel] = {}
+
+    def __repr__(self) -> str:
+        return f"<PeerManager {', '.join(sorted(self._added)) or 'no peers added'}>"
+
+    @property
+    def added(self) -> Mapping[str, PeerInfo]:
+        """The peers that were added, by id."""
+        return MappingProxyType({peer_id: added.peer for peer_id, added in self._added.items()})
+
+    def add_peer(self, peer: PeerInfo) -> None:
+        """Adds a peer: from now on it is watched, and comes into the topology by that.
+
+        A node that is known already is looked for at this address until it publishes another one.
+        """
+        if peer.id != self._state.node_id:
+            record = self._state.topology.get_record(peer.id)
+            self._added[peer.id] = _Added(peer, record.stamp if record else 0)
+            self._notify()
+
+    def remove_peer(self, peer_id: str) -> None:
+        """Forgets a peer that was added; as a node of the topology it stays known.
+
+        Raises:
+            PeerNotFoundError: If it was not added.
+        """
+        if self._added.pop(peer_id, None) is None:
+            raise PeerNotFoundError(peer_id)
+        self._vouching.forget(peer_id)
+        self._notify()
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Calls back whenever a peer was added or removed."""
+        self._observers.append(callback)
+
+    def find(self, peer_id: str) -> PeerInfo | None:
+        """Returns where a peer is to be dialled: where it says, unless we were told later."""
+        added = self._added.get(peer_id)
+        if added is not None and self._is_newer_by_hand(peer_id):
+            return added.peer
+        node = self._state.topology.get_node(peer_id)
+        if node is not None and peer_id != self._state.node_id:
+            # What a node publishes need not be an address at all.
+            with contextlib.suppress(ConfigError):
+                return PeerInfo(node.id, node.address, node.type)
+        return added.peer if added else None
+
+    def unmet(self) -> list[PeerInfo]:
+        """Returns the added peers that nobody else looks after: they have no record of their own.
+
+        So too one that was added since it published the record that we have.
+        """
+        found = []
+        for peer_id, added in self._added.items():
+            record = self._state.topology.get_record(peer_id)
+            if (
+                record is None
+                or record.info is None
+                or record.voucher
+                or self._is_newer_by_hand(peer_id)
+            ):
+                found.append(self.find(peer_id) or added.peer)
+        return found
+
+    def channel(self, peer: PeerInfo) -> grpc.aio.Channel:
+        """Returns the connection to a peer, which must prove its id."""
+        channel = self._held[peer.id] = self.channels.get(peer.id, peer.address)
+        return channel
+
+    def change_identity(self, tls: TLSConfig) -> None:
+        """Makes new connections with another identity from now on."""
+        self._held.clear()
+        self.channels.change_identity(tls)
+
+    def let_go(self, peer_ids: Collection[str]) -> None:
+        """Drops the connections of peers that are no more."""
+        for peer_id in peer_ids:
+            self._held.pop(peer_id, None)
+
+    async def ping_peer(self, peer_id: str) -> float:
+        """Pings a peer; returns the seconds until its answer."""
+        began = time.perf_counter()
+        request = aegis_pb2.PingRequest(sender_id=self._state.node_id, timestamp=int(time.time()))
+        with self._closing_is_an_error():
+            await self._seed(self._get(peer_id)).Ping(request, timeout=TIMEOUT)
+        return time.perf_counter() - began
+
+    async def get_peer_health(self, peer_id: str) -> HealthInfo:
+        """Asks a peer for its health."""
+        request = aegis_pb2.HealthRequest(sender_id=self._state.node_id)
+        with self._closing_is_an_error():
+            answer = await self._seed(self._get(peer_id)).GetHealth(request, timeout=TIMEOUT)
+        return codec.health_from_wire(answer)
+
+    async def get_peer_node_info(self, peer_id: str) -> NodeInfo:
+        """Asks a peer what it says of itself."""
+        with self._closing_is_an_error():
+            return await self._node_info(self._get(peer_id))
+
+    async def sync_topology(self, peer_id: str) -> bool:
+        """Merges a peer's topology now; returns whether anything new came of it.
+
+        The peer learns of this node by it, too.
+        """
+        peer = self._get(peer_id)
+        before = self._state.topology.full_digest
+        with self._closing_is_an_error():
+            try:
+                await self._read_feed(peer)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                    raise
+                await self.poll(peer)
+        return self._state.topology.full_digest != before
+
+    async def sync_topology_with_all_peers(self) -> SyncReport:
+        """Merges the topologies of all peers, at the same time."""
+        known = self._added.keys() | self._state.topology.nodes.keys()
+        peers = sorted(peer_id for peer_id in known if self.find(peer_id))
+        outcomes = await asyncio.gather(
+            *(self.sync_topology(peer_id) for peer_id in peers), return_exceptions=True
+        )
+        failed: dict[str, str] = {}
+        for peer_id, outcome in zip(peers, outcomes, strict=True):
+            if isinstance(outcome, grpc.aio.AioRpcError):
+                failed[peer_id] = explain_failure(outcome, self._state.tls)
+            elif isinstance(outcome, BaseException):
+                failed[peer_id] = str(outcome) or type(outcome).__name__
+        synced = tuple(peer_id for peer_id in peers if peer_id not in failed)
+        return SyncReport(synced, MappingProxyType(failed))
+
+    async def poll(self, peer: PeerInfo) -> None:
+        """Asks a peer that has no feed for its topology, and vouches for what it tells."""
+        topology = self._state.topology
+        request = aegis_pb2.TopologySyncRequest(
+            sender_id=self._state.node_id, version=topology.version
+        )
+        try:
+            answer = await self._seed(peer).SyncTopology(request, timeout=TIMEOUT)
+        except grpc.aio.AioRpcError:
+            self._vouching.lost(peer.id)
+            raise
+        listed = codec.first_of(answer.nodes)
+        if len(listed) < len(answer.nodes):
+            line = "%s lists %d nodes; only the first %d, with their services, were looked at"
+            numbers = len(answer.nodes), len(listed)
+            self._complaints.warn(peer.id, "too long", line, peer.id, *numbers)
+        nodes = [_dialable(node, peer) for node in codec.nodes_from_seed(listed)]
+        if not any(node.id == peer.id for node in nodes):
+            # It answered, so it is there: such peers forget themselves when they adopt a topology.
+            nodes.append(await self._info_of(peer))
+        topology.merge_records((), version=answer.version)
+        self._vouching.learn(peer.id, nodes)
+
+    async def tell_goodbye(self, *, aware: Collection[str]) -> None:
+        """Tells a few nodes that this one left, where they do not watch it (yet) themselves.
+
+        Watchers hear it by their feeds. Without this, a node that leaves as soon as it joined
+        would be missed by nobody, and stay in the topology as failed.
+        """
+        unaware = [
+            node.id
+            for node in self._state.topology.nodes.values()
+            if node.status is NodeStatus.ALIVE and not node.vouched_by and node.id not in aware
+        ]
+        random.shuffle(unaware)
+        told = itertools.islice(filter(None, map(self.find, unaware)), GOODBYES)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE):
+                await asyncio.gather(*map(self._read_feed, told), return_exceptions=True)
+
+    async def meet(self, peer_id: str) -> None:
+        """Asks a peer that was added, but is not known yet, before it is answered.
+
+        It may be one that adopts a topology whole: an answer without it makes it forget itself.
+        """
+        added = self._added.get(peer_id)
+        if added is not None and self._state.topology.get_node(peer_id) is None:
+            with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError):
+                async with asyncio.timeout(MEETING):
+                    await self.poll(added.peer)
+
+    def lacks(self, peer_id: str) -> bool:
+        """Tells whether a peer that adopts topologies whole does not know all that we know."""
+        return self._vouching.lacks(peer_id)
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        self._closed = True
+        await self.channels.close()
+        self._held.clear()
+
+    @contextlib.contextmanager
+    def _closing_is_an_error(self) -> Iterator[None]:
+        """Tells a call that ends because the node stops from one whose task was cancelled.
+
+        gRPC raises CancelledError for both.
+        """
+        try:
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                raise ClosedError("node") from None
+            raise
+
+    async def _read_feed(self, peer: PeerInfo) -> None:
+        """Reads a feed up to the point where the peer has told all that it knows."""
+        state, reader = self._state, self._state.new_reader()
+        request = reader.request(state.mesh, state.own_record(), state.chain, source=peer.id)
+        call = mesh_pb2_grpc.MeshStub(self.channel(peer)).Watch(request, timeout=TIMEOUT)
+        try:
+            async for message in call:
+                for part in parts(message):
+                    received = reader.receive(part, source=peer.id)
+                    state.received(received)
+                    await asyncio.sleep(0)
+                if message.complete:
+                    return
+        finally:
+            call.cancel()
+
+    async def _info_of(self, peer: PeerInfo) -> NodeInfo:
+        """Puts together what a peer that does not list itself would list."""
+        record = self._state.topology.get_record(peer.id)
+        if record is not None and record.info is not None:
+            # Only a list tells of services, so what an earlier one told still holds.
+            return replace(record.info, address=peer.address)
+        info = await self._node_info(peer)
+        return NodeInfo(peer.id, info.name, info.type, peer.address)
+
+    async def _node_info(self, peer: PeerInfo) -> NodeInfo:
+        request = aegis_pb2.NodeInfoRequest(sender_id=self._state.node_id)
+        return codec.node_info_from_wire(
+            await self._seed(peer).GetNodeInfo(request, timeout=TIMEOUT)
+        )
+
+    def _seed(self, peer: PeerInfo) -> aegis_pb2_grpc.MeshServiceStub:
+        return aegis_pb2_grpc.MeshServiceStub(self.channel(peer))
+
+    def _get(self, peer_id: str) -> PeerInfo:
+        peer = self.find(peer_id)
+        if peer is None:
+            raise PeerNotFoundError(peer_id)
+        return peer
+
+    def _is_newer_by_hand(self, node_id: str) -> bool:
+        """Tells whether a peer was added after its node published what we have of it."""
+        added, record = self._added.get(node_id), self._state.topology.get_record(node_id)
+        return added is not None and record is not None and record.stamp <= added.stamp
+
+    def _notify(self) -> None:
+        for observer in self._observers:
+            observer()
+
+
+def _dialable(node: NodeInfo, peer: PeerInfo) -> NodeInfo:
+    """Puts in the address where a peer was found for one that it only listens on, as `:50051`."""
+    if node.id != peer.id:
+        return node
+    try:
+        split_address(node.address)
+    except InvalidAddressError:
+        return replace(node, address=peer.address)
+    return node

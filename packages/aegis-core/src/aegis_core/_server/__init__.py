@@ -1,0 +1,1 @@
+"""The server: interceptor, admission, threads, drain and the mesh services."""

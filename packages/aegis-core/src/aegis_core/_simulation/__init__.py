@@ -1,1 +1,0 @@
-"""A mesh in virtual time: real cores, no sockets, no waiting."""

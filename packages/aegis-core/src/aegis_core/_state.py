@@ -1,0 +1,144 @@
+"""What the parts of one node share: who it is, what it knows, whom it believes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from aegis_certs import RevocationList, TLSConfig
+from aegis_discovery import InvalidRecordError, NodeIdInUseError, NodeInfo, Topology
+from aegis_discovery.feed import Complaints, FeedReader, Received
+from aegis_discovery.records import Record, RecordAuthor, RecordVerifier
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+
+from aegis_core._access.authorization import CallerCheck
+from aegis_core.errors import ConfigError
+
+_log = logging.getLogger("aegis.node")
+
+MAX_ANSWERED = 256
+"""Other lives of this node that it remembers to have answered; more than it can have had."""
+
+
+class NodeState:
+    """The identity and the knowledge of one node.
+
+    Attributes:
+        joined: Set once a peer told everything that it knows.
+        tell_peers: Opens all feeds anew, each of which tells a peer our own record.
+    """
+
+    def __init__(
+        self, tls: TLSConfig, *, mesh: str, on_failure: Callable[[Exception], None]
+    ) -> None:
+        self.tls = tls
+        self.mesh = mesh
+        self.node_id = tls.node_id
+        self.joined = asyncio.Event()
+        self.tell_peers: Callable[[], None] = lambda: None
+        self._author = RecordAuthor.of(tls, mesh=mesh)
+        self.topology = Topology(owner=tls.node_id, author=self._author)
+        self.verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
+        self.chain = _chain(tls)
+        self.check = CallerCheck(tls.trust_domain)
+        self._answered: set[str] = set()
+        self._complaints = Complaints(logging.getLogger("aegis.feed"))
+        _check(tls, self.verifier)
+        self._on_failure = on_failure
+
+    def change_identity(self, tls: TLSConfig) -> None:
+        """Goes on with another certificate, key or trust bundle of the same node.
+
+        Raises:
+            ConfigError: If it is no identity of this node; the old one stays.
+        """
+        if tls.node_id != self.node_id:
+            reason = f"the certificate is {tls.node_id}'s, this node is {self.node_id}"
+            raise ConfigError("tls", reason)
+        _check(tls, RecordVerifier(tls.bundle, mesh=self.mesh, trust_domain=tls.trust_domain))
+        self._author.change_identity(tls)
+        self.tls, self.chain = tls, _chain(tls)
+        self.verifier.trust(tls.bundle)
+        self.verifier.learn(self.chain)
+        node = self.topology.get_node(self.node_id)
+        if node is not None and node.trust_bundle != tls.bundle_fingerprint:
+            self.topology.update_node(replace(node, trust_bundle=tls.bundle_fingerprint))
+        else:
+            self.topology.republish()
+
+    def heed(self, revocations: RevocationList) -> None:
+        """Believes, serves and calls no revoked certificate from now on."""
+        self.check.take(revocations)
+        self.topology.distrust(self.verifier.heed(revocations))
+
+    def new_reader(self) -> FeedReader:
+        """Makes the reading end of one more feed."""
+        return FeedReader(
+            self.topology, self.verifier, trusts_statuses=False, complaints=self._complaints
+        )
+
+    def own_record(self) -> Record | None:
+        """Returns the record that this node publishes of itself."""
+        return self.topology.get_record(self.node_id)
+
+    def own_node(self) -> NodeInfo:
+        """Returns this node as others see it; after it left, only its id."""
+        return self.topology.get_node(self.node_id) or NodeInfo(self.node_id)
+
+    def chain_of(self, fingerprint: bytes) -> tuple[bytes, ...] | None:
+        """Finds the chain of a certificate that signed a record we hold."""
+        leaf = self.verifier.leaf(fingerprint)
+        return leaf.chain if leaf else None
+
+    def forget_certificates(self) -> None:
+        """Lets go of certificates that sign no record any more."""
+        self.verifier.keep(self.topology.signers | {self.tls.fingerprint})
+
+    def received(self, received: Received) -> None:
+        """Takes note of what a feed's message meant for this node itself."""
+        if received.foreign is not None:
+            self.met_foreign(received.foreign)
+        if received.complete and not self.joined.is_set():
+            self.joined.set()
+
+    def met_foreign(self, record: Record) -> None:
+        """Answers a newer record of our own id that another process wrote.
+
+        It may be of an earlier life of this node, whose clock was ahead: go on above it. If that
+        process answers again it lives, and runs under our id: give way, rather than fight.
+        """
+        if record.info is None or record.instance not in self._answered:
+            if len(self._answered) >= MAX_ANSWERED:
+                self._answered.clear()
+            self._answered.add(record.instance)
+            if record.info is not None:
+                self._complaints.warn(
+                    self.node_id,
+                    "another life",
+                    "another process runs under the id %s, or ran, at %s; this one goes on",
+                    self.node_id,
+                    record.info.address,
+                )
+            self.topology.republish()
+            # Others may watch that process by now, so they hear of this only if they are told.
+            self.tell_peers()
+            return
+        self._on_failure(NodeIdInUseError(self.node_id, record.info.address))
+
+
+def _check(tls: TLSConfig, verifier: RecordVerifier) -> None:
+    """Checks that an identity can be a node's: its chain proves a server, its key is its own."""
+    try:
+        verifier.learn(_chain(tls))
+    except InvalidRecordError as error:
+        reason = f"{tls.node_id} cannot be a node: {error.reason}"
+        raise ConfigError("tls", reason) from error
+    key = load_pem_private_key(tls.private_key, password=None)
+    if key.public_key() != tls.certificate.public_key():
+        raise ConfigError("tls", f"the private key is not that of {tls.node_id}'s certificate")
+
+
+def _chain(tls: TLSConfig) -> tuple[bytes, ...]:
+    return tuple(certificate.public_bytes(Encoding.DER) for certificate in tls.chain)

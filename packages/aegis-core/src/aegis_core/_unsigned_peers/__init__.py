@@ -1,0 +1,1 @@
+"""Peers of the seed protocol, whose records nobody signs: codec and vouching."""

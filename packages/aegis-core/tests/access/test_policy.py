@@ -1,0 +1,434 @@
+"""A policy is asked before a handler runs, on every kind of call, and may change meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from aegis_certs import TLSConfig
+from aegis_core import CallDeniedError, CallRule, Policy, PolicyError, ServiceInfo
+from aegis_core import Node as SyncNode
+from aegis_core._access.authorization import SAY_EVERY, CallerCheck, CallJudge
+from aegis_core._access.caller import Caller
+from aegis_core._access.policy_file import PolicySource
+from aegis_core.aio import Node
+from aegis_discovery import connect
+from aegis_discovery.aio.transport import open_channel
+from aegis_discovery.policy import OPEN_SERVICES, load_policy, parse_policy
+from aegis_discovery.proto import aegis_pb2, mesh_pb2, stats_pb2
+from grpc_health.v1 import health_pb2
+
+MakeIdentity = Callable[[str], TLSConfig]
+Until = Callable[[Callable[[], object]], Awaitable[None]]
+DENIED = grpc.StatusCode.PERMISSION_DENIED
+
+
+async def uu(request: bytes, context: Any) -> bytes:
+    return request
+
+
+async def us(request: bytes, context: Any) -> AsyncIterator[bytes]:
+    while True:
+        yield request
+        await asyncio.sleep(0.02)
+
+
+async def su(requests: AsyncIterator[bytes], context: Any) -> bytes:
+    return b"".join([request async for request in requests])
+
+
+async def ss(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+    async for request in requests:
+        yield request
+
+
+def sync_uu(request: bytes, context: Any) -> bytes:
+    return request
+
+
+def sync_us(request: bytes, context: Any) -> Iterator[bytes]:
+    yield request
+
+
+def sync_su(requests: Iterator[bytes], context: Any) -> bytes:
+    return b"".join(requests)
+
+
+def sync_ss(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+    yield from requests
+
+
+KINDS = {"uu": "unary_unary", "us": "unary_stream", "su": "stream_unary", "ss": "stream_stream"}
+HANDLERS = [uu, us, su, ss, sync_uu, sync_us, sync_su, sync_ss]
+
+
+def register(server: Any) -> None:
+    handlers = {
+        handler.__name__: getattr(grpc, f"{KINDS[handler.__name__[-2:]]}_rpc_method_handler")(
+            handler
+        )
+        for handler in HANDLERS
+    }
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("shop.Orders", handlers),)
+    )
+
+
+async def begin(channel: grpc.aio.Channel, method: str, path: str = "/shop.Orders/") -> Any:
+    """Makes a call of whatever kind, up to its first message or its end."""
+    kind = KINDS[method[-2:]]
+    call: Any = getattr(channel, kind)(path + method)(
+        *([b"x"] if kind.startswith("unary") else [iter([b"x"])]), timeout=10
+    )
+    if kind.endswith("stream"):
+        await call.read()
+    else:
+        await call
+    return call
+
+
+async def code_of(channel: grpc.aio.Channel, method: str) -> grpc.StatusCode:
+    try:
+        call = await begin(channel, method)
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.INTERNAL:
+            # So the aio client (1.78 to 1.85) has it now and then where a call ends as it writes.
+            return await code_of(channel, method)
+        return error.code()
+    call.cancel()
+    return grpc.StatusCode.OK
+
+
+def node_with(identity: MakeIdentity, policy: Any, **options: Any) -> Node:
+    return Node(
+        "node",
+        address="127.0.0.1:0",
+        tls=identity("node"),
+        grace=0,
+        registrars=[register],
+        policy=policy,
+        **options,
+    )
+
+
+@pytest.fixture(autouse=True)
+def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aegis_core._node.runtime.LOOK", 0.02)
+    monkeypatch.setattr("aegis_core._server.interceptor.LOOK", 0.05)
+
+
+async def test_only_who_is_named_gets_through_on_every_kind_of_call(
+    identity: MakeIdentity,
+) -> None:
+    policy = Policy(call=[CallRule(ids=["friend-*"], services=["shop.*"])])
+    async with (
+        node_with(identity, policy) as node,
+        open_channel(identity("friend-1"), "node", node.address) as friend,
+        open_channel(identity("stranger"), "node", node.address) as stranger,
+    ):
+        names = [handler.__name__ for handler in HANDLERS]
+        assert [await code_of(friend, name) for name in names] == [grpc.StatusCode.OK] * 8
+        assert [await code_of(stranger, name) for name in names] == [DENIED] * 8
+        with pytest.raises(grpc.aio.AioRpcError) as denied:
+            await begin(stranger, "uu")
+        assert denied.value.details() == "stranger may not call /shop.Orders/uu"
+
+
+async def test_the_mesh_and_health_are_for_every_member_and_reflection_is_not(
+    identity: MakeIdentity,
+) -> None:
+    async with (
+        node_with(identity, Policy()) as node,
+        open_channel(identity("stranger"), "node", node.address) as channel,
+    ):
+        for path in ("/grpc.health.v1.Health/Check", "/aegis.MeshService/Ping"):
+            assert isinstance(await channel.unary_unary(path)(b"", timeout=10), bytes)
+        reflection = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+        call = channel.stream_stream(reflection)(iter([b""]), timeout=10)
+        assert await call.code() is DENIED
+        # It sees no policy either, where there is nothing to call.
+        missing = channel.unary_unary("/no.Such/Method")(b"", timeout=10)
+        assert await missing.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+class _TakesAll(grpc.GenericRpcHandler):
+    def service(self, handler_call_details: Any) -> Any:
+        async def answer(request: bytes, context: Any) -> bytes:
+            return b"mine"
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@pytest.mark.parametrize("service", sorted(OPEN_SERVICES))
+async def test_what_everybody_may_call_is_never_answered_by_a_handler_that_takes_any_call(
+    identity: MakeIdentity, service: str
+) -> None:
+    def register(server: Any) -> None:
+        server.add_generic_rpc_handlers((_TakesAll(),))
+
+    node = Node(
+        "node",
+        address="127.0.0.1:0",
+        tls=identity("node"),
+        registrars=[register],
+        policy=Policy(call=[CallRule(ids=["friend"], services=["any.Service"])]),
+        grace=0,
+    )
+    async with node, open_channel(identity("friend"), "node", node.address) as channel:
+        assert await channel.unary_unary("/any.Service/Method")(b"", timeout=10) == b"mine"
+        call = channel.unary_unary(f"/{service}/NoSuchMethod")(b"", timeout=10)
+        assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_what_everybody_may_call_is_what_nodes_serve() -> None:
+    files = (aegis_pb2, mesh_pb2, stats_pb2, health_pb2)
+    services = [one for file in files for one in file.DESCRIPTOR.services_by_name.values()]
+    assert {service.full_name for service in services} == OPEN_SERVICES
+
+
+async def test_nodes_join_whatever_the_policy_and_are_known_by_their_type(
+    identity: MakeIdentity, until: Until
+) -> None:
+    policy = Policy(call=[CallRule(types=["gateway"], services=["*"])])
+    async with node_with(identity, policy) as node:
+        other = Node(
+            "edge",
+            address="127.0.0.1:0",
+            tls=identity("edge"),
+            type="gateway",
+            seed_peers=[node.address],
+        )
+        async with (
+            open_channel(identity("edge"), "node", node.address) as channel,
+            open_channel(identity("client"), "node", node.address) as client,
+        ):
+            assert await code_of(channel, "uu") is DENIED, "nobody knows it yet"
+            async with other:
+                await until(lambda: "edge" in node.topology.nodes)
+                assert await code_of(channel, "uu") is grpc.StatusCode.OK
+            await until(lambda: "edge" not in node.topology.nodes)
+            assert await code_of(channel, "uu") is DENIED, "it left, and its type with it"
+            assert await code_of(client, "uu") is DENIED
+
+
+def rules(*ids: str) -> str:
+    return f'[[call]]\nids = {list(ids)}\nservices = ["shop.Orders"]\n'
+
+
+async def test_a_changed_file_counts_soon_and_a_bad_one_is_refused(
+    identity: MakeIdentity, until: Until, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(rules("a"))
+    async with (
+        node_with(identity, path) as node,
+        open_channel(identity("a"), "node", node.address) as a,
+        open_channel(identity("b"), "node", node.address) as b,
+    ):
+
+        async def codes_become(*codes: grpc.StatusCode) -> None:
+            async with asyncio.timeout(15):
+                while [await code_of(a, "uu"), await code_of(b, "uu")] != [*codes]:
+                    pass
+
+        await codes_become(grpc.StatusCode.OK, DENIED)
+        path.write_text("[[call]\n")
+        await until(lambda: "the policy stays as it is" in caplog.text)
+        await codes_become(grpc.StatusCode.OK, DENIED)
+        path.unlink()
+        await until(lambda: "cannot be read" in caplog.text)
+        await codes_become(grpc.StatusCode.OK, DENIED)
+        path.write_text(rules("b"))
+        await codes_become(DENIED, grpc.StatusCode.OK)
+    assert [r.getMessage() for r in caplog.records].count("the policy stays as it is") == 0
+    refusals = [r for r in caplog.records if r.getMessage().startswith("the policy stays")]
+    assert len(refusals) == 2, "each once, not at every look"
+
+
+def test_half_a_policy_denies_nobody_since_a_change_counts_once_it_stays(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(rules("a"))
+    source = PolicySource(path)
+    source.load()
+    whole = source.policy
+    path.write_text("")
+    assert source.poll() is whole
+    path.write_text(rules("b"))
+    assert source.poll() is whole
+    assert source.poll() == parse_policy(rules("b"))
+
+
+async def test_an_open_stream_ends_when_its_caller_may_not_call_any_more(
+    identity: MakeIdentity, tmp_path: Path
+) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(rules("a", "b"))
+    async with (
+        node_with(identity, path) as node,
+        open_channel(identity("a"), "node", node.address) as a,
+        open_channel(identity("b"), "node", node.address) as b,
+    ):
+        ending, staying = await begin(a, "us"), await begin(b, "us")
+        path.write_text(rules("b"))
+        async with asyncio.timeout(15):
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                while await ending.read() is not grpc.aio.EOF:
+                    pass
+            assert await ending.code() is DENIED
+        assert await staying.read() == b"x"
+        assert node.stats().calls.denied == 1
+        staying.cancel()
+
+
+@pytest.mark.parametrize("text", ["[[call]\n", None])
+async def test_a_node_does_not_start_with_a_file_that_is_no_policy(
+    identity: MakeIdentity, tmp_path: Path, text: str | None
+) -> None:
+    path = tmp_path / "policy.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(PolicyError, match=r"policy\.toml"):
+        await node_with(identity, str(path)).start()
+
+
+class Judged:
+    """A judge with a clock of our own."""
+
+    def __init__(self, identity: MakeIdentity) -> None:
+        self.now = 0.0
+        self.types: dict[str, str] = {}
+        self.judge = CallJudge(CallerCheck(), self.types.get, clock=lambda: self.now)
+        certificate = identity("caller").certificate
+        self.caller = Caller("caller", certificate, not_after=2.0**40, fingerprint=b"1")
+
+    def ask(self, path: str = "/s/m") -> bool:
+        return self.judge.objection(self.caller, path) is None
+
+
+def test_without_a_policy_everybody_may_call_everything(identity: MakeIdentity) -> None:
+    judged = Judged(identity)
+    assert judged.ask()
+    judged.judge.take(Policy())
+    assert not judged.ask()
+    assert judged.judge.objection(judged.caller, None) is None, "what is for everybody"
+    judged.judge.take(None)
+    assert judged.ask()
+
+
+def test_a_denial_is_told_once_a_minute_and_then_with_how_many_there_were(
+    identity: MakeIdentity, caplog: pytest.LogCaptureFixture
+) -> None:
+    judged = Judged(identity)
+    judged.judge.take(Policy(call=[CallRule(ids=["x"], services=["*"])]))
+    with caplog.at_level(logging.WARNING, "aegis.policy"):
+        for _ in range(5):
+            assert not judged.ask()
+        assert not judged.ask("/s/other")
+        judged.now += SAY_EVERY
+        assert not judged.ask()
+    more = "(4 more times since the last such line)"
+    assert [record.getMessage() for record in caplog.records] == [
+        "caller may not call /s/m: call rule 1 is for other ids",
+        "caller may not call /s/other: call rule 1 is for other ids",
+        f"caller may not call /s/m: call rule 1 is for other ids {more}",
+    ]
+
+
+def test_a_remembered_decision_does_not_outlive_the_type_or_the_policy(
+    identity: MakeIdentity,
+) -> None:
+    judged = Judged(identity)
+    judged.judge.take(Policy(call=[CallRule(types=["web"], services=["*"])]))
+    assert not judged.ask()
+    judged.types["caller"] = "web"
+    assert judged.ask()
+    judged.types["caller"] = "batch"
+    assert not judged.ask()
+    judged.judge.take(Policy(call=[CallRule(ids=["*"], services=["*"])]))
+    assert judged.ask()
+
+
+def test_a_denial_says_nothing_of_the_rules(identity: MakeIdentity) -> None:
+    judged = Judged(identity)
+    judged.judge.take(Policy(call=[CallRule(ids=["secret-*"], services=["*"])]))
+    error = judged.judge.objection(judged.caller, "/s/m")
+    assert isinstance(error, CallDeniedError)
+    assert (str(error), error.node_id, error.method) == (
+        "caller may not call /s/m",
+        "caller",
+        "/s/m",
+    )
+
+
+@pytest.mark.parametrize("kind", [SyncNode, "client"])
+async def test_only_nodes_that_may_provide_a_service_are_called_for_it(
+    identity: MakeIdentity, until: Until, tmp_path: Path, kind: Any
+) -> None:
+    path = tmp_path / "policy.toml"
+    rule = '[[provide]]\nids = ["%s"]\nservices = ["orders/v1"]'
+    path.write_text(rule % "honest")
+    services = [ServiceInfo("orders", "v1")]
+
+    def names_itself(name: str) -> Any:
+        async def uu(request: bytes, context: Any) -> bytes:
+            return name.encode()
+
+        handlers = {"uu": grpc.unary_unary_rpc_method_handler(uu)}
+        generic = grpc.method_handlers_generic_handler("shop.Orders", handlers)
+        return lambda server: server.add_generic_rpc_handlers((generic,))
+
+    async with AsyncExitStack() as stack:
+        nodes: list[Node] = []
+        for name in ("honest", "intruder"):
+            seeds = [node.address for node in nodes]
+            options: dict[str, Any] = {"tls": identity(name), "services": services, "grace": 0}
+            node = Node(
+                name,
+                address="127.0.0.1:0",
+                seed_peers=seeds,
+                registrars=[names_itself(name)],
+                **options,
+            )
+            nodes.append(await stack.enter_async_context(node))
+        address = nodes[0].address
+        asking: Any
+        if kind == "client":
+            policy = load_policy(path)
+            asking = await asyncio.to_thread(
+                lambda: connect(address, tls=identity("client"), policy=policy)
+            )
+            stack.push_async_callback(asyncio.to_thread, asking.close)
+        else:
+            asking = SyncNode(
+                "asking",
+                address="127.0.0.1:0",
+                tls=identity("asking"),
+                seed_peers=[address],
+                policy=path,
+                grace=0,
+            )
+            await asyncio.to_thread(asking.start)
+            stack.push_async_callback(asyncio.to_thread, asking.stop)
+        await until(lambda: len(asking.topology.get_service_providers("orders", "v1")) == 2)
+        say = asking.pool.channel("orders", "v1").unary_unary("/shop.Orders/uu")
+
+        async def answers() -> set[bytes]:
+            called = [asyncio.to_thread(say, b"", timeout=10) for _ in range(6)]
+            return {*await asyncio.gather(*called)}
+
+        assert await answers() == {b"honest"}
+        (service,) = asking.pool.stats().services
+        assert service.denials == 1
+        if kind != "client":
+            assert asking.stats().pool == asking.pool.stats()
+            path.write_text(rule % "*")
+            async with asyncio.timeout(15):
+                while await answers() != {b"honest", b"intruder"}:
+                    pass

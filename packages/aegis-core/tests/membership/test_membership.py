@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import pytest
+from aegis_core._membership.failure_detector import LOST_FOR
+from aegis_core._membership.membership import REVIEW, REVIEW_ALL, UNREFUTED, Membership
+from aegis_core._membership.refutation import OUTLASTED, REFUTE_EVERY
+from aegis_core._membership.rings import RINGS
+from aegis_discovery import NodeInfo, NodeStatus, Topology
+from aegis_discovery.records import Opinion, RecordAuthor
+
+ALIVE, SUSPECTED, FAILED = NodeStatus.ALIVE, NodeStatus.SUSPECTED, NodeStatus.FAILED
+EPOCH = 1_800_000_000
+MANY = "bcdefghijkl"
+"""With these, everybody has fewer observers than there are nodes."""
+
+
+class Mesh:
+    """What one node, `a`, derives of what it and others say."""
+
+    def __init__(self, *others: str) -> None:
+        self.now = 0.0
+        self.authors = {i: RecordAuthor(i, clock=self.clock) for i in ("a", *others)}
+        self.topology = Topology(owner="a", author=self.authors["a"], clock=self.clock)
+        self.topology.add_node(NodeInfo("a", address="a:1"))
+        for node_id in others:
+            self.write(node_id)
+        self.membership = Membership(self.topology, 0.0)
+        self.wait(REVIEW)
+
+    def clock(self) -> float:
+        return EPOCH + self.now
+
+    def write(self, node_id: str) -> None:
+        held = self.topology.get_record(node_id)
+        stamp = max(int(self.clock() * 1000), held.stamp + 1 if held else 0)
+        info = NodeInfo(node_id, address=f"{node_id}:1")
+        self.topology.merge_records([self.authors[node_id].write(node_id, stamp, info)])
+
+    def say(
+        self, accuser: str, subject: str, opinion: Opinion = Opinion.FAILED, *, held: bool = False
+    ) -> None:
+        record = self.topology.get_record(subject)
+        assert record is not None
+        stamp = int(self.clock() * 1000)
+        verdict = self.authors[accuser].judge(record, stamp, opinion, held=held)
+        self.topology.merge_verdicts([verdict])
+
+    def remove(self, node_id: str) -> None:
+        held = self.topology.get_record(node_id)
+        assert held is not None
+        stamp = max(int(self.clock() * 1000), held.stamp + 1)
+        self.topology.merge_records([self.authors[node_id].write(node_id, stamp, None)])
+
+    def restart(self, node_id: str) -> None:
+        self.authors[node_id] = RecordAuthor(node_id, clock=self.clock)
+        self.write(node_id)
+
+    def strangers(self, subject: str) -> list[str]:
+        """Those whose word on one of them does not count."""
+        return sorted(self.authors.keys() - self.membership.observers(subject) - {subject, "a"})
+
+    def answers(self, accuser: str, seconds: float) -> int:
+        """Lets one accuse `a` all the time; returns how often `a` answered."""
+        before = set[int]()
+        end = self.now + seconds
+        while self.now < end:
+            before.add(self.own_stamp)
+            self.say(accuser, "a")
+            self.wait(0.1)
+        return len(before | {self.own_stamp}) - 1
+
+    def wait(self, seconds: float, *, silent: str = "") -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.now += 0.1
+            for node_id in self.authors.keys() - set(silent):
+                self.membership.heard(node_id, self.now)
+            self.membership.tick(self.now)
+
+    def status(self, node_id: str) -> NodeStatus:
+        node = self.topology.get_node(node_id)
+        assert node is not None
+        return node.status
+
+    @property
+    def own_stamp(self) -> int:
+        record = self.topology.get_record("a")
+        assert record is not None
+        return record.stamp
+
+
+def test_a_majority_of_its_observers_fails_a_node() -> None:
+    mesh = Mesh("b", "c", "d", "e")
+    mesh.say("b", "e")
+    mesh.say("c", "e")
+    mesh.wait(REVIEW)
+    assert mesh.status("e") is SUSPECTED
+    mesh.say("d", "e")
+    mesh.wait(REVIEW)
+    assert mesh.status("e") is FAILED
+
+
+@pytest.mark.parametrize("others", ["bcd", "bcde", "bcdefg"])
+def test_a_liar_alone_fails_nobody(others: str) -> None:
+    mesh = Mesh(*others)
+    for subject in others[1:]:
+        mesh.say("b", subject)
+    mesh.wait(1.0)
+    for subject in others[1:]:
+        # The living answer at once.
+        assert mesh.status(subject) is not FAILED
+        mesh.write(subject)
+    mesh.wait(5.0)
+    assert {mesh.status(subject) for subject in others} == {ALIVE}
+
+
+def test_an_observer_that_does_not_answer_its_own_accusers_is_not_waited_for() -> None:
+    mesh = Mesh("b", "c")
+    mesh.say("b", "c", Opinion.FAILED)
+    mesh.wait(REVIEW)
+    assert mesh.status("c") is SUSPECTED
+    mesh.say("c", "b", Opinion.SUSPECT)
+    mesh.wait(UNREFUTED + 1)
+    assert mesh.status("c") is SUSPECTED
+
+
+def test_a_newer_record_refutes_unless_it_is_held() -> None:
+    mesh = Mesh("b", "c", "d", "e", "f")
+    for accuser in "bcf":
+        mesh.say(accuser, "e")
+        mesh.say(accuser, "d", held=True)
+    mesh.wait(REVIEW)
+    mesh.now += 1
+    mesh.write("e")
+    mesh.write("d")
+    mesh.wait(2 * REVIEW)
+    assert (mesh.status("e"), mesh.status("d")) == (ALIVE, FAILED)
+
+
+def test_one_that_holds_against_newer_records_and_is_outvoted_makes_nobody_a_suspect() -> None:
+    mesh = Mesh("b", "c", "d", "e")
+    mesh.say("b", "e", held=True)
+    mesh.wait(REVIEW)
+    assert mesh.status("e") is SUSPECTED
+    mesh.write("e")
+    mesh.wait(2 * REVIEW)
+    assert mesh.status("e") is ALIVE
+    # It still counts with others.
+    mesh.say("c", "e")
+    mesh.say("d", "e", held=True)
+    mesh.wait(2 * REVIEW)
+    assert mesh.status("e") is FAILED
+
+
+def test_verdicts_of_an_earlier_life_of_their_accuser_are_void() -> None:
+    mesh = Mesh("b", "c", "d", "e")
+    for accuser in "bcd":
+        mesh.say(accuser, "e")
+        mesh.authors[accuser] = RecordAuthor(accuser, clock=mesh.clock)
+        mesh.now += 0.1
+        mesh.write(accuser)
+    mesh.wait(2 * REVIEW)
+    assert mesh.status("e") is ALIVE
+
+
+def test_a_node_answers_its_observers_with_a_new_record_once_a_second() -> None:
+    mesh = Mesh("b", "c")
+    before = mesh.own_stamp
+    mesh.now += 1
+    mesh.say("b", "a")
+    mesh.wait(0.1)
+    first = mesh.own_stamp
+    assert first > before
+    mesh.say("b", "a")
+    mesh.wait(0.5)
+    assert mesh.own_stamp == first
+    mesh.wait(1.0)
+    assert mesh.own_stamp > first
+
+
+def test_it_says_of_one_whose_feed_broke_what_it_sees_and_takes_it_back() -> None:
+    mesh = Mesh("b", "c", "d")
+    mesh.membership.lost("b", mesh.now)
+    mesh.membership.tick(mesh.now)
+    said = mesh.topology.get_verdict("b", "a")
+    assert said is not None
+    assert said.verdict.opinion is Opinion.SUSPECT
+    mesh.wait(0.2)
+    said = mesh.topology.get_verdict("b", "a")
+    assert said is not None
+    assert said.verdict.opinion is Opinion.CLEAR
+    assert mesh.status("b") is ALIVE
+
+
+def test_a_verdict_of_one_that_does_not_watch_its_subject_is_void_until_it_does() -> None:
+    mesh = Mesh(*MANY)
+    strangers = mesh.strangers("e")
+    assert len(strangers) >= RINGS
+    for accuser in strangers:
+        mesh.say(accuser, "e")
+    mesh.wait(2 * REVIEW_ALL)
+    assert mesh.status("e") is ALIVE
+    for other in sorted(mesh.membership.observers("e") - {"a"}):
+        mesh.remove(other)
+    mesh.wait(2 * REVIEW)
+    assert mesh.membership.observers("e") & set(strangers)
+    assert mesh.status("e") is FAILED
+
+
+def test_an_agreed_failure_falls_with_the_earlier_lives_of_those_who_agreed() -> None:
+    mesh = Mesh("b", "c", "d", "e")
+    for accuser in "bcd":
+        mesh.say(accuser, "e")
+    mesh.wait(REVIEW)
+    assert mesh.status("e") is FAILED
+    for accuser in "bcd":
+        mesh.restart(accuser)
+    mesh.wait(REVIEW_ALL + REVIEW)
+    assert mesh.status("e") is ALIVE
+
+
+def test_one_that_does_not_watch_is_answered_after_pauses_that_double() -> None:
+    mesh = Mesh(*MANY)
+    # At once, and after 1, 3, 7, 15 and 31 s.
+    assert mesh.answers(mesh.strangers("a")[0], 40) == 6
+    observer = min(mesh.membership.observers("a"))
+    assert mesh.answers(observer, 40) >= 30
+
+
+def test_a_stranger_that_kept_its_peace_for_two_minutes_is_answered_as_at_first() -> None:
+    mesh = Mesh(*MANY)
+    stranger = mesh.strangers("a")[0]
+    assert mesh.answers(stranger, 8) == 4
+    mesh.wait(120)
+    assert mesh.answers(stranger, 8) == 4
+
+
+def test_a_stranger_is_named_from_its_second_accusation_on_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mesh = Mesh(*MANY)
+    stranger = mesh.strangers("a")[0]
+    mesh.say(stranger, "a")
+    mesh.wait(5)
+    warned = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert not warned
+    mesh.answers(stranger, 50)
+    warned = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert [r.getMessage().split(";")[0] for r in warned] == [
+        f"{stranger} says that a is failed, and is none of those who watch it"
+    ]
+
+
+def test_an_observer_that_is_contradicted_all_the_time_is_named_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mesh = Mesh("b", "c")
+    mesh.answers("b", 9)
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+    mesh.answers("b", 50)
+    warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert [line.split(",")[0] for line in warned] == ["b says that a is failed"]
+    mesh.answers("b", 20)
+    warned = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warned) == 2
+
+
+def test_an_observer_that_holds_what_most_others_do_not_is_named_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def named() -> list[str]:
+        return [r.getMessage().split(",")[0] for r in caplog.records if r.levelname == "WARNING"]
+
+    mesh = Mesh("b", "c", "d")
+    mesh.now += 1
+    mesh.say("b", "a", held=True)
+    mesh.wait(OUTLASTED - 1)
+    assert not named()
+    mesh.wait(50)
+    assert named() == ["b holds that a is failed"]
+    mesh.wait(60)
+    assert named() == 2 * ["b holds that a is failed"]
+
+
+def test_observers_that_hold_what_most_say_are_not_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mesh = Mesh("b", "c", "d")
+    mesh.now += 1
+    for accuser in "bc":
+        mesh.say(accuser, "a", held=True)
+    mesh.wait(2 * OUTLASTED)
+    # They are content one after the other.
+    mesh.say("c", "a", Opinion.CLEAR)
+    mesh.wait(OUTLASTED - 1)
+    mesh.say("b", "a", Opinion.CLEAR)
+    mesh.wait(2 * OUTLASTED)
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize(("accusers", "is_slower"), [("b", False), ("bc", True)])
+def test_it_takes_two_observers_to_make_it_slow_to_accuse(
+    accusers: str, *, is_slower: bool
+) -> None:
+    mesh = Mesh("b", "c", "d")
+    for _ in range(5):
+        for accuser in accusers:
+            mesh.say(accuser, "a")
+            mesh.wait(REFUTE_EVERY)
+    mesh.membership.lost("d", mesh.now)
+    mesh.wait(LOST_FOR + 0.2, silent="d")
+    said = mesh.topology.get_verdict("d", "a")
+    assert said is not None
+    assert said.verdict.opinion is (Opinion.SUSPECT if is_slower else Opinion.FAILED)
+
+
+def test_one_that_it_watches_again_is_judged_from_what_it_said_of_it_before() -> None:
+    mesh = Mesh("b", "c", "d", "e", "f")
+    subjects = mesh.membership.watched
+    assert subjects == set("bcdef")
+    more = "ghijklmnopqrst"
+    for node_id in more:
+        mesh.authors[node_id] = RecordAuthor(node_id, clock=mesh.clock)
+    for subject in sorted(subjects):
+        mesh.membership.lost(subject, mesh.now)
+    mesh.wait(2.0, silent="bcdef")
+    for node_id in more:
+        mesh.write(node_id)
+    mesh.wait(REVIEW, silent="bcdef")
+    lost = sorted(subjects - mesh.membership._subjects.keys())
+    assert lost, "of twenty, one watches ten at most"
+    for node_id in more:
+        mesh.remove(node_id)
+    mesh.wait(REVIEW, silent="bcdef")
+
+    def said(subject: str) -> Opinion:
+        content = mesh.topology.get_verdict(subject, "a")
+        assert content is not None
+        return content.verdict.opinion
+
+    assert {said(subject) for subject in lost} == {Opinion.FAILED}
+    mesh.wait(0.2)
+    assert {said(subject) for subject in lost} == {Opinion.CLEAR}

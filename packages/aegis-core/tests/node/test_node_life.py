@@ -1,0 +1,192 @@
+"""Starting and stopping in any order, and interrupted at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from aegis_certs import CertificateAuthority, TLSConfig
+from aegis_core import (
+    AddressInUseError,
+    ConfigError,
+    FunctionHealthChecker,
+    HealthStatus,
+    NodeStateError,
+    TopologyEvent,
+)
+from aegis_core.aio import HealthMonitor, Node
+from aegis_discovery import InvalidAddressError
+
+MakeIdentity = Callable[[str], TLSConfig]
+Until = Callable[[Callable[[], object]], Awaitable[None]]
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def own_tasks() -> set[str]:
+    return {task.get_name() for task in asyncio.all_tasks() if "aegis" in task.get_name()}
+
+
+async def bounded(work: Awaitable[Any]) -> None:
+    await asyncio.wait_for(work, 10)
+
+
+async def test_a_node_that_could_not_start_can_be_stopped_and_waited_for(
+    identity: MakeIdentity, taken: str
+) -> None:
+    node = Node("a", address=taken, tls=identity("a"))
+    with pytest.raises(AddressInUseError):
+        await node.start()
+    await bounded(node.stop())
+    await bounded(node.wait_for_termination())
+    assert own_tasks() == set()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+async def test_a_node_that_is_stopped_while_it_starts_never_runs(
+    identity: MakeIdentity, steps: int
+) -> None:
+    checked = asyncio.Event()
+
+    async def slow() -> None:
+        checked.set()
+        await asyncio.sleep(0.2)
+
+    node = Node(
+        "a",
+        address="127.0.0.1:0",
+        tls=identity("a"),
+        health_checkers=[FunctionHealthChecker("slow", slow)],
+    )
+    starting = asyncio.create_task(node.start())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    if steps == 3:
+        await checked.wait()
+    if steps:
+        await bounded(node.stop())
+    else:
+        starting.cancel()
+    with pytest.raises((NodeStateError, asyncio.CancelledError)):
+        await bounded(starting)
+    await bounded(node.stop())
+    assert own_tasks() == set()
+    with pytest.raises(NodeStateError):
+        _ = node.address
+
+
+async def test_a_stop_goes_on_though_its_caller_gave_up(identity: MakeIdentity) -> None:
+    node = Node("a", address="127.0.0.1:0", tls=identity("a"), grace=0.3)
+    await node.start()
+    address = node.address
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(node.stop(), 0.01)
+    await bounded(node.stop())
+    with socket.socket() as probe:
+        host, port = address.split(":")
+        assert probe.connect_ex((host, int(port))) != 0
+    assert own_tasks() == set()
+
+
+async def test_a_subscriber_that_fails_does_not_keep_the_node_from_stopping(
+    identity: MakeIdentity,
+) -> None:
+    node = Node("a", address="127.0.0.1:0", tls=identity("a"), grace=0)
+    await node.start()
+
+    def broken(event: TopologyEvent) -> None:
+        raise RuntimeError("a bug of the user")
+
+    node.topology.subscribe(broken)
+    await bounded(node.stop())
+    assert own_tasks() == set()
+
+
+async def test_a_node_that_hangs_as_a_seed_does_not_hold_up_the_start(
+    identity: MakeIdentity, taken: str
+) -> None:
+    async with (
+        Node("a", address="127.0.0.1:0", tls=identity("a"), grace=0) as a,
+        Node("b", address="127.0.0.1:0", tls=identity("b"), grace=0, join_timeout=60,
+             seed_peers=[taken, a.address]) as b,
+    ):  # fmt: skip
+        assert list(b.topology.nodes) == ["a", "b"]
+
+
+@pytest.mark.parametrize("seed", ["0.0.0.0:50051", "a..b:1", "Bad Id@127.0.0.1:1"])
+def test_a_seed_peer_that_cannot_be_one_is_refused(identity: MakeIdentity, seed: str) -> None:
+    with pytest.raises(InvalidAddressError):
+        Node("a", address="127.0.0.1:0", tls=identity("a"), seed_peers=[seed])
+
+
+async def test_a_key_of_another_certificate_is_refused(ca: CertificateAuthority) -> None:
+    one, other = ca.issue_in_memory("a"), ca.issue_in_memory("a")
+    mixed = TLSConfig("a", one.certificate_chain, other.private_key, one.trust_bundle)
+    with pytest.raises(ConfigError, match="not that of a's certificate"):
+        await Node("a", address="127.0.0.1:0", tls=mixed).start()
+
+
+async def test_a_client_only_identity_cannot_be_a_node(ca: CertificateAuthority) -> None:
+    tls = ca.issue_in_memory("a", client_only=True)
+    with pytest.raises(ConfigError, match="a cannot be a node"):
+        await Node("a", address="127.0.0.1:0", tls=tls).start()
+
+
+async def test_callers_of_another_trust_domain_are_refused(
+    ca: CertificateAuthority, identity: MakeIdentity, tmp_path: Any
+) -> None:
+    from aegis_core._access.authorization import CallerCheck
+    from aegis_core._access.caller import Caller
+
+    check = CallerCheck("prod.example", clock=lambda: 0.0)
+    certificate = identity("a").certificate
+    stranger = Caller("evil", certificate, "staging.example", not_after=1.0)
+    friend = Caller("a", certificate, "prod.example", not_after=1.0)
+    assert check.objection(friend) is None
+    assert "trust domain staging.example" in str(check.objection(stranger))
+
+
+async def test_a_check_that_hangs_is_unhealthy_and_is_not_started_again(until: Until) -> None:
+    import threading
+
+    release, runs = threading.Event(), []
+
+    def hang() -> None:
+        runs.append(1)
+        release.wait()
+
+    checker = FunctionHealthChecker("hang", hang)
+    monitor = HealthMonitor("a", [checker], on_change=lambda _: None)
+    task = asyncio.create_task(checker.check())
+    await until(lambda: runs)
+    info = await monitor.check()
+    assert info.status is HealthStatus.UNHEALTHY
+    assert "its former run has not ended" in info.error
+    assert len(runs) == 1
+    release.set()
+    assert await task is HealthStatus.HEALTHY
+
+
+async def test_a_claimed_sender_cannot_forge_log_lines(
+    identity: MakeIdentity, caplog: pytest.LogCaptureFixture
+) -> None:
+    from aegis_discovery.aio.transport import open_channel
+    from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc
+
+    async with Node("a", address="127.0.0.1:0", tls=identity("a"), grace=0) as a:
+        channel = open_channel(identity("b"), "a", a.address)
+        stub = aegis_pb2_grpc.MeshServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Ping(aegis_pb2.PingRequest(sender_id="x\nERROR forged" + "y" * 10**6))
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        await channel.close()
+    assert all("\n" not in record.getMessage() for record in caplog.records)
+    assert all(len(record.getMessage()) < 300 for record in caplog.records)

@@ -1,0 +1,100 @@
+"""What a node makes of its news does not depend on their order, or views would stay different."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from aegis_core._membership.membership import REVIEW, Membership
+from aegis_core._membership.rings import Rings
+from aegis_discovery import NodeInfo, NodeStatus, Topology
+from aegis_discovery.records import Opinion, Record, RecordAuthor
+
+IDS = [f"node-{number}" for number in range(9)]
+OWN = IDS[0]
+STAMP = int(time.time() * 1000)
+
+
+class View:
+    """What one node knows, and makes of it; everybody else lets it hear of them all the time."""
+
+    def __init__(self) -> None:
+        self.authors = {node_id: RecordAuthor(node_id) for node_id in IDS}
+        self.topology = Topology(owner=OWN, author=self.authors[OWN])
+        self.topology.add_node(NodeInfo(OWN, address="127.0.0.1:1"))
+        self.records = {node_id: self.record(node_id, STAMP) for node_id in IDS[1:]}
+        self.merge(*self.records.values())
+        self.membership = Membership(self.topology, 0.0)
+        self._now = 0.0
+        self.settle()
+
+    def record(self, node_id: str, stamp: int) -> Record:
+        return self.authors[node_id].write(node_id, stamp, NodeInfo(node_id, address="127.0.0.1:1"))
+
+    def merge(self, *records: Record) -> None:
+        self.topology.merge_records(records, version=1, origin=IDS[1])
+
+    def fail(self, subject: str, *accusers: str) -> None:
+        """Lets these nodes say that one is failed."""
+        self.topology.merge_verdicts(
+            [
+                self.authors[accuser].judge(
+                    self.records[subject], STAMP + 1, Opinion.FAILED, held=False
+                )
+                for accuser in accusers
+            ],
+            origin=IDS[1],
+        )
+
+    def settle(self) -> None:
+        for _ in range(20):
+            self._now += REVIEW
+            for node_id in self.membership.watched:
+                self.membership.heard(node_id, self._now)
+            self.membership.tick(self._now)
+
+    def status(self, node_id: str) -> NodeStatus:
+        node = self.topology.get_node(node_id)
+        assert node is not None
+        return node.status
+
+
+@pytest.fixture
+def view() -> Iterator[View]:
+    view = View()
+    yield view
+    view.membership.close()
+
+
+def test_an_accusation_that_came_before_its_accuser_was_back_counts_when_it_is(view: View) -> None:
+    accuser, subject = next(
+        (accuser, subject)
+        for subject in IDS[1:]
+        for accuser in sorted(view.membership.observers(subject) - {OWN})
+    )
+    view.fail(accuser, *view.membership.observers(accuser) - {OWN})
+    view.settle()
+    assert view.status(accuser) is NodeStatus.FAILED
+    view.fail(subject, accuser)
+    view.settle()
+    assert view.status(subject) is NodeStatus.ALIVE, "a failed node observes nobody"
+    view.merge(view.record(accuser, STAMP + 2))
+    view.settle()
+    assert view.status(accuser) is NodeStatus.ALIVE
+    assert view.status(subject) is NodeStatus.SUSPECTED
+
+
+@pytest.mark.parametrize("size", range(2, 12))
+def test_who_observes_a_node_does_not_hang_on_whether_that_node_is_failed(size: int) -> None:
+    # Else its being failed could end the majority that failed it, and so on without end.
+    rings = Rings()
+    for number in range(size):
+        rings.place(f"node-{number}", fits=True)
+    for number in range(size):
+        node_id = f"node-{number}"
+        before = rings.observers(node_id)
+        assert before
+        rings.place(node_id, fits=False)
+        assert rings.observers(node_id) == before
+        rings.place(node_id, fits=True)

@@ -1,0 +1,304 @@
+"""Too many calls are shed at once, the user's only; and a node that stops ends calls in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from aegis_certs import TLSConfig
+from aegis_core import CallRule, ConfigError, Policy
+from aegis_core._server.admission import MANY, Intake, TurnedAway
+from aegis_core.aio import Node
+from aegis_discovery.aio.transport import open_channel
+
+MakeIdentity = Callable[[str], TLSConfig]
+Until = Callable[[Callable[[], object]], Awaitable[None]]
+
+
+class Came:
+    """A call, as far as an intake knows it."""
+
+    def __init__(self) -> None:
+        self.over = False
+
+    def done(self) -> bool:
+        return self.over
+
+
+def test_an_intake_lets_in_up_to_its_limit_and_again_when_a_call_is_over() -> None:
+    intake = Intake[Came](2)
+    a, b, c, d, e = (Came() for _ in range(5))
+    assert [intake.enter(call) for call in (a, b, c)] == [None, None, None]
+    assert [intake.begin(call) for call in (a, b, c)] == [True, True, False]
+    assert repr(intake) == "<Intake 2/2 running>"
+    assert intake.enter(d) is TurnedAway.FULL
+    intake.leave(a)
+    intake.leave(a)
+    assert intake.enter(e) is None
+    assert intake.begin(e)
+    assert (intake.begun, intake.shed, intake.late, len(intake.running)) == (3, 2, 0, 2)
+    assert intake.arrived == 5
+
+
+def test_a_closed_intake_lets_nobody_in_and_those_that_came_finish() -> None:
+    intake = Intake[Came]()
+    running, coming, given_up = Came(), Came(), Came()
+    assert [intake.enter(call) for call in (running, coming, given_up)] == [None] * 3
+    assert intake.begin(running)
+    intake.close()
+    assert intake.enter(Came()) is TurnedAway.CLOSED
+    assert repr(intake) == "<Intake 1 running closed>"
+    intake.leave(running)
+    given_up.over = True
+    assert not intake.empty
+    assert intake.begin(coming), "it came in time"
+    intake.leave(coming)
+    assert (intake.empty, intake.arrived, intake.late) == (True, 4, 1)
+
+
+def test_an_intake_forgets_calls_that_were_given_up_before_they_ran() -> None:
+    intake = Intake[Came]()
+    for _ in range(10 * MANY):
+        call = Came()
+        intake.enter(call)
+        call.over = True
+    assert len(intake._coming) <= MANY
+
+
+class Slow:
+    """Handlers of all kinds, sync and async, that take until they are told."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.go_on_sync = threading.Event()
+        self.begun = 0
+
+    async def uu(self, request: bytes, context: Any) -> bytes:
+        await self.go_on.wait()
+        return b"done"
+
+    async def us(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        await self.go_on.wait()
+        yield b"done"
+
+    async def su(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
+        await self.go_on.wait()
+        return b"done"
+
+    async def ss(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        await self.go_on.wait()
+        yield b"done"
+
+    def sync_uu(self, request: bytes, context: Any) -> bytes:
+        self.begun += 1
+        assert self.go_on_sync.wait(15)
+        return b"done"
+
+    def sync_us(self, request: bytes, context: Any) -> Iterator[bytes]:
+        self.begun += 1
+        assert self.go_on_sync.wait(15)
+        yield b"done"
+
+    def sync_su(self, requests: Iterator[bytes], context: Any) -> bytes:
+        self.begun += 1
+        assert self.go_on_sync.wait(15)
+        return b"done"
+
+    def sync_ss(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        self.begun += 1
+        assert self.go_on_sync.wait(15)
+        yield b"done"
+
+    def release(self) -> None:
+        self.go_on.set()
+        self.go_on_sync.set()
+
+    def register(self, server: Any) -> None:
+        handlers = {
+            name: getattr(grpc, f"{KINDS[name[-2:]]}_rpc_method_handler")(getattr(self, name))
+            for name in NAMES
+        }
+        generic = grpc.method_handlers_generic_handler("t", handlers)
+        server.add_generic_rpc_handlers((generic,))
+
+
+KINDS = {"uu": "unary_unary", "us": "unary_stream", "su": "stream_unary", "ss": "stream_stream"}
+NAMES = [*KINDS, *(f"sync_{name}" for name in KINDS)]
+
+
+def begin(channel: grpc.aio.Channel, name: str) -> Any:
+    """Begins a call; one that streams requests sends none.
+
+    The aio client of gRPC (1.78 to 1.85) now and then tells of INTERNAL where a call ends while it
+    writes, whatever the status was.
+    """
+    kind = KINDS[name[-2:]]
+    given = [b"x"] if kind.startswith("unary") else []
+    return getattr(channel, kind)(f"/t/{name}")(*given, timeout=20)
+
+
+async def end_of(call: Any) -> grpc.StatusCode:
+    """Reads what comes, since the status of a stream comes after its messages."""
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        while hasattr(call, "read") and await call.read() is not grpc.aio.EOF:
+            pass
+    code: grpc.StatusCode = await call.code()
+    return code
+
+
+@pytest.fixture
+async def slow() -> AsyncIterator[Slow]:
+    handlers = Slow()
+    yield handlers
+    handlers.release()
+
+
+@pytest.fixture
+def node_of(identity: MakeIdentity) -> Callable[..., Node]:
+    def make(slow: Slow, **options: Any) -> Node:
+        options = {"grace": 0, **options}
+        return Node(
+            "node",
+            address="127.0.0.1:0",
+            tls=identity("node"),
+            registrars=[slow.register],
+            **options,
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_one_call_too_many_is_shed_at_once_and_marked(
+    node_of: Callable[..., Node], identity: MakeIdentity, slow: Slow, until: Until, name: str
+) -> None:
+    async with (
+        node_of(slow, max_concurrent_calls=2) as node,
+        open_channel(identity("caller"), "node", node.address) as channel,
+    ):
+        running = [begin(channel, name) for _ in range(2)]
+        await until(lambda: node.stats().calls.running == 2)
+        for other in NAMES:
+            call = begin(channel, other)
+            assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, other
+            assert tuple(await call.trailing_metadata()) == (("aegis-shed", "1"),), other
+        assert node.stats().calls.shed == len(NAMES)
+        for path in ("/grpc.health.v1.Health/Check", "/aegis.MeshService/Ping"):
+            assert isinstance(await channel.unary_unary(path)(b"", timeout=10), bytes)
+        slow.release()
+        for call in running:
+            assert await end_of(call) is grpc.StatusCode.OK
+        await until(lambda: node.stats().calls.running == 0)
+        assert await end_of(begin(channel, name)) is grpc.StatusCode.OK
+        assert node.stats().calls.begun == 3
+
+
+@pytest.mark.parametrize("name", ["uu", "sync_uu", "us", "sync_us"])
+async def test_a_thread_that_still_works_for_a_caller_that_gave_up_counts(
+    node_of: Callable[..., Node], identity: MakeIdentity, slow: Slow, until: Until, name: str
+) -> None:
+    async with (
+        node_of(slow, max_concurrent_calls=1) as node,
+        open_channel(identity("caller"), "node", node.address) as channel,
+    ):
+        call = begin(channel, name)
+        await until(lambda: node.stats().calls.running == 1)
+        if name.startswith("sync"):
+            await until(lambda: slow.begun)
+        call.cancel()
+        if name.startswith("sync"):
+            # What comes later on the same connection is answered after the node heard of this.
+            health = channel.unary_unary("/grpc.health.v1.Health/Check")
+            assert isinstance(await health(b"", timeout=10), bytes)
+            assert await begin(channel, "uu").code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            slow.go_on_sync.set()
+        await until(lambda: node.stats().calls.running == 0)
+
+
+@pytest.mark.parametrize("name", ["uu", "sync_uu", "us", "sync_us"])
+async def test_those_who_may_not_call_take_no_places(
+    node_of: Callable[..., Node], identity: MakeIdentity, slow: Slow, until: Until, name: str
+) -> None:
+    policy = Policy(call=[CallRule(ids=["caller"], services=["t"])])
+    never = asyncio.Event()
+
+    async def keep_waiting() -> AsyncIterator[bytes]:
+        await never.wait()
+        yield b""
+
+    async with (
+        node_of(slow, max_concurrent_calls=1, policy=policy) as node,
+        open_channel(identity("caller"), "node", node.address) as channel,
+        open_channel(identity("mallory"), "node", node.address) as another,
+    ):
+        # The server waits for a request that never comes, and so does not see who calls.
+        held = [another.stream_stream(f"/t/{name}")(keep_waiting()) for _ in range(3)]
+        await until(lambda: node.server._intake.arrived == 3)
+        for _ in range(20):
+            code = await begin(another, name).code()
+            assert code is grpc.StatusCode.PERMISSION_DENIED
+        assert node.stats().calls.denied == 20
+        slow.release()
+        assert await end_of(begin(channel, name)) is grpc.StatusCode.OK
+        assert (node.stats().calls.begun, node.stats().calls.shed) == (1, 0)
+        for call in held:
+            call.cancel()
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_that_would_refuse_everything_is_an_error(
+    identity: MakeIdentity, limit: int
+) -> None:
+    with pytest.raises(ConfigError, match="would refuse every call"):
+        Node("node", address="127.0.0.1:0", tls=identity("node"), max_concurrent_calls=limit)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_calls_in_flight_finish_and_later_ones_are_sent_elsewhere(
+    node_of: Callable[..., Node], identity: MakeIdentity, slow: Slow, until: Until, name: str
+) -> None:
+    async with open_channel_to(node_of(slow, grace=15), identity) as (node, channel):
+        call = begin(channel, name)
+        await until(lambda: node.stats().calls.running == 1)
+        intake = node.server._intake
+        stopping = asyncio.create_task(node.stop())
+        await until(lambda: intake.closed)
+        for other in NAMES:
+            late = begin(channel, other)
+            assert await late.code() is grpc.StatusCode.UNAVAILABLE
+            assert not await late.trailing_metadata()
+        slow.release()
+        assert await end_of(call) is grpc.StatusCode.OK
+        await stopping
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_what_does_not_end_in_time_ends_as_unavailable(
+    node_of: Callable[..., Node], identity: MakeIdentity, slow: Slow, until: Until, name: str
+) -> None:
+    async with open_channel_to(node_of(slow, grace=0.3), identity) as (node, channel):
+        calls = [begin(channel, name) for _ in range(20)]
+        await until(lambda: node.stats().calls.running == 20)
+        await node.stop()
+        assert {await end_of(call) for call in calls} == {grpc.StatusCode.UNAVAILABLE}
+
+
+class open_channel_to:  # noqa: N801 - a context manager, used as a function
+    """Starts a node, and a channel to it that outlives the node."""
+
+    def __init__(self, node: Node, identity: MakeIdentity) -> None:
+        self._node, self._identity = node, identity
+
+    async def __aenter__(self) -> tuple[Node, grpc.aio.Channel]:
+        await self._node.start()
+        self._channel = open_channel(self._identity("caller"), "node", self._node.address)
+        return self._node, self._channel
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._node.stop(grace=0)
+        await self._channel.close()

@@ -1,0 +1,204 @@
+"""Whatever happens in whatever order: nobody dies of it who is well, and the mesh is one after."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from aegis_core._membership.failure_detector import FLAP_WINDOW
+from aegis_core.simulation import Simulation
+from aegis_discovery import NodeStatus
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+NODES = [f"node-{number:03}" for number in range(8)]
+ANCHOR = NODES[0]
+"""Never ends: a node that starts anew needs somebody to join through."""
+
+STEADY = FLAP_WINDOW + 15.0
+"""Seconds without trouble after which a node is well: none of it is held against anybody then."""
+
+SETTLED = 10.0
+"""Seconds after which a node that started, stood still, or lost its streams is well."""
+
+node_ids = st.sampled_from(NODES[1:])
+
+
+class Nodes(RuleBasedStateMachine):
+    """What happens to nodes, and to streams between them, while all links are in order."""
+
+    @initialize(seed=st.integers(0, 1000))
+    def begin(self, seed: int) -> None:
+        self.simulation = Simulation(NODES, seed=seed)
+        self.left: dict[str, float] = {}
+        self.links_well_at = self.news_well_at = -math.inf
+        self.well_at = dict.fromkeys(NODES, -math.inf)
+        self.looked_at = 0
+
+    def runs(self, node_id: str) -> bool:
+        return node_id in self.simulation.live and node_id not in self.left
+
+    def is_well(self, node_id: str) -> bool:
+        return self.simulation.now >= max(self.well_at[node_id], self.links_well_at)
+
+    def unsettle(self, *node_ids: str, seconds: float = 0.0) -> None:
+        for node_id in node_ids:
+            after = self.simulation.now + seconds + SETTLED
+            self.well_at[node_id] = max(self.well_at[node_id], after)
+
+    def disturb_news(self) -> None:
+        """Notes that somebody may miss it that a node leaves now, or just left."""
+        self.news_well_at = self.simulation.now + SETTLED
+        for node_id, since in self.left.items():
+            if self.simulation.now - since < SETTLED:
+                self.left[node_id] = math.inf
+
+    # What happens to nodes
+
+    @rule(node_id=node_ids)
+    def kill(self, node_id: str) -> None:
+        if self.runs(node_id):
+            self.simulation.kill(node_id)
+            self.well_at[node_id] = math.inf
+            self.disturb_news()
+
+    @rule(node_id=node_ids)
+    def restart(self, node_id: str) -> None:
+        if node_id in self.simulation.live:
+            self.simulation.kill(node_id)
+        self.simulation.join(node_id, seeds=[ANCHOR])
+        self.left.pop(node_id, None)
+        self.well_at[node_id] = -math.inf
+        self.unsettle(node_id)
+        self.disturb_news()
+
+    @rule(node_id=node_ids)
+    def leave(self, node_id: str) -> None:
+        if self.runs(node_id):
+            is_calm = self.is_well(node_id) and self.simulation.now >= self.news_well_at
+            self.simulation.leave(node_id)
+            self.well_at[node_id] = math.inf
+            self.disturb_news()
+            self.left[node_id] = self.simulation.now if is_calm else math.inf
+
+    @rule(node_id=st.sampled_from(NODES), seconds=st.sampled_from([0.5, 3.0, 8.0]))
+    def stall(self, node_id: str, seconds: float) -> None:
+        if self.runs(node_id):
+            self.simulation.stall(node_id, seconds)
+            self.unsettle(node_id, seconds=seconds)
+            self.disturb_news()
+
+    @rule(node_id=node_ids, seconds=st.sampled_from([-60.0, 0.0, 60.0]))
+    def skew(self, node_id: str, seconds: float) -> None:
+        self.simulation.skew(node_id, seconds)
+
+    @rule(node_id=st.sampled_from(NODES))
+    def update(self, node_id: str) -> None:
+        if self.runs(node_id):
+            self.simulation.update(node_id)
+
+    @rule(ends=st.lists(st.sampled_from(NODES), min_size=1, max_size=2, unique=True))
+    def break_streams(self, ends: list[str]) -> None:
+        if self.runs(ends[0]):
+            self.simulation.break_streams(*ends)
+            self.disturb_news()
+
+    @rule(seconds=st.sampled_from([0.01, 0.5, 2.0, 7.0, STEADY]))
+    def wait(self, seconds: float) -> None:
+        self.simulation.run(seconds)
+
+    # What must hold
+
+    @invariant()
+    def nobody_is_wronged(self) -> None:
+        """Whatever others do, whoever is well is not failed, nor suspected for leaving in order."""
+        events = self.simulation.events
+        for event in events[self.looked_at :]:
+            well_at = max(self.well_at.get(event.subject, math.inf), self.links_well_at)
+            assert event.kind != "failed" or event.at < well_at, event
+            is_blamed = event.kind in ("suspected", "failed")
+            assert not is_blamed or event.at <= self.left.get(event.subject, math.inf), event
+        self.looked_at = len(events)
+
+    def teardown(self) -> None:
+        simulation = self.simulation
+        simulation.heal()
+        # Stalls end, and those that failed again and again have to be in order for a minute.
+        simulation.run(10)
+        # Of records, each live node's own latest one must be everywhere.
+        simulation.run_until(self.is_true, within=2 * FLAP_WINDOW, what="one true mesh")
+
+    def is_true(self) -> bool:
+        gone = [NodeStatus.FAILED, NodeStatus.LEFT, None]
+        if len(self.simulation.live) == 1:
+            # One alone cannot tell whether all others are gone, or it is cut off itself.
+            gone.append(NodeStatus.SUSPECTED)
+        return self.simulation.is_one_mesh() and all(
+            self.simulation.everywhere(node_id, *gone)
+            for node_id in NODES
+            if node_id not in self.simulation.live
+        )
+
+
+class NodesAndLinks(Nodes):
+    """As `Nodes`, while links are cut, delayed and healed."""
+
+    @rule(group=st.sets(st.sampled_from(NODES), min_size=1, max_size=7))
+    def partition(self, group: set[str]) -> None:
+        self.simulation.partition(sorted(group))
+        self.trouble()
+
+    @rule(node_id=node_ids)
+    def block(self, node_id: str) -> None:
+        self.simulation.block(node_id)
+        self.trouble()
+
+    @rule(node_id=node_ids, seconds=st.sampled_from([2.0, 10.0]))
+    def flap(self, node_id: str, seconds: float) -> None:
+        self.simulation.flap(node_id, blocked=seconds, opened=seconds)
+        self.trouble()
+
+    @rule(share=st.sampled_from([0.1, 0.5]), most=st.sampled_from([1.0, 3.0, 6.0]))
+    def delay(self, share: float, most: float) -> None:
+        self.simulation.delay(share, least=0.5, most=most)
+        self.trouble()
+
+    @rule()
+    def heal(self) -> None:
+        self.simulation.heal()
+        if self.links_well_at == math.inf:
+            self.links_well_at = self.simulation.now + STEADY
+
+    def trouble(self) -> None:
+        self.links_well_at = math.inf
+        self.disturb_news()
+
+
+# The same each time: a change that is not to blame must not meet a rare schedule.
+ALWAYS_THE_SAME = settings(
+    max_examples=100,
+    stateful_step_count=20,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+# Others each time; what fails is printed with the line that repeats it, `@reproduce_failure`.
+ANEW = settings(ALWAYS_THE_SAME, max_examples=500, derandomize=False, print_blob=True)
+
+TestNodes = Nodes.TestCase
+TestNodesAndLinks = NodesAndLinks.TestCase
+TestNodes.settings = TestNodesAndLinks.settings = ALWAYS_THE_SAME
+
+
+class NewNodes(Nodes):
+    """Has settings of its own."""
+
+
+class NewNodesAndLinks(NodesAndLinks):
+    """Has settings of its own."""
+
+
+TestNewNodes = pytest.mark.soak(NewNodes.TestCase)
+TestNewNodesAndLinks = pytest.mark.soak(NewNodesAndLinks.TestCase)
+TestNewNodes.settings = TestNewNodesAndLinks.settings = ANEW
