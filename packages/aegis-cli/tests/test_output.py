@@ -7,7 +7,7 @@ from io import StringIO
 
 import pytest
 from aegis_cli._output import UNBOUND, mesh_json, mesh_table, show_json
-from aegis_cli._status import Answer, MeshFacts, NodeFacts
+from aegis_cli._mesh.status import Answer, MeshFacts, NodeFacts
 from aegis_discovery import NodeInfo, NodeStatus, ServiceInfo
 from rich.console import Console
 

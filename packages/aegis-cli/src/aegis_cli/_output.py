@@ -14,7 +14,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from aegis_cli._status import MeshFacts, NodeFacts
+from aegis_cli._mesh.status import MeshFacts, NodeFacts
 
 UNBOUND = 10_000
 """Columns of what is no terminal: a pipe or file has no width to fit into."""

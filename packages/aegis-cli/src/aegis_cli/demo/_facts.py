@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from aegis_cli._status import MeshFacts
+from aegis_cli._mesh.status import MeshFacts
 from aegis_cli.errors import DemoError
 
 FAIR_SHARE = 0.8

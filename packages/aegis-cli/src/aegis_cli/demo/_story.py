@@ -15,12 +15,11 @@ from pathlib import Path
 from aegis_certs import KeyType
 
 from aegis_cli._identity import asking_identity
-from aegis_cli._status import Collector
-from aegis_cli._status_view import collector
-from aegis_cli.demo._crew import Crew, kept_directory
+from aegis_cli._mesh.status import Collector
+from aegis_cli._mesh.status_view import collector
 from aegis_cli.demo._facts import Calls, Kill, Member, check_balance, check_calls
 from aegis_cli.demo._narrator import Narrator
-from aegis_cli.demo._process import ChildProcess
+from aegis_cli.demo._process import ChildProcess, Crew, kept_directory
 
 Keys = tuple[KeyType, KeyType]
 DEFAULT_KEYS = (KeyType.RSA_4096, KeyType.RSA_2048)

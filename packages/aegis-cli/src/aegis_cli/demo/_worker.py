@@ -13,7 +13,7 @@ from collections.abc import Callable
 import grpc
 from aegis_discovery import DiscoveryError, ServiceClientPool, Topology
 
-from aegis_cli.demo._lifeline import Lifeline
+from aegis_cli.demo._child import Lifeline
 from aegis_cli.demo.greeter_pb2 import HelloReply, HelloRequest
 from aegis_cli.demo.greeter_pb2_grpc import GreeterStub
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from aegis_cli.demo import _child
-from aegis_cli.demo._lifeline import Lifeline
+from aegis_cli.demo._child import Lifeline
 
 
 def main(lifeline: Lifeline) -> None:

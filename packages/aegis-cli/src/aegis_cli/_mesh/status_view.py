@@ -13,7 +13,7 @@ from aegis_discovery.transport import identify, parse_seed
 from rich.live import Live
 
 from aegis_cli._output import console, mesh_json, mesh_table, show_json
-from aegis_cli._status import Collector, MeshFacts
+from aegis_cli._mesh.status import Collector, MeshFacts
 
 TIMEOUT = 5.0
 """Seconds for a node to tell the topology."""

@@ -55,7 +55,7 @@ def status(
     """
     from aegis_cli._identity import asking_identity
     from aegis_cli._run import run
-    from aegis_cli._status_view import show_once, show_until_interrupted
+    from aegis_cli._mesh.status_view import show_once, show_until_interrupted
 
     tls = asking_identity(cert_dir, identity)
     show = show_until_interrupted if watch else show_once

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from aegis_cli.demo._crew import Crew, kept_directory
+from aegis_cli.demo._process import Crew, kept_directory
 from aegis_cli.errors import DemoError
 
 BOUND = 20.0

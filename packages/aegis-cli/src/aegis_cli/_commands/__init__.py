@@ -1,0 +1,1 @@
+"""The commands, one module each; whatever takes long to import is imported inside them."""

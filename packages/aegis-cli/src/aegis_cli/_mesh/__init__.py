@@ -1,0 +1,1 @@
+"""What the commands on a mesh ask of its nodes, and how they show it."""
