@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 from io import StringIO
 
 import pytest
-from aegis_cli._output import UNBOUND, mesh_json, mesh_table, show_json
 from aegis_cli._mesh.status import Answer, MeshFacts, NodeFacts
+from aegis_cli._mesh.table import mesh_json, mesh_table
+from aegis_cli._output import UNBOUND, show_json
 from aegis_discovery import NodeInfo, NodeStatus, ServiceInfo
 from rich.console import Console
 

@@ -7,11 +7,11 @@ from aegis_certs.cli import CommandGroup
 
 from aegis_cli._commands.certs import with_mesh
 from aegis_cli._commands.demo import demo
-from aegis_cli._exit_codes import exit_codes
 from aegis_cli._commands.mesh import mesh
 from aegis_cli._commands.node import node
-from aegis_cli._options import examples
 from aegis_cli._commands.policy import policy
+from aegis_cli._exit_codes import exit_codes
+from aegis_cli._options import examples
 
 
 @click.group(

@@ -54,8 +54,8 @@ def status(
     With --watch a terminal is drawn anew; a pipe gets table after table, or JSON line by line.
     """
     from aegis_cli._identity import asking_identity
-    from aegis_cli._run import run
     from aegis_cli._mesh.status_view import show_once, show_until_interrupted
+    from aegis_cli._run import run
 
     tls = asking_identity(cert_dir, identity)
     show = show_until_interrupted if watch else show_once

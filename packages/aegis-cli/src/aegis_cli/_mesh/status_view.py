@@ -12,8 +12,9 @@ from aegis_discovery.aio import connect
 from aegis_discovery.transport import identify, parse_seed
 from rich.live import Live
 
-from aegis_cli._output import console, mesh_json, mesh_table, show_json
 from aegis_cli._mesh.status import Collector, MeshFacts
+from aegis_cli._mesh.table import mesh_json, mesh_table
+from aegis_cli._output import console, show_json
 
 TIMEOUT = 5.0
 """Seconds for a node to tell the topology."""

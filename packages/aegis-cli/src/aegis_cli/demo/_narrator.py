@@ -11,8 +11,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from aegis_cli._output import console, mesh_json, mesh_table, show_json
 from aegis_cli._mesh.status import MeshFacts
+from aegis_cli._mesh.table import mesh_json, mesh_table
+from aegis_cli._output import console, show_json
 from aegis_cli.demo._facts import Calls, Kill, Member
 
 

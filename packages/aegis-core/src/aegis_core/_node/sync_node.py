@@ -13,11 +13,13 @@ from aegis_discovery.identity import IdentityEvent, IdentityEventKind
 from aegis_discovery.policy import ProviderJudge
 from cryptography import x509
 
-from aegis_core import aio
 from aegis_core._health.checks import HealthInfo
+from aegis_core._node.node import Node as AsyncNode
 from aegis_core._node.options import NodeArguments
 from aegis_core._peers.info import PeerInfo
+from aegis_core._peers.manager import PeerManager as AsyncPeerManager
 from aegis_core._peers.manager import SyncReport
+from aegis_core._server.server import MeshServer as AsyncMeshServer
 from aegis_core._stats import NodeStats
 from aegis_core.errors import NodeStateError
 
@@ -35,7 +37,7 @@ class Node:
         self.id = id
         # They are for the blocking pool: its interceptors are of another kind.
         self._pool_options = options.pop("pool_options", None) or PoolOptions()
-        self._node = aio.Node(id, **options)
+        self._node = AsyncNode(id, **options)
         self._background: BackgroundLoop | None = None
         self._pool: ServiceClientPool | None = None
         self._region, self._zone = options.get("region", ""), options.get("zone", "")
@@ -206,7 +208,7 @@ class Node:
 class PeerManager:
     """The blocking face of `aegis_core.aio.PeerManager`."""
 
-    def __init__(self, peers: aio.PeerManager, loop: BackgroundLoop) -> None:
+    def __init__(self, peers: AsyncPeerManager, loop: BackgroundLoop) -> None:
         self._peers = peers
         self._loop = loop
 
@@ -250,7 +252,7 @@ class PeerManager:
 class MeshServer:
     """The blocking face of `aegis_core.aio.MeshServer`: what it serves, and where."""
 
-    def __init__(self, server: aio.MeshServer) -> None:
+    def __init__(self, server: AsyncMeshServer) -> None:
         self._server = server
 
     def __repr__(self) -> str:

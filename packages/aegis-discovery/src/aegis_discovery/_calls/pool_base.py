@@ -11,9 +11,10 @@ from grpc import StatusCode
 
 from aegis_discovery._calls.balancers import Balancer
 from aegis_discovery._calls.endpoint import MAX_PAUSE, ChannelT, Endpoint
-from aegis_discovery._calls.registry import Endpoints, MayProvide
+from aegis_discovery._calls.registry import Endpoints
 from aegis_discovery._calls.service_config import MethodConfig, ServiceConfig
 from aegis_discovery._calls.stats import PoolStats
+from aegis_discovery._calls.views import MayProvide
 
 PROBE = "/aegis.MeshService/Ping"
 """Every node has this method, and any answer to it tells that the node runs; so no call of a user

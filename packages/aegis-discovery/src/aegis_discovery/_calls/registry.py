@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
-from collections.abc import Callable, Mapping, Sized
-from typing import Any, Generic, Protocol, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, Generic
 
 from aegis_discovery._calls.balancers import Balancer, RoundRobin
 from aegis_discovery._calls.endpoint import ChannelT, Endpoint
-from aegis_discovery._calls.selection import ServiceEndpoints, View
+from aegis_discovery._calls.selection import ServiceEndpoints
 from aegis_discovery._calls.stats import PoolStats
-from aegis_discovery._model import NodeInfo
+from aegis_discovery._calls.views import MayProvide, ProviderSource, View, ViewBuilder
 from aegis_discovery._runtime.fork_guard import of_this_process
 from aegis_discovery.errors import ClosedError, ForkedError
-
-MayProvide: TypeAlias = Callable[[NodeInfo, str, str], bool]
-"""Tells whether a node may provide the service of this name and version."""
-
-
-class ProviderSource(Protocol):
-    """What the pool asks of a topology."""
-
-    @property
-    def nodes(self) -> Sized:
-        """All nodes that are known."""
-
-    def get_service_providers(self, name: str, version: str) -> tuple[NodeInfo, ...]:
-        """Returns the providers by node id, and the same object until one of them changes."""
 
 
 class Endpoints(Generic[ChannelT]):
@@ -63,15 +48,10 @@ class Endpoints(Generic[ChannelT]):
         self.closed = self.is_forked = False
         self.probe: Callable[[Endpoint[ChannelT]], None] = _ignore
         self._balancers = dict(balancers or {})
-        self._region = region
-        self._zone = zone
-        self._may_provide = may_provide
+        self._views: ViewBuilder[ChannelT] = ViewBuilder(region, zone, may_provide)
         self._lock = threading.Lock()
         self.ejecting = threading.Lock()
         self._services: dict[tuple[str, str], ServiceEndpoints[ChannelT]] = {}
-        self._known: weakref.WeakValueDictionary[tuple[str, str], Endpoint[ChannelT]] = (
-            weakref.WeakValueDictionary()
-        )
         of_this_process(self)
 
     def forked(self) -> None:
@@ -108,11 +88,20 @@ class Endpoints(Generic[ChannelT]):
             services = list(self._services.values())
             # What is dropped must go after the lock was released: closing a channel takes a while.
             before = [service.view for service in services]
-            denied = [service.refresh(anew=anew) for service in services]
+            denied = [self._update(service, anew) for service in services]
         del before
         # Without the lock too: whoever handles the log may use the pool.
         for service, node_ids in zip(services, denied, strict=True):
             service.tell_of(node_ids)
+
+    def _update(self, service: ServiceEndpoints[ChannelT], anew: bool) -> frozenset[str]:
+        """Gives a service its present view; returns the ids of nodes that are newly denied."""
+        before = service.view
+        nodes = self.source.get_service_providers(service.name, service.version)
+        if nodes is before.nodes and not anew:
+            return frozenset()
+        service.view = self._views.build(nodes, service.name, service.version)
+        return service.view.denied - before.denied
 
     def judge_again(self) -> None:
         """Asks of every provider again whether it may provide what it declares."""
@@ -121,29 +110,8 @@ class Endpoints(Generic[ChannelT]):
     def renew(self) -> None:
         """Goes on with new endpoints, and so new channels; calls under way keep the old ones."""
         with self._lock:
-            self._known = weakref.WeakValueDictionary()
+            self._views.forget_endpoints()
         self.refresh(anew=True)
-
-    def allowed(self, nodes: tuple[NodeInfo, ...], name: str, version: str) -> tuple[NodeInfo, ...]:
-        """Returns those of some nodes that may provide a service."""
-        may = self._may_provide
-        return nodes if may is None else tuple(node for node in nodes if may(node, name, version))
-
-    def distance(self, node: NodeInfo) -> int:
-        """Returns 0 for a node of the own zone, 1 for one of the own region, else 2."""
-        if node.region != self._region:
-            return 2
-        if self._zone and node.zone == self._zone:
-            return 0
-        return 1 if self._region else 2
-
-    def endpoint_of(self, node: NodeInfo) -> Endpoint[ChannelT]:
-        """Returns the endpoint of a node at its present address; the lock is held meanwhile."""
-        key = (node.id, node.address)
-        endpoint = self._known.get(key)
-        if endpoint is None:
-            endpoint = self._known[key] = Endpoint(node.id, node.address)
-        return endpoint
 
     def open_endpoints(self) -> list[Endpoint[ChannelT]]:
         """Returns the endpoints that have a channel, by node id."""

@@ -3,39 +3,45 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, NamedTuple
+from typing import Generic, Protocol
 
 from aegis_discovery._calls.balancers import Balancer
 from aegis_discovery._calls.endpoint import ChannelT, Endpoint
 from aegis_discovery._calls.retry_budget import RetryBudget
 from aegis_discovery._calls.stats import EndpointState, EndpointStats, ServiceStats
-from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus
-
-if TYPE_CHECKING:
-    from aegis_discovery._calls.registry import Endpoints
+from aegis_discovery._calls.views import TIERS, ProviderSource, View
+from aegis_discovery.errors import ClosedError
 
 _DRAWS = 32
 """Turns drawn at most in search of a usable endpoint, before all are looked at: nearly always the
 first few will do, also in a mesh of 100 000 nodes."""
 
-_TIERS = 3
-"""Own zone, own region, everywhere."""
-
 _log = logging.getLogger("aegis.pool")
 
 
-class View(NamedTuple, Generic[ChannelT]):
-    """The endpoints of one answer of the topology.
+class Registry(Protocol[ChannelT]):
+    """What the services of one pool share.
 
-    Each of the tiers is a part of the next one: the own zone, the own region, all that are well.
+    Attributes:
+        source: The topology.
+        closed: Whether the pool takes no more picks.
+        ejecting: Held while deciding whether one more endpoint may be ejected.
+        probe: Finds out in the background whether an endpoint is back.
     """
 
-    nodes: tuple[NodeInfo, ...]
-    denied: frozenset[str]
-    everyone: tuple[Endpoint[ChannelT], ...]
-    tiers: tuple[tuple[Endpoint[ChannelT], ...], ...]
+    source: ProviderSource
+    closed: bool
+    ejecting: threading.Lock
+    probe: Callable[[Endpoint[ChannelT]], None]
+
+    def refusal(self) -> ClosedError:
+        """Returns the error for callers of a closed pool."""
+
+    def refresh(self) -> None:
+        """Gives every service the view of the topology's present answer."""
 
 
 class ServiceEndpoints(Generic[ChannelT]):
@@ -50,13 +56,13 @@ class ServiceEndpoints(Generic[ChannelT]):
     """
 
     __slots__ = (
-        "_budget", "_choose", "_endpoints", "_last_resort", "_lookup", "_search_in", "calls",
+        "_budget", "_choose", "_last_resort", "_lookup", "_registry", "_search_in", "calls",
         "ejections", "name", "refused", "retries", "sheds", "version", "view",
     )  # fmt: skip
 
     def __init__(
         self,
-        endpoints: Endpoints[ChannelT],
+        registry: Registry[ChannelT],
         name: str,
         version: str,
         make_balancer: Callable[[], Balancer],
@@ -65,12 +71,12 @@ class ServiceEndpoints(Generic[ChannelT]):
         self.version = version
         # Counted without a lock: CPython switches threads between calls, not within `+= 1`.
         self.calls = self.retries = self.refused = self.ejections = self.sheds = 0
-        self._endpoints = endpoints
-        self._lookup = endpoints.source.get_service_providers
+        self._registry = registry
+        self._lookup = registry.source.get_service_providers
         self._choose = make_balancer().pick
         # Each search has turns of its own: with those of the first draws, it would take a fixed
         # number of them for each call, and might come to the same endpoint every time.
-        self._search_in = tuple(make_balancer().pick for _ in range(_TIERS))
+        self._search_in = tuple(make_balancer().pick for _ in range(TIERS))
         self._last_resort = make_balancer().pick
         self._budget = RetryBudget(time.monotonic())
         self.view: View[ChannelT] = View((), frozenset(), (), ((),))
@@ -87,11 +93,11 @@ class ServiceEndpoints(Generic[ChannelT]):
         Raises:
             ClosedError: If the pool was closed, or is that of the process before a fork.
         """
-        if self._endpoints.closed:
-            raise self._endpoints.refusal()
+        if self._registry.closed:
+            raise self._registry.refusal()
         view = self.view
         if self._lookup(self.name, self.version) is not view.nodes:
-            self._endpoints.refresh()
+            self._registry.refresh()
             view = self.view
         self.calls += 1
         nearest = view.tiers[0]
@@ -114,10 +120,10 @@ class ServiceEndpoints(Generic[ChannelT]):
             now: Monotonic seconds.
             charged: Whether the budget must allow it.
         """
-        if self._endpoints.closed:
+        if self._registry.closed:
             return None
         if self._lookup(self.name, self.version) is not self.view.nodes:
-            self._endpoints.refresh()
+            self._registry.refresh()
         endpoint = self._search(now, tried)
         if endpoint is None:
             return None
@@ -154,7 +160,7 @@ class ServiceEndpoints(Generic[ChannelT]):
         if not endpoint.out:
             return not (endpoint.silent(now) and self._eject(endpoint, now, "it does not answer"))
         if endpoint.take_probe(now):
-            self._endpoints.probe(endpoint)
+            self._registry.probe(endpoint)
         return False
 
     def failed(self, endpoint: Endpoint[ChannelT], now: float) -> None:
@@ -171,7 +177,7 @@ class ServiceEndpoints(Generic[ChannelT]):
         """Ejects an endpoint, unless half of them are, or none else is in use; tells if it did."""
         # Those that are unwell are no others: calls go there only where nobody else is left.
         well = self.view.tiers[-1]
-        with self._endpoints.ejecting:
+        with self._registry.ejecting:
             if endpoint.out:
                 return True  # another thread was quicker
             if sum(other.ejected for other in well) >= len(well) // 2:
@@ -186,37 +192,7 @@ class ServiceEndpoints(Generic[ChannelT]):
     @property
     def known_nodes(self) -> int:
         """How many nodes the topology has, whatever they provide."""
-        return len(self._endpoints.source.nodes)
-
-    def refresh(self, *, anew: bool = False) -> frozenset[str]:
-        """Takes over the topology's present answer; the registry holds its lock meanwhile.
-
-        Args:
-            anew: Although it is the answer that is known already.
-
-        Returns:
-            Ids of nodes that newly turn out to say what they may not, to be told of without lock.
-        """
-        nodes = self._lookup(self.name, self.version)
-        if nodes is self.view.nodes and not anew:
-            return frozenset()
-        allowed = self._endpoints.allowed(nodes, self.name, self.version)
-        denied: frozenset[str] = frozenset()
-        if len(allowed) < len(nodes):
-            denied = frozenset(node.id for node in nodes) - {node.id for node in allowed}
-        newly_denied = denied - self.view.denied
-        everyone: list[Endpoint[ChannelT]] = []
-        tiers: tuple[list[Endpoint[ChannelT]], ...] = tuple([] for _ in range(_TIERS))
-        for node in allowed:
-            endpoint = self._endpoints.endpoint_of(node)
-            if endpoint.is_dialable:
-                everyone.append(endpoint)
-                if _is_well(node):
-                    for tier in tiers[self._endpoints.distance(node) :]:
-                        tier.append(endpoint)
-        used = tuple(tuple(tier) for tier in tiers if tier)
-        self.view = View(nodes, denied, tuple(everyone), used or (tuple(everyone),))
-        return newly_denied
+        return len(self._registry.source.nodes)
 
     def tell_of(self, denied: frozenset[str]) -> None:
         """Warns of nodes that say they provide this service and may not."""
@@ -253,7 +229,3 @@ class ServiceEndpoints(Generic[ChannelT]):
         if len(everyone) > len(names):
             names.append(f"... {len(everyone)} in all")
         return f"<{self.name}/{self.version}: {', '.join(names)}>"
-
-
-def _is_well(node: NodeInfo) -> bool:
-    return node.health is not HealthStatus.UNHEALTHY and node.status is NodeStatus.ALIVE

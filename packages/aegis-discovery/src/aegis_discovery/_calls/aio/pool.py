@@ -17,9 +17,9 @@ from aegis_discovery._calls.aio.no_providers import NoProvidersRpcError
 from aegis_discovery._calls.balancers import Balancer
 from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery._calls.pool_base import PROBE, PROBE_TIMEOUT, BasePool, is_alive
-from aegis_discovery._calls.registry import MayProvide
 from aegis_discovery._calls.router import Router
 from aegis_discovery._calls.selection import ServiceEndpoints
+from aegis_discovery._calls.views import MayProvide
 from aegis_discovery.transport._aio_channels import ChannelCache, HomeLoop
 from aegis_discovery.transport._channels import Options
 

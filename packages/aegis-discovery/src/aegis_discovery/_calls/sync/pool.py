@@ -12,10 +12,10 @@ from aegis_certs import TLSConfig
 from aegis_discovery._calls.balancers import Balancer
 from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery._calls.pool_base import PROBE, PROBE_TIMEOUT, BasePool, is_alive
-from aegis_discovery._calls.registry import MayProvide
 from aegis_discovery._calls.router import Router
 from aegis_discovery._calls.sync.channel import BalancedChannel, BorrowedChannel
 from aegis_discovery._calls.sync.no_providers import NoProvidersRpcError
+from aegis_discovery._calls.views import MayProvide
 from aegis_discovery.transport._channels import ChannelCache, Options
 
 
