@@ -41,7 +41,7 @@ async def main() -> None:
     async with await connect(options["seed"], tls=tls, timeout=60) as mesh:
         tell(joined=len(mesh.topology.nodes), imported=imported, cpu=cpu_seconds())
         changed = asyncio.Event()
-        mesh.topology.on_wake(lambda: loop.call_soon_threadsafe(changed.set))
+        mesh.topology.subscribe_changed(lambda: loop.call_soon_threadsafe(changed.set))
         async for line in orders:
             wanted = int(line.split()[-1])
             # Not by its nodes: a mapping of them, made at each look, would be in the measure.

@@ -140,7 +140,7 @@ class Namespace:
         return int(dict(zip(names, values, strict=True))["OutOctets"])
 
 
-class Crew:
+class ProcessGroup:
     """Nodes that are one mesh."""
 
     def __init__(self, size: int, certs: Path, namespace: Namespace) -> None:
@@ -152,7 +152,7 @@ class Crew:
 
     @classmethod
     @asynccontextmanager
-    async def of(cls, size: int) -> AsyncIterator[Crew]:
+    async def of(cls, size: int) -> AsyncIterator[ProcessGroup]:
         """Starts nodes with the certificates that they have by default, and waits for the mesh."""
         with tempfile.TemporaryDirectory() as directory:
             ca = CertificateAuthority.create(directory)

@@ -16,7 +16,7 @@ from aegis_certs._ca.builder import Issuer, build_leaf  # without the files that
 from aegis_certs._x509.identity import Identity
 from aegis_certs._x509.validity import validity
 from aegis_discovery import DEFAULT_MESH, NodeInfo, ServiceInfo
-from aegis_discovery.records import Record, RecordAuthor
+from aegis_discovery.records import Record, RecordSigner
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
@@ -46,7 +46,7 @@ class Somebody:
 
     record: Record
     certificate: bytes
-    author: RecordAuthor
+    author: RecordSigner
 
     def changed(self) -> Record:
         """Makes the record of a change."""
@@ -86,7 +86,7 @@ class Population:
         signing = Signing(
             hashlib.sha256(der).digest(), certificate.not_valid_after_utc.timestamp(), key
         )
-        author = RecordAuthor(
+        author = RecordSigner(
             node_id, mesh=DEFAULT_MESH, trust_domain=self._domain, signing=signing
         )
         info = NodeInfo(

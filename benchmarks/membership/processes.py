@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 
-from crew import Crew
+from crew import ProcessGroup
 from table import Measured, Row
 
 CHANGES = 150
@@ -22,7 +22,7 @@ IDLE = 30.0
 """Seconds over which idle traffic is counted."""
 
 
-async def change(crew: Crew) -> Measured:
+async def change(crew: ProcessGroup) -> Measured:
     """A node changes its record: how long until the last of the others knows."""
     taken = []
     for number in range(CHANGES):
@@ -39,7 +39,7 @@ async def change(crew: Crew) -> Measured:
     return Measured((statistics.median(taken), p99), f"{CHANGES} changes, slowest {taken[-1]:.0f}")
 
 
-async def kill(crew: Crew) -> Measured:
+async def kill(crew: ProcessGroup) -> Measured:
     """A process is killed: how long until the last of the others holds it for failed."""
     taken = []
     for _ in range(KILLS):
@@ -60,7 +60,7 @@ async def kill(crew: Crew) -> Measured:
     return Measured((max(taken),), f"the slowest of {KILLS}, median {middle:.2f}")
 
 
-async def idle(crew: Crew) -> Measured:
+async def idle(crew: ProcessGroup) -> Measured:
     """Nothing happens: what a node sends all the same."""
     await asyncio.sleep(QUIET)
     began, sent = time.monotonic(), crew.namespace.octets_sent()
@@ -70,9 +70,9 @@ async def idle(crew: Crew) -> Measured:
     return Measured((rate / 1000,), f"over {IDLE:.0f} s; acknowledgements included")
 
 
-def with_crew(measure: Callable[[Crew], Awaitable[Measured]]) -> Callable[[int], Measured]:
+def with_crew(measure: Callable[[ProcessGroup], Awaitable[Measured]]) -> Callable[[int], Measured]:
     async def run(nodes: int) -> Measured:
-        async with Crew.of(nodes) as crew:
+        async with ProcessGroup.of(nodes) as crew:
             return await measure(crew)
 
     return lambda nodes: asyncio.run(run(nodes))

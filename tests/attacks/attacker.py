@@ -16,7 +16,7 @@ from aegis_core import caller_from_context
 from aegis_discovery import DEFAULT_MESH, NodeInfo, ServiceInfo
 from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.proto import mesh_pb2, mesh_pb2_grpc
-from aegis_discovery.records import Record, RecordAuthor, SignedVerdict
+from aegis_discovery.records import Record, RecordSigner, SignedVerdict
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
@@ -43,7 +43,7 @@ class Attacker:
     def __init__(self, tls: TLSConfig) -> None:
         self.id = tls.node_id
         self.tls = tls
-        self.author = RecordAuthor.of(tls, mesh=DEFAULT_MESH)
+        self.author = RecordSigner.of(tls, mesh=DEFAULT_MESH)
         self.chain = [certificate.public_bytes(Encoding.DER) for certificate in tls.chain]
         self.address = ""
         self.watchers: set[str] = set()

@@ -10,7 +10,7 @@ from aegis_certs import CertificateAuthority, KeyType
 from aegis_core import NodeInfo, ServiceInfo
 from aegis_discovery import DEFAULT_MESH
 from aegis_discovery.proto import mesh_pb2
-from aegis_discovery.records import Record, RecordAuthor
+from aegis_discovery.records import Record, RecordSigner
 
 from .attacker import Attacker, held
 
@@ -134,7 +134,7 @@ async def test_records_of_other_meshes_and_trust_domains_are_refused(
     mesh = await attacked()
     await mesh.wait_until_watched()
     attacker = mesh.attacker
-    elsewhere = RecordAuthor.of(attacker.tls, mesh="elsewhere")
+    elsewhere = RecordSigner.of(attacker.tls, mesh="elsewhere")
     attacker.tell(attacker.record("stolen", author=elsewhere))
     attacker.tell(attacker.record("stolen", trust_domain="other.example"))
     ca = CertificateAuthority.create(tmp_path, key_type=KeyType.P256, trust_domain="other.example")
@@ -159,7 +159,7 @@ async def test_other_lives_of_a_node_that_never_answer_do_not_replace_it(
     thief.address = mesh.attacker.address
     before = held(Record)
     for _ in range(10):
-        thief.author = RecordAuthor.of(thief.tls, mesh=DEFAULT_MESH)
+        thief.author = RecordSigner.of(thief.tls, mesh=DEFAULT_MESH)
         stolen = b.topology.get_record("b").stamp + 1000
         call = thief.watch(a, thief.request(thief.record("stolen", stamp=stolen)))
         assert (await call.read()).complete

@@ -244,7 +244,7 @@ async def test_a_first_sync_does_not_make_it_forget_itself(
 ) -> None:
     a, go = await start("a"), await start_go("go-1", "echo")
     # From now on a means to ask it; it is faster, and a's version is the higher one.
-    a.topology.outrun(50)
+    a.topology.advance_version_past(50)
     a.add_peer(peer(go))
     assert await go.sync(a)
     assert go.providers("echo") == ["go-1"]

@@ -12,14 +12,14 @@ from aegis_discovery import DEFAULT_MESH, EventKind, NodeInfo
 from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.feed import HEARTBEAT
 from aegis_discovery.proto import mesh_pb2, mesh_pb2_grpc
-from aegis_discovery.records import RecordAuthor
+from aegis_discovery.records import RecordSigner
 
 MORE_THAN_IS_ON_ITS_WAY = 2000
 """Records that are too much for what gRPC holds of a stream that nobody reads."""
 
 
 def records(count: int) -> list[Any]:
-    author, stamp = RecordAuthor(mesh=DEFAULT_MESH), time.time_ns() // 1_000_000
+    author, stamp = RecordSigner(mesh=DEFAULT_MESH), time.time_ns() // 1_000_000
     ids = [f"other-{number}" for number in range(count)]
     return [author.write(i, stamp, NodeInfo(i, name="n" * 200)) for i in ids]
 

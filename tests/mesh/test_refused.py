@@ -18,7 +18,7 @@ from aegis_discovery import DEFAULT_MESH, NodeInfo, Topology
 from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.feed import FeedReader
 from aegis_discovery.proto import mesh_pb2, mesh_pb2_grpc
-from aegis_discovery.records import RecordAuthor, RecordVerifier
+from aegis_discovery.records import RecordSigner, RecordVerifier
 from cryptography.hazmat.primitives.serialization import Encoding
 
 
@@ -27,7 +27,7 @@ async def watching(
     tls: TLSConfig, node: Any, record_of: str, signed_by: TLSConfig
 ) -> AsyncIterator[Any]:
     """Asks to join with a record, as no honest node would."""
-    topology = Topology(author=RecordAuthor.of(signed_by, mesh=DEFAULT_MESH))
+    topology = Topology(author=RecordSigner.of(signed_by, mesh=DEFAULT_MESH))
     topology.add_node(NodeInfo(record_of, address="127.0.0.1:9"))
     verifier = RecordVerifier(tls.bundle, mesh=DEFAULT_MESH, trust_domain=tls.trust_domain)
     reader = FeedReader(topology, verifier, trusts_statuses=False)

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from aegis_core._rate_limit import FEEDS, PRUNE_ABOVE, READS, Allowance, Gate
+from aegis_core._rate_limit import FEEDS, PRUNE_ABOVE, READS, RateLimiter, TokenBucket
 
 
 def test_a_caller_holds_so_many_feeds_and_another_one_its_own() -> None:
-    gate = Gate(FEEDS)
+    gate = RateLimiter(FEEDS)
     refusals = [gate.enter("a", 100.0 * n) for n in range(FEEDS.open + 1)]
     assert refusals[:-1] == [""] * FEEDS.open
     assert refusals[-1] == f"a has {FEEDS.open} feeds open here, the limit is {FEEDS.open}"
@@ -14,7 +14,7 @@ def test_a_caller_holds_so_many_feeds_and_another_one_its_own() -> None:
 
 
 def test_who_opens_and_closes_without_end_is_held_to_a_rate() -> None:
-    gate = Gate(FEEDS)
+    gate = RateLimiter(FEEDS)
     opened = 0
     for step in range(10_000):
         if not gate.enter("a", step / 1000):
@@ -25,13 +25,13 @@ def test_who_opens_and_closes_without_end_is_held_to_a_rate() -> None:
 
 
 def test_500_nodes_that_restart_at_once_are_all_let_in() -> None:
-    gate = Gate(FEEDS)
+    gate = RateLimiter(FEEDS)
     tries = [gate.enter(f"node-{n}", 0.001 * n) for n in range(500) for _ in range(3)]
     assert set(tries) == {""}
 
 
 def test_callers_of_whom_there_is_nothing_to_know_are_forgotten() -> None:
-    gate = Gate(FEEDS)
+    gate = RateLimiter(FEEDS)
     assert gate.enter("held", 0) == ""
     for number in range(10 * PRUNE_ABOVE):
         assert gate.enter(f"client-{number}", float(number)) == ""
@@ -41,7 +41,7 @@ def test_callers_of_whom_there_is_nothing_to_know_are_forgotten() -> None:
 
 
 def test_what_is_counted_is_named_when_it_is_too_many() -> None:
-    gate = Gate(READS)
+    gate = RateLimiter(READS)
     for _ in range(int(READS.burst)):
         assert gate.enter("a", 0) == ""
         gate.leave("a")
@@ -50,7 +50,7 @@ def test_what_is_counted_is_named_when_it_is_too_many() -> None:
 
 
 def test_an_allowance_says_how_long_to_wait_and_a_clock_that_goes_back_takes_nothing() -> None:
-    allowance = Allowance(burst=1, per_second=0.5, now=10)
+    allowance = TokenBucket(burst=1, per_second=0.5, now=10)
     assert allowance.wait(10) == 0
     assert allowance.take(10)
     assert not allowance.take(11)

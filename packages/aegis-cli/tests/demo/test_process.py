@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from aegis_cli.demo._process import Crew, kept_directory
+from aegis_cli.demo._process import ProcessGroup, kept_directory
 from aegis_cli.errors import DemoError
 
 BOUND = 20.0
@@ -12,7 +12,7 @@ BOUND = 20.0
 async def test_the_directory_stays_for_as_long_as_somebody_holds_on_to_it(certs: Path) -> None:
     async with kept_directory() as (directory, holder):
         assert directory.stat().st_mode & 0o777 == 0o700
-        async with Crew(directory, holder) as crew:
+        async with ProcessGroup(directory, holder) as crew:
             node = await crew.start("n", "node", "seed", str(certs))
             await node.expect("ready", BOUND)
             assert (directory / "n.log").exists()
@@ -21,14 +21,14 @@ async def test_the_directory_stays_for_as_long_as_somebody_holds_on_to_it(certs:
 
 
 async def test_what_a_process_fails_with_is_told(tmp_path: Path) -> None:
-    async with kept_directory() as kept, Crew(*kept) as crew:
+    async with kept_directory() as kept, ProcessGroup(*kept) as crew:
         node = await crew.start("n", "node", "seed", str(tmp_path))
         with pytest.raises(DemoError, match=r"^n failed: there is no file .*seed-cert\.pem"):
             await node.expect("ready", BOUND)
 
 
 async def test_a_process_that_ends_unexpectedly_is_told(certs: Path) -> None:
-    async with kept_directory() as kept, Crew(*kept) as crew:
+    async with kept_directory() as kept, ProcessGroup(*kept) as crew:
         node = await crew.start("n", "node", "seed", str(certs))
         await node.expect("ready", BOUND)
         node.kill()
@@ -38,7 +38,7 @@ async def test_a_process_that_ends_unexpectedly_is_told(certs: Path) -> None:
 
 
 async def test_a_wait_ends_and_says_what_did_not_come(certs: Path) -> None:
-    async with kept_directory() as kept, Crew(*kept) as crew:
+    async with kept_directory() as kept, ProcessGroup(*kept) as crew:
         node = await crew.start("n", "node", "seed", str(certs))
         with pytest.raises(DemoError, match=r"n was not called within 0\.1 s"):
             await node.expect("called", 0.1)
@@ -49,7 +49,7 @@ async def test_a_wait_ends_and_says_what_did_not_come(certs: Path) -> None:
 
 
 async def test_a_process_stops_when_it_is_told_to(certs: Path) -> None:
-    async with kept_directory() as kept, Crew(*kept) as crew:
+    async with kept_directory() as kept, ProcessGroup(*kept) as crew:
         node = await crew.start("n", "node", "seed", str(certs))
         await node.expect("ready", BOUND)
         await crew.stop()

@@ -9,7 +9,7 @@ PRUNE_ABOVE = 1024
 
 
 @dataclass(slots=True)
-class Allowance:
+class TokenBucket:
     """Lets through so many at once, and so many a second from then on.
 
     Args:
@@ -73,11 +73,11 @@ for it.
 class _Account:
     """What one caller has open, and what is left of its burst."""
 
-    allowance: Allowance
+    allowance: TokenBucket
     open: int = 0
 
 
-class Gate:
+class RateLimiter:
     """Counts what each caller has open and says whether it may open one more."""
 
     def __init__(self, limits: Limits) -> None:
@@ -101,7 +101,7 @@ class Gate:
         limits, account = self._limits, self._accounts.get(caller)
         if account is None:
             self._prune(now)
-            allowance = Allowance(limits.burst, limits.per_second, now)
+            allowance = TokenBucket(limits.burst, limits.per_second, now)
             account = self._accounts[caller] = _Account(allowance)
         if account.open >= limits.open:
             return (

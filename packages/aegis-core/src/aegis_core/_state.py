@@ -9,11 +9,11 @@ from dataclasses import replace
 
 from aegis_certs import RevocationList, TLSConfig
 from aegis_discovery import InvalidRecordError, NodeIdInUseError, NodeInfo, Topology
-from aegis_discovery.feed import Complaints, FeedReader, Received
-from aegis_discovery.records import Record, RecordAuthor, RecordVerifier
+from aegis_discovery.feed import FeedReader, LogLimiter, Received
+from aegis_discovery.records import Record, RecordSigner, RecordVerifier
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from aegis_core._access.authorization import CallerCheck
+from aegis_core._access.authorization import CallerVerifier
 from aegis_core.errors import ConfigError
 
 _log = logging.getLogger("aegis.node")
@@ -38,13 +38,13 @@ class NodeState:
         self.node_id = tls.node_id
         self.joined = asyncio.Event()
         self.tell_peers: Callable[[], None] = lambda: None
-        self._author = RecordAuthor.of(tls, mesh=mesh)
+        self._author = RecordSigner.of(tls, mesh=mesh)
         self.topology = Topology(owner=tls.node_id, author=self._author)
         self.verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
         self.chain = _chain(tls)
-        self.check = CallerCheck(tls.trust_domain)
+        self.check = CallerVerifier(tls.trust_domain)
         self._answered: set[str] = set()
-        self._complaints = Complaints(logging.getLogger("aegis.feed"))
+        self._complaints = LogLimiter(logging.getLogger("aegis.feed"))
         _check(tls, self.verifier)
         self._on_failure = on_failure
 
@@ -68,10 +68,10 @@ class NodeState:
         else:
             self.topology.republish()
 
-    def heed(self, revocations: RevocationList) -> None:
+    def apply_revocations(self, revocations: RevocationList) -> None:
         """Believes, serves and calls no revoked certificate from now on."""
         self.check.take(revocations)
-        self.topology.distrust(self.verifier.heed(revocations))
+        self.topology.remove_revoked(self.verifier.apply_revocations(revocations))
 
     def new_reader(self) -> FeedReader:
         """Makes the reading end of one more feed."""

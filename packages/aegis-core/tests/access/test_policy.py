@@ -15,7 +15,7 @@ import pytest
 from aegis_certs import TLSConfig
 from aegis_core import CallDeniedError, CallRule, Policy, PolicyError, ServiceInfo
 from aegis_core import Node as SyncNode
-from aegis_core._access.authorization import SAY_EVERY, CallerCheck, CallJudge
+from aegis_core._access.authorization import SAY_EVERY, CallAuthorizer, CallerVerifier
 from aegis_core._access.caller import Caller
 from aegis_core._access.policy_file import PolicySource
 from aegis_core.aio import Node
@@ -304,7 +304,7 @@ class Judged:
     def __init__(self, identity: MakeIdentity) -> None:
         self.now = 0.0
         self.types: dict[str, str] = {}
-        self.judge = CallJudge(CallerCheck(), self.types.get, clock=lambda: self.now)
+        self.judge = CallAuthorizer(CallerVerifier(), self.types.get, clock=lambda: self.now)
         certificate = identity("caller").certificate
         self.caller = Caller("caller", certificate, not_after=2.0**40, fingerprint=b"1")
 

@@ -7,7 +7,7 @@ from aegis_core._membership.failure_detector import (
     LOST_FOR,
     SILENCE,
     SILENT_FOR,
-    Judge,
+    FailureDetector,
 )
 from aegis_discovery.records import Opinion
 
@@ -20,7 +20,7 @@ class Bench:
 
     def __init__(self, *watched: str) -> None:
         self.now = 0.0
-        self.judge = Judge(0.0)
+        self.judge = FailureDetector(0.0)
         for node_id in watched or ("a",):
             self.judge.watch(node_id, 0.0)
 
@@ -212,7 +212,7 @@ def test_of_others_than_those_it_watches_it_takes_no_note() -> None:
     bench.judge.lost("b", 0.0)
     bench.judge.renewed("b", 0.0, alone=True)
     bench.judge.forget("a")
-    assert repr(bench.judge) == "<Judge of nobody>"
+    assert repr(bench.judge) == "<FailureDetector of nobody>"
     assert list(bench.judge) == []
 
 

@@ -6,7 +6,7 @@ from aegis_core._membership.membership import REVIEW, REVIEW_ALL, UNREFUTED, Mem
 from aegis_core._membership.refutation import OUTLASTED, REFUTE_EVERY
 from aegis_core._membership.rings import RINGS
 from aegis_discovery import NodeInfo, NodeStatus, Topology
-from aegis_discovery.records import Opinion, RecordAuthor
+from aegis_discovery.records import Opinion, RecordSigner
 
 ALIVE, SUSPECTED, FAILED = NodeStatus.ALIVE, NodeStatus.SUSPECTED, NodeStatus.FAILED
 EPOCH = 1_800_000_000
@@ -19,7 +19,7 @@ class Mesh:
 
     def __init__(self, *others: str) -> None:
         self.now = 0.0
-        self.authors = {i: RecordAuthor(i, clock=self.clock) for i in ("a", *others)}
+        self.authors = {i: RecordSigner(i, clock=self.clock) for i in ("a", *others)}
         self.topology = Topology(owner="a", author=self.authors["a"], clock=self.clock)
         self.topology.add_node(NodeInfo("a", address="a:1"))
         for node_id in others:
@@ -52,7 +52,7 @@ class Mesh:
         self.topology.merge_records([self.authors[node_id].write(node_id, stamp, None)])
 
     def restart(self, node_id: str) -> None:
-        self.authors[node_id] = RecordAuthor(node_id, clock=self.clock)
+        self.authors[node_id] = RecordSigner(node_id, clock=self.clock)
         self.write(node_id)
 
     def strangers(self, subject: str) -> list[str]:
@@ -156,7 +156,7 @@ def test_verdicts_of_an_earlier_life_of_their_accuser_are_void() -> None:
     mesh = Mesh("b", "c", "d", "e")
     for accuser in "bcd":
         mesh.say(accuser, "e")
-        mesh.authors[accuser] = RecordAuthor(accuser, clock=mesh.clock)
+        mesh.authors[accuser] = RecordSigner(accuser, clock=mesh.clock)
         mesh.now += 0.1
         mesh.write(accuser)
     mesh.wait(2 * REVIEW)
@@ -320,7 +320,7 @@ def test_one_that_it_watches_again_is_judged_from_what_it_said_of_it_before() ->
     assert subjects == set("bcdef")
     more = "ghijklmnopqrst"
     for node_id in more:
-        mesh.authors[node_id] = RecordAuthor(node_id, clock=mesh.clock)
+        mesh.authors[node_id] = RecordSigner(node_id, clock=mesh.clock)
     for subject in sorted(subjects):
         mesh.membership.lost(subject, mesh.now)
     mesh.wait(2.0, silent="bcdef")

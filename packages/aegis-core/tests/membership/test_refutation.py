@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from aegis_core._membership.refutation import REFUTE_EVERY, Answers
+from aegis_core._membership.refutation import REFUTE_EVERY, Refutation
 from aegis_discovery.records import Opinion, Verdict
 
 
 def test_a_stranger_that_comes_to_watch_us_is_answered_as_an_observer() -> None:
-    answers = Answers()
+    answers = Refutation()
     verdict = Verdict("m", "i", 1, 1, "a", "x", 1, Opinion.FAILED)
     given = [
         second

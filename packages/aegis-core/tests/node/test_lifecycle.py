@@ -13,7 +13,7 @@ import grpc
 import pytest
 from aegis_certs import CertificateAuthority, KeyType
 from aegis_core import ServiceInfo, caller_from_context
-from aegis_core._access.authorization import CallerCheck
+from aegis_core._access.authorization import CallerVerifier
 from aegis_core._access.caller import Caller
 from aegis_core.aio import Node
 from aegis_discovery import aio as discovery_aio
@@ -271,7 +271,7 @@ async def test_a_client_takes_up_its_renewed_certificate(
 def test_only_tls_1_3_is_spoken(own_ca: CertificateAuthority, version: str, refused: bool) -> None:
     certificate = own_ca.issue_in_memory("a").certificate
     caller = Caller("a", certificate, tls_version=version, not_after=1.0)
-    assert bool(CallerCheck(clock=lambda: 0.0).objection(caller)) is refused
+    assert bool(CallerVerifier(clock=lambda: 0.0).objection(caller)) is refused
 
 
 async def test_a_client_leaves_out_a_provider_whose_certificate_is_revoked(

@@ -17,7 +17,7 @@ import grpc
 import pytest
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig
 from aegis_core import caller_from_context
-from aegis_core._access.authorization import MAX_ANSWERS, CallerCheck
+from aegis_core._access.authorization import MAX_ANSWERS, CallerVerifier
 from aegis_core._access.caller import Caller
 from aegis_core.aio import Node
 from aegis_discovery.aio.transport import open_channel
@@ -395,7 +395,7 @@ def test_an_answer_of_the_old_list_is_not_taken_for_one_of_the_new(
 ) -> None:
     # Handlers that are no coroutines ask from threads of their own, so the new list may come
     # while they ask the old one.
-    check, caller = CallerCheck(clock=lambda: 1.0), caller_of(own_ca)
+    check, caller = CallerVerifier(clock=lambda: 1.0), caller_of(own_ca)
     new = Listed(revoked=True)
     check.take(Listed(revoked=False, before=lambda: check.take(new)))
     assert check.objection(caller) is None
@@ -405,7 +405,7 @@ def test_an_answer_of_the_old_list_is_not_taken_for_one_of_the_new(
 def test_a_caller_is_looked_up_once_for_each_list_and_memory_is_bounded(
     own_ca: CertificateAuthority,
 ) -> None:
-    check, caller = CallerCheck(clock=lambda: 1.0), caller_of(own_ca)
+    check, caller = CallerVerifier(clock=lambda: 1.0), caller_of(own_ca)
     listed = Listed(revoked=False)
     check.take(listed)
     assert [check.objection(caller) for _ in range(9)] == [None] * 9

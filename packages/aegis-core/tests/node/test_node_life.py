@@ -143,10 +143,10 @@ async def test_a_client_only_identity_cannot_be_a_node(ca: CertificateAuthority)
 async def test_callers_of_another_trust_domain_are_refused(
     ca: CertificateAuthority, identity: MakeIdentity, tmp_path: Any
 ) -> None:
-    from aegis_core._access.authorization import CallerCheck
+    from aegis_core._access.authorization import CallerVerifier
     from aegis_core._access.caller import Caller
 
-    check = CallerCheck("prod.example", clock=lambda: 0.0)
+    check = CallerVerifier("prod.example", clock=lambda: 0.0)
     certificate = identity("a").certificate
     stranger = Caller("evil", certificate, "staging.example", not_after=1.0)
     friend = Caller("a", certificate, "prod.example", not_after=1.0)

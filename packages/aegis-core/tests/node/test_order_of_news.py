@@ -9,7 +9,7 @@ import pytest
 from aegis_core._membership.membership import REVIEW, Membership
 from aegis_core._membership.rings import Rings
 from aegis_discovery import NodeInfo, NodeStatus, Topology
-from aegis_discovery.records import Opinion, Record, RecordAuthor
+from aegis_discovery.records import Opinion, Record, RecordSigner
 
 IDS = [f"node-{number}" for number in range(9)]
 OWN = IDS[0]
@@ -20,7 +20,7 @@ class View:
     """What one node knows, and makes of it; everybody else lets it hear of them all the time."""
 
     def __init__(self) -> None:
-        self.authors = {node_id: RecordAuthor(node_id) for node_id in IDS}
+        self.authors = {node_id: RecordSigner(node_id) for node_id in IDS}
         self.topology = Topology(owner=OWN, author=self.authors[OWN])
         self.topology.add_node(NodeInfo(OWN, address="127.0.0.1:1"))
         self.records = {node_id: self.record(node_id, STAMP) for node_id in IDS[1:]}

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from aegis_certs import TLSConfig
 from aegis_core import CallRule, ConfigError, Policy
-from aegis_core._server.admission import MANY, Intake, TurnedAway
+from aegis_core._server.admission import MANY, AdmissionControl, AdmissionRefused
 from aegis_core.aio import Node
 from aegis_discovery.aio.transport import open_channel
 
@@ -31,12 +31,12 @@ class Came:
 
 
 def test_an_intake_lets_in_up_to_its_limit_and_again_when_a_call_is_over() -> None:
-    intake = Intake[Came](2)
+    intake = AdmissionControl[Came](2)
     a, b, c, d, e = (Came() for _ in range(5))
     assert [intake.enter(call) for call in (a, b, c)] == [None, None, None]
     assert [intake.begin(call) for call in (a, b, c)] == [True, True, False]
-    assert repr(intake) == "<Intake 2/2 running>"
-    assert intake.enter(d) is TurnedAway.FULL
+    assert repr(intake) == "<AdmissionControl 2/2 running>"
+    assert intake.enter(d) is AdmissionRefused.FULL
     intake.leave(a)
     intake.leave(a)
     assert intake.enter(e) is None
@@ -46,13 +46,13 @@ def test_an_intake_lets_in_up_to_its_limit_and_again_when_a_call_is_over() -> No
 
 
 def test_a_closed_intake_lets_nobody_in_and_those_that_came_finish() -> None:
-    intake = Intake[Came]()
+    intake = AdmissionControl[Came]()
     running, coming, given_up = Came(), Came(), Came()
     assert [intake.enter(call) for call in (running, coming, given_up)] == [None] * 3
     assert intake.begin(running)
     intake.close()
-    assert intake.enter(Came()) is TurnedAway.CLOSED
-    assert repr(intake) == "<Intake 1 running closed>"
+    assert intake.enter(Came()) is AdmissionRefused.CLOSED
+    assert repr(intake) == "<AdmissionControl 1 running closed>"
     intake.leave(running)
     given_up.over = True
     assert not intake.empty
@@ -62,7 +62,7 @@ def test_a_closed_intake_lets_nobody_in_and_those_that_came_finish() -> None:
 
 
 def test_an_intake_forgets_calls_that_were_given_up_before_they_ran() -> None:
-    intake = Intake[Came]()
+    intake = AdmissionControl[Came]()
     for _ in range(10 * MANY):
         call = Came()
         intake.enter(call)

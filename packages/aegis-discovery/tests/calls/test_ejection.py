@@ -85,7 +85,7 @@ def test_it_fails_too_often_after_five_failures_in_a_row() -> None:
     assert [standing.failed() for _ in range(FAILURES - 1)] == [False] * (FAILURES - 1)
     standing.succeeded()
     assert [standing.failed() for _ in range(FAILURES)] == [False] * (FAILURES - 1) + [True]
-    standing.spare()
+    standing.reset_failures()
     assert not standing.failed()
 
 

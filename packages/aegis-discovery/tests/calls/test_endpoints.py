@@ -515,7 +515,7 @@ def test_one_that_left_before_the_rules_changed_is_gone() -> None:
     service = endpoints.service("greeter", "v1")
     assert service.pick(NOW) is not None
     topology.remove_node("a")
-    endpoints.judge_again()
+    endpoints.reevaluate()
     assert service.pick(NOW) is None
     assert service.stats().endpoints == ()
 

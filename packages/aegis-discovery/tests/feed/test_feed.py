@@ -15,7 +15,7 @@ from aegis_discovery.aio.feed import follow
 from aegis_discovery.feed import FeedReader, FeedWriter, Received, parts, why_not_served
 from aegis_discovery.feed._limits import AT_ONCE
 from aegis_discovery.proto import mesh_pb2
-from aegis_discovery.records import Opinion, RecordAuthor, RecordVerifier
+from aegis_discovery.records import Opinion, RecordSigner, RecordVerifier
 from aegis_discovery.records._codec import signed_to_wire
 from aegis_discovery.records._signer import LeafSigning
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -33,7 +33,7 @@ class Side:
     ) -> None:
         self.tls = tls
         self.id = tls.node_id
-        self.topology = Topology(owner=self.id, author=RecordAuthor.of(tls, mesh=MESH))
+        self.topology = Topology(owner=self.id, author=RecordSigner.of(tls, mesh=MESH))
         self.verifier = RecordVerifier(
             tls.bundle, mesh=MESH, trust_domain=trust_domain or tls.trust_domain
         )
@@ -270,7 +270,7 @@ def test_a_raised_version_is_told_though_no_record_changed(server: Side, side: M
     watcher = side("watcher", is_node=False)
     feed = watcher.open(server)
     watcher.pull(feed)
-    server.topology.outrun(1000)
+    server.topology.advance_version_past(1000)
     watcher.pull(feed)
     assert watcher.topology.version == 1001
 
@@ -949,8 +949,8 @@ def test_certificates_that_sign_nothing_any_more_are_forgotten_by_a_feed(
     for peer in peers:
         server.pull(server.open(peer))
         watcher.pull(feed)
-        server.topology.distrust({peer.tls.fingerprint})
-        watcher.topology.distrust({peer.tls.fingerprint})
+        server.topology.remove_revoked({peer.tls.fingerprint})
+        watcher.topology.remove_revoked({peer.tls.fingerprint})
         assert len(feed._chains_sent) <= 2 * 2 + 4 + 1
     watcher.verifier.keep(watcher.topology.signers)
     server.pull(server.open(peers[0]))

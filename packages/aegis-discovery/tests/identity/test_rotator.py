@@ -20,7 +20,7 @@ from aegis_certs import (
     TLSOptions,
 )
 from aegis_discovery.aio.identity import keep
-from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityKeeper
+from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityRotator
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 
@@ -46,13 +46,13 @@ def own_ca(tmp_path: Path) -> CertificateAuthority:
     return CertificateAuthority.create(tmp_path / "certs", key_type=KeyType.P256)
 
 
-def keeper_of(ca: CertificateAuthority, clock: ManualClock) -> IdentityKeeper:
+def keeper_of(ca: CertificateAuthority, clock: ManualClock) -> IdentityRotator:
     ca.issue("a", key_type=KeyType.P256, days=30)
     source = IdentitySource.directory("a", ca.directory)
-    return IdentityKeeper(source, source.load(), clock=clock, rng=random.Random(7))
+    return IdentityRotator(source, source.load(), clock=clock, rng=random.Random(7))
 
 
-def kinds(keeper: IdentityKeeper) -> list[IdentityEventKind]:
+def kinds(keeper: IdentityRotator) -> list[IdentityEventKind]:
     return [event.kind for event in keeper.step()]
 
 
@@ -150,10 +150,10 @@ def options_of(directory: Path) -> TLSOptions:
     return TLSOptions(cert_file=cert, key_file=key, ca_file=ca)
 
 
-def keeper_away(directory: Path, clock: ManualClock) -> IdentityKeeper:
+def keeper_away(directory: Path, clock: ManualClock) -> IdentityRotator:
     """A keeper of files that somebody else replaces, as a node with `tls_options` has."""
     source = IdentitySource.of(options_of(directory))
-    return IdentityKeeper(source, source.load(), clock=clock, rng=random.Random(7))
+    return IdentityRotator(source, source.load(), clock=clock, rng=random.Random(7))
 
 
 def put(directory: Path, tls: TLSConfig) -> None:
@@ -272,7 +272,7 @@ def test_whatever_one_look_fails_with_is_refused_once_and_costs_the_others_nothi
     own_ca.issue("a", key_type=KeyType.P256, days=30)
     source = IdentitySource.directory("a", own_ca.directory)
     first = source.load()
-    keeper = IdentityKeeper(Broken(source, failing, error), first, clock=clock)
+    keeper = IdentityRotator(Broken(source, failing, error), first, clock=clock)
     assert kinds(keeper) == [REFUSED]
     assert kinds(keeper) == []
     own_ca.issue("b", key_type=KeyType.P256)
@@ -289,7 +289,7 @@ def test_whatever_a_renewal_fails_with_it_is_tried_again(
     own_ca.issue("a", key_type=KeyType.P256, days=30)
     source = IdentitySource.directory("a", own_ca.directory)
     broken = Broken(source, "renew", OSError(28, "no space left on device"))
-    keeper = IdentityKeeper(broken, source.load(), clock=clock)
+    keeper = IdentityRotator(broken, source.load(), clock=clock)
     for _ in range(3):
         clock.now = keeper.renew_at
         assert kinds(keeper) == [FAILED]

@@ -22,7 +22,7 @@ from aegis_discovery.records import (
     MAX_RECORD,
     TOMBSTONE_LEASE,
     Record,
-    RecordAuthor,
+    RecordSigner,
     RecordVerifier,
     Signed,
     decode_record,
@@ -63,8 +63,8 @@ def owner(ca: CertificateAuthority) -> TLSConfig:
 
 
 @pytest.fixture
-def author(owner: TLSConfig, clock: ManualClock) -> RecordAuthor:
-    return RecordAuthor.of(owner, mesh=MESH, clock=clock)
+def author(owner: TLSConfig, clock: ManualClock) -> RecordSigner:
+    return RecordSigner.of(owner, mesh=MESH, clock=clock)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def refusal(verifier: RecordVerifier, signed: Signed) -> str:
 
 
 def test_a_record_arrives_as_its_author_wrote_it(
-    author: RecordAuthor, verifier: RecordVerifier, clock: ManualClock
+    author: RecordSigner, verifier: RecordVerifier, clock: ManualClock
 ) -> None:
     topology = Topology(owner="a", author=author, clock=clock)
     clock.now += 0.123456
@@ -124,7 +124,7 @@ def test_a_record_arrives_as_its_author_wrote_it(
 
 
 def test_a_lease_ends_after_a_day_and_never_after_its_certificate(
-    ca: CertificateAuthority, author: RecordAuthor, clock: ManualClock
+    ca: CertificateAuthority, author: RecordSigner, clock: ManualClock
 ) -> None:
     stamp = round(clock() * 1000)
     assert (
@@ -133,7 +133,7 @@ def test_a_lease_ends_after_a_day_and_never_after_its_certificate(
     )
     assert author.write("a", stamp, None).expires_at == stamp + TOMBSTONE_LEASE * 1000
     brief = ca.issue_in_memory("b", days=0.5)
-    record = RecordAuthor.of(brief, mesh=MESH, clock=clock).write(
+    record = RecordSigner.of(brief, mesh=MESH, clock=clock).write(
         "b", stamp, NodeInfo("b", address="10.0.0.1:1")
     )
     assert record.expires_at == brief.not_after.timestamp() * 1000
@@ -142,14 +142,14 @@ def test_a_lease_ends_after_a_day_and_never_after_its_certificate(
 def test_rsa_keys_sign_as_well(ca: CertificateAuthority, verifier: RecordVerifier) -> None:
     tls = ca.issue_in_memory("r", key_type=KeyType.RSA_2048)
     verifier.learn(chain_of(tls))
-    author = RecordAuthor.of(tls, mesh=MESH)
+    author = RecordSigner.of(tls, mesh=MESH)
     record = author.write("r", round(time.time() * 1000), NodeInfo("r", address="10.0.0.1:1"))
     assert verifier.verify(wire(record)) == record
     forged = Signed(record.body, record.signature[:-1] + b"\0", record.signer)
     assert refusal(verifier, forged) == "its signature is not by r"
 
 
-def test_a_forged_signature_is_refused(verifier: RecordVerifier, author: RecordAuthor) -> None:
+def test_a_forged_signature_is_refused(verifier: RecordVerifier, author: RecordSigner) -> None:
     record = author.write("a", 1, NodeInfo("a", address="10.0.0.1:1"))
     other = author.write("a", 2, NodeInfo("a", address="10.0.0.1:1"))
     forged = Signed(record.body, other.signature, record.signer)
@@ -157,7 +157,7 @@ def test_a_forged_signature_is_refused(verifier: RecordVerifier, author: RecordA
     assert refusal(verifier, replace(forged, signature=b"")) == "its signature is not by a"
 
 
-def test_an_altered_body_is_refused(verifier: RecordVerifier, author: RecordAuthor) -> None:
+def test_an_altered_body_is_refused(verifier: RecordVerifier, author: RecordSigner) -> None:
     record = author.write("a", 1, NodeInfo("a", address="10.0.0.1:1"))
     altered = record.body.replace(b"10.0.0.1", b"10.6.6.6")
     assert altered != record.body
@@ -229,7 +229,7 @@ def test_a_lease_may_be_no_longer_than_a_tombstones(
 
 
 def test_a_record_has_a_size_that_it_may_not_pass(
-    verifier: RecordVerifier, author: RecordAuthor, sign: Callable[..., Signed]
+    verifier: RecordVerifier, author: RecordSigner, sign: Callable[..., Signed]
 ) -> None:
     many = NodeInfo("a", services=tuple(ServiceInfo(f"service-{i}", "v1") for i in range(400)))
     with pytest.raises(InvalidRecordError, match="declare fewer services"):
@@ -238,7 +238,7 @@ def test_a_record_has_a_size_that_it_may_not_pass(
 
 
 def test_a_signer_whose_certificate_did_not_come_is_refused(
-    ca: CertificateAuthority, author: RecordAuthor
+    ca: CertificateAuthority, author: RecordSigner
 ) -> None:
     stranger = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain)
     reason = refusal(stranger, wire(author.write("a", 1, NodeInfo("a", address="10.0.0.1:1"))))
@@ -250,7 +250,7 @@ def test_nothing_is_believed_of_a_certificate_that_has_ended_meanwhile(
 ) -> None:
     brief = ca.issue_in_memory("b", days=1)
     verifier.learn(chain_of(brief))
-    record = RecordAuthor.of(brief, mesh=MESH, clock=clock).write(
+    record = RecordSigner.of(brief, mesh=MESH, clock=clock).write(
         "b", 1, NodeInfo("b", address="10.0.0.1:1")
     )
     clock.now += 2 * LEASE
@@ -295,7 +295,7 @@ def test_what_is_no_chain_teaches_nothing(verifier: RecordVerifier) -> None:
 
 
 def test_a_replayed_older_record_changes_nothing(
-    author: RecordAuthor, verifier: RecordVerifier, clock: ManualClock
+    author: RecordSigner, verifier: RecordVerifier, clock: ManualClock
 ) -> None:
     writer = Topology(owner="a", author=author, clock=clock)
     writer.add_node(NodeInfo("a", address="10.0.0.1:1"))
@@ -341,7 +341,7 @@ def test_thousands_of_records_share_what_is_equal_in_them(
             region="north",
             zone="north-1",
         )
-        author = RecordAuthor.of(tls, mesh=MESH, clock=clock)
+        author = RecordSigner.of(tls, mesh=MESH, clock=clock)
         written = author.write(node_id, round(clock() * 1000), info)
         assert written.info == replace(info, name=node_id)
         found.append(verifier.verify(wire(written)))
@@ -388,9 +388,9 @@ def test_who_is_below_a_revoked_intermediate_is_believed_no_more(
     root.revoke(f"{below.chain[1].serial_number:x}")
     crl = (root.directory / "crl.pem").read_bytes()
     revocations = RevocationList.from_pem(crl, root.bundle)
-    assert verifier.heed(revocations) == {below.fingerprint}
+    assert verifier.apply_revocations(revocations) == {below.fingerprint}
     newcomer = fresh()
-    newcomer.heed(revocations)
+    newcomer.apply_revocations(revocations)
     with pytest.raises(InvalidRecordError, match="revoked") as caught:
         newcomer.learn(chain_of(below))
     assert caught.value.node_id == "a"
@@ -439,7 +439,7 @@ def test_a_certificate_that_cannot_be_read_signs_no_record(
 
 
 def test_services_are_limited_and_named(
-    verifier: RecordVerifier, author: RecordAuthor, sign: Callable[..., Signed]
+    verifier: RecordVerifier, author: RecordSigner, sign: Callable[..., Signed]
 ) -> None:
     most = tuple(ServiceInfo(f"{i}", "") for i in range(MAX_PROVIDED))
     many = NodeInfo("a", address="10.0.0.1:1", services=(*most, ServiceInfo("one", "")))

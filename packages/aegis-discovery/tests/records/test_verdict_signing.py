@@ -11,7 +11,7 @@ import pytest
 from aegis_certs import CertificateAuthority, KeyType, RevocationList, TLSConfig
 from aegis_discovery import InvalidVerdictError, NodeInfo
 from aegis_discovery.proto import mesh_pb2
-from aegis_discovery.records import RecordAuthor, RecordVerifier, Signed
+from aegis_discovery.records import RecordSigner, RecordVerifier, Signed
 from aegis_discovery.records._codec import decode_verdict, encode_verdict
 from aegis_discovery.records._record import MAX_AHEAD, Record
 from aegis_discovery.records._signer import LeafSigning
@@ -54,8 +54,8 @@ def accuser(ca: CertificateAuthority) -> TLSConfig:
 
 
 @pytest.fixture
-def author(accuser: TLSConfig, clock: ManualClock) -> RecordAuthor:
-    return RecordAuthor.of(accuser, mesh=MESH, clock=clock)
+def author(accuser: TLSConfig, clock: ManualClock) -> RecordSigner:
+    return RecordSigner.of(accuser, mesh=MESH, clock=clock)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def verifier(ca: CertificateAuthority, accuser: TLSConfig, clock: ManualClock) -
 
 @pytest.fixture
 def subject(ca: CertificateAuthority, clock: ManualClock) -> Record:
-    author = RecordAuthor.of(ca.issue_in_memory("b"), mesh=MESH, clock=clock)
+    author = RecordSigner.of(ca.issue_in_memory("b"), mesh=MESH, clock=clock)
     return author.write("b", round(clock() * 1000), NodeInfo("b", address="10.0.0.1:1"))
 
 
@@ -107,7 +107,7 @@ def refusal(verifier: RecordVerifier, signed: Signed) -> str:
 @pytest.mark.parametrize("opinion", list(Opinion))
 @pytest.mark.parametrize("held", [False, True])
 def test_a_verdict_arrives_as_its_accuser_signed_it(
-    author: RecordAuthor,
+    author: RecordSigner,
     verifier: RecordVerifier,
     subject: Record,
     clock: ManualClock,
@@ -136,7 +136,7 @@ def test_no_verdict_outlives_the_certificate_that_signed_it(
 ) -> None:
     brief = ca.issue_in_memory("brief", days=0.01)
     verifier.learn(chain_of(brief))
-    author = RecordAuthor.of(brief, mesh=MESH, clock=clock)
+    author = RecordSigner.of(brief, mesh=MESH, clock=clock)
     word = author.judge(subject, round(clock() * 1000), Opinion.FAILED, held=False)
     assert word.verdict.expires_at == brief.not_after.timestamp() * 1000
     assert verifier.verify_verdict(word.signed) == word
@@ -149,7 +149,7 @@ def test_rsa_keys_sign_verdicts_as_well(
 ) -> None:
     tls = ca.issue_in_memory("r", key_type=KeyType.RSA_2048)
     verifier.learn(chain_of(tls))
-    author = RecordAuthor.of(tls, mesh=MESH)
+    author = RecordSigner.of(tls, mesh=MESH)
     word = author.judge(subject, round(time.time() * 1000), Opinion.SUSPECT, held=False)
     assert verifier.verify_verdict(word.signed) == word
     forged = replace(word.signed, signature=word.signed.signature[:-1] + b"\0")
@@ -227,7 +227,7 @@ def test_a_verdict_of_another_trust_domain_is_refused(
         tmp_path, key_type=KeyType.P256, trust_domain="elsewhere.example"
     )
     stranger = elsewhere.issue_in_memory("a")
-    author = RecordAuthor.of(stranger, mesh=MESH, clock=clock)
+    author = RecordSigner.of(stranger, mesh=MESH, clock=clock)
     word = author.judge(subject, round(clock() * 1000), Opinion.FAILED, held=False)
     ours = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=clock)
     reason = refusal(ours, word.signed)
@@ -241,18 +241,18 @@ def test_a_revoked_accuser_is_believed_no_more(
     tls = ca.issue("a")
     verifier = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=clock)
     verifier.learn(chain_of(tls))
-    word = RecordAuthor.of(tls, mesh=MESH, clock=clock).judge(
+    word = RecordSigner.of(tls, mesh=MESH, clock=clock).judge(
         subject, round(clock() * 1000), Opinion.FAILED, held=False
     )
     assert verifier.verify_verdict(word.signed) == word
     ca.revoke("a")
     crl = (ca.directory / "crl.pem").read_bytes()
-    assert verifier.heed(RevocationList.from_pem(crl, ca.bundle)) == {tls.fingerprint}
+    assert verifier.apply_revocations(RevocationList.from_pem(crl, ca.bundle)) == {tls.fingerprint}
     assert "did not come along" in refusal(verifier, word.signed)
 
 
 def test_bytes_of_another_size_or_kind_are_no_verdict(
-    verifier: RecordVerifier, sign: Sign, author: RecordAuthor, clock: ManualClock
+    verifier: RecordVerifier, sign: Sign, author: RecordSigner, clock: ManualClock
 ) -> None:
     reason = refusal(verifier, sign(subject_instance="x" * MAX_VERDICT))
     assert reason.endswith(f"bytes, the limit is {MAX_VERDICT}")

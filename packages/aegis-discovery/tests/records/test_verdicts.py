@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from aegis_discovery import NodeInfo, Topology
-from aegis_discovery.records import RecordAuthor
+from aegis_discovery.records import RecordSigner
 from aegis_discovery.records._record import Record, Signed
 from aegis_discovery.records._verdict import (
     CLEAR_LEASE,
@@ -43,12 +43,12 @@ class Mesh:
 
     def __init__(self, *node_ids: str) -> None:
         self.clock = ManualClock()
-        self.authors = {i: RecordAuthor(i, mesh="test", clock=self.clock) for i in node_ids}
+        self.authors = {i: RecordSigner(i, mesh="test", clock=self.clock) for i in node_ids}
         self.topology = self.witness("witness")
 
     def witness(self, owner: str) -> Topology:
         """Makes a topology that knows everybody."""
-        author = RecordAuthor(owner, mesh="test", clock=self.clock)
+        author = RecordSigner(owner, mesh="test", clock=self.clock)
         topology = Topology(owner=owner, author=author, clock=self.clock)
         topology.add_node(node(owner))
         topology.merge_records([self.write(i, NOW_MS) for i in self.authors])
@@ -112,7 +112,7 @@ def test_a_verdict_is_about_one_record_of_one_life_and_a_held_one_about_the_late
     mesh: Mesh,
 ) -> None:
     first, later = mesh.write("a", NOW_MS), mesh.write("a", NOW_MS + 5)
-    mesh.authors["a"] = RecordAuthor("a", mesh="test", clock=mesh.clock)
+    mesh.authors["a"] = RecordSigner("a", mesh="test", clock=mesh.clock)
     reborn = mesh.write("a", NOW_MS + 5)
     vouched = mesh.authors["c"].write("a", NOW_MS + 5, node("a"), vouched=True)
     plain, held = (
@@ -207,7 +207,7 @@ def test_verdicts_go_with_whom_they_are_about_or_by(mesh: Mesh, leaver: str) -> 
 
 
 def test_verdicts_on_and_by_unknown_nodes_are_dropped(mesh: Mesh) -> None:
-    stranger = RecordAuthor("stranger", clock=mesh.clock)
+    stranger = RecordSigner("stranger", clock=mesh.clock)
     mesh.hear(
         stranger.judge(mesh.write("a", NOW_MS), NOW_MS, FAILED, held=False),
         mesh.authors["b"].judge(
@@ -221,7 +221,7 @@ def test_an_accuser_of_everybody_is_heard_of_some_and_named_once_a_minute(
     mesh: Mesh, caplog: pytest.LogCaptureFixture
 ) -> None:
     ids = [f"n{i}" for i in range(MAX_ACCUSATIONS + 2)]
-    records = [RecordAuthor(i, clock=mesh.clock).write(i, NOW_MS, node(i)) for i in ids]
+    records = [RecordSigner(i, clock=mesh.clock).write(i, NOW_MS, node(i)) for i in ids]
     mesh.topology.merge_records(records)
     words = [mesh.authors["b"].judge(r, NOW_MS, FAILED, held=False) for r in records]
     with caplog.at_level(logging.WARNING, "aegis.topology"):
@@ -309,7 +309,7 @@ def test_a_record_that_refutes_may_come_before_between_or_after(
 
     def standing(order: Sequence[int]) -> list[Verdict]:
         clock = ManualClock()
-        topology, subject = Topology(clock=clock), RecordAuthor("a", clock=clock)
+        topology, subject = Topology(clock=clock), RecordSigner("a", clock=clock)
         subject.instance = "life"
         topology.add_node(node("b"))
         topology.add_node(node("c"))

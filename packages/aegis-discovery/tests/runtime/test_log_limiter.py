@@ -4,7 +4,7 @@ import logging
 
 import pytest
 from aegis_discovery._runtime.log_limiter import MAX_KINDS, MAX_SOURCES
-from aegis_discovery.feed import Complaints
+from aegis_discovery.feed import LogLimiter
 
 
 class Time:
@@ -21,12 +21,12 @@ def clock() -> Time:
 
 
 @pytest.fixture
-def complaints(clock: Time) -> Complaints:
-    return Complaints(logging.getLogger("aegis.test"), clock=clock)
+def complaints(clock: Time) -> LogLimiter:
+    return LogLimiter(logging.getLogger("aegis.test"), clock=clock)
 
 
 def test_the_same_is_said_once_a_minute_with_how_often_it_was(
-    complaints: Complaints, clock: Time, caplog: pytest.LogCaptureFixture
+    complaints: LogLimiter, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     for second in range(121):
         clock.now = float(second)
@@ -40,7 +40,7 @@ def test_the_same_is_said_once_a_minute_with_how_often_it_was(
 
 
 def test_other_sources_and_other_reasons_are_said_on_their_own(
-    complaints: Complaints, caplog: pytest.LogCaptureFixture
+    complaints: LogLimiter, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3):
         for source in ("a", "b"):
@@ -50,7 +50,7 @@ def test_other_sources_and_other_reasons_are_said_on_their_own(
 
 
 def test_reasons_and_sources_without_end_are_neither_said_nor_kept(
-    complaints: Complaints, caplog: pytest.LogCaptureFixture
+    complaints: LogLimiter, caplog: pytest.LogCaptureFixture
 ) -> None:
     for word in range(1000):
         reason = "reason " + "x" * (word % 70) + "y" * (word // 70)
@@ -62,7 +62,7 @@ def test_reasons_and_sources_without_end_are_neither_said_nor_kept(
 
 
 def test_a_fault_of_ours_is_said_once_with_its_traceback(
-    complaints: Complaints, caplog: pytest.LogCaptureFixture
+    complaints: LogLimiter, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3):
         complaints.warn("a", "fault", "watching %s failed", "a", error=ZeroDivisionError("why"))

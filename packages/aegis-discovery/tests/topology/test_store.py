@@ -15,7 +15,7 @@ from aegis_discovery import (
     Topology,
     TopologyEvent,
 )
-from aegis_discovery.records import LEASE, Opinion, RecordAuthor
+from aegis_discovery.records import LEASE, Opinion, RecordSigner
 from aegis_discovery.records._record import Record
 
 NOW = 1_800_000_000.0
@@ -49,7 +49,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def topology(clock: ManualClock) -> Topology:
-    return Topology(owner="own", author=RecordAuthor("own", clock=clock), clock=clock)
+    return Topology(owner="own", author=RecordSigner("own", clock=clock), clock=clock)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def record(
     node_id: str, stamp: int = 0, *, by: str = "", key: str = "", gone: bool = False
 ) -> Record:
     """Makes a record of a node; `by` vouches for it, `key` names the certificate."""
-    author = RecordAuthor(
+    author = RecordSigner(
         by or node_id,
         signing=Key((key or by or node_id).encode()),
         clock=lambda: NOW,
@@ -123,7 +123,7 @@ def test_keeping_only_some_drops_everybody_else_and_what_was_said_of_them(
     topology.judge("b", Opinion.SUSPECT)
     events: list[TopologyEvent] = []
     topology.subscribe(events.append)
-    topology.keep_only({"b"})
+    topology.retain({"b"})
     assert list(topology.nodes) == ["b", "own"]
     assert [(event.kind, event.node.id) for event in events] == [
         (EventKind.LEFT, "a"),

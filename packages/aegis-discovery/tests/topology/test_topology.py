@@ -18,7 +18,7 @@ from aegis_discovery import (
 )
 from aegis_discovery._topology.merge import MAX_VERSION, MAX_VERSION_STEP
 from aegis_discovery._topology.topology import TopologySnapshot
-from aegis_discovery.records import RecordAuthor
+from aegis_discovery.records import RecordSigner
 
 HOUR = 3600.0
 
@@ -97,7 +97,7 @@ def test_the_version_never_passes_its_range() -> None:
     for port in range(3):
         topology.add_node(greeter("a", f"127.0.0.1:{port}"))
     assert topology.version == MAX_VERSION
-    assert topology.outrun(MAX_VERSION) == MAX_VERSION
+    assert topology.advance_version_past(MAX_VERSION) == MAX_VERSION
 
 
 def test_a_removed_node_does_not_come_back_from_an_older_copy(clock: ManualClock) -> None:
@@ -172,7 +172,7 @@ def test_a_voucher_removes_what_it_vouched_for_and_another_ones_next_word_brings
     clock: ManualClock,
 ) -> None:
     one, two = (
-        Topology(owner=owner, author=RecordAuthor(owner, clock=clock), clock=clock)
+        Topology(owner=owner, author=RecordSigner(owner, clock=clock), clock=clock)
         for owner in ("v1", "v2")
     )
 
@@ -403,7 +403,7 @@ def test_a_merge_of_many_records_wakes_once() -> None:
     for index in range(100):
         theirs.add_node(greeter(f"n{index}"))
     wakes: list[None] = []
-    end = ours.on_wake(lambda: wakes.append(None))
+    end = ours.subscribe_changed(lambda: wakes.append(None))
     ours.merge(theirs)
     end()
     ours.add_node(greeter("late"))
@@ -411,7 +411,7 @@ def test_a_merge_of_many_records_wakes_once() -> None:
 
 
 def test_hearsay_is_no_sign_of_life(clock: ManualClock) -> None:
-    topology = Topology(owner="v", author=RecordAuthor("v", clock=clock), clock=clock)
+    topology = Topology(owner="v", author=RecordSigner("v", clock=clock), clock=clock)
     topology.vouch(greeter("go"))
     record = topology.get_record("go")
     assert record is not None

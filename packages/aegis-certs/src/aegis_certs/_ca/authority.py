@@ -13,11 +13,11 @@ from cryptography import x509
 from aegis_certs._ca import revoke, rotate
 from aegis_certs._ca.create import CA_DAYS, Plan, default_name, default_root
 from aegis_certs._ca.passphrase import passphrase_or_default
-from aegis_certs._ca.renew import Renewal, renew_at_desk, renew_due
+from aegis_certs._ca.renew import Renewal, renew_due, renew_in_session
 from aegis_certs._ca.request import Request, SignedCertificate
 from aegis_certs._ca.rotation_state import RotationState
-from aegis_certs._ca.session import Desk, create_desk, load_issuer, open_desk
-from aegis_certs._ca.spec import LEAF_DAYS, Order
+from aegis_certs._ca.session import CASession, create_session, load_issuer, open_session
+from aegis_certs._ca.spec import LEAF_DAYS, CertificateSpec
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.names import DEFAULT_TRUST_DOMAIN, KeyType, validate_node_id
 from aegis_certs._x509.revocation_list import Revocation, RevocationList, RevocationReason
@@ -36,7 +36,7 @@ class CertificateAuthority:
     Everything that it signs is in the inventory `issued.json`, and has a line in `audit.jsonl`.
     """
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: CASession) -> None:
         self._desk = desk
 
     def __repr__(self) -> str:
@@ -114,7 +114,7 @@ class CertificateAuthority:
             passphrase=passphrase_or_default(passphrase),
         )
         with store.locked():
-            return cls(create_desk(store, plan, moment(at)))
+            return cls(create_session(store, plan, moment(at)))
 
     @classmethod
     def load(
@@ -134,7 +134,7 @@ class CertificateAuthority:
             InvalidPemError: One of its files cannot be read, or is no CA's.
         """
         store, secret = Store(directory), passphrase_or_default(passphrase)
-        return cls(Desk(store, moment(None), secret, *load_issuer(store, secret)))
+        return cls(CASession(store, moment(None), secret, *load_issuer(store, secret)))
 
     def issue(
         self,
@@ -171,7 +171,7 @@ class CertificateAuthority:
             ExpiredError: The CA has expired.
             DirectoryError: The directory cannot be used.
         """
-        order = Order.of(
+        order = CertificateSpec.of(
             node_id,
             hosts=hosts,
             address=address,
@@ -200,7 +200,7 @@ class CertificateAuthority:
         The arguments and errors are those of `issue`; the key is P-256 by default, since it is
         made for one use.
         """
-        order = Order.of(
+        order = CertificateSpec.of(
             node_id,
             hosts=hosts,
             address=address,
@@ -249,7 +249,7 @@ class CertificateAuthority:
         if node_id not in (None, parsed.node_id):
             reason = f"the request is for {parsed.node_id}"
             raise InvalidRequestError("node id", node_id, reason)
-        order = Order.of(
+        order = CertificateSpec.of(
             parsed.node_id,
             hosts=hosts,
             days=days,
@@ -270,7 +270,7 @@ class CertificateAuthority:
         """
         validate_node_id(node_id)
         with self._open(at) as desk:
-            return renew_at_desk(desk, node_id)
+            return renew_in_session(desk, node_id)
 
     def renew_due(self, *, at: datetime | None = None) -> tuple[Renewal, ...]:
         """Renews all certificates of this directory that are due, and the revocation lists too.
@@ -409,9 +409,9 @@ class CertificateAuthority:
             return rotate.state_of(desk)
 
     @contextmanager
-    def _open(self, at: datetime | None) -> Iterator[Desk]:
+    def _open(self, at: datetime | None) -> Iterator[CASession]:
         known = self._desk
-        with open_desk(known.store, moment(at), known.passphrase, known) as desk:
+        with open_session(known.store, moment(at), known.passphrase, known) as desk:
             yield desk
             self._desk = desk
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aegis_certs._ca.audit_log import Action
-from aegis_certs._ca.session import Desk
-from aegis_certs._ca.spec import Wish
+from aegis_certs._ca.session import CASession
+from aegis_certs._ca.spec import IdentityRequest
 from aegis_certs._x509.names import OLD_CA_NAME
 from aegis_certs._x509.tls_config import TLSConfig
 from aegis_certs._x509.validity import CertificateState, state_by_dates
@@ -28,25 +28,27 @@ class Renewal:
     error: CertsError | None = None
 
 
-def renew_due(desk: Desk) -> tuple[Renewal, ...]:
+def renew_due(desk: CASession) -> tuple[Renewal, ...]:
     """Renews all that are due, and goes on after a failure."""
     found = []
     for name in due_names(desk):
         try:
-            found.append(Renewal(name, renew_at_desk(desk, name)))
+            found.append(Renewal(name, renew_in_session(desk, name)))
         except CertsError as error:
             found.append(Renewal(name, None, error))
     desk.refresh_revocations()
     return tuple(found)
 
 
-def renew_at_desk(desk: Desk, node_id: str, wish: Wish | None = None) -> TLSConfig:
+def renew_in_session(
+    desk: CASession, node_id: str, wish: IdentityRequest | None = None
+) -> TLSConfig:
     """Issues the successor of a node's certificate, with what the node wishes beside it.
 
     Raises:
         NotFoundError: The node has no certificate and key here.
         RevokedError: The certificate was revoked.
-        CertsError: As `Desk.issue`.
+        CertsError: As `CASession.issue`.
     """
     pair = desk.store.pair(node_id) if desk.store.has_key(node_id) else None
     if pair is None:
@@ -57,11 +59,11 @@ def renew_at_desk(desk: Desk, node_id: str, wish: Wish | None = None) -> TLSConf
     leaf = pair.chain[0]
     desk.revocations.check(leaf, pair.chain[1:], subject=node_id)
     entry = desk.inventory.get(f"{leaf.serial_number:x}")
-    wish = wish or Wish.of(node_id)
+    wish = wish or IdentityRequest.of(node_id)
     return desk.issue(wish.order_after(leaf, desk.issuer.certificate, entry), Action.RENEW)
 
 
-def due_names(desk: Desk) -> tuple[str, ...]:
+def due_names(desk: CASession) -> tuple[str, ...]:
     """The nodes whose certificates are due, or still from the CA that was replaced."""
     old = desk.store.chain(OLD_CA_NAME)
     found = []

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from aegis_certs._ca.spec import Order
+from aegis_certs._ca.spec import CertificateSpec
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.identity import alternative_names, identity_of
@@ -172,7 +172,7 @@ def request_certificate(
         AlreadyExistsError: An earlier request is pending; its key would be lost.
         DirectoryError: The directory cannot be used.
     """
-    order = Order.of(
+    order = CertificateSpec.of(
         node_id,
         hosts=hosts,
         address=address,
@@ -236,7 +236,7 @@ def install_certificate(
     return tls
 
 
-def _build(order: Order, key: PrivateKey) -> x509.CertificateSigningRequest:
+def _build(order: CertificateSpec, key: PrivateKey) -> x509.CertificateSigningRequest:
     usages = [_USAGES[0]] * order.server + [_USAGES[1]] * order.client
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, order.node_id)])
     names: list[x509.GeneralName] = [x509.DNSName(order.node_id)]

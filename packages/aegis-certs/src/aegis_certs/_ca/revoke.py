@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from aegis_certs._ca import audit_log
 from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.inventory import IssuedCertificate
-from aegis_certs._ca.session import Desk
+from aegis_certs._ca.session import CASession
 from aegis_certs._x509.keys import key_id
 from aegis_certs._x509.revocation_list import Revocation, RevocationReason
 from aegis_certs.errors import InvalidRequestError, NotFoundError, UntrustedError
@@ -15,7 +15,9 @@ from aegis_certs.errors import InvalidRequestError, NotFoundError, UntrustedErro
 _NOT_GIVEN = {RevocationReason.CERTIFICATE_HOLD, RevocationReason.AA_COMPROMISE}
 
 
-def revoke(desk: Desk, node_id_or_serial: str, reason: RevocationReason) -> tuple[Revocation, ...]:
+def revoke(
+    desk: CASession, node_id_or_serial: str, reason: RevocationReason
+) -> tuple[Revocation, ...]:
     """Revokes what is meant, and signs the lists that say so; what is revoked stays as it is.
 
     Raises:
@@ -35,7 +37,7 @@ def revoke(desk: Desk, node_id_or_serial: str, reason: RevocationReason) -> tupl
     return tuple(found for found in desk.revocations if found.serial in entries)
 
 
-def _meant(desk: Desk, node_id_or_serial: str) -> Sequence[IssuedCertificate]:
+def _meant(desk: CASession, node_id_or_serial: str) -> Sequence[IssuedCertificate]:
     """The certificates of a node, or the one of a serial number, that have not ended."""
     found = desk.inventory.of_node(node_id_or_serial)
     one = desk.inventory.get(node_id_or_serial.lower().replace(":", "").lstrip("0"))
@@ -49,7 +51,9 @@ def _meant(desk: Desk, node_id_or_serial: str) -> Sequence[IssuedCertificate]:
     return live
 
 
-def _of_our_cas(desk: Desk, entries: Sequence[IssuedCertificate]) -> Sequence[IssuedCertificate]:
+def _of_our_cas(
+    desk: CASession, entries: Sequence[IssuedCertificate]
+) -> Sequence[IssuedCertificate]:
     """Those of the certificates whose CA can say so: it is trusted, and its key is here."""
     ours = {key_id(issuer.certificate).hex() for issuer in desk.issuers()}
     if found := [entry for entry in entries if entry.issuer in ours]:

@@ -14,7 +14,7 @@ from aegis_certs._ca.builder import Issuer
 from aegis_certs._ca.create import CA_DAYS, Plan, make_ca, record_ca
 from aegis_certs._ca.inventory import IssuedCertificate
 from aegis_certs._ca.rotation_state import RotationPhase, RotationState, phase_of, successor_name
-from aegis_certs._ca.session import Desk
+from aegis_certs._ca.session import CASession
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.keys import describe_key, key_id
@@ -27,7 +27,7 @@ from aegis_certs.errors import InvalidRequestError, NotFoundError, RotationError
 _BRIEF = timedelta(hours=1) + BACKDATE
 
 
-def state_of(desk: Desk) -> RotationState:
+def state_of(desk: CASession) -> RotationState:
     """Where the rotation stands."""
     store, current = desk.store, desk.bundle.certificates
     phase = phase_of(store)
@@ -51,7 +51,7 @@ def state_of(desk: Desk) -> RotationState:
 
 
 def plan_after(
-    desk: Desk,
+    desk: CASession,
     *,
     key_type: KeyType | None,
     days: float | None,
@@ -72,7 +72,7 @@ def plan_after(
     )
 
 
-def prepare(desk: Desk, plan: Plan) -> None:
+def prepare(desk: CASession, plan: Plan) -> None:
     """Makes the next CA, which every node comes to trust beside the one at work.
 
     Raises:
@@ -99,7 +99,7 @@ def prepare(desk: Desk, plan: Plan) -> None:
         crl.carry(plan.root, store)
 
 
-def activate(desk: Desk, distrusting: Sequence[str] | None, confirm: bool) -> None:
+def activate(desk: CASession, distrusting: Sequence[str] | None, confirm: bool) -> None:
     """Lets the next CA issue from now on.
 
     Raises:
@@ -126,7 +126,7 @@ def activate(desk: Desk, distrusting: Sequence[str] | None, confirm: bool) -> No
         desk.write_revocations()
 
 
-def retire(desk: Desk, in_use: Sequence[str]) -> None:
+def retire(desk: CASession, in_use: Sequence[str]) -> None:
     """Ends the trust in the old CA, and forgets its key.
 
     Raises:
@@ -151,13 +151,13 @@ def retire(desk: Desk, in_use: Sequence[str]) -> None:
         desk.write_revocations()
 
 
-def _widen(desk: Desk, chain: Sequence[x509.Certificate]) -> None:
+def _widen(desk: CASession, chain: Sequence[x509.Certificate]) -> None:
     bundle = tuple(dict.fromkeys((*desk.bundle.certificates, *chain)))
     desk.store.replace_chain(CA_NAME, bundle)
     desk.bundle = TrustBundle(bundle)
 
 
-def _ask(desk: Desk, distrusting: Sequence[str] | None) -> None:
+def _ask(desk: CASession, distrusting: Sequence[str] | None) -> None:
     directory = desk.store.directory
     advice = "wait until they have the new trust bundle, or go on with `--confirm`"
     if distrusting is None:
@@ -171,7 +171,7 @@ def _ask(desk: Desk, distrusting: Sequence[str] | None) -> None:
         raise StillUsedError(directory, nodes, what, advice)
 
 
-def _ways_on(desk: Desk, nodes: Sequence[str]) -> str:
+def _ways_on(desk: CASession, nodes: Sequence[str]) -> str:
     here = [node for node in nodes if desk.store.has_key(node)]
     away = [node for node in nodes if node not in here]
     ways = []
@@ -186,7 +186,7 @@ def _ways_on(desk: Desk, nodes: Sequence[str]) -> str:
     return ", ".join(ways)
 
 
-def _leaves_of(desk: Desk, ca: x509.Certificate) -> tuple[IssuedCertificate, ...]:
+def _leaves_of(desk: CASession, ca: x509.Certificate) -> tuple[IssuedCertificate, ...]:
     """The newest leaves of the nodes that are this CA's, and neither ended nor brief."""
     issuer = key_id(ca).hex()
     latest = desk.inventory.latest().values()

@@ -21,7 +21,7 @@ from aegis_certs._ca.create import Plan, make_ca, record_ca, record_issue
 from aegis_certs._ca.inventory import Inventory, IssuedCertificate
 from aegis_certs._ca.request import Request, SignedCertificate
 from aegis_certs._ca.rotation_state import settle
-from aegis_certs._ca.spec import Order
+from aegis_certs._ca.spec import CertificateSpec
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.identity import Identity, alternative_names, trust_domain_of_ca
@@ -44,8 +44,8 @@ from aegis_certs.errors import (
 logger = logging.getLogger("aegis_certs")
 
 
-class Desk:
-    """The CA of a directory, for somebody who holds the lock. Make one with `open_desk`.
+class CASession:
+    """The CA of a directory, for somebody who holds the lock. Make one with `open_session`.
 
     Args:
         store: The directory.
@@ -88,7 +88,7 @@ class Desk:
             logger.warning("the revocation list is signed anew: %s", error)
             return self.write_revocations()
 
-    def issue(self, order: Order, action: Action = Action.ISSUE) -> TLSConfig:
+    def issue(self, order: CertificateSpec, action: Action = Action.ISSUE) -> TLSConfig:
         """Makes a key and a leaf, and puts both in place.
 
         Raises:
@@ -104,13 +104,13 @@ class Desk:
         self.refresh_revocations()
         return make_tls(pair, self.bundle.certificates)
 
-    def make(self, order: Order, action: Action = Action.ISSUE) -> Pair:
+    def make(self, order: CertificateSpec, action: Action = Action.ISSUE) -> Pair:
         """Makes a key and a leaf, and writes down that it did."""
         key = generate_key(order.key_type)
         leaf = self._sign(order, key.public_key(), action)
         return Pair((leaf, *self._intermediates()), key, encode_key(key))
 
-    def sign(self, request: Request, order: Order) -> SignedCertificate:
+    def sign(self, request: Request, order: CertificateSpec) -> SignedCertificate:
         """Makes a leaf of a request, of which it grants what the order says."""
         leaf = self._sign(order, request.key, Action.SIGN)
         self.refresh_revocations()
@@ -137,7 +137,7 @@ class Desk:
         """Tells whether a certificate could still be used: not ended, and not revoked."""
         return self.at <= entry.not_after and not self.revocations.has_serial(entry.serial)
 
-    def _sign(self, order: Order, key: PublicKey, action: Action) -> x509.Certificate:
+    def _sign(self, order: CertificateSpec, key: PublicKey, action: Action) -> x509.Certificate:
         self._check_names(order)
         leaf = build_leaf(
             Identity(order.node_id, self.trust_domain),
@@ -172,7 +172,7 @@ class Desk:
         """The CAs between a leaf and the root, the issuing one first; none where it is the root."""
         return tuple(ca for ca in self.bundle.path() if ca.subject != ca.issuer)
 
-    def _check_names(self, order: Order) -> None:
+    def _check_names(self, order: CertificateSpec) -> None:
         """Refuses a name that would let one node pass for another."""
         node_id = order.node_id
         for other, sans in self._names_in_use():
@@ -214,9 +214,9 @@ class Desk:
 
 
 @contextmanager
-def open_desk(
-    store: Store, at: datetime, passphrase: bytes | None = None, known: Desk | None = None
-) -> Iterator[Desk]:
+def open_session(
+    store: Store, at: datetime, passphrase: bytes | None = None, known: CASession | None = None
+) -> Iterator[CASession]:
     """Takes the lock of a directory, and its CA as it is now.
 
     Args:
@@ -229,12 +229,12 @@ def open_desk(
         CertsError: There is no CA or key, or they cannot be used.
     """
     with store.locked():
-        yield read_desk(store, at, passphrase, known)
+        yield read_session(store, at, passphrase, known)
 
 
-def read_desk(
-    store: Store, at: datetime, passphrase: bytes | None = None, known: Desk | None = None
-) -> Desk:
+def read_session(
+    store: Store, at: datetime, passphrase: bytes | None = None, known: CASession | None = None
+) -> CASession:
     """The CA of a directory as it is now; what a crash left of a rotation is tidied up first.
 
     Raises:
@@ -243,12 +243,12 @@ def read_desk(
     settle(store)
     chain = store.chain(CA_NAME)
     if known is not None and chain and chain[0] == known.issuer.certificate:
-        return Desk(store, at, passphrase, known.issuer, TrustBundle(chain))
+        return CASession(store, at, passphrase, known.issuer, TrustBundle(chain))
     issuer, bundle = load_issuer(store, passphrase)
-    return Desk(store, at, passphrase, issuer, bundle)
+    return CASession(store, at, passphrase, issuer, bundle)
 
 
-def create_desk(store: Store, plan: Plan, at: datetime) -> Desk:
+def create_session(store: Store, plan: Plan, at: datetime) -> CASession:
     """Makes the CA of a directory that has none; under the lock.
 
     Raises:
@@ -264,7 +264,7 @@ def create_desk(store: Store, plan: Plan, at: datetime) -> Desk:
     if plan.root is not None:
         crl.carry(plan.root, store)
     issuer = Issuer(pair.chain[0], pair.key)
-    return Desk(store, at, plan.passphrase, issuer, TrustBundle(pair.chain))
+    return CASession(store, at, plan.passphrase, issuer, TrustBundle(pair.chain))
 
 
 def load_issuer(store: Store, passphrase: bytes | None) -> tuple[Issuer, TrustBundle]:

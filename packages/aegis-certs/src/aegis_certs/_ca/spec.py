@@ -30,7 +30,7 @@ LEAF_DAYS = 90
 
 
 @dataclass(frozen=True)
-class Order:
+class CertificateSpec:
     """What a certificate is to be like, checked and parsed.
 
     The IP of the node's own address is kept apart from the hosts: a node that moves leaves its
@@ -95,7 +95,7 @@ def parse_key_type(value: str) -> KeyType:
 
 
 @dataclass(frozen=True)
-class Wish:
+class IdentityRequest:
     """What a node wants to start with.
 
     Attributes:
@@ -105,7 +105,7 @@ class Wish:
         trust_domain: The trust domain that was asked for; None takes any.
     """
 
-    order: Order
+    order: CertificateSpec
     required: tuple[str | type_of_ip, ...] = ()
     key_type: KeyType | None = None
     trust_domain: str | None = None
@@ -128,7 +128,7 @@ class Wish:
         """
         if not isinstance(hosts, str):  # the order refuses a text
             hosts = tuple(hosts)
-        order = Order.of(
+        order = CertificateSpec.of(
             node_id, hosts=hosts, address=address, key_type=key_type or KeyType.RSA_2048
         )
         return cls(
@@ -155,7 +155,7 @@ class Wish:
 
     def order_after(
         self, old: x509.Certificate, issuer: x509.Certificate, entry: IssuedCertificate | None
-    ) -> Order:
+    ) -> CertificateSpec:
         """The order for the successor of a certificate: what that one had, and what is wanted.
 
         Args:

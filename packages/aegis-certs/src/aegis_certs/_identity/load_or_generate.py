@@ -10,9 +10,9 @@ from pathlib import Path
 from aegis_certs._ca.create import CA_DAYS, Plan, default_name
 from aegis_certs._ca.crl import read_revocations
 from aegis_certs._ca.passphrase import passphrase_or_default
-from aegis_certs._ca.renew import renew_at_desk
-from aegis_certs._ca.session import Desk, create_desk, read_desk
-from aegis_certs._ca.spec import Wish
+from aegis_certs._ca.renew import renew_in_session
+from aegis_certs._ca.session import CASession, create_session, read_session
+from aegis_certs._ca.spec import IdentityRequest
 from aegis_certs._identity.load import warn_of_end
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.names import CA_NAME, DEFAULT_TRUST_DOMAIN, OLD_CA_NAME, KeyType
@@ -71,13 +71,13 @@ def load_or_generate_tls(
         InvalidPemError: A file cannot be read as a certificate or key.
         DirectoryError: The directory cannot be used.
     """
-    wish = Wish.of(
+    wish = IdentityRequest.of(
         node_id, hosts=hosts, address=address, key_type=key_type, trust_domain=trust_domain
     )
     return load_or_generate(Store(cert_dir), wish, moment(at))
 
 
-def load_or_generate(store: Store, wish: Wish, at: datetime) -> TLSConfig:
+def load_or_generate(store: Store, wish: IdentityRequest, at: datetime) -> TLSConfig:
     """`load_or_generate_tls` for a wish that was parsed."""
     current = _load(store, wish, at)
     if current is not None and wish.is_met_by(current, at) and not was_rotated(store, current):
@@ -90,7 +90,7 @@ def load_or_generate(store: Store, wish: Wish, at: datetime) -> TLSConfig:
         return _go_on_with(current, wish, at, error)
 
 
-def load_again(store: Store, wish: Wish, at: datetime) -> TLSConfig:
+def load_again(store: Store, wish: IdentityRequest, at: datetime) -> TLSConfig:
     """What is there now, for a node that runs; nothing is made.
 
     Raises:
@@ -106,7 +106,9 @@ def load_again(store: Store, wish: Wish, at: datetime) -> TLSConfig:
     return current
 
 
-def renew(store: Store, wish: Wish, current: TLSConfig, at: datetime) -> TLSConfig | None:
+def renew(
+    store: Store, wish: IdentityRequest, current: TLSConfig, at: datetime
+) -> TLSConfig | None:
     """The successor of the identity that a node has; None where none can be had here.
 
     Raises:
@@ -124,7 +126,7 @@ def renew(store: Store, wish: Wish, current: TLSConfig, at: datetime) -> TLSConf
         ):
             return found  # another process was faster
         try:
-            desk = read_desk(store, at, passphrase_or_default(None))
+            desk = read_session(store, at, passphrase_or_default(None))
         except PassphraseError:
             return None  # the key is here, but for somebody else
         _check_domain(desk, wish)
@@ -132,7 +134,7 @@ def renew(store: Store, wish: Wish, current: TLSConfig, at: datetime) -> TLSConf
             return desk.issue(wish.order)
         if _cannot_live_longer(found, desk) and not was_rotated(store, found):
             return None
-        return renew_at_desk(desk, wish.node_id, wish)
+        return renew_in_session(desk, wish.node_id, wish)
 
 
 def was_rotated(store: Store, tls: TLSConfig) -> bool:
@@ -148,7 +150,7 @@ def was_rotated(store: Store, tls: TLSConfig) -> bool:
     return old is not None and issuer == old[0] != tls.bundle.certificates[0]
 
 
-def _load(store: Store, wish: Wish, at: datetime) -> TLSConfig | None:
+def _load(store: Store, wish: IdentityRequest, at: datetime) -> TLSConfig | None:
     """What is there, checked but for the leaf's own end; None where there is nothing."""
     node_id = wish.node_id
     pair = store.pair(node_id)
@@ -184,7 +186,7 @@ def _check_not_revoked(store: Store, tls: TLSConfig, at: datetime) -> None:
     revocations.check(tls.certificate, tls.chain[1:], subject=tls.node_id)
 
 
-def _issue(store: Store, wish: Wish, at: datetime) -> TLSConfig:
+def _issue(store: Store, wish: IdentityRequest, at: datetime) -> TLSConfig:
     if store.chain(CA_NAME) is not None and not store.has_key(CA_NAME):
         node_id = wish.node_id
         raise NotFoundError(
@@ -209,15 +211,15 @@ def _issue(store: Store, wish: Wish, at: datetime) -> TLSConfig:
             warn_of_end(current, state_by_dates(current.certificate, at))
             return current
         logger.info("renewing the certificate of %s in %s", wish.node_id, store.directory)
-        return renew_at_desk(desk, wish.node_id, wish)
+        return renew_in_session(desk, wish.node_id, wish)
 
 
-def _cannot_live_longer(tls: TLSConfig, desk: Desk) -> bool:
+def _cannot_live_longer(tls: TLSConfig, desk: CASession) -> bool:
     """Tells whether a new leaf would end no later: the CA itself ends then."""
     return tls.not_after >= desk.issuer.certificate.not_valid_after_utc
 
 
-def _read_or_create(store: Store, wish: Wish, at: datetime) -> Desk:
+def _read_or_create(store: Store, wish: IdentityRequest, at: datetime) -> CASession:
     passphrase = passphrase_or_default(None)
     if store.chain(CA_NAME) is None and not store.has_key(CA_NAME):
         logger.info("making a CA in %s", store.directory)
@@ -229,18 +231,20 @@ def _read_or_create(store: Store, wish: Wish, at: datetime) -> Desk:
             root=None,
             passphrase=passphrase,
         )
-        return create_desk(store, plan, at)
-    desk = read_desk(store, at, passphrase)
+        return create_session(store, plan, at)
+    desk = read_session(store, at, passphrase)
     _check_domain(desk, wish)
     return desk
 
 
-def _check_domain(desk: Desk, wish: Wish) -> None:
+def _check_domain(desk: CASession, wish: IdentityRequest) -> None:
     if wish.trust_domain and wish.trust_domain != desk.trust_domain:
         raise _other_domain(f"the CA in {desk.store.directory}", desk.trust_domain, wish)
 
 
-def _go_on_with(current: TLSConfig, wish: Wish, at: datetime, error: CertsError) -> TLSConfig:
+def _go_on_with(
+    current: TLSConfig, wish: IdentityRequest, at: datetime, error: CertsError
+) -> TLSConfig:
     """Uses what is there, where that is possible, after it could not be issued anew."""
     state = state_by_dates(current.certificate, at)
     if state is CertificateState.EXPIRED:
@@ -259,7 +263,7 @@ def _go_on_with(current: TLSConfig, wish: Wish, at: datetime, error: CertsError)
     return current
 
 
-def _other_domain(whose: str, domain: str, wish: Wish) -> IdentityError:
+def _other_domain(whose: str, domain: str, wish: IdentityRequest) -> IdentityError:
     return IdentityError(
         f"{whose} is of trust domain {domain}, not {wish.trust_domain}; "
         f"ask for its own, or use another directory",

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol, Self
 
-from aegis_certs._ca.spec import Wish
+from aegis_certs._ca.spec import IdentityRequest
 from aegis_certs._identity.load import CertificateSource, TLSOptions, load_tls
 from aegis_certs._identity.load_or_generate import load_again, load_or_generate, renew, was_rotated
 from aegis_certs._store import files
@@ -73,7 +73,7 @@ class IdentitySource:
             InvalidNodeIdError: The node id cannot be one.
             InvalidRequestError: A host, the key type or the trust domain cannot be used.
         """
-        wish = Wish.of(
+        wish = IdentityRequest.of(
             node_id, hosts=hosts, address=address, key_type=key_type, trust_domain=trust_domain
         )
         return cls(_Directory(Store(cert_dir), wish))
@@ -208,7 +208,7 @@ def _may_pass(error: CertsError) -> bool:
 class _Directory:
     """A node's files in a certificate directory."""
 
-    def __init__(self, store: Store, wish: Wish) -> None:
+    def __init__(self, store: Store, wish: IdentityRequest) -> None:
         self._store = store
         self._wish = wish
 

@@ -21,7 +21,7 @@ ORPHANED = 3
 """Exit code of a process that lost its parent."""
 
 
-class Lifeline:
+class ParentPipe:
     """Holds on to the parent from the moment it is made; make it before slow imports."""
 
     def __init__(self) -> None:
@@ -54,9 +54,9 @@ class Lifeline:
         os._exit(ORPHANED)
 
 
-def run(main: Callable[[Lifeline], None]) -> None:
+def run(main: Callable[[ParentPipe], None]) -> None:
     """Runs one, tied to its parent; what it fails with is reported in one sentence."""
-    lifeline = Lifeline()
+    lifeline = ParentPipe()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
         main(lifeline)

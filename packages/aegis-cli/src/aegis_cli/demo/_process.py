@@ -22,7 +22,7 @@ ORPHANED = 3.0
 """Seconds for a process to end once its standard input has; then it is killed."""
 
 
-class Crew:
+class ProcessGroup:
     """Starts processes, waits for what they tell, and ends them all when it is left.
 
     Args:

@@ -19,7 +19,7 @@ from aegis_cli._mesh.status import Collector
 from aegis_cli._mesh.status_view import collector
 from aegis_cli.demo._facts import Calls, Kill, Member, check_balance, check_calls
 from aegis_cli.demo._narrator import Narrator
-from aegis_cli.demo._process import ChildProcess, Crew, kept_directory
+from aegis_cli.demo._process import ChildProcess, ProcessGroup, kept_directory
 
 Keys = tuple[KeyType, KeyType]
 DEFAULT_KEYS = (KeyType.RSA_4096, KeyType.RSA_2048)
@@ -53,7 +53,7 @@ async def tell(*, json: bool, keep: bool, keys: Keys = DEFAULT_KEYS) -> None:
     """
     began = time.monotonic()
     narrator = Narrator(json=json)
-    async with kept_directory() as (directory, holder), Crew(directory, holder) as crew:
+    async with kept_directory() as (directory, holder), ProcessGroup(directory, holder) as crew:
         demo = Demo(crew, directory / "certs", narrator)
         await demo.make_identities(keys)
         await demo.start_nodes()
@@ -85,7 +85,7 @@ class Demo:
 
     seed: Member
 
-    def __init__(self, crew: Crew, certs: Path, narrator: Narrator) -> None:
+    def __init__(self, crew: ProcessGroup, certs: Path, narrator: Narrator) -> None:
         self.certs = certs
         self._crew = crew
         self._narrator = narrator

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import grpc
 from aegis_discovery import DiscoveryError, ServiceClientPool, Topology
 
-from aegis_cli.demo._child import Lifeline
+from aegis_cli.demo._child import ParentPipe
 from aegis_cli.demo.greeter_pb2 import HelloReply, HelloRequest
 from aegis_cli.demo.greeter_pb2_grpc import GreeterStub
 
@@ -38,7 +38,7 @@ class Worker:
     """
 
     def __init__(
-        self, lifeline: Lifeline, name: str, topology: Topology, pool: ServiceClientPool
+        self, lifeline: ParentPipe, name: str, topology: Topology, pool: ServiceClientPool
     ) -> None:
         self._lifeline = lifeline
         self._topology = topology
@@ -51,7 +51,7 @@ class Worker:
 
     def run(self) -> None:
         """Works until the order to stop."""
-        self._topology.on_wake(self._news.set)
+        self._topology.subscribe_changed(self._news.set)
         self._news.set()
         _in_background(self._tell_topology)
         for order in self._lifeline.orders():

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 
 from aegis_cli.demo import _child
-from aegis_cli.demo._child import Lifeline
+from aegis_cli.demo._child import ParentPipe
 
 
-def main(lifeline: Lifeline) -> None:
+def main(lifeline: ParentPipe) -> None:
     """Runs it until the parent says stop."""
     name, cert_dir, seed = sys.argv[1:]
 

@@ -24,7 +24,7 @@ class Revocations(Protocol):
         """Returns the revocation of a certificate, or None."""
 
 
-class CallerCheck:
+class CallerVerifier:
     """Knows what speaks against a caller: its trust domain, expiry, revocation, or an old TLS.
 
     TLS session resumption lets an expired certificate in again, connections outlive their
@@ -94,7 +94,7 @@ SAY_EVERY = 60.0
 """Seconds between two log lines about one caller that is denied one method."""
 
 
-class CallJudge:
+class CallAuthorizer:
     """Decides about calls: by the caller's identity, then by the policy, if there is one.
 
     Decisions of a policy are remembered by the caller's certificate and the method. It may be
@@ -108,7 +108,7 @@ class CallJudge:
 
     def __init__(
         self,
-        check: CallerCheck,
+        check: CallerVerifier,
         type_of: Callable[[str], str | None],
         *,
         clock: Callable[[], float] = time.monotonic,

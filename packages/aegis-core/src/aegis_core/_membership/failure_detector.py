@@ -54,7 +54,7 @@ class _Subject:
     failures: list[float] = field(default_factory=list)
 
 
-class Judge:
+class FailureDetector:
     """Judges each watched node by what is heard of it.
 
     clear   -- lost, or silent too long ----------> suspect
@@ -76,7 +76,7 @@ class Judge:
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{i}={s.opinion}" for i, s in sorted(self._subjects.items()))
-        return f"<Judge {shown or 'of nobody'}>"
+        return f"<FailureDetector {shown or 'of nobody'}>"
 
     def __contains__(self, node_id: object) -> bool:
         return node_id in self._subjects

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from aegis_discovery import EventKind, NodeStatus, Topology, TopologyEvent
 from aegis_discovery.records import VERDICT_LEASE, Opinion, Record, Verdict
 
-from aegis_core._membership.failure_detector import FLAP_WINDOW, Judge
-from aegis_core._membership.refutation import Answers
+from aegis_core._membership.failure_detector import FLAP_WINDOW, FailureDetector
+from aegis_core._membership.refutation import Refutation
 from aegis_core._membership.rings import Rings
 
 _log = logging.getLogger("aegis.membership")
@@ -56,14 +56,14 @@ class Membership:
         self._topology = topology
         self._rings = rings or Rings()
         self._position = position
-        self._judge = Judge(now)
+        self._judge = FailureDetector(now)
         self._subjects: dict[str, Record] = {}
         self._accused: set[str] = set()
         self._undecided: set[str] = set()
         self._failed: dict[str, tuple[int, frozenset[str]]] = {}
         self._suspected_since: dict[str, tuple[int, float]] = {}
         self._reviewed_at = self._reviewed_all_at = now
-        self._answers = Answers()
+        self._answers = Refutation()
         self._contradicted_at: tuple[str, float] = ("", -math.inf)
         self._said_at: dict[str, float] = {}
         self._dropped: list[str] = []

@@ -48,7 +48,7 @@ class _Given:
     complained_at: float = -math.inf
 
 
-class Answers:
+class Refutation:
     """Remembers how often each accuser was answered.
 
     An answer is a new record, which everybody has to hear of: so one that accuses at will, and

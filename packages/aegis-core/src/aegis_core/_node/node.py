@@ -15,7 +15,7 @@ from aegis_discovery.aio import ServiceClientPool
 from aegis_discovery.background import of_this_process
 from aegis_discovery.errors import ForkedError
 from aegis_discovery.identity import IdentityEvent
-from aegis_discovery.policy import Policy, ProviderJudge
+from aegis_discovery.policy import Policy, ProviderAuthorizer
 from aegis_discovery.transport import parse_seed
 from cryptography import x509
 
@@ -180,7 +180,7 @@ class Node:
         return self._failure
 
     @property
-    def may_provide(self) -> ProviderJudge:
+    def may_provide(self) -> ProviderAuthorizer:
         """Goes by the policy's `provide` rules: `may_provide` for pools of your own."""
         return self._parts.may_provide
 

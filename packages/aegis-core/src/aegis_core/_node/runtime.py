@@ -16,8 +16,8 @@ from aegis_certs import IdentitySource, TLSConfig
 from aegis_discovery import HealthStatus, NodeInfo, PoolOptions, PoolStats
 from aegis_discovery.aio import ServiceClientPool
 from aegis_discovery.aio.identity import keep
-from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityKeeper
-from aegis_discovery.policy import ProviderJudge
+from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityRotator
+from aegis_discovery.policy import ProviderAuthorizer
 from aegis_discovery.records import LEASE, REPUBLISH_EVERY
 from aegis_discovery.transport import SeedPeer
 
@@ -80,7 +80,7 @@ class RunningNode:
             reason = f"the certificate is {tls.node_id}'s, this node is {options.info.id}"
             raise ConfigError("tls", reason)
         self._options = options
-        self._keeper = IdentityKeeper(source, tls)
+        self._keeper = IdentityRotator(source, tls)
         self._tell_identity = on_identity
         self._has_joined = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -115,7 +115,7 @@ class RunningNode:
             interceptors=options.interceptors,
             max_concurrent_calls=options.max_concurrent_calls,
         )
-        self.may_provide = ProviderJudge(None, tls.trust_domain)
+        self.may_provide = ProviderAuthorizer(None, tls.trust_domain)
         self.peers = PeerManager(self.state)
         # The mesh's own calls do not pass through interceptors of the user's.
         is_plain = not (options.pool.interceptors or options.pool.options)
@@ -129,7 +129,7 @@ class RunningNode:
             **vars(options.pool),
         )
         self.told_pool: PoolWithStats = self.pool
-        self.may_provide.on_change(self.pool.judge_again)
+        self.may_provide.on_change(self.pool.reevaluate)
         self._take_policy()
         self.watchers = Watchers(self.state, self.peers)
         self.state.tell_peers = self.watchers.dial_again
@@ -224,7 +224,7 @@ class RunningNode:
                 _log.error("%s keeps its identity: %s", self.state.node_id, error)
                 event = replace(event, kind=IdentityEventKind.REFUSED, reason=str(error))
         elif event.kind is IdentityEventKind.REVOCATIONS:
-            self.state.heed(self._keeper.revocations)
+            self.state.apply_revocations(self._keeper.revocations)
         self._tell_identity(event)
 
     async def stop(self, grace: float, *, leave: bool) -> None:

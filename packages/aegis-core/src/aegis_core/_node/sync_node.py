@@ -10,7 +10,7 @@ from aegis_certs import TLSConfig
 from aegis_discovery import NodeInfo, PoolOptions, ServiceClientPool, Topology
 from aegis_discovery.background import BackgroundLoop
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind
-from aegis_discovery.policy import ProviderJudge
+from aegis_discovery.policy import ProviderAuthorizer
 from cryptography import x509
 
 from aegis_core._health.checks import HealthInfo
@@ -83,7 +83,7 @@ class Node:
                     may_provide=judge,
                     **vars(self._pool_options),
                 )
-                judge.on_change(self._pool.judge_again)
+                judge.on_change(self._pool.reevaluate)
                 self._node.tell_of(self._pool)
             return self._pool
 
@@ -102,7 +102,7 @@ class Node:
         return self._loop.call(self._node.stats)
 
     @property
-    def may_provide(self) -> ProviderJudge:
+    def may_provide(self) -> ProviderAuthorizer:
         """Goes by the policy's `provide` rules: `may_provide` for pools of your own."""
         return self._node.may_provide
 

@@ -16,7 +16,7 @@ import grpc
 from aegis_certs import TLSConfig
 from aegis_discovery import ClosedError, InvalidAddressError, NodeInfo, NodeStatus
 from aegis_discovery.aio.transport import ChannelCache
-from aegis_discovery.feed import Complaints, parts
+from aegis_discovery.feed import LogLimiter, parts
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2_grpc
 from aegis_discovery.transport import explain_failure, split_address
 
@@ -77,7 +77,7 @@ class PeerManager:
         self._added: dict[str, _Added] = {}
         self.channels = ChannelCache(state.tls)
         self._vouching = Vouching(state.topology)
-        self._complaints = Complaints(_log)
+        self._complaints = LogLimiter(_log)
         self._observers: list[Callable[[], None]] = []
         # The cache forgets channels that nobody holds, and a new one costs a handshake.
         self._closed = False
@@ -228,7 +228,7 @@ class PeerManager:
             line = "%s lists %d nodes; only the first %d, with their services, were looked at"
             numbers = len(answer.nodes), len(listed)
             self._complaints.warn(peer.id, "too long", line, peer.id, *numbers)
-        nodes = [_dialable(node, peer) for node in codec.nodes_from_seed(listed)]
+        nodes = [_dialable(node, peer) for node in codec.nodes_from_unsigned(listed)]
         if not any(node.id == peer.id for node in nodes):
             # It answered, so it is there: such peers forget themselves when they adopt a topology.
             nodes.append(await self._info_of(peer))

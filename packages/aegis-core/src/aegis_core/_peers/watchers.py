@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import grpc
 from aegis_discovery.aio.feed import FeedApartError, FeedSilentError, follow
 from aegis_discovery.aio.transport import open_channel
-from aegis_discovery.feed import Complaints, FeedReader, Received
+from aegis_discovery.feed import FeedReader, LogLimiter, Received
 from aegis_discovery.transport import Backoff, explain_failure
 
 from aegis_core._membership.membership import REVIEW, Membership
@@ -27,7 +27,7 @@ from aegis_core._peers.dialing import (
 )
 from aegis_core._peers.info import PeerInfo
 from aegis_core._peers.manager import PeerManager
-from aegis_core._rate_limit import Allowance
+from aegis_core._rate_limit import TokenBucket
 from aegis_core._state import NodeState
 
 _log = logging.getLogger("aegis.membership")
@@ -67,17 +67,17 @@ class Watchers:
         self._peers = peers
         self._watches: dict[str, _Watch] = {}
         self.membership = Membership(state.topology, time.monotonic())
-        self._complaints = Complaints(_log)
+        self._complaints = LogLimiter(_log)
         self._changed = asyncio.Event()
         self._tries: set[asyncio.Task[None]] = set()
-        self._dials = Allowance(DIALS, DIALS_PER_SECOND, time.monotonic())
+        self._dials = TokenBucket(DIALS, DIALS_PER_SECOND, time.monotonic())
         self._turn = asyncio.Lock()
         peers.on_change(self._changed.set)
 
     async def run(self) -> None:
         """Works until it is cancelled."""
         loop = asyncio.get_running_loop()
-        unsubscribe = self._state.topology.on_wake(
+        unsubscribe = self._state.topology.subscribe_changed(
             lambda: loop.call_soon_threadsafe(self._changed.set)
         )
         try:

@@ -10,7 +10,7 @@ MANY = 256
 """Calls on their way among which those that were given up are looked for."""
 
 
-class TurnedAway(Enum):
+class AdmissionRefused(Enum):
     """Why a call was not let in. Nothing of it ran, so that another provider may take it."""
 
     FULL = "full"
@@ -27,7 +27,7 @@ class Call(Protocol):
 CallT = TypeVar("CallT", bound=Call)
 
 
-class Intake(Generic[CallT]):
+class AdmissionControl(Generic[CallT]):
     """Lets calls in, up to a limit and until it closes.
 
     A call is on its way from when it came until it runs: its request may take long. It takes one
@@ -60,7 +60,7 @@ class Intake(Generic[CallT]):
 
     def __repr__(self) -> str:
         limit = "" if self.limit is None else f"/{self.limit}"
-        return f"<Intake {len(self.running)}{limit} running{' closed' * self._closed}>"
+        return f"<AdmissionControl {len(self.running)}{limit} running{' closed' * self._closed}>"
 
     @property
     def empty(self) -> bool:
@@ -72,15 +72,15 @@ class Intake(Generic[CallT]):
         """Whether no more calls are let in."""
         return self._closed
 
-    def enter(self, call: CallT) -> TurnedAway | None:
+    def enter(self, call: CallT) -> AdmissionRefused | None:
         """Lets a call in, or says why not."""
         self.arrived += 1
         if self._closed:
             self.late += 1
-            return TurnedAway.CLOSED
+            return AdmissionRefused.CLOSED
         if len(self.running) >= self._most:
             self.shed += 1
-            return TurnedAway.FULL
+            return AdmissionRefused.FULL
         self._coming.add(call)
         if len(self._coming) > self._many:
             self._coming = {call for call in self._coming if not call.done()}

@@ -6,8 +6,8 @@ import asyncio
 import logging
 from typing import Any, TypeAlias
 
-from aegis_core._server.admission import Intake
-from aegis_core._server.interceptor import CallerGuard
+from aegis_core._server.admission import AdmissionControl
+from aegis_core._server.interceptor import CallerInterceptor
 
 _log = logging.getLogger("aegis.server")
 
@@ -20,10 +20,10 @@ LAST_WORDS = 1.0
 LOOK = 0.01
 """Seconds between two looks whether calls are still there."""
 
-Calls: TypeAlias = Intake[asyncio.Task[Any]]
+Calls: TypeAlias = AdmissionControl[asyncio.Task[Any]]
 
 
-async def drain(guard: CallerGuard, intake: Calls, grace: float, *, silence: float) -> None:
+async def drain(guard: CallerInterceptor, intake: Calls, grace: float, *, silence: float) -> None:
     """Serves until callers have heard that this node leaves, then until the last call is done.
 
     gRPC cancels what reaches a server while that closes, and callers cannot tell this from a

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import grpc
 from aegis_discovery.policy import split_method
 
-from aegis_core._access.authorization import CallJudge
+from aegis_core._access.authorization import CallAuthorizer
 from aegis_core._access.caller import Caller, caller_from_context
-from aegis_core._server.admission import Intake, TurnedAway
+from aegis_core._server.admission import AdmissionControl, AdmissionRefused
 from aegis_core._server.thread_pool import HandlerThreads, ThreadContext
 from aegis_core.errors import CallDeniedError, CallerError
 
@@ -50,7 +50,7 @@ class _RefusedError(Exception):
     """A call is not let in. Its arguments are those of gRPC's `abort`."""
 
 
-class CallerGuard(grpc.aio.ServerInterceptor):
+class CallerInterceptor(grpc.aio.ServerInterceptor):
     """Checks every call before its handler runs, and streams while they are open.
 
     Args:
@@ -63,8 +63,8 @@ class CallerGuard(grpc.aio.ServerInterceptor):
 
     def __init__(
         self,
-        judge: CallJudge,
-        intake: Intake[asyncio.Task[Any]],
+        judge: CallAuthorizer,
+        intake: AdmissionControl[asyncio.Task[Any]],
         threads: HandlerThreads,
         *,
         for_everybody: Collection[str] = (),
@@ -271,6 +271,6 @@ def _turning_away(why: tuple[Any, ...]) -> grpc.RpcMethodHandler[Any, Any]:
 
 
 _TURNING_AWAY = {
-    TurnedAway.FULL: _turning_away(_FULL),
-    TurnedAway.CLOSED: _turning_away(_CLOSED),
+    AdmissionRefused.FULL: _turning_away(_FULL),
+    AdmissionRefused.CLOSED: _turning_away(_CLOSED),
 }

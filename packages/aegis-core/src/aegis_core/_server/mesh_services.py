@@ -13,14 +13,14 @@ from typing import NoReturn
 
 import grpc
 from aegis_discovery import InvalidRecordError, NodeInfo, Topology
-from aegis_discovery.feed import Complaints, FeedWriter, Pace, why_not_served
+from aegis_discovery.feed import FeedWriter, LogLimiter, Pace, why_not_served
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2, mesh_pb2_grpc
 from aegis_discovery.records import Record, RecordVerifier, signed_from_wire
 
-from aegis_core._access.authorization import CallerCheck
+from aegis_core._access.authorization import CallerVerifier
 from aegis_core._access.caller import Caller, caller_from_context
 from aegis_core._health.checks import HealthInfo
-from aegis_core._rate_limit import FEEDS, READS, Gate
+from aegis_core._rate_limit import FEEDS, READS, RateLimiter
 from aegis_core._unsigned_peers import codec
 from aegis_core.errors import CallerError
 
@@ -44,7 +44,7 @@ class OwnNode:
     on_foreign: Callable[[Record], None]
     meet: Callable[[str], Awaitable[None]]
     lacks: Callable[[str], bool]
-    check: CallerCheck
+    check: CallerVerifier
     has_joined: Callable[[], bool]
 
 
@@ -65,8 +65,8 @@ class SeedService(aegis_pb2_grpc.MeshServiceServicer):
     def __init__(self, own: OwnNode) -> None:
         self._own = own
         self._answered: OrderedDict[str, bytes] = OrderedDict()
-        self._gate = Gate(READS)
-        self._complaints = Complaints(_log)
+        self._gate = RateLimiter(READS)
+        self._complaints = LogLimiter(_log)
 
     async def Ping(  # noqa: N802 - the wire's name
         self, request: aegis_pb2.PingRequest, context: Context
@@ -103,7 +103,7 @@ class SeedService(aegis_pb2_grpc.MeshServiceServicer):
             snapshot = topology.snapshot()
             has_ours = self._answered.get(caller) == snapshot.digest
             if request.version >= snapshot.version and (not has_ours or self._own.lacks(caller)):
-                topology.outrun(request.version)
+                topology.advance_version_past(request.version)
                 snapshot = topology.snapshot()
             self._answered[caller] = snapshot.digest
             self._answered.move_to_end(caller)
@@ -156,8 +156,8 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         self._own = own
         self._closing = False
         self._wakers: dict[asyncio.Event, str] = {}
-        self._gate = Gate(FEEDS)
-        self._complaints = Complaints(_log)
+        self._gate = RateLimiter(FEEDS)
+        self._complaints = LogLimiter(_log)
         self.served = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -223,7 +223,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
             if not waker.is_set():
                 loop.call_soon_threadsafe(waker.set)
 
-        unsubscribe = topology.on_wake(wake)
+        unsubscribe = topology.subscribe_changed(wake)
         try:
             while True:
                 waker.clear()

@@ -18,12 +18,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from aegis_core._access.authorization import CallJudge
+from aegis_core._access.authorization import CallAuthorizer
 from aegis_core._address import bound_address
 from aegis_core._health.checks import HealthInfo
-from aegis_core._server.admission import Intake
+from aegis_core._server.admission import AdmissionControl
 from aegis_core._server.drain import drain
-from aegis_core._server.interceptor import CallerGuard
+from aegis_core._server.interceptor import CallerInterceptor
 from aegis_core._server.introspection import Introspection
 from aegis_core._server.mesh_services import FeedService, OwnNode, SeedService
 from aegis_core._server.thread_pool import HandlerThreads
@@ -77,10 +77,10 @@ class MeshServer:
     ) -> None:
         self._host, self._port = bound_address(address)
         self._topology = own.topology
-        self._judge = CallJudge(own.check, self._type_of)
-        self._intake: Intake[asyncio.Task[Any]] = Intake(max_concurrent_calls)
+        self._judge = CallAuthorizer(own.check, self._type_of)
+        self._intake: AdmissionControl[asyncio.Task[Any]] = AdmissionControl(max_concurrent_calls)
         self._threads = HandlerThreads(SYNC_THREADS)
-        self._guard = CallerGuard(
+        self._guard = CallerInterceptor(
             self._judge,
             self._intake,
             self._threads,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from aegis_discovery import HealthStatus, NodeInfo, TopologySnapshot
 from aegis_discovery.proto import aegis_pb2
-from aegis_discovery.records import node_to_seed, nodes_from_seed
+from aegis_discovery.records import node_to_unsigned, nodes_from_unsigned
 
 from aegis_core._health.checks import HealthInfo
 
@@ -22,7 +22,7 @@ __all__ = [
     "health_to_wire",
     "node_info_from_wire",
     "node_info_to_wire",
-    "nodes_from_seed",
+    "nodes_from_unsigned",
     "ping_response",
     "sync_response",
     "topology_response",
@@ -98,7 +98,7 @@ def sync_response(snapshot: TopologySnapshot) -> aegis_pb2.TopologySyncResponse:
     """Writes the whole topology of one moment."""
     return aegis_pb2.TopologySyncResponse(
         version=snapshot.version,
-        nodes=map(node_to_seed, snapshot.nodes.values()),
+        nodes=map(node_to_unsigned, snapshot.nodes.values()),
         updated_at=int(snapshot.updated_at.timestamp()),
     )
 
@@ -106,7 +106,7 @@ def sync_response(snapshot: TopologySnapshot) -> aegis_pb2.TopologySyncResponse:
 def topology_response(snapshot: TopologySnapshot) -> aegis_pb2.GetTopologyResponse:
     """Writes the whole topology of one moment."""
     return aegis_pb2.GetTopologyResponse(
-        version=snapshot.version, nodes=map(node_to_seed, snapshot.nodes.values())
+        version=snapshot.version, nodes=map(node_to_unsigned, snapshot.nodes.values())
     )
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 
 from aegis_certs import CertsError, validate_node_id
 from aegis_discovery import InvalidAddressError, InvalidRecordError, NodeInfo, Topology
-from aegis_discovery.feed import Complaints
+from aegis_discovery.feed import LogLimiter
 from aegis_discovery.records import LEASE, REPUBLISH_EVERY
 from aegis_discovery.transport import split_address
 
-from aegis_core._rate_limit import Allowance
+from aegis_core._rate_limit import TokenBucket
 
 _log = logging.getLogger("aegis.peers")
 
@@ -41,7 +41,7 @@ class _Teller:
         brought: Ids that this node vouches for because this peer told of them first.
     """
 
-    new: Allowance
+    new: TokenBucket
     told: Mapping[str, NodeInfo] = field(default_factory=dict)
     answers: bool = True
     brought: set[str] = field(default_factory=set)
@@ -61,13 +61,13 @@ class Vouching:
         self._clock = clock
         self._tellers: dict[str, _Teller] = {}
         self._settled: dict[str, NodeInfo] = {}
-        self._complaints = Complaints(_log, clock=clock)
+        self._complaints = LogLimiter(_log, clock=clock)
 
     def learn(self, peer_id: str, nodes: Iterable[NodeInfo]) -> None:
         """Takes in a peer's whole answer; the peer itself must be among the nodes."""
         teller = self._tellers.get(peer_id)
         if teller is None:
-            new = Allowance(MAX_BROUGHT, 1 / NEW_EVERY, self._clock())
+            new = TokenBucket(MAX_BROUGHT, 1 / NEW_EVERY, self._clock())
             teller = self._tellers[peer_id] = _Teller(new)
         before, teller.told = teller.told, self._credible(peer_id, nodes)
         teller.answers = True

@@ -5,10 +5,10 @@ from __future__ import annotations
 from aegis_discovery import NodeInfo, Topology
 from aegis_discovery.feed import BATCH, FeedReader, FeedWriter
 from aegis_discovery.proto import mesh_pb2
-from aegis_discovery.records import RecordAuthor
+from aegis_discovery.records import RecordSigner
 
-from aegis_core.simulation._fake_signing import MESH, PlainVerifier
-from aegis_core.simulation._process import Process, plain_author
+from aegis_core.simulation._fake_signing import MESH, FakeVerifier
+from aegis_core.simulation._process import Process, fake_signer
 from aegis_core.simulation._warm_start import copy_knowledge, shared_knowledge
 from aegis_core.simulation._world import Spread, World
 
@@ -36,11 +36,11 @@ class _Wave:
         self._world = world
         width = len(str(nodes - 1))
         ids = [f"node-{number:0{width}}" for number in range(nodes)]
-        self._authors = {node_id: plain_author(world, node_id) for node_id in ids}
+        self._authors = {node_id: fake_signer(world, node_id) for node_id in ids}
         self._known, self._rings = shared_knowledge(world, self._authors)
         self._cursor = _cursor_of(self._known)
         self._wall = world.wall_clock("")
-        self._verifier = PlainVerifier(world.decoder, self._wall)
+        self._verifier = FakeVerifier(world.decoder, self._wall)
         self._origin = ids[origin]
 
     def run(self) -> Spread:
@@ -55,7 +55,7 @@ class _Wave:
         return self._spread
 
     def _topology_of(self, node_id: str) -> Topology:
-        author: RecordAuthor = self._authors[node_id]
+        author: RecordSigner = self._authors[node_id]
         topology = Topology(owner=node_id, author=author, clock=self._wall)
         copy_knowledge(self._known, topology)
         # All logs begin alike, so that one cursor is good for all of them.

@@ -20,7 +20,7 @@ class Actor:
     stopped_until = 0.0
 
 
-class Clockwork:
+class VirtualClock:
     """Does what is due, in order, moving time on from one thing to the next.
 
     Attributes:

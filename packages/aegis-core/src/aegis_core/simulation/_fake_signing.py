@@ -18,7 +18,7 @@ from aegis_discovery.records import (
 MESH = "simulated"
 
 
-class PlainSigning:
+class FakeSigning:
     """Signs nothing, at the length of the default key's signature, so that traffic is true."""
 
     signer = bytes(32)
@@ -61,7 +61,7 @@ class Decoder:
         return found
 
 
-class PlainVerifier(RecordVerifier):
+class FakeVerifier(RecordVerifier):
     """Believes every signature, but no stamp far ahead of its own clock."""
 
     def __init__(self, decoder: Decoder, clock: Callable[[], float]) -> None:
@@ -70,7 +70,7 @@ class PlainVerifier(RecordVerifier):
 
     def learn(self, chain: Sequence[bytes]) -> bytes:
         """Takes any chain."""
-        return PlainSigning.signer
+        return FakeSigning.signer
 
     def verify(
         self, signed: Signed, held: Callable[[str], Record | None] = lambda _: None

@@ -11,7 +11,7 @@ from aegis_discovery.records import (
     LEASE,
     REPUBLISH_EVERY,
     Record,
-    RecordAuthor,
+    RecordSigner,
     signed_from_wire,
 )
 from aegis_discovery.transport import Backoff
@@ -27,7 +27,7 @@ from aegis_core._peers.dialing import (
     REDIAL_AFTER,
     lost_one,
 )
-from aegis_core.simulation._fake_signing import MESH, PlainSigning, PlainVerifier
+from aegis_core.simulation._fake_signing import MESH, FakeSigning, FakeVerifier
 from aegis_core.simulation._world import Host, Stream, Watch, World
 
 _GRACE = 0.5
@@ -52,17 +52,17 @@ class Process(Host):
         world: World[Process],
         node_id: str,
         *,
-        author: RecordAuthor | None = None,
+        author: RecordSigner | None = None,
         seeds: Iterable[str] = (),
     ) -> None:
         self.id = node_id
         self._world = world
         self._clock = world.clock
         wall = world.wall_clock(node_id)
-        self._author = author or plain_author(world, node_id)
+        self._author = author or fake_signer(world, node_id)
         self.topology = Topology(owner=node_id, author=self._author, clock=wall)
         self.topology.log_id = world.rng.randbytes(8)
-        self._verifier = PlainVerifier(world.decoder, wall)
+        self._verifier = FakeVerifier(world.decoder, wall)
         self._wall = wall
         self._seeds = tuple(seed for seed in seeds if seed != node_id)
         self.watches: dict[str, Watch] = {}
@@ -88,7 +88,7 @@ class Process(Host):
         position = self.topology.position if rings else 0
         self._membership = Membership(self.topology, now, rings=rings, position=position)
         self.topology.subscribe(self._on_event)
-        self.topology.on_wake(self._on_wake)
+        self.topology.subscribe_changed(self._on_wake)
         self._tick()
         self._clock.after(REVIEW, self, self._review)
         self._clock.after(HEARTBEAT, self, self._beat)
@@ -362,10 +362,10 @@ class Process(Host):
             del self.serving[stream]
 
 
-def plain_author(world: World[Process], node_id: str) -> RecordAuthor:
+def fake_signer(world: World[Process], node_id: str) -> RecordSigner:
     """Makes the author of one life of a node."""
-    author = RecordAuthor(
-        node_id, mesh=MESH, signing=PlainSigning(), clock=world.wall_clock(node_id)
+    author = RecordSigner(
+        node_id, mesh=MESH, signing=FakeSigning(), clock=world.wall_clock(node_id)
     )
     author.instance = world.rng.randbytes(8).hex()
     return author

@@ -10,7 +10,7 @@ from aegis_discovery.records import Opinion
 
 from aegis_core._membership.rings import Rings
 from aegis_core.simulation._event_loop import Actor
-from aegis_core.simulation._process import Process, plain_author
+from aegis_core.simulation._process import Process, fake_signer
 from aegis_core.simulation._warm_start import clone, copy_knowledge, shared_knowledge
 from aegis_core.simulation._world import Event, Spread, Traffic, World
 
@@ -279,7 +279,7 @@ class Simulation:
     def _begin(self, ids: Sequence[str]) -> None:
         """Starts all nodes as if they had known each other for long."""
         world = self._world
-        authors = {node_id: plain_author(world, node_id) for node_id in ids}
+        authors = {node_id: fake_signer(world, node_id) for node_id in ids}
         known, rings = shared_knowledge(world, authors)
         for node_id, author in authors.items():
             process = world.processes[node_id] = Process(world, node_id, author=author)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from aegis_discovery import NodeInfo, Topology
-from aegis_discovery.records import RecordAuthor
+from aegis_discovery.records import RecordSigner
 
 from aegis_core._membership.rings import Rings
 from aegis_core.simulation._world import World
@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 
 def shared_knowledge(
-    world: World[Any], authors: Mapping[str, RecordAuthor]
+    world: World[Any], authors: Mapping[str, RecordSigner]
 ) -> tuple[Topology, Rings]:
     """Makes a topology and rings with a record of each of these authors."""
     wall = world.wall_clock("")

@@ -12,7 +12,7 @@ from aegis_discovery.feed import FeedReader, FeedWriter
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.transport import Backoff
 
-from aegis_core.simulation._event_loop import Actor, Clockwork
+from aegis_core.simulation._event_loop import Actor, VirtualClock
 from aegis_core.simulation._fake_signing import Decoder
 from aegis_core.simulation._network import (
     FIRST_CONNECT_RETRY,
@@ -133,7 +133,7 @@ class World(Generic[HostT]):
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
-        self.clock = Clockwork()
+        self.clock = VirtualClock()
         self.network = Network(self.rng)
         self.decoder = Decoder()
         self.processes: dict[str, HostT] = {}

@@ -106,7 +106,7 @@ class Standing:
         """Takes it back into use: the provider answered a call."""
         self.out = self.ejected = self.troubled = False
         self.pause = 0.0
-        self.spare()
+        self.reset_failures()
 
     def unreached(self, now: float) -> None:
         """Notes a call that did not reach the provider; it is left alone at once."""
@@ -140,7 +140,7 @@ class Standing:
         self._leave_out(now, FIRST_EJECTION)
         self.ejected = True
 
-    def spare(self) -> None:
+    def reset_failures(self) -> None:
         """Forgets its failures, where it cannot be ejected."""
         self._failures = 0
         self._in_vain = 0.0
@@ -159,7 +159,7 @@ class Standing:
             return
         if alive:
             self.out = self.ejected = False
-            self.spare()
+            self.reset_failures()
             self.heard(now)
         else:
             self._leave_out(now, FIRST_BACKOFF)

@@ -65,9 +65,9 @@ class BasePool(Generic[ChannelT]):
         """Returns what the pool has counted, and how each provider stands, as a frozen value."""
         return self._endpoints.stats()
 
-    def judge_again(self) -> None:
+    def reevaluate(self) -> None:
         """Asks `may_provide` of every provider again, after its rules have changed."""
-        self._endpoints.judge_again()
+        self._endpoints.reevaluate()
 
     def _configuration(self, retry: bool | None) -> Callable[[str], MethodConfig]:
         """Returns what tells the configuration of a channel's methods."""

@@ -103,7 +103,7 @@ class Endpoints(Generic[ChannelT]):
         service.view = self._views.build(nodes, service.name, service.version)
         return service.view.denied - before.denied
 
-    def judge_again(self) -> None:
+    def reevaluate(self) -> None:
         """Asks of every provider again whether it may provide what it declares."""
         self.refresh(anew=True)
 

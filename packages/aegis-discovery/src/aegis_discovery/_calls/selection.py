@@ -166,12 +166,12 @@ class ServiceEndpoints(Generic[ChannelT]):
     def failed(self, endpoint: Endpoint[ChannelT], now: float) -> None:
         """Notes a call that reached its provider and failed there, and ejects it if it is due."""
         if endpoint.failed() and not self._eject(endpoint, now, "calls to it keep failing"):
-            endpoint.spare()
+            endpoint.reset_failures()
 
     def given_up(self, endpoint: Endpoint[ChannelT], began: float, now: float) -> None:
         """Notes a call whose caller stopped waiting, and ejects its provider if it is due."""
         if endpoint.given_up(began, now) and not self._eject(endpoint, now, "it does not answer"):
-            endpoint.spare()
+            endpoint.reset_failures()
 
     def _eject(self, endpoint: Endpoint[ChannelT], now: float, why: str) -> bool:
         """Ejects an endpoint, unless half of them are, or none else is in use; tells if it did."""

@@ -13,11 +13,11 @@ from cryptography import x509
 from aegis_discovery._client.bootstrap import candidates, resolve
 from aegis_discovery._client.follow import FeedApartError, FeedSilentError, follow
 from aegis_discovery._model import ServiceInfo
-from aegis_discovery._runtime.log_limiter import Complaints
+from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.errors import ConnectError, DiscoveryError
 from aegis_discovery.feed._reader import FeedReader, Received
-from aegis_discovery.identity._rotator import IdentityEvent, IdentityEventKind, IdentityKeeper
+from aegis_discovery.identity._rotator import IdentityEvent, IdentityEventKind, IdentityRotator
 from aegis_discovery.identity._run import keep
 from aegis_discovery.records._verifier import RecordVerifier
 from aegis_discovery.transport._aio_channels import open_channel
@@ -53,8 +53,8 @@ class FeedClient:
         self._reader = FeedReader(
             self.topology, self._verifier, trusts_statuses=True, services=services
         )
-        self._complaints = Complaints(_log)
-        self._keeper = IdentityKeeper(source, tls)
+        self._complaints = LogLimiter(_log)
+        self._keeper = IdentityRotator(source, tls)
         self._followers: list[Callable[[TLSConfig], object]] = []
         self._ready = asyncio.Event()
         self._causes: dict[str, str] = {}
@@ -114,7 +114,7 @@ class FeedClient:
 
     def _on_identity(self, event: IdentityEvent) -> None:
         if event.kind is IdentityEventKind.REVOCATIONS:
-            self.topology.distrust(self._verifier.heed(self._keeper.revocations))
+            self.topology.remove_revoked(self._verifier.apply_revocations(self._keeper.revocations))
         elif event.kind is IdentityEventKind.CHANGED:
             self._tls = event.tls
             self._verifier.trust(event.tls.bundle)

@@ -21,7 +21,7 @@ from aegis_discovery._client.feed_client import FeedClient
 from aegis_discovery._model import ServiceInfo
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.background import BackgroundLoop
-from aegis_discovery.policy._providers import ProviderJudge
+from aegis_discovery.policy._providers import ProviderAuthorizer
 from aegis_discovery.policy._rules import Policy
 from aegis_discovery.transport._channels import SeedPeer
 
@@ -111,7 +111,7 @@ def connect(
         identity,
         region=region,
         zone=zone,
-        may_provide=ProviderJudge(policy, identity.trust_domain),
+        may_provide=ProviderAuthorizer(policy, identity.trust_domain),
         **vars(pool_options or PoolOptions()),
     )
     return Mesh(background, client, pool)

@@ -26,7 +26,7 @@ class _Said:
     unsaid: int = 0
 
 
-class Complaints:
+class LogLimiter:
     """Warns of what a source does, each kind once a minute, with how often that was meanwhile.
 
     Args:

@@ -63,7 +63,7 @@ class Announcer:
 
         return end
 
-    def on_wake(self, waker: Callable[[], object]) -> Callable[[], None]:
+    def subscribe_changed(self, waker: Callable[[], object]) -> Callable[[], None]:
         """Calls `waker` once for all that moved together; returns what ends that."""
         with self._lock:
             self._wakers = [*self._wakers, waker]

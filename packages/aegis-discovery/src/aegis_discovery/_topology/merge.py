@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 from aegis_discovery._model import NodeInfo, NodeStatus
-from aegis_discovery._runtime.log_limiter import Complaints
+from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.events import Announcer, EventKind, TopologyEvent
 from aegis_discovery._topology.store import RecordStore
 from aegis_discovery.errors import InvalidRecordError, NotOwnerError
 from aegis_discovery.records._record import MAX_AHEAD, Clock, Record
-from aegis_discovery.records._signer import RecordAuthor
+from aegis_discovery.records._signer import RecordSigner
 from aegis_discovery.records._verdict import (
     MAX_ACCUSATIONS,
     Opinion,
@@ -56,16 +56,16 @@ class MergeResult:
     foreign: Record | None = None
 
 
-class Ledger:
+class RecordMerger:
     """What a topology holds, without its lock: one thread at a time may use it.
 
     Whatever changes is noted at the announcer, for the topology to announce once it let go.
     """
 
     def __init__(
-        self, owner: str | None, author: RecordAuthor, clock: Clock, announcer: Announcer
+        self, owner: str | None, author: RecordSigner, clock: Clock, announcer: Announcer
     ) -> None:
-        self._complaints = Complaints(_log, clock=clock)
+        self._complaints = LogLimiter(_log, clock=clock)
         self.store = RecordStore(self._complaints)
         self.verdicts = VerdictStore()
         self.version = 0
@@ -228,14 +228,14 @@ class Ledger:
         self._changed(kind, node)
         return True
 
-    def outrun(self, version: int) -> int:
+    def advance_version_past(self, version: int) -> int:
         """Raises the version above a peer's; returns it."""
         target = min(version + 1, self.version + MAX_VERSION_STEP, MAX_VERSION)
         self.version = max(self.version, target)
         self._announcer.moved()
         return self.version
 
-    def distrust(self, signers: Collection[bytes]) -> None:
+    def remove_revoked(self, signers: Collection[bytes]) -> None:
         """Drops all records that were signed with these certificates, but the owner's."""
         for entry in list(self.store.entries()):
             if entry.record.signer in signers and entry.record.id != self._owner:
@@ -244,7 +244,7 @@ class Ledger:
                     self.version = min(self.version + 1, MAX_VERSION)
                     self._changed(EventKind.REVOKED, entry.node)
 
-    def keep_only(self, node_ids: Collection[str]) -> None:
+    def retain(self, node_ids: Collection[str]) -> None:
         """Drops everybody but these and the owner."""
         for entry in list(self.store.entries()):
             if entry.record.id not in node_ids and entry.record.id != self._owner:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from aegis_discovery._model import NodeInfo, NodeStatus
-from aegis_discovery._runtime.log_limiter import Complaints
+from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery.records._record import Record
 
 _DIGEST_SIZE = 32
@@ -49,7 +49,7 @@ class RecordStore:
         withdrawn: How many tombstones.
     """
 
-    def __init__(self, complaints: Complaints) -> None:
+    def __init__(self, complaints: LogLimiter) -> None:
         self.position = 0
         self._complaints = complaints
         self._entries: dict[str, Entry] = {}

@@ -13,10 +13,10 @@ from datetime import datetime
 from aegis_discovery._model import NodeInfo, NodeStatus
 from aegis_discovery._topology.changes import Changes
 from aegis_discovery._topology.events import Announcer, TopologyEvent
-from aegis_discovery._topology.merge import Ledger, MergeResult
+from aegis_discovery._topology.merge import MergeResult, RecordMerger
 from aegis_discovery.errors import NodeNotFoundError
 from aegis_discovery.records._record import Clock, Record
-from aegis_discovery.records._signer import RecordAuthor
+from aegis_discovery.records._signer import RecordSigner
 from aegis_discovery.records._verdict import Opinion, SignedVerdict, Verdict
 
 
@@ -48,15 +48,15 @@ class Topology:
         self,
         *,
         owner: str | None = None,
-        author: RecordAuthor | None = None,
+        author: RecordSigner | None = None,
         clock: Clock = time.time,
     ) -> None:
         self.owner = owner
         self.log_id = secrets.token_bytes(8)
         self._lock = threading.RLock()
         self._announcer = Announcer(self._lock)
-        author = author or RecordAuthor(clock=clock)
-        self._ledger = Ledger(owner, author, clock, self._announcer)
+        author = author or RecordSigner(clock=clock)
+        self._ledger = RecordMerger(owner, author, clock, self._announcer)
 
     def __repr__(self) -> str:
         with self._lock:
@@ -267,10 +267,10 @@ class Topology:
             for content in verdicts:
                 ledger.take_verdict(content, origin)
 
-    def outrun(self, version: int) -> int:
+    def advance_version_past(self, version: int) -> int:
         """Raises the version above a peer's, so that it adopts ours; returns the version then."""
         with self._changing() as ledger:
-            return ledger.outrun(version)
+            return ledger.advance_version_past(version)
 
     def set_status(self, node_id: str, stamp: int, status: NodeStatus) -> bool:
         """Overlays what was derived of a node's record; void where the record changed since.
@@ -281,20 +281,20 @@ class Topology:
         with self._changing() as ledger:
             return ledger.set_status(node_id, stamp, status)
 
-    def distrust(self, signers: Collection[bytes]) -> None:
+    def remove_revoked(self, signers: Collection[bytes]) -> None:
         """Drops all records that were signed with these certificates (SHA-256), but our own."""
         with self._changing() as ledger:
-            ledger.distrust(signers)
+            ledger.remove_revoked(signers)
 
     def expire(self) -> None:
         """Drops all records and verdicts whose lease has ended; call it now and then."""
         with self._changing() as ledger:
             ledger.expire()
 
-    def keep_only(self, node_ids: Collection[str]) -> None:
+    def retain(self, node_ids: Collection[str]) -> None:
         """Drops everybody else: a server that was asked for some nodes told that these are all."""
         with self._changing() as ledger:
-            ledger.keep_only(node_ids)
+            ledger.retain(node_ids)
 
     # Following
 
@@ -306,12 +306,12 @@ class Topology:
         """
         return self._announcer.subscribe(callback)
 
-    def on_wake(self, waker: Callable[[], object]) -> Callable[[], None]:
+    def subscribe_changed(self, waker: Callable[[], object]) -> Callable[[], None]:
         """Calls `waker` once after every change of log or version; returns what ends that."""
-        return self._announcer.on_wake(waker)
+        return self._announcer.subscribe_changed(waker)
 
     @contextmanager
-    def _changing(self) -> Iterator[Ledger]:
+    def _changing(self) -> Iterator[RecordMerger]:
         """Holds the lock for a change, and announces it afterwards."""
         with self._lock:
             yield self._ledger

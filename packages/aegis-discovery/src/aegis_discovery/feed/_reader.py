@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from aegis_discovery._model import ServiceInfo
-from aegis_discovery._runtime.log_limiter import Complaints
+from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.errors import InvalidRecordError, InvalidVerdictError
 from aegis_discovery.feed._limits import AT_ONCE, MAX_CURSOR, MAX_PIECES, MAX_STATUSES
@@ -121,13 +121,13 @@ class FeedReader:
         *,
         trusts_statuses: bool,
         services: Collection[ServiceInfo] = (),
-        complaints: Complaints | None = None,
+        complaints: LogLimiter | None = None,
     ) -> None:
         self._topology = topology
         self._verifier = verifier
         self._trusts_statuses = trusts_statuses
         self._services = tuple(services)
-        self._complaints = complaints or Complaints(_log)
+        self._complaints = complaints or LogLimiter(_log)
         self._told: set[str] = set()
         self._stamps: OrderedDict[str, int] = OrderedDict()
         self._is_complete = False
@@ -197,7 +197,7 @@ class FeedReader:
         self._is_complete |= message.complete
         if self._services and self._is_complete and (message.complete or stopped):
             # Before that, those that another server told of may still be told of by this one.
-            self._topology.keep_only(self._told)
+            self._topology.retain(self._told)
         if message.cursor:
             self._take_cursor(message.cursor, source)
         return Received(message.complete, foreign, self._is_apart(message))

@@ -1,5 +1,5 @@
 """Keeping an identity fresh while a process runs: renewals, changed files, revocations."""
 
-from aegis_discovery.identity._rotator import IdentityEvent, IdentityEventKind, IdentityKeeper
+from aegis_discovery.identity._rotator import IdentityEvent, IdentityEventKind, IdentityRotator
 
-__all__ = ["IdentityEvent", "IdentityEventKind", "IdentityKeeper"]
+__all__ = ["IdentityEvent", "IdentityEventKind", "IdentityRotator"]

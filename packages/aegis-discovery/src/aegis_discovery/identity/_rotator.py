@@ -44,7 +44,7 @@ class IdentityEvent:
     reason: str = ""
 
 
-class IdentityKeeper:
+class IdentityRotator:
     """Watches over one identity. It blocks on files, but for moments only.
 
     A certificate is renewed at two thirds of its life. Where that fails it is tried again, ever

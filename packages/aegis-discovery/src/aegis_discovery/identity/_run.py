@@ -6,12 +6,17 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from aegis_discovery.identity._rotator import LOOK, IdentityEvent, IdentityEventKind, IdentityKeeper
+from aegis_discovery.identity._rotator import (
+    LOOK,
+    IdentityEvent,
+    IdentityEventKind,
+    IdentityRotator,
+)
 
 _log = logging.getLogger("aegis.identity")
 
 
-async def keep(keeper: IdentityKeeper, on_event: Callable[[IdentityEvent], None]) -> None:
+async def keep(keeper: IdentityRotator, on_event: Callable[[IdentityEvent], None]) -> None:
     """Steps the keeper for ever, on a thread, and passes its events on in the loop.
 
     An event that `on_event` fails on is passed on again at the next look, unless a newer one of

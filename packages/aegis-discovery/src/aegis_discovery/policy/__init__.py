@@ -1,7 +1,7 @@
 """Who may call what, and who may provide what: policies, in code or in TOML."""
 
 from aegis_discovery.errors import PolicyError
-from aegis_discovery.policy._providers import ProviderJudge
+from aegis_discovery.policy._providers import ProviderAuthorizer
 from aegis_discovery.policy._rules import (
     OPEN_SERVICES,
     CallRule,
@@ -20,7 +20,7 @@ __all__ = [
     "Policy",
     "PolicyError",
     "ProvideRule",
-    "ProviderJudge",
+    "ProviderAuthorizer",
     "Subject",
     "load_policy",
     "parse_policy",

@@ -14,7 +14,7 @@ MAX_SAID = 4096
 """Denials that were logged and are remembered; after so many they are told once more."""
 
 
-class ProviderJudge:
+class ProviderAuthorizer:
     """Goes by the `provide` rules of a policy; made for a pool's `may_provide`.
 
     Each node and service that is denied is logged once for as long as a policy counts.

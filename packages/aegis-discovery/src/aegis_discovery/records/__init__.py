@@ -3,8 +3,8 @@
 from aegis_discovery.records._codec import (
     decode_record,
     decode_verdict,
-    node_to_seed,
-    nodes_from_seed,
+    node_to_unsigned,
+    nodes_from_unsigned,
     signed_from_wire,
 )
 from aegis_discovery.records._record import (
@@ -16,7 +16,7 @@ from aegis_discovery.records._record import (
     Record,
     Signed,
 )
-from aegis_discovery.records._signer import RecordAuthor
+from aegis_discovery.records._signer import RecordSigner
 from aegis_discovery.records._verdict import VERDICT_LEASE, Opinion, SignedVerdict, Verdict
 from aegis_discovery.records._verifier import RecordVerifier
 
@@ -29,14 +29,14 @@ __all__ = [
     "VERDICT_LEASE",
     "Opinion",
     "Record",
-    "RecordAuthor",
+    "RecordSigner",
     "RecordVerifier",
     "Signed",
     "SignedVerdict",
     "Verdict",
     "decode_record",
     "decode_verdict",
-    "node_to_seed",
-    "nodes_from_seed",
+    "node_to_unsigned",
+    "nodes_from_unsigned",
     "signed_from_wire",
 ]

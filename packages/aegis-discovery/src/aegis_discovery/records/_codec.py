@@ -180,7 +180,7 @@ def status_from_wire(message: mesh_pb2.DerivedStatus) -> NodeStatus | None:
     return _STATUS_FROM_WIRE.get(message.status)
 
 
-def node_to_seed(info: NodeInfo) -> aegis_pb2.TopologyNode:
+def node_to_unsigned(info: NodeInfo) -> aegis_pb2.TopologyNode:
     """Writes a node as the seed protocol's peers read it."""
     return aegis_pb2.TopologyNode(
         id=info.id,
@@ -193,7 +193,7 @@ def node_to_seed(info: NodeInfo) -> aegis_pb2.TopologyNode:
     )
 
 
-def nodes_from_seed(nodes: Iterable[aegis_pb2.TopologyNode]) -> tuple[NodeInfo, ...]:
+def nodes_from_unsigned(nodes: Iterable[aegis_pb2.TopologyNode]) -> tuple[NodeInfo, ...]:
     """Reads the nodes of a seed protocol answer; times out of range count as unknown."""
     return tuple(
         NodeInfo(

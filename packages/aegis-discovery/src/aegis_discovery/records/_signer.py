@@ -36,7 +36,7 @@ from aegis_discovery.records._verdict import (
 )
 
 
-class RecordAuthor:
+class RecordSigner:
     """Makes the records of one process, its node's own and those it vouches for.
 
     Without an identity it signs nothing: such records serve a topology of one process.

@@ -151,7 +151,7 @@ class RecordVerifier:
             with contextlib.suppress(InvalidRecordError):
                 self.learn(chain)
 
-    def heed(self, revocations: RevocationList) -> frozenset[bytes]:
+    def apply_revocations(self, revocations: RevocationList) -> frozenset[bytes]:
         """Believes no revoked certificate from now on; returns the fingerprints of known ones."""
         self._revocations = revocations
         load = x509.load_der_x509_certificate
