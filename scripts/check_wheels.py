@@ -26,6 +26,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement  # comes with pytest
 from packaging.utils import canonicalize_name
+from run_tests import run_tests
 
 ROOT = Path(__file__).resolve().parent.parent
 PROBE = Path(__file__).with_name("probe_wheel.py")
@@ -215,24 +216,15 @@ def check(wheel: Wheel, siblings: dict[str, Wheel], python: str, scratch: Path) 
     lock = scratch / f"{wheel.name}.txt"
     lock.write_text(frozen)
     run(*install, "--constraints", lock, "--group", "test")
-    pytest = (
-        interpreter,
-        "-P",
-        "-m",
-        "pytest",
-        "-q",
-        "-o",
-        f"cache_dir={scratch / 'cache'}",
-        # In virtual time no version of a dependency matters, and it takes long.
-        "--ignore-glob=*/test_simulation*",
-        tests,
+    passed = run_tests(
+        [
+            *(str(interpreter), "-P", "-m", "pytest", "-q", str(tests)),
+            # In virtual time no version of a dependency matters, and it takes long.
+            "--ignore-glob=*/test_simulation*",
+        ],
+        label=f"{wheel.name} alone: ",
     )
-    try:
-        run(*pytest)
-    except CommandFailedError:
-        # As in .ci/run: what is wrong fails twice, what a busy machine held up does not.
-        run(*pytest, "-n", "0", "--last-failed", "--last-failed-no-failures", "none")
-    return []
+    return [] if passed else ["its tests failed"]
 
 
 def main() -> int:

@@ -16,16 +16,17 @@ import tempfile
 import time
 from pathlib import Path
 
+from run_tests import run_tests
+
 ROOT = Path(__file__).resolve().parent.parent
 UV = shutil.which("uv") or "uv"
 CROSS_SECTION = [
-    "packages/aegis-certs/tests/test_authority.py",
-    "packages/aegis-certs/tests/test_load_or_generate.py",
+    "packages/aegis-certs/tests/ca",
+    "packages/aegis-certs/tests/identity",
     "packages/aegis-discovery/tests",
-    "packages/aegis-core/tests/test_node.py",
-    "packages/aegis-core/tests/test_node_life.py",
-    "packages/aegis-core/tests/test_sync_node.py",
-    "packages/aegis-cli/tests/test_commands.py",
+    "packages/aegis-core/tests/membership",
+    "packages/aegis-core/tests/node",
+    "packages/aegis-cli/tests/commands",
 ]
 """What a version is tested with where there is no time for all."""
 
@@ -54,30 +55,18 @@ def installed() -> dict[tuple[int, int], str]:
     return {version: found[version] for version in sorted(others)}
 
 
-def test(interpreter: str, paths: list[str]) -> bool:
+def test(version: str, interpreter: str, paths: list[str]) -> bool:
     """Runs pytest on this Python in an environment of its own; tells whether it passed."""
     with tempfile.TemporaryDirectory(prefix="aegis-python-") as scratch:
         environment = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"} | {
             "UV_PROJECT_ENVIRONMENT": scratch + "/venv",
             "UV_PYTHON_DOWNLOADS": "never",
         }
-        pytest = [
-            UV,
-            "run",
-            "--python",
-            interpreter,
-            "pytest",
-            "-q",
-            "-o",
-            f"cache_dir={scratch}/c",
-        ]
-        # As in .ci/run: what is wrong fails twice, what a busy machine held up does not.
-        again = ["-n", "0", "--last-failed", "--last-failed-no-failures", "none"]
-        for command in ([*pytest, *paths], [*pytest, *again, *paths]):
-            print(f"+ {' '.join(command)}", flush=True)
-            if not subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
-                return True
-        return False
+        return run_tests(
+            [UV, "run", "--python", interpreter, "pytest", "-q", *paths],
+            env=environment,
+            label=f"Python {version}: ",
+        )
 
 
 def main() -> int:
@@ -101,7 +90,7 @@ def main() -> int:
             f"the whole took {options.suite_seconds:.0f} s before)",
             flush=True,
         )
-        if not test(interpreter, [] if whole else CROSS_SECTION):
+        if not test(version, interpreter, [] if whole else CROSS_SECTION):
             failed.append(version)
     if failed:
         print(f"failed on Python {', '.join(failed)}")
