@@ -33,14 +33,14 @@ class Provider:
     """A gRPC server that proves to be a node.
 
     Its methods, all under `/t/`:
-        Echo: Answers the request. Who: Refutation the node id.
+        Echo: Answers the request. Who: Answers the node id.
         Meta: Sends initial and trailing metadata.
         Fail: Fails with the status that the request names; `+` after it sends metadata first.
         Late: Takes 0.3 s, and fails as one that is not there; notes `time_left`.
         Load: Answers the node id; while `sheds` is set, fails as a server with too many calls.
         Hang: Waits until the call or the provider ends, or `go_on` is set; answers the request.
         Count: Streams `n` messages; then fails on `!`, hangs on `?`; `meta` first sends metadata.
-        Join: Joins a stream of requests into one response. Chat: Refutation each of a stream.
+        Join: Joins a stream of requests into one response. Chat: Answers each of a stream.
     """
 
     def __init__(self, tls: TLSConfig, port: int = 0) -> None:

@@ -60,8 +60,8 @@ class NodeState:
         _check(tls, RecordVerifier(tls.bundle, mesh=self.mesh, trust_domain=tls.trust_domain))
         self._author.change_identity(tls)
         self.tls, self.chain = tls, _chain(tls)
-        self.verifier.trust(tls.bundle)
-        self.verifier.learn(self.chain)
+        self.verifier.change_bundle(tls.bundle)
+        self.verifier.add_chain(self.chain)
         node = self.topology.get_node(self.node_id)
         if node is not None and node.trust_bundle != tls.bundle_fingerprint:
             self.topology.update_node(replace(node, trust_bundle=tls.bundle_fingerprint))
@@ -94,7 +94,7 @@ class NodeState:
 
     def forget_certificates(self) -> None:
         """Lets go of certificates that sign no record any more."""
-        self.verifier.keep(self.topology.signers | {self.tls.fingerprint})
+        self.verifier.retain(self.topology.signers | {self.tls.fingerprint})
 
     def received(self, received: Received) -> None:
         """Takes note of what a feed's message meant for this node itself."""
@@ -131,7 +131,7 @@ class NodeState:
 def _check(tls: TLSConfig, verifier: RecordVerifier) -> None:
     """Checks that an identity can be a node's: its chain proves a server, its key is its own."""
     try:
-        verifier.learn(_chain(tls))
+        verifier.add_chain(_chain(tls))
     except InvalidRecordError as error:
         reason = f"{tls.node_id} cannot be a node: {error.reason}"
         raise ConfigError("tls", reason) from error

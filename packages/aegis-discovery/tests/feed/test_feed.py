@@ -39,7 +39,7 @@ class Side:
         )
         self.chain = tuple(certificate.public_bytes(Encoding.DER) for certificate in tls.chain)
         if is_node:
-            self.verifier.learn(self.chain)
+            self.verifier.add_chain(self.chain)
         self.reader = FeedReader(self.topology, self.verifier, trusts_statuses=not is_node)
         self.received: list[mesh_pb2.WatchResponse] = []
 
@@ -499,7 +499,7 @@ def test_sides_that_rest_and_know_different_things_meet_again(
 
 def test_sides_that_stay_apart_for_a_reason_try_ever_more_rarely(side: MakeSide) -> None:
     server, watcher = side("server"), side("watcher")
-    watcher.verifier.keep(())
+    watcher.verifier.retain(())
     watcher.verifier._mesh = "another"
     feed = watcher.open(server)
     watcher.pull(feed)
@@ -538,7 +538,7 @@ def test_a_chain_that_would_swell_every_feed_is_refused(side: MakeSide) -> None:
     server, watcher = side("server"), side("watcher")
     junk = (*server.chain, *[server.chain[0]] * 50)
     with pytest.raises(InvalidRecordError, match="51 certificates"):
-        watcher.verifier.learn(junk)
+        watcher.verifier.add_chain(junk)
 
 
 def test_nobody_may_vouch_without_bound(
@@ -848,7 +848,7 @@ def test_a_large_message_is_taken_in_by_parts_that_stand_alone(
     outcomes = []
     for part in cut:
         outcomes.append(watcher.reader.receive(part, source="server"))
-        watcher.verifier.keep(watcher.topology.signers)
+        watcher.verifier.retain(watcher.topology.signers)
     assert [received.complete for received in outcomes] == [False] * (len(cut) - 1) + [True]
     assert [bool(part.cursor) for part in cut] == [False] * (len(cut) - 1) + [True]
     assert watcher.topology.nodes.keys() == server.topology.nodes.keys() | {"watcher"}
@@ -952,7 +952,7 @@ def test_certificates_that_sign_nothing_any_more_are_forgotten_by_a_feed(
         server.topology.remove_revoked({peer.tls.fingerprint})
         watcher.topology.remove_revoked({peer.tls.fingerprint})
         assert len(feed._chains_sent) <= 2 * 2 + 4 + 1
-    watcher.verifier.keep(watcher.topology.signers)
+    watcher.verifier.retain(watcher.topology.signers)
     server.pull(server.open(peers[0]))
     watcher.pull(feed)
     assert watcher.chains == 1, "the watcher has forgotten it as well"

@@ -71,7 +71,7 @@ def author(owner: TLSConfig, clock: ManualClock) -> RecordSigner:
 def verifier(ca: CertificateAuthority, owner: TLSConfig, clock: ManualClock) -> RecordVerifier:
     """One that knows the certificate of `a`."""
     verifier = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=clock)
-    verifier.learn(chain_of(owner))
+    verifier.add_chain(chain_of(owner))
     return verifier
 
 
@@ -141,7 +141,7 @@ def test_a_lease_ends_after_a_day_and_never_after_its_certificate(
 
 def test_rsa_keys_sign_as_well(ca: CertificateAuthority, verifier: RecordVerifier) -> None:
     tls = ca.issue_in_memory("r", key_type=KeyType.RSA_2048)
-    verifier.learn(chain_of(tls))
+    verifier.add_chain(chain_of(tls))
     author = RecordSigner.of(tls, mesh=MESH)
     record = author.write("r", round(time.time() * 1000), NodeInfo("r", address="10.0.0.1:1"))
     assert verifier.verify(wire(record)) == record
@@ -249,7 +249,7 @@ def test_nothing_is_believed_of_a_certificate_that_has_ended_meanwhile(
     ca: CertificateAuthority, verifier: RecordVerifier, clock: ManualClock
 ) -> None:
     brief = ca.issue_in_memory("b", days=1)
-    verifier.learn(chain_of(brief))
+    verifier.add_chain(chain_of(brief))
     record = RecordSigner.of(brief, mesh=MESH, clock=clock).write(
         "b", 1, NodeInfo("b", address="10.0.0.1:1")
     )
@@ -259,7 +259,7 @@ def test_nothing_is_believed_of_a_certificate_that_has_ended_meanwhile(
 
 def unlearnable(verifier: RecordVerifier, *chain: bytes) -> str:
     with pytest.raises(InvalidRecordError) as caught:
-        verifier.learn(chain)
+        verifier.add_chain(chain)
     return caught.value.reason
 
 
@@ -312,8 +312,8 @@ def test_a_replayed_older_record_changes_nothing(
 def test_only_certificates_that_are_still_needed_are_kept(
     ca: CertificateAuthority, verifier: RecordVerifier, owner: TLSConfig
 ) -> None:
-    other = verifier.learn(chain_of(ca.issue_in_memory("b")))
-    verifier.keep({owner.fingerprint})
+    other = verifier.add_chain(chain_of(ca.issue_in_memory("b")))
+    verifier.retain({owner.fingerprint})
     assert verifier.leaf(other) is None
     kept = verifier.leaf(owner.fingerprint)
     assert kept is not None
@@ -328,7 +328,7 @@ def test_thousands_of_records_share_what_is_equal_in_them(
     found: list[Record] = []
     for node_id in ("x", "y"):
         tls = ca.issue_in_memory(node_id)
-        verifier.learn((*chain_of(tls), bytes(bytearray(above))))
+        verifier.add_chain((*chain_of(tls), bytes(bytearray(above))))
         moment = datetime(2020, 1, 2, tzinfo=UTC)
         info = NodeInfo(
             node_id,
@@ -383,8 +383,8 @@ def test_who_is_below_a_revoked_intermediate_is_believed_no_more(
     below, beside = issuing.issue("a"), other.issue("b")
     harmed = (*chain_of(beside), chain_of(below)[1])  # by somebody who passed it on
     verifier = fresh()
-    verifier.learn(chain_of(below))
-    verifier.learn(harmed)
+    verifier.add_chain(chain_of(below))
+    verifier.add_chain(harmed)
     root.revoke(f"{below.chain[1].serial_number:x}")
     crl = (root.directory / "crl.pem").read_bytes()
     revocations = RevocationList.from_pem(crl, root.bundle)
@@ -392,9 +392,9 @@ def test_who_is_below_a_revoked_intermediate_is_believed_no_more(
     newcomer = fresh()
     newcomer.apply_revocations(revocations)
     with pytest.raises(InvalidRecordError, match="revoked") as caught:
-        newcomer.learn(chain_of(below))
+        newcomer.add_chain(chain_of(below))
     assert caught.value.node_id == "a"
-    assert newcomer.learn(harmed) == beside.fingerprint
+    assert newcomer.add_chain(harmed) == beside.fingerprint
     for knows in (verifier, newcomer):
         leaf = knows.leaf(beside.fingerprint)
         assert leaf is not None
@@ -427,7 +427,7 @@ def test_a_leaf_is_passed_on_with_its_path_whoever_told_of_it_first(
     verifier = RecordVerifier(root.bundle, mesh=MESH, trust_domain=None)
     der, middle = chain_of(ca.issue_in_memory("a"))
     junk = chain_of(other_ca.issue_in_memory("junk"))
-    leaf = verifier.leaf(verifier.learn((der, *junk, middle, *junk)))
+    leaf = verifier.leaf(verifier.add_chain((der, *junk, middle, *junk)))
     assert leaf is not None
     assert leaf.chain == (der, middle)
 

@@ -62,7 +62,7 @@ def author(accuser: TLSConfig, clock: ManualClock) -> RecordSigner:
 def verifier(ca: CertificateAuthority, accuser: TLSConfig, clock: ManualClock) -> RecordVerifier:
     """One that knows the certificate of `a`."""
     verifier = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=clock)
-    verifier.learn(chain_of(accuser))
+    verifier.add_chain(chain_of(accuser))
     return verifier
 
 
@@ -135,7 +135,7 @@ def test_no_verdict_outlives_the_certificate_that_signed_it(
     ca: CertificateAuthority, verifier: RecordVerifier, subject: Record, clock: ManualClock
 ) -> None:
     brief = ca.issue_in_memory("brief", days=0.01)
-    verifier.learn(chain_of(brief))
+    verifier.add_chain(chain_of(brief))
     author = RecordSigner.of(brief, mesh=MESH, clock=clock)
     word = author.judge(subject, round(clock() * 1000), Opinion.FAILED, held=False)
     assert word.verdict.expires_at == brief.not_after.timestamp() * 1000
@@ -148,7 +148,7 @@ def test_rsa_keys_sign_verdicts_as_well(
     ca: CertificateAuthority, verifier: RecordVerifier, subject: Record
 ) -> None:
     tls = ca.issue_in_memory("r", key_type=KeyType.RSA_2048)
-    verifier.learn(chain_of(tls))
+    verifier.add_chain(chain_of(tls))
     author = RecordSigner.of(tls, mesh=MESH)
     word = author.judge(subject, round(time.time() * 1000), Opinion.SUSPECT, held=False)
     assert verifier.verify_verdict(word.signed) == word
@@ -240,7 +240,7 @@ def test_a_revoked_accuser_is_believed_no_more(
     ca = CertificateAuthority.create(tmp_path, key_type=KeyType.P256)
     tls = ca.issue("a")
     verifier = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=clock)
-    verifier.learn(chain_of(tls))
+    verifier.add_chain(chain_of(tls))
     word = RecordSigner.of(tls, mesh=MESH, clock=clock).judge(
         subject, round(clock() * 1000), Opinion.FAILED, held=False
     )

@@ -273,7 +273,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
     ) -> None:
         try:
             if request.chain.certificates:
-                self._own.verifier.learn(tuple(request.chain.certificates))
+                self._own.verifier.add_chain(tuple(request.chain.certificates))
             record = self._own.verifier.verify(signed_from_wire(request.record))
             if record.id != caller or record.voucher is not None:
                 raise InvalidRecordError(record.id, f"{caller} may not publish it")

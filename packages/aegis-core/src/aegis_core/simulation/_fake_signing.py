@@ -68,7 +68,7 @@ class FakeVerifier(RecordVerifier):
         self._decoder = decoder
         self._clock = clock
 
-    def learn(self, chain: Sequence[bytes]) -> bytes:
+    def add_chain(self, chain: Sequence[bytes]) -> bytes:
         """Takes any chain."""
         return FakeSigning.signer
 

@@ -117,7 +117,7 @@ class FeedClient:
             self.topology.remove_revoked(self._verifier.apply_revocations(self._keeper.revocations))
         elif event.kind is IdentityEventKind.CHANGED:
             self._tls = event.tls
-            self._verifier.trust(event.tls.bundle)
+            self._verifier.change_bundle(event.tls.bundle)
             for follower in self._followers:
                 follower(event.tls)
             self._dial()
@@ -159,7 +159,7 @@ class FeedClient:
                 self._causes.clear()
                 self._ready.set()
 
-        self._verifier.keep(self.topology.signers)
+        self._verifier.retain(self.topology.signers)
         channel = open_channel(self._tls, node_id, peer.address)
         try:
             await follow(

@@ -18,7 +18,7 @@ from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records._codec import signed_from_wire, signed_to_wire, status_from_wire
 from aegis_discovery.records._record import Record
 from aegis_discovery.records._verdict import SignedVerdict
-from aegis_discovery.records._verifier import RecordVerifier
+from aegis_discovery.records._verifier import Verifier
 
 _log = logging.getLogger("aegis.feed")
 
@@ -117,7 +117,7 @@ class FeedReader:
     def __init__(
         self,
         topology: Topology,
-        verifier: RecordVerifier,
+        verifier: Verifier,
         *,
         trusts_statuses: bool,
         services: Collection[ServiceInfo] = (),
@@ -213,7 +213,7 @@ class FeedReader:
     def _believable(self, message: mesh_pb2.WatchResponse, source: str) -> list[Record]:
         for chain in message.chains:
             try:
-                self._verifier.learn(tuple(chain.certificates))
+                self._verifier.add_chain(tuple(chain.certificates))
             except InvalidRecordError as error:
                 self._complain(source, f"chain: {error.reason}", error)
         records: list[Record] = []

@@ -18,7 +18,7 @@ from aegis_discovery.records._record import (
 )
 from aegis_discovery.records._signer import RecordSigner
 from aegis_discovery.records._verdict import VERDICT_LEASE, Opinion, SignedVerdict, Verdict
-from aegis_discovery.records._verifier import RecordVerifier
+from aegis_discovery.records._verifier import RecordVerifier, Verifier
 
 __all__ = [
     "LEASE",
@@ -34,6 +34,7 @@ __all__ = [
     "Signed",
     "SignedVerdict",
     "Verdict",
+    "Verifier",
     "decode_record",
     "decode_verdict",
     "node_to_unsigned",

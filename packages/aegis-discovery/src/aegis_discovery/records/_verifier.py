@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from sys import intern
+from typing import Protocol
 
 from aegis_certs import CertsError, RevocationList, TrustBundle, validate_node_id
 from cryptography import x509
@@ -77,6 +78,25 @@ class Leaf:
         return x509.load_der_x509_certificate(self.der)
 
 
+class Verifier(Protocol):
+    """What a feed needs of a verifier: `RecordVerifier`, or one that a simulation provides."""
+
+    def add_chain(self, chain: Sequence[bytes]) -> bytes:
+        """As `RecordVerifier.add_chain`."""
+
+    def verify(
+        self, signed: Signed, held: Callable[[str], Record | None] = lambda _: None
+    ) -> Record:
+        """As `RecordVerifier.verify`."""
+
+    def verify_verdict(
+        self,
+        signed: Signed,
+        held: Callable[[str, str], SignedVerdict | None] = lambda _subject, _accuser: None,
+    ) -> SignedVerdict:
+        """As `RecordVerifier.verify_verdict`."""
+
+
 class RecordVerifier:
     """Turns bytes off the wire into records, or refuses them.
 
@@ -95,7 +115,7 @@ class RecordVerifier:
         self._intermediates: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
         self._revocations = RevocationList.empty()
 
-    def learn(self, chain: Sequence[bytes]) -> bytes:
+    def add_chain(self, chain: Sequence[bytes]) -> bytes:
         """Verifies a chain (DER, leaf first) and returns its leaf's fingerprint.
 
         Of what came with the leaf only its path to the trust bundle is looked at and kept.
@@ -142,14 +162,14 @@ class RecordVerifier:
         )
         return fingerprint
 
-    def trust(self, bundle: TrustBundle) -> None:
+    def change_bundle(self, bundle: TrustBundle) -> None:
         """Believes another trust bundle from now on; certificates that it does not cover go."""
         self._bundle = bundle
         chains = [leaf.chain for leaf in self._leaves.values()]
         self._leaves = {}
         for chain in chains:
             with contextlib.suppress(InvalidRecordError):
-                self.learn(chain)
+                self.add_chain(chain)
 
     def apply_revocations(self, revocations: RevocationList) -> frozenset[bytes]:
         """Believes no revoked certificate from now on; returns the fingerprints of known ones."""
@@ -174,7 +194,7 @@ class RecordVerifier:
         leaf = self._leaves.get(record.signer) if record else None
         return leaf.certificate if leaf else None
 
-    def keep(self, fingerprints: Collection[bytes]) -> None:
+    def retain(self, fingerprints: Collection[bytes]) -> None:
         """Forgets all certificates but these."""
         self._leaves = {f: leaf for f, leaf in self._leaves.items() if f in fingerprints}
         self._intermediates = {
