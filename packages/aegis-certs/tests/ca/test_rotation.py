@@ -65,9 +65,9 @@ def test_every_step_keeps_all_nodes_trusting_each_other(
         ca.retire_rotation()
     assert caught.value.node_ids == ("node-1", "node-2")
     source.poll()
-    assert source.was_rotated()
+    assert source.issuer_replaced()
     assert source.renew() is not None
-    assert not source.was_rotated()
+    assert not source.issuer_replaced()
     assert [one.node_id for one in ca.renew_due()] == ["node-2"]
     with pytest.raises(StillUsedError, match="node-9"):
         ca.retire_rotation(in_use=["node-9"])
@@ -224,7 +224,7 @@ def test_a_node_without_the_ca_key_keeps_its_old_leaf_and_takes_the_bundle(
     found = source.poll()
     assert found is not None
     assert found.certificate == first.certificate
-    assert (source.was_rotated(), source.renew()) == (False, None)
+    assert (source.issuer_replaced(), source.renew()) == (False, None)
 
 
 def test_an_intermediate_needs_a_root_to_be_rotated(tmp_path: Path) -> None:

@@ -364,7 +364,7 @@ def test_files_from_elsewhere_are_watched_as_well(
     )
     source = IdentitySource.of(options)
     first = source.load()
-    assert (source.poll(), source.renew(), source.was_rotated()) == (None, None, False)
+    assert (source.poll(), source.renew(), source.issuer_replaced()) == (None, None, False)
     new = ca.renew("node-1")
     copy_to(ca, elsewhere)
     assert source.poll() == new != first
@@ -383,6 +383,6 @@ def test_variables_and_fixed_identities_never_change(
     from_environment = IdentitySource.of(TLSOptions(source=CertificateSource.ENV))
     for source in (from_environment, IdentitySource.fixed(tls)):
         assert source.load() == tls
-        assert (source.poll(), source.renew(), source.was_rotated()) == (None, None, False)
+        assert (source.poll(), source.renew(), source.issuer_replaced()) == (None, None, False)
         assert len(source.revocations()) == 0
         assert "PRIVATE" not in repr(source)

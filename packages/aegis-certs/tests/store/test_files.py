@@ -22,7 +22,7 @@ from aegis_certs import (
     load_or_generate_tls,
 )
 from aegis_certs._store.directory import Store, files
-from aegis_certs._x509.pem import Pair
+from aegis_certs._x509.pem import KeyPair
 
 P256 = KeyType.P256
 NOBODY = 65534
@@ -106,7 +106,7 @@ def test_an_install_that_a_crash_cut_short_is_finished_by_the_next_load(director
     ca.issue("node-1", key_type=P256)
     new = ca.issue_in_memory("node-1")
     store = Store(directory)
-    pair = Pair.parse(new.certificate_chain, new.private_key, None, None)
+    pair = KeyPair.parse(new.certificate_chain, new.private_key, None, None)
     files.write(store.pending_path("node-1"), pair.key_pem + new.certificate_chain, files.PRIVATE)
     files.write(store.key_path("node-1"), pair.key_pem, files.PRIVATE)  # then the power went
     assert load_or_generate_tls("node-1", directory) == new

@@ -250,8 +250,8 @@ class Broken(IdentitySource):
     def renew(self, **_: object) -> TLSConfig | None:
         return self._or_fail("renew")
 
-    def was_rotated(self) -> bool:
-        return self._or_fail("was_rotated")
+    def issuer_replaced(self) -> bool:
+        return self._or_fail("issuer_replaced")
 
     def revocations(self, **_: object) -> RevocationList:
         return self._or_fail("revocations")
@@ -262,7 +262,7 @@ class Broken(IdentitySource):
         return getattr(self._source, name)()
 
 
-@pytest.mark.parametrize("failing", ["poll", "was_rotated", "revocations"])
+@pytest.mark.parametrize("failing", ["poll", "issuer_replaced", "revocations"])
 @pytest.mark.parametrize(
     "error", [OSError(24, "too many open files"), ValueError("torn"), RuntimeError("no thread")]
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aegis_certs._store import files
-from aegis_certs._x509.validity import isoformat
+from aegis_certs._time import isoformat
 
 
 class Action(StrEnum):

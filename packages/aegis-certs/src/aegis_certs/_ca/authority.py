@@ -19,11 +19,12 @@ from aegis_certs._ca.rotation_state import RotationState
 from aegis_certs._ca.session import CASession, create_session, load_issuer, open_session
 from aegis_certs._ca.spec import LEAF_DAYS, CertificateSpec
 from aegis_certs._store.directory import Store
+from aegis_certs._time import utc_or_now
 from aegis_certs._x509.names import DEFAULT_TRUST_DOMAIN, KeyType, validate_node_id
 from aegis_certs._x509.revocation_list import Revocation, RevocationList, RevocationReason
 from aegis_certs._x509.tls_config import TLSConfig, make_tls
 from aegis_certs._x509.trust import TrustBundle
-from aegis_certs._x509.validity import common_name, moment
+from aegis_certs._x509.validity import common_name
 from aegis_certs.errors import InvalidRequestError
 
 
@@ -114,7 +115,7 @@ class CertificateAuthority:
             passphrase=passphrase_or_default(passphrase),
         )
         with store.locked():
-            return cls(create_session(store, plan, moment(at)))
+            return cls(create_session(store, plan, utc_or_now(at)))
 
     @classmethod
     def load(
@@ -134,7 +135,7 @@ class CertificateAuthority:
             InvalidPemError: One of its files cannot be read, or is no CA's.
         """
         store, secret = Store(directory), passphrase_or_default(passphrase)
-        return cls(CASession(store, moment(None), secret, *load_issuer(store, secret)))
+        return cls(CASession(store, utc_or_now(None), secret, *load_issuer(store, secret)))
 
     def issue(
         self,
@@ -411,7 +412,7 @@ class CertificateAuthority:
     @contextmanager
     def _open(self, at: datetime | None) -> Iterator[CASession]:
         known = self._desk
-        with open_session(known.store, moment(at), known.passphrase, known) as desk:
+        with open_session(known.store, utc_or_now(at), known.passphrase, known) as desk:
             yield desk
             self._desk = desk
 

@@ -12,7 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from aegis_certs._x509.identity import Identity, spiffe_id
 from aegis_certs._x509.keys import PrivateKey, PublicKey, key_id, signature_hash
-from aegis_certs._x509.names import type_of_ip, validate_trust_domain
+from aegis_certs._x509.names import IPAddress, validate_trust_domain
 from aegis_certs._x509.validity import Validity
 from aegis_certs.errors import InvalidRequestError
 
@@ -71,7 +71,7 @@ def build_leaf(
     validity: Validity,
     issuer: Issuer,
     *,
-    hosts: Sequence[str | type_of_ip] = (),
+    hosts: Sequence[str | IPAddress] = (),
     server: bool = True,
     client: bool = True,
 ) -> x509.Certificate:

@@ -16,11 +16,12 @@ from aegis_certs._ca.builder import Issuer, build_ca
 from aegis_certs._ca.inventory import Inventory, IssuedCertificate
 from aegis_certs._ca.spec import parse_key_type
 from aegis_certs._store.directory import Store
+from aegis_certs._time import isoformat
 from aegis_certs._x509.keys import describe_key, encode_key, generate_key
-from aegis_certs._x509.names import CA_NAME, KeyType, type_of_ip
-from aegis_certs._x509.pem import Pair
+from aegis_certs._x509.names import CA_NAME, IPAddress, KeyType
+from aegis_certs._x509.pem import KeyPair
 from aegis_certs._x509.trust import TrustBundle
-from aegis_certs._x509.validity import common_name, isoformat, validity
+from aegis_certs._x509.validity import common_name, validity
 from aegis_certs.errors import InvalidRequestError, NotFoundError
 
 CA_DAYS = 365
@@ -58,7 +59,7 @@ def default_root(directory: Path) -> Path:
     return directory.with_name(f"{directory.name or 'certs'}-root")
 
 
-def make_ca(plan: Plan, at: datetime) -> Pair:
+def make_ca(plan: Plan, at: datetime) -> KeyPair:
     """A new CA with its path up to the root; a root that is missing is made in its directory.
 
     Raises:
@@ -81,7 +82,7 @@ def make_ca(plan: Plan, at: datetime) -> Pair:
         record_issue(plan.root, Action.ISSUE, plan.name, certificate, at)
         bundle, inventory = TrustBundle(root.chain), Inventory.load(plan.root)
         crl.write_revocations(plan.root, [issuer], bundle, inventory, at)
-    return Pair((certificate, *root.chain), key, encode_key(key, plan.passphrase))
+    return KeyPair((certificate, *root.chain), key, encode_key(key, plan.passphrase))
 
 
 def record_issue(
@@ -92,8 +93,8 @@ def record_issue(
     at: datetime,
     *,
     inventory: Inventory | None = None,
-    hosts: Sequence[str | type_of_ip] = (),
-    own: type_of_ip | None = None,
+    hosts: Sequence[str | IPAddress] = (),
+    own: IPAddress | None = None,
 ) -> None:
     """Writes down that a certificate was issued, before it is given away; under the lock.
 
@@ -122,14 +123,14 @@ def record_ca(store: Store, action: Action, certificate: x509.Certificate, at: d
     audit_log.record(store.audit_path, action, at, facts)
 
 
-def _self_signed(plan: Plan, name: str, days: float, path_length: int, at: datetime) -> Pair:
+def _self_signed(plan: Plan, name: str, days: float, path_length: int, at: datetime) -> KeyPair:
     span = validity(at, days)
     key = generate_key(parse_key_type(plan.key_type))
     certificate = build_ca(name, key, span, trust_domain=plan.trust_domain, path_length=path_length)
-    return Pair((certificate,), key, encode_key(key, plan.passphrase))
+    return KeyPair((certificate,), key, encode_key(key, plan.passphrase))
 
 
-def _load_or_create_root(plan: Plan, store: Store, at: datetime) -> Pair:
+def _load_or_create_root(plan: Plan, store: Store, at: datetime) -> KeyPair:
     if store.chain(CA_NAME) is None and not store.has_key(CA_NAME):
         days = max(ROOT_DAYS, plan.days)
         root = _self_signed(plan, f"{plan.name[:59]} Root", days, 1, at)
@@ -142,7 +143,7 @@ def _load_or_create_root(plan: Plan, store: Store, at: datetime) -> Pair:
     found = store.pair(CA_NAME, plan.passphrase)
     if found is None:
         raise NotFoundError("root CA", store.certificate_path(CA_NAME), "it went away meanwhile")
-    return Pair(TrustBundle(found.chain).path(), found.key, found.key_pem)
+    return KeyPair(TrustBundle(found.chain).path(), found.key, found.key_pem)
 
 
 def _check_may_sign_cas(certificate: x509.Certificate) -> None:

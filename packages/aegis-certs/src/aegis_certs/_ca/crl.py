@@ -14,6 +14,7 @@ from aegis_certs._ca.builder import Issuer, build_crl
 from aegis_certs._ca.inventory import Inventory
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
+from aegis_certs._time import parse_isoformat
 from aegis_certs._x509.keys import key_id
 from aegis_certs._x509.pem import encode_crls, parse_crls
 from aegis_certs._x509.revocation_list import (
@@ -24,7 +25,6 @@ from aegis_certs._x509.revocation_list import (
     revocations_of,
 )
 from aegis_certs._x509.trust import TrustBundle, signs_cas
-from aegis_certs._x509.validity import parse_isoformat
 from aegis_certs.errors import CertsError
 
 LIFE = timedelta(days=30)  # an offline CA signs anew once a month; others do it at half of that

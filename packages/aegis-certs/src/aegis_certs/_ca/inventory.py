@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives import hashes
 from aegis_certs._ca import audit_log
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
+from aegis_certs._time import isoformat, parse_isoformat
 from aegis_certs._x509.identity import alternative_names, inherited_hosts
 from aegis_certs._x509.keys import describe_key, issuer_key_id
-from aegis_certs._x509.names import type_of_ip
-from aegis_certs._x509.validity import isoformat, parse_isoformat
+from aegis_certs._x509.names import IPAddress
 from aegis_certs.errors import CertsError, InventoryError
 
 logger = logging.getLogger("aegis_certs")
@@ -61,8 +61,8 @@ class IssuedCertificate:
         node_id: str,
         certificate: x509.Certificate,
         *,
-        hosts: Iterable[str | type_of_ip] = (),
-        own: type_of_ip | None = None,
+        hosts: Iterable[str | IPAddress] = (),
+        own: IPAddress | None = None,
     ) -> Self:
         """The entry of a certificate, and what of its names was asked for."""
         names = alternative_names(certificate)

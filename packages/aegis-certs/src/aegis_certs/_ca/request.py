@@ -15,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from aegis_certs._ca.spec import CertificateSpec
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
+from aegis_certs._time import utc_or_now
 from aegis_certs._x509.identity import alternative_names, identity_of
 from aegis_certs._x509.keys import (
     PrivateKey,
@@ -26,14 +27,13 @@ from aegis_certs._x509.keys import (
 )
 from aegis_certs._x509.names import CA_NAME, KeyType, validate_node_id
 from aegis_certs._x509.pem import (
-    Pair,
+    KeyPair,
     encode_certificates,
     parse_certificates,
     parse_private_key,
     parse_request,
 )
 from aegis_certs._x509.tls_config import TLSConfig, make_tls
-from aegis_certs._x509.validity import moment
 from aegis_certs.errors import AlreadyExistsError, InvalidPemError, KeyMismatchError, NotFoundError
 
 _USAGES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
@@ -222,14 +222,14 @@ def install_certificate(
         if (key := files.read(key_path)) is None:
             advice = f"make one with `aegis-certs csr {node_id}`, and have it signed"
             raise NotFoundError(f"request of {node_id}", store.request_path(node_id), advice)
-        pair = Pair(chain, *parse_private_key(key, "private key", key_path))
-        if not pair.fits:
+        pair = KeyPair(chain, *parse_private_key(key, "private key", key_path))
+        if not pair.matches:
             raise KeyMismatchError(node_id, "the signed certificate", key_path)
         if (bundle := store.chain(CA_NAME)) is None:
             advice = "copy it from the CA"
             raise NotFoundError("trust bundle", store.certificate_path(CA_NAME), advice)
         tls = make_tls(pair, bundle)
-        tls.bundle.verify(chain, None, at=moment(at))
+        tls.bundle.verify(chain, None, at=utc_or_now(at))
         store.commit(node_id, pair)
         files.remove(store.request_path(node_id))
         files.remove(key_path)

@@ -27,7 +27,7 @@ from aegis_certs._store.directory import Store
 from aegis_certs._x509.identity import Identity, alternative_names, trust_domain_of_ca
 from aegis_certs._x509.keys import PublicKey, encode_key, generate_key
 from aegis_certs._x509.names import CA_NAME, DEFAULT_TRUST_DOMAIN, OLD_CA_NAME
-from aegis_certs._x509.pem import Pair
+from aegis_certs._x509.pem import KeyPair
 from aegis_certs._x509.revocation_list import RevocationList
 from aegis_certs._x509.tls_config import TLSConfig, make_tls
 from aegis_certs._x509.trust import TrustBundle, is_ca
@@ -104,11 +104,11 @@ class CASession:
         self.refresh_revocations()
         return make_tls(pair, self.bundle.certificates)
 
-    def make(self, order: CertificateSpec, action: Action = Action.ISSUE) -> Pair:
+    def make(self, order: CertificateSpec, action: Action = Action.ISSUE) -> KeyPair:
         """Makes a key and a leaf, and writes down that it did."""
         key = generate_key(order.key_type)
         leaf = self._sign(order, key.public_key(), action)
-        return Pair((leaf, *self._intermediates()), key, encode_key(key))
+        return KeyPair((leaf, *self._intermediates()), key, encode_key(key))
 
     def sign(self, request: Request, order: CertificateSpec) -> SignedCertificate:
         """Makes a leaf of a request, of which it grants what the order says."""

@@ -13,11 +13,11 @@ from aegis_certs._ca.inventory import IssuedCertificate
 from aegis_certs._x509.identity import alternative_names, inherited_hosts
 from aegis_certs._x509.keys import describe_key
 from aegis_certs._x509.names import (
+    IPAddress,
     KeyType,
     ip_of_address,
     parse_host,
     parse_ip,
-    type_of_ip,
     validate_node_id,
     validate_trust_domain,
 )
@@ -38,8 +38,8 @@ class CertificateSpec:
     """
 
     node_id: str
-    hosts: tuple[str | type_of_ip, ...]
-    own: type_of_ip | None
+    hosts: tuple[str | IPAddress, ...]
+    own: IPAddress | None
     days: float
     key_type: KeyType
     server: bool
@@ -76,7 +76,7 @@ class CertificateSpec:
         return cls(node_id, names, own, days, kind, server=server, client=client)
 
     @property
-    def names(self) -> tuple[str | type_of_ip, ...]:
+    def names(self) -> tuple[str | IPAddress, ...]:
         """All names that come on top of the node id: its own address, and the hosts."""
         return self.hosts if self.own is None else (self.own, *self.hosts)
 
@@ -106,7 +106,7 @@ class IdentityRequest:
     """
 
     order: CertificateSpec
-    required: tuple[str | type_of_ip, ...] = ()
+    required: tuple[str | IPAddress, ...] = ()
     key_type: KeyType | None = None
     trust_domain: str | None = None
 
@@ -143,7 +143,7 @@ class IdentityRequest:
         """Who wishes."""
         return self.order.node_id
 
-    def lacks(self, tls: TLSConfig) -> list[str | type_of_ip]:
+    def lacks(self, tls: TLSConfig) -> list[str | IPAddress]:
         """The names that are asked for and not in the certificate."""
         names = alternative_names(tls.certificate)
         return [host for host in self.order.names if not names.cover(host)]

@@ -12,12 +12,13 @@ from pathlib import Path
 from cryptography import x509
 
 from aegis_certs._store import files
+from aegis_certs._time import utc_or_now
 from aegis_certs._x509.identity import alternative_names
 from aegis_certs._x509.names import parse_host
-from aegis_certs._x509.pem import Pair, parse_certificates
+from aegis_certs._x509.pem import KeyPair, parse_certificates
 from aegis_certs._x509.tls_config import TLSConfig, make_tls
-from aegis_certs._x509.trust import RENEW
-from aegis_certs._x509.validity import CertificateState, check_dates, moment, state_by_dates
+from aegis_certs._x509.trust import RENEW_ADVICE
+from aegis_certs._x509.validity import CertificateState, check_dates, state_by_dates
 from aegis_certs.errors import (
     InvalidRequestError,
     KeyMismatchError,
@@ -89,11 +90,11 @@ def load_tls(options: TLSOptions, *, at: datetime | None = None) -> TLSConfig:
         chain, chain_source = _from_file("cert_file", options.cert_file)
         key, key_source = _from_file("key_file", options.key_file)
         bundle, bundle_source = _from_file("ca_file", options.ca_file)
-    pair = Pair.parse(chain, key, chain_source, key_source)
+    pair = KeyPair.parse(chain, key, chain_source, key_source)
     tls = make_tls(pair, parse_certificates(bundle, "trust bundle", bundle_source))
-    if not pair.fits:
+    if not pair.matches:
         raise KeyMismatchError(tls.node_id, chain_source, key_source)
-    _check(tls, options, moment(at))
+    _check(tls, options, utc_or_now(at))
     return tls
 
 
@@ -104,7 +105,7 @@ def _check(tls: TLSConfig, options: TLSOptions, at: datetime) -> None:
     if options.verify_chain:
         tls.bundle.verify(tls.chain, None, at=at)
     else:
-        check_dates(tls.certificate, at, tls.node_id, RENEW)
+        check_dates(tls.certificate, at, tls.node_id, RENEW_ADVICE)
     warn_of_end(tls, state)
     alternatives = alternative_names(tls.certificate)
     for host in options.required_sans:
@@ -120,7 +121,7 @@ def warn_of_end(tls: TLSConfig, state: CertificateState) -> None:
             tls.node_id,
             state,
             f"{tls.not_after:%Y-%m-%d %H:%M:%S} UTC",
-            RENEW,
+            RENEW_ADVICE,
         )
 
 

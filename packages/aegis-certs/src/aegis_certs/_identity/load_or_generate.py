@@ -15,9 +15,10 @@ from aegis_certs._ca.session import CASession, create_session, read_session
 from aegis_certs._ca.spec import IdentityRequest
 from aegis_certs._identity.load import warn_of_end
 from aegis_certs._store.directory import Store
+from aegis_certs._time import utc_or_now
 from aegis_certs._x509.names import CA_NAME, DEFAULT_TRUST_DOMAIN, OLD_CA_NAME, KeyType
 from aegis_certs._x509.tls_config import TLSConfig, make_tls
-from aegis_certs._x509.validity import CertificateState, moment, state_by_dates
+from aegis_certs._x509.validity import CertificateState, state_by_dates
 from aegis_certs.errors import (
     CertsError,
     ExpiredError,
@@ -74,13 +75,13 @@ def load_or_generate_tls(
     wish = IdentityRequest.of(
         node_id, hosts=hosts, address=address, key_type=key_type, trust_domain=trust_domain
     )
-    return load_or_generate(Store(cert_dir), wish, moment(at))
+    return load_or_generate(Store(cert_dir), wish, utc_or_now(at))
 
 
 def load_or_generate(store: Store, wish: IdentityRequest, at: datetime) -> TLSConfig:
     """`load_or_generate_tls` for a wish that was parsed."""
     current = _load(store, wish, at)
-    if current is not None and wish.is_met_by(current, at) and not was_rotated(store, current):
+    if current is not None and wish.is_met_by(current, at) and not issuer_replaced(store, current):
         return current
     try:
         return _issue(store, wish, at)
@@ -122,7 +123,7 @@ def renew(
             found is not None
             and found.certificate != current.certificate
             and wish.is_met_by(found, at)
-            and not was_rotated(store, found)
+            and not issuer_replaced(store, found)
         ):
             return found  # another process was faster
         try:
@@ -132,12 +133,12 @@ def renew(
         _check_domain(desk, wish)
         if found is None:
             return desk.issue(wish.order)
-        if _cannot_live_longer(found, desk) and not was_rotated(store, found):
+        if _cannot_live_longer(found, desk) and not issuer_replaced(store, found):
             return None
         return renew_in_session(desk, wish.node_id, wish)
 
 
-def was_rotated(store: Store, tls: TLSConfig) -> bool:
+def issuer_replaced(store: Store, tls: TLSConfig) -> bool:
     """Tells whether a leaf is from the CA that a rotation has replaced, where its key is here.
 
     Raises:
@@ -197,7 +198,11 @@ def _issue(store: Store, wish: IdentityRequest, at: datetime) -> TLSConfig:
         )
     with store.locked():
         current = _load(store, wish, at)
-        if current is not None and wish.is_met_by(current, at) and not was_rotated(store, current):
+        if (
+            current is not None
+            and wish.is_met_by(current, at)
+            and not issuer_replaced(store, current)
+        ):
             return current  # another process was faster
         desk = _read_or_create(store, wish, at)
         if current is None:
@@ -206,7 +211,7 @@ def _issue(store: Store, wish: IdentityRequest, at: datetime) -> TLSConfig:
         if (
             not wish.lacks(current)
             and _cannot_live_longer(current, desk)
-            and not was_rotated(store, current)
+            and not issuer_replaced(store, current)
         ):
             warn_of_end(current, state_by_dates(current.certificate, at))
             return current

@@ -13,13 +13,18 @@ from typing import Protocol, Self
 
 from aegis_certs._ca.spec import IdentityRequest
 from aegis_certs._identity.load import CertificateSource, TLSOptions, load_tls
-from aegis_certs._identity.load_or_generate import load_again, load_or_generate, renew, was_rotated
+from aegis_certs._identity.load_or_generate import (
+    issuer_replaced,
+    load_again,
+    load_or_generate,
+    renew,
+)
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
+from aegis_certs._time import utc_or_now
 from aegis_certs._x509.names import CA_NAME, KeyType
 from aegis_certs._x509.revocation_list import RevocationList
 from aegis_certs._x509.tls_config import TLSConfig
-from aegis_certs._x509.validity import moment
 from aegis_certs.errors import CertsError, DirectoryError, NotYetValidError, RevocationListError
 
 logger = logging.getLogger("aegis_certs")
@@ -36,7 +41,7 @@ class _Origin(Protocol):
     def first(self, at: datetime) -> TLSConfig: ...
     def again(self, at: datetime) -> TLSConfig: ...
     def renew(self, current: TLSConfig, at: datetime) -> TLSConfig | None: ...
-    def was_rotated(self, current: TLSConfig) -> bool: ...
+    def issuer_replaced(self, current: TLSConfig) -> bool: ...
 
 
 class IdentitySource:
@@ -95,7 +100,7 @@ class IdentitySource:
             CertsError: As they do.
         """
         self._seen = self._origin.signatures()
-        self._current = self._origin.first(moment(at))
+        self._current = self._origin.first(utc_or_now(at))
         return self._current
 
     def poll(self, *, at: datetime | None = None) -> TLSConfig | None:
@@ -113,7 +118,7 @@ class IdentitySource:
             return None
         self._seen = seen
         try:
-            found = self._origin.again(moment(at))
+            found = self._origin.again(utc_or_now(at))
         except CertsError as error:
             if _may_pass(error):
                 self._seen = ()
@@ -133,7 +138,7 @@ class IdentitySource:
             CertsError: It could not be issued; go on with what `current` says, and try again.
         """
         current = self._current or self.load(at=at)
-        found = self._origin.renew(current, moment(at))
+        found = self._origin.renew(current, utc_or_now(at))
         if found is not None:
             self._current = found  # the next poll sees what was written, and that it is this
         return found
@@ -143,7 +148,7 @@ class IdentitySource:
         """What was given last; None before the first load."""
         return self._current
 
-    def was_rotated(self) -> bool:
+    def issuer_replaced(self) -> bool:
         """Tells whether the CA was rotated and this leaf is still from the old one.
 
         Then `renew` has a reason before the leaf's time. It is only ever true where the CA's key
@@ -152,7 +157,7 @@ class IdentitySource:
         Raises:
             CertsError: The files of the CA cannot be read.
         """
-        return self._current is not None and self._origin.was_rotated(self._current)
+        return self._current is not None and self._origin.issuer_replaced(self._current)
 
     def revocations(self, *, at: datetime | None = None) -> RevocationList:
         """What is revoked, by the `crl.pem` beside the trust bundle; empty where there is none.
@@ -231,8 +236,8 @@ class _Directory:
     def renew(self, current: TLSConfig, at: datetime) -> TLSConfig | None:
         return renew(self._store, self._wish, current, at)
 
-    def was_rotated(self, current: TLSConfig) -> bool:
-        return was_rotated(self._store, current)
+    def issuer_replaced(self, current: TLSConfig) -> bool:
+        return issuer_replaced(self._store, current)
 
 
 class _Elsewhere:
@@ -264,7 +269,7 @@ class _Elsewhere:
     def renew(self, current: TLSConfig, at: datetime) -> TLSConfig | None:
         return None
 
-    def was_rotated(self, current: TLSConfig) -> bool:
+    def issuer_replaced(self, current: TLSConfig) -> bool:
         return False
 
 
@@ -290,5 +295,5 @@ class _Fixed:
     def renew(self, current: TLSConfig, at: datetime) -> TLSConfig | None:
         return None
 
-    def was_rotated(self, current: TLSConfig) -> bool:
+    def issuer_replaced(self, current: TLSConfig) -> bool:
         return False

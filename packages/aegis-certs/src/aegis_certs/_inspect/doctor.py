@@ -15,10 +15,11 @@ from aegis_certs._ca.rotation_state import RotationPhase, phase_of
 from aegis_certs._inspect.listing import CertificateInfo, list_certificates
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
+from aegis_certs._time import utc_or_now
 from aegis_certs._x509.names import CA_NAME
 from aegis_certs._x509.pem import is_encrypted
 from aegis_certs._x509.trust import TrustBundle
-from aegis_certs._x509.validity import CertificateState, moment
+from aegis_certs._x509.validity import CertificateState
 from aegis_certs.errors import (
     CertsError,
     DirectoryError,
@@ -65,7 +66,7 @@ def examine(directory: str | Path, *, at: datetime | None = None) -> tuple[Findi
     Raises:
         NotFoundError: There is no such directory.
     """
-    now, store = moment(at), Store(directory)
+    now, store = utc_or_now(at), Store(directory)
     entries = list_certificates(directory, at=now)
     found: list[Finding] = []
     looks: dict[str, _Found] = {

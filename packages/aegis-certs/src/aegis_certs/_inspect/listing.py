@@ -13,18 +13,13 @@ from aegis_certs._ca.crl import read_revocations
 from aegis_certs._ca.inventory import Inventory, IssuedCertificate
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
+from aegis_certs._time import utc_or_now
 from aegis_certs._x509.identity import alternative_names
 from aegis_certs._x509.keys import describe_key, key_id
 from aegis_certs._x509.names import CA_NAME, NEXT_CA_NAME, OLD_CA_NAME
 from aegis_certs._x509.revocation_list import RevocationList
 from aegis_certs._x509.trust import TrustBundle
-from aegis_certs._x509.validity import (
-    CertificateState,
-    common_name,
-    moment,
-    state_between,
-    state_by_dates,
-)
+from aegis_certs._x509.validity import CertificateState, common_name, state_between, state_by_dates
 from aegis_certs.errors import (
     CertsError,
     IdentityError,
@@ -86,7 +81,7 @@ def list_certificates(
     if not files.is_directory(store.directory):
         advice = "make a CA with `aegis-certs init`, or name the directory that has one"
         raise NotFoundError("certificate directory", store.directory, advice)
-    return tuple(_Listing(store, moment(at)).entries())
+    return tuple(_Listing(store, utc_or_now(at)).entries())
 
 
 class _Listing:

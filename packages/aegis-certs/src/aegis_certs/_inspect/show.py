@@ -15,11 +15,12 @@ from aegis_certs._inspect.live_server import look_at
 from aegis_certs._inspect.verify import Check, check_certificate, check_key, is_expiring
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
+from aegis_certs._time import utc_or_now
 from aegis_certs._x509.identity import alternative_names
 from aegis_certs._x509.keys import describe_key, issuer_key_id
 from aegis_certs._x509.names import CA_NAME, validate_node_id
 from aegis_certs._x509.pem import (
-    Pair,
+    KeyPair,
     is_encrypted,
     parse_certificates,
     parse_crls,
@@ -27,7 +28,7 @@ from aegis_certs._x509.pem import (
 )
 from aegis_certs._x509.revocation_list import RevocationList, crl_number, revocations_of
 from aegis_certs._x509.trust import TrustBundle, Usage, allows, is_ca
-from aegis_certs._x509.validity import common_name, moment, state_by_dates
+from aegis_certs._x509.validity import common_name, state_by_dates
 from aegis_certs.errors import (
     CertsError,
     InvalidNodeIdError,
@@ -66,7 +67,7 @@ def verify_target(
         NotFoundError: There is no such file or node, or no trust bundle.
         CertsError: It cannot be read.
     """
-    store, now = Store(directory), moment(None)
+    store, now = Store(directory), utc_or_now(None)
     path = Path(what)
     if path.is_file():
         chain = parse_certificates(_read(path), source=path)
@@ -99,7 +100,7 @@ def _key_check(chain: tuple[x509.Certificate, ...], path: Path, key_path: Path) 
     if is_ca(chain[0]) and is_encrypted(data):
         return Check("key", None, "its key has a passphrase", done=False)
     try:
-        pair = Pair(chain, *parse_private_key(data, source=key_path))
+        pair = KeyPair(chain, *parse_private_key(data, source=key_path))
     except CertsError as error:
         return Check("key", error, "")
     return check_key(pair, path, key_path)
@@ -150,7 +151,7 @@ def _in_file(path: Path) -> list[Thing]:
 
 def _certificate(certificate: x509.Certificate) -> Thing:
     names = alternative_names(certificate)
-    state = state_by_dates(certificate, moment(None))
+    state = state_by_dates(certificate, utc_or_now(None))
     usages: Sequence[Usage] = ("server", "client")
     return {
         "what": f"certificate of {common_name(certificate.subject)}",
@@ -164,7 +165,7 @@ def _certificate(certificate: x509.Certificate) -> Thing:
         "usages": [one for one in usages if allows(certificate, one) and not is_ca(certificate)],
         "not_before": certificate.not_valid_before_utc,
         "not_after": certificate.not_valid_after_utc,
-        "days_left": (certificate.not_valid_after_utc - moment(None)).days,
+        "days_left": (certificate.not_valid_after_utc - utc_or_now(None)).days,
         "state": str(state),
     }
 

@@ -9,18 +9,13 @@ from pathlib import Path
 
 from cryptography import x509
 
+from aegis_certs._time import utc_or_now
 from aegis_certs._x509.identity import alternative_names, identity_of
 from aegis_certs._x509.names import parse_host
-from aegis_certs._x509.pem import Pair
+from aegis_certs._x509.pem import KeyPair
 from aegis_certs._x509.revocation_list import RevocationList
-from aegis_certs._x509.trust import RENEW, TrustBundle, Usage, allows, is_ca
-from aegis_certs._x509.validity import (
-    CertificateState,
-    check_dates,
-    common_name,
-    moment,
-    state_by_dates,
-)
+from aegis_certs._x509.trust import RENEW_ADVICE, TrustBundle, Usage, allows, is_ca
+from aegis_certs._x509.validity import CertificateState, check_dates, common_name, state_by_dates
 from aegis_certs.errors import (
     CertsError,
     ExpiredError,
@@ -76,7 +71,7 @@ def check_certificate(
         revocations: What is revoked, or why that is not known.
         at: The moment of the check; now where none is given.
     """
-    now = moment(at)
+    now = utc_or_now(at)
     leaf = chain[0]
     who = common_name(leaf.subject)
     state = state_by_dates(leaf, now)
@@ -87,7 +82,7 @@ def check_certificate(
     except (ExpiredError, NotYetValidError) as error:
         dates = error
     except CertsError:
-        dates = _error_of(lambda: check_dates(leaf, now, who, RENEW))
+        dates = _error_of(lambda: check_dates(leaf, now, who, RENEW_ADVICE))
     of_chain = _ca_checks if is_ca(leaf) else _leaf_checks
     return (
         Check("dates", dates, f"{state}, until {end}"),
@@ -97,16 +92,16 @@ def check_certificate(
     )
 
 
-def check_key(pair: Pair, certificate: Path, key: Path) -> Check:
+def check_key(pair: KeyPair, certificate: Path, key: Path) -> Check:
     """The check of a key that is here; the paths are for the message."""
     who = common_name(pair.chain[0].subject)
-    error = None if pair.fits else KeyMismatchError(who, certificate, key)
+    error = None if pair.matches else KeyMismatchError(who, certificate, key)
     return Check("key", error, "it belongs to the certificate")
 
 
 def is_expiring(chain: Sequence[x509.Certificate], at: datetime | None = None) -> bool:
     """Tells whether less than a third of the leaf's life is left."""
-    return state_by_dates(chain[0], moment(at)) is CertificateState.EXPIRING
+    return state_by_dates(chain[0], utc_or_now(at)) is CertificateState.EXPIRING
 
 
 def _leaf_checks(

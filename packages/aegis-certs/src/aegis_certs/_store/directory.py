@@ -26,7 +26,12 @@ from cryptography import x509
 
 from aegis_certs._store import files
 from aegis_certs._x509.names import CA_NAMES
-from aegis_certs._x509.pem import Pair, encode_certificates, parse_certificates, private_key_block
+from aegis_certs._x509.pem import (
+    KeyPair,
+    encode_certificates,
+    parse_certificates,
+    private_key_block,
+)
 from aegis_certs.errors import DirectoryError, KeyMismatchError, NotFoundError
 
 _NEXT = ".next.pem"
@@ -100,7 +105,7 @@ class Store:
         """Tells whether the key of this name is here."""
         return any(files.exists(path(name)) for path in (self.key_path, self.pending_path))
 
-    def pair(self, name: str, passphrase: bytes | None = None) -> Pair | None:
+    def pair(self, name: str, passphrase: bytes | None = None) -> KeyPair | None:
         """Key and chain that belong together, without the lock; None where there is neither.
 
         A read between two renames of another process may give files that do not fit; then there
@@ -120,8 +125,8 @@ class Store:
             if chain is None and key is None:
                 return None
             if chain and key:
-                pair = Pair.parse(chain, key, chain_path, key_path, passphrase)
-                if pair.fits:
+                pair = KeyPair.parse(chain, key, chain_path, key_path, passphrase)
+                if pair.matches:
                     return pair
             if both == before:
                 if not chain:
@@ -142,7 +147,7 @@ class Store:
                 self._install(name, self.pending_path(name))
             yield
 
-    def commit(self, name: str, pair: Pair) -> None:
+    def commit(self, name: str, pair: KeyPair) -> None:
         """Puts a new pair in place; only under the lock.
 
         The first write is the commit: a crash before it leaves the old pair, after it the new.
@@ -179,7 +184,7 @@ class Store:
             with suppress(DirectoryError), self.locked(timeout=0):
                 pass
 
-    def _pending(self, name: str, passphrase: bytes | None) -> Pair | None:
+    def _pending(self, name: str, passphrase: bytes | None) -> KeyPair | None:
         path = self.pending_path(name)
         data = files.read(path)
-        return None if data is None else Pair.parse(data, data, path, path, passphrase)
+        return None if data is None else KeyPair.parse(data, data, path, path, passphrase)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cryptography import x509
 
-from aegis_certs._x509.names import type_of_ip, validate_node_id, validate_trust_domain
+from aegis_certs._x509.names import IPAddress, validate_node_id, validate_trust_domain
 from aegis_certs._x509.validity import common_name
 from aegis_certs.errors import IdentityError, InvalidNodeIdError, InvalidRequestError
 
@@ -36,10 +36,10 @@ class AlternativeNames(NamedTuple):
     """The subject alternative names of a certificate, by kind."""
 
     dns: tuple[str, ...] = ()
-    ips: tuple[type_of_ip, ...] = ()
+    ips: tuple[IPAddress, ...] = ()
     uris: tuple[str, ...] = ()
 
-    def cover(self, host: str | type_of_ip) -> bool:
+    def cover(self, host: str | IPAddress) -> bool:
         """Tells whether the host is one of them, exactly."""
         return host in self.dns or host in self.ips
 
@@ -64,19 +64,19 @@ def alternative_names(
     except Exception as error:  # the parser's errors have no common root
         raise IdentityError(f"the alternative names cannot be read ({error})") from error
     dns: list[str] = []
-    ips: list[type_of_ip] = []
+    ips: list[IPAddress] = []
     uris: list[str] = []
     for name in extension.value:
         if isinstance(name, x509.DNSName):
             dns.append(name.value.lower())
         elif isinstance(name, x509.UniformResourceIdentifier):
             uris.append(name.value)
-        elif isinstance(name, x509.IPAddress) and isinstance(name.value, type_of_ip):
+        elif isinstance(name, x509.IPAddress) and isinstance(name.value, IPAddress):
             ips.append(name.value)
     return AlternativeNames(tuple(dns), tuple(ips), tuple(uris))
 
 
-def inherited_hosts(certificate: x509.Certificate) -> list[str | type_of_ip]:
+def inherited_hosts(certificate: x509.Certificate) -> list[str | IPAddress]:
     """The hosts that a successor takes over where nothing but the certificate tells of them.
 
     Only certificates of our own shape pass their hosts on: others may have `localhost`, with

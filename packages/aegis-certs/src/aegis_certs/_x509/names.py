@@ -20,10 +20,10 @@ _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 _MAX_NODE_ID = 63  # a common name holds 64 characters, a DNS label 63
 
 
-type_of_ip = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def parse_ip(text: str) -> type_of_ip | None:
+def parse_ip(text: str) -> IPAddress | None:
     """The address that the text is, or None."""
     try:
         return ipaddress.ip_address(text.strip("[]"))
@@ -31,7 +31,7 @@ def parse_ip(text: str) -> type_of_ip | None:
         return None
 
 
-def parse_host(host: str) -> str | type_of_ip:
+def parse_host(host: str) -> str | IPAddress:
     """A host that somebody wants in a certificate: an IP address, or a DNS name in lower case.
 
     Raises:
@@ -51,7 +51,7 @@ def parse_host(host: str) -> str | type_of_ip:
     return name
 
 
-def ip_of_address(address: str) -> type_of_ip | None:
+def ip_of_address(address: str) -> IPAddress | None:
     """The IP of `host:port`, `[v6]:port` or a bare IP; None for a name or an unspecified IP.
 
     A node's own address goes into its certificate only where it is an IP: a host name there

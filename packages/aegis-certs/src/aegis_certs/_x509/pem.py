@@ -151,7 +151,7 @@ def parse_request(
 
 
 @dataclass(frozen=True, repr=False)
-class Pair:
+class KeyPair:
     """A chain and the key of its first certificate, parsed once: checking an RSA key is slow."""
 
     chain: tuple[x509.Certificate, ...]
@@ -177,7 +177,7 @@ class Pair:
         return cls(certificates, *parse_private_key(key, "private key", key_source, passphrase))
 
     @property
-    def fits(self) -> bool:
+    def matches(self) -> bool:
         """Tells whether the key is the first certificate's."""
         spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         ours = self.key.public_key().public_bytes(*spki)

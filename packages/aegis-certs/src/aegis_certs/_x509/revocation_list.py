@@ -11,10 +11,11 @@ from typing import Self
 
 from cryptography import x509
 
+from aegis_certs._time import utc_or_now
 from aegis_certs._x509.keys import key_id, may_have_signed
 from aegis_certs._x509.pem import parse_crls
 from aegis_certs._x509.trust import TrustBundle
-from aegis_certs._x509.validity import common_name, moment
+from aegis_certs._x509.validity import common_name
 from aegis_certs.errors import RevocationListError, RevokedError
 
 _SKEW = timedelta(minutes=5)  # tolerated between the clocks of CA and verifier
@@ -138,7 +139,7 @@ class RevocationList:
         for crl in parse_crls(data, source=source):
             signers = [ca for ca in cas if ca.subject == crl.issuer]
             if signers:
-                found.append((crl, _check(crl, signers, moment(at), source)))
+                found.append((crl, _check(crl, signers, utc_or_now(at), source)))
         if not found:
             known = ", ".join(common_name(ca.subject) for ca in cas)
             raise RevocationListError(source, f"none is of a CA of the trust bundle ({known})")
@@ -164,7 +165,7 @@ class RevocationList:
 
     def is_stale(self, at: datetime | None = None) -> bool:
         """Tells whether a newer list should be here by now."""
-        return self.next_update is not None and moment(at) > self.next_update
+        return self.next_update is not None and utc_or_now(at) > self.next_update
 
     def is_revoked(
         self, certificate: x509.Certificate, intermediates: Iterable[x509.Certificate] = ()

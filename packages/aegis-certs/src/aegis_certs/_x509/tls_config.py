@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from aegis_certs._x509.identity import Identity, identity_of
-from aegis_certs._x509.pem import Pair, encode_certificates, parse_certificates
+from aegis_certs._x509.pem import KeyPair, encode_certificates, parse_certificates
 from aegis_certs._x509.trust import TrustBundle
 from aegis_certs.errors import CertsError
 
@@ -83,7 +83,7 @@ class TLSConfig:
         return f"TLSConfig(node_id={self.node_id!r}, not_after={end})"
 
 
-def make_tls(pair: Pair, trust_bundle: Iterable[x509.Certificate]) -> TLSConfig:
+def make_tls(pair: KeyPair, trust_bundle: Iterable[x509.Certificate]) -> TLSConfig:
     """The `TLSConfig` of a pair that fits, reduced to the PEM blocks that TLS needs.
 
     Raises:

@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from aegis_certs._time import utc_or_now
 from aegis_certs._x509.identity import Identity, identity_of, trust_domain_of_ca
 from aegis_certs._x509.pem import encode_certificates, parse_certificates
-from aegis_certs._x509.validity import NEW_CA, check_dates, common_name, moment
+from aegis_certs._x509.validity import NEW_CA_ADVICE, check_dates, common_name
 from aegis_certs.errors import IdentityError, UntrustedError, UsageError
 
 Usage = Literal["server", "client"]
@@ -25,7 +26,7 @@ _USAGES: dict[Usage, x509.ObjectIdentifier] = {
     "server": ExtendedKeyUsageOID.SERVER_AUTH,
     "client": ExtendedKeyUsageOID.CLIENT_AUTH,
 }
-RENEW = "issue a new one (`aegis-certs issue`), or start the node where the CA key is"
+RENEW_ADVICE = "issue a new one (`aegis-certs issue`), or start the node where the CA key is"
 
 
 class TrustBundle:
@@ -103,8 +104,8 @@ class TrustBundle:
             raise UntrustedError("nobody", "there is no certificate")
         leaf, *intermediates = chain
         identity = identity_of(leaf)
-        at = moment(at)
-        check_dates(leaf, at, identity.node_id, RENEW)
+        at = utc_or_now(at)
+        check_dates(leaf, at, identity.node_id, RENEW_ADVICE)
         if usage is not None and not allows(leaf, usage):
             raise UsageError(identity.node_id, usage)
         verifier = self._policies[usage].time(at).build_client_verifier()
@@ -190,7 +191,7 @@ class TrustBundle:
                 )
                 advice = "use the ca-cert.pem of the CA that issued it, or issue it anew"
                 raise UntrustedError(node_id, f"{what}; {advice}")
-            check_dates(ca, at, f"the CA {common_name(ca.subject)}", NEW_CA)
+            check_dates(ca, at, f"the CA {common_name(ca.subject)}", NEW_CA_ADVICE)
             if ca in self.certificates:
                 return
             below = ca

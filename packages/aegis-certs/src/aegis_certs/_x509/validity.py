@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -38,13 +38,6 @@ class CertificateState(StrEnum):
     UNREADABLE = "unreadable"
 
 
-def moment(at: datetime | None) -> datetime:
-    """The given moment in UTC, or now; a moment without a zone counts as UTC."""
-    if at is None:
-        return datetime.now(UTC)
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-
-
 def validity(at: datetime, days: float, issuer: x509.Certificate | None = None) -> Validity:
     """The validity of what is issued now: backdated, and never past its issuer's end.
 
@@ -59,14 +52,14 @@ def validity(at: datetime, days: float, issuer: x509.Certificate | None = None) 
     span = Validity(at - BACKDATE, at + timedelta(days=days))
     if issuer is None:
         return span
-    check_dates(issuer, at, f"the CA {common_name(issuer.subject)}", NEW_CA)
+    check_dates(issuer, at, f"the CA {common_name(issuer.subject)}", NEW_CA_ADVICE)
     return Validity(
         max(span.not_before, issuer.not_valid_before_utc),
         min(span.not_after, issuer.not_valid_after_utc),
     )
 
 
-NEW_CA = "make a new CA, and issue the certificates of the nodes from it"
+NEW_CA_ADVICE = "make a new CA, and issue the certificates of the nodes from it"
 
 
 def check_dates(certificate: x509.Certificate, at: datetime, subject: str, advice: str) -> None:
@@ -106,20 +99,3 @@ def common_name(name: x509.Name) -> str:
     """The common name of a subject or issuer, or all of it where it has none; for messages."""
     names = name.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     return str(names[0].value) if names else name.rfc4514_string() or "(no name)"
-
-
-def isoformat(at: datetime) -> str:
-    """A moment for machines, such as `2027-02-21T22:36:36Z`."""
-    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-def parse_isoformat(text: str) -> datetime:
-    """The moment that `isoformat` wrote.
-
-    Raises:
-        ValueError: It did not.
-    """
-    found = datetime.fromisoformat(text)
-    if found.tzinfo is None:
-        raise ValueError(f"{text!r} names no zone")
-    return found.astimezone(UTC)

@@ -116,7 +116,7 @@ class IdentityRotator:
     def _renew(self) -> IdentityEvent | None:
         due = self._clock() >= self._renew_at
         # After a rotation of the CA a new leaf is wanted before its time; once, not at each look.
-        if not due and (self._failures or not self._source.was_rotated()):
+        if not due and (self._failures or not self._source.issuer_replaced()):
             return None
         try:
             fresh = self._source.renew()
