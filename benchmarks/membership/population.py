@@ -32,7 +32,7 @@ SERVICES = (ServiceInfo("orders", "v1"), ServiceInfo("invoices", "v2"))
 class Signing:
     """Signs with a leaf."""
 
-    signer: bytes
+    fingerprint: bytes
     not_after: float
     key: rsa.RSAPrivateKey
 
@@ -46,13 +46,13 @@ class Somebody:
 
     record: Record
     certificate: bytes
-    author: RecordSigner
+    signer: RecordSigner
 
     def changed(self) -> Record:
         """Makes the record of a change."""
         assert self.record.info is not None
         info = replace(self.record.info, name=f"{self.record.id} changed")
-        return self.author.write(self.record.id, self.record.stamp + 1, info)
+        return self.signer.sign_record(self.record.id, self.record.stamp + 1, info)
 
 
 class Population:
@@ -86,9 +86,7 @@ class Population:
         signing = Signing(
             hashlib.sha256(der).digest(), certificate.not_valid_after_utc.timestamp(), key
         )
-        author = RecordSigner(
-            node_id, mesh=DEFAULT_MESH, trust_domain=self._domain, signing=signing
-        )
+        signer = RecordSigner(node_id, mesh=DEFAULT_MESH, trust_domain=self._domain, key=signing)
         info = NodeInfo(
             node_id,
             node_id,
@@ -99,7 +97,7 @@ class Population:
             updated_at=now,
             trust_bundle=self._roots,
         )
-        return Somebody(author.write(node_id, int(time.time() * 1000), info), der, author)
+        return Somebody(signer.sign_record(node_id, int(time.time() * 1000), info), der, signer)
 
 
 def _ip(number: int) -> IPv4Address:

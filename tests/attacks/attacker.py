@@ -43,7 +43,7 @@ class Attacker:
     def __init__(self, tls: TLSConfig) -> None:
         self.id = tls.node_id
         self.tls = tls
-        self.author = RecordSigner.of(tls, mesh=DEFAULT_MESH)
+        self.signer = RecordSigner.of(tls, mesh=DEFAULT_MESH)
         self.chain = [certificate.public_bytes(Encoding.DER) for certificate in tls.chain]
         self.address = ""
         self.watchers: set[str] = set()
@@ -95,8 +95,8 @@ class Attacker:
             services=tuple(ServiceInfo(service, "v1") for service in services),
         )
         stamp = changes.pop("stamp", None) or next(self._stamps)
-        author = changes.pop("author", self.author)
-        record: Record = author.write(node_id, stamp, info)
+        signer = changes.pop("signer", self.signer)
+        record: Record = signer.sign_record(node_id, stamp, info)
         if not changes:
             return mesh_pb2.SignedRecord(
                 body=record.body, signature=record.signature, signer=record.signer
@@ -109,7 +109,7 @@ class Attacker:
     def verdict(self, about: Record, opinion: Any, **changes: Any) -> mesh_pb2.SignedVerdict:
         """Signs a verdict with any changes to its fields."""
         stamp = next(self._stamps)
-        honest: SignedVerdict = self.author.judge(about, stamp, opinion, held=False)
+        honest: SignedVerdict = self.signer.sign_verdict(about, stamp, opinion, held=False)
         body = mesh_pb2.VerdictBody.FromString(honest.signed.body)
         for name, value in changes.items():
             setattr(body, name, value)

@@ -135,7 +135,7 @@ async def test_records_of_other_meshes_and_trust_domains_are_refused(
     await mesh.wait_until_watched()
     attacker = mesh.attacker
     elsewhere = RecordSigner.of(attacker.tls, mesh="elsewhere")
-    attacker.tell(attacker.record("stolen", author=elsewhere))
+    attacker.tell(attacker.record("stolen", signer=elsewhere))
     attacker.tell(attacker.record("stolen", trust_domain="other.example"))
     ca = CertificateAuthority.create(tmp_path, key_type=KeyType.P256, trust_domain="other.example")
     stranger = Attacker(ca.issue_in_memory("stranger"))
@@ -159,7 +159,7 @@ async def test_other_lives_of_a_node_that_never_answer_do_not_replace_it(
     thief.address = mesh.attacker.address
     before = held(Record)
     for _ in range(10):
-        thief.author = RecordSigner.of(thief.tls, mesh=DEFAULT_MESH)
+        thief.signer = RecordSigner.of(thief.tls, mesh=DEFAULT_MESH)
         stolen = b.topology.get_record("b").stamp + 1000
         call = thief.watch(a, thief.request(thief.record("stolen", stamp=stolen)))
         assert (await call.read()).complete

@@ -98,7 +98,7 @@ async def test_an_old_accusation_of_an_honest_node_does_not_hold_again(attacked:
     await mesh.wait_until_watched()
     _, b, c = mesh.nodes
     stamp = c.topology.get_record("c").stamp
-    b.topology.judge("c", Opinion.SUSPECT)
+    b.topology.publish_verdict("c", Opinion.SUSPECT)
     await mesh.until(lambda: verdicts_heard(mesh, "c"))
     caught = verdicts_heard(mesh, "c")[:1]
     for node in mesh.nodes:

@@ -19,9 +19,9 @@ MORE_THAN_IS_ON_ITS_WAY = 2000
 
 
 def records(count: int) -> list[Any]:
-    author, stamp = RecordSigner(mesh=DEFAULT_MESH), time.time_ns() // 1_000_000
+    signer, stamp = RecordSigner(mesh=DEFAULT_MESH), time.time_ns() // 1_000_000
     ids = [f"other-{number}" for number in range(count)]
-    return [author.write(i, stamp, NodeInfo(i, name="n" * 200)) for i in ids]
+    return [signer.sign_record(i, stamp, NodeInfo(i, name="n" * 200)) for i in ids]
 
 
 async def test_a_watcher_that_was_told_something_else_hears_that_a_node_leaves(

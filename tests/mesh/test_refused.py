@@ -27,7 +27,7 @@ async def watching(
     tls: TLSConfig, node: Any, record_of: str, signed_by: TLSConfig
 ) -> AsyncIterator[Any]:
     """Asks to join with a record, as no honest node would."""
-    topology = Topology(author=RecordSigner.of(signed_by, mesh=DEFAULT_MESH))
+    topology = Topology(signer=RecordSigner.of(signed_by, mesh=DEFAULT_MESH))
     topology.add_node(NodeInfo(record_of, address="127.0.0.1:9"))
     verifier = RecordVerifier(tls.bundle, mesh=DEFAULT_MESH, trust_domain=tls.trust_domain)
     reader = FeedReader(topology, verifier, trusts_statuses=False)

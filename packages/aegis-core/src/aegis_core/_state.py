@@ -38,8 +38,8 @@ class NodeState:
         self.node_id = tls.node_id
         self.joined = asyncio.Event()
         self.tell_peers: Callable[[], None] = lambda: None
-        self._author = RecordSigner.of(tls, mesh=mesh)
-        self.topology = Topology(owner=tls.node_id, author=self._author)
+        self._signer = RecordSigner.of(tls, mesh=mesh)
+        self.topology = Topology(owner=tls.node_id, signer=self._signer)
         self.verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
         self.chain = _chain(tls)
         self.check = CallerVerifier(tls.trust_domain)
@@ -58,7 +58,7 @@ class NodeState:
             reason = f"the certificate is {tls.node_id}'s, this node is {self.node_id}"
             raise ConfigError("tls", reason)
         _check(tls, RecordVerifier(tls.bundle, mesh=self.mesh, trust_domain=tls.trust_domain))
-        self._author.change_identity(tls)
+        self._signer.change_identity(tls)
         self.tls, self.chain = tls, _chain(tls)
         self.verifier.change_bundle(tls.bundle)
         self.verifier.add_chain(self.chain)

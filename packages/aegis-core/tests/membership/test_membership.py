@@ -19,8 +19,8 @@ class Mesh:
 
     def __init__(self, *others: str) -> None:
         self.now = 0.0
-        self.authors = {i: RecordSigner(i, clock=self.clock) for i in ("a", *others)}
-        self.topology = Topology(owner="a", author=self.authors["a"], clock=self.clock)
+        self.signers = {i: RecordSigner(i, clock=self.clock) for i in ("a", *others)}
+        self.topology = Topology(owner="a", signer=self.signers["a"], clock=self.clock)
         self.topology.add_node(NodeInfo("a", address="a:1"))
         for node_id in others:
             self.write(node_id)
@@ -34,7 +34,7 @@ class Mesh:
         held = self.topology.get_record(node_id)
         stamp = max(int(self.clock() * 1000), held.stamp + 1 if held else 0)
         info = NodeInfo(node_id, address=f"{node_id}:1")
-        self.topology.merge_records([self.authors[node_id].write(node_id, stamp, info)])
+        self.topology.merge_records([self.signers[node_id].sign_record(node_id, stamp, info)])
 
     def say(
         self, accuser: str, subject: str, opinion: Opinion = Opinion.FAILED, *, held: bool = False
@@ -42,22 +42,22 @@ class Mesh:
         record = self.topology.get_record(subject)
         assert record is not None
         stamp = int(self.clock() * 1000)
-        verdict = self.authors[accuser].judge(record, stamp, opinion, held=held)
+        verdict = self.signers[accuser].sign_verdict(record, stamp, opinion, held=held)
         self.topology.merge_verdicts([verdict])
 
     def remove(self, node_id: str) -> None:
         held = self.topology.get_record(node_id)
         assert held is not None
         stamp = max(int(self.clock() * 1000), held.stamp + 1)
-        self.topology.merge_records([self.authors[node_id].write(node_id, stamp, None)])
+        self.topology.merge_records([self.signers[node_id].sign_record(node_id, stamp, None)])
 
     def restart(self, node_id: str) -> None:
-        self.authors[node_id] = RecordSigner(node_id, clock=self.clock)
+        self.signers[node_id] = RecordSigner(node_id, clock=self.clock)
         self.write(node_id)
 
     def strangers(self, subject: str) -> list[str]:
         """Those whose word on one of them does not count."""
-        return sorted(self.authors.keys() - self.membership.observers(subject) - {subject, "a"})
+        return sorted(self.signers.keys() - self.membership.observers(subject) - {subject, "a"})
 
     def answers(self, accuser: str, seconds: float) -> int:
         """Lets one accuse `a` all the time; returns how often `a` answered."""
@@ -73,7 +73,7 @@ class Mesh:
         end = self.now + seconds
         while self.now < end:
             self.now += 0.1
-            for node_id in self.authors.keys() - set(silent):
+            for node_id in self.signers.keys() - set(silent):
                 self.membership.heard(node_id, self.now)
             self.membership.tick(self.now)
 
@@ -156,7 +156,7 @@ def test_verdicts_of_an_earlier_life_of_their_accuser_are_void() -> None:
     mesh = Mesh("b", "c", "d", "e")
     for accuser in "bcd":
         mesh.say(accuser, "e")
-        mesh.authors[accuser] = RecordSigner(accuser, clock=mesh.clock)
+        mesh.signers[accuser] = RecordSigner(accuser, clock=mesh.clock)
         mesh.now += 0.1
         mesh.write(accuser)
     mesh.wait(2 * REVIEW)
@@ -320,7 +320,7 @@ def test_one_that_it_watches_again_is_judged_from_what_it_said_of_it_before() ->
     assert subjects == set("bcdef")
     more = "ghijklmnopqrst"
     for node_id in more:
-        mesh.authors[node_id] = RecordSigner(node_id, clock=mesh.clock)
+        mesh.signers[node_id] = RecordSigner(node_id, clock=mesh.clock)
     for subject in sorted(subjects):
         mesh.membership.lost(subject, mesh.now)
     mesh.wait(2.0, silent="bcdef")

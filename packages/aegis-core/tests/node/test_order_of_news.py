@@ -20,8 +20,8 @@ class View:
     """What one node knows, and makes of it; everybody else lets it hear of them all the time."""
 
     def __init__(self) -> None:
-        self.authors = {node_id: RecordSigner(node_id) for node_id in IDS}
-        self.topology = Topology(owner=OWN, author=self.authors[OWN])
+        self.signers = {node_id: RecordSigner(node_id) for node_id in IDS}
+        self.topology = Topology(owner=OWN, signer=self.signers[OWN])
         self.topology.add_node(NodeInfo(OWN, address="127.0.0.1:1"))
         self.records = {node_id: self.record(node_id, STAMP) for node_id in IDS[1:]}
         self.merge(*self.records.values())
@@ -30,7 +30,9 @@ class View:
         self.settle()
 
     def record(self, node_id: str, stamp: int) -> Record:
-        return self.authors[node_id].write(node_id, stamp, NodeInfo(node_id, address="127.0.0.1:1"))
+        return self.signers[node_id].sign_record(
+            node_id, stamp, NodeInfo(node_id, address="127.0.0.1:1")
+        )
 
     def merge(self, *records: Record) -> None:
         self.topology.merge_records(records, version=1, origin=IDS[1])
@@ -39,7 +41,7 @@ class View:
         """Lets these nodes say that one is failed."""
         self.topology.merge_verdicts(
             [
-                self.authors[accuser].judge(
+                self.signers[accuser].sign_verdict(
                     self.records[subject], STAMP + 1, Opinion.FAILED, held=False
                 )
                 for accuser in accusers

@@ -23,7 +23,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def topology(clock: ManualClock) -> Topology:
-    return Topology(owner="v", author=RecordSigner("v", clock=clock), clock=clock)
+    return Topology(owner="v", signer=RecordSigner("v", clock=clock), clock=clock)
 
 
 def node(node_id: str, port: int = 1) -> NodeInfo:
@@ -56,7 +56,7 @@ def test_an_old_lease_is_renewed_by_the_same_answer(topology: Topology, clock: M
 
 def test_what_two_vouchers_agree_on_is_published_once(clock: ManualClock) -> None:
     topologies = [
-        Topology(owner=owner, author=RecordSigner(owner, clock=clock), clock=clock)
+        Topology(owner=owner, signer=RecordSigner(owner, clock=clock), clock=clock)
         for owner in ("v1", "v2")
     ]
     Vouching(topologies[0], clock).learn("go", [node("go")])
@@ -78,7 +78,7 @@ def test_a_missing_entry_removes_only_what_this_peer_told_of(topology: Topology)
 def test_a_peer_never_changes_or_removes_what_its_owner_signed(clock: ManualClock) -> None:
     owner = Topology(owner="a", clock=clock)
     owner.add_node(node("a", 1))
-    ours = Topology(owner="v", author=RecordSigner("v", clock=clock), clock=clock)
+    ours = Topology(owner="v", signer=RecordSigner("v", clock=clock), clock=clock)
     ours.merge(owner)
     vouching = Vouching(ours, clock)
     vouching.learn("go", [node("go"), node("a", 2)])
@@ -146,7 +146,7 @@ def test_vouchers_that_hear_different_things_do_not_overwrite_each_other_for_eve
     clock: ManualClock,
 ) -> None:
     topologies = [
-        Topology(owner=owner, author=RecordSigner(owner, clock=clock), clock=clock)
+        Topology(owner=owner, signer=RecordSigner(owner, clock=clock), clock=clock)
         for owner in ("v1", "v2")
     ]
     vouchings = [Vouching(topology, clock) for topology in topologies]
@@ -185,7 +185,7 @@ def test_it_is_known_whether_a_peer_holds_what_the_topology_has(topology: Topolo
 
 def test_what_a_lost_voucher_published_is_renewed_by_another(clock: ManualClock) -> None:
     topologies = [
-        Topology(owner=owner, author=RecordSigner(owner, clock=clock), clock=clock)
+        Topology(owner=owner, signer=RecordSigner(owner, clock=clock), clock=clock)
         for owner in ("v1", "v2")
     ]
     Vouching(topologies[0], clock).learn("go", [node("go")])

@@ -17,7 +17,7 @@ from aegis_discovery.feed._limits import AT_ONCE
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import Opinion, RecordSigner, RecordVerifier
 from aegis_discovery.records._codec import signed_to_wire
-from aegis_discovery.records._signer import LeafSigning
+from aegis_discovery.records._signer import LeafKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 MESH = "test"
@@ -33,7 +33,7 @@ class Side:
     ) -> None:
         self.tls = tls
         self.id = tls.node_id
-        self.topology = Topology(owner=self.id, author=RecordSigner.of(tls, mesh=MESH))
+        self.topology = Topology(owner=self.id, signer=RecordSigner.of(tls, mesh=MESH))
         self.verifier = RecordVerifier(
             tls.bundle, mesh=MESH, trust_domain=trust_domain or tls.trust_domain
         )
@@ -165,7 +165,7 @@ def test_a_chain_travels_again_only_where_the_watcher_cannot_have_it(
     watcher.pull(watcher.open(server))
     assert watcher.chains == 2
 
-    server.topology.judge("peer", Opinion.SUSPECT)
+    server.topology.publish_verdict("peer", Opinion.SUSPECT)
     peer.declare("changed")
     vouch_for(peer, ["go-1"])
     server.pull(server.open(peer))
@@ -343,14 +343,14 @@ Sign = Callable[..., mesh_pb2.SignedRecord]
 def signer_of(side: Side) -> Sign:
     """Signs the side's own record with any changes, as only a liar would."""
     honest = side.record()
-    signing = LeafSigning(side.tls)
+    key = LeafKey(side.tls)
 
     def sign(**changes: object) -> mesh_pb2.SignedRecord:
         body = mesh_pb2.RecordBody.FromString(honest.body)
         for name, value in changes.items():
             setattr(body, name, value)
         data = body.SerializeToString()
-        return mesh_pb2.SignedRecord(body=data, signature=signing.sign(data), signer=signing.signer)
+        return mesh_pb2.SignedRecord(body=data, signature=key.sign(data), signer=key.fingerprint)
 
     return sign
 
@@ -836,7 +836,7 @@ def test_a_large_message_is_taken_in_by_parts_that_stand_alone(
         voucher = side(f"voucher-{number}")
         vouch_for(voucher, [f"go-{number}-{i}" for i in range(3)])
         server.pull(server.open(voucher))
-        server.topology.judge(voucher.id, Opinion.SUSPECT)
+        server.topology.publish_verdict(voucher.id, Opinion.SUSPECT)
     watcher = side("watcher")
     whole = mesh_pb2.WatchResponse()
     for message in watcher.open(server).messages():

@@ -29,7 +29,7 @@ from aegis_discovery.records import (
 )
 from aegis_discovery.records._codec import encode_record
 from aegis_discovery.records._record import CONTEXT, MAX_PROVIDED, RecordFields, _shared
-from aegis_discovery.records._signer import LeafSigning
+from aegis_discovery.records._signer import LeafKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 MESH = "test"
@@ -63,7 +63,7 @@ def owner(ca: CertificateAuthority) -> TLSConfig:
 
 
 @pytest.fixture
-def author(owner: TLSConfig, clock: ManualClock) -> RecordSigner:
+def signer(owner: TLSConfig, clock: ManualClock) -> RecordSigner:
     return RecordSigner.of(owner, mesh=MESH, clock=clock)
 
 
@@ -77,7 +77,7 @@ def verifier(ca: CertificateAuthority, owner: TLSConfig, clock: ManualClock) -> 
 
 @pytest.fixture
 def sign(owner: TLSConfig, clock: ManualClock) -> Callable[..., Signed]:
-    """Signs, with the key of `a`, what no honest author would write."""
+    """Signs, with the key of `a`, what no honest signer would write."""
 
     def signed(**changes: object) -> Signed:
         now = round(clock() * 1000)
@@ -94,9 +94,9 @@ def sign(owner: TLSConfig, clock: ManualClock) -> Callable[..., Signed]:
         fields = replace(honest, **changes)  # type: ignore[arg-type]  # one name per field
         if fields.info is not None:
             fields = replace(fields, info=replace(fields.info, id=fields.id))
-        signing = LeafSigning(owner)
+        key = LeafKey(owner)
         body = encode_record(fields)
-        return Signed(body, signing.sign(body), signing.signer)
+        return Signed(body, key.sign(body), key.fingerprint)
 
     return signed
 
@@ -109,9 +109,9 @@ def refusal(verifier: RecordVerifier, signed: Signed) -> str:
 
 
 def test_a_record_arrives_as_its_author_wrote_it(
-    author: RecordSigner, verifier: RecordVerifier, clock: ManualClock
+    signer: RecordSigner, verifier: RecordVerifier, clock: ManualClock
 ) -> None:
-    topology = Topology(owner="a", author=author, clock=clock)
+    topology = Topology(owner="a", signer=signer, clock=clock)
     clock.now += 0.123456
     joined_at = datetime(2020, 1, 2, 3, 4, 5, 678901, UTC)
     node = NodeInfo("a", "Ay", "cache", "10.0.0.1:1", (ServiceInfo("s", "v1"),), joined_at)
@@ -124,16 +124,16 @@ def test_a_record_arrives_as_its_author_wrote_it(
 
 
 def test_a_lease_ends_after_a_day_and_never_after_its_certificate(
-    ca: CertificateAuthority, author: RecordSigner, clock: ManualClock
+    ca: CertificateAuthority, signer: RecordSigner, clock: ManualClock
 ) -> None:
     stamp = round(clock() * 1000)
     assert (
-        author.write("a", stamp, NodeInfo("a", address="10.0.0.1:1")).expires_at
+        signer.sign_record("a", stamp, NodeInfo("a", address="10.0.0.1:1")).expires_at
         == stamp + LEASE * 1000
     )
-    assert author.write("a", stamp, None).expires_at == stamp + TOMBSTONE_LEASE * 1000
+    assert signer.sign_record("a", stamp, None).expires_at == stamp + TOMBSTONE_LEASE * 1000
     brief = ca.issue_in_memory("b", days=0.5)
-    record = RecordSigner.of(brief, mesh=MESH, clock=clock).write(
+    record = RecordSigner.of(brief, mesh=MESH, clock=clock).sign_record(
         "b", stamp, NodeInfo("b", address="10.0.0.1:1")
     )
     assert record.expires_at == brief.not_after.timestamp() * 1000
@@ -142,23 +142,23 @@ def test_a_lease_ends_after_a_day_and_never_after_its_certificate(
 def test_rsa_keys_sign_as_well(ca: CertificateAuthority, verifier: RecordVerifier) -> None:
     tls = ca.issue_in_memory("r", key_type=KeyType.RSA_2048)
     verifier.add_chain(chain_of(tls))
-    author = RecordSigner.of(tls, mesh=MESH)
-    record = author.write("r", round(time.time() * 1000), NodeInfo("r", address="10.0.0.1:1"))
+    signer = RecordSigner.of(tls, mesh=MESH)
+    record = signer.sign_record("r", round(time.time() * 1000), NodeInfo("r", address="10.0.0.1:1"))
     assert verifier.verify(wire(record)) == record
     forged = Signed(record.body, record.signature[:-1] + b"\0", record.signer)
     assert refusal(verifier, forged) == "its signature is not by r"
 
 
-def test_a_forged_signature_is_refused(verifier: RecordVerifier, author: RecordSigner) -> None:
-    record = author.write("a", 1, NodeInfo("a", address="10.0.0.1:1"))
-    other = author.write("a", 2, NodeInfo("a", address="10.0.0.1:1"))
+def test_a_forged_signature_is_refused(verifier: RecordVerifier, signer: RecordSigner) -> None:
+    record = signer.sign_record("a", 1, NodeInfo("a", address="10.0.0.1:1"))
+    other = signer.sign_record("a", 2, NodeInfo("a", address="10.0.0.1:1"))
     forged = Signed(record.body, other.signature, record.signer)
     assert refusal(verifier, forged) == "its signature is not by a"
     assert refusal(verifier, replace(forged, signature=b"")) == "its signature is not by a"
 
 
-def test_an_altered_body_is_refused(verifier: RecordVerifier, author: RecordSigner) -> None:
-    record = author.write("a", 1, NodeInfo("a", address="10.0.0.1:1"))
+def test_an_altered_body_is_refused(verifier: RecordVerifier, signer: RecordSigner) -> None:
+    record = signer.sign_record("a", 1, NodeInfo("a", address="10.0.0.1:1"))
     altered = record.body.replace(b"10.0.0.1", b"10.6.6.6")
     assert altered != record.body
     reason = refusal(verifier, Signed(altered, record.signature, record.signer))
@@ -229,19 +229,21 @@ def test_a_lease_may_be_no_longer_than_a_tombstones(
 
 
 def test_a_record_has_a_size_that_it_may_not_pass(
-    verifier: RecordVerifier, author: RecordSigner, sign: Callable[..., Signed]
+    verifier: RecordVerifier, signer: RecordSigner, sign: Callable[..., Signed]
 ) -> None:
     many = NodeInfo("a", services=tuple(ServiceInfo(f"service-{i}", "v1") for i in range(400)))
     with pytest.raises(InvalidRecordError, match="declare fewer services"):
-        author.write("a", 1, many)
+        signer.sign_record("a", 1, many)
     assert refusal(verifier, sign(info=many)).endswith(f"bytes, the limit is {MAX_RECORD}")
 
 
 def test_a_signer_whose_certificate_did_not_come_is_refused(
-    ca: CertificateAuthority, author: RecordSigner
+    ca: CertificateAuthority, signer: RecordSigner
 ) -> None:
     stranger = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain)
-    reason = refusal(stranger, wire(author.write("a", 1, NodeInfo("a", address="10.0.0.1:1"))))
+    reason = refusal(
+        stranger, wire(signer.sign_record("a", 1, NodeInfo("a", address="10.0.0.1:1")))
+    )
     assert reason == "the certificate that signed it did not come along"
 
 
@@ -250,7 +252,7 @@ def test_nothing_is_believed_of_a_certificate_that_has_ended_meanwhile(
 ) -> None:
     brief = ca.issue_in_memory("b", days=1)
     verifier.add_chain(chain_of(brief))
-    record = RecordSigner.of(brief, mesh=MESH, clock=clock).write(
+    record = RecordSigner.of(brief, mesh=MESH, clock=clock).sign_record(
         "b", 1, NodeInfo("b", address="10.0.0.1:1")
     )
     clock.now += 2 * LEASE
@@ -295,9 +297,9 @@ def test_what_is_no_chain_teaches_nothing(verifier: RecordVerifier) -> None:
 
 
 def test_a_replayed_older_record_changes_nothing(
-    author: RecordSigner, verifier: RecordVerifier, clock: ManualClock
+    signer: RecordSigner, verifier: RecordVerifier, clock: ManualClock
 ) -> None:
-    writer = Topology(owner="a", author=author, clock=clock)
+    writer = Topology(owner="a", signer=signer, clock=clock)
     writer.add_node(NodeInfo("a", address="10.0.0.1:1"))
     older = writer.get_record("a")
     assert older is not None
@@ -341,8 +343,8 @@ def test_thousands_of_records_share_what_is_equal_in_them(
             region="north",
             zone="north-1",
         )
-        author = RecordSigner.of(tls, mesh=MESH, clock=clock)
-        written = author.write(node_id, round(clock() * 1000), info)
+        signer = RecordSigner.of(tls, mesh=MESH, clock=clock)
+        written = signer.sign_record(node_id, round(clock() * 1000), info)
         assert written.info == replace(info, name=node_id)
         found.append(verifier.verify(wire(written)))
     one, other = (record.info for record in found)
@@ -439,7 +441,7 @@ def test_a_certificate_that_cannot_be_read_signs_no_record(
 
 
 def test_services_are_limited_and_named(
-    verifier: RecordVerifier, author: RecordSigner, sign: Callable[..., Signed]
+    verifier: RecordVerifier, signer: RecordSigner, sign: Callable[..., Signed]
 ) -> None:
     most = tuple(ServiceInfo(f"{i}", "") for i in range(MAX_PROVIDED))
     many = NodeInfo("a", address="10.0.0.1:1", services=(*most, ServiceInfo("one", "")))
@@ -451,7 +453,7 @@ def test_services_are_limited_and_named(
     ):
         assert refusal(verifier, sign(info=info)) == reason
         with pytest.raises(InvalidRecordError, match=reason):
-            author.write("a", 1, info)
+            signer.sign_record("a", 1, info)
 
 
 def test_nothing_is_remembered_of_a_record_that_is_not_believed(

@@ -14,7 +14,7 @@ from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import RecordSigner, RecordVerifier, Signed
 from aegis_discovery.records._codec import decode_verdict, encode_verdict
 from aegis_discovery.records._record import MAX_AHEAD, Record
-from aegis_discovery.records._signer import LeafSigning
+from aegis_discovery.records._signer import LeafKey
 from aegis_discovery.records._verdict import (
     CLEAR_LEASE,
     MAX_VERDICT,
@@ -54,7 +54,7 @@ def accuser(ca: CertificateAuthority) -> TLSConfig:
 
 
 @pytest.fixture
-def author(accuser: TLSConfig, clock: ManualClock) -> RecordSigner:
+def signer(accuser: TLSConfig, clock: ManualClock) -> RecordSigner:
     return RecordSigner.of(accuser, mesh=MESH, clock=clock)
 
 
@@ -68,8 +68,8 @@ def verifier(ca: CertificateAuthority, accuser: TLSConfig, clock: ManualClock) -
 
 @pytest.fixture
 def subject(ca: CertificateAuthority, clock: ManualClock) -> Record:
-    author = RecordSigner.of(ca.issue_in_memory("b"), mesh=MESH, clock=clock)
-    return author.write("b", round(clock() * 1000), NodeInfo("b", address="10.0.0.1:1"))
+    signer = RecordSigner.of(ca.issue_in_memory("b"), mesh=MESH, clock=clock)
+    return signer.sign_record("b", round(clock() * 1000), NodeInfo("b", address="10.0.0.1:1"))
 
 
 Sign = Callable[..., Signed]
@@ -90,8 +90,8 @@ def sign(accuser: TLSConfig, clock: ManualClock) -> Sign:
         honest = Verdict("a", "life", now, now + 1000, "b", "life", now, Opinion.FAILED)
         verdict = replace(honest, **changes)  # type: ignore[arg-type]  # one name per field
         body = encode_verdict(verdict, context=context, mesh=mesh, trust_domain=trust_domain)
-        signing = LeafSigning(accuser)
-        return Signed(body, signing.sign(body), signing.signer)
+        key = LeafKey(accuser)
+        return Signed(body, key.sign(body), key.fingerprint)
 
     return signed
 
@@ -107,7 +107,7 @@ def refusal(verifier: RecordVerifier, signed: Signed) -> str:
 @pytest.mark.parametrize("opinion", list(Opinion))
 @pytest.mark.parametrize("held", [False, True])
 def test_a_verdict_arrives_as_its_accuser_signed_it(
-    author: RecordSigner,
+    signer: RecordSigner,
     verifier: RecordVerifier,
     subject: Record,
     clock: ManualClock,
@@ -115,12 +115,12 @@ def test_a_verdict_arrives_as_its_accuser_signed_it(
     held: bool,
 ) -> None:
     stamp = round(clock() * 1000)
-    word = author.judge(subject, stamp, opinion, held=held)
+    word = signer.sign_verdict(subject, stamp, opinion, held=held)
     assert verifier.verify_verdict(word.signed) == word
     lease = CLEAR_LEASE if opinion is Opinion.CLEAR else VERDICT_LEASE
     assert word.verdict == Verdict(
         accuser="a",
-        accuser_instance=author.instance,
+        accuser_instance=signer.instance,
         stamp=stamp,
         expires_at=stamp + round(lease * 1000),
         subject="b",
@@ -136,8 +136,8 @@ def test_no_verdict_outlives_the_certificate_that_signed_it(
 ) -> None:
     brief = ca.issue_in_memory("brief", days=0.01)
     verifier.add_chain(chain_of(brief))
-    author = RecordSigner.of(brief, mesh=MESH, clock=clock)
-    word = author.judge(subject, round(clock() * 1000), Opinion.FAILED, held=False)
+    signer = RecordSigner.of(brief, mesh=MESH, clock=clock)
+    word = signer.sign_verdict(subject, round(clock() * 1000), Opinion.FAILED, held=False)
     assert word.verdict.expires_at == brief.not_after.timestamp() * 1000
     assert verifier.verify_verdict(word.signed) == word
     clock.now = brief.not_after.timestamp()
@@ -149,8 +149,8 @@ def test_rsa_keys_sign_verdicts_as_well(
 ) -> None:
     tls = ca.issue_in_memory("r", key_type=KeyType.RSA_2048)
     verifier.add_chain(chain_of(tls))
-    author = RecordSigner.of(tls, mesh=MESH)
-    word = author.judge(subject, round(time.time() * 1000), Opinion.SUSPECT, held=False)
+    signer = RecordSigner.of(tls, mesh=MESH)
+    word = signer.sign_verdict(subject, round(time.time() * 1000), Opinion.SUSPECT, held=False)
     assert verifier.verify_verdict(word.signed) == word
     forged = replace(word.signed, signature=word.signed.signature[:-1] + b"\0")
     assert refusal(verifier, forged) == "its signature is not by r"
@@ -227,8 +227,8 @@ def test_a_verdict_of_another_trust_domain_is_refused(
         tmp_path, key_type=KeyType.P256, trust_domain="elsewhere.example"
     )
     stranger = elsewhere.issue_in_memory("a")
-    author = RecordSigner.of(stranger, mesh=MESH, clock=clock)
-    word = author.judge(subject, round(clock() * 1000), Opinion.FAILED, held=False)
+    signer = RecordSigner.of(stranger, mesh=MESH, clock=clock)
+    word = signer.sign_verdict(subject, round(clock() * 1000), Opinion.FAILED, held=False)
     ours = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=clock)
     reason = refusal(ours, word.signed)
     assert reason == "the certificate that signed it did not come along", "nor would it be learned"
@@ -241,7 +241,7 @@ def test_a_revoked_accuser_is_believed_no_more(
     tls = ca.issue("a")
     verifier = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=clock)
     verifier.add_chain(chain_of(tls))
-    word = RecordSigner.of(tls, mesh=MESH, clock=clock).judge(
+    word = RecordSigner.of(tls, mesh=MESH, clock=clock).sign_verdict(
         subject, round(clock() * 1000), Opinion.FAILED, held=False
     )
     assert verifier.verify_verdict(word.signed) == word
@@ -252,7 +252,7 @@ def test_a_revoked_accuser_is_believed_no_more(
 
 
 def test_bytes_of_another_size_or_kind_are_no_verdict(
-    verifier: RecordVerifier, sign: Sign, author: RecordSigner, clock: ManualClock
+    verifier: RecordVerifier, sign: Sign, signer: RecordSigner, clock: ManualClock
 ) -> None:
     reason = refusal(verifier, sign(subject_instance="x" * MAX_VERDICT))
     assert reason.endswith(f"bytes, the limit is {MAX_VERDICT}")
@@ -261,7 +261,7 @@ def test_bytes_of_another_size_or_kind_are_no_verdict(
     assert refusal(verifier, Signed(unspecified, b"", b"")) == "0 is no opinion"
     later = mesh_pb2.VerdictBody(accuser="a", subject="b", opinion=9)  # type: ignore[arg-type]  # of a later version
     assert refusal(verifier, Signed(later.SerializeToString(), b"", b"")) == "9 is no opinion"
-    record = author.write("a", round(clock() * 1000), NodeInfo("a", address="10.0.0.1:1"))
+    record = signer.sign_record("a", round(clock() * 1000), NodeInfo("a", address="10.0.0.1:1"))
     refusal(verifier, Signed(record.body, record.signature, record.signer))
 
 

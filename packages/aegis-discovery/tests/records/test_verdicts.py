@@ -39,30 +39,30 @@ def node(node_id: str) -> NodeInfo:
 
 
 class Mesh:
-    """The records of some nodes, each by an author of its own, and a topology that holds them."""
+    """The records of some nodes, each by a signer of its own, and a topology that holds them."""
 
     def __init__(self, *node_ids: str) -> None:
         self.clock = ManualClock()
-        self.authors = {i: RecordSigner(i, mesh="test", clock=self.clock) for i in node_ids}
+        self.signers = {i: RecordSigner(i, mesh="test", clock=self.clock) for i in node_ids}
         self.topology = self.witness("witness")
 
     def witness(self, owner: str) -> Topology:
         """Makes a topology that knows everybody."""
-        author = RecordSigner(owner, mesh="test", clock=self.clock)
-        topology = Topology(owner=owner, author=author, clock=self.clock)
+        signer = RecordSigner(owner, mesh="test", clock=self.clock)
+        topology = Topology(owner=owner, signer=signer, clock=self.clock)
         topology.add_node(node(owner))
-        topology.merge_records([self.write(i, NOW_MS) for i in self.authors])
+        topology.merge_records([self.write(i, NOW_MS) for i in self.signers])
         return topology
 
     def write(self, node_id: str, stamp: int, *, gone: bool = False) -> Record:
-        return self.authors[node_id].write(node_id, stamp, None if gone else node(node_id))
+        return self.signers[node_id].sign_record(node_id, stamp, None if gone else node(node_id))
 
     def word(
         self, accuser: str, opinion: Opinion, stamp: int = NOW_MS, *, held: bool = False
     ) -> SignedVerdict:
         """Makes the accuser's verdict on the first record of `a`."""
         about = self.write("a", NOW_MS)
-        return self.authors[accuser].judge(about, stamp, opinion, held=held)
+        return self.signers[accuser].sign_verdict(about, stamp, opinion, held=held)
 
     def hear(self, *verdicts: SignedVerdict, origin: str | None = None) -> None:
         self.topology.merge_verdicts(verdicts, origin=origin)
@@ -112,16 +112,17 @@ def test_a_verdict_is_about_one_record_of_one_life_and_a_held_one_about_the_late
     mesh: Mesh,
 ) -> None:
     first, later = mesh.write("a", NOW_MS), mesh.write("a", NOW_MS + 5)
-    mesh.authors["a"] = RecordSigner("a", mesh="test", clock=mesh.clock)
+    mesh.signers["a"] = RecordSigner("a", mesh="test", clock=mesh.clock)
     reborn = mesh.write("a", NOW_MS + 5)
-    vouched = mesh.authors["c"].write("a", NOW_MS + 5, node("a"), vouched=True)
+    vouched = mesh.signers["c"].sign_record("a", NOW_MS + 5, node("a"), vouched=True)
     plain, held = (
-        mesh.authors["b"].judge(first, NOW_MS, FAILED, held=held).verdict for held in (False, True)
+        mesh.signers["b"].sign_verdict(first, NOW_MS, FAILED, held=held).verdict
+        for held in (False, True)
     )
     records = (first, later, reborn, vouched)
     assert [plain.is_about(record) for record in records] == [True, False, False, True]
     assert [held.is_about(record) for record in records] == [True, True, False, True]
-    on_later = mesh.authors["b"].judge(later, NOW_MS, FAILED, held=True).verdict
+    on_later = mesh.signers["b"].sign_verdict(later, NOW_MS, FAILED, held=True).verdict
     assert not on_later.is_about(first), "it says nothing of what was before"
 
 
@@ -138,9 +139,11 @@ def test_a_newer_record_refutes_an_accusation_whichever_comes_first(mesh: Mesh) 
 
 
 def test_what_others_vouch_for_refutes_nothing(mesh: Mesh) -> None:
-    vouched = [mesh.authors["c"].write("go", NOW_MS + i, node("go"), vouched=True) for i in (0, 1)]
+    vouched = [
+        mesh.signers["c"].sign_record("go", NOW_MS + i, node("go"), vouched=True) for i in (0, 1)
+    ]
     mesh.topology.merge_records(vouched[:1])
-    mesh.hear(mesh.authors["b"].judge(vouched[0], NOW_MS, FAILED, held=False))
+    mesh.hear(mesh.signers["b"].sign_verdict(vouched[0], NOW_MS, FAILED, held=False))
     mesh.topology.merge_records(vouched[1:])
     assert [v.opinion for v in mesh.topology.get_verdicts("go")] == [FAILED]
 
@@ -209,9 +212,9 @@ def test_verdicts_go_with_whom_they_are_about_or_by(mesh: Mesh, leaver: str) -> 
 def test_verdicts_on_and_by_unknown_nodes_are_dropped(mesh: Mesh) -> None:
     stranger = RecordSigner("stranger", clock=mesh.clock)
     mesh.hear(
-        stranger.judge(mesh.write("a", NOW_MS), NOW_MS, FAILED, held=False),
-        mesh.authors["b"].judge(
-            stranger.write("stranger", NOW_MS, node("stranger")), NOW_MS, FAILED, held=False
+        stranger.sign_verdict(mesh.write("a", NOW_MS), NOW_MS, FAILED, held=False),
+        mesh.signers["b"].sign_verdict(
+            stranger.sign_record("stranger", NOW_MS, node("stranger")), NOW_MS, FAILED, held=False
         ),
     )
     assert list(mesh.topology.changes_since(0).verdicts()) == []
@@ -221,9 +224,9 @@ def test_an_accuser_of_everybody_is_heard_of_some_and_named_once_a_minute(
     mesh: Mesh, caplog: pytest.LogCaptureFixture
 ) -> None:
     ids = [f"n{i}" for i in range(MAX_ACCUSATIONS + 2)]
-    records = [RecordSigner(i, clock=mesh.clock).write(i, NOW_MS, node(i)) for i in ids]
+    records = [RecordSigner(i, clock=mesh.clock).sign_record(i, NOW_MS, node(i)) for i in ids]
     mesh.topology.merge_records(records)
-    words = [mesh.authors["b"].judge(r, NOW_MS, FAILED, held=False) for r in records]
+    words = [mesh.signers["b"].sign_verdict(r, NOW_MS, FAILED, held=False) for r in records]
     with caplog.at_level(logging.WARNING, "aegis.topology"):
         mesh.hear(*words, origin="c")
     assert [len(mesh.topology.get_verdicts(i)) for i in ids] == [1] * MAX_ACCUSATIONS + [0, 0]
@@ -231,7 +234,7 @@ def test_an_accuser_of_everybody_is_heard_of_some_and_named_once_a_minute(
     assert line.startswith(f"b judges more than {MAX_ACCUSATIONS} nodes")
     assert line.endswith("(from c)")
     caplog.clear()
-    again = mesh.authors["b"].judge(records[0], NOW_MS + 1, CLEAR, held=False)
+    again = mesh.signers["b"].sign_verdict(records[0], NOW_MS + 1, CLEAR, held=False)
     mesh.hear(again, mesh.word("c", FAILED))
     assert mesh.topology.get_verdict("n0", "b") == again, "what it says of known ones is heard"
     assert mesh.said == {"c": FAILED}, "others are heard as ever"
@@ -242,13 +245,13 @@ def test_the_owner_judges_others_above_its_last_word_and_neither_itself_nor_stra
     mesh: Mesh,
 ) -> None:
     for opinion in (SUSPECT, FAILED, CLEAR):
-        mesh.topology.judge("a", opinion)
+        mesh.topology.publish_verdict("a", opinion)
     word = mesh.topology.get_verdict("a", "witness")
     assert word is not None
     assert (word.verdict.opinion, word.verdict.stamp) == (CLEAR, NOW_MS + 2)
     assert word.verdict.expires_at == word.verdict.stamp + CLEAR_LEASE * 1000
-    mesh.topology.judge("witness", FAILED)
-    mesh.topology.judge("stranger", FAILED)
+    mesh.topology.publish_verdict("witness", FAILED)
+    mesh.topology.publish_verdict("stranger", FAILED)
     assert list(mesh.topology.changes_since(0).verdicts()) == [word]
 
 
@@ -313,11 +316,11 @@ def test_a_record_that_refutes_may_come_before_between_or_after(
         subject.instance = "life"
         topology.add_node(node("b"))
         topology.add_node(node("c"))
-        topology.merge_records([subject.write("a", NOW_MS, node("a"))])
+        topology.merge_records([subject.sign_record("a", NOW_MS, node("a"))])
         half = len(said) // 2
         for step in order:
             if step == 0:
-                topology.merge_records([subject.write("a", NOW_MS + 1, node("a"))])
+                topology.merge_records([subject.sign_record("a", NOW_MS + 1, node("a"))])
             else:
                 topology.merge_verdicts(said[:half] if step == 1 else said[half:])
         return sorted(topology.get_verdicts("a"), key=repr)

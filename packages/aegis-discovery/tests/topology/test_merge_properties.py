@@ -35,7 +35,7 @@ operations = st.lists(
 def build(script: Sequence[tuple[str, str, int]], clock: Clock, voucher: str) -> Topology:
     """Runs a script on a topology without an owner: it may write any id."""
     topology = Topology(clock=clock.skewed(0))
-    topology._ledger._author._node_id = voucher
+    topology._ledger._signer._node_id = voucher
     for operation, node_id, number in script:
         match operation:
             case "add":

@@ -35,7 +35,7 @@ class Key:
     """Stands where a certificate does, with a fingerprint of one's choice."""
 
     def __init__(self, signer: bytes) -> None:
-        self.signer = signer
+        self.fingerprint = signer
         self.not_after = NOW + 10 * LEASE
 
     def sign(self, body: bytes) -> bytes:
@@ -49,7 +49,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def topology(clock: ManualClock) -> Topology:
-    return Topology(owner="own", author=RecordSigner("own", clock=clock), clock=clock)
+    return Topology(owner="own", signer=RecordSigner("own", clock=clock), clock=clock)
 
 
 @pytest.fixture
@@ -65,17 +65,17 @@ def record(
     node_id: str, stamp: int = 0, *, by: str = "", key: str = "", gone: bool = False
 ) -> Record:
     """Makes a record of a node; `by` vouches for it, `key` names the certificate."""
-    author = RecordSigner(
+    signer = RecordSigner(
         by or node_id,
-        signing=Key((key or by or node_id).encode()),
+        key=Key((key or by or node_id).encode()),
         clock=lambda: NOW,
     )
     info = None if gone else node(node_id)
-    return author.write(node_id, NOW_MS + stamp, info, vouched=bool(by))
+    return signer.sign_record(node_id, NOW_MS + stamp, info, vouched=bool(by))
 
 
-def since(topology: Topology, author: str, signer: bytes) -> int | None:
-    return topology.changes_since(0).signed_since(author, signer)
+def since(topology: Topology, node_id: str, signer: bytes) -> int | None:
+    return topology.changes_since(0).signed_since(node_id, signer)
 
 
 def test_a_signer_is_known_since_the_first_of_its_records_that_followed_each_other(
@@ -119,8 +119,8 @@ def test_keeping_only_some_drops_everybody_else_and_what_was_said_of_them(
 ) -> None:
     topology.add_node(node("own"))
     topology.merge_records([record(i) for i in "abc"] + [record("gone", gone=True)])
-    topology.judge("a", Opinion.SUSPECT)
-    topology.judge("b", Opinion.SUSPECT)
+    topology.publish_verdict("a", Opinion.SUSPECT)
+    topology.publish_verdict("b", Opinion.SUSPECT)
     events: list[TopologyEvent] = []
     topology.subscribe(events.append)
     topology.retain({"b"})

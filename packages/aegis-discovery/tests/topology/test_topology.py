@@ -156,7 +156,7 @@ def test_what_a_node_says_itself_beats_what_others_vouch_for(clock: ManualClock)
     voucher, owner = Topology(owner="v", clock=clock), Topology(owner="a", clock=clock)
     owner.add_node(greeter("a", "127.0.0.1:1"))
     clock.now += 10
-    voucher._ledger._author._node_id = "v"
+    voucher._ledger._signer._node_id = "v"
     voucher.vouch(greeter("a", "127.0.0.1:9"))
     for one, other in ((voucher, owner), (owner, voucher)):
         one.merge(other)
@@ -172,7 +172,7 @@ def test_a_voucher_removes_what_it_vouched_for_and_another_ones_next_word_brings
     clock: ManualClock,
 ) -> None:
     one, two = (
-        Topology(owner=owner, author=RecordSigner(owner, clock=clock), clock=clock)
+        Topology(owner=owner, signer=RecordSigner(owner, clock=clock), clock=clock)
         for owner in ("v1", "v2")
     )
 
@@ -203,7 +203,7 @@ def test_equal_stamps_are_decided_the_same_way_everywhere(
     clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     a, b = Topology(clock=clock), Topology(clock=clock)
-    a._ledger._author.instance = b._ledger._author.instance = "twin"
+    a._ledger._signer.instance = b._ledger._signer.instance = "twin"
     a.add_node(greeter("x", "127.0.0.1:1"))
     b.add_node(greeter("x", "127.0.0.1:2"))
     a.merge(b)
@@ -411,7 +411,7 @@ def test_a_merge_of_many_records_wakes_once() -> None:
 
 
 def test_hearsay_is_no_sign_of_life(clock: ManualClock) -> None:
-    topology = Topology(owner="v", author=RecordSigner("v", clock=clock), clock=clock)
+    topology = Topology(owner="v", signer=RecordSigner("v", clock=clock), clock=clock)
     topology.vouch(greeter("go"))
     record = topology.get_record("go")
     assert record is not None

@@ -246,7 +246,7 @@ class Membership:
                 ", until it was in order for a while" if held else "",
             )
             self._said_at[node_id] = now
-            self._topology.judge(node_id, opinion, held=held)
+            self._topology.publish_verdict(node_id, opinion, held=held)
 
     # Who is alive
 

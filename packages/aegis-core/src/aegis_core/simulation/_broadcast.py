@@ -36,8 +36,8 @@ class _Wave:
         self._world = world
         width = len(str(nodes - 1))
         ids = [f"node-{number:0{width}}" for number in range(nodes)]
-        self._authors = {node_id: fake_signer(world, node_id) for node_id in ids}
-        self._known, self._rings = shared_knowledge(world, self._authors)
+        self._signers = {node_id: fake_signer(world, node_id) for node_id in ids}
+        self._known, self._rings = shared_knowledge(world, self._signers)
         self._cursor = _cursor_of(self._known)
         self._wall = world.wall_clock("")
         self._verifier = FakeVerifier(world.decoder, self._wall)
@@ -55,8 +55,8 @@ class _Wave:
         return self._spread
 
     def _topology_of(self, node_id: str) -> Topology:
-        author: RecordSigner = self._authors[node_id]
-        topology = Topology(owner=node_id, author=author, clock=self._wall)
+        signer: RecordSigner = self._signers[node_id]
+        topology = Topology(owner=node_id, signer=signer, clock=self._wall)
         copy_knowledge(self._known, topology)
         # All logs begin alike, so that one cursor is good for all of them.
         topology.log_id = self._known.log_id

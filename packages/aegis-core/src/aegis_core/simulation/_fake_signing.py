@@ -21,7 +21,7 @@ MESH = "simulated"
 class FakeSigning:
     """Signs nothing, at the length of the default key's signature, so that traffic is true."""
 
-    signer = bytes(32)
+    fingerprint = bytes(32)
     not_after = float("inf")
 
     def sign(self, body: bytes) -> bytes:
@@ -70,7 +70,7 @@ class FakeVerifier(RecordVerifier):
 
     def add_chain(self, chain: Sequence[bytes]) -> bytes:
         """Takes any chain."""
-        return FakeSigning.signer
+        return FakeSigning.fingerprint
 
     def verify(
         self, signed: Signed, held: Callable[[str], Record | None] = lambda _: None

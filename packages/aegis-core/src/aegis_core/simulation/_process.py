@@ -52,15 +52,15 @@ class Process(Host):
         world: World[Process],
         node_id: str,
         *,
-        author: RecordSigner | None = None,
+        signer: RecordSigner | None = None,
         seeds: Iterable[str] = (),
     ) -> None:
         self.id = node_id
         self._world = world
         self._clock = world.clock
         wall = world.wall_clock(node_id)
-        self._author = author or fake_signer(world, node_id)
-        self.topology = Topology(owner=node_id, author=self._author, clock=wall)
+        self._signer = signer or fake_signer(world, node_id)
+        self.topology = Topology(owner=node_id, signer=self._signer, clock=wall)
         self.topology.log_id = world.rng.randbytes(8)
         self._verifier = FakeVerifier(world.decoder, wall)
         self._wall = wall
@@ -363,9 +363,7 @@ class Process(Host):
 
 
 def fake_signer(world: World[Process], node_id: str) -> RecordSigner:
-    """Makes the author of one life of a node."""
-    author = RecordSigner(
-        node_id, mesh=MESH, signing=FakeSigning(), clock=world.wall_clock(node_id)
-    )
-    author.instance = world.rng.randbytes(8).hex()
-    return author
+    """Makes the signer of one life of a node."""
+    signer = RecordSigner(node_id, mesh=MESH, key=FakeSigning(), clock=world.wall_clock(node_id))
+    signer.instance = world.rng.randbytes(8).hex()
+    return signer

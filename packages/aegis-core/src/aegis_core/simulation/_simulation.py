@@ -220,7 +220,7 @@ class Simulation:
         process = self._process(accuser)
         for subject in subjects:
             self._world.note("", "accuse", subject)
-            process.topology.judge(subject, Opinion.FAILED, held=held)
+            process.topology.publish_verdict(subject, Opinion.FAILED, held=held)
 
     # What happens to links
 
@@ -279,10 +279,10 @@ class Simulation:
     def _begin(self, ids: Sequence[str]) -> None:
         """Starts all nodes as if they had known each other for long."""
         world = self._world
-        authors = {node_id: fake_signer(world, node_id) for node_id in ids}
-        known, rings = shared_knowledge(world, authors)
-        for node_id, author in authors.items():
-            process = world.processes[node_id] = Process(world, node_id, author=author)
+        signers = {node_id: fake_signer(world, node_id) for node_id in ids}
+        known, rings = shared_knowledge(world, signers)
+        for node_id, signer in signers.items():
+            process = world.processes[node_id] = Process(world, node_id, signer=signer)
             copy_knowledge(known, process.topology)
             # Within a second, so that heartbeats and looks are spread as in a real mesh.
             world.clock.at(world.rng.random(), process, _start, process, rings)

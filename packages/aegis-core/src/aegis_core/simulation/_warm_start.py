@@ -17,19 +17,19 @@ _T = TypeVar("_T")
 
 
 def shared_knowledge(
-    world: World[Any], authors: Mapping[str, RecordSigner]
+    world: World[Any], signers: Mapping[str, RecordSigner]
 ) -> tuple[Topology, Rings]:
-    """Makes a topology and rings with a record of each of these authors."""
+    """Makes a topology and rings with a record of each of these signers."""
     wall = world.wall_clock("")
     known, rings = Topology(clock=wall), Rings()
     stamp = int(wall() * 1000)
     known.merge_records(
         world.decoder.share(
-            author.write(node_id, stamp, NodeInfo(node_id, address=f"{node_id}:7000"))
+            signer.sign_record(node_id, stamp, NodeInfo(node_id, address=f"{node_id}:7000"))
         )
-        for node_id, author in authors.items()
+        for node_id, signer in signers.items()
     )
-    for node_id in authors:
+    for node_id in signers:
         rings.place(node_id, fits=True)
     return known, rings
 

@@ -63,14 +63,14 @@ class RecordMerger:
     """
 
     def __init__(
-        self, owner: str | None, author: RecordSigner, clock: Clock, announcer: Announcer
+        self, owner: str | None, signer: RecordSigner, clock: Clock, announcer: Announcer
     ) -> None:
         self._complaints = LogLimiter(_log, clock=clock)
         self.store = RecordStore(self._complaints)
         self.verdicts = VerdictStore()
         self.version = 0
         self._owner = owner
-        self._author = author
+        self._signer = signer
         self._clock = clock
         self._announcer = announcer
         self._own_floor = 0
@@ -139,7 +139,7 @@ class RecordMerger:
                 node_id,
                 (stamp - now) // 1000,
             )
-        record = self._author.write(node_id, stamp, info, vouched=vouched)
+        record = self._signer.sign_record(node_id, stamp, info, vouched=vouched)
         if not self.store.beats(record):
             return
         self.version = min(self.version + 1, MAX_VERSION)
@@ -178,14 +178,14 @@ class RecordMerger:
         said = (content.verdict for content in self.verdicts.of(node_id).values())
         return tuple(verdict for verdict in said if record and not is_refuted(verdict, record))
 
-    def judge(self, node_id: str, opinion: Opinion, *, held: bool) -> None:
+    def publish_verdict(self, node_id: str, opinion: Opinion, *, held: bool) -> None:
         """Writes the owner's verdict on what is held of another node."""
         record = self.get_record(node_id)
         if record is None or record.info is None or node_id == self._owner:
             return
         said = self.verdicts.get(node_id, self._owner or "")
         stamp = max(self._now_ms(), said.verdict.stamp + 1 if said else 0)
-        self.take_verdict(self._author.judge(record, stamp, opinion, held=held), None)
+        self.take_verdict(self._signer.sign_verdict(record, stamp, opinion, held=held), None)
 
     def take_verdict(self, content: SignedVerdict, origin: str | None) -> None:
         """Joins a verified verdict of one node of the topology on another one."""
@@ -318,7 +318,7 @@ class RecordMerger:
 
     def _meet_own(self, record: Record) -> Record | None:
         """Looks at a record of the owner's id: another process may have written it."""
-        if record.voucher is not None or record.instance == self._author.instance:
+        if record.voucher is not None or record.instance == self._signer.instance:
             return None
         held = self.get_record(record.id)
         self._own_floor = max(self._own_floor, record.stamp)

@@ -99,12 +99,12 @@ class RecordStore:
         self.position += 1
         return self.position
 
-    def signed_since(self, author: str, signer: bytes) -> int | None:
+    def signed_since(self, node_id: str, signer: bytes) -> int | None:
         """Returns the position since which this certificate signs a node's record, if it does.
 
         Whoever holds the log up to there holds the certificate.
         """
-        entry = self._entries.get(author)
+        entry = self._entries.get(node_id)
         return entry.signed_since if entry and entry.record.signer == signer else None
 
     def beats(self, record: Record) -> bool:
@@ -115,12 +115,12 @@ class RecordStore:
         if held.record is record:
             return False
         if _equivocates(record, held.record):
-            author = record.voucher or record.id
+            node_id = record.voucher or record.id
             self._complaints.warn(
-                author,
+                node_id,
                 "equivocation",
                 "%s signed two records with the stamp %d; the one with the greater hash counts",
-                author,
+                node_id,
                 record.stamp,
             )
         return record.precedence > held.record.precedence

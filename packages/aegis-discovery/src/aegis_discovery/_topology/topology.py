@@ -40,7 +40,7 @@ class Topology:
 
     Args:
         owner: The node id that this topology belongs to.
-        author: Writes and signs the records; by default one that signs nothing.
+        signer: Writes and signs the records; by default one that signs nothing.
         clock: Unix time in seconds.
     """
 
@@ -48,15 +48,15 @@ class Topology:
         self,
         *,
         owner: str | None = None,
-        author: RecordSigner | None = None,
+        signer: RecordSigner | None = None,
         clock: Clock = time.time,
     ) -> None:
         self.owner = owner
         self.log_id = secrets.token_bytes(8)
         self._lock = threading.RLock()
         self._announcer = Announcer(self._lock)
-        author = author or RecordSigner(clock=clock)
-        self._ledger = RecordMerger(owner, author, clock, self._announcer)
+        signer = signer or RecordSigner(clock=clock)
+        self._ledger = RecordMerger(owner, signer, clock, self._announcer)
 
     def __repr__(self) -> str:
         with self._lock:
@@ -245,7 +245,7 @@ class Topology:
         with self._changing() as ledger:
             return ledger.merge(records, version, origin)
 
-    def judge(self, node_id: str, opinion: Opinion, *, held: bool = False) -> None:
+    def publish_verdict(self, node_id: str, opinion: Opinion, *, held: bool = False) -> None:
         """Publishes the owner's verdict on what is held of another node; nothing of unknown ones.
 
         Args:
@@ -254,7 +254,7 @@ class Topology:
             held: Whether a newer record does not refute it.
         """
         with self._changing() as ledger:
-            ledger.judge(node_id, opinion, held=held)
+            ledger.publish_verdict(node_id, opinion, held=held)
 
     def merge_verdicts(
         self, verdicts: Iterable[SignedVerdict], *, origin: str | None = None

@@ -170,13 +170,13 @@ class FeedWriter:
         return size + self._add_chain(message, piece.voucher or piece.id, piece.signer, changes)
 
     def _add_chain(
-        self, message: mesh_pb2.WatchResponse, author: str, signer: bytes, changes: Changes
+        self, message: mesh_pb2.WatchResponse, node_id: str, signer: bytes, changes: Changes
     ) -> int:
         """Adds the chain of a certificate that the watcher cannot have; returns its bytes."""
         if signer in self._chains_sent:
             return 0
         self._chains_sent.add(signer)
-        since = changes.signed_since(author, signer)
+        since = changes.signed_since(node_id, signer)
         if since is not None and since <= self._held:
             return 0
         certificates = self._chain_of(signer)

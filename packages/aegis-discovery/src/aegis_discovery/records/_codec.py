@@ -29,7 +29,7 @@ _OPINION_FROM_WIRE = {wire: opinion for opinion, wire in _OPINION_TO_WIRE.items(
 
 
 def encode_record(fields: RecordFields) -> bytes:
-    """Serialises what an author signs; done once in a record's life."""
+    """Serialises what a signer signs; done once in a record's life."""
     body = mesh_pb2.RecordBody(
         context=fields.context,
         mesh=fields.mesh,

@@ -91,12 +91,12 @@ class Signed:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One node's entry, as its author made it.
+    """One node's entry, as its signer made it.
 
     Attributes:
         id: The node that it tells of.
-        stamp: Milliseconds of the author's clock, above all its earlier ones; orders records.
-        instance: One life of the author's process; random.
+        stamp: Milliseconds of the signer's clock, above all its earlier ones; orders records.
+        instance: One life of the signer's process; random.
         expires_at: End of the lease, Unix milliseconds.
         info: The node; None in a tombstone, which says that it left.
         body: The bytes that were signed.
@@ -145,6 +145,6 @@ class Record:
         """The total order of one id's records; the greatest is the truth.
 
         What a node says itself beats what others vouch for; then the stamp decides, and between
-        equal stamps, which an honest author never makes, the bytes.
+        equal stamps, which an honest signer never makes, the bytes.
         """
         return (self.voucher is None, self.stamp, self.digest)

@@ -51,32 +51,32 @@ class RecordSigner:
         *,
         mesh: str = "",
         trust_domain: str = "",
-        signing: Signing | None = None,
+        key: SigningKey | None = None,
         clock: Clock = time.time,
     ) -> None:
         self.instance = secrets.token_hex(8)
         self._node_id = node_id
         self._mesh = mesh
         self._trust_domain = trust_domain
-        self._signing = signing
+        self._key = key
         self._clock = clock
 
     @classmethod
     def of(cls, tls: TLSConfig, *, mesh: str, clock: Clock = time.time) -> Self:
-        """Makes the author that signs with a node's identity."""
+        """Makes the signer that signs with a node's identity."""
         return cls(
             tls.node_id,
             mesh=mesh,
             trust_domain=tls.trust_domain or "",
-            signing=LeafSigning(tls),
+            key=LeafKey(tls),
             clock=clock,
         )
 
     def change_identity(self, tls: TLSConfig) -> None:
         """Signs with another certificate and key of the same node from now on."""
-        self._signing = LeafSigning(tls)
+        self._key = LeafKey(tls)
 
-    def write(
+    def sign_record(
         self, node_id: str, stamp: int, info: NodeInfo | None, *, vouched: bool = False
     ) -> Record:
         """Makes a record, or a tombstone where `info` is None.
@@ -102,12 +102,14 @@ class RecordSigner:
             raise InvalidRecordError(node_id, reason)
         if info is not None and (reason := why_not_provided(info.services)):
             raise InvalidRecordError(node_id, reason)
-        # The wire rounds times; the author goes by what everybody else will read.
+        # The wire rounds times; the signer goes by what everybody else will read.
         fields = decode_record(body)
         signed = self._sign(body)
         return Record.of(fields, body, signed.signature, signed.signer)
 
-    def judge(self, about: Record, stamp: int, opinion: Opinion, *, held: bool) -> SignedVerdict:
+    def sign_verdict(
+        self, about: Record, stamp: int, opinion: Opinion, *, held: bool
+    ) -> SignedVerdict:
         """Makes this node's verdict on another one's record."""
         lease = CLEAR_LEASE if opinion is Opinion.CLEAR else VERDICT_LEASE
         verdict = Verdict(
@@ -129,45 +131,47 @@ class RecordSigner:
     def _end_of(self, lease: float, stamp: int) -> int:
         """Returns when a lease ends that begins now (Unix milliseconds): never past the key's."""
         end = max(self._clock() * 1000, stamp) + lease * 1000
-        if self._signing is not None:
-            end = min(end, self._signing.not_after * 1000)
+        if self._key is not None:
+            end = min(end, self._key.not_after * 1000)
         return math.floor(end)
 
     def _sign(self, body: bytes) -> Signed:
-        if self._signing is None:
+        if self._key is None:
             return Signed(body, b"", b"")
-        return Signed(body, self._signing.sign(body), self._signing.signer)
+        return Signed(body, self._key.sign(body), self._key.fingerprint)
 
 
-class Signing(Protocol):
-    """What an author needs of an identity."""
+class SigningKey(Protocol):
+    """What a signer needs of an identity."""
 
-    signer: bytes
+    fingerprint: bytes
     not_after: float
 
     def sign(self, body: bytes) -> bytes:
         """Signs a record's body."""
 
 
-class LeafSigning:
+class LeafKey:
     """Signs with the key of a leaf certificate.
 
     Attributes:
-        signer: SHA-256 of the certificate's DER.
+        fingerprint: SHA-256 of the certificate's DER.
         not_after: When the certificate expires (Unix seconds); no lease outlives it.
     """
 
     def __init__(self, tls: TLSConfig) -> None:
-        self.signer = tls.fingerprint
+        self.fingerprint = tls.fingerprint
         self.not_after = tls.not_after.timestamp()
-        self._sign = _signer(serialization.load_pem_private_key(tls.private_key, password=None))
+        self._sign = _signing_function(
+            serialization.load_pem_private_key(tls.private_key, password=None)
+        )
 
     def sign(self, body: bytes) -> bytes:
         """Signs with RSA PKCS#1 v1.5 or ECDSA, over SHA-256."""
         return self._sign(body)
 
 
-def _signer(key: object) -> Callable[[bytes], bytes]:
+def _signing_function(key: object) -> Callable[[bytes], bytes]:
     match key:
         case rsa.RSAPrivateKey():
             return lambda body: key.sign(body, padding.PKCS1v15(), hashes.SHA256())
