@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from aegis_certs import RevocationList, TLSConfig
 from aegis_discovery import InvalidRecordError, NodeIdInUseError, NodeInfo, Topology
-from aegis_discovery.feed import FeedReader, LogLimiter, Received
+from aegis_discovery.feed import FeedReader, Received
+from aegis_discovery.logs import LogLimiter
 from aegis_discovery.records import Record, RecordSigner, RecordVerifier
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import pytest
 from aegis_discovery._runtime.log_limiter import MAX_KINDS, MAX_SOURCES
-from aegis_discovery.feed import LogLimiter
+from aegis_discovery.logs import LogLimiter
+
+LOG = logging.getLogger("aegis.test")
 
 
 class Time:
@@ -21,17 +24,17 @@ def clock() -> Time:
 
 
 @pytest.fixture
-def complaints(clock: Time) -> LogLimiter:
-    return LogLimiter(logging.getLogger("aegis.test"), clock=clock)
+def limiter(clock: Time) -> LogLimiter:
+    return LogLimiter(LOG, clock=clock)
 
 
-def test_the_same_is_said_once_a_minute_with_how_often_it_was(
-    complaints: LogLimiter, clock: Time, caplog: pytest.LogCaptureFixture
+def test_similar_lines_are_logged_once_a_minute_with_their_number(
+    limiter: LogLimiter, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     for second in range(121):
         clock.now = float(second)
-        complaints.warn("liar", f"it is {second} s ahead", "%s: %d s ahead", "liar", second)
-    more = "(and 59 more like it since the last such line)"
+        limiter.warn("liar", f"it is {second} s ahead", "%s: %d s ahead", "liar", second)
+    more = "(59 similar lines were suppressed)"
     assert [record.message for record in caplog.records] == [
         "liar: 0 s ahead",
         f"liar: 60 s ahead {more}",
@@ -39,32 +42,68 @@ def test_the_same_is_said_once_a_minute_with_how_often_it_was(
     ]
 
 
-def test_other_sources_and_other_reasons_are_said_on_their_own(
-    complaints: LogLimiter, caplog: pytest.LogCaptureFixture
+def test_the_number_of_suppressed_lines_is_optional_and_the_caller_may_give_the_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limiter = LogLimiter(LOG, period=5, counts=False)
+    for second in range(6):
+        limiter.warn("liar", "lie", "at %d s", second, now=second)
+    assert [record.message for record in caplog.records] == ["at 0 s", "at 5 s"]
+
+
+def test_each_source_and_each_kind_of_reason_is_logged_separately(
+    limiter: LogLimiter, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3):
         for source in ("a", "b"):
             for reason in ("it is too old", "it is too new"):
-                complaints.warn(source, reason, "%s: %s", source, reason)
+                limiter.warn(source, reason, "%s: %s", source, reason)
     assert len(caplog.records) == 4
 
 
-def test_reasons_and_sources_without_end_are_neither_said_nor_kept(
-    complaints: LogLimiter, caplog: pytest.LogCaptureFixture
+def test_the_numbers_of_kinds_and_sources_are_bounded(
+    limiter: LogLimiter, caplog: pytest.LogCaptureFixture
 ) -> None:
     for word in range(1000):
         reason = "reason " + "x" * (word % 70) + "y" * (word // 70)
-        complaints.warn("liar", reason, "%s", "liar")
-    assert len(complaints) == len(caplog.records) == MAX_KINDS + 1
+        limiter.warn("liar", reason, "%s", "liar")
+    assert len(limiter) == len(caplog.records) == MAX_KINDS + 1
     for number in range(2 * MAX_SOURCES):
-        complaints.warn(f"node-{number}", "reason", "%s", number)
-    assert len(complaints) <= MAX_SOURCES
+        limiter.warn(f"node-{number}", "reason", "%s", number)
+        limiter.log_change(logging.INFO, (number,), "reason", "%s", number)
+    assert len(limiter) <= MAX_SOURCES
 
 
-def test_a_fault_of_ours_is_said_once_with_its_traceback(
-    complaints: LogLimiter, caplog: pytest.LogCaptureFixture
+def test_an_exception_is_logged_once_with_its_traceback(
+    limiter: LogLimiter, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3):
-        complaints.warn("a", "fault", "watching %s failed", "a", error=ZeroDivisionError("why"))
+        limiter.warn("a", "fault", "watching %s failed", "a", error=ZeroDivisionError("why"))
     assert caplog.text.count("watching a failed") == 1
     assert "ZeroDivisionError: why" in caplog.text
+
+
+def test_a_source_that_was_forgotten_is_logged_again(caplog: pytest.LogCaptureFixture) -> None:
+    limiter = LogLimiter(LOG, period=math.inf)
+    for forget in (lambda: limiter.forget("b"), lambda: limiter.forget("a"), limiter.clear):
+        limiter.warn("a", "reason", "a line")
+        forget()
+    limiter.warn("a", "reason", "a line")
+    assert len(caplog.records) == 3
+
+
+def test_a_change_is_logged_when_the_reason_is_another_than_before(
+    limiter: LogLimiter, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    logged = []
+    for reason in ("down", "down", "refused 1", "refused 2", "down", "down"):
+        clock.now += 1000
+        logged.append(limiter.log_change(logging.ERROR, "peer", reason, "%s", reason))
+    assert logged == [True, False, True, True, True, False]
+    assert [record.message for record in caplog.records] == [
+        "down",
+        "refused 1",
+        "refused 2",
+        "down",
+    ]
+    assert {record.levelname for record in caplog.records} == {"ERROR"}

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from aegis_discovery.logs import LogLimiter
 from aegis_discovery.policy import Policy, Subject, split_method
 from cryptography import x509
 
@@ -90,9 +91,6 @@ _log = logging.getLogger("aegis.policy")
 MAX_ANSWERS = 4096
 """Decisions that are remembered; certificates are renewed for ever, memory is not."""
 
-SAY_EVERY = 60.0
-"""Seconds between two log lines about one caller that is denied one method."""
-
 
 class CallAuthorizer:
     """Decides about calls: by the caller's identity, then by the policy, if there is one.
@@ -115,7 +113,7 @@ class CallAuthorizer:
     ) -> None:
         self._check = check
         self._type_of = type_of
-        self._denials = _DenialLog(clock)
+        self._log_limiter = LogLimiter(_log, max_sources=MAX_ANSWERS, clock=clock)
         self._answers: _Answers | None = None
 
     @property
@@ -145,7 +143,8 @@ class CallAuthorizer:
         reason = answers.why_not(caller, path, node_type)
         if reason is None:
             return None
-        self._denials.note(caller.node_id, path, reason)
+        key = (caller.node_id, path)
+        self._log_limiter.warn(key, "", "%s may not call %.200s: %s", *key, reason)
         return CallDeniedError(caller.node_id, path)
 
 
@@ -174,23 +173,3 @@ class _Answers:
             self._known.clear()
         self._known[key] = answer = None if decision else decision.reason
         return answer
-
-
-class _DenialLog:
-    """Tells of each caller and method once a minute, and how often it was denied meanwhile."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._said: dict[tuple[str, str], tuple[float, int]] = {}
-
-    def note(self, node_id: str, path: str, reason: str) -> None:
-        now, key = self._clock(), (node_id, path)
-        until, unsaid = self._said.get(key, (now, 0))
-        if now < until:
-            self._said[key] = (until, unsaid + 1)
-            return
-        if len(self._said) >= MAX_ANSWERS:
-            self._said.clear()
-        self._said[key] = (now + SAY_EVERY, 0)
-        more = f" ({unsaid} more times since the last such line)" if unsaid else ""
-        _log.warning("%s may not call %.200s: %s%s", node_id, path, reason, more)

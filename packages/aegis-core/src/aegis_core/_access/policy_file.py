@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from aegis_discovery.logs import LogLimiter
 from aegis_discovery.policy import Policy, PolicyError, load_policy
 
 _log = logging.getLogger("aegis.policy")
@@ -25,7 +26,7 @@ class PolicySource:
 
     def __init__(self, given: Policy | str | Path | None) -> None:
         self._path = Path(given) if isinstance(given, str | Path) else None
-        self._complaint = ""
+        self._log_limiter = LogLimiter(_log)
         self._seen = self._look()
         self.policy = given if isinstance(given, Policy) else None
 
@@ -53,11 +54,10 @@ class PolicySource:
         try:
             self.load()
         except PolicyError as error:
-            if str(error) != self._complaint:
-                self._complaint = str(error)
-                _log.error("the policy stays as it is: %s", error)
+            line = "the policy stays as it is: %s"
+            self._log_limiter.log_change(logging.ERROR, self._path, str(error), line, error)
         else:
-            self._complaint = ""
+            self._log_limiter.forget(self._path)
             if self.policy is not before:
                 _log.info("another policy counts: %s", self._path)
         return self.policy

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from aegis_discovery.logs import LogLimiter
 from aegis_discovery.records import Verdict
 
 _log = logging.getLogger("aegis.membership")
@@ -45,7 +46,6 @@ class _Given:
     pause: float = 0.0
     last: float = -math.inf
     at: deque[float] = field(default_factory=lambda: deque(maxlen=TOO_OFTEN + 1))
-    complained_at: float = -math.inf
 
 
 class Refutation:
@@ -58,6 +58,7 @@ class Refutation:
     def __init__(self) -> None:
         self._given: dict[str, _Given] = {}
         self._outlasted_since: dict[str, float] = {}
+        self._log_limiter = LogLimiter(_log, period=COMPLAIN_EVERY, counts=False)
 
     def is_due(self, accuser: str, now: float, *, is_observer: bool) -> bool:
         """Tells whether an accusation is to be answered now, or later if it still stands then.
@@ -80,22 +81,20 @@ class Refutation:
         if is_observer:
             given.pause = REFUTE_EVERY
             if len(given.at) > TOO_OFTEN and now - given.at[0] < COMPLAIN_EVERY:
-                self._complain(
-                    given,
-                    now,
+                self._warn(
                     "%s says that %s is %s, again and again, whatever it is answered: "
                     "it lies, or cannot reach it",
                     verdict,
+                    now,
                 )
         else:
             # The other side of a healed partition accuses once, and believes the answer.
             if len(given.at) > 1:
-                self._complain(
-                    given,
-                    now,
+                self._warn(
                     "%s says that %s is %s, and is none of those who watch it; "
                     "it counts for nothing",
                     verdict,
+                    now,
                 )
             given.pause = min(2 * given.pause or REFUTE_EVERY, MAX_PAUSE)
         given.last = now
@@ -106,19 +105,21 @@ class Refutation:
         self._outlasted_since = {v.accuser: since.get(v.accuser, now) for v in verdicts}
         for verdict in verdicts:
             if now - self._outlasted_since[verdict.accuser] >= OUTLASTED:
-                self._complain(
-                    self._given.setdefault(verdict.accuser, _Given()),
-                    now,
+                self._warn(
                     "%s holds that %s is %s, whatever it is answered, and most of those who watch "
                     "it do not: it lies, or cannot reach it",
                     verdict,
+                    now,
                 )
 
     def forget(self, accuser: str) -> None:
         """Forgets one that is gone."""
         self._given.pop(accuser, None)
+        self._log_limiter.forget(accuser)
 
-    def _complain(self, given: _Given, now: float, line: str, verdict: Verdict) -> None:
-        if now - given.complained_at >= COMPLAIN_EVERY:
-            given.complained_at = now
-            _log.warning(line, verdict.accuser, verdict.subject, verdict.opinion)
+    def _warn(self, line: str, verdict: Verdict, now: float) -> None:
+        accuser = verdict.accuser
+        # One kind for all lines: an accuser is named once a minute, whatever it does.
+        self._log_limiter.warn(
+            accuser, "", line, accuser, verdict.subject, verdict.opinion, now=now
+        )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from aegis_certs import CertsError
 from aegis_discovery import DiscoveryError, NodeStatus
+from aegis_discovery.logs import LogLimiter
 from aegis_discovery.transport import SeedPeer, identify
 
 from aegis_core._peers.info import PeerInfo
@@ -34,7 +35,8 @@ class Joiner:
         self._watchers = watchers
         self._found: dict[SeedPeer, str] = {}
         self._seeds = tuple(seeds)
-        self._complaints: dict[SeedPeer, str] = {}
+        self._failures: dict[SeedPeer, str] = {}
+        self._log_limiter = LogLimiter(_log)
         self._tried: set[SeedPeer] = set()
         self._all_tried = asyncio.Event()
 
@@ -71,7 +73,7 @@ class Joiner:
             tried.cancel()
 
     def _why_not(self) -> str:
-        reasons = list(self._complaints.values())
+        reasons = list(self._failures.values())
         waiting = set(self._seeds) - self._tried
         reasons += [
             f"{seed.address} has not answered yet" for seed in self._seeds if seed in waiting
@@ -91,11 +93,12 @@ class Joiner:
                 self._peers.add_peer(PeerInfo(node_id, seed.address))
                 self._found[seed] = node_id
                 self._replace(known)
-            self._complaints.pop(seed, None)
+            self._failures.pop(seed, None)
+            self._log_limiter.forget(seed)
         except (DiscoveryError, CertsError, ConfigError) as error:
-            if self._complaints.get(seed) != str(error):
-                _log.info("seed peer %s: %s", seed.address, error)
-            self._complaints[seed] = str(error)
+            self._failures[seed] = reason = str(error)
+            line = "seed peer %s: %s"
+            self._log_limiter.log_change(logging.INFO, seed, reason, line, seed.address, reason)
         finally:
             self._tried.add(seed)
             if len(self._tried) == len(set(self._seeds)):

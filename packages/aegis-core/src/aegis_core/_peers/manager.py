@@ -16,7 +16,8 @@ import grpc
 from aegis_certs import TLSConfig
 from aegis_discovery import ClosedError, InvalidAddressError, NodeInfo, NodeStatus
 from aegis_discovery.aio.transport import ChannelCache
-from aegis_discovery.feed import LogLimiter, parts
+from aegis_discovery.feed import parts
+from aegis_discovery.logs import LogLimiter
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2_grpc
 from aegis_discovery.transport import explain_failure, split_address
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import grpc
 from aegis_discovery.aio.feed import FeedApartError, FeedSilentError, follow
 from aegis_discovery.aio.transport import open_channel
-from aegis_discovery.feed import FeedReader, LogLimiter, Received
+from aegis_discovery.feed import FeedReader, Received
+from aegis_discovery.logs import LogLimiter
 from aegis_discovery.transport import Backoff, explain_failure
 
 from aegis_core._membership.membership import REVIEW, Membership

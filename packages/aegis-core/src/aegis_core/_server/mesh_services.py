@@ -13,7 +13,8 @@ from typing import NoReturn
 
 import grpc
 from aegis_discovery import InvalidRecordError, NodeInfo, Topology
-from aegis_discovery.feed import FeedWriter, LogLimiter, Pace, why_not_served
+from aegis_discovery.feed import FeedWriter, Pace, why_not_served
+from aegis_discovery.logs import LogLimiter
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2, mesh_pb2_grpc
 from aegis_discovery.records import Record, RecordVerifier, signed_from_wire
 

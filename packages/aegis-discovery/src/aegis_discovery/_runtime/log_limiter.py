@@ -1,87 +1,145 @@
-"""Says the same thing of the same node once a minute: who sends rubbish must not fill the log."""
+"""Limits how often similar lines are logged: a faulty or hostile source must not fill the log."""
 
 from __future__ import annotations
 
 import logging
+import math
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-EVERY = 60.0
-"""Seconds between two lines about one source for one kind of reason."""
+PERIOD = 60.0
+"""Seconds between two similar lines about one source."""
 
 MAX_KINDS = 16
-"""Kinds that are told apart for one source: some reasons quote what the source made up."""
+"""Kinds of reasons remembered for each source, since some reasons quote what the source sent."""
 
 MAX_SOURCES = 1024
-"""Sources that are remembered; the one that was first complained of is forgotten first."""
+"""Sources that are remembered; the oldest is forgotten first."""
 
-_FIXED = re.compile(r"[^0-9'\"]{0,80}")
+_KIND = re.compile(r"[^0-9'\"]{0,80}")
 
 
 @dataclass(slots=True)
-class _Said:
+class _Entry:
     until: float
-    unsaid: int = 0
+    suppressed: int = 0
 
 
 class LogLimiter:
-    """Warns of what a source does, each kind once a minute, with how often that was meanwhile.
+    """Logs each kind of line about a source once in a period, and counts the lines between.
+
+    It may be used from any thread.
 
     Args:
-        log: Where the lines go.
+        log: The logger that receives the lines.
+        period: Seconds between two similar lines; `math.inf` logs each kind only once.
+        max_sources: Sources that are remembered.
+        counts: Whether a line also says how many similar lines were suppressed before it.
         clock: Monotonic seconds.
     """
 
-    def __init__(self, log: logging.Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        log: logging.Logger,
+        *,
+        period: float = PERIOD,
+        max_sources: int = MAX_SOURCES,
+        counts: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._log = log
+        self._period = period
+        self._max_sources = max_sources
+        self._counts = counts
         self._clock = clock
-        self._said: dict[str, dict[str, _Said]] = {}
+        self._lock = threading.Lock()
+        self._entries: dict[Hashable, dict[str, _Entry]] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._said.values()))
+        return sum(map(len, self._entries.values()))
 
     def warn(
         self,
-        source: str,
+        source: Hashable,
         reason: str,
         message: str,
         *args: object,
         error: BaseException | None = None,
+        now: float | None = None,
     ) -> None:
-        """Logs a line, unless one like it was logged within the minute.
+        """Logs a warning, unless a similar line was logged within the period.
 
         Args:
-            source: The node id that a certificate proved, so that nobody makes up many.
-            reason: What is wrong; its words up to the first figure or quotation are its kind.
+            source: What the line is about, such as a node id that a certificate proved. A peer
+                must not be able to invent many sources.
+            reason: Its text up to the first digit or quotation mark is the kind of the line.
             message: The line, as for `logging`.
-            args: What goes into it.
-            error: The fault whose traceback is logged along with it.
+            args: The arguments of the message.
+            error: The exception whose traceback is logged with the line.
+            now: The time where the caller has it, instead of the clock's.
         """
-        now = self._clock()
-        said = self._of(source, _kind(reason), now)
-        if now < said.until:
-            said.unsaid += 1
-            return
-        said.until = now + EVERY
-        if said.unsaid:
-            message += " (and %d more like it since the last such line)"
-            args = (*args, said.unsaid)
-            said.unsaid = 0
+        now = self._clock() if now is None else now
+        with self._lock:
+            entry = self._entry(source, _kind(reason), now)
+            if now < entry.until:
+                entry.suppressed += 1
+                return
+            suppressed, entry.suppressed = entry.suppressed, 0
+            entry.until = now + self._period
+        if suppressed and self._counts:
+            message += " (%d similar lines were suppressed)"
+            args = (*args, suppressed)
         self._log.warning(message, *args, exc_info=error)
 
-    def _of(self, source: str, kind: str, now: float) -> _Said:
-        kinds = self._said.get(source)
+    def log_change(
+        self,
+        level: int,
+        source: Hashable,
+        reason: str,
+        message: str,
+        *args: object,
+        error: BaseException | None = None,
+    ) -> bool:
+        """Logs a line unless the last line about the source had the same reason.
+
+        Returns:
+            Whether it was logged.
+        """
+        with self._lock:
+            if self._entries.get(source, {}).keys() == {reason}:
+                return False
+            self._add(source, {reason: _Entry(math.inf)})
+        self._log.log(level, message, *args, exc_info=error)
+        return True
+
+    def forget(self, source: Hashable) -> None:
+        """Forgets a source, so that the next line about it is logged."""
+        with self._lock:
+            self._entries.pop(source, None)
+
+    def clear(self) -> None:
+        """Forgets all sources."""
+        with self._lock:
+            self._entries.clear()
+
+    def _entry(self, source: Hashable, kind: str, now: float) -> _Entry:
+        kinds = self._entries.get(source)
         if kinds is None:
-            if len(self._said) >= MAX_SOURCES:
-                del self._said[next(iter(self._said))]
-            kinds = self._said[source] = {}
+            kinds = self._add(source, {})
         if kind not in kinds and len(kinds) >= MAX_KINDS:
             kind = ""
-        return kinds.setdefault(kind, _Said(now))
+        return kinds.setdefault(kind, _Entry(now))
+
+    def _add(self, source: Hashable, kinds: dict[str, _Entry]) -> dict[str, _Entry]:
+        if source not in self._entries and len(self._entries) >= self._max_sources:
+            del self._entries[next(iter(self._entries))]
+        self._entries[source] = kinds
+        return kinds
 
 
 def _kind(reason: str) -> str:
-    found = _FIXED.match(reason)
+    found = _KIND.match(reason)
     return found.group() if found else ""

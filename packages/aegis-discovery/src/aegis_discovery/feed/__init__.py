@@ -1,7 +1,6 @@
 """The feed, both ends, without I/O. For those who build nodes."""
 
 from aegis_discovery._message_limits import MAX_MESSAGE
-from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery.feed._limits import MAX_REQUEST, why_not_served
 from aegis_discovery.feed._pacing import BATCH, HEARTBEAT, MAX_BATCH, Pace
 from aegis_discovery.feed._reader import FeedReader, Received, parts
@@ -16,7 +15,6 @@ __all__ = [
     "MAX_REQUEST",
     "FeedReader",
     "FeedWriter",
-    "LogLimiter",
     "Pace",
     "Received",
     "parts",

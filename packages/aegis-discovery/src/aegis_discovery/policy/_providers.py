@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
 from aegis_discovery._model import NodeInfo
+from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery.policy._rules import Policy, Subject
 
 _log = logging.getLogger("aegis.policy")
 
-MAX_SAID = 4096
-"""Denials that were logged and are remembered; after so many they are told once more."""
+MAX_LOGGED = 4096
+"""Logged denials that are remembered; the oldest is forgotten first, and logged again."""
 
 
 class ProviderAuthorizer:
@@ -27,7 +29,7 @@ class ProviderAuthorizer:
     def __init__(self, policy: Policy | None, trust_domain: str | None) -> None:
         self._policy = policy
         self._trust_domain = trust_domain
-        self._said: set[tuple[str, str, str]] = set()
+        self._log_limiter = LogLimiter(_log, period=math.inf, max_sources=MAX_LOGGED, counts=False)
         self._callbacks: list[Callable[[], object]] = []
 
     def on_change(self, callback: Callable[[], object]) -> None:
@@ -37,7 +39,7 @@ class ProviderAuthorizer:
     def take(self, policy: Policy | None) -> None:
         """Goes by another policy from now on."""
         self._policy = policy
-        self._said.clear()
+        self._log_limiter.clear()
         for callback in self._callbacks:
             callback()
 
@@ -47,10 +49,8 @@ class ProviderAuthorizer:
             return True
         subject = Subject(node.id, node.type, self._trust_domain)
         decision = self._policy.may_provide(subject, name, version)
-        key = (node.id, name, version)
-        if not decision and key not in self._said:
-            if len(self._said) >= MAX_SAID:
-                self._said.clear()
-            self._said.add(key)
-            _log.warning("%s may not provide %s/%s: %s", *key, decision.reason)
+        if not decision:
+            key = (node.id, name, version)
+            line = "%s may not provide %s/%s: %s"
+            self._log_limiter.warn(key, "", line, *key, decision.reason)
         return decision.allowed
