@@ -213,7 +213,7 @@ async def test_callers_that_give_up_on_sync_handlers_harm_nobody(
     own_ca: CertificateAuthority, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # gRPC crashes the process where a thread asks for the connection of a call that has ended.
-    monkeypatch.setattr("aegis_core._server.server.SYNC_THREADS", 1)
+    monkeypatch.setattr("aegis_core._server.server.HANDLER_THREADS", 1)
     slow = Slow()
     tls = own_ca.issue_in_memory("node")
     async with Node(

@@ -114,7 +114,7 @@ async def test_a_node_that_leaves_is_gone_at_once_and_nobody_suspects_it(
 async def test_who_asks_a_node_that_is_leaving_is_told_so(
     start: StartNode, identity: MakeIdentity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aegis_core._server.server.SPREAD", 1.0)
+    monkeypatch.setattr("aegis_core._server.server.DRAIN_SILENCE", 1.0)
     a = await start("a")
     leaving = asyncio.Event()
     a.topology.subscribe(lambda _: leaving.set())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from aegis_core import (
     NodeStateError,
     PeerInfo,
     ServiceInfo,
+    aio,
     caller_from_context,
 )
 from aegis_discovery import connect
@@ -93,10 +95,10 @@ def test_a_node_waits_until_somebody_stops_it(identity: MakeIdentity) -> None:
 
 
 def test_both_faces_of_a_node_take_the_same_options() -> None:
-    import inspect
-
-    from aegis_core import aio
-    from aegis_core._node.options import NodeArguments
-
-    taken = set(inspect.signature(aio.Node).parameters) - {"id"}
-    assert taken == set(NodeArguments.__annotations__)
+    blocking = inspect.signature(Node)
+    assert blocking == inspect.signature(aio.Node)
+    taken = blocking.parameters
+    assert taken["id"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert taken["grace"].default == 5.0
+    documented = aio.Node.__doc__ or ""
+    assert [name for name in taken if f"        {name}: " not in documented] == []

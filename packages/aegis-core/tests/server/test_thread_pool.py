@@ -133,7 +133,7 @@ def handlers() -> Iterator[Handlers]:
 async def node(
     handlers: Handlers, identity: MakeIdentity, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Node]:
-    monkeypatch.setattr("aegis_core._server.server.SYNC_THREADS", THREADS)
+    monkeypatch.setattr("aegis_core._server.server.HANDLER_THREADS", THREADS)
     tls = identity("node")
     options: dict[str, Any] = {"tls": tls, "registrars": [handlers.register], "grace": 0}
     async with Node("node", address="127.0.0.1:0", **options) as running:

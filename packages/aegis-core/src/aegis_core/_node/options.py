@@ -1,41 +1,100 @@
-"""The options of a node, as both faces of it take them."""
+"""The options of a node. They are written once, for both faces of the node."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Required, TypedDict
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import grpc
-from aegis_certs import TLSConfig, TLSOptions
-from aegis_discovery import PoolOptions, ServiceInfo
+from aegis_certs import TLSConfig, TLSOptions, validate_node_id
+from aegis_discovery import DEFAULT_MESH, NodeInfo, PoolOptions, ServiceInfo
 from aegis_discovery.policy import Policy
+from aegis_discovery.transport import parse_seed
 
+from aegis_core._address import bound_address, published_address
 from aegis_core._health.checks import HealthChecker
 from aegis_core._server.server import Registrar
+from aegis_core.errors import ConfigError
+
+P = ParamSpec("P")
+OptionsT = TypeVar("OptionsT")
+SelfT = TypeVar("SelfT")
 
 
-class NodeArguments(TypedDict, total=False):
-    """What `aegis_core.aio.Node` takes beside the id; its docstring tells what each one means."""
+@dataclass(frozen=True, kw_only=True)
+class NodeOptions:
+    """What a node was made with. The docstring of `aegis_core.aio.Node` describes each option."""
 
-    address: Required[str]
-    advertise: str | None
-    name: str | None
-    type: str
-    services: Sequence[ServiceInfo]
-    region: str
-    zone: str
-    registrars: Sequence[Registrar]
-    cert_dir: str | Path | None
-    tls_options: TLSOptions | None
-    tls: TLSConfig | None
-    seed_peers: Sequence[str]
-    mesh: str
-    health_checkers: Sequence[HealthChecker]
-    health_interval: float
-    interceptors: Sequence[grpc.aio.ServerInterceptor]
-    join_timeout: float
-    grace: float
-    max_concurrent_calls: int | None
-    policy: Policy | str | Path | None
-    pool_options: PoolOptions | None
+    id: str = field(kw_only=False)
+    address: str
+    advertise: str | None = None
+    name: str | None = None
+    type: str = "generic"
+    services: Sequence[ServiceInfo] = ()
+    region: str = ""
+    zone: str = ""
+    registrars: Sequence[Registrar] = ()
+    cert_dir: str | Path | None = "./certs"
+    tls_options: TLSOptions | None = None
+    tls: TLSConfig | None = None
+    seed_peers: Sequence[str] = ()
+    mesh: str = DEFAULT_MESH
+    health_checkers: Sequence[HealthChecker] = ()
+    health_interval: float = 10.0
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
+    join_timeout: float = 5.0
+    grace: float = 5.0
+    max_concurrent_calls: int | None = None
+    policy: Policy | str | Path | None = None
+    pool_options: PoolOptions | None = None
+
+    def __post_init__(self) -> None:
+        limit = self.max_concurrent_calls
+        if limit is not None and limit < 1:
+            reason = f"{limit} would refuse every call; give 1 or more, or None"
+            raise ConfigError("max_concurrent_calls", reason)
+        # Wrong addresses are reported before anything is started.
+        published_address(self.address, self.advertise, bound_address(self.address)[1])
+        validate_node_id(self.id)
+        for name in ("services", "registrars", "seed_peers", "health_checkers", "interceptors"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for peer in self.seed_peers:
+            parse_seed(peer)
+
+    @property
+    def info(self) -> NodeInfo:
+        """What the node publishes of itself, except what is only known when it runs."""
+        return NodeInfo(
+            self.id,
+            self.name or self.id,
+            self.type,
+            services=tuple(self.services),
+            region=self.region,
+            zone=self.zone,
+        )
+
+
+def expand(
+    options: Callable[P, OptionsT],
+) -> Callable[[Callable[[SelfT, OptionsT], None]], Callable[Concatenate[SelfT, P], None]]:
+    """Makes a constructor that takes an options object take the object's arguments instead.
+
+    Type checkers, `inspect.signature` and the reference documentation see all of them.
+    """
+
+    def decorate(init: Callable[[SelfT, OptionsT], None]) -> Callable[Concatenate[SelfT, P], None]:
+        @functools.wraps(init)
+        def expanded(self: SelfT, /, *args: P.args, **kwargs: P.kwargs) -> None:
+            init(self, options(*args, **kwargs))
+
+        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = inspect.signature(options).parameters.values()
+        signature: Any = inspect.Signature([own, *parameters], return_annotation=None)
+        vars(expanded)["__signature__"] = signature
+        return expanded
+
+    return decorate

@@ -6,31 +6,31 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
 
-import grpc
 from aegis_certs import IdentitySource, TLSConfig
-from aegis_discovery import HealthStatus, NodeInfo, PoolOptions, PoolStats
+from aegis_discovery import HealthStatus, PoolOptions, PoolStats
 from aegis_discovery.aio import ServiceClientPool
 from aegis_discovery.aio.identity import keep
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityRotator
 from aegis_discovery.policy import ProviderAuthorizer
 from aegis_discovery.records import LEASE, REPUBLISH_EVERY
-from aegis_discovery.transport import SeedPeer
+from aegis_discovery.transport import parse_seed
 
 from aegis_core._access.policy_file import LOOK, PolicySource
 from aegis_core._address import published_address
-from aegis_core._health.checks import HealthChecker, HealthInfo
+from aegis_core._health.checks import HealthInfo
 from aegis_core._health.monitor import HealthMonitor
+from aegis_core._node.options import NodeOptions
 from aegis_core._peers.dialing import MAINTENANCE
 from aegis_core._peers.joiner import Joiner
 from aegis_core._peers.manager import PeerManager
 from aegis_core._peers.watchers import Watchers
-from aegis_core._server.mesh_services import OwnNode
-from aegis_core._server.server import MeshServer, Registrar
+from aegis_core._server.mesh_services import LocalNode
+from aegis_core._server.server import MeshServer
 from aegis_core._state import NodeState
 from aegis_core._stats import FeedStats, NodeStats
 from aegis_core.errors import ConfigError
@@ -38,48 +38,35 @@ from aegis_core.errors import ConfigError
 _log = logging.getLogger("aegis.node")
 
 
-@dataclass(frozen=True, slots=True)
-class NodeOptions:
-    """What a node was made with."""
-
-    info: NodeInfo
-    address: str
-    advertise: str | None
-    registrars: Sequence[Registrar]
-    seeds: tuple[SeedPeer, ...]
-    mesh: str
-    checkers: Sequence[HealthChecker]
-    health_interval: float
-    interceptors: Sequence[grpc.aio.ServerInterceptor]
-    join_timeout: float
-    max_concurrent_calls: int | None
-    policy: PolicySource
-    pool: PoolOptions
-
-
 class PoolWithStats(Protocol):
-    """A pool of either kind."""
+    """A pool of either face."""
 
     def stats(self) -> PoolStats:
-        """Returns a snapshot of it."""
+        """Returns a snapshot of the pool."""
 
 
 class RunningNode:
-    """Makes the parts of a node, owns its tasks, and takes both down again in order."""
+    """Creates the parts of a node, owns its tasks, and stops both in order.
+
+    Attributes:
+        reported_pool: The pool whose statistics `stats` reports.
+    """
 
     def __init__(
         self,
         options: NodeOptions,
         source: IdentitySource,
         tls: TLSConfig,
+        policy: PolicySource,
         *,
         on_failure: Callable[[Exception], None],
         on_identity: Callable[[IdentityEvent], None],
     ) -> None:
-        if tls.node_id != options.info.id:
-            reason = f"the certificate is {tls.node_id}'s, this node is {options.info.id}"
+        if tls.node_id != options.id:
+            reason = f"the certificate is {tls.node_id}'s, this node is {options.id}"
             raise ConfigError("tls", reason)
         self._options = options
+        self._policy = policy
         self._keeper = IdentityRotator(source, tls)
         self._tell_identity = on_identity
         self._has_joined = False
@@ -88,11 +75,11 @@ class RunningNode:
         self.state = NodeState(tls, mesh=options.mesh, on_failure=on_failure)
         self.monitor = HealthMonitor(
             tls.node_id,
-            options.checkers,
+            options.health_checkers,
             on_change=self._publish_health,
             interval=options.health_interval,
         )
-        own = OwnNode(
+        local_node = LocalNode(
             node_id=tls.node_id,
             mesh=options.mesh,
             topology=self.state.topology,
@@ -109,7 +96,7 @@ class RunningNode:
         self.server = MeshServer(
             tls,
             options.address,
-            own,
+            local_node,
             stats=self.stats,
             registrars=options.registrars,
             interceptors=options.interceptors,
@@ -118,22 +105,24 @@ class RunningNode:
         self.may_provide = ProviderAuthorizer(None, tls.trust_domain)
         self.peers = PeerManager(self.state)
         # The mesh's own calls do not pass through interceptors of the user's.
-        is_plain = not (options.pool.interceptors or options.pool.options)
+        pool_options = options.pool_options or PoolOptions()
+        is_plain = not (pool_options.interceptors or pool_options.options)
         self.pool = ServiceClientPool(
             self.state.topology,
             tls,
-            region=options.info.region,
-            zone=options.info.zone,
+            region=options.region,
+            zone=options.zone,
             may_provide=self.may_provide,
             channels=self.peers.channels if is_plain else None,
-            **vars(options.pool),
+            **vars(pool_options),
         )
-        self.told_pool: PoolWithStats = self.pool
+        self.reported_pool: PoolWithStats = self.pool
         self.may_provide.on_change(self.pool.reevaluate)
-        self._take_policy()
+        self._apply_policy()
         self.watchers = Watchers(self.state, self.peers)
         self.state.tell_peers = self.watchers.dial_again
-        self.joiner = Joiner(self.state, self.peers, self.watchers, options.seeds)
+        seeds = tuple(map(parse_seed, options.seed_peers))
+        self.joiner = Joiner(self.state, self.peers, self.watchers, seeds)
 
     async def start(self) -> None:
         """Serves, publishes the node and joins."""
@@ -152,14 +141,14 @@ class RunningNode:
         )
         await self.server.set_health(self.monitor.info)
         await self.server.start()
-        _log.info("%s serves at %s, known as %s", options.info.id, self.server.address, address)
+        _log.info("%s serves at %s, known as %s", options.id, self.server.address, address)
         for name, work in (
             ("watchers", self.watchers.run),
             ("recovery", self.watchers.recover),
             ("joiner", self.joiner.run),
             ("health", self.monitor.run),
             ("maintenance", self._maintain),
-            ("guard", self.server.guard),
+            ("revalidation", self.server.revalidate_callers),
             ("identity", self._keep_identity),
             ("policy", self._keep_policy),
         ):
@@ -179,7 +168,7 @@ class RunningNode:
             topology_nodes=len(topology.nodes),
             has_policy=server.has_policy,
             calls=server.calls,
-            pool=self.told_pool.stats(),
+            pool=self.reported_pool.stats(),
             feeds=FeedStats(
                 served=len(server.watchers),
                 opened=server.feeds_served,
@@ -204,17 +193,15 @@ class RunningNode:
         await keep(self._keeper, self._on_identity)
 
     async def _keep_policy(self) -> None:
-        source = self._options.policy
         while True:
             await asyncio.sleep(LOOK)
-            before = source.policy
-            if await asyncio.to_thread(source.poll) is not before:
-                self._take_policy()
+            before = self._policy.policy
+            if await asyncio.to_thread(self._policy.poll) is not before:
+                self._apply_policy()
 
-    def _take_policy(self) -> None:
-        policy = self._options.policy.policy
-        self.server.change_policy(policy)
-        self.may_provide.take(policy)
+    def _apply_policy(self) -> None:
+        self.server.set_policy(self._policy.policy)
+        self.may_provide.take(self._policy.policy)
 
     def _on_identity(self, event: IdentityEvent) -> None:
         if event.kind is IdentityEventKind.CHANGED:

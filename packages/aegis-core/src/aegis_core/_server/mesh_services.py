@@ -32,7 +32,7 @@ MAX_ANSWERED = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class OwnNode:
+class LocalNode:
     """What the services ask of the node that they belong to."""
 
     node_id: str
@@ -60,10 +60,10 @@ async def identify_caller(context: Context) -> Caller:
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
 
 
-class SeedService(aegis_pb2_grpc.MeshServiceServicer):
+class UnsignedProtocolService(aegis_pb2_grpc.MeshServiceServicer):
     """The five unary calls of the seed protocol."""
 
-    def __init__(self, own: OwnNode) -> None:
+    def __init__(self, own: LocalNode) -> None:
         self._own = own
         self._answered: OrderedDict[str, bytes] = OrderedDict()
         self._gate = RateLimiter(READS)
@@ -153,7 +153,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         served: How many feeds were opened so far.
     """
 
-    def __init__(self, own: OwnNode) -> None:
+    def __init__(self, own: LocalNode) -> None:
         self._own = own
         self._closing = False
         self._wakers: dict[asyncio.Event, str] = {}

@@ -25,7 +25,7 @@ from aegis_core._server.admission import AdmissionControl
 from aegis_core._server.drain import drain
 from aegis_core._server.interceptor import CallerInterceptor
 from aegis_core._server.introspection import Introspection
-from aegis_core._server.mesh_services import FeedService, OwnNode, SeedService
+from aegis_core._server.mesh_services import FeedService, LocalNode, UnsignedProtocolService
 from aegis_core._server.thread_pool import HandlerThreads
 from aegis_core._stats import CallStats, NodeStats
 from aegis_core.errors import AddressInUseError
@@ -35,16 +35,16 @@ _log = logging.getLogger("aegis.server")
 Registrar = Callable[[Any], object]
 """Adds a service to a server, such as `lambda s: add_GreeterServicer_to_server(Greeter(), s)`."""
 
-LAST_NEWS = 1.0
+FEED_END_TIMEOUT = 1.0
 """Seconds that watchers have to take the news that this node leaves."""
 
-SPREAD = 0.2
+DRAIN_SILENCE = 0.2
 """Seconds without a new call after which callers have heard that this node leaves."""
 
-LAST_CALLS = 0.5
+CLOSE_GRACE = 0.5
 """Seconds at most for calls of the mesh protocol that come at the very end, and feeds that end."""
 
-SYNC_THREADS = 16
+HANDLER_THREADS = 16
 """Threads that run handlers which are no coroutines."""
 
 OWN_SERVICES = (*sorted(OPEN_SERVICES), reflection.SERVICE_NAME)
@@ -68,7 +68,7 @@ class MeshServer:
         self,
         tls: TLSConfig,
         address: str,
-        own: OwnNode,
+        own: LocalNode,
         *,
         stats: Callable[[], NodeStats],
         registrars: Sequence[Registrar] = (),
@@ -79,7 +79,7 @@ class MeshServer:
         self._topology = own.topology
         self._judge = CallAuthorizer(own.check, self._type_of)
         self._intake: AdmissionControl[asyncio.Task[Any]] = AdmissionControl(max_concurrent_calls)
-        self._threads = HandlerThreads(SYNC_THREADS)
+        self._threads = HandlerThreads(HANDLER_THREADS)
         self._guard = CallerInterceptor(
             self._judge,
             self._intake,
@@ -98,7 +98,7 @@ class MeshServer:
         for registrar in registrars:
             registrar(registry)
         self.services = tuple(sorted(registry.names))
-        aegis_pb2_grpc.add_MeshServiceServicer_to_server(SeedService(own), registry)
+        aegis_pb2_grpc.add_MeshServiceServicer_to_server(UnsignedProtocolService(own), registry)
         mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, registry)
         stats_pb2_grpc.add_IntrospectionServicer_to_server(Introspection(stats), registry)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, registry)
@@ -154,8 +154,8 @@ class MeshServer:
         """Begins to serve."""
         await self._server.start()
 
-    async def guard(self) -> None:
-        """Ends open streams of callers that may not speak any more; runs until cancelled."""
+    async def revalidate_callers(self) -> None:
+        """Ends open streams of callers that are not allowed any more; runs until cancelled."""
         await self._guard.run()
 
     async def set_health(self, info: HealthInfo) -> None:
@@ -175,7 +175,7 @@ class MeshServer:
         They go first: who watches this node goes on with another one that still hears news.
         """
         await self._health.enter_graceful_shutdown()
-        return await self._feeds.close(LAST_NEWS)
+        return await self._feeds.close(FEED_END_TIMEOUT)
 
     async def stop(self, grace: float) -> None:
         """Lets calls in flight finish, then closes.
@@ -183,16 +183,16 @@ class MeshServer:
         Args:
             grace: Seconds that calls in flight have; what still runs then is ended.
         """
-        await drain(self._guard, self._intake, grace, silence=SPREAD)
+        await drain(self._guard, self._intake, grace, silence=DRAIN_SILENCE)
         # Whatever the grace: a reader throws away the last news of a feed that did not end.
-        await self._server.stop(LAST_CALLS)
+        await self._server.stop(CLOSE_GRACE)
         self._threads.close()
 
     def change_identity(self, tls: TLSConfig) -> None:
         """Serves new connections with another certificate or bundle; open ones go on."""
         self._identity.change(tls)
 
-    def change_policy(self, policy: Policy | None) -> None:
+    def set_policy(self, policy: Policy | None) -> None:
         """Lets in who may call by another policy; open streams that it denies are ended."""
         self._judge.take(policy)
 

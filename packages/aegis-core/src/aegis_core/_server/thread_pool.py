@@ -74,7 +74,7 @@ def _run_stream(handler: Callable[..., Any], given: Any, context: ThreadContext)
         for message in messages:
             try:
                 context.write(message)
-            except CallOverError:
+            except CallEndedError:
                 return
     finally:
         close = getattr(messages, "close", None)
@@ -82,7 +82,7 @@ def _run_stream(handler: Callable[..., Any], given: Any, context: ThreadContext)
             close()
 
 
-class CallOverError(grpc.RpcError):
+class CallEndedError(grpc.RpcError):
     """A thread went on with a call that is over."""
 
     def __init__(self) -> None:
@@ -147,13 +147,13 @@ class ThreadContext(grpc.ServicerContext):
             # must not take a part of them for the whole.
             await asyncio.sleep(SETTLED)
             if self._task.cancelling():
-                raise CallOverError
+                raise CallEndedError
         return request
 
     def _wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         if self._over:
             coroutine.close()
-            raise CallOverError
+            raise CallEndedError
         future = asyncio.run_coroutine_threadsafe(coroutine, self._task.get_loop())
         self._pending.add(future)
         if self._over:
@@ -161,7 +161,7 @@ class ThreadContext(grpc.ServicerContext):
         try:
             return future.result()
         except CancelledError:
-            raise CallOverError from None
+            raise CallEndedError from None
         finally:
             self._pending.discard(future)
 
@@ -179,7 +179,7 @@ class ThreadContext(grpc.ServicerContext):
         """Ends the call as cancelled; returns whether it was not over."""
         if self._over:
             return False
-        with contextlib.suppress(grpc.aio.AbortError, CallOverError):
+        with contextlib.suppress(grpc.aio.AbortError, CallEndedError):
             self.abort(grpc.StatusCode.CANCELLED, "the handler cancelled the call")
         self._task.get_loop().call_soon_threadsafe(self._task.cancel)
         return True
@@ -230,7 +230,7 @@ class ThreadContext(grpc.ServicerContext):
     ) -> NoReturn:
         """Ends the call with a status, by an exception that the handler must let through."""
         self._wait_for(self._context.abort(code, details, tuple(trailing_metadata)))
-        raise CallOverError
+        raise CallEndedError
 
     def abort_with_status(self, status: Any) -> NoReturn:
         """Ends the call with a rich status, as `abort` does."""
@@ -262,7 +262,7 @@ class ThreadContext(grpc.ServicerContext):
 
 
 class _Requests(Iterator[Any]):
-    """A stream of requests, for a thread. It raises `CallOverError` where the call ends first."""
+    """A stream of requests, for a thread. It raises `CallEndedError` where the call ends first."""
 
     def __init__(self, context: ThreadContext) -> None:
         self._context = context

@@ -1,0 +1,32 @@
+"""Passes the peer operations of a node on to its `peers`, with types and docstrings kept."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+ManagerT = TypeVar("ManagerT")
+ManagerT_co = TypeVar("ManagerT_co", covariant=True)
+
+
+class HasPeers(Protocol[ManagerT_co]):
+    """A node."""
+
+    @property
+    def peers(self) -> ManagerT_co:
+        """The peers of this node."""
+
+
+def through_peers(
+    method: Callable[Concatenate[ManagerT, P], R],
+) -> Callable[Concatenate[HasPeers[ManagerT], P], R]:
+    """Makes a method of a node that calls this method of the node's `peers`."""
+
+    @functools.wraps(method)
+    def delegate(self: HasPeers[ManagerT], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return method(self.peers, *args, **kwargs)
+
+    return delegate
