@@ -45,7 +45,7 @@ async def main() -> None:
         async for line in orders:
             wanted = int(line.split()[-1])
             # Not by its nodes: a mapping of them, made at each look, would be in the measure.
-            while mesh.topology.position < wanted:
+            while mesh.topology.log_position < wanted:
                 changed.clear()
                 await changed.wait()
             gc.collect()

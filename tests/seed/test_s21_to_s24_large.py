@@ -14,7 +14,7 @@ from aegis_core._membership.rings import Rings
 from aegis_discovery import DEFAULT_MESH, Topology
 from aegis_discovery.aio.feed import follow
 from aegis_discovery.aio.transport import open_channel
-from aegis_discovery.feed import FeedReader, Received
+from aegis_discovery.feed import FeedReader, ReceiveResult
 from aegis_discovery.records import RecordVerifier
 
 GREETER = ServiceInfo("greeter", "v1")
@@ -66,11 +66,11 @@ class Watcher:
     async def watch(self, node: Any) -> None:
         receive = self.reader.receive
 
-        def counted(message: Any, *, source: str) -> Received:
+        def counted(message: Any, *, source: str) -> ReceiveResult:
             self.records += len(message.records)
             return receive(message, source=source)
 
-        def on_message(received: Received) -> None:
+        def on_message(received: ReceiveResult) -> None:
             if received.complete:
                 self.complete.set()
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from aegis_certs import RevocationList, TLSConfig
 from aegis_discovery import InvalidRecordError, NodeIdInUseError, NodeInfo, Topology
-from aegis_discovery.feed import FeedReader, Received
+from aegis_discovery.feed import FeedReader, ReceiveResult
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.records import Record, RecordSigner, RecordVerifier
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
@@ -77,7 +77,7 @@ class NodeState:
     def new_reader(self) -> FeedReader:
         """Makes the reading end of one more feed."""
         return FeedReader(
-            self.topology, self.verifier, trusts_statuses=False, complaints=self._complaints
+            self.topology, self.verifier, trusts_statuses=False, log_limiter=self._complaints
         )
 
     def own_record(self) -> Record | None:
@@ -97,7 +97,7 @@ class NodeState:
         """Lets go of certificates that sign no record any more."""
         self.verifier.retain(self.topology.signers | {self.tls.fingerprint})
 
-    def received(self, received: Received) -> None:
+    def received(self, received: ReceiveResult) -> None:
         """Takes note of what a feed's message meant for this node itself."""
         if received.foreign is not None:
             self.met_foreign(received.foreign)

@@ -29,7 +29,7 @@ from aegis_discovery import DEFAULT_MESH, ConnectError, Topology
 from aegis_discovery import aio as discovery_aio
 from aegis_discovery.aio.feed import follow
 from aegis_discovery.aio.transport import open_channel
-from aegis_discovery.feed import FeedReader, Received
+from aegis_discovery.feed import FeedReader, ReceiveResult
 from aegis_discovery.records import RecordVerifier
 
 MakeIdentity = Callable[[str], TLSConfig]
@@ -125,7 +125,7 @@ async def test_who_asks_a_node_that_is_leaving_is_told_so(
     await channel.channel_ready()
     stopping = asyncio.create_task(a.stop(grace=1.0))
     await leaving.wait()
-    received: list[Received] = []
+    received: list[ReceiveResult] = []
     request = reader.request(DEFAULT_MESH, source="a")
     await follow(channel, reader, request, source="a", on_message=received.append)
     assert [message.complete for message in received] == [True]

@@ -12,7 +12,13 @@ import pytest
 from aegis_certs import CertificateAuthority, TLSConfig
 from aegis_discovery import InvalidRecordError, NodeInfo, NodeStatus, ServiceInfo, Topology
 from aegis_discovery.aio.feed import follow
-from aegis_discovery.feed import FeedReader, FeedWriter, Received, parts, why_not_served
+from aegis_discovery.feed import (
+    FeedReader,
+    FeedWriter,
+    ReceiveResult,
+    request_problem,
+    split_message,
+)
 from aegis_discovery.feed._limits import AT_ONCE
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import Opinion, RecordSigner, RecordVerifier
@@ -71,7 +77,7 @@ class Side:
         ).SerializeToString()
         return server.serve(mesh_pb2.WatchRequest.FromString(sent), self.id)
 
-    def pull(self, feed: FeedWriter) -> list[Received]:
+    def pull(self, feed: FeedWriter) -> list[ReceiveResult]:
         """Takes in what the feed has to tell now."""
         self.received = [
             mesh_pb2.WatchResponse.FromString(message.SerializeToString())
@@ -136,7 +142,7 @@ def test_a_snapshot_of_3000_nodes_comes_in_messages_below_one_mebibyte(
     # Nothing is complete, and no cursor is passed, before the last message.
     assert [received.complete for received in outcomes] == [False] * (len(outcomes) - 1) + [True]
     assert [bool(message.cursor) for message in watcher.received].count(True) == 1
-    assert not any(received.apart for received in outcomes), "or it would never come to its end"
+    assert not any(received.diverged for received in outcomes), "or it would never come to its end"
     assert watcher.chains == 16
     assert watcher.pull(feed) == []
 
@@ -492,7 +498,7 @@ def test_sides_that_rest_and_know_different_things_meet_again(
         watcher.pull(feed)
     assert "server" not in watcher.topology.nodes, "its stamp was an hour ahead of a slow clock"
     beats = [watcher.reader.receive(feed.heartbeat(), source="server") for _ in range(3)]
-    assert [received.apart for received in beats] == [False, False, True]
+    assert [received.diverged for received in beats] == [False, False, True]
     watcher.pull(watcher.open(server))
     assert "server" in watcher.topology.nodes
 
@@ -506,7 +512,7 @@ def test_sides_that_stay_apart_for_a_reason_try_ever_more_rarely(side: MakeSide)
     tries = [
         beat
         for beat in range(1, 100)
-        if watcher.reader.receive(feed.heartbeat(), source="server").apart
+        if watcher.reader.receive(feed.heartbeat(), source="server").diverged
     ]
     assert tries == [3, 9, 21, 45, 93]
 
@@ -519,7 +525,7 @@ def test_one_heartbeat_that_agrees_does_not_make_it_impatient_again(side: MakeSi
         return next(
             beat
             for beat in itertools.count(1)
-            if watcher.reader.receive(apart, source="server").apart
+            if watcher.reader.receive(apart, source="server").diverged
         )
 
     patience = []
@@ -689,7 +695,7 @@ def test_a_feed_of_some_services_has_neither_cursor_nor_digest_and_is_never_apar
     assert [(m.cursor, m.digest) for m in client.received] == [(b"", b"")]
     request = client.reader.request(MESH, source="server")
     assert (request.cursor, request.digest) == (b"", b"")
-    assert not any(client.reader.receive(beat, source="server").apart for _ in range(10))
+    assert not any(client.reader.receive(beat, source="server").diverged for _ in range(10))
 
 
 def test_a_cursor_does_not_skip_what_a_feed_of_some_services_begins_with(
@@ -819,7 +825,7 @@ def test_a_source_that_sends_rubbish_all_the_time_does_not_fill_the_log(
 def test_a_request_beyond_what_a_feed_takes_is_refused(
     request_: mesh_pb2.WatchRequest, problem: str
 ) -> None:
-    why = why_not_served(request_)
+    why = request_problem(request_)
     assert problem in why
     assert bool(problem) == bool(why)
 
@@ -841,7 +847,7 @@ def test_a_large_message_is_taken_in_by_parts_that_stand_alone(
     whole = mesh_pb2.WatchResponse()
     for message in watcher.open(server).messages():
         whole.MergeFrom(message)
-    cut = list(parts(whole))
+    cut = list(split_message(whole))
     assert len(cut) > 5
     assert max(map(checks_of, cut)) <= AT_ONCE + 1
     assert sum(map(checks_of, cut)) == checks_of(whole)
@@ -864,7 +870,7 @@ def test_chains_that_nothing_needs_come_a_few_at_a_time(server: Side, other_ca: 
     message = mesh_pb2.WatchResponse(
         chains=[good, *[junk, needless] * 50, mesh_pb2.Chain()], records=[server.record()]
     )
-    cut = list(parts(message))
+    cut = list(split_message(message))
     assert max(map(checks_of, cut)) <= AT_ONCE + 8
     assert [len(part.records) for part in cut] == [0] * (len(cut) - 1) + [1]
     assert list(cut[-1].chains)[-1] == good
@@ -873,7 +879,7 @@ def test_chains_that_nothing_needs_come_a_few_at_a_time(server: Side, other_ca: 
 
 def test_a_message_that_is_left_unread_is_not_cut() -> None:
     flood = mesh_pb2.WatchResponse(chains=[mesh_pb2.Chain()] * 5000)
-    assert [len(part.chains) for part in parts(flood)] == [5000]
+    assert [len(part.chains) for part in split_message(flood)] == [5000]
 
 
 class Tape:

@@ -98,11 +98,11 @@ def test_only_what_is_news_comes_into_the_log_and_never_goes_back_to_where_it_ca
     mesh: Mesh,
 ) -> None:
     word = mesh.word("b", SUSPECT)
-    position = mesh.topology.position
+    position = mesh.topology.log_position
     mesh.hear(word, word, origin="c")
     mesh.hear(word)
     changes = mesh.topology.changes_since(position)
-    assert mesh.topology.position == position + 1
+    assert mesh.topology.log_position == position + 1
     assert list(changes.verdicts()) == list(changes.verdicts(reader="b")) == [word]
     assert list(changes.verdicts(reader="c")) == []
     assert list(mesh.topology.changes_since(changes.position).verdicts()) == []

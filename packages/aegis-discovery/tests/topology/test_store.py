@@ -83,21 +83,21 @@ def test_a_signer_is_known_since_the_first_of_its_records_that_followed_each_oth
 ) -> None:
     assert since(topology, "a", b"old") is None
     topology.merge_records([record("a", key="old")])
-    first = topology.position
+    first = topology.log_position
     topology.merge_records([record("b"), record("a", 1, key="old")])
     assert since(topology, "a", b"old") == first, "who holds the log up to there holds the chain"
     topology.merge_records([record("a", 2, key="new")])
     assert since(topology, "a", b"old") is None
-    assert since(topology, "a", b"new") == topology.position
+    assert since(topology, "a", b"new") == topology.log_position
     topology.merge_records([record("a", 3, key="old")])
-    assert since(topology, "a", b"old") == topology.position, "a watcher may have forgotten it"
+    assert since(topology, "a", b"old") == topology.log_position, "a watcher may have forgotten it"
 
 
 def test_a_voucher_signs_since_its_own_record_came(topology: Topology) -> None:
     topology.merge_records([record("go", by="v")])
     assert since(topology, "v", b"v") is None, "nothing is held of the voucher itself"
     topology.merge_records([record("v")])
-    first = topology.position
+    first = topology.log_position
     topology.merge_records([record("go", 1, by="v"), record("v", 1)])
     assert since(topology, "v", b"v") == first
     topology.merge_records([record("v", 2, key="renewed")])
@@ -107,7 +107,7 @@ def test_a_voucher_signs_since_its_own_record_came(topology: Topology) -> None:
 
 def test_a_status_moves_no_signer(topology: Topology) -> None:
     topology.merge_records([record("a")])
-    first = topology.position
+    first = topology.log_position
     held = topology.get_record("a")
     assert held is not None
     topology.set_status("a", held.stamp, NodeStatus.SUSPECTED)

@@ -143,7 +143,7 @@ class Membership:
         for node_id in dropped:
             if self._topology.get_node(node_id) is None:
                 reshaped |= self._remove(node_id)
-        if self._topology.position != self._position:
+        if self._topology.log_position != self._position:
             changes = self._topology.changes_since(self._position)
             self._position = changes.position
             for entry in changes.entries:

@@ -16,7 +16,7 @@ import grpc
 from aegis_certs import TLSConfig
 from aegis_discovery import ClosedError, InvalidAddressError, NodeInfo, NodeStatus
 from aegis_discovery.aio.transport import ChannelCache
-from aegis_discovery.feed import parts
+from aegis_discovery.feed import split_message
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2_grpc
 from aegis_discovery.transport import explain_failure, split_address
@@ -295,7 +295,7 @@ class PeerManager:
         call = mesh_pb2_grpc.MeshStub(self.channel(peer)).Watch(request, timeout=TIMEOUT)
         try:
             async for message in call:
-                for part in parts(message):
+                for part in split_message(message):
                     received = reader.receive(part, source=peer.id)
                     state.received(received)
                     await asyncio.sleep(0)

@@ -10,9 +10,9 @@ import time
 from dataclasses import dataclass, field
 
 import grpc
-from aegis_discovery.aio.feed import FeedApartError, FeedSilentError, follow
+from aegis_discovery.aio.feed import FeedDivergedError, FeedSilentError, follow
 from aegis_discovery.aio.transport import open_channel
-from aegis_discovery.feed import FeedReader, Received
+from aegis_discovery.feed import FeedReader, ReceiveResult
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.transport import Backoff, explain_failure
 
@@ -187,7 +187,7 @@ class Watchers:
                 await self._follow(watch, backoff)
                 # One that left said so to somebody; if it did not, it is not reached again.
                 complaint, pause, is_hint = _LEFT, LEFT_PAUSE, False
-            except FeedApartError as error:
+            except FeedDivergedError as error:
                 times_apart += 1
                 if times_apart == 1:
                     # A clock that was wrong for a while does this once.
@@ -243,7 +243,7 @@ class Watchers:
         return record.voucher
 
     async def _follow(self, watch: _Watch, backoff: Backoff) -> None:
-        def on_message(received: Received) -> None:
+        def on_message(received: ReceiveResult) -> None:
             self._heard(watch, backoff)
             self._state.received(received)
 
@@ -270,7 +270,7 @@ class Watchers:
         class Told(Exception):  # noqa: N818 - it is no error
             """The peer told all it knows."""
 
-        def on_message(received: Received) -> None:
+        def on_message(received: ReceiveResult) -> None:
             state.received(received)
             if received.complete:
                 raise Told
@@ -280,7 +280,7 @@ class Watchers:
                 own = state.own_record()
                 request = reader.request(state.mesh, own, state.chain, source=peer.id)
                 await follow(channel, reader, request, source=peer.id, on_message=on_message)
-        except (Told, TimeoutError, FeedSilentError, FeedApartError):
+        except (Told, TimeoutError, FeedSilentError, FeedDivergedError):
             pass
         except grpc.aio.AioRpcError as error:
             _log.debug("%s is still lost: %s", peer.id, explain_failure(error, state.tls))
@@ -302,7 +302,7 @@ class Watchers:
             except grpc.aio.AioRpcError as error:
                 return explain_failure(error, self._state.tls)
             self._heard(watch, backoff)
-            self._state.received(Received(complete=True, foreign=None))
+            self._state.received(ReceiveResult(complete=True, foreign=None))
             deadline = time.monotonic() + POLL_INTERVAL
             while time.monotonic() < deadline:
                 # It has no heartbeats; between two answers it counts as heard.

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import grpc
 from aegis_discovery import InvalidRecordError, NodeInfo, Topology
-from aegis_discovery.feed import FeedWriter, Pace, why_not_served
+from aegis_discovery.feed import FeedPacer, FeedWriter, request_problem
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2, mesh_pb2_grpc
 from aegis_discovery.records import Record, RecordVerifier, signed_from_wire
@@ -216,7 +216,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
     ) -> AsyncGenerator[mesh_pb2.WatchResponse, None]:
         topology = self._own.topology
         writer = FeedWriter(topology, self._own.chain_of, watcher=caller, request=request)
-        pace = Pace(time.monotonic())
+        pacer = FeedPacer(time.monotonic())
         loop = asyncio.get_running_loop()
 
         def wake() -> None:
@@ -236,16 +236,16 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
                     sent = True
                 if is_last:
                     return
-                pace.looked(time.monotonic(), sent=sent)
+                pacer.note_checked(time.monotonic(), sent=sent)
                 try:
-                    async with asyncio.timeout(pace.until_heartbeat(time.monotonic())):
+                    async with asyncio.timeout(pacer.until_heartbeat(time.monotonic())):
                         await waker.wait()
                 except TimeoutError:
                     yield writer.heartbeat()
-                    pace.beat(time.monotonic())
+                    pacer.note_heartbeat(time.monotonic())
                 else:
                     if not self._closing:
-                        await asyncio.sleep(pace.batch(time.monotonic()))
+                        await asyncio.sleep(pacer.batch_delay(time.monotonic()))
         finally:
             unsubscribe()
 
@@ -259,7 +259,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"this is mesh {self._own.mesh!r}, not {request.mesh[:64]!r}",
             )
-        problem = why_not_served(request)
+        problem = request_problem(request)
         if problem:
             await self._refuse(caller, grpc.StatusCode.INVALID_ARGUMENT, problem, context)
         if request.HasField("record"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from aegis_discovery import InvalidRecordError, NodeInfo, NodeStatus, Topology, TopologyEvent
-from aegis_discovery.feed import BATCH, HEARTBEAT, FeedReader, FeedWriter, Received
+from aegis_discovery.feed import BATCH, HEARTBEAT, FeedReader, FeedWriter, ReceiveResult
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import (
     LEASE,
@@ -33,7 +33,7 @@ from aegis_core.simulation._world import Host, Stream, Watch, World
 _GRACE = 0.5
 """Seconds that a leaving node waits for the last news to be sent."""
 
-_NOTHING = Received(complete=False)
+_NOTHING = ReceiveResult(complete=False)
 
 _SOON = 1e-9
 """Seconds that sums of times may be off."""
@@ -85,7 +85,7 @@ class Process(Host):
         now = self._clock.now
         if self.topology.get_record(self.id) is None:
             self.topology.add_node(NodeInfo(self.id, address=f"{self.id}:7000"))
-        position = self.topology.position if rings else 0
+        position = self.topology.log_position if rings else 0
         self._membership = Membership(self.topology, now, rings=rings, position=position)
         self.topology.subscribe(self._on_event)
         self.topology.subscribe_changed(self._on_wake)
@@ -151,8 +151,8 @@ class Process(Host):
             return
         self.membership.tick(self._clock.now)
         # Whom to watch depends on nothing but what has a place in the log.
-        if self._reconciled_at != self.topology.position:
-            self._reconciled_at = self.topology.position
+        if self._reconciled_at != self.topology.log_position:
+            self._reconciled_at = self.topology.log_position
             self._reconcile()
 
     def _review(self) -> None:
@@ -274,13 +274,13 @@ class Process(Host):
             self._world.drop(stream)
         if received.foreign is not None:
             self._meet_foreign(received.foreign)
-        if received.apart and not stream.is_over and not watch.is_for_once:
+        if received.diverged and not stream.is_over and not watch.is_for_once:
             self._world.drop(stream)
             self._dial(watch)
 
-    def _read(self, watch: Watch, data: bytes) -> Received:
+    def _read(self, watch: Watch, data: bytes) -> ReceiveResult:
         """Takes in a message; one heartbeat after the other says nothing while nothing changes."""
-        beat = (data, self.topology.position, self.topology.version)
+        beat = (data, self.topology.log_position, self.topology.version)
         if watch.beat == beat:
             return _NOTHING
         message = self._world.decode(data)

@@ -39,9 +39,9 @@ def copy_knowledge(source: Topology, target: Topology) -> None:
     ours, theirs = target._ledger, source._ledger  # noqa: SLF001 - 1 000 merges of 1 000 records
     store = clone(theirs.store)
     # No simulated node provides a service, and each complains for itself.
-    store.services, store._complaints = (  # noqa: SLF001 - as above
+    store.services, store._log_limiter = (  # noqa: SLF001 - as above
         ours.store.services,
-        ours.store._complaints,  # noqa: SLF001 - as above
+        ours.store._log_limiter,  # noqa: SLF001 - as above
     )
     ours.store, ours.version = store, theirs.version
 

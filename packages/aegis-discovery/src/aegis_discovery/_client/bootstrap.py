@@ -12,7 +12,7 @@ from aegis_certs import IdentitySource, TLSConfig
 from aegis_discovery._address import join_address, split_address
 from aegis_discovery._model import NodeInfo, NodeStatus, ServiceInfo
 from aegis_discovery.errors import ConnectError
-from aegis_discovery.feed._limits import why_not_asked_for
+from aegis_discovery.feed._limits import service_filter_problem
 from aegis_discovery.transport._channels import SeedPeer, parse_seed
 
 DEFAULT_MESH = "aegis"
@@ -38,7 +38,7 @@ def parse_seeds(seed_peers: Sequence[str]) -> tuple[SeedPeer, ...]:
 
 def check_services(services: Collection[ServiceInfo]) -> tuple[ServiceInfo, ...]:
     """Checks that a feed can be limited to these services."""
-    problem = why_not_asked_for(services)
+    problem = service_filter_problem(services)
     if problem:
         raise ConnectError(problem)
     return tuple(services)

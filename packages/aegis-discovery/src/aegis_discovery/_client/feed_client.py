@@ -11,12 +11,12 @@ from aegis_certs import CertsError, IdentitySource, TLSConfig
 from cryptography import x509
 
 from aegis_discovery._client.bootstrap import candidates, resolve
-from aegis_discovery._client.follow import FeedApartError, FeedSilentError, follow
+from aegis_discovery._client.follow import FeedDivergedError, FeedSilentError, follow
 from aegis_discovery._model import ServiceInfo
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.errors import ConnectError, DiscoveryError
-from aegis_discovery.feed._reader import FeedReader, Received
+from aegis_discovery.feed._reader import FeedReader, ReceiveResult
 from aegis_discovery.identity._rotator import IdentityEvent, IdentityEventKind, IdentityRotator
 from aegis_discovery.identity._run import keep
 from aegis_discovery.records._verifier import RecordVerifier
@@ -129,7 +129,7 @@ class FeedClient:
                 self._told, self._last = False, None
                 try:
                     await self._watch(peer, backoff)
-                except FeedApartError as error:
+                except FeedDivergedError as error:
                     _log.info("%s", error)
                 except ConnectError as error:
                     self._note(peer, error.causes.get(peer.address, str(error)))
@@ -152,7 +152,7 @@ class FeedClient:
             found = await asyncio.to_thread(identify, peer.address, self._tls)
             node_id = found.node_id
 
-        def on_message(received: Received) -> None:
+        def on_message(received: ReceiveResult) -> None:
             backoff.reset()
             self._told = True
             if received.complete:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import grpc
 
 from aegis_discovery.feed._pacing import HEARTBEAT
-from aegis_discovery.feed._reader import FeedReader, Received, parts
+from aegis_discovery.feed._reader import FeedReader, ReceiveResult, split_message
 from aegis_discovery.proto import mesh_pb2, mesh_pb2_grpc
 
 SILENCE = 3 * HEARTBEAT
@@ -23,7 +23,7 @@ class FeedSilentError(Exception):
     """The server said nothing for too long."""
 
 
-class FeedApartError(Exception):
+class FeedDivergedError(Exception):
     """Both sides are at rest and know different things: open the feed anew, for a snapshot."""
 
 
@@ -33,7 +33,7 @@ async def follow(
     request: mesh_pb2.WatchRequest,
     *,
     source: str,
-    on_message: Callable[[Received], None],
+    on_message: Callable[[ReceiveResult], None],
     silence: float = SILENCE,
 ) -> None:
     """Reads a feed until its server ends it, which says that the server leaves.
@@ -44,7 +44,7 @@ async def follow(
     Raises:
         grpc.aio.AioRpcError: If the feed ended in any other way.
         FeedSilentError: If nothing came for `silence` seconds.
-        FeedApartError: If it is to be opened anew; that speaks against nobody.
+        FeedDivergedError: If it is to be opened anew; that speaks against nobody.
     """
     call = mesh_pb2_grpc.MeshStub(channel).Watch(request)
     worked = 0.0
@@ -57,12 +57,12 @@ async def follow(
                 raise FeedSilentError(f"{source} was silent for {silence:.0f} s") from None
             if message is grpc.aio.EOF:
                 return
-            for part in parts(message):
+            for part in split_message(message):
                 began = time.monotonic()
                 received = reader.receive(part, source=source)
                 on_message(received)
-                if received.apart:
-                    raise FeedApartError(f"{source} knows other things; its feed is opened anew")
+                if received.diverged:
+                    raise FeedDivergedError(f"{source} knows other things; its feed is opened anew")
                 worked += time.monotonic() - began
                 if worked >= SLICE:
                     await asyncio.sleep(worked)

@@ -65,8 +65,8 @@ class RecordMerger:
     def __init__(
         self, owner: str | None, signer: RecordSigner, clock: Clock, announcer: Announcer
     ) -> None:
-        self._complaints = LogLimiter(_log, clock=clock)
-        self.store = RecordStore(self._complaints)
+        self._log_limiter = LogLimiter(_log, clock=clock)
+        self.store = RecordStore(self._log_limiter)
         self.verdicts = VerdictStore()
         self.version = 0
         self._owner = owner
@@ -199,7 +199,7 @@ class RecordMerger:
         known = self.verdicts.get(verdict.subject, verdict.accuser) is not None
         is_own = verdict.accuser == self._owner
         if not known and not is_own and self.verdicts.count(verdict.accuser) >= MAX_ACCUSATIONS:
-            self._complaints.warn(
+            self._log_limiter.warn(
                 verdict.accuser,
                 "too many verdicts",
                 "%s judges more than %d nodes; what it says of %s is dropped (from %s)",
@@ -275,7 +275,7 @@ class RecordMerger:
         if limit:
             what = f"{record.id}, vouched for by {record.voucher}" if record.voucher else record.id
             by = record.voucher or origin or ""
-            self._complaints.warn(by, limit, "%s: dropped %s, from %s", limit, what, origin)
+            self._log_limiter.warn(by, limit, "%s: dropped %s, from %s", limit, what, origin)
         return not limit
 
     def _limit_reached(self, node_id: str, voucher: str | None, *, is_node: bool) -> str:

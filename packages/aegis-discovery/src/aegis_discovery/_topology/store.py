@@ -49,9 +49,9 @@ class RecordStore:
         withdrawn: How many tombstones.
     """
 
-    def __init__(self, complaints: LogLimiter) -> None:
+    def __init__(self, log_limiter: LogLimiter) -> None:
         self.position = 0
-        self._complaints = complaints
+        self._log_limiter = log_limiter
         self._entries: dict[str, Entry] = {}
         self._first_end: float = math.inf
         self.vouched: Counter[str] = Counter()
@@ -116,7 +116,7 @@ class RecordStore:
             return False
         if _equivocates(record, held.record):
             node_id = record.voucher or record.id
-            self._complaints.warn(
+            self._log_limiter.warn(
                 node_id,
                 "equivocation",
                 "%s signed two records with the stamp %d; the one with the greater hash counts",

@@ -73,7 +73,7 @@ class Topology:
         return self._ledger.version
 
     @property
-    def position(self) -> int:
+    def log_position(self) -> int:
         """How far this topology's own log has come: counts changes of records and verdicts."""
         return self._ledger.store.position
 

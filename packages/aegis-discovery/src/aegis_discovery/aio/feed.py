@@ -1,5 +1,5 @@
 """Following a feed over gRPC. For those who build nodes."""
 
-from aegis_discovery._client.follow import SILENCE, FeedApartError, FeedSilentError, follow
+from aegis_discovery._client.follow import SILENCE, FeedDivergedError, FeedSilentError, follow
 
-__all__ = ["SILENCE", "FeedApartError", "FeedSilentError", "follow"]
+__all__ = ["SILENCE", "FeedDivergedError", "FeedSilentError", "follow"]

@@ -1,9 +1,9 @@
 """The feed, both ends, without I/O. For those who build nodes."""
 
 from aegis_discovery._message_limits import MAX_MESSAGE
-from aegis_discovery.feed._limits import MAX_REQUEST, why_not_served
-from aegis_discovery.feed._pacing import BATCH, HEARTBEAT, MAX_BATCH, Pace
-from aegis_discovery.feed._reader import FeedReader, Received, parts
+from aegis_discovery.feed._limits import MAX_REQUEST, request_problem
+from aegis_discovery.feed._pacing import BATCH, HEARTBEAT, MAX_BATCH, FeedPacer
+from aegis_discovery.feed._reader import FeedReader, ReceiveResult, split_message
 from aegis_discovery.feed._writer import CHUNK, FeedWriter
 
 __all__ = [
@@ -13,10 +13,10 @@ __all__ = [
     "MAX_BATCH",
     "MAX_MESSAGE",
     "MAX_REQUEST",
+    "FeedPacer",
     "FeedReader",
     "FeedWriter",
-    "Pace",
-    "Received",
-    "parts",
-    "why_not_served",
+    "ReceiveResult",
+    "request_problem",
+    "split_message",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from aegis_discovery._model import ServiceInfo
 from aegis_discovery.proto import mesh_pb2
 
-MAX_PIECES = 2048
+MAX_ITEMS = 2048
 """Records, verdicts and chains in one message, each of which may cost a check of a signature.
 
 An honest one has some 250.
@@ -35,17 +35,17 @@ MAX_SERVICE_NAME = 256
 """Characters of a service's name, and of its version."""
 
 
-def why_not_served(request: mesh_pb2.WatchRequest) -> str:
+def request_problem(request: mesh_pb2.WatchRequest) -> str:
     """Says in a sentence what is wrong with a request's size or filter; empty where nothing is."""
     size = request.ByteSize()
     if size > MAX_REQUEST:
         return f"the request has {size} bytes, the limit is {MAX_REQUEST}"
     if request.services and request.HasField("record"):
         return "a node takes the whole feed; only clients ask for some services"
-    return why_not_asked_for([ServiceInfo(s.name, s.version) for s in request.services])
+    return service_filter_problem([ServiceInfo(s.name, s.version) for s in request.services])
 
 
-def why_not_asked_for(services: Collection[ServiceInfo]) -> str:
+def service_filter_problem(services: Collection[ServiceInfo]) -> str:
     """Says why a feed cannot be limited to these services; empty where it can."""
     if len(services) > MAX_SERVICES:
         return f"{len(services)} services were asked for, the limit is {MAX_SERVICES}; ask for all"

@@ -15,7 +15,7 @@ One node that floods the mesh then costs every feed four messages a second, howe
 """
 
 
-class Pace:
+class FeedPacer:
     """Decides how long to gather changes, and when a heartbeat is due. Pure: time comes in.
 
     Args:
@@ -27,13 +27,13 @@ class Pace:
         self._looked_at = now
         self._sent_at = now
 
-    def looked(self, now: float, *, sent: bool) -> None:
+    def note_checked(self, now: float, *, sent: bool) -> None:
         """Notes that all changes up to now were looked at, and whether one was to be sent."""
         self._looked_at = now
         if sent:
             self._sent_at = now
 
-    def beat(self, now: float) -> None:
+    def note_heartbeat(self, now: float) -> None:
         """Notes that a heartbeat was sent."""
         self._sent_at = now
 
@@ -41,7 +41,7 @@ class Pace:
         """Returns the seconds until a heartbeat is due; what is not sent puts none off."""
         return max(0.0, self._sent_at + HEARTBEAT - now)
 
-    def batch(self, now: float) -> float:
+    def batch_delay(self, now: float) -> float:
         """Returns the seconds to wait for more, where the first change came just now.
 
         It doubles while changes come sooner than it takes to gather them, and starts over once

@@ -12,7 +12,7 @@ from aegis_discovery._model import ServiceInfo
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.errors import InvalidRecordError, InvalidVerdictError
-from aegis_discovery.feed._limits import AT_ONCE, MAX_CURSOR, MAX_PIECES, MAX_STATUSES
+from aegis_discovery.feed._limits import AT_ONCE, MAX_CURSOR, MAX_ITEMS, MAX_STATUSES
 from aegis_discovery.feed._writer import provides_any
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records._codec import signed_from_wire, signed_to_wire, status_from_wire
@@ -22,7 +22,7 @@ from aegis_discovery.records._verifier import Verifier
 
 _log = logging.getLogger("aegis.feed")
 
-APART_AFTER = 3
+DIVERGED_AFTER = 3
 """Heartbeats in a row with another digest, at first, after which a feed is opened anew."""
 
 MAX_PATIENCE = 300
@@ -33,22 +33,22 @@ MAX_REMEMBERED = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceiveResult:
     """What came of one message.
 
     Attributes:
         complete: The watcher now holds all that the server held when the feed began.
         foreign: A newer record of the watcher's own id, by another process.
-        apart: Both sides have been at rest for a while, and know different things all the same:
+        diverged: Both sides have been at rest for a while, and know different things all the same:
             the feed must be opened anew, for a snapshot.
     """
 
     complete: bool
     foreign: Record | None = None
-    apart: bool = False
+    diverged: bool = False
 
 
-def parts(message: mesh_pb2.WatchResponse) -> Iterator[mesh_pb2.WatchResponse]:
+def split_message(message: mesh_pb2.WatchResponse) -> Iterator[mesh_pb2.WatchResponse]:
     """Cuts a message into several that say the same, each of few checks of signatures.
 
     Each can be taken in on its own: a record or a verdict and the chain that it needs stay
@@ -98,7 +98,7 @@ def _pieces(message: mesh_pb2.WatchResponse) -> int:
 
 
 def _is_overfull(message: mesh_pb2.WatchResponse) -> bool:
-    return _pieces(message) > MAX_PIECES or len(message.statuses) > MAX_STATUSES
+    return _pieces(message) > MAX_ITEMS or len(message.statuses) > MAX_STATUSES
 
 
 class FeedReader:
@@ -111,7 +111,7 @@ class FeedReader:
             nodes judge for themselves.
         services: Only the providers of these, of any version where none is named; all nodes where
             it is empty. For clients.
-        complaints: Where to warn of what cannot be believed; shared by the readers of one process.
+        log_limiter: Where to warn of what cannot be believed; shared by the readers of one process.
     """
 
     def __init__(
@@ -121,13 +121,13 @@ class FeedReader:
         *,
         trusts_statuses: bool,
         services: Collection[ServiceInfo] = (),
-        complaints: LogLimiter | None = None,
+        log_limiter: LogLimiter | None = None,
     ) -> None:
         self._topology = topology
         self._verifier = verifier
         self._trusts_statuses = trusts_statuses
         self._services = tuple(services)
-        self._complaints = complaints or LogLimiter(_log)
+        self._log_limiter = log_limiter or LogLimiter(_log)
         self._told: set[str] = set()
         self._stamps: OrderedDict[str, int] = OrderedDict()
         self._is_complete = False
@@ -135,7 +135,7 @@ class FeedReader:
         self._cursor_of = ""
         self._beats_apart = 0
         self._beats_together = 0
-        self._patience = APART_AFTER
+        self._patience = DIVERGED_AFTER
 
     def request(
         self, mesh: str, own: Record | None = None, chain: tuple[bytes, ...] = (), *, source: str
@@ -163,15 +163,15 @@ class FeedReader:
             chain=mesh_pb2.Chain(certificates=chain) if chain else None,
         )
 
-    def receive(self, message: mesh_pb2.WatchResponse, *, source: str) -> Received:
+    def receive(self, message: mesh_pb2.WatchResponse, *, source: str) -> ReceiveResult:
         """Takes in one message of the node `source`; what cannot be believed is logged and left."""
         if _is_overfull(message):
             reason = (
                 f"a message of {_pieces(message)} records and {len(message.statuses)} statuses "
-                f"was left unread; the limits are {MAX_PIECES} and {MAX_STATUSES}"
+                f"was left unread; the limits are {MAX_ITEMS} and {MAX_STATUSES}"
             )
             self._complain(source, reason, reason)
-            return Received(complete=False)
+            return ReceiveResult(complete=False)
         if source != self._cursor_of:
             # What this one tells may undo what another one told: that one's cursor is void.
             self._cursor, self._cursor_of = b"", source
@@ -200,7 +200,7 @@ class FeedReader:
             self._topology.retain(self._told)
         if message.cursor:
             self._take_cursor(message.cursor, source)
-        return Received(message.complete, foreign, self._is_apart(message))
+        return ReceiveResult(message.complete, foreign, self._is_apart(message))
 
     def _take_cursor(self, cursor: bytes, source: str) -> None:
         if len(cursor) <= MAX_CURSOR:
@@ -284,7 +284,7 @@ class FeedReader:
             self._topology.merge_verdicts(verdicts, origin=source)
 
     def _complain(self, source: str, reason: str, what: object) -> None:
-        self._complaints.warn(source, reason, "from %s: %s", source, what)
+        self._log_limiter.warn(source, reason, "from %s: %s", source, what)
 
     def _is_apart(self, message: mesh_pb2.WatchResponse) -> bool:
         """Looks, when the server is at rest, whether it knows what we know.
@@ -301,7 +301,7 @@ class FeedReader:
                 # One alone costs a liar nothing; to be believed takes as long as it was apart.
                 self._beats_together += 1
                 if self._beats_together >= self._patience:
-                    self._patience = APART_AFTER
+                    self._patience = DIVERGED_AFTER
             return False
         self._beats_together = 0
         self._beats_apart += 1

@@ -93,7 +93,7 @@ class FeedWriter:
         """Tells up to which position a watcher with this digest holds all records."""
         if self._services or digest != self._topology.full_digest:
             return 0
-        return self._topology.position
+        return self._topology.log_position
 
     def _chunks(self, changes: Changes) -> Iterator[mesh_pb2.WatchResponse]:
         message = mesh_pb2.WatchResponse()

@@ -56,7 +56,7 @@ def _share(info: NodeInfo) -> NodeInfo:
     )
 
 
-def why_not_provided(services: Collection[ServiceInfo]) -> str:
+def provided_services_problem(services: Collection[ServiceInfo]) -> str:
     """Says in a sentence why a record cannot declare these services; empty where it can."""
     if len(services) > MAX_PROVIDED:
         return f"it declares {len(services)} services, the limit is {MAX_PROVIDED}"

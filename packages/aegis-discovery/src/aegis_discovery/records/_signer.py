@@ -24,7 +24,7 @@ from aegis_discovery.records._record import (
     Record,
     RecordFields,
     Signed,
-    why_not_provided,
+    provided_services_problem,
 )
 from aegis_discovery.records._verdict import (
     CLEAR_LEASE,
@@ -100,7 +100,7 @@ class RecordSigner:
         if len(body) > MAX_RECORD:
             reason = f"it has {len(body)} bytes, the limit is {MAX_RECORD}; declare fewer services"
             raise InvalidRecordError(node_id, reason)
-        if info is not None and (reason := why_not_provided(info.services)):
+        if info is not None and (reason := provided_services_problem(info.services)):
             raise InvalidRecordError(node_id, reason)
         # The wire rounds times; the signer goes by what everybody else will read.
         fields = decode_record(body)

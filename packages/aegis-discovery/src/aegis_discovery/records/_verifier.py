@@ -29,7 +29,7 @@ from aegis_discovery.records._record import (
     Record,
     RecordFields,
     Signed,
-    why_not_provided,
+    provided_services_problem,
 )
 from aegis_discovery.records._verdict import (
     CLEAR_LEASE,
@@ -311,7 +311,7 @@ class RecordVerifier:
         if fields.voucher == fields.id:
             raise refuse("a node cannot vouch for itself")
         if fields.info is not None:
-            if reason := why_not_provided(fields.info.services):
+            if reason := provided_services_problem(fields.info.services):
                 raise refuse(reason)
             try:
                 split_address(fields.info.address)
