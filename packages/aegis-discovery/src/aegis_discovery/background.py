@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
-from aegis_discovery._runtime.fork_guard import of_this_process
+from aegis_discovery._runtime.fork_guard import register_at_fork
 from aegis_discovery.errors import ClosedError, ForkedError
 
-__all__ = ["BackgroundLoop", "of_this_process"]
+__all__ = ["BackgroundLoop", "register_at_fork"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class BackgroundLoop:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
-        of_this_process(self)
+        register_at_fork(self)
 
     @property
     def closed(self) -> bool:
@@ -49,7 +49,7 @@ class BackgroundLoop:
         if self._forked:
             raise ForkedError(what or self._name)
 
-    def forked(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Refuses whatever comes from now on; the loop goes on in another process."""
         self._forked = self._closing = True
 

@@ -64,7 +64,7 @@ def test_who_has_no_type_fits_no_type_not_even_any() -> None:
     policy = Policy(call=[CallRule(types=["*"], services=["*"])])
     assert policy.may_call(Subject("a", ""), "s", "m")
     assert not policy.may_call(Subject("a"), "s", "m")
-    assert policy.asks_type_of_callers
+    assert policy.depends_on_caller_type
 
 
 def test_a_service_may_be_provided_in_all_versions_or_in_one() -> None:

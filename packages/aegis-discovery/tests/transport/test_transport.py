@@ -15,10 +15,10 @@ from aegis_discovery.errors import ConnectError, InvalidAddressError, PeerIdenti
 from aegis_discovery.transport._channels import (
     SeedPeer,
     channel_options,
-    explain_failure,
-    identify,
+    describe_call_error,
     open_channel,
     parse_seed,
+    probe_identity,
 )
 
 WAIT = 10.0
@@ -142,9 +142,9 @@ def test_the_handshake_tells_which_node_is_there(
     tls: TLSConfig, ca: CertificateAuthority, start_provider: Start
 ) -> None:
     provider = start_provider("somebody")
-    assert identify(provider.address, tls) == Identity("somebody", ca.trust_domain)
+    assert probe_identity(provider.address, tls) == Identity("somebody", ca.trust_domain)
     address = provider.address.replace("127.0.0.1", "localhost")
-    assert identify(address, tls).node_id == "somebody"
+    assert probe_identity(address, tls).node_id == "somebody"
 
 
 def test_the_handshake_leaves_no_key_and_no_descriptor_behind(
@@ -152,7 +152,7 @@ def test_the_handshake_leaves_no_key_and_no_descriptor_behind(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     provider = start_provider("a")
-    identify(provider.address, tls)
+    probe_identity(provider.address, tls)
     descriptors = Path("/proc/self/fd")
     before = sorted(str(link.readlink()) for link in descriptors.iterdir() if link.is_symlink())
     assert not any("aegis-identity" in target for target in before)
@@ -165,7 +165,7 @@ def test_elsewhere_than_on_linux_the_key_passes_through_a_private_file(
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     provider = start_provider("a")
-    assert identify(provider.address, tls).node_id == "a"
+    assert probe_identity(provider.address, tls).node_id == "a"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -173,19 +173,19 @@ def test_nobody_there_is_said_so(tls: TLSConfig) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = address_of(server)
     with pytest.raises(ConnectError, match="refused the connection") as caught:
-        identify(address, tls)
+        probe_identity(address, tls)
     assert str(caught.value).startswith(f"{address} ")
     assert list(caught.value.causes) == [address]
 
 
 def test_a_host_that_does_not_exist_is_said_so(tls: TLSConfig) -> None:
     with pytest.raises(ConnectError, match="cannot be resolved"):
-        identify("no-such-host.invalid:50051", tls)
+        probe_identity("no-such-host.invalid:50051", tls)
 
 
 def test_one_that_never_answers_is_given_up(tls: TLSConfig, listener: socket.socket) -> None:
     with pytest.raises(ConnectError, match=r"did not answer within 0\.1 s"):
-        identify(address_of(listener), tls, timeout=0.1)
+        probe_identity(address_of(listener), tls, timeout=0.1)
 
 
 def answer_once(listener: socket.socket, answer: bytes) -> threading.Thread:
@@ -213,7 +213,7 @@ def test_what_speaks_no_tls_is_said_so(
 ) -> None:
     thread = answer_once(listener, answer)
     with pytest.raises(ConnectError, match=reason):
-        identify(address_of(listener), tls)
+        probe_identity(address_of(listener), tls)
     thread.join(WAIT)
 
 
@@ -222,7 +222,7 @@ def test_a_grpc_server_without_tls_is_said_so(tls: TLSConfig) -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with pytest.raises(ConnectError, match=f"127.0.0.1:{port} answers, but not with TLS"):
-        identify(f"127.0.0.1:{port}", tls)
+        probe_identity(f"127.0.0.1:{port}", tls)
     server.stop(None)
 
 
@@ -231,7 +231,7 @@ def test_a_peer_of_another_ca_is_not_believed(
 ) -> None:
     stranger = make_provider(other_ca.issue_in_memory("somebody"))
     with pytest.raises(PeerIdentityError, match="both sides need certificates of one CA") as caught:
-        identify(stranger.address, tls)
+        probe_identity(stranger.address, tls)
     assert caught.value.address == stranger.address
 
 
@@ -239,7 +239,7 @@ def test_a_peer_whose_certificate_has_expired_is_not_believed(
     tls: TLSConfig, ca: CertificateAuthority, make_provider: Start
 ) -> None:
     with pytest.raises(PeerIdentityError, match="has expired; renew it there"):
-        identify(make_provider(expired(ca, "somebody")).address, tls)
+        probe_identity(make_provider(expired(ca, "somebody")).address, tls)
 
 
 def test_a_peer_with_a_client_only_certificate_is_not_believed(
@@ -247,7 +247,7 @@ def test_a_peer_with_a_client_only_certificate_is_not_believed(
 ) -> None:
     provider = make_provider(ca.issue_in_memory("somebody", client_only=True))
     with pytest.raises(PeerIdentityError, match="not trusted"):
-        identify(provider.address, tls)
+        probe_identity(provider.address, tls)
 
 
 def test_a_peer_of_another_trust_domain_is_not_believed(
@@ -263,7 +263,7 @@ def test_a_peer_of_another_trust_domain_is_not_believed(
     )
     ours = TLSConfig(tls.node_id, tls.certificate_chain, tls.private_key, both)
     with pytest.raises(PeerIdentityError, match=r"is of trust domain elsewhere\.example"):
-        identify(provider.address, ours)
+        probe_identity(provider.address, ours)
 
 
 def test_that_our_own_certificate_is_refused_is_explained(
@@ -271,13 +271,13 @@ def test_that_our_own_certificate_is_refused_is_explained(
 ) -> None:
     provider = start_provider("somebody")
     with pytest.raises(ConnectError, match=r"did not accept our certificate.*caller expired at"):
-        identify(provider.address, expired(ca, "caller"))
+        probe_identity(provider.address, expired(ca, "caller"))
     stranger = other_ca.issue_in_memory("caller")
     believer = TLSConfig(
         "caller", stranger.certificate_chain, stranger.private_key, tls.trust_bundle
     )
     with pytest.raises(ConnectError, match=r"did not accept our certificate.*not trusted"):
-        identify(provider.address, believer)
+        probe_identity(provider.address, believer)
 
 
 def failure_of(tls: TLSConfig, node_id: str, address: str) -> grpc.RpcError:
@@ -295,20 +295,21 @@ def test_a_refused_certificate_is_explained_where_grpc_says_socket_closed(
     error = failure_of(identity, "somebody", provider.address)
     assert "expired" not in str(error.details())
     assert "our own identity is not accepted: the certificate of caller expired at" in (
-        explain_failure(error, identity)
+        describe_call_error(error, identity)
     )
 
 
 def test_a_wrong_name_is_explained_as_another_node(tls: TLSConfig, start_provider: Start) -> None:
     error = failure_of(tls, "expected", start_provider("somebody").address)
-    assert explain_failure(error, tls).startswith("another node than the expected one answered")
+    assert describe_call_error(error, tls).startswith("another node than the expected one answered")
 
 
 def test_that_nobody_listens_is_said_plainly(tls: TLSConfig, start_provider: Start) -> None:
     provider = start_provider("somebody")
     provider.stop()
     error = failure_of(tls, "somebody", provider.address)
-    assert explain_failure(error, tls) == "it refused the connection; is a node listening there?"
+    refused = "it refused the connection; is a node listening there?"
+    assert describe_call_error(error, tls) == refused
 
 
 def test_any_other_failure_is_told_as_it_is(tls: TLSConfig, start_provider: Start) -> None:
@@ -316,5 +317,5 @@ def test_any_other_failure_is_told_as_it_is(tls: TLSConfig, start_provider: Star
     with open_channel(tls, "somebody", provider.address) as channel:
         with pytest.raises(grpc.RpcError) as caught:
             channel.unary_unary("/t/Fail")(b"ABORTED", timeout=WAIT)
-        assert explain_failure(caught.value, tls) == "as you wish"
-    assert explain_failure(ValueError("no idea"), tls) == "no idea"
+        assert describe_call_error(caught.value, tls) == "as you wish"
+    assert describe_call_error(ValueError("no idea"), tls) == "no idea"

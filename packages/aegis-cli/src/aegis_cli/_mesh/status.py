@@ -16,7 +16,7 @@ from aegis_discovery import NodeInfo
 from aegis_discovery.aio import Mesh
 from aegis_discovery.aio.transport import ChannelCache
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, stats_pb2, stats_pb2_grpc
-from aegis_discovery.transport import explain_failure
+from aegis_discovery.transport import describe_call_error
 
 TIMEOUT = 3.0
 """Seconds that a node has for one answer; all are asked at the same time."""
@@ -164,5 +164,5 @@ class _Probe:
     def _note(self, error: grpc.aio.AioRpcError) -> None:
         late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         self.problem = (
-            f"no answer within {TIMEOUT:g} s" if late else explain_failure(error, self._tls)
+            f"no answer within {TIMEOUT:g} s" if late else describe_call_error(error, self._tls)
         )

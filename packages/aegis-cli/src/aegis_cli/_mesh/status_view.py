@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from aegis_certs import TLSConfig
 from aegis_discovery import PeerIdentityError
 from aegis_discovery.aio import connect
-from aegis_discovery.transport import identify, parse_seed
+from aegis_discovery.transport import parse_seed, probe_identity
 from rich.live import Live
 
 from aegis_cli._mesh.status import Collector, MeshFacts
@@ -32,7 +32,7 @@ async def collector(node: str, tls: TLSConfig, mesh: str) -> AsyncIterator[Colle
     """
     peer = parse_seed(node)
     # Connecting alone would try again until its time is up; here the first answer counts.
-    found = await asyncio.to_thread(identify, peer.address, tls)
+    found = await asyncio.to_thread(probe_identity, peer.address, tls)
     if peer.node_id not in (None, found.node_id):
         raise PeerIdentityError(peer.address, f"{found.node_id} answers there, not {peer.node_id}")
     known = f"{found.node_id}@{peer.address}"

@@ -157,7 +157,7 @@ class _Answers:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.asks_type = policy.asks_type_of_callers
+        self.asks_type = policy.depends_on_caller_type
         self._known: dict[tuple[bytes, str, str | None], str | None] = {}
 
     def why_not(self, caller: Caller, path: str, node_type: str | None) -> str | None:

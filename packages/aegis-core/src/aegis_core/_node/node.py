@@ -10,7 +10,7 @@ from typing import Self
 from aegis_certs import IdentitySource, TLSConfig
 from aegis_discovery import Topology
 from aegis_discovery.aio import ServiceClientPool
-from aegis_discovery.background import of_this_process
+from aegis_discovery.background import register_at_fork
 from aegis_discovery.errors import ForkedError
 from aegis_discovery.identity import IdentityEvent
 from aegis_discovery.policy import ProviderAuthorizer
@@ -154,7 +154,7 @@ class Node:
         if self._starting is not None:
             self._check_fork()
             raise NodeStateError(f"node {self.id} was started before; make a new Node")
-        of_this_process(self)
+        register_at_fork(self)
         self._ended = asyncio.get_running_loop().create_future()
         self._starting = asyncio.create_task(self._start_parts(), name=f"aegis-start-{self.id}")
         try:
@@ -242,7 +242,7 @@ class Node:
 
     # Internals
 
-    def forked(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Marks this copy of the node as one in a forked child; its methods raise `ForkedError`."""
         self._forked = True
 

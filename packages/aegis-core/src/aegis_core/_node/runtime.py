@@ -14,7 +14,7 @@ from typing import Protocol
 from aegis_certs import IdentitySource, TLSConfig
 from aegis_discovery import HealthStatus, PoolOptions, PoolStats
 from aegis_discovery.aio import ServiceClientPool
-from aegis_discovery.aio.identity import keep
+from aegis_discovery.aio.identity import run_rotator
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityRotator
 from aegis_discovery.policy import ProviderAuthorizer
 from aegis_discovery.records import LEASE, REPUBLISH_EVERY
@@ -67,7 +67,7 @@ class RunningNode:
             raise ConfigError("tls", reason)
         self._options = options
         self._policy = policy
-        self._keeper = IdentityRotator(source, tls)
+        self._rotator = IdentityRotator(source, tls)
         self._tell_identity = on_identity
         self._has_joined = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -117,7 +117,7 @@ class RunningNode:
             **vars(pool_options),
         )
         self.reported_pool: PoolWithStats = self.pool
-        self.may_provide.on_change(self.pool.reevaluate)
+        self.may_provide.subscribe_changed(self.pool.reevaluate)
         self._apply_policy()
         self.watchers = Watchers(self.state, self.peers)
         self.state.tell_peers = self.watchers.dial_again
@@ -129,7 +129,7 @@ class RunningNode:
         options = self._options
         address = published_address(options.address, options.advertise, self.server.port)
         await self.monitor.check()
-        for event in await asyncio.to_thread(self._keeper.step):
+        for event in await asyncio.to_thread(self._rotator.poll):
             self._on_identity(event)
         self.state.topology.add_node(
             replace(
@@ -180,17 +180,17 @@ class RunningNode:
     def change_identity(self, tls: TLSConfig) -> None:
         """Takes a new identity to everything that uses it."""
         self.state.change_identity(tls)
-        self._keeper.adopt(tls)
+        self._rotator.change_identity(tls)
         self.server.change_identity(tls)
         self.peers.change_identity(tls)
         self.pool.change_identity(tls)
         self.watchers.dial_again()
 
     async def _keep_identity(self) -> None:
-        if self._keeper.tls is not self.state.tls:
+        if self._rotator.tls is not self.state.tls:
             # Taking it up failed halfway the last time.
-            self._on_identity(IdentityEvent(IdentityEventKind.CHANGED, self._keeper.tls))
-        await keep(self._keeper, self._on_identity)
+            self._on_identity(IdentityEvent(IdentityEventKind.CHANGED, self._rotator.tls))
+        await run_rotator(self._rotator, self._on_identity)
 
     async def _keep_policy(self) -> None:
         while True:
@@ -201,7 +201,7 @@ class RunningNode:
 
     def _apply_policy(self) -> None:
         self.server.set_policy(self._policy.policy)
-        self.may_provide.take(self._policy.policy)
+        self.may_provide.set_policy(self._policy.policy)
 
     def _on_identity(self, event: IdentityEvent) -> None:
         if event.kind is IdentityEventKind.CHANGED:
@@ -211,7 +211,7 @@ class RunningNode:
                 _log.error("%s keeps its identity: %s", self.state.node_id, error)
                 event = replace(event, kind=IdentityEventKind.REFUSED, reason=str(error))
         elif event.kind is IdentityEventKind.REVOCATIONS:
-            self.state.apply_revocations(self._keeper.revocations)
+            self.state.apply_revocations(self._rotator.revocations)
         self._tell_identity(event)
 
     async def stop(self, grace: float, *, leave: bool) -> None:

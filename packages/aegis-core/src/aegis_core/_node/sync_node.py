@@ -151,7 +151,7 @@ class Node:
                     may_provide=may_provide,
                     **vars(self._options.pool_options or PoolOptions()),
                 )
-                may_provide.on_change(self._pool.reevaluate)
+                may_provide.subscribe_changed(self._pool.reevaluate)
                 self._node._report_pool(self._pool)  # noqa: SLF001 - two faces of one node
             return self._pool
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from aegis_certs import CertsError
 from aegis_discovery import DiscoveryError, NodeStatus
 from aegis_discovery.logs import LogLimiter
-from aegis_discovery.transport import SeedPeer, identify
+from aegis_discovery.transport import SeedPeer, probe_identity
 
 from aegis_core._peers.info import PeerInfo
 from aegis_core._peers.manager import PeerManager
@@ -111,7 +111,7 @@ class Joiner:
         return is_alive and self._state.joined.is_set()
 
     async def _identify(self, seed: SeedPeer) -> str:
-        identity = await asyncio.to_thread(identify, seed.address, self._state.tls)
+        identity = await asyncio.to_thread(probe_identity, seed.address, self._state.tls)
         return identity.node_id
 
     def _replace(self, known: str | None) -> None:

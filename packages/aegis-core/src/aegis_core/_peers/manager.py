@@ -19,7 +19,7 @@ from aegis_discovery.aio.transport import ChannelCache
 from aegis_discovery.feed import split_message
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2_grpc
-from aegis_discovery.transport import explain_failure, split_address
+from aegis_discovery.transport import describe_call_error, split_address
 
 from aegis_core._health.checks import HealthInfo
 from aegis_core._peers.dialing import GOODBYES
@@ -207,7 +207,7 @@ class PeerManager:
         failed: dict[str, str] = {}
         for peer_id, outcome in zip(peers, outcomes, strict=True):
             if isinstance(outcome, grpc.aio.AioRpcError):
-                failed[peer_id] = explain_failure(outcome, self._state.tls)
+                failed[peer_id] = describe_call_error(outcome, self._state.tls)
             elif isinstance(outcome, BaseException):
                 failed[peer_id] = str(outcome) or type(outcome).__name__
         synced = tuple(peer_id for peer_id in peers if peer_id not in failed)

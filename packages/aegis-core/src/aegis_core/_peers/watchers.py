@@ -14,7 +14,7 @@ from aegis_discovery.aio.feed import FeedDivergedError, FeedSilentError, follow
 from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.feed import FeedReader, ReceiveResult
 from aegis_discovery.logs import LogLimiter
-from aegis_discovery.transport import Backoff, explain_failure
+from aegis_discovery.transport import Backoff, describe_call_error
 
 from aegis_core._membership.membership import REVIEW, Membership
 from aegis_core._peers.dialing import (
@@ -203,7 +203,7 @@ class Watchers:
                     if not complaint:
                         continue
                 else:
-                    complaint = explain_failure(error, self._state.tls)
+                    complaint = describe_call_error(error, self._state.tls)
             except Exception as error:  # noqa: BLE001 - a fault of ours must not end the watch
                 complaint = str(error)
                 line = "watching %s failed"
@@ -283,7 +283,7 @@ class Watchers:
         except (Told, TimeoutError, FeedSilentError, FeedDivergedError):
             pass
         except grpc.aio.AioRpcError as error:
-            _log.debug("%s is still lost: %s", peer.id, explain_failure(error, state.tls))
+            _log.debug("%s is still lost: %s", peer.id, describe_call_error(error, state.tls))
         except Exception as error:  # noqa: BLE001 - nobody awaits this task, and one is tried again
             line = "an exchange with %s at %s failed"
             self._complaints.warn(peer.id, "exchange", line, peer.id, peer.address, error=error)
@@ -300,7 +300,7 @@ class Watchers:
             try:
                 await self._peers.poll(watch.peer)
             except grpc.aio.AioRpcError as error:
-                return explain_failure(error, self._state.tls)
+                return describe_call_error(error, self._state.tls)
             self._heard(watch, backoff)
             self._state.received(ReceiveResult(complete=True, foreign=None))
             deadline = time.monotonic() + POLL_INTERVAL

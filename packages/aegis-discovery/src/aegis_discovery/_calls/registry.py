@@ -12,7 +12,7 @@ from aegis_discovery._calls.endpoint import ChannelT, Endpoint
 from aegis_discovery._calls.selection import ServiceEndpoints
 from aegis_discovery._calls.stats import PoolStats
 from aegis_discovery._calls.views import MayProvide, ProviderSource, View, ViewBuilder
-from aegis_discovery._runtime.fork_guard import of_this_process
+from aegis_discovery._runtime.fork_guard import register_at_fork
 from aegis_discovery.errors import ClosedError, ForkedError
 
 
@@ -52,9 +52,9 @@ class Endpoints(Generic[ChannelT]):
         self._lock = threading.Lock()
         self.ejecting = threading.Lock()
         self._services: dict[tuple[str, str], ServiceEndpoints[ChannelT]] = {}
-        of_this_process(self)
+        register_at_fork(self)
 
-    def forked(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Takes no more picks: this is a forked child, and the channels are its parent's."""
         self.is_forked = self.closed = True
 

@@ -18,11 +18,11 @@ from aegis_discovery._topology.topology import Topology
 from aegis_discovery.errors import ConnectError, DiscoveryError
 from aegis_discovery.feed._reader import FeedReader, ReceiveResult
 from aegis_discovery.identity._rotator import IdentityEvent, IdentityEventKind, IdentityRotator
-from aegis_discovery.identity._run import keep
+from aegis_discovery.identity._run import run_rotator
 from aegis_discovery.records._verifier import RecordVerifier
 from aegis_discovery.transport._aio_channels import open_channel
 from aegis_discovery.transport._backoff import Backoff
-from aegis_discovery.transport._channels import SeedPeer, explain_failure, identify
+from aegis_discovery.transport._channels import SeedPeer, describe_call_error, probe_identity
 
 _log = logging.getLogger("aegis.client")
 
@@ -54,7 +54,7 @@ class FeedClient:
             self.topology, self._verifier, trusts_statuses=True, services=services
         )
         self._complaints = LogLimiter(_log)
-        self._keeper = IdentityRotator(source, tls)
+        self._rotator = IdentityRotator(source, tls)
         self._followers: list[Callable[[TLSConfig], object]] = []
         self._ready = asyncio.Event()
         self._causes: dict[str, str] = {}
@@ -71,7 +71,7 @@ class FeedClient:
         """
         self._dial()
         self._keeping = asyncio.create_task(
-            keep(self._keeper, self._on_identity), name="aegis-client-identity"
+            run_rotator(self._rotator, self._on_identity), name="aegis-client-identity"
         )
         try:
             async with asyncio.timeout(timeout):
@@ -114,7 +114,9 @@ class FeedClient:
 
     def _on_identity(self, event: IdentityEvent) -> None:
         if event.kind is IdentityEventKind.REVOCATIONS:
-            self.topology.remove_revoked(self._verifier.apply_revocations(self._keeper.revocations))
+            self.topology.remove_revoked(
+                self._verifier.apply_revocations(self._rotator.revocations)
+            )
         elif event.kind is IdentityEventKind.CHANGED:
             self._tls = event.tls
             self._verifier.change_bundle(event.tls.bundle)
@@ -136,7 +138,7 @@ class FeedClient:
                 except (DiscoveryError, CertsError, FeedSilentError) as error:
                     self._note(peer, str(error))
                 except grpc.aio.AioRpcError as error:
-                    self._note(peer, explain_failure(error, self._tls))
+                    self._note(peer, describe_call_error(error, self._tls))
                     self._last = peer if self._told else None
                 except Exception as error:  # noqa: BLE001 - a fault of ours must not end the feed for good
                     line = "the feed of %s failed"
@@ -149,7 +151,7 @@ class FeedClient:
     async def _watch(self, peer: SeedPeer, backoff: Backoff) -> None:
         node_id = peer.node_id
         if node_id is None:
-            found = await asyncio.to_thread(identify, peer.address, self._tls)
+            found = await asyncio.to_thread(probe_identity, peer.address, self._tls)
             node_id = found.node_id
 
         def on_message(received: ReceiveResult) -> None:

@@ -10,21 +10,21 @@ from typing import Protocol
 class Forkable(Protocol):
     """Something that belongs to the process that started it."""
 
-    def forked(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Takes note that this is the forked child of that process; from now on it refuses."""
 
 
 _started: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
-def of_this_process(thing: Forkable) -> None:
+def register_at_fork(thing: Forkable) -> None:
     """Notes that something is of use in this process only; that costs nothing until a fork."""
     _started.add(thing)
 
 
 def _tell_all() -> None:
     for thing in list(_started):
-        thing.forked()
+        thing.after_fork_in_child()
     _started.clear()
 
 

@@ -1,5 +1,5 @@
 """Keeping an identity fresh beside an event loop. For those who build nodes."""
 
-from aegis_discovery.identity._run import keep
+from aegis_discovery.identity._run import run_rotator
 
-__all__ = ["keep"]
+__all__ = ["run_rotator"]

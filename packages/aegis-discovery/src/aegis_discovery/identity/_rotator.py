@@ -79,20 +79,20 @@ class IdentityRotator:
         """When the next renewal is tried (Unix seconds)."""
         return self._renew_at
 
-    def adopt(self, tls: TLSConfig) -> None:
+    def change_identity(self, tls: TLSConfig) -> None:
         """Goes on with an identity that came from elsewhere."""
         if tls is not self.tls:
             self.tls = tls
             self._plan()
 
-    def step(self) -> list[IdentityEvent]:
+    def poll(self) -> list[IdentityEvent]:
         """Looks at the files and at the clock; returns what happened. Call it every few seconds.
 
         Whatever is wrong with the files, it raises nothing: one look that fails costs nothing of
         what the others found.
         """
         events = []
-        for look in (self._poll, self._renew, self._read_revocations):
+        for look in (self._load_changed, self._renew, self._read_revocations):
             try:
                 event = look()
             except CertsError as error:
@@ -106,12 +106,12 @@ class IdentityRotator:
                 events.append(event)
         return events
 
-    def _poll(self) -> IdentityEvent | None:
+    def _load_changed(self) -> IdentityEvent | None:
         fresh = self._source.poll()
         if fresh is None or fresh == self.tls:
             return None
         reason = self._objection(fresh)
-        return self._refuse("_poll", reason) if reason else self._take(fresh)
+        return self._refuse("_load_changed", reason) if reason else self._take(fresh)
 
     def _renew(self) -> IdentityEvent | None:
         due = self._clock() >= self._renew_at
@@ -122,7 +122,7 @@ class IdentityRotator:
             fresh = self._source.renew()
         except CertsError as error:
             return self._retry(str(error))
-        except Exception as error:  # noqa: BLE001 - as in `step`, but it is tried again
+        except Exception as error:  # noqa: BLE001 - as in `poll`, but it is tried again
             _log.exception("renewing the certificate of %s failed", self.tls.node_id)
             return self._retry(f"{type(error).__name__}: {error}")
         if fresh is None:

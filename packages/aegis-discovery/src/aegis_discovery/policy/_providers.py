@@ -32,11 +32,11 @@ class ProviderAuthorizer:
         self._log_limiter = LogLimiter(_log, period=math.inf, max_sources=MAX_LOGGED, counts=False)
         self._callbacks: list[Callable[[], object]] = []
 
-    def on_change(self, callback: Callable[[], object]) -> None:
+    def subscribe_changed(self, callback: Callable[[], object]) -> None:
         """Calls back when another policy counts: pools ask again then."""
         self._callbacks.append(callback)
 
-    def take(self, policy: Policy | None) -> None:
+    def set_policy(self, policy: Policy | None) -> None:
         """Goes by another policy from now on."""
         self._policy = policy
         self._log_limiter.clear()

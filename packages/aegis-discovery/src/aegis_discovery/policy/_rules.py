@@ -78,7 +78,7 @@ class Rule:
         """The names of what a rule can ask for."""
         return ("services", "ids", "types", "trust_domains")
 
-    def _miss(self, subject: Subject) -> str | None:
+    def _mismatch(self, subject: Subject) -> str | None:
         if self.ids and not _fits(self.ids, subject.id):
             return "other ids"
         if self.types and not (subject.type is not None and _fits(self.types, subject.type)):
@@ -105,13 +105,13 @@ class CallRule(Rule):
         """The names of what a rule can ask for."""
         return ("services", "ids", "types", "trust_domains", "methods")
 
-    def miss(self, subject: Subject, service: str, method: str) -> str | None:
+    def mismatch(self, subject: Subject, service: str, method: str) -> str | None:
         """Says what this rule is about where it is not about this; None where it allows it."""
         if not _fits(self.services, service):
             return "other services"
         if self.methods and not _fits(self.methods, method):
             return "other methods"
-        return self._miss(subject)
+        return self._mismatch(subject)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,11 +122,11 @@ class ProvideRule(Rule):
         services: `name` for all its versions, or `name/version`.
     """
 
-    def miss(self, subject: Subject, service: str, version: str) -> str | None:
+    def mismatch(self, subject: Subject, service: str, version: str) -> str | None:
         """Says what this rule is about where it is not about this; None where it allows it."""
         if not (_fits(self.services, service) or _fits(self.services, f"{service}/{version}")):
             return "other services"
-        return self._miss(subject)
+        return self._mismatch(subject)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ class Policy:
         object.__setattr__(self, "provide", tuple(self.provide))
 
     @property
-    def asks_type_of_callers(self) -> bool:
+    def depends_on_caller_type(self) -> bool:
         """Whether a decision about a call can depend on the caller's type."""
         return any(rule.types for rule in self.call)
 
@@ -173,23 +173,23 @@ class Policy:
         """Decides about a call of a method of a gRPC service."""
         if service in OPEN_SERVICES:
             return Decision(True, None, "every member of the mesh may call it, whatever the rules")
-        misses = []
+        mismatches = []
         for number, rule in enumerate(self.call, 1):
-            miss = rule.miss(caller, service, method)
-            if miss is None:
+            mismatch = rule.mismatch(caller, service, method)
+            if mismatch is None:
                 return Decision(True, rule, f"{_label('call', number, rule)} allows it")
-            misses.append(f"{_label('call', number, rule)} is for {miss}")
-        return _denial("call", misses)
+            mismatches.append(f"{_label('call', number, rule)} is for {mismatch}")
+        return _denial("call", mismatches)
 
     def may_provide(self, node: Subject, service: str, version: str) -> Decision:
         """Decides whether a node that says that it provides a service is chosen for it."""
-        misses = []
+        mismatches = []
         for number, rule in enumerate(self.provide, 1):
-            miss = rule.miss(node, service, version)
-            if miss is None:
+            mismatch = rule.mismatch(node, service, version)
+            if mismatch is None:
                 return Decision(True, rule, f"{_label('provide', number, rule)} allows it")
-            misses.append(f"{_label('provide', number, rule)} is for {miss}")
-        return _denial("provide", misses)
+            mismatches.append(f"{_label('provide', number, rule)} is for {mismatch}")
+        return _denial("provide", mismatches)
 
 
 def split_method(path: str) -> tuple[str, str]:
@@ -198,8 +198,8 @@ def split_method(path: str) -> tuple[str, str]:
     return service, method
 
 
-def _denial(kind: str, misses: Sequence[str]) -> Decision:
-    return Decision(False, None, "; ".join(misses) or f"there is no {kind} rule at all")
+def _denial(kind: str, mismatches: Sequence[str]) -> Decision:
+    return Decision(False, None, "; ".join(mismatches) or f"there is no {kind} rule at all")
 
 
 def _label(kind: str, number: int, rule: Rule) -> str:

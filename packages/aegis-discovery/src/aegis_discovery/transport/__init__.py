@@ -10,19 +10,19 @@ from aegis_discovery._address import (
 )
 from aegis_discovery.transport._backoff import Backoff
 from aegis_discovery.transport._channels import ChannelCache, channel_credentials, open_channel
-from aegis_discovery.transport._probe import explain_failure, identify
+from aegis_discovery.transport._probe import describe_call_error, probe_identity
 
 __all__ = [
     "Backoff",
     "ChannelCache",
     "SeedPeer",
     "channel_credentials",
-    "explain_failure",
-    "identify",
+    "describe_call_error",
     "is_wildcard",
     "join_address",
     "open_channel",
     "parse_seed",
+    "probe_identity",
     "split_address",
     "split_host_port",
 ]

@@ -30,7 +30,7 @@ def open_channel(
     )
 
 
-class HomeLoop:
+class LoopBound:
     """The event loop that something belongs to: the one in which it is first used."""
 
     __slots__ = ("_loop", "_what")
@@ -77,7 +77,7 @@ class ChannelCache:
         self._credentials = channel_credentials(tls)
         self._interceptors = tuple(interceptors)
         self._options = tuple(options)
-        self._home = HomeLoop("channel cache")
+        self._home = LoopBound("channel cache")
         self._closed = False
         self._channels: weakref.WeakValueDictionary[tuple[str, str], grpc.aio.Channel] = (
             weakref.WeakValueDictionary()

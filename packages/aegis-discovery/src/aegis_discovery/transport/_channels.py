@@ -13,7 +13,7 @@ from aegis_certs import TLSConfig
 from aegis_discovery._address import SeedPeer, parse_seed
 from aegis_discovery._message_limits import SERVICE_CONFIG
 from aegis_discovery.errors import ClosedError
-from aegis_discovery.transport._probe import explain_failure, identify
+from aegis_discovery.transport._probe import describe_call_error, probe_identity
 
 __all__ = [
     "ChannelCache",
@@ -21,10 +21,10 @@ __all__ = [
     "SeedPeer",
     "channel_credentials",
     "channel_options",
-    "explain_failure",
-    "identify",
+    "describe_call_error",
     "open_channel",
     "parse_seed",
+    "probe_identity",
 ]
 
 Options: TypeAlias = Sequence[tuple[str, Any]]

@@ -25,7 +25,7 @@ _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 _NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID
 
 
-def identify(address: str, tls: TLSConfig, timeout: float = 5.0) -> Identity:
+def probe_identity(address: str, tls: TLSConfig, timeout: float = 5.0) -> Identity:
     """Learns which node is at an address: whom the certificate names that it proves to own.
 
     The handshake shows our certificate and checks the peer's chain against our trust bundle. It
@@ -64,7 +64,7 @@ def identify(address: str, tls: TLSConfig, timeout: float = 5.0) -> Identity:
     return identity
 
 
-def explain_failure(error: Exception, tls: TLSConfig) -> str:
+def describe_call_error(error: Exception, tls: TLSConfig) -> str:
     """Says in one sentence why a call failed, where gRPC says no more than `Socket closed`.
 
     Peers do not tell whose certificate they refuse, so our own identity is checked here.
@@ -80,11 +80,11 @@ def explain_failure(error: Exception, tls: TLSConfig) -> str:
         return f"another node than the expected one answered there: {details}"
     if not any(hint in details for hint in ("Socket closed", "SSL", "andshake", "reset")):
         return details
-    problem = own_problem(tls)
+    problem = own_certificate_problem(tls)
     return f"our own identity is not accepted: {problem}" if problem else details
 
 
-def own_problem(tls: TLSConfig) -> str | None:
+def own_certificate_problem(tls: TLSConfig) -> str | None:
     """Says what is wrong with our own certificate, or None."""
     try:
         tls.bundle.verify(tls.chain, "client")
@@ -171,7 +171,7 @@ def _plain(reason: str) -> str:
 
 
 def _refused(address: str, tls: TLSConfig, what: str) -> ConnectError:
-    reason = own_problem(tls) or "it may trust another CA"
+    reason = own_certificate_problem(tls) or "it may trust another CA"
     return _unreachable(address, f"did not accept our certificate ({what}): {reason}")
 
 

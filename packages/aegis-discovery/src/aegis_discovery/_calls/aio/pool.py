@@ -20,7 +20,7 @@ from aegis_discovery._calls.pool_base import PROBE, PROBE_TIMEOUT, BasePool, is_
 from aegis_discovery._calls.router import Router
 from aegis_discovery._calls.selection import ServiceEndpoints
 from aegis_discovery._calls.views import MayProvide
-from aegis_discovery.transport._aio_channels import ChannelCache, HomeLoop
+from aegis_discovery.transport._aio_channels import ChannelCache, LoopBound
 from aegis_discovery.transport._channels import Options
 
 _log = logging.getLogger("aegis.pool")
@@ -83,7 +83,7 @@ class ServiceClientPool(BasePool[grpc.aio.Channel]):
         else:
             self._channels = channels
         self._owns_channels = channels is None
-        self._home = HomeLoop("pool")
+        self._home = LoopBound("pool")
 
     def channel(self, name: str, version: str, *, retry: bool | None = None) -> grpc.aio.Channel:
         """Returns a channel to a service that balances every call; any stub works on it.
@@ -181,7 +181,7 @@ class _LoopRouter(Router[grpc.aio.Channel]):
 
     __slots__ = ("_home", "_loop")
 
-    def __init__(self, service: ServiceEndpoints[grpc.aio.Channel], home: HomeLoop) -> None:
+    def __init__(self, service: ServiceEndpoints[grpc.aio.Channel], home: LoopBound) -> None:
         super().__init__(service, NoProvidersRpcError)
         self._home = home
         self._loop: object = home  # no loop at all, so that the first call looks at home
