@@ -29,7 +29,7 @@ import server
 from aegis_certs import TLSConfig
 from aegis_discovery import NodeInfo, ServiceClientPool, Topology
 from aegis_discovery.aio import ServiceClientPool as AioServiceClientPool
-from aegis_discovery.transport._channels import (
+from aegis_discovery.transport._shared import (
     channel_options,  # the pool is compared, not its options
 )
 from harness import (

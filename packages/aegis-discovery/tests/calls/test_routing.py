@@ -7,7 +7,6 @@ from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery._calls.registry import Endpoints
 from aegis_discovery._calls.retry_budget import DEFAULT_POLICY, RetryPolicy
 from aegis_discovery._calls.router import (
-    SHED,
     End,
     Router,
     deadline_of,
@@ -18,10 +17,11 @@ from aegis_discovery._calls.router import (
 from aegis_discovery._model import NodeInfo, ServiceInfo
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.errors import ClosedError, NoProvidersError
+from aegis_discovery.transport import SHED_METADATA
 from grpc import StatusCode
 
 UNREACHED = End(StatusCode.UNAVAILABLE, False, ())
-SHED_END = End(StatusCode.RESOURCE_EXHAUSTED, False, ((SHED, "1"),))
+SHED_END = End(StatusCode.RESOURCE_EXHAUSTED, False, (SHED_METADATA,))
 
 
 def router_of(*node_ids: str) -> Router[object]:
@@ -140,8 +140,8 @@ def test_a_shed_call_goes_elsewhere_and_counts_neither_for_nor_against_its_provi
 def test_the_mark_of_a_shed_call_counts_with_its_own_status_only() -> None:
     assert SHED_END.is_shed
     assert not End(StatusCode.RESOURCE_EXHAUSTED, False, ()).is_shed
-    assert not End(StatusCode.RESOURCE_EXHAUSTED, False, ((SHED, "0"),)).is_shed
-    assert not End(StatusCode.INTERNAL, False, ((SHED, "1"),)).is_shed
+    assert not End(StatusCode.RESOURCE_EXHAUSTED, False, ((SHED_METADATA[0], "0"),)).is_shed
+    assert not End(StatusCode.INTERNAL, False, (SHED_METADATA,)).is_shed
 
 
 def test_a_call_that_a_stopping_server_reset_did_not_reach_it() -> None:

@@ -12,14 +12,14 @@ import grpc
 import pytest
 from aegis_certs import CertificateAuthority, Identity, KeyType, TLSConfig
 from aegis_discovery.errors import ConnectError, InvalidAddressError, PeerIdentityError
-from aegis_discovery.transport._channels import (
+from aegis_discovery.transport import (
     SeedPeer,
-    channel_options,
     describe_call_error,
     open_channel,
     parse_seed,
     probe_identity,
 )
+from aegis_discovery.transport._shared import channel_options
 
 WAIT = 10.0
 

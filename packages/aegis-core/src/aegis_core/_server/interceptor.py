@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import grpc
 from aegis_discovery.policy import split_method
+from aegis_discovery.transport import SHED_METADATA
 
 from aegis_core._access.authorization import CallAuthorizer
 from aegis_core._access.caller import Caller, caller_from_context
@@ -26,9 +27,6 @@ LOOK = 1.0
 
 MAX_METHODS = 4096
 """Methods whose handlers are remembered; a generic handler may have any number of them."""
-
-SHED_MARK = ("aegis-shed", "1")
-"""Trailing metadata of a call that was shed before any of it ran: others may have room."""
 
 
 class _Guarded(NamedTuple):
@@ -256,7 +254,7 @@ def _code(error: CallerError) -> grpc.StatusCode:
 _FULL = (
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     "as many calls run here as may; try another provider",
-    (SHED_MARK,),
+    (SHED_METADATA,),
 )
 # Without a mark, as from a node that is gone: callers leave it alone from then on.
 _CLOSED = (grpc.StatusCode.UNAVAILABLE, "this node is leaving; try another provider", ())

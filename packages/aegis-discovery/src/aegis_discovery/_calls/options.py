@@ -8,7 +8,7 @@ from typing import Any
 
 from aegis_discovery._calls.balancers import Balancer
 from aegis_discovery._calls.service_config import ServiceConfig
-from aegis_discovery.transport._channels import Options
+from aegis_discovery.transport._shared import Options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,7 @@ from aegis_discovery._calls.endpoint import ChannelT, Endpoint
 from aegis_discovery._calls.retry_budget import RetryPolicy
 from aegis_discovery._calls.selection import ServiceEndpoints
 from aegis_discovery.errors import ClosedError, NoProvidersError
-
-SHED = "aegis-shed"
-"""Trailing metadata of a call that its provider shed before it ran, with the value 1."""
-
+from aegis_discovery.transport._shared import SHED_METADATA
 
 _OWN_FAULTS = frozenset({"Exception serializing request!", "Exception deserializing response!"})
 """What gRPC says where a serializer of the caller's raised; the provider has no part in it."""
@@ -63,7 +60,7 @@ class End(NamedTuple):
     def is_shed(self) -> bool:
         """Whether the provider had too many calls, and says that this one did not run."""
         return self.code is StatusCode.RESOURCE_EXHAUSTED and any(
-            key == SHED and value == "1" for key, value in self.trailers
+            (key, value) == SHED_METADATA for key, value in self.trailers
         )
 
     @property

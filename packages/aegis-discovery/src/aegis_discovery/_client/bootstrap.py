@@ -9,11 +9,10 @@ from pathlib import Path
 
 from aegis_certs import IdentitySource, TLSConfig
 
-from aegis_discovery._address import join_address, split_address
+from aegis_discovery._address import SeedPeer, join_address, parse_seed, split_address
 from aegis_discovery._model import NodeInfo, NodeStatus, ServiceInfo
 from aegis_discovery.errors import ConnectError
 from aegis_discovery.feed._limits import service_filter_problem
-from aegis_discovery.transport._channels import SeedPeer, parse_seed
 
 DEFAULT_MESH = "aegis"
 

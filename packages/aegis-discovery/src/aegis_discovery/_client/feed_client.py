@@ -10,6 +10,7 @@ import grpc
 from aegis_certs import CertsError, IdentitySource, TLSConfig
 from cryptography import x509
 
+from aegis_discovery._address import SeedPeer
 from aegis_discovery._client.bootstrap import candidates, resolve
 from aegis_discovery._client.follow import FeedDivergedError, FeedSilentError, follow
 from aegis_discovery._model import ServiceInfo
@@ -22,7 +23,7 @@ from aegis_discovery.identity._run import run_rotator
 from aegis_discovery.records._verifier import RecordVerifier
 from aegis_discovery.transport._aio_channels import open_channel
 from aegis_discovery.transport._backoff import Backoff
-from aegis_discovery.transport._channels import SeedPeer, describe_call_error, probe_identity
+from aegis_discovery.transport._probe import describe_call_error, probe_identity
 
 _log = logging.getLogger("aegis.client")
 

@@ -9,6 +9,7 @@ from typing import Self
 from aegis_certs import IdentitySource, TLSConfig
 from cryptography import x509
 
+from aegis_discovery._address import SeedPeer
 from aegis_discovery._calls.options import PoolOptions
 from aegis_discovery._calls.sync.pool import ServiceClientPool
 from aegis_discovery._client.bootstrap import (
@@ -23,7 +24,6 @@ from aegis_discovery._topology.topology import Topology
 from aegis_discovery.background import BackgroundLoop
 from aegis_discovery.policy._providers import ProviderAuthorizer
 from aegis_discovery.policy._rules import Policy
-from aegis_discovery.transport._channels import SeedPeer
 
 
 class Mesh:

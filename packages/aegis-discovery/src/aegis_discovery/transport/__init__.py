@@ -1,4 +1,4 @@
-"""Reaching one node: its address, its identity, a channel to it. For those who build nodes."""
+"""Addresses, identity probes and channels to single nodes. For code that builds nodes."""
 
 from aegis_discovery._address import (
     SeedPeer,
@@ -9,10 +9,12 @@ from aegis_discovery._address import (
     split_host_port,
 )
 from aegis_discovery.transport._backoff import Backoff
-from aegis_discovery.transport._channels import ChannelCache, channel_credentials, open_channel
+from aegis_discovery.transport._channels import ChannelCache, open_channel
 from aegis_discovery.transport._probe import describe_call_error, probe_identity
+from aegis_discovery.transport._shared import SHED_METADATA, channel_credentials
 
 __all__ = [
+    "SHED_METADATA",
     "Backoff",
     "ChannelCache",
     "SeedPeer",

@@ -1,28 +1,32 @@
-"""One secure channel to one known node, on an event loop."""
+"""Channels for asyncio: each to one known node, over mutual TLS."""
 
 from __future__ import annotations
 
 import asyncio
-import weakref
 from asyncio import get_running_loop
 from collections.abc import Sequence
 
 import grpc.aio
 from aegis_certs import TLSConfig
 
-from aegis_discovery.errors import ClosedError, EventLoopError
-from aegis_discovery.transport._channels import Options, channel_credentials, channel_options
+from aegis_discovery.errors import EventLoopError
+from aegis_discovery.transport._shared import (
+    BaseChannelCache,
+    Options,
+    channel_credentials,
+    channel_options,
+)
 
 
 def open_channel(
     tls: TLSConfig, node_id: str, address: str, *, options: Options = ()
 ) -> grpc.aio.Channel:
-    """Opens a channel that only the node with this id can serve; it connects when first used.
+    """Opens a channel that only the given node can serve; it connects on first use.
 
     Args:
         tls: Our identity.
-        node_id: Who must answer.
-        address: Where, as `host:port`.
+        node_id: The node that must answer.
+        address: Its `host:port`.
         options: Further channel options of gRPC.
     """
     return grpc.aio.secure_channel(
@@ -31,7 +35,7 @@ def open_channel(
 
 
 class LoopBound:
-    """The event loop that something belongs to: the one in which it is first used."""
+    """Binds an object to the event loop in which it is first used."""
 
     __slots__ = ("_loop", "_what")
 
@@ -40,10 +44,10 @@ class LoopBound:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def check(self) -> None:
-        """Makes sure that the running loop is the right one.
+        """Checks that the running loop is the object's loop.
 
         Raises:
-            EventLoopError: If it is another one, or none runs.
+            EventLoopError: Another loop is running, or none.
         """
         try:
             running = get_running_loop()
@@ -55,11 +59,11 @@ class LoopBound:
             self._loop = running
 
 
-class ChannelCache:
-    """One channel per node id and address, shared by all of one event loop who call that node.
+class ChannelCache(BaseChannelCache[grpc.aio.Channel]):
+    """One channel per node id and address, shared by all code of one event loop.
 
-    A channel lives as long as somebody holds it. Who has no more use for one lets go of it; calls
-    that are under way end in their own time, then gRPC closes the connection.
+    The cache holds weak references: a channel lives as long as somebody holds it. Drop the
+    reference to release it; calls under way end normally, then gRPC closes the connection.
 
     Args:
         tls: Our identity.
@@ -74,49 +78,30 @@ class ChannelCache:
         interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
         options: Options = (),
     ) -> None:
-        self._credentials = channel_credentials(tls)
+        super().__init__(tls, options)
         self._interceptors = tuple(interceptors)
-        self._options = tuple(options)
-        self._home = LoopBound("channel cache")
-        self._closed = False
-        self._channels: weakref.WeakValueDictionary[tuple[str, str], grpc.aio.Channel] = (
-            weakref.WeakValueDictionary()
-        )
-
-    def __len__(self) -> int:
-        return len(self._channels)
+        self._loop = LoopBound("channel cache")
 
     def get(self, node_id: str, address: str) -> grpc.aio.Channel:
-        """Returns the channel to a node, opening it where there is none.
+        """Returns the channel to a node; opens it if there is none.
 
         Raises:
-            ClosedError: If the cache was closed.
-            EventLoopError: If this is not the loop of the cache.
+            ClosedError: The cache is closed.
+            EventLoopError: This is not the event loop of the cache.
         """
-        self._home.check()
-        if self._closed:
-            raise ClosedError("channel cache")
-        channel = self._channels.get((node_id, address))
-        if channel is None:
-            channel = grpc.aio.secure_channel(
-                address,
-                self._credentials,
-                options=channel_options(node_id, self._options),
-                interceptors=self._interceptors,
-            )
-            self._channels[node_id, address] = channel
-        return channel
-
-    def change_identity(self, tls: TLSConfig) -> None:
-        """Opens channels with another identity from now on; those that somebody holds go on."""
-        self._credentials = channel_credentials(tls)
-        self._channels.clear()
+        self._loop.check()
+        return super().get(node_id, address)
 
     async def close(self, grace: float | None = None) -> None:
         """Closes every channel.
 
         Args:
-            grace: Seconds that calls under way have to end; they are cancelled then, or at once.
+            grace: Seconds that calls under way have to end before they are cancelled; None
+                cancels them at once.
         """
-        self._closed = True
-        await asyncio.gather(*(channel.close(grace) for channel in list(self._channels.values())))
+        await asyncio.gather(*(channel.close(grace) for channel in self._end()))
+
+    def _open(self, address: str, options: Options) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(
+            address, self._credentials, options=options, interceptors=self._interceptors
+        )

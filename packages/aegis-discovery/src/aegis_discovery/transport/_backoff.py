@@ -1,4 +1,4 @@
-"""How long to wait before the next try."""
+"""Exponential backoff with jitter."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 
 class Backoff:
-    """Doubles from try to try, up to a limit, with jitter so that many do not try in step.
+    """Doubles the delay with each attempt, up to a limit; jitter keeps many clients out of step.
 
     Args:
-        first: Seconds before the second try.
-        limit: The most seconds between two tries.
+        first: Seconds before the second attempt.
+        limit: The most seconds between two attempts.
         uniform: Draws the jitter.
     """
 
@@ -28,11 +28,11 @@ class Backoff:
         self._next = first
 
     def reset(self) -> None:
-        """Starts over, after a success."""
+        """Starts again at the first delay, after a success."""
         self._next = self._first
 
     def next(self) -> float:
-        """Returns the seconds to wait now."""
+        """Returns the seconds to wait before the next attempt."""
         delay = self._next * self._uniform(0.5, 1.0)
         self._next = min(self._next * 2, self._limit)
         return delay

@@ -1,4 +1,4 @@
-"""Who is there: a TLS handshake of our own, since gRPC does not show a server's certificate."""
+"""Probes a node's identity by TLS, since gRPC does not show a server's certificate."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cryptography import x509
 from aegis_discovery._address import split_address
 from aegis_discovery.errors import ConnectError, PeerIdentityError
 
-# RFC 9113, section 3.4: what a client sends first, and an empty SETTINGS frame. A server that
-# accepted our certificate answers with its own settings; with TLS 1.3 nothing earlier shows it.
+# RFC 9113, section 3.4: the client preface and an empty SETTINGS frame. A server that accepted
+# our certificate answers with its own settings; with TLS 1.3 nothing earlier shows that.
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
@@ -26,19 +26,20 @@ _NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID
 
 
 def probe_identity(address: str, tls: TLSConfig, timeout: float = 5.0) -> Identity:
-    """Learns which node is at an address: whom the certificate names that it proves to own.
+    """Returns the identity in the certificate that the server at an address proves to own.
 
-    The handshake shows our certificate and checks the peer's chain against our trust bundle. It
-    checks no name, since the name is what is asked for: dial with the answer as the name.
+    The handshake shows our certificate and verifies the peer's chain against our trust bundle. It
+    does not check the name, which is not known yet: use the result as the name of a channel.
 
     Args:
         address: `host:port`.
         tls: Our identity.
-        timeout: Seconds for each step: to connect, to shake hands, to be accepted.
+        timeout: Seconds for each step: connect, handshake, first answer.
 
     Raises:
-        ConnectError: Nobody answers there, it is no gRPC over TLS, or it refuses our certificate.
-        PeerIdentityError: The peer's certificate is not to be trusted, or names no node.
+        ConnectError: No server answers, it does not speak gRPC over TLS, or it refuses our
+            certificate.
+        PeerIdentityError: The peer's certificate is not trusted, or names no node.
     """
     try:
         with socket.create_connection(split_address(address), timeout) as raw:
@@ -59,19 +60,20 @@ def probe_identity(address: str, tls: TLSConfig, timeout: float = 5.0) -> Identi
     if ours and identity.trust_domain and identity.trust_domain != ours:
         raise PeerIdentityError(
             address,
-            f"{identity.node_id} is of trust domain {identity.trust_domain}, we are of {ours}",
+            f"{identity.node_id} is of trust domain {identity.trust_domain}, we are of {ours}; "
+            f"use the address of a node of our trust domain",
         )
     return identity
 
 
 def describe_call_error(error: Exception, tls: TLSConfig) -> str:
-    """Says in one sentence why a call failed, where gRPC says no more than `Socket closed`.
+    """Describes in one sentence why a call failed, where gRPC only reports `Socket closed`.
 
-    Peers do not tell whose certificate they refuse, so our own identity is checked here.
+    A peer does not say which certificate it refuses, so this checks our own identity.
 
     Args:
-        error: What the call raised.
-        tls: The identity that it was made with.
+        error: The exception that the call raised.
+        tls: The identity that the call used.
     """
     details = (isinstance(error, grpc.RpcError) and error.details()) or str(error)
     if "Connection refused" in details:
@@ -85,7 +87,7 @@ def describe_call_error(error: Exception, tls: TLSConfig) -> str:
 
 
 def own_certificate_problem(tls: TLSConfig) -> str | None:
-    """Says what is wrong with our own certificate, or None."""
+    """Describes what is wrong with our own certificate; None if it is valid."""
     try:
         tls.bundle.verify(tls.chain, "client")
     except CertsError as error:
@@ -116,7 +118,7 @@ def _handshake(raw: socket.socket, address: str, tls: TLSConfig, timeout: float)
             accepted = connection.recv(1)
         except TimeoutError:
             raise
-        except OSError as error:  # with TLS 1.3, a refusal comes after the handshake
+        except OSError as error:  # with TLS 1.3, the server refuses only after the handshake
             raise _refused(address, tls, _plain(error.strerror or str(error))) from error
         if not accepted:
             raise _refused(address, tls, "it closed the connection")
@@ -127,7 +129,7 @@ def _context(tls: TLSConfig) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
-    # As gRPC does: an intermediate in the trust bundle is an anchor of its own.
+    # As gRPC does: an intermediate CA in the trust bundle is a trust anchor too.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.set_alpn_protocols(["h2"])
     context.load_verify_locations(cadata=tls.trust_bundle.decode())
@@ -138,7 +140,7 @@ def _context(tls: TLSConfig) -> ssl.SSLContext:
 
 @contextmanager
 def _as_file(secret: bytes) -> Iterator[str]:
-    """Lends a path to what `ssl` takes from files only; on Linux it never touches a disk."""
+    """Gives `ssl`, which reads keys from files only, a path; on Linux it is never on a disk."""
     if sys.platform == "linux":
         descriptor = os.memfd_create("aegis-identity")
         path = f"/proc/self/fd/{descriptor}"
@@ -156,7 +158,7 @@ def _as_file(secret: bytes) -> Iterator[str]:
 
 def _untrusted(error: ssl.SSLCertVerificationError) -> str:
     if error.verify_code == _EXPIRED:
-        return "its certificate, or the CA's above it, has expired; renew it there"
+        return "its certificate, or that of its CA, has expired; renew it there"
     if error.verify_code == _NOT_YET_VALID:
         return "its certificate is not valid yet; check the clocks of both machines"
     return (
@@ -166,7 +168,6 @@ def _untrusted(error: ssl.SSLCertVerificationError) -> str:
 
 
 def _plain(reason: str) -> str:
-    """Makes OpenSSL's names of errors readable."""
     return reason.lower().replace("_", " ")
 
 

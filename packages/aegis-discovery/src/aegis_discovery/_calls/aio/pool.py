@@ -21,7 +21,7 @@ from aegis_discovery._calls.router import Router
 from aegis_discovery._calls.selection import ServiceEndpoints
 from aegis_discovery._calls.views import MayProvide
 from aegis_discovery.transport._aio_channels import ChannelCache, LoopBound
-from aegis_discovery.transport._channels import Options
+from aegis_discovery.transport._shared import Options
 
 _log = logging.getLogger("aegis.pool")
 

@@ -16,7 +16,8 @@ from aegis_discovery._calls.router import Router
 from aegis_discovery._calls.sync.channel import BalancedChannel, BorrowedChannel
 from aegis_discovery._calls.sync.no_providers import NoProvidersRpcError
 from aegis_discovery._calls.views import MayProvide
-from aegis_discovery.transport._channels import ChannelCache, Options
+from aegis_discovery.transport._channels import ChannelCache
+from aegis_discovery.transport._shared import Options
 
 
 class ServiceClientPool(BasePool[grpc.Channel]):
