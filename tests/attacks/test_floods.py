@@ -189,7 +189,7 @@ async def test_a_full_mesh_lets_in_nobody_else_and_forgets_nobody(
 ) -> None:
     mesh = await attacked("a", "b")
     await mesh.wait_until_watched()
-    monkeypatch.setattr("aegis_discovery._topology.merge.MAX_NODES", 3)
+    monkeypatch.setattr("aegis_discovery._topology.limits.MAX_NODES", 3)
     c = await start("c", mesh.nodes[0], join_timeout=0.5)
     assert logged("a feed for c was refused: the mesh is full with 3 nodes; c cannot join")
     assert logged("no feed from a", "the mesh is full with 3 nodes; c cannot join")

@@ -266,7 +266,7 @@ def test_what_a_voucher_has_no_room_for_is_left_out_and_the_peer_named(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("aegis_discovery._topology.merge.MAX_VOUCHED", 3)
+    monkeypatch.setattr("aegis_discovery._topology.limits.MAX_VOUCHED", 3)
     vouching = Vouching(topology, clock)
     vouching.learn("go", [node("go"), *ghosts(3)])
     assert len(topology.nodes) == 3

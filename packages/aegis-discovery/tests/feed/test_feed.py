@@ -553,7 +553,7 @@ def test_nobody_may_vouch_without_bound(
     liar, watcher = side("liar"), side("watcher")
     vouch_for(liar, (f"ghost-{index}" for index in range(5)))
     server.pull(server.open(liar))
-    monkeypatch.setattr("aegis_discovery._topology.merge.MAX_VOUCHED", 3)
+    monkeypatch.setattr("aegis_discovery._topology.limits.MAX_VOUCHED", 3)
     watcher.pull(watcher.open(server))
     assert sum(node.vouched_by == "liar" for node in watcher.topology.nodes.values()) == 3
     (line,) = caplog.messages

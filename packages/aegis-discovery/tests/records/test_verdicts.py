@@ -231,7 +231,7 @@ def test_an_accuser_of_everybody_is_heard_of_some_and_named_once_a_minute(
         mesh.hear(*words, origin="c")
     assert [len(mesh.topology.get_verdicts(i)) for i in ids] == [1] * MAX_ACCUSATIONS + [0, 0]
     (line,) = caplog.messages
-    assert line.startswith(f"b judges more than {MAX_ACCUSATIONS} nodes")
+    assert line.startswith(f"b has verdicts on more than {MAX_ACCUSATIONS} nodes")
     assert line.endswith("(from c)")
     caplog.clear()
     again = mesh.signers["b"].sign_verdict(records[0], NOW_MS + 1, CLEAR, held=False)

@@ -35,7 +35,7 @@ operations = st.lists(
 def build(script: Sequence[tuple[str, str, int]], clock: Clock, voucher: str) -> Topology:
     """Runs a script on a topology without an owner: it may write any id."""
     topology = Topology(clock=clock.skewed(0))
-    topology._ledger._signer._node_id = voucher
+    topology._signer._node_id = voucher
     for operation, node_id, number in script:
         match operation:
             case "add":
@@ -58,7 +58,7 @@ def held(topology: Topology) -> dict[str, Record]:
 
 
 def joined(*parts: Topology) -> dict[str, Record]:
-    result = Topology(clock=parts[0]._ledger._clock)
+    result = Topology(clock=parts[0]._clock)
     for part in parts:
         result.merge(part)
     return held(result)
@@ -74,7 +74,7 @@ def test_merge_is_commutative_associative_and_idempotent(
     a, b, c = (build(script, clock, f"v{i}") for i, script in enumerate((one, two, three)))
     assert joined(a, b) == joined(b, a)
     assert joined(a, a) == held(a)
-    left, right = Topology(clock=a._ledger._clock), Topology(clock=a._ledger._clock)
+    left, right = Topology(clock=a._clock), Topology(clock=a._clock)
     left.merge(a)
     left.merge(b)
     right.merge(b)

@@ -54,7 +54,7 @@ def topology(clock: ManualClock) -> Topology:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aegis_discovery._topology.merge.MAX_NODES", LIMIT)
+    monkeypatch.setattr("aegis_discovery._topology.limits.MAX_NODES", LIMIT)
 
 
 def node(node_id: str) -> NodeInfo:
@@ -226,8 +226,8 @@ def test_a_voucher_removes_what_it_vouched_for_however_many_removals_others_inve
 def test_what_a_voucher_removed_counts_among_its_ids(
     topology: Topology, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("aegis_discovery._topology.merge.MAX_VOUCHED", 2)
-    monkeypatch.setattr("aegis_discovery._topology.merge.MAX_VOUCHED_IDS", 4)
+    monkeypatch.setattr("aegis_discovery._topology.limits.MAX_VOUCHED", 2)
+    monkeypatch.setattr("aegis_discovery._topology.limits.MAX_VOUCHED_IDS", 4)
     for number in range(6):
         topology.merge_records([record(f"n{number}", by="v")], origin="relay")
         topology.merge_records([record(f"n{number}", 1, by="v", gone=True)], origin="relay")
@@ -247,7 +247,7 @@ def test_what_a_voucher_removed_counts_among_its_ids(
 def test_a_removal_makes_room_for_what_comes_after_it_in_the_same_merge(
     topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aegis_discovery._topology.merge.MAX_VOUCHED", 1)
+    monkeypatch.setattr("aegis_discovery._topology.limits.MAX_VOUCHED", 1)
     topology.merge_records([record("n0", by="v")])
     topology.merge_records([record("n0", 1, by="v", gone=True), record("n1", by="v")])
     assert list(topology.nodes) == ["n1"]
@@ -264,7 +264,7 @@ def test_a_removal_makes_room_for_what_comes_after_it_in_the_same_merge(
 def test_the_owner_vouches_within_the_same_limits(
     topology: Topology, monkeypatch: pytest.MonkeyPatch, limit: str, reason: str
 ) -> None:
-    monkeypatch.setattr(f"aegis_discovery._topology.merge.{limit}", 2)
+    monkeypatch.setattr(f"aegis_discovery._topology.limits.{limit}", 2)
     topology.vouch(node("go-1"))
     topology.vouch(node("go-2"))
     with pytest.raises(InvalidRecordError, match=reason):

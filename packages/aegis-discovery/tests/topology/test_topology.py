@@ -93,7 +93,7 @@ def test_an_empty_topology_at_the_highest_version_takes_nothing_away() -> None:
 
 def test_the_version_never_passes_its_range() -> None:
     topology = Topology(owner="a")
-    topology._ledger.version = MAX_VERSION - 1
+    topology._version = MAX_VERSION - 1
     for port in range(3):
         topology.add_node(greeter("a", f"127.0.0.1:{port}"))
     assert topology.version == MAX_VERSION
@@ -156,7 +156,7 @@ def test_what_a_node_says_itself_beats_what_others_vouch_for(clock: ManualClock)
     voucher, owner = Topology(owner="v", clock=clock), Topology(owner="a", clock=clock)
     owner.add_node(greeter("a", "127.0.0.1:1"))
     clock.now += 10
-    voucher._ledger._signer._node_id = "v"
+    voucher._signer._node_id = "v"
     voucher.vouch(greeter("a", "127.0.0.1:9"))
     for one, other in ((voucher, owner), (owner, voucher)):
         one.merge(other)
@@ -203,7 +203,7 @@ def test_equal_stamps_are_decided_the_same_way_everywhere(
     clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     a, b = Topology(clock=clock), Topology(clock=clock)
-    a._ledger._signer.instance = b._ledger._signer.instance = "twin"
+    a._signer.instance = b._signer.instance = "twin"
     a.add_node(greeter("x", "127.0.0.1:1"))
     b.add_node(greeter("x", "127.0.0.1:2"))
     a.merge(b)

@@ -36,14 +36,13 @@ def shared_knowledge(
 
 def copy_knowledge(source: Topology, target: Topology) -> None:
     """Gives a topology what another one knows, without the cost of merging it."""
-    ours, theirs = target._ledger, source._ledger  # noqa: SLF001 - 1 000 merges of 1 000 records
-    store = clone(theirs.store)
-    # No simulated node provides a service, and each complains for itself.
+    store = clone(source._store)  # noqa: SLF001 - 1 000 merges of 1 000 records cost too much
+    # No simulated node provides a service, and each node limits its own log lines.
     store.services, store._log_limiter = (  # noqa: SLF001 - as above
-        ours.store.services,
-        ours.store._log_limiter,  # noqa: SLF001 - as above
+        target._store.services,  # noqa: SLF001 - as above
+        target._store._log_limiter,  # noqa: SLF001 - as above
     )
-    ours.store, ours.version = store, theirs.version
+    target._store, target._version = store, source.version  # noqa: SLF001 - as above
 
 
 def clone(holder: _T) -> _T:

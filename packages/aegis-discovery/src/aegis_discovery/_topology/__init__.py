@@ -1,1 +1,1 @@
-"""The topology: merge rules, store, changes and events."""
+"""The topology: merge rules, limits, store, changes and events."""

@@ -1,4 +1,4 @@
-"""What changed in a topology since a position of its log."""
+"""What changed in a topology after a position of its log."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Changes:
     """What a reader at an older position lacks, and the position that it reaches with it.
 
     Attributes:
-        entries: What is held now of the nodes whose record or status changed, in order.
-        verdict_entries: The verdicts that came in.
+        entries: The entries of the nodes whose record or status changed, in order.
+        verdict_entries: The new verdicts.
         since: The position of the reader.
-        position: The position that this leads to.
+        position: The position after these changes.
         version: The topology's version there.
         digest: The digest of all live records there.
-        signed_since: Finds the position since which a certificate signs a node's record.
+        signed_since: Returns the position since which a certificate signs a node's record.
     """
 
     entries: tuple[Entry, ...]
@@ -34,10 +34,10 @@ class Changes:
     signed_since: Callable[[str, bytes], int | None]
 
     def records(self, *, reader: str | None = None, held: int = 0) -> Iterable[Record]:
-        """Goes through the records that changed, less those that came from the reader.
+        """Yields the changed records, except those that the reader itself sent.
 
-        Of its own id it hears all the same: another process may have published under it. What
-        changed up to the position `held` it has already.
+        The record of the reader's own id is always included: another process may have published
+        under that id. Changes up to the position `held` are left out, since the reader has them.
         """
         since = max(self.since, held)
         for entry in self.entries:
@@ -46,13 +46,13 @@ class Changes:
                 yield entry.record
 
     def verdicts(self, *, reader: str | None = None) -> Iterable[SignedVerdict]:
-        """Goes through the verdicts that came in, less those that came from the reader."""
+        """Yields the new verdicts, except those that the reader itself sent."""
         for entry in self.verdict_entries:
             if reader is None or entry.origin != reader:
                 yield entry.content
 
     def statuses(self, *, unchanged: bool = False) -> Iterable[tuple[str, int, NodeStatus]]:
-        """Goes through (id, stamp, status) where that changed, or through all entries here."""
+        """Yields (id, stamp, status) of changed statuses; with `unchanged`, of all entries here."""
         for entry in self.entries:
             if entry.node is not None and (unchanged or entry.status_position > self.since):
                 yield entry.record.id, entry.record.stamp, entry.node.status

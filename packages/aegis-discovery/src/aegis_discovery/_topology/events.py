@@ -1,4 +1,4 @@
-"""Events of the topology: what happened, and who is told."""
+"""Topology events and their subscribers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
 from aegis_discovery._model import NodeInfo
 
 _log = logging.getLogger("aegis.topology")
+
+_T = TypeVar("_T")
 
 
 class EventKind(StrEnum):
@@ -28,17 +31,23 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TopologyEvent:
-    """One change of the topology, with the node as it is after it (or was last) and the version."""
+    """One change of the topology.
+
+    Attributes:
+        kind: What happened.
+        node: The node after the change; the last known state of a node that is gone.
+        version: The topology's version after the change.
+    """
 
     kind: EventKind
     node: NodeInfo
     version: int
 
 
-class Announcer:
-    """Tells subscribers every event, in order, and wakes those who read the log.
+class EventDispatcher:
+    """Calls subscribers with every event, in order, and change listeners once per change.
 
-    A topology notes what happened while it holds its lock, and announces it once it has let go.
+    A topology queues events while it holds its lock, and dispatches them after it has released it.
 
     Args:
         lock: The topology's lock.
@@ -47,60 +56,56 @@ class Announcer:
     def __init__(self, lock: threading.RLock) -> None:
         self._lock = lock
         self._subscribers: list[Callable[[TopologyEvent], object]] = []
-        self._wakers: list[Callable[[], object]] = []
-        self._pending: deque[TopologyEvent] = deque()
-        self._announcing = False
-        self._moved = False
+        self._listeners: list[Callable[[], object]] = []
+        self._queue: deque[TopologyEvent] = deque()
+        self._is_dispatching = False
+        self._has_changed = False
 
     def subscribe(self, callback: Callable[[TopologyEvent], object]) -> Callable[[], None]:
-        """Calls back on every event; returns what ends that."""
-        with self._lock:
-            self._subscribers = [*self._subscribers, callback]
+        """Calls back on every event; returns the function that unsubscribes."""
+        return self._register(self._subscribers, callback)
 
-        def end() -> None:
+    def subscribe_changed(self, listener: Callable[[], object]) -> Callable[[], None]:
+        """Calls `listener` once for all that changed together; returns what unsubscribes it."""
+        return self._register(self._listeners, listener)
+
+    def _register(self, callbacks: list[_T], callback: _T) -> Callable[[], None]:
+        with self._lock:
+            callbacks.append(callback)
+
+        def unsubscribe() -> None:
             with self._lock:
-                self._subscribers = [kept for kept in self._subscribers if kept is not callback]
+                callbacks[:] = [kept for kept in callbacks if kept is not callback]
 
-        return end
+        return unsubscribe
 
-    def subscribe_changed(self, waker: Callable[[], object]) -> Callable[[], None]:
-        """Calls `waker` once for all that moved together; returns what ends that."""
+    def mark_changed(self) -> None:
+        """Records, under the lock, that log or version changed."""
+        self._has_changed = True
+
+    def queue(self, event: TopologyEvent) -> None:
+        """Queues an event, under the lock."""
+        self._queue.append(event)
+
+    def dispatch(self) -> None:
+        """Dispatches what is queued, without the lock; in order, whichever thread queued it."""
         with self._lock:
-            self._wakers = [*self._wakers, waker]
-
-        def end() -> None:
-            with self._lock:
-                self._wakers = [kept for kept in self._wakers if kept is not waker]
-
-        return end
-
-    def moved(self) -> None:
-        """Notes, under the lock, that log or version moved."""
-        self._moved = True
-
-    def note(self, event: TopologyEvent) -> None:
-        """Notes an event, under the lock."""
-        self._pending.append(event)
-
-    def announce(self) -> None:
-        """Tells what was noted, without the lock, in order, whichever thread noted it."""
+            has_changed, self._has_changed = self._has_changed, False
+            listeners = list(self._listeners) if has_changed else []
+        for listener in listeners:
+            listener()
         with self._lock:
-            moved, self._moved = self._moved, False
-            wakers = self._wakers if moved else []
-        for waker in wakers:
-            waker()
-        with self._lock:
-            if self._announcing:
+            if self._is_dispatching:
                 return
-            self._announcing = True
+            self._is_dispatching = True
         while True:
             with self._lock:
-                if not self._pending:
-                    self._announcing = False
+                if not self._queue:
+                    self._is_dispatching = False
                     return
-                event, subscribers = self._pending.popleft(), self._subscribers
+                event, subscribers = self._queue.popleft(), list(self._subscribers)
             for callback in subscribers:
                 try:
                     callback(event)
-                except Exception:  # noqa: BLE001 - a subscriber's fault is no one else's
+                except Exception:  # noqa: BLE001 - one subscriber's error must not affect others
                     _log.exception("a subscriber failed on %s of %s", event.kind, event.node.id)

@@ -17,16 +17,16 @@ _DIGEST_MODULUS = 1 << (8 * _DIGEST_SIZE)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One node id's place in the store.
+    """What the store holds for one node id.
 
     Attributes:
         record: The record that counts.
-        node: What queries hand out, with the derived status; None for a tombstone.
-        record_position: When the record came in, in changes of this store.
-        signed_since: When the first of its records came in of those that this one's certificate
-            signed without a break.
-        status_position: When the status last changed.
-        origin: The node id that the record came from; None for our own changes.
+        node: What queries return, with the derived status; None for a tombstone.
+        record_position: The log position at which the record was stored.
+        signed_since: The log position since which this record's certificate has signed all records
+            of the node.
+        status_position: The log position at which the status last changed.
+        origin: The node id that sent the record; None for our own changes.
     """
 
     record: Record
@@ -38,15 +38,15 @@ class Entry:
 
 
 class RecordStore:
-    """Holds the greatest record per node id, and keeps log, digests and service index in step.
+    """Holds the record with the highest precedence per node id, with log, digests and index.
 
-    The log costs nothing of its own: entries are kept in the order of their last change, so what a
-    reader at some position lacks is the tail, with each node in it once, however slow the reader.
+    The log needs no memory of its own: entries are kept in the order of their last change. So what
+    a reader at some position lacks is the tail, with each node in it once, however slow the reader.
 
     Attributes:
-        services: Who provides what.
-        vouched: How many live records there are by each voucher.
-        withdrawn: How many tombstones.
+        services: The providers of each service.
+        vouched: The number of live records by each voucher.
+        withdrawn: The number of tombstones by each voucher.
     """
 
     def __init__(self, log_limiter: LogLimiter) -> None:
@@ -63,25 +63,35 @@ class RecordStore:
 
     @property
     def removed(self) -> int:
-        """How many tombstones are held."""
+        """The number of tombstones."""
         return len(self._entries) - self.live
 
     @property
     def live_digest(self) -> bytes:
-        """Names the set of live records: equal on all nodes that know the same."""
+        """Identifies the set of live records: equal on all nodes that hold the same."""
         return self._live_sum.to_bytes(_DIGEST_SIZE)
 
     @property
     def full_digest(self) -> bytes:
-        """Names the set of all records, tombstones included."""
+        """Identifies the set of all records, tombstones included."""
         return self._full_sum.to_bytes(_DIGEST_SIZE)
 
     def get(self, node_id: str) -> Entry | None:
-        """Returns what is held of a node id, tombstones included."""
+        """Returns the entry of a node id; also that of a tombstone."""
         return self._entries.get(node_id)
 
+    def get_node(self, node_id: str) -> NodeInfo | None:
+        """Returns a live node, or None."""
+        entry = self._entries.get(node_id)
+        return entry.node if entry else None
+
+    def get_record(self, node_id: str) -> Record | None:
+        """Returns the record, or the tombstone, of a node id."""
+        entry = self._entries.get(node_id)
+        return entry.record if entry else None
+
     def entries(self) -> Iterator[Entry]:
-        """Goes through all entries, the least recently changed one first."""
+        """Iterates over all entries, the least recently changed one first."""
         return iter(self._entries.values())
 
     def changed_since(self, position: int) -> list[Entry]:
@@ -100,15 +110,16 @@ class RecordStore:
         return self.position
 
     def signed_since(self, node_id: str, signer: bytes) -> int | None:
-        """Returns the position since which this certificate signs a node's record, if it does.
+        """Returns the position since which this certificate has signed all records of a node.
 
-        Whoever holds the log up to there holds the certificate.
+        A reader that holds the log up to there holds the certificate. None if another certificate
+        signed the record.
         """
         entry = self._entries.get(node_id)
         return entry.signed_since if entry and entry.record.signer == signer else None
 
-    def beats(self, record: Record) -> bool:
-        """Tells whether a record would replace what is held of its node id."""
+    def is_superseded_by(self, record: Record) -> bool:
+        """Tells whether a record would replace the one that is held for its node id."""
         held = self._entries.get(record.id)
         if held is None:
             return True
@@ -126,16 +137,16 @@ class RecordStore:
         return record.precedence > held.record.precedence
 
     def put(self, record: Record, origin: str | None = None) -> NodeInfo | None:
-        """Stores a record over what was held of its id; returns what queries showed before."""
+        """Stores a record over the one held for its id; returns what queries returned before."""
         position = self.advance()
         held = self._entries.get(record.id)
         before = held.node if held else None
         since = self.signed_since(record.id, record.signer)
-        self._take_out(held)
+        self._subtract(held)
         node = record.info
         status_position = 0
         if held and node and before and _is_same_life(record, held.record):
-            # A new record alone clears nothing: whether it refutes is worked out from verdicts.
+            # A new record does not clear the status: the verdicts decide whether it refutes them.
             node = replace(node, status=before.status)
             status_position = held.status_position
         self._append(Entry(record, node, position, since or position, status_position, origin))
@@ -151,9 +162,9 @@ class RecordStore:
         return before
 
     def set_status(self, node_id: str, status: NodeStatus) -> NodeInfo:
-        """Overlays the derived status of a live node; returns the node as queries show it now."""
+        """Sets the derived status of a live node; returns the node as queries return it now."""
         entry = self._entries[node_id]
-        assert entry.node is not None, node_id  # noqa: S101 - the caller looked
+        assert entry.node is not None, node_id  # noqa: S101 - the caller checked it
         position = self.advance()
         node = replace(entry.node, status=status)
         self.services.remove(entry.node)
@@ -164,7 +175,7 @@ class RecordStore:
     def expire(self, now: int, *, keep: str | None = None) -> list[Entry]:
         """Drops all entries whose lease ended by `now` (Unix milliseconds) and returns them.
 
-        The live record of `keep` stays: a node that slept past its lease still knows itself.
+        The live record of `keep` remains: a node that slept past its lease still knows itself.
         """
         if now < self._first_end:
             return []
@@ -177,14 +188,15 @@ class RecordStore:
         return dropped
 
     def drop(self, node_id: str) -> None:
-        """Forgets what is held of a node id."""
-        self._take_out(self._entries.pop(node_id, None))
+        """Forgets the entry of a node id."""
+        self._subtract(self._entries.pop(node_id, None))
 
     def _append(self, entry: Entry) -> None:
         self._entries.pop(entry.record.id, None)
         self._entries[entry.record.id] = entry
 
-    def _take_out(self, entry: Entry | None) -> None:
+    def _subtract(self, entry: Entry | None) -> None:
+        """Takes an entry out of digests, counts and index."""
         if entry is None:
             return
         self._full_sum = (self._full_sum - entry.record.digest) % _DIGEST_MODULUS
@@ -209,10 +221,10 @@ def _equivocates(one: Record, other: Record) -> bool:
 
 
 class ServiceIndex:
-    """Providers by service, kept per change, so that no query ever looks at all nodes.
+    """Providers by service, updated on every change, so that no query scans all nodes.
 
     Attributes:
-        answers: What was asked for and has not changed since; may be read without a lock.
+        answers: Cached results that are still valid; may be read without a lock.
     """
 
     def __init__(self) -> None:
@@ -221,7 +233,7 @@ class ServiceIndex:
         self.answers: dict[tuple[str, ...], tuple[NodeInfo, ...]] = {}
 
     def add(self, node: NodeInfo) -> None:
-        """Lists a node under its services, unless it is failed."""
+        """Adds a node under its services, unless it is failed."""
         if node.status is NodeStatus.FAILED:
             return
         for service in node.services:
@@ -230,17 +242,17 @@ class ServiceIndex:
                 self._providers[key] = {}
                 self._versions.setdefault(service.name, set()).add(service.version)
             self._providers[key][node.id] = node
-            self._forget_sorted(key)
+            self._invalidate(key)
 
     def remove(self, node: NodeInfo) -> None:
-        """Takes a node out again; it need not be listed."""
+        """Removes a node, if it is there."""
         for service in node.services:
             key = (service.name, service.version)
-            listed = self._providers.get(key, {})
-            if listed.pop(node.id, None) is None:
+            providers = self._providers.get(key, {})
+            if providers.pop(node.id, None) is None:
                 continue
-            self._forget_sorted(key)
-            if not listed:
+            self._invalidate(key)
+            if not providers:
                 del self._providers[key]
                 versions = self._versions[service.name]
                 versions.remove(service.version)
@@ -251,13 +263,13 @@ class ServiceIndex:
         """Returns the nodes under (name, version) or (name,), in the order of their ids."""
         found = self.answers.get(key)
         if found is None:
-            listed = self._listed(*key)
-            if not listed:
+            providers = self._find_unsorted(*key)
+            if not providers:
                 return ()
-            found = self.answers[key] = tuple(listed[node_id] for node_id in sorted(listed))
+            found = self.answers[key] = tuple(providers[node_id] for node_id in sorted(providers))
         return found
 
-    def _listed(self, name: str, version: str | None = None) -> Mapping[str, NodeInfo]:
+    def _find_unsorted(self, name: str, version: str | None = None) -> Mapping[str, NodeInfo]:
         if version is not None:
             return self._providers.get((name, version), {})
         return {
@@ -266,6 +278,6 @@ class ServiceIndex:
             for node_id, node in self._providers[name, version].items()
         }
 
-    def _forget_sorted(self, key: tuple[str, str]) -> None:
+    def _invalidate(self, key: tuple[str, str]) -> None:
         self.answers.pop(key, None)
         self.answers.pop(key[:1], None)

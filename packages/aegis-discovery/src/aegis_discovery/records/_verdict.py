@@ -121,8 +121,8 @@ class VerdictStore:
         """Returns of how many nodes this one's verdicts are held."""
         return len(self._by_accuser.get(accuser, ()))
 
-    def beats(self, content: SignedVerdict) -> bool:
-        """Tells whether a verdict would replace what is held of its subject and accuser."""
+    def is_superseded_by(self, content: SignedVerdict) -> bool:
+        """Tells whether a verdict would replace the one held for its subject and accuser."""
         held = self.get(content.verdict.subject, content.verdict.accuser)
         return held is None or _is_later(content, held)
 
