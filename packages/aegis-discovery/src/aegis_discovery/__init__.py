@@ -1,4 +1,4 @@
-"""Who is in the mesh, who provides what, and calls to them: all that a pure client imports."""
+"""Service discovery and client-side balancing over mutual TLS: all that a pure client imports."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # A feed, its signatures and its protos take longer to load than gRPC itself; who wants a model,
-    # an error or a proto needs none of it.
+    # Feeds, signatures and protos take longer to load than gRPC itself, and a program that uses
+    # only a model, an error or a proto needs none of them.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)

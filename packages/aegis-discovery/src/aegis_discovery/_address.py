@@ -1,4 +1,4 @@
-"""The addresses that a process joins through."""
+"""Addresses to dial, to listen on, and to join through."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from aegis_discovery.errors import InvalidAddressError
 _HOST = re.compile(r"(?!.{254})[A-Za-z0-9_]([A-Za-z0-9_-]*)(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*\.?")
 
 _SCHEMES = frozenset({"dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds"})
-"""What gRPC would take for the scheme of a target, and not for a host."""
+"""Words that gRPC reads as the scheme of a target, not as a host."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeedPeer:
-    """A node to join through.
+    """A node through which a process joins the mesh.
 
     Attributes:
-        address: `host:port`, an IPv6 host in brackets.
-        node_id: Who must be there; None where the handshake is to tell.
+        address: `host:port`, with brackets around an IPv6 host.
+        node_id: The node that must answer; None accepts the id in the server's certificate.
     """
 
     address: str
@@ -33,10 +33,10 @@ class SeedPeer:
 
 
 def parse_seed(text: str) -> SeedPeer:
-    """Reads `host:port`, `id@host:port` or either with an IPv6 host as in `[::1]:50051`.
+    """Parses `host:port` or `id@host:port`; an IPv6 host is written as in `[::1]:50051`.
 
     Raises:
-        InvalidAddressError: If it is none of these.
+        InvalidAddressError: It has neither form.
     """
     node_id, at, address = text.strip().rpartition("@")
     host, port = split_address(address)
@@ -49,25 +49,25 @@ def parse_seed(text: str) -> SeedPeer:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Splits an address that can be dialled, taking the brackets off an IPv6 host.
+    """Splits an address to dial; removes the brackets around an IPv6 host.
 
     Raises:
-        InvalidAddressError: If there is no host, none that can be dialled, or no port from 1 to
-            65535.
+        InvalidAddressError: It has no host, a wildcard host, or no port from 1 to 65535.
     """
     host, port = split_host_port(address)
     if port == 0:
         raise InvalidAddressError(address, "it has no port from 1 to 65535; write host:port")
     if is_wildcard(host):
-        raise InvalidAddressError(address, "it is every address of a machine, not one to dial")
+        reason = "it means all addresses of a machine; write the address of one interface"
+        raise InvalidAddressError(address, reason)
     return host, port
 
 
 def split_host_port(address: str) -> tuple[str, int]:
-    """Splits an address to listen on: the port may be 0, the host every address of a machine.
+    """Splits an address to listen on: the port may be 0, and the host may be a wildcard.
 
     Raises:
-        InvalidAddressError: If there is no host, or no port from 0 to 65535.
+        InvalidAddressError: It has no host, or no port from 0 to 65535.
     """
     host, colon, port = address.rpartition(":")
     if not colon:
@@ -75,7 +75,7 @@ def split_host_port(address: str) -> tuple[str, int]:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
         if _as_ip(host) is None:
-            raise InvalidAddressError(address, "what is in brackets is no IPv6 address")
+            raise InvalidAddressError(address, "the text in brackets is not an IPv6 address")
     elif ":" in host:
         raise InvalidAddressError(address, "an IPv6 host needs brackets, as in [::1]:50051")
     elif not _HOST.fullmatch(host) or host in _SCHEMES:
@@ -86,12 +86,12 @@ def split_host_port(address: str) -> tuple[str, int]:
 
 
 def join_address(host: str, port: int) -> str:
-    """Joins a host and a port, with the brackets that IPv6 needs."""
+    """Joins a host and a port; adds the brackets around an IPv6 host."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_wildcard(host: str) -> bool:
-    """Tells whether listening on this host means every address of the machine."""
+    """Returns whether a server on this host listens on all addresses of the machine."""
     ip = _as_ip(host)
     return ip is not None and ip.is_unspecified
 

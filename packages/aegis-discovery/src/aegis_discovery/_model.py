@@ -1,4 +1,4 @@
-"""The values that topology, pool and node share."""
+"""The values that topology, pool and node have in common."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class NodeStatus(StrEnum):
-    """Whether a node takes part in the mesh, as derived from its feeds; never written by it."""
+    """Whether a node takes part in the mesh, as derived from verdicts; the node cannot set it."""
 
     ALIVE = "alive"
     SUSPECTED = "suspected"
@@ -17,7 +17,7 @@ class NodeStatus(StrEnum):
 
 
 class HealthStatus(StrEnum):
-    """What a node says of itself; only unhealthy providers are passed over."""
+    """The health that a node reports of itself; calls avoid unhealthy providers only."""
 
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
@@ -26,7 +26,7 @@ class HealthStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class ServiceInfo:
-    """A service that a node provides: a name and a version, both compared exactly."""
+    """A service: its name and its version, both compared exactly."""
 
     name: str
     version: str
@@ -37,22 +37,22 @@ class ServiceInfo:
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """What the mesh knows of one node.
+    """What the mesh knows about one node.
 
     Attributes:
         id: The node id: the common name of its certificate.
-        name: For people; the id where nothing else was given.
-        type: What kind of node it is; free text, `generic` by default.
-        address: `host:port` where others reach it.
-        services: What it provides.
-        joined_at: Start of this life of the node (UTC).
-        updated_at: Last change that the node made to its record (UTC).
-        health: What the node says of itself.
-        status: What the mesh derived; no part of the record.
-        vouched_by: The node that publishes this entry for a peer that signs nothing itself.
-        trust_bundle: SHA-256 over the roots that the node trusts, in hexadecimal: during a
-            rotation of the CA it tells who trusts the new one already.
-        region: Where it runs, as its operators name it; callers prefer what is near.
+        name: A name for display; the id by default.
+        type: The kind of node, in free text; `generic` by default.
+        address: The `host:port` at which others reach it.
+        services: The services that it provides.
+        joined_at: When this process of the node started (UTC).
+        updated_at: When the node last changed its record (UTC).
+        health: The health that the node reports.
+        status: The status that the mesh derived; not a part of the record.
+        vouched_by: The node that publishes this record for a peer that signs nothing.
+        trust_bundle: SHA-256 of the roots that the node trusts, in hexadecimal. During a CA
+            rotation it shows which nodes already trust the new CA.
+        region: Where it runs, as its operators name it; callers prefer providers nearby.
         zone: A part of the region.
     """
 
@@ -76,5 +76,5 @@ class NodeInfo:
             object.__setattr__(self, "name", self.id)
 
     def provides(self, name: str, version: str) -> bool:
-        """Tells whether the node declares this service."""
+        """Returns whether the node declares this service."""
         return ServiceInfo(name, version) in self.services

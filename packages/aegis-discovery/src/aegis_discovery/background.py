@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for the blocking faces of what is built on asyncio."""
+"""An event loop in a background thread, for blocking APIs that are built on asyncio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 class BackgroundLoop:
     """Runs coroutines for threads that have no event loop.
 
-    The thread is a daemon: a process that forgets to close still ends.
+    The thread is a daemon, so that a process that forgets to close the loop can still exit.
     """
 
     def __init__(self, name: str) -> None:
@@ -34,32 +34,32 @@ class BackgroundLoop:
 
     @property
     def closed(self) -> bool:
-        """Whether the loop has ended, or is about to."""
+        """Whether the loop is closed or closing."""
         return self._closing
 
     def check_fork(self, what: str = "") -> None:
-        """Makes sure that this is the process of the loop.
+        """Checks that this process started the loop.
 
         Args:
-            what: What belongs to the loop, for the error.
+            what: The object to name in the error; the loop by default.
 
         Raises:
-            ForkedError: If it is a forked child, which has no such thread.
+            ForkedError: This is a forked child, in which the thread does not exist.
         """
         if self._forked:
             raise ForkedError(what or self._name)
 
     def after_fork_in_child(self) -> None:
-        """Refuses whatever comes from now on; the loop goes on in another process."""
+        """Refuses all further work, since the loop runs in the parent process only."""
         self._forked = self._closing = True
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs a coroutine to its end and returns its result, or raises what it raised.
+        """Runs a coroutine; returns its result, or raises its exception.
 
         Raises:
-            ClosedError: If the loop was closed.
-            ForkedError: If this is a forked child of the loop's process.
-            RuntimeError: If called on the loop's own thread, where it would wait for itself.
+            ClosedError: The loop is closed.
+            ForkedError: This is a forked child of the process that started the loop.
+            RuntimeError: It was called on the loop's own thread, where it would wait for itself.
         """
         if self._forked:
             work.close()
@@ -75,12 +75,12 @@ class BackgroundLoop:
         try:
             return future.result()
         except BaseException:
-            # Ctrl-C in the waiting thread must not leave the work running unseen.
+            # After Ctrl-C in the waiting thread the work must not run on unnoticed.
             future.cancel()
             raise
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Calls a plain function on the loop's thread and returns its result."""
+        """Calls a function on the loop's thread and returns its result."""
 
         async def work() -> T:
             return function(*args, **kwargs)
@@ -88,7 +88,7 @@ class BackgroundLoop:
         return self.run(work())
 
     def close(self) -> None:
-        """Cancels what runs, ends the loop and joins the thread; does nothing in a forked child."""
+        """Cancels all tasks, ends the loop and joins the thread; no effect in a forked child."""
         if self._forked:
             return
         with self._lock:
@@ -110,7 +110,7 @@ class BackgroundLoop:
 
 
 async def _end(tasks: set[asyncio.Task[Any]]) -> None:
-    """Lets tasks that are about to end do so, and cancels the others."""
+    """Gives tasks a moment to end, then cancels the rest."""
     _, pending = await asyncio.wait(tasks, timeout=0.1)
     for task in pending:
         task.cancel()

@@ -1,20 +1,20 @@
 """What can go wrong in discovery.
 
 DiscoveryError
-├── NoProvidersError        nobody provides the service (any more)
-├── NotOwnerError           somebody else's record was to be changed
+├── NoProvidersError        no live node provides the service
+├── NotOwnerError           only the owner of a record may change it
 ├── NodeNotFoundError       the topology has no such node
-├── InvalidRecordError      a record that must not be believed; says who sent it
-├── InvalidVerdictError     a verdict that must not be believed
-├── NodeIdInUseError        another process runs under this node id
+├── InvalidRecordError      a record was refused; names its node
+├── InvalidVerdictError     a verdict was refused; names its accuser
+├── NodeIdInUseError        another process uses this node id
 ├── ConnectError            no seed peer could be reached
-│   └── PeerIdentityError   something answered, but not who it should be
-├── InvalidAddressError     an address that cannot be one
-├── PolicyError             a policy that cannot be one; says where and why
-├── ServiceConfigError      a service config that the pool cannot follow
-├── EventLoopError          something was used in another event loop than its own
-└── ClosedError             the pool or mesh was closed before
-    └── ForkedError         it belongs to the process that this one was forked from
+│   └── PeerIdentityError   the certificate of a peer is not the expected one
+├── InvalidAddressError     an address is malformed, or cannot be dialled
+├── PolicyError             a policy is malformed; names the place and the reason
+├── ServiceConfigError      the pool does not support a service config
+├── EventLoopError          an object was used outside its event loop
+└── ClosedError             the pool or mesh is closed
+    └── ForkedError         the object belongs to the parent of this forked process
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ __all__ = [
 
 
 class DiscoveryError(Exception):
-    """Root of all errors that aegis_discovery raises itself."""
+    """Root of all errors that aegis_discovery raises."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # As it is, not by its arguments: those of most errors are fields, out of which the
-        # sentence is made. Pools of processes and task queues send errors from one to another.
+        # Pools of processes and task queues pickle errors. The default would call the constructor
+        # with the finished message, but most constructors take the fields.
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # no stub has it
 
 
 class NoProvidersError(DiscoveryError):
-    """No node of the mesh provides the service."""
+    """No live node of the mesh provides the service."""
 
     def __init__(self, name: str, version: str, known: int = 0) -> None:
         self.name = name
@@ -65,13 +65,16 @@ class NoProvidersError(DiscoveryError):
 
 
 class NotOwnerError(DiscoveryError):
-    """A live node tried to change a record that another node owns."""
+    """A record was to be changed in the topology of a process that does not own it."""
 
     def __init__(self, node_id: str, owner: str) -> None:
         self.node_id = node_id
         self.owner = owner
-        whose = owner or "a client, which changes nothing"
-        super().__init__(f"only {node_id} may change its record; this topology belongs to {whose}")
+        whose = owner or "a client, which may change none"
+        super().__init__(
+            f"only {node_id} may change its record, but this topology belongs to {whose}; "
+            f"make the change in the process of {node_id}"
+        )
 
 
 class NodeNotFoundError(DiscoveryError):
@@ -79,11 +82,11 @@ class NodeNotFoundError(DiscoveryError):
 
     def __init__(self, node_id: str) -> None:
         self.node_id = node_id
-        super().__init__(f"the topology has no node {node_id!r}")
+        super().__init__(f"the topology has no node {node_id!r}; check the node id")
 
 
 class InvalidRecordError(DiscoveryError):
-    """A record cannot be believed and was dropped."""
+    """A record was refused: it is malformed, outdated or not signed by its node."""
 
     def __init__(self, node_id: str, reason: str) -> None:
         self.node_id = node_id
@@ -92,7 +95,7 @@ class InvalidRecordError(DiscoveryError):
 
 
 class InvalidVerdictError(DiscoveryError):
-    """A verdict cannot be believed and was dropped."""
+    """A verdict was refused: it is malformed, outdated or not signed by its accuser."""
 
     def __init__(self, accuser: str, reason: str) -> None:
         self.accuser = accuser
@@ -101,19 +104,19 @@ class InvalidVerdictError(DiscoveryError):
 
 
 class NodeIdInUseError(DiscoveryError):
-    """Another process of the mesh runs under this node id."""
+    """Another process of the mesh uses this node id."""
 
     def __init__(self, node_id: str, address: str) -> None:
         self.node_id = node_id
         self.address = address
         super().__init__(
             f"node id {node_id} is in use by a newer process at {address or 'an unknown address'}; "
-            f"stop that one or give this node its own id"
+            f"stop that process or give this node another id"
         )
 
 
 class ConnectError(DiscoveryError):
-    """No peer of a list could be reached."""
+    """None of the peers could be reached; `causes` has the reason of each by address."""
 
     def __init__(self, message: str, causes: Mapping[str, str] | None = None) -> None:
         self.causes = dict(causes or {})
@@ -121,7 +124,7 @@ class ConnectError(DiscoveryError):
 
 
 class PeerIdentityError(ConnectError):
-    """Something answered at an address, but its certificate is not the one expected."""
+    """A server answered at an address, but its certificate is not the expected one."""
 
     def __init__(self, address: str, reason: str) -> None:
         self.address = address
@@ -130,16 +133,16 @@ class PeerIdentityError(ConnectError):
 
 
 class InvalidAddressError(DiscoveryError):
-    """An address cannot be one."""
+    """An address is malformed, or cannot be dialled."""
 
     def __init__(self, address: str, reason: str) -> None:
         self.address = address
         self.reason = reason
-        super().__init__(f"{address[:80]!r} is no address: {reason}")
+        super().__init__(f"{address[:80]!r} is not a valid address: {reason}")
 
 
 class ServiceConfigError(DiscoveryError):
-    """A service config is malformed, or asks for what the pool does in another way."""
+    """A service config is malformed, or the pool does not support a part of it."""
 
     def __init__(self, path: str, reason: str) -> None:
         self.path = path
@@ -148,17 +151,17 @@ class ServiceConfigError(DiscoveryError):
 
 
 class EventLoopError(DiscoveryError):
-    """Something that belongs to one event loop was used in another, or outside of any."""
+    """An object of one event loop was used in another loop, or outside of any."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"the {what} belongs to another event loop than the running one; "
-            f"make one in each loop, or use the blocking one of aegis_discovery"
+            f"the {what} belongs to another event loop; "
+            f"create one in each loop, or use the blocking API of aegis_discovery"
         )
 
 
 class PolicyError(DiscoveryError):
-    """A policy, or one of its rules, cannot be one."""
+    """A policy, or one of its rules, is malformed or cannot be read."""
 
     def __init__(self, reason: str, *, path: object = "", line: int = 0) -> None:
         self.reason = reason
@@ -169,18 +172,18 @@ class PolicyError(DiscoveryError):
 
 
 class ClosedError(DiscoveryError):
-    """The object was closed and takes no more calls."""
+    """The object is closed and accepts no more calls."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"the {what} is closed")
+        super().__init__(f"the {what} is closed; create a new one")
 
 
 class ForkedError(ClosedError):
-    """Something was used in a forked child of the process that it was started in."""
+    """An object was used in a forked child of the process that started it."""
 
     def __init__(self, what: str) -> None:
         self.what = what
-        # Not the parent's sentence: it is open still, elsewhere.
+        # Not the message of ClosedError: the object is still open in the parent process.
         DiscoveryError.__init__(
             self,
             f"the {what} was started before this process was forked, and does not survive that; "

@@ -1,1 +1,1 @@
-"""What every part needs at run time: the log limiter and the fork guard."""
+"""The log limiter and the fork guard, which all rooms use."""

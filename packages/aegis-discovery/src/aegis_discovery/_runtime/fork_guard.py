@@ -1,4 +1,4 @@
-"""Tells what was started before a process was forked, which gRPC and threads do not survive."""
+"""Notifies objects in a forked child, since gRPC and threads do not survive a fork."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Protocol
 
 
 class Forkable(Protocol):
-    """Something that belongs to the process that started it."""
+    """An object that works only in the process that started it."""
 
     def after_fork_in_child(self) -> None:
-        """Takes note that this is the forked child of that process; from now on it refuses."""
+        """Marks this copy as unusable: it is in a forked child."""
 
 
 _started: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
-def register_at_fork(thing: Forkable) -> None:
-    """Notes that something is of use in this process only; that costs nothing until a fork."""
-    _started.add(thing)
+def register_at_fork(instance: Forkable) -> None:
+    """Calls its `after_fork_in_child` in each forked child; costs nothing until then."""
+    _started.add(instance)
 
 
-def _tell_all() -> None:
-    for thing in list(_started):
-        thing.after_fork_in_child()
+def _after_fork() -> None:
+    for instance in list(_started):
+        instance.after_fork_in_child()
     _started.clear()
 
 
-if hasattr(os, "register_at_fork"):  # where there is no fork there is nothing to tell
-    os.register_at_fork(after_in_child=_tell_all)
+if hasattr(os, "register_at_fork"):  # some platforms have no fork
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,4 +1,4 @@
-"""The mesh as a client sees it, for asyncio."""
+"""Clients of a mesh, for asyncio."""
 
 from aegis_discovery._calls.aio.pool import ServiceClientPool
 from aegis_discovery._client.aio_mesh import Mesh, connect

@@ -1,4 +1,4 @@
-"""Following a feed over gRPC. For those who build nodes."""
+"""Following a feed over gRPC. For code that builds nodes."""
 
 from aegis_discovery._client.follow import SILENCE, FeedDivergedError, FeedSilentError, follow
 

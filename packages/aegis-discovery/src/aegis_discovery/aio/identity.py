@@ -1,4 +1,4 @@
-"""Keeping an identity fresh beside an event loop. For those who build nodes."""
+"""Identity rotation in an event loop. For code that builds nodes."""
 
 from aegis_discovery.identity._run import run_rotator
 

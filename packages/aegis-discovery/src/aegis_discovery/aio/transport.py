@@ -1,4 +1,4 @@
-"""Channels to single nodes, for asyncio. For those who build nodes."""
+"""Channels to single nodes, for asyncio. For code that builds nodes."""
 
 from aegis_discovery.transport._aio_channels import ChannelCache, open_channel
 
