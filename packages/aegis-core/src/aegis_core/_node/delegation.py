@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,4 +30,12 @@ def through_peers(
     def delegate(self: HasPeers[ManagerT], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return method(self.peers, *args, **kwargs)
 
-    return delegate
+    if not inspect.iscoroutinefunction(method):
+        return delegate
+
+    @functools.wraps(method)
+    async def delegate_async(self: HasPeers[ManagerT], /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        return await method(self.peers, *args, **kwargs)
+
+    # Only a coroutine function is documented as one.
+    return cast("Callable[Concatenate[HasPeers[ManagerT], P], R]", delegate_async)
