@@ -43,7 +43,7 @@ class NodeState:
         self.topology = Topology(owner=tls.node_id, signer=self._signer)
         self.verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
         self.chain = _chain(tls)
-        self.check = CallerVerifier(tls.trust_domain)
+        self.caller_verifier = CallerVerifier(tls.trust_domain)
         self._answered: set[str] = set()
         self._complaints = LogLimiter(logging.getLogger("aegis.feed"))
         _check(tls, self.verifier)
@@ -71,7 +71,7 @@ class NodeState:
 
     def apply_revocations(self, revocations: RevocationList) -> None:
         """Believes, serves and calls no revoked certificate from now on."""
-        self.check.take(revocations)
+        self.caller_verifier.apply_revocations(revocations)
         self.topology.remove_revoked(self.verifier.apply_revocations(revocations))
 
     def new_reader(self) -> FeedReader:

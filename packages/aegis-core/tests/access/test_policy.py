@@ -120,8 +120,8 @@ def node_with(identity: MakeIdentity, policy: Any, **options: Any) -> Node:
 
 @pytest.fixture(autouse=True)
 def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aegis_core._node.runtime.LOOK", 0.02)
-    monkeypatch.setattr("aegis_core._server.interceptor.LOOK", 0.05)
+    monkeypatch.setattr("aegis_core._node.runtime.POLL_INTERVAL", 0.02)
+    monkeypatch.setattr("aegis_core._server.interceptor.REVALIDATION_INTERVAL", 0.05)
 
 
 async def test_only_who_is_named_gets_through_on_every_kind_of_call(
@@ -309,16 +309,16 @@ class Judged:
         self.caller = Caller("caller", certificate, not_after=2.0**40, fingerprint=b"1")
 
     def ask(self, path: str = "/s/m") -> bool:
-        return self.judge.objection(self.caller, path) is None
+        return self.judge.check(self.caller, path) is None
 
 
 def test_without_a_policy_everybody_may_call_everything(identity: MakeIdentity) -> None:
     judged = Judged(identity)
     assert judged.ask()
-    judged.judge.take(Policy())
+    judged.judge.set_policy(Policy())
     assert not judged.ask()
-    assert judged.judge.objection(judged.caller, None) is None, "what is for everybody"
-    judged.judge.take(None)
+    assert judged.judge.check(judged.caller, None) is None, "what is for everybody"
+    judged.judge.set_policy(None)
     assert judged.ask()
 
 
@@ -326,7 +326,7 @@ def test_a_denial_is_told_once_a_minute_and_then_with_how_many_there_were(
     identity: MakeIdentity, caplog: pytest.LogCaptureFixture
 ) -> None:
     judged = Judged(identity)
-    judged.judge.take(Policy(call=[CallRule(ids=["x"], services=["*"])]))
+    judged.judge.set_policy(Policy(call=[CallRule(ids=["x"], services=["*"])]))
     with caplog.at_level(logging.WARNING, "aegis.policy"):
         for _ in range(5):
             assert not judged.ask()
@@ -345,20 +345,20 @@ def test_a_remembered_decision_does_not_outlive_the_type_or_the_policy(
     identity: MakeIdentity,
 ) -> None:
     judged = Judged(identity)
-    judged.judge.take(Policy(call=[CallRule(types=["web"], services=["*"])]))
+    judged.judge.set_policy(Policy(call=[CallRule(types=["web"], services=["*"])]))
     assert not judged.ask()
     judged.types["caller"] = "web"
     assert judged.ask()
     judged.types["caller"] = "batch"
     assert not judged.ask()
-    judged.judge.take(Policy(call=[CallRule(ids=["*"], services=["*"])]))
+    judged.judge.set_policy(Policy(call=[CallRule(ids=["*"], services=["*"])]))
     assert judged.ask()
 
 
 def test_a_denial_says_nothing_of_the_rules(identity: MakeIdentity) -> None:
     judged = Judged(identity)
-    judged.judge.take(Policy(call=[CallRule(ids=["secret-*"], services=["*"])]))
-    error = judged.judge.objection(judged.caller, "/s/m")
+    judged.judge.set_policy(Policy(call=[CallRule(ids=["secret-*"], services=["*"])]))
+    error = judged.judge.check(judged.caller, "/s/m")
     assert isinstance(error, CallDeniedError)
     assert (str(error), error.node_id, error.method) == (
         "caller may not call /s/m",

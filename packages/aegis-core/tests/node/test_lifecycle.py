@@ -50,7 +50,7 @@ def register(server: grpc.aio.Server) -> None:
 @pytest.fixture(autouse=True)
 def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aegis_discovery.identity._run.LOOK", 0.05)
-    monkeypatch.setattr("aegis_core._server.interceptor.LOOK", 0.05)
+    monkeypatch.setattr("aegis_core._server.interceptor.REVALIDATION_INTERVAL", 0.05)
 
 
 @pytest.fixture
@@ -271,7 +271,7 @@ async def test_a_client_takes_up_its_renewed_certificate(
 def test_only_tls_1_3_is_spoken(own_ca: CertificateAuthority, version: str, refused: bool) -> None:
     certificate = own_ca.issue_in_memory("a").certificate
     caller = Caller("a", certificate, tls_version=version, not_after=1.0)
-    assert bool(CallerVerifier(clock=lambda: 0.0).objection(caller)) is refused
+    assert bool(CallerVerifier(clock=lambda: 0.0).check(caller)) is refused
 
 
 async def test_a_client_leaves_out_a_provider_whose_certificate_is_revoked(

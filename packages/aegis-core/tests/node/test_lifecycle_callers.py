@@ -17,7 +17,7 @@ import grpc
 import pytest
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig
 from aegis_core import caller_from_context
-from aegis_core._access.authorization import MAX_ANSWERS, CallerVerifier
+from aegis_core._access.authorization import MAX_DECISIONS, CallerVerifier
 from aegis_core._access.caller import Caller
 from aegis_core.aio import Node
 from aegis_discovery.aio.transport import open_channel
@@ -109,7 +109,7 @@ def register(server: grpc.aio.Server) -> None:
 @pytest.fixture(autouse=True)
 def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aegis_discovery.identity._run.LOOK", 0.05)
-    monkeypatch.setattr("aegis_core._server.interceptor.LOOK", 0.05)
+    monkeypatch.setattr("aegis_core._server.interceptor.REVALIDATION_INTERVAL", 0.05)
 
 
 @pytest.fixture
@@ -395,25 +395,27 @@ def test_an_answer_of_the_old_list_is_not_taken_for_one_of_the_new(
 ) -> None:
     # Handlers that are no coroutines ask from threads of their own, so the new list may come
     # while they ask the old one.
-    check, caller = CallerVerifier(clock=lambda: 1.0), caller_of(own_ca)
+    verifier, caller = CallerVerifier(clock=lambda: 1.0), caller_of(own_ca)
     new = Listed(revoked=True)
-    check.take(Listed(revoked=False, before=lambda: check.take(new)))
-    assert check.objection(caller) is None
-    assert "revoked" in str(check.objection(caller))
+    verifier.apply_revocations(
+        Listed(revoked=False, before=lambda: verifier.apply_revocations(new))
+    )
+    assert verifier.check(caller) is None
+    assert "revoked" in str(verifier.check(caller))
 
 
 def test_a_caller_is_looked_up_once_for_each_list_and_memory_is_bounded(
     own_ca: CertificateAuthority,
 ) -> None:
-    check, caller = CallerVerifier(clock=lambda: 1.0), caller_of(own_ca)
+    verifier, caller = CallerVerifier(clock=lambda: 1.0), caller_of(own_ca)
     listed = Listed(revoked=False)
-    check.take(listed)
-    assert [check.objection(caller) for _ in range(9)] == [None] * 9
+    verifier.apply_revocations(listed)
+    assert [verifier.check(caller) for _ in range(9)] == [None] * 9
     assert listed.asked == 1
-    for number in range(2 * MAX_ANSWERS):
-        check.objection(
+    for number in range(2 * MAX_DECISIONS):
+        verifier.check(
             Caller("a", caller.certificate, not_after=2.0, fingerprint=number.to_bytes(4))
         )
     before = listed.asked
-    check.objection(caller)
+    verifier.check(caller)
     assert listed.asked == before + 1, "it was forgotten"

@@ -146,12 +146,12 @@ async def test_callers_of_another_trust_domain_are_refused(
     from aegis_core._access.authorization import CallerVerifier
     from aegis_core._access.caller import Caller
 
-    check = CallerVerifier("prod.example", clock=lambda: 0.0)
+    verifier = CallerVerifier("prod.example", clock=lambda: 0.0)
     certificate = identity("a").certificate
     stranger = Caller("evil", certificate, "staging.example", not_after=1.0)
     friend = Caller("a", certificate, "prod.example", not_after=1.0)
-    assert check.objection(friend) is None
-    assert "trust domain staging.example" in str(check.objection(stranger))
+    assert verifier.check(friend) is None
+    assert "trust domain staging.example" in str(verifier.check(stranger))
 
 
 async def test_a_check_that_hangs_is_unhealthy_and_is_not_started_again(until: Until) -> None:

@@ -1,4 +1,4 @@
-"""Too many calls are shed at once, the user's only; and a node that stops ends calls in order."""
+"""Calls above the limit are shed, except the mesh's own; a stopping node drains its calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import grpc
 import pytest
 from aegis_certs import TLSConfig
 from aegis_core import CallRule, ConfigError, Policy
-from aegis_core._server.admission import MANY, AdmissionControl, AdmissionRefused
+from aegis_core._server.admission import PRUNE_ABOVE, AdmissionControl, AdmissionRefused
 from aegis_core.aio import Node
 from aegis_discovery.aio.transport import open_channel
 
@@ -20,9 +20,7 @@ MakeIdentity = Callable[[str], TLSConfig]
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 
 
-class Came:
-    """A call, as far as an intake knows it."""
-
+class FakeCall:
     def __init__(self) -> None:
         self.over = False
 
@@ -30,48 +28,53 @@ class Came:
         return self.over
 
 
-def test_an_intake_lets_in_up_to_its_limit_and_again_when_a_call_is_over() -> None:
-    intake = AdmissionControl[Came](2)
-    a, b, c, d, e = (Came() for _ in range(5))
-    assert [intake.enter(call) for call in (a, b, c)] == [None, None, None]
-    assert [intake.begin(call) for call in (a, b, c)] == [True, True, False]
-    assert repr(intake) == "<AdmissionControl 2/2 running>"
-    assert intake.enter(d) is AdmissionRefused.FULL
-    intake.leave(a)
-    intake.leave(a)
-    assert intake.enter(e) is None
-    assert intake.begin(e)
-    assert (intake.begun, intake.shed, intake.late, len(intake.running)) == (3, 2, 0, 2)
-    assert intake.arrived == 5
+def test_calls_are_admitted_up_to_the_limit_and_again_when_a_call_ends() -> None:
+    admission = AdmissionControl[FakeCall](2)
+    a, b, c, d, e = (FakeCall() for _ in range(5))
+    assert [admission.admit(call) for call in (a, b, c)] == [None, None, None]
+    assert [admission.begin(call) for call in (a, b, c)] == [True, True, False]
+    assert repr(admission) == "<AdmissionControl 2/2 running>"
+    assert admission.admit(d) is AdmissionRefused.FULL
+    admission.end(a)
+    admission.end(a)
+    assert admission.admit(e) is None
+    assert admission.begin(e)
+    assert (
+        admission.begun,
+        admission.shed,
+        admission.arrived_after_close,
+        len(admission.running),
+    ) == (3, 2, 0, 2)
+    assert admission.arrived == 5
 
 
-def test_a_closed_intake_lets_nobody_in_and_those_that_came_finish() -> None:
-    intake = AdmissionControl[Came]()
-    running, coming, given_up = Came(), Came(), Came()
-    assert [intake.enter(call) for call in (running, coming, given_up)] == [None] * 3
-    assert intake.begin(running)
-    intake.close()
-    assert intake.enter(Came()) is AdmissionRefused.CLOSED
-    assert repr(intake) == "<AdmissionControl 1 running closed>"
-    intake.leave(running)
+def test_after_the_close_no_call_is_admitted_and_admitted_calls_finish() -> None:
+    admission = AdmissionControl[FakeCall]()
+    running, pending, given_up = FakeCall(), FakeCall(), FakeCall()
+    assert [admission.admit(call) for call in (running, pending, given_up)] == [None] * 3
+    assert admission.begin(running)
+    admission.close()
+    assert admission.admit(FakeCall()) is AdmissionRefused.CLOSED
+    assert repr(admission) == "<AdmissionControl 1 running closed>"
+    admission.end(running)
     given_up.over = True
-    assert not intake.empty
-    assert intake.begin(coming), "it came in time"
-    intake.leave(coming)
-    assert (intake.empty, intake.arrived, intake.late) == (True, 4, 1)
+    assert not admission.empty
+    assert admission.begin(pending), "it was admitted before"
+    admission.end(pending)
+    assert (admission.empty, admission.arrived, admission.arrived_after_close) == (True, 4, 1)
 
 
-def test_an_intake_forgets_calls_that_were_given_up_before_they_ran() -> None:
-    intake = AdmissionControl[Came]()
-    for _ in range(10 * MANY):
-        call = Came()
-        intake.enter(call)
+def test_calls_that_were_given_up_before_they_ran_are_forgotten() -> None:
+    admission = AdmissionControl[FakeCall]()
+    for _ in range(10 * PRUNE_ABOVE):
+        call = FakeCall()
+        admission.admit(call)
         call.over = True
-    assert len(intake._coming) <= MANY
+    assert len(admission._pending) <= PRUNE_ABOVE
 
 
 class Slow:
-    """Handlers of all kinds, sync and async, that take until they are told."""
+    """Handlers of all kinds, sync and async, that run until they are released."""
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
@@ -132,18 +135,18 @@ NAMES = [*KINDS, *(f"sync_{name}" for name in KINDS)]
 
 
 def begin(channel: grpc.aio.Channel, name: str) -> Any:
-    """Begins a call; one that streams requests sends none.
+    """Begins a call. A call that streams requests sends none.
 
-    The aio client of gRPC (1.78 to 1.85) now and then tells of INTERNAL where a call ends while it
-    writes, whatever the status was.
+    The aio client of gRPC (1.78 to 1.85) sometimes reports INTERNAL if a call ends while the
+    client writes, whatever the status was.
     """
     kind = KINDS[name[-2:]]
-    given = [b"x"] if kind.startswith("unary") else []
-    return getattr(channel, kind)(f"/t/{name}")(*given, timeout=20)
+    requests = [b"x"] if kind.startswith("unary") else []
+    return getattr(channel, kind)(f"/t/{name}")(*requests, timeout=20)
 
 
 async def end_of(call: Any) -> grpc.StatusCode:
-    """Reads what comes, since the status of a stream comes after its messages."""
+    """Reads the messages, because the status of a stream follows them, and returns the status."""
     with contextlib.suppress(grpc.aio.AioRpcError):
         while hasattr(call, "read") and await call.read() is not grpc.aio.EOF:
             pass
@@ -174,7 +177,7 @@ def node_of(identity: MakeIdentity) -> Callable[..., Node]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_one_call_too_many_is_shed_at_once_and_marked(
+async def test_a_call_above_the_limit_is_shed_at_once_and_marked(
     node_of: Callable[..., Node], identity: MakeIdentity, slow: Slow, until: Until, name: str
 ) -> None:
     async with (
@@ -199,7 +202,7 @@ async def test_one_call_too_many_is_shed_at_once_and_marked(
 
 
 @pytest.mark.parametrize("name", ["uu", "sync_uu", "us", "sync_us"])
-async def test_a_thread_that_still_works_for_a_caller_that_gave_up_counts(
+async def test_a_thread_that_still_runs_for_a_caller_that_gave_up_counts(
     node_of: Callable[..., Node], identity: MakeIdentity, slow: Slow, until: Until, name: str
 ) -> None:
     async with (
@@ -212,7 +215,7 @@ async def test_a_thread_that_still_works_for_a_caller_that_gave_up_counts(
             await until(lambda: slow.begun)
         call.cancel()
         if name.startswith("sync"):
-            # What comes later on the same connection is answered after the node heard of this.
+            # A later call on the connection is answered after the node noticed the cancellation.
             health = channel.unary_unary("/grpc.health.v1.Health/Check")
             assert isinstance(await health(b"", timeout=10), bytes)
             assert await begin(channel, "uu").code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -221,7 +224,7 @@ async def test_a_thread_that_still_works_for_a_caller_that_gave_up_counts(
 
 
 @pytest.mark.parametrize("name", ["uu", "sync_uu", "us", "sync_us"])
-async def test_those_who_may_not_call_take_no_places(
+async def test_denied_callers_do_not_use_up_the_limit(
     node_of: Callable[..., Node], identity: MakeIdentity, slow: Slow, until: Until, name: str
 ) -> None:
     policy = Policy(call=[CallRule(ids=["caller"], services=["t"])])
@@ -236,9 +239,9 @@ async def test_those_who_may_not_call_take_no_places(
         open_channel(identity("caller"), "node", node.address) as channel,
         open_channel(identity("mallory"), "node", node.address) as another,
     ):
-        # The server waits for a request that never comes, and so does not see who calls.
+        # The server waits for requests that never arrive, so it does not know the caller yet.
         held = [another.stream_stream(f"/t/{name}")(keep_waiting()) for _ in range(3)]
-        await until(lambda: node.server._intake.arrived == 3)
+        await until(lambda: node.server._admission.arrived == 3)
         for _ in range(20):
             code = await begin(another, name).code()
             assert code is grpc.StatusCode.PERMISSION_DENIED
@@ -251,7 +254,7 @@ async def test_those_who_may_not_call_take_no_places(
 
 
 @pytest.mark.parametrize("limit", [0, -1])
-def test_a_limit_that_would_refuse_everything_is_an_error(
+def test_a_limit_that_would_refuse_every_call_is_an_error(
     identity: MakeIdentity, limit: int
 ) -> None:
     with pytest.raises(ConfigError, match="would refuse every call"):
@@ -259,15 +262,15 @@ def test_a_limit_that_would_refuse_everything_is_an_error(
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_calls_in_flight_finish_and_later_ones_are_sent_elsewhere(
+async def test_calls_in_flight_finish_and_later_calls_are_sent_to_other_providers(
     node_of: Callable[..., Node], identity: MakeIdentity, slow: Slow, until: Until, name: str
 ) -> None:
     async with open_channel_to(node_of(slow, grace=15), identity) as (node, channel):
         call = begin(channel, name)
         await until(lambda: node.stats().calls.running == 1)
-        intake = node.server._intake
+        admission = node.server._admission
         stopping = asyncio.create_task(node.stop())
-        await until(lambda: intake.closed)
+        await until(lambda: admission.closed)
         for other in NAMES:
             late = begin(channel, other)
             assert await late.code() is grpc.StatusCode.UNAVAILABLE
@@ -278,7 +281,7 @@ async def test_calls_in_flight_finish_and_later_ones_are_sent_elsewhere(
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_what_does_not_end_in_time_ends_as_unavailable(
+async def test_calls_that_do_not_end_in_time_end_as_unavailable(
     node_of: Callable[..., Node], identity: MakeIdentity, slow: Slow, until: Until, name: str
 ) -> None:
     async with open_channel_to(node_of(slow, grace=0.3), identity) as (node, channel):

@@ -1,4 +1,4 @@
-"""Who calls: read from the certificate that the connection was made with, and from nothing else."""
+"""Reads the caller of a call from the certificate of its connection, and from nothing else."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Caller:
 
     Attributes:
         node_id: The node id that its certificate proves.
-        certificate: The certificate, parsed.
-        trust_domain: Of its SPIFFE id; None where the certificate has none.
-        tls_version: Of the connection, as in `TLSv1.3`; empty where gRPC does not tell (before
-            1.85).
+        certificate: The parsed certificate.
+        trust_domain: The trust domain of its SPIFFE id; None if the certificate has no SPIFFE id.
+        tls_version: The TLS version of the connection, such as `TLSv1.3`; empty with gRPC before
+            1.85, which does not expose it.
         not_after: When the certificate expires (Unix seconds).
         fingerprint: SHA-256 of the certificate.
     """
@@ -37,23 +37,23 @@ class Caller:
 
 
 class CallContext(Protocol):
-    """What sync and async handlers' contexts have in common."""
+    """The part that the contexts of sync and async handlers have in common."""
 
-    # Lists of bytes; types-grpcio says so for aio, and has bytes for sync contexts.
+    # Any: the values are lists of bytes; types-grpcio has that for aio, and bytes for sync.
     def auth_context(self) -> Mapping[str, Any]:
-        """Returns what the transport proved."""
+        """Returns the properties of the connection that TLS proved."""
 
     def peer(self) -> str:
         """Returns the peer's network address."""
 
 
 def caller_from_context(context: CallContext) -> Caller:
-    """Tells who calls, in a sync or an async handler.
+    """Returns the caller of a sync or an async handler.
 
-    The parsed certificate is kept, so that only the first call of a peer costs the parsing.
+    Parsed certificates are cached, so that only the first call of a peer costs the parsing.
 
     Raises:
-        NoPeerInfoError: If the context is none of a gRPC handler.
+        NoPeerInfoError: If it is not the context of a gRPC handler.
         NoTLSInfoError: If the connection is not TLS.
         NoCertificateError: If the caller showed no certificate that names a node.
     """
@@ -62,7 +62,7 @@ def caller_from_context(context: CallContext) -> Caller:
     except AttributeError:
         raise NoPeerInfoError from None
     try:
-        return _caller(auth["x509_pem_cert"][0], auth.get("ssl_tls_version", _UNTOLD)[0])
+        return _caller(auth["x509_pem_cert"][0], auth.get("ssl_tls_version", _NO_VERSION)[0])
     except (KeyError, IndexError):
         raise (NoCertificateError if auth else NoTLSInfoError)(_peer(context)) from None
     except (CertsError, ValueError) as error:
@@ -73,7 +73,7 @@ def _peer(context: CallContext) -> str:
     return context.peer() or "an unknown address"
 
 
-_UNTOLD = (b"",)
+_NO_VERSION = (b"",)
 
 
 @lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""Where a node's policy comes from: code, or a file that may change."""
+"""The source of a node's policy: an object, or a file that may change."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from aegis_discovery.policy import Policy, PolicyError, load_policy
 
 _log = logging.getLogger("aegis.policy")
 
-LOOK = 1.0
-"""Seconds between two looks at the file: a change is taken up at the second one that finds it."""
+POLL_INTERVAL = 1.0
+"""Seconds between two polls of the file. A change is loaded by the second poll that finds it."""
 
 
 class PolicySource:
-    """Reads a policy, and what becomes of it. It blocks on the file, but for moments only.
+    """Loads a policy and its changes. Reading the file blocks for moments.
 
     Args:
-        given: A policy, the path of a TOML file, or None for no policy at all.
+        given: A policy, the path of a TOML file, or None for no policy.
 
     Attributes:
-        policy: What counts now.
+        policy: The policy in force.
     """
 
     def __init__(self, given: Policy | str | Path | None) -> None:
         self._path = Path(given) if isinstance(given, str | Path) else None
         self._log_limiter = LogLimiter(_log)
-        self._seen = self._look()
+        self._content = self._read()
         self.policy = given if isinstance(given, Policy) else None
 
     def load(self) -> None:
-        """Reads the file, if there is one.
+        """Loads the file, if there is one.
 
         Raises:
-            PolicyError: If it cannot be read, or is no policy.
+            PolicyError: If it cannot be read, or is not a valid policy.
         """
         if self._path is not None:
             policy = load_policy(self._path)
@@ -42,14 +42,14 @@ class PolicySource:
                 self.policy = policy
 
     def poll(self) -> Policy | None:
-        """Returns the policy that counts: the old one where the file is no good any more.
+        """Returns the policy in force; an invalid file leaves the old policy in force.
 
-        A file that changed since the last look is left until the next one: it may be half written,
-        and half a policy denies what the whole one allows.
+        A file that changed since the last poll is loaded by the next one: it may be half written,
+        and half a policy denies what the whole policy allows.
         """
         before = self.policy
-        seen, self._seen = self._seen, self._look()
-        if seen != self._seen:
+        content, self._content = self._content, self._read()
+        if content != self._content:
             return before
         try:
             self.load()
@@ -59,10 +59,10 @@ class PolicySource:
         else:
             self._log_limiter.forget(self._path)
             if self.policy is not before:
-                _log.info("another policy counts: %s", self._path)
+                _log.info("a new policy is in force: %s", self._path)
         return self.policy
 
-    def _look(self) -> bytes | None:
+    def _read(self) -> bytes | None:
         try:
             return self._path.read_bytes() if self._path else None
         except OSError:

@@ -20,7 +20,7 @@ from aegis_discovery.policy import ProviderAuthorizer
 from aegis_discovery.records import LEASE, REPUBLISH_EVERY
 from aegis_discovery.transport import parse_seed
 
-from aegis_core._access.policy_file import LOOK, PolicySource
+from aegis_core._access.policy_file import POLL_INTERVAL, PolicySource
 from aegis_core._address import published_address
 from aegis_core._health.checks import HealthInfo
 from aegis_core._health.monitor import HealthMonitor
@@ -90,7 +90,7 @@ class RunningNode:
             on_foreign=self.state.met_foreign,
             meet=lambda peer_id: self.peers.meet(peer_id),
             lacks=lambda peer_id: self.peers.lacks(peer_id),
-            check=self.state.check,
+            caller_verifier=self.state.caller_verifier,
             has_joined=lambda: self._has_joined,
         )
         self.server = MeshServer(
@@ -194,7 +194,7 @@ class RunningNode:
 
     async def _keep_policy(self) -> None:
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL)
             before = self._policy.policy
             if await asyncio.to_thread(self._policy.poll) is not before:
                 self._apply_policy()

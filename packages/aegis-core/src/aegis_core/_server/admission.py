@@ -1,4 +1,4 @@
-"""How many calls of the user's services run, and whether one more may."""
+"""Admission control: how many calls of the user's services run, and whether one more may."""
 
 from __future__ import annotations
 
@@ -6,44 +6,44 @@ from enum import Enum
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
-MANY = 256
-"""Calls on their way among which those that were given up are looked for."""
+PRUNE_ABOVE = 256
+"""Number of pending calls above which those that were given up are removed."""
 
 
 class AdmissionRefused(Enum):
-    """Why a call was not let in. Nothing of it ran, so that another provider may take it."""
+    """Why a call was not admitted. Nothing of it ran, so another provider may take it."""
 
     FULL = "full"
     CLOSED = "closed"
 
 
 class Call(Protocol):
-    """What is known of a call."""
+    """A call, such as the task that serves it."""
 
     def done(self) -> bool:
-        """Tells whether it is over."""
+        """Whether the call is over."""
 
 
 CallT = TypeVar("CallT", bound=Call)
 
 
 class AdmissionControl(Generic[CallT]):
-    """Lets calls in, up to a limit and until it closes.
+    """Admits calls, up to a limit and until it is closed.
 
-    A call is on its way from when it came until it runs: its request may take long. It takes one
-    of the places only when it runs, once it is known that its caller may call: others must not
-    take the place of those.
+    A call is pending from its arrival until it runs, because its request may take long to arrive.
+    It counts against the limit only when it runs, after its caller was authorized: callers that
+    are not authorized must not use up the limit.
 
     Args:
-        limit: The most calls that run at the same time; None for no limit.
+        limit: How many calls may run at the same time; None for no limit.
 
     Attributes:
         limit: As given.
         running: Calls that run now.
-        arrived: Calls that came so far, let in or not.
+        arrived: Calls that arrived so far, admitted or not.
         begun: Calls that ran so far.
-        shed: Calls that were turned away because the limit was reached.
-        late: Calls that were turned away because it was closed.
+        shed: Calls that were shed because the limit was reached.
+        arrived_after_close: Calls that arrived after it was closed.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -52,10 +52,10 @@ class AdmissionControl(Generic[CallT]):
         self.arrived = 0
         self.begun = 0
         self.shed = 0
-        self.late = 0
-        self._most = inf if limit is None else limit
-        self._coming: set[CallT] = set()
-        self._many = MANY
+        self.arrived_after_close = 0
+        self._max_running = inf if limit is None else limit
+        self._pending: set[CallT] = set()
+        self._prune_above = PRUNE_ABOVE
         self._closed = False
 
     def __repr__(self) -> str:
@@ -64,43 +64,43 @@ class AdmissionControl(Generic[CallT]):
 
     @property
     def empty(self) -> bool:
-        """Whether no call runs or is on its way."""
-        return not self.running and all(call.done() for call in self._coming)
+        """Whether no call runs or is pending."""
+        return not self.running and all(call.done() for call in self._pending)
 
     @property
     def closed(self) -> bool:
-        """Whether no more calls are let in."""
+        """Whether new calls are rejected."""
         return self._closed
 
-    def enter(self, call: CallT) -> AdmissionRefused | None:
-        """Lets a call in, or says why not."""
+    def admit(self, call: CallT) -> AdmissionRefused | None:
+        """Admits a call that arrived, or returns why not."""
         self.arrived += 1
         if self._closed:
-            self.late += 1
+            self.arrived_after_close += 1
             return AdmissionRefused.CLOSED
-        if len(self.running) >= self._most:
+        if len(self.running) >= self._max_running:
             self.shed += 1
             return AdmissionRefused.FULL
-        self._coming.add(call)
-        if len(self._coming) > self._many:
-            self._coming = {call for call in self._coming if not call.done()}
-            self._many = max(MANY, 2 * len(self._coming))
+        self._pending.add(call)
+        if len(self._pending) > self._prune_above:
+            self._pending = {call for call in self._pending if not call.done()}
+            self._prune_above = max(PRUNE_ABOVE, 2 * len(self._pending))
         return None
 
     def begin(self, call: CallT) -> bool:
-        """Gives a call that came a place to run, until it leaves; tells if there was one."""
-        self._coming.discard(call)
-        if len(self.running) >= self._most:
+        """Counts an admitted call as running until it ends; returns whether the limit allows it."""
+        self._pending.discard(call)
+        if len(self.running) >= self._max_running:
             self.shed += 1
             return False
         self.running.add(call)
         self.begun += 1
         return True
 
-    def leave(self, call: CallT) -> None:
-        """Notes that a call does not run any more. Any thread may say so."""
+    def end(self, call: CallT) -> None:
+        """Counts a call as not running any more. It may be called from any thread."""
         self.running.discard(call)
 
     def close(self) -> None:
-        """Lets no more calls in; those that came go on."""
+        """Rejects new calls from now on; admitted calls continue."""
         self._closed = True

@@ -1,4 +1,4 @@
-"""Brings the calls of the user's services to their end before a server closes."""
+"""Drains a server: the calls of the user's services end before it closes."""
 
 from __future__ import annotations
 
@@ -11,50 +11,52 @@ from aegis_core._server.interceptor import CallerInterceptor
 
 _log = logging.getLogger("aegis.server")
 
-MOST = 2.0
-"""Seconds at most that callers have to hear that this node leaves; some never do."""
+MAX_SILENCE_WAIT = 2.0
+"""Seconds after which the wait for silence ends: some callers never learn that this node leaves."""
 
-LAST_WORDS = 1.0
-"""Seconds that handlers have to end once they are told to."""
+CANCEL_GRACE = 1.0
+"""Seconds that handlers have to end after they were cancelled."""
 
-LOOK = 0.01
-"""Seconds between two looks whether calls are still there."""
+IDLE_POLL_INTERVAL = 0.01
+"""Seconds between two checks whether calls still run."""
 
-Calls: TypeAlias = AdmissionControl[asyncio.Task[Any]]
+Admission: TypeAlias = AdmissionControl[asyncio.Task[Any]]
 
 
-async def drain(guard: CallerInterceptor, intake: Calls, grace: float, *, silence: float) -> None:
-    """Serves until callers have heard that this node leaves, then until the last call is done.
+async def drain(
+    interceptor: CallerInterceptor, admission: Admission, grace: float, *, silence: float
+) -> None:
+    """Serves until callers know that this node leaves, then until the last call is done.
 
-    gRPC cancels what reaches a server while that closes, and callers cannot tell this from a
-    cancellation of their own. So nothing may be on its way by then. That callers have heard is
-    seen by their silence; whoever calls later is told to go elsewhere.
+    gRPC cancels calls that reach a server while it closes, and callers cannot tell this from a
+    cancellation of their own. So no call may be pending when it closes. Silence shows that
+    callers know; later calls are told to use another provider.
 
     Args:
-        guard: Stands before the handlers.
-        intake: Counts their calls.
+        interceptor: Runs before the handlers; it can end calls.
+        admission: Counts the calls.
         grace: Seconds that calls in flight have.
-        silence: Seconds without a new call after which all have heard.
+        silence: Seconds without a new call after which all callers know.
     """
-    await _await_silence(intake, min(silence, grace), most=min(MOST, grace))
-    intake.close()
+    await _await_silence(admission, grace, silence)
+    admission.close()
     try:
         async with asyncio.timeout(grace):
-            while not intake.empty:  # noqa: ASYNC110 - asked only here, told by any thread
-                await asyncio.sleep(LOOK)
+            while not admission.empty:  # noqa: ASYNC110 - any thread may end a call
+                await asyncio.sleep(IDLE_POLL_INTERVAL)
     except TimeoutError:
-        running = len(intake.running)
+        running = len(admission.running)
         _log.warning("%d calls did not end within %g s; they are ended", running, grace)
-        await guard.end_calls("this node has stopped; try another provider", LAST_WORDS)
-    if intake.late:
-        await _await_silence(intake, min(silence, grace), most=min(MOST, grace))
+        await interceptor.end_calls("this node has stopped; try another provider", CANCEL_GRACE)
+    if admission.arrived_after_close:
+        await _await_silence(admission, grace, silence)
 
 
-async def _await_silence(intake: Calls, silence: float, *, most: float) -> None:
+async def _await_silence(admission: Admission, grace: float, silence: float) -> None:
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + most
+    deadline = loop.time() + min(MAX_SILENCE_WAIT, grace)
     while loop.time() < deadline:
-        before = intake.arrived
-        await asyncio.sleep(silence)
-        if intake.arrived == before:
+        before = admission.arrived
+        await asyncio.sleep(min(silence, grace))
+        if admission.arrived == before:
             return

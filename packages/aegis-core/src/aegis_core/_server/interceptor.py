@@ -1,4 +1,4 @@
-"""Stands before every handler: who may not call is refused, and what is too much is turned away."""
+"""Runs before every handler: refuses or denies callers, and sheds calls above the limit."""
 
 from __future__ import annotations
 
@@ -22,87 +22,92 @@ from aegis_core.errors import CallDeniedError, CallerError
 
 _log = logging.getLogger("aegis.server")
 
-LOOK = 1.0
-"""Seconds between two looks at open streams."""
+REVALIDATION_INTERVAL = 1.0
+"""Seconds between two checks of the callers of open streams."""
 
 MAX_METHODS = 4096
-"""Methods whose handlers are remembered; a generic handler may have any number of them."""
+"""Methods whose handlers are cached; a generic handler may serve any number of methods."""
 
 
-class _Guarded(NamedTuple):
-    """A handler, and what stands before it."""
+class _CheckedHandler(NamedTuple):
+    """A handler, and the same handler with the checks before it."""
 
     handler: Any
-    guarded: Any
-    is_counted: bool
+    checked: Any
+    is_limited: bool
 
 
-class _Ended(NamedTuple):
-    """Why a call that runs is ended."""
+class _EndReason(NamedTuple):
+    """Why a running call is ended."""
 
     code: grpc.StatusCode
-    reason: str
+    text: str
 
 
-class _RefusedError(Exception):
-    """A call is not let in. Its arguments are those of gRPC's `abort`."""
+class _RejectedError(Exception):
+    """A call is rejected. The exception's arguments are those of gRPC's `abort`."""
 
 
 class CallerInterceptor(grpc.aio.ServerInterceptor):
     """Checks every call before its handler runs, and streams while they are open.
 
     Args:
-        judge: Decides who may call.
-        intake: Decides how much is too much, for the user's services.
-        threads: Run handlers that are no coroutines.
-        for_everybody: Services that no policy keeps from a member of the mesh.
-        uncounted: Services that are not the user's.
+        authorizer: Decides which calls are allowed.
+        admission: Limits the calls of the user's services.
+        threads: Run handlers that are not coroutines.
+        open_services: Services that every member of the mesh may call, whatever the policy.
+        own_services: Services that are not the user's, and so are not limited.
+
+    Attributes:
+        refused: Calls refused for the caller's certificate or TLS version.
+        denied: Calls that the policy denied.
     """
 
     def __init__(
         self,
-        judge: CallAuthorizer,
-        intake: AdmissionControl[asyncio.Task[Any]],
+        authorizer: CallAuthorizer,
+        admission: AdmissionControl[asyncio.Task[Any]],
         threads: HandlerThreads,
         *,
-        for_everybody: Collection[str] = (),
-        uncounted: Collection[str] = (),
+        open_services: Collection[str] = (),
+        own_services: Collection[str] = (),
     ) -> None:
-        self._judge = judge
-        self._intake = intake
+        self._authorizer = authorizer
+        self._admission = admission
         self._threads = threads
-        self._for_everybody = frozenset(for_everybody)
-        self._uncounted = frozenset(uncounted)
-        self._guarded: dict[str, _Guarded] = {}
+        self._open_services = frozenset(open_services)
+        self._own_services = frozenset(own_services)
+        self._handlers: dict[str, _CheckedHandler] = {}
         self._streams: dict[asyncio.Task[Any], tuple[Caller, str | None]] = {}
-        self._ended: dict[asyncio.Task[Any], _Ended] = {}
+        self._end_reasons: dict[asyncio.Task[Any], _EndReason] = {}
         self.refused = 0
         self.denied = 0
 
-    async def run(self) -> None:
-        """Ends streams whose caller may not speak any more; works until it is cancelled."""
+    async def revalidate_callers(self) -> None:
+        """Ends open streams of callers that are not allowed any more; runs until cancelled."""
         while True:
-            await asyncio.sleep(LOOK)
-            for task, looked_at in list(self._streams.items()):
-                error = self._judge.objection(*looked_at)
+            await asyncio.sleep(REVALIDATION_INTERVAL)
+            for task, (caller, path) in list(self._streams.items()):
+                error = self._authorizer.check(caller, path, is_open=True)
                 if error is None:
                     continue
-                if task not in self._ended:
+                if task not in self._end_reasons:
                     self._count(error)
-                    _log.warning("a stream ends: %s", error)
-                # Again at each look: a handler may have taken the last one for its own.
-                self._end(task, _Ended(_code(error), str(error)))
+                    if not isinstance(error, CallDeniedError):  # the authorizer logs denials
+                        _log.warning("an open stream is ended: %s", error)
+                # Again at each check: a handler may have caught the last cancellation.
+                self._end(task, _EndReason(_code(error), str(error)))
 
-    async def end_calls(self, reason: str, patience: float) -> None:
-        """Ends all calls as unavailable, and waits for that. What threads do goes on unheard."""
-        tasks = {*self._streams, *self._intake.running}
+    async def end_calls(self, reason: str, timeout: float) -> None:
+        """Ends all calls as UNAVAILABLE and waits for that. Threads continue, without a caller."""
+        tasks = {*self._streams, *self._admission.running}
         for task in tasks:
-            self._end(task, _Ended(grpc.StatusCode.UNAVAILABLE, reason))
+            self._end(task, _EndReason(grpc.StatusCode.UNAVAILABLE, reason))
         if tasks:
-            await asyncio.wait(tasks, timeout=patience)
+            await asyncio.wait(tasks, timeout=timeout)
 
-    def _end(self, task: asyncio.Task[Any], why: _Ended) -> None:
-        self._ended[task] = why
+    def _end(self, task: asyncio.Task[Any], reason: _EndReason) -> None:
+        self._end_reasons[task] = reason
         task.cancel()
 
     async def intercept_service(
@@ -110,118 +115,121 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Puts the checks around a handler, in the handler's own kind: sync or async."""
+        """Returns the handler with the checks before it."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
         path: str = handler_call_details.method
-        known = self._guarded.get(path)
+        known = self._handlers.get(path)
         if known is None or known.handler is not handler:
-            known = self._guard(path, handler)
-        if known.is_counted:
+            known = self._add_checks(path, handler)
+        if known.is_limited:
             task = current_task()
             assert task is not None  # noqa: S101 - a call is served in a task
-            turned_away = self._intake.enter(task)
-            if turned_away is not None:
-                return _TURNING_AWAY[turned_away]
-        return known.guarded
+            refused = self._admission.admit(task)
+            if refused is not None:
+                return _REJECTING[refused]
+        return known.checked
 
-    def _guard(self, path: str, handler: Any) -> _Guarded:
+    def _add_checks(self, path: str, handler: Any) -> _CheckedHandler:
         service, _ = split_method(path)
-        judged = None if service in self._for_everybody else path
-        counted = service not in self._uncounted
         requests = "stream" if handler.request_streaming else "unary"
         responses = "stream" if handler.response_streaming else "unary"
         kind = f"{requests}_{responses}"
         inner = getattr(handler, kind)
         on_thread = False
         if inspect.isasyncgenfunction(inner):
-            inner = _written(inner)
+            inner = _as_coroutine(inner)
         elif not inspect.iscoroutinefunction(inner):
             on_thread = True
-            inner = self._threads.serving(
+            inner = self._threads.as_coroutine(
                 inner,
                 request_streaming=handler.request_streaming,
                 response_streaming=handler.response_streaming,
             )
-        checked = self._checked(
-            inner, judged, counted=counted, streams=kind != "unary_unary", on_thread=on_thread
+        is_limited = service not in self._own_services
+        checked = getattr(grpc, f"{kind}_rpc_method_handler")(
+            self._checked(
+                inner,
+                None if service in self._open_services else path,
+                is_limited=is_limited,
+                streams=kind != "unary_unary",
+                on_thread=on_thread,
+            ),
+            handler.request_deserializer,
+            handler.response_serializer,
         )
-        guarded = getattr(grpc, f"{kind}_rpc_method_handler")(
-            checked, handler.request_deserializer, handler.response_serializer
-        )
-        if len(self._guarded) >= MAX_METHODS:
-            self._guarded.clear()
-        known = _Guarded(handler, guarded, counted)
-        self._guarded[path] = known
+        if len(self._handlers) >= MAX_METHODS:
+            self._handlers.clear()
+        known = self._handlers[path] = _CheckedHandler(handler, checked, is_limited)
         return known
 
     def _checked(
-        self, inner: Any, path: str | None, *, counted: bool, streams: bool, on_thread: bool
+        self, inner: Any, path: str | None, *, is_limited: bool, streams: bool, on_thread: bool
     ) -> Any:
-        let_in, ended = self._let_in, self._ended
-        leave, open_streams = self._intake.leave, self._streams
+        accept, end_reasons = self._accept, self._end_reasons
+        end, open_streams = self._admission.end, self._streams
 
         async def checked(request: Any, context: Any) -> Any:
             task = current_task()
             assert task is not None  # noqa: S101 - a handler runs in a task
-            told = ThreadContext(context, task) if on_thread else context
-            # Looked at here, and not in a coroutine of its own: each frame of a call counts.
+            handler_context = ThreadContext(context, task) if on_thread else context
+            # Checked here and not in a coroutine of its own: each frame of a call costs time.
             try:
-                caller = let_in(told, path, task if counted else None)
-            except _RefusedError as refusal:
+                caller = accept(handler_context, path, task if is_limited else None)
+            except _RejectedError as refusal:
                 await context.abort(*refusal.args)
                 raise
-            if streams:  # what answers once is let finish, whatever becomes of its caller
+            if streams:  # a unary call may finish, whatever happens to its caller
                 open_streams[task] = caller, path
             try:
-                return await inner(request, told)
+                return await inner(request, handler_context)
             except asyncio.CancelledError:
                 await self._explain(task, context)
                 raise
             finally:
                 if streams:
                     open_streams.pop(task, None)
-                if ended:
-                    ended.pop(task, None)
+                if end_reasons:
+                    end_reasons.pop(task, None)
                 if on_thread:
-                    told.when_free(leave)
-                elif counted:
-                    leave(task)
+                    handler_context.on_thread_done(end)
+                elif is_limited:
+                    end(task)
 
         return checked
 
     async def _explain(self, task: asyncio.Task[Any], context: Any) -> None:
-        """Tells a caller why its call is ended, if that is what the cancellation was for."""
-        ended = self._ended.get(task)
-        if ended is None:
+        """Sends the caller the reason why its call was ended, if this node ended it."""
+        reason = self._end_reasons.get(task)
+        if reason is None:
             return
-        self._streams.pop(task, None)  # what follows is not cut short by the next look
+        self._streams.pop(task, None)  # so that the next check does not cancel the abort
         while task.uncancel():
             pass
-        await context.abort(ended.code, ended.reason)
+        await context.abort(*reason)
 
-    def _let_in(self, context: Any, path: str | None, task: asyncio.Task[Any] | None) -> Caller:
-        """Tells who calls, and takes one of the places for a call that is to have one.
+    def _accept(self, context: Any, path: str | None, task: asyncio.Task[Any] | None) -> Caller:
+        """Returns the caller of an allowed call, and counts the call as running.
 
         Args:
-            context: Tells of the connection.
-            path: What the policy is asked about, if it is.
-            task: The call, if it is counted.
+            context: The context of the call.
+            path: The method that the policy is asked about; None if no policy applies.
+            task: The call, if it is limited.
 
         Raises:
-            _RefusedError: The caller may not call, or there is no place.
+            _RejectedError: The caller is refused or denied, or the call is shed.
         """
         try:
             caller = caller_from_context(context)
-            error = self._judge.objection(caller, path)
+            error = self._authorizer.check(caller, path)
             if error is not None:
                 raise error
         except CallerError as error:
             self._count(error)
-            raise _RefusedError(_code(error), str(error)) from None
-        if task is not None and not self._intake.begin(task):
-            raise _RefusedError(*_FULL)
+            raise _RejectedError(_code(error), str(error)) from None
+        if task is not None and not self._admission.begin(task):
+            raise _RejectedError(*_FULL)
         return caller
 
     def _count(self, error: CallerError) -> None:
@@ -231,11 +239,11 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
             self.refused += 1
 
 
-def _written(generator: Any) -> Any:
-    """Makes a coroutine of a handler that generates its responses.
+def _as_coroutine(generator: Any) -> Any:
+    """Makes a coroutine of a handler that is an async generator.
 
-    Written from here, and not by gRPC, a stream that is ended while a message is on its way still
-    tells its caller why.
+    It writes the responses instead of gRPC. So a stream that is ended while it sends a message
+    still tells its caller why.
     """
 
     async def write(request: Any, context: Any) -> None:
@@ -256,19 +264,19 @@ _FULL = (
     "as many calls run here as may; try another provider",
     (SHED_METADATA,),
 )
-# Without a mark, as from a node that is gone: callers leave it alone from then on.
+# Without the mark, as from a node that is gone: callers stop using this node.
 _CLOSED = (grpc.StatusCode.UNAVAILABLE, "this node is leaving; try another provider", ())
 
 
-def _turning_away(why: tuple[Any, ...]) -> grpc.RpcMethodHandler[Any, Any]:
-    async def turn_away(_: AsyncIterator[Any], context: Any) -> None:
-        await context.abort(*why)
+def _rejecting(status: tuple[Any, ...]) -> grpc.RpcMethodHandler[Any, Any]:
+    async def reject(_: AsyncIterator[Any], context: Any) -> None:
+        await context.abort(*status)
 
-    # On the wire all kinds of calls are alike, and one of this kind waits for no request.
-    return grpc.stream_stream_rpc_method_handler(turn_away)
+    # On the wire all kinds of calls are alike, and this kind does not wait for a request.
+    return grpc.stream_stream_rpc_method_handler(reject)
 
 
-_TURNING_AWAY = {
-    AdmissionRefused.FULL: _turning_away(_FULL),
-    AdmissionRefused.CLOSED: _turning_away(_CLOSED),
+_REJECTING = {
+    AdmissionRefused.FULL: _rejecting(_FULL),
+    AdmissionRefused.CLOSED: _rejecting(_CLOSED),
 }

@@ -1,4 +1,4 @@
-"""Tells a node's statistics to other members of the mesh."""
+"""Serves a node's statistics to other members of the mesh."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from aegis_core._stats import NodeStats
 
 
 class Introspection(stats_pb2_grpc.IntrospectionServicer):
-    """Answers what a node counts.
+    """Serves `GetStats`.
 
     Args:
-        stats: Takes a snapshot.
+        stats: Returns a snapshot of the node.
     """
 
     def __init__(self, stats: Callable[[], NodeStats]) -> None:
@@ -28,9 +28,9 @@ class Introspection(stats_pb2_grpc.IntrospectionServicer):
         request: stats_pb2.GetStatsRequest,
         context: grpc.aio.ServicerContext[object, object],
     ) -> stats_pb2.GetStatsResponse:
-        """Answers a snapshot, as JSON."""
-        return stats_pb2.GetStatsResponse(json=json.dumps(asdict(self._stats()), default=_moment))
+        """Returns a snapshot as JSON."""
+        return stats_pb2.GetStatsResponse(json=json.dumps(asdict(self._stats()), default=_utc))
 
 
-def _moment(value: datetime) -> str:
+def _utc(value: datetime) -> str:
     return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

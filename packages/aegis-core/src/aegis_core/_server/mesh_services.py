@@ -1,4 +1,4 @@
-"""The mesh's own services: the seed's five calls, and the feed."""
+"""The mesh's own services: the five calls of the unsigned protocol, and the feed."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from aegis_core.errors import CallerError
 
 _log = logging.getLogger("aegis.server")
 
-MAX_ANSWERED = 1024
-"""Callers of whom it is remembered what they were told last; more than any node has peers."""
+MAX_SYNCED = 1024
+"""Callers whose last answer is remembered; no node has so many unsigned peers."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalNode:
-    """What the services ask of the node that they belong to."""
+    """What the services need of the node that they belong to."""
 
     node_id: str
     mesh: str
@@ -45,7 +45,7 @@ class LocalNode:
     on_foreign: Callable[[Record], None]
     meet: Callable[[str], Awaitable[None]]
     lacks: Callable[[str], bool]
-    check: CallerVerifier
+    caller_verifier: CallerVerifier
     has_joined: Callable[[], bool]
 
 
@@ -53,7 +53,7 @@ Context = grpc.aio.ServicerContext[object, object]
 
 
 async def identify_caller(context: Context) -> Caller:
-    """Tells who calls, or ends the call."""
+    """Returns the caller, or ends the call."""
     try:
         return caller_from_context(context)
     except CallerError as error:
@@ -61,82 +61,83 @@ async def identify_caller(context: Context) -> Caller:
 
 
 class UnsignedProtocolService(aegis_pb2_grpc.MeshServiceServicer):
-    """The five unary calls of the seed protocol."""
+    """The five unary calls of the unsigned protocol."""
 
-    def __init__(self, own: LocalNode) -> None:
-        self._own = own
-        self._answered: OrderedDict[str, bytes] = OrderedDict()
-        self._gate = RateLimiter(READS)
-        self._complaints = LogLimiter(_log)
+    def __init__(self, node: LocalNode) -> None:
+        self._node = node
+        self._synced: OrderedDict[str, bytes] = OrderedDict()
+        self._rate_limiter = RateLimiter(READS)
+        self._log_limiter = LogLimiter(_log)
 
     async def Ping(  # noqa: N802 - the wire's name
         self, request: aegis_pb2.PingRequest, context: Context
     ) -> aegis_pb2.PingResponse:
-        """Answers who received it."""
-        await self._check_sender(request.sender_id, context)
-        return codec.ping_response(self._own.node_id)
+        """Returns the id of this node."""
+        await self._verified_sender(request.sender_id, context)
+        return codec.ping_response(self._node.node_id)
 
     async def GetHealth(  # noqa: N802 - the wire's name
         self, request: aegis_pb2.HealthRequest, context: Context
     ) -> aegis_pb2.HealthResponse:
-        """Answers the outcome of the last health checks."""
-        await self._check_sender(request.sender_id, context)
-        return codec.health_to_wire(self._own.health())
+        """Returns the result of the last health checks."""
+        await self._verified_sender(request.sender_id, context)
+        return codec.health_to_wire(self._node.health())
 
     async def GetNodeInfo(  # noqa: N802 - the wire's name
         self, request: aegis_pb2.NodeInfoRequest, context: Context
     ) -> aegis_pb2.NodeInfoResponse:
-        """Answers what this node says of itself."""
-        await self._check_sender(request.sender_id, context)
-        return codec.node_info_to_wire(self._own.info(), self._own.health())
+        """Returns what this node publishes of itself."""
+        await self._verified_sender(request.sender_id, context)
+        return codec.node_info_to_wire(self._node.info(), self._node.health())
 
     async def SyncTopology(  # noqa: N802 - the wire's name
         self, request: aegis_pb2.TopologySyncRequest, context: Context
     ) -> aegis_pb2.TopologySyncResponse:
-        """Answers the whole topology, with a version that makes the caller adopt it.
+        """Returns the whole topology, with a version that makes the caller adopt it.
 
-        The caller adopts the higher version whole, and tells nothing but its own one. Unless we
-        gave it just these records, and it was seen to hold them, we go above it.
+        The caller sends only its own version, and adopts the whole topology of a higher one. So
+        this node's version is raised above the caller's, unless the caller's last answer had the
+        same records and the caller was seen to hold them.
         """
         async with self._reader(request.sender_id, context) as caller:
-            await self._own.meet(caller)
-            topology = self._own.topology
+            await self._node.meet(caller)
+            topology = self._node.topology
             snapshot = topology.snapshot()
-            has_ours = self._answered.get(caller) == snapshot.digest
-            if request.version >= snapshot.version and (not has_ours or self._own.lacks(caller)):
+            has_ours = self._synced.get(caller) == snapshot.digest
+            if request.version >= snapshot.version and (not has_ours or self._node.lacks(caller)):
                 topology.advance_version_past(request.version)
                 snapshot = topology.snapshot()
-            self._answered[caller] = snapshot.digest
-            self._answered.move_to_end(caller)
-            if len(self._answered) > MAX_ANSWERED:
-                self._answered.popitem(last=False)
+            self._synced[caller] = snapshot.digest
+            self._synced.move_to_end(caller)
+            if len(self._synced) > MAX_SYNCED:
+                self._synced.popitem(last=False)
             return codec.sync_response(snapshot)
 
     async def GetTopology(  # noqa: N802 - the wire's name
         self, request: aegis_pb2.GetTopologyRequest, context: Context
     ) -> aegis_pb2.GetTopologyResponse:
-        """Answers the whole topology as it is."""
+        """Returns the whole topology."""
         async with self._reader(request.sender_id, context):
-            return codec.topology_response(self._own.topology.snapshot())
+            return codec.topology_response(self._node.topology.snapshot())
 
     @asynccontextmanager
     async def _reader(self, sender_id: str, context: Context) -> AsyncIterator[str]:
-        """Lets a caller read the whole topology, unless it does so too often; yields its id."""
-        caller = (await self._check_sender(sender_id, context)).node_id
-        refusal = self._gate.enter(caller, time.monotonic())
+        """Limits how often a caller reads the whole topology; yields the caller's id."""
+        caller = (await self._verified_sender(sender_id, context)).node_id
+        refusal = self._rate_limiter.enter(caller, time.monotonic())
         if refusal:
-            self._complaints.warn(caller, "reads", "the topology was refused: %s", refusal)
+            self._log_limiter.warn(caller, "reads", "the topology was refused: %s", refusal)
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, refusal)
         try:
             yield caller
         finally:
-            self._gate.leave(caller)
+            self._rate_limiter.leave(caller)
 
-    async def _check_sender(self, sender_id: str, context: Context) -> Caller:
-        """The certificate says who speaks; a message that says otherwise is refused."""
+    async def _verified_sender(self, sender_id: str, context: Context) -> Caller:
+        """Returns the caller; refuses a message whose sender is not the certificate's node."""
         caller = await identify_caller(context)
         if sender_id and sender_id != caller.node_id:
-            self._complaints.warn(
+            self._log_limiter.warn(
                 caller.node_id, "id", "%s claims to be %.64r; refused", caller.node_id, sender_id
             )
             await context.abort(
@@ -147,34 +148,37 @@ class UnsignedProtocolService(aegis_pb2_grpc.MeshServiceServicer):
 
 
 class FeedService(mesh_pb2_grpc.MeshServicer):
-    """Serves feeds, until it is closed.
+    """Serves feeds until it is closed.
 
     Attributes:
         served: How many feeds were opened so far.
     """
 
-    def __init__(self, own: LocalNode) -> None:
-        self._own = own
+    def __init__(self, node: LocalNode) -> None:
+        self._node = node
         self._closing = False
         self._wakers: dict[asyncio.Event, str] = {}
-        self._gate = RateLimiter(FEEDS)
-        self._complaints = LogLimiter(_log)
+        self._rate_limiter = RateLimiter(FEEDS)
+        self._log_limiter = LogLimiter(_log)
         self.served = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
     def watchers(self) -> frozenset[str]:
-        """Ids of those who hold a feed open."""
+        """Ids of the nodes and clients that hold a feed open."""
         return frozenset(self._wakers.values())
 
     async def close(self, timeout: float) -> frozenset[str]:
-        """Tells every watcher the last news, ends all feeds with OK and waits for that, a while.
+        """Sends every watcher the last changes, ends all feeds with OK and waits for their end.
+
+        Args:
+            timeout: Seconds to wait at most.
 
         Returns:
-            Ids of those who took it.
+            Ids of the watchers that read the last changes.
         """
-        told = self.watchers
+        before = self.watchers
         self._closing = True
         for waker in self._wakers:
             waker.set()
@@ -182,18 +186,19 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
         except TimeoutError:
-            _log.info("%d watchers did not take the last news in time", len(self._wakers))
-        return told - self.watchers
+            _log.info("%d watchers did not read the last changes in time", len(self._wakers))
+        return before - self.watchers
 
     async def Watch(  # noqa: N802 - the wire's name
         self, request: mesh_pb2.WatchRequest, context: Context
     ) -> AsyncIterator[mesh_pb2.WatchResponse]:
         """Streams what the watcher lacks, then every change.
 
-        While this node leaves, a new watcher is told just that: a refusal looks like a failure.
+        While this node leaves, a new watcher still gets that change: a refusal would look like a
+        failure of this node.
         """
         caller = (await identify_caller(context)).node_id
-        refusal = self._gate.enter(caller, time.monotonic())
+        refusal = self._rate_limiter.enter(caller, time.monotonic())
         if refusal:
             await self._refuse(caller, grpc.StatusCode.RESOURCE_EXHAUSTED, refusal, context)
         waker = asyncio.Event()
@@ -206,7 +211,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
                 async for message in messages:
                     yield message
         finally:
-            self._gate.leave(caller)
+            self._rate_limiter.leave(caller)
             self._wakers.pop(waker, None)
             if not self._wakers:
                 self._idle.set()
@@ -214,13 +219,14 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
     async def _feed(
         self, request: mesh_pb2.WatchRequest, caller: str, waker: asyncio.Event
     ) -> AsyncGenerator[mesh_pb2.WatchResponse, None]:
-        topology = self._own.topology
-        writer = FeedWriter(topology, self._own.chain_of, watcher=caller, request=request)
+        topology = self._node.topology
+        writer = FeedWriter(topology, self._node.chain_of, watcher=caller, request=request)
         pacer = FeedPacer(time.monotonic())
         loop = asyncio.get_running_loop()
 
         def wake() -> None:
-            # In a flood nearly all changes find it awake, and each call into the loop is dear.
+            # In a flood of changes it is nearly always set, and each call into the event loop is
+            # expensive.
             if not waker.is_set():
                 loop.call_soon_threadsafe(waker.set)
 
@@ -228,7 +234,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         try:
             while True:
                 waker.clear()
-                # Asked before the news are: what comes while they are sent goes with the next ones.
+                # Read before the changes: changes during the sending go with the next messages.
                 is_last = self._closing
                 sent = False
                 for message in writer.messages():
@@ -250,47 +256,44 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
             unsubscribe()
 
     async def _check(self, request: mesh_pb2.WatchRequest, caller: str, context: Context) -> None:
-        """Ends the call where its request cannot be served; takes in the record of one that joins.
-
-        From then on the mesh knows it.
-        """
-        if request.mesh != self._own.mesh:
+        """Ends the call if its request cannot be served; merges the record of a joining node."""
+        if request.mesh != self._node.mesh:
             await context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                f"this is mesh {self._own.mesh!r}, not {request.mesh[:64]!r}",
+                f"this is mesh {self._node.mesh!r}, not {request.mesh[:64]!r}",
             )
         problem = request_problem(request)
         if problem:
             await self._refuse(caller, grpc.StatusCode.INVALID_ARGUMENT, problem, context)
         if request.HasField("record"):
-            await self._let_join(request, caller, context)
-        elif not self._own.has_joined():
-            # A client would believe that there is nobody but us.
-            why = f"{self._own.node_id} is still joining the mesh; ask another node, or again"
-            await context.abort(grpc.StatusCode.UNAVAILABLE, why)
+            await self._admit_node(request, caller, context)
+        elif not self._node.has_joined():
+            # A client would take this node for the whole mesh.
+            reason = f"{self._node.node_id} is still joining the mesh; ask another node, or again"
+            await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
 
-    async def _let_join(
+    async def _admit_node(
         self, request: mesh_pb2.WatchRequest, caller: str, context: Context
     ) -> None:
         try:
             if request.chain.certificates:
-                self._own.verifier.add_chain(tuple(request.chain.certificates))
-            record = self._own.verifier.verify(signed_from_wire(request.record))
+                self._node.verifier.add_chain(tuple(request.chain.certificates))
+            record = self._node.verifier.verify(signed_from_wire(request.record))
             if record.id != caller or record.voucher is not None:
                 raise InvalidRecordError(record.id, f"{caller} may not publish it")
         except InvalidRecordError as error:
             await self._refuse(caller, grpc.StatusCode.PERMISSION_DENIED, str(error), context)
-        topology = self._own.topology
+        topology = self._node.topology
         if topology.is_full and topology.get_node(caller) is None:
             full = f"the mesh is full with {len(topology.nodes)} nodes; {caller} cannot join"
             await self._refuse(caller, grpc.StatusCode.RESOURCE_EXHAUSTED, full, context)
         result = topology.merge_records([record], origin=caller)
         if result.foreign is not None:
-            self._own.on_foreign(result.foreign)
+            self._node.on_foreign(result.foreign)
 
     async def _refuse(
-        self, caller: str, code: grpc.StatusCode, why: str, context: Context
+        self, caller: str, code: grpc.StatusCode, reason: str, context: Context
     ) -> NoReturn:
-        """Ends a call that no honest caller makes, and says so in the log, now and then."""
-        self._complaints.warn(caller, why, "a feed for %s was refused: %s", caller, why)
-        await context.abort(code, why)
+        """Ends a call that no honest caller makes, and logs it at a limited rate."""
+        self._log_limiter.warn(caller, reason, "a feed for %s was refused: %s", caller, reason)
+        await context.abort(code, reason)

@@ -36,39 +36,40 @@ Registrar = Callable[[Any], object]
 """Adds a service to a server, such as `lambda s: add_GreeterServicer_to_server(Greeter(), s)`."""
 
 FEED_END_TIMEOUT = 1.0
-"""Seconds that watchers have to take the news that this node leaves."""
+"""Seconds that watchers have to read the last message of their feed, that this node left."""
 
 DRAIN_SILENCE = 0.2
-"""Seconds without a new call after which callers have heard that this node leaves."""
+"""Seconds without a new call after which callers are taken to know that this node leaves."""
 
 CLOSE_GRACE = 0.5
-"""Seconds at most for calls of the mesh protocol that come at the very end, and feeds that end."""
+"""Seconds that gRPC's own stop gives to late calls of the mesh protocol, and to ending feeds."""
 
 HANDLER_THREADS = 16
-"""Threads that run handlers which are no coroutines."""
+"""Threads that run handlers that are not coroutines."""
 
 OWN_SERVICES = (*sorted(OPEN_SERVICES), reflection.SERVICE_NAME)
-"""What every node serves beside the user's services."""
+"""The services that every node serves besides the user's."""
 
 
 class MeshServer:
     """Serves the mesh protocol, standard health and reflection, and the user's own services.
 
     Args:
-        tls: Who this server is; callers must show a certificate of the same trust bundle.
-        address: `host:port` to listen on; port 0 takes a free one.
-        own: What the mesh's services need of their node.
-        stats: Takes a snapshot of the whole node.
-        registrars: Add the user's services.
+        tls: The server's identity; callers must show a certificate of the same trust bundle.
+        address: `host:port` to listen on; port 0 takes a free port.
+        local_node: What the mesh's services need of their node.
+        stats: Returns a snapshot of the whole node.
+        registrars: Functions that add the user's services.
         interceptors: gRPC server interceptors around all services.
-        max_concurrent_calls: Of the user's services; None for no limit.
+        max_concurrent_calls: How many calls of the user's services may run at the same time; None
+            for no limit.
     """
 
     def __init__(
         self,
         tls: TLSConfig,
         address: str,
-        own: LocalNode,
+        local_node: LocalNode,
         *,
         stats: Callable[[], NodeStats],
         registrars: Sequence[Registrar] = (),
@@ -76,34 +77,37 @@ class MeshServer:
         max_concurrent_calls: int | None = None,
     ) -> None:
         self._host, self._port = bound_address(address)
-        self._topology = own.topology
-        self._judge = CallAuthorizer(own.check, self._type_of)
-        self._intake: AdmissionControl[asyncio.Task[Any]] = AdmissionControl(max_concurrent_calls)
-        self._threads = HandlerThreads(HANDLER_THREADS)
-        self._guard = CallerInterceptor(
-            self._judge,
-            self._intake,
-            self._threads,
-            for_everybody=OPEN_SERVICES,
-            uncounted=OWN_SERVICES,
+        self._topology = local_node.topology
+        self._authorizer = CallAuthorizer(local_node.caller_verifier, self._type_of)
+        self._admission: AdmissionControl[asyncio.Task[Any]] = AdmissionControl(
+            max_concurrent_calls
         )
-        self._feeds = FeedService(own)
+        self._threads = HandlerThreads(HANDLER_THREADS)
+        self._interceptor = CallerInterceptor(
+            self._authorizer,
+            self._admission,
+            self._threads,
+            open_services=OPEN_SERVICES,
+            own_services=OWN_SERVICES,
+        )
+        self._feeds = FeedService(local_node)
         self._health = health_aio.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=(self._guard, *interceptors),
-            # Without this, a second process on the same port would get every other connection.
+            interceptors=(self._interceptor, *interceptors),
+            # With it, a second process on the same port would get every other connection.
             options=(("grpc.so_reuseport", 0), ("grpc.http2.bdp_probe", 0)),
         )
-        registry: Any = _Registry(self._server)
+        recorder: Any = _ServiceRecorder(self._server)
         for registrar in registrars:
-            registrar(registry)
-        self.services = tuple(sorted(registry.names))
-        aegis_pb2_grpc.add_MeshServiceServicer_to_server(UnsignedProtocolService(own), registry)
-        mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, registry)
-        stats_pb2_grpc.add_IntrospectionServicer_to_server(Introspection(stats), registry)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, registry)
+            registrar(recorder)
+        self.services = tuple(sorted(recorder.names))
+        unsigned_protocol = UnsignedProtocolService(local_node)
+        aegis_pb2_grpc.add_MeshServiceServicer_to_server(unsigned_protocol, recorder)
+        mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, recorder)
+        stats_pb2_grpc.add_IntrospectionServicer_to_server(Introspection(stats), recorder)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, recorder)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
-            reflection.aio.ReflectionServicer((*self.services, *OWN_SERVICES)), registry
+            reflection.aio.ReflectionServicer((*self.services, *OWN_SERVICES)), recorder
         )
         self._identity = _ServerIdentity(tls)
         self._bind()
@@ -113,17 +117,17 @@ class MeshServer:
 
     @property
     def address(self) -> str:
-        """The address that is bound, with the real port."""
+        """The address that the server is bound to, with the real port."""
         return join_address(self._host, self._port)
 
     @property
     def port(self) -> int:
-        """The port that is bound."""
+        """The port that the server is bound to."""
         return self._port
 
     @property
     def watchers(self) -> frozenset[str]:
-        """Ids of those who hold a feed of this node open."""
+        """Ids of the nodes and clients that hold a feed of this node open."""
         return self._feeds.watchers
 
     @property
@@ -133,33 +137,33 @@ class MeshServer:
 
     @property
     def calls(self) -> CallStats:
-        """What became of the calls that came so far."""
-        intake, guard = self._intake, self._guard
+        """Counts of the calls that arrived so far, by outcome."""
+        admission = self._admission
         return CallStats(
-            begun=intake.begun,
-            running=len(intake.running),
-            limit=intake.limit,
-            shed=intake.shed,
-            late=intake.late,
-            denied=guard.denied,
-            refused=guard.refused,
+            begun=admission.begun,
+            running=len(admission.running),
+            limit=admission.limit,
+            shed=admission.shed,
+            late=admission.arrived_after_close,
+            denied=self._interceptor.denied,
+            refused=self._interceptor.refused,
         )
 
     @property
     def has_policy(self) -> bool:
-        """Whether a policy says who may call what."""
-        return self._judge.policy is not None
+        """Whether a policy decides which calls are allowed."""
+        return self._authorizer.policy is not None
 
     async def start(self) -> None:
-        """Begins to serve."""
+        """Starts to serve."""
         await self._server.start()
 
     async def revalidate_callers(self) -> None:
         """Ends open streams of callers that are not allowed any more; runs until cancelled."""
-        await self._guard.run()
+        await self._interceptor.revalidate_callers()
 
     async def set_health(self, info: HealthInfo) -> None:
-        """Passes the node's health on to the standard health service."""
+        """Publishes the node's health in the standard health service."""
         serving = info.status is not HealthStatus.UNHEALTHY
         status = (
             health_pb2.HealthCheckResponse.SERVING
@@ -170,9 +174,9 @@ class MeshServer:
             await self._health.set(name, status)
 
     async def end_feeds(self) -> frozenset[str]:
-        """Ends all feeds with the last news; returns the ids of those who took them.
+        """Ends all feeds with their last message; returns the ids of the watchers that read it.
 
-        They go first: who watches this node goes on with another one that still hears news.
+        Feeds end before calls, so that watchers switch to a node that still receives changes.
         """
         await self._health.enter_graceful_shutdown()
         return await self._feeds.close(FEED_END_TIMEOUT)
@@ -181,20 +185,20 @@ class MeshServer:
         """Lets calls in flight finish, then closes.
 
         Args:
-            grace: Seconds that calls in flight have; what still runs then is ended.
+            grace: Seconds that calls in flight have; calls that still run then are ended.
         """
-        await drain(self._guard, self._intake, grace, silence=DRAIN_SILENCE)
-        # Whatever the grace: a reader throws away the last news of a feed that did not end.
+        await drain(self._interceptor, self._admission, grace, silence=DRAIN_SILENCE)
+        # Even if the grace is 0: a reader discards the last message of a feed that did not end.
         await self._server.stop(CLOSE_GRACE)
         self._threads.close()
 
     def change_identity(self, tls: TLSConfig) -> None:
-        """Serves new connections with another certificate or bundle; open ones go on."""
+        """Uses another certificate or trust bundle for new connections; open ones continue."""
         self._identity.change(tls)
 
     def set_policy(self, policy: Policy | None) -> None:
-        """Lets in who may call by another policy; open streams that it denies are ended."""
-        self._judge.take(policy)
+        """Decides by this policy from now on; open streams that it denies are ended."""
+        self._authorizer.set_policy(policy)
 
     def _type_of(self, node_id: str) -> str | None:
         node = self._topology.get_node(node_id)
@@ -203,17 +207,17 @@ class MeshServer:
     def _bind(self) -> None:
         credentials = grpc.dynamic_ssl_server_credentials(
             self._identity.current,
-            self._identity.fetch,  # type: ignore[arg-type]  # the stub forgets None: unchanged
+            self._identity.fetch,  # type: ignore[arg-type]  # the stub lacks None, which means unchanged
             require_client_authentication=True,
         )
         try:
             self._port = self._server.add_secure_port(self.address, credentials)
         except RuntimeError as error:
-            raise AddressInUseError(self.address, _why_not(self._host, self._port)) from error
+            raise AddressInUseError(self.address, _bind_error(self._host, self._port)) from error
 
 
 class _ServerIdentity:
-    """Hands gRPC the certificate to serve new connections with."""
+    """Gives gRPC the certificate for new connections."""
 
     def __init__(self, tls: TLSConfig) -> None:
         self.current = _configuration(tls)
@@ -223,7 +227,7 @@ class _ServerIdentity:
         self._changed = _configuration(tls)
 
     def fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        """Answers gRPC, which asks on a thread of its own at each new connection."""
+        """Returns a changed certificate, or None. gRPC asks at each new connection, on a thread."""
         changed, self._changed = self._changed, None
         return changed
 
@@ -234,12 +238,13 @@ def _configuration(tls: TLSConfig) -> grpc.ServerCertificateConfiguration:
     )
 
 
-class _Registry:
-    """Stands in for the server while services are added, and writes down their names.
+class _ServiceRecorder:
+    """Passes services on to the server, and records the names of those that are added.
 
-    What a node itself serves is under no policy and no limit, so that no handler that takes any
-    call is asked for it. No method is registered with gRPC's core, as generated code also does:
-    with each one, every call to the server gets dearer (1.85 waits for all of them anew).
+    A handler of the user's that serves any method is not asked for a node's own services, which
+    have no policy and no limit. No method is registered with gRPC's core, as generated code also
+    does: each registered method makes every call to the server slower (gRPC 1.85 waits for all
+    of them again at each call).
     """
 
     def __init__(self, server: grpc.aio.Server) -> None:
@@ -247,10 +252,10 @@ class _Registry:
         self.names: set[str] = set()
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        named = [one for one in handlers if isinstance(one, grpc.ServiceRpcHandler)]
+        named = [h for h in handlers if isinstance(h, grpc.ServiceRpcHandler)]
         self.names.update(handler.service_name() for handler in named)
         self._server.add_generic_rpc_handlers(
-            [handler if handler in named else _OnlyTheUsers(handler) for handler in handlers]
+            [handler if handler in named else _UserServicesOnly(handler) for handler in handlers]
         )
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None:
@@ -262,8 +267,8 @@ class _Registry:
         return getattr(self._server, name)
 
 
-class _OnlyTheUsers(grpc.GenericRpcHandler):
-    """A handler of the user's that may take any call, except of what every node serves."""
+class _UserServicesOnly(grpc.GenericRpcHandler):
+    """A generic handler of the user's that is not asked for a node's own services."""
 
     def __init__(self, inner: grpc.GenericRpcHandler) -> None:
         self._inner = inner
@@ -275,8 +280,8 @@ class _OnlyTheUsers(grpc.GenericRpcHandler):
         return None if service in OWN_SERVICES else self._inner.service(handler_call_details)
 
 
-def _why_not(host: str, port: int) -> str:
-    """Asks the system itself why an address cannot be bound; gRPC does not tell."""
+def _bind_error(host: str, port: int) -> str:
+    """Returns why the system cannot bind an address, because gRPC's error does not contain it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:

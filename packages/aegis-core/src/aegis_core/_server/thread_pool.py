@@ -1,8 +1,8 @@
-"""Handlers that are no coroutines: their threads, and what gRPC gives them.
+"""The threads of handlers that are not coroutines, and the context that these handlers get.
 
 gRPC's asyncio server can run such handlers itself, but (seen in 1.78 to 1.85) it loses a thread
-for good when the caller of a stream gives up, crashes the process where a thread asks for the
-connection of a call that has ended, and leaves out a part of what blocking handlers may ask.
+for ever when the caller of a stream gives up, crashes the process when a thread asks for the
+connection of a call that has ended, and lacks a part of the blocking context.
 """
 
 from __future__ import annotations
@@ -19,57 +19,54 @@ import grpc.aio
 
 _log = logging.getLogger("aegis.server")
 
-SETTLED = 0.002
-"""Seconds after which gRPC has said whether a caller gave up."""
+CANCELLATION_DELAY = 0.002
+"""Seconds after the end of the requests in which gRPC reports that the caller gave up."""
 
 
 class HandlerThreads:
-    """Runs handlers that are no coroutines.
+    """Runs handlers that are not coroutines.
 
     Args:
-        count: Threads at most; further calls wait for one.
+        count: The largest number of threads; further calls wait for a thread.
     """
 
     def __init__(self, count: int) -> None:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="aegis-handler")
 
-    def serving(
+    def as_coroutine(
         self, handler: Callable[..., Any], *, request_streaming: bool, response_streaming: bool
     ) -> Callable[[Any, ThreadContext], Awaitable[Any]]:
-        """Makes a coroutine of a handler: it runs on a thread, while the loop goes on."""
+        """Makes a coroutine that runs the handler on a thread and waits for it."""
         run = _run_stream if response_streaming else _run
 
         async def serve(request: Any, context: ThreadContext) -> Any:
-            given = _Requests(context) if request_streaming else request
-            job = [handler, given, context]
-            work = context.work = self._pool.submit(_do, run, job)
+            requests = _Requests(context) if request_streaming else request
+            arguments: list[Any] = [handler, requests, context]
+            work = context.work = self._pool.submit(lambda: run(*arguments))
             try:
                 return await asyncio.wrap_future(work)
             finally:
                 context.end()
                 if work.cancelled():
-                    job.clear()  # the pool holds it until a thread comes by
+                    # The pool's queue holds the cancelled work until a thread is free.
+                    arguments.clear()
 
         return serve
 
     def close(self) -> None:
-        """Takes no more work; a thread that works goes on."""
+        """Takes no more work; handlers that run continue."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _do(run: Callable[..., Any], job: list[Any]) -> Any:
-    return run(*job)
-
-
-def _run(handler: Callable[..., Any], given: Any, context: ThreadContext) -> Any:
+def _run(handler: Callable[..., Any], request: Any, context: ThreadContext) -> Any:
     try:
-        return handler(given, context)
-    except StopIteration as error:  # which a future cannot hold
+        return handler(request, context)
+    except StopIteration as error:  # a future cannot hold it
         raise RuntimeError("the handler raised StopIteration") from error
 
 
-def _run_stream(handler: Callable[..., Any], given: Any, context: ThreadContext) -> None:
-    messages = _run(handler, given, context)
+def _run_stream(handler: Callable[..., Any], request: Any, context: ThreadContext) -> None:
+    messages = _run(handler, request, context)
     try:
         for message in messages:
             try:
@@ -83,23 +80,24 @@ def _run_stream(handler: Callable[..., Any], given: Any, context: ThreadContext)
 
 
 class CallEndedError(grpc.RpcError):
-    """A thread went on with a call that is over."""
+    """A handler's thread used a call that is over."""
 
     def __init__(self) -> None:
         super().__init__("the call is over: its caller gave up, or this server ended it")
 
 
 class ThreadContext(grpc.ServicerContext):
-    """What a handler on a thread may ask of its call, and tell it, at any time.
+    """The context of a handler on a thread, which may use it at any time.
 
-    Made on the loop, in the call's own task: there, the connection can be asked for safely.
+    It is created on the event loop, in the call's own task: only there is it safe to read the
+    properties of the connection.
 
     Args:
-        context: gRPC's own.
+        context: gRPC's own context.
         task: The task that serves the call.
 
     Attributes:
-        work: What the thread does, once it was given that.
+        work: The handler's run on a thread; None before it was submitted.
     """
 
     def __init__(self, context: Any, task: asyncio.Task[Any]) -> None:
@@ -114,7 +112,7 @@ class ThreadContext(grpc.ServicerContext):
         self.work: Future[Any] | None = None
 
     def end(self) -> None:
-        """Notes that the call is over; wakes threads that wait for gRPC on its behalf."""
+        """Marks the call as over, and wakes threads that wait for gRPC on its behalf."""
         self._over = True
         if self._pending:
             for future in self._pending.copy():
@@ -122,30 +120,30 @@ class ThreadContext(grpc.ServicerContext):
         while self._callbacks:
             try:
                 self._callbacks.pop(0)()
-            except Exception:  # noqa: BLE001 - the user's own
+            except Exception:  # noqa: BLE001 - it is the user's code
                 _log.exception("a callback at the end of a call failed")
 
-    def when_free(self, callback: Callable[[asyncio.Task[Any]], object]) -> None:
-        """Calls back once no thread works for the call any more, though it be over long since."""
+    def on_thread_done(self, callback: Callable[[asyncio.Task[Any]], object]) -> None:
+        """Calls back when no thread works for the call, which may be long after its end."""
         if self.work is None or self.work.done():
             callback(self._task)
         else:
             self.work.add_done_callback(lambda _: callback(self._task))
 
     def read(self) -> Any:
-        """Waits for the next request; `grpc.aio.EOF` where there is none."""
+        """Waits for the next request; returns `grpc.aio.EOF` after the last one."""
         return self._wait_for(self._read())
 
     def write(self, message: Any) -> None:
-        """Sends a message of a stream, and waits until gRPC has it."""
+        """Sends a message of a stream, and waits until gRPC has taken it."""
         self._wait_for(self._context.write(message))
 
     async def _read(self) -> Any:
         request = await self._context.read()
         if request is grpc.aio.EOF:
-            # Requests also end as a caller gives up, just before gRPC says that it did. A handler
-            # must not take a part of them for the whole.
-            await asyncio.sleep(SETTLED)
+            # When a caller gives up, its requests end just before gRPC reports the cancellation.
+            # A handler must not take a part of the requests for all of them.
+            await asyncio.sleep(CANCELLATION_DELAY)
             if self._task.cancelling():
                 raise CallEndedError
         return request
@@ -165,14 +163,14 @@ class ThreadContext(grpc.ServicerContext):
         finally:
             self._pending.discard(future)
 
-    # What follows is gRPC's blocking API, with its meanings.
+    # The methods below are gRPC's blocking API, with its meanings.
 
     def is_active(self) -> bool:
-        """Tells whether the call is not over."""
+        """Returns whether the call is not over."""
         return not self._over
 
     def time_remaining(self) -> Any:
-        """Returns the seconds to the deadline; None where there is none."""
+        """Returns the seconds to the deadline; None if there is no deadline."""
         return self._context.time_remaining()
 
     def cancel(self) -> bool:
@@ -185,9 +183,9 @@ class ThreadContext(grpc.ServicerContext):
         return True
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
-        """Calls back when the call is over, on the event loop; returns False if it is."""
+        """Calls back on the event loop when the call is over; returns False if it is over."""
         self._callbacks.append(callback)
-        if self._over:  # perhaps only since then
+        if self._over:  # it may have ended after the callback was added
             with contextlib.suppress(ValueError):
                 self._callbacks.remove(callback)
                 return False
@@ -202,15 +200,15 @@ class ThreadContext(grpc.ServicerContext):
         return self._peer
 
     def peer_identities(self) -> Any:
-        """Returns what identifies the peer."""
+        """Returns the identities of the peer that TLS proved."""
         return None if self._key is None else self._auth.get(self._key)
 
     def peer_identity_key(self) -> str | None:
-        """Returns the name of what identifies the peer."""
+        """Returns the name of the property that holds the peer's identities."""
         return self._key
 
     def auth_context(self) -> Mapping[str, Any]:
-        """Returns what the transport proved."""
+        """Returns the properties of the connection that TLS proved."""
         return self._auth
 
     def send_initial_metadata(self, initial_metadata: Any) -> None:
@@ -228,7 +226,7 @@ class ThreadContext(grpc.ServicerContext):
     def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()
     ) -> NoReturn:
-        """Ends the call with a status, by an exception that the handler must let through."""
+        """Ends the call with a status. It raises an exception that the handler must not catch."""
         self._wait_for(self._context.abort(code, details, tuple(trailing_metadata)))
         raise CallEndedError
 
@@ -241,7 +239,7 @@ class ThreadContext(grpc.ServicerContext):
         self._context.set_code(code)
 
     def set_details(self, details: str) -> None:
-        """Sets what the status says in words."""
+        """Sets the text of the status that the call ends with."""
         self._context.set_details(details)
 
     def code(self) -> Any:
@@ -249,7 +247,7 @@ class ThreadContext(grpc.ServicerContext):
         return self._context.code()
 
     def details(self) -> Any:
-        """Returns the details that were set."""
+        """Returns the text of the status that was set."""
         return self._context.details()
 
     def set_compression(self, compression: grpc.Compression) -> None:
@@ -257,12 +255,12 @@ class ThreadContext(grpc.ServicerContext):
         self._context.set_compression(compression)
 
     def disable_next_message_compression(self) -> None:
-        """Sends the next message as it is."""
+        """Sends the next message without compression."""
         self._context.disable_next_message_compression()
 
 
 class _Requests(Iterator[Any]):
-    """A stream of requests, for a thread. It raises `CallEndedError` where the call ends first."""
+    """The requests of a call, for a thread. Raises `CallEndedError` if the call ends first."""
 
     def __init__(self, context: ThreadContext) -> None:
         self._context = context
