@@ -19,7 +19,7 @@ from dataclasses import replace
 from time import monotonic
 
 from aegis_discovery import Balancer, LeastRequests, NodeInfo, RoundRobin, ServiceInfo, Topology
-from aegis_discovery._calls.registry import Endpoints  # the pick alone, without a call
+from aegis_discovery._calls.registry import EndpointRegistry  # the pick alone, without a call
 from harness import Row, estimate, judge, paired_rounds, print_rows
 
 SIZES = (10, 1_000, 100_000)
@@ -44,8 +44,9 @@ def mesh_of(size: int) -> Topology:
 def picker(
     topology: Topology, service: ServiceInfo, balancer: Callable[[], Balancer]
 ) -> Callable[[int], object]:
-    endpoints: Endpoints[object] = Endpoints(topology, balancers={service.name: balancer})
-    pick = endpoints.service(service.name, service.version).pick
+    balancers = {service.name: balancer}
+    registry: EndpointRegistry[object] = EndpointRegistry(topology, balancers=balancers)
+    pick = registry.service(service.name, service.version).pick
 
     def run(picks: int) -> None:
         for _ in range(picks):
@@ -56,8 +57,8 @@ def picker(
 
 def change_time(topology: Topology, service: ServiceInfo) -> float:
     """Returns the CPU milliseconds of the first pick after one provider has changed."""
-    endpoints: Endpoints[object] = Endpoints(topology)
-    pick = endpoints.service(service.name, service.version).pick
+    registry: EndpointRegistry[object] = EndpointRegistry(topology)
+    pick = registry.service(service.name, service.version).pick
     pick(monotonic())
     times = []
     for number in range(5):

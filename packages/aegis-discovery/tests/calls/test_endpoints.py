@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from aegis_discovery._calls.balancers import Balancer, LeastRequests, RoundRobin
 from aegis_discovery._calls.endpoint import Endpoint
-from aegis_discovery._calls.registry import Endpoints
+from aegis_discovery._calls.registry import EndpointRegistry
+from aegis_discovery._calls.views import ViewBuilder
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.errors import ClosedError
@@ -29,22 +30,25 @@ def node(node_id: str, **changes: Any) -> NodeInfo:
     )
 
 
-def endpoints_of(*nodes: NodeInfo, **options: Any) -> tuple[Topology, Endpoints[object]]:
+def endpoints_of(
+    *nodes: NodeInfo, balancers: Any = None, **preferences: Any
+) -> tuple[Topology, EndpointRegistry[object]]:
     topology = Topology()
     for info in nodes:
         topology.add_node(info)
-    return topology, Endpoints(topology, **options)
+    views = ViewBuilder[object](**preferences)
+    return topology, EndpointRegistry(topology, balancers=balancers, views=views)
 
 
-def picks(endpoints: Endpoints[object], count: int, now: float = NOW) -> list[str]:
+def picks(endpoints: EndpointRegistry[object], count: int, now: float = NOW) -> list[str]:
     service = endpoints.service("greeter", "v1")
     return [endpoint.node_id for _ in range(count) if (endpoint := service.pick(now))]
 
 
-def by_id(endpoints: Endpoints[object]) -> dict[str, Endpoint[object]]:
+def by_id(endpoints: EndpointRegistry[object]) -> dict[str, Endpoint[object]]:
     service = endpoints.service("greeter", "v1")
     service.pick(NOW)
-    return {endpoint.node_id: endpoint for endpoint in service.view.everyone}
+    return {endpoint.node_id: endpoint for endpoint in service.view.endpoints}
 
 
 def test_round_robin_takes_providers_in_turn_by_node_id() -> None:
@@ -117,7 +121,7 @@ def test_unhealthy_and_suspected_providers_are_passed_over_unless_all_are(
             return self.providers
 
     source = Source()
-    endpoints: Endpoints[object] = Endpoints(source)
+    endpoints: EndpointRegistry[object] = EndpointRegistry(source)
     assert set(picks(endpoints, 4)) == {"b"}
     source.providers = (node("a", **trouble), node("b", **trouble))
     assert Counter(picks(endpoints, 4)) == {"a": 2, "b": 2}
@@ -137,7 +141,7 @@ def test_an_endpoint_out_of_reach_is_passed_over_and_its_share_is_spread_evenly(
     service = endpoints.service("greeter", "v1")
     down = service.pick(NOW)
     assert down is not None
-    down.unreached(NOW)
+    down.connection_failed(NOW)
     counts = Counter(picks(endpoints, 300))
     assert set(counts.values()) == {100}
     assert down.node_id not in counts
@@ -147,7 +151,7 @@ def test_an_endpoint_out_of_reach_is_passed_over_and_its_share_is_spread_evenly(
 def test_where_all_are_out_of_reach_all_are_tried_in_turn(count: int) -> None:
     _, endpoints = endpoints_of(*map(node, "abcdefg"[:count]))
     for endpoint in by_id(endpoints).values():
-        endpoint.unreached(NOW)
+        endpoint.connection_failed(NOW)
     assert Counter(picks(endpoints, 3 * count)) == dict.fromkeys("abcdefg"[:count], 3)
 
 
@@ -160,7 +164,7 @@ def test_where_each_call_is_retried_first_attempts_are_spread_all_the_same(count
         first = service.pick(NOW)
         assert first is not None
         firsts[first.node_id] += 1
-        service.pick_other((first,), NOW, charged=False)
+        service.pick_retry((first,), NOW, charged=False)
     assert set(firsts.values()) == {3}
 
 
@@ -169,19 +173,19 @@ def test_a_retry_goes_to_another_endpoint_or_nowhere() -> None:
     service = endpoints.service("greeter", "v1")
     first = service.pick(NOW)
     assert first is not None
-    others = {service.pick_other((first,), NOW, charged=True) for _ in range(4)}
+    others = {service.pick_retry((first,), NOW, charged=True) for _ in range(4)}
     assert first not in others
     assert len(others) == 1
     (other,) = others
     assert other is not None
-    other.unreached(NOW)
-    again = service.pick_other((first,), NOW, charged=True)
+    other.connection_failed(NOW)
+    again = service.pick_retry((first,), NOW, charged=True)
     assert again is other, "one out of reach is better than none"
-    assert service.pick_other((first, other), NOW, charged=True) is None
+    assert service.pick_retry((first, other), NOW, charged=True) is None
     topology.remove_node(other.node_id)
     service.pick(NOW)
-    assert service.pick_other((first,), NOW, charged=True) is None
-    assert service.refused == 0
+    assert service.pick_retry((first,), NOW, charged=True) is None
+    assert service.retries_refused == 0
 
 
 def test_a_retry_follows_the_topology_and_the_rules() -> None:
@@ -192,11 +196,11 @@ def test_a_retry_follows_the_topology_and_the_rules() -> None:
     first = service.pick(NOW)
     assert first is not None
     topology.add_node(node("b"))
-    other = service.pick_other((first,), NOW, charged=False)
+    other = service.pick_retry((first,), NOW, charged=False)
     assert other is not None
     assert other.node_id == "b", "it came after the first attempt"
     topology.update_node(node("b", type="rogue"))
-    assert service.pick_other((first,), NOW, charged=False) is None
+    assert service.pick_retry((first,), NOW, charged=False) is None
 
 
 def test_a_retry_does_not_take_the_same_provider_for_another_one_after_a_renewal() -> None:
@@ -204,9 +208,9 @@ def test_a_retry_does_not_take_the_same_provider_for_another_one_after_a_renewal
     service = endpoints.service("greeter", "v1")
     first = service.pick(NOW)
     assert first is not None
-    endpoints.renew()
+    endpoints.replace_endpoints()
     assert service.pick(NOW) is not first
-    assert service.pick_other((first,), NOW, charged=False) is None
+    assert service.pick_retry((first,), NOW, charged=False) is None
 
 
 def test_a_retry_that_the_budget_refuses_is_counted() -> None:
@@ -214,10 +218,10 @@ def test_a_retry_that_the_budget_refuses_is_counted() -> None:
     service = endpoints.service("greeter", "v1")
     first = service.pick(NOW)
     assert first is not None
-    further = [service.pick_other((first,), NOW, charged=True) for _ in range(12)]
+    further = [service.pick_retry((first,), NOW, charged=True) for _ in range(12)]
     assert [endpoint is not None for endpoint in further] == [True] * 10 + [False] * 2
-    assert (service.calls, service.retries, service.refused) == (1, 10, 2)
-    assert service.pick_other((first,), NOW, charged=False) is not None
+    assert (service.calls, service.retries, service.retries_refused) == (1, 10, 2)
+    assert service.pick_retry((first,), NOW, charged=False) is not None
 
 
 def test_an_endpoint_that_left_is_let_go_by_every_service_at_the_next_pick_of_any() -> None:
@@ -286,14 +290,14 @@ def test_one_that_does_not_answer_is_ejected_and_probed_when_its_time_is_over() 
     probed: list[Endpoint[object]] = []
     endpoints.probe = probed.append
     silent = by_id(endpoints)["b"]
-    silent.asked(NOW, object())
+    silent.call_started(NOW, object())
     assert set(picks(endpoints, 6, NOW + 0.9)) == {"a", "b", "c"}
     assert set(picks(endpoints, 6, NOW + 1.0)) == {"a", "c"}
     assert silent.ejected
     assert probed == []
     picks(endpoints, 9, NOW + 2.0)
     assert probed == [silent], "one at a time"
-    silent.probed(True, NOW + 2.1)
+    silent.probe_ended(True, NOW + 2.1)
     silent.waiting.clear()
     assert set(picks(endpoints, 6, NOW + 2.2)) == {"a", "b", "c"}
     assert endpoints.service("greeter", "v1").ejections == 1
@@ -303,7 +307,7 @@ def test_one_that_does_not_answer_is_ejected_and_probed_when_its_time_is_over() 
 def test_never_more_than_half_are_ejected(count: int, most: int) -> None:
     _, endpoints = endpoints_of(*map(node, "abcdefghij"[:count]))
     for endpoint in by_id(endpoints).values():
-        endpoint.asked(NOW, object())
+        endpoint.call_started(NOW, object())
     counts = Counter(picks(endpoints, 60, NOW + 5))
     assert len(counts) == count - most
     assert set(Counter(picks(endpoints, 60, NOW + 5)).values()) == {60 // len(counts)}
@@ -313,18 +317,18 @@ def test_never_more_than_half_are_ejected(count: int, most: int) -> None:
 def test_those_out_of_reach_do_not_keep_others_from_being_ejected() -> None:
     _, endpoints = endpoints_of(*map(node, "abcd"))
     known = by_id(endpoints)
-    known["a"].unreached(NOW)
-    known["b"].unreached(NOW)
-    known["c"].asked(NOW, object())
+    known["a"].connection_failed(NOW)
+    known["b"].connection_failed(NOW)
+    known["c"].call_started(NOW, object())
     assert set(picks(endpoints, 8, NOW + 5)) == {"d"}
-    known["d"].asked(NOW + 5, object())
+    known["d"].call_started(NOW + 5, object())
     assert set(picks(endpoints, 8, NOW + 10)) == {"d"}, "the last one in use is kept"
 
 
 def test_the_last_well_one_is_kept_in_use_whatever_else_there_is() -> None:
     unwell = {"health": HealthStatus.UNHEALTHY}
     _, endpoints = endpoints_of(node("a"), node("b", **unwell), node("c", **unwell))
-    by_id(endpoints)["a"].asked(NOW, object())
+    by_id(endpoints)["a"].call_started(NOW, object())
     assert set(picks(endpoints, 9, NOW + 5)) == {"a"}
 
 
@@ -346,7 +350,7 @@ def test_threads_that_notice_at_once_eject_no_more_than_half(
     def fail(endpoint: Endpoint[object]) -> None:
         ready.wait()
         for _ in range(5):
-            service.failed(endpoint, NOW)
+            service.call_failed(endpoint, NOW)
 
     threads = [threading.Thread(target=fail, args=(endpoint,)) for endpoint in known]
     for thread in threads:
@@ -364,10 +368,10 @@ def test_the_only_usable_one_is_found_whatever_the_balancer_prefers(
     _, endpoints = endpoints_of(*nodes, balancers={"greeter": balancer})
     known = by_id(endpoints)
     for _ in range(50):
-        known["n17"].asked(NOW, object())  # the busiest, and the only one in reach
+        known["n17"].call_started(NOW, object())  # the busiest, and the only one in reach
     for node_id, endpoint in known.items():
         if node_id != "n17":
-            endpoint.unreached(NOW)
+            endpoint.connection_failed(NOW)
     assert set(picks(endpoints, 20, NOW + 0.1)) == {"n17"}
 
 
@@ -376,13 +380,13 @@ def test_each_service_has_the_balancer_that_was_chosen_for_it() -> None:
     _, endpoints = endpoints_of(
         node("a", services=both), node("b", services=both), balancers={"greeter": LeastRequests}
     )
-    by_id(endpoints)["a"].asked(NOW, object())
+    by_id(endpoints)["a"].call_started(NOW, object())
     assert set(picks(endpoints, 20)) == {"b"}
     other = endpoints.service("other", "v1")
     assert {endpoint.node_id for _ in range(2) if (endpoint := other.pick(NOW))} == {"a", "b"}
 
 
-def near(*places: str, **own: str) -> Endpoints[object]:
+def near(*places: str, **own: str) -> EndpointRegistry[object]:
     """Makes nodes of places (`region/zone`), and a pool in one of its own."""
     nodes = []
     for number, place in enumerate(places):
@@ -410,13 +414,13 @@ def test_a_tier_is_used_only_while_someone_in_it_is_usable() -> None:
     endpoints = near("eu/a", "eu/b", "us/a", region="eu", zone="a")
     known = by_id(endpoints)
     assert set(picks(endpoints, 6)) == {"n0"}
-    known["n0"].unreached(NOW)
+    known["n0"].connection_failed(NOW)
     assert set(picks(endpoints, 6)) == {"n1"}
-    known["n1"].unreached(NOW)
+    known["n1"].connection_failed(NOW)
     assert set(picks(endpoints, 6)) == {"n2"}
-    known["n2"].unreached(NOW)
+    known["n2"].connection_failed(NOW)
     assert set(picks(endpoints, 30)) == {"n0"} | {"n1", "n2"}, "all are tried rather than none"
-    known["n0"].succeeded()
+    known["n0"].call_succeeded()
     assert set(picks(endpoints, 6)) == {"n0"}
 
 
@@ -425,7 +429,7 @@ def test_a_retry_goes_further_away_rather_than_nowhere() -> None:
     service = endpoints.service("greeter", "v1")
     first = service.pick(NOW)
     assert first is not None
-    other = service.pick_other((first,), NOW, charged=True)
+    other = service.pick_retry((first,), NOW, charged=True)
     assert other is not None
     assert (first.node_id, other.node_id) == ("n0", "n1")
 
@@ -444,7 +448,7 @@ def test_a_node_that_may_not_provide_a_service_is_left_out_counted_and_logged_on
     assert asked == [("a", "greeter", "v1"), ("mallory", "greeter", "v1")], "not for every call"
     topology.add_node(node("b"))
     assert set(picks(endpoints, 6)) == {"a", "b"}
-    endpoints.renew()
+    endpoints.replace_endpoints()
     picks(endpoints, 1)
     assert [record.message for record in caplog.records] == [
         "mallory declares greeter/v1 and may not"
@@ -459,8 +463,8 @@ def test_the_stats_are_a_frozen_snapshot_that_turns_into_json() -> None:
         node("a"), node("b"), node("c"), node("d", health=HealthStatus.UNHEALTHY)
     )
     known = by_id(endpoints)
-    known["a"].unreached(NOW)
-    known["b"].asked(NOW, object())
+    known["a"].connection_failed(NOW)
+    known["b"].call_started(NOW, object())
     picks(endpoints, 3, NOW + 2)
     stats = endpoints.stats()
     with pytest.raises(AttributeError):
@@ -495,7 +499,7 @@ def test_the_stats_are_a_frozen_snapshot_that_turns_into_json() -> None:
 def test_the_counts_outlive_a_change_of_identity_and_the_pool() -> None:
     _, endpoints = endpoints_of(node("a"))
     picks(endpoints, 3)
-    endpoints.renew()
+    endpoints.replace_endpoints()
     picks(endpoints, 2)
     endpoints.close()
     (service,) = endpoints.stats().services
@@ -505,7 +509,7 @@ def test_the_counts_outlive_a_change_of_identity_and_the_pool() -> None:
 @pytest.mark.parametrize("far", [1, 2, 3, 4])
 def test_the_share_of_one_nearby_that_is_out_is_spread_over_those_further_away(far: int) -> None:
     endpoints = near("eu/1", *["us/1"] * far, region="eu", zone="1")
-    by_id(endpoints)["n0"].unreached(NOW)
+    by_id(endpoints)["n0"].connection_failed(NOW)
     counts = Counter(picks(endpoints, 12 * far))
     assert counts == {f"n{number}": 12 for number in range(1, far + 1)}
 
@@ -515,7 +519,7 @@ def test_one_that_left_before_the_rules_changed_is_gone() -> None:
     service = endpoints.service("greeter", "v1")
     assert service.pick(NOW) is not None
     topology.remove_node("a")
-    endpoints.reevaluate()
+    endpoints.refresh(force=True)
     assert service.pick(NOW) is None
     assert service.stats().endpoints == ()
 

@@ -529,7 +529,7 @@ async def test_a_provider_out_of_reach_is_passed_over_until_it_is_back(
     await asyncio.to_thread(down.stop)
     channel = pool.channel("echo", "v1")
     assert [await who(channel) for _ in range(4)] == ["b"] * 4
-    assert "unreached" in str(pool._endpoints.open_endpoints())
+    assert "unreached" in str(pool._registry.connected_endpoints())
     start_provider("a", port=down.port)
     async with asyncio.timeout(WAIT):
         while await who(channel) != "a":

@@ -393,14 +393,14 @@ def test_a_fault_of_the_caller_itself_is_no_answer(pool: ServiceClientPool, two:
 
     channel = pool.channel("echo", "v1")
     assert {who(channel) for _ in range(2)} == {"a", "b"}
-    known = pool._endpoints.open_endpoints()
+    known = pool._registry.connected_endpoints()
     for endpoint in known:
-        endpoint.unreached(time.monotonic() + 1000)  # no probe brings it back meanwhile
+        endpoint.connection_failed(time.monotonic() + 1000)  # no probe brings it back meanwhile
     stub = channel.unary_unary("/t/Who", request_serializer=broken)
     for _ in range(4):
         with pytest.raises(grpc.RpcError, match="Exception serializing"):
             stub(b"", timeout=WAIT)
-    assert all(endpoint.out for endpoint in known)
+    assert all(endpoint.excluded for endpoint in known)
 
 
 def test_a_response_that_cannot_be_read_is_not_asked_for_twice(
@@ -557,7 +557,7 @@ def test_a_provider_out_of_reach_is_passed_over_until_it_is_back(
     down.stop()
     channel = pool.channel("echo", "v1")
     assert [who(channel) for _ in range(4)] == ["b"] * 4
-    assert "unreached" in str(pool._endpoints.open_endpoints())
+    assert "unreached" in str(pool._registry.connected_endpoints())
     start_provider("a", port=down.port)
     wait_until(lambda: who(channel) == "a")
     assert Counter(who(channel) for _ in range(10)) == {"a": 5, "b": 5}
@@ -577,7 +577,7 @@ def test_a_request_stream_marks_its_provider_as_out_of_reach(
             except grpc.RpcError:
                 failed += 1
         assert failed == 1
-        wait_until(lambda: "unreached" in str(pool._endpoints.open_endpoints()))
+        wait_until(lambda: "unreached" in str(pool._registry.connected_endpoints()))
 
 
 def test_waiting_for_ready_does_not_wait_for_a_provider_that_is_gone(
@@ -654,7 +654,7 @@ def test_a_provider_that_leaves_is_disconnected_after_its_calls_have_ended(
         for provider in two:
             for _ in range(3):
                 assert provider.hanging.acquire(timeout=WAIT)
-        endpoint = next(e for e in pool._endpoints.open_endpoints() if e.node_id == "a")
+        endpoint = next(e for e in pool._registry.connected_endpoints() if e.node_id == "a")
         dropped = weakref.ref(endpoint)
         del endpoint
         topology.remove_node("a")

@@ -74,7 +74,7 @@ POLICY = {
 
 def test_without_a_config_every_method_has_the_defaults() -> None:
     for empty in (None, {}, "{}", {"methodConfig": []}, {"methodConfig": None}):
-        assert ServiceConfig(empty).of("/any.Service/Method") == MethodConfig()
+        assert ServiceConfig(empty).for_method("/any.Service/Method") == MethodConfig()
     assert MethodConfig().retry is DEFAULT_POLICY
 
 
@@ -88,8 +88,8 @@ def test_a_config_of_grpc_is_taken_as_text_and_as_what_it_parses_to() -> None:
     codes = {StatusCode.UNAVAILABLE, StatusCode.ABORTED, StatusCode.RESOURCE_EXHAUSTED}
     expected = MethodConfig(RetryPolicy(4, frozenset(codes)), 1.5, True)
     for given in ({"methodConfig": [entry]}, json.dumps({"methodConfig": [entry]})):
-        assert ServiceConfig(given).of("/shop.Orders/Place") == expected
-        assert ServiceConfig(given).of("/shop.Orders/Cancel") == MethodConfig()
+        assert ServiceConfig(given).for_method("/shop.Orders/Place") == expected
+        assert ServiceConfig(given).for_method("/shop.Orders/Cancel") == MethodConfig()
 
 
 def test_the_most_precise_name_wins_as_a_whole() -> None:
@@ -98,20 +98,21 @@ def test_the_most_precise_name_wins_as_a_whole() -> None:
         {"name": [{"service": "a.A"}, {"service": "b.B"}], "timeout": "3s", "waitForReady": True},
         {"name": [{"service": "a.A", "method": "M"}], "timeout": "1s"},
     )
-    assert found.of("/a.A/M") == MethodConfig(timeout=1)
-    assert found.of("/a.A/N") == found.of("/b.B/M") == MethodConfig(timeout=3, wait_for_ready=True)
-    assert found.of("/c.C/M") == MethodConfig(timeout=9)
+    assert found.for_method("/a.A/M") == MethodConfig(timeout=1)
+    for method in ("/a.A/N", "/b.B/M"):
+        assert found.for_method(method) == MethodConfig(timeout=3, wait_for_ready=True)
+    assert found.for_method("/c.C/M") == MethodConfig(timeout=9)
 
 
 def test_one_attempt_turns_retries_off() -> None:
     found = config({"name": [{"service": "pay.Payments"}], "retryPolicy": {"maxAttempts": 1}})
-    assert found.of("/pay.Payments/Charge").retry is None
-    assert found.of("/other.Service/Method").retry is DEFAULT_POLICY
+    assert found.for_method("/pay.Payments/Charge").retry is None
+    assert found.for_method("/other.Service/Method").retry is DEFAULT_POLICY
 
 
 def test_more_than_five_attempts_are_taken_as_five() -> None:
     found = config({"name": [{}], "retryPolicy": {**POLICY, "maxAttempts": 50}})
-    assert found.of("/a.A/M").retry.attempts == 5  # type: ignore[union-attr]  # it has one
+    assert found.for_method("/a.A/M").retry.attempts == 5  # type: ignore[union-attr]  # it has one
 
 
 @pytest.mark.parametrize(

@@ -3,25 +3,25 @@ from __future__ import annotations
 import time
 
 import pytest
-from aegis_discovery._calls.endpoint import Endpoint
-from aegis_discovery._calls.registry import Endpoints
-from aegis_discovery._calls.retry_budget import DEFAULT_POLICY, RetryPolicy
-from aegis_discovery._calls.router import (
-    End,
-    Router,
+from aegis_discovery._calls.attempt import (
+    AttemptResult,
     deadline_of,
     is_not_connected,
+    provider_code,
     time_left,
-    told_code,
 )
+from aegis_discovery._calls.endpoint import Endpoint
+from aegis_discovery._calls.registry import EndpointRegistry
+from aegis_discovery._calls.retry_budget import DEFAULT_POLICY, RetryPolicy
+from aegis_discovery._calls.router import Router
 from aegis_discovery._model import NodeInfo, ServiceInfo
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.errors import ClosedError, NoProvidersError
 from aegis_discovery.transport import SHED_METADATA
 from grpc import StatusCode
 
-UNREACHED = End(StatusCode.UNAVAILABLE, False, ())
-SHED_END = End(StatusCode.RESOURCE_EXHAUSTED, False, (SHED_METADATA,))
+UNREACHED = AttemptResult(StatusCode.UNAVAILABLE, False, ())
+SHED_END = AttemptResult(StatusCode.RESOURCE_EXHAUSTED, False, (SHED_METADATA,))
 
 
 def router_of(*node_ids: str) -> Router[object]:
@@ -29,7 +29,7 @@ def router_of(*node_ids: str) -> Router[object]:
     for node_id in node_ids:
         services = (ServiceInfo("greeter", "v1"),)
         topology.add_node(NodeInfo(node_id, address=f"{node_id}:1", services=services))
-    return Router(Endpoints[object](topology).service("greeter", "v1"), NoProvidersError)
+    return Router(EndpointRegistry[object](topology).service("greeter", "v1"), NoProvidersError)
 
 
 def pick(router: Router[object]) -> Endpoint[object]:
@@ -38,21 +38,21 @@ def pick(router: Router[object]) -> Endpoint[object]:
 
 def after(
     router: Router[object],
-    end: End = UNREACHED,
+    end: AttemptResult = UNREACHED,
     *,
     policy: RetryPolicy | None = DEFAULT_POLICY,
     deadline: float | None = None,
 ) -> tuple[Endpoint[object], Endpoint[object] | None]:
     endpoint = pick(router)
-    return endpoint, router.after((endpoint,), end, policy, deadline=deadline)
+    return endpoint, router.pick_retry((endpoint,), end, policy, deadline=deadline)
 
 
 def test_a_call_that_nobody_answered_goes_on_at_another_endpoint() -> None:
     first, second = after(router_of("a", "b"))
     assert second is not None
     assert second is not first
-    assert first.out
-    assert not second.out
+    assert first.excluded
+    assert not second.excluded
 
 
 def test_it_ends_where_it_may_not_go_on() -> None:
@@ -66,7 +66,7 @@ def test_it_ends_where_it_may_not_go_on() -> None:
 def test_it_ends_after_as_many_attempts_as_the_policy_allows() -> None:
     router = router_of("a", "b", "c", "d")
     tried: tuple[Endpoint[object], ...] = (pick(router),)
-    while other := router.after(tried, UNREACHED, RetryPolicy(attempts=3)):
+    while other := router.pick_retry(tried, UNREACHED, RetryPolicy(attempts=3)):
         tried = (*tried, other)
     assert len(tried) == len(set(tried)) == 3
 
@@ -75,7 +75,7 @@ def test_a_closed_channel_sends_nothing_elsewhere() -> None:
     router = router_of("a", "b")
     endpoint = pick(router)
     router.closed = True
-    assert router.after((endpoint,), UNREACHED, DEFAULT_POLICY) is None
+    assert router.pick_retry((endpoint,), UNREACHED, DEFAULT_POLICY) is None
     with pytest.raises(ClosedError, match="the channel is closed"):
         pick(router)
 
@@ -87,32 +87,32 @@ def test_an_answer_of_any_kind_is_no_reason_to_go_elsewhere_or_to_stay_away() ->
         (StatusCode.CANCELLED, False),
         (StatusCode.DEADLINE_EXCEEDED, False),
     ):
-        endpoint, other = after(router_of("a", "b"), End(code, answered, ()))
+        endpoint, other = after(router_of("a", "b"), AttemptResult(code, answered, ()))
         assert other is None
-        assert not endpoint.out
+        assert not endpoint.excluded
 
 
 def test_only_what_came_back_from_a_provider_itself_is_no_reason_to_leave_it_at_once() -> None:
-    said = End(StatusCode.UNAVAILABLE, False, (("why", "its database is away"),))
+    said = AttemptResult(StatusCode.UNAVAILABLE, False, (("why", "its database is away"),))
     endpoint, other = after(router_of("a", "b"), said)
     assert other is not None, "nothing of it was answered all the same"
-    assert not endpoint.out
+    assert not endpoint.excluded
 
 
 @pytest.mark.parametrize(
     "end",
     [
-        End(StatusCode.DEADLINE_EXCEEDED, False, ()),
-        End(StatusCode.UNAVAILABLE, True, ()),
-        End(StatusCode.UNAVAILABLE, False, (("why", "as you wish"),)),
+        AttemptResult(StatusCode.DEADLINE_EXCEEDED, False, ()),
+        AttemptResult(StatusCode.UNAVAILABLE, True, ()),
+        AttemptResult(StatusCode.UNAVAILABLE, False, (("why", "as you wish"),)),
     ],
 )
-def test_five_failures_in_a_row_eject_a_provider(end: End) -> None:
+def test_five_failures_in_a_row_eject_a_provider(end: AttemptResult) -> None:
     router = router_of("a", "b")
     endpoint = pick(router)
     outs = []
     for _ in range(5):
-        router.note(endpoint, end, 100.0)
+        router.record(endpoint, end, 100.0)
         outs.append(endpoint.ejected)
     assert outs == [False] * 4 + [True]
 
@@ -121,9 +121,9 @@ def test_an_answer_in_between_begins_the_count_of_failures_anew() -> None:
     router = router_of("a", "b")
     endpoint = pick(router)
     for code in [StatusCode.DEADLINE_EXCEEDED] * 4 + [StatusCode.NOT_FOUND]:
-        router.note(endpoint, End(code, False, ()), 100.0)
-    router.note(endpoint, End(StatusCode.DEADLINE_EXCEEDED, False, ()), 100.0)
-    assert not endpoint.out
+        router.record(endpoint, AttemptResult(code, False, ()), 100.0)
+    router.record(endpoint, AttemptResult(StatusCode.DEADLINE_EXCEEDED, False, ()), 100.0)
+    assert not endpoint.excluded
 
 
 def test_a_shed_call_goes_elsewhere_and_counts_neither_for_nor_against_its_provider() -> None:
@@ -132,29 +132,33 @@ def test_a_shed_call_goes_elsewhere_and_counts_neither_for_nor_against_its_provi
         endpoint, other = after(router, SHED_END)
         assert other is not None
         assert other is not endpoint
-        assert not endpoint.troubled
+        assert not endpoint.has_failed
     assert "sheds=8" in repr(router._service.stats())
     assert after(router, SHED_END, policy=None)[1] is None
 
 
 def test_the_mark_of_a_shed_call_counts_with_its_own_status_only() -> None:
     assert SHED_END.is_shed
-    assert not End(StatusCode.RESOURCE_EXHAUSTED, False, ()).is_shed
-    assert not End(StatusCode.RESOURCE_EXHAUSTED, False, ((SHED_METADATA[0], "0"),)).is_shed
-    assert not End(StatusCode.INTERNAL, False, (SHED_METADATA,)).is_shed
+    assert not AttemptResult(StatusCode.RESOURCE_EXHAUSTED, False, ()).is_shed
+    assert not AttemptResult(
+        StatusCode.RESOURCE_EXHAUSTED, False, ((SHED_METADATA[0], "0"),)
+    ).is_shed
+    assert not AttemptResult(StatusCode.INTERNAL, False, (SHED_METADATA,)).is_shed
 
 
 def test_a_call_that_a_stopping_server_reset_did_not_reach_it() -> None:
-    assert told_code(StatusCode.CANCELLED, "CANCELLED") is StatusCode.UNAVAILABLE
+    assert provider_code(StatusCode.CANCELLED, "CANCELLED") is StatusCode.UNAVAILABLE
     for details in ("Locally cancelled by application!", "Channel closed!", "", None):
-        assert told_code(StatusCode.CANCELLED, details) is StatusCode.CANCELLED
-    assert told_code(StatusCode.ABORTED, "CANCELLED") is StatusCode.ABORTED
+        assert provider_code(StatusCode.CANCELLED, details) is StatusCode.CANCELLED
+    assert provider_code(StatusCode.ABORTED, "CANCELLED") is StatusCode.ABORTED
 
 
 def test_a_policy_names_the_statuses_that_are_tried_again() -> None:
     policy = RetryPolicy(2, frozenset({StatusCode.ABORTED}))
     assert after(router_of("a", "b"), policy=policy)[1] is None
-    assert after(router_of("a", "b"), End(StatusCode.ABORTED, False, ()), policy=policy)[1]
+    assert after(router_of("a", "b"), AttemptResult(StatusCode.ABORTED, False, ()), policy=policy)[
+        1
+    ]
     assert after(router_of("a", "b"), SHED_END, policy=policy)[1], "it did not run at all"
 
 
@@ -169,9 +173,9 @@ def test_a_policy_names_the_statuses_that_are_tried_again() -> None:
 def test_only_what_the_provider_said_itself_takes_it_back(code: StatusCode, ends_it: bool) -> None:
     router = router_of("a")
     endpoint, _ = after(router)
-    assert endpoint.out
-    router.note(endpoint, End(code, False, ()), time.monotonic())
-    assert (not endpoint.out) is ends_it
+    assert endpoint.excluded
+    router.record(endpoint, AttemptResult(code, False, ()), time.monotonic())
+    assert (not endpoint.excluded) is ends_it
 
 
 def test_an_attempt_waits_for_readiness_only_where_there_is_no_choice_left() -> None:
@@ -186,7 +190,7 @@ def test_an_attempt_waits_for_readiness_only_where_there_is_no_choice_left() -> 
     ):
         router = router_of(*nodes)
         pick(router)
-        assert router.waits(policy, tried) is waits
+        assert router.should_wait_for_ready(policy, tried) is waits
 
 
 def test_a_retry_that_stands_for_waiting_is_not_charged() -> None:
@@ -194,7 +198,7 @@ def test_a_retry_that_stands_for_waiting_is_not_charged() -> None:
     endpoint = pick(router)
     unsent = UNREACHED._replace(is_not_connected=True)
     for _ in range(100):
-        assert router.after((endpoint,), unsent, DEFAULT_POLICY, waiting=True)
+        assert router.pick_retry((endpoint,), unsent, DEFAULT_POLICY, waiting=True)
     assert "retries_refused=0" in repr(router._service.stats())
 
 
@@ -206,7 +210,7 @@ def test_all_other_retries_are_charged(waiting: bool | None, unsent: bool) -> No
     endpoint = pick(router)
     end = UNREACHED._replace(is_not_connected=unsent)
     for _ in range(100):
-        router.after((endpoint,), end, DEFAULT_POLICY, waiting=waiting)
+        router.pick_retry((endpoint,), end, DEFAULT_POLICY, waiting=waiting)
     stats = router._service.stats()
     assert (stats.retries, stats.retries_refused) == (10, 90)
 
@@ -218,8 +222,8 @@ def test_only_what_grpc_says_itself_is_taken_for_what_it_means() -> None:
     assert not is_not_connected(StatusCode.UNAVAILABLE, None)
     assert not is_not_connected(StatusCode.INTERNAL, no_one)
     own_fault = "Exception serializing request!"
-    assert told_code(StatusCode.INTERNAL, own_fault) is StatusCode.CANCELLED
-    assert told_code(StatusCode.INTERNAL, "a bug") is StatusCode.INTERNAL
+    assert provider_code(StatusCode.INTERNAL, own_fault) is StatusCode.CANCELLED
+    assert provider_code(StatusCode.INTERNAL, "a bug") is StatusCode.INTERNAL
 
 
 def test_nobody_to_go_to_is_told_with_what_is_known() -> None:

@@ -1,4 +1,4 @@
-"""Whose turn it is: balancers choose one of a service's endpoints for each call."""
+"""Balancers: each call goes to the endpoint that the balancer of its service picks."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Protocol, TypeVar
 
 
 class EndpointView(Protocol):
-    """What a balancer sees of an endpoint: one provider at one address."""
+    """One provider at one address, as a balancer sees it."""
 
     @property
     def node_id(self) -> str:
-        """The provider."""
+        """The id of the provider."""
 
     @property
     def address(self) -> str:
-        """Where it is called, as `host:port`."""
+        """Its address, as `host:port`."""
 
     @property
     def under_way(self) -> int:
@@ -31,20 +31,24 @@ EndpointT = TypeVar("EndpointT", bound=EndpointView)
 class Balancer(Protocol):
     """Chooses one of a service's endpoints for each call.
 
-    Each service has its own: one for first attempts, and a few for where the search goes on.
-    It need not know who is out of reach or ejected: the pool asks it again then, or asks it to
-    choose among fewer.
+    Each service has several of its own: one for first attempts, the others for retries and for
+    the search of a usable endpoint. A balancer need not know which endpoints are unreached or
+    ejected: the pool asks again, or offers fewer endpoints.
     """
 
     def pick(self, endpoints: Sequence[EndpointT]) -> EndpointT:
-        """Returns one of at least one endpoints, in constant time, from any thread."""
+        """Returns one of the endpoints, in constant time; any thread may call it.
+
+        Args:
+            endpoints: At least one.
+        """
 
 
 class RoundRobin:
     """Takes the endpoints in turn.
 
     Args:
-        start: The first turn; random by default, else every short-lived client would begin
+        start: The first index; random by default, or else all short-lived clients would start
             with the same provider.
     """
 
@@ -55,28 +59,26 @@ class RoundRobin:
         self._turns = itertools.count(random.getrandbits(16) if start is None else start)
 
     def pick(self, endpoints: Sequence[EndpointT]) -> EndpointT:
-        """Returns the endpoint whose turn it is."""
         return endpoints[next(self._turns) % len(endpoints)]
 
 
 class LeastRequests:
-    """Takes the one with fewer calls under way, of two at random.
+    """Draws two endpoints at random and takes the one with fewer calls under way.
 
-    Two choices come close to the least loaded of all, at a cost that does not grow with their
-    number, and callers that know nothing of each other do not all run to the same one
-    (Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001).
+    This is nearly as good as the least loaded endpoint of all, at a cost that does not grow with
+    their number, and independent callers do not all choose the same endpoint (Mitzenmacher, The
+    Power of Two Choices in Randomized Load Balancing, 2001).
     """
 
     __slots__ = ()
 
     def pick(self, endpoints: Sequence[EndpointT]) -> EndpointT:
-        """Returns the less busy one of two different endpoints."""
         count = len(endpoints)
         first = int(_random() * count)
         one = endpoints[first]
         if count == 1:
             return one
-        # One of the others, each as likely: the first one's own place stands for the last.
+        # Draw one of the others, all equally likely: the first one's index means the last one.
         second = int(_random() * (count - 1))
         other = endpoints[count - 1 if second == first else second]
         return other if other.under_way < one.under_way else one

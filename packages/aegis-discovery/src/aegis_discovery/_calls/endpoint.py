@@ -1,4 +1,4 @@
-"""What our own calls tell of an endpoint, and how long it is left alone for it: pure."""
+"""One provider at one address, and what our own calls show about its health: pure."""
 
 from __future__ import annotations
 
@@ -11,66 +11,70 @@ from aegis_discovery.errors import InvalidAddressError
 ChannelT = TypeVar("ChannelT")
 
 FIRST_BACKOFF = 0.25
-"""Seconds that an endpoint is left alone when a call did not reach it: a restart takes as long."""
+"""Seconds before the first probe of an endpoint that was not reached; a restart takes as long."""
 
 FIRST_EJECTION = 1.0
-"""Seconds that an endpoint is ejected at first; it was reached, and needs longer to get well."""
+"""Seconds of the first ejection. The endpoint was reached, so it needs longer to recover."""
 
-MAX_PAUSE = 10.0
-"""Seconds at most, each doubled up to it; a probe then stays open for as long, so that a provider
-that was frozen is back as soon as it runs."""
+MAX_BACKOFF = 10.0
+"""Both times double up to this many seconds. A probe then also stays open for this long, so that a
+frozen provider is back in use as soon as it runs again."""
 
-FAILURES = 5
+MAX_FAILURES = 5
 """Consecutive failures that eject an endpoint, as in Envoy and Istio."""
 
-SILENCE = 1.0
-"""Seconds without any answer, while calls wait, that eject an endpoint."""
+RESPONSE_TIMEOUT = 1.0
+"""Seconds without any response, while calls wait for one, that eject an endpoint."""
 
-SLOW = 4.0
-"""Silence is at least this many times the usual time of an answer, so that a service whose calls
+RESPONSE_TIME_FACTOR = 4.0
+"""The timeout is at least this many times the usual response time, so that a service whose calls
 take seconds is not taken for a frozen one."""
 
-_LEARN = 0.25
-"""The weight of the latest answer in the usual time: a few answers settle it."""
+_AVERAGE_WEIGHT = 0.25
+"""The weight of the latest response in the usual time: a few responses settle it."""
 
-_QUICK = SILENCE / SLOW
-"""Seconds of an answer that need not be learned from: the usual time is nothing then."""
+_FAST_RESPONSE = RESPONSE_TIMEOUT / RESPONSE_TIME_FACTOR
+"""Responses faster than this many seconds do not change the timeout, so the usual time is then 0
+and needs no update."""
 
 
-class Standing:
-    """How an endpoint stands with us.
+class OutlierState:
+    """Outlier detection for one endpoint, in the spirit of gRFC A50.
 
-    It is in use, or out: left alone until a probe or a call was answered. Out are those that a
-    call did not reach, and those ejected for failing or being silent.
+    The endpoint is in use, or excluded until a probe or a call is answered. An endpoint is excluded
+    if a call did not reach it, or if it was ejected because it failed or did not respond.
 
-    All times are monotonic seconds. What calls touch is a flag, a float or a set, each changed
-    in one step, so threads need no lock for it. The sets serve as exact counters.
+    All times are monotonic seconds. Calls change only flags, floats and sets, each in one atomic
+    step, so threads need no lock. The sets serve as exact counters.
 
     Attributes:
-        out: Whether it is left alone.
-        ejected: Whether it is out although calls reach it.
-        troubled: Whether anything speaks against it, so that an answer is worth noting.
-        pause: Seconds of the present or latest time out; 0 once a call was answered.
-        waiting: The calls under way that wait for their one response, or something for each.
-        streaming: The same of calls that stream, which may be silent for long.
-        silent_at: From when on it is silent, if calls wait and none is answered.
+        excluded: Whether it gets no calls.
+        ejected: Whether it is excluded although calls reach it.
+        has_failed: Whether anything went wrong since the last success, so that a success must be
+            recorded.
+        backoff: Seconds of the present or latest exclusion; 0 after a call was answered.
+        waiting: The calls under way that wait for their one response, or a token for each.
+        streaming: The same for calls that stream, which may be silent for long.
+        unresponsive_at: The time from which the endpoint counts as unresponsive, if calls wait.
     """
 
     __slots__ = (
-        "_failures", "_in_vain", "_in_vain_until", "_pace", "_probe_at", "_probing", "ejected",
-        "out", "pause", "silent_at", "streaming", "troubled", "waiting",
+        "_abandoned_seconds", "_abandoned_until", "_failures", "_probe_at", "_probing",
+        "_response_time", "_response_timeout", "backoff", "ejected", "excluded", "has_failed",
+        "streaming", "unresponsive_at", "waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.out = self.ejected = self.troubled = False
-        self.pause = 0.0
+        self.excluded = self.ejected = self.has_failed = False
+        self.backoff = 0.0
         self.waiting: set[object] = set()
         self.streaming: set[object] = set()
-        self.silent_at = 0.0
+        self.unresponsive_at = 0.0
         self._failures = 0
-        self._in_vain = 0.0
-        self._in_vain_until = 0.0
-        self._pace = 0.0
+        self._abandoned_seconds = 0.0
+        self._abandoned_until = 0.0
+        self._response_time = 0.0
+        self._response_timeout = RESPONSE_TIMEOUT
         self._probe_at = 0.0
         self._probing = False
 
@@ -79,104 +83,104 @@ class Standing:
         """Our own calls to it that have not ended."""
         return len(self.waiting) + len(self.streaming)
 
-    def asked(self, now: float, call: object) -> None:
-        """Notes a call that waits for its one response, until it is taken off again."""
-        if not self.waiting:  # what is asked nothing has nothing to answer
-            self.silent_at = now + (self._pace * SLOW or SILENCE)
+    def call_started(self, now: float, call: object) -> None:
+        """Adds a call to `waiting`; the caller removes it when the call ends."""
+        if not self.waiting:  # without a request there was nothing to respond to
+            self.unresponsive_at = now + self._response_timeout
         self.waiting.add(call)
 
-    def answered(self, began: float, now: float) -> None:
-        """Notes the response to a call that began then."""
-        self.silent_at = now + SILENCE
-        if self._pace or now - began > _QUICK:
-            self._learn(now - began)
-            self.heard(now)
-        if self.troubled:
-            self.succeeded()
+    def call_answered(self, began: float, now: float) -> None:
+        """Records the response to a call that began at `began`."""
+        self.unresponsive_at = now + RESPONSE_TIMEOUT
+        if self._response_time or now - began > _FAST_RESPONSE:
+            change = (now - began - self._response_time) * _AVERAGE_WEIGHT
+            average = self._response_time + change
+            self._response_time = average if average > _FAST_RESPONSE else 0.0
+            self._response_timeout = self._response_time * RESPONSE_TIME_FACTOR or RESPONSE_TIMEOUT
+            self.mark_responsive(now)
+        if self.has_failed:
+            self.call_succeeded()
 
-    def heard(self, now: float) -> None:
-        """Notes an answer that says no more than that the provider runs."""
-        self.silent_at = now + (self._pace * SLOW or SILENCE)
+    def mark_responsive(self, now: float) -> None:
+        """Records an answer that shows only that the provider runs."""
+        self.unresponsive_at = now + (
+            self._response_time * RESPONSE_TIME_FACTOR or RESPONSE_TIMEOUT
+        )
 
-    def _learn(self, took: float) -> None:
-        pace = self._pace + (took - self._pace) * _LEARN
-        self._pace = pace if pace > _QUICK else 0.0
-
-    def succeeded(self) -> None:
-        """Takes it back into use: the provider answered a call."""
-        self.out = self.ejected = self.troubled = False
-        self.pause = 0.0
+    def call_succeeded(self) -> None:
+        """Returns it to use and clears its history: the provider answered a call."""
+        self.excluded = self.ejected = self.has_failed = False
+        self.backoff = 0.0
         self.reset_failures()
 
-    def unreached(self, now: float) -> None:
-        """Notes a call that did not reach the provider; it is left alone at once."""
-        if self.out and now < self._probe_at:
+    def connection_failed(self, now: float) -> None:
+        """Excludes it at once, because a call did not reach the provider."""
+        if self.excluded and now < self._probe_at:
             return  # calls that were under way together fail together: that is one failure
-        self._leave_out(now, FIRST_BACKOFF)
+        self._exclude(now, FIRST_BACKOFF)
 
-    def failed(self) -> bool:
-        """Notes a call that failed at the provider; tells whether it has failed too often."""
-        self.troubled = True
+    def call_failed(self) -> bool:
+        """Counts a call that failed at the provider; returns whether it is to be ejected."""
+        self.has_failed = True
         self._failures += 1
-        return self._failures >= FAILURES and not self.out
+        return self._failures >= MAX_FAILURES and not self.excluded
 
-    def given_up(self, began: float, now: float) -> bool:
-        """Notes that a caller stopped waiting; tells whether callers waited in vain for too long.
+    def call_abandoned(self, began: float, now: float) -> bool:
+        """Counts the time that a caller waited before it gave up; returns whether to eject.
 
-        Who gives up before silence shows would else call a frozen provider for ever. Two who wait
-        at the same time wait once.
+        Without this, callers that give up before the response timeout would call a frozen provider
+        for ever. Time that several callers waited at once counts once.
         """
-        self.troubled = True
-        self._in_vain += max(now - max(began, self._in_vain_until), 0.0)
-        self._in_vain_until = now
-        return self._in_vain >= (self._pace * SLOW or SILENCE) and not self.out
+        self.has_failed = True
+        self._abandoned_seconds += max(now - max(began, self._abandoned_until), 0.0)
+        self._abandoned_until = now
+        return self._abandoned_seconds >= self._response_timeout and not self.excluded
 
-    def silent(self, now: float) -> bool:
-        """Tells whether calls wait for answers, and none came for too long."""
-        return now >= self.silent_at and bool(self.waiting)
+    def is_unresponsive(self, now: float) -> bool:
+        """Returns whether calls wait and the response timeout has passed."""
+        return now >= self.unresponsive_at and bool(self.waiting)
 
     def eject(self, now: float) -> None:
-        """Leaves it alone."""
-        self._leave_out(now, FIRST_EJECTION)
+        self._exclude(now, FIRST_EJECTION)
         self.ejected = True
 
     def reset_failures(self) -> None:
-        """Forgets its failures, where it cannot be ejected."""
+        """Restarts the counts of failures, where it cannot be ejected."""
         self._failures = 0
-        self._in_vain = 0.0
+        self._abandoned_seconds = 0.0
 
-    def take_probe(self, now: float) -> bool:
-        """Tells whether it is time to see if it is back; only one may look at a time."""
+    def claim_probe(self, now: float) -> bool:
+        """Returns True if the caller is to probe it now; only one probe runs at a time."""
         if self._probing or now < self._probe_at:
             return False
         self._probing = True
         return True
 
-    def probed(self, alive: bool, now: float) -> None:
-        """Notes how the probe ended. Not before a call was answered is its past forgotten."""
+    def probe_ended(self, alive: bool, now: float) -> None:
+        """Records the result of a probe. Only an answered call resets `backoff` as well."""
         self._probing = False
-        if not self.out:
+        if not self.excluded:
             return
         if alive:
-            self.out = self.ejected = False
+            self.excluded = self.ejected = False
             self.reset_failures()
-            self.heard(now)
+            self.mark_responsive(now)
         else:
-            self._leave_out(now, FIRST_BACKOFF)
+            self._exclude(now, FIRST_BACKOFF)
 
-    def _leave_out(self, now: float, first: float) -> None:
-        self.pause = min(max(self.pause * 2, first), MAX_PAUSE)
-        self._probe_at = now + self.pause
-        self.out = self.troubled = True
+    def _exclude(self, now: float, first: float) -> None:
+        self.backoff = min(max(self.backoff * 2, first), MAX_BACKOFF)
+        self._probe_at = now + self.backoff
+        self.excluded = self.has_failed = True
 
 
-class Endpoint(Standing, Generic[ChannelT]):
-    """One provider at one address: its channel, and how it stands with us.
+class Endpoint(OutlierState, Generic[ChannelT]):
+    """One provider at one address: its channel and its outlier state.
 
     Attributes:
-        channel: Set by the shell when the first call goes there.
-        callables: The channel's methods, by the stub callables that use them.
-        is_dialable: Whether its address is one; what a node publishes need not be.
+        channel: Set by the pool when the first call goes to the endpoint.
+        callables: The channel's multi-callables, by the stub callables that use them.
+        is_dialable: Whether its address is valid; a node may publish one that is not.
     """
 
     __slots__ = ("__weakref__", "address", "callables", "channel", "is_dialable", "node_id")
@@ -190,13 +194,13 @@ class Endpoint(Standing, Generic[ChannelT]):
         self.callables: dict[object, Any] = {}
 
     def __repr__(self) -> str:
-        state = f" {self.state} for {self.pause:g}s" if self.out else ""
+        state = f" {self.state} for {self.backoff:g}s" if self.excluded else ""
         return f"<Endpoint {self.node_id} at {self.address}{state}>"
 
     @property
     def state(self) -> EndpointState:
-        """Whether calls go there, as far as they tell themselves."""
-        if not self.out:
+        """Its state as our own calls show it."""
+        if not self.excluded:
             return EndpointState.READY
         return EndpointState.EJECTED if self.ejected else EndpointState.UNREACHED
 

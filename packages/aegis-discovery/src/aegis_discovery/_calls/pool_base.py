@@ -1,26 +1,27 @@
-"""What both pools are made of."""
+"""What the sync and the async pool share."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Generic
 
+from aegis_certs import TLSConfig
 from grpc import StatusCode
 
-from aegis_discovery._calls.balancers import Balancer
-from aegis_discovery._calls.endpoint import MAX_PAUSE, ChannelT, Endpoint
-from aegis_discovery._calls.registry import Endpoints
+from aegis_discovery._calls.endpoint import MAX_BACKOFF, ChannelT, Endpoint
+from aegis_discovery._calls.options import PoolOptions
+from aegis_discovery._calls.registry import EndpointRegistry
 from aegis_discovery._calls.service_config import MethodConfig, ServiceConfig
 from aegis_discovery._calls.stats import PoolStats
-from aegis_discovery._calls.views import MayProvide
+from aegis_discovery._calls.views import ViewBuilder
 
 PROBE = "/aegis.MeshService/Ping"
-"""Every node has this method, and any answer to it tells that the node runs; so no call of a user
-is spent on finding out."""
+"""Every node has this method, and any answer to it shows that the node runs. So a pool spends no
+call of a user on a probe."""
 
-PROBE_TIMEOUT = MAX_PAUSE
+PROBE_TIMEOUT = MAX_BACKOFF
 """Seconds that a probe stays open."""
 
 _NO_ANSWER = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED})
@@ -29,60 +30,62 @@ _log = logging.getLogger("aegis.pool")
 
 
 def is_alive(code: StatusCode) -> bool:
-    """Tells whether a probe that ended so was answered."""
+    """Returns whether the provider answered a probe that ended with this status."""
     return code not in _NO_ANSWER
 
 
 class BasePool(Generic[ChannelT]):
-    """A pool without its channels; the arguments are those of the pools."""
+    """A pool without its channels, which each subclass opens in its own way.
 
-    def __init__(
-        self,
-        source: Any,
-        retry: bool,
-        service_config: str | Mapping[str, Any] | None,
-        balancers: Mapping[str, Callable[[], Balancer]] | None,
-        region: str,
-        zone: str,
-        may_provide: MayProvide | None,
-    ) -> None:
-        self._retry = retry
-        self._config = ServiceConfig(service_config)
-        self._endpoints: Endpoints[ChannelT] = Endpoints(
-            getattr(source, "topology", source),
-            balancers=balancers,
-            region=region,
-            zone=zone,
-            may_provide=may_provide,
+    Args:
+        source: A topology, or an object with one.
+        options: The options of the pool.
+        views: Builds the views of its services.
+    """
+
+    _channels: Any
+    _owns_channels: bool
+
+    def __init__(self, source: Any, options: PoolOptions, views: ViewBuilder[ChannelT]) -> None:
+        self._retry = options.retry
+        self._config = ServiceConfig(options.service_config)
+        self._registry: EndpointRegistry[ChannelT] = EndpointRegistry(
+            getattr(source, "topology", source), balancers=options.balancers, views=views
         )
-        self._endpoints.probe = self._probe
+        self._registry.probe = self._probe
 
     def __repr__(self) -> str:
-        connected = ", ".join(endpoint.node_id for endpoint in self._endpoints.open_endpoints())
-        return f"<ServiceClientPool channels=[{connected}]{' closed' * self._endpoints.closed}>"
+        connected = ", ".join(e.node_id for e in self._registry.connected_endpoints())
+        return f"<ServiceClientPool channels=[{connected}]{' closed' * self._registry.closed}>"
 
     def stats(self) -> PoolStats:
-        """Returns what the pool has counted, and how each provider stands, as a frozen value."""
-        return self._endpoints.stats()
+        """Returns a frozen snapshot of the counters, and of the state of each provider."""
+        return self._registry.stats()
 
     def reevaluate(self) -> None:
-        """Asks `may_provide` of every provider again, after its rules have changed."""
-        self._endpoints.reevaluate()
+        """Calls `may_provide` for every provider again; use it after the rules changed."""
+        self._registry.refresh(force=True)
 
-    def _configuration(self, retry: bool | None) -> Callable[[str], MethodConfig]:
-        """Returns what tells the configuration of a channel's methods."""
-        of = self._config.of
+    def change_identity(self, tls: TLSConfig) -> None:
+        """Makes new calls with another identity; calls under way end on their old channels."""
+        if self._owns_channels:
+            self._channels.change_identity(tls)
+        self._registry.replace_endpoints()
+
+    def _method_config(self, retry: bool | None) -> Callable[[str], MethodConfig]:
+        """Returns the function that configures the methods of a channel."""
+        for_method = self._config.for_method
         if self._retry if retry is None else retry:
-            return of
-        return lambda method: of(method).without_retry()
+            return for_method
+        return lambda method: for_method(method).without_retry()
 
     def _probe(self, endpoint: Endpoint[ChannelT]) -> None:
         """Finds out in the background whether an endpoint is back."""
         try:
             self._start_probe(endpoint)
-        except Exception:  # noqa: BLE001 - the call that came by has nothing to do with it
+        except Exception:  # noqa: BLE001 - must not fail the call that triggered the probe
             _log.debug("%r cannot be probed", endpoint, exc_info=True)
-            endpoint.probed(False, time.monotonic())
+            endpoint.probe_ended(False, time.monotonic())
 
     def _start_probe(self, endpoint: Endpoint[ChannelT]) -> None:
         raise NotImplementedError

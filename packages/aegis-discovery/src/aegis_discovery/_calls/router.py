@@ -1,72 +1,18 @@
-"""Where the attempts of a call go, and what becomes of them: all retries are decided here."""
+"""Routes the attempts of a call; all retries are decided here."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, Generic, NamedTuple
+from collections.abc import Callable
+from typing import Generic
 
 from grpc import StatusCode
 
+from aegis_discovery._calls.attempt import AttemptResult
 from aegis_discovery._calls.endpoint import ChannelT, Endpoint
 from aegis_discovery._calls.retry_budget import RetryPolicy
 from aegis_discovery._calls.selection import ServiceEndpoints
 from aegis_discovery.errors import ClosedError, NoProvidersError
-from aegis_discovery.transport._shared import SHED_METADATA
-
-_OWN_FAULTS = frozenset({"Exception serializing request!", "Exception deserializing response!"})
-"""What gRPC says where a serializer of the caller's raised; the provider has no part in it."""
-
-_NOT_CONNECTED = "failed to connect to all addresses"
-"""What gRPC says first where a call did not wait for a connection that there was none of."""
-
-
-def told_code(code: StatusCode, details: str | None) -> StatusCode:
-    """Returns the status that an attempt ended with, as far as its provider is concerned.
-
-    A server of gRPC that stops resets calls that come in at that moment. Such a call ends
-    CANCELLED, although nobody cancelled it: the provider is there no more. These are the details
-    of such a reset; those of a call that was cancelled here are others. (A handler that cancels
-    its own call looks the same.) What this side itself brought about is a CANCELLED.
-    """
-    if code is StatusCode.CANCELLED and details == StatusCode.CANCELLED.name:
-        return StatusCode.UNAVAILABLE
-    if code is StatusCode.INTERNAL and details in _OWN_FAULTS:
-        return StatusCode.CANCELLED
-    return code
-
-
-def is_not_connected(code: StatusCode, details: str | None) -> bool:
-    """Tells whether an attempt certainly ran nowhere: there was no connection to send it on."""
-    return code is StatusCode.UNAVAILABLE and (details or "").startswith(_NOT_CONNECTED)
-
-
-class End(NamedTuple):
-    """How an attempt that was no success ended.
-
-    Attributes:
-        code: The status.
-        answered: Whether the caller could have seen anything of an answer.
-        trailers: The metadata that came with the status; a status of gRPC's own brings none.
-        is_not_connected: Whether there was no connection to send anything on.
-    """
-
-    code: StatusCode
-    answered: bool
-    trailers: Iterable[tuple[str, Any]]
-    is_not_connected: bool = False
-
-    @property
-    def is_shed(self) -> bool:
-        """Whether the provider had too many calls, and says that this one did not run."""
-        return self.code is StatusCode.RESOURCE_EXHAUSTED and any(
-            (key, value) == SHED_METADATA for key, value in self.trailers
-        )
-
-    @property
-    def is_unreached(self) -> bool:
-        """Whether the provider was not reached, or is there no more."""
-        return self.code is StatusCode.UNAVAILABLE and not self.answered and not self.trailers
 
 
 class Router(Generic[ChannelT]):
@@ -74,7 +20,7 @@ class Router(Generic[ChannelT]):
 
     Args:
         service: The endpoints to choose from.
-        no_providers: Makes the error for a call that has nowhere to go.
+        no_providers: Makes the error of a call to a service without providers.
     """
 
     __slots__ = ("_no_providers", "_service", "closed")
@@ -99,90 +45,80 @@ class Router(Generic[ChannelT]):
 
         Raises:
             ClosedError: If the channel or its pool was closed.
-            NoProvidersError: If nobody provides the service.
+            NoProvidersError: If the service has no provider.
         """
         endpoint = self._service.pick(now)
         if endpoint is None or self.closed:
-            raise self._refusal()
+            raise self._pick_error()
         return endpoint
 
-    def _refusal(self) -> ClosedError | NoProvidersError:
+    def _pick_error(self) -> ClosedError | NoProvidersError:
         if self.closed:
             return ClosedError("channel")
         service = self._service
         return self._no_providers(service.name, service.version, service.known_nodes)
 
-    def waits(self, policy: RetryPolicy | None, tried: int = 0) -> bool:
-        """Tells whether an attempt should wait until its provider is connected, as asked for.
+    def should_wait_for_ready(self, policy: RetryPolicy | None, tried: int = 0) -> bool:
+        """Returns whether an attempt of a `wait_for_ready` call is to wait for its connection.
 
-        One that has somewhere else to go does not wait for a provider that may be gone for good.
+        An attempt that can be repeated elsewhere does not: its provider may be gone for good.
         """
         if policy is None or StatusCode.UNAVAILABLE not in policy.codes:
             return True
-        return tried + 1 >= min(policy.attempts, len(self._service.view.everyone))
+        return tried + 1 >= min(policy.attempts, len(self._service.view.endpoints))
 
-    def note(self, endpoint: Endpoint[ChannelT], end: End, now: float) -> None:
-        """Notes how an attempt ended that was no success.
+    def record(self, endpoint: Endpoint[ChannelT], result: AttemptResult, now: float) -> None:
+        """Records an attempt that did not succeed.
 
-        What our own side can bring about tells nothing of the provider; nor does a call that it
-        shed, but that it runs.
+        A status that this side can cause says nothing about the provider. A shed call says only
+        that the provider runs.
         """
         service = self._service
-        if end.is_unreached:
-            endpoint.unreached(now)
-        elif end.code is StatusCode.UNAVAILABLE:
-            service.failed(endpoint, now)
-        elif end.code is StatusCode.DEADLINE_EXCEEDED:
-            if not end.answered:
-                service.failed(endpoint, now)
-        elif end.is_shed:
+        if result.is_unreached:
+            endpoint.connection_failed(now)
+        elif result.code is StatusCode.UNAVAILABLE:
+            service.call_failed(endpoint, now)
+        elif result.code is StatusCode.DEADLINE_EXCEEDED:
+            if not result.answered:
+                service.call_failed(endpoint, now)
+        elif result.is_shed:
             service.sheds += 1
-            endpoint.heard(now)
-        elif end.code is not StatusCode.CANCELLED:
-            endpoint.heard(now)
-            endpoint.succeeded()
+            endpoint.mark_responsive(now)
+        elif result.code is not StatusCode.CANCELLED:
+            endpoint.mark_responsive(now)
+            endpoint.call_succeeded()
 
-    def given_up(self, endpoint: Endpoint[ChannelT], began: float, now: float) -> None:
-        """Notes a call whose caller stopped waiting for its response."""
-        self._service.given_up(endpoint, began, now)
+    def call_abandoned(self, endpoint: Endpoint[ChannelT], began: float, now: float) -> None:
+        """Counts a call whose caller stopped waiting for its response."""
+        self._service.call_abandoned(endpoint, began, now)
 
-    def after(
+    def pick_retry(
         self,
         tried: tuple[Endpoint[ChannelT], ...],
-        end: End,
+        result: AttemptResult,
         policy: RetryPolicy | None,
         *,
         deadline: float | None = None,
         waiting: bool | None = None,
     ) -> Endpoint[ChannelT] | None:
-        """Notes how an attempt ended that was no success; returns where the call goes on, if so.
+        """Records an attempt that did not succeed; returns the endpoint for a retry, if any.
 
         Args:
-            tried: Where the call was, last where this attempt was made.
-            end: How it ended.
-            policy: Which calls are made again; None for none.
+            tried: The endpoints of all attempts so far; the last one made this attempt.
+            result: How the attempt ended.
+            policy: Which calls are retried; None for none.
             deadline: When the whole call must be done, in monotonic seconds; never extended.
-            waiting: Whether the caller would wait until a provider is connected. A first attempt
-                that did not, in the hope of another provider, is not charged to the budget: it
-                stands for waiting, and made no load.
+            waiting: Whether the caller asked to wait until a provider is connected. The retry of an
+                attempt that failed at once instead of waiting is not charged to the budget: it
+                replaces the wait, and the attempt made no load.
         """
         now = time.monotonic()
-        self.note(tried[-1], end, now)
-        if policy is None or end.answered or self.closed or len(tried) >= policy.attempts:
+        self.record(tried[-1], result, now)
+        if policy is None or result.answered or self.closed or len(tried) >= policy.attempts:
             return None
         if (deadline is not None and now >= deadline) or not (
-            end.code in policy.codes or end.is_shed
+            result.code in policy.codes or result.is_shed
         ):
             return None
-        charged = not (waiting and end.is_not_connected)
-        return self._service.pick_other(tried, now, charged=charged)
-
-
-def deadline_of(timeout: float | None) -> float | None:
-    """Returns the monotonic time at which a timeout that begins now ends."""
-    return None if timeout is None else time.monotonic() + timeout
-
-
-def time_left(deadline: float | None) -> float | None:
-    """Returns the timeout that a deadline leaves."""
-    return None if deadline is None else max(deadline - time.monotonic(), 0.0)
+        charged = not (waiting and result.is_not_connected)
+        return self._service.pick_retry(tried, now, charged=charged)

@@ -1,4 +1,4 @@
-"""What is configured per method, in the shape of gRPC's service config."""
+"""The configuration of calls by method, in the format of gRPC's service config."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from aegis_discovery._calls.retry_budget import DEFAULT_POLICY, RetryPolicy
 from aegis_discovery.errors import ServiceConfigError
 
 MAX_ATTEMPTS = 5
-"""More are taken as five, as gRPC does."""
+"""A larger number counts as five, as in gRPC."""
 
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 _CODES = {code.name: code for code in StatusCode} | {code.value[0]: code for code in StatusCode}
 
-# What is left out here on purpose, and what to do instead.
-_ELSEWHERE = {
+# Fields that are not supported on purpose, and what to use instead.
+_INSTEAD = {
     "loadBalancingConfig": "the pool balances: use its argument balancers",
     "loadBalancingPolicy": "the pool balances: use its argument balancers",
     "retryThrottling": "each service has a retry budget, which cannot be changed",
@@ -33,12 +33,12 @@ _ELSEWHERE = {
 
 @dataclass(frozen=True, slots=True)
 class MethodConfig:
-    """What applies to the calls of one method.
+    """The configuration of the calls of one method.
 
     Attributes:
-        retry: Which calls are made again; None for none.
-        timeout: Seconds that a call may take at most; the caller may ask for less.
-        wait_for_ready: For calls that say nothing about it.
+        retry: Which calls are retried; None for none.
+        timeout: The most seconds that a call may take; a caller may set less.
+        wait_for_ready: The default for calls that do not set it.
     """
 
     retry: RetryPolicy | None = DEFAULT_POLICY
@@ -46,25 +46,24 @@ class MethodConfig:
     wait_for_ready: bool | None = None
 
     def without_retry(self) -> MethodConfig:
-        """Returns the same, with one attempt a call."""
         return replace(self, retry=None)
 
 
 class ServiceConfig:
     """The configuration of all methods that a pool calls.
 
-    The shape is that of gRPC (gRFC A6, service_config.proto): `methodConfig` is a list, whose
-    entries hold for the methods under `name`, by full service name and method, by service, or by
-    `{}` for all; the most precise one wins as a whole. They may set `timeout`, `waitForReady` and
-    `retryPolicy` (`maxAttempts`, 1 to turn retries off; `retryableStatusCodes`). The backoffs of a
-    `retryPolicy` are checked and not waited for: an attempt goes at once to a provider that this
-    call has not asked yet, and there is none after the last provider.
+    The format is that of gRPC (gRFC A6, service_config.proto): `methodConfig` is a list of
+    entries. An entry applies to the methods under `name`, by full service name and method, by
+    service, or by `{}` for all; only the most specific entry applies. An entry may set `timeout`,
+    `waitForReady` and `retryPolicy` (`maxAttempts`, 1 to turn retries off; and
+    `retryableStatusCodes`). The backoffs of a `retryPolicy` are validated but not used: a retry
+    goes at once to a provider that the call has not tried yet, and ends with the last provider.
 
     Args:
-        config: As JSON text or as what it parses to; None for the defaults.
+        config: JSON text, or the object that it parses to; None for the defaults.
 
     Raises:
-        ServiceConfigError: If it is malformed, or asks for what the pool does otherwise.
+        ServiceConfigError: If it is malformed, or sets a field that the pool does not support.
     """
 
     def __init__(self, config: str | Mapping[str, Any] | None = None) -> None:
@@ -78,11 +77,11 @@ class ServiceConfig:
         for number, entry in enumerate(_list("methodConfig", root.get("methodConfig"))):
             self._add(f"methodConfig[{number}]", entry)
 
-    def of(self, method: str) -> MethodConfig:
-        """Returns what applies to a method.
+    def for_method(self, method: str) -> MethodConfig:
+        """Returns the configuration of a method.
 
         Args:
-            method: As in a generated stub: `/package.Service/Method`.
+            method: `/package.Service/Method`, as in a generated stub.
         """
         service, _, name = method.lstrip("/").rpartition("/")
         for key in ((service, name), (service, ""), ("", "")):
@@ -103,9 +102,9 @@ class ServiceConfig:
             wait,
         )
         for number, name in enumerate(_list(f"{where}.name", found.get("name"))):
-            self._name(f"{where}.name[{number}]", name, config)
+            self._add_name(f"{where}.name[{number}]", name, config)
 
-    def _name(self, where: str, name: Any, config: MethodConfig) -> None:
+    def _add_name(self, where: str, name: Any, config: MethodConfig) -> None:
         found = _object(where, name, {"service", "method"})
         key = (found.get("service") or "", found.get("method") or "")
         if not all(isinstance(part, str) for part in key):
@@ -163,7 +162,7 @@ def _object(where: str, value: Any, known: set[str]) -> Mapping[str, Any]:
     for key in value:
         if key not in known:
             raise ServiceConfigError(
-                f"{where}.{key}".lstrip("."), _ELSEWHERE.get(key, "is not known here")
+                f"{where}.{key}".lstrip("."), _INSTEAD.get(key, "is not known here")
             )
     return value
 

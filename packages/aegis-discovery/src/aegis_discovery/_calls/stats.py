@@ -1,4 +1,4 @@
-"""What a pool tells of itself: frozen values that turn into JSON by `dataclasses.asdict`."""
+"""Statistics of a pool: frozen values that `dataclasses.asdict` turns into JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class EndpointState(StrEnum):
-    """Whether calls go to an endpoint, and if not, why."""
+    """Whether an endpoint gets calls, and if not, why."""
 
     READY = "ready"
     UNREACHED = "unreached"
@@ -20,10 +20,11 @@ class EndpointStats:
     """One provider of a service.
 
     Attributes:
-        node_id: The provider.
-        address: Where it is called.
-        state: Ready; unreached or ejected by what our calls met; unwell as the mesh or it says.
-        under_way: Our calls to it that have not ended, whatever their service.
+        node_id: The id of the provider.
+        address: Its address.
+        state: Ready; unreached or ejected, as our calls showed; unwell, as the mesh or the
+            provider itself reports.
+        under_way: Our calls to it that have not ended, for any service.
     """
 
     node_id: str
@@ -34,18 +35,18 @@ class EndpointStats:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStats:
-    """One service that the pool calls; counts are since the pool was made.
+    """One service that the pool calls; the counters start with the pool.
 
     Attributes:
         name: Its name.
         version: Its version.
-        picks: Endpoints chosen: calls and their retries.
-        retries: Calls that went on at another provider.
-        retries_refused: Those that did not, since the budget was spent.
+        picks: Endpoints chosen for calls and their retries.
+        retries: Retries of calls at another provider.
+        retries_refused: Retries that the retry budget did not allow.
         ejections: How often a provider was ejected.
-        sheds: Calls that a provider shed since it had too many.
-        denials: Nodes that declare the service now and may not provide it.
-        endpoints: Its providers now, by node id.
+        sheds: Calls that a provider shed because it was overloaded.
+        denials: The number of nodes that declare the service now and may not provide it.
+        endpoints: Its present providers, by node id.
     """
 
     name: str
@@ -64,7 +65,7 @@ class PoolStats:
     """A snapshot of a pool.
 
     Attributes:
-        services: Those that were called or asked for, by name and version.
+        services: The services that were called or asked for, by name and version.
     """
 
     services: tuple[ServiceStats, ...]

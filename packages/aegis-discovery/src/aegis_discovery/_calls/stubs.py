@@ -1,4 +1,4 @@
-"""What the balanced and borrowed channels and their stub callables are, sync and async."""
+"""Balanced and borrowed channels and their multi-callables: what sync and async share."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from aegis_discovery._calls.router import Router
 from aegis_discovery._calls.service_config import MethodConfig
 
 Connect: TypeAlias = Callable[[Endpoint[ChannelT]], ChannelT]
-"""Returns an endpoint's channel."""
+"""Returns the channel of an endpoint."""
 
 
 class StubCallable(Generic[ChannelT]):
-    """A method of a service: each call of it goes to the same method of the endpoint picked.
+    """The multi-callable of a method; each call goes to the same method of a picked endpoint.
 
     Args:
-        kind: Which of a channel's four methods makes it.
-        router: Picks.
-        connect: Returns an endpoint's channel.
-        config: What applies to its calls.
-        args: As given to the channel's `unary_unary` or the like.
-        kwargs: As `args`.
+        kind: The method of a channel that makes it, such as `unary_unary`.
+        router: Picks the endpoints.
+        connect: Returns the channel of an endpoint.
+        config: The configuration of its calls.
+        args: The arguments of the channel's method.
+        kwargs: Its keyword arguments.
     """
 
     def __init__(
@@ -44,71 +44,66 @@ class StubCallable(Generic[ChannelT]):
         self._args = args
         self._kwargs = kwargs
         self.key = object()
-        self._made_at: weakref.WeakSet[Endpoint[ChannelT]] = weakref.WeakSet()
+        self._endpoints: weakref.WeakSet[Endpoint[ChannelT]] = weakref.WeakSet()
 
-    def at(self, endpoint: Endpoint[ChannelT]) -> Any:
-        """Returns gRPC's own callable for an endpoint.
+    def for_endpoint(self, endpoint: Endpoint[ChannelT]) -> Any:
+        """Returns gRPC's own multi-callable for an endpoint.
 
-        The endpoint keeps it, since its channel must go with the endpoint and with nothing else.
+        It is stored in the endpoint, so that the channel lives exactly as long as the endpoint.
         """
         found = endpoint.callables.get(self.key)
         if found is None:
             make = getattr(self._connect(endpoint), self._kind)
             found = endpoint.callables[self.key] = make(*self._args, **self._kwargs)
-            self._made_at.add(endpoint)
+            self._endpoints.add(endpoint)
         return found
 
-    def within(self, timeout: float | None) -> float | None:
-        """Returns the seconds that a call may take: as it asks, and no more than configured."""
+    def limit_timeout(self, timeout: float | None) -> float | None:
+        """Returns the timeout of a call: the caller's, limited by the configured one."""
         if self.timeout is None:
             return timeout
         return self.timeout if timeout is None else min(timeout, self.timeout)
 
     def __del__(self) -> None:
-        for endpoint in self._made_at:
+        for endpoint in self._endpoints:
             endpoint.callables.pop(self.key, None)
 
 
-def repeatable(metadata: Any) -> Any:
-    """Returns a call's metadata for all its attempts: the first one would use an iterator up."""
+def reusable_metadata(metadata: Any) -> Any:
+    """Returns metadata that every attempt of a call can read; an iterator can be read once."""
     return tuple(metadata) if hasattr(metadata, "__next__") else metadata
 
 
 class Methods:
-    """The four methods of a channel, which differ in one word."""
+    """The four methods of a channel that make multi-callables."""
 
     def _method(self, kind: str, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Makes the stub callable of one method."""
         raise NotImplementedError
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.Channel.unary_unary`."""
         return self._method("unary_unary", method, *args, **kwargs)
 
     def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.Channel.unary_stream`."""
         return self._method("unary_stream", method, *args, **kwargs)
 
     def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.Channel.stream_unary`."""
         return self._method("stream_unary", method, *args, **kwargs)
 
     def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """See `grpc.Channel.stream_stream`."""
         return self._method("stream_stream", method, *args, **kwargs)
 
 
 class BalancedMethods(Methods, Generic[ChannelT]):
-    """A channel whose calls each go to the provider whose turn it is.
+    """A channel that balances each call.
 
     Args:
-        router: Picks.
-        connect: Returns an endpoint's channel.
-        configure: Returns what applies to a method.
+        router: Picks the endpoints.
+        connect: Returns the channel of an endpoint.
+        configure: Returns the configuration of a method.
     """
 
     kinds: ClassVar[Mapping[str, type[StubCallable[Any]]]]
-    """The stub callables, by the method of a channel that makes them."""
+    """The classes of its multi-callables, by the method that makes them."""
 
     def __init__(
         self,
@@ -130,7 +125,7 @@ class BalancedMethods(Methods, Generic[ChannelT]):
 
 
 class BorrowedMethods(Methods, Generic[ChannelT]):
-    """The channel of one provider, shared with the rest of the pool."""
+    """The channel of one provider, which the rest of the pool also uses."""
 
     def __init__(self, endpoint: Endpoint[ChannelT], channel: ChannelT) -> None:
         self._endpoint = endpoint

@@ -1,4 +1,4 @@
-"""Views: the endpoints of a service in tiers, made from one answer of the topology."""
+"""Views: the endpoints of a service by priority, built from one answer of the topology."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Generic, NamedTuple, Protocol, TypeAlias
 from aegis_discovery._calls.endpoint import ChannelT, Endpoint
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus
 
-TIERS = 3
-"""Own zone, own region, everywhere."""
+PRIORITIES = 3
+"""The caller's zone, the caller's region, everywhere."""
 
 MayProvide: TypeAlias = Callable[[NodeInfo, str, str], bool]
-"""Tells whether a node may provide the service of this name and version."""
+"""Returns whether a node may provide the service of this name and version."""
 
 
 class ProviderSource(Protocol):
-    """What the pool asks of a topology."""
+    """What the pool needs of a topology."""
 
     @property
     def nodes(self) -> Sized:
-        """All nodes that are known."""
+        """All known nodes."""
 
     def get_service_providers(self, name: str, version: str) -> tuple[NodeInfo, ...]:
         """Returns the providers by node id, and the same object until one of them changes."""
@@ -30,25 +30,33 @@ class ProviderSource(Protocol):
 class View(NamedTuple, Generic[ChannelT]):
     """The endpoints of one answer of the topology.
 
-    Each of the tiers is a part of the next one: the own zone, the own region, all that are well.
+    Attributes:
+        nodes: The answer.
+        denied: The ids of nodes that declare the service and may not provide it.
+        endpoints: All others, healthy or not, by node id.
+        priorities: The healthy ones in the caller's zone, in its region, and everywhere. Each
+            priority contains the one before it; empty ones are left out. Where no endpoint is
+            healthy, all endpoints are the only priority.
     """
 
     nodes: tuple[NodeInfo, ...]
     denied: frozenset[str]
-    everyone: tuple[Endpoint[ChannelT], ...]
-    tiers: tuple[tuple[Endpoint[ChannelT], ...], ...]
+    endpoints: tuple[Endpoint[ChannelT], ...]
+    priorities: tuple[tuple[Endpoint[ChannelT], ...], ...]
 
 
 class ViewBuilder(Generic[ChannelT]):
-    """Makes views, and keeps one endpoint for each provider and address.
+    """Builds views, and keeps one endpoint for each provider and address.
 
     Args:
-        region: Where the callers are; providers there come first.
-        zone: A part of the region; providers there come before the others of the region.
-        may_provide: Tells whether a node may provide what it declares; None allows all.
+        region: The region of the callers; its providers are preferred.
+        zone: The zone of the callers in that region; its providers are preferred above all.
+        may_provide: Decides whether a node may provide what it declares; None allows all.
     """
 
-    def __init__(self, region: str, zone: str, may_provide: MayProvide | None) -> None:
+    def __init__(
+        self, region: str = "", zone: str = "", may_provide: MayProvide | None = None
+    ) -> None:
         self._region = region
         self._zone = zone
         self._may_provide = may_provide
@@ -57,11 +65,10 @@ class ViewBuilder(Generic[ChannelT]):
         )
 
     def forget_endpoints(self) -> None:
-        """Makes new endpoints, and so new channels, for the views that are built from now on."""
+        """Makes later views use new endpoints, and so new channels."""
         self._known = weakref.WeakValueDictionary()
 
     def build(self, nodes: tuple[NodeInfo, ...], name: str, version: str) -> View[ChannelT]:
-        """Builds the view of a service from its providers."""
         may = self._may_provide
         allowed = nodes
         if may is not None:
@@ -69,20 +76,19 @@ class ViewBuilder(Generic[ChannelT]):
         denied: frozenset[str] = frozenset()
         if len(allowed) < len(nodes):
             denied = frozenset(node.id for node in nodes) - {node.id for node in allowed}
-        everyone: list[Endpoint[ChannelT]] = []
-        tiers: tuple[list[Endpoint[ChannelT]], ...] = tuple([] for _ in range(TIERS))
+        endpoints: list[Endpoint[ChannelT]] = []
+        priorities: tuple[list[Endpoint[ChannelT]], ...] = tuple([] for _ in range(PRIORITIES))
         for node in allowed:
             endpoint = self._endpoint_of(node)
             if endpoint.is_dialable:
-                everyone.append(endpoint)
-                if _is_well(node):
-                    for tier in tiers[self._distance(node) :]:
-                        tier.append(endpoint)
-        used = tuple(tuple(tier) for tier in tiers if tier)
-        return View(nodes, denied, tuple(everyone), used or (tuple(everyone),))
+                endpoints.append(endpoint)
+                if node.health is not HealthStatus.UNHEALTHY and node.status is NodeStatus.ALIVE:
+                    for priority in priorities[self._priority_of(node) :]:
+                        priority.append(endpoint)
+        used = tuple(tuple(priority) for priority in priorities if priority)
+        return View(nodes, denied, tuple(endpoints), used or (tuple(endpoints),))
 
-    def _distance(self, node: NodeInfo) -> int:
-        """Returns 0 for a node of the own zone, 1 for one of the own region, else 2."""
+    def _priority_of(self, node: NodeInfo) -> int:
         if node.region != self._region:
             return 2
         if self._zone and node.zone == self._zone:
@@ -95,7 +101,3 @@ class ViewBuilder(Generic[ChannelT]):
         if endpoint is None:
             endpoint = self._known[key] = Endpoint(node.id, node.address)
         return endpoint
-
-
-def _is_well(node: NodeInfo) -> bool:
-    return node.health is not HealthStatus.UNHEALTHY and node.status is NodeStatus.ALIVE

@@ -15,10 +15,15 @@ from aegis_discovery._calls.aio.call import (
     RetriedCall,
     RetriedStreamCall,
     RetriedUnaryCall,
-    observe,
+    track,
 )
-from aegis_discovery._calls.aio.no_providers import NoProvidersRpcError, UnroutedCall
-from aegis_discovery._calls.stubs import BalancedMethods, BorrowedMethods, StubCallable, repeatable
+from aegis_discovery._calls.aio.no_providers import NoProvidersCall, NoProvidersRpcError
+from aegis_discovery._calls.stubs import (
+    BalancedMethods,
+    BorrowedMethods,
+    StubCallable,
+    reusable_metadata,
+)
 
 # The stubs of grpc make these classes generic; at run time not all of them are.
 # mypy: disable-error-code="type-arg"
@@ -27,12 +32,12 @@ _Callable: TypeAlias = StubCallable[grpc.aio.Channel]
 
 _READY = grpc.ChannelConnectivity.READY
 _LOST = frozenset({grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN})
-_PACE = 0.05
-"""Seconds from one provider that is out of reach to the next, for those who wait for any."""
+_RETRY_INTERVAL = 0.05
+"""Seconds between two unreachable providers, while a caller waits for any connection."""
 
 
 def _one_request(retried: type[RetriedCall]) -> Callable[..., Any]:
-    """Makes the method that sends one request, which can be sent again."""
+    """Makes the method that sends one request, and may repeat it."""
 
     def call(
         self: _Callable,
@@ -45,17 +50,17 @@ def _one_request(retried: type[RetriedCall]) -> Callable[..., Any]:
         compression: grpc.Compression | None = None,
     ) -> Any:
         if self.timeout is not None:
-            timeout = self.within(timeout)
+            timeout = self.limit_timeout(timeout)
         if wait_for_ready is None:
             wait_for_ready = self.wait_for_ready
         if metadata is not None:
-            metadata = repeatable(metadata)
+            metadata = reusable_metadata(metadata)
         try:
             return retried(
                 self, request, timeout, wait_for_ready, metadata, credentials, compression
             )
         except NoProvidersRpcError as error:
-            return UnroutedCall(error)
+            return NoProvidersCall(error)
 
     return call
 
@@ -69,22 +74,22 @@ def _many_requests(
     wait_for_ready: bool | None = None,
     compression: grpc.Compression | None = None,
 ) -> Any:
-    """Sends a stream of requests; nothing can send that twice."""
+    """Sends a stream of requests, which cannot be repeated."""
     try:
         endpoint = self.router.pick(monotonic())
     except NoProvidersRpcError as error:
-        return UnroutedCall(error)
+        return NoProvidersCall(error)
     if wait_for_ready is None:
         wait_for_ready = self.wait_for_ready
-    call = self.at(endpoint)(
+    call = self.for_endpoint(endpoint)(
         request_iterator,
-        self.within(timeout),
+        self.limit_timeout(timeout),
         metadata,
         credentials,
         wait_for_ready,
         compression,
     )
-    return observe(call, self.router, endpoint)
+    return track(call, self.router, endpoint)
 
 
 class _UnaryUnary(_Callable, grpc.aio.UnaryUnaryMultiCallable):
@@ -104,10 +109,10 @@ class _StreamStream(_Callable, grpc.aio.StreamStreamMultiCallable):
 
 
 class BalancedChannel(BalancedMethods[grpc.aio.Channel], grpc.aio.Channel):
-    """A channel to a service: each call goes to the provider whose turn it is.
+    """A channel to a service that balances each call over the providers.
 
-    Closing it refuses further calls through it, and leaves the pool's connections alone. Its
-    connectivity is that of one provider at a time, and of the next one when that fails.
+    A closed channel refuses further calls. The connections of the pool stay open. The connectivity
+    of the channel is that of one provider at a time, and of the next one when that fails.
     """
 
     kinds = {  # noqa: RUF012 - a ClassVar by its declaration
@@ -119,25 +124,25 @@ class BalancedChannel(BalancedMethods[grpc.aio.Channel], grpc.aio.Channel):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._followed: weakref.ref[grpc.aio.Channel] | None = None
+        self._watched: weakref.ref[grpc.aio.Channel] | None = None
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        """Returns the connectivity of the provider that is followed.
+        """Returns the connectivity of the watched provider.
 
         Raises:
-            NoProvidersError: If nobody provides the service.
+            NoProvidersError: If the service has no provider.
         """
-        return self._follow().get_state(try_to_connect)
+        return self._watched_channel().get_state(try_to_connect)
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """Waits until `get_state` may return another state."""
-        # Only get_state moves on: the next provider may be in that state for good, if unasked.
-        channel = self._followed() if self._followed else None
+        # Only get_state moves on to the next provider: without a request to connect, that one may
+        # stay in the same state for ever.
+        channel = self._watched() if self._watched else None
         if channel is None or channel.get_state() is not last_observed_state:
             return
         if last_observed_state in _LOST:
-            # gRPC stays so until it is connected again; the next provider may be there already.
-            await asyncio.sleep(_PACE)
+            # gRPC keeps this state until it reconnects; the next provider may be connected already.
+            await asyncio.sleep(_RETRY_INTERVAL)
         else:
             await channel.wait_for_state_change(last_observed_state)
 
@@ -145,20 +150,19 @@ class BalancedChannel(BalancedMethods[grpc.aio.Channel], grpc.aio.Channel):
         """Waits until a provider is connected.
 
         Raises:
-            NoProvidersError: If nobody provides the service.
+            NoProvidersError: If the service has no provider.
         """
         while (state := self.get_state(try_to_connect=True)) is not _READY:
             await self.wait_for_state_change(state)
 
-    def _follow(self) -> grpc.aio.Channel:
-        channel = self._followed() if self._followed else None
+    def _watched_channel(self) -> grpc.aio.Channel:
+        channel = self._watched() if self._watched else None
         if channel is None or channel.get_state() in _LOST:
             channel = self._connect(self._router.pick(monotonic()))
-            self._followed = weakref.ref(channel)
+            self._watched = weakref.ref(channel)
         return channel
 
     async def close(self, grace: float | None = None) -> None:
-        """Takes no more calls."""
         self._router.closed = True
 
     async def __aenter__(self) -> Self:
@@ -169,23 +173,20 @@ class BalancedChannel(BalancedMethods[grpc.aio.Channel], grpc.aio.Channel):
 
 
 class BorrowedChannel(BorrowedMethods[grpc.aio.Channel], grpc.aio.Channel):
-    """The channel of one provider, shared with the rest of the pool; closing it does nothing."""
+    """The channel of one provider, which the rest of the pool also uses."""
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        """See `grpc.aio.Channel.get_state`."""
         state: grpc.ChannelConnectivity = self._channel.get_state(try_to_connect)
         return state
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """See `grpc.aio.Channel.wait_for_state_change`."""
         await self._channel.wait_for_state_change(last_observed_state)
 
     async def channel_ready(self) -> None:
-        """See `grpc.aio.Channel.channel_ready`."""
         await self._channel.channel_ready()
 
     async def close(self, grace: float | None = None) -> None:
-        """Does nothing, since others use the channel too."""
+        pass  # other calls use the channel too
 
     async def __aenter__(self) -> Self:
         return self

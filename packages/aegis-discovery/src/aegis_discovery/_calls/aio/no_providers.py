@@ -1,4 +1,4 @@
-"""Async calls that had nowhere to go."""
+"""Async calls to a service without providers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from aegis_discovery.errors import NoProvidersError
 
 
 class NoProvidersRpcError(NoProvidersError, grpc.aio.AioRpcError):
-    """The error of a call that had nowhere to go."""
+    """The error of a call to a service without providers."""
 
     def __init__(self, name: str, version: str, known: int = 0) -> None:
-        # Two errors with constructors of their own meet here; neither one calls the other's.
+        # The constructors of the two bases take different arguments and do not call each other.
         message = str(NoProvidersError(name, version, known))
         nothing = grpc.aio.Metadata()
         grpc.aio.AioRpcError.__init__(
@@ -33,13 +33,13 @@ class NoProvidersRpcError(NoProvidersError, grpc.aio.AioRpcError):
         return str(self.args[0])
 
 
-class UnroutedCall(
+class NoProvidersCall(
     grpc.aio.UnaryUnaryCall,
     grpc.aio.UnaryStreamCall,
     grpc.aio.StreamUnaryCall,
     grpc.aio.StreamStreamCall,
 ):
-    """A call of any kind that had nowhere to go: it has ended with the error."""
+    """An ended call, of any kind, to a service without providers."""
 
     def __init__(self, error: NoProvidersRpcError) -> None:
         self._error = error
@@ -54,57 +54,37 @@ class UnroutedCall(
     async def __anext__(self) -> NoReturn:
         raise self._error
 
-    async def read(self) -> NoReturn:
-        """Raises the error."""
+    async def write(self, request: Any) -> NoReturn:
         raise self._error
 
-    async def write(self, request: Any) -> NoReturn:
-        """Raises the error."""
-        raise self._error
+    read = wait_for_connection = __anext__
 
     async def done_writing(self) -> None:
-        """Does nothing: the call has ended."""
-
-    async def wait_for_connection(self) -> NoReturn:
-        """Raises the error."""
-        raise self._error
+        pass
 
     async def code(self) -> grpc.StatusCode:
-        """Returns UNAVAILABLE."""
         return self._error.code()
 
     async def details(self) -> str:
-        """Says which service has no provider."""
         return str(self._error)
 
-    async def debug_error_string(self) -> str:
-        """Says the same as `details`."""
-        return str(self._error)
+    debug_error_string = details
 
     async def initial_metadata(self) -> grpc.aio.Metadata:
-        """Returns nothing, since nobody answered."""
         return grpc.aio.Metadata()
 
-    async def trailing_metadata(self) -> grpc.aio.Metadata:
-        """Returns nothing, since nobody answered."""
-        return grpc.aio.Metadata()
+    trailing_metadata = initial_metadata
 
     def done(self) -> bool:
-        """Returns True."""
         return True
 
     def cancel(self) -> bool:
-        """Returns False: it is too late."""
         return False
 
-    def cancelled(self) -> bool:
-        """Returns False."""
-        return False
+    cancelled = cancel
 
     def time_remaining(self) -> float | None:
-        """Returns None, as for a call without a deadline."""
         return None
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        """Calls back at once."""
         callback(self)

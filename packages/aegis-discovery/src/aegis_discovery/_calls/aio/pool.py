@@ -4,58 +4,51 @@ from __future__ import annotations
 
 import logging
 import time
-from asyncio import _get_running_loop  # unlike the public one, it raises nothing
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from asyncio import _get_running_loop  # unlike the public one, it never raises
+from typing import Any, Self, Unpack
 
 import grpc.aio
 from aegis_certs import TLSConfig
 
-from aegis_discovery._calls.aio.call import end_of
+from aegis_discovery._calls.aio.call import result_of
 from aegis_discovery._calls.aio.channel import BalancedChannel, BorrowedChannel
 from aegis_discovery._calls.aio.no_providers import NoProvidersRpcError
-from aegis_discovery._calls.balancers import Balancer
 from aegis_discovery._calls.endpoint import Endpoint
+from aegis_discovery._calls.options import PoolArguments, PoolOptions
 from aegis_discovery._calls.pool_base import PROBE, PROBE_TIMEOUT, BasePool, is_alive
 from aegis_discovery._calls.router import Router
 from aegis_discovery._calls.selection import ServiceEndpoints
-from aegis_discovery._calls.views import MayProvide
+from aegis_discovery._calls.views import MayProvide, ViewBuilder
 from aegis_discovery.transport._aio_channels import ChannelCache, LoopBound
-from aegis_discovery.transport._shared import Options
 
 _log = logging.getLogger("aegis.pool")
 
 
 class ServiceClientPool(BasePool[grpc.aio.Channel]):
-    """Calls services by name: their providers in turn, over shared channels of mutual TLS.
+    """Calls services by name and balances the calls over their providers, with mutual TLS.
 
-    Each provider must prove to be the node that the topology names. Providers that the mesh holds
-    to be unhealthy, or that calls had trouble with lately, are passed over as long as others are
-    left. A pool belongs to the event loop of its first call.
+    Each provider must prove that it is the node that the topology names. Calls skip providers that
+    the mesh considers unhealthy or that recent calls failed at, as long as others are left. A pool
+    belongs to the event loop of its first call.
 
-    A call that nobody answered may go on at another provider. Whoever died may have run it before.
+    A call that was not answered may be retried at another provider. The first provider may have
+    run it before it died.
 
     Args:
-        source: A topology, or anything that has one (`Node`, `Mesh`).
-        tls: Our identity.
-        interceptors: Client interceptors of gRPC; they see every attempt of a call.
-        options: Further channel options of gRPC.
-        retry: Whether a call with a single request, that ended UNAVAILABLE before anything was
-            answered, may be tried again at up to two other providers, within a budget.
-        service_config: Retries, timeouts and `wait_for_ready` by method, in the shape of gRPC's
-            service config: JSON text, or what it parses to.
-        balancers: By a service's name, what makes its balancer, such as `LeastRequests`; round
-            robin elsewhere.
-        region: Where this process runs; providers of the same region are preferred.
-        zone: A part of the region; providers of the same zone are preferred above all.
-        may_provide: Tells of a node and a service's name and version whether the node may provide
-            it; those that may not are left out. Asked when the providers change; it must not use
-            the pool.
-        channels: Channels to share with others who call the same nodes, in place of own ones;
-            they bring their own identity, interceptors and options, and are not closed here.
+        source: A topology, or an object that has one (`Node`, `Mesh`).
+        tls: The identity of this process.
+        region: The region of this process; its providers are preferred.
+        zone: The zone of this process in that region; its providers are preferred above all.
+        may_provide: Called with a node and a service's name and version; returns whether the node
+            may provide the service. Other nodes get no calls. It is called when the providers
+            change, and must not use the pool.
+        channels: Channels shared with other users of the same nodes, in place of own ones. They
+            have their own identity, interceptors and options, and the pool does not close them.
+        options: The fields of `PoolOptions`: `balancers`, `retry`, `service_config`, `interceptors`
+            and `options`.
 
     Raises:
-        ServiceConfigError: If the service config cannot be followed.
+        ServiceConfigError: If the service config is malformed or not supported.
     """
 
     def __init__(
@@ -63,26 +56,21 @@ class ServiceClientPool(BasePool[grpc.aio.Channel]):
         source: Any,
         tls: TLSConfig,
         *,
-        interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
-        options: Options = (),
-        retry: bool = True,
-        service_config: str | Mapping[str, Any] | None = None,
-        balancers: Mapping[str, Callable[[], Balancer]] | None = None,
         region: str = "",
         zone: str = "",
         may_provide: MayProvide | None = None,
         channels: ChannelCache | None = None,
+        **options: Unpack[PoolArguments],
     ) -> None:
-        super().__init__(source, retry, service_config, balancers, region, zone, may_provide)
-        if channels is None:
-            self._channels = ChannelCache(
-                tls, interceptors=[_past_probes(one) for one in interceptors], options=options
-            )
-        elif interceptors or options:
-            raise ValueError("shared channels bring their own interceptors and options")
-        else:
-            self._channels = channels
+        chosen = PoolOptions(**options)
+        super().__init__(source, chosen, ViewBuilder(region, zone, may_provide))
         self._owns_channels = channels is None
+        if channels is None:
+            interceptors = [_skip_probes(one) for one in chosen.interceptors]
+            channels = ChannelCache(tls, interceptors=interceptors, options=chosen.options)
+        elif chosen.interceptors or chosen.options:
+            raise ValueError("shared channels bring their own interceptors and options")
+        self._channels = channels
         self._home = LoopBound("pool")
 
     def channel(self, name: str, version: str, *, retry: bool | None = None) -> grpc.aio.Channel:
@@ -91,24 +79,27 @@ class ServiceClientPool(BasePool[grpc.aio.Channel]):
         Args:
             name: The service's name.
             version: Its version.
-            retry: False to make each call of this channel once; None for what the pool does.
+            retry: Whether calls of this channel may be retried; None for the pool's setting.
 
         Raises:
             ClosedError: If the pool was closed.
         """
-        router = _LoopRouter(self._endpoints.service(name, version), self._home)
-        return BalancedChannel(router, self._connect, self._configuration(retry))
+        return BalancedChannel(
+            self._router(name, version), self._connect, self._method_config(retry)
+        )
 
     def get_conn(self, name: str, version: str) -> grpc.aio.Channel:
-        """Returns the channel of the provider whose turn it is; it need not be closed.
+        """Returns the channel of one provider, chosen by the balancer; closing it does nothing.
 
         Raises:
-            NoProvidersError: If nobody provides the service.
+            NoProvidersError: If the service has no provider.
             ClosedError: If the pool was closed.
         """
-        router = _LoopRouter(self._endpoints.service(name, version), self._home)
-        endpoint = router.pick(time.monotonic())
+        endpoint = self._router(name, version).pick(time.monotonic())
         return BorrowedChannel(endpoint, self._connect(endpoint))
+
+    def _router(self, name: str, version: str) -> Router[grpc.aio.Channel]:
+        return _LoopRouter(self._registry.service(name, version), self._home)
 
     def _connect(self, endpoint: Endpoint[grpc.aio.Channel]) -> grpc.aio.Channel:
         channel = endpoint.channel
@@ -124,32 +115,26 @@ class ServiceClientPool(BasePool[grpc.aio.Channel]):
         def ended(probe: Any) -> None:
             alive = False
             try:
-                alive = is_alive(end_of(probe).code)
-            except Exception:  # noqa: BLE001 - an interceptor's own error: that is no answer
+                alive = is_alive(result_of(probe).code)
+            except Exception:  # noqa: BLE001 - an interceptor's own error is not an answer
                 _log.debug("%r was not probed", endpoint, exc_info=True)
-            endpoint.probed(alive, time.monotonic())
-            del keep[:]
+            endpoint.probe_ended(alive, time.monotonic())
+            del references[:]
 
-        # gRPC closes a channel that nobody holds, and cancels a call that nobody holds.
-        keep = [channel, probe]
+        # gRPC closes a channel and cancels a call that nothing references.
+        references = [channel, probe]
         probe.add_done_callback(ended)
 
-    def change_identity(self, tls: TLSConfig) -> None:
-        """Makes calls with another identity from now on; calls under way end on their channels."""
-        if self._owns_channels:
-            self._channels.change_identity(tls)
-        self._endpoints.renew()
-
     async def close(self, grace: float | None = None) -> None:
-        """Takes no more calls and closes the connections.
+        """Refuses further calls and closes the connections.
 
         Args:
-            grace: Seconds that calls under way have to end; they are cancelled then, or at once.
+            grace: Seconds that calls under way have to end before they are cancelled; None for 0.
         """
-        held = self._endpoints.close()  # a channel that nobody holds could not be closed
+        connected = self._registry.close()  # without a reference a channel cannot be closed
         if self._owns_channels:
             await self._channels.close(grace)
-        del held
+        del connected
 
     async def __aenter__(self) -> Self:
         return self
@@ -158,8 +143,8 @@ class ServiceClientPool(BasePool[grpc.aio.Channel]):
         await self.close()
 
 
-class _PastProbes(grpc.aio.UnaryUnaryClientInterceptor):
-    """A user's interceptor, which is to see the user's calls and not the probes of the pool."""
+class _SkipProbes(grpc.aio.UnaryUnaryClientInterceptor):
+    """Hides the probes of the pool from an interceptor of the user."""
 
     def __init__(self, inner: grpc.aio.UnaryUnaryClientInterceptor) -> None:
         self._inner = inner
@@ -170,28 +155,28 @@ class _PastProbes(grpc.aio.UnaryUnaryClientInterceptor):
         return await self._inner.intercept_unary_unary(continuation, details, request)
 
 
-def _past_probes(interceptor: grpc.aio.ClientInterceptor) -> grpc.aio.ClientInterceptor:
+def _skip_probes(interceptor: grpc.aio.ClientInterceptor) -> grpc.aio.ClientInterceptor:
     if isinstance(interceptor, grpc.aio.UnaryUnaryClientInterceptor):
-        return _PastProbes(interceptor)
+        return _SkipProbes(interceptor)
     return interceptor
 
 
 class _LoopRouter(Router[grpc.aio.Channel]):
-    """A router that serves one event loop only: gRPC's channels would hang in another."""
+    """A router for one event loop: the channels of gRPC would hang in another one."""
 
     __slots__ = ("_home", "_loop")
 
     def __init__(self, service: ServiceEndpoints[grpc.aio.Channel], home: LoopBound) -> None:
         super().__init__(service, NoProvidersRpcError)
         self._home = home
-        self._loop: object = home  # no loop at all, so that the first call looks at home
+        self._loop: object = home  # not a loop, so that the first call checks the home loop
 
     def pick(self, now: float) -> Endpoint[grpc.aio.Channel]:
-        # Not by super(), and the loop looked at here: each frame of a call counts.
+        # Repeats super().pick() and checks the loop here, because each frame of a call counts.
         if _get_running_loop() is not self._loop:
             self._home.check()
             self._loop = _get_running_loop()
         endpoint = self._service.pick(now)
         if endpoint is None or self.closed:
-            raise self._refusal()
+            raise self._pick_error()
         return endpoint

@@ -10,10 +10,15 @@ from typing import Any, Self, TypeAlias
 
 import grpc
 
+from aegis_discovery._calls.attempt import deadline_of, time_left
 from aegis_discovery._calls.endpoint import Endpoint
-from aegis_discovery._calls.router import deadline_of, time_left
-from aegis_discovery._calls.stubs import BalancedMethods, BorrowedMethods, StubCallable, repeatable
-from aegis_discovery._calls.sync.call import RetriedCall, end_of, observe
+from aegis_discovery._calls.stubs import (
+    BalancedMethods,
+    BorrowedMethods,
+    StubCallable,
+    reusable_metadata,
+)
+from aegis_discovery._calls.sync.call import RetriedCall, result_of, track
 from aegis_discovery._calls.sync.no_providers import NoProvidersRpcError
 
 _BEST_FIRST = (
@@ -26,12 +31,12 @@ _BEST_FIRST = (
 
 
 class ConnectivityWatch:
-    """Follows some channels, and tells the best state that any of them is in.
+    """Watches some channels and reports the best state of them.
 
     Args:
         channels: The channels.
-        callback: Told that state, and each change of it.
-        try_to_connect: Whether the channels are to connect for it.
+        callback: Called with that state, and with each change of it.
+        try_to_connect: Whether idle channels are to connect.
     """
 
     def __init__(
@@ -43,7 +48,7 @@ class ConnectivityWatch:
         self._callback = callback
         self._lock = threading.Lock()
         self._states: dict[grpc.Channel, grpc.ChannelConnectivity] = {}
-        self._told: grpc.ChannelConnectivity | None = None
+        self._reported: grpc.ChannelConnectivity | None = None
         self._watchers = {channel: partial(self._changed, channel) for channel in channels}
         for channel, watcher in self._watchers.items():
             channel.subscribe(watcher, try_to_connect)
@@ -52,13 +57,12 @@ class ConnectivityWatch:
         with self._lock:
             self._states[channel] = state
             best = min(self._states.values(), key=_BEST_FIRST.index)
-            if best is self._told:
+            if best is self._reported:
                 return
-            self._told = best
+            self._reported = best
         self._callback(best)
 
-    def end(self) -> None:
-        """Tells nothing more."""
+    def cancel(self) -> None:
         for channel, watcher in self._watchers.items():
             channel.unsubscribe(watcher)
 
@@ -68,11 +72,11 @@ class ConnectivityWatch:
 _Callable: TypeAlias = StubCallable[grpc.Channel]
 
 _WATCHED = 4
-"""Providers whose connectivity one subscriber follows: gRPC polls each with a thread."""
+"""Providers that one subscriber watches: gRPC polls the connectivity of each with a thread."""
 
 
-def _waiting(how: str) -> Callable[..., Any]:
-    """Makes a method that blocks for the response to one request."""
+def _blocking_call(how: str) -> Callable[..., Any]:
+    """Makes a method that sends one request and waits for the response."""
 
     def call(
         self: _Callable,
@@ -87,40 +91,42 @@ def _waiting(how: str) -> Callable[..., Any]:
         began = monotonic()
         endpoint = router.pick(began)
         if self.timeout is not None:
-            timeout = self.within(timeout)
+            timeout = self.limit_timeout(timeout)
         deadline = None if timeout is None else began + timeout
         waits = self.wait_for_ready if wait_for_ready is None else wait_for_ready
-        wait = waits and router.waits(policy)
+        wait = waits and router.should_wait_for_ready(policy)
         if metadata is not None:
-            metadata = repeatable(metadata)
+            metadata = reusable_metadata(metadata)
         tried: tuple[Endpoint[grpc.Channel], ...] = ()
         while True:
             token = object()
-            endpoint.asked(began, token)
+            endpoint.call_started(began, token)
             waiting = endpoint.waiting
             try:
-                response = getattr(self.at(endpoint), how)(
+                response = getattr(self.for_endpoint(endpoint), how)(
                     request, timeout, metadata, credentials, wait, compression
                 )
             except grpc.RpcError as error:
                 if not isinstance(error, grpc.Call):
-                    raise  # an interceptor's own
+                    raise  # an interceptor's own error
                 tried = (*tried, endpoint)
-                other = router.after(tried, end_of(error), policy, deadline=deadline, waiting=waits)
-                if other is None:
+                retry = router.pick_retry(
+                    tried, result_of(error), policy, deadline=deadline, waiting=waits
+                )
+                if retry is None:
                     raise
             else:
-                endpoint.answered(began, monotonic())
+                endpoint.call_answered(began, monotonic())
                 return response
             finally:
                 waiting.discard(token)
-            endpoint, timeout, began = other, time_left(deadline), monotonic()
-            wait = waits and router.waits(policy, len(tried))
+            endpoint, timeout, began = retry, time_left(deadline), monotonic()
+            wait = waits and router.should_wait_for_ready(policy, len(tried))
 
     return call
 
 
-def _beginning(how: str) -> Callable[..., Any]:
+def _started_call(how: str) -> Callable[..., Any]:
     """Makes a method that sends one request and returns the call."""
 
     def call(
@@ -135,13 +141,13 @@ def _beginning(how: str) -> Callable[..., Any]:
         def start(
             endpoint: Endpoint[grpc.Channel], timeout: float | None, wait: bool | None
         ) -> Any:
-            return getattr(self.at(endpoint), how)(
+            return getattr(self.for_endpoint(endpoint), how)(
                 request, timeout, metadata, credentials, wait, compression
             )
 
         router, policy = self.router, self.retry
-        metadata = repeatable(metadata)
-        timeout = self.within(timeout)
+        metadata = reusable_metadata(metadata)
+        timeout = self.limit_timeout(timeout)
         wait = self.wait_for_ready if wait_for_ready is None else wait_for_ready
         streams = how != "future"
         try:
@@ -149,18 +155,18 @@ def _beginning(how: str) -> Callable[..., Any]:
         except NoProvidersRpcError as error:
             return error
         deadline = deadline_of(timeout)
-        call = start(endpoint, timeout, wait and router.waits(policy))
+        call = start(endpoint, timeout, wait and router.should_wait_for_ready(policy))
         if not isinstance(call, grpc.Call):
-            return call  # an interceptor's own: it tells nothing of itself, and cannot go on
+            return call  # an interceptor's own object: it cannot be tracked or retried
         if policy is None:
-            return observe(call, router, endpoint, streams=streams)
+            return track(call, router, endpoint, streams=streams)
         return RetriedCall(router, start, policy, deadline, wait, endpoint, call, streams=streams)
 
     return call
 
 
-def _waiting_stream(how: str) -> Callable[..., Any]:
-    """Makes a method that blocks for the response to a stream; nothing can send that twice."""
+def _blocking_stream(how: str) -> Callable[..., Any]:
+    """Makes a method that sends a stream, which cannot be repeated, and waits for the response."""
 
     def call(
         self: _Callable,
@@ -177,23 +183,28 @@ def _waiting_stream(how: str) -> Callable[..., Any]:
         token = object()
         endpoint.streaming.add(token)
         try:
-            response = getattr(self.at(endpoint), how)(
-                request_iterator, self.within(timeout), metadata, credentials, wait, compression
+            response = getattr(self.for_endpoint(endpoint), how)(
+                request_iterator,
+                self.limit_timeout(timeout),
+                metadata,
+                credentials,
+                wait,
+                compression,
             )
         except grpc.RpcError as error:
             if isinstance(error, grpc.Call):
-                self.router.note(endpoint, end_of(error, streams=True), monotonic())
+                self.router.record(endpoint, result_of(error, streams=True), monotonic())
             raise
         finally:
             endpoint.streaming.discard(token)
-        if endpoint.troubled:
-            endpoint.succeeded()
+        if endpoint.has_failed:
+            endpoint.call_succeeded()
         return response
 
     return call
 
 
-def _beginning_stream(how: str) -> Callable[..., Any]:
+def _started_stream(how: str) -> Callable[..., Any]:
     """Makes a method that sends a stream and returns the call."""
 
     def call(
@@ -210,40 +221,40 @@ def _beginning_stream(how: str) -> Callable[..., Any]:
         except NoProvidersRpcError as error:
             return error
         wait = self.wait_for_ready if wait_for_ready is None else wait_for_ready
-        started = getattr(self.at(endpoint), how)(
-            request_iterator, self.within(timeout), metadata, credentials, wait, compression
+        call = getattr(self.for_endpoint(endpoint), how)(
+            request_iterator, self.limit_timeout(timeout), metadata, credentials, wait, compression
         )
-        if not isinstance(started, grpc.Call):
-            return started
-        return observe(started, self.router, endpoint, streams=True)
+        if not isinstance(call, grpc.Call):
+            return call
+        return track(call, self.router, endpoint, streams=True)
 
     return call
 
 
 class _UnaryUnary(_Callable, grpc.UnaryUnaryMultiCallable):
-    __call__ = _waiting("__call__")
-    with_call = _waiting("with_call")
-    future = _beginning("future")
+    __call__ = _blocking_call("__call__")
+    with_call = _blocking_call("with_call")
+    future = _started_call("future")
 
 
 class _UnaryStream(_Callable, grpc.UnaryStreamMultiCallable):
-    __call__ = _beginning("__call__")
+    __call__ = _started_call("__call__")
 
 
 class _StreamUnary(_Callable, grpc.StreamUnaryMultiCallable):
-    __call__ = _waiting_stream("__call__")
-    with_call = _waiting_stream("with_call")
-    future = _beginning_stream("future")
+    __call__ = _blocking_stream("__call__")
+    with_call = _blocking_stream("with_call")
+    future = _started_stream("future")
 
 
 class _StreamStream(_Callable, grpc.StreamStreamMultiCallable):
-    __call__ = _beginning_stream("__call__")
+    __call__ = _started_stream("__call__")
 
 
 class BalancedChannel(BalancedMethods[grpc.Channel], grpc.Channel):
-    """A channel to a service: each call goes to the provider whose turn it is.
+    """A channel to a service that balances each call over the providers.
 
-    Closing it refuses further calls through it, and leaves the pool's connections alone.
+    A closed channel refuses further calls. The connections of the pool stay open.
     """
 
     kinds = {  # noqa: RUF012 - a ClassVar by its declaration
@@ -262,23 +273,21 @@ class BalancedChannel(BalancedMethods[grpc.Channel], grpc.Channel):
         callback: Callable[[grpc.ChannelConnectivity], None],
         try_to_connect: bool | None = None,
     ) -> None:
-        """Follows the connectivity of the next few providers, and tells the best of it.
+        """Watches the next few providers and reports the best connectivity of them.
 
         Raises:
-            NoProvidersError: If nobody provides the service.
+            NoProvidersError: If the service has no provider.
         """
         self.unsubscribe(callback)
         channels = {self._connect(self._router.pick(monotonic())) for _ in range(_WATCHED)}
         self._watches[callback] = ConnectivityWatch(channels, callback, bool(try_to_connect))
 
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
-        """Ends what `subscribe` began."""
         watch = self._watches.pop(callback, None)
         if watch is not None:
-            watch.end()
+            watch.cancel()
 
     def close(self) -> None:
-        """Takes no more calls."""
         self._router.closed = True
         for callback in list(self._watches):
             self.unsubscribe(callback)
@@ -291,22 +300,20 @@ class BalancedChannel(BalancedMethods[grpc.Channel], grpc.Channel):
 
 
 class BorrowedChannel(BorrowedMethods[grpc.Channel], grpc.Channel):
-    """The channel of one provider, shared with the rest of the pool; closing it does nothing."""
+    """The channel of one provider, which the rest of the pool also uses."""
 
     def subscribe(
         self,
         callback: Callable[[grpc.ChannelConnectivity], None],
         try_to_connect: bool | None = None,
     ) -> None:
-        """See `grpc.Channel.subscribe`."""
         self._channel.subscribe(callback, bool(try_to_connect))
 
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
-        """See `grpc.Channel.unsubscribe`."""
         self._channel.unsubscribe(callback)
 
     def close(self) -> None:
-        """Does nothing, since others use the channel too."""
+        pass  # other calls use the channel too
 
     def __enter__(self) -> Self:
         return self

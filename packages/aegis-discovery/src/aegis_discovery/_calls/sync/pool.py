@@ -3,54 +3,47 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import grpc
 from aegis_certs import TLSConfig
 
-from aegis_discovery._calls.balancers import Balancer
 from aegis_discovery._calls.endpoint import Endpoint
+from aegis_discovery._calls.options import PoolArguments, PoolOptions
 from aegis_discovery._calls.pool_base import PROBE, PROBE_TIMEOUT, BasePool, is_alive
 from aegis_discovery._calls.router import Router
 from aegis_discovery._calls.sync.channel import BalancedChannel, BorrowedChannel
 from aegis_discovery._calls.sync.no_providers import NoProvidersRpcError
-from aegis_discovery._calls.views import MayProvide
+from aegis_discovery._calls.views import MayProvide, ViewBuilder
 from aegis_discovery.transport._channels import ChannelCache
-from aegis_discovery.transport._shared import Options
 
 
 class ServiceClientPool(BasePool[grpc.Channel]):
-    """Calls services by name: their providers in turn, over shared channels of mutual TLS.
+    """Calls services by name and balances the calls over their providers, with mutual TLS.
 
-    Each provider must prove to be the node that the topology names. Providers that the mesh holds
-    to be unhealthy, or that calls had trouble with lately, are passed over as long as others are
-    left. It may be used from any number of threads, in the process that made it: in a forked child
-    it raises `ForkedError`.
+    Each provider must prove that it is the node that the topology names. Calls skip providers that
+    the mesh considers unhealthy or that recent calls failed at, as long as others are left. Any
+    number of threads may use a pool, in the process that made it: in a forked child it raises
+    `ForkedError`.
 
-    A call that nobody answered may go on at another provider. Whoever died may have run it before.
+    A call that was not answered may be retried at another provider. The first provider may have
+    run it before it died.
 
     Args:
-        source: A topology, or anything that has one (`Node`, `Mesh`).
-        tls: Our identity.
-        interceptors: Client interceptors of gRPC; they see every attempt of a call.
-        options: Further channel options of gRPC.
-        retry: Whether a call with a single request, that ended UNAVAILABLE before anything was
-            answered, may be tried again at up to two other providers, within a budget.
-        service_config: Retries, timeouts and `wait_for_ready` by method, in the shape of gRPC's
-            service config: JSON text, or what it parses to.
-        balancers: By a service's name, what makes its balancer, such as `LeastRequests`; round
-            robin elsewhere.
-        region: Where this process runs; providers of the same region are preferred.
-        zone: A part of the region; providers of the same zone are preferred above all.
-        may_provide: Tells of a node and a service's name and version whether the node may provide
-            it; those that may not are left out. Asked when the providers change; it must not use
-            the pool.
-        channels: Channels to share with others who call the same nodes, in place of own ones;
-            they bring their own identity and options, and are not closed with the pool.
+        source: A topology, or an object that has one (`Node`, `Mesh`).
+        tls: The identity of this process.
+        region: The region of this process; its providers are preferred.
+        zone: The zone of this process in that region; its providers are preferred above all.
+        may_provide: Called with a node and a service's name and version; returns whether the node
+            may provide the service. Other nodes get no calls. It is called when the providers
+            change, and must not use the pool.
+        channels: Channels shared with other users of the same nodes, in place of own ones. They
+            have their own identity and options, and the pool does not close them.
+        options: The fields of `PoolOptions`: `balancers`, `retry`, `service_config`, `interceptors`
+            and `options`.
 
     Raises:
-        ServiceConfigError: If the service config cannot be followed.
+        ServiceConfigError: If the service config is malformed or not supported.
     """
 
     def __init__(
@@ -58,25 +51,21 @@ class ServiceClientPool(BasePool[grpc.Channel]):
         source: Any,
         tls: TLSConfig,
         *,
-        interceptors: Sequence[Any] = (),
-        options: Options = (),
-        retry: bool = True,
-        service_config: str | Mapping[str, Any] | None = None,
-        balancers: Mapping[str, Callable[[], Balancer]] | None = None,
         region: str = "",
         zone: str = "",
         may_provide: MayProvide | None = None,
         channels: ChannelCache | None = None,
+        **options: Unpack[PoolArguments],
     ) -> None:
-        super().__init__(source, retry, service_config, balancers, region, zone, may_provide)
-        if channels is None:
-            self._channels = ChannelCache(tls, options=options)
-        elif options:
-            raise ValueError("shared channels bring their own options")
-        else:
-            self._channels = channels
+        chosen = PoolOptions(**options)
+        super().__init__(source, chosen, ViewBuilder(region, zone, may_provide))
         self._owns_channels = channels is None
-        self._interceptors = tuple(interceptors)
+        if channels is None:
+            channels = ChannelCache(tls, options=chosen.options)
+        elif chosen.options:
+            raise ValueError("shared channels bring their own options")
+        self._channels = channels
+        self._interceptors = tuple(chosen.interceptors)
 
     def channel(self, name: str, version: str, *, retry: bool | None = None) -> grpc.Channel:
         """Returns a channel to a service that balances every call; any stub works on it.
@@ -84,24 +73,27 @@ class ServiceClientPool(BasePool[grpc.Channel]):
         Args:
             name: The service's name.
             version: Its version.
-            retry: False to make each call of this channel once; None for what the pool does.
+            retry: Whether calls of this channel may be retried; None for the pool's setting.
 
         Raises:
             ClosedError: If the pool was closed.
         """
-        router = Router(self._endpoints.service(name, version), NoProvidersRpcError)
-        return BalancedChannel(router, self._connect, self._configuration(retry))
+        return BalancedChannel(
+            self._router(name, version), self._connect, self._method_config(retry)
+        )
 
     def get_conn(self, name: str, version: str) -> grpc.Channel:
-        """Returns the channel of the provider whose turn it is; it need not be closed.
+        """Returns the channel of one provider, chosen by the balancer; closing it does nothing.
 
         Raises:
-            NoProvidersError: If nobody provides the service.
+            NoProvidersError: If the service has no provider.
             ClosedError: If the pool was closed.
         """
-        router = Router(self._endpoints.service(name, version), NoProvidersRpcError)
-        endpoint = router.pick(time.monotonic())
+        endpoint = self._router(name, version).pick(time.monotonic())
         return BorrowedChannel(endpoint, self._connect(endpoint))
+
+    def _router(self, name: str, version: str) -> Router[grpc.Channel]:
+        return Router(self._registry.service(name, version), NoProvidersRpcError)
 
     def _connect(self, endpoint: Endpoint[grpc.Channel]) -> grpc.Channel:
         channel = endpoint.channel
@@ -117,27 +109,21 @@ class ServiceClientPool(BasePool[grpc.Channel]):
         probe = channel.unary_unary(PROBE).future(b"", timeout=PROBE_TIMEOUT)
 
         def ended(probe: Any) -> None:
-            endpoint.probed(is_alive(probe.code()), time.monotonic())
-            del keep[:]
+            endpoint.probe_ended(is_alive(probe.code()), time.monotonic())
+            del references[:]
 
-        # gRPC closes a channel that nobody holds, and cancels a future that nobody holds.
-        keep = [channel, probe]
+        # gRPC closes a channel and cancels a future that nothing references.
+        references = [channel, probe]
         probe.add_done_callback(ended)
 
-    def change_identity(self, tls: TLSConfig) -> None:
-        """Makes calls with another identity from now on; calls under way end on their channels."""
-        if self._owns_channels:
-            self._channels.change_identity(tls)
-        self._endpoints.renew()
-
     def close(self) -> None:
-        """Takes no more calls and closes the connections; calls under way are cancelled."""
-        if self._endpoints.is_forked:
-            return  # the connections are those of another process
-        held = self._endpoints.close()  # a channel that nobody holds could not be closed
+        """Refuses further calls and closes the connections; calls under way are cancelled."""
+        if self._registry.is_forked:
+            return  # the connections belong to the parent process
+        connected = self._registry.close()  # without a reference a channel cannot be closed
         if self._owns_channels:
             self._channels.close()
-        del held
+        del connected
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,108 @@
+"""What became of one attempt of a call, as far as it matters for retries and outlier detection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from grpc import StatusCode
+
+from aegis_discovery._calls.endpoint import Endpoint
+from aegis_discovery.transport._shared import SHED_METADATA
+
+_LOCAL_FAULTS = frozenset({"Exception serializing request!", "Exception deserializing response!"})
+"""gRPC's details where a serializer of the caller raised; the provider is not to blame."""
+
+_NOT_CONNECTED = "failed to connect to all addresses"
+"""The start of gRPC's details for a call that did not wait for a missing connection."""
+
+
+class AttemptResult(NamedTuple):
+    """How an attempt ended.
+
+    Attributes:
+        code: The status.
+        answered: Whether the caller could have seen any part of an answer.
+        trailers: The metadata that came with the status; a status that gRPC itself made has none.
+        is_not_connected: Whether there was no connection to send anything on.
+    """
+
+    code: StatusCode
+    answered: bool
+    trailers: Iterable[tuple[str, Any]]
+    is_not_connected: bool = False
+
+    @property
+    def is_shed(self) -> bool:
+        """Whether the provider was overloaded and states that it did not run the call."""
+        return self.code is StatusCode.RESOURCE_EXHAUSTED and any(
+            (key, value) == SHED_METADATA for key, value in self.trailers
+        )
+
+    @property
+    def is_unreached(self) -> bool:
+        """Whether the attempt did not reach the provider, or the provider is gone."""
+        return self.code is StatusCode.UNAVAILABLE and not self.answered and not self.trailers
+
+
+def attempt_result(
+    code: StatusCode,
+    details: str | None,
+    trailers: Iterable[tuple[str, Any]] | None,
+    *,
+    answered: bool,
+    streams: bool,
+) -> AttemptResult:
+    """Makes the result of an attempt from what gRPC reports of it.
+
+    Args:
+        code: The status.
+        details: Its details.
+        trailers: The trailing metadata.
+        answered: Whether initial metadata or a message arrived.
+        streams: Whether the call streams. Such a call often ends at its deadline, which counts as
+            answered then.
+    """
+    code = provider_code(code, details)
+    late = streams and code is StatusCode.DEADLINE_EXCEEDED
+    unsent = is_not_connected(code, details)
+    return AttemptResult(code, answered or late, tuple(trailers or ()), unsent)
+
+
+def provider_code(code: StatusCode, details: str | None) -> StatusCode:
+    """Returns the status of an attempt as far as its provider is concerned.
+
+    A gRPC server that stops resets the calls that arrive at that moment. Such a call ends CANCELLED
+    although nobody cancelled it, so it counts as UNAVAILABLE here. Its details tell it from a call
+    that was cancelled on this side. (A handler that cancels its own call looks the same.) A fault
+    of this side counts as CANCELLED.
+    """
+    if code is StatusCode.CANCELLED and details == StatusCode.CANCELLED.name:
+        return StatusCode.UNAVAILABLE
+    if code is StatusCode.INTERNAL and details in _LOCAL_FAULTS:
+        return StatusCode.CANCELLED
+    return code
+
+
+def is_not_connected(code: StatusCode, details: str | None) -> bool:
+    """Returns whether an attempt was certainly not sent, because there was no connection."""
+    return code is StatusCode.UNAVAILABLE and (details or "").startswith(_NOT_CONNECTED)
+
+
+def record_success(endpoint: Endpoint[Any], began: float, *, streams: bool) -> None:
+    """Records that a provider answered a call; for a single response, also how fast."""
+    if not streams:
+        endpoint.call_answered(began, time.monotonic())
+    elif endpoint.has_failed:
+        endpoint.call_succeeded()
+
+
+def deadline_of(timeout: float | None) -> float | None:
+    """Returns the monotonic time at which a timeout that begins now ends."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def time_left(deadline: float | None) -> float | None:
+    """Returns the timeout that a deadline leaves."""
+    return None if deadline is None else max(deadline - time.monotonic(), 0.0)
