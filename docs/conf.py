@@ -15,7 +15,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "click_pages",
 ]
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "diagrams"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
