@@ -14,7 +14,6 @@ import argparse
 import ast
 import email
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -126,7 +125,8 @@ def run(*command: str | Path, quiet: bool = False) -> str:
 def build(out: Path) -> list[Wheel]:
     """Builds all packages into `out` (each wheel from its sdist) and reads the wheels."""
     # Old wheels of another version would be picked up as siblings.
-    shutil.rmtree(out, ignore_errors=True)
+    for old in (*out.glob("aegis_*.whl"), *out.glob("aegis_*.tar.gz")):
+        old.unlink()
     run("uv", "build", "--all-packages", "--out-dir", out, quiet=True)
     return sorted((Wheel.read(p) for p in out.glob("*.whl")), key=lambda wheel: wheel.name)
 

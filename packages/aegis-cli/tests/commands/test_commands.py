@@ -58,7 +58,7 @@ def test_help_loads_neither_grpc_nor_cryptography() -> None:
 
 def test_the_version_is_shown(aegis) -> None:
     done = aegis.run("--version")
-    assert (done.returncode, done.stdout) == (0, "aegis 0.1.0\n")
+    assert (done.returncode, done.stdout) == (0, "aegis 1!0.1.0\n")
 
 
 @pytest.mark.parametrize(
