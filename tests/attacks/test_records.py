@@ -147,7 +147,7 @@ async def test_records_of_other_meshes_and_trust_domains_are_refused(
     assert logged("from mallory: record of mallory refused: it belongs to mesh 'elsewhere'")
     assert logged("from mallory:", "it names trust domain 'other.example', not its signer's")
     assert logged("from mallory:", "its certificate does not verify")
-    assert logged("from mallory: record of stranger refused", "did not come along")
+    assert logged("from mallory: record of stranger refused", "was not sent")
 
 
 async def test_other_lives_of_a_node_that_never_answer_do_not_replace_it(

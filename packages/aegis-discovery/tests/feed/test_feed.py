@@ -385,7 +385,7 @@ LIES: dict[str, Callable[[Sign], mesh_pb2.SignedRecord]] = {
     "s ahead of this clock": lambda sign: sign(stamp=time.time_ns() // 1_000_000 + SIX_MINUTES),
     "the limit is 4096": lambda sign: sign(name="x" * 5000),
     "its bytes cannot be read": lambda _: mesh_pb2.SignedRecord(body=b"\xff\xff"),
-    "did not come along": lambda sign: mesh_pb2.SignedRecord(body=sign().body, signer=b"nobody"),
+    "was not sent": lambda sign: mesh_pb2.SignedRecord(body=sign().body, signer=b"nobody"),
 }
 
 

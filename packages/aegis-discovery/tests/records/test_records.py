@@ -28,7 +28,7 @@ from aegis_discovery.records import (
     decode_record,
 )
 from aegis_discovery.records._codec import encode_record
-from aegis_discovery.records._record import CONTEXT, MAX_PROVIDED, RecordFields, _shared
+from aegis_discovery.records._record import CONTEXT, MAX_PROVIDED, RecordFields, _interned
 from aegis_discovery.records._signer import LeafKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -108,7 +108,7 @@ def refusal(verifier: RecordVerifier, signed: Signed) -> str:
     return caught.value.reason
 
 
-def test_a_record_arrives_as_its_author_wrote_it(
+def test_a_record_arrives_as_its_signer_made_it(
     signer: RecordSigner, verifier: RecordVerifier, clock: ManualClock
 ) -> None:
     topology = Topology(owner="a", signer=signer, clock=clock)
@@ -193,7 +193,7 @@ def test_the_record_of_another_mesh_is_refused(
     verifier: RecordVerifier, sign: Callable[..., Signed]
 ) -> None:
     reason = refusal(verifier, sign(mesh="other"))
-    assert reason == "it belongs to mesh 'other', this one is 'test'"
+    assert reason == "it belongs to mesh 'other', this mesh is 'test'"
 
 
 def test_a_record_that_names_another_trust_domain_is_refused(
@@ -225,7 +225,7 @@ def test_a_stamp_may_be_five_minutes_ahead_and_no_more(
 def test_a_lease_may_be_no_longer_than_a_tombstones(
     verifier: RecordVerifier, sign: Callable[..., Signed]
 ) -> None:
-    assert refusal(verifier, sign(expires_at=2**62)) == "its lease is longer than any may be"
+    assert refusal(verifier, sign(expires_at=2**62)) == "its lease is too long"
 
 
 def test_a_record_has_a_size_that_it_may_not_pass(
@@ -244,7 +244,7 @@ def test_a_signer_whose_certificate_did_not_come_is_refused(
     reason = refusal(
         stranger, wire(signer.sign_record("a", 1, NodeInfo("a", address="10.0.0.1:1")))
     )
-    assert reason == "the certificate that signed it did not come along"
+    assert reason == "the certificate that signed it was not sent"
 
 
 def test_nothing_is_believed_of_a_certificate_that_has_ended_meanwhile(
@@ -256,7 +256,7 @@ def test_nothing_is_believed_of_a_certificate_that_has_ended_meanwhile(
         "b", 1, NodeInfo("b", address="10.0.0.1:1")
     )
     clock.now += 2 * LEASE
-    assert refusal(verifier, wire(record)) == "the certificate that signed it is expired"
+    assert refusal(verifier, wire(record)) == "the certificate that signed it has expired"
 
 
 def unlearnable(verifier: RecordVerifier, *chain: bytes) -> str:
@@ -291,7 +291,7 @@ def test_a_certificate_of_another_trust_domain_signs_no_record(
 def test_what_is_no_chain_teaches_nothing(verifier: RecordVerifier) -> None:
     assert (
         unlearnable(verifier)
-        == "its chain has 0 certificates of 0 bytes; 1 to 8 of 16384 bytes are taken"
+        == "its chain has 0 certificates of 0 bytes; 1 to 8 of at most 16384 bytes are allowed"
     )
     assert "does not verify" in unlearnable(verifier, b"no certificate")
 
@@ -467,12 +467,12 @@ def test_nothing_is_remembered_of_a_record_that_is_not_believed(
         services=(ServiceInfo("made-up", "v1"),),
     )
     signed = sign(info=info)
-    before = _shared.cache_info().currsize
+    before = _interned.cache_info().currsize
     refusal(verifier, replace(signed, signature=b""))
-    assert _shared.cache_info().currsize == before
+    assert _interned.cache_info().currsize == before
     one, other = (decode_record(signed.body).info for _ in range(2))
     assert one is not None
     assert other is not None
     assert one.type is not other.type, "not by Python either"
     assert verifier.verify(signed).info == one
-    assert _shared.cache_info().currsize > before
+    assert _interned.cache_info().currsize > before

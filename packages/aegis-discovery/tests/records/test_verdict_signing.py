@@ -141,7 +141,7 @@ def test_no_verdict_outlives_the_certificate_that_signed_it(
     assert word.verdict.expires_at == brief.not_after.timestamp() * 1000
     assert verifier.verify_verdict(word.signed) == word
     clock.now = brief.not_after.timestamp()
-    assert refusal(verifier, word.signed) == "the certificate that signed it is expired"
+    assert refusal(verifier, word.signed) == "the certificate that signed it has expired"
 
 
 def test_rsa_keys_sign_verdicts_as_well(
@@ -180,11 +180,11 @@ def test_a_forged_or_altered_verdict_is_refused(verifier: RecordVerifier, sign: 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"mesh": "other"}, "it is none of this mesh"),
-        ({"trust_domain": "evil.example"}, "it is none of this mesh"),
-        ({"context": "aegis.mesh.v1 record"}, "it is none of this mesh"),
+        ({"mesh": "other"}, "it is not a verdict of this mesh"),
+        ({"trust_domain": "evil.example"}, "it is not a verdict of this mesh"),
+        ({"context": "aegis.mesh.v1 record"}, "it is not a verdict of this mesh"),
         ({"accuser": "c"}, "it was signed by a"),
-        ({"subject": "a"}, "a node cannot judge itself"),
+        ({"subject": "a"}, "a node cannot accuse itself"),
     ],
 )
 def test_what_no_honest_accuser_says_is_refused(
@@ -207,17 +207,20 @@ def test_stamps_and_leases_are_taken_up_to_their_limits_only(
     now = round(clock() * 1000)
     ahead = now + round(MAX_AHEAD * 1000)
     assert verifier.verify_verdict(sign(stamp=ahead)).verdict.stamp == ahead
-    assert refusal(verifier, sign(stamp=ahead + 1)) == "its stamp is ahead of this clock"
+    assert (
+        refusal(verifier, sign(stamp=ahead + 1))
+        == "its stamp is 300 s ahead of this clock (limit 300)"
+    )
     longest = ahead + round(CLEAR_LEASE * 1000)
     assert verifier.verify_verdict(sign(expires_at=longest)).verdict.expires_at == longest
-    assert refusal(verifier, sign(expires_at=longest + 1)) == "its lease is longer than any may be"
+    assert refusal(verifier, sign(expires_at=longest + 1)) == "its lease is too long"
 
 
 def test_a_verdict_by_an_unknown_certificate_is_refused(
     ca: CertificateAuthority, verifier: RecordVerifier, sign: Sign
 ) -> None:
     reason = refusal(verifier, replace(sign(), signer=b"\1" * 32))
-    assert reason == "the certificate that signed it did not come along"
+    assert reason == "the certificate that signed it was not sent"
 
 
 def test_a_verdict_of_another_trust_domain_is_refused(
@@ -231,7 +234,7 @@ def test_a_verdict_of_another_trust_domain_is_refused(
     word = signer.sign_verdict(subject, round(clock() * 1000), Opinion.FAILED, held=False)
     ours = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=clock)
     reason = refusal(ours, word.signed)
-    assert reason == "the certificate that signed it did not come along", "nor would it be learned"
+    assert reason == "the certificate that signed it was not sent", "nor would it be learned"
 
 
 def test_a_revoked_accuser_is_believed_no_more(
@@ -248,7 +251,7 @@ def test_a_revoked_accuser_is_believed_no_more(
     ca.revoke("a")
     crl = (ca.directory / "crl.pem").read_bytes()
     assert verifier.apply_revocations(RevocationList.from_pem(crl, ca.bundle)) == {tls.fingerprint}
-    assert "did not come along" in refusal(verifier, word.signed)
+    assert "was not sent" in refusal(verifier, word.signed)
 
 
 def test_bytes_of_another_size_or_kind_are_no_verdict(
@@ -258,9 +261,11 @@ def test_bytes_of_another_size_or_kind_are_no_verdict(
     assert reason.endswith(f"bytes, the limit is {MAX_VERDICT}")
     assert refusal(verifier, Signed(b"\xff", b"", b"")).startswith("its bytes cannot be read")
     unspecified = mesh_pb2.VerdictBody(accuser="a", subject="b").SerializeToString()
-    assert refusal(verifier, Signed(unspecified, b"", b"")) == "0 is no opinion"
+    assert refusal(verifier, Signed(unspecified, b"", b"")) == "0 is not a known opinion"
     later = mesh_pb2.VerdictBody(accuser="a", subject="b", opinion=9)  # type: ignore[arg-type]  # of a later version
-    assert refusal(verifier, Signed(later.SerializeToString(), b"", b"")) == "9 is no opinion"
+    assert (
+        refusal(verifier, Signed(later.SerializeToString(), b"", b"")) == "9 is not a known opinion"
+    )
     record = signer.sign_record("a", round(clock() * 1000), NodeInfo("a", address="10.0.0.1:1"))
     refusal(verifier, Signed(record.body, record.signature, record.signer))
 

@@ -1,4 +1,4 @@
-"""Records and verdicts: how nodes write, sign and believe them. For those who build nodes."""
+"""Records and verdicts: how nodes write, sign and verify them. For authors of nodes."""
 
 from aegis_discovery.records._codec import (
     decode_record,

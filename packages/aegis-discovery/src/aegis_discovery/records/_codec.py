@@ -1,4 +1,7 @@
-"""Translates between the wire's messages and this package's values; only here is protobuf."""
+"""Translates records, verdicts, statuses and unsigned nodes between protobuf and dataclasses.
+
+`aegis_discovery.feed` composes and reads the messages that carry them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ _OPINION_FROM_WIRE = {wire: opinion for opinion, wire in _OPINION_TO_WIRE.items(
 
 
 def encode_record(fields: RecordFields) -> bytes:
-    """Serialises what a signer signs; done once in a record's life."""
+    """Serialises the bytes that are signed; done once in a record's life."""
     body = mesh_pb2.RecordBody(
         context=fields.context,
         mesh=fields.mesh,
@@ -60,18 +63,18 @@ def encode_record(fields: RecordFields) -> bytes:
 
 
 def decode_record(data: bytes, *, signer_id: str = "") -> RecordFields:
-    """Reads a record's bytes.
+    """Parses a record's bytes.
 
     Args:
         data: The bytes.
-        signer_id: The node whose certificate signed them; what is held shares this string.
+        signer_id: The node whose certificate signed them; the result shares this string if equal.
 
     Raises:
-        InvalidRecordError: If they are no record.
+        InvalidRecordError: If the bytes are not a record.
     """
     try:
         body = mesh_pb2.RecordBody.FromString(data)
-        # A new string at every look, and a record is held for a day.
+        # Each access to a protobuf field makes a new string, and a record is held for a day.
         node_id = signer_id if body.id == signer_id else body.id
         name, voucher = body.name, body.voucher or None
         info = None
@@ -108,7 +111,7 @@ def decode_record(data: bytes, *, signer_id: str = "") -> RecordFields:
 
 
 def encode_verdict(verdict: Verdict, *, context: str, mesh: str, trust_domain: str) -> bytes:
-    """Serialises what an accuser signs."""
+    """Serialises the bytes that an accuser signs."""
     body = mesh_pb2.VerdictBody(
         context=context,
         mesh=mesh,
@@ -127,10 +130,10 @@ def encode_verdict(verdict: Verdict, *, context: str, mesh: str, trust_domain: s
 
 
 def decode_verdict(data: bytes) -> tuple[Verdict, tuple[str, str, str]]:
-    """Reads a verdict's bytes, and the context, mesh and trust domain that they name.
+    """Parses a verdict's bytes; also returns their context, mesh and trust domain.
 
     Raises:
-        InvalidVerdictError: If they are no verdict.
+        InvalidVerdictError: If the bytes are not a verdict.
     """
     try:
         body = mesh_pb2.VerdictBody.FromString(data)
@@ -138,7 +141,7 @@ def decode_verdict(data: bytes) -> tuple[Verdict, tuple[str, str, str]]:
         raise InvalidVerdictError("", f"its bytes cannot be read ({error})") from error
     opinion = _OPINION_FROM_WIRE.get(body.opinion)
     if opinion is None:
-        raise InvalidVerdictError("", f"{body.opinion} is no opinion")
+        raise InvalidVerdictError("", f"{body.opinion} is not a known opinion")
     verdict = Verdict(
         accuser=body.accuser,
         accuser_instance=body.accuser_instance,
@@ -154,34 +157,34 @@ def decode_verdict(data: bytes) -> tuple[Verdict, tuple[str, str, str]]:
 
 
 def signed_to_wire(record: Record) -> mesh_pb2.SignedRecord:
-    """Puts a record on the wire exactly as it was signed."""
+    """Converts a record to its message, with the bytes exactly as they were signed."""
     return mesh_pb2.SignedRecord(body=record.body, signature=record.signature, signer=record.signer)
 
 
 def verdict_to_wire(signed: Signed) -> mesh_pb2.SignedVerdict:
-    """Puts a verdict on the wire exactly as it was signed."""
+    """Converts a verdict to its message, with the bytes exactly as they were signed."""
     return mesh_pb2.SignedVerdict(
         body=signed.body, signature=signed.signature, signer=signed.signer
     )
 
 
 def signed_from_wire(message: mesh_pb2.SignedRecord | mesh_pb2.SignedVerdict) -> Signed:
-    """Takes a record or a verdict off the wire, unread and unverified."""
+    """Converts the message of a record or a verdict; neither parses nor verifies it."""
     return Signed(message.body, message.signature, message.signer)
 
 
 def status_to_wire(node_id: str, stamp: int, status: NodeStatus) -> mesh_pb2.DerivedStatus:
-    """Puts on the wire what was made of the verdicts on a node's record."""
+    """Converts the status that was derived from the verdicts on a node's record."""
     return mesh_pb2.DerivedStatus(id=node_id, stamp=stamp, status=_STATUS_TO_WIRE[status])
 
 
 def status_from_wire(message: mesh_pb2.DerivedStatus) -> NodeStatus | None:
-    """Takes a derived status off the wire; None for one of a later version."""
+    """Returns a derived status; None for a status that only later versions know."""
     return _STATUS_FROM_WIRE.get(message.status)
 
 
 def node_to_unsigned(info: NodeInfo) -> aegis_pb2.TopologyNode:
-    """Writes a node as the seed protocol's peers read it."""
+    """Converts a node for peers of the unsigned protocol."""
     return aegis_pb2.TopologyNode(
         id=info.id,
         name=info.name,
@@ -194,7 +197,7 @@ def node_to_unsigned(info: NodeInfo) -> aegis_pb2.TopologyNode:
 
 
 def nodes_from_unsigned(nodes: Iterable[aegis_pb2.TopologyNode]) -> tuple[NodeInfo, ...]:
-    """Reads the nodes of a seed protocol answer; times out of range count as unknown."""
+    """Converts the nodes of an unsigned peer's response; times out of range count as unknown."""
     return tuple(
         NodeInfo(
             id=node.id,

@@ -1,4 +1,4 @@
-"""Records: what a node says of itself, ordered, leased and signed."""
+"""Records: what nodes publish about themselves, ordered, leased and signed."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from aegis_discovery._model import NodeInfo, ServiceInfo
 CONTEXT = "aegis.mesh.v1 record"
 
 LEASE = 24 * 3600.0
-"""Seconds for which a record is believed without word of its owner."""
+"""Seconds for which a record is valid unless its owner renews it."""
 
 REPUBLISH_EVERY = LEASE / 3
-"""Seconds after which an owner renews its lease: two renewals may get lost before it ends."""
+"""Seconds after which an owner renews its lease: two renewals may be lost before it ends."""
 
 TOMBSTONE_LEASE = LEASE + 3600.0
-"""Seconds that a removal is kept: longer than any record that it suppresses can live."""
+"""Seconds for which a tombstone is kept: longer than any record that it suppresses can live."""
 
 MAX_AHEAD = 300.0
-"""Seconds that a stamp may be ahead of the receiver's clock: NTP's worst day, not an attack."""
+"""Seconds that a stamp may be ahead of the receiver's clock: bad clock synchronisation, no attack.
+"""
 
 MAX_RECORD = 4096
 """Bytes of a record's body."""
 
 MAX_PROVIDED = 256
-"""Services of one record, which takes more memory than its bytes for each of them."""
+"""Services of one record. Each of them takes more memory than its bytes."""
 
 Clock = Callable[[], float]
-"""Unix time in seconds."""
+"""Returns Unix time in seconds."""
 
-
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @lru_cache(maxsize=1024)
-def _shared(value: T) -> T:
-    """Returns the first of equal values; Python's own `intern` forgets none on some versions."""
+def _interned(value: _T) -> _T:
+    """Returns the first of equal values. Some Python versions never release what `intern` holds."""
     return value
 
 
-def _share(info: NodeInfo) -> NodeInfo:
-    """Lets a node share what thousands have alike."""
+def _share_fields(info: NodeInfo) -> NodeInfo:
+    """Replaces the values that thousands of nodes have in common by shared ones."""
     return replace(
         info,
-        type=_shared(info.type),
-        services=_shared(info.services),
-        vouched_by=_shared(info.vouched_by),
-        trust_bundle=_shared(info.trust_bundle),
-        region=_shared(info.region),
-        zone=_shared(info.zone),
+        type=_interned(info.type),
+        services=_interned(info.services),
+        vouched_by=_interned(info.vouched_by),
+        trust_bundle=_interned(info.trust_bundle),
+        region=_interned(info.region),
+        zone=_interned(info.zone),
     )
 
 
 def provided_services_problem(services: Collection[ServiceInfo]) -> str:
-    """Says in a sentence why a record cannot declare these services; empty where it can."""
+    """Returns why a record cannot declare these services; empty if it can."""
     if len(services) > MAX_PROVIDED:
         return f"it declares {len(services)} services, the limit is {MAX_PROVIDED}"
     if not all(service.name for service in services):
@@ -67,7 +67,7 @@ def provided_services_problem(services: Collection[ServiceInfo]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RecordFields:
-    """What a record's bytes say."""
+    """The content of a record's bytes."""
 
     context: str
     mesh: str
@@ -82,7 +82,7 @@ class RecordFields:
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A record or a verdict as it travels: bytes that nobody has read yet, and who signed them."""
+    """A record or a verdict as on the wire: bytes that are not parsed yet, and their signature."""
 
     body: bytes
     signature: bytes
@@ -91,16 +91,17 @@ class Signed:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One node's entry, as its signer made it.
+    """What a node published about itself, or a voucher about a peer that signs nothing.
 
     Attributes:
-        id: The node that it tells of.
-        stamp: Milliseconds of the signer's clock, above all its earlier ones; orders records.
-        instance: One life of the signer's process; random.
+        id: The node that it describes.
+        stamp: Milliseconds of the publisher's clock, above all its earlier stamps; orders records.
+        instance: A random id of the publisher's process; new after each start.
         expires_at: End of the lease, Unix milliseconds.
-        info: The node; None in a tombstone, which says that it left.
-        body: The bytes that were signed.
-        voucher: Who published it for a peer that signs nothing; None where the node did itself.
+        info: The node; None in a tombstone, which states that the node left.
+        body: The signed bytes.
+        voucher: The node that published it for a peer that signs nothing; None if the node itself
+            published it.
         signature: Over the body; empty in a topology that never leaves its process.
         signer: SHA-256 of the leaf certificate (DER) that signed it.
     """
@@ -119,18 +120,18 @@ class Record:
     def of(
         cls, fields: RecordFields, body: bytes, signature: bytes = b"", signer: bytes = b""
     ) -> Record:
-        """Joins what the bytes say with the bytes themselves.
+        """Makes a record of its bytes and their content.
 
-        Only once they are believed: what many records say alike is remembered, to be held once.
+        Call it for verified bytes only: values that many records have in common are cached.
         """
         return cls(
             fields.id,
             fields.stamp,
             fields.instance,
             fields.expires_at,
-            fields.info and _share(fields.info),
+            fields.info and _share_fields(fields.info),
             body,
-            _shared(fields.voucher),
+            _interned(fields.voucher),
             signature,
             signer,
         )
@@ -142,9 +143,9 @@ class Record:
 
     @property
     def precedence(self) -> tuple[bool, int, int]:
-        """The total order of one id's records; the greatest is the truth.
+        """Orders the records of one id totally; the greatest is valid.
 
-        What a node says itself beats what others vouch for; then the stamp decides, and between
-        equal stamps, which an honest signer never makes, the bytes.
+        A node's own record is above one that is vouched for. Then the stamp decides. The digest
+        decides between equal stamps, which an honest signer never makes.
         """
         return (self.voucher is None, self.stamp, self.digest)

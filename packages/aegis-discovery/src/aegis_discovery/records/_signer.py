@@ -1,4 +1,4 @@
-"""Who writes records and verdicts: gives each its lease and signs its bytes."""
+"""Signs the records and verdicts of one process and sets their leases."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from aegis_discovery.records._verdict import (
 
 
 class RecordSigner:
-    """Makes the records of one process, its node's own and those it vouches for.
+    """Signs the records of one process: those of its node and those that it vouches for.
 
-    Without an identity it signs nothing: such records serve a topology of one process.
+    Without a key it signs nothing. Such records are for a topology that stays in one process.
 
     Attributes:
-        instance: Names this life of the process in every record.
+        instance: A random id of this process, which every record states.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class RecordSigner:
 
     @classmethod
     def of(cls, tls: TLSConfig, *, mesh: str, clock: Clock = time.time) -> Self:
-        """Makes the signer that signs with a node's identity."""
+        """Makes a signer with a node's identity."""
         return cls(
             tls.node_id,
             mesh=mesh,
@@ -79,10 +79,10 @@ class RecordSigner:
     def sign_record(
         self, node_id: str, stamp: int, info: NodeInfo | None, *, vouched: bool = False
     ) -> Record:
-        """Makes a record, or a tombstone where `info` is None.
+        """Makes and signs a record, or a tombstone if `info` is None.
 
         Raises:
-            InvalidRecordError: If it is larger than a record may be, or declares what it may not.
+            InvalidRecordError: If the record is too large, or its services are not allowed.
         """
         lease = TOMBSTONE_LEASE if info is None else LEASE
         fields = RecordFields(
@@ -102,7 +102,7 @@ class RecordSigner:
             raise InvalidRecordError(node_id, reason)
         if info is not None and (reason := provided_services_problem(info.services)):
             raise InvalidRecordError(node_id, reason)
-        # The wire rounds times; the signer goes by what everybody else will read.
+        # The encoding rounds times, so the signer must hold what everybody else will decode.
         fields = decode_record(body)
         signed = self._sign(body)
         return Record.of(fields, body, signed.signature, signed.signer)
@@ -110,7 +110,7 @@ class RecordSigner:
     def sign_verdict(
         self, about: Record, stamp: int, opinion: Opinion, *, held: bool
     ) -> SignedVerdict:
-        """Makes this node's verdict on another one's record."""
+        """Makes and signs this node's verdict on another node's record."""
         lease = CLEAR_LEASE if opinion is Opinion.CLEAR else VERDICT_LEASE
         verdict = Verdict(
             accuser=self._node_id,
@@ -129,7 +129,7 @@ class RecordSigner:
         return SignedVerdict(verdict, self._sign(body))
 
     def _end_of(self, lease: float, stamp: int) -> int:
-        """Returns when a lease ends that begins now (Unix milliseconds): never past the key's."""
+        """Returns the end of a lease that starts now (Unix ms): never after the certificate's."""
         end = max(self._clock() * 1000, stamp) + lease * 1000
         if self._key is not None:
             end = min(end, self._key.not_after * 1000)
@@ -142,36 +142,30 @@ class RecordSigner:
 
 
 class SigningKey(Protocol):
-    """What a signer needs of an identity."""
+    """What a signer needs of an identity.
+
+    Attributes:
+        fingerprint: SHA-256 of the certificate (DER).
+        not_after: The time at which the certificate expires (Unix seconds).
+    """
 
     fingerprint: bytes
     not_after: float
 
     def sign(self, body: bytes) -> bytes:
-        """Signs a record's body."""
+        """Returns the signature over a record's or a verdict's body."""
 
 
 class LeafKey:
-    """Signs with the key of a leaf certificate.
-
-    Attributes:
-        fingerprint: SHA-256 of the certificate's DER.
-        not_after: When the certificate expires (Unix seconds); no lease outlives it.
-    """
+    """The key of a leaf certificate; signs with RSA PKCS#1 v1.5 or ECDSA, over SHA-256."""
 
     def __init__(self, tls: TLSConfig) -> None:
         self.fingerprint = tls.fingerprint
         self.not_after = tls.not_after.timestamp()
-        self._sign = _signing_function(
-            serialization.load_pem_private_key(tls.private_key, password=None)
-        )
-
-    def sign(self, body: bytes) -> bytes:
-        """Signs with RSA PKCS#1 v1.5 or ECDSA, over SHA-256."""
-        return self._sign(body)
+        self.sign = _sign_with(serialization.load_pem_private_key(tls.private_key, password=None))
 
 
-def _signing_function(key: object) -> Callable[[bytes], bytes]:
+def _sign_with(key: object) -> Callable[[bytes], bytes]:
     match key:
         case rsa.RSAPrivateKey():
             return lambda body: key.sign(body, padding.PKCS1v15(), hashes.SHA256())

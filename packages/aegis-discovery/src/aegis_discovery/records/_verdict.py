@@ -1,4 +1,4 @@
-"""Verdicts: what the nodes that watch another one say of it, ordered, leased and signed."""
+"""Verdicts: what observers say about the nodes that they watch, ordered, leased and signed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from aegis_discovery.records._record import Record, Signed
 VERDICT_CONTEXT = "aegis.mesh.v1 verdict"
 
 VERDICT_LEASE = 3600.0
-"""Seconds for which an accusation is believed without its accuser's repeating it."""
+"""Seconds for which an accusation is valid unless its accuser repeats it."""
 
 CLEAR_LEASE = 2 * VERDICT_LEASE
-"""Seconds for which an acquittal is kept: longer than any accusation that it takes back."""
+"""Seconds for which a clear verdict is kept: longer than any accusation that it takes back."""
 
 MAX_VERDICT = 1024
 """Bytes of a verdict's body."""
 
 MAX_ACCUSATIONS = 256
-"""Subjects of one accuser that are kept; an honest one watches a few nodes only."""
+"""Subjects of one accuser that are kept; an honest accuser watches only a few nodes."""
 
 
 class Opinion(StrEnum):
-    """What one node says of another one."""
+    """An observer's opinion of the node that it watches."""
 
     CLEAR = "clear"
     SUSPECT = "suspect"
@@ -36,19 +36,19 @@ class Opinion(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one node says of another one that it watches.
+    """What one node says about another node that it watches.
 
     Attributes:
-        accuser: Who says so; its certificate signed it.
-        accuser_instance: Its life; void in the next one, which knows nothing of it.
+        accuser: The observer, whose certificate signed the verdict.
+        accuser_instance: The accuser's instance. The verdict is void once the accuser restarts.
         stamp: Orders an accuser's verdicts, as a record's stamp; the latest on a subject counts.
         expires_at: End of the lease, Unix milliseconds.
-        subject: The node that it is about.
-        subject_instance: Its life; void on any other one.
-        subject_stamp: The record that it is about.
-        opinion: What the accuser says.
-        held: Whether it holds for newer records too: the subject has failed again and again, and
-            only its observers clear it.
+        subject: The node that the verdict is about.
+        subject_instance: The subject's instance. The verdict is void for any other instance.
+        subject_stamp: The stamp of the record that the verdict is about.
+        opinion: The accuser's opinion.
+        held: Whether the verdict also applies to newer records: the subject failed repeatedly, so
+            only its observers can clear it.
     """
 
     accuser: str
@@ -62,9 +62,9 @@ class Verdict:
     held: bool = False
 
     def is_about(self, record: Record) -> bool:
-        """Tells whether it still says anything of this record.
+        """Tells whether the verdict applies to this record.
 
-        What others vouch for is no sign of life, so it refutes nothing.
+        A record that is vouched for is no sign of life, so it refutes nothing.
         """
         if record.voucher is not None:
             return True
@@ -77,7 +77,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class SignedVerdict:
-    """A verdict, and the bytes by which its accuser signed it."""
+    """A verdict and its signed bytes."""
 
     verdict: Verdict
     signed: Signed
@@ -85,7 +85,7 @@ class SignedVerdict:
 
 @dataclass(frozen=True, slots=True)
 class VerdictEntry:
-    """One (subject, accuser) pair's place in the store: what counts, since when, and from whom."""
+    """The verdict of one (subject, accuser) pair, its log position, and the node that sent it."""
 
     content: SignedVerdict
     position: int
@@ -95,7 +95,7 @@ class VerdictEntry:
 class VerdictStore:
     """Holds the latest verdict per (subject, accuser), in the order of their arrival.
 
-    One that its subject refuted stays as long as its lease: what it replaced must not come back.
+    A refuted verdict remains until its lease ends: the verdict that it replaced must not return.
     """
 
     def __init__(self) -> None:
@@ -106,19 +106,19 @@ class VerdictStore:
 
     @property
     def signers(self) -> frozenset[bytes]:
-        """Fingerprints of the certificates that signed what is held."""
+        """Fingerprints of the certificates that signed these verdicts."""
         return frozenset(entry.content.signed.signer for entry in self._entries.values())
 
     def of(self, subject: str) -> Mapping[str, SignedVerdict]:
-        """Returns what is said of a node, by accuser."""
+        """Returns the verdicts on a node, by accuser."""
         return MappingProxyType(self._by_subject.get(subject, {}))
 
     def get(self, subject: str, accuser: str) -> SignedVerdict | None:
-        """Returns what one node says of another one."""
+        """Returns the verdict of one node on another."""
         return self._by_subject.get(subject, {}).get(accuser)
 
     def count(self, accuser: str) -> int:
-        """Returns of how many nodes this one's verdicts are held."""
+        """Returns the number of nodes that an accuser has verdicts on."""
         return len(self._by_accuser.get(accuser, ()))
 
     def is_superseded_by(self, content: SignedVerdict) -> bool:
@@ -127,7 +127,7 @@ class VerdictStore:
         return held is None or _is_later(content, held)
 
     def put(self, content: SignedVerdict, position: int, origin: str | None) -> None:
-        """Stores a verdict over what was held of its subject and accuser."""
+        """Stores a verdict over the one held for its subject and accuser."""
         verdict = content.verdict
         key = (verdict.subject, verdict.accuser)
         self._entries[key] = VerdictEntry(content, position, origin)
@@ -137,7 +137,7 @@ class VerdictStore:
         self._first_end = min(self._first_end, verdict.expires_at)
 
     def changed_since(self, position: int) -> list[VerdictEntry]:
-        """Returns what came in after a position, in order."""
+        """Returns the entries stored after a position, in order."""
         tail: list[VerdictEntry] = []
         for entry in reversed(self._entries.values()):
             if entry.position <= position:
@@ -147,13 +147,13 @@ class VerdictStore:
         return tail
 
     def forget(self, node_id: str) -> None:
-        """Drops what is said of a node, and what it says: it is no part of the mesh any more."""
-        on_it = [(node_id, accuser) for accuser in self._by_subject.get(node_id, ())]
-        by_it = [(subject, node_id) for subject in self._by_accuser.get(node_id, ())]
-        self._drop(on_it + by_it)
+        """Drops all verdicts on and by a node that has left the mesh."""
+        as_subject = [(node_id, accuser) for accuser in self._by_subject.get(node_id, ())]
+        as_accuser = [(subject, node_id) for subject in self._by_accuser.get(node_id, ())]
+        self._drop(as_subject + as_accuser)
 
     def expire(self, now: int) -> None:
-        """Drops all whose lease ended by `now` (Unix milliseconds)."""
+        """Drops all verdicts whose lease ended by `now` (Unix milliseconds)."""
         if now < self._first_end:
             return
         ends = {key: entry.content.verdict.expires_at for key, entry in self._entries.items()}
@@ -163,22 +163,22 @@ class VerdictStore:
     def _drop(self, keys: Iterable[tuple[str, str]]) -> None:
         for subject, accuser in keys:
             del self._entries[subject, accuser]
-            said, accused = self._by_subject[subject], self._by_accuser[accuser]
-            del said[accuser]
-            if not said:
+            verdicts, subjects = self._by_subject[subject], self._by_accuser[accuser]
+            del verdicts[accuser]
+            if not verdicts:
                 del self._by_subject[subject]
-            accused.remove(subject)
-            if not accused:
+            subjects.remove(subject)
+            if not subjects:
                 del self._by_accuser[accuser]
 
 
 def is_refuted(verdict: Verdict, record: Record) -> bool:
-    """Tells whether a verdict can never again say anything of its subject, which wrote this."""
+    """Tells whether a verdict can never apply again, because its subject published this record."""
     if verdict.held or verdict.opinion is Opinion.CLEAR or record.voucher is not None:
         return False
     return verdict.subject_stamp < record.stamp
 
 
 def _is_later(one: SignedVerdict, other: SignedVerdict) -> bool:
-    # Of two with one stamp, which an honest accuser never signs, all nodes take the same.
+    # An honest accuser never signs two verdicts with one stamp; if it does, all nodes choose alike.
     return (one.verdict.stamp, one.signed.body) > (other.verdict.stamp, other.signed.body)

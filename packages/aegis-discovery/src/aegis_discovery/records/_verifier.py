@@ -1,4 +1,4 @@
-"""Decides which records may be believed, by the certificates of those who signed them."""
+"""Verifies records and verdicts by the certificates of their signers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from aegis_discovery.records._verdict import (
 )
 
 MAX_CHAIN = 8
-"""Certificates in a chain: a leaf, and more intermediates than anybody has."""
+"""Certificates in a chain: a leaf, and more intermediates than any CA hierarchy has."""
 
 MAX_CHAIN_BYTES = 16 * 1024
 """Bytes of a chain."""
@@ -48,17 +48,18 @@ MAX_CHAIN_BYTES = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A verified certificate that signs records, with what it takes to pass it on.
+    """A verified certificate that signs records, with the chain that is passed on.
 
-    It keeps nothing parsed: a key takes more memory than all the rest, and microseconds to make.
+    It keeps nothing parsed: a key takes more memory than everything else, and parsing it takes
+    microseconds.
 
     Attributes:
-        node_id: Whom it proves.
-        trust_domain: Of which trust domain; None where it names none.
+        node_id: The node that it identifies.
+        trust_domain: Its trust domain; None if it names none.
         fingerprint: SHA-256 of its DER.
         der: The certificate.
-        intermediates: The CAs between it and the trust bundle (DER), and nothing else that came
-            with it: all of it is passed on to everybody.
+        intermediates: The CAs between it and the trust bundle (DER). No other certificate of the
+            received chain is kept, since all of these are passed on to every node.
     """
 
     node_id: str
@@ -74,7 +75,7 @@ class Leaf:
 
     @property
     def certificate(self) -> x509.Certificate:
-        """The certificate, parsed anew."""
+        """The certificate, parsed on each access."""
         return x509.load_der_x509_certificate(self.der)
 
 
@@ -98,9 +99,9 @@ class Verifier(Protocol):
 
 
 class RecordVerifier:
-    """Turns bytes off the wire into records, or refuses them.
+    """Turns received bytes into records and verdicts, or refuses them.
 
-    A certificate is verified once and kept by its fingerprint; only those that prove a server may
+    Each certificate is verified once and kept by its fingerprint. Only server certificates may
     sign, so that a client can never enter the topology.
     """
 
@@ -116,19 +117,19 @@ class RecordVerifier:
         self._revocations = RevocationList.empty()
 
     def add_chain(self, chain: Sequence[bytes]) -> bytes:
-        """Verifies a chain (DER, leaf first) and returns its leaf's fingerprint.
+        """Verifies a chain (DER, leaf first), keeps its leaf and returns the leaf's fingerprint.
 
-        Of what came with the leaf only its path to the trust bundle is looked at and kept.
+        Of the other certificates only the path from the leaf to the trust bundle is used and kept.
 
         Raises:
-            InvalidRecordError: If it does not prove a node of this trust domain.
+            InvalidRecordError: If the chain does not identify a node of this trust domain.
         """
         size = sum(map(len, chain))
         if not 0 < len(chain) <= MAX_CHAIN or size > MAX_CHAIN_BYTES:
-            # A chain is passed on to everybody, so one that is too long would harm the whole mesh.
+            # A chain is passed on to every node, so a chain that is too long would harm the mesh.
             reason = (
                 f"its chain has {len(chain)} certificates of {size} bytes; "
-                f"1 to {MAX_CHAIN} of {MAX_CHAIN_BYTES} bytes are taken"
+                f"1 to {MAX_CHAIN} of at most {MAX_CHAIN_BYTES} bytes are allowed"
             )
             raise InvalidRecordError("", reason)
         fingerprint = hashlib.sha256(chain[0]).digest()
@@ -137,11 +138,11 @@ class RecordVerifier:
         try:
             certificates = [x509.load_der_x509_certificate(der) for der in chain]
             path = self._bundle.path_of(certificates) if certificates[1:] else ()
-            # Where there is none, the leaf alone is enough to say why it is not believed.
+            # Without a path the leaf alone is enough to state why it is refused.
             leaf, *above = path or certificates[:1]
             identity = self._bundle.verify((leaf, *above), "server")
             key = leaf.public_key()
-        except Exception as error:  # the parser's errors have no common root
+        except Exception as error:  # the parser's errors have no common base class
             raise InvalidRecordError("", f"its certificate does not verify: {error}") from error
         if self._revocations.is_revoked(leaf, above):
             raise InvalidRecordError(identity.node_id, "the certificate that signed it is revoked")
@@ -151,7 +152,7 @@ class RecordVerifier:
                 identity.node_id, f"its trust domain is {theirs}, this mesh's is {ours}"
             )
         if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
-            raise InvalidRecordError(identity.node_id, f"{type(key).__name__} signs no records")
+            raise InvalidRecordError(identity.node_id, f"{type(key).__name__} cannot sign records")
         intermediates = tuple(ca.public_bytes(Encoding.DER) for ca in above)
         self._leaves[fingerprint] = Leaf(
             identity.node_id,
@@ -163,7 +164,7 @@ class RecordVerifier:
         return fingerprint
 
     def change_bundle(self, bundle: TrustBundle) -> None:
-        """Believes another trust bundle from now on; certificates that it does not cover go."""
+        """Uses another trust bundle from now on; forgets certificates that it does not cover."""
         self._bundle = bundle
         chains = [leaf.chain for leaf in self._leaves.values()]
         self._leaves = {}
@@ -172,10 +173,15 @@ class RecordVerifier:
                 self.add_chain(chain)
 
     def apply_revocations(self, revocations: RevocationList) -> frozenset[bytes]:
-        """Believes no revoked certificate from now on; returns the fingerprints of known ones."""
+        """Refuses revoked certificates from now on.
+
+        Returns:
+            The fingerprints of the known certificates that are revoked.
+        """
         self._revocations = revocations
         load = x509.load_der_x509_certificate
-        chains = {leaf.intermediates for leaf in self._leaves.values()}  # few are above many leaves
+        # Many leaves share few chains of intermediates.
+        chains = {leaf.intermediates for leaf in self._leaves.values()}
         above = {chain: [load(der) for der in chain] for chain in chains}
         revoked = frozenset(
             fingerprint
@@ -186,7 +192,7 @@ class RecordVerifier:
         return revoked
 
     def leaf(self, fingerprint: bytes) -> Leaf | None:
-        """Returns a certificate that was learned, or None."""
+        """Returns a certificate that was added, or None."""
         return self._leaves.get(fingerprint)
 
     def certificate_of(self, record: Record | None) -> x509.Certificate | None:
@@ -195,7 +201,7 @@ class RecordVerifier:
         return leaf.certificate if leaf else None
 
     def retain(self, fingerprints: Collection[bytes]) -> None:
-        """Forgets all certificates but these."""
+        """Forgets all certificates except these."""
         self._leaves = {f: leaf for f, leaf in self._leaves.items() if f in fingerprints}
         self._intermediates = {
             leaf.intermediates: leaf.intermediates for leaf in self._leaves.values()
@@ -204,22 +210,22 @@ class RecordVerifier:
     def verify(
         self, signed: Signed, held: Callable[[str], Record | None] = lambda _: None
     ) -> Record:
-        """Verifies that its owner, or its voucher, signed exactly these bytes for this mesh.
+        """Verifies that the owner, or the voucher, signed exactly these bytes for this mesh.
 
         Args:
-            signed: What came.
-            held: Finds the record that is held of a node id; the same bytes by the same signer
-                were verified before, and are not again.
+            signed: The received record.
+            held: Returns the record that is held for a node id. If it has the same bytes and the
+                same signer, it was verified before and is returned.
 
         Raises:
-            InvalidRecordError: If not.
+            InvalidRecordError: If the record is refused.
         """
         if len(signed.body) > MAX_RECORD:
             raise InvalidRecordError("", f"{len(signed.body)} bytes, the limit is {MAX_RECORD}")
         leaf = self._leaves.get(signed.signer)
         fields = decode_record(signed.body, signer_id=leaf.node_id if leaf else "")
         try:
-            # Before anything quotes it: an id is fit to be logged, what claims to be one is not.
+            # First of all, since later messages quote the id and only a valid id is safe to log.
             validate_node_id(fields.id)
         except CertsError as error:
             raise InvalidRecordError("", str(error)) from error
@@ -227,13 +233,15 @@ class RecordVerifier:
         if known and known.body == signed.body and known.signer == signed.signer:
             return known
         if leaf is None:
-            raise InvalidRecordError(fields.id, "the certificate that signed it did not come along")
+            raise InvalidRecordError(fields.id, _NO_CERTIFICATE)
         certificate = leaf.certificate
-        self._check(fields, leaf, certificate.not_valid_after_utc.timestamp())
-        try:
-            _verify(certificate, signed)
-        except InvalidSignature:
-            raise InvalidRecordError(fields.id, f"its signature is not by {leaf.node_id}") from None
+        reason = (
+            self._record_problem(fields, leaf)
+            or self._time_problem(fields.stamp, fields.expires_at, TOMBSTONE_LEASE, certificate)
+            or _signature_problem(leaf, certificate, signed)
+        )
+        if reason:
+            raise InvalidRecordError(fields.id, reason)
         return Record.of(fields, signed.body, signed.signature, leaf.fingerprint)
 
     def verify_verdict(
@@ -241,14 +249,14 @@ class RecordVerifier:
         signed: Signed,
         held: Callable[[str, str], SignedVerdict | None] = lambda _subject, _accuser: None,
     ) -> SignedVerdict:
-        """Verifies that its accuser signed exactly these bytes for this mesh.
+        """Verifies that the accuser signed exactly these bytes for this mesh.
 
         Args:
-            signed: What came.
-            held: Finds what is held of a subject and an accuser, as in `verify`.
+            signed: The received verdict.
+            held: Returns the verdict that is held for a subject and an accuser, as in `verify`.
 
         Raises:
-            InvalidVerdictError: If not.
+            InvalidVerdictError: If the verdict is refused.
         """
         if len(signed.body) > MAX_VERDICT:
             raise InvalidVerdictError("", f"{len(signed.body)} bytes, the limit is {MAX_VERDICT}")
@@ -263,75 +271,74 @@ class RecordVerifier:
             return known
         leaf = self._leaves.get(signed.signer)
         if leaf is None:
-            reason = "the certificate that signed it did not come along"
-            raise InvalidVerdictError(verdict.accuser, reason)
+            raise InvalidVerdictError(verdict.accuser, _NO_CERTIFICATE)
         certificate = leaf.certificate
-        not_after = certificate.not_valid_after_utc.timestamp()
-        self._check_verdict(verdict, scope, leaf, not_after)
-        try:
-            _verify(certificate, signed)
-        except InvalidSignature:
-            reason = f"its signature is not by {leaf.node_id}"
-            raise InvalidVerdictError(verdict.accuser, reason) from None
-        return SignedVerdict(verdict, replace(signed, signer=leaf.fingerprint))
-
-    def _check_verdict(
-        self, verdict: Verdict, scope: tuple[str, str, str], leaf: Leaf, not_after: float
-    ) -> None:
-        now = self._clock()
-        reason = ""
-        if scope != (VERDICT_CONTEXT, self._mesh, leaf.trust_domain or ""):
-            reason = "it is none of this mesh"
-        elif leaf.node_id != verdict.accuser:
-            reason = f"it was signed by {leaf.node_id}"
-        elif verdict.subject == verdict.accuser:
-            reason = "a node cannot judge itself"
-        elif verdict.stamp > (now + MAX_AHEAD) * 1000:
-            reason = "its stamp is ahead of this clock"
-        elif now >= not_after:
-            reason = "the certificate that signed it is expired"
-        elif verdict.expires_at > min(now + MAX_AHEAD + CLEAR_LEASE, not_after) * 1000:
-            reason = "its lease is longer than any may be"
+        reason = (
+            self._verdict_problem(verdict, scope, leaf)
+            or self._time_problem(verdict.stamp, verdict.expires_at, CLEAR_LEASE, certificate)
+            or _signature_problem(leaf, certificate, signed)
+        )
         if reason:
             raise InvalidVerdictError(verdict.accuser, reason)
+        return SignedVerdict(verdict, replace(signed, signer=leaf.fingerprint))
 
-    def _check(self, fields: RecordFields, leaf: Leaf, not_after: float) -> None:
-        def refuse(reason: str) -> InvalidRecordError:
-            return InvalidRecordError(fields.id, reason)
-
-        now = self._clock()
+    def _record_problem(self, fields: RecordFields, leaf: Leaf) -> str:
         if fields.context != CONTEXT:
-            raise refuse("its bytes are not a record")
+            return "its bytes are not a record"
         if fields.mesh != self._mesh:
-            raise refuse(f"it belongs to mesh {fields.mesh[:64]!r}, this one is {self._mesh!r}")
+            return f"it belongs to mesh {fields.mesh[:64]!r}, this mesh is {self._mesh!r}"
         if fields.trust_domain != (leaf.trust_domain or ""):
-            raise refuse(f"it names trust domain {fields.trust_domain[:64]!r}, not its signer's")
+            return f"it names trust domain {fields.trust_domain[:64]!r}, not its signer's"
         if leaf.node_id != (fields.voucher or fields.id):
-            raise refuse(f"it was signed by {leaf.node_id}")
+            return f"it was signed by {leaf.node_id}"
         if fields.voucher == fields.id:
-            raise refuse("a node cannot vouch for itself")
-        if fields.info is not None:
-            if reason := provided_services_problem(fields.info.services):
-                raise refuse(reason)
-            try:
-                split_address(fields.info.address)
-            except InvalidAddressError as error:
-                raise refuse(str(error)) from error
-        if fields.stamp > (now + MAX_AHEAD) * 1000:
-            ahead = fields.stamp / 1000 - now
-            raise refuse(f"its stamp is {ahead:.0f} s ahead of this clock (limit {MAX_AHEAD:.0f})")
+            return "a node cannot vouch for itself"
+        if fields.info is None:
+            return ""
+        if reason := provided_services_problem(fields.info.services):
+            return reason
+        try:
+            split_address(fields.info.address)
+        except InvalidAddressError as error:
+            return str(error)
+        return ""
+
+    def _verdict_problem(self, verdict: Verdict, scope: tuple[str, str, str], leaf: Leaf) -> str:
+        if scope != (VERDICT_CONTEXT, self._mesh, leaf.trust_domain or ""):
+            return "it is not a verdict of this mesh"
+        if leaf.node_id != verdict.accuser:
+            return f"it was signed by {leaf.node_id}"
+        if verdict.subject == verdict.accuser:
+            return "a node cannot accuse itself"
+        return ""
+
+    def _time_problem(
+        self, stamp: int, expires_at: int, lease: float, certificate: x509.Certificate
+    ) -> str:
+        now = self._clock()
+        not_after = certificate.not_valid_after_utc.timestamp()
+        if stamp > (now + MAX_AHEAD) * 1000:
+            ahead = stamp / 1000 - now
+            return f"its stamp is {ahead:.0f} s ahead of this clock (limit {MAX_AHEAD:.0f})"
         if now >= not_after:
-            raise refuse("the certificate that signed it is expired")
-        latest = min(now + MAX_AHEAD + TOMBSTONE_LEASE, not_after)
-        if fields.expires_at > latest * 1000:
-            raise refuse("its lease is longer than any may be")
+            return "the certificate that signed it has expired"
+        if expires_at > min(now + MAX_AHEAD + lease, not_after) * 1000:
+            return "its lease is too long"
+        return ""
 
 
-def _verify(certificate: x509.Certificate, signed: Signed) -> None:
+_NO_CERTIFICATE = "the certificate that signed it was not sent"
+
+
+def _signature_problem(leaf: Leaf, certificate: x509.Certificate, signed: Signed) -> str:
     key = certificate.public_key()
-    if isinstance(key, rsa.RSAPublicKey):
-        key.verify(signed.signature, signed.body, padding.PKCS1v15(), hashes.SHA256())
-    elif isinstance(key, ec.EllipticCurvePublicKey):
-        key.verify(signed.signature, signed.body, ec.ECDSA(hashes.SHA256()))
-    else:
-        raise TypeError(f"{type(key).__name__} cannot verify records; none such is ever learned")
+    try:
+        if isinstance(key, rsa.RSAPublicKey):
+            key.verify(signed.signature, signed.body, padding.PKCS1v15(), hashes.SHA256())
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signed.signature, signed.body, ec.ECDSA(hashes.SHA256()))
+        else:
+            raise TypeError(f"{type(key).__name__} cannot verify records; add_chain refuses it")
+    except InvalidSignature:
+        return f"its signature is not by {leaf.node_id}"
+    return ""
