@@ -1,4 +1,4 @@
-"""A node of the mesh in your process: identity, mutual TLS, a live topology and balanced calls."""
+"""A node of the mesh in your process: identity, mutual TLS, a live topology, balanced calls."""
 
 from aegis_certs import CertificateSource, TLSConfig, TLSOptions
 from aegis_discovery import (

@@ -1,4 +1,4 @@
-"""The address of a node: what it listens on, and what it publishes."""
+"""The addresses of a node: where it listens, and what it publishes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from aegis_core.errors import ConfigError
 
 
 def bound_address(address: str) -> tuple[str, int]:
-    """Splits an address to listen on; port 0 is any free one.
+    """Splits an address to listen on; port 0 stands for any free port.
 
     Raises:
-        ConfigError: If it cannot be one.
+        ConfigError: If it is not a valid address.
     """
     try:
         return split_host_port(address)
@@ -24,7 +24,7 @@ def check_dialable(option: str, address: str) -> None:
     """Checks that an address can be dialled.
 
     Raises:
-        ConfigError: If not.
+        ConfigError: If it cannot be dialled.
     """
     try:
         split_address(address)
@@ -33,17 +33,17 @@ def check_dialable(option: str, address: str) -> None:
 
 
 def published_address(bind: str, advertise: str | None, port: int) -> str:
-    """Tells which address to publish for a server that listens on `bind`, at `port`.
+    """Returns the address to publish for a server that listens on `bind`, at `port`.
 
     Raises:
-        ConfigError: If others could not dial it.
+        ConfigError: If others cannot dial it.
     """
     if advertise is None:
         host, _ = bound_address(bind)
         if is_wildcard(host):
             raise ConfigError(
                 "advertise",
-                f"{bind} listens everywhere; say under which host:port others reach this node",
+                f"{bind} listens everywhere; give the host:port at which others reach this node",
             )
         return join_address(host, port)
     try:

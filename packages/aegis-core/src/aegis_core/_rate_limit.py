@@ -1,21 +1,21 @@
-"""How much one caller may ask for at once, and how fast. Pure: time comes in."""
+"""Limits how much one caller opens at the same time, and how fast. The time is an argument."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 PRUNE_ABOVE = 1024
-"""Callers remembered, above which those are forgotten of whom there is nothing to know."""
+"""Number of callers above which idle callers with a full burst are forgotten."""
 
 
 @dataclass(slots=True)
 class TokenBucket:
-    """Lets through so many at once, and so many a second from then on.
+    """A token bucket: a burst at once, then a steady rate.
 
     Args:
-        burst: How many at once.
-        per_second: How many a second, for ever.
-        now: Seconds, of the same clock always.
+        burst: Tokens at the start, and at most.
+        per_second: Tokens added each second.
+        now: Seconds of any clock, the same one for all calls.
     """
 
     burst: float
@@ -27,14 +27,14 @@ class TokenBucket:
         self.left = self.burst
 
     def wait(self, now: float) -> float:
-        """Returns the seconds until one more is let through; 0 where it is now."""
+        """Returns the seconds until there is a token; 0 if there is one now."""
         self.left = min(self.burst, self.left + max(0.0, now - self.now) * self.per_second)
         self.now = now
         return max(0.0, 1 - self.left) / self.per_second
 
     def take(self, now: float) -> bool:
-        """Takes one, unless none is left."""
-        # A timer may end a moment too early.
+        """Takes a token; returns False if there is none."""
+        # A timer may fire a moment too early.
         if self.wait(now) > 1e-6:
             return False
         self.left -= 1
@@ -43,12 +43,12 @@ class TokenBucket:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one caller may do here.
+    """The limits of one caller.
 
     Attributes:
-        what: What is counted, in the plural.
+        what: The counted things, in the plural, for messages.
         open: How many it may hold open.
-        per_second: How many it may open a second, for ever.
+        per_second: How many it may open each second in the long run.
         burst: How many it may open at once.
     """
 
@@ -59,26 +59,22 @@ class Limits:
 
 
 FEEDS = Limits("feeds", open=64, per_second=20.0, burst=64.0)
-"""An honest node has one or two feeds; clients have one for each process, and may share an
-identity, and then all start together. Each one opened costs a check of signatures.
+"""An honest node has one or two feeds. Clients have one feed a process, may share an identity, and
+may all start together. Each new feed costs a check of signatures.
 """
 
 READS = Limits("reads of the topology", open=16, per_second=5.0, burst=64.0)
-"""A peer without a feed reads the whole topology every few seconds; each time, all is written out
-for it.
-"""
+"""A peer without a feed reads the whole topology every few seconds, and each read serialises it."""
 
 
 @dataclass(slots=True)
 class _Account:
-    """What one caller has open, and what is left of its burst."""
-
-    allowance: TokenBucket
+    bucket: TokenBucket
     open: int = 0
 
 
 class RateLimiter:
-    """Counts what each caller has open and says whether it may open one more."""
+    """Counts what each caller has open, and decides whether it may open one more."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -89,25 +85,25 @@ class RateLimiter:
         return len(self._accounts)
 
     def enter(self, caller: str, now: float) -> str:
-        """Counts one more, unless there are too many.
+        """Counts one more, unless the caller is above a limit.
 
         Args:
             caller: The node id that the certificate proves.
             now: Monotonic seconds.
 
         Returns:
-            Why it is refused, in a sentence; empty where it was let in, and must `leave` later.
+            Why it is refused, as a sentence; empty if it was counted and must `leave` later.
         """
         limits, account = self._limits, self._accounts.get(caller)
         if account is None:
             self._prune(now)
-            allowance = TokenBucket(limits.burst, limits.per_second, now)
-            account = self._accounts[caller] = _Account(allowance)
+            bucket = TokenBucket(limits.burst, limits.per_second, now)
+            account = self._accounts[caller] = _Account(bucket)
         if account.open >= limits.open:
             return (
                 f"{caller} has {account.open} {limits.what} open here, the limit is {limits.open}"
             )
-        if not account.allowance.take(now):
+        if not account.bucket.take(now):
             rate = f"{limits.per_second:.0f} {limits.what} a second"
             return f"{caller} opens more than {rate}; wait a little"
         account.open += 1
@@ -121,8 +117,8 @@ class RateLimiter:
         if len(self._accounts) < self._prune_above:
             return
         for caller, account in list(self._accounts.items()):
-            account.allowance.wait(now)
-            if not account.open and account.allowance.left >= self._limits.burst:
+            account.bucket.wait(now)
+            if not account.open and account.bucket.left >= self._limits.burst:
                 del self._accounts[caller]
-        # So that a mesh of many callers is not gone through at each of them.
+        # Doubled, so that a mesh of many callers is not scanned at each new caller.
         self._prune_above = max(PRUNE_ABOVE, 2 * len(self._accounts))

@@ -1,4 +1,4 @@
-"""What a node tells of itself: frozen values that turn into JSON by `dataclasses.asdict`."""
+"""A node's statistics: frozen values that `dataclasses.asdict` turns into JSON."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from aegis_discovery import PoolStats
 
 @dataclass(frozen=True, slots=True)
 class CallStats:
-    """Calls that came to a node since it started.
+    """Calls that arrived at a node since it started.
 
     Attributes:
-        begun: Calls of its services that were let in.
-        running: Those that run now.
-        limit: The most that may run at the same time; None for no limit.
-        shed: Calls that were turned away because of it.
-        late: Calls that were turned away because the node was leaving.
-        denied: Calls that the policy did not allow.
-        refused: Calls of those who may not speak: revoked, expired, or on an old TLS.
+        begun: Calls of its services that ran.
+        running: Calls of its services that run now.
+        limit: How many of them may run at the same time; None for no limit.
+        shed: Calls that were shed because the limit was reached.
+        late: Calls that were rejected because the node was leaving.
+        denied: Calls that the policy denied.
+        refused: Calls whose caller was refused: a revoked or expired certificate, another trust
+            domain, or an old TLS version.
     """
 
     begun: int
@@ -37,10 +38,10 @@ class FeedStats:
 
     Attributes:
         served: Watchers that hold a feed of this node open now.
-        opened: Feeds of this node that were opened since it started.
+        opened: Feeds of this node that watchers opened since it started.
         watched: Nodes whose feeds this node holds open now.
-        lag: Seconds since the one of them was heard that was silent longest; heartbeats come
-            every second. 0 where there is none.
+        lag: Seconds since the last message of the watched node that was silent longest. Each
+            node sends a heartbeat every second. 0 if no node is watched.
     """
 
     served: int
@@ -55,14 +56,14 @@ class NodeStats:
 
     Attributes:
         node_id: The node.
-        started_at: When it began to serve (UTC).
+        started_at: When it started to serve (UTC).
         certificate_not_after: When its certificate expires (UTC).
-        topology_version: Counts changes of the topology.
-        topology_nodes: How many nodes it has.
-        has_policy: Whether a policy says who may call what.
-        calls: What came to it.
-        feeds: How it hears of the mesh, and others by it.
-        pool: The calls that it makes itself.
+        topology_version: The version of its topology, which counts changes.
+        topology_nodes: The number of nodes in its topology.
+        has_policy: Whether a policy decides which calls are allowed.
+        calls: The calls that it receives.
+        feeds: The feeds that it serves and watches.
+        pool: The calls that it makes.
     """
 
     node_id: str

@@ -1,17 +1,17 @@
 """What can go wrong in a node.
 
 MeshError
-├── ConfigError             an option that cannot work; says which and what would
+├── ConfigError             an option that cannot work; names the option and the remedy
 │   └── NoTLSConfigError    a node without an identity
 ├── AddressInUseError       another process listens there
 ├── NodeStateError          started twice, or used before the start or after the stop
 ├── PeerNotFoundError       no peer and no node has this id
-└── CallerError             who calls cannot be told
-    ├── NoPeerInfoError     the context knows nothing of its peer
+└── CallerError             the caller is unknown, refused or denied
+    ├── NoPeerInfoError     the context has no peer
     ├── NoTLSInfoError      the connection is not TLS
     ├── NoCertificateError  the caller showed no certificate
     └── CallerRefusedError  its certificate is revoked or expired, or its TLS too old
-        └── CallDeniedError the policy does not let it call this
+        └── CallDeniedError the policy does not allow the call
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class MeshError(Exception):
     """Root of all errors that aegis_core raises itself."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # As it is, not by its arguments: those of most errors are fields, out of which the
-        # sentence is made. Pools of processes and task queues send errors from one to another.
+        # Restores args and fields without a call of __init__, which takes the fields of most
+        # errors and builds the sentence. Process pools and task queues pickle errors.
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # no stub has it
 
 
@@ -54,7 +54,7 @@ class ConfigError(MeshError):
 
 
 class NoTLSConfigError(ConfigError):
-    """A node was made without an identity."""
+    """A node was created without an identity."""
 
     def __init__(self) -> None:
         super().__init__("tls", "a node needs an identity; give cert_dir, tls_options or tls")
@@ -85,11 +85,11 @@ class PeerNotFoundError(MeshError):
 
 
 class CallerError(MeshError):
-    """Who calls cannot be told."""
+    """The caller is unknown, refused or denied."""
 
 
 class NoPeerInfoError(CallerError):
-    """The context knows nothing of its peer: it is not that of a gRPC server call."""
+    """The context has no peer, so it is not the context of a gRPC handler."""
 
     def __init__(self) -> None:
         super().__init__("the context carries no peer; pass the context of a gRPC handler")
@@ -104,7 +104,7 @@ class NoTLSInfoError(CallerError):
 
 
 class NoCertificateError(CallerError):
-    """The caller showed no certificate, or one that names nobody."""
+    """The caller showed no certificate, or one that names no node."""
 
     def __init__(self, peer: str, reason: str = "it showed no certificate") -> None:
         self.peer = peer
@@ -113,7 +113,7 @@ class NoCertificateError(CallerError):
 
 
 class CallerRefusedError(CallerError):
-    """Who calls is known, but may not speak any more."""
+    """The caller is known, but refused for its certificate or TLS version."""
 
     def __init__(self, node_id: str, reason: str) -> None:
         self.node_id = node_id
@@ -121,7 +121,7 @@ class CallerRefusedError(CallerError):
 
 
 class CallDeniedError(CallerRefusedError):
-    """No rule of the policy lets this caller call this; what the rules are is not told."""
+    """No rule of the policy allows this call. The error does not reveal the rules."""
 
     def __init__(self, node_id: str, method: str) -> None:
         self.method = method

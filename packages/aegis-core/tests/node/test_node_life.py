@@ -58,7 +58,7 @@ async def test_a_node_that_is_stopped_while_it_starts_never_runs(
 
     async def slow() -> None:
         checked.set()
-        await asyncio.sleep(0.2)
+        await asyncio.Event().wait()
 
     node = Node(
         "a",
@@ -169,7 +169,7 @@ async def test_a_check_that_hangs_is_unhealthy_and_is_not_started_again(until: U
     await until(lambda: runs)
     info = await monitor.check()
     assert info.status is HealthStatus.UNHEALTHY
-    assert "its former run has not ended" in info.error
+    assert "its last run has not ended" in info.error
     assert len(runs) == 1
     release.set()
     assert await task is HealthStatus.HEALTHY

@@ -1,4 +1,4 @@
-"""Handlers that are no coroutines: they get all of gRPC's blocking API, and no thread is lost."""
+"""Handlers that are not coroutines get all of gRPC's blocking API, and lose no thread."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ THREADS = 2
 
 
 class Handlers:
-    """Blocking handlers, and what they noticed."""
+    """Blocking handlers that record what they notice."""
 
     def __init__(self) -> None:
-        self.noticed: list[str] = []
+        self.observed: list[str] = []
         self.closed = 0
-        self.began = threading.Semaphore(0)
+        self.started = threading.Semaphore(0)
         self.over = threading.Event()
 
     def uu_who(self, request: bytes, context: grpc.ServicerContext) -> bytes:
@@ -45,17 +45,17 @@ class Handlers:
     def uu_waits(self, request: bytes, context: Any) -> bytes:
         assert context.is_active()
         assert context.add_callback(self.over.set)
-        self.began.release()
+        self.started.release()
         assert self.over.wait(WAIT)
-        self.noticed.append(f"active {context.is_active()}, late {context.add_callback(print)}")
+        self.observed.append(f"active {context.is_active()}, late {context.add_callback(print)}")
         return b""
 
     def su_counts(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        self.began.release()
+        self.started.release()
         try:
             return str(len(list(requests))).encode()
         except grpc.RpcError as error:
-            self.noticed.append(str(error))
+            self.observed.append(str(error))
             raise
 
     def uu_asks(self, request: bytes, context: Any) -> bytes:
@@ -118,7 +118,7 @@ class Handlers:
             for name in dir(self)
             if name[:3] in ("uu_", "us_", "su_")
         }
-        # As generated code does, except that it adds a generic handler first.
+        # As generated code does, which also adds a generic handler before.
         server.add_registered_method_handlers("t", handlers)
 
 
@@ -146,7 +146,7 @@ async def channel(node: Node, identity: MakeIdentity) -> AsyncIterator[grpc.aio.
         yield opened
 
 
-async def test_callers_that_give_up_streams_keep_no_thread_busy(
+async def test_callers_that_give_up_streams_leave_no_thread_busy(
     node: Node, channel: grpc.aio.Channel, handlers: Handlers, until: Until
 ) -> None:
     calls = 3 * THREADS
@@ -159,30 +159,33 @@ async def test_callers_that_give_up_streams_keep_no_thread_busy(
     await until(lambda: node.stats().calls.running == 0)
 
 
-async def test_a_handler_is_told_when_its_caller_gives_up(
+async def test_a_handler_is_notified_when_its_caller_gives_up(
     node: Node, channel: grpc.aio.Channel, handlers: Handlers, until: Until
 ) -> None:
     call = channel.unary_unary("/t/uu_waits")(b"", timeout=WAIT)
-    assert await asyncio.to_thread(handlers.began.acquire, timeout=WAIT)
+    assert await asyncio.to_thread(handlers.started.acquire, timeout=WAIT)
     call.cancel()
-    await until(lambda: handlers.noticed == ["active False, late False"])
+    await until(lambda: handlers.observed == ["active False, late False"])
     await until(lambda: node.stats().calls.running == 0)
 
 
-async def test_a_call_given_up_before_a_thread_was_free_is_held_by_nobody(
+async def test_a_call_given_up_before_a_thread_was_free_is_released(
     node: Node, channel: grpc.aio.Channel, handlers: Handlers, until: Until
 ) -> None:
     held = [channel.unary_unary("/t/uu_waits")(b"", timeout=WAIT) for _ in range(THREADS)]
     for _ in held:
-        assert await asyncio.to_thread(handlers.began.acquire, timeout=WAIT)
+        assert await asyncio.to_thread(handlers.started.acquire, timeout=WAIT)
     contexts: weakref.WeakSet[Any] = weakref.WeakSet()
     submit = node.server._threads._pool.submit
 
-    def noted(*args: Any) -> Any:
+    submitted: list[str] = []
+
+    def record(*args: Any) -> Any:
         contexts.add(args[-1][-1])
+        submitted.append(type(args[-1][-1]).__name__)
         return submit(*args)
 
-    node.server._threads._pool.submit = noted  # type: ignore[method-assign]
+    node.server._threads._pool.submit = record  # type: ignore[method-assign]
     with pytest.raises(grpc.aio.AioRpcError):
         await channel.unary_unary("/t/uu_who")(b"x", timeout=0.2)
 
@@ -191,26 +194,27 @@ async def test_a_call_given_up_before_a_thread_was_free_is_held_by_nobody(
         return not contexts
 
     await until(is_free)
+    assert submitted == ["ThreadContext"]
     handlers.over.set()
     for call in held:
         await call
 
 
-async def test_requests_that_never_come_are_not_waited_for_once_the_call_is_over(
+async def test_no_thread_waits_for_requests_after_the_call_is_over(
     node: Node, channel: grpc.aio.Channel, handlers: Handlers, until: Until
 ) -> None:
     for _ in range(2 * THREADS):
         call: Any = channel.stream_unary("/t/su_counts")(timeout=WAIT)
         await call.write(b"x")
-        assert await asyncio.to_thread(handlers.began.acquire, timeout=WAIT)
+        assert await asyncio.to_thread(handlers.started.acquire, timeout=WAIT)
         call.cancel()
-    await until(lambda: len(handlers.noticed) == 2 * THREADS)
-    assert {text[:16] for text in handlers.noticed} == {"the call is over"}
+    await until(lambda: len(handlers.observed) == 2 * THREADS)
+    assert {text[:16] for text in handlers.observed} == {"the call is over"}
     requests = iter([b"a", b"b", b"c"])
     assert await channel.stream_unary("/t/su_counts")(requests, timeout=WAIT) == b"3"
 
 
-async def test_a_handler_can_ask_and_tell_all_that_grpc_has(channel: grpc.aio.Channel) -> None:
+async def test_a_handler_has_all_of_the_blocking_context(channel: grpc.aio.Channel) -> None:
     call = channel.unary_unary("/t/uu_asks")(b"", metadata=(("given", "0"),), timeout=WAIT)
     key = "x509_subject_alternative_name"
     expected = ["0", key, True, b"caller", "ipv4:", True, (("last", "2"),), None]
@@ -230,7 +234,7 @@ async def test_a_handler_can_ask_and_tell_all_that_grpc_has(channel: grpc.aio.Ch
         ("us_fails", grpc.StatusCode.UNKNOWN, "no more"),
     ],
 )
-async def test_a_call_ends_as_its_handler_says(
+async def test_a_call_ends_with_the_status_of_its_handler(
     channel: grpc.aio.Channel, name: str, code: grpc.StatusCode, details: str
 ) -> None:
     call: Any
@@ -250,8 +254,8 @@ async def test_a_stream_may_be_any_iterable(channel: grpc.aio.Channel) -> None:
     assert [message async for message in call] == [b"one", b"two"]
 
 
-async def test_no_method_makes_calls_of_others_dearer(node: Node, channel: Any) -> None:
-    # With gRPC 1.85, each method that its core knows costs every call to the server.
+async def test_no_method_is_registered_with_the_core_of_grpc(node: Node, channel: Any) -> None:
+    # With gRPC 1.85, each registered method makes every call to the server slower.
     known = node.server._server._server
     assert not getattr(known, "_registered_method_handlers", None)
     assert node.server.services == ("t",)

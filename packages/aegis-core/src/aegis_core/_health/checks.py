@@ -1,4 +1,4 @@
-"""Health: what a node says of itself, put together from its checkers."""
+"""Health checks: the checkers, and the node's health that their results add up to."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from typing import Any, Protocol
 from aegis_discovery import HealthStatus
 
 CheckResult = HealthStatus | bool | None
-"""What a check function may return: None and True are healthy, False is not."""
+"""What a check function may return: None and True mean healthy, False unhealthy."""
 
 
 @dataclass(frozen=True, slots=True)
 class HealthInfo:
-    """The health of one node, or what one checker says of it.
+    """The health of one node.
 
     Attributes:
         node_id: The node.
-        status: Healthy, unhealthy, or unknown while nothing was checked.
-        last_checked: When (UTC).
-        message: For people.
-        error: Why it is not healthy; empty otherwise.
+        status: Healthy, unhealthy, or unknown while no check has run.
+        last_checked: When the checks ran last (UTC).
+        message: A summary for people.
+        error: Why it is unhealthy; empty otherwise.
     """
 
     node_id: str
@@ -38,19 +38,19 @@ class HealthInfo:
 
 
 class HealthChecker(Protocol):
-    """Something that can tell whether a part of the node works."""
+    """Checks whether a part of the node works."""
 
     name: str
 
     async def check(self) -> HealthStatus:
-        """Returns the status; an exception counts as unhealthy, with its text as the reason."""
+        """Returns the status. An exception means unhealthy, and its text is the reason."""
 
 
 class FunctionHealthChecker:
-    """A checker made of a function, sync or async.
+    """A checker that calls a function, sync or async.
 
-    A sync function runs on a thread, so it may block. It returns a `HealthStatus`, or a bool;
-    returning nothing is healthy, raising is not.
+    A sync function runs on a thread, so it may block. The function returns a `HealthStatus` or a
+    bool. Returning None means healthy, and raising an exception means unhealthy.
     """
 
     def __init__(
@@ -64,15 +64,15 @@ class FunctionHealthChecker:
         """Runs the function.
 
         Raises:
-            RuntimeError: If its former run has not ended yet: a hung one must not pile up.
+            RuntimeError: If its last run has not ended yet: runs that hang must not pile up.
         """
         if inspect.iscoroutinefunction(self._function):
             return as_status(await self._function())
         if self._run is not None and self._run.is_alive():
-            raise RuntimeError("its former run has not ended")
+            raise RuntimeError("its last run has not ended")
         loop = asyncio.get_running_loop()
         result: asyncio.Future[CheckResult | Awaitable[CheckResult]] = loop.create_future()
-        # A thread of its own, and a daemon: a check that hangs for good takes nothing with it.
+        # A daemon thread of its own: a check that hangs for ever blocks nothing else.
         self._run = threading.Thread(
             target=self._work, args=(loop, result), name=f"aegis-check-{self.name}", daemon=True
         )
@@ -83,7 +83,7 @@ class FunctionHealthChecker:
     def _work(self, loop: asyncio.AbstractEventLoop, result: asyncio.Future[Any]) -> None:
         try:
             answer = self._function()
-        except Exception as error:  # noqa: BLE001 - it is the answer
+        except Exception as error:  # noqa: BLE001 - an exception is a result
             failure = error
             _hand_over(loop, result, lambda: result.set_exception(failure))
         else:
@@ -91,7 +91,7 @@ class FunctionHealthChecker:
 
 
 def as_status(result: object) -> HealthStatus:
-    """Reads what a check returned: False is unhealthy, a status counts, all else is healthy."""
+    """Converts a check's return value: a status is kept, False is unhealthy, all else healthy."""
     if isinstance(result, HealthStatus):
         return result
     return HealthStatus.UNHEALTHY if result is False else HealthStatus.HEALTHY
@@ -104,14 +104,14 @@ def _hand_over(
         if not result.done():
             settle()
 
-    # The loop may be gone by now; then nobody waits for the answer.
+    # The loop may be closed already; then nothing waits for the result.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(finish)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckOutcome:
-    """What came of one checker's run."""
+    """The result of one run of a checker."""
 
     name: str
     status: HealthStatus
@@ -119,7 +119,7 @@ class CheckOutcome:
 
 
 def summarise(node_id: str, outcomes: Iterable[CheckOutcome]) -> HealthInfo:
-    """Puts outcomes together: the worst one counts, and a node without checkers is healthy."""
+    """Summarises outcomes: the worst one counts, and a node without checkers is healthy."""
     outcomes = tuple(outcomes)
     ill = [outcome for outcome in outcomes if outcome.status is HealthStatus.UNHEALTHY]
     unsure = [outcome for outcome in outcomes if outcome.status is HealthStatus.UNKNOWN]

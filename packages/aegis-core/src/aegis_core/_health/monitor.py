@@ -16,16 +16,16 @@ CHECK_INTERVAL = 10.0
 """Seconds between two runs of the checkers."""
 
 CHECK_TIMEOUT = 5.0
-"""Seconds after which a checker that does not answer counts as failed."""
+"""Seconds after which a checker that has not returned counts as failed."""
 
 
 class HealthMonitor:
-    """Knows the health of its own node.
+    """Monitors the health of its own node.
 
     Args:
         node_id: The node.
-        checkers: Run together; the worst answer is the node's.
-        on_change: Told whenever the status changed.
+        checkers: The checkers, which run together; the worst result is the node's health.
+        on_change: Called whenever the status changed.
         interval: Seconds between two runs.
     """
 
@@ -48,11 +48,11 @@ class HealthMonitor:
 
     @property
     def info(self) -> HealthInfo:
-        """The outcome of the last run."""
+        """The result of the last run."""
         return self._info
 
     async def run(self) -> None:
-        """Checks on the interval, for ever."""
+        """Runs all checkers on the interval, until cancelled."""
         while True:
             await asyncio.sleep(self._interval)
             await self.check()
@@ -71,7 +71,7 @@ class HealthMonitor:
                 return CheckOutcome(checker.name, as_status(await checker.check()))
         except TimeoutError:
             error = f"no answer within {CHECK_TIMEOUT:g} s"
-        except Exception as failure:  # noqa: BLE001 - whatever a user's check raises is its answer
+        except Exception as failure:  # noqa: BLE001 - an exception of the user's check is its result
             error = str(failure) or type(failure).__name__
         _log.warning("health check %s failed: %s", checker.name, error)
         return CheckOutcome(checker.name, HealthStatus.UNHEALTHY, error)

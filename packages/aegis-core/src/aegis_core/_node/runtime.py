@@ -68,7 +68,7 @@ class RunningNode:
         self._options = options
         self._policy = policy
         self._rotator = IdentityRotator(source, tls)
-        self._tell_identity = on_identity
+        self._publish_identity = on_identity
         self._has_joined = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._started_at = datetime.now(UTC)
@@ -104,8 +104,8 @@ class RunningNode:
         )
         self.may_provide = ProviderAuthorizer(None, tls.trust_domain)
         self.peers = PeerManager(self.state)
-        # The mesh's own calls do not pass through interceptors of the user's.
         pool_options = options.pool_options or PoolOptions()
+        # The mesh's own calls must not pass through the user's interceptors.
         is_plain = not (pool_options.interceptors or pool_options.options)
         self.pool = ServiceClientPool(
             self.state.topology,
@@ -125,7 +125,7 @@ class RunningNode:
         self.joiner = Joiner(self.state, self.peers, self.watchers, seeds)
 
     async def start(self) -> None:
-        """Serves, publishes the node and joins."""
+        """Serves, publishes the node's record and joins the mesh."""
         options = self._options
         address = published_address(options.address, options.advertise, self.server.port)
         await self.monitor.check()
@@ -149,15 +149,15 @@ class RunningNode:
             ("health", self.monitor.run),
             ("maintenance", self._maintain),
             ("revalidation", self.server.revalidate_callers),
-            ("identity", self._keep_identity),
-            ("policy", self._keep_policy),
+            ("identity", self._follow_identity),
+            ("policy", self._follow_policy),
         ):
             self._spawn(_supervise(name, work), name)
         await self.joiner.wait(options.join_timeout)
         self._has_joined = True
 
     def stats(self) -> NodeStats:
-        """Puts together what the parts know of themselves."""
+        """Returns a snapshot of the node."""
         topology, server = self.state.topology, self.server
         silences = self.watchers.silences.values()
         return NodeStats(
@@ -178,7 +178,7 @@ class RunningNode:
         )
 
     def change_identity(self, tls: TLSConfig) -> None:
-        """Takes a new identity to everything that uses it."""
+        """Gives a new identity to every part that uses it."""
         self.state.change_identity(tls)
         self._rotator.change_identity(tls)
         self.server.change_identity(tls)
@@ -186,13 +186,13 @@ class RunningNode:
         self.pool.change_identity(tls)
         self.watchers.dial_again()
 
-    async def _keep_identity(self) -> None:
+    async def _follow_identity(self) -> None:
         if self._rotator.tls is not self.state.tls:
-            # Taking it up failed halfway the last time.
+            # The last change of identity failed halfway.
             self._on_identity(IdentityEvent(IdentityEventKind.CHANGED, self._rotator.tls))
         await run_rotator(self._rotator, self._on_identity)
 
-    async def _keep_policy(self) -> None:
+    async def _follow_policy(self) -> None:
         while True:
             await asyncio.sleep(POLL_INTERVAL)
             before = self._policy.policy
@@ -212,14 +212,14 @@ class RunningNode:
                 event = replace(event, kind=IdentityEventKind.REFUSED, reason=str(error))
         elif event.kind is IdentityEventKind.REVOCATIONS:
             self.state.apply_revocations(self._rotator.revocations)
-        self._tell_identity(event)
+        self._publish_identity(event)
 
     async def stop(self, grace: float, *, leave: bool) -> None:
-        """Takes the node down.
+        """Stops the node.
 
         Args:
             grace: Seconds that calls in flight have.
-            leave: Whether to tell the mesh; not where another process goes on under this id.
+            leave: Whether to leave the mesh; False if another process runs under this id.
         """
         topology, node_id = self.state.topology, self.state.node_id
         async with contextlib.AsyncExitStack() as stack:
@@ -233,9 +233,9 @@ class RunningNode:
             leaves = leave and topology.get_node(node_id) is not None
             if leaves:
                 topology.remove_node(node_id)
-            told = await self.server.end_feeds()
+            aware = await self.server.end_feeds()
             if leaves:
-                await self.peers.tell_goodbye(aware=told)
+                await self.peers.tell_goodbye(aware=aware)
         _log.info("%s stopped", node_id)
 
     def _publish_health(self, info: HealthInfo) -> None:
@@ -249,7 +249,7 @@ class RunningNode:
             self._spawn(self.server.set_health(info), "set-health")
 
     async def _maintain(self) -> None:
-        """Renews the own lease, and drops what outlived its own."""
+        """Renews the lease of the node's own record, and removes expired records."""
         while True:
             await asyncio.sleep(MAINTENANCE)
             topology = self.state.topology
@@ -271,10 +271,10 @@ class RunningNode:
 
 
 async def _supervise(name: str, work: Callable[[], Awaitable[None]]) -> None:
-    """Runs a part for ever: one that fails is reported and started again."""
+    """Runs a part until cancelled: a part that fails is logged and started again."""
     while True:
         try:
             await work()
-        except Exception:  # noqa: BLE001 - whatever it is, the node goes on
-            _log.exception("%s failed; it starts again", name)
+        except Exception:  # noqa: BLE001 - the node must survive any failure of a part
+            _log.exception("%s failed; it is started again", name)
         await asyncio.sleep(1.0)

@@ -41,8 +41,8 @@ class HandlerThreads:
 
         async def serve(request: Any, context: ThreadContext) -> Any:
             requests = _Requests(context) if request_streaming else request
-            arguments: list[Any] = [handler, requests, context]
-            work = context.work = self._pool.submit(lambda: run(*arguments))
+            arguments = [handler, requests, context]
+            work = context.work = self._pool.submit(_apply, run, arguments)
             try:
                 return await asyncio.wrap_future(work)
             finally:
@@ -56,6 +56,10 @@ class HandlerThreads:
     def close(self) -> None:
         """Takes no more work; handlers that run continue."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _apply(run: Callable[..., Any], arguments: list[Any]) -> Any:
+    return run(*arguments)
 
 
 def _run(handler: Callable[..., Any], request: Any, context: ThreadContext) -> Any:
