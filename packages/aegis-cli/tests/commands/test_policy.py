@@ -42,7 +42,7 @@ def file(tmp_path: Path) -> str:
         (
             "call billing-1 shop.v1.Orders/Delete",
             1,
-            f"denied: {ONE} other methods; {TWO} types, and this one has none",
+            f"denied: {ONE} other methods; {TWO} types, but no type is known",
         ),
         (
             "call edge shop.v1.Orders/Delete --type gateway --trust-domain prod.example",
@@ -117,4 +117,4 @@ def test_a_node_runs_by_a_policy_and_not_by_a_file_that_is_none(
     assert node.wait() == 0
     bad = aegis.run("node", "run", "--id", "seed", "--policy", file)
     assert bad.returncode == 2
-    assert "no TOML" in bad.stderr
+    assert "not valid TOML" in bad.stderr

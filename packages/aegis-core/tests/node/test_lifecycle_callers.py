@@ -108,7 +108,7 @@ def register(server: grpc.aio.Server) -> None:
 
 @pytest.fixture(autouse=True)
 def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aegis_discovery.identity._run.LOOK", 0.05)
+    monkeypatch.setattr("aegis_discovery.identity._run.POLL_INTERVAL", 0.05)
     monkeypatch.setattr("aegis_core._server.interceptor.REVALIDATION_INTERVAL", 0.05)
 
 

@@ -67,7 +67,7 @@ def register_name(node_id: str, server: grpc.aio.Server) -> None:
 
 @pytest.fixture(autouse=True)
 def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aegis_discovery.identity._run.LOOK", 0.05)
+    monkeypatch.setattr("aegis_discovery.identity._run.POLL_INTERVAL", 0.05)
     monkeypatch.setattr("aegis_core._server.interceptor.REVALIDATION_INTERVAL", 0.05)
 
 
@@ -272,7 +272,7 @@ async def test_a_bad_list_of_revocations_is_refused_and_the_last_good_one_stays(
         with caplog.at_level(logging.ERROR, "aegis"):
             crl.unlink() if data is None else crl.write_bytes(data)
             await until(lambda: kinds(events).count("refused") == number)  # noqa: B023 - used at once
-        assert "new files are no good" in caplog.text
+        assert "changed files were refused" in caplog.text
         assert await codes() == [REFUSED, fine], data
         crl.write_bytes(good)
         await until(lambda: events[-1].kind == "revocations")

@@ -181,14 +181,14 @@ def strangers(own_ca: CertificateAuthority, tmp_path: Path) -> dict[str, TLSConf
         tmp_path / "other", key_type=KeyType.P256, trust_domain="other.example"
     )
     return {
-        "they are those of b": own_ca.issue_in_memory("b"),
+        "they belong to b": own_ca.issue_in_memory("b"),
         "trust domain is other.example": other.issue_in_memory("a"),
-        "prove less": own_ca.issue_in_memory("a", client_only=True),
+        "fewer usages": own_ca.issue_in_memory("a", client_only=True),
     }
 
 
 @pytest.mark.parametrize(
-    "reason", ["they are those of b", "trust domain is other.example", "prove less"]
+    "reason", ["they belong to b", "trust domain is other.example", "fewer usages"]
 )
 def test_files_that_are_in_order_but_not_of_this_node_are_refused(
     own_ca: CertificateAuthority, away: Path, tmp_path: Path, clock: ManualClock, reason: str
@@ -298,7 +298,7 @@ def test_whatever_a_renewal_fails_with_it_is_tried_again(
 
 @pytest.fixture
 def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aegis_discovery.identity._run.LOOK", 0.01)
+    monkeypatch.setattr("aegis_discovery.identity._run.POLL_INTERVAL", 0.01)
 
 
 @pytest.mark.usefixtures("look_often")

@@ -140,7 +140,7 @@ def test_a_decision_names_its_rule_or_why_none_fits() -> None:
         "call rule 1 (line 3) is for other methods; call rule 2 (line 8) is for other types"
     )
     client = policy.may_call(Subject("web"), "shop.v1.Carts", "Add")
-    assert client.reason.endswith("call rule 2 (line 8) is for types, and this one has none")
+    assert client.reason.endswith("call rule 2 (line 8) is for types, but no type is known")
     assert Policy().may_provide(BILLING, "a", "b").reason == "there is no provide rule at all"
 
 
@@ -152,13 +152,13 @@ def test_a_path_of_the_wire_has_a_service_and_a_method() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "reason"),
     [
-        ("[[call]\n", 1, "no TOML"),
-        ('\n\n[[call]]\nids = ["a"]\nids = ["b"]', 5, "no TOML"),
+        ("[[call]\n", 1, "not valid TOML"),
+        ('\n\n[[call]]\nids = ["a"]\nids = ["b"]', 5, "not valid TOML"),
         ("\n[[calls]]\n", 2, "'calls' is not known"),
         ('\n[call]\nids = ["a"]', 2, "write [[call]] above"),
         ('call = "x"', 1, "write [[call]] above"),
         ("[[provide]]\n[[call]]\n", 2, "call rule 1: services is missing"),
-        ('[[call]]\nservices = ["a"]\n', 1, "nobody is named"),
+        ('[[call]]\nservices = ["a"]\n', 1, "no node is named"),
         ('[[call]]\nids = ["a"]\nservices = ["*"]\n[[call]]\nid = []', 4, "'id' is not known"),
         ('[[provide]]\nmethods = ["a"]', 1, "'methods' is not known"),
         ('[[call]]\nservices = "a"', 1, "services must be a list"),
@@ -194,7 +194,7 @@ def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) ->
     with pytest.raises(PolicyError, match=r"nowhere.toml: cannot be read: No such file"):
         load_policy(tmp_path / "nowhere.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(PolicyError, match="no text in UTF-8"):
+    with pytest.raises(PolicyError, match="not text in UTF-8"):
         load_policy(tmp_path / "binary.toml")
 
 

@@ -1,4 +1,4 @@
-"""Keeping an identity fresh while a process runs: renewals, changed files, revocations."""
+"""Identity rotation while a process runs: renewals, changed files, revocations."""
 
 from aegis_discovery.identity._rotator import IdentityEvent, IdentityEventKind, IdentityRotator
 

@@ -1,4 +1,4 @@
-"""Decides when an identity is renewed, and which new files are good enough to go on with."""
+"""Decides when an identity is renewed, and whether changed files are accepted."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from aegis_certs import CertsError, IdentitySource, RenewalSchedule, RevocationL
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from aegis_discovery._runtime.log_limiter import LogLimiter
+
 _log = logging.getLogger("aegis.identity")
 
-LOOK = 2.0
-"""Seconds between two looks at the files: a change is taken up within a few seconds."""
+POLL_INTERVAL = 2.0
+"""Seconds between two polls of the files: a change is applied within a few seconds."""
 
 
 class IdentityEventKind(StrEnum):
-    """What happened to the identity of this process."""
+    """The kinds of identity events."""
 
     CHANGED = "changed"
     REFUSED = "refused"
@@ -30,13 +32,14 @@ class IdentityEventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class IdentityEvent:
-    """One step in the life of an identity.
+    """A change of an identity, or a failure to change it.
 
     Attributes:
-        kind: `changed` (use `tls` from now on), `refused` (new files are no good; the old identity
-            stays), `renewal_failed` (tried again later) or `revocations` (another list counts).
-        tls: The identity that counts.
-        reason: Why, where something was refused or failed.
+        kind: `changed` (use `tls` now), `refused` (changed files were refused and the identity
+            stays), `renewal_failed` (it is tried again later) or `revocations` (the revocation
+            list changed).
+        tls: The identity in use.
+        reason: Why something was refused or failed.
     """
 
     kind: IdentityEventKind
@@ -45,16 +48,16 @@ class IdentityEvent:
 
 
 class IdentityRotator:
-    """Watches over one identity. It blocks on files, but for moments only.
+    """Renews one identity and reloads its files. It blocks on files, but only briefly.
 
-    A certificate is renewed at two thirds of its life. Where that fails it is tried again, ever
-    more slowly and even past its end: the CA may come back.
+    A certificate is renewed at two thirds of its lifetime. A failed renewal is tried again with
+    backoff, even after the certificate has expired: the CA may be available again.
 
     Args:
-        source: Where the identity comes from.
-        tls: The identity that was loaded from it.
+        source: The files of the identity.
+        tls: The identity that was loaded from the source.
         clock: Unix time in seconds.
-        rng: Spreads renewals, so that nodes that were issued together do not renew together.
+        rng: Jitter, so that certificates issued together are not renewed together.
     """
 
     def __init__(
@@ -69,39 +72,38 @@ class IdentityRotator:
         self._clock = clock
         self._rng = rng or random.Random()
         self._failures = 0
-        self._complaints: dict[str, str] = {}
+        self._log_limiter = LogLimiter(_log)
         self.tls = tls
         self.revocations = RevocationList.empty()
-        self._plan()
+        self._schedule_renewal()
 
     @property
     def renew_at(self) -> float:
-        """When the next renewal is tried (Unix seconds)."""
+        """When the next renewal is due (Unix seconds)."""
         return self._renew_at
 
     def change_identity(self, tls: TLSConfig) -> None:
-        """Goes on with an identity that came from elsewhere."""
+        """Continues with an identity from another source."""
         if tls is not self.tls:
             self.tls = tls
-            self._plan()
+            self._schedule_renewal()
 
     def poll(self) -> list[IdentityEvent]:
-        """Looks at the files and at the clock; returns what happened. Call it every few seconds.
+        """Checks the files and the clock; returns the events. Call it every few seconds.
 
-        Whatever is wrong with the files, it raises nothing: one look that fails costs nothing of
-        what the others found.
+        It raises no errors. If one of its checks fails, the events of the others are not lost.
         """
         events = []
-        for look in (self._load_changed, self._renew, self._read_revocations):
+        for check in (self._load_changed, self._renew, self._read_revocations):
             try:
-                event = look()
+                event = check()
             except CertsError as error:
-                event = self._refuse(look.__name__, str(error))
-            except Exception as error:  # noqa: BLE001 - a node outlives any file, and the disk
+                event = self._refuse(check.__name__, str(error))
+            except Exception as error:  # noqa: BLE001 - no file or disk may stop a node
                 reason = f"{type(error).__name__}: {error}"
-                event = self._refuse(look.__name__, reason, cause=error)
+                event = self._refuse(check.__name__, reason, error=error)
             else:
-                self._complaints.pop(look.__name__, None)
+                self._log_limiter.forget(check.__name__)
             if event is not None:
                 events.append(event)
         return events
@@ -111,11 +113,11 @@ class IdentityRotator:
         if fresh is None or fresh == self.tls:
             return None
         reason = self._objection(fresh)
-        return self._refuse("_load_changed", reason) if reason else self._take(fresh)
+        return self._refuse("_load_changed", reason) if reason else self._use(fresh)
 
     def _renew(self) -> IdentityEvent | None:
         due = self._clock() >= self._renew_at
-        # After a rotation of the CA a new leaf is wanted before its time; once, not at each look.
+        # After a CA rotation a new leaf is wanted early; it is tried once, not at each poll.
         if not due and (self._failures or not self._source.issuer_replaced()):
             return None
         try:
@@ -127,11 +129,11 @@ class IdentityRotator:
             return self._retry(f"{type(error).__name__}: {error}")
         if fresh is None:
             return self._retry(
-                "the key of the CA is not at hand, or the CA itself ends then; "
+                "the CA's key is not available here, or the CA expires too soon; "
                 "renew it where that key is"
             )
         reason = self._objection(fresh)
-        return self._retry(reason) if reason else self._take(fresh)
+        return self._retry(reason) if reason else self._use(fresh)
 
     def _read_revocations(self) -> IdentityEvent | None:
         known, self.revocations = self.revocations, self._source.revocations()
@@ -140,44 +142,43 @@ class IdentityRotator:
         return IdentityEvent(IdentityEventKind.REVOCATIONS, self.tls)
 
     def _objection(self, fresh: TLSConfig) -> str:
-        """Says why a process cannot go on with files that are in order by themselves."""
+        """Returns why this process cannot use a valid identity; empty if it can."""
         tls = self.tls
         if fresh.node_id != tls.node_id:
-            return f"they are those of {fresh.node_id}; put back those of {tls.node_id}"
+            return f"they belong to {fresh.node_id}; put back those of {tls.node_id}"
         if fresh.trust_domain != tls.trust_domain:
             return (
-                f"their trust domain is {fresh.trust_domain}, this process is of "
-                f"{tls.trust_domain}; put back the old files, or start it anew"
+                f"their trust domain is {fresh.trust_domain}, that of this process is "
+                f"{tls.trust_domain}; put back the old files, or restart the process"
             )
         if not _usages(fresh.certificate) >= _usages(tls.certificate):
-            return "they prove less than the old ones: a client only, or a server only"
+            return "they allow fewer usages than the old ones; issue a certificate for both usages"
         if self.revocations.is_revoked(fresh.certificate, fresh.chain[1:]):
             return "their certificate is revoked; issue another one"
         return ""
 
-    def _take(self, fresh: TLSConfig) -> IdentityEvent:
-        _log.info("%s goes on with a certificate that ends %s", fresh.node_id, fresh.not_after)
+    def _use(self, fresh: TLSConfig) -> IdentityEvent:
+        _log.info("%s uses a certificate that expires at %s", fresh.node_id, fresh.not_after)
         self.tls = fresh
         self._failures = 0
-        self._plan()
+        self._schedule_renewal()
         return IdentityEvent(IdentityEventKind.CHANGED, fresh)
 
     def _refuse(
-        self, look: str, reason: str, *, cause: Exception | None = None
+        self, check: str, reason: str, *, error: Exception | None = None
     ) -> IdentityEvent | None:
-        if reason == self._complaints.get(look):
-            return None
-        self._complaints[look] = reason
-        message = "%s keeps its identity; new files are no good: %s"
-        _log.error(message, self.tls.node_id, reason, exc_info=cause)
-        return IdentityEvent(IdentityEventKind.REFUSED, self.tls, reason)
+        line = "%s keeps its identity; changed files were refused: %s"
+        is_new = self._log_limiter.log_change(
+            logging.ERROR, check, reason, line, self.tls.node_id, reason, error=error
+        )
+        return IdentityEvent(IdentityEventKind.REFUSED, self.tls, reason) if is_new else None
 
     def _retry(self, reason: str) -> IdentityEvent:
         self._failures += 1
         wait = self._schedule.retry_after(self._failures)
         self._renew_at = self._clock() + wait
         _log.warning(
-            "%s could not renew its certificate, which ends %s; next try in %.0f s: %s",
+            "%s could not renew its certificate, which expires at %s; next attempt in %.0f s: %s",
             self.tls.node_id,
             self.tls.not_after,
             wait,
@@ -185,19 +186,19 @@ class IdentityRotator:
         )
         return IdentityEvent(IdentityEventKind.RENEWAL_FAILED, self.tls, reason)
 
-    def _plan(self) -> None:
+    def _schedule_renewal(self) -> None:
         self._schedule = RenewalSchedule(self.tls.certificate, random=self._rng)
         self._renew_at = self._schedule.due_at.timestamp()
 
 
-_BOTH = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH})
+_BOTH_USAGES = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH})
 
 
 def _usages(certificate: x509.Certificate) -> frozenset[x509.ObjectIdentifier]:
-    """Which ends of a connection a certificate proves; one that names none proves both."""
+    """Returns the usages of a certificate; one without the extension allows both."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
-        return _BOTH
+        return _BOTH_USAGES
     any_usage = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in found
-    return _BOTH if any_usage else _BOTH.intersection(found)
+    return _BOTH_USAGES if any_usage else _BOTH_USAGES.intersection(found)

@@ -1,4 +1,4 @@
-"""Runs an identity rotator beside an event loop."""
+"""Runs an identity rotator in an event loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from aegis_discovery.identity._rotator import (
-    LOOK,
+    POLL_INTERVAL,
     IdentityEvent,
     IdentityEventKind,
     IdentityRotator,
@@ -17,24 +17,25 @@ _log = logging.getLogger("aegis.identity")
 
 
 async def run_rotator(rotator: IdentityRotator, on_event: Callable[[IdentityEvent], None]) -> None:
-    """Steps the rotator for ever, on a thread, and passes its events on in the loop.
+    """Polls the rotator in a thread until cancelled, and passes its events to the event loop.
 
-    An event that `on_event` fails on is passed on again at the next look, unless a newer one of
-    its kind was taken meanwhile: an identity is never lost halfway.
+    If `on_event` raises an error, the same event is passed again after the next poll, unless a
+    newer event of its kind has succeeded: no change of an identity is applied halfway.
     """
     failed: dict[IdentityEventKind, IdentityEvent] = {}
     while True:
         events = list(failed.values())
         try:
             events += await asyncio.to_thread(rotator.poll)
-        except RuntimeError:  # there is no thread to be had now
-            _log.exception("no look at the files of %s", rotator.tls.node_id)
+        except RuntimeError:  # no thread can be started at the moment
+            _log.exception("the files of %s could not be polled", rotator.tls.node_id)
         for event in events:
             try:
                 on_event(event)
-            except Exception:  # noqa: BLE001 - whatever it is, the process goes on
-                _log.exception("%s failed on %r; once more", rotator.tls.node_id, str(event.kind))
+            except Exception:  # noqa: BLE001 - the process continues after any error
+                line = "%s could not handle the event %r; it tries again"
+                _log.exception(line, rotator.tls.node_id, str(event.kind))
                 failed[event.kind] = event
             else:
                 failed.pop(event.kind, None)
-        await asyncio.sleep(LOOK)
+        await asyncio.sleep(POLL_INTERVAL)

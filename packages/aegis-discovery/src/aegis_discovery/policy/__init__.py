@@ -1,4 +1,4 @@
-"""Who may call what, and who may provide what: policies, in code or in TOML."""
+"""Policies: rules about calls and about providers, in code or in TOML."""
 
 from aegis_discovery.errors import PolicyError
 from aegis_discovery.policy._providers import ProviderAuthorizer

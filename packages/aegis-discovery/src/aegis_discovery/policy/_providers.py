@@ -1,4 +1,4 @@
-"""Which nodes are called for what they say they provide."""
+"""The `provide` rules of a policy, applied to the providers of a pool."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ MAX_LOGGED = 4096
 
 
 class ProviderAuthorizer:
-    """Goes by the `provide` rules of a policy; made for a pool's `may_provide`.
+    """Applies the `provide` rules of a policy; pass it to a pool as `may_provide`.
 
-    Each node and service that is denied is logged once for as long as a policy counts.
+    Each denied node and service is logged once until the policy changes.
 
     Args:
-        policy: The policy; None where every node may provide everything.
-        trust_domain: Of this process, and so of every node whose record it believes.
+        policy: The policy; None lets every node provide everything.
+        trust_domain: The trust domain of this process, and so of all nodes whose records it
+            accepts.
     """
 
     def __init__(self, policy: Policy | None, trust_domain: str | None) -> None:
@@ -33,18 +34,18 @@ class ProviderAuthorizer:
         self._callbacks: list[Callable[[], object]] = []
 
     def subscribe_changed(self, callback: Callable[[], object]) -> None:
-        """Calls back when another policy counts: pools ask again then."""
+        """Calls back after each change of the policy, so that a pool asks again."""
         self._callbacks.append(callback)
 
     def set_policy(self, policy: Policy | None) -> None:
-        """Goes by another policy from now on."""
+        """Replaces the policy."""
         self._policy = policy
         self._log_limiter.clear()
         for callback in self._callbacks:
             callback()
 
     def __call__(self, node: NodeInfo, name: str, version: str) -> bool:
-        """Tells whether a node may provide a service."""
+        """Returns whether a node may provide a service."""
         if self._policy is None:
             return True
         subject = Subject(node.id, node.type, self._trust_domain)

@@ -1,4 +1,4 @@
-"""Who may call what, and who may provide what: rules, and the decisions that come of them."""
+"""Rules about who may call and who may provide what, and the decisions made by them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ OPEN_SERVICES = frozenset(
         "grpc.health.v1.Health",
     )
 )
-"""What every member of a mesh may call: without it there is no mesh to have a policy."""
+"""Services that every member of a mesh may call: without them there is no mesh."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Whom a decision is about.
+    """The caller or provider that a decision is about.
 
     Attributes:
         id: The node id that its certificate proves.
-        type: As its record in the topology says; None where it has none, as clients do. It is
-            what the node says of itself: any member of the mesh can claim any type.
-        trust_domain: Of its certificate; None where that names none.
+        type: The type in its record; None for clients, which have no record. The node itself
+            chooses it, so any member of the mesh can claim any type.
+        trust_domain: The trust domain in its certificate; None if it has none.
     """
 
     id: str
@@ -39,17 +39,17 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Whom and what a rule allows: each condition that is given must hold.
+    """A rule that allows something if all of its conditions hold.
 
-    A condition is a list of patterns, one of which must fit. `*` stands for any characters, also
-    none; everything else stands for itself, and the whole text must fit.
+    A condition is a list of patterns, one of which must match the whole text. `*` matches any
+    number of characters, including none; every other character matches itself.
 
     Attributes:
-        services: What it is about.
-        ids: Node ids of whom it is about.
+        services: The services that the rule is about.
+        ids: Node ids of the callers or providers.
         types: Their types.
         trust_domains: Their trust domains.
-        line: Of the file that it was read from; 0 where it came from none.
+        line: The line of the policy file; 0 for a rule in code.
     """
 
     services: Sequence[str]
@@ -70,21 +70,21 @@ class Rule:
             raise PolicyError('services is missing: name what this rule allows, such as ["*"]')
         if not (self.ids or self.types or self.trust_domains):
             raise PolicyError(
-                'nobody is named: give ids, types or trust_domains, such as ids=["*"]'
+                'no node is named: give ids, types or trust_domains, such as ids=["*"]'
             )
 
     @classmethod
     def conditions(cls) -> tuple[str, ...]:
-        """The names of what a rule can ask for."""
+        """The names of the conditions that such a rule may have."""
         return ("services", "ids", "types", "trust_domains")
 
-    def _mismatch(self, subject: Subject) -> str | None:
-        if self.ids and not _fits(self.ids, subject.id):
+    def _subject_mismatch(self, subject: Subject) -> str | None:
+        if self.ids and not _matches(self.ids, subject.id):
             return "other ids"
-        if self.types and not (subject.type is not None and _fits(self.types, subject.type)):
-            return "other types" if subject.type is not None else "types, and this one has none"
+        if self.types and not (subject.type is not None and _matches(self.types, subject.type)):
+            return "other types" if subject.type is not None else "types, but no type is known"
         domain = subject.trust_domain
-        if self.trust_domains and not (domain is not None and _fits(self.trust_domains, domain)):
+        if self.trust_domains and not (domain is not None and _matches(self.trust_domains, domain)):
             return "other trust domains"
         return None
 
@@ -95,23 +95,23 @@ class CallRule(Rule):
 
     Attributes:
         services: Full names of gRPC services, such as `shop.v1.Orders`.
-        methods: Names of methods, such as `Cancel`; all where none is given.
+        methods: Names of methods, such as `Cancel`; all methods by default.
     """
 
     methods: Sequence[str] = ()
 
     @classmethod
     def conditions(cls) -> tuple[str, ...]:
-        """The names of what a rule can ask for."""
+        """The names of the conditions that such a rule may have."""
         return ("services", "ids", "types", "trust_domains", "methods")
 
     def mismatch(self, subject: Subject, service: str, method: str) -> str | None:
-        """Says what this rule is about where it is not about this; None where it allows it."""
-        if not _fits(self.services, service):
+        """Returns which condition does not hold; None if the rule allows it."""
+        if not _matches(self.services, service):
             return "other services"
-        if self.methods and not _fits(self.methods, method):
+        if self.methods and not _matches(self.methods, method):
             return "other methods"
-        return self._mismatch(subject)
+        return self._subject_mismatch(subject)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,25 +119,27 @@ class ProvideRule(Rule):
     """Allows nodes to provide services of the mesh.
 
     Attributes:
-        services: `name` for all its versions, or `name/version`.
+        services: `name` for all versions of a service, or `name/version`.
     """
 
     def mismatch(self, subject: Subject, service: str, version: str) -> str | None:
-        """Says what this rule is about where it is not about this; None where it allows it."""
-        if not (_fits(self.services, service) or _fits(self.services, f"{service}/{version}")):
+        """Returns which condition does not hold; None if the rule allows it."""
+        if not (
+            _matches(self.services, service) or _matches(self.services, f"{service}/{version}")
+        ):
             return "other services"
-        return self._mismatch(subject)
+        return self._subject_mismatch(subject)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a policy says to one question.
+    """The decision of a policy about one call or provider.
 
     Attributes:
-        allowed: Its answer.
-        rule: The first rule that allows it; None where none does, or none is needed.
-        reason: Which rule that is or, for each rule, why it is another one; for operators, and
-            not for who was refused.
+        allowed: Whether it is allowed.
+        rule: The first rule that allows it; None if no rule does, or none is needed.
+        reason: The rule that allows it, or why each rule does not. It is for operators; the
+            refused caller must not see it.
     """
 
     allowed: bool
@@ -150,11 +152,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Rules that allow; what none of them allows is denied.
+    """A list of rules that allow; everything else is denied.
 
     Attributes:
-        call: Who may call which methods.
-        provide: Which nodes may provide which services.
+        call: Rules about calls of methods.
+        provide: Rules about providers of services.
     """
 
     call: Sequence[CallRule] = ()
@@ -170,48 +172,45 @@ class Policy:
         return any(rule.types for rule in self.call)
 
     def may_call(self, caller: Subject, service: str, method: str) -> Decision:
-        """Decides about a call of a method of a gRPC service."""
+        """Decides whether a caller may call a method of a gRPC service."""
         if service in OPEN_SERVICES:
             return Decision(True, None, "every member of the mesh may call it, whatever the rules")
-        mismatches = []
-        for number, rule in enumerate(self.call, 1):
-            mismatch = rule.mismatch(caller, service, method)
-            if mismatch is None:
-                return Decision(True, rule, f"{_label('call', number, rule)} allows it")
-            mismatches.append(f"{_label('call', number, rule)} is for {mismatch}")
-        return _denial("call", mismatches)
+        return _decide("call", self.call, caller, service, method)
 
     def may_provide(self, node: Subject, service: str, version: str) -> Decision:
-        """Decides whether a node that says that it provides a service is chosen for it."""
-        mismatches = []
-        for number, rule in enumerate(self.provide, 1):
-            mismatch = rule.mismatch(node, service, version)
-            if mismatch is None:
-                return Decision(True, rule, f"{_label('provide', number, rule)} allows it")
-            mismatches.append(f"{_label('provide', number, rule)} is for {mismatch}")
-        return _denial("provide", mismatches)
+        """Decides whether calls of a service may go to a node that declares it."""
+        return _decide("provide", self.provide, node, service, version)
 
 
 def split_method(path: str) -> tuple[str, str]:
-    """Splits a path of the wire, `/package.Service/Method`, into service and method."""
+    """Splits a gRPC path, `/package.Service/Method`, into service and method."""
     service, _, method = path.removeprefix("/").rpartition("/")
     return service, method
 
 
-def _denial(kind: str, mismatches: Sequence[str]) -> Decision:
-    return Decision(False, None, "; ".join(mismatches) or f"there is no {kind} rule at all")
+def _decide(
+    kind: str,
+    rules: Sequence[CallRule | ProvideRule],
+    subject: Subject,
+    service: str,
+    method_or_version: str,
+) -> Decision:
+    reasons = []
+    for number, rule in enumerate(rules, 1):
+        label = f"{kind} rule {number}" + (f" (line {rule.line})" if rule.line else "")
+        mismatch = rule.mismatch(subject, service, method_or_version)
+        if mismatch is None:
+            return Decision(True, rule, f"{label} allows it")
+        reasons.append(f"{label} is for {mismatch}")
+    return Decision(False, None, "; ".join(reasons) or f"there is no {kind} rule at all")
 
 
-def _label(kind: str, number: int, rule: Rule) -> str:
-    return f"{kind} rule {number}" + (f" (line {rule.line})" if rule.line else "")
+def _matches(patterns: Iterable[str], text: str) -> bool:
+    return any(_matches_one(pattern, text) for pattern in patterns)
 
 
-def _fits(patterns: Iterable[str], text: str) -> bool:
-    return any(_fits_one(pattern, text) for pattern in patterns)
-
-
-def _fits_one(pattern: str, text: str) -> bool:
-    """Compares in time linear in the text: it is a caller's, who may have chosen it to hurt."""
+def _matches_one(pattern: str, text: str) -> bool:
+    """Takes time linear in the text, which a hostile caller may have chosen."""
     first, *others = pattern.split("*")
     if not others:
         return text == pattern
@@ -227,14 +226,14 @@ def _fits_one(pattern: str, text: str) -> bool:
     return at <= end
 
 
-_FOREIGN = frozenset("?[]{}\\")
+_NOT_IN_PATTERNS = frozenset("?[]{}\\")
 
 
 def _check_pattern(name: str, pattern: str) -> None:
     if not pattern:
-        raise PolicyError(f'{name} has an empty pattern; "*" stands for anything')
+        raise PolicyError(f'{name} has an empty pattern; "*" matches anything')
     for character in pattern:
-        if character in _FOREIGN or not character.isprintable() or character.isspace():
+        if character in _NOT_IN_PATTERNS or not character.isprintable() or character.isspace():
             raise PolicyError(
-                f"{name} has {character!r} in {pattern!r}; only * is special, and means anything"
+                f"{name} has {character!r} in {pattern!r}; only * is special, and matches anything"
             )

@@ -1,4 +1,4 @@
-"""Reads a policy from TOML."""
+"""Policies in TOML."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _LINE = re.compile(r"\(at (?:line (\d+), column \d+|end of document)\)")
 
 
 def parse_policy(text: str, path: str | Path = "") -> Policy:
-    """Reads a policy from the text of a TOML file.
+    """Parses a policy in TOML.
 
     Args:
-        text: The TOML.
-        path: Where it came from, for errors.
+        text: The TOML text.
+        path: The file to name in errors.
 
     Raises:
-        PolicyError: If it is no policy; says where and why.
+        PolicyError: It is not a valid policy; the error has the line and the reason.
     """
     try:
         document = tomllib.loads(text)
@@ -32,7 +32,7 @@ def parse_policy(text: str, path: str | Path = "") -> Policy:
         found = _LINE.search(str(error))
         line = int((found and found[1]) or text.count("\n") + 1)
         reason = _LINE.sub("", str(error)).strip()
-        raise PolicyError(f"it is no TOML: {reason}", path=path, line=line) from error
+        raise PolicyError(f"it is not valid TOML: {reason}", path=path, line=line) from error
     unknown = sorted(document.keys() - {"call", "provide"})
     if unknown:
         raise PolicyError(
@@ -50,14 +50,14 @@ def load_policy(path: str | Path) -> Policy:
     """Reads a policy from a TOML file.
 
     Raises:
-        PolicyError: If the file cannot be read, or is no policy.
+        PolicyError: The file cannot be read, or is not a valid policy.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise PolicyError(f"cannot be read: {error.strerror or error}", path=path) from error
     except UnicodeDecodeError as error:
-        raise PolicyError("it is no text in UTF-8", path=path) from error
+        raise PolicyError("it is not text in UTF-8", path=path) from error
     return parse_policy(text, path)
 
 
@@ -71,7 +71,7 @@ def _rules(kind: str, make: type[R], tables: Any, text: str, path: str | Path) -
     ]
     rules = []
     for index, table in enumerate(tables):
-        # Rules in one inline list have no lines of their own.
+        # The rules of one inline list are not on lines of their own.
         line = begins[index] if len(begins) == len(tables) else 0
         try:
             rules.append(_rule(make, table, line))
@@ -90,7 +90,7 @@ def _rule(make: type[R], table: Mapping[str, Any], line: int) -> R:
         if not isinstance(value, list):
             raise PolicyError(f'{name} must be a list of patterns, such as ["orders-*"]')
         if not value:
-            raise PolicyError(f"{name} is empty, which nothing fits; leave it out, or name some")
+            raise PolicyError(f"{name} is empty, so nothing matches; leave it out, or name some")
     return make(**{"services": (), **table}, line=line)
 
 
