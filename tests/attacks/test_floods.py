@@ -82,7 +82,7 @@ async def test_a_request_that_grpc_takes_is_measured_again(attacked: Any, logged
         assert code is grpc.StatusCode.INVALID_ARGUMENT
     await mesh.is_right()
     assert logged("a feed for mallory was refused: the request has", "the limit is 65536")
-    assert logged("a feed for mallory was refused: 1000 services were asked for")
+    assert logged("a feed for mallory was refused: 1000 services were requested")
 
 
 async def test_a_message_of_100_mb_ends_its_feed_and_nothing_else(

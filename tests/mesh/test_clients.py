@@ -158,7 +158,7 @@ def test_a_blocking_client_of_some_services_knows_their_providers_only(identity:
 
 
 def test_a_client_cannot_ask_for_more_services_than_a_feed_takes(identity: Any) -> None:
-    with pytest.raises(ConnectError, match="65 services were asked for, the limit is 64"):
+    with pytest.raises(ConnectError, match="65 services were requested, the limit is 64"):
         connect("127.0.0.1:1", tls=identity("client"), services=[ECHO] * 65)
 
 

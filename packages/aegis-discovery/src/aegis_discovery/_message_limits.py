@@ -1,4 +1,4 @@
-"""The largest messages of the mesh protocol, and how gRPC is told of them."""
+"""The largest messages of the mesh protocol, and the service config that enforces them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 MAX_MESSAGE = 1024 * 1024
 """Bytes of one message of a feed; an honest server sends some 64 KiB."""
 
-MAX_ANSWER = 2 * 1024 * 1024
-"""Bytes of the topology of a peer that has no feed: some 20 000 nodes, as many as a mesh holds."""
+MAX_TOPOLOGY = 2 * 1024 * 1024
+"""Bytes of an unsigned peer's topology: some 20 000 nodes, as many as a mesh holds."""
 
 SERVICE_CONFIG = json.dumps(
     {
@@ -19,10 +19,9 @@ SERVICE_CONFIG = json.dumps(
             },
             {
                 "name": [{"service": "aegis.MeshService", "method": "SyncTopology"}],
-                "maxResponseMessageBytes": MAX_ANSWER,
+                "maxResponseMessageBytes": MAX_TOPOLOGY,
             },
         ]
     }
 )
-"""Makes gRPC end these calls at a larger message before it is read; calls of the user do not care.
-"""
+"""Makes gRPC end these calls before it reads a larger message; it does not affect users' calls."""

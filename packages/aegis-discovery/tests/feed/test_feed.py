@@ -19,7 +19,7 @@ from aegis_discovery.feed import (
     request_problem,
     split_message,
 )
-from aegis_discovery.feed._limits import AT_ONCE
+from aegis_discovery.feed._limits import MAX_CHECKS
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import Opinion, RecordSigner, RecordVerifier
 from aegis_discovery.records._codec import signed_to_wire
@@ -477,7 +477,7 @@ def test_a_server_that_knows_less_than_it_did_on_its_last_feed_is_not_named(
 def test_of_few_nodes_it_is_remembered_what_was_told(
     server: Side, side: MakeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aegis_discovery.feed._reader.MAX_REMEMBERED", 2)
+    monkeypatch.setattr("aegis_discovery.feed._reader.MAX_STAMPS", 2)
     for node_id in "abc":
         other = side(node_id)
         other.declare()
@@ -801,7 +801,7 @@ def test_a_source_that_sends_rubbish_all_the_time_does_not_fill_the_log(
         (mesh_pb2.WatchRequest(cursor=bytes(65_536)), "the limit is 65536"),
         (
             mesh_pb2.WatchRequest(services=[mesh_pb2.Service(name="x")] * 65),
-            "65 services were asked for, the limit is 64",
+            "65 services were requested, the limit is 64",
         ),
         (
             mesh_pb2.WatchRequest(services=[mesh_pb2.Service(name="x" * 257)]),
@@ -816,7 +816,7 @@ def test_a_source_that_sends_rubbish_all_the_time_does_not_fill_the_log(
             mesh_pb2.WatchRequest(
                 services=[mesh_pb2.Service(name="x")], record=mesh_pb2.SignedRecord()
             ),
-            "a node takes the whole feed",
+            "a node needs the whole feed",
         ),
         (mesh_pb2.WatchRequest(services=[mesh_pb2.Service(name="x")] * 64), ""),
         (mesh_pb2.WatchRequest(record=mesh_pb2.SignedRecord(body=bytes(4096))), ""),
@@ -838,7 +838,7 @@ def checks_of(message: mesh_pb2.WatchResponse) -> int:
 def test_a_large_message_is_taken_in_by_parts_that_stand_alone(
     server: Side, side: MakeSide
 ) -> None:
-    for number in range(AT_ONCE):
+    for number in range(MAX_CHECKS):
         voucher = side(f"voucher-{number}")
         vouch_for(voucher, [f"go-{number}-{i}" for i in range(3)])
         server.pull(server.open(voucher))
@@ -849,7 +849,7 @@ def test_a_large_message_is_taken_in_by_parts_that_stand_alone(
         whole.MergeFrom(message)
     cut = list(split_message(whole))
     assert len(cut) > 5
-    assert max(map(checks_of, cut)) <= AT_ONCE + 1
+    assert max(map(checks_of, cut)) <= MAX_CHECKS + 1
     assert sum(map(checks_of, cut)) == checks_of(whole)
     outcomes = []
     for part in cut:
@@ -858,7 +858,7 @@ def test_a_large_message_is_taken_in_by_parts_that_stand_alone(
     assert [received.complete for received in outcomes] == [False] * (len(cut) - 1) + [True]
     assert [bool(part.cursor) for part in cut] == [False] * (len(cut) - 1) + [True]
     assert watcher.topology.nodes.keys() == server.topology.nodes.keys() | {"watcher"}
-    assert all(watcher.topology.get_verdict(f"voucher-{i}", "server") for i in range(AT_ONCE))
+    assert all(watcher.topology.get_verdict(f"voucher-{i}", "server") for i in range(MAX_CHECKS))
     assert watcher.open(server).heartbeat().digest == server.topology.digest
 
 
@@ -871,7 +871,7 @@ def test_chains_that_nothing_needs_come_a_few_at_a_time(server: Side, other_ca: 
         chains=[good, *[junk, needless] * 50, mesh_pb2.Chain()], records=[server.record()]
     )
     cut = list(split_message(message))
-    assert max(map(checks_of, cut)) <= AT_ONCE + 8
+    assert max(map(checks_of, cut)) <= MAX_CHECKS + 8
     assert [len(part.records) for part in cut] == [0] * (len(cut) - 1) + [1]
     assert list(cut[-1].chains)[-1] == good
     assert sum(len(part.chains) for part in cut) == 102
@@ -940,7 +940,7 @@ def test_a_cursor_that_would_swell_every_request_is_left(
     client.reader.receive(mesh_pb2.WatchResponse(cursor=bytes(100_000)), source="server")
     assert client.reader.request(MESH, source="server").cursor == b""
     (logged,) = [record.message for record in caplog.records]
-    assert logged == "from server: a cursor of 100000 bytes was left; the limit is 64"
+    assert logged == "from server: a cursor of 100000 bytes was ignored; the limit is 64"
     client.pull(client.open(server))
     assert client.reader.request(MESH, source="server").cursor
 

@@ -1,4 +1,4 @@
-"""The feed, both ends, without I/O. For those who build nodes."""
+"""Both ends of a feed, without I/O. For code that builds nodes."""
 
 from aegis_discovery._message_limits import MAX_MESSAGE
 from aegis_discovery.feed._limits import MAX_REQUEST, request_problem

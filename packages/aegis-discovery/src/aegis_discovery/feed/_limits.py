@@ -1,4 +1,4 @@
-"""How much one side of a feed takes from the other; the protocol page lists the same figures."""
+"""How much one end of a feed accepts from the other; the protocol page lists the same figures."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from aegis_discovery.proto import mesh_pb2
 MAX_ITEMS = 2048
 """Records, verdicts and chains in one message, each of which may cost a check of a signature.
 
-An honest one has some 250.
+A message of an honest server has some 250.
 """
 
-AT_ONCE = 32
-"""Certificates, records and verdicts that a watcher checks before others on its loop have a turn.
+MAX_CHECKS = 32
+"""Certificates, records and verdicts that a watcher checks before it yields to its event loop.
 
-A check takes half a millisecond where the keys are P-384, and less with others.
+A check takes half a millisecond with P-384 keys, and less with others.
 """
 
 MAX_STATUSES = 16 * 1024
 """Statuses in one message."""
 
 MAX_REQUEST = 64 * 1024
-"""Bytes of the request that opens a feed: a record, its chain and the services asked for."""
+"""Bytes of the request that opens a feed: a record, its chain and the requested services."""
 
 MAX_CURSOR = 64
-"""Bytes of a cursor, which goes with every request; ours have 16."""
+"""Bytes of a cursor, which every request contains; ours have 16."""
 
 MAX_SERVICES = 64
 """Services that one feed can be limited to."""
@@ -36,25 +36,28 @@ MAX_SERVICE_NAME = 256
 
 
 def request_problem(request: mesh_pb2.WatchRequest) -> str:
-    """Says in a sentence what is wrong with a request's size or filter; empty where nothing is."""
+    """Returns why a request is refused for its size or its services; empty if it is not."""
     size = request.ByteSize()
     if size > MAX_REQUEST:
         return f"the request has {size} bytes, the limit is {MAX_REQUEST}"
     if request.services and request.HasField("record"):
-        return "a node takes the whole feed; only clients ask for some services"
+        return "a node needs the whole feed; only clients may request some services"
     return service_filter_problem([ServiceInfo(s.name, s.version) for s in request.services])
 
 
 def service_filter_problem(services: Collection[ServiceInfo]) -> str:
-    """Says why a feed cannot be limited to these services; empty where it can."""
+    """Returns why a feed cannot be limited to these services; empty if it can."""
     if len(services) > MAX_SERVICES:
-        return f"{len(services)} services were asked for, the limit is {MAX_SERVICES}; ask for all"
+        return (
+            f"{len(services)} services were requested, the limit is {MAX_SERVICES}; "
+            "request all services"
+        )
     for service in services:
         if not service.name:
-            return "a service was asked for that has no name"
+            return "a requested service has no name"
         if max(len(service.name), len(service.version)) > MAX_SERVICE_NAME:
             return (
-                f"no service is called {service.name[:32]!r}… or has such a version: "
+                f"the name or the version of service {service.name[:32]!r}… is too long: "
                 f"both have {MAX_SERVICE_NAME} characters at most"
             )
     return ""

@@ -1,4 +1,4 @@
-"""The watching end of a feed, without I/O: what it makes of what a server tells."""
+"""The watching end of a feed, without I/O: how a watcher merges what a server sends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aegis_discovery._model import ServiceInfo
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.errors import InvalidRecordError, InvalidVerdictError
-from aegis_discovery.feed._limits import AT_ONCE, MAX_CURSOR, MAX_ITEMS, MAX_STATUSES
+from aegis_discovery.feed._limits import MAX_CHECKS, MAX_CURSOR, MAX_ITEMS, MAX_STATUSES
 from aegis_discovery.feed._writer import provides_any
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records._codec import signed_from_wire, signed_to_wire, status_from_wire
@@ -23,24 +23,24 @@ from aegis_discovery.records._verifier import Verifier
 _log = logging.getLogger("aegis.feed")
 
 DIVERGED_AFTER = 3
-"""Heartbeats in a row with another digest, at first, after which a feed is opened anew."""
+"""Heartbeats in a row with another digest after which a feed is reopened for the first time."""
 
-MAX_PATIENCE = 300
-"""Heartbeats at most, where opening it anew did not help."""
+MAX_DIVERGED_AFTER = 300
+"""The same at most, when reopening did not help."""
 
-MAX_REMEMBERED = 1024
-"""Nodes of which a watcher remembers what it was last told on a feed, some 100 KB."""
+MAX_STAMPS = 1024
+"""Nodes whose latest stamp on a feed a watcher remembers, some 100 KB."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiveResult:
-    """What came of one message.
+    """What one message brought.
 
     Attributes:
-        complete: The watcher now holds all that the server held when the feed began.
-        foreign: A newer record of the watcher's own id, by another process.
-        diverged: Both sides have been at rest for a while, and know different things all the same:
-            the feed must be opened anew, for a snapshot.
+        complete: The watcher now holds everything that the server held when the feed began.
+        foreign: A newer record of the watcher's own id that another process wrote.
+        diverged: Both sides have been idle for a while and still hold different records: the feed
+            must be reopened, for a snapshot.
     """
 
     complete: bool
@@ -49,17 +49,17 @@ class ReceiveResult:
 
 
 def split_message(message: mesh_pb2.WatchResponse) -> Iterator[mesh_pb2.WatchResponse]:
-    """Cuts a message into several that say the same, each of few checks of signatures.
+    """Splits a message into several with the same content, each of few signature checks.
 
-    Each can be taken in on its own: a record or a verdict and the chain that it needs stay
-    together. A message that is left unread is not cut.
+    Each part can be received on its own: a record or a verdict is in one part with the chain that
+    it needs. A message that is too large, and will be ignored, is not split.
     """
-    if _checks(message) <= AT_ONCE or _is_overfull(message):
+    if _checks(message) <= MAX_CHECKS or _is_oversized(message):
         yield message
         return
     signed: list[mesh_pb2.SignedRecord | mesh_pb2.SignedVerdict]
     signed = [*message.records, *message.verdicts]
-    signers = {piece.signer for piece in signed}
+    signers = {item.signer for item in signed}
     needed: dict[bytes, mesh_pb2.Chain] = {}
     part = mesh_pb2.WatchResponse()
     for chain in message.chains:
@@ -67,20 +67,20 @@ def split_message(message: mesh_pb2.WatchResponse) -> Iterator[mesh_pb2.WatchRes
         if fingerprint in signers and needed.setdefault(fingerprint, chain) is chain:
             continue
         part.chains.append(chain)
-        if _checks(part) >= AT_ONCE:
+        if _checks(part) >= MAX_CHECKS:
             yield part
             part = mesh_pb2.WatchResponse()
-    for piece in signed:
-        if piece.signer in needed:
-            part.chains.append(needed.pop(piece.signer))
-        if isinstance(piece, mesh_pb2.SignedRecord):
-            part.records.append(piece)
+    for item in signed:
+        if item.signer in needed:
+            part.chains.append(needed.pop(item.signer))
+        if isinstance(item, mesh_pb2.SignedRecord):
+            part.records.append(item)
         else:
-            part.verdicts.append(piece)
-        if _checks(part) >= AT_ONCE:
+            part.verdicts.append(item)
+        if _checks(part) >= MAX_CHECKS:
             yield part
             part = mesh_pb2.WatchResponse()
-    # What is said of the whole is true once all of it is taken in.
+    # These fields describe the whole message, so they are true after its last part.
     part.statuses.extend(message.statuses)
     part.cursor, part.digest = message.cursor, message.digest
     part.version, part.complete = message.version, message.complete
@@ -88,30 +88,30 @@ def split_message(message: mesh_pb2.WatchResponse) -> Iterator[mesh_pb2.WatchRes
 
 
 def _checks(message: mesh_pb2.WatchResponse) -> int:
-    """Counts what may cost a check of a signature."""
+    """Counts what may need a signature check."""
     certificates = sum(len(chain.certificates) for chain in message.chains)
     return len(message.records) + len(message.verdicts) + certificates
 
 
-def _pieces(message: mesh_pb2.WatchResponse) -> int:
+def _items(message: mesh_pb2.WatchResponse) -> int:
     return len(message.records) + len(message.verdicts) + len(message.chains)
 
 
-def _is_overfull(message: mesh_pb2.WatchResponse) -> bool:
-    return _pieces(message) > MAX_ITEMS or len(message.statuses) > MAX_STATUSES
+def _is_oversized(message: mesh_pb2.WatchResponse) -> bool:
+    return _items(message) > MAX_ITEMS or len(message.statuses) > MAX_STATUSES
 
 
 class FeedReader:
-    """Takes in what one server tells, and remembers how far that was.
+    """Merges what servers send into a topology, and remembers the position in the last feed.
 
     Args:
-        topology: Where it goes.
-        verifier: Says what may be believed.
-        trusts_statuses: Whether the server's view of who is alive is taken over; clients do,
-            nodes judge for themselves.
-        services: Only the providers of these, of any version where none is named; all nodes where
-            it is empty. For clients.
-        log_limiter: Where to warn of what cannot be believed; shared by the readers of one process.
+        topology: The topology to merge into.
+        verifier: Verifies records and verdicts.
+        trusts_statuses: Whether to adopt the server's view of who is alive. Clients do; nodes
+            derive it themselves.
+        services: Limits the feed to the providers of these services, of any version if a service
+            has none. Empty for all nodes. For clients.
+        log_limiter: Limits the log lines about refused data; shared by the readers of one process.
     """
 
     def __init__(
@@ -128,94 +128,94 @@ class FeedReader:
         self._trusts_statuses = trusts_statuses
         self._services = tuple(services)
         self._log_limiter = log_limiter or LogLimiter(_log)
-        self._told: set[str] = set()
+        self._provider_ids: set[str] = set()
         self._stamps: OrderedDict[str, int] = OrderedDict()
         self._is_complete = False
         self._cursor = b""
-        self._cursor_of = ""
-        self._beats_apart = 0
-        self._beats_together = 0
-        self._patience = DIVERGED_AFTER
+        self._cursor_source = ""
+        self._diverged_heartbeats = 0
+        self._equal_heartbeats = 0
+        self._diverged_after = DIVERGED_AFTER
 
     def request(
         self, mesh: str, own: Record | None = None, chain: tuple[bytes, ...] = (), *, source: str
     ) -> mesh_pb2.WatchRequest:
-        """Makes the request that opens the feed, or takes it up again.
+        """Makes the request that opens or resumes the feed.
 
         Args:
             mesh: The mesh's name.
             own: A node's own record; clients have none.
-            chain: Of the certificate that signed it (DER, leaf first).
-            source: The node that it goes to. A cursor goes to the one that gave it only: it says
-                nothing to others, and a liar could have made one for which they refuse us.
+            chain: The chain of the certificate that signed the record (DER, leaf first).
+            source: The server. A cursor is sent only to the server that gave it: it has no meaning
+                for others, and a liar could have made one for which others refuse us.
         """
         self._is_complete = False
         self._stamps.clear()
         if self._services:
-            self._told.clear()
+            self._provider_ids.clear()
             services = [mesh_pb2.Service(name=s.name, version=s.version) for s in self._services]
             return mesh_pb2.WatchRequest(mesh=mesh, services=services)
         return mesh_pb2.WatchRequest(
             mesh=mesh,
-            cursor=self._cursor if source == self._cursor_of else b"",
+            cursor=self._cursor if source == self._cursor_source else b"",
             digest=self._topology.full_digest,
             record=None if own is None else signed_to_wire(own),
             chain=mesh_pb2.Chain(certificates=chain) if chain else None,
         )
 
     def receive(self, message: mesh_pb2.WatchResponse, *, source: str) -> ReceiveResult:
-        """Takes in one message of the node `source`; what cannot be believed is logged and left."""
-        if _is_overfull(message):
+        """Merges one message of the node `source`; logs and ignores what cannot be verified."""
+        if _is_oversized(message):
             reason = (
-                f"a message of {_pieces(message)} records and {len(message.statuses)} statuses "
-                f"was left unread; the limits are {MAX_ITEMS} and {MAX_STATUSES}"
+                f"a message of {_items(message)} records and {len(message.statuses)} statuses "
+                f"was ignored; the limits are {MAX_ITEMS} and {MAX_STATUSES}"
             )
-            self._complain(source, reason, reason)
+            self._warn(source, reason, reason)
             return ReceiveResult(complete=False)
-        if source != self._cursor_of:
-            # What this one tells may undo what another one told: that one's cursor is void.
-            self._cursor, self._cursor_of = b"", source
-        records = self._believable(message, source)
-        stopped = False
+        if source != self._cursor_source:
+            # This server may undo what another one sent, so the other one's cursor is void.
+            self._cursor, self._cursor_source = b"", source
+        records = self._verified_records(message, source)
+        has_stopped = False
         if self._services:
-            records, stopped = self._only_asked_for(records)
+            records, has_stopped = self._filter_requested(records)
         foreign = None
-        # A heartbeat has nothing to merge, and is what most messages are.
+        # Most messages are heartbeats, which have nothing to merge.
         if records or message.version > self._topology.version:
             foreign = self._topology.merge_records(
                 records, version=message.version, origin=source
             ).foreign
         else:
-            # Nothing else looks at leases as often, and at a client's nothing else at all.
+            # Nothing else checks leases as often, and in a client nothing else does.
             self._topology.expire()
-        self._take_verdicts(message, source)
+        self._merge_verdicts(message, source)
         if self._trusts_statuses:
             for wire in message.statuses:
                 status = status_from_wire(wire)
                 if status is not None:
                     self._topology.set_status(wire.id, wire.stamp, status)
         self._is_complete |= message.complete
-        if self._services and self._is_complete and (message.complete or stopped):
-            # Before that, those that another server told of may still be told of by this one.
-            self._topology.retain(self._told)
+        if self._services and self._is_complete and (message.complete or has_stopped):
+            # Not before: this server may still send the nodes that another server sent.
+            self._topology.retain(self._provider_ids)
         if message.cursor:
-            self._take_cursor(message.cursor, source)
-        return ReceiveResult(message.complete, foreign, self._is_apart(message))
+            self._keep_cursor(message.cursor, source)
+        return ReceiveResult(message.complete, foreign, self._has_diverged(message))
 
-    def _take_cursor(self, cursor: bytes, source: str) -> None:
+    def _keep_cursor(self, cursor: bytes, source: str) -> None:
         if len(cursor) <= MAX_CURSOR:
             self._cursor = cursor
             return
         self._cursor = b""
-        reason = f"a cursor of {len(cursor)} bytes was left; the limit is {MAX_CURSOR}"
-        self._complain(source, reason, reason)
+        reason = f"a cursor of {len(cursor)} bytes was ignored; the limit is {MAX_CURSOR}"
+        self._warn(source, reason, reason)
 
-    def _believable(self, message: mesh_pb2.WatchResponse, source: str) -> list[Record]:
+    def _verified_records(self, message: mesh_pb2.WatchResponse, source: str) -> list[Record]:
         for chain in message.chains:
             try:
                 self._verifier.add_chain(tuple(chain.certificates))
             except InvalidRecordError as error:
-                self._complain(source, f"chain: {error.reason}", error)
+                self._warn(source, f"chain: {error.reason}", error)
         records: list[Record] = []
         for signed in message.records:
             try:
@@ -223,53 +223,53 @@ class FeedReader:
                     signed_from_wire(signed), held=self._topology.get_record
                 )
             except InvalidRecordError as error:
-                self._complain(source, error.reason, error)
+                self._warn(source, error.reason, error)
                 continue
-            self._look_at_order(record, source)
+            self._check_order(record, source)
             records.append(record)
         return records
 
-    def _look_at_order(self, record: Record, source: str) -> None:
-        """Complains of one that undoes on a feed what it told on it: no honest server does.
+    def _check_order(self, record: Record, source: str) -> None:
+        """Warns of a record that is older than one on the same feed: no honest server sends it.
 
-        A record that is merely old says nothing: its server may not have heard of the newer one.
+        A record that is only older than ours is normal: its server may not have the newer one.
         """
         if record.voucher is not None:
             return
         if record.stamp < self._stamps.get(record.id, 0):
             held = self._topology.get_record(record.id)
-            # Where the newer one expired, or was revoked, the older one is the latest again.
+            # If the newer one expired, or was revoked, the older one is the latest again.
             if held is not None and held.voucher is None and held.stamp > record.stamp:
                 reason = f"an older record of {record.id} after a newer one"
-                self._complain(source, "an older record", reason)
+                self._warn(source, "an older record", reason)
             return
         self._stamps[record.id] = record.stamp
         self._stamps.move_to_end(record.id)
-        if len(self._stamps) > MAX_REMEMBERED:
+        if len(self._stamps) > MAX_STAMPS:
             self._stamps.popitem(last=False)
 
-    def _only_asked_for(self, records: list[Record]) -> tuple[list[Record], bool]:
-        """Leaves out records of nodes that were not asked for.
+    def _filter_requested(self, records: list[Record]) -> tuple[list[Record], bool]:
+        """Leaves out records of nodes that provide no requested service.
 
         Returns:
-            The rest, and whether a node that is here stopped providing what was asked for.
+            The other records, and whether a known provider stopped providing the services.
         """
-        wanted: list[Record] = []
-        stopped = False
+        requested: list[Record] = []
+        has_stopped = False
         for record in records:
             if provides_any(record.info, self._services):
-                self._told.add(record.id)
-                wanted.append(record)
-            elif record.id in self._told:
+                self._provider_ids.add(record.id)
+                requested.append(record)
+            elif record.id in self._provider_ids:
                 held = self._topology.get_record(record.id)
                 if record.info is None:
-                    wanted.append(record)
+                    requested.append(record)
                 elif held is not None and record.precedence > held.precedence:
-                    self._told.discard(record.id)
-                    stopped = True
-        return wanted, stopped
+                    self._provider_ids.discard(record.id)
+                    has_stopped = True
+        return requested, has_stopped
 
-    def _take_verdicts(self, message: mesh_pb2.WatchResponse, source: str) -> None:
+    def _merge_verdicts(self, message: mesh_pb2.WatchResponse, source: str) -> None:
         verdicts: list[SignedVerdict] = []
         for signed in message.verdicts:
             try:
@@ -279,35 +279,36 @@ class FeedReader:
                     )
                 )
             except InvalidVerdictError as error:
-                self._complain(source, error.reason, error)
+                self._warn(source, error.reason, error)
         if verdicts:
             self._topology.merge_verdicts(verdicts, origin=source)
 
-    def _complain(self, source: str, reason: str, what: object) -> None:
+    def _warn(self, source: str, reason: str, what: object) -> None:
         self._log_limiter.warn(source, reason, "from %s: %s", source, what)
 
-    def _is_apart(self, message: mesh_pb2.WatchResponse) -> bool:
-        """Looks, when the server is at rest, whether it knows what we know.
+    def _has_diverged(self, message: mesh_pb2.WatchResponse) -> bool:
+        """Tells, on a server's heartbeats, whether both sides keep holding different records.
 
-        A record that was refused, or dropped, by a clock that was wrong for a while would else
-        never come again. Where they stay apart for a good reason, this is tried ever more rarely.
+        Otherwise a record that was refused or dropped because a clock was wrong for a while would
+        never arrive. If both sides differ for a lasting reason, the feed is reopened ever more
+        rarely.
         """
         if not message.digest:
-            # A chunk with more to come, or a feed of some services: neither tells of the whole.
+            # A chunk of a larger message, or a feed of some services: no digest of the whole.
             return False
         if message.cursor or message.digest == self._topology.digest:
-            self._beats_apart = 0
+            self._diverged_heartbeats = 0
             if not message.cursor:
-                # One alone costs a liar nothing; to be believed takes as long as it was apart.
-                self._beats_together += 1
-                if self._beats_together >= self._patience:
-                    self._patience = DIVERGED_AFTER
+                # A single equal digest costs a liar nothing, so as many are needed as differed.
+                self._equal_heartbeats += 1
+                if self._equal_heartbeats >= self._diverged_after:
+                    self._diverged_after = DIVERGED_AFTER
             return False
-        self._beats_together = 0
-        self._beats_apart += 1
-        if self._beats_apart < self._patience:
+        self._equal_heartbeats = 0
+        self._diverged_heartbeats += 1
+        if self._diverged_heartbeats < self._diverged_after:
             return False
-        self._beats_apart = 0
-        self._patience = min(2 * self._patience, MAX_PATIENCE)
+        self._diverged_heartbeats = 0
+        self._diverged_after = min(2 * self._diverged_after, MAX_DIVERGED_AFTER)
         self._cursor = b""
         return True

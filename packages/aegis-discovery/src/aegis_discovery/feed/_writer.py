@@ -1,7 +1,7 @@
-"""The serving end of a feed, without I/O: what a server tells a watcher.
+"""The serving end of a feed, without I/O: what a server sends to a watcher.
 
 Every accepted change has a position in the log of the process that serves the feed. A cursor is
-that log's id and a position in it, so a watcher that comes back is told only what it missed.
+that log's id and a position in it, so a watcher that reconnects receives only what it missed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CHUNK = 64 * 1024
 """Bytes after which a message is sent: more would only be memory held at both ends."""
 
 MIN_CHAINS_SENT = 64
-"""Chains that may be remembered as sent on top of twice those that are needed."""
+"""Chains that may be remembered as sent, in addition to twice those that are needed."""
 
 _CURSOR = struct.Struct(">8sQ")
 
@@ -29,13 +29,13 @@ ChainOf = Callable[[bytes], tuple[bytes, ...] | None]
 
 
 class FeedWriter:
-    """Tells one watcher what it lacks; keeps no queue, so that a slow one costs no memory.
+    """Sends one watcher what it lacks; has no queue, so that a slow watcher costs no memory.
 
     Args:
-        topology: What to tell of.
-        chain_of: Finds the certificate chain (DER) of a signer's fingerprint.
-        watcher: The caller's node id; its own news are not sent back to it.
-        request: What it asked for.
+        topology: The topology to send.
+        chain_of: Returns the certificate chain (DER) of a signer's fingerprint.
+        watcher: The caller's node id; its own changes are not sent back to it.
+        request: The request that opened the feed.
     """
 
     def __init__(
@@ -53,18 +53,18 @@ class FeedWriter:
         self._services = frozenset(ServiceInfo(s.name, s.version) for s in request.services)
         self._chains_sent: set[bytes] = set()
         self._max_chains_sent = MIN_CHAINS_SENT
-        self._told: set[str] = set()
+        self._ids_sent: set[str] = set()
         self._complete_sent = False
         self._version_sent = -1
         position = None if self._services else self._position_of(request.cursor)
-        # One that comes from elsewhere believes what another server said of who is alive, so it
-        # is told everybody's status even where it holds all records.
+        # A watcher that used another server before has that server's statuses, so it receives the
+        # status of every node even if it holds all records.
         self._is_new = position is None
         self._position = position or 0
         self._held = self._held_by(request.digest) if position is None else position
 
     def messages(self) -> Iterator[mesh_pb2.WatchResponse]:
-        """Yields what is to be sent now; nothing, where the watcher is up to date."""
+        """Yields what is to be sent now; nothing if the watcher is up to date."""
         changes = self._topology.changes_since(self._position)
         if (
             self._complete_sent
@@ -75,14 +75,14 @@ class FeedWriter:
         yield from self._chunks(changes)
 
     def heartbeat(self) -> mesh_pb2.WatchResponse:
-        """Makes the message of an idle moment."""
+        """Returns the message of an idle feed."""
         message = mesh_pb2.WatchResponse(version=self._topology.version)
         if not self._services:
             message.digest = self._topology.digest
         return message
 
     def _position_of(self, cursor: bytes) -> int | None:
-        """Reads a cursor of this topology's own log; any other one is unknown."""
+        """Returns the position in a cursor of this topology's own log; None for any other."""
         if len(cursor) == _CURSOR.size:
             log_id, position = _CURSOR.unpack(cursor)
             if log_id == self._topology.log_id:
@@ -90,7 +90,7 @@ class FeedWriter:
         return None
 
     def _held_by(self, digest: bytes) -> int:
-        """Tells up to which position a watcher with this digest holds all records."""
+        """Returns the position up to which a watcher with this digest holds all records."""
         if self._services or digest != self._topology.full_digest:
             return 0
         return self._topology.log_position
@@ -98,10 +98,10 @@ class FeedWriter:
     def _chunks(self, changes: Changes) -> Iterator[mesh_pb2.WatchResponse]:
         message = mesh_pb2.WatchResponse()
         size = 0
-        is_silent = bool(self._services) and self._complete_sent
-        for piece in self._news(changes):
-            is_silent = False
-            size += self._add(message, piece, changes)
+        is_empty = bool(self._services) and self._complete_sent
+        for item in self._items(changes):
+            is_empty = False
+            size += self._add(message, item, changes)
             if size >= CHUNK:
                 yield message
                 message = mesh_pb2.WatchResponse()
@@ -116,58 +116,59 @@ class FeedWriter:
         self._complete_sent = True
         self._is_new = False
         if len(self._chains_sent) > self._max_chains_sent:
-            # Of certificates that sign nothing any more, and each look at all costs its time.
+            # Forgets certificates that sign nothing any more. The set of signers is expensive, so
+            # this waits until the set has doubled.
             self._chains_sent &= self._topology.signers
             self._max_chains_sent = 2 * len(self._chains_sent) + MIN_CHAINS_SENT
-        if not is_silent:
+        if not is_empty:
             yield message
 
-    def _news(self, changes: Changes) -> Iterator[Record | SignedVerdict | mesh_pb2.DerivedStatus]:
-        # A watcher that starts from nothing is told everything, its own record included: that is
-        # how a restarted node finds out how far its stamps had come.
-        # So is a client, even one that calls itself as a node does.
+    def _items(self, changes: Changes) -> Iterator[Record | SignedVerdict | mesh_pb2.DerivedStatus]:
+        # A watcher without a position receives everything, its own record included: so a restarted
+        # node learns how far its stamps had advanced. A client receives everything too, even if it
+        # has the id of a node.
         reader = self._watcher if self._is_node and not self._is_new else None
         for record in changes.records(reader=reader, held=self._held):
-            if self._is_asked_for(record):
+            if self._is_requested(record):
                 yield record
         if self._is_node:
             yield from changes.verdicts(reader=reader)
         else:
-            # One that came to provide what was asked for may have been suspected before.
+            # A node that starts to provide a requested service may have been suspected before.
             unchanged = self._is_new or bool(self._services)
             for node_id, stamp, status in changes.statuses(unchanged=unchanged):
-                if not self._services or node_id in self._told:
+                if not self._services or node_id in self._ids_sent:
                     yield status_to_wire(node_id, stamp, status)
 
-    def _is_asked_for(self, record: Record) -> bool:
-        """Tells whether the watcher asked for this node, or is to hear how one of these ends."""
+    def _is_requested(self, record: Record) -> bool:
+        """Tells whether a node provides a requested service, or has just stopped to."""
         if not self._services:
             return True
         if provides_any(record.info, self._services):
-            self._told.add(record.id)
+            self._ids_sent.add(record.id)
             return True
-        was_told = record.id in self._told
-        self._told.discard(record.id)
-        return was_told
+        was_sent = record.id in self._ids_sent
+        self._ids_sent.discard(record.id)
+        return was_sent
 
     def _add(
         self,
         message: mesh_pb2.WatchResponse,
-        piece: Record | SignedVerdict | mesh_pb2.DerivedStatus,
+        item: Record | SignedVerdict | mesh_pb2.DerivedStatus,
         changes: Changes,
     ) -> int:
-        """Puts one piece of news into a message; returns by how many bytes at most it grew."""
-        if isinstance(piece, mesh_pb2.DerivedStatus):
-            message.statuses.append(piece)
-            return len(piece.id) + 24
-        if isinstance(piece, SignedVerdict):
-            signed = piece.signed
+        """Adds an item to a message; returns the most bytes by which the message grew."""
+        if isinstance(item, mesh_pb2.DerivedStatus):
+            message.statuses.append(item)
+            return len(item.id) + 24
+        if isinstance(item, SignedVerdict):
+            signed = item.signed
             message.verdicts.append(verdict_to_wire(signed))
             size = len(signed.body) + len(signed.signature) + 64
-            return size + self._add_chain(message, piece.verdict.accuser, signed.signer, changes)
-        message.records.append(signed_to_wire(piece))
-        size = len(piece.body) + len(piece.signature) + 64
-        return size + self._add_chain(message, piece.voucher or piece.id, piece.signer, changes)
+            return size + self._add_chain(message, item.verdict.accuser, signed.signer, changes)
+        message.records.append(signed_to_wire(item))
+        size = len(item.body) + len(item.signature) + 64
+        return size + self._add_chain(message, item.voucher or item.id, item.signer, changes)
 
     def _add_chain(
         self, message: mesh_pb2.WatchResponse, node_id: str, signer: bytes, changes: Changes
@@ -187,7 +188,10 @@ class FeedWriter:
 
 
 def provides_any(node: NodeInfo | None, services: Collection[ServiceInfo]) -> bool:
-    """Tells whether a node provides one of these; no version means any. One that left does not."""
+    """Tells whether a node provides one of these services; one without a version means any.
+
+    None, for a node that left, provides nothing.
+    """
     return node is not None and any(
         service in services or ServiceInfo(service.name, "") in services
         for service in node.services

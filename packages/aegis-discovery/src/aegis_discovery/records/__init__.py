@@ -1,4 +1,4 @@
-"""Records and verdicts: how nodes write, sign and verify them. For authors of nodes."""
+"""Records and verdicts: how nodes write, sign and verify them. For code that builds nodes."""
 
 from aegis_discovery.records._codec import (
     decode_record,
