@@ -65,7 +65,7 @@ class MeshServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Ping(self, request, context):
-        """Answers who received it; a cheap proof that the node is there.
+        """Returns the id of the node that received it: a cheap liveness check.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,7 +84,7 @@ class MeshServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SyncTopology(self, request, context):
-        """Answers with the whole topology; a caller adopts it when its version is the higher one.
+        """Returns the whole topology. The caller adopts it if its version is higher than its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,8 +45,8 @@ class MeshServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Watch(self, request, context):
-        """Streams what the watcher lacks, then every change as it happens, and a heartbeat in between.
-        Ends with OK when the serving node leaves; any other end is a hint that it failed.
+        """Streams the records that the watcher lacks, then every change, and heartbeats between changes.
+        It ends with OK when the server leaves the mesh; any other end suggests that the server failed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,7 @@ class IntrospectionServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def GetStats(self, request, context):
-        """Every member of the mesh may ask.
+        """Every member of the mesh may call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
