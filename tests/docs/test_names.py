@@ -13,7 +13,7 @@ PAGES = [
 ]
 NAME = re.compile(r"\baegis_(?:certs|discovery|core|cli)(?:\.\w+)+")
 LIMIT = re.compile(
-    r"^\|.*?\| (?P<figure>[\d .]*\d)(?: (?P<unit>KiB|MiB|s))? \|.*`(?P<name>aegis_[\w.]+)` \|$",
+    r"^\|.*?\| (?P<figure>\d[\d\s.]*?)(?:\s(?P<unit>KiB|MiB|s))? \|.*`(?P<name>aegis_[\w.]+)` \|$",
     re.MULTILINE,
 )
 UNITS = {None: 1, "s": 1, "KiB": 1024, "MiB": 1024 * 1024}
@@ -50,7 +50,7 @@ def test_every_dotted_name_on_a_page_exists(page):
     ids=lambda limit: limit["name"],
 )
 def test_a_limit_on_the_protocol_page_is_that_of_the_code(limit):
-    figure = float(limit["figure"].replace(" ", "")) * UNITS[limit["unit"]]
+    figure = float("".join(limit["figure"].split())) * UNITS[limit["unit"]]
     assert resolve(limit["name"]) == figure
 
 
