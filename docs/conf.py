@@ -35,22 +35,22 @@ html_static_path = ["_static"]
 html_css_files = ["aegis.css"]
 
 
-# Users get these from others and never make one, so how they are made says nothing.
-MADE_BY_OTHERS = {"CertificateAuthority", "Mesh", "MeshServer", "PeerManager", "HealthMonitor"}
+# Users never construct these, so their constructors are hidden.
+NOT_CONSTRUCTED = {"CertificateAuthority", "Mesh", "MeshServer", "PeerManager", "HealthMonitor"}
 
 
 def setup(app):
-    """Adapts what autodoc writes."""
-    app.connect("autodoc-process-docstring", _leave_modules_to_pages)
+    """Adapts the output of autodoc."""
+    app.connect("autodoc-process-docstring", _drop_module_docstrings)
     app.connect("autodoc-process-signature", _hide_constructors)
 
 
-def _leave_modules_to_pages(_app, what, _name, _object, _options, lines):
+def _drop_module_docstrings(_app, what, _name, _object, _options, lines):
     if what == "module":
         lines.clear()
 
 
 def _hide_constructors(_app, what, name, _object, _options, _signature, result):
-    if what == "class" and name.rpartition(".")[2] in MADE_BY_OTHERS:
+    if what == "class" and name.rpartition(".")[2] in NOT_CONSTRUCTED:
         return "", result
     return None

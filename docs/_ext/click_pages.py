@@ -1,4 +1,4 @@
-"""Writes the reference of a click command into a page, so that it cannot drift from the command.
+"""Writes the reference of a click command into a page, so that page and command always agree.
 
 A line `<!-- click: module:attribute program -->` becomes a section for each command of it.
 """
@@ -19,7 +19,7 @@ _MARKER = re.compile(
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Hooks into the reading of pages."""
+    """Expands the markers when Sphinx reads a page."""
     app.connect("source-read", _expand)
     return {"parallel_read_safe": True}
 
@@ -52,7 +52,7 @@ def _sections(command: click.Command, context: click.Context) -> Iterator[str]:
 
 
 def _prose(text: str | None) -> str:
-    """Turns paragraphs that click is told not to wrap into blocks."""
+    """Turns paragraphs that click must not wrap (`\\b`) into blocks."""
     paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(text or ""))
     return "\n\n".join(
         f"```text\n{kept.lstrip()}\n```" if (kept := p.removeprefix("\b")) != p else p
@@ -61,7 +61,7 @@ def _prose(text: str | None) -> str:
 
 
 def _option(option: click.Option, context: click.Context) -> Iterator[str]:
-    """Yields a definition: the option as it is written, what it does, default and variable."""
+    """Yields a definition: the names of the option, its help, default and variable."""
     names = " / ".join(
         ", ".join(f"`{name}`" for name in spelled)
         for spelled in (option.opts, option.secondary_opts)
