@@ -52,7 +52,7 @@ def _sections(command: click.Command, context: click.Context) -> Iterator[str]:
 
 
 def _prose(text: str | None) -> str:
-    """Turns paragraphs that click must not wrap (`\\b`) into blocks."""
+    """Turns paragraphs that click must not wrap into blocks."""
     paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(text or ""))
     return "\n\n".join(
         f"```text\n{kept.lstrip()}\n```" if (kept := p.removeprefix("\b")) != p else p
