@@ -64,10 +64,10 @@ async def test_a_certificate_for_clients_only_makes_no_node(
     start: Any, ca: CertificateAuthority
 ) -> None:
     tls = ca.issue_in_memory("client", client_only=True)
-    with pytest.raises((ConfigError, CertsError), match="not made for a server"):
+    with pytest.raises((ConfigError, CertsError), match="must not be used as a server"):
         await Node("client", address="127.0.0.1:0", tls=tls).start()
     a = await start("a")
-    assert "not made for a server" in await refusal(tls, a, record_of="client")
+    assert "must not be used as a server" in await refusal(tls, a, record_of="client")
 
 
 async def test_an_expired_certificate_makes_no_node(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A certificate authority and certificate lifecycle for small teams and service meshes.
 
-`load_or_generate_tls` gives a node its identity from a directory, making what is missing.
-`load_tls` brings one of your own. `CertificateAuthority` issues. `TrustBundle` checks.
+`load_or_generate_tls` loads a node's identity from a directory, or creates it there.
+`load_tls` loads one from elsewhere. `CertificateAuthority` issues. `TrustBundle` verifies.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Loading `cryptography` takes longer than all of `aegis-certs --help`, which needs none of it.
+    # `aegis-certs --help` does not need `cryptography`, whose import takes longer than the rest.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)

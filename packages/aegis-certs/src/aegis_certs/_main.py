@@ -1,4 +1,4 @@
-"""Where `aegis-certs` begins."""
+"""The entry point of the command `aegis-certs`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Runs `aegis-certs`."""
     try:
-        # Imported here, so that even Ctrl-C while it loads shows no traceback.
+        # Imported here, so that Ctrl-C during the import shows no traceback either.
         from aegis_certs.cli import certs
 
         certs(prog_name="aegis-certs")

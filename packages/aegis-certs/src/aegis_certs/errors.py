@@ -1,26 +1,26 @@
 """What can go wrong with certificates.
 
 CertsError
-├── InvalidNodeIdError        the node id cannot be one: no lower-case DNS name, an IP, `localhost`
-├── InvalidRequestError       what was asked for cannot be issued: host, days, name, usage
+├── InvalidNodeIdError        a node id is not a lower-case DNS name, or is an IP or `localhost`
+├── InvalidRequestError       an argument is invalid: host, days, name, usage
 ├── InvalidPemError           a certificate, key, request or CRL cannot be read
-│   └── PassphraseError           a key is encrypted, and its passphrase missing or wrong
-├── VerificationError         a certificate was read and must not be used
-│   ├── ExpiredError              past its end; a CA's too
-│   ├── NotYetValidError          before its start
-│   ├── UntrustedError            no chain to a CA of the trust bundle
-│   ├── UsageError                not made for servers, or not for clients
-│   ├── KeyMismatchError          key and certificate do not belong together
-│   ├── RevokedError              its CA revoked it, or a CA above it
-│   ├── MissingHostError          a required host is not in it
+│   └── PassphraseError           a key is encrypted, and its passphrase is missing or wrong
+├── VerificationError         a certificate was read, but must not be used
+│   ├── ExpiredError              it, or a CA above it, has expired
+│   ├── NotYetValidError          it, or a CA above it, is not valid yet
+│   ├── UntrustedError            no chain leads to a CA of the trust bundle
+│   ├── UsageError                it must not be used as a server, or as a client
+│   ├── KeyMismatchError          the key does not belong to it
+│   ├── RevokedError              it, or a CA above it, was revoked
+│   ├── MissingHostError          it does not have a required host
 │   └── IdentityError             it does not name one node, or not the expected one
-├── RevocationListError       a CRL is not to be believed: signature, issuer, dates, older
-├── InventoryError            the record of what was issued cannot be used
-├── RotationError             the CA is not at the step of a rotation that was asked for
-│   └── StillUsedError            nodes still need what the step would take from them
-├── NotFoundError             a file, variable or CA is not there
-├── AlreadyExistsError        a CA, request or foreign certificate is there and stays
-└── DirectoryError            the certificate directory cannot be used as asked
+├── RevocationListError       a CRL cannot be trusted: signature, issuer, dates, older
+├── InventoryError            the inventory of issued certificates cannot be used
+├── RotationError             this step of a rotation cannot be done now
+│   └── StillUsedError            nodes still use the CA that the step would replace or remove
+├── NotFoundError             a file, variable or CA does not exist
+├── AlreadyExistsError        a CA, request or foreign certificate exists and is not overwritten
+└── DirectoryError            the certificate directory cannot be used
     └── LockTimeoutError          another process holds its lock for too long
 """
 
@@ -31,6 +31,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from aegis_certs._time import format_utc
 
 __all__ = [
     "AlreadyExistsError",
@@ -62,13 +64,13 @@ class CertsError(Exception):
     """Root of all errors that aegis_certs raises itself."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # As it is, not by its arguments: those of most errors are fields, out of which the
-        # sentence is made. Pools of processes and task queues send errors from one to another.
+        # The default would call the constructor with the message, but most constructors take
+        # fields. Process pools and task queues pickle errors.
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # no stub has it
 
 
 class InvalidNodeIdError(CertsError):
-    """A node id that no certificate and no path may carry."""
+    """A node id is invalid."""
 
     def __init__(self, node_id: str, reason: str) -> None:
         self.node_id = node_id
@@ -80,7 +82,7 @@ class InvalidNodeIdError(CertsError):
 
 
 class InvalidRequestError(CertsError):
-    """What was asked for cannot be issued."""
+    """An argument is invalid."""
 
     def __init__(self, option: str, value: object, reason: str) -> None:
         self.option = option
@@ -89,7 +91,7 @@ class InvalidRequestError(CertsError):
 
 
 class InvalidPemError(CertsError):
-    """A certificate or private key cannot be read."""
+    """A certificate, key, request or CRL cannot be read."""
 
     def __init__(self, what: str, reason: str, source: str | Path | None = None) -> None:
         self.what = what
@@ -107,10 +109,10 @@ class VerificationError(CertsError):
 
 
 class ExpiredError(VerificationError):
-    """A certificate is past its end.
+    """A certificate has expired.
 
     Attributes:
-        subject: Whose certificate: a node id, or a CA's name.
+        subject: The holder of the certificate: a node id, or the name of a CA.
         not_after: Its end (UTC).
     """
 
@@ -118,19 +120,19 @@ class ExpiredError(VerificationError):
         self.subject = subject
         self.not_after = not_after
         super().__init__(
-            f"the certificate of {subject} expired at {not_after:%Y-%m-%d %H:%M:%S} UTC; {advice}"
+            f"the certificate of {subject} expired at {format_utc(not_after)}; {advice}"
         )
 
 
 class NotYetValidError(VerificationError):
-    """A certificate is not valid yet; mostly a clock that is wrong."""
+    """A certificate is not valid yet; usually a clock is wrong."""
 
     def __init__(self, subject: str, not_before: datetime) -> None:
         self.subject = subject
         self.not_before = not_before
         super().__init__(
-            f"the certificate of {subject} is not valid before "
-            f"{not_before:%Y-%m-%d %H:%M:%S} UTC; check this machine's clock"
+            f"the certificate of {subject} is not valid before {format_utc(not_before)}; "
+            f"check this machine's clock"
         )
 
 
@@ -144,19 +146,19 @@ class UntrustedError(VerificationError):
 
 
 class UsageError(VerificationError):
-    """A certificate is used for what it was not made for."""
+    """A certificate must not be used as a server, or as a client."""
 
     def __init__(self, subject: str, usage: str) -> None:
         self.subject = subject
         self.usage = usage
         super().__init__(
-            f"the certificate of {subject} is not made for a {usage}; "
-            f"issue one whose extended key usage covers it"
+            f"the certificate of {subject} must not be used as a {usage}; "
+            f"issue one whose extended key usage allows it"
         )
 
 
 class KeyMismatchError(VerificationError):
-    """A private key does not belong to the certificate beside it."""
+    """A private key does not belong to the certificate."""
 
     def __init__(self, subject: str, certificate: str | Path, key: str | Path) -> None:
         self.subject = subject
@@ -164,12 +166,12 @@ class KeyMismatchError(VerificationError):
         self.key = key
         super().__init__(
             f"the key in {key} does not belong to the certificate of {subject} in {certificate}; "
-            f"put files of one issue side by side"
+            f"use a key and a certificate of the same issue"
         )
 
 
 class MissingHostError(VerificationError):
-    """A certificate lacks a host that it was required to have."""
+    """A certificate does not have a required host."""
 
     def __init__(self, subject: str, host: str) -> None:
         self.subject = subject
@@ -180,7 +182,7 @@ class MissingHostError(VerificationError):
 
 
 class IdentityError(VerificationError):
-    """A certificate does not name one node, or not the one expected."""
+    """A certificate does not name one node, or does not name the expected node."""
 
     def __init__(self, message: str, node_id: str | None = None) -> None:
         self.node_id = node_id
@@ -191,9 +193,9 @@ class RevokedError(VerificationError):
     """A certificate, or a CA above it, was revoked.
 
     Attributes:
-        subject: Whose certificate.
-        reason: Why, in the words of `RevocationReason`.
-        date: Since when (UTC).
+        subject: The node of the certificate.
+        reason: Why it was revoked, in the words of `RevocationReason`.
+        date: When it was revoked (UTC).
     """
 
     def __init__(self, subject: str, reason: str, date: datetime) -> None:
@@ -201,16 +203,16 @@ class RevokedError(VerificationError):
         self.reason = reason
         self.date = date
         super().__init__(
-            f"the certificate of {subject} was revoked at {date:%Y-%m-%d %H:%M:%S} UTC "
-            f"({reason}); issue a new one if the node is to go on"
+            f"the certificate of {subject} was revoked at {format_utc(date)} ({reason}); "
+            f"issue a new one if the node may go on"
         )
 
 
 class RevocationListError(CertsError):
-    """A certificate revocation list is not to be believed.
+    """A certificate revocation list cannot be trusted.
 
     Attributes:
-        not_before: When it begins to be valid (UTC), where it is only too early for it.
+        not_before: The start of its validity (UTC), if that is in the future; otherwise None.
     """
 
     def __init__(
@@ -223,7 +225,7 @@ class RevocationListError(CertsError):
 
 
 class InventoryError(CertsError):
-    """The record of what was issued cannot be used."""
+    """The inventory of issued certificates cannot be used."""
 
     def __init__(self, path: Path, reason: str) -> None:
         self.path = path
@@ -232,18 +234,18 @@ class InventoryError(CertsError):
 
 
 class RotationError(CertsError):
-    """The CA is not at the step of a rotation that was asked for."""
+    """This step of a rotation cannot be done now."""
 
     def __init__(self, directory: Path, reason: str) -> None:
         self.directory = directory
-        super().__init__(f"the CA in {directory} cannot be rotated so: {reason}")
+        super().__init__(f"the CA in {directory} cannot do this step of a rotation: {reason}")
 
 
 class StillUsedError(RotationError):
-    """Nodes still need what the step of a rotation would take from them.
+    """Nodes still use the CA that a step of a rotation would replace or remove.
 
     Attributes:
-        node_ids: These nodes.
+        node_ids: The ids of these nodes.
     """
 
     def __init__(self, directory: Path, node_ids: Sequence[str], what: str, advice: str) -> None:
@@ -252,7 +254,7 @@ class StillUsedError(RotationError):
 
 
 class NotFoundError(CertsError):
-    """Something that is needed is not there."""
+    """A file, variable or CA does not exist."""
 
     def __init__(self, what: str, place: str | Path, advice: str) -> None:
         self.what = what
@@ -261,7 +263,7 @@ class NotFoundError(CertsError):
 
 
 class AlreadyExistsError(CertsError):
-    """Something is there already and is not overwritten."""
+    """A file or CA exists already and is not overwritten."""
 
     def __init__(self, what: str, path: Path, advice: str) -> None:
         self.what = what
@@ -270,7 +272,7 @@ class AlreadyExistsError(CertsError):
 
 
 class DirectoryError(CertsError):
-    """The certificate directory cannot be used as asked."""
+    """The certificate directory cannot be used."""
 
     def __init__(self, path: Path, reason: str) -> None:
         self.path = path
@@ -286,5 +288,5 @@ class LockTimeoutError(DirectoryError):
         super().__init__(
             path,
             f"another process has held its lock for {seconds:g} s; "
-            f"see who has it open, and try again when it is done",
+            f"find that process, and try again when it has finished",
         )

@@ -70,7 +70,7 @@ def test_an_own_address_that_is_no_ip_goes_into_no_leaf(
 
 def test_another_nodes_id_is_refused_as_a_host(ca: CertificateAuthority) -> None:
     ca.issue("node-1", key_type=KeyType.P256)
-    with pytest.raises(InvalidRequestError, match="node-2 would pass for it"):
+    with pytest.raises(InvalidRequestError, match="node-2 could impersonate it"):
         ca.issue("node-2", hosts=["NODE-1"], key_type=KeyType.P256)
     with pytest.raises(InvalidRequestError):
         ca.issue_in_memory("node-2", hosts=["node-1"])
@@ -105,7 +105,7 @@ def test_a_leaf_never_outlives_its_ca(directory: Path) -> None:
 
 def test_an_expired_ca_issues_nothing(directory: Path) -> None:
     ca = CertificateAuthority.create(directory, key_type=KeyType.P256, days=1, at=NOW - 3 * DAY)
-    with pytest.raises(ExpiredError, match="make a new CA"):
+    with pytest.raises(ExpiredError, match="create a new CA"):
         ca.issue("node-1")
     with pytest.raises(NotYetValidError):
         ca.issue("node-1", at=NOW - 10 * DAY)
@@ -193,7 +193,7 @@ def test_a_leaf_is_no_ca(ca: CertificateAuthority) -> None:
     for kind in ("cert", "key"):
         path = ca.directory / f"node-1-{kind}.pem"
         path.replace(ca.directory / f"ca-{kind}.pem")
-    with pytest.raises(InvalidPemError, match="no CA's"):
+    with pytest.raises(InvalidPemError, match="not a CA's"):
         CertificateAuthority.load(ca.directory)
 
 
@@ -203,7 +203,7 @@ def test_an_identity_of_another_ca_is_not_replaced(
     path = ca.directory / "node-1-cert.pem"
     path.write_bytes(go_node("node-1", make_certificate("Root", ca=True)).pem)
     before = path.read_bytes()
-    with pytest.raises(AlreadyExistsError, match="not from this CA"):
+    with pytest.raises(AlreadyExistsError, match="this CA did not issue it"):
         ca.issue("node-1", key_type=KeyType.P256)
     assert path.read_bytes() == before
 

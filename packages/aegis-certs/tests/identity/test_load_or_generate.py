@@ -299,5 +299,5 @@ def test_a_file_in_place_of_the_directory_is_an_error(tmp_path: Path) -> None:
 
 def test_a_node_whose_host_is_another_node_is_refused(directory: Path) -> None:
     start(directory, "node-2")
-    with pytest.raises(InvalidRequestError, match="node of its own"):
+    with pytest.raises(InvalidRequestError, match="id of another node"):
         start(directory, "node-1", hosts=["node-2"])

@@ -88,10 +88,10 @@ def test_a_seed_peer_is_an_address_with_or_without_a_node_id(text: str, seed: Se
         ("dns:///host:1", "brackets"),
         ("http://host", "no port"),
         ("a b:1", "no host"),
-        ("Node@host:1", "no lower-case DNS name"),
+        ("Node@host:1", "not a lower-case DNS name"),
         ("127.0.0.1@host:1", "IP address"),
         ("@host:1", "empty"),
-        ("a@b@host:1", "no lower-case DNS name"),
+        ("a@b@host:1", "not a lower-case DNS name"),
     ],
 )
 def test_what_cannot_be_a_seed_peer_is_refused_with_the_reason(text: str, reason: str) -> None:

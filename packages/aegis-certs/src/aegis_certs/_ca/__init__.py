@@ -1,1 +1,1 @@
-"""What a CA does: create, issue, renew, revoke, rotate, and the records it keeps."""
+"""A CA: create, issue, renew, revoke and rotate, with its inventory and audit log."""

@@ -1,7 +1,7 @@
-"""The audit log: one line of JSON for everything that a CA did, and never a key.
+"""The audit log: one line of JSON for every action of a CA, and never a key.
 
-Lines are only ever added, and synced before what they tell of is put in place. So everything
-that exists has its line; a line whose certificate is nowhere tells of a crash in between.
+Lines are only added, and a line is synced before the files that it describes are written. So
+everything that exists has its line; a line without its certificate is the result of a crash.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aegis_certs._time import isoformat
 
 
 class Action(StrEnum):
-    """What a CA did."""
+    """An action of a CA."""
 
     CREATE = "create-ca"
     ISSUE = "issue"
@@ -32,20 +32,20 @@ class Action(StrEnum):
 
 
 def record(path: Path, action: Action, at: datetime, facts: Mapping[str, Any]) -> None:
-    """Adds a line; only under the lock.
+    """Adds a line; the caller holds the lock.
 
     Raises:
-        DirectoryError: It cannot be written.
+        DirectoryError: The log cannot be written.
     """
     line = {"time": isoformat(at), "action": action, "uid": os.getuid(), "pid": os.getpid()}
     files.append(path, json.dumps({**line, **facts}, separators=(",", ":")).encode())
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines that can be read; what a crash has torn is passed over.
+    """All lines that can be read; a line that a crash cut off is skipped.
 
     Raises:
-        DirectoryError: It is there but cannot be read.
+        DirectoryError: The log exists but cannot be read.
     """
     for line in (files.read(path) or b"").splitlines():
         try:

@@ -1,4 +1,4 @@
-"""The CA of one directory: everything that it does, as its owner sees it."""
+"""The CA of one directory, as a public class."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import Self, Unpack
 
 from cryptography import x509
 
 from aegis_certs._ca import revoke, rotate
-from aegis_certs._ca.create import CA_DAYS, Plan, default_name, default_root
+from aegis_certs._ca.create import CA_DAYS, CASpec, default_name, root_store
 from aegis_certs._ca.passphrase import passphrase_or_default
 from aegis_certs._ca.renew import Renewal, renew_due, renew_in_session
 from aegis_certs._ca.request import Request, SignedCertificate
 from aegis_certs._ca.rotation_state import RotationState
 from aegis_certs._ca.session import CASession, create_session, load_issuer, open_session
-from aegis_certs._ca.spec import LEAF_DAYS, CertificateSpec
+from aegis_certs._ca.spec import LEAF_DAYS, CertificateSpec, IdentityRequest, SpecOptions
 from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now
-from aegis_certs._x509.names import DEFAULT_TRUST_DOMAIN, KeyType, validate_node_id
+from aegis_certs._x509.names import CA_KEY_TYPE, DEFAULT_TRUST_DOMAIN, LEAF_KEY_TYPE, KeyType
 from aegis_certs._x509.revocation_list import Revocation, RevocationList, RevocationReason
 from aegis_certs._x509.tls_config import TLSConfig, make_tls
 from aegis_certs._x509.trust import TrustBundle
@@ -29,51 +29,51 @@ from aegis_certs.errors import InvalidRequestError
 
 
 class CertificateAuthority:
-    """A CA that lives in a directory: `ca-cert.pem` and `ca-key.pem`.
+    """A CA in a directory: `ca-cert.pem` and `ca-key.pem`.
 
-    Make one with `create` or get one with `load`. Where `ca-cert.pem` begins with an intermediate
-    that `ca-key.pem` belongs to, leaves are issued from the intermediate and carry it.
+    Use `create` or `load`. If the first certificate in `ca-cert.pem` is an intermediate, it signs
+    the leaves, and their chains contain it.
 
-    Everything that it signs is in the inventory `issued.json`, and has a line in `audit.jsonl`.
+    Every certificate that it signs is in the inventory `issued.json` and in `audit.jsonl`.
     """
 
-    def __init__(self, desk: CASession) -> None:
-        self._desk = desk
+    def __init__(self, session: CASession) -> None:
+        self._session = session
 
     def __repr__(self) -> str:
         return f"CertificateAuthority({self.name!r}, directory={str(self.directory)!r})"
 
     @property
     def directory(self) -> Path:
-        """Where it lives."""
-        return self._desk.store.directory
+        """The directory of the CA."""
+        return self._session.store.directory
 
     @property
     def name(self) -> str:
-        """Its common name."""
+        """The common name of the CA."""
         return common_name(self.certificate.subject)
 
     @property
     def certificate(self) -> x509.Certificate:
-        """The certificate that it issues with."""
-        return self._desk.issuer.certificate
+        """The certificate of the issuing CA."""
+        return self._session.issuer.certificate
 
     @property
     def bundle(self) -> TrustBundle:
-        """The CAs that its nodes believe, itself first."""
-        return self._desk.bundle
+        """The CAs that its nodes trust, the issuing CA first."""
+        return self._session.bundle
 
     @property
     def trust_domain(self) -> str:
-        """The trust domain that it issues for; the default where its certificate names none."""
-        return self._desk.trust_domain
+        """The trust domain that it issues for; the default if its certificate names none."""
+        return self._session.trust_domain
 
     @classmethod
     def create(
         cls,
         directory: str | Path = "./certs",
         *,
-        key_type: KeyType = KeyType.RSA_4096,
+        key_type: KeyType = CA_KEY_TYPE,
         days: float = CA_DAYS,
         name: str | None = None,
         trust_domain: str = DEFAULT_TRUST_DOMAIN,
@@ -82,57 +82,56 @@ class CertificateAuthority:
         root_directory: str | Path | None = None,
         at: datetime | None = None,
     ) -> Self:
-        """Makes a new CA in a directory, which is made too where it is missing.
+        """Creates a CA in a directory, and the directory if it is missing.
 
         Args:
-            directory: Where `ca-cert.pem` and `ca-key.pem` go.
-            key_type: Its key; RSA-4096 takes a second or more to make.
-            days: How long it lives; no certificate of it lives longer.
-            name: Its common name; "Aegis CA" and a random number by default, so that two CAs
-                are told apart.
-            trust_domain: Goes into the SPIFFE id of every certificate that it issues.
-            passphrase: Encrypts its key; that of `AEGIS_CA_PASSPHRASE` by default. Where there
-                is none, the key is only as safe as its directory.
-            intermediate: Make it an intermediate CA, whose root has a directory of its own.
-                Carry that away once this is done: the root is needed for the next one only.
-            root_directory: Where the root is, or is made; by default `-root` is added to the
-                directory's name.
-            at: The moment of creation; now where none is given.
+            directory: The directory for `ca-cert.pem` and `ca-key.pem`.
+            key_type: The type of its key; an RSA-4096 key takes a second or more to create.
+            days: How long it lives; none of its certificates lives longer.
+            name: Its common name; by default "Aegis CA" and a random number, so that two CAs
+                have different names.
+            trust_domain: The trust domain in the SPIFFE id of every certificate that it issues.
+            passphrase: Encrypts its key; `AEGIS_CA_PASSPHRASE` by default. Without a passphrase,
+                only the permissions of the directory protect the key.
+            intermediate: Creates an intermediate CA, whose root has its own directory. Move that
+                directory to a safe place afterwards: only the next CA needs the root.
+            root_directory: The directory of the root, which is created if it is missing; by
+                default the directory's name with `-root` added.
+            at: The time of creation; now by default.
 
         Raises:
             AlreadyExistsError: The directory has a CA.
-            InvalidRequestError: The name, days or trust domain cannot be used.
+            InvalidRequestError: The name, days or trust domain is invalid.
             PassphraseError: The root is encrypted with another passphrase.
             DirectoryError: The directory cannot be used.
         """
         store = Store(directory)
-        plan = Plan(
-            key_type=key_type,
-            days=days,
-            name=default_name() if name is None else name,
-            trust_domain=trust_domain,
-            root=_root_store(store.directory, intermediate, root_directory),
-            passphrase=passphrase_or_default(passphrase),
+        spec = CASpec(
+            key_type,
+            days,
+            default_name() if name is None else name,
+            trust_domain,
+            root_store(store.directory, root_directory, intermediate=intermediate),
+            passphrase_or_default(passphrase),
         )
         with store.locked():
-            return cls(create_session(store, plan, utc_or_now(at)))
+            return cls(create_session(store, spec, utc_or_now(at)))
 
     @classmethod
     def load(
         cls, directory: str | Path = "./certs", *, passphrase: str | bytes | None = None
     ) -> Self:
-        """The CA of a directory.
+        """Loads the CA of a directory.
 
         Args:
-            directory: Where it lives.
-            passphrase: Of its key, where that is encrypted; that of `AEGIS_CA_PASSPHRASE` by
-                default.
+            directory: The directory of the CA.
+            passphrase: Decrypts its key; `AEGIS_CA_PASSPHRASE` by default.
 
         Raises:
-            NotFoundError: There is no CA, or its key is not here.
-            KeyMismatchError: Its key and certificate do not belong together.
-            PassphraseError: Its key is encrypted, and the passphrase missing or wrong.
-            InvalidPemError: One of its files cannot be read, or is no CA's.
+            NotFoundError: There is no CA, or its key is not in the directory.
+            KeyMismatchError: Its key does not belong to its certificate.
+            PassphraseError: Its key is encrypted, and the passphrase is missing or wrong.
+            InvalidPemError: One of its files cannot be read, or is not a CA's.
         """
         store, secret = Store(directory), passphrase_or_default(passphrase)
         return cls(CASession(store, utc_or_now(None), secret, *load_issuer(store, secret)))
@@ -144,35 +143,36 @@ class CertificateAuthority:
         hosts: Iterable[str] = (),
         address: str | None = None,
         days: float = LEAF_DAYS,
-        key_type: KeyType = KeyType.RSA_2048,
+        key_type: KeyType = LEAF_KEY_TYPE,
         client_only: bool = False,
         server_only: bool = False,
         at: datetime | None = None,
     ) -> TLSConfig:
-        """Issues an identity, with a new key, into the CA's directory.
+        """Issues an identity with a new key into the CA's directory.
 
-        An earlier identity of this node from this CA is replaced; it stays valid until its end.
+        It replaces an earlier identity that this CA issued for the node; the earlier certificate
+        stays valid until its end.
 
         Args:
-            node_id: Whom it names: common name, DNS name and SPIFFE id.
-            hosts: Further DNS names and IP addresses. Give only what nobody else answers to:
-                whoever holds the key passes for all of them.
-            address: The node's own address, `host:port` or an IP. An IP goes into the
-                certificate, a name does not.
+            node_id: The node that the certificate names: common name, DNS name and SPIFFE id.
+            hosts: Further DNS names and IP addresses. Give only names that belong to this node
+                alone: with its key, anybody can impersonate all of them.
+            address: The node's own address, `host:port` or an IP. Only an IP goes into the
+                certificate.
             days: How long it lives, at most as long as the CA.
-            key_type: Its key.
-            client_only: It can call, but not serve.
-            server_only: It can serve, but not call.
-            at: The moment of issue; now where none is given.
+            key_type: The type of its key.
+            client_only: The identity can call, but not serve.
+            server_only: The identity can serve, but not call.
+            at: The time of issue; now by default.
 
         Raises:
-            InvalidNodeIdError: The node id cannot be one.
-            InvalidRequestError: A host is another node's id, or something else cannot be issued.
-            AlreadyExistsError: The directory has a certificate of this name from elsewhere.
+            InvalidNodeIdError: The node id is invalid.
+            InvalidRequestError: A host is another node's id, or another argument is invalid.
+            AlreadyExistsError: The directory has a certificate of this node from another CA.
             ExpiredError: The CA has expired.
             DirectoryError: The directory cannot be used.
         """
-        order = CertificateSpec.of(
+        spec = CertificateSpec.parse(
             node_id,
             hosts=hosts,
             address=address,
@@ -181,37 +181,21 @@ class CertificateAuthority:
             client_only=client_only,
             server_only=server_only,
         )
-        with self._open(at) as desk:
-            return desk.issue(order)
+        with self._open(at) as session:
+            return session.issue(spec)
 
     def issue_in_memory(
-        self,
-        node_id: str,
-        *,
-        hosts: Iterable[str] = (),
-        address: str | None = None,
-        days: float = LEAF_DAYS,
-        key_type: KeyType = KeyType.P256,
-        client_only: bool = False,
-        server_only: bool = False,
-        at: datetime | None = None,
+        self, node_id: str, *, at: datetime | None = None, **options: Unpack[SpecOptions]
     ) -> TLSConfig:
-        """Issues an identity whose key is written nowhere, such as a client's for one command.
+        """Issues an identity and writes its key nowhere, such as a client's for one command.
 
-        The arguments and errors are those of `issue`; the key is P-256 by default, since it is
-        made for one use.
+        The arguments and errors are those of `issue`; the key is P-256 by default, because it is
+        created for one use.
         """
-        order = CertificateSpec.of(
-            node_id,
-            hosts=hosts,
-            address=address,
-            days=days,
-            key_type=key_type,
-            client_only=client_only,
-            server_only=server_only,
-        )
-        with self._open(at) as desk:
-            return make_tls(desk.make(order), desk.bundle.certificates)
+        options.setdefault("key_type", KeyType.P256)
+        spec = CertificateSpec.parse(node_id, **options)
+        with self._open(at) as session:
+            return make_tls(session.issue_in_memory(spec), session.bundle.certificates)
 
     def sign(
         self,
@@ -224,24 +208,23 @@ class CertificateAuthority:
         server_only: bool = False,
         at: datetime | None = None,
     ) -> SignedCertificate:
-        """Signs a request, whose key stays where it was made.
+        """Signs a certificate request, whose key stays where it was created.
 
-        The request says for whom, for which key, and whether to serve or to call. Everything
-        else is for the CA to decide: hosts and days are those given here. What the request asks
-        for beyond that is dropped, and told.
+        Only the node id, the key and the usages are taken from the request; hosts and days are
+        the arguments. The result lists what the request asked for and did not get.
 
         Args:
             request: The certificate signing request in PEM.
-            node_id: Whom it must be for; None takes any node.
-            hosts: The DNS names and IP addresses that are granted, asked for or not.
-            days: How long it lives, at most as long as the CA.
-            client_only: It can call, whatever was asked for.
-            server_only: It can serve, whatever was asked for.
-            at: The moment of issue; now where none is given.
+            node_id: The node that the request must be for; None accepts any node.
+            hosts: The DNS names and IP addresses to grant, requested or not.
+            days: How long the certificate lives, at most as long as the CA.
+            client_only: The identity can only call, whatever was requested.
+            server_only: The identity can only serve, whatever was requested.
+            at: The time of issue; now by default.
 
         Raises:
-            InvalidPemError: The request cannot be read, or does not prove to have its key.
-            InvalidNodeIdError: It names something that cannot be a node id.
+            InvalidPemError: The request cannot be read, or its signature is invalid.
+            InvalidNodeIdError: Its node id is invalid.
             InvalidRequestError: It is for another node, or a host is another node's id.
             ExpiredError: The CA has expired.
             DirectoryError: The directory cannot be used.
@@ -250,40 +233,40 @@ class CertificateAuthority:
         if node_id not in (None, parsed.node_id):
             reason = f"the request is for {parsed.node_id}"
             raise InvalidRequestError("node id", node_id, reason)
-        order = CertificateSpec.of(
+        spec = CertificateSpec.parse(
             parsed.node_id,
             hosts=hosts,
             days=days,
             client_only=client_only or not parsed.server,
             server_only=server_only or not parsed.client,
         )
-        with self._open(at) as desk:
-            return desk.sign(parsed, order)
+        with self._open(at) as session:
+            return session.sign(parsed, spec)
 
     def renew(self, node_id: str, *, at: datetime | None = None) -> TLSConfig:
         """Issues the successor of a node's certificate: the same names and life, a new key.
 
         Raises:
-            NotFoundError: The node has no certificate and key in this directory. Where its key
+            NotFoundError: The directory does not have the node's certificate and key. If the key
                 is elsewhere, sign a new request.
-            RevokedError: Its certificate was revoked; issue another where it is to go on.
+            RevokedError: The certificate was revoked; issue a new one if the node may go on.
             CertsError: As `issue`.
         """
-        validate_node_id(node_id)
-        with self._open(at) as desk:
-            return renew_in_session(desk, node_id)
+        request = IdentityRequest.parse(node_id)
+        with self._open(at) as session:
+            return renew_in_session(session, request)
 
     def renew_due(self, *, at: datetime | None = None) -> tuple[Renewal, ...]:
-        """Renews all certificates of this directory that are due, and the revocation lists too.
+        """Renews all certificates in this directory that are due, and the revocation lists.
 
-        Due is what has less than a third of its life left, or is still from a CA that was
-        replaced, and has its key here. A failure does not keep the others from being renewed.
+        A certificate is due if its key is here, and it has less than a third of its life left or
+        a replaced CA issued it. A failure does not stop the renewal of the others.
 
         Raises:
             CertsError: The directory or the CA cannot be used.
         """
-        with self._open(at) as desk:
-            return renew_due(desk)
+        with self._open(at) as session:
+            return renew_due(session)
 
     def revoke(
         self,
@@ -292,39 +275,39 @@ class CertificateAuthority:
         *,
         at: datetime | None = None,
     ) -> tuple[Revocation, ...]:
-        """Revokes certificates: a signed `crl.pem` says so from now on.
+        """Revokes certificates by adding them to the signed `crl.pem`.
 
-        A node is revoked with every certificate of it that has not ended, a serial number is one
-        certificate. What is revoked already stays so, and its first date and reason with it.
+        A node id revokes all certificates of the node that have not expired; a serial number
+        revokes one. An earlier revocation keeps its date and reason.
 
         Args:
             node_id_or_serial: A node id, or a serial number in hexadecimal.
-            reason: Why.
-            at: The moment that counts as now; now where none is given.
+            reason: Why they are revoked.
+            at: The current time; now by default.
 
         Returns:
-            The revocations of these certificates, those from before too.
+            The revocations of these certificates, earlier ones included.
 
         Raises:
-            NotFoundError: No such certificate was issued, or it has ended, or the key of its CA
-                is not here.
+            NotFoundError: No such certificate was issued, or it has expired, or the key of its CA
+                is not in the directory.
             UntrustedError: Its CA was retired, so there is nothing to revoke.
-            InvalidRequestError: The reason is not one for good.
+            InvalidRequestError: The reason is not permanent.
             DirectoryError: The directory cannot be used.
         """
-        with self._open(at) as desk:
-            return revoke.revoke(desk, node_id_or_serial, RevocationReason(reason))
+        with self._open(at) as session:
+            return revoke.revoke(session, node_id_or_serial, RevocationReason(reason))
 
     def write_revocations(self, *, at: datetime | None = None) -> RevocationList:
-        """Signs `crl.pem` anew, also where nothing is revoked.
+        """Signs `crl.pem` again, also if nothing is revoked.
 
-        It is good for 30 days. Issuing and renewing do this too once half of that is over.
+        It is valid for 30 days. `issue` and `renew` also sign it again after half of that time.
 
         Raises:
             DirectoryError: The directory cannot be used.
         """
-        with self._open(at) as desk:
-            return desk.write_revocations()
+        with self._open(at) as session:
+            return session.write_revocations()
 
     def rotation(self, *, at: datetime | None = None) -> RotationState:
         """Where the rotation of this CA stands.
@@ -332,8 +315,8 @@ class CertificateAuthority:
         Raises:
             CertsError: The directory cannot be used.
         """
-        with self._open(at) as desk:
-            return rotate.state_of(desk)
+        with self._open(at) as session:
+            return rotate.state_of(session)
 
     def prepare_rotation(
         self,
@@ -344,27 +327,26 @@ class CertificateAuthority:
         root_directory: str | Path | None = None,
         at: datetime | None = None,
     ) -> RotationState:
-        """Makes the next CA. Nodes trust both from now on; the one at work goes on issuing.
+        """Creates the next CA. Nodes trust both from now on; the current CA goes on issuing.
 
         Args:
-            key_type: The key of the next CA; by default that of the one at work.
-            days: How long it lives; by default as long as the one at work was made for.
-            name: Its common name; by default that of the one at work with a generation.
-            root_directory: Makes it an intermediate of the root there; a root is made where
-                there is none. An intermediate CA needs it.
-            at: The moment that counts as now; now where none is given.
+            key_type: The key type of the next CA; by default that of the current CA.
+            days: How long it lives; by default as long as the current CA.
+            name: Its common name; by default that of the current CA with the next number.
+            root_directory: Makes it an intermediate of the root in this directory, which is
+                created if it is missing. Required if the current CA is an intermediate.
+            at: The current time; now by default.
 
         Raises:
-            RotationError: A rotation is under way.
-            InvalidRequestError: The name, days or key type cannot be used.
-            NotFoundError: It is an intermediate CA, and the place of its root was not given.
+            RotationError: A rotation is in progress.
+            InvalidRequestError: The name, days or key type is invalid.
+            NotFoundError: The current CA is an intermediate, and no root directory was given.
             DirectoryError: The directory cannot be used.
         """
-        with self._open(at) as desk:
-            root = _root_store(self.directory, False, root_directory)
-            plan = rotate.plan_after(desk, key_type=key_type, days=days, name=name, root=root)
-            rotate.prepare(desk, plan)
-            return rotate.state_of(desk)
+        with self._open(at) as session:
+            root = root_store(self.directory, root_directory)
+            rotate.prepare(session, rotate.successor_spec(session, key_type, days, name, root))
+            return rotate.state_of(session)
 
     def activate_rotation(
         self,
@@ -373,56 +355,45 @@ class CertificateAuthority:
         confirm: bool = False,
         at: datetime | None = None,
     ) -> RotationState:
-        """Lets the prepared CA issue from now on; certificates of the old one stay valid.
+        """Makes the prepared CA the issuing CA; certificates of the old CA stay valid.
 
         Args:
-            distrusting: The nodes that are not known to trust the new CA yet, by somebody who
-                can see bundles; see `RotationState.trusts`. None says that nobody can see any.
-            confirm: Go on in spite of nodes that might not trust it.
-            at: The moment that counts as now; now where none is given.
+            distrusting: The nodes that do not trust the new CA yet, if the caller can see their
+                bundles; see `RotationState.trusts`. None if it cannot see any bundle.
+            confirm: Activate it even if nodes may not trust it.
+            at: The current time; now by default.
 
         Raises:
-            RotationError: None is prepared.
-            StillUsedError: Nodes do not trust it, or might not; confirm, or wait.
+            RotationError: No CA is prepared.
+            StillUsedError: Nodes do not trust it, or may not trust it; confirm, or wait.
             DirectoryError: The directory cannot be used.
         """
-        with self._open(at) as desk:
-            rotate.activate(desk, distrusting, confirm)
-            return rotate.state_of(desk)
+        with self._open(at) as session:
+            rotate.activate(session, distrusting, confirm)
+            return rotate.state_of(session)
 
     def retire_rotation(
         self, *, in_use: Sequence[str] = (), at: datetime | None = None
     ) -> RotationState:
-        """Ends the trust in the old CA and forgets its key.
+        """Removes the old CA from the trust bundle, and removes its key.
 
         Args:
-            in_use: Nodes that use a certificate of the old CA, by somebody who can see it; they
-                count beside those of the inventory.
-            at: The moment that counts as now; now where none is given.
+            in_use: Nodes that use a certificate of the old CA, if the caller can see that; they
+                are added to the nodes in the inventory.
+            at: The current time; now by default.
 
         Raises:
             RotationError: No rotation is activated.
             StillUsedError: Nodes have certificates of the old CA; renew or revoke them.
             DirectoryError: The directory cannot be used.
         """
-        with self._open(at) as desk:
-            rotate.retire(desk, in_use)
-            return rotate.state_of(desk)
+        with self._open(at) as session:
+            rotate.retire(session, in_use)
+            return rotate.state_of(session)
 
     @contextmanager
     def _open(self, at: datetime | None) -> Iterator[CASession]:
-        known = self._desk
-        with open_session(known.store, utc_or_now(at), known.passphrase, known) as desk:
-            yield desk
-            self._desk = desk
-
-
-def _root_store(
-    directory: Path, intermediate: bool, root_directory: str | Path | None
-) -> Store | None:
-    if root_directory is None:
-        return Store(default_root(directory)) if intermediate else None
-    if Path(root_directory).resolve() == directory.resolve():
-        reason = "the CA itself is there; name another, which can be carried away"
-        raise InvalidRequestError("root directory", str(root_directory), reason)
-    return Store(root_directory)
+        known = self._session
+        with open_session(known.store, utc_or_now(at), known.passphrase, known) as session:
+            yield session
+            self._session = session

@@ -1,4 +1,4 @@
-"""Building certificates, to the letter of RFC 5280. Pure: no files, no clock."""
+"""Building certificates and CRLs exactly as RFC 5280 says. Pure: no files, no clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from aegis_certs._x509.identity import Identity, spiffe_id
+from aegis_certs._x509.identity import Identity, general_names, spiffe_id
 from aegis_certs._x509.keys import PrivateKey, PublicKey, key_id, signature_hash
 from aegis_certs._x509.names import IPAddress, validate_trust_domain
 from aegis_certs._x509.validity import Validity
@@ -19,7 +19,7 @@ from aegis_certs.errors import InvalidRequestError
 
 @dataclass(frozen=True)
 class Issuer:
-    """What signs: a CA's certificate and its key."""
+    """The certificate and the key of a CA that signs."""
 
     certificate: x509.Certificate
     key: PrivateKey
@@ -34,13 +34,13 @@ def build_ca(
     path_length: int = 0,
     issuer: Issuer | None = None,
 ) -> x509.Certificate:
-    """A CA's certificate: self-signed, or an intermediate where an issuer is given.
+    """A CA's certificate: self-signed, or an intermediate if an issuer is given.
 
-    It carries the trust domain as its SPIFFE id (X.509-SVID, section 4.1). The organisation
-    keeps its subject apart from every leaf's, whose subject is the node id alone.
+    It carries the trust domain as its SPIFFE id (X.509-SVID, section 4.1). Its subject has an
+    organisation, so it differs from the subject of every leaf, which is the node id alone.
 
     Raises:
-        InvalidRequestError: The name or the trust domain cannot be used.
+        InvalidRequestError: The name or the trust domain is invalid.
     """
     if not 0 < len(name) <= 64 or not name.isprintable():
         raise InvalidRequestError("name", name, "1 to 64 printable characters are needed")
@@ -75,20 +75,18 @@ def build_leaf(
     server: bool = True,
     client: bool = True,
 ) -> x509.Certificate:
-    """A node's certificate; the hosts come on top of its own names."""
+    """A node's certificate; the hosts are added to its own names."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity.node_id)])
     names: list[x509.GeneralName] = [x509.DNSName(identity.node_id)]
     if identity.trust_domain:
         uri = spiffe_id(identity.trust_domain, identity.node_id)
         names.append(x509.UniformResourceIdentifier(uri))
-    names.extend(
-        x509.DNSName(host) if isinstance(host, str) else x509.IPAddress(host) for host in hosts
-    )
+    names += general_names(hosts)
     usages = [ExtendedKeyUsageOID.SERVER_AUTH] if server else []
     usages += [ExtendedKeyUsageOID.CLIENT_AUTH] if client else []
     usage = _key_usage(
         digital_signature=True,
-        # TLS 1.2 may let the client encrypt its secret to an RSA key; EC keys cannot.
+        # In TLS 1.2 a client may encrypt its secret with an RSA key; with EC keys it cannot.
         key_encipherment=isinstance(key, rsa.RSAPublicKey),
     )
     builder = (
@@ -119,7 +117,7 @@ def build_crl(
     )
     for serial, date, reason in revoked:
         entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(date)
-        if reason is not x509.ReasonFlags.unspecified:  # 5.3.1: then the extension is absent
+        if reason is not x509.ReasonFlags.unspecified:  # 5.3.1: no extension for this reason
             entry = entry.add_extension(x509.CRLReason(reason), critical=False)
         builder = builder.add_revoked_certificate(entry.build())
     return builder.sign(issuer.key, signature_hash(issuer.key))
@@ -148,7 +146,7 @@ def _builder(
 
 
 def _authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """The issuer's own key identifier, which another tool may have computed in another way."""
+    """The key identifier in the issuer's certificate: another tool may compute it differently."""
     return x509.AuthorityKeyIdentifier(key_id(issuer), None, None)
 
 

@@ -1,10 +1,10 @@
-"""Making CAs: a root of its own, or an intermediate of a root that is kept elsewhere."""
+"""Creating CAs: a self-signed root, or an intermediate of a root that is kept elsewhere."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -14,11 +14,17 @@ from aegis_certs._ca import audit_log, crl
 from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.builder import Issuer, build_ca
 from aegis_certs._ca.inventory import Inventory, IssuedCertificate
-from aegis_certs._ca.spec import parse_key_type
 from aegis_certs._store.directory import Store
 from aegis_certs._time import isoformat
 from aegis_certs._x509.keys import describe_key, encode_key, generate_key
-from aegis_certs._x509.names import CA_NAME, IPAddress, KeyType
+from aegis_certs._x509.names import (
+    CA_KEY_TYPE,
+    CA_NAME,
+    DEFAULT_TRUST_DOMAIN,
+    IPAddress,
+    KeyType,
+    parse_key_type,
+)
 from aegis_certs._x509.pem import KeyPair
 from aegis_certs._x509.trust import TrustBundle
 from aegis_certs._x509.validity import common_name, validity
@@ -28,61 +34,78 @@ CA_DAYS = 365
 ROOT_DAYS = 3650  # a root that is kept offline outlives many issuing CAs
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a new CA is to be like.
-
-    Attributes:
-        key_type: Its key, and its root's.
-        days: How long it lives.
-        name: Its common name.
-        trust_domain: The trust domain that it signs for.
-        root: Where the CA above it is or will be; None for a CA that is its own root.
-        passphrase: Encrypts the keys that are made, and opens the root's.
-    """
-
-    key_type: KeyType
-    days: float
-    name: str
-    trust_domain: str
-    root: Store | None
-    passphrase: bytes | None
-
-
 def default_name() -> str:
-    """A name that tells two CAs apart."""
+    """A common name with a random number, so that two CAs have different names."""
     return f"Aegis CA {secrets.token_hex(4)}"
 
 
+@dataclass(frozen=True)
+class CASpec:
+    """What a new CA should be.
+
+    Attributes:
+        key_type: The type of its key, and of its root's.
+        days: How long it lives.
+        name: Its common name.
+        trust_domain: The trust domain that it signs for.
+        root: The directory of its root, which is created if it is missing; None for a CA that is
+            its own root.
+        passphrase: Encrypts the new keys, and decrypts the root's.
+    """
+
+    key_type: KeyType = CA_KEY_TYPE
+    days: float = CA_DAYS
+    name: str = field(default_factory=default_name)
+    trust_domain: str = DEFAULT_TRUST_DOMAIN
+    root: Store | None = None
+    passphrase: bytes | None = None
+
+
 def default_root(directory: Path) -> Path:
-    """Where the root of an intermediate goes: beside the directory, since it is carried away."""
+    """The root's directory beside that of an intermediate, because it is moved away later."""
     return directory.with_name(f"{directory.name or 'certs'}-root")
 
 
-def make_ca(plan: Plan, at: datetime) -> KeyPair:
-    """A new CA with its path up to the root; a root that is missing is made in its directory.
+def root_store(
+    directory: Path, root_directory: str | Path | None, *, intermediate: bool = False
+) -> Store | None:
+    """The directory of the root of the CA in a directory; None for a CA that is its own root.
 
     Raises:
-        InvalidRequestError: The name, days, key type or trust domain cannot be used, or the CA
-            in the root's directory may not sign CAs.
+        InvalidRequestError: Both directories are the same.
+    """
+    if root_directory is None:
+        return Store(default_root(directory)) if intermediate else None
+    if Path(root_directory).resolve() == directory.resolve():
+        reason = "the CA itself is there; name another directory, which can be moved away"
+        raise InvalidRequestError("root directory", str(root_directory), reason)
+    return Store(root_directory)
+
+
+def create_ca(spec: CASpec, at: datetime) -> KeyPair:
+    """A new CA with its chain up to the root; a missing root is created in its directory.
+
+    Raises:
+        InvalidRequestError: The name, days, key type or trust domain is invalid, or the CA in the
+            root's directory may not sign CAs.
         CertsError: The root's directory cannot be used.
     """
-    if plan.root is None:
-        return _self_signed(plan, plan.name, plan.days, 0, at)
-    key = generate_key(parse_key_type(plan.key_type))
-    with plan.root.locked():
-        root = _load_or_create_root(plan, plan.root, at)
+    if spec.root is None:
+        return _self_signed(spec, spec.name, spec.days, 0, at)
+    key = generate_key(parse_key_type(spec.key_type))
+    with spec.root.locked():
+        root = _load_or_create_root(spec, spec.root, at)
         issuer = Issuer(root.chain[0], root.key)
         _check_may_sign_cas(issuer.certificate)
-        if plan.name == common_name(issuer.certificate.subject):
-            # A certificate that names itself as its issuer passes for a root.
-            raise InvalidRequestError("name", plan.name, "its root has it, so choose another")
-        span = validity(at, plan.days, issuer.certificate)
-        certificate = build_ca(plan.name, key, span, trust_domain=plan.trust_domain, issuer=issuer)
-        record_issue(plan.root, Action.ISSUE, plan.name, certificate, at)
-        bundle, inventory = TrustBundle(root.chain), Inventory.load(plan.root)
-        crl.write_revocations(plan.root, [issuer], bundle, inventory, at)
-    return KeyPair((certificate, *root.chain), key, encode_key(key, plan.passphrase))
+        if spec.name == common_name(issuer.certificate.subject):
+            # A certificate whose issuer is its own subject looks like a root.
+            raise InvalidRequestError("name", spec.name, "its root has it, so choose another")
+        span = validity(at, spec.days, issuer.certificate)
+        certificate = build_ca(spec.name, key, span, trust_domain=spec.trust_domain, issuer=issuer)
+        record_issue(spec.root, Action.ISSUE, spec.name, certificate, at)
+        bundle, inventory = TrustBundle(root.chain), Inventory.load(spec.root)
+        crl.write_revocations(spec.root, [issuer], bundle, inventory, at)
+    return KeyPair((certificate, *root.chain), key, encode_key(key, spec.passphrase))
 
 
 def record_issue(
@@ -94,22 +117,22 @@ def record_issue(
     *,
     inventory: Inventory | None = None,
     hosts: Sequence[str | IPAddress] = (),
-    own: IPAddress | None = None,
+    own_ip: IPAddress | None = None,
 ) -> None:
-    """Writes down that a certificate was issued, before it is given away; under the lock.
+    """Records an issued certificate before it is handed out; the caller holds the lock.
 
     Raises:
         CertsError: The audit log or the inventory cannot be written.
     """
     inventory = Inventory.load(store) if inventory is None else inventory
-    entry = IssuedCertificate.of(node_id, certificate, hosts=hosts, own=own)
+    entry = IssuedCertificate.of(node_id, certificate, hosts=hosts, own_ip=own_ip)
     audit_log.record(store.audit_path, action, at, {"certificate": entry.to_json()})
     inventory.add(entry)
     inventory.save(store, at)
 
 
 def record_ca(store: Store, action: Action, certificate: x509.Certificate, at: datetime) -> None:
-    """Writes down what was done with a CA, before it is done; under the lock.
+    """Records an action on a CA before it is done; the caller holds the lock.
 
     Raises:
         DirectoryError: The audit log cannot be written.
@@ -123,26 +146,27 @@ def record_ca(store: Store, action: Action, certificate: x509.Certificate, at: d
     audit_log.record(store.audit_path, action, at, facts)
 
 
-def _self_signed(plan: Plan, name: str, days: float, path_length: int, at: datetime) -> KeyPair:
+def _self_signed(spec: CASpec, name: str, days: float, path_length: int, at: datetime) -> KeyPair:
     span = validity(at, days)
-    key = generate_key(parse_key_type(plan.key_type))
-    certificate = build_ca(name, key, span, trust_domain=plan.trust_domain, path_length=path_length)
-    return KeyPair((certificate,), key, encode_key(key, plan.passphrase))
+    key = generate_key(parse_key_type(spec.key_type))
+    certificate = build_ca(name, key, span, trust_domain=spec.trust_domain, path_length=path_length)
+    return KeyPair((certificate,), key, encode_key(key, spec.passphrase))
 
 
-def _load_or_create_root(plan: Plan, store: Store, at: datetime) -> KeyPair:
+def _load_or_create_root(spec: CASpec, store: Store, at: datetime) -> KeyPair:
     if store.chain(CA_NAME) is None and not store.has_key(CA_NAME):
-        days = max(ROOT_DAYS, plan.days)
-        root = _self_signed(plan, f"{plan.name[:59]} Root", days, 1, at)
+        days = max(ROOT_DAYS, spec.days)
+        root = _self_signed(spec, f"{spec.name[:59]} Root", days, 1, at)
         record_ca(store, Action.CREATE, root.chain[0], at)
         store.commit(CA_NAME, root)
         return root
     if not store.has_key(CA_NAME):
-        advice = "bring the root's key here for as long as this takes"
+        advice = "copy the root's key here until this is done"
         raise NotFoundError("root key", store.key_path(CA_NAME), advice)
-    found = store.pair(CA_NAME, plan.passphrase)
+    found = store.pair(CA_NAME, spec.passphrase)
     if found is None:
-        raise NotFoundError("root CA", store.certificate_path(CA_NAME), "it went away meanwhile")
+        advice = "another process removed it; try again"
+        raise NotFoundError("root CA", store.certificate_path(CA_NAME), advice)
     return KeyPair(TrustBundle(found.chain).path(), found.key, found.key_pem)
 
 
@@ -152,5 +176,5 @@ def _check_may_sign_cas(certificate: x509.Certificate) -> None:
         raise InvalidRequestError(
             "root directory",
             common_name(certificate.subject),
-            "this CA may not sign other CAs; name another directory, where a root is made",
+            "this CA may not sign other CAs; name another directory, where a root is created",
         )

@@ -1,4 +1,4 @@
-"""Signing revocation lists: what was revoked before, what is revoked now, less what has ended."""
+"""Signing revocation lists: earlier and new revocations, without expired certificates."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ from aegis_certs._x509.revocation_list import (
 from aegis_certs._x509.trust import TrustBundle, signs_cas
 from aegis_certs.errors import CertsError
 
-LIFE = timedelta(days=30)  # an offline CA signs anew once a month; others do it at half of that
+# An offline CA signs a new CRL once a month, other CAs at half of that.
+_LIFE = timedelta(days=30)
 
 
-class Entry(NamedTuple):
+class _Entry(NamedTuple):
     """One revoked certificate of one CA."""
 
     serial: int
@@ -39,10 +40,10 @@ class Entry(NamedTuple):
 
 
 def read_revocations(store: Store, bundle: TrustBundle, at: datetime) -> RevocationList:
-    """What is revoked by the `crl.pem` of a directory; empty where there is none.
+    """The CRLs in the `crl.pem` of a directory; empty without the file.
 
     Raises:
-        CertsError: It cannot be read or believed.
+        CertsError: The file cannot be read, or its CRLs cannot be trusted.
     """
     data = files.read(store.crl_path)
     if data is None:
@@ -51,13 +52,13 @@ def read_revocations(store: Store, bundle: TrustBundle, at: datetime) -> Revocat
 
 
 def is_due(store: Store, bundle: TrustBundle, at: datetime) -> bool:
-    """Tells whether the lists of a directory should be signed anew."""
+    """Whether the CRLs of a directory should be signed again."""
     try:
         revocations = read_revocations(store, bundle, at)
     except CertsError:
         return True
     end = revocations.next_update
-    return end is not None and end - at < LIFE / 2
+    return end is not None and end - at < _LIFE / 2
 
 
 def write_revocations(
@@ -67,36 +68,35 @@ def write_revocations(
     inventory: Inventory,
     at: datetime,
 ) -> RevocationList:
-    """Signs and writes `crl.pem`, one CRL for each of our CAs; only under the lock.
+    """Signs and writes `crl.pem`, one CRL for each issuer; the caller holds the lock.
 
-    What was revoked comes from the lists before and from the audit log, so that neither a lost
-    file nor a crash between the two brings a certificate back. Lists of other CAs in the file
+    Earlier revocations are read from the CRLs and from the audit log. So neither a lost file nor
+    a crash between the two writes makes a certificate valid again. CRLs of other CAs in the file
     (such as that of an offline root) are kept.
 
     Raises:
-        DirectoryError: It cannot be written.
+        DirectoryError: The file cannot be written.
     """
-    before = _before(store)
+    before = _existing_crls(store)
     now = int(at.timestamp() * 1000)
     at = at.replace(microsecond=0)
     ours = {issuer.certificate.subject.public_bytes() for issuer in issuers}
     known = {ca.subject.public_bytes() for ca in bundle.certificates}
-    logged = list(_logged(store))
+    logged = list(_logged_revocations(store))
     crls = []
     for issuer in issuers:
         name, key = issuer.certificate.subject.public_bytes(), key_id(issuer.certificate).hex()
         previous = [crl for crl in before if crl.issuer.public_bytes() == name]
         entries = {entry.serial: entry for key_of, entry in logged if key_of == key}
         entries |= {entry.serial: entry for crl in previous for entry in _entries(crl)}
-        shown = max((one for crl in previous if (one := crl.last_update_utc) <= at), default=None)
+        updates = [crl.last_update_utc for crl in previous if crl.last_update_utc <= at]
         kept = [
             (entry.serial, entry.date, REASON_FLAGS[entry.reason])
             for entry in sorted(entries.values(), key=lambda entry: entry.date)
-            if _still_counts(entry, inventory, shown)
+            if _must_list(entry, inventory, max(updates, default=None))
         ]
-        # The time makes numbers rise even where the lists before are lost.
-        past = max(map(crl_number, previous), default=0)
-        number = max(past + 1, now)
+        # The time makes numbers increase even if the earlier CRLs are lost.
+        number = max([now, *(crl_number(crl) + 1 for crl in previous)])
         crls.append(build_crl(issuer, kept, number, at, _next_update(issuer, inventory, at)))
     others = [
         crl
@@ -108,52 +108,52 @@ def write_revocations(
     return RevocationList.from_pem(data, bundle, at=at, source=store.crl_path)
 
 
-def carry(root: Store, store: Store) -> None:
-    """Brings the lists of a root, which will be away, to an issuing CA; only under both locks.
+def copy_crls(root: Store, store: Store) -> None:
+    """Copies the CRLs of a root, which will be offline; the caller holds both locks.
 
-    Whoever checks a whole chain needs them beside the issuing CA's own.
+    A verifier that checks a whole chain needs them besides the issuing CA's own CRL.
 
     Raises:
         DirectoryError: They cannot be read or written.
     """
-    theirs = _before(root)
+    theirs = _existing_crls(root)
     names = {crl.issuer.public_bytes() for crl in theirs}
-    kept = [crl for crl in _before(store) if crl.issuer.public_bytes() not in names]
+    kept = [crl for crl in _existing_crls(store) if crl.issuer.public_bytes() not in names]
     files.write(store.crl_path, encode_crls([*kept, *theirs]), files.PUBLIC)
 
 
 def _next_update(issuer: Issuer, inventory: Inventory, at: datetime) -> datetime:
-    """When a list ends: a CA that signs CAs may be offline for as long as these live."""
+    """When a CRL ends: a CA that signs CAs may be offline for as long as those CAs live."""
     key = key_id(issuer.certificate).hex()
     below = inventory if signs_cas(issuer.certificate) else ()
-    return max([at + LIFE, *(entry.not_after for entry in below if entry.issuer == key)])
+    return max([at + _LIFE, *(entry.not_after for entry in below if entry.issuer == key)])
 
 
-def _before(store: Store) -> Sequence[x509.CertificateRevocationList]:
+def _existing_crls(store: Store) -> Sequence[x509.CertificateRevocationList]:
     data = files.read(store.crl_path)
     try:
         return () if data is None else parse_crls(data, source=store.crl_path)
     except CertsError:
-        return ()  # damaged: the audit log knows what was in it
+        return ()  # damaged: the audit log has the same revocations
 
 
-def _entries(crl: x509.CertificateRevocationList) -> Iterable[Entry]:
-    return [Entry(serial, one.date, one.reason) for serial, one in revocations_of(crl)]
+def _entries(crl: x509.CertificateRevocationList) -> Iterable[_Entry]:
+    return [_Entry(serial, one.date, one.reason) for serial, one in revocations_of(crl)]
 
 
-def _logged(store: Store) -> Iterable[tuple[str, Entry]]:
+def _logged_revocations(store: Store) -> Iterable[tuple[str, _Entry]]:
     for line in audit_log.lines(store.audit_path):
         if line.get("action") != Action.REVOKE:
             continue
         try:
             reason = RevocationReason(line["reason"])
-            entry = Entry(int(line["serial"], 16), parse_isoformat(line["time"]), reason)
+            entry = _Entry(int(line["serial"], 16), parse_isoformat(line["time"]), reason)
             yield str(line["issuer"]), entry
         except (KeyError, TypeError, ValueError):
             continue
 
 
-def _still_counts(entry: Entry, inventory: Inventory, shown: datetime | None) -> bool:
-    """RFC 5280, 3.3: an entry stays until a list issued past the certificate's end has had it."""
+def _must_list(entry: _Entry, inventory: Inventory, last_update: datetime | None) -> bool:
+    """RFC 5280, 3.3: an entry stays until it was in a CRL issued after the certificate's end."""
     issued = inventory.get(f"{entry.serial:x}")
-    return issued is None or shown is None or shown <= issued.not_after
+    return issued is None or last_update is None or last_update <= issued.not_after

@@ -1,4 +1,4 @@
-"""The inventory `issued.json`: every certificate that a CA issued and that still matters."""
+"""The inventory `issued.json`: the certificates that a CA issued, without those long expired."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ from aegis_certs.errors import CertsError, InventoryError
 logger = logging.getLogger("aegis_certs")
 
 _VERSION = 1
-_FORGET_AFTER = timedelta(days=30)  # past its end, once it has a successor; the audit log keeps it
+# How long after its end a certificate with a successor is dropped; the audit log keeps it.
+_FORGET_AFTER = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
 class IssuedCertificate:
-    """One certificate that was issued.
+    """One issued certificate.
 
     Attributes:
         id: The node id; the common name of an intermediate CA.
         serial: Its serial number in hexadecimal.
         issuer: The key identifier of the CA that signed it, in hexadecimal.
         fingerprint: SHA-256 of the certificate in DER, in hexadecimal.
-        key: The kind of its key, as in `KeyType`.
+        key: The type of its key, as in `KeyType`.
         sans: Its subject alternative names: DNS names, IP addresses, URIs.
-        hosts: Those of them that were asked for.
-        address: The IP of the node's own address; empty where it has none.
+        hosts: The names among them that were requested.
+        address: The IP of the node's own address; empty if it has none.
         not_before: Its start (UTC).
         not_after: Its end (UTC).
     """
@@ -62,9 +63,9 @@ class IssuedCertificate:
         certificate: x509.Certificate,
         *,
         hosts: Iterable[str | IPAddress] = (),
-        own: IPAddress | None = None,
+        own_ip: IPAddress | None = None,
     ) -> Self:
-        """The entry of a certificate, and what of its names was asked for."""
+        """The entry of a certificate and of the names that were requested for it."""
         names = alternative_names(certificate)
         return cls(
             id=node_id,
@@ -74,13 +75,13 @@ class IssuedCertificate:
             key=describe_key(certificate.public_key()),
             sans=(*names.dns, *map(str, names.ips), *names.uris),
             hosts=tuple(map(str, hosts)),
-            address="" if own is None else str(own),
+            address="" if own_ip is None else str(own_ip),
             not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """It as JSON has it."""
+        """The entry as JSON values."""
         return {
             "id": self.id,
             "serial": self.serial,
@@ -96,10 +97,10 @@ class IssuedCertificate:
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
-        """The entry that `to_json` wrote.
+        """Reads what `to_json` returned.
 
         Raises:
-            ValueError: It did not.
+            ValueError: The data is not an entry.
         """
         texts = ("id", "serial", "issuer", "fingerprint", "key", "address")
         lists = ("sans", "hosts")
@@ -112,7 +113,7 @@ class IssuedCertificate:
         for field in lists:
             value = data.get(field)
             if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-                raise ValueError(f"{field} is no list of names")
+                raise ValueError(f"{field} is not a list of names")
         fields: dict[str, Any] = {field: data[field] for field in texts}
         fields |= {field: tuple(data[field]) for field in lists}
         fields |= {field: parse_isoformat(data[field]) for field in dates}
@@ -120,7 +121,7 @@ class IssuedCertificate:
 
 
 class Inventory:
-    """What was issued, by serial number, in the order of issue."""
+    """All issued certificates by serial number, in the order of issue."""
 
     def __init__(self, entries: Iterable[IssuedCertificate] = ()) -> None:
         self._entries = {entry.serial: entry for entry in entries}
@@ -132,7 +133,7 @@ class Inventory:
         return iter(self._entries.values())
 
     def get(self, serial: str) -> IssuedCertificate | None:
-        """The certificate of this serial number, in hexadecimal."""
+        """The certificate with this serial number, in hexadecimal."""
         return self._entries.get(serial)
 
     def of_node(self, node_id: str) -> list[IssuedCertificate]:
@@ -144,23 +145,23 @@ class Inventory:
         return {entry.id: entry for entry in self}
 
     def add(self, entry: IssuedCertificate) -> None:
-        """Takes a certificate in as the newest of its node."""
+        """Adds a certificate as the newest of its node."""
         self._entries.pop(entry.serial, None)
         self._entries[entry.serial] = entry
 
     def discard(self, serial: str) -> None:
-        """Forgets a certificate that was never given away."""
+        """Removes a certificate that was never handed out."""
         self._entries.pop(serial, None)
 
     def save(self, store: Store, at: datetime) -> None:
-        """Writes it, less what has ended long ago and has a successor; only under the lock.
+        """Writes the file without old expired certificates; the caller holds the lock.
 
         Raises:
-            DirectoryError: It cannot be written.
+            DirectoryError: The file cannot be written.
         """
         newest = {entry.serial for entry in self.latest().values()}
         kept = [
-            json.dumps(entry.to_json())  # one a line: quick to write, and people can read it
+            json.dumps(entry.to_json())  # one line each: fast to write, and easy to read
             for entry in self
             if entry.serial in newest or at - entry.not_after < _FORGET_AFTER
         ]
@@ -172,12 +173,12 @@ class Inventory:
     def load(cls, store: Store) -> Self:
         """The inventory of a directory.
 
-        Where the file is missing or damaged, it is put together from the audit log and the
-        certificates that are here; the next issue writes it again.
+        If the file is missing or damaged, the inventory is rebuilt from the audit log and the
+        certificates in the directory; the next issue writes the file again.
 
         Raises:
-            InventoryError: A newer version of this package wrote it.
-            DirectoryError: It cannot be read.
+            InventoryError: A newer version of this package wrote the file.
+            DirectoryError: The file cannot be read.
         """
         data = files.read(store.inventory_path)
         if data is not None:
@@ -185,7 +186,7 @@ class Inventory:
                 return cls(_parse(data, store))
             except (ValueError, RecursionError) as error:
                 logger.warning(
-                    "%s is damaged (%s); it is put together anew from %s and the certificates",
+                    "%s is damaged (%s); it is rebuilt from %s and the certificates",
                     store.inventory_path,
                     error,
                     store.audit_path.name,
@@ -197,13 +198,13 @@ def _parse(data: bytes, store: Store) -> list[IssuedCertificate]:
     content = json.loads(data)
     version = content.get("version") if isinstance(content, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ValueError("it names no version")
+        raise ValueError("it has no version")
     if version > _VERSION:
-        reason = f"its version is {version}, and this program knows {_VERSION}; use a newer one"
+        reason = f"its version is {version}, and this program knows {_VERSION}; use a newer program"
         raise InventoryError(store.inventory_path, reason)
     entries = content.get("certificates")
     if not isinstance(entries, list):
-        raise ValueError("it lists no certificates")
+        raise ValueError("it has no list of certificates")
     return [IssuedCertificate.from_json(entry) for entry in entries]
 
 
@@ -221,9 +222,9 @@ def _rebuild(store: Store) -> Iterator[IssuedCertificate]:
             chain = store.chain(name)
             hosts = inherited_hosts(chain[0]) if chain else ()
         except CertsError:
-            continue  # the listing tells of it
+            continue  # the listing shows it as unreadable
         if chain:
             entry = IssuedCertificate.of(name, chain[0], hosts=hosts)
             found.append(known.pop(entry.serial, entry))
     yield from known.values()
-    yield from found  # last, since what is in place is the newest of its node
+    yield from found  # last, since the certificate in the directory is the newest of its node

@@ -1,4 +1,4 @@
-"""The passphrase of a CA's key: given, or from the environment, and never on a command line."""
+"""The passphrase of a CA's key: an argument or an environment variable, never an option."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ VARIABLE = "AEGIS_CA_PASSPHRASE"
 
 
 def passphrase_or_default(given: str | bytes | None) -> bytes | None:
-    """The passphrase as bytes; that of the environment where none is given, or None."""
+    """The given passphrase as bytes; by default that of the environment, or None."""
     value = os.environ.get(VARIABLE) if given is None else given
     if not value:
         return None

@@ -1,4 +1,4 @@
-"""Renewing certificates at the desk of their CA."""
+"""Renewing certificates in a CA session."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from aegis_certs.errors import CertsError, NotFoundError
 
 @dataclass(frozen=True)
 class Renewal:
-    """What became of one certificate that was due.
+    """The result for one certificate that was due for renewal.
 
     Attributes:
-        node_id: Whose.
-        tls: The new identity; None where it could not be renewed.
-        error: Why not.
+        node_id: The node of the certificate.
+        tls: The new identity; None if the renewal failed.
+        error: The reason of the failure; None if the renewal succeeded.
     """
 
     node_id: str
@@ -28,56 +28,55 @@ class Renewal:
     error: CertsError | None = None
 
 
-def renew_due(desk: CASession) -> tuple[Renewal, ...]:
-    """Renews all that are due, and goes on after a failure."""
+def renew_due(session: CASession) -> tuple[Renewal, ...]:
+    """Renews all certificates that are due; a failure does not stop the others."""
     found = []
-    for name in due_names(desk):
+    for name in _due_for_renewal(session):
         try:
-            found.append(Renewal(name, renew_in_session(desk, name)))
+            found.append(Renewal(name, renew_in_session(session, IdentityRequest.parse(name))))
         except CertsError as error:
             found.append(Renewal(name, None, error))
-    desk.refresh_revocations()
+    session.refresh_revocations()
     return tuple(found)
 
 
-def renew_in_session(
-    desk: CASession, node_id: str, wish: IdentityRequest | None = None
-) -> TLSConfig:
-    """Issues the successor of a node's certificate, with what the node wishes beside it.
+def renew_in_session(session: CASession, request: IdentityRequest) -> TLSConfig:
+    """Issues the successor of a node's certificate, with the requested names added.
 
     Raises:
-        NotFoundError: The node has no certificate and key here.
+        NotFoundError: The directory does not have the node's certificate and key.
         RevokedError: The certificate was revoked.
         CertsError: As `CASession.issue`.
     """
-    pair = desk.store.pair(node_id) if desk.store.has_key(node_id) else None
+    store, node_id = session.store, request.node_id
+    pair = store.pair(node_id) if store.has_key(node_id) else None
     if pair is None:
-        advice = "issue one, or sign a new request where its key is elsewhere"
-        raise NotFoundError(
-            f"certificate with a key of {node_id}", desk.store.key_path(node_id), advice
-        )
+        advice = "issue one, or sign a new request if its key is elsewhere"
+        what = f"certificate with a key of {node_id}"
+        raise NotFoundError(what, store.key_path(node_id), advice)
     leaf = pair.chain[0]
-    desk.revocations.check(leaf, pair.chain[1:], subject=node_id)
-    entry = desk.inventory.get(f"{leaf.serial_number:x}")
-    wish = wish or IdentityRequest.of(node_id)
-    return desk.issue(wish.order_after(leaf, desk.issuer.certificate, entry), Action.RENEW)
+    session.revocations.check(leaf, pair.chain[1:], subject=node_id)
+    entry = session.inventory.get(f"{leaf.serial_number:x}")
+    spec = request.renewal_spec(leaf, session.issuer.certificate, entry)
+    return session.issue(spec, Action.RENEW)
 
 
-def due_names(desk: CASession) -> tuple[str, ...]:
-    """The nodes whose certificates are due, or still from the CA that was replaced."""
-    old = desk.store.chain(OLD_CA_NAME)
+def _due_for_renewal(session: CASession) -> tuple[str, ...]:
+    """The nodes whose certificates are near their end, or from a CA that was replaced."""
+    store = session.store
+    old = store.chain(OLD_CA_NAME)
     found = []
-    for name in desk.store.names():
+    for name in store.names():
         try:
-            chain = desk.store.chain(name) if desk.store.has_key(name) else None
+            chain = store.chain(name) if store.has_key(name) else None
         except CertsError:
-            continue  # the listing tells of it
-        if not chain or desk.revocations.is_revoked(chain[0], chain[1:]):
+            continue  # the listing shows it as unreadable
+        if not chain or session.revocations.is_revoked(chain[0], chain[1:]):
             continue
-        issuer = desk.bundle.issuer_of(chain[0], chain[1:])
+        issuer = session.bundle.issuer_of(chain[0], chain[1:])
         is_old = old is not None and issuer == old[0]
-        state = state_by_dates(chain[0], desk.at)
-        ends = desk.issuer.certificate.not_valid_after_utc
+        state = state_by_dates(chain[0], session.at)
+        ends = session.issuer.certificate.not_valid_after_utc
         late = state in (CertificateState.EXPIRING, CertificateState.EXPIRED)
         if issuer and (is_old or (late and chain[0].not_valid_after_utc < ends)):
             found.append(name)

@@ -1,4 +1,4 @@
-"""Certificate requests: a key that never leaves its machine, and what its CA may be asked for."""
+"""Certificate requests (CSRs): the key never leaves its machine, and the CA signs the request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aegis_certs._ca.spec import CertificateSpec
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now
-from aegis_certs._x509.identity import alternative_names, identity_of
+from aegis_certs._x509.identity import alternative_names, general_names, identity_of
 from aegis_certs._x509.keys import (
     PrivateKey,
     PublicKey,
@@ -25,7 +25,7 @@ from aegis_certs._x509.keys import (
     generate_key,
     signature_hash,
 )
-from aegis_certs._x509.names import CA_NAME, KeyType, validate_node_id
+from aegis_certs._x509.names import CA_NAME, LEAF_KEY_TYPE, KeyType, validate_node_id
 from aegis_certs._x509.pem import (
     KeyPair,
     encode_certificates,
@@ -41,12 +41,12 @@ _USAGES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 @dataclass(frozen=True)
 class SignedCertificate:
-    """What a CA made of a request.
+    """The certificate that a CA issued for a request.
 
     Attributes:
-        node_id: Whom the certificate names.
+        node_id: The node that the certificate names.
         chain: The leaf, then the intermediates.
-        dropped: What was asked for and not granted, in words.
+        dropped: Descriptions of what the request asked for and the CA did not grant.
     """
 
     node_id: str
@@ -66,13 +66,13 @@ class SignedCertificate:
 
 @dataclass(frozen=True)
 class Request:
-    """A certificate request that proved to have its key.
+    """A certificate request whose signature proves that its sender has the private key.
 
     Attributes:
-        node_id: Whom its common name names.
+        node_id: The node id in its common name.
         key: The public key.
-        server: It is to serve.
-        client: It is to call.
+        server: Whether it asks for use as a server.
+        client: Whether it asks for use as a client.
     """
 
     node_id: str
@@ -86,9 +86,9 @@ class Request:
         """Reads a request from PEM.
 
         Raises:
-            InvalidPemError: It cannot be read, its key cannot be used, it does not prove to have
-                the private key, or it names nobody.
-            InvalidNodeIdError: It names something that cannot be a node id.
+            InvalidPemError: The request cannot be read, its key cannot be used, its signature is
+                invalid, or it has no node id.
+            InvalidNodeIdError: Its node id is invalid.
         """
         csr = parse_request(data, source=source)
         what = "certificate request"
@@ -108,7 +108,7 @@ class Request:
         return cls(node_id, key, _USAGES[0] in asked, _USAGES[1] in asked, csr)
 
     def dropped_by(self, leaf: x509.Certificate) -> tuple[str, ...]:
-        """What it asks for and the certificate does not have, in words."""
+        """Descriptions of what the request asks for and the certificate does not have."""
         granted, asked = alternative_names(leaf), alternative_names(self.csr)
         found = [
             f"{attribute.rfc4514_attribute_name}={attribute.value!s} in the subject"
@@ -154,25 +154,25 @@ def request_certificate(
     *,
     hosts: Iterable[str] = (),
     address: str | None = None,
-    key_type: KeyType = KeyType.RSA_2048,
+    key_type: KeyType = LEAF_KEY_TYPE,
     client_only: bool = False,
     server_only: bool = False,
 ) -> Path:
-    """Makes a key that stays here, and a request for a certificate of it.
+    """Creates a key that stays in the directory, and a request for a certificate for it.
 
-    The identity that the node has now stays in place until `install_certificate` gets the answer.
-    The arguments are those of `CertificateAuthority.issue`.
+    The node keeps its current identity until `install_certificate` installs the new one. The
+    arguments are those of `CertificateAuthority.issue`.
 
     Returns:
-        The file of the request, which is to be brought to the CA; there is no secret in it.
+        The file of the request. Copy it to the CA; it contains no secret.
 
     Raises:
-        InvalidNodeIdError: The node id cannot be one.
-        InvalidRequestError: A host or the key type cannot be used.
+        InvalidNodeIdError: The node id is invalid.
+        InvalidRequestError: A host or the key type is invalid.
         AlreadyExistsError: An earlier request is pending; its key would be lost.
         DirectoryError: The directory cannot be used.
     """
-    order = CertificateSpec.of(
+    spec = CertificateSpec.parse(
         node_id,
         hosts=hosts,
         address=address,
@@ -180,18 +180,18 @@ def request_certificate(
         client_only=client_only,
         server_only=server_only,
     )
-    key = generate_key(order.key_type)
-    request = _build(order, key).public_bytes(Encoding.PEM)
+    key = generate_key(spec.key_type)
+    request = _build(spec, key).public_bytes(Encoding.PEM)
     store = Store(directory)
     path = store.request_path(node_id)
     with store.locked():
         if files.exists(key_path := store.request_key_path(node_id)):
             advice = (
-                f"bring the answer to {path.name} with `aegis-certs install`, "
-                f"or remove {key_path} to give that request up"
+                f"install the certificate for {path.name} with `aegis-certs install`, "
+                f"or remove {key_path} to cancel that request"
             )
             raise AlreadyExistsError(f"the key of a pending request of {node_id}", key_path, advice)
-        files.remove(path)  # a request must never lie beside the key of another one
+        files.remove(path)  # a request must never be left with the key of another one
         files.write(key_path, encode_key(key), files.PRIVATE)
         files.write(path, request, files.PUBLIC)
     return path
@@ -200,18 +200,18 @@ def request_certificate(
 def install_certificate(
     signed: bytes, directory: str | Path = "./certs", *, at: datetime | None = None
 ) -> TLSConfig:
-    """Puts what a CA signed into place, with the key that was kept for it.
+    """Installs a signed certificate together with the key of its request.
 
     Args:
         signed: The answer of the CA: the leaf, then the intermediates, in PEM.
-        directory: Where the request was made; the trust bundle `ca-cert.pem` is there too.
-        at: The moment of the check; now where none is given.
+        directory: The directory of the request; it also has the trust bundle `ca-cert.pem`.
+        at: The time of the check; now by default.
 
     Raises:
-        InvalidPemError: It cannot be read.
+        InvalidPemError: The certificate cannot be read.
         NotFoundError: There is no request of this node, or no trust bundle.
-        KeyMismatchError: It is for another key than that of the last request.
-        VerificationError: It does not verify against the trust bundle.
+        KeyMismatchError: The certificate is not for the key of the last request.
+        VerificationError: The trust bundle does not verify the certificate.
         DirectoryError: The directory cannot be used.
     """
     chain = parse_certificates(signed, "signed certificate")
@@ -220,7 +220,7 @@ def install_certificate(
     with store.locked():
         key_path = store.request_key_path(node_id)
         if (key := files.read(key_path)) is None:
-            advice = f"make one with `aegis-certs csr {node_id}`, and have it signed"
+            advice = f"create one with `aegis-certs csr {node_id}`, and let the CA sign it"
             raise NotFoundError(f"request of {node_id}", store.request_path(node_id), advice)
         pair = KeyPair(chain, *parse_private_key(key, "private key", key_path))
         if not pair.matches:
@@ -236,14 +236,10 @@ def install_certificate(
     return tls
 
 
-def _build(order: CertificateSpec, key: PrivateKey) -> x509.CertificateSigningRequest:
-    usages = [_USAGES[0]] * order.server + [_USAGES[1]] * order.client
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, order.node_id)])
-    names: list[x509.GeneralName] = [x509.DNSName(order.node_id)]
-    names += [
-        x509.DNSName(name) if isinstance(name, str) else x509.IPAddress(name)
-        for name in order.names
-    ]
+def _build(spec: CertificateSpec, key: PrivateKey) -> x509.CertificateSigningRequest:
+    usages = [_USAGES[0]] * spec.server + [_USAGES[1]] * spec.client
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, spec.node_id)])
+    names = general_names((spec.node_id, *spec.names))
     return (
         x509.CertificateSigningRequestBuilder()
         .subject_name(subject)

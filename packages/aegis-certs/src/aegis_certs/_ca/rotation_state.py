@@ -1,12 +1,12 @@
-"""Rotating the CA of a directory: where it stands, and what each step changes.
+"""The rotation of the CA of a directory: its phase, and what each step changes.
 
-What lies in the directory says where the rotation stands; there is no other record of it.
+The files of the directory are the only record of the phase.
 
-    step       the change that counts         left to tidy up after a crash
-    prepare    `ca_next` is committed         its certificates join the trust bundle
-    activate   `ca` is committed, with the    `ca_next` goes; or `ca_old`, where the
+    step       the change that counts         left to do after a crash
+    prepare    `ca_next` is committed         add its certificates to the trust bundle
+    activate   `ca` is committed, with the    remove `ca_next`; or `ca_old`, if the
                new key, after `ca_old`        crash was before the commit of `ca`
-    retire     the trust bundle is written    `ca_old` goes
+    retire     the trust bundle is written    remove `ca_old`
                without the old CA
 """
 
@@ -24,7 +24,7 @@ _GENERATION = re.compile(r"(?P<name>.*) G(?P<number>\d{1,6})")
 
 
 class RotationPhase(StrEnum):
-    """Where the rotation of a CA stands."""
+    """The last step of a rotation that was done."""
 
     NONE = "none"
     PREPARED = "prepared"
@@ -33,19 +33,19 @@ class RotationPhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RotationState:
-    """Where the rotation of a CA stands.
+    """The state of the rotation of a CA.
 
     Attributes:
         phase: The last step that was done.
         issuing: The common name of the CA that issues now.
-        next: That of the CA that will issue; None where none is prepared.
-        old: That of the CA that is being replaced, and whose leaves are listed; the issuing one
-            until a rotation is activated.
+        next: The common name of the prepared CA; None if none is prepared.
+        old: The common name of the CA that is being replaced, and whose leaves are listed; the
+            issuing CA until a rotation is activated.
         bundle_fingerprint: The fingerprint of the trust bundle of this directory.
-        trusting: The fingerprints of the bundles that trust the new CA, where one is at work.
-        old_leaves: The newest certificate of each node that is from the old CA, and neither
-            revoked nor past its end. One that lives an hour or less is not among them: it was
-            made for one command.
+        trusting: The fingerprints of the bundles that trust the new CA; empty without a rotation.
+        old_leaves: The newest certificate of each node if the old CA issued it, and it is neither
+            revoked nor expired. Certificates with a life of an hour or less are omitted: they
+            serve a single command.
     """
 
     phase: RotationPhase
@@ -57,12 +57,12 @@ class RotationState:
     old_leaves: tuple[IssuedCertificate, ...]
 
     def trusts(self, bundle_fingerprint: str) -> bool:
-        """Tells whether a node with a bundle of this fingerprint trusts the new CA."""
+        """Whether a node whose bundle has this fingerprint trusts the new CA."""
         return bundle_fingerprint in self.trusting
 
 
 def phase_of(store: Store) -> RotationPhase:
-    """Where the rotation of a directory stands, whatever a crash left to tidy up.
+    """The phase of the rotation of a directory, also if a crash interrupted a step.
 
     Raises:
         CertsError: The files of a CA cannot be read.
@@ -76,8 +76,8 @@ def phase_of(store: Store) -> RotationPhase:
     return RotationPhase.NONE
 
 
-def settle(store: Store) -> None:
-    """Finishes, or takes back, the step that a crash cut short; only under the lock.
+def recover_rotation(store: Store) -> None:
+    """Finishes or undoes the step that a crash interrupted; the caller holds the lock.
 
     Raises:
         CertsError: The files of a CA cannot be read or written.
@@ -96,7 +96,7 @@ def settle(store: Store) -> None:
 
 
 def successor_name(name: str) -> str:
-    """The name of the CA after this one: `Acme CA`, `Acme CA G2`, `Acme CA G3`."""
+    """The name of the next CA: `Acme CA` becomes `Acme CA G2`, which becomes `Acme CA G3`."""
     known = _GENERATION.fullmatch(name)
     base, number = (known["name"], int(known["number"])) if known else (name, 1)
     suffix = f" G{number + 1}"

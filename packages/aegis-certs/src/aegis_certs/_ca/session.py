@@ -1,7 +1,7 @@
-"""A CA at work, under the lock of its directory: it reads what is there, decides, and signs.
+"""A CA session: work with a CA under the lock of its directory.
 
-Everything that is signed is written down first, in the audit log and then in the inventory, and
-put in place last: nothing that could be used is ever unknown, wherever a crash comes.
+Every certificate is recorded first in the audit log, then in the inventory, and its file is
+written last. So a crash at any point leaves no usable certificate that is not recorded.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
@@ -17,10 +18,10 @@ from cryptography import x509
 from aegis_certs._ca import crl
 from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.builder import Issuer, build_leaf
-from aegis_certs._ca.create import Plan, make_ca, record_ca, record_issue
+from aegis_certs._ca.create import CASpec, create_ca, record_ca, record_issue
 from aegis_certs._ca.inventory import Inventory, IssuedCertificate
 from aegis_certs._ca.request import Request, SignedCertificate
-from aegis_certs._ca.rotation_state import settle
+from aegis_certs._ca.rotation_state import recover_rotation
 from aegis_certs._ca.spec import CertificateSpec
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
@@ -44,151 +45,144 @@ from aegis_certs.errors import (
 logger = logging.getLogger("aegis_certs")
 
 
+@dataclass(eq=False, repr=False)
 class CASession:
-    """The CA of a directory, for somebody who holds the lock. Make one with `open_session`.
+    """The CA of a directory, used while its lock is held; `open_session` creates it.
 
-    Args:
+    Attributes:
         store: The directory.
-        at: The moment that counts as now.
-        passphrase: Of the CA's keys, where they are encrypted.
+        at: The current time.
+        passphrase: The passphrase of the CA's keys; None if they are not encrypted.
         issuer: The issuing CA.
         bundle: The trust bundle.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        at: datetime,
-        passphrase: bytes | None,
-        issuer: Issuer,
-        bundle: TrustBundle,
-    ) -> None:
-        self.store = store
-        self.at = at
-        self.passphrase = passphrase
-        self.issuer = issuer
-        self.bundle = bundle
+    store: Store
+    at: datetime
+    passphrase: bytes | None
+    issuer: Issuer
+    bundle: TrustBundle
 
     @property
     def trust_domain(self) -> str:
-        """The trust domain that it issues for; the default where its certificate names none."""
+        """The trust domain that it issues for; the default if its certificate names none."""
         return trust_domain_of_ca(self.issuer.certificate) or DEFAULT_TRUST_DOMAIN
 
     @cached_property
     def inventory(self) -> Inventory:
-        """What was issued."""
+        """The inventory of issued certificates."""
         return Inventory.load(self.store)
 
     @cached_property
     def revocations(self) -> RevocationList:
-        """What is revoked; a damaged list is signed anew from the audit log."""
+        """The revocation list; a damaged one is signed again from the audit log."""
         try:
             return crl.read_revocations(self.store, self.bundle, self.at)
         except CertsError as error:
-            logger.warning("the revocation list is signed anew: %s", error)
+            logger.warning("the revocation list is signed again: %s", error)
             return self.write_revocations()
 
-    def issue(self, order: CertificateSpec, action: Action = Action.ISSUE) -> TLSConfig:
-        """Makes a key and a leaf, and puts both in place.
+    def issue(self, spec: CertificateSpec, action: Action = Action.ISSUE) -> TLSConfig:
+        """Creates a key and a leaf, and installs both in the directory.
 
         Raises:
             CertsError: As `CertificateAuthority.issue`.
         """
-        self._check_replaceable(order.node_id)
-        pair = self.make(order, action)
+        self._check_replaceable(spec.node_id)
+        pair = self.issue_in_memory(spec, action)
         try:
-            self.store.commit(order.node_id, pair)
+            self.store.commit(spec.node_id, pair)
         except DirectoryError:
-            self._take_back(order.node_id, pair.chain[0])
+            self._withdraw(spec.node_id, pair.chain[0])
             raise
         self.refresh_revocations()
         return make_tls(pair, self.bundle.certificates)
 
-    def make(self, order: CertificateSpec, action: Action = Action.ISSUE) -> KeyPair:
-        """Makes a key and a leaf, and writes down that it did."""
-        key = generate_key(order.key_type)
-        leaf = self._sign(order, key.public_key(), action)
+    def issue_in_memory(self, spec: CertificateSpec, action: Action = Action.ISSUE) -> KeyPair:
+        """Creates a key and a leaf, and records the leaf."""
+        key = generate_key(spec.key_type)
+        leaf = self._sign(spec, key.public_key(), action)
         return KeyPair((leaf, *self._intermediates()), key, encode_key(key))
 
-    def sign(self, request: Request, order: CertificateSpec) -> SignedCertificate:
-        """Makes a leaf of a request, of which it grants what the order says."""
-        leaf = self._sign(order, request.key, Action.SIGN)
+    def sign(self, request: Request, spec: CertificateSpec) -> SignedCertificate:
+        """Creates a leaf for the key of a request; only the spec says what it contains."""
+        leaf = self._sign(spec, request.key, Action.SIGN)
         self.refresh_revocations()
         chain = (leaf, *self._intermediates())
-        return SignedCertificate(order.node_id, chain, request.dropped_by(leaf))
+        return SignedCertificate(spec.node_id, chain, request.dropped_by(leaf))
 
     def refresh_revocations(self) -> None:
-        """Signs the lists anew where they are half-way to their end."""
+        """Signs the CRLs again if half of their time is over."""
         if crl.is_due(self.store, self.bundle, self.at):
             self.revocations = self.write_revocations()
 
     def write_revocations(self) -> RevocationList:
-        """Signs the lists of all CAs whose keys are here."""
+        """Signs the CRLs of all CAs whose keys are in the directory."""
         return crl.write_revocations(
             self.store, self.issuers(), self.bundle, self.inventory, self.at
         )
 
     def issuers(self) -> Sequence[Issuer]:
-        """The CAs whose keys are here and that are trusted: the issuing one, and the old one."""
+        """The trusted CAs whose keys are in the directory: the issuing CA, and the old one."""
         old = self.store.pair(OLD_CA_NAME, self.passphrase)
         return [self.issuer] if old is None else [self.issuer, Issuer(old.chain[0], old.key)]
 
-    def is_live(self, entry: IssuedCertificate) -> bool:
-        """Tells whether a certificate could still be used: not ended, and not revoked."""
+    def is_usable(self, entry: IssuedCertificate) -> bool:
+        """Whether a certificate is neither expired nor revoked."""
         return self.at <= entry.not_after and not self.revocations.has_serial(entry.serial)
 
-    def _sign(self, order: CertificateSpec, key: PublicKey, action: Action) -> x509.Certificate:
-        self._check_names(order)
+    def _sign(self, spec: CertificateSpec, key: PublicKey, action: Action) -> x509.Certificate:
+        self._check_names(spec)
         leaf = build_leaf(
-            Identity(order.node_id, self.trust_domain),
+            Identity(spec.node_id, self.trust_domain),
             key,
-            validity(self.at, order.days, self.issuer.certificate),
+            validity(self.at, spec.days, self.issuer.certificate),
             self.issuer,
-            hosts=order.names,
-            server=order.server,
-            client=order.client,
+            hosts=spec.names,
+            server=spec.server,
+            client=spec.client,
         )
         record_issue(
             self.store,
             action,
-            order.node_id,
+            spec.node_id,
             leaf,
             self.at,
             inventory=self.inventory,
-            hosts=order.hosts,
-            own=order.own,
+            hosts=spec.hosts,
+            own_ip=spec.own_ip,
         )
         return leaf
 
-    def _take_back(self, node_id: str, leaf: x509.Certificate) -> None:
-        """Strikes what could not be put in place off the inventory: nobody has its key."""
+    def _withdraw(self, node_id: str, leaf: x509.Certificate) -> None:
+        """Removes a leaf that could not be installed from the inventory: its key is lost."""
         chain = self.store.chain(node_id)
         if chain is None or chain[0] != leaf:
             self.inventory.discard(f"{leaf.serial_number:x}")
-            with suppress(DirectoryError):  # the disk is full, perhaps; the error before says so
+            with suppress(DirectoryError):  # the disk may be full; the caller raises that error
                 self.inventory.save(self.store, self.at)
 
     def _intermediates(self) -> tuple[x509.Certificate, ...]:
-        """The CAs between a leaf and the root, the issuing one first; none where it is the root."""
+        """The CAs between a leaf and the root, the issuing CA first; empty if it is the root."""
         return tuple(ca for ca in self.bundle.path() if ca.subject != ca.issuer)
 
-    def _check_names(self, order: CertificateSpec) -> None:
-        """Refuses a name that would let one node pass for another."""
-        node_id = order.node_id
+    def _check_names(self, spec: CertificateSpec) -> None:
+        """Refuses a name with which one node could impersonate another."""
+        node_id = spec.node_id
         for other, sans in self._names_in_use():
             if other == node_id:
                 continue
-            if other in order.hosts:
-                reason = f"it is a node of its own, and {node_id} would pass for it"
+            if other in spec.hosts:
+                reason = f"it is the id of another node, and {node_id} could impersonate it"
                 raise InvalidRequestError("host", other, reason)
             if node_id in sans:
-                reason = f"the certificate of {other} has it as a host, and would pass for it"
+                reason = f"the certificate of {other} has it as a host, and could impersonate it"
                 raise InvalidRequestError("node id", node_id, reason)
 
     def _names_in_use(self) -> Iterator[tuple[str, Sequence[str]]]:
-        """The names of all live certificates: those issued here, and those that lie here."""
+        """The names of all usable certificates: issued here, or in the directory."""
         for entry in self.inventory:
-            if self.is_live(entry):
+            if self.is_usable(entry):
                 yield entry.id, entry.sans
         known = self.inventory.latest()
         for name in self.store.names():
@@ -202,7 +196,7 @@ class CASession:
             return
         leaf = self._leaf_of(node_id)
         if leaf is None or self.bundle.issuer_of(leaf, self._intermediates()) is None:
-            reason = "it is not from this CA, so move it away if it is not needed"
+            reason = "this CA did not issue it; move it away if it is not needed"
             raise AlreadyExistsError("a certificate", path, reason)
 
     def _leaf_of(self, node_id: str) -> x509.Certificate | None:
@@ -217,13 +211,13 @@ class CASession:
 def open_session(
     store: Store, at: datetime, passphrase: bytes | None = None, known: CASession | None = None
 ) -> Iterator[CASession]:
-    """Takes the lock of a directory, and its CA as it is now.
+    """Holds the lock of a directory, and reads its CA.
 
     Args:
         store: The directory.
-        at: The moment that counts as now.
-        passphrase: Of the CA's keys.
-        known: An earlier desk, whose key need not be read again where it still issues.
+        at: The current time.
+        passphrase: The passphrase of the CA's keys.
+        known: An earlier session, whose key is used again if it is still the issuing CA's.
 
     Raises:
         CertsError: There is no CA or key, or they cannot be used.
@@ -235,12 +229,12 @@ def open_session(
 def read_session(
     store: Store, at: datetime, passphrase: bytes | None = None, known: CASession | None = None
 ) -> CASession:
-    """The CA of a directory as it is now; what a crash left of a rotation is tidied up first.
+    """Reads the CA of a directory, after recovery from an interrupted step of a rotation.
 
     Raises:
         CertsError: There is no CA or key, or they cannot be used.
     """
-    settle(store)
+    recover_rotation(store)
     chain = store.chain(CA_NAME)
     if known is not None and chain and chain[0] == known.issuer.certificate:
         return CASession(store, at, passphrase, known.issuer, TrustBundle(chain))
@@ -248,45 +242,45 @@ def read_session(
     return CASession(store, at, passphrase, issuer, bundle)
 
 
-def create_session(store: Store, plan: Plan, at: datetime) -> CASession:
-    """Makes the CA of a directory that has none; under the lock.
+def create_session(store: Store, spec: CASpec, at: datetime) -> CASession:
+    """Creates the CA of a directory that has none; the caller holds the lock.
 
     Raises:
-        AlreadyExistsError: It has one.
-        CertsError: The CA cannot be made so.
+        AlreadyExistsError: The directory has a CA.
+        CertsError: The CA cannot be created as specified.
     """
     for path in (store.certificate_path(CA_NAME), store.key_path(CA_NAME)):
         if files.exists(path):
             raise AlreadyExistsError("a CA", path, "use it, or name another directory")
-    pair = make_ca(plan, at)
+    pair = create_ca(spec, at)
     record_ca(store, Action.CREATE, pair.chain[0], at)
     store.commit(CA_NAME, pair)
-    if plan.root is not None:
-        crl.carry(plan.root, store)
+    if spec.root is not None:
+        crl.copy_crls(spec.root, store)
     issuer = Issuer(pair.chain[0], pair.key)
-    return CASession(store, at, plan.passphrase, issuer, TrustBundle(pair.chain))
+    return CASession(store, at, spec.passphrase, issuer, TrustBundle(pair.chain))
 
 
 def load_issuer(store: Store, passphrase: bytes | None) -> tuple[Issuer, TrustBundle]:
-    """The CA of a directory, without the lock.
+    """The CA of a directory, read without the lock.
 
     Raises:
-        NotFoundError: There is no CA, or its key is not here.
-        KeyMismatchError: Its key and certificate do not belong together.
-        PassphraseError: Its key is encrypted, and the passphrase missing or wrong.
-        InvalidPemError: One of its files cannot be read, or is no CA's.
+        NotFoundError: There is no CA, or its key is not in the directory.
+        KeyMismatchError: Its key does not belong to its certificate.
+        PassphraseError: Its key is encrypted, and the passphrase is missing or wrong.
+        InvalidPemError: One of its files cannot be read, or is not a CA's.
     """
     chain_path = store.certificate_path(CA_NAME)
     if store.chain(CA_NAME) is None:
-        advice = "make one with `aegis-certs init`, or name the directory that has one"
+        advice = "create one with `aegis-certs init`, or name the directory that has one"
         raise NotFoundError("CA", chain_path, advice)
     if not store.has_key(CA_NAME):
-        advice = "issue where the CA's key is, and copy the node's two files here"
+        advice = "issue where the CA's key is, and copy the two files of the node here"
         raise NotFoundError("CA key", store.key_path(CA_NAME), advice)
     pair = store.pair(CA_NAME, passphrase)
     if pair is None:
-        raise NotFoundError("CA", chain_path, "it went away while it was read")
+        raise NotFoundError("CA", chain_path, "another process removed it; try again")
     if not is_ca(pair.chain[0]):
-        reason = "its first certificate is no CA's"
+        reason = "its first certificate is not a CA's"
         raise InvalidPemError("trust bundle", reason, chain_path)
     return Issuer(pair.chain[0], pair.key), TrustBundle(pair.chain)

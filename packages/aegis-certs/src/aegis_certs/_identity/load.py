@@ -1,4 +1,4 @@
-"""Bringing certificates of one's own: from files, or from environment variables."""
+"""Loading an identity from elsewhere: from files, or from environment variables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography import x509
 
 from aegis_certs._store import files
-from aegis_certs._time import utc_or_now
+from aegis_certs._time import format_utc, utc_or_now
 from aegis_certs._x509.identity import alternative_names
 from aegis_certs._x509.names import parse_host
 from aegis_certs._x509.pem import KeyPair, parse_certificates
@@ -30,7 +30,7 @@ logger = logging.getLogger("aegis_certs")
 
 
 class CertificateSource(StrEnum):
-    """Where certificates come from."""
+    """Where the PEM texts of an identity are."""
 
     FILE = "file"
     ENV = "env"
@@ -38,19 +38,19 @@ class CertificateSource(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class TLSOptions:
-    """Where to find an identity that was made elsewhere, and how strictly to check it.
+    """Where an identity from elsewhere is, and how strictly to check it.
 
     Attributes:
-        source: Files, or environment variables that hold PEM text.
+        source: Files, or environment variables that contain PEM text.
         cert_file: The leaf, then the intermediates.
         key_file: The leaf's key, without a passphrase.
         ca_file: The CAs that peers are checked against.
-        cert_env: The variable that holds what `cert_file` would.
-        key_env: The variable that holds what `key_file` would.
-        ca_env: The variable that holds what `ca_file` would.
-        verify_chain: Check that the leaf chains to one of the CAs. Peers check it in any case.
-        allow_expired: Load an expired certificate, with a warning. The chain is checked
-            nevertheless, as of a moment when all of it was valid.
+        cert_env: The variable with the content of `cert_file`.
+        key_env: The variable with the content of `key_file`.
+        ca_env: The variable with the content of `ca_file`.
+        verify_chain: Check that the leaf chains to one of the CAs. Peers always check it.
+        allow_expired: Load an expired certificate, with a warning. The chain is still checked,
+            as of a time when all its certificates were valid.
         required_sans: Hosts that the leaf must have: DNS names and IP addresses.
     """
 
@@ -67,20 +67,20 @@ class TLSOptions:
 
 
 def load_tls(options: TLSOptions, *, at: datetime | None = None) -> TLSConfig:
-    """Loads an identity that was made elsewhere, and checks it.
+    """Loads an identity from elsewhere, and checks it.
 
     Args:
         options: Where it is, and how strictly to check it.
-        at: The moment of the check; now where none is given.
+        at: The time of the check; now by default.
 
     Raises:
         InvalidRequestError: The options name no file.
         NotFoundError: A file or variable is missing.
         DirectoryError: A file cannot be read.
-        InvalidPemError: Something in them is no certificate or key.
-        VerificationError: Key and certificate do not belong together, the chain leads to no
-            CA of the bundle, a date is wrong, a required host is missing, or the certificate
-            does not name one node.
+        InvalidPemError: The content is not a certificate or key.
+        VerificationError: The key does not belong to the certificate, the chain leads to no CA of
+            the bundle, the certificate is expired or not yet valid, a required host is missing,
+            or the certificate does not name one node.
     """
     if options.source is CertificateSource.ENV:
         chain, chain_source = _from_environment(options.cert_env)
@@ -106,27 +106,27 @@ def _check(tls: TLSConfig, options: TLSOptions, at: datetime) -> None:
         tls.bundle.verify(tls.chain, None, at=at)
     else:
         check_dates(tls.certificate, at, tls.node_id, RENEW_ADVICE)
-    warn_of_end(tls, state)
+    warn_if_expiring(tls, state)
     alternatives = alternative_names(tls.certificate)
     for host in options.required_sans:
         if not alternatives.cover(parse_host(host)):
             raise MissingHostError(tls.node_id, host)
 
 
-def warn_of_end(tls: TLSConfig, state: CertificateState) -> None:
-    """Logs where a certificate that is used has expired, or soon will."""
+def warn_if_expiring(tls: TLSConfig, state: CertificateState) -> None:
+    """Logs a warning if a certificate that is used has expired, or expires soon."""
     if state in (CertificateState.EXPIRING, CertificateState.EXPIRED):
         logger.warning(
             "the certificate of %s is %s (its end is %s); %s",
             tls.node_id,
             state,
-            f"{tls.not_after:%Y-%m-%d %H:%M:%S} UTC",
+            format_utc(tls.not_after),
             RENEW_ADVICE,
         )
 
 
 def _end_of_validity(tls: TLSConfig) -> datetime:
-    """The last moment at which the leaf and all CAs above it were valid."""
+    """The last time at which the leaf and all CAs above it were valid."""
     end = tls.not_after
     below: x509.Certificate | None = tls.certificate
     for _ in range(len(tls.chain)):
@@ -138,7 +138,7 @@ def _end_of_validity(tls: TLSConfig) -> datetime:
 
 def _from_file(option: str, path: str | Path | None) -> tuple[bytes, str]:
     if path is None:
-        raise InvalidRequestError(option, path, "name a file, or take the environment as source")
+        raise InvalidRequestError(option, path, "name a file, or use the environment as the source")
     data = files.read(Path(path))
     if data is None:
         raise NotFoundError(f"file for {option}", path, "check the path in the TLS options")
@@ -149,5 +149,5 @@ def _from_environment(name: str) -> tuple[bytes, str]:
     text = os.environ.get(name, "")
     if not text.strip():
         raise NotFoundError("value", f"${name}", "set the variable to the PEM text")
-    # Files of variables often hold one line per variable, with the line ends written out.
+    # Environment files often have one line per variable, with line breaks written as \\n.
     return text.replace("\\n", "\n").encode(), f"${name}"

@@ -1,4 +1,4 @@
-"""Load what is there; make what is missing; renew what is due."""
+"""Loading an identity from a directory, with issue and renewal if they are needed."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from aegis_certs._ca.create import CA_DAYS, Plan, default_name
+from aegis_certs._ca.create import CASpec
 from aegis_certs._ca.crl import read_revocations
 from aegis_certs._ca.passphrase import passphrase_or_default
 from aegis_certs._ca.renew import renew_in_session
 from aegis_certs._ca.session import CASession, create_session, read_session
 from aegis_certs._ca.spec import IdentityRequest
-from aegis_certs._identity.load import warn_of_end
+from aegis_certs._identity.load import warn_if_expiring
 from aegis_certs._store.directory import Store
-from aegis_certs._time import utc_or_now
-from aegis_certs._x509.names import CA_NAME, DEFAULT_TRUST_DOMAIN, OLD_CA_NAME, KeyType
+from aegis_certs._time import format_utc, utc_or_now
+from aegis_certs._x509.names import (
+    CA_KEY_TYPE,
+    CA_NAME,
+    DEFAULT_TRUST_DOMAIN,
+    OLD_CA_NAME,
+    KeyType,
+)
 from aegis_certs._x509.tls_config import TLSConfig, make_tls
 from aegis_certs._x509.validity import CertificateState, state_by_dates
 from aegis_certs.errors import (
@@ -41,105 +47,103 @@ def load_or_generate_tls(
     trust_domain: str | None = None,
     at: datetime | None = None,
 ) -> TLSConfig:
-    """Loads a node's identity from a directory; makes it, and the CA, where they are missing.
+    """Loads a node's identity from a directory; creates it, and the CA, if they are missing.
 
-    A certificate that has expired, or has less than a third of its life left, or lacks a host
-    that is asked for, or is from a CA that was replaced, is issued anew where the CA's key is in
-    the directory. Any number of processes may do this at once: they end with one CA and
-    certificates that chain to it. Files that fit are loaded without a lock, and need no right to
-    write. A CA key with a passphrase is used where `AEGIS_CA_PASSPHRASE` has it.
+    A new certificate is issued if the CA's key is in the directory, and the current certificate
+    has expired, has less than a third of its life left, lacks a requested host, or was issued by a
+    CA that was replaced. Any number of processes may do this at once: they end with one CA and
+    certificates that chain to it. Files that are good are loaded without a lock, and need no write
+    permission. A CA key with a passphrase is used if `AEGIS_CA_PASSPHRASE` is set.
 
     Args:
         node_id: The node.
-        cert_dir: The directory; made where it is missing.
+        cert_dir: The directory; it is created if it is missing.
         hosts: Further DNS names and IP addresses that the certificate must be valid for.
-        address: The node's own address, `host:port`; an IP goes into the certificate where it
-            is issued here.
-        key_type: The key of what is made here; by default RSA-4096 for a CA, and RSA-2048, or
-            the type of its predecessor, for a leaf.
-        trust_domain: The trust domain that the CA must sign for; `aegis.internal` for a new CA
-            by default.
-        at: The moment that counts as now; now where none is given.
+        address: The node's own address, `host:port`; an IP goes into a certificate that is
+            issued here.
+        key_type: The type of new keys; by default RSA-4096 for a CA, and RSA-2048, or the type
+            of its predecessor, for a leaf.
+        trust_domain: The trust domain that the CA must sign for; by default `aegis.internal` for
+            a new CA, and any for an existing one.
+        at: The current time; now by default.
 
     Raises:
-        InvalidNodeIdError: The node id cannot be one.
-        InvalidRequestError: A host, the key type or the trust domain cannot be used.
+        InvalidNodeIdError: The node id is invalid.
+        InvalidRequestError: A host, the key type or the trust domain is invalid.
         NotFoundError: The node's certificate is missing, and so is the key of the CA.
         ExpiredError: The certificate, or the CA, has expired and could not be renewed.
         RevokedError: The certificate was revoked.
-        VerificationError: The files are of another node or trust domain, do not belong together
-            or do not chain to the CA.
+        VerificationError: The files are those of another node or trust domain, do not belong
+            together, or do not chain to the CA.
         InvalidPemError: A file cannot be read as a certificate or key.
         DirectoryError: The directory cannot be used.
     """
-    wish = IdentityRequest.of(
+    request = IdentityRequest.parse(
         node_id, hosts=hosts, address=address, key_type=key_type, trust_domain=trust_domain
     )
-    return load_or_generate(Store(cert_dir), wish, utc_or_now(at))
+    return load_or_generate(Store(cert_dir), request, utc_or_now(at))
 
 
-def load_or_generate(store: Store, wish: IdentityRequest, at: datetime) -> TLSConfig:
-    """`load_or_generate_tls` for a wish that was parsed."""
-    current = _load(store, wish, at)
-    if current is not None and wish.is_met_by(current, at) and not issuer_replaced(store, current):
+def load_or_generate(store: Store, request: IdentityRequest, at: datetime) -> TLSConfig:
+    """`load_or_generate_tls` for a parsed request."""
+    current = _load(store, request, at)
+    if current is not None and _is_good(store, request, current, at):
         return current
     try:
-        return _issue(store, wish, at)
+        return _issue(store, request, at)
     except CertsError as error:
         if current is None:
             raise
-        return _go_on_with(current, wish, at, error)
+        return _use_despite(error, current, request, at)
 
 
-def load_again(store: Store, wish: IdentityRequest, at: datetime) -> TLSConfig:
-    """What is there now, for a node that runs; nothing is made.
+def reload(store: Store, request: IdentityRequest, at: datetime) -> TLSConfig:
+    """The identity in the directory now, for a running node; nothing is created.
 
     Raises:
-        NotFoundError: Nothing is there.
+        NotFoundError: There is no certificate.
         ExpiredError: The certificate has expired.
         CertsError: As `load_or_generate_tls`.
     """
-    current = _load(store, wish, at)
+    current = _load(store, request, at)
     if current is None:
-        path = store.certificate_path(wish.node_id)
-        raise NotFoundError(f"certificate of {wish.node_id}", path, "put it back, or a new one")
+        path = store.certificate_path(request.node_id)
+        advice = "put it back, or issue a new one"
+        raise NotFoundError(f"certificate of {request.node_id}", path, advice)
     current.bundle.verify(current.chain, None, at=at)
     return current
 
 
 def renew(
-    store: Store, wish: IdentityRequest, current: TLSConfig, at: datetime
+    store: Store, request: IdentityRequest, current: TLSConfig, at: datetime
 ) -> TLSConfig | None:
-    """The successor of the identity that a node has; None where none can be had here.
+    """The successor of a node's current identity; None if none can be issued here.
 
     Raises:
-        CertsError: It could not be issued.
+        CertsError: Issuing failed.
     """
     if not store.has_key(CA_NAME):
         return None
     with store.locked():
-        found = _load(store, wish, at)
+        found = _load(store, request, at)
         if (
             found is not None
             and found.certificate != current.certificate
-            and wish.is_met_by(found, at)
-            and not issuer_replaced(store, found)
+            and _is_good(store, request, found, at)
         ):
             return found  # another process was faster
         try:
-            desk = read_session(store, at, passphrase_or_default(None))
+            session = read_session(store, at, passphrase_or_default(None))
         except PassphraseError:
-            return None  # the key is here, but for somebody else
-        _check_domain(desk, wish)
-        if found is None:
-            return desk.issue(wish.order)
-        if _cannot_live_longer(found, desk) and not issuer_replaced(store, found):
+            return None  # only another process can use the key
+        _check_domain(session, request)
+        if found is not None and _ends_with_ca(session, found):
             return None
-        return renew_in_session(desk, wish.node_id, wish)
+        return _issue_in_session(session, request, found)
 
 
 def issuer_replaced(store: Store, tls: TLSConfig) -> bool:
-    """Tells whether a leaf is from the CA that a rotation has replaced, where its key is here.
+    """Whether a rotation has replaced the issuer of a leaf, and the new CA's key is available.
 
     Raises:
         CertsError: The files of the old CA cannot be read.
@@ -151,26 +155,35 @@ def issuer_replaced(store: Store, tls: TLSConfig) -> bool:
     return old is not None and issuer == old[0] != tls.bundle.certificates[0]
 
 
-def _load(store: Store, wish: IdentityRequest, at: datetime) -> TLSConfig | None:
-    """What is there, checked but for the leaf's own end; None where there is nothing."""
-    node_id = wish.node_id
+def _is_good(store: Store, request: IdentityRequest, tls: TLSConfig, at: datetime) -> bool:
+    return request.is_satisfied_by(tls, at) and not issuer_replaced(store, tls)
+
+
+def _ends_with_ca(session: CASession, tls: TLSConfig) -> bool:
+    """Whether a new leaf would not live longer, because its issuer ends at the same time."""
+    ends = session.issuer.certificate.not_valid_after_utc
+    return tls.not_after >= ends and not issuer_replaced(session.store, tls)
+
+
+def _load(store: Store, request: IdentityRequest, at: datetime) -> TLSConfig | None:
+    """The identity in the directory, which may be expired; None if there is none."""
+    node_id = request.node_id
     pair = store.pair(node_id)
     if pair is None:
         return None
     bundle = store.chain(CA_NAME)
     if bundle is None:
-        advice = f"copy the CA's certificate to where the certificate of {node_id} is"
+        advice = f"copy the CA's certificate to the directory of the certificate of {node_id}"
         raise NotFoundError("CA certificate", store.certificate_path(CA_NAME), advice)
     tls = make_tls(pair, bundle)
     if tls.node_id != node_id:
         raise IdentityError(
             f"{store.certificate_path(node_id)} is the certificate of {tls.node_id}, not of "
-            f"{node_id}; "
-            f"put the right one there",
+            f"{node_id}; put the right one there",
             tls.node_id,
         )
-    if wish.trust_domain and tls.trust_domain and wish.trust_domain != tls.trust_domain:
-        raise _other_domain(f"the certificate of {node_id}", tls.trust_domain, wish)
+    if request.trust_domain and tls.trust_domain and request.trust_domain != tls.trust_domain:
+        raise _other_domain(f"the certificate of {node_id}", tls.trust_domain, request)
     if state_by_dates(tls.certificate, at) is not CertificateState.EXPIRED:
         tls.bundle.verify(tls.chain, None, at=at)
     _check_not_revoked(store, tls, at)
@@ -181,96 +194,90 @@ def _check_not_revoked(store: Store, tls: TLSConfig, at: datetime) -> None:
     try:
         revocations = read_revocations(store, tls.bundle, at)
     except CertsError as error:
-        # Whoever runs the node is told by `IdentitySource.revocations`; this is only a courtesy.
-        logger.warning("whether %s is revoked is not known: %s", tls.node_id, error)
+        # `IdentitySource.revocations` raises this error for a node; here a warning is enough.
+        logger.warning("it is not known whether %s is revoked: %s", tls.node_id, error)
         return
     revocations.check(tls.certificate, tls.chain[1:], subject=tls.node_id)
 
 
-def _issue(store: Store, wish: IdentityRequest, at: datetime) -> TLSConfig:
+def _issue(store: Store, request: IdentityRequest, at: datetime) -> TLSConfig:
     if store.chain(CA_NAME) is not None and not store.has_key(CA_NAME):
-        node_id = wish.node_id
+        node_id = request.node_id
         raise NotFoundError(
-            f"certificate of {node_id} that can be used, nor a CA key to issue one,",
+            f"usable certificate of {node_id}, and no CA key to issue one,",
             store.directory,
             f"issue it where the CA's key is (`aegis-certs issue {node_id}`), and copy its two "
             f"files here",
         )
     with store.locked():
-        current = _load(store, wish, at)
+        current = _load(store, request, at)
+        if current is not None and _is_good(store, request, current, at):
+            return current  # another process was faster
+        session = _read_or_create_ca(store, request, at)
         if (
             current is not None
-            and wish.is_met_by(current, at)
-            and not issuer_replaced(store, current)
+            and not request.missing_names(current)
+            and _ends_with_ca(session, current)
         ):
-            return current  # another process was faster
-        desk = _read_or_create(store, wish, at)
-        if current is None:
-            logger.info("issuing a certificate for %s in %s", wish.node_id, store.directory)
-            return desk.issue(wish.order)
-        if (
-            not wish.lacks(current)
-            and _cannot_live_longer(current, desk)
-            and not issuer_replaced(store, current)
-        ):
-            warn_of_end(current, state_by_dates(current.certificate, at))
+            warn_if_expiring(current, state_by_dates(current.certificate, at))
             return current
-        logger.info("renewing the certificate of %s in %s", wish.node_id, store.directory)
-        return renew_in_session(desk, wish.node_id, wish)
+        action = "issuing a" if current is None else "renewing the"
+        logger.info("%s certificate of %s in %s", action, request.node_id, store.directory)
+        return _issue_in_session(session, request, current)
 
 
-def _cannot_live_longer(tls: TLSConfig, desk: CASession) -> bool:
-    """Tells whether a new leaf would end no later: the CA itself ends then."""
-    return tls.not_after >= desk.issuer.certificate.not_valid_after_utc
+def _issue_in_session(
+    session: CASession, request: IdentityRequest, current: TLSConfig | None
+) -> TLSConfig:
+    if current is None:
+        return session.issue(request.spec)
+    return renew_in_session(session, request)
 
 
-def _read_or_create(store: Store, wish: IdentityRequest, at: datetime) -> CASession:
+def _read_or_create_ca(store: Store, request: IdentityRequest, at: datetime) -> CASession:
     passphrase = passphrase_or_default(None)
     if store.chain(CA_NAME) is None and not store.has_key(CA_NAME):
-        logger.info("making a CA in %s", store.directory)
-        plan = Plan(
-            key_type=wish.key_type or KeyType.RSA_4096,
-            days=CA_DAYS,
-            name=default_name(),
-            trust_domain=wish.trust_domain or DEFAULT_TRUST_DOMAIN,
-            root=None,
+        logger.info("creating a CA in %s", store.directory)
+        spec = CASpec(
+            key_type=request.key_type or CA_KEY_TYPE,
+            trust_domain=request.trust_domain or DEFAULT_TRUST_DOMAIN,
             passphrase=passphrase,
         )
-        return create_session(store, plan, at)
-    desk = read_session(store, at, passphrase)
-    _check_domain(desk, wish)
-    return desk
+        return create_session(store, spec, at)
+    session = read_session(store, at, passphrase)
+    _check_domain(session, request)
+    return session
 
 
-def _check_domain(desk: CASession, wish: IdentityRequest) -> None:
-    if wish.trust_domain and wish.trust_domain != desk.trust_domain:
-        raise _other_domain(f"the CA in {desk.store.directory}", desk.trust_domain, wish)
+def _check_domain(session: CASession, request: IdentityRequest) -> None:
+    if request.trust_domain and request.trust_domain != session.trust_domain:
+        raise _other_domain(f"the CA in {session.store.directory}", session.trust_domain, request)
 
 
-def _go_on_with(
-    current: TLSConfig, wish: IdentityRequest, at: datetime, error: CertsError
+def _use_despite(
+    error: CertsError, current: TLSConfig, request: IdentityRequest, at: datetime
 ) -> TLSConfig:
-    """Uses what is there, where that is possible, after it could not be issued anew."""
+    """Uses the current certificate, if possible, after a failure to issue a new one."""
     state = state_by_dates(current.certificate, at)
     if state is CertificateState.EXPIRED:
         advice = f"it could not be renewed: {error}"
         raise ExpiredError(current.node_id, current.not_after, advice) from error
-    for host in wish.lacks(current):
-        if host in wish.required:
+    for host in request.missing_names(current):
+        if host in request.required:
             raise MissingHostError(current.node_id, str(host)) from error
     if state is CertificateState.EXPIRING:
         logger.warning(
-            "the certificate of %s ends at %s UTC and could not be renewed: %s",
+            "the certificate of %s ends at %s and could not be renewed: %s",
             current.node_id,
-            f"{current.not_after:%Y-%m-%d %H:%M:%S}",
+            format_utc(current.not_after),
             error,
         )
     return current
 
 
-def _other_domain(whose: str, domain: str, wish: IdentityRequest) -> IdentityError:
+def _other_domain(what: str, domain: str, request: IdentityRequest) -> IdentityError:
     return IdentityError(
-        f"{whose} is of trust domain {domain}, not {wish.trust_domain}; "
-        f"ask for its own, or use another directory",
-        wish.node_id,
+        f"the trust domain of {what} is {domain}, not {request.trust_domain}; "
+        f"use {domain}, or another directory",
+        request.node_id,
     )

@@ -1,19 +1,19 @@
-"""The certificate directory: where each file lies, and how a pair of files is one.
+"""The certificate directory: the file of each name, and how two files are committed as one.
 
     ca-cert.pem       the trust bundle, the issuing CA first
     ca-key.pem        the issuing CA's key
     {id}-cert.pem     a node's leaf, then the intermediates
     {id}-key.pem      its key
-    {id}.next.pem     key and chain of an identity whose install is under way; CAs have one too
-    crl.pem           which certificates are revoked, signed by their CAs
-    issued.json       the inventory: what was issued
+    {id}.next.pem     key and chain of an identity that is being installed; CAs have one too
+    crl.pem           the revoked certificates, signed by their CAs
+    issued.json       the inventory: the certificates that were issued
     audit.jsonl       the log of every issue, renewal, revocation and rotation
     {id}_csr.pem      a request for a certificate, and {id}_csr-key.pem its key
     ca_next-*.pem     the CA that a rotation has prepared
     ca_old-*.pem      the CA that a rotation has replaced, until it is retired
 
-Two renames are not one. So an identity is committed as the one file `{id}.next.pem`, and then
-installed under its two names; whoever finds that file reads it, or finishes the install.
+Two renames are not atomic. So an identity is committed as the one file `{id}.next.pem`, and then
+installed under its two names; a process that finds that file reads it, or finishes the install.
 """
 
 from __future__ import annotations
@@ -34,90 +34,80 @@ from aegis_certs._x509.pem import (
 )
 from aegis_certs.errors import DirectoryError, KeyMismatchError, NotFoundError
 
+CRL_FILE = "crl.pem"
 _NEXT = ".next.pem"
 _CERT = "-cert.pem"
 _KEY = "-key.pem"
-_MISSING = "copy it here, or move the other one away to have both made anew"
+_MISSING = "copy it here, or move the other file away so that both are created again"
 
 
 class Store:
-    """One certificate directory. Names are node ids that were validated before, or `ca`."""
+    """One certificate directory. Names are `ca`, or node ids that are already validated."""
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
+        self.crl_path = self.directory / CRL_FILE
+        self.inventory_path = self.directory / "issued.json"
+        self.audit_path = self.directory / "audit.jsonl"
 
     def __repr__(self) -> str:
         return f"Store({str(self.directory)!r})"
 
     def certificate_path(self, name: str) -> Path:
-        """Where the chain of this name lies."""
+        """The file of the chain of this name."""
         return self.directory / f"{name}{_CERT}"
 
     def key_path(self, name: str) -> Path:
-        """Where the key of this name lies."""
+        """The file of the key of this name."""
         return self.directory / f"{name}{_KEY}"
 
     def pending_path(self, name: str) -> Path:
-        """Where the commit of this name lies while its install is under way."""
+        """The file that commits an identity of this name until it is installed."""
         return self.directory / f"{name}{_NEXT}"
 
     def request_path(self, name: str) -> Path:
-        """Where a request for a certificate of this name lies."""
+        """The file of a request for a certificate of this name."""
         return self.directory / f"{name}_csr.pem"
 
     def request_key_path(self, name: str) -> Path:
-        """Where the key of that request lies."""
+        """The file of that request's key."""
         return self.directory / f"{name}_csr{_KEY}"
 
-    @property
-    def crl_path(self) -> Path:
-        """Where the revocation lists lie."""
-        return self.directory / "crl.pem"
-
-    @property
-    def inventory_path(self) -> Path:
-        """Where the inventory lies."""
-        return self.directory / "issued.json"
-
-    @property
-    def audit_path(self) -> Path:
-        """Where the audit log lies."""
-        return self.directory / "audit.jsonl"
-
-    def signatures(self, name: str, *others: str) -> tuple[tuple[int, ...] | None, ...]:
-        """What changes whenever a file of this name, or the chain of another, does."""
+    def stat_keys(self, name: str, *others: str) -> tuple[files.StatKey | None, ...]:
+        """Values that change when a file of this name changes, or the chain of another name."""
         paths = (self.pending_path(name), self.certificate_path(name), self.key_path(name))
         chains = (path(o) for o in others for path in (self.pending_path, self.certificate_path))
-        return tuple(files.signature(path) for path in (*paths, *chains))
+        return tuple(files.stat_key(path) for path in (*paths, *chains))
 
     def names(self) -> list[str]:
-        """The names of all nodes that have a certificate here, sorted."""
+        """The names of all nodes with a certificate in this directory, sorted."""
         return sorted({*self._names(_CERT), *self._names(_NEXT)}.difference(CA_NAMES))
 
     def chain(self, name: str) -> tuple[x509.Certificate, ...] | None:
-        """The chain of this name alone, or None: for whom the key is not at hand."""
+        """The chain of this name, or None; this does not need the key."""
         for path in (self.pending_path(name), self.certificate_path(name)):
             if (data := files.read(path)) is not None:
                 return parse_certificates(data, "certificate", path)
         return None
 
     def has_key(self, name: str) -> bool:
-        """Tells whether the key of this name is here."""
+        """Whether the key of this name is in this directory."""
         return any(files.exists(path(name)) for path in (self.key_path, self.pending_path))
 
     def pair(self, name: str, passphrase: bytes | None = None) -> KeyPair | None:
-        """Key and chain that belong together, without the lock; None where there is neither.
+        """The key and chain of this name, read without the lock; None if both are missing.
 
-        A read between two renames of another process may give files that do not fit; then there
-        is a commit, or they fit by the next read. So the same misfit twice is a real one.
+        A read between two renames of another process may give files that do not match. Then
+        there is a commit to read, or the files match at the next read. So files that do not match
+        twice in the same way are a real mismatch.
 
         Raises:
-            NotFoundError: Only one of the two files is there.
-            KeyMismatchError: They do not belong together.
-            PassphraseError: The key is encrypted, and the passphrase missing or wrong.
+            NotFoundError: Only one of the two files exists.
+            KeyMismatchError: The key does not belong to the certificate.
+            PassphraseError: The key is encrypted, and the passphrase is missing or wrong.
             CertsError: One of them cannot be read.
         """
-        self._try_to_mend(name)
+        self._try_to_install(name)
         chain_path, key_path = self.certificate_path(name), self.key_path(name)
         before = None
         while (pending := self._pending(name, passphrase)) is None:
@@ -130,16 +120,16 @@ class Store:
                     return pair
             if both == before:
                 if not chain:
-                    raise NotFoundError(f"certificate beside {key_path}", chain_path, _MISSING)
+                    raise NotFoundError(f"certificate for {key_path}", chain_path, _MISSING)
                 if not key:
-                    raise NotFoundError(f"key beside {chain_path}", key_path, _MISSING)
+                    raise NotFoundError(f"key for {chain_path}", key_path, _MISSING)
                 raise KeyMismatchError(name, chain_path, key_path)
             before = both
         return pending
 
     @contextmanager
     def locked(self, timeout: float = files.LOCK_SECONDS) -> Iterator[None]:
-        """Holds the directory's lock, with keys private and installs of dead processes finished."""
+        """Holds the lock; first makes keys private and finishes installs of dead processes."""
         with files.locked(self.directory, timeout):
             for name in self._names(_KEY):
                 files.make_private(self.key_path(name))
@@ -148,9 +138,10 @@ class Store:
             yield
 
     def commit(self, name: str, pair: KeyPair) -> None:
-        """Puts a new pair in place; only under the lock.
+        """Replaces the key pair of this name; the caller holds the lock.
 
-        The first write is the commit: a crash before it leaves the old pair, after it the new.
+        The first write is the commit: a crash before it keeps the old pair, a crash after it the
+        new one.
         """
         path = self.pending_path(name)
         data = pair.key_pem + encode_certificates(pair.chain)
@@ -158,11 +149,11 @@ class Store:
         self._install(name, path)
 
     def replace_chain(self, name: str, chain: Iterable[x509.Certificate]) -> None:
-        """Puts another chain beside the same key; only under the lock."""
+        """Replaces the chain and keeps the key; the caller holds the lock."""
         files.write(self.certificate_path(name), encode_certificates(chain), files.PUBLIC)
 
     def remove(self, name: str) -> None:
-        """Removes the files of this name, the key first; only under the lock."""
+        """Removes the files of this name, the key first; the caller holds the lock."""
         for path in (self.key_path(name), self.certificate_path(name)):
             files.remove(path)
 
@@ -178,8 +169,8 @@ class Store:
         files.write(self.certificate_path(name), chain, files.PUBLIC)
         files.remove(pending)
 
-    def _try_to_mend(self, name: str) -> None:
-        # Somebody who may not write, or finds a writer at work, reads the commit itself.
+    def _try_to_install(self, name: str) -> None:
+        # A process that may not write, or that finds the lock held, reads the commit instead.
         if files.exists(self.pending_path(name)):
             with suppress(DirectoryError), self.locked(timeout=0):
                 pass

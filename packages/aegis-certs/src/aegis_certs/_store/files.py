@@ -1,8 +1,8 @@
-"""Every write of this package: private from the first moment, atomic, durable, one at a time.
+"""Every file access of this package: private from creation on, atomic, durable, under a lock.
 
-A file is written beside its place, synced, renamed and its directory synced, so that a reader,
-or a process that starts after a crash, sees the old content or the new and nothing between. A
-log is appended to and synced; of its last line a crash may leave a part, which readers pass over.
+A file is written under a temporary name, synced and renamed, and its directory is synced. So a
+reader, or a process that starts after a crash, sees either the old content or the new. A log is
+appended to and synced; a crash may leave a part of its last line, and readers skip that part.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ PUBLIC = 0o644
 _LOCK = ".lock"
 _TEMPORARY = ".{name}.{nonce}.tmp"
 UNFINISHED = _TEMPORARY.format(name="*", nonce="*")
-LOCK_SECONDS = 60.0  # a holder makes at most an RSA-4096 key, which takes a few seconds
+StatKey = tuple[int, ...]
+LOCK_SECONDS = 60.0  # the longest work under the lock is to create an RSA-4096 key: a few seconds
 
 
 @contextmanager
 def locked(directory: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
-    """Makes the directory where it is missing, and holds its lock: all writers wait here.
+    """Creates the directory if it is missing, and holds its lock, so that only one writer works.
 
-    The kernel drops the lock of a process that dies. What such a process left half-written is
-    removed here, since nobody else writes while the lock is held.
+    The kernel releases the lock of a process that dies. Files that such a process wrote only in
+    part are removed here, since no other process writes while the lock is held.
 
     Raises:
-        LockTimeoutError: Another process held it for all of the timeout (seconds).
-        DirectoryError: The directory cannot be made, made private, or written.
+        LockTimeoutError: Another process held the lock during the whole timeout (seconds).
+        DirectoryError: The directory cannot be created, made private, or written.
     """
     with _reporting(directory):
         _make_directory(directory)
@@ -47,7 +48,7 @@ def locked(directory: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
         except Timeout as error:
             raise LockTimeoutError(directory, timeout) from error
         except NotImplementedError as error:
-            raise DirectoryError(directory, "its file system knows no locks; move it") from error
+            raise DirectoryError(directory, "its file system has no locks; move it") from error
     try:
         for name in names(directory, UNFINISHED):
             with _reporting(directory / name), suppress(FileNotFoundError):
@@ -58,16 +59,16 @@ def locked(directory: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
 
 
 def write(path: Path, data: bytes, mode: int) -> None:
-    """Puts a file in place atomically; only under the lock.
+    """Writes a file atomically; the caller holds the lock.
 
     Raises:
-        DirectoryError: It cannot be written.
+        DirectoryError: The file cannot be written.
     """
     temporary = path.with_name(_TEMPORARY.format(name=path.name, nonce=secrets.token_hex(8)))
     with _reporting(path):
         try:
             with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode) as descriptor:
-                os.fchmod(descriptor, mode)  # the umask may have taken the owner's bits too
+                os.fchmod(descriptor, mode)  # the umask may have removed the owner's bits too
                 _write_all(descriptor, data)
                 os.fsync(descriptor)
             os.replace(temporary, path)
@@ -79,10 +80,10 @@ def write(path: Path, data: bytes, mode: int) -> None:
 
 
 def append(path: Path, line: bytes) -> None:
-    """Adds a line, which ends without a line break, to a private log; only under the lock.
+    """Adds a line, given without a line break, to a private log; the caller holds the lock.
 
     Raises:
-        DirectoryError: It cannot be written.
+        DirectoryError: The log cannot be written.
     """
     with (
         _reporting(path),
@@ -97,10 +98,10 @@ def append(path: Path, line: bytes) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file where it exists, durably; only under the lock.
+    """Removes a file durably, if it exists; the caller holds the lock.
 
     Raises:
-        DirectoryError: It cannot be removed.
+        DirectoryError: The file cannot be removed.
     """
     with _reporting(path):
         with suppress(FileNotFoundError):
@@ -109,10 +110,10 @@ def remove(path: Path) -> None:
 
 
 def read(path: Path) -> bytes | None:
-    """The content of a file, or None where there is none.
+    """The content of a file, or None if it does not exist.
 
     Raises:
-        DirectoryError: It is there but cannot be read.
+        DirectoryError: The file exists but cannot be read.
     """
     with _reporting(path):
         try:
@@ -122,10 +123,10 @@ def read(path: Path) -> bytes | None:
 
 
 def names(directory: Path, pattern: str = "*") -> list[str]:
-    """The names in a directory that fit a pattern, sorted; none where there is no directory.
+    """The file names in a directory that match a pattern, sorted; empty without a directory.
 
     Raises:
-        DirectoryError: It cannot be looked at.
+        DirectoryError: The directory cannot be listed.
     """
     with _reporting(directory):
         try:
@@ -135,10 +136,10 @@ def names(directory: Path, pattern: str = "*") -> list[str]:
 
 
 def status(path: Path) -> os.stat_result | None:
-    """What the system knows of a file, or of what a link leads to; None where there is none.
+    """The stat result of a file, or of the target of a link; None if it does not exist.
 
     Raises:
-        DirectoryError: It cannot be looked at.
+        DirectoryError: The file cannot be examined.
     """
     with _reporting(path):
         try:
@@ -148,39 +149,27 @@ def status(path: Path) -> os.stat_result | None:
 
 
 def exists(path: Path) -> bool:
-    """Tells whether there is a file.
-
-    Raises:
-        DirectoryError: It cannot be looked at.
-    """
+    """Whether a file exists; raises as `status` does."""
     return status(path) is not None
 
 
 def is_directory(path: Path) -> bool:
-    """Tells whether there is a directory.
-
-    Raises:
-        DirectoryError: It cannot be looked at.
-    """
+    """Whether a directory exists; raises as `status` does."""
     found = status(path)
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
-def signature(path: Path) -> tuple[int, ...] | None:
-    """What changes whenever the file does, without reading it; None where there is none.
-
-    Raises:
-        DirectoryError: It cannot be looked at.
-    """
+def stat_key(path: Path) -> StatKey | None:
+    """Inode, size and times: a value that changes when the file does; raises as `status` does."""
     found = status(path)
     return found and (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def make_private(path: Path) -> None:
-    """Takes a key file or directory from everybody but its owner.
+    """Makes a key file or directory accessible to its owner only.
 
     Raises:
-        DirectoryError: It belongs to somebody else.
+        DirectoryError: Another user owns it.
     """
     with _reporting(path):
         mode = path.stat().st_mode
@@ -194,15 +183,15 @@ def _make_directory(directory: Path) -> None:
     except FileExistsError:
         pass
     else:
-        os.chmod(directory, 0o700)  # the umask may have taken the owner's bits too
+        os.chmod(directory, 0o700)  # the umask may have removed the owner's bits too
         _sync_directory(directory.parent)
         return
     mode = directory.stat().st_mode
     if not stat.S_ISDIR(mode):
-        raise DirectoryError(directory, "it is no directory; name one")
+        raise DirectoryError(directory, "it is not a directory; name one")
     if mode & stat.S_ISVTX:
         raise DirectoryError(
-            directory, "others use it too (its sticky bit is set); name a directory below it"
+            directory, "other users share it (its sticky bit is set); name a directory below it"
         )
     make_private(directory)
 
@@ -212,7 +201,7 @@ def _sync_directory(directory: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems cannot sync a directory; they order renames by themselves.
+        # Some network file systems cannot sync a directory; they keep renames in order themselves.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -241,5 +230,5 @@ def _reporting(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free some space" if full else "check the directory and who may use it"
+        advice = "free some space" if full else "check the directory and its permissions"
         raise DirectoryError(path, f"{reason}; {advice}") from error

@@ -1,1 +1,1 @@
-"""Reading and judging X.509: names, keys, validity, identity, trust, revocation."""
+"""Reading and checking X.509: names, keys, validity, identity, trust, revocation."""

@@ -1,7 +1,8 @@
-"""Who a certificate says that its holder is."""
+"""Which node a certificate names."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ class Identity:
 
     Attributes:
         node_id: Its node id.
-        trust_domain: Its trust domain; None where the certificate carries no SPIFFE id.
+        trust_domain: Its trust domain; None if the certificate has no SPIFFE id.
     """
 
     node_id: str
@@ -28,19 +29,19 @@ class Identity:
 
     @property
     def spiffe_id(self) -> str | None:
-        """The URI that the certificate carries, or None."""
+        """The URI in the certificate, or None."""
         return self.trust_domain and spiffe_id(self.trust_domain, self.node_id)
 
 
 class AlternativeNames(NamedTuple):
-    """The subject alternative names of a certificate, by kind."""
+    """The subject alternative names of a certificate, by type."""
 
     dns: tuple[str, ...] = ()
     ips: tuple[IPAddress, ...] = ()
     uris: tuple[str, ...] = ()
 
     def cover(self, host: str | IPAddress) -> bool:
-        """Tells whether the host is one of them, exactly."""
+        """Whether the host is exactly one of the names."""
         return host in self.dns or host in self.ips
 
 
@@ -49,13 +50,18 @@ def spiffe_id(trust_domain: str, node_id: str) -> str:
     return f"{_SPIFFE}{trust_domain}/node/{node_id}"
 
 
+def general_names(hosts: Sequence[str | IPAddress]) -> list[x509.GeneralName]:
+    """Hosts as subject alternative names."""
+    return [x509.DNSName(host) if isinstance(host, str) else x509.IPAddress(host) for host in hosts]
+
+
 def alternative_names(
     holder: x509.Certificate | x509.CertificateSigningRequest,
 ) -> AlternativeNames:
     """The subject alternative names; DNS names in lower case.
 
     Raises:
-        IdentityError: They cannot be read.
+        IdentityError: The names cannot be read.
     """
     try:
         extension = holder.extensions.get_extension_for_class(x509.SubjectAlternativeName)
@@ -77,10 +83,10 @@ def alternative_names(
 
 
 def inherited_hosts(certificate: x509.Certificate) -> list[str | IPAddress]:
-    """The hosts that a successor takes over where nothing but the certificate tells of them.
+    """The hosts that a successor inherits when only the certificate is known.
 
-    Only certificates of our own shape pass their hosts on: others may have `localhost`, with
-    which any node would pass for any other.
+    Only certificates with our SPIFFE id pass their hosts on. Others may have `localhost`, and
+    with that name a node could impersonate any other node.
     """
     identity = identity_of(certificate)
     if identity.trust_domain is None:
@@ -93,13 +99,13 @@ def identity_of(certificate: x509.Certificate) -> Identity:
     """The one node that a leaf certificate names.
 
     The common name, the SPIFFE id `spiffe://{trust_domain}/node/{node_id}` and the DNS names
-    must agree wherever more than one of them is present. A certificate may have further DNS
-    names (hosts), but where it has any, the node id is one of them: TLS checks DNS names and
-    then ignores the common name.
+    must agree if more than one of them is present. A certificate may have further DNS names
+    (hosts), but if it has any DNS name, the node id must be one of them: TLS checks DNS names
+    and then ignores the common name.
 
     Raises:
-        IdentityError: It names nobody, more than one node, or something that is no node id, or
-            its names cannot be read.
+        IdentityError: The certificate names no node, more than one node, or something that is
+            not a node id, or its names cannot be read.
     """
     try:
         subject = common_name(certificate.subject)
@@ -128,8 +134,8 @@ def identity_of(certificate: x509.Certificate) -> Identity:
         raise IdentityError(f"the certificate names no node: {error}", node_id) from error
     if alternatives.dns and node_id not in alternatives.dns:
         raise IdentityError(
-            f"the certificate of {node_id} has DNS names ({', '.join(alternatives.dns)}), but "
-            f"not its node id; TLS would not take it for {node_id}",
+            f"the certificate of {node_id} has DNS names ({', '.join(alternatives.dns)}), but not "
+            f"its node id, so TLS would not accept it for {node_id}; issue one with its node id",
             node_id,
         )
     return Identity(node_id, spiffe.trust_domain if spiffe else None)
@@ -145,7 +151,7 @@ def _spiffe_identity(subject: str, uris: tuple[str, ...]) -> Identity | None:
     try:
         identity = Identity(node_id, validate_trust_domain(trust_domain))
     except InvalidRequestError as error:
-        raise IdentityError(f"the SPIFFE id of {subject} is not usable: {error}") from error
+        raise IdentityError(f"the SPIFFE id of {subject} cannot be used: {error}") from error
     if identity.spiffe_id != uris[0]:
         raise IdentityError(
             f"the SPIFFE id {uris[0]} of {subject} names no node; "

@@ -1,4 +1,4 @@
-"""Private keys: making them, writing them down, and saying what they are."""
+"""Keys and key identifiers: creating, encoding, checking and describing them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,20 @@ from cryptography.hazmat.primitives.serialization import (
 from aegis_certs._x509.names import KeyType
 from aegis_certs.errors import InvalidPemError
 
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+
+_MAX_RSA_BITS = 8192  # OpenSSL and BoringSSL accept no larger keys by default
+_RSA_BITS = {KeyType.RSA_2048: 2048, KeyType.RSA_4096: 4096}
+_CURVES: dict[KeyType, ec.EllipticCurve] = {
+    KeyType.P256: ec.SECP256R1(),
+    KeyType.P384: ec.SECP384R1(),
+}
+_CURVE_NAMES = {curve.name: key_type for key_type, curve in _CURVES.items()}
+
 
 def key_id(ca: x509.Certificate) -> bytes:
-    """The key identifier of a CA, computed where it carries none."""
+    """The key identifier of a CA; computed from its key if the certificate has none."""
     try:
         return ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     except x509.ExtensionNotFound:
@@ -27,7 +38,7 @@ def key_id(ca: x509.Certificate) -> bytes:
 
 
 def issuer_key_id(certificate: x509.Certificate) -> bytes | None:
-    """The key identifier of the CA that signed a certificate, where it names that."""
+    """The key identifier of the CA that signed a certificate, if the certificate names it."""
     try:
         extension = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
     except x509.ExtensionNotFound:
@@ -36,22 +47,9 @@ def issuer_key_id(certificate: x509.Certificate) -> bytes | None:
 
 
 def may_have_signed(ca: x509.Certificate, certificate: x509.Certificate) -> bool:
-    """Tells whether names and key identifiers say so; no signature is checked."""
-    named = issuer_key_id(certificate)
-    return ca.subject == certificate.issuer and named in (None, key_id(ca))
-
-
-PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
-PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
-
-_MAX_RSA_BITS = 8192  # what OpenSSL and BoringSSL check without complaint
-
-_RSA_BITS = {KeyType.RSA_2048: 2048, KeyType.RSA_4096: 4096}
-_CURVES: dict[KeyType, ec.EllipticCurve] = {
-    KeyType.P256: ec.SECP256R1(),
-    KeyType.P384: ec.SECP384R1(),
-}
-_CURVE_NAMES = {curve.name: key_type for key_type, curve in _CURVES.items()}
+    """Whether names and key identifiers match; this checks no signature."""
+    issuer = issuer_key_id(certificate)
+    return ca.subject == certificate.issuer and issuer in (None, key_id(ca))
 
 
 def generate_key(key_type: KeyType) -> PrivateKey:
@@ -62,16 +60,16 @@ def generate_key(key_type: KeyType) -> PrivateKey:
 
 
 def encode_key(key: PrivateKey, passphrase: bytes | None = None) -> bytes:
-    """The key as PKCS#8 PEM, encrypted where there is a passphrase."""
+    """The key as PKCS#8 PEM, encrypted if there is a passphrase."""
     encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
 
 
 def check_key(key: object, what: str, source: str | Path | None) -> PrivateKey:
-    """Gives the key back where TLS between gRPC peers can use it.
+    """Returns the key if gRPC peers can use it for TLS.
 
     Raises:
-        InvalidPemError: It is of another kind, curve or size.
+        InvalidPemError: The key has another type, curve or size.
     """
     if isinstance(key, PrivateKey):
         check_public_key(key.public_key(), what, source)
@@ -80,10 +78,10 @@ def check_key(key: object, what: str, source: str | Path | None) -> PrivateKey:
 
 
 def check_public_key(key: object, what: str, source: str | Path | None) -> PublicKey:
-    """`check_key` for the public half.
+    """`check_key` for the public key.
 
     Raises:
-        InvalidPemError: It is of another kind, curve or size.
+        InvalidPemError: The key has another type, curve or size.
     """
     if isinstance(key, rsa.RSAPublicKey) and 2048 <= key.key_size <= _MAX_RSA_BITS:
         return key
@@ -93,12 +91,14 @@ def check_public_key(key: object, what: str, source: str | Path | None) -> Publi
 
 
 def _unusable(what: str, source: str | Path | None) -> InvalidPemError:
-    reason = f"only RSA from 2048 to {_MAX_RSA_BITS} bits, P-256 and P-384 work here"
+    reason = (
+        f"its key type is not supported; use RSA from 2048 to {_MAX_RSA_BITS} bits, P-256 or P-384"
+    )
     return InvalidPemError(what, reason, source)
 
 
 def describe_key(key: object) -> str:
-    """The kind of a public or private key in the words of `KeyType`, such as `rsa-3072`."""
+    """The type of a public or private key in the words of `KeyType`, such as `rsa-3072`."""
     if isinstance(key, rsa.RSAPublicKey | rsa.RSAPrivateKey):
         return f"rsa-{key.key_size}"
     if isinstance(key, ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey):
@@ -106,8 +106,14 @@ def describe_key(key: object) -> str:
     return type(key).__name__
 
 
+def key_type_of(certificate: x509.Certificate, default: KeyType) -> KeyType:
+    """The key type of a certificate; the default if this package creates no such keys."""
+    kind = describe_key(certificate.public_key())
+    return KeyType(kind) if kind in set(KeyType) else default
+
+
 def signature_hash(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:
-    """The hash that the Web PKI pairs with this signing key; verifiers accept no other on P-384."""
+    """The hash that the Web PKI requires for this signing key: SHA-384 for P-384."""
     if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == "secp384r1":
         return hashes.SHA384()
     return hashes.SHA256()

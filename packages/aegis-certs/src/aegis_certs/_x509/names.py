@@ -1,4 +1,4 @@
-"""Names: which strings may be a node id or a trust domain. Pure, and light to import."""
+"""Which strings may be a node id, a host or a trust domain. Pure, and light to import."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from enum import StrEnum
 from aegis_certs.errors import InvalidNodeIdError, InvalidRequestError
 
 DEFAULT_TRUST_DOMAIN = "aegis.internal"
-CA_NAME = "ca"  # the CA's files are called like a node's, so no node may have its name
+CA_NAME = "ca"  # the CA's files are named like a node's, so no node may have this id
 NEXT_CA_NAME = "ca_next"  # the CA that a rotation has prepared; no node id has an underscore
-OLD_CA_NAME = "ca_old"  # the CA that a rotation has replaced, and not yet retired
+OLD_CA_NAME = "ca_old"  # the CA that a rotation has replaced and not yet retired
 CA_NAMES = (CA_NAME, NEXT_CA_NAME, OLD_CA_NAME)
 
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -19,52 +19,14 @@ _IP_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 _MAX_NODE_ID = 63  # a common name holds 64 characters, a DNS label 63
 
-
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def parse_ip(text: str) -> IPAddress | None:
-    """The address that the text is, or None."""
-    try:
-        return ipaddress.ip_address(text.strip("[]"))
-    except ValueError:
-        return None
-
-
-def parse_host(host: str) -> str | IPAddress:
-    """A host that somebody wants in a certificate: an IP address, or a DNS name in lower case.
-
-    Raises:
-        InvalidRequestError: It is neither. Wildcards are refused: one would pass for every
-            node id below it.
-    """
-    if (ip := parse_ip(host)) is not None:
-        return ip
-    name = host.lower()
-    if "*" in name:
-        raise InvalidRequestError("host", host, "a wildcard would pass for other nodes")
-    labels = name.split(".")
-    if len(name) > 253 or not all(_DNS_LABEL.fullmatch(label) for label in labels):
-        raise InvalidRequestError("host", host, "it is neither an IP address nor a DNS name")
-    if _IP_NUMBER.fullmatch(labels[-1]):
-        raise InvalidRequestError("host", host, "it ends in a number but is no IP address")
-    return name
-
-
-def ip_of_address(address: str) -> IPAddress | None:
-    """The IP of `host:port`, `[v6]:port` or a bare IP; None for a name or an unspecified IP.
-
-    A node's own address goes into its certificate only where it is an IP: a host name there
-    would be a name that another node might have.
-    """
-    ip = parse_ip(address) or parse_ip(address.rpartition(":")[0])
-    return None if ip is None or ip.is_unspecified else ip
-
-
 class KeyType(StrEnum):
-    """The keys that are made here.
+    """The types of keys that this package creates.
 
-    No Ed25519: gRPC refuses such leaves, and the verifier of `cryptography` such CAs.
+    Ed25519 is missing because gRPC refuses such leaves, and the verifier of `cryptography` refuses
+    such CAs.
     """
 
     RSA_2048 = "rsa-2048"
@@ -73,23 +35,79 @@ class KeyType(StrEnum):
     P384 = "p384"
 
 
-def validate_node_id(node_id: str) -> str:
-    """Checks that a string can be a node id, and gives it back.
+CA_KEY_TYPE = KeyType.RSA_4096
+LEAF_KEY_TYPE = KeyType.RSA_2048
 
-    A node id is a lower-case DNS name of at most 63 characters in all: it becomes a common
-    name, a DNS name, a SPIFFE path and a file name. Whatever a resolver would take for an
-    address is refused, and so is `localhost`, which every machine takes for itself.
+
+def parse_key_type(value: str) -> KeyType:
+    """The key type of this name.
 
     Raises:
-        InvalidNodeIdError: It cannot be one.
+        InvalidRequestError: There is no such key type.
+    """
+    try:
+        return KeyType(value)
+    except ValueError as error:
+        reason = f"choose one of {', '.join(KeyType)}"
+        raise InvalidRequestError("key type", value, reason) from error
+
+
+def parse_ip(text: str) -> IPAddress | None:
+    """The IP address that the text is, or None."""
+    try:
+        return ipaddress.ip_address(text.strip("[]"))
+    except ValueError:
+        return None
+
+
+def parse_host(host: str) -> str | IPAddress:
+    """A host for a certificate: an IP address, or a DNS name in lower case.
+
+    Raises:
+        InvalidRequestError: The host is neither. Wildcards are refused: a wildcard would match
+            every node id below it.
+    """
+    if (ip := parse_ip(host)) is not None:
+        return ip
+    name = host.lower()
+    if "*" in name:
+        raise InvalidRequestError("host", host, "a wildcard would match the names of other nodes")
+    labels = name.split(".")
+    if len(name) > 253 or not all(_DNS_LABEL.fullmatch(label) for label in labels):
+        raise InvalidRequestError("host", host, "it is neither an IP address nor a DNS name")
+    if _IP_NUMBER.fullmatch(labels[-1]):
+        raise InvalidRequestError("host", host, "it ends in a number but is not an IP address")
+    return name
+
+
+def ip_of_address(address: str) -> IPAddress | None:
+    """The IP of `host:port`, `[v6]:port` or a bare IP; None for a name or an unspecified IP.
+
+    Only an IP of the node's own address goes into its certificate: a host name could also be the
+    name of another node.
+    """
+    ip = parse_ip(address) or parse_ip(address.rpartition(":")[0])
+    return None if ip is None or ip.is_unspecified else ip
+
+
+def validate_node_id(node_id: str) -> str:
+    """Checks that a string can be a node id, and returns it.
+
+    A node id is a lower-case DNS name of at most 63 characters in all, because it is used as a
+    common name, a DNS name, a SPIFFE path and a file name. Anything that a resolver would read as
+    an IP address is refused, and so is `localhost`, which means a different machine on each
+    machine.
+
+    Raises:
+        InvalidNodeIdError: The string cannot be a node id.
     """
     if not isinstance(node_id, str) or not node_id:
-        raise InvalidNodeIdError(node_id, "it is empty or no text")
+        raise InvalidNodeIdError(node_id, "it is empty or not a text")
     if len(node_id) > _MAX_NODE_ID:
         raise InvalidNodeIdError(node_id, f"it is longer than {_MAX_NODE_ID} characters")
     labels = node_id.split(".")
     if not all(_DNS_LABEL.fullmatch(label) for label in labels):
-        raise InvalidNodeIdError(node_id, "it is no lower-case DNS name")
+        raise InvalidNodeIdError(node_id, "it is not a lower-case DNS name")
     if _IP_NUMBER.fullmatch(labels[-1]):
         raise InvalidNodeIdError(node_id, "it ends in a number, as an IP address does")
     if labels[-1] == "localhost":
@@ -100,17 +118,18 @@ def validate_node_id(node_id: str) -> str:
 
 
 def validate_trust_domain(trust_domain: str) -> str:
-    """Checks that a string can be a trust domain, and gives it back.
+    """Checks that a string can be a trust domain, and returns it.
 
-    The characters are those of the SPIFFE ID standard, section 2.1. No label of it may be empty:
-    it is the host of a URI in certificates, and other tools cannot read a certificate otherwise.
+    The characters are those of the SPIFFE ID standard, section 2.1. No label may be empty: the
+    trust domain is the host of a URI in certificates, and other tools cannot read a certificate
+    whose URI has an empty label.
 
     Raises:
-        InvalidRequestError: It cannot be one.
+        InvalidRequestError: The string cannot be a trust domain.
     """
     if not isinstance(trust_domain, str) or not _TRUST_DOMAIN.fullmatch(trust_domain):
         raise InvalidRequestError(
-            "trust domain", trust_domain, "only a-z, 0-9, '.', '-' and '_' may be in it"
+            "trust domain", trust_domain, "it may have only a-z, 0-9, '.', '-' and '_'"
         )
     if not all(trust_domain.split(".")):
         raise InvalidRequestError("trust domain", trust_domain, "it has an empty label")

@@ -1,12 +1,12 @@
-"""Reading PEM: whatever the bytes are, the answer is a parsed value or an InvalidPemError."""
+"""Reading and writing PEM: any bytes give either a parsed value or an InvalidPemError."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import (
@@ -18,48 +18,36 @@ from cryptography.hazmat.primitives.serialization import (
 from aegis_certs._x509.keys import PrivateKey, check_key
 from aegis_certs.errors import InvalidPemError, PassphraseError
 
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
 Source = str | Path | None
-_COPY = "get a new copy of it"
+_Parsed = TypeVar("_Parsed")
 
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
+_COPY = "get a new copy of it"
 _ENCRYPTED = (
-    "it is encrypted, and no passphrase was given; a CA's may be in AEGIS_CA_PASSPHRASE, and a "
-    "node's key must have none"
+    "it is encrypted, and no passphrase was given; set AEGIS_CA_PASSPHRASE for a CA's key, and "
+    "use a node's key without a passphrase"
 )
 
 
 def parse_certificates(
     data: bytes, what: str = "certificate", source: Source = None
 ) -> tuple[x509.Certificate, ...]:
-    """All certificates of a PEM text, in its order; other blocks are passed over.
+    """All certificates of a PEM text, in its order; other blocks are ignored.
 
     Raises:
-        InvalidPemError: There is none, or one of them cannot be read.
+        InvalidPemError: There is no certificate, or one of them cannot be read.
     """
-    blocks = [m[0] for m in _BLOCK.finditer(data) if m[1] == b"CERTIFICATE"]
+    blocks = _blocks(data, "CERTIFICATE")
     if not blocks:
         raise InvalidPemError(what, f"it has no certificate in PEM form; {_COPY}", source)
-    return tuple(_parse_certificate(block, what, source) for block in blocks)
-
-
-def _parse_certificate(block: bytes, what: str, source: Source) -> x509.Certificate:
-    try:
-        certificate = x509.load_pem_x509_certificate(block)
-        # Parsing is lazy: touch what we read later, so that nothing fails there.
-        certificate.public_key()
-        _ = (certificate.subject, certificate.issuer, certificate.not_valid_after_utc)
-        for extension in certificate.extensions:
-            _ = extension.value
-    except Exception as error:  # the parser's errors have no common root
-        raise InvalidPemError(what, f"it is no certificate ({error}); {_COPY}", source) from error
-    return certificate
+    return tuple(_parse(_load_certificate, block, what, "certificate", source) for block in blocks)
 
 
 def private_key_block(data: bytes, what: str = "private key", source: Source = None) -> bytes:
-    """The first private key of a PEM text as a block of its own, not parsed.
+    """The first private key of a PEM text as a PEM block of its own, not parsed.
 
     Raises:
-        InvalidPemError: There is none.
+        InvalidPemError: There is no private key.
     """
     block = next((m[0] for m in _BLOCK.finditer(data) if m[1].endswith(b"PRIVATE KEY")), None)
     if block is None:
@@ -68,7 +56,7 @@ def private_key_block(data: bytes, what: str = "private key", source: Source = N
 
 
 def is_encrypted(key: bytes) -> bool:
-    """Tells whether a private key's PEM block needs a passphrase."""
+    """Whether a private key's PEM block needs a passphrase."""
     return b"ENCRYPTED" in key[:200]
 
 
@@ -80,11 +68,11 @@ def parse_private_key(
 ) -> tuple[PrivateKey, bytes]:
     """The private key of a PEM text, parsed and as its own PEM block.
 
-    PKCS#8, PKCS#1 (`RSA PRIVATE KEY`) and SEC1 (`EC PRIVATE KEY`).
+    The formats are PKCS#8, PKCS#1 (`RSA PRIVATE KEY`) and SEC1 (`EC PRIVATE KEY`).
 
     Raises:
-        InvalidPemError: There is none, or it is of a kind that gRPC refuses.
-        PassphraseError: It is encrypted, and there is no passphrase, or a wrong one.
+        InvalidPemError: There is no private key, or gRPC refuses keys of its type.
+        PassphraseError: The key is encrypted, and the passphrase is missing or wrong.
     """
     block = private_key_block(data, what, source)
     encrypted = is_encrypted(block)
@@ -94,37 +82,24 @@ def parse_private_key(
         key = load_pem_private_key(block, password=passphrase if encrypted else None)
     except Exception as error:  # the parser's errors have no common root
         if encrypted:
-            reason = f"the passphrase does not fit, or it is damaged ({error})"
+            reason = f"the passphrase is wrong, or the key is damaged ({error})"
             raise PassphraseError(what, reason, source) from error
-        raise InvalidPemError(what, f"it is no private key ({error}); {_COPY}", source) from error
+        raise _not_a(what, "private key", source, error) from error
     return check_key(key, what, source), block
 
 
 def parse_crls(
     data: bytes, what: str = "revocation list", source: Source = None
 ) -> tuple[x509.CertificateRevocationList, ...]:
-    """All CRLs of a PEM text, in its order; other blocks are passed over.
+    """All CRLs of a PEM text, in its order; other blocks are ignored.
 
     Raises:
-        InvalidPemError: There is none, or one of them cannot be read.
+        InvalidPemError: There is no CRL, or one of them cannot be read.
     """
-    blocks = [m[0] for m in _BLOCK.finditer(data) if m[1] == b"X509 CRL"]
+    blocks = _blocks(data, "X509 CRL")
     if not blocks:
         raise InvalidPemError(what, "it has no CRL in PEM form", source)
-    try:
-        crls = tuple(x509.load_pem_x509_crl(block) for block in blocks)
-        for crl in crls:  # parsing is lazy: touch what is read later, so that nothing fails there
-            _ = (crl.issuer, crl.last_update_utc, crl.next_update_utc, crl.tbs_certlist_bytes)
-            _ = (crl.signature_hash_algorithm, crl.signature)
-            for extension in crl.extensions:
-                _ = extension.value
-            for revoked in crl:
-                _ = (revoked.serial_number, revoked.revocation_date_utc)
-                for extension in revoked.extensions:
-                    _ = extension.value
-    except Exception as error:  # the parser's errors have no common root
-        raise InvalidPemError(what, f"it is no CRL ({error}); {_COPY}", source) from error
-    return crls
+    return tuple(_parse(_load_crl, block, what, "CRL", source) for block in blocks)
 
 
 def parse_request(
@@ -133,26 +108,64 @@ def parse_request(
     """The certificate signing request of a PEM text.
 
     Raises:
-        InvalidPemError: There is none, or more than one, or it cannot be read.
+        InvalidPemError: There is no request, or more than one, or it cannot be read.
     """
-    labels = (b"CERTIFICATE REQUEST", b"NEW CERTIFICATE REQUEST")
-    blocks = [m[0] for m in _BLOCK.finditer(data) if m[1] in labels]
+    blocks = _blocks(data, "CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
     if len(blocks) != 1:
         reason = f"it has {len(blocks) or 'no'} requests in PEM form, and one is needed"
         raise InvalidPemError(what, reason, source)
-    try:
-        request = x509.load_pem_x509_csr(blocks[0])
-        _ = (request.subject, request.public_key(), request.is_signature_valid)
-        for extension in request.extensions:
-            _ = extension.value
-    except Exception as error:  # the parser's errors have no common root
-        raise InvalidPemError(what, f"it is no request ({error}); {_COPY}", source) from error
+    return _parse(_load_request, blocks[0], what, "request", source)
+
+
+# Parsing is lazy. The loaders read every field that is used later, so that no field fails there.
+
+
+def _load_certificate(block: bytes) -> x509.Certificate:
+    certificate = x509.load_pem_x509_certificate(block)
+    certificate.public_key()
+    _ = (certificate.subject, certificate.issuer, certificate.not_valid_after_utc)
+    _ = [extension.value for extension in certificate.extensions]
+    return certificate
+
+
+def _load_crl(block: bytes) -> x509.CertificateRevocationList:
+    crl = x509.load_pem_x509_crl(block)
+    _ = (crl.issuer, crl.last_update_utc, crl.next_update_utc, crl.tbs_certlist_bytes)
+    _ = (crl.signature_hash_algorithm, crl.signature)
+    _ = [extension.value for extension in crl.extensions]
+    for revoked in crl:
+        _ = (revoked.serial_number, revoked.revocation_date_utc)
+        _ = [extension.value for extension in revoked.extensions]
+    return crl
+
+
+def _load_request(block: bytes) -> x509.CertificateSigningRequest:
+    request = x509.load_pem_x509_csr(block)
+    _ = (request.subject, request.public_key(), request.is_signature_valid)
+    _ = [extension.value for extension in request.extensions]
     return request
+
+
+def _blocks(data: bytes, *labels: str) -> list[bytes]:
+    return [m[0] for m in _BLOCK.finditer(data) if m[1].decode() in labels]
+
+
+def _parse(
+    load: Callable[[bytes], _Parsed], block: bytes, what: str, kind: str, source: Source
+) -> _Parsed:
+    try:
+        return load(block)
+    except Exception as error:  # the parser's errors have no common root
+        raise _not_a(what, kind, source, error) from error
+
+
+def _not_a(what: str, kind: str, source: Source, error: Exception) -> InvalidPemError:
+    return InvalidPemError(what, f"it is not a {kind} ({error}); {_COPY}", source)
 
 
 @dataclass(frozen=True, repr=False)
 class KeyPair:
-    """A chain and the key of its first certificate, parsed once: checking an RSA key is slow."""
+    """A chain and the private key of its leaf, parsed once because checking an RSA key is slow."""
 
     chain: tuple[x509.Certificate, ...]
     key: PrivateKey
@@ -167,28 +180,28 @@ class KeyPair:
         key_source: Source,
         passphrase: bytes | None = None,
     ) -> Self:
-        """Reads both from PEM; the sources are for messages.
+        """Reads both from PEM; the sources are for error messages.
 
         Raises:
-            InvalidPemError: One of them cannot be read.
-            PassphraseError: The key is encrypted, and the passphrase missing or wrong.
+            InvalidPemError: The chain or the key cannot be read.
+            PassphraseError: The key is encrypted, and the passphrase is missing or wrong.
         """
         certificates = parse_certificates(chain, "certificate", chain_source)
         return cls(certificates, *parse_private_key(key, "private key", key_source, passphrase))
 
     @property
     def matches(self) -> bool:
-        """Tells whether the key is the first certificate's."""
+        """Whether the key belongs to the leaf."""
         spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         ours = self.key.public_key().public_bytes(*spki)
         return ours == self.chain[0].public_key().public_bytes(*spki)
 
 
 def encode_certificates(certificates: Iterable[x509.Certificate]) -> bytes:
-    """Certificates as one PEM text, in the given order."""
+    """The certificates as one PEM text, in the given order."""
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 
 
 def encode_crls(crls: Iterable[x509.CertificateRevocationList]) -> bytes:
-    """CRLs as one PEM text, in the given order."""
+    """The CRLs as one PEM text, in the given order."""
     return b"".join(crl.public_bytes(Encoding.PEM) for crl in crls)

@@ -1,30 +1,28 @@
-"""Which certificates are revoked: reading and believing certificate revocation lists. Pure."""
+"""Which certificates are revoked: reading and checking revocation lists (CRLs). Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
 from cryptography import x509
 
-from aegis_certs._time import utc_or_now
+from aegis_certs._time import format_utc, utc_or_now
 from aegis_certs._x509.keys import key_id, may_have_signed
 from aegis_certs._x509.pem import parse_crls
 from aegis_certs._x509.trust import TrustBundle
-from aegis_certs._x509.validity import common_name
+from aegis_certs._x509.validity import BACKDATE, common_name
 from aegis_certs.errors import RevocationListError, RevokedError
-
-_SKEW = timedelta(minutes=5)  # tolerated between the clocks of CA and verifier
 
 
 class RevocationReason(StrEnum):
     """Why a certificate is revoked: the reasons of RFC 5280, section 5.3.1.
 
-    A certificate cannot be put on hold here, since nothing takes it off again; foreign lists can.
+    This package puts no certificate on hold, because it cannot end the hold; other CAs may.
     """
 
     UNSPECIFIED = "unspecified"
@@ -38,28 +36,18 @@ class RevocationReason(StrEnum):
     AA_COMPROMISE = "aa-compromise"
 
 
-REASON_FLAGS = {
-    RevocationReason.UNSPECIFIED: x509.ReasonFlags.unspecified,
-    RevocationReason.KEY_COMPROMISE: x509.ReasonFlags.key_compromise,
-    RevocationReason.CA_COMPROMISE: x509.ReasonFlags.ca_compromise,
-    RevocationReason.AFFILIATION_CHANGED: x509.ReasonFlags.affiliation_changed,
-    RevocationReason.SUPERSEDED: x509.ReasonFlags.superseded,
-    RevocationReason.CESSATION_OF_OPERATION: x509.ReasonFlags.cessation_of_operation,
-    RevocationReason.CERTIFICATE_HOLD: x509.ReasonFlags.certificate_hold,
-    RevocationReason.PRIVILEGE_WITHDRAWN: x509.ReasonFlags.privilege_withdrawn,
-    RevocationReason.AA_COMPROMISE: x509.ReasonFlags.aa_compromise,
-}
+REASON_FLAGS = {reason: x509.ReasonFlags[reason.name.lower()] for reason in RevocationReason}
 _REASONS = {flag: reason for reason, flag in REASON_FLAGS.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """That one certificate is revoked.
+    """The revocation of one certificate.
 
     Attributes:
         serial: Its serial number in hexadecimal.
-        date: Since when (UTC).
-        reason: Why.
+        date: When it was revoked (UTC).
+        reason: Why it was revoked.
         issuer: The common name of the CA that revoked it.
     """
 
@@ -72,11 +60,11 @@ class Revocation:
 class RevocationList:
     """What the CAs of a trust bundle have revoked: one CRL for each CA that has published one.
 
-    It never changes; `from_pem` makes one of a `crl.pem`, and `empty` is that of no file.
+    It is immutable. `from_pem` reads the text of a `crl.pem`; use `empty` without a file.
 
     Args:
         crls: The CRLs with the CAs that signed them.
-        cas: All CAs that are known, to look for revoked ones above a certificate.
+        cas: All known CAs, to find revoked CAs above a certificate.
     """
 
     def __init__(
@@ -104,7 +92,7 @@ class RevocationList:
 
     @classmethod
     def empty(cls) -> Self:
-        """The list of those who publish none."""
+        """The list if no CA has published one."""
         return cls()
 
     @classmethod
@@ -119,20 +107,20 @@ class RevocationList:
     ) -> Self:
         """Reads CRLs and checks them: issuer, key usage, signature, dates (RFC 5280, 6.3.3).
 
-        A CRL of a CA that is not trusted is passed over, as long as there is one of a CA that
-        is: it speaks of certificates that are not trusted either. A CRL past its next update
-        still counts, since forgetting what was revoked would be worse; `is_stale` tells.
+        A CRL of an untrusted CA is ignored if there is also one of a trusted CA: it lists only
+        certificates that are not trusted either. A CRL past its next update is still used, because
+        ignoring revocations would be worse; see `is_stale`.
 
         Args:
             data: The PEM text of one CRL or more.
             bundle: The CAs that are trusted.
-            intermediates: Further CAs that may have signed, such as those of one's own chain.
-            at: The moment of the check; now where none is given.
-            source: Where the text is from, for messages.
+            intermediates: Further CAs that may have signed, such as those of the own chain.
+            at: The time of the check; now by default.
+            source: The source of the text, for error messages.
 
         Raises:
-            InvalidPemError: It has no CRL, or one that cannot be read.
-            RevocationListError: One of them is not to be believed.
+            InvalidPemError: There is no CRL, or one cannot be read.
+            RevocationListError: One of them cannot be trusted.
         """
         cas = tuple(dict.fromkeys((*bundle.certificates, *intermediates)))
         found = []
@@ -142,37 +130,37 @@ class RevocationList:
                 found.append((crl, _check(crl, signers, utc_or_now(at), source)))
         if not found:
             known = ", ".join(common_name(ca.subject) for ca in cas)
-            raise RevocationListError(source, f"none is of a CA of the trust bundle ({known})")
+            raise RevocationListError(source, f"no CA of the trust bundle ({known}) has issued it")
         return cls(found, cas)
 
     @property
     def number(self) -> int | None:
-        """The highest number of its CRLs; None where there is none."""
+        """The highest number of its CRLs; None if there is no CRL."""
         return max((crl_number(crl) for crl, _ in self._newest.values()), default=None)
 
     @property
     def this_update(self) -> datetime | None:
-        """When the newest of its CRLs was issued (UTC); None where there is none."""
+        """When the newest of its CRLs was issued (UTC); None if there is no CRL."""
         return max((crl.last_update_utc for crl, _ in self._newest.values()), default=None)
 
     @property
     def next_update(self) -> datetime | None:
-        """When the first of its CRLs ends (UTC); None where there is none."""
+        """When the first of its CRLs ends (UTC); None if no CRL ends."""
         return min(
             (crl.next_update_utc for crl, _ in self._newest.values() if crl.next_update_utc),
             default=None,
         )
 
     def is_stale(self, at: datetime | None = None) -> bool:
-        """Tells whether a newer list should be here by now."""
+        """Whether the list is past its next update, so that a newer one should exist."""
         return self.next_update is not None and utc_or_now(at) > self.next_update
 
     def is_revoked(
         self, certificate: x509.Certificate, intermediates: Iterable[x509.Certificate] = ()
     ) -> Revocation | None:
-        """The revocation of a certificate, or of a CA above it; None where there is none.
+        """The revocation of a certificate, or of a CA above it; None if it is not revoked.
 
-        It costs a few lookups, so it can be asked on every call.
+        This takes a few lookups, so it is fast enough for every call.
 
         Args:
             certificate: The leaf.
@@ -189,7 +177,7 @@ class RevocationList:
         return None
 
     def has_serial(self, serial: str) -> bool:
-        """Tells whether a certificate of this serial number, in hexadecimal, is revoked."""
+        """Whether the certificate with this serial number, in hexadecimal, is revoked."""
         return serial in self._serials
 
     def check(
@@ -199,31 +187,32 @@ class RevocationList:
         *,
         subject: str,
     ) -> None:
-        """`is_revoked` as an error.
+        """Refuses a revoked certificate.
 
         Raises:
-            RevokedError: It, or a CA above it, is revoked.
+            RevokedError: The certificate, or a CA above it, is revoked.
         """
         if found := self.is_revoked(certificate, intermediates):
             raise RevokedError(subject, found.reason, found.date)
 
     def check_follows(self, older: RevocationList, source: str | Path) -> None:
-        """Refuses a list that is older than the one before.
+        """Refuses a list that is older than the previous one.
 
         Raises:
-            RevocationListError: A CRL of it is.
+            RevocationListError: One of its CRLs is older.
         """
         for key, (crl, _) in self._newest.items():
             before = older._newest.get(key)
             if before is not None and _age(crl) < _age(before[0]):
-                reason = f"it is older than one seen before (number {crl_number(crl)})"
+                number = crl_number(crl)
+                reason = f"it is older than the one before (number {number}); copy the newest here"
                 raise RevocationListError(source, reason)
 
     def _find_revoked_cas(
         self, cas: Sequence[x509.Certificate]
     ) -> Iterator[tuple[x509.Certificate, Revocation]]:
         found: dict[x509.Certificate, Revocation] = {}
-        for _ in cas:  # each pass goes one level down
+        for _ in cas:  # each pass handles one more level of the hierarchy
             for ca in cas:
                 revocation = self._revoked.get((ca.issuer.public_bytes(), ca.serial_number))
                 for above, its in tuple(found.items()):
@@ -237,7 +226,7 @@ class RevocationList:
 def _newest(
     crls: Sequence[tuple[x509.CertificateRevocationList, x509.Certificate]],
 ) -> Mapping[bytes, tuple[x509.CertificateRevocationList, x509.Certificate]]:
-    """The newest CRL of each CA, by the CA's key: a CA that was renewed is still the same."""
+    """The newest CRL of each CA, by the CA's key: a renewed CA is still the same CA."""
     ordered = sorted(crls, key=lambda pair: _age(pair[0]))
     return {key_id(ca): (crl, ca) for crl, ca in ordered}
 
@@ -252,23 +241,23 @@ def _check(
     at: datetime,
     source: str | Path,
 ) -> x509.Certificate:
-    """The CA that signed a CRL, which then is to be believed."""
+    """Checks a CRL, and returns the CA that signed it."""
     name = common_name(crl.issuer)
     if crl.next_update_utc is None:
-        raise RevocationListError(source, f"that of {name} names no next update")
-    if crl.last_update_utc > at + _SKEW:
-        start = f"{crl.last_update_utc:%Y-%m-%d %H:%M:%S} UTC"
-        reason = f"that of {name} is not valid before {start}; check this machine's clock"
+        raise RevocationListError(source, f"the CRL of {name} has no next update")
+    if crl.last_update_utc > at + BACKDATE:
+        start = format_utc(crl.last_update_utc)
+        reason = f"the CRL of {name} is not valid before {start}; check this machine's clock"
         raise RevocationListError(source, reason, not_before=crl.last_update_utc)
     if any(extension.critical for extension in crl.extensions) or any(
         extension.critical for revoked in crl for extension in revoked.extensions
     ):
-        # RFC 5280, 5.2 and 5.3: delta and indirect CRLs, and parts of one, say less than all.
-        raise RevocationListError(source, f"that of {name} is not a full and direct one")
+        # RFC 5280, 5.2 and 5.3: delta, indirect and partial CRLs do not list everything.
+        raise RevocationListError(source, f"the CRL of {name} is not a full and direct one")
     for ca in signers:
         if _signs_crls(ca) and _is_signed_by(crl, ca):
             return ca
-    raise RevocationListError(source, f"that of {name} is not signed by this CA")
+    raise RevocationListError(source, f"the CRL of {name} is not signed by this CA")
 
 
 def _is_signed_by(crl: x509.CertificateRevocationList, ca: x509.Certificate) -> bool:
@@ -286,7 +275,7 @@ def _signs_crls(ca: x509.Certificate) -> bool:
 
 
 def crl_number(crl: x509.CertificateRevocationList) -> int:
-    """The number of a CRL; 0 where it has none."""
+    """The number of a CRL; 0 if it has none."""
     try:
         return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     except x509.ExtensionNotFound:
@@ -294,7 +283,7 @@ def crl_number(crl: x509.CertificateRevocationList) -> int:
 
 
 def revocations_of(crl: x509.CertificateRevocationList) -> Iterator[tuple[int, Revocation]]:
-    """The serial number and revocation of everything in a CRL."""
+    """The serial number and the revocation of each entry of a CRL."""
     for revoked in crl:
         yield revoked.serial_number, _revocation(crl, revoked)
 

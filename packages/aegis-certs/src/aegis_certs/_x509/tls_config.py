@@ -1,4 +1,4 @@
-"""One coherent snapshot of key, chain and trust bundle: what a TLS endpoint needs."""
+"""One consistent set of key, chain and trust bundle: what a TLS endpoint needs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import cached_property
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from aegis_certs._time import isoformat
 from aegis_certs._x509.identity import Identity, identity_of
 from aegis_certs._x509.pem import KeyPair, encode_certificates, parse_certificates
 from aegis_certs._x509.trust import TrustBundle
@@ -18,7 +19,7 @@ from aegis_certs.errors import CertsError
 
 @dataclass(frozen=True, repr=False)
 class TLSConfig:
-    """An identity and whom it trusts; all PEM. It never shows its key.
+    """An identity and the CAs that it trusts, all in PEM. Its repr never shows the key.
 
     Build it with `load_or_generate_tls`, `load_tls` or `CertificateAuthority.issue`, which check
     what they load. The parsed values are cached.
@@ -27,7 +28,7 @@ class TLSConfig:
         node_id: The node that the certificate names.
         certificate_chain: The leaf, then the intermediates.
         private_key: The leaf's key without a passphrase: PKCS#8, PKCS#1 or SEC1.
-        trust_bundle: The CAs that peers are checked against, the issuing one first.
+        trust_bundle: The CAs that peers are checked against, the issuing CA first.
     """
 
     node_id: str
@@ -47,17 +48,17 @@ class TLSConfig:
 
     @cached_property
     def bundle(self) -> TrustBundle:
-        """The trust bundle, ready to verify peers."""
+        """The parsed trust bundle."""
         return TrustBundle.from_pem(self.trust_bundle)
 
     @cached_property
     def identity(self) -> Identity:
-        """Whom the leaf names."""
+        """The node that the leaf names."""
         return identity_of(self.certificate)
 
     @property
     def trust_domain(self) -> str | None:
-        """The trust domain of the leaf; None where it carries no SPIFFE id."""
+        """The trust domain of the leaf; None if it has no SPIFFE id."""
         return self.identity.trust_domain
 
     @property
@@ -72,19 +73,19 @@ class TLSConfig:
 
     @cached_property
     def bundle_fingerprint(self) -> str:
-        """What the trust bundle's roots are, in hexadecimal: see `TrustBundle.fingerprint`."""
+        """The fingerprint of the trust bundle; see `TrustBundle.fingerprint`."""
         return self.bundle.fingerprint
 
     def __repr__(self) -> str:
         try:
-            end = f"{self.not_after:%Y-%m-%dT%H:%M:%SZ}"
+            end = isoformat(self.not_after)
         except CertsError:
             end = "unreadable"
         return f"TLSConfig(node_id={self.node_id!r}, not_after={end})"
 
 
 def make_tls(pair: KeyPair, trust_bundle: Iterable[x509.Certificate]) -> TLSConfig:
-    """The `TLSConfig` of a pair that fits, reduced to the PEM blocks that TLS needs.
+    """The `TLSConfig` of a key pair, reduced to the PEM blocks that TLS needs.
 
     Raises:
         IdentityError: The leaf does not name one node.

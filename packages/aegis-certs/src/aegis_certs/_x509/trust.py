@@ -1,4 +1,4 @@
-"""The trust bundle: which CAs are believed, and the check of a chain against them."""
+"""The trust bundle: which CAs are trusted, and the check of a chain against them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ RENEW_ADVICE = "issue a new one (`aegis-certs issue`), or start the node where t
 
 
 class TrustBundle:
-    """The CAs that one side of a connection believes.
+    """The CAs that one side of a connection trusts.
 
     Args:
-        certificates: The CAs, the issuing one first.
+        certificates: The CAs, the issuing CA first.
     """
 
     def __init__(self, certificates: Sequence[x509.Certificate]) -> None:
@@ -46,29 +46,29 @@ class TrustBundle:
 
     @staticmethod
     def from_pem(data: bytes) -> TrustBundle:
-        """The bundle of a PEM text; the same text gives the same bundle, parsed once.
+        """The bundle of a PEM text; bundles are cached by their text.
 
         Raises:
-            InvalidPemError: It has no certificate, or one that cannot be read.
+            InvalidPemError: There is no certificate, or one cannot be read.
         """
         return _bundle_of(bytes(data))
 
     @property
     def pem(self) -> bytes:
-        """All its certificates as one PEM text."""
+        """All certificates as one PEM text."""
         return encode_certificates(self.certificates)
 
     @property
     def trust_domain(self) -> str | None:
-        """The trust domain that its issuing CA signs for, where that says so."""
+        """The trust domain that the issuing CA signs for; None if its certificate names none."""
         return trust_domain_of_ca(self.certificates[0])
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, over the roots: the same whatever their order.
+        """SHA-256 over the roots, in hexadecimal; it does not depend on their order.
 
-        Roots are the self-signed CAs; where there is none, all CAs are. So it tells whom this
-        bundle trusts, and does not change with an intermediate.
+        The roots are the self-signed CAs, or all CAs if none is self-signed. So the fingerprint
+        says which roots this bundle trusts, and does not change with an intermediate.
         """
         roots = [ca for ca in self.certificates if ca.subject == ca.issuer] or self.certificates
         digests = sorted({ca.fingerprint(hashes.SHA256()) for ca in roots})
@@ -81,27 +81,26 @@ class TrustBundle:
         *,
         at: datetime | None = None,
     ) -> Identity:
-        """Checks a chain as TLS would, and says whom it proves.
+        """Checks a chain as TLS does, and returns the identity that it proves.
 
-        The path is checked as RFC 5280 says, by `cryptography.x509.verification`. Extensions that
-        older CAs leave out (key identifiers, a CA's key usage, alternative names) may be absent;
-        where they are present, they count. Whether the peer is the *expected* one is for the
-        caller to compare.
+        `cryptography.x509.verification` checks the path as RFC 5280 says. Extensions that older
+        CAs omit (key identifiers, a CA's key usage, alternative names) may be absent; if they are
+        present, they are checked. The caller must compare the identity with the *expected* one.
 
         Args:
             chain: The leaf, then the intermediates.
             usage: What the leaf is used for: `server` or `client`; None accepts either.
-            at: The moment of the check; now where none is given.
+            at: The time of the check; now by default.
 
         Raises:
             ExpiredError: The leaf, or a CA above it, has expired.
             NotYetValidError: The leaf, or a CA above it, is not valid yet.
-            UsageError: The leaf is not made for this usage.
-            IdentityError: It names no node, or one of another trust domain than its CA's.
+            UsageError: The leaf must not be used for this.
+            IdentityError: The leaf names no node, or its trust domain is not its CA's.
             UntrustedError: No chain leads to a CA of this bundle.
         """
         if not chain:
-            raise UntrustedError("nobody", "there is no certificate")
+            raise UntrustedError("the peer", "it sent no certificate")
         leaf, *intermediates = chain
         identity = identity_of(leaf)
         at = utc_or_now(at)
@@ -119,7 +118,8 @@ class TrustBundle:
             if identity.trust_domain and domain and domain != identity.trust_domain:
                 raise IdentityError(
                     f"the certificate of {identity.node_id} is of trust domain "
-                    f"{identity.trust_domain}, but its CA signs only for {domain}",
+                    f"{identity.trust_domain}, but its CA signs only for {domain}; issue it from "
+                    f"another CA",
                     identity.node_id,
                 )
         return identity
@@ -127,7 +127,7 @@ class TrustBundle:
     def issuer_of(
         self, certificate: x509.Certificate, others: Sequence[x509.Certificate] = ()
     ) -> x509.Certificate | None:
-        """The CA of the others, or else of this bundle, whose key signed the certificate."""
+        """The CA among the others or in this bundle whose key signed the certificate."""
         for ca in (*others, *self.certificates):
             if ca.subject == certificate.issuer and _signed_by(certificate, ca):
                 return ca
@@ -136,16 +136,16 @@ class TrustBundle:
     def path_of(self, chain: Sequence[x509.Certificate]) -> tuple[x509.Certificate, ...]:
         """The part of a chain that leads from its leaf to a CA of this bundle, in order.
 
-        Nothing of it is proved by that: `verify` says whether it may be used. A verifier that is
-        given whatever somebody sent tries all ways through it, which can be made to take long.
-        Here each certificate is looked at once, from the top down, and only keys that are trusted
-        by then check a signature.
+        This proves nothing: `verify` says whether the chain may be used. A verifier tries every
+        path through the certificates that a peer sent, and an attacker can make that take long.
+        This method checks each certificate once, from the top down, and checks signatures only
+        with keys that are already trusted.
 
         Args:
             chain: The leaf, then other certificates.
 
         Returns:
-            The leaf and the CAs above it; nothing where they lead to no CA of this bundle.
+            The leaf and the CAs above it; empty if they lead to no CA of this bundle.
         """
         named, others = [chain[0]], list(chain[1:])
         while above := next((ca for ca in others if ca.subject == named[-1].issuer), None):
@@ -161,7 +161,7 @@ class TrustBundle:
         return tuple(reversed(path))
 
     def path(self) -> tuple[x509.Certificate, ...]:
-        """The issuing CA and those above it, up to the root, as far as they are here."""
+        """The issuing CA and the CAs above it, up to the root or the last one in this bundle."""
         found = [self.certificates[0]]
         while found[-1].subject != found[-1].issuer:
             above = self.issuer_of(found[-1])
@@ -177,7 +177,7 @@ class TrustBundle:
         intermediates: Sequence[x509.Certificate],
         at: datetime,
     ) -> None:
-        """Raises the error that says more than the verifier does, where there is one."""
+        """Raises a more precise error than the verifier's, if there is one."""
         below = leaf
         for _ in range(len(intermediates) + 1):
             ca = self.issuer_of(below, intermediates)
@@ -189,7 +189,7 @@ class TrustBundle:
                     if any(ca.subject == below.issuer for ca in self.certificates)
                     else f"its issuer {issuer} is not in the trust bundle ({', '.join(known)})"
                 )
-                advice = "use the ca-cert.pem of the CA that issued it, or issue it anew"
+                advice = "use the ca-cert.pem of the CA that issued it, or issue a new one"
                 raise UntrustedError(node_id, f"{what}; {advice}")
             check_dates(ca, at, f"the CA {common_name(ca.subject)}", NEW_CA_ADVICE)
             if ca in self.certificates:
@@ -211,13 +211,13 @@ def _signed_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
 
 
 def is_ca(certificate: x509.Certificate) -> bool:
-    """Tells whether a certificate is a CA's."""
+    """Whether this is the certificate of a CA."""
     constraints = _constraints(certificate)
     return constraints is not None and constraints.ca
 
 
 def signs_cas(certificate: x509.Certificate) -> bool:
-    """Tells whether a certificate is that of a CA which was made to sign CAs."""
+    """Whether this is the certificate of a CA that may sign other CAs."""
     constraints = _constraints(certificate)
     return constraints is not None and constraints.ca and bool(constraints.path_length)
 
@@ -230,7 +230,7 @@ def _constraints(certificate: x509.Certificate) -> x509.BasicConstraints | None:
 
 
 def allows(certificate: x509.Certificate, usage: Usage) -> bool:
-    """Tells whether a leaf may be used so; one that names no usage may be used for any."""
+    """Whether a leaf may be used for this; without extended key usage it may be used for all."""
     try:
         extension = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
     except x509.ExtensionNotFound:
@@ -242,11 +242,11 @@ def _covers(extension: x509.ExtendedKeyUsage, usage: x509.ObjectIdentifier) -> b
     return usage in extension or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in extension
 
 
-_domain_of_ca = lru_cache(maxsize=64)(trust_domain_of_ca)  # few CAs are above many leaves
+_domain_of_ca = lru_cache(maxsize=64)(trust_domain_of_ca)  # many leaves have the same few CAs
 
 
 def _policy(usage: Usage | None) -> verification.PolicyBuilder:
-    """The policy for CAs and leaves: the Web PKI's, less what older CAs leave out."""
+    """The Web PKI's policy for CAs and leaves, without the extensions that older CAs omit."""
 
     def check_usage(
         _policy: verification.Policy, _: x509.Certificate, found: x509.ExtendedKeyUsage | None

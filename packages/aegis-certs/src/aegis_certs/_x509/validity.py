@@ -1,4 +1,4 @@
-"""When a certificate begins, ends and wants renewal. Pure: the clock is an argument."""
+"""When a certificate starts, ends and is due for renewal. Pure: the time is an argument."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from cryptography import x509
 
 from aegis_certs.errors import ExpiredError, InvalidRequestError, NotYetValidError
 
-BACKDATE = timedelta(minutes=5)  # tolerated between the clocks of CA and verifier
+BACKDATE = timedelta(minutes=5)  # the clocks of CA and verifier may differ by this
+NEW_CA_ADVICE = "create a new CA, and issue the certificates of the nodes from it"
 _MAX_DAYS = 36_500
 
 
 class Validity(NamedTuple):
-    """From when to when, both in UTC and whole seconds, as X.509 counts."""
+    """Start and end, both in UTC and in whole seconds, as X.509 counts."""
 
     not_before: datetime
     not_after: datetime
 
 
 class CertificateState(StrEnum):
-    """Where a certificate stands.
+    """The state of a certificate.
 
-    `expiring` begins when a third of the life is left. `replaced` has a successor, and could
-    still be used by whoever has its key.
+    `expiring` starts when a third of the life is left. A `replaced` certificate has a successor,
+    but whoever has its key can still use it.
     """
 
     VALID = "valid"
@@ -39,7 +40,7 @@ class CertificateState(StrEnum):
 
 
 def validity(at: datetime, days: float, issuer: x509.Certificate | None = None) -> Validity:
-    """The validity of what is issued now: backdated, and never past its issuer's end.
+    """The validity of a certificate that is issued now: backdated, and within its issuer's.
 
     Raises:
         InvalidRequestError: The days are not above 0, or too many.
@@ -59,15 +60,21 @@ def validity(at: datetime, days: float, issuer: x509.Certificate | None = None) 
     )
 
 
-NEW_CA_ADVICE = "make a new CA, and issue the certificates of the nodes from it"
+def issued_at(start: datetime) -> datetime:
+    """The time of issue, which is later than the backdated start.
+
+    The life of a certificate is counted from here. Counted from the start, a certificate that
+    lives a few minutes would be due for renewal as soon as it is issued.
+    """
+    return start + BACKDATE
 
 
 def check_dates(certificate: x509.Certificate, at: datetime, subject: str, advice: str) -> None:
-    """Raises where the certificate is not valid at this moment.
+    """Checks that the certificate is valid at this time.
 
     Raises:
-        ExpiredError: It has ended; the advice goes into the message.
-        NotYetValidError: It has not begun.
+        ExpiredError: The certificate has expired; the advice goes into the message.
+        NotYetValidError: The certificate is not valid yet.
     """
     if at > certificate.not_valid_after_utc:
         raise ExpiredError(subject, certificate.not_valid_after_utc, advice)
@@ -76,26 +83,22 @@ def check_dates(certificate: x509.Certificate, at: datetime, subject: str, advic
 
 
 def state_by_dates(certificate: x509.Certificate, at: datetime) -> CertificateState:
-    """Where the certificate stands by its dates alone."""
+    """The state of a certificate by its dates alone."""
     return state_between(certificate.not_valid_before_utc, certificate.not_valid_after_utc, at)
 
 
 def state_between(start: datetime, end: datetime, at: datetime) -> CertificateState:
-    """Where a certificate of these dates stands.
-
-    Its life is counted from the moment of issue, not from the backdated start: otherwise a
-    certificate of a few minutes would be due when it is new.
-    """
+    """The state of a certificate with these dates."""
     if at > end:
         return CertificateState.EXPIRED
     if at < start:
         return CertificateState.NOT_YET_VALID
-    if (end - at) * 3 < end - (start + BACKDATE):
+    if (end - at) * 3 < end - issued_at(start):
         return CertificateState.EXPIRING
     return CertificateState.VALID
 
 
 def common_name(name: x509.Name) -> str:
-    """The common name of a subject or issuer, or all of it where it has none; for messages."""
+    """The common name of a subject or issuer, or all of the name if it has none; for messages."""
     names = name.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     return str(names[0].value) if names else name.rfc4514_string() or "(no name)"
