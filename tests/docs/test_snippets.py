@@ -7,7 +7,8 @@ A comment on the line above a fenced block says what to do with it:
     <!-- test: background -->    start a console block's command and go on when its output came
 
 In a console block, lines that begin with `$ ` are commands, the others output that must come;
-`...` in it stands for anything. Ports of 127.0.0.1 are replaced by free ones.
+`...` in it stands for anything. Ports of 127.0.0.1 are replaced by free ones. A page with a comment
+`<!-- soak: REASON -->` takes long, and is run with the long tests.
 """
 
 import os
@@ -41,8 +42,15 @@ BLOCK = re.compile(
 SECONDS = 60
 
 
+SOAK = re.compile(r"^<!-- soak\b", re.MULTILINE)
+
+
 def marked_pages():
-    return [page for page in PAGES if MARK.search(page.read_text())]
+    for page in PAGES:
+        text = page.read_text()
+        if MARK.search(text):
+            marks = [pytest.mark.soak] if SOAK.search(text) else []
+            yield pytest.param(page, marks=marks, id=str(page.relative_to(ROOT)))
 
 
 def with_free_ports(text):
@@ -150,8 +158,9 @@ def background(command, expected, directory, environment):
                 process.kill()
 
 
-@pytest.mark.parametrize("page", marked_pages(), ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", list(marked_pages()))
 def test_page_does_what_it_says(page, tmp_path, environment):
+    (tmp_path / "aegis").symlink_to(ROOT)  # the reader's clone, in the home directory
     text = page.read_text()
     assert len(MARK.findall(text)) == len(BLOCK.findall(text)), "a mark with no block below it"
     with ExitStack() as running:
