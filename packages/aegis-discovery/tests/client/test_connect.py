@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from aegis_discovery import ConnectError, NodeInfo, NodeStatus, ServiceInfo
-from aegis_discovery._client.bootstrap import candidates, check_services, resolve
+from aegis_discovery._client.bootstrap import check_services, feed_candidates, resolve_seed
 from aegis_discovery.transport import SeedPeer
 
 SEEDS = (SeedPeer("10.0.0.9:1"), SeedPeer("10.0.0.1:1", "a"))
@@ -18,7 +18,7 @@ def node(node_id: str, number: int, status: NodeStatus = ALIVE, **options: Any) 
 
 def test_the_living_are_asked_first_then_the_seeds_then_the_dead() -> None:
     nodes = [node("dead", 4, FAILED), node("b", 2), node("a", 1), node("go", 3, vouched_by="a")]
-    found = [str(peer) for peer in candidates(nodes, SEEDS, None)]
+    found = [str(peer) for peer in feed_candidates(nodes, SEEDS, None)]
     assert sorted(found[:2]) == ["a@10.0.0.1:1", "b@10.0.0.2:1"]
     assert found[2:] == ["10.0.0.9:1", "dead@10.0.0.4:1"], "each of them once"
 
@@ -26,8 +26,8 @@ def test_the_living_are_asked_first_then_the_seeds_then_the_dead() -> None:
 def test_who_served_last_is_asked_before_all_others() -> None:
     last = SeedPeer("10.0.0.7:1", "way")
     nodes = [node("a", 1), node("b", 2)]
-    assert candidates(nodes, SEEDS, last)[0] == last
-    assert candidates(nodes, (), SeedPeer("10.0.0.2:1", "b"))[0].node_id == "b"
+    assert feed_candidates(nodes, SEEDS, last)[0] == last
+    assert feed_candidates(nodes, (), SeedPeer("10.0.0.2:1", "b"))[0].node_id == "b"
 
 
 def test_a_name_with_many_addresses_is_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,13 +36,13 @@ def test_a_name_with_many_addresses_is_all_of_them(monkeypatch: pytest.MonkeyPat
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in ips]
 
     monkeypatch.setattr(socket, "getaddrinfo", answer)
-    found = {str(peer) for peer in resolve(SeedPeer("mesh.test:5", "x"))}
+    found = {str(peer) for peer in resolve_seed(SeedPeer("mesh.test:5", "x"))}
     assert found == {"x@10.0.0.1:5", "x@10.0.0.2:5", "x@[::1]:5"}
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1:5", "[::1]:5", "name.invalid:5"])
 def test_what_is_one_address_or_none_stays_as_it_is(address: str) -> None:
-    assert resolve(SeedPeer(address)) == (SeedPeer(address),)
+    assert resolve_seed(SeedPeer(address)) == (SeedPeer(address),)
 
 
 def test_services_that_no_feed_can_be_limited_to_are_refused() -> None:

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 
 import grpc
-from aegis_discovery.aio.feed import FeedDivergedError, FeedSilentError, follow
+from aegis_discovery.aio.feed import FeedDivergedError, FeedTimeoutError, follow
 from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.feed import FeedReader, ReceiveResult
 from aegis_discovery.logs import LogLimiter
@@ -194,7 +194,7 @@ class Watchers:
                     _log.info("%s", error)
                     continue
                 complaint, is_hint = f"it is apart from us again and again ({error})", False
-            except FeedSilentError as error:
+            except FeedTimeoutError as error:
                 # Silence is judged by those who know whether this process itself stood still.
                 complaint, is_hint = str(error), False
             except grpc.aio.AioRpcError as error:
@@ -257,7 +257,7 @@ class Watchers:
                 watch.reader.request(state.mesh, state.own_record(), state.chain, source=peer.id),
                 source=peer.id,
                 on_message=on_message,
-                silence=REDIAL_AFTER,
+                timeout=REDIAL_AFTER,
             )
         finally:
             await channel.close()
@@ -280,7 +280,7 @@ class Watchers:
                 own = state.own_record()
                 request = reader.request(state.mesh, own, state.chain, source=peer.id)
                 await follow(channel, reader, request, source=peer.id, on_message=on_message)
-        except (Told, TimeoutError, FeedSilentError, FeedDivergedError):
+        except (Told, TimeoutError, FeedTimeoutError, FeedDivergedError):
             pass
         except grpc.aio.AioRpcError as error:
             _log.debug("%s is still lost: %s", peer.id, describe_call_error(error, state.tls))

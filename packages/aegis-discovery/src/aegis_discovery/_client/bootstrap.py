@@ -1,4 +1,4 @@
-"""What connecting needs before anything is sent; shared by the blocking and the async face."""
+"""Prepares a client before anything is sent, and orders the peers to ask for a feed."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from aegis_discovery.feed._limits import service_filter_problem
 DEFAULT_MESH = "aegis"
 
 
-def client_source(
+def identity_source(
     node_id: str | None, cert_dir: str | Path, tls: TLSConfig | None
 ) -> IdentitySource:
-    """Tells where the identity comes from: as given, or a directory, where it is kept fresh."""
+    """Returns the source of a client's identity: `tls`, or a directory, which is kept renewed."""
     if tls is not None:
         return IdentitySource.fixed(tls)
     if node_id is None:
-        raise ConnectError("who connects? give node_id=... (and cert_dir=...) or tls=...")
+        raise ConnectError(
+            "the client has no identity; pass node_id=... (and cert_dir=...) or tls=..."
+        )
     return IdentitySource.directory(node_id, cert_dir)
 
 
 def parse_seeds(seed_peers: Sequence[str]) -> tuple[SeedPeer, ...]:
-    """Parses seed peers; at least one is needed."""
     if not seed_peers:
         raise ConnectError("no seed peer was given; name one node of the mesh as host:port")
     return tuple(parse_seed(peer) for peer in seed_peers)
@@ -43,11 +44,11 @@ def check_services(services: Collection[ServiceInfo]) -> tuple[ServiceInfo, ...]
     return tuple(services)
 
 
-def resolve(seed: SeedPeer) -> tuple[SeedPeer, ...]:
-    """Finds all addresses behind a seed peer's host name, in a random order; blocks.
+def resolve_seed(seed: SeedPeer) -> tuple[SeedPeer, ...]:
+    """Returns all addresses of a seed peer's host name, in random order; blocks.
 
-    Each is a node of its own, and proves its own id: behind a name there may be many. A name that
-    has one address, or that cannot be resolved now, stays as it is.
+    Each address may be another node, which proves its own id. A name with one address, or one that
+    cannot be resolved now, stays as it is.
     """
     host, port = split_address(seed.address)
     try:
@@ -61,19 +62,19 @@ def resolve(seed: SeedPeer) -> tuple[SeedPeer, ...]:
     return tuple(SeedPeer(address, seed.node_id) for address in addresses)
 
 
-def candidates(
+def feed_candidates(
     nodes: Iterable[NodeInfo], seeds: Sequence[SeedPeer], last: SeedPeer | None
 ) -> list[SeedPeer]:
-    """Lists whom to ask for a feed, the best first.
+    """Returns the peers to ask for a feed, in this order.
 
     Args:
-        nodes: What is known of the mesh.
-        seeds: Addresses that were given.
-        last: Who served the last feed, where that may be there again: it knows the cursor.
+        nodes: The known nodes of the mesh.
+        seeds: The seed peers of the client.
+        last: The server of the last feed, if it may be reachable again: it knows the cursor.
     """
     known = [node for node in nodes if node.vouched_by is None]
     random.shuffle(known)
-    # Those that are said to be dead come last: whoever said so may have been cut off itself.
+    # Failed nodes are the last resort: the observers that reported them may have been cut off.
     alive = [SeedPeer(n.address, n.id) for n in known if n.status is NodeStatus.ALIVE]
     others = [SeedPeer(n.address, n.id) for n in known if n.status is not NodeStatus.ALIVE]
     first = [last] if last is not None else []

@@ -1,4 +1,4 @@
-"""A client's feed: held open to any node, moved to another when that one goes away."""
+"""The feed of a client: open to any one node, and moved to another one when that node leaves."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from aegis_certs import CertsError, IdentitySource, TLSConfig
 from cryptography import x509
 
 from aegis_discovery._address import SeedPeer
-from aegis_discovery._client.bootstrap import candidates, resolve
-from aegis_discovery._client.follow import FeedDivergedError, FeedSilentError, follow
+from aegis_discovery._client.bootstrap import feed_candidates, resolve_seed
+from aegis_discovery._client.follow import FeedDivergedError, FeedTimeoutError, follow
 from aegis_discovery._model import ServiceInfo
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.topology import Topology
@@ -29,11 +29,11 @@ _log = logging.getLogger("aegis.client")
 
 
 class FeedClient:
-    """Keeps a topology up to date for a process that is no node itself.
+    """Keeps a topology up to date for a process that is not a node itself.
 
     Attributes:
-        topology: Everything the mesh knows, or the providers of some services only; nothing here
-            ever changes it but the feed.
+        topology: All nodes of the mesh, or only the providers of some services. Only the feed
+            changes it.
     """
 
     def __init__(
@@ -44,44 +44,46 @@ class FeedClient:
         *,
         mesh: str,
         services: Collection[ServiceInfo] = (),
+        timeout: float = 10.0,
     ) -> None:
-        # The owner is nobody that can be in the mesh: a client never writes a record.
+        # No node of a mesh has an empty id: a client never writes a record.
         self.topology = Topology(owner="")
         self._tls = tls
         self._seeds = tuple(seeds)
         self._mesh = mesh
+        self._timeout = timeout
         self._verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
         self._reader = FeedReader(
             self.topology, self._verifier, trusts_statuses=True, services=services
         )
-        self._complaints = LogLimiter(_log)
+        self._log_limiter = LogLimiter(_log)
         self._rotator = IdentityRotator(source, tls)
-        self._followers: list[Callable[[TLSConfig], object]] = []
+        self._listeners: list[Callable[[TLSConfig], object]] = []
         self._ready = asyncio.Event()
         self._causes: dict[str, str] = {}
-        self._told = False
-        self._last: SeedPeer | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._keeping: asyncio.Task[None] | None = None
+        self._received = False
+        self._last_peer: SeedPeer | None = None
+        self._feed_task: asyncio.Task[None] | None = None
+        self._rotation_task: asyncio.Task[None] | None = None
 
-    async def start(self, timeout: float) -> None:
+    async def start(self) -> None:
         """Opens the feed and waits for the whole topology.
 
         Raises:
-            ConnectError: If no peer told it within `timeout` seconds; says why for each.
+            ConnectError: If no peer sent it within the timeout, with the cause for each peer.
         """
-        self._dial()
-        self._keeping = asyncio.create_task(
+        self._restart_feed()
+        self._rotation_task = asyncio.create_task(
             run_rotator(self._rotator, self._on_identity), name="aegis-client-identity"
         )
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(self._timeout):
                 await self._ready.wait()
         except TimeoutError:
             await self.close()
-            reasons = "; ".join(f"{address}: {why}" for address, why in self._causes.items())
+            reasons = "; ".join(f"{address}: {cause}" for address, cause in self._causes.items())
             raise ConnectError(
-                f"no seed peer let this client in within {timeout:g} s "
+                f"no seed peer accepted this client within {self._timeout:g} s "
                 f"({reasons or 'none answered'})",
                 self._causes,
             ) from None
@@ -91,27 +93,26 @@ class FeedClient:
 
     async def close(self) -> None:
         """Ends the feed."""
-        tasks = [task for task in (self._task, self._keeping) if task is not None]
+        tasks = [task for task in (self._feed_task, self._rotation_task) if task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
     def get_certificate(self, node_id: str) -> x509.Certificate | None:
-        """Returns the certificate that a node signed its record with; None where there is none."""
         record = self.topology.get_record(node_id)
         if record is None or record.voucher is not None:
             return None
         return self._verifier.certificate_of(record)
 
-    def on_identity(self, follower: Callable[[TLSConfig], object]) -> None:
-        """Calls back with every new identity of this client."""
-        self._followers.append(follower)
+    def on_identity_change(self, listener: Callable[[TLSConfig], object]) -> None:
+        """Calls the listener with every new identity of this client."""
+        self._listeners.append(listener)
 
-    def _dial(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-        self._task = asyncio.create_task(self._run(), name="aegis-client-feed")
+    def _restart_feed(self) -> None:
+        if self._feed_task is not None:
+            self._feed_task.cancel()
+        self._feed_task = asyncio.create_task(self._run(), name="aegis-client-feed")
 
     def _on_identity(self, event: IdentityEvent) -> None:
         if event.kind is IdentityEventKind.REVOCATIONS:
@@ -121,31 +122,31 @@ class FeedClient:
         elif event.kind is IdentityEventKind.CHANGED:
             self._tls = event.tls
             self._verifier.change_bundle(event.tls.bundle)
-            for follower in self._followers:
-                follower(event.tls)
-            self._dial()
+            for listener in self._listeners:
+                listener(event.tls)
+            self._restart_feed()
 
     async def _run(self) -> None:
         backoff = Backoff()
         while True:
             async for peer in self._candidates():
-                self._told, self._last = False, None
+                self._received, self._last_peer = False, None
                 try:
                     await self._watch(peer, backoff)
                 except FeedDivergedError as error:
                     _log.info("%s", error)
                 except ConnectError as error:
-                    self._note(peer, error.causes.get(peer.address, str(error)))
-                except (DiscoveryError, CertsError, FeedSilentError) as error:
-                    self._note(peer, str(error))
+                    self._record_failure(peer, error.causes.get(peer.address, str(error)))
+                except (DiscoveryError, CertsError, FeedTimeoutError) as error:
+                    self._record_failure(peer, str(error))
                 except grpc.aio.AioRpcError as error:
-                    self._note(peer, describe_call_error(error, self._tls))
-                    self._last = peer if self._told else None
-                except Exception as error:  # noqa: BLE001 - a fault of ours must not end the feed for good
+                    self._record_failure(peer, describe_call_error(error, self._tls))
+                    self._last_peer = peer if self._received else None
+                except Exception as error:  # noqa: BLE001 - a bug of ours must not end the feed for ever
                     line = "the feed of %s failed"
-                    self._complaints.warn(peer.address, "fault", line, peer.address, error=error)
-                if self._told:
-                    # What it told says better whom to ask next than a list made before.
+                    self._log_limiter.warn(peer.address, "fault", line, peer.address, error=error)
+                if self._received:
+                    # Its topology is newer than this list of candidates.
                     break
             await asyncio.sleep(backoff.next())
 
@@ -157,7 +158,7 @@ class FeedClient:
 
         def on_message(received: ReceiveResult) -> None:
             backoff.reset()
-            self._told = True
+            self._received = True
             if received.complete:
                 self._causes.clear()
                 self._ready.set()
@@ -176,15 +177,14 @@ class FeedClient:
             await channel.close()
 
     async def _candidates(self) -> AsyncIterator[SeedPeer]:
-        """Goes through whom to ask; where a connection broke, that one may be there again."""
-        for peer in candidates(self.topology.nodes.values(), self._seeds, self._last):
+        for peer in feed_candidates(self.topology.nodes.values(), self._seeds, self._last_peer):
             if peer not in self._seeds:
                 yield peer
                 continue
-            # Only now: a name server that hangs is in nobody's way as long as nodes answer.
-            for found in await asyncio.to_thread(resolve, peer):
+            # Resolve late: a slow name server then delays nothing as long as nodes answer.
+            for found in await asyncio.to_thread(resolve_seed, peer):
                 yield found
 
-    def _note(self, peer: SeedPeer, why: str) -> None:
-        self._causes[peer.address] = why
-        _log.info("the feed of %s ended: %s", peer.node_id or peer.address, why)
+    def _record_failure(self, peer: SeedPeer, cause: str) -> None:
+        self._causes[peer.address] = cause
+        _log.info("the feed of %s ended: %s", peer.node_id or peer.address, cause)

@@ -12,19 +12,19 @@ from aegis_discovery.feed._pacing import HEARTBEAT
 from aegis_discovery.feed._reader import FeedReader, ReceiveResult, split_message
 from aegis_discovery.proto import mesh_pb2, mesh_pb2_grpc
 
-SILENCE = 3 * HEARTBEAT
+FEED_TIMEOUT = 3 * HEARTBEAT
 """Seconds without a message after which a feed counts as broken."""
 
 SLICE = 0.005
-"""Seconds of work for one feed after which it rests for as long."""
+"""Seconds of work on one feed after which it pauses for as long."""
 
 
-class FeedSilentError(Exception):
-    """The server said nothing for too long."""
+class FeedTimeoutError(Exception):
+    """The server sent nothing for too long."""
 
 
 class FeedDivergedError(Exception):
-    """Both sides are at rest and know different things: open the feed anew, for a snapshot."""
+    """Nothing is in transit, but the two sides hold different records: reopen for a snapshot."""
 
 
 async def follow(
@@ -34,27 +34,27 @@ async def follow(
     *,
     source: str,
     on_message: Callable[[ReceiveResult], None],
-    silence: float = SILENCE,
+    timeout: float = FEED_TIMEOUT,
 ) -> None:
-    """Reads a feed until its server ends it, which says that the server leaves.
+    """Reads a feed until its server ends it, which means that the server is leaving.
 
-    Whatever comes, one feed takes half of the loop's time at most, and little of it at once: what
-    is not read yet waits at the server.
+    One feed takes at most half of the event loop's time, in short slices. Flow control keeps
+    unread messages at the server.
 
     Raises:
         grpc.aio.AioRpcError: If the feed ended in any other way.
-        FeedSilentError: If nothing came for `silence` seconds.
-        FeedDivergedError: If it is to be opened anew; that speaks against nobody.
+        FeedTimeoutError: If no message arrived for `timeout` seconds.
+        FeedDivergedError: If it must be reopened; this is not a failure of the server.
     """
     call = mesh_pb2_grpc.MeshStub(channel).Watch(request)
     worked = 0.0
     try:
         while True:
             try:
-                async with asyncio.timeout(silence):
+                async with asyncio.timeout(timeout):
                     message = await call.read()
             except TimeoutError:
-                raise FeedSilentError(f"{source} was silent for {silence:.0f} s") from None
+                raise FeedTimeoutError(f"{source} sent nothing for {timeout:.0f} s") from None
             if message is grpc.aio.EOF:
                 return
             for part in split_message(message):
@@ -62,7 +62,7 @@ async def follow(
                 received = reader.receive(part, source=source)
                 on_message(received)
                 if received.diverged:
-                    raise FeedDivergedError(f"{source} knows other things; its feed is opened anew")
+                    raise FeedDivergedError(f"{source} holds other records; its feed is reopened")
                 worked += time.monotonic() - began
                 if worked >= SLICE:
                     await asyncio.sleep(worked)

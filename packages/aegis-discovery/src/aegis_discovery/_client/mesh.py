@@ -1,35 +1,22 @@
-"""The blocking face of a client's mesh."""
+"""The blocking API of a client's mesh."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from pathlib import Path
-from typing import Self
+from typing import Self, Unpack
 
-from aegis_certs import IdentitySource, TLSConfig
 from cryptography import x509
 
-from aegis_discovery._address import SeedPeer
-from aegis_discovery._calls.options import PoolOptions
 from aegis_discovery._calls.sync.pool import ServiceClientPool
-from aegis_discovery._client.bootstrap import (
-    DEFAULT_MESH,
-    check_services,
-    client_source,
-    parse_seeds,
-)
 from aegis_discovery._client.feed_client import FeedClient
-from aegis_discovery._model import ServiceInfo
+from aegis_discovery._client.setup import ConnectArguments, create_client
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.background import BackgroundLoop
-from aegis_discovery.policy._providers import ProviderAuthorizer
-from aegis_discovery.policy._rules import Policy
 
 
 class Mesh:
-    """A live view of a mesh, for a process that is no node of it.
+    """A live view of a mesh, for a process that is not one of its nodes.
 
-    The feed runs on an event loop thread in the background; calls do not pass through it. It
+    The feed runs on an event loop in a background thread; calls do not pass through it. A mesh
     belongs to the process that connected: in a forked child it raises `ForkedError`.
     """
 
@@ -42,13 +29,13 @@ class Mesh:
         self._background = background
         self._client = client
         self._pool = pool
-        client.on_identity(pool.change_identity)
+        client.on_identity_change(pool.change_identity)
 
     @property
     def topology(self) -> Topology:
         """Kept up to date by a feed from any node of the mesh.
 
-        It has all nodes, or the providers of the services that were asked for.
+        It has all nodes, or the providers of the services that were requested.
         """
         self._background.check_fork("mesh")
         return self._client.topology
@@ -64,7 +51,7 @@ class Mesh:
         return self._client.get_certificate(node_id)
 
     def close(self) -> None:
-        """Ends the feed and closes the pool; nothing in a forked child, where neither runs."""
+        """Ends the feed and closes the pool; does nothing in a forked child, which has neither."""
         if not self._background.closed:
             self._pool.close()
             self._background.run(self._client.close())
@@ -77,54 +64,37 @@ class Mesh:
         self.close()
 
 
-def connect(
-    *seed_peers: str,
-    node_id: str | None = None,
-    cert_dir: str | Path = "./certs",
-    tls: TLSConfig | None = None,
-    mesh: str = DEFAULT_MESH,
-    services: Collection[ServiceInfo] = (),
-    policy: Policy | None = None,
-    region: str = "",
-    zone: str = "",
-    pool_options: PoolOptions | None = None,
-    timeout: float = 10.0,
-) -> Mesh:
-    """Connects a client to a mesh, as `aegis_discovery.aio.connect`.
+def connect(*seed_peers: str, **options: Unpack[ConnectArguments]) -> Mesh:
+    """Connects a client to a mesh.
+
+    Args:
+        seed_peers: `host:port` or `id@host:port` of nodes, in the order in which to try them. All
+            addresses of a host name are tried.
+        options: Keyword arguments:
+
+            - `node_id`: The client's identity in `cert_dir`; issued there if the CA key is there.
+            - `cert_dir`: The directory of certificates; `./certs` by default.
+            - `tls`: The identity itself, in place of `node_id` and `cert_dir`.
+            - `mesh`: The mesh's name; `DEFAULT_MESH` by default.
+            - `services`: Limits the topology to the providers of these services, of any version
+              where `version` is empty, so that a small client of a large mesh stores and processes
+              only what it calls. By default the topology has all nodes.
+            - `policy`: Its `provide` rules decide which nodes may provide a service; the pool calls
+              no others.
+            - `region`: The region of this process; its providers are preferred.
+            - `zone`: The zone of this process; its providers are preferred above all.
+            - `pool_options`: Options of the pool: balancers, retries, service config, interceptors.
+            - `timeout`: Seconds to wait for the whole topology; 10 by default.
 
     Raises:
-        ConnectError: If no seed peer let the client in, or none could be asked for this.
+        ConnectError: If no seed peer accepted the client, or no feed can serve this request.
         aegis_certs.CertsError: If the identity cannot be loaded.
     """
-    seeds = parse_seeds(seed_peers)
-    wanted = check_services(services)
-    source = client_source(node_id, cert_dir, tls)
-    identity = source.load()
+    client, pool_arguments = create_client(*seed_peers, **options)
     background = BackgroundLoop("aegis-client")
     try:
-        client = background.run(_start(source, identity, seeds, mesh, wanted, timeout))
+        background.run(client.start())
     except BaseException:
         background.close()
         raise
-    pool = ServiceClientPool(
-        client.topology,
-        identity,
-        region=region,
-        zone=zone,
-        may_provide=ProviderAuthorizer(policy, identity.trust_domain),
-        **vars(pool_options or PoolOptions()),
-    )
-    return Mesh(background, client, pool)
-
-
-async def _start(
-    source: IdentitySource,
-    tls: TLSConfig,
-    seeds: tuple[SeedPeer, ...],
-    mesh: str,
-    services: tuple[ServiceInfo, ...],
-    timeout: float,
-) -> FeedClient:
-    client = FeedClient(source, tls, seeds, mesh=mesh, services=services)
-    await client.start(timeout)
-    return client
+    return Mesh(background, client, ServiceClientPool(**pool_arguments))

@@ -1,5 +1,5 @@
 """Following a feed over gRPC. For code that builds nodes."""
 
-from aegis_discovery._client.follow import SILENCE, FeedDivergedError, FeedSilentError, follow
+from aegis_discovery._client.follow import FEED_TIMEOUT, FeedDivergedError, FeedTimeoutError, follow
 
-__all__ = ["SILENCE", "FeedDivergedError", "FeedSilentError", "follow"]
+__all__ = ["FEED_TIMEOUT", "FeedDivergedError", "FeedTimeoutError", "follow"]

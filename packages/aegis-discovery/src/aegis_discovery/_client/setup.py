@@ -1,0 +1,65 @@
+"""Creates a client from the arguments of `connect`, for the blocking and the async API."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, TypedDict
+
+from aegis_certs import TLSConfig
+
+from aegis_discovery._calls.options import PoolOptions
+from aegis_discovery._client.bootstrap import (
+    DEFAULT_MESH,
+    check_services,
+    identity_source,
+    parse_seeds,
+)
+from aegis_discovery._client.feed_client import FeedClient
+from aegis_discovery._model import ServiceInfo
+from aegis_discovery.policy._providers import ProviderAuthorizer
+from aegis_discovery.policy._rules import Policy
+
+
+class ConnectArguments(TypedDict, total=False):
+    """The keyword arguments of `connect`; `aegis_discovery.connect` documents them."""
+
+    node_id: str | None
+    cert_dir: str | Path
+    tls: TLSConfig | None
+    mesh: str
+    services: Collection[ServiceInfo]
+    policy: Policy | None
+    region: str
+    zone: str
+    pool_options: PoolOptions | None
+    timeout: float
+
+
+def create_client(
+    *seed_peers: str,
+    node_id: str | None = None,
+    cert_dir: str | Path = "./certs",
+    tls: TLSConfig | None = None,
+    mesh: str = DEFAULT_MESH,
+    services: Collection[ServiceInfo] = (),
+    policy: Policy | None = None,
+    region: str = "",
+    zone: str = "",
+    pool_options: PoolOptions | None = None,
+    timeout: float = 10.0,
+) -> tuple[FeedClient, dict[str, Any]]:
+    """Returns a client that is not started yet, and the arguments of its pool; reads files."""
+    seeds = parse_seeds(seed_peers)
+    wanted = check_services(services)
+    source = identity_source(node_id, cert_dir, tls)
+    identity = source.load()
+    client = FeedClient(source, identity, seeds, mesh=mesh, services=wanted, timeout=timeout)
+    return client, {
+        "source": client.topology,
+        "tls": identity,
+        "region": region,
+        "zone": zone,
+        "may_provide": ProviderAuthorizer(policy, identity.trust_domain),
+        **vars(pool_options or PoolOptions()),
+    }
