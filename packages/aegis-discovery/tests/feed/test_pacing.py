@@ -3,10 +3,10 @@ from __future__ import annotations
 from aegis_discovery.feed import BATCH, HEARTBEAT, MAX_BATCH, FeedPacer
 
 
-def send(pacer: FeedPacer, news: list[float]) -> list[float]:
+def send(pacer: FeedPacer, changes: list[float]) -> list[float]:
     """Serves a feed over virtual time; returns when its messages were sent."""
     sent: list[float] = []
-    waiting = list(news)
+    waiting = list(changes)
     while waiting:
         now = max(waiting[0], sent[-1] if sent else 0.0)
         now += pacer.batch_delay(now)
@@ -17,10 +17,10 @@ def send(pacer: FeedPacer, news: list[float]) -> list[float]:
 
 
 def test_single_changes_are_sent_almost_at_once() -> None:
-    news = [0.1 * n for n in range(1, 50)]
-    assert [round(at - n, 6) for n, at in zip(news, send(FeedPacer(0), news), strict=True)] == [
-        BATCH
-    ] * len(news)
+    changes = [0.1 * n for n in range(1, 50)]
+    assert [
+        round(at - n, 6) for n, at in zip(changes, send(FeedPacer(0), changes), strict=True)
+    ] == [BATCH] * len(changes)
 
 
 def test_a_flood_costs_a_few_messages_a_second_however_dense_it_is() -> None:
@@ -54,7 +54,7 @@ def test_changes_that_are_not_sent_do_not_put_off_the_heartbeat() -> None:
     assert pacer.until_heartbeat(5.5) == HEARTBEAT
 
 
-def test_a_heartbeat_is_no_news() -> None:
+def test_a_heartbeat_is_no_change() -> None:
     pacer = FeedPacer(0)
     pacer.note_checked(0, sent=True)
     pacer.note_heartbeat(1)
