@@ -280,4 +280,4 @@ async def start_go(go_credentials: Callable[[str], GoCredentials]) -> AsyncItera
 @pytest.fixture(autouse=True)
 def _poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Peers without a feed are asked every two seconds otherwise, and every test would wait."""
-    monkeypatch.setattr("aegis_core._peers.watchers.POLL_INTERVAL", 0.05)
+    monkeypatch.setattr("aegis_core._peers.session.POLL_INTERVAL", 0.05)

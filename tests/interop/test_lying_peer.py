@@ -253,8 +253,8 @@ async def test_an_address_that_it_invents_many_nodes_at_is_left_in_peace(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("aegis_core._peers.watchers.DIALS", 4)
-    monkeypatch.setattr("aegis_core._peers.watchers.DIALS_PER_SECOND", 1e-6)
+    monkeypatch.setattr("aegis_core._peers.session.DIALS", 4)
+    monkeypatch.setattr("aegis_core._peers.session.DIALS_PER_SECOND", 1e-6)
     dials = 0
 
     def on_connect(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

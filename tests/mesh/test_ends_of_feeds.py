@@ -55,7 +55,7 @@ async def test_a_feed_that_was_silent_for_too_long_is_opened_anew_and_is_no_hint
 ) -> None:
     # Less than a heartbeat, so that each feed is given up again and again. To a process that was
     # stopped for a while, all feeds look as silent as these.
-    monkeypatch.setattr("aegis_core._peers.watchers.REDIAL_AFTER", HEARTBEAT / 2)
+    monkeypatch.setattr("aegis_core._peers.feed.REDIAL_AFTER", HEARTBEAT / 2)
     a = await start("a")
     b = await start("b", a)
     await until(lambda: agree(a, b))

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from aegis_certs import RevocationList, TLSConfig
-from aegis_discovery import InvalidRecordError, NodeIdInUseError, NodeInfo, Topology
-from aegis_discovery.feed import FeedReader, ReceiveResult
+from aegis_discovery import InvalidRecordError, NodeInfo, Topology
+from aegis_discovery.feed import FeedReader
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.records import Record, RecordSigner, RecordVerifier
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
@@ -17,18 +17,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from aegis_core._access.authorization import CallerVerifier
 from aegis_core.errors import ConfigError
 
-_log = logging.getLogger("aegis.node")
-
-MAX_ANSWERED = 256
-"""Other lives of this node that it remembers to have answered; more than it can have had."""
-
 
 class NodeState:
     """The identity and the knowledge of one node.
 
     Attributes:
-        joined: Set once a peer told everything that it knows.
-        tell_peers: Opens all feeds anew, each of which tells a peer our own record.
+        joined: Set once a peer sent all that it knows.
+        on_failure: Stops the node because of an error that it cannot continue with.
     """
 
     def __init__(
@@ -38,16 +33,14 @@ class NodeState:
         self.mesh = mesh
         self.node_id = tls.node_id
         self.joined = asyncio.Event()
-        self.tell_peers: Callable[[], None] = lambda: None
         self._signer = RecordSigner.of(tls, mesh=mesh)
         self.topology = Topology(owner=tls.node_id, signer=self._signer)
         self.verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
         self.chain = _chain(tls)
         self.caller_verifier = CallerVerifier(tls.trust_domain)
-        self._answered: set[str] = set()
         self._complaints = LogLimiter(logging.getLogger("aegis.feed"))
         _check(tls, self.verifier)
-        self._on_failure = on_failure
+        self.on_failure = on_failure
 
     def change_identity(self, tls: TLSConfig) -> None:
         """Goes on with another certificate, key or trust bundle of the same node.
@@ -96,37 +89,6 @@ class NodeState:
     def forget_certificates(self) -> None:
         """Lets go of certificates that sign no record any more."""
         self.verifier.retain(self.topology.signers | {self.tls.fingerprint})
-
-    def received(self, received: ReceiveResult) -> None:
-        """Takes note of what a feed's message meant for this node itself."""
-        if received.foreign is not None:
-            self.met_foreign(received.foreign)
-        if received.complete and not self.joined.is_set():
-            self.joined.set()
-
-    def met_foreign(self, record: Record) -> None:
-        """Answers a newer record of our own id that another process wrote.
-
-        It may be of an earlier life of this node, whose clock was ahead: go on above it. If that
-        process answers again it lives, and runs under our id: give way, rather than fight.
-        """
-        if record.info is None or record.instance not in self._answered:
-            if len(self._answered) >= MAX_ANSWERED:
-                self._answered.clear()
-            self._answered.add(record.instance)
-            if record.info is not None:
-                self._complaints.warn(
-                    self.node_id,
-                    "another life",
-                    "another process runs under the id %s, or ran, at %s; this one goes on",
-                    self.node_id,
-                    record.info.address,
-                )
-            self.topology.republish()
-            # Others may watch that process by now, so they hear of this only if they are told.
-            self.tell_peers()
-            return
-        self._on_failure(NodeIdInUseError(self.node_id, record.info.address))
 
 
 def _check(tls: TLSConfig, verifier: RecordVerifier) -> None:

@@ -5,8 +5,8 @@ from aegis_core._membership import failure_detector
 from aegis_core._membership.failure_detector import (
     FLAP_WINDOW,
     LOST_FOR,
-    SILENCE,
     SILENT_FOR,
+    SUSPECT_AFTER,
     FailureDetector,
 )
 from aegis_discovery.records import Opinion
@@ -53,7 +53,7 @@ def test_one_that_is_heard_is_clear() -> None:
 
 def test_silence_makes_a_suspect_and_more_of_it_a_failure() -> None:
     bench = Bench()
-    bench.wait(SILENCE - STEP)
+    bench.wait(SUSPECT_AFTER - STEP)
     assert bench.opinion == (CLEAR, False)
     bench.wait(2 * STEP)
     assert bench.opinion == (SUSPECT, False)
@@ -112,7 +112,7 @@ def test_disorder_begins_the_minute_anew(disorder: str) -> None:
     if disorder == "break":
         bench.lost()
     else:
-        bench.wait(SILENCE + STEP)
+        bench.wait(SUSPECT_AFTER + STEP)
     bench.wait(FLAP_WINDOW - 1, hearing="a")
     assert bench.opinion == (FAILED, True)
     bench.wait(2, hearing="a")
@@ -121,7 +121,7 @@ def test_disorder_begins_the_minute_anew(disorder: str) -> None:
 
 def test_a_new_record_alone_refutes_and_leaves_it_in_peace_for_ever_longer() -> None:
     bench = Bench()
-    quiet = SILENCE
+    quiet = SUSPECT_AFTER
     for _ in range(3):
         bench.lost()
         assert bench.opinion == (SUSPECT, False)
@@ -153,9 +153,9 @@ def test_a_new_record_does_not_clear_one_that_is_held() -> None:
 
 def test_a_new_record_counts_as_a_word_of_one_that_is_clear() -> None:
     bench = Bench()
-    bench.wait(SILENCE - STEP)
+    bench.wait(SUSPECT_AFTER - STEP)
     bench.judge.renewed("a", bench.now, alone=True)
-    bench.wait(SILENCE - STEP)
+    bench.wait(SUSPECT_AFTER - STEP)
     assert bench.opinion == (CLEAR, False)
 
 
@@ -219,7 +219,7 @@ def test_of_others_than_those_it_watches_it_takes_no_note() -> None:
 def test_one_that_is_cut_off_holds_nothing_against_those_it_cannot_hear() -> None:
     bench = Bench("a", "b", "c")
     for _ in range(3):
-        bench.wait(SILENCE + SILENT_FOR + 2 * STEP)
+        bench.wait(SUSPECT_AFTER + SILENT_FOR + 2 * STEP)
         assert bench.opinion == (FAILED, False)
         bench.wait(STEP, hearing="abc")
         assert bench.opinion == (CLEAR, False)

@@ -100,7 +100,7 @@ def test_each_edge_carries_a_heartbeat_a_second_while_nothing_happens() -> None:
     simulation.run(10)
     assert {10 <= traffic.messages <= 11 for traffic in simulation.traffic.values()} == {True}
     assert len(simulation.traffic) == sum(
-        len(simulation._world.processes[node_id].watches) for node_id in simulation.live
+        len(simulation._world.processes[node_id].session.feeds) for node_id in simulation.live
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from aegis_discovery.records import Opinion
 
-SILENCE = 3.0
+SUSPECT_AFTER = 3.0
 """Seconds without a message, three heartbeats, after which a node is suspected."""
 
 LOST_FOR = 1.0
@@ -49,7 +49,7 @@ class _Subject:
     held: bool = False
     failed_at: float = 0.0
     quiet_until: float = 0.0
-    quiet_for: float = SILENCE
+    quiet_for: float = SUSPECT_AFTER
     in_order_since: float | None = None
     failures: list[float] = field(default_factory=list)
 
@@ -113,7 +113,7 @@ class FailureDetector:
         subject = self._subjects.get(node_id)
         if subject is None:
             return
-        if subject.in_order_since is None or now - subject.heard_at >= SILENCE:
+        if subject.in_order_since is None or now - subject.heard_at >= SUSPECT_AFTER:
             subject.in_order_since = now
         subject.heard_at = now
         if subject.held:
@@ -150,7 +150,7 @@ class FailureDetector:
             subject.opinion = Opinion.CLEAR
             subject.heard_at = now
             if now - subject.quiet_until > FLAP_WINDOW:
-                subject.quiet_for = SILENCE
+                subject.quiet_for = SUSPECT_AFTER
             subject.quiet_for = min(2 * subject.quiet_for, MAX_QUIET)
             subject.quiet_until = now + subject.quiet_for
         elif subject.opinion is Opinion.FAILED:
@@ -168,7 +168,7 @@ class FailureDetector:
         elif self._doubt and now - self._doubted_at >= CALM:
             self._doubt -= 1
             self._doubted_at = now
-        patience = SILENCE * self._slowness
+        patience = SUSPECT_AFTER * self._slowness
         for subject in self._subjects.values():
             if subject.opinion is Opinion.CLEAR and now - subject.heard_at < patience:
                 continue

@@ -46,6 +46,10 @@ class Membership:
         now: The time, on the clock of all other calls (monotonic seconds).
         rings: To start from, where the topology's first `position` changes are on them already.
         position: How far the topology's log was read.
+
+    Attributes:
+        position: How far the topology's log was read.
+        rings_version: Grows whenever a change of the rings may change which nodes to watch.
     """
 
     def __init__(
@@ -55,8 +59,9 @@ class Membership:
         self._own_id = topology.owner
         self._topology = topology
         self._rings = rings or Rings()
-        self._position = position
+        self.position = position
         self._judge = FailureDetector(now)
+        self.rings_version = 0
         self._subjects: dict[str, Record] = {}
         self._accused: set[str] = set()
         self._undecided: set[str] = set()
@@ -143,9 +148,9 @@ class Membership:
         for node_id in dropped:
             if self._topology.get_node(node_id) is None:
                 reshaped |= self._remove(node_id)
-        if self._topology.log_position != self._position:
-            changes = self._topology.changes_since(self._position)
-            self._position = changes.position
+        if self._topology.log_position != self.position:
+            changes = self._topology.changes_since(self.position)
+            self.position = changes.position
             for entry in changes.entries:
                 node_id = entry.record.id
                 changed.add(node_id)
@@ -172,6 +177,7 @@ class Membership:
 
     def _reshape(self, now: float) -> None:
         """Follows the rings: takes up new subjects, and lets go of old ones."""
+        self.rings_version += 1
         subjects = self._rings.subjects(self._own_id)
         for node_id in sorted(self._subjects.keys() - subjects):
             del self._subjects[node_id]

@@ -17,7 +17,6 @@ from aegis_discovery.aio import ServiceClientPool
 from aegis_discovery.aio.identity import run_rotator
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityRotator
 from aegis_discovery.policy import ProviderAuthorizer
-from aegis_discovery.records import LEASE, REPUBLISH_EVERY
 from aegis_discovery.transport import parse_seed
 
 from aegis_core._access.policy_file import POLL_INTERVAL, PolicySource
@@ -25,10 +24,9 @@ from aegis_core._address import published_address
 from aegis_core._health.checks import HealthInfo
 from aegis_core._health.monitor import HealthMonitor
 from aegis_core._node.options import NodeOptions
-from aegis_core._peers.dialing import MAINTENANCE
 from aegis_core._peers.joiner import Joiner
-from aegis_core._peers.manager import PeerManager
-from aegis_core._peers.watchers import Watchers
+from aegis_core._peers.runner import SessionRunner
+from aegis_core._peers.session import MAINTENANCE
 from aegis_core._server.mesh_services import LocalNode
 from aegis_core._server.server import MeshServer
 from aegis_core._state import NodeState
@@ -87,7 +85,7 @@ class RunningNode:
             chain_of=self.state.chain_of,
             info=self.state.own_node,
             health=lambda: self.monitor.info,
-            on_foreign=self.state.met_foreign,
+            on_foreign=lambda record: self.session.met_foreign(record, time.monotonic()),
             meet=lambda peer_id: self.peers.meet(peer_id),
             lacks=lambda peer_id: self.peers.lacks(peer_id),
             caller_verifier=self.state.caller_verifier,
@@ -103,7 +101,8 @@ class RunningNode:
             max_concurrent_calls=options.max_concurrent_calls,
         )
         self.may_provide = ProviderAuthorizer(None, tls.trust_domain)
-        self.peers = PeerManager(self.state)
+        self.runner = SessionRunner(self.state)
+        self.peers, self.session = self.runner.peers, self.runner.session
         pool_options = options.pool_options or PoolOptions()
         # The mesh's own calls must not pass through the user's interceptors.
         is_plain = not (pool_options.interceptors or pool_options.options)
@@ -119,10 +118,8 @@ class RunningNode:
         self.reported_pool: PoolWithStats = self.pool
         self.may_provide.subscribe_changed(self.pool.reevaluate)
         self._apply_policy()
-        self.watchers = Watchers(self.state, self.peers)
-        self.state.tell_peers = self.watchers.dial_again
         seeds = tuple(map(parse_seed, options.seed_peers))
-        self.joiner = Joiner(self.state, self.peers, self.watchers, seeds)
+        self.joiner = Joiner(self.state, self.peers, self.session, seeds)
 
     async def start(self) -> None:
         """Serves, publishes the node's record and joins the mesh."""
@@ -143,8 +140,7 @@ class RunningNode:
         await self.server.start()
         _log.info("%s serves at %s, known as %s", options.id, self.server.address, address)
         for name, work in (
-            ("watchers", self.watchers.run),
-            ("recovery", self.watchers.recover),
+            ("session", self.runner.run),
             ("joiner", self.joiner.run),
             ("health", self.monitor.run),
             ("maintenance", self._maintain),
@@ -159,7 +155,7 @@ class RunningNode:
     def stats(self) -> NodeStats:
         """Returns a snapshot of the node."""
         topology, server = self.state.topology, self.server
-        silences = self.watchers.silences.values()
+        silences = self.session.silences(time.monotonic())
         return NodeStats(
             node_id=self.state.node_id,
             started_at=self._started_at,
@@ -184,7 +180,7 @@ class RunningNode:
         self.server.change_identity(tls)
         self.peers.change_identity(tls)
         self.pool.change_identity(tls)
-        self.watchers.dial_again()
+        self.session.reopen_feeds(time.monotonic())
 
     async def _follow_identity(self) -> None:
         if self._rotator.tls is not self.state.tls:
@@ -232,10 +228,10 @@ class RunningNode:
             await asyncio.gather(*tasks, return_exceptions=True)
             leaves = leave and topology.get_node(node_id) is not None
             if leaves:
-                topology.remove_node(node_id)
+                self.session.leave()
             aware = await self.server.end_feeds()
             if leaves:
-                await self.peers.tell_goodbye(aware=aware)
+                await self.runner.say_goodbye(aware)
         _log.info("%s stopped", node_id)
 
     def _publish_health(self, info: HealthInfo) -> None:
@@ -252,22 +248,14 @@ class RunningNode:
         """Renews the lease of the node's own record, and removes expired records."""
         while True:
             await asyncio.sleep(MAINTENANCE)
-            topology = self.state.topology
-            topology.expire()
+            not_after = self.state.tls.not_after.timestamp()
+            self.session.maintain(time.time(), not_after=not_after)
             self.state.forget_certificates()
-            record = self.state.own_record()
-            if record is not None and self._is_due(record.expires_at):
-                topology.republish()
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
         task = asyncio.create_task(work, name=f"aegis-{name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def _is_due(self, expires_at: int) -> bool:
-        not_after = self.state.tls.not_after.timestamp()
-        renewable = expires_at / 1000 < not_after - 1
-        return renewable and expires_at / 1000 - time.time() < LEASE - REPUBLISH_EVERY
 
 
 async def _supervise(name: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -14,7 +14,7 @@ from aegis_discovery.transport import SeedPeer, probe_identity
 
 from aegis_core._peers.info import PeerInfo
 from aegis_core._peers.manager import PeerManager
-from aegis_core._peers.watchers import Watchers
+from aegis_core._peers.session import Session
 from aegis_core._state import NodeState
 from aegis_core.errors import ConfigError, PeerNotFoundError
 
@@ -28,11 +28,11 @@ class Joiner:
     """Turns seed addresses into peers; the certificate found there says who it is."""
 
     def __init__(
-        self, state: NodeState, peers: PeerManager, watchers: Watchers, seeds: Sequence[SeedPeer]
+        self, state: NodeState, peers: PeerManager, session: Session, seeds: Sequence[SeedPeer]
     ) -> None:
         self._state = state
         self._peers = peers
-        self._watchers = watchers
+        self._session = session
         self._found: dict[SeedPeer, str] = {}
         self._seeds = tuple(seeds)
         self._failures: dict[SeedPeer, str] = {}
@@ -79,13 +79,14 @@ class Joiner:
             f"{seed.address} has not answered yet" for seed in self._seeds if seed in waiting
         ]
         for seed, node_id in self._found.items():
-            complaint = self._watchers.complaint(node_id)
-            reasons.append(f"{node_id} at {seed.address}: {complaint or 'it has not answered yet'}")
+            feed = self._session.feeds.get(node_id)
+            why = (feed.problem if feed else "") or "it has not answered yet"
+            reasons.append(f"{node_id} at {seed.address}: {why}")
         return "; ".join(reasons) or "no seed peer but itself"
 
     async def _look_up(self, seed: SeedPeer) -> None:
         known = self._found.get(seed)
-        if known is not None and (self._watchers.is_watching(known) or self._is_alive(known)):
+        if known is not None and (self._is_watching(known) or self._is_alive(known)):
             return
         try:
             node_id = seed.node_id or await self._identify(seed)
@@ -103,6 +104,10 @@ class Joiner:
             self._tried.add(seed)
             if len(self._tried) == len(set(self._seeds)):
                 self._all_tried.set()
+
+    def _is_watching(self, node_id: str) -> bool:
+        feed = self._session.feeds.get(node_id)
+        return feed is not None and not feed.problem
 
     def _is_alive(self, node_id: str) -> bool:
         """Tells whether the mesh sees a seed peer; once it does, others may be watching it."""

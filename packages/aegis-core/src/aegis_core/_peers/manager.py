@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
-import random
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import grpc
 from aegis_certs import TLSConfig
-from aegis_discovery import ClosedError, InvalidAddressError, NodeInfo, NodeStatus
+from aegis_discovery import ClosedError, InvalidAddressError, NodeInfo
 from aegis_discovery.aio.transport import ChannelCache
 from aegis_discovery.feed import split_message
 from aegis_discovery.logs import LogLimiter
@@ -22,21 +20,18 @@ from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2_grpc
 from aegis_discovery.transport import describe_call_error, split_address
 
 from aegis_core._health.checks import HealthInfo
-from aegis_core._peers.dialing import GOODBYES
 from aegis_core._peers.info import PeerInfo
+from aegis_core._peers.session import Session
 from aegis_core._state import NodeState
 from aegis_core._unsigned_peers import codec
 from aegis_core._unsigned_peers.vouching import Vouching
-from aegis_core.errors import ConfigError, PeerNotFoundError
+from aegis_core.errors import PeerNotFoundError
 
 _log = logging.getLogger("aegis.peers")
 
 TIMEOUT = 5.0
 """Seconds for one call to a peer: a hung one must not block a sync for ever."""
 
-
-GOODBYE = 3.0
-"""Seconds that a leaving node spends on telling those who do not watch it."""
 
 MEETING = 1.0
 """Seconds for asking a peer that itself waits for our answer."""
@@ -55,14 +50,6 @@ class SyncReport:
     failed: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Added:
-    """A peer, and the stamp of the record that the topology had of it when it was added."""
-
-    peer: PeerInfo
-    stamp: int
-
-
 class PeerManager:
     """Knows peers, keeps their connections and calls them.
 
@@ -73,24 +60,23 @@ class PeerManager:
         channels: The connections, which the node's pool shares.
     """
 
-    def __init__(self, state: NodeState) -> None:
+    def __init__(self, state: NodeState, session: Session) -> None:
         self._state = state
-        self._added: dict[str, _Added] = {}
+        self._session = session
         self.channels = ChannelCache(state.tls)
         self._vouching = Vouching(state.topology)
         self._complaints = LogLimiter(_log)
-        self._observers: list[Callable[[], None]] = []
         # The cache forgets channels that nobody holds, and a new one costs a handshake.
         self._closed = False
         self._held: dict[str, grpc.aio.Channel] = {}
 
     def __repr__(self) -> str:
-        return f"<PeerManager {', '.join(sorted(self._added)) or 'no peers added'}>"
+        return f"<PeerManager {', '.join(sorted(self.added)) or 'no peers added'}>"
 
     @property
     def added(self) -> Mapping[str, PeerInfo]:
         """The peers that were added, by id."""
-        return MappingProxyType({peer_id: added.peer for peer_id, added in self._added.items()})
+        return MappingProxyType({**self._session.peers.added})
 
     def add_peer(self, peer: PeerInfo) -> None:
         """Adds a peer: from now on it is watched, and comes into the topology by that.
@@ -98,9 +84,7 @@ class PeerManager:
         A node that is known already is looked for at this address until it publishes another one.
         """
         if peer.id != self._state.node_id:
-            record = self._state.topology.get_record(peer.id)
-            self._added[peer.id] = _Added(peer, record.stamp if record else 0)
-            self._notify()
+            self._session.add_peer(peer)
 
     def remove_peer(self, peer_id: str) -> None:
         """Forgets a peer that was added; as a node of the topology it stays known.
@@ -108,43 +92,8 @@ class PeerManager:
         Raises:
             PeerNotFoundError: If it was not added.
         """
-        if self._added.pop(peer_id, None) is None:
-            raise PeerNotFoundError(peer_id)
+        self._session.remove_peer(peer_id)
         self._vouching.forget(peer_id)
-        self._notify()
-
-    def on_change(self, callback: Callable[[], None]) -> None:
-        """Calls back whenever a peer was added or removed."""
-        self._observers.append(callback)
-
-    def find(self, peer_id: str) -> PeerInfo | None:
-        """Returns where a peer is to be dialled: where it says, unless we were told later."""
-        added = self._added.get(peer_id)
-        if added is not None and self._is_newer_by_hand(peer_id):
-            return added.peer
-        node = self._state.topology.get_node(peer_id)
-        if node is not None and peer_id != self._state.node_id:
-            # What a node publishes need not be an address at all.
-            with contextlib.suppress(ConfigError):
-                return PeerInfo(node.id, node.address, node.type)
-        return added.peer if added else None
-
-    def unmet(self) -> list[PeerInfo]:
-        """Returns the added peers that nobody else looks after: they have no record of their own.
-
-        So too one that was added since it published the record that we have.
-        """
-        found = []
-        for peer_id, added in self._added.items():
-            record = self._state.topology.get_record(peer_id)
-            if (
-                record is None
-                or record.info is None
-                or record.voucher
-                or self._is_newer_by_hand(peer_id)
-            ):
-                found.append(self.find(peer_id) or added.peer)
-        return found
 
     def channel(self, peer: PeerInfo) -> grpc.aio.Channel:
         """Returns the connection to a peer, which must prove its id."""
@@ -156,10 +105,9 @@ class PeerManager:
         self._held.clear()
         self.channels.change_identity(tls)
 
-    def let_go(self, peer_ids: Collection[str]) -> None:
-        """Drops the connections of peers that are no more."""
-        for peer_id in peer_ids:
-            self._held.pop(peer_id, None)
+    def release(self, peer_id: str) -> None:
+        """Drops the connection to a peer."""
+        self._held.pop(peer_id, None)
 
     async def ping_peer(self, peer_id: str) -> float:
         """Pings a peer; returns the seconds until its answer."""
@@ -199,8 +147,8 @@ class PeerManager:
 
     async def sync_topology_with_all_peers(self) -> SyncReport:
         """Merges the topologies of all peers, at the same time."""
-        known = self._added.keys() | self._state.topology.nodes.keys()
-        peers = sorted(peer_id for peer_id in known if self.find(peer_id))
+        known = self.added.keys() | self._state.topology.nodes.keys()
+        peers = sorted(peer_id for peer_id in known if self._session.peers.find(peer_id))
         outcomes = await asyncio.gather(
             *(self.sync_topology(peer_id) for peer_id in peers), return_exceptions=True
         )
@@ -236,33 +184,16 @@ class PeerManager:
         topology.merge_records((), version=answer.version)
         self._vouching.learn(peer.id, nodes)
 
-    async def tell_goodbye(self, *, aware: Collection[str]) -> None:
-        """Tells a few nodes that this one left, where they do not watch it (yet) themselves.
-
-        Watchers hear it by their feeds. Without this, a node that leaves as soon as it joined
-        would be missed by nobody, and stay in the topology as failed.
-        """
-        unaware = [
-            node.id
-            for node in self._state.topology.nodes.values()
-            if node.status is NodeStatus.ALIVE and not node.vouched_by and node.id not in aware
-        ]
-        random.shuffle(unaware)
-        told = itertools.islice(filter(None, map(self.find, unaware)), GOODBYES)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GOODBYE):
-                await asyncio.gather(*map(self._read_feed, told), return_exceptions=True)
-
     async def meet(self, peer_id: str) -> None:
         """Asks a peer that was added, but is not known yet, before it is answered.
 
         It may be one that adopts a topology whole: an answer without it makes it forget itself.
         """
-        added = self._added.get(peer_id)
+        added = self.added.get(peer_id)
         if added is not None and self._state.topology.get_node(peer_id) is None:
             with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError):
                 async with asyncio.timeout(MEETING):
-                    await self.poll(added.peer)
+                    await self.poll(added)
 
     def lacks(self, peer_id: str) -> bool:
         """Tells whether a peer that adopts topologies whole does not know all that we know."""
@@ -297,7 +228,7 @@ class PeerManager:
             async for message in call:
                 for part in split_message(message):
                     received = reader.receive(part, source=peer.id)
-                    state.received(received)
+                    self._session.note(received, time.monotonic())
                     await asyncio.sleep(0)
                 if message.complete:
                     return
@@ -323,19 +254,10 @@ class PeerManager:
         return aegis_pb2_grpc.MeshServiceStub(self.channel(peer))
 
     def _get(self, peer_id: str) -> PeerInfo:
-        peer = self.find(peer_id)
+        peer = self._session.peers.find(peer_id)
         if peer is None:
             raise PeerNotFoundError(peer_id)
         return peer
-
-    def _is_newer_by_hand(self, node_id: str) -> bool:
-        """Tells whether a peer was added after its node published what we have of it."""
-        added, record = self._added.get(node_id), self._state.topology.get_record(node_id)
-        return added is not None and record is not None and record.stamp <= added.stamp
-
-    def _notify(self) -> None:
-        for observer in self._observers:
-            observer()
 
 
 def _dialable(node: NodeInfo, peer: PeerInfo) -> NodeInfo:

@@ -8,9 +8,9 @@ from aegis_discovery import InvalidRecordError, InvalidVerdictError
 from aegis_discovery.records import (
     MAX_AHEAD,
     Record,
-    RecordVerifier,
     Signed,
     SignedVerdict,
+    Verifier,
     decode_record,
     decode_verdict,
 )
@@ -61,7 +61,7 @@ class Decoder:
         return found
 
 
-class FakeVerifier(RecordVerifier):
+class FakeVerifier(Verifier):
     """Believes every signature, but no stamp far ahead of its own clock."""
 
     def __init__(self, decoder: Decoder, clock: Callable[[], float]) -> None:

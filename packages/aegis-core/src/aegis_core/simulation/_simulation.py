@@ -251,10 +251,10 @@ class Simulation:
         self._process(one)
         self._world.note("", "break", one)
         for process in self._world.processes.values():
-            for watch in process.watches.values():
-                ends = {process.id, watch.peer}
-                if watch.stream is not None and one in ends and other in (None, *ends - {one}):
-                    self._world.sever(watch.stream)
+            for stream in process.streams.values():
+                ends = {process.id, stream.server}
+                if one in ends and other in (None, *ends - {one}):
+                    self._world.break_stream(stream)
 
     def flap(self, node_id: str, *, blocked: float = 10.0, opened: float = 10.0) -> None:
         """Blocks all links of a node and opens them again, by turns, until `heal`."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 from aegis_discovery import Topology
-from aegis_discovery.feed import FeedReader, FeedWriter
+from aegis_discovery.feed import FeedWriter
 from aegis_discovery.proto import mesh_pb2
-from aegis_discovery.transport import Backoff
 
+from aegis_core._peers.feed import Feed, FeedEnd
 from aegis_core.simulation._event_loop import Actor, VirtualClock
 from aegis_core.simulation._fake_signing import Decoder
 from aegis_core.simulation._network import (
@@ -44,31 +44,16 @@ class Host(Actor):
         """Begins to serve a feed."""
         raise NotImplementedError
 
-    def receive(self, stream: Stream, data: bytes | None) -> None:
-        """Takes a message of a feed that it reads, or the end of that feed (None)."""
+    def on_message(self, stream: Stream, data: bytes | None) -> None:
+        """Takes a message of a feed that it reads, or the end of that feed in order (None)."""
         raise NotImplementedError
 
-    def lose(self, stream: Stream) -> None:
-        """Notices that a feed that it reads broke."""
+    def on_end(self, stream: Stream, end: FeedEnd) -> None:
+        """Notices that a feed that it reads ended otherwise."""
         raise NotImplementedError
 
 
 HostT = TypeVar("HostT", bound=Host)
-
-
-@dataclass(slots=True, eq=False)
-class Watch:
-    """One peer that a node watches, or tries once."""
-
-    peer: str
-    reader: FeedReader
-    backoff: Backoff
-    is_for_once: bool = False
-    stream: Stream | None = None
-    stamp: int = 0
-    tries: int = 0
-    heard_at: float = 0.0
-    beat: tuple[bytes, int, int] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -77,7 +62,7 @@ class Stream:
 
     server: str
     watcher: Host
-    watch: Watch
+    feed: Feed
     serving: Host | None = None
     writer: FeedWriter | None = None
     is_over: bool = False
@@ -86,6 +71,7 @@ class Stream:
     arrives_at: float = 0.0
     stuck: list[bytes | None] | None = None
     stuck_since: float = 0.0
+    last_heartbeat: tuple[bytes, int, int] | None = None
 
 
 class Event(NamedTuple):
@@ -176,9 +162,7 @@ class World(Generic[HostT]):
             return
         process = self.processes.get(stream.server)
         if process is None or process.is_over:
-            self.clock.after(
-                2 * self.network.latency(), stream.watcher, stream.watcher.lose, stream
-            )
+            self.break_stream(stream, after=2 * self.network.latency())
             return
         stream.serving = process
         stream.counts = self.traffic.setdefault((stream.server, stream.watcher.id), [0, 0])
@@ -187,13 +171,14 @@ class World(Generic[HostT]):
         self.clock.after(5 * self.network.latency(), process, process.accept, stream, request)
 
     def reset(self, stream: Stream) -> None:
-        """Breaks a stream from its server's end; who cannot be reached does not hear of it."""
+        """Breaks a stream from its server's end; a watcher out of reach does not notice."""
         if not stream.is_over and self.network.is_open(stream.server, stream.watcher.id):
-            self.clock.after(self.network.latency(), stream.watcher, stream.watcher.lose, stream)
+            self.break_stream(stream, after=self.network.latency())
 
-    def sever(self, stream: Stream) -> None:
-        """Breaks a stream at both ends, before anything more comes out of it."""
-        self.clock.after(0.0, stream.watcher, stream.watcher.lose, stream)
+    def break_stream(self, stream: Stream, *, after: float = 0.0) -> None:
+        """Breaks a stream at its watcher's end, before anything more comes out of it."""
+        watcher = stream.watcher
+        self.clock.after(after, watcher, watcher.on_end, stream, FeedEnd.BROKEN)
 
     def drop(self, stream: Stream) -> None:
         """Ends a stream from its watcher's end."""
@@ -252,7 +237,7 @@ class World(Generic[HostT]):
         self.clock.at(when, stream.watcher, self._deliver, stream, data)
 
     def _deliver(self, stream: Stream, data: bytes | None) -> None:
-        stream.watcher.receive(stream, data)
+        stream.watcher.on_message(stream, data)
         if self.spreads:
             self._follow(stream.server, stream.watcher)
 
@@ -260,9 +245,9 @@ class World(Generic[HostT]):
         for stream in streams:
             watcher = stream.watcher
             if watcher.stopped_until > self.clock.now:
-                self.clock.after(0.0, watcher, watcher.receive, stream, data)
+                self.clock.after(0.0, watcher, watcher.on_message, stream, data)
             elif not watcher.is_over:
-                watcher.receive(stream, data)
+                watcher.on_message(stream, data)
 
     def _follow(self, server: str, watcher: Host) -> None:
         """Notes by how many hops a change came to a node that it is new to."""

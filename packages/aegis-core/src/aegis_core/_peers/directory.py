@@ -1,0 +1,70 @@
+"""Where to dial each peer: at the address that it publishes, or that was given by hand. Pure."""
+
+from __future__ import annotations
+
+import contextlib
+
+from aegis_discovery import Topology
+
+from aegis_core._peers.info import PeerInfo
+from aegis_core.errors import ConfigError, PeerNotFoundError
+
+
+class PeerDirectory:
+    """Knows the peers that were added by hand, and the nodes of a topology.
+
+    Attributes:
+        added: The peers that were added, by id.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self._topology = topology
+        self.added: dict[str, PeerInfo] = {}
+        self._stamps_when_added: dict[str, int] = {}
+
+    def add(self, peer: PeerInfo) -> None:
+        """Adds a peer; its address counts until its node publishes a newer record."""
+        record = self._topology.get_record(peer.id)
+        self.added[peer.id] = peer
+        self._stamps_when_added[peer.id] = record.stamp if record else 0
+
+    def remove(self, peer_id: str) -> None:
+        """Forgets a peer that was added.
+
+        Raises:
+            PeerNotFoundError: If it was not added.
+        """
+        if self.added.pop(peer_id, None) is None:
+            raise PeerNotFoundError(peer_id)
+        del self._stamps_when_added[peer_id]
+
+    def find(self, peer_id: str) -> PeerInfo | None:
+        """Returns where to dial a peer; None for an unknown one and for the own node."""
+        added = self.added.get(peer_id)
+        if added is not None and self._is_newer_by_hand(peer_id):
+            return added
+        node = self._topology.get_node(peer_id)
+        if node is not None and peer_id != self._topology.owner:
+            # What a node publishes need not be an address at all.
+            with contextlib.suppress(ConfigError):
+                return PeerInfo(node.id, node.address, node.type)
+        return added
+
+    def unwatched(self) -> dict[str, PeerInfo]:
+        """Returns the added peers that no signed record leads to: nobody else would watch them."""
+        found = {}
+        for peer_id, added in self.added.items():
+            record = self._topology.get_record(peer_id)
+            if (
+                record is None
+                or record.info is None
+                or record.voucher
+                or self._is_newer_by_hand(peer_id)
+            ):
+                found[peer_id] = self.find(peer_id) or added
+        return found
+
+    def _is_newer_by_hand(self, peer_id: str) -> bool:
+        """Tells whether a peer was added after its node published the record that is held."""
+        record = self._topology.get_record(peer_id)
+        return record is not None and record.stamp <= self._stamps_when_added[peer_id]

@@ -1,0 +1,177 @@
+"""Carries out over gRPC what a node's session decides: opens, reads, polls and closes feeds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Coroutine
+
+import grpc
+from aegis_discovery import NodeIdInUseError
+from aegis_discovery.aio.feed import FeedDivergedError, FeedTimeoutError, follow
+from aegis_discovery.aio.transport import open_channel
+from aegis_discovery.feed import ReceiveResult
+from aegis_discovery.logs import LogLimiter
+from aegis_discovery.transport import describe_call_error
+
+from aegis_core._peers.feed import Feed, FeedEnd
+from aegis_core._peers.manager import PeerManager
+from aegis_core._peers.session import GOODBYE_TIMEOUT, Session
+from aegis_core._state import NodeState
+
+_log = logging.getLogger("aegis.membership")
+
+
+class SessionRunner:
+    """Runs a session in an event loop.
+
+    Attributes:
+        session: Decides which feeds to open, and what their messages mean.
+        peers: Calls single peers.
+    """
+
+    def __init__(self, state: NodeState) -> None:
+        self._state = state
+        self.session = Session(
+            state.topology,
+            self,
+            time.monotonic(),
+            new_reader=state.new_reader,
+            rng=random.Random(),
+        )
+        self.peers = PeerManager(state, self.session)
+        self._is_due = asyncio.Event()
+        self._streams: dict[Feed, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._log_limiter = LogLimiter(_log)
+
+    async def run(self) -> None:
+        """Works until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        unsubscribe = self._state.topology.subscribe_changed(
+            lambda: loop.call_soon_threadsafe(self.wake)
+        )
+        try:
+            while True:
+                self._is_due.clear()
+                due = self.session.tick(time.monotonic())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(due - time.monotonic()):
+                        await self._is_due.wait()
+        finally:
+            unsubscribe()
+            self.session.close()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def say_goodbye(self, aware: frozenset[str]) -> None:
+        """Tells a few of the nodes that are not `aware` of it that this one left."""
+        self.session.say_goodbye(aware, time.monotonic())
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=GOODBYE_TIMEOUT)
+        self.session.close()
+
+    # What the session asks for
+
+    def wake(self) -> None:
+        """Ends the wait for the next tick."""
+        self._is_due.set()
+
+    def open(self, feed: Feed) -> None:
+        """Opens a stream."""
+        self._start(feed, self._read(feed))
+
+    def poll(self, feed: Feed) -> None:
+        """Asks a peer that has no feed."""
+        self._start(feed, self._poll(feed))
+
+    def close(self, feed: Feed) -> None:
+        """Cancels the stream or the poll."""
+        self._streams.pop(feed).cancel()
+
+    def release(self, peer_id: str) -> None:
+        """Drops the connection for calls."""
+        self.peers.release(peer_id)
+
+    def joined(self) -> None:
+        """Ends the wait of the node's start."""
+        self._state.joined.set()
+
+    def give_way(self, address: str) -> None:
+        """Stops the node."""
+        self._state.on_failure(NodeIdInUseError(self._state.node_id, address))
+
+    def _start(self, feed: Feed, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work, name=f"aegis-feed-{feed.peer.id}")
+        self._streams[feed] = task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _read(self, feed: Feed) -> None:
+        """Follows one feed to its end."""
+        end, why = FeedEnd.BROKEN, ""
+        try:
+            await self._follow(feed)
+            end = FeedEnd.IN_ORDER
+        except FeedDivergedError as error:
+            end, why = FeedEnd.DIVERGED, str(error)
+        except FeedTimeoutError as error:
+            end, why = FeedEnd.SILENT, str(error)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                end = FeedEnd.UNIMPLEMENTED
+            else:
+                why = describe_call_error(error, self._state.tls)
+        except Exception as error:  # noqa: BLE001 - an error of this process must not end the feed
+            why = str(error)
+            kind = "exchange" if feed.is_exchange else "fault"
+            line = (
+                "an exchange with %s at %s failed"
+                if feed.is_exchange
+                else "watching %s at %s failed"
+            )
+            peer = feed.peer
+            self._log_limiter.warn(peer.id, kind, line, peer.id, peer.address, error=error)
+        self._ended(feed, end, why)
+
+    async def _follow(self, feed: Feed) -> None:
+        def on_message(received: ReceiveResult) -> None:
+            self.session.received(feed, received, time.monotonic())
+
+        peer, state = feed.peer, self._state
+        # A channel of its own: a shared one may be waiting out gRPC's backoff when a peer is back.
+        channel = open_channel(state.tls, peer.id, peer.address)
+        try:
+            await follow(
+                channel,
+                feed.reader,
+                feed.reader.request(state.mesh, state.own_record(), state.chain, source=peer.id),
+                source=peer.id,
+                on_message=on_message,
+                timeout=feed.silent_after,
+            )
+        finally:
+            await channel.close()
+
+    async def _poll(self, feed: Feed) -> None:
+        try:
+            await self.peers.poll(feed.peer)
+        except grpc.aio.AioRpcError as error:
+            self._ended(feed, FeedEnd.BROKEN, describe_call_error(error, self._state.tls))
+        except Exception as error:  # noqa: BLE001 - an error of this process must not end the polls
+            line = "polling %s at %s failed"
+            peer = feed.peer
+            self._log_limiter.warn(peer.id, "fault", line, peer.id, peer.address, error=error)
+            self._ended(feed, FeedEnd.BROKEN, str(error))
+        else:
+            if self._streams.get(feed) is asyncio.current_task():
+                del self._streams[feed]
+                self.session.polled(feed, time.monotonic())
+
+    def _ended(self, feed: Feed, end: FeedEnd, why: str) -> None:
+        # A session that closed this stream meanwhile wants no report of it.
+        if self._streams.get(feed) is asyncio.current_task():
+            del self._streams[feed]
+            self.session.ended(feed, end, time.monotonic(), why)

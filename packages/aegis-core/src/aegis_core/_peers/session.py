@@ -1,0 +1,423 @@
+"""What one node decides about its peers: whom to dial, what their messages mean, how to leave.
+
+Pure: no I/O, time and chance are arguments. A running node drives it over gRPC and the simulation
+in virtual time, so that the simulation tests the decisions that ship.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Callable, Collection
+
+from aegis_discovery import NodeStatus, Topology
+from aegis_discovery.feed import FeedReader, ReceiveResult
+from aegis_discovery.logs import LogLimiter
+from aegis_discovery.records import LEASE, REPUBLISH_EVERY, Record
+from aegis_discovery.transport import Backoff
+
+from aegis_core._membership.membership import REVIEW, Membership
+from aegis_core._membership.rings import Rings
+from aegis_core._peers.directory import PeerDirectory
+from aegis_core._peers.feed import Feed, FeedEnd, SessionShell
+from aegis_core._peers.info import PeerInfo
+from aegis_core._rate_limit import TokenBucket
+
+_log = logging.getLogger("aegis.membership")
+
+RECOVER_EVERY = 2.0
+"""Seconds between two exchanges with a failed node, chosen at random: it may be back."""
+
+EXCHANGE_TIMEOUT = 5.0
+"""Seconds for one such exchange."""
+
+MIN_PAUSE = 1.0
+"""Least seconds before a peer is dialled again that left, or whose feeds break again and again."""
+
+SHORT_FEEDS = 10
+"""Feeds of a peer in a row, none longer than `MIN_PAUSE`, after which that pause begins.
+
+A link that breaks a few times in a second is dialled at once: with the pause, its node would fail.
+"""
+
+DIALS = 32
+"""Vouched nodes that never answered and are dialled at once: a liar could choose the addresses."""
+
+DIALS_PER_SECOND = 8.0
+"""The number of such nodes that are dialled each second after that."""
+
+POLL_INTERVAL = 2.0
+"""Seconds between two polls of a peer that has no feed."""
+
+FEED_RETRY = 60.0
+"""Seconds after which such a peer is asked for a feed again: it may have been replaced."""
+
+GOODBYES = 3
+"""Nodes that a leaving node tells so itself, in addition to those that watch it."""
+
+GOODBYE_TIMEOUT = 3.0
+"""Seconds for telling them."""
+
+MAINTENANCE = 30.0
+"""Seconds between two calls of `Session.maintain`."""
+
+MAX_ANSWERED = 256
+"""Remembered instances of other processes under this node's id; more than a node ever has."""
+
+
+class Session:
+    """Decides for one node, from its start to its end.
+
+    Args:
+        topology: The node's own.
+        shell: Carries out what is decided.
+        now: Seconds, on the clock of all other calls.
+        new_reader: Makes the reading end of one more feed.
+        rng: For jitter and for choices among peers.
+        rings: To start from, where all nodes of the topology are on them already.
+
+    Attributes:
+        membership: Decides which nodes to watch, and who is alive.
+        feeds: The feeds that are kept open, by node id.
+        peers: Knows where to dial each peer.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        shell: SessionShell,
+        now: float,
+        *,
+        new_reader: Callable[[], FeedReader],
+        rng: random.Random,
+        rings: Rings | None = None,
+    ) -> None:
+        assert topology.owner  # noqa: S101 - a topology of nobody has no place in a mesh
+        self._own_id = topology.owner
+        self._topology = topology
+        self._shell = shell
+        self._new_reader = new_reader
+        self._rng = rng
+        self._now = now
+        position = 0 if rings is None else topology.log_position
+        self.membership = Membership(topology, now, rings=rings, position=position)
+        self.feeds: dict[str, Feed] = {}
+        self.peers = PeerDirectory(topology)
+        # Dictionaries, as sets have no order that a simulation could repeat.
+        self._exchanges: dict[Feed, None] = {}
+        self._waiting_for_token: dict[Feed, None] = {}
+        self._tokens = TokenBucket(DIALS, DIALS_PER_SECOND, now)
+        self._reconciled: object = None
+        self._review_at = now
+        self._recover_at = now + RECOVER_EVERY
+        self._answered: set[str] = set()
+        self._is_leaving = False
+        self._log_limiter = LogLimiter(_log, clock=lambda: self._now)
+
+    # Peers
+
+    def add_peer(self, peer: PeerInfo) -> None:
+        """Adds a peer to watch."""
+        self.peers.add(peer)
+        self._peers_changed()
+
+    def remove_peer(self, peer_id: str) -> None:
+        """Forgets a peer that was added.
+
+        Raises:
+            PeerNotFoundError: If it was not added.
+        """
+        self.peers.remove(peer_id)
+        self._peers_changed()
+
+    def silences(self, now: float) -> list[float]:
+        """Returns the seconds since the last message of each feed that works."""
+        return [now - f.heard_at for f in self.feeds.values() if f.heard_at and not f.problem]
+
+    def _peers_changed(self) -> None:
+        self._reconciled = None
+        self._shell.wake()
+
+    # Which feeds to open
+
+    def tick(self, now: float) -> float:
+        """Does what is due; returns when to call it again at the latest."""
+        self._now = now
+        due = math.inf
+        for exchange in list(self._exchanges):
+            if exchange.give_up_at <= now:
+                self._drop(exchange)
+            due = min(due, exchange.give_up_at)
+        if self._is_leaving:
+            return due
+        if self._review_at <= now or self.membership.position != self._topology.log_position:
+            self._review_at = now + REVIEW
+            self.membership.tick(now)
+        state = self._topology.log_position, self.membership.rings_version
+        if state != self._reconciled:
+            # Which nodes to watch depends on the log of changes and the rings only.
+            self._reconciled = state
+            self._reconcile(now)
+        for feed in self.feeds.values():
+            if feed.dial_at <= now:
+                self._dial(feed, now)
+            elif feed.polls_until and not feed.is_open:
+                # It sends no heartbeats; it counts as alive between two answers.
+                self.membership.heard(feed.peer.id, now)
+            due = min(due, feed.dial_at)
+        while self._waiting_for_token:
+            if not self._tokens.take(now):
+                due = min(due, now + self._tokens.wait(now))
+                break
+            self._open(next(iter(self._waiting_for_token)), now)
+        if self._recover_at <= now:
+            self._recover_at = now + RECOVER_EVERY
+            self._recover(now)
+        return min(due, self._recover_at, self._review_at)
+
+    def reopen_feeds(self, now: float) -> None:
+        """Opens all feeds anew, with the present identity and record; no peer is blamed for it."""
+        for feed in self.feeds.values():
+            if feed.is_open:
+                self._shell.close(feed)
+                feed.is_open = False
+            feed.backoff.reset()
+            feed.polls_until = feed.times_diverged = 0
+            self._dial(feed, now)
+
+    def _reconcile(self, now: float) -> None:
+        wanted = self.peers.unwatched()
+        for node_id in sorted(self.membership.watched - wanted.keys()):
+            peer = self.peers.find(node_id)
+            if peer is not None:
+                wanted[node_id] = peer
+        for node_id, feed in list(self.feeds.items()):
+            if node_id not in wanted or wanted[node_id].address != feed.peer.address:
+                self._drop(feed)
+                if node_id not in wanted:
+                    self._shell.release(node_id)
+        for node_id, peer in wanted.items():
+            known = self.feeds.get(node_id)
+            if known is None:
+                self.feeds[node_id] = self._new_feed(peer, dial_at=now)
+            elif not known.is_open and self._stamp_of(node_id) not in (0, known.stamp):
+                # Only a process that lives writes a record.
+                known.dial_at = now
+
+    def _new_feed(self, peer: PeerInfo, *, dial_at: float) -> Feed:
+        backoff = Backoff(uniform=self._rng.uniform)
+        return Feed(peer, self._new_reader(), backoff, dial_at=dial_at)
+
+    def _dial(self, feed: Feed, now: float) -> None:
+        if self._voucher_of_unheard(feed) is None:
+            self._open(feed, now)
+        else:
+            feed.dial_at = math.inf
+            self._waiting_for_token[feed] = None
+
+    def _open(self, feed: Feed, now: float) -> None:
+        self._waiting_for_token.pop(feed, None)
+        feed.is_open, feed.dial_at, feed.opened_at = True, math.inf, now
+        if now < feed.polls_until:
+            self._shell.poll(feed)
+        else:
+            feed.polls_until = 0.0
+            self._shell.open(feed)
+
+    def _drop(self, feed: Feed) -> None:
+        """Closes a feed, not to open it again."""
+        if feed.is_exchange:
+            del self._exchanges[feed]
+        else:
+            del self.feeds[feed.peer.id]
+            self._waiting_for_token.pop(feed, None)
+        if feed.is_open:
+            feed.is_open = False
+            self._shell.close(feed)
+
+    def _recover(self, now: float) -> None:
+        """Exchanges with one failed node what both know, so that partitions heal."""
+        failed = sorted(self.membership.missing.difference(self.feeds))
+        peer = self.peers.find(self._rng.choice(failed)) if failed else None
+        if peer is not None:
+            self._exchange(peer, now, EXCHANGE_TIMEOUT)
+
+    def _exchange(self, peer: PeerInfo, now: float, timeout: float) -> None:
+        feed = self._new_feed(peer, dial_at=math.inf)
+        feed.is_exchange, feed.give_up_at = True, now + timeout
+        self._exchanges[feed] = None
+        self._open(feed, now)
+
+    def _stamp_of(self, node_id: str) -> int:
+        """Returns the stamp of the record that a node signed itself; 0 where there is none."""
+        record = self._topology.get_record(node_id)
+        return record.stamp if record is not None and record.voucher is None else 0
+
+    def _voucher_of_unheard(self, feed: Feed) -> str | None:
+        """Returns who vouches for a peer that never answered, which may be an invention of it.
+
+        It is None for all others, and for peers that were added by hand.
+        """
+        record = self._topology.get_record(feed.peer.id)
+        if record is None or feed.heard_at or feed.is_exchange or feed.peer.id in self.peers.added:
+            return None
+        return record.voucher
+
+    # What comes of them
+
+    def received(self, feed: Feed, received: ReceiveResult, now: float) -> None:
+        """Takes note of a message that was read from a feed."""
+        if not feed.is_open:
+            return
+        self._heard(feed, now)
+        self.note(received, now)
+        if feed.is_exchange and received.complete and feed.is_open:
+            self._drop(feed)
+
+    def polled(self, feed: Feed, now: float) -> None:
+        """Takes note of the answer to a poll."""
+        feed.is_open, feed.dial_at = False, now + POLL_INTERVAL
+        self._heard(feed, now)
+        self.note(ReceiveResult(complete=True), now)
+        self._shell.wake()
+
+    def ended(self, feed: Feed, end: FeedEnd, now: float, why: str = "") -> None:
+        """Decides when to dial again after a feed or a poll ended by itself.
+
+        Args:
+            feed: Which one.
+            end: How.
+            now: When.
+            why: The reason, for the log.
+        """
+        if not feed.is_open:
+            return
+        self._now = now
+        why = why or end.value
+        feed.is_open = False
+        self._shell.wake()
+        if feed.is_exchange:
+            del self._exchanges[feed]
+            _log.debug("no exchange with %s: %s", feed.peer.id, why)
+            return
+        feed.stamp = self._stamp_of(feed.peer.id)
+        feed.polls_until = now + FEED_RETRY if end is FeedEnd.UNIMPLEMENTED else 0.0
+        feed.times_diverged += end is FeedEnd.DIVERGED
+        if end is FeedEnd.UNIMPLEMENTED or (end is FeedEnd.DIVERGED and feed.times_diverged == 1):
+            # A clock that was wrong for a while sets two nodes apart once.
+            _log.info("the feed of %s is opened anew: %s", feed.peer.id, why)
+            feed.dial_at = now
+            return
+        if end is FeedEnd.DIVERGED:
+            why = f"it is apart from this node again and again ({why})"
+        # A message resets the backoff: a peer that sends one and breaks off has to be slowed down.
+        is_short = feed.heard_at > feed.opened_at and now - feed.opened_at < MIN_PAUSE
+        feed.times_short = feed.times_short + 1 if is_short else 0
+        pause = 0.0
+        if end in (FeedEnd.IN_ORDER, FeedEnd.DIVERGED) or feed.times_short > SHORT_FEEDS:
+            pause = MIN_PAUSE
+        feed.dial_at = now + max(feed.backoff.next(), pause)
+        if end is not FeedEnd.IN_ORDER and why != feed.problem:
+            line = "no feed from %s at %s: %s"
+            source = self._voucher_of_unheard(feed) or feed.peer.id
+            self._log_limiter.warn(source, why, line, feed.peer.id, feed.peer.address, why)
+        feed.problem = why
+        if end is FeedEnd.BROKEN:
+            # Silence is no hint: this process itself may have stood still. A node that left has
+            # told somebody so; one that did not is not reached again.
+            self.membership.lost(feed.peer.id, now)
+            self._review_at = now
+
+    def note(self, received: ReceiveResult, now: float) -> None:
+        """Takes note of what a message says of this node itself, whichever call it came by."""
+        if received.foreign is not None:
+            self.met_foreign(received.foreign, now)
+        if received.complete:
+            self._shell.joined()
+
+    def met_foreign(self, record: Record, now: float) -> None:
+        """Answers a newer record of the own id that another process wrote.
+
+        It may be of an earlier instance of this node, whose clock was ahead: publish a newer one.
+        If that process answers again it runs, under the same id: give way to it.
+        """
+        if self._is_leaving:
+            return
+        self._now = now
+        if record.info is not None and record.instance in self._answered:
+            self._shell.give_way(record.info.address)
+            return
+        if len(self._answered) >= MAX_ANSWERED:
+            self._answered.clear()
+        self._answered.add(record.instance)
+        if record.info is not None:
+            self._log_limiter.warn(
+                self._own_id,
+                "another instance",
+                "another process runs under the id %s, or ran, at %s; this one goes on",
+                self._own_id,
+                record.info.address,
+            )
+        self._topology.republish()
+        # Others may watch the other process by now, so only requests tell them of this one.
+        self.reopen_feeds(now)
+
+    def _heard(self, feed: Feed, now: float) -> None:
+        feed.heard_at = now
+        if not feed.is_exchange:
+            feed.backoff.reset()
+            feed.problem = ""
+            self.membership.heard(feed.peer.id, now)
+
+    # Maintenance and the end
+
+    def maintain(self, wall: float, *, not_after: float = math.inf) -> None:
+        """Removes what outlived its lease, and renews the own one.
+
+        Args:
+            wall: Unix seconds.
+            not_after: When the own certificate expires; no lease can outlive it.
+        """
+        self._topology.expire()
+        record = self._topology.get_record(self._own_id)
+        if record is None:
+            return
+        expires_at = record.expires_at / 1000
+        if expires_at < not_after - 1 and expires_at - wall < LEASE - REPUBLISH_EVERY:
+            self._topology.republish()
+
+    def close(self) -> None:
+        """Closes all feeds; the next tick opens them again."""
+        self._reconciled = None
+        for feed in [*self.feeds.values(), *self._exchanges]:
+            self._drop(feed)
+
+    def leave(self) -> None:
+        """Closes all feeds and writes the tombstone.
+
+        After that the feeds that this node serves are to be ended, so that they bring it to those
+        that watch this node, and `say_goodbye` tells a few others.
+        """
+        self._is_leaving = True
+        self.close()
+        if self._topology.get_node(self._own_id) is not None:
+            self._topology.remove_node(self._own_id)
+
+    def say_goodbye(self, aware: Collection[str], now: float) -> None:
+        """Sends the tombstone to a few nodes that do not watch this one.
+
+        Without it, a node that leaves as soon as it joined would stay in the topology as failed.
+
+        Args:
+            aware: Ids of the nodes that got it by a feed.
+            now: When.
+        """
+        unaware = [
+            peer
+            for node in self._topology.nodes.values()
+            if node.status is NodeStatus.ALIVE and not node.vouched_by and node.id not in aware
+            if (peer := self.peers.find(node.id)) is not None
+        ]
+        for peer in self._rng.sample(unaware, min(len(unaware), GOODBYES)):
+            self._exchange(peer, now, GOODBYE_TIMEOUT)
