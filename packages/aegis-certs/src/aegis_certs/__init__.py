@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from aegis_certs._identity.load_or_generate import load_or_generate_tls
     from aegis_certs._identity.renewal_schedule import RenewalSchedule
     from aegis_certs._identity.source import IdentitySource
-    from aegis_certs._inspect.listing import CertificateInfo, list_certificates
+    from aegis_certs._inspect.evaluate import CertificateInfo
+    from aegis_certs._inspect.listing import list_certificates
     from aegis_certs._x509.identity import Identity, identity_of
     from aegis_certs._x509.names import DEFAULT_TRUST_DOMAIN, KeyType, validate_node_id
     from aegis_certs._x509.revocation_list import Revocation, RevocationList, RevocationReason
@@ -106,7 +107,7 @@ __all__ = [
 _HOMES = {
     "DEFAULT_TRUST_DOMAIN": "_x509.names",
     "CertificateAuthority": "_ca.authority",
-    "CertificateInfo": "_inspect.listing",
+    "CertificateInfo": "_inspect.evaluate",
     "CertificateSource": "_identity.load",
     "CertificateState": "_x509.validity",
     "Identity": "_x509.identity",

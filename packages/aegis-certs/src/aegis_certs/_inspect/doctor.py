@@ -1,24 +1,23 @@
-"""What is wrong with a certificate directory, or soon will be."""
+"""Finds the problems of a certificate directory, and those that it will have soon."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from pathlib import Path
 
-from aegis_certs._ca.crl import read_revocations
 from aegis_certs._ca.inventory import Inventory
 from aegis_certs._ca.rotation_state import RotationPhase, phase_of
-from aegis_certs._inspect.listing import CertificateInfo, list_certificates
+from aegis_certs._inspect.evaluate import Evaluation, Trust, evaluate_directory
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now
 from aegis_certs._x509.names import CA_NAME
 from aegis_certs._x509.pem import is_encrypted
-from aegis_certs._x509.trust import TrustBundle
 from aegis_certs._x509.validity import CertificateState
 from aegis_certs.errors import (
     CertsError,
@@ -26,26 +25,25 @@ from aegis_certs.errors import (
     ExpiredError,
     NotFoundError,
     NotYetValidError,
-    RevokedError,
     VerificationError,
 )
 
 _SKEW = timedelta(minutes=5)
 _LEFT = ("*.next.pem", files.UNFINISHED)
 
-_Found = Iterator[tuple[str, str, CertsError | None]]  # level, text, error
+_Findings = Iterator[tuple[str, str, CertsError | None]]  # level, text, error
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one examination.
 
     Attributes:
-        topic: What: `permissions`, `clock`, `CA`, `certificates`, `keys`, `installs`,
+        topic: What was examined: `permissions`, `clock`, `CA`, `certificates`, `keys`, `installs`,
             `inventory`, `revocations`, `rotation` or `expiry`.
         level: `ok`, `warning` or `problem`.
         text: What was found, and what to do about it.
-        error: What it means to whoever uses the directory; None where all is well.
+        error: What a node that uses the directory would raise; None if there is no problem.
     """
 
     topic: str
@@ -55,130 +53,131 @@ class Finding:
 
 
 def examine(directory: str | Path, *, at: datetime | None = None) -> tuple[Finding, ...]:
-    """Looks at everything in a certificate directory.
+    """Examines a certificate directory.
 
-    It changes nothing, but that an install that was cut short is finished, as by any start.
+    It changes nothing, except that it finishes an interrupted install, as each start of a node
+    does.
 
     Args:
         directory: The directory.
-        at: The moment that counts as now; now where none is given.
+        at: The moment to examine it for; by default now.
 
     Raises:
         NotFoundError: There is no such directory.
     """
     now, store = utc_or_now(at), Store(directory)
-    entries = list_certificates(directory, at=now)
-    found: list[Finding] = []
-    looks: dict[str, _Found] = {
-        "installs": _installs(store),  # first: reading a key finishes what it finds
+    trust = Trust.load(store, now)
+    found = evaluate_directory(store, now, trust)
+    findings: list[Finding] = []
+    examinations: dict[str, _Findings] = {
+        "installs": _installs(store),  # first: reading a key finishes an interrupted install
         "permissions": _permissions(store),
-        "clock": _clock(store, entries, now),
-        "CA": _ca(store, entries),
-        "certificates": _certificates(entries),
+        "clock": _clock(store, found, now),
+        "CA": _ca(store, found),
+        "certificates": _certificates(found),
         "keys": _keys(store),
         "inventory": _inventory(store),
-        "revocations": _revocations(store, now),
+        "revocations": _revocations(store, trust, now),
         "rotation": _rotation(store),
-        "expiry": _expiry(entries),
+        "expiry": _expiry(found),
     }
-    for topic, look in looks.items():
+    for topic, results in examinations.items():
         try:
-            found += [Finding(topic, level, text, error) for level, text, error in look]
+            findings += [Finding(topic, level, text, error) for level, text, error in results]
         except CertsError as error:
-            found.append(Finding(topic, "problem", str(error), error))
-    return tuple(found)
+            findings.append(Finding(topic, "problem", str(error), error))
+    return tuple(findings)
 
 
-def _permissions(store: Store) -> _Found:
+def _permissions(store: Store) -> _Findings:
     wrong = []
-    for path, found in _entries(store):
-        secret = path == store.directory or _is_secret(path, found.st_mode)
-        if secret and stat.S_IMODE(found.st_mode) & 0o077:
+    for path, status in _paths(store):
+        secret = path == store.directory or _is_secret(path, status.st_mode)
+        if secret and stat.S_IMODE(status.st_mode) & 0o077:
             wrong.append(f"others can use {path}; run `chmod go-rwx {path}`")
-        if found.st_uid not in (os.getuid(), 0) and os.getuid() != 0:
-            wrong.append(f"{path} belongs to somebody else (uid {found.st_uid})")
+        if status.st_uid not in (os.getuid(), 0) and os.getuid() != 0:
+            wrong.append(f"{path} belongs to another user (uid {status.st_uid})")
     for text in wrong:
         yield "problem", text, DirectoryError(store.directory, text)
     if not wrong:
         yield "ok", "keys and directory are private", None
 
 
-def _entries(store: Store) -> Iterator[tuple[Path, os.stat_result]]:
-    """The directory and what is in it; what went away meanwhile, or leads nowhere, is left out."""
+def _paths(store: Store) -> Iterator[tuple[Path, os.stat_result]]:
+    """The directory and its files, without files removed meanwhile and broken links."""
     names = files.names(store.directory)
     for path in (store.directory, *(store.directory / name for name in names)):
-        if found := files.status(path):
-            yield path, found
+        if status := files.status(path):
+            yield path, status
 
 
 def _is_secret(path: Path, mode: int) -> bool:
     if path.name.endswith(("-key.pem", ".next.pem")):
         return True
-    # A key that somebody copied here has whatever name it had. Those of others cannot be read.
+    # A key that was copied here may have any name. Keys that only others can read are no risk.
     others_read = stat.S_ISREG(mode) and mode & 0o044
     return bool(others_read) and b"PRIVATE KEY-----" in (files.read(path) or b"")
 
 
-def _clock(store: Store, entries: tuple[CertificateInfo, ...], at: datetime) -> _Found:
-    times = (found.st_mtime for path, found in _entries(store) if path != store.directory)
-    newest = max(times, default=0.0)
-    written = datetime.fromtimestamp(newest, UTC)
-    early = [e for e in entries if e.state is CertificateState.NOT_YET_VALID and e.not_before]
+def _clock(store: Store, found: Sequence[Evaluation], at: datetime) -> _Findings:
+    times = (status.st_mtime for path, status in _paths(store) if path != store.directory)
+    written = datetime.fromtimestamp(max(times, default=0.0), UTC)
+    problems = []
     if written - at > _SKEW:
-        text = (
-            f"files here are from {written:%Y-%m-%d %H:%M} UTC, which is yet to come; set the clock"
-        )
-        yield "problem", text, NotYetValidError(str(store.directory), written)
-    for entry in early:
-        if entry.not_before is not None:
-            error = NotYetValidError(entry.id, entry.not_before)
-            yield "problem", str(error), error
-    if written - at <= _SKEW and not early:
-        yield "ok", f"{at:%Y-%m-%d %H:%M} UTC, and nothing here is from later", None
+        text = f"files here were written at {written:%Y-%m-%d %H:%M} UTC, in the future"
+        early = NotYetValidError(str(store.directory), written)
+        problems.append((f"{text}; set the clock", early))
+    for info in (one.info for one in found):
+        if info.state is CertificateState.NOT_YET_VALID and info.not_before:
+            early = NotYetValidError(info.id, info.not_before)
+            problems.append((str(early), early))
+    for text, error in problems:
+        yield "problem", text, error
+    if not problems:
+        yield "ok", f"{at:%Y-%m-%d %H:%M} UTC, and nothing here is from the future", None
 
 
-def _ca(store: Store, entries: tuple[CertificateInfo, ...]) -> _Found:
-    ca = next((entry for entry in entries if entry.id == CA_NAME), None)
+def _ca(store: Store, found: Sequence[Evaluation]) -> _Findings:
+    ca = next((one.info for one in found if one.info.id == CA_NAME), None)
     path = store.certificate_path(CA_NAME)
     if ca is None:
-        error = NotFoundError("CA", path, "make one (`aegis-certs init`), or copy its certificate")
-        yield "problem", str(error), error
-        return
+        raise NotFoundError("CA", path, "make one (`aegis-certs init`), or copy its certificate")
     if ca.state is CertificateState.UNREADABLE:
         raise DirectoryError(path, ca.problem)
     if ca.state is CertificateState.EXPIRED and ca.not_after:
         raise ExpiredError("the CA", ca.not_after, "make a new one")
     key = files.read(store.key_path(CA_NAME))
     if key is None:
-        yield "ok", "its certificate is here; its key is elsewhere, so nothing is issued here", None
+        text = "its certificate is here, and its key is not, so nothing can be issued here"
     elif is_encrypted(key):
-        yield "ok", "its key is here, and has a passphrase", None
+        text = "its key is here, with a passphrase"
     else:
         store.pair(CA_NAME)
-        yield "ok", "its key is here, without a passphrase", None
+        text = "its key is here, without a passphrase"
+    yield "ok", text, None
 
 
-def _certificates(entries: tuple[CertificateInfo, ...]) -> _Found:
-    placed = [entry for entry in entries if entry.path is not None and entry.id != CA_NAME]
+def _certificates(found: Sequence[Evaluation]) -> _Findings:
+    placed = [one for one in found if one.info.path is not None and one.info.id != CA_NAME]
     bad = 0
-    for entry in placed:
-        if entry.state is CertificateState.REVOKED:
+    for one in placed:
+        info = one.info
+        if info.state is CertificateState.REVOKED:
             bad += 1
-            text = f"{entry.problem or f'{entry.id} is revoked'}, or remove its files"
-            yield "problem", text, RevokedError(entry.id, "see the list", datetime.now(UTC))
-        elif entry.state in (CertificateState.UNTRUSTED, CertificateState.UNREADABLE):
+            yield "problem", f"{info.problem}, or remove its files", one.error
+        elif info.state in (CertificateState.UNTRUSTED, CertificateState.UNREADABLE):
             bad += 1
-            yield "problem", f"{entry.id}: {entry.problem}", VerificationError(entry.problem)
+            yield "problem", f"{info.id}: {info.problem}", VerificationError(info.problem)
     if not bad:
         text = f"all {len(placed)} lead to the trust bundle" if placed else "there is none yet"
         yield "ok", text, None
 
 
-def _keys(store: Store) -> _Found:
+def _keys(store: Store) -> _Findings:
     bad = 0
     for name in store.names():
         if not store.has_key(name):
-            continue  # signed for a key that is elsewhere
+            continue  # it was signed for a key that is elsewhere
         try:
             store.pair(name)
         except CertsError as error:
@@ -188,42 +187,39 @@ def _keys(store: Store) -> _Found:
         yield "ok", "every key belongs to the certificate beside it", None
 
 
-def _installs(store: Store) -> _Found:
+def _installs(store: Store) -> _Findings:
     left = [store.directory / name for kind in _LEFT for name in files.names(store.directory, kind)]
     for path in left:
-        text = f"{path} was left by a crash; the next start or issue that may write tidies it up"
+        text = f"{path} was left by a crash; the next start or issue that may write removes it"
         yield "warning", text, None
     if not left:
-        yield "ok", "none was cut short", None
+        yield "ok", "none was interrupted", None
 
 
-def _inventory(store: Store) -> _Found:
+def _inventory(store: Store) -> _Findings:
     inventory = Inventory.load(store)
     if store.has_key(CA_NAME) and not files.exists(store.inventory_path):
-        yield (
-            "warning",
-            f"there is no {store.inventory_path.name} yet; the next issue writes it",
-            None,
-        )
+        text = f"there is no {store.inventory_path.name} yet; the next issue writes it"
+        yield "warning", text, None
     else:
         yield "ok", f"certificates on record: {len(list(inventory))}", None
 
 
-def _revocations(store: Store, at: datetime) -> _Found:
-    chain = store.chain(CA_NAME)
-    if chain is None or not files.exists(store.crl_path):
+def _revocations(store: Store, trust: Trust, at: datetime) -> _Findings:
+    for error in (trust.bundle_error, trust.revocations_error):
+        if error is not None:
+            raise error
+    end = f"{trust.revocations.next_update:%Y-%m-%d}" if trust.revocations.next_update else ""
+    if trust.bundle is None or not files.exists(store.crl_path):
         yield "ok", "there is no revocation list", None
-        return
-    revocations = read_revocations(store, TrustBundle(chain), at)
-    if revocations.is_stale(at):
-        text = f"the list should have been replaced by {revocations.next_update:%Y-%m-%d}; "
-        yield "warning", text + "run `aegis-certs renew` where the CA's key is", None
+    elif trust.revocations.is_stale(at):
+        text = f"the list should have been replaced by {end}"
+        yield "warning", f"{text}; run `aegis-certs renew` where the CA's key is", None
     else:
-        end = f"{revocations.next_update:%Y-%m-%d}"
-        yield "ok", f"{len(revocations)} revoked; the list is good until {end}", None
+        yield "ok", f"{len(trust.revocations)} revoked; the list is valid until {end}", None
 
 
-def _rotation(store: Store) -> _Found:
+def _rotation(store: Store) -> _Findings:
     phase = phase_of(store)
     if phase is RotationPhase.NONE:
         yield "ok", "none is under way", None
@@ -232,19 +228,23 @@ def _rotation(store: Store) -> _Found:
         yield "warning", f"one is {phase}; the next step is `aegis-certs rotate-ca {step}`", None
 
 
-def _expiry(entries: tuple[CertificateInfo, ...]) -> _Found:
-    placed = [entry for entry in entries if entry.path is not None and entry.not_after]
-    ended = [entry for entry in placed if entry.state is CertificateState.EXPIRED]
-    for entry in ended:
-        if entry.not_after is not None:
-            error = ExpiredError(entry.id, entry.not_after, "renew or remove it")
+def _expiry(found: Sequence[Evaluation]) -> _Findings:
+    placed = [(one.info, one.info.not_after) for one in found if one.info.path is not None]
+    late, rest, expired = [], [], False
+    for info, end in placed:
+        if end is None:
+            continue
+        if info.state is CertificateState.EXPIRED:
+            expired, error = True, ExpiredError(info.id, end, "renew or remove it")
             yield "problem", str(error), error
-    late = [entry for entry in placed if entry.state is CertificateState.EXPIRING]
+        elif info.state is CertificateState.EXPIRING:
+            late.append(f"{info.id} ({info.days_left} days)")
+        else:
+            rest.append((end, info))
     if late:
-        names = ", ".join(f"{entry.id} ({entry.days_left} days)" for entry in late)
-        yield "warning", f"less than a third of their life is left: {names}; renew them", None
-    rest = [entry for entry in placed if entry not in (*ended, *late)]
+        text = f"less than a third of their life is left: {', '.join(late)}; renew them"
+        yield "warning", text, None
     if rest:
-        first = min(rest, key=lambda entry: entry.not_after or datetime.max.replace(tzinfo=UTC))
-        of_rest = "of the rest, " if ended or late else ""
+        _, first = min(rest, key=itemgetter(0))
+        of_rest = "of the rest, " if expired or late else ""
         yield "ok", f"{of_rest}next is {first.id}, in {first.days_left} days", None

@@ -1,4 +1,4 @@
-"""An identity, or the trust bundle, as one text to carry elsewhere."""
+"""An identity or the trust bundle as one PEM text."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from aegis_certs._identity.load import TLSOptions
+from aegis_certs._inspect.evaluate import load_identity
 from aegis_certs._store.directory import Store
-from aegis_certs._x509.names import CA_NAME, validate_node_id
+from aegis_certs._x509.names import CA_NAME
 from aegis_certs._x509.pem import encode_certificates
 from aegis_certs._x509.tls_config import make_tls
 from aegis_certs.errors import NotFoundError
@@ -20,10 +21,10 @@ _VARIABLES = {
 
 
 def export_parts(directory: str | Path, node_id: str | None) -> dict[str, bytes]:
-    """The PEM texts of the trust bundle, and those of a node before it where one is named.
+    """The PEM text of the trust bundle, after the key and the chain of a node if one is named.
 
     Raises:
-        NotFoundError: The trust bundle or the identity is not here.
+        NotFoundError: The directory has no trust bundle, or no such identity.
         CertsError: A file cannot be used.
     """
     store = Store(directory)
@@ -33,11 +34,7 @@ def export_parts(directory: str | Path, node_id: str | None) -> dict[str, bytes]
         raise NotFoundError("trust bundle", store.certificate_path(CA_NAME), advice)
     if node_id is None:
         return {"trust_bundle": encode_certificates(bundle)}
-    pair = store.pair(validate_node_id(node_id))
-    if pair is None:
-        advice = f"issue one with `aegis-certs issue {node_id}`"
-        raise NotFoundError(f"identity of {node_id}", store.certificate_path(node_id), advice)
-    tls = make_tls(pair, bundle)
+    tls = make_tls(load_identity(store, node_id), bundle)
     return {
         "key": tls.private_key,
         "certificate": tls.certificate_chain,
@@ -46,9 +43,9 @@ def export_parts(directory: str | Path, node_id: str | None) -> dict[str, bytes]
 
 
 def environment_file(parts: Mapping[str, bytes]) -> str:
-    r"""The texts as variables, one on a line, with `\n` for line breaks.
+    r"""The texts as variables, one a line, with `\n` for line breaks.
 
-    `load_tls` reads them so, and so do the environment files of containers and of systemd.
+    `load_tls` reads this form, and it is valid in environment files of containers and systemd.
     """
     lines = (
         f"{_VARIABLES[name]}={data.decode().strip().replace(chr(10), chr(92) + 'n')}\n"

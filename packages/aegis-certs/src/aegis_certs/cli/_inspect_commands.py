@@ -115,7 +115,7 @@ def verify(
     Checked are dates, chain, usage, name, key and revocation. The exit code is that of the first
     check that fails.
     """
-    from aegis_certs._inspect.show import verify_target
+    from aegis_certs._inspect.verify import verify_target
     from aegis_certs.cli._command_group import certs_exit_codes, exit_code_of
     from aegis_certs.cli._output import show_checks
 

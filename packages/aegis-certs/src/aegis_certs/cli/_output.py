@@ -19,7 +19,7 @@ from rich.text import Text
 from aegis_certs._ca.renew import Renewal
 from aegis_certs._ca.rotation_state import RotationPhase, RotationState
 from aegis_certs._inspect.doctor import Finding
-from aegis_certs._inspect.listing import CertificateInfo
+from aegis_certs._inspect.evaluate import CertificateInfo
 from aegis_certs._inspect.verify import Check
 from aegis_certs._x509.identity import alternative_names
 from aegis_certs._x509.keys import describe_key
