@@ -26,7 +26,7 @@ for number in range(13):
     group.command(f"command-{number}", help="Do something.")(lambda: None)
 group(prog_name="group")
 """
-OURS = "from aegis_certs.cli import main; main()"
+OURS = "from aegis_certs._main import main; main()"
 TARGET = 1.3
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from aegis_certs import InvalidNodeIdError, UsageError
-from aegis_cli._identity import NAME, asking_identity
+from aegis_cli._identity import NAME, client_identity
 from aegis_cli.errors import NoIdentityError
 
 
@@ -15,7 +15,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 def test_on_demand_it_is_client_only_lives_an_hour_and_is_no_file(certs: Path) -> None:
     before = contents(certs)
-    tls = asking_identity(str(certs), None)
+    tls = client_identity(str(certs), None)
     assert contents(certs) == before
     assert all(tls.private_key not in file.read_bytes() for file in certs.iterdir())
     assert tls.node_id == NAME
@@ -28,19 +28,19 @@ def test_on_demand_it_is_client_only_lives_an_hour_and_is_no_file(certs: Path) -
 
 def test_a_named_one_is_loaded_and_nothing_is_made(certs: Path) -> None:
     before = contents(certs)
-    assert asking_identity(str(certs), "ops").node_id == "ops"
+    assert client_identity(str(certs), "ops").node_id == "ops"
     assert contents(certs) == before
 
 
 def test_a_named_one_that_is_missing_is_not_made(certs: Path) -> None:
     with pytest.raises(NoIdentityError, match=r"no identity nobody.*--identity.*--cert-dir"):
-        asking_identity(str(certs), "nobody")
+        client_identity(str(certs), "nobody")
     assert not (certs / "nobody-cert.pem").exists()
 
 
 def test_a_name_is_no_path(certs: Path) -> None:
     with pytest.raises(InvalidNodeIdError):
-        asking_identity(str(certs), "../certs/ops")
+        client_identity(str(certs), "../certs/ops")
 
 
 @pytest.mark.parametrize("kept", [("ca-cert.pem",), ()])
@@ -50,5 +50,5 @@ def test_without_the_key_of_a_ca_both_ways_are_named(
     for name in kept:
         (tmp_path / name).write_bytes((certs / name).read_bytes())
     with pytest.raises(NoIdentityError, match=r"there is no CA.*--identity NAME.*--cert-dir DIR"):
-        asking_identity(str(tmp_path), None)
+        client_identity(str(tmp_path), None)
     assert len(list(tmp_path.iterdir())) == len(kept)

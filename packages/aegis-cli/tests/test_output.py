@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 from io import StringIO
 
 import pytest
+from aegis_certs.cli import show_json
+from aegis_certs.cli._output import UNLIMITED
 from aegis_cli._mesh.status import Answer, MeshFacts, NodeFacts
 from aegis_cli._mesh.table import mesh_json, mesh_table
-from aegis_cli._output import UNBOUND, show_json
 from aegis_discovery import NodeInfo, NodeStatus, ServiceInfo
 from rich.console import Console
 
@@ -36,7 +37,7 @@ def shown(facts: MeshFacts, width: int) -> str:
 
 
 def test_a_pipe_gets_every_column_and_one_row_for_each_node() -> None:
-    lines = shown(mesh(node("orders-1"), node("orders-2")), UNBOUND).splitlines()
+    lines = shown(mesh(node("orders-1"), node("orders-2")), UNLIMITED).splitlines()
     assert lines[0].split("  ")[0] == "ID"
     assert lines[1].split() == [
         *("orders-1", "orders-1", "generic", "orders-1.example:50051"),
@@ -63,14 +64,14 @@ def test_a_narrow_terminal_is_told_what_it_does_not_show() -> None:
 
 def test_a_node_without_an_answer_says_so_and_why() -> None:
     silent = node("orders-1", answer=None, problem="it went\naway")
-    text = shown(mesh(silent), UNBOUND)
+    text = shown(mesh(silent), UNLIMITED)
     assert "no answer" in text.splitlines()[1]
     assert "orders-1: it went away" in text
 
 
 def test_what_a_node_calls_itself_cannot_steer_the_terminal() -> None:
     info = replace(node("orders-1").info, name="\x1b[2Jx\ny", type="\x1b]0;title\x07")
-    assert "\x1b" not in shown(mesh(node("orders-1", info=info)), UNBOUND)
+    assert "\x1b" not in shown(mesh(node("orders-1", info=info)), UNLIMITED)
 
 
 def test_an_unhealthy_node_says_why() -> None:
@@ -91,7 +92,7 @@ def test_an_unhealthy_node_says_why() -> None:
 def test_the_days_of_a_certificate_are_whole_ones(
     certificate: tuple[datetime, datetime] | None, days: str
 ) -> None:
-    row = shown(mesh(node("orders-1", certificate=certificate)), UNBOUND).splitlines()[1]
+    row = shown(mesh(node("orders-1", certificate=certificate)), UNLIMITED).splitlines()[1]
     assert row.split()[-1] == days
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from aegis_certs.cli._wrapping import broken, flowed, unbroken
+from aegis_certs.cli._wrapping import no_wrap, wrap_name, wrap_text
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +13,7 @@ widths = st.integers(1, 100)
 
 @given(words, widths, st.integers(0, 30))
 def test_lines_end_between_words_and_lose_none(parts: list[str], width: int, indent: int) -> None:
-    lines = flowed(" ".join(parts), width, indent).splitlines()
+    lines = wrap_text(" ".join(parts), width, indent).splitlines()
     assert " ".join(lines).split() == parts
     assert all(line == line.rstrip() for line in lines)
     for line in lines[1:]:
@@ -21,8 +21,8 @@ def test_lines_end_between_words_and_lose_none(parts: list[str], width: int, ind
 
 
 def test_commands_stay_on_one_line() -> None:
-    text = f"first run `aegis-certs issue n1 --dir x`, then {unbroken('aegis-certs list --dir x')}"
-    assert flowed(text, 40).splitlines() == [
+    text = f"first run `aegis-certs issue n1 --dir x`, then {no_wrap('aegis-certs list --dir x')}"
+    assert wrap_text(text, 40).splitlines() == [
         "first run",
         "`aegis-certs issue n1 --dir x`, then",
         "aegis-certs list --dir x",
@@ -30,13 +30,13 @@ def test_commands_stay_on_one_line() -> None:
 
 
 def test_what_is_too_long_for_its_column_gets_a_line_of_its_own() -> None:
-    assert flowed("a" * 64, 80, 16) == "a" * 64
-    assert flowed("a" * 64, 79, 16) == "\n    " + "a" * 64
+    assert wrap_text("a" * 64, 80, 16) == "a" * 64
+    assert wrap_text("a" * 64, 79, 16) == "\n    " + "a" * 64
 
 
 @given(st.text("abc-./: ", max_size=80), widths)
 def test_names_are_broken_to_fit_and_lose_nothing(name: str, width: int) -> None:
-    lines = broken(name, width).split("\n")
+    lines = wrap_name(name, width).split("\n")
     assert "".join(lines) == name
     assert max(map(len, lines)) <= width
 
@@ -51,4 +51,4 @@ def test_names_are_broken_to_fit_and_lose_nothing(name: str, width: int) -> None
     ],
 )
 def test_names_are_broken_between_their_parts(name: str, lines: list[str]) -> None:
-    assert broken(name, 13).split("\n") == lines
+    assert wrap_name(name, 13).split("\n") == lines

@@ -10,11 +10,11 @@ __all__ = ["main"]
 
 def main() -> None:
     """Runs `aegis`."""
-    # gRPC's own log tells people nothing that our sentences do not; set it to hear it all the same.
+    # gRPC's log adds nothing to our messages; a user can still set this variable to read it.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        # Imported here, so that even Ctrl-C while it loads shows no traceback, and so that the
-        # demo's processes, which are of this package too, need not load it.
+        # Imported here, so that Ctrl-C while it loads shows no traceback, and so that the
+        # processes of the demo, whose modules are in this package, do not load it.
         from aegis_cli.cli import aegis
 
         aegis(prog_name="aegis")

@@ -1,9 +1,9 @@
-"""The root of all commands, and the exit codes of their errors."""
+"""The root of all commands."""
 
 from __future__ import annotations
 
 import click
-from aegis_certs.cli import CommandGroup
+from aegis_certs.cli import CommandGroup, examples
 
 from aegis_cli._commands.certs import with_mesh
 from aegis_cli._commands.demo import demo
@@ -11,7 +11,6 @@ from aegis_cli._commands.mesh import mesh
 from aegis_cli._commands.node import node
 from aegis_cli._commands.policy import policy
 from aegis_cli._exit_codes import exit_codes
-from aegis_cli._options import examples
 
 
 @click.group(

@@ -1,4 +1,4 @@
-"""With which identity a command asks a mesh."""
+"""The identity that a command connects with."""
 
 from __future__ import annotations
 
@@ -16,36 +16,34 @@ from aegis_certs import (
 from aegis_cli.errors import NoIdentityError
 
 NAME = "aegis-cli"
-"""Whom an identity made on demand names, so that nodes can tell such callers."""
+"""The id in a temporary identity, by which nodes recognize such callers."""
 
 LIFE = 1 / 24
-"""Days that an identity made on demand is valid: it is only for this command."""
+"""Days that a temporary identity is valid: it is only for one command."""
 
 
-def asking_identity(cert_dir: str, name: str | None) -> TLSConfig:
-    """The identity to ask with: the one named, or else a client-only one made in memory.
-
-    The directory gets no new files by it; the CA only keeps account of what it issued.
-
-    Args:
-        cert_dir: The certificate directory.
-        name: Of an identity in it.
+def client_identity(cert_dir: str | Path, name: str | None) -> TLSConfig:
+    """Loads the named identity of a directory, or else makes a temporary one.
 
     Raises:
-        NoIdentityError: If there is no such identity, or no CA key to make one.
-        aegis_certs.CertsError: If what is there cannot be used.
+        NoIdentityError: The identity does not exist, or there is no CA key to make one.
+        aegis_certs.CertsError: A file cannot be used.
     """
     if name is not None:
-        return _named(Path(cert_dir), name)
+        return _load(Path(cert_dir), name)
     try:
-        authority = CertificateAuthority.load(cert_dir)
+        return temporary_identity(CertificateAuthority.load(cert_dir))
     except NotFoundError as error:
         problem = f"there is no {error.what} at {error.place}"
-        raise NoIdentityError(cert_dir, problem) from error
-    return authority.issue_in_memory(NAME, days=LIFE, client_only=True)
+        raise NoIdentityError(str(cert_dir), problem) from error
 
 
-def _named(cert_dir: Path, name: str) -> TLSConfig:
+def temporary_identity(ca: CertificateAuthority) -> TLSConfig:
+    """Makes a client-only identity in memory; the CA only records that it issued it."""
+    return ca.issue_in_memory(NAME, days=LIFE, client_only=True)
+
+
+def _load(cert_dir: Path, name: str) -> TLSConfig:
     validate_node_id(name)
     certificate, key = cert_dir / f"{name}-cert.pem", cert_dir / f"{name}-key.pem"
     if not certificate.exists():

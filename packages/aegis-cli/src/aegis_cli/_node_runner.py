@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import click
+from aegis_certs.cli import printable, show_json
 from aegis_core.aio import Node
 from aegis_discovery import EventKind, NodeInfo, TopologyEvent
-
-from aegis_cli._output import printable, show_json
 
 _log = logging.getLogger("aegis.cli")
 

@@ -17,7 +17,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Runs a coroutine to its end.
 
     Raises:
-        CallFailedError: If a gRPC error came out of it, whose own text is none for people.
+        CallFailedError: In place of a gRPC error, whose text is not written for users.
     """
     try:
         return asyncio.run(work)

@@ -1,4 +1,4 @@
-"""The command `aegis` and its groups. Whatever takes long to import is imported by a command."""
+"""The command `aegis` and its groups; each command imports what loads slowly when it runs."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What can go wrong in the command itself.
+"""The errors of the command itself.
 
 CliError
-├── NoIdentityError   nothing to show who asks; says both ways to get it
+├── NoIdentityError   there is no identity to connect with; the message has both ways to get one
 ├── CallFailedError   a call to a node failed
-└── DemoError         the demo did not show what it is to show
+└── DemoError         the demo did not show what it promises
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ class CliError(Exception):
 
 
 class NoIdentityError(CliError):
-    """A command that asks a mesh has no identity to do so."""
+    """There is no identity to connect to a mesh with."""
 
     def __init__(self, cert_dir: str, problem: str) -> None:
         self.cert_dir = cert_dir
         super().__init__(
-            f"{problem}; name an identity of {cert_dir} with --identity NAME, or with --cert-dir "
-            f"DIR a directory whose CA key can make one for this command"
+            f"{problem}; name an identity of {cert_dir} with --identity NAME, or a directory whose "
+            f"CA key can make one for this command with --cert-dir DIR"
         )
 
 
@@ -38,4 +38,4 @@ class CallFailedError(CliError):
 
 
 class DemoError(CliError):
-    """The demo did not get where it should have."""
+    """The demo did not show what it promises."""

@@ -1,8 +1,22 @@
-"""The commands of `aegis-certs`, which `aegis certs` mounts; and the edge that they share."""
+"""The commands of `aegis-certs`, and the output and options that `aegis` shares with them."""
 
 from __future__ import annotations
 
 from aegis_certs.cli._command_group import CommandGroup, certs_exit_codes, fail
 from aegis_certs.cli._commands import certs
+from aegis_certs.cli._options import certificate_directory, examples, json_flag, option
+from aegis_certs.cli._output import console, printable, show_json
 
-__all__ = ["CommandGroup", "certs", "certs_exit_codes", "fail"]
+__all__ = [
+    "CommandGroup",
+    "certificate_directory",
+    "certs",
+    "certs_exit_codes",
+    "console",
+    "examples",
+    "fail",
+    "json_flag",
+    "option",
+    "printable",
+    "show_json",
+]

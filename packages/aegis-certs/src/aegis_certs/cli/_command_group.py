@@ -1,4 +1,4 @@
-"""The edge between commands and people: known errors become one sentence and an exit code."""
+"""Click commands and groups that show a known error as one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, NoReturn
 
 import click
 
-from aegis_certs.cli._wrapping import flowed
+from aegis_certs.cli._wrapping import wrap_text
 
 NAME = "aegis-certs"
-_MOUNTED = "certs"  # the name of these commands within a bigger tool's
+_MOUNTED = "certs"  # the name of the certificate commands within another tool
 _DEBUG = "aegis.debug"
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
@@ -35,17 +35,29 @@ def certs_exit_codes() -> ExitCodes:
     }
 
 
-class CommandGroup(click.Group):
-    """A click group from which no traceback reaches a user, unless `--debug` asks for it.
+class Command(click.Command):
+    """A command whose examples show the name by which the user called it."""
 
-    An error of a known class is shown as its one sentence and ends with the exit code of that
-    class. Anything else is a mistake of ours, is shown as such, and ends with 1. Ctrl-C ends
-    with 130. Groups nest; each knows the errors of its own commands.
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.epilog:
+            formatter.write_paragraph()
+            with formatter.indentation():
+                formatter.write_text(self.epilog.replace(f"{NAME} ", f"{prefix(ctx)} "))
+
+
+class CommandGroup(Command, click.Group):
+    """A click group that shows a traceback to a user only if `--debug` asks for it.
+
+    An error of a known class is shown as one sentence and ends with the exit code of that class.
+    Any other error is a bug of this project, is shown as such, and ends with 1. Ctrl-C ends with
+    130. In nested groups, each group knows the errors of its own commands.
 
     Args:
-        exit_codes: Gives the exit codes by error class. It is called when something failed and
-            not before, so that it may import what is slow to load.
+        exit_codes: Returns the exit codes by error class. It is called only after an error, so
+            that it may import modules that load slowly.
     """
+
+    command_class = Command
 
     def __init__(
         self,
@@ -62,50 +74,50 @@ class CommandGroup(click.Group):
                 envvar="AEGIS_DEBUG",
                 show_envvar=True,
                 expose_value=False,
-                callback=_remember_debug,
+                callback=_store_debug,
                 help="Show the traceback of an error.",
             )
         )
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command, and turns what it raises into a message and an exit code."""
+        """Runs the command, and turns its error into a message and an exit code."""
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, click.Abort) as interrupt:
             raise click.exceptions.Exit(INTERRUPTED) from interrupt
         except click.UsageError as error:
             if type(error) is not click.UsageError:
-                raise  # it builds its message when it is shown
+                raise  # its class builds the message when click shows it
             raise click.UsageError(fitted(error.message, len("Error: ")), error.ctx) from error
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
-            raise  # click knows what to do
-        except Exception as error:  # noqa: BLE001 - the edge: nothing may pass as a traceback
+            raise  # click handles these
+        except Exception as error:  # noqa: BLE001 - no error may reach the user as a traceback
             if ctx.meta.get(_DEBUG):
-                import traceback  # not needed by most, and slow to load
+                import traceback  # rarely needed, and slow to load
 
                 traceback.print_exc()
             code = exit_code_of(error, self._exit_codes())
             if code is None:
                 fail(
-                    f"something unexpected went wrong ({type(error).__name__}: {error}); "
+                    f"an unexpected error occurred ({type(error).__name__}: {error}); "
                     f"run it again with AEGIS_DEBUG=1 to see where"
                 )
             fail(str(error), code)
 
 
 def exit_code_of(error: BaseException, codes: ExitCodes) -> int | None:
-    """The exit code of an error: that of its nearest class; None where none is known."""
+    """The exit code of an error: that of its nearest class; None if no class has one."""
     return next((codes[kind] for kind in type(error).__mro__ if kind in codes), None)
 
 
 def fail(message: str, exit_code: int = 1) -> NoReturn:
     """Ends a command with one sentence on standard error and this exit code."""
-    tell(f"Error: {message}")
+    note(f"Error: {message}")
     raise click.exceptions.Exit(exit_code)
 
 
 def prefix(ctx: click.Context) -> str:
-    """How the certificate commands are called here: `aegis-certs`, or `aegis certs`."""
+    """How the user called the certificate commands: `aegis-certs` or `aegis certs`."""
     root = ctx.find_root()
     if root.command.name == _MOUNTED:
         return root.command_path
@@ -113,23 +125,23 @@ def prefix(ctx: click.Context) -> str:
     return f"{root.command_path} {_MOUNTED}" if mounted else NAME
 
 
-def spelled(text: str) -> str:
-    """A text of the library, with the commands that it names as the reader calls them."""
+def with_prefix(text: str) -> str:
+    """A text of the library that names its commands by the name that the user called."""
     ctx = click.get_current_context(silent=True)
     return text if ctx is None else text.replace(f"`{NAME} ", f"`{prefix(ctx)} ")
 
 
-def tell(text: str) -> None:
-    """Says something on standard error, in one line where that is no terminal."""
-    click.echo(fitted(spelled(" ".join(text.split()))), err=True)
+def note(text: str) -> None:
+    """Writes a text to standard error: wrapped on a terminal, otherwise as one line."""
+    click.echo(fitted(with_prefix(" ".join(text.split()))), err=True)
 
 
 def fitted(text: str, indent: int = 0) -> str:
-    """A text for standard error: in lines that end between words where that is a terminal."""
+    """A text for standard error, wrapped between words if that is a terminal."""
     if not sys.stderr.isatty():
         return text
-    return flowed(text, shutil.get_terminal_size().columns, indent)
+    return wrap_text(text, shutil.get_terminal_size().columns, indent)
 
 
-def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+def _store_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     ctx.meta[_DEBUG] = value or ctx.meta.get(_DEBUG, False)

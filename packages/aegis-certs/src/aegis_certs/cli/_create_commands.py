@@ -1,15 +1,15 @@
-"""The commands that make things: a CA, certificates, requests."""
+"""The commands that create a CA, certificates and requests."""
 
 from __future__ import annotations
 
 import click
 
 from aegis_certs._x509.names import DEFAULT_TRUST_DOMAIN, KeyType
-from aegis_certs.cli._command_group import prefix
+from aegis_certs.cli._command_group import Command, prefix
 from aegis_certs.cli._options import (
-    Command,
     ask_new_passphrase,
     client_only,
+    command_line,
     directory,
     examples,
     force,
@@ -21,14 +21,13 @@ from aegis_certs.cli._options import (
     load_ca,
     note_shortened,
     option,
+    output_path,
     passphrase_file,
-    place_for,
-    read_file,
+    read_input,
     read_passphrase,
-    same_directory,
     server_only,
 )
-from aegis_certs.cli._wrapping import unbroken
+from aegis_certs.cli._wrapping import no_wrap
 
 
 @click.command(
@@ -44,23 +43,23 @@ from aegis_certs.cli._wrapping import unbroken
 @option(
     "--key-type",
     "AEGIS_CA_KEY_TYPE",
-    "The CA's key.",
+    "The type of the CA's key.",
     type=key_types,
     default=KeyType.RSA_4096.value,
 )
 @option(
-    "--days", "AEGIS_CA_DAYS", "How long the CA lives.", type=float, default=365, metavar="DAYS"
+    "--days", "AEGIS_CA_DAYS", "How long the CA is valid.", type=float, default=365, metavar="DAYS"
 )
 @option(
     "--name",
     "AEGIS_CA_NAME",
-    'The CA\'s common name; "Aegis CA" and a random number by default.',
+    'The CA\'s common name; by default "Aegis CA" and a random number.',
     metavar="NAME",
 )
 @option(
     "--trust-domain",
     "AEGIS_TRUST_DOMAIN",
-    "Goes into the SPIFFE id of every certificate.",
+    "The trust domain in the SPIFFE id of every certificate.",
     default=DEFAULT_TRUST_DOMAIN,
     metavar="DOMAIN",
 )
@@ -74,13 +73,13 @@ from aegis_certs.cli._wrapping import unbroken
 @option(
     "--intermediate",
     "AEGIS_CA_INTERMEDIATE",
-    "Issue from an intermediate, and write its root apart, to be kept offline.",
+    "Issue from an intermediate CA, and write its root to another directory, to keep offline.",
     is_flag=True,
 )
 @option(
     "--root-dir",
     "AEGIS_CA_ROOT_DIR",
-    "Where the root of an intermediate is, or is made; DIR-root by default.",
+    "The directory of the root, which is created if it is missing; by default DIR-root.",
     metavar="DIR",
 )
 @json_flag
@@ -98,9 +97,9 @@ def init(
     root_dir: str | None,
     json: bool,
 ) -> None:
-    """Make a new CA in a directory.
+    """Create a new CA in a directory.
 
-    The directory is made where it is missing, and is private to you.
+    A missing directory is created, with access for you alone.
     """
     from aegis_certs import CertificateAuthority
     from aegis_certs._ca.create import default_root
@@ -133,9 +132,8 @@ def init(
     advice = "Keep the key secret."
     if intermediate or root_dir:
         facts["root"] = root_dir or default_root(ca.directory)
-        advice = f"Carry {facts['root']} away: only the next issuing CA needs it."
-    following = unbroken(f"{prefix(ctx)} issue NODE-ID{same_directory(ctx)}")
-    hint = f"{advice} Next: {following}"
+        advice = f"Move {facts['root']} away: only the next issuing CA needs it."
+    hint = f"{advice} Next: {command_line(ctx, 'issue NODE-ID')}"
     present(json, f"Made a CA in {ca.directory}", facts, hint)
 
 
@@ -169,14 +167,15 @@ def issue(
     passphrase_file: str | None,
     json: bool,
 ) -> None:
-    """Issue a certificate, with a new key, for the node ID.
+    """Issue a certificate with a new key for the node ID.
 
-    An earlier certificate of this node is replaced; it stays valid until its end.
+    It replaces an earlier certificate of this node, which stays valid until its end.
 
-    Give a host only where nobody else answers to it: whoever has the key passes for it.
+    Give only hosts that belong to this node alone: each process that has the key can act as them.
     """
     from aegis_certs import validate_node_id
-    from aegis_certs.cli._output import identity_facts, present, run
+    from aegis_certs.cli._output import present, run
+    from aegis_certs.cli._views import identity_facts
 
     validate_node_id(node_id)
     ca = load_ca(dir, passphrase_file)
@@ -192,15 +191,14 @@ def issue(
         ),
     )
     note_shortened(ctx, ca, tls.not_after)
-    see = unbroken(f"{prefix(ctx)} list{same_directory(ctx)}")
-    hint = f"Its node needs these three files. See all: {see}"
+    hint = f"Its node needs these three files. To see all: {command_line(ctx, 'list')}"
     title = f"Issued a certificate for {node_id}"
     present(json, title, identity_facts(tls, ca.directory), hint, hidden=("id",))
 
 
 @click.command(
     cls=Command,
-    short_help="Make a key that stays here, and a request to be signed.",
+    short_help="Make a key and a request for its certificate.",
     epilog=examples(
         "aegis-certs csr orders-1",
         "aegis-certs csr orders-2 --host orders.acme.example --key-type p256",
@@ -224,9 +222,9 @@ def csr(
     server_only: bool,
     json: bool,
 ) -> None:
-    """Make a key that stays here, and a request to be signed elsewhere.
+    """Make a key, which stays here, and a request that a CA elsewhere signs.
 
-    The identity that the node has now stays in place until `install` brings the answer.
+    The node keeps its present identity until `install` replaces it.
     """
     from aegis_certs import request_certificate
     from aegis_certs.cli._output import present, run
@@ -243,9 +241,9 @@ def csr(
         ),
     )
     facts = {"id": node_id, "hosts": list(host), "key_type": key_type, "request": path}
-    there = unbroken(f"{prefix(ctx)} sign {path.name}")
-    here = unbroken(f"{prefix(ctx)} install {node_id}_signed.pem{same_directory(ctx)}")
-    hint = f"Bring it to the CA. There: {there}\nThen here: {here}"
+    there = no_wrap(f"{prefix(ctx)} sign {path.name}")
+    here = command_line(ctx, f"install {node_id}_signed.pem")
+    hint = f"Copy it to the CA. There: {there}\nThen here: {here}"
     present(json, f"Made a request for {node_id}", facts, hint, hidden=("id",))
 
 
@@ -258,20 +256,18 @@ def csr(
 )
 @click.argument("request", metavar="FILE")
 @directory
-@option("--id", "AEGIS_CERT_ID", "Refuse a request that is for another node.", metavar="ID")
+@option("--id", "AEGIS_CERT_ID", "Refuse a request for another node.", metavar="ID")
 @option(
     "--host",
     "AEGIS_CERT_HOSTS",
-    "A DNS name or IP address to grant, asked for or not; may be given more than once.",
+    "A DNS name or IP address to grant, requested or not; may be given more than once.",
     multiple=True,
     metavar="HOST",
 )
 @leaf_days
 @client_only
 @server_only
-@option(
-    "--out", "AEGIS_CERT_OUT", "Where the answer goes; ID_signed.pem by default.", metavar="FILE"
-)
+@option("--out", "AEGIS_CERT_OUT", "The file to write; by default ID_signed.pem.", metavar="FILE")
 @force
 @passphrase_file
 @json_flag
@@ -292,15 +288,15 @@ def sign(
 ) -> None:
     """Sign the request in FILE.
 
-    It says for whom and for which key; hosts and days are what you grant here. What it asks for
-    beyond that is dropped, and told.
+    The request names the node and its key; you grant hosts and days here. What it requests
+    beyond that is dropped, and listed.
     """
     from aegis_certs._ca.request import Request
     from aegis_certs._store.files import PUBLIC, write
     from aegis_certs.cli._output import present, run
 
-    data = read_file(request, "request")
-    path = place_for(out or f"{Request.parse(data, request).node_id}_signed.pem", force)
+    data = read_input(request, "request")
+    path = output_path(out or f"{Request.parse(data, request).node_id}_signed.pem", force)
     ca = load_ca(dir, passphrase_file)
     signed = run(
         "Signing …",
@@ -324,14 +320,14 @@ def sign(
         "signed": path,
         "trust_bundle": ca.directory / "ca-cert.pem",
     }
-    there = unbroken(f"{prefix(ctx)} install {path.name}")
-    hint = f"Bring both files back. There: {there}, with the --dir that the request was made with"
+    there = no_wrap(f"{prefix(ctx)} install {path.name}")
+    hint = f"Copy both files back. There: {there}, with the --dir that the request was made with"
     present(json, f"Signed a certificate for {signed.node_id}", facts, hint, hidden=("id",))
 
 
 @click.command(
     cls=Command,
-    short_help="Install what was signed, with the key that csr kept for it.",
+    short_help="Install a signed certificate with the key that csr made.",
     epilog=examples(
         "aegis-certs install orders-1_signed.pem",
         "aegis-certs install orders-2_signed.pem --dir ./certs",
@@ -341,16 +337,17 @@ def sign(
 @directory
 @json_flag
 def install(signed: str, dir: str, json: bool) -> None:  # noqa: A002 - named after its option
-    """Install the certificate in FILE, which was signed, with the key that `csr` kept for it.
+    """Install the signed certificate in FILE with the key that `csr` made for it.
 
-    The trust bundle `ca-cert.pem` of the CA must be in the directory.
+    The directory must have the trust bundle `ca-cert.pem` of the CA.
     """
     from pathlib import Path
 
     from aegis_certs import install_certificate
-    from aegis_certs.cli._output import identity_facts, present
+    from aegis_certs.cli._output import present
+    from aegis_certs.cli._views import identity_facts
 
-    tls = install_certificate(read_file(signed, "signed certificate"), dir)
+    tls = install_certificate(read_input(signed, "signed certificate"), dir)
     facts = identity_facts(tls, Path(dir))
-    hint = "Its node takes it up by itself, or at its next start."
+    hint = "Its node loads it while it runs, or at its next start."
     present(json, f"Installed the certificate of {tls.node_id}", facts, hint, hidden=("id",))

@@ -1,4 +1,4 @@
-"""The commands that look: lists, single certificates, checks, and what is wrong."""
+"""The commands that list, show, verify, export and examine."""
 
 from __future__ import annotations
 
@@ -6,39 +6,43 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aegis_certs.cli._command_group import Command
 from aegis_certs.cli._options import (
     EXPIRING,
-    Command,
     directory,
     examples,
     force,
     json_flag,
     option,
-    place_for,
+    output_path,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aegis_certs import CertsError
     from aegis_certs._x509.trust import Usage
 
 
 @click.command(
     "list",
     cls=Command,
-    short_help="List all certificates that were issued, or lie here.",
+    short_help="List all certificates that were issued or are here.",
     epilog=examples("aegis-certs list", "aegis-certs list --json"),
 )
 @directory
 @json_flag
 def list_(dir: str, json: bool) -> None:  # noqa: A002 - named after its option
-    """List all certificates that were issued, or lie in the directory.
+    """List all certificates that were issued or are in the directory.
 
-    A certificate is `expiring` once less than a third of its life is left, and `replaced` where
-    its node has a newer one but it has not ended.
+    A certificate is `expiring` when less than a third of its life is left, and `replaced` when
+    its node has a newer one and it is still valid.
     """
     from dataclasses import asdict
 
     from aegis_certs import list_certificates
-    from aegis_certs.cli._output import show_certificates, show_json
+    from aegis_certs.cli._output import show_json
+    from aegis_certs.cli._views import show_certificates
 
     entries = list_certificates(dir)
     if json:
@@ -64,7 +68,7 @@ def list_(dir: str, json: bool) -> None:  # noqa: A002 - named after its option
 @option(
     "--identity",
     "AEGIS_IDENTITY",
-    "The certificate of this node is shown to a live server.",
+    "Present the certificate of this node to a live server.",
     metavar="ID",
 )
 @json_flag
@@ -76,18 +80,18 @@ def show(
 ) -> None:
     """Show what is in a file, a node's certificate, or the certificate of a live server.
 
-    A server is asked without a certificate, or with that of --identity; whether it goes on
-    talking after the handshake is told too. It is not trusted, only looked at.
+    The handshake with a server presents no certificate, or that of --identity; the output also
+    says whether the server accepted it. The handshake itself trusts any server.
     """
     from aegis_certs._inspect.show import inspect
-    from aegis_certs.cli._output import show_things
+    from aegis_certs.cli._views import show_facts
 
-    show_things(json, inspect(what, dir, identity))
+    show_facts(json, inspect(what, dir, identity))
 
 
 @click.command(
     cls=Command,
-    short_help="Check a certificate, and say what fails.",
+    short_help="Check a certificate, and show which checks fail.",
     epilog=examples(
         "aegis-certs verify orders-1",
         "aegis-certs verify certs/orders-2-cert.pem --usage server --name orders.acme.example",
@@ -98,7 +102,7 @@ def show(
 @option(
     "--usage",
     "AEGIS_VERIFY_USAGE",
-    "What it is to be used for.",
+    "The usage that it must be made for.",
     type=click.Choice(["server", "client"]),
 )
 @option("--name", "AEGIS_VERIFY_NAME", "A name that it must be valid for.", metavar="NAME")
@@ -110,27 +114,22 @@ def verify(
     name: str | None,
     json: bool,
 ) -> None:
-    """Check a certificate against the trust bundle of the directory, and say what fails.
+    """Check a certificate against the trust bundle of the directory.
 
-    Checked are dates, chain, usage, name, key and revocation. The exit code is that of the first
-    check that fails.
+    The checks are dates, chain, usage, name, key and revocation. The exit code is that of the
+    first check that fails.
     """
     from aegis_certs._inspect.verify import verify_target
-    from aegis_certs.cli._command_group import certs_exit_codes, exit_code_of
-    from aegis_certs.cli._output import show_checks
+    from aegis_certs.cli._views import show_checks
 
     checks, expiring = verify_target(what, dir, usage, name)
     show_checks(json, what, checks)
-    failed = next((check.error for check in checks if check.error is not None), None)
-    if failed is not None:
-        raise click.exceptions.Exit(exit_code_of(failed, certs_exit_codes()) or 1)
-    if expiring:
-        raise click.exceptions.Exit(EXPIRING)
+    _exit_with([check.error for check in checks], expiring=expiring)
 
 
 @click.command(
     cls=Command,
-    short_help="Write the trust bundle, or an identity, as one PEM text.",
+    short_help="Write the trust bundle or an identity as one PEM text.",
     epilog=examples(
         "aegis-certs export > ca.pem",
         "aegis-certs export orders-1 --out orders-1.pem",
@@ -141,7 +140,10 @@ def verify(
 @directory
 @option("--env", "AEGIS_EXPORT_ENV", "Write variables for an environment file.", is_flag=True)
 @option(
-    "--out", "AEGIS_EXPORT_OUT", "A file, private to you, instead of the output.", metavar="FILE"
+    "--out",
+    "AEGIS_EXPORT_OUT",
+    "A file to write, readable by you alone, instead of standard output.",
+    metavar="FILE",
 )
 @force
 @json_flag
@@ -155,35 +157,28 @@ def export(
 ) -> None:
     """Write the trust bundle, or the identity of the node ID, as one PEM text.
 
-    An identity is key, chain and trust bundle: keep it secret. With --env they are the variables
-    AEGIS_TLS_KEY, AEGIS_TLS_CERT and AEGIS_TLS_CA, each on one line.
+    An identity is key, chain and trust bundle: keep it secret. --env writes them as the variables
+    AEGIS_TLS_KEY, AEGIS_TLS_CERT and AEGIS_TLS_CA, one a line.
     """
     from aegis_certs._inspect.export import environment_file, export_parts
     from aegis_certs._store.files import PRIVATE, write
-    from aegis_certs.cli._output import show_json
+    from aegis_certs.cli._output import to_json
 
-    place = None if out is None else place_for(out, force)
+    path = None if out is None else output_path(out, force)
     parts = export_parts(dir, node_id)
     if json:
-        text = None
-        facts = {name: data.decode() for name, data in parts.items()}
+        text = to_json({name: data.decode() for name, data in parts.items()}) + "\n"
     else:
         text = environment_file(parts) if env else b"".join(parts.values()).decode()
-        facts = {}
-    if place is not None:
-        import json as encoder
-
-        content = encoder.dumps(facts, indent=2) + "\n" if text is None else text
-        write(place, content.encode(), PRIVATE)
-    elif text is None:
-        show_json(facts)
-    else:
+    if path is None:
         click.echo(text, nl=False)
+    else:
+        write(path, text.encode(), PRIVATE)
 
 
 @click.command(
     cls=Command,
-    short_help="Find what is wrong with a directory, or soon will be.",
+    short_help="Find the present and coming problems of a directory.",
     epilog=examples("aegis-certs doctor", "aegis-certs doctor --json"),
 )
 @directory
@@ -191,17 +186,23 @@ def export(
 def doctor(dir: str, json: bool) -> None:  # noqa: A002 - named after its option
     """Examine a directory: permissions, clock, CA, certificates, keys, and what expires next.
 
-    The exit code is 0 where there is no problem, and otherwise that of the first one; 3 where
-    something is expiring.
+    The exit code is that of the first problem; without a problem 3 if a certificate is expiring,
+    and otherwise 0.
     """
     from aegis_certs._inspect.doctor import examine
-    from aegis_certs.cli._command_group import certs_exit_codes, exit_code_of
-    from aegis_certs.cli._output import show_findings
+    from aegis_certs.cli._views import show_findings
 
     findings = examine(dir)
     show_findings(json, dir, findings)
-    errors = [finding.error for finding in findings if finding.error is not None]
-    if errors:
-        raise click.exceptions.Exit(exit_code_of(errors[0], certs_exit_codes()) or 1)
-    if any(finding.topic == "expiry" and finding.level == "warning" for finding in findings):
+    expiring = any(found.topic == "expiry" and found.level == "warning" for found in findings)
+    _exit_with([found.error for found in findings], expiring=expiring)
+
+
+def _exit_with(errors: Sequence[CertsError | None], *, expiring: bool) -> None:
+    """Ends a command with the exit code of the first error, if there is one, or of `expiring`."""
+    from aegis_certs.cli._command_group import certs_exit_codes, exit_code_of
+
+    for error in filter(None, errors):
+        raise click.exceptions.Exit(exit_code_of(error, certs_exit_codes()) or 1)
+    if expiring:
         raise click.exceptions.Exit(EXPIRING)

@@ -1,4 +1,4 @@
-"""The commands that keep a CA going: renewals, revocations, rotation."""
+"""The commands that renew and revoke certificates and rotate a CA."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from aegis_certs._x509.names import KeyType
-from aegis_certs.cli._command_group import prefix, tell
+from aegis_certs.cli._command_group import Command, CommandGroup, note
 from aegis_certs.cli._options import (
-    Command,
-    Group,
+    command_line,
     directory,
     examples,
     json_flag,
@@ -19,17 +18,15 @@ from aegis_certs.cli._options import (
     load_ca,
     option,
     passphrase_file,
-    same_directory,
 )
-from aegis_certs.cli._wrapping import unbroken
 
 if TYPE_CHECKING:
     from aegis_certs import CertificateAuthority
 
-Look = Callable[["CertificateAuthority"], Sequence[str]]
-"""How a command that can see the nodes tells which of them stand in the way of a step."""
+FindBlockers = Callable[["CertificateAuthority"], Sequence[str]]
+"""Finds the nodes that block a step of the rotation; for a command that can see the mesh."""
 
-# The reasons of RFC 5280 that are for good, as `RevocationReason` has them.
+# The reasons of RFC 5280 that cannot be undone, as `RevocationReason` has them.
 _REASONS = (
     "unspecified",
     "key-compromise",
@@ -39,7 +36,7 @@ _REASONS = (
     "cessation-of-operation",
     "privilege-withdrawn",
 )
-_WATCH_SECONDS = 60.0  # how late a certificate that becomes due may be renewed
+_WATCH_SECONDS = 60.0  # how long after a certificate is due it may be renewed
 
 
 @click.command(
@@ -49,7 +46,12 @@ _WATCH_SECONDS = 60.0  # how late a certificate that becomes due may be renewed
 )
 @click.argument("node_id", metavar="[ID]", required=False)
 @directory
-@option("--watch", "AEGIS_WATCH", "Go on, and renew what becomes due, until Ctrl-C.", is_flag=True)
+@option(
+    "--watch",
+    "AEGIS_WATCH",
+    "Renew what becomes due until Ctrl-C.",
+    is_flag=True,
+)
 @passphrase_file
 @json_flag
 def renew(
@@ -61,12 +63,13 @@ def renew(
 ) -> None:
     """Renew the certificate of the node ID, or all that are due, each with a new key.
 
-    Due is what has less than a third of its life left, or is from a CA that was replaced. The
-    list of what is revoked is signed anew too, where it is half-way to its end. With --json and
-    --watch, every round that did something is one document.
+    A certificate is due when less than a third of its life is left, or when its CA was replaced.
+    The revocation list is signed again too when half of its life is left. With --json and --watch,
+    every round that renews something prints one document.
     """
     from aegis_certs import Renewal
-    from aegis_certs.cli._output import run, show_renewals
+    from aegis_certs.cli._output import run
+    from aegis_certs.cli._views import show_renewals
 
     if watch and node_id is not None:
         raise click.UsageError("--watch renews all that are due; leave out the ID")
@@ -84,18 +87,19 @@ def renew(
 
 
 def _keep_renewing(ca: CertificateAuthority, json: bool) -> NoReturn:
-    """Renews for ever; what fails is told, and tried again a little later."""
+    """Renews until Ctrl-C; after a failure it notes the error, and tries again."""
     import time
 
     from aegis_certs import CertsError
-    from aegis_certs.cli._output import run, show_renewals
+    from aegis_certs.cli._output import run
+    from aegis_certs.cli._views import show_renewals
 
-    tell(f"Renewing what becomes due in {ca.directory}, until Ctrl-C.")
+    note(f"Renewing what becomes due in {ca.directory}, until Ctrl-C.")
     while True:
         try:
             renewals = run("Renewing …", ca.renew_due)
         except CertsError as error:
-            tell(f"Error: {error}")
+            note(f"Error: {error}")
         else:
             if renewals:
                 show_renewals(json, ca.directory, renewals)
@@ -115,7 +119,7 @@ def _keep_renewing(ca: CertificateAuthority, json: bool) -> NoReturn:
 @option(
     "--reason",
     "AEGIS_REVOKE_REASON",
-    "Why.",
+    "The reason.",
     type=click.Choice(_REASONS),
     default="unspecified",
 )
@@ -132,8 +136,8 @@ def revoke(
 ) -> None:
     """Revoke a node with all its certificates, or the one certificate with this serial number.
 
-    A signed list of all that is revoked is written to `crl.pem`; nodes that have a copy of it
-    beside their trust bundle refuse these certificates within seconds.
+    The signed list of all revoked certificates is written to `crl.pem`. Nodes that have a copy of
+    it beside their trust bundle refuse these certificates within seconds.
     """
     from dataclasses import asdict
 
@@ -151,8 +155,8 @@ def revoke(
         "date": found[0].date,
         "crl": crl,
     }
-    see = unbroken(f"{prefix(ctx)} list{same_directory(ctx)}")
-    hint = f"Every node needs this crl.pem beside its ca-cert.pem. See: {see}"
+    see = command_line(ctx, "list")
+    hint = f"Every node needs this crl.pem beside its ca-cert.pem. To see all: {see}"
     title = f"Revoked {what}"
     if read(crl) == before:
         since = f"{found[0].date:%Y-%m-%d %H:%M:%S} UTC"
@@ -162,7 +166,7 @@ def revoke(
 
 @click.group(
     "rotate-ca",
-    cls=Group,
+    cls=CommandGroup,
     short_help="Replace the CA by a new one, in three steps.",
     epilog=examples(
         "aegis-certs rotate-ca prepare",
@@ -172,10 +176,10 @@ def revoke(
     ),
 )
 def rotate_ca() -> None:
-    """Replace the CA by a new one, in three steps and without a pause.
+    """Replace the CA by a new one, in three steps and without an interruption.
 
-    First all nodes come to trust both CAs, then the new one issues, and when no certificate of
-    the old one is left, it goes.
+    First all nodes trust both CAs, then the new CA issues, and when no certificate of the old CA
+    is left, the old CA is retired.
     """
 
 
@@ -190,18 +194,16 @@ def status(
     passphrase_file: str | None,
     json: bool,
 ) -> None:
-    """Show where the rotation stands."""
-    from aegis_certs.cli._output import show_rotation
+    """Show the phase of the rotation."""
+    from aegis_certs.cli._views import show_rotation
 
     ca = load_ca(dir, passphrase_file)
     state = ca.rotation()
-    show_rotation(
-        json, f"The rotation of the CA in {ca.directory}", state, prefix(ctx), same_directory(ctx)
-    )
+    show_rotation(ctx, json, f"The rotation of the CA in {ca.directory}", state)
 
 
 @rotate_ca.command(
-    short_help="Make the new CA, and trust both.",
+    short_help="Create the new CA, and trust both.",
     epilog=examples(
         "aegis-certs rotate-ca prepare",
         "aegis-certs rotate-ca prepare --key-type p384 --days 730 --name 'Acme CA 2027'",
@@ -211,26 +213,26 @@ def status(
 @option(
     "--key-type",
     "AEGIS_CA_KEY_TYPE",
-    "The key of the new CA; that of the old one by default.",
+    "The type of the new CA's key; by default that of the old CA.",
     type=key_types,
 )
 @option(
     "--days",
     "AEGIS_CA_DAYS",
-    "How long the new CA lives; as long as the old one by default.",
+    "How long the new CA is valid; by default as long as the old CA.",
     type=float,
     metavar="DAYS",
 )
 @option(
     "--name",
     "AEGIS_CA_NAME",
-    "Its common name; that of the old one with a generation by default.",
+    "Its common name; by default that of the old CA with a generation.",
     metavar="NAME",
 )
 @option(
     "--root-dir",
     "AEGIS_CA_ROOT_DIR",
-    "Make it an intermediate of the root there; needed where the old one is an intermediate.",
+    "The directory of the root that signs it; needed if the old CA is an intermediate.",
     metavar="DIR",
 )
 @passphrase_file
@@ -246,8 +248,9 @@ def prepare(
     passphrase_file: str | None,
     json: bool,
 ) -> None:
-    """Make the new CA, and put both into the trust bundle; the old one goes on issuing."""
-    from aegis_certs.cli._output import run, show_rotation
+    """Create the new CA, and put both into the trust bundle; the old one still issues."""
+    from aegis_certs.cli._output import run
+    from aegis_certs.cli._views import show_rotation
 
     ca = load_ca(dir, passphrase_file)
     state = run(
@@ -259,13 +262,7 @@ def prepare(
             root_directory=root_dir,
         ),
     )
-    show_rotation(
-        json,
-        f"Prepared the rotation of the CA in {ca.directory}",
-        state,
-        prefix(ctx),
-        same_directory(ctx),
-    )
+    show_rotation(ctx, json, f"Prepared the rotation of the CA in {ca.directory}", state)
 
 
 @rotate_ca.command(
@@ -273,10 +270,10 @@ def prepare(
     epilog=examples("aegis-certs rotate-ca activate", "aegis-certs rotate-ca activate --confirm"),
 )
 @directory
-@click.option(  # of no variable: what was confirmed once is not confirmed for good
+@click.option(  # no variable: what is confirmed once is not confirmed always
     "--confirm",
     is_flag=True,
-    help="All nodes have the new trust bundle, or may fail.",
+    help="All nodes have the new trust bundle, or are allowed to fail.",
 )
 @passphrase_file
 @json_flag
@@ -287,24 +284,23 @@ def activate(
     confirm: bool,
     passphrase_file: str | None,
     json: bool,
-    look: Look | None = None,
+    find_blockers: FindBlockers | None = None,
 ) -> None:
     """Let the new CA issue from now on; certificates of the old one stay valid.
 
-    Which nodes trust the new CA cannot be seen from here. So this lists the nodes that have
-    certificates, and wants --confirm.
+    This command cannot see which nodes trust the new CA. So it lists the nodes that have
+    certificates, and requires --confirm.
     """
-    from aegis_certs.cli._output import run, show_rotation
+    from aegis_certs.cli._output import run
+    from aegis_certs.cli._views import show_rotation
 
     ca = load_ca(dir, passphrase_file)
-    distrusting = look(ca) if look else None
+    distrusting = find_blockers(ca) if find_blockers else None
     state = run(
         "Activating …",
         lambda: ca.activate_rotation(distrusting=distrusting, confirm=confirm),
     )
-    show_rotation(
-        json, f"The new CA in {ca.directory} issues", state, prefix(ctx), same_directory(ctx)
-    )
+    show_rotation(ctx, json, f"The new CA in {ca.directory} issues", state)
 
 
 @rotate_ca.command(epilog=examples("aegis-certs rotate-ca retire"))
@@ -317,17 +313,16 @@ def retire(
     dir: str,  # noqa: A002 - named after its option
     passphrase_file: str | None,
     json: bool,
-    look: Look | None = None,
+    find_blockers: FindBlockers | None = None,
 ) -> None:
-    """End the trust in the old CA, and forget its key.
+    """End the trust in the old CA, and delete its key.
 
-    It is refused, with the list, while nodes have certificates of the old CA.
+    It is refused, with a list, while nodes have certificates of the old CA.
     """
-    from aegis_certs.cli._output import run, show_rotation
+    from aegis_certs.cli._output import run
+    from aegis_certs.cli._views import show_rotation
 
     ca = load_ca(dir, passphrase_file)
-    in_use = look(ca) if look else ()
+    in_use = find_blockers(ca) if find_blockers else ()
     state = run("Retiring …", lambda: ca.retire_rotation(in_use=in_use))
-    show_rotation(
-        json, f"Retired the old CA in {ca.directory}", state, prefix(ctx), same_directory(ctx)
-    )
+    show_rotation(ctx, json, f"Retired the old CA in {ca.directory}", state)

@@ -1,4 +1,4 @@
-"""What the commands share: their options, their examples, and where a passphrase comes from."""
+"""The options and the input that commands share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from aegis_certs._x509.names import KeyType
-from aegis_certs.cli._command_group import NAME, CommandGroup, prefix, tell
+from aegis_certs.cli._command_group import note, prefix
+from aegis_certs.cli._wrapping import no_wrap
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -21,78 +22,35 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-EXPIRING = 3  # the exit code of a certificate that is good, but not for long
-
-
-class Command(click.Command):
-    """A command whose examples call it as the reader has called it."""
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the examples."""
-        _write_epilog(self, ctx, formatter)
-
-
-class Group(CommandGroup):
-    """A group of such commands."""
-
-    command_class = Command
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the examples."""
-        _write_epilog(self, ctx, formatter)
-
-
-def same_directory(ctx: click.Context) -> str:
-    """The `--dir` that the next command needs too; empty where it goes there without."""
-    given = ctx.get_parameter_source("dir") is click.core.ParameterSource.COMMANDLINE
-    return f" --dir {shlex.quote(ctx.params['dir'])}" if given else ""
-
-
-def note_shortened(ctx: click.Context, ca: CertificateAuthority, end: datetime) -> None:
-    """Tells, on standard error, where a certificate got fewer days than were asked for."""
-    asked = ctx.get_parameter_source("days") is not click.core.ParameterSource.DEFAULT
-    if asked and end == ca.certificate.not_valid_after_utc:
-        tell(
-            f"Note: it ends with its CA, at {end:%Y-%m-%d %H:%M:%S} UTC, "
-            f"and not after {ctx.params['days']:g} days."
-        )
-
-
-def _write_epilog(
-    command: click.Command, ctx: click.Context, formatter: click.HelpFormatter
-) -> None:
-    if command.epilog:
-        formatter.write_paragraph()
-        with formatter.indentation():
-            formatter.write_text(command.epilog.replace(f"{NAME} ", f"{prefix(ctx)} "))
-
-
-def examples(*lines: str) -> str:
-    """An epilog that click does not wrap."""
-    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+EXPIRING = 3  # the exit code for a certificate that is valid, but expires soon
 
 
 def option(name: str, envvar: str, text: str, **attributes: Any) -> Callable[[F], F]:
-    """An option that can come from the environment too."""
+    """An option that an environment variable can set, which its help text names."""
     return click.option(
         name, envvar=envvar, show_envvar=True, show_default=True, help=text, **attributes
     )
 
 
-directory = option(
-    "--dir",
-    "AEGIS_CERT_DIR",
-    "The certificate directory.",
-    default="./certs",
-    metavar="DIR",
-)
+def examples(*lines: str, notes: str = "") -> str:
+    """An epilog of examples, which click does not wrap, and of notes, which it does."""
+    shown = "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+    return f"{shown}\n\n{notes}" if notes else shown
+
+
+def certificate_directory(name: str, text: str) -> Callable[[F], F]:
+    """The option for the certificate directory."""
+    return option(name, "AEGIS_CERT_DIR", text, default="./certs", metavar="DIR")
+
+
+directory = certificate_directory("--dir", "The certificate directory.")
 json_flag = option("--json", "AEGIS_JSON", "Print JSON for machines.", is_flag=True)
 key_types = click.Choice([str(key_type) for key_type in KeyType])
 passphrase_file = option(
     "--passphrase-file",
     "AEGIS_CA_PASSPHRASE_FILE",
-    "A file whose first line is the passphrase of the CA's key; otherwise $AEGIS_CA_PASSPHRASE, "
-    "or you are asked.",
+    "A file whose first line is the passphrase of the CA's key. Without it, the passphrase is "
+    "read from $AEGIS_CA_PASSPHRASE or asked for.",
     metavar="FILE",
 )
 hosts = option(
@@ -103,29 +61,54 @@ hosts = option(
     metavar="HOST",
 )
 leaf_days = option(
-    "--days", "AEGIS_CERT_DAYS", "How long it lives.", type=float, default=90, metavar="DAYS"
+    "--days",
+    "AEGIS_CERT_DAYS",
+    "How long the certificate is valid.",
+    type=float,
+    default=90,
+    metavar="DAYS",
 )
 leaf_key_type = option(
-    "--key-type", "AEGIS_CERT_KEY_TYPE", "Its key.", type=key_types, default=KeyType.RSA_2048.value
+    "--key-type",
+    "AEGIS_CERT_KEY_TYPE",
+    "The type of its key.",
+    type=key_types,
+    default=KeyType.RSA_2048.value,
 )
 client_only = option(
-    "--client-only", "AEGIS_CERT_CLIENT_ONLY", "It can call, not serve.", is_flag=True
+    "--client-only", "AEGIS_CERT_CLIENT_ONLY", "It can call, but not serve.", is_flag=True
 )
 server_only = option(
-    "--server-only", "AEGIS_CERT_SERVER_ONLY", "It can serve, not call.", is_flag=True
+    "--server-only", "AEGIS_CERT_SERVER_ONLY", "It can serve, but not call.", is_flag=True
+)
+force = click.option(  # no variable: what may be replaced once may not be replaced always
+    "--force", is_flag=True, help="Replace an existing file."
 )
 
-force = click.option(  # of no variable: what may be replaced once may not be for good
-    "--force", is_flag=True, help="Replace the file that is there."
-)
+
+def command_line(ctx: click.Context, command: str) -> str:
+    """A next command as the user can paste it, with the same `--dir` if one was given."""
+    given = ctx.get_parameter_source("dir") is click.core.ParameterSource.COMMANDLINE
+    option = f" --dir {shlex.quote(ctx.params['dir'])}" if given else ""
+    return no_wrap(f"{prefix(ctx)} {command}{option}")
 
 
-def place_for(path: str, force: bool) -> Path:
-    """A file that the user named, to be written.
+def note_shortened(ctx: click.Context, ca: CertificateAuthority, end: datetime) -> None:
+    """Writes a note if a certificate is valid for fewer days than the user asked for."""
+    asked = ctx.get_parameter_source("days") is not click.core.ParameterSource.DEFAULT
+    if asked and end == ca.certificate.not_valid_after_utc:
+        note(
+            f"Note: it ends with its CA, at {end:%Y-%m-%d %H:%M:%S} UTC, "
+            f"and not after {ctx.params['days']:g} days."
+        )
+
+
+def output_path(path: str, force: bool) -> Path:
+    """The path of a file to write, as the user named it.
 
     Raises:
-        AlreadyExistsError: It is there, and was not given up.
-        DirectoryError: It is something else, such as a device, that a file must not replace.
+        AlreadyExistsError: The file exists, and `force` is not set.
+        DirectoryError: It is not a file but, for example, a device, which is never replaced.
     """
     from pathlib import Path
 
@@ -133,13 +116,13 @@ def place_for(path: str, force: bool) -> Path:
 
     place = Path(path)
     if place.exists() and not place.is_file():
-        raise DirectoryError(place, "it is no file; name one")
+        raise DirectoryError(place, "it is not a file; name one")
     if place.exists() and not force:
         raise AlreadyExistsError("a file", place, "name another, or replace it with --force")
     return place
 
 
-def read_file(path: str, what: str) -> bytes:
+def read_input(path: str, what: str) -> bytes:
     """The content of a file that the user named.
 
     Raises:
@@ -157,37 +140,39 @@ def read_file(path: str, what: str) -> bytes:
 
 
 def read_passphrase(path: str | None) -> str | None:
-    """The passphrase in a file; None where no file is named."""
+    """The passphrase in a file; None if no file is named."""
     if path is None:
         return None
-    lines = read_file(path, "passphrase file").decode(errors="replace").splitlines()
+    lines = read_input(path, "passphrase file").decode(errors="replace").splitlines()
     if not lines or not lines[0]:
-        raise click.UsageError(f"the passphrase file {path} begins with an empty line")
+        raise click.UsageError(f"the first line of the passphrase file {path} is empty")
     return lines[0]
 
 
 def ask_new_passphrase() -> str:
-    """The passphrase of a new key, asked for twice on a terminal."""
+    """Asks twice for the passphrase of a new key, on a terminal."""
     if not sys.stdin.isatty():
         raise click.UsageError(
             "there is no terminal to ask for the passphrase; give --passphrase-file, or set "
             "AEGIS_CA_PASSPHRASE"
         )
-    asked: str = click.prompt(
-        "Passphrase for the CA's key", hide_input=True, confirmation_prompt=True, err=True
-    )
-    return asked
+    return _ask("Passphrase for the CA's key", confirm=True)
 
 
 def load_ca(directory: str, path: str | None) -> CertificateAuthority:
-    """The CA of a directory; on a terminal, the user is asked for a passphrase that is missing."""
+    """The CA of a directory; asks for a missing passphrase on a terminal."""
     from aegis_certs import CertificateAuthority, PassphraseError
 
-    given = read_passphrase(path)
+    passphrase = read_passphrase(path)
     try:
-        return CertificateAuthority.load(directory, passphrase=given)
+        return CertificateAuthority.load(directory, passphrase=passphrase)
     except PassphraseError:
-        if given or os.environ.get("AEGIS_CA_PASSPHRASE") or not sys.stdin.isatty():
+        if passphrase or os.environ.get("AEGIS_CA_PASSPHRASE") or not sys.stdin.isatty():
             raise
-        asked = click.prompt("Passphrase of the CA's key", hide_input=True, err=True)
-        return CertificateAuthority.load(directory, passphrase=asked)
+        passphrase = _ask("Passphrase of the CA's key", confirm=False)
+        return CertificateAuthority.load(directory, passphrase=passphrase)
+
+
+def _ask(prompt: str, *, confirm: bool) -> str:
+    answer: str = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
+    return answer

@@ -1,1 +1,1 @@
-"""The commands, one module each; whatever takes long to import is imported inside them."""
+"""The commands, one module each; they import modules that load slowly inside functions."""

@@ -1,4 +1,4 @@
-"""`aegis certs`: the certificate commands, and two of them with eyes for a running mesh."""
+"""`aegis certs`: the certificate commands; two steps of a rotation can look at a mesh first."""
 
 from __future__ import annotations
 
@@ -7,16 +7,30 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
-from aegis_certs.cli import certs
+from aegis_certs.cli import certs, option
 
-from aegis_cli._options import option
+from aegis_cli._options import identity_name, mesh_name
 
 if TYPE_CHECKING:
     from aegis_certs import CertificateAuthority
     from aegis_discovery.aio import Mesh
 
-Look = Callable[["Mesh", "CertificateAuthority", bool], list[str]]
-"""Finds the nodes of a mesh that stand in the way of a step, which may be confirmed already."""
+FindBlockers = Callable[["Mesh", "CertificateAuthority", bool], list[str]]
+"""Finds the nodes of a mesh that block a step; the last argument is whether it is confirmed."""
+
+_ACTIVATE_HELP = """Let the new CA issue from now on; certificates of the old one stay valid.
+
+With --node it asks the mesh which nodes trust the new CA already, lists the others, and requires
+--confirm only if there are any. A node that others vouch for, such as a Go node, does not publish
+what it trusts, and is listed too. Without --node it lists the nodes that have certificates, and
+requires --confirm.
+"""
+_RETIRE_HELP = """End the trust in the old CA, and delete its key.
+
+It is refused, with a list, while nodes have certificates of the old CA: those that it issued here
+and, with --node, those that the nodes of the mesh use. The certificate of a node that others vouch
+for, such as a Go node, cannot be seen: --node lists these nodes too, and requires --confirm.
+"""
 
 
 def with_mesh() -> click.Group:
@@ -25,135 +39,100 @@ def with_mesh() -> click.Group:
 
 
 def _rotate_ca(group: click.Command) -> click.Command:
-    assert isinstance(group, click.Group)  # noqa: S101 - it has steps
-    group = _replaced(group, "activate", _activate)
-    return _replaced(group, "retire", _retire)
+    assert isinstance(group, click.Group)  # noqa: S101 - it has subcommands
+    group = _replaced(
+        group, "activate", lambda command: _with_node(command, _distrusting, _ACTIVATE_HELP)
+    )
+    return _replaced(group, "retire", lambda command: _with_node(command, _using_old, _RETIRE_HELP))
 
 
 def _replaced(
     group: click.Group, name: str, change: Callable[[click.Command], click.Command]
 ) -> click.Group:
-    """A copy of a group, with one command changed; the group of the other wheel stays as it is."""
-    mounted = copy.copy(group)
-    mounted.commands = {**group.commands, name: change(group.commands[name])}
-    return mounted
+    """A copy of a group with one command changed; the group of the other wheel is unchanged."""
+    changed = copy.copy(group)
+    changed.commands = {**group.commands, name: change(group.commands[name])}
+    return changed
 
 
-def _activate(command: click.Command) -> click.Command:
-    def distrusting(mesh: Mesh, ca: CertificateAuthority, _: bool) -> list[str]:
-        state = ca.rotation()
-        nodes = mesh.topology.nodes.values()
-        seen = [n.id for n in nodes if not n.vouched_by and not state.trusts(n.trust_bundle)]
-        unseen = _unseen(mesh)
-        if unseen:
-            names = ", ".join(unseen)
-            click.echo(f"Which CAs these nodes trust cannot be seen: {names}.", err=True)
-        return [*seen, *unseen]
-
-    return _seeing(
-        command,
-        distrusting,
-        """Let the new CA issue from now on; certificates of the old one stay valid.
-
-        With --node it asks the mesh which nodes trust the new CA already, lists the others, and
-        wants --confirm only then. A node that others vouch for, such as a Go node, publishes
-        nothing of that, and is listed too. Without --node, it lists the nodes that have
-        certificates, and wants --confirm.
-        """,
-    )
+def _distrusting(mesh: Mesh, ca: CertificateAuthority, _: bool) -> list[str]:
+    state, unseen = ca.rotation(), _unseen(mesh)
+    nodes = mesh.topology.nodes.values()
+    seen = [n.id for n in nodes if not n.vouched_by and not state.trusts(n.trust_bundle)]
+    if unseen:
+        names = ", ".join(unseen)
+        click.echo(f"Which CAs these nodes trust cannot be seen: {names}.", err=True)
+    return [*seen, *unseen]
 
 
-def _retire(command: click.Command) -> click.Command:
-    def in_use(mesh: Mesh, ca: CertificateAuthority, confirmed: bool) -> list[str]:
-        from aegis_certs import StillUsedError
+def _using_old(mesh: Mesh, ca: CertificateAuthority, confirmed: bool) -> list[str]:
+    from aegis_certs import StillUsedError
 
-        state, found, unseen = ca.rotation(), [], _unseen(mesh)
-        for node_id in mesh.topology.nodes:
-            certificate = mesh.get_certificate(node_id)
-            issuer = certificate.issuer if certificate else ()
-            if any(a.rfc4514_attribute_name == "CN" and a.value == state.old for a in issuer):
-                found.append(node_id)
-        if unseen and not found and not confirmed:
-            what = f"whether these nodes use a certificate of {state.old} cannot be seen"
-            advice = "see that they use new ones, and go on with `--confirm`"
-            raise StillUsedError(ca.directory, unseen, what, advice)
-        return found
-
-    return _seeing(
-        command,
-        in_use,
-        """End the trust in the old CA, and forget its key.
-
-        It is refused, with the list, while nodes have certificates of the old CA: those that it
-        issued here and, with --node, those that the nodes of the mesh use. What a node uses that
-        others vouch for, such as a Go node, cannot be seen: --node lists them too, and wants
-        --confirm.
-        """,
-    )
+    state, found, unseen = ca.rotation(), [], _unseen(mesh)
+    for node_id in mesh.topology.nodes:
+        certificate = mesh.get_certificate(node_id)
+        issuer = certificate.issuer if certificate else ()
+        if any(a.rfc4514_attribute_name == "CN" and a.value == state.old for a in issuer):
+            found.append(node_id)
+    if unseen and not found and not confirmed:
+        what = f"whether these nodes use a certificate of {state.old} cannot be seen"
+        advice = "make sure that they use new ones, then add `--confirm`"
+        raise StillUsedError(ca.directory, unseen, what, advice)
+    return found
 
 
 def _unseen(mesh: Mesh) -> list[str]:
-    """The nodes that sign nothing themselves, so that nobody knows their certificates."""
+    """The nodes that sign nothing themselves, so that their certificates are unknown."""
     return [node.id for node in mesh.topology.nodes.values() if node.vouched_by]
 
 
-def _seeing(command: click.Command, look: Look, text: str) -> click.Command:
-    """A copy of a command that is told, with --node, what a look at the mesh has found."""
+def _with_node(command: click.Command, find: FindBlockers, text: str) -> click.Command:
+    """A copy of a command that has `--node`, to find the blockers of its step in a mesh."""
     inner = command.callback
-    assert inner is not None  # noqa: S101 - a command does something
-    asks_itself = any(parameter.name == "confirm" for parameter in command.params)
+    assert inner is not None  # noqa: S101 - a command has a callback
+    has_confirm = any(parameter.name == "confirm" for parameter in command.params)
 
     @option(
-        "--node",
-        "AEGIS_NODE",
-        "A node of the mesh to look at first.",
-        metavar="[ID@]HOST:PORT",
+        "--node", "AEGIS_NODE", "A node of the mesh to look at first.", metavar="[ID@]HOST:PORT"
     )
-    @option(
-        "--identity",
-        "AEGIS_IDENTITY",
-        "Ask as this identity of the directory; by default as one made in memory.",
-        metavar="NAME",
-    )
-    @option("--mesh", "AEGIS_MESH", "The mesh's name.", default="aegis", metavar="NAME")
+    @identity_name
+    @mesh_name
     def callback(node: str | None, identity: str | None, mesh: str, **options: Any) -> None:
-        confirmed = options["confirm"] if asks_itself else options.pop("confirm")
+        confirmed = options["confirm"] if has_confirm else options.pop("confirm")
 
-        def seen(ca: CertificateAuthority) -> list[str]:
-            assert node is not None  # noqa: S101 - only then it is asked
-            return _looked_at(ca, node, identity, mesh, lambda mesh: look(mesh, ca, confirmed))
+        def blockers(ca: CertificateAuthority) -> list[str]:
+            assert node is not None  # noqa: S101 - it is not called without a node
+            return _ask_mesh(ca, node, identity, mesh, lambda mesh: find(mesh, ca, confirmed))
 
-        inner(**options, look=None if node is None else seen)
+        inner(**options, find_blockers=None if node is None else blockers)
 
-    seeing = copy.copy(command)
-    seeing.params = [*command.params, *reversed(callback.__click_params__)]  # type: ignore[attr-defined]  # click's own
-    if not asks_itself:
-        told = "The nodes that --node cannot see use no certificate of the old CA."
-        seeing.params.append(click.Option(["--confirm"], is_flag=True, help=told))
-    seeing.callback = callback
-    seeing.help = text
-    return seeing
+    changed = copy.copy(command)
+    changed.params = [*command.params, *reversed(callback.__click_params__)]  # type: ignore[attr-defined]  # click's own
+    if not has_confirm:
+        confirm = "The nodes that --node cannot see use no certificate of the old CA."
+        changed.params.append(click.Option(["--confirm"], is_flag=True, help=confirm))
+    changed.callback = callback
+    changed.help = text
+    return changed
 
 
-def _looked_at(
+def _ask_mesh(
     ca: CertificateAuthority,
     node: str,
     identity: str | None,
     mesh: str,
-    look: Callable[[Mesh], list[str]],
+    find: Callable[[Mesh], list[str]],
 ) -> list[str]:
     from aegis_discovery.aio import connect
 
-    from aegis_cli._identity import LIFE, NAME, asking_identity
+    from aegis_cli._identity import client_identity, temporary_identity
     from aegis_cli._run import run
 
-    if identity is None:  # of this CA, whose passphrase was given already
-        tls = ca.issue_in_memory(NAME, days=LIFE, client_only=True)
-    else:
-        tls = asking_identity(str(ca.directory), identity)
+    # This CA has its passphrase already.
+    tls = temporary_identity(ca) if identity is None else client_identity(ca.directory, identity)
 
-    async def found() -> list[str]:
-        async with await connect(node, tls=tls, mesh=mesh) as seen:
-            return look(seen)
+    async def ask() -> list[str]:
+        async with await connect(node, tls=tls, mesh=mesh) as connected:
+            return find(connected)
 
-    return run(found())
+    return run(ask())

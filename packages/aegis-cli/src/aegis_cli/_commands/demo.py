@@ -1,10 +1,9 @@
-"""`aegis demo`: see a mesh work."""
+"""`aegis demo`: a mesh at work."""
 
 from __future__ import annotations
 
 import click
-
-from aegis_cli._options import examples, json_flag, option
+from aegis_certs.cli import examples, json_flag, option
 
 
 @click.command(
@@ -12,7 +11,7 @@ from aegis_cli._options import examples, json_flag, option
         "aegis demo",
         "aegis demo --keep",
         "aegis demo --json | jq .calls",
-        notes="Exit codes: 0 all was as shown, 1 something was not, 130 interrupted.",
+        notes="Exit codes: 0 everything worked, 1 something did not, 130 interrupted.",
     )
 )
 @json_flag
@@ -25,8 +24,9 @@ from aegis_cli._options import examples, json_flag, option
 def demo(json: bool, keep: bool) -> None:
     """See three processes become one mesh.
 
-    Makes a CA and identities, starts three nodes on this machine, calls a service of two of them
-    from the third and from a client, kills one of the two meanwhile, and shows what comes of it.
+    The demo creates a CA and identities, starts three nodes on this machine, calls a service of
+    two of them from the third and from a client, kills one of the two meanwhile, and shows the
+    results.
 
     It takes about ten seconds and leaves nothing behind, however it ends.
     """

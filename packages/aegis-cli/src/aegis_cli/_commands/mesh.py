@@ -1,12 +1,12 @@
-"""`aegis mesh`: looking at a mesh from outside."""
+"""`aegis mesh`: a look at a mesh from outside."""
 
 from __future__ import annotations
 
 import click
-from aegis_certs.cli import CommandGroup
+from aegis_certs.cli import CommandGroup, certificate_directory, examples, json_flag, option
 
 from aegis_cli._exit_codes import exit_codes
-from aegis_cli._options import cert_dir, examples, json_flag, mesh_name, option
+from aegis_cli._options import identity_name, mesh_name
 
 
 @click.group(
@@ -29,34 +29,31 @@ def mesh() -> None:
 @option(
     "--node",
     "AEGIS_NODE",
-    "A node of the mesh; who it is follows from its certificate where no id is given.",
+    "A node of the mesh; without an id, its certificate says which node it is.",
     required=True,
     metavar="[ID@]HOST:PORT",
 )
-@cert_dir("Directory of the CA's certificate, and of its key or the identity named.")
-@option(
-    "--identity",
-    "AEGIS_IDENTITY",
-    "Ask as this identity of the certificate directory; by default as a client-only one of an "
-    "hour's life, which is made in memory where the CA's key is at hand.",
-    metavar="NAME",
+@certificate_directory(
+    "--cert-dir", "The directory of the CA's certificate, and of its key or the named identity."
 )
+@identity_name
 @mesh_name
 @json_flag
-@option("--watch", "AEGIS_WATCH", "Show it anew every second until Ctrl-C.", is_flag=True)
+@option("--watch", "AEGIS_WATCH", "Update it every second until Ctrl-C.", is_flag=True)
 def status(
     node: str, cert_dir: str, identity: str | None, mesh: str, json: bool, watch: bool
 ) -> None:
-    """Show the nodes of a mesh, and how they are.
+    """Show the nodes of a mesh, and their status and health.
 
-    One node tells the topology; every node of it is then asked for its health and pinged.
+    The topology is read from one node; then each node of it is asked for its health and pinged.
 
-    With --watch a terminal is drawn anew; a pipe gets table after table, or JSON line by line.
+    --watch updates the table on a terminal; a pipe gets one table after another, or one line of
+    JSON after another.
     """
-    from aegis_cli._identity import asking_identity
+    from aegis_cli._identity import client_identity
     from aegis_cli._mesh.status_view import show_once, show_until_interrupted
     from aegis_cli._run import run
 
-    tls = asking_identity(cert_dir, identity)
+    tls = client_identity(cert_dir, identity)
     show = show_until_interrupted if watch else show_once
     run(show(node, tls, mesh=mesh, json=json))

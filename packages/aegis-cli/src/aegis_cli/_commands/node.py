@@ -1,19 +1,19 @@
-"""`aegis node`: running nodes."""
+"""`aegis node`: nodes without code."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import click
-from aegis_certs.cli import CommandGroup
+from aegis_certs.cli import CommandGroup, certificate_directory, examples, json_flag, option
 
 from aegis_cli._exit_codes import exit_codes
-from aegis_cli._options import cert_dir, examples, json_flag, mesh_name, option
+from aegis_cli._options import mesh_name
 
 if TYPE_CHECKING:
     from aegis_certs import TLSOptions
 
-_OWN_FILES = "in place of --cert-dir; all three are needed."
+_OWN_FILES = "instead of --cert-dir; all three are required."
 
 
 @click.group(
@@ -37,20 +37,20 @@ def node() -> None:
 @option(
     "--address",
     "AEGIS_ADDRESS",
-    "Where to listen; port 0 takes a free one.",
+    "The address to listen at; port 0 selects a free port.",
     default="127.0.0.1:0",
     metavar="HOST:PORT",
 )
 @option(
     "--advertise",
     "AEGIS_ADVERTISE",
-    "Where others reach it, if not there.",
+    "The address at which other nodes reach it, if that differs.",
     metavar="HOST:PORT",
 )
 @option(
     "--service",
     "AEGIS_SERVICES",
-    "A service to declare; may be given more than once. Nothing serves it here.",
+    "A service to declare; may be given more than once. The node does not serve it.",
     multiple=True,
     metavar="NAME/VERSION",
 )
@@ -61,17 +61,20 @@ def node() -> None:
     multiple=True,
     metavar="[ID@]HOST:PORT",
 )
-@option("--name", "AEGIS_NODE_NAME", "A name for people; the id by default.", metavar="NAME")
-@option("--type", "AEGIS_NODE_TYPE", "What kind of node it is.", default="generic", metavar="TYPE")
+@option("--name", "AEGIS_NODE_NAME", "A name for people; by default the id.", metavar="NAME")
+@option("--type", "AEGIS_NODE_TYPE", "The type of the node.", default="generic", metavar="TYPE")
 @mesh_name
-@cert_dir("Directory of certificates; what is missing is made, where the CA's key allows it.")
+@certificate_directory(
+    "--cert-dir",
+    "The certificate directory; missing files are created if the CA's key is there.",
+)
 @option("--cert-file", "AEGIS_CERT_FILE", f"The node's certificate, {_OWN_FILES}", metavar="FILE")
 @option("--key-file", "AEGIS_KEY_FILE", f"Its key, {_OWN_FILES}", metavar="FILE")
 @option("--ca-file", "AEGIS_CA_FILE", f"The CAs to trust, {_OWN_FILES}", metavar="FILE")
 @option(
     "--policy",
     "AEGIS_POLICY",
-    "A TOML file that says who may call and who may provide what; read again when it changes.",
+    "A TOML file of rules for who may call and who may provide what; changes are reloaded.",
     metavar="FILE",
 )
 @json_flag
@@ -91,10 +94,11 @@ def run(
     policy: str | None,
     json: bool,
 ) -> None:
-    """Run a node until SIGTERM or Ctrl-C; then it leaves the mesh. A second one ends it at once.
+    """Run a node until SIGTERM or Ctrl-C.
 
-    One line on standard output says where it serves; what happens in the mesh goes to standard
-    error. Such a node is of use as a seed peer, and for trying things.
+    The first signal makes it leave the mesh; a second one ends it at once. One line on standard
+    output has the address at which it serves; changes of the mesh go to standard error. Use such
+    a node as a seed peer, or to try things.
     """
     services = [_parse_service(text) for text in service]
     own_files = _own_files(cert_file, key_file, ca_file)

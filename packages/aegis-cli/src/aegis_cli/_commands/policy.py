@@ -1,4 +1,4 @@
-"""`aegis policy`: what a policy decides, and why."""
+"""`aegis policy`: the decisions of a policy, and their reasons."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 from aegis_certs import DEFAULT_TRUST_DOMAIN
-from aegis_certs.cli import CommandGroup
+from aegis_certs.cli import CommandGroup, examples, json_flag, option, show_json
 
 from aegis_cli._exit_codes import exit_codes
-from aegis_cli._options import examples, json_flag, option
 
 if TYPE_CHECKING:
     from aegis_discovery.policy import Decision, Policy
 
 DENIED = 1
-"""The exit code where the answer is no."""
+"""The exit code of a denial."""
 
 
 @click.group(
@@ -24,7 +23,7 @@ DENIED = 1
     epilog=examples("aegis policy check policy.toml call billing-1 shop.v1.Orders/Cancel"),
 )
 def policy() -> None:
-    """Ask a policy."""
+    """Check what a policy allows."""
 
 
 @policy.command(
@@ -32,7 +31,7 @@ def policy() -> None:
         "aegis policy check policy.toml call billing-1 shop.v1.Orders/Cancel",
         "aegis policy check policy.toml call edge shop.Orders/Cancel --type gateway",
         "aegis policy check policy.toml provide payments-1 payments/v2",
-        notes="Exit codes: 0 allowed, 1 denied, 2 usage, or a file that is no policy.",
+        notes="Exit codes: 0 allowed, 1 denied, 2 usage or an invalid policy file.",
     )
 )
 @click.argument("file", type=click.Path())
@@ -42,7 +41,7 @@ def policy() -> None:
 @option(
     "--type",
     "AEGIS_NODE_TYPE",
-    "The type in the node's record; a client has none.",
+    "The type in the record of the node; a client has none.",
     metavar="TYPE",
 )
 @option(
@@ -62,10 +61,10 @@ def check(
     trust_domain: str,
     json: bool,
 ) -> None:
-    """Tell whether a policy allows something, by which rule, or why by none.
+    """Show whether a policy allows something, and by which rule.
 
-    WHO is a node id. WHAT is a method, such as shop.v1.Orders/Cancel, of a call, and a service
-    of the mesh, such as orders/v1, to provide.
+    WHO is a node id. WHAT is a method, such as shop.v1.Orders/Cancel, for `call`, and a service
+    of the mesh, such as orders/v1, for `provide`.
     """
     from aegis_discovery.policy import Subject, load_policy
 
@@ -89,8 +88,6 @@ def _parts(what: str, example: str) -> tuple[str, str]:
 
 def _show(rules: Policy, kind: str, decision: Decision, *, json: bool) -> None:
     if json:
-        from aegis_cli._output import show_json
-
         listed = rules.call if kind == "call" else rules.provide
         show_json(
             {

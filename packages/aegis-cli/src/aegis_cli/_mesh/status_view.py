@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from aegis_certs import TLSConfig
+from aegis_certs.cli import console, show_json
 from aegis_discovery import PeerIdentityError
 from aegis_discovery.aio import connect
 from aegis_discovery.transport import parse_seed, probe_identity
@@ -14,7 +15,6 @@ from rich.live import Live
 
 from aegis_cli._mesh.status import Collector, MeshFacts
 from aegis_cli._mesh.table import mesh_json, mesh_table
-from aegis_cli._output import console, show_json
 
 TIMEOUT = 5.0
 """Seconds for a node to tell the topology."""

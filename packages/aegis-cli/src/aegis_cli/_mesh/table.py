@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+from aegis_certs.cli import printable
 from rich.cells import cell_len
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from aegis_cli._mesh.status import MeshFacts, NodeFacts
-from aegis_cli._output import printable
 
 _COLUMNS = (
     "id",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
+from aegis_certs.cli import console, show_json
 from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -13,7 +14,6 @@ from rich.text import Text
 
 from aegis_cli._mesh.status import MeshFacts
 from aegis_cli._mesh.table import mesh_json, mesh_table
-from aegis_cli._output import console, show_json
 from aegis_cli.demo._facts import Calls, Kill, Member
 
 

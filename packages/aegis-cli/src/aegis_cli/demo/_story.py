@@ -14,7 +14,7 @@ from pathlib import Path
 
 from aegis_certs import KeyType
 
-from aegis_cli._identity import asking_identity
+from aegis_cli._identity import client_identity
 from aegis_cli._mesh.status import Collector
 from aegis_cli._mesh.status_view import collector
 from aegis_cli.demo._facts import Calls, Kill, Member, check_balance, check_calls
@@ -57,7 +57,7 @@ async def tell(*, json: bool, keep: bool, keys: Keys = DEFAULT_KEYS) -> None:
         demo = Demo(crew, directory / "certs", narrator)
         await demo.make_identities(keys)
         await demo.start_nodes()
-        tls = asking_identity(str(demo.certs), None)
+        tls = client_identity(str(demo.certs), None)
         async with collector(demo.seed.address, tls, MESH) as collecting:
             await demo.agree(collecting)
             await demo.call()

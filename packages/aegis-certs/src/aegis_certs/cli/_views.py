@@ -1,0 +1,224 @@
+"""What the certificate commands show: tables, checks, findings and facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from aegis_certs._ca.renew import Renewal
+from aegis_certs._ca.rotation_state import RotationPhase, RotationState
+from aegis_certs._inspect.doctor import Finding
+from aegis_certs._inspect.evaluate import CertificateInfo
+from aegis_certs._inspect.verify import Check
+from aegis_certs._x509.identity import alternative_names
+from aegis_certs._x509.keys import describe_key
+from aegis_certs._x509.tls_config import TLSConfig
+from aegis_certs._x509.validity import BACKDATE, CertificateState
+from aegis_certs.cli._options import command_line
+from aegis_certs.cli._output import UNLIMITED, console, present, print_facts, say, show_json
+from aegis_certs.cli._wrapping import wrap_name
+
+_STYLES = {
+    CertificateState.VALID: "green",
+    CertificateState.EXPIRING: "yellow",
+    CertificateState.REPLACED: "dim",
+}
+_MARKS = {
+    "ok": ("✓", "green"),
+    "warning": ("!", "yellow"),
+    "problem": ("✗", "red"),
+    "skipped": ("-", "dim"),
+}
+_SERIAL_DIGITS = 8
+_BAR = 5  # columns
+_MIN_ID, _MIN_NAME = 10, 12  # columns
+
+
+def identity_facts(tls: TLSConfig, directory: Path) -> dict[str, object]:
+    """The facts of an identity that was just installed."""
+    names = alternative_names(tls.certificate)
+    hosts = [*names.dns, *map(str, names.ips)]
+    return {
+        "id": tls.node_id,
+        "spiffe_id": tls.identity.spiffe_id,
+        "hosts": [host for host in hosts if host != tls.node_id],
+        "key_type": describe_key(tls.certificate.public_key()),
+        "serial": f"{tls.certificate.serial_number:x}",
+        "fingerprint": tls.fingerprint.hex(),
+        "not_after": tls.not_after,
+        "certificate": directory / f"{tls.node_id}-cert.pem",
+        "key": directory / f"{tls.node_id}-key.pem",
+        "trust_bundle": directory / "ca-cert.pem",
+    }
+
+
+def show_certificates(entries: Sequence[CertificateInfo]) -> None:
+    """Prints certificates as a table, and their problems below it.
+
+    If the width is unlimited, each certificate is one line, and each column has one value.
+    """
+    out = console()
+    lines = out.width == UNLIMITED
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    dates = ("NOT BEFORE", "NOT AFTER") if lines else ("NOT BEFORE\nNOT AFTER",)
+    for title in ("ID", "SERIAL", "KEY", "SANS", *dates, "DAYS LEFT", "STATE"):
+        table.add_column(title, no_wrap=True)
+    digits = max(len(_days(entry)) for entry in entries)
+    id_width, sans_width = _widths(entries, digits, out.width)
+    now = datetime.now(UTC)
+    for entry in entries:
+        style = _STYLES.get(entry.state, "red")
+        days = [f"{day:%Y-%m-%d}" if day else "" for day in (entry.not_before, entry.not_after)]
+        sans = [wrap_name(name, sans_width) for name in entry.sans]
+        table.add_row(
+            wrap_name(entry.id, id_width),
+            _short(entry.serial),
+            entry.key,
+            ("," if lines else "\n").join(sans),
+            *(days if lines else ("\n".join(filter(None, days)),)),
+            _days(entry) if lines else _days_left(entry, style, now, digits),
+            Text(entry.state, style),
+        )
+    with out.capture() as capture:
+        out.print(table)
+    for line in capture.get().splitlines():
+        out.file.write(f"{line.rstrip()}\n")  # without the blanks that pad a column
+    for entry in entries:
+        if entry.problem:
+            say(out, f"{entry.id}: {entry.problem}", "red")
+
+
+def _widths(entries: Sequence[CertificateInfo], digits: int, width: int) -> tuple[int, int]:
+    """The widths that the other columns leave for ids and for names."""
+    others = [
+        max(len(_short(entry.serial)) for entry in entries),
+        max(len(entry.key) for entry in entries),
+        len("NOT BEFORE"),
+        max(len("DAYS LEFT"), _BAR + 1 + digits),
+        max(len(entry.state) for entry in entries),
+    ]
+    left = width - sum(others) - 2 * (len(others) + 1)
+    longest_id = max(len(entry.id) for entry in entries)
+    longest_name = max((len(name) for entry in entries for name in entry.sans), default=0)
+    id_width = min(longest_id, max(left // 3, left - longest_name, _MIN_ID))
+    return id_width, max(left - id_width, _MIN_NAME)
+
+
+def _days(entry: CertificateInfo) -> str:
+    return "" if entry.days_left is None else str(entry.days_left)
+
+
+def _short(serial: str) -> str:
+    return serial[:_SERIAL_DIGITS] + "…" * (len(serial) > _SERIAL_DIGITS)
+
+
+def show_renewals(json: bool, directory: Path, renewals: Sequence[Renewal]) -> None:
+    """Prints the renewals, and those that failed."""
+    if json:
+        found = [
+            {
+                "id": one.node_id,
+                "serial": f"{one.tls.certificate.serial_number:x}" if one.tls else None,
+                "not_after": one.tls.not_after if one.tls else None,
+                "error": str(one.error) if one.error else None,
+            }
+            for one in renewals
+        ]
+        show_json({"directory": directory, "renewed": found})
+        return
+    out = console()
+    for one in renewals:
+        if one.tls is not None:
+            text = f"Renewed {one.node_id}, until {one.tls.not_after:%Y-%m-%d %H:%M:%S} UTC"
+            say(out, text, "green")
+        else:
+            say(out, f"{one.node_id}: {one.error}", "red")
+    if not renewals:
+        say(out, f"No certificate in {directory} is due.")
+
+
+def show_rotation(ctx: click.Context, json: bool, title: str, state: RotationState) -> None:
+    """Prints the phase of a CA's rotation, and its next step."""
+    leaves = sorted({leaf.id for leaf in state.old_leaves})
+    retire = command_line(ctx, "rotate-ca retire")
+    activate = command_line(ctx, "rotate-ca activate --confirm")
+    next_step = {
+        RotationPhase.NONE: command_line(ctx, "rotate-ca prepare"),
+        RotationPhase.PREPARED: f"{activate}, once every node has this ca-cert.pem",
+        RotationPhase.ACTIVATED: f"{command_line(ctx, 'renew')}, and then {retire}"
+        if leaves
+        else retire,
+    }[state.phase]
+    facts = {
+        "phase": state.phase,
+        "issuing": state.issuing,
+        "next": state.next,
+        "old": state.old if state.phase is RotationPhase.ACTIVATED else None,
+        "certificates_of_old": leaves if state.phase is not RotationPhase.NONE else [],
+        "bundle_fingerprint": state.bundle_fingerprint,
+    }
+    shown = facts if json else {name: fact for name, fact in facts.items() if fact}
+    present(json, title, shown, f"Next: {next_step}")
+
+
+def show_facts(json: bool, found: Sequence[Mapping[str, object]]) -> None:
+    """Prints the facts of each certificate, request, revocation list or server."""
+    if json:
+        show_json(found)
+        return
+    out = console()
+    for facts in found:
+        rest = dict(facts)
+        say(out, str(rest.pop("what")), "bold")
+        print_facts(out, {name: fact for name, fact in rest.items() if fact not in (None, "")})
+
+
+def show_checks(json: bool, what: str, checks: Sequence[Check]) -> None:
+    """Prints the checks of a certificate: passed, failed, or skipped."""
+    if json:
+        found = {
+            check.name: {"ok": check.passed if check.done else None, "detail": check.text}
+            for check in checks
+        }
+        show_json({"what": what, "ok": all(check.passed for check in checks), "checks": found})
+    else:
+        _show_marked([(_level(check), check.name, check.text) for check in checks])
+
+
+def _level(check: Check) -> str:
+    return ("ok" if check.passed else "problem") if check.done else "skipped"
+
+
+def show_findings(json: bool, directory: str, findings: Sequence[Finding]) -> None:
+    """Prints the findings about a directory."""
+    rows = [(finding.level, finding.topic, finding.text) for finding in findings]
+    if json:
+        found = [{"topic": topic, "level": level, "text": text} for level, topic, text in rows]
+        show_json({"directory": directory, "findings": found})
+    else:
+        _show_marked(rows)
+
+
+def _show_marked(rows: Sequence[tuple[str, str, str]]) -> None:
+    """Prints rows of a level, a name and a text."""
+    out, width = console(), max(len(name) for _, name, _ in rows)
+    for level, name, text in rows:
+        mark, style = _MARKS[level]
+        say(out, text, head=(f"{mark} {name:<{width}}  ", style))
+
+
+def _days_left(entry: CertificateInfo, style: str, now: datetime, digits: int) -> Text:
+    """The rest of the life, as a bar and in days."""
+    if entry.days_left is None or entry.not_before is None or entry.not_after is None:
+        return Text()
+    life = entry.not_after - (entry.not_before + BACKDATE)
+    left = (entry.not_after - now) / life if life else 0.0
+    full = round(_BAR * min(max(left, 0.0), 1.0))
+    return Text.assemble(
+        ("█" * full, style), ("░" * (_BAR - full), "dim"), f" {entry.days_left:>{digits}}"
+    )
