@@ -54,7 +54,7 @@ class Process:
 
 
 class Lines:
-    """The lines of a pipe, read by a thread so that waiting for one has a bound."""
+    """The lines of a pipe, read by a thread so that waiting for one has a timeout."""
 
     def __init__(self, pipe: Any) -> None:
         self._pipe = pipe
@@ -78,7 +78,7 @@ class Lines:
                 return line
 
     def rest(self) -> str:
-        """All that comes until the end."""
+        """All remaining lines."""
         lines = iter(lambda: self._lines.get(timeout=BOUND), None)
         return "\n".join(line for line in lines if line is not None)
 
@@ -93,7 +93,7 @@ class Lines:
 
 
 class Command:
-    """Runs `aegis` as a user does: as a process of its own."""
+    """Runs `aegis` as a user does, in its own process."""
 
     def __init__(self, directory: Path, certs: Path, stack: ExitStack) -> None:
         self.directory = directory
@@ -122,7 +122,7 @@ class Command:
         )
 
     def node(self, node_id: str, *options: str) -> tuple[Process, str]:
-        """Starts a node; returns it and where it serves."""
+        """Starts a node, and returns it with its address."""
         process = self.start("node", "run", "--id", node_id, "--json", *options)
         return process, json.loads(process.stdout.until("serving"))["address"]
 
@@ -145,7 +145,7 @@ def aegis(tmp_path: Path, certs: Path) -> Iterator[Command]:
 
 @pytest.fixture(scope="module")
 def quiet_mesh(tmp_path_factory: pytest.TempPathFactory, certs: Path) -> Iterator[str]:
-    """Two nodes that nobody disturbs; gives the address of one."""
+    """The address of one of two nodes that no test changes."""
     with ExitStack() as stack:
         command = Command(tmp_path_factory.mktemp("quiet"), certs, stack)
         _, address = command.node("seed", "--type", "gateway")
@@ -155,7 +155,7 @@ def quiet_mesh(tmp_path_factory: pytest.TempPathFactory, certs: Path) -> Iterato
 
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], object], str], None]:
-    """Waits until something is so."""
+    """Waits until a condition holds."""
 
     def wait(is_so: Callable[[], object], what: str) -> None:
         deadline = time.monotonic() + BOUND

@@ -13,7 +13,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.glob("*.pem")}
 
 
-def test_on_demand_it_is_client_only_lives_an_hour_and_is_no_file(certs: Path) -> None:
+def test_a_temporary_identity_is_client_only_valid_for_an_hour_and_in_memory(certs: Path) -> None:
     before = contents(certs)
     tls = client_identity(str(certs), None)
     assert contents(certs) == before
@@ -26,25 +26,25 @@ def test_on_demand_it_is_client_only_lives_an_hour_and_is_no_file(certs: Path) -
         tls.bundle.verify(tls.chain, "server")
 
 
-def test_a_named_one_is_loaded_and_nothing_is_made(certs: Path) -> None:
+def test_a_named_identity_is_loaded_and_none_is_made(certs: Path) -> None:
     before = contents(certs)
     assert client_identity(str(certs), "ops").node_id == "ops"
     assert contents(certs) == before
 
 
-def test_a_named_one_that_is_missing_is_not_made(certs: Path) -> None:
+def test_a_missing_named_identity_is_not_made(certs: Path) -> None:
     with pytest.raises(NoIdentityError, match=r"no identity nobody.*--identity.*--cert-dir"):
         client_identity(str(certs), "nobody")
     assert not (certs / "nobody-cert.pem").exists()
 
 
-def test_a_name_is_no_path(certs: Path) -> None:
+def test_a_name_cannot_be_a_path(certs: Path) -> None:
     with pytest.raises(InvalidNodeIdError):
         client_identity(str(certs), "../certs/ops")
 
 
 @pytest.mark.parametrize("kept", [("ca-cert.pem",), ()])
-def test_without_the_key_of_a_ca_both_ways_are_named(
+def test_without_a_ca_key_the_error_names_both_options(
     certs: Path, tmp_path: Path, kept: tuple[str, ...]
 ) -> None:
     for name in kept:

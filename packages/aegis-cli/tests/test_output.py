@@ -49,32 +49,32 @@ def test_a_pipe_gets_every_column_and_one_row_for_each_node() -> None:
 
 
 @pytest.mark.parametrize("width", [72, 80, 100, 120])
-def test_a_terminal_gets_lines_that_fit_and_all_that_matters(width: int) -> None:
+def test_a_terminal_gets_lines_that_fit_with_all_important_columns(width: int) -> None:
     text = shown(mesh(node("orders-1"), node("a-node-with-quite-a-long-name-eu-west-1")), width)
     assert all(len(line.rstrip()) <= width for line in text.splitlines())
     for value in ("orders-1", "greeter/v1", "alive", "healthy", "12.3 ms", "60"):
         assert value in text
 
 
-def test_a_narrow_terminal_is_told_what_it_does_not_show() -> None:
+def test_a_narrow_terminal_names_the_columns_that_it_leaves_out() -> None:
     facts = mesh(node("orders-1"))
     assert "A wider terminal has also: name, type." in shown(facts, 80)
     assert "A wider terminal" not in shown(facts, 120)
 
 
-def test_a_node_without_an_answer_says_so_and_why() -> None:
+def test_a_node_without_an_answer_is_shown_with_the_reason() -> None:
     silent = node("orders-1", answer=None, problem="it went\naway")
     text = shown(mesh(silent), UNLIMITED)
     assert "no answer" in text.splitlines()[1]
     assert "orders-1: it went away" in text
 
 
-def test_what_a_node_calls_itself_cannot_steer_the_terminal() -> None:
+def test_the_name_of_a_node_cannot_send_control_characters() -> None:
     info = replace(node("orders-1").info, name="\x1b[2Jx\ny", type="\x1b]0;title\x07")
     assert "\x1b" not in shown(mesh(node("orders-1", info=info)), UNLIMITED)
 
 
-def test_an_unhealthy_node_says_why() -> None:
+def test_an_unhealthy_node_is_shown_with_the_reason() -> None:
     ill = node("orders-1", answer=Answer("unhealthy", "1 of 1 failed", "disk: full", 0.001))
     text = shown(mesh(ill), 120)
     assert "unhealthy" in text
@@ -89,7 +89,7 @@ def test_an_unhealthy_node_says_why() -> None:
         (None, "-"),
     ],
 )
-def test_the_days_of_a_certificate_are_whole_ones(
+def test_the_days_of_a_certificate_are_whole_days(
     certificate: tuple[datetime, datetime] | None, days: str
 ) -> None:
     row = shown(mesh(node("orders-1", certificate=certificate)), UNLIMITED).splitlines()[1]
@@ -101,7 +101,7 @@ def test_the_summary_counts_nodes_by_status() -> None:
     assert "3 (2 alive, 1 failed)" in shown(mesh(node("a"), node("b", info=failed), node("c")), 80)
 
 
-def test_an_empty_mesh_is_shown_as_such() -> None:
+def test_an_empty_mesh_is_shown_as_empty() -> None:
     assert "nodes    0" in shown(mesh(), 80)
 
 

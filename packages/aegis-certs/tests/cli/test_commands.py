@@ -1,4 +1,4 @@
-"""The commands as such: what they take, what they say, and how they end."""
+"""The options, output and exit codes of the commands."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ from aegis_certs.cli import CommandGroup, certs, certs_exit_codes
 from click.testing import CliRunner, Result
 
 EC = ("--key-type", "p256")
-# Before click 8.2 the two streams had to be kept apart on purpose.
+# Before click 8.2 the two streams were mixed by default.
 APART = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
 
 
-def test_init_issue_and_list_are_all_it_takes(run: Callable[..., Result], directory: Path) -> None:
+def test_init_issue_and_list_work_one_after_the_other(
+    run: Callable[..., Result], directory: Path
+) -> None:
     made = run("init", *EC, "--name", "Acme CA", "--trust-domain", "acme.example", "--days", "30")
     assert made.exit_code == 0
     assert "Acme CA" in made.stdout
@@ -58,7 +60,7 @@ def test_json_has_the_same_facts(run: Callable[..., Result], directory: Path) ->
     assert (leaf["key"], leaf["days_left"], leaf["state"]) == ("p256", 89, "valid")
 
 
-def test_a_life_that_the_ca_cuts_short_is_noted(run: Callable[..., Result]) -> None:
+def test_a_note_says_that_a_certificate_ends_with_its_ca(run: Callable[..., Result]) -> None:
     run("init", *EC, "--days", "30")
     cut = run("issue", "n1", *EC, "--days", "3650")
     assert cut.exit_code == 0
@@ -75,7 +77,7 @@ def test_every_option_has_an_environment_variable(
         return own + [option for sub in inner for option in options(sub)]
 
     without = {o.name for o in options(certs) if not o.envvar}
-    # One confirms a step, or replaces a file, and not all that come.
+    # These confirm one step, or replace one file, and not all of them.
     assert without == {"version", "confirm", "force"}
     elsewhere = str(tmp_path / "elsewhere")
     ca = {"AEGIS_CA_KEY_TYPE": "p384", "AEGIS_CA_NAME": "Env CA", "AEGIS_JSON": "1"}
@@ -117,9 +119,7 @@ def test_an_error_is_one_sentence_on_stderr_with_a_stable_code(
     assert "Traceback" not in result.stderr
 
 
-def test_a_ca_that_has_expired_ends_with_code_4(
-    run: Callable[..., Result], directory: Path
-) -> None:
+def test_an_expired_ca_ends_with_code_4(run: Callable[..., Result], directory: Path) -> None:
     past = dt.datetime.now(dt.UTC) - dt.timedelta(days=400)
     CertificateAuthority.create(directory, key_type=KeyType.P256, at=past)
     assert run("issue", "n").exit_code == 4
@@ -132,13 +132,13 @@ def test_debug_shows_the_traceback_as_well(run: Callable[..., Result]) -> None:
         assert result.stderr.splitlines()[-1].startswith("Error: there is no CA")
 
 
-def test_another_command_mounts_the_group_and_shares_its_edge(directory: Path) -> None:
+def test_another_command_can_mount_the_group_and_share_its_error_handling(directory: Path) -> None:
     class OtherError(Exception):
         pass
 
     @click.group(cls=CommandGroup, exit_codes=lambda: {**certs_exit_codes(), OtherError: 9})
     def aegis() -> None:
-        """A bigger tool."""
+        """Another tool."""
 
     @aegis.command()
     @click.argument("what")
@@ -169,7 +169,7 @@ def test_another_command_mounts_the_group_and_shares_its_edge(directory: Path) -
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["init", "--help"], ["--version"]])
-def test_help_loads_nothing_slow(arguments: list[str]) -> None:
+def test_help_loads_no_slow_module(arguments: list[str]) -> None:
     code = (
         "import sys; from aegis_certs.cli import certs\n"
         f"certs({arguments}, standalone_mode=False)\n"
@@ -193,7 +193,7 @@ def test_the_version_is_that_of_the_wheel(run: Callable[..., Result]) -> None:
     assert run("--version").stdout == f"aegis-certs {version('aegis-certs')}\n"
 
 
-def test_hints_name_the_commands_as_the_reader_called_them(
+def test_hints_name_the_commands_as_the_user_called_them(
     acme: Callable[..., Result], directory: Path
 ) -> None:
     @click.group(cls=CommandGroup)
@@ -230,7 +230,7 @@ def test_every_command_has_json(directory: Path) -> None:
     assert lacking == []
 
 
-def test_examples_call_the_commands_as_the_reader_does() -> None:
+def test_examples_name_the_commands_as_the_user_called_them() -> None:
     @click.group(cls=CommandGroup)
     def aegis() -> None: ...
 

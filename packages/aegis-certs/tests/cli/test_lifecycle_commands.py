@@ -1,4 +1,4 @@
-"""What the commands do, from the first CA to the next."""
+"""The commands, from the first CA to the rotation to the next one."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ LIFE = """
 
 @contextlib.contextmanager
 def serving(directory: Path, node_id: str) -> Iterator[int]:
-    """A TLS server that wants a client certificate, and greets whoever has one."""
+    """A TLS server that requires a client certificate, and greets a client that has one."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=directory / "ca-cert.pem")
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(directory / f"{node_id}-cert.pem", directory / f"{node_id}-key.pem")
@@ -108,7 +108,7 @@ def as_json_of_failure(result: Result, code: int) -> Any:
     return json.loads(result.stdout)
 
 
-def test_a_request_travels_to_the_ca_and_back(
+def test_a_request_is_signed_elsewhere_and_installed(
     acme: Callable[..., Result], directory: Path, tmp_path: Path
 ) -> None:
     away, signed = tmp_path / "away", tmp_path / "signed.pem"
@@ -130,7 +130,7 @@ def test_a_request_travels_to_the_ca_and_back(
     assert acme("verify", "n1", "--dir", str(away)).exit_code == 0
 
 
-def test_what_to_do_next_is_told_with_the_directory_that_was_named(
+def test_next_steps_have_the_directory_that_was_given(
     run: Callable[..., Result], tmp_path: Path
 ) -> None:
     at = ("--dir", str(tmp_path / "my certs"))
@@ -148,7 +148,7 @@ def test_what_to_do_next_is_told_with_the_directory_that_was_named(
     assert run("rotate-ca", "status", AEGIS_CERT_DIR=at[1]).stdout.endswith("rotate-ca prepare\n")
 
 
-def test_verify_says_which_check_failed_and_ends_with_its_code(
+def test_verify_shows_which_check_failed_and_ends_with_its_code(
     acme: Callable[..., Result], directory: Path, tmp_path: Path
 ) -> None:
     assert acme("verify", "orders-1", "--usage", "server").exit_code == 0
@@ -175,7 +175,7 @@ def test_verify_says_which_check_failed_and_ends_with_its_code(
 
 
 @pytest.mark.parametrize(("days", "age", "code"), [(90, 10, 0), (90, 70, 3), (90, 100, 4)])
-def test_verify_and_doctor_tell_the_dates_by_their_codes(
+def test_verify_and_doctor_have_exit_codes_for_dates(
     run: Callable[..., Result], directory: Path, days: int, age: int, code: int
 ) -> None:
     past = dt.datetime.now(dt.UTC) - age * DAY
@@ -189,7 +189,7 @@ def test_verify_and_doctor_tell_the_dates_by_their_codes(
     assert ("of the rest, next is ca" in doctor.stdout) == (code != 0)
 
 
-def test_a_revoked_node_is_listed_verified_and_diagnosed_as_such(
+def test_list_verify_and_doctor_show_a_revoked_node_as_revoked(
     acme: Callable[..., Result],
 ) -> None:
     found = as_json(acme("revoke", "orders-1", "--reason", "key-compromise", "--json"))
@@ -202,7 +202,7 @@ def test_a_revoked_node_is_listed_verified_and_diagnosed_as_such(
     assert "Revoked laptop" in acme("revoke", "laptop").stdout
 
 
-def test_what_is_revoked_already_is_told_and_stays(
+def test_revoking_again_says_so_and_changes_nothing(
     acme: Callable[..., Result], directory: Path
 ) -> None:
     acme("revoke", "orders-1", "--reason", "key-compromise")
@@ -213,7 +213,9 @@ def test_what_is_revoked_already_is_told_and_stays(
     assert {name: (directory / name).read_bytes() for name in files} == files
 
 
-def test_renew_does_one_or_all_that_are_due(run: Callable[..., Result], directory: Path) -> None:
+def test_renew_renews_one_certificate_or_all_that_are_due(
+    run: Callable[..., Result], directory: Path
+) -> None:
     past = dt.datetime.now(dt.UTC) - 70 * DAY
     ca = CertificateAuthority.create(directory, key_type=KeyType.P256, at=past)
     for node_id, days in (("due", 90), ("fresh", 300)):
@@ -262,12 +264,14 @@ def test_export_gives_the_bundle_or_an_identity_for_files_and_environments(
     refused = acme("export", "--out", str(out))
     assert refused.exit_code == 1
     assert "--force" in refused.stderr
-    assert acme("export", "--out", os.devnull, "--force").exit_code == 1  # a device stays one
+    assert (
+        acme("export", "--out", os.devnull, "--force").exit_code == 1
+    )  # a device is never replaced
     assert acme("export", "--out", str(out), "--force").exit_code == 0
     assert out.read_text() == (directory / "ca-cert.pem").read_text()
 
 
-def test_a_ca_is_verified_as_what_it_is(acme: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_ca_is_verified_as_a_ca(acme: Callable[..., Result], tmp_path: Path) -> None:
     found = as_json(acme("verify", "ca", "--json"))
     assert found["ok"]
     assert found["checks"]["chain"]["detail"] == "it is in the trust bundle"
@@ -281,7 +285,7 @@ def test_a_ca_is_verified_as_what_it_is(acme: Callable[..., Result], tmp_path: P
     assert "its key has a passphrase" in wrong.stdout
 
 
-def test_a_serial_of_a_retired_ca_is_told_to_need_no_revocation(
+def test_a_serial_of_a_retired_ca_needs_no_revocation(
     acme: Callable[..., Result],
 ) -> None:
     serial = as_json(acme("list", "--json"))["certificates"][-1]["serial"]
@@ -297,7 +301,7 @@ def test_a_serial_of_a_retired_ca_is_told_to_need_no_revocation(
     assert "nothing to revoke" in told.stderr
 
 
-def test_show_tells_what_is_in_a_file(acme: Callable[..., Result], directory: Path) -> None:
+def test_show_prints_what_is_in_a_file(acme: Callable[..., Result], directory: Path) -> None:
     acme("revoke", "laptop")
     acme("csr", "n1", *EC)
     for what, word in {
@@ -318,7 +322,7 @@ def test_show_tells_what_is_in_a_file(acme: Callable[..., Result], directory: Pa
         assert (wrong.exit_code, "from 1 to 65535" in wrong.stderr) == (2, True)
 
 
-def test_show_looks_at_a_live_server_with_and_without_a_certificate(
+def test_show_connects_to_a_live_server_with_and_without_a_certificate(
     acme: Callable[..., Result], directory: Path
 ) -> None:
     with serving(directory, "orders-1") as port:
@@ -331,7 +335,7 @@ def test_show_looks_at_a_live_server_with_and_without_a_certificate(
     assert acme("show", place).exit_code == 7
 
 
-def test_doctor_finds_what_is_wrong(acme: Callable[..., Result], directory: Path) -> None:
+def test_doctor_finds_problems(acme: Callable[..., Result], directory: Path) -> None:
     assert acme("doctor").exit_code == 0
     (directory / "orders-1-key.pem").chmod(0o644)
     (directory / "issued.json").unlink()
@@ -345,7 +349,7 @@ def test_doctor_finds_what_is_wrong(acme: Callable[..., Result], directory: Path
 
 
 @pytest.mark.parametrize("name", ["billing-1-key.pem", "billing-1.next.pem", "server.key"])
-def test_doctor_tells_of_a_key_that_was_copied_in_for_all_to_read(
+def test_doctor_reports_a_copied_key_that_others_can_read(
     acme: Callable[..., Result], directory: Path, name: str
 ) -> None:
     assert acme("issue", "billing-1", *EC).exit_code == 0
@@ -359,7 +363,7 @@ def test_doctor_tells_of_a_key_that_was_copied_in_for_all_to_read(
     assert told == [f"others can use {path}; run `chmod go-rwx {path}`"]
 
 
-def test_doctor_has_an_eye_on_everything_that_it_names(
+def test_doctor_examines_every_topic_that_it_names(
     acme: Callable[..., Result], directory: Path
 ) -> None:
     def levels() -> dict[str, str]:
@@ -380,7 +384,7 @@ def test_doctor_has_an_eye_on_everything_that_it_names(
     assert levels()["CA"] == "problem"
 
 
-def test_a_passphrase_comes_from_a_file_the_environment_or_a_terminal(
+def test_a_passphrase_is_read_from_a_file_the_environment_or_a_terminal(
     terminal: Callable[..., Any], run: Callable[..., Result], directory: Path, tmp_path: Path
 ) -> None:
     secret = tmp_path / "secret"
@@ -409,21 +413,21 @@ def test_a_passphrase_comes_from_a_file_the_environment_or_a_terminal(
     assert "geheim" not in output
 
 
-def test_the_root_of_an_intermediate_is_written_apart(
+def test_the_root_of_an_intermediate_is_in_another_directory(
     run: Callable[..., Result], directory: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "usb"
     made = as_json(run("init", *EC, "--intermediate", "--root-dir", str(root), "--json"))
     assert made["root"] == str(root)
     assert (root / "ca-key.pem").exists()
-    shutil.rmtree(root)  # carried away
+    shutil.rmtree(root)  # as if it was moved away
     assert run("issue", "n1", *EC).exit_code == 0
     assert run("verify", "n1").exit_code == 0
     assert run("rotate-ca", "prepare").exit_code == 7
 
 
 @pytest.mark.parametrize("json_flag", [(), ("--json",)], ids=["text", "json"])
-def test_a_whole_life_in_a_pipe_is_plain_or_json_with_its_codes(
+def test_all_commands_in_a_pipe_print_plain_text_or_json_and_end_with_their_codes(
     run: Callable[..., Result], directory: Path, json_flag: tuple[str, ...]
 ) -> None:
     for line in LIFE.strip().splitlines():
@@ -432,7 +436,7 @@ def test_a_whole_life_in_a_pipe_is_plain_or_json_with_its_codes(
         assert done.exit_code == int(code), line
         assert "\x1b" not in done.output
         assert all(text == text.rstrip() for text in done.stdout.splitlines()), line
-        assert bool(done.stderr) == (not done.stdout), line  # one of them has it all
+        assert bool(done.stderr) == (not done.stdout), line  # all output is on one of them
         if json_flag and done.stdout:
             json.loads(done.stdout)
 

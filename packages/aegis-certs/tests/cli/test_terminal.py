@@ -68,7 +68,7 @@ def test_a_pipe_gets_whole_lines_without_colours(varied: Path) -> None:
     assert found[6:] == ["89", "valid"]
 
 
-def test_what_is_wrong_is_said_below_the_table(varied: Path, run: Callable[..., Result]) -> None:
+def test_problems_are_listed_below_the_table(varied: Path, run: Callable[..., Result]) -> None:
     output = run("list").stdout
     assert re.search(r"stranger: the certificate of stranger is not trusted", output)
     assert re.search(r"broken: .*broken-cert\.pem cannot be used", output)
@@ -77,7 +77,7 @@ def test_what_is_wrong_is_said_below_the_table(varied: Path, run: Callable[..., 
     assert states["stranger"] == "untrusted"
 
 
-def test_every_state_by_dates_is_listed_as_such(directory: Path) -> None:
+def test_every_state_by_dates_is_listed(directory: Path) -> None:
     now = dt.datetime.now(dt.UTC)
     ca = CertificateAuthority.create(directory, key_type=KeyType.P256, at=now - 9 * DAY)
     for node_id, days, age in [("a", 90, 1), ("b", 9, 8), ("c", 2, 8), ("d", 9, -1)]:
@@ -87,11 +87,13 @@ def test_every_state_by_dates_is_listed_as_such(directory: Path) -> None:
     assert states == {**expected, "d": "not yet valid"}
 
 
-def test_an_empty_directory_has_nothing_to_list(run: Callable[..., Result], tmp_path: Path) -> None:
+def test_an_empty_directory_has_no_certificates_to_list(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
     assert "no certificate" in run("list", "--dir", str(tmp_path)).stdout
 
 
-def test_a_closed_pipe_is_no_drama(varied: Path) -> None:
+def test_a_closed_pipe_causes_no_traceback(varied: Path) -> None:
     line = f"{COMMAND} list --dir {varied} | true"
     closed = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
     assert "Traceback" not in closed.stderr
@@ -111,7 +113,7 @@ def test_a_terminal_shows_progress_and_then_the_result(
 def test_ctrl_c_ends_at_once_with_130_and_leaves_no_broken_file(
     terminal: Callable[..., Any], directory: Path
 ) -> None:
-    with Store(directory).locked():  # so that the command is at work for as long as it takes
+    with Store(directory).locked():  # so that the command waits until it is interrupted
         started = terminal("init", "--dir", str(directory))
         started.read_until(lambda output: "Making a rsa-4096 key" in output)
         os.kill(started.pid, signal.SIGINT)
@@ -122,7 +124,7 @@ def test_ctrl_c_ends_at_once_with_130_and_leaves_no_broken_file(
     assert {path.name for path in directory.iterdir()} == {".lock"}
 
 
-def test_ctrl_c_while_the_command_loads_is_as_quiet() -> None:
+def test_ctrl_c_while_the_command_loads_shows_no_traceback() -> None:
     code = (
         "import signal, sys\n"
         "class Interrupt:\n"
@@ -136,7 +138,7 @@ def test_ctrl_c_while_the_command_loads_is_as_quiet() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-def test_the_days_that_are_left_are_a_bar_in_the_colour_of_the_state(
+def test_the_days_left_are_a_bar_in_the_colour_of_the_state(
     terminal: Callable[..., Any], directory: Path
 ) -> None:
     past = dt.datetime.now(dt.UTC) - 80 * DAY
@@ -160,7 +162,7 @@ def test_the_days_that_are_left_are_a_bar_in_the_colour_of_the_state(
     assert re.search(r"over .*░░░░░.* -7\d .*expired", listed)
 
 
-def test_colours_are_for_terminals_that_want_them(
+def test_a_terminal_has_colours_unless_no_color_is_set(
     terminal: Callable[..., Any], varied: Path
 ) -> None:
     colour = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
@@ -170,7 +172,7 @@ def test_colours_are_for_terminals_that_want_them(
     assert colour.search(coloured)
 
 
-def test_renew_watch_goes_on_until_it_is_interrupted(
+def test_renew_watch_runs_until_it_is_interrupted(
     terminal: Callable[..., Any], directory: Path
 ) -> None:
     past = dt.datetime.now(dt.UTC) - 70 * DAY
@@ -195,9 +197,7 @@ def test_renew_watch_ends_with_sigterm_too(terminal: Callable[..., Any], directo
     assert "Traceback" not in output
 
 
-def test_ctrl_c_at_a_prompt_ends_with_130_as_anywhere(
-    terminal: Callable[..., Any], directory: Path
-) -> None:
+def test_ctrl_c_at_a_prompt_ends_with_130(terminal: Callable[..., Any], directory: Path) -> None:
     CertificateAuthority.create(directory, key_type=KeyType.P256, passphrase="geheim")
     started = terminal("issue", "n1", "--dir", str(directory))
     started.read_until(lambda output: "the CA's key: " in output)
@@ -205,7 +205,7 @@ def test_ctrl_c_at_a_prompt_ends_with_130_as_anywhere(
     assert started.end()[1] == 130
 
 
-def test_an_error_on_a_terminal_ends_its_lines_between_words(
+def test_an_error_on_a_terminal_is_wrapped_between_words(
     terminal: Callable[..., Any], directory: Path
 ) -> None:
     told, code = terminal("list", "--dir", f"{directory}/a", COLUMNS="40").end()

@@ -1,4 +1,4 @@
-"""Lines that people read: they end between words, and lose nothing."""
+"""Wrapped text and names keep all their characters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ widths = st.integers(1, 100)
 
 
 @given(words, widths, st.integers(0, 30))
-def test_lines_end_between_words_and_lose_none(parts: list[str], width: int, indent: int) -> None:
+def test_text_is_wrapped_between_words_and_keeps_all_of_them(
+    parts: list[str], width: int, indent: int
+) -> None:
     lines = wrap_text(" ".join(parts), width, indent).splitlines()
     assert " ".join(lines).split() == parts
     assert all(line == line.rstrip() for line in lines)
@@ -29,13 +31,13 @@ def test_commands_stay_on_one_line() -> None:
     ]
 
 
-def test_what_is_too_long_for_its_column_gets_a_line_of_its_own() -> None:
+def test_a_word_too_long_for_its_column_gets_its_own_line() -> None:
     assert wrap_text("a" * 64, 80, 16) == "a" * 64
     assert wrap_text("a" * 64, 79, 16) == "\n    " + "a" * 64
 
 
 @given(st.text("abc-./: ", max_size=80), widths)
-def test_names_are_broken_to_fit_and_lose_nothing(name: str, width: int) -> None:
+def test_names_are_wrapped_to_fit_and_keep_all_characters(name: str, width: int) -> None:
     lines = wrap_name(name, width).split("\n")
     assert "".join(lines) == name
     assert max(map(len, lines)) <= width
@@ -50,5 +52,5 @@ def test_names_are_broken_to_fit_and_lose_nothing(name: str, width: int) -> None
         ("Aegis CA 4b4bc1b7 Root", ["Aegis CA ", "4b4bc1b7 Root"]),
     ],
 )
-def test_names_are_broken_between_their_parts(name: str, lines: list[str]) -> None:
+def test_names_are_wrapped_between_their_parts(name: str, lines: list[str]) -> None:
     assert wrap_name(name, 13).split("\n") == lines

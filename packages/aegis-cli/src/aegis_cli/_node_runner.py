@@ -1,4 +1,4 @@
-"""Runs one node as a process: says where it serves and what happens, and ends by signal."""
+"""Runs one node until a signal, and prints its address and the changes of the mesh."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ async def run_node(node: Node, *, json: bool) -> None:
     """Runs a node until SIGTERM or SIGINT.
 
     Raises:
-        aegis_discovery.NodeIdInUseError: If it had to give way to another process.
+        aegis_discovery.NodeIdInUseError: Another process has taken its node id.
     """
     _log_to_stderr()
-    # Cancelled by the first signal, wherever it is; leaving the block is what takes time then.
+    # The first signal cancels it at any point; then leaving the block takes time.
     with suppress(asyncio.CancelledError), _cancelled_by_signals():
         async with node:
-            node.topology.subscribe(_tell)
-            for other in node.topology.nodes.values():
-                if other.id != node.id:
-                    _log.info("%s is here%s", other.id, _whereabouts(other))
+            node.topology.subscribe(_log_event)
+            for peer in node.topology.nodes.values():
+                if peer.id != node.id:
+                    _log.info("%s is here%s", peer.id, _location(peer))
             _announce(node, json=json)
             await node.wait_for_termination()
 
@@ -46,25 +46,25 @@ def _announce(node: Node, *, json: bool) -> None:
     click.echo(f"{own.id} serves at {node.address}{known_as}")
 
 
-def _tell(event: TopologyEvent) -> None:
+def _log_event(event: TopologyEvent) -> None:
     what = {
         EventKind.UPDATED: f"is {event.node.status}, {event.node.health}",
         EventKind.SUSPECTED: "is suspected",
         EventKind.EXPIRED: "expired: it has not renewed its record for too long",
-        EventKind.REVOKED: "is gone: its certificate is revoked",
+        EventKind.REVOKED: "was removed: its certificate is revoked",
     }.get(event.kind, str(event.kind))
-    where = _whereabouts(event.node) if event.kind is EventKind.JOINED else ""
+    where = _location(event.node) if event.kind is EventKind.JOINED else ""
     _log.info("%s %s%s", event.node.id, what, where)
 
 
-def _whereabouts(node: NodeInfo) -> str:
+def _location(node: NodeInfo) -> str:
     services = f", provides {', '.join(map(str, node.services))}" if node.services else ""
     return printable(f" at {node.address}{services}")
 
 
 @contextmanager
 def _cancelled_by_signals() -> Iterator[None]:
-    """Lets the first signal cancel this task, and the second end the process at once."""
+    """Cancels this task at the first signal, and ends the process at the second."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     signalled = False
 
@@ -73,7 +73,7 @@ def _cancelled_by_signals() -> Iterator[None]:
         if signalled:
             os._exit(128 + number)
         signalled = True
-        _log.info("stopping after %s; one more ends it at once", number.name)
+        _log.info("stopping after %s; a second signal ends it at once", number.name)
         if task is not None:
             task.cancel()
 
@@ -84,6 +84,6 @@ def _cancelled_by_signals() -> Iterator[None]:
 
 def _log_to_stderr() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    # What the node's parts do in detail is for debugging; what goes wrong is for everybody.
+    # Other loggers keep their level: details are for debugging, and warnings are shown.
     for name in ("aegis.cli", "aegis_certs"):
         logging.getLogger(name).setLevel(logging.INFO)

@@ -26,7 +26,7 @@ ALL = dict(commands(root, "aegis"))
 OWN = {path: command for path, command in ALL.items() if not path.startswith("aegis certs")}
 
 
-def test_the_commands_are_these() -> None:
+def test_all_commands_exist() -> None:
     assert {"aegis demo", "aegis node run", "aegis mesh status"} <= set(OWN)
     assert {"aegis certs init", "aegis certs issue", "aegis certs list"} <= set(ALL)
 
@@ -39,7 +39,7 @@ def test_help_has_examples_that_fit(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", OWN)
-def test_every_option_has_a_variable_that_its_help_names(path: str) -> None:
+def test_every_option_has_an_environment_variable_in_its_help(path: str) -> None:
     options = [option for option in OWN[path].params if isinstance(option, click.Option)]
     for option in options:
         if "--version" not in option.opts:
@@ -62,7 +62,7 @@ def test_the_version_is_shown(aegis) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         (["mesh", "status"], "'--node'"),
         (["mesh", "status", "--node", "nonsense"], "no address"),
@@ -75,16 +75,16 @@ def test_the_version_is_shown(aegis) -> None:
         (["nonsense"], "nonsense"),
     ],
 )
-def test_a_mistake_in_the_usage_is_one_sentence_and_code_2(
-    arguments: list[str], complaint: str, certs: Path
+def test_a_usage_error_is_one_sentence_and_exit_code_2(
+    arguments: list[str], message: str, certs: Path
 ) -> None:
     done = CliRunner(env={"AEGIS_CERT_DIR": str(certs)}).invoke(root, arguments)
     assert done.exit_code == 2
-    assert complaint in done.output
+    assert message in done.output
     assert "Traceback" not in done.output
 
 
-def test_an_error_is_one_sentence_and_debug_shows_where(aegis) -> None:
+def test_an_error_is_one_sentence_and_debug_adds_the_traceback(aegis) -> None:
     arguments = ("mesh", "status", "--node", "127.0.0.1:9", "--cert-dir", "nowhere")
     done = aegis.run(*arguments)
     assert done.returncode == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 
-def test_it_says_where_it_serves_and_who_comes_and_goes(aegis) -> None:
+def test_it_prints_its_address_and_logs_who_joins_and_leaves(aegis) -> None:
     seed = aegis.start("node", "run", "--id", "seed")
     line = seed.stdout.until("serves at")
     address = re.fullmatch(r"seed serves at (127\.0\.0\.1:\d+)", line).group(1)
@@ -25,7 +25,7 @@ def test_it_says_where_it_serves_and_who_comes_and_goes(aegis) -> None:
     assert "Traceback" not in seed.stderr.rest()
 
 
-def test_json_tells_the_address_that_is_bound_and_the_one_that_is_published(aegis) -> None:
+def test_json_has_the_bound_and_the_advertised_address(aegis) -> None:
     node = aegis.start(
         *("node", "run", "--id", "seed", "--json", "--service", "a/v1", "--service", "b/v2"),
         *("--address", "0.0.0.0:0", "--advertise", "127.0.0.1:0"),
@@ -41,7 +41,7 @@ def test_json_tells_the_address_that_is_bound_and_the_one_that_is_published(aegi
     }
 
 
-def test_options_come_from_variables_too(aegis) -> None:
+def test_environment_variables_set_options(aegis) -> None:
     _, address = aegis.node("seed")
     aegis.environment |= {
         "AEGIS_NODE_ID": "orders-1",
@@ -54,7 +54,7 @@ def test_options_come_from_variables_too(aegis) -> None:
     node.stderr.until(f"seed is here at {address}")
 
 
-def test_a_node_that_cannot_join_says_so_and_serves(aegis) -> None:
+def test_a_node_that_cannot_join_logs_it_and_serves(aegis) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         address = "{}:{}".format(*closed.getsockname())
     node, _ = aegis.node("seed", "--join", address)
@@ -64,7 +64,7 @@ def test_a_node_that_cannot_join_says_so_and_serves(aegis) -> None:
 def test_a_second_signal_ends_it_at_once(aegis, certs: Path) -> None:
     seed, address = aegis.node("seed")
     node, _ = aegis.node("orders-1", "--join", address)
-    seed.signal(signal.SIGSTOP)  # its feed will not end, and leaving waits for that
+    seed.signal(signal.SIGSTOP)  # its feed does not end, and a node that leaves waits for that
     node.signal(signal.SIGINT)
     node.stderr.until("stopping after SIGINT")
     node.signal(signal.SIGTERM)
@@ -80,7 +80,7 @@ def test_a_port_in_use_is_one_sentence(aegis) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_node_id_that_somebody_else_takes_ends_it_with_one_sentence(aegis) -> None:
+def test_a_node_whose_id_another_process_takes_ends_with_one_sentence(aegis) -> None:
     _, address = aegis.node("seed")
     older, _ = aegis.node("orders-1", "--join", address)
     older.stderr.until("seed is here")
@@ -91,7 +91,7 @@ def test_a_node_id_that_somebody_else_takes_ends_it_with_one_sentence(aegis) -> 
     assert "Traceback" not in said
 
 
-def test_certificates_of_ones_own_take_the_place_of_the_directory(aegis, certs: Path) -> None:
+def test_certificate_files_replace_the_directory(aegis, certs: Path) -> None:
     node, _ = aegis.node(
         *("seed", "--cert-dir", "nowhere"),
         *("--cert-file", str(certs / "seed-cert.pem")),

@@ -63,7 +63,7 @@ def file(tmp_path: Path) -> str:
         ("provide payments-1 payments/v1", 1, "denied: provide rule 1 (line 12) is for other"),
     ],
 )
-def test_it_says_which_rule_allows_it_or_why_none_does(
+def test_it_prints_the_rule_that_allows_it_or_why_no_rule_does(
     aegis, file: str, question: str, code: int, answer: str
 ) -> None:
     done = aegis.run("policy", "check", file, *question.split())
@@ -71,7 +71,7 @@ def test_it_says_which_rule_allows_it_or_why_none_does(
     assert (done.returncode, done.stderr) == (code, "")
 
 
-def test_json_says_the_same_to_machines(aegis, file: str) -> None:
+def test_json_has_the_same_facts_for_a_policy(aegis, file: str) -> None:
     yes = aegis.run("policy", "check", file, "call", "billing-1", "shop.v1.Orders/Cancel", "--json")
     assert json.loads(yes.stdout) == {
         "allowed": True,
@@ -89,7 +89,7 @@ def test_json_says_the_same_to_machines(aegis, file: str) -> None:
     }
 
 
-def test_a_file_that_is_no_policy_is_one_sentence_and_exit_code_2(aegis, tmp_path: Path) -> None:
+def test_an_invalid_policy_file_is_one_sentence_and_exit_code_2(aegis, tmp_path: Path) -> None:
     for text, reason in [(None, "cannot be read"), ("[[call]]\nid = []", "line 1: call rule 1")]:
         path = tmp_path / "bad.toml"
         if text is not None:
@@ -101,13 +101,13 @@ def test_a_file_that_is_no_policy_is_one_sentence_and_exit_code_2(aegis, tmp_pat
 
 
 @pytest.mark.parametrize("what", ["Cancel", "a/b/c", "/", "a/"])
-def test_what_is_no_method_is_a_mistake_of_usage(aegis, file: str, what: str) -> None:
+def test_an_invalid_method_is_a_usage_error(aegis, file: str, what: str) -> None:
     done = aegis.run("policy", "check", file, "call", "billing-1", what)
     assert done.returncode == 2
     assert "is not like shop.v1.Orders/Cancel" in " ".join(done.stderr.split())
 
 
-def test_a_node_runs_by_a_policy_and_not_by_a_file_that_is_none(
+def test_a_node_applies_a_policy_and_refuses_an_invalid_file(
     aegis, file: str, tmp_path: Path
 ) -> None:
     node, _ = aegis.node("seed", "--policy", file)

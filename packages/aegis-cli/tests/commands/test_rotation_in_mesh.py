@@ -1,4 +1,4 @@
-"""A rotation of the CA that looks at the mesh before each step."""
+"""A rotation of the CA that asks the mesh before each step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def own_ca(tmp_path: Path) -> CertificateAuthority:
 
 @pytest.fixture
 def nodes(own_ca: CertificateAuthority, tmp_path: Path) -> Iterator[tuple[Node, Node]]:
-    """One node on the CA's own directory, and one on a copy that nobody updates."""
+    """One node in the directory of the CA, and one in a copy that is never updated."""
     for node_id in ("near", "far"):
         own_ca.issue(node_id, key_type=KeyType.P256)
     elsewhere = tmp_path / "elsewhere"
@@ -55,7 +55,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 @contextmanager
 def calling(*pairs: tuple[Node, str]) -> Iterator[list[int]]:
-    """Calls without pause, while the body runs; fails where one call does."""
+    """Calls without pause while the block runs; fails if one call fails."""
     stop, calls = threading.Event(), [0] * len(pairs)
 
     def call(index: int) -> None:
@@ -80,7 +80,7 @@ def rotate(ca: CertificateAuthority, step: str, *options: str) -> Result:
 
 
 def renew_far(ca: CertificateAuthority, elsewhere: Path, near: Node) -> None:
-    """Issues a new leaf for the node elsewhere, and carries its two files there."""
+    """Issues a new leaf for the node in the copy, and copies its two files there."""
     renewed = ca.issue("far", key_type=KeyType.P256)
     for name in ("far-cert.pem", "far-key.pem"):
         (elsewhere / name).write_bytes((ca.directory / name).read_bytes())
@@ -88,7 +88,7 @@ def renew_far(ca: CertificateAuthority, elsewhere: Path, near: Node) -> None:
 
 
 def wait_for_new_leaf(ca: CertificateAuthority, node: Node) -> None:
-    """Until a node has published a record that is signed with a leaf of the CA that issues now."""
+    """Waits until a node publishes a record signed with a leaf of the present issuing CA."""
     issuer = CertificateAuthority.load(ca.directory).certificate.subject  # a command changed it
 
     def is_new() -> bool:
@@ -98,7 +98,7 @@ def wait_for_new_leaf(ca: CertificateAuthority, node: Node) -> None:
     wait_for(is_new)
 
 
-def test_each_step_waits_for_the_nodes_that_are_not_ready_and_no_call_fails(
+def test_each_step_waits_for_nodes_that_are_not_ready_and_no_call_fails(
     own_ca: CertificateAuthority, nodes: tuple[Node, Node], tmp_path: Path
 ) -> None:
     near, far = nodes
@@ -136,25 +136,25 @@ def test_each_step_waits_for_the_nodes_that_are_not_ready_and_no_call_fails(
     assert len(near.topology.nodes) == len(far.topology.nodes) == 2
 
 
-def test_an_activation_wants_confirm_where_somebody_is_not_ready_or_nobody_was_asked(
+def test_an_activation_requires_confirm_if_a_node_is_not_ready_or_none_was_asked(
     own_ca: CertificateAuthority, nodes: tuple[Node, Node]
 ) -> None:
     near, _ = nodes
     assert rotate(own_ca, "prepare").exit_code == 0
     wait_for(lambda: own_ca.rotation().trusts(near.topology.nodes["near"].trust_bundle))
-    unasked = rotate(own_ca, "activate")
-    assert unasked.exit_code != 0
-    assert all(word in unasked.output for word in ("near", "far", "--confirm"))
+    without_mesh = rotate(own_ca, "activate")
+    assert without_mesh.exit_code != 0
+    assert all(word in without_mesh.output for word in ("near", "far", "--confirm"))
     seen = rotate(own_ca, "activate", "--node", near.address)
     assert seen.exit_code != 0
     assert all(word in seen.output for word in ("far", "--confirm"))
-    assert own_ca.rotation().phase == "prepared", "what is refused changes nothing"
+    assert own_ca.rotation().phase == "prepared", "a refused step changes nothing"
     confirmed = rotate(own_ca, "activate", "--node", near.address, "--confirm")
     assert confirmed.exit_code == 0, confirmed.output
     assert own_ca.rotation().phase == "activated"
 
 
-def test_a_ca_is_not_retired_while_a_leaf_of_it_lives_whoever_confirms_it(
+def test_a_ca_is_not_retired_while_a_leaf_of_it_is_used_even_with_confirm(
     own_ca: CertificateAuthority, nodes: tuple[Node, Node], tmp_path: Path
 ) -> None:
     near, _ = nodes
@@ -167,7 +167,7 @@ def test_a_ca_is_not_retired_while_a_leaf_of_it_lives_whoever_confirms_it(
     assert "far" in refused.output
     assert rotate(own_ca, "retire", "--confirm").exit_code != 0
     assert own_ca.rotation().phase == "activated"
-    # The inventory alone does not either: `far` has a new leaf, but does not use it yet.
+    # The mesh alone knows that `far` does not use its new leaf yet.
     own_ca.issue("far", key_type=KeyType.P256)
     in_use = rotate(own_ca, "retire", "--node", near.address)
     assert in_use.exit_code != 0
@@ -178,7 +178,7 @@ def test_a_ca_is_not_retired_while_a_leaf_of_it_lives_whoever_confirms_it(
     assert rotate(own_ca, "retire", "--node", near.address).exit_code == 0
 
 
-def test_a_step_that_looks_takes_the_passphrase_and_leaves_nothing_in_the_way_of_the_next(
+def test_a_step_that_asks_the_mesh_takes_the_passphrase_and_does_not_block_the_next(
     tmp_path: Path,
 ) -> None:
     secret = tmp_path / "secret"
@@ -198,7 +198,7 @@ def test_a_step_that_looks_takes_the_passphrase_and_leaves_nothing_in_the_way_of
 
 @pytest.fixture
 def go_node(own_ca: CertificateAuthority) -> Iterator[PeerInfo]:
-    """A node that speaks the seed protocol alone, and so publishes nothing itself."""
+    """A node that speaks only the unsigned protocol, and so publishes no signed record."""
     tls = own_ca.issue("go-1", address="127.0.0.1", key_type=KeyType.P256)
     known = aegis_pb2.TopologySyncResponse(version=1, nodes=[aegis_pb2.TopologyNode(id="go-1")])
     handler = grpc.unary_unary_rpc_method_handler(
@@ -219,33 +219,33 @@ def go_node(own_ca: CertificateAuthority) -> Iterator[PeerInfo]:
         server.stop(0).wait()
 
 
-def test_a_node_that_others_vouch_for_is_not_taken_to_be_ready(
+def test_a_node_that_others_vouch_for_does_not_count_as_ready(
     own_ca: CertificateAuthority, go_node: PeerInfo
 ) -> None:
     own_ca.issue("near", key_type=KeyType.P256)
     with Node("near", address="127.0.0.1:0", cert_dir=own_ca.directory, grace=0) as near:
         near.add_peer(go_node)
         wait_for(lambda: "go-1" in near.topology.nodes)
-        look = ("--node", near.address)
+        ask = ("--node", near.address)
         assert rotate(own_ca, "prepare").exit_code == 0
         wait_for(lambda: own_ca.rotation().trusts(near.topology.nodes["near"].trust_bundle))
-        refused = rotate(own_ca, "activate", *look)
+        refused = rotate(own_ca, "activate", *ask)
         assert refused.exit_code != 0
         assert "cannot be seen: go-1" in refused.output
         assert "not known to trust the new CA yet (go-1)" in refused.output
-        assert rotate(own_ca, "activate", *look, "--confirm").exit_code == 0
+        assert rotate(own_ca, "activate", *ask, "--confirm").exit_code == 0
 
         wait_for_new_leaf(own_ca, near)
-        own_ca.issue("go-1", key_type=KeyType.P256)  # nobody knows whether it is used already
-        refused = rotate(own_ca, "retire", *look)
+        own_ca.issue("go-1", key_type=KeyType.P256)  # whether it is in use is unknown
+        refused = rotate(own_ca, "retire", *ask)
         assert refused.exit_code != 0
         assert "cannot be seen (go-1)" in refused.output
         assert own_ca.rotation().phase == "activated"
-        retired = rotate(own_ca, "retire", *look, "--confirm")
+        retired = rotate(own_ca, "retire", *ask, "--confirm")
         assert retired.exit_code == 0, retired.output
 
 
-def test_the_help_tells_what_a_look_at_the_mesh_is_for() -> None:
+def test_the_help_explains_the_node_option() -> None:
     shown = CliRunner().invoke(aegis, ["certs", "rotate-ca", "activate", "--help"]).output
     assert "--node" in shown
     assert "which nodes trust the new CA already" in " ".join(shown.split())

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 AS_IT_IS = ("-m", "aegis_cli")
-# The same with keys that take no time.
+# The same with keys that are made fast.
 QUICK_CODE = """
 from functools import partial
 from aegis_certs import KeyType
 from aegis_cli import main
-from aegis_cli.demo import _story
-_story.tell = partial(_story.tell, keys=(KeyType.P256, KeyType.P256))
+from aegis_cli.demo import _steps
+_steps.run_demo = partial(_steps.run_demo, keys=(KeyType.P256, KeyType.P256))
 main()
 """
 QUICK = ("-c", QUICK_CODE)
@@ -25,7 +25,7 @@ QUICK = ("-c", QUICK_CODE)
 
 @pytest.fixture
 def demo(aegis, eventually):
-    """Starts the demo; makes sure afterwards that nothing of it is left."""
+    """Starts the demo, and checks afterwards that it left nothing behind."""
     mark = uuid.uuid4().hex
     aegis.environment["AEGIS_DEMO_MARK"] = mark
     yield lambda *options, program=QUICK: aegis.start("demo", *options, program=program)
@@ -40,30 +40,30 @@ def processes_with(mark: str) -> list[str]:
             if mark.encode() in (process / "environ").read_bytes():
                 found.append((process / "cmdline").read_text())
         except OSError:
-            continue  # it is gone, or not ours
+            continue  # it has ended, or belongs to another user
     return found
 
 
 def test_it_shows_what_it_promises(demo) -> None:
     process = demo("--json", program=AS_IT_IS)
     assert process.wait() == 0
-    told = json.loads(process.stdout.rest())
-    assert [node["id"] for node in told["nodes"]] == ["front", "greeter-1", "greeter-2"]
-    assert {node["status"] for node in told["mesh"]["nodes"]} == {"alive"}
-    assert all(node["health"]["status"] == "healthy" for node in told["mesh"]["nodes"])
-    for calls, caller in zip(told["calls"], ("front", "client"), strict=True):
+    printed = json.loads(process.stdout.rest())
+    assert [node["id"] for node in printed["nodes"]] == ["front", "greeter-1", "greeter-2"]
+    assert {node["status"] for node in printed["mesh"]["nodes"]} == {"alive"}
+    assert all(node["health"]["status"] == "healthy" for node in printed["mesh"]["nodes"])
+    for calls, caller in zip(printed["calls"], ("front", "client"), strict=True):
         assert (calls["caller"], calls["calls"], calls["failed"]) == (caller, 200, 0)
         assert min(calls["by_provider"].values()) >= 80
         assert calls["providers_say_caller_is"] == [caller]
-    assert [calls["loaded_aegis_core"] for calls in told["calls"]] == [True, False]
-    killed = told["kill"]
+    assert [calls["loaded_aegis_core"] for calls in printed["calls"]] == [True, False]
+    killed = printed["kill"]
     assert killed["victim"]["id"] == "greeter-2"
     assert [calls["failed"] for calls in killed["calls"]] == [0, 0]
     statuses = {node["id"]: node["status"] for node in killed["mesh"]["nodes"]}
     assert statuses == {"front": "alive", "greeter-1": "alive", "greeter-2": "failed"}
 
 
-def test_what_is_kept_can_be_looked_at_until_ctrl_c(demo, aegis) -> None:
+def test_a_kept_mesh_shows_its_status_until_ctrl_c(demo, aegis) -> None:
     process = demo("--keep")
     command = shlex.split(process.stdout.until("mesh status --node"))
     shown = aegis.run(*command[command.index("mesh") :])
@@ -75,8 +75,8 @@ def test_what_is_kept_can_be_looked_at_until_ctrl_c(demo, aegis) -> None:
     assert "Traceback" not in process.stderr.rest()
 
 
-def test_the_command_to_look_at_it_fits_how_the_demo_was_run(monkeypatch, tmp_path) -> None:
-    from aegis_cli.demo._story import _status_command
+def test_the_status_command_fits_how_the_demo_was_run(monkeypatch, tmp_path) -> None:
+    from aegis_cli.demo._steps import _status_command
 
     monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
     (tmp_path / "aegis").touch(mode=0o755)
@@ -94,14 +94,14 @@ def test_the_command_to_look_at_it_fits_how_the_demo_was_run(monkeypatch, tmp_pa
 @pytest.mark.parametrize(
     ("number", "moment"),
     [
-        (signal.SIGKILL, "Making a CA"),
+        (signal.SIGKILL, "Creating a CA"),
         (signal.SIGTERM, "the CA"),
         (signal.SIGINT, "Starting three"),
         (signal.SIGKILL, "Starting three"),
         (signal.SIGKILL, "Killing"),
     ],
 )
-def test_whatever_ends_it_nothing_is_left(demo, number: signal.Signals, moment: str) -> None:
+def test_nothing_is_left_behind_however_it_ends(demo, number: signal.Signals, moment: str) -> None:
     process = demo("--json")
     process.stderr.until(moment)
     process.signal(number)

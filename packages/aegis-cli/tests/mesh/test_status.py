@@ -27,7 +27,7 @@ def test_a_pipe_gets_a_plain_table_of_all_nodes(aegis, quiet_mesh: str) -> None:
     assert "\x1b" not in done.stdout
 
 
-def test_json_has_what_the_nodes_answered(aegis, quiet_mesh: str) -> None:
+def test_json_has_the_answers_of_the_nodes(aegis, quiet_mesh: str) -> None:
     aegis.environment |= {"AEGIS_NODE": quiet_mesh, "AEGIS_IDENTITY": "ops"}
     document = json.loads(aegis.run("mesh", "status", "--json").stdout)
     first, second = document["nodes"]
@@ -39,7 +39,7 @@ def test_json_has_what_the_nodes_answered(aegis, quiet_mesh: str) -> None:
     assert len(document["digest"]) == 64
 
 
-def test_nodes_that_are_gone_or_hang_are_shown_as_such_within_a_bound(aegis) -> None:
+def test_nodes_that_ended_or_hang_are_shown_so_within_a_timeout(aegis) -> None:
     _, address = aegis.node("seed")
     other, _ = aegis.node("orders-1", "--join", address)
     hung, _ = aegis.node("orders-2", "--join", address)
@@ -56,7 +56,7 @@ def test_nodes_that_are_gone_or_hang_are_shown_as_such_within_a_bound(aegis) -> 
     }
 
 
-def test_a_node_that_cannot_be_asked_is_one_sentence(aegis) -> None:
+def test_an_unreachable_node_is_one_sentence(aegis) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         address = "{}:{}".format(*closed.getsockname())
     done = aegis.run("mesh", "status", "--node", address)
@@ -64,7 +64,7 @@ def test_a_node_that_cannot_be_asked_is_one_sentence(aegis) -> None:
     assert done.stderr == f"Error: {address} refused the connection; is a node listening there?\n"
 
 
-def test_another_node_than_the_one_named_is_not_asked(aegis, quiet_mesh: str) -> None:
+def test_another_node_at_the_address_of_the_named_one_is_not_asked(aegis, quiet_mesh: str) -> None:
     done = aegis.run("mesh", "status", "--node", f"orders-1@{quiet_mesh}")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"Error: {quiet_mesh}: seed answers there, not orders-1\n"
@@ -80,7 +80,7 @@ def test_an_identity_of_another_ca_is_refused_with_a_reason(
     assert "certificate is not trusted" in done.stderr
 
 
-def test_watching_goes_on_until_it_is_interrupted(aegis) -> None:
+def test_watch_runs_until_it_is_interrupted(aegis) -> None:
     _, address = aegis.node("seed")
     other, _ = aegis.node("orders-1", "--join", address)
     watch = aegis.start("mesh", "status", "--node", address, "--watch", "--json")
@@ -94,9 +94,7 @@ def test_watching_goes_on_until_it_is_interrupted(aegis) -> None:
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_a_terminal_gets_colour_unless_it_does_not_want_any(
-    aegis, quiet_mesh: str, plain: bool
-) -> None:
+def test_a_terminal_gets_colour_unless_no_color_is_set(aegis, quiet_mesh: str, plain: bool) -> None:
     shown = on_a_terminal(aegis, {"NO_COLOR": "1"} if plain else {}, "--node", quiet_mesh)
     assert ("\x1b[32m" in shown) is not plain
     assert "A wider terminal has also: name." in shown
@@ -115,14 +113,14 @@ def on_a_terminal(aegis, environment: dict[str, str], *options: str) -> str:
         )
         os.close(theirs)
         shown = b""
-        with suppress(OSError):  # Linux says EIO where the other end is closed
+        with suppress(OSError):  # Linux raises EIO if the other end is closed
             while data := screen.read(4096):
                 shown += data
         assert process.wait(30) == 0
     return shown.decode()
 
 
-def test_json_carries_what_each_node_counts(aegis, quiet_mesh: str) -> None:
+def test_json_has_the_counters_of_each_node(aegis, quiet_mesh: str) -> None:
     done = aegis.run("mesh", "status", "--node", quiet_mesh, "--json")
     nodes = {node["id"]: node for node in json.loads(done.stdout)["nodes"]}
     for node_id, other in (("seed", "orders-1"), ("orders-1", "seed")):

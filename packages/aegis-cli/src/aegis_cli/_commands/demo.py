@@ -31,6 +31,6 @@ def demo(json: bool, keep: bool) -> None:
     It takes about ten seconds and leaves nothing behind, however it ends.
     """
     from aegis_cli._run import run
-    from aegis_cli.demo._story import tell
+    from aegis_cli.demo._steps import run_demo
 
-    run(tell(json=json, keep=keep))
+    run(run_demo(json=json, keep=keep))

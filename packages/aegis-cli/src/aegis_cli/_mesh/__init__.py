@@ -1,1 +1,1 @@
-"""What the commands on a mesh ask of its nodes, and how they show it."""
+"""The facts that the commands on a mesh collect, and how they show them."""

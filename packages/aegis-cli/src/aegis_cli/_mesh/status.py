@@ -1,4 +1,4 @@
-"""Collects the facts of `aegis mesh status`: what the mesh tells, and what each node answers."""
+"""Collects the facts of `aegis mesh status`: the topology, and the answers of each node."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, stats_pb2, stats_pb
 from aegis_discovery.transport import describe_call_error
 
 TIMEOUT = 3.0
-"""Seconds that a node has for one answer; all are asked at the same time."""
+"""Seconds that a node has for one answer; all nodes are asked in parallel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a node answered.
+    """The answer of a node.
 
     Attributes:
         health: `healthy`, `unhealthy` or `unknown`.
-        message: For people.
+        message: Its health in words.
         error: Why it is not healthy; empty otherwise.
-        round_trip: Seconds of one ping on an open connection.
+        round_trip: Seconds that one ping took on an open connection.
     """
 
     health: str
@@ -41,15 +41,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """One node: what the mesh says of it, and what it says itself.
+    """One node, as the mesh and as the node itself describe it.
 
     Attributes:
-        info: From the topology.
-        answer: From the node; None where none came.
-        problem: Why none came.
-        certificate: Begin and end of the certificate that signed its record; None where another
-            node vouches for it.
-        stats: What it counts; None where it does not tell.
+        info: The node in the topology.
+        answer: Its answer; None if it did not answer.
+        problem: Why it did not answer.
+        certificate: Start and end of the certificate that signed its record; None if another node
+            vouches for it.
+        stats: Its counters; None if it does not publish them.
     """
 
     info: NodeInfo
@@ -71,11 +71,11 @@ class MeshFacts:
 
 
 class Collector:
-    """Looks at a mesh as often as it is asked to, and keeps the connections in between.
+    """Collects the facts of a mesh, repeatedly if needed over the same connections.
 
     Args:
-        mesh: To look at.
-        tls: The identity that it was connected with.
+        mesh: The mesh.
+        tls: The identity that it is connected with.
     """
 
     def __init__(self, mesh: Mesh, tls: TLSConfig) -> None:
@@ -85,19 +85,19 @@ class Collector:
         self._held: list[grpc.aio.Channel] = []
 
     async def close(self) -> None:
-        """Closes the connections to the nodes; the mesh's own stay."""
+        """Closes the connections to the nodes; those of the mesh stay open."""
         await self._channels.close()
 
     async def collect(self, *, with_stats: bool = False) -> MeshFacts:
-        """Asks all nodes of the topology; takes three timeouts at the most."""
+        """Asks all nodes of the topology, for at most three timeouts."""
         snapshot = self._mesh.topology.snapshot()
         nodes = tuple(snapshot.nodes.values())
         channels = [self._channels.get(node.id, node.address) for node in nodes]
-        # The cache keeps only what is held: those of nodes that are gone close by this.
+        # The cache keeps only channels that are in use: this closes those of removed nodes.
         self._held = channels
         probes = [_Probe(channel, self._tls) for channel in channels]
         await asyncio.gather(*(probe.ask_health() for probe in probes))
-        # Not before all have connected: handshakes beside it would count as distance.
+        # Only after all have connected: handshakes in parallel would lengthen the round trip.
         await asyncio.gather(*(probe.ping() for probe in probes))
         if with_stats:
             await asyncio.gather(*(probe.ask_stats() for probe in probes))
@@ -120,7 +120,7 @@ class Collector:
 
 
 class _Probe:
-    """The questions to one node."""
+    """The calls to one node."""
 
     def __init__(self, channel: grpc.aio.Channel, tls: TLSConfig) -> None:
         self._stub = aegis_pb2_grpc.MeshServiceStub(channel)
@@ -136,7 +136,7 @@ class _Probe:
         try:
             self._health = await self._stub.GetHealth(request, timeout=TIMEOUT)
         except grpc.aio.AioRpcError as error:
-            self._note(error)
+            self._set_problem(error)
 
     async def ping(self) -> None:
         health = self._health
@@ -147,13 +147,13 @@ class _Probe:
         try:
             await self._stub.Ping(request, timeout=TIMEOUT)
         except grpc.aio.AioRpcError as error:
-            self._note(error)
+            self._set_problem(error)
         else:
             round_trip = time.perf_counter() - began
             self.answer = Answer(health.status, health.message, health.error, round_trip)
 
     async def ask_stats(self) -> None:
-        """Asks for what the node counts; nodes of other kinds do not know the question."""
+        """Asks for the counters of the node; nodes of other kinds do not implement the call."""
         if self.answer is None:
             return
         with suppress(grpc.aio.AioRpcError, ValueError):
@@ -161,8 +161,10 @@ class _Probe:
             stats = json.loads((await self._introspection.GetStats(request, timeout=TIMEOUT)).json)
             self.stats = stats if isinstance(stats, dict) else None
 
-    def _note(self, error: grpc.aio.AioRpcError) -> None:
-        late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    def _set_problem(self, error: grpc.aio.AioRpcError) -> None:
+        timed_out = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         self.problem = (
-            f"no answer within {TIMEOUT:g} s" if late else describe_call_error(error, self._tls)
+            f"no answer within {TIMEOUT:g} s"
+            if timed_out
+            else describe_call_error(error, self._tls)
         )

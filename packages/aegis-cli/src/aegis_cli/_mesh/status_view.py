@@ -1,4 +1,4 @@
-"""Shows the status of a mesh, once or again and again."""
+"""Shows the status of a mesh, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from aegis_cli._mesh.status import Collector, MeshFacts
 from aegis_cli._mesh.table import mesh_json, mesh_table
 
 TIMEOUT = 5.0
-"""Seconds for a node to tell the topology."""
+"""Seconds in which a node must send the topology."""
 
 INTERVAL = 1.0
-"""Seconds between two looks."""
+"""Seconds between two updates."""
 
 
 @asynccontextmanager
@@ -28,26 +28,28 @@ async def collector(node: str, tls: TLSConfig, mesh: str) -> AsyncIterator[Colle
     """Connects to a mesh through one of its nodes.
 
     Raises:
-        aegis_discovery.ConnectError: If the node does not answer, or does not let us in.
+        aegis_discovery.ConnectError: The node does not answer, or refuses the identity.
     """
     peer = parse_seed(node)
-    # Connecting alone would try again until its time is up; here the first answer counts.
-    found = await asyncio.to_thread(probe_identity, peer.address, tls)
-    if peer.node_id not in (None, found.node_id):
-        raise PeerIdentityError(peer.address, f"{found.node_id} answers there, not {peer.node_id}")
-    known = f"{found.node_id}@{peer.address}"
+    # `connect` retries until its timeout; here the first answer decides.
+    answered = await asyncio.to_thread(probe_identity, peer.address, tls)
+    if peer.node_id not in (None, answered.node_id):
+        raise PeerIdentityError(
+            peer.address, f"{answered.node_id} answers there, not {peer.node_id}"
+        )
+    known = f"{answered.node_id}@{peer.address}"
     async with await connect(known, tls=tls, mesh=mesh, timeout=TIMEOUT) as connected:
-        collecting = Collector(connected, tls)
+        status = Collector(connected, tls)
         try:
-            yield collecting
+            yield status
         finally:
-            await collecting.close()
+            await status.close()
 
 
 async def show_once(node: str, tls: TLSConfig, *, mesh: str, json: bool) -> None:
-    """Prints the status as it is now."""
-    async with collector(node, tls, mesh) as collecting:
-        facts = await collecting.collect(with_stats=json)
+    """Prints the present status."""
+    async with collector(node, tls, mesh) as status:
+        facts = await status.collect(with_stats=json)
     if json:
         show_json(mesh_json(facts))
     else:
@@ -56,17 +58,17 @@ async def show_once(node: str, tls: TLSConfig, *, mesh: str, json: bool) -> None
 
 
 async def show_until_interrupted(node: str, tls: TLSConfig, *, mesh: str, json: bool) -> None:
-    """Shows the status again and again, in place on a terminal, until it is cancelled."""
-    with suppress(asyncio.CancelledError), _shower(json) as show:
-        async with collector(node, tls, mesh) as collecting:
+    """Shows the status repeatedly, in place on a terminal, until it is cancelled."""
+    with suppress(asyncio.CancelledError), _view(json) as show:
+        async with collector(node, tls, mesh) as status:
             while True:
-                show(await collecting.collect(with_stats=json))
+                show(await status.collect(with_stats=json))
                 await asyncio.sleep(INTERVAL)
 
 
 @contextmanager
-def _shower(json: bool) -> Iterator[Callable[[MeshFacts], None]]:
-    """Gives what shows the facts in the way that suits the output."""
+def _view(json: bool) -> Iterator[Callable[[MeshFacts], None]]:
+    """Yields a function that shows the facts, in the form that fits the output."""
     out = console()
     if json:
         yield lambda facts: show_json(mesh_json(facts), indent=None)

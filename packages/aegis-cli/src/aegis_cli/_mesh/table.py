@@ -26,7 +26,7 @@ _COLUMNS = (
     "cert days",
 )
 _LAYOUTS = ((" ", ()), ("\n", ()), ("\n", ("name",)), ("\n", ("name", "type")))
-"""From wide to narrow: what parts words and services, and which columns are left out."""
+"""From wide to narrow: the separator of words and services, and the columns left out."""
 
 _FOLDING = ("id", "name", "type", "address", "services")
 _RIGHT = ("round trip", "cert days")
@@ -57,7 +57,7 @@ def mesh_json(facts: MeshFacts) -> dict[str, object]:
 
 
 def mesh_table(facts: MeshFacts, width: int) -> Group:
-    """The nodes of a mesh as a table for this width; below it what is wrong, and a summary."""
+    """The nodes of a mesh as a table for this width; below it the problems and a summary."""
     table, left_out = _table(facts, width)
     problems = [
         Text(f"{node.info.id}: {printable(problem)}", "red")
@@ -79,7 +79,7 @@ def mesh_table(facts: MeshFacts, width: int) -> Group:
 
 
 def _table(facts: MeshFacts, width: int) -> tuple[Table, Sequence[str]]:
-    """The widest layout that fits, or the narrowest, folded; and the columns it leaves out."""
+    """The widest layout that fits, or else the narrowest, and the columns that it leaves out."""
     for gap, left_out in _LAYOUTS:
         names = [name for name in _COLUMNS if name not in left_out]
         titles = {name: Text(name.upper().replace(" ", gap)) for name in names}
@@ -125,11 +125,11 @@ def _row(node: NodeFacts, gap: str, now: datetime) -> Row:
 def _days_cell(certificate: tuple[datetime, datetime] | None, now: datetime) -> Text:
     if certificate is None:
         return Text(_NOTHING)
-    begin, end = certificate
+    start, end = certificate
     if end <= now:
         return Text("expired", "red")
-    # Renewal is due when a third of the life is left.
-    return Text(str((end - now).days), "yellow" if (end - now) * 3 < end - begin else "green")
+    # Renewal is due when less than a third of the life is left.
+    return Text(str((end - now).days), "yellow" if (end - now) * 3 < end - start else "green")
 
 
 def _count(nodes: Sequence[NodeFacts]) -> str:

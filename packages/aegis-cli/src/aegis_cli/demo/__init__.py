@@ -1,1 +1,1 @@
-"""The demo: three nodes and a client, each a process of its own, that become one mesh."""
+"""The demo: three nodes and a client, one process each, that form a mesh."""

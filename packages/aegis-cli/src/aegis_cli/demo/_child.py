@@ -1,73 +1,71 @@
-"""What the processes of the demo that take part in the mesh have in common."""
+"""What all processes of the demo share: the pipe to their parent, and how their errors end."""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aegis_certs import TLSConfig
-import json
-import os
-import threading
-from collections.abc import Iterator
-from queue import SimpleQueue
-from typing import Any
 
-ORPHANED = 3
-"""Exit code of a process that lost its parent."""
+PARENT_LOST = 3
+"""The exit code of a process whose parent has ended."""
 
 
 class ParentPipe:
-    """Holds on to the parent from the moment it is made; make it before slow imports."""
+    """The pipe to the parent, whose end ends this process; create it before slow imports."""
 
     def __init__(self) -> None:
-        self._orders: SimpleQueue[dict[str, Any]] = SimpleQueue()
-        self._reporting = threading.Lock()
-        threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
+        self._commands: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        self._writing = threading.Lock()
+        threading.Thread(target=self._read, name="parent-pipe", daemon=True).start()
 
     def report(self, event: str, **facts: object) -> None:
-        """Tells the parent what happened."""
+        """Sends an event to the parent."""
         line = json.dumps({"event": event, **facts}) + "\n"
-        with self._reporting:
+        with self._writing:
             try:
                 os.write(1, line.encode())
             except BrokenPipeError:
-                os._exit(ORPHANED)
+                os._exit(PARENT_LOST)
 
-    def orders(self) -> Iterator[dict[str, Any]]:
-        """Goes through the parent's orders, as they come, until it says `stop`."""
-        while (order := self._orders.get())["order"] != "stop":
-            yield order
+    def commands(self) -> Iterator[dict[str, Any]]:
+        """Yields the commands of the parent, until `stop`."""
+        while (command := self._commands.get())["command"] != "stop":
+            yield command
 
-    def _listen(self) -> None:
-        # Neither sys.stdin nor a normal exit: the first has a lock that a thread which still reads
-        # would hold when the interpreter ends, the second would wait for whatever hangs.
+    def _read(self) -> None:
+        # Not sys.stdin: this thread would hold its lock when the interpreter shuts down. Not a
+        # normal exit either: it would wait for threads that hang.
         pending = b""
         while data := os.read(0, 65536):
             *lines, pending = (pending + data).split(b"\n")
             for line in lines:
-                self._orders.put(json.loads(line))
-        os._exit(ORPHANED)
+                self._commands.put(json.loads(line))
+        os._exit(PARENT_LOST)
 
 
 def run(main: Callable[[ParentPipe], None]) -> None:
-    """Runs one, tied to its parent; what it fails with is reported in one sentence."""
-    lifeline = ParentPipe()
+    """Runs a process of the demo, and reports its error to the parent in one sentence."""
+    parent = ParentPipe()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
-        main(lifeline)
+        main(parent)
     except Exception as error:
-        logging.exception("it ended")
-        lifeline.report("failed", reason=" ".join(str(error).split()) or type(error).__name__)
+        logging.exception("the process failed")
+        parent.report("failed", reason=" ".join(str(error).split()) or type(error).__name__)
         sys.exit(1)
 
 
 def load_identity(cert_dir: str, name: str) -> TLSConfig:
-    """Loads what was made for it; nothing is made here, where the directory may go any moment."""
+    """Loads an identity; it creates none, because the directory may be removed at any moment."""
     from aegis_certs import TLSOptions, load_tls
 
     directory = Path(cert_dir)

@@ -1,4 +1,4 @@
-"""One process of the demo, as the one that started it sees it."""
+"""The processes of the demo, as the process that starts them sees them."""
 
 from __future__ import annotations
 
@@ -15,103 +15,107 @@ from typing import IO, Any, Self
 
 from aegis_cli.errors import DemoError
 
-ENDING = 10.0
-"""Seconds for a process to leave the mesh and end, when it is told to."""
+STOP_TIMEOUT = 10.0
+"""Seconds in which a process must leave the mesh and end after `stop`."""
 
-ORPHANED = 3.0
-"""Seconds for a process to end once its standard input has; then it is killed."""
+KILL_AFTER = 3.0
+"""Seconds in which a process must end after its standard input; then it is killed."""
+
+Message = Mapping[str, Any]
+
+_ENDED: Message = {"event": "ended"}
 
 
 class ProcessGroup:
-    """Starts processes, waits for what they tell, and ends them all when it is left.
+    """Starts processes, waits for their reports, and ends all of them when its block is left.
 
     Args:
-        directory: For their logs.
-        holder: The descriptor that all of them hold for as long as they live.
+        directory: The directory for their logs.
+        held_fd: The descriptor that each of them holds while it lives.
     """
 
-    def __init__(self, directory: Path, holder: int) -> None:
+    def __init__(self, directory: Path, held_fd: int) -> None:
         self._directory = directory
-        self._holder = holder
+        self._held_fd = held_fd
         self._children: list[ChildProcess] = []
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.gather(*(child.end(ORPHANED) for child in self._children))
+        await asyncio.gather(*(child.end(KILL_AFTER) for child in self._children))
 
     async def start(self, name: str, module: str, *arguments: str) -> ChildProcess:
         """Starts a module of the demo as a process."""
         log = self._directory / f"{name}.log"
         with log.open("wb") as file:
             process = await _spawn(
-                module, *arguments, stdin=PIPE, stderr=file, pass_fds=(self._holder,)
+                module, *arguments, stdin=PIPE, stderr=file, pass_fds=(self._held_fd,)
             )
-        child = ChildProcess(name, process, log=log, on_news=self._news.set)
+        child = ChildProcess(name, process, log=log, on_change=self._changed.set)
         self._children.append(child)
         return child
 
-    async def until(self, is_so: Callable[[], bool], within: float, failure: str) -> None:
-        """Waits until the topologies that the processes tell are as they should be.
+    async def wait_until(self, is_so: Callable[[], bool], within: float, failure: str) -> None:
+        """Waits until the topologies that the processes report meet a condition.
 
         Raises:
-            DemoError: If they are not in time, or a process ended.
+            DemoError: They do not meet it in time, or a process ended.
         """
         try:
             async with asyncio.timeout(within):
                 while not is_so():
-                    self._news.clear()
-                    await self._news.wait()
+                    self._changed.clear()
+                    await self._changed.wait()
                     for child in self._children:
                         child.check()
         except TimeoutError:
             raise DemoError(f"{failure} within {within:g} s") from None
 
     async def stop(self) -> None:
-        """Tells all to stop, and waits until they did.
+        """Stops all processes.
 
         Raises:
-            DemoError: If one does not end, or not as it should.
+            DemoError: One does not end, or ends with an error.
         """
         running = [child for child in self._children if child.is_running]
-        await asyncio.gather(*(child.stop(ENDING) for child in running))
+        await asyncio.gather(*(child.stop(STOP_TIMEOUT) for child in running))
 
-    def release(self) -> None:
-        """From now on, it is nobody's business if one of them ends."""
+    def allow_ends(self) -> None:
+        """Makes it no error if a process ends from now on."""
         for child in self._children:
             child.may_end = True
 
 
 @asynccontextmanager
-async def kept_directory() -> AsyncIterator[tuple[Path, int]]:
-    """A temporary directory that goes when nobody holds the descriptor any more.
+async def shared_directory() -> AsyncIterator[tuple[Path, int]]:
+    """A temporary directory that is removed when no process holds the descriptor any more.
 
     Yields:
         The directory, and the descriptor for processes to inherit.
 
     Raises:
-        DemoError: If there can be none.
+        DemoError: The directory cannot be created.
     """
     read, write = os.pipe()
-    with os.fdopen(write, "wb") as holder:
+    with os.fdopen(write, "wb") as held:
         with os.fdopen(read, "rb") as source:
-            keeper = await _spawn("keeper", stdin=source, stderr=DEVNULL)
-        assert keeper.stdout is not None  # noqa: S101 - it is a pipe, which the type cannot tell
+            cleanup = await _spawn("cleanup", stdin=source, stderr=DEVNULL)
+        assert cleanup.stdout is not None  # noqa: S101 - it is a pipe, which the type cannot say
         line = b""
         with suppress(TimeoutError):
-            async with asyncio.timeout(ENDING):
-                line = await keeper.stdout.readline()
+            async with asyncio.timeout(STOP_TIMEOUT):
+                line = await cleanup.stdout.readline()
         if not line:
-            raise DemoError(f"no directory can be made in {tempfile.gettempdir()}")
+            raise DemoError(f"cannot create a directory in {tempfile.gettempdir()}")
         try:
             yield Path(os.fsdecode(line.rstrip(b"\n"))), write
         finally:
-            holder.close()
+            held.close()
             with suppress(TimeoutError):
-                async with asyncio.timeout(ENDING):
-                    await keeper.wait()
+                async with asyncio.timeout(STOP_TIMEOUT):
+                    await cleanup.wait()
 
 
 async def _spawn(
@@ -121,10 +125,10 @@ async def _spawn(
     stderr: int | IO[bytes],
     pass_fds: tuple[int, ...] = (),
 ) -> Process:
-    """Starts a module of the demo: away from the terminal, whose Ctrl-C is for us alone."""
+    """Starts a module of the demo in its own session, so that Ctrl-C reaches only the demo."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        "-P",  # the directory that one happens to be in must not shadow a module
+        "-P",  # a file in the current directory must not shadow a module
         "-m",
         f"aegis_cli.demo.{module}",
         *arguments,
@@ -136,57 +140,48 @@ async def _spawn(
     )
 
 
-Message = Mapping[str, Any]
-
-_ENDED: Message = {"event": "ended"}
-
-
 class ChildProcess:
-    """A process that takes orders and tells what happens.
+    """A process that executes commands and reports events.
 
     Args:
-        name: For people.
-        process: Started, with pipes as standard input and output.
-        log: The file that its standard error goes to.
-        on_news: Called when it told its topology, or ended.
+        name: Its name in messages.
+        process: The started process, with pipes as standard input and output.
+        log: The file that receives its standard error.
+        on_change: Called when it reported its topology, or ended.
 
     Attributes:
-        topology: What it last told of its topology; empty at first.
-        may_end: Whether it may end without being told to.
+        topology: The last topology that it reported; empty at first.
+        may_end: Whether it may end without `stop`.
     """
 
     def __init__(
-        self, name: str, process: Process, *, log: Path, on_news: Callable[[], None]
+        self, name: str, process: Process, *, log: Path, on_change: Callable[[], None]
     ) -> None:
         self.name = name
         self.topology: Message = {}
         self.may_end = False
+        self.pid = process.pid
         self._process = process
         self._log = log
-        self._on_news = on_news
+        self._on_change = on_change
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
         self._reading = asyncio.create_task(self._read(), name=f"demo-{name}")
 
     @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
-    @property
     def is_running(self) -> bool:
-        """Whether it has not ended yet."""
         return not self._reading.done()
 
-    def order(self, order: str, **details: object) -> None:
-        """Tells it what to do."""
+    def send(self, command: str, **details: object) -> None:
+        """Sends a command."""
         if self._process.stdin is not None:
-            self._process.stdin.write(json.dumps({"order": order, **details}).encode() + b"\n")
+            line = json.dumps({"command": command, **details}) + "\n"
+            self._process.stdin.write(line.encode())
 
     async def expect(self, event: str, within: float) -> Message:
-        """Waits for what it tells next, of anything but its topology.
+        """Waits for its next report that is not its topology.
 
         Raises:
-            DemoError: If that is something else, or does not come in time.
+            DemoError: It reports another event, or none in time.
         """
         try:
             async with asyncio.timeout(within):
@@ -198,26 +193,22 @@ class ChildProcess:
         return message
 
     def check(self) -> None:
-        """Makes sure that it runs, unless it may end.
-
-        Raises:
-            DemoError: If it ended.
-        """
+        """Raises a `DemoError` if it ended and must not."""
         if not self.is_running and not self.may_end:
             raise self._failure(_ENDED)
 
     def kill(self) -> None:
-        """Kills it without any warning (SIGKILL)."""
+        """Kills it without a warning (SIGKILL)."""
         self.may_end = True
         self._process.kill()
 
     async def stop(self, within: float) -> None:
-        """Tells it to stop, and waits for its end.
+        """Sends `stop`, and waits for its end.
 
         Raises:
-            DemoError: If it does not end, or not as it should.
+            DemoError: It does not end, or ends with an error.
         """
-        self.order("stop")
+        self.send("stop")
         if not await self._ends(within):
             raise DemoError(f"{self.name} did not stop within {within:g} s")
         if self._process.returncode != 0 and not self.may_end:
@@ -225,7 +216,7 @@ class ChildProcess:
         self.may_end = True
 
     async def end(self, within: float) -> None:
-        """Ends it in any case: takes its standard input away, then kills it."""
+        """Ends it in any case: closes its standard input, then kills it."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         if not await self._ends(within):
@@ -237,23 +228,23 @@ class ChildProcess:
         return bool(done)
 
     async def _read(self) -> None:
-        assert self._process.stdout is not None  # noqa: S101 - it is a pipe, the type cannot tell
+        assert self._process.stdout is not None  # noqa: S101 - it is a pipe, which the type cannot say
         async for line in self._process.stdout:
             message = json.loads(line)
             if message["event"] == "topology":
                 self.topology = message
-                self._on_news()
+                self._on_change()
             else:
                 self._messages.put_nowait(message)
         await self._process.wait()
         self._messages.put_nowait(_ENDED)
-        self._on_news()
+        self._on_change()
 
     def _failure(self, message: Message) -> DemoError:
         if message["event"] == "failed":
             return DemoError(f"{self.name} failed: {message['reason']}")
         if message["event"] != _ENDED["event"]:
-            return DemoError(f"{self.name} told {message['event']!r}, which nobody expected")
+            return DemoError(f"{self.name} reported {message['event']!r}, which was not expected")
         lines = self._log.read_text(errors="replace").split("\n") if self._log.exists() else []
         last = next((line for line in reversed(lines) if line.strip()), "it logged nothing")
         code = self._process.returncode

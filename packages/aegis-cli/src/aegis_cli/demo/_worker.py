@@ -1,6 +1,6 @@
-"""What a process of the demo does on order: tells its topology, and calls the greeter.
+"""What a process of the demo does on command: report its topology, and call the greeter.
 
-It needs a topology and a pool, which a node and a client have alike.
+It needs a topology and a pool, which both a node and a client have.
 """
 
 from __future__ import annotations
@@ -20,71 +20,70 @@ from aegis_cli.demo.greeter_pb2_grpc import GreeterStub
 TIMEOUT = 5.0
 """Seconds that a call may take."""
 
-PACE = 0.002
-"""Seconds between two calls: the demo is to show them, not to fill the machine."""
+PAUSE = 0.002
+"""Seconds between two calls: the demo shows calls, and need not load the machine."""
 
-UNDER_WAY = 20
-"""Calls after which the parent is told that they are under way."""
+STARTED_AFTER = 20
+"""Calls after which the parent learns that calls are under way."""
 
 
 class Worker:
-    """Answers orders until it is told to stop.
+    """Executes the commands of the parent until `stop`.
 
     Args:
-        lifeline: To the parent.
-        name: Who this claims to be in its calls; nobody believes it.
-        topology: To tell of.
-        pool: To call through.
+        parent: The pipe to the parent.
+        name: The caller's name in its requests, which no provider trusts.
+        topology: The topology to report.
+        pool: The pool to call through.
     """
 
     def __init__(
-        self, lifeline: ParentPipe, name: str, topology: Topology, pool: ServiceClientPool
+        self, parent: ParentPipe, name: str, topology: Topology, pool: ServiceClientPool
     ) -> None:
-        self._lifeline = lifeline
+        self._parent = parent
         self._topology = topology
         stub = GreeterStub(pool.channel("greeter", "v1"))
         self._hello: Callable[[], HelloReply] = lambda: stub.Hello(
             HelloRequest(name=name), timeout=TIMEOUT
         )
-        self._news = threading.Event()
-        self._enough = threading.Event()
+        self._changed = threading.Event()
+        self._stop_calling = threading.Event()
 
     def run(self) -> None:
-        """Works until the order to stop."""
-        self._topology.subscribe_changed(self._news.set)
-        self._news.set()
-        _in_background(self._tell_topology)
-        for order in self._lifeline.orders():
-            match order["order"]:
+        self._topology.subscribe_changed(self._changed.set)
+        self._changed.set()
+        _in_background(self._report_topology)
+        for command in self._parent.commands():
+            match command["command"]:
                 case "call":
-                    self._call(order["times"])
-                case "call on":
-                    self._enough.clear()
+                    self._call(command["times"])
+                case "keep calling":
+                    self._stop_calling.clear()
                     _in_background(lambda: self._call(sys.maxsize))
-                case "enough":
-                    self._enough.set()
+                case "stop calling":
+                    self._stop_calling.set()
 
-    def _tell_topology(self) -> None:
-        told: dict[str, object] = {}
-        while self._news.wait():
-            self._news.clear()
+    def _report_topology(self) -> None:
+        reported: dict[str, object] = {}
+        while self._changed.wait():
+            self._changed.clear()
             snapshot = self._topology.snapshot()
             facts: dict[str, object] = {
                 "version": snapshot.version,
                 "digest": snapshot.digest.hex(),
                 "nodes": {node.id: node.status for node in snapshot.nodes.values()},
             }
-            if facts != told:
-                self._lifeline.report("topology", **facts)
-                told = facts
+            if facts != reported:
+                self._parent.report("topology", **facts)
+                reported = facts
 
     def _call(self, times: int) -> None:
-        """Calls so many times, or until it is enough; tells when it is under way, and the sum."""
+        """Makes calls until there were so many or `stop calling`; reports their start and end."""
         by_provider: Counter[str] = Counter()
         callers: set[str] = set()
         failures: list[str] = []
         for number in range(times):
-            if self._enough.wait(PACE):
+            if self._stop_calling.wait(PAUSE):
                 break
             try:
                 reply = self._hello()
@@ -93,9 +92,9 @@ class Worker:
             else:
                 by_provider[reply.provider] += 1
                 callers.add(reply.caller)
-            if number == UNDER_WAY:
-                self._lifeline.report("calling")
-        self._lifeline.report(
+            if number == STARTED_AFTER:
+                self._parent.report("calling")
+        self._parent.report(
             "called",
             by_provider=dict(sorted(by_provider.items())),
             callers=sorted(callers),

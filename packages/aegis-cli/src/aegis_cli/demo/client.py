@@ -1,4 +1,4 @@
-"""A pure client of the demo: of Aegis, it imports `aegis_discovery` and nothing above it."""
+"""A client of the demo that is not a node: it imports `aegis_discovery`, and not `aegis_core`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from aegis_cli.demo import _child
 from aegis_cli.demo._child import ParentPipe
 
 
-def main(lifeline: ParentPipe) -> None:
-    """Runs it until the parent says stop."""
+def main(parent: ParentPipe) -> None:
+    """Runs it until the parent sends `stop`."""
     name, cert_dir, seed = sys.argv[1:]
 
     from aegis_discovery import connect
@@ -17,8 +17,8 @@ def main(lifeline: ParentPipe) -> None:
     from aegis_cli.demo._worker import Worker
 
     with connect(seed, tls=_child.load_identity(cert_dir, name)) as mesh:
-        lifeline.report("ready")
-        Worker(lifeline, name, mesh.topology, mesh.pool).run()
+        parent.report("ready")
+        Worker(parent, name, mesh.topology, mesh.pool).run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Makes the demo's CA and identities, in a process of its own: keys take long to make."""
+"""Creates the CA and the identities of the demo, in its own process: making keys is slow."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from aegis_cli.demo import _child
 from aegis_cli.demo._child import ParentPipe
 
 
-def main(lifeline: ParentPipe) -> None:
-    """Runs it: the arguments are a directory, the key types of CA and leaves, and the node ids."""
+def main(parent: ParentPipe) -> None:
+    """Runs it; the arguments are a directory, the key types of CA and leaves, and node ids."""
     directory, ca_key_type, key_type, *names = sys.argv[1:]
 
     from aegis_certs import CertificateAuthority, KeyType
 
     authority = CertificateAuthority.create(directory, key_type=KeyType(ca_key_type))
-    lifeline.report("made", what="the CA")
+    parent.report("made", what="the CA")
     for name in names:
         authority.issue(name, address="127.0.0.1", key_type=KeyType(key_type))
-        lifeline.report("made", what=name)
+        parent.report("made", what=name)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A node of the demo: it may provide the greeter, it may join another, and it calls on order."""
+"""A node of the demo: it can provide the greeter and join another node, and calls on command."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from aegis_cli.demo import _child
 from aegis_cli.demo._child import ParentPipe
 
 
-def main(lifeline: ParentPipe) -> None:
-    """Runs it until the parent says stop."""
+def main(parent: ParentPipe) -> None:
+    """Runs it until the parent sends `stop`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("id")
     parser.add_argument("cert_dir")
@@ -34,8 +34,8 @@ def main(lifeline: ParentPipe) -> None:
         if arguments.greet
         else [],
     ) as node:
-        lifeline.report("ready", address=node.address)
-        Worker(lifeline, node.id, node.topology, node.pool).run()
+        parent.report("ready", address=node.address)
+        Worker(parent, node.id, node.topology, node.pool).run()
 
 
 if __name__ == "__main__":

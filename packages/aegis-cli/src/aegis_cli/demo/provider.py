@@ -1,4 +1,4 @@
-"""The service that the demo calls: an ordinary gRPC service that also says who called it."""
+"""The service that the demo calls: an ordinary gRPC service whose replies name the caller."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ SERVICE = ServiceInfo("greeter", "v1")
 
 
 class Greeter(greeter_pb2_grpc.GreeterServicer):
-    """Greets.
-
-    Args:
-        node_id: Who provides it.
-    """
+    """The greeter of one node."""
 
     def __init__(self, node_id: str) -> None:
         self._node_id = node_id
@@ -24,7 +20,7 @@ class Greeter(greeter_pb2_grpc.GreeterServicer):
     def Hello(  # noqa: N802 - the method's name on the wire
         self, request: greeter_pb2.HelloRequest, context: grpc.ServicerContext
     ) -> greeter_pb2.HelloReply:
-        """Greets whoever the certificate of the connection names, whatever the request says."""
+        """Replies with the caller from the certificate, not from the request."""
         caller = caller_from_context(context)
         return greeter_pb2.HelloReply(
             greeting=f"Hello {request.name}", provider=self._node_id, caller=caller.node_id

@@ -1,5 +1,5 @@
 import pytest
-from aegis_cli.demo._facts import Calls, check_balance, check_calls
+from aegis_cli.demo._results import Calls, check_balance, check_calls
 from aegis_cli.errors import DemoError
 
 PROVIDERS = ("greeter-1", "greeter-2")
@@ -16,23 +16,26 @@ def calls(
     return Calls(caller, by_provider, seen, failures, loaded)
 
 
-def test_calls_in_turn_pass() -> None:
+def test_balanced_calls_pass() -> None:
     made = [calls({"greeter-1": 101, "greeter-2": 99})]
     check_calls(made, client="client")
     check_balance(made, times=200, providers=PROVIDERS)
 
 
 @pytest.mark.parametrize(
-    ("made", "complaint"),
+    ("made", "message"),
     [
         (calls({"greeter-1": 199}, failures=("it broke",)), "the first with: it broke"),
-        (calls({"greeter-1": 200}, seen=("front", "mallory")), "for those of front, mallory"),
-        (calls({}, seen=()), "for those of nobody"),
+        (
+            calls({"greeter-1": 200}, seen=("front", "mallory")),
+            "saw front, mallory instead",
+        ),
+        (calls({}, seen=()), "providers saw no caller instead"),
         (calls({"greeter-1": 1}, caller="client", seen=("client",), loaded=True), "aegis_core"),
     ],
 )
-def test_a_broken_promise_is_told(made: Calls, complaint: str) -> None:
-    with pytest.raises(DemoError, match=complaint):
+def test_a_broken_promise_is_an_error(made: Calls, message: str) -> None:
+    with pytest.raises(DemoError, match=message):
         check_calls([made], client="client")
 
 
@@ -40,6 +43,6 @@ def test_a_broken_promise_is_told(made: Calls, complaint: str) -> None:
     "by_provider",
     [{"greeter-1": 200}, {"greeter-1": 150, "greeter-2": 50}, {"greeter-1": 99, "greeter-2": 99}],
 )
-def test_shares_that_are_not_fair_are_told(by_provider: dict[str, int]) -> None:
+def test_unfair_shares_are_an_error(by_provider: dict[str, int]) -> None:
     with pytest.raises(DemoError, match="not balanced: greeter-1"):
         check_balance([calls(by_provider)], times=200, providers=PROVIDERS)

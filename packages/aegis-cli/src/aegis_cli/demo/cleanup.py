@@ -1,8 +1,8 @@
-"""Keeps the demo's directory: makes it, and removes it when nobody is left who could use it.
+"""Creates the directory of the demo, and removes it once no process can use it any more.
 
-Its standard input is a pipe whose other end is held by the demo and by every process that it
-starts. That pipe ends when the last of them is gone, killed or not, so no key stays behind and
-nothing is removed under somebody's feet. Only the standard library: it is there in no time.
+Its standard input is a pipe. The demo and every process that it starts hold the other end, so
+the pipe ends with the last of them, killed or not: no key is left behind, and no file is removed
+while a process uses it. It imports only the standard library, to start fast.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import tempfile
 
 
 def main() -> None:
-    """Runs the keeper."""
-    # It has to outlive those that it cleans up after.
+    """Runs until the pipe ends."""
+    # It must outlive the processes that use the directory.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     directory = tempfile.mkdtemp(prefix="aegis-demo-")

@@ -1,4 +1,4 @@
-"""What the demo finds out, and what it promises about it."""
+"""The results of the demo, and the checks of what it promises."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aegis_cli._mesh.status import MeshFacts
 from aegis_cli.errors import DemoError
 
 FAIR_SHARE = 0.8
-"""How much of an even share each provider must get at least; in turn, it gets nearly all of it."""
+"""The least part of an even share that a provider must get; round robin gives it nearly all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +26,26 @@ class Calls:
     """The calls of one process.
 
     Attributes:
-        caller: Who called.
+        caller: The id of the caller.
         by_provider: How many calls each provider answered.
-        providers_say: Whom the providers saw calling, by certificate.
-        failures: Of calls that failed, why.
-        loaded_aegis_core: Whether the caller's process has imported it.
+        seen_callers: The ids that the providers read from the certificates of the calls.
+        failures: The reasons of failed calls.
+        loaded_aegis_core: Whether the process of the caller has imported it.
     """
 
     caller: str
     by_provider: Mapping[str, int]
-    providers_say: Sequence[str]
+    seen_callers: Sequence[str]
     failures: Sequence[str]
     loaded_aegis_core: bool
 
     @property
     def answered(self) -> int:
-        """How many calls were answered."""
         return sum(self.by_provider.values())
+
+    @property
+    def total(self) -> int:
+        return self.answered + len(self.failures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,40 +53,40 @@ class Kill:
     """The end of a provider under load.
 
     Attributes:
-        victim: Who was killed.
-        noticed_after: Seconds until everybody held it for failed.
-        calls: What was called meanwhile.
-        mesh: What is left.
+        victim: The provider that was killed.
+        detected_after: Seconds until it had failed in the topology of every other process.
+        calls: The calls meanwhile.
+        mesh: The mesh afterwards.
     """
 
     victim: Member
-    noticed_after: float
+    detected_after: float
     calls: Sequence[Calls]
     mesh: MeshFacts
 
 
 def check_calls(calls: Sequence[Calls], *, client: str) -> None:
-    """Checks what holds of all calls, whatever happens to providers meanwhile.
+    """Checks what holds for all calls, whatever happens to providers meanwhile.
 
     Raises:
-        DemoError: If it does not.
+        DemoError: It does not hold.
     """
     for made in calls:
         if made.failures:
-            count, why = len(made.failures), made.failures[0]
-            raise DemoError(f"{count} calls of {made.caller} failed, the first with: {why}")
-        if list(made.providers_say) != [made.caller]:
-            seen = ", ".join(made.providers_say) or "nobody"
-            raise DemoError(f"the providers took the calls of {made.caller} for those of {seen}")
+            count, reason = len(made.failures), made.failures[0]
+            raise DemoError(f"{count} calls of {made.caller} failed, the first with: {reason}")
+        if list(made.seen_callers) != [made.caller]:
+            seen = ", ".join(made.seen_callers) or "no caller"
+            raise DemoError(f"{made.caller} made calls, and the providers saw {seen} instead")
         if made.caller == client and made.loaded_aegis_core:
             raise DemoError("the client imported aegis_core; aegis_discovery should be enough")
 
 
 def check_balance(calls: Sequence[Calls], *, times: int, providers: Sequence[str]) -> None:
-    """Checks that all calls were answered, and by each provider its share.
+    """Checks that all calls were answered, and that each provider got its share.
 
     Raises:
-        DemoError: If not.
+        DemoError: It is not so.
     """
     for made in calls:
         least = min(made.by_provider.get(provider, 0) for provider in providers)
