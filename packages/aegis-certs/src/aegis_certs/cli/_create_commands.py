@@ -34,7 +34,7 @@ from aegis_certs.cli._wrapping import no_wrap
     cls=Command,
     epilog=examples(
         "aegis-certs init",
-        "aegis-certs init --dir /etc/acme/certs --name 'Acme CA' --trust-domain acme.example",
+        "aegis-certs init --name 'Acme CA' --trust-domain acme.example",
         "aegis-certs init --key-type p256 --days 730 --passphrase",
         "aegis-certs init --intermediate --root-dir /media/usb/acme-root",
     ),
@@ -251,7 +251,7 @@ def csr(
     cls=Command,
     epilog=examples(
         "aegis-certs sign certs/orders-1_csr.pem",
-        "aegis-certs sign certs/orders-2_csr.pem --id orders-2 --host orders.acme.example",
+        "aegis-certs sign certs/orders-2_csr.pem --host orders.acme.example",
     ),
 )
 @click.argument("request", metavar="FILE")

@@ -94,7 +94,8 @@ def show(
     short_help="Check a certificate, and show which checks fail.",
     epilog=examples(
         "aegis-certs verify orders-1",
-        "aegis-certs verify certs/orders-2-cert.pem --usage server --name orders.acme.example",
+        "aegis-certs verify orders-2 --usage server --name orders.acme.example",
+        "aegis-certs verify certs/orders-2-cert.pem",
     ),
 )
 @click.argument("what", metavar="FILE|ID")

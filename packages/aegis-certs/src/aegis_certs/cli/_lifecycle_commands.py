@@ -206,7 +206,7 @@ def status(
     short_help="Create the new CA, and trust both.",
     epilog=examples(
         "aegis-certs rotate-ca prepare",
-        "aegis-certs rotate-ca prepare --key-type p384 --days 730 --name 'Acme CA 2027'",
+        "aegis-certs rotate-ca prepare --key-type p384 --name 'Acme CA 2027'",
     ),
 )
 @directory

@@ -43,8 +43,7 @@ class DemoOutput:
 
     def identities(self, names: Sequence[str], seconds: float) -> None:
         self._facts["identities"] = {"names": names, "seconds": round(seconds, 3)}
-        listed = f"{', '.join(names[:-1])} and {names[-1]}"
-        self._title(f"Created a CA, and identities for {listed} ({seconds:.1f} s)")
+        self._title(f"Created a CA and identities for {', '.join(names)} ({seconds:.1f} s)")
 
     def nodes(self, seed: Member, others: Sequence[Member]) -> None:
         members = [seed, *others]
@@ -74,7 +73,7 @@ class DemoOutput:
         }
         self._title(
             f"Killed {kill.victim.id} (SIGKILL) under load; "
-            f"every process saw it fail within {kill.detected_after:.1f} s"
+            f"all others saw it fail within {kill.detected_after:.1f} s"
         )
         self._calls_table(kill.calls)
         self._say()
