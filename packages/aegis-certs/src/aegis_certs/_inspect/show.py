@@ -10,13 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from aegis_certs._ca.request import Request
-from aegis_certs._inspect.evaluate import (
-    Evaluation,
-    evaluate,
-    load_chain,
-    load_identity,
-    read_file,
-)
+from aegis_certs._inspect.evaluate import Evaluation, evaluate, load_chain, load_identity, read_file
 from aegis_certs._inspect.live_server import probe
 from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now

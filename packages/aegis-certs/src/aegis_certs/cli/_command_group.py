@@ -60,10 +60,7 @@ class CommandGroup(Command, click.Group):
     command_class = Command
 
     def __init__(
-        self,
-        *args: Any,
-        exit_codes: Callable[[], ExitCodes] = certs_exit_codes,
-        **kwargs: Any,
+        self, *args: Any, exit_codes: Callable[[], ExitCodes] = certs_exit_codes, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         self._exit_codes = exit_codes

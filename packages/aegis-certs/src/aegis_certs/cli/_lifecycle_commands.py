@@ -46,12 +46,7 @@ _WATCH_SECONDS = 60.0  # how long after a certificate is due it may be renewed
 )
 @click.argument("node_id", metavar="[ID]", required=False)
 @directory
-@option(
-    "--watch",
-    "AEGIS_WATCH",
-    "Renew what becomes due until Ctrl-C.",
-    is_flag=True,
-)
+@option("--watch", "AEGIS_WATCH", "Renew what becomes due until Ctrl-C.", is_flag=True)
 @passphrase_file
 @json_flag
 def renew(
@@ -77,8 +72,7 @@ def renew(
     if watch:
         _keep_renewing(ca, json)
     renewals = run(
-        "Renewing …",
-        lambda: (Renewal(node_id, ca.renew(node_id)),) if node_id else ca.renew_due(),
+        "Renewing …", lambda: (Renewal(node_id, ca.renew(node_id)),) if node_id else ca.renew_due()
     )
     show_renewals(json, ca.directory, renewals)
     for renewal in renewals:
@@ -271,9 +265,7 @@ def prepare(
 )
 @directory
 @click.option(  # no variable: what is confirmed once is not confirmed always
-    "--confirm",
-    is_flag=True,
-    help="All nodes have the new trust bundle, or are allowed to fail.",
+    "--confirm", is_flag=True, help="All nodes have the new trust bundle, or are allowed to fail."
 )
 @passphrase_file
 @json_flag
@@ -297,8 +289,7 @@ def activate(
     ca = load_ca(dir, passphrase_file)
     distrusting = find_blockers(ca) if find_blockers else None
     state = run(
-        "Activating …",
-        lambda: ca.activate_rotation(distrusting=distrusting, confirm=confirm),
+        "Activating …", lambda: ca.activate_rotation(distrusting=distrusting, confirm=confirm)
     )
     show_rotation(ctx, json, f"The new CA in {ca.directory} issues", state)
 

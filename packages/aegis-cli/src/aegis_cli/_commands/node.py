@@ -65,8 +65,7 @@ def node() -> None:
 @option("--type", "AEGIS_NODE_TYPE", "The type of the node.", default="generic", metavar="TYPE")
 @mesh_name
 @certificate_directory(
-    "--cert-dir",
-    "The certificate directory; missing files are created if the CA's key is there.",
+    "--cert-dir", "The certificate directory; missing files are created if the CA's key is there."
 )
 @option("--cert-file", "AEGIS_CERT_FILE", f"The node's certificate, {_OWN_FILES}", metavar="FILE")
 @option("--key-file", "AEGIS_KEY_FILE", f"Its key, {_OWN_FILES}", metavar="FILE")

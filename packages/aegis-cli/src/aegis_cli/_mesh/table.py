@@ -150,11 +150,7 @@ def _node_json(node: NodeFacts, now: datetime) -> dict[str, object]:
         ],
         "status": info.status,
         "health": answer
-        and {
-            "status": answer.health,
-            "message": answer.message,
-            "error": answer.error,
-        },
+        and {"status": answer.health, "message": answer.message, "error": answer.error},
         "round_trip_ms": answer and round(answer.round_trip * 1000, 3),
         "problem": node.problem or None,
         "certificate": node.certificate
