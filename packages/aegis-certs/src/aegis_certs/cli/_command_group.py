@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from aegis_certs.cli._wrapping import wrap_text
+from aegis_certs.cli._wrapping import no_wrap, wrap_text
 
 NAME = "aegis-certs"
 _MOUNTED = "certs"  # the name of the certificate commands within another tool
@@ -120,6 +121,13 @@ def prefix(ctx: click.Context) -> str:
         return root.command_path
     mounted = isinstance(root.command, click.Group) and _MOUNTED in root.command.commands
     return f"{root.command_path} {_MOUNTED}" if mounted else NAME
+
+
+def command_line(ctx: click.Context, command: str) -> str:
+    """A next command as the user can paste it, with the same `--dir` if one was given."""
+    given = ctx.get_parameter_source("dir") is click.core.ParameterSource.COMMANDLINE
+    option = f" --dir {shlex.quote(ctx.params['dir'])}" if given else ""
+    return no_wrap(f"{prefix(ctx)} {command}{option}")
 
 
 def with_prefix(text: str) -> str:

@@ -2,87 +2,78 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from aegis_certs._x509.names import DEFAULT_TRUST_DOMAIN, KeyType
-from aegis_certs.cli._command_group import Command, prefix
-from aegis_certs.cli._options import (
+from aegis_certs.cli import _options as options
+from aegis_certs.cli._command_group import command_line, note, prefix
+from aegis_certs.cli._input import (
     ask_new_passphrase,
-    client_only,
-    command_line,
-    directory,
-    examples,
-    force,
-    hosts,
-    json_flag,
-    key_types,
-    leaf_days,
-    leaf_key_type,
     load_ca,
-    note_shortened,
-    option,
     output_path,
-    passphrase_file,
     read_input,
     read_passphrase,
-    server_only,
 )
 from aegis_certs.cli._wrapping import no_wrap
 
+if TYPE_CHECKING:
+    from datetime import datetime
 
-@click.command(
-    cls=Command,
-    epilog=examples(
-        "aegis-certs init",
-        "aegis-certs init --name 'Acme CA' --trust-domain acme.example",
-        "aegis-certs init --key-type p256 --days 730 --passphrase",
-        "aegis-certs init --intermediate --root-dir /media/usb/acme-root",
-    ),
+    from aegis_certs import CertificateAuthority
+
+
+@options.command(
+    "aegis-certs init",
+    "aegis-certs init --name 'Acme CA' --trust-domain acme.example",
+    "aegis-certs init --key-type p256 --days 730 --passphrase",
+    "aegis-certs init --intermediate --root-dir /media/usb/acme-root",
 )
-@directory
-@option(
+@options.directory
+@options.option(
     "--key-type",
     "AEGIS_CA_KEY_TYPE",
     "The type of the CA's key.",
-    type=key_types,
+    type=options.KEY_TYPES,
     default=KeyType.RSA_4096.value,
 )
-@option(
+@options.option(
     "--days", "AEGIS_CA_DAYS", "How long the CA is valid.", type=float, default=365, metavar="DAYS"
 )
-@option(
+@options.option(
     "--name",
     "AEGIS_CA_NAME",
     'The CA\'s common name; by default "Aegis CA" and a random number.',
     metavar="NAME",
 )
-@option(
+@options.option(
     "--trust-domain",
     "AEGIS_TRUST_DOMAIN",
     "The trust domain in the SPIFFE id of every certificate.",
     default=DEFAULT_TRUST_DOMAIN,
     metavar="DOMAIN",
 )
-@option(
+@options.option(
     "--passphrase",
     "AEGIS_CA_ASK_PASSPHRASE",
     "Ask for a passphrase that encrypts the CA's key.",
     is_flag=True,
 )
-@passphrase_file
-@option(
+@options.passphrase_file
+@options.option(
     "--intermediate",
     "AEGIS_CA_INTERMEDIATE",
     "Issue from an intermediate CA, and write its root to another directory, to keep offline.",
     is_flag=True,
 )
-@option(
+@options.option(
     "--root-dir",
     "AEGIS_CA_ROOT_DIR",
     "The directory of the root, which is created if it is missing; by default DIR-root.",
     metavar="DIR",
 )
-@json_flag
+@options.json_flag
 @click.pass_context
 def init(
     ctx: click.Context,
@@ -137,23 +128,20 @@ def init(
     present(json, f"Made a CA in {ca.directory}", facts, hint)
 
 
-@click.command(
-    cls=Command,
-    epilog=examples(
-        "aegis-certs issue orders-1",
-        "aegis-certs issue orders-1 --host orders.acme.example --host 10.0.0.7",
-        "aegis-certs issue laptop --client-only --days 7 --key-type p256",
-    ),
+@options.command(
+    "aegis-certs issue orders-1",
+    "aegis-certs issue orders-1 --host orders.acme.example --host 10.0.0.7",
+    "aegis-certs issue laptop --client-only --days 7 --key-type p256",
 )
 @click.argument("node_id", metavar="ID")
-@directory
-@hosts
-@leaf_days
-@leaf_key_type
-@client_only
-@server_only
-@passphrase_file
-@json_flag
+@options.directory
+@options.hosts
+@options.leaf_days
+@options.leaf_key_type
+@options.client_only
+@options.server_only
+@options.passphrase_file
+@options.json_flag
 @click.pass_context
 def issue(
     ctx: click.Context,
@@ -190,27 +178,23 @@ def issue(
             server_only=server_only,
         ),
     )
-    note_shortened(ctx, ca, tls.not_after)
+    _note_shortened(ctx, ca, tls.not_after)
     hint = f"Its node needs these three files. To see all: {command_line(ctx, 'list')}"
     title = f"Issued a certificate for {node_id}"
     present(json, title, identity_facts(tls, ca.directory), hint, hidden=("id",))
 
 
-@click.command(
-    cls=Command,
-    short_help="Make a key and a request for its certificate.",
-    epilog=examples(
-        "aegis-certs csr orders-1",
-        "aegis-certs csr orders-2 --host orders.acme.example --key-type p256",
-    ),
+@options.command(
+    "aegis-certs csr orders-1",
+    "aegis-certs csr orders-2 --host orders.acme.example --key-type p256",
 )
 @click.argument("node_id", metavar="ID")
-@directory
-@hosts
-@leaf_key_type
-@client_only
-@server_only
-@json_flag
+@options.directory
+@options.hosts
+@options.leaf_key_type
+@options.client_only
+@options.server_only
+@options.json_flag
 @click.pass_context
 def csr(
     ctx: click.Context,
@@ -222,9 +206,10 @@ def csr(
     server_only: bool,
     json: bool,
 ) -> None:
-    """Make a key, which stays here, and a request that a CA elsewhere signs.
+    """Make a key and a request for its certificate.
 
-    The node keeps its present identity until `install` replaces it.
+    The key stays here, and a CA elsewhere signs the request. The node keeps its present identity
+    until `install` replaces it.
     """
     from aegis_certs import request_certificate
     from aegis_certs.cli._output import present, run
@@ -247,30 +232,29 @@ def csr(
     present(json, f"Made a request for {node_id}", facts, hint, hidden=("id",))
 
 
-@click.command(
-    cls=Command,
-    epilog=examples(
-        "aegis-certs sign certs/orders-1_csr.pem",
-        "aegis-certs sign certs/orders-2_csr.pem --host orders.acme.example",
-    ),
+@options.command(
+    "aegis-certs sign certs/orders-1_csr.pem",
+    "aegis-certs sign certs/orders-2_csr.pem --host orders.acme.example",
 )
 @click.argument("request", metavar="FILE")
-@directory
-@option("--id", "AEGIS_CERT_ID", "Refuse a request for another node.", metavar="ID")
-@option(
+@options.directory
+@options.option("--id", "AEGIS_CERT_ID", "Refuse a request for another node.", metavar="ID")
+@options.option(
     "--host",
     "AEGIS_CERT_HOSTS",
     "A DNS name or IP address to grant, requested or not; may be given more than once.",
     multiple=True,
     metavar="HOST",
 )
-@leaf_days
-@client_only
-@server_only
-@option("--out", "AEGIS_CERT_OUT", "The file to write; by default ID_signed.pem.", metavar="FILE")
-@force
-@passphrase_file
-@json_flag
+@options.leaf_days
+@options.client_only
+@options.server_only
+@options.option(
+    "--out", "AEGIS_CERT_OUT", "The file to write; by default ID_signed.pem.", metavar="FILE"
+)
+@options.force
+@options.passphrase_file
+@options.json_flag
 @click.pass_context
 def sign(
     ctx: click.Context,
@@ -310,7 +294,7 @@ def sign(
         ),
     )
     write(path, signed.pem, PUBLIC)
-    note_shortened(ctx, ca, signed.certificate.not_valid_after_utc)
+    _note_shortened(ctx, ca, signed.certificate.not_valid_after_utc)
     facts = {
         "id": signed.node_id,
         "hosts": list(host),
@@ -325,19 +309,15 @@ def sign(
     present(json, f"Signed a certificate for {signed.node_id}", facts, hint, hidden=("id",))
 
 
-@click.command(
-    cls=Command,
-    short_help="Install a signed certificate with the key that csr made.",
-    epilog=examples(
-        "aegis-certs install orders-1_signed.pem",
-        "aegis-certs install orders-2_signed.pem --dir ./certs",
-    ),
+@options.command(
+    "aegis-certs install orders-1_signed.pem",
+    "aegis-certs install orders-2_signed.pem --dir ./certs",
 )
 @click.argument("signed", metavar="FILE")
-@directory
-@json_flag
+@options.directory
+@options.json_flag
 def install(signed: str, dir: str, json: bool) -> None:  # noqa: A002 - named after its option
-    """Install the signed certificate in FILE with the key that `csr` made for it.
+    """Install a signed certificate with the key that csr made.
 
     The directory must have the trust bundle `ca-cert.pem` of the CA.
     """
@@ -351,3 +331,13 @@ def install(signed: str, dir: str, json: bool) -> None:  # noqa: A002 - named af
     facts = identity_facts(tls, Path(dir))
     hint = "Its node loads it while it runs, or at its next start."
     present(json, f"Installed the certificate of {tls.node_id}", facts, hint, hidden=("id",))
+
+
+def _note_shortened(ctx: click.Context, ca: CertificateAuthority, end: datetime) -> None:
+    """Writes a note if a certificate is valid for fewer days than the user asked for."""
+    asked = ctx.get_parameter_source("days") is not click.core.ParameterSource.DEFAULT
+    if asked and end == ca.certificate.not_valid_after_utc:
+        note(
+            f"Note: it ends with its CA, at {end:%Y-%m-%d %H:%M:%S} UTC, "
+            f"and not after {ctx.params['days']:g} days."
+        )

@@ -6,16 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aegis_certs.cli._command_group import Command
-from aegis_certs.cli._options import (
-    EXPIRING,
-    directory,
-    examples,
-    force,
-    json_flag,
-    option,
-    output_path,
-)
+from aegis_certs.cli import _options as options
+from aegis_certs.cli._input import output_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,16 +16,11 @@ if TYPE_CHECKING:
     from aegis_certs._x509.trust import Usage
 
 
-@click.command(
-    "list",
-    cls=Command,
-    short_help="List all certificates that were issued or are here.",
-    epilog=examples("aegis-certs list", "aegis-certs list --json"),
-)
-@directory
-@json_flag
+@options.command("aegis-certs list", "aegis-certs list --json", name="list")
+@options.directory
+@options.json_flag
 def list_(dir: str, json: bool) -> None:  # noqa: A002 - named after its option
-    """List all certificates that were issued or are in the directory.
+    """List all certificates that were issued or are here.
 
     A certificate is `expiring` when less than a third of its life is left, and `replaced` when
     its node has a newer one and it is still valid.
@@ -53,32 +40,28 @@ def list_(dir: str, json: bool) -> None:  # noqa: A002 - named after its option
         click.echo(f"There is no certificate in {dir}.")
 
 
-@click.command(
-    cls=Command,
-    short_help="Show a file, a node's certificate, or that of a live server.",
-    epilog=examples(
-        "aegis-certs show orders-1",
-        "aegis-certs show certs/crl.pem",
-        "aegis-certs show 127.0.0.1:50051",
-        "aegis-certs show 127.0.0.1:50051 --identity laptop",
-    ),
+@options.command(
+    "aegis-certs show orders-1",
+    "aegis-certs show certs/crl.pem",
+    "aegis-certs show 127.0.0.1:50051",
+    "aegis-certs show 127.0.0.1:50051 --identity laptop",
 )
 @click.argument("what", metavar="FILE|ID|HOST:PORT")
-@directory
-@option(
+@options.directory
+@options.option(
     "--identity",
     "AEGIS_IDENTITY",
     "Present the certificate of this node to a live server.",
     metavar="ID",
 )
-@json_flag
+@options.json_flag
 def show(
     what: str,
     dir: str,  # noqa: A002 - named after its option
     identity: str | None,
     json: bool,
 ) -> None:
-    """Show what is in a file, a node's certificate, or the certificate of a live server.
+    """Show a file, a node's certificate, or that of a live server.
 
     The handshake with a server presents no certificate, or that of --identity; the output also
     says whether the server accepted it. The handshake itself trusts any server.
@@ -89,25 +72,21 @@ def show(
     show_facts(json, inspect(what, dir, identity))
 
 
-@click.command(
-    cls=Command,
-    short_help="Check a certificate, and show which checks fail.",
-    epilog=examples(
-        "aegis-certs verify orders-1",
-        "aegis-certs verify orders-2 --usage server --name orders.acme.example",
-        "aegis-certs verify certs/orders-2-cert.pem",
-    ),
+@options.command(
+    "aegis-certs verify orders-1",
+    "aegis-certs verify orders-2 --usage server --name orders.acme.example",
+    "aegis-certs verify certs/orders-2-cert.pem",
 )
 @click.argument("what", metavar="FILE|ID")
-@directory
-@option(
+@options.directory
+@options.option(
     "--usage",
     "AEGIS_VERIFY_USAGE",
     "The usage that it must be made for.",
     type=click.Choice(["server", "client"]),
 )
-@option("--name", "AEGIS_VERIFY_NAME", "A name that it must be valid for.", metavar="NAME")
-@json_flag
+@options.option("--name", "AEGIS_VERIFY_NAME", "A name that it must be valid for.", metavar="NAME")
+@options.json_flag
 def verify(
     what: str,
     dir: str,  # noqa: A002 - named after its option
@@ -128,26 +107,24 @@ def verify(
     _exit_with([check.error for check in checks], expiring=expiring)
 
 
-@click.command(
-    cls=Command,
-    short_help="Write the trust bundle or an identity as one PEM text.",
-    epilog=examples(
-        "aegis-certs export > ca.pem",
-        "aegis-certs export orders-1 --out orders-1.pem",
-        "aegis-certs export orders-1 --env --out orders-1.env",
-    ),
+@options.command(
+    "aegis-certs export > ca.pem",
+    "aegis-certs export orders-1 --out orders-1.pem",
+    "aegis-certs export orders-1 --env --out orders-1.env",
 )
 @click.argument("node_id", metavar="[ID]", required=False)
-@directory
-@option("--env", "AEGIS_EXPORT_ENV", "Write variables for an environment file.", is_flag=True)
-@option(
+@options.directory
+@options.option(
+    "--env", "AEGIS_EXPORT_ENV", "Write variables for an environment file.", is_flag=True
+)
+@options.option(
     "--out",
     "AEGIS_EXPORT_OUT",
     "A file to write, readable by you alone, instead of standard output.",
     metavar="FILE",
 )
-@force
-@json_flag
+@options.force
+@options.json_flag
 def export(
     node_id: str | None,
     dir: str,  # noqa: A002 - named after its option
@@ -156,10 +133,10 @@ def export(
     force: bool,
     json: bool,
 ) -> None:
-    """Write the trust bundle, or the identity of the node ID, as one PEM text.
+    """Write the trust bundle or an identity as one PEM text.
 
-    An identity is key, chain and trust bundle: keep it secret. --env writes them as the variables
-    AEGIS_TLS_KEY, AEGIS_TLS_CERT and AEGIS_TLS_CA, one a line.
+    An identity is the key and the chain of the node ID, and the trust bundle: keep it secret. --env
+    writes them as the variables AEGIS_TLS_KEY, AEGIS_TLS_CERT and AEGIS_TLS_CA, one a line.
     """
     from aegis_certs._inspect.export import environment_file, export_parts
     from aegis_certs._store.files import PRIVATE, write
@@ -177,18 +154,14 @@ def export(
         write(path, text.encode(), PRIVATE)
 
 
-@click.command(
-    cls=Command,
-    short_help="Find the present and coming problems of a directory.",
-    epilog=examples("aegis-certs doctor", "aegis-certs doctor --json"),
-)
-@directory
-@json_flag
+@options.command("aegis-certs doctor", "aegis-certs doctor --json")
+@options.directory
+@options.json_flag
 def doctor(dir: str, json: bool) -> None:  # noqa: A002 - named after its option
-    """Examine a directory: permissions, clock, CA, certificates, keys, and what expires next.
+    """Find the present and coming problems of a directory.
 
-    The exit code is that of the first problem; without a problem 3 if a certificate is expiring,
-    and otherwise 0.
+    It examines permissions, clock, CA, certificates, keys, and what expires next. The exit code is
+    that of the first problem; without a problem 3 if a certificate is expiring, and otherwise 0.
     """
     from aegis_certs._inspect.doctor import examine
     from aegis_certs.cli._views import show_findings
@@ -206,4 +179,4 @@ def _exit_with(errors: Sequence[CertsError | None], *, expiring: bool) -> None:
     for error in filter(None, errors):
         raise click.exceptions.Exit(exit_code_of(error, certs_exit_codes()) or 1)
     if expiring:
-        raise click.exceptions.Exit(EXPIRING)
+        raise click.exceptions.Exit(options.EXPIRING)

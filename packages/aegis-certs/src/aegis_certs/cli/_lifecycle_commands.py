@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from aegis_certs._x509.names import KeyType
-from aegis_certs.cli._command_group import Command, CommandGroup, note
-from aegis_certs.cli._options import (
-    command_line,
-    directory,
-    examples,
-    json_flag,
-    key_types,
-    load_ca,
-    option,
-    passphrase_file,
-)
+from aegis_certs.cli import _options as options
+from aegis_certs.cli._command_group import CommandGroup, command_line, note
+from aegis_certs.cli._input import load_ca
 
 if TYPE_CHECKING:
     from aegis_certs import CertificateAuthority
@@ -39,16 +31,12 @@ _REASONS = (
 _WATCH_SECONDS = 60.0  # how long after a certificate is due it may be renewed
 
 
-@click.command(
-    cls=Command,
-    short_help="Renew one certificate, or all that are due.",
-    epilog=examples("aegis-certs renew", "aegis-certs renew orders-1", "aegis-certs renew --watch"),
-)
+@options.command("aegis-certs renew", "aegis-certs renew orders-1", "aegis-certs renew --watch")
 @click.argument("node_id", metavar="[ID]", required=False)
-@directory
-@option("--watch", "AEGIS_WATCH", "Renew what becomes due until Ctrl-C.", is_flag=True)
-@passphrase_file
-@json_flag
+@options.directory
+@options.option("--watch", "AEGIS_WATCH", "Renew what becomes due until Ctrl-C.", is_flag=True)
+@options.passphrase_file
+@options.json_flag
 def renew(
     node_id: str | None,
     dir: str,  # noqa: A002 - named after its option
@@ -56,11 +44,11 @@ def renew(
     passphrase_file: str | None,
     json: bool,
 ) -> None:
-    """Renew the certificate of the node ID, or all that are due, each with a new key.
+    """Renew one certificate, or all that are due.
 
-    A certificate is due when less than a third of its life is left, or when its CA was replaced.
-    The revocation list is signed again too when half of its life is left. With --json and --watch,
-    every round that renews something prints one document.
+    Each gets a new key. A certificate is due when less than a third of its life is left, or when
+    its CA was replaced. The revocation list is signed again too when half of its life is left. With
+    --json and --watch, every round that renews something prints one document.
     """
     from aegis_certs import Renewal
     from aegis_certs.cli._output import run
@@ -100,25 +88,21 @@ def _keep_renewing(ca: CertificateAuthority, json: bool) -> NoReturn:
         time.sleep(_WATCH_SECONDS)
 
 
-@click.command(
-    cls=Command,
-    short_help="Revoke a node, or one certificate by its serial number.",
-    epilog=examples(
-        "aegis-certs revoke orders-1 --reason key-compromise",
-        "aegis-certs revoke 3d501a7c58954d5437712c818eea1a70490c1d9b",
-    ),
+@options.command(
+    "aegis-certs revoke orders-1 --reason key-compromise",
+    "aegis-certs revoke 3d501a7c58954d5437712c818eea1a70490c1d9b",
 )
 @click.argument("what", metavar="ID|SERIAL")
-@directory
-@option(
+@options.directory
+@options.option(
     "--reason",
     "AEGIS_REVOKE_REASON",
     "The reason.",
     type=click.Choice(_REASONS),
     default="unspecified",
 )
-@passphrase_file
-@json_flag
+@options.passphrase_file
+@options.json_flag
 @click.pass_context
 def revoke(
     ctx: click.Context,
@@ -128,10 +112,11 @@ def revoke(
     passphrase_file: str | None,
     json: bool,
 ) -> None:
-    """Revoke a node with all its certificates, or the one certificate with this serial number.
+    """Revoke a node, or one certificate by its serial number.
 
-    The signed list of all revoked certificates is written to `crl.pem`. Nodes that have a copy of
-    it beside their trust bundle refuse these certificates within seconds.
+    With a node, all its certificates are revoked. The signed list of all revoked certificates is
+    written to `crl.pem`. Nodes that have a copy of it beside their trust bundle refuse these
+    certificates within seconds.
     """
     from dataclasses import asdict
 
@@ -161,8 +146,7 @@ def revoke(
 @click.group(
     "rotate-ca",
     cls=CommandGroup,
-    short_help="Replace the CA by a new one, in three steps.",
-    epilog=examples(
+    epilog=options.examples(
         "aegis-certs rotate-ca prepare",
         "aegis-certs rotate-ca activate",
         "aegis-certs renew",
@@ -170,17 +154,17 @@ def revoke(
     ),
 )
 def rotate_ca() -> None:
-    """Replace the CA by a new one, in three steps and without an interruption.
+    """Replace the CA by a new one, in three steps.
 
-    First all nodes trust both CAs, then the new CA issues, and when no certificate of the old CA
-    is left, the old CA is retired.
+    No call is interrupted: first all nodes trust both CAs, then the new CA issues, and when no
+    certificate of the old CA is left, the old CA is retired.
     """
 
 
-@rotate_ca.command(epilog=examples("aegis-certs rotate-ca status --json"))
-@directory
-@passphrase_file
-@json_flag
+@rotate_ca.command(epilog=options.examples("aegis-certs rotate-ca status --json"))
+@options.directory
+@options.passphrase_file
+@options.json_flag
 @click.pass_context
 def status(
     ctx: click.Context,
@@ -197,40 +181,39 @@ def status(
 
 
 @rotate_ca.command(
-    short_help="Create the new CA, and trust both.",
-    epilog=examples(
+    epilog=options.examples(
         "aegis-certs rotate-ca prepare",
         "aegis-certs rotate-ca prepare --key-type p384 --name 'Acme CA 2027'",
-    ),
+    )
 )
-@directory
-@option(
+@options.directory
+@options.option(
     "--key-type",
     "AEGIS_CA_KEY_TYPE",
     "The type of the new CA's key; by default that of the old CA.",
-    type=key_types,
+    type=options.KEY_TYPES,
 )
-@option(
+@options.option(
     "--days",
     "AEGIS_CA_DAYS",
     "How long the new CA is valid; by default as long as the old CA.",
     type=float,
     metavar="DAYS",
 )
-@option(
+@options.option(
     "--name",
     "AEGIS_CA_NAME",
     "Its common name; by default that of the old CA with a generation.",
     metavar="NAME",
 )
-@option(
+@options.option(
     "--root-dir",
     "AEGIS_CA_ROOT_DIR",
     "The directory of the root that signs it; needed if the old CA is an intermediate.",
     metavar="DIR",
 )
-@passphrase_file
-@json_flag
+@options.passphrase_file
+@options.json_flag
 @click.pass_context
 def prepare(
     ctx: click.Context,
@@ -242,7 +225,10 @@ def prepare(
     passphrase_file: str | None,
     json: bool,
 ) -> None:
-    """Create the new CA, and put both into the trust bundle; the old one still issues."""
+    """Create the new CA, and trust both.
+
+    The trust bundle gets both CAs; the old one still issues.
+    """
     from aegis_certs.cli._output import run
     from aegis_certs.cli._views import show_rotation
 
@@ -260,15 +246,16 @@ def prepare(
 
 
 @rotate_ca.command(
-    short_help="Let the new CA issue from now on.",
-    epilog=examples("aegis-certs rotate-ca activate", "aegis-certs rotate-ca activate --confirm"),
+    epilog=options.examples(
+        "aegis-certs rotate-ca activate", "aegis-certs rotate-ca activate --confirm"
+    )
 )
-@directory
+@options.directory
 @click.option(  # no variable: what is confirmed once is not confirmed always
     "--confirm", is_flag=True, help="All nodes have the new trust bundle, or are allowed to fail."
 )
-@passphrase_file
-@json_flag
+@options.passphrase_file
+@options.json_flag
 @click.pass_context
 def activate(
     ctx: click.Context,
@@ -278,10 +265,10 @@ def activate(
     json: bool,
     find_blockers: FindBlockers | None = None,
 ) -> None:
-    """Let the new CA issue from now on; certificates of the old one stay valid.
+    """Let the new CA issue from now on.
 
-    This command cannot see which nodes trust the new CA. So it lists the nodes that have
-    certificates, and requires --confirm.
+    Certificates of the old CA stay valid. This command cannot see which nodes trust the new CA. So
+    it lists the nodes that have certificates, and requires --confirm.
     """
     from aegis_certs.cli._output import run
     from aegis_certs.cli._views import show_rotation
@@ -294,10 +281,10 @@ def activate(
     show_rotation(ctx, json, f"The new CA in {ca.directory} issues", state)
 
 
-@rotate_ca.command(epilog=examples("aegis-certs rotate-ca retire"))
-@directory
-@passphrase_file
-@json_flag
+@rotate_ca.command(epilog=options.examples("aegis-certs rotate-ca retire"))
+@options.directory
+@options.passphrase_file
+@options.json_flag
 @click.pass_context
 def retire(
     ctx: click.Context,

@@ -1,24 +1,14 @@
-"""The options and the input that commands share."""
+"""The options that commands share."""
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from aegis_certs._x509.names import KeyType
-from aegis_certs.cli._command_group import note, prefix
-from aegis_certs.cli._wrapping import no_wrap
-
-if TYPE_CHECKING:
-    from datetime import datetime
-    from pathlib import Path
-
-    from aegis_certs import CertificateAuthority
+from aegis_certs.cli._command_group import Command
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,6 +28,11 @@ def examples(*lines: str, notes: str = "") -> str:
     return f"{shown}\n\n{notes}" if notes else shown
 
 
+def command(*lines: str, **attributes: Any) -> Callable[[Callable[..., Any]], Command]:
+    """A command with these examples."""
+    return click.command(cls=Command, epilog=examples(*lines), **attributes)
+
+
 def certificate_directory(name: str, text: str) -> Callable[[F], F]:
     """The option for the certificate directory."""
     return option(name, "AEGIS_CERT_DIR", text, default="./certs", metavar="DIR")
@@ -45,7 +40,7 @@ def certificate_directory(name: str, text: str) -> Callable[[F], F]:
 
 directory = certificate_directory("--dir", "The certificate directory.")
 json_flag = option("--json", "AEGIS_JSON", "Print JSON for machines.", is_flag=True)
-key_types = click.Choice([str(key_type) for key_type in KeyType])
+KEY_TYPES = click.Choice([str(key_type) for key_type in KeyType])
 passphrase_file = option(
     "--passphrase-file",
     "AEGIS_CA_PASSPHRASE_FILE",
@@ -72,7 +67,7 @@ leaf_key_type = option(
     "--key-type",
     "AEGIS_CERT_KEY_TYPE",
     "The type of its key.",
-    type=key_types,
+    type=KEY_TYPES,
     default=KeyType.RSA_2048.value,
 )
 client_only = option(
@@ -84,95 +79,3 @@ server_only = option(
 force = click.option(  # no variable: what may be replaced once may not be replaced always
     "--force", is_flag=True, help="Replace an existing file."
 )
-
-
-def command_line(ctx: click.Context, command: str) -> str:
-    """A next command as the user can paste it, with the same `--dir` if one was given."""
-    given = ctx.get_parameter_source("dir") is click.core.ParameterSource.COMMANDLINE
-    option = f" --dir {shlex.quote(ctx.params['dir'])}" if given else ""
-    return no_wrap(f"{prefix(ctx)} {command}{option}")
-
-
-def note_shortened(ctx: click.Context, ca: CertificateAuthority, end: datetime) -> None:
-    """Writes a note if a certificate is valid for fewer days than the user asked for."""
-    asked = ctx.get_parameter_source("days") is not click.core.ParameterSource.DEFAULT
-    if asked and end == ca.certificate.not_valid_after_utc:
-        note(
-            f"Note: it ends with its CA, at {end:%Y-%m-%d %H:%M:%S} UTC, "
-            f"and not after {ctx.params['days']:g} days."
-        )
-
-
-def output_path(path: str, force: bool) -> Path:
-    """The path of a file to write, as the user named it.
-
-    Raises:
-        AlreadyExistsError: The file exists, and `force` is not set.
-        DirectoryError: It is not a file but, for example, a device, which is never replaced.
-    """
-    from pathlib import Path
-
-    from aegis_certs import AlreadyExistsError, DirectoryError
-
-    place = Path(path)
-    if place.exists() and not place.is_file():
-        raise DirectoryError(place, "it is not a file; name one")
-    if place.exists() and not force:
-        raise AlreadyExistsError("a file", place, "name another, or replace it with --force")
-    return place
-
-
-def read_input(path: str, what: str) -> bytes:
-    """The content of a file that the user named.
-
-    Raises:
-        NotFoundError: It cannot be read.
-    """
-    from pathlib import Path
-
-    from aegis_certs import NotFoundError
-
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        advice = f"{(error.strerror or str(error)).lower()}; check its name"
-        raise NotFoundError(what, path, advice) from error
-
-
-def read_passphrase(path: str | None) -> str | None:
-    """The passphrase in a file; None if no file is named."""
-    if path is None:
-        return None
-    lines = read_input(path, "passphrase file").decode(errors="replace").splitlines()
-    if not lines or not lines[0]:
-        raise click.UsageError(f"the first line of the passphrase file {path} is empty")
-    return lines[0]
-
-
-def ask_new_passphrase() -> str:
-    """Asks twice for the passphrase of a new key, on a terminal."""
-    if not sys.stdin.isatty():
-        raise click.UsageError(
-            "there is no terminal to ask for the passphrase; give --passphrase-file, or set "
-            "AEGIS_CA_PASSPHRASE"
-        )
-    return _ask("Passphrase for the CA's key", confirm=True)
-
-
-def load_ca(directory: str, path: str | None) -> CertificateAuthority:
-    """The CA of a directory; asks for a missing passphrase on a terminal."""
-    from aegis_certs import CertificateAuthority, PassphraseError
-
-    passphrase = read_passphrase(path)
-    try:
-        return CertificateAuthority.load(directory, passphrase=passphrase)
-    except PassphraseError:
-        if passphrase or os.environ.get("AEGIS_CA_PASSPHRASE") or not sys.stdin.isatty():
-            raise
-        passphrase = _ask("Passphrase of the CA's key", confirm=False)
-        return CertificateAuthority.load(directory, passphrase=passphrase)
-
-
-def _ask(prompt: str, *, confirm: bool) -> str:
-    answer: str = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
-    return answer

@@ -19,7 +19,7 @@ from aegis_certs._x509.identity import alternative_names
 from aegis_certs._x509.keys import describe_key
 from aegis_certs._x509.tls_config import TLSConfig
 from aegis_certs._x509.validity import BACKDATE, CertificateState
-from aegis_certs.cli._options import command_line
+from aegis_certs.cli._command_group import command_line
 from aegis_certs.cli._output import UNLIMITED, console, present, print_facts, say, show_json
 from aegis_certs.cli._wrapping import wrap_name
 

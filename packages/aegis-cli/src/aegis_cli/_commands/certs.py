@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 FindBlockers = Callable[["Mesh", "CertificateAuthority", bool], list[str]]
 """Finds the nodes of a mesh that block a step; the last argument is whether it is confirmed."""
 
-_ACTIVATE_HELP = """Let the new CA issue from now on; certificates of the old one stay valid.
+_ACTIVATE_HELP = """Let the new CA issue from now on.
 
-With --node it asks the mesh which nodes trust the new CA already, lists the others, and requires
---confirm only if there are any. A node that others vouch for, such as a Go node, does not publish
-what it trusts, and is listed too. Without --node it lists the nodes that have certificates, and
-requires --confirm.
+Certificates of the old CA stay valid. With --node it asks the mesh which nodes trust the new CA
+already, lists the others, and requires --confirm only if there are any. A node that others vouch
+for, such as a Go node, does not publish what it trusts, and is listed too. Without --node it lists
+the nodes that have certificates, and requires --confirm.
 """
 _RETIRE_HELP = """End the trust in the old CA, and delete its key.
 
