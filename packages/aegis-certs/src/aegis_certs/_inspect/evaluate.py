@@ -141,14 +141,9 @@ def evaluate(
     node_id: str | None = None,
     path: Path | None = None,
 ) -> Evaluation:
-    """Evaluates a certificate at a moment.
+    """Evaluates a certificate, which is followed by its intermediates.
 
-    Args:
-        chain: The certificate, then its intermediates.
-        at: The moment.
-        trust: What to check it against; None looks at its dates alone.
-        node_id: The node that it must identify; None accepts any.
-        path: Its file.
+    Without `trust` only its dates are checked. With `node_id` it must identify this node.
     """
     certificate, name = chain[0], node_id or common_name(chain[0].subject)
     state = dates = state_by_dates(certificate, at)
@@ -157,17 +152,17 @@ def evaluate(
     if trust is not None:
         untrusted = error_of(lambda: _check_identity(chain, at, trust, node_id))
         revoked = error_of(lambda: trust.revocations.check(certificate, chain[1:], subject=name))
+        if untrusted is not None or is_ca(certificate):
+            chain_error = error_of(lambda: _check_chain(chain, at, trust))
     if isinstance(untrusted, ExpiredError | NotYetValidError):
         date_error = untrusted
     elif untrusted is not None:
         date_error = error_of(lambda: check_dates(certificate, at, name, RENEW_ADVICE))
-    if trust is not None and (untrusted is not None or is_ca(certificate)):
-        chain_error = error_of(lambda: _check_chain(chain, at, trust))
-    error = revoked or untrusted
     if revoked:
         state = CertificateState.REVOKED
     elif untrusted and state in _USABLE:
         state = CertificateState.UNTRUSTED
+    error = revoked or untrusted
     names = alternative_names(certificate)
     info = CertificateInfo(
         id=name,
