@@ -65,11 +65,11 @@ def test_the_version_is_shown(aegis) -> None:
     ("arguments", "message"),
     [
         (["mesh", "status"], "'--node'"),
-        (["mesh", "status", "--node", "nonsense"], "no address"),
+        (["mesh", "status", "--node", "nonsense"], "not a valid address"),
         (["node", "run"], "--id"),
         (["node", "run", "--id", "../x"], "node id"),
         (["node", "run", "--id", "a", "--service", "greeter"], "NAME/VERSION"),
-        (["node", "run", "--id", "a", "--join", "nowhere"], "no address"),
+        (["node", "run", "--id", "a", "--join", "nowhere"], "not a valid address"),
         (["node", "run", "--id", "a", "--address", "0.0.0.0:0"], "advertise"),
         (["node", "run", "--id", "a", "--cert-file", "x"], "--key-file and --ca-file"),
         (["nonsense"], "nonsense"),
