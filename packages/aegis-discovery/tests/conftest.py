@@ -26,18 +26,18 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 SERVICE = ServiceInfo("echo", "v1")
 WAIT = 10.0
-"""Seconds after which a test gives a condition up."""
+"""Seconds that a test waits for a condition."""
 
 
 class Provider:
-    """A gRPC server that proves to be a node.
+    """A gRPC server with the certificate of a node.
 
     Its methods, all under `/t/`:
         Echo: Answers the request. Who: Answers the node id.
         Meta: Sends initial and trailing metadata.
         Fail: Fails with the status that the request names; `+` after it sends metadata first.
-        Late: Takes 0.3 s, and fails as one that is not there; notes `time_left`.
-        Load: Answers the node id; while `sheds` is set, fails as a server with too many calls.
+        Late: Fails with UNAVAILABLE after 0.3 s; appends the remaining time to `time_left`.
+        Load: Answers the node id; while `sheds` is set, fails like an overloaded server.
         Hang: Waits until the call or the provider ends, or `go_on` is set; answers the request.
         Count: Streams `n` messages; then fails on `!`, hangs on `?`; `meta` first sends metadata.
         Join: Joins a stream of requests into one response. Chat: Answers each of a stream.
@@ -128,7 +128,7 @@ class _Handlers(grpc.GenericRpcHandler):
         def late(_: bytes, context: Any) -> bytes:
             provider.time_left.append(context.time_remaining())
             time.sleep(0.3)
-            context.abort(grpc.StatusCode.UNAVAILABLE, "as one that is not there")
+            context.abort(grpc.StatusCode.UNAVAILABLE, "not available")
             return b""
 
         def fail(request: bytes, context: Any) -> bytes:
@@ -214,7 +214,7 @@ StartProvider = Callable[..., Provider]
 
 @pytest.fixture
 def make_provider() -> Iterator[StartProvider]:
-    """Starts providers of any identity, and stops them afterwards."""
+    """Starts providers with any identity, and stops them afterwards."""
     started: list[Provider] = []
 
     def make(tls: TLSConfig, port: int = 0) -> Provider:
@@ -229,7 +229,7 @@ def make_provider() -> Iterator[StartProvider]:
 
 @pytest.fixture
 def start_provider(ca: CertificateAuthority, make_provider: StartProvider) -> StartProvider:
-    """Starts providers by node id, at a port of their own or at the one given."""
+    """Starts providers by node id, on a free port or on the given one."""
 
     def start(node_id: str, port: int = 0) -> Provider:
         return make_provider(ca.issue_in_memory(node_id), port)
@@ -238,7 +238,7 @@ def start_provider(ca: CertificateAuthority, make_provider: StartProvider) -> St
 
 
 class ProviderProcess:
-    """A provider in a process of its own, to be killed."""
+    """A provider in another process, which a test can kill."""
 
     def __init__(self, tls: TLSConfig) -> None:
         self.node_id = tls.node_id
@@ -284,7 +284,7 @@ def topology() -> Topology:
 
 
 def _serve() -> None:
-    """Serves as a process of its own, until its parent ends or kills it."""
+    """Runs in the child process, until its parent exits or kills it."""
     node_id, *pems = json.loads(sys.stdin.readline())
     provider = Provider(TLSConfig(node_id, *(pem.encode() for pem in pems)))
     print(provider.port, flush=True)

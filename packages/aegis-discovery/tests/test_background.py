@@ -12,7 +12,7 @@ async def double(number: int) -> int:
     return number * 2
 
 
-def test_work_runs_on_the_loop_and_comes_back_with_its_result_or_error() -> None:
+def test_work_runs_on_the_loop_and_returns_its_result_or_error() -> None:
     loop = BackgroundLoop("test")
     assert loop.run(double(21)) == 42
     assert loop.call(threading.current_thread).name == "test"
@@ -24,14 +24,14 @@ def test_work_runs_on_the_loop_and_comes_back_with_its_result_or_error() -> None
     loop.close()
 
 
-def test_a_blocking_call_on_the_loops_own_thread_is_an_error_instead_of_a_deadlock() -> None:
+def test_a_blocking_call_on_the_loops_own_thread_raises_instead_of_deadlocking() -> None:
     loop = BackgroundLoop("test")
     with pytest.raises(RuntimeError, match="own thread"):
         loop.call(lambda: loop.run(double(1)))
     loop.close()
 
 
-def test_who_waits_when_the_loop_is_closed_is_woken() -> None:
+def test_a_waiting_thread_is_woken_when_the_loop_is_closed() -> None:
     loop = BackgroundLoop("test")
     waiting = threading.Event()
     ended: list[BaseException] = []
@@ -43,7 +43,7 @@ def test_who_waits_when_the_loop_is_closed_is_woken() -> None:
     def wait() -> None:
         try:
             loop.run(forever())
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it has to come
+        except BaseException as error:  # noqa: BLE001 - any error ends the wait
             ended.append(error)
 
     thread = threading.Thread(target=wait)

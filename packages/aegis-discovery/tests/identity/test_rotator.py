@@ -1,4 +1,4 @@
-"""When an identity is renewed, with virtual time and real files."""
+"""Identity rotation, with virtual time and real files."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def kinds(rotator: IdentityRotator) -> list[IdentityEventKind]:
     return [event.kind for event in rotator.poll()]
 
 
-def test_nothing_happens_to_a_young_certificate(
+def test_a_young_certificate_is_not_renewed(
     own_ca: CertificateAuthority, clock: ManualClock
 ) -> None:
     assert kinds(rotator_of(own_ca, clock)) == []
 
 
-def test_a_certificate_is_renewed_at_two_thirds_of_its_life(
+def test_a_certificate_is_renewed_at_two_thirds_of_its_lifetime(
     own_ca: CertificateAuthority, clock: ManualClock
 ) -> None:
     rotator = rotator_of(own_ca, clock)
@@ -75,7 +75,7 @@ def test_a_certificate_is_renewed_at_two_thirds_of_its_life(
     assert kinds(rotator) == []
 
 
-def test_a_renewal_that_fails_is_tried_again_ever_more_slowly_and_past_the_end(
+def test_a_failed_renewal_is_tried_again_with_backoff_even_after_expiry(
     own_ca: CertificateAuthority, clock: ManualClock
 ) -> None:
     rotator = rotator_of(own_ca, clock)
@@ -86,7 +86,7 @@ def test_a_renewal_that_fails_is_tried_again_ever_more_slowly_and_past_the_end(
     waits = []
     for _ in range(6):
         assert kinds(rotator) == [FAILED]
-        assert kinds(rotator) == [], "not before its time"
+        assert kinds(rotator) == [], "not before it is due"
         waits.append(rotator.renew_at - clock.now)
         clock.now = rotator.renew_at
     assert waits[-1] > 8 * waits[0]
@@ -97,7 +97,7 @@ def test_a_renewal_that_fails_is_tried_again_ever_more_slowly_and_past_the_end(
     assert kinds(rotator) == [CHANGED]
 
 
-def test_bad_files_are_refused_once_and_good_ones_taken_later(
+def test_bad_files_are_refused_once_and_good_files_are_accepted_later(
     own_ca: CertificateAuthority, clock: ManualClock
 ) -> None:
     rotator = rotator_of(own_ca, clock)
@@ -113,7 +113,7 @@ def test_bad_files_are_refused_once_and_good_ones_taken_later(
     assert kinds(rotator) == [CHANGED]
 
 
-def test_a_list_of_revocations_is_news_when_it_changes(
+def test_a_changed_revocation_list_is_an_event(
     own_ca: CertificateAuthority, clock: ManualClock
 ) -> None:
     rotator = rotator_of(own_ca, clock)
@@ -124,7 +124,7 @@ def test_a_list_of_revocations_is_news_when_it_changes(
     assert kinds(rotator) == []
 
 
-def test_an_identity_from_elsewhere_sets_the_plan(
+def test_a_changed_identity_decides_when_the_next_renewal_is_due(
     own_ca: CertificateAuthority, clock: ManualClock
 ) -> None:
     rotator = rotator_of(own_ca, clock)
@@ -135,7 +135,7 @@ def test_an_identity_from_elsewhere_sets_the_plan(
 
 @pytest.fixture
 def away(own_ca: CertificateAuthority, tmp_path: Path) -> Path:
-    """The directory of node `a` on a machine that never sees the key of the CA."""
+    """The directory of node `a` on a machine without the CA's key."""
     own_ca.issue("a", key_type=KeyType.P256, days=30)
     directory = tmp_path / "away"
     directory.mkdir(mode=0o700)
@@ -151,7 +151,7 @@ def options_of(directory: Path) -> TLSOptions:
 
 
 def rotator_away(directory: Path, clock: ManualClock) -> IdentityRotator:
-    """A rotator of files that somebody else replaces, as a node with `tls_options` has."""
+    """A rotator of files that others replace, as a node with `tls_options` has."""
     source = IdentitySource.of(options_of(directory))
     return IdentityRotator(source, source.load(), clock=clock, rng=random.Random(7))
 
@@ -162,7 +162,7 @@ def put(directory: Path, tls: TLSConfig) -> None:
     (directory / "a-cert.pem").write_bytes(tls.certificate_chain)
 
 
-def test_the_same_bad_file_is_told_again_when_it_comes_again(
+def test_a_bad_file_is_reported_again_when_it_returns(
     own_ca: CertificateAuthority, clock: ManualClock
 ) -> None:
     rotator = rotator_of(own_ca, clock)
@@ -172,11 +172,11 @@ def test_the_same_bad_file_is_told_again_when_it_comes_again(
         path.write_bytes(b"junk")
         assert kinds(rotator) == [REFUSED]
         path.write_bytes(kept)
-        assert kinds(rotator) == [], "it is the identity that is in use"
+        assert kinds(rotator) == [], "the file has the identity in use"
 
 
 def strangers(own_ca: CertificateAuthority, tmp_path: Path) -> dict[str, TLSConfig]:
-    """Identities that are in order by themselves, but not for this process to go on with."""
+    """Valid identities that this process cannot use."""
     other = CertificateAuthority.create(
         tmp_path / "other", key_type=KeyType.P256, trust_domain="other.example"
     )
@@ -190,7 +190,7 @@ def strangers(own_ca: CertificateAuthority, tmp_path: Path) -> dict[str, TLSConf
 @pytest.mark.parametrize(
     "reason", ["they belong to b", "trust domain is other.example", "fewer usages"]
 )
-def test_files_that_are_in_order_but_not_of_this_node_are_refused(
+def test_a_valid_identity_that_this_node_cannot_use_is_refused(
     own_ca: CertificateAuthority, away: Path, tmp_path: Path, clock: ManualClock, reason: str
 ) -> None:
     rotator = rotator_away(away, clock)
@@ -200,14 +200,14 @@ def test_files_that_are_in_order_but_not_of_this_node_are_refused(
     assert (event.kind, event.tls) == (REFUSED, before)
     assert reason in event.reason
     assert rotator.tls is before
-    assert rotator.renew_at == planned, "the identity in use is the one to be renewed"
+    assert rotator.renew_at == planned, "the renewal is still that of the identity in use"
     put(away, before)
     assert kinds(rotator) == []
     put(away, own_ca.issue_in_memory("a"))
     assert kinds(rotator) == [CHANGED]
 
 
-def test_a_certificate_that_is_known_to_be_revoked_is_not_taken_up(
+def test_a_revoked_certificate_is_refused(
     own_ca: CertificateAuthority, away: Path, clock: ManualClock
 ) -> None:
     rotator = rotator_away(away, clock)
@@ -223,7 +223,7 @@ def test_a_certificate_that_is_known_to_be_revoked_is_not_taken_up(
     assert rotator.tls is before
 
 
-def test_a_renewal_that_cannot_be_used_is_not_made_at_every_look(
+def test_a_renewal_that_cannot_be_used_is_not_repeated_at_every_poll(
     own_ca: CertificateAuthority, clock: ManualClock
 ) -> None:
     rotator = rotator_of(own_ca, clock)
@@ -231,7 +231,7 @@ def test_a_renewal_that_cannot_be_used_is_not_made_at_every_look(
     put(own_ca.directory, own_ca.issue_in_memory("a", client_only=True))
     assert kinds(rotator) == [REFUSED]
     clock.now = rotator.renew_at
-    assert kinds(rotator) == [FAILED], "the successor of a client's is a client's"
+    assert kinds(rotator) == [FAILED], "a client certificate is renewed as one"
     made = (own_ca.directory / "a-cert.pem").read_bytes()
     assert kinds(rotator) == []
     assert (own_ca.directory / "a-cert.pem").read_bytes() == made
@@ -239,7 +239,7 @@ def test_a_renewal_that_cannot_be_used_is_not_made_at_every_look(
 
 
 class Broken(IdentitySource):
-    """A source that fails in ways that no certificate should: the disk, a bug, a wrong unit."""
+    """A source with errors that are not about certificates, such as those of a disk or a bug."""
 
     def __init__(self, source: IdentitySource, failing: str, error: Exception) -> None:
         self._source, self._failing, self._error = source, failing, error
@@ -266,7 +266,7 @@ class Broken(IdentitySource):
 @pytest.mark.parametrize(
     "error", [OSError(24, "too many open files"), ValueError("torn"), RuntimeError("no thread")]
 )
-def test_whatever_one_look_fails_with_is_refused_once_and_costs_the_others_nothing(
+def test_an_error_of_one_check_is_reported_once_and_does_not_affect_the_others(
     own_ca: CertificateAuthority, clock: ManualClock, failing: str, error: Exception
 ) -> None:
     own_ca.issue("a", key_type=KeyType.P256, days=30)
@@ -283,7 +283,7 @@ def test_whatever_one_look_fails_with_is_refused_once_and_costs_the_others_nothi
     assert rotator.tls == (first if failing == "poll" else new)
 
 
-def test_whatever_a_renewal_fails_with_it_is_tried_again(
+def test_a_renewal_is_tried_again_after_any_error(
     own_ca: CertificateAuthority, clock: ManualClock
 ) -> None:
     own_ca.issue("a", key_type=KeyType.P256, days=30)
@@ -297,54 +297,54 @@ def test_whatever_a_renewal_fails_with_it_is_tried_again(
 
 
 @pytest.fixture
-def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aegis_discovery.identity._run.POLL_INTERVAL", 0.01)
 
 
-@pytest.mark.usefixtures("look_often")
-async def test_a_change_that_was_not_taken_up_is_passed_on_again_until_it_is(
+@pytest.mark.usefixtures("poll_often")
+async def test_an_event_is_passed_again_until_it_is_handled(
     own_ca: CertificateAuthority, clock: ManualClock, until: Until
 ) -> None:
     rotator = rotator_of(own_ca, clock)
-    told: list[TLSConfig] = []
+    received: list[TLSConfig] = []
 
-    def take(event: IdentityEvent) -> None:
-        told.append(event.tls)
-        if len(told) < 3:
+    def handle(event: IdentityEvent) -> None:
+        received.append(event.tls)
+        if len(received) < 3:
             raise RuntimeError("halfway")
 
-    running = asyncio.create_task(run_rotator(rotator, take))
+    running = asyncio.create_task(run_rotator(rotator, handle))
     new = own_ca.issue("a", key_type=KeyType.P256)
-    await until(lambda: len(told) == 3)
-    assert told == [new] * 3
+    await until(lambda: len(received) == 3)
+    assert received == [new] * 3
     newer = own_ca.issue("a", key_type=KeyType.P256)
-    await until(lambda: len(told) == 4)
-    assert told[-1] == newer, "what was taken up is not told again"
+    await until(lambda: len(received) == 4)
+    assert received[-1] == newer, "a handled event is not passed again"
     running.cancel()
 
 
-@pytest.mark.usefixtures("look_often")
-async def test_a_change_that_failed_gives_way_to_a_newer_one(
+@pytest.mark.usefixtures("poll_often")
+async def test_a_newer_event_replaces_one_that_failed(
     own_ca: CertificateAuthority, clock: ManualClock, until: Until
 ) -> None:
     rotator = rotator_of(own_ca, clock)
-    told: list[int] = []
+    received: list[int] = []
     bad: set[int] = set()
 
-    def take(event: IdentityEvent) -> None:
+    def handle(event: IdentityEvent) -> None:
         serial = event.tls.certificate.serial_number
-        told.append(serial)
+        received.append(serial)
         if serial in bad:
             raise RuntimeError("never")
 
     first = own_ca.issue("a", key_type=KeyType.P256).certificate.serial_number
     bad.add(first)
-    running = asyncio.create_task(run_rotator(rotator, take))
-    await until(lambda: told.count(first) > 1)
+    running = asyncio.create_task(run_rotator(rotator, handle))
+    await until(lambda: received.count(first) > 1)
     newer = own_ca.issue("a", key_type=KeyType.P256).certificate.serial_number
-    await until(lambda: newer in told)
-    tries = told.count(first)
+    await until(lambda: newer in received)
+    tries = received.count(first)
     newest = own_ca.issue("a", key_type=KeyType.P256).certificate.serial_number
-    await until(lambda: newest in told)
-    assert told.count(first) == tries
+    await until(lambda: newest in received)
+    assert received.count(first) == tries
     running.cancel()

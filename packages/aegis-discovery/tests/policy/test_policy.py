@@ -1,4 +1,4 @@
-"""Who may call what, and who may provide what: nobody, unless a rule says so."""
+"""Policies: everything is denied unless a rule allows it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 BILLING = Subject("billing-1", "worker", "prod.example")
 
 GOOD = """
-# Who may call what.
+# Rules about calls.
 [[call]]
 ids = ["billing-*", "ops"]
 services = ["shop.v1.Orders"]
@@ -57,10 +57,10 @@ def test_every_condition_of_a_rule_must_hold() -> None:
     assert not may_call(Subject("xbilling-1"))
     assert may_call(Subject("edge", "gateway", "prod.example"), "Delete")
     assert not may_call(Subject("edge", "gateway", "test.example"), "Delete")
-    assert not may_call(Subject("edge", "gateway"), "Delete"), "no trust domain is none that fits"
+    assert not may_call(Subject("edge", "gateway"), "Delete"), "it has no trust domain"
 
 
-def test_who_has_no_type_fits_no_type_not_even_any() -> None:
+def test_a_caller_without_a_type_matches_no_pattern_of_types() -> None:
     policy = Policy(call=[CallRule(types=["*"], services=["*"])])
     assert policy.may_call(Subject("a", ""), "s", "m")
     assert not policy.may_call(Subject("a"), "s", "m")
@@ -82,7 +82,7 @@ def test_a_service_may_be_provided_in_all_versions_or_in_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "text", "fits"),
+    ("pattern", "text", "matches"),
     [
         ("a", "a", True),
         ("a", "ab", False),
@@ -101,35 +101,35 @@ def test_a_service_may_be_provided_in_all_versions_or_in_one() -> None:
         ("*x", "x\n", False),
     ],
 )
-def test_a_star_stands_for_anything_and_all_else_for_itself(
-    pattern: str, text: str, fits: bool
+def test_a_star_matches_anything_and_other_characters_match_themselves(
+    pattern: str, text: str, matches: bool
 ) -> None:
     policy = Policy(call=[CallRule(ids=[pattern], services=["*"])])
-    assert policy.may_call(Subject(text), "s", "m").allowed is fits
+    assert policy.may_call(Subject(text), "s", "m").allowed is matches
 
 
 @given(st.lists(st.sampled_from(["a", "b", "*"])), st.text("ab"))
-def test_patterns_fit_what_a_plain_definition_says(parts: list[str], text: str) -> None:
-    def plain(pattern: str, text: str) -> bool:
+def test_patterns_match_as_a_simple_recursive_definition_does(parts: list[str], text: str) -> None:
+    def simple(pattern: str, text: str) -> bool:
         if not pattern:
             return not text
         if pattern[0] == "*":
-            return any(plain(pattern[1:], text[n:]) for n in range(len(text) + 1))
-        return text[:1] == pattern[0] and plain(pattern[1:], text[1:])
+            return any(simple(pattern[1:], text[n:]) for n in range(len(text) + 1))
+        return text[:1] == pattern[0] and simple(pattern[1:], text[1:])
 
     pattern = "".join(parts[:8]) or "*"
     policy = Policy(call=[CallRule(ids=[pattern], services=["*"])])
-    assert policy.may_call(Subject(text[:12]), "s", "m").allowed is plain(pattern, text[:12])
+    assert policy.may_call(Subject(text[:12]), "s", "m").allowed is simple(pattern, text[:12])
 
 
-def test_a_long_name_against_many_stars_takes_no_time_to_speak_of() -> None:
+def test_matching_a_long_name_with_many_stars_is_fast() -> None:
     policy = Policy(call=[CallRule(ids=["*"], services=["*a" * 20 + "b"])])
     began = time.process_time()
     assert not policy.may_call(BILLING, "a" * 16_000, "m")
-    assert time.process_time() - began < 5, "a backtracking matcher takes longer than a life"
+    assert time.process_time() - began < 5, "a backtracking matcher would take years"
 
 
-def test_a_decision_names_its_rule_or_why_none_fits() -> None:
+def test_a_decision_names_its_rule_or_why_no_rule_matches() -> None:
     policy = parse_policy(GOOD)
     decision = policy.may_call(BILLING, "shop.v1.Orders", "Cancel")
     assert decision.rule is policy.call[0]
@@ -144,7 +144,7 @@ def test_a_decision_names_its_rule_or_why_none_fits() -> None:
     assert Policy().may_provide(BILLING, "a", "b").reason == "there is no provide rule at all"
 
 
-def test_a_path_of_the_wire_has_a_service_and_a_method() -> None:
+def test_a_grpc_path_is_split_into_service_and_method() -> None:
     assert split_method("/shop.v1.Orders/Cancel") == ("shop.v1.Orders", "Cancel")
     assert split_method("odd") == ("", "odd")
 
@@ -169,7 +169,7 @@ def test_a_path_of_the_wire_has_a_service_and_a_method() -> None:
         ('[[call]]\nids = ["a b"]\nservices = ["a"]', 1, "only * is special"),
     ],
 )
-def test_a_file_that_is_no_policy_is_refused_in_one_sentence_with_its_line(
+def test_an_invalid_policy_file_is_refused_in_one_sentence_with_the_line(
     text: str, line: int, reason: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "policy.toml"
@@ -185,12 +185,12 @@ def test_a_file_that_is_no_policy_is_refused_in_one_sentence_with_its_line(
     assert "\n" not in str(error)
 
 
-def test_rules_in_one_inline_list_are_read_too_and_told_by_their_number() -> None:
+def test_rules_in_an_inline_list_are_named_by_their_number() -> None:
     policy = parse_policy('call = [{ids=["a"], services=["s"]}, {ids=["b"], services=["s"]}]')
     assert policy.may_call(Subject("b"), "s", "m").reason == "call rule 2 allows it"
 
 
-def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_the_error_about_an_unreadable_file_names_it(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=r"nowhere.toml: cannot be read: No such file"):
         load_policy(tmp_path / "nowhere.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
@@ -199,16 +199,16 @@ def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) ->
 
 
 @given(st.text())
-def test_whatever_the_text_is_it_is_a_policy_or_a_policy_error(text: str) -> None:
-    said = ""
+def test_any_text_is_a_policy_or_a_policy_error(text: str) -> None:
+    message = ""
     try:
         parse_policy(text)
     except PolicyError as error:
-        said = str(error)
-    assert "\n" not in said
+        message = str(error)
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("ids", ["billing-*", [1]])
-def test_a_rule_in_code_is_checked_as_one_in_a_file_is(ids: object) -> None:
+def test_a_rule_in_code_is_validated_as_in_a_file(ids: object) -> None:
     with pytest.raises(PolicyError, match="must be a list"):
-        CallRule(ids=ids, services=["*"])  # type: ignore[arg-type]  # that is the point
+        CallRule(ids=ids, services=["*"])  # type: ignore[arg-type]  # the wrong type is the point

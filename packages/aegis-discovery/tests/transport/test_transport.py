@@ -28,7 +28,7 @@ Start = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def ca(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
-    """A CA old enough to have issued what has expired since."""
+    """A CA that is old enough to have issued certificates that have expired."""
     past = dt.datetime.now(dt.UTC) - dt.timedelta(days=3)
     return CertificateAuthority.create(
         tmp_path_factory.mktemp("ca"), key_type=KeyType.P256, at=past
@@ -42,7 +42,7 @@ def tls(ca: CertificateAuthority) -> TLSConfig:
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """A socket that listens, and never accepts on its own."""
+    """A socket that listens but does not accept."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server
 
@@ -94,7 +94,7 @@ def test_a_seed_peer_is_an_address_with_or_without_a_node_id(text: str, seed: Se
         ("a@b@host:1", "not a lower-case DNS name"),
     ],
 )
-def test_what_cannot_be_a_seed_peer_is_refused_with_the_reason(text: str, reason: str) -> None:
+def test_a_malformed_seed_peer_is_refused_with_the_reason(text: str, reason: str) -> None:
     with pytest.raises(InvalidAddressError, match=reason):
         parse_seed(text)
 
@@ -105,7 +105,7 @@ def test_a_channel_checks_the_node_id_and_connects_directly() -> None:
     assert options["grpc.enable_http_proxy"] == 0
 
 
-def test_options_of_the_user_win_over_ours_but_not_over_the_check_of_the_name(
+def test_options_of_the_user_override_ours_except_for_the_check_of_the_name(
     tls: TLSConfig, start_provider: Start
 ) -> None:
     provider = start_provider("a")
@@ -125,7 +125,7 @@ def test_options_of_the_user_win_over_ours_but_not_over_the_check_of_the_name(
         assert "Verification" in str(caught.value.details())
 
 
-def test_a_proxy_of_the_environment_is_not_used(
+def test_the_proxy_of_the_environment_is_not_used(
     tls: TLSConfig,
     start_provider: Start,
     listener: socket.socket,
@@ -138,7 +138,7 @@ def test_a_proxy_of_the_environment_is_not_used(
         assert channel.unary_unary("/t/Echo")(b"x", timeout=WAIT) == b"x"
 
 
-def test_the_handshake_tells_which_node_is_there(
+def test_a_probe_returns_the_identity_of_the_node(
     tls: TLSConfig, ca: CertificateAuthority, start_provider: Start
 ) -> None:
     provider = start_provider("somebody")
@@ -147,7 +147,7 @@ def test_the_handshake_tells_which_node_is_there(
     assert probe_identity(address, tls).node_id == "somebody"
 
 
-def test_the_handshake_leaves_no_key_and_no_descriptor_behind(
+def test_a_probe_leaves_no_key_and_no_descriptor_behind(
     tls: TLSConfig, start_provider: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -159,7 +159,7 @@ def test_the_handshake_leaves_no_key_and_no_descriptor_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_elsewhere_than_on_linux_the_key_passes_through_a_private_file(
+def test_a_platform_other_than_linux_reads_the_key_from_a_private_file(
     tls: TLSConfig, start_provider: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
@@ -169,7 +169,7 @@ def test_elsewhere_than_on_linux_the_key_passes_through_a_private_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nobody_there_is_said_so(tls: TLSConfig) -> None:
+def test_the_error_says_that_no_server_listens(tls: TLSConfig) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = address_of(server)
     with pytest.raises(ConnectError, match="refused the connection") as caught:
@@ -178,12 +178,12 @@ def test_nobody_there_is_said_so(tls: TLSConfig) -> None:
     assert list(caught.value.causes) == [address]
 
 
-def test_a_host_that_does_not_exist_is_said_so(tls: TLSConfig) -> None:
+def test_the_error_says_that_a_host_does_not_exist(tls: TLSConfig) -> None:
     with pytest.raises(ConnectError, match="cannot be resolved"):
         probe_identity("no-such-host.invalid:50051", tls)
 
 
-def test_one_that_never_answers_is_given_up(tls: TLSConfig, listener: socket.socket) -> None:
+def test_a_probe_without_an_answer_times_out(tls: TLSConfig, listener: socket.socket) -> None:
     with pytest.raises(ConnectError, match=r"did not answer within 0\.1 s"):
         probe_identity(address_of(listener), tls, timeout=0.1)
 
@@ -208,7 +208,7 @@ def answer_once(listener: socket.socket, answer: bytes) -> threading.Thread:
         (b"", "did not accept our certificate"),
     ],
 )
-def test_what_speaks_no_tls_is_said_so(
+def test_the_error_says_that_a_server_does_not_speak_tls(
     tls: TLSConfig, listener: socket.socket, answer: bytes, reason: str
 ) -> None:
     thread = answer_once(listener, answer)
@@ -217,7 +217,7 @@ def test_what_speaks_no_tls_is_said_so(
     thread.join(WAIT)
 
 
-def test_a_grpc_server_without_tls_is_said_so(tls: TLSConfig) -> None:
+def test_the_error_says_that_a_grpc_server_has_no_tls(tls: TLSConfig) -> None:
     server = grpc.server(ThreadPoolExecutor(1))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -226,7 +226,7 @@ def test_a_grpc_server_without_tls_is_said_so(tls: TLSConfig) -> None:
     server.stop(None)
 
 
-def test_a_peer_of_another_ca_is_not_believed(
+def test_a_peer_of_another_ca_is_refused(
     tls: TLSConfig, other_ca: CertificateAuthority, make_provider: Start
 ) -> None:
     stranger = make_provider(other_ca.issue_in_memory("somebody"))
@@ -235,14 +235,14 @@ def test_a_peer_of_another_ca_is_not_believed(
     assert caught.value.address == stranger.address
 
 
-def test_a_peer_whose_certificate_has_expired_is_not_believed(
+def test_a_peer_with_an_expired_certificate_is_refused(
     tls: TLSConfig, ca: CertificateAuthority, make_provider: Start
 ) -> None:
     with pytest.raises(PeerIdentityError, match="has expired; renew it there"):
         probe_identity(make_provider(expired(ca, "somebody")).address, tls)
 
 
-def test_a_peer_with_a_client_only_certificate_is_not_believed(
+def test_a_peer_with_a_client_only_certificate_is_refused(
     tls: TLSConfig, ca: CertificateAuthority, make_provider: Start
 ) -> None:
     provider = make_provider(ca.issue_in_memory("somebody", client_only=True))
@@ -250,7 +250,7 @@ def test_a_peer_with_a_client_only_certificate_is_not_believed(
         probe_identity(provider.address, tls)
 
 
-def test_a_peer_of_another_trust_domain_is_not_believed(
+def test_a_peer_of_another_trust_domain_is_refused(
     tls: TLSConfig, tmp_path: Path, ca: CertificateAuthority, make_provider: Start
 ) -> None:
     foreign = CertificateAuthority.create(
@@ -266,18 +266,18 @@ def test_a_peer_of_another_trust_domain_is_not_believed(
         probe_identity(provider.address, ours)
 
 
-def test_that_our_own_certificate_is_refused_is_explained(
+def test_the_error_explains_why_our_own_certificate_is_refused(
     ca: CertificateAuthority, other_ca: CertificateAuthority, tls: TLSConfig, start_provider: Start
 ) -> None:
     provider = start_provider("somebody")
     with pytest.raises(ConnectError, match=r"did not accept our certificate.*caller expired at"):
         probe_identity(provider.address, expired(ca, "caller"))
     stranger = other_ca.issue_in_memory("caller")
-    believer = TLSConfig(
+    trusting = TLSConfig(
         "caller", stranger.certificate_chain, stranger.private_key, tls.trust_bundle
     )
     with pytest.raises(ConnectError, match=r"did not accept our certificate.*not trusted"):
-        probe_identity(provider.address, believer)
+        probe_identity(provider.address, trusting)
 
 
 def failure_of(tls: TLSConfig, node_id: str, address: str) -> grpc.RpcError:
@@ -287,7 +287,7 @@ def failure_of(tls: TLSConfig, node_id: str, address: str) -> grpc.RpcError:
         return caught.value
 
 
-def test_a_refused_certificate_is_explained_where_grpc_says_socket_closed(
+def test_a_refused_certificate_is_described_where_grpc_says_socket_closed(
     ca: CertificateAuthority, start_provider: Start
 ) -> None:
     provider = start_provider("somebody")
@@ -299,12 +299,12 @@ def test_a_refused_certificate_is_explained_where_grpc_says_socket_closed(
     )
 
 
-def test_a_wrong_name_is_explained_as_another_node(tls: TLSConfig, start_provider: Start) -> None:
+def test_a_wrong_name_is_described_as_another_node(tls: TLSConfig, start_provider: Start) -> None:
     error = failure_of(tls, "expected", start_provider("somebody").address)
     assert describe_call_error(error, tls).startswith("another node than the expected one answered")
 
 
-def test_that_nobody_listens_is_said_plainly(tls: TLSConfig, start_provider: Start) -> None:
+def test_a_call_error_says_that_no_server_listens(tls: TLSConfig, start_provider: Start) -> None:
     provider = start_provider("somebody")
     provider.stop()
     error = failure_of(tls, "somebody", provider.address)
@@ -312,7 +312,7 @@ def test_that_nobody_listens_is_said_plainly(tls: TLSConfig, start_provider: Sta
     assert describe_call_error(error, tls) == refused
 
 
-def test_any_other_failure_is_told_as_it_is(tls: TLSConfig, start_provider: Start) -> None:
+def test_any_other_call_error_is_returned_unchanged(tls: TLSConfig, start_provider: Start) -> None:
     provider = start_provider("somebody")
     with open_channel(tls, "somebody", provider.address) as channel:
         with pytest.raises(grpc.RpcError) as caught:
