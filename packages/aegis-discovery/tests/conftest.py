@@ -29,6 +29,16 @@ WAIT = 10.0
 """Seconds that a test waits for a condition."""
 
 
+class ManualClock:
+    """A clock that a test moves."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Provider:
     """A gRPC server with the certificate of a node.
 

@@ -156,7 +156,7 @@ def test_records_of_certificates_that_identify_no_node_are_left_out(
     logged = [record.message for record in caplog.records]
     assert len(logged) == 3, "one per chain; both records are refused for the same reason"
     assert "not trusted" in logged[0]
-    assert "not made for a server" in logged[1]
+    assert "must not be used as a server" in logged[1]
 
 
 def test_a_replayed_message_changes_nothing(server: Side, side: MakeSide) -> None:

@@ -32,29 +32,15 @@ from aegis_discovery.records._record import CONTEXT, MAX_PROVIDED, RecordFields,
 from aegis_discovery.records._signer import LeafKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from ..conftest import ManualClock
+from .conftest import chain_of
+
 MESH = "test"
 MINUTE = 60.0
 
 
-class ManualClock:
-    def __init__(self) -> None:
-        self.now = float(round(time.time()))
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def chain_of(tls: TLSConfig) -> tuple[bytes, ...]:
-    return tuple(certificate.public_bytes(Encoding.DER) for certificate in tls.chain)
-
-
 def wire(record: Record) -> Signed:
     return Signed(record.body, record.signature, record.signer)
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +55,7 @@ def signer(owner: TLSConfig, clock: ManualClock) -> RecordSigner:
 
 @pytest.fixture
 def verifier(ca: CertificateAuthority, owner: TLSConfig, clock: ManualClock) -> RecordVerifier:
-    """One that knows the certificate of `a`."""
+    """A verifier that holds the certificate of `a`."""
     verifier = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=clock)
     verifier.add_chain(chain_of(owner))
     return verifier
@@ -77,7 +63,7 @@ def verifier(ca: CertificateAuthority, owner: TLSConfig, clock: ManualClock) -> 
 
 @pytest.fixture
 def sign(owner: TLSConfig, clock: ManualClock) -> Callable[..., Signed]:
-    """Signs, with the key of `a`, what no honest signer would write."""
+    """Signs, with the key of `a`, what no honest signer signs."""
 
     def signed(**changes: object) -> Signed:
         now = round(clock() * 1000)
@@ -108,7 +94,7 @@ def refusal(verifier: RecordVerifier, signed: Signed) -> str:
     return caught.value.reason
 
 
-def test_a_record_arrives_as_its_signer_made_it(
+def test_a_verified_record_equals_what_was_signed(
     signer: RecordSigner, verifier: RecordVerifier, clock: ManualClock
 ) -> None:
     topology = Topology(owner="a", signer=signer, clock=clock)
@@ -165,7 +151,7 @@ def test_an_altered_body_is_refused(verifier: RecordVerifier, signer: RecordSign
     assert reason == "its signature is not by a"
 
 
-def test_the_record_of_another_node_is_refused(
+def test_a_record_of_another_node_is_refused(
     verifier: RecordVerifier, sign: Callable[..., Signed]
 ) -> None:
     assert refusal(verifier, sign(id="b")) == "it was signed by a"
@@ -178,12 +164,12 @@ def test_a_voucher_signs_with_its_own_key_only(
     assert refusal(verifier, sign(id="go", voucher="b")) == "it was signed by a"
 
 
-def test_nobody_vouches_for_itself(verifier: RecordVerifier, sign: Callable[..., Signed]) -> None:
+def test_no_node_vouches_for_itself(verifier: RecordVerifier, sign: Callable[..., Signed]) -> None:
     assert refusal(verifier, sign(voucher="a")) == "a node cannot vouch for itself"
 
 
 @pytest.mark.parametrize("node_id", ["../x", "localhost", "10.0.0.1", "ca", ""])
-def test_what_can_be_no_node_id_is_refused(
+def test_an_invalid_node_id_is_refused(
     verifier: RecordVerifier, sign: Callable[..., Signed], node_id: str
 ) -> None:
     assert "cannot be a node id" in refusal(verifier, sign(id=node_id, voucher="a"))
@@ -204,17 +190,17 @@ def test_a_record_that_names_another_trust_domain_is_refused(
     )
 
 
-def test_signed_bytes_of_another_kind_are_no_record(
+def test_signed_bytes_of_another_kind_are_refused(
     verifier: RecordVerifier, sign: Callable[..., Signed]
 ) -> None:
     assert refusal(verifier, sign(context="aegis.mesh.v1 letter")) == "its bytes are not a record"
 
 
-def test_bytes_that_cannot_be_read_are_refused(verifier: RecordVerifier) -> None:
+def test_bytes_that_cannot_be_parsed_are_refused(verifier: RecordVerifier) -> None:
     assert "cannot be read" in refusal(verifier, Signed(b"\xff\xff", b"", b""))
 
 
-def test_a_stamp_may_be_five_minutes_ahead_and_no_more(
+def test_a_stamp_may_be_at_most_five_minutes_ahead(
     verifier: RecordVerifier, sign: Callable[..., Signed], clock: ManualClock
 ) -> None:
     verifier.verify(sign(stamp=round((clock() + 5 * MINUTE) * 1000)))
@@ -222,13 +208,13 @@ def test_a_stamp_may_be_five_minutes_ahead_and_no_more(
     assert reason == "its stamp is 360 s ahead of this clock (limit 300)"
 
 
-def test_a_lease_may_be_no_longer_than_a_tombstones(
+def test_a_lease_may_be_at_most_as_long_as_that_of_a_tombstone(
     verifier: RecordVerifier, sign: Callable[..., Signed]
 ) -> None:
     assert refusal(verifier, sign(expires_at=2**62)) == "its lease is too long"
 
 
-def test_a_record_has_a_size_that_it_may_not_pass(
+def test_a_record_that_is_too_large_is_refused(
     verifier: RecordVerifier, signer: RecordSigner, sign: Callable[..., Signed]
 ) -> None:
     many = NodeInfo("a", services=tuple(ServiceInfo(f"service-{i}", "v1") for i in range(400)))
@@ -237,7 +223,7 @@ def test_a_record_has_a_size_that_it_may_not_pass(
     assert refusal(verifier, sign(info=many)).endswith(f"bytes, the limit is {MAX_RECORD}")
 
 
-def test_a_signer_whose_certificate_did_not_come_is_refused(
+def test_a_record_whose_certificate_was_not_sent_is_refused(
     ca: CertificateAuthority, signer: RecordSigner
 ) -> None:
     stranger = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain)
@@ -247,7 +233,7 @@ def test_a_signer_whose_certificate_did_not_come_is_refused(
     assert reason == "the certificate that signed it was not sent"
 
 
-def test_nothing_is_believed_of_a_certificate_that_has_ended_meanwhile(
+def test_a_record_of_an_expired_certificate_is_refused(
     ca: CertificateAuthority, verifier: RecordVerifier, clock: ManualClock
 ) -> None:
     brief = ca.issue_in_memory("b", days=1)
@@ -259,41 +245,41 @@ def test_nothing_is_believed_of_a_certificate_that_has_ended_meanwhile(
     assert refusal(verifier, wire(record)) == "the certificate that signed it has expired"
 
 
-def unlearnable(verifier: RecordVerifier, *chain: bytes) -> str:
+def chain_refusal(verifier: RecordVerifier, *chain: bytes) -> str:
     with pytest.raises(InvalidRecordError) as caught:
         verifier.add_chain(chain)
     return caught.value.reason
 
 
-def test_a_certificate_for_clients_only_signs_no_record(
+def test_a_client_certificate_may_not_sign_records(
     ca: CertificateAuthority, verifier: RecordVerifier
 ) -> None:
     tls = ca.issue_in_memory("client", client_only=True)
-    assert "not made for a server" in unlearnable(verifier, *chain_of(tls))
+    assert "must not be used as a server" in chain_refusal(verifier, *chain_of(tls))
 
 
-def test_a_certificate_of_another_ca_signs_no_record(
+def test_a_certificate_of_another_ca_may_not_sign_records(
     other_ca: CertificateAuthority, verifier: RecordVerifier
 ) -> None:
-    assert "not trusted" in unlearnable(verifier, *chain_of(other_ca.issue_in_memory("a")))
+    assert "not trusted" in chain_refusal(verifier, *chain_of(other_ca.issue_in_memory("a")))
 
 
-def test_a_certificate_of_another_trust_domain_signs_no_record(
+def test_a_certificate_of_another_trust_domain_may_not_sign_records(
     ca: CertificateAuthority, tmp_path: Path
 ) -> None:
     ally = CertificateAuthority.create(tmp_path, key_type=KeyType.P256, trust_domain="ally.example")
     both = TrustBundle([ca.certificate, ally.certificate])
     verifier = RecordVerifier(both, mesh=MESH, trust_domain=ca.trust_domain)
-    reason = unlearnable(verifier, *chain_of(ally.issue_in_memory("a")))
+    reason = chain_refusal(verifier, *chain_of(ally.issue_in_memory("a")))
     assert reason == f"its trust domain is ally.example, this mesh's is {ca.trust_domain}"
 
 
-def test_what_is_no_chain_teaches_nothing(verifier: RecordVerifier) -> None:
+def test_an_empty_or_unreadable_chain_is_refused(verifier: RecordVerifier) -> None:
     assert (
-        unlearnable(verifier)
+        chain_refusal(verifier)
         == "its chain has 0 certificates of 0 bytes; 1 to 8 of at most 16384 bytes are allowed"
     )
-    assert "does not verify" in unlearnable(verifier, b"no certificate")
+    assert "does not verify" in chain_refusal(verifier, b"no certificate")
 
 
 def test_a_replayed_older_record_changes_nothing(
@@ -322,9 +308,7 @@ def test_only_certificates_that_are_still_needed_are_kept(
     assert kept.node_id == "a"
 
 
-def test_thousands_of_records_share_what_is_equal_in_them(
-    ca: CertificateAuthority, clock: ManualClock
-) -> None:
+def test_records_share_equal_values(ca: CertificateAuthority, clock: ManualClock) -> None:
     verifier = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=clock)
     above = ca.certificate.public_bytes(Encoding.DER)
     found: list[Record] = []
@@ -363,7 +347,7 @@ def test_thousands_of_records_share_what_is_equal_in_them(
     assert leaves[0].chain == (leaves[0].der, above)
 
 
-def test_who_is_below_a_revoked_intermediate_is_believed_no_more(
+def test_certificates_below_a_revoked_intermediate_are_refused(
     tmp_path: Path, clock: ManualClock
 ) -> None:
     issuing = CertificateAuthority.create(
@@ -379,11 +363,11 @@ def test_who_is_below_a_revoked_intermediate_is_believed_no_more(
     )
 
     def fresh() -> RecordVerifier:
-        """Who trusts the root alone, so that intermediates come with the chains only."""
+        """Trusts only the root, so that chains have to bring the intermediates."""
         return RecordVerifier(root.bundle, mesh=MESH, trust_domain=None, clock=clock)
 
     below, beside = issuing.issue("a"), other.issue("b")
-    harmed = (*chain_of(beside), chain_of(below)[1])  # by somebody who passed it on
+    harmed = (*chain_of(beside), chain_of(below)[1])  # added on the way
     verifier = fresh()
     verifier.add_chain(chain_of(below))
     verifier.add_chain(harmed)
@@ -397,13 +381,13 @@ def test_who_is_below_a_revoked_intermediate_is_believed_no_more(
         newcomer.add_chain(chain_of(below))
     assert caught.value.node_id == "a"
     assert newcomer.add_chain(harmed) == beside.fingerprint
-    for knows in (verifier, newcomer):
-        leaf = knows.leaf(beside.fingerprint)
+    for either in (verifier, newcomer):
+        leaf = either.leaf(beside.fingerprint)
         assert leaf is not None
-        assert leaf.chain == chain_of(beside), "what does not belong to it is not passed on"
+        assert leaf.chain == chain_of(beside), "certificates outside its path are not passed on"
 
 
-def test_of_a_chain_that_leads_nowhere_no_path_is_tried(
+def test_no_path_is_tried_of_a_chain_that_leads_nowhere(
     verifier: RecordVerifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = CertificateAuthority.create(tmp_path, key_type=KeyType.P256, intermediate=True)
@@ -417,11 +401,11 @@ def test_of_a_chain_that_leads_nowhere_no_path_is_tried(
         return verify(self, given, *args)
 
     monkeypatch.setattr(TrustBundle, "verify", counted)
-    assert "not trusted" in unlearnable(verifier, *chain)
-    assert tried == [1], "the leaf, to say why"
+    assert "not trusted" in chain_refusal(verifier, *chain)
+    assert tried == [1], "only the leaf, for the reason"
 
 
-def test_a_leaf_is_passed_on_with_its_path_whoever_told_of_it_first(
+def test_a_leaf_is_passed_on_with_its_path_only(
     tmp_path: Path, other_ca: CertificateAuthority
 ) -> None:
     ca = CertificateAuthority.create(tmp_path / "c", key_type=KeyType.P256, intermediate=True)
@@ -434,13 +418,13 @@ def test_a_leaf_is_passed_on_with_its_path_whoever_told_of_it_first(
     assert leaf.chain == (der, middle)
 
 
-def test_a_certificate_that_cannot_be_read_signs_no_record(
+def test_a_certificate_that_cannot_be_parsed_is_refused(
     verifier: RecordVerifier, odd_certificate: bytes
 ) -> None:
-    assert "does not verify" in unlearnable(verifier, odd_certificate)
+    assert "does not verify" in chain_refusal(verifier, odd_certificate)
 
 
-def test_services_are_limited_and_named(
+def test_services_of_a_record_are_limited_and_need_names(
     verifier: RecordVerifier, signer: RecordSigner, sign: Callable[..., Signed]
 ) -> None:
     most = tuple(ServiceInfo(f"{i}", "") for i in range(MAX_PROVIDED))
@@ -456,7 +440,7 @@ def test_services_are_limited_and_named(
             signer.sign_record("a", 1, info)
 
 
-def test_nothing_is_remembered_of_a_record_that_is_not_believed(
+def test_values_of_a_refused_record_are_not_cached(
     verifier: RecordVerifier, sign: Callable[..., Signed]
 ) -> None:
     info = NodeInfo(
@@ -473,6 +457,6 @@ def test_nothing_is_remembered_of_a_record_that_is_not_believed(
     one, other = (decode_record(signed.body).info for _ in range(2))
     assert one is not None
     assert other is not None
-    assert one.type is not other.type, "not by Python either"
+    assert one.type is not other.type, "not interned by Python either"
     assert verifier.verify(signed).info == one
     assert _interned.cache_info().currsize > before

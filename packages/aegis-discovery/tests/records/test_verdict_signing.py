@@ -1,4 +1,4 @@
-"""Whose verdicts are believed: bytes off the wire become verdicts, or are refused."""
+"""Received bytes become verdicts or are refused."""
 
 from __future__ import annotations
 
@@ -24,28 +24,13 @@ from aegis_discovery.records._verdict import (
     SignedVerdict,
     Verdict,
 )
-from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ..conftest import ManualClock
+from .conftest import chain_of
+
 MESH = "test"
-
-
-class ManualClock:
-    def __init__(self) -> None:
-        self.now = float(round(time.time()))
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def chain_of(tls: TLSConfig) -> tuple[bytes, ...]:
-    return tuple(certificate.public_bytes(Encoding.DER) for certificate in tls.chain)
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +45,7 @@ def signer(accuser: TLSConfig, clock: ManualClock) -> RecordSigner:
 
 @pytest.fixture
 def verifier(ca: CertificateAuthority, accuser: TLSConfig, clock: ManualClock) -> RecordVerifier:
-    """One that knows the certificate of `a`."""
+    """A verifier that holds the certificate of `a`."""
     verifier = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=clock)
     verifier.add_chain(chain_of(accuser))
     return verifier
@@ -77,7 +62,7 @@ Sign = Callable[..., Signed]
 
 @pytest.fixture
 def sign(accuser: TLSConfig, clock: ManualClock) -> Sign:
-    """Signs, with the key of `a`, what no honest accuser would say."""
+    """Signs, with the key of `a`, what no honest accuser signs."""
 
     def signed(
         *,
@@ -106,7 +91,7 @@ def refusal(verifier: RecordVerifier, signed: Signed) -> str:
 
 @pytest.mark.parametrize("opinion", list(Opinion))
 @pytest.mark.parametrize("held", [False, True])
-def test_a_verdict_arrives_as_its_accuser_signed_it(
+def test_a_verified_verdict_equals_what_was_signed(
     signer: RecordSigner,
     verifier: RecordVerifier,
     subject: Record,
@@ -115,10 +100,10 @@ def test_a_verdict_arrives_as_its_accuser_signed_it(
     held: bool,
 ) -> None:
     stamp = round(clock() * 1000)
-    word = signer.sign_verdict(subject, stamp, opinion, held=held)
-    assert verifier.verify_verdict(word.signed) == word
+    verdict = signer.sign_verdict(subject, stamp, opinion, held=held)
+    assert verifier.verify_verdict(verdict.signed) == verdict
     lease = CLEAR_LEASE if opinion is Opinion.CLEAR else VERDICT_LEASE
-    assert word.verdict == Verdict(
+    assert verdict.verdict == Verdict(
         accuser="a",
         accuser_instance=signer.instance,
         stamp=stamp,
@@ -137,11 +122,11 @@ def test_no_verdict_outlives_the_certificate_that_signed_it(
     brief = ca.issue_in_memory("brief", days=0.01)
     verifier.add_chain(chain_of(brief))
     signer = RecordSigner.of(brief, mesh=MESH, clock=clock)
-    word = signer.sign_verdict(subject, round(clock() * 1000), Opinion.FAILED, held=False)
-    assert word.verdict.expires_at == brief.not_after.timestamp() * 1000
-    assert verifier.verify_verdict(word.signed) == word
+    verdict = signer.sign_verdict(subject, round(clock() * 1000), Opinion.FAILED, held=False)
+    assert verdict.verdict.expires_at == brief.not_after.timestamp() * 1000
+    assert verifier.verify_verdict(verdict.signed) == verdict
     clock.now = brief.not_after.timestamp()
-    assert refusal(verifier, word.signed) == "the certificate that signed it has expired"
+    assert refusal(verifier, verdict.signed) == "the certificate that signed it has expired"
 
 
 def test_rsa_keys_sign_verdicts_as_well(
@@ -150,13 +135,13 @@ def test_rsa_keys_sign_verdicts_as_well(
     tls = ca.issue_in_memory("r", key_type=KeyType.RSA_2048)
     verifier.add_chain(chain_of(tls))
     signer = RecordSigner.of(tls, mesh=MESH)
-    word = signer.sign_verdict(subject, round(time.time() * 1000), Opinion.SUSPECT, held=False)
-    assert verifier.verify_verdict(word.signed) == word
-    forged = replace(word.signed, signature=word.signed.signature[:-1] + b"\0")
+    verdict = signer.sign_verdict(subject, round(time.time() * 1000), Opinion.SUSPECT, held=False)
+    assert verifier.verify_verdict(verdict.signed) == verdict
+    forged = replace(verdict.signed, signature=verdict.signed.signature[:-1] + b"\0")
     assert refusal(verifier, forged) == "its signature is not by r"
 
 
-def test_what_is_held_is_not_verified_again_and_anything_else_is(
+def test_a_verdict_that_is_held_is_not_verified_again_and_any_other_is(
     verifier: RecordVerifier, sign: Sign
 ) -> None:
     held = verifier.verify_verdict(sign())
@@ -187,7 +172,7 @@ def test_a_forged_or_altered_verdict_is_refused(verifier: RecordVerifier, sign: 
         ({"subject": "a"}, "a node cannot accuse itself"),
     ],
 )
-def test_what_no_honest_accuser_says_is_refused(
+def test_a_verdict_that_no_honest_accuser_signs_is_refused(
     verifier: RecordVerifier, sign: Sign, changes: dict[str, str], reason: str
 ) -> None:
     assert refusal(verifier, sign(**changes)) == reason
@@ -195,13 +180,13 @@ def test_what_no_honest_accuser_says_is_refused(
 
 @pytest.mark.parametrize("name", ["accuser", "subject"])
 @pytest.mark.parametrize("value", ["", "../x", "localhost", "line\nbreak"])
-def test_what_can_be_no_node_id_is_refused(
+def test_an_invalid_node_id_is_refused(
     verifier: RecordVerifier, sign: Sign, name: str, value: str
 ) -> None:
     assert "cannot be a node id" in refusal(verifier, sign(**{name: value}))
 
 
-def test_stamps_and_leases_are_taken_up_to_their_limits_only(
+def test_stamps_and_leases_are_limited(
     verifier: RecordVerifier, sign: Sign, clock: ManualClock
 ) -> None:
     now = round(clock() * 1000)
@@ -231,30 +216,30 @@ def test_a_verdict_of_another_trust_domain_is_refused(
     )
     stranger = elsewhere.issue_in_memory("a")
     signer = RecordSigner.of(stranger, mesh=MESH, clock=clock)
-    word = signer.sign_verdict(subject, round(clock() * 1000), Opinion.FAILED, held=False)
+    verdict = signer.sign_verdict(subject, round(clock() * 1000), Opinion.FAILED, held=False)
     ours = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=clock)
-    reason = refusal(ours, word.signed)
-    assert reason == "the certificate that signed it was not sent", "nor would it be learned"
+    reason = refusal(ours, verdict.signed)
+    assert reason == "the certificate that signed it was not sent", "and it would be refused"
 
 
-def test_a_revoked_accuser_is_believed_no_more(
+def test_a_verdict_of_a_revoked_accuser_is_refused(
     tmp_path: Path, subject: Record, clock: ManualClock
 ) -> None:
     ca = CertificateAuthority.create(tmp_path, key_type=KeyType.P256)
     tls = ca.issue("a")
     verifier = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=clock)
     verifier.add_chain(chain_of(tls))
-    word = RecordSigner.of(tls, mesh=MESH, clock=clock).sign_verdict(
+    verdict = RecordSigner.of(tls, mesh=MESH, clock=clock).sign_verdict(
         subject, round(clock() * 1000), Opinion.FAILED, held=False
     )
-    assert verifier.verify_verdict(word.signed) == word
+    assert verifier.verify_verdict(verdict.signed) == verdict
     ca.revoke("a")
     crl = (ca.directory / "crl.pem").read_bytes()
     assert verifier.apply_revocations(RevocationList.from_pem(crl, ca.bundle)) == {tls.fingerprint}
-    assert "was not sent" in refusal(verifier, word.signed)
+    assert "was not sent" in refusal(verifier, verdict.signed)
 
 
-def test_bytes_of_another_size_or_kind_are_no_verdict(
+def test_bytes_of_another_size_or_kind_are_refused(
     verifier: RecordVerifier, sign: Sign, signer: RecordSigner, clock: ManualClock
 ) -> None:
     reason = refusal(verifier, sign(subject_instance="x" * MAX_VERDICT))
@@ -272,7 +257,7 @@ def test_bytes_of_another_size_or_kind_are_no_verdict(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_garbage_and_truncations_raise_nothing_but_a_refusal(
+def test_garbage_and_truncated_bytes_are_refused(
     verifier: RecordVerifier, sign: Sign, data: st.DataObject
 ) -> None:
     honest = sign()
@@ -299,6 +284,6 @@ def test_garbage_and_truncations_raise_nothing_but_a_refusal(
     ),
     st.text(max_size=20),
 )
-def test_whatever_is_said_reads_as_it_was_written(verdict: Verdict, text: str) -> None:
+def test_an_encoded_verdict_decodes_to_itself(verdict: Verdict, text: str) -> None:
     body = encode_verdict(verdict, context=text, mesh=text, trust_domain=text)
     assert decode_verdict(body) == (verdict, (text, text, text))

@@ -1,4 +1,4 @@
-"""Merge is a join: any order, any grouping, any repetition, and nothing known is lost."""
+"""Merge is a join: order, grouping and repetition do not matter, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_merge_is_commutative_associative_and_idempotent(
 
 
 @given(operations, operations)
-def test_merge_never_loses_what_only_one_side_knew(
+def test_merge_never_loses_what_only_one_side_held(
     one: Sequence[tuple[str, str, int]], two: Sequence[tuple[str, str, int]]
 ) -> None:
     clock = Clock()
@@ -99,7 +99,7 @@ def test_merge_never_loses_what_only_one_side_knew(
 
 
 @given(operations, operations)
-def test_where_the_other_side_knows_all_of_ours_merging_is_adopting(
+def test_merging_a_topology_that_holds_all_of_ours_adopts_it(
     one: Sequence[tuple[str, str, int]], two: Sequence[tuple[str, str, int]]
 ) -> None:
     clock = Clock()
@@ -165,7 +165,7 @@ class MeshMachine(RuleBasedStateMachine):
         for node_id, record in before.items():
             assert held(ours)[node_id].precedence >= record.precedence
         if result.foreign is not None:
-            # An earlier life of this node: it goes on above the stamps of that one.
+            # An earlier instance of this node: continue above its stamps.
             if self.running[reader]:
                 ours.republish()
             else:
@@ -187,16 +187,16 @@ class MeshMachine(RuleBasedStateMachine):
         if not hasattr(self, "replicas"):
             return
         for _ in range(4 * REPLICAS):
-            moved = [
+            changed = [
                 self.merge(reader, source)
                 for reader in range(REPLICAS)
                 for source in range(REPLICAS)
                 if reader != source
             ]
-            if not any(moved):
+            if not any(changed):
                 break
         else:
-            raise AssertionError("the exchange did not come to rest")
+            raise AssertionError("the exchange did not converge")
         assert len({(replica.version, replica.digest) for replica in self.replicas}) == 1
         expected = [f"n{index}" for index in range(REPLICAS) if self.running[index]]
         assert list(self.replicas[0].nodes) == expected

@@ -1,4 +1,4 @@
-"""What one topology holds: since when it knows a signer, what it drops, and when it is full."""
+"""What one topology holds: since when it knows a signer, what it drops, when it is full."""
 
 from __future__ import annotations
 
@@ -18,21 +18,15 @@ from aegis_discovery import (
 from aegis_discovery.records import LEASE, Opinion, RecordSigner
 from aegis_discovery.records._record import Record
 
+from ..conftest import ManualClock
+
 NOW = 1_800_000_000.0
 NOW_MS = round(NOW * 1000)
 LIMIT = 5
 
 
-class ManualClock:
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Key:
-    """Stands where a certificate does, with a fingerprint of one's choice."""
+    """A key with any fingerprint, without a certificate."""
 
     def __init__(self, signer: bytes) -> None:
         self.fingerprint = signer
@@ -40,11 +34,6 @@ class Key:
 
     def sign(self, body: bytes) -> bytes:
         return b"signed"
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
 
 
 @pytest.fixture
@@ -78,14 +67,14 @@ def since(topology: Topology, node_id: str, signer: bytes) -> int | None:
     return topology.changes_since(0).signed_since(node_id, signer)
 
 
-def test_a_signer_is_known_since_the_first_of_its_records_that_followed_each_other(
+def test_a_signer_is_known_since_the_first_of_its_consecutive_records(
     topology: Topology,
 ) -> None:
     assert since(topology, "a", b"old") is None
     topology.merge_records([record("a", key="old")])
     first = topology.log_position
     topology.merge_records([record("b"), record("a", 1, key="old")])
-    assert since(topology, "a", b"old") == first, "who holds the log up to there holds the chain"
+    assert since(topology, "a", b"old") == first, "a reader of the log up to there holds the chain"
     topology.merge_records([record("a", 2, key="new")])
     assert since(topology, "a", b"old") is None
     assert since(topology, "a", b"new") == topology.log_position
@@ -93,7 +82,7 @@ def test_a_signer_is_known_since_the_first_of_its_records_that_followed_each_oth
     assert since(topology, "a", b"old") == topology.log_position, "a watcher may have forgotten it"
 
 
-def test_a_voucher_signs_since_its_own_record_came(topology: Topology) -> None:
+def test_a_voucher_is_a_known_signer_since_its_own_record(topology: Topology) -> None:
     topology.merge_records([record("go", by="v")])
     assert since(topology, "v", b"v") is None, "nothing is held of the voucher itself"
     topology.merge_records([record("v")])
@@ -105,7 +94,7 @@ def test_a_voucher_signs_since_its_own_record_came(topology: Topology) -> None:
     assert topology.signers == {b"v", b"renewed"}
 
 
-def test_a_status_moves_no_signer(topology: Topology) -> None:
+def test_a_status_does_not_change_since_when_a_signer_is_known(topology: Topology) -> None:
     topology.merge_records([record("a")])
     first = topology.log_position
     held = topology.get_record("a")
@@ -114,7 +103,7 @@ def test_a_status_moves_no_signer(topology: Topology) -> None:
     assert since(topology, "a", b"a") == first
 
 
-def test_keeping_only_some_drops_everybody_else_and_what_was_said_of_them(
+def test_retain_drops_all_other_nodes_and_the_verdicts_on_them(
     topology: Topology,
 ) -> None:
     topology.add_node(node("own"))
@@ -132,13 +121,13 @@ def test_keeping_only_some_drops_everybody_else_and_what_was_said_of_them(
     assert {event.node.status for event in events} == {NodeStatus.LEFT}
     assert [n.id for n in topology.get_service_providers("s", "v1")] == ["b", "own"]
     assert topology.get_record("gone") is None
-    said = topology.changes_since(0).verdicts()
-    assert [one.verdict.subject for one in said] == ["b"]
+    verdicts = topology.changes_since(0).verdicts()
+    assert [one.verdict.subject for one in verdicts] == ["b"]
     topology.merge_records([record("a")])
-    assert "a" in topology.nodes, "nothing keeps it from coming back"
+    assert "a" in topology.nodes, "it may return"
 
 
-def test_leases_end_each_in_its_time_and_the_owner_keeps_itself(
+def test_each_lease_ends_in_its_time_and_the_owner_keeps_its_own_record(
     topology: Topology, clock: ManualClock
 ) -> None:
     topology.add_node(node("own"))
@@ -157,7 +146,7 @@ def test_leases_end_each_in_its_time_and_the_owner_keeps_itself(
 
 
 @pytest.mark.usefixtures("small")
-def test_a_full_topology_drops_further_nodes_and_names_once_a_minute_who_sent_them(
+def test_a_full_topology_drops_further_nodes_and_logs_their_sender_once_a_minute(
     topology: Topology, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     topology.merge_records([record(f"n{i}") for i in range(LIMIT - 1)], version=7)
@@ -172,7 +161,7 @@ def test_a_full_topology_drops_further_nodes_and_names_once_a_minute_who_sent_th
     ]
     result = topology.merge_records([record("n7")], origin="crowd")
     assert not result.changed
-    assert topology.version == version + 1, "what was dropped is no change"
+    assert topology.version == version + 1, "a dropped record changes nothing"
     assert len(caplog.messages) == 1
     clock.now += 60
     topology.merge_records([record("n8")], origin="crowd")
@@ -190,11 +179,11 @@ def test_in_a_full_topology_nodes_still_change_leave_and_make_room(topology: Top
     topology.merge_records([record("n9")])
     assert list(topology.nodes) == ["n0", "n2", "n3", "n4", "n9"]
     topology.add_node(node("own"))
-    assert "own" in topology.nodes, "its own node is always there"
+    assert "own" in topology.nodes, "there is always room for the own node"
 
 
 @pytest.mark.usefixtures("small")
-def test_tombstones_are_no_nodes_and_a_voucher_cannot_invent_any_number_of_them(
+def test_tombstones_are_not_nodes_and_a_voucher_can_invent_a_limited_number(
     topology: Topology, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -212,7 +201,7 @@ def test_tombstones_are_no_nodes_and_a_voucher_cannot_invent_any_number_of_them(
 
 
 @pytest.mark.usefixtures("small")
-def test_a_voucher_removes_what_it_vouched_for_however_many_removals_others_invent(
+def test_a_voucher_can_remove_its_nodes_however_many_tombstones_others_invent(
     topology: Topology,
 ) -> None:
     topology.merge_records([record("go", by="v")])
@@ -223,7 +212,7 @@ def test_a_voucher_removes_what_it_vouched_for_however_many_removals_others_inve
     assert topology.get_node("go") is None, "its tombstone is kept"
 
 
-def test_what_a_voucher_removed_counts_among_its_ids(
+def test_the_nodes_that_a_voucher_removed_count_among_its_ids(
     topology: Topology, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("aegis_discovery._topology.limits.MAX_VOUCHED", 2)
@@ -239,12 +228,12 @@ def test_what_a_voucher_removed_counts_among_its_ids(
     ]
     topology.merge_records([record("n0", 2, by="v"), record("n1", 2, by="v")])
     topology.merge_records([record("n2", 2, by="v")])
-    assert list(topology.nodes) == ["n0", "n1"], "an id of its own may come back, within limits"
+    assert list(topology.nodes) == ["n0", "n1"], "one of its ids may return, within limits"
     topology.merge_records([record("n4", by="w")])
     assert "n4" in topology.nodes, "another voucher has its own room"
 
 
-def test_a_removal_makes_room_for_what_comes_after_it_in_the_same_merge(
+def test_a_removal_makes_room_for_later_records_of_the_same_merge(
     topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aegis_discovery._topology.limits.MAX_VOUCHED", 1)
@@ -272,4 +261,4 @@ def test_the_owner_vouches_within_the_same_limits(
     topology.vouch(replace(node("go-1"), address="10.0.0.2:1"))
     assert topology.nodes["go-1"].address == "10.0.0.2:1"
     topology.unvouch("go-1")
-    assert list(topology.nodes) == ["go-2"], "what it vouched for it can remove"
+    assert list(topology.nodes) == ["go-2"], "it can remove what it vouched for"

@@ -20,20 +20,9 @@ from aegis_discovery._topology.merge import MAX_VERSION, MAX_VERSION_STEP
 from aegis_discovery._topology.topology import TopologySnapshot
 from aegis_discovery.records import RecordSigner
 
+from ..conftest import ManualClock
+
 HOUR = 3600.0
-
-
-class ManualClock:
-    def __init__(self, now: float = 1_800_000_000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
 
 
 def greeter(node_id: str, address: str = "127.0.0.1:1") -> NodeInfo:
@@ -44,7 +33,7 @@ def records_of(topology: Topology) -> Iterator[tuple[str, int]]:
     return ((record.id, record.stamp) for record in topology.snapshot().records)
 
 
-def test_an_own_change_counts_the_version_up_by_one(clock: ManualClock) -> None:
+def test_an_own_change_increments_the_version(clock: ManualClock) -> None:
     topology = Topology(clock=clock)
     topology.add_node(greeter("a"))
     topology.update_node(greeter("a", "127.0.0.1:2"))
@@ -63,7 +52,7 @@ def test_times_are_set_on_adding_and_joined_at_survives_an_update(clock: ManualC
     assert updated.updated_at == datetime.fromtimestamp(clock.now, UTC)
 
 
-def test_times_of_others_arrive_unchanged(clock: ManualClock) -> None:
+def test_times_of_other_nodes_are_not_changed(clock: ManualClock) -> None:
     theirs = Topology(clock=clock)
     theirs.add_node(greeter("a"))
     clock.now += 100
@@ -72,7 +61,7 @@ def test_times_of_others_arrive_unchanged(clock: ManualClock) -> None:
     assert ours.get_node("a") == theirs.get_node("a")
 
 
-def test_two_fresh_topologies_that_merge_both_know_both() -> None:
+def test_two_new_topologies_that_merge_hold_both_nodes() -> None:
     a, b = Topology(owner="a"), Topology(owner="b")
     a.add_node(greeter("a"))
     b.add_node(greeter("b"))
@@ -82,7 +71,7 @@ def test_two_fresh_topologies_that_merge_both_know_both() -> None:
     assert (a.version, a.digest) == (b.version, b.digest)
 
 
-def test_an_empty_topology_at_the_highest_version_takes_nothing_away() -> None:
+def test_an_empty_topology_with_the_highest_version_removes_nothing() -> None:
     topology = Topology(owner="a")
     topology.add_node(greeter("a"))
     liar = TopologySnapshot(MAX_VERSION, datetime.now(UTC), {}, b"", ())
@@ -100,7 +89,7 @@ def test_the_version_never_passes_its_range() -> None:
     assert topology.advance_version_past(MAX_VERSION) == MAX_VERSION
 
 
-def test_a_removed_node_does_not_come_back_from_an_older_copy(clock: ManualClock) -> None:
+def test_an_older_copy_does_not_restore_a_removed_node(clock: ManualClock) -> None:
     ours, stale = Topology(clock=clock), Topology(clock=clock)
     ours.add_node(greeter("a"))
     stale.merge(ours)
@@ -127,7 +116,7 @@ def test_a_record_is_dropped_when_its_lease_ends(clock: ManualClock) -> None:
     assert [event.kind for event in events] == [EventKind.JOINED, EventKind.EXPIRED]
 
 
-def test_a_live_topology_changes_no_record_but_its_owners() -> None:
+def test_a_topology_of_a_node_changes_only_its_owners_record() -> None:
     topology = Topology(owner="a")
     with pytest.raises(NotOwnerError) as caught:
         topology.add_node(greeter("b"))
@@ -152,7 +141,7 @@ def test_a_restarted_node_continues_above_its_stamps_though_its_clock_went_back(
     assert node.address == "127.0.0.1:2"
 
 
-def test_what_a_node_says_itself_beats_what_others_vouch_for(clock: ManualClock) -> None:
+def test_a_nodes_own_record_replaces_a_vouched_record(clock: ManualClock) -> None:
     voucher, owner = Topology(owner="v", clock=clock), Topology(owner="a", clock=clock)
     owner.add_node(greeter("a", "127.0.0.1:1"))
     clock.now += 10
@@ -168,7 +157,7 @@ def test_what_a_node_says_itself_beats_what_others_vouch_for(clock: ManualClock)
     assert voucher.get_node("a") is not None
 
 
-def test_a_voucher_removes_what_it_vouched_for_and_another_ones_next_word_brings_it_back(
+def test_a_voucher_removes_its_node_and_the_next_record_of_another_voucher_restores_it(
     clock: ManualClock,
 ) -> None:
     one, two = (
@@ -185,8 +174,8 @@ def test_a_voucher_removes_what_it_vouched_for_and_another_ones_next_word_brings
     two.vouch(greeter("go", "127.0.0.1:2"))
     exchange()
     one.unvouch("go")
-    assert "go" in one.nodes, "what counts is of v2 by now"
-    # One record is held of an id, so a removal that crosses the other's word takes that away.
+    assert "go" in one.nodes, "the record of v2 counts now"
+    # One record is held per id, so a concurrent removal also removes the other voucher's record.
     one.vouch(greeter("go"))
     two.vouch(greeter("go", "127.0.0.1:3"))
     clock.now += 1
@@ -212,7 +201,7 @@ def test_equal_stamps_are_decided_the_same_way_everywhere(
     assert "x signed two records with the stamp" in caplog.text
 
 
-def test_providers_come_in_the_order_of_their_ids_and_as_one_object_until_one_changes() -> None:
+def test_providers_are_sorted_by_id_and_the_same_object_until_one_changes() -> None:
     topology = Topology()
     for node_id in ("c", "a", "b"):
         topology.add_node(greeter(node_id))
@@ -224,7 +213,7 @@ def test_providers_come_in_the_order_of_their_ids_and_as_one_object_until_one_ch
     assert topology.get_service_providers("greeter", "v1") is not found
 
 
-def test_versions_of_a_service_are_told_apart_and_found_together() -> None:
+def test_versions_of_a_service_are_found_separately_and_together() -> None:
     topology = Topology()
     topology.add_node(NodeInfo("a", services=(ServiceInfo("s", "v1"), ServiceInfo("s", "v2"))))
     topology.add_node(NodeInfo("b", services=(ServiceInfo("s", "v2"),)))
@@ -235,7 +224,7 @@ def test_versions_of_a_service_are_told_apart_and_found_together() -> None:
     assert topology.get_service_providers("s", "v1") == ()
 
 
-def test_a_failed_node_is_no_provider_until_it_is_alive_again() -> None:
+def test_a_failed_node_is_not_a_provider_until_it_is_alive_again() -> None:
     topology = Topology()
     topology.add_node(greeter("a"))
     record = topology.get_record("a")
@@ -253,7 +242,7 @@ def test_a_failed_node_is_no_provider_until_it_is_alive_again() -> None:
     assert kinds == [EventKind.SUSPECTED, EventKind.FAILED, EventKind.UPDATED]
 
 
-def test_a_new_record_alone_clears_nothing_but_a_new_life_of_the_node_does(
+def test_a_new_record_does_not_clear_the_status_but_a_new_instance_does(
     clock: ManualClock,
 ) -> None:
     witness, first = Topology(clock=clock), Topology(owner="a", clock=clock)
@@ -273,7 +262,7 @@ def test_a_new_record_alone_clears_nothing_but_a_new_life_of_the_node_does(
     assert witness.nodes["a"].status is NodeStatus.ALIVE
 
 
-def test_events_come_in_order_even_when_a_subscriber_causes_more() -> None:
+def test_events_are_in_order_even_if_a_subscriber_causes_more() -> None:
     topology = Topology()
     seen: list[str] = []
 
@@ -290,7 +279,7 @@ def test_events_come_in_order_even_when_a_subscriber_causes_more() -> None:
     assert seen == ["joined a 1", "joined b 2", "left b 3"]
 
 
-def test_a_renewed_lease_is_no_event() -> None:
+def test_a_renewed_lease_causes_no_event() -> None:
     topology = Topology(owner="a")
     topology.add_node(greeter("a"))
     before = topology.get_record("a")
@@ -304,7 +293,7 @@ def test_a_renewed_lease_is_no_event() -> None:
     assert events == []
 
 
-def test_the_log_tells_a_reader_each_node_once_however_late_it_comes() -> None:
+def test_the_log_has_each_node_once_however_late_the_reader_is() -> None:
     topology = Topology()
     for node_id in "abc":
         topology.add_node(greeter(node_id))
@@ -316,7 +305,7 @@ def test_the_log_tells_a_reader_each_node_once_however_late_it_comes() -> None:
     assert list(topology.changes_since(changes.position).records()) == []
 
 
-def test_a_change_of_status_alone_resends_no_record() -> None:
+def test_a_change_of_status_sends_no_record_again() -> None:
     topology = Topology()
     topology.add_node(greeter("a"))
     position = topology.changes_since(0).position
@@ -328,7 +317,7 @@ def test_a_change_of_status_alone_resends_no_record() -> None:
     assert [status for _, _, status in changes.statuses()] == [NodeStatus.FAILED]
 
 
-def test_news_are_not_sent_back_to_where_they_came_from() -> None:
+def test_changes_are_not_sent_back_to_their_origin() -> None:
     ours, theirs = Topology(), Topology()
     theirs.add_node(greeter("a"))
     ours.merge_records(theirs.snapshot().records, origin="peer")
@@ -337,7 +326,7 @@ def test_news_are_not_sent_back_to_where_they_came_from() -> None:
     assert [record.id for record in changes.records(reader="other")] == ["a"]
 
 
-def test_a_snapshot_belongs_together_while_other_threads_change_the_topology() -> None:
+def test_a_snapshot_is_consistent_while_other_threads_change_the_topology() -> None:
     topology = Topology()
     topology.add_node(greeter("a", "127.0.0.1:1"))
     done = threading.Event()
@@ -356,7 +345,7 @@ def test_a_snapshot_belongs_together_while_other_threads_change_the_topology() -
     thread.join()
 
 
-def test_nodes_is_a_view_that_nobody_can_change() -> None:
+def test_nodes_is_a_read_only_snapshot() -> None:
     topology = Topology()
     topology.add_node(greeter("a"))
     nodes = topology.nodes
@@ -367,7 +356,7 @@ def test_nodes_is_a_view_that_nobody_can_change() -> None:
     assert replace(nodes["a"]) == nodes["a"]
 
 
-def test_a_subscriber_that_fails_harms_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_subscriber_that_fails_does_not_affect_others(caplog: pytest.LogCaptureFixture) -> None:
     topology = Topology()
     seen: list[str] = []
 
@@ -386,31 +375,31 @@ def test_subscribers_may_wait_for_another_thread_that_reads_the_topology() -> No
     topology = Topology()
     read: list[object] = []
 
-    def look_elsewhere(event: TopologyEvent) -> None:
+    def read_in_thread(event: TopologyEvent) -> None:
         thread = threading.Thread(target=lambda: read.append(topology.get_node(event.node.id)))
         thread.start()
         thread.join(5)
         assert not thread.is_alive()
 
-    topology.subscribe(look_elsewhere)
+    topology.subscribe(read_in_thread)
     topology.add_node(greeter("a"))
     topology.update_node(greeter("a", "127.0.0.1:2"))
     assert len(read) == 2
 
 
-def test_a_merge_of_many_records_wakes_once() -> None:
+def test_a_merge_of_many_records_calls_a_listener_once() -> None:
     ours, theirs = Topology(), Topology()
     for index in range(100):
         theirs.add_node(greeter(f"n{index}"))
-    wakes: list[None] = []
-    end = ours.subscribe_changed(lambda: wakes.append(None))
+    calls: list[None] = []
+    end = ours.subscribe_changed(lambda: calls.append(None))
     ours.merge(theirs)
     end()
     ours.add_node(greeter("late"))
-    assert len(wakes) == 1
+    assert len(calls) == 1
 
 
-def test_hearsay_is_no_sign_of_life(clock: ManualClock) -> None:
+def test_a_vouched_record_is_no_sign_of_life(clock: ManualClock) -> None:
     topology = Topology(owner="v", signer=RecordSigner("v", clock=clock), clock=clock)
     topology.vouch(greeter("go"))
     record = topology.get_record("go")
