@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from aegis_discovery import HealthStatus
 
@@ -70,24 +70,21 @@ class FunctionHealthChecker:
             return as_status(await self._function())
         if self._run is not None and self._run.is_alive():
             raise RuntimeError("its last run has not ended")
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[CheckResult | Awaitable[CheckResult]] = loop.create_future()
-        # A daemon thread of its own: a check that hangs for ever blocks nothing else.
-        self._run = threading.Thread(
-            target=self._work, args=(loop, result), name=f"aegis-check-{self.name}", daemon=True
-        )
-        self._run.start()
-        answer = await result
-        return as_status(await answer if inspect.isawaitable(answer) else answer)
+        result: Future[CheckResult | Awaitable[CheckResult]] = Future()
 
-    def _work(self, loop: asyncio.AbstractEventLoop, result: asyncio.Future[Any]) -> None:
-        try:
-            answer = self._function()
-        except Exception as error:  # noqa: BLE001 - an exception is a result
-            failure = error
-            _hand_over(loop, result, lambda: result.set_exception(failure))
-        else:
-            _hand_over(loop, result, lambda: result.set_result(answer))
+        def run() -> None:
+            # It may be cancelled before the thread runs, but not afterwards.
+            if result.set_running_or_notify_cancel():
+                try:
+                    result.set_result(self._function())
+                except Exception as error:  # noqa: BLE001 - an exception is a result
+                    result.set_exception(error)
+
+        # A daemon thread of its own: a check that hangs for ever blocks nothing else.
+        self._run = threading.Thread(target=run, name=f"aegis-check-{self.name}", daemon=True)
+        self._run.start()
+        answer = await asyncio.wrap_future(result)
+        return as_status(await answer if inspect.isawaitable(answer) else answer)
 
 
 def as_status(result: object) -> HealthStatus:
@@ -95,18 +92,6 @@ def as_status(result: object) -> HealthStatus:
     if isinstance(result, HealthStatus):
         return result
     return HealthStatus.UNHEALTHY if result is False else HealthStatus.HEALTHY
-
-
-def _hand_over(
-    loop: asyncio.AbstractEventLoop, result: asyncio.Future[Any], settle: Callable[[], None]
-) -> None:
-    def finish() -> None:
-        if not result.done():
-            settle()
-
-    # The loop may be closed already; then nothing waits for the result.
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(finish)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Self
 
 from aegis_certs import IdentitySource, TLSConfig
-from aegis_discovery import Topology
+from aegis_discovery import PoolStats, Topology
 from aegis_discovery.aio import ServiceClientPool
 from aegis_discovery.background import register_at_fork
 from aegis_discovery.errors import ForkedError
@@ -20,7 +20,7 @@ from aegis_core._access.policy_file import PolicySource
 from aegis_core._health.checks import HealthInfo
 from aegis_core._node.delegation import through_peers
 from aegis_core._node.options import NodeOptions, expand
-from aegis_core._node.runtime import PoolWithStats, RunningNode
+from aegis_core._node.runtime import RunningNode
 from aegis_core._peers.manager import PeerManager
 from aegis_core._server.server import MeshServer
 from aegis_core._stats import NodeStats
@@ -132,9 +132,9 @@ class Node:
         """Returns a snapshot of the node's calls, feeds, topology, certificate and pool."""
         return self._parts.stats()
 
-    def _report_pool(self, pool: PoolWithStats) -> None:
+    def _report_pool(self, stats: Callable[[], PoolStats]) -> None:
         """Makes `stats` report another pool: the blocking face calls through its own pool."""
-        self._parts.reported_pool = pool
+        self._parts.pool_stats = stats
 
     # Start and stop
 

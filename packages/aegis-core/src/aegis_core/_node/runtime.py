@@ -9,7 +9,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Protocol
 
 from aegis_certs import IdentitySource, TLSConfig
 from aegis_discovery import HealthStatus, PoolOptions, PoolStats
@@ -36,18 +35,11 @@ from aegis_core.errors import ConfigError
 _log = logging.getLogger("aegis.node")
 
 
-class PoolWithStats(Protocol):
-    """A pool of either face."""
-
-    def stats(self) -> PoolStats:
-        """Returns a snapshot of the pool."""
-
-
 class RunningNode:
     """Creates the parts of a node, owns its tasks, and stops both in order.
 
     Attributes:
-        reported_pool: The pool whose statistics `stats` reports.
+        pool_stats: Returns the statistics of the pool that the node's calls go through.
     """
 
     def __init__(
@@ -115,7 +107,7 @@ class RunningNode:
             channels=self.peers.channels if is_plain else None,
             **vars(pool_options),
         )
-        self.reported_pool: PoolWithStats = self.pool
+        self.pool_stats: Callable[[], PoolStats] = self.pool.stats
         self.may_provide.subscribe_changed(self.pool.reevaluate)
         self._apply_policy()
         seeds = tuple(map(parse_seed, options.seed_peers))
@@ -164,7 +156,7 @@ class RunningNode:
             topology_nodes=len(topology.nodes),
             has_policy=server.has_policy,
             calls=server.calls,
-            pool=self.reported_pool.stats(),
+            pool=self.pool_stats(),
             feeds=FeedStats(
                 served=len(server.watchers),
                 opened=server.feeds_served,

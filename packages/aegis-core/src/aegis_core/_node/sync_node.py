@@ -152,7 +152,7 @@ class Node:
                     **vars(self._options.pool_options or PoolOptions()),
                 )
                 may_provide.subscribe_changed(self._pool.reevaluate)
-                self._node._report_pool(self._pool)  # noqa: SLF001 - two faces of one node
+                self._node._report_pool(self._pool.stats)  # noqa: SLF001 - two faces of one node
             return self._pool
 
     @property

@@ -72,21 +72,18 @@ class UnsignedProtocolService(aegis_pb2_grpc.MeshServiceServicer):
     async def Ping(  # noqa: N802 - the wire's name
         self, request: aegis_pb2.PingRequest, context: Context
     ) -> aegis_pb2.PingResponse:
-        """Returns the id of this node."""
         await self._verified_sender(request.sender_id, context)
         return codec.ping_response(self._node.node_id)
 
     async def GetHealth(  # noqa: N802 - the wire's name
         self, request: aegis_pb2.HealthRequest, context: Context
     ) -> aegis_pb2.HealthResponse:
-        """Returns the result of the last health checks."""
         await self._verified_sender(request.sender_id, context)
         return codec.health_to_wire(self._node.health())
 
     async def GetNodeInfo(  # noqa: N802 - the wire's name
         self, request: aegis_pb2.NodeInfoRequest, context: Context
     ) -> aegis_pb2.NodeInfoResponse:
-        """Returns what this node publishes of itself."""
         await self._verified_sender(request.sender_id, context)
         return codec.node_info_to_wire(self._node.info(), self._node.health())
 
@@ -116,7 +113,6 @@ class UnsignedProtocolService(aegis_pb2_grpc.MeshServiceServicer):
     async def GetTopology(  # noqa: N802 - the wire's name
         self, request: aegis_pb2.GetTopologyRequest, context: Context
     ) -> aegis_pb2.GetTopologyResponse:
-        """Returns the whole topology."""
         async with self._reader(request.sender_id, context):
             return codec.topology_response(self._node.topology.snapshot())
 

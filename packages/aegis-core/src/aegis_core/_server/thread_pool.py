@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -88,6 +88,19 @@ class CallEndedError(grpc.RpcError):
 
     def __init__(self) -> None:
         super().__init__("the call is over: its caller gave up, or this server ended it")
+
+
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+
+
+def _forwarded(method: MethodT) -> MethodT:
+    """Makes a method that calls the same method of gRPC's own context."""
+    name = method.__name__
+
+    def forward(self: ThreadContext, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._context, name)(*args, **kwargs)
+
+    return cast("MethodT", forward)
 
 
 class ThreadContext(grpc.ServicerContext):
@@ -169,13 +182,25 @@ class ThreadContext(grpc.ServicerContext):
 
     # The methods below are gRPC's blocking API, with its meanings.
 
-    def is_active(self) -> bool:
-        """Returns whether the call is not over."""
-        return not self._over
+    time_remaining = _forwarded(grpc.ServicerContext.time_remaining)
+    invocation_metadata = _forwarded(grpc.ServicerContext.invocation_metadata)
+    set_trailing_metadata = _forwarded(grpc.ServicerContext.set_trailing_metadata)
+    trailing_metadata = _forwarded(grpc.ServicerContext.trailing_metadata)
+    set_code = _forwarded(grpc.ServicerContext.set_code)
+    set_details = _forwarded(grpc.ServicerContext.set_details)
+    set_compression = _forwarded(grpc.ServicerContext.set_compression)
+    disable_next_message_compression = _forwarded(
+        grpc.ServicerContext.disable_next_message_compression
+    )
 
-    def time_remaining(self) -> Any:
-        """Returns the seconds to the deadline; None if there is no deadline."""
-        return self._context.time_remaining()
+    def code(self) -> Any:
+        return self._context.code()
+
+    def details(self) -> Any:
+        return self._context.details()
+
+    def is_active(self) -> bool:
+        return not self._over
 
     def cancel(self) -> bool:
         """Ends the call as cancelled; returns whether it was not over."""
@@ -195,72 +220,29 @@ class ThreadContext(grpc.ServicerContext):
                 return False
         return True
 
-    def invocation_metadata(self) -> Any:
-        """Returns the metadata that the caller sent."""
-        return self._context.invocation_metadata()
-
     def peer(self) -> str:
-        """Returns the peer's network address."""
         return self._peer
 
     def peer_identities(self) -> Any:
-        """Returns the identities of the peer that TLS proved."""
         return None if self._key is None else self._auth.get(self._key)
 
     def peer_identity_key(self) -> str | None:
-        """Returns the name of the property that holds the peer's identities."""
         return self._key
 
     def auth_context(self) -> Mapping[str, Any]:
-        """Returns the properties of the connection that TLS proved."""
         return self._auth
 
     def send_initial_metadata(self, initial_metadata: Any) -> None:
-        """Sends metadata ahead of the response."""
         self._wait_for(self._context.send_initial_metadata(initial_metadata))
-
-    def set_trailing_metadata(self, trailing_metadata: Any) -> None:
-        """Sets the metadata that goes with the status."""
-        self._context.set_trailing_metadata(trailing_metadata)
-
-    def trailing_metadata(self) -> Any:
-        """Returns the metadata that goes with the status."""
-        return self._context.trailing_metadata()
 
     def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()
     ) -> NoReturn:
-        """Ends the call with a status. It raises an exception that the handler must not catch."""
         self._wait_for(self._context.abort(code, details, tuple(trailing_metadata)))
         raise CallEndedError
 
     def abort_with_status(self, status: Any) -> NoReturn:
-        """Ends the call with a rich status, as `abort` does."""
         self.abort(status.code, status.details, status.trailing_metadata or ())
-
-    def set_code(self, code: grpc.StatusCode) -> None:
-        """Sets the status code that the call ends with."""
-        self._context.set_code(code)
-
-    def set_details(self, details: str) -> None:
-        """Sets the text of the status that the call ends with."""
-        self._context.set_details(details)
-
-    def code(self) -> Any:
-        """Returns the status code that was set."""
-        return self._context.code()
-
-    def details(self) -> Any:
-        """Returns the text of the status that was set."""
-        return self._context.details()
-
-    def set_compression(self, compression: grpc.Compression) -> None:
-        """Sets how responses are compressed."""
-        self._context.set_compression(compression)
-
-    def disable_next_message_compression(self) -> None:
-        """Sends the next message without compression."""
-        self._context.disable_next_message_compression()
 
 
 class _Requests(Iterator[Any]):
