@@ -15,14 +15,14 @@ def test_addresses_split_and_join(address: str, expected: tuple[str, int]) -> No
     assert join_address(*expected) == address
 
 
-NO_ADDRESSES = (
+INVALID_ADDRESSES = (
     *("", "a", "a:", ":1", "a:b", "a:65536", "::1:50051", "[::1:5", "[[::1]]:5", "[x]:1"),
     *("h:\u0663", "a b/../c:1", "a..b:1", "a\n2026 ERROR:1", "unix:1"),
 )
 
 
-@pytest.mark.parametrize("address", NO_ADDRESSES)
-def test_what_is_no_address_is_named_with_its_option(address: str) -> None:
+@pytest.mark.parametrize("address", INVALID_ADDRESSES)
+def test_an_invalid_address_is_refused_with_the_name_of_its_option(address: str) -> None:
     with pytest.raises(ConfigError, match=r"^address: "):
         bound_address(address)
     with pytest.raises(ConfigError, match=r"^address: "):
@@ -38,16 +38,14 @@ def test_what_is_no_address_is_named_with_its_option(address: str) -> None:
         ("0.0.0.0:0", "node.example:9000", "node.example:9000"),
     ],
 )
-def test_the_bound_port_is_what_is_published(
-    bind: str, advertise: str | None, expected: str
-) -> None:
+def test_the_bound_port_is_published(bind: str, advertise: str | None, expected: str) -> None:
     assert published_address(bind, advertise, 77) == expected
 
 
 @pytest.mark.parametrize(
     ("bind", "advertise"), [("0.0.0.0:1", None), ("[::]:1", None), ("127.0.0.1:1", "0.0.0.0:1")]
 )
-def test_an_address_that_nobody_can_dial_is_refused(bind: str, advertise: str | None) -> None:
+def test_an_address_that_cannot_be_dialled_is_refused(bind: str, advertise: str | None) -> None:
     with pytest.raises(ConfigError, match="advertise"):
         published_address(bind, advertise, 1)
 

@@ -9,11 +9,7 @@ from aegis_core.errors import ConfigError
 
 
 def bound_address(address: str) -> tuple[str, int]:
-    """Splits an address to listen on; port 0 stands for any free port.
-
-    Raises:
-        ConfigError: If it is not a valid address.
-    """
+    """Splits an address to listen on, or raises `ConfigError`. Port 0 means any free port."""
     try:
         return split_host_port(address)
     except InvalidAddressError as error:
@@ -21,11 +17,7 @@ def bound_address(address: str) -> tuple[str, int]:
 
 
 def check_dialable(option: str, address: str) -> None:
-    """Checks that an address can be dialled.
-
-    Raises:
-        ConfigError: If it cannot be dialled.
-    """
+    """Raises `ConfigError` unless the address can be dialled."""
     try:
         split_address(address)
     except InvalidAddressError as error:

@@ -110,7 +110,6 @@ class RateLimiter:
         return ""
 
     def leave(self, caller: str) -> None:
-        """Counts one less."""
         self._accounts[caller].open -= 1
 
     def _prune(self, now: float) -> None:

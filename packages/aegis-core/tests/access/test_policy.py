@@ -1,4 +1,4 @@
-"""A policy is asked before a handler runs, on every kind of call, and may change meanwhile."""
+"""The policy is applied before every kind of handler runs, and may change at any time."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def register(server: Any) -> None:
 
 
 async def begin(channel: grpc.aio.Channel, method: str, path: str = "/shop.Orders/") -> Any:
-    """Makes a call of whatever kind, up to its first message or its end."""
+    """Makes a call of any kind, and waits for its first message or its end."""
     kind = KINDS[method[-2:]]
     call: Any = getattr(channel, kind)(path + method)(
         *([b"x"] if kind.startswith("unary") else [iter([b"x"])]), timeout=10
@@ -99,7 +99,7 @@ async def code_of(channel: grpc.aio.Channel, method: str) -> grpc.StatusCode:
         call = await begin(channel, method)
     except grpc.aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.INTERNAL:
-            # So the aio client (1.78 to 1.85) has it now and then where a call ends as it writes.
+            # The aio client (1.78 to 1.85) sometimes reports it if a call ends while it writes.
             return await code_of(channel, method)
         return error.code()
     call.cancel()
@@ -119,12 +119,12 @@ def node_with(identity: MakeIdentity, policy: Any, **options: Any) -> Node:
 
 
 @pytest.fixture(autouse=True)
-def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aegis_core._node.runtime.POLL_INTERVAL", 0.02)
     monkeypatch.setattr("aegis_core._server.interceptor.REVALIDATION_INTERVAL", 0.05)
 
 
-async def test_only_who_is_named_gets_through_on_every_kind_of_call(
+async def test_only_callers_that_a_rule_names_are_allowed_on_every_kind_of_call(
     identity: MakeIdentity,
 ) -> None:
     policy = Policy(call=[CallRule(ids=["friend-*"], services=["shop.*"])])
@@ -141,7 +141,7 @@ async def test_only_who_is_named_gets_through_on_every_kind_of_call(
         assert denied.value.details() == "stranger may not call /shop.Orders/uu"
 
 
-async def test_the_mesh_and_health_are_for_every_member_and_reflection_is_not(
+async def test_every_member_may_call_the_mesh_and_health_but_not_reflection(
     identity: MakeIdentity,
 ) -> None:
     async with (
@@ -153,12 +153,12 @@ async def test_the_mesh_and_health_are_for_every_member_and_reflection_is_not(
         reflection = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
         call = channel.stream_stream(reflection)(iter([b""]), timeout=10)
         assert await call.code() is DENIED
-        # It sees no policy either, where there is nothing to call.
+        # No policy applies to a method that does not exist.
         missing = channel.unary_unary("/no.Such/Method")(b"", timeout=10)
         assert await missing.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-class _TakesAll(grpc.GenericRpcHandler):
+class _AnyMethod(grpc.GenericRpcHandler):
     def service(self, handler_call_details: Any) -> Any:
         async def answer(request: bytes, context: Any) -> bytes:
             return b"mine"
@@ -167,11 +167,11 @@ class _TakesAll(grpc.GenericRpcHandler):
 
 
 @pytest.mark.parametrize("service", sorted(OPEN_SERVICES))
-async def test_what_everybody_may_call_is_never_answered_by_a_handler_that_takes_any_call(
+async def test_open_services_are_never_served_by_a_handler_of_the_users_that_takes_any_call(
     identity: MakeIdentity, service: str
 ) -> None:
     def register(server: Any) -> None:
-        server.add_generic_rpc_handlers((_TakesAll(),))
+        server.add_generic_rpc_handlers((_AnyMethod(),))
 
     node = Node(
         "node",
@@ -187,13 +187,13 @@ async def test_what_everybody_may_call_is_never_answered_by_a_handler_that_takes
         assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_what_everybody_may_call_is_what_nodes_serve() -> None:
+def test_the_open_services_are_those_that_every_node_serves() -> None:
     files = (aegis_pb2, mesh_pb2, stats_pb2, health_pb2)
     services = [one for file in files for one in file.DESCRIPTOR.services_by_name.values()]
     assert {service.full_name for service in services} == OPEN_SERVICES
 
 
-async def test_nodes_join_whatever_the_policy_and_are_known_by_their_type(
+async def test_nodes_join_whatever_the_policy_and_are_allowed_by_their_type(
     identity: MakeIdentity, until: Until
 ) -> None:
     policy = Policy(call=[CallRule(types=["gateway"], services=["*"])])
@@ -209,7 +209,7 @@ async def test_nodes_join_whatever_the_policy_and_are_known_by_their_type(
             open_channel(identity("edge"), "node", node.address) as channel,
             open_channel(identity("client"), "node", node.address) as client,
         ):
-            assert await code_of(channel, "uu") is DENIED, "nobody knows it yet"
+            assert await code_of(channel, "uu") is DENIED, "it is not in the topology yet"
             async with other:
                 await until(lambda: "edge" in node.topology.nodes)
                 assert await code_of(channel, "uu") is grpc.StatusCode.OK
@@ -222,7 +222,7 @@ def rules(*ids: str) -> str:
     return f'[[call]]\nids = {list(ids)}\nservices = ["shop.Orders"]\n'
 
 
-async def test_a_changed_file_counts_soon_and_a_bad_one_is_refused(
+async def test_a_changed_file_is_loaded_soon_and_a_bad_file_is_refused(
     identity: MakeIdentity, until: Until, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "policy.toml"
@@ -249,10 +249,12 @@ async def test_a_changed_file_counts_soon_and_a_bad_one_is_refused(
         await codes_become(DENIED, grpc.StatusCode.OK)
     assert [r.getMessage() for r in caplog.records].count("the policy stays as it is") == 0
     refusals = [r for r in caplog.records if r.getMessage().startswith("the policy stays")]
-    assert len(refusals) == 2, "each once, not at every look"
+    assert len(refusals) == 2, "each once, not at every poll"
 
 
-def test_half_a_policy_denies_nobody_since_a_change_counts_once_it_stays(tmp_path: Path) -> None:
+def test_half_a_policy_denies_no_caller_because_a_change_is_loaded_when_it_stays(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(rules("a"))
     source = PolicySource(path)
@@ -265,8 +267,8 @@ def test_half_a_policy_denies_nobody_since_a_change_counts_once_it_stays(tmp_pat
     assert source.poll() == parse_policy(rules("b"))
 
 
-async def test_an_open_stream_ends_when_its_caller_may_not_call_any_more(
-    identity: MakeIdentity, tmp_path: Path
+async def test_an_open_stream_ends_when_the_policy_denies_its_caller(
+    identity: MakeIdentity, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(rules("a", "b"))
@@ -285,10 +287,13 @@ async def test_an_open_stream_ends_when_its_caller_may_not_call_any_more(
         assert await staying.read() == b"x"
         assert node.stats().calls.denied == 1
         staying.cancel()
+    reason = "call rule 1 (line 1) is for other ids"
+    line = f"a may not call /shop.Orders/us any more, its open stream is ended: {reason}"
+    assert [m for m in caplog.messages if "may not call" in m] == [line]
 
 
 @pytest.mark.parametrize("text", ["[[call]\n", None])
-async def test_a_node_does_not_start_with_a_file_that_is_no_policy(
+async def test_a_node_does_not_start_with_an_invalid_policy_file(
     identity: MakeIdentity, tmp_path: Path, text: str | None
 ) -> None:
     path = tmp_path / "policy.toml"
@@ -298,41 +303,43 @@ async def test_a_node_does_not_start_with_a_file_that_is_no_policy(
         await node_with(identity, str(path)).start()
 
 
-class Judged:
-    """A judge with a clock of our own."""
+class Authorizer:
+    """A call authorizer with a fake clock."""
 
     def __init__(self, identity: MakeIdentity) -> None:
         self.now = 0.0
         self.types: dict[str, str] = {}
-        self.judge = CallAuthorizer(CallerVerifier(), self.types.get, clock=lambda: self.now)
+        self.inner = CallAuthorizer(CallerVerifier(), self.types.get, clock=lambda: self.now)
         certificate = identity("caller").certificate
         self.caller = Caller("caller", certificate, not_after=2.0**40, fingerprint=b"1")
 
     def ask(self, path: str = "/s/m") -> bool:
-        return self.judge.check(self.caller, path) is None
+        return self.inner.check(self.caller, path) is None
 
 
-def test_without_a_policy_everybody_may_call_everything(identity: MakeIdentity) -> None:
-    judged = Judged(identity)
-    assert judged.ask()
-    judged.judge.set_policy(Policy())
-    assert not judged.ask()
-    assert judged.judge.check(judged.caller, None) is None, "what is for everybody"
-    judged.judge.set_policy(None)
-    assert judged.ask()
+def test_without_a_policy_every_caller_may_call_everything(identity: MakeIdentity) -> None:
+    authorizer = Authorizer(identity)
+    assert authorizer.ask()
+    authorizer.inner.set_policy(Policy())
+    assert not authorizer.ask()
+    assert authorizer.inner.check(authorizer.caller, None) is None, (
+        "no policy denies an open service"
+    )
+    authorizer.inner.set_policy(None)
+    assert authorizer.ask()
 
 
-def test_a_denial_is_told_once_a_minute_and_then_with_how_many_there_were(
+def test_a_denial_is_logged_once_a_minute_with_the_number_of_suppressed_lines(
     identity: MakeIdentity, caplog: pytest.LogCaptureFixture
 ) -> None:
-    judged = Judged(identity)
-    judged.judge.set_policy(Policy(call=[CallRule(ids=["x"], services=["*"])]))
+    authorizer = Authorizer(identity)
+    authorizer.inner.set_policy(Policy(call=[CallRule(ids=["x"], services=["*"])]))
     with caplog.at_level(logging.WARNING, "aegis.policy"):
         for _ in range(5):
-            assert not judged.ask()
-        assert not judged.ask("/s/other")
-        judged.now += 60
-        assert not judged.ask()
+            assert not authorizer.ask()
+        assert not authorizer.ask("/s/other")
+        authorizer.now += 60
+        assert not authorizer.ask()
     more = "(4 similar lines were suppressed)"
     assert [record.getMessage() for record in caplog.records] == [
         "caller may not call /s/m: call rule 1 is for other ids",
@@ -341,24 +348,24 @@ def test_a_denial_is_told_once_a_minute_and_then_with_how_many_there_were(
     ]
 
 
-def test_a_remembered_decision_does_not_outlive_the_type_or_the_policy(
+def test_a_cached_decision_does_not_outlive_the_type_or_the_policy(
     identity: MakeIdentity,
 ) -> None:
-    judged = Judged(identity)
-    judged.judge.set_policy(Policy(call=[CallRule(types=["web"], services=["*"])]))
-    assert not judged.ask()
-    judged.types["caller"] = "web"
-    assert judged.ask()
-    judged.types["caller"] = "batch"
-    assert not judged.ask()
-    judged.judge.set_policy(Policy(call=[CallRule(ids=["*"], services=["*"])]))
-    assert judged.ask()
+    authorizer = Authorizer(identity)
+    authorizer.inner.set_policy(Policy(call=[CallRule(types=["web"], services=["*"])]))
+    assert not authorizer.ask()
+    authorizer.types["caller"] = "web"
+    assert authorizer.ask()
+    authorizer.types["caller"] = "batch"
+    assert not authorizer.ask()
+    authorizer.inner.set_policy(Policy(call=[CallRule(ids=["*"], services=["*"])]))
+    assert authorizer.ask()
 
 
-def test_a_denial_says_nothing_of_the_rules(identity: MakeIdentity) -> None:
-    judged = Judged(identity)
-    judged.judge.set_policy(Policy(call=[CallRule(ids=["secret-*"], services=["*"])]))
-    error = judged.judge.check(judged.caller, "/s/m")
+def test_a_denial_does_not_reveal_the_rules(identity: MakeIdentity) -> None:
+    authorizer = Authorizer(identity)
+    authorizer.inner.set_policy(Policy(call=[CallRule(ids=["secret-*"], services=["*"])]))
+    error = authorizer.inner.check(authorizer.caller, "/s/m")
     assert isinstance(error, CallDeniedError)
     assert (str(error), error.node_id, error.method) == (
         "caller may not call /s/m",
@@ -368,7 +375,7 @@ def test_a_denial_says_nothing_of_the_rules(identity: MakeIdentity) -> None:
 
 
 @pytest.mark.parametrize("kind", [SyncNode, "client"])
-async def test_only_nodes_that_may_provide_a_service_are_called_for_it(
+async def test_only_nodes_that_may_provide_a_service_are_called(
     identity: MakeIdentity, until: Until, tmp_path: Path, kind: Any
 ) -> None:
     path = tmp_path / "policy.toml"

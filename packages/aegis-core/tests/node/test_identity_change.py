@@ -1,4 +1,4 @@
-"""A node goes on with a new certificate, key and bundle, and nobody who calls notices."""
+"""A node continues with a new certificate, key and bundle, and callers do not notice."""
 
 from __future__ import annotations
 
@@ -106,10 +106,10 @@ async def test_a_new_certificate_reaches_the_other_nodes_with_the_record(
         return caller.get_certificate("provider")
 
     await until(lambda: known() == tls.certificate)
-    assert events == [], "a renewal is nothing that changes the topology"
+    assert events == [], "a renewal does not change the topology"
 
 
-async def test_feeds_are_dialled_again_with_the_new_certificate_and_nobody_is_suspected(
+async def test_feeds_are_opened_again_with_the_new_certificate_and_no_node_is_suspected(
     pair: tuple[Node, Node], issue: Callable[[str], TLSConfig], until: Until
 ) -> None:
     provider, caller = pair

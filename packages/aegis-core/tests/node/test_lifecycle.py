@@ -1,4 +1,4 @@
-"""Certificates end, change, are revoked and their CA rotates, and the mesh goes on."""
+"""The mesh survives expiry, renewal and revocation of certificates, and a rotation of the CA."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def register(server: grpc.aio.Server) -> None:
 
 
 @pytest.fixture(autouse=True)
-def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aegis_discovery.identity._run.POLL_INTERVAL", 0.05)
     monkeypatch.setattr("aegis_core._server.interceptor.REVALIDATION_INTERVAL", 0.05)
 
@@ -82,7 +82,7 @@ async def start(own_ca: CertificateAuthority) -> AsyncIterator[StartNode]:
 
 
 class Load:
-    """Calls a service without pause, and remembers under which certificates it was seen."""
+    """Calls a service without pause, and records the certificates that the service saw."""
 
     def __init__(self, node: Node) -> None:
         self.seen: set[int] = set()
@@ -127,7 +127,7 @@ async def test_a_node_renews_in_time_with_a_new_key_and_no_call_fails(
         await until(lambda: caller.get_certificate("provider") == provider.tls.certificate)
 
 
-async def test_a_changed_file_is_taken_up_and_a_bad_one_refused(
+async def test_a_changed_file_is_loaded_and_a_bad_file_is_refused(
     start: StartNode, own_ca: CertificateAuthority, until: Until, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = await start("a")
@@ -189,7 +189,7 @@ async def provider_call(node: Node) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["Ticks", "Flood"])
-async def test_a_connection_does_not_outlive_the_certificate_it_was_made_with(
+async def test_a_connection_does_not_outlive_its_certificate(
     start: StartNode, own_ca: CertificateAuthority, kind: str
 ) -> None:
     provider = await start("provider")
@@ -245,7 +245,7 @@ async def test_the_ca_rotates_under_load_without_a_restart_or_a_failed_call(
     assert all(len(node.topology.nodes) == 2 for node in nodes)
 
 
-async def test_a_client_takes_up_its_renewed_certificate(
+async def test_a_client_loads_its_renewed_certificate(
     start: StartNode, own_ca: CertificateAuthority, until: Until
 ) -> None:
     provider = await start("provider")
@@ -268,13 +268,15 @@ async def test_a_client_takes_up_its_renewed_certificate(
 @pytest.mark.parametrize(
     ("version", "refused"), [("TLSv1.3", False), ("", False), ("TLSv1.2", True)]
 )
-def test_only_tls_1_3_is_spoken(own_ca: CertificateAuthority, version: str, refused: bool) -> None:
+def test_only_tls_1_3_is_accepted(
+    own_ca: CertificateAuthority, version: str, refused: bool
+) -> None:
     certificate = own_ca.issue_in_memory("a").certificate
     caller = Caller("a", certificate, tls_version=version, not_after=1.0)
     assert bool(CallerVerifier(clock=lambda: 0.0).check(caller)) is refused
 
 
-async def test_a_client_leaves_out_a_provider_whose_certificate_is_revoked(
+async def test_a_client_does_not_call_a_provider_whose_certificate_is_revoked(
     start: StartNode, own_ca: CertificateAuthority, until: Until
 ) -> None:
     seed = await start("seed")

@@ -1,4 +1,4 @@
-"""Who may not speak any more is refused: on new calls, on open streams, on old TLS."""
+"""Callers with a bad certificate or an old TLS version are refused on calls and open streams."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def pushed(request: bytes, context: grpc.aio.ServicerContext) -> None:
 
 
 async def stubborn(request: bytes, context: grpc.aio.ServicerContext) -> None:
-    """Takes the first cancellations for its own, as careless handlers do."""
+    """Suppresses the first two cancellations, as careless handlers do."""
     await context.write(b"one")
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.Event().wait()
@@ -82,7 +82,7 @@ def sync_upload(requests: Iterator[bytes], context: grpc.ServicerContext) -> byt
 
 
 def sync_mute(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-    """Listens and never says a word."""
+    """Reads requests and sends no response."""
     for _ in requests:
         yield from ()
 
@@ -107,14 +107,14 @@ def register(server: grpc.aio.Server) -> None:
 
 
 @pytest.fixture(autouse=True)
-def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aegis_discovery.identity._run.POLL_INTERVAL", 0.05)
     monkeypatch.setattr("aegis_core._server.interceptor.REVALIDATION_INTERVAL", 0.05)
 
 
 @pytest.fixture
 def own_ca(tmp_path: Path) -> CertificateAuthority:
-    # Old enough to have issued something that has ended.
+    # Old enough to have issued certificates that have expired.
     past = datetime.now(UTC) - timedelta(days=3)
     return CertificateAuthority.create(tmp_path / "certs", key_type=KeyType.P256, at=past)
 
@@ -128,12 +128,12 @@ async def node(own_ca: CertificateAuthority) -> AsyncIterator[Node]:
 
 
 class Client:
-    """Somebody with one connection, who keeps streams of every kind busy."""
+    """A client with one connection, which keeps streams of every kind busy."""
 
     def __init__(self, node: Node, tls: TLSConfig) -> None:
         self.channel = open_channel(tls, "node", node.address)
         self._tasks: list[asyncio.Task[None]] = []
-        self.heard: dict[str, int] = {}
+        self.received: dict[str, int] = {}
         self.writes = True
 
     async def __aenter__(self) -> Self:
@@ -168,18 +168,18 @@ class Client:
     async def _read(self, name: str, call: Any) -> None:
         with contextlib.suppress(grpc.aio.AioRpcError):
             async for _ in call:
-                self._moved(name)
+                self._count(name)
 
     async def _write(self, name: str, call: Any) -> None:
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             while True:
                 if self.writes:
                     await call.write(b"x")
-                    self._moved(name)
+                    self._count(name)
                 await asyncio.sleep(0.02)
 
-    def _moved(self, name: str) -> None:
-        self.heard[name] = self.heard.get(name, 0) + 1
+    def _count(self, name: str) -> None:
+        self.received[name] = self.received.get(name, 0) + 1
 
 
 async def over(call: grpc.aio.Call) -> bool:
@@ -190,7 +190,7 @@ async def over(call: grpc.aio.Call) -> bool:
 
 
 class Slow:
-    """A sync handler that takes its time, and asks only then who calls."""
+    """A sync handler that waits before it reads the caller."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -209,10 +209,10 @@ class Slow:
         server.add_generic_rpc_handlers((generic,))
 
 
-async def test_callers_that_give_up_on_sync_handlers_harm_nobody(
+async def test_callers_that_give_up_on_sync_handlers_do_not_disturb_others(
     own_ca: CertificateAuthority, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # gRPC crashes the process where a thread asks for the connection of a call that has ended.
+    # gRPC crashes the process when a thread asks for the connection of a call that has ended.
     monkeypatch.setattr("aegis_core._server.server.HANDLER_THREADS", 1)
     slow = Slow()
     tls = own_ca.issue_in_memory("node")
@@ -227,7 +227,7 @@ async def test_callers_that_give_up_on_sync_handlers_harm_nobody(
         for call in (served, queued):
             call.cancel()
             assert await call.code() is grpc.StatusCode.CANCELLED
-        # What comes later on the same connection is answered after the node heard of these.
+        # A later call on the connection is answered after the node noticed the cancellations.
         await channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=5)
         slow.go_on.set()
         assert await patient == b"done"
@@ -253,7 +253,7 @@ async def test_a_refused_call_of_a_sync_handler_does_not_run_it(
 
 
 @pytest.mark.parametrize("why", ["revoked", "expired"])
-async def test_every_kind_of_open_stream_and_every_further_call_is_refused_and_told_why(
+async def test_open_streams_and_further_calls_are_refused_with_the_reason(
     node: Node, own_ca: CertificateAuthority, until: Until, why: str
 ) -> None:
     days = SHORT if why == "expired" else 1.0
@@ -262,9 +262,9 @@ async def test_every_kind_of_open_stream_and_every_further_call_is_refused_and_t
     async with Client(node, theirs) as client, Client(node, bystander) as other:
         await client.who()
         calls, others = client.open_all(), other.open_all("Stubborn")
-        await until(lambda: calls.keys() == client.heard.keys())
-        await until(lambda: others.keys() == other.heard.keys())
-        # The aio client of gRPC (1.78 to 1.85) may tell of INTERNAL where a call ends as it writes.
+        await until(lambda: calls.keys() == client.received.keys())
+        await until(lambda: others.keys() == other.received.keys())
+        # The aio client of gRPC (1.78 to 1.85) may report INTERNAL if a call ends while it writes.
         client.writes = False
         if why == "revoked":
             own_ca.revoke("caller")
@@ -276,15 +276,17 @@ async def test_every_kind_of_open_stream_and_every_further_call_is_refused_and_t
             await client.who()
         assert refused.value.code() is REFUSED, "the connection is still the same"
         assert why in str(refused.value.details())
-        marks = dict(other.heard)
-        await until(lambda: all(other.heard[name] > marks[name] for name in {*UP, *BOTH, "Ticks"}))
+        marks = dict(other.received)
+        await until(
+            lambda: all(other.received[name] > marks[name] for name in {*UP, *BOTH, "Ticks"})
+        )
         assert [name for name, call in others.items() if call.done()] == []
         assert await other.who()
         for call in others.values():
             call.cancel()
 
 
-async def test_a_revoked_caller_gets_no_further_with_a_new_connection(
+async def test_a_revoked_caller_is_refused_on_new_connections_too(
     node: Node, own_ca: CertificateAuthority, until: Until
 ) -> None:
     theirs = own_ca.issue("caller", key_type=KeyType.P256)
@@ -319,14 +321,14 @@ async def test_a_handshake_with_an_expired_certificate_fails(
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-TELLS_TLS_VERSION = tuple(map(int, grpc.__version__.split(".")[:2])) >= (1, 85)
+EXPOSES_TLS_VERSION = tuple(map(int, grpc.__version__.split(".")[:2])) >= (1, 85)
 
 
 @contextlib.asynccontextmanager
-async def spoken(
+async def channel_with_tls(
     version: ssl.TLSVersion, node: Node, tls: TLSConfig, directory: Path
 ) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel of gRPC whose bytes go to the node in TLS of just this version."""
+    """Opens a gRPC channel whose bytes are sent to the node in TLS of exactly this version."""
     pem = directory / "client.pem"
     pem.write_bytes(tls.certificate_chain + tls.private_key)
     context = ssl.create_default_context(cadata=tls.trust_bundle.decode())
@@ -353,14 +355,14 @@ async def spoken(
         yield await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{near}"))
 
 
-@pytest.mark.skipif(not TELLS_TLS_VERSION, reason="gRPC does not tell the version before 1.85")
-async def test_a_caller_that_speaks_tls_1_2_is_refused_at_its_first_call(
+@pytest.mark.skipif(not EXPOSES_TLS_VERSION, reason="gRPC does not expose the version before 1.85")
+async def test_a_caller_with_tls_1_2_is_refused_at_its_first_call(
     node: Node, own_ca: CertificateAuthority, tmp_path: Path
 ) -> None:
     theirs = own_ca.issue_in_memory("caller")
-    async with spoken(ssl.TLSVersion.TLSv1_3, node, theirs, tmp_path) as channel:
+    async with channel_with_tls(ssl.TLSVersion.TLSv1_3, node, theirs, tmp_path) as channel:
         assert await channel.unary_unary("/t/Who")(b"", timeout=5)
-    async with spoken(ssl.TLSVersion.TLSv1_2, node, theirs, tmp_path) as channel:
+    async with channel_with_tls(ssl.TLSVersion.TLSv1_2, node, theirs, tmp_path) as channel:
         calls = [
             channel.unary_unary("/t/Who")(b"", timeout=5),
             channel.unary_stream("/t/Ticks")(b"", timeout=5),
@@ -377,8 +379,8 @@ def caller_of(ca: CertificateAuthority, fingerprint: bytes = b"1") -> Caller:
     return Caller("a", certificate, not_after=2.0, fingerprint=fingerprint)
 
 
-class Listed:
-    """A list that says one thing, and does something before it does."""
+class FakeRevocations:
+    """A list of revocations with one answer, which calls a function before it answers."""
 
     def __init__(self, *, revoked: bool, before: Callable[[], object] = lambda: None) -> None:
         self.asked = 0
@@ -390,25 +392,24 @@ class Listed:
         return "revoked" if self._revoked else None
 
 
-def test_an_answer_of_the_old_list_is_not_taken_for_one_of_the_new(
+def test_a_decision_of_the_old_list_is_not_remembered_as_one_of_the_new_list(
     own_ca: CertificateAuthority,
 ) -> None:
-    # Handlers that are no coroutines ask from threads of their own, so the new list may come
-    # while they ask the old one.
+    # Handlers on threads may ask the old list while the new list is set.
     verifier, caller = CallerVerifier(clock=lambda: 1.0), caller_of(own_ca)
-    new = Listed(revoked=True)
+    new = FakeRevocations(revoked=True)
     verifier.apply_revocations(
-        Listed(revoked=False, before=lambda: verifier.apply_revocations(new))
+        FakeRevocations(revoked=False, before=lambda: verifier.apply_revocations(new))
     )
     assert verifier.check(caller) is None
     assert "revoked" in str(verifier.check(caller))
 
 
-def test_a_caller_is_looked_up_once_for_each_list_and_memory_is_bounded(
+def test_a_caller_is_looked_up_once_in_each_list_and_memory_is_bounded(
     own_ca: CertificateAuthority,
 ) -> None:
     verifier, caller = CallerVerifier(clock=lambda: 1.0), caller_of(own_ca)
-    listed = Listed(revoked=False)
+    listed = FakeRevocations(revoked=False)
     verifier.apply_revocations(listed)
     assert [verifier.check(caller) for _ in range(9)] == [None] * 9
     assert listed.asked == 1

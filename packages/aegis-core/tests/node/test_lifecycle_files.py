@@ -1,4 +1,4 @@
-"""Files change under a running node, to good and to bad: what it takes up, and what it refuses."""
+"""The files of a running node change: it loads good ones and refuses bad ones."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def register_name(node_id: str, server: grpc.aio.Server) -> None:
 
 
 @pytest.fixture(autouse=True)
-def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aegis_discovery.identity._run.POLL_INTERVAL", 0.05)
     monkeypatch.setattr("aegis_core._server.interceptor.REVALIDATION_INTERVAL", 0.05)
 
@@ -77,12 +77,12 @@ def past() -> datetime:
 
 @pytest.fixture
 def own_ca(tmp_path: Path) -> CertificateAuthority:
-    # Old enough to have issued something that has ended, or is due.
+    # Old enough to have issued certificates that have expired or are due for renewal.
     return CertificateAuthority.create(tmp_path / "certs", key_type=P256, at=past())
 
 
 def copy_to(ca: CertificateAuthority, directory: Path, *node_ids: str) -> Path:
-    """What an operator carries to another machine: everything but the key of the CA."""
+    """Copies what an operator copies to another machine: all files but the key of the CA."""
     directory.mkdir(mode=0o700, exist_ok=True)
     names = [f"{node_id}-{part}.pem" for node_id in node_ids for part in ("key", "cert")]
     for name in ("ca-cert.pem", *names):
@@ -114,7 +114,7 @@ async def start() -> AsyncIterator[StartNode]:
         yield start_node
 
 
-def heard(node: Node) -> list[IdentityEvent]:
+def identity_events(node: Node) -> list[IdentityEvent]:
     events: list[IdentityEvent] = []
     node.subscribe_identity(events.append)
     return events
@@ -125,13 +125,13 @@ def kinds(events: list[IdentityEvent]) -> list[str]:
 
 
 async def served(node: Node, asking: TLSConfig, directory: Path) -> x509.Certificate:
-    """The certificate that a new connection is served with."""
+    """Returns the certificate that the node serves a new connection with."""
     pem = directory / "asking.pem"
     pem.write_bytes(asking.certificate_chain + asking.private_key)
     context = ssl.create_default_context(cadata=asking.trust_bundle.decode())
     context.load_cert_chain(pem)
 
-    def look() -> bytes:
+    def peer_certificate() -> bytes:
         host, port = node.address.rsplit(":", 1)
         with (
             socket.create_connection((host, int(port)), 5) as raw,
@@ -139,7 +139,7 @@ async def served(node: Node, asking: TLSConfig, directory: Path) -> x509.Certifi
         ):
             return secure.getpeercert(binary_form=True) or b""
 
-    return x509.load_der_x509_certificate(await asyncio.to_thread(look))
+    return x509.load_der_x509_certificate(await asyncio.to_thread(peer_certificate))
 
 
 def encrypted(key: bytes) -> bytes:
@@ -149,7 +149,7 @@ def encrypted(key: bytes) -> bytes:
 
 
 def bad_files(ca: CertificateAuthority, tmp_path: Path, kind: str) -> dict[str, bytes | None]:
-    """What somebody puts in place of the files of node `a`; None removes one."""
+    """Returns bad replacements of the files of node `a`; None removes a file."""
     fresh = ca.issue_in_memory("a")
     other_ca = CertificateAuthority.create(tmp_path / "other", key_type=P256, trust_domain="b.org")
     b, ended = ca.issue_in_memory("b"), ca.issue_in_memory("a", days=1, at=past())
@@ -193,7 +193,7 @@ BAD = [
 
 @pytest.mark.parametrize("source", ["directory", "options"])
 @pytest.mark.parametrize("kind", BAD)
-async def test_bad_new_files_are_refused_with_a_log_line_and_an_event_and_harm_nothing(
+async def test_bad_new_files_are_refused_with_a_log_line_and_an_event(
     start: StartNode,
     own_ca: CertificateAuthority,
     tmp_path: Path,
@@ -211,7 +211,7 @@ async def test_bad_new_files_are_refused_with_a_log_line_and_an_event_and_harm_n
     channel = open_channel(asking, "a", node.address)
     stream = channel.unary_stream("/t/Ticks")(b"")
     assert await stream.read() == b"tick"
-    events, before = heard(node), node.tls
+    events, before = identity_events(node), node.tls
     with caplog.at_level(logging.ERROR, "aegis"):
         for name, data in bad_files(own_ca, tmp_path, kind).items():
             (away / name).unlink() if data is None else (away / name).write_bytes(data)
@@ -220,7 +220,7 @@ async def test_bad_new_files_are_refused_with_a_log_line_and_an_event_and_harm_n
     assert all(event.reason and event.tls is before for event in events)
     assert "a keeps its identity" in caplog.text
     assert "PRIVATE" not in caplog.text
-    assert "Traceback" not in caplog.text, "such files are nothing that surprises"
+    assert "Traceback" not in caplog.text, "such files are expected"
     assert node.tls is before
     assert await served(node, asking, tmp_path) == before.certificate
     assert await stream.read() == b"tick"
@@ -234,7 +234,7 @@ async def test_bad_new_files_are_refused_with_a_log_line_and_an_event_and_harm_n
     await channel.close()
 
 
-async def test_a_bad_list_of_revocations_is_refused_and_the_last_good_one_stays(
+async def test_a_bad_crl_is_refused_and_the_last_good_one_stays_in_force(
     start: StartNode,
     own_ca: CertificateAuthority,
     tmp_path: Path,
@@ -245,7 +245,7 @@ async def test_a_bad_list_of_revocations_is_refused_and_the_last_good_one_stays(
     away = copy_to(own_ca, tmp_path / "away", "a")
     crl, here = away / "crl.pem", own_ca.directory / "crl.pem"
     node = await start("a", away)
-    events = heard(node)
+    events = identity_events(node)
     victims = [own_ca.issue(name, key_type=P256) for name in ("v-1", "v-2")]
     channels = [open_channel(tls, "a", node.address) for tls in victims]
 
@@ -277,15 +277,15 @@ async def test_a_bad_list_of_revocations_is_refused_and_the_last_good_one_stays(
         crl.write_bytes(good)
         await until(lambda: events[-1].kind == "revocations")
     own_ca.revoke("v-2")
-    told = len(events)
+    seen = len(events)
     shutil.copy(here, crl)
-    await until(lambda: kinds(events)[told:] == ["revocations"])
+    await until(lambda: kinds(events)[seen:] == ["revocations"])
     assert await codes() == [REFUSED, REFUSED]
     for channel in channels:
         await channel.close()
 
 
-async def test_a_node_that_starts_with_a_bad_list_says_so_and_takes_the_mended_one(
+async def test_a_node_that_starts_with_a_bad_crl_logs_it_and_loads_the_repaired_one(
     start: StartNode,
     own_ca: CertificateAuthority,
     tmp_path: Path,
@@ -301,14 +301,14 @@ async def test_a_node_that_starts_with_a_bad_list_says_so_and_takes_the_mended_o
     channel = open_channel(own_ca.issue("victim", key_type=P256), "a", node.address)
     assert await channel.unary_unary("/t/Who")(b"", timeout=5)
     own_ca.revoke("victim")
-    events = heard(node)
+    events = identity_events(node)
     shutil.copy(own_ca.directory / "crl.pem", away)
     await until(lambda: kinds(events) == ["revocations"])
     assert await channel.unary_unary("/t/Who")(b"", timeout=5).code() is REFUSED
     await channel.close()
 
 
-async def test_a_blocking_client_leaves_out_a_provider_that_is_revoked(
+async def test_a_blocking_client_does_not_call_a_revoked_provider(
     start: StartNode, own_ca: CertificateAuthority, tmp_path: Path
 ) -> None:
     nodes: list[Node] = []
@@ -343,13 +343,13 @@ def wait(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-async def test_who_is_below_a_revoked_intermediate_is_refused(
+async def test_a_caller_below_a_revoked_intermediate_is_refused(
     start: StartNode, tmp_path: Path, until: Until
 ) -> None:
     sub = CertificateAuthority.create(tmp_path / "sub", key_type=P256, intermediate=True)
     root = CertificateAuthority.load(tmp_path / "sub-root")
     below = sub.issue("below", key_type=P256)
-    # Both CAs of one root are trusted, as in the middle of a rotation; the node is of the new one.
+    # Both CAs of one root are trusted, as during a rotation; the new CA issued the node.
     sub.prepare_rotation(key_type=P256, root_directory=tmp_path / "sub-root")
     sub.activate_rotation(confirm=True)
     sub.issue("a", key_type=P256)
@@ -376,7 +376,7 @@ async def test_who_is_below_a_revoked_intermediate_is_refused(
 
 
 def crl_of(ca: CertificateAuthority, revoked: x509.Certificate) -> bytes:
-    """A list that a CA's owner signs by hand."""
+    """Returns a CRL that the owner of the CA signs by hand."""
     from cryptography.hazmat.primitives import hashes
 
     now = datetime.now(UTC)
@@ -394,16 +394,16 @@ def crl_of(ca: CertificateAuthority, revoked: x509.Certificate) -> bytes:
     )
 
 
-async def test_nodes_that_never_see_the_key_of_the_ca_take_up_what_somebody_else_renews(
+async def test_nodes_without_the_key_of_the_ca_load_certificates_renewed_elsewhere(
     start: StartNode, own_ca: CertificateAuthority, tmp_path: Path, until: Until
 ) -> None:
     own_ca.issue("provider", key_type=P256)
     seed = await start("provider", copy_to(own_ca, tmp_path / "one", "provider"))
-    # This one is overdue from its start, tries in vain, and says so.
+    # This node is overdue from its start; its renewal fails with an event.
     own_ca.issue("caller", key_type=P256, days=40, at=past())
     two = copy_to(own_ca, tmp_path / "two", "caller")
     caller = await start("caller", two, seed)
-    events, before = heard(caller), caller.tls
+    events, before = identity_events(caller), caller.tls
     method = caller.pool.channel("who", "v1").unary_unary("/t/Who")
     assert int(await method(b"", timeout=5)) == before.certificate.serial_number
     await until(lambda: "renewal_failed" in kinds(events))
@@ -417,7 +417,7 @@ async def test_nodes_that_never_see_the_key_of_the_ca_take_up_what_somebody_else
     await until(lambda: seed.get_certificate("caller") == new.certificate)
 
 
-async def test_a_node_that_expired_comes_back_once_it_is_renewed_and_is_left_out_until_then(
+async def test_an_expired_node_is_left_out_until_its_certificate_is_renewed(
     start: StartNode, own_ca: CertificateAuthority, tmp_path: Path, until: Until
 ) -> None:
     own_ca.issue("seed", key_type=P256)
@@ -446,7 +446,7 @@ async def test_a_node_that_expired_comes_back_once_it_is_renewed_and_is_left_out
 
 
 @pytest.mark.parametrize("with_passphrase", [True, False], ids=["at hand", "elsewhere"])
-async def test_a_node_renews_by_a_protected_ca_key_where_it_has_the_passphrase(
+async def test_a_node_renews_with_a_protected_ca_key_if_it_has_the_passphrase(
     start: StartNode,
     tmp_path: Path,
     until: Until,
@@ -458,10 +458,10 @@ async def test_a_node_renews_by_a_protected_ca_key_where_it_has_the_passphrase(
     )
     ca.issue("a", key_type=P256)
     node = await start("a", ca.directory)
-    events = heard(node)
+    events = identity_events(node)
     if with_passphrase:
         monkeypatch.setenv("AEGIS_CA_PASSPHRASE", "secret")
-    ca.issue("a", key_type=P256, days=40, at=past())  # this one is overdue
+    ca.issue("a", key_type=P256, days=40, at=past())  # it is overdue
     if with_passphrase:
         await until(lambda: kinds(events)[:2] == ["changed", "changed"])
         assert node.tls.not_after > events[0].tls.not_after
@@ -472,7 +472,7 @@ async def test_a_node_renews_by_a_protected_ca_key_where_it_has_the_passphrase(
     assert b"ENCRYPTED" in (ca.directory / "ca-key.pem").read_bytes()
 
 
-async def test_a_node_renews_by_an_issuing_ca_whose_root_key_is_far_away(
+async def test_a_node_renews_with_an_issuing_ca_whose_root_key_is_elsewhere(
     start: StartNode, tmp_path: Path, until: Until
 ) -> None:
     ca = CertificateAuthority.create(
@@ -484,11 +484,11 @@ async def test_a_node_renews_by_an_issuing_ca_whose_root_key_is_far_away(
     ca.issue("caller", key_type=P256)
     caller = await start("caller", ca.directory, provider)
     before = {node.tls.certificate for node in (provider, caller)}
-    events = heard(provider), heard(caller)
+    events = identity_events(provider), identity_events(caller)
     for node_id in ("provider", "caller"):
         ca.issue(node_id, key_type=P256, days=40, at=past())
-    for told in events:
-        await until(lambda: kinds(told)[:2] == ["changed", "changed"])  # noqa: B023 - used at once
+    for stream in events:
+        await until(lambda: kinds(stream)[:2] == ["changed", "changed"])  # noqa: B023 - used at once
     assert before.isdisjoint({provider.tls.certificate, caller.tls.certificate})
     assert len(caller.tls.chain) == 2
     method = caller.pool.channel("who", "v1").unary_unary("/t/Who")

@@ -1,4 +1,4 @@
-"""Leaf, key, bundle and CA change under load: no call fails and no stream breaks, for anybody."""
+"""Leaf, key, bundle and CA change under load: no call fails and no stream breaks."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def register(server: grpc.aio.Server) -> None:
 
 
 @pytest.fixture(autouse=True)
-def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aegis_discovery.identity._run.POLL_INTERVAL", 0.05)
     monkeypatch.setattr("aegis_core._server.interceptor.REVALIDATION_INTERVAL", 0.05)
 
 
 class Load(Protocol):
-    """Calls without pause, and streams of every kind that stay open; counts what each did."""
+    """Calls without pause, and open streams of every kind; counts what each of them did."""
 
     done: dict[str, int]
     seen: set[int]
@@ -191,7 +191,7 @@ class SyncLoad:
 
 
 class Mesh:
-    """Two providers, a node of each kind, on one certificate directory."""
+    """Two providers, one blocking and one asyncio node, with one certificate directory."""
 
     def __init__(self, ca: CertificateAuthority, stack: AsyncExitStack) -> None:
         self.ca = ca
@@ -224,7 +224,7 @@ class Mesh:
         return node
 
     async def caller(self, kind: str) -> Load:
-        """A load by a caller of this kind, over both providers."""
+        """Returns a load by a caller of this kind, over both providers."""
         if kind == "aio node":
             return AioLoad((await self.aio_node("caller")).pool.channel("who", "v1"))
         if kind == "sync node":
@@ -252,7 +252,7 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
 
 
 @pytest.mark.parametrize("kind", ["aio node", "sync node", "aio client", "sync client"])
-async def test_nothing_fails_and_nothing_breaks_while_leaves_keys_bundles_and_the_ca_change(
+async def test_no_call_or_stream_fails_while_leaves_keys_bundles_and_the_ca_change(
     mesh: Mesh, until: Until, kind: str
 ) -> None:
     ca, (first, second) = mesh.ca, mesh.nodes[:2]
@@ -260,7 +260,7 @@ async def test_nothing_fails_and_nothing_breaks_while_leaves_keys_bundles_and_th
     everyone = 3 if "node" in kind else 2
     await until(lambda: all(len(node.topology.nodes) == everyone for node in mesh.nodes))
 
-    async def goes_on() -> None:
+    async def continues() -> None:
         marks = dict(load.done)
         await until(lambda: all(load.done[name] > marks[name] + 5 for name in marks))
 
@@ -275,7 +275,7 @@ async def test_nothing_fails_and_nothing_breaks_while_leaves_keys_bundles_and_th
                 ca.issue(node_id, key_type=KeyType.P256)
             now = on_disk()
             await until(lambda: now.serial_number in load.seen)  # noqa: B023 - used at once
-            await goes_on()
+            await continues()
         old = ca.certificate.subject
         prepared = ca.prepare_rotation(key_type=KeyType.P256)
         await until(
@@ -285,21 +285,21 @@ async def test_nothing_fails_and_nothing_breaks_while_leaves_keys_bundles_and_th
                 for view in node.topology.nodes.values()
             )
         )
-        await goes_on()
+        await continues()
         ca.activate_rotation(distrusting=[])
         await until(lambda: all(node.tls.certificate.issuer != old for node in mesh.nodes))
         await until(lambda: on_disk().issuer != old)
         await until(lambda: on_disk().serial_number in load.seen)
-        await goes_on()
+        await continues()
         retired = ca.retire_rotation()
         await until(
             lambda: (
                 {node.tls.bundle_fingerprint for node in mesh.nodes} == {retired.bundle_fingerprint}
             )
         )
-        await goes_on()
+        await continues()
         for node_id in ("provider-1", "provider-2", "caller"):
             ca.renew(node_id)
         await until(lambda: on_disk().serial_number in load.seen)
-        await goes_on()
+        await continues()
     assert {first.id, second.id} <= set(first.topology.nodes)

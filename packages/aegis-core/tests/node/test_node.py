@@ -39,7 +39,7 @@ StartNode = Callable[..., Awaitable[Node]]
 
 @pytest.fixture
 async def start(identity: MakeIdentity) -> AsyncIterator[StartNode]:
-    """Starts nodes, and stops at the end those that still run."""
+    """Starts nodes, and stops them at the end."""
     async with AsyncExitStack() as stack:
 
         async def start_node(node_id: str, *seeds: Node, **options: Any) -> Node:
@@ -54,7 +54,7 @@ async def start(identity: MakeIdentity) -> AsyncIterator[StartNode]:
 
 
 def agree(*nodes: Node) -> bool:
-    """Tells whether these nodes, and no others, make one mesh in which all know the same."""
+    """Returns whether these nodes, and no others, are one mesh with one view of the topology."""
     views = {(node.topology.version, node.topology.digest) for node in nodes}
     return len(views) == 1 and list(nodes[0].topology.nodes) == sorted(node.id for node in nodes)
 
@@ -79,7 +79,7 @@ async def call_echo(pool: discovery_aio.ServiceClientPool) -> bytes:
     return answer
 
 
-async def test_three_nodes_that_join_through_one_seed_know_the_same(
+async def test_three_nodes_that_join_through_one_seed_peer_have_the_same_topology(
     start: StartNode, until: Until
 ) -> None:
     a = await start("a")
@@ -96,7 +96,7 @@ async def test_a_node_that_joined_knows_the_mesh_when_its_start_returns(start: S
     assert list(b.topology.nodes) == ["a", "b"]
 
 
-async def test_a_node_that_leaves_is_gone_at_once_and_nobody_suspects_it(
+async def test_a_node_that_leaves_is_removed_at_once_and_is_not_suspected(
     start: StartNode, until: Until
 ) -> None:
     a = await start("a")
@@ -111,7 +111,7 @@ async def test_a_node_that_leaves_is_gone_at_once_and_nobody_suspects_it(
     assert events == ["left b"]
 
 
-async def test_who_asks_a_node_that_is_leaving_is_told_so(
+async def test_a_feed_opened_while_a_node_leaves_says_that_it_left(
     start: StartNode, identity: MakeIdentity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aegis_core._server.server.DRAIN_SILENCE", 1.0)
@@ -136,7 +136,7 @@ async def test_who_asks_a_node_that_is_leaving_is_told_so(
     await channel.close()
 
 
-async def test_a_node_that_leaves_before_anybody_watched_it_is_gone_all_the_same(
+async def test_a_node_that_leaves_before_it_was_watched_is_removed_too(
     start: StartNode, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = await start("a")
@@ -175,7 +175,9 @@ async def test_a_node_that_is_still_joining_serves_no_client(
         await joining.stop(grace=0)
 
 
-async def test_calls_go_to_providers_and_say_who_calls(start: StartNode, until: Until) -> None:
+async def test_calls_go_to_providers_and_carry_the_identity_of_the_caller(
+    start: StartNode, until: Until
+) -> None:
     a = await start("a", **ECHO)
     b = await start("b", a)
     assert await call_echo(b.pool) == b"hello from b"
@@ -199,7 +201,7 @@ async def test_sync_handlers_serve_in_the_same_server(start: StartNode) -> None:
     assert await call_echo(b.pool) == b"sync b"
 
 
-async def test_a_client_follows_the_mesh_to_another_node_when_its_own_leaves(
+async def test_a_client_switches_to_another_node_when_its_node_leaves(
     start: StartNode, until: Until, identity: MakeIdentity
 ) -> None:
     a = await start("a")
@@ -224,7 +226,7 @@ async def test_a_restarted_node_replaces_its_entry_at_its_new_address(
     assert a.topology.nodes["b"].address == second.address
 
 
-async def test_the_second_process_under_an_id_makes_the_first_give_way(
+async def test_a_second_process_under_an_id_stops_the_first_process(
     start: StartNode, until: Until
 ) -> None:
     a = await start("a")
@@ -243,7 +245,7 @@ async def test_a_port_in_use_is_a_clear_error(start: StartNode) -> None:
         await start("b", address=a.address)
 
 
-async def test_a_node_starts_without_its_seed_and_joins_when_that_comes(
+async def test_a_node_starts_without_its_seed_peer_and_joins_when_that_starts(
     start: StartNode, until: Until, caplog: pytest.LogCaptureFixture
 ) -> None:
     probe = await start("a")
@@ -256,7 +258,7 @@ async def test_a_node_starts_without_its_seed_and_joins_when_that_comes(
     await until(lambda: agree(a, b))
 
 
-async def test_a_seed_list_may_name_the_node_itself(start: StartNode, until: Until) -> None:
+async def test_the_seed_peers_may_include_the_node_itself(start: StartNode, until: Until) -> None:
     probe = await start("a")
     address = probe.address
     await probe.stop()
@@ -265,7 +267,7 @@ async def test_a_seed_list_may_name_the_node_itself(start: StartNode, until: Unt
     await until(lambda: agree(a, b))
 
 
-async def test_peers_are_called_by_hand(start: StartNode, until: Until) -> None:
+async def test_single_peers_are_called_by_id(start: StartNode, until: Until) -> None:
     a, b = await start("a"), await start("b", type="cache", name="Bee")
     a.add_peer(PeerInfo("b", b.address))
     assert await a.ping_peer("b") > 0
@@ -277,7 +279,7 @@ async def test_peers_are_called_by_hand(start: StartNode, until: Until) -> None:
     await until(lambda: agree(a, b))
 
 
-async def test_a_sync_by_hand_makes_both_sides_know_both(start: StartNode) -> None:
+async def test_a_sync_with_a_peer_adds_both_nodes_to_both_topologies(start: StartNode) -> None:
     a, b = await start("a"), await start("b")
     a.add_peer(PeerInfo("b", b.address))
     await a.sync_topology("b")
@@ -286,7 +288,7 @@ async def test_a_sync_by_hand_makes_both_sides_know_both(start: StartNode) -> No
     assert report.synced == ("b",)
 
 
-async def test_a_sync_with_all_reports_who_did_not_answer(start: StartNode) -> None:
+async def test_a_sync_with_all_peers_reports_those_that_did_not_answer(start: StartNode) -> None:
     a, b = await start("a"), await start("b")
     a.add_peer(PeerInfo("b", b.address))
     a.add_peer(PeerInfo("gone", "127.0.0.1:1"))
@@ -323,7 +325,7 @@ async def test_nodes_of_another_mesh_are_refused(
     assert "this is mesh 'one', not 'two'" in caplog.text
 
 
-async def test_a_node_serves_once_and_says_so(start: StartNode, identity: MakeIdentity) -> None:
+async def test_a_node_can_be_started_only_once(start: StartNode, identity: MakeIdentity) -> None:
     node = Node("a", address="127.0.0.1:0", tls=identity("a"))
     with pytest.raises(NodeStateError, match="was not started"):
         _ = node.address
@@ -371,7 +373,9 @@ async def test_stop_is_bounded_while_a_stream_is_open(start: StartNode) -> None:
     await asyncio.wait_for(a.stop(grace=0.2), 10)
 
 
-async def test_an_own_record_changes_by_the_topology(start: StartNode, until: Until) -> None:
+async def test_an_update_of_the_own_record_reaches_other_nodes(
+    start: StartNode, until: Until
+) -> None:
     a = await start("a")
     b = await start("b", a)
     a.topology.update_node(replace(a.topology.nodes["a"], services=(ServiceInfo("new", "v2"),)))

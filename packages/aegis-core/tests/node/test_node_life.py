@@ -1,4 +1,4 @@
-"""Starting and stopping in any order, and interrupted at any moment."""
+"""Starts and stops in any order, interrupted at any moment."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_a_node_that_is_stopped_while_it_starts_never_runs(
         _ = node.address
 
 
-async def test_a_stop_goes_on_though_its_caller_gave_up(identity: MakeIdentity) -> None:
+async def test_a_stop_continues_after_its_caller_gave_up(identity: MakeIdentity) -> None:
     node = Node("a", address="127.0.0.1:0", tls=identity("a"), grace=0.3)
     await node.start()
     address = node.address
@@ -96,21 +96,21 @@ async def test_a_stop_goes_on_though_its_caller_gave_up(identity: MakeIdentity) 
     assert own_tasks() == set()
 
 
-async def test_a_subscriber_that_fails_does_not_keep_the_node_from_stopping(
+async def test_a_failing_subscriber_does_not_prevent_the_stop(
     identity: MakeIdentity,
 ) -> None:
     node = Node("a", address="127.0.0.1:0", tls=identity("a"), grace=0)
     await node.start()
 
     def broken(event: TopologyEvent) -> None:
-        raise RuntimeError("a bug of the user")
+        raise RuntimeError("a bug of the user's")
 
     node.topology.subscribe(broken)
     await bounded(node.stop())
     assert own_tasks() == set()
 
 
-async def test_a_node_that_hangs_as_a_seed_does_not_hold_up_the_start(
+async def test_a_seed_peer_that_hangs_does_not_delay_the_start(
     identity: MakeIdentity, taken: str
 ) -> None:
     async with (
@@ -122,7 +122,7 @@ async def test_a_node_that_hangs_as_a_seed_does_not_hold_up_the_start(
 
 
 @pytest.mark.parametrize("seed", ["0.0.0.0:50051", "a..b:1", "Bad Id@127.0.0.1:1"])
-def test_a_seed_peer_that_cannot_be_one_is_refused(identity: MakeIdentity, seed: str) -> None:
+def test_an_invalid_seed_peer_is_refused(identity: MakeIdentity, seed: str) -> None:
     with pytest.raises(InvalidAddressError):
         Node("a", address="127.0.0.1:0", tls=identity("a"), seed_peers=[seed])
 
@@ -154,7 +154,7 @@ async def test_callers_of_another_trust_domain_are_refused(
     assert "trust domain staging.example" in str(verifier.check(stranger))
 
 
-async def test_a_check_that_hangs_is_unhealthy_and_is_not_started_again(until: Until) -> None:
+async def test_a_check_that_hangs_is_unhealthy_and_is_not_started_twice(until: Until) -> None:
     import threading
 
     release, runs = threading.Event(), []

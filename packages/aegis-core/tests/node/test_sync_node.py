@@ -45,7 +45,7 @@ def provider(identity: MakeIdentity, node_id: str, **options: object) -> Node:
     )
 
 
-def test_plain_code_serves_joins_and_calls(identity: MakeIdentity) -> None:
+def test_blocking_code_serves_joins_and_calls(identity: MakeIdentity) -> None:
     with provider(identity, "a") as a, provider(identity, "b", seed_peers=[a.address]) as b:
         assert list(b.topology.nodes) == ["a", "b"]
         method = b.pool.channel("echo", "v1").unary_unary("/test.Echo/Echo")
@@ -82,7 +82,7 @@ def test_a_failed_start_leaves_no_thread_behind(identity: MakeIdentity) -> None:
     assert threading.active_count() <= before + 2, "gRPC keeps threads of its own"
 
 
-def test_a_node_waits_until_somebody_stops_it(identity: MakeIdentity) -> None:
+def test_a_node_waits_until_it_is_stopped(identity: MakeIdentity) -> None:
     node = provider(identity, "a")
     node.start()
     timer = threading.Timer(0.2, node.stop)

@@ -24,8 +24,7 @@ MAX_DECISIONS = 4096
 class Revocations(Protocol):
     """A list of revoked certificates."""
 
-    def is_revoked(self, certificate: x509.Certificate) -> object | None:
-        """Returns the revocation of a certificate, or None."""
+    def is_revoked(self, certificate: x509.Certificate) -> object | None: ...
 
 
 class CallerVerifier:
@@ -47,7 +46,6 @@ class CallerVerifier:
         self._revoked: _RevocationDecisions | None = None
 
     def apply_revocations(self, revocations: Revocations) -> None:
-        """Uses this list of revocations from now on."""
         self._revoked = _RevocationDecisions(revocations)
 
     def check(self, caller: Caller) -> str | None:
@@ -92,7 +90,6 @@ class CallAuthorizer:
         return self._decisions.policy if self._decisions else None
 
     def set_policy(self, policy: Policy | None) -> None:
-        """Decides by this policy from now on."""
         self._decisions = None if policy is None else _PolicyDecisions(policy)
 
     def check(
@@ -137,7 +134,6 @@ class _Decisions(ABC):
     def _decide(self, caller: Caller, path: str, node_type: str | None) -> str | None: ...
 
     def check(self, caller: Caller, path: str = "", node_type: str | None = None) -> str | None:
-        """Returns why the source rejects a call; None if it does not."""
         key = (caller.fingerprint, path, node_type)
         try:
             return self._reasons[key]

@@ -40,11 +40,9 @@ class CallContext(Protocol):
     """The part that the contexts of sync and async handlers have in common."""
 
     # Any: the values are lists of bytes; types-grpcio has that for aio, and bytes for sync.
-    def auth_context(self) -> Mapping[str, Any]:
-        """Returns the properties of the connection that TLS proved."""
+    def auth_context(self) -> Mapping[str, Any]: ...
 
-    def peer(self) -> str:
-        """Returns the peer's network address."""
+    def peer(self) -> str: ...
 
 
 def caller_from_context(context: CallContext) -> Caller:

@@ -14,11 +14,10 @@ ManagerT_co = TypeVar("ManagerT_co", covariant=True)
 
 
 class HasPeers(Protocol[ManagerT_co]):
-    """A node."""
+    """A node of either face."""
 
     @property
-    def peers(self) -> ManagerT_co:
-        """The peers of this node."""
+    def peers(self) -> ManagerT_co: ...
 
 
 def through_peers(

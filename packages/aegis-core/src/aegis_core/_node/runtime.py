@@ -114,7 +114,6 @@ class RunningNode:
         self.joiner = Joiner(self.state, self.peers, self.session, seeds)
 
     async def start(self) -> None:
-        """Serves, publishes the node's record and joins the mesh."""
         options = self._options
         address = published_address(options.address, options.advertise, self.server.port)
         await self.monitor.check()
@@ -145,7 +144,6 @@ class RunningNode:
         self._has_joined = True
 
     def stats(self) -> NodeStats:
-        """Returns a snapshot of the node."""
         topology, server = self.state.topology, self.server
         silences = self.session.silences(time.monotonic())
         return NodeStats(
@@ -166,7 +164,6 @@ class RunningNode:
         )
 
     def change_identity(self, tls: TLSConfig) -> None:
-        """Gives a new identity to every part that uses it."""
         self.state.change_identity(tls)
         self._rotator.change_identity(tls)
         self.server.change_identity(tls)

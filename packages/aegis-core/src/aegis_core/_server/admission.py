@@ -20,8 +20,7 @@ class AdmissionRefused(Enum):
 class Call(Protocol):
     """A call, such as the task that serves it."""
 
-    def done(self) -> bool:
-        """Whether the call is over."""
+    def done(self) -> bool: ...
 
 
 CallT = TypeVar("CallT", bound=Call)
@@ -38,12 +37,12 @@ class AdmissionControl(Generic[CallT]):
         limit: How many calls may run at the same time; None for no limit.
 
     Attributes:
-        limit: As given.
         running: Calls that run now.
         arrived: Calls that arrived so far, admitted or not.
         begun: Calls that ran so far.
         shed: Calls that were shed because the limit was reached.
         arrived_after_close: Calls that arrived after it was closed.
+        closed: Whether new calls are rejected.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -56,26 +55,20 @@ class AdmissionControl(Generic[CallT]):
         self._max_running = inf if limit is None else limit
         self._pending: set[CallT] = set()
         self._prune_above = PRUNE_ABOVE
-        self._closed = False
+        self.closed = False
 
     def __repr__(self) -> str:
         limit = "" if self.limit is None else f"/{self.limit}"
-        return f"<AdmissionControl {len(self.running)}{limit} running{' closed' * self._closed}>"
+        return f"<AdmissionControl {len(self.running)}{limit} running{' closed' * self.closed}>"
 
     @property
     def empty(self) -> bool:
-        """Whether no call runs or is pending."""
         return not self.running and all(call.done() for call in self._pending)
-
-    @property
-    def closed(self) -> bool:
-        """Whether new calls are rejected."""
-        return self._closed
 
     def admit(self, call: CallT) -> AdmissionRefused | None:
         """Admits a call that arrived, or returns why not."""
         self.arrived += 1
-        if self._closed:
+        if self.closed:
             self.arrived_after_close += 1
             return AdmissionRefused.CLOSED
         if len(self.running) >= self._max_running:
@@ -103,4 +96,4 @@ class AdmissionControl(Generic[CallT]):
 
     def close(self) -> None:
         """Rejects new calls from now on; admitted calls continue."""
-        self._closed = True
+        self.closed = True

@@ -115,7 +115,6 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Returns the handler with the checks before it."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return None

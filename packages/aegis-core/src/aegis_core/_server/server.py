@@ -79,9 +79,7 @@ class MeshServer:
         self._host, self._port = bound_address(address)
         self._topology = local_node.topology
         self._authorizer = CallAuthorizer(local_node.caller_verifier, self._type_of)
-        self._admission: AdmissionControl[asyncio.Task[Any]] = AdmissionControl(
-            max_concurrent_calls
-        )
+        self._admission = AdmissionControl[asyncio.Task[Any]](max_concurrent_calls)
         self._threads = HandlerThreads(HANDLER_THREADS)
         self._interceptor = CallerInterceptor(
             self._authorizer,
@@ -109,8 +107,8 @@ class MeshServer:
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             reflection.aio.ReflectionServicer((*self.services, *OWN_SERVICES)), recorder
         )
-        self._identity = _ServerIdentity(tls)
-        self._bind()
+        self._changed_identity: grpc.ServerCertificateConfiguration | None = None
+        self._bind(tls)
 
     def __repr__(self) -> str:
         return f"<MeshServer {self.address} services={list(self.services)}>"
@@ -164,12 +162,9 @@ class MeshServer:
 
     async def set_health(self, info: HealthInfo) -> None:
         """Publishes the node's health in the standard health service."""
-        serving = info.status is not HealthStatus.UNHEALTHY
-        status = (
-            health_pb2.HealthCheckResponse.SERVING
-            if serving
-            else health_pb2.HealthCheckResponse.NOT_SERVING
-        )
+        response = health_pb2.HealthCheckResponse
+        is_unhealthy = info.status is HealthStatus.UNHEALTHY
+        status = response.NOT_SERVING if is_unhealthy else response.SERVING
         for name in ("", *self.services):
             await self._health.set(name, status)
 
@@ -194,7 +189,7 @@ class MeshServer:
 
     def change_identity(self, tls: TLSConfig) -> None:
         """Uses another certificate or trust bundle for new connections; open ones continue."""
-        self._identity.change(tls)
+        self._changed_identity = _configuration(tls)
 
     def set_policy(self, policy: Policy | None) -> None:
         """Decides by this policy from now on; open streams that it denies are ended."""
@@ -204,10 +199,10 @@ class MeshServer:
         node = self._topology.get_node(node_id)
         return node.type if node else None
 
-    def _bind(self) -> None:
+    def _bind(self, tls: TLSConfig) -> None:
         credentials = grpc.dynamic_ssl_server_credentials(
-            self._identity.current,
-            self._identity.fetch,  # type: ignore[arg-type]  # the stub lacks None, which means unchanged
+            _configuration(tls),
+            self._fetch_identity,  # type: ignore[arg-type]  # the stub lacks None, for unchanged
             require_client_authentication=True,
         )
         try:
@@ -215,20 +210,9 @@ class MeshServer:
         except RuntimeError as error:
             raise AddressInUseError(self.address, _bind_error(self._host, self._port)) from error
 
-
-class _ServerIdentity:
-    """Gives gRPC the certificate for new connections."""
-
-    def __init__(self, tls: TLSConfig) -> None:
-        self.current = _configuration(tls)
-        self._changed: grpc.ServerCertificateConfiguration | None = None
-
-    def change(self, tls: TLSConfig) -> None:
-        self._changed = _configuration(tls)
-
-    def fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        """Returns a changed certificate, or None. gRPC asks at each new connection, on a thread."""
-        changed, self._changed = self._changed, None
+    def _fetch_identity(self) -> grpc.ServerCertificateConfiguration | None:
+        # gRPC asks at each new connection, on a thread of its own.
+        changed, self._changed_identity = self._changed_identity, None
         return changed
 
 
