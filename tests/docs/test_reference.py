@@ -1,4 +1,4 @@
-"""The reference is arranged by hand; nothing public may be missing in it."""
+"""The reference is arranged by hand; every public name must be in it."""
 
 import importlib
 import inspect
@@ -12,7 +12,7 @@ MODULES = ["aegis_certs", "aegis_discovery", "aegis_discovery.aio", "aegis_core"
 
 
 def documented(page):
-    """Returns the full names of what the page's autodoc directives name."""
+    """Returns the full names in the autodoc directives of a page."""
     names, module = set(), ""
     for kind, name in re.findall(r"^\.\. (currentmodule|auto\w+):: (\S+)$", page, re.MULTILINE):
         if kind == "currentmodule":

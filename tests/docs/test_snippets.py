@@ -1,14 +1,14 @@
-"""Runs what the pages tell a reader to run, page by page, each in a directory of its own.
+"""Runs the code of the pages, page by page, each in a directory of its own.
 
 A comment on the line above a fenced block says what to do with it:
 
     <!-- test: file NAME -->     save the block as this file
     <!-- test: run -->           run it: python as a script, a console block command by command
-    <!-- test: background -->    start a console block's command and go on when its output came
+    <!-- test: background -->    start the command of a console block; go on after its output
 
-In a console block, lines that begin with `$ ` are commands, the others output that must come;
-`...` in it stands for anything. Ports of 127.0.0.1 are replaced by free ones. A page with a comment
-`<!-- soak: REASON -->` takes long, and is run with the long tests.
+In a console block, lines that begin with `$ ` are commands. The other lines are output that the
+command must print, where `...` matches anything. Ports of 127.0.0.1 are replaced by free ones. A
+page with a comment `<!-- soak: REASON -->` takes long, and runs with the long tests.
 """
 
 import os
@@ -54,9 +54,9 @@ def marked_pages():
 
 
 def with_free_ports(text):
-    """Replaces each port of loopback by one that is free.
+    """Replaces each port of loopback by a free one.
 
-    They lie below those that systems hand out by themselves, so no other test gets one by chance.
+    The free ports are below the range that systems assign, so no other test gets one by chance.
     """
     with ExitStack() as sockets:
         for port in sorted(set(re.findall(r"127\.0\.0\.1:([1-9]\d+)", text))):
@@ -74,14 +74,14 @@ def free_socket():
 
 
 def commands(text):
-    """Yields (command, lines of output that must come) of a console block."""
+    """Yields the commands of a console block, each with the lines that it must print."""
     for part in re.split(r"^\$ ", text.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
         command, *output = part.splitlines()
-        # Readers run it in their clone; here the environment of the tests is active already.
+        # Readers run it in their clone; the environment of the tests is active already.
         yield re.sub(r"\buv run (?=aegis|python)", "", command), [o for o in output if o.strip()]
 
 
-def lacking(expected, output):
+def missing(expected, output):
     """Returns the expected lines that are not in the output."""
     flat = " ".join(output.split())
     return [
@@ -121,7 +121,7 @@ def run(command, directory, environment):
 
 @contextmanager
 def background(command, expected, directory, environment):
-    """Runs a command until the block ends; enters when the expected output has come."""
+    """Runs a command until the block ends; enters after the expected output."""
     with subprocess.Popen(
         ["bash", "-c", f"exec {command}"],
         cwd=directory,
@@ -141,12 +141,12 @@ def background(command, expected, directory, environment):
         threading.Thread(target=read, daemon=True).start()
         try:
             output, deadline = "", time.monotonic() + SECONDS
-            while lacking(expected, output):
+            while missing(expected, output):
                 try:
                     line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
                 except queue.Empty:
                     line = None
-                assert line is not None, f"{command}: {lacking(expected, output)} not in\n{output}"
+                assert line is not None, f"{command}: {missing(expected, output)} not in\n{output}"
                 output += line
             yield
             assert process.poll() is None, f"{command} ended too early:\n{output}"
@@ -162,7 +162,7 @@ def background(command, expected, directory, environment):
 def test_page_does_what_it_says(page, tmp_path, environment):
     (tmp_path / "aegis").symlink_to(ROOT)  # the reader's clone, in the home directory
     text = page.read_text()
-    assert len(MARK.findall(text)) == len(BLOCK.findall(text)), "a mark with no block below it"
+    assert len(MARK.findall(text)) == len(BLOCK.findall(text)), "a mark without a block below it"
     with ExitStack() as running:
         for block in BLOCK.finditer(with_free_ports(text)):
             if block["name"]:
@@ -177,4 +177,4 @@ def test_page_does_what_it_says(page, tmp_path, environment):
                         running.enter_context(background(command, expected, tmp_path, environment))
                     else:
                         output = run(["bash", "-c", command], tmp_path, environment)
-                        assert lacking(expected, output) == [], f"{command} printed:\n{output}"
+                        assert missing(expected, output) == [], f"{command} printed:\n{output}"
