@@ -19,7 +19,7 @@ MAX_KINDS = 16
 MAX_SOURCES = 1024
 """Sources that are remembered; the oldest is forgotten first."""
 
-_KIND = re.compile(r"[^0-9'\"]{0,80}")
+_END_OF_KIND = re.compile(r"[0-9'\"]")
 
 
 @dataclass(slots=True)
@@ -83,7 +83,11 @@ class LogLimiter:
         """
         now = self._clock() if now is None else now
         with self._lock:
-            entry = self._entry(source, _kind(reason), now)
+            kinds = self._entries.get(source) or self._add(source, {})
+            kind = _END_OF_KIND.split(reason, maxsplit=1)[0][:80]
+            if kind not in kinds and len(kinds) >= MAX_KINDS:
+                kind = ""
+            entry = kinds.setdefault(kind, _Entry(now))
             if now < entry.until:
                 entry.suppressed += 1
                 return
@@ -103,11 +107,7 @@ class LogLimiter:
         *args: object,
         error: BaseException | None = None,
     ) -> bool:
-        """Logs a line unless the last line about the source had the same reason.
-
-        Returns:
-            Whether it was logged.
-        """
+        """Logs a line and returns True, unless the last one of the source had the same reason."""
         with self._lock:
             if self._entries.get(source, {}).keys() == {reason}:
                 return False
@@ -125,21 +125,8 @@ class LogLimiter:
         with self._lock:
             self._entries.clear()
 
-    def _entry(self, source: Hashable, kind: str, now: float) -> _Entry:
-        kinds = self._entries.get(source)
-        if kinds is None:
-            kinds = self._add(source, {})
-        if kind not in kinds and len(kinds) >= MAX_KINDS:
-            kind = ""
-        return kinds.setdefault(kind, _Entry(now))
-
     def _add(self, source: Hashable, kinds: dict[str, _Entry]) -> dict[str, _Entry]:
         if source not in self._entries and len(self._entries) >= self._max_sources:
             del self._entries[next(iter(self._entries))]
         self._entries[source] = kinds
         return kinds
-
-
-def _kind(reason: str) -> str:
-    found = _KIND.match(reason)
-    return found.group() if found else ""

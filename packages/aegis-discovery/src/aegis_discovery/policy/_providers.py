@@ -30,7 +30,7 @@ class ProviderAuthorizer:
     def __init__(self, policy: Policy | None, trust_domain: str | None) -> None:
         self._policy = policy
         self._trust_domain = trust_domain
-        self._log_limiter = LogLimiter(_log, period=math.inf, max_sources=MAX_LOGGED, counts=False)
+        self._log_limiter = LogLimiter(_log, period=math.inf, max_sources=MAX_LOGGED)
         self._callbacks: list[Callable[[], object]] = []
 
     def subscribe_changed(self, callback: Callable[[], object]) -> None:

@@ -82,11 +82,11 @@ def describe_call_error(error: Exception, tls: TLSConfig) -> str:
         return f"another node than the expected one answered there: {details}"
     if not any(hint in details for hint in ("Socket closed", "SSL", "andshake", "reset")):
         return details
-    problem = own_certificate_problem(tls)
+    problem = _own_problem(tls)
     return f"our own identity is not accepted: {problem}" if problem else details
 
 
-def own_certificate_problem(tls: TLSConfig) -> str | None:
+def _own_problem(tls: TLSConfig) -> str | None:
     """Describes what is wrong with our own certificate; None if it is valid."""
     try:
         tls.bundle.verify(tls.chain, "client")
@@ -116,9 +116,9 @@ def _handshake(raw: socket.socket, address: str, tls: TLSConfig, timeout: float)
         try:
             connection.sendall(_HTTP2_PREFACE)
             accepted = connection.recv(1)
-        except TimeoutError:
-            raise
         except OSError as error:  # with TLS 1.3, the server refuses only after the handshake
+            if isinstance(error, TimeoutError):
+                raise
             raise _refused(address, tls, _plain(error.strerror or str(error))) from error
         if not accepted:
             raise _refused(address, tls, "it closed the connection")
@@ -172,7 +172,7 @@ def _plain(reason: str) -> str:
 
 
 def _refused(address: str, tls: TLSConfig, what: str) -> ConnectError:
-    reason = own_certificate_problem(tls) or "it may trust another CA"
+    reason = _own_problem(tls) or "it may trust another CA"
     return _unreachable(address, f"did not accept our certificate ({what}): {reason}")
 
 
