@@ -25,7 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 HOUR = dt.timedelta(hours=1)
-# How long an example takes says what else the machine does, and nothing about us.
+# The time of an example depends on the load of the machine, not on our code.
 hypothesis.settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -33,21 +33,21 @@ hypothesis.settings.load_profile("untimed")
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "aegis-certs"
 EC = ("--key-type", "p256")
-# Before click 8.2 the two streams had to be kept apart on purpose.
+# Before click 8.2 an option was needed to keep the two streams apart.
 APART = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
 BOTH_USAGES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
 @pytest.fixture(autouse=True)
 def fresh_now(request: pytest.FixtureRequest) -> None:
-    """Sets a test module's NOW when a test begins: modules are imported minutes before that."""
+    """Sets a test module's NOW when a test starts, which is minutes after the import."""
     if hasattr(request.module, "NOW"):
         request.module.NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 
 
 @dataclass(frozen=True)
 class Made:
-    """A certificate of any shape, made by hand."""
+    """A certificate with any content, built directly."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -79,7 +79,7 @@ def make(
     end: dt.datetime = NOW + HOUR,
     extensions: bool = True,
 ) -> Made:
-    """A certificate with these common names; `extensions=False` leaves out what old tools do."""
+    """A certificate with these common names; `extensions=False` omits those that old tools omit."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     signer = issuer.key if issuer else key
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in names])
@@ -107,7 +107,7 @@ def make(
 
 
 def make_go_node(node_id: str, issuer: Made, **changes: object) -> Made:
-    """A leaf as an existing Go node of this design makes it."""
+    """A leaf as a Go node of this mesh creates it."""
     loopback = [x509.IPAddress(ipaddress.ip_address(ip)) for ip in ("127.0.0.1", "::1")]
     shape: dict[str, object] = {
         "issuer": issuer,
@@ -159,9 +159,9 @@ def acme(run: Callable[..., Result]) -> Callable[..., Result]:
 
 
 class Terminal:
-    """A command on a terminal of its own, read until something is seen.
+    """A command on its own terminal, which a test reads until it sees some output.
 
-    What is typed before a hidden prompt has shown its last blank is thrown away by the terminal.
+    The terminal drops input that is typed before a hidden prompt has printed its last blank.
     """
 
     def __init__(self, *arguments: str, **environment: str) -> None:

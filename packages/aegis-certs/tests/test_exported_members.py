@@ -68,7 +68,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 @pytest.mark.parametrize("name", aegis_certs.errors.__all__)
-def test_every_error_is_a_certs_error_and_in_the_drawing(name: str) -> None:
+def test_every_error_is_a_certs_error_and_in_the_tree_of_the_docstring(name: str) -> None:
     assert issubclass(getattr(aegis_certs.errors, name), aegis_certs.CertsError)
     assert name in (aegis_certs.errors.__doc__ or "")
 

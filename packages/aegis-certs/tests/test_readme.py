@@ -12,7 +12,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 
 def test_every_command_and_snippet_of_the_readme_works(tmp_path: Path) -> None:
     scripts = sysconfig.get_path("scripts")
-    # An RSA-4096 CA takes a second for every command; other tests have one.
+    # An RSA-4096 CA costs a second for each command; other tests use one.
     environment = {**os.environ, "AEGIS_CA_KEY_TYPE": "p256"}
     environment["PATH"] = f"{scripts}{os.pathsep}{environment['PATH']}"
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from aegis_certs import errors
+from aegis_certs.errors import *  # noqa: F403 - its `__all__` is a part of ours
+
 if TYPE_CHECKING:
     from aegis_certs._ca.authority import CertificateAuthority
     from aegis_certs._ca.inventory import IssuedCertificate
@@ -27,74 +30,28 @@ if TYPE_CHECKING:
     from aegis_certs._x509.tls_config import TLSConfig
     from aegis_certs._x509.trust import TrustBundle
     from aegis_certs._x509.validity import CertificateState
-    from aegis_certs.errors import (
-        AlreadyExistsError,
-        CertsError,
-        DirectoryError,
-        ExpiredError,
-        IdentityError,
-        InvalidNodeIdError,
-        InvalidPemError,
-        InvalidRequestError,
-        InventoryError,
-        KeyMismatchError,
-        LockTimeoutError,
-        MissingHostError,
-        NotFoundError,
-        NotYetValidError,
-        PassphraseError,
-        RevocationListError,
-        RevokedError,
-        RotationError,
-        StillUsedError,
-        UntrustedError,
-        UsageError,
-        VerificationError,
-    )
 
 __all__ = [
     "DEFAULT_TRUST_DOMAIN",
-    "AlreadyExistsError",
     "CertificateAuthority",
     "CertificateInfo",
     "CertificateSource",
     "CertificateState",
-    "CertsError",
-    "DirectoryError",
-    "ExpiredError",
     "Identity",
-    "IdentityError",
     "IdentitySource",
-    "InvalidNodeIdError",
-    "InvalidPemError",
-    "InvalidRequestError",
-    "InventoryError",
     "IssuedCertificate",
-    "KeyMismatchError",
     "KeyType",
-    "LockTimeoutError",
-    "MissingHostError",
-    "NotFoundError",
-    "NotYetValidError",
-    "PassphraseError",
     "Renewal",
     "RenewalSchedule",
     "Revocation",
     "RevocationList",
-    "RevocationListError",
     "RevocationReason",
-    "RevokedError",
-    "RotationError",
     "RotationPhase",
     "RotationState",
     "SignedCertificate",
-    "StillUsedError",
     "TLSConfig",
     "TLSOptions",
     "TrustBundle",
-    "UntrustedError",
-    "UsageError",
-    "VerificationError",
     "identity_of",
     "install_certificate",
     "list_certificates",
@@ -103,6 +60,7 @@ __all__ = [
     "request_certificate",
     "validate_node_id",
 ]
+__all__ += errors.__all__
 
 _HOMES = {
     "DEFAULT_TRUST_DOMAIN": "_x509.names",
@@ -137,9 +95,9 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     # `aegis-certs --help` does not need `cryptography`, whose import takes longer than the rest.
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
     globals()[name] = value
     return value
 

@@ -46,14 +46,14 @@ def test_s3_a_leaf_is_rsa_2048_and_lives_90_days_by_default(ca: CertificateAutho
     assert tls.certificate.not_valid_before_utc == NOW + DAY - dt.timedelta(minutes=5)
 
 
-def test_a_new_leaf_has_the_names_of_its_node_and_no_other(ca: CertificateAuthority) -> None:
+def test_a_new_leaf_has_only_the_names_of_its_node(ca: CertificateAuthority) -> None:
     names = alternative_names(ca.issue("node-1", key_type=KeyType.P256).certificate)
     assert names.dns == ("node-1",)
     assert names.ips == ()
     assert names.uris == ("spiffe://aegis.internal/node/node-1",)
 
 
-def test_localhost_is_in_a_leaf_only_where_it_was_asked_for(ca: CertificateAuthority) -> None:
+def test_localhost_is_in_a_leaf_only_if_it_was_requested(ca: CertificateAuthority) -> None:
     tls = ca.issue_in_memory("node-1", hosts=["localhost", "10.0.0.7", "api.example", "node-1"])
     names = alternative_names(tls.certificate)
     assert names.dns == ("node-1", "localhost", "api.example")
@@ -61,7 +61,7 @@ def test_localhost_is_in_a_leaf_only_where_it_was_asked_for(ca: CertificateAutho
 
 
 @pytest.mark.parametrize("address", ["orders.acme.example:7000", "0.0.0.0:7000", "localhost:1"])
-def test_an_own_address_that_is_no_ip_goes_into_no_leaf(
+def test_an_own_address_that_is_not_an_ip_is_not_in_the_leaf(
     ca: CertificateAuthority, address: str
 ) -> None:
     names = alternative_names(ca.issue_in_memory("node-1", address=address).certificate)
@@ -118,7 +118,7 @@ def test_serial_numbers_are_random_and_keys_are_new_each_time(ca: CertificateAut
     assert all(tls.certificate.serial_number.bit_length() > 64 for tls in made)
 
 
-def test_issuing_in_memory_writes_only_that_it_was_done(ca: CertificateAuthority) -> None:
+def test_issuing_in_memory_writes_only_the_records(ca: CertificateAuthority) -> None:
     before = {path.name for path in ca.directory.iterdir()}
     tls = ca.issue_in_memory("status", client_only=True, days=1 / 24, at=NOW)
     assert tls.not_after == NOW + dt.timedelta(hours=1)
@@ -127,7 +127,7 @@ def test_issuing_in_memory_writes_only_that_it_was_done(ca: CertificateAuthority
 
 
 @pytest.mark.parametrize("days", [0, -1, 40_000, float("nan"), float("inf")])
-def test_days_that_make_no_sense_are_refused(ca: CertificateAuthority, days: float) -> None:
+def test_invalid_days_are_refused(ca: CertificateAuthority, days: float) -> None:
     with pytest.raises(InvalidRequestError):
         ca.issue("node-1", days=days)
     with pytest.raises(InvalidRequestError):
@@ -135,13 +135,13 @@ def test_days_that_make_no_sense_are_refused(ca: CertificateAuthority, days: flo
 
 
 @pytest.mark.parametrize("name", ["", "x" * 65, "a\nb", "a\x00"])
-def test_a_ca_name_that_no_certificate_can_carry_is_refused(directory: Path, name: str) -> None:
+def test_an_invalid_ca_name_is_refused(directory: Path, name: str) -> None:
     with pytest.raises(InvalidRequestError):
         CertificateAuthority.create(directory, key_type=KeyType.P256, name=name)
     assert not (directory / "ca-cert.pem").exists()
 
 
-def test_the_subject_of_a_ca_is_never_that_of_a_leaf(directory: Path) -> None:
+def test_a_ca_never_has_the_subject_of_a_leaf(directory: Path) -> None:
     ca = CertificateAuthority.create(directory, key_type=KeyType.P256, name="node-1")
     tls = ca.issue_in_memory("node-1")
     assert tls.certificate.subject != tls.certificate.issuer
@@ -174,13 +174,13 @@ def test_half_a_ca_is_neither_loaded_nor_overwritten(ca: CertificateAuthority, l
         CertificateAuthority.create(ca.directory, key_type=KeyType.P256)
 
 
-def test_a_missing_ca_says_how_to_make_one(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_ca_says_how_to_create_one(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="aegis-certs init") as caught:
         CertificateAuthority.load(tmp_path)
     assert caught.value.place == tmp_path / "ca-cert.pem"
 
 
-def test_the_key_of_another_ca_is_noticed(ca: CertificateAuthority, tmp_path: Path) -> None:
+def test_the_key_of_another_ca_is_refused(ca: CertificateAuthority, tmp_path: Path) -> None:
     other = CertificateAuthority.create(tmp_path / "other", key_type=KeyType.P256)
     (ca.directory / "ca-key.pem").write_bytes((other.directory / "ca-key.pem").read_bytes())
     with pytest.raises(KeyMismatchError) as caught:
@@ -188,7 +188,7 @@ def test_the_key_of_another_ca_is_noticed(ca: CertificateAuthority, tmp_path: Pa
     assert caught.value.key == ca.directory / "ca-key.pem"
 
 
-def test_a_leaf_is_no_ca(ca: CertificateAuthority) -> None:
+def test_a_leaf_is_not_loaded_as_a_ca(ca: CertificateAuthority) -> None:
     ca.issue("node-1", key_type=KeyType.P256)
     for kind in ("cert", "key"):
         path = ca.directory / f"node-1-{kind}.pem"
@@ -216,7 +216,7 @@ def test_an_identity_of_this_ca_is_replaced(ca: CertificateAuthority) -> None:
 
 
 @pytest.mark.parametrize("node_id", ["../x", "/tmp/x", "a/b", "localhost", "ca", "A"])
-def test_a_bad_node_id_reaches_no_path(
+def test_an_invalid_node_id_creates_no_file(
     ca: CertificateAuthority, tmp_path: Path, node_id: str
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
@@ -225,7 +225,7 @@ def test_a_bad_node_id_reaches_no_path(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_conflicting_wishes_are_refused(ca: CertificateAuthority) -> None:
+def test_conflicting_arguments_are_refused(ca: CertificateAuthority) -> None:
     with pytest.raises(InvalidRequestError, match="excludes"):
         ca.issue("node-1", client_only=True, server_only=True)
     with pytest.raises(InvalidRequestError, match="a list of hosts"):
@@ -246,14 +246,14 @@ def test_a_ca_of_a_go_node_can_be_used(
     assert tls.bundle.verify(tls.chain, "server").trust_domain == "aegis.internal"
 
 
-def test_an_encrypted_ca_key_is_a_clear_error(ca: CertificateAuthority) -> None:
+def test_an_encrypted_ca_key_raises_a_clear_error(ca: CertificateAuthority) -> None:
     path = ca.directory / "ca-key.pem"
     path.write_text(path.read_text().replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY"))
     with pytest.raises(InvalidPemError, match="encrypted"):
         CertificateAuthority.load(ca.directory)
 
 
-def test_reprs_tell_who_it_is_and_never_the_key(ca: CertificateAuthority) -> None:
+def test_reprs_show_the_name_and_never_the_key(ca: CertificateAuthority) -> None:
     tls = ca.issue("node-1", key_type=KeyType.P256)
     assert repr(ca) == f"CertificateAuthority('Test CA', directory={str(ca.directory)!r})"
     assert repr(tls) == f"TLSConfig(node_id='node-1', not_after={tls.not_after:%Y-%m-%dT%H:%M:%SZ})"
@@ -262,7 +262,7 @@ def test_reprs_tell_who_it_is_and_never_the_key(ca: CertificateAuthority) -> Non
     )
 
 
-def test_a_tls_config_answers_what_a_node_asks(ca: CertificateAuthority) -> None:
+def test_a_tls_config_has_the_parsed_values(ca: CertificateAuthority) -> None:
     tls = ca.issue("node-1", key_type=KeyType.P256)
     assert tls.certificate is tls.chain[0]
     assert tls.trust_domain == ca.trust_domain

@@ -25,26 +25,27 @@ sys.stdout.buffer.write(tls.certificate_chain + tls.trust_bundle)
 """
 
 
-def start_at_once(directory: Path, node_ids: list[str]) -> list[bytes]:
+def start_at_once(script: str, arguments: list[list[str]]) -> list[bytes]:
+    """Starts one process for each list of arguments, and returns their outputs."""
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", START, node_id, str(directory)],
+            [sys.executable, "-c", script, *each],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        for node_id in node_ids
+        for each in arguments
     ]
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-    outputs = []
     for process in processes:
         assert process.stdin is not None
         process.stdin.write(b"go\n")
         process.stdin.flush()
+    outputs = []
     for process in processes:
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=100)
         assert process.returncode == 0, errors.decode()
         outputs.append(output)
     return outputs
@@ -52,7 +53,7 @@ def start_at_once(directory: Path, node_ids: list[str]) -> list[bytes]:
 
 def test_twelve_processes_on_an_empty_directory_end_with_one_ca(directory: Path) -> None:
     node_ids = [f"node-{number % 8}" for number in range(12)]  # some share an identity
-    outputs = start_at_once(directory, node_ids)
+    outputs = start_at_once(START, [[node_id, str(directory)] for node_id in node_ids])
     ca = CertificateAuthority.load(directory)
     leaves = {}
     for node_id, output in zip(node_ids, outputs, strict=True):
@@ -73,11 +74,11 @@ import aegis_certs._identity.source
 node_id, directory, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 print("ready", flush=True)
 sys.stdin.readline()
-dice, done = random.Random(node_id), 0
+rng, done = random.Random(node_id), 0
 source = IdentitySource.directory(node_id, directory, key_type=KeyType.P256)
 roots, until = {source.load().bundle.certificates[0]}, time.monotonic() + seconds
 while time.monotonic() < until:
-    act = dice.randrange(5)
+    act = rng.randrange(5)
     if act == 0:
         source.renew()
     elif act == 1:
@@ -106,28 +107,9 @@ print(done)
 def test_sixteen_processes_issue_renew_revoke_and_read_one_directory(
     directory: Path, seconds: float
 ) -> None:
-    processes = [
-        subprocess.Popen(
-            # Two of each name: they race for one identity.
-            [sys.executable, "-c", WORK, f"node-{'abcdefgh'[number % 8]}", directory, str(seconds)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(16)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for process in processes:
-        output, errors = process.communicate(timeout=100)
-        assert process.returncode == 0, errors
-        assert int(output) > 0
+    names = [f"node-{'abcdefgh'[number % 8]}" for number in range(16)]  # two processes each
+    outputs = start_at_once(WORK, [[name, str(directory), str(seconds)] for name in names])
+    assert all(int(output) > 0 for output in outputs)
     store = Store(directory)
     serials = [entry.serial for entry in Inventory.load(store)]
     logged = [

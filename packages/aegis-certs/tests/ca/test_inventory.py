@@ -1,4 +1,4 @@
-"""The inventory and the audit log: everything that was issued, and never a key."""
+"""The inventory and the audit log have every issued certificate, and never a key."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def serials(directory: Path) -> list[str]:
     return [entry.serial for entry in Inventory.load(Store(directory))]
 
 
-def test_every_issue_renewal_revocation_and_rotation_has_its_line(directory: Path) -> None:
+def test_every_issue_renewal_revocation_and_rotation_is_logged(directory: Path) -> None:
     load_or_generate_tls("node-1", directory, key_type=P256)
     ca = CertificateAuthority.load(directory)
     ca.issue("node-2", key_type=P256)
@@ -57,7 +57,7 @@ def test_every_issue_renewal_revocation_and_rotation_has_its_line(directory: Pat
         assert path.stat().st_mode & 0o077 == 0
 
 
-def test_the_log_is_only_ever_added_to_and_a_torn_line_is_closed(
+def test_lines_are_only_added_to_the_log_and_a_cut_off_line_is_closed(
     ca: CertificateAuthority,
 ) -> None:
     path = ca.directory / "audit.jsonl"
@@ -78,7 +78,7 @@ def test_the_log_is_only_ever_added_to_and_a_torn_line_is_closed(
     ],
     ids=lambda content: str(content)[:30],
 )
-def test_a_lost_torn_or_old_inventory_is_put_together_again(
+def test_a_lost_damaged_or_old_inventory_is_rebuilt(
     ca: CertificateAuthority, content: bytes | None
 ) -> None:
     for node_id in ("node-1", "node-2", "node-1"):
@@ -96,7 +96,7 @@ def test_a_lost_torn_or_old_inventory_is_put_together_again(
     assert f"{new.certificate.serial_number:x}" in path.read_text()
 
 
-def test_without_the_log_it_is_put_together_from_the_certificates(
+def test_without_the_log_the_inventory_is_rebuilt_from_the_certificates(
     ca: CertificateAuthority,
 ) -> None:
     ca.issue("node-1", key_type=P256, hosts=["a.example"])
@@ -106,7 +106,7 @@ def test_without_the_log_it_is_put_together_from_the_certificates(
     assert (entry.id, entry.hosts) == ("node-1", ("a.example",))
 
 
-def test_an_inventory_of_a_newer_version_is_left_alone(ca: CertificateAuthority) -> None:
+def test_an_inventory_of_a_newer_version_is_not_changed(ca: CertificateAuthority) -> None:
     path = ca.directory / "issued.json"
     path.write_text('{"version": 2}')
     with pytest.raises(InventoryError, match="newer"):
@@ -114,7 +114,7 @@ def test_an_inventory_of_a_newer_version_is_left_alone(ca: CertificateAuthority)
     assert path.read_text() == '{"version": 2}'
 
 
-def test_names_of_replaced_certificates_count_until_they_end_or_are_revoked(
+def test_names_of_replaced_certificates_are_reserved_until_they_expire_or_are_revoked(
     ca: CertificateAuthority,
 ) -> None:
     ca.issue("node-1", key_type=P256, hosts=["node-2"], days=10, at=NOW)
@@ -127,13 +127,13 @@ def test_names_of_replaced_certificates_count_until_they_end_or_are_revoked(
     ca.issue("node-6", key_type=P256, at=NOW)
 
 
-def test_a_node_that_has_its_key_elsewhere_is_known_too(ca: CertificateAuthority) -> None:
+def test_a_node_with_its_key_elsewhere_is_in_the_inventory_too(ca: CertificateAuthority) -> None:
     ca.issue_in_memory("node-1")
     with pytest.raises(InvalidRequestError, match="node-1"):
         ca.issue("node-2", hosts=["node-1"], key_type=P256)
 
 
-def test_what_ended_long_ago_and_was_replaced_is_forgotten(ca: CertificateAuthority) -> None:
+def test_an_old_expired_certificate_with_a_successor_is_dropped(ca: CertificateAuthority) -> None:
     ca.issue("node-1", key_type=P256, days=1, at=NOW)
     ca.issue("node-1", key_type=P256, days=2, at=NOW)
     ca.issue("node-2", key_type=P256, at=NOW + 40 * DAY)
@@ -141,7 +141,7 @@ def test_what_ended_long_ago_and_was_replaced_is_forgotten(ca: CertificateAuthor
     assert sum("certificate" in line for line in audit(ca.directory)) == 3
 
 
-def test_the_list_has_all_that_was_issued_the_one_in_place_first(
+def test_the_list_has_all_issued_certificates_the_installed_one_first(
     ca: CertificateAuthority,
 ) -> None:
     ca.issue("node-1", key_type=P256)
@@ -168,7 +168,7 @@ def test_the_list_names_both_cas_of_a_rotation(ca: CertificateAuthority) -> None
     assert [entry.id for entry in list_certificates(ca.directory)] == ["ca", "ca_old"]
 
 
-def test_what_a_retired_ca_issued_is_listed_as_untrusted(ca: CertificateAuthority) -> None:
+def test_certificates_of_a_retired_ca_are_listed_as_untrusted(ca: CertificateAuthority) -> None:
     ca.issue("node-1", key_type=P256)
     ca.prepare_rotation()
     ca.activate_rotation(confirm=True)

@@ -1,4 +1,4 @@
-"""A key that never leaves its machine, and what a CA makes of the request for it."""
+"""A key never leaves its machine, and the CA signs a request for it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ P256 = KeyType.P256
 
 @pytest.fixture
 def away(ca: CertificateAuthority, tmp_path: Path) -> Path:
-    """The directory of another machine, which has the trust bundle only."""
+    """The directory of another machine, which has only the trust bundle."""
     away = tmp_path / "away"
     away.mkdir()
     shutil.copy(ca.directory / "ca-cert.pem", away)
@@ -60,7 +60,7 @@ def ask(
 
 
 @pytest.mark.parametrize("key_type", [KeyType.RSA_2048, P256, KeyType.P384])
-def test_a_key_that_never_left_its_machine_becomes_an_identity(
+def test_a_signed_request_becomes_an_identity_and_the_key_never_moves(
     ca: CertificateAuthority, away: Path, key_type: KeyType
 ) -> None:
     path = request_certificate("node-1", away, key_type=key_type)
@@ -78,7 +78,7 @@ def test_a_key_that_never_left_its_machine_becomes_an_identity(
     assert source.renew() is None
 
 
-def test_the_identity_at_work_stays_until_the_answer_is_installed(
+def test_the_current_identity_stays_until_the_new_one_is_installed(
     ca: CertificateAuthority, away: Path
 ) -> None:
     first = install_certificate(
@@ -145,7 +145,7 @@ def test_the_ca_decides_what_it_grants_and_says_what_it_dropped(ca: CertificateA
     }
 
 
-def test_a_request_must_prove_that_it_has_its_key(ca: CertificateAuthority) -> None:
+def test_a_request_must_be_signed_with_its_key(ca: CertificateAuthority) -> None:
     request = x509.load_pem_x509_csr(ask("node-1")).public_bytes(Encoding.DER)
     forged = bytearray(request)
     forged[-1] ^= 1
@@ -203,7 +203,7 @@ def test_a_host_that_is_another_node_is_refused(ca: CertificateAuthority) -> Non
         ca.sign(ask("node-2"), hosts=["node-1"])
 
 
-def test_an_answer_that_does_not_fit_changes_nothing(
+def test_an_answer_that_does_not_match_changes_nothing(
     ca: CertificateAuthority, away: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(NotFoundError, match="request"):
@@ -229,7 +229,9 @@ def test_a_node_whose_key_is_elsewhere_is_renewed_by_a_new_request(
         ca.renew("node-1")
 
 
-def test_a_torn_answer_is_told_with_what_to_do(ca: CertificateAuthority, away: Path) -> None:
+def test_the_error_for_a_damaged_answer_says_what_to_do(
+    ca: CertificateAuthority, away: Path
+) -> None:
     signed = ca.sign(request_certificate("node-1", away, key_type=P256).read_bytes()).pem
     with pytest.raises(InvalidPemError, match="get a new copy"):
         install_certificate(signed[: len(signed) // 2], away)

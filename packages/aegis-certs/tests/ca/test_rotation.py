@@ -1,4 +1,4 @@
-"""A CA is replaced by another while nodes run."""
+"""A CA is replaced while nodes run."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_every_step_keeps_all_nodes_trusting_each_other(
     assert not list(ca.directory.glob("ca_*"))
 
 
-def test_activation_asks_whoever_can_see_the_nodes(
+def test_activation_needs_confirmation_if_nodes_may_not_trust_the_new_ca(
     ca: CertificateAuthority, source: IdentitySource
 ) -> None:
     ca.prepare_rotation()
@@ -95,7 +95,7 @@ def test_activation_asks_whoever_can_see_the_nodes(
     assert ca.activate_rotation(distrusting=[]).phase is RotationPhase.ACTIVATED
 
 
-def test_steps_out_of_turn_are_refused(ca: CertificateAuthority) -> None:
+def test_steps_in_the_wrong_order_are_refused(ca: CertificateAuthority) -> None:
     for step in (ca.activate_rotation, ca.retire_rotation):
         with pytest.raises(RotationError):
             step()
@@ -109,7 +109,7 @@ def test_steps_out_of_turn_are_refused(ca: CertificateAuthority) -> None:
             wrong()
 
 
-def test_a_refused_retirement_tells_how_each_node_comes_to_a_new_certificate(
+def test_a_refused_retirement_says_how_each_node_gets_a_new_certificate(
     ca: CertificateAuthority, tmp_path: Path
 ) -> None:
     ca.issue("here", key_type=P256)
@@ -146,7 +146,7 @@ def test_the_new_ca_must_have_another_name(ca: CertificateAuthority) -> None:
         ca.prepare_rotation(name="Test CA")
 
 
-def test_a_replaced_leaf_does_not_hold_up_the_retirement_nor_a_revoked_one(
+def test_replaced_and_revoked_leaves_do_not_block_the_retirement(
     ca: CertificateAuthority,
 ) -> None:
     for node_id in ("node-1", "node-2"):
@@ -158,7 +158,7 @@ def test_a_replaced_leaf_does_not_hold_up_the_retirement_nor_a_revoked_one(
     assert ca.retire_rotation().old_leaves != ()
 
 
-def test_a_certificate_of_one_command_holds_up_no_step(ca: CertificateAuthority) -> None:
+def test_a_short_lived_certificate_blocks_no_step(ca: CertificateAuthority) -> None:
     ca.issue_in_memory("visitor", client_only=True, days=1 / 24)
     ca.prepare_rotation()
     assert ca.activate_rotation().old_leaves == ()
@@ -188,7 +188,7 @@ def test_certificates_of_the_old_ca_can_be_revoked_until_it_is_retired(
     assert [one.issuer for one in source.revocations()] == ["Test CA G2"]
 
 
-def test_another_process_that_had_loaded_the_ca_issues_from_the_new_one(
+def test_another_process_with_the_old_ca_loaded_issues_from_the_new_ca(
     ca: CertificateAuthority,
 ) -> None:
     other = CertificateAuthority.load(ca.directory)
@@ -199,7 +199,7 @@ def test_another_process_that_had_loaded_the_ca_issues_from_the_new_one(
     assert tls.chain[0].issuer == ca.certificate.subject
 
 
-def test_a_start_renews_a_leaf_of_the_old_ca(ca: CertificateAuthority) -> None:
+def test_loading_renews_a_leaf_of_the_old_ca(ca: CertificateAuthority) -> None:
     ca.issue("node-1", key_type=P256)
     ca.prepare_rotation()
     ca.activate_rotation(confirm=True)
@@ -208,7 +208,7 @@ def test_a_start_renews_a_leaf_of_the_old_ca(ca: CertificateAuthority) -> None:
     assert load_or_generate_tls("node-1", ca.directory) == tls
 
 
-def test_a_node_without_the_ca_key_keeps_its_old_leaf_and_takes_the_bundle(
+def test_a_node_without_the_ca_key_keeps_its_old_leaf_and_loads_the_new_bundle(
     ca: CertificateAuthority, tmp_path: Path
 ) -> None:
     ca.issue("node-1", key_type=P256)
@@ -276,7 +276,7 @@ def test_a_rotation_keeps_the_passphrase(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key_type", [KeyType.RSA_2048, P256, KeyType.P384])
-def test_openssl_takes_leaves_of_both_cas_while_they_overlap(
+def test_openssl_accepts_leaves_of_both_cas_during_a_rotation(
     tmp_path: Path, key_type: KeyType
 ) -> None:
     ca = CertificateAuthority.create(tmp_path, key_type=key_type, name="Acme")

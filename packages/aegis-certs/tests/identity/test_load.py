@@ -42,13 +42,13 @@ def write(path: Path, tls: TLSConfig, **changes: bytes) -> TLSOptions:
     return TLSOptions(cert_file=path / "cert", key_file=path / "key", ca_file=str(path / "ca"))
 
 
-def test_s4_files_of_ones_own_load(authority: CertificateAuthority, tmp_path: Path) -> None:
+def test_s4_files_from_elsewhere_load(authority: CertificateAuthority, tmp_path: Path) -> None:
     tls = authority.issue_in_memory("node-1")
     assert load_tls(write(tmp_path / "own", tls)) == tls
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\\n", "\r\n"])
-def test_s4_environment_variables_of_ones_own_load(
+def test_s4_environment_variables_from_elsewhere_load(
     authority: CertificateAuthority, monkeypatch: pytest.MonkeyPatch, line_end: str
 ) -> None:
     tls = authority.issue_in_memory("node-1")
@@ -157,7 +157,7 @@ def test_allowing_expiry_does_not_skip_the_chain_check(
         load_tls(options)
 
 
-def test_allowing_expiry_covers_a_ca_that_ended_first(
+def test_allowing_expiry_covers_a_ca_that_expired_first(
     tmp_path: Path, go_node: Callable[..., Any], make_certificate: Callable[..., Any]
 ) -> None:
     root = make_certificate("Root", ca=True, start=NOW - 9 * DAY, end=NOW - 2 * DAY)

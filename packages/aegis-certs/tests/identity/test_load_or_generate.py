@@ -33,8 +33,8 @@ NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 P256 = KeyType.P256
 
 
-def start(directory: Path, node_id: str = "node-1", **wishes: Any) -> TLSConfig:
-    return load_or_generate_tls(node_id, directory, **({"key_type": P256} | wishes))
+def start(directory: Path, node_id: str = "node-1", **options: Any) -> TLSConfig:
+    return load_or_generate_tls(node_id, directory, **({"key_type": P256} | options))
 
 
 def snapshot(directory: Path) -> dict[str, tuple[int, bytes]]:
@@ -46,7 +46,7 @@ def without_ca_key(directory: Path) -> Path:
     return directory
 
 
-def test_s2_s3_the_first_start_makes_a_ca_and_an_identity(directory: Path) -> None:
+def test_s2_s3_the_first_start_creates_a_ca_and_an_identity(directory: Path) -> None:
     tls = load_or_generate_tls("node-1", directory)
     assert {path.name for path in directory.iterdir()} == {
         ".lock",
@@ -62,7 +62,7 @@ def test_s2_s3_the_first_start_makes_a_ca_and_an_identity(directory: Path) -> No
     assert tls.bundle.verify(tls.chain, "server") == tls.identity
 
 
-def test_s3_the_second_start_loads_what_the_first_made_and_writes_nothing(directory: Path) -> None:
+def test_s3_the_second_start_loads_the_same_files_and_writes_nothing(directory: Path) -> None:
     first = start(directory)
     before = snapshot(directory)
     assert start(directory) == first
@@ -109,7 +109,9 @@ def test_the_renewal_of_a_go_nodes_certificate_drops_localhost(
 
 
 @pytest.mark.parametrize("age", [61, 89, 91, 300])
-def test_a_due_or_expired_leaf_is_renewed_where_the_ca_key_is(directory: Path, age: int) -> None:
+def test_a_due_or_expired_leaf_is_renewed_if_the_ca_key_is_available(
+    directory: Path, age: int
+) -> None:
     old = start(directory, at=NOW - age * DAY)
     new = start(directory)
     assert new.not_after > NOW + 60 * DAY
@@ -136,12 +138,12 @@ def test_a_renewal_keeps_hosts_usage_key_type_and_life(directory: Path) -> None:
     new = load_or_generate_tls("node-1", directory)
     assert new != old
     assert alternative_names(new.certificate) == alternative_names(old.certificate)
-    assert new.certificate.public_key().key_size == 384  # type: ignore[union-attr]  # EC by order
+    assert new.certificate.public_key().key_size == 384  # type: ignore[union-attr]  # an EC key was requested
     assert not allows(new.certificate, "server")
     assert NOW + 7 * DAY <= new.not_after <= NOW + 7 * DAY + dt.timedelta(minutes=1)
 
 
-def test_a_host_that_is_asked_for_is_added_where_the_ca_key_is(directory: Path) -> None:
+def test_a_requested_host_is_added_if_the_ca_key_is_available(directory: Path) -> None:
     first = start(directory, hosts=["one.example"])
     second = start(directory, hosts=["two.example"], address="127.0.0.1:7000")
     assert set(alternative_names(second.certificate).dns) == {
@@ -154,7 +156,7 @@ def test_a_host_that_is_asked_for_is_added_where_the_ca_key_is(directory: Path) 
     assert start(directory, hosts=["one.example"], address="127.0.0.1:7001") == second
 
 
-def test_a_host_that_cannot_be_added_is_an_error_and_an_own_ip_is_not(directory: Path) -> None:
+def test_a_host_that_cannot_be_added_is_an_error_but_an_own_ip_is_not(directory: Path) -> None:
     old = start(directory)
     without_ca_key(directory)
     with pytest.raises(MissingHostError) as caught:
@@ -197,7 +199,7 @@ def test_an_expired_ca_is_an_error_that_names_it(directory: Path) -> None:
         start(directory, "node-1")
 
 
-def test_a_leaf_that_ends_with_its_ca_is_not_renewed_in_vain(
+def test_a_leaf_that_ends_with_its_ca_is_not_renewed(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     ca = CertificateAuthority.create(directory, key_type=P256, days=30, at=NOW - 25 * DAY)
@@ -273,7 +275,7 @@ def test_a_trust_domain_is_used_for_a_new_ca_and_then_checked(directory: Path) -
 
 
 @pytest.mark.parametrize(
-    ("wishes", "error"),
+    ("options", "error"),
     [
         ({"node_id": "../x"}, InvalidNodeIdError),
         ({"node_id": "localhost"}, InvalidNodeIdError),
@@ -283,11 +285,11 @@ def test_a_trust_domain_is_used_for_a_new_ca_and_then_checked(directory: Path) -
         ({"key_type": "ed25519"}, InvalidRequestError),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_made(
-    tmp_path: Path, wishes: dict[str, Any], error: type[Exception]
+def test_invalid_arguments_are_refused_before_any_file_is_created(
+    tmp_path: Path, options: dict[str, Any], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        start(tmp_path / "certs", **wishes)
+        start(tmp_path / "certs", **options)
     assert list(tmp_path.iterdir()) == []
 
 

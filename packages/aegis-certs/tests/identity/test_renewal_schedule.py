@@ -12,8 +12,8 @@ DAY = dt.timedelta(days=1)
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 
 
-class Dice(random.Random):
-    """Dice that always fall the same way."""
+class FixedRandom(random.Random):
+    """A random generator that always returns the same number."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
@@ -28,13 +28,13 @@ def ca(directory: Path) -> CertificateAuthority:
     return CertificateAuthority.create(directory, key_type=KeyType.P256, at=NOW - DAY)
 
 
-def schedule(ca: CertificateAuthority, days: float, dice: float = 0.0) -> RenewalSchedule:
+def schedule(ca: CertificateAuthority, days: float, value: float = 0.0) -> RenewalSchedule:
     tls = ca.issue_in_memory("node-1", days=days, at=NOW)
-    return RenewalSchedule(tls.certificate, random=Dice(dice))
+    return RenewalSchedule(tls.certificate, random=FixedRandom(value))
 
 
 @pytest.mark.parametrize("days", [90, 1, 3 / 24 / 60])
-def test_two_thirds_are_counted_from_the_moment_of_issue(
+def test_two_thirds_are_counted_from_the_time_of_issue(
     ca: CertificateAuthority, days: float
 ) -> None:
     due = schedule(ca, days).due_at
@@ -42,7 +42,7 @@ def test_two_thirds_are_counted_from_the_moment_of_issue(
     assert due > NOW
 
 
-def test_jitter_comes_off_and_stays_within_a_twentieth_of_the_life(
+def test_jitter_is_subtracted_and_is_at_most_a_twentieth_of_the_life(
     ca: CertificateAuthority,
 ) -> None:
     latest, earliest = schedule(ca, 60).due_at, schedule(ca, 60, 1.0).due_at
@@ -55,7 +55,7 @@ def test_jitter_comes_off_and_stays_within_a_twentieth_of_the_life(
     assert all(earliest - MINUTE <= due <= latest + MINUTE for due in real)
 
 
-def test_the_wait_until_it_is_due_never_goes_below_zero(ca: CertificateAuthority) -> None:
+def test_the_wait_until_renewal_is_never_negative(ca: CertificateAuthority) -> None:
     plan = schedule(ca, 90)
     assert plan.seconds_until_due(plan.due_at - MINUTE) == 60
     assert plan.seconds_until_due(plan.due_at + 100 * DAY) == 0
@@ -69,7 +69,7 @@ def test_the_wait_until_it_is_due_never_goes_below_zero(ca: CertificateAuthority
         *((1 / 24, 8, 100), (0.0001, 8, 1)),
     ],
 )
-def test_retries_back_off_to_a_part_of_the_last_third_and_never_end(
+def test_retries_back_off_to_a_part_of_the_last_third_and_never_stop(
     ca: CertificateAuthority, days: float, failures: int, seconds: float
 ) -> None:
     wait = schedule(ca, days, 0.5).retry_after(failures)

@@ -27,19 +27,20 @@ from aegis_certs import (
     TLSOptions,
     UntrustedError,
 )
+from aegis_certs._x509.identity import alternative_names
 
 P256 = KeyType.P256
 DAY = dt.timedelta(days=1)
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 
 
-def source_of(directory: Path, **wishes: object) -> IdentitySource:
-    return IdentitySource.directory("node-1", directory, key_type=P256, **wishes)  # type: ignore[arg-type]  # tests may wish anything
+def source_of(directory: Path, **options: object) -> IdentitySource:
+    return IdentitySource.directory("node-1", directory, key_type=P256, **options)  # type: ignore[arg-type]  # tests may give any option
 
 
 @pytest.fixture
 def elsewhere(ca: CertificateAuthority, tmp_path: Path) -> Path:
-    """A directory of a node that never sees the CA's key."""
+    """The directory of a node without the CA's key."""
     ca.issue("node-1", key_type=P256)
     return copy_to(ca, tmp_path / "elsewhere")
 
@@ -51,12 +52,12 @@ def copy_to(ca: CertificateAuthority, directory: Path) -> Path:
     return directory
 
 
-def test_nothing_changed_is_no_news_and_reads_no_file(
+def test_a_poll_without_a_change_reads_no_file(
     ca: CertificateAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = source_of(ca.directory)
     first = source.load()
-    # The first look may follow what the load itself wrote.
+    # The first poll may see what the load itself wrote.
     assert source.poll() is None
     assert source.revocations().number is None
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
@@ -65,7 +66,7 @@ def test_nothing_changed_is_no_news_and_reads_no_file(
     assert source.current is first
 
 
-def test_a_new_identity_is_news_once(ca: CertificateAuthority) -> None:
+def test_a_new_identity_is_returned_by_one_poll(ca: CertificateAuthority) -> None:
     source = source_of(ca.directory)
     first = source.load()
     new = ca.renew("node-1")
@@ -73,7 +74,7 @@ def test_a_new_identity_is_news_once(ca: CertificateAuthority) -> None:
     assert source.poll() is None
 
 
-def test_a_file_that_was_only_touched_is_no_news(ca: CertificateAuthority) -> None:
+def test_a_file_that_was_only_touched_is_not_a_change(ca: CertificateAuthority) -> None:
     source = source_of(ca.directory)
     source.load()
     path = ca.directory / "node-1-cert.pem"
@@ -81,7 +82,7 @@ def test_a_file_that_was_only_touched_is_no_news(ca: CertificateAuthority) -> No
     assert source.poll() is None
 
 
-def test_an_install_that_was_cut_short_is_news_too(ca: CertificateAuthority) -> None:
+def test_an_interrupted_install_is_a_change_too(ca: CertificateAuthority) -> None:
     source = source_of(ca.directory)
     source.load()
     new = ca.issue_in_memory("node-1")
@@ -110,7 +111,7 @@ def test_invalid_files_are_an_error_once_and_the_old_identity_stays(
     assert source.poll() is None
     assert source.current == first
     (elsewhere / name).write_bytes(good)
-    assert source.poll() is None  # it is the old identity again
+    assert source.poll() is None  # the old identity again
     assert source.current == first
 
 
@@ -138,7 +139,7 @@ def test_a_leaf_that_the_new_bundle_does_not_trust_is_refused(
         source.poll()
 
 
-def test_an_expired_leaf_is_no_news(ca: CertificateAuthority, elsewhere: Path) -> None:
+def test_an_expired_leaf_is_refused(ca: CertificateAuthority, elsewhere: Path) -> None:
     source = source_of(elsewhere)
     source.load()
     old = ca.issue_in_memory("node-1", days=1, at=NOW)
@@ -148,7 +149,7 @@ def test_an_expired_leaf_is_no_news(ca: CertificateAuthority, elsewhere: Path) -
         source.poll(at=NOW + 2 * DAY)
 
 
-def test_a_leaf_from_a_clock_ahead_is_taken_when_its_time_has_come(
+def test_a_leaf_from_a_clock_ahead_is_accepted_once_it_is_valid(
     ca: CertificateAuthority, elsewhere: Path
 ) -> None:
     source = source_of(elsewhere)
@@ -163,7 +164,7 @@ def test_a_leaf_from_a_clock_ahead_is_taken_when_its_time_has_come(
     assert source.poll(at=NOW + DAY) is None
 
 
-def test_files_that_cannot_be_opened_for_a_while_are_tried_again(
+def test_files_that_cannot_be_opened_now_are_tried_again(
     ca: CertificateAuthority, elsewhere: Path
 ) -> None:
     source = source_of(elsewhere)
@@ -185,7 +186,7 @@ def test_files_that_cannot_be_opened_for_a_while_are_tried_again(
 
 @contextmanager
 def no_more_open_files() -> Iterator[None]:
-    """The system's own limit: what is open stays so, and nothing else can be opened."""
+    """Sets the limit of the system: open files stay open, and no other file can be opened."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
     try:
@@ -194,7 +195,7 @@ def no_more_open_files() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_files_that_went_away_are_an_error_and_the_old_identity_stays(elsewhere: Path) -> None:
+def test_missing_files_are_an_error_and_the_old_identity_stays(elsewhere: Path) -> None:
     source = source_of(elsewhere)
     source.load()
     for name in ("node-1-cert.pem", "node-1-key.pem"):
@@ -205,7 +206,9 @@ def test_files_that_went_away_are_an_error_and_the_old_identity_stays(elsewhere:
     assert source.current is not None
 
 
-def test_a_renewal_has_a_new_key_and_is_no_news_to_itself(ca: CertificateAuthority) -> None:
+def test_a_renewal_has_a_new_key_and_is_not_reported_by_the_next_poll(
+    ca: CertificateAuthority,
+) -> None:
     source = source_of(ca.directory)
     first = source.load()
     new = source.renew()
@@ -215,26 +218,26 @@ def test_a_renewal_has_a_new_key_and_is_no_news_to_itself(ca: CertificateAuthori
     assert source.current == new
 
 
-def test_a_renewal_of_another_process_is_taken(ca: CertificateAuthority) -> None:
+def test_a_renewal_by_another_process_is_used(ca: CertificateAuthority) -> None:
     source, other = source_of(ca.directory), source_of(ca.directory)
     first = source.load()
     other.load()
     assert other.renew() == source.renew() != first
 
 
-def test_a_leaf_of_the_old_ca_is_renewed_though_only_the_bundle_was_seen_to_change(
+def test_a_leaf_of_the_old_ca_is_renewed_before_any_poll(
     ca: CertificateAuthority,
 ) -> None:
     source = source_of(ca.directory)
     first = source.load()
     ca.prepare_rotation()
     ca.activate_rotation(confirm=True)
-    new = source.renew()  # before any poll
+    new = source.renew()
     assert new is not None
     assert new.certificate.issuer == ca.certificate.subject != first.certificate.issuer
 
 
-def test_a_renewal_goes_on_past_the_end(ca: CertificateAuthority) -> None:
+def test_an_expired_leaf_is_still_renewed(ca: CertificateAuthority) -> None:
     source = source_of(ca.directory)
     source.load(at=NOW)
     new = source.renew(at=NOW + 200 * DAY)
@@ -255,7 +258,7 @@ def test_nothing_is_renewed_without_the_ca_key(elsewhere: Path) -> None:
     assert source.renew() is None
 
 
-def test_a_ca_key_whose_passphrase_is_elsewhere_is_as_good_as_none(
+def test_nothing_is_renewed_without_the_passphrase_of_the_ca_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ca = CertificateAuthority.create(tmp_path / "c", key_type=P256, passphrase="secret")
@@ -267,30 +270,18 @@ def test_a_ca_key_whose_passphrase_is_elsewhere_is_as_good_as_none(
     assert source.renew() not in (None, first)
 
 
-def test_the_old_own_address_does_not_collect_at_renewals(ca: CertificateAuthority) -> None:
+def test_renewals_drop_the_old_own_address(ca: CertificateAuthority) -> None:
     source_of(ca.directory, address="10.0.0.1:1", hosts=["a.example"]).load()
     moved = source_of(ca.directory, address="10.0.0.2:1")
-    names = [str(ip) for ip in _ips(moved.load())]
-    assert names == ["10.0.0.2"]
-    renewed = ca.renew("node-1")  # who does not know the address keeps it
-    assert [str(ip) for ip in _ips(renewed)] == ["10.0.0.2"]
+    assert [str(ip) for ip in alternative_names(moved.load().certificate).ips] == ["10.0.0.2"]
+    renewed = ca.renew("node-1")  # a renewal without an address keeps the old one
+    names = alternative_names(renewed.certificate)
+    assert [str(ip) for ip in names.ips] == ["10.0.0.2"]
     moved.poll()
-    assert _names(renewed) == ("node-1", "a.example")
+    assert names.dns == ("node-1", "a.example")
 
 
-def _ips(tls: object) -> tuple[object, ...]:
-    from aegis_certs._x509.identity import alternative_names
-
-    return alternative_names(tls.certificate).ips  # type: ignore[attr-defined]  # a TLSConfig
-
-
-def _names(tls: object) -> tuple[str, ...]:
-    from aegis_certs._x509.identity import alternative_names
-
-    return alternative_names(tls.certificate).dns  # type: ignore[attr-defined]  # a TLSConfig
-
-
-def test_what_is_revoked_is_seen_when_the_file_changes(
+def test_revocations_are_read_when_the_file_changes(
     ca: CertificateAuthority, elsewhere: Path
 ) -> None:
     source = source_of(elsewhere)
@@ -307,7 +298,7 @@ def test_what_is_revoked_is_seen_when_the_file_changes(
         source_of(elsewhere).load()
 
 
-def test_a_bad_or_lost_list_is_an_error_once_and_the_old_one_stays(
+def test_an_invalid_or_missing_list_is_an_error_once_and_the_old_one_stays(
     ca: CertificateAuthority, elsewhere: Path, tmp_path: Path
 ) -> None:
     path = elsewhere / "crl.pem"
@@ -328,7 +319,7 @@ def test_a_bad_or_lost_list_is_an_error_once_and_the_old_one_stays(
     assert good.is_revoked(tls.certificate)
 
 
-def test_a_list_from_a_clock_ahead_is_taken_when_its_time_has_come(
+def test_a_list_from_a_clock_ahead_is_accepted_once_it_is_valid(
     ca: CertificateAuthority, elsewhere: Path
 ) -> None:
     source = source_of(elsewhere)
@@ -342,7 +333,7 @@ def test_a_list_from_a_clock_ahead_is_taken_when_its_time_has_come(
     assert source.revocations(at=NOW + DAY).is_revoked(tls.certificate)
 
 
-def test_an_older_list_is_told_as_such(ca: CertificateAuthority, elsewhere: Path) -> None:
+def test_an_older_list_is_refused(ca: CertificateAuthority, elsewhere: Path) -> None:
     ca.write_revocations()
     older = (ca.directory / "crl.pem").read_bytes()
     ca.write_revocations()
@@ -354,9 +345,7 @@ def test_an_older_list_is_told_as_such(ca: CertificateAuthority, elsewhere: Path
         source.revocations()
 
 
-def test_files_from_elsewhere_are_watched_as_well(
-    ca: CertificateAuthority, elsewhere: Path
-) -> None:
+def test_files_from_elsewhere_are_polled_too(ca: CertificateAuthority, elsewhere: Path) -> None:
     options = TLSOptions(
         cert_file=elsewhere / "node-1-cert.pem",
         key_file=elsewhere / "node-1-key.pem",

@@ -1,4 +1,4 @@
-"""A process may die at any moment: what it leaves is the old state or the new, and loads."""
+"""A process may die at any time: it leaves the old state or the new one, and both load."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ DAY = dt.timedelta(days=1)
 
 
 class Dying:
-    """The `os` of our writer, whose process ends at the n-th of its operations.
+    """The `os` module of our writer, whose process ends at the n-th operation.
 
     It ends before the operation has an effect, or half-way through it where it is a write.
     """
@@ -73,7 +73,7 @@ class Dying:
 
 
 class Full(Dying):
-    """The `os` of our writer, whose disk is full at the n-th write, and has room again after."""
+    """The `os` module of our writer; the disk is full at the n-th write only."""
 
     def __getattr__(self, name: str) -> Any:
         def write(*arguments: Any) -> int:
@@ -89,7 +89,7 @@ DEAD = 77
 
 
 def operations_of(work: Callable[[], object]) -> int:
-    """How often our writer turns to the system for this work; the work is done."""
+    """Does the work, and returns the number of operations of our writer."""
     counting = Dying(-1)
     with mock.patch.object(files, "os", counting):
         work()
@@ -97,7 +97,7 @@ def operations_of(work: Callable[[], object]) -> int:
 
 
 def die_at(number: int, work: Callable[[], object]) -> bool:
-    """Does work in a child that ends at the n-th operation of our writer; tells if it did."""
+    """Does the work in a child that ends at the n-th operation; returns whether it ended there."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -114,7 +114,7 @@ def die_at(number: int, work: Callable[[], object]) -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Lets every operation be tried in the long run, and some of them each time."""
+    """Dies at every operation in the long run, and only at some operations in each other run."""
     if metafunc.function.__name__.endswith("may_die_at_any_operation"):
         some, every = (
             pytest.param(4, id="some"),
@@ -124,7 +124,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 STEPS = [1]
-"""How many operations on is the next one at which to die."""
+"""The distance between the operations at which a test dies."""
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +170,7 @@ def copy(template: Path, directory: Path) -> None:
 
 
 def assert_record_is_complete(directory: Path) -> None:
-    """Everything that exists is in the inventory and the log, with a number of its own."""
+    """Every certificate is in the inventory and in the log, with a serial number of its own."""
     store = Store(directory)
     entries = list(Inventory.load(store))
     serials = [entry.serial for entry in entries]
@@ -260,12 +260,12 @@ def test_an_init_below_a_root_may_die_at_any_operation(tmp_path: Path) -> None:
             CertificateAuthority.load(directory)
             found = True
         except NotFoundError:
-            init(directory)  # the root that was made before is the root of this one
+            init(directory)  # with the root that exists already
             found = False
         with pytest.raises(AlreadyExistsError):
             init(directory)
         root = CertificateAuthority.load(directory / "usb")
-        shutil.rmtree(root.directory)  # carried away
+        shutil.rmtree(root.directory)  # moved away
         tls = load(directory)
         assert len(tls.chain) == 2
         assert tls.bundle.certificates[-1] == root.certificate
@@ -292,7 +292,7 @@ def test_an_issue_may_die_at_any_operation(tmp_path: Path) -> None:
     assert found == {("node-1",), ("node-1", "a.example")}
 
 
-def test_what_a_full_disk_kept_from_its_place_is_not_on_the_list(tmp_path: Path) -> None:
+def test_a_certificate_that_a_full_disk_did_not_install_is_not_listed(tmp_path: Path) -> None:
     directory = tmp_path / "certs"
     with_a_node(directory)
     ca = CertificateAuthority.load(directory)
@@ -319,7 +319,7 @@ def test_a_renewal_may_die_at_any_operation(tmp_path: Path) -> None:
         ca = CertificateAuthority.create(directory, key_type=P256, at=past)
         for node_id in ("node-1", "node-3"):
             ca.issue(node_id, key_type=P256, at=past)
-        ca.revoke("node-3", at=past)  # this list is signed anew too
+        ca.revoke("node-3", at=past)  # this list is signed again too
 
     def renew(directory: Path) -> object:
         return CertificateAuthority.load(directory).renew_due()
@@ -376,7 +376,7 @@ def test_a_rotation_may_die_at_any_operation(tmp_path: Path, step: str) -> None:
         return ca.activate_rotation(confirm=True) if step == "activate" else ca.retire_rotation()
 
     def check(directory: Path) -> object:
-        tls = load_again(directory)  # before anybody has tidied up
+        tls = load_again(directory)  # before the recovery
         assert phase_of(Store(directory)) in RotationPhase
         ca = CertificateAuthority.load(directory)
         state = ca.rotation()
@@ -426,7 +426,7 @@ def test_an_install_may_die_at_any_operation(tmp_path: Path) -> None:
 
 
 def test_the_commands_may_be_killed_at_any_time(tmp_path: Path) -> None:
-    dice = random.Random(7)
+    rng = random.Random(7)
     for number in range(6):
         directory = tmp_path / str(number)
         for command in (["init", "--key-type", "p256"], ["issue", "node-1", "--key-type", "p256"]):
@@ -436,7 +436,7 @@ def test_the_commands_may_be_killed_at_any_time(tmp_path: Path) -> None:
                 stderr=subprocess.DEVNULL,
             )
             try:
-                process.wait(timeout=dice.uniform(0.15, 0.45))
+                process.wait(timeout=rng.uniform(0.15, 0.45))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

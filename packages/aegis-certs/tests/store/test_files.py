@@ -66,7 +66,7 @@ def test_keys_that_others_could_read_are_made_private_by_the_next_issue(
     assert mode(ca.directory / "ca-key.pem") == 0o600
 
 
-def test_a_directory_that_others_use_is_not_taken_from_them(tmp_path: Path) -> None:
+def test_a_directory_that_other_users_share_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)
     with pytest.raises(DirectoryError, match="sticky"):
         CertificateAuthority.create(tmp_path, key_type=P256)
@@ -74,7 +74,7 @@ def test_a_directory_that_others_use_is_not_taken_from_them(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_dead_processes_left_half_written_goes_away(ca: CertificateAuthority) -> None:
+def test_temporary_files_of_dead_processes_are_removed(ca: CertificateAuthority) -> None:
     left = ca.directory / ".node-1-key.pem.0123456789abcdef.tmp"
     left.write_text("half a k")
     ca.issue("node-1", key_type=P256)
@@ -101,14 +101,14 @@ def test_a_held_lock_is_waited_for_and_then_an_error(directory: Path) -> None:
         pass
 
 
-def test_an_install_that_a_crash_cut_short_is_finished_by_the_next_load(directory: Path) -> None:
+def test_an_install_that_a_crash_interrupted_is_finished_by_the_next_load(directory: Path) -> None:
     ca = CertificateAuthority.create(directory, key_type=P256)
     ca.issue("node-1", key_type=P256)
     new = ca.issue_in_memory("node-1")
     store = Store(directory)
     pair = KeyPair.parse(new.certificate_chain, new.private_key, None, None)
     files.write(store.pending_path("node-1"), pair.key_pem + new.certificate_chain, files.PRIVATE)
-    files.write(store.key_path("node-1"), pair.key_pem, files.PRIVATE)  # then the power went
+    files.write(store.key_path("node-1"), pair.key_pem, files.PRIVATE)  # then the power failed
     assert load_or_generate_tls("node-1", directory) == new
     assert not store.pending_path("node-1").exists()
     assert store.certificate_path("node-1").read_bytes() == new.certificate_chain
@@ -126,7 +126,7 @@ def test_a_commit_is_read_directly_while_another_process_holds_the_lock(director
         assert store.pending_path("node-1").exists()
 
 
-def test_readers_never_see_a_pair_that_does_not_fit_while_a_writer_renews(
+def test_readers_never_see_a_key_mismatch_while_a_writer_renews(
     ca: CertificateAuthority,
 ) -> None:
     ca.issue("node-1", key_type=P256)
@@ -161,7 +161,7 @@ def readable() -> Iterator[Path]:
 
 
 def in_a_child_that_may_not_write(directory: Path, check: Callable[[], None]) -> None:
-    """Runs the check where the directory is read-only: root may write anywhere, so not as root."""
+    """Runs the check with a read-only directory, and not as root, who may write anywhere."""
     if os.getuid() == 0:
         for path in (directory, *directory.iterdir()):
             os.chown(path, NOBODY, NOBODY)
@@ -194,7 +194,7 @@ def test_a_read_only_directory_loads(readable: Path) -> None:
     assert sorted(readable.iterdir()) == before
 
 
-def test_a_read_only_directory_is_polled_and_tells_what_is_revoked(readable: Path) -> None:
+def test_a_read_only_directory_can_be_polled_and_has_revocations(readable: Path) -> None:
     ca = CertificateAuthority.create(readable, key_type=P256)
     ca.issue("node-2", key_type=P256)
     ca.issue("node-1", key_type=P256)
@@ -242,7 +242,7 @@ def test_a_read_only_directory_cannot_renew(readable: Path) -> None:
     in_a_child_that_may_not_write(readable, check)
 
 
-def test_a_directory_that_cannot_be_looked_at_is_told_as_any_other(readable: Path) -> None:
+def test_a_directory_without_permission_raises_a_directory_error(readable: Path) -> None:
     ca = CertificateAuthority.create(readable / "inner", key_type=P256)
     store = Store(ca.directory)
     ca.directory.chmod(0o300)  # no listing
@@ -268,7 +268,7 @@ def test_a_directory_that_cannot_be_looked_at_is_told_as_any_other(readable: Pat
     ca.directory.chmod(0o700)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is full")
-def test_a_full_disk_is_told_with_what_to_do() -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_the_error_for_a_full_disk_says_what_to_do() -> None:
     with pytest.raises(DirectoryError, match="no space left on device; free some space"):
         files.append(Path("/dev/full"), b"line")

@@ -63,7 +63,7 @@ def test_names_that_agree_make_an_identity(
         (["../n"], []),
     ],
 )
-def test_names_that_disagree_or_are_no_node_are_refused(
+def test_names_that_disagree_or_are_not_a_node_id_are_refused(
     make_certificate: Make, names: list[str], sans: list[x509.GeneralName]
 ) -> None:
     with pytest.raises(IdentityError):
@@ -74,7 +74,7 @@ X400_ADDRESS, NO_NAMES_AT_ALL, NO_TEXT = b"\x30\x02\xa3\x00", b"junk", b"\x30\x0
 
 
 @pytest.mark.parametrize("names", [X400_ADDRESS, NO_NAMES_AT_ALL, NO_TEXT])
-def test_names_that_cannot_be_read_are_no_identity(make_certificate: Make, names: bytes) -> None:
+def test_names_that_cannot_be_read_are_refused(make_certificate: Make, names: bytes) -> None:
     key = make_certificate("n").key
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "n")])
     start = dt.datetime.now(dt.UTC)

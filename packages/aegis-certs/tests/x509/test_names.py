@@ -50,7 +50,7 @@ def test_lower_case_dns_names_are_node_ids(node_id: str) -> None:
         "*",
     ],
 )
-def test_what_is_no_lower_case_dns_name_or_could_be_an_address_is_refused(node_id: str) -> None:
+def test_a_node_id_that_is_not_a_dns_name_or_could_be_an_ip_is_refused(node_id: str) -> None:
     with pytest.raises(InvalidNodeIdError) as caught:
         validate_node_id(node_id)
     assert caught.value.node_id == node_id
@@ -58,13 +58,13 @@ def test_what_is_no_lower_case_dns_name_or_could_be_an_address_is_refused(node_i
 
 
 @pytest.mark.parametrize("value", [None, 7, b"a", ["a"]])
-def test_what_is_no_text_is_refused_too(value: object) -> None:
+def test_a_node_id_that_is_not_a_string_is_refused(value: object) -> None:
     with pytest.raises(InvalidNodeIdError):
         validate_node_id(value)  # type: ignore[arg-type]  # the point of the test
 
 
 @given(st.text(max_size=80) | st.text(string.ascii_lowercase + string.digits + "-./_", max_size=70))
-def test_an_accepted_node_id_is_always_a_plain_file_and_dns_name(text: str) -> None:
+def test_an_accepted_node_id_is_always_a_safe_file_name_and_dns_name(text: str) -> None:
     try:
         node_id = validate_node_id(text)
     except CertsError:
@@ -97,7 +97,7 @@ def test_hosts_are_dns_names_or_ip_addresses() -> None:
 
 
 @pytest.mark.parametrize("host", ["", "*.acme.example", "a b", "a_b", "10.0.0", "http://x", "x/y"])
-def test_wildcards_and_nonsense_are_no_hosts(host: str) -> None:
+def test_wildcards_and_invalid_hosts_are_refused(host: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         parse_host(host)
     assert caught.value.option == "host"
@@ -117,5 +117,5 @@ def test_wildcards_and_nonsense_are_no_hosts(host: str) -> None:
         ("", "None"),
     ],
 )
-def test_only_a_real_ip_of_the_own_address_counts(address: str, ip: str) -> None:
+def test_only_a_specified_ip_of_the_own_address_is_used(address: str, ip: str) -> None:
     assert str(ip_of_address(address)) == ip

@@ -1,4 +1,4 @@
-"""What is revoked, as we say it and as other verifiers see it."""
+"""Revocation lists, as we read them and as other verifiers read them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def openssl(ca: CertificateAuthority, tls: TLSConfig, *more: str) -> str:
 
 @pytest.mark.parametrize("key_type", KEY_TYPES)
 @pytest.mark.parametrize("intermediate", [False, True], ids=["root", "intermediate"])
-def test_openssl_and_cryptography_take_our_lists(
+def test_openssl_and_cryptography_accept_our_lists(
     directory: Path, key_type: KeyType, intermediate: bool
 ) -> None:
     ca = CertificateAuthority.create(directory, key_type=key_type, intermediate=intermediate)
@@ -79,7 +79,7 @@ def test_openssl_and_cryptography_take_our_lists(
         assert read(ca).is_revoked(good.certificate, good.chain[1:])
 
 
-def test_the_list_of_an_offline_root_lasts_as_long_as_the_ca_below_it(directory: Path) -> None:
+def test_the_list_of_an_offline_root_is_valid_as_long_as_the_ca_below_it(directory: Path) -> None:
     ca = CertificateAuthority.create(directory, key_type=P256, intermediate=True, days=400)
     assert read(ca).next_update == ca.certificate.not_valid_after_utc
     ca.issue("node-1", key_type=P256)
@@ -91,7 +91,7 @@ def test_the_list_of_an_offline_root_lasts_as_long_as_the_ca_below_it(directory:
     ]
 
 
-def test_the_next_issuing_ca_brings_the_newest_list_of_its_root(directory: Path) -> None:
+def test_the_next_issuing_ca_copies_the_newest_list_of_its_root(directory: Path) -> None:
     ca = CertificateAuthority.create(directory, key_type=P256, intermediate=True)
     ca.issue("node-1", key_type=P256)
     ca.revoke("node-1")
@@ -107,7 +107,7 @@ def x509_crls(directory: Path) -> tuple[x509.CertificateRevocationList, ...]:
 
 
 def retired(ca: CertificateAuthority) -> str:
-    """The serial number of a certificate whose CA was replaced since."""
+    """The serial number of a certificate whose CA was replaced later."""
     old = ca.issue("node-1", key_type=P256)
     ca.prepare_rotation()
     ca.activate_rotation(confirm=True)
@@ -116,7 +116,7 @@ def retired(ca: CertificateAuthority) -> str:
     return f"{old.certificate.serial_number:x}"
 
 
-def test_a_certificate_of_a_retired_ca_needs_no_revocation(ca: CertificateAuthority) -> None:
+def test_a_certificate_of_a_retired_ca_cannot_be_revoked(ca: CertificateAuthority) -> None:
     serial = retired(ca)
     before = (ca.directory / "audit.jsonl").read_bytes()
     with pytest.raises(UntrustedError, match="nothing to revoke"):
@@ -126,7 +126,7 @@ def test_a_certificate_of_a_retired_ca_needs_no_revocation(ca: CertificateAuthor
     assert serial not in {revocation.serial for revocation in ca.revoke("node-1")}
 
 
-def test_a_certificate_that_has_ended_needs_no_revocation(ca: CertificateAuthority) -> None:
+def test_an_expired_certificate_cannot_be_revoked(ca: CertificateAuthority) -> None:
     tls = ca.issue("node-1", key_type=P256, days=10, at=NOW)
     ca.write_revocations(at=NOW + 11 * DAY)
     for what in ("node-1", f"{tls.certificate.serial_number:x}"):
@@ -134,7 +134,7 @@ def test_a_certificate_that_has_ended_needs_no_revocation(ca: CertificateAuthori
             ca.revoke(what, at=NOW + 11 * DAY)
 
 
-def test_a_certificate_of_a_ca_whose_key_is_elsewhere_is_revoked_there(
+def test_a_certificate_of_a_ca_whose_key_is_elsewhere_must_be_revoked_there(
     ca: CertificateAuthority,
 ) -> None:
     ca.issue("node-1", key_type=P256)
@@ -168,7 +168,7 @@ def test_the_extensions_of_a_list_are_those_of_rfc_5280(ca: CertificateAuthority
     assert all(one.revocation_date_utc == NOW for one in crl)
 
 
-def test_numbers_rise_even_when_the_file_is_lost(ca: CertificateAuthority) -> None:
+def test_crl_numbers_increase_even_if_the_file_is_lost(ca: CertificateAuthority) -> None:
     numbers = []
     for lost in (False, False, True, False):
         if lost:
@@ -177,7 +177,7 @@ def test_numbers_rise_even_when_the_file_is_lost(ca: CertificateAuthority) -> No
     assert numbers == sorted(set(numbers))
 
 
-def test_a_lost_or_damaged_list_forgets_nothing(ca: CertificateAuthority) -> None:
+def test_a_lost_or_damaged_list_loses_no_revocation(ca: CertificateAuthority) -> None:
     tls = ca.issue("node-1", key_type=P256)
     ca.revoke("node-1", RevocationReason.KEY_COMPROMISE)
     for damage in (b"junk", None):
@@ -188,7 +188,9 @@ def test_a_lost_or_damaged_list_forgets_nothing(ca: CertificateAuthority) -> Non
         assert found.reason is RevocationReason.KEY_COMPROMISE
 
 
-def test_an_entry_stays_until_a_list_past_its_end_has_had_it(ca: CertificateAuthority) -> None:
+def test_an_entry_stays_until_it_was_in_a_list_after_the_end_of_its_certificate(
+    ca: CertificateAuthority,
+) -> None:
     tls = ca.issue("node-1", key_type=P256, days=10, at=NOW)
     ca.revoke("node-1", at=NOW)
     for day, shown in ((5, 1), (9, 1), (11, 1), (12, 0), (13, 0)):
@@ -196,7 +198,7 @@ def test_an_entry_stays_until_a_list_past_its_end_has_had_it(ca: CertificateAuth
     assert tls.not_after < NOW + 11 * DAY
 
 
-def test_a_node_is_revoked_with_all_its_certificates_and_a_serial_alone(
+def test_a_node_id_revokes_all_its_certificates_and_a_serial_number_one(
     ca: CertificateAuthority,
 ) -> None:
     one, two, three = (ca.issue("node-1", key_type=P256) for _ in range(3))
@@ -214,20 +216,22 @@ def test_a_node_is_revoked_with_all_its_certificates_and_a_serial_alone(
 
 
 @pytest.mark.parametrize("what", ["node-9", "ffff", "", "../x", "not a serial"])
-def test_what_was_never_issued_cannot_be_revoked(ca: CertificateAuthority, what: str) -> None:
+def test_a_certificate_that_was_never_issued_cannot_be_revoked(
+    ca: CertificateAuthority, what: str
+) -> None:
     ca.issue("node-1", key_type=P256)
     with pytest.raises(NotFoundError):
         ca.revoke(what)
     assert not (ca.directory / "crl.pem").exists()
 
 
-def test_a_hold_is_refused_since_nothing_takes_it_off(ca: CertificateAuthority) -> None:
+def test_a_hold_is_refused_since_it_cannot_be_ended(ca: CertificateAuthority) -> None:
     ca.issue("node-1", key_type=P256)
     with pytest.raises(InvalidRequestError):
         ca.revoke("node-1", RevocationReason.CERTIFICATE_HOLD)
 
 
-def test_a_revoked_node_does_not_renew_itself_but_can_be_issued_anew(
+def test_a_revoked_node_cannot_renew_but_can_get_a_new_certificate(
     ca: CertificateAuthority,
 ) -> None:
     ca.issue("node-1", key_type=P256)
@@ -264,7 +268,7 @@ def test_our_lists_keep_those_of_other_cas_of_the_bundle(tmp_path: Path) -> None
     assert data.count(b"BEGIN X509 CRL") == 2
 
 
-def test_a_list_past_its_next_update_still_counts_and_is_stale(ca: CertificateAuthority) -> None:
+def test_a_list_past_its_next_update_is_stale_but_still_used(ca: CertificateAuthority) -> None:
     tls = ca.issue("node-1", key_type=P256, at=NOW)
     ca.revoke("node-1", at=NOW)
     revocations = read(ca, at=NOW + 31 * DAY)
@@ -274,7 +278,7 @@ def test_a_list_past_its_next_update_still_counts_and_is_stale(ca: CertificateAu
     assert revocations.this_update == NOW
 
 
-def test_lists_are_signed_anew_when_half_of_their_life_is_over(ca: CertificateAuthority) -> None:
+def test_lists_are_signed_again_when_half_of_their_life_is_over(ca: CertificateAuthority) -> None:
     ca.write_revocations(at=NOW)
     for day, update in ((14, NOW), (16, NOW + 16 * DAY)):
         ca.issue("node-1", key_type=P256, at=NOW + day * DAY)
@@ -284,23 +288,21 @@ def test_lists_are_signed_anew_when_half_of_their_life_is_over(ca: CertificateAu
 
 
 def sign(ca: CertificateAuthority, **changes: object) -> bytes:
-    """A list of another shape, signed by the CA."""
+    """A list with other fields, signed by the CA."""
     key = load_pem_private_key((ca.directory / "ca-key.pem").read_bytes(), None)
     start = changes.get("start", NOW)
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(changes.get("issuer", ca.certificate.subject))  # type: ignore[arg-type]  # tests may change any
         .last_update(start)  # type: ignore[arg-type]  # tests may change any
-        .next_update(start + DAY)  # type: ignore[operator]  # a moment
+        .next_update(start + DAY)  # type: ignore[operator]  # a datetime
     )
     if "extension" in changes:
         builder = builder.add_extension(changes["extension"], critical=True)  # type: ignore[arg-type]  # tests may change any
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)  # type: ignore[arg-type]  # an EC key
 
 
-def test_lists_that_are_not_to_be_believed_are_refused(
-    ca: CertificateAuthority, tmp_path: Path
-) -> None:
+def test_lists_that_cannot_be_trusted_are_refused(ca: CertificateAuthority, tmp_path: Path) -> None:
     other = CertificateAuthority.create(tmp_path / "o", key_type=P256, name="Test CA")
     delta = x509.DeltaCRLIndicator(1)
     for data, says in (
@@ -316,7 +318,7 @@ def test_lists_that_are_not_to_be_believed_are_refused(
     assert RevocationList.from_pem(sign(ca), ca.bundle).number == 0
 
 
-def test_a_ca_that_may_not_sign_lists_is_not_believed(
+def test_a_list_of_a_ca_that_may_not_sign_lists_is_refused(
     make_certificate: object, ca: CertificateAuthority
 ) -> None:
     from aegis_certs import TrustBundle
@@ -339,14 +341,16 @@ def test_a_ca_that_may_not_sign_lists_is_not_believed(
         RevocationList.from_pem(sign(ca), TrustBundle([certificate]))
 
 
-def test_a_list_of_a_ca_that_is_not_trusted_is_passed_over_beside_one_that_is(
+def test_a_list_of_an_untrusted_ca_is_ignored_beside_one_of_a_trusted_ca(
     ca: CertificateAuthority, tmp_path: Path
 ) -> None:
     other = CertificateAuthority.create(tmp_path / "o", key_type=P256, name="Other")
     assert RevocationList.from_pem(sign(other) + sign(ca), ca.bundle).number == 0
 
 
-def test_the_audit_log_tells_who_was_revoked_and_why(ca: CertificateAuthority) -> None:
+def test_the_audit_log_has_the_node_and_the_reason_of_a_revocation(
+    ca: CertificateAuthority,
+) -> None:
     tls = ca.issue("node-1", key_type=P256)
     ca.revoke("node-1", RevocationReason.SUPERSEDED)
     line = json.loads((ca.directory / "audit.jsonl").read_text().splitlines()[-1])

@@ -1,4 +1,4 @@
-"""What we issue, as verifiers that are not ours see it."""
+"""Other verifiers accept the certificates that we issue."""
 
 from __future__ import annotations
 
@@ -65,20 +65,20 @@ def openssl_verify(ca: CertificateAuthority, tls: TLSConfig, *arguments: str) ->
     ],
     ids=" ".join,
 )
-def test_openssl_takes_our_leaves_in_strict_mode(
+def test_openssl_accepts_our_leaves_in_strict_mode(
     ca: CertificateAuthority, tls: TLSConfig, arguments: tuple[str, ...]
 ) -> None:
     assert openssl_verify(ca, tls, *arguments).endswith("leaf.pem: OK")
 
 
 @pytest.mark.parametrize("name", ["localhost", "node-2", "aegis.internal"])
-def test_openssl_takes_our_leaves_for_nobody_else(
+def test_openssl_accepts_our_leaves_for_no_other_name(
     ca: CertificateAuthority, tls: TLSConfig, name: str
 ) -> None:
     assert "hostname mismatch" in openssl_verify(ca, tls, "-verify_hostname", name)
 
 
-def test_openssl_takes_our_ca_in_strict_mode(ca: CertificateAuthority, tls: TLSConfig) -> None:
+def test_openssl_accepts_our_ca_in_strict_mode(ca: CertificateAuthority, tls: TLSConfig) -> None:
     root = ca.directory / "ca.pem"
     root.write_bytes(encode_certificates(ca.bundle.certificates[-1:]))
     command = [*STRICT, str(root), str(root)]
@@ -87,7 +87,7 @@ def test_openssl_takes_our_ca_in_strict_mode(ca: CertificateAuthority, tls: TLSC
 
 
 @pytest.mark.parametrize("name", ["node-1", "api.acme.example"])
-def test_the_unchanged_web_pki_policy_of_cryptography_takes_our_leaves(
+def test_the_unchanged_web_pki_policy_of_cryptography_accepts_our_leaves(
     ca: CertificateAuthority, tls: TLSConfig, name: str
 ) -> None:
     store = verification.Store(list(ca.bundle.certificates[-1:]))
@@ -130,17 +130,17 @@ def test_the_extensions_of_the_cas_are_those_of_rfc_5280(ca: CertificateAuthorit
         assert not usage.digital_signature
 
 
-def test_nothing_is_encoded_that_der_leaves_out(ca: CertificateAuthority, tls: TLSConfig) -> None:
+def test_der_default_values_are_not_encoded(ca: CertificateAuthority, tls: TLSConfig) -> None:
     for certificate in (tls.certificate, *ca.bundle.certificates):
         assert 64 < certificate.serial_number.bit_length() < 160  # positive, and 20 octets at most
         assert all(b"\x01\x01\x00" not in e.value.public_bytes() for e in certificate.extensions)
         names = [*certificate.subject, *certificate.issuer]
         assert {attribute._type.name for attribute in names} == {"UTF8String"}
     constraints = tls.certificate.extensions.get_extension_for_class(x509.BasicConstraints)
-    assert constraints.value.public_bytes() == b"0\x00"  # an end entity says nothing
+    assert constraints.value.public_bytes() == b"0\x00"  # an end entity encodes no field
 
 
-def test_a_list_of_nothing_has_no_list(ca: CertificateAuthority) -> None:
+def test_an_empty_crl_omits_the_list_of_revoked_certificates(ca: CertificateAuthority) -> None:
     ca.write_revocations()
     for crl in parse_crls((ca.directory / "crl.pem").read_bytes()):
         path = ca.directory / "one.pem"

@@ -52,7 +52,7 @@ def test_a_certificate_of_a_go_node_is_trusted(
     assert bundle.verify([go_node("node-1", root).certificate], usage) == Identity("node-1")
 
 
-def test_extensions_that_old_tools_leave_out_may_be_absent(make_certificate: Make) -> None:
+def test_extensions_that_old_tools_omit_may_be_absent(make_certificate: Make) -> None:
     old_ca = make_certificate("Old CA", ca=True, extensions=False)
     leaf = make_certificate("node-1", issuer=old_ca, extensions=False)
     assert TrustBundle([old_ca.certificate]).verify([leaf.certificate], "server").node_id
@@ -85,7 +85,9 @@ def test_a_leaf_cannot_sign_for_another_node(
         bundle.verify([forged.certificate, leaf.certificate], "server")
 
 
-def test_a_ca_is_no_node(make_certificate: Make, root: Any, bundle: TrustBundle) -> None:
+def test_a_ca_certificate_is_not_accepted_as_a_leaf(
+    make_certificate: Make, root: Any, bundle: TrustBundle
+) -> None:
     ca = make_certificate("node-1", issuer=root, ca=True)
     with pytest.raises(UntrustedError):
         bundle.verify([ca.certificate], "server")
@@ -103,7 +105,7 @@ def test_an_intermediate_must_be_sent_or_known(
     assert both.verify([leaf.certificate], "server").node_id == "node-1"
 
 
-def test_the_path_length_of_a_ca_is_kept(go_node: Make, make_certificate: Make) -> None:
+def test_the_path_length_of_a_ca_is_enforced(go_node: Make, make_certificate: Make) -> None:
     root = make_certificate("Root", ca=True, path_length=0)
     middle = make_certificate("Middle", issuer=root, ca=True)
     leaf = go_node("node-1", middle)
@@ -144,7 +146,7 @@ def test_an_expired_leaf_is_refused_with_its_end(
     assert bundle.verify([leaf.certificate], "client", at=NOW - 0.6 * HOUR)
 
 
-def test_a_leaf_that_is_not_valid_yet_points_at_the_clock(
+def test_the_error_for_a_leaf_that_is_not_valid_yet_mentions_the_clock(
     go_node: Make, root: Any, bundle: TrustBundle
 ) -> None:
     leaf = go_node("node-1", root, start=NOW + HOUR / 2)
@@ -194,7 +196,7 @@ def test_an_intermediate_may_narrow_the_usage(
         bundle.verify(chain, "server")
 
 
-def test_a_ca_vouches_only_for_its_own_trust_domain(make_certificate: Make) -> None:
+def test_a_ca_signs_only_for_its_own_trust_domain(make_certificate: Make) -> None:
     uri = x509.UniformResourceIdentifier
     root = make_certificate("Root", ca=True, sans=[uri("spiffe://acme")])
     bundle = TrustBundle([root.certificate])
@@ -211,9 +213,7 @@ def test_an_empty_chain_is_not_trusted(bundle: TrustBundle) -> None:
         bundle.verify([], "server")
 
 
-def test_a_moment_without_a_zone_counts_as_utc(
-    go_node: Make, root: Any, bundle: TrustBundle
-) -> None:
+def test_a_time_without_a_zone_counts_as_utc(go_node: Make, root: Any, bundle: TrustBundle) -> None:
     leaf = go_node("node-1", root).certificate
     assert bundle.verify([leaf], "server", at=NOW.replace(tzinfo=None))
     in_new_york = NOW.astimezone(dt.timezone(dt.timedelta(hours=-5)))
@@ -236,12 +236,12 @@ def test_a_bundle_trusts_the_leaves_of_all_its_cas(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"nonsense", b"-----BEGIN CERTIFICATE-----\n"])
-def test_text_without_a_certificate_is_no_bundle(data: bytes) -> None:
+def test_text_without_a_certificate_is_refused_as_a_bundle(data: bytes) -> None:
     with pytest.raises(InvalidPemError):
         TrustBundle.from_pem(data)
 
 
-def test_of_what_came_with_a_leaf_its_path_to_the_bundle_is_found_in_order(
+def test_the_path_from_a_leaf_to_the_bundle_is_found_in_order(
     go_node: Make, make_certificate: Make, root: Any, bundle: TrustBundle
 ) -> None:
     upper = make_certificate("Upper", issuer=root, ca=True)
@@ -259,7 +259,7 @@ def test_of_what_came_with_a_leaf_its_path_to_the_bundle_is_found_in_order(
     assert below.path_of(path[:1]) == tuple(path[:1])
 
 
-def test_where_nothing_leads_to_the_bundle_there_is_no_path(
+def test_without_a_ca_of_the_bundle_there_is_no_path(
     go_node: Make, make_certificate: Make, root: Any, bundle: TrustBundle
 ) -> None:
     impostor = make_certificate("Root", ca=True)
@@ -277,7 +277,7 @@ def test_where_nothing_leads_to_the_bundle_there_is_no_path(
 
 
 @pytest.mark.parametrize(("name", "checks"), [("Stranger", 0), ("Root", 8)])
-def test_a_path_is_looked_for_with_one_check_of_each_certificate_at_most(
+def test_the_search_for_a_path_checks_each_certificate_at_most_once(
     make_certificate: Make,
     bundle: TrustBundle,
     monkeypatch: pytest.MonkeyPatch,
@@ -298,7 +298,7 @@ def test_a_path_is_looked_for_with_one_check_of_each_certificate_at_most(
     assert keys == [*bundle.certificates] * checks, "and never with a key that somebody sent"
 
 
-def test_who_has_no_ca_cannot_make_a_path_long_with_its_own_leaf(
+def test_a_leaf_that_signs_certificates_cannot_lengthen_a_path(
     go_node: Make, make_certificate: Make, root: Any, bundle: TrustBundle
 ) -> None:
     node = go_node("node-1", root)

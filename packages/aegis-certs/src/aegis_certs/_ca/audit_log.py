@@ -32,21 +32,13 @@ class Action(StrEnum):
 
 
 def record(path: Path, action: Action, at: datetime, facts: Mapping[str, Any]) -> None:
-    """Adds a line; the caller holds the lock.
-
-    Raises:
-        DirectoryError: The log cannot be written.
-    """
+    """Adds a line; the caller holds the lock."""
     line = {"time": isoformat(at), "action": action, "uid": os.getuid(), "pid": os.getpid()}
     files.append(path, json.dumps({**line, **facts}, separators=(",", ":")).encode())
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
-    """All lines that can be read; a line that a crash cut off is skipped.
-
-    Raises:
-        DirectoryError: The log exists but cannot be read.
-    """
+    """All lines that can be read; a line that a crash cut off is skipped."""
     for line in (files.read(path) or b"").splitlines():
         try:
             found = json.loads(line)

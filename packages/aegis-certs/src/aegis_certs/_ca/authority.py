@@ -189,8 +189,8 @@ class CertificateAuthority:
     ) -> TLSConfig:
         """Issues an identity and writes its key nowhere, such as a client's for one command.
 
-        The arguments and errors are those of `issue`; the key is P-256 by default, because it is
-        created for one use.
+        The errors and the arguments `hosts`, `address`, `days`, `key_type`, `client_only` and
+        `server_only` are those of `issue`. The key is P-256 by default.
         """
         options.setdefault("key_type", KeyType.P256)
         spec = CertificateSpec.parse(node_id, **options)
@@ -208,7 +208,7 @@ class CertificateAuthority:
         server_only: bool = False,
         at: datetime | None = None,
     ) -> SignedCertificate:
-        """Signs a certificate request, whose key stays where it was created.
+        """Signs a certificate request; the CA never sees its private key.
 
         Only the node id, the key and the usages are taken from the request; hosts and days are
         the arguments. The result lists what the request asked for and did not get.
@@ -310,7 +310,7 @@ class CertificateAuthority:
             return session.write_revocations()
 
     def rotation(self, *, at: datetime | None = None) -> RotationState:
-        """Where the rotation of this CA stands.
+        """The state of the rotation of this CA.
 
         Raises:
             CertsError: The directory cannot be used.

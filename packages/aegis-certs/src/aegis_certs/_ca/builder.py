@@ -38,9 +38,6 @@ def build_ca(
 
     It carries the trust domain as its SPIFFE id (X.509-SVID, section 4.1). Its subject has an
     organisation, so it differs from the subject of every leaf, which is the node id alone.
-
-    Raises:
-        InvalidRequestError: The name or the trust domain is invalid.
     """
     if not 0 < len(name) <= 64 or not name.isprintable():
         raise InvalidRequestError("name", name, "1 to 64 printable characters are needed")

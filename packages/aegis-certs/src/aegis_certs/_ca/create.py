@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +20,6 @@ from aegis_certs._x509.names import (
     CA_KEY_TYPE,
     CA_NAME,
     DEFAULT_TRUST_DOMAIN,
-    IPAddress,
     KeyType,
     parse_key_type,
 )
@@ -69,11 +67,7 @@ def default_root(directory: Path) -> Path:
 def root_store(
     directory: Path, root_directory: str | Path | None, *, intermediate: bool = False
 ) -> Store | None:
-    """The directory of the root of the CA in a directory; None for a CA that is its own root.
-
-    Raises:
-        InvalidRequestError: Both directories are the same.
-    """
+    """The directory of the root of the CA in a directory; None for a CA that is its own root."""
     if root_directory is None:
         return Store(default_root(directory)) if intermediate else None
     if Path(root_directory).resolve() == directory.resolve():
@@ -102,41 +96,24 @@ def create_ca(spec: CASpec, at: datetime) -> KeyPair:
             raise InvalidRequestError("name", spec.name, "its root has it, so choose another")
         span = validity(at, spec.days, issuer.certificate)
         certificate = build_ca(spec.name, key, span, trust_domain=spec.trust_domain, issuer=issuer)
-        record_issue(spec.root, Action.ISSUE, spec.name, certificate, at)
-        bundle, inventory = TrustBundle(root.chain), Inventory.load(spec.root)
-        crl.write_revocations(spec.root, [issuer], bundle, inventory, at)
+        inventory = Inventory.load(spec.root)
+        entry = IssuedCertificate.of(spec.name, certificate)
+        record_issue(spec.root, inventory, Action.ISSUE, entry, at)
+        crl.write_revocations(spec.root, [issuer], TrustBundle(root.chain), inventory, at)
     return KeyPair((certificate, *root.chain), key, encode_key(key, spec.passphrase))
 
 
 def record_issue(
-    store: Store,
-    action: Action,
-    node_id: str,
-    certificate: x509.Certificate,
-    at: datetime,
-    *,
-    inventory: Inventory | None = None,
-    hosts: Sequence[str | IPAddress] = (),
-    own_ip: IPAddress | None = None,
+    store: Store, inventory: Inventory, action: Action, entry: IssuedCertificate, at: datetime
 ) -> None:
-    """Records an issued certificate before it is handed out; the caller holds the lock.
-
-    Raises:
-        CertsError: The audit log or the inventory cannot be written.
-    """
-    inventory = Inventory.load(store) if inventory is None else inventory
-    entry = IssuedCertificate.of(node_id, certificate, hosts=hosts, own_ip=own_ip)
+    """Records an issued certificate before it is handed out; the caller holds the lock."""
     audit_log.record(store.audit_path, action, at, {"certificate": entry.to_json()})
     inventory.add(entry)
     inventory.save(store, at)
 
 
 def record_ca(store: Store, action: Action, certificate: x509.Certificate, at: datetime) -> None:
-    """Records an action on a CA before it is done; the caller holds the lock.
-
-    Raises:
-        DirectoryError: The audit log cannot be written.
-    """
+    """Records an action on a CA before it is done; the caller holds the lock."""
     facts = {
         "ca": common_name(certificate.subject),
         "serial": f"{certificate.serial_number:x}",

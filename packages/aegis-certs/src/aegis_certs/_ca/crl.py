@@ -40,11 +40,7 @@ class _Entry(NamedTuple):
 
 
 def read_revocations(store: Store, bundle: TrustBundle, at: datetime) -> RevocationList:
-    """The CRLs in the `crl.pem` of a directory; empty without the file.
-
-    Raises:
-        CertsError: The file cannot be read, or its CRLs cannot be trusted.
-    """
+    """The CRLs in the `crl.pem` of a directory; empty without the file."""
     data = files.read(store.crl_path)
     if data is None:
         return RevocationList.empty()
@@ -73,9 +69,6 @@ def write_revocations(
     Earlier revocations are read from the CRLs and from the audit log. So neither a lost file nor
     a crash between the two writes makes a certificate valid again. CRLs of other CAs in the file
     (such as that of an offline root) are kept.
-
-    Raises:
-        DirectoryError: The file cannot be written.
     """
     before = _existing_crls(store)
     now = int(at.timestamp() * 1000)
@@ -112,9 +105,6 @@ def copy_crls(root: Store, store: Store) -> None:
     """Copies the CRLs of a root, which will be offline; the caller holds both locks.
 
     A verifier that checks a whole chain needs them besides the issuing CA's own CRL.
-
-    Raises:
-        DirectoryError: They cannot be read or written.
     """
     theirs = _existing_crls(root)
     names = {crl.issuer.public_bytes() for crl in theirs}

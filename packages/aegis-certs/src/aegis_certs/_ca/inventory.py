@@ -154,11 +154,7 @@ class Inventory:
         self._entries.pop(serial, None)
 
     def save(self, store: Store, at: datetime) -> None:
-        """Writes the file without old expired certificates; the caller holds the lock.
-
-        Raises:
-            DirectoryError: The file cannot be written.
-        """
+        """Writes the file without old expired certificates; the caller holds the lock."""
         newest = {entry.serial for entry in self.latest().values()}
         kept = [
             json.dumps(entry.to_json())  # one line each: fast to write, and easy to read

@@ -41,13 +41,7 @@ def renew_due(session: CASession) -> tuple[Renewal, ...]:
 
 
 def renew_in_session(session: CASession, request: IdentityRequest) -> TLSConfig:
-    """Issues the successor of a node's certificate, with the requested names added.
-
-    Raises:
-        NotFoundError: The directory does not have the node's certificate and key.
-        RevokedError: The certificate was revoked.
-        CertsError: As `CASession.issue`.
-    """
+    """Issues the successor of a node's certificate, with the requested names added."""
     store, node_id = session.store, request.node_id
     pair = store.pair(node_id) if store.has_key(node_id) else None
     if pair is None:

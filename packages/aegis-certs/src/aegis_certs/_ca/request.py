@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -16,6 +16,7 @@ from aegis_certs._ca.spec import CertificateSpec
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now
+from aegis_certs._x509.extensions import extension_of
 from aegis_certs._x509.identity import alternative_names, general_names, identity_of
 from aegis_certs._x509.keys import (
     PrivateKey,
@@ -101,7 +102,7 @@ class Request:
             reason = f"it has {len(names) or 'no'} common names, and needs one: the node id"
             raise InvalidPemError(what, reason, source)
         node_id = validate_node_id(str(names[0].value))
-        usages = _extension(csr, x509.ExtendedKeyUsage)
+        usages = extension_of(csr, x509.ExtendedKeyUsage)
         asked = _USAGES if usages is None else tuple(usages)
         if not set(asked) & set(_USAGES):
             raise InvalidPemError(what, "it asks for neither a server nor a client", source)
@@ -120,7 +121,7 @@ class Request:
         found += [f"URI {uri}" for uri in asked.uris if uri not in granted.uris]
         found += [
             f"{type(name).__name__} {name.value!s}"
-            for name in _extension(self.csr, x509.SubjectAlternativeName) or ()
+            for name in extension_of(self.csr, x509.SubjectAlternativeName) or ()
             if not isinstance(name, (x509.DNSName, x509.IPAddress, x509.UniformResourceIdentifier))
         ]
         for extension in self.csr.extensions:
@@ -128,20 +129,11 @@ class Request:
             if isinstance(value, x509.SubjectAlternativeName):
                 continue
             if isinstance(value, x509.ExtendedKeyUsage):
-                has = _extension(leaf, x509.ExtendedKeyUsage) or ()
+                has = extension_of(leaf, x509.ExtendedKeyUsage) or ()
                 found += [f"usage {_name(usage)}" for usage in value if usage not in has]
-            elif _extension(leaf, type(value)) != value:
+            elif extension_of(leaf, type(value)) != value:
                 found.append(f"extension {_name(extension.oid)}")
         return tuple(found)
-
-
-def _extension(
-    holder: x509.Certificate | x509.CertificateSigningRequest, kind: type[x509.ExtensionType]
-) -> Any:
-    try:
-        return holder.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
 
 
 def _name(oid: x509.ObjectIdentifier) -> str:

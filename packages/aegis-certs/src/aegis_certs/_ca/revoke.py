@@ -18,13 +18,7 @@ _REFUSED_REASONS = {RevocationReason.CERTIFICATE_HOLD, RevocationReason.AA_COMPR
 def revoke(
     session: CASession, node_id_or_serial: str, reason: RevocationReason
 ) -> tuple[Revocation, ...]:
-    """Revokes the named certificates and signs the CRLs; earlier revocations do not change.
-
-    Raises:
-        NotFoundError: No such certificate was issued, it has expired, or its CA's key is elsewhere.
-        UntrustedError: Its CA is not trusted any more, so a revocation has no effect.
-        InvalidRequestError: The reason is not permanent.
-    """
+    """Revokes the named certificates and signs the CRLs; earlier revocations do not change."""
     if reason in _REFUSED_REASONS:
         raise InvalidRequestError("reason", str(reason), "choose a permanent reason")
     found = _of_our_cas(session, _issued(session, node_id_or_serial))

@@ -71,13 +71,7 @@ def successor_spec(
 
 
 def prepare(session: CASession, spec: CASpec) -> None:
-    """Creates the next CA, and adds it to the trust bundle of the nodes.
-
-    Raises:
-        RotationError: A rotation is in progress.
-        InvalidRequestError: The name is that of a CA in the trust bundle.
-        NotFoundError: The CA is an intermediate, and no directory of a root was given.
-    """
+    """Creates the next CA, and adds it to the trust bundle of the nodes."""
     store = session.store
     if (phase := phase_of(store)) is not RotationPhase.NONE:
         raise RotationError(store.directory, f"a rotation is already {phase}; finish it first")
@@ -100,12 +94,7 @@ def prepare(session: CASession, spec: CASpec) -> None:
 
 
 def activate(session: CASession, distrusting: Sequence[str] | None, confirm: bool) -> None:
-    """Makes the prepared CA the issuing CA.
-
-    Raises:
-        RotationError: No CA is prepared.
-        StillUsedError: Nodes may not trust it yet, and the caller did not confirm.
-    """
+    """Makes the prepared CA the issuing CA."""
     store = session.store
     new = store.pair(NEXT_CA_NAME, session.passphrase)
     if phase_of(store) is not RotationPhase.PREPARED or new is None:
@@ -127,12 +116,7 @@ def activate(session: CASession, distrusting: Sequence[str] | None, confirm: boo
 
 
 def retire(session: CASession, in_use: Sequence[str]) -> None:
-    """Removes the old CA from the trust bundle, and removes its key.
-
-    Raises:
-        RotationError: No rotation is activated.
-        StillUsedError: Nodes have certificates of the old CA.
-    """
+    """Removes the old CA from the trust bundle, and removes its key."""
     store = session.store
     old = store.chain(OLD_CA_NAME)
     if phase_of(store) is not RotationPhase.ACTIVATED or old is None:

@@ -62,11 +62,7 @@ class RotationState:
 
 
 def phase_of(store: Store) -> RotationPhase:
-    """The phase of the rotation of a directory, also if a crash interrupted a step.
-
-    Raises:
-        CertsError: The files of a CA cannot be read.
-    """
+    """The phase of the rotation of a directory, also if a crash interrupted a step."""
     current = store.chain(CA_NAME) or ()
     new, old = store.chain(NEXT_CA_NAME), store.chain(OLD_CA_NAME)
     if old and current and old[0] != current[0] and old[0] in current:
@@ -77,11 +73,7 @@ def phase_of(store: Store) -> RotationPhase:
 
 
 def recover_rotation(store: Store) -> None:
-    """Finishes or undoes the step that a crash interrupted; the caller holds the lock.
-
-    Raises:
-        CertsError: The files of a CA cannot be read or written.
-    """
+    """Finishes or undoes the step that a crash interrupted; the caller holds the lock."""
     current = store.chain(CA_NAME)
     if current is None:
         return

@@ -83,11 +83,7 @@ class CASession:
             return self.write_revocations()
 
     def issue(self, spec: CertificateSpec, action: Action = Action.ISSUE) -> TLSConfig:
-        """Creates a key and a leaf, and installs both in the directory.
-
-        Raises:
-            CertsError: As `CertificateAuthority.issue`.
-        """
+        """Creates a key and a leaf, and installs both in the directory."""
         self._check_replaceable(spec.node_id)
         pair = self.issue_in_memory(spec, action)
         try:
@@ -142,16 +138,8 @@ class CASession:
             server=spec.server,
             client=spec.client,
         )
-        record_issue(
-            self.store,
-            action,
-            spec.node_id,
-            leaf,
-            self.at,
-            inventory=self.inventory,
-            hosts=spec.hosts,
-            own_ip=spec.own_ip,
-        )
+        entry = IssuedCertificate.of(spec.node_id, leaf, hosts=spec.hosts, own_ip=spec.own_ip)
+        record_issue(self.store, self.inventory, action, entry, self.at)
         return leaf
 
     def _withdraw(self, node_id: str, leaf: x509.Certificate) -> None:
@@ -211,17 +199,7 @@ class CASession:
 def open_session(
     store: Store, at: datetime, passphrase: bytes | None = None, known: CASession | None = None
 ) -> Iterator[CASession]:
-    """Holds the lock of a directory, and reads its CA.
-
-    Args:
-        store: The directory.
-        at: The current time.
-        passphrase: The passphrase of the CA's keys.
-        known: An earlier session, whose key is used again if it is still the issuing CA's.
-
-    Raises:
-        CertsError: There is no CA or key, or they cannot be used.
-    """
+    """Holds the lock of a directory during `read_session`'s session."""
     with store.locked():
         yield read_session(store, at, passphrase, known)
 
@@ -229,10 +207,9 @@ def open_session(
 def read_session(
     store: Store, at: datetime, passphrase: bytes | None = None, known: CASession | None = None
 ) -> CASession:
-    """Reads the CA of a directory, after recovery from an interrupted step of a rotation.
+    """The CA of a directory, after recovery from an interrupted step of a rotation.
 
-    Raises:
-        CertsError: There is no CA or key, or they cannot be used.
+    The key of an earlier session, `known`, is used again if it is still the issuing CA's.
     """
     recover_rotation(store)
     chain = store.chain(CA_NAME)
@@ -243,12 +220,7 @@ def read_session(
 
 
 def create_session(store: Store, spec: CASpec, at: datetime) -> CASession:
-    """Creates the CA of a directory that has none; the caller holds the lock.
-
-    Raises:
-        AlreadyExistsError: The directory has a CA.
-        CertsError: The CA cannot be created as specified.
-    """
+    """Creates the CA of a directory that has none; the caller holds the lock."""
     for path in (store.certificate_path(CA_NAME), store.key_path(CA_NAME)):
         if files.exists(path):
             raise AlreadyExistsError("a CA", path, "use it, or name another directory")
@@ -262,14 +234,7 @@ def create_session(store: Store, spec: CASpec, at: datetime) -> CASession:
 
 
 def load_issuer(store: Store, passphrase: bytes | None) -> tuple[Issuer, TrustBundle]:
-    """The CA of a directory, read without the lock.
-
-    Raises:
-        NotFoundError: There is no CA, or its key is not in the directory.
-        KeyMismatchError: Its key does not belong to its certificate.
-        PassphraseError: Its key is encrypted, and the passphrase is missing or wrong.
-        InvalidPemError: One of its files cannot be read, or is not a CA's.
-    """
+    """The CA of a directory, read without the lock."""
     chain_path = store.certificate_path(CA_NAME)
     if store.chain(CA_NAME) is None:
         advice = "create one with `aegis-certs init`, or name the directory that has one"

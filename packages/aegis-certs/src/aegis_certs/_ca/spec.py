@@ -79,12 +79,7 @@ class CertificateSpec:
         client_only: bool = False,
         server_only: bool = False,
     ) -> Self:
-        """Checks the arguments of `CertificateAuthority.issue`.
-
-        Raises:
-            InvalidNodeIdError: The node id is invalid.
-            InvalidRequestError: A host, the key type or the combination of usages is invalid.
-        """
+        """Checks the arguments of `CertificateAuthority.issue`, which documents the errors."""
         validate_node_id(node_id)
         if isinstance(hosts, str):
             raise InvalidRequestError("hosts", hosts, "give a list of hosts")
@@ -134,12 +129,7 @@ class IdentityRequest:
         key_type: KeyType | None = None,
         trust_domain: str | None = None,
     ) -> Self:
-        """Checks the arguments of `load_or_generate_tls`.
-
-        Raises:
-            InvalidNodeIdError: The node id is invalid.
-            InvalidRequestError: A host, the key type or the trust domain is invalid.
-        """
+        """Checks the arguments of `load_or_generate_tls`, which documents the errors."""
         if not isinstance(hosts, str):  # the spec refuses a string
             hosts = tuple(hosts)
         spec = CertificateSpec.parse(

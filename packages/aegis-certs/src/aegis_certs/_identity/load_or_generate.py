@@ -98,13 +98,7 @@ def load_or_generate(store: Store, request: IdentityRequest, at: datetime) -> TL
 
 
 def reload(store: Store, request: IdentityRequest, at: datetime) -> TLSConfig:
-    """The identity in the directory now, for a running node; nothing is created.
-
-    Raises:
-        NotFoundError: There is no certificate.
-        ExpiredError: The certificate has expired.
-        CertsError: As `load_or_generate_tls`.
-    """
+    """The identity in the directory now, for a running node; nothing is created."""
     current = _load(store, request, at)
     if current is None:
         path = store.certificate_path(request.node_id)
@@ -117,11 +111,7 @@ def reload(store: Store, request: IdentityRequest, at: datetime) -> TLSConfig:
 def renew(
     store: Store, request: IdentityRequest, current: TLSConfig, at: datetime
 ) -> TLSConfig | None:
-    """The successor of a node's current identity; None if none can be issued here.
-
-    Raises:
-        CertsError: Issuing failed.
-    """
+    """The successor of a node's current identity; None if none can be issued here."""
     if not store.has_key(CA_NAME):
         return None
     with store.locked():

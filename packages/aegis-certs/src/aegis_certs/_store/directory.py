@@ -54,23 +54,18 @@ class Store:
         return f"Store({str(self.directory)!r})"
 
     def certificate_path(self, name: str) -> Path:
-        """The file of the chain of this name."""
         return self.directory / f"{name}{_CERT}"
 
     def key_path(self, name: str) -> Path:
-        """The file of the key of this name."""
         return self.directory / f"{name}{_KEY}"
 
     def pending_path(self, name: str) -> Path:
-        """The file that commits an identity of this name until it is installed."""
         return self.directory / f"{name}{_NEXT}"
 
     def request_path(self, name: str) -> Path:
-        """The file of a request for a certificate of this name."""
         return self.directory / f"{name}_csr.pem"
 
     def request_key_path(self, name: str) -> Path:
-        """The file of that request's key."""
         return self.directory / f"{name}_csr{_KEY}"
 
     def stat_keys(self, name: str, *others: str) -> tuple[files.StatKey | None, ...]:

@@ -3,6 +3,8 @@
 A file is written under a temporary name, synced and renamed, and its directory is synced. So a
 reader, or a process that starts after a crash, sees either the old content or the new. A log is
 appended to and synced; a crash may leave a part of its last line, and readers skip that part.
+
+Every function raises DirectoryError, with the path and the reason, if the system refuses.
 """
 
 from __future__ import annotations
@@ -59,11 +61,7 @@ def locked(directory: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
 
 
 def write(path: Path, data: bytes, mode: int) -> None:
-    """Writes a file atomically; the caller holds the lock.
-
-    Raises:
-        DirectoryError: The file cannot be written.
-    """
+    """Writes a file atomically; the caller holds the lock."""
     temporary = path.with_name(_TEMPORARY.format(name=path.name, nonce=secrets.token_hex(8)))
     with _reporting(path):
         try:
@@ -80,11 +78,7 @@ def write(path: Path, data: bytes, mode: int) -> None:
 
 
 def append(path: Path, line: bytes) -> None:
-    """Adds a line, given without a line break, to a private log; the caller holds the lock.
-
-    Raises:
-        DirectoryError: The log cannot be written.
-    """
+    """Adds a line, given without a line break, to a private log; the caller holds the lock."""
     with (
         _reporting(path),
         _opened(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, PRIVATE) as descriptor,
@@ -98,11 +92,7 @@ def append(path: Path, line: bytes) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file durably, if it exists; the caller holds the lock.
-
-    Raises:
-        DirectoryError: The file cannot be removed.
-    """
+    """Removes a file durably, if it exists; the caller holds the lock."""
     with _reporting(path):
         with suppress(FileNotFoundError):
             os.unlink(path)
@@ -110,11 +100,7 @@ def remove(path: Path) -> None:
 
 
 def read(path: Path) -> bytes | None:
-    """The content of a file, or None if it does not exist.
-
-    Raises:
-        DirectoryError: The file exists but cannot be read.
-    """
+    """The content of a file, or None if it does not exist."""
     with _reporting(path):
         try:
             return path.read_bytes()
@@ -123,11 +109,7 @@ def read(path: Path) -> bytes | None:
 
 
 def names(directory: Path, pattern: str = "*") -> list[str]:
-    """The file names in a directory that match a pattern, sorted; empty without a directory.
-
-    Raises:
-        DirectoryError: The directory cannot be listed.
-    """
+    """The file names in a directory that match a pattern, sorted; empty without a directory."""
     with _reporting(directory):
         try:
             return sorted(fnmatch.filter(os.listdir(directory), pattern))
@@ -136,11 +118,7 @@ def names(directory: Path, pattern: str = "*") -> list[str]:
 
 
 def status(path: Path) -> os.stat_result | None:
-    """The stat result of a file, or of the target of a link; None if it does not exist.
-
-    Raises:
-        DirectoryError: The file cannot be examined.
-    """
+    """The stat result of a file, or of the target of a link; None if it does not exist."""
     with _reporting(path):
         try:
             return os.stat(path)
@@ -149,28 +127,24 @@ def status(path: Path) -> os.stat_result | None:
 
 
 def exists(path: Path) -> bool:
-    """Whether a file exists; raises as `status` does."""
+    """Whether a file exists."""
     return status(path) is not None
 
 
 def is_directory(path: Path) -> bool:
-    """Whether a directory exists; raises as `status` does."""
+    """Whether a directory exists."""
     found = status(path)
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def stat_key(path: Path) -> StatKey | None:
-    """Inode, size and times: a value that changes when the file does; raises as `status` does."""
+    """Inode, size and times: a value that changes when the file does."""
     found = status(path)
     return found and (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def make_private(path: Path) -> None:
-    """Makes a key file or directory accessible to its owner only.
-
-    Raises:
-        DirectoryError: Another user owns it.
-    """
+    """Makes a key file or directory accessible to its owner only."""
     with _reporting(path):
         mode = path.stat().st_mode
         if mode & 0o077:

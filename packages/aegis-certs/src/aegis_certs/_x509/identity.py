@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from cryptography import x509
 
+from aegis_certs._x509.extensions import extension_of
 from aegis_certs._x509.names import IPAddress, validate_node_id, validate_trust_domain
 from aegis_certs._x509.validity import common_name
 from aegis_certs.errors import IdentityError, InvalidNodeIdError, InvalidRequestError
@@ -64,15 +65,13 @@ def alternative_names(
         IdentityError: The names cannot be read.
     """
     try:
-        extension = holder.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except x509.ExtensionNotFound:
-        return AlternativeNames()
+        extension = extension_of(holder, x509.SubjectAlternativeName) or ()
     except Exception as error:  # the parser's errors have no common root
         raise IdentityError(f"the alternative names cannot be read ({error})") from error
     dns: list[str] = []
     ips: list[IPAddress] = []
     uris: list[str] = []
-    for name in extension.value:
+    for name in extension:
         if isinstance(name, x509.DNSName):
             dns.append(name.value.lower())
         elif isinstance(name, x509.UniformResourceIdentifier):

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
+from aegis_certs._x509.extensions import extension_of
 from aegis_certs._x509.names import KeyType
 from aegis_certs.errors import InvalidPemError
 
@@ -31,19 +32,14 @@ _CURVE_NAMES = {curve.name: key_type for key_type, curve in _CURVES.items()}
 
 def key_id(ca: x509.Certificate) -> bytes:
     """The key identifier of a CA; computed from its key if the certificate has none."""
-    try:
-        return ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except x509.ExtensionNotFound:
-        return x509.SubjectKeyIdentifier.from_public_key(ca.public_key()).digest
+    found = extension_of(ca, x509.SubjectKeyIdentifier)
+    return (found or x509.SubjectKeyIdentifier.from_public_key(ca.public_key())).digest
 
 
 def issuer_key_id(certificate: x509.Certificate) -> bytes | None:
     """The key identifier of the CA that signed a certificate, if the certificate names it."""
-    try:
-        extension = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
-    except x509.ExtensionNotFound:
-        return None
-    return extension.value.key_identifier
+    found = extension_of(certificate, x509.AuthorityKeyIdentifier)
+    return None if found is None else found.key_identifier
 
 
 def may_have_signed(ca: x509.Certificate, certificate: x509.Certificate) -> bool:
@@ -66,11 +62,7 @@ def encode_key(key: PrivateKey, passphrase: bytes | None = None) -> bytes:
 
 
 def check_key(key: object, what: str, source: str | Path | None) -> PrivateKey:
-    """Returns the key if gRPC peers can use it for TLS.
-
-    Raises:
-        InvalidPemError: The key has another type, curve or size.
-    """
+    """Returns the key; raises InvalidPemError if gRPC peers cannot use it for TLS."""
     if isinstance(key, PrivateKey):
         check_public_key(key.public_key(), what, source)
         return key
@@ -78,11 +70,7 @@ def check_key(key: object, what: str, source: str | Path | None) -> PrivateKey:
 
 
 def check_public_key(key: object, what: str, source: str | Path | None) -> PublicKey:
-    """`check_key` for the public key.
-
-    Raises:
-        InvalidPemError: The key has another type, curve or size.
-    """
+    """`check_key` for the public key."""
     if isinstance(key, rsa.RSAPublicKey) and 2048 <= key.key_size <= _MAX_RSA_BITS:
         return key
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVE_NAMES:

@@ -1,4 +1,7 @@
-"""Reading and writing PEM: any bytes give either a parsed value or an InvalidPemError."""
+"""Reading and writing PEM: any bytes give either a parsed value or an InvalidPemError.
+
+If a key is encrypted and its passphrase is missing or wrong, the error is a PassphraseError.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +35,7 @@ _ENCRYPTED = (
 def parse_certificates(
     data: bytes, what: str = "certificate", source: Source = None
 ) -> tuple[x509.Certificate, ...]:
-    """All certificates of a PEM text, in its order; other blocks are ignored.
-
-    Raises:
-        InvalidPemError: There is no certificate, or one of them cannot be read.
-    """
+    """All certificates of a PEM text, in its order; other blocks are ignored."""
     blocks = _blocks(data, "CERTIFICATE")
     if not blocks:
         raise InvalidPemError(what, f"it has no certificate in PEM form; {_COPY}", source)
@@ -44,11 +43,7 @@ def parse_certificates(
 
 
 def private_key_block(data: bytes, what: str = "private key", source: Source = None) -> bytes:
-    """The first private key of a PEM text as a PEM block of its own, not parsed.
-
-    Raises:
-        InvalidPemError: There is no private key.
-    """
+    """The first private key of a PEM text as a PEM block of its own, not parsed."""
     block = next((m[0] for m in _BLOCK.finditer(data) if m[1].endswith(b"PRIVATE KEY")), None)
     if block is None:
         raise InvalidPemError(what, f"it has no private key in PEM form; {_COPY}", source)
@@ -69,10 +64,6 @@ def parse_private_key(
     """The private key of a PEM text, parsed and as its own PEM block.
 
     The formats are PKCS#8, PKCS#1 (`RSA PRIVATE KEY`) and SEC1 (`EC PRIVATE KEY`).
-
-    Raises:
-        InvalidPemError: There is no private key, or gRPC refuses keys of its type.
-        PassphraseError: The key is encrypted, and the passphrase is missing or wrong.
     """
     block = private_key_block(data, what, source)
     encrypted = is_encrypted(block)
@@ -91,11 +82,7 @@ def parse_private_key(
 def parse_crls(
     data: bytes, what: str = "revocation list", source: Source = None
 ) -> tuple[x509.CertificateRevocationList, ...]:
-    """All CRLs of a PEM text, in its order; other blocks are ignored.
-
-    Raises:
-        InvalidPemError: There is no CRL, or one of them cannot be read.
-    """
+    """All CRLs of a PEM text, in its order; other blocks are ignored."""
     blocks = _blocks(data, "X509 CRL")
     if not blocks:
         raise InvalidPemError(what, "it has no CRL in PEM form", source)
@@ -105,11 +92,7 @@ def parse_crls(
 def parse_request(
     data: bytes, what: str = "certificate request", source: Source = None
 ) -> x509.CertificateSigningRequest:
-    """The certificate signing request of a PEM text.
-
-    Raises:
-        InvalidPemError: There is no request, or more than one, or it cannot be read.
-    """
+    """The certificate signing request of a PEM text."""
     blocks = _blocks(data, "CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
     if len(blocks) != 1:
         reason = f"it has {len(blocks) or 'no'} requests in PEM form, and one is needed"
@@ -180,12 +163,7 @@ class KeyPair:
         key_source: Source,
         passphrase: bytes | None = None,
     ) -> Self:
-        """Reads both from PEM; the sources are for error messages.
-
-        Raises:
-            InvalidPemError: The chain or the key cannot be read.
-            PassphraseError: The key is encrypted, and the passphrase is missing or wrong.
-        """
+        """Reads both from PEM; the sources are for error messages."""
         certificates = parse_certificates(chain, "certificate", chain_source)
         return cls(certificates, *parse_private_key(key, "private key", key_source, passphrase))
 

@@ -12,6 +12,7 @@ from typing import Self
 from cryptography import x509
 
 from aegis_certs._time import format_utc, utc_or_now
+from aegis_certs._x509.extensions import extension_of
 from aegis_certs._x509.keys import key_id, may_have_signed
 from aegis_certs._x509.pem import parse_crls
 from aegis_certs._x509.trust import TrustBundle
@@ -37,7 +38,9 @@ class RevocationReason(StrEnum):
 
 
 REASON_FLAGS = {reason: x509.ReasonFlags[reason.name.lower()] for reason in RevocationReason}
-_REASONS = {flag: reason for reason, flag in REASON_FLAGS.items()}
+_REASONS: Mapping[x509.ReasonFlags | None, RevocationReason] = {
+    flag: reason for reason, flag in REASON_FLAGS.items()
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class RevocationList:
         self._newest = _newest(crls)
         self._revoked = {
             (crl.issuer.public_bytes(), serial): revocation
-            for crl, _ in self._newest.values()
+            for crl in self._newest.values()
             for serial, revocation in revocations_of(crl)
         }
         self._serials = {revocation.serial for revocation in self._revoked.values()}
@@ -136,18 +139,18 @@ class RevocationList:
     @property
     def number(self) -> int | None:
         """The highest number of its CRLs; None if there is no CRL."""
-        return max((crl_number(crl) for crl, _ in self._newest.values()), default=None)
+        return max(map(crl_number, self._newest.values()), default=None)
 
     @property
     def this_update(self) -> datetime | None:
         """When the newest of its CRLs was issued (UTC); None if there is no CRL."""
-        return max((crl.last_update_utc for crl, _ in self._newest.values()), default=None)
+        return max((crl.last_update_utc for crl in self._newest.values()), default=None)
 
     @property
     def next_update(self) -> datetime | None:
         """When the first of its CRLs ends (UTC); None if no CRL ends."""
         return min(
-            (crl.next_update_utc for crl, _ in self._newest.values() if crl.next_update_utc),
+            (crl.next_update_utc for crl in self._newest.values() if crl.next_update_utc),
             default=None,
         )
 
@@ -201,9 +204,9 @@ class RevocationList:
         Raises:
             RevocationListError: One of its CRLs is older.
         """
-        for key, (crl, _) in self._newest.items():
+        for key, crl in self._newest.items():
             before = older._newest.get(key)
-            if before is not None and _age(crl) < _age(before[0]):
+            if before is not None and _age(crl) < _age(before):
                 number = crl_number(crl)
                 reason = f"it is older than the one before (number {number}); copy the newest here"
                 raise RevocationListError(source, reason)
@@ -225,10 +228,10 @@ class RevocationList:
 
 def _newest(
     crls: Sequence[tuple[x509.CertificateRevocationList, x509.Certificate]],
-) -> Mapping[bytes, tuple[x509.CertificateRevocationList, x509.Certificate]]:
+) -> Mapping[bytes, x509.CertificateRevocationList]:
     """The newest CRL of each CA, by the CA's key: a renewed CA is still the same CA."""
     ordered = sorted(crls, key=lambda pair: _age(pair[0]))
-    return {key_id(ca): (crl, ca) for crl, ca in ordered}
+    return {key_id(ca): crl for crl, ca in ordered}
 
 
 def _age(crl: x509.CertificateRevocationList) -> tuple[int, datetime]:
@@ -268,18 +271,14 @@ def _is_signed_by(crl: x509.CertificateRevocationList, ca: x509.Certificate) -> 
 
 
 def _signs_crls(ca: x509.Certificate) -> bool:
-    try:
-        return ca.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign
-    except x509.ExtensionNotFound:
-        return True
+    usage = extension_of(ca, x509.KeyUsage)
+    return usage is None or usage.crl_sign
 
 
 def crl_number(crl: x509.CertificateRevocationList) -> int:
     """The number of a CRL; 0 if it has none."""
-    try:
-        return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-    except x509.ExtensionNotFound:
-        return 0
+    number = extension_of(crl, x509.CRLNumber)
+    return 0 if number is None else number.crl_number
 
 
 def revocations_of(crl: x509.CertificateRevocationList) -> Iterator[tuple[int, Revocation]]:
@@ -291,10 +290,8 @@ def revocations_of(crl: x509.CertificateRevocationList) -> Iterator[tuple[int, R
 def _revocation(
     crl: x509.CertificateRevocationList, revoked: x509.RevokedCertificate
 ) -> Revocation:
-    try:
-        flag = revoked.extensions.get_extension_for_class(x509.CRLReason).value.reason
-    except x509.ExtensionNotFound:
-        flag = x509.ReasonFlags.unspecified
+    extension = extension_of(revoked, x509.CRLReason)
+    flag = None if extension is None else extension.reason
     reason = _REASONS.get(flag, RevocationReason.UNSPECIFIED)
     issuer = common_name(crl.issuer)
     return Revocation(f"{revoked.serial_number:x}", revoked.revocation_date_utc, reason, issuer)

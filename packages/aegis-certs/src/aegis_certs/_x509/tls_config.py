@@ -85,11 +85,7 @@ class TLSConfig:
 
 
 def make_tls(pair: KeyPair, trust_bundle: Iterable[x509.Certificate]) -> TLSConfig:
-    """The `TLSConfig` of a key pair, reduced to the PEM blocks that TLS needs.
-
-    Raises:
-        IdentityError: The leaf does not name one node.
-    """
+    """The `TLSConfig` of a key pair, reduced to the PEM blocks that TLS needs."""
     return TLSConfig(
         identity_of(pair.chain[0]).node_id,
         encode_certificates(pair.chain),

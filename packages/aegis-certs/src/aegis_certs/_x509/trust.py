@@ -15,6 +15,7 @@ from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from aegis_certs._time import utc_or_now
+from aegis_certs._x509.extensions import extension_of
 from aegis_certs._x509.identity import Identity, identity_of, trust_domain_of_ca
 from aegis_certs._x509.pem import encode_certificates, parse_certificates
 from aegis_certs._x509.validity import NEW_CA_ADVICE, check_dates, common_name
@@ -212,30 +213,20 @@ def _signed_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
 
 def is_ca(certificate: x509.Certificate) -> bool:
     """Whether this is the certificate of a CA."""
-    constraints = _constraints(certificate)
+    constraints = extension_of(certificate, x509.BasicConstraints)
     return constraints is not None and constraints.ca
 
 
 def signs_cas(certificate: x509.Certificate) -> bool:
     """Whether this is the certificate of a CA that may sign other CAs."""
-    constraints = _constraints(certificate)
+    constraints = extension_of(certificate, x509.BasicConstraints)
     return constraints is not None and constraints.ca and bool(constraints.path_length)
-
-
-def _constraints(certificate: x509.Certificate) -> x509.BasicConstraints | None:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except x509.ExtensionNotFound:
-        return None
 
 
 def allows(certificate: x509.Certificate, usage: Usage) -> bool:
     """Whether a leaf may be used for this; without extended key usage it may be used for all."""
-    try:
-        extension = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
-    except x509.ExtensionNotFound:
-        return True
-    return _covers(extension.value, _USAGES[usage])
+    extension = extension_of(certificate, x509.ExtendedKeyUsage)
+    return extension is None or _covers(extension, _USAGES[usage])
 
 
 def _covers(extension: x509.ExtendedKeyUsage, usage: x509.ObjectIdentifier) -> bool:

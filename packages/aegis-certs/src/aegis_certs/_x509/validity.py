@@ -40,13 +40,7 @@ class CertificateState(StrEnum):
 
 
 def validity(at: datetime, days: float, issuer: x509.Certificate | None = None) -> Validity:
-    """The validity of a certificate that is issued now: backdated, and within its issuer's.
-
-    Raises:
-        InvalidRequestError: The days are not above 0, or too many.
-        ExpiredError: The issuer has expired.
-        NotYetValidError: The issuer is not valid yet.
-    """
+    """The validity of a certificate that is issued now: backdated, and within its issuer's."""
     if not 0 < days <= _MAX_DAYS:
         raise InvalidRequestError("days", days, f"give more than 0 and at most {_MAX_DAYS}")
     at = at.replace(microsecond=0)
