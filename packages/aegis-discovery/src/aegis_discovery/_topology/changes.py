@@ -17,12 +17,8 @@ class Changes:
 
     Attributes:
         entries: The entries of the nodes whose record or status changed, in order.
-        verdict_entries: The new verdicts.
-        since: The position of the reader.
-        position: The position after these changes.
-        version: The topology's version there.
-        digest: The digest of all live records there.
-        signed_since: Returns the position since which a certificate signs a node's record.
+        since: The position of the reader; `position`, `version` and `digest` are those after it.
+        signed_since: As `RecordStore.signed_since`.
     """
 
     entries: tuple[Entry, ...]

@@ -31,13 +31,7 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TopologyEvent:
-    """One change of the topology.
-
-    Attributes:
-        kind: What happened.
-        node: The node after the change; the last known state of a node that is gone.
-        version: The topology's version after the change.
-    """
+    """One change of the topology; the node is as it is after the change, or was last if gone."""
 
     kind: EventKind
     node: NodeInfo

@@ -46,11 +46,6 @@ class RecordMerger:
 
     Public methods take the lock and dispatch events after its release. The private ones need the
     lock, except `_changing`.
-
-    Args:
-        owner: The node id that the topology belongs to.
-        signer: Signs the records; by default a signer without a key.
-        clock: Unix time in seconds.
     """
 
     def __init__(
@@ -77,12 +72,9 @@ class RecordMerger:
     def merge_records(
         self, records: Iterable[Record], *, version: int = 0, origin: str | None = None
     ) -> MergeResult:
-        """Merges verified records: of each id the one with the highest precedence remains.
+        """Merges verified records of a topology's version, as `origin` sent them.
 
-        Args:
-            records: The records.
-            version: The version of the topology that they are from.
-            origin: The node that sent them.
+        Of each id the record with the highest precedence remains.
         """
         with self._changing():
             foreign: Record | None = None
@@ -113,10 +105,7 @@ class RecordMerger:
     def publish_verdict(self, node_id: str, opinion: Opinion, *, held: bool = False) -> None:
         """Publishes the owner's verdict on another node's record; ignores an unknown node.
 
-        Args:
-            node_id: The subject of the verdict.
-            opinion: The owner's opinion of it.
-            held: Whether the verdict stays valid when the subject publishes a newer record.
+        A held verdict also applies to newer records of the node.
         """
         with self._changing():
             record = self._store.get_record(node_id)
@@ -138,11 +127,7 @@ class RecordMerger:
                 self._merge_verdict(content, origin)
 
     def set_status(self, node_id: str, stamp: int, status: NodeStatus) -> bool:
-        """Sets the status derived from verdicts; ignored if the record has another stamp now.
-
-        Returns:
-            Whether the status changed.
-        """
+        """Sets a derived status if the record still has this stamp; returns whether it changed."""
         with self._changing():
             entry = self._store.get(node_id)
             if entry is None or entry.node is None or entry.record.stamp != stamp:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from aegis_discovery._model import NodeInfo, NodeStatus
 from aegis_discovery._runtime.log_limiter import LogLimiter
@@ -96,13 +97,11 @@ class RecordStore:
 
     def changed_since(self, position: int) -> list[Entry]:
         """Returns the entries that changed after a position, in the order of their changes."""
-        tail: list[Entry] = []
-        for entry in reversed(self._entries.values()):
-            if max(entry.record_position, entry.status_position) <= position:
-                break
-            tail.append(entry)
-        tail.reverse()
-        return tail
+        latest_first = reversed(self._entries.values())
+        tail = takewhile(
+            lambda entry: max(entry.record_position, entry.status_position) > position, latest_first
+        )
+        return [*tail][::-1]
 
     def advance(self) -> int:
         """Returns the next position of the log."""
@@ -142,22 +141,17 @@ class RecordStore:
         held = self._entries.get(record.id)
         before = held.node if held else None
         since = self.signed_since(record.id, record.signer)
-        self._subtract(held)
+        if held:
+            self._count(held, -1)
         node = record.info
         status_position = 0
         if held and node and before and _is_same_life(record, held.record):
             # A new record does not clear the status: the verdicts decide whether it refutes them.
             node = replace(node, status=before.status)
             status_position = held.status_position
-        self._append(Entry(record, node, position, since or position, status_position, origin))
-        self._full_sum = (self._full_sum + record.digest) % _DIGEST_MODULUS
-        if node is not None:
-            self._live_sum = (self._live_sum + record.digest) % _DIGEST_MODULUS
-            self.services.add(node)
-            self.vouched[record.voucher or ""] += 1
-            self.live += 1
-        else:
-            self.withdrawn[record.voucher or ""] += 1
+        entry = Entry(record, node, position, since or position, status_position, origin)
+        self._append(entry)
+        self._count(entry, 1)
         self._first_end = min(self._first_end, record.expires_at)
         return before
 
@@ -189,24 +183,28 @@ class RecordStore:
 
     def drop(self, node_id: str) -> None:
         """Forgets the entry of a node id."""
-        self._subtract(self._entries.pop(node_id, None))
+        entry = self._entries.pop(node_id, None)
+        if entry:
+            self._count(entry, -1)
 
     def _append(self, entry: Entry) -> None:
         self._entries.pop(entry.record.id, None)
         self._entries[entry.record.id] = entry
 
-    def _subtract(self, entry: Entry | None) -> None:
-        """Takes an entry out of digests, counts and index."""
-        if entry is None:
+    def _count(self, entry: Entry, by: int) -> None:
+        """Adds an entry (1) to digests, counts and index, or removes it (-1)."""
+        digest, voucher = by * entry.record.digest, entry.record.voucher or ""
+        self._full_sum = (self._full_sum + digest) % _DIGEST_MODULUS
+        if entry.node is None:
+            self.withdrawn[voucher] += by
             return
-        self._full_sum = (self._full_sum - entry.record.digest) % _DIGEST_MODULUS
-        if entry.node is not None:
-            self._live_sum = (self._live_sum - entry.record.digest) % _DIGEST_MODULUS
-            self.services.remove(entry.node)
-            self.vouched[entry.record.voucher or ""] -= 1
-            self.live -= 1
+        self._live_sum = (self._live_sum + digest) % _DIGEST_MODULUS
+        self.vouched[voucher] += by
+        self.live += by
+        if by > 0:
+            self.services.add(entry.node)
         else:
-            self.withdrawn[entry.record.voucher or ""] -= 1
+            self.services.remove(entry.node)
 
 
 def _is_same_life(one: Record, other: Record) -> bool:

@@ -48,8 +48,6 @@ class Topology(RecordMerger):
                 f"digest={self.digest.hex()[:12]}>"
             )
 
-    # Reading
-
     @property
     def version(self) -> int:
         """Counts changes, for people and for the unsigned protocol; it orders no record."""
@@ -153,8 +151,6 @@ class Topology(RecordMerger):
             records = frozenset(entry.record.signer for entry in self._store.entries())
             return records | self._verdicts.signers
 
-    # Changing
-
     def add_node(self, node: NodeInfo) -> NodeInfo:
         """Adds a node, or replaces its record; returns the node with its times set.
 
@@ -242,8 +238,6 @@ class Topology(RecordMerger):
         )
         self._write(node.id, node)
         return node
-
-    # Following
 
     def subscribe(self, callback: Callable[[TopologyEvent], object]) -> Callable[[], None]:
         """Calls back on every change, in order; returns the function that unsubscribes.

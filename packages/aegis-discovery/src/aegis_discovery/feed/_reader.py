@@ -57,26 +57,9 @@ def split_message(message: mesh_pb2.WatchResponse) -> Iterator[mesh_pb2.WatchRes
     if _checks(message) <= MAX_CHECKS or _is_oversized(message):
         yield message
         return
-    signed: list[mesh_pb2.SignedRecord | mesh_pb2.SignedVerdict]
-    signed = [*message.records, *message.verdicts]
-    signers = {item.signer for item in signed}
-    needed: dict[bytes, mesh_pb2.Chain] = {}
     part = mesh_pb2.WatchResponse()
-    for chain in message.chains:
-        fingerprint = hashlib.sha256(b"".join(chain.certificates[:1])).digest()
-        if fingerprint in signers and needed.setdefault(fingerprint, chain) is chain:
-            continue
-        part.chains.append(chain)
-        if _checks(part) >= MAX_CHECKS:
-            yield part
-            part = mesh_pb2.WatchResponse()
-    for item in signed:
-        if item.signer in needed:
-            part.chains.append(needed.pop(item.signer))
-        if isinstance(item, mesh_pb2.SignedRecord):
-            part.records.append(item)
-        else:
-            part.verdicts.append(item)
+    for unit in _units(message):
+        part.MergeFrom(unit)
         if _checks(part) >= MAX_CHECKS:
             yield part
             part = mesh_pb2.WatchResponse()
@@ -85,6 +68,22 @@ def split_message(message: mesh_pb2.WatchResponse) -> Iterator[mesh_pb2.WatchRes
     part.cursor, part.digest = message.cursor, message.digest
     part.version, part.complete = message.version, message.complete
     yield part
+
+
+def _units(message: mesh_pb2.WatchResponse) -> Iterator[mesh_pb2.WatchResponse]:
+    """Yields what must stay together: chains that nothing needs, then each item with its chain."""
+    signers = {item.signer for items in (message.records, message.verdicts) for item in items}
+    needed: dict[bytes, list[mesh_pb2.Chain]] = {}
+    for chain in message.chains:
+        fingerprint = hashlib.sha256(b"".join(chain.certificates[:1])).digest()
+        if fingerprint in signers and fingerprint not in needed:
+            needed[fingerprint] = [chain]
+        else:
+            yield mesh_pb2.WatchResponse(chains=[chain])
+    for record in message.records:
+        yield mesh_pb2.WatchResponse(chains=needed.pop(record.signer, ()), records=[record])
+    for verdict in message.verdicts:
+        yield mesh_pb2.WatchResponse(chains=needed.pop(verdict.signer, ()), verdicts=[verdict])
 
 
 def _checks(message: mesh_pb2.WatchResponse) -> int:
@@ -140,14 +139,11 @@ class FeedReader:
     def request(
         self, mesh: str, own: Record | None = None, chain: tuple[bytes, ...] = (), *, source: str
     ) -> mesh_pb2.WatchRequest:
-        """Makes the request that opens or resumes the feed.
+        """Makes the request that opens or resumes the feed of the node `source`.
 
-        Args:
-            mesh: The mesh's name.
-            own: A node's own record; clients have none.
-            chain: The chain of the certificate that signed the record (DER, leaf first).
-            source: The server. A cursor is sent only to the server that gave it: it has no meaning
-                for others, and a liar could have made one for which others refuse us.
+        A node sends its own record and its signer's chain (DER, leaf first). A cursor is sent only
+        to the server that gave it: it has no meaning for others, and a liar could have made one for
+        which others refuse us.
         """
         self._is_complete = False
         self._stamps.clear()
@@ -198,17 +194,14 @@ class FeedReader:
         if self._services and self._is_complete and (message.complete or has_stopped):
             # Not before: this server may still send the nodes that another server sent.
             self._topology.retain(self._provider_ids)
-        if message.cursor:
-            self._keep_cursor(message.cursor, source)
+        if len(message.cursor) > MAX_CURSOR:
+            self._cursor = b""
+            size = len(message.cursor)
+            reason = f"a cursor of {size} bytes was ignored; the limit is {MAX_CURSOR}"
+            self._warn(source, reason, reason)
+        elif message.cursor:
+            self._cursor = message.cursor
         return ReceiveResult(message.complete, foreign, self._has_diverged(message))
-
-    def _keep_cursor(self, cursor: bytes, source: str) -> None:
-        if len(cursor) <= MAX_CURSOR:
-            self._cursor = cursor
-            return
-        self._cursor = b""
-        reason = f"a cursor of {len(cursor)} bytes was ignored; the limit is {MAX_CURSOR}"
-        self._warn(source, reason, reason)
 
     def _verified_records(self, message: mesh_pb2.WatchResponse, source: str) -> list[Record]:
         for chain in message.chains:
@@ -249,11 +242,7 @@ class FeedReader:
             self._stamps.popitem(last=False)
 
     def _filter_requested(self, records: list[Record]) -> tuple[list[Record], bool]:
-        """Leaves out records of nodes that provide no requested service.
-
-        Returns:
-            The other records, and whether a known provider stopped providing the services.
-        """
+        """Returns the records of requested providers, and whether a known one has stopped."""
         requested: list[Record] = []
         has_stopped = False
         for record in records:

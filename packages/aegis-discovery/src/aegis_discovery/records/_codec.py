@@ -63,11 +63,7 @@ def encode_record(fields: RecordFields) -> bytes:
 
 
 def decode_record(data: bytes, *, signer_id: str = "") -> RecordFields:
-    """Parses a record's bytes.
-
-    Args:
-        data: The bytes.
-        signer_id: The node whose certificate signed them; the result shares this string if equal.
+    """Parses a record's bytes; the result shares the string `signer_id` if its id is equal.
 
     Raises:
         InvalidRecordError: If the bytes are not a record.
@@ -157,12 +153,12 @@ def decode_verdict(data: bytes) -> tuple[Verdict, tuple[str, str, str]]:
 
 
 def signed_to_wire(record: Record) -> mesh_pb2.SignedRecord:
-    """Converts a record to its message, with the bytes exactly as they were signed."""
+    """Converts a record to its message, with exactly the bytes that were signed."""
     return mesh_pb2.SignedRecord(body=record.body, signature=record.signature, signer=record.signer)
 
 
 def verdict_to_wire(signed: Signed) -> mesh_pb2.SignedVerdict:
-    """Converts a verdict to its message, with the bytes exactly as they were signed."""
+    """Converts a verdict to its message, with exactly the bytes that were signed."""
     return mesh_pb2.SignedVerdict(
         body=signed.body, signature=signed.signature, signer=signed.signer
     )

@@ -142,12 +142,7 @@ class RecordSigner:
 
 
 class SigningKey(Protocol):
-    """What a signer needs of an identity.
-
-    Attributes:
-        fingerprint: SHA-256 of the certificate (DER).
-        not_after: The time at which the certificate expires (Unix seconds).
-    """
+    """A key with the SHA-256 and the end (Unix seconds) of its certificate."""
 
     fingerprint: bytes
     not_after: float

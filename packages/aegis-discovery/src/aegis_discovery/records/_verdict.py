@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import takewhile
 from types import MappingProxyType
 
 from aegis_discovery.records._record import Record, Signed
@@ -138,13 +139,8 @@ class VerdictStore:
 
     def changed_since(self, position: int) -> list[VerdictEntry]:
         """Returns the entries stored after a position, in order."""
-        tail: list[VerdictEntry] = []
-        for entry in reversed(self._entries.values()):
-            if entry.position <= position:
-                break
-            tail.append(entry)
-        tail.reverse()
-        return tail
+        latest_first = reversed(self._entries.values())
+        return [*takewhile(lambda entry: entry.position > position, latest_first)][::-1]
 
     def forget(self, node_id: str) -> None:
         """Drops all verdicts on and by a node that has left the mesh."""

@@ -54,10 +54,7 @@ class Leaf:
     microseconds.
 
     Attributes:
-        node_id: The node that it identifies.
-        trust_domain: Its trust domain; None if it names none.
-        fingerprint: SHA-256 of its DER.
-        der: The certificate.
+        fingerprint: SHA-256 of `der`, the certificate.
         intermediates: The CAs between it and the trust bundle (DER). No other certificate of the
             received chain is kept, since all of these are passed on to every node.
     """
@@ -85,15 +82,11 @@ class Verifier(Protocol):
     def add_chain(self, chain: Sequence[bytes]) -> bytes:
         """As `RecordVerifier.add_chain`."""
 
-    def verify(
-        self, signed: Signed, held: Callable[[str], Record | None] = lambda _: None
-    ) -> Record:
+    def verify(self, signed: Signed, held: Callable[[str], Record | None]) -> Record:
         """As `RecordVerifier.verify`."""
 
     def verify_verdict(
-        self,
-        signed: Signed,
-        held: Callable[[str, str], SignedVerdict | None] = lambda _subject, _accuser: None,
+        self, signed: Signed, held: Callable[[str, str], SignedVerdict | None]
     ) -> SignedVerdict:
         """As `RecordVerifier.verify_verdict`."""
 
@@ -173,11 +166,7 @@ class RecordVerifier:
                 self.add_chain(chain)
 
     def apply_revocations(self, revocations: RevocationList) -> frozenset[bytes]:
-        """Refuses revoked certificates from now on.
-
-        Returns:
-            The fingerprints of the known certificates that are revoked.
-        """
+        """Refuses revoked certificates from now on; returns the fingerprints of known ones."""
         self._revocations = revocations
         load = x509.load_der_x509_certificate
         # Many leaves share few chains of intermediates.
@@ -212,10 +201,8 @@ class RecordVerifier:
     ) -> Record:
         """Verifies that the owner, or the voucher, signed exactly these bytes for this mesh.
 
-        Args:
-            signed: The received record.
-            held: Returns the record that is held for a node id. If it has the same bytes and the
-                same signer, it was verified before and is returned.
+        `held` finds the record that is held for a node id. If it has the same bytes and signer, it
+        was verified before and is returned.
 
         Raises:
             InvalidRecordError: If the record is refused.
@@ -251,9 +238,7 @@ class RecordVerifier:
     ) -> SignedVerdict:
         """Verifies that the accuser signed exactly these bytes for this mesh.
 
-        Args:
-            signed: The received verdict.
-            held: Returns the verdict that is held for a subject and an accuser, as in `verify`.
+        `held` finds the verdict that is held for a subject and an accuser, as in `verify`.
 
         Raises:
             InvalidVerdictError: If the verdict is refused.
