@@ -18,6 +18,7 @@ from aegis_core._access.caller import Caller
 from aegis_core.aio import Node
 from aegis_discovery import aio as discovery_aio
 
+pytestmark = pytest.mark.usefixtures("poll_often")
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 StartNode = Callable[..., Awaitable[Node]]
 DAY = 86400
@@ -45,12 +46,6 @@ def register(server: grpc.aio.Server) -> None:
         "Flood": grpc.unary_stream_rpc_method_handler(flood),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Who", handlers),))
-
-
-@pytest.fixture(autouse=True)
-def poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aegis_discovery.identity._run.POLL_INTERVAL", 0.05)
-    monkeypatch.setattr("aegis_core._server.interceptor.REVALIDATION_INTERVAL", 0.05)
 
 
 @pytest.fixture

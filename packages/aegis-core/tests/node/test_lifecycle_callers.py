@@ -23,6 +23,7 @@ from aegis_core.aio import Node
 from aegis_discovery.aio.transport import open_channel
 from cryptography import x509
 
+pytestmark = pytest.mark.usefixtures("poll_often")
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 REFUSED = grpc.StatusCode.UNAUTHENTICATED
 SHORT = 5 / 86400
@@ -104,12 +105,6 @@ def register(server: grpc.aio.Server) -> None:
     handlers |= {name: grpc.stream_unary_rpc_method_handler(h) for name, h in UP.items()}
     handlers |= {name: grpc.stream_stream_rpc_method_handler(h) for name, h in BOTH.items()}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t", handlers),))
-
-
-@pytest.fixture(autouse=True)
-def poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aegis_discovery.identity._run.POLL_INTERVAL", 0.05)
-    monkeypatch.setattr("aegis_core._server.interceptor.REVALIDATION_INTERVAL", 0.05)
 
 
 @pytest.fixture

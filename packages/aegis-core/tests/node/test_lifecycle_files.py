@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+pytestmark = pytest.mark.usefixtures("poll_often")
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 REFUSED = grpc.StatusCode.UNAUTHENTICATED
 DAY = timedelta(days=1)
@@ -63,12 +64,6 @@ def register_name(node_id: str, server: grpc.aio.Server) -> None:
 
     handlers = {"Name": grpc.unary_unary_rpc_method_handler(name)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t", handlers),))
-
-
-@pytest.fixture(autouse=True)
-def poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aegis_discovery.identity._run.POLL_INTERVAL", 0.05)
-    monkeypatch.setattr("aegis_core._server.interceptor.REVALIDATION_INTERVAL", 0.05)
 
 
 def past() -> datetime:

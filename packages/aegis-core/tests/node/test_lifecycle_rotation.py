@@ -21,6 +21,7 @@ from aegis_core import aio as core_aio
 from aegis_discovery import aio as discovery_aio
 from cryptography import x509
 
+pytestmark = pytest.mark.usefixtures("poll_often")
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 PACE = 0.005
 """Seconds between two messages of a stream."""
@@ -60,12 +61,6 @@ def register(server: grpc.aio.Server) -> None:
         "SyncChat": grpc.stream_stream_rpc_method_handler(sync_chat),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t", handlers),))
-
-
-@pytest.fixture(autouse=True)
-def poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aegis_discovery.identity._run.POLL_INTERVAL", 0.05)
-    monkeypatch.setattr("aegis_core._server.interceptor.REVALIDATION_INTERVAL", 0.05)
 
 
 class Load(Protocol):

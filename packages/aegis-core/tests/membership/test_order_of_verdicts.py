@@ -1,4 +1,4 @@
-"""What a node makes of its news does not depend on their order, or views would stay different."""
+"""The status of a node does not depend on the order of records and verdicts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STAMP = int(time.time() * 1000)
 
 
 class View:
-    """What one node knows, and makes of it; everybody else lets it hear of them all the time."""
+    """The topology and membership of one node, whose watched nodes all send heartbeats."""
 
     def __init__(self) -> None:
         self.signers = {node_id: RecordSigner(node_id) for node_id in IDS}
@@ -38,7 +38,7 @@ class View:
         self.topology.merge_records(records, version=1, origin=IDS[1])
 
     def fail(self, subject: str, *accusers: str) -> None:
-        """Lets these nodes say that one is failed."""
+        """Merges verdicts of the accusers that the subject failed."""
         self.topology.merge_verdicts(
             [
                 self.signers[accuser].sign_verdict(
@@ -69,7 +69,7 @@ def view() -> Iterator[View]:
     view.membership.close()
 
 
-def test_an_accusation_that_came_before_its_accuser_was_back_counts_when_it_is(view: View) -> None:
+def test_a_verdict_of_a_failed_observer_counts_once_the_observer_is_alive_again(view: View) -> None:
     accuser, subject = next(
         (accuser, subject)
         for subject in IDS[1:]
@@ -80,7 +80,7 @@ def test_an_accusation_that_came_before_its_accuser_was_back_counts_when_it_is(v
     assert view.status(accuser) is NodeStatus.FAILED
     view.fail(subject, accuser)
     view.settle()
-    assert view.status(subject) is NodeStatus.ALIVE, "a failed node observes nobody"
+    assert view.status(subject) is NodeStatus.ALIVE, "a failed node is no observer"
     view.merge(view.record(accuser, STAMP + 2))
     view.settle()
     assert view.status(accuser) is NodeStatus.ALIVE
@@ -88,8 +88,8 @@ def test_an_accusation_that_came_before_its_accuser_was_back_counts_when_it_is(v
 
 
 @pytest.mark.parametrize("size", range(2, 12))
-def test_who_observes_a_node_does_not_hang_on_whether_that_node_is_failed(size: int) -> None:
-    # Else its being failed could end the majority that failed it, and so on without end.
+def test_the_observers_of_a_node_do_not_depend_on_its_own_failure(size: int) -> None:
+    # Otherwise the failure could end the majority that decided it, and the status would oscillate.
     rings = Rings()
     for number in range(size):
         rings.place(f"node-{number}", fits=True)
