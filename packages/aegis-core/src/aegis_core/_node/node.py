@@ -8,17 +8,13 @@ from collections.abc import Callable
 from typing import Self
 
 from aegis_certs import IdentitySource, TLSConfig
-from aegis_discovery import PoolStats, Topology
 from aegis_discovery.aio import ServiceClientPool
 from aegis_discovery.background import register_at_fork
 from aegis_discovery.errors import ForkedError
 from aegis_discovery.identity import IdentityEvent
-from aegis_discovery.policy import ProviderAuthorizer
-from cryptography import x509
 
 from aegis_core._access.policy_file import PolicySource
-from aegis_core._health.checks import HealthInfo
-from aegis_core._node.delegation import through_peers
+from aegis_core._node.faces import NodeView, through_peers
 from aegis_core._node.options import NodeOptions, expand
 from aegis_core._node.runtime import RunningNode
 from aegis_core._peers.manager import PeerManager
@@ -29,7 +25,7 @@ from aegis_core.errors import NodeStateError, NoTLSConfigError
 _log = logging.getLogger("aegis.node")
 
 
-class Node:
+class Node(NodeView):
     """One process of the mesh. It serves, it knows the other nodes, and it calls them.
 
     Args:
@@ -84,16 +80,6 @@ class Node:
     # The parts of a running node
 
     @property
-    def address(self) -> str:
-        """The address that the server is bound to, with the real port."""
-        return self._parts.server.address
-
-    @property
-    def topology(self) -> Topology:
-        """What this node knows of the mesh."""
-        return self._parts.state.topology
-
-    @property
     def pool(self) -> ServiceClientPool:
         """Channels to the mesh's services."""
         return self._parts.pool
@@ -109,32 +95,13 @@ class Node:
         return self._parts.server
 
     @property
-    def health(self) -> HealthInfo:
-        """The result of the last health checks."""
-        return self._parts.monitor.info
-
-    @property
-    def tls(self) -> TLSConfig:
-        """The identity of this node."""
-        return self._parts.state.tls
-
-    @property
     def failure(self) -> Exception | None:
         """The error that stopped this node; None if it runs, or `stop` was called."""
         return self._failure
 
-    @property
-    def may_provide(self) -> ProviderAuthorizer:
-        """Applies the policy's `provide` rules; pass it as `may_provide` to pools of your own."""
-        return self._parts.may_provide
-
     def stats(self) -> NodeStats:
         """Returns a snapshot of the node's calls, feeds, topology, certificate and pool."""
         return self._parts.stats()
-
-    def _report_pool(self, stats: Callable[[], PoolStats]) -> None:
-        """Makes `stats` report another pool: the blocking face calls through its own pool."""
-        self._parts.pool_stats = stats
 
     # Start and stop
 
@@ -212,11 +179,6 @@ class Node:
             ConfigError: If it is not an identity of this node.
         """
         self._parts.change_identity(tls)
-
-    def get_certificate(self, node_id: str) -> x509.Certificate | None:
-        """Returns the certificate of a node; None if it is unknown or signs nothing itself."""
-        state = self._parts.state
-        return state.verifier.certificate_of(state.topology.get_record(node_id))
 
     def subscribe_identity(self, callback: Callable[[IdentityEvent], object]) -> Callable[[], None]:
         """Calls back, in the event loop, on every change of this node's identity.

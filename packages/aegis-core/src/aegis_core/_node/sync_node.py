@@ -9,16 +9,14 @@ from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from aegis_certs import TLSConfig
-from aegis_discovery import PoolOptions, ServiceClientPool, Topology
+from aegis_discovery import PoolOptions, ServiceClientPool
 from aegis_discovery.background import BackgroundLoop
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind
-from aegis_discovery.policy import ProviderAuthorizer
-from cryptography import x509
 
-from aegis_core._health.checks import HealthInfo
-from aegis_core._node.delegation import through_peers
+from aegis_core._node.faces import NodeView, through_peers
 from aegis_core._node.node import Node as AsyncNode
 from aegis_core._node.options import NodeOptions, expand
+from aegis_core._node.runtime import RunningNode
 from aegis_core._peers.info import PeerInfo
 from aegis_core._peers.manager import PeerManager as AsyncPeerManager
 from aegis_core._server.server import MeshServer as AsyncMeshServer
@@ -91,7 +89,7 @@ class MeshServer:
         return self._server.services
 
 
-class Node:
+class Node(NodeView):
     """One process of the mesh, for code that is not async.
 
     It takes the same options as `aegis_core.aio.Node`. Registrars may add sync servicers, whose
@@ -116,43 +114,23 @@ class Node:
         return repr(self._node)
 
     @property
-    def address(self) -> str:
-        """The address that the server is bound to, with the real port."""
-        return self._node.address
-
-    @property
-    def topology(self) -> Topology:
-        """What this node knows of the mesh."""
-        return self._node.topology
-
-    @property
-    def tls(self) -> TLSConfig:
-        """The identity of this node."""
-        return self._node.tls
-
-    @property
-    def health(self) -> HealthInfo:
-        """The result of the last health checks."""
-        return self._node.health
-
-    @property
     def pool(self) -> ServiceClientPool:
         """Blocking channels to the mesh's services."""
         if self._background is not None:
             self._background.check_fork(f"node {self.id}")
         with self._lock:
             if self._pool is None:
-                may_provide = self._node.may_provide
+                parts = self._parts
                 self._pool = ServiceClientPool(
-                    self._node.topology,
-                    self._node.tls,
+                    parts.state.topology,
+                    parts.state.tls,
                     region=self._options.region,
                     zone=self._options.zone,
-                    may_provide=may_provide,
+                    may_provide=parts.may_provide,
                     **vars(self._options.pool_options or PoolOptions()),
                 )
-                may_provide.subscribe_changed(self._pool.reevaluate)
-                self._node._report_pool(self._pool.stats)  # noqa: SLF001 - two faces of one node
+                parts.may_provide.subscribe_changed(self._pool.reevaluate)
+                parts.pool_stats = self._pool.stats
             return self._pool
 
     @property
@@ -168,11 +146,6 @@ class Node:
     def stats(self) -> NodeStats:
         """Returns a snapshot of the node's calls, feeds, topology, certificate and pool."""
         return self._loop.call(self._node.stats)
-
-    @property
-    def may_provide(self) -> ProviderAuthorizer:
-        """Applies the policy's `provide` rules; pass it as `may_provide` to pools of your own."""
-        return self._node.may_provide
 
     def start(self) -> None:
         """Starts the node, as `aegis_core.aio.Node.start`, with the same errors."""
@@ -220,10 +193,6 @@ class Node:
             if self._pool is not None:
                 self._pool.change_identity(tls)
 
-    def get_certificate(self, node_id: str) -> x509.Certificate | None:
-        """Returns the certificate of a node; None if it is unknown or signs nothing itself."""
-        return self._node.get_certificate(node_id)
-
     def subscribe_identity(self, callback: Callable[[IdentityEvent], object]) -> Callable[[], None]:
         """Calls back, on the node's own thread, as `aegis_core.aio.Node.subscribe_identity`."""
         return self._node.subscribe_identity(callback)
@@ -242,6 +211,10 @@ class Node:
     get_peer_node_info = through_peers(PeerManager.get_peer_node_info)
     sync_topology = through_peers(PeerManager.sync_topology)
     sync_topology_with_all_peers = through_peers(PeerManager.sync_topology_with_all_peers)
+
+    @property
+    def _parts(self) -> RunningNode:
+        return self._node._parts  # noqa: SLF001 - two faces of one node
 
     def _renew_pool(self, event: IdentityEvent) -> None:
         with self._lock:
