@@ -167,7 +167,7 @@ def ask_with_a_weak_key() -> bytes:
 REFUSED: dict[str, tuple[Callable[[], bytes], type[Exception]]] = {
     "path": (lambda: ask("../x"), InvalidNodeIdError),
     "localhost": (lambda: ask("localhost"), InvalidNodeIdError),
-    "nobody": (ask, InvalidPemError),
+    "no-name": (ask, InvalidPemError),
     "two-names": (lambda: ask("node-1", "node-2"), InvalidPemError),
     "two-requests": (lambda: ask("node-1") + ask("node-2"), InvalidPemError),
     "weak": (ask_with_a_weak_key, InvalidPemError),

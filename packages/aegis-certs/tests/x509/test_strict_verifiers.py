@@ -146,8 +146,8 @@ def test_an_empty_crl_omits_the_list_of_revoked_certificates(ca: CertificateAuth
         path = ca.directory / "one.pem"
         path.write_bytes(crl.public_bytes(Encoding.PEM))
         command = ["openssl", "crl", "-noout", "-text", "-in", str(path)]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        assert "No Revoked Certificates" in told
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert "No Revoked Certificates" in text
 
 
 def test_a_chain_has_the_intermediate_and_not_the_root(

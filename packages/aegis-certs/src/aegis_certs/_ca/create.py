@@ -60,7 +60,7 @@ class CASpec:
 
 
 def default_root(directory: Path) -> Path:
-    """The root's directory beside that of an intermediate, because it is moved away later."""
+    """The default directory of a root: a sibling of the CA's directory, to be moved away later."""
     return directory.with_name(f"{directory.name or 'certs'}-root")
 
 

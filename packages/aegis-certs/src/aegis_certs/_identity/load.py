@@ -11,7 +11,9 @@ from pathlib import Path
 
 from cryptography import x509
 
+from aegis_certs._identity.origin import Origin, StatKeys
 from aegis_certs._store import files
+from aegis_certs._store.directory import CRL_FILE
 from aegis_certs._time import format_utc, utc_or_now
 from aegis_certs._x509.identity import alternative_names
 from aegis_certs._x509.names import parse_host
@@ -64,6 +66,27 @@ class TLSOptions:
     verify_chain: bool = True
     allow_expired: bool = False
     required_sans: tuple[str, ...] = ()
+
+
+class ElsewhereOrigin(Origin):
+    """Files that another program replaces, or environment variables."""
+
+    def __init__(self, options: TLSOptions) -> None:
+        self._options = options
+        in_files = options.source is CertificateSource.FILE
+        paths = (options.cert_file, options.key_file, options.ca_file)
+        self._files = [Path(path) for path in paths if path is not None and in_files]
+        if options.ca_file is not None and in_files:
+            self.crl_path = Path(options.ca_file).parent / CRL_FILE
+
+    def __repr__(self) -> str:
+        return ", ".join(map(str, self._files)) or "environment"
+
+    def stat_keys(self) -> StatKeys:
+        return tuple(files.stat_key(file) for file in self._files)
+
+    def load(self, at: datetime) -> TLSConfig:
+        return load_tls(self._options, at=at)
 
 
 def load_tls(options: TLSOptions, *, at: datetime | None = None) -> TLSConfig:

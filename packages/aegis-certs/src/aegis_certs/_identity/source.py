@@ -12,101 +12,16 @@ from pathlib import Path
 from typing import Self, Unpack
 
 from aegis_certs._ca.spec import IdentityRequest, RequestOptions
-from aegis_certs._identity.load import CertificateSource, TLSOptions, load_tls
-from aegis_certs._identity.load_or_generate import issuer_replaced, load_or_generate, reload, renew
+from aegis_certs._identity.load import ElsewhereOrigin, TLSOptions
+from aegis_certs._identity.load_or_generate import DirectoryOrigin
+from aegis_certs._identity.origin import FixedOrigin, Origin, StatKeys
 from aegis_certs._store import files
-from aegis_certs._store.directory import CRL_FILE, Store
 from aegis_certs._time import format_utc, utc_or_now
-from aegis_certs._x509.names import CA_NAME
 from aegis_certs._x509.revocation_list import RevocationList
 from aegis_certs._x509.tls_config import TLSConfig
 from aegis_certs.errors import CertsError, DirectoryError, NotYetValidError, RevocationListError
 
 logger = logging.getLogger("aegis_certs")
-
-_StatKeys = tuple[files.StatKey | None, ...]
-
-
-class _Origin:
-    """Where the PEM texts of an identity are; by default they never change."""
-
-    crl_path: Path | None = None
-
-    def stat_keys(self) -> _StatKeys:
-        return ()
-
-    def load(self, at: datetime) -> TLSConfig:
-        raise NotImplementedError
-
-    def reload(self, at: datetime) -> TLSConfig:
-        return self.load(at)
-
-    def renew(self, current: TLSConfig, at: datetime) -> TLSConfig | None:
-        return None
-
-    def issuer_replaced(self, current: TLSConfig) -> bool:
-        return False
-
-
-class _Fixed(_Origin):
-    """An identity that never changes."""
-
-    def __init__(self, tls: TLSConfig) -> None:
-        self._tls = tls
-
-    def __repr__(self) -> str:
-        return repr(self._tls)
-
-    def load(self, at: datetime) -> TLSConfig:
-        return self._tls
-
-
-class _Elsewhere(_Origin):
-    """Files that another program replaces, or environment variables."""
-
-    def __init__(self, options: TLSOptions) -> None:
-        self._options = options
-        in_files = options.source is CertificateSource.FILE
-        paths = (options.cert_file, options.key_file, options.ca_file)
-        self._files = [Path(path) for path in paths if path is not None and in_files]
-        if options.ca_file is not None and in_files:
-            self.crl_path = Path(options.ca_file).parent / CRL_FILE
-
-    def __repr__(self) -> str:
-        return ", ".join(map(str, self._files)) or "environment"
-
-    def stat_keys(self) -> _StatKeys:
-        return tuple(files.stat_key(file) for file in self._files)
-
-    def load(self, at: datetime) -> TLSConfig:
-        return load_tls(self._options, at=at)
-
-
-class _Directory(_Origin):
-    """The files of a node in a certificate directory."""
-
-    def __init__(self, store: Store, request: IdentityRequest) -> None:
-        self._store = store
-        self._request = request
-        self.crl_path = store.crl_path
-
-    def __repr__(self) -> str:
-        return f"{self._request.node_id!r} in {str(self._store.directory)!r}"
-
-    def stat_keys(self) -> _StatKeys:
-        return self._store.stat_keys(self._request.node_id, CA_NAME)
-
-    def load(self, at: datetime) -> TLSConfig:
-        return load_or_generate(self._store, self._request, at)
-
-    def reload(self, at: datetime) -> TLSConfig:
-        return reload(self._store, self._request, at)
-
-    def renew(self, current: TLSConfig, at: datetime) -> TLSConfig | None:
-        return renew(self._store, self._request, current, at)
-
-    def issuer_replaced(self, current: TLSConfig) -> bool:
-        return issuer_replaced(self._store, current)
 
 
 class IdentitySource:
@@ -115,10 +30,10 @@ class IdentitySource:
     It remembers the last identity that it returned. Use it from one thread at a time.
     """
 
-    def __init__(self, origin: _Origin) -> None:
+    def __init__(self, origin: Origin) -> None:
         self._origin = origin
         self._current: TLSConfig | None = None
-        self._seen: _StatKeys = ()
+        self._seen: StatKeys = ()
         self._revocations = RevocationList.empty()
         self._crl_seen: tuple[object, ...] | None = None
 
@@ -138,17 +53,17 @@ class IdentitySource:
             InvalidNodeIdError: The node id is invalid.
             InvalidRequestError: A host, the key type or the trust domain is invalid.
         """
-        return cls(_Directory(Store(cert_dir), IdentityRequest.parse(node_id, **options)))
+        return cls(DirectoryOrigin(cert_dir, IdentityRequest.parse(node_id, **options)))
 
     @classmethod
     def of(cls, options: TLSOptions) -> Self:
         """The source of an identity from elsewhere; environment variables never change."""
-        return cls(_Elsewhere(options))
+        return cls(ElsewhereOrigin(options))
 
     @classmethod
     def fixed(cls, tls: TLSConfig) -> Self:
         """The source of an identity that never changes."""
-        return cls(_Fixed(tls))
+        return cls(FixedOrigin(tls))
 
     def load(self, *, at: datetime | None = None) -> TLSConfig:
         """The identity at start, as `load_or_generate_tls` or `load_tls` returns it.
