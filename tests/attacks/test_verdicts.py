@@ -43,7 +43,7 @@ async def test_one_that_accuses_everybody_again_and_again_fails_nobody(
     await mesh.is_right(accused=mesh.ids)
     mesh.events.clear()
     for node_id in sorted(mesh.ids):
-        await mesh.until(lambda i=node_id: logged(f"mallory holds that {i} is failed"))
+        await mesh.until(lambda i=node_id: logged(f"mallory maintains that {i} is failed"))
     await mesh.is_right()
 
 
@@ -54,7 +54,7 @@ async def test_one_that_accuses_whom_it_does_not_observe_is_not_heeded(
     mesh = await attacked(*ids)
     rings = Rings()
     for node_id in (*ids, mesh.attacker.id):
-        rings.place(node_id, fits=True)
+        rings.place(node_id, can_observe=True)
     others = [i for i in ids if mesh.attacker.id not in rings.observers(i)]
     assert others, "in a mesh of nine, five observers are not everybody"
     accused = next(node for node in mesh.nodes if node.id == others[0])
@@ -70,7 +70,7 @@ async def test_one_that_accuses_whom_it_does_not_observe_is_not_heeded(
             lambda stamp=record.stamp: accused.topology.get_record(accused.id).stamp > stamp
         )
     await mesh.until(
-        lambda: logged(f"mallory says that {accused.id} is failed, and is none of those who watch")
+        lambda: logged(f"mallory says that {accused.id} is failed, but is not its observer")
     )
     await mesh.is_right()
     assert f"suspected {accused.id}" not in mesh.events

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from aegis_core._membership import failure_detector
 from aegis_core._membership.failure_detector import (
+    FAIL_AFTER_BREAK,
+    FAIL_AFTER_SILENCE,
     FLAP_WINDOW,
-    LOST_FOR,
-    SILENT_FOR,
     SUSPECT_AFTER,
     FailureDetector,
 )
@@ -20,29 +20,29 @@ class Bench:
 
     def __init__(self, *watched: str) -> None:
         self.now = 0.0
-        self.judge = FailureDetector(0.0)
+        self.detector = FailureDetector(0.0)
         for node_id in watched or ("a",):
-            self.judge.watch(node_id, 0.0)
+            self.detector.watch(node_id, 0.0)
 
     def wait(self, seconds: float, *, hearing: str = "") -> None:
         end = self.now + seconds
         while self.now < end - STEP / 2:
             self.now += STEP
             for node_id in hearing:
-                self.judge.heard(node_id, self.now)
-            self.judge.tick(self.now)
+                self.detector.message_received(node_id, self.now)
+            self.detector.tick(self.now)
 
     def lost(self, node_id: str = "a") -> None:
-        self.judge.lost(node_id, self.now)
+        self.detector.feed_broken(node_id, self.now)
 
     def fail(self) -> None:
         self.lost()
-        self.wait(LOST_FOR + STEP)
+        self.wait(FAIL_AFTER_BREAK + STEP)
         assert self.opinion[0] is FAILED
 
     @property
     def opinion(self) -> tuple[Opinion, bool]:
-        return self.judge.opinion("a")
+        return self.detector.opinion("a")
 
 
 def test_one_that_is_heard_is_clear() -> None:
@@ -57,7 +57,7 @@ def test_silence_makes_a_suspect_and_more_of_it_a_failure() -> None:
     assert bench.opinion == (CLEAR, False)
     bench.wait(2 * STEP)
     assert bench.opinion == (SUSPECT, False)
-    bench.wait(SILENT_FOR - 3 * STEP)
+    bench.wait(FAIL_AFTER_SILENCE - 3 * STEP)
     assert bench.opinion == (SUSPECT, False)
     bench.wait(4 * STEP)
     assert bench.opinion == (FAILED, False)
@@ -67,18 +67,18 @@ def test_a_broken_feed_makes_a_suspect_at_once_and_a_failure_soon() -> None:
     bench = Bench()
     bench.lost()
     assert bench.opinion == (SUSPECT, False)
-    bench.wait(LOST_FOR - STEP)
+    bench.wait(FAIL_AFTER_BREAK - STEP)
     assert bench.opinion == (SUSPECT, False)
     bench.wait(2 * STEP)
     assert bench.opinion == (FAILED, False)
 
 
-@pytest.mark.parametrize("seconds", [0.0, LOST_FOR + 2 * STEP])
+@pytest.mark.parametrize("seconds", [0.0, FAIL_AFTER_BREAK + 2 * STEP])
 def test_a_word_of_it_clears_a_suspect_and_one_that_failed(seconds: float) -> None:
     bench = Bench()
     bench.lost()
     bench.wait(seconds)
-    bench.judge.heard("a", bench.now)
+    bench.detector.message_received("a", bench.now)
     assert bench.opinion == (CLEAR, False)
 
 
@@ -125,36 +125,36 @@ def test_a_new_record_alone_refutes_and_leaves_it_in_peace_for_ever_longer() -> 
     for _ in range(3):
         bench.lost()
         assert bench.opinion == (SUSPECT, False)
-        bench.judge.renewed("a", bench.now, alone=True)
+        bench.detector.record_renewed("a", bench.now, alone=True)
         quiet *= 2
         bench.lost()
         bench.wait(quiet - STEP)
         assert bench.opinion == (CLEAR, False)
         bench.wait(2 * STEP)
         assert bench.opinion == (SUSPECT, False)
-        bench.judge.heard("a", bench.now)
+        bench.detector.message_received("a", bench.now)
 
 
 def test_a_new_record_of_one_that_others_accuse_too_begins_the_suspicion_anew() -> None:
     bench = Bench()
     bench.fail()
-    bench.judge.renewed("a", bench.now, alone=False)
+    bench.detector.record_renewed("a", bench.now, alone=False)
     assert bench.opinion == (SUSPECT, False)
-    bench.wait(SILENT_FOR + STEP)
+    bench.wait(FAIL_AFTER_SILENCE + STEP)
     assert bench.opinion[0] is FAILED
 
 
 def test_a_new_record_does_not_clear_one_that_is_held() -> None:
     bench = Bench()
-    bench.judge.watch("a", 0.0, opinion=FAILED, held=True)
-    bench.judge.renewed("a", bench.now, alone=True)
+    bench.detector.watch("a", 0.0, opinion=FAILED, held=True)
+    bench.detector.record_renewed("a", bench.now, alone=True)
     assert bench.opinion == (FAILED, True)
 
 
 def test_a_new_record_counts_as_a_word_of_one_that_is_clear() -> None:
     bench = Bench()
     bench.wait(SUSPECT_AFTER - STEP)
-    bench.judge.renewed("a", bench.now, alone=True)
+    bench.detector.record_renewed("a", bench.now, alone=True)
     bench.wait(SUSPECT_AFTER - STEP)
     assert bench.opinion == (CLEAR, False)
 
@@ -162,7 +162,7 @@ def test_a_new_record_counts_as_a_word_of_one_that_is_clear() -> None:
 def test_its_own_pause_counts_against_nobody() -> None:
     bench = Bench()
     bench.now += 30
-    bench.judge.tick(bench.now)
+    bench.detector.tick(bench.now)
     assert bench.opinion == (CLEAR, False)
     bench.wait(1)
     assert bench.opinion == (CLEAR, False)
@@ -172,7 +172,7 @@ def test_its_own_pause_does_not_end_the_time_of_a_suspect() -> None:
     bench = Bench()
     bench.lost()
     bench.now += 30
-    bench.judge.tick(bench.now)
+    bench.detector.tick(bench.now)
     assert bench.opinion == (SUSPECT, False)
 
 
@@ -180,10 +180,10 @@ def test_its_own_pause_does_not_end_the_time_of_a_suspect() -> None:
 def test_doubt_stretches_its_patience_up_to_a_limit(doubts: int) -> None:
     bench = Bench()
     for _ in range(doubts):
-        bench.judge.doubt(0.0)
+        bench.detector.penalize_own_health(0.0)
     bench.lost()
-    slowness = 1 + min(doubts, failure_detector.MAX_DOUBT)
-    bench.wait(LOST_FOR * slowness - STEP)
+    slowness = 1 + min(doubts, failure_detector.MAX_HEALTH_PENALTY)
+    bench.wait(FAIL_AFTER_BREAK * slowness - STEP)
     assert bench.opinion == (SUSPECT, False)
     bench.wait(2 * STEP)
     assert bench.opinion[0] is FAILED
@@ -191,35 +191,35 @@ def test_doubt_stretches_its_patience_up_to_a_limit(doubts: int) -> None:
 
 def test_doubt_is_forgotten_in_calm() -> None:
     bench = Bench()
-    bench.judge.doubt(0.0)
-    bench.wait(failure_detector.CALM + STEP, hearing="a")
+    bench.detector.penalize_own_health(0.0)
+    bench.wait(failure_detector.HEALTH_RECOVERY + STEP, hearing="a")
     bench.lost()
-    bench.wait(LOST_FOR + STEP)
+    bench.wait(FAIL_AFTER_BREAK + STEP)
     assert bench.opinion[0] is FAILED
 
 
 def test_an_opinion_that_it_published_before_is_taken_up() -> None:
     bench = Bench()
-    bench.judge.watch("a", 0.0, opinion=SUSPECT)
+    bench.detector.watch("a", 0.0, opinion=SUSPECT)
     assert bench.opinion == (SUSPECT, False)
-    bench.wait(SILENT_FOR + STEP)
+    bench.wait(FAIL_AFTER_SILENCE + STEP)
     assert bench.opinion == (FAILED, False)
 
 
 def test_of_others_than_those_it_watches_it_takes_no_note() -> None:
     bench = Bench()
-    bench.judge.heard("b", 0.0)
-    bench.judge.lost("b", 0.0)
-    bench.judge.renewed("b", 0.0, alone=True)
-    bench.judge.forget("a")
-    assert repr(bench.judge) == "<FailureDetector of nobody>"
-    assert list(bench.judge) == []
+    bench.detector.message_received("b", 0.0)
+    bench.detector.feed_broken("b", 0.0)
+    bench.detector.record_renewed("b", 0.0, alone=True)
+    bench.detector.forget("a")
+    assert repr(bench.detector) == "<FailureDetector without nodes>"
+    assert list(bench.detector) == []
 
 
 def test_one_that_is_cut_off_holds_nothing_against_those_it_cannot_hear() -> None:
     bench = Bench("a", "b", "c")
     for _ in range(3):
-        bench.wait(SUSPECT_AFTER + SILENT_FOR + 2 * STEP)
+        bench.wait(SUSPECT_AFTER + FAIL_AFTER_SILENCE + 2 * STEP)
         assert bench.opinion == (FAILED, False)
         bench.wait(STEP, hearing="abc")
         assert bench.opinion == (CLEAR, False)

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from aegis_core._membership.failure_detector import LOST_FOR
+from aegis_core._membership.failure_detector import FAIL_AFTER_BREAK
 from aegis_core._membership.membership import REVIEW, REVIEW_ALL, UNREFUTED, Membership
-from aegis_core._membership.refutation import OUTLASTED, REFUTE_EVERY
+from aegis_core._membership.refutation import OUTVOTED_FOR, REFUTE_EVERY
 from aegis_core._membership.rings import RINGS
 from aegis_discovery import NodeInfo, NodeStatus, Topology
 from aegis_discovery.records import Opinion, RecordSigner
@@ -74,7 +74,7 @@ class Mesh:
         while self.now < end:
             self.now += 0.1
             for node_id in self.signers.keys() - set(silent):
-                self.membership.heard(node_id, self.now)
+                self.membership.message_received(node_id, self.now)
             self.membership.tick(self.now)
 
     def status(self, node_id: str) -> NodeStatus:
@@ -180,7 +180,7 @@ def test_a_node_answers_its_observers_with_a_new_record_once_a_second() -> None:
 
 def test_it_says_of_one_whose_feed_broke_what_it_sees_and_takes_it_back() -> None:
     mesh = Mesh("b", "c", "d")
-    mesh.membership.lost("b", mesh.now)
+    mesh.membership.feed_broken("b", mesh.now)
     mesh.membership.tick(mesh.now)
     said = mesh.topology.get_verdict("b", "a")
     assert said is not None
@@ -247,7 +247,7 @@ def test_a_stranger_is_named_from_its_second_accusation_on_once_a_minute(
     mesh.answers(stranger, 50)
     warned = [r for r in caplog.records if r.levelname == "WARNING"]
     assert [r.getMessage().split(";")[0] for r in warned] == [
-        f"{stranger} says that a is failed, and is none of those who watch it"
+        f"{stranger} says that a is failed, but is not its observer"
     ]
 
 
@@ -274,12 +274,12 @@ def test_an_observer_that_holds_what_most_others_do_not_is_named_once_a_minute(
     mesh = Mesh("b", "c", "d")
     mesh.now += 1
     mesh.say("b", "a", held=True)
-    mesh.wait(OUTLASTED - 1)
+    mesh.wait(OUTVOTED_FOR - 1)
     assert not named()
     mesh.wait(50)
-    assert named() == ["b holds that a is failed"]
+    assert named() == ["b maintains that a is failed"]
     mesh.wait(60)
-    assert named() == 2 * ["b holds that a is failed"]
+    assert named() == 2 * ["b maintains that a is failed"]
 
 
 def test_observers_that_hold_what_most_say_are_not_named(
@@ -289,12 +289,12 @@ def test_observers_that_hold_what_most_say_are_not_named(
     mesh.now += 1
     for accuser in "bc":
         mesh.say(accuser, "a", held=True)
-    mesh.wait(2 * OUTLASTED)
+    mesh.wait(2 * OUTVOTED_FOR)
     # They are content one after the other.
     mesh.say("c", "a", Opinion.CLEAR)
-    mesh.wait(OUTLASTED - 1)
+    mesh.wait(OUTVOTED_FOR - 1)
     mesh.say("b", "a", Opinion.CLEAR)
-    mesh.wait(2 * OUTLASTED)
+    mesh.wait(2 * OUTVOTED_FOR)
     assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
 
@@ -307,8 +307,8 @@ def test_it_takes_two_observers_to_make_it_slow_to_accuse(
         for accuser in accusers:
             mesh.say(accuser, "a")
             mesh.wait(REFUTE_EVERY)
-    mesh.membership.lost("d", mesh.now)
-    mesh.wait(LOST_FOR + 0.2, silent="d")
+    mesh.membership.feed_broken("d", mesh.now)
+    mesh.wait(FAIL_AFTER_BREAK + 0.2, silent="d")
     said = mesh.topology.get_verdict("d", "a")
     assert said is not None
     assert said.verdict.opinion is (Opinion.SUSPECT if is_slower else Opinion.FAILED)
@@ -322,7 +322,7 @@ def test_one_that_it_watches_again_is_judged_from_what_it_said_of_it_before() ->
     for node_id in more:
         mesh.signers[node_id] = RecordSigner(node_id, clock=mesh.clock)
     for subject in sorted(subjects):
-        mesh.membership.lost(subject, mesh.now)
+        mesh.membership.feed_broken(subject, mesh.now)
     mesh.wait(2.0, silent="bcdef")
     for node_id in more:
         mesh.write(node_id)

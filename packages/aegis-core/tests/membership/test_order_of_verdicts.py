@@ -53,7 +53,7 @@ class View:
         for _ in range(20):
             self._now += REVIEW
             for node_id in self.membership.watched:
-                self.membership.heard(node_id, self._now)
+                self.membership.message_received(node_id, self._now)
             self.membership.tick(self._now)
 
     def status(self, node_id: str) -> NodeStatus:
@@ -92,11 +92,11 @@ def test_the_observers_of_a_node_do_not_depend_on_its_own_failure(size: int) -> 
     # Otherwise the failure could end the majority that decided it, and the status would oscillate.
     rings = Rings()
     for number in range(size):
-        rings.place(f"node-{number}", fits=True)
+        rings.place(f"node-{number}", can_observe=True)
     for number in range(size):
         node_id = f"node-{number}"
         before = rings.observers(node_id)
         assert before
-        rings.place(node_id, fits=False)
+        rings.place(node_id, can_observe=False)
         assert rings.observers(node_id) == before
-        rings.place(node_id, fits=True)
+        rings.place(node_id, can_observe=True)

@@ -11,12 +11,12 @@ def test_a_stranger_that_comes_to_watch_us_is_answered_as_an_observer() -> None:
         second
         for second in range(100)
         if answers.is_due("m", second, is_observer=False)
-        and (answers.give(verdict, second, is_observer=False) or True)
+        and (answers.answered(verdict, second, is_observer=False) or True)
     ]
     assert given == [0, 1, 3, 7, 15, 31, 63]
     last = float(given[-1])
     assert not answers.is_due("m", last + REFUTE_EVERY, is_observer=False)
     assert not answers.is_due("m", last + REFUTE_EVERY / 2, is_observer=True)
     assert answers.is_due("m", last + REFUTE_EVERY, is_observer=True)
-    answers.give(verdict, last + REFUTE_EVERY, is_observer=True)
+    answers.answered(verdict, last + REFUTE_EVERY, is_observer=True)
     assert answers.is_due("m", last + 2 * REFUTE_EVERY, is_observer=True)

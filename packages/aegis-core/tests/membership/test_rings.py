@@ -12,10 +12,10 @@ def ids(count: int) -> list[str]:
     return [f"node-{number:04}" for number in range(count)]
 
 
-def rings_of(node_ids: list[str], unfit: frozenset[str] = frozenset()) -> Rings:
+def rings_of(node_ids: list[str], unable: frozenset[str] = frozenset()) -> Rings:
     rings = Rings()
     for node_id in node_ids:
-        rings.place(node_id, fits=node_id not in unfit)
+        rings.place(node_id, can_observe=node_id not in unable)
     return rings
 
 
@@ -51,52 +51,52 @@ def test_an_unknown_node_watches_nobody_and_is_watched_by_nobody() -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     count=st.integers(1, 40),
-    unfit=st.frozensets(st.integers(0, 39), max_size=30),
+    unable=st.frozensets(st.integers(0, 39), max_size=30),
     gone=st.frozensets(st.integers(0, 39), max_size=20),
 )
 def test_whoever_observes_a_node_watches_it_and_the_other_way_round(
-    count: int, unfit: frozenset[int], gone: frozenset[int]
+    count: int, unable: frozenset[int], gone: frozenset[int]
 ) -> None:
-    rings = rings_of(ids(count), frozenset(f"node-{number:04}" for number in unfit))
+    rings = rings_of(ids(count), frozenset(f"node-{number:04}" for number in unable))
     for number in gone:
         rings.remove(f"node-{number:04}")
     kept = [node_id for node_id in ids(count) if node_id in rings]
-    fits = [node_id for node_id in kept if int(node_id[-4:]) not in unfit]
+    fits = [node_id for node_id in kept if int(node_id[-4:]) not in unable]
     for subject in kept:
         by_subjects = {o for o in fits if subject in rings.subjects(o)} - {subject}
         assert rings.observers(subject) == by_subjects
 
 
 def test_everybody_is_observed_while_two_nodes_fit() -> None:
-    unfit = frozenset(ids(60)[2:])
-    rings = rings_of(ids(60), unfit)
+    unable = frozenset(ids(60)[2:])
+    rings = rings_of(ids(60), unable)
     assert all(rings.observers(node_id) for node_id in ids(60))
-    assert all(not rings.observers(node_id) & unfit for node_id in ids(60))
+    assert all(not rings.observers(node_id) & unable for node_id in ids(60))
 
 
 def test_one_that_comes_back_finds_its_old_observers() -> None:
     rings = rings_of(ids(30))
     before = {node_id: rings.observers(node_id) for node_id in ids(30)}
-    assert rings.place("node-0004", fits=False)
+    assert rings.place("node-0004", can_observe=False)
     assert any(rings.observers(node_id) != before[node_id] for node_id in ids(30))
-    assert rings.place("node-0004", fits=True)
+    assert rings.place("node-0004", can_observe=True)
     assert {node_id: rings.observers(node_id) for node_id in ids(30)} == before
 
 
 def test_one_that_comes_moves_few_others() -> None:
     rings = rings_of(ids(500))
     before = {node_id: rings.subjects(node_id) for node_id in ids(500)}
-    rings.place("newcomer", fits=True)
+    rings.place("newcomer", can_observe=True)
     moved = [node_id for node_id in ids(500) if rings.subjects(node_id) != before[node_id]]
     assert len(moved) <= RINGS
 
 
 def test_only_news_is_told_as_such() -> None:
     rings = Rings()
-    assert rings.place("a", fits=True)
-    assert not rings.place("a", fits=True)
-    assert rings.place("a", fits=False)
-    assert not rings.place("a", fits=False)
+    assert rings.place("a", can_observe=True)
+    assert not rings.place("a", can_observe=True)
+    assert rings.place("a", can_observe=False)
+    assert not rings.place("a", can_observe=False)
     assert rings.remove("a")
     assert not rings.remove("a")
     assert len(rings) == 0

@@ -1,1 +1,1 @@
-"""Who watches whom, and who is alive. Pure: no I/O, time is an argument."""
+"""Which node watches which, and which nodes are alive. Pure: no I/O, the time is an argument."""

@@ -1,4 +1,4 @@
-"""What one node itself thinks of those that it watches. Pure: time comes in."""
+"""What one node thinks of each node that it watches. Pure: the time is an argument."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from aegis_discovery.records import Opinion
 SUSPECT_AFTER = 3.0
 """Seconds without a message, three heartbeats, after which a node is suspected."""
 
-LOST_FOR = 1.0
-"""Seconds that a node has to be heard of again after its feed broke, before it counts as failed.
+FAIL_AFTER_BREAK = 1.0
+"""Seconds from a broken feed to failed, unless the node is heard again.
 
-A killed process is noticed at once by its broken connection, so this is nearly all the time that
-its failure takes to be known; a node that only restarts its connection is back far sooner.
+A broken connection shows a killed process at once, so its failure is known after hardly more than
+this. A node that only restarts its connection is back far sooner.
 """
 
-SILENT_FOR = 2.0
-"""The same for one that fell silent: a pause of a busy process is over by then."""
+FAIL_AFTER_SILENCE = 2.0
+"""Seconds from suspected to failed for a silent node: a pause of a busy process is shorter."""
 
-STALL = 1.0
-"""Seconds between two ticks from which on the fault is ours: such time counts against nobody."""
+MAX_TICK_GAP = 1.0
+"""Seconds between two ticks above which this process itself was paused: no node is blamed."""
 
 FLAPS = 2
-"""Failures of one life of a node within `FLAP_WINDOW` after which it has to prove itself.
+"""Failures of one instance within `FLAP_WINDOW` after which its node is held.
 
 With three, a node that comes and goes every ten seconds would be believed for 45 seconds.
 """
 
 FLAP_WINDOW = 60.0
-"""Seconds in which failures add up, and for which such a node has to be in order."""
+"""Seconds in which failures add up, and for which a held node has to be heard all the time."""
 
-MAX_DOUBT = 4
-"""The most that self-doubt adds, in times of each delay."""
+MAX_HEALTH_PENALTY = 4
+"""The most that the node's own faults add to the multiplier of its delays."""
 
-CALM = 10.0
-"""Seconds after which one piece of self-doubt is forgotten."""
+HEALTH_RECOVERY = 10.0
+"""Seconds after which one fault of the node's own is forgotten."""
 
-MAX_QUIET = 96.0
-"""The most seconds for which one that was wrong about a node does not accuse it again."""
+MAX_ACCUSATION_PAUSE = 96.0
+"""The most seconds for which an observer that was wrong about a node does not accuse it again."""
 
 
 @dataclass(slots=True)
@@ -47,36 +47,36 @@ class _Subject:
     heard_at: float
     opinion: Opinion = Opinion.CLEAR
     held: bool = False
-    failed_at: float = 0.0
-    quiet_until: float = 0.0
-    quiet_for: float = SUSPECT_AFTER
-    in_order_since: float | None = None
+    fails_at: float = 0.0
+    no_accusation_before: float = 0.0
+    accusation_pause: float = SUSPECT_AFTER
+    heard_since: float | None = None
     failures: list[float] = field(default_factory=list)
 
 
 class FailureDetector:
-    """Judges each watched node by what is heard of it.
+    """Forms an opinion of each watched node from the messages and feeds that reach this one.
 
-    clear   -- lost, or silent too long ----------> suspect
+    clear   -- feed broken, or silent too long ---> suspect
     suspect -- heard -----------------------------> clear
     suspect -- not heard for a while -------------> failed
     failed  -- heard -----------------------------> clear, unless held
     failed  -- wrote a new record ----------------> suspect, unless held
     held    -- heard all the time for a minute ---> clear
 
-    Its own delays make it slower to accuse, and so does being wrong: the local health of Lifeguard
-    (Dadgar et al., DSN 2018).
+    Faults of this node itself make it slower to accuse: the local health of Lifeguard (Dadgar et
+    al., DSN 2018). After a wrong accusation it leaves that node alone for a while.
     """
 
     def __init__(self, now: float) -> None:
         self._ticked_at = now
-        self._doubt = 0
-        self._doubted_at = now
+        self._health_penalty = 0
+        self._penalty_changed_at = now
         self._subjects: dict[str, _Subject] = {}
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{i}={s.opinion}" for i, s in sorted(self._subjects.items()))
-        return f"<FailureDetector {shown or 'of nobody'}>"
+        return f"<FailureDetector {shown or 'without nodes'}>"
 
     def __contains__(self, node_id: object) -> bool:
         return node_id in self._subjects
@@ -85,61 +85,60 @@ class FailureDetector:
         return iter(list(self._subjects))
 
     def opinion(self, node_id: str) -> tuple[Opinion, bool]:
-        """Returns what this node thinks of a watched one, and whether that is held."""
+        """Returns the opinion of a watched node, and whether it is held."""
         subject = self._subjects[node_id]
         return subject.opinion, subject.held
 
     def watch(
         self, node_id: str, now: float, *, opinion: Opinion = Opinion.CLEAR, held: bool = False
     ) -> None:
-        """Begins to judge a node, from an opinion that this one published of it before."""
-        subject = self._subjects[node_id] = _Subject(now)
-        subject.held = held
+        """Begins with a node, from the opinion that this node published of it before."""
+        subject = self._subjects[node_id] = _Subject(now, held=held)
         if opinion is not Opinion.CLEAR:
             subject.opinion = opinion
-            subject.failed_at = now + SILENT_FOR
+            subject.fails_at = now + FAIL_AFTER_SILENCE
 
     def forget(self, node_id: str) -> None:
-        """Judges a node no longer."""
+        """Ends watching a node."""
         self._subjects.pop(node_id, None)
 
-    def doubt(self, now: float) -> None:
-        """Notes a reason for this node to believe itself less: it was late, or accused wrongly."""
-        self._doubt = min(self._doubt + 1, MAX_DOUBT)
-        self._doubted_at = now
+    def penalize_own_health(self, now: float) -> None:
+        """Notes a fault of this node itself: it was paused, or two observers accused it."""
+        self._health_penalty = min(self._health_penalty + 1, MAX_HEALTH_PENALTY)
+        self._penalty_changed_at = now
 
-    def heard(self, node_id: str, now: float) -> None:
-        """Notes a sign of life that came directly."""
+    def message_received(self, node_id: str, now: float) -> None:
+        """Notes a message that came directly from a node."""
         subject = self._subjects.get(node_id)
         if subject is None:
             return
-        if subject.in_order_since is None or now - subject.heard_at >= SUSPECT_AFTER:
-            subject.in_order_since = now
+        if subject.heard_since is None or now - subject.heard_at >= SUSPECT_AFTER:
+            subject.heard_since = now
         subject.heard_at = now
         if subject.held:
-            if now - subject.in_order_since < FLAP_WINDOW:
+            if now - subject.heard_since < FLAP_WINDOW:
                 return
             subject.held = False
             subject.failures.clear()
         subject.opinion = Opinion.CLEAR
 
-    def lost(self, node_id: str, now: float) -> None:
-        """Notes that its feed broke, or could not be opened."""
+    def feed_broken(self, node_id: str, now: float) -> None:
+        """Notes that a node's feed broke, or could not be opened."""
         subject = self._subjects.get(node_id)
         if subject is None:
             return
-        subject.in_order_since = None
-        if subject.opinion is Opinion.CLEAR and now >= subject.quiet_until:
-            self._suspect(subject, now, LOST_FOR)
+        subject.heard_since = None
+        if subject.opinion is Opinion.CLEAR and now >= subject.no_accusation_before:
+            self._suspect(subject, now, FAIL_AFTER_BREAK)
 
-    def renewed(self, node_id: str, now: float, *, alone: bool) -> None:
-        """Notes that a node wrote a new record: whatever was said of it, it lived then.
+    def record_renewed(self, node_id: str, now: float, *, alone: bool) -> None:
+        """Notes that a node wrote a new record, so it was alive then.
 
         Args:
-            node_id: Who.
-            now: When.
-            alone: Whether none of its other observers accuses it: then the fault is likely ours,
-                and it is left in peace for a while, twice as long each time.
+            node_id: The node.
+            now: The time.
+            alone: None of its other observers accuses it. The fault is then likely this node's, so
+                it does not accuse that one again for a while, twice as long each time.
         """
         subject = self._subjects.get(node_id)
         if subject is None or subject.held:
@@ -149,37 +148,37 @@ class FailureDetector:
         elif alone:
             subject.opinion = Opinion.CLEAR
             subject.heard_at = now
-            if now - subject.quiet_until > FLAP_WINDOW:
-                subject.quiet_for = SUSPECT_AFTER
-            subject.quiet_for = min(2 * subject.quiet_for, MAX_QUIET)
-            subject.quiet_until = now + subject.quiet_for
+            if now - subject.no_accusation_before > FLAP_WINDOW:
+                subject.accusation_pause = SUSPECT_AFTER
+            subject.accusation_pause = min(2 * subject.accusation_pause, MAX_ACCUSATION_PAUSE)
+            subject.no_accusation_before = now + subject.accusation_pause
         elif subject.opinion is Opinion.FAILED:
-            self._suspect(subject, now, SILENT_FOR)
+            self._suspect(subject, now, FAIL_AFTER_SILENCE)
 
     def tick(self, now: float) -> None:
-        """Moves time on; call it a few times a second."""
+        """Applies the passing of time; call it a few times a second."""
         gap = now - self._ticked_at
         self._ticked_at = now
-        if gap > STALL:
-            self.doubt(now)
+        if gap > MAX_TICK_GAP:
+            self.penalize_own_health(now)
             for subject in self._subjects.values():
                 subject.heard_at = min(now, subject.heard_at + gap)
-                subject.failed_at += gap
-        elif self._doubt and now - self._doubted_at >= CALM:
-            self._doubt -= 1
-            self._doubted_at = now
-        patience = SUSPECT_AFTER * self._slowness
+                subject.fails_at += gap
+        elif self._health_penalty and now - self._penalty_changed_at >= HEALTH_RECOVERY:
+            self._health_penalty -= 1
+            self._penalty_changed_at = now
+        suspect_after = SUSPECT_AFTER * self._multiplier
         for subject in self._subjects.values():
-            if subject.opinion is Opinion.CLEAR and now - subject.heard_at < patience:
+            if subject.opinion is Opinion.CLEAR and now - subject.heard_at < suspect_after:
                 continue
-            self._judge(subject, now)
+            self._advance(subject, now)
 
-    def _judge(self, subject: _Subject, now: float) -> None:
-        """Moves on one that is accused, or silent for too long."""
+    def _advance(self, subject: _Subject, now: float) -> None:
+        """Goes on with a node that is accused, or silent for too long."""
         if subject.opinion is Opinion.CLEAR:
-            if now >= subject.quiet_until:
-                self._suspect(subject, now, SILENT_FOR)
-        elif subject.opinion is Opinion.SUSPECT and now >= subject.failed_at:
+            if now >= subject.no_accusation_before:
+                self._suspect(subject, now, FAIL_AFTER_SILENCE)
+        elif subject.opinion is Opinion.SUSPECT and now >= subject.fails_at:
             subject.opinion = Opinion.FAILED
             if self._is_cut_off:
                 return
@@ -187,16 +186,16 @@ class FailureDetector:
             subject.failures.append(now)
             subject.held = len(subject.failures) >= FLAPS
 
-    def _suspect(self, subject: _Subject, now: float, patience: float) -> None:
+    def _suspect(self, subject: _Subject, now: float, fail_after: float) -> None:
         subject.opinion = Opinion.SUSPECT
-        subject.failed_at = now + patience * self._slowness
+        subject.fails_at = now + fail_after * self._multiplier
 
     @property
     def _is_cut_off(self) -> bool:
-        """Whether most of those it watches are lost: then it is hardly they who come and go."""
+        """Whether most watched nodes are accused: the fault is then hardly theirs."""
         accused = sum(s.opinion is not Opinion.CLEAR for s in self._subjects.values())
         return len(self._subjects) > 2 and 2 * accused > len(self._subjects)
 
     @property
-    def _slowness(self) -> int:
-        return 1 + self._doubt
+    def _multiplier(self) -> int:
+        return 1 + self._health_penalty

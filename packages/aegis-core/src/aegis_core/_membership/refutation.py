@@ -1,4 +1,4 @@
-"""When to answer those that say this node is not there, and whom to name for it. Pure."""
+"""When to answer an accusation of this node, and which accusers to name in the log. Pure."""
 
 from __future__ import annotations
 
@@ -14,107 +14,97 @@ from aegis_discovery.records import Verdict
 _log = logging.getLogger("aegis.membership")
 
 REFUTE_EVERY = 1.0
-"""Seconds between two answers to one that watches us."""
+"""Seconds between two answers to an observer of this node."""
 
 MAX_PAUSE = 60.0
-"""The most seconds between two answers to one that does not.
+"""The most seconds between two answers to any other accuser.
 
-Also the seconds without any, after which it is met as if it had never accused.
+After as many seconds without an answer, its pauses start over.
 """
 
-TOO_OFTEN = 10
-"""Answers within `COMPLAIN_EVERY` that even one that watches us may make necessary.
+MAX_ANSWERS = 10
+"""Answers within `LOG_EVERY` above which an observer is named.
 
-An honest one whose connection is bad leaves us in peace ever longer, and needs three or four.
+An honest observer with a bad connection accuses less and less often, and needs three or four.
 """
 
-OUTLASTED = 5.0
-"""Seconds for which one may hold what was answered, and most others do not say, unnamed.
+OUTVOTED_FOR = 5.0
+"""Seconds for which an observer may maintain what was answered and most others do not say.
 
-After a link that came and went, observers are content with its node within two seconds or three of
-each other.
+After a link that came and went, observers clear its node within two or three seconds of each other.
 """
 
-COMPLAIN_EVERY = 60.0
+LOG_EVERY = 60.0
 """Seconds between two lines in the log about one accuser."""
 
 
 @dataclass(slots=True)
-class _Given:
+class _Answers:
     """The answers to one accuser."""
 
     pause: float = 0.0
     last: float = -math.inf
-    at: deque[float] = field(default_factory=lambda: deque(maxlen=TOO_OFTEN + 1))
+    times: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_ANSWERS + 1))
 
 
 class Refutation:
     """Remembers how often each accuser was answered.
 
-    An answer is a new record, which everybody has to hear of: so one that accuses at will, and
-    does not count anyway, is answered after ever longer pauses.
+    An answer is a new record, which travels to every node. So an accuser whose verdicts do not
+    count is answered after longer and longer pauses, or it could flood the mesh.
     """
 
     def __init__(self) -> None:
-        self._given: dict[str, _Given] = {}
-        self._outlasted_since: dict[str, float] = {}
-        self._log_limiter = LogLimiter(_log, period=COMPLAIN_EVERY, counts=False)
+        self._answers: dict[str, _Answers] = {}
+        self._outvoted_since: dict[str, float] = {}
+        self._log_limiter = LogLimiter(_log, period=LOG_EVERY, counts=False)
 
     def is_due(self, accuser: str, now: float, *, is_observer: bool) -> bool:
-        """Tells whether an accusation is to be answered now, or later if it still stands then.
+        """Tells whether to answer an accusation now.
 
-        One that came to watch us counts from now on, so it does not wait as the stranger it was.
+        An accuser that became an observer counts from then on: its longer pause does not apply.
         """
-        given = self._given.get(accuser)
-        if given is None:
+        answers = self._answers.get(accuser)
+        if answers is None:
             return True
-        pause = min(given.pause, REFUTE_EVERY) if is_observer else given.pause
-        return now >= given.last + pause
+        pause = min(answers.pause, REFUTE_EVERY) if is_observer else answers.pause
+        return now >= answers.last + pause
 
-    def give(self, verdict: Verdict, now: float, *, is_observer: bool) -> None:
-        """Notes an answer to an accusation; warns of an accuser that has needed too many."""
-        given = self._given.setdefault(verdict.accuser, _Given())
-        if now - given.last - given.pause >= MAX_PAUSE:
-            given.pause = 0.0
-            given.at.clear()
-        given.at.append(now)
+    def answered(self, verdict: Verdict, now: float, *, is_observer: bool) -> None:
+        """Notes an answer; names an accuser that made too many necessary."""
+        answers = self._answers.setdefault(verdict.accuser, _Answers())
+        if now - answers.last - answers.pause >= MAX_PAUSE:
+            answers.pause = 0.0
+            answers.times.clear()
+        answers.times.append(now)
         if is_observer:
-            given.pause = REFUTE_EVERY
-            if len(given.at) > TOO_OFTEN and now - given.at[0] < COMPLAIN_EVERY:
-                self._warn(
-                    "%s says that %s is %s, again and again, whatever it is answered: "
-                    "it lies, or cannot reach it",
-                    verdict,
-                    now,
-                )
+            answers.pause = REFUTE_EVERY
+            if len(answers.times) > MAX_ANSWERS and now - answers.times[0] < LOG_EVERY:
+                line = "%s says that %s is %s, again and again: it lies, or cannot reach it"
+                self._warn(line, verdict, now)
         else:
-            # The other side of a healed partition accuses once, and believes the answer.
-            if len(given.at) > 1:
-                self._warn(
-                    "%s says that %s is %s, and is none of those who watch it; "
-                    "it counts for nothing",
-                    verdict,
-                    now,
-                )
-            given.pause = min(2 * given.pause or REFUTE_EVERY, MAX_PAUSE)
-        given.last = now
+            # The other side of a healed partition accuses once, and accepts the answer.
+            if len(answers.times) > 1:
+                line = "%s says that %s is %s, but is not its observer; the verdict does not count"
+                self._warn(line, verdict, now)
+            answers.pause = min(2 * answers.pause or REFUTE_EVERY, MAX_PAUSE)
+        answers.last = now
 
-    def outlasted(self, verdicts: Collection[Verdict], now: float) -> None:
-        """Takes all verdicts that hold whatever is answered; warns of accusers that go on so."""
-        since = self._outlasted_since
-        self._outlasted_since = {v.accuser: since.get(v.accuser, now) for v in verdicts}
+    def outvoted(self, verdicts: Collection[Verdict], now: float) -> None:
+        """Takes all answered verdicts that a minority maintains; names accusers that go on so."""
+        since = self._outvoted_since
+        self._outvoted_since = {v.accuser: since.get(v.accuser, now) for v in verdicts}
         for verdict in verdicts:
-            if now - self._outlasted_since[verdict.accuser] >= OUTLASTED:
-                self._warn(
-                    "%s holds that %s is %s, whatever it is answered, and most of those who watch "
-                    "it do not: it lies, or cannot reach it",
-                    verdict,
-                    now,
+            if now - self._outvoted_since[verdict.accuser] >= OUTVOTED_FOR:
+                line = (
+                    "%s maintains that %s is %s, though most of its observers do not: "
+                    "it lies, or cannot reach it"
                 )
+                self._warn(line, verdict, now)
 
     def forget(self, accuser: str) -> None:
-        """Forgets one that is gone."""
-        self._given.pop(accuser, None)
+        """Forgets a node that is gone."""
+        self._answers.pop(accuser, None)
         self._log_limiter.forget(accuser)
 
     def _warn(self, line: str, verdict: Verdict, now: float) -> None:

@@ -164,7 +164,7 @@ class Session:
                 self._dial(feed, now)
             elif feed.polls_until and not feed.is_open:
                 # It sends no heartbeats; it counts as alive between two answers.
-                self.membership.heard(feed.peer.id, now)
+                self.membership.message_received(feed.peer.id, now)
             due = min(due, feed.dial_at)
         while self._waiting_for_token:
             if not self._tokens.take(now):
@@ -326,7 +326,7 @@ class Session:
         if end is FeedEnd.BROKEN:
             # Silence is no hint: this process itself may have stood still. A node that left has
             # told somebody so; one that did not is not reached again.
-            self.membership.lost(feed.peer.id, now)
+            self.membership.feed_broken(feed.peer.id, now)
             self._review_at = now
 
     def note(self, received: ReceiveResult, now: float) -> None:
@@ -368,7 +368,7 @@ class Session:
         if not feed.is_exchange:
             feed.backoff.reset()
             feed.problem = ""
-            self.membership.heard(feed.peer.id, now)
+            self.membership.message_received(feed.peer.id, now)
 
     # Maintenance and the end
 

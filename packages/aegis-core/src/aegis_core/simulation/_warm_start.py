@@ -30,7 +30,7 @@ def shared_knowledge(
         for node_id, signer in signers.items()
     )
     for node_id in signers:
-        rings.place(node_id, fits=True)
+        rings.place(node_id, can_observe=True)
     return known, rings
 
 
