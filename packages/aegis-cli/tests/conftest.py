@@ -157,10 +157,10 @@ def quiet_mesh(tmp_path_factory: pytest.TempPathFactory, certs: Path) -> Iterato
 def eventually() -> Callable[[Callable[[], object], str], None]:
     """Waits until a condition holds."""
 
-    def wait(is_so: Callable[[], object], what: str) -> None:
+    def wait(condition: Callable[[], object], what: str) -> None:
         deadline = time.monotonic() + BOUND
         pause = threading.Event()
-        while not is_so():
+        while not condition():
             if time.monotonic() > deadline:
                 pytest.fail(f"not within {BOUND:g} s: {what}")
             pause.wait(0.02)

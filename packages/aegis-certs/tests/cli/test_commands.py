@@ -23,7 +23,7 @@ from click.testing import CliRunner, Result
 
 EC = ("--key-type", "p256")
 # Before click 8.2 the two streams were mixed by default.
-APART = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
+SEPARATE_STREAMS = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
 
 
 def test_init_issue_and_list_work_one_after_the_other(
@@ -62,9 +62,11 @@ def test_json_has_the_same_facts(run: Callable[..., Result], directory: Path) ->
 
 def test_a_note_says_that_a_certificate_ends_with_its_ca(run: Callable[..., Result]) -> None:
     run("init", *EC, "--days", "30")
-    cut = run("issue", "n1", *EC, "--days", "3650")
-    assert cut.exit_code == 0
-    assert re.fullmatch(r"Note: it ends with its CA, at .* not after 3650 days\.\n", cut.stderr)
+    shortened = run("issue", "n1", *EC, "--days", "3650")
+    assert shortened.exit_code == 0
+    assert re.fullmatch(
+        r"Note: it ends with its CA, at .* not after 3650 days\.\n", shortened.stderr
+    )
     assert run("issue", "n1", *EC, "--days", "20").stderr == ""
 
 
@@ -148,7 +150,7 @@ def test_another_command_can_mount_the_group_and_share_its_error_handling(direct
         raise OtherError("two\nlines") if what == "known" else RuntimeError("a mistake of ours")
 
     aegis.add_command(certs)
-    runner = CliRunner(env={"AEGIS_CERT_DIR": str(directory)}, **APART)
+    runner = CliRunner(env={"AEGIS_CERT_DIR": str(directory)}, **SEPARATE_STREAMS)
 
     def call(*arguments: str) -> Result:
         return runner.invoke(aegis, arguments, prog_name="aegis")
@@ -204,7 +206,7 @@ def test_hints_name_the_commands_as_the_user_called_them(
         CertificateAuthority.load("nowhere")
 
     aegis.add_command(certs)
-    runner = CliRunner(env={"AEGIS_CERT_DIR": str(directory)}, **APART)
+    runner = CliRunner(env={"AEGIS_CERT_DIR": str(directory)}, **SEPARATE_STREAMS)
     (directory / "issued.json").unlink()
     for arguments in (
         ("issue", "n", "--dir", "nowhere"),
@@ -240,6 +242,6 @@ def test_examples_name_the_commands_as_the_user_called_them() -> None:
         (("certs", "issue", "--help"), "aegis certs issue orders-1"),
         (("certs", "rotate-ca", "prepare", "--help"), "aegis certs rotate-ca prepare"),
     ):
-        text = CliRunner(**APART).invoke(aegis, arguments, prog_name="aegis").stdout
+        text = CliRunner(**SEPARATE_STREAMS).invoke(aegis, arguments, prog_name="aegis").stdout
         assert f"    {name}" in text
         assert "aegis-certs" not in text

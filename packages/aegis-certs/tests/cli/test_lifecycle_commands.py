@@ -31,7 +31,7 @@ DAY = dt.timedelta(days=1)
 EC = ("--key-type", "p256")
 
 
-LIFE = """
+SEQUENCE = """
     0 init --key-type p256 --name Acme
     1 init
     0 issue orders-1 --key-type p256 --host a.example
@@ -166,9 +166,9 @@ def test_verify_shows_which_check_failed_and_ends_with_its_code(
     found = as_json_of_failure(acme("verify", str(stranger), "--json"), 5)
     assert [name for name, check in found["checks"].items() if check["ok"] is False] == ["chain"]
     shutil.copy(directory / "laptop-key.pem", directory / "orders-1-key.pem")
-    told = acme("verify", "orders-1").stdout
+    output = acme("verify", "orders-1").stdout
     assert re.search(
-        r"key in \S+/orders-1-key.pem does not belong .* in \S+/orders-1-cert.pem", told
+        r"key in \S+/orders-1-key.pem does not belong .* in \S+/orders-1-cert.pem", output
     )
     assert acme("verify", "orders-1").exit_code == 5
     assert acme("verify", "nobody").exit_code == 7
@@ -296,9 +296,9 @@ def test_a_serial_of_a_retired_ca_needs_no_revocation(
         ("rotate-ca", "retire"),
     ):
         assert acme(*step).exit_code == 0
-    told = acme("revoke", serial)
-    assert told.exit_code == 5
-    assert "nothing to revoke" in told.stderr
+    refused = acme("revoke", serial)
+    assert refused.exit_code == 5
+    assert "nothing to revoke" in refused.stderr
 
 
 def test_show_prints_what_is_in_a_file(acme: Callable[..., Result], directory: Path) -> None:
@@ -358,9 +358,9 @@ def test_doctor_reports_a_copied_key_that_others_can_read(
     (directory / name).chmod(0o644)
     (directory / "gone.pem").symlink_to(directory / "nowhere")
     findings = as_json_of_failure(acme("doctor", "--json"), 1)["findings"]
-    told = [finding["text"] for finding in findings if finding["level"] == "problem"]
+    problems = [finding["text"] for finding in findings if finding["level"] == "problem"]
     path = directory / name
-    assert told == [f"others can use {path}; run `chmod go-rwx {path}`"]
+    assert problems == [f"others can use {path}; run `chmod go-rwx {path}`"]
 
 
 def test_doctor_examines_every_topic_that_it_names(
@@ -430,7 +430,7 @@ def test_the_root_of_an_intermediate_is_in_another_directory(
 def test_all_commands_in_a_pipe_print_plain_text_or_json_and_end_with_their_codes(
     run: Callable[..., Result], directory: Path, json_flag: tuple[str, ...]
 ) -> None:
-    for line in LIFE.strip().splitlines():
+    for line in SEQUENCE.strip().splitlines():
         code, *arguments = line.format(dir=directory).split()
         done = run(*arguments, *json_flag)
         assert done.exit_code == int(code), line

@@ -208,13 +208,13 @@ def test_ctrl_c_at_a_prompt_ends_with_130(terminal: Callable[..., Any], director
 def test_an_error_on_a_terminal_is_wrapped_between_words(
     terminal: Callable[..., Any], directory: Path
 ) -> None:
-    told, code = terminal("list", "--dir", f"{directory}/a", COLUMNS="40").end()
+    output, code = terminal("list", "--dir", f"{directory}/a", COLUMNS="40").end()
     assert code == 7
-    assert " ".join(told.split()) == (
+    assert " ".join(output.split()) == (
         f"Error: there is no certificate directory at {directory}/a; make a CA with "
         f"`aegis-certs init`, or name the directory that has one"
     )
-    lines = told.splitlines()
+    lines = output.splitlines()
     assert all(len(line) <= 40 or " " not in line for line in lines)
 
 

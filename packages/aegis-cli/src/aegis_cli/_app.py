@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import click
-from aegis_certs.cli import CommandGroup, examples
 
 from aegis_cli._commands.certs import with_mesh
 from aegis_cli._commands.demo import demo
 from aegis_cli._commands.mesh import mesh
 from aegis_cli._commands.node import node
 from aegis_cli._commands.policy import policy
-from aegis_cli._exit_codes import exit_codes
+from aegis_cli._group import group
 
 
-@click.group(
-    cls=CommandGroup,
-    exit_codes=exit_codes,
-    epilog=examples(
-        "aegis demo",
-        "aegis certs init",
-        "aegis node run --id orders-1 --address 127.0.0.1:50051 --service orders/v1",
-        "aegis mesh status --node 127.0.0.1:50051",
-        notes="Exit codes: 0 ok, 1 error, 2 usage, 130 interrupted; `aegis certs` has more.",
-    ),
+@group(
+    "aegis demo",
+    "aegis certs init",
+    "aegis node run --id orders-1 --address 127.0.0.1:50051 --service orders/v1",
+    "aegis mesh status --node 127.0.0.1:50051",
+    notes="Exit codes: 0 ok, 1 error, 2 usage, 130 interrupted; `aegis certs` has more.",
 )
 @click.version_option(package_name="aegis-cli", prog_name="aegis", message="%(prog)s %(version)s")
 def aegis() -> None:

@@ -18,7 +18,7 @@ from aegis_cli.errors import NoIdentityError
 NAME = "aegis-cli"
 """The id in a temporary identity, by which nodes recognize such callers."""
 
-LIFE = 1 / 24
+_LIFE = 1 / 24
 """Days that a temporary identity is valid: it is only for one command."""
 
 
@@ -40,7 +40,7 @@ def client_identity(cert_dir: str | Path, name: str | None) -> TLSConfig:
 
 def temporary_identity(ca: CertificateAuthority) -> TLSConfig:
     """Makes a client-only identity in memory; the CA only records that it issued it."""
-    return ca.issue_in_memory(NAME, days=LIFE, client_only=True)
+    return ca.issue_in_memory(NAME, days=_LIFE, client_only=True)
 
 
 def _load(cert_dir: Path, name: str) -> TLSConfig:

@@ -145,9 +145,9 @@ def test_an_activation_requires_confirm_if_a_node_is_not_ready_or_none_was_asked
     without_mesh = rotate(own_ca, "activate")
     assert without_mesh.exit_code != 0
     assert all(word in without_mesh.output for word in ("near", "far", "--confirm"))
-    seen = rotate(own_ca, "activate", "--node", near.address)
-    assert seen.exit_code != 0
-    assert all(word in seen.output for word in ("far", "--confirm"))
+    asked = rotate(own_ca, "activate", "--node", near.address)
+    assert asked.exit_code != 0
+    assert all(word in asked.output for word in ("far", "--confirm"))
     assert own_ca.rotation().phase == "prepared", "a refused step changes nothing"
     confirmed = rotate(own_ca, "activate", "--node", near.address, "--confirm")
     assert confirmed.exit_code == 0, confirmed.output

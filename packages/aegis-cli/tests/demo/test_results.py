@@ -17,13 +17,13 @@ def calls(
 
 
 def test_balanced_calls_pass() -> None:
-    made = [calls({"greeter-1": 101, "greeter-2": 99})]
-    check_calls(made, client="client")
-    check_balance(made, times=200, providers=PROVIDERS)
+    found = [calls({"greeter-1": 101, "greeter-2": 99})]
+    check_calls(found, client="client")
+    check_balance(found, times=200, providers=PROVIDERS)
 
 
 @pytest.mark.parametrize(
-    ("made", "message"),
+    ("found", "message"),
     [
         (calls({"greeter-1": 199}, failures=("it broke",)), "the first with: it broke"),
         (
@@ -34,9 +34,9 @@ def test_balanced_calls_pass() -> None:
         (calls({"greeter-1": 1}, caller="client", seen=("client",), loaded=True), "aegis_core"),
     ],
 )
-def test_a_broken_promise_is_an_error(made: Calls, message: str) -> None:
+def test_a_broken_promise_is_an_error(found: Calls, message: str) -> None:
     with pytest.raises(DemoError, match=message):
-        check_calls([made], client="client")
+        check_calls([found], client="client")
 
 
 @pytest.mark.parametrize(

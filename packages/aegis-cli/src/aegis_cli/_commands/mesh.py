@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import click
-from aegis_certs.cli import CommandGroup, certificate_directory, examples, json_flag, option
+from aegis_certs.cli import certificate_directory, examples, json_flag, option
 
-from aegis_cli._exit_codes import exit_codes
+from aegis_cli._group import group
 from aegis_cli._options import identity_name, mesh_name
 
 
-@click.group(
-    cls=CommandGroup,
-    exit_codes=exit_codes,
-    epilog=examples("aegis mesh status --node 127.0.0.1:50051"),
-)
+@group("aegis mesh status --node 127.0.0.1:50051")
 def mesh() -> None:
     """Look at a mesh."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
-from aegis_certs.cli import CommandGroup, certificate_directory, examples, json_flag, option
+from aegis_certs.cli import certificate_directory, examples, json_flag, option
 
-from aegis_cli._exit_codes import exit_codes
+from aegis_cli._group import group
 from aegis_cli._options import mesh_name
 
 if TYPE_CHECKING:
@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 _OWN_FILES = "instead of --cert-dir; all three are required."
 
 
-@click.group(
-    cls=CommandGroup,
-    exit_codes=exit_codes,
-    epilog=examples("aegis node run --id seed --address 127.0.0.1:50051"),
-)
+@group("aegis node run --id seed --address 127.0.0.1:50051")
 def node() -> None:
     """Run a node."""
 

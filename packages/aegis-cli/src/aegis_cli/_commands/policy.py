@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 from aegis_certs import DEFAULT_TRUST_DOMAIN
-from aegis_certs.cli import CommandGroup, examples, json_flag, option, show_json
+from aegis_certs.cli import examples, json_flag, option, show_json
 
-from aegis_cli._exit_codes import exit_codes
+from aegis_cli._group import group
 
 if TYPE_CHECKING:
     from aegis_discovery.policy import Decision, Policy
@@ -17,11 +17,7 @@ DENIED = 1
 """The exit code of a denial."""
 
 
-@click.group(
-    cls=CommandGroup,
-    exit_codes=exit_codes,
-    epilog=examples("aegis policy check policy.toml call billing-1 shop.v1.Orders/Cancel"),
-)
+@group("aegis policy check policy.toml call billing-1 shop.v1.Orders/Cancel")
 def policy() -> None:
     """Check what a policy allows."""
 

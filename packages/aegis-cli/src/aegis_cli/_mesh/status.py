@@ -18,7 +18,7 @@ from aegis_discovery.aio.transport import ChannelCache
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, stats_pb2, stats_pb2_grpc
 from aegis_discovery.transport import describe_call_error
 
-TIMEOUT = 3.0
+ANSWER_TIMEOUT = 3.0
 """Seconds that a node has for one answer; all nodes are asked in parallel."""
 
 
@@ -134,7 +134,7 @@ class _Probe:
     async def ask_health(self) -> None:
         request = aegis_pb2.HealthRequest(sender_id=self._tls.node_id)
         try:
-            self._health = await self._stub.GetHealth(request, timeout=TIMEOUT)
+            self._health = await self._stub.GetHealth(request, timeout=ANSWER_TIMEOUT)
         except grpc.aio.AioRpcError as error:
             self._set_problem(error)
 
@@ -145,7 +145,7 @@ class _Probe:
         request = aegis_pb2.PingRequest(sender_id=self._tls.node_id, timestamp=int(time.time()))
         began = time.perf_counter()
         try:
-            await self._stub.Ping(request, timeout=TIMEOUT)
+            await self._stub.Ping(request, timeout=ANSWER_TIMEOUT)
         except grpc.aio.AioRpcError as error:
             self._set_problem(error)
         else:
@@ -158,13 +158,15 @@ class _Probe:
             return
         with suppress(grpc.aio.AioRpcError, ValueError):
             request = stats_pb2.GetStatsRequest()
-            stats = json.loads((await self._introspection.GetStats(request, timeout=TIMEOUT)).json)
+            stats = json.loads(
+                (await self._introspection.GetStats(request, timeout=ANSWER_TIMEOUT)).json
+            )
             self.stats = stats if isinstance(stats, dict) else None
 
     def _set_problem(self, error: grpc.aio.AioRpcError) -> None:
         timed_out = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         self.problem = (
-            f"no answer within {TIMEOUT:g} s"
+            f"no answer within {ANSWER_TIMEOUT:g} s"
             if timed_out
             else describe_call_error(error, self._tls)
         )

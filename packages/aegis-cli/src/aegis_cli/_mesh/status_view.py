@@ -16,7 +16,7 @@ from rich.live import Live
 from aegis_cli._mesh.status import Collector, MeshFacts
 from aegis_cli._mesh.table import mesh_json, mesh_table
 
-TIMEOUT = 5.0
+TOPOLOGY_TIMEOUT = 5.0
 """Seconds in which a node must send the topology."""
 
 INTERVAL = 1.0
@@ -38,7 +38,7 @@ async def collector(node: str, tls: TLSConfig, mesh: str) -> AsyncIterator[Colle
             peer.address, f"{answered.node_id} answers there, not {peer.node_id}"
         )
     known = f"{answered.node_id}@{peer.address}"
-    async with await connect(known, tls=tls, mesh=mesh, timeout=TIMEOUT) as connected:
+    async with await connect(known, tls=tls, mesh=mesh, timeout=TOPOLOGY_TIMEOUT) as connected:
         status = Collector(connected, tls)
         try:
             yield status

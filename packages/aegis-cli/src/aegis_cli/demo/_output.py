@@ -58,8 +58,8 @@ class DemoOutput:
         self._say(mesh_table(mesh, self._out.width))
 
     def calls(self, calls: Sequence[Calls]) -> None:
-        self._facts["calls"] = [_calls_json(made) for made in calls]
-        node, client = (made.caller for made in calls)
+        self._facts["calls"] = [_calls_json(result) for result in calls]
+        node, client = (result.caller for result in calls)
         self._title(f"Called greeter/v1 from a node ({node}) and from a plain client ({client})")
         self._calls_table(calls)
         self._say(Text("   The client imports aegis_discovery, and not aegis_core.", "dim"))
@@ -68,7 +68,7 @@ class DemoOutput:
         self._facts["kill"] = {
             "victim": asdict(kill.victim),
             "noticed_after_s": round(kill.detected_after, 3),
-            "calls": [_calls_json(made) for made in kill.calls],
+            "calls": [_calls_json(result) for result in kill.calls],
             "mesh": mesh_json(kill.mesh),
         }
         self._title(
@@ -98,17 +98,17 @@ class DemoOutput:
         self._say(Text.assemble(blank, (f"{self._step}  {text}", "bold")))
 
     def _calls_table(self, calls: Sequence[Calls]) -> None:
-        providers = sorted({provider for made in calls for provider in made.by_provider})
+        providers = sorted({provider for result in calls for provider in result.by_provider})
         names = (f"BY {provider}" for provider in providers)
         rows = [
             (
-                made.caller,
-                str(made.total),
-                str(len(made.failures)),
-                *(str(made.by_provider.get(provider, 0)) for provider in providers),
-                ", ".join(made.seen_callers),
+                result.caller,
+                str(result.total),
+                str(len(result.failures)),
+                *(str(result.by_provider.get(provider, 0)) for provider in providers),
+                ", ".join(result.seen_callers),
             )
-            for made in calls
+            for result in calls
         ]
         self._table(("CALLER", "CALLS", "FAILED", *names, "SEEN AS"), rows)
 
@@ -125,12 +125,12 @@ class DemoOutput:
             self._out.print(what, soft_wrap=soft_wrap)
 
 
-def _calls_json(made: Calls) -> dict[str, object]:
+def _calls_json(result: Calls) -> dict[str, object]:
     return {
-        "caller": made.caller,
-        "calls": made.total,
-        "failed": len(made.failures),
-        "by_provider": made.by_provider,
-        "providers_say_caller_is": made.seen_callers,
-        "loaded_aegis_core": made.loaded_aegis_core,
+        "caller": result.caller,
+        "calls": result.total,
+        "failed": len(result.failures),
+        "by_provider": result.by_provider,
+        "providers_say_caller_is": result.seen_callers,
+        "loaded_aegis_core": result.loaded_aegis_core,
     }

@@ -57,7 +57,7 @@ class ProcessGroup:
         self._children.append(child)
         return child
 
-    async def wait_until(self, is_so: Callable[[], bool], within: float, failure: str) -> None:
+    async def wait_until(self, condition: Callable[[], bool], within: float, failure: str) -> None:
         """Waits until the topologies that the processes report meet a condition.
 
         Raises:
@@ -65,7 +65,7 @@ class ProcessGroup:
         """
         try:
             async with asyncio.timeout(within):
-                while not is_so():
+                while not condition():
                     self._changed.clear()
                     await self._changed.wait()
                     for child in self._children:

@@ -71,14 +71,14 @@ def check_calls(calls: Sequence[Calls], *, client: str) -> None:
     Raises:
         DemoError: It does not hold.
     """
-    for made in calls:
-        if made.failures:
-            count, reason = len(made.failures), made.failures[0]
-            raise DemoError(f"{count} calls of {made.caller} failed, the first with: {reason}")
-        if list(made.seen_callers) != [made.caller]:
-            seen = ", ".join(made.seen_callers) or "no caller"
-            raise DemoError(f"{made.caller} made calls, and the providers saw {seen} instead")
-        if made.caller == client and made.loaded_aegis_core:
+    for result in calls:
+        if result.failures:
+            count, reason = len(result.failures), result.failures[0]
+            raise DemoError(f"{count} calls of {result.caller} failed, the first with: {reason}")
+        if list(result.seen_callers) != [result.caller]:
+            seen = ", ".join(result.seen_callers) or "no caller"
+            raise DemoError(f"{result.caller} made calls, and the providers saw {seen} instead")
+        if result.caller == client and result.loaded_aegis_core:
             raise DemoError("the client imported aegis_core; aegis_discovery should be enough")
 
 
@@ -88,8 +88,8 @@ def check_balance(calls: Sequence[Calls], *, times: int, providers: Sequence[str
     Raises:
         DemoError: It is not so.
     """
-    for made in calls:
-        least = min(made.by_provider.get(provider, 0) for provider in providers)
-        if made.answered != times or least < FAIR_SHARE * times / len(providers):
-            shares = ", ".join(f"{provider} {n}" for provider, n in made.by_provider.items())
-            raise DemoError(f"the {times} calls of {made.caller} were not balanced: {shares}")
+    for result in calls:
+        least = min(result.by_provider.get(provider, 0) for provider in providers)
+        if result.answered != times or least < FAIR_SHARE * times / len(providers):
+            shares = ", ".join(f"{provider} {n}" for provider, n in result.by_provider.items())
+            raise DemoError(f"the {times} calls of {result.caller} were not balanced: {shares}")

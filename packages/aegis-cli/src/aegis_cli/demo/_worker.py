@@ -17,7 +17,7 @@ from aegis_cli.demo._child import ParentPipe
 from aegis_cli.demo.greeter_pb2 import HelloReply, HelloRequest
 from aegis_cli.demo.greeter_pb2_grpc import GreeterStub
 
-TIMEOUT = 5.0
+CALL_TIMEOUT = 5.0
 """Seconds that a call may take."""
 
 PAUSE = 0.002
@@ -44,7 +44,7 @@ class Worker:
         self._topology = topology
         stub = GreeterStub(pool.channel("greeter", "v1"))
         self._hello: Callable[[], HelloReply] = lambda: stub.Hello(
-            HelloRequest(name=name), timeout=TIMEOUT
+            HelloRequest(name=name), timeout=CALL_TIMEOUT
         )
         self._changed = threading.Event()
         self._stop_calling = threading.Event()

@@ -1,11 +1,21 @@
-"""The exit codes of errors."""
+"""The command groups of `aegis`, and the exit codes of their errors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+from aegis_certs.cli import CommandGroup, examples
 
 
-def exit_codes() -> Mapping[type[BaseException], int]:
+def group(*lines: str, notes: str = "") -> Callable[[Callable[..., Any]], CommandGroup]:
+    """A group with these examples and notes."""
+    epilog = examples(*lines, notes=notes)
+    return click.group(cls=CommandGroup, exit_codes=_exit_codes, epilog=epilog)
+
+
+def _exit_codes() -> Mapping[type[BaseException], int]:
     """The exit code of each error; an error has that of its nearest class."""
     from aegis_certs import CertsError, InvalidNodeIdError, InvalidRequestError
     from aegis_core import ConfigError, MeshError
