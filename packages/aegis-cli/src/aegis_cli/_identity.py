@@ -29,8 +29,12 @@ def client_identity(cert_dir: str | Path, name: str | None) -> TLSConfig:
         NoIdentityError: The identity does not exist, or there is no CA key to make one.
         aegis_certs.CertsError: A file cannot be used.
     """
+    directory = Path(cert_dir)
     if name is not None:
-        return _load(Path(cert_dir), name)
+        validate_node_id(name)
+        if not (directory / f"{name}-cert.pem").exists():
+            raise NoIdentityError(str(cert_dir), f"there is no identity {name} in {cert_dir}")
+        return load_identity(directory, name)
     try:
         return temporary_identity(CertificateAuthority.load(cert_dir))
     except NotFoundError as error:
@@ -43,11 +47,9 @@ def temporary_identity(ca: CertificateAuthority) -> TLSConfig:
     return ca.issue_in_memory(NAME, days=_LIFE, client_only=True)
 
 
-def _load(cert_dir: Path, name: str) -> TLSConfig:
-    validate_node_id(name)
+def load_identity(cert_dir: Path, name: str) -> TLSConfig:
+    """Loads an identity of a directory, and creates nothing there."""
     certificate, key = cert_dir / f"{name}-cert.pem", cert_dir / f"{name}-key.pem"
-    if not certificate.exists():
-        raise NoIdentityError(str(cert_dir), f"there is no identity {name} in {cert_dir}")
     return load_tls(
         TLSOptions(cert_file=certificate, key_file=key, ca_file=cert_dir / "ca-cert.pem")
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,13 +31,7 @@ if TYPE_CHECKING:
     "aegis-certs init --intermediate --root-dir /media/usb/acme-root",
 )
 @options.directory
-@options.option(
-    "--key-type",
-    "AEGIS_CA_KEY_TYPE",
-    "The type of the CA's key.",
-    type=options.KEY_TYPES,
-    default=KeyType.RSA_4096.value,
-)
+@options.key_type("AEGIS_CA_KEY_TYPE", "The type of the CA's key.", KeyType.RSA_4096)
 @options.option(
     "--days", "AEGIS_CA_DAYS", "How long the CA is valid.", type=float, default=365, metavar="DAYS"
 )
@@ -71,22 +65,19 @@ if TYPE_CHECKING:
     "--root-dir",
     "AEGIS_CA_ROOT_DIR",
     "The directory of the root, which is created if it is missing; by default DIR-root.",
+    parameter="root_directory",
     metavar="DIR",
 )
 @options.json_flag
 @click.pass_context
 def init(
     ctx: click.Context,
+    /,
     dir: str,  # noqa: A002 - named after its option
-    key_type: str,
-    days: float,
-    name: str | None,
-    trust_domain: str,
     passphrase: bool,
     passphrase_file: str | None,
-    intermediate: bool,
-    root_dir: str | None,
     json: bool,
+    **spec: Any,
 ) -> None:
     """Create a new CA in a directory.
 
@@ -100,29 +91,20 @@ def init(
     if secret is None and passphrase:
         secret = ask_new_passphrase()
     ca = run(
-        f"Making a {key_type} key for the CA …",
-        lambda: CertificateAuthority.create(
-            dir,
-            key_type=KeyType(key_type),
-            days=days,
-            name=name,
-            trust_domain=trust_domain,
-            passphrase=secret,
-            intermediate=intermediate,
-            root_directory=root_dir,
-        ),
+        f"Making a {spec['key_type']} key for the CA …",
+        lambda: CertificateAuthority.create(dir, passphrase=secret, **spec),
     )
     facts: dict[str, object] = {
         "name": ca.name,
         "trust_domain": ca.trust_domain,
-        "key_type": key_type,
+        "key_type": spec["key_type"],
         "not_after": ca.certificate.not_valid_after_utc,
         "certificate": ca.directory / "ca-cert.pem",
         "key": ca.directory / "ca-key.pem",
     }
     advice = "Keep the key secret."
-    if intermediate or root_dir:
-        facts["root"] = root_dir or default_root(ca.directory)
+    if spec["intermediate"] or spec["root_directory"]:
+        facts["root"] = spec["root_directory"] or default_root(ca.directory)
         advice = f"Move {facts['root']} away: only the next issuing CA needs it."
     hint = f"{advice} Next: {command_line(ctx, 'issue NODE-ID')}"
     present(json, f"Made a CA in {ca.directory}", facts, hint)
@@ -145,15 +127,12 @@ def init(
 @click.pass_context
 def issue(
     ctx: click.Context,
+    /,
     node_id: str,
     dir: str,  # noqa: A002 - named after its option
-    host: tuple[str, ...],
-    days: float,
-    key_type: str,
-    client_only: bool,
-    server_only: bool,
     passphrase_file: str | None,
     json: bool,
+    **spec: Any,
 ) -> None:
     """Issue a certificate with a new key for the node ID.
 
@@ -167,17 +146,7 @@ def issue(
 
     validate_node_id(node_id)
     ca = load_ca(dir, passphrase_file)
-    tls = run(
-        f"Issuing a certificate for {node_id} …",
-        lambda: ca.issue(
-            node_id,
-            hosts=host,
-            days=days,
-            key_type=KeyType(key_type),
-            client_only=client_only,
-            server_only=server_only,
-        ),
-    )
+    tls = run(f"Issuing a certificate for {node_id} …", lambda: ca.issue(node_id, **spec))
     _note_shortened(ctx, ca, tls.not_after)
     hint = f"Its node needs these three files. To see all: {command_line(ctx, 'list')}"
     title = f"Issued a certificate for {node_id}"
@@ -198,13 +167,11 @@ def issue(
 @click.pass_context
 def csr(
     ctx: click.Context,
+    /,
     node_id: str,
     dir: str,  # noqa: A002 - named after its option
-    host: tuple[str, ...],
-    key_type: str,
-    client_only: bool,
-    server_only: bool,
     json: bool,
+    **spec: Any,
 ) -> None:
     """Make a key and a request for its certificate.
 
@@ -215,17 +182,11 @@ def csr(
     from aegis_certs.cli._output import present, run
 
     path = run(
-        f"Making a {key_type} key for {node_id} …",
-        lambda: request_certificate(
-            node_id,
-            dir,
-            hosts=host,
-            key_type=KeyType(key_type),
-            client_only=client_only,
-            server_only=server_only,
-        ),
+        f"Making a {spec['key_type']} key for {node_id} …",
+        lambda: request_certificate(node_id, dir, **spec),
     )
-    facts = {"id": node_id, "hosts": list(host), "key_type": key_type, "request": path}
+    asked = {name: spec[name] for name in ("hosts", "key_type")}
+    facts = {"id": node_id, **asked, "request": path}
     there = no_wrap(f"{prefix(ctx)} sign {path.name}")
     here = command_line(ctx, f"install {node_id}_signed.pem")
     hint = f"Copy it to the CA. There: {there}\nThen here: {here}"
@@ -238,11 +199,14 @@ def csr(
 )
 @click.argument("request", metavar="FILE")
 @options.directory
-@options.option("--id", "AEGIS_CERT_ID", "Refuse a request for another node.", metavar="ID")
+@options.option(
+    "--id", "AEGIS_CERT_ID", "Refuse a request for another node.", parameter="node_id", metavar="ID"
+)
 @options.option(
     "--host",
     "AEGIS_CERT_HOSTS",
     "A DNS name or IP address to grant, requested or not; may be given more than once.",
+    parameter="hosts",
     multiple=True,
     metavar="HOST",
 )
@@ -258,17 +222,14 @@ def csr(
 @click.pass_context
 def sign(
     ctx: click.Context,
+    /,
     request: str,
     dir: str,  # noqa: A002 - named after its option
-    id: str | None,  # noqa: A002 - named after its option
-    host: tuple[str, ...],
-    days: float,
-    client_only: bool,
-    server_only: bool,
     out: str | None,
     force: bool,
     passphrase_file: str | None,
     json: bool,
+    **spec: Any,
 ) -> None:
     """Sign the request in FILE.
 
@@ -282,22 +243,12 @@ def sign(
     data = read_input(request, "request")
     path = output_path(out or f"{Request.parse(data, request).node_id}_signed.pem", force)
     ca = load_ca(dir, passphrase_file)
-    signed = run(
-        "Signing …",
-        lambda: ca.sign(
-            data,
-            node_id=id,
-            hosts=host,
-            days=days,
-            client_only=client_only,
-            server_only=server_only,
-        ),
-    )
+    signed = run("Signing …", lambda: ca.sign(data, **spec))
     write(path, signed.pem, PUBLIC)
     _note_shortened(ctx, ca, signed.certificate.not_valid_after_utc)
     facts = {
         "id": signed.node_id,
-        "hosts": list(host),
+        "hosts": spec["hosts"],
         "dropped": list(signed.dropped),
         "serial": f"{signed.certificate.serial_number:x}",
         "not_after": signed.certificate.not_valid_after_utc,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from aegis_certs._x509.names import KeyType
 from aegis_certs.cli import _options as options
 from aegis_certs.cli._command_group import CommandGroup, command_line, note
 from aegis_certs.cli._input import load_ca
@@ -187,11 +186,8 @@ def status(
     )
 )
 @options.directory
-@options.option(
-    "--key-type",
-    "AEGIS_CA_KEY_TYPE",
-    "The type of the new CA's key; by default that of the old CA.",
-    type=options.KEY_TYPES,
+@options.key_type(
+    "AEGIS_CA_KEY_TYPE", "The type of the new CA's key; by default that of the old CA."
 )
 @options.option(
     "--days",
@@ -210,6 +206,7 @@ def status(
     "--root-dir",
     "AEGIS_CA_ROOT_DIR",
     "The directory of the root that signs it; needed if the old CA is an intermediate.",
+    parameter="root_directory",
     metavar="DIR",
 )
 @options.passphrase_file
@@ -217,13 +214,11 @@ def status(
 @click.pass_context
 def prepare(
     ctx: click.Context,
+    /,
     dir: str,  # noqa: A002 - named after its option
-    key_type: str | None,
-    days: float | None,
-    name: str | None,
-    root_dir: str | None,
     passphrase_file: str | None,
     json: bool,
+    **spec: Any,
 ) -> None:
     """Create the new CA, and trust both.
 
@@ -233,15 +228,7 @@ def prepare(
     from aegis_certs.cli._views import show_rotation
 
     ca = load_ca(dir, passphrase_file)
-    state = run(
-        "Making the key of the new CA …",
-        lambda: ca.prepare_rotation(
-            key_type=KeyType(key_type) if key_type else None,
-            days=days,
-            name=name,
-            root_directory=root_dir,
-        ),
-    )
+    state = run("Making the key of the new CA …", lambda: ca.prepare_rotation(**spec))
     show_rotation(ctx, json, f"Prepared the rotation of the CA in {ca.directory}", state)
 
 

@@ -15,10 +15,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 EXPIRING = 3  # the exit code for a certificate that is valid, but expires soon
 
 
-def option(name: str, envvar: str, text: str, **attributes: Any) -> Callable[[F], F]:
-    """An option that an environment variable can set, which its help text names."""
+def option(
+    name: str, envvar: str, text: str, *, parameter: str | None = None, **attributes: Any
+) -> Callable[[F], F]:
+    """An option that an environment variable can set, which its help text names.
+
+    Its value is passed as `parameter`, or else under the name of the option.
+    """
+    names = (name,) if parameter is None else (name, parameter)
     return click.option(
-        name, envvar=envvar, show_envvar=True, show_default=True, help=text, **attributes
+        *names, envvar=envvar, show_envvar=True, show_default=True, help=text, **attributes
     )
 
 
@@ -40,7 +46,20 @@ def certificate_directory(name: str, text: str) -> Callable[[F], F]:
 
 directory = certificate_directory("--dir", "The certificate directory.")
 json_flag = option("--json", "AEGIS_JSON", "Print JSON for machines.", is_flag=True)
-KEY_TYPES = click.Choice([str(key_type) for key_type in KeyType])
+
+
+def key_type(envvar: str, text: str, default: KeyType | None = None) -> Callable[[F], F]:
+    """The option for the type of a key, which is passed as a `KeyType`."""
+    return option(
+        "--key-type",
+        envvar,
+        text,
+        type=click.Choice([str(key_type) for key_type in KeyType]),
+        default=default and default.value,
+        callback=lambda _ctx, _parameter, value: value and KeyType(value),
+    )
+
+
 passphrase_file = option(
     "--passphrase-file",
     "AEGIS_CA_PASSPHRASE_FILE",
@@ -52,6 +71,7 @@ hosts = option(
     "--host",
     "AEGIS_CERT_HOSTS",
     "A further DNS name or IP address; may be given more than once.",
+    parameter="hosts",
     multiple=True,
     metavar="HOST",
 )
@@ -63,13 +83,7 @@ leaf_days = option(
     default=90,
     metavar="DAYS",
 )
-leaf_key_type = option(
-    "--key-type",
-    "AEGIS_CERT_KEY_TYPE",
-    "The type of its key.",
-    type=KEY_TYPES,
-    default=KeyType.RSA_2048.value,
-)
+leaf_key_type = key_type("AEGIS_CERT_KEY_TYPE", "The type of its key.", KeyType.RSA_2048)
 client_only = option(
     "--client-only", "AEGIS_CERT_CLIENT_ONLY", "It can call, but not serve.", is_flag=True
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from aegis_certs.cli import certificate_directory, examples, json_flag, option
@@ -75,19 +75,13 @@ def node() -> None:
 @json_flag
 def run(
     id: str,  # noqa: A002 - named after its option
-    address: str,
-    advertise: str | None,
     service: tuple[str, ...],
     join: tuple[str, ...],
-    name: str | None,
-    type: str,  # noqa: A002 - named after its option
-    mesh: str,
-    cert_dir: str,
     cert_file: str | None,
     key_file: str | None,
     ca_file: str | None,
-    policy: str | None,
     json: bool,
+    **options: Any,
 ) -> None:
     """Run a node until SIGTERM or Ctrl-C.
 
@@ -104,24 +98,14 @@ def run(
     from aegis_cli import _run
     from aegis_cli._node_runner import run_node
 
-    _run.run(
-        run_node(
-            Node(
-                id,
-                address=address,
-                advertise=advertise,
-                name=name,
-                type=type,
-                services=[ServiceInfo(*parts) for parts in services],
-                cert_dir=cert_dir,
-                tls_options=own_files,
-                seed_peers=join,
-                mesh=mesh,
-                policy=policy,
-            ),
-            json=json,
-        )
+    node = Node(
+        id,
+        services=[ServiceInfo(*parts) for parts in services],
+        tls_options=own_files,
+        seed_peers=join,
+        **options,
     )
+    _run.run(run_node(node, json=json))
 
 
 def _parse_service(text: str) -> tuple[str, str]:

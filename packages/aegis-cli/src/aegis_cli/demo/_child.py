@@ -8,12 +8,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from aegis_certs import TLSConfig
+from typing import Any
 
 PARENT_LOST = 3
 """The exit code of a process whose parent has ended."""
@@ -62,17 +58,3 @@ def run(main: Callable[[ParentPipe], None]) -> None:
         logging.exception("the process failed")
         parent.report("failed", reason=" ".join(str(error).split()) or type(error).__name__)
         sys.exit(1)
-
-
-def load_identity(cert_dir: str, name: str) -> TLSConfig:
-    """Loads an identity; it creates none, because the directory may be removed at any moment."""
-    from aegis_certs import TLSOptions, load_tls
-
-    directory = Path(cert_dir)
-    return load_tls(
-        TLSOptions(
-            cert_file=directory / f"{name}-cert.pem",
-            key_file=directory / f"{name}-key.pem",
-            ca_file=directory / "ca-cert.pem",
-        )
-    )

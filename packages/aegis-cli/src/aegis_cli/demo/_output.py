@@ -14,7 +14,7 @@ from rich.text import Text
 
 from aegis_cli._mesh.status import MeshFacts
 from aegis_cli._mesh.table import mesh_json, mesh_table
-from aegis_cli.demo._results import Calls, Kill, Member
+from aegis_cli.demo._results import Calls, Member
 
 
 class DemoOutput:
@@ -64,20 +64,22 @@ class DemoOutput:
         self._calls_table(calls)
         self._say(Text("   The client imports aegis_discovery, and not aegis_core.", "dim"))
 
-    def kill(self, kill: Kill) -> None:
+    def kill(
+        self, victim: Member, detected_after: float, calls: Sequence[Calls], mesh: MeshFacts
+    ) -> None:
         self._facts["kill"] = {
-            "victim": asdict(kill.victim),
-            "noticed_after_s": round(kill.detected_after, 3),
-            "calls": [_calls_json(result) for result in kill.calls],
-            "mesh": mesh_json(kill.mesh),
+            "victim": asdict(victim),
+            "noticed_after_s": round(detected_after, 3),
+            "calls": [_calls_json(result) for result in calls],
+            "mesh": mesh_json(mesh),
         }
         self._title(
-            f"Killed {kill.victim.id} (SIGKILL) under load; "
-            f"all others saw it fail within {kill.detected_after:.1f} s"
+            f"Killed {victim.id} (SIGKILL) under load; "
+            f"all others saw it fail within {detected_after:.1f} s"
         )
-        self._calls_table(kill.calls)
+        self._calls_table(calls)
         self._say()
-        self._say(mesh_table(kill.mesh, self._out.width))
+        self._say(mesh_table(mesh, self._out.width))
 
     def kept(self, command: str) -> None:
         self._facts["status_command"] = command

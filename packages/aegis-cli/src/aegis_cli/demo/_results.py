@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from aegis_cli._mesh.status import MeshFacts
 from aegis_cli.errors import DemoError
 
 FAIR_SHARE = 0.8
@@ -46,23 +45,6 @@ class Calls:
     @property
     def total(self) -> int:
         return self.answered + len(self.failures)
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """The end of a provider under load.
-
-    Attributes:
-        victim: The provider that was killed.
-        detected_after: Seconds until it had failed in the topology of every other process.
-        calls: The calls meanwhile.
-        mesh: The mesh afterwards.
-    """
-
-    victim: Member
-    detected_after: float
-    calls: Sequence[Calls]
-    mesh: MeshFacts
 
 
 def check_calls(calls: Sequence[Calls], *, client: str) -> None:

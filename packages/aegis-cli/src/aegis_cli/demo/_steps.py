@@ -19,7 +19,7 @@ from aegis_cli._mesh.status import Collector
 from aegis_cli._mesh.status_view import collector
 from aegis_cli.demo._output import DemoOutput
 from aegis_cli.demo._process import ChildProcess, ProcessGroup, shared_directory
-from aegis_cli.demo._results import Calls, Kill, Member, check_balance, check_calls
+from aegis_cli.demo._results import Calls, Member, check_balance, check_calls
 
 Keys = tuple[KeyType, KeyType]
 DEFAULT_KEYS = (KeyType.RSA_4096, KeyType.RSA_2048)
@@ -159,7 +159,7 @@ class Demo:
             calls = await self._results()
             mesh = await status.collect()
         check_calls(calls, client=CLIENT)
-        self._output.kill(Kill(self._members[VICTIM], detected_after, calls, mesh))
+        self._output.kill(self._members[VICTIM], detected_after, calls, mesh)
 
     @property
     def _callers(self) -> tuple[ChildProcess, ChildProcess]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from aegis_cli.demo import _child
 from aegis_cli.demo._child import ParentPipe
@@ -14,9 +15,10 @@ def main(parent: ParentPipe) -> None:
 
     from aegis_discovery import connect
 
+    from aegis_cli._identity import load_identity
     from aegis_cli.demo._worker import Worker
 
-    with connect(seed, tls=_child.load_identity(cert_dir, name)) as mesh:
+    with connect(seed, tls=load_identity(Path(cert_dir), name)) as mesh:
         parent.report("ready")
         Worker(parent, name, mesh.topology, mesh.pool).run()
 
