@@ -7,12 +7,13 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
 from aegis_certs._ca.inventory import Inventory
 from aegis_certs._ca.rotation_state import RotationPhase, phase_of
-from aegis_certs._inspect.evaluate import Evaluation, Trust, evaluate_directory
+from aegis_certs._inspect.evaluate import Evaluation, Trust, error_of, evaluate_directory
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now
@@ -97,10 +98,15 @@ def _permissions(store: Store) -> _Findings:
             wrong.append(f"others can use {path}; run `chmod go-rwx {path}`")
         if status.st_uid not in (os.getuid(), 0) and os.getuid() != 0:
             wrong.append(f"{path} belongs to another user (uid {status.st_uid})")
-    for text in wrong:
-        yield "problem", text, DirectoryError(store.directory, text)
-    if not wrong:
-        yield "ok", "keys and directory are private", None
+    problems = [(text, DirectoryError(store.directory, text)) for text in wrong]
+    yield from _problems(problems, "keys and directory are private")
+
+
+def _problems(found: Sequence[tuple[str, CertsError]], ok: str) -> _Findings:
+    for text, error in found:
+        yield "problem", text, error
+    if not found:
+        yield "ok", ok, None
 
 
 def _paths(store: Store) -> Iterator[tuple[Path, os.stat_result]]:
@@ -131,10 +137,7 @@ def _clock(store: Store, found: Sequence[Evaluation], at: datetime) -> _Findings
         if info.state is CertificateState.NOT_YET_VALID and info.not_before:
             early = NotYetValidError(info.id, info.not_before)
             problems.append((str(early), early))
-    for text, error in problems:
-        yield "problem", text, error
-    if not problems:
-        yield "ok", f"{at:%Y-%m-%d %H:%M} UTC, and nothing here is from the future", None
+    yield from _problems(problems, f"{at:%Y-%m-%d %H:%M} UTC, and nothing here is from the future")
 
 
 def _ca(store: Store, found: Sequence[Evaluation]) -> _Findings:
@@ -159,32 +162,23 @@ def _ca(store: Store, found: Sequence[Evaluation]) -> _Findings:
 
 def _certificates(found: Sequence[Evaluation]) -> _Findings:
     placed = [one for one in found if one.info.path is not None and one.info.id != CA_NAME]
-    bad = 0
+    problems: list[tuple[str, CertsError]] = []
     for one in placed:
         info = one.info
-        if info.state is CertificateState.REVOKED:
-            bad += 1
-            yield "problem", f"{info.problem}, or remove its files", one.error
+        if info.state is CertificateState.REVOKED and one.error:
+            problems.append((f"{info.problem}, or remove its files", one.error))
         elif info.state in (CertificateState.UNTRUSTED, CertificateState.UNREADABLE):
-            bad += 1
-            yield "problem", f"{info.id}: {info.problem}", VerificationError(info.problem)
-    if not bad:
-        text = f"all {len(placed)} lead to the trust bundle" if placed else "there is none yet"
-        yield "ok", text, None
+            error = VerificationError(info.problem)
+            problems.append((f"{info.id}: {info.problem}", error))
+    ok = f"all {len(placed)} lead to the trust bundle" if placed else "there is none yet"
+    yield from _problems(problems, ok)
 
 
 def _keys(store: Store) -> _Findings:
-    bad = 0
-    for name in store.names():
-        if not store.has_key(name):
-            continue  # it was signed for a key that is elsewhere
-        try:
-            store.pair(name)
-        except CertsError as error:
-            bad += 1
-            yield "problem", str(error), error
-    if not bad:
-        yield "ok", "every key belongs to the certificate beside it", None
+    with_key = filter(store.has_key, store.names())  # others were signed for a key elsewhere
+    errors = [error for name in with_key if (error := error_of(partial(store.pair, name)))]
+    ok = "every key belongs to the certificate beside it"
+    yield from _problems([(str(error), error) for error in errors], ok)
 
 
 def _installs(store: Store) -> _Findings:
