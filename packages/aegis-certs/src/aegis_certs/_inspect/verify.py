@@ -11,7 +11,7 @@ from cryptography import x509
 from aegis_certs._inspect.evaluate import Evaluation, Trust, error_of, evaluate, load_chain
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
-from aegis_certs._time import utc_or_now
+from aegis_certs._time import format_utc, utc_or_now
 from aegis_certs._x509.identity import alternative_names, identity_of
 from aegis_certs._x509.names import CA_NAME, parse_host
 from aegis_certs._x509.pem import KeyPair, is_encrypted, parse_private_key
@@ -76,7 +76,7 @@ def verify_target(
         advice = "name the directory of its CA with --dir"
         raise NotFoundError("trust bundle", store.certificate_path(CA_NAME), advice)
     found = evaluate(chain, now, trust)
-    end = f"{chain[0].not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC"
+    end = format_utc(chain[0].not_valid_after_utc)
     checks = (
         Check("dates", found.date_error, f"{found.dates}, until {end}"),
         *(_ca_checks if is_ca(chain[0]) else _leaf_checks)(found, usage, host),

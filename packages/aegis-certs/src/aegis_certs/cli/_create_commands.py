@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aegis_certs._time import format_utc
 from aegis_certs._x509.names import DEFAULT_TRUST_DOMAIN, KeyType
 from aegis_certs.cli import _options as options
 from aegis_certs.cli._command_group import command_line, note, prefix
@@ -289,6 +290,6 @@ def _note_shortened(ctx: click.Context, ca: CertificateAuthority, end: datetime)
     asked = ctx.get_parameter_source("days") is not click.core.ParameterSource.DEFAULT
     if asked and end == ca.certificate.not_valid_after_utc:
         note(
-            f"Note: it ends with its CA, at {end:%Y-%m-%d %H:%M:%S} UTC, "
+            f"Note: it ends with its CA, at {format_utc(end)}, "
             f"and not after {ctx.params['days']:g} days."
         )

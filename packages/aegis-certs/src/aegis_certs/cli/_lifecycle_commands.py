@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from aegis_certs._time import format_utc
 from aegis_certs.cli import _options as options
 from aegis_certs.cli._command_group import CommandGroup, command_line, note
 from aegis_certs.cli._input import load_ca
@@ -137,7 +138,7 @@ def revoke(
     hint = f"Every node needs this crl.pem beside its ca-cert.pem. To see all: {see}"
     title = f"Revoked {what}"
     if read(crl) == before:
-        since = f"{found[0].date:%Y-%m-%d %H:%M:%S} UTC"
+        since = format_utc(found[0].date)
         title = f"{what} was already revoked on {since} (reason {found[0].reason})"
     present(json, title, facts, hint)
 

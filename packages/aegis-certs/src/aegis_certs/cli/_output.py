@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from aegis_certs._time import format_utc, isoformat
 from aegis_certs.cli._command_group import INTERRUPTED, with_prefix
 from aegis_certs.cli._wrapping import wrap_text
 
@@ -103,7 +104,7 @@ def print_facts(console: Console, facts: Mapping[str, object]) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         if isinstance(value, datetime):
-            shown = f"{value:%Y-%m-%d %H:%M:%S} UTC"
+            shown = format_utc(value)
         elif isinstance(value, list | tuple):
             shown = ", ".join(map(str, value)) or "none"
         else:
@@ -113,5 +114,5 @@ def print_facts(console: Console, facts: Mapping[str, object]) -> None:
 
 def _scalar(value: object) -> str:
     if isinstance(value, datetime):
-        return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        return isoformat(value)
     return str(value)

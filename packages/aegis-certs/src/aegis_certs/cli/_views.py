@@ -15,6 +15,7 @@ from aegis_certs._ca.rotation_state import RotationPhase, RotationState
 from aegis_certs._inspect.doctor import Finding
 from aegis_certs._inspect.evaluate import CertificateInfo
 from aegis_certs._inspect.verify import Check
+from aegis_certs._time import format_utc
 from aegis_certs._x509.identity import alternative_names
 from aegis_certs._x509.keys import describe_key
 from aegis_certs._x509.tls_config import TLSConfig
@@ -134,7 +135,7 @@ def show_renewals(json: bool, directory: Path, renewals: Sequence[Renewal]) -> N
     out = console()
     for one in renewals:
         if one.tls is not None:
-            text = f"Renewed {one.node_id}, until {one.tls.not_after:%Y-%m-%d %H:%M:%S} UTC"
+            text = f"Renewed {one.node_id}, until {format_utc(one.tls.not_after)}"
             say(out, text, "green")
         else:
             say(out, f"{one.node_id}: {one.error}", "red")
