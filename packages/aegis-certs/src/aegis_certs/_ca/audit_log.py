@@ -14,8 +14,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+
 from aegis_certs._store import files
 from aegis_certs._time import isoformat
+from aegis_certs._x509.keys import describe_key
+from aegis_certs._x509.validity import common_name
 
 
 class Action(StrEnum):
@@ -35,6 +39,17 @@ def record(path: Path, action: Action, at: datetime, facts: Mapping[str, Any]) -
     """Adds a line; the caller holds the lock."""
     line = {"time": isoformat(at), "action": action, "uid": os.getuid(), "pid": os.getpid()}
     files.append(path, json.dumps({**line, **facts}, separators=(",", ":")).encode())
+
+
+def record_ca(path: Path, action: Action, certificate: x509.Certificate, at: datetime) -> None:
+    """Adds a line for an action on a CA, before it is done; the caller holds the lock."""
+    facts = {
+        "ca": common_name(certificate.subject),
+        "serial": f"{certificate.serial_number:x}",
+        "key": describe_key(certificate.public_key()),
+        "not_after": isoformat(certificate.not_valid_after_utc),
+    }
+    record(path, action, at, facts)
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:

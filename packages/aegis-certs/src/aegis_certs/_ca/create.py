@@ -14,8 +14,7 @@ from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.builder import Issuer, build_ca
 from aegis_certs._ca.inventory import Inventory, IssuedCertificate
 from aegis_certs._store.directory import Store
-from aegis_certs._time import isoformat
-from aegis_certs._x509.keys import describe_key, encode_key, generate_key
+from aegis_certs._x509.keys import encode_key, generate_key
 from aegis_certs._x509.names import (
     CA_KEY_TYPE,
     CA_NAME,
@@ -98,29 +97,9 @@ def create_ca(spec: CASpec, at: datetime) -> KeyPair:
         certificate = build_ca(spec.name, key, span, trust_domain=spec.trust_domain, issuer=issuer)
         inventory = Inventory.load(spec.root)
         entry = IssuedCertificate.of(spec.name, certificate)
-        record_issue(spec.root, inventory, Action.ISSUE, entry, at)
+        inventory.record(spec.root, Action.ISSUE, entry, at)
         crl.write_revocations(spec.root, [issuer], TrustBundle(root.chain), inventory, at)
     return KeyPair((certificate, *root.chain), key, encode_key(key, spec.passphrase))
-
-
-def record_issue(
-    store: Store, inventory: Inventory, action: Action, entry: IssuedCertificate, at: datetime
-) -> None:
-    """Records an issued certificate before it is handed out; the caller holds the lock."""
-    audit_log.record(store.audit_path, action, at, {"certificate": entry.to_json()})
-    inventory.add(entry)
-    inventory.save(store, at)
-
-
-def record_ca(store: Store, action: Action, certificate: x509.Certificate, at: datetime) -> None:
-    """Records an action on a CA before it is done; the caller holds the lock."""
-    facts = {
-        "ca": common_name(certificate.subject),
-        "serial": f"{certificate.serial_number:x}",
-        "key": describe_key(certificate.public_key()),
-        "not_after": isoformat(certificate.not_valid_after_utc),
-    }
-    audit_log.record(store.audit_path, action, at, facts)
 
 
 def _self_signed(spec: CASpec, name: str, days: float, path_length: int, at: datetime) -> KeyPair:
@@ -134,7 +113,7 @@ def _load_or_create_root(spec: CASpec, store: Store, at: datetime) -> KeyPair:
     if store.chain(CA_NAME) is None and not store.has_key(CA_NAME):
         days = max(ROOT_DAYS, spec.days)
         root = _self_signed(spec, f"{spec.name[:59]} Root", days, 1, at)
-        record_ca(store, Action.CREATE, root.chain[0], at)
+        audit_log.record_ca(store.audit_path, Action.CREATE, root.chain[0], at)
         store.commit(CA_NAME, root)
         return root
     if not store.has_key(CA_NAME):

@@ -83,10 +83,11 @@ def write_revocations(
         entries = {entry.serial: entry for key_of, entry in logged if key_of == key}
         entries |= {entry.serial: entry for crl in previous for entry in _entries(crl)}
         updates = [crl.last_update_utc for crl in previous if crl.last_update_utc <= at]
+        last_update = max(updates, default=None)
         kept = [
             (entry.serial, entry.date, REASON_FLAGS[entry.reason])
             for entry in sorted(entries.values(), key=lambda entry: entry.date)
-            if _must_list(entry, inventory, max(updates, default=None))
+            if _must_list(entry, inventory, last_update)
         ]
         # The time makes numbers increase even if the earlier CRLs are lost.
         number = max([now, *(crl_number(crl) + 1 for crl in previous)])

@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from aegis_certs._ca import audit_log
+from aegis_certs._ca.audit_log import Action
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
 from aegis_certs._time import isoformat, parse_isoformat
@@ -144,10 +145,15 @@ class Inventory:
         """The newest certificate of each node."""
         return {entry.id: entry for entry in self}
 
-    def add(self, entry: IssuedCertificate) -> None:
-        """Adds a certificate as the newest of its node."""
+    def record(self, store: Store, action: Action, entry: IssuedCertificate, at: datetime) -> None:
+        """Records a certificate before it is handed out; the caller holds the lock.
+
+        The line in the audit log is written first, then the inventory.
+        """
+        audit_log.record(store.audit_path, action, at, {"certificate": entry.to_json()})
         self._entries.pop(entry.serial, None)
-        self._entries[entry.serial] = entry
+        self._entries[entry.serial] = entry  # the last, so the newest of its node
+        self.save(store, at)
 
     def discard(self, serial: str) -> None:
         """Removes a certificate that was never handed out."""

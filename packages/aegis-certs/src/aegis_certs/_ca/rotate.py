@@ -8,10 +8,10 @@ from datetime import timedelta
 
 from cryptography import x509
 
-from aegis_certs._ca import crl
+from aegis_certs._ca import audit_log, crl
 from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.builder import Issuer
-from aegis_certs._ca.create import CA_DAYS, CASpec, create_ca, record_ca
+from aegis_certs._ca.create import CA_DAYS, CASpec, create_ca
 from aegis_certs._ca.inventory import IssuedCertificate
 from aegis_certs._ca.rotation_state import RotationPhase, RotationState, phase_of, successor_name
 from aegis_certs._ca.session import CASession
@@ -84,7 +84,7 @@ def prepare(session: CASession, spec: CASpec) -> None:
     if any(spec.name == common_name(ca.subject) for ca in session.bundle.certificates):
         raise InvalidRequestError("name", spec.name, "the issuing CA has it, so choose another")
     pair = create_ca(spec, session.at)
-    record_ca(store, Action.PREPARE, pair.chain[0], session.at)
+    audit_log.record_ca(store.audit_path, Action.PREPARE, pair.chain[0], session.at)
     store.commit(NEXT_CA_NAME, pair)
     chain = tuple(dict.fromkeys((*session.bundle.certificates, *pair.chain)))
     store.replace_chain(CA_NAME, chain)
@@ -105,7 +105,7 @@ def activate(session: CASession, distrusting: Sequence[str] | None, confirm: boo
     old = store.pair(CA_NAME, session.passphrase)
     if old is None:
         raise RotationError(store.directory, "another process removed its CA; try again")
-    record_ca(store, Action.ACTIVATE, new.chain[0], session.at)
+    audit_log.record_ca(store.audit_path, Action.ACTIVATE, new.chain[0], session.at)
     store.commit(OLD_CA_NAME, replace(old, chain=current.path()))
     chain = tuple(dict.fromkeys((*new.chain, *current.certificates)))
     store.commit(CA_NAME, replace(new, chain=chain))
@@ -127,7 +127,7 @@ def retire(session: CASession, in_use: Sequence[str]) -> None:
         raise StillUsedError(store.directory, nodes, what, _replacement_advice(session, nodes))
     keep = session.bundle.path()
     chain = tuple(ca for ca in session.bundle.certificates if ca in keep or ca not in old)
-    record_ca(store, Action.RETIRE, old[0], session.at)
+    audit_log.record_ca(store.audit_path, Action.RETIRE, old[0], session.at)
     store.replace_chain(CA_NAME, chain)
     store.remove(OLD_CA_NAME)
     session.bundle = TrustBundle(chain)

@@ -15,10 +15,10 @@ from functools import cached_property
 
 from cryptography import x509
 
-from aegis_certs._ca import crl
+from aegis_certs._ca import audit_log, crl
 from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.builder import Issuer, build_leaf
-from aegis_certs._ca.create import CASpec, create_ca, record_ca, record_issue
+from aegis_certs._ca.create import CASpec, create_ca
 from aegis_certs._ca.inventory import Inventory, IssuedCertificate
 from aegis_certs._ca.request import Request, SignedCertificate
 from aegis_certs._ca.rotation_state import recover_rotation
@@ -139,7 +139,7 @@ class CASession:
             client=spec.client,
         )
         entry = IssuedCertificate.of(spec.node_id, leaf, hosts=spec.hosts, own_ip=spec.own_ip)
-        record_issue(self.store, self.inventory, action, entry, self.at)
+        self.inventory.record(self.store, action, entry, self.at)
         return leaf
 
     def _withdraw(self, node_id: str, leaf: x509.Certificate) -> None:
@@ -225,7 +225,7 @@ def create_session(store: Store, spec: CASpec, at: datetime) -> CASession:
         if files.exists(path):
             raise AlreadyExistsError("a CA", path, "use it, or name another directory")
     pair = create_ca(spec, at)
-    record_ca(store, Action.CREATE, pair.chain[0], at)
+    audit_log.record_ca(store.audit_path, Action.CREATE, pair.chain[0], at)
     store.commit(CA_NAME, pair)
     if spec.root is not None:
         crl.copy_crls(spec.root, store)
