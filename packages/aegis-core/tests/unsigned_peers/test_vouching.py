@@ -173,13 +173,13 @@ def test_vouchers_that_hear_different_things_do_not_overwrite_each_other_for_eve
 def test_it_is_known_whether_a_peer_holds_what_the_topology_has(topology: Topology) -> None:
     topology.add_node(node("v"))
     vouching = Vouching(topology)
-    assert not vouching.lacks("go"), "nothing is known of it"
+    assert not vouching.is_behind("go"), "nothing is known of it"
     vouching.learn("go", [node("go")])
-    assert vouching.lacks("go")
+    assert vouching.is_behind("go")
     vouching.learn("go", [node("go"), node("v")])
-    assert not vouching.lacks("go")
+    assert not vouching.is_behind("go")
     vouching.learn("go", [node("go"), node("v", 2)])
-    assert vouching.lacks("go")
+    assert vouching.is_behind("go")
     assert topology.nodes["v"].address == "10.0.0.1:1"
 
 

@@ -78,8 +78,8 @@ class RunningNode:
             info=self.state.own_node,
             health=lambda: self.monitor.info,
             on_foreign=lambda record: self.session.met_foreign(record, time.monotonic()),
-            meet=lambda peer_id: self.peers.meet(peer_id),
-            lacks=lambda peer_id: self.peers.lacks(peer_id),
+            poll_if_unknown=lambda peer_id: self.peers.poll_if_unknown(peer_id),
+            is_behind=lambda peer_id: self.peers.is_behind(peer_id),
             caller_verifier=self.state.caller_verifier,
             has_joined=lambda: self._has_joined,
         )

@@ -184,10 +184,10 @@ class PeerManager:
         topology.merge_records((), version=answer.version)
         self._vouching.learn(peer.id, nodes)
 
-    async def meet(self, peer_id: str) -> None:
-        """Asks a peer that was added, but is not known yet, before it is answered.
+    async def poll_if_unknown(self, peer_id: str) -> None:
+        """Polls a peer that was added but is not in the topology yet, before it is answered.
 
-        It may be one that adopts a topology whole: an answer without it makes it forget itself.
+        A peer that adopts whole topologies forgets itself after an answer that lacks it.
         """
         added = self.added.get(peer_id)
         if added is not None and self._state.topology.get_node(peer_id) is None:
@@ -195,9 +195,9 @@ class PeerManager:
                 async with asyncio.timeout(MEETING):
                     await self.poll(added)
 
-    def lacks(self, peer_id: str) -> bool:
-        """Tells whether a peer that adopts topologies whole does not know all that we know."""
-        return self._vouching.lacks(peer_id)
+    def is_behind(self, peer_id: str) -> bool:
+        """Returns whether a peer that adopts whole topologies lacks something of this node's."""
+        return self._vouching.is_behind(peer_id)
 
     async def close(self) -> None:
         """Closes all connections."""

@@ -43,8 +43,8 @@ class LocalNode:
     info: Callable[[], NodeInfo]
     health: Callable[[], HealthInfo]
     on_foreign: Callable[[Record], None]
-    meet: Callable[[str], Awaitable[None]]
-    lacks: Callable[[str], bool]
+    poll_if_unknown: Callable[[str], Awaitable[None]]
+    is_behind: Callable[[str], bool]
     caller_verifier: CallerVerifier
     has_joined: Callable[[], bool]
 
@@ -97,11 +97,13 @@ class UnsignedProtocolService(aegis_pb2_grpc.MeshServiceServicer):
         same records and the caller was seen to hold them.
         """
         async with self._reader(request.sender_id, context) as caller:
-            await self._node.meet(caller)
+            await self._node.poll_if_unknown(caller)
             topology = self._node.topology
             snapshot = topology.snapshot()
             has_ours = self._synced.get(caller) == snapshot.digest
-            if request.version >= snapshot.version and (not has_ours or self._node.lacks(caller)):
+            if request.version >= snapshot.version and (
+                not has_ours or self._node.is_behind(caller)
+            ):
                 topology.advance_version_past(request.version)
                 snapshot = topology.snapshot()
             self._synced[caller] = snapshot.digest

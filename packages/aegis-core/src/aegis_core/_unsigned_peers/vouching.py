@@ -89,7 +89,7 @@ class Vouching:
         if teller is not None:
             self._settle(teller.told, peer_id)
 
-    def lacks(self, peer_id: str) -> bool:
+    def is_behind(self, peer_id: str) -> bool:
         """Tells whether a peer's last answer was without something that the topology has."""
         teller = self._tellers.get(peer_id)
         if teller is None:
