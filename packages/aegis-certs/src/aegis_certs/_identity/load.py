@@ -68,7 +68,7 @@ class TLSOptions:
     required_sans: tuple[str, ...] = ()
 
 
-class ElsewhereOrigin(Origin):
+class ExternalOrigin(Origin):
     """Files that another program replaces, or environment variables."""
 
     def __init__(self, options: TLSOptions) -> None:
@@ -172,5 +172,5 @@ def _from_environment(name: str) -> tuple[bytes, str]:
     text = os.environ.get(name, "")
     if not text.strip():
         raise NotFoundError("value", f"${name}", "set the variable to the PEM text")
-    # Environment files often have one line per variable, with line breaks written as \\n.
+    # Environment files often have one line per variable, with line breaks written as \n.
     return text.replace("\\n", "\n").encode(), f"${name}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self, Unpack
 
 from aegis_certs._ca.spec import IdentityRequest, RequestOptions
-from aegis_certs._identity.load import ElsewhereOrigin, TLSOptions
+from aegis_certs._identity.load import ExternalOrigin, TLSOptions
 from aegis_certs._identity.load_or_generate import DirectoryOrigin
 from aegis_certs._identity.origin import FixedOrigin, Origin, StatKeys
 from aegis_certs._store import files
@@ -58,7 +58,7 @@ class IdentitySource:
     @classmethod
     def of(cls, options: TLSOptions) -> Self:
         """The source of an identity from elsewhere; environment variables never change."""
-        return cls(ElsewhereOrigin(options))
+        return cls(ExternalOrigin(options))
 
     @classmethod
     def fixed(cls, tls: TLSConfig) -> Self:
