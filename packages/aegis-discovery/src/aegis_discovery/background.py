@@ -61,17 +61,17 @@ class BackgroundLoop:
             ForkedError: This is a forked child of the process that started the loop.
             RuntimeError: It was called on the loop's own thread, where it would wait for itself.
         """
-        if self._forked:
+        try:
+            self.check_fork()
+            if threading.current_thread() is self._thread:
+                raise RuntimeError("blocking call on the loop's own thread; use the asyncio API")
+            with self._lock:
+                if self._closing:
+                    raise ClosedError("background loop")
+                future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except (ClosedError, RuntimeError):
             work.close()
-        self.check_fork()
-        if threading.current_thread() is self._thread:
-            work.close()
-            raise RuntimeError("a blocking call on the event loop's own thread; use the async API")
-        with self._lock:
-            if self._closing:
-                work.close()
-                raise ClosedError("background loop")
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            raise
         try:
             return future.result()
         except BaseException:

@@ -159,9 +159,8 @@ class IdentityRotator:
 
     def _use(self, fresh: TLSConfig) -> IdentityEvent:
         _log.info("%s uses a certificate that expires at %s", fresh.node_id, fresh.not_after)
-        self.tls = fresh
         self._failures = 0
-        self._schedule_renewal()
+        self.change_identity(fresh)
         return IdentityEvent(IdentityEventKind.CHANGED, fresh)
 
     def _refuse(

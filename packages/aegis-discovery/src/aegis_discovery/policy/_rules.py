@@ -1,9 +1,9 @@
-"""Rules about who may call and who may provide what, and the decisions made by them."""
+"""Rules about calls and about providers, and the decisions of a policy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from aegis_discovery.errors import PolicyError
 
@@ -76,7 +76,7 @@ class Rule:
     @classmethod
     def conditions(cls) -> tuple[str, ...]:
         """The names of the conditions that such a rule may have."""
-        return ("services", "ids", "types", "trust_domains")
+        return tuple(item.name for item in fields(cls) if item.name != "line")
 
     def _subject_mismatch(self, subject: Subject) -> str | None:
         if self.ids and not _matches(self.ids, subject.id):
@@ -99,11 +99,6 @@ class CallRule(Rule):
     """
 
     methods: Sequence[str] = ()
-
-    @classmethod
-    def conditions(cls) -> tuple[str, ...]:
-        """The names of the conditions that such a rule may have."""
-        return ("services", "ids", "types", "trust_domains", "methods")
 
     def mismatch(self, subject: Subject, service: str, method: str) -> str | None:
         """Returns which condition does not hold; None if the rule allows it."""
