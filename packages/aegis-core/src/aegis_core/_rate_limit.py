@@ -85,14 +85,9 @@ class RateLimiter:
         return len(self._accounts)
 
     def enter(self, caller: str, now: float) -> str:
-        """Counts one more, unless the caller is above a limit.
+        """Counts one more, unless the caller, whose certificate proved this id, is above a limit.
 
-        Args:
-            caller: The node id that the certificate proves.
-            now: Monotonic seconds.
-
-        Returns:
-            Why it is refused, as a sentence; empty if it was counted and must `leave` later.
+        Returns why it is refused, as a sentence; empty if it was counted and must `leave` later.
         """
         limits, account = self._limits, self._accounts.get(caller)
         if account is None:
@@ -100,9 +95,8 @@ class RateLimiter:
             bucket = TokenBucket(limits.burst, limits.per_second, now)
             account = self._accounts[caller] = _Account(bucket)
         if account.open >= limits.open:
-            return (
-                f"{caller} has {account.open} {limits.what} open here, the limit is {limits.open}"
-            )
+            held = f"{account.open} {limits.what} open here"
+            return f"{caller} has {held}, the limit is {limits.open}"
         if not account.bucket.take(now):
             rate = f"{limits.per_second:.0f} {limits.what} a second"
             return f"{caller} opens more than {rate}; wait a little"

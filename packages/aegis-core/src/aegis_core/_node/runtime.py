@@ -200,12 +200,7 @@ class RunningNode:
         self._publish_identity(event)
 
     async def stop(self, grace: float, *, leave: bool) -> None:
-        """Stops the node.
-
-        Args:
-            grace: Seconds that calls in flight have.
-            leave: Whether to leave the mesh; False if another process runs under this id.
-        """
+        """Stops the node, and leaves the mesh unless another process runs under this id."""
         topology, node_id = self.state.topology, self.state.node_id
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.peers.close)

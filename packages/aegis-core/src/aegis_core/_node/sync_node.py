@@ -162,12 +162,9 @@ class Node(NodeView):
             raise
 
     def stop(self, grace: float | None = None) -> None:
-        """Leaves the mesh, lets calls in flight finish, and closes everything.
+        """Leaves the mesh, lets calls in flight finish, and closes, as `aegis_core.aio.Node.stop`.
 
         In a forked child it does nothing, because the node runs in the parent process.
-
-        Args:
-            grace: Seconds that calls in flight have; by default the node's option `grace`.
         """
         if self._background is None or self._background.closed:
             return

@@ -29,14 +29,9 @@ async def drain(
     """Serves until callers know that this node leaves, then until the last call is done.
 
     gRPC cancels calls that reach a server while it closes, and callers cannot tell this from a
-    cancellation of their own. So no call may be pending when it closes. Silence shows that
-    callers know; later calls are told to use another provider.
-
-    Args:
-        interceptor: Runs before the handlers; it can end calls.
-        admission: Counts the calls.
-        grace: Seconds that calls in flight have.
-        silence: Seconds without a new call after which all callers know.
+    cancellation of their own. So no call may be pending when it closes. `silence` seconds without
+    a new call show that callers know; later calls are told to use another provider. Calls in
+    flight have `grace` seconds to end.
     """
     await _await_silence(admission, grace, silence)
     admission.close()

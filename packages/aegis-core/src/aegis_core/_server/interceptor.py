@@ -132,20 +132,15 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
 
     def _add_checks(self, path: str, handler: Any) -> _CheckedHandler:
         service, _ = split_method(path)
-        requests = "stream" if handler.request_streaming else "unary"
-        responses = "stream" if handler.response_streaming else "unary"
-        kind = f"{requests}_{responses}"
+        streaming = handler.request_streaming, handler.response_streaming
+        kind = "_".join("stream" if streams else "unary" for streams in streaming)
         inner = getattr(handler, kind)
         on_thread = False
         if inspect.isasyncgenfunction(inner):
             inner = _as_coroutine(inner)
         elif not inspect.iscoroutinefunction(inner):
             on_thread = True
-            inner = self._threads.as_coroutine(
-                inner,
-                request_streaming=handler.request_streaming,
-                response_streaming=handler.response_streaming,
-            )
+            inner = self._threads.as_coroutine(inner, *streaming)
         is_limited = service not in self._own_services
         checked = getattr(grpc, f"{kind}_rpc_method_handler")(
             self._checked(
@@ -209,15 +204,12 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         await context.abort(*reason)
 
     def _accept(self, context: Any, path: str | None, task: asyncio.Task[Any] | None) -> Caller:
-        """Returns the caller of an allowed call, and counts the call as running.
+        """Returns the caller of an allowed call, or raises `_RejectedError`.
 
         Args:
             context: The context of the call.
             path: The method that the policy is asked about; None if no policy applies.
-            task: The call, if it is limited.
-
-        Raises:
-            _RejectedError: The caller is refused or denied, or the call is shed.
+            task: The call if it is limited; it is counted as running from then on.
         """
         try:
             caller = caller_from_context(context)

@@ -135,9 +135,8 @@ class UnsignedProtocolService(aegis_pb2_grpc.MeshServiceServicer):
         """Returns the caller; refuses a message whose sender is not the certificate's node."""
         caller = await identify_caller(context)
         if sender_id and sender_id != caller.node_id:
-            self._log_limiter.warn(
-                caller.node_id, "id", "%s claims to be %.64r; refused", caller.node_id, sender_id
-            )
+            line = "%s claims to be %.64r; refused"
+            self._log_limiter.warn(caller.node_id, "id", line, caller.node_id, sender_id)
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED,
                 f"sender_id is {sender_id[:64]!r}, the certificate says {caller.node_id}",
@@ -168,13 +167,9 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         return frozenset(self._wakers.values())
 
     async def close(self, timeout: float) -> frozenset[str]:
-        """Sends every watcher the last changes, ends all feeds with OK and waits for their end.
+        """Ends all feeds with the last changes, and with OK.
 
-        Args:
-            timeout: Seconds to wait at most.
-
-        Returns:
-            Ids of the watchers that read the last changes.
+        Returns the ids of the watchers that read the changes within `timeout` seconds.
         """
         before = self.watchers
         self._closing = True

@@ -34,13 +34,13 @@ class HandlerThreads:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="aegis-handler")
 
     def as_coroutine(
-        self, handler: Callable[..., Any], *, request_streaming: bool, response_streaming: bool
+        self, handler: Callable[..., Any], streams_requests: bool, streams_responses: bool
     ) -> Callable[[Any, ThreadContext], Awaitable[Any]]:
         """Makes a coroutine that runs the handler on a thread and waits for it."""
-        run = _run_stream if response_streaming else _run
+        run = _run_stream if streams_responses else _run
 
         async def serve(request: Any, context: ThreadContext) -> Any:
-            requests = _Requests(context) if request_streaming else request
+            requests = _Requests(context) if streams_requests else request
             arguments = [handler, requests, context]
             work = context.work = self._pool.submit(_apply, run, arguments)
             try:
