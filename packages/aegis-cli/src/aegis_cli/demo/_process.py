@@ -1,4 +1,7 @@
-"""The processes of the demo, as the process that starts them sees them."""
+"""The processes of the demo, as the process that starts them sees them.
+
+A process that fails, ends unexpectedly or is late raises a `DemoError` with the reason.
+"""
 
 from __future__ import annotations
 
@@ -58,11 +61,7 @@ class ProcessGroup:
         return child
 
     async def wait_until(self, condition: Callable[[], bool], within: float, failure: str) -> None:
-        """Waits until the topologies that the processes report meet a condition.
-
-        Raises:
-            DemoError: They do not meet it in time, or a process ended.
-        """
+        """Waits until the topologies that the processes report meet a condition."""
         try:
             async with asyncio.timeout(within):
                 while not condition():
@@ -74,11 +73,7 @@ class ProcessGroup:
             raise DemoError(f"{failure} within {within:g} s") from None
 
     async def stop(self) -> None:
-        """Stops all processes.
-
-        Raises:
-            DemoError: One does not end, or ends with an error.
-        """
+        """Stops all processes."""
         running = [child for child in self._children if child.is_running]
         await asyncio.gather(*(child.stop(STOP_TIMEOUT) for child in running))
 
@@ -90,14 +85,7 @@ class ProcessGroup:
 
 @asynccontextmanager
 async def shared_directory() -> AsyncIterator[tuple[Path, int]]:
-    """A temporary directory that is removed when no process holds the descriptor any more.
-
-    Yields:
-        The directory, and the descriptor for processes to inherit.
-
-    Raises:
-        DemoError: The directory cannot be created.
-    """
+    """A temporary directory, and the descriptor that keeps it while a process holds it."""
     read, write = os.pipe()
     with os.fdopen(write, "wb") as held:
         with os.fdopen(read, "rb") as source:
@@ -178,11 +166,7 @@ class ChildProcess:
             self._process.stdin.write(line.encode())
 
     async def expect(self, event: str, within: float) -> Message:
-        """Waits for its next report that is not its topology.
-
-        Raises:
-            DemoError: It reports another event, or none in time.
-        """
+        """Waits for its next report that is not its topology."""
         try:
             async with asyncio.timeout(within):
                 message = await self._messages.get()
@@ -203,11 +187,7 @@ class ChildProcess:
         self._process.kill()
 
     async def stop(self, within: float) -> None:
-        """Sends `stop`, and waits for its end.
-
-        Raises:
-            DemoError: It does not end, or ends with an error.
-        """
+        """Sends `stop`, and waits for its end."""
         self.send("stop")
         if not await self._ends(within):
             raise DemoError(f"{self.name} did not stop within {within:g} s")

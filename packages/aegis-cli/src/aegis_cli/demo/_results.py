@@ -1,4 +1,4 @@
-"""The results of the demo, and the checks of what it promises."""
+"""The results of the demo; a check that fails raises a `DemoError`."""
 
 from __future__ import annotations
 
@@ -48,11 +48,7 @@ class Calls:
 
 
 def check_calls(calls: Sequence[Calls], *, client: str) -> None:
-    """Checks what holds for all calls, whatever happens to providers meanwhile.
-
-    Raises:
-        DemoError: It does not hold.
-    """
+    """Checks what holds for all calls, whatever happens to providers meanwhile."""
     for result in calls:
         if result.failures:
             count, reason = len(result.failures), result.failures[0]
@@ -65,11 +61,7 @@ def check_calls(calls: Sequence[Calls], *, client: str) -> None:
 
 
 def check_balance(calls: Sequence[Calls], *, times: int, providers: Sequence[str]) -> None:
-    """Checks that all calls were answered, and that each provider got its share.
-
-    Raises:
-        DemoError: It is not so.
-    """
+    """Checks that all calls were answered, and that each provider got its share."""
     for result in calls:
         least = min(result.by_provider.get(provider, 0) for provider in providers)
         if result.answered != times or least < FAIR_SHARE * times / len(providers):

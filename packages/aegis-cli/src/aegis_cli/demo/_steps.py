@@ -46,9 +46,6 @@ async def run_demo(*, json: bool, keep: bool, keys: Keys = DEFAULT_KEYS) -> None
         json: Print the results as JSON at the end.
         keep: Keep the mesh running until Ctrl-C.
         keys: The key types of the CA and of its leaves.
-
-    Raises:
-        DemoError: It did not show what it promises.
     """
     began = time.monotonic()
     output = DemoOutput(json=json)
