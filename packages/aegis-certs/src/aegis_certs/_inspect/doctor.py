@@ -120,7 +120,7 @@ def _paths(store: Store) -> Iterator[tuple[Path, os.stat_result]]:
 def _is_secret(path: Path, mode: int) -> bool:
     if path.name.endswith(("-key.pem", ".next.pem")):
         return True
-    # A key that was copied here may have any name. Keys that only others can read are no risk.
+    # A key that was copied here may have any name. Only a file that others can read is a risk.
     others_read = stat.S_ISREG(mode) and mode & 0o044
     return bool(others_read) and b"PRIVATE KEY-----" in (files.read(path) or b"")
 

@@ -119,7 +119,7 @@ class Evaluation:
         usages: What it may be used for; nothing if it is a CA.
         error: Why a node would refuse it; None if it would not, or nothing but dates was checked.
         date_error: It, or a CA above it, is not valid at this moment.
-        chain_error: It does not lead to a CA of the trust bundle, whatever the moment.
+        chain_error: It does not lead to a CA of the trust bundle, at any moment.
         revocation_error: It, or a CA above it, is revoked.
     """
 
@@ -261,7 +261,7 @@ def _check_identity(
 
 
 def _check_chain(chain: Sequence[x509.Certificate], at: datetime, trust: Trust) -> None:
-    """Raises if the chain does not lead to a CA of the bundle, whatever the moment.
+    """Raises if the chain does not lead to a CA of the bundle at any moment.
 
     A CA leads to itself: it neither serves nor calls, and identifies no node.
     """

@@ -69,7 +69,7 @@ def renew(
 
 
 def _keep_renewing(ca: CertificateAuthority, json: bool) -> NoReturn:
-    """Renews until Ctrl-C; after a failure it notes the error, and tries again."""
+    """Renews until Ctrl-C; after a failure it prints the error, and tries again."""
     import time
 
     from aegis_certs import CertsError
@@ -114,7 +114,7 @@ def revoke(
 ) -> None:
     """Revoke a node, or one certificate by its serial number.
 
-    With a node, all its certificates are revoked. The signed list of all revoked certificates is
+    For a node, all its certificates are revoked. The signed list of all revoked certificates is
     written to `crl.pem`. Nodes that have a copy of it beside their trust bundle refuse these
     certificates within seconds.
     """

@@ -85,7 +85,7 @@ class ProcessGroup:
 
 @asynccontextmanager
 async def shared_directory() -> AsyncIterator[tuple[Path, int]]:
-    """A temporary directory, and the descriptor that keeps it while a process holds it."""
+    """A temporary directory, which is removed once no process holds the descriptor."""
     read, write = os.pipe()
     with os.fdopen(write, "wb") as held:
         with os.fdopen(read, "rb") as source:
