@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -19,7 +19,7 @@ from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now
 from aegis_certs._x509.names import CA_NAME
 from aegis_certs._x509.pem import is_encrypted
-from aegis_certs._x509.validity import CertificateState
+from aegis_certs._x509.validity import BACKDATE, CertificateState
 from aegis_certs.errors import (
     CertsError,
     DirectoryError,
@@ -29,7 +29,6 @@ from aegis_certs.errors import (
     VerificationError,
 )
 
-_SKEW = timedelta(minutes=5)
 _LEFT = ("*.next.pem", files.UNFINISHED)
 
 _Findings = Iterator[tuple[str, str, CertsError | None]]  # level, text, error
@@ -129,7 +128,7 @@ def _clock(store: Store, found: Sequence[Evaluation], at: datetime) -> _Findings
     times = (status.st_mtime for path, status in _paths(store) if path != store.directory)
     written = datetime.fromtimestamp(max(times, default=0.0), UTC)
     problems = []
-    if written - at > _SKEW:
+    if written - at > BACKDATE:
         text = f"files here were written at {written:%Y-%m-%d %H:%M} UTC, in the future"
         early = NotYetValidError(str(store.directory), written)
         problems.append((f"{text}; set the clock", early))

@@ -19,7 +19,7 @@ from aegis_certs._time import format_utc
 from aegis_certs._x509.identity import alternative_names
 from aegis_certs._x509.keys import describe_key
 from aegis_certs._x509.tls_config import TLSConfig
-from aegis_certs._x509.validity import BACKDATE, CertificateState
+from aegis_certs._x509.validity import CertificateState, issued_at
 from aegis_certs.cli._command_group import command_line
 from aegis_certs.cli._output import UNLIMITED, console, present, print_facts, say, show_json
 from aegis_certs.cli._wrapping import wrap_name
@@ -217,7 +217,7 @@ def _days_left(entry: CertificateInfo, style: str, now: datetime, digits: int) -
     """The rest of the life, as a bar and in days."""
     if entry.days_left is None or entry.not_before is None or entry.not_after is None:
         return Text()
-    life = entry.not_after - (entry.not_before + BACKDATE)
+    life = entry.not_after - issued_at(entry.not_before)
     left = (entry.not_after - now) / life if life else 0.0
     full = round(_BAR * min(max(left, 0.0), 1.0))
     return Text.assemble(
