@@ -58,7 +58,7 @@ def test_a_terminal_gets_lines_that_fit_with_all_important_columns(width: int) -
 
 def test_a_narrow_terminal_names_the_columns_that_it_leaves_out() -> None:
     facts = mesh(node("orders-1"))
-    assert "A wider terminal has also: name, type." in shown(facts, 80)
+    assert "A wider terminal also shows: name, type." in shown(facts, 80)
     assert "A wider terminal" not in shown(facts, 120)
 
 

@@ -97,7 +97,7 @@ def test_watch_runs_until_it_is_interrupted(aegis) -> None:
 def test_a_terminal_gets_colour_unless_no_color_is_set(aegis, quiet_mesh: str, plain: bool) -> None:
     shown = on_a_terminal(aegis, {"NO_COLOR": "1"} if plain else {}, "--node", quiet_mesh)
     assert ("\x1b[32m" in shown) is not plain
-    assert "A wider terminal has also: name." in shown
+    assert "A wider terminal also shows: name." in shown
 
 
 def on_a_terminal(aegis, environment: dict[str, str], *options: str) -> str:

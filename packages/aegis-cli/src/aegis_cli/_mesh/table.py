@@ -74,7 +74,7 @@ def mesh_table(facts: MeshFacts, width: int) -> Group:
         )
     ]
     if left_out:
-        summary.append(Text(f"A wider terminal has also: {', '.join(left_out)}.", "dim"))
+        summary.append(Text(f"A wider terminal also shows: {', '.join(left_out)}.", "dim"))
     return Group(table, *problems, Text(), *summary)
 
 
