@@ -28,7 +28,7 @@ from aegis_discovery.records import (
     decode_record,
 )
 from aegis_discovery.records._codec import encode_record
-from aegis_discovery.records._record import CONTEXT, MAX_PROVIDED, RecordFields, _interned
+from aegis_discovery.records._record import CONTEXT, MAX_PROVIDED, _interned
 from aegis_discovery.records._signer import LeafKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -65,23 +65,21 @@ def verifier(ca: CertificateAuthority, owner: TLSConfig, clock: ManualClock) -> 
 def sign(owner: TLSConfig, clock: ManualClock) -> Callable[..., Signed]:
     """Signs, with the key of `a`, what no honest signer signs."""
 
-    def signed(**changes: object) -> Signed:
+    def signed(
+        *,
+        context: str = CONTEXT,
+        mesh: str = MESH,
+        trust_domain: str = owner.trust_domain or "",
+        **changes: object,
+    ) -> Signed:
         now = round(clock() * 1000)
-        honest = RecordFields(
-            CONTEXT,
-            MESH,
-            owner.trust_domain or "",
-            "a",
-            now,
-            "life",
-            now + 1000,
-            NodeInfo("a", address="10.0.0.1:1"),
-        )
-        fields = replace(honest, **changes)  # type: ignore[arg-type]  # one name per field
-        if fields.info is not None:
-            fields = replace(fields, info=replace(fields.info, id=fields.id))
+        info = NodeInfo("a", address="10.0.0.1:1")
+        honest = Record("a", now, "life", now + 1000, info, b"")
+        record = replace(honest, **changes)  # type: ignore[arg-type]  # one name per field
+        if record.info is not None:
+            record = replace(record, info=replace(record.info, id=record.id))
         key = LeafKey(owner)
-        body = encode_record(fields)
+        body = encode_record(record, context=context, mesh=mesh, trust_domain=trust_domain)
         return Signed(body, key.sign(body), key.fingerprint)
 
     return signed
@@ -454,7 +452,7 @@ def test_values_of_a_refused_record_are_not_cached(
     before = _interned.cache_info().currsize
     refusal(verifier, replace(signed, signature=b""))
     assert _interned.cache_info().currsize == before
-    one, other = (decode_record(signed.body).info for _ in range(2))
+    one, other = (decode_record(signed)[0].info for _ in range(2))
     assert one is not None
     assert other is not None
     assert one.type is not other.type, "not interned by Python either"

@@ -43,8 +43,7 @@ class Decoder:
         """Reads a record."""
         found = self._records.get(signed.body)
         if found is None:
-            fields = decode_record(signed.body)
-            found = Record.of(fields, signed.body, signed.signature, signed.signer)
+            found = decode_record(signed)[0].shared(signed.signer)
             self._records[signed.body] = found
         return found
 

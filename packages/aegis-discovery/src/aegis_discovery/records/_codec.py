@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
 from aegis_discovery.errors import InvalidRecordError, InvalidVerdictError
 from aegis_discovery.proto import aegis_pb2, mesh_pb2
-from aegis_discovery.records._record import Record, RecordFields, Signed
+from aegis_discovery.records._record import Record, Signed
 from aegis_discovery.records._verdict import Opinion, Verdict
 
 _STATUS_TO_WIRE = {
@@ -31,21 +31,21 @@ _OPINION_TO_WIRE = {
 _OPINION_FROM_WIRE = {wire: opinion for opinion, wire in _OPINION_TO_WIRE.items()}
 
 
-def encode_record(fields: RecordFields) -> bytes:
+def encode_record(record: Record, *, context: str, mesh: str, trust_domain: str) -> bytes:
     """Serialises the bytes that are signed; done once in a record's life."""
+    info = record.info
     body = mesh_pb2.RecordBody(
-        context=fields.context,
-        mesh=fields.mesh,
-        trust_domain=fields.trust_domain,
-        id=fields.id,
-        stamp=fields.stamp,
-        instance=fields.instance,
-        expires_at=fields.expires_at,
-        removed=fields.info is None,
-        voucher=fields.voucher or "",
+        context=context,
+        mesh=mesh,
+        trust_domain=trust_domain,
+        id=record.id,
+        stamp=record.stamp,
+        instance=record.instance,
+        expires_at=record.expires_at,
+        removed=info is None,
+        voucher=record.voucher or "",
     )
-    if fields.info is not None:
-        info = fields.info
+    if info is not None:
         body.name = info.name
         body.type = info.type
         body.address = info.address
@@ -62,14 +62,16 @@ def encode_record(fields: RecordFields) -> bytes:
     return body.SerializeToString(deterministic=True)
 
 
-def decode_record(data: bytes, *, signer_id: str = "") -> RecordFields:
-    """Parses a record's bytes; the result shares the string `signer_id` if its id is equal.
+def decode_record(signed: Signed, *, signer_id: str = "") -> tuple[Record, tuple[str, str, str]]:
+    """Parses a record's bytes; also returns their context, mesh and trust domain.
+
+    The record shares the string `signer_id` if its id is equal.
 
     Raises:
         InvalidRecordError: If the bytes are not a record.
     """
     try:
-        body = mesh_pb2.RecordBody.FromString(data)
+        body = mesh_pb2.RecordBody.FromString(signed.body)
         # Each access to a protobuf field makes a new string, and a record is held for a day.
         node_id = signer_id if body.id == signer_id else body.id
         name, voucher = body.name, body.voucher or None
@@ -93,17 +95,18 @@ def decode_record(data: bytes, *, signer_id: str = "") -> RecordFields:
             )
     except (DecodeError, ValueError, OverflowError) as error:
         raise InvalidRecordError("", f"its bytes cannot be read ({error})") from error
-    return RecordFields(
-        context=body.context,
-        mesh=body.mesh,
-        trust_domain=body.trust_domain,
+    record = Record(
         id=node_id,
         stamp=body.stamp,
         instance=body.instance,
         expires_at=body.expires_at,
         info=info,
+        body=signed.body,
         voucher=voucher,
+        signature=signed.signature,
+        signer=signed.signer,
     )
+    return record, (body.context, body.mesh, body.trust_domain)
 
 
 def encode_verdict(verdict: Verdict, *, context: str, mesh: str, trust_domain: str) -> bytes:

@@ -43,19 +43,6 @@ def _interned(value: _T) -> _T:
     return value
 
 
-def _share_fields(info: NodeInfo) -> NodeInfo:
-    """Replaces the values that thousands of nodes have in common by shared ones."""
-    return replace(
-        info,
-        type=_interned(info.type),
-        services=_interned(info.services),
-        vouched_by=_interned(info.vouched_by),
-        trust_bundle=_interned(info.trust_bundle),
-        region=_interned(info.region),
-        zone=_interned(info.zone),
-    )
-
-
 def provided_services_problem(services: Collection[ServiceInfo]) -> str:
     """Returns why a record cannot declare these services; empty if it can."""
     if len(services) > MAX_PROVIDED:
@@ -63,21 +50,6 @@ def provided_services_problem(services: Collection[ServiceInfo]) -> str:
     if not all(service.name for service in services):
         return "it declares a service without a name"
     return ""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordFields:
-    """The content of a record's bytes."""
-
-    context: str
-    mesh: str
-    trust_domain: str
-    id: str
-    stamp: int
-    instance: str
-    expires_at: int
-    info: NodeInfo | None
-    voucher: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,25 +88,21 @@ class Record:
     signature: bytes = field(default=b"", repr=False)
     signer: bytes = field(default=b"", repr=False)
 
-    @classmethod
-    def of(
-        cls, fields: RecordFields, body: bytes, signature: bytes = b"", signer: bytes = b""
-    ) -> Record:
-        """Makes a record of its bytes and their content.
+    def shared(self, signer: bytes) -> Record:
+        """Returns the record with values that thousands of records have in common held once.
 
-        Call it for verified bytes only: values that many records have in common are cached.
+        Call it for verified records only, since these values are cached.
         """
-        return cls(
-            fields.id,
-            fields.stamp,
-            fields.instance,
-            fields.expires_at,
-            fields.info and _share_fields(fields.info),
-            body,
-            _interned(fields.voucher),
-            signature,
-            signer,
+        info = self.info and replace(
+            self.info,
+            type=_interned(self.info.type),
+            services=_interned(self.info.services),
+            vouched_by=_interned(self.info.vouched_by),
+            trust_bundle=_interned(self.info.trust_bundle),
+            region=_interned(self.info.region),
+            zone=_interned(self.info.zone),
         )
+        return replace(self, info=info, voucher=_interned(self.voucher), signer=signer)
 
     @property
     def digest(self) -> int:

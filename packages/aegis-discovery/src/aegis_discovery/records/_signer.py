@@ -22,7 +22,6 @@ from aegis_discovery.records._record import (
     TOMBSTONE_LEASE,
     Clock,
     Record,
-    RecordFields,
     Signed,
     provided_services_problem,
 )
@@ -85,27 +84,26 @@ class RecordSigner:
             InvalidRecordError: If the record is too large, or its services are not allowed.
         """
         lease = TOMBSTONE_LEASE if info is None else LEASE
-        fields = RecordFields(
-            context=CONTEXT,
-            mesh=self._mesh,
-            trust_domain=self._trust_domain,
+        record = Record(
             id=node_id,
             stamp=stamp,
             instance=self.instance,
             expires_at=self._end_of(lease, stamp),
             info=info,
+            body=b"",
             voucher=self._node_id if vouched else None,
         )
-        body = encode_record(fields)
+        body = encode_record(
+            record, context=CONTEXT, mesh=self._mesh, trust_domain=self._trust_domain
+        )
         if len(body) > MAX_RECORD:
             reason = f"it has {len(body)} bytes, the limit is {MAX_RECORD}; declare fewer services"
             raise InvalidRecordError(node_id, reason)
         if info is not None and (reason := provided_services_problem(info.services)):
             raise InvalidRecordError(node_id, reason)
         # The encoding rounds times, so the signer must hold what everybody else will decode.
-        fields = decode_record(body)
         signed = self._sign(body)
-        return Record.of(fields, body, signed.signature, signed.signer)
+        return decode_record(signed)[0].shared(signed.signer)
 
     def sign_verdict(
         self, about: Record, stamp: int, opinion: Opinion, *, held: bool

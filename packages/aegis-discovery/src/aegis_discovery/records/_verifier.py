@@ -27,7 +27,6 @@ from aegis_discovery.records._record import (
     TOMBSTONE_LEASE,
     Clock,
     Record,
-    RecordFields,
     Signed,
     provided_services_problem,
 )
@@ -210,26 +209,26 @@ class RecordVerifier:
         if len(signed.body) > MAX_RECORD:
             raise InvalidRecordError("", f"{len(signed.body)} bytes, the limit is {MAX_RECORD}")
         leaf = self._leaves.get(signed.signer)
-        fields = decode_record(signed.body, signer_id=leaf.node_id if leaf else "")
+        record, scope = decode_record(signed, signer_id=leaf.node_id if leaf else "")
         try:
             # First of all, since later messages quote the id and only a valid id is safe to log.
-            validate_node_id(fields.id)
+            validate_node_id(record.id)
         except CertsError as error:
             raise InvalidRecordError("", str(error)) from error
-        known = held(fields.id)
+        known = held(record.id)
         if known and known.body == signed.body and known.signer == signed.signer:
             return known
         if leaf is None:
-            raise InvalidRecordError(fields.id, _NO_CERTIFICATE)
+            raise InvalidRecordError(record.id, _NO_CERTIFICATE)
         certificate = leaf.certificate
         reason = (
-            self._record_problem(fields, leaf)
-            or self._time_problem(fields.stamp, fields.expires_at, TOMBSTONE_LEASE, certificate)
+            self._record_problem(record, scope, leaf)
+            or self._time_problem(record.stamp, record.expires_at, TOMBSTONE_LEASE, certificate)
             or _signature_problem(leaf, certificate, signed)
         )
         if reason:
-            raise InvalidRecordError(fields.id, reason)
-        return Record.of(fields, signed.body, signed.signature, leaf.fingerprint)
+            raise InvalidRecordError(record.id, reason)
+        return record.shared(leaf.fingerprint)
 
     def verify_verdict(
         self,
@@ -267,23 +266,24 @@ class RecordVerifier:
             raise InvalidVerdictError(verdict.accuser, reason)
         return SignedVerdict(verdict, replace(signed, signer=leaf.fingerprint))
 
-    def _record_problem(self, fields: RecordFields, leaf: Leaf) -> str:
-        if fields.context != CONTEXT:
+    def _record_problem(self, record: Record, scope: tuple[str, str, str], leaf: Leaf) -> str:
+        context, mesh, trust_domain = scope
+        if context != CONTEXT:
             return "its bytes are not a record"
-        if fields.mesh != self._mesh:
-            return f"it belongs to mesh {fields.mesh[:64]!r}, this mesh is {self._mesh!r}"
-        if fields.trust_domain != (leaf.trust_domain or ""):
-            return f"it names trust domain {fields.trust_domain[:64]!r}, not its signer's"
-        if leaf.node_id != (fields.voucher or fields.id):
+        if mesh != self._mesh:
+            return f"it belongs to mesh {mesh[:64]!r}, this mesh is {self._mesh!r}"
+        if trust_domain != (leaf.trust_domain or ""):
+            return f"it names trust domain {trust_domain[:64]!r}, not its signer's"
+        if leaf.node_id != (record.voucher or record.id):
             return f"it was signed by {leaf.node_id}"
-        if fields.voucher == fields.id:
+        if record.voucher == record.id:
             return "a node cannot vouch for itself"
-        if fields.info is None:
+        if record.info is None:
             return ""
-        if reason := provided_services_problem(fields.info.services):
+        if reason := provided_services_problem(record.info.services):
             return reason
         try:
-            split_address(fields.info.address)
+            split_address(record.info.address)
         except InvalidAddressError as error:
             return str(error)
         return ""
