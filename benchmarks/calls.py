@@ -1,12 +1,12 @@
-"""What `pool.channel` costs a caller, and what it spares it.
+"""The cost of `pool.channel` for a caller, and the failures that it prevents.
 
     uv run python benchmarks/calls.py
 
-A unary call is compared with the same stub on raw channels of gRPC. Both have the same TLS and
-options and call the same providers in turn; the CPU time is the caller's. Then come the server
-(`server.py`), the picks (`picks.py`), calls to providers in trouble (`failures.py`) and to such as
-are restarted or get new certificates (`restarts.py`), and what the import costs. At the end all
-rows are judged; the exit status is 1 if one was missed.
+A unary call is compared with the same stub on raw gRPC channels. Both have the same TLS and options
+and call the same providers in turn; the CPU time is the caller's. The run also measures the server
+(`server.py`), picks (`picks.py`), calls to failing providers (`failures.py`), calls during restarts
+and certificate renewals (`restarts.py`), and imports. At the end all rows are judged; the exit
+status is 1 if a target was missed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from aegis_certs import TLSConfig
 from aegis_discovery import NodeInfo, ServiceClientPool, Topology
 from aegis_discovery.aio import ServiceClientPool as AioServiceClientPool
 from aegis_discovery.transport._shared import (
-    channel_options,  # the pool is compared, not its options
+    channel_options,  # so that both sides have the same options
 )
 from harness import (
     GATE,
@@ -53,7 +53,7 @@ MAX_IMPORT = 100
 
 
 def raw_channels(module: Any, nodes: Sequence[NodeInfo], tls: TLSConfig) -> list[Any]:
-    """Opens channels by hand, with the options of the pool's."""
+    """Opens plain channels with the options of the pool's channels."""
     credentials = grpc.ssl_channel_credentials(
         tls.trust_bundle, tls.private_key, tls.certificate_chain
     )
@@ -143,7 +143,7 @@ def import_cpu(statement: str) -> float:
 
 
 def compare_imports(rounds: int = 11) -> list[Row]:
-    """Judges the import of the package; what is loaded at its first use is shown beside it."""
+    """Judges the import of the package; also shows the imports at its first use."""
     print("CPU over `import grpc`, ms; median [95 % interval]")
     found = []
     for statement in (

@@ -1,8 +1,8 @@
-"""What callers notice of providers that die, stop, freeze or are slow. Each is a real process.
+"""The effect on callers of providers that die, stop, freeze or are slow; each is a real process.
 
     uv run python benchmarks/failures.py
 
-The topology is not told of anything: what is shown is what the pool finds out by itself.
+The topology does not change, so only the pool's own outlier detection is measured.
 """
 
 from __future__ import annotations
@@ -35,15 +35,13 @@ DEADLINE = 0.5
 FROZEN = 10.0
 EJECTED_AFTER = 1.0
 LENIENCY = 0.1
-"""Seconds that the ejection may take longer: it comes with the next call, and is looked for."""
+"""Seconds that the ejection may take longer: it happens at the next call and is polled."""
 
 MAX_RATIO = 0.5
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call: when it began, how long it took, and how it ended."""
-
     began: float
     took: float
     code: grpc.StatusCode
@@ -56,7 +54,7 @@ class Call:
 
 @contextmanager
 def callers(work: Sequence[Callable[[], object]], pause: float) -> Iterator[list[Call]]:
-    """Runs a caller for each, with one call after another, and gathers their calls."""
+    """Runs one thread for each function, which calls it again and again; yields the calls."""
     calls: list[Call] = []
     over = threading.Event()
 
@@ -104,7 +102,7 @@ def stop(provider: EchoProcess, _: ServiceClientPool) -> float:
 
 
 def freeze(provider: EchoProcess, pool: ServiceClientPool) -> float:
-    """Freezes it for a while; returns when it was ejected (`time.monotonic`)."""
+    """Freezes a provider for a while; returns when it was ejected (`time.monotonic`)."""
     thaw_at = time.monotonic() + FROZEN
     provider.freeze()
     ejected_at = math.inf
@@ -126,7 +124,7 @@ def is_ejected(provider: EchoProcess, pool: ServiceClientPool) -> bool:
 def count_failures(
     what: str, harm: Callable[[EchoProcess, ServiceClientPool], float]
 ) -> tuple[int, int, float]:
-    """Returns how many calls failed, how many of them after the ejection, and what that took."""
+    """Returns the failed calls, those after the ejection, and the seconds to the ejection."""
     with (
         echo_processes(3) as (providers, tls),
         ServiceClientPool(topology_of(providers), tls) as pool,
@@ -149,9 +147,9 @@ def count_failures(
 
 
 def p99(balancer: Callable[[], Balancer], rounds: int) -> float:
-    """Returns the 99th percentile in ms where one of three providers is ten times slower.
+    """Returns the 99th percentile in ms while one of three providers is ten times slower.
 
-    Each provider has one worker, so that calls queue where there are too many.
+    Each provider has one worker, so that concurrent calls queue.
     """
     found = []
     for _ in range(rounds):

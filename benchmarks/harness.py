@@ -1,8 +1,8 @@
-"""What the benchmarks share: paired rounds, confidence intervals, judged rows, echo servers.
+"""Shared by the benchmarks: paired rounds, confidence intervals, judged rows, echo servers.
 
-Two ways to do the same thing are compared in one run: in every round each runs once, in random
-order, so that whatever else the machine does meets both. What counts is the CPU time of this
-process (`time.process_time`: user and system, all threads); the servers are another process.
+Variants of the same work are compared in one run: every round runs each once, in random order, so
+that other load on the machine affects all of them. The measure is the CPU time of this process
+(`time.process_time`: user and system, all threads); the servers are other processes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from aegis_discovery import NodeInfo, ServiceInfo
 SERVICE = ServiceInfo("echo", "v1")
 METHOD = "/bench.Echo/Echo"
 GATE = 1.10
-"""The ratio to raw gRPC that no call may exceed: more than noise can explain."""
+"""The largest allowed ratio to raw gRPC; a larger one cannot be noise."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def estimate(samples: Sequence[float], resamples: int = 2000) -> Estimate:
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured, the most that it may be, and whether it was no more."""
+    """A measured figure, its limit, and whether it is within the limit."""
 
     what: str
     figure: str
@@ -64,13 +64,13 @@ class Row:
 
 
 def judge(what: str, measured: Estimate, at_most: float, spec: str, unit: str = "") -> Row:
-    """Makes the row of an estimate: missed if even the lower end of its interval is above."""
+    """Makes the row of an estimate; missed if the lower end of its interval is above the limit."""
     figure, target = f"{measured:{spec}} {unit}".rstrip(), f"{at_most:{spec}} {unit}".rstrip()
     return Row(what, figure, target, measured.low <= at_most)
 
 
 def print_rows(rows: Sequence[Row]) -> int:
-    """Prints a line for each; returns the exit status, 1 if one was missed."""
+    """Prints one line for each row; returns the exit status, 1 if a limit was missed."""
     print("\nA figure with an interval is missed if the whole interval is above the target.")
     lines = [("", "measured", "at most", "")]
     lines += [(row.what, row.figure, row.at_most, "ok" if row.ok else "MISSED") for row in rows]
@@ -87,8 +87,8 @@ def paired_rounds(
     """Runs all variants once a round; returns their CPU microseconds per call, by round.
 
     Args:
-        variants: By name, what makes the given number of calls.
-        rounds: Rounds that count; two more come first to warm up.
+        variants: By name, the function that makes the given number of calls.
+        rounds: Rounds that count, after two rounds of warm-up.
         calls: Calls per variant and round.
     """
     taken: dict[str, list[float]] = {name: [] for name in variants}
@@ -106,12 +106,12 @@ def paired_rounds(
 
 
 class EchoProcess:
-    """Echo servers with mutual TLS in one process of their own.
+    """Echo servers with mutual TLS in one separate process.
 
     Args:
         identities: One per server.
         delay: Seconds that each call takes.
-        workers: Calls at a time, per server.
+        workers: Concurrent calls of each server.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class EchoProcess:
 
     @property
     def info(self) -> NodeInfo:
-        """The entry of the first server."""
+        """The node info of the first server."""
         return self.nodes[0]
 
     def freeze(self) -> None:
@@ -150,7 +150,7 @@ class EchoProcess:
         self._process.communicate()
 
     def stop(self) -> None:
-        """Ends it by SIGTERM; lets calls that are under way end."""
+        """Sends SIGTERM; calls under way may end."""
         self._process.terminate()
         self._process.communicate()
 
@@ -159,7 +159,7 @@ class EchoProcess:
 def echo_processes(
     count: int, delays: Sequence[float] = (), workers: int = 32
 ) -> Iterator[tuple[list[EchoProcess], TLSConfig]]:
-    """Runs echo servers in a process each; gives them and an identity to call them with."""
+    """Runs echo servers in one process each; yields them and an identity to call them with."""
     with _identities(count) as (identities, caller), ExitStack() as stack:
         processes = []
         for tls, delay in zip(identities, delays or [0.001] * count, strict=True):
@@ -170,7 +170,7 @@ def echo_processes(
 
 @contextmanager
 def echo_servers(count: int) -> Iterator[tuple[list[NodeInfo], TLSConfig]]:
-    """Runs echo servers with mutual TLS in another process; gives their entries and an identity."""
+    """Runs echo servers in one other process; yields their node infos and a caller's identity."""
     with _identities(count) as (identities, caller):
         process = EchoProcess(identities)
         try:
@@ -213,7 +213,7 @@ class _Echo(grpc.GenericRpcHandler):
 
 
 def _serve() -> None:
-    """Serves until SIGTERM, or until the benchmark that started this is gone."""
+    """Serves until SIGTERM, or until the benchmark ends."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     settings = json.loads(sys.stdin.readline())
     servers, ports = [], []

@@ -1,10 +1,10 @@
-"""What it costs to pick a provider, in small and in large meshes.
+"""The cost of picking a provider, in small and in large meshes.
 
     uv run python benchmarks/picks.py
 
-A pick of three providers costs at most 1 us, and no more where there are more nodes. Shown beside
-it, and not judged: picks where all nodes are providers, which also cost what a processor waits for
-its memory, and the first pick after a change of the providers, which reads all of them again.
+A pick among three providers costs at most 1 us, however many nodes there are. Two more figures are
+shown and not judged: picks where all nodes are providers, which include cache misses, and the first
+pick after a change of the providers, which rebuilds the view of all of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import replace
 from time import monotonic
 
 from aegis_discovery import Balancer, LeastRequests, NodeInfo, RoundRobin, ServiceInfo, Topology
-from aegis_discovery._calls.registry import EndpointRegistry  # the pick alone, without a call
+from aegis_discovery._calls.registry import EndpointRegistry  # to measure picks without calls
 from harness import Row, estimate, judge, paired_rounds, print_rows
 
 SIZES = (10, 1_000, 100_000)
@@ -32,7 +32,7 @@ FLAT = 1.25
 
 
 def mesh_of(size: int) -> Topology:
-    """Makes a mesh in which all nodes provide one service, and three of them another."""
+    """Returns a mesh in which all nodes provide one service, and three of them another one."""
     topology = Topology()
     for number in range(size):
         services = (COMMON, RARE) if number < 3 else (COMMON,)
@@ -77,7 +77,7 @@ def compare(
     balancer: type[Balancer],
     **how_often: int,
 ) -> list[Row]:
-    """Picks in all meshes in turn; judges that for the service with three providers."""
+    """Picks in all meshes in turn; judges only the service with three providers."""
     name = balancer.__name__
     variants = {f"{size}": picker(mesh, service, balancer) for size, mesh in meshes.items()}
     taken = paired_rounds(variants, **how_often)
@@ -101,7 +101,7 @@ def report(rounds: int = 15, picks: int = 20_000) -> list[Row]:
     print("  nodes  providers  balancer        median [95 % interval]   median")
     meshes = {size: mesh_of(size) for size in SIZES}
     gc.collect()
-    gc.freeze()  # a large mesh must not be paid for by the collector's walks over it
+    gc.freeze()  # so that the garbage collector does not walk over a large mesh
     rows = []
     for service in (RARE, COMMON):
         for balancer in BALANCERS:

@@ -1,13 +1,13 @@
-"""What callers notice while all providers are restarted, and while all certificates are renewed.
+"""The effect on callers of a rolling restart, and of the renewal of all certificates.
 
     uv run python benchmarks/restarts.py
 
-The providers are nodes, a process each; the callers are a client of their mesh, and a part of
-them reads streams. Each provider is ended by SIGTERM and started again, at its old port in the
-first round and at a new one in the second. Then each certificate is renewed in the directory, as
-`aegis-certs renew` does, three times. A row holds if no call failed, and if all of it was seen to
-happen: each new process answers calls; each node shows its new certificate in a TLS handshake and
-has a record signed with it; and each node sees the client's new certificate.
+Each provider is a node in its own process. The callers are threads of one client of their mesh, and
+some of them read streams. SIGTERM stops each provider, which is started again: at its old port in
+the first round, and at a new one in the second. Then each certificate is renewed in the directory
+three times, as `aegis-certs renew` does. A row passes if no call failed and every step was
+observed: each new process answers calls; each node presents its new certificate in a TLS handshake
+and has a record signed with it; and each node sees the client's new certificate.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ TIMEOUT = 10.0
 """Seconds that a call may take."""
 
 PATIENCE = 30.0
-"""Seconds after which what must happen has not."""
+"""Seconds after which an expected step counts as missing."""
 
 
 class NodeProcess:
-    """A node that provides the service, in a process of its own."""
+    """A node that provides the service, in its own process."""
 
     def __init__(self, node_id: str, cert_dir: str, address: str, seeds: list[str]) -> None:
         options = {"id": node_id, "cert_dir": cert_dir, "address": address, "seed_peers": seeds}
@@ -69,7 +69,7 @@ class NodeProcess:
         self.name = f"{node_id}@{self._process.pid}"
 
     def shown_serial(self) -> int:
-        """Shakes hands as the client; returns the serial number of the certificate it shows."""
+        """Does a TLS handshake as the client; returns the serial of the node's certificate."""
         directory = Path(self._cert_dir)
         context = ssl.create_default_context(cafile=directory / "ca-cert.pem")
         context.load_cert_chain(directory / f"{CALLER}-cert.pem", directory / f"{CALLER}-key.pem")
@@ -84,21 +84,21 @@ class NodeProcess:
         return x509.load_der_x509_certificate(der).serial_number
 
     def stop(self) -> int:
-        """Ends it by SIGTERM; returns its exit status."""
+        """Sends SIGTERM and returns the exit status."""
         self._process.terminate()
         self._process.communicate()
         return self._process.returncode
 
 
 def stop_with_input(stopping: threading.Event) -> None:
-    """If the benchmark is gone, nobody stays behind."""
+    """Stops this process when the benchmark ends."""
     sys.stdin.read()
     stopping.set()
 
 
 def serve(options: dict[str, Any]) -> None:
-    """The node's process. Its answers name it, and the certificate that it saw of the caller."""
-    from aegis_core import Node, caller_from_context  # of no use to the callers' process
+    """Runs the node. Its answers name the process and the caller's certificate that it saw."""
+    from aegis_core import Node, caller_from_context  # the callers' process does not need it
 
     name = f"{options['id']}@{os.getpid()}"
 
@@ -127,7 +127,7 @@ def serve(options: dict[str, Any]) -> None:
 
 
 class Providers:
-    """The nodes, and the directory of their certificates and the client's."""
+    """The nodes, and the directory of the certificates of the nodes and the client."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
@@ -174,7 +174,7 @@ def providers() -> Iterator[Providers]:
 
 @contextmanager
 def load(mesh: Mesh) -> Iterator[tuple[list[Call], set[str]]]:
-    """Runs the callers; gives their calls, and the answers that they got."""
+    """Runs the callers; yields their calls and the answers."""
     channel: Any = mesh.pool.channel(SERVICE.name, SERVICE.version)
     unary, stream = channel.unary_unary(METHOD), channel.unary_stream(STREAM)
     answers: set[str] = set()
@@ -191,7 +191,7 @@ def load(mesh: Mesh) -> Iterator[tuple[list[Call], set[str]]]:
 
 
 def happens(what: Callable[..., bool], *arguments: object) -> bool:
-    """Waits for it; tells whether it came to be."""
+    """Waits for a condition; returns whether it became true."""
     deadline = time.monotonic() + PATIENCE
     while not what(*arguments):
         if time.monotonic() > deadline:
@@ -214,7 +214,7 @@ def certificate_is_used(node: NodeProcess, serial: int, mesh: Mesh) -> bool:
 
 
 def restart_all(running: Providers, answers: set[str], rounds: int) -> int:
-    """Restarts the providers one by one; returns how many ended well and then answered calls."""
+    """Restarts the providers one by one; returns how many exited with 0 and then answered calls."""
     seen = 0
     for number in range(rounds):
         for node_id in NODES:
@@ -228,7 +228,7 @@ def restart_all(running: Providers, answers: set[str], rounds: int) -> int:
 
 
 def renew_all(running: Providers, answers: set[str], mesh: Mesh, rounds: int) -> int:
-    """Renews all certificates; returns how many of the new ones are used."""
+    """Renews all certificates; returns how many of the new ones came into use."""
     seen = 0
     for _ in range(rounds):
         serials = {node_id: running.renew(node_id) for node_id in (*NODES, CALLER)}
@@ -244,7 +244,7 @@ def renew_all(running: Providers, answers: set[str], mesh: Mesh, rounds: int) ->
 def under_load(
     what: str, happened: str, expected: int, act: Callable[[Providers, set[str], Mesh], int]
 ) -> Row:
-    """Does something to the providers while they are called; counts the calls that failed."""
+    """Runs an action on the providers under load; counts the calls that failed."""
     with providers() as running, running.connect() as mesh, load(mesh) as (calls, answers):
         if not happens(answers_came, running.names, answers):
             raise RuntimeError("not all providers are called")

@@ -1,11 +1,11 @@
-"""What a node adds to a unary call on the server, against a raw server of gRPC.
+"""The cost that a node adds to a unary call on the server, compared with a raw gRPC server.
 
     uv run python benchmarks/server.py
 
-Both serve the same handler with the same mutual TLS; the node also tells who calls, checks that
-certificate, goes by a policy and counts. A third server is raw, and its handler asks gRPC who
-calls and does nothing with the answer: no mesh can add less. The CPU time is the servers': who
-calls is another process.
+Both serve the same handler with the same mutual TLS. The node also identifies the caller, checks
+its certificate, applies a policy and counts. The handler of a third, raw server reads the caller's
+identity from gRPC and ignores it: that is the lowest cost that any mesh can add. The CPU time is
+that of the servers; the caller is another process.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def registrar(handler: Any) -> Callable[[Any], None]:
 
 
 async def raw_server(tls: TLSConfig, register: Callable[[Any], None]) -> tuple[Any, str]:
-    """Serves as one would by hand, with as many threads as a node has, and its options."""
+    """Starts a plain server with the options of a node and as many threads."""
     server = grpc.aio.server(
         migration_thread_pool=ThreadPoolExecutor(16),
         options=(("grpc.so_reuseport", 0), ("grpc.http2.bdp_probe", 0)),
@@ -84,7 +84,7 @@ async def raw_server(tls: TLSConfig, register: Callable[[Any], None]) -> tuple[A
 
 @contextmanager
 def caller(tls: TLSConfig, targets: dict[str, str]) -> Iterator[dict[str, Callable[[int], object]]]:
-    """Runs the caller's process; gives what lets it make some calls at a server."""
+    """Runs the caller's process; yields functions that make it call each server."""
     process = subprocess.Popen(
         [sys.executable, __file__, "--caller"],
         stdin=subprocess.PIPE,
@@ -93,28 +93,28 @@ def caller(tls: TLSConfig, targets: dict[str, str]) -> Iterator[dict[str, Callab
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    told, heard = process.stdin, process.stdout
+    requests, replies = process.stdin, process.stdout
     pems = [tls.trust_bundle, tls.private_key, tls.certificate_chain]
-    print(json.dumps([[pem.decode() for pem in pems], targets]), file=told, flush=True)
-    assert heard.readline() == "ready\n"
+    print(json.dumps([[pem.decode() for pem in pems], targets]), file=requests, flush=True)
+    assert replies.readline() == "ready\n"
 
     def at(name: str) -> Callable[[int], object]:
         def run(calls: int) -> None:
-            print(json.dumps([name, calls]), file=told, flush=True)
-            assert heard.readline() == "done\n"
+            print(json.dumps([name, calls]), file=requests, flush=True)
+            assert replies.readline() == "done\n"
 
         return run
 
     try:
         yield {name: at(name) for name in targets}
     finally:
-        told.close()
+        requests.close()
         process.wait()
-        heard.close()
+        replies.close()
 
 
-def call_when_told() -> None:
-    """The caller's process: it makes the calls it is told to, until its input ends."""
+def call_on_request() -> None:
+    """The caller's process: makes the calls that standard input requests, until it ends."""
     pems, targets = json.loads(sys.stdin.readline())
     credentials = grpc.ssl_channel_credentials(*(pem.encode() for pem in pems))
     options = [("grpc.ssl_target_name_override", "server")]
@@ -183,7 +183,7 @@ def main() -> int:
     parser.add_argument("--caller", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.caller:
-        call_when_told()
+        call_on_request()
         return 0
     return print_rows(report(arguments.rounds, arguments.calls))
 

@@ -24,7 +24,7 @@ _INSTEAD = {
     "loadBalancingConfig": "the pool balances: use its argument balancers",
     "loadBalancingPolicy": "the pool balances: use its argument balancers",
     "retryThrottling": "each service has a retry budget, which cannot be changed",
-    "healthCheckConfig": "the pool knows from the topology who is unhealthy",
+    "healthCheckConfig": "the pool learns from the topology which providers are unhealthy",
     "hedgingPolicy": "calls are not sent to several providers at once",
     "maxRequestMessageBytes": "use the channel option grpc.max_send_message_length",
     "maxResponseMessageBytes": "use the channel option grpc.max_receive_message_length",
@@ -147,9 +147,9 @@ def _codes(where: str, value: Any) -> frozenset[StatusCode]:
         if isinstance(name, str | int) and not isinstance(name, bool):
             code = _CODES.get(name.upper() if isinstance(name, str) else name)
         if code is None:
-            raise ServiceConfigError(where, f"{name!r} is no status of gRPC")
+            raise ServiceConfigError(where, f"{name!r} is not a status of gRPC")
         if code in {StatusCode.OK, StatusCode.CANCELLED}:
-            raise ServiceConfigError(where, f"a call that ended {code.name} stays so")
+            raise ServiceConfigError(where, f"a call that ended {code.name} cannot be retried")
         chosen.add(code)
     if not chosen:
         raise ServiceConfigError(where, "must name a status")

@@ -1,1 +1,1 @@
-"""The asyncio face of calls: pool, channel and call on `grpc.aio`."""
+"""The async pool, its channels and calls, on `grpc.aio`."""

@@ -13,12 +13,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from aegis_discovery._calls.attempt import (
-    AttemptResult,
-    attempt_result,
-    record_success,
-    time_left,
-)
+from aegis_discovery._calls.attempt import AttemptResult, attempt_result, record_success, time_left
 from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery._calls.router import Router
 from aegis_discovery._calls.stubs import StubCallable

@@ -27,25 +27,9 @@ _log = logging.getLogger("aegis.pool")
 class ServiceClientPool(BasePool[grpc.aio.Channel]):
     """Calls services by name and balances the calls over their providers, with mutual TLS.
 
-    Each provider must prove that it is the node that the topology names. Calls skip providers that
-    the mesh considers unhealthy or that recent calls failed at, as long as others are left. A pool
-    belongs to the event loop of its first call.
-
-    A call that was not answered may be retried at another provider. The first provider may have
-    run it before it died.
-
-    Args:
-        source: A topology, or an object that has one (`Node`, `Mesh`).
-        tls: The identity of this process.
-        region: The region of this process; its providers are preferred.
-        zone: The zone of this process in that region; its providers are preferred above all.
-        may_provide: Called with a node and a service's name and version; returns whether the node
-            may provide the service. Other nodes get no calls. It is called when the providers
-            change, and must not use the pool.
-        channels: Channels shared with other users of the same nodes, in place of own ones. They
-            have their own identity, interceptors and options, and the pool does not close them.
-        options: The fields of `PoolOptions`: `balancers`, `retry`, `service_config`, `interceptors`
-            and `options`.
+    A pool belongs to the event loop of its first call. Its arguments and its behaviour are those of
+    `aegis_discovery.ServiceClientPool`, but its `interceptors` are those of `grpc.aio`, and shared
+    `channels` have interceptors of their own.
 
     Raises:
         ServiceConfigError: If the service config is malformed or not supported.

@@ -1,1 +1,1 @@
-"""The blocking face of calls: pool, channel and call on `grpc`."""
+"""The sync pool, its channels and calls, on `grpc`."""
