@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import grpc
 from aegis_certs import TLSConfig, TLSOptions, validate_node_id
@@ -93,8 +93,8 @@ def expand(
 
         own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         parameters = inspect.signature(options).parameters.values()
-        signature: Any = inspect.Signature([own, *parameters], return_annotation=None)
-        vars(expanded)["__signature__"] = signature
+        signature = inspect.Signature([own, *parameters], return_annotation=None)
+        expanded.__signature__ = signature  # type: ignore[attr-defined]  # inspect reads it
         return expanded
 
     return decorate

@@ -252,7 +252,7 @@ def _code(error: CallerError) -> grpc.StatusCode:
 
 _FULL = (
     grpc.StatusCode.RESOURCE_EXHAUSTED,
-    "as many calls run here as may; try another provider",
+    "this node is at its limit of concurrent calls; try another provider",
     (SHED_METADATA,),
 )
 # Without the mark, as from a node that is gone: callers stop using this node.
