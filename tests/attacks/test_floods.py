@@ -229,7 +229,7 @@ async def test_a_watcher_that_does_not_read_gets_the_latest_and_costs_nothing(
 async def test_a_server_that_is_apart_all_the_time_is_named_and_dialled_after_a_pause(
     attacked: Any, logged: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aegis_core._peers.session.MIN_PAUSE", 3600)
+    monkeypatch.setattr("aegis_core._peers.feed.MIN_PAUSE", 3600)
     mesh = await attacked("a", "b")
     await mesh.wait_until_watched()
     a, attacker = mesh.nodes[0], mesh.attacker
@@ -255,6 +255,6 @@ async def test_what_fails_in_an_exchange_with_a_lost_node_names_it(
     def fail(_received: Any) -> None:
         raise RuntimeError("a fault of ours")
 
-    monkeypatch.setattr(session, "received", fail)
+    monkeypatch.setattr(session, "message_received", fail)
     session._exchange(PeerInfo("mallory", attacker.address), time.monotonic(), 5.0)
     await mesh.until(lambda: logged(f"an exchange with mallory at {attacker.address} failed"))

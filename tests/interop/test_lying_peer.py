@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from aegis_core import NodeStatus, PeerInfo, ServiceInfo
-from aegis_core._unsigned_peers.vouching import MAX_BROUGHT
+from aegis_core._unsigned_peers.vouching import MAX_INTRODUCED
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc
 
 HIGHEST = 2**63 - 1
@@ -149,7 +149,7 @@ async def test_an_id_that_cannot_be_one_is_left_out_and_the_rest_is_not(
     for node in (a, b):
         await until(lambda n=node: n.topology.get_service_providers("good", "v1"))
         assert sorted(node.topology.nodes) == ["a", "b", "good", "liar"]
-    assert "liar lists a node that cannot be one" in caplog.text
+    assert "liar lists an invalid node" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -228,9 +228,9 @@ async def test_nodes_that_it_invents_are_few_whatever_it_lists_and_it_is_named(
         await heard(liar, a, b)
     for node in (a, b):
         kept = node.topology.snapshot().records
-        assert len(kept) <= 3 + 2 * (MAX_BROUGHT + 2), "ghosts and tombstones"
+        assert len(kept) <= 3 + 2 * (MAX_INTRODUCED + 2), "ghosts and tombstones"
         assert {node.topology.nodes[i].status for i in "ab"} == {NodeStatus.ALIVE}
-    assert "liar tells of more new nodes" in caplog.text
+    assert "liar lists more new nodes" in caplog.text
     assert "vouches for" not in caplog.text, "the honest are blamed for nothing"
     invent(liar, "127.0.0.1:9")
     await agreed(until, a, b)
@@ -265,9 +265,9 @@ async def test_an_address_that_it_invents_many_nodes_at_is_left_in_peace(
     victim = await asyncio.start_server(on_connect, "127.0.0.1", 0)
     a, b, liar = await mesh()
     address = f"127.0.0.1:{victim.sockets[0].getsockname()[1]}"
-    invent(liar, address, *(f"ghost-{number}" for number in range(MAX_BROUGHT)))
+    invent(liar, address, *(f"ghost-{number}" for number in range(MAX_INTRODUCED)))
     for node in (a, b):
-        await until(lambda n=node: len(n.topology.nodes) == 3 + MAX_BROUGHT)
+        await until(lambda n=node: len(n.topology.nodes) == 3 + MAX_INTRODUCED)
     await until(lambda: dials >= 4)
     await heard(liar, a, b)
     assert dials <= 8, "four by each node"

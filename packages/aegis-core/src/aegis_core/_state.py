@@ -1,4 +1,4 @@
-"""What the parts of one node share: who it is, what it knows, whom it believes."""
+"""What the parts of one node share: its identity, its topology and its verifiers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from aegis_core.errors import ConfigError
 
 
 class NodeState:
-    """The identity and the knowledge of one node.
+    """The identity and the topology of one node.
 
     Attributes:
-        joined: Set once a peer sent all that it knows.
+        joined: Set once a peer has sent all that it knows.
         on_failure: Stops the node because of an error that it cannot continue with.
     """
 
@@ -38,15 +38,15 @@ class NodeState:
         self.verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
         self.chain = _chain(tls)
         self.caller_verifier = CallerVerifier(tls.trust_domain)
-        self._complaints = LogLimiter(logging.getLogger("aegis.feed"))
+        self._log_limiter = LogLimiter(logging.getLogger("aegis.feed"))
         _check(tls, self.verifier)
         self.on_failure = on_failure
 
     def change_identity(self, tls: TLSConfig) -> None:
-        """Goes on with another certificate, key or trust bundle of the same node.
+        """Changes to another certificate, key or trust bundle of the same node.
 
         Raises:
-            ConfigError: If it is no identity of this node; the old one stays.
+            ConfigError: If it is not an identity of this node; the old one stays.
         """
         if tls.node_id != self.node_id:
             reason = f"the certificate is {tls.node_id}'s, this node is {self.node_id}"
@@ -63,36 +63,36 @@ class NodeState:
             self.topology.republish()
 
     def apply_revocations(self, revocations: RevocationList) -> None:
-        """Believes, serves and calls no revoked certificate from now on."""
+        """Refuses revoked certificates from now on, and removes their records."""
         self.caller_verifier.apply_revocations(revocations)
         self.topology.remove_revoked(self.verifier.apply_revocations(revocations))
 
     def new_reader(self) -> FeedReader:
-        """Makes the reading end of one more feed."""
+        """Makes the reading end of a feed."""
         return FeedReader(
-            self.topology, self.verifier, trusts_statuses=False, log_limiter=self._complaints
+            self.topology, self.verifier, trusts_statuses=False, log_limiter=self._log_limiter
         )
 
     def own_record(self) -> Record | None:
-        """Returns the record that this node publishes of itself."""
+        """Returns the record that this node publishes."""
         return self.topology.get_record(self.node_id)
 
     def own_node(self) -> NodeInfo:
-        """Returns this node as others see it; after it left, only its id."""
+        """Returns this node as others see it; after it left, with its id only."""
         return self.topology.get_node(self.node_id) or NodeInfo(self.node_id)
 
     def chain_of(self, fingerprint: bytes) -> tuple[bytes, ...] | None:
-        """Finds the chain of a certificate that signed a record we hold."""
+        """Finds the chain of a certificate that signed a record of the topology."""
         leaf = self.verifier.leaf(fingerprint)
         return leaf.chain if leaf else None
 
     def forget_certificates(self) -> None:
-        """Lets go of certificates that sign no record any more."""
+        """Forgets certificates that sign no record any more."""
         self.verifier.retain(self.topology.signers | {self.tls.fingerprint})
 
 
 def _check(tls: TLSConfig, verifier: RecordVerifier) -> None:
-    """Checks that an identity can be a node's: its chain proves a server, its key is its own."""
+    """Checks that a chain is valid for a server, and that the key belongs to it."""
     try:
         verifier.add_chain(_chain(tls))
     except InvalidRecordError as error:

@@ -158,7 +158,7 @@ async def a_node_that_stops_has_left(mesh: Mesh) -> bool:
 
 RULES = {
     "_recover": a_failed_node_that_knows_nobody_is_found_again,
-    "met_foreign": the_older_of_two_processes_under_one_id_gives_way,
+    "foreign_record_received": the_older_of_two_processes_under_one_id_gives_way,
     "leave": a_node_that_stops_has_left,
 }
 

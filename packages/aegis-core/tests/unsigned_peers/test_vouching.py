@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from aegis_core._unsigned_peers.vouching import MAX_BROUGHT, NEW_EVERY, Vouching
+from aegis_core._unsigned_peers.vouching import INTRODUCE_EVERY, MAX_INTRODUCED, Vouching
 from aegis_discovery import NodeInfo, ServiceInfo, Topology
 from aegis_discovery.records import LEASE, RecordSigner
 
@@ -31,24 +31,24 @@ def node(node_id: str, port: int = 1) -> NodeInfo:
 
 
 def test_what_a_peer_tells_is_published_with_the_name_of_the_voucher(topology: Topology) -> None:
-    Vouching(topology).learn("go", [node("go"), node("other")])
+    Vouching(topology).update("go", [node("go"), node("other")])
     assert [(n.id, n.vouched_by) for n in topology.nodes.values()] == [("go", "v"), ("other", "v")]
     assert [n.id for n in topology.get_service_providers("s", "v1")] == ["go", "other"]
 
 
 def test_the_same_answer_twice_changes_nothing(topology: Topology, clock: ManualClock) -> None:
     vouching = Vouching(topology, clock)
-    vouching.learn("go", [node("go")])
+    vouching.update("go", [node("go")])
     version = topology.version
-    vouching.learn("go", [node("go")])
+    vouching.update("go", [node("go")])
     assert topology.version == version
 
 
 def test_an_old_lease_is_renewed_by_the_same_answer(topology: Topology, clock: ManualClock) -> None:
     vouching = Vouching(topology, clock)
-    vouching.learn("go", [node("go")])
+    vouching.update("go", [node("go")])
     clock.now += LEASE / 2
-    vouching.learn("go", [node("go")])
+    vouching.update("go", [node("go")])
     clock.now += LEASE * 0.75
     topology.expire()
     assert topology.get_node("go") is not None
@@ -59,17 +59,17 @@ def test_what_two_vouchers_agree_on_is_published_once(clock: ManualClock) -> Non
         Topology(owner=owner, signer=RecordSigner(owner, clock=clock), clock=clock)
         for owner in ("v1", "v2")
     ]
-    Vouching(topologies[0], clock).learn("go", [node("go")])
+    Vouching(topologies[0], clock).update("go", [node("go")])
     topologies[1].merge(topologies[0])
-    Vouching(topologies[1], clock).learn("go", [node("go")])
+    Vouching(topologies[1], clock).update("go", [node("go")])
     assert topologies[1].nodes["go"].vouched_by == "v1"
 
 
 def test_a_missing_entry_removes_only_what_this_peer_told_of(topology: Topology) -> None:
     vouching = Vouching(topology)
-    vouching.learn("go-1", [node("go-1"), node("x"), node("y")])
-    vouching.learn("go-2", [node("go-2"), node("y")])
-    vouching.learn("go-1", [node("go-1")])
+    vouching.update("go-1", [node("go-1"), node("x"), node("y")])
+    vouching.update("go-2", [node("go-2"), node("y")])
+    vouching.update("go-1", [node("go-1")])
     assert list(topology.nodes) == ["go-1", "go-2", "y"]
     vouching.forget("go-2")
     assert list(topology.nodes) == ["go-1"]
@@ -81,12 +81,12 @@ def test_a_peer_never_changes_or_removes_what_its_owner_signed(clock: ManualCloc
     ours = Topology(owner="v", signer=RecordSigner("v", clock=clock), clock=clock)
     ours.merge(owner)
     vouching = Vouching(ours, clock)
-    vouching.learn("go", [node("go"), node("a", 2)])
-    vouching.learn("go", [node("go")])
+    vouching.update("go", [node("go"), node("a", 2)])
+    vouching.update("go", [node("go")])
     assert ours.nodes["a"].address == "10.0.0.1:1"
     owner.remove_node("a")
     ours.merge(owner)
-    vouching.learn("go", [node("go"), node("a", 2)])
+    vouching.update("go", [node("go"), node("a", 2)])
     assert ours.get_node("a") is None, "a node that left does not come back by hearsay"
 
 
@@ -95,9 +95,9 @@ def test_ids_that_cannot_be_one_are_left_out_and_told_once(
 ) -> None:
     vouching = Vouching(topology)
     for _ in range(3):
-        vouching.learn("go", [node("go"), node("../x"), node("localhost")])
+        vouching.update("go", [node("go"), node("../x"), node("localhost")])
     assert list(topology.nodes) == ["go"]
-    assert caplog.text.count("go lists a node that cannot be one: '../x'") == 1
+    assert caplog.text.count("go lists an invalid node: '../x'") == 1
     assert len(caplog.records) == 1
 
 
@@ -105,7 +105,7 @@ def test_a_node_with_more_to_tell_than_a_record_holds_is_left_out(
     topology: Topology, caplog: pytest.LogCaptureFixture
 ) -> None:
     many = tuple(ServiceInfo(f"service-{i}", "v1") for i in range(1000))
-    Vouching(topology).learn(
+    Vouching(topology).update(
         "go", [NodeInfo("big", address="10.0.0.1:1", services=many), node("go")]
     )
     assert list(topology.nodes) == ["go"]
@@ -114,31 +114,31 @@ def test_a_node_with_more_to_tell_than_a_record_holds_is_left_out(
 
 def test_what_a_node_says_of_itself_beats_hearsay(topology: Topology) -> None:
     vouching = Vouching(topology)
-    vouching.learn("go-1", [node("go-1"), node("go-2", 1)])
-    vouching.learn("go-2", [node("go-2", 2)])
+    vouching.update("go-1", [node("go-1"), node("go-2", 1)])
+    vouching.update("go-2", [node("go-2", 2)])
     version = topology.version
-    vouching.learn("go-1", [node("go-1"), node("go-2", 1)])
+    vouching.update("go-1", [node("go-1"), node("go-2", 1)])
     assert topology.nodes["go-2"].address == "10.0.0.1:2"
     assert topology.version == version
 
 
 def test_hearsay_counts_again_when_a_node_does_not_answer_any_more(topology: Topology) -> None:
     vouching = Vouching(topology)
-    vouching.learn("go-2", [node("go-2", 1)])
-    vouching.learn("go-1", [node("go-1"), node("go-2", 2)])
+    vouching.update("go-2", [node("go-2", 1)])
+    vouching.update("go-1", [node("go-1"), node("go-2", 2)])
     assert topology.nodes["go-2"].address == "10.0.0.1:1"
-    vouching.lost("go-2")
+    vouching.mark_unanswered("go-2")
     assert topology.nodes["go-2"].address == "10.0.0.1:2"
 
 
 def test_peers_that_contradict_each_other_change_nothing_for_ever(topology: Topology) -> None:
     vouching = Vouching(topology)
     for _ in range(3):
-        vouching.learn("go-2", [node("go-2"), node("x", 2)])
-        vouching.learn("go-1", [node("go-1"), node("x", 1), node("x", 1)])
+        vouching.update("go-2", [node("go-2"), node("x", 2)])
+        vouching.update("go-1", [node("go-1"), node("x", 1), node("x", 1)])
         version = topology.version
     assert topology.nodes["x"].address == "10.0.0.1:1"
-    vouching.learn("go-2", [node("go-2"), node("x", 2)])
+    vouching.update("go-2", [node("go-2"), node("x", 2)])
     assert topology.version == version
 
 
@@ -157,7 +157,7 @@ def test_vouchers_that_hear_different_things_do_not_overwrite_each_other_for_eve
 
     def hear(*ports: int) -> None:
         for vouching, port in zip(vouchings, ports, strict=True):
-            vouching.learn("go", [node("go", port)])
+            vouching.update("go", [node("go", port)])
             exchange()
 
     hear(1, 2)
@@ -174,11 +174,11 @@ def test_it_is_known_whether_a_peer_holds_what_the_topology_has(topology: Topolo
     topology.add_node(node("v"))
     vouching = Vouching(topology)
     assert not vouching.is_behind("go"), "nothing is known of it"
-    vouching.learn("go", [node("go")])
+    vouching.update("go", [node("go")])
     assert vouching.is_behind("go")
-    vouching.learn("go", [node("go"), node("v")])
+    vouching.update("go", [node("go"), node("v")])
     assert not vouching.is_behind("go")
-    vouching.learn("go", [node("go"), node("v", 2)])
+    vouching.update("go", [node("go"), node("v", 2)])
     assert vouching.is_behind("go")
     assert topology.nodes["v"].address == "10.0.0.1:1"
 
@@ -188,12 +188,12 @@ def test_what_a_lost_voucher_published_is_renewed_by_another(clock: ManualClock)
         Topology(owner=owner, signer=RecordSigner(owner, clock=clock), clock=clock)
         for owner in ("v1", "v2")
     ]
-    Vouching(topologies[0], clock).learn("go", [node("go")])
+    Vouching(topologies[0], clock).update("go", [node("go")])
     topologies[1].merge(topologies[0])
     vouching = Vouching(topologies[1], clock)
-    vouching.learn("go", [node("go")])
+    vouching.update("go", [node("go")])
     clock.now += LEASE / 2
-    vouching.learn("go", [node("go")])
+    vouching.update("go", [node("go")])
     assert topologies[1].nodes["go"].vouched_by == "v2"
 
 
@@ -206,15 +206,15 @@ def test_one_peer_brings_so_many_nodes_and_is_named_once_a_minute(
 ) -> None:
     vouching = Vouching(topology, clock)
     for _ in range(3):
-        vouching.learn("liar", [*ghosts(60_000), node("liar")])
-    assert len(topology.nodes) == MAX_BROUGHT + 1, "and itself"
+        vouching.update("liar", [*ghosts(60_000), node("liar")])
+    assert len(topology.nodes) == MAX_INTRODUCED + 1, "and itself"
     (line,) = caplog.messages
     assert line == (
-        f"liar tells of more new nodes than the {MAX_BROUGHT} at once that one peer may; "
-        "some are left out"
+        f"liar lists more new nodes than the {MAX_INTRODUCED} that one peer may introduce; "
+        "some are omitted"
     )
-    assert len(vouching._tellers["liar"].told) <= 2 * MAX_BROUGHT + 1, "what it told is not kept"
-    vouching.learn("go", [node("go"), node("friend")])
+    assert len(vouching._peers["liar"].listed) <= 2 * MAX_INTRODUCED + 1, "what it told is not kept"
+    vouching.update("go", [node("go"), node("friend")])
     assert {"go", "friend"} <= topology.nodes.keys(), "others have their own share"
 
 
@@ -223,13 +223,13 @@ def test_answers_that_change_leave_a_bounded_number_of_tombstones(
 ) -> None:
     vouching = Vouching(topology, clock)
     for answer in range(50):
-        vouching.learn("liar", [node("liar"), *ghosts(600, f"ghost-{answer}")])
+        vouching.update("liar", [node("liar"), *ghosts(600, f"ghost-{answer}")])
         clock.now += 2
     assert list(topology.nodes) == ["liar"], "all that it may bring is used up"
-    assert len(topology.snapshot().records) <= MAX_BROUGHT + 2
-    assert "liar tells of more new nodes" in caplog.text
-    clock.now += NEW_EVERY
-    vouching.learn("liar", [node("liar"), *ghosts(600, "late")])
+    assert len(topology.snapshot().records) <= MAX_INTRODUCED + 2
+    assert "liar lists more new nodes" in caplog.text
+    clock.now += INTRODUCE_EVERY
+    vouching.update("liar", [node("liar"), *ghosts(600, "late")])
     assert len(topology.nodes) == 2, "one more, now and then"
 
 
@@ -237,13 +237,13 @@ def test_whoever_answers_itself_is_charged_to_nobody_any_more(
     topology: Topology, clock: ManualClock
 ) -> None:
     vouching = Vouching(topology, clock)
-    vouching.learn("go", [node("go"), *ghosts(MAX_BROUGHT + 1)])
-    clock.now += NEW_EVERY
-    vouching.learn("go", [node("go"), *ghosts(MAX_BROUGHT + 1)])
-    assert len(topology.nodes) == MAX_BROUGHT + 1
-    vouching.learn("ghost-0", [node("ghost-0")])
-    vouching.learn("go", [node("go"), *ghosts(MAX_BROUGHT + 1)])
-    assert len(topology.nodes) == MAX_BROUGHT + 2
+    vouching.update("go", [node("go"), *ghosts(MAX_INTRODUCED + 1)])
+    clock.now += INTRODUCE_EVERY
+    vouching.update("go", [node("go"), *ghosts(MAX_INTRODUCED + 1)])
+    assert len(topology.nodes) == MAX_INTRODUCED + 1
+    vouching.update("ghost-0", [node("ghost-0")])
+    vouching.update("go", [node("go"), *ghosts(MAX_INTRODUCED + 1)])
+    assert len(topology.nodes) == MAX_INTRODUCED + 2
 
 
 def test_an_honest_fleet_becomes_known_share_by_share(
@@ -255,7 +255,7 @@ def test_an_honest_fleet_becomes_known_share_by_share(
     while len(topology.nodes) < len(fleet):
         known = len(topology.nodes)
         for peer_id in sorted(asked):
-            vouching.learn(peer_id, fleet)
+            vouching.update(peer_id, fleet)
         asked = set(topology.nodes)
         assert len(topology.nodes) > known
 
@@ -268,11 +268,11 @@ def test_what_a_voucher_has_no_room_for_is_left_out_and_the_peer_named(
 ) -> None:
     monkeypatch.setattr("aegis_discovery._topology.limits.MAX_VOUCHED", 3)
     vouching = Vouching(topology, clock)
-    vouching.learn("go", [node("go"), *ghosts(3)])
+    vouching.update("go", [node("go"), *ghosts(3)])
     assert len(topology.nodes) == 3
     (line,) = caplog.messages
     assert line.endswith(
-        "cannot be vouched for: v vouches for 3 nodes, the most it may (told by go)"
+        "cannot be vouched for: v vouches for 3 nodes, the most it may (listed by go)"
     )
-    vouching.learn("go", [node("go"), node("new")])
+    vouching.update("go", [node("go"), node("new")])
     assert list(topology.nodes) == ["go", "new"], "removals make room"

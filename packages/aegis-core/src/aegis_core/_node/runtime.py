@@ -77,7 +77,9 @@ class RunningNode:
             chain_of=self.state.chain_of,
             info=self.state.own_node,
             health=lambda: self.monitor.info,
-            on_foreign=lambda record: self.session.met_foreign(record, time.monotonic()),
+            on_foreign=lambda record: self.session.foreign_record_received(
+                record, time.monotonic()
+            ),
             poll_if_unknown=lambda peer_id: self.peers.poll_if_unknown(peer_id),
             is_behind=lambda peer_id: self.peers.is_behind(peer_id),
             caller_verifier=self.state.caller_verifier,

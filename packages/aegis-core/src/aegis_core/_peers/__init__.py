@@ -1,1 +1,1 @@
-"""Peers: whom to dial, the feeds from them, and how a node joins."""
+"""Peers: which nodes to dial, their feeds, and how a node joins."""

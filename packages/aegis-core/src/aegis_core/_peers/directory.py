@@ -1,4 +1,4 @@
-"""Where to dial each peer: at the address that it publishes, or that was given by hand. Pure."""
+"""The address of each peer: the one that it publishes, or one given by hand. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PeerDirectory:
         self._stamps_when_added: dict[str, int] = {}
 
     def add(self, peer: PeerInfo) -> None:
-        """Adds a peer; its address counts until its node publishes a newer record."""
+        """Adds a peer; its address is valid until its node publishes a newer record."""
         record = self._topology.get_record(peer.id)
         self.added[peer.id] = peer
         self._stamps_when_added[peer.id] = record.stamp if record else 0
@@ -38,8 +38,8 @@ class PeerDirectory:
             raise PeerNotFoundError(peer_id)
         del self._stamps_when_added[peer_id]
 
-    def find(self, peer_id: str) -> PeerInfo | None:
-        """Returns where to dial a peer; None for an unknown one and for the own node."""
+    def get(self, peer_id: str) -> PeerInfo | None:
+        """Returns a peer and its address; None if it is unknown or the node itself."""
         added = self.added.get(peer_id)
         if added is not None and self._is_newer_by_hand(peer_id):
             return added
@@ -50,8 +50,8 @@ class PeerDirectory:
                 return PeerInfo(node.id, node.address, node.type)
         return added
 
-    def unwatched(self) -> dict[str, PeerInfo]:
-        """Returns the added peers that no signed record leads to: nobody else would watch them."""
+    def unpublished(self) -> dict[str, PeerInfo]:
+        """Returns the added peers that membership does not watch: they have no signed record."""
         found = {}
         for peer_id, added in self.added.items():
             record = self._topology.get_record(peer_id)
@@ -61,7 +61,7 @@ class PeerDirectory:
                 or record.voucher
                 or self._is_newer_by_hand(peer_id)
             ):
-                found[peer_id] = self.find(peer_id) or added
+                found[peer_id] = self.get(peer_id) or added
         return found
 
     def _is_newer_by_hand(self, peer_id: str) -> bool:

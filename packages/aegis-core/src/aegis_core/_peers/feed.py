@@ -14,7 +14,19 @@ from aegis_core._membership.failure_detector import SUSPECT_AFTER
 from aegis_core._peers.info import PeerInfo
 
 REDIAL_AFTER = 10.0
-"""Seconds of silence after which a feed is opened anew; its node has failed long before that."""
+"""Seconds of silence after which a feed is opened again; its node has failed long before that."""
+
+MIN_PAUSE = 1.0
+"""Least seconds before a peer is dialled again that left, or whose feeds break again and again."""
+
+SHORT_FEEDS = 10
+"""Feeds of a peer in a row, none longer than `MIN_PAUSE`, after which that pause begins.
+
+A link that breaks a few times in a second is dialled at once: with the pause, its node would fail.
+"""
+
+FEED_RETRY = 60.0
+"""Seconds after which such a peer is asked for a feed again: it may have been replaced."""
 
 
 class FeedEnd(enum.Enum):
@@ -23,7 +35,7 @@ class FeedEnd(enum.Enum):
     IN_ORDER = "it left"
     BROKEN = "its connection broke"
     SILENT = "it was silent for too long"
-    DIVERGED = "it knows other things"
+    DIVERGED = "it holds other records"
     UNIMPLEMENTED = "it has no feed"
 
 
@@ -41,6 +53,10 @@ class Feed:
         give_up_at: When to close an exchange.
         opened_at: When it was opened last.
         heard_at: When its last message arrived; 0 before the first.
+        polls_until: Until when to poll a peer that has no feed; 0 where it has one.
+        times_diverged: How often it diverged since it was opened by a change of this node.
+        times_short: How many streams in a row were short.
+        stamp: Of the peer's record when the feed ended.
     """
 
     peer: PeerInfo
@@ -60,8 +76,28 @@ class Feed:
 
     @property
     def silent_after(self) -> float:
-        """Seconds without a message after which its stream has to be given up."""
+        """Seconds without a message after which to close its stream."""
         return SUSPECT_AFTER if self.is_exchange else REDIAL_AFTER
+
+    def ended(self, end: FeedEnd, now: float, why: str) -> None:
+        """Decides when to open it again: at once, or after a pause because of a problem."""
+        self.is_open = False
+        self.polls_until = now + FEED_RETRY if end is FeedEnd.UNIMPLEMENTED else 0.0
+        self.times_diverged += end is FeedEnd.DIVERGED
+        if end is FeedEnd.UNIMPLEMENTED or (end is FeedEnd.DIVERGED and self.times_diverged == 1):
+            # A clock that was wrong for a while makes two nodes diverge once.
+            self.dial_at = now
+            return
+        if end is FeedEnd.DIVERGED:
+            why = f"it diverges from this node again and again ({why})"
+        # A message resets the backoff, so a peer that sends one and breaks off needs a limit.
+        is_short = self.heard_at > self.opened_at and now - self.opened_at < MIN_PAUSE
+        self.times_short = self.times_short + 1 if is_short else 0
+        pause = 0.0
+        if end in (FeedEnd.IN_ORDER, FeedEnd.DIVERGED) or self.times_short > SHORT_FEEDS:
+            pause = MIN_PAUSE
+        self.dial_at = now + max(self.backoff.next(), pause)
+        self.problem = why
 
 
 class SessionShell(Protocol):
@@ -71,19 +107,19 @@ class SessionShell(Protocol):
         """Calls `tick` soon."""
 
     def open(self, feed: Feed) -> None:
-        """Opens a stream; what it brings goes to `Session.received`, its end to `ended`."""
+        """Opens a stream; reports to `Session.message_received` and `feed_ended`."""
 
     def poll(self, feed: Feed) -> None:
-        """Asks a peer without a feed for its topology; ends in `Session.polled` or `ended`."""
+        """Polls a peer that has no feed; reports to `Session.poll_answered` or `feed_ended`."""
 
     def close(self, feed: Feed) -> None:
-        """Ends the stream or the poll, of which nothing more may be reported."""
+        """Ends the stream or the poll, and reports nothing more of it."""
 
     def release(self, peer_id: str) -> None:
-        """Drops the connections to a peer that is not watched any more."""
+        """Closes the connection for calls to a peer that is not watched any more."""
 
     def joined(self) -> None:
-        """Learns that a peer sent all that it knows."""
+        """Notes that a peer has sent all that it knows."""
 
     def give_way(self, address: str) -> None:
         """Stops the node: another process, at this address, runs under its id."""

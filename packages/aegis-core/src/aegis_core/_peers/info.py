@@ -1,4 +1,4 @@
-"""Peers: the nodes that this one was told to know, by id and address."""
+"""Peers: other nodes, by id and address."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from aegis_core._address import check_dialable
 
 @dataclass(frozen=True, slots=True)
 class PeerInfo:
-    """A node to talk to, whether or not the topology has it.
+    """A node to talk to, in the topology or not.
 
     Attributes:
-        id: Its node id; its certificate must prove it.
+        id: Its node id, which its certificate must prove.
         address: `host:port`.
-        type: What kind of node it is.
+        type: The kind of node.
 
     Raises:
-        aegis_certs.CertsError: If the id cannot be one.
-        ConfigError: If the address cannot be one.
+        aegis_certs.CertsError: If the id is not valid.
+        ConfigError: If the address is not valid.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Finds out who the seed peers are, and makes them peers; again and again, for ever."""
+"""Finds out the node ids of the seed peers, and adds them as peers; tries again for ever."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from aegis_core.errors import ConfigError, PeerNotFoundError
 _log = logging.getLogger("aegis.membership")
 
 RETRY = 2.0
-"""Seconds between two looks at a seed peer that is not being watched."""
+"""Seconds between two tries to reach a seed peer that is not watched."""
 
 
 class Joiner:
-    """Turns seed addresses into peers; the certificate found there says who it is."""
+    """Turns seed addresses into peers; the certificate of the server there has the node id."""
 
     def __init__(
         self, state: NodeState, peers: PeerManager, session: Session, seeds: Sequence[SeedPeer]
@@ -47,21 +47,21 @@ class Joiner:
             await asyncio.sleep(RETRY)
 
     async def wait(self, timeout: float) -> None:
-        """Waits, at most `timeout` seconds, until a seed peer told all it knows, or none can."""
+        """Waits, at most `timeout` seconds, until a peer sent its topology, or no seed peer can."""
         if not self._seeds:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._told_or_tried()
+                await self._joined_or_tried()
         if not self._state.joined.is_set():
             _log.warning(
-                "%s has not joined yet (%s); it goes on trying",
+                "%s has not joined yet (%s); it keeps trying",
                 self._state.node_id,
                 self._why_not(),
             )
 
-    async def _told_or_tried(self) -> None:
-        """Returns when a peer told what it knows, or when no seed peer turned out to be one."""
+    async def _joined_or_tried(self) -> None:
+        """Returns when a peer sent its topology, or when no seed peer could be identified."""
         joined = asyncio.ensure_future(self._state.joined.wait())
         tried = asyncio.ensure_future(self._all_tried.wait())
         try:
@@ -82,7 +82,7 @@ class Joiner:
             feed = self._session.feeds.get(node_id)
             why = (feed.problem if feed else "") or "it has not answered yet"
             reasons.append(f"{node_id} at {seed.address}: {why}")
-        return "; ".join(reasons) or "no seed peer but itself"
+        return "; ".join(reasons) or "its only seed peer is itself"
 
     async def _look_up(self, seed: SeedPeer) -> None:
         known = self._found.get(seed)
@@ -110,7 +110,7 @@ class Joiner:
         return feed is not None and not feed.problem
 
     def _is_alive(self, node_id: str) -> bool:
-        """Tells whether the mesh sees a seed peer; once it does, others may be watching it."""
+        """Tells whether the mesh sees a seed peer as alive, so that other nodes watch it."""
         node = self._state.topology.get_node(node_id)
         is_alive = node is not None and node.status is NodeStatus.ALIVE
         return is_alive and self._state.joined.is_set()
@@ -120,7 +120,7 @@ class Joiner:
         return identity.node_id
 
     def _replace(self, known: str | None) -> None:
-        """Another node answers at this address now; the one before is no peer any more."""
+        """Removes a peer at whose address another node answers now."""
         if known is not None and known not in self._found.values():
             with contextlib.suppress(PeerNotFoundError):
                 self._peers.remove_peer(known)

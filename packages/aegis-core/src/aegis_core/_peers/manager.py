@@ -1,4 +1,4 @@
-"""Calls to single peers, by hand or on an interval."""
+"""Calls to single peers."""
 
 from __future__ import annotations
 
@@ -30,20 +30,19 @@ from aegis_core.errors import PeerNotFoundError
 _log = logging.getLogger("aegis.peers")
 
 TIMEOUT = 5.0
-"""Seconds for one call to a peer: a hung one must not block a sync for ever."""
+"""Seconds for one call to a peer: one that hangs must not block a sync for ever."""
 
-
-MEETING = 1.0
-"""Seconds for asking a peer that itself waits for our answer."""
+NESTED_POLL_TIMEOUT = 1.0
+"""Seconds for polling a peer that waits for an answer of this node meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
-    """What came of syncing with all peers.
+    """The result of a sync with all peers.
 
     Attributes:
         synced: Ids of the peers that answered.
-        failed: Why the others did not, by id.
+        failed: Reasons why the others did not, by id.
     """
 
     synced: tuple[str, ...]
@@ -53,8 +52,8 @@ class SyncReport:
 class PeerManager:
     """Knows peers, keeps their connections and calls them.
 
-    Peers are those added here and all nodes of the topology. Calls raise `grpc.RpcError` when the
-    peer does not answer, and `PeerNotFoundError` for an id that nobody has.
+    Peers are those added here and all nodes of the topology. Calls raise `grpc.RpcError` if the
+    peer does not answer, and `PeerNotFoundError` if the id is unknown.
 
     Attributes:
         channels: The connections, which the node's pool shares.
@@ -65,10 +64,10 @@ class PeerManager:
         self._session = session
         self.channels = ChannelCache(state.tls)
         self._vouching = Vouching(state.topology)
-        self._complaints = LogLimiter(_log)
-        # The cache forgets channels that nobody holds, and a new one costs a handshake.
+        self._log_limiter = LogLimiter(_log)
         self._closed = False
-        self._held: dict[str, grpc.aio.Channel] = {}
+        # The cache holds weak references only, and a new channel costs a handshake.
+        self._channels: dict[str, grpc.aio.Channel] = {}
 
     def __repr__(self) -> str:
         return f"<PeerManager {', '.join(sorted(self.added)) or 'no peers added'}>"
@@ -79,15 +78,15 @@ class PeerManager:
         return MappingProxyType({**self._session.peers.added})
 
     def add_peer(self, peer: PeerInfo) -> None:
-        """Adds a peer: from now on it is watched, and comes into the topology by that.
+        """Adds a peer. It is watched from now on, which adds it to the topology.
 
-        A node that is known already is looked for at this address until it publishes another one.
+        A node that is known already is dialled at this address until it publishes another one.
         """
         if peer.id != self._state.node_id:
             self._session.add_peer(peer)
 
     def remove_peer(self, peer_id: str) -> None:
-        """Forgets a peer that was added; as a node of the topology it stays known.
+        """Removes a peer that was added; it stays known as a node of the topology.
 
         Raises:
             PeerNotFoundError: If it was not added.
@@ -97,42 +96,42 @@ class PeerManager:
 
     def channel(self, peer: PeerInfo) -> grpc.aio.Channel:
         """Returns the connection to a peer, which must prove its id."""
-        channel = self._held[peer.id] = self.channels.get(peer.id, peer.address)
+        channel = self._channels[peer.id] = self.channels.get(peer.id, peer.address)
         return channel
 
     def change_identity(self, tls: TLSConfig) -> None:
-        """Makes new connections with another identity from now on."""
-        self._held.clear()
+        """Uses another identity for new connections."""
+        self._channels.clear()
         self.channels.change_identity(tls)
 
     def release(self, peer_id: str) -> None:
         """Drops the connection to a peer."""
-        self._held.pop(peer_id, None)
+        self._channels.pop(peer_id, None)
 
     async def ping_peer(self, peer_id: str) -> float:
         """Pings a peer; returns the seconds until its answer."""
         began = time.perf_counter()
         request = aegis_pb2.PingRequest(sender_id=self._state.node_id, timestamp=int(time.time()))
         with self._closing_is_an_error():
-            await self._seed(self._get(peer_id)).Ping(request, timeout=TIMEOUT)
+            await self._stub(self._get(peer_id)).Ping(request, timeout=TIMEOUT)
         return time.perf_counter() - began
 
     async def get_peer_health(self, peer_id: str) -> HealthInfo:
         """Asks a peer for its health."""
         request = aegis_pb2.HealthRequest(sender_id=self._state.node_id)
         with self._closing_is_an_error():
-            answer = await self._seed(self._get(peer_id)).GetHealth(request, timeout=TIMEOUT)
+            answer = await self._stub(self._get(peer_id)).GetHealth(request, timeout=TIMEOUT)
         return codec.health_from_wire(answer)
 
     async def get_peer_node_info(self, peer_id: str) -> NodeInfo:
-        """Asks a peer what it says of itself."""
+        """Asks a peer for its own description."""
         with self._closing_is_an_error():
             return await self._node_info(self._get(peer_id))
 
     async def sync_topology(self, peer_id: str) -> bool:
-        """Merges a peer's topology now; returns whether anything new came of it.
+        """Merges a peer's topology now; returns whether that changed this node's topology.
 
-        The peer learns of this node by it, too.
+        The peer receives this node's record too.
         """
         peer = self._get(peer_id)
         before = self._state.topology.full_digest
@@ -146,9 +145,9 @@ class PeerManager:
         return self._state.topology.full_digest != before
 
     async def sync_topology_with_all_peers(self) -> SyncReport:
-        """Merges the topologies of all peers, at the same time."""
+        """Merges the topologies of all peers, concurrently."""
         known = self.added.keys() | self._state.topology.nodes.keys()
-        peers = sorted(peer_id for peer_id in known if self._session.peers.find(peer_id))
+        peers = sorted(peer_id for peer_id in known if self._session.peers.get(peer_id))
         outcomes = await asyncio.gather(
             *(self.sync_topology(peer_id) for peer_id in peers), return_exceptions=True
         )
@@ -162,54 +161,54 @@ class PeerManager:
         return SyncReport(synced, MappingProxyType(failed))
 
     async def poll(self, peer: PeerInfo) -> None:
-        """Asks a peer that has no feed for its topology, and vouches for what it tells."""
+        """Asks a peer without a feed for its topology, and vouches for the nodes that it lists."""
         topology = self._state.topology
         request = aegis_pb2.TopologySyncRequest(
             sender_id=self._state.node_id, version=topology.version
         )
         try:
-            answer = await self._seed(peer).SyncTopology(request, timeout=TIMEOUT)
+            answer = await self._stub(peer).SyncTopology(request, timeout=TIMEOUT)
         except grpc.aio.AioRpcError:
-            self._vouching.lost(peer.id)
+            self._vouching.mark_unanswered(peer.id)
             raise
         listed = codec.first_of(answer.nodes)
         if len(listed) < len(answer.nodes):
-            line = "%s lists %d nodes; only the first %d, with their services, were looked at"
+            line = "%s lists %d nodes; only the first %d, with their services, were read"
             numbers = len(answer.nodes), len(listed)
-            self._complaints.warn(peer.id, "too long", line, peer.id, *numbers)
+            self._log_limiter.warn(peer.id, "too long", line, peer.id, *numbers)
         nodes = [_dialable(node, peer) for node in codec.nodes_from_unsigned(listed)]
         if not any(node.id == peer.id for node in nodes):
-            # It answered, so it is there: such peers forget themselves when they adopt a topology.
+            # It answered, so it runs: such peers drop themselves when they adopt a topology.
             nodes.append(await self._info_of(peer))
         topology.merge_records((), version=answer.version)
-        self._vouching.learn(peer.id, nodes)
+        self._vouching.update(peer.id, nodes)
 
     async def poll_if_unknown(self, peer_id: str) -> None:
-        """Polls a peer that was added but is not in the topology yet, before it is answered.
+        """Polls a calling peer that was added and is not in the topology, before it is answered.
 
-        A peer that adopts whole topologies forgets itself after an answer that lacks it.
+        If it adopts whole topologies, an answer without it would make it drop itself.
         """
         added = self.added.get(peer_id)
         if added is not None and self._state.topology.get_node(peer_id) is None:
             with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError):
-                async with asyncio.timeout(MEETING):
+                async with asyncio.timeout(NESTED_POLL_TIMEOUT):
                     await self.poll(added)
 
     def is_behind(self, peer_id: str) -> bool:
-        """Returns whether a peer that adopts whole topologies lacks something of this node's."""
+        """Tells whether a peer that adopts whole topologies lacks nodes of this topology."""
         return self._vouching.is_behind(peer_id)
 
     async def close(self) -> None:
         """Closes all connections."""
         self._closed = True
         await self.channels.close()
-        self._held.clear()
+        self._channels.clear()
 
     @contextlib.contextmanager
     def _closing_is_an_error(self) -> Iterator[None]:
-        """Tells a call that ends because the node stops from one whose task was cancelled.
+        """Raises ClosedError for a call that ended because the node stops.
 
-        gRPC raises CancelledError for both.
+        gRPC raises CancelledError for these and for calls whose task was cancelled.
         """
         try:
             yield
@@ -220,7 +219,7 @@ class PeerManager:
             raise
 
     async def _read_feed(self, peer: PeerInfo) -> None:
-        """Reads a feed up to the point where the peer has told all that it knows."""
+        """Reads a feed until the peer has sent all that it knows."""
         state, reader = self._state, self._state.new_reader()
         request = reader.request(state.mesh, state.own_record(), state.chain, source=peer.id)
         call = mesh_pb2_grpc.MeshStub(self.channel(peer)).Watch(request, timeout=TIMEOUT)
@@ -228,7 +227,7 @@ class PeerManager:
             async for message in call:
                 for part in split_message(message):
                     received = reader.receive(part, source=peer.id)
-                    self._session.note(received, time.monotonic())
+                    self._session.apply(received, time.monotonic())
                     await asyncio.sleep(0)
                 if message.complete:
                     return
@@ -236,10 +235,10 @@ class PeerManager:
             call.cancel()
 
     async def _info_of(self, peer: PeerInfo) -> NodeInfo:
-        """Puts together what a peer that does not list itself would list."""
+        """Returns the node that a peer which does not list itself would list."""
         record = self._state.topology.get_record(peer.id)
         if record is not None and record.info is not None:
-            # Only a list tells of services, so what an earlier one told still holds.
+            # Only lists have services, so those of an earlier list remain valid.
             return replace(record.info, address=peer.address)
         info = await self._node_info(peer)
         return NodeInfo(peer.id, info.name, info.type, peer.address)
@@ -247,21 +246,21 @@ class PeerManager:
     async def _node_info(self, peer: PeerInfo) -> NodeInfo:
         request = aegis_pb2.NodeInfoRequest(sender_id=self._state.node_id)
         return codec.node_info_from_wire(
-            await self._seed(peer).GetNodeInfo(request, timeout=TIMEOUT)
+            await self._stub(peer).GetNodeInfo(request, timeout=TIMEOUT)
         )
 
-    def _seed(self, peer: PeerInfo) -> aegis_pb2_grpc.MeshServiceStub:
+    def _stub(self, peer: PeerInfo) -> aegis_pb2_grpc.MeshServiceStub:
         return aegis_pb2_grpc.MeshServiceStub(self.channel(peer))
 
     def _get(self, peer_id: str) -> PeerInfo:
-        peer = self._session.peers.find(peer_id)
+        peer = self._session.peers.get(peer_id)
         if peer is None:
             raise PeerNotFoundError(peer_id)
         return peer
 
 
 def _dialable(node: NodeInfo, peer: PeerInfo) -> NodeInfo:
-    """Puts in the address where a peer was found for one that it only listens on, as `:50051`."""
+    """Replaces a peer's own address by the one it was found at, if it has no host (`:50051`)."""
     if node.id != peer.id:
         return node
     try:

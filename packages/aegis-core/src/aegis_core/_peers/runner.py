@@ -67,13 +67,13 @@ class SessionRunner:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def say_goodbye(self, aware: frozenset[str]) -> None:
-        """Tells a few of the nodes that are not `aware` of it that this one left."""
+        """Sends the tombstone to a few nodes other than `aware`, and waits until they have it."""
         self.session.say_goodbye(aware, time.monotonic())
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=GOODBYE_TIMEOUT)
         self.session.close()
 
-    # What the session asks for
+    # SessionShell
 
     def wake(self) -> None:
         """Ends the wait for the next tick."""
@@ -138,7 +138,7 @@ class SessionRunner:
 
     async def _follow(self, feed: Feed) -> None:
         def on_message(received: ReceiveResult) -> None:
-            self.session.received(feed, received, time.monotonic())
+            self.session.message_received(feed, received, time.monotonic())
 
         peer, state = feed.peer, self._state
         # A channel of its own: a shared one may be waiting out gRPC's backoff when a peer is back.
@@ -168,10 +168,10 @@ class SessionRunner:
         else:
             if self._streams.get(feed) is asyncio.current_task():
                 del self._streams[feed]
-                self.session.polled(feed, time.monotonic())
+                self.session.poll_answered(feed, time.monotonic())
 
     def _ended(self, feed: Feed, end: FeedEnd, why: str) -> None:
-        # A session that closed this stream meanwhile wants no report of it.
+        # The session may have closed this stream meanwhile.
         if self._streams.get(feed) is asyncio.current_task():
             del self._streams[feed]
-            self.session.ended(feed, end, time.monotonic(), why)
+            self.session.feed_ended(feed, end, time.monotonic(), why)

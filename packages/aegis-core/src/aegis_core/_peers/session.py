@@ -32,15 +32,6 @@ RECOVER_EVERY = 2.0
 EXCHANGE_TIMEOUT = 5.0
 """Seconds for one such exchange."""
 
-MIN_PAUSE = 1.0
-"""Least seconds before a peer is dialled again that left, or whose feeds break again and again."""
-
-SHORT_FEEDS = 10
-"""Feeds of a peer in a row, none longer than `MIN_PAUSE`, after which that pause begins.
-
-A link that breaks a few times in a second is dialled at once: with the pause, its node would fail.
-"""
-
 DIALS = 32
 """Vouched nodes that never answered and are dialled at once: a liar could choose the addresses."""
 
@@ -49,9 +40,6 @@ DIALS_PER_SECOND = 8.0
 
 POLL_INTERVAL = 2.0
 """Seconds between two polls of a peer that has no feed."""
-
-FEED_RETRY = 60.0
-"""Seconds after which such a peer is asked for a feed again: it may have been replaced."""
 
 GOODBYES = 3
 """Nodes that a leaving node tells so itself, in addition to those that watch it."""
@@ -71,16 +59,16 @@ class Session:
 
     Args:
         topology: The node's own.
-        shell: Carries out what is decided.
-        now: Seconds, on the clock of all other calls.
-        new_reader: Makes the reading end of one more feed.
+        shell: Carries out the decisions.
+        now: Monotonic seconds, on the clock of all other calls.
+        new_reader: Makes the reading end of a feed.
         rng: For jitter and for choices among peers.
-        rings: To start from, where all nodes of the topology are on them already.
+        rings: Rings that hold all nodes of the topology already.
 
     Attributes:
         membership: Decides which nodes to watch, and who is alive.
-        feeds: The feeds that are kept open, by node id.
-        peers: Knows where to dial each peer.
+        feeds: The feeds to keep open, by node id.
+        peers: The address of each peer.
     """
 
     def __init__(
@@ -99,21 +87,20 @@ class Session:
         self._shell = shell
         self._new_reader = new_reader
         self._rng = rng
-        self._now = now
         position = 0 if rings is None else topology.log_position
         self.membership = Membership(topology, now, rings=rings, position=position)
         self.feeds: dict[str, Feed] = {}
         self.peers = PeerDirectory(topology)
-        # Dictionaries, as sets have no order that a simulation could repeat.
+        # Dictionaries, since the order of a set differs between runs of a simulation.
         self._exchanges: dict[Feed, None] = {}
-        self._waiting_for_token: dict[Feed, None] = {}
-        self._tokens = TokenBucket(DIALS, DIALS_PER_SECOND, now)
+        self._rate_limited: dict[Feed, None] = {}
+        self._dials = TokenBucket(DIALS, DIALS_PER_SECOND, now)
         self._reconciled: object = None
         self._review_at = now
         self._recover_at = now + RECOVER_EVERY
         self._answered: set[str] = set()
         self._is_leaving = False
-        self._log_limiter = LogLimiter(_log, clock=lambda: self._now)
+        self._log_limiter = LogLimiter(_log)
 
     # Peers
 
@@ -143,7 +130,6 @@ class Session:
 
     def tick(self, now: float) -> float:
         """Does what is due; returns when to call it again at the latest."""
-        self._now = now
         due = math.inf
         for exchange in list(self._exchanges):
             if exchange.give_up_at <= now:
@@ -156,28 +142,28 @@ class Session:
             self.membership.tick(now)
         state = self._topology.log_position, self.membership.rings_version
         if state != self._reconciled:
-            # Which nodes to watch depends on the log of changes and the rings only.
+            # Nothing else can change which nodes to watch.
             self._reconciled = state
             self._reconcile(now)
         for feed in self.feeds.values():
             if feed.dial_at <= now:
                 self._dial(feed, now)
             elif feed.polls_until and not feed.is_open:
-                # It sends no heartbeats; it counts as alive between two answers.
+                # It sends no heartbeats, so it counts as heard between two answers.
                 self.membership.message_received(feed.peer.id, now)
             due = min(due, feed.dial_at)
-        while self._waiting_for_token:
-            if not self._tokens.take(now):
-                due = min(due, now + self._tokens.wait(now))
+        while self._rate_limited:
+            if not self._dials.take(now):
+                due = min(due, now + self._dials.wait(now))
                 break
-            self._open(next(iter(self._waiting_for_token)), now)
+            self._open(next(iter(self._rate_limited)), now)
         if self._recover_at <= now:
             self._recover_at = now + RECOVER_EVERY
             self._recover(now)
         return min(due, self._recover_at, self._review_at)
 
     def reopen_feeds(self, now: float) -> None:
-        """Opens all feeds anew, with the present identity and record; no peer is blamed for it."""
+        """Opens all feeds again, with the present identity and record; accuses no peer."""
         for feed in self.feeds.values():
             if feed.is_open:
                 self._shell.close(feed)
@@ -187,9 +173,9 @@ class Session:
             self._dial(feed, now)
 
     def _reconcile(self, now: float) -> None:
-        wanted = self.peers.unwatched()
+        wanted = self.peers.unpublished()
         for node_id in sorted(self.membership.watched - wanted.keys()):
-            peer = self.peers.find(node_id)
+            peer = self.peers.get(node_id)
             if peer is not None:
                 wanted[node_id] = peer
         for node_id, feed in list(self.feeds.items()):
@@ -200,24 +186,24 @@ class Session:
         for node_id, peer in wanted.items():
             known = self.feeds.get(node_id)
             if known is None:
-                self.feeds[node_id] = self._new_feed(peer, dial_at=now)
+                known = self.feeds[node_id] = self._new_feed(peer)
+                known.dial_at = now
             elif not known.is_open and self._stamp_of(node_id) not in (0, known.stamp):
-                # Only a process that lives writes a record.
+                # It wrote a record, so it runs.
                 known.dial_at = now
 
-    def _new_feed(self, peer: PeerInfo, *, dial_at: float) -> Feed:
-        backoff = Backoff(uniform=self._rng.uniform)
-        return Feed(peer, self._new_reader(), backoff, dial_at=dial_at)
+    def _new_feed(self, peer: PeerInfo) -> Feed:
+        return Feed(peer, self._new_reader(), Backoff(uniform=self._rng.uniform))
 
     def _dial(self, feed: Feed, now: float) -> None:
         if self._voucher_of_unheard(feed) is None:
             self._open(feed, now)
         else:
             feed.dial_at = math.inf
-            self._waiting_for_token[feed] = None
+            self._rate_limited[feed] = None
 
     def _open(self, feed: Feed, now: float) -> None:
-        self._waiting_for_token.pop(feed, None)
+        self._rate_limited.pop(feed, None)
         feed.is_open, feed.dial_at, feed.opened_at = True, math.inf, now
         if now < feed.polls_until:
             self._shell.poll(feed)
@@ -226,25 +212,25 @@ class Session:
             self._shell.open(feed)
 
     def _drop(self, feed: Feed) -> None:
-        """Closes a feed, not to open it again."""
+        """Closes a feed for good."""
         if feed.is_exchange:
             del self._exchanges[feed]
         else:
             del self.feeds[feed.peer.id]
-            self._waiting_for_token.pop(feed, None)
+            self._rate_limited.pop(feed, None)
         if feed.is_open:
             feed.is_open = False
             self._shell.close(feed)
 
     def _recover(self, now: float) -> None:
-        """Exchanges with one failed node what both know, so that partitions heal."""
+        """Opens an exchange with one failed node, so that partitions heal."""
         failed = sorted(self.membership.missing.difference(self.feeds))
-        peer = self.peers.find(self._rng.choice(failed)) if failed else None
+        peer = self.peers.get(self._rng.choice(failed)) if failed else None
         if peer is not None:
             self._exchange(peer, now, EXCHANGE_TIMEOUT)
 
     def _exchange(self, peer: PeerInfo, now: float, timeout: float) -> None:
-        feed = self._new_feed(peer, dial_at=math.inf)
+        feed = self._new_feed(peer)
         feed.is_exchange, feed.give_up_at = True, now + timeout
         self._exchanges[feed] = None
         self._open(feed, now)
@@ -255,96 +241,83 @@ class Session:
         return record.stamp if record is not None and record.voucher is None else 0
 
     def _voucher_of_unheard(self, feed: Feed) -> str | None:
-        """Returns who vouches for a peer that never answered, which may be an invention of it.
+        """Returns the voucher of a peer that never answered, and may not exist.
 
-        It is None for all others, and for peers that were added by hand.
+        It is None for all other peers, and for those added by hand.
         """
         record = self._topology.get_record(feed.peer.id)
         if record is None or feed.heard_at or feed.is_exchange or feed.peer.id in self.peers.added:
             return None
         return record.voucher
 
-    # What comes of them
+    # What feeds bring
 
-    def received(self, feed: Feed, received: ReceiveResult, now: float) -> None:
-        """Takes note of a message that was read from a feed."""
+    def message_received(self, feed: Feed, result: ReceiveResult, now: float) -> None:
+        """Handles a message that was read from a feed."""
         if not feed.is_open:
             return
-        self._heard(feed, now)
-        self.note(received, now)
-        if feed.is_exchange and received.complete and feed.is_open:
+        self._note_message(feed, now)
+        self.apply(result, now)
+        if feed.is_exchange and result.complete and feed.is_open:
             self._drop(feed)
 
-    def polled(self, feed: Feed, now: float) -> None:
-        """Takes note of the answer to a poll."""
+    def poll_answered(self, feed: Feed, now: float) -> None:
+        """Handles the answer to a poll."""
         feed.is_open, feed.dial_at = False, now + POLL_INTERVAL
-        self._heard(feed, now)
-        self.note(ReceiveResult(complete=True), now)
+        self._note_message(feed, now)
+        self.apply(ReceiveResult(complete=True), now)
         self._shell.wake()
 
-    def ended(self, feed: Feed, end: FeedEnd, now: float, why: str = "") -> None:
-        """Decides when to dial again after a feed or a poll ended by itself.
+    def feed_ended(self, feed: Feed, end: FeedEnd, now: float, why: str = "") -> None:
+        """Decides when to dial again after a feed ended, or a poll failed.
 
         Args:
-            feed: Which one.
-            end: How.
-            now: When.
+            feed: The feed.
+            end: How it ended.
+            now: The time.
             why: The reason, for the log.
         """
         if not feed.is_open:
             return
-        self._now = now
         why = why or end.value
-        feed.is_open = False
+        peer = feed.peer
         self._shell.wake()
         if feed.is_exchange:
+            feed.is_open = False
             del self._exchanges[feed]
-            _log.debug("no exchange with %s: %s", feed.peer.id, why)
+            _log.debug("no exchange with %s: %s", peer.id, why)
             return
-        feed.stamp = self._stamp_of(feed.peer.id)
-        feed.polls_until = now + FEED_RETRY if end is FeedEnd.UNIMPLEMENTED else 0.0
-        feed.times_diverged += end is FeedEnd.DIVERGED
-        if end is FeedEnd.UNIMPLEMENTED or (end is FeedEnd.DIVERGED and feed.times_diverged == 1):
-            # A clock that was wrong for a while sets two nodes apart once.
-            _log.info("the feed of %s is opened anew: %s", feed.peer.id, why)
-            feed.dial_at = now
-            return
-        if end is FeedEnd.DIVERGED:
-            why = f"it is apart from this node again and again ({why})"
-        # A message resets the backoff: a peer that sends one and breaks off has to be slowed down.
-        is_short = feed.heard_at > feed.opened_at and now - feed.opened_at < MIN_PAUSE
-        feed.times_short = feed.times_short + 1 if is_short else 0
-        pause = 0.0
-        if end in (FeedEnd.IN_ORDER, FeedEnd.DIVERGED) or feed.times_short > SHORT_FEEDS:
-            pause = MIN_PAUSE
-        feed.dial_at = now + max(feed.backoff.next(), pause)
-        if end is not FeedEnd.IN_ORDER and why != feed.problem:
+        before = feed.problem
+        feed.ended(end, now, why)
+        feed.stamp = self._stamp_of(peer.id)
+        if feed.dial_at == now:
+            _log.info("the feed of %s is opened again: %s", peer.id, why)
+        elif end is not FeedEnd.IN_ORDER and feed.problem != before:
+            why = feed.problem
+            source = self._voucher_of_unheard(feed) or peer.id
             line = "no feed from %s at %s: %s"
-            source = self._voucher_of_unheard(feed) or feed.peer.id
-            self._log_limiter.warn(source, why, line, feed.peer.id, feed.peer.address, why)
-        feed.problem = why
+            self._log_limiter.warn(source, why, line, peer.id, peer.address, why, now=now)
         if end is FeedEnd.BROKEN:
-            # Silence is no hint: this process itself may have stood still. A node that left has
-            # told somebody so; one that did not is not reached again.
+            # Silence is not reported: this process itself may have been paused. Nor is the end in
+            # order: a node that leaves publishes its tombstone, and one that does not is dialled.
             self.membership.feed_broken(feed.peer.id, now)
             self._review_at = now
 
-    def note(self, received: ReceiveResult, now: float) -> None:
-        """Takes note of what a message says of this node itself, whichever call it came by."""
-        if received.foreign is not None:
-            self.met_foreign(received.foreign, now)
-        if received.complete:
+    def apply(self, result: ReceiveResult, now: float) -> None:
+        """Handles what a message means for this node itself, from whichever call."""
+        if result.foreign is not None:
+            self.foreign_record_received(result.foreign, now)
+        if result.complete:
             self._shell.joined()
 
-    def met_foreign(self, record: Record, now: float) -> None:
-        """Answers a newer record of the own id that another process wrote.
+    def foreign_record_received(self, record: Record, now: float) -> None:
+        """Answers a newer record of the own id by another process.
 
-        It may be of an earlier instance of this node, whose clock was ahead: publish a newer one.
-        If that process answers again it runs, under the same id: give way to it.
+        An earlier instance of this node may have written it while its clock was ahead, so publish a
+        newer one. If that process answers in turn, it runs under the same id: give way to it.
         """
         if self._is_leaving:
             return
-        self._now = now
         if record.info is not None and record.instance in self._answered:
             self._shell.give_way(record.info.address)
             return
@@ -352,18 +325,14 @@ class Session:
             self._answered.clear()
         self._answered.add(record.instance)
         if record.info is not None:
-            self._log_limiter.warn(
-                self._own_id,
-                "another instance",
-                "another process runs under the id %s, or ran, at %s; this one goes on",
-                self._own_id,
-                record.info.address,
-            )
+            line = "another process runs, or ran, under the id %s at %s; this one continues"
+            own_id, address = self._own_id, record.info.address
+            self._log_limiter.warn(own_id, "another instance", line, own_id, address, now=now)
         self._topology.republish()
-        # Others may watch the other process by now, so only requests tell them of this one.
+        # Other nodes may watch that process by now, so only a request brings them this record.
         self.reopen_feeds(now)
 
-    def _heard(self, feed: Feed, now: float) -> None:
+    def _note_message(self, feed: Feed, now: float) -> None:
         feed.heard_at = now
         if not feed.is_exchange:
             feed.backoff.reset()
@@ -373,11 +342,11 @@ class Session:
     # Maintenance and the end
 
     def maintain(self, wall: float, *, not_after: float = math.inf) -> None:
-        """Removes what outlived its lease, and renews the own one.
+        """Removes expired records, and renews the lease of the own one.
 
         Args:
             wall: Unix seconds.
-            not_after: When the own certificate expires; no lease can outlive it.
+            not_after: When the own certificate expires (Unix seconds); no lease outlives it.
         """
         self._topology.expire()
         record = self._topology.get_record(self._own_id)
@@ -396,8 +365,8 @@ class Session:
     def leave(self) -> None:
         """Closes all feeds and writes the tombstone.
 
-        After that the feeds that this node serves are to be ended, so that they bring it to those
-        that watch this node, and `say_goodbye` tells a few others.
+        After that, end the feeds that this node serves, which brings the tombstone to the nodes
+        that watch this one, and then call `say_goodbye`.
         """
         self._is_leaving = True
         self.close()
@@ -410,14 +379,14 @@ class Session:
         Without it, a node that leaves as soon as it joined would stay in the topology as failed.
 
         Args:
-            aware: Ids of the nodes that got it by a feed.
-            now: When.
+            aware: Ids of the nodes that received it by a feed.
+            now: The time.
         """
         unaware = [
             peer
             for node in self._topology.nodes.values()
             if node.status is NodeStatus.ALIVE and not node.vouched_by and node.id not in aware
-            if (peer := self.peers.find(node.id)) is not None
+            if (peer := self.peers.get(node.id)) is not None
         ]
         for peer in self._rng.sample(unaware, min(len(unaware), GOODBYES)):
             self._exchange(peer, now, GOODBYE_TIMEOUT)

@@ -1,1 +1,1 @@
-"""Peers of the seed protocol, whose records nobody signs: codec and vouching."""
+"""Peers of the unsigned protocol, whose records have no signature: codec and vouching."""

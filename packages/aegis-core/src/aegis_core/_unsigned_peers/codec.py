@@ -1,4 +1,4 @@
-"""Translates the seed protocol's messages; nothing else in this package touches protobuf values."""
+"""Translates messages of the unsigned protocol to and from dataclasses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aegis_discovery.records import node_to_unsigned, nodes_from_unsigned
 from aegis_core._health.checks import HealthInfo
 
 MAX_PIECES = 40_000
-"""Nodes and services of one answer that are looked at: a service for each node of a full mesh."""
+"""Nodes and services read of one answer: a service for each node of a full mesh."""
 
 __all__ = [
     "MAX_PIECES",
@@ -30,12 +30,12 @@ __all__ = [
 
 
 def ping_response(node_id: str) -> aegis_pb2.PingResponse:
-    """Answers a ping."""
+    """Builds the answer to a ping."""
     return aegis_pb2.PingResponse(receiver_id=node_id, timestamp=int(time.time()), success=True)
 
 
 def health_to_wire(info: HealthInfo) -> aegis_pb2.HealthResponse:
-    """Writes a node's health."""
+    """Encodes a node's health."""
     return aegis_pb2.HealthResponse(
         node_id=info.node_id,
         status=info.status.value,
@@ -46,7 +46,7 @@ def health_to_wire(info: HealthInfo) -> aegis_pb2.HealthResponse:
 
 
 def health_from_wire(message: aegis_pb2.HealthResponse) -> HealthInfo:
-    """Reads a node's health; a status that this version does not know is unknown."""
+    """Decodes a node's health; an unsupported status becomes UNKNOWN."""
     try:
         status = HealthStatus(message.status)
     except ValueError:
@@ -61,7 +61,7 @@ def health_from_wire(message: aegis_pb2.HealthResponse) -> HealthInfo:
 
 
 def node_info_to_wire(node: NodeInfo, health: HealthInfo) -> aegis_pb2.NodeInfoResponse:
-    """Writes what a node says of itself."""
+    """Encodes a node's own description."""
     return aegis_pb2.NodeInfoResponse(
         id=node.id,
         name=node.name,
@@ -72,7 +72,7 @@ def node_info_to_wire(node: NodeInfo, health: HealthInfo) -> aegis_pb2.NodeInfoR
 
 
 def node_info_from_wire(message: aegis_pb2.NodeInfoResponse) -> NodeInfo:
-    """Reads what a node says of itself; the seed protocol leaves its services out here."""
+    """Decodes a node's own description; the unsigned protocol sends no services here."""
     return NodeInfo(
         id=message.id,
         name=message.name,
@@ -83,7 +83,7 @@ def node_info_from_wire(message: aegis_pb2.NodeInfoResponse) -> NodeInfo:
 
 
 def first_of(nodes: Sequence[aegis_pb2.TopologyNode]) -> list[aegis_pb2.TopologyNode]:
-    """Returns the nodes of an answer up to `MAX_PIECES`: two bytes are enough for one more."""
+    """Returns the first nodes of an answer, `MAX_PIECES` in all; two bytes encode one more."""
     first: list[aegis_pb2.TopologyNode] = []
     pieces = 0
     for node in nodes:
@@ -95,7 +95,7 @@ def first_of(nodes: Sequence[aegis_pb2.TopologyNode]) -> list[aegis_pb2.Topology
 
 
 def sync_response(snapshot: TopologySnapshot) -> aegis_pb2.TopologySyncResponse:
-    """Writes the whole topology of one moment."""
+    """Encodes a whole topology."""
     return aegis_pb2.TopologySyncResponse(
         version=snapshot.version,
         nodes=map(node_to_unsigned, snapshot.nodes.values()),
@@ -104,7 +104,7 @@ def sync_response(snapshot: TopologySnapshot) -> aegis_pb2.TopologySyncResponse:
 
 
 def topology_response(snapshot: TopologySnapshot) -> aegis_pb2.GetTopologyResponse:
-    """Writes the whole topology of one moment."""
+    """Encodes a whole topology."""
     return aegis_pb2.GetTopologyResponse(
         version=snapshot.version, nodes=map(node_to_unsigned, snapshot.nodes.values())
     )

@@ -1,4 +1,4 @@
-"""What peers that sign nothing told this node, and what it therefore publishes for them."""
+"""What peers without signatures list, and the vouched records published for it."""
 
 from __future__ import annotations
 
@@ -17,140 +17,139 @@ from aegis_core._rate_limit import TokenBucket
 
 _log = logging.getLogger("aegis.peers")
 
-MAX_BROUGHT = 64
-"""Nodes vouched for on the word of one other peer, until they answer themselves.
+MAX_INTRODUCED = 64
+"""Nodes that one other peer may introduce, which are vouched for until they answer themselves.
 
-It is a quarter of what a node may vouch for, so that no one peer takes all of it.
+It is a quarter of what a node may vouch for, so that no single peer uses all of it.
 """
 
-NEW_EVERY = 180.0
-"""Seconds for each further node that one peer may bring, beyond the first `MAX_BROUGHT`.
+INTRODUCE_EVERY = 180.0
+"""Seconds for each further node that one peer may introduce, beyond the first `MAX_INTRODUCED`.
 
-What it brings and drops again is remembered for a day, and is a quarter of what may be, too.
+Tombstones of nodes that it introduced and dropped last a day, and are then a quarter of all too.
 """
 
 
 @dataclass(slots=True)
-class _Teller:
+class _UnsignedPeer:
     """A peer that signs nothing.
 
     Attributes:
-        new: How many nodes more it may bring.
-        told: What it told last, by id.
-        answers: Whether it does.
-        brought: Ids that this node vouches for because this peer told of them first.
+        tokens: For the nodes that it may still introduce.
+        listed: The nodes of its last answer, by id.
+        answers: Whether it answered the last poll.
+        introduced: Ids that this node vouches for because this peer listed them first.
     """
 
-    new: TokenBucket
-    told: Mapping[str, NodeInfo] = field(default_factory=dict)
+    tokens: TokenBucket
+    listed: Mapping[str, NodeInfo] = field(default_factory=dict)
     answers: bool = True
-    brought: set[str] = field(default_factory=set)
+    introduced: set[str] = field(default_factory=set)
 
 
 class Vouching:
-    """Publishes the nodes that peers without signatures tell of, as records vouched for.
+    """Publishes the nodes that unsigned peers list, as vouched records.
 
-    A peer's answer can add, change and remove only what such peers told of before: it never
-    touches a record that its owner signed, nor removes what another node vouches for. Where peers
-    tell different things of a node, all who listen to them settle on the same one. Each of them
-    brings only so many nodes; a peer that answers itself is charged to nobody.
+    A peer's answer can add, change and remove only nodes that such peers listed: it never changes
+    a signed record, nor removes a node that another node vouches for. If peers list a node in
+    different ways, all nodes that poll them choose the same one. Each peer may introduce a limited
+    number of nodes; a peer that answers itself counts for no other peer.
     """
 
     def __init__(self, topology: Topology, clock: Callable[[], float] = time.time) -> None:
         self._topology = topology
         self._clock = clock
-        self._tellers: dict[str, _Teller] = {}
-        self._settled: dict[str, NodeInfo] = {}
-        self._complaints = LogLimiter(_log, clock=clock)
+        self._peers: dict[str, _UnsignedPeer] = {}
+        self._published: dict[str, NodeInfo] = {}
+        self._log_limiter = LogLimiter(_log, clock=clock)
 
-    def learn(self, peer_id: str, nodes: Iterable[NodeInfo]) -> None:
-        """Takes in a peer's whole answer; the peer itself must be among the nodes."""
-        teller = self._tellers.get(peer_id)
-        if teller is None:
-            new = TokenBucket(MAX_BROUGHT, 1 / NEW_EVERY, self._clock())
-            teller = self._tellers[peer_id] = _Teller(new)
-        before, teller.told = teller.told, self._credible(peer_id, nodes)
-        teller.answers = True
-        teller.brought = {i for i in teller.brought if i in teller.told and self._vouches_for(i)}
-        for other in self._tellers.values():
-            other.brought.discard(peer_id)
-        self._settle(before.keys() | teller.told.keys(), peer_id)
+    def update(self, peer_id: str, nodes: Iterable[NodeInfo]) -> None:
+        """Replaces what a peer lists; the peer itself must be among the nodes."""
+        peer = self._peers.get(peer_id)
+        if peer is None:
+            tokens = TokenBucket(MAX_INTRODUCED, 1 / INTRODUCE_EVERY, self._clock())
+            peer = self._peers[peer_id] = _UnsignedPeer(tokens)
+        before, peer.listed = peer.listed, self._validated(peer_id, nodes)
+        peer.answers = True
+        peer.introduced = {i for i in peer.introduced if i in peer.listed and self._vouches_for(i)}
+        for other in self._peers.values():
+            other.introduced.discard(peer_id)
+        self._update_records(before.keys() | peer.listed.keys(), peer_id)
 
-    def lost(self, peer_id: str) -> None:
-        """Notes that a peer does not answer; what it told counts less than what others tell."""
-        teller = self._tellers.get(peer_id)
-        if teller is not None and teller.answers:
-            teller.answers = False
-            self._settle(teller.told, peer_id)
+    def mark_unanswered(self, peer_id: str) -> None:
+        """Notes that a peer does not answer; the lists of others take precedence."""
+        peer = self._peers.get(peer_id)
+        if peer is not None and peer.answers:
+            peer.answers = False
+            self._update_records(peer.listed, peer_id)
 
     def forget(self, peer_id: str) -> None:
-        """Withdraws what only this peer told of."""
-        teller = self._tellers.pop(peer_id, None)
-        if teller is not None:
-            self._settle(teller.told, peer_id)
+        """Forgets a peer, and removes the nodes that no other peer lists."""
+        peer = self._peers.pop(peer_id, None)
+        if peer is not None:
+            self._update_records(peer.listed, peer_id)
 
     def is_behind(self, peer_id: str) -> bool:
-        """Tells whether a peer's last answer was without something that the topology has."""
-        teller = self._tellers.get(peer_id)
-        if teller is None:
+        """Tells whether a peer's last answer lacked part of the topology."""
+        peer = self._peers.get(peer_id)
+        if peer is None:
             return False
-        told = teller.told
-        nodes = self._topology.nodes
+        listed = peer.listed
         return any(
-            node_id not in told or _essence(told[node_id]) != _essence(node)
-            for node_id, node in nodes.items()
+            node_id not in listed or _transmitted(listed[node_id]) != _transmitted(node)
+            for node_id, node in self._topology.nodes.items()
         )
 
-    def _credible(self, peer_id: str, nodes: Iterable[NodeInfo]) -> dict[str, NodeInfo]:
-        """Leaves out what cannot be a node, and of unknown ones all that are too many at once."""
-        told: dict[str, NodeInfo] = {}
+    def _validated(self, peer_id: str, nodes: Iterable[NodeInfo]) -> dict[str, NodeInfo]:
+        """Omits invalid nodes, and unknown nodes above the limit."""
+        listed: dict[str, NodeInfo] = {}
         unknown = 0
         for node in nodes:
             record = self._topology.get_record(node.id)
             is_known = record is not None and (record.info is not None or record.voucher is None)
-            is_new = not is_known and node.id != peer_id and node.id not in told
-            if is_new and unknown >= MAX_BROUGHT:
+            is_new = not is_known and node.id != peer_id and node.id not in listed
+            if is_new and unknown >= MAX_INTRODUCED:
                 unknown += 1
                 continue
             try:
                 split_address(node.address)
                 validate_node_id(node.id)
             except (CertsError, InvalidAddressError) as error:
-                line = "%s lists a node that cannot be one: %s"
-                self._complaints.warn(peer_id, "impossible", line, peer_id, error)
+                line = "%s lists an invalid node: %s"
+                self._log_limiter.warn(peer_id, "invalid", line, peer_id, error)
                 continue
             unknown += is_new
-            told[node.id] = node
-        if unknown > MAX_BROUGHT:
-            self._complain_of_new(peer_id)
-        return told
+            listed[node.id] = node
+        if unknown > MAX_INTRODUCED:
+            self._warn_of_limit(peer_id)
+        return listed
 
-    def _settle(self, node_ids: Iterable[str], peer_id: str) -> None:
-        """Publishes or removes what a peer's word may have changed."""
-        open_ids = [node_id for node_id in sorted(node_ids) if not self._is_signed(node_id)]
-        believed = [(node_id, self._believed(node_id)) for node_id in open_ids]
-        # Removals first: they make room.
-        for node_id, node in believed:
+    def _update_records(self, node_ids: Iterable[str], peer_id: str) -> None:
+        """Publishes or removes the nodes that a change of a peer may affect."""
+        unsigned = [node_id for node_id in sorted(node_ids) if not self._is_signed(node_id)]
+        preferred = [(node_id, self._preferred(node_id)) for node_id in unsigned]
+        # Removals first, so that they make room for others.
+        for node_id, node in preferred:
             if node is None:
-                self._settled.pop(node_id, None)
+                self._published.pop(node_id, None)
                 self._topology.unvouch(node_id)
-        for node_id, node in believed:
+        for node_id, node in preferred:
             if node is None:
                 continue
-            settled = self._settled.get(node_id)
-            is_news = settled is None or _without_times(settled) != _without_times(node)
-            if not self._is_due(node, is_news=is_news) or self._publish(node, peer_id):
-                self._settled[node_id] = node
+            published = self._published.get(node_id)
+            is_changed = published is None or _without_times(published) != _without_times(node)
+            if not self._is_due(node, is_changed=is_changed) or self._publish(node, peer_id):
+                self._published[node_id] = node
 
-    def _believed(self, node_id: str) -> NodeInfo | None:
-        """Chooses among what is told of a node: best by a peer that answers, best by itself."""
-        tellers = [peer_id for peer_id, teller in self._tellers.items() if node_id in teller.told]
-        if not tellers:
+    def _preferred(self, node_id: str) -> NodeInfo | None:
+        """Returns the entry of a peer that answers, if possible that of the node itself."""
+        listing = [peer_id for peer_id, peer in self._peers.items() if node_id in peer.listed]
+        if not listing:
             return None
-        best = min(tellers, key=lambda p: (not self._tellers[p].answers, p != node_id, p))
-        return self._tellers[best].told[node_id]
+        best = min(listing, key=lambda p: (not self._peers[p].answers, p != node_id, p))
+        return self._peers[best].listed[node_id]
 
-    def _is_due(self, node: NodeInfo, *, is_news: bool) -> bool:
+    def _is_due(self, node: NodeInfo, *, is_changed: bool) -> bool:
         record = self._topology.get_record(node.id)
         if record is None or record.info is None:
             return True
@@ -159,33 +158,33 @@ class Vouching:
             return True
         if _without_times(record.info) == _without_times(node):
             return False
-        # Two vouchers who hear different things would else overwrite each other for ever.
-        return is_news or record.voucher == self._topology.owner
+        # Otherwise two vouchers with different lists would overwrite each other for ever.
+        return is_changed or record.voucher == self._topology.owner
 
     def _publish(self, node: NodeInfo, peer_id: str) -> bool:
-        """Vouches for a node, at the charge of the peer that told; returns whether it could."""
-        teller = self._tellers.get(peer_id)
-        is_brought = node.id != peer_id and not self._vouches_for(node.id)
-        if is_brought:
-            if teller is None:
+        """Vouches for a node that a peer lists; returns whether the limits allow it."""
+        peer = self._peers.get(peer_id)
+        is_introduced = node.id != peer_id and not self._vouches_for(node.id)
+        if is_introduced:
+            if peer is None:
                 return False
-            if len(teller.brought) >= MAX_BROUGHT or teller.new.wait(self._clock()) > 0:
-                self._complain_of_new(peer_id)
+            if len(peer.introduced) >= MAX_INTRODUCED or peer.tokens.wait(self._clock()) > 0:
+                self._warn_of_limit(peer_id)
                 return False
         try:
             self._topology.vouch(node)
         except InvalidRecordError as error:
-            line = "%s cannot be vouched for: %s (told by %s)"
-            self._complaints.warn(peer_id, error.reason, line, node.id, error.reason, peer_id)
+            line = "%s cannot be vouched for: %s (listed by %s)"
+            self._log_limiter.warn(peer_id, error.reason, line, node.id, error.reason, peer_id)
             return False
-        if is_brought and teller is not None:
-            teller.new.take(self._clock())
-            teller.brought.add(node.id)
+        if is_introduced and peer is not None:
+            peer.tokens.take(self._clock())
+            peer.introduced.add(node.id)
         return True
 
-    def _complain_of_new(self, peer_id: str) -> None:
-        line = "%s tells of more new nodes than the %d at once that one peer may; some are left out"
-        self._complaints.warn(peer_id, "too many new nodes", line, peer_id, MAX_BROUGHT)
+    def _warn_of_limit(self, peer_id: str) -> None:
+        line = "%s lists more new nodes than the %d that one peer may introduce; some are omitted"
+        self._log_limiter.warn(peer_id, "too many new nodes", line, peer_id, MAX_INTRODUCED)
 
     def _is_signed(self, node_id: str) -> bool:
         record = self._topology.get_record(node_id)
@@ -196,11 +195,11 @@ class Vouching:
         return node is not None and node.vouched_by == self._topology.owner
 
 
-def _essence(node: NodeInfo) -> NodeInfo:
-    """Leaves out what a peer of the seed protocol does not pass on."""
+def _transmitted(node: NodeInfo) -> NodeInfo:
+    """Omits the fields that the unsigned protocol does not transmit."""
     return NodeInfo(node.id, node.name, node.type, node.address, node.services)
 
 
 def _without_times(node: NodeInfo) -> NodeInfo:
-    """Leaves out what a peer may touch at every answer though nothing changed."""
+    """Omits the fields that a peer may change in every answer."""
     return replace(node, joined_at=None, updated_at=None, vouched_by=None)

@@ -175,7 +175,7 @@ class Process(Host):
             self.on_end(stream, FeedEnd.IN_ORDER)
         elif not stream.is_over:
             received = self._read(stream, data)
-            self.session.received(stream.feed, received, self._clock.now)
+            self.session.message_received(stream.feed, received, self._clock.now)
             if received.diverged:
                 self.on_end(stream, FeedEnd.DIVERGED)
 
@@ -183,7 +183,7 @@ class Process(Host):
         """Takes note that a feed ended."""
         if not stream.is_over:
             self.close(stream.feed)
-            self.session.ended(stream.feed, end, self._clock.now)
+            self.session.feed_ended(stream.feed, end, self._clock.now)
 
     def _look(self, stream: Stream) -> None:
         """Gives a stream up that has been silent for too long."""
@@ -222,7 +222,7 @@ class Process(Host):
                 return
             result = self.topology.merge_records([record], origin=stream.watcher.id)
             if result.foreign is not None:
-                self.session.met_foreign(result.foreign, self._clock.now)
+                self.session.foreign_record_received(result.foreign, self._clock.now)
         stream.writer = FeedWriter(
             self.topology, lambda _: None, watcher=stream.watcher.id, request=message
         )
