@@ -102,3 +102,17 @@ def test_both_faces_of_a_node_take_the_same_options() -> None:
     assert taken["grace"].default == 5.0
     documented = aio.Node.__doc__ or ""
     assert [name for name in taken if f"        {name}: " not in documented] == []
+
+
+@pytest.mark.parametrize("name", ["add_peer", "ping_peer", "sync_topology_with_all_peers"])
+def test_peer_operations_of_both_nodes_are_described_as_those_of_the_peer_manager(
+    name: str,
+) -> None:
+    operation = getattr(aio.PeerManager, name)
+    for face in (aio.Node, Node):
+        delegate = getattr(face, name)
+        assert inspect.signature(delegate) == inspect.signature(operation)
+    assert getattr(aio.Node, name).__doc__ == operation.__doc__
+    is_coroutine = inspect.iscoroutinefunction
+    assert is_coroutine(getattr(aio.Node, name)) == is_coroutine(operation)
+    assert not is_coroutine(getattr(Node, name))
