@@ -1,4 +1,4 @@
-"""The records that one process holds: which one counts, what changed when, who provides what."""
+"""The records that one process holds, their log, digests and index of services."""
 
 from __future__ import annotations
 

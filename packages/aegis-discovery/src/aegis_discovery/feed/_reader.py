@@ -106,7 +106,7 @@ class FeedReader:
     Args:
         topology: The topology to merge into.
         verifier: Verifies records and verdicts.
-        trusts_statuses: Whether to adopt the server's view of who is alive. Clients do; nodes
+        trusts_statuses: Whether to adopt the statuses that the server sends. Clients do; nodes
             derive it themselves.
         services: Limits the feed to the providers of these services, of any version if a service
             has none. Empty for all nodes. For clients.

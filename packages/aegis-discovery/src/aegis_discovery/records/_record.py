@@ -34,6 +34,9 @@ MAX_PROVIDED = 256
 Clock = Callable[[], float]
 """Returns Unix time in seconds."""
 
+_COMMON_FIELDS = ("type", "services", "vouched_by", "trust_bundle", "region", "zone")
+"""Fields of a node that are equal in thousands of records, so that each value is held once."""
+
 _T = TypeVar("_T")
 
 
@@ -89,18 +92,12 @@ class Record:
     signer: bytes = field(default=b"", repr=False)
 
     def shared(self, signer: bytes) -> Record:
-        """Returns the record with values that thousands of records have in common held once.
+        """Returns the record with `signer` and with the values of other records that are equal.
 
         Call it for verified records only, since these values are cached.
         """
         info = self.info and replace(
-            self.info,
-            type=_interned(self.info.type),
-            services=_interned(self.info.services),
-            vouched_by=_interned(self.info.vouched_by),
-            trust_bundle=_interned(self.info.trust_bundle),
-            region=_interned(self.info.region),
-            zone=_interned(self.info.zone),
+            self.info, **{name: _interned(getattr(self.info, name)) for name in _COMMON_FIELDS}
         )
         return replace(self, info=info, voucher=_interned(self.voucher), signer=signer)
 

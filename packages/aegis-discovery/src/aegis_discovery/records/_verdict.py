@@ -83,6 +83,12 @@ class SignedVerdict:
     verdict: Verdict
     signed: Signed
 
+    @property
+    def precedence(self) -> tuple[int, bytes]:
+        """Orders the verdicts of one accuser on one subject totally; the greatest is valid."""
+        # An honest accuser makes no two with one stamp; if one does, all nodes choose the same.
+        return (self.verdict.stamp, self.signed.body)
+
 
 @dataclass(frozen=True, slots=True)
 class VerdictEntry:
@@ -125,7 +131,7 @@ class VerdictStore:
     def is_superseded_by(self, content: SignedVerdict) -> bool:
         """Tells whether a verdict would replace the one held for its subject and accuser."""
         held = self.get(content.verdict.subject, content.verdict.accuser)
-        return held is None or _is_later(content, held)
+        return held is None or content.precedence > held.precedence
 
     def put(self, content: SignedVerdict, position: int, origin: str | None) -> None:
         """Stores a verdict over the one held for its subject and accuser."""
@@ -173,8 +179,3 @@ def is_refuted(verdict: Verdict, record: Record) -> bool:
     if verdict.held or verdict.opinion is Opinion.CLEAR or record.voucher is not None:
         return False
     return verdict.subject_stamp < record.stamp
-
-
-def _is_later(one: SignedVerdict, other: SignedVerdict) -> bool:
-    # An honest accuser never signs two verdicts with one stamp; if it does, all nodes choose alike.
-    return (one.verdict.stamp, one.signed.body) > (other.verdict.stamp, other.signed.body)
