@@ -14,25 +14,25 @@ def endpoints_with(*under_way: int) -> list[Endpoint[object]]:
     return endpoints
 
 
-def test_of_two_the_less_busy_one_is_taken() -> None:
+def test_the_endpoint_with_fewer_calls_is_picked() -> None:
     endpoints = endpoints_with(3, 2)
     assert {LeastRequests().pick(endpoints).node_id for _ in range(50)} == {"n1"}
 
 
-def test_the_busiest_one_is_never_taken_and_the_others_by_how_busy_they_are() -> None:
+def test_the_busiest_endpoint_is_never_picked_and_the_others_by_their_load() -> None:
     endpoints = endpoints_with(9, 2, 1)
     counts = Counter(LeastRequests().pick(endpoints).node_id for _ in range(3000))
     assert set(counts) == {"n1", "n2"}
     assert counts["n2"] == pytest.approx(2000, rel=0.15)
 
 
-def test_where_all_are_as_busy_all_are_taken_as_often() -> None:
+def test_equally_busy_endpoints_are_picked_equally_often() -> None:
     endpoints = endpoints_with(1, 1, 1, 1)
     counts = Counter(LeastRequests().pick(endpoints).node_id for _ in range(8000))
     assert all(count == pytest.approx(2000, rel=0.15) for count in counts.values())
 
 
-def test_one_alone_is_taken() -> None:
+def test_a_single_endpoint_is_picked() -> None:
     endpoints = endpoints_with(5)
     assert LeastRequests().pick(endpoints) is endpoints[0]
 

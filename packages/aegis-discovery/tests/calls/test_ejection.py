@@ -4,12 +4,7 @@ import pytest
 from aegis_discovery._calls.endpoint import MAX_BACKOFF, MAX_FAILURES, OutlierState
 
 
-def out_at(state: OutlierState, now: float) -> bool:
-    """Tells whether it is out at this time, and neither a probe nor a call brought it back."""
-    return state.excluded and not state.claim_probe(now)
-
-
-def test_one_that_a_call_did_not_reach_is_left_alone_at_once() -> None:
+def test_an_endpoint_that_a_call_did_not_reach_is_excluded_at_once() -> None:
     state = OutlierState()
     state.connection_failed(10.0)
     assert state.excluded
@@ -24,7 +19,7 @@ def test_calls_that_fail_together_count_as_one_failure() -> None:
     assert state.backoff == 0.25
 
 
-def test_only_one_looks_whether_it_is_back_and_not_before_its_pause_is_over() -> None:
+def test_one_probe_runs_at_a_time_and_only_after_the_backoff() -> None:
     state = OutlierState()
     state.connection_failed(1.0)
     assert [state.claim_probe(now) for now in (1.1, 1.2)] == [False, False]
@@ -39,7 +34,7 @@ def test_only_one_looks_whether_it_is_back_and_not_before_its_pause_is_over() ->
     ("ejected", "pauses"),
     [(False, [0.25, 0.5, 1, 2, 4, 8, 10, 10]), (True, [1, 2, 4, 8, 10, 10])],
 )
-def test_the_pause_doubles_to_a_limit(ejected: bool, pauses: list[float]) -> None:
+def test_the_backoff_doubles_up_to_a_limit(ejected: bool, pauses: list[float]) -> None:
     state = OutlierState()
     now, seen = 0.0, []
     if ejected:
@@ -55,14 +50,14 @@ def test_the_pause_doubles_to_a_limit(ejected: bool, pauses: list[float]) -> Non
     assert state.backoff == MAX_BACKOFF
 
 
-def test_a_probe_that_is_answered_takes_it_back_but_only_a_call_clears_its_past() -> None:
+def test_an_answered_probe_ends_the_exclusion_and_an_answered_call_resets_the_backoff() -> None:
     state = OutlierState()
     state.eject(1.0)
     assert state.claim_probe(2.0)
     state.probe_ended(True, 2.1)
     assert not state.excluded
     state.eject(3.0)
-    assert state.backoff == 2, "it was no better for being there"
+    assert state.backoff == 2, "an answered probe does not reset it"
     state.claim_probe(5.0)
     state.probe_ended(True, 5.1)
     state.call_answered(5.1, 5.2)
@@ -71,7 +66,7 @@ def test_a_probe_that_is_answered_takes_it_back_but_only_a_call_clears_its_past(
     assert state.backoff == 1
 
 
-def test_an_answer_to_an_earlier_call_takes_it_back_whatever_the_probe_says_later() -> None:
+def test_the_answer_to_an_earlier_call_ends_the_exclusion_even_if_the_probe_fails_later() -> None:
     state = OutlierState()
     state.eject(1.0)
     assert state.claim_probe(2.0)
@@ -80,7 +75,7 @@ def test_an_answer_to_an_earlier_call_takes_it_back_whatever_the_probe_says_late
     assert not state.excluded
 
 
-def test_it_fails_too_often_after_five_failures_in_a_row() -> None:
+def test_five_failures_in_a_row_are_enough_for_an_ejection() -> None:
     state = OutlierState()
     allowed = [False] * (MAX_FAILURES - 1)
     assert [state.call_failed() for _ in allowed] == allowed
@@ -90,27 +85,27 @@ def test_it_fails_too_often_after_five_failures_in_a_row() -> None:
     assert not state.call_failed()
 
 
-def test_it_is_silent_when_calls_wait_and_none_was_answered_for_a_second() -> None:
+def test_it_is_unresponsive_when_calls_wait_for_a_second_without_any_response() -> None:
     state = OutlierState()
-    assert not state.is_unresponsive(100.0), "nobody asked it anything"
+    assert not state.is_unresponsive(100.0), "no call waits"
     state.call_started(100.0, object())
     assert not state.is_unresponsive(100.9)
     assert state.is_unresponsive(101.0)
     state.call_answered(100.0, 101.0)
-    assert not state.is_unresponsive(101.9), "it answered another call meanwhile"
+    assert not state.is_unresponsive(101.9), "it answered another call"
     assert state.is_unresponsive(102.0)
     state.waiting.pop()
     assert not state.is_unresponsive(200.0)
 
 
-def test_calls_that_just_began_are_no_sign_of_silence_however_long_it_was_idle() -> None:
+def test_an_idle_endpoint_is_not_unresponsive_when_calls_begin() -> None:
     state = OutlierState()
     state.call_answered(1.0, 1.1)
     state.call_started(500.0, object())
     assert not state.is_unresponsive(500.5)
 
 
-def test_calls_that_are_given_up_one_by_one_do_not_hide_that_none_is_answered() -> None:
+def test_abandoned_calls_do_not_extend_the_response_timeout() -> None:
     state = OutlierState()
     state.call_started(1.0, object())
     for tenth in range(10):
@@ -119,14 +114,14 @@ def test_calls_that_are_given_up_one_by_one_do_not_hide_that_none_is_answered() 
     assert state.is_unresponsive(2.0)
 
 
-def test_streams_may_be_silent() -> None:
+def test_streams_do_not_make_an_endpoint_unresponsive() -> None:
     state = OutlierState()
     state.streaming.add(object())
     assert not state.is_unresponsive(100.0)
     assert state.under_way == 1
 
 
-def test_one_whose_answers_take_long_is_given_longer() -> None:
+def test_a_slow_endpoint_has_a_longer_response_timeout() -> None:
     state = OutlierState()
     for began in range(0, 100, 10):
         state.call_answered(began, began + 10.0)
@@ -135,7 +130,7 @@ def test_one_whose_answers_take_long_is_given_longer() -> None:
     assert state.is_unresponsive(140.5)
 
 
-def test_one_that_was_frozen_is_taken_for_quick_again_after_some_quick_answers() -> None:
+def test_fast_responses_shorten_the_response_timeout_again() -> None:
     state = OutlierState()
     for _ in range(5):
         state.call_answered(0.0, 10.0)
@@ -145,20 +140,20 @@ def test_one_that_was_frozen_is_taken_for_quick_again_after_some_quick_answers()
     assert state.is_unresponsive(51.0)
 
 
-def test_callers_who_waited_in_vain_for_a_second_show_a_provider_that_is_silent() -> None:
+def test_a_second_of_abandoned_waiting_is_enough_for_an_ejection() -> None:
     state = OutlierState()
     due = [state.call_abandoned(tenth / 4, tenth / 4 + 0.25) for tenth in range(4)]
     assert due == [False, False, False, True]
 
 
-def test_those_who_wait_in_vain_at_the_same_time_wait_once() -> None:
+def test_abandoned_waiting_at_the_same_time_counts_once() -> None:
     state = OutlierState()
     assert not any(state.call_abandoned(1.0 + number / 100, 1.5) for number in range(50))
     assert not state.call_abandoned(1.2, 1.75)
     assert state.call_abandoned(1.6, 2.0)
 
 
-def test_an_answer_makes_up_for_waits_in_vain() -> None:
+def test_an_answer_resets_the_abandoned_waiting() -> None:
     state = OutlierState()
     assert not state.call_abandoned(1.0, 1.9)
     state.call_answered(1.9, 1.95)

@@ -30,7 +30,7 @@ def node(node_id: str, **changes: Any) -> NodeInfo:
     )
 
 
-def endpoints_of(
+def registry_of(
     *nodes: NodeInfo, balancers: Any = None, **preferences: Any
 ) -> tuple[Topology, EndpointRegistry[object]]:
     topology = Topology()
@@ -40,56 +40,56 @@ def endpoints_of(
     return topology, EndpointRegistry(topology, balancers=balancers, views=views)
 
 
-def picks(endpoints: EndpointRegistry[object], count: int, now: float = NOW) -> list[str]:
-    service = endpoints.service("greeter", "v1")
+def picks(registry: EndpointRegistry[object], count: int, now: float = NOW) -> list[str]:
+    service = registry.service("greeter", "v1")
     return [endpoint.node_id for _ in range(count) if (endpoint := service.pick(now))]
 
 
-def by_id(endpoints: EndpointRegistry[object]) -> dict[str, Endpoint[object]]:
-    service = endpoints.service("greeter", "v1")
+def by_id(registry: EndpointRegistry[object]) -> dict[str, Endpoint[object]]:
+    service = registry.service("greeter", "v1")
     service.pick(NOW)
     return {endpoint.node_id: endpoint for endpoint in service.view.endpoints}
 
 
 def test_round_robin_takes_providers_in_turn_by_node_id() -> None:
-    _, endpoints = endpoints_of(node("c"), node("a"), node("b"))
-    turns = picks(endpoints, 6)
+    _, registry = registry_of(node("c"), node("a"), node("b"))
+    turns = picks(registry, 6)
     assert turns[:3] == turns[3:]
     assert "".join(turns[:3]) in {"abc", "bca", "cab"}
 
 
-def test_each_service_has_its_own_turns_and_the_same_endpoints() -> None:
+def test_each_service_has_its_own_balancer_and_the_same_endpoints() -> None:
     both = (GREETER, ServiceInfo("other", "v1"))
-    _, endpoints = endpoints_of(node("a", services=both), node("b", services=both))
-    first = {endpoints.service("greeter", "v1").pick(NOW) for _ in range(2)}
-    second = {endpoints.service("other", "v1").pick(NOW) for _ in range(2)}
+    _, registry = registry_of(node("a", services=both), node("b", services=both))
+    first = {registry.service("greeter", "v1").pick(NOW) for _ in range(2)}
+    second = {registry.service("other", "v1").pick(NOW) for _ in range(2)}
     assert first == second
-    assert endpoints.service("greeter", "v1") is endpoints.service("greeter", "v1")
+    assert registry.service("greeter", "v1") is registry.service("greeter", "v1")
 
 
-def test_round_robin_may_begin_anywhere_but_is_told_where_in_a_test() -> None:
+def test_round_robin_begins_at_the_start_that_it_is_given() -> None:
     ends = [Endpoint[object](name, "") for name in "abc"]
     balancer = RoundRobin(start=4)
     assert [balancer.pick(ends).node_id for _ in range(4)] == ["b", "c", "a", "b"]
 
 
-def test_nobody_is_picked_where_nobody_provides() -> None:
-    _, endpoints = endpoints_of(node("a", services=()))
-    assert endpoints.service("greeter", "v1").pick(NOW) is None
+def test_no_endpoint_is_picked_without_providers() -> None:
+    _, registry = registry_of(node("a", services=()))
+    assert registry.service("greeter", "v1").pick(NOW) is None
 
 
-def test_the_pick_follows_the_topology() -> None:
-    topology, endpoints = endpoints_of(node("a"))
-    assert set(picks(endpoints, 2)) == {"a"}
+def test_picks_follow_the_topology() -> None:
+    topology, registry = registry_of(node("a"))
+    assert set(picks(registry, 2)) == {"a"}
     topology.add_node(node("b"))
-    assert set(picks(endpoints, 2)) == {"a", "b"}
+    assert set(picks(registry, 2)) == {"a", "b"}
     topology.remove_node("a")
-    assert set(picks(endpoints, 2)) == {"b"}
+    assert set(picks(registry, 2)) == {"b"}
 
 
-def test_one_at_a_new_address_is_a_new_endpoint() -> None:
-    topology, endpoints = endpoints_of(node("a"))
-    service = endpoints.service("greeter", "v1")
+def test_a_provider_with_a_new_address_is_a_new_endpoint() -> None:
+    topology, registry = registry_of(node("a"))
+    service = registry.service("greeter", "v1")
     before = service.pick(NOW)
     assert before is service.pick(NOW)
     topology.update_node(node("a", address="elsewhere:2"))
@@ -99,9 +99,9 @@ def test_one_at_a_new_address_is_a_new_endpoint() -> None:
     assert after is not before
 
 
-def test_a_change_of_nothing_but_services_keeps_the_endpoint() -> None:
-    topology, endpoints = endpoints_of(node("a"))
-    service = endpoints.service("greeter", "v1")
+def test_a_change_of_services_alone_keeps_the_endpoint() -> None:
+    topology, registry = registry_of(node("a"))
+    service = registry.service("greeter", "v1")
     before = service.pick(NOW)
     topology.update_node(node("a", services=(GREETER, ServiceInfo("more", "v1"))))
     assert service.pick(NOW) is before
@@ -110,7 +110,7 @@ def test_a_change_of_nothing_but_services_keeps_the_endpoint() -> None:
 @pytest.mark.parametrize(
     "trouble", [{"health": HealthStatus.UNHEALTHY}, {"status": NodeStatus.SUSPECTED}]
 )
-def test_unhealthy_and_suspected_providers_are_passed_over_unless_all_are(
+def test_unhealthy_and_suspected_providers_are_skipped_unless_all_are(
     trouble: dict[str, Any],
 ) -> None:
     class Source:
@@ -121,44 +121,44 @@ def test_unhealthy_and_suspected_providers_are_passed_over_unless_all_are(
             return self.providers
 
     source = Source()
-    endpoints: EndpointRegistry[object] = EndpointRegistry(source)
-    assert set(picks(endpoints, 4)) == {"b"}
+    registry: EndpointRegistry[object] = EndpointRegistry(source)
+    assert set(picks(registry, 4)) == {"b"}
     source.providers = (node("a", **trouble), node("b", **trouble))
-    assert Counter(picks(endpoints, 4)) == {"a": 2, "b": 2}
+    assert Counter(picks(registry, 4)) == {"a": 2, "b": 2}
 
 
-def test_a_provider_without_a_proper_address_is_never_picked() -> None:
+def test_a_provider_without_a_valid_address_is_never_picked() -> None:
     nonsense = ("", "no-port", "unix:/tmp/socket", "dns:///host:1", "host:0", "a b:1")
     nodes = [node(f"bad-{number}", address=text) for number, text in enumerate(nonsense)]
-    _, endpoints = endpoints_of(*nodes, node("good"))
-    assert set(picks(endpoints, 20)) == {"good"}
-    _, endpoints = endpoints_of(*nodes)
-    assert endpoints.service("greeter", "v1").pick(NOW) is None
+    _, registry = registry_of(*nodes, node("good"))
+    assert set(picks(registry, 20)) == {"good"}
+    _, registry = registry_of(*nodes)
+    assert registry.service("greeter", "v1").pick(NOW) is None
 
 
-def test_an_endpoint_out_of_reach_is_passed_over_and_its_share_is_spread_evenly() -> None:
-    _, endpoints = endpoints_of(*map(node, "abcd"))
-    service = endpoints.service("greeter", "v1")
+def test_an_unreached_endpoint_is_skipped_and_its_share_is_spread_evenly() -> None:
+    _, registry = registry_of(*map(node, "abcd"))
+    service = registry.service("greeter", "v1")
     down = service.pick(NOW)
     assert down is not None
     down.connection_failed(NOW)
-    counts = Counter(picks(endpoints, 300))
+    counts = Counter(picks(registry, 300))
     assert set(counts.values()) == {100}
     assert down.node_id not in counts
 
 
 @pytest.mark.parametrize("count", range(1, 8))
-def test_where_all_are_out_of_reach_all_are_tried_in_turn(count: int) -> None:
-    _, endpoints = endpoints_of(*map(node, "abcdefg"[:count]))
-    for endpoint in by_id(endpoints).values():
+def test_if_all_endpoints_are_unreached_all_are_tried_in_turn(count: int) -> None:
+    _, registry = registry_of(*map(node, "abcdefg"[:count]))
+    for endpoint in by_id(registry).values():
         endpoint.connection_failed(NOW)
-    assert Counter(picks(endpoints, 3 * count)) == dict.fromkeys("abcdefg"[:count], 3)
+    assert Counter(picks(registry, 3 * count)) == dict.fromkeys("abcdefg"[:count], 3)
 
 
 @pytest.mark.parametrize("count", range(2, 8))
-def test_where_each_call_is_retried_first_attempts_are_spread_all_the_same(count: int) -> None:
-    _, endpoints = endpoints_of(*map(node, "abcdefg"[:count]))
-    service = endpoints.service("greeter", "v1")
+def test_retries_do_not_change_the_spread_of_first_attempts(count: int) -> None:
+    _, registry = registry_of(*map(node, "abcdefg"[:count]))
+    service = registry.service("greeter", "v1")
     firsts: Counter[str] = Counter()
     for _ in range(3 * count):
         first = service.pick(NOW)
@@ -168,9 +168,9 @@ def test_where_each_call_is_retried_first_attempts_are_spread_all_the_same(count
     assert set(firsts.values()) == {3}
 
 
-def test_a_retry_goes_to_another_endpoint_or_nowhere() -> None:
-    topology, endpoints = endpoints_of(node("a"), node("b"))
-    service = endpoints.service("greeter", "v1")
+def test_a_retry_goes_to_another_endpoint_or_is_not_made() -> None:
+    topology, registry = registry_of(node("a"), node("b"))
+    service = registry.service("greeter", "v1")
     first = service.pick(NOW)
     assert first is not None
     others = {service.pick_retry((first,), NOW, charged=True) for _ in range(4)}
@@ -180,7 +180,7 @@ def test_a_retry_goes_to_another_endpoint_or_nowhere() -> None:
     assert other is not None
     other.connection_failed(NOW)
     again = service.pick_retry((first,), NOW, charged=True)
-    assert again is other, "one out of reach is better than none"
+    assert again is other, "an unreached endpoint is better than none"
     assert service.pick_retry((first, other), NOW, charged=True) is None
     topology.remove_node(other.node_id)
     service.pick(NOW)
@@ -188,34 +188,34 @@ def test_a_retry_goes_to_another_endpoint_or_nowhere() -> None:
     assert service.retries_refused == 0
 
 
-def test_a_retry_follows_the_topology_and_the_rules() -> None:
-    topology, endpoints = endpoints_of(
+def test_a_retry_follows_the_topology_and_the_policy() -> None:
+    topology, registry = registry_of(
         node("a"), may_provide=lambda provider, *_: provider.type != "rogue"
     )
-    service = endpoints.service("greeter", "v1")
+    service = registry.service("greeter", "v1")
     first = service.pick(NOW)
     assert first is not None
     topology.add_node(node("b"))
     other = service.pick_retry((first,), NOW, charged=False)
     assert other is not None
-    assert other.node_id == "b", "it came after the first attempt"
+    assert other.node_id == "b", "it joined after the first attempt"
     topology.update_node(node("b", type="rogue"))
     assert service.pick_retry((first,), NOW, charged=False) is None
 
 
-def test_a_retry_does_not_take_the_same_provider_for_another_one_after_a_renewal() -> None:
-    _, endpoints = endpoints_of(node("a"))
-    service = endpoints.service("greeter", "v1")
+def test_a_retry_recognizes_the_same_provider_after_a_change_of_identity() -> None:
+    _, registry = registry_of(node("a"))
+    service = registry.service("greeter", "v1")
     first = service.pick(NOW)
     assert first is not None
-    endpoints.replace_endpoints()
+    registry.replace_endpoints()
     assert service.pick(NOW) is not first
     assert service.pick_retry((first,), NOW, charged=False) is None
 
 
 def test_a_retry_that_the_budget_refuses_is_counted() -> None:
-    _, endpoints = endpoints_of(node("a"), node("b"))
-    service = endpoints.service("greeter", "v1")
+    _, registry = registry_of(node("a"), node("b"))
+    service = registry.service("greeter", "v1")
     first = service.pick(NOW)
     assert first is not None
     further = [service.pick_retry((first,), NOW, charged=True) for _ in range(12)]
@@ -224,27 +224,27 @@ def test_a_retry_that_the_budget_refuses_is_counted() -> None:
     assert service.pick_retry((first,), NOW, charged=False) is not None
 
 
-def test_an_endpoint_that_left_is_let_go_by_every_service_at_the_next_pick_of_any() -> None:
+def test_every_service_drops_an_endpoint_that_left_at_the_next_pick_of_any() -> None:
     both = (GREETER, ServiceInfo("other", "v1"))
-    topology, endpoints = endpoints_of(node("a"), node("b", services=both))
-    only_b = endpoints.service("other", "v1").pick(NOW)
+    topology, registry = registry_of(node("a"), node("b", services=both))
+    only_b = registry.service("other", "v1").pick(NOW)
     assert only_b is not None
-    assert len(set(picks(endpoints, 2))) == 2
+    assert len(set(picks(registry, 2))) == 2
     gone = weakref.ref(only_b)
     del only_b
     topology.remove_node("b")
     assert gone() is not None
-    picks(endpoints, 1)
+    picks(registry, 1)
     gc.collect()
     assert gone() is None
 
 
-def test_many_threads_share_the_turns_exactly() -> None:
-    _, endpoints = endpoints_of(*map(node, "abcd"))
+def test_many_threads_share_one_balancer_exactly() -> None:
+    _, registry = registry_of(*map(node, "abcd"))
     counts: list[Counter[str]] = []
 
     def work() -> None:
-        counts.append(Counter(picks(endpoints, 1000)))
+        counts.append(Counter(picks(registry, 1000)))
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -255,13 +255,13 @@ def test_many_threads_share_the_turns_exactly() -> None:
 
 
 def test_threads_pick_while_the_topology_changes() -> None:
-    topology, endpoints = endpoints_of(node("a"), node("b"))
+    topology, registry = registry_of(node("a"), node("b"))
     stop = threading.Event()
     picked: list[int] = []
 
     def work() -> None:
         while not stop.is_set():
-            picked.append(len(picks(endpoints, 10)))
+            picked.append(len(picks(registry, 10)))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -275,74 +275,74 @@ def test_threads_pick_while_the_topology_changes() -> None:
     assert set(picked) == {10}
 
 
-def test_a_closed_pool_picks_nobody() -> None:
-    _, endpoints = endpoints_of(node("a"))
-    service = endpoints.service("greeter", "v1")
-    endpoints.close()
+def test_a_closed_pool_refuses_picks() -> None:
+    _, registry = registry_of(node("a"))
+    service = registry.service("greeter", "v1")
+    registry.close()
     with pytest.raises(ClosedError, match="the pool is closed"):
         service.pick(NOW)
     with pytest.raises(ClosedError):
-        endpoints.service("greeter", "v1")
+        registry.service("greeter", "v1")
 
 
-def test_one_that_does_not_answer_is_ejected_and_probed_when_its_time_is_over() -> None:
-    _, endpoints = endpoints_of(*map(node, "abc"))
+def test_an_unresponsive_endpoint_is_ejected_and_probed_after_its_backoff() -> None:
+    _, registry = registry_of(*map(node, "abc"))
     probed: list[Endpoint[object]] = []
-    endpoints.probe = probed.append
-    silent = by_id(endpoints)["b"]
+    registry.probe = probed.append
+    silent = by_id(registry)["b"]
     silent.call_started(NOW, object())
-    assert set(picks(endpoints, 6, NOW + 0.9)) == {"a", "b", "c"}
-    assert set(picks(endpoints, 6, NOW + 1.0)) == {"a", "c"}
+    assert set(picks(registry, 6, NOW + 0.9)) == {"a", "b", "c"}
+    assert set(picks(registry, 6, NOW + 1.0)) == {"a", "c"}
     assert silent.ejected
     assert probed == []
-    picks(endpoints, 9, NOW + 2.0)
-    assert probed == [silent], "one at a time"
+    picks(registry, 9, NOW + 2.0)
+    assert probed == [silent], "one probe at a time"
     silent.probe_ended(True, NOW + 2.1)
     silent.waiting.clear()
-    assert set(picks(endpoints, 6, NOW + 2.2)) == {"a", "b", "c"}
-    assert endpoints.service("greeter", "v1").ejections == 1
+    assert set(picks(registry, 6, NOW + 2.2)) == {"a", "b", "c"}
+    assert registry.service("greeter", "v1").ejections == 1
 
 
 @pytest.mark.parametrize(("count", "most"), [(1, 0), (2, 1), (3, 1), (4, 2), (10, 5)])
-def test_never_more_than_half_are_ejected(count: int, most: int) -> None:
-    _, endpoints = endpoints_of(*map(node, "abcdefghij"[:count]))
-    for endpoint in by_id(endpoints).values():
+def test_at_most_half_of_the_endpoints_are_ejected(count: int, most: int) -> None:
+    _, registry = registry_of(*map(node, "abcdefghij"[:count]))
+    for endpoint in by_id(registry).values():
         endpoint.call_started(NOW, object())
-    counts = Counter(picks(endpoints, 60, NOW + 5))
+    counts = Counter(picks(registry, 60, NOW + 5))
     assert len(counts) == count - most
-    assert set(Counter(picks(endpoints, 60, NOW + 5)).values()) == {60 // len(counts)}
-    assert endpoints.service("greeter", "v1").ejections == most
+    assert set(Counter(picks(registry, 60, NOW + 5)).values()) == {60 // len(counts)}
+    assert registry.service("greeter", "v1").ejections == most
 
 
-def test_those_out_of_reach_do_not_keep_others_from_being_ejected() -> None:
-    _, endpoints = endpoints_of(*map(node, "abcd"))
-    known = by_id(endpoints)
+def test_unreached_endpoints_do_not_count_against_the_limit_of_ejections() -> None:
+    _, registry = registry_of(*map(node, "abcd"))
+    known = by_id(registry)
     known["a"].connection_failed(NOW)
     known["b"].connection_failed(NOW)
     known["c"].call_started(NOW, object())
-    assert set(picks(endpoints, 8, NOW + 5)) == {"d"}
+    assert set(picks(registry, 8, NOW + 5)) == {"d"}
     known["d"].call_started(NOW + 5, object())
-    assert set(picks(endpoints, 8, NOW + 10)) == {"d"}, "the last one in use is kept"
+    assert set(picks(registry, 8, NOW + 10)) == {"d"}, "the last endpoint in use is not ejected"
 
 
-def test_the_last_well_one_is_kept_in_use_whatever_else_there_is() -> None:
+def test_the_last_healthy_endpoint_is_never_ejected() -> None:
     unwell = {"health": HealthStatus.UNHEALTHY}
-    _, endpoints = endpoints_of(node("a"), node("b", **unwell), node("c", **unwell))
-    by_id(endpoints)["a"].call_started(NOW, object())
-    assert set(picks(endpoints, 9, NOW + 5)) == {"a"}
+    _, registry = registry_of(node("a"), node("b", **unwell), node("c", **unwell))
+    by_id(registry)["a"].call_started(NOW, object())
+    assert set(picks(registry, 9, NOW + 5)) == {"a"}
 
 
-def test_threads_that_notice_at_once_eject_no_more_than_half(
+def test_threads_that_eject_at_the_same_time_eject_at_most_half(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    _, endpoints = endpoints_of(*map(node, "abc"))
-    service = endpoints.service("greeter", "v1")
-    known = list(by_id(endpoints).values())
+    _, registry = registry_of(*map(node, "abc"))
+    service = registry.service("greeter", "v1")
+    known = list(by_id(registry).values())
     ready = threading.Barrier(len(known))
     eject = Endpoint.eject
 
     def slowly(endpoint: Endpoint[object], now: float) -> None:
-        threading.Event().wait(0.02)  # as long as a thread may be kept from going on
+        threading.Event().wait(0.02)  # a thread may be suspended this long
         eject(endpoint, now)
 
     monkeypatch.setattr(Endpoint, "eject", slowly)
@@ -361,38 +361,38 @@ def test_threads_that_notice_at_once_eject_no_more_than_half(
 
 
 @pytest.mark.parametrize("balancer", [RoundRobin, LeastRequests])
-def test_the_only_usable_one_is_found_whatever_the_balancer_prefers(
+def test_the_only_usable_endpoint_is_found_with_any_balancer(
     balancer: type[Balancer],
 ) -> None:
     nodes = [node(f"n{number:02}") for number in range(30)]
-    _, endpoints = endpoints_of(*nodes, balancers={"greeter": balancer})
-    known = by_id(endpoints)
+    _, registry = registry_of(*nodes, balancers={"greeter": balancer})
+    known = by_id(registry)
     for _ in range(50):
-        known["n17"].call_started(NOW, object())  # the busiest, and the only one in reach
+        known["n17"].call_started(NOW, object())  # the busiest endpoint, and the only reachable one
     for node_id, endpoint in known.items():
         if node_id != "n17":
             endpoint.connection_failed(NOW)
-    assert set(picks(endpoints, 20, NOW + 0.1)) == {"n17"}
+    assert set(picks(registry, 20, NOW + 0.1)) == {"n17"}
 
 
-def test_each_service_has_the_balancer_that_was_chosen_for_it() -> None:
+def test_each_service_has_its_configured_balancer() -> None:
     both = (GREETER, ServiceInfo("other", "v1"))
-    _, endpoints = endpoints_of(
+    _, registry = registry_of(
         node("a", services=both), node("b", services=both), balancers={"greeter": LeastRequests}
     )
-    by_id(endpoints)["a"].call_started(NOW, object())
-    assert set(picks(endpoints, 20)) == {"b"}
-    other = endpoints.service("other", "v1")
+    by_id(registry)["a"].call_started(NOW, object())
+    assert set(picks(registry, 20)) == {"b"}
+    other = registry.service("other", "v1")
     assert {endpoint.node_id for _ in range(2) if (endpoint := other.pick(NOW))} == {"a", "b"}
 
 
 def near(*places: str, **own: str) -> EndpointRegistry[object]:
-    """Makes nodes of places (`region/zone`), and a pool in one of its own."""
+    """Makes a node in each place (`region/zone`), and the registry of a caller."""
     nodes = []
     for number, place in enumerate(places):
         region, _, zone = place.partition("/")
         nodes.append(node(f"n{number}", region=region, zone=zone))
-    return endpoints_of(*nodes, **own)[1]
+    return registry_of(*nodes, **own)[1]
 
 
 @pytest.mark.parametrize(
@@ -406,27 +406,27 @@ def near(*places: str, **own: str) -> EndpointRegistry[object]:
         ({"zone": "a"}, {"n3"}),
     ],
 )
-def test_what_is_near_is_preferred(own: dict[str, str], expected: set[str]) -> None:
+def test_near_providers_are_preferred(own: dict[str, str], expected: set[str]) -> None:
     assert set(picks(near("eu/a", "eu/b", "us/a", "/a", **own), 12)) == expected
 
 
-def test_a_tier_is_used_only_while_someone_in_it_is_usable() -> None:
-    endpoints = near("eu/a", "eu/b", "us/a", region="eu", zone="a")
-    known = by_id(endpoints)
-    assert set(picks(endpoints, 6)) == {"n0"}
+def test_a_priority_is_used_while_one_of_its_endpoints_is_usable() -> None:
+    registry = near("eu/a", "eu/b", "us/a", region="eu", zone="a")
+    known = by_id(registry)
+    assert set(picks(registry, 6)) == {"n0"}
     known["n0"].connection_failed(NOW)
-    assert set(picks(endpoints, 6)) == {"n1"}
+    assert set(picks(registry, 6)) == {"n1"}
     known["n1"].connection_failed(NOW)
-    assert set(picks(endpoints, 6)) == {"n2"}
+    assert set(picks(registry, 6)) == {"n2"}
     known["n2"].connection_failed(NOW)
-    assert set(picks(endpoints, 30)) == {"n0"} | {"n1", "n2"}, "all are tried rather than none"
+    assert set(picks(registry, 30)) == {"n0"} | {"n1", "n2"}, "if none is usable, all are tried"
     known["n0"].call_succeeded()
-    assert set(picks(endpoints, 6)) == {"n0"}
+    assert set(picks(registry, 6)) == {"n0"}
 
 
-def test_a_retry_goes_further_away_rather_than_nowhere() -> None:
-    endpoints = near("eu/a", "us/a", region="eu", zone="a")
-    service = endpoints.service("greeter", "v1")
+def test_a_retry_may_go_to_another_region() -> None:
+    registry = near("eu/a", "us/a", region="eu", zone="a")
+    service = registry.service("greeter", "v1")
     first = service.pick(NOW)
     assert first is not None
     other = service.pick_retry((first,), NOW, charged=True)
@@ -434,7 +434,7 @@ def test_a_retry_goes_further_away_rather_than_nowhere() -> None:
     assert (first.node_id, other.node_id) == ("n0", "n1")
 
 
-def test_a_node_that_may_not_provide_a_service_is_left_out_counted_and_logged_once(
+def test_a_denied_node_is_skipped_counted_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     asked: list[tuple[str, str, str]] = []
@@ -443,30 +443,30 @@ def test_a_node_that_may_not_provide_a_service_is_left_out_counted_and_logged_on
         asked.append((info.id, name, version))
         return info.id != "mallory"
 
-    topology, endpoints = endpoints_of(node("a"), node("mallory"), may_provide=may)
-    assert set(picks(endpoints, 6)) == {"a"}
+    topology, registry = registry_of(node("a"), node("mallory"), may_provide=may)
+    assert set(picks(registry, 6)) == {"a"}
     assert asked == [("a", "greeter", "v1"), ("mallory", "greeter", "v1")], "not for every call"
     topology.add_node(node("b"))
-    assert set(picks(endpoints, 6)) == {"a", "b"}
-    endpoints.replace_endpoints()
-    picks(endpoints, 1)
+    assert set(picks(registry, 6)) == {"a", "b"}
+    registry.replace_endpoints()
+    picks(registry, 1)
     assert [record.message for record in caplog.records] == [
         "mallory declares greeter/v1 and may not"
     ]
-    (service,) = endpoints.stats().services
+    (service,) = registry.stats().services
     assert service.denials == 1
     assert [endpoint.node_id for endpoint in service.endpoints] == ["a", "b"]
 
 
-def test_the_stats_are_a_frozen_snapshot_that_turns_into_json() -> None:
-    _, endpoints = endpoints_of(
+def test_the_stats_are_a_frozen_snapshot_that_can_be_written_as_json() -> None:
+    _, registry = registry_of(
         node("a"), node("b"), node("c"), node("d", health=HealthStatus.UNHEALTHY)
     )
-    known = by_id(endpoints)
+    known = by_id(registry)
     known["a"].connection_failed(NOW)
     known["b"].call_started(NOW, object())
-    picks(endpoints, 3, NOW + 2)
-    stats = endpoints.stats()
+    picks(registry, 3, NOW + 2)
+    stats = registry.stats()
     with pytest.raises(AttributeError):
         stats.services = ()  # type: ignore[misc]  # that is what is tested
     assert json.loads(json.dumps(asdict(stats))) == {
@@ -496,48 +496,48 @@ def test_the_stats_are_a_frozen_snapshot_that_turns_into_json() -> None:
     }
 
 
-def test_the_counts_outlive_a_change_of_identity_and_the_pool() -> None:
-    _, endpoints = endpoints_of(node("a"))
-    picks(endpoints, 3)
-    endpoints.replace_endpoints()
-    picks(endpoints, 2)
-    endpoints.close()
-    (service,) = endpoints.stats().services
+def test_counters_survive_a_change_of_identity_and_the_end_of_the_pool() -> None:
+    _, registry = registry_of(node("a"))
+    picks(registry, 3)
+    registry.replace_endpoints()
+    picks(registry, 2)
+    registry.close()
+    (service,) = registry.stats().services
     assert (service.picks, service.endpoints) == (5, ())
 
 
 @pytest.mark.parametrize("far", [1, 2, 3, 4])
-def test_the_share_of_one_nearby_that_is_out_is_spread_over_those_further_away(far: int) -> None:
-    endpoints = near("eu/1", *["us/1"] * far, region="eu", zone="1")
-    by_id(endpoints)["n0"].connection_failed(NOW)
-    counts = Counter(picks(endpoints, 12 * far))
+def test_the_share_of_an_excluded_near_endpoint_is_spread_over_the_others(far: int) -> None:
+    registry = near("eu/1", *["us/1"] * far, region="eu", zone="1")
+    by_id(registry)["n0"].connection_failed(NOW)
+    counts = Counter(picks(registry, 12 * far))
     assert counts == {f"n{number}": 12 for number in range(1, far + 1)}
 
 
-def test_one_that_left_before_the_rules_changed_is_gone() -> None:
-    topology, endpoints = endpoints_of(node("a"), may_provide=lambda *_: True)
-    service = endpoints.service("greeter", "v1")
+def test_a_reevaluation_drops_providers_that_left() -> None:
+    topology, registry = registry_of(node("a"), may_provide=lambda *_: True)
+    service = registry.service("greeter", "v1")
     assert service.pick(NOW) is not None
     topology.remove_node("a")
-    endpoints.refresh(force=True)
+    registry.refresh(force=True)
     assert service.pick(NOW) is None
     assert service.stats().endpoints == ()
 
 
-def test_who_handles_the_log_may_use_the_pool() -> None:
-    _, endpoints = endpoints_of(node("a"), may_provide=lambda *_: False)
+def test_a_log_handler_may_use_the_pool() -> None:
+    _, registry = registry_of(node("a"), may_provide=lambda *_: False)
 
     class Calling(logging.Handler):
-        told: list[object] = []  # noqa: RUF012 - of this one test
+        picked: list[object] = []  # noqa: RUF012 - of this one test
 
         def emit(self, record: logging.LogRecord) -> None:
-            self.told.append(endpoints.service("greeter", "v1").pick(NOW))
-            endpoints.stats()
+            self.picked.append(registry.service("greeter", "v1").pick(NOW))
+            registry.stats()
 
     handler = Calling()
     logging.getLogger("aegis.pool").addHandler(handler)
     try:
-        assert endpoints.service("greeter", "v1").pick(NOW) is None
+        assert registry.service("greeter", "v1").pick(NOW) is None
     finally:
         logging.getLogger("aegis.pool").removeHandler(handler)
-    assert handler.told == [None]
+    assert handler.picked == [None]

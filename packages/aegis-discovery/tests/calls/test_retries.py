@@ -14,14 +14,14 @@ def taken(budget: RetryBudget, calls: int, now: float, asked: int) -> int:
     return sum(budget.take(calls, now) for _ in range(asked))
 
 
-def test_the_budget_is_a_fifth_of_the_calls_and_ten() -> None:
+def test_the_budget_is_a_fifth_of_the_calls_plus_ten() -> None:
     budget = RetryBudget(0.0)
     assert taken(budget, 0, 1.0, 1000) == 10
     assert taken(budget, 500, 2.0, 1000) == 100
     assert taken(budget, 500, 3.0, 1000) == 0
 
 
-def test_the_reserve_is_not_there_twice_where_two_windows_meet() -> None:
+def test_the_reserve_is_not_granted_twice_between_two_windows() -> None:
     budget = RetryBudget(0.0)
     assert taken(budget, 0, 9.99, 50) == 10
     assert taken(budget, 0, 10.0, 50) == 0
@@ -29,7 +29,7 @@ def test_the_reserve_is_not_there_twice_where_two_windows_meet() -> None:
     assert taken(budget, 0, 40.0, 50) == 10
 
 
-def test_an_outage_makes_no_more_than_a_fifth_more_load_however_long_it_lasts() -> None:
+def test_a_long_outage_adds_at_most_a_fifth_to_the_load() -> None:
     budget = RetryBudget(0.0)
     calls = retries = 0
     for tick in range(6000):  # ten minutes, ten failing calls in each tenth of a second
@@ -44,14 +44,14 @@ def test_a_busy_service_may_retry_a_burst_when_a_provider_dies() -> None:
     assert taken(budget, 100_000, 100.0, 500) == 500
 
 
-def test_what_was_not_retried_long_ago_is_no_credit() -> None:
+def test_calls_of_long_ago_do_not_raise_the_budget() -> None:
     budget = RetryBudget(0.0)
     assert taken(budget, 100, 1.0, 1) == 1
     # 10 000 calls in the next 1000 s are 100 in ten seconds.
     assert taken(budget, 10_100, 1001.0, 1000) == 30
 
 
-def test_the_past_window_fades_as_the_present_one_goes_on() -> None:
+def test_the_previous_window_loses_weight_with_time() -> None:
     budget = RetryBudget(0.0)
     assert taken(budget, 1000, 10.0, 0) == 0
     assert budget.take(1000, 10.0)
@@ -78,7 +78,7 @@ def test_without_a_config_every_method_has_the_defaults() -> None:
     assert MethodConfig().retry is DEFAULT_POLICY
 
 
-def test_a_config_of_grpc_is_taken_as_text_and_as_what_it_parses_to() -> None:
+def test_a_service_config_may_be_text_or_an_object() -> None:
     entry = {
         "name": [{"service": "shop.Orders", "method": "Place"}],
         "timeout": "1.5s",
@@ -92,7 +92,7 @@ def test_a_config_of_grpc_is_taken_as_text_and_as_what_it_parses_to() -> None:
         assert ServiceConfig(given).for_method("/shop.Orders/Cancel") == MethodConfig()
 
 
-def test_the_most_precise_name_wins_as_a_whole() -> None:
+def test_only_the_most_specific_entry_applies() -> None:
     found = config(
         {"name": [{}], "timeout": "9s"},
         {"name": [{"service": "a.A"}, {"service": "b.B"}], "timeout": "3s", "waitForReady": True},
@@ -110,7 +110,7 @@ def test_one_attempt_turns_retries_off() -> None:
     assert found.for_method("/other.Service/Method").retry is DEFAULT_POLICY
 
 
-def test_more_than_five_attempts_are_taken_as_five() -> None:
+def test_more_than_five_attempts_count_as_five() -> None:
     found = config({"name": [{}], "retryPolicy": {**POLICY, "maxAttempts": 50}})
     assert found.for_method("/a.A/M").retry.attempts == 5  # type: ignore[union-attr]  # it has one
 
@@ -137,9 +137,7 @@ def test_more_than_five_attempts_are_taken_as_five() -> None:
         ({"methodConfig": [{"waitForReady": 1}]}, "methodConfig[0].waitForReady", "true or false"),
     ],
 )
-def test_what_cannot_be_followed_is_refused_with_its_place(
-    given: Any, path: str, reason: str
-) -> None:
+def test_an_unsupported_config_is_refused_with_its_path(given: Any, path: str, reason: str) -> None:
     with pytest.raises(ServiceConfigError, match=reason) as caught:
         ServiceConfig(given)
     assert caught.value.path == path
@@ -167,9 +165,7 @@ def test_what_cannot_be_followed_is_refused_with_its_place(
         ({"perAttemptRecvTimeout": "1s"}, "perAttemptRecvTimeout", "not known"),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(
-    changes: dict[str, Any], key: str, reason: str
-) -> None:
+def test_an_invalid_retry_policy_is_refused(changes: dict[str, Any], key: str, reason: str) -> None:
     with pytest.raises(ServiceConfigError, match=reason) as caught:
         config({"name": [{}], "retryPolicy": {**POLICY, **changes}})
     assert caught.value.path == f"methodConfig[0].retryPolicy.{key}"

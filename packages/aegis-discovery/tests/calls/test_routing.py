@@ -36,7 +36,7 @@ def pick(router: Router[object]) -> Endpoint[object]:
     return router.pick(time.monotonic())
 
 
-def after(
+def retry(
     router: Router[object],
     end: AttemptResult = UNREACHED,
     *,
@@ -47,23 +47,23 @@ def after(
     return endpoint, router.pick_retry((endpoint,), end, policy, deadline=deadline)
 
 
-def test_a_call_that_nobody_answered_goes_on_at_another_endpoint() -> None:
-    first, second = after(router_of("a", "b"))
+def test_an_unanswered_call_is_retried_at_another_endpoint() -> None:
+    first, second = retry(router_of("a", "b"))
     assert second is not None
     assert second is not first
     assert first.excluded
     assert not second.excluded
 
 
-def test_it_ends_where_it_may_not_go_on() -> None:
-    assert after(router_of("a", "b"), policy=None)[1] is None, "the user wants no retries"
-    assert after(router_of("a"))[1] is None, "there is nobody else"
+def test_a_call_ends_if_it_may_not_be_retried() -> None:
+    assert retry(router_of("a", "b"), policy=None)[1] is None, "retries are turned off"
+    assert retry(router_of("a"))[1] is None, "there is no other endpoint"
     past, future = time.monotonic() - 1, time.monotonic() + 60
-    assert after(router_of("a", "b"), deadline=past)[1] is None, "its time is up"
-    assert after(router_of("a", "b"), deadline=future)[1] is not None
+    assert retry(router_of("a", "b"), deadline=past)[1] is None, "the deadline has passed"
+    assert retry(router_of("a", "b"), deadline=future)[1] is not None
 
 
-def test_it_ends_after_as_many_attempts_as_the_policy_allows() -> None:
+def test_a_call_has_as_many_attempts_as_the_policy_allows() -> None:
     router = router_of("a", "b", "c", "d")
     tried: tuple[Endpoint[object], ...] = (pick(router),)
     while other := router.pick_retry(tried, UNREACHED, RetryPolicy(attempts=3)):
@@ -71,7 +71,7 @@ def test_it_ends_after_as_many_attempts_as_the_policy_allows() -> None:
     assert len(tried) == len(set(tried)) == 3
 
 
-def test_a_closed_channel_sends_nothing_elsewhere() -> None:
+def test_a_closed_channel_makes_no_retries() -> None:
     router = router_of("a", "b")
     endpoint = pick(router)
     router.closed = True
@@ -80,22 +80,22 @@ def test_a_closed_channel_sends_nothing_elsewhere() -> None:
         pick(router)
 
 
-def test_an_answer_of_any_kind_is_no_reason_to_go_elsewhere_or_to_stay_away() -> None:
+def test_an_answered_call_is_not_retried_and_does_not_exclude_its_endpoint() -> None:
     for code, answered in (
         (StatusCode.UNAVAILABLE, True),
         (StatusCode.RESOURCE_EXHAUSTED, False),
         (StatusCode.CANCELLED, False),
         (StatusCode.DEADLINE_EXCEEDED, False),
     ):
-        endpoint, other = after(router_of("a", "b"), AttemptResult(code, answered, ()))
+        endpoint, other = retry(router_of("a", "b"), AttemptResult(code, answered, ()))
         assert other is None
         assert not endpoint.excluded
 
 
-def test_only_what_came_back_from_a_provider_itself_is_no_reason_to_leave_it_at_once() -> None:
+def test_a_status_from_the_provider_itself_does_not_exclude_it() -> None:
     said = AttemptResult(StatusCode.UNAVAILABLE, False, (("why", "its database is away"),))
-    endpoint, other = after(router_of("a", "b"), said)
-    assert other is not None, "nothing of it was answered all the same"
+    endpoint, other = retry(router_of("a", "b"), said)
+    assert other is not None, "the call was not answered"
     assert not endpoint.excluded
 
 
@@ -117,7 +117,7 @@ def test_five_failures_in_a_row_eject_a_provider(end: AttemptResult) -> None:
     assert outs == [False] * 4 + [True]
 
 
-def test_an_answer_in_between_begins_the_count_of_failures_anew() -> None:
+def test_an_answer_resets_the_count_of_failures() -> None:
     router = router_of("a", "b")
     endpoint = pick(router)
     for code in [StatusCode.DEADLINE_EXCEEDED] * 4 + [StatusCode.NOT_FOUND]:
@@ -126,18 +126,18 @@ def test_an_answer_in_between_begins_the_count_of_failures_anew() -> None:
     assert not endpoint.excluded
 
 
-def test_a_shed_call_goes_elsewhere_and_counts_neither_for_nor_against_its_provider() -> None:
+def test_a_shed_call_is_retried_and_does_not_count_as_a_failure() -> None:
     router = router_of("a", "b")
     for _ in range(8):
-        endpoint, other = after(router, SHED_END)
+        endpoint, other = retry(router, SHED_END)
         assert other is not None
         assert other is not endpoint
         assert not endpoint.has_failed
     assert "sheds=8" in repr(router._service.stats())
-    assert after(router, SHED_END, policy=None)[1] is None
+    assert retry(router, SHED_END, policy=None)[1] is None
 
 
-def test_the_mark_of_a_shed_call_counts_with_its_own_status_only() -> None:
+def test_the_mark_of_a_shed_call_counts_only_with_resource_exhausted() -> None:
     assert SHED_END.is_shed
     assert not AttemptResult(StatusCode.RESOURCE_EXHAUSTED, False, ()).is_shed
     assert not AttemptResult(
@@ -146,20 +146,20 @@ def test_the_mark_of_a_shed_call_counts_with_its_own_status_only() -> None:
     assert not AttemptResult(StatusCode.INTERNAL, False, (SHED_METADATA,)).is_shed
 
 
-def test_a_call_that_a_stopping_server_reset_did_not_reach_it() -> None:
+def test_a_call_that_a_stopping_server_reset_counts_as_unreached() -> None:
     assert provider_code(StatusCode.CANCELLED, "CANCELLED") is StatusCode.UNAVAILABLE
     for details in ("Locally cancelled by application!", "Channel closed!", "", None):
         assert provider_code(StatusCode.CANCELLED, details) is StatusCode.CANCELLED
     assert provider_code(StatusCode.ABORTED, "CANCELLED") is StatusCode.ABORTED
 
 
-def test_a_policy_names_the_statuses_that_are_tried_again() -> None:
+def test_a_policy_names_the_statuses_that_are_retried() -> None:
     policy = RetryPolicy(2, frozenset({StatusCode.ABORTED}))
-    assert after(router_of("a", "b"), policy=policy)[1] is None
-    assert after(router_of("a", "b"), AttemptResult(StatusCode.ABORTED, False, ()), policy=policy)[
+    assert retry(router_of("a", "b"), policy=policy)[1] is None
+    assert retry(router_of("a", "b"), AttemptResult(StatusCode.ABORTED, False, ()), policy=policy)[
         1
     ]
-    assert after(router_of("a", "b"), SHED_END, policy=policy)[1], "it did not run at all"
+    assert retry(router_of("a", "b"), SHED_END, policy=policy)[1], "the call did not run"
 
 
 @pytest.mark.parametrize(
@@ -170,15 +170,17 @@ def test_a_policy_names_the_statuses_that_are_tried_again() -> None:
         (StatusCode.DEADLINE_EXCEEDED, False),
     ],
 )
-def test_only_what_the_provider_said_itself_takes_it_back(code: StatusCode, ends_it: bool) -> None:
+def test_only_a_status_from_the_provider_itself_ends_the_exclusion(
+    code: StatusCode, ends_it: bool
+) -> None:
     router = router_of("a")
-    endpoint, _ = after(router)
+    endpoint, _ = retry(router)
     assert endpoint.excluded
     router.record(endpoint, AttemptResult(code, False, ()), time.monotonic())
     assert (not endpoint.excluded) is ends_it
 
 
-def test_an_attempt_waits_for_readiness_only_where_there_is_no_choice_left() -> None:
+def test_only_the_last_possible_attempt_waits_for_readiness() -> None:
     for nodes, policy, tried, waits in (
         ("a", DEFAULT_POLICY, 0, True),
         ("ab", DEFAULT_POLICY, 0, False),
@@ -193,7 +195,7 @@ def test_an_attempt_waits_for_readiness_only_where_there_is_no_choice_left() -> 
         assert router.should_wait_for_ready(policy, tried) is waits
 
 
-def test_a_retry_that_stands_for_waiting_is_not_charged() -> None:
+def test_a_retry_that_replaces_waiting_is_not_charged() -> None:
     router = router_of("a", "b")
     endpoint = pick(router)
     unsent = UNREACHED._replace(is_not_connected=True)
@@ -215,7 +217,7 @@ def test_all_other_retries_are_charged(waiting: bool | None, unsent: bool) -> No
     assert (stats.retries, stats.retries_refused) == (10, 90)
 
 
-def test_only_what_grpc_says_itself_is_taken_for_what_it_means() -> None:
+def test_only_details_from_grpc_itself_are_interpreted() -> None:
     no_one = "failed to connect to all addresses; last error: UNKNOWN: connection refused"
     assert is_not_connected(StatusCode.UNAVAILABLE, no_one)
     assert not is_not_connected(StatusCode.UNAVAILABLE, "my database is away")
@@ -226,12 +228,12 @@ def test_only_what_grpc_says_itself_is_taken_for_what_it_means() -> None:
     assert provider_code(StatusCode.INTERNAL, "a bug") is StatusCode.INTERNAL
 
 
-def test_nobody_to_go_to_is_told_with_what_is_known() -> None:
+def test_the_error_without_providers_names_the_service_and_the_known_nodes() -> None:
     with pytest.raises(NoProvidersError, match=r"no live node provides greeter/v1 \(0 nodes"):
         pick(router_of())
 
 
-def test_deadlines_only_ever_shrink() -> None:
+def test_a_deadline_is_never_extended() -> None:
     assert deadline_of(None) is None
     assert time_left(None) is None
     deadline = deadline_of(60)

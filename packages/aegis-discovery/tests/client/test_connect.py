@@ -16,21 +16,21 @@ def node(node_id: str, number: int, status: NodeStatus = ALIVE, **options: Any) 
     return NodeInfo(node_id, address=f"10.0.0.{number}:1", status=status, **options)
 
 
-def test_the_living_are_asked_first_then_the_seeds_then_the_dead() -> None:
+def test_alive_nodes_are_asked_first_then_seed_peers_then_failed_nodes() -> None:
     nodes = [node("dead", 4, FAILED), node("b", 2), node("a", 1), node("go", 3, vouched_by="a")]
     found = [str(peer) for peer in feed_candidates(nodes, SEEDS, None)]
     assert sorted(found[:2]) == ["a@10.0.0.1:1", "b@10.0.0.2:1"]
-    assert found[2:] == ["10.0.0.9:1", "dead@10.0.0.4:1"], "each of them once"
+    assert found[2:] == ["10.0.0.9:1", "dead@10.0.0.4:1"], "each peer once"
 
 
-def test_who_served_last_is_asked_before_all_others() -> None:
+def test_the_last_server_is_asked_first() -> None:
     last = SeedPeer("10.0.0.7:1", "way")
     nodes = [node("a", 1), node("b", 2)]
     assert feed_candidates(nodes, SEEDS, last)[0] == last
     assert feed_candidates(nodes, (), SeedPeer("10.0.0.2:1", "b"))[0].node_id == "b"
 
 
-def test_a_name_with_many_addresses_is_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_resolved_to_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(host: str, port: int, **_: Any) -> list[Any]:
         ips = ["10.0.0.1", "10.0.0.2", "10.0.0.1", "::1"]
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in ips]
@@ -41,7 +41,7 @@ def test_a_name_with_many_addresses_is_all_of_them(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1:5", "[::1]:5", "name.invalid:5"])
-def test_what_is_one_address_or_none_stays_as_it_is(address: str) -> None:
+def test_a_seed_peer_with_one_address_or_none_stays_as_it_is(address: str) -> None:
     assert resolve_seed(SeedPeer(address)) == (SeedPeer(address),)
 
 
