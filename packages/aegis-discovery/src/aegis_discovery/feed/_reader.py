@@ -107,7 +107,7 @@ class FeedReader:
         topology: The topology to merge into.
         verifier: Verifies records and verdicts.
         trusts_statuses: Whether to adopt the statuses that the server sends. Clients do; nodes
-            derive it themselves.
+            derive them.
         services: Limits the feed to the providers of these services, of any version if a service
             has none. Empty for all nodes. For clients.
         log_limiter: Limits the log lines about refused data; shared by the readers of one process.
