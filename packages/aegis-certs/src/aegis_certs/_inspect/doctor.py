@@ -53,14 +53,10 @@ class Finding:
 
 
 def examine(directory: str | Path, *, at: datetime | None = None) -> tuple[Finding, ...]:
-    """Examines a certificate directory.
+    """Examines a certificate directory, by default for now.
 
     It changes nothing, except that it finishes an interrupted install, as each start of a node
     does.
-
-    Args:
-        directory: The directory.
-        at: The moment to examine it for; by default now.
 
     Raises:
         NotFoundError: There is no such directory.

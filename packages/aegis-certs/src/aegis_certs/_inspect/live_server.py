@@ -34,10 +34,7 @@ class Handshake:
 def probe(host: str, port: int, identity: tuple[Path, Path] | None = None) -> Handshake:
     """Makes a TLS handshake that verifies nothing and sends nothing.
 
-    Args:
-        host: The host of the server.
-        port: Its port.
-        identity: The files of a certificate and its key to present; None presents none.
+    It presents the identity, the files of a certificate and of its key, if one is given.
 
     Raises:
         NotFoundError: No server answers there, or it does not speak TLS.

@@ -57,11 +57,7 @@ def verify_target(
 ) -> tuple[tuple[Check, ...], bool]:
     """Checks the certificate of a file or a node, and tells whether it expires soon.
 
-    Args:
-        target: A file or a node id.
-        directory: The certificate directory.
-        usage: What the certificate is to be used for; None accepts any.
-        host: A name that it must be valid for.
+    If a usage or a host is given, the certificate must be valid for it.
 
     Raises:
         NotFoundError: There is no such file or node, or no trust bundle.

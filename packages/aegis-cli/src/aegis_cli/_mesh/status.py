@@ -71,12 +71,7 @@ class MeshFacts:
 
 
 class Collector:
-    """Collects the facts of a mesh, repeatedly if needed over the same connections.
-
-    Args:
-        mesh: The mesh.
-        tls: The identity that it is connected with.
-    """
+    """Collects the facts of a mesh, repeatedly if needed over the same connections."""
 
     def __init__(self, mesh: Mesh, tls: TLSConfig) -> None:
         self._mesh = mesh

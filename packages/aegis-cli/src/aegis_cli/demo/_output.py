@@ -18,11 +18,7 @@ from aegis_cli.demo._results import Calls, Member
 
 
 class DemoOutput:
-    """Shows progress on standard error, and results on standard output.
-
-    Args:
-        json: Print all results as one JSON document, at the end.
-    """
+    """Shows progress on standard error, and results on standard output: at the end, if as JSON."""
 
     def __init__(self, *, json: bool) -> None:
         self._facts: dict[str, object] = {}

@@ -32,9 +32,7 @@ _ENDED: Message = {"event": "ended"}
 class ProcessGroup:
     """Starts processes, waits for their reports, and ends all of them when its block is left.
 
-    Args:
-        directory: The directory for their logs.
-        held_fd: The descriptor that each of them holds while it lives.
+    Their logs are in `directory`, and each of them holds the descriptor `held_fd` while it lives.
     """
 
     def __init__(self, directory: Path, held_fd: int) -> None:
@@ -131,11 +129,7 @@ async def _spawn(
 class ChildProcess:
     """A process that executes commands and reports events.
 
-    Args:
-        name: Its name in messages.
-        process: The started process, with pipes as standard input and output.
-        log: The file that receives its standard error.
-        on_change: Called when it reported its topology, or ended.
+    It calls `on_change` when it reported its topology, or ended.
 
     Attributes:
         topology: The last topology that it reported; empty at first.

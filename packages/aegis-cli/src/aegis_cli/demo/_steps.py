@@ -74,13 +74,7 @@ async def run_demo(*, json: bool, keep: bool, keys: Keys = DEFAULT_KEYS) -> None
 
 
 class Demo:
-    """The steps in their order; each needs the results of those before it.
-
-    Args:
-        processes: Starts the processes.
-        certs: The certificate directory to create.
-        output: Shows the results.
-    """
+    """The steps in their order; each needs the results of those before it."""
 
     seed: Member
 

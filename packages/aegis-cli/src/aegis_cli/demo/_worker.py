@@ -30,11 +30,7 @@ STARTED_AFTER = 20
 class Worker:
     """Executes the commands of the parent until `stop`.
 
-    Args:
-        parent: The pipe to the parent.
-        name: The caller's name in its requests, which no provider trusts.
-        topology: The topology to report.
-        pool: The pool to call through.
+    Its requests have `name` as the caller, which no provider trusts.
     """
 
     def __init__(
