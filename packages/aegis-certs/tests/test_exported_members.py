@@ -50,6 +50,7 @@ def test_the_public_names_are_these() -> None:
         "fail",
         "json_flag",
         "option",
+        "print_lines",
         "printable",
         "show_json",
     }

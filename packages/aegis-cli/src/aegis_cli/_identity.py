@@ -33,7 +33,7 @@ def client_identity(cert_dir: str | Path, name: str | None) -> TLSConfig:
     if name is not None:
         validate_node_id(name)
         if not (directory / f"{name}-cert.pem").exists():
-            raise NoIdentityError(str(cert_dir), f"there is no identity {name} in {cert_dir}")
+            raise NoIdentityError(str(directory), f"there is no identity {name} in {directory}")
         return load_identity(directory, name)
     try:
         return temporary_identity(CertificateAuthority.load(cert_dir))

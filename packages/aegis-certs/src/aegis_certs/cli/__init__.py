@@ -5,7 +5,7 @@ from __future__ import annotations
 from aegis_certs.cli._command_group import CommandGroup, certs_exit_codes, fail
 from aegis_certs.cli._commands import certs
 from aegis_certs.cli._options import certificate_directory, examples, json_flag, option
-from aegis_certs.cli._output import console, printable, show_json
+from aegis_certs.cli._output import console, print_lines, printable, show_json
 
 __all__ = [
     "CommandGroup",
@@ -17,6 +17,7 @@ __all__ = [
     "fail",
     "json_flag",
     "option",
+    "print_lines",
     "printable",
     "show_json",
 ]

@@ -15,7 +15,7 @@ from aegis_certs.cli._command_group import INTERRUPTED, with_prefix
 from aegis_certs.cli._wrapping import wrap_text
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 T = TypeVar("T")
 
@@ -29,6 +29,15 @@ def console(*, stderr: bool = False) -> Console:
     # A user who sets COLUMNS wants that width in a pipe too.
     limited = (sys.stderr if stderr else sys.stdout).isatty() or "COLUMNS" in os.environ
     return Console(stderr=stderr, highlight=False, width=None if limited else UNLIMITED)
+
+
+def print_lines(console: Console, renderable: RenderableType) -> None:
+    """Prints without the blanks that pad the columns of a table at the ends of lines."""
+    with console.capture() as capture:
+        console.print(renderable)
+    for line in capture.get().splitlines():
+        console.file.write(f"{line.rstrip()}\n")
+    console.file.flush()
 
 
 def show_json(data: object, *, indent: int | None = 2) -> None:

@@ -21,7 +21,15 @@ from aegis_certs._x509.keys import describe_key
 from aegis_certs._x509.tls_config import TLSConfig
 from aegis_certs._x509.validity import CertificateState, issued_at
 from aegis_certs.cli._command_group import command_line
-from aegis_certs.cli._output import UNLIMITED, console, present, print_facts, say, show_json
+from aegis_certs.cli._output import (
+    UNLIMITED,
+    console,
+    present,
+    print_facts,
+    print_lines,
+    say,
+    show_json,
+)
 from aegis_certs.cli._wrapping import wrap_name
 
 _STYLES = {
@@ -85,10 +93,7 @@ def show_certificates(entries: Sequence[CertificateInfo]) -> None:
             _days(entry) if lines else _days_left(entry, style, now, digits),
             Text(entry.state, style),
         )
-    with out.capture() as capture:
-        out.print(table)
-    for line in capture.get().splitlines():
-        out.file.write(f"{line.rstrip()}\n")  # without the blanks that pad a column
+    print_lines(out, table)
     for entry in entries:
         if entry.problem:
             say(out, f"{entry.id}: {entry.problem}", "red")

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from aegis_certs import TLSConfig
-from aegis_certs.cli import console, show_json
+from aegis_certs.cli import console, print_lines, show_json
 from aegis_discovery import PeerIdentityError
 from aegis_discovery.aio import connect
 from aegis_discovery.transport import parse_seed, probe_identity
+from rich.console import Group
 from rich.live import Live
 
 from aegis_cli._mesh.status import Collector, MeshFacts
@@ -54,7 +55,7 @@ async def show_once(node: str, tls: TLSConfig, *, mesh: str, json: bool) -> None
         show_json(mesh_json(facts))
     else:
         out = console()
-        out.print(mesh_table(facts, out.width))
+        print_lines(out, mesh_table(facts, out.width))
 
 
 async def show_until_interrupted(node: str, tls: TLSConfig, *, mesh: str, json: bool) -> None:
@@ -76,4 +77,4 @@ def _view(json: bool) -> Iterator[Callable[[MeshFacts], None]]:
         with Live(console=out, auto_refresh=False) as live:
             yield lambda facts: live.update(mesh_table(facts, out.width), refresh=True)
     else:
-        yield lambda facts: out.print(mesh_table(facts, out.width), "")
+        yield lambda facts: print_lines(out, Group(mesh_table(facts, out.width), ""))

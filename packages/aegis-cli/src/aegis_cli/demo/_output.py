@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from aegis_certs.cli import console, show_json
+from aegis_certs.cli import console, print_lines, show_json
 from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -119,8 +119,12 @@ class DemoOutput:
         self._say(Padding(table, (0, 0, 0, 3), expand=False))
 
     def _say(self, what: RenderableType = "", *, soft_wrap: bool = False) -> None:
-        if not self._json:
-            self._out.print(what, soft_wrap=soft_wrap)
+        if self._json:
+            return
+        if soft_wrap:
+            self._out.print(what, soft_wrap=True)
+        else:
+            print_lines(self._out, what)
 
 
 def _calls_json(result: Calls) -> dict[str, object]:
