@@ -83,7 +83,7 @@ class SimulatedMesh:
         before = world.processes[node_id]
         world.processes[node_id] = process = Process(world, node_id, seeds=seeds)
         process.start()
-        return lambda: before.is_over
+        return lambda: before.has_ended
 
     def topology(self, node_id: str) -> Topology:
         return self._simulation.topology_of(node_id)

@@ -1,4 +1,4 @@
-"""One change on its way through a mesh that is too large to be simulated in whole."""
+"""One change that travels through a mesh too large to simulate in full."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from aegis_discovery.records import RecordSigner
 
 from aegis_core.simulation._fake_signing import MESH, FakeVerifier
 from aegis_core.simulation._process import Process, fake_signer
-from aegis_core.simulation._warm_start import copy_knowledge, shared_knowledge
+from aegis_core.simulation._warm_start import copy_topology, shared_state
 from aegis_core.simulation._world import Spread, World
 
 
 def spread(nodes: int, *, seed: int = 0, origin: int = 0) -> Spread:
-    """Lets one node change its record, and follows that through a mesh that is at rest otherwise.
+    """Changes the record of one node, and follows that through a mesh that is idle otherwise.
 
-    The rings, topologies and both ends of each feed are real, as are the messages between them.
-    Nobody judges anybody, and a node takes up memory only while it passes the change on, so that
-    10 000 nodes that know each other take seconds, and little memory.
+    The rings, topologies, feeds and messages are real. There is no failure detection, and a node
+    uses memory only while it passes the change on. So 10 000 nodes that know each other take
+    seconds and little memory.
 
     Args:
-        nodes: How many.
-        seed: Of all chance.
+        nodes: The number of nodes.
+        seed: Of all random choices.
         origin: The number of the node that changes its record.
 
     Returns:
-        Over how many feeds, and after how long, the change first came to each node.
+        Over how many feeds, and after how long, the change first reached each node.
     """
-    return _Wave(World(seed), nodes, origin).run()
+    return _Broadcast(World(seed), nodes, origin).run()
 
 
-class _Wave:
+class _Broadcast:
     def __init__(self, world: World[Process], nodes: int, origin: int) -> None:
         self._world = world
         width = len(str(nodes - 1))
         ids = [f"node-{number:0{width}}" for number in range(nodes)]
         self._signers = {node_id: fake_signer(world, node_id) for node_id in ids}
-        self._known, self._rings = shared_knowledge(world, self._signers)
+        self._known, self._rings = shared_state(world, self._signers)
         self._cursor = _cursor_of(self._known)
         self._wall = world.wall_clock("")
         self._verifier = FakeVerifier(world.decoder, self._wall)
@@ -50,20 +50,20 @@ class _Wave:
         record = topology.get_record(origin)
         assert record is not None  # noqa: S101 - just written
         self._spread = Spread(origin, record.stamp, clock.now, {origin: 0}, {origin: 0.0})
-        self._tell(origin, topology)
+        self._send_changes(origin, topology)
         clock.run(float("inf"))
         return self._spread
 
     def _topology_of(self, node_id: str) -> Topology:
         signer: RecordSigner = self._signers[node_id]
         topology = Topology(owner=node_id, signer=signer, clock=self._wall)
-        copy_knowledge(self._known, topology)
-        # All logs begin alike, so that one cursor is good for all of them.
+        copy_topology(self._known, topology)
+        # All logs begin with the same entries, so one cursor is valid for all of them.
         topology.log_id = self._known.log_id
         return topology
 
-    def _tell(self, node_id: str, topology: Topology) -> None:
-        """Serves those who watch a node what it has just learned."""
+    def _send_changes(self, node_id: str, topology: Topology) -> None:
+        """Sends the change to the nodes that watch a node."""
         world = self._world
         for watcher in sorted(self._rings.observers(node_id)):
             request = mesh_pb2.WatchRequest(
@@ -78,7 +78,7 @@ class _Wave:
     def _receive(self, server: str, watcher: str, data: bytes) -> None:
         spread = self._spread
         if watcher in spread.hops:
-            # It holds the change, and so is not changed by it: nothing goes on from here.
+            # It holds the change already, so it sends nothing.
             return
         topology = self._topology_of(watcher)
         reader = FeedReader(topology, self._verifier, trusts_statuses=False)
@@ -88,11 +88,11 @@ class _Wave:
             return
         spread.hops[watcher] = spread.hops[server] + 1
         spread.seconds[watcher] = self._world.clock.now - spread.began
-        self._tell(watcher, topology)
+        self._send_changes(watcher, topology)
 
 
 def _cursor_of(topology: Topology) -> bytes:
-    """Returns the cursor of one that holds all that a topology holds, as a feed gives it."""
+    """Returns the cursor that a feed gives to a watcher that holds the whole topology."""
     request = mesh_pb2.WatchRequest(digest=topology.full_digest, record=mesh_pb2.SignedRecord())
     writer = FeedWriter(topology, lambda _: None, watcher="", request=request)
     *_, last = writer.messages()

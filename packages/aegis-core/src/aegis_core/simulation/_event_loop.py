@@ -1,4 +1,4 @@
-"""Virtual time: what is due when, and who is there to do it."""
+"""Virtual time: a queue of actions in the order of their times."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Actor:
-    """Somebody who acts in time: stopped for a while, or ended.
+class Entity:
+    """Something that acts in virtual time.
 
     Attributes:
-        is_over: Whether it ended; what it had still to do is dropped.
-        stopped_until: While it is stopped, all that is due waits, in order.
+        has_ended: Whether it ended; its pending actions are dropped.
+        paused_until: The end of its pause; its pending actions wait until then, in order.
     """
 
-    is_over = False
-    stopped_until = 0.0
+    has_ended = False
+    paused_until = 0.0
 
 
 class VirtualClock:
-    """Does what is due, in order, moving time on from one thing to the next.
+    """Runs actions in the order of their times, and moves the time from each to the next.
 
     Attributes:
         now: Seconds since the start.
@@ -30,35 +30,34 @@ class VirtualClock:
     def __init__(self) -> None:
         self.now = 0.0
         self._count = itertools.count()
-        # Moment, the moment it was due at first, a counter, who, what: never compared further.
+        # Time, the time before any pause, a counter (so that no more is compared), entity, action.
         self._due: list[
-            tuple[float, float, int, Actor | None, Callable[..., object], tuple[Any, ...]]
+            tuple[float, float, int, Entity | None, Callable[..., object], tuple[Any, ...]]
         ] = []
 
     def after(
-        self, delay: float, actor: Actor | None, action: Callable[..., object], *args: Any
+        self, delay: float, entity: Entity | None, action: Callable[..., object], *args: Any
     ) -> None:
-        """Does something in `delay` seconds, unless the actor ended by then."""
-        when = self.now + delay
-        heapq.heappush(self._due, (when, when, next(self._count), actor, action, args))
+        """Runs an action in `delay` seconds, unless the entity has ended by then."""
+        self.at(self.now + delay, entity, action, *args)
 
     def at(
-        self, when: float, actor: Actor | None, action: Callable[..., object], *args: Any
+        self, when: float, entity: Entity | None, action: Callable[..., object], *args: Any
     ) -> None:
-        """As `after`, at a given time."""
-        heapq.heappush(self._due, (when, when, next(self._count), actor, action, args))
+        """Runs an action at a given time, as `after` does."""
+        heapq.heappush(self._due, (when, when, next(self._count), entity, action, args))
 
     def run(self, until: float) -> None:
-        """Does all that is due up to a time."""
+        """Runs all actions up to a time."""
         due = self._due
         while due and due[0][0] <= until:
-            when, first, count, actor, action, args = heapq.heappop(due)
+            when, first, count, entity, action, args = heapq.heappop(due)
             self.now = when
-            if actor is not None:
-                if actor.is_over:
+            if entity is not None:
+                if entity.has_ended:
                     continue
-                if actor.stopped_until > when:
-                    item = (actor.stopped_until, first, count, actor, action, args)
+                if entity.paused_until > when:
+                    item = (entity.paused_until, first, count, entity, action, args)
                     heapq.heappush(due, item)
                     continue
             action(*args)

@@ -1,4 +1,4 @@
-"""What stands in for certificates: signatures have tests of their own, and cost too much here."""
+"""Replacements for signatures, which have tests of their own and cost too much here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MESH = "simulated"
 
 
 class FakeSigning:
-    """Signs nothing, at the length of the default key's signature, so that traffic is true."""
+    """Makes signatures as long as those of the default key, so that traffic is realistic."""
 
     fingerprint = bytes(32)
     not_after = float("inf")
@@ -33,14 +33,14 @@ _SIGNATURE = bytes(256)
 
 
 class Decoder:
-    """Reads each record and verdict once, for all nodes: they are values, and can be shared."""
+    """Decodes each record and verdict once, for all nodes: they are values, and can be shared."""
 
     def __init__(self) -> None:
         self._records: dict[bytes, Record] = {}
         self._verdicts: dict[bytes, SignedVerdict] = {}
 
     def record(self, signed: Signed) -> Record:
-        """Reads a record."""
+        """Decodes a record."""
         found = self._records.get(signed.body)
         if found is None:
             found = decode_record(signed)[0].shared(signed.signer)
@@ -48,11 +48,11 @@ class Decoder:
         return found
 
     def share(self, record: Record) -> Record:
-        """Takes a record as read: who gets it holds this very object, and compares no bytes."""
+        """Adds a decoded record: all nodes hold this object, so no bytes are compared."""
         return self._records.setdefault(record.body, record)
 
     def verdict(self, signed: Signed) -> SignedVerdict:
-        """Reads a verdict."""
+        """Decodes a verdict."""
         found = self._verdicts.get(signed.body)
         if found is None:
             found = SignedVerdict(decode_verdict(signed.body)[0], signed)
@@ -61,20 +61,20 @@ class Decoder:
 
 
 class FakeVerifier(Verifier):
-    """Believes every signature, but no stamp far ahead of its own clock."""
+    """Accepts every signature, but no stamp far ahead of its own clock."""
 
     def __init__(self, decoder: Decoder, clock: Callable[[], float]) -> None:
         self._decoder = decoder
         self._clock = clock
 
     def add_chain(self, chain: Sequence[bytes]) -> bytes:
-        """Takes any chain."""
+        """Accepts any chain."""
         return FakeSigning.fingerprint
 
     def verify(
         self, signed: Signed, held: Callable[[str], Record | None] = lambda _: None
     ) -> Record:
-        """Reads a record.
+        """Decodes a record.
 
         Raises:
             InvalidRecordError: If its stamp is ahead.
@@ -89,7 +89,7 @@ class FakeVerifier(Verifier):
         signed: Signed,
         held: Callable[[str, str], SignedVerdict | None] = lambda _subject, _accuser: None,
     ) -> SignedVerdict:
-        """Reads a verdict.
+        """Decodes a verdict.
 
         Raises:
             InvalidVerdictError: If its stamp is ahead.

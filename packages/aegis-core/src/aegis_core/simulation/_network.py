@@ -1,4 +1,4 @@
-"""The links between the nodes: which are open, and how long a message takes."""
+"""The links between nodes: which are open, and how long a message takes."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import random
 from collections.abc import Iterable
 
 LATENCY = (0.0003, 0.0015)
-"""Seconds that a message takes, at least and at most: a local network."""
+"""Least and most seconds that a message takes: a local network."""
 
 FIRST_RETRY = 0.2
-"""Seconds until TCP sends again what was not acknowledged; doubles each time (RFC 6298)."""
+"""Seconds until TCP retransmits; doubles each time (RFC 6298)."""
 
 FIRST_CONNECT_RETRY = 1.0
-"""The same for what opens a connection."""
+"""The same for the packet that opens a connection."""
 
 LAST_RETRY = 120.0
-"""The most seconds between two such tries."""
+"""The most seconds between two retransmissions."""
 
 
 class Network:
-    """Knows between whom packets get through.
+    """Knows between which nodes packets get through.
 
-    A stream needs both directions, one of them for the acknowledgements. So a link that is blocked
-    one way stalls what goes the other way, too, and both ends hear nothing.
+    A stream needs both directions, one of them for acknowledgements. So a link that is blocked in
+    one direction also stalls the other, and neither end receives anything.
     """
 
     def __init__(self, rng: random.Random) -> None:
@@ -33,18 +33,18 @@ class Network:
         self._lateness = (0.0, 0.0)
 
     def latency(self) -> float:
-        """Draws how long a message takes."""
+        """Draws the latency of a message."""
         least, most = LATENCY
         return least + (most - least) * self._rng.random()
 
     def lateness(self) -> float:
-        """Draws by how much more a heartbeat is late; mostly not at all."""
+        """Draws the extra latency of a heartbeat; mostly 0."""
         if not self._late_share or self._rng.random() >= self._late_share:
             return 0.0
         return self._rng.uniform(*self._lateness)
 
     def is_open(self, one: str, other: str) -> bool:
-        """Tells whether a stream between two nodes gets on."""
+        """Tells whether packets of a stream get through."""
         if self._groups and self._groups.get(one, -1) != self._groups.get(other, -1):
             return False
         blocked = self._blocked
@@ -58,15 +58,15 @@ class Network:
         )
 
     def divide(self, groups: Iterable[Iterable[str]]) -> None:
-        """Lets nodes reach those of their own group only; all others are one more group."""
+        """Separates groups of nodes from each other; all other nodes are one more group."""
         self._groups = {node_id: number for number, group in enumerate(groups) for node_id in group}
 
     def block(self, source: str | None, target: str | None) -> None:
-        """Lets nothing through from one to another; None is everybody."""
+        """Blocks packets from one node to another; None is every node."""
         self._blocked.add((source, target))
 
     def unblock(self, source: str | None, target: str | None) -> None:
-        """Takes a `block` back."""
+        """Undoes a `block`."""
         self._blocked.discard((source, target))
 
     def delay(self, share: float, least: float, most: float) -> None:
@@ -75,14 +75,14 @@ class Network:
         self._lateness = (least, most)
 
     def heal(self) -> None:
-        """Opens all links, and delays nothing any more."""
+        """Opens all links and ends all delays."""
         self._groups = {}
         self._blocked = set()
         self._late_share = 0.0
 
 
 def next_try(began: float, now: float, first: float) -> float:
-    """Returns when TCP tries again what it first tried at `began`: after ever longer pauses."""
+    """Returns when TCP next retransmits a packet that it first sent at `began`."""
     pause, when = first, began + first
     while when <= now:
         pause = min(2 * pause, LAST_RETRY)

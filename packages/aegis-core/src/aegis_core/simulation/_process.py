@@ -1,4 +1,4 @@
-"""One life of a simulated node: the real parts, and around them the shell in virtual time."""
+"""One process of a simulated node: the real session, feeds and topology in virtual time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from aegis_core.simulation._fake_signing import MESH, FakeSigning, FakeVerifier
 from aegis_core.simulation._world import Host, Stream, World
 
 _GRACE = 0.5
-"""Seconds that a leaving node waits for the last news to be sent."""
+"""Seconds that a leaving node takes to send its last changes."""
 
 _NOTHING = ReceiveResult(complete=False)
 
-_SOON = 1e-9
-"""Seconds that sums of times may be off."""
+_EPSILON = 1e-9
+"""The rounding error of sums of times (s)."""
 
 
 class Process(Host):
@@ -59,7 +59,7 @@ class Process(Host):
         self._is_flush_due = False
 
     def start(self, *, rings: Rings | None = None) -> None:
-        """Begins to work; with prepared rings, everything in the topology is on them already."""
+        """Starts; prepared rings hold all nodes of the topology already."""
         now = self._clock.now
         if self.topology.get_record(self.id) is None:
             self.topology.add_node(NodeInfo(self.id, address=_address_of(self.id)))
@@ -76,39 +76,39 @@ class Process(Host):
         self.topology.subscribe(self._on_event)
         self.topology.subscribe_changed(self._on_changed)
         self._tick_at(self.session.tick(now))
-        self._clock.after(HEARTBEAT, self, self._beat)
+        self._clock.after(HEARTBEAT, self, self._send_heartbeats)
         self._clock.after(MAINTENANCE * self._world.rng.random(), self, self._maintain)
 
     def end(self) -> None:
-        """Ends at once, as by SIGKILL: the streams break that packets get through on."""
-        self.is_over = True
+        """Ends at once, as by SIGKILL: all streams break on which packets get through."""
+        self.has_ended = True
         self.session.membership.close()
         for stream in self.streams.values():
-            stream.is_over = True
+            stream.is_closed = True
         for stream in self.serving:
             self._world.reset(stream)
 
     def leave(self) -> None:
-        """Ends in order: says so, ends its feeds with OK, and is gone a little later."""
+        """Leaves the mesh, ends the feeds that it serves with OK, and ends a little later."""
         self.session.leave()
         self.session.say_goodbye({stream.watcher.id for stream in self.serving}, self._clock.now)
         self._clock.after(_GRACE, self, self._close)
 
     def _close(self) -> None:
         for stream in self.serving:
-            if not stream.is_over and stream.writer is not None:
-                self._tell(stream)
+            if not stream.is_closed and stream.writer is not None:
+                self._send_changes(stream)
                 self._world.send(stream, None)
-        # Its last bytes are the kernel's to send.
-        self.is_over = True
+        # The kernel sends the last bytes of a process that has ended.
+        self.has_ended = True
         self.session.membership.close()
 
-    # Its session
+    # SessionShell
 
     @property
     def session(self) -> Session:
-        """What decides in it."""
-        assert self._session is not None  # noqa: S101 - it is there since the start
+        """The session, once it was started."""
+        assert self._session is not None  # noqa: S101 - there since the start
         return self._session
 
     def wake(self) -> None:
@@ -121,29 +121,29 @@ class Process(Host):
         own = self.topology.get_record(self.id)
         request = feed.reader.request(MESH, own, source=feed.peer.id).SerializeToString()
         self._world.connect(stream, request)
-        self._clock.after(feed.silent_after, self, self._look, stream)
+        self._clock.after(feed.silent_after, self, self._check_silence, stream)
 
     def poll(self, feed: Feed) -> None:
-        """Never happens: all simulated nodes have feeds."""
+        """Is never called: all simulated nodes have feeds."""
         raise NotImplementedError
 
     def close(self, feed: Feed) -> None:
         """Ends a stream."""
-        self._world.drop(self.streams.pop(feed))
+        self._world.close(self.streams.pop(feed))
 
     def release(self, peer_id: str) -> None:
-        """Has no connections but streams."""
+        """Does nothing: there are no connections but streams."""
 
     def joined(self) -> None:
-        """Waits for nobody."""
+        """Does nothing: nothing waits for it."""
 
     def give_way(self, address: str) -> None:
-        """Ends, as another process runs under its id."""
-        self._world.note(self.id, "id in use", self.id)
+        """Ends, since another process runs under its id."""
+        self._world.log_event(self.id, "id in use", self.id)
         self.end()
 
     def _on_event(self, event: TopologyEvent) -> None:
-        self._world.note(self.id, event.kind.value, event.node.id)
+        self._world.log_event(self.id, event.kind.value, event.node.id)
 
     def _on_changed(self) -> None:
         self.wake()
@@ -152,13 +152,13 @@ class Process(Host):
             self._clock.after(BATCH, self, self._flush)
 
     def _tick_at(self, when: float) -> None:
-        """Ticks at this time, unless it does so before that anyway."""
+        """Plans a tick, unless there is an earlier one."""
         if when < self._next_tick:
             self._next_tick = when
             self._clock.at(when, self, self._tick, when)
 
     def _tick(self, planned: float) -> None:
-        # An earlier tick may have taken the place of this one.
+        # An earlier tick may have replaced this one.
         if planned == self._next_tick:
             self._next_tick = math.inf
             self._tick_at(self.session.tick(self._clock.now))
@@ -167,36 +167,36 @@ class Process(Host):
         self.session.maintain(self._wall())
         self._clock.after(MAINTENANCE, self, self._maintain)
 
-    # Its feeds
+    # Reading feeds
 
     def on_message(self, stream: Stream, data: bytes | None) -> None:
-        """Takes in a message of a feed, or its end in order (None)."""
+        """Handles a message of a feed, or its end in order (None)."""
         if data is None:
             self.on_end(stream, FeedEnd.IN_ORDER)
-        elif not stream.is_over:
+        elif not stream.is_closed:
             received = self._read(stream, data)
             self.session.message_received(stream.feed, received, self._clock.now)
             if received.diverged:
                 self.on_end(stream, FeedEnd.DIVERGED)
 
     def on_end(self, stream: Stream, end: FeedEnd) -> None:
-        """Takes note that a feed ended."""
-        if not stream.is_over:
+        """Handles the end of a feed."""
+        if not stream.is_closed:
             self.close(stream.feed)
             self.session.feed_ended(stream.feed, end, self._clock.now)
 
-    def _look(self, stream: Stream) -> None:
-        """Gives a stream up that has been silent for too long."""
+    def _check_silence(self, stream: Stream) -> None:
+        """Closes a stream that has been silent for too long."""
         feed = stream.feed
-        if not stream.is_over:
+        if not stream.is_closed:
             silent_at = max(feed.opened_at, feed.heard_at) + feed.silent_after
-            if silent_at <= self._clock.now + _SOON:
+            if silent_at <= self._clock.now + _EPSILON:
                 self.on_end(stream, FeedEnd.SILENT)
             else:
-                self._clock.at(silent_at, self, self._look, stream)
+                self._clock.at(silent_at, self, self._check_silence, stream)
 
     def _read(self, stream: Stream, data: bytes) -> ReceiveResult:
-        """Takes in a message; one heartbeat after the other says nothing while nothing changes."""
+        """Reads a message; equal heartbeats are read once while nothing changes."""
         heartbeat = (data, self.topology.log_position, self.topology.version)
         if stream.last_heartbeat == heartbeat:
             return _NOTHING
@@ -207,11 +207,11 @@ class Process(Host):
         stream.last_heartbeat = heartbeat if is_idle else None
         return received
 
-    # Serving
+    # Serving feeds
 
     def accept(self, stream: Stream, request: bytes) -> None:
         """Opens a feed for a watcher."""
-        if stream.is_over:
+        if stream.is_closed:
             return
         message = mesh_pb2.WatchRequest.FromString(request)
         if message.HasField("record"):
@@ -226,23 +226,23 @@ class Process(Host):
         stream.writer = FeedWriter(
             self.topology, lambda _: None, watcher=stream.watcher.id, request=message
         )
-        self._tell(stream)
+        self._send_changes(stream)
 
     def _flush(self) -> None:
         self._is_flush_due = False
         self._forget_ended()
         for stream in self.serving:
             if stream.writer is not None:
-                self._tell(stream)
+                self._send_changes(stream)
 
-    def _tell(self, stream: Stream) -> None:
+    def _send_changes(self, stream: Stream) -> None:
         assert stream.writer is not None  # noqa: S101 - it was accepted
-        stream.beat_at = self._clock.now + HEARTBEAT
+        stream.heartbeat_at = self._clock.now + HEARTBEAT
         for message in stream.writer.messages():
             self._world.send(stream, message.SerializeToString())
 
-    def _beat(self) -> None:
-        """Sends a heartbeat on each feed that said nothing for its time."""
+    def _send_heartbeats(self) -> None:
+        """Sends a heartbeat on each feed that has been idle for `HEARTBEAT`."""
         now = self._clock.now
         self._forget_ended()
         due = now + HEARTBEAT
@@ -250,18 +250,18 @@ class Process(Host):
         for stream in self.serving:
             if stream.writer is None:
                 continue
-            if stream.beat_at <= now + _SOON:
-                stream.beat_at = now + HEARTBEAT
+            if stream.heartbeat_at <= now + _EPSILON:
+                stream.heartbeat_at = now + HEARTBEAT
                 writer = stream.writer
                 idle.append(stream)
-            due = min(due, stream.beat_at)
+            due = min(due, stream.heartbeat_at)
         if idle:
-            # At one moment it is the same for all.
+            # At the same time it is the same for all.
             self._world.send_heartbeat(idle, writer.heartbeat().SerializeToString())
-        self._clock.at(due, self, self._beat)
+        self._clock.at(due, self, self._send_heartbeats)
 
     def _forget_ended(self) -> None:
-        for stream in [stream for stream in self.serving if stream.is_over]:
+        for stream in [stream for stream in self.serving if stream.is_closed]:
             del self.serving[stream]
 
 
@@ -270,7 +270,7 @@ def _address_of(node_id: str) -> str:
 
 
 def fake_signer(world: World[Process], node_id: str) -> RecordSigner:
-    """Makes the signer of one life of a node."""
+    """Makes the signer of one process of a node."""
     signer = RecordSigner(node_id, mesh=MESH, key=FakeSigning(), clock=world.wall_clock(node_id))
     signer.instance = world.rng.randbytes(8).hex()
     return signer

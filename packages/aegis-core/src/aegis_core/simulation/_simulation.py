@@ -1,4 +1,4 @@
-"""The simulation: a mesh that a test, or an idea, is tried on."""
+"""The simulation: a mesh to try tests and ideas on."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from aegis_discovery import NodeStatus, Topology
 from aegis_discovery.records import Opinion
 
 from aegis_core._membership.rings import Rings
-from aegis_core.simulation._event_loop import Actor
+from aegis_core.simulation._event_loop import Entity
 from aegis_core.simulation._process import Process, fake_signer
-from aegis_core.simulation._warm_start import clone, copy_knowledge, shared_knowledge
+from aegis_core.simulation._warm_start import clone, copy_topology, shared_state
 from aegis_core.simulation._world import Event, Spread, Traffic, World
 
 
 class UnmetError(AssertionError):
-    """What was expected of a simulation did not come true.
+    """A condition did not become true in time.
 
     Attributes:
-        seed: Makes the same happen again.
-        at: Seconds since the start when the wait was over.
+        seed: Repeats the same simulation.
+        at: Seconds since the start at the end of the wait.
     """
 
     def __init__(self, what: str, seed: int, at: float) -> None:
@@ -32,13 +32,14 @@ class UnmetError(AssertionError):
 class Simulation:
     """Many nodes in one thread and in virtual time, the same for the same seed.
 
-    Every node has a real topology, real feeds, whose messages are encoded and decoded, and the
-    real membership. Sockets, timers and signatures are simulated: a feed is a stream over TCP, so
-    what is lost on the way comes late, or breaks it. It begins as one mesh that knows itself.
+    Every node has a real topology, a real session with its membership, and real feeds, whose
+    messages are encoded and decoded. Sockets, timers and signatures are simulated: a feed is a
+    stream over TCP, so a lost packet arrives late, or breaks it. At the start all nodes know each
+    other.
 
     Args:
-        nodes: How many, or their ids. Made ids are `node-000` and so on.
-        seed: Of all chance.
+        nodes: The number of nodes, or their ids. Generated ids are `node-000` and so on.
+        seed: Of all random choices.
     """
 
     def __init__(self, nodes: int | Sequence[str] = 100, *, seed: int = 0) -> None:
@@ -47,14 +48,14 @@ class Simulation:
             nodes = [f"node-{number:0{width}}" for number in range(nodes)]
         self.seed = seed
         self._world: World[Process] = World(seed)
-        self._flaps: dict[str, Actor] = {}
-        self._pauses: list[Actor] = []
+        self._flaps: dict[str, Entity] = {}
+        self._pauses: list[Entity] = []
         self._begin(nodes)
 
     def __repr__(self) -> str:
         return f"<Simulation of {len(self.live)} nodes at {self.now:.2f} s, seed={self.seed}>"
 
-    # Looking
+    # Observing
 
     @property
     def now(self) -> float:
@@ -64,25 +65,25 @@ class Simulation:
     @property
     def live(self) -> tuple[str, ...]:
         """Ids of the nodes that run, in order."""
-        return tuple(sorted(i for i, p in self._world.processes.items() if not p.is_over))
+        return tuple(sorted(i for i, p in self._world.processes.items() if not p.has_ended))
 
     @property
     def events(self) -> Sequence[Event]:
-        """All that happened, in order."""
+        """All events, in order."""
         return self._world.events
 
     @property
     def traffic(self) -> Mapping[tuple[str, str], Traffic]:
-        """What went over each edge so far, by (serving node, watcher)."""
+        """The traffic of each edge so far, by (serving node, watcher)."""
         edges = self._world.traffic.items()
         return MappingProxyType({edge: Traffic(*counts) for edge, counts in edges})
 
     def topology_of(self, node_id: str) -> Topology:
-        """Returns what a node knows; change it through the simulation only."""
+        """Returns a node's topology; change it through the simulation only."""
         return self._world.processes[node_id].topology
 
     def status_of(self, subject: str, *, by: str) -> NodeStatus | None:
-        """Tells what one node holds another one for; None is unknown."""
+        """Returns the status of a node as another one sees it; None if that does not know it."""
         topology = self.topology_of(by)
         node = topology.get_node(subject)
         if node is not None:
@@ -90,7 +91,7 @@ class Simulation:
         return None if topology.get_record(subject) is None else NodeStatus.LEFT
 
     def everywhere(self, subject: str, *statuses: NodeStatus, by: Iterable[str] = ()) -> bool:
-        """Tells whether all other nodes that run, or all of `by`, hold one for any of these."""
+        """Tells whether all other running nodes, or all of `by`, see one of these statuses."""
         return all(
             self.status_of(subject, by=observer) in statuses
             for observer in by or self.live
@@ -98,14 +99,14 @@ class Simulation:
         )
 
     def is_one_mesh(self, among: Iterable[str] = ()) -> bool:
-        """Tells whether all nodes that run, or all of `among`, know the same, and each other."""
+        """Tells whether all running nodes, or all of `among`, agree and see each other alive."""
         nodes = sorted(among) or self.live
         digests = {self.topology_of(node_id).digest for node_id in nodes}
         return len(digests) <= 1 and all(
             self.everywhere(node_id, NodeStatus.ALIVE, by=nodes) for node_id in nodes
         )
 
-    # Moving time on
+    # Time
 
     def run(self, seconds: float) -> None:
         """Lets time pass."""
@@ -119,16 +120,16 @@ class Simulation:
         what: str = "",
         every: float = 0.1,
     ) -> float:
-        """Lets time pass until something is so; returns after how many seconds it was.
+        """Lets time pass until a condition is true; returns the seconds that it took.
 
         Args:
             condition: What to wait for.
             within: The most seconds.
-            what: Names it, for the error.
-            every: Seconds between two looks.
+            what: Its name, for the error.
+            every: Seconds between two checks.
 
         Raises:
-            UnmetError: If it is not so in time.
+            UnmetError: If it is not true in time.
         """
         began = self.now
         while not condition():
@@ -139,10 +140,10 @@ class Simulation:
             self.run(min(every, began + within - self.now))
         return self.now - began
 
-    # What nodes do
+    # Actions on nodes
 
     def update(self, node_id: str) -> Spread:
-        """Lets a node change its record; the result tells, in time, how that spreads."""
+        """Changes a node's record; the result shows how that spreads as time passes."""
         process = self._process(node_id)
         node = process.topology.get_node(node_id)
         if node is None:
@@ -150,106 +151,108 @@ class Simulation:
         process.topology.update_node(node)
         record = process.topology.get_record(node_id)
         assert record is not None  # noqa: S101 - just written
-        self._world.note("", "update", node_id)
+        self._world.log_event("", "update", node_id)
         spread = Spread(node_id, record.stamp, self.now, {node_id: 0}, {node_id: 0.0})
         self._world.spreads.append(spread)
         return spread
 
     def join(self, node_id: str, *, seeds: Iterable[str]) -> None:
-        """Starts a node, or a new process of one that ended; it knows nobody but its seed peers.
+        """Starts a node, or a new process of one that ended; it knows its seed peers only.
 
         Raises:
             ValueError: If it runs already.
         """
         known = self._world.processes.get(node_id)
-        if known is not None and not known.is_over:
+        if known is not None and not known.has_ended:
             raise ValueError(f"{node_id} runs already; kill it first")
-        self._world.note("", "join", node_id)
+        self._world.log_event("", "join", node_id)
         process = Process(self._world, node_id, seeds=seeds)
         self._world.processes[node_id] = process
         process.start()
 
     def restart(self, node_id: str) -> None:
-        """Ends a node by SIGKILL, unless it ended, and starts it anew, with three seed peers."""
+        """Kills a node, unless it has ended, and starts it again with three seed peers."""
         known = self._world.processes.get(node_id)
-        if known is not None and not known.is_over:
+        if known is not None and not known.has_ended:
             self.kill(node_id)
         others = [other for other in self.live if other != node_id]
         self.join(node_id, seeds=self._world.rng.sample(others, min(3, len(others))))
 
     def kill(self, node_id: str) -> None:
-        """Ends a node by SIGKILL: its connections break, its host refuses new ones."""
+        """Kills a node: its connections break, and its host refuses new ones."""
         process = self._process(node_id)
-        self._world.note("", "kill", node_id)
+        self._world.log_event("", "kill", node_id)
         process.end()
 
     def leave(self, node_id: str) -> None:
-        """Lets a node leave in order."""
+        """Stops a node, so that it leaves the mesh."""
         process = self._process(node_id)
-        self._world.note("", "leave", node_id)
+        self._world.log_event("", "leave", node_id)
         process.leave()
 
     def stall(self, node_id: str, seconds: float, *, every: float | None = None) -> None:
-        """Stops a node's process for a while, as SIGSTOP does; its connections stay.
+        """Pauses a node's process, as SIGSTOP does; its connections stay open.
 
         Args:
-            node_id: Whose.
-            seconds: How long.
+            node_id: The node.
+            seconds: The length of the pause.
             every: Seconds from one such pause to the next, until `heal`: a slow node.
         """
         process = self._process(node_id)
-        self._world.note("", "stall", node_id)
-        process.stopped_until = max(process.stopped_until, self.now + seconds)
+        self._world.log_event("", "stall", node_id)
+        process.paused_until = max(process.paused_until, self.now + seconds)
         if every is not None:
-            self._pauses.append(actor := Actor())
-            self._world.clock.after(every, actor, self._stall_again, actor, node_id, seconds, every)
+            self._pauses.append(entity := Entity())
+            self._world.clock.after(
+                every, entity, self._stall_again, entity, node_id, seconds, every
+            )
 
     def skew(self, node_id: str, seconds: float) -> None:
-        """Sets a node's wall clock ahead, or behind where negative."""
-        self._world.note("", "skew", node_id)
+        """Sets a node's wall clock ahead, or behind if negative."""
+        self._world.log_event("", "skew", node_id)
         self._world.skews[node_id] = seconds
 
     def accuse(self, accuser: str, *subjects: str, held: bool = False) -> None:
-        """Lets a node say that others are failed, whatever it sees of them.
+        """Makes a node publish that others failed, whatever it sees of them.
 
         Args:
-            accuser: Who lies.
-            subjects: About whom.
-            held: Whether it says so of their newer records, too, as of a node that comes and goes.
+            accuser: The node that lies.
+            subjects: The nodes that it accuses.
+            held: Whether that covers their newer records too, as for a node that comes and goes.
         """
         process = self._process(accuser)
         for subject in subjects:
-            self._world.note("", "accuse", subject)
+            self._world.log_event("", "accuse", subject)
             process.topology.publish_verdict(subject, Opinion.FAILED, held=held)
 
-    # What happens to links
+    # Actions on links
 
     def partition(self, *groups: Iterable[str]) -> None:
-        """Cuts the mesh: nodes reach those of their group only; all others are one more group."""
-        self._world.note("", "partition", "")
+        """Divides the mesh into groups that cannot reach each other; all others are one more."""
+        self._world.log_event("", "partition", "")
         self._world.network.divide(groups)
 
     def block(self, source: str | None = None, target: str | None = None) -> None:
-        """Lets nothing through from one node to another; None is everybody.
+        """Blocks packets from one node to another; None is every node.
 
-        One way is enough to make both ends of a stream hear nothing, and `block(node_id)` makes
-        a black hole of a node.
+        One direction is enough to stall a stream at both ends. `block(node_id)` makes a node a
+        black hole.
         """
-        self._world.note("", "block", source or target or "")
+        self._world.log_event("", "block", source or target or "")
         self._world.network.block(source, target)
 
     def unblock(self, source: str | None = None, target: str | None = None) -> None:
-        """Takes a `block` back."""
-        self._world.note("", "unblock", source or target or "")
+        """Undoes a `block`."""
+        self._world.log_event("", "unblock", source or target or "")
         self._world.network.unblock(source, target)
 
     def break_streams(self, one: str, other: str | None = None) -> None:
-        """Breaks all streams between two nodes that run, or all of one node, at both ends.
+        """Breaks all streams between two running nodes, or all of one node, at both ends.
 
-        What is on its way is lost, and asked for again on the next stream.
+        Messages on their way are lost, and requested again on the next stream.
         """
         self._process(one)
-        self._world.note("", "break", one)
+        self._world.log_event("", "break", one)
         for process in self._world.processes.values():
             for stream in process.streams.values():
                 ends = {process.id, stream.server}
@@ -257,34 +260,34 @@ class Simulation:
                     self._world.break_stream(stream)
 
     def flap(self, node_id: str, *, blocked: float = 10.0, opened: float = 10.0) -> None:
-        """Blocks all links of a node and opens them again, by turns, until `heal`."""
+        """Blocks and opens all links of a node in turn, until `heal`."""
         if node_id not in self._flaps:
-            self._flaps[node_id] = Actor()
+            self._flaps[node_id] = Entity()
             self._close(node_id, blocked, opened)
 
     def delay(self, share: float, *, least: float, most: float) -> None:
-        """Delays a share of all heartbeats by so many seconds; what follows one queues behind."""
-        self._world.note("", "delay", "")
+        """Delays a share of all heartbeats; later messages of the stream wait behind them."""
+        self._world.log_event("", "delay", "")
         self._world.network.delay(share, least, most)
 
     def heal(self) -> None:
-        """Opens all links and ends all delays, pauses and flapping to come."""
-        self._world.note("", "heal", "")
-        for actor in (*self._flaps.values(), *self._pauses):
-            actor.is_over = True
+        """Opens all links, and ends all delays, repeated pauses and flapping."""
+        self._world.log_event("", "heal", "")
+        for entity in (*self._flaps.values(), *self._pauses):
+            entity.has_ended = True
         self._flaps.clear()
         self._pauses.clear()
         self._world.network.heal()
 
     def _begin(self, ids: Sequence[str]) -> None:
-        """Starts all nodes as if they had known each other for long."""
+        """Starts all nodes as a mesh that has been idle for long."""
         world = self._world
         signers = {node_id: fake_signer(world, node_id) for node_id in ids}
-        known, rings = shared_knowledge(world, signers)
+        known, rings = shared_state(world, signers)
         for node_id, signer in signers.items():
             process = world.processes[node_id] = Process(world, node_id, signer=signer)
-            copy_knowledge(known, process.topology)
-            # Within a second, so that heartbeats and looks are spread as in a real mesh.
+            copy_topology(known, process.topology)
+            # Within a second, so that heartbeats and reviews are spread as in a real mesh.
             world.clock.at(world.rng.random(), process, _start, process, rings)
         self.run(2.0)
         world.events.clear()
@@ -293,25 +296,25 @@ class Simulation:
 
     def _process(self, node_id: str) -> Process:
         process = self._world.processes.get(node_id)
-        if process is None or process.is_over:
+        if process is None or process.has_ended:
             raise ValueError(f"{node_id} does not run")
         return process
 
-    def _stall_again(self, actor: Actor, node_id: str, seconds: float, every: float) -> None:
+    def _stall_again(self, pause: Entity, node_id: str, seconds: float, every: float) -> None:
         process = self._world.processes[node_id]
-        if not process.is_over:
-            process.stopped_until = max(process.stopped_until, self.now + seconds)
-        self._world.clock.after(every, actor, self._stall_again, actor, node_id, seconds, every)
+        if not process.has_ended:
+            process.paused_until = max(process.paused_until, self.now + seconds)
+        self._world.clock.after(every, pause, self._stall_again, pause, node_id, seconds, every)
 
     def _close(self, node_id: str, blocked: float, opened: float) -> None:
         self.block(node_id)
-        actor = self._flaps[node_id]
-        self._world.clock.after(blocked, actor, self._open, node_id, blocked, opened)
+        entity = self._flaps[node_id]
+        self._world.clock.after(blocked, entity, self._open, node_id, blocked, opened)
 
     def _open(self, node_id: str, blocked: float, opened: float) -> None:
         self.unblock(node_id)
-        actor = self._flaps[node_id]
-        self._world.clock.after(opened, actor, self._close, node_id, blocked, opened)
+        entity = self._flaps[node_id]
+        self._world.clock.after(opened, entity, self._close, node_id, blocked, opened)
 
 
 def _start(process: Process, rings: Rings) -> None:

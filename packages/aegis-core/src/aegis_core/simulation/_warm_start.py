@@ -1,4 +1,4 @@
-"""What all nodes of a mesh know that has been at rest for long: made once, and copied."""
+"""The state of the nodes of a mesh that has been idle for long: made once, and copied."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from aegis_core.simulation._world import World
 _T = TypeVar("_T")
 
 
-def shared_knowledge(
-    world: World[Any], signers: Mapping[str, RecordSigner]
-) -> tuple[Topology, Rings]:
+def shared_state(world: World[Any], signers: Mapping[str, RecordSigner]) -> tuple[Topology, Rings]:
     """Makes a topology and rings with a record of each of these signers."""
     wall = world.wall_clock("")
     known, rings = Topology(clock=wall), Rings()
@@ -34,8 +32,8 @@ def shared_knowledge(
     return known, rings
 
 
-def copy_knowledge(source: Topology, target: Topology) -> None:
-    """Gives a topology what another one knows, without the cost of merging it."""
+def copy_topology(source: Topology, target: Topology) -> None:
+    """Copies the records of a topology, without the cost of merging them."""
     store = clone(source._store)  # noqa: SLF001 - 1 000 merges of 1 000 records cost too much
     # No simulated node provides a service, and each node limits its own log lines.
     store.services, store._log_limiter = (  # noqa: SLF001 - as above
@@ -46,7 +44,7 @@ def copy_knowledge(source: Topology, target: Topology) -> None:
 
 
 def clone(holder: _T) -> _T:
-    """Copies an object and its containers; what these hold at last never changes, and is shared."""
+    """Copies an object and its containers; the values in these never change, and are shared."""
     copied = copy.copy(holder)
     for name, part in vars(holder).items():
         setattr(copied, name, _copied(part))

@@ -1,4 +1,4 @@
-"""What all simulated processes share: time, chance, links, and what is seen from above."""
+"""What all simulated processes share: time, chance, links, and the record of what happened."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aegis_discovery.feed import FeedWriter
 from aegis_discovery.proto import mesh_pb2
 
 from aegis_core._peers.feed import Feed, FeedEnd
-from aegis_core.simulation._event_loop import Actor, VirtualClock
+from aegis_core.simulation._event_loop import Entity, VirtualClock
 from aegis_core.simulation._fake_signing import Decoder
 from aegis_core.simulation._network import (
     FIRST_CONNECT_RETRY,
@@ -24,15 +24,15 @@ from aegis_core.simulation._network import (
 EPOCH = 1_800_000_000.0
 """Wall clock at the start of every simulation (Unix seconds)."""
 
-_DECODED_AT_MOST = 10_000
+MAX_DECODED = 10_000
 
 
-class Host(Actor):
+class Host(Entity):
     """A process as the network sees it.
 
     Attributes:
         id: Its node id.
-        topology: What it knows.
+        topology: Its own topology.
         serving: The feeds that it serves.
     """
 
@@ -41,15 +41,15 @@ class Host(Actor):
     serving: dict[Stream, None]
 
     def accept(self, stream: Stream, request: bytes) -> None:
-        """Begins to serve a feed."""
+        """Starts to serve a feed."""
         raise NotImplementedError
 
     def on_message(self, stream: Stream, data: bytes | None) -> None:
-        """Takes a message of a feed that it reads, or the end of that feed in order (None)."""
+        """Handles a message of a feed that it reads, or the end of that feed in order (None)."""
         raise NotImplementedError
 
     def on_end(self, stream: Stream, end: FeedEnd) -> None:
-        """Notices that a feed that it reads ended otherwise."""
+        """Handles any other end of a feed that it reads."""
         raise NotImplementedError
 
 
@@ -58,30 +58,30 @@ HostT = TypeVar("HostT", bound=Host)
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One feed on its way from a node to its watcher."""
+    """The stream of one feed, from a node to its watcher."""
 
     server: str
     watcher: Host
     feed: Feed
     serving: Host | None = None
     writer: FeedWriter | None = None
-    is_over: bool = False
+    is_closed: bool = False
     counts: list[int] = field(default_factory=list)
-    beat_at: float = 0.0
+    heartbeat_at: float = 0.0
     arrives_at: float = 0.0
-    stuck: list[bytes | None] | None = None
-    stuck_since: float = 0.0
+    queued: list[bytes | None] | None = None
+    queued_since: float = 0.0
     last_heartbeat: tuple[bytes, int, int] | None = None
 
 
 class Event(NamedTuple):
-    """Something that happened.
+    """An event that a node saw, or an action on the mesh.
 
     Attributes:
-        at: When, in seconds since the start.
-        by: The node that saw it; empty for what was done to the mesh.
-        kind: As the topology's events, or what was done.
-        subject: To whom.
+        at: Seconds since the start.
+        by: The node that saw it; empty for an action on the mesh.
+        kind: The kind of the topology's event, or the action.
+        subject: The node that it is about.
     """
 
     at: float
@@ -91,7 +91,7 @@ class Event(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """What went over one edge, without the transport's framing."""
+    """The messages on one edge, and their bytes without the transport's framing."""
 
     messages: int
     octets: int
@@ -103,8 +103,8 @@ class Spread:
 
     Attributes:
         subject: The node that changed its record.
-        hops: Over how many feeds it first came to each node.
-        seconds: How long after the change that was.
+        hops: The number of feeds over which it first reached each node.
+        seconds: The time that it took.
     """
 
     subject: str
@@ -115,7 +115,7 @@ class Spread:
 
 
 class World(Generic[HostT]):
-    """Carries streams between processes, and writes down what happens."""
+    """Carries streams between processes, and records what happens."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -134,15 +134,15 @@ class World(Generic[HostT]):
         clock, skews = self.clock, self.skews
         return lambda: EPOCH + clock.now + skews.get(node_id, 0.0)
 
-    def note(self, by: str, kind: str, subject: str) -> None:
-        """Writes down what happened."""
+    def log_event(self, by: str, kind: str, subject: str) -> None:
+        """Records what happened."""
         self.events.append(Event(self.clock.now, by, kind, subject))
 
     def decode(self, data: bytes) -> mesh_pb2.WatchResponse:
-        """Reads a message; what a node tells all its watchers is read once."""
+        """Decodes a message; one that a node sends to all its watchers is decoded once."""
         message = self._decoded.get(data)
         if message is None:
-            if len(self._decoded) >= _DECODED_AT_MOST:
+            if len(self._decoded) >= MAX_DECODED:
                 self._decoded.clear()
             message = self._decoded[data] = mesh_pb2.WatchResponse.FromString(data)
         return message
@@ -150,18 +150,18 @@ class World(Generic[HostT]):
     # Streams
 
     def connect(self, stream: Stream, request: bytes) -> None:
-        """Opens a stream, as soon as packets get through; a host whose node ended refuses."""
-        self._knock(stream, request, self.clock.now)
+        """Opens a stream once packets get through; the host of a node that ended refuses."""
+        self._try_connect(stream, request, self.clock.now)
 
-    def _knock(self, stream: Stream, request: bytes, began: float) -> None:
-        if stream.is_over:
+    def _try_connect(self, stream: Stream, request: bytes, began: float) -> None:
+        if stream.is_closed:
             return
         if not self.network.is_open(stream.server, stream.watcher.id):
             when = next_try(began, self.clock.now, FIRST_CONNECT_RETRY)
-            self.clock.at(when, None, self._knock, stream, request, began)
+            self.clock.at(when, None, self._try_connect, stream, request, began)
             return
         process = self.processes.get(stream.server)
-        if process is None or process.is_over:
+        if process is None or process.has_ended:
             self.break_stream(stream, after=2 * self.network.latency())
             return
         stream.serving = process
@@ -171,30 +171,30 @@ class World(Generic[HostT]):
         self.clock.after(5 * self.network.latency(), process, process.accept, stream, request)
 
     def reset(self, stream: Stream) -> None:
-        """Breaks a stream from its server's end; a watcher out of reach does not notice."""
-        if not stream.is_over and self.network.is_open(stream.server, stream.watcher.id):
+        """Breaks a stream at its server's end; a watcher out of reach does not notice."""
+        if not stream.is_closed and self.network.is_open(stream.server, stream.watcher.id):
             self.break_stream(stream, after=self.network.latency())
 
     def break_stream(self, stream: Stream, *, after: float = 0.0) -> None:
-        """Breaks a stream at its watcher's end, before anything more comes out of it."""
+        """Breaks a stream at its watcher's end, before any more messages arrive."""
         watcher = stream.watcher
         self.clock.after(after, watcher, watcher.on_end, stream, FeedEnd.BROKEN)
 
-    def drop(self, stream: Stream) -> None:
-        """Ends a stream from its watcher's end."""
-        stream.is_over = True
+    def close(self, stream: Stream) -> None:
+        """Closes a stream at its watcher's end."""
+        stream.is_closed = True
 
     def send(self, stream: Stream, data: bytes | None) -> None:
-        """Sends a message, or the end, in order; it waits where packets do not get through."""
-        if self._leaves(stream, data):
+        """Sends a message, or the end (None), in order; waits while packets do not get through."""
+        if self._can_send_now(stream, data):
             self._transfer(stream, data, self.network.latency())
 
     def send_heartbeat(self, streams: list[Stream], data: bytes) -> None:
-        """Sends a heartbeat to several watchers, which it reaches at one time unless it is late."""
+        """Sends a heartbeat to several watchers, at the same time for all unless it is late."""
         latency = self.network.latency()
         in_time: list[Stream] = []
         for stream in streams:
-            if self._leaves(stream, data):
+            if self._can_send_now(stream, data):
                 late = self.network.lateness()
                 if late or stream.arrives_at > self.clock.now + latency:
                     self._transfer(stream, data, latency + late)
@@ -202,33 +202,33 @@ class World(Generic[HostT]):
                     in_time.append(stream)
         self.clock.after(latency, None, self._deliver_heartbeat, in_time, data)
 
-    def _leaves(self, stream: Stream, data: bytes | None) -> bool:
-        """Counts a message, and tells whether it leaves now; if not, it does so in its turn."""
-        if stream.is_over:
+    def _can_send_now(self, stream: Stream, data: bytes | None) -> bool:
+        """Counts a message; returns whether to send it now, otherwise it is queued."""
+        if stream.is_closed:
             return False
         counts = stream.counts
         counts[0] += 1
         counts[1] += len(data) if data else 0
-        if stream.stuck is not None:
-            stream.stuck.append(data)
+        if stream.queued is not None:
+            stream.queued.append(data)
             return False
         if self.network.is_open(stream.server, stream.watcher.id):
             return True
-        stream.stuck, stream.stuck_since = [data], self.clock.now
-        self.clock.after(FIRST_RETRY, None, self._send_again, stream)
+        stream.queued, stream.queued_since = [data], self.clock.now
+        self.clock.after(FIRST_RETRY, None, self._retransmit, stream)
         return False
 
-    def _send_again(self, stream: Stream) -> None:
-        if stream.is_over:
+    def _retransmit(self, stream: Stream) -> None:
+        if stream.is_closed:
             return
         if not self.network.is_open(stream.server, stream.watcher.id):
-            when = next_try(stream.stuck_since, self.clock.now, FIRST_RETRY)
-            self.clock.at(when, None, self._send_again, stream)
+            when = next_try(stream.queued_since, self.clock.now, FIRST_RETRY)
+            self.clock.at(when, None, self._retransmit, stream)
             return
-        stuck, stream.stuck = stream.stuck or [], None
-        for data in stuck:
+        queued, stream.queued = stream.queued or [], None
+        for data in queued:
             self._transfer(stream, data, self.network.latency())
-        if stream.serving is not None and stream.serving.is_over:
+        if stream.serving is not None and stream.serving.has_ended:
             self.reset(stream)
 
     def _transfer(self, stream: Stream, data: bytes | None, delay: float) -> None:
@@ -244,13 +244,13 @@ class World(Generic[HostT]):
     def _deliver_heartbeat(self, streams: list[Stream], data: bytes) -> None:
         for stream in streams:
             watcher = stream.watcher
-            if watcher.stopped_until > self.clock.now:
+            if watcher.paused_until > self.clock.now:
                 self.clock.after(0.0, watcher, watcher.on_message, stream, data)
-            elif not watcher.is_over:
+            elif not watcher.has_ended:
                 watcher.on_message(stream, data)
 
     def _follow(self, server: str, watcher: Host) -> None:
-        """Notes by how many hops a change came to a node that it is new to."""
+        """Records over how many hops a change reached a node."""
         for spread in self.spreads:
             if watcher.id not in spread.hops and server in spread.hops:
                 record = watcher.topology.get_record(spread.subject)
