@@ -20,6 +20,7 @@ from aegis_certs import (
     KeyType,
     LockTimeoutError,
     load_or_generate_tls,
+    request_certificate,
 )
 from aegis_certs._store.directory import Store, files
 from aegis_certs._x509.pem import KeyPair
@@ -39,7 +40,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     os.umask(before)
 
 
-@pytest.mark.parametrize("existing", [None, 0o700, 0o755, 0o777], ids=str)
+@pytest.mark.parametrize("existing", [None, 0o700, 0o755, 0o2750], ids=str)
 def test_keys_are_private_whatever_the_umask_and_the_directory_were(
     tmp_path: Path, umask: int, existing: int | None
 ) -> None:
@@ -48,7 +49,7 @@ def test_keys_are_private_whatever_the_umask_and_the_directory_were(
         directory.mkdir()
         directory.chmod(existing)
     load_or_generate_tls("node-1", directory, key_type=P256)
-    assert mode(directory) == 0o700
+    assert mode(directory) == (0o700 if existing is None else existing)
     for path in directory.glob("*-key.pem"):
         assert mode(path) == 0o600
     for path in directory.glob("*-cert.pem"):
@@ -59,11 +60,30 @@ def test_keys_are_private_whatever_the_umask_and_the_directory_were(
 def test_keys_that_others_could_read_are_made_private_by_the_next_issue(
     ca: CertificateAuthority,
 ) -> None:
-    for path in (ca.directory, ca.directory / "ca-key.pem"):
-        path.chmod(0o755)
+    (ca.directory / "ca-key.pem").chmod(0o755)
     ca.issue("node-1", key_type=P256)
-    assert mode(ca.directory) == 0o700
     assert mode(ca.directory / "ca-key.pem") == 0o600
+
+
+def test_the_mode_of_an_existing_directory_does_not_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tmp_path.chmod(0o755)
+    request_certificate("node-1", tmp_path, key_type=P256)
+    CertificateAuthority.create(tmp_path, key_type=P256)
+    assert mode(tmp_path) == 0o755
+    assert {record.message for record in caplog.records} == {
+        f"others can read the directory {tmp_path}; run `chmod go-rwx {tmp_path}`"
+    }
+
+
+@pytest.mark.parametrize("existing", [0o720, 0o702, 0o777], ids=oct)
+def test_a_directory_that_others_can_write_to_is_refused(tmp_path: Path, existing: int) -> None:
+    tmp_path.chmod(existing)
+    with pytest.raises(DirectoryError, match="run `chmod go-w"):
+        request_certificate("node-1", tmp_path, key_type=P256)
+    assert mode(tmp_path) == existing
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_that_other_users_share_is_refused(tmp_path: Path) -> None:

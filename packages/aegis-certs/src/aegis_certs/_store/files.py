@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import logging
 import os
 import secrets
 import stat
@@ -21,6 +22,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from aegis_certs.errors import DirectoryError, LockTimeoutError
+
+logger = logging.getLogger("aegis_certs")
 
 PRIVATE = 0o600
 PUBLIC = 0o644
@@ -35,12 +38,15 @@ LOCK_SECONDS = 60.0  # the longest work under the lock is to create an RSA-4096 
 def locked(directory: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
     """Creates the directory if it is missing, and holds its lock, so that only one writer works.
 
+    A new directory is private. The mode of an existing one does not change, because it may have
+    other users: one that others can write to is refused, and one that they can read is a warning.
+
     The kernel releases the lock of a process that dies. Files that such a process wrote only in
     part are removed here, since no other process writes while the lock is held.
 
     Raises:
         LockTimeoutError: Another process held the lock during the whole timeout (seconds).
-        DirectoryError: The directory cannot be created, made private, or written.
+        DirectoryError: The directory cannot be created or written, or others can write to it.
     """
     with _reporting(directory):
         _make_directory(directory)
@@ -144,11 +150,11 @@ def stat_key(path: Path) -> StatKey | None:
 
 
 def make_private(path: Path) -> None:
-    """Makes a key file or directory accessible to its owner only."""
+    """Makes a key file accessible to its owner only."""
     with _reporting(path):
         mode = path.stat().st_mode
         if mode & 0o077:
-            os.chmod(path, mode & (0o700 if stat.S_ISDIR(mode) else PRIVATE))
+            os.chmod(path, mode & PRIVATE)
 
 
 def _make_directory(directory: Path) -> None:
@@ -167,7 +173,13 @@ def _make_directory(directory: Path) -> None:
         raise DirectoryError(
             directory, "other users share it (its sticky bit is set); name a directory below it"
         )
-    make_private(directory)
+    if mode & 0o022:
+        reason = "others can write to it, and could replace its certificates"
+        raise DirectoryError(
+            directory, f"{reason}; run `chmod go-w {directory}`, or name another directory"
+        )
+    if mode & 0o055:
+        logger.warning("others can read the directory %s; run `chmod go-rwx %s`", *[directory] * 2)
 
 
 def _sync_directory(directory: Path) -> None:
