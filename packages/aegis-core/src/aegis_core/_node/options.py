@@ -11,7 +11,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import grpc
 from aegis_certs import TLSConfig, TLSOptions, validate_node_id
-from aegis_discovery import DEFAULT_MESH, NodeInfo, PoolOptions, ServiceInfo
+from aegis_discovery import DEFAULT_MESH, PoolOptions, ServiceInfo
 from aegis_discovery.policy import Policy
 from aegis_discovery.transport import parse_seed
 
@@ -64,18 +64,6 @@ class NodeOptions:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for peer in self.seed_peers:
             parse_seed(peer)
-
-    @property
-    def info(self) -> NodeInfo:
-        """What the node publishes of itself, except what is only known when it runs."""
-        return NodeInfo(
-            self.id,
-            self.name or self.id,
-            self.type,
-            services=tuple(self.services),
-            region=self.region,
-            zone=self.zone,
-        )
 
 
 def expand(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from aegis_certs import IdentitySource, TLSConfig
-from aegis_discovery import HealthStatus, PoolOptions, PoolStats
+from aegis_discovery import HealthStatus, NodeInfo, PoolOptions, PoolStats
 from aegis_discovery.aio import ServiceClientPool
 from aegis_discovery.aio.identity import run_rotator
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityRotator
@@ -122,9 +122,14 @@ class RunningNode:
         for event in await asyncio.to_thread(self._rotator.poll):
             self._on_identity(event)
         self.state.topology.add_node(
-            replace(
-                options.info,
-                address=address,
+            NodeInfo(
+                options.id,
+                options.name or options.id,
+                options.type,
+                address,
+                services=tuple(options.services),
+                region=options.region,
+                zone=options.zone,
                 health=self.monitor.info.status,
                 trust_bundle=self.state.tls.bundle_fingerprint,
             )
