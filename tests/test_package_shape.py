@@ -1,14 +1,23 @@
-"""Four wheels, one habit: who knows one package finds everything in the others."""
+"""All four packages have the same shape, and sources that are easy to find and to read."""
 
 import tomllib
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement  # comes with pytest
+from packaging.requirements import Requirement  # pytest depends on it
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 SAME_EVERYWHERE = ("requires-python", "license", "license-files", "readme", "authors")
+
+MAX_LINES = 400
+"""Lines of a module. A longer one usually has a second subject that deserves its own module."""
+
+MAX_ENTRIES = 19
+"""Rooms, modules and other files at the top of a package."""
+
+MAX_MODULES = 20
+"""Modules in one room."""
 
 
 def project(package):
@@ -19,12 +28,17 @@ def module(package):
     return package / "src" / package.name.replace("-", "_")
 
 
+def sources(folder, pattern):
+    """Returns the modules in a folder; generated code does not count."""
+    return [path for path in folder.glob(pattern) if "_pb2" not in path.name]
+
+
 @pytest.fixture(params=PACKAGES, ids=lambda path: path.name)
 def package(request):
     return request.param
 
 
-def test_all_four_wheels_are_here():
+def test_the_workspace_has_four_packages():
     assert [path.name for path in PACKAGES] == [
         "aegis-certs",
         "aegis-cli",
@@ -33,19 +47,19 @@ def test_all_four_wheels_are_here():
     ]
 
 
-def test_readme_opens_with_the_name_and_tells_how_to_install(package):
+def test_readme_starts_with_the_name_of_the_package(package):
     readme = (package / "README.md").read_text()
     assert readme.startswith(f"# {package.name}\n")
     assert len(readme.split()) > 50
 
 
-def test_changelog_tells_of_the_version_or_of_what_comes(package):
+def test_changelog_has_a_section_for_this_version_or_for_unreleased_changes(package):
     version = project(package)["project"]["version"]
     changelog = (package / "CHANGELOG.md").read_text()
     assert f"## [{version}]" in changelog or "## [Unreleased]" in changelog
 
 
-def test_license_is_the_one_of_the_repository(package):
+def test_package_has_the_license_of_the_repository(package):
     assert (package / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
@@ -67,7 +81,7 @@ def test_metadata_is_the_same_as_in_the_other_packages(package):
     ]
 
 
-def test_siblings_are_required_with_a_range_that_holds_their_version(package):
+def test_requirements_of_other_workspace_packages_include_their_present_version(package):
     versions = {path.name: project(path)["project"]["version"] for path in PACKAGES}
     for line in project(package)["project"]["dependencies"]:
         requirement = Requirement(line)
@@ -83,3 +97,23 @@ def test_shared_dependencies_have_the_same_range_in_every_package():
             requirement = Requirement(line)
             ranges.setdefault(requirement.name, set()).add(str(requirement.specifier))
     assert {name: found for name, found in ranges.items() if len(found) > 1} == {}
+
+
+def test_no_module_is_too_long(package):
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for path in sources(package / "src", "**/*.py")
+    }
+    assert {path: lines for path, lines in lengths.items() if lines > MAX_LINES} == {}
+
+
+def test_the_top_of_a_package_has_few_entries(package):
+    entries = {path.name for path in module(package).iterdir()} - {"__pycache__"}
+    assert len(entries) <= MAX_ENTRIES, sorted(entries)
+
+
+def test_no_room_has_too_many_modules(package):
+    folders = (path for path in module(package).rglob("*") if path.is_dir())
+    rooms = {str(path.relative_to(ROOT)): len(sources(path, "*.py")) for path in folders}
+    assert len(rooms) > 1
+    assert {room: modules for room, modules in rooms.items() if modules > MAX_MODULES} == {}

@@ -204,7 +204,6 @@ class Membership:
                     self._detector.watch(node_id, now, opinion=opinion, held=held)
 
     def _take_record(self, record: Record, now: float) -> None:
-        """Takes note of a new record of a watched node."""
         known, self._subjects[record.id] = self._subjects[record.id], record
         if record.voucher is not None or known.stamp == record.stamp:
             return
@@ -238,7 +237,6 @@ class Membership:
         return verdict
 
     def _publish_verdicts(self, now: float) -> None:
-        """Publishes the verdicts that changed, or whose leases have to be renewed."""
         for node_id in self._detector:
             opinion, held = self._detector.opinion(node_id)
             if opinion is Opinion.CLEAR and node_id not in self._published_at:
@@ -314,7 +312,6 @@ class Membership:
         return electors if stamp == record.stamp else self._rings.observers(record.id)
 
     def _counted(self, accusations: Iterable[Verdict], electors: frozenset[str]) -> list[Verdict]:
-        """Returns the accusations that count: those by electors."""
         return [v for v in accusations if v.accuser in electors and self._is_by_present_life(v)]
 
     def _is_by_present_life(self, verdict: Verdict) -> bool:
@@ -353,7 +350,6 @@ class Membership:
     # Accusations of this node
 
     def _refute(self, now: float) -> None:
-        """Answers accusations of the latest own record."""
         own = self._topology.get_record(self._own_id)
         if own is None or own.info is None:
             return
