@@ -213,6 +213,41 @@ def test_revoking_again_says_so_and_changes_nothing(
     assert {name: (directory / name).read_bytes() for name in files} == files
 
 
+@pytest.mark.parametrize("state", ["lost", "older", "damaged"])
+def test_a_revoked_certificate_stays_revoked_without_the_newest_list(
+    acme: Callable[..., Result], directory: Path, state: str
+) -> None:
+    crl = directory / "crl.pem"
+    assert acme("revoke", "laptop").exit_code == 0
+    older = crl.read_bytes()
+    assert acme("revoke", "orders-1").exit_code == 0
+    listed = as_json(acme("show", str(crl), "--json"))[0]["revoked"]
+
+    def spoil() -> None:
+        if state == "lost":
+            crl.unlink()
+        else:
+            crl.write_bytes(older if state == "older" else b"junk")
+
+    spoil()
+    assert acme("verify", "orders-1").exit_code == 6
+    states = {
+        e["id"]: e["state"] for e in json.loads(acme("list", "--json").stdout)["certificates"]
+    }
+    assert (states["laptop"], states["orders-1"]) == ("revoked", "revoked")
+    found = json.loads(acme("doctor", "--json").stdout)["findings"]
+    problem = next(one for one in found if one["topic"] == "revocations")
+    assert problem["level"] == "problem"
+    for command in (("renew", "orders-1"), ("renew",), ("issue", "n2", *EC), ("revoke", "laptop")):
+        acme(*command)
+        again = as_json(acme("show", str(crl), "--json"))[0]["revoked"]
+        assert sorted(again) == sorted(listed), command
+        spoil()
+    acme("renew")
+    found = json.loads(acme("doctor", "--json").stdout)["findings"]
+    assert {one["topic"] for one in found if one["level"] != "ok"} == {"certificates"}
+
+
 def test_renew_renews_one_certificate_or_all_that_are_due(
     run: Callable[..., Result], directory: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import resource
 import shutil
@@ -317,6 +318,24 @@ def test_an_invalid_or_missing_list_is_an_error_once_and_the_old_one_stays(
             source.revocations()
         assert source.revocations() is good
     assert good.is_revoked(tls.certificate)
+
+
+@pytest.mark.parametrize("damage", [None, b"junk", b"older"])
+def test_in_the_directory_of_a_ca_the_audit_log_revokes_too(
+    ca: CertificateAuthority, damage: bytes | None
+) -> None:
+    other, path = ca.issue("node-2", key_type=P256), ca.directory / "crl.pem"
+    ca.write_revocations()
+    older = path.read_bytes()
+    ca.revoke("node-2")
+    path.unlink() if damage is None else path.write_bytes(older if damage == b"older" else damage)
+    source = source_of(ca.directory)
+    source.load()
+    with contextlib.suppress(CertsError):  # the next call returns what is known
+        source.revocations()
+    assert source.revocations().is_revoked(other.certificate)
+    with pytest.raises(RevokedError):
+        IdentitySource.directory("node-2", ca.directory).load()
 
 
 def test_a_list_from_a_clock_ahead_is_accepted_once_it_is_valid(

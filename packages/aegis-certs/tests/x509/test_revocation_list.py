@@ -188,6 +188,16 @@ def test_a_lost_or_damaged_list_loses_no_revocation(ca: CertificateAuthority) ->
         assert found.reason is RevocationReason.KEY_COMPROMISE
 
 
+def test_an_expired_revocation_leaves_the_list_even_if_the_inventory_forgot_it(
+    ca: CertificateAuthority,
+) -> None:
+    ca.issue("node-1", key_type=P256, days=1, at=NOW)
+    ca.revoke("node-1", at=NOW)
+    ca.write_revocations(at=NOW + 2 * DAY)
+    ca.issue("node-1", key_type=P256, at=NOW + 40 * DAY)
+    assert len(ca.write_revocations(at=NOW + 41 * DAY)) == 0
+
+
 def test_an_entry_stays_until_it_was_in_a_list_after_the_end_of_its_certificate(
     ca: CertificateAuthority,
 ) -> None:

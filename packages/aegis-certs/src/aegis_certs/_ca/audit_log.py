@@ -52,12 +52,15 @@ def record_ca(path: Path, action: Action, certificate: x509.Certificate, at: dat
     record(path, action, at, facts)
 
 
-def lines(path: Path) -> Iterator[dict[str, Any]]:
-    """All lines that can be read; a line that a crash cut off is skipped."""
+def lines(path: Path, action: Action | None = None) -> Iterator[dict[str, Any]]:
+    """All lines that can be read, or those of one action; a cut off line is skipped."""
+    mark = b"" if action is None else f'"{action}"'.encode()  # most lines need not be parsed
     for line in (files.read(path) or b"").splitlines():
+        if mark not in line:
+            continue
         try:
             found = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(found, dict):
+        if isinstance(found, dict) and action in (None, found.get("action")):
             yield found

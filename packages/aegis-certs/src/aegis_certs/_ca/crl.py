@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import NamedTuple
 
 from cryptography import x509
@@ -19,40 +22,86 @@ from aegis_certs._x509.keys import key_id
 from aegis_certs._x509.pem import encode_crls, parse_crls
 from aegis_certs._x509.revocation_list import (
     REASON_FLAGS,
+    Revocation,
     RevocationList,
     RevocationReason,
     crl_number,
     revocations_of,
 )
 from aegis_certs._x509.trust import TrustBundle, signs_cas
-from aegis_certs.errors import CertsError
+from aegis_certs._x509.validity import common_name
+from aegis_certs.errors import CertsError, DirectoryError
 
 # An offline CA signs a new CRL once a month, other CAs at half of that.
 _LIFE = timedelta(days=30)
 
 
 class _Entry(NamedTuple):
-    """One revoked certificate of one CA."""
+    """One revoked certificate of one CA.
+
+    Attributes:
+        serial: Its serial number.
+        date: When it was revoked.
+        reason: Why it was revoked.
+        issuer: The key identifier of the CA, in hexadecimal; empty in an entry of a CRL.
+        not_after: Its end; None in an entry of a CRL.
+    """
 
     serial: int
     date: datetime
     reason: RevocationReason
+    issuer: str = ""
+    not_after: datetime | None = None
 
 
-def read_revocations(store: Store, bundle: TrustBundle, at: datetime) -> RevocationList:
-    """The CRLs in the `crl.pem` of a directory; empty without the file."""
-    data = files.read(store.crl_path)
-    if data is None:
-        return RevocationList.empty()
-    return RevocationList.from_pem(data, bundle, at=at, source=store.crl_path)
+@dataclass(frozen=True)
+class KnownRevocations:
+    """What a directory knows about revocations.
+
+    Attributes:
+        all: The revocations in `crl.pem` and in the audit log.
+        unlisted: Those that only the audit log has, and their CAs: `crl.pem` is lost, or older.
+        error: Why `crl.pem` cannot be used; None if it can be used or is missing.
+    """
+
+    all: RevocationList
+    unlisted: Sequence[tuple[x509.Certificate, Revocation]] = ()
+    error: CertsError | None = None
 
 
-def is_due(store: Store, bundle: TrustBundle, at: datetime) -> bool:
-    """Whether the CRLs of a directory should be signed again."""
+def known_revocations(store: Store, bundle: TrustBundle, at: datetime) -> KnownRevocations:
+    """The revocations in the `crl.pem` and in the audit log of a directory."""
+    logged = logged_revocations(store.audit_path, bundle, at)  # first: the log is written first
+    listed, error = RevocationList.empty(), None
     try:
-        revocations = read_revocations(store, bundle, at)
-    except CertsError:
-        return True
+        if (data := files.read(store.crl_path)) is not None:
+            listed = RevocationList.from_pem(data, bundle, at=at, source=store.crl_path)
+    except CertsError as found:
+        error = found
+    unlisted = [(ca, one) for ca, one in logged if not listed.has_serial(one.serial)]
+    return KnownRevocations(listed.adding(unlisted, bundle.certificates), unlisted, error)
+
+
+def logged_revocations(
+    audit_path: Path, bundle: TrustBundle, at: datetime
+) -> Sequence[tuple[x509.Certificate, Revocation]]:
+    """The revocations in an audit log of certificates that have not expired, and their CAs.
+
+    Only the directory of a CA has an audit log, and only its owner can read it. For others this
+    is empty.
+    """
+    cas = {key_id(ca).hex(): ca for ca in bundle.certificates}
+    with suppress(DirectoryError):
+        return [
+            (ca, Revocation(f"{one.serial:x}", one.date, one.reason, common_name(ca.subject)))
+            for one in _logged(audit_path)
+            if (ca := cas.get(one.issuer)) and (one.not_after is None or at <= one.not_after)
+        ]
+    return ()
+
+
+def is_due(revocations: RevocationList, at: datetime) -> bool:
+    """Whether the CRLs should be signed again."""
     end = revocations.next_update
     return end is not None and end - at < _LIFE / 2
 
@@ -75,13 +124,13 @@ def write_revocations(
     at = at.replace(microsecond=0)
     ours = {issuer.certificate.subject.public_bytes() for issuer in issuers}
     known = {ca.subject.public_bytes() for ca in bundle.certificates}
-    logged = list(_logged_revocations(store))
+    logged = list(_logged(store.audit_path))
     crls = []
     for issuer in issuers:
         name, key = issuer.certificate.subject.public_bytes(), key_id(issuer.certificate).hex()
         previous = [crl for crl in before if crl.issuer.public_bytes() == name]
-        entries = {entry.serial: entry for key_of, entry in logged if key_of == key}
-        entries |= {entry.serial: entry for crl in previous for entry in _entries(crl)}
+        entries = {entry.serial: entry for crl in previous for entry in _entries(crl)}
+        entries |= {entry.serial: entry for entry in logged if entry.issuer == key}
         updates = [crl.last_update_utc for crl in previous if crl.last_update_utc <= at]
         last_update = max(updates, default=None)
         kept = [
@@ -132,14 +181,16 @@ def _entries(crl: x509.CertificateRevocationList) -> Iterable[_Entry]:
     return [_Entry(serial, one.date, one.reason) for serial, one in revocations_of(crl)]
 
 
-def _logged_revocations(store: Store) -> Iterable[tuple[str, _Entry]]:
-    for line in audit_log.lines(store.audit_path):
-        if line.get("action") != Action.REVOKE:
-            continue
+def _logged(audit_path: Path) -> Iterator[_Entry]:
+    for line in audit_log.lines(audit_path, Action.REVOKE):
         try:
-            reason = RevocationReason(line["reason"])
-            entry = _Entry(int(line["serial"], 16), parse_isoformat(line["time"]), reason)
-            yield str(line["issuer"]), entry
+            yield _Entry(
+                int(line["serial"], 16),
+                parse_isoformat(line["time"]),
+                RevocationReason(line["reason"]),
+                str(line["issuer"]),
+                parse_isoformat(line["not_after"]) if "not_after" in line else None,
+            )
         except (KeyError, TypeError, ValueError):
             continue
 
@@ -147,4 +198,5 @@ def _logged_revocations(store: Store) -> Iterable[tuple[str, _Entry]]:
 def _must_list(entry: _Entry, inventory: Inventory, last_update: datetime | None) -> bool:
     """RFC 5280, 3.3: an entry stays until it was in a CRL issued after the certificate's end."""
     issued = inventory.get(f"{entry.serial:x}")
-    return issued is None or last_update is None or last_update <= issued.not_after
+    end = entry.not_after if issued is None else issued.not_after
+    return end is None or last_update is None or last_update <= end

@@ -8,6 +8,7 @@ from aegis_certs._ca import audit_log
 from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.inventory import IssuedCertificate
 from aegis_certs._ca.session import CASession
+from aegis_certs._time import isoformat
 from aegis_certs._x509.keys import key_id
 from aegis_certs._x509.revocation_list import Revocation, RevocationReason
 from aegis_certs.errors import InvalidRequestError, NotFoundError, UntrustedError
@@ -25,7 +26,13 @@ def revoke(
     entries = {entry.serial: entry for entry in found}
     new = [entry for entry in entries.values() if not session.revocations.has_serial(entry.serial)]
     for entry in new:
-        facts = {"id": entry.id, "serial": entry.serial, "issuer": entry.issuer, "reason": reason}
+        facts = {
+            "id": entry.id,
+            "serial": entry.serial,
+            "issuer": entry.issuer,
+            "not_after": isoformat(entry.not_after),
+            "reason": reason,
+        }
         audit_log.record(session.store.audit_path, Action.REVOKE, session.at, facts)
     if new:
         session.revocations = session.write_revocations()

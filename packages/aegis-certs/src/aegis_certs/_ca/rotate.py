@@ -15,7 +15,6 @@ from aegis_certs._ca.create import CA_DAYS, CASpec, create_ca
 from aegis_certs._ca.inventory import IssuedCertificate
 from aegis_certs._ca.rotation_state import RotationPhase, RotationState, phase_of, successor_name
 from aegis_certs._ca.session import CASession
-from aegis_certs._store import files
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.keys import key_id, key_type_of
 from aegis_certs._x509.names import CA_KEY_TYPE, CA_NAME, NEXT_CA_NAME, OLD_CA_NAME, KeyType
@@ -105,13 +104,14 @@ def activate(session: CASession, distrusting: Sequence[str] | None, confirm: boo
     old = store.pair(CA_NAME, session.passphrase)
     if old is None:
         raise RotationError(store.directory, "another process removed its CA; try again")
+    has_list = session.revocations.number is not None
     audit_log.record_ca(store.audit_path, Action.ACTIVATE, new.chain[0], session.at)
     store.commit(OLD_CA_NAME, replace(old, chain=current.path()))
     chain = tuple(dict.fromkeys((*new.chain, *current.certificates)))
     store.commit(CA_NAME, replace(new, chain=chain))
     store.remove(NEXT_CA_NAME)
     session.issuer, session.bundle = Issuer(new.chain[0], new.key), TrustBundle(chain)
-    if files.exists(store.crl_path):
+    if has_list:
         session.write_revocations()
 
 
@@ -127,11 +127,12 @@ def retire(session: CASession, in_use: Sequence[str]) -> None:
         raise StillUsedError(store.directory, nodes, what, _replacement_advice(session, nodes))
     keep = session.bundle.path()
     chain = tuple(ca for ca in session.bundle.certificates if ca in keep or ca not in old)
+    has_list = session.revocations.number is not None
     audit_log.record_ca(store.audit_path, Action.RETIRE, old[0], session.at)
     store.replace_chain(CA_NAME, chain)
     store.remove(OLD_CA_NAME)
     session.bundle = TrustBundle(chain)
-    if files.exists(store.crl_path):
+    if has_list:
         session.write_revocations()
 
 

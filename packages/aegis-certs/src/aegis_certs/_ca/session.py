@@ -75,12 +75,16 @@ class CASession:
 
     @cached_property
     def revocations(self) -> RevocationList:
-        """The revocation list; a damaged one is signed again from the audit log."""
-        try:
-            return crl.read_revocations(self.store, self.bundle, self.at)
-        except CertsError as error:
-            logger.warning("the revocation list is signed again: %s", error)
-            return self.write_revocations()
+        """The revocation list; a lost, older or damaged one is signed again from the audit log."""
+        known = crl.known_revocations(self.store, self.bundle, self.at)
+        ours = [issuer.certificate for issuer in self.issuers()] if known.unlisted else ()
+        reason: object = known.error
+        if any(ca in ours for ca, _ in known.unlisted):
+            reason = reason or "it lacks revocations that the audit log has"
+        if reason is None:
+            return known.all
+        logger.warning("%s is signed again: %s", self.store.crl_path, reason)
+        return self.write_revocations()
 
     def issue(self, spec: CertificateSpec, action: Action = Action.ISSUE) -> TLSConfig:
         """Creates a key and a leaf, and installs both in the directory."""
@@ -109,7 +113,7 @@ class CASession:
 
     def refresh_revocations(self) -> None:
         """Signs the CRLs again if half of their time is over."""
-        if crl.is_due(self.store, self.bundle, self.at):
+        if crl.is_due(self.revocations, self.at):
             self.revocations = self.write_revocations()
 
     def write_revocations(self) -> RevocationList:

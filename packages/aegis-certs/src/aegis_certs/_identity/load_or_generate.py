@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from aegis_certs._ca.create import CASpec
-from aegis_certs._ca.crl import read_revocations
+from aegis_certs._ca.crl import known_revocations
 from aegis_certs._ca.passphrase import passphrase_or_default
 from aegis_certs._ca.renew import renew_in_session
 from aegis_certs._ca.session import CASession, create_session, read_session
@@ -175,13 +175,11 @@ class DirectoryOrigin(Origin):
             raise self._other_domain(f"the certificate of {node_id}", tls.trust_domain)
         if state_by_dates(tls.certificate, at) is not CertificateState.EXPIRED:
             tls.bundle.verify(tls.chain, None, at=at)
-        try:
-            revocations = read_revocations(store, tls.bundle, at)
-        except CertsError as error:
+        known = known_revocations(store, tls.bundle, at)
+        known.all.check(tls.certificate, tls.chain[1:], subject=node_id)
+        if known.error is not None:
             # `IdentitySource.revocations` raises this error for a node; here a warning is enough.
-            logger.warning("it is not known whether %s is revoked: %s", node_id, error)
-        else:
-            revocations.check(tls.certificate, tls.chain[1:], subject=node_id)
+            logger.warning("it is not known whether %s is revoked: %s", node_id, known.error)
         return tls
 
     def _issue(self, at: datetime) -> TLSConfig:

@@ -11,11 +11,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self, Unpack
 
+from aegis_certs._ca.crl import logged_revocations
 from aegis_certs._ca.spec import IdentityRequest, RequestOptions
 from aegis_certs._identity.load import ExternalOrigin, TLSOptions
 from aegis_certs._identity.load_or_generate import DirectoryOrigin
 from aegis_certs._identity.origin import FixedOrigin, Origin, StatKeys
 from aegis_certs._store import files
+from aegis_certs._store.directory import AUDIT_FILE
 from aegis_certs._time import format_utc, utc_or_now
 from aegis_certs._x509.revocation_list import RevocationList
 from aegis_certs._x509.tls_config import TLSConfig
@@ -133,6 +135,7 @@ class IdentitySource:
     def revocations(self, *, at: datetime | None = None) -> RevocationList:
         """The `crl.pem` beside the trust bundle; an empty list without that file.
 
+        In the directory of a CA, what its audit log revokes counts too, even if the file is lost.
         Without a change this only calls stat on one file.
 
         Raises:
@@ -157,13 +160,17 @@ class IdentitySource:
     def _read_revocations(
         self, path: Path, current: TLSConfig, at: datetime | None
     ) -> RevocationList:
+        at, bundle = utc_or_now(at), current.bundle
+        cas = (*bundle.certificates, *current.chain[1:])
+        logged = logged_revocations(path.with_name(AUDIT_FILE), bundle, at)
+        self._revocations = self._revocations.adding(logged, cas)  # even if the file is damaged
         if (data := files.read(path)) is None:
             if self._revocations.number is not None:
                 raise RevocationListError(path, "the file is missing; put it back")
             return self._revocations
         found = RevocationList.from_pem(
-            data, current.bundle, intermediates=current.chain[1:], at=at, source=path
-        )
+            data, bundle, intermediates=current.chain[1:], at=at, source=path
+        ).adding(logged, cas)
         found.check_follows(self._revocations, path)
         if found.next_update is not None and found.is_stale(at):
             logger.warning(

@@ -26,6 +26,7 @@ from aegis_certs.errors import (
     ExpiredError,
     NotFoundError,
     NotYetValidError,
+    RevocationListError,
     VerificationError,
 )
 
@@ -198,6 +199,13 @@ def _revocations(store: Store, trust: Trust, at: datetime) -> _Findings:
     for error in (trust.bundle_error, trust.revocations_error):
         if error is not None:
             raise error
+    if trust.has_unlisted:
+        reason = (
+            f"{store.audit_path.name} has revocations that it lacks, so nodes with a copy may "
+            f"accept revoked certificates; run `aegis-certs renew` to sign it again, and copy it "
+            f"to the nodes"
+        )
+        raise RevocationListError(store.crl_path, reason)
     end = f"{trust.revocations.next_update:%Y-%m-%d}" if trust.revocations.next_update else ""
     if trust.bundle is None or not files.exists(store.crl_path):
         yield "ok", "there is no revocation list", None

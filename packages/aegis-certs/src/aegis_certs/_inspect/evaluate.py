@@ -11,7 +11,7 @@ from typing import Self
 
 from cryptography import x509
 
-from aegis_certs._ca.crl import read_revocations
+from aegis_certs._ca.crl import known_revocations
 from aegis_certs._ca.inventory import Inventory, IssuedCertificate
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
@@ -79,14 +79,16 @@ class Trust:
     Attributes:
         bundle: The trust bundle; None if there is none, or it cannot be read.
         bundle_error: Why the trust bundle cannot be read.
-        revocations: The revocation list; empty if there is none, or it cannot be used.
-        revocations_error: Why the revocation list cannot be used.
+        revocations: What `crl.pem` and the audit log revoke.
+        revocations_error: Why `crl.pem` cannot be used.
+        has_unlisted: The audit log has revocations that `crl.pem` lacks.
     """
 
     bundle: TrustBundle | None = None
     bundle_error: CertsError | None = None
     revocations: RevocationList = field(default_factory=RevocationList.empty)
     revocations_error: CertsError | None = None
+    has_unlisted: bool = False
 
     @classmethod
     def load(cls, store: Store, at: datetime) -> Self:
@@ -97,10 +99,13 @@ class Trust:
         if chain is None:
             return cls()
         bundle = TrustBundle(chain)
-        try:
-            return cls(bundle, revocations=read_revocations(store, bundle, at))
-        except CertsError as error:
-            return cls(bundle, revocations_error=error)
+        known = known_revocations(store, bundle, at)
+        return cls(
+            bundle,
+            revocations=known.all,
+            revocations_error=known.error,
+            has_unlisted=bool(known.unlisted),
+        )
 
     @cached_property
     def issuer_ids(self) -> set[str]:

@@ -132,11 +132,12 @@ def _key_check(chain: tuple[x509.Certificate, ...], path: Path, *, is_pending: b
 
 def _revocation_check(found: Evaluation, trust: Trust, at: datetime) -> Check:
     name, revocations = "revocation", trust.revocations
+    if found.revocation_error is not None:
+        return Check(name, found.revocation_error, "")
     if trust.revocations_error is not None:
         return Check(name, trust.revocations_error, "")
     if revocations.number is None:
         return Check(name, None, "there is no revocation list", done=False)
-    error = found.revocation_error
-    if error is None and revocations.is_stale(at):
-        error = RevocationListError("crl.pem", f"it ended at {revocations.next_update:%Y-%m-%d}")
+    ended = f"it ended at {revocations.next_update:%Y-%m-%d}"
+    error = RevocationListError("crl.pem", ended) if revocations.is_stale(at) else None
     return Check(name, error, "it is not revoked")

@@ -35,6 +35,7 @@ from aegis_certs._x509.pem import (
 from aegis_certs.errors import DirectoryError, KeyMismatchError, NotFoundError
 
 CRL_FILE = "crl.pem"
+AUDIT_FILE = "audit.jsonl"
 _NEXT = ".next.pem"
 _CERT = "-cert.pem"
 _KEY = "-key.pem"
@@ -48,7 +49,7 @@ class Store:
         self.directory = Path(directory)
         self.crl_path = self.directory / CRL_FILE
         self.inventory_path = self.directory / "issued.json"
-        self.audit_path = self.directory / "audit.jsonl"
+        self.audit_path = self.directory / AUDIT_FILE
 
     def __repr__(self) -> str:
         return f"Store({str(self.directory)!r})"

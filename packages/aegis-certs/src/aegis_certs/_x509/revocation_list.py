@@ -68,15 +68,22 @@ class RevocationList:
     Args:
         crls: The CRLs with the CAs that signed them.
         cas: All known CAs, to find revoked CAs above a certificate.
+        others: Revocations that no CRL has, with their CAs.
     """
 
     def __init__(
         self,
         crls: Sequence[tuple[x509.CertificateRevocationList, x509.Certificate]] = (),
         cas: Sequence[x509.Certificate] = (),
+        others: Sequence[tuple[x509.Certificate, Revocation]] = (),
     ) -> None:
+        self._crls, self._cas = crls, cas
         self._newest = _newest(crls)
         self._revoked = {
+            (ca.subject.public_bytes(), int(revocation.serial, 16)): revocation
+            for ca, revocation in others
+        }
+        self._revoked |= {
             (crl.issuer.public_bytes(), serial): revocation
             for crl in self._newest.values()
             for serial, revocation in revocations_of(crl)
@@ -135,6 +142,21 @@ class RevocationList:
             known = ", ".join(common_name(ca.subject) for ca in cas)
             raise RevocationListError(source, f"no CA of the trust bundle ({known}) has issued it")
         return cls(found, cas)
+
+    def adding(
+        self,
+        others: Sequence[tuple[x509.Certificate, Revocation]],
+        cas: Sequence[x509.Certificate] = (),
+    ) -> Self:
+        """A list that also has revocations that no CRL has, such as those of an audit log.
+
+        Args:
+            others: The revocations, with their CAs.
+            cas: Further known CAs.
+        """
+        if not others:
+            return self
+        return type(self)(self._crls, tuple(dict.fromkeys((*self._cas, *cas))), others)
 
     @property
     def number(self) -> int | None:
