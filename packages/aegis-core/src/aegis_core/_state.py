@@ -68,13 +68,11 @@ class NodeState:
         self.topology.remove_revoked(self.verifier.apply_revocations(revocations))
 
     def new_reader(self) -> FeedReader:
-        """Makes the reading end of a feed."""
         return FeedReader(
             self.topology, self.verifier, trusts_statuses=False, log_limiter=self._log_limiter
         )
 
     def own_record(self) -> Record | None:
-        """Returns the record that this node publishes."""
         return self.topology.get_record(self.node_id)
 
     def own_node(self) -> NodeInfo:
@@ -82,12 +80,10 @@ class NodeState:
         return self.topology.get_node(self.node_id) or NodeInfo(self.node_id)
 
     def chain_of(self, fingerprint: bytes) -> tuple[bytes, ...] | None:
-        """Finds the chain of a certificate that signed a record of the topology."""
         leaf = self.verifier.leaf(fingerprint)
         return leaf.chain if leaf else None
 
     def forget_certificates(self) -> None:
-        """Forgets certificates that sign no record any more."""
         self.verifier.retain(self.topology.signers | {self.tls.fingerprint})
 
 

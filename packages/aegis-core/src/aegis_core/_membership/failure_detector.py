@@ -78,9 +78,6 @@ class FailureDetector:
         shown = ", ".join(f"{i}={s.opinion}" for i, s in sorted(self._subjects.items()))
         return f"<FailureDetector {shown or 'without nodes'}>"
 
-    def __contains__(self, node_id: object) -> bool:
-        return node_id in self._subjects
-
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._subjects))
 
@@ -99,7 +96,6 @@ class FailureDetector:
             subject.fails_at = now + FAIL_AFTER_SILENCE
 
     def forget(self, node_id: str) -> None:
-        """Ends watching a node."""
         self._subjects.pop(node_id, None)
 
     def penalize_own_health(self, now: float) -> None:
@@ -108,7 +104,6 @@ class FailureDetector:
         self._penalty_changed_at = now
 
     def message_received(self, node_id: str, now: float) -> None:
-        """Notes a message that came directly from a node."""
         subject = self._subjects.get(node_id)
         if subject is None:
             return
@@ -174,7 +169,6 @@ class FailureDetector:
             self._advance(subject, now)
 
     def _advance(self, subject: _Subject, now: float) -> None:
-        """Goes on with a node that is accused, or silent for too long."""
         if subject.opinion is Opinion.CLEAR:
             if now >= subject.no_accusation_before:
                 self._suspect(subject, now, FAIL_AFTER_SILENCE)

@@ -111,15 +111,12 @@ class Membership:
         return self._rings.observers(node_id)
 
     def message_received(self, node_id: str, now: float) -> None:
-        """Notes a message of a watched node's own feed."""
         self._detector.message_received(node_id, now)
 
     def feed_broken(self, node_id: str, now: float) -> None:
-        """Notes that the feed of a watched node broke, or could not be opened."""
         self._detector.feed_broken(node_id, now)
 
     def close(self) -> None:
-        """Ends the subscription to the topology."""
         self._end()
 
     def tick(self, now: float) -> None:

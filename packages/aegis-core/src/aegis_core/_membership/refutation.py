@@ -103,7 +103,6 @@ class Refutation:
                 self._warn(line, verdict, now)
 
     def forget(self, accuser: str) -> None:
-        """Forgets a node that is gone."""
         self._answers.pop(accuser, None)
         self._log_limiter.forget(accuser)
 

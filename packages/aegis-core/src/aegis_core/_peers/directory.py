@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 from aegis_discovery import Topology
 
@@ -15,11 +16,14 @@ class PeerDirectory:
 
     Attributes:
         added: The peers that were added, by id.
+        version: Grows whenever these change.
     """
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, topology: Topology, *, on_change: Callable[[], None]) -> None:
         self._topology = topology
+        self._on_change = on_change
         self.added: dict[str, PeerInfo] = {}
+        self.version = 0
         self._stamps_when_added: dict[str, int] = {}
 
     def add(self, peer: PeerInfo) -> None:
@@ -27,6 +31,8 @@ class PeerDirectory:
         record = self._topology.get_record(peer.id)
         self.added[peer.id] = peer
         self._stamps_when_added[peer.id] = record.stamp if record else 0
+        self.version += 1
+        self._on_change()
 
     def remove(self, peer_id: str) -> None:
         """Forgets a peer that was added.
@@ -37,6 +43,8 @@ class PeerDirectory:
         if self.added.pop(peer_id, None) is None:
             raise PeerNotFoundError(peer_id)
         del self._stamps_when_added[peer_id]
+        self.version += 1
+        self._on_change()
 
     def get(self, peer_id: str) -> PeerInfo | None:
         """Returns a peer and its address; None if it is unknown or the node itself."""

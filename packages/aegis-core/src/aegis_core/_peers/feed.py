@@ -44,19 +44,15 @@ class Feed:
     """The feed of one peer, open or to be opened again.
 
     Attributes:
-        peer: The node that serves it.
-        reader: Takes in its messages.
         is_exchange: It is opened once only, until both sides know the same.
         problem: Why it does not work; empty while it does, and before the first try.
         is_open: Whether a stream is open, or a poll under way.
         dial_at: When to open it next.
         give_up_at: When to close an exchange.
-        opened_at: When it was opened last.
         heard_at: When its last message arrived; 0 before the first.
-        polls_until: Until when to poll a peer that has no feed; 0 where it has one.
-        times_diverged: How often it diverged since it was opened by a change of this node.
-        times_short: How many streams in a row were short.
-        stamp: Of the peer's record when the feed ended.
+        polls_until: Until when to poll a peer that has no feed; 0 if it has one.
+        times_short: How many streams in a row were shorter than `MIN_PAUSE`.
+        stamp: The stamp of the peer's record when the feed ended.
     """
 
     peer: PeerInfo
@@ -117,9 +113,6 @@ class SessionShell(Protocol):
 
     def release(self, peer_id: str) -> None:
         """Closes the connection for calls to a peer that is not watched any more."""
-
-    def joined(self) -> None:
-        """Notes that a peer has sent all that it knows."""
 
     def give_way(self, address: str) -> None:
         """Stops the node: another process, at this address, runs under its id."""

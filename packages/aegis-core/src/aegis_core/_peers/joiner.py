@@ -41,7 +41,6 @@ class Joiner:
         self._all_tried = asyncio.Event()
 
     async def run(self) -> None:
-        """Works until it is cancelled."""
         while True:
             await asyncio.gather(*(self._look_up(seed) for seed in self._seeds))
             await asyncio.sleep(RETRY)

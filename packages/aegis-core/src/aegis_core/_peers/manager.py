@@ -17,6 +17,7 @@ from aegis_discovery.aio.transport import ChannelCache
 from aegis_discovery.feed import split_message
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2_grpc
+from aegis_discovery.records import nodes_from_unsigned
 from aegis_discovery.transport import describe_call_error, split_address
 
 from aegis_core._health.checks import HealthInfo
@@ -83,7 +84,7 @@ class PeerManager:
         A node that is known already is dialled at this address until it publishes another one.
         """
         if peer.id != self._state.node_id:
-            self._session.add_peer(peer)
+            self._session.peers.add(peer)
 
     def remove_peer(self, peer_id: str) -> None:
         """Removes a peer that was added; it stays known as a node of the topology.
@@ -91,7 +92,7 @@ class PeerManager:
         Raises:
             PeerNotFoundError: If it was not added.
         """
-        self._session.remove_peer(peer_id)
+        self._session.peers.remove(peer_id)
         self._vouching.forget(peer_id)
 
     def channel(self, peer: PeerInfo) -> grpc.aio.Channel:
@@ -176,7 +177,7 @@ class PeerManager:
             line = "%s lists %d nodes; only the first %d, with their services, were read"
             numbers = len(answer.nodes), len(listed)
             self._log_limiter.warn(peer.id, "too long", line, peer.id, *numbers)
-        nodes = [_dialable(node, peer) for node in codec.nodes_from_unsigned(listed)]
+        nodes = [_dialable(node, peer) for node in nodes_from_unsigned(listed)]
         if not any(node.id == peer.id for node in nodes):
             # It answered, so it runs: such peers drop themselves when they adopt a topology.
             nodes.append(await self._info_of(peer))

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 
 import grpc
 from aegis_discovery import NodeIdInUseError
@@ -49,7 +49,6 @@ class SessionRunner:
         self._log_limiter = LogLimiter(_log)
 
     async def run(self) -> None:
-        """Works until it is cancelled."""
         loop = asyncio.get_running_loop()
         unsubscribe = self._state.topology.subscribe_changed(
             lambda: loop.call_soon_threadsafe(self.wake)
@@ -58,6 +57,8 @@ class SessionRunner:
             while True:
                 self._is_due.clear()
                 due = self.session.tick(time.monotonic())
+                if self.session.has_joined:
+                    self._state.joined.set()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(due - time.monotonic()):
                         await self._is_due.wait()
@@ -76,102 +77,78 @@ class SessionRunner:
     # SessionShell
 
     def wake(self) -> None:
-        """Ends the wait for the next tick."""
         self._is_due.set()
 
     def open(self, feed: Feed) -> None:
-        """Opens a stream."""
-        self._start(feed, self._read(feed))
+        self._start(feed, self._follow)
 
     def poll(self, feed: Feed) -> None:
-        """Asks a peer that has no feed."""
-        self._start(feed, self._poll(feed))
+        self._start(feed, self._poll)
 
     def close(self, feed: Feed) -> None:
-        """Cancels the stream or the poll."""
         self._streams.pop(feed).cancel()
 
     def release(self, peer_id: str) -> None:
-        """Drops the connection for calls."""
         self.peers.release(peer_id)
 
-    def joined(self) -> None:
-        """Ends the wait of the node's start."""
-        self._state.joined.set()
-
     def give_way(self, address: str) -> None:
-        """Stops the node."""
         self._state.on_failure(NodeIdInUseError(self._state.node_id, address))
 
-    def _start(self, feed: Feed, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work, name=f"aegis-feed-{feed.peer.id}")
+    def _start(self, feed: Feed, work: Callable[[Feed], Awaitable[FeedEnd | None]]) -> None:
+        task = asyncio.create_task(self._run(feed, work), name=f"aegis-feed-{feed.peer.id}")
         self._streams[feed] = task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _read(self, feed: Feed) -> None:
-        """Follows one feed to its end."""
-        end, why = FeedEnd.BROKEN, ""
+    async def _run(self, feed: Feed, work: Callable[[Feed], Awaitable[FeedEnd | None]]) -> None:
+        """Follows or polls a peer, and reports how that ended."""
+        end: FeedEnd | None = FeedEnd.BROKEN
+        peer, why = feed.peer, ""
         try:
-            await self._follow(feed)
-            end = FeedEnd.IN_ORDER
+            end = await work(feed)
         except FeedDivergedError as error:
             end, why = FeedEnd.DIVERGED, str(error)
         except FeedTimeoutError as error:
             end, why = FeedEnd.SILENT, str(error)
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            why = describe_call_error(error, self._state.tls)
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED and not feed.polls_until:
                 end = FeedEnd.UNIMPLEMENTED
-            else:
-                why = describe_call_error(error, self._state.tls)
         except Exception as error:  # noqa: BLE001 - an error of this process must not end the feed
             why = str(error)
-            kind = "exchange" if feed.is_exchange else "fault"
-            line = (
-                "an exchange with %s at %s failed"
-                if feed.is_exchange
-                else "watching %s at %s failed"
-            )
-            peer = feed.peer
-            self._log_limiter.warn(peer.id, kind, line, peer.id, peer.address, error=error)
-        self._ended(feed, end, why)
+            what = "an exchange with" if feed.is_exchange else "watching"
+            line = "%s %s at %s failed"
+            self._log_limiter.warn(peer.id, what, line, what, peer.id, peer.address, error=error)
+        # The session may have closed this stream meanwhile.
+        if self._streams.get(feed) is asyncio.current_task():
+            del self._streams[feed]
+            if end is None:
+                self.session.poll_answered(feed, time.monotonic())
+            else:
+                self.session.feed_ended(feed, end, time.monotonic(), why)
 
-    async def _follow(self, feed: Feed) -> None:
-        def on_message(received: ReceiveResult) -> None:
-            self.session.message_received(feed, received, time.monotonic())
+    async def _follow(self, feed: Feed) -> FeedEnd:
+        def on_message(result: ReceiveResult) -> None:
+            self.session.message_received(feed, result, time.monotonic())
 
         peer, state = feed.peer, self._state
         # A channel of its own: a shared one may be waiting out gRPC's backoff when a peer is back.
         channel = open_channel(state.tls, peer.id, peer.address)
         try:
+            request = feed.reader.request(
+                state.mesh, state.own_record(), state.chain, source=peer.id
+            )
             await follow(
                 channel,
                 feed.reader,
-                feed.reader.request(state.mesh, state.own_record(), state.chain, source=peer.id),
+                request,
                 source=peer.id,
                 on_message=on_message,
                 timeout=feed.silent_after,
             )
         finally:
             await channel.close()
+        return FeedEnd.IN_ORDER
 
     async def _poll(self, feed: Feed) -> None:
-        try:
-            await self.peers.poll(feed.peer)
-        except grpc.aio.AioRpcError as error:
-            self._ended(feed, FeedEnd.BROKEN, describe_call_error(error, self._state.tls))
-        except Exception as error:  # noqa: BLE001 - an error of this process must not end the polls
-            line = "polling %s at %s failed"
-            peer = feed.peer
-            self._log_limiter.warn(peer.id, "fault", line, peer.id, peer.address, error=error)
-            self._ended(feed, FeedEnd.BROKEN, str(error))
-        else:
-            if self._streams.get(feed) is asyncio.current_task():
-                del self._streams[feed]
-                self.session.poll_answered(feed, time.monotonic())
-
-    def _ended(self, feed: Feed, end: FeedEnd, why: str) -> None:
-        # The session may have closed this stream meanwhile.
-        if self._streams.get(feed) is asyncio.current_task():
-            del self._streams[feed]
-            self.session.feed_ended(feed, end, time.monotonic(), why)
+        await self.peers.poll(feed.peer)

@@ -66,9 +66,8 @@ class Session:
         rings: Rings that hold all nodes of the topology already.
 
     Attributes:
-        membership: Decides which nodes to watch, and who is alive.
         feeds: The feeds to keep open, by node id.
-        peers: The address of each peer.
+        has_joined: Whether a peer has sent all that it knows.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class Session:
         position = 0 if rings is None else topology.log_position
         self.membership = Membership(topology, now, rings=rings, position=position)
         self.feeds: dict[str, Feed] = {}
-        self.peers = PeerDirectory(topology)
+        self.peers = PeerDirectory(topology, on_change=shell.wake)
         # Dictionaries, since the order of a set differs between runs of a simulation.
         self._exchanges: dict[Feed, None] = {}
         self._rate_limited: dict[Feed, None] = {}
@@ -99,32 +98,13 @@ class Session:
         self._review_at = now
         self._recover_at = now + RECOVER_EVERY
         self._answered: set[str] = set()
+        self.has_joined = False
         self._is_leaving = False
         self._log_limiter = LogLimiter(_log)
-
-    # Peers
-
-    def add_peer(self, peer: PeerInfo) -> None:
-        """Adds a peer to watch."""
-        self.peers.add(peer)
-        self._peers_changed()
-
-    def remove_peer(self, peer_id: str) -> None:
-        """Forgets a peer that was added.
-
-        Raises:
-            PeerNotFoundError: If it was not added.
-        """
-        self.peers.remove(peer_id)
-        self._peers_changed()
 
     def silences(self, now: float) -> list[float]:
         """Returns the seconds since the last message of each feed that works."""
         return [now - f.heard_at for f in self.feeds.values() if f.heard_at and not f.problem]
-
-    def _peers_changed(self) -> None:
-        self._reconciled = None
-        self._shell.wake()
 
     # Which feeds to open
 
@@ -140,7 +120,7 @@ class Session:
         if self._review_at <= now or self.membership.position != self._topology.log_position:
             self._review_at = now + REVIEW
             self.membership.tick(now)
-        state = self._topology.log_position, self.membership.rings_version
+        state = self._topology.log_position, self.membership.rings_version, self.peers.version
         if state != self._reconciled:
             # Nothing else can change which nodes to watch.
             self._reconciled = state
@@ -212,7 +192,6 @@ class Session:
             self._shell.open(feed)
 
     def _drop(self, feed: Feed) -> None:
-        """Closes a feed for good."""
         if feed.is_exchange:
             del self._exchanges[feed]
         else:
@@ -262,21 +241,13 @@ class Session:
             self._drop(feed)
 
     def poll_answered(self, feed: Feed, now: float) -> None:
-        """Handles the answer to a poll."""
         feed.is_open, feed.dial_at = False, now + POLL_INTERVAL
         self._note_message(feed, now)
         self.apply(ReceiveResult(complete=True), now)
         self._shell.wake()
 
     def feed_ended(self, feed: Feed, end: FeedEnd, now: float, why: str = "") -> None:
-        """Decides when to dial again after a feed ended, or a poll failed.
-
-        Args:
-            feed: The feed.
-            end: How it ended.
-            now: The time.
-            why: The reason, for the log.
-        """
+        """Decides when to dial again after a feed ended, or a poll failed."""
         if not feed.is_open:
             return
         why = why or end.value
@@ -307,8 +278,9 @@ class Session:
         """Handles what a message means for this node itself, from whichever call."""
         if result.foreign is not None:
             self.foreign_record_received(result.foreign, now)
-        if result.complete:
-            self._shell.joined()
+        if result.complete and not self.has_joined:
+            self.has_joined = True
+            self._shell.wake()
 
     def foreign_record_received(self, record: Record, now: float) -> None:
         """Answers a newer record of the own id by another process.
@@ -342,11 +314,9 @@ class Session:
     # Maintenance and the end
 
     def maintain(self, wall: float, *, not_after: float = math.inf) -> None:
-        """Removes expired records, and renews the lease of the own one.
+        """Removes expired records, and renews the own one if its certificate allows it.
 
-        Args:
-            wall: Unix seconds.
-            not_after: When the own certificate expires (Unix seconds); no lease outlives it.
+        Both times are Unix seconds.
         """
         self._topology.expire()
         record = self._topology.get_record(self._own_id)
@@ -376,11 +346,8 @@ class Session:
     def say_goodbye(self, aware: Collection[str], now: float) -> None:
         """Sends the tombstone to a few nodes that do not watch this one.
 
-        Without it, a node that leaves as soon as it joined would stay in the topology as failed.
-
-        Args:
-            aware: Ids of the nodes that received it by a feed.
-            now: The time.
+        The nodes of `aware` received it by a feed. Without a goodbye, a node that leaves as soon as
+        it joined would stay in the topology as failed.
         """
         unaware = [
             peer

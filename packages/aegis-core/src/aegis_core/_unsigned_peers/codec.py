@@ -8,34 +8,19 @@ from datetime import UTC, datetime
 
 from aegis_discovery import HealthStatus, NodeInfo, TopologySnapshot
 from aegis_discovery.proto import aegis_pb2
-from aegis_discovery.records import node_to_unsigned, nodes_from_unsigned
+from aegis_discovery.records import node_to_unsigned
 
 from aegis_core._health.checks import HealthInfo
 
 MAX_PIECES = 40_000
 """Nodes and services read of one answer: a service for each node of a full mesh."""
 
-__all__ = [
-    "MAX_PIECES",
-    "first_of",
-    "health_from_wire",
-    "health_to_wire",
-    "node_info_from_wire",
-    "node_info_to_wire",
-    "nodes_from_unsigned",
-    "ping_response",
-    "sync_response",
-    "topology_response",
-]
-
 
 def ping_response(node_id: str) -> aegis_pb2.PingResponse:
-    """Builds the answer to a ping."""
     return aegis_pb2.PingResponse(receiver_id=node_id, timestamp=int(time.time()), success=True)
 
 
 def health_to_wire(info: HealthInfo) -> aegis_pb2.HealthResponse:
-    """Encodes a node's health."""
     return aegis_pb2.HealthResponse(
         node_id=info.node_id,
         status=info.status.value,
@@ -61,7 +46,6 @@ def health_from_wire(message: aegis_pb2.HealthResponse) -> HealthInfo:
 
 
 def node_info_to_wire(node: NodeInfo, health: HealthInfo) -> aegis_pb2.NodeInfoResponse:
-    """Encodes a node's own description."""
     return aegis_pb2.NodeInfoResponse(
         id=node.id,
         name=node.name,
@@ -95,7 +79,6 @@ def first_of(nodes: Sequence[aegis_pb2.TopologyNode]) -> list[aegis_pb2.Topology
 
 
 def sync_response(snapshot: TopologySnapshot) -> aegis_pb2.TopologySyncResponse:
-    """Encodes a whole topology."""
     return aegis_pb2.TopologySyncResponse(
         version=snapshot.version,
         nodes=map(node_to_unsigned, snapshot.nodes.values()),
@@ -104,7 +87,6 @@ def sync_response(snapshot: TopologySnapshot) -> aegis_pb2.TopologySyncResponse:
 
 
 def topology_response(snapshot: TopologySnapshot) -> aegis_pb2.GetTopologyResponse:
-    """Encodes a whole topology."""
     return aegis_pb2.GetTopologyResponse(
         version=snapshot.version, nodes=map(node_to_unsigned, snapshot.nodes.values())
     )

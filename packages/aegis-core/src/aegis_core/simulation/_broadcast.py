@@ -63,7 +63,6 @@ class _Broadcast:
         return topology
 
     def _send_changes(self, node_id: str, topology: Topology) -> None:
-        """Sends the change to the nodes that watch a node."""
         world = self._world
         for watcher in sorted(self._rings.observers(node_id)):
             request = mesh_pb2.WatchRequest(

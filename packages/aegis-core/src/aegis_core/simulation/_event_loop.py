@@ -48,7 +48,6 @@ class VirtualClock:
         heapq.heappush(self._due, (when, when, next(self._count), entity, action, args))
 
     def run(self, until: float) -> None:
-        """Runs all actions up to a time."""
         due = self._due
         while due and due[0][0] <= until:
             when, first, count, entity, action, args = heapq.heappop(due)

@@ -40,7 +40,6 @@ class Decoder:
         self._verdicts: dict[bytes, SignedVerdict] = {}
 
     def record(self, signed: Signed) -> Record:
-        """Decodes a record."""
         found = self._records.get(signed.body)
         if found is None:
             found = decode_record(signed)[0].shared(signed.signer)
@@ -52,7 +51,6 @@ class Decoder:
         return self._records.setdefault(record.body, record)
 
     def verdict(self, signed: Signed) -> SignedVerdict:
-        """Decodes a verdict."""
         found = self._verdicts.get(signed.body)
         if found is None:
             found = SignedVerdict(decode_verdict(signed.body)[0], signed)
@@ -68,17 +66,11 @@ class FakeVerifier(Verifier):
         self._clock = clock
 
     def add_chain(self, chain: Sequence[bytes]) -> bytes:
-        """Accepts any chain."""
         return FakeSigning.fingerprint
 
     def verify(
         self, signed: Signed, held: Callable[[str], Record | None] = lambda _: None
     ) -> Record:
-        """Decodes a record.
-
-        Raises:
-            InvalidRecordError: If its stamp is ahead.
-        """
         record = self._decoder.record(signed)
         if held(record.id) is not record and self._is_ahead(record.stamp):
             raise InvalidRecordError(record.id, "its stamp is ahead of this clock")
@@ -89,11 +81,6 @@ class FakeVerifier(Verifier):
         signed: Signed,
         held: Callable[[str, str], SignedVerdict | None] = lambda _subject, _accuser: None,
     ) -> SignedVerdict:
-        """Decodes a verdict.
-
-        Raises:
-            InvalidVerdictError: If its stamp is ahead.
-        """
         content = self._decoder.verdict(signed)
         if self._is_ahead(content.verdict.stamp):
             raise InvalidVerdictError(content.verdict.accuser, "its stamp is ahead of this clock")

@@ -33,7 +33,6 @@ class Network:
         self._lateness = (0.0, 0.0)
 
     def latency(self) -> float:
-        """Draws the latency of a message."""
         least, most = LATENCY
         return least + (most - least) * self._rng.random()
 
@@ -44,7 +43,6 @@ class Network:
         return self._rng.uniform(*self._lateness)
 
     def is_open(self, one: str, other: str) -> bool:
-        """Tells whether packets of a stream get through."""
         if self._groups and self._groups.get(one, -1) != self._groups.get(other, -1):
             return False
         blocked = self._blocked
@@ -62,20 +60,16 @@ class Network:
         self._groups = {node_id: number for number, group in enumerate(groups) for node_id in group}
 
     def block(self, source: str | None, target: str | None) -> None:
-        """Blocks packets from one node to another; None is every node."""
         self._blocked.add((source, target))
 
     def unblock(self, source: str | None, target: str | None) -> None:
-        """Undoes a `block`."""
         self._blocked.discard((source, target))
 
     def delay(self, share: float, least: float, most: float) -> None:
-        """Delays a share of all heartbeats by so many seconds."""
         self._late_share = share
         self._lateness = (least, most)
 
     def heal(self) -> None:
-        """Opens all links and ends all delays."""
         self._groups = {}
         self._blocked = set()
         self._late_share = 0.0

@@ -72,7 +72,7 @@ class Process(Host):
             rings=rings,
         )
         for seed in self._seeds:
-            self.session.add_peer(PeerInfo(seed, _address_of(seed)))
+            self.session.peers.add(PeerInfo(seed, _address_of(seed)))
         self.topology.subscribe(self._on_event)
         self.topology.subscribe_changed(self._on_changed)
         self._tick_at(self.session.tick(now))
@@ -107,16 +107,13 @@ class Process(Host):
 
     @property
     def session(self) -> Session:
-        """The session, once it was started."""
         assert self._session is not None  # noqa: S101 - there since the start
         return self._session
 
     def wake(self) -> None:
-        """Ticks at this moment."""
         self._tick_at(self._clock.now)
 
     def open(self, feed: Feed) -> None:
-        """Opens a stream."""
         stream = self.streams[feed] = Stream(feed.peer.id, self, feed)
         own = self.topology.get_record(self.id)
         request = feed.reader.request(MESH, own, source=feed.peer.id).SerializeToString()
@@ -128,17 +125,12 @@ class Process(Host):
         raise NotImplementedError
 
     def close(self, feed: Feed) -> None:
-        """Ends a stream."""
         self._world.close(self.streams.pop(feed))
 
     def release(self, peer_id: str) -> None:
         """Does nothing: there are no connections but streams."""
 
-    def joined(self) -> None:
-        """Does nothing: nothing waits for it."""
-
     def give_way(self, address: str) -> None:
-        """Ends, since another process runs under its id."""
         self._world.log_event(self.id, "id in use", self.id)
         self.end()
 
@@ -180,13 +172,11 @@ class Process(Host):
                 self.on_end(stream, FeedEnd.DIVERGED)
 
     def on_end(self, stream: Stream, end: FeedEnd) -> None:
-        """Handles the end of a feed."""
         if not stream.is_closed:
             self.close(stream.feed)
             self.session.feed_ended(stream.feed, end, self._clock.now)
 
     def _check_silence(self, stream: Stream) -> None:
-        """Closes a stream that has been silent for too long."""
         feed = stream.feed
         if not stream.is_closed:
             silent_at = max(feed.opened_at, feed.heard_at) + feed.silent_after
@@ -210,7 +200,6 @@ class Process(Host):
     # Serving feeds
 
     def accept(self, stream: Stream, request: bytes) -> None:
-        """Opens a feed for a watcher."""
         if stream.is_closed:
             return
         message = mesh_pb2.WatchRequest.FromString(request)
@@ -270,7 +259,6 @@ def _address_of(node_id: str) -> str:
 
 
 def fake_signer(world: World[Process], node_id: str) -> RecordSigner:
-    """Makes the signer of one process of a node."""
     signer = RecordSigner(node_id, mesh=MESH, key=FakeSigning(), clock=world.wall_clock(node_id))
     signer.instance = world.rng.randbytes(8).hex()
     return signer

@@ -280,7 +280,6 @@ class Simulation:
         self._world.network.heal()
 
     def _begin(self, ids: Sequence[str]) -> None:
-        """Starts all nodes as a mesh that has been idle for long."""
         world = self._world
         signers = {node_id: fake_signer(world, node_id) for node_id in ids}
         known, rings = shared_state(world, signers)

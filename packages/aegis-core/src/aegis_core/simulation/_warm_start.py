@@ -17,7 +17,6 @@ _T = TypeVar("_T")
 
 
 def shared_state(world: World[Any], signers: Mapping[str, RecordSigner]) -> tuple[Topology, Rings]:
-    """Makes a topology and rings with a record of each of these signers."""
     wall = world.wall_clock("")
     known, rings = Topology(clock=wall), Rings()
     stamp = int(wall() * 1000)

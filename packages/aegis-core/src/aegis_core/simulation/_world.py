@@ -42,15 +42,12 @@ class Host(Entity):
 
     def accept(self, stream: Stream, request: bytes) -> None:
         """Starts to serve a feed."""
-        raise NotImplementedError
 
     def on_message(self, stream: Stream, data: bytes | None) -> None:
         """Handles a message of a feed that it reads, or the end of that feed in order (None)."""
-        raise NotImplementedError
 
     def on_end(self, stream: Stream, end: FeedEnd) -> None:
         """Handles any other end of a feed that it reads."""
-        raise NotImplementedError
 
 
 HostT = TypeVar("HostT", bound=Host)
@@ -130,12 +127,10 @@ class World(Generic[HostT]):
         self._decoded: dict[bytes, mesh_pb2.WatchResponse] = {}
 
     def wall_clock(self, node_id: str) -> Callable[[], float]:
-        """Returns a node's own clock."""
         clock, skews = self.clock, self.skews
         return lambda: EPOCH + clock.now + skews.get(node_id, 0.0)
 
     def log_event(self, by: str, kind: str, subject: str) -> None:
-        """Records what happened."""
         self.events.append(Event(self.clock.now, by, kind, subject))
 
     def decode(self, data: bytes) -> mesh_pb2.WatchResponse:
@@ -181,7 +176,6 @@ class World(Generic[HostT]):
         self.clock.after(after, watcher, watcher.on_end, stream, FeedEnd.BROKEN)
 
     def close(self, stream: Stream) -> None:
-        """Closes a stream at its watcher's end."""
         stream.is_closed = True
 
     def send(self, stream: Stream, data: bytes | None) -> None:
