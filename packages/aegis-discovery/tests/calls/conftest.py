@@ -30,6 +30,7 @@ class BlockingCalls:
 
     pool_type: Any = ServiceClientPool
     cache_type: Any = _channels.ChannelCache
+    open_channel: Any = staticmethod(_channels.open_channel)
     cancelled_error: type[BaseException] = grpc.RpcError
     answered_streams: tuple[bytes, ...] = (b"1!", b"meta0!")
     """Requests of streams that fail after a message, or after their initial metadata."""
@@ -61,19 +62,27 @@ class BlockingCalls:
         """Returns the id of the provider that answers."""
         return bytes(await self.unary(channel, "/t/Who")).decode()
 
-    async def stream(self, channel: Any, request: bytes, *, timeout: Any = WAIT) -> list[bytes]:
+    async def stream(
+        self, channel: Any, request: bytes, *, timeout: Any = WAIT, **options: Any
+    ) -> list[bytes]:
         """Returns all responses of the method `Count`."""
         count = channel.unary_stream("/t/Count")
-        return await asyncio.to_thread(lambda: list(count(request, timeout=timeout)))
+        return await asyncio.to_thread(lambda: list(count(request, timeout=timeout, **options)))
 
-    async def chat(self, channel: Any, requests: Any, *, timeout: Any = WAIT) -> list[bytes]:
+    async def chat(
+        self, channel: Any, requests: Any, *, timeout: Any = WAIT, **options: Any
+    ) -> list[bytes]:
         """Sends a stream and returns all responses."""
         chat = channel.stream_stream("/t/Chat")
-        return await asyncio.to_thread(lambda: list(chat(requests, timeout=timeout)))
+        return await asyncio.to_thread(lambda: list(chat(requests, timeout=timeout, **options)))
 
-    async def join(self, channel: Any, requests: Any, *, timeout: Any = WAIT) -> Any:
+    async def join(
+        self, channel: Any, requests: Any, *, timeout: Any = WAIT, **options: Any
+    ) -> Any:
         """Sends a stream and returns the one response."""
-        return await asyncio.to_thread(channel.stream_unary("/t/Join"), requests, timeout=timeout)
+        return await asyncio.to_thread(
+            channel.stream_unary("/t/Join"), requests, timeout=timeout, **options
+        )
 
     def sent(self, *requests: bytes) -> Any:
         """Returns a request stream."""
@@ -105,11 +114,18 @@ class BlockingCalls:
     async def initial_metadata(self, call: Any) -> Any:
         return await asyncio.to_thread(call.initial_metadata)
 
+    async def trailing_metadata(self, call: Any) -> Any:
+        return await asyncio.to_thread(call.trailing_metadata)
+
     async def read(self, call: Any) -> Any:
         """Returns the next response of a stream, or EOF."""
         return await asyncio.to_thread(next, call, grpc.aio.EOF)
 
     iterate = read
+
+    async def collect(self, call: Any) -> list[Any]:
+        """Returns the further responses of a stream."""
+        return await asyncio.to_thread(list, call)
 
     async def ready(self, channel: Any) -> None:
         """Waits until a channel is connected."""
@@ -128,12 +144,14 @@ class BlockingCalls:
     def interceptor(self, seen: list[str], error: Exception | None = None) -> Any:
         """Returns an interceptor that notes the methods of calls, and raises the error if any."""
 
-        class Note(grpc.UnaryUnaryClientInterceptor):
+        class Note(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
             def intercept_unary_unary(self, go_on: Any, details: Any, request: Any) -> Any:
                 seen.append(details.method)
                 if error is not None:
                     raise error
                 return go_on(details, request)
+
+            intercept_unary_stream = intercept_unary_unary
 
         return Note()
 
@@ -153,8 +171,10 @@ class FutureCalls(BlockingCalls):
         call = channel.unary_unary(method).future(request, timeout=timeout, **options)
         return await asyncio.to_thread(call.result)
 
-    async def join(self, channel: Any, requests: Any, *, timeout: Any = WAIT) -> Any:
-        call = channel.stream_unary("/t/Join").future(requests, timeout=timeout)
+    async def join(
+        self, channel: Any, requests: Any, *, timeout: Any = WAIT, **options: Any
+    ) -> Any:
+        call = channel.stream_unary("/t/Join").future(requests, timeout=timeout, **options)
         return await asyncio.to_thread(call.result)
 
 
@@ -163,6 +183,7 @@ class AioCalls(BlockingCalls):
 
     pool_type = aio.ServiceClientPool
     cache_type = _aio_channels.ChannelCache
+    open_channel = staticmethod(_aio_channels.open_channel)
     cancelled_error = asyncio.CancelledError
     answered_streams = (b"1!",)  # grpc.aio may lose metadata that arrives together with the status
 
@@ -180,16 +201,22 @@ class AioCalls(BlockingCalls):
     ) -> Any:
         return await channel.unary_unary(method)(request, timeout=timeout, **options)
 
-    async def stream(self, channel: Any, request: bytes, *, timeout: Any = WAIT) -> list[bytes]:
-        call = channel.unary_stream("/t/Count")(request, timeout=timeout)
+    async def stream(
+        self, channel: Any, request: bytes, *, timeout: Any = WAIT, **options: Any
+    ) -> list[bytes]:
+        call = channel.unary_stream("/t/Count")(request, timeout=timeout, **options)
         return [message async for message in call]
 
-    async def chat(self, channel: Any, requests: Any, *, timeout: Any = WAIT) -> list[bytes]:
-        call = channel.stream_stream("/t/Chat")(requests, timeout=timeout)
+    async def chat(
+        self, channel: Any, requests: Any, *, timeout: Any = WAIT, **options: Any
+    ) -> list[bytes]:
+        call = channel.stream_stream("/t/Chat")(requests, timeout=timeout, **options)
         return [message async for message in call]
 
-    async def join(self, channel: Any, requests: Any, *, timeout: Any = WAIT) -> Any:
-        return await channel.stream_unary("/t/Join")(requests, timeout=timeout)
+    async def join(
+        self, channel: Any, requests: Any, *, timeout: Any = WAIT, **options: Any
+    ) -> Any:
+        return await channel.stream_unary("/t/Join")(requests, timeout=timeout, **options)
 
     def sent(self, *requests: bytes) -> Any:
         async def send() -> AsyncIterator[bytes]:
@@ -220,11 +247,17 @@ class AioCalls(BlockingCalls):
     async def initial_metadata(self, call: Any) -> Any:
         return await call.initial_metadata()
 
+    async def trailing_metadata(self, call: Any) -> Any:
+        return await call.trailing_metadata()
+
     async def read(self, call: Any) -> Any:
         return await call.read()
 
     async def iterate(self, call: Any) -> Any:
         return await anext(aiter(call))
+
+    async def collect(self, call: Any) -> list[Any]:
+        return [message async for message in call]
 
     async def ready(self, channel: Any) -> None:
         await asyncio.wait_for(channel.channel_ready(), WAIT)
@@ -238,11 +271,14 @@ class AioCalls(BlockingCalls):
             yield closable
 
     def interceptor(self, seen: list[str], error: Exception | None = None) -> Any:
-        class Note(grpc.aio.UnaryUnaryClientInterceptor):
+        class Note(grpc.aio.UnaryUnaryClientInterceptor, grpc.aio.UnaryStreamClientInterceptor):
             async def intercept_unary_unary(self, go_on: Any, details: Any, request: Any) -> Any:
                 seen.append(bytes(details.method).decode())
                 if error is not None:
                     raise error
+                return await go_on(details, request)
+
+            async def intercept_unary_stream(self, go_on: Any, details: Any, request: Any) -> Any:
                 return await go_on(details, request)
 
         return Note()
@@ -254,6 +290,12 @@ def calls(request: pytest.FixtureRequest) -> Iterator[BlockingCalls]:
     calls: BlockingCalls = request.param()
     yield calls
     calls.release()
+
+
+@pytest.fixture
+def provider(start_provider: Callable[..., Any]) -> Any:
+    """One provider."""
+    return start_provider("one")
 
 
 @pytest.fixture
