@@ -24,6 +24,7 @@ from aegis_certs import (
 )
 
 P256 = KeyType.P256
+DAY = dt.timedelta(days=1)
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 
 
@@ -32,6 +33,28 @@ def source(ca: CertificateAuthority) -> IdentitySource:
     source = IdentitySource.directory("node-1", ca.directory, key_type=P256)
     source.load()
     return source
+
+
+@pytest.mark.parametrize("lost", [(), ("issued.json",), ("issued.json", "audit.jsonl")])
+def test_a_leaf_that_the_old_ca_cut_short_gets_its_days_from_the_new_one(
+    directory: Path, lost: tuple[str, ...]
+) -> None:
+    ca = CertificateAuthority.create(directory, key_type=P256, days=365, at=NOW - 364 * DAY)
+    asked = {"node-1": 90, "node-2": 30}
+    for node_id, days in asked.items():
+        cut = ca.issue(node_id, key_type=P256, days=days, at=NOW)
+        assert cut.not_after == NOW + DAY
+        ca.renew(node_id, at=NOW)
+    for name in lost:
+        (directory / name).unlink()
+    ca.prepare_rotation(at=NOW)
+    ca.activate_rotation(confirm=True, at=NOW)
+    assert [one.error for one in ca.renew_due(at=NOW)] == [None, None]
+    if len(lost) == 2:
+        asked["node-2"] = 90  # nothing here knows more
+    for node_id, days in asked.items():
+        tls = load_or_generate_tls(node_id, directory, at=NOW)
+        assert tls.not_after == NOW + days * DAY, node_id
 
 
 def test_every_step_keeps_all_nodes_trusting_each_other(

@@ -244,7 +244,7 @@ class CertificateAuthority:
             return session.sign(parsed, spec)
 
     def renew(self, node_id: str, *, at: datetime | None = None) -> TLSConfig:
-        """Issues the successor of a node's certificate: the same names and life, a new key.
+        """Issues the successor of a node's certificate: the same names and days, a new key.
 
         Raises:
             NotFoundError: The directory does not have the node's certificate and key. If the key

@@ -20,6 +20,7 @@ from aegis_certs._time import isoformat, parse_isoformat
 from aegis_certs._x509.identity import alternative_names, inherited_hosts
 from aegis_certs._x509.keys import describe_key, issuer_key_id
 from aegis_certs._x509.names import IPAddress
+from aegis_certs._x509.validity import MAX_DAYS
 from aegis_certs.errors import CertsError, InventoryError
 
 logger = logging.getLogger("aegis_certs")
@@ -44,6 +45,7 @@ class IssuedCertificate:
         address: The IP of the node's own address; empty if it has none.
         not_before: Its start (UTC).
         not_after: Its end (UTC).
+        days: How long it was requested to live; its CA may end earlier. None if this is unknown.
     """
 
     id: str
@@ -56,6 +58,7 @@ class IssuedCertificate:
     address: str
     not_before: datetime
     not_after: datetime
+    days: float | None = None
 
     @classmethod
     def of(
@@ -65,8 +68,9 @@ class IssuedCertificate:
         *,
         hosts: Iterable[str | IPAddress] = (),
         own_ip: IPAddress | None = None,
+        days: float | None = None,
     ) -> Self:
-        """The entry of a certificate and of the names that were requested for it."""
+        """The entry of a certificate and of the names and days that were requested for it."""
         names = alternative_names(certificate)
         return cls(
             id=node_id,
@@ -79,6 +83,7 @@ class IssuedCertificate:
             address="" if own_ip is None else str(own_ip),
             not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
+            days=days,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -94,6 +99,7 @@ class IssuedCertificate:
             "address": self.address,
             "not_before": isoformat(self.not_before),
             "not_after": isoformat(self.not_after),
+            "days": self.days,
         }
 
     @classmethod
@@ -115,7 +121,10 @@ class IssuedCertificate:
             value = data.get(field)
             if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
                 raise ValueError(f"{field} is not a list of names")
-        fields: dict[str, Any] = {field: data[field] for field in texts}
+        days = data.get("days")
+        if days is not None and (type(days) not in (int, float) or not 0 < days <= MAX_DAYS):
+            raise ValueError("days is not a number of days")
+        fields: dict[str, Any] = {field: data[field] for field in texts} | {"days": days}
         fields |= {field: tuple(data[field]) for field in lists}
         fields |= {field: parse_isoformat(data[field]) for field in dates}
         return cls(**fields)

@@ -51,7 +51,8 @@ def renew_in_session(session: CASession, request: IdentityRequest) -> TLSConfig:
     leaf = pair.chain[0]
     session.revocations.check(leaf, pair.chain[1:], subject=node_id)
     entry = session.inventory.get(f"{leaf.serial_number:x}")
-    spec = request.renewal_spec(leaf, session.issuer.certificate, entry)
+    issuer = session.bundle.issuer_of(leaf, pair.chain[1:]) or session.issuer.certificate
+    spec = request.renewal_spec(leaf, issuer, entry)
     return session.issue(spec, Action.RENEW)
 
 

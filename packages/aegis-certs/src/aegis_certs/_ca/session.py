@@ -142,7 +142,9 @@ class CASession:
             server=spec.server,
             client=spec.client,
         )
-        entry = IssuedCertificate.of(spec.node_id, leaf, hosts=spec.hosts, own_ip=spec.own_ip)
+        entry = IssuedCertificate.of(
+            spec.node_id, leaf, hosts=spec.hosts, own_ip=spec.own_ip, days=spec.days
+        )
         self.inventory.record(self.store, action, entry, self.at)
         return leaf
 

@@ -164,7 +164,7 @@ class IdentityRequest:
 
         Args:
             old: The certificate to renew.
-            issuer: The CA that will sign.
+            issuer: The CA that signed it.
             entry: The inventory's entry of the old certificate.
         """
         kept = inherited_hosts(old) if entry is None else map(parse_host, entry.hosts)
@@ -173,14 +173,19 @@ class IdentityRequest:
             own_ip = parse_ip(entry.address)
         hosts = dict.fromkeys((*self.spec.hosts, *kept))
         hosts.pop(self.node_id, None)
-        cut_short = old.not_valid_after_utc >= issuer.not_valid_after_utc
-        life = old.not_valid_after_utc - issued_at(old.not_valid_before_utc)
         return replace(
             self.spec,
             hosts=tuple(host for host in hosts if host != own_ip),
             own_ip=own_ip,
-            days=LEAF_DAYS if cut_short or life <= timedelta() else life / timedelta(days=1),
+            days=(entry and entry.days) or _days_of(old, issuer),
             key_type=self.key_type or key_type_of(old, LEAF_KEY_TYPE),
             server=allows(old, "server"),
             client=allows(old, "client"),
         )
+
+
+def _days_of(leaf: x509.Certificate, issuer: x509.Certificate) -> float:
+    """The life of a leaf; the default if its issuer cut it short."""
+    life = leaf.not_valid_after_utc - issued_at(leaf.not_valid_before_utc)
+    cut_short = leaf.not_valid_after_utc >= issuer.not_valid_after_utc
+    return LEAF_DAYS if cut_short or life <= timedelta() else life / timedelta(days=1)

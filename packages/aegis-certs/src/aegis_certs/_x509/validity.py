@@ -12,7 +12,7 @@ from aegis_certs.errors import ExpiredError, InvalidRequestError, NotYetValidErr
 
 BACKDATE = timedelta(minutes=5)  # the clocks of CA and verifier may differ by this
 NEW_CA_ADVICE = "create a new CA, and issue the certificates of the nodes from it"
-_MAX_DAYS = 36_500
+MAX_DAYS = 36_500
 
 
 class Validity(NamedTuple):
@@ -41,8 +41,8 @@ class CertificateState(StrEnum):
 
 def validity(at: datetime, days: float, issuer: x509.Certificate | None = None) -> Validity:
     """The validity of a certificate that is issued now: backdated, and within its issuer's."""
-    if not 0 < days <= _MAX_DAYS:
-        raise InvalidRequestError("days", days, f"give more than 0 and at most {_MAX_DAYS}")
+    if not 0 < days <= MAX_DAYS:
+        raise InvalidRequestError("days", days, f"give more than 0 and at most {MAX_DAYS}")
     at = at.replace(microsecond=0)
     span = Validity(at - BACKDATE, at + timedelta(days=days))
     if issuer is None:
