@@ -170,7 +170,7 @@ async def test_other_lives_of_a_node_that_never_answer_do_not_replace_it(
     await mesh.is_right(accused={"b"})
     assert b.failure is None
     assert held(Record) <= before + 4
-    found = f"another process runs under the id b, or ran, at {thief.address}"
+    found = f"another process runs, or ran, under the id b at {thief.address}"
     assert len(logged(found)) == 1, "once a minute"
     await thief.stop()
 
