@@ -15,8 +15,8 @@ CLEAR, SUSPECT, FAILED = Opinion.CLEAR, Opinion.SUSPECT, Opinion.FAILED
 STEP = 0.1
 
 
-class Bench:
-    """A judge, and the time that it is given."""
+class DetectorBench:
+    """A failure detector with a clock."""
 
     def __init__(self, *watched: str) -> None:
         self.now = 0.0
@@ -45,14 +45,14 @@ class Bench:
         return self.detector.opinion("a")
 
 
-def test_one_that_is_heard_is_clear() -> None:
-    bench = Bench()
+def test_a_node_that_is_heard_is_clear() -> None:
+    bench = DetectorBench()
     bench.wait(100, hearing="a")
     assert bench.opinion == (CLEAR, False)
 
 
-def test_silence_makes_a_suspect_and_more_of_it_a_failure() -> None:
-    bench = Bench()
+def test_a_silent_node_is_suspected_and_then_fails() -> None:
+    bench = DetectorBench()
     bench.wait(SUSPECT_AFTER - STEP)
     assert bench.opinion == (CLEAR, False)
     bench.wait(2 * STEP)
@@ -63,8 +63,8 @@ def test_silence_makes_a_suspect_and_more_of_it_a_failure() -> None:
     assert bench.opinion == (FAILED, False)
 
 
-def test_a_broken_feed_makes_a_suspect_at_once_and_a_failure_soon() -> None:
-    bench = Bench()
+def test_a_node_with_a_broken_feed_is_suspected_at_once_and_fails_soon() -> None:
+    bench = DetectorBench()
     bench.lost()
     assert bench.opinion == (SUSPECT, False)
     bench.wait(FAIL_AFTER_BREAK - STEP)
@@ -74,16 +74,16 @@ def test_a_broken_feed_makes_a_suspect_at_once_and_a_failure_soon() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.0, FAIL_AFTER_BREAK + 2 * STEP])
-def test_a_word_of_it_clears_a_suspect_and_one_that_failed(seconds: float) -> None:
-    bench = Bench()
+def test_a_message_clears_a_suspected_and_a_failed_node(seconds: float) -> None:
+    bench = DetectorBench()
     bench.lost()
     bench.wait(seconds)
     bench.detector.message_received("a", bench.now)
     assert bench.opinion == (CLEAR, False)
 
 
-def test_a_second_failure_within_a_minute_is_held_until_a_minute_in_order() -> None:
-    bench = Bench()
+def test_a_second_failure_within_a_minute_is_held_until_a_minute_without_trouble() -> None:
+    bench = DetectorBench()
     bench.fail()
     bench.wait(5, hearing="a")
     bench.fail()
@@ -95,7 +95,7 @@ def test_a_second_failure_within_a_minute_is_held_until_a_minute_in_order() -> N
 
 
 def test_failures_more_than_a_minute_apart_are_not_held() -> None:
-    bench = Bench()
+    bench = DetectorBench()
     bench.fail()
     bench.wait(FLAP_WINDOW, hearing="a")
     bench.fail()
@@ -103,8 +103,8 @@ def test_failures_more_than_a_minute_apart_are_not_held() -> None:
 
 
 @pytest.mark.parametrize("disorder", ["silence", "break"])
-def test_disorder_begins_the_minute_anew(disorder: str) -> None:
-    bench = Bench()
+def test_trouble_restarts_the_minute(disorder: str) -> None:
+    bench = DetectorBench()
     bench.fail()
     bench.wait(1, hearing="a")
     bench.fail()
@@ -119,8 +119,8 @@ def test_disorder_begins_the_minute_anew(disorder: str) -> None:
     assert bench.opinion == (CLEAR, False)
 
 
-def test_a_new_record_alone_refutes_and_leaves_it_in_peace_for_ever_longer() -> None:
-    bench = Bench()
+def test_a_wrong_accusation_is_followed_by_longer_and_longer_pauses() -> None:
+    bench = DetectorBench()
     quiet = SUSPECT_AFTER
     for _ in range(3):
         bench.lost()
@@ -135,8 +135,8 @@ def test_a_new_record_alone_refutes_and_leaves_it_in_peace_for_ever_longer() -> 
         bench.detector.message_received("a", bench.now)
 
 
-def test_a_new_record_of_one_that_others_accuse_too_begins_the_suspicion_anew() -> None:
-    bench = Bench()
+def test_a_new_record_of_a_node_that_others_accuse_restarts_the_suspicion() -> None:
+    bench = DetectorBench()
     bench.fail()
     bench.detector.record_renewed("a", bench.now, alone=False)
     assert bench.opinion == (SUSPECT, False)
@@ -144,23 +144,23 @@ def test_a_new_record_of_one_that_others_accuse_too_begins_the_suspicion_anew() 
     assert bench.opinion[0] is FAILED
 
 
-def test_a_new_record_does_not_clear_one_that_is_held() -> None:
-    bench = Bench()
+def test_a_new_record_does_not_clear_a_held_node() -> None:
+    bench = DetectorBench()
     bench.detector.watch("a", 0.0, opinion=FAILED, held=True)
     bench.detector.record_renewed("a", bench.now, alone=True)
     assert bench.opinion == (FAILED, True)
 
 
-def test_a_new_record_counts_as_a_word_of_one_that_is_clear() -> None:
-    bench = Bench()
+def test_a_new_record_of_a_clear_node_counts_as_a_message() -> None:
+    bench = DetectorBench()
     bench.wait(SUSPECT_AFTER - STEP)
     bench.detector.record_renewed("a", bench.now, alone=True)
     bench.wait(SUSPECT_AFTER - STEP)
     assert bench.opinion == (CLEAR, False)
 
 
-def test_its_own_pause_counts_against_nobody() -> None:
-    bench = Bench()
+def test_its_own_pause_accuses_no_node() -> None:
+    bench = DetectorBench()
     bench.now += 30
     bench.detector.tick(bench.now)
     assert bench.opinion == (CLEAR, False)
@@ -168,8 +168,8 @@ def test_its_own_pause_counts_against_nobody() -> None:
     assert bench.opinion == (CLEAR, False)
 
 
-def test_its_own_pause_does_not_end_the_time_of_a_suspect() -> None:
-    bench = Bench()
+def test_its_own_pause_does_not_shorten_a_suspicion() -> None:
+    bench = DetectorBench()
     bench.lost()
     bench.now += 30
     bench.detector.tick(bench.now)
@@ -177,8 +177,8 @@ def test_its_own_pause_does_not_end_the_time_of_a_suspect() -> None:
 
 
 @pytest.mark.parametrize("doubts", range(6))
-def test_doubt_stretches_its_patience_up_to_a_limit(doubts: int) -> None:
-    bench = Bench()
+def test_faults_of_its_own_lengthen_its_delays_up_to_a_limit(doubts: int) -> None:
+    bench = DetectorBench()
     for _ in range(doubts):
         bench.detector.penalize_own_health(0.0)
     bench.lost()
@@ -189,8 +189,8 @@ def test_doubt_stretches_its_patience_up_to_a_limit(doubts: int) -> None:
     assert bench.opinion[0] is FAILED
 
 
-def test_doubt_is_forgotten_in_calm() -> None:
-    bench = Bench()
+def test_a_fault_of_its_own_is_forgotten_after_a_while() -> None:
+    bench = DetectorBench()
     bench.detector.penalize_own_health(0.0)
     bench.wait(failure_detector.HEALTH_RECOVERY + STEP, hearing="a")
     bench.lost()
@@ -198,16 +198,16 @@ def test_doubt_is_forgotten_in_calm() -> None:
     assert bench.opinion[0] is FAILED
 
 
-def test_an_opinion_that_it_published_before_is_taken_up() -> None:
-    bench = Bench()
+def test_it_starts_from_the_opinion_that_it_published_before() -> None:
+    bench = DetectorBench()
     bench.detector.watch("a", 0.0, opinion=SUSPECT)
     assert bench.opinion == (SUSPECT, False)
     bench.wait(FAIL_AFTER_SILENCE + STEP)
     assert bench.opinion == (FAILED, False)
 
 
-def test_of_others_than_those_it_watches_it_takes_no_note() -> None:
-    bench = Bench()
+def test_it_ignores_nodes_that_it_does_not_watch() -> None:
+    bench = DetectorBench()
     bench.detector.message_received("b", 0.0)
     bench.detector.feed_broken("b", 0.0)
     bench.detector.record_renewed("b", 0.0, alone=True)
@@ -216,8 +216,8 @@ def test_of_others_than_those_it_watches_it_takes_no_note() -> None:
     assert list(bench.detector) == []
 
 
-def test_one_that_is_cut_off_holds_nothing_against_those_it_cannot_hear() -> None:
-    bench = Bench("a", "b", "c")
+def test_a_node_that_is_cut_off_holds_no_node() -> None:
+    bench = DetectorBench("a", "b", "c")
     for _ in range(3):
         bench.wait(SUSPECT_AFTER + FAIL_AFTER_SILENCE + 2 * STEP)
         assert bench.opinion == (FAILED, False)

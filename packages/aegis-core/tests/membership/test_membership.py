@@ -15,7 +15,7 @@ MANY = "bcdefghijkl"
 
 
 class Mesh:
-    """What one node, `a`, derives of what it and others say."""
+    """The membership of one node, `a`, with verdicts of its own and of others."""
 
     def __init__(self, *others: str) -> None:
         self.now = 0.0
@@ -56,11 +56,11 @@ class Mesh:
         self.write(node_id)
 
     def strangers(self, subject: str) -> list[str]:
-        """Those whose word on one of them does not count."""
+        """The nodes whose verdicts on `subject` do not count."""
         return sorted(self.signers.keys() - self.membership.observers(subject) - {subject, "a"})
 
     def answers(self, accuser: str, seconds: float) -> int:
-        """Lets one accuse `a` all the time; returns how often `a` answered."""
+        """Makes one accuse `a` all the time; returns how often `a` answered."""
         before = set[int]()
         end = self.now + seconds
         while self.now < end:
@@ -107,7 +107,7 @@ def test_a_liar_alone_fails_nobody(others: str) -> None:
         mesh.say("b", subject)
     mesh.wait(1.0)
     for subject in others[1:]:
-        # The living answer at once.
+        # Live nodes answer at once.
         assert mesh.status(subject) is not FAILED
         mesh.write(subject)
     mesh.wait(5.0)
@@ -137,7 +137,7 @@ def test_a_newer_record_refutes_unless_it_is_held() -> None:
     assert (mesh.status("e"), mesh.status("d")) == (ALIVE, FAILED)
 
 
-def test_one_that_holds_against_newer_records_and_is_outvoted_makes_nobody_a_suspect() -> None:
+def test_an_outvoted_held_verdict_makes_no_node_suspected() -> None:
     mesh = Mesh("b", "c", "d", "e")
     mesh.say("b", "e", held=True)
     mesh.wait(REVIEW)
@@ -152,7 +152,7 @@ def test_one_that_holds_against_newer_records_and_is_outvoted_makes_nobody_a_sus
     assert mesh.status("e") is FAILED
 
 
-def test_verdicts_of_an_earlier_life_of_their_accuser_are_void() -> None:
+def test_verdicts_of_an_earlier_instance_of_the_accuser_do_not_count() -> None:
     mesh = Mesh("b", "c", "d", "e")
     for accuser in "bcd":
         mesh.say(accuser, "e")
@@ -178,7 +178,7 @@ def test_a_node_answers_its_observers_with_a_new_record_once_a_second() -> None:
     assert mesh.own_stamp > first
 
 
-def test_it_says_of_one_whose_feed_broke_what_it_sees_and_takes_it_back() -> None:
+def test_it_publishes_a_suspicion_after_a_broken_feed_and_withdraws_it() -> None:
     mesh = Mesh("b", "c", "d")
     mesh.membership.feed_broken("b", mesh.now)
     mesh.membership.tick(mesh.now)
@@ -192,7 +192,7 @@ def test_it_says_of_one_whose_feed_broke_what_it_sees_and_takes_it_back() -> Non
     assert mesh.status("b") is ALIVE
 
 
-def test_a_verdict_of_one_that_does_not_watch_its_subject_is_void_until_it_does() -> None:
+def test_a_verdict_counts_only_once_its_accuser_is_an_observer() -> None:
     mesh = Mesh(*MANY)
     strangers = mesh.strangers("e")
     assert len(strangers) >= RINGS
@@ -207,7 +207,7 @@ def test_a_verdict_of_one_that_does_not_watch_its_subject_is_void_until_it_does(
     assert mesh.status("e") is FAILED
 
 
-def test_an_agreed_failure_falls_with_the_earlier_lives_of_those_who_agreed() -> None:
+def test_an_agreed_failure_ends_when_its_accusers_restart() -> None:
     mesh = Mesh("b", "c", "d", "e")
     for accuser in "bcd":
         mesh.say(accuser, "e")
@@ -219,7 +219,7 @@ def test_an_agreed_failure_falls_with_the_earlier_lives_of_those_who_agreed() ->
     assert mesh.status("e") is ALIVE
 
 
-def test_one_that_does_not_watch_is_answered_after_pauses_that_double() -> None:
+def test_an_accuser_that_is_no_observer_is_answered_after_doubling_pauses() -> None:
     mesh = Mesh(*MANY)
     # At once, and after 1, 3, 7, 15 and 31 s.
     assert mesh.answers(mesh.strangers("a")[0], 40) == 6
@@ -227,7 +227,7 @@ def test_one_that_does_not_watch_is_answered_after_pauses_that_double() -> None:
     assert mesh.answers(observer, 40) >= 30
 
 
-def test_a_stranger_that_kept_its_peace_for_two_minutes_is_answered_as_at_first() -> None:
+def test_after_two_minutes_without_an_accusation_the_pauses_start_over() -> None:
     mesh = Mesh(*MANY)
     stranger = mesh.strangers("a")[0]
     assert mesh.answers(stranger, 8) == 4
@@ -235,7 +235,7 @@ def test_a_stranger_that_kept_its_peace_for_two_minutes_is_answered_as_at_first(
     assert mesh.answers(stranger, 8) == 4
 
 
-def test_a_stranger_is_named_from_its_second_accusation_on_once_a_minute(
+def test_an_accuser_that_is_no_observer_is_named_from_its_second_accusation(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     mesh = Mesh(*MANY)
@@ -251,7 +251,7 @@ def test_a_stranger_is_named_from_its_second_accusation_on_once_a_minute(
     ]
 
 
-def test_an_observer_that_is_contradicted_all_the_time_is_named_once_a_minute(
+def test_an_observer_that_is_refuted_again_and_again_is_named_once_a_minute(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     mesh = Mesh("b", "c")
@@ -265,7 +265,7 @@ def test_an_observer_that_is_contradicted_all_the_time_is_named_once_a_minute(
     assert len(warned) == 2
 
 
-def test_an_observer_that_holds_what_most_others_do_not_is_named_once_a_minute(
+def test_an_observer_that_maintains_an_outvoted_verdict_is_named_once_a_minute(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def named() -> list[str]:
@@ -282,7 +282,7 @@ def test_an_observer_that_holds_what_most_others_do_not_is_named_once_a_minute(
     assert named() == 2 * ["b maintains that a is failed"]
 
 
-def test_observers_that_hold_what_most_say_are_not_named(
+def test_observers_that_maintain_what_most_say_are_not_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     mesh = Mesh("b", "c", "d")
@@ -299,7 +299,7 @@ def test_observers_that_hold_what_most_say_are_not_named(
 
 
 @pytest.mark.parametrize(("accusers", "is_slower"), [("b", False), ("bc", True)])
-def test_it_takes_two_observers_to_make_it_slow_to_accuse(
+def test_only_two_accusing_observers_make_a_node_slower_to_accuse(
     accusers: str, *, is_slower: bool
 ) -> None:
     mesh = Mesh("b", "c", "d")
@@ -314,7 +314,7 @@ def test_it_takes_two_observers_to_make_it_slow_to_accuse(
     assert said.verdict.opinion is (Opinion.SUSPECT if is_slower else Opinion.FAILED)
 
 
-def test_one_that_it_watches_again_is_judged_from_what_it_said_of_it_before() -> None:
+def test_a_node_that_is_watched_again_starts_from_the_published_verdict() -> None:
     mesh = Mesh("b", "c", "d", "e", "f")
     subjects = mesh.membership.watched
     assert subjects == set("bcdef")

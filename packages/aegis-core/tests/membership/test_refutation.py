@@ -4,7 +4,7 @@ from aegis_core._membership.refutation import REFUTE_EVERY, Refutation
 from aegis_discovery.records import Opinion, Verdict
 
 
-def test_a_stranger_that_comes_to_watch_us_is_answered_as_an_observer() -> None:
+def test_an_accuser_that_becomes_an_observer_is_answered_as_one() -> None:
     answers = Refutation()
     verdict = Verdict("m", "i", 1, 1, "a", "x", 1, Opinion.FAILED)
     given = [

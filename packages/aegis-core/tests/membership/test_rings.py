@@ -36,14 +36,14 @@ def test_each_node_watches_about_as_many_as_it_has_observers() -> None:
 
 
 @pytest.mark.parametrize("count", range(1, RINGS + 2))
-def test_in_a_small_mesh_everybody_watches_everybody(count: int) -> None:
+def test_in_a_small_mesh_every_node_watches_every_other(count: int) -> None:
     rings = rings_of(ids(count))
     for node_id in ids(count):
         everybody_else = set(ids(count)) - {node_id}
         assert rings.observers(node_id) == rings.subjects(node_id) == everybody_else
 
 
-def test_an_unknown_node_watches_nobody_and_is_watched_by_nobody() -> None:
+def test_an_unknown_node_neither_watches_nor_is_watched() -> None:
     rings = rings_of(ids(10))
     assert rings.observers("stranger") == rings.subjects("stranger") == frozenset()
 
@@ -54,7 +54,7 @@ def test_an_unknown_node_watches_nobody_and_is_watched_by_nobody() -> None:
     unable=st.frozensets(st.integers(0, 39), max_size=30),
     gone=st.frozensets(st.integers(0, 39), max_size=20),
 )
-def test_whoever_observes_a_node_watches_it_and_the_other_way_round(
+def test_the_observers_of_a_node_are_the_nodes_that_watch_it(
     count: int, unable: frozenset[int], gone: frozenset[int]
 ) -> None:
     rings = rings_of(ids(count), frozenset(f"node-{number:04}" for number in unable))
@@ -67,14 +67,14 @@ def test_whoever_observes_a_node_watches_it_and_the_other_way_round(
         assert rings.observers(subject) == by_subjects
 
 
-def test_everybody_is_observed_while_two_nodes_fit() -> None:
+def test_every_node_is_observed_while_two_nodes_can_observe() -> None:
     unable = frozenset(ids(60)[2:])
     rings = rings_of(ids(60), unable)
     assert all(rings.observers(node_id) for node_id in ids(60))
     assert all(not rings.observers(node_id) & unable for node_id in ids(60))
 
 
-def test_one_that_comes_back_finds_its_old_observers() -> None:
+def test_a_node_that_comes_back_has_the_same_observers() -> None:
     rings = rings_of(ids(30))
     before = {node_id: rings.observers(node_id) for node_id in ids(30)}
     assert rings.place("node-0004", can_observe=False)
@@ -83,7 +83,7 @@ def test_one_that_comes_back_finds_its_old_observers() -> None:
     assert {node_id: rings.observers(node_id) for node_id in ids(30)} == before
 
 
-def test_one_that_comes_moves_few_others() -> None:
+def test_a_node_that_joins_changes_the_observers_of_few_others() -> None:
     rings = rings_of(ids(500))
     before = {node_id: rings.subjects(node_id) for node_id in ids(500)}
     rings.place("newcomer", can_observe=True)
@@ -91,7 +91,7 @@ def test_one_that_comes_moves_few_others() -> None:
     assert len(moved) <= RINGS
 
 
-def test_only_news_is_told_as_such() -> None:
+def test_place_reports_changes_only() -> None:
     rings = Rings()
     assert rings.place("a", can_observe=True)
     assert not rings.place("a", can_observe=True)
@@ -102,7 +102,7 @@ def test_only_news_is_told_as_such() -> None:
     assert len(rings) == 0
 
 
-def test_places_do_not_change_from_version_to_version() -> None:
+def test_positions_on_the_rings_do_not_change_between_versions() -> None:
     # Nodes of two versions are one mesh only if they agree on this.
     assert sorted(rings_of(ids(20)).observers("node-0007")) == [
         "node-0006",

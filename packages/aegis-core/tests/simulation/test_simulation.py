@@ -37,7 +37,7 @@ print(len(simulation.events), hashlib.sha256(trace.encode()).hexdigest())
 """
 
 
-def deaths(simulation: Simulation) -> set[str]:
+def failures(simulation: Simulation) -> set[str]:
     return {event.subject for event in simulation.events if event.kind == "failed"}
 
 
@@ -70,7 +70,7 @@ def test_one_seed_gives_the_same_events_and_traffic_whatever_the_hash_seed() -> 
     assert int(runs[0].split()[0]) > 50
 
 
-def test_another_seed_gives_another_course() -> None:
+def test_another_seed_gives_other_events() -> None:
     runs = []
     for seed in (1, 2):
         simulation = Simulation(8, seed=seed)
@@ -80,7 +80,7 @@ def test_another_seed_gives_another_course() -> None:
     assert runs[0] != runs[1]
 
 
-def test_an_expectation_that_is_not_met_names_its_seed() -> None:
+def test_a_condition_that_is_not_met_names_the_seed() -> None:
     simulation = Simulation(3, seed=42)
     with pytest.raises(UnmetError, match=r"the end did not come true within 1 s .*seed=42") as info:
         simulation.run_until(lambda: False, within=1, what="the end")
@@ -88,14 +88,14 @@ def test_an_expectation_that_is_not_met_names_its_seed() -> None:
     assert info.value.at == simulation.now
 
 
-def test_it_begins_as_one_mesh_in_which_nothing_happens() -> None:
+def test_it_starts_as_one_mesh_without_events() -> None:
     simulation = Simulation(50)
     assert simulation.is_one_mesh()
     simulation.run(30)
     assert simulation.events == []
 
 
-def test_each_edge_carries_a_heartbeat_a_second_while_nothing_happens() -> None:
+def test_each_edge_of_an_idle_mesh_carries_a_heartbeat_a_second() -> None:
     simulation = Simulation(50)
     simulation.run(10)
     assert {10 <= traffic.messages <= 11 for traffic in simulation.traffic.values()} == {True}
@@ -125,7 +125,7 @@ def test_a_black_holed_node_is_known_everywhere_within_six_seconds(seed: int) ->
     simulation = Simulation(100, seed=seed)
     simulation.block("node-042")
     time_to_fail(simulation, "node-042", within=6)
-    assert deaths(simulation) == {"node-042"}
+    assert failures(simulation) == {"node-042"}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -133,10 +133,10 @@ def test_a_killed_node_is_known_everywhere_within_two_seconds(seed: int) -> None
     simulation = Simulation(100, seed=seed)
     simulation.kill("node-042")
     time_to_fail(simulation, "node-042", within=2)
-    assert deaths(simulation) == {"node-042"}
+    assert failures(simulation) == {"node-042"}
 
 
-def test_a_thousand_nodes_know_who_was_killed_and_who_was_cut_off() -> None:
+def test_a_thousand_nodes_see_which_node_was_killed_and_which_was_cut_off() -> None:
     simulation = Simulation(1000)
     simulation.kill("node-123")
     simulation.block("node-456", None)
@@ -149,7 +149,7 @@ def test_a_thousand_nodes_know_who_was_killed_and_who_was_cut_off() -> None:
     assert by_rest == {"node-123", "node-456"}
 
 
-def test_a_restarted_node_is_alive_everywhere_at_once_in_its_new_life() -> None:
+def test_a_restarted_node_is_alive_everywhere_at_once() -> None:
     simulation = Simulation(30)
     simulation.kill("node-003")
     time_to_fail(simulation, "node-003", within=2)
@@ -157,12 +157,12 @@ def test_a_restarted_node_is_alive_everywhere_at_once_in_its_new_life() -> None:
     simulation.run_until(simulation.is_one_mesh, within=2)
 
 
-def test_a_restart_that_nobody_had_time_to_notice_is_no_death() -> None:
+def test_a_quick_restart_is_not_a_failure() -> None:
     simulation = Simulation(30)
     simulation.restart("node-003")
     simulation.run_until(simulation.is_one_mesh, within=2)
     simulation.run(5)
-    assert deaths(simulation) == set()
+    assert failures(simulation) == set()
 
 
 @pytest.mark.parametrize("nodes", [2, 3, 7, 100])
@@ -174,29 +174,29 @@ def test_a_clean_leave_is_known_everywhere_without_a_suspicion(nodes: int) -> No
     assert {event.kind for event in simulation.events} == {"leave", "left"}
 
 
-def test_one_that_leaves_as_soon_as_it_joined_is_not_held_for_failed() -> None:
+def test_a_node_that_leaves_as_soon_as_it_joined_does_not_fail() -> None:
     simulation = Simulation(20)
     simulation.join("late", seeds=["node-000"])
     simulation.run_until(lambda: simulation.status_of("late", by="node-000"), within=1, every=0.01)
     simulation.leave("late")
     simulation.run(10)
-    assert deaths(simulation) == set()
+    assert failures(simulation) == set()
     assert simulation.everywhere("late", LEFT, None)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_third_of_the_mesh_that_is_killed_at_once_is_failed_and_nobody_else(seed: int) -> None:
+def test_a_third_of_the_mesh_that_is_killed_at_once_fails_and_no_other_node(seed: int) -> None:
     simulation = Simulation(100, seed=seed)
     killed = simulation.live[::3]
     for node_id in killed:
         simulation.kill(node_id)
     time_to_fail(simulation, *killed, within=10)
     simulation.run(5)
-    assert deaths(simulation) == set(killed)
+    assert failures(simulation) == set(killed)
 
 
 @pytest.mark.parametrize("how", ["kill", "block"])
-def test_two_of_three_that_fail_at_once_are_failed_at_the_third(how: str) -> None:
+def test_the_third_of_three_nodes_sees_the_other_two_fail(how: str) -> None:
     simulation = Simulation(3)
     for node_id in ("node-001", "node-002"):
         getattr(simulation, how)(node_id)
@@ -247,33 +247,33 @@ def test_two_halves_are_one_mesh_within_ten_seconds_of_healing(nodes: int) -> No
         pytest.param(20, 3.0, marks=pytest.mark.soak),
     ],
 )
-def test_late_heartbeats_kill_nobody(seconds: float, most: float) -> None:
+def test_late_heartbeats_make_no_node_fail(seconds: float, most: float) -> None:
     simulation = Simulation(100)
     simulation.delay(0.3, least=1.0, most=most)
     simulation.run(seconds)
-    assert deaths(simulation) == set()
+    assert failures(simulation) == set()
 
 
-def test_a_node_that_stalls_for_three_seconds_each_minute_kills_nobody_and_is_not_killed() -> None:
+def test_a_node_that_stalls_for_three_seconds_each_minute_causes_no_failure() -> None:
     simulation = Simulation(100)
     simulation.stall("node-042", 3.0, every=60)
     simulation.run(3 * 60)
-    assert deaths(simulation) == set()
+    assert failures(simulation) == set()
 
 
-def test_a_slow_node_kills_nobody() -> None:
+def test_a_slow_node_causes_no_failure() -> None:
     simulation = Simulation(50)
     simulation.stall("node-042", 0.8, every=1.0)
     simulation.run(60)
-    assert deaths(simulation) == set()
+    assert failures(simulation) == set()
 
 
-def test_a_link_between_two_nodes_that_is_blocked_kills_neither() -> None:
+def test_a_blocked_link_between_two_nodes_makes_neither_fail() -> None:
     simulation = Simulation(30)
     for target in simulation.live[1::4]:
         simulation.block("node-000", target)
     simulation.run(60)
-    assert deaths(simulation) == set()
+    assert failures(simulation) == set()
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_a_link_between_two_nodes_that_is_blocked_kills_neither() -> None:
         pytest.param(1000, 2, marks=[pytest.mark.soak, pytest.mark.timeout(300)]),
     ],
 )
-def test_one_way_and_flapping_links_of_one_node_in_a_hundred_fail_just_these_and_for_good(
+def test_nodes_with_one_way_and_flapping_links_fail_for_good_and_no_others(
     nodes: int, more: float
 ) -> None:
     simulation = Simulation(nodes)
@@ -312,7 +312,7 @@ def test_one_way_and_flapping_links_of_one_node_in_a_hundred_fail_just_these_and
 
 @pytest.mark.parametrize("nodes", [4, 6, 20])
 @pytest.mark.parametrize(("how", "within"), [("kill", 2), ("block", 6)])
-def test_a_liar_slows_nobody_down(nodes: int, how: str, within: float) -> None:
+def test_a_liar_does_not_slow_failure_detection(nodes: int, how: str, within: float) -> None:
     simulation = Simulation(nodes)
     *honest, lost, liar = simulation.live
 
@@ -329,7 +329,7 @@ def test_a_liar_slows_nobody_down(nodes: int, how: str, within: float) -> None:
 
 
 @pytest.mark.parametrize("nodes", [4, 6, 20])
-def test_a_liar_that_holds_to_it_makes_nobody_a_suspect_for_long(nodes: int) -> None:
+def test_a_liar_with_held_verdicts_makes_no_node_suspected_for_long(nodes: int) -> None:
     simulation = Simulation(nodes)
     *honest, liar = simulation.live
     simulation.accuse(liar, *honest, held=True)
@@ -340,7 +340,7 @@ def test_a_liar_that_holds_to_it_makes_nobody_a_suspect_for_long(nodes: int) -> 
     assert simulation.is_one_mesh()
 
 
-def test_broken_streams_are_resumed_with_no_more_than_was_missed_and_fail_nobody() -> None:
+def test_broken_streams_resume_with_the_missed_changes_only() -> None:
     simulation = Simulation(50)
     node_id = "node-007"
     for _ in range(5):
@@ -352,7 +352,7 @@ def test_broken_streams_are_resumed_with_no_more_than_was_missed_and_fail_nobody
         for edge, now in simulation.traffic.items():
             then = before.get(edge, Traffic(0, 0))
             assert now.octets - then.octets < 50 * 200, f"{edge} took as much as a snapshot"
-    assert deaths(simulation) == set()
+    assert failures(simulation) == set()
 
 
 def test_streams_break_between_two_nodes_only() -> None:
@@ -365,7 +365,7 @@ def test_streams_break_between_two_nodes_only() -> None:
 
 
 @pytest.mark.parametrize("how", ["late", "broken"])
-def test_what_is_lost_on_the_way_comes_late_or_on_another_stream(how: str) -> None:
+def test_lost_messages_arrive_late_or_on_another_stream(how: str) -> None:
     simulation = Simulation(2)
     simulation.block("node-000", "node-001")
     changes = [simulation.update("node-000") for _ in range(3)]
@@ -378,7 +378,7 @@ def test_what_is_lost_on_the_way_comes_late_or_on_another_stream(how: str) -> No
     simulation.run_until(simulation.is_one_mesh, within=1)
 
 
-def test_a_change_whose_streams_break_under_way_reaches_everybody() -> None:
+def test_a_change_reaches_every_node_although_its_streams_break() -> None:
     simulation = Simulation(30)
     for node_id in simulation.live[::4]:
         change = simulation.update(node_id)
@@ -389,11 +389,11 @@ def test_a_change_whose_streams_break_under_way_reaches_everybody() -> None:
         simulation.run_until(lambda c=change: len(c.hops) == 30, within=3)
     simulation.run(2)
     assert simulation.is_one_mesh()
-    assert deaths(simulation) == set()
+    assert failures(simulation) == set()
 
 
 @pytest.mark.parametrize("skew", [-200.0, 200.0])
-def test_a_node_whose_clock_is_wrong_by_minutes_takes_part(skew: float) -> None:
+def test_a_node_whose_clock_is_wrong_by_minutes_is_a_full_member(skew: float) -> None:
     simulation = Simulation(20)
     simulation.skew("node-004", skew)
     simulation.restart("node-004")
@@ -405,7 +405,7 @@ def test_a_node_whose_clock_is_wrong_by_minutes_takes_part(skew: float) -> None:
     simulation.run_until(simulation.is_one_mesh, within=15)
 
 
-def test_nodes_join_one_after_the_other_and_all_at_once() -> None:
+def test_nodes_join_one_by_one_and_all_at_once() -> None:
     simulation = Simulation(["seed"])
     for number in range(5):
         simulation.join(f"early-{number}", seeds=["seed"])
@@ -414,10 +414,10 @@ def test_nodes_join_one_after_the_other_and_all_at_once() -> None:
         simulation.join(f"late-{number:02}", seeds=["seed"])
     simulation.run_until(simulation.is_one_mesh, within=5)
     assert len(simulation.topology_of("seed").nodes) == 31
-    assert deaths(simulation) == set()
+    assert failures(simulation) == set()
 
 
-def test_the_newer_of_two_processes_of_one_id_goes_on() -> None:
+def test_the_newer_of_two_processes_under_one_id_continues() -> None:
     simulation = Simulation(10)
     simulation.stall("node-003", 60)
     simulation.run(10)
@@ -426,7 +426,7 @@ def test_the_newer_of_two_processes_of_one_id_goes_on() -> None:
 
 
 @pytest.mark.parametrize(("nodes", "at_most"), [(100, 5), (1000, 7)])
-def test_a_change_reaches_everybody_in_few_hops(nodes: int, at_most: int) -> None:
+def test_a_change_reaches_every_node_in_few_hops(nodes: int, at_most: int) -> None:
     simulation = Simulation(nodes)
     spreads = [simulation.update(node_id) for node_id in simulation.live[:: nodes // 5][:5]]
     simulation.run_until(
@@ -435,7 +435,7 @@ def test_a_change_reaches_everybody_in_few_hops(nodes: int, at_most: int) -> Non
     assert max(max(spread.hops.values()) for spread in spreads) <= at_most
 
 
-def test_a_change_of_many_nodes_at_once_reaches_everybody() -> None:
+def test_simultaneous_changes_of_all_nodes_reach_every_node() -> None:
     simulation = Simulation(60)
     spreads = [simulation.update(node_id) for node_id in simulation.live]
     simulation.run(1)
@@ -443,7 +443,7 @@ def test_a_change_of_many_nodes_at_once_reaches_everybody() -> None:
     assert simulation.is_one_mesh()
 
 
-def test_a_change_that_is_followed_alone_takes_as_few_hops_as_in_the_whole_simulation() -> None:
+def test_spread_takes_as_few_hops_as_the_full_simulation() -> None:
     simulation = Simulation(300)
     whole = simulation.update("node-007")
     simulation.run(0.5)

@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order: nobody dies of it who is well, and the mesh is one after."""
+"""After any sequence of actions: no healthy node fails, and the mesh becomes one again."""
 
 from __future__ import annotations
 
@@ -14,54 +14,54 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 NODES = [f"node-{number:03}" for number in range(8)]
 ANCHOR = NODES[0]
-"""Never ends: a node that starts anew needs somebody to join through."""
+"""Never ends, so that a node that restarts has a seed peer."""
 
 STEADY = FLAP_WINDOW + 15.0
-"""Seconds without trouble after which a node is well: none of it is held against anybody then."""
+"""Seconds without trouble after which a node is healthy: no verdict is held any more."""
 
 SETTLED = 10.0
-"""Seconds after which a node that started, stood still, or lost its streams is well."""
+"""Seconds after which a node that started, paused, or lost its streams is healthy."""
 
 node_ids = st.sampled_from(NODES[1:])
 
 
 class Nodes(RuleBasedStateMachine):
-    """What happens to nodes, and to streams between them, while all links are in order."""
+    """Actions on nodes, and on streams between them, while all links work."""
 
     @initialize(seed=st.integers(0, 1000))
     def begin(self, seed: int) -> None:
         self.simulation = Simulation(NODES, seed=seed)
         self.left: dict[str, float] = {}
-        self.links_well_at = self.news_well_at = -math.inf
-        self.well_at = dict.fromkeys(NODES, -math.inf)
+        self.links_healthy_at = self.leaves_reliable_at = -math.inf
+        self.healthy_at = dict.fromkeys(NODES, -math.inf)
         self.looked_at = 0
 
     def runs(self, node_id: str) -> bool:
         return node_id in self.simulation.live and node_id not in self.left
 
-    def is_well(self, node_id: str) -> bool:
-        return self.simulation.now >= max(self.well_at[node_id], self.links_well_at)
+    def is_healthy(self, node_id: str) -> bool:
+        return self.simulation.now >= max(self.healthy_at[node_id], self.links_healthy_at)
 
     def unsettle(self, *node_ids: str, seconds: float = 0.0) -> None:
         for node_id in node_ids:
             after = self.simulation.now + seconds + SETTLED
-            self.well_at[node_id] = max(self.well_at[node_id], after)
+            self.healthy_at[node_id] = max(self.healthy_at[node_id], after)
 
-    def disturb_news(self) -> None:
-        """Notes that somebody may miss it that a node leaves now, or just left."""
-        self.news_well_at = self.simulation.now + SETTLED
+    def note_missed_leave(self) -> None:
+        """Notes that a node may miss the tombstone of one that leaves now, or just left."""
+        self.leaves_reliable_at = self.simulation.now + SETTLED
         for node_id, since in self.left.items():
             if self.simulation.now - since < SETTLED:
                 self.left[node_id] = math.inf
 
-    # What happens to nodes
+    # Actions on nodes
 
     @rule(node_id=node_ids)
     def kill(self, node_id: str) -> None:
         if self.runs(node_id):
             self.simulation.kill(node_id)
-            self.well_at[node_id] = math.inf
-            self.disturb_news()
+            self.healthy_at[node_id] = math.inf
+            self.note_missed_leave()
 
     @rule(node_id=node_ids)
     def restart(self, node_id: str) -> None:
@@ -69,25 +69,25 @@ class Nodes(RuleBasedStateMachine):
             self.simulation.kill(node_id)
         self.simulation.join(node_id, seeds=[ANCHOR])
         self.left.pop(node_id, None)
-        self.well_at[node_id] = -math.inf
+        self.healthy_at[node_id] = -math.inf
         self.unsettle(node_id)
-        self.disturb_news()
+        self.note_missed_leave()
 
     @rule(node_id=node_ids)
     def leave(self, node_id: str) -> None:
         if self.runs(node_id):
-            is_calm = self.is_well(node_id) and self.simulation.now >= self.news_well_at
+            is_quiet = self.is_healthy(node_id) and self.simulation.now >= self.leaves_reliable_at
             self.simulation.leave(node_id)
-            self.well_at[node_id] = math.inf
-            self.disturb_news()
-            self.left[node_id] = self.simulation.now if is_calm else math.inf
+            self.healthy_at[node_id] = math.inf
+            self.note_missed_leave()
+            self.left[node_id] = self.simulation.now if is_quiet else math.inf
 
     @rule(node_id=st.sampled_from(NODES), seconds=st.sampled_from([0.5, 3.0, 8.0]))
     def stall(self, node_id: str, seconds: float) -> None:
         if self.runs(node_id):
             self.simulation.stall(node_id, seconds)
             self.unsettle(node_id, seconds=seconds)
-            self.disturb_news()
+            self.note_missed_leave()
 
     @rule(node_id=node_ids, seconds=st.sampled_from([-60.0, 0.0, 60.0]))
     def skew(self, node_id: str, seconds: float) -> None:
@@ -102,7 +102,7 @@ class Nodes(RuleBasedStateMachine):
     def break_streams(self, ends: list[str]) -> None:
         if self.runs(ends[0]):
             self.simulation.break_streams(*ends)
-            self.disturb_news()
+            self.note_missed_leave()
 
     @rule(seconds=st.sampled_from([0.01, 0.5, 2.0, 7.0, STEADY]))
     def wait(self, seconds: float) -> None:
@@ -111,12 +111,12 @@ class Nodes(RuleBasedStateMachine):
     # What must hold
 
     @invariant()
-    def nobody_is_wronged(self) -> None:
-        """Whatever others do, whoever is well is not failed, nor suspected for leaving in order."""
+    def no_healthy_node_is_accused(self) -> None:
+        """A healthy node never fails, and one that leaves is not suspected for it."""
         events = self.simulation.events
         for event in events[self.looked_at :]:
-            well_at = max(self.well_at.get(event.subject, math.inf), self.links_well_at)
-            assert event.kind != "failed" or event.at < well_at, event
+            healthy_at = max(self.healthy_at.get(event.subject, math.inf), self.links_healthy_at)
+            assert event.kind != "failed" or event.at < healthy_at, event
             is_blamed = event.kind in ("suspected", "failed")
             assert not is_blamed or event.at <= self.left.get(event.subject, math.inf), event
         self.looked_at = len(events)
@@ -124,15 +124,15 @@ class Nodes(RuleBasedStateMachine):
     def teardown(self) -> None:
         simulation = self.simulation
         simulation.heal()
-        # Stalls end, and those that failed again and again have to be in order for a minute.
+        # Pauses end, and held nodes have to be healthy for a minute.
         simulation.run(10)
-        # Of records, each live node's own latest one must be everywhere.
+        # Every node must hold the latest record of each live node.
         simulation.run_until(self.is_true, within=2 * FLAP_WINDOW, what="one true mesh")
 
     def is_true(self) -> bool:
         gone = [NodeStatus.FAILED, NodeStatus.LEFT, None]
         if len(self.simulation.live) == 1:
-            # One alone cannot tell whether all others are gone, or it is cut off itself.
+            # A single node cannot tell whether the others are gone, or it is cut off.
             gone.append(NodeStatus.SUSPECTED)
         return self.simulation.is_one_mesh() and all(
             self.simulation.everywhere(node_id, *gone)
@@ -167,15 +167,15 @@ class NodesAndLinks(Nodes):
     @rule()
     def heal(self) -> None:
         self.simulation.heal()
-        if self.links_well_at == math.inf:
-            self.links_well_at = self.simulation.now + STEADY
+        if self.links_healthy_at == math.inf:
+            self.links_healthy_at = self.simulation.now + STEADY
 
     def trouble(self) -> None:
-        self.links_well_at = math.inf
-        self.disturb_news()
+        self.links_healthy_at = math.inf
+        self.note_missed_leave()
 
 
-# The same each time: a change that is not to blame must not meet a rare schedule.
+# The same examples each time, so that no unrelated change meets a rare schedule.
 ALWAYS_THE_SAME = settings(
     max_examples=100,
     stateful_step_count=20,
@@ -183,7 +183,7 @@ ALWAYS_THE_SAME = settings(
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
-# Others each time; what fails is printed with the line that repeats it, `@reproduce_failure`.
+# New examples each time; a failure prints the line that repeats it, `@reproduce_failure`.
 ANEW = settings(ALWAYS_THE_SAME, max_examples=500, derandomize=False, print_blob=True)
 
 TestNodes = Nodes.TestCase

@@ -30,7 +30,7 @@ def node(node_id: str, port: int = 1) -> NodeInfo:
     return NodeInfo(node_id, address=f"10.0.0.1:{port}", services=(ServiceInfo("s", "v1"),))
 
 
-def test_what_a_peer_tells_is_published_with_the_name_of_the_voucher(topology: Topology) -> None:
+def test_nodes_that_a_peer_lists_are_published_with_their_voucher(topology: Topology) -> None:
     Vouching(topology).update("go", [node("go"), node("other")])
     assert [(n.id, n.vouched_by) for n in topology.nodes.values()] == [("go", "v"), ("other", "v")]
     assert [n.id for n in topology.get_service_providers("s", "v1")] == ["go", "other"]
@@ -54,7 +54,7 @@ def test_an_old_lease_is_renewed_by_the_same_answer(topology: Topology, clock: M
     assert topology.get_node("go") is not None
 
 
-def test_what_two_vouchers_agree_on_is_published_once(clock: ManualClock) -> None:
+def test_a_node_on_which_two_vouchers_agree_is_published_once(clock: ManualClock) -> None:
     topologies = [
         Topology(owner=owner, signer=RecordSigner(owner, clock=clock), clock=clock)
         for owner in ("v1", "v2")
@@ -65,7 +65,7 @@ def test_what_two_vouchers_agree_on_is_published_once(clock: ManualClock) -> Non
     assert topologies[1].nodes["go"].vouched_by == "v1"
 
 
-def test_a_missing_entry_removes_only_what_this_peer_told_of(topology: Topology) -> None:
+def test_a_missing_entry_removes_only_nodes_that_this_peer_listed(topology: Topology) -> None:
     vouching = Vouching(topology)
     vouching.update("go-1", [node("go-1"), node("x"), node("y")])
     vouching.update("go-2", [node("go-2"), node("y")])
@@ -75,7 +75,7 @@ def test_a_missing_entry_removes_only_what_this_peer_told_of(topology: Topology)
     assert list(topology.nodes) == ["go-1"]
 
 
-def test_a_peer_never_changes_or_removes_what_its_owner_signed(clock: ManualClock) -> None:
+def test_a_peer_never_changes_or_removes_signed_records(clock: ManualClock) -> None:
     owner = Topology(owner="a", clock=clock)
     owner.add_node(node("a", 1))
     ours = Topology(owner="v", signer=RecordSigner("v", clock=clock), clock=clock)
@@ -90,7 +90,7 @@ def test_a_peer_never_changes_or_removes_what_its_owner_signed(clock: ManualCloc
     assert ours.get_node("a") is None, "a node that left does not come back by hearsay"
 
 
-def test_ids_that_cannot_be_one_are_left_out_and_told_once(
+def test_invalid_ids_are_omitted_and_logged_once(
     topology: Topology, caplog: pytest.LogCaptureFixture
 ) -> None:
     vouching = Vouching(topology)
@@ -101,7 +101,7 @@ def test_ids_that_cannot_be_one_are_left_out_and_told_once(
     assert len(caplog.records) == 1
 
 
-def test_a_node_with_more_to_tell_than_a_record_holds_is_left_out(
+def test_a_node_too_large_for_a_record_is_omitted(
     topology: Topology, caplog: pytest.LogCaptureFixture
 ) -> None:
     many = tuple(ServiceInfo(f"service-{i}", "v1") for i in range(1000))
@@ -112,7 +112,7 @@ def test_a_node_with_more_to_tell_than_a_record_holds_is_left_out(
     assert "big cannot be vouched for: it has " in caplog.text
 
 
-def test_what_a_node_says_of_itself_beats_hearsay(topology: Topology) -> None:
+def test_a_nodes_own_entry_takes_precedence(topology: Topology) -> None:
     vouching = Vouching(topology)
     vouching.update("go-1", [node("go-1"), node("go-2", 1)])
     vouching.update("go-2", [node("go-2", 2)])
@@ -122,7 +122,7 @@ def test_what_a_node_says_of_itself_beats_hearsay(topology: Topology) -> None:
     assert topology.version == version
 
 
-def test_hearsay_counts_again_when_a_node_does_not_answer_any_more(topology: Topology) -> None:
+def test_entries_of_others_count_again_when_a_node_stops_answering(topology: Topology) -> None:
     vouching = Vouching(topology)
     vouching.update("go-2", [node("go-2", 1)])
     vouching.update("go-1", [node("go-1"), node("go-2", 2)])
@@ -131,7 +131,7 @@ def test_hearsay_counts_again_when_a_node_does_not_answer_any_more(topology: Top
     assert topology.nodes["go-2"].address == "10.0.0.1:2"
 
 
-def test_peers_that_contradict_each_other_change_nothing_for_ever(topology: Topology) -> None:
+def test_contradicting_peers_do_not_cause_endless_changes(topology: Topology) -> None:
     vouching = Vouching(topology)
     for _ in range(3):
         vouching.update("go-2", [node("go-2"), node("x", 2)])
@@ -142,7 +142,7 @@ def test_peers_that_contradict_each_other_change_nothing_for_ever(topology: Topo
     assert topology.version == version
 
 
-def test_vouchers_that_hear_different_things_do_not_overwrite_each_other_for_ever(
+def test_vouchers_with_different_lists_do_not_overwrite_each_other_for_ever(
     clock: ManualClock,
 ) -> None:
     topologies = [
@@ -170,7 +170,7 @@ def test_vouchers_that_hear_different_things_do_not_overwrite_each_other_for_eve
     assert {topology.nodes["go"].address for topology in topologies} == {"10.0.0.1:3"}
 
 
-def test_it_is_known_whether_a_peer_holds_what_the_topology_has(topology: Topology) -> None:
+def test_it_knows_whether_a_peer_is_behind_the_topology(topology: Topology) -> None:
     topology.add_node(node("v"))
     vouching = Vouching(topology)
     assert not vouching.is_behind("go"), "nothing is known of it"
@@ -183,7 +183,7 @@ def test_it_is_known_whether_a_peer_holds_what_the_topology_has(topology: Topolo
     assert topology.nodes["v"].address == "10.0.0.1:1"
 
 
-def test_what_a_lost_voucher_published_is_renewed_by_another(clock: ManualClock) -> None:
+def test_records_of_a_voucher_that_stopped_are_renewed_by_another(clock: ManualClock) -> None:
     topologies = [
         Topology(owner=owner, signer=RecordSigner(owner, clock=clock), clock=clock)
         for owner in ("v1", "v2")
@@ -201,7 +201,7 @@ def ghosts(count: int, prefix: str = "ghost") -> list[NodeInfo]:
     return [node(f"{prefix}-{number}") for number in range(count)]
 
 
-def test_one_peer_brings_so_many_nodes_and_is_named_once_a_minute(
+def test_one_peer_introduces_a_limited_number_of_nodes_and_is_named_once_a_minute(
     topology: Topology, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     vouching = Vouching(topology, clock)
@@ -218,7 +218,7 @@ def test_one_peer_brings_so_many_nodes_and_is_named_once_a_minute(
     assert {"go", "friend"} <= topology.nodes.keys(), "others have their own share"
 
 
-def test_answers_that_change_leave_a_bounded_number_of_tombstones(
+def test_changing_answers_leave_a_bounded_number_of_tombstones(
     topology: Topology, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     vouching = Vouching(topology, clock)
@@ -233,7 +233,7 @@ def test_answers_that_change_leave_a_bounded_number_of_tombstones(
     assert len(topology.nodes) == 2, "one more, now and then"
 
 
-def test_whoever_answers_itself_is_charged_to_nobody_any_more(
+def test_a_node_that_answers_itself_no_longer_counts_for_its_introducer(
     topology: Topology, clock: ManualClock
 ) -> None:
     vouching = Vouching(topology, clock)
@@ -246,7 +246,7 @@ def test_whoever_answers_itself_is_charged_to_nobody_any_more(
     assert len(topology.nodes) == MAX_INTRODUCED + 2
 
 
-def test_an_honest_fleet_becomes_known_share_by_share(
+def test_a_large_honest_group_is_introduced_step_by_step(
     topology: Topology, clock: ManualClock
 ) -> None:
     vouching = Vouching(topology, clock)
@@ -260,7 +260,7 @@ def test_an_honest_fleet_becomes_known_share_by_share(
         assert len(topology.nodes) > known
 
 
-def test_what_a_voucher_has_no_room_for_is_left_out_and_the_peer_named(
+def test_nodes_above_the_limit_of_a_voucher_are_omitted_and_the_peer_is_named(
     topology: Topology,
     clock: ManualClock,
     monkeypatch: pytest.MonkeyPatch,
