@@ -23,25 +23,16 @@ _log = logging.getLogger("aegis.pool")
 
 
 class SharedState(Protocol[ChannelT]):
-    """What the services of one pool share; `EndpointRegistry` implements it.
-
-    Attributes:
-        source: The topology.
-        closed: Whether the pool refuses further picks.
-        ejection_lock: Held while deciding whether one more endpoint may be ejected.
-        probe: Finds out in the background whether an endpoint is back.
-    """
+    """What the services of one pool share; `EndpointRegistry` implements and documents it."""
 
     source: ProviderSource
     closed: bool
     ejection_lock: threading.Lock
     probe: Callable[[Endpoint[ChannelT]], None]
 
-    def closed_error(self) -> ClosedError:
-        """Returns the error for callers of a closed pool."""
+    def closed_error(self) -> ClosedError: ...
 
-    def refresh(self) -> None:
-        """Gives every service the view of the topology's present answer."""
+    def refresh(self) -> None: ...
 
 
 class ServiceEndpoints(Generic[ChannelT]):

@@ -94,13 +94,7 @@ class Methods:
 
 
 class BalancedMethods(Methods, Generic[ChannelT]):
-    """A channel that balances each call.
-
-    Args:
-        router: Picks the endpoints.
-        connect: Returns the channel of an endpoint.
-        configure: Returns the configuration of a method.
-    """
+    """A channel that balances each call."""
 
     kinds: ClassVar[Mapping[str, type[StubCallable[Any]]]]
     """The classes of its multi-callables, by the method that makes them."""

@@ -45,13 +45,7 @@ def track(call: Any, router: Router[grpc.aio.Channel], endpoint: Endpoint[grpc.a
 
 
 def result_of(call: Any, *, answered: bool = False, streams: bool = False) -> AttemptResult:
-    """Returns the result of an ended call.
-
-    Args:
-        call: The call.
-        answered: Whether the caller saw any part of an answer.
-        streams: Whether it streams.
-    """
+    """Returns the result of an ended call."""
     code = _now(call.code())
     if code is grpc.StatusCode.OK:
         return AttemptResult(code, True, ())
@@ -78,16 +72,7 @@ class RetriedCall(grpc.aio.Call):
     """A call that is retried at other providers until it is answered, if its policy allows.
 
     It behaves as the call of its final attempt. The first code that sees an attempt end settles
-    whether that attempt is the final one.
-
-    Args:
-        stub: The multi-callable that makes it.
-        request: The request.
-        timeout: Seconds for all attempts together.
-        wait_for_ready: The value that the caller gave.
-        metadata: As gRPC takes it.
-        credentials: As gRPC takes them.
-        compression: As gRPC takes it.
+    whether that attempt is the final one. The timeout is for all attempts together.
     """
 
     # Class attributes cost a call nothing where it keeps the default.

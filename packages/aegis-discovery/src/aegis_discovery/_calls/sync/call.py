@@ -30,23 +30,15 @@ _INCOMPLETE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_E
 _log = logging.getLogger("aegis.pool")
 
 Start: TypeAlias = Callable[["Endpoint[grpc.Channel]", "float | None", "bool | None"], Any]
+"""Starts an attempt at an endpoint, with a timeout and `wait_for_ready`."""
 
 
 class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic in the stubs only
     """A future or a response stream that is retried at other providers until it is answered.
 
     It behaves as the call of its final attempt. The first thread that sees an attempt end (the
-    caller's or gRPC's) settles whether that attempt is the final one.
-
-    Args:
-        router: Decides whether and where to retry.
-        start: Starts an attempt: endpoint, timeout, wait_for_ready.
-        policy: Which results are retried.
-        deadline: When all attempts together must be done, in monotonic seconds.
-        wait_for_ready: The value that the caller gave.
-        endpoint: The endpoint of the first attempt.
-        call: The first attempt.
-        streams: Whether it has a stream of responses.
+    caller's or gRPC's) settles whether that attempt is the final one. `start` starts an attempt;
+    `endpoint` and `call` are the first one. The deadline, in monotonic seconds, is for all of them.
     """
 
     def __init__(
@@ -271,13 +263,7 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
 
 
 def result_of(call: Any, *, answered: bool = False, streams: bool = False) -> AttemptResult:
-    """Waits for the end of a call, or of the call behind an error, and returns its result.
-
-    Args:
-        call: The call, or the error that it raised.
-        answered: Whether the caller saw any part of an answer.
-        streams: Whether it streams.
-    """
+    """Waits for the end of a call, or of the call behind an error, and returns its result."""
     return attempt_result(
         call.code(),
         call.details(),

@@ -31,13 +31,7 @@ _BEST_FIRST = (
 
 
 class ConnectivityWatch:
-    """Watches some channels and reports the best state of them.
-
-    Args:
-        channels: The channels.
-        callback: Called with that state, and with each change of it.
-        try_to_connect: Whether idle channels are to connect.
-    """
+    """Watches some channels; calls back with their best state and with each change of it."""
 
     def __init__(
         self,
