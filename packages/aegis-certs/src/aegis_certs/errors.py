@@ -4,7 +4,7 @@ CertsError
 ├── InvalidNodeIdError        a node id is not a lower-case DNS name, or is an IP or `localhost`
 ├── InvalidRequestError       an argument is invalid: host, days, name, usage
 ├── InvalidPemError           a certificate, key, request or CRL cannot be read
-│   └── PassphraseError           a key is encrypted, and its passphrase is missing or wrong
+│   └── PassphraseError           the passphrase of a key is missing, wrong or too long
 ├── VerificationError         a certificate was read, but must not be used
 │   ├── ExpiredError              it, or a CA above it, has expired
 │   ├── NotYetValidError          it, or a CA above it, is not valid yet
@@ -101,7 +101,7 @@ class InvalidPemError(CertsError):
 
 
 class PassphraseError(InvalidPemError):
-    """A private key is encrypted, and its passphrase is missing or wrong."""
+    """The passphrase of an encrypted private key is missing, wrong or too long."""
 
 
 class VerificationError(CertsError):

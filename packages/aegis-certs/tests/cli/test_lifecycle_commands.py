@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import datetime as dt
 import json
@@ -446,6 +447,79 @@ def test_a_passphrase_is_read_from_a_file_the_environment_or_a_terminal(
     output, code = started.end()
     assert code == 0
     assert "geheim" not in output
+
+
+def test_a_passphrase_file_may_begin_with_a_bom(
+    run: Callable[..., Result], directory: Path, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(codecs.BOM_UTF8 + "gehäim\r\n".encode())
+    assert run("init", *EC, "--passphrase-file", str(secret)).exit_code == 0
+    assert CertificateAuthority.load(directory, passphrase="gehäim")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"x" * 1024 + b"\n", "at most 1023"),
+        ("\ufeffgeheim\n".encode("utf-16"), "not a text in UTF-8"),
+        (None, "more than"),  # a device without an end
+    ],
+    ids=["long", "utf-16", "/dev/zero"],
+)
+def test_a_passphrase_that_cannot_be_used_is_one_sentence(
+    run: Callable[..., Result],
+    directory: Path,
+    tmp_path: Path,
+    content: bytes | None,
+    reason: str,
+) -> None:
+    secret = Path("/dev/zero") if content is None else tmp_path / "secret"
+    if content is not None:
+        secret.write_bytes(content)
+    refused = run("init", *EC, "--passphrase-file", str(secret))
+    assert refused.exit_code in (1, 2)
+    assert reason in refused.stderr
+    assert "unexpected" not in refused.stderr
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize("days", ["1e-9", "0", "-1", "nan", "inf", "36501"])
+def test_a_certificate_that_would_end_at_once_or_never_is_refused(
+    acme: Callable[..., Result], days: str
+) -> None:
+    refused = acme("issue", "n1", *EC, "--days", days)
+    assert refused.exit_code == 2
+    assert "at least a second" in refused.stderr
+
+
+def test_hosts_that_are_refused_now_do_not_stop_the_renewal_of_a_certificate_that_has_them(
+    acme: Callable[..., Result], directory: Path
+) -> None:
+    assert acme("issue", "n1", *EC, "--host", "10.0.0.7").exit_code == 0
+    inventory = directory / "issued.json"
+    inventory.write_text(inventory.read_text().replace('"hosts": ["10.0.0.7"]', '"hosts": ["::"]'))
+    assert acme("renew", "n1").exit_code == 0
+
+
+def test_show_and_sign_of_an_unreadable_place_name_the_file(
+    acme: Callable[..., Result], tmp_path: Path
+) -> None:
+    name = "x" * 300  # no file system has such a name; root too gets an error
+    for command in (("show", name), ("verify", name), ("export", "--out", name)):
+        refused = acme(*command)
+        assert refused.exit_code == 1
+        assert name in refused.stderr
+        assert "unexpected" not in refused.stderr
+
+
+def test_doctor_does_not_name_a_revoked_certificate_as_the_next_to_expire(
+    acme: Callable[..., Result],
+) -> None:
+    acme("revoke", "laptop")
+    findings = as_json_of_failure(acme("doctor", "--json"), 6)["findings"]
+    texts = [finding["text"] for finding in findings if finding["topic"] == "expiry"]
+    assert texts == ["next is orders-1, in 89 days"]
 
 
 def test_the_root_of_an_intermediate_is_in_another_directory(

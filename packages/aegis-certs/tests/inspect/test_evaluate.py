@@ -48,6 +48,18 @@ def test_the_chain_of_an_expired_certificate_is_checked_when_it_was_valid(store:
     assert found.chain_error is None
 
 
+@pytest.mark.parametrize(
+    ("days", "left"), [(88.5, 1), (89.5, 0), (90.5, 0), (91, -1), (91.5, -1), (92.5, -2)]
+)
+def test_days_left_are_whole_days_before_and_after_the_end(
+    store: Store, days: float, left: int
+) -> None:
+    chain = store.chain("orders-1")
+    assert chain is not None
+    at = chain[0].not_valid_after_utc + (days - 90) * DAY
+    assert evaluation(store, "orders-1", at).info.days_left == left
+
+
 def test_a_revoked_certificate_still_leads_to_its_ca(
     ca: CertificateAuthority, store: Store
 ) -> None:

@@ -104,9 +104,16 @@ def test_wildcards_and_invalid_hosts_are_refused(host: str) -> None:
     assert caught.value.value == host
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "fe80::1%eth0", "[fe80::1%eth0]"])  # noqa: S104 - nothing is bound
+def test_addresses_that_a_certificate_cannot_hold_are_refused(host: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"no machine|zone"):
+        parse_host(host)
+
+
 @pytest.mark.parametrize(
     ("address", "ip"),
     [
+        ("[fe80::1%eth0]:7000", "None"),
         ("127.0.0.1:7000", "127.0.0.1"),
         ("[::1]:7000", "::1"),
         ("10.0.0.7", "10.0.0.7"),

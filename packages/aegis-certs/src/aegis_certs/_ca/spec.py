@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Self, TypedDict
@@ -18,7 +19,6 @@ from aegis_certs._x509.names import (
     KeyType,
     ip_of_address,
     parse_host,
-    parse_ip,
     parse_key_type,
     validate_node_id,
     validate_trust_domain,
@@ -167,10 +167,10 @@ class IdentityRequest:
             issuer: The CA that signed it.
             entry: The inventory's entry of the old certificate.
         """
-        kept = inherited_hosts(old) if entry is None else map(parse_host, entry.hosts)
+        kept = inherited_hosts(old) if entry is None else _still_valid(entry.hosts)
         own_ip = self.spec.own_ip
         if own_ip is None and entry is not None and entry.address:
-            own_ip = parse_ip(entry.address)
+            own_ip = ip_of_address(entry.address)
         hosts = dict.fromkeys((*self.spec.hosts, *kept))
         hosts.pop(self.node_id, None)
         return replace(
@@ -189,3 +189,10 @@ def _days_of(leaf: x509.Certificate, issuer: x509.Certificate) -> float:
     life = leaf.not_valid_after_utc - issued_at(leaf.not_valid_before_utc)
     cut_short = leaf.not_valid_after_utc >= issuer.not_valid_after_utc
     return LEAF_DAYS if cut_short or life <= timedelta() else life / timedelta(days=1)
+
+
+def _still_valid(hosts: Iterable[str]) -> Iterator[str | IPAddress]:
+    """Hosts of an earlier certificate, without those that the rules of today refuse."""
+    for host in hosts:
+        with suppress(InvalidRequestError):
+            yield parse_host(host)

@@ -226,11 +226,11 @@ def _rotation(store: Store) -> _Findings:
 
 
 def _expiry(found: Sequence[Evaluation]) -> _Findings:
-    placed = [(one.info, one.info.not_after) for one in found if one.info.path is not None]
     late, rest, expired = [], [], False
-    for info, end in placed:
-        if end is None:
-            continue
+    for info in (one.info for one in found if one.info.path is not None):
+        end = info.not_after
+        if end is None or info.state in (CertificateState.REVOKED, CertificateState.UNTRUSTED):
+            continue  # other topics report it, and it is not to be renewed
         if info.state is CertificateState.EXPIRED:
             expired, error = True, ExpiredError(info.id, end, "renew or remove it")
             yield "problem", str(error), error

@@ -25,6 +25,7 @@ from aegis_certs._x509.validity import (
     CertificateState,
     check_dates,
     common_name,
+    days_until,
     state_between,
     state_by_dates,
 )
@@ -57,7 +58,7 @@ class CertificateInfo:
         sans: Its subject alternative names: DNS names, IP addresses, URIs.
         not_before: Its start (UTC).
         not_after: Its end (UTC).
-        days_left: Whole days until its end; negative once it has expired.
+        days_left: Whole days until its end, or since its end as a negative number.
     """
 
     id: str
@@ -179,7 +180,7 @@ def evaluate(
         sans=(*names.dns, *map(str, names.ips), *names.uris),
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
-        days_left=(certificate.not_valid_after_utc - at).days,
+        days_left=days_until(certificate.not_valid_after_utc, at),
     )
     usages = () if is_ca(certificate) else tuple(u for u in _USAGES if allows(certificate, u))
     return Evaluation(info, chain, dates, usages, error, date_error, chain_error, revoked)
@@ -210,7 +211,7 @@ def load_chain(target: str, store: Store) -> tuple[tuple[x509.Certificate, ...],
         NotFoundError: There is no such file or node.
         InvalidPemError: The file cannot be read.
     """
-    if (path := Path(target)).is_file():
+    if files.is_file(path := Path(target)):
         return parse_certificates(read_file(path), source=path), path
     path = store.certificate_path(target)
     advice = "name a file, a node id of the directory, or a server as HOST:PORT"
@@ -372,6 +373,6 @@ def _recorded(
         sans=entry.sans,
         not_before=entry.not_before,
         not_after=entry.not_after,
-        days_left=(entry.not_after - at).days,
+        days_left=days_until(entry.not_after, at),
     )
     return Evaluation(info, dates=dates)

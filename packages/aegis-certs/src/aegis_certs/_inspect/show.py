@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from aegis_certs._ca.request import Request
 from aegis_certs._inspect.evaluate import Evaluation, evaluate, load_chain, load_identity, read_file
 from aegis_certs._inspect.live_server import probe
+from aegis_certs._store import files
 from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now
 from aegis_certs._x509.identity import alternative_names
@@ -36,7 +37,7 @@ def inspect(target: str, directory: str, identity: str | None = None) -> list[Fa
         NotFoundError: There is no such file or node, or no server answers.
         CertsError: It cannot be read.
     """
-    if Path(target).is_file():
+    if files.is_file(Path(target)):
         return _in_file(Path(target))
     if server := _SERVER.fullmatch(target):
         port = int(server["port"])

@@ -137,6 +137,12 @@ def exists(path: Path) -> bool:
     return status(path) is not None
 
 
+def is_file(path: Path) -> bool:
+    """Whether a regular file, or a link to one, exists."""
+    found = status(path)
+    return found is not None and stat.S_ISREG(found.st_mode)
+
+
 def is_directory(path: Path) -> bool:
     """Whether a directory exists."""
     found = status(path)

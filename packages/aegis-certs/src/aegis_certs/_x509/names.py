@@ -64,10 +64,15 @@ def parse_host(host: str) -> str | IPAddress:
     """A host for a certificate: an IP address, or a DNS name in lower case.
 
     Raises:
-        InvalidRequestError: The host is neither. Wildcards are refused: a wildcard would match
-            every node id below it.
+        InvalidRequestError: The host is neither, or is an unspecified IP or one with a zone.
+            Wildcards are refused: a wildcard would match every node id below it.
     """
     if (ip := parse_ip(host)) is not None:
+        if ip.is_unspecified:
+            raise InvalidRequestError("host", host, "it is the address of no machine")
+        if _has_zone(ip):
+            reason = "a certificate cannot hold the zone of an address; give one without a zone"
+            raise InvalidRequestError("host", host, reason)
         return ip
     name = host.lower()
     if "*" in name:
@@ -84,10 +89,14 @@ def ip_of_address(address: str) -> IPAddress | None:
     """The IP of `host:port`, `[v6]:port` or a bare IP; None for a name or an unspecified IP.
 
     Only an IP of the node's own address goes into its certificate: a host name could also be the
-    name of another node.
+    name of another node. An IP with a zone does not: a certificate cannot hold the zone.
     """
     ip = parse_ip(address) or parse_ip(address.rpartition(":")[0])
-    return None if ip is None or ip.is_unspecified else ip
+    return None if ip is None or ip.is_unspecified or _has_zone(ip) else ip
+
+
+def _has_zone(ip: IPAddress) -> bool:
+    return isinstance(ip, ipaddress.IPv6Address) and ip.scope_id is not None
 
 
 def validate_node_id(node_id: str) -> str:

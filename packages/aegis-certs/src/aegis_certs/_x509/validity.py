@@ -10,8 +10,10 @@ from cryptography import x509
 
 from aegis_certs.errors import ExpiredError, InvalidRequestError, NotYetValidError
 
+_DAY = timedelta(days=1)
 BACKDATE = timedelta(minutes=5)  # the clocks of CA and verifier may differ by this
 NEW_CA_ADVICE = "create a new CA, and issue the certificates of the nodes from it"
+_MIN_LIFE = timedelta(seconds=1)  # X.509 counts in whole seconds
 MAX_DAYS = 36_500
 
 
@@ -41,8 +43,8 @@ class CertificateState(StrEnum):
 
 def validity(at: datetime, days: float, issuer: x509.Certificate | None = None) -> Validity:
     """The validity of a certificate that is issued now: backdated, and within its issuer's."""
-    if not 0 < days <= MAX_DAYS:
-        raise InvalidRequestError("days", days, f"give more than 0 and at most {MAX_DAYS}")
+    if not _MIN_LIFE / _DAY <= days <= MAX_DAYS:
+        raise InvalidRequestError("days", days, f"give at least a second and at most {MAX_DAYS}")
     at = at.replace(microsecond=0)
     span = Validity(at - BACKDATE, at + timedelta(days=days))
     if issuer is None:
@@ -90,6 +92,11 @@ def state_between(start: datetime, end: datetime, at: datetime) -> CertificateSt
     if (end - at) * 3 < end - issued_at(start):
         return CertificateState.EXPIRING
     return CertificateState.VALID
+
+
+def days_until(end: datetime, at: datetime) -> int:
+    """The whole days until the end of a certificate, or since then as a negative number."""
+    return int((end - at) / _DAY)
 
 
 def common_name(name: x509.Name) -> str:

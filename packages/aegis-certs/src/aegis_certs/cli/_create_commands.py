@@ -88,7 +88,7 @@ def init(
     from aegis_certs._ca.create import default_root
     from aegis_certs.cli._output import present, run
 
-    secret = read_passphrase(passphrase_file)
+    secret: str | bytes | None = read_passphrase(passphrase_file)
     if secret is None and passphrase:
         secret = ask_new_passphrase()
     ca = run(

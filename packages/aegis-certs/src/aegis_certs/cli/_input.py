@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aegis_certs import CertificateAuthority
+
+_MAX_INPUT = 1 << 20  # bytes: more than any certificate needs, and a bound for a device
 
 
 def output_path(path: str, force: bool) -> Path:
@@ -24,11 +27,12 @@ def output_path(path: str, force: bool) -> Path:
     from pathlib import Path
 
     from aegis_certs import AlreadyExistsError, DirectoryError
+    from aegis_certs._store.files import exists, is_file
 
     place = Path(path)
-    if place.exists() and not place.is_file():
+    if exists(place) and not is_file(place):
         raise DirectoryError(place, "it is not a file; name one")
-    if place.exists() and not force:
+    if exists(place) and not force:
         raise AlreadyExistsError("a file", place, "name another, or replace it with --force")
     return place
 
@@ -38,26 +42,34 @@ def read_input(path: str, what: str) -> bytes:
 
     Raises:
         NotFoundError: It cannot be read.
+        InvalidPemError: It is too large.
     """
     from pathlib import Path
 
-    from aegis_certs import NotFoundError
+    from aegis_certs import InvalidPemError, NotFoundError
 
     try:
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            data = file.read(_MAX_INPUT + 1)
     except OSError as error:
         advice = f"{(error.strerror or str(error)).lower()}; check its name"
         raise NotFoundError(what, path, advice) from error
+    if len(data) > _MAX_INPUT:
+        raise InvalidPemError(what, f"it has more than {_MAX_INPUT} bytes; name another", path)
+    return data
 
 
-def read_passphrase(path: str | None) -> str | None:
-    """The passphrase in a file; None if no file is named."""
+def read_passphrase(path: str | None) -> bytes | None:
+    """The passphrase in a file, without the mark of UTF-8 (BOM); None if no file is named."""
     if path is None:
         return None
-    lines = read_input(path, "passphrase file").decode(errors="replace").splitlines()
-    if not lines or not lines[0]:
+    data = read_input(path, "passphrase file").removeprefix(codecs.BOM_UTF8)
+    line = next(iter(data.splitlines()), b"")
+    if not line:
         raise click.UsageError(f"the first line of the passphrase file {path} is empty")
-    return lines[0]
+    if b"\0" in line:  # in UTF-16 every second byte of a Latin text is zero
+        raise click.UsageError(f"the passphrase file {path} is not a text in UTF-8")
+    return line
 
 
 def ask_new_passphrase() -> str:
@@ -74,7 +86,7 @@ def load_ca(directory: str, path: str | None) -> CertificateAuthority:
     """The CA of a directory; asks for a missing passphrase on a terminal."""
     from aegis_certs import CertificateAuthority, PassphraseError
 
-    passphrase = read_passphrase(path)
+    passphrase: str | bytes | None = read_passphrase(path)
     try:
         return CertificateAuthority.load(directory, passphrase=passphrase)
     except PassphraseError:

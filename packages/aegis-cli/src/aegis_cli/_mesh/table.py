@@ -129,7 +129,12 @@ def _days_cell(certificate: tuple[datetime, datetime] | None, now: datetime) -> 
     if end <= now:
         return Text("expired", "red")
     # Renewal is due when less than a third of the life is left.
-    return Text(str((end - now).days), "yellow" if (end - now) * 3 < end - start else "green")
+    return Text(str(_days_until(end, now)), "yellow" if (end - now) * 3 < end - start else "green")
+
+
+def _days_until(end: datetime, now: datetime) -> int:
+    """The whole days until the end, or since then as a negative number."""
+    return int((end - now) / timedelta(days=1))
 
 
 def _count(nodes: Sequence[NodeFacts]) -> str:
@@ -157,7 +162,7 @@ def _node_json(node: NodeFacts, now: datetime) -> dict[str, object]:
         and {
             "not_before": node.certificate[0],
             "not_after": node.certificate[1],
-            "days_left": (node.certificate[1] - now) // timedelta(days=1),
+            "days_left": _days_until(node.certificate[1], now),
         },
         "vouched_by": info.vouched_by,
         "stats": node.stats,
