@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from aegis_certs import (
     InvalidRequestError,
     InventoryError,
     KeyType,
+    NotFoundError,
+    StillUsedError,
+    TLSConfig,
     list_certificates,
     load_or_generate_tls,
     request_certificate,
@@ -131,6 +135,67 @@ def test_a_node_with_its_key_elsewhere_is_in_the_inventory_too(ca: CertificateAu
     ca.issue_in_memory("node-1")
     with pytest.raises(InvalidRequestError, match="node-1"):
         ca.issue("node-2", hosts=["node-1"], key_type=P256)
+
+
+@pytest.fixture
+def brought_back(ca: CertificateAuthority, tmp_path: Path) -> TLSConfig:
+    """A certificate of node-1 that was issued in a copy of the directory, and put here."""
+    ca.issue("node-1", key_type=P256)
+    copy = tmp_path / "copy"
+    shutil.copytree(ca.directory, copy)
+    tls = CertificateAuthority.load(copy).issue("node-1", hosts=["a.example"], key_type=P256)
+    for name in ("node-1-cert.pem", "node-1-key.pem"):
+        shutil.copy(copy / name, ca.directory)
+    return tls
+
+
+@pytest.mark.parametrize("by", ["id", "serial"])
+def test_a_certificate_that_was_issued_in_a_copy_of_the_directory_can_be_revoked(
+    ca: CertificateAuthority, brought_back: TLSConfig, by: str
+) -> None:
+    serial = f"{brought_back.certificate.serial_number:x}"
+    assert serial not in serials(ca.directory)
+    revoked = ca.revoke("node-1" if by == "id" else serial)
+    assert serial in {one.serial for one in revoked}
+    assert len(revoked) == (2 if by == "id" else 1)
+    assert [line["action"] for line in audit(ca.directory)].count("adopt") == 1
+    (entry,) = (one for one in Inventory.load(Store(ca.directory)) if one.serial == serial)
+    assert entry.hosts == ("a.example",)
+    states = {one.serial: str(one.state) for one in list_certificates(ca.directory)}
+    assert states[serial] == "revoked"
+
+
+def test_a_certificate_of_a_copied_directory_is_recorded_before_it_is_replaced(
+    ca: CertificateAuthority, brought_back: TLSConfig
+) -> None:
+    ca.renew("node-1")
+    assert f"{brought_back.certificate.serial_number:x}" in serials(ca.directory)
+    assert len(ca.revoke("node-1")) == 3
+
+
+def test_a_certificate_of_a_copied_directory_counts_in_a_rotation(
+    ca: CertificateAuthority, brought_back: TLSConfig
+) -> None:
+    (ca.directory / "issued.json").write_text('{"version": 1, "certificates": []}')
+    ca.prepare_rotation()
+    ca.activate_rotation(confirm=True)
+    with pytest.raises(StillUsedError) as caught:
+        ca.retire_rotation()
+    assert caught.value.node_ids == ("node-1",)
+
+
+def test_a_certificate_of_another_ca_or_node_is_not_adopted(
+    ca: CertificateAuthority, tmp_path: Path
+) -> None:
+    ca.issue("node-1", key_type=P256)
+    other = CertificateAuthority.create(tmp_path / "other", key_type=P256)
+    other.issue("node-2", key_type=P256)
+    shutil.copy(other.directory / "node-2-cert.pem", ca.directory)
+    shutil.copy(ca.directory / "node-1-cert.pem", ca.directory / "node-3-cert.pem")
+    for node_id in ("node-2", "node-3", "../node-1"):
+        with pytest.raises(NotFoundError):
+            ca.revoke(node_id)
+    assert len(serials(ca.directory)) == 1
 
 
 def test_an_old_expired_certificate_with_a_successor_is_dropped(ca: CertificateAuthority) -> None:

@@ -29,6 +29,7 @@ class Action(StrEnum):
     ISSUE = "issue"
     RENEW = "renew"
     SIGN = "sign"
+    ADOPT = "adopt"
     REVOKE = "revoke"
     PREPARE = "rotate-prepare"
     ACTIVATE = "rotate-activate"

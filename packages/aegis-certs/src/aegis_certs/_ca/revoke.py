@@ -41,8 +41,13 @@ def revoke(
 
 def _issued(session: CASession, node_id_or_serial: str) -> Sequence[IssuedCertificate]:
     """The certificates of a node, or the one with a serial number, that have not expired."""
+    names = session.store.names()
+    session.adopt(session.unrecorded({node_id_or_serial}.intersection(names)))
     found = session.inventory.of_node(node_id_or_serial)
-    one = session.inventory.get(node_id_or_serial.lower().replace(":", "").lstrip("0"))
+    serial = node_id_or_serial.lower().replace(":", "").lstrip("0")
+    if not found and session.inventory.get(serial) is None:
+        session.adopt(one for one in session.unrecorded(names) if one.serial == serial)
+    one = session.inventory.get(serial)
     live = [e for e in found or filter(None, [one]) if session.at <= e.not_after]
     if not live:
         raise NotFoundError(

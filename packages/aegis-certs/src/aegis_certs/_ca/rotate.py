@@ -167,10 +167,11 @@ def _replacement_advice(session: CASession, nodes: Sequence[str]) -> str:
 def _leaves_of(session: CASession, ca: x509.Certificate) -> tuple[IssuedCertificate, ...]:
     """The newest leaf of each node if this CA issued it and it is usable and not short-lived."""
     issuer = key_id(ca).hex()
-    latest = session.inventory.latest().values()
+    latest = session.inventory.latest()
+    latest |= {entry.id: entry for entry in session.unrecorded(session.store.names())}
     return tuple(
         entry
-        for entry in latest
+        for entry in latest.values()
         if entry.issuer == issuer
         and session.is_usable(entry)
         and entry.not_after - entry.not_before > _SHORT_LIFE

@@ -7,7 +7,7 @@ written last. So a crash at any point leaves no usable certificate that is not r
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,7 +25,13 @@ from aegis_certs._ca.rotation_state import recover_rotation
 from aegis_certs._ca.spec import CertificateSpec
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
-from aegis_certs._x509.identity import Identity, alternative_names, trust_domain_of_ca
+from aegis_certs._x509.identity import (
+    Identity,
+    alternative_names,
+    identity_of,
+    inherited_hosts,
+    trust_domain_of_ca,
+)
 from aegis_certs._x509.keys import PublicKey, encode_key, generate_key
 from aegis_certs._x509.names import CA_NAME, DEFAULT_TRUST_DOMAIN, OLD_CA_NAME
 from aegis_certs._x509.pem import KeyPair
@@ -89,6 +95,7 @@ class CASession:
     def issue(self, spec: CertificateSpec, action: Action = Action.ISSUE) -> TLSConfig:
         """Creates a key and a leaf, and installs both in the directory."""
         self._check_replaceable(spec.node_id)
+        self.adopt(self.unrecorded([spec.node_id]))  # its successor takes its place here
         pair = self.issue_in_memory(spec, action)
         try:
             self.store.commit(spec.node_id, pair)
@@ -110,6 +117,22 @@ class CASession:
         self.refresh_revocations()
         chain = (leaf, *self._intermediates())
         return SignedCertificate(spec.node_id, chain, request.dropped_by(leaf))
+
+    def unrecorded(self, names: Iterable[str]) -> Sequence[IssuedCertificate]:
+        """The leaves of these nodes in the directory that this CA signed in a copy of it."""
+        leaves = ((name, leaf) for name in names if (leaf := self._leaf_of(name)))
+        return [
+            IssuedCertificate.of(name, leaf, hosts=inherited_hosts(leaf))
+            for name, leaf in leaves
+            if self.inventory.get(f"{leaf.serial_number:x}") is None
+            and self.bundle.issuer_of(leaf) is not None
+            and _names(leaf, name)
+        ]
+
+    def adopt(self, entries: Iterable[IssuedCertificate]) -> None:
+        """Records leaves that are `unrecorded`."""
+        for entry in entries:
+            self.inventory.record(self.store, Action.ADOPT, entry, self.at)
 
     def refresh_revocations(self) -> None:
         """Signs the CRLs again if half of their time is over."""
@@ -199,6 +222,13 @@ class CASession:
         except CertsError:
             return None
         return chain[0] if chain else None
+
+
+def _names(leaf: x509.Certificate, node_id: str) -> bool:
+    try:
+        return identity_of(leaf).node_id == node_id
+    except CertsError:
+        return False
 
 
 @contextmanager
