@@ -1,4 +1,4 @@
-"""What must hold of the membership, measured: one line for each promise.
+"""Measures what membership promises: one line for each promise.
 
     uv run python benchmarks/membership
 

@@ -1,4 +1,4 @@
-"""A client that joins a large mesh, and tells what that cost it."""
+"""A client that joins a large mesh, and prints its cost."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def main() -> None:
         mesh.topology.subscribe_changed(lambda: loop.call_soon_threadsafe(changed.set))
         async for line in orders:
             wanted = int(line.split()[-1])
-            # Not by its nodes: a mapping of them, made at each look, would be in the measure.
+            # Not by its nodes: a mapping of them, made at each check, would be measured too.
             while mesh.topology.log_position < wanted:
                 changed.clear()
                 await changed.wait()

@@ -1,4 +1,4 @@
-"""Real nodes for a measurement: a process each, all on one loopback that nobody else uses."""
+"""Real nodes for a measurement: a process each, all on a loopback of their own."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from aegis_certs import CertificateAuthority
 Fact = dict[str, Any]
 
 AT_ONCE = 4
-"""Processes that start at one time; more would only be in each other's way."""
+"""Processes that start at the same time; more would only slow each other down."""
 
 PATIENCE = 120.0
-"""Seconds after which something that must happen has not."""
+"""Seconds to wait for anything that must happen."""
 
 GRACE = 10.0
-"""Seconds that a process has to end by itself."""
+"""Seconds that a process has to end in order."""
 
 HERE = Path(__file__).parent
 
 
 class Worker:
-    """A process that tells facts, a line each, and takes orders."""
+    """A process that prints facts, a line each, and takes commands."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -51,7 +51,7 @@ class Worker:
         )
 
     async def wait(self, wanted: Callable[[Fact], object], *, since: int = 0) -> Fact:
-        """Returns the first such fact since a position in `facts`.
+        """Returns the first fact with a key since a position in `facts`.
 
         Raises:
             TimeoutError: If it is not told.
@@ -66,18 +66,18 @@ class Worker:
                 await self._told.wait()
 
     def order(self, *words: str) -> None:
-        """Tells it to do something."""
+        """Sends a command."""
         assert self.process.stdin is not None
         self.process.stdin.write(" ".join(words).encode() + b"\n")
 
     async def ask(self, *words: str) -> Fact:
-        """Orders something whose answer has the first word as its key."""
+        """Sends a command whose answer has its first word as the key."""
         since = len(self.facts)
         self.order(*words)
         return await self.wait(lambda fact: words[0] in fact, since=since)
 
     async def end(self) -> None:
-        """Takes its input away, which tells it to end, and waits for that."""
+        """Closes its input, which makes it end, and waits for that."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         with contextlib.suppress(TimeoutError):
@@ -86,7 +86,7 @@ class Worker:
         await self.kill()
 
     async def kill(self) -> None:
-        """Ends it by SIGKILL."""
+        """Kills it with SIGKILL."""
         if self.process.returncode is None:
             self.process.kill()
         await self.process.wait()
@@ -100,7 +100,7 @@ class Worker:
 
 
 class Namespace:
-    """A network namespace with a loopback; it goes with the process that holds it."""
+    """A network namespace with a loopback; it ends with the process that holds it."""
 
     def __init__(self, holder: asyncio.subprocess.Process) -> None:
         self._holder = holder
@@ -130,18 +130,18 @@ class Namespace:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """Goes before a command, so that it runs in here and keeps its process id."""
+        """The prefix of a command that runs in this namespace and keeps its process id."""
         return ("nsenter", f"--net=/proc/{self._holder.pid}/ns/net")
 
     def octets_sent(self) -> int:
-        """Reads how many bytes of IP packets were sent in here, headers included."""
+        """Returns the bytes of IP packets sent in this namespace, headers included."""
         table = Path(f"/proc/{self._holder.pid}/net/netstat").read_text().splitlines()
         names, values = (line.split() for line in table if line.startswith("IpExt:"))
         return int(dict(zip(names, values, strict=True))["OutOctets"])
 
 
 class ProcessGroup:
-    """Nodes that are one mesh."""
+    """Nodes that form one mesh."""
 
     def __init__(self, size: int, certs: Path, namespace: Namespace) -> None:
         self.workers: dict[str, Worker] = {}
@@ -153,7 +153,7 @@ class ProcessGroup:
     @classmethod
     @asynccontextmanager
     async def of(cls, size: int) -> AsyncIterator[ProcessGroup]:
-        """Starts nodes with the certificates that they have by default, and waits for the mesh."""
+        """Starts nodes with default certificates, and waits until they are one mesh."""
         with tempfile.TemporaryDirectory() as directory:
             ca = CertificateAuthority.create(directory)
             async with Namespace.private() as namespace:
@@ -178,7 +178,7 @@ class ProcessGroup:
             await worker.wait(lambda fact: "ready" in fact)
 
     async def settle(self) -> None:
-        """Waits until all know the same, and that everybody is alive."""
+        """Waits until all nodes agree, and see each other alive."""
         deadline = time.monotonic() + PATIENCE
         while True:
             views = await asyncio.gather(*(w.ask("view") for w in self.workers.values()))
@@ -193,12 +193,12 @@ class ProcessGroup:
     async def heard_at(
         self, by: Iterable[str], wanted: Callable[[Fact], object], since: dict[str, int]
     ) -> float:
-        """Returns when the last of these nodes told such a fact (`time.monotonic`)."""
+        """Returns when the last of these nodes printed such a fact (`time.monotonic`)."""
         facts = await asyncio.gather(
             *(self.workers[node_id].wait(wanted, since=since[node_id]) for node_id in by)
         )
         return float(max(fact["at"] for fact in facts))
 
     def mark(self) -> dict[str, int]:
-        """Returns where the facts to come begin."""
+        """Returns the position of the next fact."""
         return {node_id: len(worker.facts) for node_id, worker in self.workers.items()}

@@ -1,4 +1,4 @@
-"""Rows of a large topology: most of its nodes do not run, but all that they signed is real."""
+"""Rows of a large topology: most of its nodes do not run, but all signatures are real."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ FRAMING = 5 + 9 + 22 + 52
 
 MIB = 1 << 20
 FEW = 500
-"""Records that a client holds before its memory is looked at, so that what it needs once is in."""
+"""Records that a client holds at the first measurement, so that fixed costs do not count."""
 
 
 class Server(mesh_pb2_grpc.MeshServicer):
-    """Serves the feed of a topology, as a node does, without watching anybody in it."""
+    """Serves the feed of a topology, as a node does, without watching any node."""
 
     def __init__(self) -> None:
         self.topology = Topology()
@@ -39,7 +39,7 @@ class Server(mesh_pb2_grpc.MeshServicer):
         self.topology.merge_records([one.record for one in people], version=1)
 
     def writer(self, request: mesh_pb2.WatchRequest) -> FeedWriter:
-        """Makes what tells one watcher."""
+        """Makes the feed writer of one watcher."""
         return FeedWriter(self.topology, self._chains.get, watcher="client", request=request)
 
     async def Watch(  # noqa: N802 - the wire's name
@@ -55,7 +55,7 @@ class Server(mesh_pb2_grpc.MeshServicer):
 
     @asynccontextmanager
     async def serving(self, tls: TLSConfig) -> AsyncIterator[str]:
-        """Serves until the block ends; gives the seed peer."""
+        """Serves until the block ends; yields the seed peer."""
         server = grpc.aio.server()
         mesh_pb2_grpc.add_MeshServicer_to_server(self, server)
         credentials = grpc.ssl_server_credentials(
@@ -82,7 +82,7 @@ async def client(seed: str, tls: TLSConfig) -> AsyncIterator[Worker]:
 
 
 def edge(nodes: int) -> Measured:
-    """One node of many changes its record: what goes over one edge of the mesh."""
+    """One node of many changes its record: the bytes on one edge of the mesh."""
     with tempfile.TemporaryDirectory() as directory:
         population = Population(CertificateAuthority.create(directory))
         people = list(population.make(nodes))
@@ -112,10 +112,10 @@ async def join(nodes: int) -> Measured:
 
 
 async def memory(nodes: int) -> Measured:
-    """A client is told of thousands: what its process grows by, for each after the first few."""
+    """A client receives thousands of nodes: the memory for each after the first few."""
     with tempfile.TemporaryDirectory() as directory:
         ca = CertificateAuthority.create(directory)
-        # All of them first: making them takes so long that the client would look for another feed.
+        # All of them first: making them takes so long that the client would change to another feed.
         people = list(Population(ca).make(nodes))
         identity, caller = ca.issue_in_memory("server"), ca.issue_in_memory("client")
     server = Server()

@@ -1,4 +1,4 @@
-"""A lean node: tells when it learns what, by the clock that all processes of a machine share."""
+"""A small node that prints when it learns what, by the clock that all processes share."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def view(node: Node) -> None:
 
 
 async def main() -> None:
-    # That a peer is gone is what is measured, not what is wrong.
+    # Failed peers are what is measured, and no error.
     logging.basicConfig(level=logging.ERROR)
     options = json.loads(sys.argv[1])
     node = Node(**options, address="127.0.0.1:0", services=[ServiceInfo("echo", "v1")])

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 KEYS = 8
-"""Keys for all leaves together: making one takes 100 ms, and who shares one verifies no faster."""
+"""Keys that all leaves share: making one takes 100 ms, and sharing does not speed up checks."""
 
 LEAF_DAYS = 90
 SERVICES = (ServiceInfo("orders", "v1"), ServiceInfo("invoices", "v2"))
@@ -42,7 +42,7 @@ class Signing:
 
 @dataclass(frozen=True)
 class Somebody:
-    """One node: what it publishes, and what proves that it did."""
+    """One node: its record, and the certificate that proves it."""
 
     record: Record
     certificate: bytes
@@ -67,7 +67,7 @@ class Population:
         self._keys = [rsa.generate_private_key(65537, 2048) for _ in range(KEYS)]
 
     def make(self, count: int) -> Iterator[Somebody]:
-        """Makes so many nodes; takes 4 ms of CPU each, most of it the CA's signature."""
+        """Makes some nodes; takes 4 ms of CPU each, most of it for the CA's signature."""
         with ThreadPoolExecutor(2) as threads:
             yield from threads.map(self._make_one, range(count))
 

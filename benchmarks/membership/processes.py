@@ -16,14 +16,14 @@ from table import Measured, Row
 CHANGES = 150
 KILLS = 7
 QUIET = 15.0
-"""Seconds after the mesh is one, in which what the joining left behind dies down."""
+"""Seconds after the mesh is one, for the work that follows from joining."""
 
 IDLE = 30.0
 """Seconds over which idle traffic is counted."""
 
 
 async def change(crew: ProcessGroup) -> Measured:
-    """A node changes its record: how long until the last of the others knows."""
+    """A node changes its record: the time until the last other node knows."""
     taken = []
     for number in range(CHANGES):
         await asyncio.sleep(random.uniform(0.03, 0.1))
@@ -40,7 +40,7 @@ async def change(crew: ProcessGroup) -> Measured:
 
 
 async def kill(crew: ProcessGroup) -> Measured:
-    """A process is killed: how long until the last of the others holds it for failed."""
+    """A process is killed: the time until the last other node sees it as failed."""
     taken = []
     for _ in range(KILLS):
         await crew.settle()
@@ -61,7 +61,7 @@ async def kill(crew: ProcessGroup) -> Measured:
 
 
 async def idle(crew: ProcessGroup) -> Measured:
-    """Nothing happens: what a node sends all the same."""
+    """Nothing happens: the traffic of an idle node."""
     await asyncio.sleep(QUIET)
     began, sent = time.monotonic(), crew.namespace.octets_sent()
     await asyncio.sleep(IDLE)

@@ -1,4 +1,4 @@
-"""Rows in virtual time: what takes hundreds of nodes, or broken links, or half an hour."""
+"""Rows in virtual time: those with hundreds of nodes, broken links, or half an hour."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ SEED = 1
 MINUTES = 30
 FAILED = NodeStatus.FAILED
 
-# A partition makes hundreds of nodes tell of each other, all in this one process.
+# In a partition hundreds of nodes log warnings, all in this process.
 logging.getLogger("aegis").setLevel(logging.ERROR)
 
 
 def deaths(simulation: Simulation, *, by: set[str]) -> set[str]:
-    """Ids of those that somebody of `by` held for failed."""
+    """Ids of the nodes that any node of `by` saw fail."""
     return {
         event.subject for event in simulation.events if event.kind == "failed" and event.by in by
     }
@@ -38,7 +38,7 @@ def hops(nodes: int) -> Measured:
 
 
 def hops_of_one_change(nodes: int) -> Measured:
-    """As `hops`, with nobody in memory but those that pass the change on."""
+    """As `hops`, with only the nodes in memory that pass the change on."""
     changes = [spread(nodes, seed=SEED, origin=number * nodes // 10) for number in range(10)]
     assert all(len(change.hops) == nodes for change in changes)
     most = max(max(change.hops.values()) for change in changes)
@@ -48,7 +48,7 @@ def hops_of_one_change(nodes: int) -> Measured:
 
 
 def black_hole(nodes: int) -> Measured:
-    """A node neither answers nor breaks any more."""
+    """A node is cut off without a broken connection."""
     taken = []
     for number in range(5):
         simulation = Simulation(nodes, seed=SEED + number)
@@ -106,7 +106,7 @@ def links(nodes: int) -> Measured:
 
 
 def halves(nodes: int) -> Measured:
-    """Two halves fail each other, and are healed."""
+    """Two halves see each other fail, and the partition heals."""
     simulation = Simulation(nodes, seed=SEED)
     near, far = simulation.live[::2], simulation.live[1::2]
     simulation.partition(near)

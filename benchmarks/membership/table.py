@@ -1,4 +1,4 @@
-"""The table of this benchmark: what is measured, the most that it may be, and what it was."""
+"""The table of this benchmark: what is measured, its limit, and the result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Measured:
-    """What a row's measurement gave.
+    """The result of a row.
 
     Attributes:
         values: In the row's unit, as many as the row has limits; the first ones count.
