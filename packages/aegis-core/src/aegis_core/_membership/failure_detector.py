@@ -82,7 +82,6 @@ class FailureDetector:
         return iter(list(self._subjects))
 
     def opinion(self, node_id: str) -> tuple[Opinion, bool]:
-        """Returns the opinion of a watched node, and whether it is held."""
         subject = self._subjects[node_id]
         return subject.opinion, subject.held
 
@@ -118,7 +117,6 @@ class FailureDetector:
         subject.opinion = Opinion.CLEAR
 
     def feed_broken(self, node_id: str, now: float) -> None:
-        """Notes that a node's feed broke, or could not be opened."""
         subject = self._subjects.get(node_id)
         if subject is None:
             return
@@ -129,11 +127,8 @@ class FailureDetector:
     def record_renewed(self, node_id: str, now: float, *, alone: bool) -> None:
         """Notes that a node wrote a new record, so it was alive then.
 
-        Args:
-            node_id: The node.
-            now: The time.
-            alone: None of its other observers accuses it. The fault is then likely this node's, so
-                it does not accuse that one again for a while, twice as long each time.
+        If this node is `alone` in accusing it, the fault is likely this node's own, so it does not
+        accuse that one again for a while, twice as long each time.
         """
         subject = self._subjects.get(node_id)
         if subject is None or subject.held:

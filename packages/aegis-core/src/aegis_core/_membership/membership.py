@@ -107,7 +107,6 @@ class Membership:
         return frozenset(self._topology.nodes.keys() - {self._own_id})
 
     def observers(self, node_id: str) -> frozenset[str]:
-        """Returns the nodes whose verdicts on a node count."""
         return self._rings.observers(node_id)
 
     def message_received(self, node_id: str, now: float) -> None:
@@ -223,7 +222,6 @@ class Membership:
     # Which verdicts to publish
 
     def _own_verdict(self, record: Record) -> Verdict | None:
-        """Returns the verdict that this process published on a record."""
         content = self._topology.get_verdict(record.id, self._own_id)
         own = self._topology.get_record(self._own_id)
         if content is None or own is None:
@@ -261,7 +259,6 @@ class Membership:
     # Who is alive
 
     def _derive(self, node_id: str, now: float) -> None:
-        """Derives a node's status from the verdicts of its observers."""
         record = self._topology.get_record(node_id)
         node = self._topology.get_node(node_id)
         if record is None or node is None or node_id == self._own_id:
@@ -316,7 +313,6 @@ class Membership:
         return accuser is not None and accuser.instance == verdict.accuser_instance
 
     def _is_agreed(self, electors: frozenset[str], verdicts: Iterable[Verdict], now: float) -> bool:
-        """Tells whether a majority of the electors that can answer say `failed`."""
         failing = {v.accuser for v in verdicts if v.opinion is Opinion.FAILED}
         waited_for = {
             observer

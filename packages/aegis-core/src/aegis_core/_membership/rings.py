@@ -57,7 +57,6 @@ class Rings:
         return True
 
     def remove(self, node_id: str) -> bool:
-        """Removes a node; returns whether it was on the rings."""
         if node_id not in self._members:
             return False
         self._not_observing.discard(node_id)

@@ -88,11 +88,17 @@ class Joiner:
         if known is not None and (self._is_watching(known) or self._is_alive(known)):
             return
         try:
-            node_id = seed.node_id or await self._identify(seed)
+            node_id = seed.node_id
+            if node_id is None:
+                found = await asyncio.to_thread(probe_identity, seed.address, self._state.tls)
+                node_id = found.node_id
             if node_id != self._state.node_id and node_id != known:
                 self._peers.add_peer(PeerInfo(node_id, seed.address))
                 self._found[seed] = node_id
-                self._replace(known)
+                if known is not None and known not in self._found.values():
+                    # Another node answers at its address now.
+                    with contextlib.suppress(PeerNotFoundError):
+                        self._peers.remove_peer(known)
             self._failures.pop(seed, None)
             self._log_limiter.forget(seed)
         except (DiscoveryError, CertsError, ConfigError) as error:
@@ -113,13 +119,3 @@ class Joiner:
         node = self._state.topology.get_node(node_id)
         is_alive = node is not None and node.status is NodeStatus.ALIVE
         return is_alive and self._state.joined.is_set()
-
-    async def _identify(self, seed: SeedPeer) -> str:
-        identity = await asyncio.to_thread(probe_identity, seed.address, self._state.tls)
-        return identity.node_id
-
-    def _replace(self, known: str | None) -> None:
-        """Removes a peer at whose address another node answers now."""
-        if known is not None and known not in self._found.values():
-            with contextlib.suppress(PeerNotFoundError):
-                self._peers.remove_peer(known)

@@ -26,22 +26,12 @@ _log = logging.getLogger("aegis.membership")
 
 
 class SessionRunner:
-    """Runs a session in an event loop.
-
-    Attributes:
-        session: Decides which feeds to open, and what their messages mean.
-        peers: Calls single peers.
-    """
+    """Runs a session in an event loop."""
 
     def __init__(self, state: NodeState) -> None:
         self._state = state
-        self.session = Session(
-            state.topology,
-            self,
-            time.monotonic(),
-            new_reader=state.new_reader,
-            rng=random.Random(),
-        )
+        now, rng = time.monotonic(), random.Random()
+        self.session = Session(state.topology, self, now, new_reader=state.new_reader, rng=rng)
         self.peers = PeerManager(state, self.session)
         self._is_due = asyncio.Event()
         self._streams: dict[Feed, asyncio.Task[None]] = {}
@@ -64,15 +54,18 @@ class SessionRunner:
                         await self._is_due.wait()
         finally:
             unsubscribe()
-            self.session.close()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._close_all()
 
     async def say_goodbye(self, aware: frozenset[str]) -> None:
         """Sends the tombstone to a few nodes other than `aware`, and waits until they have it."""
         self.session.say_goodbye(aware, time.monotonic())
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=GOODBYE_TIMEOUT)
+        await self._close_all()
+
+    async def _close_all(self) -> None:
         self.session.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # SessionShell
 

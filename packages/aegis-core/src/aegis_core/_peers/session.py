@@ -57,13 +57,7 @@ MAX_ANSWERED = 256
 class Session:
     """Decides for one node, from its start to its end.
 
-    Args:
-        topology: The node's own.
-        shell: Carries out the decisions.
-        now: Monotonic seconds, on the clock of all other calls.
-        new_reader: Makes the reading end of a feed.
-        rng: For jitter and for choices among peers.
-        rings: Rings that hold all nodes of the topology already.
+    All times are monotonic seconds of one clock. `rings` hold all nodes of the topology already.
 
     Attributes:
         feeds: The feeds to keep open, by node id.

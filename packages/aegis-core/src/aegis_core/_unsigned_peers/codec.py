@@ -31,7 +31,6 @@ def health_to_wire(info: HealthInfo) -> aegis_pb2.HealthResponse:
 
 
 def health_from_wire(message: aegis_pb2.HealthResponse) -> HealthInfo:
-    """Decodes a node's health; an unsupported status becomes UNKNOWN."""
     try:
         status = HealthStatus(message.status)
     except ValueError:

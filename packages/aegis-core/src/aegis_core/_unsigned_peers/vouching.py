@@ -126,7 +126,8 @@ class Vouching:
 
     def _update_records(self, node_ids: Iterable[str], peer_id: str) -> None:
         """Publishes or removes the nodes that a change of a peer may affect."""
-        unsigned = [node_id for node_id in sorted(node_ids) if not self._is_signed(node_id)]
+        records = {node_id: self._topology.get_record(node_id) for node_id in sorted(node_ids)}
+        unsigned = [i for i, record in records.items() if record is None or record.voucher]
         preferred = [(node_id, self._preferred(node_id)) for node_id in unsigned]
         # Removals first, so that they make room for others.
         for node_id, node in preferred:
@@ -185,10 +186,6 @@ class Vouching:
     def _warn_of_limit(self, peer_id: str) -> None:
         line = "%s lists more new nodes than the %d that one peer may introduce; some are omitted"
         self._log_limiter.warn(peer_id, "too many new nodes", line, peer_id, MAX_INTRODUCED)
-
-    def _is_signed(self, node_id: str) -> bool:
-        record = self._topology.get_record(node_id)
-        return record is not None and record.voucher is None
 
     def _vouches_for(self, node_id: str) -> bool:
         node = self._topology.get_node(node_id)

@@ -89,7 +89,6 @@ class Process(Host):
             self._world.reset(stream)
 
     def leave(self) -> None:
-        """Leaves the mesh, ends the feeds that it serves with OK, and ends a little later."""
         self.session.leave()
         self.session.say_goodbye({stream.watcher.id for stream in self.serving}, self._clock.now)
         self._clock.after(_GRACE, self, self._close)
@@ -231,7 +230,6 @@ class Process(Host):
             self._world.send(stream, message.SerializeToString())
 
     def _send_heartbeats(self) -> None:
-        """Sends a heartbeat on each feed that has been idle for `HEARTBEAT`."""
         now = self._clock.now
         self._forget_ended()
         due = now + HEARTBEAT

@@ -14,6 +14,8 @@ from aegis_core.simulation._process import Process, fake_signer
 from aegis_core.simulation._warm_start import clone, copy_topology, shared_state
 from aegis_core.simulation._world import Event, Spread, Traffic, World
 
+_Act = Callable[[str], None]
+
 
 class UnmetError(AssertionError):
     """A condition did not become true in time.
@@ -263,7 +265,7 @@ class Simulation:
         """Blocks and opens all links of a node in turn, until `heal`."""
         if node_id not in self._flaps:
             self._flaps[node_id] = Entity()
-            self._close(node_id, blocked, opened)
+            self._flap(node_id, self.block, blocked, self.unblock, opened)
 
     def delay(self, share: float, *, least: float, most: float) -> None:
         """Delays a share of all heartbeats; later messages of the stream wait behind them."""
@@ -305,15 +307,10 @@ class Simulation:
             process.paused_until = max(process.paused_until, self.now + seconds)
         self._world.clock.after(every, pause, self._stall_again, pause, node_id, seconds, every)
 
-    def _close(self, node_id: str, blocked: float, opened: float) -> None:
-        self.block(node_id)
-        entity = self._flaps[node_id]
-        self._world.clock.after(blocked, entity, self._open, node_id, blocked, opened)
-
-    def _open(self, node_id: str, blocked: float, opened: float) -> None:
-        self.unblock(node_id)
-        entity = self._flaps[node_id]
-        self._world.clock.after(opened, entity, self._close, node_id, blocked, opened)
+    def _flap(self, node_id: str, act: _Act, seconds: float, then: _Act, pause: float) -> None:
+        act(node_id)
+        flap = self._flaps[node_id]
+        self._world.clock.after(seconds, flap, self._flap, node_id, then, pause, act, seconds)
 
 
 def _start(process: Process, rings: Rings) -> None:

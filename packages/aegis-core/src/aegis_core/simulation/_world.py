@@ -145,7 +145,6 @@ class World(Generic[HostT]):
     # Streams
 
     def connect(self, stream: Stream, request: bytes) -> None:
-        """Opens a stream once packets get through; the host of a node that ended refuses."""
         self._try_connect(stream, request, self.clock.now)
 
     def _try_connect(self, stream: Stream, request: bytes, began: float) -> None:
