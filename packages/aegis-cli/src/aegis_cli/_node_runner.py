@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 
 import click
 from aegis_certs.cli import printable, show_json
@@ -24,15 +19,15 @@ async def run_node(node: Node, *, json: bool) -> None:
         aegis_discovery.NodeIdInUseError: Another process has taken its node id.
     """
     _log_to_stderr()
-    # The first signal cancels it at any point; then leaving the block takes time.
-    with suppress(asyncio.CancelledError), _cancelled_by_signals():
-        async with node:
-            node.topology.subscribe(_log_event)
-            for peer in node.topology.nodes.values():
-                if peer.id != node.id:
-                    _log.info("%s is here%s", peer.id, _location(peer))
-            _announce(node, json=json)
-            await node.wait_for_termination()
+
+    def announce() -> None:
+        node.topology.subscribe(_log_event)
+        for peer in node.topology.nodes.values():
+            if peer.id != node.id:
+                _log.info("%s is here%s", peer.id, _location(peer))
+        _announce(node, json=json)
+
+    await node.run(on_ready=announce)
 
 
 def _announce(node: Node, *, json: bool) -> None:
@@ -62,28 +57,8 @@ def _location(node: NodeInfo) -> str:
     return printable(f" at {node.address}{services}")
 
 
-@contextmanager
-def _cancelled_by_signals() -> Iterator[None]:
-    """Cancels this task at the first signal, and ends the process at the second."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    signalled = False
-
-    def stop(number: signal.Signals) -> None:
-        nonlocal signalled
-        if signalled:
-            os._exit(128 + number)
-        signalled = True
-        _log.info("stopping after %s; a second signal ends it at once", number.name)
-        if task is not None:
-            task.cancel()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
-    yield
-
-
 def _log_to_stderr() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     # Other loggers keep their level: details are for debugging, and warnings are shown.
-    for name in ("aegis.cli", "aegis_certs"):
+    for name in ("aegis.cli", "aegis.node", "aegis_certs"):
         logging.getLogger(name).setLevel(logging.INFO)

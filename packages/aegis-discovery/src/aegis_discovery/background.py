@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
@@ -86,6 +88,14 @@ class BackgroundLoop:
             return function(*args, **kwargs)
 
         return self.run(work())
+
+    def call_soon(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Calls a function on the loop's thread soon, and does not wait for it.
+
+        A signal handler may use it: it takes no lock. A closed loop does not call the function.
+        """
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(functools.partial(function, *args, **kwargs))
 
     def close(self) -> None:
         """Cancels all tasks, ends the loop and joins the thread; no effect in a forked child."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Callable
 from typing import Self
 
@@ -17,6 +18,7 @@ from aegis_core._access.policy_file import PolicySource
 from aegis_core._node.faces import NodeView, through_peers
 from aegis_core._node.options import NodeOptions, expand
 from aegis_core._node.runtime import RunningNode
+from aegis_core._node.signals import notify_manager, stop_signals
 from aegis_core._peers.manager import PeerManager
 from aegis_core._server.server import MeshServer
 from aegis_core._stats import NodeStats
@@ -70,6 +72,7 @@ class Node(NodeView):
         self._stopping: asyncio.Task[None] | None = None
         self._ended: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
+        self._stop_requested = False
         self._identity_subscribers: list[Callable[[IdentityEvent], object]] = []
         self._forked = False
 
@@ -105,6 +108,30 @@ class Node(NodeView):
 
     # Start and stop
 
+    async def run(self, *, on_ready: Callable[[], object] | None = None) -> None:
+        """Starts, serves until SIGTERM or SIGINT, then leaves, drains and returns.
+
+        A second signal ends the process at once. In a thread other than the main one it handles
+        no signals, and returns after `stop`. It tells a service manager that sets `NOTIFY_SOCKET`,
+        such as systemd, when the node is ready and when it stops.
+
+        Args:
+            on_ready: Called once the node serves.
+
+        Raises:
+            NodeIdInUseError: If it stopped because another process runs under its id.
+            MeshError: As `start`, which has further errors.
+        """
+        self._check_not_started()
+        with stop_signals(self.request_stop, asyncio.get_running_loop()):
+            try:
+                if await self.start_unless_stopped():
+                    if on_ready is not None:
+                        on_ready()
+                    await self.wait_for_termination()
+            finally:
+                await self.stop()
+
     async def start(self) -> None:
         """Loads the identity, serves, and joins the mesh.
 
@@ -118,9 +145,7 @@ class Node(NodeView):
             aegis_certs.CertsError: If the identity cannot be loaded.
             aegis_discovery.errors.PolicyError: If the policy file is not a valid policy.
         """
-        if self._starting is not None:
-            self._check_fork()
-            raise NodeStateError(f"node {self.id} was started before; make a new Node")
+        self._check_not_started()
         register_at_fork(self)
         self._ended = asyncio.get_running_loop().create_future()
         self._starting = asyncio.create_task(self._start_parts(), name=f"aegis-start-{self.id}")
@@ -130,7 +155,8 @@ class Node(NodeView):
             stopped = self._stopping is not None
             await self.stop(grace=0)
             if stopped and self._starting.cancelled():
-                raise NodeStateError(f"node {self.id} was stopped while it started") from None
+                stopped_by = NodeStateError(f"node {self.id} was stopped while it started")
+                raise self._failure or stopped_by from None
             raise
 
     async def stop(self, grace: float | None = None) -> None:
@@ -204,6 +230,28 @@ class Node(NodeView):
 
     # Internals
 
+    async def start_unless_stopped(self) -> bool:
+        """Starts the node for `run`; returns False if a signal asked it to stop meanwhile."""
+        if self._stop_requested:
+            return False
+        try:
+            await self.start()
+        except NodeStateError:
+            if self._stop_requested:
+                return False
+            raise
+        if not self._stop_requested:
+            notify_manager("READY")
+        return not self._stop_requested
+
+    def request_stop(self, number: signal.Signals) -> None:
+        """Begins the stop of a node that runs, or of one that starts, after a signal."""
+        _log.info("%s stops after %s; a second signal ends it at once", self.id, number.name)
+        notify_manager("STOPPING")
+        self._stop_requested = True
+        if self._starting is not None and self._stopping is None:
+            self._begin_stop(self._options.grace)
+
     def after_fork_in_child(self) -> None:
         """Marks this copy of the node as one in a forked child; its methods raise `ForkedError`."""
         self._forked = True
@@ -211,6 +259,11 @@ class Node(NodeView):
     def _check_fork(self) -> None:
         if self._forked:
             raise ForkedError(f"node {self.id}")
+
+    def _check_not_started(self) -> None:
+        if self._starting is not None:
+            self._check_fork()
+            raise NodeStateError(f"node {self.id} was started before; make a new Node")
 
     @property
     def _parts(self) -> RunningNode:

@@ -33,6 +33,7 @@ from aegis_core._stats import FeedStats, NodeStats
 from aegis_core.errors import ConfigError
 
 _log = logging.getLogger("aegis.node")
+_server_log = logging.getLogger("aegis.server")
 
 
 class RunningNode:
@@ -136,7 +137,8 @@ class RunningNode:
         )
         await self.server.set_health(self.monitor.info)
         await self.server.start()
-        _log.info("%s serves at %s, known as %s", options.id, self.server.address, address)
+        known_as = f", known as {address}" if address != self.server.address else ""
+        _server_log.info("%s serves at %s%s", options.id, self.server.address, known_as)
         for name, work in (
             ("session", self.runner.run),
             ("joiner", self.joiner.run),

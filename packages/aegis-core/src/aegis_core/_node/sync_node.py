@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
@@ -17,6 +18,7 @@ from aegis_core._node.faces import NodeView, through_peers
 from aegis_core._node.node import Node as AsyncNode
 from aegis_core._node.options import NodeOptions, expand
 from aegis_core._node.runtime import RunningNode
+from aegis_core._node.signals import stop_signals
 from aegis_core._peers.info import PeerInfo
 from aegis_core._peers.manager import PeerManager as AsyncPeerManager
 from aegis_core._server.server import MeshServer as AsyncMeshServer
@@ -147,18 +149,35 @@ class Node(NodeView):
         """Returns a snapshot of the node's calls, feeds, topology, certificate and pool."""
         return self._loop.call(self._node.stats)
 
+    def run(self, *, on_ready: Callable[[], object] | None = None) -> None:
+        """Starts, serves until SIGTERM or SIGINT, then leaves, drains and returns.
+
+        As `aegis_core.aio.Node.run`, with the same errors. `on_ready` is called in this thread; the
+        node stops when a signal arrives, and `run` returns once `on_ready` has returned too.
+        """
+        background = self._new_loop()
+
+        def stop(number: signal.Signals) -> None:
+            background.call_soon(self._node.request_stop, number)
+
+        with stop_signals(stop):
+            try:
+                if background.run(self._node.start_unless_stopped()):
+                    if on_ready is not None:
+                        on_ready()
+                    self.wait_for_termination()
+            finally:
+                self.stop()
+
     def start(self) -> None:
         """Starts the node, as `aegis_core.aio.Node.start`, with the same errors."""
-        if self._background is not None:
-            self._background.check_fork(f"node {self.id}")
-            raise NodeStateError(f"node {self.id} was started before; make a new Node")
-        self._background = BackgroundLoop(f"aegis-{self.id}")
+        background = self._new_loop()
         try:
-            self._background.run(self._node.start())
+            background.run(self._node.start())
         except BaseException:
             # Ctrl-C ends up here too, when the mesh may already know this node.
-            self._background.run(self._node.stop(grace=0))
-            self._background.close()
+            background.run(self._node.stop(grace=0))
+            background.close()
             raise
 
     def stop(self, grace: float | None = None) -> None:
@@ -217,6 +236,13 @@ class Node(NodeView):
         with self._lock:
             if self._pool is not None and event.kind is IdentityEventKind.CHANGED:
                 self._pool.change_identity(event.tls)
+
+    def _new_loop(self) -> BackgroundLoop:
+        if self._background is not None:
+            self._background.check_fork(f"node {self.id}")
+            raise NodeStateError(f"node {self.id} was started before; make a new Node")
+        self._background = BackgroundLoop(f"aegis-{self.id}")
+        return self._background
 
     @property
     def _loop(self) -> BackgroundLoop:

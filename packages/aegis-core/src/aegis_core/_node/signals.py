@@ -1,0 +1,84 @@
+"""The signals that stop a process, and the messages to its service manager (sd_notify)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+_log = logging.getLogger("aegis.node")
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+SAME_SIGNAL = 0.5
+"""Seconds within which a signal counts once: a wrapper such as `uv run` may pass on a second one
+when the signal goes to the whole process group."""
+
+
+@contextlib.contextmanager
+def stop_signals(
+    stop: Callable[[signal.Signals], object], loop: asyncio.AbstractEventLoop | None = None
+) -> Iterator[None]:
+    """Calls `stop` at the first SIGTERM or SIGINT; a second one ends the process at once.
+
+    Only the main thread can handle signals; in any other thread this does nothing. The handlers
+    from before are restored at the end.
+
+    Args:
+        stop: It is called in the event loop or, without one, in a signal handler: between any two
+            steps of the main thread. So it may not take a lock there.
+        loop: The event loop of this thread, if it has one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    first: tuple[int, float] | None = None
+
+    def handle(number: int, _frame: FrameType | None = None) -> None:
+        nonlocal first
+        if first is None:
+            first = number, time.monotonic()
+            stop(signal.Signals(number))
+        elif first[0] != number or time.monotonic() - first[1] >= SAME_SIGNAL:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    for number in before:
+        if loop is None:
+            signal.signal(number, handle)
+        else:
+            loop.add_signal_handler(number, handle, number)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if loop is not None:
+                loop.remove_signal_handler(number)
+            if handler is not None:  # it is None if C code set it
+                signal.signal(number, handler)
+
+
+def notify_manager(state: str) -> None:
+    """Tells systemd, or whatever set `NOTIFY_SOCKET`, that this process is `READY` or `STOPPING`.
+
+    See sd_notify(3). Without `NOTIFY_SOCKET` it does nothing.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):  # the abstract namespace of Linux
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.setblocking(False)
+            manager.sendto(f"{state}=1".encode(), address)
+    except OSError as error:
+        _log.warning("cannot tell the service manager %s: %s; see NOTIFY_SOCKET", state, error)
