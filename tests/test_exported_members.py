@@ -11,25 +11,27 @@ PACKAGES = ("aegis_certs", "aegis_discovery", "aegis_core", "aegis_cli")
 # Every import path of users: each public module, and the names of its __all__.
 EXPORTED = {
     "aegis_certs": """
-        AlreadyExistsError CertificateAuthority CertificateInfo CertificateSource CertificateState
-        CertsError DEFAULT_TRUST_DOMAIN DirectoryError ExpiredError Identity IdentityError
-        IdentitySource InvalidNodeIdError InvalidPemError InvalidRequestError InventoryError
-        IssuedCertificate KeyMismatchError KeyType LockTimeoutError MissingHostError NotFoundError
+        AlreadyExistsError CAEndsError CertificateAuthority CertificateInfo
+        CertificateSource CertificateState CertsError DEFAULT_TRUST_DOMAIN DirectoryError
+        ExpiredError Identity IdentityError IdentitySource InvalidNodeIdError
+        InvalidPemError InvalidRequestError InventoryError IssuedCertificate
+        KeyMismatchError KeyType LockTimeoutError MissingHostError NotFoundError
         NotYetValidError PassphraseError Renewal RenewalSchedule Revocation RevocationList
-        RevocationListError RevocationReason RevokedError RotationError RotationPhase RotationState
-        SignedCertificate StillUsedError TLSConfig TLSOptions TrustBundle UntrustedError UsageError
-        VerificationError identity_of install_certificate list_certificates load_or_generate_tls
-        load_tls request_certificate validate_node_id
+        RevocationListError RevocationReason RevokedError RotationError RotationPhase
+        RotationState SignedCertificate StillUsedError TLSConfig TLSOptions TrustBundle
+        UntrustedError UsageError VerificationError identity_of install_certificate
+        list_certificates load_or_generate_tls load_tls request_certificate validate_node_id
     """,
     "aegis_certs.cli": """
         CommandGroup certificate_directory certs certs_exit_codes console examples fail json_flag
         option print_lines printable show_json
     """,
     "aegis_certs.errors": """
-        AlreadyExistsError CertsError DirectoryError ExpiredError IdentityError InvalidNodeIdError
-        InvalidPemError InvalidRequestError InventoryError KeyMismatchError LockTimeoutError
-        MissingHostError NotFoundError NotYetValidError PassphraseError RevocationListError
-        RevokedError RotationError StillUsedError UntrustedError UsageError VerificationError
+        AlreadyExistsError CAEndsError CertsError DirectoryError ExpiredError IdentityError
+        InvalidNodeIdError InvalidPemError InvalidRequestError InventoryError
+        KeyMismatchError LockTimeoutError MissingHostError NotFoundError NotYetValidError
+        PassphraseError RevocationListError RevokedError RotationError StillUsedError
+        UntrustedError UsageError VerificationError
     """,
     "aegis_cli": "main",
     "aegis_cli.cli": "aegis",

@@ -14,6 +14,7 @@ CertsError
 │   ├── RevokedError              it, or a CA above it, was revoked
 │   ├── MissingHostError          it does not have a required host
 │   └── IdentityError             it does not name one node, or not the expected one
+├── CAEndsError               a new certificate would not live longer: its CA ends
 ├── RevocationListError       a CRL cannot be trusted: signature, issuer, dates, older
 ├── InventoryError            the inventory of issued certificates cannot be used
 ├── RotationError             this step of a rotation cannot be done now
@@ -36,6 +37,7 @@ from aegis_certs._time import format_utc
 
 __all__ = [
     "AlreadyExistsError",
+    "CAEndsError",
     "CertsError",
     "DirectoryError",
     "ExpiredError",
@@ -205,6 +207,23 @@ class RevokedError(VerificationError):
         super().__init__(
             f"the certificate of {subject} was revoked at {format_utc(date)} ({reason}); "
             f"issue a new one if the node may go on"
+        )
+
+
+class CAEndsError(CertsError):
+    """A new certificate would not live longer than the current one, because their CA ends.
+
+    Attributes:
+        subject: The node of the certificate.
+        not_after: The end of the CA (UTC), and of the certificate.
+    """
+
+    def __init__(self, subject: str, not_after: datetime) -> None:
+        self.subject = subject
+        self.not_after = not_after
+        super().__init__(
+            f"the certificate of {subject} ends with its CA, at {format_utc(not_after)}; replace "
+            f"the CA where its key is (`aegis-certs rotate-ca prepare` is the first step)"
         )
 
 

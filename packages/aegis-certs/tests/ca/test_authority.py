@@ -105,7 +105,7 @@ def test_a_leaf_never_outlives_its_ca(directory: Path) -> None:
 
 def test_an_expired_ca_issues_nothing(directory: Path) -> None:
     ca = CertificateAuthority.create(directory, key_type=KeyType.P256, days=1, at=NOW - 3 * DAY)
-    with pytest.raises(ExpiredError, match="create a new CA"):
+    with pytest.raises(ExpiredError, match="rotate-ca prepare"):
         ca.issue("node-1")
     with pytest.raises(NotYetValidError):
         ca.issue("node-1", at=NOW - 10 * DAY)

@@ -23,6 +23,7 @@ from aegis_certs import (
     CertificateSource,
     KeyType,
     TLSOptions,
+    list_certificates,
     load_tls,
 )
 from aegis_certs.cli import certs
@@ -262,6 +263,88 @@ def test_renew_renews_one_certificate_or_all_that_are_due(
     assert "Renewed fresh" in run("renew", "fresh").stdout
     assert run("renew", "nobody").exit_code == 7
     assert run("renew", "fresh", "--watch").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "code", "reason"),
+    [
+        ("orders-1-key.pem", None, 7, "there is no key for"),
+        ("orders-1-cert.pem", None, 7, "there is no certificate for"),
+        ("orders-1-key.pem", b"junk", 1, "has no private key"),
+        ("orders-1-cert.pem", b"junk", 1, "has no certificate"),
+        ("orders-1-key.pem", "laptop-key.pem", 5, "does not belong"),
+    ],
+)
+def test_renew_and_doctor_fail_while_a_file_is_missing_or_damaged(
+    acme: Callable[..., Result],
+    directory: Path,
+    file: str,
+    content: bytes | str | None,
+    code: int,
+    reason: str,
+) -> None:
+    path = directory / file
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(
+            content if isinstance(content, bytes) else (directory / content).read_bytes()
+        )
+    renewed = acme("renew", "--json")
+    assert renewed.exit_code == code
+    (failed,) = json.loads(renewed.stdout)["renewed"]
+    assert failed["id"] == "orders-1"
+    assert reason in failed["error"]
+    assert "1 of 1 certificates could not be renewed" in renewed.stderr
+    assert acme("doctor").exit_code != 0
+    assert acme("revoke", "orders-1").exit_code == 0
+
+
+def test_renew_does_not_ask_for_keys_that_were_never_here(
+    acme: Callable[..., Result], directory: Path, tmp_path: Path
+) -> None:
+    other = CertificateAuthority.create(tmp_path / "other", key_type=KeyType.P256)
+    assert acme("csr", "n1", *EC, "--dir", str(tmp_path)).exit_code == 0
+    request = str(tmp_path / "n1_csr.pem")
+    assert acme("sign", request, "--out", str(directory / "n1-cert.pem")).exit_code == 0
+    (directory / "n2-cert.pem").write_bytes(other.issue_in_memory("n2").certificate_chain)
+    (directory / "web-key.pem").write_text("of another tool")
+    assert acme("renew").exit_code == 0
+
+
+def test_renew_fails_if_the_ca_ends_too_soon(run: Callable[..., Result], directory: Path) -> None:
+    past = dt.datetime.now(dt.UTC) - 80 * DAY
+    ca = CertificateAuthority.create(directory, key_type=KeyType.P256, days=100, at=past)
+    for node_id, days in (("cut", 365), ("short", 30)):
+        ca.issue(node_id, key_type=KeyType.P256, days=days, at=past)
+    renewed = run("renew")
+    assert renewed.exit_code == 3
+    assert "Renewed short" in renewed.stdout
+    assert re.search(r"cut: .* ends with its CA, .*`aegis-certs rotate-ca prepare`", renewed.stdout)
+
+
+def test_an_expired_ca_is_replaced_as_renew_and_doctor_say(
+    run: Callable[..., Result], directory: Path
+) -> None:
+    past = dt.datetime.now(dt.UTC) - 20 * DAY
+    ca = CertificateAuthority.create(directory, key_type=KeyType.P256, days=10, at=past)
+    for node_id in ("n1", "n2"):
+        ca.issue(node_id, key_type=KeyType.P256, days=60, at=past)
+    for command in (("renew",), ("renew", "n1"), ("issue", "n3", *EC), ("doctor",)):
+        refused = run(*command)
+        assert refused.exit_code == 4, command
+        assert "`aegis-certs rotate-ca prepare`" in refused.output, command
+    for step in (
+        ("rotate-ca", "prepare", "--days", "365"),
+        ("rotate-ca", "activate"),
+        ("renew",),
+        ("rotate-ca", "retire"),
+        ("verify", "n1"),
+        ("doctor",),
+    ):
+        done = run(*step)
+        assert done.exit_code == 0, (step, done.output)
+    assert {one.days_left for one in list_certificates(directory) if one.id == "n2"} >= {59}
 
 
 def test_a_ca_is_rotated_in_three_steps(acme: Callable[..., Result], directory: Path) -> None:

@@ -260,10 +260,11 @@ class CertificateAuthority:
         """Renews all certificates in this directory that are due, and the revocation lists.
 
         A certificate is due if its key is here, and it has less than a third of its life left or
-        a replaced CA issued it. A failure does not stop the renewal of the others.
+        a replaced CA issued it. A failure does not stop the renewal of the others. It is also a
+        failure if one is missing or damaged, or ends with its CA (`CAEndsError`).
 
         Raises:
-            CertsError: The directory or the CA cannot be used.
+            CertsError: The directory or the CA cannot be used, or the CA has expired.
         """
         with self._open(at) as session:
             return renew_due(session)

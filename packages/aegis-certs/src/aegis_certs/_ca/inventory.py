@@ -46,6 +46,7 @@ class IssuedCertificate:
         not_before: Its start (UTC).
         not_after: Its end (UTC).
         days: How long it was requested to live; its CA may end earlier. None if this is unknown.
+        from_request: It was signed for a request, so its key was created elsewhere.
     """
 
     id: str
@@ -59,6 +60,7 @@ class IssuedCertificate:
     not_before: datetime
     not_after: datetime
     days: float | None = None
+    from_request: bool = False
 
     @classmethod
     def of(
@@ -69,6 +71,7 @@ class IssuedCertificate:
         hosts: Iterable[str | IPAddress] = (),
         own_ip: IPAddress | None = None,
         days: float | None = None,
+        from_request: bool = False,
     ) -> Self:
         """The entry of a certificate and of the names and days that were requested for it."""
         names = alternative_names(certificate)
@@ -84,6 +87,7 @@ class IssuedCertificate:
             not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
             days=days,
+            from_request=from_request,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -100,6 +104,7 @@ class IssuedCertificate:
             "not_before": isoformat(self.not_before),
             "not_after": isoformat(self.not_after),
             "days": self.days,
+            "from_request": self.from_request,
         }
 
     @classmethod
@@ -124,7 +129,8 @@ class IssuedCertificate:
         days = data.get("days")
         if days is not None and (type(days) not in (int, float) or not 0 < days <= MAX_DAYS):
             raise ValueError("days is not a number of days")
-        fields: dict[str, Any] = {field: data[field] for field in texts} | {"days": days}
+        fields: dict[str, Any] = {field: data[field] for field in texts}
+        fields |= {"days": days, "from_request": data.get("from_request") is True}
         fields |= {field: tuple(data[field]) for field in lists}
         fields |= {field: parse_isoformat(data[field]) for field in dates}
         return cls(**fields)
@@ -203,6 +209,27 @@ class Inventory:
                     store.audit_path.name,
                 )
         return cls(_rebuild(store))
+
+
+def names_with_keys(store: Store, inventory: Inventory) -> list[str]:
+    """The nodes whose key is in a directory, or should be there because it was created there."""
+    known = inventory.latest()
+    orphans = (name for name in store.key_names() if name in known)
+    placed = (
+        name for name in store.names() if store.has_key(name) or _lacks_key(store, known, name)
+    )
+    return sorted({*orphans, *placed})
+
+
+def _lacks_key(store: Store, known: Mapping[str, IssuedCertificate], name: str) -> bool:
+    entry = known.get(name)
+    if entry is None or entry.from_request:
+        return False
+    try:
+        chain = store.chain(name)
+    except CertsError:
+        return True
+    return chain is not None and f"{chain[0].serial_number:x}" == entry.serial
 
 
 def _parse(data: bytes, store: Store) -> list[IssuedCertificate]:

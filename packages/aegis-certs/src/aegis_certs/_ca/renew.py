@@ -5,17 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aegis_certs._ca.audit_log import Action
+from aegis_certs._ca.inventory import names_with_keys
 from aegis_certs._ca.session import CASession
 from aegis_certs._ca.spec import IdentityRequest
 from aegis_certs._x509.names import OLD_CA_NAME
 from aegis_certs._x509.tls_config import TLSConfig
-from aegis_certs._x509.validity import CertificateState, state_by_dates
-from aegis_certs.errors import CertsError, NotFoundError
+from aegis_certs._x509.validity import (
+    NEW_CA_ADVICE,
+    CertificateState,
+    check_dates,
+    common_name,
+    state_by_dates,
+)
+from aegis_certs.errors import CAEndsError, CertsError, NotFoundError
 
 
 @dataclass(frozen=True)
 class Renewal:
-    """The result for one certificate that was due for renewal.
+    """The result for one certificate that was due for renewal, or that is missing or damaged.
 
     Attributes:
         node_id: The node of the certificate.
@@ -29,11 +36,18 @@ class Renewal:
 
 
 def renew_due(session: CASession) -> tuple[Renewal, ...]:
-    """Renews all certificates that are due; a failure does not stop the others."""
+    """Renews all certificates that are due; a failure does not stop the others.
+
+    Raises:
+        ExpiredError: The CA, or a CA above it, has expired.
+    """
+    for ca in session.bundle.path():
+        check_dates(ca, session.at, f"the CA {common_name(ca.subject)}", NEW_CA_ADVICE)
     found = []
-    for name in _due_for_renewal(session):
+    for name in names_with_keys(session.store, session.inventory):
         try:
-            found.append(Renewal(name, renew_in_session(session, IdentityRequest.parse(name))))
+            if _is_due(session, name):
+                found.append(Renewal(name, renew_in_session(session, IdentityRequest.parse(name))))
         except CertsError as error:
             found.append(Renewal(name, None, error))
     session.refresh_revocations()
@@ -56,23 +70,26 @@ def renew_in_session(session: CASession, request: IdentityRequest) -> TLSConfig:
     return session.issue(spec, Action.RENEW)
 
 
-def _due_for_renewal(session: CASession) -> tuple[str, ...]:
-    """The nodes whose certificates are near their end, or from a CA that was replaced."""
-    store = session.store
+def _is_due(session: CASession, name: str) -> bool:
+    """Whether a certificate is near its end, or from a CA that was replaced.
+
+    Raises:
+        CertsError: It is due and would not live longer, or it or its key is missing or damaged.
+    """
+    store, bundle = session.store, session.bundle
+    chain = store.chain(name)
+    issuer = chain and bundle.issuer_of(chain[0], chain[1:])
+    if chain and (not issuer or session.revocations.is_revoked(chain[0], chain[1:])):
+        return False  # it is not ours, or it is over
+    pair = store.pair(name, quick=True)
+    if pair is None:
+        return False
     old = store.chain(OLD_CA_NAME)
-    found = []
-    for name in store.names():
-        try:
-            chain = store.chain(name) if store.has_key(name) else None
-        except CertsError:
-            continue  # the listing shows it as unreadable
-        if not chain or session.revocations.is_revoked(chain[0], chain[1:]):
-            continue
-        issuer = session.bundle.issuer_of(chain[0], chain[1:])
-        is_old = old is not None and issuer == old[0]
-        state = state_by_dates(chain[0], session.at)
-        ends = session.issuer.certificate.not_valid_after_utc
-        late = state in (CertificateState.EXPIRING, CertificateState.EXPIRED)
-        if issuer and (is_old or (late and chain[0].not_valid_after_utc < ends)):
-            found.append(name)
-    return tuple(found)
+    if old is not None and issuer == old[0]:
+        return True
+    state = state_by_dates(pair.chain[0], session.at)
+    late = state in (CertificateState.EXPIRING, CertificateState.EXPIRED)
+    end = session.issuer.certificate.not_valid_after_utc
+    if late and pair.chain[0].not_valid_after_utc >= end:
+        raise CAEndsError(name, end)
+    return late

@@ -166,7 +166,12 @@ class CASession:
             client=spec.client,
         )
         entry = IssuedCertificate.of(
-            spec.node_id, leaf, hosts=spec.hosts, own_ip=spec.own_ip, days=spec.days
+            spec.node_id,
+            leaf,
+            hosts=spec.hosts,
+            own_ip=spec.own_ip,
+            days=spec.days,
+            from_request=action is Action.SIGN,
         )
         self.inventory.record(self.store, action, entry, self.at)
         return leaf

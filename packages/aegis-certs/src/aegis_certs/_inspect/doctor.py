@@ -11,7 +11,7 @@ from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
-from aegis_certs._ca.inventory import Inventory
+from aegis_certs._ca.inventory import Inventory, names_with_keys
 from aegis_certs._ca.rotation_state import RotationPhase, phase_of
 from aegis_certs._inspect.evaluate import Evaluation, Trust, error_of, evaluate_directory
 from aegis_certs._store import files
@@ -19,7 +19,7 @@ from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now
 from aegis_certs._x509.names import CA_NAME
 from aegis_certs._x509.pem import is_encrypted
-from aegis_certs._x509.validity import BACKDATE, CertificateState
+from aegis_certs._x509.validity import BACKDATE, NEW_CA_ADVICE, CertificateState
 from aegis_certs.errors import (
     CertsError,
     DirectoryError,
@@ -31,6 +31,13 @@ from aegis_certs.errors import (
 )
 
 _LEFT = ("*.next.pem", files.UNFINISHED)
+
+_RENEW = "run `aegis-certs renew` where the CA's key is"
+_CA_ADVICE = {
+    RotationPhase.NONE: NEW_CA_ADVICE,
+    RotationPhase.PREPARED: "run `aegis-certs rotate-ca activate` where the CA's key is",
+    RotationPhase.ACTIVATED: f"{_RENEW}, and then `aegis-certs rotate-ca retire`",
+}
 
 _Findings = Iterator[tuple[str, str, CertsError | None]]  # level, text, error
 
@@ -76,7 +83,7 @@ def examine(directory: str | Path, *, at: datetime | None = None) -> tuple[Findi
         "inventory": _inventory(store),
         "revocations": _revocations(store, trust, now),
         "rotation": _rotation(store),
-        "expiry": _expiry(found),
+        "expiry": _expiry(store, found),
     }
     for topic, results in examinations.items():
         try:
@@ -144,7 +151,7 @@ def _ca(store: Store, found: Sequence[Evaluation]) -> _Findings:
     if ca.state is CertificateState.UNREADABLE:
         raise DirectoryError(path, ca.problem)
     if ca.state is CertificateState.EXPIRED and ca.not_after:
-        raise ExpiredError("the CA", ca.not_after, "make a new one")
+        raise ExpiredError("the CA", ca.not_after, _CA_ADVICE[phase_of(store)])
     key = files.read(store.key_path(CA_NAME))
     if key is None:
         text = "its certificate is here, and its key is not, so nothing can be issued here"
@@ -171,8 +178,8 @@ def _certificates(found: Sequence[Evaluation]) -> _Findings:
 
 
 def _keys(store: Store) -> _Findings:
-    with_key = filter(store.has_key, store.names())  # others were signed for a key elsewhere
-    errors = [error for name in with_key if (error := error_of(partial(store.pair, name)))]
+    names = names_with_keys(store, Inventory.load(store))
+    errors = [error for name in names if (error := error_of(partial(store.pair, name)))]
     ok = "every key belongs to the certificate beside it"
     yield from _problems([(str(error), error) for error in errors], ok)
 
@@ -225,22 +232,27 @@ def _rotation(store: Store) -> _Findings:
         yield "warning", f"one is {phase}; the next step is `aegis-certs rotate-ca {step}`", None
 
 
-def _expiry(found: Sequence[Evaluation]) -> _Findings:
+def _expiry(store: Store, found: Sequence[Evaluation]) -> _Findings:
+    placed = [one.info for one in found if one.info.path is not None]
+    ca_end = next((info.not_after for info in placed if info.id == CA_NAME), None)
+    ca_advice = _CA_ADVICE[phase_of(store)]
     late, rest, expired = [], [], False
-    for info in (one.info for one in found if one.info.path is not None):
+    for info in placed:
         end = info.not_after
         if end is None or info.state in (CertificateState.REVOKED, CertificateState.UNTRUSTED):
             continue  # other topics report it, and it is not to be renewed
+        is_ca = info.path == store.certificate_path(CA_NAME)
+        advice = ca_advice if is_ca or end == ca_end else _RENEW
         if info.state is CertificateState.EXPIRED:
-            expired, error = True, ExpiredError(info.id, end, "renew or remove it")
+            expired, error = True, ExpiredError(info.id, end, advice)
             yield "problem", str(error), error
         elif info.state is CertificateState.EXPIRING:
-            late.append(f"{info.id} ({info.days_left} days)")
+            late.append((advice, f"{info.id} ({info.days_left} days)"))
         else:
             rest.append((end, info))
-    if late:
-        text = f"less than a third of their life is left: {', '.join(late)}; renew them"
-        yield "warning", text, None
+    for advice in dict.fromkeys(advice for advice, _ in late):
+        names = ", ".join(name for its, name in late if its == advice)
+        yield "warning", f"less than a third of the life is left: {names}; {advice}", None
     if rest:
         _, first = min(rest, key=itemgetter(0))
         of_rest = "of the rest, " if expired or late else ""

@@ -25,7 +25,7 @@ from pathlib import Path
 from cryptography import x509
 
 from aegis_certs._store import files
-from aegis_certs._x509.names import CA_NAMES
+from aegis_certs._x509.names import CA_NAME, CA_NAMES
 from aegis_certs._x509.pem import (
     KeyPair,
     encode_certificates,
@@ -79,6 +79,10 @@ class Store:
         """The names of all nodes with a certificate in this directory, sorted."""
         return sorted({*self._names(_CERT), *self._names(_NEXT)}.difference(CA_NAMES))
 
+    def key_names(self) -> list[str]:
+        """The names with a key in this directory, except those of CAs and of requests."""
+        return [name for name in self._names(_KEY) if name != CA_NAME and "_" not in name]
+
     def chain(self, name: str) -> tuple[x509.Certificate, ...] | None:
         """The chain of this name, or None; this does not need the key."""
         for path in (self.pending_path(name), self.certificate_path(name)):
@@ -90,8 +94,12 @@ class Store:
         """Whether the key of this name is in this directory."""
         return any(files.exists(path(name)) for path in (self.key_path, self.pending_path))
 
-    def pair(self, name: str, passphrase: bytes | None = None) -> KeyPair | None:
+    def pair(
+        self, name: str, passphrase: bytes | None = None, *, quick: bool = False
+    ) -> KeyPair | None:
         """The key and chain of this name, read without the lock; None if both are missing.
+
+        A quick read does not check the numbers of an RSA key, which takes tens of milliseconds.
 
         A read between two renames of another process may give files that do not match. Then
         there is a commit to read, or the files match at the next read. So files that do not match
@@ -106,12 +114,12 @@ class Store:
         self._try_to_install(name)
         chain_path, key_path = self.certificate_path(name), self.key_path(name)
         before = None
-        while (pending := self._pending(name, passphrase)) is None:
+        while (pending := self._pending(name, passphrase, quick)) is None:
             both = chain, key = files.read(chain_path), files.read(key_path)
             if chain is None and key is None:
                 return None
             if chain and key:
-                pair = KeyPair.parse(chain, key, chain_path, key_path, passphrase)
+                pair = KeyPair.parse(chain, key, chain_path, key_path, passphrase, quick=quick)
                 if pair.matches:
                     return pair
             if both == before:
@@ -171,7 +179,9 @@ class Store:
             with suppress(DirectoryError), self.locked(timeout=0):
                 pass
 
-    def _pending(self, name: str, passphrase: bytes | None) -> KeyPair | None:
+    def _pending(self, name: str, passphrase: bytes | None, quick: bool) -> KeyPair | None:
         path = self.pending_path(name)
         data = files.read(path)
-        return None if data is None else KeyPair.parse(data, data, path, path, passphrase)
+        if data is None:
+            return None
+        return KeyPair.parse(data, data, path, path, passphrase, quick=quick)

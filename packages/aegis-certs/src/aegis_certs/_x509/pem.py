@@ -60,8 +60,12 @@ def parse_private_key(
     what: str = "private key",
     source: Source = None,
     passphrase: bytes | None = None,
+    *,
+    quick: bool = False,
 ) -> tuple[PrivateKey, bytes]:
     """The private key of a PEM text, parsed and as its own PEM block.
+
+    A quick read does not check the numbers of an RSA key: use it only if the key will not be used.
 
     The formats are PKCS#8, PKCS#1 (`RSA PRIVATE KEY`) and SEC1 (`EC PRIVATE KEY`).
     """
@@ -70,7 +74,11 @@ def parse_private_key(
     if encrypted and passphrase is None:
         raise PassphraseError(what, _ENCRYPTED, source)
     try:
-        key = load_pem_private_key(block, password=passphrase if encrypted else None)
+        key = load_pem_private_key(
+            block,
+            password=passphrase if encrypted else None,
+            unsafe_skip_rsa_key_validation=quick,
+        )
     except Exception as error:  # the parser's errors have no common root
         if encrypted:
             reason = f"the passphrase is wrong, or the key is damaged ({error})"
@@ -162,10 +170,13 @@ class KeyPair:
         chain_source: Source,
         key_source: Source,
         passphrase: bytes | None = None,
+        *,
+        quick: bool = False,
     ) -> Self:
         """Reads both from PEM; the sources are for error messages."""
         certificates = parse_certificates(chain, "certificate", chain_source)
-        return cls(certificates, *parse_private_key(key, "private key", key_source, passphrase))
+        private = parse_private_key(key, "private key", key_source, passphrase, quick=quick)
+        return cls(certificates, *private)
 
     @property
     def matches(self) -> bool:

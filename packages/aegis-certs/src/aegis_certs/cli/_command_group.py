@@ -28,6 +28,7 @@ def certs_exit_codes() -> ExitCodes:
         errors.CertsError: 1,
         errors.InvalidNodeIdError: 2,
         errors.InvalidRequestError: 2,
+        errors.CAEndsError: 3,
         errors.ExpiredError: 4,
         errors.VerificationError: 5,
         errors.RevocationListError: 5,

@@ -9,7 +9,14 @@ import click
 
 from aegis_certs._time import format_utc
 from aegis_certs.cli import _options as options
-from aegis_certs.cli._command_group import CommandGroup, command_line, note
+from aegis_certs.cli._command_group import (
+    CommandGroup,
+    certs_exit_codes,
+    command_line,
+    exit_code_of,
+    fail,
+    note,
+)
 from aegis_certs.cli._input import load_ca
 
 if TYPE_CHECKING:
@@ -48,9 +55,13 @@ def renew(
 
     Each gets a new key. A certificate is due when less than a third of its life is left, or when
     its CA was replaced. The revocation list is signed again too when half of its life is left. With
-    --json and --watch, every round that renews something prints one document.
+    --json and --watch, every round that has something new prints one document.
+
+    The exit code is 0 only if every certificate here is in order afterwards. It is 3 if one that is
+    due ends with its CA, 4 if the CA has expired, and otherwise that of the first failure, such as
+    a missing or damaged key.
     """
-    from aegis_certs import Renewal
+    from aegis_certs import CAEndsError, Renewal
     from aegis_certs.cli._output import run
     from aegis_certs.cli._views import show_renewals
 
@@ -63,9 +74,13 @@ def renew(
         "Renewing …", lambda: (Renewal(node_id, ca.renew(node_id)),) if node_id else ca.renew_due()
     )
     show_renewals(json, ca.directory, renewals)
-    for renewal in renewals:
-        if renewal.error is not None:
-            raise renewal.error
+    failed = [renewal.error for renewal in renewals if renewal.error is not None]
+    if failed:
+        # A certificate that ends with its CA still works, so another failure is worse.
+        worst = min(failed, key=lambda error: isinstance(error, CAEndsError))
+        count = f"{len(failed)} of {len(renewals)} certificates"
+        code = exit_code_of(worst, certs_exit_codes())
+        fail(f"{count} could not be renewed; the reasons are above", code or 1)
 
 
 def _keep_renewing(ca: CertificateAuthority, json: bool) -> NoReturn:
@@ -77,14 +92,18 @@ def _keep_renewing(ca: CertificateAuthority, json: bool) -> NoReturn:
     from aegis_certs.cli._views import show_renewals
 
     note(f"Renewing what becomes due in {ca.directory}, until Ctrl-C.")
+    known: set[str] = set()  # the errors of the last round
     while True:
         try:
             renewals = run("Renewing …", ca.renew_due)
         except CertsError as error:
-            note(f"Error: {error}")
+            if str(error) not in known:
+                note(f"Error: {error}")
+            known = {str(error)}
         else:
-            if renewals:
-                show_renewals(json, ca.directory, renewals)
+            if new := [one for one in renewals if str(one.error) not in known]:
+                show_renewals(json, ca.directory, new)
+            known = {str(one.error) for one in renewals if one.error is not None}
         time.sleep(_WATCH_SECONDS)
 
 
