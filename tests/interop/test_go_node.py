@@ -250,6 +250,39 @@ async def test_a_first_sync_does_not_make_it_forget_itself(
     assert go.providers("echo") == ["go-1"]
 
 
+async def test_a_sync_before_anybody_added_it_does_not_make_it_forget_itself(
+    mesh: Any, start_go: Any, until: Any
+) -> None:
+    a, b, c = await mesh()
+    go = await start_go("go-1", "echo")
+    for node in (a, b, c):
+        node.topology.advance_version_past(50)
+        assert not await go.sync(node)
+        answer = await go.call("SyncTopology", node.id, node.address, version=0)
+        assert answer.version <= 0
+        assert [known.id for known in answer.nodes] == ["a", "b", "c"], "it may still look"
+    assert go.providers("echo") == ["go-1"]
+    a.add_peer(peer(go))
+    for node in (a, b, c):
+        await until(lambda node=node: node.topology.get_service_providers("echo", "v1"))
+    assert await go.sync(c)
+    assert sorted(go.nodes) == ["a", "b", "c", "go-1"]
+    assert go.providers("echo") == ["go-1"]
+
+
+async def test_a_sync_after_it_was_removed_does_not_make_it_forget_itself(
+    start: Any, start_go: Any, until: Any
+) -> None:
+    a, go = await start("a"), await start_go("go-1", "echo")
+    a.add_peer(peer(go))
+    await until(lambda: seen_alive(go, a))
+    a.remove_peer("go-1")
+    await until(lambda: "go-1" not in a.topology.nodes)
+    assert not await go.sync(a)
+    a.add_peer(peer(go))
+    await until(lambda: a.topology.get_service_providers("echo", "v1"))
+
+
 async def test_its_services_are_kept_when_its_own_list_has_lost_it(
     mesh: Any, start_go: Any, until: Any
 ) -> None:

@@ -19,11 +19,11 @@ GREETER = ServiceInfo("greeter", "v1")
 
 @pytest.fixture
 async def stub_of(identity: Callable[[str], TLSConfig]) -> AsyncIterator[Any]:
-    """Makes stubs of the seed protocol that call as the node `caller`."""
+    """Makes stubs of the seed protocol that call as one node, `caller` if no other is named."""
     channels = []
 
-    def make(node: Any) -> aegis_pb2_grpc.MeshServiceStub:
-        channels.append(open_channel(identity("caller"), node.id, node.address))
+    def make(node: Any, caller: str = "caller") -> aegis_pb2_grpc.MeshServiceStub:
+        channels.append(open_channel(identity(caller), node.id, node.address))
         return aegis_pb2_grpc.MeshServiceStub(channels[-1])
 
     yield make
@@ -69,8 +69,8 @@ async def test_s13_a_sync_is_answered_with_the_topology_and_its_version(
     a = await start("a", services=[GREETER])
     b = await start("b", a)
     await until(lambda: agree(a, b))
-    answer = await stub_of(a).SyncTopology(
-        aegis_pb2.TopologySyncRequest(sender_id="caller", version=0)
+    answer = await stub_of(a, "b").SyncTopology(
+        aegis_pb2.TopologySyncRequest(sender_id="b", version=0)
     )
     assert answer.version == a.topology.version
     assert [node.id for node in answer.nodes] == ["a", "b"]
@@ -90,8 +90,8 @@ async def test_s13_the_higher_version_is_adopted(start: Any, stub_of: Any) -> No
     assert a.topology.get_service_providers("greeter", "v1")
     # A caller that adopts higher versions only is answered with one, whatever its own one is.
     ahead = a.topology.version + 1000
-    request = aegis_pb2.TopologySyncRequest(sender_id="caller", version=ahead)
-    assert (await stub_of(a).SyncTopology(request)).version > ahead
+    request = aegis_pb2.TopologySyncRequest(sender_id="b", version=ahead)
+    assert (await stub_of(a, "b").SyncTopology(request)).version > ahead
 
 
 async def test_s14_one_peer_is_synced_by_hand_and_all_in_bulk(start: Any) -> None:

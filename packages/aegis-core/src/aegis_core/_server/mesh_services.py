@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import grpc
@@ -95,11 +95,17 @@ class UnsignedProtocolService(aegis_pb2_grpc.MeshServiceServicer):
         The caller sends only its own version, and adopts the whole topology of a higher one. So
         this node's version is raised above the caller's, unless the caller's last answer had the
         same records and the caller was seen to hold them.
+
+        A caller that is not in the topology gets no version above its own: it would adopt a
+        topology without itself, and so forget its own services.
         """
         async with self._reader(request.sender_id, context) as caller:
             await self._node.poll_if_unknown(caller)
             topology = self._node.topology
             snapshot = topology.snapshot()
+            if caller not in snapshot.nodes:
+                version = min(request.version, snapshot.version)
+                return codec.sync_response(replace(snapshot, version=version))
             has_ours = self._synced.get(caller) == snapshot.digest
             if request.version >= snapshot.version and (
                 not has_ours or self._node.is_behind(caller)
