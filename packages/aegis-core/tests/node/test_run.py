@@ -51,6 +51,7 @@ async def stream(request, context):
 def register(server):
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t", {
         "Call": grpc.unary_unary_rpc_method_handler(call if face == "aio" else blocking_call),
+        "Block": grpc.unary_unary_rpc_method_handler(blocking_call),
         "Stream": grpc.unary_stream_rpc_method_handler(stream),
     })])
 
@@ -104,7 +105,7 @@ def running(directory: Path, *arguments: object, **environment: str) -> Iterator
 
 
 async def read_to_end(stream: Any) -> None:
-    async for _ in stream:
+    while await stream.read() is not grpc.aio.EOF:
         pass
 
 
@@ -216,3 +217,18 @@ async def test_a_signal_ends_a_node_that_still_starts(identity: MakeIdentity) ->
         signal.raise_signal(signal.SIGTERM)
         await asyncio.wait_for(running, WAIT)
         assert node.failure is None
+
+
+@FACES
+async def test_after_the_grace_no_handler_holds_the_process(
+    face: str, cert_dir: Path, tmp_path: Path, identity: MakeIdentity, until: Until
+) -> None:
+    with running(tmp_path, face, cert_dir, 0.1) as program:
+        await until(lambda: program.lines)
+        async with open_channel(identity("caller"), "node", program.lines[0]) as channel:
+            call = channel.unary_unary("/t/Block")(b"", timeout=WAIT)
+            await until(lambda: "called" in program.lines)
+            program.process.send_signal(signal.SIGTERM)
+            await until(lambda: program.has_ended)
+            assert program.process.returncode == 0
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE

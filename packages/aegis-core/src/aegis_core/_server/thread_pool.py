@@ -11,11 +11,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from typing import Any, NoReturn, Self, TypeVar, cast
 
 import grpc
 import grpc.aio
+
+from aegis_core._server.daemon_threads import DaemonThreads
 
 _log = logging.getLogger("aegis.server")
 
@@ -31,7 +33,7 @@ class HandlerThreads:
     """
 
     def __init__(self, count: int) -> None:
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="aegis-handler")
+        self._pool = DaemonThreads(count, "aegis-handler")
 
     def as_coroutine(
         self, handler: Callable[..., Any], streams_requests: bool, streams_responses: bool
@@ -54,8 +56,8 @@ class HandlerThreads:
         return serve
 
     def close(self) -> None:
-        """Takes no more work; handlers that run continue."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Takes no more work; handlers that run continue, and do not delay the process's end."""
+        self._pool.close()
 
 
 def _apply(run: Callable[..., Any], arguments: list[Any]) -> Any:
