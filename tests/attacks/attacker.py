@@ -1,4 +1,4 @@
-"""A member of the mesh that lies: a valid certificate, and none of our code behind it."""
+"""A malicious node: it has a valid certificate, but sends whatever a test wants."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 Signed = mesh_pb2.SignedRecord | mesh_pb2.SignedVerdict
 
 
-def held(kind: type) -> int:
-    """How many of these this process holds."""
+def count_instances(kind: type) -> int:
+    """Returns how many objects of a class exist in this process."""
     gc.collect()
-    return sum(isinstance(thing, kind) for thing in gc.get_objects())
+    return sum(isinstance(found, kind) for found in gc.get_objects())
 
 
 class Attacker:
-    """Joins like any node, serves feeds in which it says what it likes, and opens feeds itself.
+    """Joins like any node, serves feeds with any content, and opens feeds itself.
 
     Attributes:
-        id: Of its certificate.
-        watchers: Ids of those who hold a feed of it open.
-        feeds_served: How many feeds were opened so far.
-        heard: What nodes told it in the feeds that it opened, as it was signed.
+        id: The node id in its certificate.
+        watchers: Ids of all nodes and clients that have opened a feed from it.
+        feeds_served: The number of feeds opened so far.
+        received: The messages of the feeds that it opened at other nodes.
     """
 
     def __init__(self, tls: TLSConfig) -> None:
@@ -48,17 +48,17 @@ class Attacker:
         self.address = ""
         self.watchers: set[str] = set()
         self.feeds_served = 0
-        self.heard: list[mesh_pb2.WatchResponse] = []
+        self.received: list[mesh_pb2.WatchResponse] = []
         self._key = load_pem_private_key(tls.private_key, password=None)
         self._stamps = itertools.count(time.time_ns() // 1_000_000)
         self._markers = itertools.count(1)
         self._script: list[bytes] = []
-        self._told: dict[str, int] = defaultdict(int)
-        self._news = asyncio.Event()
+        self._sent: dict[str, int] = defaultdict(int)
+        self._changed = asyncio.Event()
         self._feeds_ended = 0
         self._server = grpc.aio.server()
         self._channels: dict[str, grpc.aio.Channel] = {}
-        self._listening: list[asyncio.Task[None]] = []
+        self._reading: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         handlers = {"Watch": grpc.unary_stream_rpc_method_handler(self._watch)}
@@ -72,16 +72,16 @@ class Attacker:
         await self._server.start()
 
     async def stop(self) -> None:
-        for task in self._listening:
+        for task in self._reading:
             task.cancel()
-        await asyncio.gather(*self._listening, return_exceptions=True)
+        await asyncio.gather(*self._reading, return_exceptions=True)
         await asyncio.gather(*(channel.close() for channel in self._channels.values()))
         await self._server.stop(0)
 
     # What it signs
 
     def sign(self, body: bytes) -> dict[str, bytes]:
-        """Signs any bytes at all."""
+        """Signs any bytes."""
         assert isinstance(self._key, ec.EllipticCurvePrivateKey)
         signature = self._key.sign(body, ec.ECDSA(hashes.SHA256()))
         return {"body": body, "signature": signature, "signer": self.tls.fingerprint}
@@ -115,34 +115,34 @@ class Attacker:
             setattr(body, name, value)
         return mesh_pb2.SignedVerdict(**self.sign(body.SerializeToString()))
 
-    # What it says to those who watch it
+    # What it sends in its feeds
 
-    def tell(self, *signed: Signed, chains: Iterable[Iterable[bytes]] = ()) -> None:
-        """Tells all who watch it, in one message."""
+    def send(self, *signed: Signed, chains: Iterable[Iterable[bytes]] = ()) -> None:
+        """Sends records and verdicts to all watchers, in one message."""
         message = mesh_pb2.WatchResponse(cursor=b"any")
         for piece in signed:
             is_record = isinstance(piece, mesh_pb2.SignedRecord)
             (message.records if is_record else message.verdicts).append(piece)
         message.chains.extend(mesh_pb2.Chain(certificates=chain) for chain in chains)
-        self.say(message.SerializeToString())
+        self.send_bytes(message.SerializeToString())
 
-    def say(self, data: bytes) -> None:
-        """Sends any bytes to all who watch it."""
+    def send_bytes(self, data: bytes) -> None:
+        """Sends any bytes to all watchers."""
         self._script.append(data)
-        self._news.set()
+        self._changed.set()
 
     def end_feeds(self) -> None:
-        """Ends all feeds that are open now, in order."""
+        """Ends all open feeds without an error."""
         self._feeds_ended = self.feeds_served
-        self._news.set()
+        self._changed.set()
 
-    def mark(self) -> str:
-        """Publishes a service of its own, after all that it said; returns the service's name."""
+    def publish_marker(self) -> str:
+        """Publishes a new service after everything sent so far; returns the service's name."""
         name = f"marker-{next(self._markers)}"
-        self.tell(self.record(name))
+        self.send(self.record(name))
         return name
 
-    # What it asks for
+    # What it requests
 
     def request(self, record: mesh_pb2.SignedRecord | None = None) -> mesh_pb2.WatchRequest:
         return mesh_pb2.WatchRequest(
@@ -152,31 +152,31 @@ class Attacker:
         )
 
     def watch(self, node: Any, request: mesh_pb2.WatchRequest) -> Any:
-        """Opens a feed of a node."""
+        """Opens a feed from a node."""
         if node.id not in self._channels:
             self._channels[node.id] = open_channel(self.tls, node.id, node.address)
         return mesh_pb2_grpc.MeshStub(self._channels[node.id]).Watch(request, timeout=60)
 
     async def join(self, node: Any) -> None:
-        """Joins as an honest node does, and goes on listening to this one."""
+        """Joins as an honest node does, and continues to read this node's feed."""
         call = self.watch(node, self.request(self.record()))
         while not (message := await call.read()).complete:
-            self.heard.append(message)
-        self.heard.append(message)
-        self._listening.append(asyncio.create_task(self._listen(call)))
+            self.received.append(message)
+        self.received.append(message)
+        self._reading.append(asyncio.create_task(self._read(call)))
 
-    def caught(self, node_id: str) -> list[mesh_pb2.SignedRecord]:
-        """Returns all records of a node that it was told of, the oldest first."""
+    def records_of(self, node_id: str) -> list[mesh_pb2.SignedRecord]:
+        """Returns all received records of a node, oldest first."""
         return [
             record
-            for message in self.heard
+            for message in self.received
             for record in message.records
             if mesh_pb2.RecordBody.FromString(record.body).id == node_id
         ]
 
-    async def _listen(self, call: Any) -> None:
+    async def _read(self, call: Any) -> None:
         while (message := await call.read()) is not grpc.aio.EOF:
-            self.heard.append(message)
+            self.received.append(message)
 
     async def _watch(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
         caller = caller_from_context(context).node_id
@@ -187,12 +187,12 @@ class Attacker:
         first = mesh_pb2.WatchResponse(chains=chains, complete=True, cursor=b"any")
         yield first.SerializeToString()
         while number > self._feeds_ended:
-            self._news.clear()
-            while self._told[caller] < len(self._script):
-                self._told[caller] += 1
-                yield self._script[self._told[caller] - 1]
+            self._changed.clear()
+            while self._sent[caller] < len(self._script):
+                self._sent[caller] += 1
+                yield self._script[self._sent[caller] - 1]
             try:
                 async with asyncio.timeout(0.5):
-                    await self._news.wait()
+                    await self._changed.wait()
             except TimeoutError:
                 yield mesh_pb2.WatchResponse(cursor=b"any").SerializeToString()

@@ -1,4 +1,4 @@
-"""What the attacks share: honest nodes that are watched all the time, and one that lies."""
+"""Shared by the attacks: honest nodes whose events are recorded, and one attacker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .attacker import Attacker
 
 
 class Mesh:
-    """Honest nodes, one attacker among them, and all that ever happened to the honest ones."""
+    """Honest nodes, one attacker, and all events about the honest nodes."""
 
     def __init__(self, nodes: list[Any], attacker: Attacker, until: Any) -> None:
         self.nodes = nodes
@@ -24,27 +24,27 @@ class Mesh:
         self.events: list[str] = []
         self.until = until
         for node in nodes:
-            node.topology.subscribe(self._note)
+            node.topology.subscribe(self._record_event)
 
-    def _note(self, event: Any) -> None:
+    def _record_event(self, event: Any) -> None:
         if event.node.id in self.ids:
             self.events.append(f"{event.kind} {event.node.id}")
 
     async def wait_until_watched(self) -> None:
-        """Waits until every node takes in what the attacker says, as in so small a mesh all do."""
+        """Waits until every node reads the attacker's feed; in a mesh of this size, all do."""
         await self.until(lambda: self.attacker.watchers >= self.ids)
         await self.settle()
 
     async def settle(self) -> None:
-        """Waits until every node has taken in all that the attacker said so far."""
-        marker = self.attacker.mark()
+        """Waits until every node has processed all that the attacker sent so far."""
+        marker = self.attacker.publish_marker()
         for node in self.nodes:
             await self.until(lambda n=node: n.topology.get_service_providers(marker, "v1"))
 
-    async def is_right(self, *, accused: Collection[str] = ()) -> None:
-        """All nodes come to know the same, and it is the truth; nobody was ever failed.
+    async def assert_intact(self, *, accused: Collection[str] = ()) -> None:
+        """Checks that all topologies become equal and correct, and that no node ever failed.
 
-        Nor was anybody suspected, but those that the attacker may accuse: until they answer.
+        Only `accused` nodes may have been suspected, until they refuted it.
         """
         topologies = [node.topology for node in self.nodes]
         await self.until(lambda: len({t.digest for t in topologies}) == 1)
@@ -72,7 +72,7 @@ StartMesh = Callable[..., Awaitable[Mesh]]
 async def attacked(
     start: Any, identity: Any, until: Any, agree: Any, caplog: pytest.LogCaptureFixture
 ) -> AsyncIterator[StartMesh]:
-    """Starts honest nodes with these ids, and lets the attacker join at the first."""
+    """Starts honest nodes with these ids; the attacker joins through the first one."""
     attackers: list[Attacker] = []
     caplog.set_level(logging.WARNING, "aegis")
 
@@ -95,7 +95,7 @@ async def attacked(
 
 @pytest.fixture
 async def attacker(identity: Any) -> AsyncIterator[Attacker]:
-    """One that lies, and has not joined anybody yet."""
+    """An attacker that has not joined yet."""
     attacker = Attacker(identity("mallory"))
     await attacker.start()
     yield attacker
@@ -104,7 +104,7 @@ async def attacker(identity: Any) -> AsyncIterator[Attacker]:
 
 @pytest.fixture
 def victim(identity: Any, cert_dir: Path, tmp_path: Path) -> Iterator[NodeProcess]:
-    """A node in a process of its own, so that what it holds can be told from what others send."""
+    """A node in its own process, so that its memory can be measured apart from the attacker's."""
     identity("a")
     node = NodeProcess("a", tmp_path / "a.log", cert_dir=str(cert_dir))
     assert node.address
@@ -114,7 +114,7 @@ def victim(identity: Any, cert_dir: Path, tmp_path: Path) -> Iterator[NodeProces
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Callable[..., list[str]]:
-    """Finds the lines of the log in which all of these words are."""
+    """Returns the log lines that contain all of these words."""
 
     def find(*words: str) -> list[str]:
         lines = [record.message for record in caplog.records]

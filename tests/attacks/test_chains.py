@@ -1,4 +1,4 @@
-"""A member of the mesh sends certificates, and cursors, that are made to do harm."""
+"""A malicious node sends harmful certificates and cursors."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ MIB = 1 << 20
 NAME = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
 
 
-def made_up(*extensions: x509.ExtensionType) -> bytes:
-    """A certificate (DER) that names itself as its issuer; all of them have one key."""
+def self_issued(*extensions: x509.ExtensionType) -> bytes:
+    """Returns a self-issued certificate (DER); all of them have the same key."""
     start = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
     builder = x509.CertificateBuilder(NAME, NAME, KEY.public_key(), x509.random_serial_number())
     builder = builder.not_valid_before(start).not_valid_after(start + dt.timedelta(1))
@@ -35,19 +35,19 @@ def made_up(*extensions: x509.ExtensionType) -> bytes:
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 WORTHLESS = (
-    made_up(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])),
-    *(made_up(x509.BasicConstraints(True, None)) for _ in range(2)),
+    self_issued(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])),
+    *(self_issued(x509.BasicConstraints(True, None)) for _ in range(2)),
 )
-"""One for which a verifier tries each of its certificates above each, as far as it is let."""
+"""A chain for which a path search without limits tries every order of the certificates."""
 
 X400_ADDRESS = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, b"\x30\x02\xa3\x00")
-ODD = (made_up(X400_ADDRESS),)
-"""One with a kind of name that the parser does not know."""
+ODD = (self_issued(X400_ADDRESS),)
+"""A chain with a name type (x400Address) that the parser does not know."""
 
 
 @pytest.fixture
-def tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many certificates a path was tried through, each time."""
+def verified_lengths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of certificates in each chain that was verified."""
     counts: list[int] = []
     verify = TrustBundle.verify
 
@@ -59,8 +59,8 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-async def test_a_message_full_of_worthless_chains_keeps_nobody_busy(
-    attacked: Any, logged: Any, tried: list[int]
+async def test_a_message_full_of_self_issued_chains_costs_no_path_search(
+    attacked: Any, logged: Any, verified_lengths: list[int]
 ) -> None:
     mesh = await attacked("a", "b")
     await mesh.wait_until_watched()
@@ -69,32 +69,32 @@ async def test_a_message_full_of_worthless_chains_keeps_nobody_busy(
     while message.ByteSize() < MIB - 2000:
         message.chains.append(chain)
     assert len(message.chains) > 500
-    tried.clear()
-    mesh.attacker.say(message.SerializeToString())
-    # The news that one node has read all of it may come to the other one sooner than that has.
-    await mesh.until(lambda: tried.count(1) >= len(message.chains) * len(mesh.nodes))
+    verified_lengths.clear()
+    mesh.attacker.send_bytes(message.SerializeToString())
+    # Each node reads the whole message itself; the marker could reach one through the other first.
+    await mesh.until(lambda: verified_lengths.count(1) >= len(message.chains) * len(mesh.nodes))
     await mesh.settle()
-    await mesh.is_right()
-    assert max(tried) == 1, "no path was tried through what somebody made up"
+    await mesh.assert_intact()
+    assert max(verified_lengths) == 1, "no path was searched through untrusted certificates"
     assert len(logged("from mallory:", "its certificate does not verify")) == len(mesh.nodes)
 
 
-async def test_a_worthless_chain_lets_nobody_in_and_costs_no_path(
-    attacked: Any, tried: list[int]
+async def test_a_self_issued_chain_is_refused_without_a_path_search(
+    attacked: Any, verified_lengths: list[int]
 ) -> None:
     mesh = await attacked("a", "b")
     await mesh.wait_until_watched()
     request = mesh.attacker.request(mesh.attacker.record())
     request.chain.CopyFrom(mesh_pb2.Chain(certificates=WORTHLESS))
-    tried.clear()
+    verified_lengths.clear()
     call = mesh.attacker.watch(mesh.nodes[0], request)
     with pytest.raises(grpc.aio.AioRpcError, match="does not verify"):
         await call.read()
-    assert set(tried) == {1}
-    await mesh.is_right()
+    assert set(verified_lengths) == {1}
+    await mesh.assert_intact()
 
 
-async def test_a_certificate_that_cannot_be_read_is_a_refusal_like_any_other(
+async def test_an_unreadable_certificate_is_refused_like_any_untrusted_one(
     attacked: Any, logged: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     mesh = await attacked("a", "b")
@@ -108,16 +108,16 @@ async def test_a_certificate_that_cannot_be_read_is_a_refusal_like_any_other(
         assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert len(logged("a feed for mallory was refused", "its certificate does not verify")) == 1
     served = mesh.attacker.feeds_served
-    mesh.attacker.tell(mesh.attacker.record("still-heard"), chains=[ODD])
+    mesh.attacker.send(mesh.attacker.record("still-heard"), chains=[ODD])
     for node in mesh.nodes:
         await mesh.until(lambda n=node: n.topology.get_service_providers("still-heard", "v1"))
     assert mesh.attacker.feeds_served == served, "no feed ended"
     assert len(logged("from mallory:", "its certificate does not verify")) == len(mesh.nodes)
     assert [line.message for line in caplog.records if line.levelno >= logging.ERROR] == []
-    await mesh.is_right()
+    await mesh.assert_intact()
 
 
-async def test_a_fault_of_ours_is_logged_now_and_then_with_who_brought_it_out(
+async def test_an_internal_error_is_logged_once_a_minute_with_the_peer_that_caused_it(
     attacked: Any, logged: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mesh = await attacked("a", "b")
@@ -139,10 +139,10 @@ async def test_a_cursor_does_not_make_other_nodes_refuse_a_client(
     mesh = await attacked("a", "b")
     await mesh.wait_until_watched()
     attacker, (a, b) = mesh.attacker, mesh.nodes
-    told = attacker.heard[0]
-    told.cursor = bytes(100_000)
-    told.complete = True
-    attacker.say(told.SerializeToString())
+    message = attacker.received[0]
+    message.cursor = bytes(100_000)
+    message.complete = True
+    attacker.send_bytes(message.SerializeToString())
     async with await connect(
         attacker.address, a.address, b.address, tls=identity("visitor")
     ) as client:

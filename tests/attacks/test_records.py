@@ -1,4 +1,4 @@
-"""A member of the mesh lies about who is there."""
+"""A malicious node sends false records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aegis_discovery import DEFAULT_MESH
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import Record, RecordSigner
 
-from .attacker import Attacker, held
+from .attacker import Attacker, count_instances
 
 NEW = (ServiceInfo("new", "v1"),)
 
@@ -21,12 +21,12 @@ def update(node: Any) -> None:
     node.topology.update_node(NodeInfo(node.id, address=node.address, services=NEW))
 
 
-async def test_a_record_under_anothers_id_counts_for_nothing(attacked: Any, logged: Any) -> None:
+async def test_a_record_for_another_nodes_id_is_refused(attacked: Any, logged: Any) -> None:
     mesh = await attacked()
     await mesh.wait_until_watched()
-    mesh.attacker.tell(*(mesh.attacker.record("stolen", node_id=i) for i in ("b", "unknown")))
+    mesh.attacker.send(*(mesh.attacker.record("stolen", node_id=i) for i in ("b", "unknown")))
     await mesh.settle()
-    await mesh.is_right()
+    await mesh.assert_intact()
     for node in mesh.nodes:
         assert node.topology.get_service_providers("stolen", "v1") == ()
         assert "unknown" not in node.topology.nodes
@@ -36,91 +36,93 @@ async def test_a_record_under_anothers_id_counts_for_nothing(attacked: Any, logg
 async def test_a_changed_record_is_not_relayed(attacked: Any, logged: Any) -> None:
     mesh = await attacked()
     await mesh.wait_until_watched()
-    (caught, *_) = mesh.attacker.caught("b")
+    (caught, *_) = mesh.attacker.records_of("b")
     address = mesh.nodes[1].address.encode()
-    turned = mesh_pb2.SignedRecord.FromString(caught.SerializeToString())
-    turned.body = caught.body.replace(address, mesh.attacker.address.encode())
-    assert turned.body != caught.body
+    redirected = mesh_pb2.SignedRecord.FromString(caught.SerializeToString())
+    redirected.body = caught.body.replace(address, mesh.attacker.address.encode())
+    assert redirected.body != caught.body
     newer = mesh_pb2.RecordBody.FromString(caught.body)
     newer.stamp += 1
     raised = mesh_pb2.SignedRecord.FromString(caught.SerializeToString())
     raised.body = newer.SerializeToString()
-    mesh.attacker.tell(turned, raised)
+    mesh.attacker.send(redirected, raised)
     await mesh.settle()
-    await mesh.is_right()
+    await mesh.assert_intact()
     assert logged("from mallory: record of b refused: its signature is not by b")
 
 
-async def test_an_old_record_undoes_no_update_and_brings_back_nobody(
+async def test_a_replayed_old_record_undoes_no_update_and_restores_no_departed_node(
     attacked: Any, until: Any
 ) -> None:
     mesh = await attacked()
     await mesh.wait_until_watched()
     a, b, c = mesh.nodes
-    old = mesh.attacker.caught("b")[:1]
+    old = mesh.attacker.records_of("b")[:1]
     update(b)
-    await until(lambda: len(mesh.attacker.caught("b")) > 1)
-    mesh.attacker.tell(*old)
+    await until(lambda: len(mesh.attacker.records_of("b")) > 1)
+    mesh.attacker.send(*old)
     await mesh.settle()
-    await mesh.is_right()
-    all_of_b = mesh.attacker.caught("b")
+    await mesh.assert_intact()
+    all_of_b = mesh.attacker.records_of("b")
     mesh.nodes.remove(b)
     mesh.ids.remove("b")
     await b.stop()
     for node in (a, c):
         await until(lambda n=node: "b" not in n.topology.nodes)
-    mesh.attacker.tell(*all_of_b)
+    mesh.attacker.send(*all_of_b)
     await mesh.settle()
-    await mesh.is_right()
+    await mesh.assert_intact()
 
 
-async def test_one_that_goes_back_on_what_it_told_undoes_nothing_and_is_named(
+async def test_a_node_that_sends_older_records_after_newer_ones_is_named_in_the_log(
     attacked: Any, until: Any, logged: Any
 ) -> None:
     mesh = await attacked()
     await mesh.wait_until_watched()
     _, b, _ = mesh.nodes
     update(b)
-    await until(lambda: len(mesh.attacker.caught("b")) > 1)
-    old, *_, new = mesh.attacker.caught("b")
+    await until(lambda: len(mesh.attacker.records_of("b")) > 1)
+    old, *_, new = mesh.attacker.records_of("b")
     for record in (old, new, old):
-        # One at a time: in one message, what comes later may be read first.
-        mesh.attacker.tell(record)
+        # One message each: within one message, records may be read in any order.
+        mesh.attacker.send(record)
         await mesh.settle()
-    await mesh.is_right()
+    await mesh.assert_intact()
     lines = logged("from mallory: an older record of b after a newer one")
-    assert len(lines) == len(mesh.nodes), "once at each"
+    assert len(lines) == len(mesh.nodes), "one line at each node"
 
 
-async def test_a_stamp_far_ahead_is_refused(attacked: Any, logged: Any) -> None:
+async def test_a_record_with_a_stamp_far_in_the_future_is_refused(
+    attacked: Any, logged: Any
+) -> None:
     mesh = await attacked()
     await mesh.wait_until_watched()
     ahead = time.time_ns() // 1_000_000 + 3_600_000
-    mesh.attacker.tell(mesh.attacker.record("from-the-future", stamp=ahead))
-    mesh.attacker.tell(mesh.attacker.record("from-the-end", stamp=2**64 - 1))
+    mesh.attacker.send(mesh.attacker.record("from-the-future", stamp=ahead))
+    mesh.attacker.send(mesh.attacker.record("from-the-end", stamp=2**64 - 1))
     await mesh.settle()
-    await mesh.is_right()
+    await mesh.assert_intact()
     for node in mesh.nodes:
         for name in ("from-the-future", "from-the-end"):
             assert node.topology.get_service_providers(name, "v1") == ()
     assert logged("from mallory: record of mallory refused", "s ahead of this clock")
 
 
-async def test_two_records_with_one_stamp_end_as_the_same_one_everywhere(
+async def test_of_two_records_with_one_stamp_every_node_keeps_the_same(
     attacked: Any, logged: Any
 ) -> None:
     mesh = await attacked()
     await mesh.wait_until_watched()
     stamp = time.time_ns() // 1_000_000 + 1000
     two = [mesh.attacker.record(name, stamp=stamp) for name in ("one", "other")]
-    mesh.attacker.tell(*two)
-    mesh.attacker.tell(*reversed(two))
-    mesh.attacker.tell(mesh.attacker.record("last", stamp=stamp - 1))
-    mesh.attacker.tell(mesh.attacker.record(node_id="b"))
+    mesh.attacker.send(*two)
+    mesh.attacker.send(*reversed(two))
+    mesh.attacker.send(mesh.attacker.record("last", stamp=stamp - 1))
+    mesh.attacker.send(mesh.attacker.record(node_id="b"))
     found = {"one": 0, "other": 0}
-    # What cannot be believed is the mark here: a later record would hide which of the two won.
+    # The refused record is the marker: a later valid one would replace the winner of the two.
     await mesh.until(lambda: len(logged("record of b refused")) == len(mesh.nodes))
-    await mesh.is_right()
+    await mesh.assert_intact()
     for node in mesh.nodes:
         for name in found:
             found[name] += len(node.topology.get_service_providers(name, "v1"))
@@ -135,13 +137,13 @@ async def test_records_of_other_meshes_and_trust_domains_are_refused(
     await mesh.wait_until_watched()
     attacker = mesh.attacker
     elsewhere = RecordSigner.of(attacker.tls, mesh="elsewhere")
-    attacker.tell(attacker.record("stolen", signer=elsewhere))
-    attacker.tell(attacker.record("stolen", trust_domain="other.example"))
+    attacker.send(attacker.record("stolen", signer=elsewhere))
+    attacker.send(attacker.record("stolen", trust_domain="other.example"))
     ca = CertificateAuthority.create(tmp_path, key_type=KeyType.P256, trust_domain="other.example")
     stranger = Attacker(ca.issue_in_memory("stranger"))
-    attacker.tell(stranger.record("stolen", address="127.0.0.1:9"), chains=[stranger.chain])
+    attacker.send(stranger.record("stolen", address="127.0.0.1:9"), chains=[stranger.chain])
     await mesh.settle()
-    await mesh.is_right()
+    await mesh.assert_intact()
     for node in mesh.nodes:
         assert node.topology.get_service_providers("stolen", "v1") == ()
     assert logged("from mallory: record of mallory refused: it belongs to mesh 'elsewhere'")
@@ -150,14 +152,14 @@ async def test_records_of_other_meshes_and_trust_domains_are_refused(
     assert logged("from mallory: record of stranger refused", "was not sent")
 
 
-async def test_other_lives_of_a_node_that_never_answer_do_not_replace_it(
+async def test_a_second_process_with_the_same_id_that_never_answers_does_not_replace_the_node(
     attacked: Any, identity: Any, until: Any, logged: Any
 ) -> None:
     mesh = await attacked()
     a, b, _ = mesh.nodes
     thief = Attacker(identity("b"))
     thief.address = mesh.attacker.address
-    before = held(Record)
+    before = count_instances(Record)
     for _ in range(10):
         thief.signer = RecordSigner.of(thief.tls, mesh=DEFAULT_MESH)
         stolen = b.topology.get_record("b").stamp + 1000
@@ -166,28 +168,28 @@ async def test_other_lives_of_a_node_that_never_answer_do_not_replace_it(
         await until(lambda s=stolen: a.topology.get_record("b").stamp > s)
         call.cancel()
     await until(lambda: a.topology.nodes["b"].address == b.address)
-    # Whoever looked for it where the thief said that it is did not find it there.
-    await mesh.is_right(accused={"b"})
+    # Nodes that tried the false address did not find b there, so they may have accused it.
+    await mesh.assert_intact(accused={"b"})
     assert b.failure is None
-    assert held(Record) <= before + 4
+    assert count_instances(Record) <= before + 4
     found = f"another process runs, or ran, under the id b at {thief.address}"
-    assert len(logged(found)) == 1, "once a minute"
+    assert len(logged(found)) == 1, "one line a minute"
     await thief.stop()
 
 
-async def test_nobody_joins_under_an_id_that_its_certificate_does_not_prove(
+async def test_a_node_cannot_join_with_an_id_that_is_not_in_its_certificate(
     attacked: Any, logged: Any
 ) -> None:
     mesh = await attacked()
     call = mesh.attacker.watch(
         mesh.nodes[0], mesh.attacker.request(mesh.attacker.record("stolen", node_id="b"))
     )
-    error = await _error_of(call)
+    error = await error_of(call)
     assert "record of b refused: it was signed by mallory" in error
-    await mesh.is_right()
+    await mesh.assert_intact()
     assert logged("a feed for mallory was refused", "it was signed by mallory")
 
 
-async def _error_of(call: Any) -> str:
+async def error_of(call: Any) -> str:
     code, details = await call.code(), await call.details()
     return f"{code}: {details}"

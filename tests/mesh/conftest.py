@@ -1,4 +1,4 @@
-"""What the tests of the mesh share: processes that find each other on loopback."""
+"""Shared by the tests of the mesh: processes on loopback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .process import PATIENCE, NodeProcess, Process
 
 @pytest.fixture
 def spawn(identity: Any, cert_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Starts a node's process, or a client's with `seeds=`; kills what still runs at the end."""
+    """Starts the process of a node, or with `seeds=` of a client; kills all at the end."""
     started: list[Process] = []
 
     def start(node_id: str, *seeds: NodeProcess, **options: Any) -> Process:
@@ -37,15 +37,14 @@ def spawn(identity: Any, cert_dir: Path, tmp_path: Path) -> Iterator[Callable[..
 
 @pytest.fixture
 def trio(spawn: Callable[..., Any]) -> list[NodeProcess]:
-    """Three processes that all know each other and are heard by each other."""
+    """Three node processes in one mesh, each of which sees the others alive."""
     a = spawn("a")
     nodes = [a, spawn("b", a), spawn("c", a)]
     assert all(node.address for node in nodes)
-    whole = {"topology": dict.fromkeys("abc", "alive")}
     deadline = time.monotonic() + PATIENCE
     while True:
         views = [node.ask("topology") for node in nodes]
         same = len({view["digest"] for view in views}) == 1
-        if same and all(view["topology"] == whole["topology"] for view in views):
+        if same and all(view["topology"] == dict.fromkeys("abc", "alive") for view in views):
             return nodes
         assert time.monotonic() < deadline, views

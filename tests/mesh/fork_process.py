@@ -1,6 +1,6 @@
-"""A blocking script that forks while it has a node, a client and a pool; tells what the child met.
+"""A blocking script that forks while it has a node, a client and a pool.
 
-It tells every use in the child by what that raised, and then what the parent can do still.
+It prints the outcome of every use in the child process, then the outcomes in the parent.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from aegis_core import Node, ServiceClientPool, ServiceInfo
 from aegis_discovery import connect
 
 
-def told(use: Callable[[], object]) -> str:
+def outcome_of(use: Callable[[], object]) -> str:
     try:
         use()
-    except Exception as error:  # noqa: BLE001 - what it is, is the answer
+    except Exception as error:  # noqa: BLE001 - any error is the outcome
         return f"{type(error).__name__}: {error}"
     return "fine"
 
@@ -62,20 +62,20 @@ def main() -> None:
             "a stub": lambda: say(b"hi", timeout=1),
             "later.topology": lambda: later.topology,
         }
-        os.write(write, json.dumps({name: told(use) for name, use in uses.items()}).encode())
+        os.write(write, json.dumps({name: outcome_of(use) for name, use in uses.items()}).encode())
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as answers:
         print(json.dumps({"child": json.load(answers)}), flush=True)
     os.waitpid(child, 0)
     after = {
-        "a stub": told(lambda: say(b"hi", timeout=10)),
-        "node.stats": told(node.stats),
-        "later.start": told(later.start),
-        "later.stop": told(later.stop),
-        "mesh.close": told(mesh.close),
-        "pool.close": told(pool.close),
-        "node.stop": told(node.stop),
+        "a stub": outcome_of(lambda: say(b"hi", timeout=10)),
+        "node.stats": outcome_of(node.stats),
+        "later.start": outcome_of(later.start),
+        "later.stop": outcome_of(later.stop),
+        "mesh.close": outcome_of(mesh.close),
+        "pool.close": outcome_of(pool.close),
+        "node.stop": outcome_of(node.stop),
     }
     print(json.dumps({"parent": after}), flush=True)
 

@@ -1,4 +1,4 @@
-"""A WSGI application that calls a service of the mesh; MESH_START says when it connects."""
+"""A WSGI application that calls a service of the mesh; MESH_OPTIONS says when it connects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if options["start"] == "import":
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Gunicorn's hook: this file is its configuration too."""
+    """Gunicorn calls this hook, because this file is also its configuration."""
     if options["start"] == "post_fork":
         mesh()
 

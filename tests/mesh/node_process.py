@@ -1,4 +1,4 @@
-"""A node as a plain blocking script: what it is comes as JSON, what happens goes out as JSON."""
+"""A blocking script that runs a node: options come as JSON, events go out as JSON lines."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from aegis_core import Node, ServiceInfo, TopologyEvent, caller_from_context
 _writing = threading.Lock()
 
 
-def tell(**facts: Any) -> None:
+def report(**fields: Any) -> None:
     with _writing:
-        print(json.dumps({"at": time.monotonic(), **facts}), flush=True)
+        print(json.dumps({"at": time.monotonic(), **fields}), flush=True)
 
 
-def tell_event(event: TopologyEvent) -> None:
-    tell(
+def report_event(event: TopologyEvent) -> None:
+    report(
         event=f"{event.kind} {event.node.id}", status=event.node.status, address=event.node.address
     )
 
 
-def tell_topology(node: Node) -> None:
+def report_topology(node: Node) -> None:
     nodes = node.topology.nodes.values()
-    tell(
+    report(
         topology={n.id: n.status for n in nodes},
         services={n.id: [service.name for service in n.services] for n in nodes},
         providers=[n.id for n in node.topology.get_service_providers("echo", "v1")],
@@ -77,25 +77,25 @@ def main() -> None:
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     node.start()
-    node.topology.subscribe(tell_event)
-    tell(ready=node.address)
+    node.topology.subscribe(report_event)
+    report(ready=node.address)
 
-    def obey() -> None:
+    def handle_commands() -> None:
         for line in sys.stdin:
             match line.split():
                 case ["topology"]:
-                    tell_topology(node)
+                    report_topology(node)
                 case ["provide", name]:
                     own = node.topology.nodes[node_id]
                     services = (*own.services, ServiceInfo(name, "v1"))
                     node.topology.update_node(replace(own, services=services))
-        # The test is gone, or done: nobody stays behind.
+        # The test has ended or was killed, so this process must end too.
         stopping.set()
 
-    threading.Thread(target=obey, daemon=True).start()
+    threading.Thread(target=handle_commands, daemon=True).start()
     stopping.wait()
     node.stop()
-    tell(stopped=node_id)
+    report(stopped=node_id)
 
 
 main()

@@ -1,4 +1,4 @@
-"""Real processes, started from scripts and never forked, whose every line is a fact."""
+"""Real processes, started from scripts; each prints messages, one JSON object a line."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from typing import Any
 import pytest
 
 PATIENCE = 20.0
-"""Seconds after which a wait has failed: a bound for a busy machine, never a measurement."""
+"""Seconds after which a wait fails. A bound for a busy machine, not a measurement."""
 
 START = 60.0
-"""The same for a process that starts, which takes a second of CPU, and many start at once."""
+"""The same for the start of a process: it takes a second of CPU, and many start at once."""
 
-Fact = dict[str, Any]
+Message = dict[str, Any]
 
 
 class Process:
-    """A script that runs, and what it told so far.
+    """A running script and the messages that it has printed.
 
     Args:
-        script: One of those beside this file.
-        options: What it is to be.
-        log: Takes its standard error.
-        prefix: Goes before the command; must become the command, not start it.
+        script: The name of a script beside this file.
+        options: Passed to the script as JSON.
+        log: The file for its standard error.
+        prefix: Words before the command; they must exec the command, so that it keeps its pid.
     """
 
     def __init__(
-        self, script: str, options: Fact, log: Path, *, prefix: Sequence[str] = ()
+        self, script: str, options: Message, log: Path, *, prefix: Sequence[str] = ()
     ) -> None:
         self.log = log
-        self._facts: list[Fact] = []
-        self._told = threading.Condition()
+        self._messages: list[Message] = []
+        self._arrived = threading.Condition()
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 [
@@ -60,59 +60,64 @@ class Process:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            with self._told:
-                self._facts.append(json.loads(line))
-                self._told.notify_all()
+            with self._arrived:
+                self._messages.append(json.loads(line))
+                self._arrived.notify_all()
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     @property
-    def facts(self) -> list[Fact]:
-        with self._told:
-            return list(self._facts)
+    def messages(self) -> list[Message]:
+        with self._arrived:
+            return list(self._messages)
 
     @property
     def events(self) -> list[str]:
-        return [fact["event"] for fact in self.facts if "event" in fact]
+        return [message["event"] for message in self.messages if "event" in message]
 
     def wait(
-        self, wanted: Callable[[Fact], object], *, since: int = 0, within: float = PATIENCE
-    ) -> Fact:
-        """Waits for a fact, at most a while, and returns it."""
-        with self._told:
-            found = self._told.wait_for(
-                lambda: next((fact for fact in self._facts[since:] if wanted(fact)), None), within
+        self, wanted: Callable[[Message], object], *, since: int = 0, within: float = PATIENCE
+    ) -> Message:
+        """Waits for a message and returns it; fails after `within` seconds."""
+        with self._arrived:
+            found = self._arrived.wait_for(
+                lambda: next(
+                    (message for message in self._messages[since:] if wanted(message)), None
+                ),
+                within,
             )
         if not found:
             errors = self.log.read_text()[-2000:]
-            pytest.fail(f"not told within {within:g} s; told: {self.facts[-10:]}; log: {errors}")
+            pytest.fail(
+                f"no such message within {within:g} s, but {self.messages[-10:]}; log: {errors}"
+            )
         return found
 
-    def wait_event(self, event: str, *, since: int = 0, status: str | None = None) -> Fact:
+    def wait_event(self, event: str, *, since: int = 0, status: str | None = None) -> Message:
         return self.wait(
-            lambda fact: fact.get("event") == event and status in (None, fact["status"]),
+            lambda message: message.get("event") == event and status in (None, message["status"]),
             since=since,
         )
 
-    def mark(self) -> int:
-        """Returns where the facts to come begin."""
-        return len(self.facts)
+    def position(self) -> int:
+        """Returns the index of the next message."""
+        return len(self.messages)
 
-    def say(self, line: str) -> None:
+    def send(self, line: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
 
-    def ask(self, question: str) -> Fact:
-        """Sends a word and waits for the answer that has it as its key."""
-        since = self.mark()
-        self.say(question)
-        return self.wait(lambda fact: question in fact, since=since)
+    def ask(self, question: str) -> Message:
+        """Sends a word and waits for the message that has it as a key."""
+        since = self.position()
+        self.send(question)
+        return self.wait(lambda message: question in message, since=since)
 
     def signal(self, number: signal.Signals) -> float:
-        """Sends a signal; returns when."""
+        """Sends a signal; returns the time (monotonic seconds)."""
         at = time.monotonic()
         self._process.send_signal(number)
         return at
@@ -127,7 +132,7 @@ class Process:
         return code
 
     def kill(self) -> None:
-        # A stopped process dies of nothing else.
+        # Only SIGKILL ends a stopped process.
         self._process.kill()
         self._process.wait()
         self._reader.join()
@@ -137,7 +142,7 @@ class Process:
 
 
 class NodeProcess(Process):
-    """A node, serving."""
+    """A process that runs a node."""
 
     def __init__(
         self, node_id: str, log: Path, *, prefix: Sequence[str] = (), **options: Any
@@ -147,4 +152,4 @@ class NodeProcess(Process):
 
     @property
     def address(self) -> str:
-        return str(self.wait(lambda fact: "ready" in fact, within=START)["ready"])
+        return str(self.wait(lambda message: "ready" in message, within=START)["ready"])

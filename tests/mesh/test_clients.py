@@ -1,4 +1,4 @@
-"""Clients: in no topology, and told plainly why they are not let in."""
+"""Clients are in no topology, and learn why they are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from aegis_discovery.proto import mesh_pb2, mesh_pb2_grpc
 
 @contextmanager
 def listening(answer: bytes) -> Iterator[str]:
-    """Something that is no node: it answers every connection with these bytes, or with nothing."""
+    """Runs a TCP server that is not a node and answers every connection with these bytes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -68,7 +68,7 @@ def test_a_connect_that_fails_says_why_for_each_address(
     assert "no seed peer accepted this client within 2 s" in str(caught.value)
 
 
-def test_a_connect_without_anywhere_to_go_or_anyone_to_be_is_refused(identity: Any) -> None:
+def test_a_connect_without_a_seed_peer_or_an_identity_is_refused(identity: Any) -> None:
     with pytest.raises(ConnectError, match="no seed peer was given"):
         connect(tls=identity("client"))
     with pytest.raises(ConnectError, match="the client has no identity"):
@@ -98,7 +98,7 @@ async def test_clients_are_in_no_topology_and_change_none(
         assert mesh.get_certificate("client") is None
 
 
-async def test_a_client_with_a_certificate_for_clients_only_is_let_in(
+async def test_a_client_only_certificate_is_enough_for_a_client(
     start: Any, ca: CertificateAuthority, provider: Any, say: Any
 ) -> None:
     a = await start("a", **provider("a"))
@@ -107,7 +107,7 @@ async def test_a_client_with_a_certificate_for_clients_only_is_let_in(
         assert (await say(mesh.pool.channel("echo", "v1")))[:2] == ["a", "visitor"]
 
 
-async def test_a_client_waits_for_a_mesh_that_comes_later(
+async def test_a_client_waits_for_a_mesh_that_starts_later(
     start: Any, identity: Any, closed_port: str
 ) -> None:
     connecting = asyncio.create_task(
@@ -121,7 +121,7 @@ async def test_a_client_waits_for_a_mesh_that_comes_later(
 ECHO, OTHER = ServiceInfo("echo", "v1"), ServiceInfo("other", "v1")
 
 
-async def test_a_client_of_some_services_knows_their_providers_only(
+async def test_a_client_of_some_services_knows_only_their_providers(
     start: Any, until: Any, identity: Any, provider: Any, say: Any
 ) -> None:
     a = await start("a", services=[OTHER])
@@ -141,7 +141,7 @@ async def test_a_client_of_some_services_knows_their_providers_only(
         await until(lambda: list(mesh.topology.nodes) == ["c"])
 
 
-def test_a_blocking_client_of_some_services_knows_their_providers_only(identity: Any) -> None:
+def test_a_blocking_client_of_some_services_knows_only_their_providers(identity: Any) -> None:
     with (
         Node("a", address="127.0.0.1:0", tls=identity("a"), services=[OTHER], grace=0) as a,
         Node(
@@ -157,17 +157,17 @@ def test_a_blocking_client_of_some_services_knows_their_providers_only(identity:
         assert list(mesh.topology.nodes) == ["b"]
 
 
-def test_a_client_cannot_ask_for_more_services_than_a_feed_takes(identity: Any) -> None:
+def test_a_client_cannot_request_more_services_than_a_feed_allows(identity: Any) -> None:
     with pytest.raises(ConnectError, match="65 services were requested, the limit is 64"):
         connect("127.0.0.1:1", tls=identity("client"), services=[ECHO] * 65)
 
 
-async def test_a_feed_of_some_services_beats_while_all_others_change(
+async def test_a_feed_of_some_services_sends_heartbeats_while_other_services_change(
     start: Any, until: Any, identity: Any
 ) -> None:
     a = await start("a", services=[OTHER])
 
-    async def change_for_ever() -> None:
+    async def change_forever() -> None:
         while True:
             a.topology.republish()
             await asyncio.sleep(0.001)
@@ -177,7 +177,7 @@ async def test_a_feed_of_some_services_beats_while_all_others_change(
     async with open_channel(identity("client"), "a", a.address) as channel:
         call = mesh_pb2_grpc.MeshStub(channel).Watch(request, timeout=10)
         assert (await call.read()).complete
-        changing = asyncio.create_task(change_for_ever())
+        changing = asyncio.create_task(change_forever())
         beat = await call.read()
         changing.cancel()
         assert beat.version > 0
@@ -185,7 +185,7 @@ async def test_a_feed_of_some_services_beats_while_all_others_change(
 
 
 class Proxy:
-    """A way to a node that can be cut, while the node goes on."""
+    """A TCP proxy to a node, whose connections can be cut."""
 
     def __init__(self, address: str) -> None:
         self._target = address.split(":")
@@ -222,18 +222,20 @@ class Proxy:
             writer.close()
 
 
-async def test_a_client_that_was_cut_off_is_told_only_what_it_missed(
+async def test_a_client_that_reconnects_receives_only_what_it_missed(
     start: Any, until: Any, identity: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     received: list[mesh_pb2.WatchResponse] = []
     receive = FeedReader.receive
 
-    def listen(reader: FeedReader, message: mesh_pb2.WatchResponse, *, source: str) -> Any:
+    def record_and_receive(
+        reader: FeedReader, message: mesh_pb2.WatchResponse, *, source: str
+    ) -> Any:
         if source == "a" and reader._trusts_statuses:
             received.append(message)
         return receive(reader, message, source=source)
 
-    monkeypatch.setattr(FeedReader, "receive", listen)
+    monkeypatch.setattr(FeedReader, "receive", record_and_receive)
     a = await start("a")
     b = await start("b", a)
     await until(lambda: len(a.topology.nodes) == len(b.topology.nodes) == 2)
@@ -245,13 +247,13 @@ async def test_a_client_that_was_cut_off_is_told_only_what_it_missed(
         proxy.cut()
         a.topology.update_node(NodeInfo("a", address=a.address, services=(ECHO,)))
         await until(lambda: mesh.topology.get_service_providers("echo", "v1"))
-        told = [record for message in received for record in message.records]
-        assert len(told) == 1, "and nothing of b, which did not change"
+        records = [record for message in received for record in message.records]
+        assert len(records) == 1, "no record of b, which did not change"
         assert any(message.complete for message in received)
     await proxy.close()
 
 
-async def test_a_client_moves_on_when_its_node_goes_away(
+async def test_a_client_follows_another_node_when_its_node_leaves(
     start: Any, until: Any, identity: Any
 ) -> None:
     a = await start("a")
@@ -268,7 +270,7 @@ async def test_a_client_moves_on_when_its_node_goes_away(
         await until(lambda: sorted(mesh.topology.nodes) == sorted([last.id, "d"]))
 
 
-async def test_a_client_comes_back_to_a_mesh_of_which_every_node_was_restarted(
+async def test_a_client_reconnects_after_all_nodes_of_the_mesh_were_restarted(
     start: Any, until: Any, identity: Any, provider: Any, say: Any
 ) -> None:
     a = await start("a", **provider("a"))
@@ -286,7 +288,7 @@ async def test_a_client_comes_back_to_a_mesh_of_which_every_node_was_restarted(
         assert {(await say(channel))[0] for _ in range(4)} == {"a", "b"}
 
 
-async def test_all_addresses_of_a_seeds_name_are_tried(
+async def test_all_addresses_of_a_seed_peers_host_name_are_tried(
     start: Any, until: Any, identity: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = await start("a", address="127.0.0.2:0")
@@ -294,12 +296,12 @@ async def test_all_addresses_of_a_seeds_name_are_tried(
     hosts = ["127.0.0.4", "127.0.0.2", "127.0.0.3"]
     resolve = socket.getaddrinfo
 
-    def stand_in_for_dns(host: Any, port: Any, *rest: Any, **options: Any) -> Any:
+    def resolve_mesh_test(host: Any, port: Any, *rest: Any, **options: Any) -> Any:
         if host != "mesh.test":
             return resolve(host, port, *rest, **options)
         return [found for ip in hosts for found in resolve(ip, port, *rest, **options)]
 
-    monkeypatch.setattr(socket, "getaddrinfo", stand_in_for_dns)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_mesh_test)
     async with await discovery_aio.connect(f"mesh.test:{port}", tls=identity("client")) as mesh:
         assert list(mesh.topology.nodes) == ["a"]
         await a.stop()

@@ -1,4 +1,4 @@
-"""What the end of a feed tells of the node that served it, and what it does not."""
+"""What the end of a feed says about the node that served it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from aegis_discovery.feed import HEARTBEAT
 from aegis_discovery.proto import mesh_pb2, mesh_pb2_grpc
 from aegis_discovery.records import RecordSigner
 
-MORE_THAN_IS_ON_ITS_WAY = 2000
-"""Records that are too much for what gRPC holds of a stream that nobody reads."""
+MORE_THAN_GRPC_BUFFERS = 2000
+"""Records that do not fit into the buffers of a stream that nobody reads."""
 
 
 def records(count: int) -> list[Any]:
@@ -24,12 +24,12 @@ def records(count: int) -> list[Any]:
     return [signer.sign_record(i, stamp, NodeInfo(i, name="n" * 200)) for i in ids]
 
 
-async def test_a_watcher_that_was_told_something_else_hears_that_a_node_leaves(
+async def test_a_watcher_with_many_records_still_to_read_learns_that_the_node_leaves(
     start: Any, identity: Any, until: Any
 ) -> None:
     node = await start("a")
     topology = node.topology
-    topology.merge_records(records(MORE_THAN_IS_ON_ITS_WAY), version=1)
+    topology.merge_records(records(MORE_THAN_GRPC_BUFFERS), version=1)
     channel = open_channel(identity("client"), "a", node.address)
     feed = mesh_pb2_grpc.MeshStub(channel).Watch(mesh_pb2.WatchRequest(mesh=DEFAULT_MESH))
     first = await feed.read()
@@ -44,17 +44,17 @@ async def test_a_watcher_that_was_told_something_else_hears_that_a_node_leaves(
     await channel.close()
 
 
-async def test_one_that_published_no_address_keeps_nobody_from_leaving(start: Any) -> None:
+async def test_a_node_can_leave_although_another_record_has_no_address(start: Any) -> None:
     node = await start("a")
     node.topology.merge_records(records(1), version=1)
     await node.stop()
 
 
-async def test_a_feed_that_was_silent_for_too_long_is_opened_anew_and_is_no_hint_by_itself(
+async def test_a_feed_that_was_silent_too_long_is_opened_again_without_suspicion(
     start: Any, until: Any, agree: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Less than a heartbeat, so that each feed is given up again and again. To a process that was
-    # stopped for a while, all feeds look as silent as these.
+    # Less than a heartbeat, so every feed times out repeatedly. A process that was stopped for a
+    # while sees all its feeds like this.
     monkeypatch.setattr("aegis_core._peers.feed.REDIAL_AFTER", HEARTBEAT / 2)
     a = await start("a")
     b = await start("b", a)

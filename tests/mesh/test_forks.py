@@ -1,4 +1,4 @@
-"""Programs that fork: a clear error for what was started before, and a working start after."""
+"""Programs that fork get a clear error for objects from before the fork, and can start new ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .process import PATIENCE, NodeProcess, Process
 HERE = Path(__file__).parent
 
 
-def test_what_was_started_before_a_fork_says_so_in_the_child_and_goes_on_in_the_parent(
+def test_objects_from_before_a_fork_raise_in_the_child_and_still_work_in_the_parent(
     identity: Callable[[str], Any], cert_dir: Path, tmp_path: Path
 ) -> None:
     for node_id in "abc":
@@ -29,9 +29,9 @@ def test_what_was_started_before_a_fork_says_so_in_the_child_and_goes_on_in_the_
     log = tmp_path / "fork.log"
     process = Process("fork_process.py", {"cert_dir": str(cert_dir)}, log)
     try:
-        child = process.wait(lambda fact: "child" in fact)["child"]
+        child = process.wait(lambda message: "child" in message)["child"]
         quiet = {"node.stop", "mesh.close", "pool.close"}
-        assert {name for name, told in child.items() if told == "fine"} == quiet
+        assert {name for name, outcome in child.items() if outcome == "fine"} == quiet
         assert child.pop("later.topology") == "NodeStateError: node b was not started"
         for name in child.keys() - quiet:
             assert re.fullmatch(
@@ -39,7 +39,7 @@ def test_what_was_started_before_a_fork_says_so_in_the_child_and_goes_on_in_the_
                 r"and does not survive that; start it after the fork, in each worker",
                 child[name],
             ), (name, child[name])
-        parent = process.wait(lambda fact: "parent" in fact)["parent"]
+        parent = process.wait(lambda message: "parent" in message)["parent"]
         assert set(parent.values()) == {"fine"}, parent
         assert process.wait_exit() == 0
     finally:
@@ -47,7 +47,7 @@ def test_what_was_started_before_a_fork_says_so_in_the_child_and_goes_on_in_the_
 
 
 class Gunicorn:
-    """The real server, with two workers."""
+    """A real gunicorn server with two workers."""
 
     def __init__(self, **options: str) -> None:
         command = [
@@ -62,7 +62,7 @@ class Gunicorn:
             text=True,
             env={**os.environ, "MESH_OPTIONS": json.dumps(options), "PYTHONUNBUFFERED": "1"},
         )
-        self.said: list[str] = []
+        self.log: list[str] = []
         self.url = self._until(r"Listening at: (\S+)")
         for _ in range(2):
             self._until(r"Booting worker with pid: (\d+)")
@@ -70,14 +70,14 @@ class Gunicorn:
     def _until(self, pattern: str) -> str:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.said.append(line)
+            self.log.append(line)
             if found := re.search(pattern, line):
                 return found[1]
-        pytest.fail(f"no {pattern!r} in {self.said}")
+        pytest.fail(f"no {pattern!r} in {self.log}")
 
     def get(self) -> tuple[int, str, str]:
         try:
-            with urllib.request.urlopen(self.url, timeout=PATIENCE) as response:  # noqa: S310 - it is loopback
+            with urllib.request.urlopen(self.url, timeout=PATIENCE) as response:  # noqa: S310 - a loopback address
                 return response.status, response.read().decode(), response.headers["X-Worker"]
         except urllib.error.HTTPError as error:
             with error:
@@ -86,7 +86,7 @@ class Gunicorn:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.stderr is not None
-        self.said += self.process.stderr
+        self.log += self.process.stderr
         self.process.stderr.close()
         return self.process.wait(PATIENCE)
 
@@ -116,10 +116,10 @@ def test_workers_of_gunicorn_that_connect_after_the_fork_call_the_mesh(
     server = gunicorn(when)
     answers = [server.get() for _ in range(20)]
     assert {(status, body) for status, body, _ in answers} == {(200, "a web")}
-    assert server.stop() == 0, server.said
+    assert server.stop() == 0, server.log
 
 
-def test_a_mesh_of_the_gunicorn_master_is_a_clear_error_in_its_workers(
+def test_using_the_mesh_of_the_gunicorn_master_in_a_worker_is_a_clear_error(
     gunicorn: Callable[[str], Gunicorn],
 ) -> None:
     server = gunicorn("import")
@@ -127,4 +127,4 @@ def test_a_mesh_of_the_gunicorn_master_is_a_clear_error_in_its_workers(
         status, body, _ = server.get()
         assert status == 500
         assert body.startswith("the mesh was started before this process was forked")
-    assert server.stop() == 0, server.said
+    assert server.stop() == 0, server.log

@@ -1,6 +1,6 @@
-"""Failures that an implementation of this design is known to have had, and that this one has not.
+"""Known failures of another implementation of this design, which this one must not have.
 
-Of one more, a quickstart that fails as it is written, the tests of the documentation take care.
+One more, a quickstart that does not work as written, is covered by the tests of the documentation.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ async def test_two_fresh_nodes_that_sync_see_each_other(start: Any) -> None:
     assert list(a.topology.nodes) == list(b.topology.nodes) == ["a", "b"]
 
 
-async def test_a_node_does_not_lose_itself_in_a_sync(start: Any, until: Any) -> None:
+async def test_a_node_keeps_its_own_record_in_a_sync(start: Any, until: Any) -> None:
     a, b = await start("a", services=[ServiceInfo("s", "v1")]), await start("b")
     for _ in range(50):
         b.topology.update_node(b.topology.nodes["b"])
@@ -48,7 +48,7 @@ async def test_a_node_does_not_lose_itself_in_a_sync(start: Any, until: Any) -> 
     assert [node.id for node in b.topology.get_service_providers("s", "v1")] == ["a"]
 
 
-async def test_equal_versions_with_different_nodes_do_not_stay_apart(
+async def test_topologies_with_equal_versions_and_different_nodes_are_merged(
     start: Any, until: Any, agree: Any
 ) -> None:
     a, b = await start("a"), await start("b")
@@ -58,7 +58,7 @@ async def test_equal_versions_with_different_nodes_do_not_stay_apart(
     await until(lambda: agree(a, b))
 
 
-def test_a_node_restarted_at_a_new_address_does_not_keep_its_old_entry(
+def test_a_node_restarted_at_a_new_address_replaces_its_old_record(
     identity: Any, spawn: Any
 ) -> None:
     changed = threading.Event()
@@ -74,7 +74,7 @@ def test_a_node_restarted_at_a_new_address_does_not_keep_its_old_entry(
         wait_for(first.address)
         first.signal(signal.SIGKILL)
         first.wait_exit()
-        # Nobody tells it where the mesh is; the mesh is told where it is.
+        # It has no seed peer; the mesh gets its address instead.
         second = spawn("b")
         a.add_peer(peer(second))
         wait_for(second.address)
@@ -83,12 +83,12 @@ def test_a_node_restarted_at_a_new_address_does_not_keep_its_old_entry(
 
 
 class Liar(aegis_pb2_grpc.MeshServiceServicer):
-    """A peer without a feed that claims to know nothing, at the highest of all versions."""
+    """A peer without a feed that returns an empty topology with the highest version."""
 
-    async def SyncTopology(self, request: Any, context: Any) -> Any:  # noqa: N802 - the wire's name
+    async def SyncTopology(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name in the protocol
         return aegis_pb2.TopologySyncResponse(version=HIGHEST)
 
-    async def GetNodeInfo(self, request: Any, context: Any) -> Any:  # noqa: N802 - the wire's name
+    async def GetNodeInfo(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name in the protocol
         return aegis_pb2.NodeInfoResponse(id="liar")
 
 
@@ -107,7 +107,7 @@ async def lying(tls: TLSConfig) -> AsyncIterator[str]:
         await server.stop(None)
 
 
-async def test_an_empty_topology_at_the_highest_version_wipes_nothing_and_overflows_nothing(
+async def test_an_empty_topology_with_the_highest_version_removes_nothing_and_overflows_nothing(
     start: Any, until: Any, identity: Any
 ) -> None:
     a = await start("a")
@@ -124,7 +124,7 @@ async def test_an_empty_topology_at_the_highest_version_wipes_nothing_and_overfl
         await until(lambda: b.topology.version > before)
 
 
-async def test_a_sync_answers_node_list_belongs_to_its_version_while_the_topology_changes(
+async def test_the_nodes_and_the_version_of_a_sync_response_belong_together(
     start: Any, identity: Any
 ) -> None:
     a = await start("a")
@@ -147,13 +147,15 @@ async def test_a_sync_answers_node_list_belongs_to_its_version_while_the_topolog
     finally:
         stop.set()
         thread.join()
-    assert len({answer.version for answer in answers}) > 2, "it changed meanwhile"
-    # Each version wrote its own number; the first ones were there before any did.
+    assert len({answer.version for answer in answers}) > 2, (
+        "the topology changed between the answers"
+    )
+    # Each change wrote the number of its version; the first versions were older than the changes.
     named = [(str(answer.version), answer.nodes[0].name) for answer in answers]
     assert [pair for pair in named if pair[1] != "a" and pair[0] != pair[1]] == []
 
 
-async def test_times_of_others_are_not_overwritten_on_adoption(start: Any, agree: Any) -> None:
+async def test_a_sync_does_not_change_the_times_of_other_nodes(start: Any, agree: Any) -> None:
     a, b, c = await start("a"), await start("b"), await start("c")
     a.add_peer(peer(b))
     await a.sync_topology("b")
@@ -164,7 +166,7 @@ async def test_times_of_others_are_not_overwritten_on_adoption(start: Any, agree
         assert node.topology.nodes["b"].updated_at is not None
 
 
-async def test_round_robin_does_not_depend_on_the_order_in_which_nodes_came(
+async def test_round_robin_does_not_depend_on_the_order_in_which_nodes_joined(
     start: Any, until: Any, provider: Any, say: Any
 ) -> None:
     x = await start("x")
@@ -194,7 +196,7 @@ async def test_a_caller_cannot_claim_another_sender_id(start: Any, identity: Any
             assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
-def test_a_dead_peer_is_no_provider_any_more(trio: Any) -> None:
+def test_a_failed_node_is_not_a_provider(trio: Any) -> None:
     a, b, c = trio
     b.signal(signal.SIGKILL)
     for node in (a, c):
@@ -204,7 +206,7 @@ def test_a_dead_peer_is_no_provider_any_more(trio: Any) -> None:
 
 @contextmanager
 def silent() -> Iterator[str]:
-    """A socket that accepts, and says nothing."""
+    """Runs a TCP server that accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 

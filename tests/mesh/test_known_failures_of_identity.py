@@ -1,4 +1,4 @@
-"""Known failures, as in `test_known_failures`, that have to do with certificates and keys."""
+"""Known failures, as in `test_known_failures`, of certificates and keys."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ with Node(sys.argv[1], address="127.0.0.1:0", cert_dir=sys.argv[2], grace=0) as 
 
 @contextmanager
 def starting_together(directory: Path, *node_ids: str) -> Iterator[list[str]]:
-    """Starts processes at the same time, under an ordinary umask; gives their addresses."""
+    """Starts processes at the same time with umask 022; yields their addresses."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", FIRST_START, node_id, str(directory)],
@@ -61,7 +61,7 @@ def starting_together(directory: Path, *node_ids: str) -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def first_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
-    """Two processes that started at once on one empty directory, readable by everybody."""
+    """Two processes that started at the same time on one empty directory with mode 755."""
     directory = tmp_path_factory.mktemp("first")
     directory.chmod(0o755)
     with starting_together(directory, "a", "b") as addresses:
@@ -90,7 +90,7 @@ def test_keys_are_readable_by_their_owner_only_under_umask_022(
     assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
 
 
-def test_a_node_id_writes_nothing_outside_of_the_directory(tmp_path: Path) -> None:
+def test_a_node_id_cannot_make_files_outside_the_directory(tmp_path: Path) -> None:
     inside = tmp_path / "certs"
     inside.mkdir()
     for node_id in ("../x", "..", "/tmp/x", "a/../../x", "a\0b"):
@@ -101,12 +101,12 @@ def test_a_node_id_writes_nothing_outside_of_the_directory(tmp_path: Path) -> No
 
 @pytest.fixture
 def old_ca(tmp_path: Path) -> CertificateAuthority:
-    """One that is old enough for certificates that have expired."""
+    """A CA that is old enough to have issued certificates that have expired."""
     return CertificateAuthority.create(tmp_path / "old", key_type=KeyType.P256, at=LONG_AGO)
 
 
 def files_of(ca: CertificateAuthority, bundle: CertificateAuthority, **more: Any) -> TLSOptions:
-    """Issues an expired identity into files."""
+    """Issues an expired identity as files."""
     ca.issue("a", key_type=KeyType.P256, days=1, at=LONG_AGO)
     return TLSOptions(
         cert_file=ca.directory / "a-cert.pem",
@@ -116,7 +116,7 @@ def files_of(ca: CertificateAuthority, bundle: CertificateAuthority, **more: Any
     )
 
 
-def test_an_expired_certificate_does_not_load_without_a_word(old_ca: CertificateAuthority) -> None:
+def test_an_expired_certificate_is_an_error_at_start(old_ca: CertificateAuthority) -> None:
     node = Node("a", address="127.0.0.1:0", tls_options=files_of(old_ca, old_ca))
     with pytest.raises(CertsError, match="the certificate of a expired at"):
         node.start()
@@ -130,7 +130,7 @@ def test_allowing_expiry_does_not_skip_the_chain_check(
         Node("a", address="127.0.0.1:0", tls_options=options).start()
 
 
-def test_no_certificate_is_valid_as_localhost_and_no_node_passes_for_another(
+def test_no_certificate_is_valid_for_localhost_or_for_another_node(
     ca: CertificateAuthority, identity: Any
 ) -> None:
     client = identity("client")

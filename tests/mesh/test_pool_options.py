@@ -1,4 +1,4 @@
-"""The pool of a client and of a node calls as its options say, in both faces."""
+"""The pools of clients and nodes follow their options, blocking and in asyncio."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ NEAR = {"region": "eu", "zone": "eu-1a"}
 FAR = {"region": "eu", "zone": "eu-1b"}
 
 
-class Note(grpc.UnaryUnaryClientInterceptor):
-    """Notes what is called, in code that is not async."""
+class RecordingInterceptor(grpc.UnaryUnaryClientInterceptor):
+    """Records the methods of blocking calls."""
 
     def __init__(self) -> None:
-        self.seen: list[str] = []
+        self.methods: list[str] = []
 
-    def intercept_unary_unary(self, go_on: Any, details: Any, request: Any) -> Any:
-        self.seen.append(details.method)
-        return go_on(details, request)
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        self.methods.append(details.method)
+        return continuation(details, request)
 
 
-class AioNote(grpc.aio.UnaryUnaryClientInterceptor):
-    """The same for asyncio."""
+class AioRecordingInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
+    """Records the methods of asyncio calls."""
 
     def __init__(self) -> None:
-        self.seen: list[str] = []
+        self.methods: list[str] = []
 
-    async def intercept_unary_unary(self, go_on: Any, details: Any, request: Any) -> Any:
+    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         method = details.method
-        self.seen.append(method if isinstance(method, str) else method.decode())
-        return await go_on(details, request)
+        self.methods.append(method if isinstance(method, str) else method.decode())
+        return await continuation(details, request)
 
 
 class Counting(LeastRequests):
-    """Counts its picks, over all services and pools of one test."""
+    """Counts its picks over all services and pools of a test."""
 
     picks: list[int]
 
@@ -55,11 +55,11 @@ def counting() -> type[Counting]:
     return type("Counted", (Counting,), {"picks": []})
 
 
-def test_blocking_pools(
+def test_blocking_pools_follow_their_options(
     identity: Any, provider: Callable[..., dict[str, Any]], counting: type[Counting]
 ) -> None:
-    note = Note()
-    options = PoolOptions(balancers={"echo": counting}, interceptors=[note])
+    recording = RecordingInterceptor()
+    options = PoolOptions(balancers={"echo": counting}, interceptors=[recording])
 
     def node(node_id: str, *seeds: str, **more: Any) -> Node:
         tls = identity(node_id)
@@ -79,10 +79,10 @@ def test_blocking_pools(
             call = pool.channel("echo", "v1").unary_unary(SAY)
             assert {call(b"hi", timeout=10).split()[0] for _ in range(4)} == {b"near"}
     assert len(counting.picks) == 8
-    assert note.seen == [SAY] * 8
+    assert recording.methods == [SAY] * 8
 
 
-async def test_pools_of_asyncio(
+async def test_asyncio_pools_follow_their_options(
     start: Any,
     provider: Callable[..., dict[str, Any]],
     say: Any,
@@ -90,8 +90,8 @@ async def test_pools_of_asyncio(
     until: Any,
     counting: type[Counting],
 ) -> None:
-    note = AioNote()
-    options = PoolOptions(balancers={"echo": counting}, interceptors=[note])
+    recording = AioRecordingInterceptor()
+    options = PoolOptions(balancers={"echo": counting}, interceptors=[recording])
     far = await start("far", **provider("far"), **FAR)
     near = await start("near", far, **provider("near"), **NEAR)
     caller = await start("caller", near, pool_options=options, **NEAR)
@@ -103,15 +103,19 @@ async def test_pools_of_asyncio(
             assert {answer[0] for answer in answers} == {"near"}
     await caller.ping_peer("near")
     assert len(counting.picks) == 8
-    assert note.seen == [SAY] * 8, "the mesh's own calls do not pass through it"
+    assert recording.methods == [SAY] * 8, (
+        "the calls of the mesh itself do not pass through the interceptor"
+    )
 
 
-async def test_a_node_pool_with_channels_of_its_own_goes_on_with_a_renewed_identity(
+async def test_a_pool_with_interceptors_uses_a_new_identity_of_its_node(
     start: Any, provider: Callable[..., dict[str, Any]], say: Any, ca: Any, until: Any
 ) -> None:
     b = await start("b", tls=ca.issue_in_memory("b"), **provider("b"))
     first, second = ca.issue_in_memory("a"), ca.issue_in_memory("a")
-    a = await start("a", b, tls=first, pool_options=PoolOptions(interceptors=[AioNote()]))
+    a = await start(
+        "a", b, tls=first, pool_options=PoolOptions(interceptors=[AioRecordingInterceptor()])
+    )
     await until(lambda: a.topology.get_service_providers("echo", "v1"))
     channel = a.pool.channel("echo", "v1")
     port = (await say(channel))[2]
@@ -121,6 +125,6 @@ async def test_a_node_pool_with_channels_of_its_own_goes_on_with_a_renewed_ident
     assert answer[2] != port, "over a new connection"
 
 
-def test_a_service_config_that_cannot_be_followed_is_refused_before_anything_connects() -> None:
+def test_an_unsupported_service_config_is_refused_by_the_options() -> None:
     with pytest.raises(ServiceConfigError, match="loadBalancingConfig"):
         PoolOptions(service_config={"loadBalancingConfig": []})

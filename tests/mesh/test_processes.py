@@ -1,4 +1,4 @@
-"""Three processes are one mesh, and notice what becomes of each other."""
+"""Three processes form one mesh and detect failures and departures."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from aegis_core import Node
 from .process import PATIENCE
 
 NOTICE = 2.0
-"""Seconds within which a killed process is failed everywhere."""
+"""Seconds within which every node must see a killed process as failed."""
 
 
-def test_a_killed_process_is_failed_everywhere_within_two_seconds(trio: Any, spawn: Any) -> None:
+def test_every_node_sees_a_killed_process_as_failed_within_two_seconds(
+    trio: Any, spawn: Any
+) -> None:
     a, b, c = trio
     noticed = []
-    for _ in range(3):  # the best of three: a machine may be too busy for any promise
-        marks = {node: node.mark() for node in (a, c)}
+    for _ in range(3):  # the best of three counts, since the machine may be busy
+        positions = {node: node.position() for node in (a, c)}
         killed_at = b.signal(signal.SIGKILL)
-        told = [node.wait_event("failed b", since=mark) for node, mark in marks.items()]
-        noticed.append(max(fact["at"] for fact in told) - killed_at)
-        marks = {node: node.mark() for node in (a, c)}
+        failed = [
+            node.wait_event("failed b", since=position) for node, position in positions.items()
+        ]
+        noticed.append(max(message["at"] for message in failed) - killed_at)
+        positions = {node: node.position() for node in (a, c)}
         b = spawn("b", a, address=b.address)
-        for node, mark in marks.items():
-            back = node.wait_event("updated b", since=mark, status="alive")
+        for node, position in positions.items():
+            back = node.wait_event("updated b", since=position, status="alive")
             assert back["address"] == b.address
         if noticed[-1] < NOTICE:
             break
@@ -33,55 +37,57 @@ def test_a_killed_process_is_failed_everywhere_within_two_seconds(trio: Any, spa
     assert min(noticed) < NOTICE
 
 
-def test_a_killed_process_that_comes_back_elsewhere_replaces_its_entry(
+def test_a_killed_process_that_restarts_at_a_new_address_replaces_its_record(
     trio: Any, spawn: Any
 ) -> None:
     a, b, c = trio
     b.signal(signal.SIGKILL)
     b.wait_exit()
-    marks = {node: node.mark() for node in (a, c)}
+    positions = {node: node.position() for node in (a, c)}
     again = spawn("b", c)
-    for node, mark in marks.items():
-        told = node.wait(
-            lambda fact: (fact.get("address"), fact.get("status")) == (again.address, "alive"),
-            since=mark,
+    for node, position in positions.items():
+        message = node.wait(
+            lambda message: (
+                (message.get("address"), message.get("status")) == (again.address, "alive")
+            ),
+            since=position,
         )
-        assert told["event"] == "updated b"
+        assert message["event"] == "updated b"
     for node in (a, c, again):
         assert node.ask("topology")["topology"] == {"a": "alive", "b": "alive", "c": "alive"}
 
 
-def test_a_process_that_is_told_to_end_leaves_and_nobody_suspects_it(trio: Any) -> None:
+def test_a_process_that_gets_sigterm_leaves_and_is_never_suspected(trio: Any) -> None:
     a, b, c = trio
     for node in (a, c):
-        # Its answer comes after the events before it, so that none of them is read as news later.
+        # The answer arrives after all earlier events, so none of them is taken for a later one.
         assert node.ask("topology")["topology"]["b"] == "alive"
-    marks = {node: len(node.events) for node in (a, c)}
+    positions = {node: len(node.events) for node in (a, c)}
     b.signal(signal.SIGTERM)
     assert b.wait_exit() == 0
-    for node, mark in marks.items():
+    for node, position in positions.items():
         node.wait_event("left b")
-        assert node.events[mark:] == ["left b"]
+        assert node.events[position:] == ["left b"]
         assert node.ask("topology")["topology"] == {"a": "alive", "c": "alive"}
 
 
-def test_a_process_that_stood_still_is_failed_and_then_alive_again(trio: Any) -> None:
+def test_a_stopped_process_fails_and_is_alive_again_after_it_continues(trio: Any) -> None:
     a, b, c = trio
     before = len(b.events)
     b.signal(signal.SIGSTOP)
-    marks = {}
+    positions = {}
     for node in (a, c):
         node.wait_event("failed b")
-        marks[node] = node.mark()
+        positions[node] = node.position()
     b.signal(signal.SIGCONT)
-    for node, mark in marks.items():
-        node.wait_event("updated b", since=mark, status="alive")
-    # It was its own clock that stood still: it accuses nobody.
+    for node, position in positions.items():
+        node.wait_event("updated b", since=position, status="alive")
+    # It knows that it was itself stopped, so it accuses no other node.
     assert b.ask("topology")["topology"] == {"a": "alive", "b": "alive", "c": "alive"}
     assert [event for event in b.events[before:] if event.startswith("failed")] == []
 
 
-def test_the_lag_of_feeds_grows_while_a_process_stands_still(identity: Any, spawn: Any) -> None:
+def test_the_lag_of_feeds_grows_while_a_process_is_stopped(identity: Any, spawn: Any) -> None:
     b = spawn("b")
     with Node("a", address="127.0.0.1:0", tls=identity("a"), seed_peers=[b.address]) as a:
         assert a.stats().feeds.watched == 1
@@ -91,27 +97,27 @@ def test_the_lag_of_feeds_grows_while_a_process_stands_still(identity: Any, spaw
             assert time.monotonic() < deadline, lag
             time.sleep(0.02)
         b.signal(signal.SIGCONT)
-        # Feeds that fall silent are ended, and begun anew once the other end answers.
+        # A silent feed is closed, and opened again when the other node answers.
         while not (a.stats().feeds.watched and a.stats().feeds.lag < 1.0):
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
 
-def test_a_client_goes_on_when_the_node_that_it_follows_is_killed(trio: Any, spawn: Any) -> None:
+def test_a_client_continues_when_the_node_that_it_follows_is_killed(trio: Any, spawn: Any) -> None:
     a, _, c = trio
     client = spawn("client", seeds=[a.address])
-    ready = client.wait(lambda fact: "ready" in fact)
+    ready = client.wait(lambda message: "ready" in message)
     assert ready["ready"] == ["a", "b", "c"]
-    assert ready["core"] is False, "a client needs no node's code"
-    client.wait(lambda fact: fact.get("calls"))
+    assert ready["core"] is False, "a client does not import aegis_core"
+    client.wait(lambda message: message.get("calls"))
     a.signal(signal.SIGKILL)
     client.wait_event("failed a")
-    mark = client.mark()
-    client.wait(lambda fact: fact.get("caller") == "client", since=mark)
+    position = client.position()
+    client.wait(lambda message: message.get("caller") == "client", since=position)
     c.wait_event("failed a")
     assert c.ask("topology")["topology"] == {"a": "failed", "b": "alive", "c": "alive"}
     client.close_input()
-    outcome = client.wait(lambda fact: "answered" in fact)
+    outcome = client.wait(lambda message: "answered" in message)
     assert outcome["failures"] == []
     assert set(outcome["answered"]) == {"a", "b", "c"}
     assert client.wait_exit() == 0

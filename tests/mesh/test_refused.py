@@ -1,4 +1,4 @@
-"""Who may not be a node of the mesh, and does not become one."""
+"""Nodes and clients that may not join the mesh are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 async def watching(
     tls: TLSConfig, node: Any, record_of: str, signed_by: TLSConfig
 ) -> AsyncIterator[Any]:
-    """Asks to join with a record, as no honest node would."""
+    """Opens a feed with any record, as no honest node would."""
     topology = Topology(signer=RecordSigner.of(signed_by, mesh=DEFAULT_MESH))
     topology.add_node(NodeInfo(record_of, address="127.0.0.1:9"))
     verifier = RecordVerifier(tls.bundle, mesh=DEFAULT_MESH, trust_domain=tls.trust_domain)
@@ -49,7 +49,7 @@ async def refusal(
     return str(caught.value.details())
 
 
-async def test_a_node_of_another_ca_is_not_let_in_and_told_why(
+async def test_a_node_of_another_ca_is_refused_and_learns_why(
     start: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     a = await start("a")
@@ -60,7 +60,7 @@ async def test_a_node_of_another_ca_is_not_let_in_and_told_why(
     assert "both sides need certificates of one CA" in caplog.text
 
 
-async def test_a_certificate_for_clients_only_makes_no_node(
+async def test_a_client_only_certificate_is_refused_for_a_node(
     start: Any, ca: CertificateAuthority
 ) -> None:
     tls = ca.issue_in_memory("client", client_only=True)
@@ -70,7 +70,7 @@ async def test_a_certificate_for_clients_only_makes_no_node(
     assert "must not be used as a server" in await refusal(tls, a, record_of="client")
 
 
-async def test_an_expired_certificate_makes_no_node(tmp_path: Path) -> None:
+async def test_an_expired_certificate_is_refused_for_a_node(tmp_path: Path) -> None:
     long_ago = datetime.now(UTC) - timedelta(days=30)
     old_ca = CertificateAuthority.create(tmp_path, key_type=KeyType.P256, at=long_ago)
     tls = old_ca.issue_in_memory("a", days=1, at=long_ago)
@@ -78,21 +78,21 @@ async def test_an_expired_certificate_makes_no_node(tmp_path: Path) -> None:
         await Node("a", address="127.0.0.1:0", tls=tls).start()
 
 
-async def test_a_node_joins_with_its_own_record_only(start: Any, identity: Any) -> None:
+async def test_a_node_can_join_only_with_its_own_record(start: Any, identity: Any) -> None:
     a = await start("a")
     b, c = identity("b"), identity("c")
     assert "c may not publish it" in await refusal(c, a, record_of="b", signed_by=b)
     assert "it was signed by c" in await refusal(c, a, record_of="b")
 
 
-async def test_a_node_of_another_trust_domain_is_not_let_in(
+async def test_a_node_of_another_trust_domain_is_refused(
     start: Any, tmp_path: Path, identity: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     ally_ca = CertificateAuthority.create(
         tmp_path, key_type=KeyType.P256, trust_domain="ally.example"
     )
     ally, own = ally_ca.issue_in_memory("b"), identity("a")
-    # Both sides accept the other one's CA for TLS; that does not make them one mesh.
+    # Each side trusts the CA of the other for TLS, but the trust domains still differ.
     both = own.trust_bundle + ally.trust_bundle
     a = await start("a", tls=TLSConfig("a", own.certificate_chain, own.private_key, both))
     trusting = TLSConfig("b", ally.certificate_chain, ally.private_key, both)

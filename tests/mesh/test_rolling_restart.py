@@ -1,4 +1,4 @@
-"""All providers are restarted in turn, by SIGTERM and under load, and no caller sees anything."""
+"""All providers are restarted in turn by SIGTERM under load, and no call fails."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from aegis_certs import TLSConfig
 from .process import PATIENCE, NodeProcess
 
 CALLERS = 8
-"""Of each kind."""
+"""Callers with blocking calls, and as many with asyncio calls."""
 
 
 class Load:
-    """Callers of all kinds of calls, until they are told to stop; remembers what failed."""
+    """Makes all four kinds of calls until `stop` is set; records the failures."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.done = 0
         self.failures: list[str] = []
 
-    def note(self, kind: str, work: Callable[[], object]) -> None:
+    def attempt(self, kind: str, work: Callable[[], object]) -> None:
         try:
             work()
         except grpc.RpcError as error:
-            self.failures.append(f"{kind}: {error.code()} {error.details()}")  # type: ignore[attr-defined]  # a call too
+            self.failures.append(f"{kind}: {error.code()} {error.details()}")  # type: ignore[attr-defined]  # it is also a call
         else:
             self.done += 1
 
@@ -44,10 +44,10 @@ class Load:
         join = channel.stream_unary("/test.Echo/Join")
         chat = channel.stream_stream("/test.Echo/Chat")
         while not self.stop.is_set():
-            self.note("sync unary", lambda: say(b"x", timeout=10))
-            self.note("sync responses", lambda: list(count(b"3", timeout=10)))
-            self.note("sync requests", lambda: join(iter([b"a", b"b"]), timeout=10))
-            self.note("sync both", lambda: list(chat(iter([b"a", b"b"]), timeout=10)))
+            self.attempt("sync unary", lambda: say(b"x", timeout=10))
+            self.attempt("sync responses", lambda: list(count(b"3", timeout=10)))
+            self.attempt("sync requests", lambda: join(iter([b"a", b"b"]), timeout=10))
+            self.attempt("sync both", lambda: list(chat(iter([b"a", b"b"]), timeout=10)))
 
     async def call_aio(self, channel: grpc.aio.Channel) -> None:
         say = channel.unary_unary("/test.Echo/Say")
@@ -106,7 +106,7 @@ def wait_for_more(load: Load, calls: int) -> None:
         load.stop.wait(0.02)
 
 
-def test_a_rolling_restart_of_all_providers_costs_no_failed_call(
+def test_no_call_fails_during_a_rolling_restart_of_all_providers(
     trio: list[NodeProcess], spawn: Callable[..., Any], identity: Callable[[str], TLSConfig]
 ) -> None:
     nodes = {node.id: node for node in trio}
@@ -121,8 +121,8 @@ def test_a_rolling_restart_of_all_providers_costs_no_failed_call(
             new_address = nodes[node_id].address
             for other in others:
                 other.wait(
-                    lambda fact, new=new_address: (
-                        fact.get("event") == f"joined {node_id}" and fact["address"] == new  # noqa: B023 - asked at once
+                    lambda message, new=new_address: (
+                        message.get("event") == f"joined {node_id}" and message["address"] == new  # noqa: B023 - evaluated in this iteration
                     )
                 )
             wait_for_more(load, 200)

@@ -1,4 +1,4 @@
-"""What tools that know nothing of meshes find on a node's port: health and reflection."""
+"""Standard gRPC tools can use the health and reflection services of a node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 @pytest.fixture
 async def open_to(identity: Any) -> AsyncIterator[Callable[[Any], grpc.aio.Channel]]:
-    """Opens channels to nodes as a client that only has a certificate."""
+    """Opens channels to nodes as a client that has only a certificate."""
     channels: list[grpc.aio.Channel] = []
 
     def open_(node: Any) -> grpc.aio.Channel:
@@ -31,7 +31,7 @@ async def open_to(identity: Any) -> AsyncIterator[Callable[[Any], grpc.aio.Chann
 
 
 class Switch:
-    """A check that can be made to fail."""
+    """A health check that fails while `broken` is set."""
 
     def __init__(self) -> None:
         self.broken = ""
@@ -42,8 +42,8 @@ class Switch:
 
 
 @pytest.fixture
-def ailing(start: Any, provider: Any) -> Callable[[Switch], Awaitable[Any]]:
-    """Starts a node `a` whose health is that of a switch."""
+def start_checked(start: Any, provider: Any) -> Callable[[Switch], Awaitable[Any]]:
+    """Starts a node `a` with a switch as its only health check."""
 
     async def start_node(switch: Switch) -> Any:
         checkers = [FunctionHealthChecker("disk", switch.check)]
@@ -58,11 +58,11 @@ async def next_status(watching: Any) -> int:
     return status
 
 
-async def test_the_health_of_the_node_and_of_each_service_can_be_asked_for(
-    ailing: Any, open_to: Any, until: Any
+async def test_the_health_service_reports_the_node_and_each_service(
+    start_checked: Any, open_to: Any, until: Any
 ) -> None:
     switch = Switch()
-    a = await ailing(switch)
+    a = await start_checked(switch)
     stub = health_pb2_grpc.HealthStub(open_to(a))
 
     async def check(service: str) -> int:
@@ -76,14 +76,14 @@ async def test_the_health_of_the_node_and_of_each_service_can_be_asked_for(
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     switch.broken = "disk full"
     await until(lambda: a.health.status is HealthStatus.UNHEALTHY)
-    async with asyncio.timeout(10):  # the node knows a moment before its server does
+    async with asyncio.timeout(10):  # the health service follows the node with a short delay
         while [await check(name) for name in ("", "test.Echo")] != [NOT_SERVING, NOT_SERVING]:
             pass
 
 
-async def test_changes_of_health_are_told_to_who_watches(ailing: Any, open_to: Any) -> None:
+async def test_a_health_watch_reports_changes(start_checked: Any, open_to: Any) -> None:
     switch = Switch()
-    a = await ailing(switch)
+    a = await start_checked(switch)
     stub = health_pb2_grpc.HealthStub(open_to(a))
     watching = stub.Watch(health_pb2.HealthCheckRequest(service="test.Echo"), timeout=30)
     assert await next_status(watching) == SERVING
@@ -92,29 +92,31 @@ async def test_changes_of_health_are_told_to_who_watches(ailing: Any, open_to: A
     switch.broken = ""
     assert await next_status(watching) == SERVING
     stopping = asyncio.create_task(a.stop(grace=0.1))
-    assert await next_status(watching) == NOT_SERVING, "a node that leaves says so first"
+    assert await next_status(watching) == NOT_SERVING, "a node that stops becomes NOT_SERVING first"
     await stopping
 
 
-async def test_the_meshs_own_health_says_why(ailing: Any, start: Any, until: Any) -> None:
+async def test_the_health_call_of_the_mesh_reports_the_reason(
+    start_checked: Any, start: Any, until: Any
+) -> None:
     switch = Switch()
-    a = await ailing(switch)
+    a = await start_checked(switch)
     b = await start("b", a)
     healthy = await b.get_peer_health("a")
     assert (healthy.node_id, healthy.status) == ("a", HealthStatus.HEALTHY)
     assert (healthy.message, healthy.error) == ("1 checks passed", "")
     switch.broken = "disk full"
     await until(lambda: b.topology.nodes["a"].health is HealthStatus.UNHEALTHY)
-    ill = await b.get_peer_health("a")
-    assert (ill.status, ill.error) == (HealthStatus.UNHEALTHY, "disk: disk full")
-    assert ill.last_checked >= healthy.last_checked
+    unhealthy = await b.get_peer_health("a")
+    assert (unhealthy.status, unhealthy.error) == (HealthStatus.UNHEALTHY, "disk: disk full")
+    assert unhealthy.last_checked >= healthy.last_checked
 
 
-async def test_an_unhealthy_provider_is_passed_over_while_another_is_left(
-    ailing: Any, start: Any, until: Any, provider: Any, say: Any
+async def test_an_unhealthy_provider_is_called_only_if_no_other_is_left(
+    start_checked: Any, start: Any, until: Any, provider: Any, say: Any
 ) -> None:
     switch = Switch()
-    a = await ailing(switch)
+    a = await start_checked(switch)
     b = await start("b", a, **provider("b"))
     c = await start("c", a)
     await until(lambda: len(c.topology.get_service_providers("echo", "v1")) == 2)
@@ -124,10 +126,10 @@ async def test_an_unhealthy_provider_is_passed_over_while_another_is_left(
     assert {(await say(channel))[0] for _ in range(4)} == {"b"}
     await b.stop(grace=0)
     await until(lambda: "b" not in c.topology.nodes)
-    assert (await say(channel))[0] == "a", "ill is better than nobody"
+    assert (await say(channel))[0] == "a", "an unhealthy provider is better than none"
 
 
-async def test_reflection_lists_the_users_services_and_the_meshs(
+async def test_reflection_lists_the_services_of_the_user_and_of_the_mesh(
     start: Any, provider: Any, open_to: Any
 ) -> None:
     a = await start("a", **provider("a"))

@@ -1,4 +1,4 @@
-"""The blocking node in programs that know no event loop."""
+"""The blocking node in programs without an event loop."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_web_server_with_a_thread_per_request_calls_through_one_node(
     assert Counter(provider for provider, _, _ in answers) == {"a": 30, "b": 30}
 
 
-def test_handlers_call_on_through_the_node_that_they_run_in(
+def test_handlers_can_call_services_through_their_own_node(
     identity: Callable[[str], TLSConfig],
 ) -> None:
     nodes: list[Node] = []
@@ -118,17 +118,17 @@ def test_handlers_call_on_through_the_node_that_they_run_in(
     assert set(answers) == {b"back front hi"}
 
 
-def test_streams_pass_and_events_come_in_order(identity: Callable[[str], TLSConfig]) -> None:
+def test_streams_work_and_events_arrive_in_order(identity: Callable[[str], TLSConfig]) -> None:
     events: list[str] = []
     gone = threading.Event()
 
-    def note(event: Any) -> None:
+    def on_event(event: Any) -> None:
         events.append(f"{event.kind} {event.node.id}")
         if events[-1] == "left b":
             gone.set()
 
     with node(identity, "a") as a:
-        a.topology.subscribe(note)
+        a.topology.subscribe(on_event)
         with node(identity, "b", seed_peers=[a.address]) as b:
             counted = b.pool.channel("echo", "v1").unary_stream("/test.Echo/Count")(b"3")
             assert list(counted) == [b"0", b"1", b"2"]

@@ -1,4 +1,4 @@
-"""A mesh on hosts of its own, started once and made whole again before each test."""
+"""A mesh on its own network, started once and reset before each test."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .cluster import Cluster
 from .network import Network, NetworkError
 
 NODES = "abcdefg"
-"""More than the six up to which everybody watches everybody."""
+"""More than six nodes: in a smaller mesh, every node watches all others."""
 
 
 @pytest.fixture(scope="session")
 def make_network() -> Iterator[Callable[[int], Network]]:
-    """Makes networks; skips where the machine permits none, which CI may not do."""
+    """Makes networks; skips the test if the machine does not permit them, except in CI."""
     made: list[Network] = []
 
     def make(size: int) -> Network:
@@ -27,7 +27,7 @@ def make_network() -> Iterator[Callable[[int], Network]]:
         except NetworkError as error:
             if os.environ.get("CI"):
                 raise
-            pytest.skip(f"network namespaces are not to be had: {error}")
+            pytest.skip(f"network namespaces are not available: {error}")
         made.append(network)
         return network
 
@@ -53,6 +53,6 @@ def started_cluster(
 
 @pytest.fixture
 def cluster(started_cluster: Cluster) -> Cluster:
-    """Seven nodes, all alive, none of which knows anything that the others do not."""
-    started_cluster.make_whole()
+    """Seven nodes in one mesh, all alive, with equal topologies."""
+    started_cluster.reset()
     return started_cluster

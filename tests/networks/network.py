@@ -9,16 +9,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-KEEPER = """
+CLEANUP = """
 cat >/dev/null
 for name; do ip netns pids "$name" | xargs -r kill -9; done
 for name; do ip netns del "$name"; done
 """
-"""Waits until its input ends, as it does when its parent does, in whatever way; then tidies up."""
+"""Waits for the end of its input, which also happens if its parent is killed; then cleans up."""
 
 
 class NetworkError(Exception):
-    """This machine does not let us make a network."""
+    """This machine does not permit network namespaces."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Host:
     """One host of the network.
 
     Attributes:
-        name: Of its namespace.
+        name: The name of its namespace.
         ip: Its only address.
-        port: Of the switch, where its cable ends.
+        port: The interface of the switch to which it is connected.
     """
 
     name: str
@@ -37,39 +37,39 @@ class Host:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """Goes before a command, so that it runs on this host and keeps its process id."""
+        """The words before a command that make it run on this host, with the same process id."""
         return ("ip", "netns", "exec", self.name)
 
 
 class Network:
-    """Hosts on one switch, whose cables can be pulled and whose packets can vanish.
+    """Hosts on one switch; links can be taken down and packets can be dropped.
 
-    The names are this process's own, and nothing is added to the machine's own network. When this
-    process ends, even by SIGKILL, the namespaces and all that runs in them go.
+    The names are unique to this process, and the network of the machine does not change. When this
+    process ends, even by SIGKILL, the namespaces are deleted and their processes killed.
 
     Args:
-        size: How many hosts.
+        size: The number of hosts.
 
     Attributes:
-        was_harmed: Whether any packet was kept from its way, ever.
+        was_disturbed: Whether any link was ever taken down or any packet dropped.
 
     Raises:
-        NetworkError: If namespaces are not permitted here.
+        NetworkError: If this machine does not permit namespaces.
     """
 
     def __init__(self, size: int) -> None:
         run = f"aegis-{os.getpid()}-{secrets.token_hex(3)}"
         self._switch = f"{run}-switch"
         self.hosts = tuple(Host(f"{run}-{n}", f"10.77.0.{n}", f"p{n}") for n in range(1, size + 1))
-        self._holes: set[tuple[Host, Host]] = set()
+        self._dropped: set[tuple[Host, Host]] = set()
         self._unplugged: set[Host] = set()
-        self.was_harmed = False
+        self.was_disturbed = False
         names = [host.name for host in self.hosts]
-        self._keeper = subprocess.Popen(
-            ["sh", "-c", KEEPER, "keeper", self._switch, *names],
+        self._cleanup = subprocess.Popen(
+            ["sh", "-c", CLEANUP, "cleanup", self._switch, *names],
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            # Whatever is sent to our group, such as Ctrl-C, must not reach it.
+            # Signals to the process group of the tests, such as Ctrl-C, must not reach it.
             start_new_session=True,
         )
         try:
@@ -85,46 +85,46 @@ class Network:
         self.close()
 
     def close(self) -> None:
-        """Ends everything that runs on the hosts, and takes the network down."""
-        assert self._keeper.stdin is not None
-        self._keeper.stdin.close()
-        self._keeper.wait()
+        """Kills all processes on the hosts and removes the network."""
+        assert self._cleanup.stdin is not None
+        self._cleanup.stdin.close()
+        self._cleanup.wait()
 
     def unplug(self, host: Host) -> None:
         """Takes a host's interface down."""
-        self.was_harmed = True
+        self.was_disturbed = True
         _ip("-n", host.name, commands=["link set eth0 down"])
         self._unplugged.add(host)
 
     def plug(self, host: Host) -> None:
-        """Takes a host's interface up again."""
+        """Brings a host's interface up again."""
         _ip("-n", host.name, commands=["link set eth0 up"])
         self._unplugged.discard(host)
 
     def drop(self, sources: Iterable[Host], targets: Sequence[Host]) -> None:
-        """Lets every packet from these sources to those targets vanish, one way."""
-        self.was_harmed = True
+        """Drops all packets from these sources to those targets, in this direction only."""
+        self.was_disturbed = True
         for source in sources:
-            holes = [(source, target) for target in targets if target != source]
-            wanted = [hole for hole in holes if hole not in self._holes]
+            pairs = [(source, target) for target in targets if target != source]
+            wanted = [pair for pair in pairs if pair not in self._dropped]
             _ip("-n", source.name, commands=[f"route add blackhole {t.ip}" for _, t in wanted])
-            self._holes |= set(wanted)
+            self._dropped |= set(wanted)
 
     def isolate(self, host: Host) -> None:
-        """Lets every packet from and to a host vanish."""
+        """Drops all packets from and to a host."""
         self.cut([host], self.hosts)
 
     def cut(self, one_side: Sequence[Host], other_side: Sequence[Host]) -> None:
-        """Lets every packet between two sides vanish."""
+        """Drops all packets between two sides."""
         self.drop(one_side, other_side)
         self.drop(other_side, one_side)
 
     def heal(self) -> None:
-        """Plugs everybody in, and lets all packets through."""
-        for source in {source for source, _ in self._holes}:
-            targets = [target for at, target in self._holes if at == source]
+        """Brings all interfaces up and lets all packets pass."""
+        for source in {source for source, _ in self._dropped}:
+            targets = [target for at, target in self._dropped if at == source]
             _ip("-n", source.name, commands=[f"route del blackhole {t.ip}" for t in targets])
-        self._holes.clear()
+        self._dropped.clear()
         for host in list(self._unplugged):
             self.plug(host)
 

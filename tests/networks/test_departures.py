@@ -1,4 +1,4 @@
-"""Processes on hosts of their own leave, die, stand still and are replaced."""
+"""Node processes leave, are killed, are stopped for a while and are replaced."""
 
 from __future__ import annotations
 
@@ -6,91 +6,91 @@ import signal
 
 import pytest
 
-from .cluster import Cluster, pause
+from .cluster import Cluster, let_pass
 
 
-def test_a_node_that_leaves_is_known_to_have_left_and_nobody_ever_suspects_it(
+def test_every_node_sees_a_departure_and_none_suspects_the_node(
     cluster: Cluster,
 ) -> None:
     others = cluster.others("d")
-    marks = cluster.mark()
+    positions = cluster.positions()
     cluster.nodes["d"].signal(signal.SIGTERM)
     assert cluster.nodes["d"].wait_exit() == 0
-    cluster.wait_event("left d", others, marks)
-    cluster.become_one(others)
-    del marks["d"]
-    assert sorted(cluster.events(marks)) == [(node_id, "left d") for node_id in others]
+    cluster.wait_event("left d", others, positions)
+    cluster.wait_until_one_mesh(others)
+    del positions["d"]
+    assert sorted(cluster.events(positions)) == [(node_id, "left d") for node_id in others]
     cluster.start("d")
-    cluster.become_one()
+    cluster.wait_until_one_mesh()
 
 
-def test_a_killed_node_is_failed_everywhere_and_nobody_else_is(cluster: Cluster) -> None:
+def test_every_node_sees_a_killed_node_and_no_other_as_failed(cluster: Cluster) -> None:
     others = cluster.others("c")
-    marks = cluster.mark()
+    positions = cluster.positions()
     cluster.nodes["c"].signal(signal.SIGKILL)
-    cluster.wait_event("failed c", others, marks)
-    del marks["c"]
+    cluster.wait_event("failed c", others, positions)
+    del positions["c"]
     cluster.start("c")
-    cluster.become_one()
-    assert cluster.failures(marks) == [(node_id, "c") for node_id in others]
+    cluster.wait_until_one_mesh()
+    assert cluster.failures(positions) == [(node_id, "c") for node_id in others]
 
 
 @pytest.mark.parametrize("seconds", [5, pytest.param(30, marks=pytest.mark.soak)])
-def test_after_a_node_stood_still_all_agree_again_and_nobody_else_was_failed(
+def test_after_a_node_was_stopped_the_mesh_is_one_again_and_no_other_failed(
     cluster: Cluster, seconds: float
 ) -> None:
-    marks = cluster.mark()
+    positions = cluster.positions()
     cluster.nodes["e"].signal(signal.SIGSTOP)
-    pause(seconds)
+    let_pass(seconds)
     cluster.nodes["e"].signal(signal.SIGCONT)
-    cluster.become_one()
-    failures = cluster.failures(marks)
-    # Five seconds are about as long as it takes to be failed, so that may be or not.
-    whom = {whom for _, whom in failures}
-    assert whom == {"e"} if seconds == 30 else whom <= {"e"}
-    assert len(failures) == len(set(failures)), "somebody changed its mind"
+    cluster.wait_until_one_mesh()
+    failures = cluster.failures(positions)
+    # A node fails after about five seconds, so a stop of five seconds may or may not be enough.
+    failed = {subject for _, subject in failures}
+    assert failed == {"e"} if seconds == 30 else failed <= {"e"}
+    assert len(failures) == len(set(failures)), "some observer saw it fail twice"
 
 
-def test_a_client_goes_on_without_a_failed_call_when_its_nodes_are_killed(
+def test_no_call_of_a_client_fails_when_its_nodes_are_killed(
     cluster: Cluster,
 ) -> None:
     client = cluster.start_client()
     try:
-        client.wait(lambda fact: fact.get("calls"))
-        # The seed peers: it follows one of them.
+        client.wait(lambda message: message.get("calls"))
+        # The client follows one of its two seed peers.
         for node_id in ("a", "b"):
-            since = client.mark()
+            since = client.position()
             cluster.nodes[node_id].signal(signal.SIGKILL)
             client.wait_event(f"failed {node_id}", since=since)
-        since = client.mark()
-        client.wait(lambda fact: fact.get("calls"), since=since)
+        since = client.position()
+        client.wait(lambda message: message.get("calls"), since=since)
         client.close_input()
-        outcome = client.wait(lambda fact: "answered" in fact)
+        outcome = client.wait(lambda message: "answered" in message)
     finally:
         client.kill()
     assert outcome["failures"] == []
     assert set(outcome["answered"]) == set(cluster.hosts)
     cluster.start("a", "b")
-    cluster.become_one()
+    cluster.wait_until_one_mesh()
 
 
 @pytest.mark.soak
-def test_a_rolling_restart_of_all_nodes_costs_a_client_no_call(cluster: Cluster) -> None:
+def test_no_call_of_a_client_fails_during_a_rolling_restart(cluster: Cluster) -> None:
     client = cluster.start_client()
     try:
-        client.wait(lambda fact: fact.get("calls"))
+        client.wait(lambda message: message.get("calls"))
         for node_id, node in list(cluster.nodes.items()):
-            marks = cluster.mark()
-            del marks[node_id]
+            positions = cluster.positions()
+            del positions[node_id]
             node.signal(signal.SIGTERM)
             assert node.wait_exit() == 0
             cluster.start(node_id)
-            cluster.become_one()
-            assert cluster.failures(marks) == []
-            since = client.mark()
-            client.wait(lambda fact: fact.get("calls"), since=since)
+            cluster.wait_until_one_mesh()
+            assert cluster.failures(positions) == []
+            since = client.position()
+            client.wait(lambda message: message.get("calls"), since=since)
         client.close_input()
-        outcome = client.wait(lambda fact: "answered" in fact)
+        outcome = client.wait(lambda message: "answered" in message)
     finally:
         client.kill()
     assert outcome["failures"] == []

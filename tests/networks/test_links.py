@@ -1,4 +1,4 @@
-"""Links between hosts go down, lose one direction, flip and flop; the mesh is one again after."""
+"""Links between hosts go down, lose one direction or flap; afterwards the mesh is one again."""
 
 from __future__ import annotations
 
@@ -6,103 +6,105 @@ import time
 
 import pytest
 
-from .cluster import Cluster, pause
+from .cluster import Cluster, let_pass
 
-DAMPED = 60.0
-"""Seconds for which a node that failed again and again has to be heard before it counts again."""
+STEADY = 60.0
+"""Seconds without an interruption after which a node that failed repeatedly is alive again."""
 
 LONG = 15.0
-"""Seconds in which a node that is wrongly accused would have been failed several times."""
+"""Seconds in which a wrongly accused node would fail several times."""
 
 
-def test_a_black_holed_node_is_failed_everywhere_and_comes_back_when_packets_pass(
+def test_an_isolated_node_fails_and_is_alive_again_when_packets_pass(
     cluster: Cluster,
 ) -> None:
     others = cluster.others("f")
-    marks = cluster.mark()
+    positions = cluster.positions()
     cluster.network.isolate(cluster.hosts["f"])
-    cluster.wait_event("failed f", others, marks)
+    cluster.wait_event("failed f", others, positions)
     cluster.network.heal()
-    cluster.become_one()
-    assert cluster.failures(marks, others) == [(node_id, "f") for node_id in others]
+    cluster.wait_until_one_mesh()
+    assert cluster.failures(positions, others) == [(node_id, "f") for node_id in others]
 
 
-def test_two_halves_fail_each_other_and_are_one_mesh_again_with_what_both_did_meanwhile(
+def test_two_halves_see_each_other_as_failed_and_later_merge_the_changes_of_both(
     cluster: Cluster,
 ) -> None:
     halves = ("a", "c", "e", "g"), ("b", "d", "f")
-    marks = cluster.mark()
+    positions = cluster.positions()
     cluster.network.cut(*(cluster.host_of(*half) for half in halves))
     for half, other_half in (halves, halves[::-1]):
         for lost in other_half:
-            cluster.wait_event(f"failed {lost}", half, marks)
+            cluster.wait_event(f"failed {lost}", half, positions)
     for half in halves:
-        assert {whom for _, whom in cluster.failures(marks, half)}.isdisjoint(half)
-        cluster.nodes[half[0]].say("provide news")
+        assert {subject for _, subject in cluster.failures(positions, half)}.isdisjoint(half)
+        cluster.nodes[half[0]].send("provide extra")
     cluster.network.heal()
-    cluster.become_one()
+    cluster.wait_until_one_mesh()
     for node in cluster.nodes.values():
         services = node.ask("topology")["services"]
-        assert {node_id for node_id in services if "news" in services[node_id]} == {"a", "b"}
+        assert {node_id for node_id in services if "extra" in services[node_id]} == {"a", "b"}
 
 
 @pytest.mark.soak
-def test_a_link_that_goes_down_and_comes_up_fails_its_node_and_nobody_else(
+def test_only_the_node_fails_whose_link_goes_down(
     cluster: Cluster,
 ) -> None:
     others = cluster.others("g")
-    marks = cluster.mark()
+    positions = cluster.positions()
     cluster.network.unplug(cluster.hosts["g"])
-    cluster.wait_event("failed g", others, marks)
+    cluster.wait_event("failed g", others, positions)
     cluster.network.plug(cluster.hosts["g"])
-    cluster.become_one()
-    assert cluster.failures(marks, others) == [(node_id, "g") for node_id in others]
+    cluster.wait_until_one_mesh()
+    assert cluster.failures(positions, others) == [(node_id, "g") for node_id in others]
 
 
 @pytest.mark.soak
-def test_a_node_that_hears_all_and_is_heard_by_none_is_failed_and_nobody_else(
+def test_only_the_node_fails_whose_packets_are_all_dropped(
     cluster: Cluster,
 ) -> None:
     others = cluster.others("e")
-    marks = cluster.mark()
+    positions = cluster.positions()
     cluster.network.drop(cluster.host_of("e"), cluster.network.hosts)
-    cluster.wait_event("failed e", others, marks)
+    cluster.wait_event("failed e", others, positions)
     cluster.network.heal()
-    cluster.become_one()
-    assert cluster.failures(marks, others) == [(node_id, "e") for node_id in others]
+    cluster.wait_until_one_mesh()
+    assert cluster.failures(positions, others) == [(node_id, "e") for node_id in others]
 
 
 @pytest.mark.soak
-def test_a_link_between_two_nodes_that_loses_one_direction_fails_neither(
+def test_no_node_fails_when_links_between_a_few_lose_one_direction(
     cluster: Cluster,
 ) -> None:
-    marks = cluster.mark()
+    positions = cluster.positions()
     cluster.network.drop(cluster.host_of("a", "d"), cluster.host_of("e"))
-    pause(LONG)
+    let_pass(LONG)
     cluster.network.heal()
-    cluster.become_one()
-    assert cluster.failures(marks) == []
+    cluster.wait_until_one_mesh()
+    assert cluster.failures(positions) == []
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(4 * DAMPED)
-def test_a_link_that_flips_and_flops_keeps_its_node_failed_until_it_was_steady_for_long(
+@pytest.mark.timeout(4 * STEADY)
+def test_a_node_with_a_flapping_link_stays_failed_until_the_link_was_steady_for_a_minute(
     cluster: Cluster,
 ) -> None:
     others = cluster.others("c")
-    marks = cluster.mark()
+    positions = cluster.positions()
     flap(cluster, "c", others)
-    cluster.become_one()
+    cluster.wait_until_one_mesh()
     flap(cluster, "c", others)
     steady_since = time.monotonic()
-    cluster.become_one(within=2 * DAMPED)
-    assert time.monotonic() - steady_since >= DAMPED
-    assert cluster.failures(marks, others) == [(node_id, "c") for node_id in others for _ in "12"]
+    cluster.wait_until_one_mesh(within=2 * STEADY)
+    assert time.monotonic() - steady_since >= STEADY
+    assert cluster.failures(positions, others) == [
+        (node_id, "c") for node_id in others for _ in "12"
+    ]
 
 
 def flap(cluster: Cluster, node_id: str, others: list[str]) -> None:
-    """Takes a node's link down until everybody noticed."""
-    marks = cluster.mark()
+    """Takes a node's link down until all others see the node as failed."""
+    positions = cluster.positions()
     cluster.network.unplug(cluster.hosts[node_id])
-    cluster.wait_event(f"failed {node_id}", others, marks)
+    cluster.wait_event(f"failed {node_id}", others, positions)
     cluster.network.plug(cluster.hosts[node_id])

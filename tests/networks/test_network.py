@@ -1,4 +1,4 @@
-"""The network itself: what it does to packets, and that nothing of it stays behind."""
+"""The test network itself: it drops packets as requested and is removed completely."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .cluster import pause
+from .cluster import let_pass
 from .network import Host, Network
 
 HOLD = f"""
@@ -25,7 +25,7 @@ sys.stdin.read()
 
 
 def answers(source: Host, target: Host) -> bool:
-    """Tells whether a TCP handshake gets through; nobody listens, so a refusal is an answer."""
+    """Tells whether a TCP SYN gets an answer; no process listens, so that is a refusal."""
     script = f"""
 import socket
 s = socket.socket()
@@ -43,13 +43,13 @@ except OSError:
     return done.stdout == "answers\n"
 
 
-def test_packets_pass_or_vanish_as_told(make_network: Callable[[int], Network]) -> None:
+def test_packets_pass_or_are_dropped_as_requested(make_network: Callable[[int], Network]) -> None:
     with make_network(3) as network:
         a, b, c = network.hosts
         assert answers(a, b)
         network.drop([a], [b])
         assert not answers(a, b)
-        assert not answers(b, a), "the answers vanish"
+        assert not answers(b, a), "the answers are dropped"
         assert answers(a, c)
         network.heal()
         network.unplug(c)
@@ -64,10 +64,10 @@ def test_packets_pass_or_vanish_as_told(make_network: Callable[[int], Network]) 
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
-def test_nothing_stays_behind_when_its_process_is_ended(
+def test_no_namespace_remains_when_the_process_ends(
     make_network: Callable[[int], Network], how: signal.Signals
 ) -> None:
-    make_network(1).close()  # skips where there are no networks
+    make_network(1).close()  # skips the test if networks are not permitted
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -93,7 +93,7 @@ def test_nothing_stays_behind_when_its_process_is_ended(
     deadline = time.monotonic() + 10
     while namespaces() & set(names):
         assert time.monotonic() < deadline, "the namespaces are still there"
-        pause(0.05)
+        let_pass(0.05)
 
 
 def namespaces() -> set[str]:

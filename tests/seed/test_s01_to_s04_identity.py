@@ -1,4 +1,4 @@
-"""Rows S1 to S4: what a node consists of, and where its identity comes from."""
+"""Rows S1 to S4: the parts of a node and the source of its identity."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_s01_the_peer_manager_adds_connects_pings_and_syncs(start: Any) ->
 
 @pytest.fixture(scope="module")
 def first_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory that was empty before a node started on it, with nothing but the defaults."""
+    """A directory that was empty before a node started on it with the default options."""
     directory = tmp_path_factory.mktemp("first") / "certs"
     with Node("a", address="127.0.0.1:0", cert_dir=directory, grace=0):
         yield directory
@@ -82,7 +82,7 @@ def life(certificate: x509.Certificate) -> timedelta:
     return certificate.not_valid_after_utc - issued
 
 
-def test_s02_a_start_without_a_ca_makes_one_of_rsa_4096_for_365_days(first_start: Path) -> None:
+def test_s02_a_start_without_a_ca_creates_one_with_rsa_4096_for_365_days(first_start: Path) -> None:
     ca = certificate(first_start, "ca")
     assert rsa_bits(ca) == 4096
     assert life(ca) == timedelta(days=365)
@@ -96,7 +96,7 @@ def test_s02_a_ca_that_exists_is_loaded(ca: CertificateAuthority) -> None:
     assert (ca.directory / "ca-cert.pem").read_bytes() == before
 
 
-def test_s03_a_start_without_a_certificate_issues_one_of_rsa_2048_for_90_days(
+def test_s03_a_start_without_a_certificate_issues_one_with_rsa_2048_for_90_days(
     first_start: Path,
 ) -> None:
     leaf = certificate(first_start, "a")
@@ -113,7 +113,7 @@ def test_s03_a_certificate_that_exists_is_loaded(first_start: Path) -> None:
     assert (again.certificate_chain, again.private_key, again.trust_bundle) == (chain, key, bundle)
 
 
-async def test_s04_certificates_of_ones_own_come_from_files_or_the_environment(
+async def test_s04_a_users_own_certificates_are_read_from_files_or_the_environment(
     tmp_path: Path, start: Any, until: Any, agree: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = CertificateAuthority.create(tmp_path / "pki", key_type=KeyType.P256)

@@ -1,4 +1,4 @@
-"""Rows S5 to S10: both sides of every connection prove who they are."""
+"""Rows S5 to S10: both sides of every connection prove their identity."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def other_ca(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
 
 @pytest.fixture(scope="session")
 def old_ca(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
-    """One that is old enough for certificates that have expired."""
+    """A CA that is old enough to have issued certificates that have expired."""
     directory = tmp_path_factory.mktemp("old-ca")
     return CertificateAuthority.create(directory, key_type=KeyType.P256, at=LONG_AGO)
 
 
 @asynccontextmanager
 async def serving(tls: TLSConfig) -> AsyncIterator[str]:
-    """Serves, with any identity, what no node of the mesh would serve with it."""
+    """Runs a server with any identity, also one that a node would refuse to use."""
     server = grpc.aio.server()
     aegis_pb2_grpc.add_MeshServiceServicer_to_server(aegis_pb2_grpc.MeshServiceServicer(), server)
     port = server.add_secure_port(
@@ -77,7 +77,7 @@ async def test_s05_a_caller_without_tls_gets_no_connection(start: Any) -> None:
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_s06_a_server_that_is_another_node_is_not_called(
+async def test_s06_a_server_with_the_identity_of_another_node_is_not_called(
     start: Any, identity: Callable[[str], TLSConfig]
 ) -> None:
     a = await start("a")
@@ -141,7 +141,7 @@ async def test_s08_a_server_whose_certificate_has_expired_is_not_called(
             await discovery_aio.connect(address, tls=a.tls, timeout=1)
 
 
-async def test_s09_a_common_name_that_was_not_expected_is_refused(
+async def test_s09_an_unexpected_common_name_is_refused(
     start: Any, identity: Callable[[str], TLSConfig]
 ) -> None:
     a = await start("a")
@@ -151,7 +151,7 @@ async def test_s09_a_common_name_that_was_not_expected_is_refused(
         assert list(mesh.topology.nodes) == ["a"]
 
 
-async def test_s09_a_node_that_publishes_anothers_address_gets_none_of_its_calls(
+async def test_s09_a_node_that_publishes_the_address_of_another_gets_no_calls(
     start: Any, provider: Any, until: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     a = await start("a", **provider("a"))
@@ -192,4 +192,4 @@ async def test_s10_handlers_get_the_callers_id_and_its_whole_certificate(start: 
         assert await channel.unary_unary(f"/test.Who/{name}")(b"x", timeout=10) == b"x"
     assert [caller.node_id for caller in callers] == ["b", "b"]
     assert {caller.certificate for caller in callers} == {b.tls.certificate}
-    assert callers[0].certificate is callers[1].certificate, "it is parsed once"
+    assert callers[0].certificate is callers[1].certificate, "the certificate is parsed once"

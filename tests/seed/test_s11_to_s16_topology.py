@@ -1,4 +1,4 @@
-"""Rows S11 to S16: what a topology holds, and how it comes to every node."""
+"""Rows S11 to S16: the content of a topology and how it reaches every node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GREETER = ServiceInfo("greeter", "v1")
 
 @pytest.fixture
 async def stub_of(identity: Callable[[str], TLSConfig]) -> AsyncIterator[Any]:
-    """Makes stubs of the seed protocol that call as one node, `caller` if no other is named."""
+    """Makes stubs of the unsigned protocol that call as the given node, or as `caller`."""
     channels = []
 
     def make(node: Any, caller: str = "caller") -> aegis_pb2_grpc.MeshServiceStub:
@@ -45,11 +45,13 @@ async def test_s11_a_topology_has_nodes_by_id_a_growing_version_and_a_time(
     await until(lambda: "b" not in a.topology.nodes)
     assert a.topology.updated_at >= first
     assert len(versions) >= 3
-    assert versions == sorted(set(versions)), "every change is a higher version"
+    assert versions == sorted(set(versions)), "every change raises the version"
     assert list(a.topology.nodes) == ["a"]
 
 
-async def test_s12_what_a_node_says_of_itself_arrives_whole(start: Any, until: Any) -> None:
+async def test_s12_all_fields_of_a_nodes_own_record_reach_other_nodes(
+    start: Any, until: Any
+) -> None:
     a = await start("a")
     b = await start("b", a, name="Bee", type="cache", services=[GREETER])
     await until(lambda: "b" in a.topology.nodes)
@@ -63,7 +65,7 @@ async def test_s12_what_a_node_says_of_itself_arrives_whole(start: Any, until: A
     }  # fmt: skip
 
 
-async def test_s13_a_sync_is_answered_with_the_topology_and_its_version(
+async def test_s13_a_sync_returns_the_topology_and_its_version(
     start: Any, until: Any, agree: Any, stub_of: Any
 ) -> None:
     a = await start("a", services=[GREETER])
@@ -88,13 +90,13 @@ async def test_s13_the_higher_version_is_adopted(start: Any, stub_of: Any) -> No
     await a.sync_topology("b")
     assert a.topology.version >= theirs
     assert a.topology.get_service_providers("greeter", "v1")
-    # A caller that adopts higher versions only is answered with one, whatever its own one is.
+    # Peers adopt only a higher version, so the answer has one, whatever version the caller has.
     ahead = a.topology.version + 1000
     request = aegis_pb2.TopologySyncRequest(sender_id="b", version=ahead)
     assert (await stub_of(a, "b").SyncTopology(request)).version > ahead
 
 
-async def test_s14_one_peer_is_synced_by_hand_and_all_in_bulk(start: Any) -> None:
+async def test_s14_one_peer_or_all_peers_can_be_synced(start: Any) -> None:
     a, b, c = await start("a"), await start("b"), await start("c")
     a.add_peer(PeerInfo("b", b.address))
     await a.sync_topology("b")
@@ -123,7 +125,7 @@ async def test_s14_an_event_or_a_timer_can_trigger_a_sync(start: Any, until: Any
     assert (await asyncio.wait_for(reports.get(), 10)).synced == ("b",)
 
 
-async def test_s14_a_node_needs_no_sync_to_hear_of_changes(start: Any, until: Any) -> None:
+async def test_s14_a_node_receives_changes_without_a_sync(start: Any, until: Any) -> None:
     a = await start("a")
     b = await start("b", a)
     a.topology.update_node(replace(a.topology.nodes["a"], services=(GREETER,)))
@@ -141,7 +143,7 @@ async def test_s15_services_declared_at_creation_reach_every_node(
         assert node.topology.nodes["b"].services == (GREETER, ServiceInfo("greeter", "v2"))
 
 
-async def test_s15_a_sync_by_hand_brings_services_of_third_nodes(start: Any, until: Any) -> None:
+async def test_s15_a_sync_also_returns_the_services_of_third_nodes(start: Any, until: Any) -> None:
     a = await start("a")
     await start("b", a, services=[GREETER])
     await until(lambda: "b" in a.topology.nodes)

@@ -24,7 +24,7 @@ OTHER = ServiceInfo("other", "v1")
 async def providers(
     start: Any, until: Any, agree: Any, provider: Any
 ) -> Callable[[], Awaitable[list[Any]]]:
-    """Starts a caller `x`, and three providers of `echo` of which the last provides `other` too."""
+    """Starts a caller `x` and three providers of `echo`; the last also provides `other`."""
 
     async def make() -> list[Any]:
         x = await start("x")
@@ -48,7 +48,7 @@ async def test_s17_calls_take_the_providers_in_turn(providers: Any, say: Any) ->
     assert answered == answered[:3] * 3
 
 
-async def test_s17_each_service_counts_for_itself(providers: Any, say: Any) -> None:
+async def test_s17_each_service_has_its_own_rotation(providers: Any, say: Any) -> None:
     x, *_ = await providers()
     echo, other = x.pool.channel("echo", "v1"), x.pool.channel("other", "v1")
     answered = []
@@ -58,17 +58,19 @@ async def test_s17_each_service_counts_for_itself(providers: Any, say: Any) -> N
     assert sorted(answered) == ["a", "b", "c"]
 
 
-async def test_s17_get_conn_gives_the_next_providers_connection(providers: Any, say: Any) -> None:
+async def test_s17_get_conn_returns_the_connection_of_the_next_provider(
+    providers: Any, say: Any
+) -> None:
     x, *_ = await providers()
     answered = []
     for _ in range(6):
         channel = x.pool.get_conn("echo", "v1")
         answered += [(await say(channel))[0] for _ in range(2)]
-    assert answered[::2] == answered[1::2], "one connection is one provider"
+    assert answered[::2] == answered[1::2], "one connection reaches one provider"
     assert Counter(answered) == {"a": 4, "b": 4, "c": 4}
 
 
-async def test_s17_many_threads_share_the_turns_exactly(providers: Any) -> None:
+async def test_s17_many_threads_share_one_rotation(providers: Any) -> None:
     x, *_ = await providers()
 
     def calls() -> Counter[str]:
@@ -133,7 +135,7 @@ async def test_s19_deadlines_end_calls(providers: Any) -> None:
 
 
 class Counting(grpc.aio.ServerInterceptor, grpc.aio.UnaryUnaryClientInterceptor):
-    """Counts the calls that pass, on either side."""
+    """Counts calls, on the server or on the client."""
 
     def __init__(self) -> None:
         self.methods: Counter[str] = Counter()

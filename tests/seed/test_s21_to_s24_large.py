@@ -1,4 +1,4 @@
-"""Rows S21, S22 and S24: what large meshes need."""
+"""Rows S21, S22 and S24: requirements of large meshes."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ GREETER = ServiceInfo("greeter", "v1")
 
 
 @pytest.fixture
-def _nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only real nodes are watched, so that those that no process runs stay in the topology."""
+def _watch_only_real_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets nodes watch only real nodes, so that nodes without a process do not fail."""
     subjects = Rings.subjects
     monkeypatch.setattr(Rings, "subjects", lambda *given: subjects(*given) & {"a", "b"})
 
 
 def populate(node: Any, count: int) -> None:
-    """Makes a mesh large: the node vouches for others that no process runs."""
+    """Makes a mesh large: the node vouches for others that have no process."""
     for number in range(count):
         service = GREETER if number % 2 else ServiceInfo("other", "v1")
         node.topology.vouch(NodeInfo(f"n{number:03}", address="127.0.0.1:9", services=(service,)))
 
 
-@pytest.mark.usefixtures("_nobody_looks")
-async def test_s21_a_query_is_answered_from_an_index_until_a_provider_changes(
+@pytest.mark.usefixtures("_watch_only_real_nodes")
+async def test_s21_a_query_result_is_reused_until_a_provider_changes(
     start: Any, until: Any
 ) -> None:
     a = await start("a", services=[GREETER])
@@ -53,7 +53,7 @@ async def test_s21_a_query_is_answered_from_an_index_until_a_provider_changes(
 
 
 class Watcher:
-    """Follows a node's feed, and counts the records that come."""
+    """Follows a node's feed and counts the received records."""
 
     def __init__(self, tls: TLSConfig) -> None:
         self.tls = tls
@@ -74,7 +74,7 @@ class Watcher:
             if received.complete:
                 self.complete.set()
 
-        self.reader.receive = counted  # type: ignore[method-assign]  # the wire itself is counted
+        self.reader.receive = counted  # type: ignore[method-assign]  # counts the records of each message
         channel = open_channel(self.tls, node.id, node.address)
         try:
             request = self.reader.request(DEFAULT_MESH, source=node.id)
@@ -84,8 +84,8 @@ class Watcher:
             await channel.close()
 
 
-@pytest.mark.usefixtures("_nobody_looks")
-async def test_s22_after_the_first_time_only_changes_are_sent(
+@pytest.mark.usefixtures("_watch_only_real_nodes")
+async def test_s22_after_the_first_full_copy_only_changes_are_sent(
     start: Any, until: Any, identity: Callable[[str], TLSConfig]
 ) -> None:
     a = await start("a")
@@ -103,13 +103,13 @@ async def test_s22_after_the_first_time_only_changes_are_sent(
     watcher.complete.clear()
     watching = asyncio.create_task(watcher.watch(a))
     await asyncio.wait_for(watcher.complete.wait(), 10)
-    assert watcher.records == 203, "a feed that is taken up again goes on where it ended"
+    assert watcher.records == 203, "a reopened feed continues where the last one ended"
     assert watcher.topology.digest == a.topology.digest
     watching.cancel()
     await asyncio.wait([watching])
 
 
-async def test_s24_two_meshes_that_grew_apart_become_one_and_nothing_is_lost(
+async def test_s24_two_separate_meshes_merge_without_losing_changes(
     start: Any, until: Any, agree: Any
 ) -> None:
     a = await start("a", services=[GREETER])
@@ -117,7 +117,7 @@ async def test_s24_two_meshes_that_grew_apart_become_one_and_nothing_is_lost(
     c = await start("c", services=[ServiceInfo("other", "v1")])
     d = await start("d", c)
     await until(lambda: agree(a, b) and agree(c, d))
-    # Changes on both sides, more of them on one: no version decides which side is right.
+    # Both sides change, one more often; the higher version must not win.
     for node, times in ((b, 2), (d, 30)):
         for _ in range(times):
             node.topology.update_node(replace(node.topology.nodes[node.id], name="changed"))
@@ -129,7 +129,7 @@ async def test_s24_two_meshes_that_grew_apart_become_one_and_nothing_is_lost(
         assert [node.topology.nodes[i].name for i in "bd"] == ["changed", "changed"]
 
 
-async def test_s24_a_removal_on_one_side_meets_a_change_on_the_other(
+async def test_s24_a_departure_and_a_change_of_another_node_are_merged(
     start: Any, until: Any, agree: Any
 ) -> None:
     a = await start("a")
