@@ -1,4 +1,4 @@
-"""What the tests of all packages share: one small CA, identities from it, and bounded waits."""
+"""Shared by all tests: a CA, identities from it, and bounded waits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig
 
 PATIENCE = 15.0
-"""Seconds after which a wait has failed: a bound for a busy machine, never a measurement."""
+"""Seconds after which a wait fails. A bound for a busy machine, not a measurement."""
 
 MakeIdentity = Callable[[str], TLSConfig]
 Until = Callable[[Callable[[], object]], Awaitable[None]]
@@ -20,13 +20,13 @@ Until = Callable[[Callable[[], object]], Awaitable[None]]
 
 @pytest.fixture(scope="session")
 def ca(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
-    """A CA with EC keys, since RSA keys take seconds to make."""
+    """A CA with EC keys, since the generation of RSA keys takes seconds."""
     return CertificateAuthority.create(tmp_path_factory.mktemp("ca"), key_type=KeyType.P256)
 
 
 @pytest.fixture(scope="session")
 def identity(ca: CertificateAuthority) -> MakeIdentity:
-    """Issues identities, each once in a test run."""
+    """Issues identities, once for each node id in a test run."""
     made: dict[str, TLSConfig] = {}
 
     def make(node_id: str) -> TLSConfig:
@@ -39,13 +39,13 @@ def identity(ca: CertificateAuthority) -> MakeIdentity:
 
 @pytest.fixture(scope="session")
 def cert_dir(ca: CertificateAuthority) -> Path:
-    """The directory of the CA and of all identities issued."""
+    """The directory of the CA and of all issued identities."""
     return ca.directory
 
 
 @pytest.fixture
 def until() -> Until:
-    """Waits until a condition holds; fails, with the condition's last value, if it never does."""
+    """Waits until a condition is true; else fails with the last value of the condition."""
 
     async def wait(condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -58,5 +58,5 @@ def until() -> Until:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One worker more than processors: a third of all time is waiting for other processes."""
+    """Returns one worker more than CPUs: the tests wait for other processes a third of the time."""
     return (os.cpu_count() or 1) + 1

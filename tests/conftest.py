@@ -1,4 +1,4 @@
-"""What the cross-package tests share: nodes on loopback, and a service for them to provide."""
+"""Shared by the cross-package tests: nodes on loopback and a service that they can provide."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ StartNode = Callable[..., Awaitable[Node]]
 
 @pytest.fixture
 async def start(identity: Callable[[str], TLSConfig]) -> AsyncIterator[StartNode]:
-    """Starts nodes that join through the nodes given, and stops at the end those that still run."""
+    """Starts nodes with other nodes as their seed peers; stops them all at the end."""
     nodes: list[Node] = []
 
     async def start_node(node_id: str, *seeds: Node, **options: Any) -> Node:
@@ -36,7 +36,7 @@ async def start(identity: Callable[[str], TLSConfig]) -> AsyncIterator[StartNode
 
 @pytest.fixture(scope="session")
 def agree() -> Callable[..., bool]:
-    """Tells whether these nodes, and no others, make one mesh in which all know the same."""
+    """Tells whether these nodes have equal topologies that list exactly them."""
 
     def agreed(*nodes: Any) -> bool:
         views = {(node.topology.version, node.topology.digest) for node in nodes}
@@ -47,7 +47,7 @@ def agree() -> Callable[..., bool]:
 
 
 class Echo:
-    """A service with async handlers: each names its own node, its caller and the connection."""
+    """A service with async handlers for all four kinds of calls."""
 
     def __init__(self) -> None:
         self.node_id = ""
@@ -93,7 +93,7 @@ class Echo:
 
 @pytest.fixture
 def provider() -> Callable[..., dict[str, Any]]:
-    """Makes the options of a node that provides `echo/v1`, and whatever else is named."""
+    """Makes the options of a node that provides `echo/v1` and the given services."""
 
     def options(node_id: str, *services: ServiceInfo) -> dict[str, Any]:
         echo = Echo()
@@ -105,7 +105,7 @@ def provider() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def say() -> Callable[..., Awaitable[list[str]]]:
-    """Calls `Say` on a channel: who answered, whom it saw calling, from where, and the words."""
+    """Calls `Say` on a channel; returns provider, caller, address of the caller, and the words."""
 
     async def call(channel: grpc.aio.Channel, words: str = "hi") -> list[str]:
         answer: bytes = await channel.unary_unary("/test.Echo/Say")(words.encode(), timeout=10)

@@ -1,4 +1,4 @@
-"""All errors go from one process to another as they are, as pools of workers need it."""
+"""All errors can be pickled without loss, so that worker processes can send them."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def same(one: BaseException, other: BaseException) -> bool:
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
 @pytest.mark.parametrize("protocol", [0, pickle.HIGHEST_PROTOCOL])
-def test_an_error_arrives_as_it_was_sent(error: type[Exception], protocol: int) -> None:
+def test_an_error_is_equal_after_pickling(error: type[Exception], protocol: int) -> None:
     sent = make(error)
     assert same(pickle.loads(pickle.dumps(sent, protocol)), sent)  # noqa: S301 - our own bytes
 
 
-def test_a_call_that_had_nowhere_to_go_arrives_too(identity: Any) -> None:
+def test_a_call_error_without_providers_is_equal_after_pickling(identity: Any) -> None:
     with (
         ServiceClientPool(Topology(), identity("a")) as pool,
         pytest.raises(discovery_errors.NoProvidersError) as caught,
@@ -61,7 +61,7 @@ def test_a_call_that_had_nowhere_to_go_arrives_too(identity: Any) -> None:
     assert same(pickle.loads(pickle.dumps(caught.value)), caught.value)  # noqa: S301 - our own bytes
 
 
-async def test_one_of_asyncio_does_too(identity: Any) -> None:
+async def test_an_asyncio_call_error_keeps_code_and_details_after_pickling(identity: Any) -> None:
     async with discovery_aio.ServiceClientPool(Topology(), identity("a")) as pool:
         with pytest.raises(discovery_errors.NoProvidersError) as caught:
             await pool.channel("echo", "v1").unary_unary("/test.Echo/Say")(b"")

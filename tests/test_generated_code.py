@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 
-def test_checked_in_code_is_what_the_proto_files_generate(pytestconfig):
+def test_the_checked_in_code_is_generated_from_the_current_proto_files(pytestconfig):
     script = pytestconfig.rootpath / "scripts" / "gen_protos.py"
     done = subprocess.run(
         [sys.executable, script, "--check"], capture_output=True, text=True, check=False

@@ -1,11 +1,11 @@
 import subprocess
 import sys
 
-# In a process of its own: it configures logging, which would silence other tests' loggers.
+# It runs in its own process, since it configures logging and would silence other tests' loggers.
 LINT = "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 
-def test_packages_import_only_in_the_directions_that_the_contracts_allow(pytestconfig):
+def test_all_import_contracts_are_kept(pytestconfig):
     done = subprocess.run(
         [sys.executable, "-c", LINT, "--no-cache", "--no-logo"],
         cwd=pytestconfig.rootpath,

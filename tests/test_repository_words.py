@@ -1,4 +1,4 @@
-"""A clone reads the same on every machine: nothing in it names the place where it was written."""
+"""No tracked file names the machine on which it was written."""
 
 import re
 import subprocess
@@ -24,7 +24,7 @@ def test_no_tracked_file_names(what, pytestconfig):
     found = []
     for name in filter(None, listing.split("\0")):
         path = pytestconfig.rootpath / name
-        # A file that is deleted but not committed yet has nothing to tell.
+        # A deleted file can still be in the index.
         if path.is_file() and (hit := pattern.search(path.read_text(errors="replace"))):
             found.append(f"{name}: {hit.group()}")
     assert found == []

@@ -1,4 +1,4 @@
-"""CI runs failed tests once more: that must forgive no real fault, and hide no flaky test."""
+"""CI runs failed tests once more: real faults must still fail and flaky tests must be reported."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The rendered diagrams are checked in; none may be older than its source."""
+"""The rendered diagrams are checked in and must match their sources."""
 
 import re
 import subprocess
@@ -12,14 +12,14 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 SOURCES = sorted((DOCS / "diagrams").glob("*.mmd"))
 
 
-def test_every_svg_is_rendered_from_its_present_source():
+def test_every_svg_is_rendered_from_its_current_source():
     command = [sys.executable, DOCS.parent / "scripts" / "render_diagrams.py", "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
-def test_an_svg_is_text_that_needs_nothing_from_elsewhere(source):
+def test_an_svg_contains_text_and_needs_no_other_file(source):
     svg = (DOCS / "_static" / "diagrams" / f"{source.stem}.svg").read_text()
     ET.fromstring(svg)  # noqa: S314 - our own file
     assert "<text" in svg

@@ -1,4 +1,4 @@
-"""Pages name modules and constants of the code; each of them must exist and have that value."""
+"""The modules and constants that pages name must exist and have the values that the pages say."""
 
 import importlib
 import re
@@ -49,12 +49,12 @@ def test_every_dotted_name_on_a_page_exists(page):
     list(LIMIT.finditer((ROOT / "docs/reference/protocol.md").read_text())),
     ids=lambda limit: limit["name"],
 )
-def test_a_limit_on_the_protocol_page_is_that_of_the_code(limit):
+def test_a_limit_on_the_protocol_page_equals_the_constant_in_the_code(limit):
     figure = float("".join(limit["figure"].split())) * UNITS[limit["unit"]]
     assert resolve(limit["name"]) == figure
 
 
-def test_the_map_shows_every_room():
+def test_the_diagram_of_rooms_shows_every_room():
     shown = (ROOT / "docs" / "diagrams" / "rooms.mmd").read_text()
     rooms = {
         folder.name

@@ -1,4 +1,4 @@
-"""The reference is arranged by hand; every public name must be in it."""
+"""The reference is written by hand; every public name must be in it."""
 
 import importlib
 import inspect
@@ -32,5 +32,5 @@ def test_every_public_name_is_in_the_reference(name):
     for member in module.__all__:
         described = {f"{home}.{member}" for home in (name, package, f"{package}.errors")} & found
         home = inspect.getmodule(getattr(module, member))
-        handed_on = home is not None and home.__name__.partition(".")[0] != package
-        assert described or (handed_on and f"`{member}`" in page), member
+        is_reexported = home is not None and home.__name__.partition(".")[0] != package
+        assert described or (is_reexported and f"`{member}`" in page), member

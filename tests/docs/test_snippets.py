@@ -1,6 +1,6 @@
-"""Runs the code of the pages, page by page, each in a directory of its own.
+"""Runs the code of the pages, each page in its own directory.
 
-A comment on the line above a fenced block says what to do with it:
+A comment on the line above a fenced block says how to test it:
 
     <!-- test: file NAME -->     save the block as this file
     <!-- test: run -->           run it: python as a script, a console block command by command
@@ -8,7 +8,7 @@ A comment on the line above a fenced block says what to do with it:
 
 In a console block, lines that begin with `$ ` are commands. The other lines are output that the
 command must print, where `...` matches anything. Ports of 127.0.0.1 are replaced by free ones. A
-page with a comment `<!-- soak: REASON -->` takes long, and runs with the long tests.
+page with a comment `<!-- soak: REASON -->` is slow and runs with the long tests.
 """
 
 import os
@@ -54,7 +54,7 @@ def marked_pages():
 
 
 def with_free_ports(text):
-    """Replaces each port of loopback by a free one.
+    """Replaces each loopback port by a free one.
 
     The free ports are below the range that systems assign, so no other test gets one by chance.
     """
@@ -77,7 +77,7 @@ def commands(text):
     """Yields the commands of a console block, each with the lines that it must print."""
     for part in re.split(r"^\$ ", text.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
         command, *output = part.splitlines()
-        # Readers run it in their clone; the environment of the tests is active already.
+        # Readers need `uv run`; in the tests the environment is already active.
         yield re.sub(r"\buv run (?=aegis|python)", "", command), [o for o in output if o.strip()]
 
 
@@ -159,7 +159,7 @@ def background(command, expected, directory, environment):
 
 
 @pytest.mark.parametrize("page", list(marked_pages()))
-def test_page_does_what_it_says(page, tmp_path, environment):
+def test_the_commands_of_a_page_work_as_written(page, tmp_path, environment):
     (tmp_path / "aegis").symlink_to(ROOT)  # the reader's clone, in the home directory
     text = page.read_text()
     assert len(MARK.findall(text)) == len(BLOCK.findall(text)), "a mark without a block below it"

@@ -1,7 +1,7 @@
-"""A node of the same design in another language, as far as the wire shows it: a test double.
+"""A test double of a node in another language, such as Go, that speaks the unsigned protocol.
 
-It is written from the table of the seed protocol alone. It knows neither records nor feeds; it
-answers a sync with all it knows, and adopts whatever has the higher version, whole.
+It is written only from the table of that protocol. It has no records and no feeds. It answers a
+sync with its whole topology, and replaces that with any topology of a higher version.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ METHODS = {
 
 
 def _message_classes() -> dict[str, Any]:
-    """Builds the messages in a pool of their own: the real ones have the same names."""
+    """Builds the messages in a separate pool, since the real ones have the same names."""
     field = descriptor_pb2.FieldDescriptorProto
     kinds = {"string": field.TYPE_STRING, "int64": field.TYPE_INT64, "bool": field.TYPE_BOOL}
     file = descriptor_pb2.FileDescriptorProto(name="seed.proto", package="aegis", syntax="proto3")
@@ -82,7 +82,7 @@ MESSAGE = _message_classes()
 
 
 class GoCredentials:
-    """Key and certificate as such a node makes them from the CA of its directory."""
+    """The key and certificate that such a node makes from the CA in its directory."""
 
     def __init__(self, node_id: str, directory: Path) -> None:
         ca = x509.load_pem_x509_certificate((directory / "ca-cert.pem").read_bytes())
@@ -117,7 +117,7 @@ class GoCredentials:
 
 
 class GoNode:
-    """The double: it serves the five calls, and makes them."""
+    """The test double: it serves the five calls of the protocol and can make them."""
 
     def __init__(self, node_id: str, credentials: GoCredentials, services: tuple[str, ...]) -> None:
         self.id = node_id
@@ -125,7 +125,7 @@ class GoNode:
         self.services = services
         self.version = 0
         self.nodes: dict[str, Any] = {}
-        self.asked: list[str] = []
+        self.sync_senders: list[str] = []
         self.refusing: set[str] = set()
         self.address = ""
         self._server: grpc.aio.Server | None = None
@@ -159,7 +159,7 @@ class GoNode:
             self._server = None
 
     def put(self, node_id: str, address: str, *services: str, **fields: int) -> None:
-        """Writes a node into its own topology, which makes that a new version."""
+        """Adds a node to its own topology, or replaces it, and raises the version."""
         now = int(time.time())
         self.nodes[node_id] = MESSAGE["TopologyNode"](
             **{"joined_at": now, "updated_at": now, **fields},
@@ -183,7 +183,7 @@ class GoNode:
         )
 
     async def call(self, name: str, peer_id: str, address: str, **fields: Any) -> Any:
-        """Calls a peer, by its id as TLS server name."""
+        """Calls a peer, with its id as the TLS server name."""
         asked, answered = METHODS[name]
         async with self.channel(address, peer_id) as channel:
             method = channel.unary_unary(
@@ -193,7 +193,7 @@ class GoNode:
             return await method(request, timeout=10)
 
     async def sync(self, peer: Any) -> bool:
-        """Syncs from a peer as the seed says: the higher version replaces all that is known."""
+        """Syncs from a peer; a higher version replaces the whole topology."""
         answer = await self.call("SyncTopology", peer.id, peer.address, version=self.version)
         if answer.version <= self.version:
             return False
@@ -209,28 +209,28 @@ class GoNode:
             options=[("grpc.ssl_target_name_override", server_name)],
         )
 
-    # What it answers
+    # The calls that it serves
 
-    async def Ping(self, request: Any, context: Any) -> Any:  # noqa: N802 - the wire's name
+    async def Ping(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name in the protocol
         return MESSAGE["PingResponse"](
             receiver_id=self.id, timestamp=int(time.time()), success=True
         )
 
-    async def GetHealth(self, request: Any, context: Any) -> Any:  # noqa: N802 - the wire's name
+    async def GetHealth(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name in the protocol
         return self._health()
 
-    async def GetNodeInfo(self, request: Any, context: Any) -> Any:  # noqa: N802 - the wire's name
+    async def GetNodeInfo(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name in the protocol
         return MESSAGE["NodeInfoResponse"](
             id=self.id, name=self.id, type="generic", address=self.address, health=self._health()
         )
 
-    async def SyncTopology(self, request: Any, context: Any) -> Any:  # noqa: N802 - the wire's name
-        self.asked.append(request.sender_id)
+    async def SyncTopology(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name in the protocol
+        self.sync_senders.append(request.sender_id)
         return MESSAGE["TopologySyncResponse"](
             version=self.version, nodes=self.nodes.values(), updated_at=int(time.time())
         )
 
-    async def GetTopology(self, request: Any, context: Any) -> Any:  # noqa: N802 - the wire's name
+    async def GetTopology(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name in the protocol
         return MESSAGE["GetTopologyResponse"](version=self.version, nodes=self.nodes.values())
 
     def _health(self) -> Any:
@@ -249,7 +249,7 @@ StartGo = Callable[..., Awaitable[GoNode]]
 
 @pytest.fixture(scope="session")
 def go_credentials(cert_dir: Path) -> Callable[[str], GoCredentials]:
-    """Makes the credentials of such a node, each once in a test run."""
+    """Makes the credentials of such a node, once for each id in a test run."""
     made: dict[str, GoCredentials] = {}
 
     def make(node_id: str) -> GoCredentials:
@@ -262,7 +262,7 @@ def go_credentials(cert_dir: Path) -> Callable[[str], GoCredentials]:
 
 @pytest.fixture
 async def start_go(go_credentials: Callable[[str], GoCredentials]) -> AsyncIterator[StartGo]:
-    """Starts doubles, and stops them at the end."""
+    """Starts test doubles and stops them at the end."""
     started: list[GoNode] = []
 
     async def start(
@@ -279,5 +279,5 @@ async def start_go(go_credentials: Callable[[str], GoCredentials]) -> AsyncItera
 
 @pytest.fixture(autouse=True)
 def _poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Peers without a feed are asked every two seconds otherwise, and every test would wait."""
+    """Polls peers without a feed every 50 ms instead of every two seconds."""
     monkeypatch.setattr("aegis_core._peers.session.POLL_INTERVAL", 0.05)

@@ -1,4 +1,4 @@
-"""A Go-shaped node and Python nodes are one mesh."""
+"""A node of the Go implementation and Python nodes form one mesh."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aegis_core import HealthStatus, NodeStatus, PeerInfo, ServiceInfo
 
 @pytest.fixture
 def mesh(start: Any, until: Any, agree: Any) -> Any:
-    """Starts three nodes of which the first provides `py`."""
+    """Starts three nodes; the first provides `py`."""
 
     async def make() -> list[Any]:
         a = await start("a", services=[ServiceInfo("py", "v1")])
@@ -26,19 +26,21 @@ def peer(node: Any) -> PeerInfo:
     return PeerInfo(node.id, node.address)
 
 
-def seen_alive(node: Any, *nodes: Any) -> bool:
-    """Tells whether these nodes know a node, all the same, and hold it for alive."""
+def is_alive_everywhere(node: Any, *nodes: Any) -> bool:
+    """Tells whether all these nodes have a node in their topology, alive."""
     known = [n.topology.get_node(node.id) for n in nodes]
     return all(known) and {k.status for k in known} == {NodeStatus.ALIVE}
 
 
-async def heard(until: Any, go: Any) -> None:
-    """Waits until an answer that it gives from now on was taken in."""
-    asked = len(go.asked)
-    await until(lambda: len(go.asked) > asked + 1)
+async def wait_for_polls(until: Any, go: Any) -> None:
+    """Waits until it was polled twice more, so that one new response was processed."""
+    asked = len(go.sync_senders)
+    await until(lambda: len(go.sync_senders) > asked + 1)
 
 
-async def test_it_is_pinged_and_asked_like_any_other_peer(start: Any, start_go: Any) -> None:
+async def test_a_python_node_can_make_all_peer_calls_to_a_go_node(
+    start: Any, start_go: Any
+) -> None:
     a, go = await start("a"), await start_go("go-1")
     a.add_peer(peer(go))
     assert await a.ping_peer("go-1") > 0
@@ -47,7 +49,9 @@ async def test_it_is_pinged_and_asked_like_any_other_peer(start: Any, start_go: 
     assert (info.id, info.type, info.address) == ("go-1", "generic", go.address)
 
 
-async def test_it_pings_and_asks_a_python_node(start: Any, start_go: Any) -> None:
+async def test_a_go_node_can_make_all_peer_calls_to_a_python_node(
+    start: Any, start_go: Any
+) -> None:
     a, go = await start("a", services=[ServiceInfo("py", "v1")]), await start_go("go-1")
     pong = await go.call("Ping", "a", a.address)
     assert (pong.receiver_id, pong.success) == ("a", True)
@@ -60,26 +64,26 @@ async def test_it_pings_and_asks_a_python_node(start: Any, start_go: Any) -> Non
     assert [service.name for service in topology.nodes[0].services] == ["py"]
 
 
-async def test_one_node_that_adds_it_makes_it_known_to_all_with_its_services(
+async def test_a_go_node_that_one_node_adds_is_known_to_all_with_its_services(
     mesh: Any, start_go: Any, until: Any
 ) -> None:
     a, b, c = await mesh()
     go = await start_go("go-1", "echo")
     b.add_peer(peer(go))
-    await until(lambda: seen_alive(go, a, b, c))
+    await until(lambda: is_alive_everywhere(go, a, b, c))
     for node in (a, b, c):
         (found,) = node.topology.get_service_providers("echo", "v1")
         assert (found.id, found.address, found.vouched_by) == ("go-1", go.address, "b")
     await until(lambda: a.topology.digest == b.topology.digest == c.topology.digest)
 
 
-async def test_once_it_is_known_it_learns_of_all_python_nodes_by_one_sync(
+async def test_a_known_go_node_learns_all_python_nodes_in_one_sync(
     mesh: Any, start_go: Any, until: Any
 ) -> None:
     a, b, c = await mesh()
     go = await start_go("go-1", "echo")
     a.add_peer(peer(go))
-    await until(lambda: seen_alive(go, a, b, c))
+    await until(lambda: is_alive_everywhere(go, a, b, c))
     assert await go.sync(c)
     assert sorted(go.nodes) == ["a", "b", "c", "go-1"]
     assert go.providers("py") == ["a"]
@@ -87,7 +91,7 @@ async def test_once_it_is_known_it_learns_of_all_python_nodes_by_one_sync(
     assert go.nodes["a"].address == a.address
 
 
-async def test_a_sync_by_hand_takes_over_what_it_knows(start: Any, start_go: Any) -> None:
+async def test_a_sync_with_a_go_node_adds_its_nodes(start: Any, start_go: Any) -> None:
     a, go = await start("a"), await start_go("go-1", "echo")
     a.add_peer(peer(go))
     await a.sync_topology("go-1")
@@ -95,12 +99,12 @@ async def test_a_sync_by_hand_takes_over_what_it_knows(start: Any, start_go: Any
     assert (await a.sync_topology_with_all_peers()).synced == ("go-1",)
 
 
-async def test_it_can_be_the_seed_peer_of_nodes_that_find_each_other_through_it(
+async def test_python_nodes_find_each_other_through_a_go_node_as_seed_peer(
     start: Any, start_go: Any, until: Any
 ) -> None:
     go = await start_go("go-1")
     a = await start("a", seed_peers=[go.address])
-    await until(lambda: seen_alive(go, a))
+    await until(lambda: is_alive_everywhere(go, a))
     await go.sync(a)
     b = await start("b", seed_peers=[go.address])
     await until(lambda: a.topology.digest == b.topology.digest and len(b.topology.nodes) == 3)
@@ -108,13 +112,13 @@ async def test_it_can_be_the_seed_peer_of_nodes_that_find_each_other_through_it(
     assert b.topology.nodes["a"].vouched_by is None
 
 
-async def test_equal_versions_of_different_topologies_come_together(
+async def test_different_topologies_with_equal_versions_are_merged(
     start: Any, start_go: Any, until: Any
 ) -> None:
     a, go = await start("a"), await start_go("go-1")
     go.version = a.topology.version
     a.add_peer(peer(go))
-    await until(lambda: seen_alive(go, a))
+    await until(lambda: is_alive_everywhere(go, a))
     go.version = a.topology.version
     assert await go.sync(a)
     assert sorted(go.nodes) == ["a", "go-1"]
@@ -123,41 +127,41 @@ async def test_equal_versions_of_different_topologies_come_together(
     await until(lambda: a.topology.get_service_providers("new", "v1"))
 
 
-async def test_it_is_answered_with_a_higher_version_only_when_there_is_news(
+async def test_a_go_node_gets_a_higher_version_only_after_a_change(
     start: Any, start_go: Any, until: Any
 ) -> None:
     a, go = await start("a"), await start_go("go-1")
     a.add_peer(peer(go))
-    await until(lambda: seen_alive(go, a))
+    await until(lambda: is_alive_everywhere(go, a))
     assert await go.sync(a)
-    await heard(until, go)
-    assert not await go.sync(a), "it was seen to hold all of this"
+    await wait_for_polls(until, go)
+    assert not await go.sync(a), "its own topology showed that it has all of this"
     a.topology.update_node(a.topology.nodes["a"])
     assert await go.sync(a)
 
 
-async def test_it_is_given_again_what_it_lost_under_a_version_of_its_own(
+async def test_a_go_node_gets_back_what_it_lost_although_its_own_version_was_higher(
     start: Any, start_go: Any, until: Any
 ) -> None:
     a, go = await start("a"), await start_go("go-1")
     a.add_peer(peer(go))
-    await until(lambda: seen_alive(go, a))
+    await until(lambda: is_alive_everywhere(go, a))
     assert await go.sync(a)
     for _ in range(2):
         go.drop("a")
         go.version += 1000
-        await heard(until, go)
+        await wait_for_polls(until, go)
         assert await go.sync(a)
         assert sorted(go.nodes) == ["a", "go-1"]
-    await heard(until, go)
+    await wait_for_polls(until, go)
     assert not await go.sync(a)
 
 
-async def test_its_own_changes_reach_every_node(mesh: Any, start_go: Any, until: Any) -> None:
+async def test_changes_of_a_go_node_reach_every_node(mesh: Any, start_go: Any, until: Any) -> None:
     a, b, c = await mesh()
     go = await start_go("go-1", "echo")
     a.add_peer(peer(go))
-    await until(lambda: seen_alive(go, a, b, c))
+    await until(lambda: is_alive_everywhere(go, a, b, c))
     go.put("go-1", go.address, "echo", "more")
     go.put("go-2", "127.0.0.1:9", "far")
     for node in (a, b, c):
@@ -170,67 +174,71 @@ async def test_its_own_changes_reach_every_node(mesh: Any, start_go: Any, until:
         await until(lambda node=node: "go-2" not in node.topology.nodes)
 
 
-async def test_its_times_arrive_unchanged(start: Any, start_go: Any, until: Any) -> None:
+async def test_the_times_of_a_go_node_arrive_unchanged(
+    start: Any, start_go: Any, until: Any
+) -> None:
     a, go = await start("a"), await start_go("go-1")
     go.put("go-1", go.address, joined_at=1_600_000_000, updated_at=1_700_000_000)
     a.add_peer(peer(go))
     b = await start("b", a)
-    await until(lambda: seen_alive(go, a, b))
+    await until(lambda: is_alive_everywhere(go, a, b))
     for node in (a, b):
         known = node.topology.nodes["go-1"]
         assert known.joined_at.timestamp() == 1_600_000_000
         assert known.updated_at.timestamp() == 1_700_000_000
 
 
-async def test_its_disappearance_is_noticed_and_so_is_its_return(
+async def test_the_failure_and_the_return_of_a_go_node_are_detected(
     mesh: Any, start_go: Any, until: Any
 ) -> None:
     nodes = await mesh()
     go = await start_go("go-1", "echo")
     nodes[0].add_peer(peer(go))
-    await until(lambda: seen_alive(go, *nodes))
+    await until(lambda: is_alive_everywhere(go, *nodes))
     await go.stop()
     for node in nodes:
         await until(lambda n=node: n.topology.nodes["go-1"].status is NodeStatus.FAILED)
         assert node.topology.get_service_providers("echo", "v1") == ()
     await go.start(go.address)
-    await until(lambda: seen_alive(go, *nodes))
+    await until(lambda: is_alive_everywhere(go, *nodes))
 
 
-async def test_it_can_come_back_at_another_address(mesh: Any, start_go: Any, until: Any) -> None:
+async def test_a_go_node_can_return_at_another_address(
+    mesh: Any, start_go: Any, until: Any
+) -> None:
     nodes = await mesh()
     go = await start_go("go-1", "echo")
     nodes[0].add_peer(peer(go))
-    await until(lambda: seen_alive(go, *nodes))
+    await until(lambda: is_alive_everywhere(go, *nodes))
     await go.stop()
     again = await start_go("go-1", "echo")
     nodes[0].add_peer(peer(again))
     for node in nodes:
         await until(lambda n=node: n.topology.nodes["go-1"].address == again.address)
-    await until(lambda: seen_alive(again, *nodes))
+    await until(lambda: is_alive_everywhere(again, *nodes))
 
 
-async def test_removing_it_as_a_peer_takes_it_out_of_the_topology(
+async def test_removing_a_stopped_go_node_as_a_peer_removes_it_from_the_topology(
     start: Any, start_go: Any, until: Any
 ) -> None:
     a, go = await start("a"), await start_go("go-1")
     b = await start("b", a)
-    # Its neighbour polls it as well, and would go on to vouch for it.
+    # b polls it too, and would continue to vouch for it.
     a.add_peer(peer(go))
-    await until(lambda: seen_alive(go, a, b))
+    await until(lambda: is_alive_everywhere(go, a, b))
     await go.stop()
     a.remove_peer("go-1")
     await until(lambda: "go-1" not in a.topology.nodes and "go-1" not in b.topology.nodes)
 
 
-async def test_two_of_them_at_two_nodes_are_both_known_to_all(
+async def test_two_go_nodes_added_at_two_nodes_are_known_to_all(
     mesh: Any, start_go: Any, until: Any
 ) -> None:
     a, b, c = await mesh()
     one, two = await start_go("go-1", "x"), await start_go("go-2", "x")
     a.add_peer(peer(one))
     c.add_peer(peer(two))
-    await until(lambda: seen_alive(one, a, b, c) and seen_alive(two, a, b, c))
+    await until(lambda: is_alive_everywhere(one, a, b, c) and is_alive_everywhere(two, a, b, c))
     for node in (a, b, c):
         ids = [found.id for found in node.topology.get_service_providers("x", "v1")]
         assert ids == ["go-1", "go-2"]
@@ -239,18 +247,18 @@ async def test_two_of_them_at_two_nodes_are_both_known_to_all(
     assert sorted(one.nodes) == sorted(two.nodes) == ["a", "b", "c", "go-1", "go-2"]
 
 
-async def test_a_first_sync_does_not_make_it_forget_itself(
+async def test_a_go_node_keeps_itself_in_its_first_sync(
     start: Any, start_go: Any, until: Any
 ) -> None:
     a, go = await start("a"), await start_go("go-1", "echo")
-    # From now on a means to ask it; it is faster, and a's version is the higher one.
+    # The node a will poll it, but it syncs first, and the version of a is higher.
     a.topology.advance_version_past(50)
     a.add_peer(peer(go))
     assert await go.sync(a)
     assert go.providers("echo") == ["go-1"]
 
 
-async def test_a_sync_before_anybody_added_it_does_not_make_it_forget_itself(
+async def test_a_go_node_that_syncs_before_it_is_added_keeps_itself(
     mesh: Any, start_go: Any, until: Any
 ) -> None:
     a, b, c = await mesh()
@@ -260,7 +268,7 @@ async def test_a_sync_before_anybody_added_it_does_not_make_it_forget_itself(
         assert not await go.sync(node)
         answer = await go.call("SyncTopology", node.id, node.address, version=0)
         assert answer.version <= 0
-        assert [known.id for known in answer.nodes] == ["a", "b", "c"], "it may still look"
+        assert [known.id for known in answer.nodes] == ["a", "b", "c"], "it can still read the nodes"
     assert go.providers("echo") == ["go-1"]
     a.add_peer(peer(go))
     for node in (a, b, c):
@@ -270,12 +278,12 @@ async def test_a_sync_before_anybody_added_it_does_not_make_it_forget_itself(
     assert go.providers("echo") == ["go-1"]
 
 
-async def test_a_sync_after_it_was_removed_does_not_make_it_forget_itself(
+async def test_a_go_node_that_syncs_after_it_was_removed_keeps_itself(
     start: Any, start_go: Any, until: Any
 ) -> None:
     a, go = await start("a"), await start_go("go-1", "echo")
     a.add_peer(peer(go))
-    await until(lambda: seen_alive(go, a))
+    await until(lambda: is_alive_everywhere(go, a))
     a.remove_peer("go-1")
     await until(lambda: "go-1" not in a.topology.nodes)
     assert not await go.sync(a)
@@ -283,43 +291,43 @@ async def test_a_sync_after_it_was_removed_does_not_make_it_forget_itself(
     await until(lambda: a.topology.get_service_providers("echo", "v1"))
 
 
-async def test_its_services_are_kept_when_its_own_list_has_lost_it(
+async def test_the_services_of_a_go_node_stay_although_its_own_list_has_lost_it(
     mesh: Any, start_go: Any, until: Any
 ) -> None:
     a, b, c = await mesh()
     go = await start_go("go-1", "echo")
     a.add_peer(peer(go))
-    await until(lambda: seen_alive(go, a, b, c))
+    await until(lambda: is_alive_everywhere(go, a, b, c))
     go.drop("go-1")
-    asked = len(go.asked)
-    await until(lambda: len(go.asked) > asked + 6)
+    asked = len(go.sync_senders)
+    await until(lambda: len(go.sync_senders) > asked + 6)
     for node in (a, b, c):
         assert [n.id for n in node.topology.get_service_providers("echo", "v1")] == ["go-1"]
     await go.sync(b)
     assert go.providers("echo") == ["go-1"]
 
 
-async def test_calls_reach_its_services(
+async def test_calls_reach_the_services_of_a_go_node(
     start: Any, start_go: Any, until: Any, provider: Any, say: Any
 ) -> None:
     (echo,) = provider("go-1")["registrars"]
     a, go = await start("a"), await start_go("go-1", "echo", registrars=[echo])
     a.add_peer(peer(go))
-    await until(lambda: seen_alive(go, a))
+    await until(lambda: is_alive_everywhere(go, a))
     assert (await say(a.pool.channel("echo", "v1")))[:2] == ["go-1", "a"]
 
 
-async def test_it_calls_a_python_provider_by_its_ip_as_the_tls_name(
+async def test_a_go_node_calls_a_python_provider_with_the_ip_as_tls_name(
     start: Any, start_go: Any, provider: Any, say: Any, ca: Any
 ) -> None:
-    # As it is without any option: the certificate is made for the address that is listened on.
+    # Without options, the certificate of a node contains the address on which it listens.
     a = await start("own-ip", cert_dir=ca.directory, **provider("own-ip"))
     go = await start_go("go-1")
     async with go.channel(a.address, "127.0.0.1") as channel:
         assert (await say(channel))[:2] == ["own-ip", "go-1"]
 
 
-async def test_no_python_node_passes_for_localhost(
+async def test_the_certificate_of_a_python_node_is_not_valid_for_localhost(
     start: Any, start_go: Any, provider: Any, say: Any, ca: Any
 ) -> None:
     own = ca.issue_in_memory("own-ip", address="127.0.0.1:0")

@@ -1,4 +1,4 @@
-"""A peer without signatures may say what it likes; the mesh stays as it is."""
+"""A malicious unsigned peer cannot change the records of signed nodes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEP = 2**20
 
 @pytest.fixture
 def mesh(start: Any, start_go: Any, until: Any) -> Any:
-    """Starts two nodes that provide `py`, and a liar that the first polls."""
+    """Starts two nodes that provide `py`, and a malicious peer that the first one polls."""
 
     async def make() -> tuple[Any, Any, Any]:
         a = await start("a", services=[ServiceInfo("py", "v1")])
@@ -31,40 +31,42 @@ def mesh(start: Any, start_go: Any, until: Any) -> Any:
 
 
 @pytest.fixture
-def heard(until: Any) -> Any:
-    """Waits until every node has asked the liar twice more, and so has taken in its answer."""
+def wait_for_polls(until: Any) -> Any:
+    """Waits until every node polled the peer twice more, so that one new response was processed."""
 
     async def wait(liar: Any, *nodes: Any) -> None:
-        before = {node.id: liar.asked.count(node.id) for node in nodes}
-        await until(lambda: all(liar.asked.count(i) > n + 1 for i, n in before.items()))
+        before = {node.id: liar.sync_senders.count(node.id) for node in nodes}
+        await until(lambda: all(liar.sync_senders.count(i) > n + 1 for i, n in before.items()))
 
     return wait
 
 
-async def agreed(until: Any, a: Any, b: Any) -> None:
+async def wait_for_equal_topologies(until: Any, a: Any, b: Any) -> None:
     await until(
         lambda: (a.topology.version, a.topology.digest) == (b.topology.version, b.topology.digest)
     )
 
 
-async def test_an_empty_topology_at_the_highest_version_wipes_nothing(
-    mesh: Any, heard: Any, until: Any
+async def test_an_empty_topology_with_the_highest_version_removes_nothing(
+    mesh: Any, wait_for_polls: Any, until: Any
 ) -> None:
     a, b, liar = await mesh()
     before = a.topology.version
     liar.nodes, liar.version = {}, HIGHEST
-    await heard(liar, a, b)
+    await wait_for_polls(liar, a, b)
     liar.version = -HIGHEST
-    await heard(liar, a, b)
-    await agreed(until, a, b)
+    await wait_for_polls(liar, a, b)
+    await wait_for_equal_topologies(until, a, b)
     assert list(a.topology.nodes) == ["a", "b", "liar"]
-    steps = len(liar.asked) + 1
-    assert before < a.topology.version <= before + steps * STEP, "it moves on, but by small steps"
+    steps = len(liar.sync_senders) + 1
+    assert before < a.topology.version <= before + steps * STEP, (
+        "the version rises only in small steps"
+    )
     a.topology.update_node(a.topology.nodes["a"])
-    await agreed(until, a, b)
+    await wait_for_equal_topologies(until, a, b)
 
 
-async def test_asking_at_the_highest_version_does_not_use_the_versions_up(
+async def test_a_request_at_the_highest_version_leaves_room_for_later_versions(
     mesh: Any, until: Any
 ) -> None:
     a, b, liar = await mesh()
@@ -73,45 +75,47 @@ async def test_asking_at_the_highest_version_does_not_use_the_versions_up(
         answer = await liar.call("SyncTopology", "a", a.address, version=version)
         assert sorted(node.id for node in answer.nodes) == ["a", "b", "liar"]
     assert a.topology.version <= before + 3 * STEP
-    await agreed(until, a, b)
+    await wait_for_equal_topologies(until, a, b)
 
 
-async def test_a_wiped_list_removes_no_signed_record(mesh: Any, heard: Any) -> None:
+async def test_an_emptied_list_removes_no_signed_record(mesh: Any, wait_for_polls: Any) -> None:
     a, b, liar = await mesh()
     await liar.sync(a)
     assert sorted(liar.nodes) == ["a", "b", "liar"]
     records = [a.topology.get_record(node_id) for node_id in ("a", "b")]
     liar.nodes.clear()
     liar.version += 1
-    await heard(liar, a, b)
+    await wait_for_polls(liar, a, b)
     assert [a.topology.get_record(node_id) for node_id in ("a", "b")] == records
     assert [node.id for node in a.topology.get_service_providers("py", "v1")] == ["a", "b", "liar"]
 
 
-async def test_another_nodes_id_with_another_address_changes_nothing(mesh: Any, heard: Any) -> None:
+async def test_a_false_address_for_a_signed_node_changes_nothing(
+    mesh: Any, wait_for_polls: Any
+) -> None:
     a, b, liar = await mesh()
     records = [a.topology.get_record(node_id) for node_id in ("a", "b")]
     for node_id in ("a", "b"):
         liar.put(node_id, liar.address, "stolen")
-    await heard(liar, a, b)
+    await wait_for_polls(liar, a, b)
     assert [a.topology.get_record(node_id) for node_id in ("a", "b")] == records
     assert a.topology.get_service_providers("stolen", "v1") == ()
     assert {node.status for node in a.topology.nodes.values()} == {NodeStatus.ALIVE}
 
 
-async def test_a_node_that_left_does_not_come_back_by_hearsay(
-    mesh: Any, heard: Any, until: Any
+async def test_a_node_that_left_does_not_return_because_an_unsigned_peer_lists_it(
+    mesh: Any, wait_for_polls: Any, until: Any
 ) -> None:
     a, b, liar = await mesh()
     await liar.sync(a)
     await b.stop()
     await until(lambda: "b" not in a.topology.nodes)
     assert "b" in liar.nodes
-    await heard(liar, a)
+    await wait_for_polls(liar, a)
     assert "b" not in a.topology.nodes
 
 
-async def test_the_id_of_a_node_that_is_not_there_yet_is_given_up_to_it(
+async def test_a_node_that_joins_replaces_an_invented_node_with_its_id(
     mesh: Any, start: Any, until: Any
 ) -> None:
     a, _, liar = await mesh()
@@ -124,9 +128,7 @@ async def test_the_id_of_a_node_that_is_not_there_yet_is_given_up_to_it(
 
 
 @pytest.mark.parametrize("seconds", [-1, -(2**63), 2**63 - 1, 253_402_300_800, 0])
-async def test_times_out_of_any_range_are_taken_for_unknown(
-    mesh: Any, until: Any, seconds: int
-) -> None:
+async def test_times_out_of_range_count_as_unknown(mesh: Any, until: Any, seconds: int) -> None:
     a, b, liar = await mesh()
     liar.put("liar", liar.address, "late", joined_at=seconds, updated_at=seconds)
     for node in (a, b):
@@ -140,7 +142,7 @@ async def test_times_out_of_any_range_are_taken_for_unknown(
 @pytest.mark.parametrize(
     "node_id", ["../x", "localhost", "127.0.0.1", "Upper", "", "ca", "x" * 300, "x y", "\u202e"]
 )
-async def test_an_id_that_cannot_be_one_is_left_out_and_the_rest_is_not(
+async def test_only_the_node_with_an_invalid_id_is_ignored(
     mesh: Any, until: Any, caplog: pytest.LogCaptureFixture, node_id: str
 ) -> None:
     a, b, liar = await mesh()
@@ -155,19 +157,19 @@ async def test_an_id_that_cannot_be_one_is_left_out_and_the_rest_is_not(
 @pytest.mark.parametrize(
     "address", ["", "nowhere", ":1", "127.0.0.1:0", "0.0.0.0:1", "unix:/tmp/x", "x" * 3000]
 )
-async def test_an_address_that_cannot_be_dialled_does_no_harm(
-    mesh: Any, until: Any, heard: Any, address: str
+async def test_an_address_that_cannot_be_dialled_disturbs_no_other_node(
+    mesh: Any, until: Any, wait_for_polls: Any, address: str
 ) -> None:
     a, b, liar = await mesh()
     liar.put("odd", address, "odd")
     liar.put("good", "127.0.0.1:9", "good")
     await until(lambda: b.topology.get_service_providers("good", "v1"))
-    await heard(liar, a, b)
+    await wait_for_polls(liar, a, b)
     assert {node.status for node in map(a.topology.get_node, "ab")} == {NodeStatus.ALIVE}
     assert await b.ping_peer("a") > 0
 
 
-async def test_more_services_than_a_record_holds_are_left_out(
+async def test_a_node_with_more_services_than_fit_into_a_record_is_ignored(
     mesh: Any, until: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     a, b, liar = await mesh()
@@ -179,9 +181,7 @@ async def test_more_services_than_a_record_holds_are_left_out(
     assert "big cannot be vouched for" in caplog.text
 
 
-async def test_an_answer_that_is_too_large_is_an_error_of_this_peer_only(
-    mesh: Any, until: Any
-) -> None:
+async def test_a_response_that_is_too_large_fails_only_this_peer(mesh: Any, until: Any) -> None:
     a, _, liar = await mesh()
     liar.nodes = {"x": liar.nodes["liar"]}
     liar.nodes["x"].name = "x" * (5 << 20)
@@ -190,7 +190,7 @@ async def test_an_answer_that_is_too_large_is_an_error_of_this_peer_only(
     assert await a.ping_peer("b") > 0
 
 
-async def test_a_liar_cannot_speak_for_another_node(mesh: Any) -> None:
+async def test_a_peer_cannot_send_the_id_of_another_node(mesh: Any) -> None:
     a, _, liar = await mesh()
     for name in ("Ping", "GetHealth", "GetNodeInfo", "SyncTopology", "GetTopology"):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -199,7 +199,7 @@ async def test_a_liar_cannot_speak_for_another_node(mesh: Any) -> None:
         assert caught.value.details() == "sender_id is 'b', the certificate says liar"
 
 
-async def test_a_provider_that_it_invents_is_never_taken_for_another_node(
+async def test_calls_to_an_invented_provider_reach_only_the_real_one(
     mesh: Any, until: Any, provider: Any, start: Any, say: Any
 ) -> None:
     a, b, liar = await mesh()
@@ -212,32 +212,32 @@ async def test_a_provider_that_it_invents_is_never_taken_for_another_node(
 
 
 def invent(liar: Any, address: str, *ids: str) -> None:
-    """Replaces all that the liar lists, but itself, by these."""
+    """Replaces all nodes that the peer lists, except itself, with these."""
     for node_id in [i for i in liar.nodes if i != "liar"]:
         liar.drop(node_id)
     for node_id in ids:
         liar.put(node_id, address)
 
 
-async def test_nodes_that_it_invents_are_few_whatever_it_lists_and_it_is_named(
-    mesh: Any, heard: Any, until: Any, caplog: pytest.LogCaptureFixture
+async def test_only_a_few_invented_nodes_are_kept_and_the_peer_is_named_in_the_log(
+    mesh: Any, wait_for_polls: Any, until: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     a, b, liar = await mesh()
     for answer in range(4):
         invent(liar, "127.0.0.1:9", *(f"ghost-{answer}-{number}" for number in range(2000)))
-        await heard(liar, a, b)
+        await wait_for_polls(liar, a, b)
     for node in (a, b):
         kept = node.topology.snapshot().records
-        assert len(kept) <= 3 + 2 * (MAX_INTRODUCED + 2), "ghosts and tombstones"
+        assert len(kept) <= 3 + 2 * (MAX_INTRODUCED + 2), "invented nodes and their tombstones"
         assert {node.topology.nodes[i].status for i in "ab"} == {NodeStatus.ALIVE}
     assert "liar lists more new nodes" in caplog.text
-    assert "vouches for" not in caplog.text, "the honest are blamed for nothing"
+    assert "vouches for" not in caplog.text, "no honest node is named in a warning"
     invent(liar, "127.0.0.1:9")
-    await agreed(until, a, b)
+    await wait_for_equal_topologies(until, a, b)
     await until(lambda: list(a.topology.nodes) == ["a", "b", "liar"])
 
 
-async def test_a_list_of_any_length_is_read_so_far(
+async def test_only_the_first_part_of_a_very_long_list_is_read(
     mesh: Any, until: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     a, _, liar = await mesh()
@@ -246,9 +246,9 @@ async def test_a_list_of_any_length_is_read_so_far(
     assert list(a.topology.nodes) == ["a", "b", "liar"]
 
 
-async def test_an_address_that_it_invents_many_nodes_at_is_left_in_peace(
+async def test_an_address_with_many_invented_nodes_is_dialled_only_a_few_times(
     mesh: Any,
-    heard: Any,
+    wait_for_polls: Any,
     until: Any,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -269,13 +269,13 @@ async def test_an_address_that_it_invents_many_nodes_at_is_left_in_peace(
     for node in (a, b):
         await until(lambda n=node: len(n.topology.nodes) == 3 + MAX_INTRODUCED)
     await until(lambda: dials >= 4)
-    await heard(liar, a, b)
-    assert dials <= 8, "four by each node"
-    assert caplog.text.count("no feed from ghost-") <= 4, "a line for each voucher and reason"
+    await wait_for_polls(liar, a, b)
+    assert dials <= 8, "at most four by each node"
+    assert caplog.text.count("no feed from ghost-") <= 4, "one line for each voucher and reason"
     victim.close()
 
 
-async def test_a_peer_without_a_feed_reads_the_topology_so_often(
+async def test_reads_of_the_topology_by_an_unsigned_peer_are_rate_limited(
     mesh: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     a, _, liar = await mesh()
