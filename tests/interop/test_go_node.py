@@ -268,7 +268,9 @@ async def test_a_go_node_that_syncs_before_it_is_added_keeps_itself(
         assert not await go.sync(node)
         answer = await go.call("SyncTopology", node.id, node.address, version=0)
         assert answer.version <= 0
-        assert [known.id for known in answer.nodes] == ["a", "b", "c"], "it can still read the nodes"
+        assert [known.id for known in answer.nodes] == ["a", "b", "c"], (
+            "it can still read the nodes"
+        )
     assert go.providers("echo") == ["go-1"]
     a.add_peer(peer(go))
     for node in (a, b, c):

@@ -140,10 +140,9 @@ async def test_the_nodes_and_the_version_of_a_sync_response_belong_together(
     try:
         async with open_channel(identity("b"), "a", a.address) as channel:
             stub = aegis_pb2_grpc.MeshServiceStub(channel)
-            answers = [
-                await stub.SyncTopology(aegis_pb2.TopologySyncRequest(sender_id="b"))
-                for _ in range(60)
-            ]
+            # A caller that is not in the topology gets no version above its own.
+            request = aegis_pb2.TopologySyncRequest(sender_id="b", version=HIGHEST)
+            answers = [await stub.SyncTopology(request) for _ in range(60)]
     finally:
         stop.set()
         thread.join()

@@ -45,7 +45,9 @@ async def test_s01_a_node_has_server_peers_topology_and_tls(
     topology = await stub.GetTopology(aegis_pb2.GetTopologyRequest(sender_id="b"))
     assert [node.id for node in topology.nodes] == ["a"]
     assert [service.name for service in topology.nodes[0].services] == ["echo"]
-    synced = await stub.SyncTopology(aegis_pb2.TopologySyncRequest(sender_id="b"))
+    # A caller that is not in the topology gets no version above its own.
+    request = aegis_pb2.TopologySyncRequest(sender_id="b", version=topology.version)
+    synced = await stub.SyncTopology(request)
     assert synced.version == topology.version
     await channel.close()
 
