@@ -291,11 +291,16 @@ class AlreadyExistsError(CertsError):
 
 
 class DirectoryError(CertsError):
-    """The certificate directory cannot be used."""
+    """The certificate directory cannot be used.
 
-    def __init__(self, path: Path, reason: str) -> None:
+    Attributes:
+        errno: The number of the system's error, as in the module `errno`; None without one.
+    """
+
+    def __init__(self, path: Path, reason: str, errno: int | None = None) -> None:
         self.path = path
         self.reason = reason
+        self.errno = errno
         super().__init__(f"{path} cannot be used: {reason}")
 
 

@@ -92,7 +92,7 @@ def test_a_certificate_of_another_node_is_untrusted_although_its_chain_is_good(
 
 def test_without_a_readable_bundle_nothing_is_trusted(store: Store) -> None:
     store.certificate_path("ca").write_text("junk")
-    ca, node = evaluate_directory(store, NOW)
+    (ca, node), _ = evaluate_directory(store, NOW)
     assert (ca.info.state, node.info.state) == ("unreadable", "untrusted")
 
 

@@ -73,7 +73,7 @@ def test_the_mode_of_an_existing_directory_does_not_change(
     CertificateAuthority.create(tmp_path, key_type=P256)
     assert mode(tmp_path) == 0o755
     assert {record.message for record in caplog.records} == {
-        f"others can read the directory {tmp_path}; run `chmod go-rwx {tmp_path}`"
+        f"all users can read the directory {tmp_path}; run `chmod o-rwx {tmp_path}`"
     }
 
 

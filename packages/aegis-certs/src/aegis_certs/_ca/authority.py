@@ -16,7 +16,7 @@ from aegis_certs._ca.passphrase import passphrase_or_default
 from aegis_certs._ca.renew import Renewal, renew_due, renew_in_session
 from aegis_certs._ca.request import Request, SignedCertificate
 from aegis_certs._ca.rotation_state import RotationState
-from aegis_certs._ca.session import CASession, create_session, load_issuer, open_session
+from aegis_certs._ca.session import CASession, create_session, load_session, open_session
 from aegis_certs._ca.spec import LEAF_DAYS, CertificateSpec, IdentityRequest, SpecOptions
 from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now
@@ -133,8 +133,8 @@ class CertificateAuthority:
             PassphraseError: Its key is encrypted, and the passphrase is missing or wrong.
             InvalidPemError: One of its files cannot be read, or is not a CA's.
         """
-        store, secret = Store(directory), passphrase_or_default(passphrase)
-        return cls(CASession(store, utc_or_now(None), secret, *load_issuer(store, secret)))
+        secret = passphrase_or_default(passphrase)
+        return cls(load_session(Store(directory), utc_or_now(None), secret))
 
     def issue(
         self,

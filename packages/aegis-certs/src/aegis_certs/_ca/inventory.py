@@ -21,7 +21,7 @@ from aegis_certs._x509.identity import alternative_names, inherited_hosts
 from aegis_certs._x509.keys import describe_key, issuer_key_id
 from aegis_certs._x509.names import IPAddress
 from aegis_certs._x509.validity import MAX_DAYS
-from aegis_certs.errors import CertsError, InventoryError
+from aegis_certs.errors import CertsError, DirectoryError, InventoryError
 
 logger = logging.getLogger("aegis_certs")
 
@@ -185,6 +185,16 @@ class Inventory:
         listed = ",\n".join(kept)
         data = f'{{"version": {_VERSION}, "certificates": [\n{listed}\n]}}\n'
         files.write(store.inventory_path, data.encode(), files.PRIVATE)
+
+    @classmethod
+    def load_readable(cls, store: Store) -> tuple[Self, DirectoryError | None]:
+        """The inventory; or an empty one, and the error, if this user may not read it."""
+        try:
+            return cls.load(store), None
+        except DirectoryError as error:
+            if not files.is_denied(error):
+                raise
+            return cls(), error
 
     @classmethod
     def load(cls, store: Store) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from cryptography import x509
 
@@ -12,9 +12,10 @@ from aegis_certs._ca import audit_log, crl
 from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.builder import Issuer
 from aegis_certs._ca.create import CA_DAYS, CASpec, create_ca
-from aegis_certs._ca.inventory import IssuedCertificate
+from aegis_certs._ca.inventory import Inventory, IssuedCertificate
 from aegis_certs._ca.rotation_state import RotationPhase, RotationState, phase_of, successor_name
-from aegis_certs._ca.session import CASession
+from aegis_certs._ca.session import CREATE_ADVICE, CASession
+from aegis_certs._ca.view import CAView
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.keys import key_id, key_type_of
 from aegis_certs._x509.names import CA_KEY_TYPE, CA_NAME, NEXT_CA_NAME, OLD_CA_NAME, KeyType
@@ -26,7 +27,21 @@ from aegis_certs.errors import InvalidRequestError, NotFoundError, RotationError
 _SHORT_LIFE = timedelta(hours=1) + BACKDATE
 
 
-def state_of(session: CASession) -> RotationState:
+def read_state(store: Store, at: datetime) -> RotationState:
+    """The state of the rotation of a directory, as far as this user may read it.
+
+    It needs neither the CA's key nor the right to write.
+    """
+    chain = store.chain(CA_NAME)
+    if chain is None:
+        raise NotFoundError("CA", store.certificate_path(CA_NAME), CREATE_ADVICE)
+    view = CAView(store, at, TrustBundle(chain))
+    view.inventory, error = Inventory.load_readable(store)
+    missing = f"nodes whose certificates are not in {store.directory} are missing: {error}"
+    return replace(state_of(view), not_read=() if error is None else (missing,))
+
+
+def state_of(session: CAView) -> RotationState:
     """The state of the rotation."""
     store, current = session.store, session.bundle.certificates
     phase = phase_of(store)
@@ -164,7 +179,7 @@ def _replacement_advice(session: CASession, nodes: Sequence[str]) -> str:
     return ", ".join(ways)
 
 
-def _leaves_of(session: CASession, ca: x509.Certificate) -> tuple[IssuedCertificate, ...]:
+def _leaves_of(session: CAView, ca: x509.Certificate) -> tuple[IssuedCertificate, ...]:
     """The newest leaf of each node if this CA issued it and it is usable and not short-lived."""
     issuer = key_id(ca).hex()
     latest = session.inventory.latest()

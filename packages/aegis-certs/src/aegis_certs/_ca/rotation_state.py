@@ -46,6 +46,7 @@ class RotationState:
         old_leaves: The newest certificate of each node if the old CA issued it, and it is neither
             revoked nor expired. Certificates with a life of an hour or less are omitted: they
             serve a single command.
+        not_read: What may be missing in `old_leaves`, and why, in sentences.
     """
 
     phase: RotationPhase
@@ -55,6 +56,7 @@ class RotationState:
     bundle_fingerprint: str
     trusting: frozenset[str]
     old_leaves: tuple[IssuedCertificate, ...]
+    not_read: tuple[str, ...] = ()
 
     def trusts(self, bundle_fingerprint: str) -> bool:
         """Whether a node whose bundle has this fingerprint trusts the new CA."""

@@ -19,17 +19,16 @@ from aegis_certs._ca import audit_log, crl
 from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.builder import Issuer, build_leaf
 from aegis_certs._ca.create import CASpec, create_ca
-from aegis_certs._ca.inventory import Inventory, IssuedCertificate
+from aegis_certs._ca.inventory import IssuedCertificate
 from aegis_certs._ca.request import Request, SignedCertificate
 from aegis_certs._ca.rotation_state import recover_rotation
 from aegis_certs._ca.spec import CertificateSpec
+from aegis_certs._ca.view import CAView
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.identity import (
     Identity,
     alternative_names,
-    identity_of,
-    inherited_hosts,
     trust_domain_of_ca,
 )
 from aegis_certs._x509.keys import PublicKey, encode_key, generate_key
@@ -41,43 +40,33 @@ from aegis_certs._x509.trust import TrustBundle, is_ca
 from aegis_certs._x509.validity import validity
 from aegis_certs.errors import (
     AlreadyExistsError,
-    CertsError,
     DirectoryError,
     InvalidPemError,
     InvalidRequestError,
     NotFoundError,
 )
 
+CREATE_ADVICE = "create one with `aegis-certs init`, or name the directory that has one"
+
 logger = logging.getLogger("aegis_certs")
 
 
 @dataclass(eq=False, repr=False)
-class CASession:
+class CASession(CAView):
     """The CA of a directory, used while its lock is held; `open_session` creates it.
 
     Attributes:
-        store: The directory.
-        at: The current time.
         passphrase: The passphrase of the CA's keys; None if they are not encrypted.
         issuer: The issuing CA.
-        bundle: The trust bundle.
     """
 
-    store: Store
-    at: datetime
     passphrase: bytes | None
     issuer: Issuer
-    bundle: TrustBundle
 
     @property
     def trust_domain(self) -> str:
         """The trust domain that it issues for; the default if its certificate names none."""
         return trust_domain_of_ca(self.issuer.certificate) or DEFAULT_TRUST_DOMAIN
-
-    @cached_property
-    def inventory(self) -> Inventory:
-        """The inventory of issued certificates."""
-        return Inventory.load(self.store)
 
     @cached_property
     def revocations(self) -> RevocationList:
@@ -118,17 +107,6 @@ class CASession:
         chain = (leaf, *self._intermediates())
         return SignedCertificate(spec.node_id, chain, request.dropped_by(leaf))
 
-    def unrecorded(self, names: Iterable[str]) -> Sequence[IssuedCertificate]:
-        """The leaves of these nodes in the directory that this CA signed in a copy of it."""
-        leaves = ((name, leaf) for name in names if (leaf := self._leaf_of(name)))
-        return [
-            IssuedCertificate.of(name, leaf, hosts=inherited_hosts(leaf))
-            for name, leaf in leaves
-            if self.inventory.get(f"{leaf.serial_number:x}") is None
-            and self.bundle.issuer_of(leaf) is not None
-            and _names(leaf, name)
-        ]
-
     def adopt(self, entries: Iterable[IssuedCertificate]) -> None:
         """Records leaves that are `unrecorded`."""
         for entry in entries:
@@ -149,10 +127,6 @@ class CASession:
         """The trusted CAs whose keys are in the directory: the issuing CA, and the old one."""
         old = self.store.pair(OLD_CA_NAME, self.passphrase)
         return [self.issuer] if old is None else [self.issuer, Issuer(old.chain[0], old.key)]
-
-    def is_usable(self, entry: IssuedCertificate) -> bool:
-        """Whether a certificate is neither expired nor revoked."""
-        return self.at <= entry.not_after and not self.revocations.has_serial(entry.serial)
 
     def _sign(self, spec: CertificateSpec, key: PublicKey, action: Action) -> x509.Certificate:
         self._check_names(spec)
@@ -208,7 +182,7 @@ class CASession:
                 yield entry.id, entry.sans
         known = self.inventory.latest()
         for name in self.store.names():
-            leaf = None if name in known else self._leaf_of(name)
+            leaf = None if name in known else self.leaf_of(name)
             live = leaf is not None and self.at <= leaf.not_valid_after_utc
             yield name, alternative_names(leaf).dns if leaf is not None and live else ()
 
@@ -216,24 +190,10 @@ class CASession:
         path = self.store.certificate_path(node_id)
         if not files.exists(path):
             return
-        leaf = self._leaf_of(node_id)
+        leaf = self.leaf_of(node_id)
         if leaf is None or self.bundle.issuer_of(leaf, self._intermediates()) is None:
             reason = "this CA did not issue it; move it away if it is not needed"
             raise AlreadyExistsError("a certificate", path, reason)
-
-    def _leaf_of(self, node_id: str) -> x509.Certificate | None:
-        try:
-            chain = self.store.chain(node_id)
-        except CertsError:
-            return None
-        return chain[0] if chain else None
-
-
-def _names(leaf: x509.Certificate, node_id: str) -> bool:
-    try:
-        return identity_of(leaf).node_id == node_id
-    except CertsError:
-        return False
 
 
 @contextmanager
@@ -255,9 +215,8 @@ def read_session(
     recover_rotation(store)
     chain = store.chain(CA_NAME)
     if known is not None and chain and chain[0] == known.issuer.certificate:
-        return CASession(store, at, passphrase, known.issuer, TrustBundle(chain))
-    issuer, bundle = load_issuer(store, passphrase)
-    return CASession(store, at, passphrase, issuer, bundle)
+        return CASession(store, at, TrustBundle(chain), passphrase, known.issuer)
+    return load_session(store, at, passphrase)
 
 
 def create_session(store: Store, spec: CASpec, at: datetime) -> CASession:
@@ -271,15 +230,14 @@ def create_session(store: Store, spec: CASpec, at: datetime) -> CASession:
     if spec.root is not None:
         crl.copy_crls(spec.root, store)
     issuer = Issuer(pair.chain[0], pair.key)
-    return CASession(store, at, spec.passphrase, issuer, TrustBundle(pair.chain))
+    return CASession(store, at, TrustBundle(pair.chain), spec.passphrase, issuer)
 
 
-def load_issuer(store: Store, passphrase: bytes | None) -> tuple[Issuer, TrustBundle]:
+def load_session(store: Store, at: datetime, passphrase: bytes | None) -> CASession:
     """The CA of a directory, read without the lock."""
     chain_path = store.certificate_path(CA_NAME)
     if store.chain(CA_NAME) is None:
-        advice = "create one with `aegis-certs init`, or name the directory that has one"
-        raise NotFoundError("CA", chain_path, advice)
+        raise NotFoundError("CA", chain_path, CREATE_ADVICE)
     if not store.has_key(CA_NAME):
         advice = "issue where the CA's key is, and copy the two files of the node here"
         raise NotFoundError("CA key", store.key_path(CA_NAME), advice)
@@ -289,4 +247,5 @@ def load_issuer(store: Store, passphrase: bytes | None) -> tuple[Issuer, TrustBu
     if not is_ca(pair.chain[0]):
         reason = "its first certificate is not a CA's"
         raise InvalidPemError("trust bundle", reason, chain_path)
-    return Issuer(pair.chain[0], pair.key), TrustBundle(pair.chain)
+    issuer = Issuer(pair.chain[0], pair.key)
+    return CASession(store, at, TrustBundle(pair.chain), passphrase, issuer)

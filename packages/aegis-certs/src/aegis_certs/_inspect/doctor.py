@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
+from typing import TypeGuard
 
 from aegis_certs._ca.inventory import Inventory, names_with_keys
 from aegis_certs._ca.rotation_state import RotationPhase, phase_of
@@ -49,7 +50,7 @@ class Finding:
     Attributes:
         topic: What was examined: `permissions`, `clock`, `CA`, `certificates`, `keys`, `installs`,
             `inventory`, `revocations`, `rotation` or `expiry`.
-        level: `ok`, `warning` or `problem`.
+        level: `ok`, `warning`, `problem`, or `skipped` if this user may not read what it is about.
         text: What was found, and what to do about it.
         error: What a node that uses the directory would raise; None if there is no problem.
     """
@@ -71,7 +72,7 @@ def examine(directory: str | Path, *, at: datetime | None = None) -> tuple[Findi
     """
     now, store = utc_or_now(at), Store(directory)
     trust = Trust.load(store, now)
-    found = evaluate_directory(store, now, trust)
+    found, _ = evaluate_directory(store, now, trust)
     findings: list[Finding] = []
     examinations: dict[str, _Findings] = {
         "installs": _installs(store),  # first: reading a key finishes an interrupted install
@@ -89,27 +90,45 @@ def examine(directory: str | Path, *, at: datetime | None = None) -> tuple[Findi
         try:
             findings += [Finding(topic, level, text, error) for level, text, error in results]
         except CertsError as error:
-            findings.append(Finding(topic, "problem", str(error), error))
+            found_one = _problems([(str(error), error)], "")
+            findings += [Finding(topic, level, text, cause) for level, text, cause in found_one]
     return tuple(findings)
 
 
 def _permissions(store: Store) -> _Findings:
-    wrong = []
+    wrong, owners = [], {0}
     for path, status in _paths(store):
-        secret = path == store.directory or _is_secret(path, status.st_mode)
-        if secret and stat.S_IMODE(status.st_mode) & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        if path == store.directory:
+            owners.add(status.st_uid)
+            if mode & 0o022:
+                wrong.append(f"others can write to {path}; run `chmod go-w {path}`")
+            elif mode & 0o005:
+                yield "warning", f"all users can read {path}; run `chmod o-rwx {path}`", None
+        elif mode & 0o077 and _is_secret(path, status.st_mode):
             wrong.append(f"others can use {path}; run `chmod go-rwx {path}`")
-        if status.st_uid not in (os.getuid(), 0) and os.getuid() != 0:
-            wrong.append(f"{path} belongs to another user (uid {status.st_uid})")
+        if status.st_uid not in owners:
+            owner = f"another user (uid {status.st_uid}) than its directory"
+            wrong.append(f"{path} belongs to {owner}; run `chown`")
     problems = [(text, DirectoryError(store.directory, text)) for text in wrong]
-    yield from _problems(problems, "keys and directory are private")
+    yield from _problems(problems, "keys are private, and only their owner can write here")
 
 
 def _problems(found: Sequence[tuple[str, CertsError]], ok: str) -> _Findings:
+    """A finding for each problem, and one for all that this user may not examine."""
+    denied = [error.path for _, error in found if _is_denied(error)]
     for text, error in found:
-        yield "problem", text, error
+        if not _is_denied(error):
+            yield "problem", text, error
+    if denied:
+        more = f" and {len(denied) - 1} more" if denied[1:] else ""
+        yield "skipped", f"not examined: this user may not read {denied[0]}{more}", None
     if not found:
         yield "ok", ok, None
+
+
+def _is_denied(error: CertsError) -> TypeGuard[DirectoryError]:
+    return files.is_denied(error)
 
 
 def _paths(store: Store) -> Iterator[tuple[Path, os.stat_result]]:
@@ -124,8 +143,12 @@ def _is_secret(path: Path, mode: int) -> bool:
     if path.name.endswith(("-key.pem", ".next.pem")):
         return True
     # A key that was copied here may have any name. Only a file that others can read is a risk.
-    others_read = stat.S_ISREG(mode) and mode & 0o044
-    return bool(others_read) and b"PRIVATE KEY-----" in (files.read(path) or b"")
+    if not stat.S_ISREG(mode) or not mode & 0o044:
+        return False
+    try:
+        return b"PRIVATE KEY-----" in (files.read(path) or b"")
+    except DirectoryError:
+        return False  # this user is not among those who can read it
 
 
 def _clock(store: Store, found: Sequence[Evaluation], at: datetime) -> _Findings:
@@ -166,12 +189,15 @@ def _ca(store: Store, found: Sequence[Evaluation]) -> _Findings:
 def _certificates(found: Sequence[Evaluation]) -> _Findings:
     placed = [one for one in found if one.info.path is not None and one.info.id != CA_NAME]
     problems: list[tuple[str, CertsError]] = []
+    error: CertsError
     for one in placed:
         info = one.info
         if info.state is CertificateState.REVOKED and one.error:
             problems.append((f"{info.problem}, or remove its files", one.error))
         elif info.state in (CertificateState.UNTRUSTED, CertificateState.UNREADABLE):
             error = VerificationError(info.problem)
+            if one.error is not None and _is_denied(one.error):
+                error = one.error
             problems.append((f"{info.id}: {info.problem}", error))
     ok = f"all {len(placed)} lead to the trust bundle" if placed else "there is none yet"
     yield from _problems(problems, ok)

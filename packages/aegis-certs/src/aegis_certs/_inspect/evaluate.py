@@ -31,6 +31,7 @@ from aegis_certs._x509.validity import (
 )
 from aegis_certs.errors import (
     CertsError,
+    DirectoryError,
     ExpiredError,
     IdentityError,
     InvalidNodeIdError,
@@ -188,10 +189,11 @@ def evaluate(
 
 def evaluate_directory(
     store: Store, at: datetime, trust: Trust | None = None
-) -> tuple[Evaluation, ...]:
+) -> tuple[tuple[Evaluation, ...], DirectoryError | None]:
     """Evaluates each certificate that was issued or is in a directory, without reading keys.
 
-    The order is that of `list_certificates`.
+    The order is that of `list_certificates`. If this user may not read the inventory, the
+    certificates in the directory are evaluated, and the error is returned.
 
     Raises:
         NotFoundError: There is no such directory.
@@ -200,8 +202,8 @@ def evaluate_directory(
     if not files.is_directory(store.directory):
         advice = "make a CA with `aegis-certs init`, or name the directory that has one"
         raise NotFoundError("certificate directory", store.directory, advice)
-    inventory = Inventory.load(store)
-    return tuple(_evaluations(store, inventory, trust or Trust.load(store, at), at))
+    inventory, error = Inventory.load_readable(store)
+    return tuple(_evaluations(store, inventory, trust or Trust.load(store, at), at)), error
 
 
 def load_chain(target: str, store: Store) -> tuple[tuple[x509.Certificate, ...], Path]:

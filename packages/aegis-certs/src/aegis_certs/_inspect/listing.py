@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from aegis_certs._inspect.evaluate import CertificateInfo, evaluate_directory
 from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now
+
+logger = logging.getLogger("aegis_certs")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The certificates of a directory, as far as this user may read it.
+
+    Attributes:
+        certificates: The certificates that can be seen.
+        not_read: What may be missing, and why, in sentences.
+    """
+
+    certificates: tuple[CertificateInfo, ...]
+    not_read: tuple[str, ...] = ()
 
 
 def list_certificates(
@@ -17,7 +34,8 @@ def list_certificates(
 
     The CAs are first, then the nodes in the order of their ids. For each node, the certificate in
     the directory is first, then the others from the newest to the oldest. A file that cannot be
-    read is listed too.
+    read is listed too. If this user may not read the inventory, only the certificates in the
+    directory are listed, with a warning in the log.
 
     Args:
         directory: The directory.
@@ -27,4 +45,14 @@ def list_certificates(
         NotFoundError: There is no such directory.
         InventoryError: A newer version of this package wrote the inventory.
     """
-    return tuple(found.info for found in evaluate_directory(Store(directory), utc_or_now(at)))
+    listing = list_directory(directory, at=at)
+    for reason in listing.not_read:
+        logger.warning("%s", reason)
+    return listing.certificates
+
+
+def list_directory(directory: str | Path, *, at: datetime | None = None) -> Listing:
+    """`list_certificates`, and what this user may not read."""
+    found, error = evaluate_directory(Store(directory), utc_or_now(at))
+    missing = f"certificates that are not in {directory} are missing: {error}"
+    return Listing(tuple(one.info for one in found), () if error is None else (missing,))

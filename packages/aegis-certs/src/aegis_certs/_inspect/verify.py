@@ -19,6 +19,7 @@ from aegis_certs._x509.trust import Usage, is_ca
 from aegis_certs._x509.validity import CertificateState, common_name
 from aegis_certs.errors import (
     CertsError,
+    DirectoryError,
     KeyMismatchError,
     MissingHostError,
     NotFoundError,
@@ -116,7 +117,12 @@ def _check_host(leaf: x509.Certificate, host: str | None) -> None:
 def _key_check(chain: tuple[x509.Certificate, ...], path: Path, *, is_pending: bool) -> Check:
     """The check of the key beside a certificate; a pending identity has both in one file."""
     key_path = path.with_name(path.name.replace("-cert.pem", "-key.pem"))
-    data = None if is_pending or key_path == path else files.read(key_path)
+    try:
+        data = None if is_pending or key_path == path else files.read(key_path)
+    except DirectoryError as error:
+        if not files.is_denied(error):
+            raise
+        return Check("key", None, "its key is here, and this user may not read it", done=False)
     if data is None:
         return Check("key", None, "its key is not here", done=False)
     if is_ca(chain[0]) and is_encrypted(data):

@@ -29,6 +29,7 @@ PRIVATE = 0o600
 PUBLIC = 0o644
 _LOCK = ".lock"
 _TEMPORARY = ".{name}.{nonce}.tmp"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 UNFINISHED = _TEMPORARY.format(name="*", nonce="*")
 StatKey = tuple[int, ...]
 LOCK_SECONDS = 60.0  # the longest work under the lock is to create an RSA-4096 key: a few seconds
@@ -39,7 +40,7 @@ def locked(directory: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
     """Creates the directory if it is missing, and holds its lock, so that only one writer works.
 
     A new directory is private. The mode of an existing one does not change, because it may have
-    other users: one that others can write to is refused, and one that they can read is a warning.
+    other users: one that others can write to is refused, and one that all can read is a warning.
 
     The kernel releases the lock of a process that dies. Files that such a process wrote only in
     part are removed here, since no other process writes while the lock is held.
@@ -114,6 +115,11 @@ def read(path: Path) -> bytes | None:
             return None
 
 
+def is_denied(error: BaseException | None) -> bool:
+    """Whether an error says that this user may not read a file."""
+    return isinstance(error, DirectoryError) and error.errno in (errno.EACCES, errno.EPERM)
+
+
 def names(directory: Path, pattern: str = "*") -> list[str]:
     """The file names in a directory that match a pattern, sorted; empty without a directory."""
     with _reporting(directory):
@@ -184,8 +190,10 @@ def _make_directory(directory: Path) -> None:
         raise DirectoryError(
             directory, f"{reason}; run `chmod go-w {directory}`, or name another directory"
         )
-    if mode & 0o055:
-        logger.warning("others can read the directory %s; run `chmod go-rwx %s`", *[directory] * 2)
+    if mode & 0o005:  # a group may be there on purpose, such as for monitoring
+        logger.warning(
+            "all users can read the directory %s; run `chmod o-rwx %s`", *[directory] * 2
+        )
 
 
 def _sync_directory(directory: Path) -> None:
@@ -221,6 +229,6 @@ def _reporting(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in _FULL
         advice = "free some space" if full else "check the directory and its permissions"
-        raise DirectoryError(path, f"{reason}; {advice}") from error
+        raise DirectoryError(path, f"{reason}; {advice}", error.errno) from error

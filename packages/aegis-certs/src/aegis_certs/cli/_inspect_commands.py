@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aegis_certs.cli import _options as options
+from aegis_certs.cli._command_group import note
 from aegis_certs.cli._input import output_path
 
 if TYPE_CHECKING:
@@ -23,18 +24,24 @@ def list_(dir: str, json: bool) -> None:  # noqa: A002 - named after its option
     """List all certificates that were issued or are here.
 
     A certificate is `expiring` when less than a third of its life is left, and `replaced` when
-    its node has a newer one and it is still valid.
+    its node has a newer one and it is still valid. If you may not read the inventory, only the
+    certificates in the directory are listed, and a note says so.
     """
     from dataclasses import asdict
 
-    from aegis_certs import list_certificates
+    from aegis_certs._inspect.listing import list_directory
     from aegis_certs.cli._output import show_json
     from aegis_certs.cli._views import show_certificates
 
-    entries = list_certificates(dir)
+    listing = list_directory(dir)
+    entries = listing.certificates
     if json:
-        show_json({"directory": dir, "certificates": [asdict(entry) for entry in entries]})
-    elif entries:
+        certificates = [asdict(entry) for entry in entries]
+        show_json({"directory": dir, "certificates": certificates, "not_read": listing.not_read})
+        return
+    for reason in listing.not_read:
+        note(f"Note: {reason}")
+    if entries:
         show_certificates(entries)
     else:
         click.echo(f"There is no certificate in {dir}.")
@@ -162,6 +169,7 @@ def doctor(dir: str, json: bool) -> None:  # noqa: A002 - named after its option
 
     It examines permissions, clock, CA, certificates, keys, and what expires next. The exit code is
     that of the first problem; without a problem 3 if a certificate is expiring, and otherwise 0.
+    What you may not read is `skipped`, and is no problem.
     """
     from aegis_certs._inspect.doctor import examine
     from aegis_certs.cli._views import show_findings

@@ -167,6 +167,7 @@ def show_rotation(ctx: click.Context, json: bool, title: str, state: RotationSta
         "old": state.old if state.phase is RotationPhase.ACTIVATED else None,
         "certificates_of_old": leaves if state.phase is not RotationPhase.NONE else [],
         "bundle_fingerprint": state.bundle_fingerprint,
+        "not_read": state.not_read,
     }
     shown = facts if json else {name: fact for name, fact in facts.items() if fact}
     present(json, title, shown, f"Next: {next_step}")
