@@ -18,9 +18,10 @@ EXPORTED = {
         KeyMismatchError KeyType LockTimeoutError MissingHostError NotFoundError
         NotYetValidError PassphraseError Renewal RenewalSchedule Revocation RevocationList
         RevocationListError RevocationReason RevokedError RotationError RotationPhase
-        RotationState SignedCertificate StillUsedError TLSConfig TLSOptions TrustBundle
-        UntrustedError UsageError VerificationError identity_of install_certificate
-        list_certificates load_or_generate_tls load_tls request_certificate validate_node_id
+        RotationState SignedCertificate StillUsedError StillValidError TLSConfig TLSOptions
+        TrustBundle UntrustedError UsageError VerificationError identity_of
+        install_certificate list_certificates load_or_generate_tls load_tls
+        request_certificate validate_node_id
     """,
     "aegis_certs.cli": """
         CommandGroup certificate_directory certs certs_exit_codes console examples fail json_flag
@@ -31,7 +32,7 @@ EXPORTED = {
         InvalidNodeIdError InvalidPemError InvalidRequestError InventoryError
         KeyMismatchError LockTimeoutError MissingHostError NotFoundError NotYetValidError
         PassphraseError RevocationListError RevokedError RotationError StillUsedError
-        UntrustedError UsageError VerificationError
+        StillValidError UntrustedError UsageError VerificationError
     """,
     "aegis_cli": "main",
     "aegis_cli.cli": "aegis",

@@ -15,6 +15,7 @@ CertsError
 │   ├── MissingHostError          it does not have a required host
 │   └── IdentityError             it does not name one node, or not the expected one
 ├── CAEndsError               a new certificate would not live longer: its CA ends
+├── StillValidError           a certificate that is to be forgotten can still be used
 ├── RevocationListError       a CRL cannot be trusted: signature, issuer, dates, older
 ├── InventoryError            the inventory of issued certificates cannot be used
 ├── RotationError             this step of a rotation cannot be done now
@@ -56,6 +57,7 @@ __all__ = [
     "RevokedError",
     "RotationError",
     "StillUsedError",
+    "StillValidError",
     "UntrustedError",
     "UsageError",
     "VerificationError",
@@ -224,6 +226,23 @@ class CAEndsError(CertsError):
         super().__init__(
             f"the certificate of {subject} ends with its CA, at {format_utc(not_after)}; replace "
             f"the CA where its key is (`aegis-certs rotate-ca prepare` is the first step)"
+        )
+
+
+class StillValidError(CertsError):
+    """A certificate that is to be forgotten can still be used.
+
+    Attributes:
+        subject: The node of the certificate.
+        not_after: Its end (UTC).
+    """
+
+    def __init__(self, subject: str, not_after: datetime) -> None:
+        self.subject = subject
+        self.not_after = not_after
+        super().__init__(
+            f"a certificate of {subject} is valid until {format_utc(not_after)}; revoke it first "
+            f"(`aegis-certs revoke {subject}`)"
         )
 
 

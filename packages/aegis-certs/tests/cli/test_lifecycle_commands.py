@@ -59,6 +59,9 @@ SEQUENCE = """
     0 revoke old
     7 revoke nobody
     6 verify old
+    1 remove orders-1
+    7 remove nobody
+    2 remove ca
     0 show {dir}/crl.pem
     0 rotate-ca status
     0 rotate-ca prepare
@@ -71,6 +74,8 @@ SEQUENCE = """
     0 export
     0 export orders-1
     5 doctor
+    0 remove old
+    0 doctor
 """
 
 
@@ -141,7 +146,7 @@ def test_next_steps_have_the_directory_that_was_given(
         ("init", *EC): f"issue NODE-ID {named}",
         ("issue", "n1", *EC): f"list {named}",
         ("csr", "n2", *EC): f"install n2_signed.pem {named}",
-        ("revoke", "n1"): f"list {named}",
+        ("revoke", "n1"): f"remove ID {named}",
         ("rotate-ca", "prepare"): f"activate --confirm {named}, once",
         ("rotate-ca", "activate"): f"rotate-ca retire {named}",
         ("rotate-ca", "retire"): f"rotate-ca prepare {named}",
@@ -248,6 +253,70 @@ def test_a_revoked_certificate_stays_revoked_without_the_newest_list(
     acme("renew")
     found = json.loads(acme("doctor", "--json").stdout)["findings"]
     assert {one["topic"] for one in found if one["level"] != "ok"} == {"certificates"}
+
+
+def test_a_revoked_node_can_be_forgotten_and_stays_revoked(
+    acme: Callable[..., Result], directory: Path
+) -> None:
+    key = directory / "orders-1-key.pem"
+    refused = acme("remove", "orders-1")
+    assert refused.exit_code == 1
+    assert "`aegis-certs revoke orders-1`" in refused.stderr
+    leaf = (directory / "orders-1-cert.pem").read_bytes()
+    assert acme("revoke", "orders-1").exit_code == 0
+    told = acme("doctor")
+    assert told.exit_code == 6
+    assert "`aegis-certs remove orders-1`" in told.stdout
+    removed = as_json(acme("remove", "orders-1", "--json"))
+    assert removed == {"id": "orders-1", "removed": [str(key), f"{directory}/orders-1-cert.pem"]}
+    assert acme("doctor").exit_code == 0
+    assert acme("remove", "orders-1").exit_code == 7
+    for name in ("crl.pem", "issued.json"):  # both are made again from the audit log
+        (directory / name).unlink()
+        ids = {one["id"] for one in json.loads(acme("list", "--json").stdout)["certificates"]}
+        assert ids == {"ca", "laptop"}
+    assert acme("renew").exit_code == 0
+    (directory / "copy.pem").write_bytes(leaf)
+    assert acme("verify", str(directory / "copy.pem")).exit_code == 6
+
+
+def test_a_node_of_a_retired_ca_can_be_forgotten(
+    acme: Callable[..., Result], directory: Path, tmp_path: Path
+) -> None:
+    assert acme("revoke", "orders-1").exit_code == 0
+    for step in ("prepare", "activate --confirm", "", "retire"):
+        command = ("rotate-ca", *step.split()) if step else ("renew",)
+        assert acme(*command).exit_code == 0, command
+    told = acme("doctor")
+    assert told.exit_code == 5
+    assert "its CA was retired" in told.stdout
+    assert "`aegis-certs remove orders-1`" in told.stdout
+    assert acme("remove", "orders-1").exit_code == 0
+    assert acme("doctor").exit_code == 0
+    other = CertificateAuthority.create(tmp_path / "other", key_type=KeyType.P256)
+    foreign = directory / "n9-cert.pem"
+    foreign.write_bytes(other.issue_in_memory("n9").certificate_chain)
+    assert acme("remove", "n9").exit_code == 5
+    assert foreign.exists()
+
+
+def test_an_expired_or_damaged_node_can_be_forgotten(
+    run: Callable[..., Result], directory: Path
+) -> None:
+    past = dt.datetime.now(dt.UTC) - 20 * DAY
+    ca = CertificateAuthority.create(directory, key_type=KeyType.P256, at=past)
+    ca.issue("gone", key_type=KeyType.P256, days=10, at=past)
+    ca.issue("damaged", key_type=KeyType.P256)
+    assert "`aegis-certs remove gone`" in run("doctor").stdout
+    assert run("remove", "gone").exit_code == 0
+    (directory / "damaged-cert.pem").write_text("junk")
+    assert run("remove", "damaged").exit_code == 1
+    assert run("revoke", "damaged").exit_code == 0
+    assert run("remove", "damaged").exit_code == 0
+    (directory / "unknown-cert.pem").write_text("junk")
+    assert run("remove", "unknown").exit_code == 1
+    (directory / "unknown-cert.pem").unlink()
+    assert run("doctor").exit_code == 0
 
 
 def test_renew_renews_one_certificate_or_all_that_are_due(

@@ -31,6 +31,7 @@ class Action(StrEnum):
     SIGN = "sign"
     ADOPT = "adopt"
     REVOKE = "revoke"
+    REMOVE = "remove"
     PREPARE = "rotate-prepare"
     ACTIVATE = "rotate-activate"
     RETIRE = "rotate-retire"

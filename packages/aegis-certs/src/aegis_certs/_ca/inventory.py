@@ -171,7 +171,7 @@ class Inventory:
         self.save(store, at)
 
     def discard(self, serial: str) -> None:
-        """Removes a certificate that was never handed out."""
+        """Removes a certificate that was never handed out, or that is over."""
         self._entries.pop(serial, None)
 
     def save(self, store: Store, at: datetime) -> None:
@@ -257,8 +257,10 @@ def _parse(data: bytes, store: Store) -> list[IssuedCertificate]:
 
 
 def _rebuild(store: Store) -> Iterator[IssuedCertificate]:
-    known = {}
+    known: dict[str, IssuedCertificate] = {}
     for line in audit_log.lines(store.audit_path):
+        if line.get("action") == Action.REMOVE and isinstance(line.get("serials"), list):
+            known = {serial: one for serial, one in known.items() if serial not in line["serials"]}
         try:
             entry = IssuedCertificate.from_json(line.get("certificate"))
         except ValueError:

@@ -28,6 +28,7 @@ from aegis_certs.errors import (
     NotFoundError,
     NotYetValidError,
     RevocationListError,
+    UntrustedError,
     VerificationError,
 )
 
@@ -79,7 +80,7 @@ def examine(directory: str | Path, *, at: datetime | None = None) -> tuple[Findi
         "permissions": _permissions(store),
         "clock": _clock(store, found, now),
         "CA": _ca(store, found),
-        "certificates": _certificates(found),
+        "certificates": _certificates(store, found),
         "keys": _keys(store),
         "inventory": _inventory(store),
         "revocations": _revocations(store, trust, now),
@@ -186,14 +187,20 @@ def _ca(store: Store, found: Sequence[Evaluation]) -> _Findings:
     yield "ok", text, None
 
 
-def _certificates(found: Sequence[Evaluation]) -> _Findings:
+def _certificates(store: Store, found: Sequence[Evaluation]) -> _Findings:
     placed = [one for one in found if one.info.path is not None and one.info.id != CA_NAME]
+    inventory = Inventory.load(store)
     problems: list[tuple[str, CertsError]] = []
     error: CertsError
     for one in placed:
         info = one.info
+        remove = f"forget it (`aegis-certs remove {info.id}`)"
         if info.state is CertificateState.REVOKED and one.error:
-            problems.append((f"{info.problem}, or remove its files", one.error))
+            problems.append((f"{info.problem}, or {remove}", one.error))
+        elif info.state is CertificateState.UNTRUSTED and inventory.get(info.serial):
+            advice = f"issue a new one (`aegis-certs issue {info.id}`), or {remove}"
+            retired = UntrustedError(info.id, f"its CA was retired; {advice}")
+            problems.append((str(retired), retired))
         elif info.state in (CertificateState.UNTRUSTED, CertificateState.UNREADABLE):
             error = VerificationError(info.problem)
             if one.error is not None and _is_denied(one.error):
@@ -270,6 +277,8 @@ def _expiry(store: Store, found: Sequence[Evaluation]) -> _Findings:
         is_ca = info.path == store.certificate_path(CA_NAME)
         advice = ca_advice if is_ca or end == ca_end else _RENEW
         if info.state is CertificateState.EXPIRED:
+            if not is_ca:
+                advice += f", or forget it (`aegis-certs remove {info.id}`)"
             expired, error = True, ExpiredError(info.id, end, advice)
             yield "problem", str(error), error
         elif info.state is CertificateState.EXPIRING:

@@ -7,7 +7,7 @@
     {id}.next.pem     key and chain of an identity that is being installed; CAs have one too
     crl.pem           the revoked certificates, signed by their CAs
     issued.json       the inventory: the certificates that were issued
-    audit.jsonl       the log of every issue, renewal, revocation and rotation
+    audit.jsonl       the log of every issue, renewal, revocation, removal and rotation
     {id}_csr.pem      a request for a certificate, and {id}_csr-key.pem its key
     ca_next-*.pem     the CA that a rotation has prepared
     ca_old-*.pem      the CA that a rotation has replaced, until it is retired
@@ -39,7 +39,6 @@ AUDIT_FILE = "audit.jsonl"
 _NEXT = ".next.pem"
 _CERT = "-cert.pem"
 _KEY = "-key.pem"
-_MISSING = "copy it here, or move the other file away so that both are created again"
 
 
 class Store:
@@ -123,10 +122,11 @@ class Store:
                 if pair.matches:
                     return pair
             if both == before:
+                advice = f"copy it here, or issue both again (`aegis-certs issue {name}`)"
                 if not chain:
-                    raise NotFoundError(f"certificate for {key_path}", chain_path, _MISSING)
+                    raise NotFoundError(f"certificate for {key_path}", chain_path, advice)
                 if not key:
-                    raise NotFoundError(f"key for {chain_path}", key_path, _MISSING)
+                    raise NotFoundError(f"key for {chain_path}", key_path, advice)
                 raise KeyMismatchError(name, chain_path, key_path)
             before = both
         return pending

@@ -12,7 +12,9 @@ from aegis_certs.errors import ExpiredError, InvalidRequestError, NotYetValidErr
 
 _DAY = timedelta(days=1)
 BACKDATE = timedelta(minutes=5)  # the clocks of CA and verifier may differ by this
-NEW_CA_ADVICE = "replace it where its key is (`aegis-certs rotate-ca prepare` is the first step)"
+NEW_CA_ADVICE = (
+    "replace the CA where its key is (`aegis-certs rotate-ca prepare` is the first step)"
+)
 _MIN_LIFE = timedelta(seconds=1)  # X.509 counts in whole seconds
 MAX_DAYS = 36_500
 

@@ -10,7 +10,7 @@ import click
 from aegis_certs.cli._command_group import CommandGroup
 from aegis_certs.cli._create_commands import csr, init, install, issue, sign
 from aegis_certs.cli._inspect_commands import doctor, export, list_, show, verify
-from aegis_certs.cli._lifecycle_commands import renew, revoke, rotate_ca
+from aegis_certs.cli._lifecycle_commands import remove, renew, revoke, rotate_ca
 from aegis_certs.cli._options import examples
 
 __all__ = ["certs"]
@@ -42,6 +42,7 @@ for command in (
     verify,
     renew,
     revoke,
+    remove,
     rotate_ca,
     export,
     doctor,

@@ -153,13 +153,32 @@ def revoke(
         "date": found[0].date,
         "crl": crl,
     }
-    see = command_line(ctx, "list")
-    hint = f"Every node needs this crl.pem beside its ca-cert.pem. To see all: {see}"
+    forget = command_line(ctx, "remove ID")
+    hint = f"Every node needs this crl.pem beside its ca-cert.pem. To forget the node: {forget}"
     title = f"Revoked {what}"
     if read(crl) == before:
         since = format_utc(found[0].date)
         title = f"{what} was already revoked on {since} (reason {found[0].reason})"
     present(json, title, facts, hint)
+
+
+@options.command("aegis-certs remove orders-1")
+@click.argument("node_id", metavar="ID")
+@options.directory
+@options.json_flag
+def remove(node_id: str, dir: str, json: bool) -> None:  # noqa: A002 - named after its option
+    """Forget a node whose certificates are all over.
+
+    They are over if they are revoked or expired, or if their CA was retired. The files of the node
+    are deleted, and `list` and `doctor` show it no more. Its revocations stay in `crl.pem` until
+    the certificates expire, and in the audit log.
+    """
+    from aegis_certs._ca.remove import remove_node
+    from aegis_certs.cli._output import present
+
+    removed = remove_node(dir, node_id)
+    hint = "The audit log still has its history."
+    present(json, f"Removed {node_id}", {"id": node_id, "removed": removed}, hint, hidden=("id",))
 
 
 @click.group(
