@@ -128,6 +128,7 @@ class GoNode:
         self.sync_senders: list[str] = []
         self.refusing: set[str] = set()
         self.address = ""
+        self.health = "healthy"
         self._server: grpc.aio.Server | None = None
 
     async def start(self, address: str = "127.0.0.1:0", *registrars: Any) -> None:
@@ -235,7 +236,7 @@ class GoNode:
 
     def _health(self) -> Any:
         return MESSAGE["HealthResponse"](
-            node_id=self.id, status="healthy", last_checked=int(time.time())
+            node_id=self.id, status=self.health, last_checked=int(time.time())
         )
 
 

@@ -218,6 +218,81 @@ async def test_a_go_node_can_return_at_another_address(
     await until(lambda: is_alive_everywhere(again, *nodes))
 
 
+async def test_a_go_node_can_return_elsewhere_with_its_old_address_in_its_list(
+    mesh: Any, start_go: Any, until: Any
+) -> None:
+    nodes = await mesh()
+    go = await start_go("go-1", "echo")
+    nodes[0].add_peer(peer(go))
+    await until(lambda: is_alive_everywhere(go, *nodes))
+    await go.stop()
+    again = await start_go("go-1", "echo")
+    # It syncs before anybody knows of its new address, and so adopts the old one.
+    again.nodes["go-1"].address = go.address
+    assert await again.sync(nodes[1])
+    assert again.nodes["go-1"].address == go.address
+    nodes[0].add_peer(peer(again))
+    for node in nodes:
+        await until(lambda n=node: n.topology.nodes["go-1"].address == again.address)
+    await until(lambda: is_alive_everywhere(again, *nodes))
+    assert again.providers("echo") == ["go-1"]
+    assert await again.sync(nodes[2])
+    assert again.nodes["go-1"].address == again.address
+
+
+async def test_the_health_of_a_go_node_reaches_every_node(
+    mesh: Any, start_go: Any, until: Any
+) -> None:
+    nodes = await mesh()
+    go = await start_go("go-1", "echo")
+    nodes[0].add_peer(peer(go))
+    for health in ("healthy", "unhealthy", "healthy", "odd"):
+        go.health = health
+        told = HealthStatus("unknown" if health == "odd" else health)
+        for node in nodes:
+            await until(
+                lambda n=node, h=told: (
+                    (known := n.topology.get_node("go-1")) is not None and known.health is h
+                )
+            )
+
+
+async def test_a_go_node_is_told_of_no_failed_nodes_until_they_are_back(
+    start: Any, start_go: Any, until: Any
+) -> None:
+    a, go, far = await start("a"), await start_go("go-1", "echo"), await start_go("far", "echo")
+    a.add_peer(peer(go))
+    a.add_peer(peer(far))
+    await until(lambda: is_alive_everywhere(go, a) and is_alive_everywhere(far, a))
+    assert await go.sync(a)
+    assert go.providers("echo") == ["far", "go-1"]
+    await wait_for_polls(until, go)
+    await far.stop()
+    await until(lambda: a.topology.nodes["far"].status is NodeStatus.FAILED)
+    assert await go.sync(a)
+    assert go.providers("echo") == ["go-1"]
+    read = await go.call("GetTopology", "a", a.address)
+    assert sorted(node.id for node in read.nodes) == ["a", "go-1"]
+    await wait_for_polls(until, go)
+    assert not await go.sync(a), "it was seen to hold all of this"
+    await far.start(far.address)
+    await until(lambda: is_alive_everywhere(far, a))
+    assert await go.sync(a)
+    assert go.providers("echo") == ["far", "go-1"]
+
+
+async def test_a_failed_go_node_is_still_in_its_own_answer(
+    start: Any, start_go: Any, until: Any
+) -> None:
+    a, go = await start("a"), await start_go("go-1", "echo")
+    a.add_peer(peer(go))
+    await until(lambda: is_alive_everywhere(go, a))
+    await go.stop()
+    await until(lambda: a.topology.nodes["go-1"].status is NodeStatus.FAILED)
+    await go.sync(a)
+    assert go.providers("echo") == ["go-1"]
+
+
 async def test_removing_a_stopped_go_node_as_a_peer_removes_it_from_the_topology(
     start: Any, start_go: Any, until: Any
 ) -> None:

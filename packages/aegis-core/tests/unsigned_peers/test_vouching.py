@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 from aegis_core._unsigned_peers.vouching import INTRODUCE_EVERY, MAX_INTRODUCED, Vouching
-from aegis_discovery import NodeInfo, ServiceInfo, Topology
+from aegis_discovery import HealthStatus, NodeInfo, ServiceInfo, Topology
 from aegis_discovery.records import LEASE, RecordSigner
 
 
@@ -120,6 +121,19 @@ def test_a_nodes_own_entry_takes_precedence(topology: Topology) -> None:
     vouching.update("go-1", [node("go-1"), node("go-2", 1)])
     assert topology.nodes["go-2"].address == "10.0.0.1:2"
     assert topology.version == version
+
+
+def test_lists_of_others_do_not_change_a_nodes_health(clock: ManualClock) -> None:
+    topologies = [
+        Topology(owner=owner, signer=RecordSigner(owner, clock=clock), clock=clock)
+        for owner in ("v1", "v2")
+    ]
+    healthy = replace(node("go-1"), health=HealthStatus.HEALTHY)
+    Vouching(topologies[0], clock).update("go-1", [healthy])
+    topologies[1].merge(topologies[0])
+    Vouching(topologies[1], clock).update("go-2", [node("go-2"), node("go-1")])
+    topologies[0].merge(topologies[1])
+    assert topologies[0].nodes["go-1"].health is HealthStatus.HEALTHY
 
 
 def test_entries_of_others_count_again_when_a_node_stops_answering(topology: Topology) -> None:

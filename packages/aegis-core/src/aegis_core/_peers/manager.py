@@ -7,18 +7,18 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import grpc
 from aegis_certs import TLSConfig
-from aegis_discovery import ClosedError, InvalidAddressError, NodeInfo
+from aegis_discovery import ClosedError, NodeInfo
 from aegis_discovery.aio.transport import ChannelCache
 from aegis_discovery.feed import split_message
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2_grpc
 from aegis_discovery.records import nodes_from_unsigned
-from aegis_discovery.transport import describe_call_error, split_address
+from aegis_discovery.transport import describe_call_error
 
 from aegis_core._health.checks import HealthInfo
 from aegis_core._peers.info import PeerInfo
@@ -127,7 +127,9 @@ class PeerManager:
     async def get_peer_node_info(self, peer_id: str) -> NodeInfo:
         """Asks a peer for its own description."""
         with self._closing_is_an_error():
-            return await self._node_info(self._get(peer_id))
+            request = aegis_pb2.NodeInfoRequest(sender_id=self._state.node_id)
+            answer = await self._stub(self._get(peer_id)).GetNodeInfo(request, timeout=TIMEOUT)
+        return codec.node_info_from_wire(answer)
 
     async def sync_topology(self, peer_id: str) -> bool:
         """Merges a peer's topology now; returns whether that changed this node's topology.
@@ -162,13 +164,18 @@ class PeerManager:
         return SyncReport(synced, MappingProxyType(failed))
 
     async def poll(self, peer: PeerInfo) -> None:
-        """Asks a peer without a feed for its topology, and vouches for the nodes that it lists."""
-        topology = self._state.topology
-        request = aegis_pb2.TopologySyncRequest(
-            sender_id=self._state.node_id, version=topology.version
-        )
+        """Asks a peer without a feed for its topology, and vouches for the nodes that it lists.
+
+        Of the peer itself only the services are taken from its list; see `codec.own_node`.
+        """
+        topology, sender, stub = self._state.topology, self._state.node_id, self._stub(peer)
+        sync = aegis_pb2.TopologySyncRequest(sender_id=sender, version=topology.version)
+        describe = aegis_pb2.NodeInfoRequest(sender_id=sender)
         try:
-            answer = await self._stub(peer).SyncTopology(request, timeout=TIMEOUT)
+            answer, info = await asyncio.gather(
+                stub.SyncTopology(sync, timeout=TIMEOUT),
+                stub.GetNodeInfo(describe, timeout=TIMEOUT),
+            )
         except grpc.aio.AioRpcError:
             self._vouching.mark_unanswered(peer.id)
             raise
@@ -177,12 +184,13 @@ class PeerManager:
             line = "%s lists %d nodes; only the first %d, with their services, were read"
             numbers = len(answer.nodes), len(listed)
             self._log_limiter.warn(peer.id, "too long", line, peer.id, *numbers)
-        nodes = [_dialable(node, peer) for node in nodes_from_unsigned(listed)]
-        if not any(node.id == peer.id for node in nodes):
-            # It answered, so it runs: such peers drop themselves when they adopt a topology.
-            nodes.append(await self._info_of(peer))
+        nodes = {node.id: node for node in nodes_from_unsigned(listed)}
+        # It answered, so it runs: such peers drop themselves when they adopt a topology.
+        record = topology.get_record(peer.id)
+        own = nodes.get(peer.id) or (record and record.info) or NodeInfo(peer.id)
+        nodes[peer.id] = codec.own_node(own, info, dialled=peer.address)
         topology.merge_records((), version=answer.version)
-        self._vouching.update(peer.id, nodes)
+        self._vouching.update(peer.id, nodes.values())
 
     async def poll_if_unknown(self, peer_id: str) -> None:
         """Polls a calling peer that was added and is not in the topology, before it is answered.
@@ -235,21 +243,6 @@ class PeerManager:
         finally:
             call.cancel()
 
-    async def _info_of(self, peer: PeerInfo) -> NodeInfo:
-        """Returns the node that a peer which does not list itself would list."""
-        record = self._state.topology.get_record(peer.id)
-        if record is not None and record.info is not None:
-            # Only lists have services, so those of an earlier list remain valid.
-            return replace(record.info, address=peer.address)
-        info = await self._node_info(peer)
-        return NodeInfo(peer.id, info.name, info.type, peer.address)
-
-    async def _node_info(self, peer: PeerInfo) -> NodeInfo:
-        request = aegis_pb2.NodeInfoRequest(sender_id=self._state.node_id)
-        return codec.node_info_from_wire(
-            await self._stub(peer).GetNodeInfo(request, timeout=TIMEOUT)
-        )
-
     def _stub(self, peer: PeerInfo) -> aegis_pb2_grpc.MeshServiceStub:
         return aegis_pb2_grpc.MeshServiceStub(self.channel(peer))
 
@@ -258,14 +251,3 @@ class PeerManager:
         if peer is None:
             raise PeerNotFoundError(peer_id)
         return peer
-
-
-def _dialable(node: NodeInfo, peer: PeerInfo) -> NodeInfo:
-    """Replaces a peer's own address by the one it was found at, if it has no host (`:50051`)."""
-    if node.id != peer.id:
-        return node
-    try:
-        split_address(node.address)
-    except InvalidAddressError:
-        return replace(node, address=peer.address)
-    return node

@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NoReturn
 
 import grpc
@@ -94,7 +94,7 @@ class UnsignedProtocolService(aegis_pb2_grpc.MeshServiceServicer):
 
         The caller sends only its own version, and adopts the whole topology of a higher one. So
         this node's version is raised above the caller's, unless the caller's last answer had the
-        same records and the caller was seen to hold them.
+        same nodes and the caller was seen to hold them.
 
         A caller that is not in the topology gets no version above its own: it would adopt a
         topology without itself, and so forget its own services.
@@ -103,26 +103,25 @@ class UnsignedProtocolService(aegis_pb2_grpc.MeshServiceServicer):
             await self._node.poll_if_unknown(caller)
             topology = self._node.topology
             snapshot = topology.snapshot()
+            answer = codec.sync_response(snapshot, caller)
             if caller not in snapshot.nodes:
-                version = min(request.version, snapshot.version)
-                return codec.sync_response(replace(snapshot, version=version))
-            has_ours = self._synced.get(caller) == snapshot.digest
-            if request.version >= snapshot.version and (
-                not has_ours or self._node.is_behind(caller)
-            ):
-                topology.advance_version_past(request.version)
-                snapshot = topology.snapshot()
-            self._synced[caller] = snapshot.digest
+                answer.version = min(request.version, answer.version)
+                return answer
+            digest = codec.digest_of(answer)
+            has_ours = self._synced.get(caller) == digest
+            if request.version >= answer.version and (not has_ours or self._node.is_behind(caller)):
+                answer.version = topology.advance_version_past(request.version)
+            self._synced[caller] = digest
             self._synced.move_to_end(caller)
             if len(self._synced) > MAX_SYNCED:
                 self._synced.popitem(last=False)
-            return codec.sync_response(snapshot)
+            return answer
 
     async def GetTopology(  # noqa: N802 - the wire's name
         self, request: aegis_pb2.GetTopologyRequest, context: Context
     ) -> aegis_pb2.GetTopologyResponse:
-        async with self._reader(request.sender_id, context):
-            return codec.topology_response(self._node.topology.snapshot())
+        async with self._reader(request.sender_id, context) as caller:
+            return codec.topology_response(self._node.topology.snapshot(), caller)
 
     @asynccontextmanager
     async def _reader(self, sender_id: str, context: Context) -> AsyncIterator[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from aegis_discovery import HealthStatus, NodeInfo, TopologySnapshot
+from aegis_discovery import HealthStatus, NodeInfo, NodeStatus, TopologySnapshot
 from aegis_discovery.proto import aegis_pb2
 from aegis_discovery.records import node_to_unsigned
 
@@ -54,6 +56,16 @@ def node_info_to_wire(node: NodeInfo, health: HealthInfo) -> aegis_pb2.NodeInfoR
     )
 
 
+def own_node(listed: NodeInfo, answer: aegis_pb2.NodeInfoResponse, *, dialled: str) -> NodeInfo:
+    """Returns the node that answered at an address; its services are those of its list.
+
+    The rest of its list may be wrong: it may have adopted it, with the address of an earlier run.
+    """
+    info = node_info_from_wire(answer)
+    name = info.name or listed.name
+    return replace(listed, name=name, type=info.type, address=dialled, health=info.health)
+
+
 def node_info_from_wire(message: aegis_pb2.NodeInfoResponse) -> NodeInfo:
     """Decodes a node's own description; the unsigned protocol sends no services here."""
     return NodeInfo(
@@ -77,18 +89,34 @@ def first_of(nodes: Sequence[aegis_pb2.TopologyNode]) -> list[aegis_pb2.Topology
     return first
 
 
-def sync_response(snapshot: TopologySnapshot) -> aegis_pb2.TopologySyncResponse:
+def sync_response(snapshot: TopologySnapshot, caller: str) -> aegis_pb2.TopologySyncResponse:
     return aegis_pb2.TopologySyncResponse(
         version=snapshot.version,
-        nodes=map(node_to_unsigned, snapshot.nodes.values()),
+        nodes=_listed(snapshot, caller),
         updated_at=int(snapshot.updated_at.timestamp()),
     )
 
 
-def topology_response(snapshot: TopologySnapshot) -> aegis_pb2.GetTopologyResponse:
-    return aegis_pb2.GetTopologyResponse(
-        version=snapshot.version, nodes=map(node_to_unsigned, snapshot.nodes.values())
-    )
+def topology_response(snapshot: TopologySnapshot, caller: str) -> aegis_pb2.GetTopologyResponse:
+    return aegis_pb2.GetTopologyResponse(version=snapshot.version, nodes=_listed(snapshot, caller))
+
+
+def is_listed(node: NodeInfo, caller: str) -> bool:
+    """Tells whether an answer has this node: a caller would go on choosing a failed one.
+
+    Without itself, the caller would forget itself.
+    """
+    return node.status is not NodeStatus.FAILED or node.id == caller
+
+
+def digest_of(answer: aegis_pb2.TopologySyncResponse) -> bytes:
+    """Returns the SHA-256 of the nodes of an answer."""
+    nodes = aegis_pb2.TopologySyncResponse(nodes=answer.nodes)
+    return hashlib.sha256(nodes.SerializeToString(deterministic=True)).digest()
+
+
+def _listed(snapshot: TopologySnapshot, caller: str) -> list[aegis_pb2.TopologyNode]:
+    return [node_to_unsigned(node) for node in snapshot.nodes.values() if is_listed(node, caller)]
 
 
 def _moment(seconds: int) -> datetime:

@@ -14,6 +14,7 @@ from aegis_discovery.records import LEASE, REPUBLISH_EVERY
 from aegis_discovery.transport import split_address
 
 from aegis_core._rate_limit import TokenBucket
+from aegis_core._unsigned_peers.codec import is_listed
 
 _log = logging.getLogger("aegis.peers")
 
@@ -90,13 +91,14 @@ class Vouching:
             self._update_records(peer.listed, peer_id)
 
     def is_behind(self, peer_id: str) -> bool:
-        """Tells whether a peer's last answer lacked part of the topology."""
+        """Tells whether a peer's last answer lacked part of the topology, or had failed nodes."""
         peer = self._peers.get(peer_id)
         if peer is None:
             return False
-        listed = peer.listed
         return any(
-            node_id not in listed or _transmitted(listed[node_id]) != _transmitted(node)
+            _transmitted(peer.listed.get(node_id)) != _transmitted(node)
+            if is_listed(node, peer_id)
+            else node_id in peer.listed
             for node_id, node in self._topology.nodes.items()
         )
 
@@ -148,7 +150,12 @@ class Vouching:
         if not listing:
             return None
         best = min(listing, key=lambda p: (not self._peers[p].answers, p != node_id, p))
-        return self._peers[best].listed[node_id]
+        node = self._peers[best].listed[node_id]
+        if best == node_id:
+            return node
+        # A list has no health: only the node itself tells it, to whichever node polls it.
+        known = self._topology.get_node(node_id)
+        return node if known is None else replace(node, health=known.health)
 
     def _is_due(self, node: NodeInfo, *, is_changed: bool) -> bool:
         record = self._topology.get_record(node.id)
@@ -192,9 +199,9 @@ class Vouching:
         return node is not None and node.vouched_by == self._topology.owner
 
 
-def _transmitted(node: NodeInfo) -> NodeInfo:
+def _transmitted(node: NodeInfo | None) -> NodeInfo | None:
     """Omits the fields that the unsigned protocol does not transmit."""
-    return NodeInfo(node.id, node.name, node.type, node.address, node.services)
+    return node and NodeInfo(node.id, node.name, node.type, node.address, node.services)
 
 
 def _without_times(node: NodeInfo) -> NodeInfo:
