@@ -58,7 +58,12 @@ class CAView:
         """The leaves of these nodes in the directory that this CA signed in a copy of it."""
         leaves = ((name, leaf) for name in names if (leaf := self.leaf_of(name)))
         return [
-            IssuedCertificate.of(name, leaf, hosts=inherited_hosts(leaf))
+            IssuedCertificate.of(
+                name,
+                leaf,
+                hosts=inherited_hosts(leaf),
+                from_request=not self.store.has_key(name),
+            )
             for name, leaf in leaves
             if self.inventory.get(f"{leaf.serial_number:x}") is None
             and self.bundle.issuer_of(leaf) is not None

@@ -211,7 +211,7 @@ def _certificates(store: Store, found: Sequence[Evaluation]) -> _Findings:
 
 
 def _keys(store: Store) -> _Findings:
-    names = names_with_keys(store, Inventory.load(store))
+    names = names_with_keys(store, Inventory.load_readable(store)[0])
     errors = [error for name in names if (error := error_of(partial(store.pair, name)))]
     ok = "every key belongs to the certificate beside it"
     yield from _problems([(str(error), error) for error in errors], ok)
