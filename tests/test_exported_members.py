@@ -40,16 +40,16 @@ EXPORTED = {
     "aegis_core": """
         AddressInUseError CallDeniedError CallRule CallStats Caller CallerError CallerRefusedError
         CertificateSource ConfigError FeedStats FunctionHealthChecker HealthChecker HealthInfo
-        HealthStatus MeshError MeshServer NoCertificateError NoPeerInfoError NoProvidersError
-        NoTLSConfigError NoTLSInfoError Node NodeIdInUseError NodeInfo NodeStateError NodeStats
-        NodeStatus PeerInfo PeerManager PeerNotFoundError Policy PolicyError PoolOptions ProvideRule
-        ServiceClientPool ServiceInfo SyncReport TLSConfig TLSOptions Topology TopologyEvent
-        caller_from_context
+        HealthStatus JoinError MeshError MeshServer NoCertificateError NoPeerInfoError
+        NoProvidersError NoTLSConfigError NoTLSInfoError Node NodeIdInUseError NodeInfo
+        NodeStateError NodeStats NodeStatus PeerInfo PeerManager PeerNotFoundError Policy
+        PolicyError PoolOptions ProvideRule ServiceClientPool ServiceInfo SyncReport TLSConfig
+        TLSOptions Topology TopologyEvent caller_from_context
     """,
     "aegis_core.aio": "HealthMonitor MeshServer Node PeerManager SyncReport",
     "aegis_core.errors": """
-        AddressInUseError CallDeniedError CallerError CallerRefusedError ConfigError MeshError
-        NoCertificateError NoPeerInfoError NoTLSConfigError NoTLSInfoError NodeStateError
+        AddressInUseError CallDeniedError CallerError CallerRefusedError ConfigError JoinError
+        MeshError NoCertificateError NoPeerInfoError NoTLSConfigError NoTLSInfoError NodeStateError
         PeerNotFoundError
     """,
     "aegis_core.simulation": "Event LATENCY Simulation Spread Traffic UnmetError spread",

@@ -7,6 +7,7 @@ import datetime as dt
 import resource
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +29,9 @@ from aegis_certs import (
     TLSOptions,
     UntrustedError,
 )
+from aegis_certs._ca.create import CASpec
+from aegis_certs._ca.session import create_session
+from aegis_certs._store.directory import Store
 from aegis_certs._x509.identity import alternative_names
 
 P256 = KeyType.P256
@@ -394,3 +398,20 @@ def test_variables_and_fixed_identities_never_change(
         assert (source.poll(), source.renew(), source.issuer_replaced()) == (None, None, False)
         assert len(source.revocations()) == 0
         assert "PRIVATE" not in repr(source)
+
+
+def test_a_directory_without_a_ca_gets_none_where_that_is_not_wanted(tmp_path: Path) -> None:
+    mistyped = tmp_path / "typo"
+    source = IdentitySource.directory("node-1", mistyped, key_type=P256, create_ca=False)
+    with pytest.raises(NotFoundError, match="creates no CA: check the name of the directory"):
+        source.load()
+    assert not mistyped.exists()
+
+
+def test_a_source_waits_for_the_process_that_creates_the_ca(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    source = IdentitySource.directory("node-2", tmp_path, key_type=P256, create_ca=False)
+    with ThreadPoolExecutor(1) as threads, store.locked():
+        loading = threads.submit(source.load)
+        create_session(store, CASpec(key_type=P256), NOW)
+    assert loading.result().node_id == "node-2"

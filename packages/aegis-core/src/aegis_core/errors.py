@@ -4,6 +4,7 @@ MeshError
 ├── ConfigError             an option that cannot work; names the option and the remedy
 │   └── NoTLSConfigError    a node without an identity
 ├── AddressInUseError       another process listens there
+├── JoinError               no seed peer answered, and the node must join
 ├── NodeStateError          started twice, or used before the start or after the stop
 ├── PeerNotFoundError       no peer and no node has this id
 └── CallerError             the caller is unknown, refused or denied
@@ -25,6 +26,7 @@ __all__ = [
     "CallerError",
     "CallerRefusedError",
     "ConfigError",
+    "JoinError",
     "MeshError",
     "NoCertificateError",
     "NoPeerInfoError",
@@ -69,6 +71,18 @@ class AddressInUseError(MeshError):
         super().__init__(
             f"cannot listen on {address}: {reason}; choose an address of this machine and a free "
             f"port (0 picks one)"
+        )
+
+
+class JoinError(MeshError):
+    """No seed peer answered a node that was made with `require_join`."""
+
+    def __init__(self, node_id: str, reason: str) -> None:
+        self.node_id = node_id
+        self.reason = reason
+        super().__init__(
+            f"{node_id} has joined no mesh: {reason}; check the addresses in seed_peers, or start "
+            f"without require_join to keep trying"
         )
 
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from aegis_certs import CertificateAuthority, TLSConfig
+from aegis_certs import CertificateAuthority, NotFoundError, TLSConfig
 from aegis_core import (
     AddressInUseError,
     ConfigError,
     FunctionHealthChecker,
     HealthStatus,
+    JoinError,
     NodeStateError,
     TopologyEvent,
 )
 from aegis_core.aio import HealthMonitor, Node
 from aegis_discovery import InvalidAddressError
+from aegis_discovery.aio import connect
 
 MakeIdentity = Callable[[str], TLSConfig]
 Until = Callable[[Callable[[], object]], Awaitable[None]]
@@ -33,6 +36,10 @@ def taken() -> Iterator[str]:
 
 def own_tasks() -> set[str]:
     return {task.get_name() for task in asyncio.all_tasks() if "aegis" in task.get_name()}
+
+
+def files_in(directory: Path) -> list[Path]:
+    return sorted(directory.rglob("*"))
 
 
 async def bounded(work: Awaitable[Any]) -> None:
@@ -190,3 +197,48 @@ async def test_a_claimed_sender_cannot_forge_log_lines(
         await channel.close()
     assert all("\n" not in record.getMessage() for record in caplog.records)
     assert all(len(record.getMessage()) < 300 for record in caplog.records)
+
+
+@pytest.mark.parametrize("has_certificate", [False, True])
+async def test_a_mistyped_directory_makes_no_second_mesh(
+    identity: MakeIdentity, tmp_path: Path, has_certificate: bool
+) -> None:
+    mistyped = tmp_path / "typo"
+    if has_certificate:
+        mistyped.mkdir()
+        (mistyped / "b-cert.pem").write_bytes(identity("b").certificate_chain)
+        (mistyped / "b-key.pem").write_bytes(identity("b").private_key)
+    before = files_in(tmp_path)
+    async with Node("a", address="127.0.0.1:0", tls=identity("a"), grace=0) as a:
+        node = Node("b", address="127.0.0.1:0", cert_dir=mistyped, seed_peers=[a.address])
+        with pytest.raises(NotFoundError):
+            await node.start()
+        with pytest.raises(NotFoundError):
+            await connect(a.address, node_id="b", cert_dir=mistyped)
+    assert files_in(tmp_path) == before
+
+
+async def test_a_node_that_must_join_fails_to_start_without_a_seed_peer(
+    identity: MakeIdentity,
+) -> None:
+    options: dict[str, Any] = {"tls": identity("a"), "require_join": True}
+    with pytest.raises(ConfigError, match="require_join"):
+        Node("a", address="127.0.0.1:0", **options)
+    seeds = ["127.0.0.1:1"]
+    node = Node("a", address="127.0.0.1:0", join_timeout=0.1, seed_peers=seeds, **options)
+    with pytest.raises(JoinError, match=r"127\.0\.0\.1:1"):
+        await node.start()
+    assert own_tasks() == set()
+
+
+async def test_a_node_that_must_join_waits_for_its_seed_peer(identity: MakeIdentity) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    options: dict[str, Any] = {"require_join": True, "join_timeout": 60}
+    node = Node("b", address="127.0.0.1:0", tls=identity("b"), seed_peers=[address], **options)
+    starting = asyncio.create_task(node.start())
+    await asyncio.sleep(0)
+    async with Node("a", address=address, tls=identity("a"), grace=0):
+        await bounded(starting)
+        assert "a" in node.topology.nodes
+        await node.stop(grace=0)

@@ -86,11 +86,20 @@ def load_or_generate_tls(
 
 
 class DirectoryOrigin(Origin):
-    """The identity of one node in a certificate directory."""
+    """The identity of one node in a certificate directory.
 
-    def __init__(self, directory: str | Path, request: IdentityRequest) -> None:
+    Args:
+        directory: The directory.
+        request: What the certificate must contain.
+        create_ca: Whether to create a CA in a directory that has none.
+    """
+
+    def __init__(
+        self, directory: str | Path, request: IdentityRequest, *, create_ca: bool = True
+    ) -> None:
         self._store = Store(directory)
         self._request = request
+        self._create_ca = create_ca
         self.crl_path = self._store.crl_path
 
     def __repr__(self) -> str:
@@ -191,6 +200,10 @@ class DirectoryOrigin(Origin):
                 f"issue it where the CA's key is (`aegis-certs issue {node_id}`), and copy its two "
                 f"files here",
             )
+        if not store.was_locked and not self._has_ca():
+            # A directory with a mistyped name must not be created. In one that was locked, another
+            # process may be about to create the CA.
+            self._check_may_create_ca()
         with store.locked():
             current = self._read(at)
             if current is not None and self._is_good(current, at):
@@ -214,7 +227,8 @@ class DirectoryOrigin(Origin):
 
     def _read_or_create_ca(self, at: datetime) -> CASession:
         store, passphrase = self._store, passphrase_or_default(None)
-        if store.chain(CA_NAME) is None and not store.has_key(CA_NAME):
+        if not self._has_ca():
+            self._check_may_create_ca()
             logger.info("creating a CA in %s", store.directory)
             spec = CASpec(
                 key_type=self._request.key_type or CA_KEY_TYPE,
@@ -225,6 +239,20 @@ class DirectoryOrigin(Origin):
         session = read_session(store, at, passphrase)
         self._check_domain(session)
         return session
+
+    def _has_ca(self) -> bool:
+        return self._store.chain(CA_NAME) is not None or self._store.has_key(CA_NAME)
+
+    def _check_may_create_ca(self) -> None:
+        if not self._create_ca:
+            node_id = self._request.node_id
+            raise NotFoundError(
+                f"CA, and no certificate of {node_id},",
+                self._store.directory,
+                f"a process that joins a mesh creates no CA: check the name of the directory, or "
+                f"issue the certificate where the CA's key is (`aegis-certs issue {node_id}`) and "
+                f"copy ca-cert.pem and its two files here",
+            )
 
     def _check_domain(self, session: CASession) -> None:
         if self._request.trust_domain not in (None, session.trust_domain):

@@ -44,18 +44,24 @@ class IdentitySource:
 
     @classmethod
     def directory(
-        cls, node_id: str, cert_dir: str | Path = "./certs", **options: Unpack[RequestOptions]
+        cls,
+        node_id: str,
+        cert_dir: str | Path = "./certs",
+        *,
+        create_ca: bool = True,
+        **options: Unpack[RequestOptions],
     ) -> Self:
         """The source of a node's identity in a directory.
 
         The arguments are those of `load_or_generate_tls`: `hosts`, `address`, `key_type` and
-        `trust_domain`.
+        `trust_domain`. With `create_ca=False`, a directory without a CA is an error.
 
         Raises:
             InvalidNodeIdError: The node id is invalid.
             InvalidRequestError: A host, the key type or the trust domain is invalid.
         """
-        return cls(DirectoryOrigin(cert_dir, IdentityRequest.parse(node_id, **options)))
+        request = IdentityRequest.parse(node_id, **options)
+        return cls(DirectoryOrigin(cert_dir, request, create_ca=create_ca))
 
     @classmethod
     def of(cls, options: TLSOptions) -> Self:

@@ -131,6 +131,11 @@ class Store:
             before = both
         return pending
 
+    @property
+    def was_locked(self) -> bool:
+        """Whether a process holds the lock, or has held it before."""
+        return files.exists(self.directory / files.LOCK)
+
     @contextmanager
     def locked(self, timeout: float = files.LOCK_SECONDS) -> Iterator[None]:
         """Holds the lock; first makes keys private and finishes installs of dead processes."""

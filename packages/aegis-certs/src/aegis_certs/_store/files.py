@@ -27,7 +27,7 @@ logger = logging.getLogger("aegis_certs")
 
 PRIVATE = 0o600
 PUBLIC = 0o644
-_LOCK = ".lock"
+LOCK = ".lock"
 _TEMPORARY = ".{name}.{nonce}.tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 UNFINISHED = _TEMPORARY.format(name="*", nonce="*")
@@ -51,7 +51,7 @@ def locked(directory: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
     """
     with _reporting(directory):
         _make_directory(directory)
-        lock = FileLock(directory / _LOCK, timeout=timeout, mode=PRIVATE)
+        lock = FileLock(directory / LOCK, timeout=timeout, mode=PRIVATE)
         try:
             lock.acquire(poll_interval=0.02)
         except Timeout as error:

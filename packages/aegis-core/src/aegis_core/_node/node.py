@@ -40,7 +40,8 @@ class Node(NodeView):
         region: The region that the node runs in; callers in the same region and zone prefer it.
         zone: A part of the region.
         registrars: Functions that add the gRPC services to the server.
-        cert_dir: Directory of certificates. An empty one gets a CA and a certificate.
+        cert_dir: Directory of certificates. One that has a CA's key gets a certificate of this
+            node. An empty one gets a CA too, unless the node has seed peers.
         tls_options: Certificate files of your own, in place of `cert_dir`.
         tls: An identity that is loaded already, in place of both.
         seed_peers: `host:port` or `id@host:port` of nodes to join through.
@@ -49,6 +50,7 @@ class Node(NodeView):
         health_interval: Seconds between two runs of the checkers.
         interceptors: gRPC server interceptors.
         join_timeout: Seconds that the start waits for a seed peer at most.
+        require_join: Fail the start if no seed peer has answered within `join_timeout`.
         grace: Seconds that calls in flight have when the node stops.
         max_concurrent_calls: How many calls of your services may run at the same time. Further
             calls are shed at once, with `RESOURCE_EXHAUSTED`. No limit by default.
@@ -136,12 +138,13 @@ class Node(NodeView):
         """Loads the identity, serves, and joins the mesh.
 
         Returns when this node serves and either knows the mesh, or knows that no seed peer
-        answered. In the second case it continues to try.
+        answered. In the second case it continues to try, unless the node has `require_join`.
 
         Raises:
             NodeStateError: If the node was started before.
             AddressInUseError: If the address cannot be bound.
             ConfigError: If an option cannot work.
+            JoinError: If no seed peer answered, and the node has the option `require_join`.
             aegis_certs.CertsError: If the identity cannot be loaded.
             aegis_discovery.errors.PolicyError: If the policy file is not a valid policy.
         """
@@ -282,7 +285,11 @@ class Node(NodeView):
         if options.cert_dir is None:
             raise NoTLSConfigError
         address = options.advertise or options.address
-        return IdentitySource.directory(self.id, options.cert_dir, address=address)
+        # A mistyped directory must not begin a second mesh, with a CA of its own.
+        create_ca = not options.seed_peers
+        return IdentitySource.directory(
+            self.id, options.cert_dir, address=address, create_ca=create_ca
+        )
 
     async def _start_parts(self) -> None:
         source = self._identity_source()

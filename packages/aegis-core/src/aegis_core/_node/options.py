@@ -47,6 +47,7 @@ class NodeOptions:
     health_interval: float = 10.0
     interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
     join_timeout: float = 5.0
+    require_join: bool = False
     grace: float = 5.0
     max_concurrent_calls: int | None = None
     policy: Policy | str | Path | None = None
@@ -64,6 +65,8 @@ class NodeOptions:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for peer in self.seed_peers:
             parse_seed(peer)
+        if self.require_join and not self.seed_peers:
+            raise ConfigError("require_join", "a node without seed_peers cannot join; give one")
 
 
 def expand(

@@ -149,7 +149,7 @@ class RunningNode:
             ("policy", self._follow_policy),
         ):
             self._spawn(_supervise(name, work), name)
-        await self.joiner.wait(options.join_timeout)
+        await self.joiner.wait(options.join_timeout, required=options.require_join)
         self._has_joined = True
 
     def stats(self) -> NodeStats:

@@ -16,7 +16,7 @@ from aegis_core._peers.info import PeerInfo
 from aegis_core._peers.manager import PeerManager
 from aegis_core._peers.session import Session
 from aegis_core._state import NodeState
-from aegis_core.errors import ConfigError, PeerNotFoundError
+from aegis_core.errors import ConfigError, JoinError, PeerNotFoundError
 
 _log = logging.getLogger("aegis.membership")
 
@@ -45,14 +45,24 @@ class Joiner:
             await asyncio.gather(*(self._look_up(seed) for seed in self._seeds))
             await asyncio.sleep(RETRY)
 
-    async def wait(self, timeout: float) -> None:
-        """Waits, at most `timeout` seconds, until a peer sent its topology, or no seed peer can."""
+    async def wait(self, timeout: float, *, required: bool = False) -> None:
+        """Waits, at most `timeout` seconds, until a peer sent its topology, or no seed peer can.
+
+        Args:
+            timeout: Seconds.
+            required: Wait until a peer sent its topology, and fail if none did.
+
+        Raises:
+            JoinError: No peer sent its topology, and it was required.
+        """
         if not self._seeds:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._joined_or_tried()
+                await (self._state.joined.wait() if required else self._joined_or_tried())
         if not self._state.joined.is_set():
+            if required:
+                raise JoinError(self._state.node_id, self._why_not())
             _log.warning(
                 "%s has not joined yet (%s); it keeps trying",
                 self._state.node_id,

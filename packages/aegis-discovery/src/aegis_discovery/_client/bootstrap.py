@@ -27,7 +27,7 @@ def identity_source(
         raise ConnectError(
             "the client has no identity; pass node_id=... (and cert_dir=...) or tls=..."
         )
-    return IdentitySource.directory(node_id, cert_dir)
+    return IdentitySource.directory(node_id, cert_dir, create_ca=False)
 
 
 def parse_seeds(seed_peers: Sequence[str]) -> tuple[SeedPeer, ...]:

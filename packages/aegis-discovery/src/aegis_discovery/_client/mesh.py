@@ -72,7 +72,8 @@ def connect(*seed_peers: str, **options: Unpack[ConnectArguments]) -> Mesh:
             addresses of a host name are tried.
         options: Keyword arguments:
 
-            - `node_id`: The client's identity in `cert_dir`; issued there if the CA key is there.
+            - `node_id`: The client's identity in `cert_dir`; issued there if the CA key is there. A
+              client creates no CA.
             - `cert_dir`: The directory of certificates; `./certs` by default.
             - `tls`: The identity itself, in place of `node_id` and `cert_dir`.
             - `mesh`: The mesh's name; `DEFAULT_MESH` by default.
