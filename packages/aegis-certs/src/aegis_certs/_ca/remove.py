@@ -8,8 +8,8 @@ from pathlib import Path
 
 from aegis_certs._ca import audit_log
 from aegis_certs._ca.audit_log import Action
-from aegis_certs._ca.crl import known_revocations
 from aegis_certs._ca.inventory import Inventory, IssuedCertificate
+from aegis_certs._ca.view import CAView
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now
@@ -54,7 +54,7 @@ def remove_node(
         if not entries and not placed:
             advice = "see `aegis-certs list` for the nodes"
             raise NotFoundError(f"certificate of {node_id}", paths[-1], advice)
-        _check_over(store, node_id, entries, TrustBundle(bundle), now)
+        _check_over(CAView(store, now, TrustBundle(bundle)), node_id, entries)
         if files.exists(store.audit_path):
             facts = {"id": node_id, "serials": [entry.serial for entry in entries]}
             audit_log.record(store.audit_path, Action.REMOVE, now, facts)
@@ -66,35 +66,27 @@ def remove_node(
     return placed
 
 
-def _check_over(
-    store: Store,
-    node_id: str,
-    entries: Sequence[IssuedCertificate],
-    bundle: TrustBundle,
-    at: datetime,
-) -> None:
+def _check_over(view: CAView, node_id: str, entries: Sequence[IssuedCertificate]) -> None:
     """Raises if a certificate of the node can still be used."""
-    trusted = {key_id(ca).hex() for ca in bundle.certificates}
-    revocations = known_revocations(store, bundle, at).all
-    for entry in (*entries, *_unrecorded(store, node_id, entries, bundle)):
-        is_revoked = revocations.has_serial(entry.serial)
-        if at <= entry.not_after and entry.issuer in trusted and not is_revoked:
+    trusted = {key_id(ca).hex() for ca in view.bundle.certificates}
+    for entry in (*entries, *_not_recorded(view, node_id, entries)):
+        if entry.issuer in trusted and view.is_usable(entry):
             raise StillValidError(node_id, entry.not_after)
 
 
-def _unrecorded(
-    store: Store, node_id: str, entries: Sequence[IssuedCertificate], bundle: TrustBundle
+def _not_recorded(
+    view: CAView, node_id: str, entries: Sequence[IssuedCertificate]
 ) -> Iterator[IssuedCertificate]:
     """The certificate in the directory if the inventory does not have it."""
     try:
-        chain = store.chain(node_id)
+        chain = view.store.chain(node_id)
     except CertsError:
         if not entries:
             raise  # it may be anything
         return  # it is damaged, and the inventory says what it was
     if not chain or f"{chain[0].serial_number:x}" in {entry.serial for entry in entries}:
         return
-    if bundle.issuer_of(chain[0], chain[1:]) is None:
+    if view.bundle.issuer_of(chain[0], chain[1:]) is None:
         reason = "this CA did not issue it; move its files away if they are not needed"
         raise UntrustedError(node_id, reason)
     yield IssuedCertificate.of(node_id, chain[0])

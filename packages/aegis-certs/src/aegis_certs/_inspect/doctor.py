@@ -189,7 +189,7 @@ def _ca(store: Store, found: Sequence[Evaluation]) -> _Findings:
 
 def _certificates(store: Store, found: Sequence[Evaluation]) -> _Findings:
     placed = [one for one in found if one.info.path is not None and one.info.id != CA_NAME]
-    inventory = Inventory.load(store)
+    inventory = Inventory.load_readable(store)[0]
     problems: list[tuple[str, CertsError]] = []
     error: CertsError
     for one in placed:
