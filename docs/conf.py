@@ -1,4 +1,4 @@
-"""Configuration of the documentation site; builds without network."""
+"""Configuration of the documentation site; the build needs no network."""
 
 import sys
 from pathlib import Path

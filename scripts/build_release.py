@@ -1,7 +1,7 @@
-"""Builds the wheels, and beside each one a requirements file that pins all it needs by hash.
+"""Builds the wheels, and for each one a requirements file that pins all dependencies by hash.
 
-Other people's projects are called aegis-core and aegis-cli on the public index. With
-`--require-hashes`, an installer takes no file but the ones named here, wherever it looks.
+On the public index, aegis-core and aegis-cli are projects of other people. With
+`--require-hashes`, an installer accepts only the files named here, from any index.
 
     python scripts/build_release.py            into dist/
 """

@@ -1,11 +1,11 @@
-"""Builds every wheel and tries each one alone, at the lowest versions that it declares.
+"""Builds every wheel and tests each one alone, with the lowest versions that it declares.
 
-Each wheel gets a clean environment with its own dependencies and nothing else. There it must
-import, answer at its commands, bring no more than its room allows, import no more than it
-declares, and pass its own tests.
+Each wheel is installed into a clean environment with only its own dependencies. There all its
+modules must import, its commands must print their help, it must contain only its own files, import
+only declared dependencies, and pass its own tests.
 
-Other people's projects are called aegis-core and aegis-cli on the public index. So every wheel
-of ours is pinned to its file by a constraint: a name that is bound to a file has no other source.
+On the public index, aegis-core and aegis-cli are projects of other people. A constraint therefore
+binds the name of each of our wheels to its file, so that no index is asked for it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.requirements import Requirement  # comes with pytest
+from packaging.requirements import Requirement  # pytest depends on it
 from packaging.utils import canonicalize_name
 from run_tests import run_tests
 
 ROOT = Path(__file__).resolve().parent.parent
 PROBE = Path(__file__).with_name("probe_wheel.py")
 
-# What the import of a package must not load: a light import is a promise to its users.
+# Modules that the import of a package must not load, since users rely on a fast import.
 FORBIDDEN = {
     "aegis_certs": ("grpc", "google.protobuf", "click", "rich"),
     "aegis_discovery": ("click", "rich", "aegis_core"),
@@ -40,12 +40,12 @@ FORBIDDEN = {
 
 
 class CommandFailedError(Exception):
-    """A command that had to succeed did not."""
+    """A command failed."""
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """What a built wheel says of itself."""
+    """The metadata of a built wheel."""
 
     path: Path
     name: str
@@ -61,7 +61,7 @@ class Wheel:
 
     @property
     def public_modules(self) -> tuple[str, ...]:
-        """Every module without an underscore before any part of its name."""
+        """All modules whose names have no part that begins with an underscore."""
         names = {
             file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
             for file in self.files
@@ -105,7 +105,7 @@ def run(*command: str | Path, quiet: bool = False) -> str:
     """Runs a command in the repository and returns its output.
 
     Raises:
-        CommandFailedError: If it did not end with 0; what it printed was shown.
+        CommandFailedError: If its exit code is not 0; its output is printed before.
     """
     done = subprocess.run(
         [str(part) for part in command],
@@ -124,7 +124,7 @@ def run(*command: str | Path, quiet: bool = False) -> str:
 
 def build(out: Path) -> list[Wheel]:
     """Builds all packages into `out` (each wheel from its sdist) and reads the wheels."""
-    # Old wheels of another version would be picked up as siblings.
+    # Old wheels of other versions would be used as siblings.
     for old in (*out.glob("aegis_*.whl"), *out.glob("aegis_*.tar.gz")):
         old.unlink()
     run("uv", "build", "--all-packages", "--out-dir", out, quiet=True)
@@ -142,8 +142,8 @@ def third_party(wheel: Wheel, siblings: dict[str, Wheel]) -> set[str]:
     return found
 
 
-def complaints_about_contents(wheel: Wheel) -> Iterator[str]:
-    """Yields what the wheel lacks."""
+def problems_of_contents(wheel: Wheel) -> Iterator[str]:
+    """Yields missing and unexpected files."""
     info = f"{wheel.package}-{wheel.version}.dist-info"
     for file in (f"{wheel.package}/py.typed", f"{info}/licenses/LICENSE"):
         if file not in wheel.files:
@@ -153,7 +153,7 @@ def complaints_about_contents(wheel: Wheel) -> Iterator[str]:
             yield f"{file} has no place in the wheel"
 
 
-def complaints_about_imports(wheel: Wheel, owners: dict[str, list[str]]) -> Iterator[str]:
+def problems_of_imports(wheel: Wheel, owners: dict[str, list[str]]) -> Iterator[str]:
     """Yields imports that are not declared, and declarations that nothing imports.
 
     Args:
@@ -173,8 +173,8 @@ def complaints_about_imports(wheel: Wheel, owners: dict[str, list[str]]) -> Iter
         yield f"{missing} is declared, but nothing imports it"
 
 
-def complaints_about_probe(wheel: Wheel, seen: dict[str, list[str]]) -> Iterator[str]:
-    """Yields what was wrong when the modules were imported."""
+def problems_of_probe(wheel: Wheel, seen: dict[str, list[str]]) -> Iterator[str]:
+    """Yields problems found when the modules were imported."""
     yield from seen["failures"]
     for name in FORBIDDEN[wheel.package]:
         if name in seen["loaded"]:
@@ -184,7 +184,7 @@ def complaints_about_probe(wheel: Wheel, seen: dict[str, list[str]]) -> Iterator
 
 
 def check(wheel: Wheel, siblings: dict[str, Wheel], python: str, scratch: Path) -> list[str]:
-    """Installs the wheel alone, tries it and returns the complaints."""
+    """Installs the wheel alone, tests it and returns the problems found."""
     env = scratch / wheel.name
     interpreter = env / "bin" / "python"
     pins = scratch / "siblings.txt"
@@ -198,28 +198,28 @@ def check(wheel: Wheel, siblings: dict[str, Wheel], python: str, scratch: Path) 
     frozen = run("uv", "pip", "freeze", "--python", interpreter, quiet=True)
     print("  " + ", ".join(line.split(" @ ")[0] for line in frozen.splitlines()))
 
-    # -P: the probe's own folder is not importable, so that only what is installed can be found.
+    # -P excludes the folder of the probe from the path, so that only installed modules are found.
     probe = json.loads(
         run(interpreter, "-P", PROBE, wheel.package, *wheel.public_modules, quiet=True)
     )
     for command in wheel.commands:
         run(env / "bin" / command, "--help", quiet=True)
-    complaints = [
-        *complaints_about_contents(wheel),
-        *complaints_about_probe(wheel, probe),
-        *complaints_about_imports(wheel, probe["owners"]),
+    problems = [
+        *problems_of_contents(wheel),
+        *problems_of_probe(wheel, probe),
+        *problems_of_imports(wheel, probe["owners"]),
     ]
 
     tests = ROOT / "packages" / wheel.name / "tests"
-    if complaints or not tests.is_dir():
-        return complaints
+    if problems or not tests.is_dir():
+        return problems
     lock = scratch / f"{wheel.name}.txt"
     lock.write_text(frozen)
     run(*install, "--constraints", lock, "--group", "test")
     passed = run_tests(
         [
             *(str(interpreter), "-P", "-m", "pytest", "-q", str(tests)),
-            # In virtual time no version of a dependency matters, and it takes long.
+            # Simulations do not depend on the versions of dependencies, and they are slow.
             "--ignore-glob=*/test_simulation*",
         ],
         label=f"{wheel.name} alone: ",
@@ -231,7 +231,7 @@ def main() -> int:
     """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", default="3.11", help="the Python of the environments")
-    parser.add_argument("--only", help="try this one wheel")
+    parser.add_argument("--only", help="test only this wheel")
     options = parser.parse_args()
     siblings = {wheel.name: wheel for wheel in build(ROOT / "dist")}
     failed = False
@@ -241,12 +241,12 @@ def main() -> int:
                 continue
             print(f"{wheel.path.name} alone, on Python {options.python}:", flush=True)
             try:
-                complaints = check(wheel, siblings, options.python, Path(scratch))
+                problems = check(wheel, siblings, options.python, Path(scratch))
             except CommandFailedError as error:
-                complaints = [str(error)]
-            failed = failed or bool(complaints)
-            for complaint in complaints:
-                print(f"  {wheel.name}: {complaint}")
+                problems = [str(error)]
+            failed = failed or bool(problems)
+            for problem in problems:
+                print(f"  {wheel.name}: {problem}")
     return 1 if failed else 0
 
 

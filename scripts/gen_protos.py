@@ -1,4 +1,4 @@
-"""Generates the Python code of every .proto file; `--check` only tells whether it is up to date."""
+"""Generates the Python code of all .proto files; `--check` only checks that it is up to date."""
 
 from __future__ import annotations
 

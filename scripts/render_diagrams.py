@@ -1,7 +1,7 @@
-"""Renders docs/diagrams/*.mmd to SVG; `--check` only tells which SVGs do not fit their sources.
+"""Renders docs/diagrams/*.mmd to SVG; `--check` only lists the SVGs that are out of date.
 
 The SVGs are checked in, so the documentation builds and shows them without network or JavaScript.
-Rendering needs npm (which fetches Mermaid) and Chromium, a check only Python.
+Rendering needs npm (which fetches Mermaid) and Chromium; a check needs only Python.
 """
 
 from __future__ import annotations

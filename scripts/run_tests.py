@@ -1,11 +1,11 @@
-"""Runs pytest, then once more, alone, whatever failed; reports the tests that passed only then.
+"""Runs pytest, then runs failed tests once more, one at a time; reports those that then passed.
 
-Many tests watch real processes, and a busy machine can hold those up. A real fault fails twice. A
-test that passes the second time is flaky: it is printed, and counted in the file that the
-environment variable AEGIS_FLAKY names.
+Many tests use real processes, which a busy machine can delay. A real fault fails twice. A test
+that passes the second time is flaky: it is printed, and added to the file that the environment
+variable AEGIS_FLAKY names.
 
-    python scripts/run_tests.py uv run pytest        run a command of pytest's
-    python scripts/run_tests.py --summary            print what was flaky in all runs
+    python scripts/run_tests.py uv run pytest        run a pytest command
+    python scripts/run_tests.py --summary            print the flaky tests of all runs
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ AGAIN = ("-n", "0", "--last-failed", "--last-failed-no-failures", "none")
 def run_tests(
     command: Sequence[str], *, env: Mapping[str, str] | None = None, label: str = ""
 ) -> bool:
-    """Runs a pytest command, and its failures again; tells whether all passed in the end.
+    """Runs a pytest command and then its failures again; returns whether all passed in the end.
 
     Args:
         command: The command, without a `cache_dir` option.
         env: The environment of the command; None takes that of this process.
-        label: Says in the report which run it was.
+        label: Names the run in the report.
     """
     with tempfile.TemporaryDirectory(prefix="aegis-pytest-") as cache:
         command = [*command, "-o", f"cache_dir={cache}"]

@@ -1,7 +1,7 @@
 """Runs the tests on every other installed Python that the packages support.
 
-Each version has its own environment. The whole suite runs where the time left allows it, else a
-cross-section of it; the output says which it was.
+Each version has its own environment. The whole suite runs if there is enough time left, otherwise
+a part of it; the output says which.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ CROSS_SECTION = [
     "packages/aegis-core/tests/node",
     "packages/aegis-cli/tests/commands",
 ]
-"""What a version is tested with where there is no time for all."""
+"""The tests for a version if there is no time for the whole suite."""
 
 SUPPORTED = ((3, 11), (3, 12), (3, 13), (3, 14))
 
 
 def installed() -> dict[tuple[int, int], str]:
-    """Returns the interpreter of each supported version but the one that runs this."""
+    """Returns the interpreters of all supported versions except the one that runs this script."""
     listing = subprocess.run(
         [UV, "python", "list", "--only-installed", "--output-format", "json"],
         check=True,
@@ -43,10 +43,10 @@ def installed() -> dict[tuple[int, int], str]:
     ).stdout
     found = {
         (entry["version_parts"]["major"], entry["version_parts"]["minor"]): entry["path"]
-        for entry in reversed(json.loads(listing))  # so that the first of a version stays
+        for entry in reversed(json.loads(listing))  # the first one of a version is kept
         if entry["implementation"] == "cpython" and entry["variant"] == "default"
     }
-    # uv sees only those of pyenv's versions that are switched on.
+    # uv sees only the active versions of pyenv.
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     for major, minor in SUPPORTED:
         for path in versions.glob(f"{major}.{minor}.*/bin/python{major}.{minor}"):
@@ -56,7 +56,7 @@ def installed() -> dict[tuple[int, int], str]:
 
 
 def test(version: str, interpreter: str, paths: list[str]) -> bool:
-    """Runs pytest on this Python in an environment of its own; tells whether it passed."""
+    """Runs pytest on this Python in its own environment; returns whether it passed."""
     with tempfile.TemporaryDirectory(prefix="aegis-python-") as scratch:
         environment = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"} | {
             "UV_PROJECT_ENVIRONMENT": scratch + "/venv",
@@ -72,8 +72,12 @@ def test(version: str, interpreter: str, paths: list[str]) -> bool:
 def main() -> int:
     """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--suite-seconds", type=float, default=0, help="what the suite took before")
-    parser.add_argument("--seconds-left", type=float, default=3600, help="what all may take")
+    parser.add_argument(
+        "--suite-seconds", type=float, default=0, help="duration of the whole suite"
+    )
+    parser.add_argument(
+        "--seconds-left", type=float, default=3600, help="the time for all versions"
+    )
     options = parser.parse_args()
     deadline = time.monotonic() + options.seconds_left
     versions = installed()

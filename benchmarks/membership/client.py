@@ -17,8 +17,8 @@ from aegis_discovery.aio import connect
 PAGE = os.sysconf("SC_PAGESIZE")
 
 
-def tell(**facts: Any) -> None:
-    print(json.dumps(facts), flush=True)
+def report(**fields: Any) -> None:
+    print(json.dumps(fields), flush=True)
 
 
 def cpu_seconds() -> float:
@@ -33,16 +33,16 @@ def resident() -> int:
 async def main() -> None:
     options = json.loads(sys.argv[1])
     pems = [options[name].encode() for name in ("chain", "key", "bundle")]
-    orders = asyncio.StreamReader()
+    commands = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     imported = cpu_seconds()
     tls = TLSConfig(options["id"], *pems)
     async with await connect(options["seed"], tls=tls, timeout=60) as mesh:
-        tell(joined=len(mesh.topology.nodes), imported=imported, cpu=cpu_seconds())
+        report(joined=len(mesh.topology.nodes), imported=imported, cpu=cpu_seconds())
         changed = asyncio.Event()
         mesh.topology.subscribe_changed(lambda: loop.call_soon_threadsafe(changed.set))
-        async for line in orders:
+        async for line in commands:
             wanted = int(line.split()[-1])
             # Not by its nodes: a mapping of them, made at each check, would be measured too.
             while mesh.topology.log_position < wanted:
@@ -52,7 +52,7 @@ async def main() -> None:
             held = resident()
             if len(mesh.topology.nodes) != wanted:
                 raise RuntimeError(f"{len(mesh.topology.nodes)} of {wanted} records are held")
-            tell(resident=held)
+            report(resident=held)
 
 
 asyncio.run(main())

@@ -12,8 +12,8 @@ from aegis_certs import CertificateAuthority, TLSConfig
 from aegis_discovery import Topology
 from aegis_discovery.feed import HEARTBEAT, FeedWriter
 from aegis_discovery.proto import mesh_pb2, mesh_pb2_grpc
-from crew import Worker
-from population import Population, Somebody
+from population import Population, SignedNode
+from process_group import Worker
 from table import Measured, Row
 
 FRAMING = 5 + 9 + 22 + 52
@@ -32,17 +32,17 @@ class Server(mesh_pb2_grpc.MeshServicer):
         self.largest = 0
         self._chains: dict[bytes, tuple[bytes, ...]] = {}
 
-    def take(self, people: Iterable[Somebody]) -> None:
+    def take(self, signed_nodes: Iterable[SignedNode]) -> None:
         """Adds nodes to the topology."""
-        people = list(people)
-        self._chains |= {one.record.signer: (one.certificate,) for one in people}
-        self.topology.merge_records([one.record for one in people], version=1)
+        signed_nodes = list(signed_nodes)
+        self._chains |= {one.record.signer: (one.certificate,) for one in signed_nodes}
+        self.topology.merge_records([one.record for one in signed_nodes], version=1)
 
     def writer(self, request: mesh_pb2.WatchRequest) -> FeedWriter:
         """Makes the feed writer of one watcher."""
         return FeedWriter(self.topology, self._chains.get, watcher="client", request=request)
 
-    async def Watch(  # noqa: N802 - the wire's name
+    async def Watch(  # noqa: N802 - the name in the protocol
         self, request: mesh_pb2.WatchRequest, context: object
     ) -> AsyncIterator[mesh_pb2.WatchResponse]:
         writer = self.writer(request)
@@ -85,12 +85,12 @@ def edge(nodes: int) -> Measured:
     """One node of many changes its record: the bytes on one edge of the mesh."""
     with tempfile.TemporaryDirectory() as directory:
         population = Population(CertificateAuthority.create(directory))
-        people = list(population.make(nodes))
+        signed_nodes = list(population.make(nodes))
     server = Server()
-    server.take(people)
+    server.take(signed_nodes)
     writer = server.writer(mesh_pb2.WatchRequest())
     whole = sum(message.ByteSize() for message in writer.messages())
-    server.topology.merge_records([people[0].changed()], version=2)
+    server.topology.merge_records([signed_nodes[0].changed()], version=2)
     sizes = [message.ByteSize() + FRAMING for message in writer.messages()]
     note = f"{len(sizes)} message, {FRAMING} bytes of it framing; the whole topology {whole:,}"
     return Measured((sum(sizes),), note)
@@ -104,11 +104,11 @@ async def join(nodes: int) -> Measured:
         server.take(Population(ca).make(nodes))
         identity, caller = ca.issue_in_memory("server"), ca.issue_in_memory("client")
     async with server.serving(identity) as seed, client(seed, caller) as worker:
-        told = await worker.wait(lambda fact: "joined" in fact)
-    if told["joined"] != nodes:
-        raise RuntimeError(f"the client believes {told['joined']} of {nodes} records")
-    note = f"{told['imported']:.2f} s of it imports; user and system"
-    return Measured((told["cpu"], server.largest / MIB), note)
+        report = await worker.wait(lambda message: "joined" in message)
+    if report["joined"] != nodes:
+        raise RuntimeError(f"the client believes {report['joined']} of {nodes} records")
+    note = f"{report['imported']:.2f} s of it imports; user and system"
+    return Measured((report["cpu"], server.largest / MIB), note)
 
 
 async def memory(nodes: int) -> Measured:
@@ -116,13 +116,13 @@ async def memory(nodes: int) -> Measured:
     with tempfile.TemporaryDirectory() as directory:
         ca = CertificateAuthority.create(directory)
         # All of them first: making them takes so long that the client would change to another feed.
-        people = list(Population(ca).make(nodes))
+        signed_nodes = list(Population(ca).make(nodes))
         identity, caller = ca.issue_in_memory("server"), ca.issue_in_memory("client")
     server = Server()
-    server.take(people[:FEW])
+    server.take(signed_nodes[:FEW])
     async with server.serving(identity) as seed, client(seed, caller) as worker:
         before = await worker.ask("resident", str(FEW))
-        server.take(people[FEW:])
+        server.take(signed_nodes[FEW:])
         after = await worker.ask("resident", str(nodes))
     grown = (after["resident"] - before["resident"]) / (nodes - FEW)
     note = f"resident, from {FEW:,} to {nodes:,} records; all are RSA-2048"

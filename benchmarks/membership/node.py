@@ -14,27 +14,27 @@ from aegis_core import NodeStatus, ServiceInfo, TopologyEvent
 from aegis_core.aio import Node
 
 
-def tell(**facts: Any) -> None:
-    sys.stdout.write(json.dumps(facts) + "\n")
+def report(**fields: Any) -> None:
+    sys.stdout.write(json.dumps(fields) + "\n")
     sys.stdout.flush()
 
 
-def tell_event(event: TopologyEvent) -> None:
+def report_event(event: TopologyEvent) -> None:
     at = time.monotonic()
-    tell(at=at, kind=event.kind, id=event.node.id, name=event.node.name)
+    report(at=at, kind=event.kind, id=event.node.id, name=event.node.name)
 
 
 def rename(node: Node, name: str) -> None:
     own = node.topology.nodes[node.id]
     at = time.monotonic()
     node.topology.update_node(replace(own, name=name))
-    tell(rename=name, at=at)
+    report(rename=name, at=at)
 
 
 def view(node: Node) -> None:
     nodes = node.topology.nodes.values()
     alive = sum(other.status is NodeStatus.ALIVE for other in nodes)
-    tell(view=node.topology.digest.hex(), alive=alive)
+    report(view=node.topology.digest.hex(), alive=alive)
 
 
 async def main() -> None:
@@ -42,13 +42,13 @@ async def main() -> None:
     logging.basicConfig(level=logging.ERROR)
     options = json.loads(sys.argv[1])
     node = Node(**options, address="127.0.0.1:0", services=[ServiceInfo("echo", "v1")])
-    orders = asyncio.StreamReader()
+    commands = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     await node.start()
-    tell(ready=node.address)
-    node.topology.subscribe(tell_event)
-    async for line in orders:
+    report(ready=node.address)
+    node.topology.subscribe(report_event)
+    async for line in commands:
         match line.decode().split():
             case ["rename", name]:
                 rename(node, name)

@@ -41,7 +41,7 @@ class Signing:
 
 
 @dataclass(frozen=True)
-class Somebody:
+class SignedNode:
     """One node: its record, and the certificate that proves it."""
 
     record: Record
@@ -66,12 +66,12 @@ class Population:
         self._roots = ca.bundle.fingerprint
         self._keys = [rsa.generate_private_key(65537, 2048) for _ in range(KEYS)]
 
-    def make(self, count: int) -> Iterator[Somebody]:
+    def make(self, count: int) -> Iterator[SignedNode]:
         """Makes some nodes; takes 4 ms of CPU each, most of it for the CA's signature."""
         with ThreadPoolExecutor(2) as threads:
             yield from threads.map(self._make_one, range(count))
 
-    def _make_one(self, number: int) -> Somebody:
+    def _make_one(self, number: int) -> SignedNode:
         now = datetime.now(UTC)
         node_id = f"orders-{number:05}"
         key = self._keys[number % KEYS]
@@ -97,7 +97,7 @@ class Population:
             updated_at=now,
             trust_bundle=self._roots,
         )
-        return Somebody(signer.sign_record(node_id, int(time.time() * 1000), info), der, signer)
+        return SignedNode(signer.sign_record(node_id, int(time.time() * 1000), info), der, signer)
 
 
 def _ip(number: int) -> IPv4Address:

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 
-from crew import ProcessGroup
+from process_group import ProcessGroup
 from table import Measured, Row
 
 CHANGES = 150
@@ -22,58 +22,60 @@ IDLE = 30.0
 """Seconds over which idle traffic is counted."""
 
 
-async def change(crew: ProcessGroup) -> Measured:
+async def change(group: ProcessGroup) -> Measured:
     """A node changes its record: the time until the last other node knows."""
     taken = []
     for number in range(CHANGES):
         await asyncio.sleep(random.uniform(0.03, 0.1))
-        changed = random.choice(crew.ids)
+        changed = random.choice(group.ids)
         name = f"changed-{number}"
-        since = crew.mark()
-        told = await crew.workers[changed].ask("rename", name)
-        others = [node_id for node_id in crew.ids if node_id != changed]
-        heard_at = await crew.heard_at(others, lambda fact, n=name: fact.get("name") == n, since)
-        taken.append((heard_at - told["at"]) * 1000)
+        since = group.positions()
+        report = await group.workers[changed].ask("rename", name)
+        others = [node_id for node_id in group.ids if node_id != changed]
+        last_report_at = await group.last_report_at(
+            others, lambda message, n=name: message.get("name") == n, since
+        )
+        taken.append((last_report_at - report["at"]) * 1000)
     taken.sort()
     p99 = taken[math.ceil(0.99 * len(taken)) - 1]
     return Measured((statistics.median(taken), p99), f"{CHANGES} changes, slowest {taken[-1]:.0f}")
 
 
-async def kill(crew: ProcessGroup) -> Measured:
+async def kill(group: ProcessGroup) -> Measured:
     """A process is killed: the time until the last other node sees it as failed."""
     taken = []
     for _ in range(KILLS):
-        await crew.settle()
-        killed = random.choice(crew.ids)
-        since = crew.mark()
+        await group.settle()
+        killed = random.choice(group.ids)
+        since = group.positions()
         killed_at = time.monotonic()
-        crew.workers[killed].process.send_signal(signal.SIGKILL)
-        heard_at = await crew.heard_at(
-            [node_id for node_id in crew.ids if node_id != killed],
-            lambda fact, k=killed: (fact.get("kind"), fact.get("id")) == ("failed", k),
+        group.workers[killed].process.send_signal(signal.SIGKILL)
+        last_report_at = await group.last_report_at(
+            [node_id for node_id in group.ids if node_id != killed],
+            lambda message, k=killed: (message.get("kind"), message.get("id")) == ("failed", k),
             since,
         )
-        taken.append(heard_at - killed_at)
-        await crew.workers.pop(killed).kill()
-        await crew.start(killed)
+        taken.append(last_report_at - killed_at)
+        await group.workers.pop(killed).kill()
+        await group.start(killed)
     middle = statistics.median(taken)
     return Measured((max(taken),), f"the slowest of {KILLS}, median {middle:.2f}")
 
 
-async def idle(crew: ProcessGroup) -> Measured:
+async def idle(group: ProcessGroup) -> Measured:
     """Nothing happens: the traffic of an idle node."""
     await asyncio.sleep(QUIET)
-    began, sent = time.monotonic(), crew.namespace.octets_sent()
+    began, sent = time.monotonic(), group.namespace.octets_sent()
     await asyncio.sleep(IDLE)
-    sent = crew.namespace.octets_sent() - sent
-    rate = sent / (time.monotonic() - began) / len(crew.ids)
+    sent = group.namespace.octets_sent() - sent
+    rate = sent / (time.monotonic() - began) / len(group.ids)
     return Measured((rate / 1000,), f"over {IDLE:.0f} s; acknowledgements included")
 
 
-def with_crew(measure: Callable[[ProcessGroup], Awaitable[Measured]]) -> Callable[[int], Measured]:
+def with_group(measure: Callable[[ProcessGroup], Awaitable[Measured]]) -> Callable[[int], Measured]:
     async def run(nodes: int) -> Measured:
-        async with ProcessGroup.of(nodes) as crew:
-            return await measure(crew)
+        async with ProcessGroup.of(nodes) as group:
+            return await measure(group)
 
     return lambda nodes: asyncio.run(run(nodes))
 
@@ -81,14 +83,14 @@ def with_crew(measure: Callable[[ProcessGroup], Awaitable[Measured]]) -> Callabl
 ROWS = (
     Row(
         *("change", "a change is known everywhere, real processes; median / p99"),
-        *((50, 250), "ms", 20, with_crew(change)),
+        *((50, 250), "ms", 20, with_group(change)),
     ),
     Row(
         *("kill", "a SIGKILLed process is known everywhere, real processes"),
-        *((2,), "s", 20, with_crew(kill)),
+        *((2,), "s", 20, with_group(kill)),
     ),
     Row(
         *("idle", "idle traffic sent per node, IP bytes, real processes"),
-        *((1.2,), "kB/s", 100, with_crew(idle)),
+        *((1.2,), "kB/s", 100, with_group(idle)),
     ),
 )

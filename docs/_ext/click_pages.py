@@ -1,6 +1,6 @@
-"""Writes the reference of a click command into a page, so that page and command always agree.
+"""Generates the reference of a click command in a page, so that it matches the command.
 
-A line `<!-- click: module:attribute program -->` becomes a section for each command of it.
+A line `<!-- click: module:attribute program -->` is replaced by one section for each command.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ hypothesis.settings.load_profile("untimed")
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "aegis-certs"
 EC = ("--key-type", "p256")
-# Before click 8.2 an option was needed to keep the two streams apart.
-APART = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
+# Before click 8.2 an option was needed to separate the two streams.
+SEPARATE_STREAMS = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
 BOTH_USAGES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
@@ -79,7 +79,7 @@ def make(
     end: dt.datetime = NOW + HOUR,
     extensions: bool = True,
 ) -> Made:
-    """A certificate with these common names; `extensions=False` omits those that old tools omit."""
+    """Builds a certificate with these common names; old tools use `extensions=False`."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     signer = issuer.key if issuer else key
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in names])
@@ -107,7 +107,7 @@ def make(
 
 
 def make_go_node(node_id: str, issuer: Made, **changes: object) -> Made:
-    """A leaf as a Go node of this mesh creates it."""
+    """Builds a leaf as a Go node of this mesh does."""
     loopback = [x509.IPAddress(ipaddress.ip_address(ip)) for ip in ("127.0.0.1", "::1")]
     shape: dict[str, object] = {
         "issuer": issuer,
@@ -141,7 +141,9 @@ def ca(directory: Path) -> CertificateAuthority:
 def run(directory: Path) -> Callable[..., Result]:
     def run(*arguments: str, **environment: str) -> Result:
         settings = {"AEGIS_CERT_DIR": str(directory), "COLUMNS": None} | environment
-        return CliRunner(env=settings, **APART).invoke(certs, arguments, prog_name="aegis-certs")
+        return CliRunner(env=settings, **SEPARATE_STREAMS).invoke(
+            certs, arguments, prog_name="aegis-certs"
+        )
 
     return run
 
@@ -159,9 +161,9 @@ def acme(run: Callable[..., Result]) -> Callable[..., Result]:
 
 
 class Terminal:
-    """A command on its own terminal, which a test reads until it sees some output.
+    """A command on its own terminal; a test reads until some output appears.
 
-    The terminal drops input that is typed before a hidden prompt has printed its last blank.
+    The terminal drops input that is typed before a hidden prompt was printed completely.
     """
 
     def __init__(self, *arguments: str, **environment: str) -> None:

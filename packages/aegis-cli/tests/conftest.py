@@ -22,7 +22,7 @@ IDENTITIES = ("seed", "orders-1", "orders-2", "ops")
 
 
 class Process:
-    """A started command whose output is read line by line."""
+    """A running command whose output is read line by line."""
 
     def __init__(self, command: list[str], environment: dict[str, str], cwd: Path) -> None:
         self._process = subprocess.Popen(
@@ -64,7 +64,7 @@ class Lines:
         self._reader.start()
 
     def until(self, text: str) -> str:
-        """The next line with this text in it."""
+        """Returns the next line that contains this text."""
         deadline = time.monotonic() + BOUND
         while True:
             try:
@@ -78,7 +78,7 @@ class Lines:
                 return line
 
     def rest(self) -> str:
-        """All remaining lines."""
+        """Returns all remaining lines."""
         lines = iter(lambda: self._lines.get(timeout=BOUND), None)
         return "\n".join(line for line in lines if line is not None)
 
@@ -93,7 +93,7 @@ class Lines:
 
 
 class Command:
-    """Runs `aegis` as a user does, in its own process."""
+    """Runs `aegis` in its own process, as a user does."""
 
     def __init__(self, directory: Path, certs: Path, stack: ExitStack) -> None:
         self.directory = directory
@@ -122,7 +122,7 @@ class Command:
         )
 
     def node(self, node_id: str, *options: str) -> tuple[Process, str]:
-        """Starts a node, and returns it with its address."""
+        """Starts a node; returns its process and its address."""
         process = self.start("node", "run", "--id", node_id, "--json", *options)
         return process, json.loads(process.stdout.until("serving"))["address"]
 
@@ -155,7 +155,7 @@ def quiet_mesh(tmp_path_factory: pytest.TempPathFactory, certs: Path) -> Iterato
 
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], object], str], None]:
-    """Waits until a condition holds."""
+    """Waits until a condition is true."""
 
     def wait(condition: Callable[[], object], what: str) -> None:
         deadline = time.monotonic() + BOUND

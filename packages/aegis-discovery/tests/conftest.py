@@ -1,4 +1,4 @@
-"""Real providers on loopback: gRPC servers with mutual TLS and hand-made handlers."""
+"""Real providers on loopback: gRPC servers with mutual TLS and handlers for tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +29,7 @@ WAIT = 10.0
 
 
 class ManualClock:
-    """A clock that a test moves."""
+    """A clock that moves only when a test sets `now`."""
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self.now = now
@@ -46,7 +45,7 @@ class Provider:
         Echo: Answers the request. Who: Answers the node id.
         Meta: Sends initial and trailing metadata.
         Fail: Fails with the status that the request names; `+` after it sends metadata first.
-        Late: Fails with UNAVAILABLE after 0.3 s; appends the remaining time to `time_left`.
+        Late: Appends the remaining time to `time_left`, uses 0.3 s of it, fails with UNAVAILABLE.
         Load: Answers the node id; while `sheds` is set, fails like an overloaded server.
         Hang: Waits until the call or the provider ends, or `go_on` is set; answers the request.
         Count: Streams `n` messages; then fails on `!`, hangs on `?`; `meta` first sends metadata.
@@ -92,7 +91,7 @@ class Provider:
         assert stopped.wait(WAIT)
 
     def hang(self, context: grpc.ServicerContext) -> None:
-        """Waits until the call is cancelled, or for `go_on`."""
+        """Waits until the call ends or `go_on` is set."""
         over = threading.Event()
         if not context.add_callback(over.set):
             over.set()
@@ -136,8 +135,12 @@ class _Handlers(grpc.GenericRpcHandler):
             return provider.node_id.encode()
 
         def late(_: bytes, context: Any) -> bytes:
-            provider.time_left.append(context.time_remaining())
-            time.sleep(0.3)
+            left = context.time_remaining()
+            provider.time_left.append(left)
+            ended = threading.Event()
+            context.add_callback(ended.set)
+            while context.time_remaining() > left - 0.3 and not ended.wait(0.01):
+                pass
             context.abort(grpc.StatusCode.UNAVAILABLE, "not available")
             return b""
 

@@ -1,4 +1,4 @@
-"""Real nodes for a measurement: a process each, all on a loopback of their own."""
+"""Real nodes for a measurement: one process each, all on a separate loopback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from aegis_certs import CertificateAuthority
 
-Fact = dict[str, Any]
+Message = dict[str, Any]
 
 AT_ONCE = 4
 """Processes that start at the same time; more would only slow each other down."""
@@ -30,16 +30,18 @@ HERE = Path(__file__).parent
 
 
 class Worker:
-    """A process that prints facts, a line each, and takes commands."""
+    """A process that prints messages, one JSON object a line, and takes commands."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
-        self.facts: list[Fact] = []
-        self._told = asyncio.Event()
+        self.messages: list[Message] = []
+        self._arrived = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, script: str, options: Fact, namespace: Namespace | None = None) -> Worker:
+    async def start(
+        cls, script: str, options: Message, namespace: Namespace | None = None
+    ) -> Worker:
         """Starts one of the scripts beside this file."""
         prefix = namespace.prefix if namespace else ()
         return cls(
@@ -50,31 +52,31 @@ class Worker:
             )
         )
 
-    async def wait(self, wanted: Callable[[Fact], object], *, since: int = 0) -> Fact:
-        """Returns the first fact with a key since a position in `facts`.
+    async def wait(self, wanted: Callable[[Message], object], *, since: int = 0) -> Message:
+        """Returns the first message with a key since a position in `messages`.
 
         Raises:
-            TimeoutError: If it is not told.
+            TimeoutError: If none arrives.
         """
         async with asyncio.timeout(PATIENCE):
             while True:
-                for fact in self.facts[since:]:
-                    if wanted(fact):
-                        return fact
-                since = len(self.facts)
-                self._told.clear()
-                await self._told.wait()
+                for message in self.messages[since:]:
+                    if wanted(message):
+                        return message
+                since = len(self.messages)
+                self._arrived.clear()
+                await self._arrived.wait()
 
-    def order(self, *words: str) -> None:
+    def send(self, *words: str) -> None:
         """Sends a command."""
         assert self.process.stdin is not None
         self.process.stdin.write(" ".join(words).encode() + b"\n")
 
-    async def ask(self, *words: str) -> Fact:
+    async def ask(self, *words: str) -> Message:
         """Sends a command whose answer has its first word as the key."""
-        since = len(self.facts)
-        self.order(*words)
-        return await self.wait(lambda fact: words[0] in fact, since=since)
+        since = len(self.messages)
+        self.send(*words)
+        return await self.wait(lambda message: words[0] in message, since=since)
 
     async def end(self) -> None:
         """Closes its input, which makes it end, and waits for that."""
@@ -95,8 +97,8 @@ class Worker:
     async def _read(self) -> None:
         assert self.process.stdout is not None
         async for line in self.process.stdout:
-            self.facts.append(json.loads(line))
-            self._told.set()
+            self.messages.append(json.loads(line))
+            self._arrived.set()
 
 
 class Namespace:
@@ -157,25 +159,25 @@ class ProcessGroup:
         with tempfile.TemporaryDirectory() as directory:
             ca = CertificateAuthority.create(directory)
             async with Namespace.private() as namespace:
-                crew = cls(size, Path(directory), namespace)
-                for node_id in crew.ids:
+                group = cls(size, Path(directory), namespace)
+                for node_id in group.ids:
                     ca.issue(node_id)
                 try:
-                    await crew.start(crew.ids[0])
-                    await asyncio.gather(*map(crew.start, crew.ids[1:]))
-                    await crew.settle()
-                    yield crew
+                    await group.start(group.ids[0])
+                    await asyncio.gather(*map(group.start, group.ids[1:]))
+                    await group.settle()
+                    yield group
                 finally:
-                    await asyncio.gather(*(worker.kill() for worker in crew.workers.values()))
+                    await asyncio.gather(*(worker.kill() for worker in group.workers.values()))
 
     async def start(self, node_id: str) -> None:
         """Starts a node, again if it ran before, and waits until it serves."""
-        seeds = [worker.facts[0]["ready"] for worker in list(self.workers.values())[:2]]
+        seeds = [worker.messages[0]["ready"] for worker in list(self.workers.values())[:2]]
         options = {"id": node_id, "cert_dir": str(self._certs), "seed_peers": seeds}
         async with self._gate:
             worker = await Worker.start("node.py", options, self.namespace)
             self.workers[node_id] = worker
-            await worker.wait(lambda fact: "ready" in fact)
+            await worker.wait(lambda message: "ready" in message)
 
     async def settle(self) -> None:
         """Waits until all nodes agree, and see each other alive."""
@@ -190,15 +192,15 @@ class ProcessGroup:
                 raise TimeoutError(f"no one mesh: {len(digests)} digests, {alive} alive")
             await asyncio.sleep(0.5)
 
-    async def heard_at(
-        self, by: Iterable[str], wanted: Callable[[Fact], object], since: dict[str, int]
+    async def last_report_at(
+        self, by: Iterable[str], wanted: Callable[[Message], object], since: dict[str, int]
     ) -> float:
-        """Returns when the last of these nodes printed such a fact (`time.monotonic`)."""
-        facts = await asyncio.gather(
+        """Returns when the last of these nodes printed such a message (`time.monotonic`)."""
+        messages = await asyncio.gather(
             *(self.workers[node_id].wait(wanted, since=since[node_id]) for node_id in by)
         )
-        return float(max(fact["at"] for fact in facts))
+        return float(max(message["at"] for message in messages))
 
-    def mark(self) -> dict[str, int]:
-        """Returns the position of the next fact."""
-        return {node_id: len(worker.facts) for node_id, worker in self.workers.items()}
+    def positions(self) -> dict[str, int]:
+        """Returns the position of the next message."""
+        return {node_id: len(worker.messages) for node_id, worker in self.workers.items()}
