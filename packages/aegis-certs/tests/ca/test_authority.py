@@ -246,6 +246,33 @@ def test_a_ca_of_a_go_node_can_be_used(
     assert tls.bundle.verify(tls.chain, "server").trust_domain == "aegis.internal"
 
 
+def test_a_go_node_can_read_the_rsa_keys_of_a_ca(tmp_path: Path) -> None:
+    root, issuing = tmp_path / "root", tmp_path / "certs"
+    CertificateAuthority.create(issuing, key_type=KeyType.RSA_2048, root_directory=root)
+    for directory in (root, issuing):
+        pem = (directory / "ca-key.pem").read_bytes()
+        assert pem.startswith(b"-----BEGIN RSA PRIVATE KEY-----\n"), "PKCS#1"
+        assert (directory / "ca-key.pem").stat().st_mode & 0o777 == 0o600
+    assert CertificateAuthority.load(issuing).issue("node-1", key_type=KeyType.P256)
+
+
+def test_a_prepared_and_activated_rsa_ca_key_can_be_read_by_a_go_node(tmp_path: Path) -> None:
+    ca = CertificateAuthority.create(tmp_path / "certs", key_type=KeyType.RSA_2048)
+    ca.prepare_rotation()
+    ca.activate_rotation(confirm=True)
+    for path in ca.directory.glob("ca*-key.pem"):
+        assert path.read_bytes().startswith(b"-----BEGIN RSA PRIVATE KEY-----\n")
+
+
+def test_an_rsa_ca_key_with_a_passphrase_is_encrypted_as_pkcs_8(tmp_path: Path) -> None:
+    ca = CertificateAuthority.create(
+        tmp_path / "certs", key_type=KeyType.RSA_2048, passphrase="secret"
+    )
+    pem = (ca.directory / "ca-key.pem").read_bytes()
+    assert pem.startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+    assert CertificateAuthority.load(ca.directory, passphrase="secret").name == ca.name
+
+
 def test_an_encrypted_ca_key_raises_a_clear_error(ca: CertificateAuthority) -> None:
     path = ca.directory / "ca-key.pem"
     path.write_text(path.read_text().replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY"))

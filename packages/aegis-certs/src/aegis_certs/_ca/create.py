@@ -14,7 +14,7 @@ from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.builder import Issuer, build_ca
 from aegis_certs._ca.inventory import Inventory, IssuedCertificate
 from aegis_certs._store.directory import Store
-from aegis_certs._x509.keys import encode_key, generate_key
+from aegis_certs._x509.keys import encode_ca_key, generate_key
 from aegis_certs._x509.names import (
     CA_KEY_TYPE,
     CA_NAME,
@@ -99,14 +99,14 @@ def create_ca(spec: CASpec, at: datetime) -> KeyPair:
         entry = IssuedCertificate.of(spec.name, certificate)
         inventory.record(spec.root, Action.ISSUE, entry, at)
         crl.write_revocations(spec.root, [issuer], TrustBundle(root.chain), inventory, at)
-    return KeyPair((certificate, *root.chain), key, encode_key(key, spec.passphrase))
+    return KeyPair((certificate, *root.chain), key, encode_ca_key(key, spec.passphrase))
 
 
 def _self_signed(spec: CASpec, name: str, days: float, path_length: int, at: datetime) -> KeyPair:
     span = validity(at, days)
     key = generate_key(parse_key_type(spec.key_type))
     certificate = build_ca(name, key, span, trust_domain=spec.trust_domain, path_length=path_length)
-    return KeyPair((certificate,), key, encode_key(key, spec.passphrase))
+    return KeyPair((certificate,), key, encode_ca_key(key, spec.passphrase))
 
 
 def _load_or_create_root(spec: CASpec, store: Store, at: datetime) -> KeyPair:

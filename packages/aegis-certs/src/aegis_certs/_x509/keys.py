@@ -61,6 +61,16 @@ def encode_key(key: PrivateKey, passphrase: bytes | None = None) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
 
 
+def encode_ca_key(key: PrivateKey, passphrase: bytes | None = None) -> bytes:
+    """The key of a CA as PEM: RSA without a passphrase as PKCS#1, as Go nodes read it.
+
+    All others are PKCS#8. The encryption of PKCS#1 is weak, so it is never used.
+    """
+    if passphrase or not isinstance(key, rsa.RSAPrivateKey):
+        return encode_key(key, passphrase)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+
+
 def check_key(key: object, what: str, source: str | Path | None) -> PrivateKey:
     """Returns the key; raises InvalidPemError if gRPC peers cannot use it for TLS."""
     if isinstance(key, PrivateKey):
