@@ -394,13 +394,17 @@ async def test_calls_reach_the_services_of_a_go_node(
     assert (await say(a.pool.channel("echo", "v1")))[:2] == ["go-1", "a"]
 
 
-async def test_a_go_node_calls_a_python_provider_with_the_ip_as_tls_name(
+async def test_a_go_node_calls_a_python_provider_with_its_id_and_not_its_address_as_tls_name(
     start: Any, start_go: Any, provider: Any, say: Any, ca: Any
 ) -> None:
-    # Without options, the certificate of a node contains the address on which it listens.
+    # Without options, the certificate of a node contains the IP on which it listens.
     a = await start("own-ip", cert_dir=ca.directory, **provider("own-ip"))
     go = await start_go("go-1")
-    async with go.channel(a.address, "127.0.0.1") as channel:
+    async with go.channel(a.address, a.address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await say(channel)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    async with go.channel(a.address, "own-ip") as channel:
         assert (await say(channel))[:2] == ["own-ip", "go-1"]
 
 
