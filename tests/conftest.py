@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ import pytest
 from aegis_certs import TLSConfig
 from aegis_core import ServiceInfo, caller_from_context
 from aegis_core.aio import Node
+from aegis_discovery.proto import aegis_pb2_grpc
 
 StartNode = Callable[..., Awaitable[Node]]
 
@@ -44,6 +46,24 @@ def agree() -> Callable[..., bool]:
         return len(views) == 1 and list(nodes[0].topology.nodes) == ids
 
     return agreed
+
+
+@asynccontextmanager
+async def serving(
+    tls: TLSConfig, servicer: aegis_pb2_grpc.MeshServiceServicer
+) -> AsyncIterator[str]:
+    """Runs a server of the unsigned protocol with any identity; yields its address."""
+    server = grpc.aio.server()
+    aegis_pb2_grpc.add_MeshServiceServicer_to_server(servicer, server)
+    port = server.add_secure_port(
+        "127.0.0.1:0",
+        grpc.ssl_server_credentials([(tls.private_key, tls.certificate_chain)], tls.trust_bundle),
+    )
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
 
 
 class Echo:

@@ -32,6 +32,12 @@ def is_alive_everywhere(node: Any, *nodes: Any) -> bool:
     return all(known) and {k.status for k in known} == {NodeStatus.ALIVE}
 
 
+async def add_peer(until: Any, node: Any, go: Any, *, known_to: list[Any]) -> None:
+    """Adds a Go node as a peer of one node and waits until all these nodes see it alive."""
+    node.add_peer(peer(go))
+    await until(lambda: is_alive_everywhere(go, *known_to))
+
+
 async def wait_for_polls(until: Any, go: Any) -> None:
     """Waits until it was polled twice more, so that one new response was processed."""
     asked = len(go.sync_senders)
@@ -69,8 +75,7 @@ async def test_a_go_node_that_one_node_adds_is_known_to_all_with_its_services(
 ) -> None:
     a, b, c = await mesh()
     go = await start_go("go-1", "echo")
-    b.add_peer(peer(go))
-    await until(lambda: is_alive_everywhere(go, a, b, c))
+    await add_peer(until, b, go, known_to=[a, b, c])
     for node in (a, b, c):
         (found,) = node.topology.get_service_providers("echo", "v1")
         assert (found.id, found.address, found.vouched_by) == ("go-1", go.address, "b")
@@ -82,8 +87,7 @@ async def test_a_known_go_node_learns_all_python_nodes_in_one_sync(
 ) -> None:
     a, b, c = await mesh()
     go = await start_go("go-1", "echo")
-    a.add_peer(peer(go))
-    await until(lambda: is_alive_everywhere(go, a, b, c))
+    await add_peer(until, a, go, known_to=[a, b, c])
     assert await go.sync(c)
     assert sorted(go.nodes) == ["a", "b", "c", "go-1"]
     assert go.providers("py") == ["a"]
@@ -117,8 +121,7 @@ async def test_different_topologies_with_equal_versions_are_merged(
 ) -> None:
     a, go = await start("a"), await start_go("go-1")
     go.version = a.topology.version
-    a.add_peer(peer(go))
-    await until(lambda: is_alive_everywhere(go, a))
+    await add_peer(until, a, go, known_to=[a])
     go.version = a.topology.version
     assert await go.sync(a)
     assert sorted(go.nodes) == ["a", "go-1"]
@@ -131,8 +134,7 @@ async def test_a_go_node_gets_a_higher_version_only_after_a_change(
     start: Any, start_go: Any, until: Any
 ) -> None:
     a, go = await start("a"), await start_go("go-1")
-    a.add_peer(peer(go))
-    await until(lambda: is_alive_everywhere(go, a))
+    await add_peer(until, a, go, known_to=[a])
     assert await go.sync(a)
     await wait_for_polls(until, go)
     assert not await go.sync(a), "its own topology showed that it has all of this"
@@ -144,8 +146,7 @@ async def test_a_go_node_gets_back_what_it_lost_although_its_own_version_was_hig
     start: Any, start_go: Any, until: Any
 ) -> None:
     a, go = await start("a"), await start_go("go-1")
-    a.add_peer(peer(go))
-    await until(lambda: is_alive_everywhere(go, a))
+    await add_peer(until, a, go, known_to=[a])
     assert await go.sync(a)
     for _ in range(2):
         go.drop("a")
@@ -160,8 +161,7 @@ async def test_a_go_node_gets_back_what_it_lost_although_its_own_version_was_hig
 async def test_changes_of_a_go_node_reach_every_node(mesh: Any, start_go: Any, until: Any) -> None:
     a, b, c = await mesh()
     go = await start_go("go-1", "echo")
-    a.add_peer(peer(go))
-    await until(lambda: is_alive_everywhere(go, a, b, c))
+    await add_peer(until, a, go, known_to=[a, b, c])
     go.put("go-1", go.address, "echo", "more")
     go.put("go-2", "127.0.0.1:9", "far")
     for node in (a, b, c):
@@ -193,8 +193,7 @@ async def test_the_failure_and_the_return_of_a_go_node_are_detected(
 ) -> None:
     nodes = await mesh()
     go = await start_go("go-1", "echo")
-    nodes[0].add_peer(peer(go))
-    await until(lambda: is_alive_everywhere(go, *nodes))
+    await add_peer(until, nodes[0], go, known_to=nodes)
     await go.stop()
     for node in nodes:
         await until(lambda n=node: n.topology.nodes["go-1"].status is NodeStatus.FAILED)
@@ -208,8 +207,7 @@ async def test_a_go_node_can_return_at_another_address(
 ) -> None:
     nodes = await mesh()
     go = await start_go("go-1", "echo")
-    nodes[0].add_peer(peer(go))
-    await until(lambda: is_alive_everywhere(go, *nodes))
+    await add_peer(until, nodes[0], go, known_to=nodes)
     await go.stop()
     again = await start_go("go-1", "echo")
     nodes[0].add_peer(peer(again))
@@ -223,8 +221,7 @@ async def test_a_go_node_can_return_elsewhere_with_its_old_address_in_its_list(
 ) -> None:
     nodes = await mesh()
     go = await start_go("go-1", "echo")
-    nodes[0].add_peer(peer(go))
-    await until(lambda: is_alive_everywhere(go, *nodes))
+    await add_peer(until, nodes[0], go, known_to=nodes)
     await go.stop()
     again = await start_go("go-1", "echo")
     # It syncs before anybody knows of its new address, and so adopts the old one.
@@ -285,8 +282,7 @@ async def test_a_failed_go_node_is_still_in_its_own_answer(
     start: Any, start_go: Any, until: Any
 ) -> None:
     a, go = await start("a"), await start_go("go-1", "echo")
-    a.add_peer(peer(go))
-    await until(lambda: is_alive_everywhere(go, a))
+    await add_peer(until, a, go, known_to=[a])
     await go.stop()
     await until(lambda: a.topology.nodes["go-1"].status is NodeStatus.FAILED)
     await go.sync(a)
@@ -299,8 +295,7 @@ async def test_removing_a_stopped_go_node_as_a_peer_removes_it_from_the_topology
     a, go = await start("a"), await start_go("go-1")
     b = await start("b", a)
     # b polls it too, and would continue to vouch for it.
-    a.add_peer(peer(go))
-    await until(lambda: is_alive_everywhere(go, a, b))
+    await add_peer(until, a, go, known_to=[a, b])
     await go.stop()
     a.remove_peer("go-1")
     await until(lambda: "go-1" not in a.topology.nodes and "go-1" not in b.topology.nodes)
@@ -359,8 +354,7 @@ async def test_a_go_node_that_syncs_after_it_was_removed_keeps_itself(
     start: Any, start_go: Any, until: Any
 ) -> None:
     a, go = await start("a"), await start_go("go-1", "echo")
-    a.add_peer(peer(go))
-    await until(lambda: is_alive_everywhere(go, a))
+    await add_peer(until, a, go, known_to=[a])
     a.remove_peer("go-1")
     await until(lambda: "go-1" not in a.topology.nodes)
     assert not await go.sync(a)
@@ -373,8 +367,7 @@ async def test_the_services_of_a_go_node_stay_although_its_own_list_has_lost_it(
 ) -> None:
     a, b, c = await mesh()
     go = await start_go("go-1", "echo")
-    a.add_peer(peer(go))
-    await until(lambda: is_alive_everywhere(go, a, b, c))
+    await add_peer(until, a, go, known_to=[a, b, c])
     go.drop("go-1")
     asked = len(go.sync_senders)
     await until(lambda: len(go.sync_senders) > asked + 6)
@@ -389,8 +382,7 @@ async def test_calls_reach_the_services_of_a_go_node(
 ) -> None:
     (echo,) = provider("go-1")["registrars"]
     a, go = await start("a"), await start_go("go-1", "echo", registrars=[echo])
-    a.add_peer(peer(go))
-    await until(lambda: is_alive_everywhere(go, a))
+    await add_peer(until, a, go, known_to=[a])
     assert (await say(a.pool.channel("echo", "v1")))[:2] == ["go-1", "a"]
 
 

@@ -10,18 +10,19 @@ import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
-from aegis_certs import TLSConfig
 from aegis_core import Node, NodeStatus, PeerInfo, ServiceInfo
 from aegis_discovery import connect
 from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc
 from cryptography import x509
+
+from ..conftest import serving
 
 HIGHEST = 2**63 - 1
 
@@ -92,28 +93,13 @@ class Liar(aegis_pb2_grpc.MeshServiceServicer):
         return aegis_pb2.NodeInfoResponse(id="liar")
 
 
-@asynccontextmanager
-async def lying(tls: TLSConfig) -> AsyncIterator[str]:
-    server = grpc.aio.server()
-    aegis_pb2_grpc.add_MeshServiceServicer_to_server(Liar(), server)
-    port = server.add_secure_port(
-        "127.0.0.1:0",
-        grpc.ssl_server_credentials([(tls.private_key, tls.certificate_chain)], tls.trust_bundle),
-    )
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(None)
-
-
 async def test_an_empty_topology_with_the_highest_version_removes_nothing_and_overflows_nothing(
     start: Any, until: Any, identity: Any
 ) -> None:
     a = await start("a")
     b = await start("b", a)
     await until(lambda: "b" in a.topology.nodes)
-    async with lying(identity("liar")) as address:
+    async with serving(identity("liar"), Liar()) as address:
         a.add_peer(PeerInfo("liar", address))
         for _ in range(10):
             await a.sync_topology("liar")

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,21 @@ class Cluster:
         for node_id in node_ids:
             assert self.nodes[node_id].address
 
-    def start_client(self) -> Process:
-        """Starts a client that calls until its input is closed."""
+    @contextmanager
+    def calling_client(self) -> Iterator[Process]:
+        """Runs a client that calls until the block ends; then checks that no call failed."""
         options = {"node_id": "client", "cert_dir": self._cert_dir, "seeds": self._seeds()}
         log = self._logs / "client.log"
-        return Process("client_process.py", options, log, prefix=self._client_host.prefix)
+        client = Process("client_process.py", options, log, prefix=self._client_host.prefix)
+        try:
+            client.wait(lambda message: message.get("calls"))
+            yield client
+            client.close_input()
+            outcome = client.wait(lambda message: "answered" in message)
+        finally:
+            client.kill()
+        assert outcome["failures"] == []
+        assert set(outcome["answered"]) == set(self.hosts)
 
     def reset(self) -> None:
         """Restores all links; restarts all nodes unless they are an undisturbed mesh."""

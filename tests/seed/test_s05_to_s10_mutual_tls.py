@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +15,8 @@ from aegis_discovery import ConnectError
 from aegis_discovery import aio as discovery_aio
 from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc
+
+from ..conftest import serving
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=30)
 
@@ -31,22 +32,6 @@ def old_ca(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
     """A CA that is old enough to have issued certificates that have expired."""
     directory = tmp_path_factory.mktemp("old-ca")
     return CertificateAuthority.create(directory, key_type=KeyType.P256, at=LONG_AGO)
-
-
-@asynccontextmanager
-async def serving(tls: TLSConfig) -> AsyncIterator[str]:
-    """Runs a server with any identity, also one that a node would refuse to use."""
-    server = grpc.aio.server()
-    aegis_pb2_grpc.add_MeshServiceServicer_to_server(aegis_pb2_grpc.MeshServiceServicer(), server)
-    port = server.add_secure_port(
-        "127.0.0.1:0",
-        grpc.ssl_server_credentials([(tls.private_key, tls.certificate_chain)], tls.trust_bundle),
-    )
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(None)
 
 
 async def ping(channel: grpc.aio.Channel) -> str:
@@ -109,7 +94,9 @@ async def test_s07_a_server_of_another_ca_is_not_called(
     start: Any, other_ca: CertificateAuthority
 ) -> None:
     a = await start("a")
-    async with serving(other_ca.issue_in_memory("b")) as address:
+    async with serving(
+        other_ca.issue_in_memory("b"), aegis_pb2_grpc.MeshServiceServicer()
+    ) as address:
         a.add_peer(PeerInfo("b", address))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await a.ping_peer("b")
@@ -132,7 +119,9 @@ async def test_s08_a_server_whose_certificate_has_expired_is_not_called(
     start: Any, old_ca: CertificateAuthority
 ) -> None:
     a = await start("a", tls=old_ca.issue_in_memory("a"))
-    async with serving(old_ca.issue_in_memory("b", days=1, at=LONG_AGO)) as address:
+    async with serving(
+        old_ca.issue_in_memory("b", days=1, at=LONG_AGO), aegis_pb2_grpc.MeshServiceServicer()
+    ) as address:
         a.add_peer(PeerInfo("b", address))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await a.ping_peer("b")

@@ -11,26 +11,18 @@ from typing import Any
 import grpc
 import pytest
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig
-from aegis_core import ServiceInfo, caller_from_context
+from aegis_core import ServiceInfo
 from aegis_core.aio import Node
 from cryptography import x509
+
+from .conftest import ticks, who
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 
 
-async def serial(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-    return str(caller_from_context(context).certificate.serial_number).encode()
-
-
-async def ticks(request: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
-    while True:
-        yield b"tick"
-        await asyncio.sleep(0.02)
-
-
 def register(server: grpc.aio.Server) -> None:
     handlers = {
-        "Serial": grpc.unary_unary_rpc_method_handler(serial),
+        "Serial": grpc.unary_unary_rpc_method_handler(who),
         "Ticks": grpc.unary_stream_rpc_method_handler(ticks),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Who", handlers),))

@@ -12,26 +12,18 @@ from typing import Any, Self
 import grpc
 import pytest
 from aegis_certs import CertificateAuthority, KeyType
-from aegis_core import ServiceInfo, caller_from_context
+from aegis_core import ServiceInfo
 from aegis_core._access.authorization import CallerVerifier
 from aegis_core._access.caller import Caller
 from aegis_core.aio import Node
 from aegis_discovery import aio as discovery_aio
 
+from .conftest import ticks, who
+
 pytestmark = pytest.mark.usefixtures("poll_often")
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 StartNode = Callable[..., Awaitable[Node]]
 DAY = 86400
-
-
-async def who(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-    return str(caller_from_context(context).certificate.serial_number).encode()
-
-
-async def ticks(request: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
-    while True:
-        yield b"tick"
-        await asyncio.sleep(0.02)
 
 
 async def flood(request: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:

@@ -23,21 +23,13 @@ from aegis_core.aio import Node
 from aegis_discovery.aio.transport import open_channel
 from cryptography import x509
 
+from .conftest import ticks, who
+
 pytestmark = pytest.mark.usefixtures("poll_often")
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 REFUSED = grpc.StatusCode.UNAUTHENTICATED
 SHORT = 5 / 86400
 """Days."""
-
-
-async def who(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-    return str(caller_from_context(context).certificate.serial_number).encode()
-
-
-async def ticks(request: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
-    while True:
-        yield b"tick"
-        await asyncio.sleep(0.02)
 
 
 async def hang(request: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:

@@ -20,7 +20,7 @@ import aegis_discovery as discovery
 import grpc
 import pytest
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig, TLSOptions
-from aegis_core import ServiceInfo, caller_from_context
+from aegis_core import ServiceInfo
 from aegis_core.aio import Node
 from aegis_discovery import aio as discovery_aio
 from aegis_discovery.aio.transport import open_channel
@@ -33,21 +33,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from .conftest import ticks, who
+
 pytestmark = pytest.mark.usefixtures("poll_often")
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 REFUSED = grpc.StatusCode.UNAUTHENTICATED
 DAY = timedelta(days=1)
 P256 = KeyType.P256
-
-
-async def who(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-    return str(caller_from_context(context).certificate.serial_number).encode()
-
-
-async def ticks(request: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
-    while True:
-        yield b"tick"
-        await asyncio.sleep(0.02)
 
 
 def register(server: grpc.aio.Server) -> None:

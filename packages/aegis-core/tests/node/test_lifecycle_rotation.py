@@ -16,19 +16,17 @@ import aegis_discovery
 import grpc
 import pytest
 from aegis_certs import CertificateAuthority, KeyType
-from aegis_core import ServiceInfo, caller_from_context
+from aegis_core import ServiceInfo
 from aegis_core import aio as core_aio
 from aegis_discovery import aio as discovery_aio
 from cryptography import x509
+
+from .conftest import who
 
 pytestmark = pytest.mark.usefixtures("poll_often")
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 PACE = 0.005
 """Seconds between two messages of a stream."""
-
-
-async def who(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-    return str(caller_from_context(context).certificate.serial_number).encode()
 
 
 async def ticks(request: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:

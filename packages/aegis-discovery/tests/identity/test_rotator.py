@@ -22,23 +22,17 @@ from aegis_certs import (
 from aegis_discovery.aio.identity import run_rotator
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityRotator
 
+from ..conftest import ManualClock
+
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 
 CHANGED, REFUSED = IdentityEventKind.CHANGED, IdentityEventKind.REFUSED
 FAILED, REVOCATIONS = IdentityEventKind.RENEWAL_FAILED, IdentityEventKind.REVOCATIONS
 
 
-class ManualClock:
-    def __init__(self) -> None:
-        self.now = time.time()
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> ManualClock:
-    return ManualClock()
+    return ManualClock(time.time())
 
 
 @pytest.fixture

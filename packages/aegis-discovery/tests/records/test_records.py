@@ -33,32 +33,13 @@ from aegis_discovery.records._signer import LeafKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ..conftest import ManualClock
-from .conftest import chain_of
+from .conftest import MESH, chain_of
 
-MESH = "test"
 MINUTE = 60.0
 
 
 def wire(record: Record) -> Signed:
     return Signed(record.body, record.signature, record.signer)
-
-
-@pytest.fixture(scope="module")
-def owner(ca: CertificateAuthority) -> TLSConfig:
-    return ca.issue_in_memory("a")
-
-
-@pytest.fixture
-def signer(owner: TLSConfig, clock: ManualClock) -> RecordSigner:
-    return RecordSigner.of(owner, mesh=MESH, clock=clock)
-
-
-@pytest.fixture
-def verifier(ca: CertificateAuthority, owner: TLSConfig, clock: ManualClock) -> RecordVerifier:
-    """A verifier that holds the certificate of `a`."""
-    verifier = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=clock)
-    verifier.add_chain(chain_of(owner))
-    return verifier
 
 
 @pytest.fixture

@@ -28,27 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ..conftest import ManualClock
-from .conftest import chain_of
-
-MESH = "test"
-
-
-@pytest.fixture(scope="module")
-def accuser(ca: CertificateAuthority) -> TLSConfig:
-    return ca.issue_in_memory("a")
-
-
-@pytest.fixture
-def signer(accuser: TLSConfig, clock: ManualClock) -> RecordSigner:
-    return RecordSigner.of(accuser, mesh=MESH, clock=clock)
-
-
-@pytest.fixture
-def verifier(ca: CertificateAuthority, accuser: TLSConfig, clock: ManualClock) -> RecordVerifier:
-    """A verifier that holds the certificate of `a`."""
-    verifier = RecordVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=clock)
-    verifier.add_chain(chain_of(accuser))
-    return verifier
+from .conftest import MESH, chain_of
 
 
 @pytest.fixture
@@ -61,21 +41,21 @@ Sign = Callable[..., Signed]
 
 
 @pytest.fixture
-def sign(accuser: TLSConfig, clock: ManualClock) -> Sign:
+def sign(owner: TLSConfig, clock: ManualClock) -> Sign:
     """Signs, with the key of `a`, what no honest accuser signs."""
 
     def signed(
         *,
         context: str = VERDICT_CONTEXT,
         mesh: str = MESH,
-        trust_domain: str = accuser.trust_domain or "",
+        trust_domain: str = owner.trust_domain or "",
         **changes: object,
     ) -> Signed:
         now = round(clock() * 1000)
         honest = Verdict("a", "life", now, now + 1000, "b", "life", now, Opinion.FAILED)
         verdict = replace(honest, **changes)  # type: ignore[arg-type]  # one name per field
         body = encode_verdict(verdict, context=context, mesh=mesh, trust_domain=trust_domain)
-        key = LeafKey(accuser)
+        key = LeafKey(owner)
         return Signed(body, key.sign(body), key.fingerprint)
 
     return signed
