@@ -197,14 +197,13 @@ class Slow:
 
 
 async def test_callers_that_give_up_on_sync_handlers_do_not_disturb_others(
-    own_ca: CertificateAuthority, until: Until, monkeypatch: pytest.MonkeyPatch
+    own_ca: CertificateAuthority, until: Until
 ) -> None:
     # gRPC crashes the process when a thread asks for the connection of a call that has ended.
-    monkeypatch.setattr("aegis_core._server.server.HANDLER_THREADS", 1)
     slow = Slow()
     tls = own_ca.issue_in_memory("node")
     async with Node(
-        "node", address="127.0.0.1:0", grace=0, tls=tls, registrars=[slow.register]
+        "node", address="127.0.0.1:0", grace=0, tls=tls, registrars=[slow.register], max_workers=1
     ) as node:
         channel = open_channel(own_ca.issue_in_memory("caller"), "node", node.address)
         method = channel.unary_unary("/t/Slow")

@@ -130,12 +130,10 @@ def handlers() -> Iterator[Handlers]:
 
 
 @pytest.fixture
-async def node(
-    handlers: Handlers, identity: MakeIdentity, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Node]:
-    monkeypatch.setattr("aegis_core._server.server.HANDLER_THREADS", THREADS)
+async def node(handlers: Handlers, identity: MakeIdentity) -> AsyncIterator[Node]:
     tls = identity("node")
     options: dict[str, Any] = {"tls": tls, "registrars": [handlers.register], "grace": 0}
+    options["max_workers"] = THREADS
     async with Node("node", address="127.0.0.1:0", **options) as running:
         yield running
 

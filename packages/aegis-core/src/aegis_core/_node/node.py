@@ -54,6 +54,16 @@ class Node(NodeView):
         grace: Seconds that calls in flight have when the node stops.
         max_concurrent_calls: How many calls of your services may run at the same time. Further
             calls are shed at once, with `RESOURCE_EXHAUSTED`. No limit by default.
+        max_workers: The largest number of threads of handlers that are not coroutines; further
+            calls wait for a thread. 32 by default.
+        max_receive_message_length: Bytes of the largest request that the server accepts, of any
+            service; -1 for no limit. 4 MiB by default. A caller that gets larger answers needs the
+            channel option `grpc.max_receive_message_length` in its `PoolOptions`.
+        keepalive_time_ms: Milliseconds without traffic after which the server sends a ping, to
+            notice connections whose other end is gone.
+        keepalive_timeout_ms: Milliseconds that the answer to such a ping may take; then the
+            connection is closed, and its calls end.
+        options: Further channel arguments of gRPC for the server, which override the defaults.
         policy: Which callers may call what, and which nodes may provide what: a `Policy`, or the
             path of a TOML file, which is read again when it changes. Without a policy, every
             member of the mesh may call and provide everything.

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import grpc
 from aegis_certs import TLSConfig, TLSOptions, validate_node_id
@@ -21,6 +21,9 @@ from aegis_core._server.server import Registrar
 from aegis_core.errors import ConfigError
 
 P = ParamSpec("P")
+LARGEST_OWN_MESSAGE = 2 * 1024 * 1024
+"""Bytes of the largest message of the mesh protocol, the topology of an unsigned peer."""
+
 OptionsT = TypeVar("OptionsT")
 SelfT = TypeVar("SelfT")
 
@@ -50,6 +53,11 @@ class NodeOptions:
     require_join: bool = False
     grace: float = 5.0
     max_concurrent_calls: int | None = None
+    max_workers: int = 32
+    max_receive_message_length: int = 4 * 1024 * 1024
+    keepalive_time_ms: int = 60_000
+    keepalive_timeout_ms: int = 20_000
+    options: Sequence[tuple[str, Any]] = ()
     policy: Policy | str | Path | None = None
     pool_options: PoolOptions | None = None
 
@@ -58,15 +66,48 @@ class NodeOptions:
         if limit is not None and limit < 1:
             reason = f"{limit} would refuse every call; give 1 or more, or None"
             raise ConfigError("max_concurrent_calls", reason)
+        if self.max_workers < 1:
+            reason = f"{self.max_workers} threads can run no blocking handler; give 1 or more"
+            raise ConfigError("max_workers", reason)
+        if 0 <= self.max_receive_message_length < LARGEST_OWN_MESSAGE:
+            reason = (
+                f"the mesh's own messages may have {LARGEST_OWN_MESSAGE} bytes; give that or more"
+            )
+            raise ConfigError("max_receive_message_length", reason)
         # Wrong addresses are reported before anything is started.
         published_address(self.address, self.advertise, bound_address(self.address)[1])
         validate_node_id(self.id)
-        for name in ("services", "registrars", "seed_peers", "health_checkers", "interceptors"):
+        for name in (
+            "services",
+            "registrars",
+            "seed_peers",
+            "health_checkers",
+            "interceptors",
+            "options",
+        ):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for peer in self.seed_peers:
             parse_seed(peer)
         if self.require_join and not self.seed_peers:
             raise ConfigError("require_join", "a node without seed_peers cannot join; give one")
+
+    @property
+    def server_options(self) -> tuple[tuple[str, Any], ...]:
+        """The channel arguments of the server. Of two with one name, gRPC takes the first."""
+        return (
+            *self.options,
+            ("grpc.max_receive_message_length", self.max_receive_message_length),
+            ("grpc.keepalive_time_ms", self.keepalive_time_ms),
+            ("grpc.keepalive_timeout_ms", self.keepalive_timeout_ms),
+            # Without it, gRPC 1.85 waits a minute for the answer, whatever the line above says.
+            ("grpc.http2.ping_timeout_ms", self.keepalive_timeout_ms),
+            # A connection or stream on which nothing is sent may be half open too.
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+            # Callers may use keepalive themselves; by default gRPC disconnects those whose pings
+            # are less than five minutes apart.
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        )
 
 
 def expand(

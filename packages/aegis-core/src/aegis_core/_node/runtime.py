@@ -94,6 +94,8 @@ class RunningNode:
             registrars=options.registrars,
             interceptors=options.interceptors,
             max_concurrent_calls=options.max_concurrent_calls,
+            max_workers=options.max_workers,
+            options=options.server_options,
         )
         self.may_provide = ProviderAuthorizer(None, tls.trust_domain)
         self.runner = SessionRunner(self.state)

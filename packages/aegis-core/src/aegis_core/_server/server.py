@@ -44,9 +44,6 @@ DRAIN_SILENCE = 0.2
 CLOSE_GRACE = 0.5
 """Seconds that gRPC's own stop gives to late calls of the mesh protocol, and to ending feeds."""
 
-HANDLER_THREADS = 16
-"""Threads that run handlers that are not coroutines."""
-
 OWN_SERVICES = (*sorted(OPEN_SERVICES), reflection.SERVICE_NAME)
 """The services that every node serves besides the user's."""
 
@@ -63,6 +60,8 @@ class MeshServer:
         interceptors: gRPC server interceptors around all services.
         max_concurrent_calls: How many calls of the user's services may run at the same time; None
             for no limit.
+        max_workers: The largest number of threads of handlers that are not coroutines.
+        options: gRPC channel arguments, which override ours.
     """
 
     def __init__(
@@ -75,12 +74,14 @@ class MeshServer:
         registrars: Sequence[Registrar] = (),
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         max_concurrent_calls: int | None = None,
+        max_workers: int,
+        options: Sequence[tuple[str, Any]] = (),
     ) -> None:
         self._host, self._port = bound_address(address)
         self._topology = local_node.topology
         self._authorizer = CallAuthorizer(local_node.caller_verifier, self._type_of)
         self._admission = AdmissionControl[asyncio.Task[Any]](max_concurrent_calls)
-        self._threads = HandlerThreads(HANDLER_THREADS)
+        self._threads = HandlerThreads(max_workers)
         self._interceptor = CallerInterceptor(
             self._authorizer,
             self._admission,
@@ -93,7 +94,7 @@ class MeshServer:
         self._server = grpc.aio.server(
             interceptors=(self._interceptor, *interceptors),
             # With it, a second process on the same port would get every other connection.
-            options=(("grpc.so_reuseport", 0), ("grpc.http2.bdp_probe", 0)),
+            options=(*options, ("grpc.so_reuseport", 0), ("grpc.http2.bdp_probe", 0)),
         )
         recorder: Any = _ServiceRecorder(self._server)
         for registrar in registrars:

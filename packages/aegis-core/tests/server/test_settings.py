@@ -1,0 +1,151 @@
+"""The settings of the server do what gRPC means by their names."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Self
+
+import grpc
+import pytest
+from aegis_certs import TLSConfig
+from aegis_core import ConfigError, PoolOptions, ServiceInfo
+from aegis_core.aio import Node
+from aegis_discovery.aio import connect
+from aegis_discovery.aio.transport import open_channel
+
+MakeIdentity = Callable[[str], TLSConfig]
+Until = Callable[[Callable[[], object]], Awaitable[None]]
+WAIT = 15.0
+LARGE = b"x" * (6 * 1024 * 1024)
+RECEIVE = "grpc.max_receive_message_length"
+
+
+class Handlers:
+    def __init__(self) -> None:
+        self.running = 0
+        self.go_on = threading.Event()
+        self.ended = asyncio.Event()
+
+    async def echo(self, request: bytes, context: Any) -> bytes:
+        return request
+
+    def wait(self, request: bytes, context: Any) -> bytes:
+        self.running += 1
+        assert self.go_on.wait(WAIT)
+        return b""
+
+    async def stream(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        try:
+            yield b"first"
+            await asyncio.Event().wait()
+        finally:
+            self.ended.set()
+
+    def register(self, server: Any) -> None:
+        handlers = {
+            "Echo": grpc.unary_unary_rpc_method_handler(self.echo),
+            "Wait": grpc.unary_unary_rpc_method_handler(self.wait),
+            "Stream": grpc.unary_stream_rpc_method_handler(self.stream),
+        }
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t", handlers)])
+
+
+def provider(identity: MakeIdentity, handlers: Handlers, **options: Any) -> Node:
+    services = [ServiceInfo("t", "v1")]
+    register = [handlers.register]
+    tls = identity("a")
+    return Node(
+        "a", address="127.0.0.1:0", tls=tls, services=services, registrars=register, **options
+    )
+
+
+async def test_a_large_message_is_served_where_the_options_allow_it(
+    identity: MakeIdentity,
+) -> None:
+    pool_options = PoolOptions(options=[(RECEIVE, 2 * len(LARGE))])
+    options: dict[str, Any] = {"tls": identity("client"), "pool_options": pool_options}
+    small = provider(identity, Handlers(), grace=0)
+    async with small, await connect(small.address, **options) as mesh:
+        echo = mesh.pool.channel("t", "v1").unary_unary("/t/Echo")
+        with pytest.raises(grpc.aio.AioRpcError, match="larger than max"):
+            await echo(LARGE, timeout=WAIT)
+    large = provider(identity, Handlers(), max_receive_message_length=2 * len(LARGE), grace=0)
+    async with large, await connect(large.address, **options) as mesh:
+        echo = mesh.pool.channel("t", "v1").unary_unary("/t/Echo")
+        assert await echo(LARGE, timeout=WAIT) == LARGE
+
+
+async def test_there_are_as_many_threads_as_the_option_says(
+    identity: MakeIdentity, until: Until
+) -> None:
+    handlers = Handlers()
+    async with (
+        provider(identity, handlers, max_workers=40, grace=0) as node,
+        open_channel(identity("client"), "a", node.address) as channel,
+    ):
+        calls = [channel.unary_unary("/t/Wait")(b"", timeout=WAIT) for _ in range(40)]
+        await until(lambda: handlers.running == 40)
+        handlers.go_on.set()
+        assert await asyncio.gather(*calls) == [b""] * 40
+
+
+class Relay:
+    """Forwards one address to another until it freezes: then nothing arrives, and nothing ends."""
+
+    def __init__(self, address: str) -> None:
+        self._host, _, self._port = address.partition(":")
+        self._thawed = asyncio.Event()
+        self._thawed.set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def freeze(self) -> None:
+        self._thawed.clear()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        other_reader, other_writer = await asyncio.open_connection(self._host, int(self._port))
+        for source, sink in ((reader, other_writer), (other_reader, writer)):
+            self._tasks.append(asyncio.create_task(self._forward(source, sink)))
+
+    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.closing(sink):
+            while data := await source.read(65536):
+                await self._thawed.wait()
+                sink.write(data)
+
+
+async def test_a_caller_that_vanished_holds_no_stream(identity: MakeIdentity, until: Until) -> None:
+    handlers = Handlers()
+    options = {"keepalive_time_ms": 1000, "keepalive_timeout_ms": 500, "grace": 0}
+    async with (
+        provider(identity, handlers, **options) as node,
+        Relay(node.address) as relay,
+        open_channel(identity("client"), "a", relay.address) as channel,
+    ):
+        call: Any = channel.unary_stream("/t/Stream")(b"")
+        assert await call.read() == b"first"
+        relay.freeze()
+        await until(handlers.ended.is_set)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_workers", 0), ("max_receive_message_length", 1024)]
+)
+def test_a_setting_that_cannot_work_is_refused(
+    identity: MakeIdentity, name: str, value: int
+) -> None:
+    with pytest.raises(ConfigError, match=name):
+        Node("a", address="127.0.0.1:0", tls=identity("a"), **{name: value})
