@@ -1,5 +1,6 @@
 """All four packages have the same shape, and sources that are easy to find and to read."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -51,6 +52,30 @@ def test_readme_starts_with_the_name_of_the_package(package):
     readme = (package / "README.md").read_text()
     assert readme.startswith(f"# {package.name}\n")
     assert len(readme.split()) > 50
+
+
+def test_readme_links_to_nothing_that_the_package_does_not_carry(package):
+    # An index shows it outside of the repository, where a relative link leads nowhere.
+    links = re.findall(r"\]\(([^)]+)\)", (package / "README.md").read_text())
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+
+
+def test_readme_installs_as_the_install_page_does(package):
+    assert_on_the_install_page(package / "README.md", package.name)
+
+
+def test_readme_of_the_repository_installs_as_the_install_page_does():
+    assert_on_the_install_page(ROOT / "README.md", "aegis-cli")
+
+
+def assert_on_the_install_page(readme, package):
+    """The commands that install are those of the page, which the long tests run."""
+    commands = re.findall(r"^\$ (.+)$", readme.read_text(), re.MULTILINE)
+    installs = [command for command in commands if re.search(r"wheels|venv|1!", command)]
+    assert installs
+    page = (ROOT / "docs" / "learn" / "install.md").read_text().replace("--quiet ", "")
+    for command in installs:
+        assert f"$ {command.replace(package, 'aegis-cli')}\n" in page
 
 
 def test_changelog_has_a_section_for_this_version_or_for_unreleased_changes(package):

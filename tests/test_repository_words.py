@@ -12,6 +12,11 @@ FORBIDDEN = {
         r"\b(?:py[p]i\.(?:org|python)|python[h]osted\.|registry\.[n]pmjs|crates\.[i]o"
         r"|proxy\.[g]olang|deb\.[d]ebian)"
     ),
+    # Without the epoch of our versions, an installer may take another project of this name.
+    "an install of one of our names without its epoch": (
+        r"\b(?:pip3?|pipx|uv(?: pip| tool)?|poetry|pdm) (?:install|add|download)\b"
+        r"(?:\\\n|[^\n`])*?(?<![\w/-])[a]egis-(?:certs|discovery|core|cli)\b(?!\s*[>=]=\s*1!)"
+    ),
 }
 
 

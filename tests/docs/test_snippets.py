@@ -49,7 +49,7 @@ def marked_pages():
     for page in PAGES:
         text = page.read_text()
         if MARK.search(text):
-            marks = [pytest.mark.soak] if SOAK.search(text) else []
+            marks = [pytest.mark.soak, pytest.mark.timeout(600)] if SOAK.search(text) else []
             yield pytest.param(page, marks=marks, id=str(page.relative_to(ROOT)))
 
 
@@ -77,8 +77,7 @@ def commands(text):
     """Yields the commands of a console block, each with the lines that it must print."""
     for part in re.split(r"^\$ ", text.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
         command, *output = part.splitlines()
-        # Readers need `uv run`; in the tests the environment is already active.
-        yield re.sub(r"\buv run (?=aegis|python)", "", command), [o for o in output if o.strip()]
+        yield command, [o for o in output if o.strip()]
 
 
 def missing(expected, output):
@@ -161,20 +160,39 @@ def background(command, expected, directory, environment):
 @pytest.mark.parametrize("page", list(marked_pages()))
 def test_the_commands_of_a_page_work_as_written(page, tmp_path, environment):
     (tmp_path / "aegis").symlink_to(ROOT)  # the reader's clone, in the home directory
-    text = page.read_text()
+    # Readers need `uv run`; in the tests the environment is already active.
+    follow(re.sub(r"\buv run (?=aegis|python)", "", page.read_text()), tmp_path, environment)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.soak  # it builds the wheels and installs from the real index
+def test_newcomer_gets_from_the_install_page_to_a_service_in_an_own_project(tmp_path, environment):
+    (tmp_path / "aegis").symlink_to(ROOT)
+    install = (ROOT / "docs/learn/install.md").read_text()
+    for title in ("Build the wheels", "With uv"):
+        section = re.search(rf"^## {title}\n.*?(?=^## )", install, re.MULTILINE | re.DOTALL)
+        follow(section[0], tmp_path, environment)
+    # Nothing but the project's own environment.
+    own = {k: v for k, v in environment.items() if k not in {"VIRTUAL_ENV", "PYTHONPATH"}}
+    for page in ("docs/learn/quickstart.md", "README.md"):
+        follow((ROOT / page).read_text(), tmp_path / "shop", own)
+
+
+def follow(text, directory, environment):
+    """Does what the marks of a page say, in this directory."""
     assert len(MARK.findall(text)) == len(BLOCK.findall(text)), "a mark without a block below it"
     with ExitStack() as running:
         for block in BLOCK.finditer(with_free_ports(text)):
             if block["name"]:
-                path = tmp_path / block["name"]
+                path = directory / block["name"]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(block["text"])
             elif block["language"] == "python":
-                run([sys.executable, "-c", block["text"]], tmp_path, environment)
+                run([sys.executable, "-c", block["text"]], directory, environment)
             else:
                 for command, expected in commands(block["text"]):
                     if block["what"] == "background":
-                        running.enter_context(background(command, expected, tmp_path, environment))
+                        running.enter_context(background(command, expected, directory, environment))
                     else:
-                        output = run(["bash", "-c", command], tmp_path, environment)
+                        output = run(["bash", "-c", command], directory, environment)
                         assert missing(expected, output) == [], f"{command} printed:\n{output}"
