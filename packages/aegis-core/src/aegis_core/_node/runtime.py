@@ -23,6 +23,7 @@ from aegis_core._address import published_address
 from aegis_core._health.checks import HealthInfo
 from aegis_core._health.monitor import HealthMonitor
 from aegis_core._node.options import NodeOptions
+from aegis_core._node.stalls import name_stalls
 from aegis_core._peers.joiner import Joiner
 from aegis_core._peers.runner import SessionRunner
 from aegis_core._peers.session import MAINTENANCE
@@ -149,6 +150,7 @@ class RunningNode:
             ("revalidation", self.server.revalidate_callers),
             ("identity", self._follow_identity),
             ("policy", self._follow_policy),
+            ("stalls", lambda: name_stalls(options.id)),
         ):
             self._spawn(_supervise(name, work), name)
         await self.joiner.wait(options.join_timeout, required=options.require_join)
