@@ -11,14 +11,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from aegis_certs import CertificateAuthority, KeyType
-from aegis_core import Node, NodeStatus, ServiceInfo
-from aegis_discovery import DEFAULT_MESH, ConnectError, NodeInfo, NotOwnerError, connect
+from aegis_core import Node, NodeStatus, ServiceInfo, aio
+from aegis_discovery import (
+    DEFAULT_MESH,
+    ConnectError,
+    NodeInfo,
+    NoProvidersError,
+    NotOwnerError,
+    connect,
+)
 from aegis_discovery import aio as discovery_aio
 from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.feed import FeedReader
 from aegis_discovery.proto import mesh_pb2, mesh_pb2_grpc
+
+ECHO, OTHER = ServiceInfo("echo", "v1"), ServiceInfo("other", "v1")
 
 
 @contextmanager
@@ -118,7 +128,50 @@ async def test_a_client_waits_for_a_mesh_that_starts_later(
         assert list(mesh.topology.nodes) == ["a"]
 
 
-ECHO, OTHER = ServiceInfo("echo", "v1"), ServiceInfo("other", "v1")
+def test_a_client_may_start_before_any_node(
+    identity: Any, closed_port: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(closed_port, tls=identity("client"), wait=False) as mesh:
+        call = mesh.pool.channel("echo", "v1").unary_unary("/grpc.health.v1.Health/Check")
+        with pytest.raises(NoProvidersError, match="wait_for_ready=True"):
+            call(b"", timeout=10)
+        answer = call.future(b"", timeout=60, wait_for_ready=True)
+        blocked = threading.Thread(target=call, args=(b"", 60), kwargs={"wait_for_ready": True})
+        blocked.start()
+        with Node("a", address=closed_port, tls=identity("a"), services=[ECHO], grace=0):
+            answer.result()
+            blocked.join()
+    assert "no seed peer accepts this client yet" in caplog.text
+
+
+async def test_an_async_client_may_start_before_any_node(identity: Any, closed_port: str) -> None:
+    async with discovery_aio.connect(closed_port, tls=identity("client"), wait=False) as mesh:
+        call = mesh.pool.channel("echo", "v1").unary_unary("/grpc.health.v1.Health/Check")
+        answer = asyncio.ensure_future(call(b"", timeout=60, wait_for_ready=True).code())
+        async with aio.Node("a", address=closed_port, tls=identity("a"), services=[ECHO], grace=0):
+            assert await answer is grpc.StatusCode.OK
+
+
+def test_closing_a_client_that_reached_nobody_ends_its_calls(
+    identity: Any, closed_port: str
+) -> None:
+    mesh = connect(closed_port, tls=identity("client"), wait=False)
+    call = mesh.pool.channel("echo", "v1").unary_unary("/grpc.health.v1.Health/Check")
+    answer: Any = call.future(b"", wait_for_ready=True)
+    mesh.close()
+    assert answer.code() is grpc.StatusCode.CANCELLED
+
+
+async def test_an_async_mesh_is_entered_with_or_without_await(identity: Any, start: Any) -> None:
+    a = await start("a")
+    async with discovery_aio.connect(a.address, tls=identity("client")) as mesh:
+        assert set(mesh.topology.nodes) == {"a"}
+    task = asyncio.create_task(discovery_aio.connect(a.address, tls=identity("client")))
+    async with await task as mesh:
+        assert set(mesh.topology.nodes) == {"a"}
+    with pytest.raises(ConnectError):
+        async with discovery_aio.connect("127.0.0.1:1", tls=identity("client"), timeout=0.1):
+            pass
 
 
 async def test_a_client_of_some_services_knows_only_their_providers(

@@ -20,7 +20,7 @@ DiscoveryError
 from __future__ import annotations
 
 import copyreg
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = [
@@ -52,16 +52,44 @@ class DiscoveryError(Exception):
 
 
 class NoProvidersError(DiscoveryError):
-    """No live node of the mesh provides the service."""
+    """No live node of the mesh provides the service.
 
-    def __init__(self, name: str, version: str, known: int = 0) -> None:
+    Attributes:
+        name: The service's name.
+        version: Its version.
+        known: How many nodes this process knows.
+        versions: The versions of the service that nodes do provide.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        known: int = 0,
+        versions: Sequence[str] = (),
+        until: str = "",
+    ) -> None:
         self.name = name
         self.version = version
         self.known = known
-        super().__init__(
-            f"no live node provides {name}/{version} ({known} nodes known); "
-            f"start a provider or check the service's name and version"
-        )
+        self.versions = tuple(versions)
+        what = f"no live node provides {name}/{version}"
+        if until:
+            what = f"the call waited for a provider of {name}/{version} until {until}"
+        others = [f"{name}/{other}" for other in self.versions if other != version]
+        if others:
+            listed = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
+            super().__init__(f"{what}, but {listed} exists; call that, or start a provider")
+        elif known:
+            super().__init__(
+                f"{what} ({known} nodes known); "
+                f"start a provider or check the service's name and version"
+            )
+        else:
+            super().__init__(
+                f"{what} (0 nodes known); start a provider, or let calls wait until this process "
+                f"knows one (wait_for_ready=True)"
+            )
 
 
 class NotOwnerError(DiscoveryError):

@@ -286,3 +286,16 @@ def test_a_pool_may_be_made_before_its_event_loop(
             return bytes(await stub(b"", timeout=WAIT))
 
     assert asyncio.run(main()) in {b"a", b"b"}
+
+
+async def test_a_stream_that_waits_for_a_provider_takes_written_requests(
+    pool: ServiceClientPool, topology: Topology, start_provider: Any, until: Any
+) -> None:
+    call: Any = pool.channel("echo", "v1").stream_stream("/t/Chat")(wait_for_ready=True)
+    writing = asyncio.ensure_future(call.write(b"late"))
+    await until(lambda: len(pool._registry.waiters) == 1)
+    topology.add_node(start_provider("one").info)
+    await writing
+    assert await call.read() == b"re: late"
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF

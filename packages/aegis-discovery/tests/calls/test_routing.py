@@ -133,7 +133,7 @@ def test_a_shed_call_is_retried_and_does_not_count_as_a_failure() -> None:
         assert other is not None
         assert other is not endpoint
         assert not endpoint.has_failed
-    assert "sheds=8" in repr(router._service.stats())
+    assert "sheds=8" in repr(router.service.stats())
     assert retry(router, SHED_END, policy=None)[1] is None
 
 
@@ -201,7 +201,7 @@ def test_a_retry_that_replaces_waiting_is_not_charged() -> None:
     unsent = UNREACHED._replace(is_not_connected=True)
     for _ in range(100):
         assert router.pick_retry((endpoint,), unsent, DEFAULT_POLICY, waiting=True)
-    assert "retries_refused=0" in repr(router._service.stats())
+    assert "retries_refused=0" in repr(router.service.stats())
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_all_other_retries_are_charged(waiting: bool | None, unsent: bool) -> No
     end = UNREACHED._replace(is_not_connected=unsent)
     for _ in range(100):
         router.pick_retry((endpoint,), end, DEFAULT_POLICY, waiting=waiting)
-    stats = router._service.stats()
+    stats = router.service.stats()
     assert (stats.retries, stats.retries_refused) == (10, 90)
 
 

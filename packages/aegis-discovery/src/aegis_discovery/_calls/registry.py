@@ -12,6 +12,7 @@ from aegis_discovery._calls.endpoint import ChannelT, Endpoint
 from aegis_discovery._calls.selection import ServiceEndpoints
 from aegis_discovery._calls.stats import PoolStats
 from aegis_discovery._calls.views import ProviderSource, View, ViewBuilder
+from aegis_discovery._calls.waiting import Waiters
 from aegis_discovery._runtime.fork_guard import register_at_fork
 from aegis_discovery.errors import ClosedError, ForkedError
 
@@ -29,6 +30,7 @@ class EndpointRegistry(Generic[ChannelT]):
 
     Attributes:
         ejection_lock: Held while deciding whether one more endpoint may be ejected.
+        waiters: The calls that wait for a provider.
         probe: Finds out in the background whether an excluded endpoint is back; set by the pool,
             which has the channels.
     """
@@ -42,6 +44,7 @@ class EndpointRegistry(Generic[ChannelT]):
     ) -> None:
         self.source = source
         self.closed = self.is_forked = False
+        self.waiters = Waiters(source)
         self.probe: Callable[[Endpoint[ChannelT]], None] = _no_probe
         self._balancers = dict(balancers or {})
         self._views: ViewBuilder[ChannelT] = views or ViewBuilder()
@@ -89,6 +92,8 @@ class EndpointRegistry(Generic[ChannelT]):
         # Also without the lock: a log handler may use the pool.
         for service, node_ids in zip(services, denied, strict=True):
             service.log_denied(node_ids)
+        if force:
+            self.waiters.changed()
 
     def _update(self, service: ServiceEndpoints[ChannelT], force: bool) -> frozenset[str]:
         """Gives a service its present view; returns the ids of newly denied nodes."""
@@ -134,6 +139,7 @@ class EndpointRegistry(Generic[ChannelT]):
             services = list(self._services.values())
         for service in services:
             service.view = View((), frozenset(), (), ((),))
+        self.waiters.wake_all()
         return connected
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Generic
+from contextlib import AbstractContextManager
+from typing import Any, Generic
 
 from grpc import StatusCode
 
@@ -23,19 +24,19 @@ class Router(Generic[ChannelT]):
         no_providers: Makes the error of a call to a service without providers.
     """
 
-    __slots__ = ("_no_providers", "_service", "closed")
+    __slots__ = ("_no_providers", "closed", "service")
 
     def __init__(
         self,
         service: ServiceEndpoints[ChannelT],
-        no_providers: Callable[[str, str, int], NoProvidersError],
+        no_providers: Callable[..., NoProvidersError],
     ) -> None:
-        self._service = service
+        self.service = service
         self._no_providers = no_providers
         self.closed = False
 
     def __repr__(self) -> str:
-        return repr(self._service)
+        return repr(self.service)
 
     def pick(self, now: float) -> Endpoint[ChannelT]:
         """Returns the endpoint for a new call.
@@ -47,16 +48,51 @@ class Router(Generic[ChannelT]):
             ClosedError: If the channel or its pool was closed.
             NoProvidersError: If the service has no provider.
         """
-        endpoint = self._service.pick(now)
+        endpoint = self.service.pick(now)
         if endpoint is None or self.closed:
             raise self._pick_error()
         return endpoint
 
     def _pick_error(self) -> ClosedError | NoProvidersError:
+        return ClosedError("channel") if self.closed else self._missing()
+
+    def _missing(self, **ended: Any) -> NoProvidersError:
+        service = self.service
+        return self._no_providers(
+            service.name, service.version, service.known_nodes, service.known_versions, **ended
+        )
+
+    def has_provider(self, deadline: float | None) -> bool:
+        """Returns whether a call that waits for a provider may start.
+
+        Args:
+            deadline: When the call must be done, in monotonic seconds.
+
+        Raises:
+            NoProvidersError: If the deadline is over, or the channel or its pool was closed.
+        """
         if self.closed:
-            return ClosedError("channel")
-        service = self._service
-        return self._no_providers(service.name, service.version, service.known_nodes)
+            raise self.waiting_error(StatusCode.CANCELLED, "its channel was closed") from None
+        if self.service.is_closed:
+            raise self.waiting_error(StatusCode.CANCELLED, "its pool was closed") from None
+        if self.service.has_provider():
+            return True
+        if deadline is not None and time.monotonic() >= deadline:
+            raise self.waiting_error(StatusCode.DEADLINE_EXCEEDED, "its deadline") from None
+        return False
+
+    def waiting_error(self, code: StatusCode, until: str) -> NoProvidersError:
+        """Returns the error of a call that waited for a provider until something else came."""
+        return self._missing(until=until, code=code)
+
+    def waiting(self, wake: Callable[[], object]) -> AbstractContextManager[None]:
+        """Calls `wake`, from any thread, whenever `has_provider` may have another answer."""
+        return self.service.waiters.waiting(self.service, wake)
+
+    def close(self) -> None:
+        """Refuses further calls, and ends those that wait for a provider."""
+        self.closed = True
+        self.service.waiters.wake(self.service)
 
     def should_wait_for_ready(self, policy: RetryPolicy | None, tried: int = 0) -> bool:
         """Returns whether an attempt of a `wait_for_ready` call is to wait for its connection.
@@ -65,7 +101,7 @@ class Router(Generic[ChannelT]):
         """
         if policy is None or StatusCode.UNAVAILABLE not in policy.codes:
             return True
-        return tried + 1 >= min(policy.attempts, len(self._service.view.endpoints))
+        return tried + 1 >= min(policy.attempts, len(self.service.view.endpoints))
 
     def record(self, endpoint: Endpoint[ChannelT], result: AttemptResult, now: float) -> None:
         """Records an attempt that did not succeed.
@@ -73,7 +109,7 @@ class Router(Generic[ChannelT]):
         A status that this side can cause says nothing about the provider. A shed call says only
         that the provider runs.
         """
-        service = self._service
+        service = self.service
         if result.is_unreached:
             endpoint.connection_failed(now)
         elif result.code is StatusCode.UNAVAILABLE:
@@ -90,7 +126,7 @@ class Router(Generic[ChannelT]):
 
     def call_abandoned(self, endpoint: Endpoint[ChannelT], began: float, now: float) -> None:
         """Counts a call whose caller stopped waiting for its response."""
-        self._service.call_abandoned(endpoint, began, now)
+        self.service.call_abandoned(endpoint, began, now)
 
     def pick_retry(
         self,
@@ -121,4 +157,4 @@ class Router(Generic[ChannelT]):
         ):
             return None
         charged = not (waiting and result.is_not_connected)
-        return self._service.pick_retry(tried, now, charged=charged)
+        return self.service.pick_retry(tried, now, charged=charged)

@@ -13,6 +13,7 @@ from aegis_discovery._calls.endpoint import ChannelT, Endpoint
 from aegis_discovery._calls.retry_budget import RetryBudget
 from aegis_discovery._calls.stats import EndpointState, EndpointStats, ServiceStats
 from aegis_discovery._calls.views import PRIORITIES, ProviderSource, View
+from aegis_discovery._calls.waiting import Waiters
 from aegis_discovery.errors import ClosedError
 
 _MAX_DRAWS = 32
@@ -28,6 +29,7 @@ class SharedState(Protocol[ChannelT]):
     source: ProviderSource
     closed: bool
     ejection_lock: threading.Lock
+    waiters: Waiters
     probe: Callable[[Endpoint[ChannelT]], None]
 
     def closed_error(self) -> ClosedError: ...
@@ -90,10 +92,10 @@ class ServiceEndpoints(Generic[ChannelT]):
         if self._lookup(self.name, self.version) is not view.nodes:
             self._pool.refresh()
             view = self.view
-        self.calls += 1
         nearest = view.priorities[0]
         if not nearest:
             return None
+        self.calls += 1
         endpoint = self._balance(nearest)
         # True for nearly all calls, so it is checked here, without another function call.
         if not endpoint.excluded and (now < endpoint.unresponsive_at or not endpoint.waiting):
@@ -187,6 +189,32 @@ class ServiceEndpoints(Generic[ChannelT]):
     def known_nodes(self) -> int:
         """The number of nodes in the topology, whatever they provide."""
         return len(self._pool.source.nodes)
+
+    @property
+    def known_versions(self) -> tuple[str, ...]:
+        """The versions of this service that the topology has."""
+        return self._pool.source.get_service_versions(self.name)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the pool was closed."""
+        return self._pool.closed
+
+    @property
+    def waiters(self) -> Waiters:
+        """The waiting calls of the pool."""
+        return self._pool.waiters
+
+    def has_provider(self) -> bool:
+        """Returns whether a pick would find an endpoint."""
+        if self._lookup(self.name, self.version) is not self.view.nodes:
+            self._pool.refresh()
+        return bool(self.view.priorities[0])
+
+    def may_have_provider(self) -> bool:
+        """As `has_provider`, but builds no view: true also where only a new view can tell."""
+        view = self.view
+        return bool(view.priorities[0]) or (self._lookup(self.name, self.version) is not view.nodes)
 
     def log_denied(self, denied: frozenset[str]) -> None:
         """Warns of nodes that declare this service and may not provide it."""

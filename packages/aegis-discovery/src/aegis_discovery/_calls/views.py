@@ -26,6 +26,12 @@ class ProviderSource(Protocol):
     def get_service_providers(self, name: str, version: str) -> tuple[NodeInfo, ...]:
         """Returns the providers by node id, and the same object until one of them changes."""
 
+    def get_service_versions(self, name: str) -> tuple[str, ...]:
+        """Returns the versions of a service that nodes provide."""
+
+    def subscribe_changed(self, listener: Callable[[], object]) -> Callable[[], None]:
+        """Calls `listener` after every change; returns what unsubscribes it."""
+
 
 class View(NamedTuple, Generic[ChannelT]):
     """The endpoints of one answer of the topology.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Self, Unpack
+from collections.abc import Coroutine, Generator
+from typing import Any, Self, Unpack
 
 from cryptography import x509
 
@@ -44,8 +45,36 @@ class Mesh:
         await self.close()
 
 
-async def connect(*seed_peers: str, **options: Unpack[ConnectArguments]) -> Mesh:
-    """Connects a client to a mesh.
+class Connecting(Coroutine[Any, Any, Mesh]):
+    """A mesh to come: `await` it, or enter it with `async with`."""
+
+    def __init__(self, connecting: Coroutine[Any, Any, Mesh]) -> None:
+        self._connecting = connecting
+        self._mesh: Mesh | None = None
+
+    def __await__(self) -> Generator[Any, Any, Mesh]:
+        return self._connecting.__await__()
+
+    def send(self, value: Any) -> Any:
+        return self._connecting.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._connecting.throw(*error)
+
+    def close(self) -> None:
+        self._connecting.close()
+
+    async def __aenter__(self) -> Mesh:
+        self._mesh = await self._connecting
+        return self._mesh
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._mesh is not None:
+            await self._mesh.close()
+
+
+def connect(*seed_peers: str, **options: Unpack[ConnectArguments]) -> Connecting:
+    """Connects a client to a mesh; the result is awaited, or entered with `async with`.
 
     The arguments are those of `aegis_discovery.connect`.
 
@@ -53,6 +82,10 @@ async def connect(*seed_peers: str, **options: Unpack[ConnectArguments]) -> Mesh
         ConnectError: If no seed peer accepted the client, or no feed can serve this request.
         aegis_certs.CertsError: If the identity cannot be loaded.
     """
+    return Connecting(_connect(*seed_peers, **options))
+
+
+async def _connect(*seed_peers: str, **options: Unpack[ConnectArguments]) -> Mesh:
     client, pool_arguments = await asyncio.to_thread(create_client, *seed_peers, **options)
     await client.start()
     return Mesh(client, ServiceClientPool(**pool_arguments))

@@ -44,7 +44,7 @@ class FeedClient:
         *,
         mesh: str,
         services: Collection[ServiceInfo] = (),
-        timeout: float = 10.0,
+        timeout: float | None = 10.0,
     ) -> None:
         # No node of a mesh has an empty id: a client never writes a record.
         self.topology = Topology(owner="")
@@ -67,7 +67,7 @@ class FeedClient:
         self._rotation_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Opens the feed and waits for the whole topology.
+        """Opens the feed and waits for the whole topology; without a timeout it does not wait.
 
         Raises:
             ConnectError: If no peer sent it within the timeout, with the cause for each peer.
@@ -76,15 +76,15 @@ class FeedClient:
         self._rotation_task = asyncio.create_task(
             run_rotator(self._rotator, self._on_identity), name="aegis-client-identity"
         )
+        if self._timeout is None:
+            return
         try:
             async with asyncio.timeout(self._timeout):
                 await self._ready.wait()
         except TimeoutError:
             await self.close()
-            reasons = "; ".join(f"{address}: {cause}" for address, cause in self._causes.items())
             raise ConnectError(
-                f"no seed peer accepted this client within {self._timeout:g} s "
-                f"({reasons or 'none answered'})",
+                f"no seed peer accepted this client within {self._timeout:g} s ({self._reasons()})",
                 self._causes,
             ) from None
         except BaseException:
@@ -148,6 +148,9 @@ class FeedClient:
                 if self._received:
                     # Its topology is newer than this list of candidates.
                     break
+            if self._timeout is None and not self._ready.is_set():
+                line = "no seed peer accepts this client yet, which goes on trying (%s)"
+                self._log_limiter.warn("seeds", "unreached", line, self._reasons())
             await asyncio.sleep(backoff.next())
 
     async def _watch(self, peer: SeedPeer, backoff: Backoff) -> None:
@@ -184,6 +187,10 @@ class FeedClient:
             # Resolve late: a slow name server then delays nothing as long as nodes answer.
             for found in await asyncio.to_thread(resolve_seed, peer):
                 yield found
+
+    def _reasons(self) -> str:
+        reasons = "; ".join(f"{address}: {cause}" for address, cause in self._causes.items())
+        return reasons or "none answered"
 
     def _record_failure(self, peer: SeedPeer, cause: str) -> None:
         self._causes[peer.address] = cause

@@ -86,6 +86,8 @@ def connect(*seed_peers: str, **options: Unpack[ConnectArguments]) -> Mesh:
             - `zone`: The zone of this process; its providers are preferred above all.
             - `pool_options`: Options of the pool: balancers, retries, service config, interceptors.
             - `timeout`: Seconds to wait for the whole topology; 10 by default.
+            - `wait`: False to return at once, before any node answered. The client goes on trying
+              to reach the mesh, and a call with `wait_for_ready=True` waits for its provider.
 
     Raises:
         ConnectError: If no seed peer accepted the client, or no feed can serve this request.

@@ -34,6 +34,7 @@ class ConnectArguments(TypedDict, total=False):
     zone: str
     pool_options: PoolOptions | None
     timeout: float
+    wait: bool
 
 
 def create_client(
@@ -48,13 +49,21 @@ def create_client(
     zone: str = "",
     pool_options: PoolOptions | None = None,
     timeout: float = 10.0,
+    wait: bool = True,
 ) -> tuple[FeedClient, dict[str, Any]]:
     """Returns a client that is not started yet, and the arguments of its pool; reads files."""
     seeds = parse_seeds(seed_peers)
     wanted = check_services(services)
     source = identity_source(node_id, cert_dir, tls)
     identity = source.load()
-    client = FeedClient(source, identity, seeds, mesh=mesh, services=wanted, timeout=timeout)
+    client = FeedClient(
+        source,
+        identity,
+        seeds,
+        mesh=mesh,
+        services=wanted,
+        timeout=timeout if wait else None,
+    )
     return client, {
         "source": client.topology,
         "tls": identity,

@@ -267,6 +267,10 @@ class ServiceIndex:
             found = self.answers[key] = tuple(providers[node_id] for node_id in sorted(providers))
         return found
 
+    def versions(self, name: str) -> tuple[str, ...]:
+        """Returns the versions of a service, sorted."""
+        return tuple(sorted(self._versions.get(name, ())))
+
     def _find_unsorted(self, name: str, version: str | None = None) -> Mapping[str, NodeInfo]:
         if version is not None:
             return self._providers.get((name, version), {})

@@ -113,6 +113,11 @@ class Topology(RecordMerger):
         with self._lock:
             return self._store.services.find(name)
 
+    def get_service_versions(self, name: str) -> tuple[str, ...]:
+        """Returns the versions of a service that some node provides, sorted."""
+        with self._lock:
+            return self._store.services.versions(name)
+
     def snapshot(self) -> TopologySnapshot:
         """Returns version, nodes and records of one moment."""
         with self._lock:

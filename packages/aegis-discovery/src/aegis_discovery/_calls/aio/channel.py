@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any, Self, TypeAlias
 
@@ -18,6 +19,7 @@ from aegis_discovery._calls.aio.call import (
     track,
 )
 from aegis_discovery._calls.aio.no_providers import NoProvidersCall, NoProvidersRpcError
+from aegis_discovery._calls.aio.waiting import WaitingCall
 from aegis_discovery._calls.stubs import (
     BalancedMethods,
     BorrowedMethods,
@@ -60,7 +62,18 @@ def _one_request(retried: type[RetriedCall]) -> Callable[..., Any]:
                 self, request, timeout, wait_for_ready, metadata, credentials, compression
             )
         except NoProvidersRpcError as error:
-            return NoProvidersCall(error)
+            if not wait_for_ready:
+                return NoProvidersCall(error)
+            begin = partial(
+                call,
+                self,
+                request,
+                metadata=metadata,
+                credentials=credentials,
+                wait_for_ready=True,
+                compression=compression,
+            )
+            return WaitingCall(self.router, timeout, begin)
 
     return call
 
@@ -75,12 +88,23 @@ def _many_requests(
     compression: grpc.Compression | None = None,
 ) -> Any:
     """Sends a stream of requests, which cannot be repeated."""
+    if wait_for_ready is None:
+        wait_for_ready = self.wait_for_ready
     try:
         endpoint = self.router.pick(monotonic())
     except NoProvidersRpcError as error:
-        return NoProvidersCall(error)
-    if wait_for_ready is None:
-        wait_for_ready = self.wait_for_ready
+        if not wait_for_ready:
+            return NoProvidersCall(error)
+        begin = partial(
+            _many_requests,
+            self,
+            request_iterator,
+            metadata=metadata,
+            credentials=credentials,
+            wait_for_ready=True,
+            compression=compression,
+        )
+        return WaitingCall(self.router, self.limit_timeout(timeout), begin)
     call = self.for_endpoint(endpoint)(
         request_iterator,
         self.limit_timeout(timeout),
@@ -163,7 +187,7 @@ class BalancedChannel(BalancedMethods[grpc.aio.Channel], grpc.aio.Channel):
         return channel
 
     async def close(self, grace: float | None = None) -> None:
-        self._router.closed = True
+        self._router.close()
 
     async def __aenter__(self) -> Self:
         return self

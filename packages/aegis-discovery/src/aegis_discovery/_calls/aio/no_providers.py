@@ -17,17 +17,16 @@ from aegis_discovery.errors import NoProvidersError
 class NoProvidersRpcError(NoProvidersError, grpc.aio.AioRpcError):
     """The error of a call to a service without providers."""
 
-    def __init__(self, name: str, version: str, known: int = 0) -> None:
+    def __init__(
+        self, *args: Any, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE, **fields: Any
+    ) -> None:
         # The constructors of the two bases take different arguments and do not call each other.
-        message = str(NoProvidersError(name, version, known))
+        error = NoProvidersError(*args, **fields)
+        message = str(error)
         nothing = grpc.aio.Metadata()
-        grpc.aio.AioRpcError.__init__(
-            self, grpc.StatusCode.UNAVAILABLE, nothing, nothing, message, message
-        )
+        grpc.aio.AioRpcError.__init__(self, code, nothing, nothing, message, message)
         self.args = (message,)
-        self.name = name
-        self.version = version
-        self.known = known
+        vars(self).update(vars(error))
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -39,9 +38,9 @@ class NoProvidersCall(
     grpc.aio.StreamUnaryCall,
     grpc.aio.StreamStreamCall,
 ):
-    """An ended call, of any kind, to a service without providers."""
+    """A call of any kind that ended with a `NoProvidersRpcError`."""
 
-    def __init__(self, error: NoProvidersRpcError) -> None:
+    def __init__(self, error: Any) -> None:
         self._error = error
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -62,7 +61,7 @@ class NoProvidersCall(
     async def done_writing(self) -> None:
         pass
 
-    async def code(self) -> grpc.StatusCode:
+    async def code(self) -> Any:
         return self._error.code()
 
     async def details(self) -> str:

@@ -160,7 +160,7 @@ class _LoopRouter(Router[grpc.aio.Channel]):
         if _get_running_loop() is not self._loop:
             self._home.check()
             self._loop = _get_running_loop()
-        endpoint = self._service.pick(now)
+        endpoint = self.service.pick(now)
         if endpoint is None or self.closed:
             raise self._pick_error()
         return endpoint

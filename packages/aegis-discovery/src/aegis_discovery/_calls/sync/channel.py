@@ -20,6 +20,7 @@ from aegis_discovery._calls.stubs import (
 )
 from aegis_discovery._calls.sync.call import RetriedCall, result_of, track
 from aegis_discovery._calls.sync.no_providers import NoProvidersRpcError
+from aegis_discovery._calls.sync.waiting import WaitingCall, wait_for_provider
 
 _BEST_FIRST = (
     grpc.ChannelConnectivity.READY,
@@ -83,11 +84,17 @@ def _blocking_call(how: str) -> Callable[..., Any]:
     ) -> Any:
         router, policy = self.router, self.retry
         began = monotonic()
-        endpoint = router.pick(began)
         if self.timeout is not None:
             timeout = self.limit_timeout(timeout)
         deadline = None if timeout is None else began + timeout
         waits = self.wait_for_ready if wait_for_ready is None else wait_for_ready
+        try:
+            endpoint = router.pick(began)
+        except NoProvidersRpcError:
+            if not waits:
+                raise
+            endpoint = wait_for_provider(router, deadline)
+            timeout, began = time_left(deadline), monotonic()
         wait = waits and router.should_wait_for_ready(policy)
         if metadata is not None:
             metadata = reusable_metadata(metadata)
@@ -147,14 +154,25 @@ def _started_call(how: str) -> Callable[..., Any]:
         try:
             endpoint = router.pick(monotonic())
         except NoProvidersRpcError as error:
-            return error
+            if not wait:
+                return error
+            begin = partial(
+                call,
+                self,
+                request,
+                metadata=metadata,
+                credentials=credentials,
+                wait_for_ready=True,
+                compression=compression,
+            )
+            return WaitingCall(router, timeout, begin)
         deadline = deadline_of(timeout)
-        call = start(endpoint, timeout, wait and router.should_wait_for_ready(policy))
-        if not isinstance(call, grpc.Call):
-            return call  # an interceptor's own object: it cannot be tracked or retried
+        first = start(endpoint, timeout, wait and router.should_wait_for_ready(policy))
+        if not isinstance(first, grpc.Call):
+            return first  # an interceptor's own object: it cannot be tracked or retried
         if policy is None:
-            return track(call, router, endpoint, streams=streams)
-        return RetriedCall(router, start, policy, deadline, wait, endpoint, call, streams=streams)
+            return track(first, router, endpoint, streams=streams)
+        return RetriedCall(router, start, policy, deadline, wait, endpoint, first, streams=streams)
 
     return call
 
@@ -171,19 +189,21 @@ def _blocking_stream(how: str) -> Callable[..., Any]:
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        began = monotonic()
-        endpoint = self.router.pick(began)
         wait = self.wait_for_ready if wait_for_ready is None else wait_for_ready
+        timeout = self.limit_timeout(timeout)
+        try:
+            endpoint = self.router.pick(monotonic())
+        except NoProvidersRpcError:
+            if not wait:
+                raise
+            deadline = deadline_of(timeout)
+            endpoint = wait_for_provider(self.router, deadline)
+            timeout = time_left(deadline)
         token = object()
         endpoint.streaming.add(token)
         try:
             response = getattr(self.for_endpoint(endpoint), how)(
-                request_iterator,
-                self.limit_timeout(timeout),
-                metadata,
-                credentials,
-                wait,
-                compression,
+                request_iterator, timeout, metadata, credentials, wait, compression
             )
         except grpc.RpcError as error:
             if isinstance(error, grpc.Call):
@@ -210,17 +230,29 @@ def _started_stream(how: str) -> Callable[..., Any]:
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
+        wait = self.wait_for_ready if wait_for_ready is None else wait_for_ready
+        timeout = self.limit_timeout(timeout)
         try:
             endpoint = self.router.pick(monotonic())
         except NoProvidersRpcError as error:
-            return error
-        wait = self.wait_for_ready if wait_for_ready is None else wait_for_ready
-        call = getattr(self.for_endpoint(endpoint), how)(
-            request_iterator, self.limit_timeout(timeout), metadata, credentials, wait, compression
+            if not wait:
+                return error
+            begin = partial(
+                call,
+                self,
+                request_iterator,
+                metadata=metadata,
+                credentials=credentials,
+                wait_for_ready=True,
+                compression=compression,
+            )
+            return WaitingCall(self.router, timeout, begin)
+        started = getattr(self.for_endpoint(endpoint), how)(
+            request_iterator, timeout, metadata, credentials, wait, compression
         )
-        if not isinstance(call, grpc.Call):
-            return call
-        return track(call, self.router, endpoint, streams=True)
+        if not isinstance(started, grpc.Call):
+            return started
+        return track(started, self.router, endpoint, streams=True)
 
     return call
 
@@ -282,7 +314,7 @@ class BalancedChannel(BalancedMethods[grpc.Channel], grpc.Channel):
             watch.cancel()
 
     def close(self) -> None:
-        self._router.closed = True
+        self._router.close()
         for callback in list(self._watches):
             self.unsubscribe(callback)
 

@@ -14,8 +14,14 @@ from aegis_discovery.errors import NoProvidersError
 class NoProvidersRpcError(NoProvidersError, grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic in the stubs only
     """The error of a call to a service without providers, and the ended call itself."""
 
+    def __init__(
+        self, *args: Any, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE, **fields: Any
+    ) -> None:
+        super().__init__(*args, **fields)
+        self._code = code
+
     def code(self) -> grpc.StatusCode:
-        return grpc.StatusCode.UNAVAILABLE
+        return self._code
 
     def details(self) -> str:
         return str(self)

@@ -11,9 +11,8 @@ from aegis_certs import TLSConfig
 from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery._calls.options import PoolArguments, PoolOptions
 from aegis_discovery._calls.pool_base import PROBE, PROBE_TIMEOUT, BasePool, is_alive
-from aegis_discovery._calls.router import Router
 from aegis_discovery._calls.sync.channel import BalancedChannel, BorrowedChannel
-from aegis_discovery._calls.sync.no_providers import NoProvidersRpcError
+from aegis_discovery._calls.sync.waiting import Starter, SyncRouter
 from aegis_discovery._calls.views import MayProvide, ViewBuilder
 from aegis_discovery.transport._channels import ChannelCache
 
@@ -66,6 +65,7 @@ class ServiceClientPool(BasePool[grpc.Channel]):
             raise ValueError("shared channels bring their own options")
         self._channels = channels
         self._interceptors = tuple(chosen.interceptors)
+        self._starter = Starter()
 
     def channel(self, name: str, version: str, *, retry: bool | None = None) -> grpc.Channel:
         """Returns a channel to a service that balances every call; any stub works on it.
@@ -92,8 +92,8 @@ class ServiceClientPool(BasePool[grpc.Channel]):
         endpoint = self._router(name, version).pick(time.monotonic())
         return BorrowedChannel(endpoint, self._connect(endpoint))
 
-    def _router(self, name: str, version: str) -> Router[grpc.Channel]:
-        return Router(self._registry.service(name, version), NoProvidersRpcError)
+    def _router(self, name: str, version: str) -> SyncRouter:
+        return SyncRouter(self._registry.service(name, version), self._starter)
 
     def _connect(self, endpoint: Endpoint[grpc.Channel]) -> grpc.Channel:
         channel = endpoint.channel
