@@ -29,7 +29,7 @@ SEPARATE_STREAMS = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner)
 def test_init_issue_and_list_work_one_after_the_other(
     run: Callable[..., Result], directory: Path
 ) -> None:
-    made = run("init", *EC, "--name", "Acme CA", "--trust-domain", "acme.example", "--days", "30")
+    made = run("init", *EC, "--name", "Acme CA", "--trust-domain", "acme.example", "--days", "99")
     assert made.exit_code == 0
     assert "Acme CA" in made.stdout
     assert "aegis-certs issue NODE-ID" in made.stdout
@@ -60,14 +60,22 @@ def test_json_has_the_same_facts(run: Callable[..., Result], directory: Path) ->
     assert (leaf["key"], leaf["days_left"], leaf["state"]) == ("p256", 89, "valid")
 
 
-def test_a_note_says_that_a_certificate_ends_with_its_ca(run: Callable[..., Result]) -> None:
+def test_a_note_says_that_a_ca_cuts_a_certificate_short(
+    run: Callable[..., Result], directory: Path
+) -> None:
     run("init", *EC, "--days", "30")
-    shortened = run("issue", "n1", *EC, "--days", "3650")
-    assert shortened.exit_code == 0
-    assert re.fullmatch(
-        r"Note: it ends with its CA, at .* not after 3650 days\.\n", shortened.stderr
-    )
+    request = str(directory / "n2_csr.pem")
+    run("csr", "n2", *EC)
+    for command in (("issue", "n1", *EC), ("sign", request, "--out", request), ("renew", "n1")):
+        done = run(*command, *(("--force",) if "--out" in command else ()))
+        assert done.exit_code == 0
+        assert re.fullmatch(
+            r"Note: the CA ends at .* cuts the certificate of n\d short; .*`aegis-certs rotate-ca "
+            r"prepare`.*\n",
+            done.stderr,
+        )
     assert run("issue", "n1", *EC, "--days", "20").stderr == ""
+    assert run("renew", "n1").stderr == ""
 
 
 def test_every_option_has_an_environment_variable(

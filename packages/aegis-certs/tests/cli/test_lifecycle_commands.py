@@ -399,7 +399,8 @@ def test_an_expired_ca_is_replaced_as_renew_and_doctor_say(
     ca = CertificateAuthority.create(directory, key_type=KeyType.P256, days=10, at=past)
     for node_id in ("n1", "n2"):
         ca.issue(node_id, key_type=KeyType.P256, days=60, at=past)
-    for command in (("renew",), ("renew", "n1"), ("issue", "n3", *EC), ("doctor",)):
+    commands = (("renew",), ("renew", "n1"), ("issue", "n3", *EC), ("verify", "n1"), ("doctor",))
+    for command in commands:
         refused = run(*command)
         assert refused.exit_code == 4, command
         assert "`aegis-certs rotate-ca prepare`" in refused.output, command

@@ -208,6 +208,9 @@ def test_a_leaf_that_ends_with_its_ca_is_not_renewed(
     with caplog.at_level(logging.WARNING, "aegis_certs"):
         assert start(directory) == old
     assert "expiring" in caplog.text
+    assert "rotate-ca prepare" in caplog.text
+    with pytest.raises(ExpiredError, match="rotate-ca prepare"):
+        load_or_generate_tls("node-1", directory, at=NOW + 6 * DAY)
 
 
 def test_the_files_of_another_node_are_refused(directory: Path) -> None:

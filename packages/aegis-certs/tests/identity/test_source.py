@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from aegis_certs import (
+    CAEndsError,
     CertificateAuthority,
     CertificateSource,
     CertsError,
@@ -253,8 +254,11 @@ def test_an_expired_leaf_is_still_renewed(ca: CertificateAuthority) -> None:
 def test_a_leaf_that_ends_with_its_ca_cannot_be_renewed(directory: Path) -> None:
     CertificateAuthority.create(directory, key_type=P256, days=1)
     source = source_of(directory)
-    source.load()
-    assert source.renew() is None
+    first = source.load()
+    with pytest.raises(CAEndsError, match="rotate-ca prepare") as caught:
+        source.renew()
+    assert (caught.value.subject, caught.value.not_after) == ("node-1", first.not_after)
+    assert source.current == first
 
 
 def test_nothing_is_renewed_without_the_ca_key(elsewhere: Path) -> None:

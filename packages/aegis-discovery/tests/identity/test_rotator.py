@@ -91,6 +91,19 @@ def test_a_failed_renewal_is_tried_again_with_backoff_even_after_expiry(
     assert kinds(rotator) == [CHANGED]
 
 
+def test_a_node_whose_ca_ends_says_how_to_replace_it_and_does_not_fill_the_log(
+    tmp_path: Path, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    ca = CertificateAuthority.create(tmp_path / "certs", key_type=KeyType.P256, days=0.001)
+    rotator = rotator_of(ca, clock)
+    for _ in range(6):  # the life is so short that the retries are seconds apart
+        clock.now = rotator.renew_at
+        (event,) = rotator.poll()
+        assert event.kind is FAILED
+        assert "`aegis-certs rotate-ca prepare`" in event.reason
+    assert len([one for one in caplog.records if "could not renew" in one.message]) == 1
+
+
 def test_bad_files_are_refused_once_and_good_files_are_accepted_later(
     own_ca: CertificateAuthority, clock: ManualClock
 ) -> None:

@@ -129,14 +129,14 @@ def _check(tls: TLSConfig, options: TLSOptions, at: datetime) -> None:
         tls.bundle.verify(tls.chain, None, at=at)
     else:
         check_dates(tls.certificate, at, tls.node_id, RENEW_ADVICE)
-    warn_if_expiring(tls, state)
+    _warn_if_expiring(tls, state)
     alternatives = alternative_names(tls.certificate)
     for host in options.required_sans:
         if not alternatives.cover(parse_host(host)):
             raise MissingHostError(tls.node_id, host)
 
 
-def warn_if_expiring(tls: TLSConfig, state: CertificateState) -> None:
+def _warn_if_expiring(tls: TLSConfig, state: CertificateState) -> None:
     """Logs a warning if a certificate that is used has expired, or expires soon."""
     if state in (CertificateState.EXPIRING, CertificateState.EXPIRED):
         logger.warning(

@@ -13,7 +13,6 @@ from aegis_certs._ca.passphrase import passphrase_or_default
 from aegis_certs._ca.renew import renew_in_session
 from aegis_certs._ca.session import CASession, create_session, read_session
 from aegis_certs._ca.spec import IdentityRequest
-from aegis_certs._identity.load import warn_if_expiring
 from aegis_certs._identity.origin import Origin, StatKeys
 from aegis_certs._store.directory import Store
 from aegis_certs._time import format_utc, utc_or_now
@@ -27,6 +26,7 @@ from aegis_certs._x509.names import (
 from aegis_certs._x509.tls_config import TLSConfig, make_tls
 from aegis_certs._x509.validity import CertificateState, state_by_dates
 from aegis_certs.errors import (
+    CAEndsError,
     CertsError,
     ExpiredError,
     IdentityError,
@@ -145,7 +145,7 @@ class DirectoryOrigin(Origin):
                 return None  # only another process can use the key
             self._check_domain(session)
             if found is not None and self._ends_with_ca(session, found):
-                return None
+                raise CAEndsError(found.node_id, found.not_after)
             return self._issue_in_session(session, found)
 
     def issuer_replaced(self, current: TLSConfig) -> bool:
@@ -214,8 +214,8 @@ class DirectoryOrigin(Origin):
                 and not self._request.missing_names(current)
                 and self._ends_with_ca(session, current)
             ):
-                warn_if_expiring(current, state_by_dates(current.certificate, at))
-                return current
+                ends = CAEndsError(current.node_id, current.not_after)
+                return self._use_despite(ends, current, at)
             action = "issuing a" if current is None else "renewing the"
             logger.info("%s certificate of %s in %s", action, node_id, store.directory)
             return self._issue_in_session(session, current)
@@ -269,7 +269,7 @@ class DirectoryOrigin(Origin):
                 raise MissingHostError(current.node_id, str(host)) from error
         if state is CertificateState.EXPIRING:
             logger.warning(
-                "the certificate of %s ends at %s and could not be renewed: %s",
+                "the certificate of %s is expiring (its end is %s) and could not be renewed: %s",
                 current.node_id,
                 format_utc(current.not_after),
                 error,

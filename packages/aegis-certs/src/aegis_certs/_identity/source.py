@@ -111,10 +111,10 @@ class IdentitySource:
     def renew(self, *, at: datetime | None = None) -> TLSConfig | None:
         """A new leaf with a new key if the CA's key is available; None otherwise.
 
-        If another process has renewed the leaf already, that leaf is returned. None is also
-        returned if a new leaf would not live longer, because the CA ends at the same time.
+        If another process has renewed the leaf already, that leaf is returned.
 
         Raises:
+            CAEndsError: A new leaf would not live longer. Replace the CA.
             CertsError: No leaf could be issued; go on with `current`, and try again later.
         """
         current = self._current or self.load(at=at)

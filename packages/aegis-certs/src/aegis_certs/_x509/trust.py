@@ -19,7 +19,7 @@ from aegis_certs._x509.extensions import extension_of
 from aegis_certs._x509.identity import Identity, identity_of, trust_domain_of_ca
 from aegis_certs._x509.pem import encode_certificates, parse_certificates
 from aegis_certs._x509.validity import NEW_CA_ADVICE, check_dates, common_name
-from aegis_certs.errors import IdentityError, UntrustedError, UsageError
+from aegis_certs.errors import ExpiredError, IdentityError, UntrustedError, UsageError
 
 Usage = Literal["server", "client"]
 
@@ -105,6 +105,9 @@ class TrustBundle:
         leaf, *intermediates = chain
         identity = identity_of(leaf)
         at = utc_or_now(at)
+        if at > leaf.not_valid_after_utc:
+            advice = self._renewal_advice(leaf, intermediates, at)
+            raise ExpiredError(identity.node_id, leaf.not_valid_after_utc, advice)
         check_dates(leaf, at, identity.node_id, RENEW_ADVICE)
         if usage is not None and not allows(leaf, usage):
             raise UsageError(identity.node_id, usage)
@@ -170,6 +173,13 @@ class TrustBundle:
                 break
             found.append(above)
         return tuple(found)
+
+    def _renewal_advice(
+        self, leaf: x509.Certificate, intermediates: Sequence[x509.Certificate], at: datetime
+    ) -> str:
+        """What helps if a leaf has expired: often its CA has expired too, and cannot issue."""
+        ca = self.issuer_of(leaf, intermediates)
+        return NEW_CA_ADVICE if ca and at > ca.not_valid_after_utc else RENEW_ADVICE
 
     def _explain(
         self,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from aegis_certs._time import format_utc
 from aegis_certs._x509.names import DEFAULT_TRUST_DOMAIN, KeyType
 from aegis_certs.cli import _options as options
-from aegis_certs.cli._command_group import command_line, note, prefix
+from aegis_certs.cli._command_group import command_line, prefix
 from aegis_certs.cli._input import (
     ask_new_passphrase,
     load_ca,
@@ -18,11 +17,6 @@ from aegis_certs.cli._input import (
     read_passphrase,
 )
 from aegis_certs.cli._wrapping import no_wrap
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from aegis_certs import CertificateAuthority
 
 
 @options.command(
@@ -142,13 +136,13 @@ def issue(
     Give only hosts that belong to this node alone: each process that has the key can act as them.
     """
     from aegis_certs import validate_node_id
-    from aegis_certs.cli._output import present, run
+    from aegis_certs.cli._output import note_cut_short, present, run
     from aegis_certs.cli._views import identity_facts
 
     validate_node_id(node_id)
     ca = load_ca(dir, passphrase_file)
     tls = run(f"Issuing a certificate for {node_id} …", lambda: ca.issue(node_id, **spec))
-    _note_shortened(ctx, ca, tls.not_after)
+    note_cut_short(ca, {node_id: tls.not_after})
     hint = f"Its node needs these three files. To see all: {command_line(ctx, 'list')}"
     title = f"Issued a certificate for {node_id}"
     present(json, title, identity_facts(tls, ca.directory), hint, hidden=("id",))
@@ -239,14 +233,14 @@ def sign(
     """
     from aegis_certs._ca.request import Request
     from aegis_certs._store.files import PUBLIC, write
-    from aegis_certs.cli._output import present, run
+    from aegis_certs.cli._output import note_cut_short, present, run
 
     data = read_input(request, "request")
     path = output_path(out or f"{Request.parse(data, request).node_id}_signed.pem", force)
     ca = load_ca(dir, passphrase_file)
     signed = run("Signing …", lambda: ca.sign(data, **spec))
     write(path, signed.pem, PUBLIC)
-    _note_shortened(ctx, ca, signed.certificate.not_valid_after_utc)
+    note_cut_short(ca, {signed.node_id: signed.certificate.not_valid_after_utc})
     facts = {
         "id": signed.node_id,
         "hosts": spec["hosts"],
@@ -283,13 +277,3 @@ def install(signed: str, dir: str, json: bool) -> None:  # noqa: A002 - named af
     facts = identity_facts(tls, Path(dir))
     hint = "Its node loads it while it runs, or at its next start."
     present(json, f"Installed the certificate of {tls.node_id}", facts, hint, hidden=("id",))
-
-
-def _note_shortened(ctx: click.Context, ca: CertificateAuthority, end: datetime) -> None:
-    """Writes a note if a certificate is valid for fewer days than the user asked for."""
-    asked = ctx.get_parameter_source("days") is not click.core.ParameterSource.DEFAULT
-    if asked and end == ca.certificate.not_valid_after_utc:
-        note(
-            f"Note: it ends with its CA, at {format_utc(end)}, "
-            f"and not after {ctx.params['days']:g} days."
-        )

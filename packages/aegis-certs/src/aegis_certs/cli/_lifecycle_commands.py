@@ -73,7 +73,7 @@ def renew(
     renewals = run(
         "Renewing …", lambda: (Renewal(node_id, ca.renew(node_id)),) if node_id else ca.renew_due()
     )
-    show_renewals(json, ca.directory, renewals)
+    show_renewals(json, ca, renewals)
     failed = [renewal.error for renewal in renewals if renewal.error is not None]
     if failed:
         # A certificate that ends with its CA still works, so another failure is worse.
@@ -102,7 +102,7 @@ def _keep_renewing(ca: CertificateAuthority, json: bool) -> NoReturn:
             known = {str(error)}
         else:
             if new := [one for one in renewals if str(one.error) not in known]:
-                show_renewals(json, ca.directory, new)
+                show_renewals(json, ca, new)
             known = {str(one.error) for one in renewals if one.error is not None}
         time.sleep(_WATCH_SECONDS)
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from aegis_certs._time import format_utc, isoformat
-from aegis_certs.cli._command_group import INTERRUPTED, with_prefix
+from aegis_certs.cli._command_group import INTERRUPTED, note, with_prefix
 from aegis_certs.cli._wrapping import wrap_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+
+    from aegis_certs import CertificateAuthority
 
 T = TypeVar("T")
 
@@ -107,6 +109,16 @@ def say(console: Console, text: str, style: str = "", *, head: tuple[str, str] =
 
     lines = wrap_text(with_prefix(text), console.width, len(head[0]))
     console.print(Text.assemble(head, (lines, style)), soft_wrap=True)
+
+
+def note_cut_short(ca: CertificateAuthority, ends: Mapping[str, datetime]) -> None:
+    """Writes a note if new certificates of nodes end with their CA and not after their days."""
+    from aegis_certs._x509.validity import NEW_CA_ADVICE
+
+    end = ca.certificate.not_valid_after_utc
+    if names := [name for name, its in ends.items() if its == end]:
+        one = f"certificate{'s' * (len(names) > 1)} of {', '.join(names)}"
+        note(f"Note: the CA ends at {format_utc(end)} and cuts the {one} short; {NEW_CA_ADVICE}")
 
 
 def print_facts(console: Console, facts: Mapping[str, object]) -> None:

@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from aegis_certs._ca.authority import CertificateAuthority
 from aegis_certs._ca.renew import Renewal
 from aegis_certs._ca.rotation_state import RotationPhase, RotationState
 from aegis_certs._inspect.doctor import Finding
@@ -24,6 +25,7 @@ from aegis_certs.cli._command_group import command_line
 from aegis_certs.cli._output import (
     UNLIMITED,
     console,
+    note_cut_short,
     present,
     print_facts,
     print_lines,
@@ -123,8 +125,9 @@ def _short(serial: str) -> str:
     return serial[:_SERIAL_DIGITS] + "…" * (len(serial) > _SERIAL_DIGITS)
 
 
-def show_renewals(json: bool, directory: Path, renewals: Sequence[Renewal]) -> None:
-    """Prints the renewals, and those that failed."""
+def show_renewals(json: bool, ca: CertificateAuthority, renewals: Sequence[Renewal]) -> None:
+    """Prints the renewals, and those that failed; a note names those that the CA cuts short."""
+    note_cut_short(ca, {one.node_id: one.tls.not_after for one in renewals if one.tls})
     if json:
         found = [
             {
@@ -135,7 +138,7 @@ def show_renewals(json: bool, directory: Path, renewals: Sequence[Renewal]) -> N
             }
             for one in renewals
         ]
-        show_json({"directory": directory, "renewed": found})
+        show_json({"directory": ca.directory, "renewed": found})
         return
     out = console()
     for one in renewals:
@@ -145,7 +148,7 @@ def show_renewals(json: bool, directory: Path, renewals: Sequence[Renewal]) -> N
         else:
             say(out, f"{one.node_id}: {one.error}", "red")
     if not renewals:
-        say(out, f"No certificate in {directory} is due.")
+        say(out, f"No certificate in {ca.directory} is due.")
 
 
 def show_rotation(ctx: click.Context, json: bool, title: str, state: RotationState) -> None:

@@ -128,10 +128,8 @@ class IdentityRotator:
             _log.exception("renewing the certificate of %s failed", self.tls.node_id)
             return self._retry(f"{type(error).__name__}: {error}")
         if fresh is None:
-            return self._retry(
-                "the CA's key is not available here, or the CA expires too soon; "
-                "renew it where that key is"
-            )
+            reason = "the CA's key is not available here; renew it where that key is"
+            return self._retry(reason)
         reason = self._objection(fresh)
         return self._retry(reason) if reason else self._use(fresh)
 
@@ -160,6 +158,7 @@ class IdentityRotator:
     def _use(self, fresh: TLSConfig) -> IdentityEvent:
         _log.info("%s uses a certificate that expires at %s", fresh.node_id, fresh.not_after)
         self._failures = 0
+        self._log_limiter.forget("renewal")
         self.change_identity(fresh)
         return IdentityEvent(IdentityEventKind.CHANGED, fresh)
 
@@ -176,12 +175,15 @@ class IdentityRotator:
         self._failures += 1
         wait = self._schedule.retry_after(self._failures)
         self._renew_at = self._clock() + wait
-        _log.warning(
+        self._log_limiter.warn(
+            "renewal",
+            reason,
             "%s could not renew its certificate, which expires at %s; next attempt in %.0f s: %s",
             self.tls.node_id,
             self.tls.not_after,
             wait,
             reason,
+            now=self._clock(),
         )
         return IdentityEvent(IdentityEventKind.RENEWAL_FAILED, self.tls, reason)
 
