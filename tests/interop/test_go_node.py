@@ -256,7 +256,7 @@ async def test_the_health_of_a_go_node_reaches_every_node(
             )
 
 
-async def test_a_go_node_is_told_of_no_failed_nodes_until_they_are_back(
+async def test_a_go_node_gets_no_failed_nodes_until_they_are_alive_again(
     start: Any, start_go: Any, until: Any
 ) -> None:
     a, go, far = await start("a"), await start_go("go-1", "echo"), await start_go("far", "echo")

@@ -30,7 +30,7 @@ def test_500_nodes_that_restart_at_once_are_all_accepted() -> None:
     assert set(tries) == {""}
 
 
-def test_idle_callers_are_forgotten() -> None:
+def test_the_state_of_idle_callers_is_dropped() -> None:
     rate_limiter = RateLimiter(FEEDS)
     assert rate_limiter.enter("held", 0) == ""
     for number in range(10 * PRUNE_ABOVE):

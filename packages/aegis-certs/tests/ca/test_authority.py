@@ -27,7 +27,7 @@ DAY = dt.timedelta(days=1)
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 
 
-def test_s2_a_ca_is_rsa_4096_and_lives_365_days_by_default(tmp_path: Path) -> None:
+def test_s2_a_ca_has_rsa_4096_and_365_days_by_default(tmp_path: Path) -> None:
     ca = CertificateAuthority.create(tmp_path, at=NOW)
     key = ca.certificate.public_key()
     assert isinstance(key, rsa.RSAPublicKey)
@@ -37,7 +37,7 @@ def test_s2_a_ca_is_rsa_4096_and_lives_365_days_by_default(tmp_path: Path) -> No
     assert CertificateAuthority.load(tmp_path).certificate == ca.certificate
 
 
-def test_s3_a_leaf_is_rsa_2048_and_lives_90_days_by_default(ca: CertificateAuthority) -> None:
+def test_s3_a_leaf_has_rsa_2048_and_90_days_by_default(ca: CertificateAuthority) -> None:
     tls = ca.issue("node-1", at=NOW + DAY)
     key = tls.certificate.public_key()
     assert isinstance(key, rsa.RSAPublicKey)

@@ -94,7 +94,7 @@ def test_a_directory_that_other_users_share_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_temporary_files_of_dead_processes_are_removed(ca: CertificateAuthority) -> None:
+def test_temporary_files_of_ended_processes_are_removed(ca: CertificateAuthority) -> None:
     left = ca.directory / ".node-1-key.pem.0123456789abcdef.tmp"
     left.write_text("half a k")
     ca.issue("node-1", key_type=P256)

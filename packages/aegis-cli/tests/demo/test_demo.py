@@ -101,7 +101,9 @@ def test_the_status_command_fits_how_the_demo_was_run(monkeypatch, tmp_path) -> 
         (signal.SIGKILL, "Killing"),
     ],
 )
-def test_nothing_is_left_behind_however_it_ends(demo, number: signal.Signals, moment: str) -> None:
+def test_nothing_remains_on_the_machine_however_the_demo_ends(
+    demo, number: signal.Signals, moment: str
+) -> None:
     process = demo("--json")
     process.stderr.until(moment)
     process.signal(number)

@@ -45,7 +45,7 @@ class DetectorBench:
         return self.detector.opinion("a")
 
 
-def test_a_node_that_is_heard_is_clear() -> None:
+def test_a_node_that_sends_messages_is_clear() -> None:
     bench = DetectorBench()
     bench.wait(100, hearing="a")
     assert bench.opinion == (CLEAR, False)
@@ -216,7 +216,7 @@ def test_it_ignores_nodes_that_it_does_not_watch() -> None:
     assert list(bench.detector) == []
 
 
-def test_a_node_that_is_cut_off_holds_no_node() -> None:
+def test_an_isolated_node_does_not_hold_its_verdicts() -> None:
     bench = DetectorBench("a", "b", "c")
     for _ in range(3):
         bench.wait(SUSPECT_AFTER + FAIL_AFTER_SILENCE + 2 * STEP)

@@ -36,7 +36,7 @@ class Mesh:
         info = NodeInfo(node_id, address=f"{node_id}:1")
         self.topology.merge_records([self.signers[node_id].sign_record(node_id, stamp, info)])
 
-    def say(
+    def publish_verdict(
         self, accuser: str, subject: str, opinion: Opinion = Opinion.FAILED, *, held: bool = False
     ) -> None:
         record = self.topology.get_record(subject)
@@ -65,7 +65,7 @@ class Mesh:
         end = self.now + seconds
         while self.now < end:
             before.add(self.own_stamp)
-            self.say(accuser, "a")
+            self.publish_verdict(accuser, "a")
             self.wait(0.1)
         return len(before | {self.own_stamp}) - 1
 
@@ -91,20 +91,20 @@ class Mesh:
 
 def test_a_majority_of_its_observers_fails_a_node() -> None:
     mesh = Mesh("b", "c", "d", "e")
-    mesh.say("b", "e")
-    mesh.say("c", "e")
+    mesh.publish_verdict("b", "e")
+    mesh.publish_verdict("c", "e")
     mesh.wait(REVIEW)
     assert mesh.status("e") is SUSPECTED
-    mesh.say("d", "e")
+    mesh.publish_verdict("d", "e")
     mesh.wait(REVIEW)
     assert mesh.status("e") is FAILED
 
 
 @pytest.mark.parametrize("others", ["bcd", "bcde", "bcdefg"])
-def test_a_liar_alone_fails_nobody(others: str) -> None:
+def test_a_single_false_accuser_makes_no_node_fail(others: str) -> None:
     mesh = Mesh(*others)
     for subject in others[1:]:
-        mesh.say("b", subject)
+        mesh.publish_verdict("b", subject)
     mesh.wait(1.0)
     for subject in others[1:]:
         # Live nodes answer at once.
@@ -116,10 +116,10 @@ def test_a_liar_alone_fails_nobody(others: str) -> None:
 
 def test_an_observer_that_does_not_answer_its_own_accusers_is_not_waited_for() -> None:
     mesh = Mesh("b", "c")
-    mesh.say("b", "c", Opinion.FAILED)
+    mesh.publish_verdict("b", "c", Opinion.FAILED)
     mesh.wait(REVIEW)
     assert mesh.status("c") is SUSPECTED
-    mesh.say("c", "b", Opinion.SUSPECT)
+    mesh.publish_verdict("c", "b", Opinion.SUSPECT)
     mesh.wait(UNREFUTED + 1)
     assert mesh.status("c") is SUSPECTED
 
@@ -127,8 +127,8 @@ def test_an_observer_that_does_not_answer_its_own_accusers_is_not_waited_for() -
 def test_a_newer_record_refutes_unless_it_is_held() -> None:
     mesh = Mesh("b", "c", "d", "e", "f")
     for accuser in "bcf":
-        mesh.say(accuser, "e")
-        mesh.say(accuser, "d", held=True)
+        mesh.publish_verdict(accuser, "e")
+        mesh.publish_verdict(accuser, "d", held=True)
     mesh.wait(REVIEW)
     mesh.now += 1
     mesh.write("e")
@@ -139,15 +139,15 @@ def test_a_newer_record_refutes_unless_it_is_held() -> None:
 
 def test_an_outvoted_held_verdict_makes_no_node_suspected() -> None:
     mesh = Mesh("b", "c", "d", "e")
-    mesh.say("b", "e", held=True)
+    mesh.publish_verdict("b", "e", held=True)
     mesh.wait(REVIEW)
     assert mesh.status("e") is SUSPECTED
     mesh.write("e")
     mesh.wait(2 * REVIEW)
     assert mesh.status("e") is ALIVE
     # It still counts with others.
-    mesh.say("c", "e")
-    mesh.say("d", "e", held=True)
+    mesh.publish_verdict("c", "e")
+    mesh.publish_verdict("d", "e", held=True)
     mesh.wait(2 * REVIEW)
     assert mesh.status("e") is FAILED
 
@@ -155,7 +155,7 @@ def test_an_outvoted_held_verdict_makes_no_node_suspected() -> None:
 def test_verdicts_of_an_earlier_instance_of_the_accuser_do_not_count() -> None:
     mesh = Mesh("b", "c", "d", "e")
     for accuser in "bcd":
-        mesh.say(accuser, "e")
+        mesh.publish_verdict(accuser, "e")
         mesh.signers[accuser] = RecordSigner(accuser, clock=mesh.clock)
         mesh.now += 0.1
         mesh.write(accuser)
@@ -167,11 +167,11 @@ def test_a_node_answers_its_observers_with_a_new_record_once_a_second() -> None:
     mesh = Mesh("b", "c")
     before = mesh.own_stamp
     mesh.now += 1
-    mesh.say("b", "a")
+    mesh.publish_verdict("b", "a")
     mesh.wait(0.1)
     first = mesh.own_stamp
     assert first > before
-    mesh.say("b", "a")
+    mesh.publish_verdict("b", "a")
     mesh.wait(0.5)
     assert mesh.own_stamp == first
     mesh.wait(1.0)
@@ -197,7 +197,7 @@ def test_a_verdict_counts_only_once_its_accuser_is_an_observer() -> None:
     strangers = mesh.strangers("e")
     assert len(strangers) >= RINGS
     for accuser in strangers:
-        mesh.say(accuser, "e")
+        mesh.publish_verdict(accuser, "e")
     mesh.wait(2 * REVIEW_ALL)
     assert mesh.status("e") is ALIVE
     for other in sorted(mesh.membership.observers("e") - {"a"}):
@@ -210,7 +210,7 @@ def test_a_verdict_counts_only_once_its_accuser_is_an_observer() -> None:
 def test_an_agreed_failure_ends_when_its_accusers_restart() -> None:
     mesh = Mesh("b", "c", "d", "e")
     for accuser in "bcd":
-        mesh.say(accuser, "e")
+        mesh.publish_verdict(accuser, "e")
     mesh.wait(REVIEW)
     assert mesh.status("e") is FAILED
     for accuser in "bcd":
@@ -240,7 +240,7 @@ def test_an_accuser_that_is_no_observer_is_named_from_its_second_accusation(
 ) -> None:
     mesh = Mesh(*MANY)
     stranger = mesh.strangers("a")[0]
-    mesh.say(stranger, "a")
+    mesh.publish_verdict(stranger, "a")
     mesh.wait(5)
     warned = [r for r in caplog.records if r.levelname == "WARNING"]
     assert not warned
@@ -273,7 +273,7 @@ def test_an_observer_that_maintains_an_outvoted_verdict_is_named_once_a_minute(
 
     mesh = Mesh("b", "c", "d")
     mesh.now += 1
-    mesh.say("b", "a", held=True)
+    mesh.publish_verdict("b", "a", held=True)
     mesh.wait(OUTVOTED_FOR - 1)
     assert not named()
     mesh.wait(50)
@@ -288,12 +288,12 @@ def test_observers_that_maintain_what_most_say_are_not_named(
     mesh = Mesh("b", "c", "d")
     mesh.now += 1
     for accuser in "bc":
-        mesh.say(accuser, "a", held=True)
+        mesh.publish_verdict(accuser, "a", held=True)
     mesh.wait(2 * OUTVOTED_FOR)
     # They are content one after the other.
-    mesh.say("c", "a", Opinion.CLEAR)
+    mesh.publish_verdict("c", "a", Opinion.CLEAR)
     mesh.wait(OUTVOTED_FOR - 1)
-    mesh.say("b", "a", Opinion.CLEAR)
+    mesh.publish_verdict("b", "a", Opinion.CLEAR)
     mesh.wait(2 * OUTVOTED_FOR)
     assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
@@ -305,7 +305,7 @@ def test_only_two_accusing_observers_make_a_node_slower_to_accuse(
     mesh = Mesh("b", "c", "d")
     for _ in range(5):
         for accuser in accusers:
-            mesh.say(accuser, "a")
+            mesh.publish_verdict(accuser, "a")
             mesh.wait(REFUTE_EVERY)
     mesh.membership.feed_broken("d", mesh.now)
     mesh.wait(FAIL_AFTER_BREAK + 0.2, silent="d")

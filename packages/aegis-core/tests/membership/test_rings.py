@@ -74,7 +74,7 @@ def test_every_node_is_observed_while_two_nodes_can_observe() -> None:
     assert all(not rings.observers(node_id) & unable for node_id in ids(60))
 
 
-def test_a_node_that_comes_back_has_the_same_observers() -> None:
+def test_a_node_that_rejoins_has_the_same_observers() -> None:
     rings = rings_of(ids(30))
     before = {node_id: rings.observers(node_id) for node_id in ids(30)}
     assert rings.place("node-0004", can_observe=False)

@@ -114,7 +114,7 @@ FACES = pytest.mark.parametrize("face", ["aio", "blocking"])
 
 @FACES
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
-async def test_calls_in_flight_end_well_after_a_signal_and_long_streams_are_told(
+async def test_after_a_signal_calls_in_flight_complete_and_long_streams_become_unavailable(
     face: str,
     number: signal.Signals,
     cert_dir: Path,

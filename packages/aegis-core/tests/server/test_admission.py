@@ -64,7 +64,7 @@ def test_after_the_close_no_call_is_admitted_and_admitted_calls_finish() -> None
     assert (admission.empty, admission.arrived, admission.arrived_after_close) == (True, 4, 1)
 
 
-def test_calls_that_were_given_up_before_they_ran_are_forgotten() -> None:
+def test_calls_that_were_cancelled_before_they_ran_are_released() -> None:
     admission = AdmissionControl[FakeCall]()
     for _ in range(10 * PRUNE_ABOVE):
         call = FakeCall()

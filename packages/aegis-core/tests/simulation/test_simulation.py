@@ -210,7 +210,7 @@ def test_the_third_of_three_nodes_sees_the_other_two_fail(how: str) -> None:
 
 
 @pytest.mark.parametrize("nodes", [2, 5, 7, 40])
-def test_an_isolated_node_comes_back(nodes: int) -> None:
+def test_an_isolated_node_is_alive_again_after_the_isolation(nodes: int) -> None:
     simulation = Simulation(nodes)
     simulation.partition(["node-001"])
     time_to_fail(simulation, "node-001", within=8)

@@ -45,7 +45,7 @@ async def until_answered_by(node_id: str, calls: Any, channel: Any) -> None:
             pass
 
 
-async def test_calls_of_a_balanced_channel_go_to_the_providers_in_turn(
+async def test_calls_of_a_balanced_channel_rotate_over_the_providers(
     channel: Any, providers: list[Any], calls: Any, connections_to: Any
 ) -> None:
     answers = await asyncio.gather(*(calls.who(channel) for _ in range(30)))
@@ -433,7 +433,7 @@ async def test_an_unreachable_provider_is_skipped_until_it_is_back(
     assert Counter([await calls.who(channel) for _ in range(10)]) == {"a": 5, "b": 5}
 
 
-async def test_waiting_for_ready_does_not_wait_for_a_provider_that_is_gone(
+async def test_waiting_for_ready_does_not_wait_for_a_provider_that_left(
     channel: Any, two: list[Any], calls: Any
 ) -> None:
     await asyncio.to_thread(two[0].stop)

@@ -39,7 +39,7 @@ def test_a_long_outage_adds_at_most_a_fifth_to_the_load() -> None:
     assert retries <= calls * 0.2 + 10 * 60
 
 
-def test_a_busy_service_may_retry_a_burst_when_a_provider_dies() -> None:
+def test_a_busy_service_can_retry_a_burst_of_calls_when_a_provider_is_killed() -> None:
     budget = RetryBudget(0.0)
     assert taken(budget, 100_000, 100.0, 500) == 500
 

@@ -74,7 +74,7 @@ def test_a_node_that_stops_providing_a_service_leaves_and_returns_with_it(
     assert client.events[-2:] == ["left one", "joined one"]
 
 
-def test_a_node_that_left_is_gone_and_an_older_record_does_not_restore_it(
+def test_a_node_that_left_is_removed_and_an_older_record_does_not_restore_it(
     server: Side, client: Client
 ) -> None:
     vouch(server, "one", "greeter/v1")

@@ -195,7 +195,7 @@ def held_by(side: Side) -> int:
     return len(side.topology.changes_since(0).entries)
 
 
-def test_a_feed_forgets_certificates_that_sign_nothing_any_more(
+def test_a_feed_drops_certificates_that_no_record_needs(
     server: Side, side: MakeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aegis_discovery.feed._writer.MIN_CHAINS_SENT", 4)

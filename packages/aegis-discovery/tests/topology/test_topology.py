@@ -293,7 +293,7 @@ def test_a_renewed_lease_causes_no_event() -> None:
     assert events == []
 
 
-def test_the_log_has_each_node_once_however_late_the_reader_is() -> None:
+def test_the_log_returns_each_changed_node_once() -> None:
     topology = Topology()
     for node_id in "abc":
         topology.add_node(greeter(node_id))
