@@ -10,8 +10,9 @@ import grpc
 import pytest
 from aegis_core import FunctionHealthChecker, HealthStatus
 from aegis_discovery.aio.transport import open_channel
+from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -129,21 +130,52 @@ async def test_an_unhealthy_provider_is_called_only_if_no_other_is_left(
     assert (await say(channel))[0] == "a", "an unhealthy provider is better than none"
 
 
-async def test_reflection_lists_the_services_of_the_user_and_of_the_mesh(
-    start: Any, provider: Any, open_to: Any
-) -> None:
-    a = await start("a", **provider("a"))
-    stub = reflection_pb2_grpc.ServerReflectionStub(open_to(a))
+async def reflect(channel: Any, version: str, **request: str) -> Any:
+    """Sends one request to the reflection service, whose versions have the same messages."""
 
     async def requests() -> AsyncIterator[Any]:
-        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        yield reflection_pb2.ServerReflectionRequest(**request)
 
-    (answer,) = [answer async for answer in stub.ServerReflectionInfo(requests(), timeout=10)]
+    method = channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    (answer,) = [answer async for answer in method(requests(), timeout=10)]
+    return answer
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_lists_the_services_of_the_user_and_of_the_mesh(
+    start: Any, provider: Any, open_to: Any, version: str
+) -> None:
+    a = await start("a", **provider("a"))
+    answer = await reflect(open_to(a), version, list_services="")
     assert sorted(service.name for service in answer.list_services_response.service) == [
         "aegis.MeshService",
         "aegis.mesh.v1.Introspection",
         "aegis.mesh.v1.Mesh",
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
         "test.Echo",
     ]
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_describes_each_service_of_the_mesh(
+    start: Any, open_to: Any, version: str
+) -> None:
+    channel = open_to(await start("a"))
+    listed = (await reflect(channel, version, list_services="")).list_services_response.service
+    for service in listed:
+        answer = await reflect(channel, version, file_containing_symbol=service.name)
+        (file,) = map(
+            descriptor_pb2.FileDescriptorProto.FromString,
+            answer.file_descriptor_response.file_descriptor_proto[:1],
+        )
+        assert service.name in [f"{file.package}.{described.name}" for described in file.service]
+        again = await reflect(channel, version, file_by_filename=file.name)
+        assert again.file_descriptor_response == answer.file_descriptor_response
+    missing = await reflect(channel, version, file_containing_symbol="grpc.reflection.v1.Nothing")
+    assert missing.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]

@@ -150,9 +150,10 @@ async def test_every_member_may_call_the_mesh_and_health_but_not_reflection(
     ):
         for path in ("/grpc.health.v1.Health/Check", "/aegis.MeshService/Ping"):
             assert isinstance(await channel.unary_unary(path)(b"", timeout=10), bytes)
-        reflection = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
-        call = channel.stream_stream(reflection)(iter([b""]), timeout=10)
-        assert await call.code() is DENIED
+        for version in ("v1", "v1alpha"):
+            reflection = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+            call = channel.stream_stream(reflection)(iter([b""]), timeout=10)
+            assert await call.code() is DENIED
         # No policy applies to a method that does not exist.
         missing = channel.unary_unary("/no.Such/Method")(b"", timeout=10)
         assert await missing.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -16,11 +16,11 @@ from aegis_discovery.proto import aegis_pb2_grpc, mesh_pb2_grpc, stats_pb2_grpc
 from aegis_discovery.transport import join_address
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from aegis_core._access.authorization import CallAuthorizer
 from aegis_core._address import bound_address
 from aegis_core._health.checks import HealthInfo
+from aegis_core._server import reflection
 from aegis_core._server.admission import AdmissionControl
 from aegis_core._server.drain import drain
 from aegis_core._server.interceptor import CallerInterceptor
@@ -44,7 +44,7 @@ DRAIN_SILENCE = 0.2
 CLOSE_GRACE = 0.5
 """Seconds that gRPC's own stop gives to late calls of the mesh protocol, and to ending feeds."""
 
-OWN_SERVICES = (*sorted(OPEN_SERVICES), reflection.SERVICE_NAME)
+OWN_SERVICES = (*sorted(OPEN_SERVICES), *reflection.SERVICES)
 """The services that every node serves besides the user's."""
 
 
@@ -105,9 +105,7 @@ class MeshServer:
         mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, recorder)
         stats_pb2_grpc.add_IntrospectionServicer_to_server(Introspection(stats), recorder)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, recorder)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
-            reflection.aio.ReflectionServicer((*self.services, *OWN_SERVICES)), recorder
-        )
+        reflection.add_reflection((*self.services, *OWN_SERVICES), recorder)
         self._changed_identity: grpc.ServerCertificateConfiguration | None = None
         self._bind(tls)
 
