@@ -226,7 +226,7 @@ async def test_a_go_node_can_return_elsewhere_with_its_old_address_in_its_list(
     await add_peer(until, nodes[0], go, known_to=nodes)
     await go.stop()
     again = await start_go("go-1", "echo")
-    # It syncs before anybody knows of its new address, and so adopts the old one.
+    # It syncs before any node knows its new address, so it adopts the old one.
     again.nodes["go-1"].address = go.address
     assert await again.sync(nodes[1])
     assert again.nodes["go-1"].address == go.address

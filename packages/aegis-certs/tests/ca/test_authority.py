@@ -80,7 +80,7 @@ def test_a_host_of_another_certificate_is_refused_as_a_node_id(ca: CertificateAu
     ca.issue("node-1", hosts=["node-2"], key_type=KeyType.P256, days=1)
     with pytest.raises(InvalidRequestError, match="node-1 has it as a host"):
         ca.issue("node-2")
-    later = NOW + 2 * DAY  # the certificate of node-1 has expired by then
+    later = NOW + 2 * DAY  # the certificate of node-1 has then expired
     assert ca.issue("node-2", key_type=KeyType.P256, at=later).node_id == "node-2"
 
 

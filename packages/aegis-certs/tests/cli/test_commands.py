@@ -155,7 +155,7 @@ def test_another_command_can_mount_the_group_and_share_its_error_handling(direct
     def fail(what: str) -> None:
         if what == "interrupt":
             raise KeyboardInterrupt
-        raise OtherError("two\nlines") if what == "known" else RuntimeError("a mistake of ours")
+        raise OtherError("two\nlines") if what == "known" else RuntimeError("an internal fault")
 
     aegis.add_command(certs)
     runner = CliRunner(env={"AEGIS_CERT_DIR": str(directory)}, **SEPARATE_STREAMS)
@@ -173,7 +173,7 @@ def test_another_command_can_mount_the_group_and_share_its_error_handling(direct
     )
     unknown = call("fail", "unknown")
     assert unknown.exit_code == 1
-    assert "RuntimeError: a mistake of ours" in unknown.stderr
+    assert "RuntimeError: an internal fault" in unknown.stderr
     assert "AEGIS_DEBUG=1" in unknown.stderr
     assert call("fail", "interrupt").exit_code == 130
 

@@ -658,7 +658,7 @@ def test_hosts_that_are_refused_now_do_not_stop_the_renewal_of_a_certificate_tha
 def test_show_and_sign_of_an_unreadable_place_name_the_file(
     acme: Callable[..., Result], tmp_path: Path
 ) -> None:
-    name = "x" * 300  # no file system has such a name; root too gets an error
+    name = "x" * 300  # too long for any file system, so even root gets an error
     for command in (("show", name), ("verify", name), ("export", "--out", name)):
         refused = acme(*command)
         assert refused.exit_code == 1

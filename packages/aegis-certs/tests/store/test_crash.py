@@ -170,7 +170,7 @@ def copy(template: Path, directory: Path) -> None:
 
 
 def assert_record_is_complete(directory: Path) -> None:
-    """Every certificate is in the inventory and in the log, with a serial number of its own."""
+    """Checks that the inventory and the log have every certificate, with unique serial numbers."""
     store = Store(directory)
     entries = list(Inventory.load(store))
     serials = [entry.serial for entry in entries]

@@ -181,7 +181,7 @@ def readable() -> Iterator[Path]:
 
 
 def in_a_child_that_may_not_write(directory: Path, check: Callable[[], None]) -> None:
-    """Runs the check with a read-only directory, and not as root, who may write anywhere."""
+    """Runs the check with a read-only directory, and not as root, which may write everywhere."""
     if os.getuid() == 0:
         for path in (directory, *directory.iterdir()):
             os.chown(path, NOBODY, NOBODY)

@@ -295,7 +295,7 @@ def test_the_search_for_a_path_checks_each_certificate_at_most_once(
     first = make_certificate(name, ca=True)
     chain = [make_certificate(name, ca=True, key=first.key).certificate for _ in range(8)]
     assert bundle.path_of(chain) == ()
-    assert keys == [*bundle.certificates] * checks, "and never with a key that somebody sent"
+    assert keys == [*bundle.certificates] * checks, "never with a key that the peer sent"
 
 
 def test_a_leaf_that_signs_certificates_cannot_lengthen_a_path(

@@ -11,11 +11,11 @@ from aegis_discovery.records import Opinion, RecordSigner
 ALIVE, SUSPECTED, FAILED = NodeStatus.ALIVE, NodeStatus.SUSPECTED, NodeStatus.FAILED
 EPOCH = 1_800_000_000
 MANY = "bcdefghijkl"
-"""With these, everybody has fewer observers than there are nodes."""
+"""With these, every node has fewer observers than there are nodes."""
 
 
 class Mesh:
-    """The membership of one node, `a`, with verdicts of its own and of others."""
+    """The membership of node `a`, with verdicts of all nodes."""
 
     def __init__(self, *others: str) -> None:
         self.now = 0.0

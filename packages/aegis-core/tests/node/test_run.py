@@ -67,7 +67,7 @@ else:
 
 
 class Program:
-    """A program whose node runs, in a directory of its own."""
+    """A program that runs a node, in its own directory."""
 
     def __init__(self, directory: Path, *arguments: object, **environment: str) -> None:
         self.directory = directory

@@ -79,7 +79,7 @@ def test_a_failed_start_leaves_no_thread_behind(identity: MakeIdentity) -> None:
         with pytest.raises(AddressInUseError):
             taken.start()
     assert not [t for t in threading.enumerate() if t.name == "aegis-b"]
-    assert threading.active_count() <= before + 2, "gRPC keeps threads of its own"
+    assert threading.active_count() <= before + 2, "gRPC keeps its own threads"
 
 
 def test_a_node_waits_until_it_is_stopped(identity: MakeIdentity) -> None:

@@ -56,7 +56,7 @@ class RealMesh:
         running = node._running
         self._killed[node_id] = node.address
         assert running is not None
-        running.state.on_failure(RuntimeError("killed"))  # it says goodbye to nobody
+        running.state.on_failure(RuntimeError("killed"))  # ends without leaving the mesh
         with pytest.raises(RuntimeError, match="killed"):
             await node.wait_for_termination()
 

@@ -46,7 +46,7 @@ def others(simulation: Simulation, *node_ids: str) -> list[str]:
 
 
 def time_to_fail(simulation: Simulation, *node_ids: str, within: float) -> float:
-    """Waits until everybody else holds these for failed."""
+    """Waits until all other nodes see these as failed."""
     rest = others(simulation, *node_ids)
     return simulation.run_until(
         lambda: all(simulation.everywhere(node_id, FAILED, by=rest) for node_id in node_ids),
@@ -280,7 +280,7 @@ def test_a_blocked_link_between_two_nodes_makes_neither_fail() -> None:
     ("nodes", "more"),
     [
         (300, 20),
-        # The benchmark goes on for two minutes.
+        # The benchmark continues for two minutes.
         pytest.param(1000, 2, marks=[pytest.mark.soak, pytest.mark.timeout(300)]),
     ],
 )

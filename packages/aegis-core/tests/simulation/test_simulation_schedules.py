@@ -192,11 +192,11 @@ TestNodes.settings = TestNodesAndLinks.settings = ALWAYS_THE_SAME
 
 
 class NewNodes(Nodes):
-    """Has settings of its own."""
+    """A separate class, so that it has its own settings."""
 
 
 class NewNodesAndLinks(NodesAndLinks):
-    """Has settings of its own."""
+    """A separate class, so that it has its own settings."""
 
 
 TestNewNodes = pytest.mark.soak(NewNodes.TestCase)

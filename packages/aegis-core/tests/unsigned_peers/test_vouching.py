@@ -88,7 +88,9 @@ def test_a_peer_never_changes_or_removes_signed_records(clock: ManualClock) -> N
     owner.remove_node("a")
     ours.merge(owner)
     vouching.update("go", [node("go"), node("a", 2)])
-    assert ours.get_node("a") is None, "a node that left does not come back by hearsay"
+    assert ours.get_node("a") is None, (
+        "a node that left does not return because an unsigned peer lists it"
+    )
 
 
 def test_invalid_ids_are_omitted_and_logged_once(
@@ -227,7 +229,9 @@ def test_one_peer_introduces_a_limited_number_of_nodes_and_is_named_once_a_minut
         f"liar lists more new nodes than the {MAX_INTRODUCED} that one peer may introduce; "
         "some are omitted"
     )
-    assert len(vouching._peers["liar"].listed) <= 2 * MAX_INTRODUCED + 1, "what it told is not kept"
+    assert len(vouching._peers["liar"].listed) <= 2 * MAX_INTRODUCED + 1, (
+        "the long list of the peer is not kept"
+    )
     vouching.update("go", [node("go"), node("friend")])
     assert {"go", "friend"} <= topology.nodes.keys(), "others have their own share"
 
