@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any, Self
 
 from cryptography import x509
@@ -23,9 +24,15 @@ from aegis_certs._x509.names import IPAddress
 from aegis_certs._x509.validity import MAX_DAYS
 from aegis_certs.errors import CertsError, DirectoryError, InventoryError
 
+_TEXTS = itemgetter(
+    *("serial", "id", "issuer", "fingerprint", "key", "address", "not_before", "not_after")
+)
+_LISTS = itemgetter("sans", "hosts")
+
 logger = logging.getLogger("aegis_certs")
 
 _VERSION = 1
+_FIRST_LINE = f'{{"version": {_VERSION}, "certificates": ['
 # How long after its end a certificate with a successor is dropped; the audit log keeps it.
 _FORGET_AFTER = timedelta(days=30)
 
@@ -114,33 +121,49 @@ class IssuedCertificate:
         Raises:
             ValueError: The data is not an entry.
         """
-        texts = ("id", "serial", "issuer", "fingerprint", "key", "address")
-        lists = ("sans", "hosts")
-        dates = ("not_before", "not_after")
-        if not isinstance(data, Mapping) or any(
-            not isinstance(data.get(field), str) for field in (*texts, *dates)
-        ):
-            raise ValueError("an entry lacks a field")
-        int(data["serial"], 16)
-        for field in lists:
-            value = data.get(field)
-            if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-                raise ValueError(f"{field} is not a list of names")
+        try:
+            texts, lists = _TEXTS(data), _LISTS(data)
+        except (KeyError, TypeError) as error:
+            raise ValueError("an entry lacks a field") from error
+        # This is done for each entry of each issue, so it asks for all types at once.
+        if {*map(type, texts)} != {str} or {*map(type, lists)} != {list}:
+            raise ValueError("a field is not a text, or not a list")
+        if not {*map(type, lists[0]), *map(type, lists[1])} <= {str}:
+            raise ValueError("a name is not a text")
+        serial, *middle, start, end = texts
+        int(serial, 16)
         days = data.get("days")
         if days is not None and (type(days) not in (int, float) or not 0 < days <= MAX_DAYS):
             raise ValueError("days is not a number of days")
-        fields: dict[str, Any] = {field: data[field] for field in texts}
-        fields |= {"days": days, "from_request": data.get("from_request") is True}
-        fields |= {field: tuple(data[field]) for field in lists}
-        fields |= {field: parse_isoformat(data[field]) for field in dates}
-        return cls(**fields)
+        node_id, issuer, fingerprint, key, address = middle
+        return cls(
+            node_id,
+            serial,
+            issuer,
+            fingerprint,
+            key,
+            tuple(lists[0]),
+            tuple(lists[1]),
+            address,
+            parse_isoformat(start),
+            parse_isoformat(end),
+            days,
+            data.get("from_request") is True,
+        )
 
 
 class Inventory:
     """All issued certificates by serial number, in the order of issue."""
 
-    def __init__(self, entries: Iterable[IssuedCertificate] = ()) -> None:
+    def __init__(self, entries: Iterable[IssuedCertificate] = (), data: bytes = b"") -> None:
         self._entries = {entry.serial: entry for entry in entries}
+        # The lines of a file that `save` wrote are kept: to encode all entries anew is slow.
+        self._lines: dict[str, str] = {}
+        lines = data.decode().splitlines()[1:-1] if data else ()
+        if len(lines) == len(self._entries):
+            for (serial, entry), line in zip(self._entries.items(), lines, strict=True):
+                if line.startswith(f'{{"id": "{entry.id}", "serial": "{serial}", '):
+                    self._lines[serial] = line.removesuffix(",")
 
     def __repr__(self) -> str:
         return f"Inventory({len(self._entries)} certificates)"
@@ -166,25 +189,32 @@ class Inventory:
         The line in the audit log is written first, then the inventory.
         """
         audit_log.record(store.audit_path, action, at, {"certificate": entry.to_json()})
-        self._entries.pop(entry.serial, None)
+        self.discard(entry.serial)
         self._entries[entry.serial] = entry  # the last, so the newest of its node
         self.save(store, at)
 
     def discard(self, serial: str) -> None:
         """Removes a certificate that was never handed out, or that is over."""
         self._entries.pop(serial, None)
+        self._lines.pop(serial, None)
 
     def save(self, store: Store, at: datetime) -> None:
         """Writes the file without old expired certificates; the caller holds the lock."""
         newest = {entry.serial for entry in self.latest().values()}
         kept = [
-            json.dumps(entry.to_json())  # one line each: fast to write, and easy to read
+            self._line(entry)  # one line each: fast to write, and easy to read
             for entry in self
             if entry.serial in newest or at - entry.not_after < _FORGET_AFTER
         ]
         listed = ",\n".join(kept)
-        data = f'{{"version": {_VERSION}, "certificates": [\n{listed}\n]}}\n'
+        data = f"{_FIRST_LINE}\n{listed}\n]}}\n"
         files.write(store.inventory_path, data.encode(), files.PRIVATE)
+
+    def _line(self, entry: IssuedCertificate) -> str:
+        line = self._lines.get(entry.serial)
+        if line is None:
+            line = self._lines[entry.serial] = json.dumps(entry.to_json())
+        return line
 
     @classmethod
     def load_readable(cls, store: Store) -> tuple[Self, DirectoryError | None]:
@@ -210,7 +240,7 @@ class Inventory:
         data = files.read(store.inventory_path)
         if data is not None:
             try:
-                return cls(_parse(data, store))
+                return cls(_parse(data, store), data)
             except (ValueError, RecursionError) as error:
                 logger.warning(
                     "%s is damaged (%s); it is rebuilt from %s and the certificates",

@@ -164,27 +164,17 @@ class CASession(CAView):
 
     def _check_names(self, spec: CertificateSpec) -> None:
         """Refuses a name with which one node could impersonate another."""
-        node_id = spec.node_id
-        for other, sans in self._names_in_use():
-            if other == node_id:
-                continue
-            if other in spec.hosts:
-                reason = f"it is the id of another node, and {node_id} could impersonate it"
-                raise InvalidRequestError("host", other, reason)
-            if node_id in sans:
-                reason = f"the certificate of {other} has it as a host, and could impersonate it"
-                raise InvalidRequestError("node id", node_id, reason)
-
-    def _names_in_use(self) -> Iterator[tuple[str, Sequence[str]]]:
-        """The names of all usable certificates: issued here, or in the directory."""
+        node_id, hosts, known = spec.node_id, set(spec.hosts), {spec.node_id}
         for entry in self.inventory:
-            if self.is_usable(entry):
-                yield entry.id, entry.sans
-        known = self.inventory.latest()
-        for name in self.store.names():
+            known.add(entry.id)
+            clash = entry.id in hosts or node_id in entry.sans
+            if clash and entry.id != node_id and self.is_usable(entry):
+                raise _impersonation(entry.id, spec)
+        for name in set(self.store.names()) - {node_id}:
             leaf = None if name in known else self.leaf_of(name)
             live = leaf is not None and self.at <= leaf.not_valid_after_utc
-            yield name, alternative_names(leaf).dns if leaf is not None and live else ()
+            if name in hosts or (leaf and live and node_id in alternative_names(leaf).dns):
+                raise _impersonation(name, spec)
 
     def _check_replaceable(self, node_id: str) -> None:
         path = self.store.certificate_path(node_id)
@@ -194,6 +184,15 @@ class CASession(CAView):
         if leaf is None or self.bundle.issuer_of(leaf, self._intermediates()) is None:
             reason = "this CA did not issue it; move it away if it is not needed"
             raise AlreadyExistsError("a certificate", path, reason)
+
+
+def _impersonation(other: str, spec: CertificateSpec) -> InvalidRequestError:
+    node_id = spec.node_id
+    if other in spec.hosts:
+        reason = f"it is the id of another node, and {node_id} could impersonate it"
+        return InvalidRequestError("host", other, reason)
+    reason = f"the certificate of {other} has it as a host, and could impersonate it"
+    return InvalidRequestError("node id", node_id, reason)
 
 
 @contextmanager

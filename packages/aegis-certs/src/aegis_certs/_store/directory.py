@@ -140,8 +140,7 @@ class Store:
     def locked(self, timeout: float = files.LOCK_SECONDS) -> Iterator[None]:
         """Holds the lock; first makes keys private and finishes installs of dead processes."""
         with files.locked(self.directory, timeout):
-            for name in self._names(_KEY):
-                files.make_private(self.key_path(name))
+            files.make_private(self.directory, _KEY)
             for name in self._names(_NEXT):
                 self._install(name, self.pending_path(name))
             yield

@@ -10,16 +10,16 @@ Every function raises DirectoryError, with the path and the reason, if the syste
 from __future__ import annotations
 
 import errno
+import fcntl
 import fnmatch
 import logging
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from aegis_certs.errors import DirectoryError, LockTimeoutError
 
@@ -32,6 +32,7 @@ _TEMPORARY = ".{name}.{nonce}.tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 UNFINISHED = _TEMPORARY.format(name="*", nonce="*")
 StatKey = tuple[int, ...]
+_LOCK_POLL = 0.02  # seconds
 LOCK_SECONDS = 60.0  # the longest work under the lock is to create an RSA-4096 key: a few seconds
 
 
@@ -51,20 +52,35 @@ def locked(directory: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
     """
     with _reporting(directory):
         _make_directory(directory)
-        lock = FileLock(directory / LOCK, timeout=timeout, mode=PRIVATE)
-        try:
-            lock.acquire(poll_interval=0.02)
-        except Timeout as error:
-            raise LockTimeoutError(directory, timeout) from error
-        except NotImplementedError as error:
-            raise DirectoryError(directory, "its file system has no locks; move it") from error
+        descriptor = _acquire_lock(directory, timeout)
     try:
         for name in names(directory, UNFINISHED):
             with _reporting(directory / name), suppress(FileNotFoundError):
                 os.unlink(directory / name)
         yield
     finally:
-        lock.release()
+        os.close(descriptor)  # releases the lock
+
+
+def _acquire_lock(directory: Path, timeout: float) -> int:
+    path, deadline = directory / LOCK, time.monotonic() + timeout
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if (found := status(path)) and os.path.samestat(os.fstat(descriptor), found):
+                return descriptor
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise DirectoryError(directory, "its file system has no locks; move it") from error
+            raise
+        os.close(descriptor)  # another process holds the lock, or has removed the file
+        if time.monotonic() >= deadline:
+            raise LockTimeoutError(directory, timeout)
+        time.sleep(_LOCK_POLL)
 
 
 def write(path: Path, data: bytes, mode: int) -> None:
@@ -161,12 +177,12 @@ def stat_key(path: Path) -> StatKey | None:
     return found and (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def make_private(path: Path) -> None:
-    """Makes a key file accessible to its owner only."""
-    with _reporting(path):
-        mode = path.stat().st_mode
-        if mode & 0o077:
-            os.chmod(path, mode & PRIVATE)
+def make_private(directory: Path, ending: str) -> None:
+    """Makes the files with this ending accessible to their owner only."""
+    with _reporting(directory), os.scandir(directory) as found:
+        for entry in found:
+            if entry.name.endswith(ending) and (mode := entry.stat().st_mode) & 0o077:
+                os.chmod(entry.path, mode & PRIVATE)
 
 
 def _make_directory(directory: Path) -> None:

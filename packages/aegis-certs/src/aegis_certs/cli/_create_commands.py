@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,10 +14,16 @@ from aegis_certs.cli._input import (
     ask_new_passphrase,
     load_ca,
     output_path,
+    read_ids,
     read_input,
     read_passphrase,
 )
 from aegis_certs.cli._wrapping import no_wrap
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aegis_certs import TLSConfig
 
 
 @options.command(
@@ -109,9 +116,17 @@ def init(
     "aegis-certs issue orders-1",
     "aegis-certs issue orders-1 --host orders.acme.example --host 10.0.0.7",
     "aegis-certs issue laptop --client-only --days 7 --key-type p256",
+    "aegis-certs issue orders-1 orders-2 billing-1 --key-type p256",
+    "aegis-certs issue --from-file nodes.txt --key-type p256",
 )
-@click.argument("node_id", metavar="ID")
+@click.argument("node_ids", metavar="ID...", nargs=-1)
 @options.directory
+@options.option(
+    "--from-file",
+    "AEGIS_CERT_IDS_FILE",
+    "A file with more node ids, one a line; empty lines and those with # are skipped.",
+    metavar="FILE",
+)
 @options.hosts
 @options.leaf_days
 @options.leaf_key_type
@@ -123,29 +138,50 @@ def init(
 def issue(
     ctx: click.Context,
     /,
-    node_id: str,
+    node_ids: Sequence[str],
     dir: str,  # noqa: A002 - named after its option
+    from_file: str | None,
     passphrase_file: str | None,
     json: bool,
     **spec: Any,
 ) -> None:
-    """Issue a certificate with a new key for the node ID.
+    """Issue a certificate with a new key for each node ID.
 
     It replaces an earlier certificate of this node, which stays valid until its end.
 
     Give only hosts that belong to this node alone: each process that has the key can act as them.
+
+    All ids are checked before the first certificate is issued. If one cannot be issued, those
+    before it are, and the rest are not.
     """
     from aegis_certs import validate_node_id
     from aegis_certs.cli._output import note_cut_short, present, run
-    from aegis_certs.cli._views import identity_facts
+    from aegis_certs.cli._views import identity_facts, show_issued
 
-    validate_node_id(node_id)
+    named = [*node_ids, *(read_ids(from_file) if from_file else ())]
+    names = list(dict.fromkeys(map(validate_node_id, named)))
+    if not names:
+        raise click.UsageError("Missing argument: give at least one ID, or --from-file")
+    if spec["hosts"] and len(names) > 1:
+        raise click.UsageError("a --host belongs to one node; issue that certificate alone")
     ca = load_ca(dir, passphrase_file)
-    tls = run(f"Issuing a certificate for {node_id} …", lambda: ca.issue(node_id, **spec))
-    note_cut_short(ca, {node_id: tls.not_after})
-    hint = f"Its node needs these three files. To see all: {command_line(ctx, 'list')}"
-    title = f"Issued a certificate for {node_id}"
-    present(json, title, identity_facts(tls, ca.directory), hint, hidden=("id",))
+    hint = f"To see all: {command_line(ctx, 'list')}"
+    if len(names) == 1 and not from_file:
+        (name,) = names
+        tls = run(f"Issuing a certificate for {name} …", lambda: ca.issue(name, **spec))
+        note_cut_short(ca, {name: tls.not_after})
+        facts, title = identity_facts(tls, ca.directory), f"Issued a certificate for {name}"
+        hint = f"Its node needs these three files. {hint}"
+        present(json, title, facts, hint, hidden=("id",))
+        return
+    issued: list[TLSConfig] = []
+    try:
+        for name in names:
+            message = f"Issuing certificate {len(issued) + 1} of {len(names)} …"
+            issued.append(run(message, partial(ca.issue, name, **spec)))
+    finally:  # what was issued is shown, also if the next one failed
+        show_issued(json, ca.directory, issued, hint)
+    note_cut_short(ca, {tls.node_id: tls.not_after for tls in issued})
 
 
 @options.command(

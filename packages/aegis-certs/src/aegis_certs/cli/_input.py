@@ -59,6 +59,13 @@ def read_input(path: str, what: str) -> bytes:
     return data
 
 
+def read_ids(path: str) -> list[str]:
+    """The node ids in a file, one a line, without empty lines and comments."""
+    text = read_input(path, "file of node ids").decode(errors="replace").removeprefix("\ufeff")
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    return [line for line in lines if line]
+
+
 def read_passphrase(path: str | None) -> bytes | None:
     """The passphrase in a file, without the mark of UTF-8 (BOM); None if no file is named."""
     if path is None:

@@ -1,12 +1,14 @@
-"""Output for people with rich, and for machines as JSON; it loads rich only when it needs it."""
+"""Output for people and, as JSON, for machines; rich, which loads slowly, is for tables only."""
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -22,15 +24,27 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 UNLIMITED = 10_000  # columns: a pipe or file has no width to fit into
+_FRAMES, _FRAME_SECONDS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", 0.08
+_ERASE_LINE, _HIDE_CURSOR, _SHOW_CURSOR = "\r\x1b[2K", "\x1b[?25l", "\x1b[?25h"
+_STYLES: Mapping[str, dict[str, Any]] = {
+    "": {},
+    "bold": {"bold": True},
+    "dim": {"dim": True},
+    **{color: {"fg": color} for color in ("green", "yellow", "red")},
+}
 
 
 def console(*, stderr: bool = False) -> Console:
     """A console as wide as the terminal, or of unlimited width if its stream is no terminal."""
     from rich.console import Console
 
-    # A user who sets COLUMNS wants that width in a pipe too.
-    limited = (sys.stderr if stderr else sys.stdout).isatty() or "COLUMNS" in os.environ
+    limited = _is_limited(sys.stderr if stderr else sys.stdout)
     return Console(stderr=stderr, highlight=False, width=None if limited else UNLIMITED)
+
+
+def _is_limited(stream: TextIO) -> bool:
+    # A user who sets COLUMNS wants that width in a pipe too.
+    return stream.isatty() or "COLUMNS" in os.environ
 
 
 def print_lines(console: Console, renderable: RenderableType) -> None:
@@ -66,9 +80,7 @@ def run(message: str, work: Callable[[], T]) -> T:
     any moment, and a thread inside a native library must not run while the interpreter shuts down.
     """
     import threading
-    from concurrent.futures import Future
-
-    from rich.console import Console
+    from concurrent.futures import Future, wait
 
     future: Future[T] = Future()
 
@@ -79,12 +91,27 @@ def run(message: str, work: Callable[[], T]) -> T:
             future.set_exception(error)
 
     try:
-        with Console(stderr=True).status(message):
-            threading.Thread(target=target, daemon=True).start()
-            return future.result()
+        threading.Thread(target=target, daemon=True).start()
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            _spin(message, lambda: bool(wait([future], _FRAME_SECONDS).done))
+        return future.result()
     except KeyboardInterrupt:
         sys.stdout.flush()
         os._exit(INTERRUPTED)
+
+
+def _spin(message: str, is_done: Callable[[], bool]) -> None:
+    """Shows a message on one line of the terminal until the work is done, and erases it."""
+    message = message[: shutil.get_terminal_size().columns - 3]
+    try:
+        for frame in itertools.cycle(_FRAMES):
+            sys.stderr.write(f"{_HIDE_CURSOR}{_ERASE_LINE}{frame} {message}")
+            sys.stderr.flush()
+            if is_done():
+                return
+    finally:
+        sys.stderr.write(f"{_ERASE_LINE}{_SHOW_CURSOR}")
+        sys.stderr.flush()
 
 
 def present(
@@ -97,18 +124,16 @@ def present(
     if json:
         show_json(facts)
         return
-    out = console()
-    say(out, title, "bold")
-    print_facts(out, {name: fact for name, fact in facts.items() if name not in hidden})
-    say(out, hint, "dim")
+    say(title, "bold")
+    print_facts({name: fact for name, fact in facts.items() if name not in hidden})
+    say(hint, "dim")
 
 
-def say(console: Console, text: str, style: str = "", *, head: tuple[str, str] = ("", "")) -> None:
+def say(text: str, style: str = "", *, head: tuple[str, str] = ("", "")) -> None:
     """Prints a text, wrapped between words, after a head in another style."""
-    from rich.text import Text
-
-    lines = wrap_text(with_prefix(text), console.width, len(head[0]))
-    console.print(Text.assemble(head, (lines, style)), soft_wrap=True)
+    width = shutil.get_terminal_size().columns if _is_limited(sys.stdout) else UNLIMITED
+    lines = wrap_text(with_prefix(text), width, len(head[0]))
+    click.echo(_styled(*head) + _styled(lines, style))
 
 
 def note_cut_short(ca: CertificateAuthority, ends: Mapping[str, datetime]) -> None:
@@ -121,7 +146,15 @@ def note_cut_short(ca: CertificateAuthority, ends: Mapping[str, datetime]) -> No
         note(f"Note: the CA ends at {format_utc(end)} and cuts the {one} short; {NEW_CA_ADVICE}")
 
 
-def print_facts(console: Console, facts: Mapping[str, object]) -> None:
+def _styled(text: str, style: str) -> str:
+    """The text in a style, of which click removes all if the output is no terminal."""
+    wanted = _STYLES[style]
+    if os.environ.get("TERM") == "dumb" or ("fg" in wanted and os.environ.get("NO_COLOR")):
+        return text
+    return click.style(text, **wanted) if text and wanted else text
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         if isinstance(value, datetime):
@@ -130,7 +163,7 @@ def print_facts(console: Console, facts: Mapping[str, object]) -> None:
             shown = ", ".join(map(str, value)) or "none"
         else:
             shown = str(value)
-        say(console, shown, head=(f"  {name.replace('_', ' '):<{width}}  ", "dim"))
+        say(shown, head=(f"  {name.replace('_', ' '):<{width}}  ", "dim"))
 
 
 def _scalar(value: object) -> str:

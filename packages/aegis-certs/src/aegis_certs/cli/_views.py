@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from aegis_certs._ca.authority import CertificateAuthority
 from aegis_certs._ca.renew import Renewal
@@ -33,6 +32,9 @@ from aegis_certs.cli._output import (
     show_json,
 )
 from aegis_certs.cli._wrapping import wrap_name
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 _STYLES = {
     CertificateState.VALID: "green",
@@ -68,11 +70,26 @@ def identity_facts(tls: TLSConfig, directory: Path) -> dict[str, object]:
     }
 
 
+def show_issued(json: bool, directory: Path, issued: Sequence[TLSConfig], hint: str) -> None:
+    """Prints the identities that one command issued, a line each."""
+    if json:
+        facts = [identity_facts(tls, directory) for tls in issued]
+        show_json({"directory": directory, "issued": facts})
+        return
+    for tls in issued:
+        say(f"Issued a certificate for {tls.node_id}, until {format_utc(tls.not_after)}", "green")
+    if issued:
+        say(f"Each node needs its two files and ca-cert.pem from {directory}. {hint}", "dim")
+
+
 def show_certificates(entries: Sequence[CertificateInfo]) -> None:
     """Prints certificates as a table, and their problems below it.
 
     If the width is unlimited, each certificate is one line, and each column has one value.
     """
+    from rich.table import Table
+    from rich.text import Text
+
     out = console()
     lines = out.width == UNLIMITED
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -98,7 +115,7 @@ def show_certificates(entries: Sequence[CertificateInfo]) -> None:
     print_lines(out, table)
     for entry in entries:
         if entry.problem:
-            say(out, f"{entry.id}: {entry.problem}", "red")
+            say(f"{entry.id}: {entry.problem}", "red")
 
 
 def _widths(entries: Sequence[CertificateInfo], digits: int, width: int) -> tuple[int, int]:
@@ -140,15 +157,14 @@ def show_renewals(json: bool, ca: CertificateAuthority, renewals: Sequence[Renew
         ]
         show_json({"directory": ca.directory, "renewed": found})
         return
-    out = console()
     for one in renewals:
         if one.tls is not None:
             text = f"Renewed {one.node_id}, until {format_utc(one.tls.not_after)}"
-            say(out, text, "green")
+            say(text, "green")
         else:
-            say(out, f"{one.node_id}: {one.error}", "red")
+            say(f"{one.node_id}: {one.error}", "red")
     if not renewals:
-        say(out, f"No certificate in {ca.directory} is due.")
+        say(f"No certificate in {ca.directory} is due.")
 
 
 def show_rotation(ctx: click.Context, json: bool, title: str, state: RotationState) -> None:
@@ -181,11 +197,10 @@ def show_facts(json: bool, found: Sequence[Mapping[str, object]]) -> None:
     if json:
         show_json(found)
         return
-    out = console()
     for facts in found:
         rest = dict(facts)
-        say(out, str(rest.pop("what")), "bold")
-        print_facts(out, {name: fact for name, fact in rest.items() if fact not in (None, "")})
+        say(str(rest.pop("what")), "bold")
+        print_facts({name: fact for name, fact in rest.items() if fact not in (None, "")})
 
 
 def show_checks(json: bool, what: str, checks: Sequence[Check]) -> None:
@@ -216,14 +231,16 @@ def show_findings(json: bool, directory: str, findings: Sequence[Finding]) -> No
 
 def _show_marked(rows: Sequence[tuple[str, str, str]]) -> None:
     """Prints rows of a level, a name and a text."""
-    out, width = console(), max(len(name) for _, name, _ in rows)
+    width = max(len(name) for _, name, _ in rows)
     for level, name, text in rows:
         mark, style = _MARKS[level]
-        say(out, text, head=(f"{mark} {name:<{width}}  ", style))
+        say(text, head=(f"{mark} {name:<{width}}  ", style))
 
 
 def _days_left(entry: CertificateInfo, style: str, now: datetime, digits: int) -> Text:
     """The rest of the life, as a bar and in days."""
+    from rich.text import Text
+
     if entry.days_left is None or entry.not_before is None or entry.not_after is None:
         return Text()
     life = entry.not_after - issued_at(entry.not_before)
