@@ -369,6 +369,24 @@ def test_renew_and_doctor_fail_while_a_file_is_missing_or_damaged(
     assert acme("revoke", "orders-1").exit_code == 0
 
 
+def test_renew_watch_reports_a_failure_once_and_again_when_it_returns(
+    acme: Callable[..., Result], directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = directory / "orders-1-key.pem"
+    good = key.read_bytes()
+    rounds = iter([b"junk", b"junk", good, b"junk"])
+
+    def next_round(_: float) -> None:
+        if (content := next(rounds, None)) is None:
+            raise KeyboardInterrupt
+        key.write_bytes(content)
+
+    monkeypatch.setattr(time, "sleep", next_round)
+    watched = acme("renew", "--watch")
+    assert watched.exit_code == 130
+    assert watched.stdout.count("orders-1: ") == 2
+
+
 def test_renew_does_not_ask_for_keys_that_were_never_here(
     acme: Callable[..., Result], directory: Path, tmp_path: Path
 ) -> None:

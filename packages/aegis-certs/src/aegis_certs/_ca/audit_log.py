@@ -56,13 +56,20 @@ def record_ca(path: Path, action: Action, certificate: x509.Certificate, at: dat
 
 def lines(path: Path, action: Action | None = None) -> Iterator[dict[str, Any]]:
     """All lines that can be read, or those of one action; a cut off line is skipped."""
-    mark = b"" if action is None else f'"{action}"'.encode()  # most lines need not be parsed
-    for line in (files.read(path) or b"").splitlines():
-        if mark not in line:
-            continue
+    data = files.read(path) or b""
+    for line in data.splitlines() if action is None else _lines_with(f'"{action}"', data):
         try:
             found = json.loads(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(found, dict) and action in (None, found.get("action")):
             yield found
+
+
+def _lines_with(mark: str, data: bytes) -> Iterator[bytes]:
+    """The lines that contain the mark. Each issue reads the log, which may have many others."""
+    end = 0
+    while (found := data.find(mark.encode(), end)) >= 0:
+        end = data.find(b"\n", found)
+        end = len(data) if end < 0 else end
+        yield data[data.rfind(b"\n", 0, found) + 1 : end]
