@@ -1,6 +1,7 @@
-"""Runs inside a clean environment: imports a package and its modules and tells what happened.
+"""Runs in a clean environment: imports a package and its modules and prints the result.
 
-Usage: probe_wheel.py PACKAGE MODULE..., prints one JSON object. Uses the standard library only.
+Usage: probe_wheel.py PACKAGE MODULE... It prints one JSON object and imports only the standard
+library.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from importlib import metadata
 
 
 def main(package: str, modules: list[str]) -> None:
-    """Prints what importing brought in, what failed, and which distribution owns which name."""
+    """Prints the loaded modules, the failures, and which distribution owns which name."""
     failures: list[str] = []
     loaded: list[str] = []
     for module in [package, *modules]:
         try:
             imported = importlib.import_module(module)
-            # Some are only loaded when they are asked for.
+            # Some names are loaded only on first use.
             for name in getattr(imported, "__all__", ()):
                 getattr(imported, name)
-        except Exception as error:  # noqa: BLE001 - any failure is a finding, none may hide the rest
+        except Exception as error:  # noqa: BLE001 - reports every failure and continues
             failures.append(f"import {module} failed: {type(error).__name__}: {error}")
         if module == package:
             loaded = sorted(sys.modules)
