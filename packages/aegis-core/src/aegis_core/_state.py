@@ -27,14 +27,20 @@ class NodeState:
     """
 
     def __init__(
-        self, tls: TLSConfig, *, mesh: str, on_failure: Callable[[Exception], None]
+        self,
+        tls: TLSConfig,
+        topology: Topology,
+        *,
+        mesh: str,
+        on_failure: Callable[[Exception], None],
     ) -> None:
         self.tls = tls
         self.mesh = mesh
         self.node_id = tls.node_id
         self.joined = asyncio.Event()
         self._signer = RecordSigner.of(tls, mesh=mesh)
-        self.topology = Topology(owner=tls.node_id, signer=self._signer)
+        self.topology = topology
+        topology.change_signer(self._signer)
         self.verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
         self.chain = _chain(tls)
         self.caller_verifier = CallerVerifier(tls.trust_domain)

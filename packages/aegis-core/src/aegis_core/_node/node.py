@@ -17,6 +17,7 @@ from aegis_discovery.identity import IdentityEvent
 from aegis_core._access.policy_file import PolicySource
 from aegis_core._node.faces import NodeView, through_peers
 from aegis_core._node.options import NodeOptions, expand
+from aegis_core._node.outbound import Outbound
 from aegis_core._node.runtime import RunningNode
 from aegis_core._node.signals import notify_manager, stop_signals
 from aegis_core._peers.manager import PeerManager
@@ -80,6 +81,7 @@ class Node(NodeView):
         self.id = options.id
         self._options = options
         self._running: RunningNode | None = None
+        self._outbound: Outbound | None = None
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -96,8 +98,13 @@ class Node(NodeView):
 
     @property
     def pool(self) -> ServiceClientPool:
-        """Channels to the mesh's services."""
-        return self._parts.pool
+        """Channels to the mesh's services.
+
+        It may be used before the node runs: a call waits for a provider then, if it has
+        `wait_for_ready`, and fails with `aegis_discovery.NoProvidersError` if not.
+        """
+        self._check_fork()
+        return self.outbound.pool
 
     @property
     def peers(self) -> PeerManager:
@@ -243,6 +250,13 @@ class Node(NodeView):
 
     # Internals
 
+    @property
+    def outbound(self) -> Outbound:
+        """What this process calls others with; made when it is needed first."""
+        if self._outbound is None or self._outbound.is_forked:
+            self._outbound = Outbound(self._options)
+        return self._outbound
+
     async def start_unless_stopped(self) -> bool:
         """Starts the node for `run`; returns False if a signal asked it to stop meanwhile."""
         if self._stop_requested:
@@ -311,6 +325,7 @@ class Node(NodeView):
             source,
             tls,
             policy,
+            self.outbound,
             on_failure=self._stop_with,
             on_identity=self._publish_identity,
         )
@@ -328,6 +343,8 @@ class Node(NodeView):
         try:
             if running is not None:
                 await running.stop(grace, leave=self._failure is None)
+            else:
+                await self.outbound.pool.close()
         finally:
             if self._failure is None:
                 self._ended.set_result(None)

@@ -11,11 +11,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from aegis_certs import IdentitySource, TLSConfig
-from aegis_discovery import HealthStatus, NodeInfo, PoolOptions, PoolStats
-from aegis_discovery.aio import ServiceClientPool
+from aegis_discovery import HealthStatus, NodeInfo
 from aegis_discovery.aio.identity import run_rotator
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityRotator
-from aegis_discovery.policy import ProviderAuthorizer
 from aegis_discovery.transport import parse_seed
 
 from aegis_core._access.policy_file import POLL_INTERVAL, PolicySource
@@ -23,6 +21,7 @@ from aegis_core._address import published_address
 from aegis_core._health.checks import HealthInfo
 from aegis_core._health.monitor import HealthMonitor
 from aegis_core._node.options import NodeOptions
+from aegis_core._node.outbound import Outbound
 from aegis_core._node.stalls import name_stalls
 from aegis_core._peers.joiner import Joiner
 from aegis_core._peers.runner import SessionRunner
@@ -38,11 +37,7 @@ _server_log = logging.getLogger("aegis.server")
 
 
 class RunningNode:
-    """Creates the parts of a node, owns its tasks, and stops both in order.
-
-    Attributes:
-        pool_stats: Returns the statistics of the pool that the node's calls go through.
-    """
+    """Creates the parts of a node, owns its tasks, and stops both in order."""
 
     def __init__(
         self,
@@ -50,6 +45,7 @@ class RunningNode:
         source: IdentitySource,
         tls: TLSConfig,
         policy: PolicySource,
+        outbound: Outbound,
         *,
         on_failure: Callable[[Exception], None],
         on_identity: Callable[[IdentityEvent], None],
@@ -64,7 +60,8 @@ class RunningNode:
         self._has_joined = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._started_at = datetime.now(UTC)
-        self.state = NodeState(tls, mesh=options.mesh, on_failure=on_failure)
+        self._outbound = outbound
+        self.state = NodeState(tls, outbound.topology, mesh=options.mesh, on_failure=on_failure)
         self.monitor = HealthMonitor(
             tls.node_id,
             options.health_checkers,
@@ -98,23 +95,10 @@ class RunningNode:
             max_workers=options.max_workers,
             options=options.server_options,
         )
-        self.may_provide = ProviderAuthorizer(None, tls.trust_domain)
-        self.runner = SessionRunner(self.state)
+        outbound.change_identity(tls)
+        self.pool, self.may_provide = outbound.pool, outbound.may_provide
+        self.runner = SessionRunner(self.state, outbound.channels)
         self.peers, self.session = self.runner.peers, self.runner.session
-        pool_options = options.pool_options or PoolOptions()
-        # The mesh's own calls must not pass through the user's interceptors.
-        is_plain = not (pool_options.interceptors or pool_options.options)
-        self.pool = ServiceClientPool(
-            self.state.topology,
-            tls,
-            region=options.region,
-            zone=options.zone,
-            may_provide=self.may_provide,
-            channels=self.peers.channels if is_plain else None,
-            **vars(pool_options),
-        )
-        self.pool_stats: Callable[[], PoolStats] = self.pool.stats
-        self.may_provide.subscribe_changed(self.pool.reevaluate)
         self._apply_policy()
         seeds = tuple(map(parse_seed, options.seed_peers))
         self.joiner = Joiner(self.state, self.peers, self.session, seeds)
@@ -167,7 +151,7 @@ class RunningNode:
             topology_nodes=len(topology.nodes),
             has_policy=server.has_policy,
             calls=server.calls,
-            pool=self.pool_stats(),
+            pool=self._outbound.pool_stats(),
             feeds=FeedStats(
                 served=len(server.watchers),
                 opened=server.feeds_served,
@@ -181,7 +165,7 @@ class RunningNode:
         self._rotator.change_identity(tls)
         self.server.change_identity(tls)
         self.peers.change_identity(tls)
-        self.pool.change_identity(tls)
+        self._outbound.change_identity(tls)
         self.session.reopen_feeds(time.monotonic())
 
     async def _follow_identity(self) -> None:

@@ -12,11 +12,12 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from aegis_certs import TLSConfig
 from aegis_discovery import PoolOptions, ServiceClientPool
 from aegis_discovery.background import BackgroundLoop
-from aegis_discovery.identity import IdentityEvent, IdentityEventKind
+from aegis_discovery.identity import IdentityEvent
 
 from aegis_core._node.faces import NodeView, through_peers
 from aegis_core._node.node import Node as AsyncNode
 from aegis_core._node.options import NodeOptions, expand
+from aegis_core._node.outbound import Outbound
 from aegis_core._node.runtime import RunningNode
 from aegis_core._node.signals import stop_signals
 from aegis_core._peers.info import PeerInfo
@@ -110,29 +111,35 @@ class Node(NodeView):
         self._background: BackgroundLoop | None = None
         self._pool: ServiceClientPool | None = None
         self._lock = threading.Lock()
-        self._node.subscribe_identity(self._renew_pool)
+        self._outbound: Outbound | None = None
+        self._is_stopped = False
 
     def __repr__(self) -> str:
         return repr(self._node)
 
     @property
     def pool(self) -> ServiceClientPool:
-        """Blocking channels to the mesh's services."""
+        """Blocking channels to the mesh's services.
+
+        It may be used before the node runs, as that of `aegis_core.aio.Node`.
+        """
         if self._background is not None:
             self._background.check_fork(f"node {self.id}")
         with self._lock:
-            if self._pool is None:
-                parts = self._parts
+            outbound = self._node.outbound
+            if self._pool is None or outbound is not self._outbound:
+                if self._is_stopped:
+                    raise NodeStateError(f"node {self.id} is not running")
+                self._outbound = outbound
                 self._pool = ServiceClientPool(
-                    parts.state.topology,
-                    parts.state.tls,
+                    outbound.topology,
+                    None,
                     region=self._options.region,
                     zone=self._options.zone,
-                    may_provide=parts.may_provide,
+                    may_provide=outbound.may_provide,
                     **vars(self._options.pool_options or PoolOptions()),
                 )
-                parts.may_provide.subscribe_changed(self._pool.reevaluate)
-                parts.pool_stats = self._pool.stats
+                outbound.add(self._pool)
             return self._pool
 
     @property
@@ -177,6 +184,7 @@ class Node(NodeView):
         except BaseException:
             # Ctrl-C ends up here too, when the mesh may already know this node.
             background.run(self._node.stop(grace=0))
+            self._close_pool()
             background.close()
             raise
 
@@ -190,9 +198,7 @@ class Node(NodeView):
         try:
             self._background.run(self._node.stop(grace))
         finally:
-            with self._lock:
-                if self._pool is not None:
-                    self._pool.close()
+            self._close_pool()
             self._background.close()
 
     def wait_for_termination(self) -> None:
@@ -205,9 +211,6 @@ class Node(NodeView):
     def change_identity(self, tls: TLSConfig) -> None:
         """Continues with another identity, as `aegis_core.aio.Node.change_identity`."""
         self._loop.call(self._node.change_identity, tls)
-        with self._lock:
-            if self._pool is not None:
-                self._pool.change_identity(tls)
 
     def subscribe_identity(self, callback: Callable[[IdentityEvent], object]) -> Callable[[], None]:
         """Calls back, on the node's own thread, as `aegis_core.aio.Node.subscribe_identity`."""
@@ -232,10 +235,11 @@ class Node(NodeView):
     def _parts(self) -> RunningNode:
         return self._node._parts  # noqa: SLF001 - two faces of one node
 
-    def _renew_pool(self, event: IdentityEvent) -> None:
+    def _close_pool(self) -> None:
         with self._lock:
-            if self._pool is not None and event.kind is IdentityEventKind.CHANGED:
-                self._pool.change_identity(event.tls)
+            self._is_stopped = True
+            if self._pool is not None:
+                self._pool.close()
 
     def _new_loop(self) -> BackgroundLoop:
         if self._background is not None:

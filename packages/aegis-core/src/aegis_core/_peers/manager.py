@@ -60,10 +60,10 @@ class PeerManager:
         channels: The connections, which the node's pool shares.
     """
 
-    def __init__(self, state: NodeState, session: Session) -> None:
+    def __init__(self, state: NodeState, session: Session, channels: ChannelCache) -> None:
         self._state = state
         self._session = session
-        self.channels = ChannelCache(state.tls)
+        self.channels = channels
         self._vouching = Vouching(state.topology)
         self._log_limiter = LogLimiter(_log)
         self._closed = False

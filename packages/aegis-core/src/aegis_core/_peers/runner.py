@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import grpc
 from aegis_discovery import NodeIdInUseError
 from aegis_discovery.aio.feed import FeedDivergedError, FeedTimeoutError, follow
-from aegis_discovery.aio.transport import open_channel
+from aegis_discovery.aio.transport import ChannelCache, open_channel
 from aegis_discovery.feed import ReceiveResult
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.transport import describe_call_error
@@ -28,11 +28,11 @@ _log = logging.getLogger("aegis.membership")
 class SessionRunner:
     """Runs a session in an event loop."""
 
-    def __init__(self, state: NodeState) -> None:
+    def __init__(self, state: NodeState, channels: ChannelCache) -> None:
         self._state = state
         now, rng = time.monotonic(), random.Random()
         self.session = Session(state.topology, self, now, new_reader=state.new_reader, rng=rng)
-        self.peers = PeerManager(state, self.session)
+        self.peers = PeerManager(state, self.session, channels)
         self._is_due = asyncio.Event()
         self._streams: dict[Feed, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()

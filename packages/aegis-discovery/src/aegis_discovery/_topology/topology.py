@@ -14,6 +14,7 @@ from aegis_discovery._topology.limits import holds_max_nodes
 from aegis_discovery._topology.merge import MergeResult, RecordMerger
 from aegis_discovery.errors import NodeNotFoundError, NotOwnerError
 from aegis_discovery.records._record import Record
+from aegis_discovery.records._signer import RecordSigner
 from aegis_discovery.records._verdict import SignedVerdict, Verdict, is_refuted
 
 
@@ -243,6 +244,11 @@ class Topology(RecordMerger):
         )
         self._write(node.id, node)
         return node
+
+    def change_signer(self, signer: RecordSigner) -> None:
+        """Signs further records with this signer."""
+        with self._lock:
+            self._signer = signer
 
     def subscribe(self, callback: Callable[[TopologyEvent], object]) -> Callable[[], None]:
         """Calls back on every change, in order; returns the function that unsubscribes.

@@ -24,12 +24,12 @@ class ProviderAuthorizer:
     Args:
         policy: The policy; None lets every node provide everything.
         trust_domain: The trust domain of this process, and so of all nodes whose records it
-            accepts.
+            accepts. It may be set later, before there is a policy.
     """
 
     def __init__(self, policy: Policy | None, trust_domain: str | None) -> None:
         self._policy = policy
-        self._trust_domain = trust_domain
+        self.trust_domain = trust_domain
         self._log_limiter = LogLimiter(_log, period=math.inf, max_sources=MAX_LOGGED)
         self._callbacks: list[Callable[[], object]] = []
 
@@ -48,7 +48,7 @@ class ProviderAuthorizer:
         """Returns whether a node may provide a service."""
         if self._policy is None:
             return True
-        subject = Subject(node.id, node.type, self._trust_domain)
+        subject = Subject(node.id, node.type, self.trust_domain)
         decision = self._policy.may_provide(subject, name, version)
         if not decision:
             key = (node.id, name, version)

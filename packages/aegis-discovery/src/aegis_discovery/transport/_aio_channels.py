@@ -66,14 +66,14 @@ class ChannelCache(BaseChannelCache[grpc.aio.Channel]):
     reference to release it; calls under way end normally, then gRPC closes the connection.
 
     Args:
-        tls: Our identity.
+        tls: Our identity; without one it opens no channel before `change_identity`.
         interceptors: Client interceptors of gRPC, for every channel.
         options: Further channel options of gRPC.
     """
 
     def __init__(
         self,
-        tls: TLSConfig,
+        tls: TLSConfig | None = None,
         *,
         interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
         options: Options = (),

@@ -36,11 +36,11 @@ class ChannelCache(BaseChannelCache[grpc.Channel]):
     reference to release it; calls under way end normally, then gRPC closes the connection.
 
     Args:
-        tls: Our identity.
+        tls: Our identity; without one it opens no channel before `change_identity`.
         options: Further channel options of gRPC.
     """
 
-    def __init__(self, tls: TLSConfig, *, options: Options = ()) -> None:
+    def __init__(self, tls: TLSConfig | None = None, *, options: Options = ()) -> None:
         super().__init__(tls, options)
 
     def close(self) -> None:

@@ -56,8 +56,8 @@ def channel_credentials(tls: TLSConfig) -> grpc.ChannelCredentials:
 class BaseChannelCache(Generic[ChannelT]):
     """The part of both channel caches that does not depend on the API."""
 
-    def __init__(self, tls: TLSConfig, options: Options) -> None:
-        self._credentials = channel_credentials(tls)
+    def __init__(self, tls: TLSConfig | None, options: Options) -> None:
+        self._credentials: Any = None if tls is None else channel_credentials(tls)
         self._options = tuple(options)
         self._lock = threading.Lock()
         self._closed = False

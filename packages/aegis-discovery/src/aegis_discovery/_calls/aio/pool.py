@@ -38,7 +38,7 @@ class ServiceClientPool(BasePool[grpc.aio.Channel]):
     def __init__(
         self,
         source: Any,
-        tls: TLSConfig,
+        tls: TLSConfig | None,
         *,
         region: str = "",
         zone: str = "",

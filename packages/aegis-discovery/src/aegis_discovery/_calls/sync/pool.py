@@ -30,7 +30,8 @@ class ServiceClientPool(BasePool[grpc.Channel]):
 
     Args:
         source: A topology, or an object that has one (`Node`, `Mesh`).
-        tls: The identity of this process.
+        tls: The identity of this process; None if `change_identity` sets it before the topology
+            has a node.
         region: The region of this process; its providers are preferred.
         zone: The zone of this process in that region; its providers are preferred above all.
         may_provide: Called with a node and a service's name and version; returns whether the node
@@ -48,7 +49,7 @@ class ServiceClientPool(BasePool[grpc.Channel]):
     def __init__(
         self,
         source: Any,
-        tls: TLSConfig,
+        tls: TLSConfig | None,
         *,
         region: str = "",
         zone: str = "",
