@@ -78,6 +78,11 @@ class NodeState:
             self.topology, self.verifier, trusts_statuses=False, log_limiter=self._log_limiter
         )
 
+    @property
+    def instance(self) -> str:
+        """The random id of this process, which its records state."""
+        return self._signer.instance
+
     def own_record(self) -> Record | None:
         return self.topology.get_record(self.node_id)
 

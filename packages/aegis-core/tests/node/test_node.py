@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -22,6 +23,7 @@ from aegis_core import (
     PeerInfo,
     PeerNotFoundError,
     ServiceInfo,
+    TopologyEvent,
     caller_from_context,
 )
 from aegis_core.aio import Node
@@ -51,6 +53,15 @@ async def start(identity: MakeIdentity) -> AsyncIterator[StartNode]:
             return node
 
         yield start_node
+
+
+async def kill(node: Node) -> None:
+    """Ends a node that says goodbye to nobody."""
+    running = node._running
+    assert running is not None
+    running.state.on_failure(RuntimeError("killed"))
+    with pytest.raises(RuntimeError, match="killed"):
+        await node.wait_for_termination()
 
 
 def agree(*nodes: Node) -> bool:
@@ -226,17 +237,63 @@ async def test_a_restarted_node_replaces_its_entry_at_its_new_address(
     assert a.topology.nodes["b"].address == second.address
 
 
-async def test_a_second_process_under_an_id_stops_the_first_process(
+async def test_a_second_process_under_an_id_does_not_start_and_harms_nobody(
     start: StartNode, until: Until
 ) -> None:
     a = await start("a")
     first = await start("b", a)
     await until(lambda: agree(a, first))
+    seen: list[TopologyEvent] = []
+    a.topology.subscribe(seen.append)
+    for seed in (a, first):
+        with pytest.raises(NodeIdInUseError, match=f"b is in use by .* at {first.address}"):
+            await start("b", seed)
+    assert seen == []
+    assert first.failure is None
+    assert agree(a, first)
+    assert a.topology.nodes["b"].address == first.address
+
+
+async def test_a_process_that_was_killed_is_replaced_at_once(
+    start: StartNode, until: Until
+) -> None:
+    a = await start("a")
+    first = await start("b", a)
+    await until(lambda: agree(a, first))
+    await kill(first)
     second = await start("b", a)
-    with pytest.raises(NodeIdInUseError, match=f"b is in use by .* at {second.address}"):
-        await asyncio.wait_for(first.wait_for_termination(), 10)
     await until(lambda: agree(a, second))
     assert a.topology.nodes["b"].address == second.address
+
+
+async def test_a_process_that_does_not_answer_is_replaced(
+    start: StartNode, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_core._peers.manager.HOLDER_TIMEOUT", 0.2)
+    a = await start("a")
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        address = f"127.0.0.1:{frozen.getsockname()[1]}"
+        first = await start("b", a, advertise=address)
+        await until(lambda: agree(a, first))
+        await kill(first)
+        second = await start("b", a)
+        await until(lambda: agree(a, second))
+        assert a.topology.nodes["b"].address == second.address
+
+
+async def test_of_two_processes_under_an_id_that_meet_later_the_younger_one_stops(
+    start: StartNode, until: Until
+) -> None:
+    a = await start("a")
+    first = await start("b", a)
+    await until(lambda: agree(a, first))
+    second = await start("b")
+    second.add_peer(PeerInfo("a", a.address))
+    with pytest.raises(NodeIdInUseError, match=f"b is in use by .* at {first.address}"):
+        await asyncio.wait_for(second.wait_for_termination(), 10)
+    await until(lambda: agree(a, first))
+    assert first.failure is None
+    assert a.topology.nodes["b"].address == first.address
 
 
 async def test_a_port_in_use_is_a_clear_error(start: StartNode) -> None:

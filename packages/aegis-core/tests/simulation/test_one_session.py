@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import pytest
 from aegis_certs import TLSConfig
+from aegis_core import PeerInfo
 from aegis_core._peers.session import Session
 from aegis_core.aio import Node
 from aegis_core.simulation import Simulation, UnmetError
@@ -24,8 +25,11 @@ class Mesh(Protocol):
     def topology(self, node_id: str) -> Topology: ...
     async def kill(self, node_id: str) -> None: ...
     async def leave(self, node_id: str) -> None: ...
-    async def start(self, node_id: str, *seeds: str) -> Condition:
-        """Starts a process, also beside one that runs; returns whether that one gave way."""
+    async def start(self, node_id: str, *seeds: str) -> bool:
+        """Starts a process, also beside one that runs; returns whether it did not give way."""
+
+    def meet(self, node_id: str, other: str) -> Condition:
+        """Adds a peer to the latest process of a node; returns whether that one gave way."""
 
     async def happens(self, condition: Condition, within: float) -> bool: ...
 
@@ -39,14 +43,21 @@ class RealMesh:
         self._nodes: dict[str, Node] = {}
         self._killed: dict[str, str] = {}
 
-    async def start(self, node_id: str, *seeds: str) -> Condition:
-        before = self._nodes.get(node_id)
+    async def start(self, node_id: str, *seeds: str) -> bool:
         address = self._killed.pop(node_id, "127.0.0.1:0")
         addresses = [self._nodes[seed].address for seed in seeds]
         tls = self._identity(node_id)
         node = Node(node_id, address=address, seed_peers=addresses, tls=tls, grace=0.2)
-        self._nodes[node_id] = await self._stack.enter_async_context(node)
-        return lambda: before is not None and isinstance(before._failure, NodeIdInUseError)
+        try:
+            self._nodes[node_id] = await self._stack.enter_async_context(node)
+        except NodeIdInUseError:
+            return False
+        return True
+
+    def meet(self, node_id: str, other: str) -> Condition:
+        node = self._nodes[node_id]
+        node.add_peer(PeerInfo(other, self._nodes[other].address))
+        return lambda: isinstance(node.failure, NodeIdInUseError)
 
     def topology(self, node_id: str) -> Topology:
         return self._nodes[node_id].topology
@@ -78,12 +89,20 @@ class SimulatedMesh:
     def __init__(self) -> None:
         self._simulation = Simulation(["a", "b", "c"])
 
-    async def start(self, node_id: str, *seeds: str) -> Condition:
+    async def start(self, node_id: str, *seeds: str) -> bool:
         world = self._simulation._world
         before = world.processes[node_id]
-        world.processes[node_id] = process = Process(world, node_id, seeds=seeds)
+        address = before.address if before.has_ended else f"{node_id}:7001"
+        process = Process(world, node_id, seeds=seeds, address=address)
         process.start()
-        return lambda: before.has_ended
+        if not process.has_ended:
+            world.processes[node_id] = process
+        return not process.has_ended
+
+    def meet(self, node_id: str, other: str) -> Condition:
+        process = self._simulation._world.processes[node_id]
+        process.session.peers.add(PeerInfo(other, f"{other}:7000"))
+        return lambda: process.has_ended
 
     def topology(self, node_id: str) -> Topology:
         return self._simulation.topology_of(node_id)
@@ -142,9 +161,13 @@ async def a_failed_node_that_knows_nobody_is_found_again(mesh: Mesh) -> bool:
     return await mesh.happens(lambda: is_one_mesh(mesh), within=8)
 
 
-async def the_older_of_two_processes_under_one_id_gives_way(mesh: Mesh) -> bool:
-    has_given_way = await mesh.start("b", "a")
-    return await mesh.happens(has_given_way, within=5)
+async def a_second_process_under_one_id_does_not_start(mesh: Mesh) -> bool:
+    return not await mesh.start("b", "a")
+
+
+async def the_younger_of_two_processes_under_one_id_gives_way(mesh: Mesh) -> bool:
+    assert await mesh.start("b")
+    return await mesh.happens(mesh.meet("b", "a"), within=5)
 
 
 async def a_node_that_stops_has_left(mesh: Mesh) -> bool:
@@ -158,7 +181,8 @@ async def a_node_that_stops_has_left(mesh: Mesh) -> bool:
 
 RULES = {
     "_recover": a_failed_node_that_knows_nobody_is_found_again,
-    "foreign_record_received": the_older_of_two_processes_under_one_id_gives_way,
+    "holder_answered": a_second_process_under_one_id_does_not_start,
+    "foreign_record_received": the_younger_of_two_processes_under_one_id_gives_way,
     "leave": a_node_that_stops_has_left,
 }
 

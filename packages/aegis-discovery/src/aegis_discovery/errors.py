@@ -138,7 +138,7 @@ class NodeIdInUseError(DiscoveryError):
         self.node_id = node_id
         self.address = address
         super().__init__(
-            f"node id {node_id} is in use by a newer process at {address or 'an unknown address'}; "
+            f"node id {node_id} is in use by another process at {address or 'an unknown address'}; "
             f"stop that process or give this node another id"
         )
 

@@ -70,6 +70,7 @@ class RunningNode:
         )
         local_node = LocalNode(
             node_id=tls.node_id,
+            instance=self.state.instance,
             mesh=options.mesh,
             topology=self.state.topology,
             verifier=self.state.verifier,

@@ -75,7 +75,7 @@ class Joiner:
         tried = asyncio.ensure_future(self._all_tried.wait())
         try:
             await asyncio.wait({joined, tried}, return_when=asyncio.FIRST_COMPLETED)
-            if self._found:
+            if self._found or any(seed.node_id for seed in self._seeds):
                 await joined
         finally:
             joined.cancel()
@@ -102,8 +102,11 @@ class Joiner:
             if node_id is None:
                 found = await asyncio.to_thread(probe_identity, seed.address, self._state.tls)
                 node_id = found.node_id
+            peer = PeerInfo(node_id, seed.address)
+            if not self._session.has_joined and await self._gives_way(peer):
+                return
             if node_id != self._state.node_id and node_id != known:
-                self._peers.add_peer(PeerInfo(node_id, seed.address))
+                self._peers.add_peer(peer)
                 self._found[seed] = node_id
                 if known is not None and known not in self._found.values():
                     # Another node answers at its address now.
@@ -119,6 +122,15 @@ class Joiner:
             self._tried.add(seed)
             if len(self._tried) == len(set(self._seeds)):
                 self._all_tried.set()
+
+    async def _gives_way(self, seed: PeerInfo) -> bool:
+        """Asks the process that has this node's id already, if a seed peer knows one."""
+        is_own = seed.id == self._state.node_id
+        address = seed.address if is_own else await self._peers.find_own_id(seed)
+        if not address:
+            return False
+        node_id, instance = await self._peers.ask_holder(address)
+        return self._session.holder_answered(node_id, instance, address)
 
     def _is_watching(self, node_id: str) -> bool:
         feed = self._session.feeds.get(node_id)

@@ -12,13 +12,13 @@ from types import MappingProxyType
 
 import grpc
 from aegis_certs import TLSConfig
-from aegis_discovery import ClosedError, NodeInfo
-from aegis_discovery.aio.transport import ChannelCache
+from aegis_discovery import ClosedError, ConnectError, InvalidAddressError, NodeInfo
+from aegis_discovery.aio.transport import ChannelCache, open_channel
 from aegis_discovery.feed import split_message
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2_grpc
 from aegis_discovery.records import nodes_from_unsigned
-from aegis_discovery.transport import describe_call_error
+from aegis_discovery.transport import describe_call_error, split_address
 
 from aegis_core._health.checks import HealthInfo
 from aegis_core._peers.info import PeerInfo
@@ -29,6 +29,9 @@ from aegis_core._unsigned_peers.vouching import Vouching
 from aegis_core.errors import PeerNotFoundError
 
 _log = logging.getLogger("aegis.peers")
+
+HOLDER_TIMEOUT = 2.0
+"""Seconds in which another process under this node's id must answer, or it is replaced."""
 
 TIMEOUT = 5.0
 """Seconds for one call to a peer: one that hangs must not block a sync for ever."""
@@ -130,6 +133,39 @@ class PeerManager:
             request = aegis_pb2.NodeInfoRequest(sender_id=self._state.node_id)
             answer = await self._stub(self._get(peer_id)).GetNodeInfo(request, timeout=TIMEOUT)
         return codec.node_info_from_wire(answer)
+
+    async def find_own_id(self, peer: PeerInfo) -> str:
+        """Returns the address that a peer lists for this node's id; empty if it lists none."""
+        request = aegis_pb2.GetTopologyRequest(sender_id=self._state.node_id)
+        try:
+            answer = await self._stub(peer).GetTopology(request, timeout=TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                reason = describe_call_error(error, self._state.tls)
+                raise ConnectError(reason, {peer.address: reason}) from error
+            return ""  # it answered, so its feed will say more
+        own_id = self._state.node_id
+        return next((node.address for node in answer.nodes if node.id == own_id), "")
+
+    async def ask_holder(self, address: str) -> tuple[str, str]:
+        """Asks the process at an address that the topology has for this node's id.
+
+        Returns:
+            Its full id and its instance; empty if it does not answer, or is no such node.
+        """
+        state = self._state
+        try:
+            split_address(address)
+        except InvalidAddressError:
+            return "", ""
+        async with open_channel(state.tls, state.node_id, address) as channel:
+            stub = aegis_pb2_grpc.MeshServiceStub(channel)
+            request = aegis_pb2.PingRequest(sender_id=state.node_id)
+            try:
+                answer = await stub.Ping(request, timeout=HOLDER_TIMEOUT)
+            except grpc.aio.AioRpcError:
+                return "", ""
+        return answer.receiver_id, answer.instance
 
     async def sync_topology(self, peer_id: str) -> bool:
         """Merges a peer's topology now; returns whether that changed this node's topology.

@@ -276,17 +276,41 @@ class Session:
             self.has_joined = True
             self._shell.wake()
 
+    def holder_answered(self, node_id: str, instance: str, address: str) -> bool:
+        """Gives way to a process that has this node's id, before this one has joined.
+
+        The other process is not disturbed: no node knows this one yet, and it dials none any more.
+
+        Args:
+            node_id: The full id that the process at `address` stated; empty without an answer.
+            instance: The instance that it stated; empty for a node that signs nothing.
+            address: The address that the topology has for this node's id.
+
+        Returns:
+            Whether this node gives way.
+        """
+        own = self._topology.get_record(self._own_id)
+        is_other = own is not None and instance not in ("", own.instance)
+        if node_id != self._own_id or not is_other or self.has_joined or self._is_leaving:
+            return False
+        self._is_leaving = True
+        self._shell.give_way(address)
+        return True
+
     def foreign_record_received(self, record: Record, now: float) -> None:
         """Answers a newer record of the own id by another process.
 
         An earlier instance of this node may have written it while its clock was ahead, so publish a
-        newer one. If that process answers in turn, it runs under the same id: give way to it.
+        newer one. If that process answers in turn, it runs under the same id: the one that began
+        later gives way.
         """
         if self._is_leaving:
             return
         if record.info is not None and record.instance in self._answered:
-            self._shell.give_way(record.info.address)
-            return
+            own = self._topology.get_record(self._own_id)
+            if own is None or _seniority(own) > _seniority(record):
+                self._shell.give_way(record.info.address)
+                return
         if len(self._answered) >= MAX_ANSWERED:
             self._answered.clear()
         self._answered.add(record.instance)
@@ -351,3 +375,9 @@ class Session:
         ]
         for peer in self._rng.sample(unaware, min(len(unaware), GOODBYES)):
             self._exchange(peer, now, GOODBYE_TIMEOUT)
+
+
+def _seniority(record: Record) -> tuple[float, str]:
+    """Orders the processes of one id: by their start, then by their instance."""
+    began = record.info.joined_at if record.info is not None else None
+    return began.timestamp() if began is not None else 0.0, record.instance

@@ -36,6 +36,7 @@ class LocalNode:
     """What the services need of the node that they belong to."""
 
     node_id: str
+    instance: str
     mesh: str
     topology: Topology
     verifier: RecordVerifier
@@ -73,7 +74,9 @@ class UnsignedProtocolService(aegis_pb2_grpc.MeshServiceServicer):
         self, request: aegis_pb2.PingRequest, context: Context
     ) -> aegis_pb2.PingResponse:
         await self._verified_sender(request.sender_id, context)
-        return codec.ping_response(self._node.node_id)
+        node = self._node
+        has_left = node.topology.get_node(node.node_id) is None
+        return codec.ping_response(node.node_id, "" if has_left else node.instance)
 
     async def GetHealth(  # noqa: N802 - the wire's name
         self, request: aegis_pb2.HealthRequest, context: Context

@@ -18,8 +18,10 @@ MAX_PIECES = 40_000
 """Nodes and services read of one answer: a service for each node of a full mesh."""
 
 
-def ping_response(node_id: str) -> aegis_pb2.PingResponse:
-    return aegis_pb2.PingResponse(receiver_id=node_id, timestamp=int(time.time()), success=True)
+def ping_response(node_id: str, instance: str) -> aegis_pb2.PingResponse:
+    return aegis_pb2.PingResponse(
+        receiver_id=node_id, timestamp=int(time.time()), success=True, instance=instance
+    )
 
 
 def health_to_wire(info: HealthInfo) -> aegis_pb2.HealthResponse:

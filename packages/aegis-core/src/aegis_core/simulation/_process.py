@@ -41,8 +41,10 @@ class Process(Host):
         *,
         signer: RecordSigner | None = None,
         seeds: Iterable[str] = (),
+        address: str | None = None,
     ) -> None:
         self.id = node_id
+        self.address = address or _address_of(node_id)
         self._world = world
         self._clock = world.clock
         wall = world.wall_clock(node_id)
@@ -62,7 +64,7 @@ class Process(Host):
         """Starts; prepared rings hold all nodes of the topology already."""
         now = self._clock.now
         if self.topology.get_record(self.id) is None:
-            self.topology.add_node(NodeInfo(self.id, address=_address_of(self.id)))
+            self.topology.add_node(NodeInfo(self.id, address=self.address))
         self._session = Session(
             self.topology,
             self,
@@ -71,6 +73,11 @@ class Process(Host):
             rng=self._world.rng,
             rings=rings,
         )
+        self._world.addresses[self.address] = self
+        for seed in self._seeds:
+            self._check_own_id(seed)
+        if self.has_ended:
+            return
         for seed in self._seeds:
             self.session.peers.add(PeerInfo(seed, _address_of(seed)))
         self.topology.subscribe(self._on_event)
@@ -78,6 +85,27 @@ class Process(Host):
         self._tick_at(self.session.tick(now))
         self._clock.after(HEARTBEAT, self, self._send_heartbeats)
         self._clock.after(MAINTENANCE * self._world.rng.random(), self, self._maintain)
+
+    @property
+    def instance(self) -> str:
+        return self._signer.instance
+
+    def _check_own_id(self, seed: str) -> None:
+        """Asks a process that runs under this id; without delay, which no rule depends on."""
+        world = self._world
+        if not self._reaches(world.processes.get(seed)):
+            return
+        listed = world.processes[seed].topology.get_node(self.id)
+        if listed is not None:
+            holder = world.addresses.get(listed.address)
+            if holder is not None and self._reaches(holder):
+                self.session.holder_answered(holder.id, holder.instance, listed.address)
+
+    def _reaches(self, process: Process | None) -> bool:
+        if process is None or process.has_ended or process.paused_until > self._clock.now:
+            return False
+        is_open = self._world.network.is_open
+        return is_open(process.id, self.id) and is_open(self.id, process.id)
 
     def end(self) -> None:
         """Ends at once, as by SIGKILL: all streams break on which packets get through."""

@@ -120,6 +120,7 @@ class World(Generic[HostT]):
         self.network = Network(self.rng)
         self.decoder = Decoder()
         self.processes: dict[str, HostT] = {}
+        self.addresses: dict[str, HostT] = {}
         self.skews: dict[str, float] = {}
         self.events: list[Event] = []
         self.traffic: dict[tuple[str, str], list[int]] = {}

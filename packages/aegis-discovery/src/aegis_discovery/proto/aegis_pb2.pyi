@@ -15,14 +15,16 @@ class PingRequest(_message.Message):
     def __init__(self, sender_id: _Optional[str] = ..., timestamp: _Optional[int] = ...) -> None: ...
 
 class PingResponse(_message.Message):
-    __slots__ = ("receiver_id", "timestamp", "success")
+    __slots__ = ("receiver_id", "timestamp", "success", "instance")
     RECEIVER_ID_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
     SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     receiver_id: str
     timestamp: int
     success: bool
-    def __init__(self, receiver_id: _Optional[str] = ..., timestamp: _Optional[int] = ..., success: bool = ...) -> None: ...
+    instance: str
+    def __init__(self, receiver_id: _Optional[str] = ..., timestamp: _Optional[int] = ..., success: bool = ..., instance: _Optional[str] = ...) -> None: ...
 
 class HealthRequest(_message.Message):
     __slots__ = ("sender_id",)
