@@ -186,12 +186,18 @@ class Inventory:
     def record(self, store: Store, action: Action, entry: IssuedCertificate, at: datetime) -> None:
         """Records a certificate before it is handed out; the caller holds the lock.
 
-        The line in the audit log is written first, then the inventory.
+        The line in the audit log is written first, then the inventory. If one of them cannot be
+        written, such as on a full disk, nothing is recorded.
         """
-        audit_log.record(store.audit_path, action, at, {"certificate": entry.to_json()})
         self.discard(entry.serial)
         self._entries[entry.serial] = entry  # the last, so the newest of its node
-        self.save(store, at)
+        try:
+            with files.drafted(store.inventory_path, self._encode(at), files.PRIVATE) as publish:
+                audit_log.record(store.audit_path, action, at, {"certificate": entry.to_json()})
+                publish()
+        except DirectoryError:
+            self.discard(entry.serial)
+            raise
 
     def discard(self, serial: str) -> None:
         """Removes a certificate that was never handed out, or that is over."""
@@ -200,6 +206,9 @@ class Inventory:
 
     def save(self, store: Store, at: datetime) -> None:
         """Writes the file without old expired certificates; the caller holds the lock."""
+        files.write(store.inventory_path, self._encode(at), files.PRIVATE)
+
+    def _encode(self, at: datetime) -> bytes:
         newest = {entry.serial for entry in self.latest().values()}
         kept = [
             self._line(entry)  # one line each: fast to write, and easy to read
@@ -207,8 +216,7 @@ class Inventory:
             if entry.serial in newest or at - entry.not_after < _FORGET_AFTER
         ]
         listed = ",\n".join(kept)
-        data = f"{_FIRST_LINE}\n{listed}\n]}}\n"
-        files.write(store.inventory_path, data.encode(), files.PRIVATE)
+        return f"{_FIRST_LINE}\n{listed}\n]}}\n".encode()
 
     def _line(self, entry: IssuedCertificate) -> str:
         line = self._lines.get(entry.serial)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from aegis_certs._ca import audit_log
 from aegis_certs._ca.audit_log import Action
@@ -22,8 +24,11 @@ def revoke(
     """Revokes the named certificates and signs the CRLs; earlier revocations do not change."""
     if reason in _REFUSED_REASONS:
         raise InvalidRequestError("reason", str(reason), "choose a permanent reason")
-    found = _of_our_cas(session, _issued(session, node_id_or_serial))
+    on_disk = session.store.with_reserve  # to revoke is urgent, also on a full disk
+    issued = on_disk(lambda: _issued(session, node_id_or_serial))
+    found = _of_our_cas(session, issued)
     entries = {entry.serial: entry for entry in found}
+    on_disk(lambda: session.revocations)  # which may sign a lost list again
     new = [entry for entry in entries.values() if not session.revocations.has_serial(entry.serial)]
     for entry in new:
         facts = {
@@ -33,10 +38,14 @@ def revoke(
             "not_after": isoformat(entry.not_after),
             "reason": reason,
         }
-        audit_log.record(session.store.audit_path, Action.REVOKE, session.at, facts)
+        on_disk(partial(_record, session, facts))
     if new:
-        session.revocations = session.write_revocations()
+        session.revocations = on_disk(session.write_revocations)
     return tuple(one for one in session.revocations if one.serial in entries)
+
+
+def _record(session: CASession, facts: Mapping[str, Any]) -> None:
+    audit_log.record(session.store.audit_path, Action.REVOKE, session.at, facts)
 
 
 def _issued(session: CASession, node_id_or_serial: str) -> Sequence[IssuedCertificate]:

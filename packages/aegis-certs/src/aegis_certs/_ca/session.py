@@ -82,28 +82,34 @@ class CASession(CAView):
         return self.write_revocations()
 
     def issue(self, spec: CertificateSpec, action: Action = Action.ISSUE) -> TLSConfig:
-        """Creates a key and a leaf, and installs both in the directory."""
+        """Creates a key and a leaf, and installs both in the directory.
+
+        All that needs space on the disk is written before the leaf is recorded and installed.
+        """
         self._check_replaceable(spec.node_id)
         self.adopt(self.unrecorded([spec.node_id]))  # its successor takes its place here
-        pair = self.issue_in_memory(spec, action)
-        try:
-            self.store.commit(spec.node_id, pair)
-        except DirectoryError:
-            self._withdraw(spec.node_id, pair.chain[0])
-            raise
-        self.refresh_revocations()
+        pair, entry = self._create(spec)
+        with self.store.drafted(spec.node_id, pair) as install:
+            self.inventory.record(self.store, action, entry, self.at)
+            try:
+                install()
+            except DirectoryError:
+                self._withdraw(spec.node_id, pair.chain[0])
+                raise
+        self._try_to_refresh_revocations()
         return make_tls(pair, self.bundle.certificates)
 
-    def issue_in_memory(self, spec: CertificateSpec, action: Action = Action.ISSUE) -> KeyPair:
+    def issue_in_memory(self, spec: CertificateSpec) -> KeyPair:
         """Creates a key and a leaf, and records the leaf."""
-        key = generate_key(spec.key_type)
-        leaf = self._sign(spec, key.public_key(), action)
-        return KeyPair((leaf, *self._intermediates()), key, encode_key(key))
+        pair, entry = self._create(spec)
+        self.inventory.record(self.store, Action.ISSUE, entry, self.at)
+        return pair
 
     def sign(self, request: Request, spec: CertificateSpec) -> SignedCertificate:
         """Creates a leaf for the key of a request; only the spec says what it contains."""
-        leaf = self._sign(spec, request.key, Action.SIGN)
-        self.refresh_revocations()
+        leaf, entry = self._sign(spec, request.key, from_request=True)
+        self.inventory.record(self.store, Action.SIGN, entry, self.at)
+        self._try_to_refresh_revocations()
         chain = (leaf, *self._intermediates())
         return SignedCertificate(spec.node_id, chain, request.dropped_by(leaf))
 
@@ -117,6 +123,13 @@ class CASession(CAView):
         if crl.is_due(self.revocations, self.at):
             self.revocations = self.write_revocations()
 
+    def _try_to_refresh_revocations(self) -> None:
+        """`refresh_revocations` after an issue, which has succeeded whatever happens here."""
+        try:
+            self.refresh_revocations()
+        except DirectoryError as error:
+            logger.warning("the next command tries again to sign the revocation list: %s", error)
+
     def write_revocations(self) -> RevocationList:
         """Signs the CRLs of all CAs whose keys are in the directory."""
         return crl.write_revocations(
@@ -128,7 +141,15 @@ class CASession(CAView):
         old = self.store.pair(OLD_CA_NAME, self.passphrase)
         return [self.issuer] if old is None else [self.issuer, Issuer(old.chain[0], old.key)]
 
-    def _sign(self, spec: CertificateSpec, key: PublicKey, action: Action) -> x509.Certificate:
+    def _create(self, spec: CertificateSpec) -> tuple[KeyPair, IssuedCertificate]:
+        key = generate_key(spec.key_type)
+        leaf, entry = self._sign(spec, key.public_key())
+        return KeyPair((leaf, *self._intermediates()), key, encode_key(key)), entry
+
+    def _sign(
+        self, spec: CertificateSpec, key: PublicKey, *, from_request: bool = False
+    ) -> tuple[x509.Certificate, IssuedCertificate]:
+        """A leaf and its entry, which are not recorded yet."""
         self._check_names(spec)
         leaf = build_leaf(
             Identity(spec.node_id, self.trust_domain),
@@ -145,10 +166,9 @@ class CASession(CAView):
             hosts=spec.hosts,
             own_ip=spec.own_ip,
             days=spec.days,
-            from_request=action is Action.SIGN,
+            from_request=from_request,
         )
-        self.inventory.record(self.store, action, entry, self.at)
-        return leaf
+        return leaf, entry
 
     def _withdraw(self, node_id: str, leaf: x509.Certificate) -> None:
         """Removes a leaf that could not be installed from the inventory: its key is lost."""
@@ -212,6 +232,7 @@ def read_session(
     The key of an earlier session, `known`, is used again if it is still the issuing CA's.
     """
     recover_rotation(store)
+    store.reserve()
     chain = store.chain(CA_NAME)
     if known is not None and chain and chain[0] == known.issuer.certificate:
         return CASession(store, at, TrustBundle(chain), passphrase, known.issuer)
@@ -226,6 +247,7 @@ def create_session(store: Store, spec: CASpec, at: datetime) -> CASession:
     pair = create_ca(spec, at)
     audit_log.record_ca(store.audit_path, Action.CREATE, pair.chain[0], at)
     store.commit(CA_NAME, pair)
+    store.reserve()
     if spec.root is not None:
         crl.copy_crls(spec.root, store)
     issuer = Issuer(pair.chain[0], pair.key)

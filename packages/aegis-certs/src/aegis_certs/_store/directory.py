@@ -7,6 +7,7 @@
     {id}.next.pem     key and chain of an identity that is being installed; CAs have one too
     crl.pem           the revoked certificates, signed by their CAs
     issued.json       the inventory: the certificates that were issued
+    .reserve          space that a revocation uses when the disk is full
     audit.jsonl       the log of every issue, renewal, revocation, removal and rotation
     {id}_csr.pem      a request for a certificate, and {id}_csr-key.pem its key
     ca_next-*.pem     the CA that a rotation has prepared
@@ -18,9 +19,10 @@ installed under its two names; a process that finds that file reads it, or finis
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
 
@@ -36,6 +38,8 @@ from aegis_certs.errors import DirectoryError, KeyMismatchError, NotFoundError
 
 CRL_FILE = "crl.pem"
 AUDIT_FILE = "audit.jsonl"
+_RESERVE = 64 << 10  # bytes: room for a revocation list, the log and the inventory
+_Result = TypeVar("_Result")
 _NEXT = ".next.pem"
 _CERT = "-cert.pem"
 _KEY = "-key.pem"
@@ -49,6 +53,7 @@ class Store:
         self.crl_path = self.directory / CRL_FILE
         self.inventory_path = self.directory / "issued.json"
         self.audit_path = self.directory / AUDIT_FILE
+        self.reserve_path = self.directory / ".reserve"
 
     def __repr__(self) -> str:
         return f"Store({str(self.directory)!r})"
@@ -142,7 +147,11 @@ class Store:
         with files.locked(self.directory, timeout):
             files.make_private(self.directory, _KEY)
             for name in self._names(_NEXT):
-                self._install(name, self.pending_path(name))
+                try:
+                    self._install(name)
+                except DirectoryError as error:
+                    if not files.is_full(error):
+                        raise  # on a full disk, all readers read the commit instead
             yield
 
     def commit(self, name: str, pair: KeyPair) -> None:
@@ -151,24 +160,58 @@ class Store:
         The first write is the commit: a crash before it keeps the old pair, a crash after it the
         new one.
         """
-        path = self.pending_path(name)
-        data = pair.key_pem + encode_certificates(pair.chain)
-        files.write(path, data, files.PRIVATE)
-        self._install(name, path)
+        with self.drafted(name, pair) as install:
+            install()
+
+    @contextmanager
+    def drafted(self, name: str, pair: KeyPair) -> Iterator[Callable[[], None]]:
+        """Writes the files of a key pair; the result commits it, even if the disk is full now."""
+        pending, chain = self.pending_path(name), encode_certificates(pair.chain)
+        with (
+            files.drafted(pending, pair.key_pem + chain, files.PRIVATE) as commit,
+            files.drafted(self.key_path(name), pair.key_pem, files.PRIVATE) as publish_key,
+            files.drafted(self.certificate_path(name), chain, files.PUBLIC) as publish_chain,
+        ):
+
+            def install() -> None:
+                commit()
+                publish_key()
+                publish_chain()
+                files.remove(pending)
+
+            yield install
+
+    def reserve(self) -> None:
+        """Reserves space for the next revocation; the caller holds the lock."""
+        written = (files.status(path) for path in (self.crl_path, self.inventory_path))
+        size = sum(found.st_size for found in written if found)
+        files.reserve(self.reserve_path, _RESERVE + 2 * size)
+
+    def with_reserve(self, work: Callable[[], _Result]) -> _Result:
+        """Does some work; if the disk is full, frees the reserved space and does it again."""
+        try:
+            return work()
+        except DirectoryError as error:
+            if not files.is_full(error) or not files.exists(self.reserve_path):
+                raise
+            files.remove(self.reserve_path)
+            return work()
 
     def replace_chain(self, name: str, chain: Iterable[x509.Certificate]) -> None:
         """Replaces the chain and keeps the key; the caller holds the lock."""
+        self._install(name)  # readers would prefer a commit that is not installed yet
         files.write(self.certificate_path(name), encode_certificates(chain), files.PUBLIC)
 
     def remove(self, name: str) -> None:
         """Removes the files of this name, the key first; the caller holds the lock."""
-        for path in (self.key_path(name), self.certificate_path(name)):
+        for path in (self.pending_path(name), self.key_path(name), self.certificate_path(name)):
             files.remove(path)
 
     def _names(self, ending: str) -> list[str]:
         return [found.removesuffix(ending) for found in files.names(self.directory, f"*{ending}")]
 
-    def _install(self, name: str, pending: Path) -> None:
+    def _install(self, name: str) -> None:
+        pending = self.pending_path(name)
         if (data := files.read(pending)) is None:
             return  # another process was faster
         key = private_key_block(data, "private key", pending)

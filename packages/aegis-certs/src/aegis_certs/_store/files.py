@@ -17,7 +17,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -85,19 +85,36 @@ def _acquire_lock(directory: Path, timeout: float) -> int:
 
 def write(path: Path, data: bytes, mode: int) -> None:
     """Writes a file atomically; the caller holds the lock."""
+    with drafted(path, data, mode) as publish:
+        publish()
+
+
+@contextmanager
+def drafted(path: Path, data: bytes, mode: int) -> Iterator[Callable[[], None]]:
+    """Writes all of a file under a temporary name; the caller holds the lock.
+
+    The result gives the file its name, which a full disk does not prevent. So several files can be
+    written first, and none of them is published if one has no space.
+    """
     temporary = path.with_name(_TEMPORARY.format(name=path.name, nonce=secrets.token_hex(8)))
-    with _reporting(path):
-        try:
-            with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode) as descriptor:
-                os.fchmod(descriptor, mode)  # the umask may have removed the owner's bits too
-                _write_all(descriptor, data)
-                os.fsync(descriptor)
+
+    def publish() -> None:
+        with _reporting(path):
             os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        _sync_directory(path.parent)
+            _sync_directory(path.parent)
+
+    try:
+        with (
+            _reporting(path),
+            _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode) as descriptor,
+        ):
+            os.fchmod(descriptor, mode)  # the umask may have removed the owner's bits too
+            _write_all(descriptor, data)
+            os.fsync(descriptor)
+        yield publish
+    finally:
+        with suppress(OSError):  # if it was published, it has this name no more
+            os.unlink(temporary)
 
 
 def append(path: Path, line: bytes) -> None:
@@ -112,6 +129,14 @@ def append(path: Path, line: bytes) -> None:
         os.fsync(descriptor)
         if size == 0:
             _sync_directory(path.parent)
+
+
+def reserve(path: Path, size: int) -> None:
+    """Makes a file of at least this size whose space `remove` gives back, if the disk has it."""
+    with suppress(DirectoryError):
+        found = status(path)
+        if found is None or found.st_size < size:
+            write(path, bytes(size), PRIVATE)
 
 
 def remove(path: Path) -> None:
@@ -129,6 +154,11 @@ def read(path: Path) -> bytes | None:
             return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error says that the disk is full."""
+    return isinstance(error, DirectoryError) and error.errno in _FULL
 
 
 def is_denied(error: BaseException | None) -> bool:
