@@ -79,7 +79,8 @@ class NoProvidersError(DiscoveryError):
         others = [f"{name}/{other}" for other in self.versions if other != version]
         if others:
             listed = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
-            super().__init__(f"{what}, but {listed} exists; call that, or start a provider")
+            exist = "exists; call it" if len(others) == 1 else "exist; call one of them"
+            super().__init__(f"{what}, but {listed} {exist}, or start a provider")
         elif known:
             super().__init__(
                 f"{what} ({known} nodes known); "

@@ -512,3 +512,17 @@ async def test_a_closed_channel_refuses_calls_and_the_pool_stays_open(
     with pytest.raises(ClosedError, match="the channel is closed"):
         await calls.who(channel)
     assert await calls.who(pool.channel("echo", "v1")) in {"a", "b"}
+
+
+async def test_a_call_of_a_version_that_nobody_provides_names_those_that_exist(
+    pool: Any, topology: Topology, providers: list[Any], calls: Any
+) -> None:
+    with pytest.raises(NoProvidersError, match=r"provides echo/V1, but echo/v1 exists;") as caught:
+        await calls.who(pool.channel("echo", "V1"))
+    assert caught.value.versions == ("v1",)
+    services = tuple(ServiceInfo("many", f"v{number}") for number in range(8))
+    topology.add_node(NodeInfo("a", services=services))
+    with pytest.raises(NoProvidersError, match=r"many/v3, many/v4, \.\.\. exist; call one of them"):
+        await calls.who(pool.channel("many", "v9"))
+    with pytest.raises(NoProvidersError, match="nodes known"):
+        await calls.who(pool.channel("other", "v1"))

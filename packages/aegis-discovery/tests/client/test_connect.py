@@ -4,7 +4,7 @@ import socket
 from typing import Any
 
 import pytest
-from aegis_discovery import ConnectError, NodeInfo, NodeStatus, ServiceInfo
+from aegis_discovery import ConnectError, NodeInfo, NodeStatus, ServiceInfo, aio, connect
 from aegis_discovery._client.bootstrap import check_services, feed_candidates, resolve_seed
 from aegis_discovery.transport import SeedPeer
 
@@ -51,3 +51,22 @@ def test_services_that_no_feed_can_be_limited_to_are_refused() -> None:
         check_services([ServiceInfo("", "v1")])
     with pytest.raises(ConnectError, match=r"'xxxx.*256 characters at most"):
         check_services([ServiceInfo("x" * 257, "v1")])
+
+
+@pytest.mark.parametrize("services", ["stock", ServiceInfo("stock", "v1"), ["stock"]])
+def test_services_of_the_wrong_type_are_refused_with_what_to_give(services: Any) -> None:
+    with pytest.raises(ConnectError, match=r"is not a list of services; give \[ServiceInfo\("):
+        connect("127.0.0.1:1", services=services)
+
+
+def test_seed_peers_in_a_list_are_refused_with_what_to_give() -> None:
+    peers: Any = ["127.0.0.1:1"]
+    with pytest.raises(ConnectError, match="give each as an argument of its own"):
+        connect(peers)
+
+
+async def test_the_error_of_an_unknown_keyword_names_connect() -> None:
+    wrong: Any = {"node": "client"}
+    for face in (connect, aio.connect):
+        with pytest.raises(TypeError, match=r"^connect\(\) got an unexpected keyword .*'node'"):
+            await face("127.0.0.1:1", **wrong)

@@ -49,7 +49,7 @@ class Node(NodeView):
         mesh: The mesh's name; nodes of another mesh are refused.
         health_checkers: Checkers that run on an interval; the worst result is the node's health.
         health_interval: Seconds between two runs of the checkers.
-        interceptors: gRPC server interceptors.
+        interceptors: Server interceptors of `grpc.aio`, also for the blocking node.
         join_timeout: Seconds that the start waits for a seed peer at most.
         require_join: Fail the start if no seed peer has answered within `join_timeout`.
         grace: Seconds that calls in flight have when the node stops.

@@ -85,7 +85,22 @@ class NodeOptions:
             "interceptors",
             "options",
         ):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            given = getattr(self, name)
+            if isinstance(given, str | ServiceInfo):
+                raise ConfigError(name, f"{given!r} is not a list; give [{given!r}]")
+            object.__setattr__(self, name, tuple(given))
+        for service in self.services:
+            if not isinstance(service, ServiceInfo):
+                reason = f"{service!r} is no service; give ServiceInfo(name, version)"
+                raise ConfigError("services", reason)
+        for interceptor in self.interceptors:
+            if not isinstance(interceptor, grpc.aio.ServerInterceptor):
+                reason = (
+                    f"{interceptor!r} is none of grpc.aio, on which every node serves, blocking "
+                    "ones too; derive it from grpc.aio.ServerInterceptor, with a coroutine "
+                    "intercept_service"
+                )
+                raise ConfigError("interceptors", reason)
         for peer in self.seed_peers:
             parse_seed(peer)
         if self.require_join and not self.seed_peers:
@@ -121,7 +136,15 @@ def expand(
     def decorate(init: Callable[[SelfT, OptionsT], None]) -> Callable[Concatenate[SelfT, P], None]:
         @functools.wraps(init)
         def expanded(self: SelfT, /, *args: P.args, **kwargs: P.kwargs) -> None:
-            init(self, options(*args, **kwargs))
+            try:
+                made = options(*args, **kwargs)
+            except TypeError as error:
+                # The caller knows its own class, not that of the options.
+                theirs, ours = f"{options.__qualname__}.__init__()", f"{type(self).__name__}()"
+                if not str(error).startswith(theirs):
+                    raise
+                raise TypeError(str(error).replace(theirs, ours, 1)) from None
+            init(self, made)
 
         own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         parameters = inspect.signature(options).parameters.values()

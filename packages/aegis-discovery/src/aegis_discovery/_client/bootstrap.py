@@ -33,11 +33,22 @@ def identity_source(
 def parse_seeds(seed_peers: Sequence[str]) -> tuple[SeedPeer, ...]:
     if not seed_peers:
         raise ConnectError("no seed peer was given; name one node of the mesh as host:port")
+    for peer in seed_peers:
+        if not isinstance(peer, str):
+            raise ConnectError(
+                f"{peer!r} is no seed peer; give each as an argument of its own: "
+                'connect("host:port", "host:port")'
+            )
     return tuple(parse_seed(peer) for peer in seed_peers)
 
 
 def check_services(services: Collection[ServiceInfo]) -> tuple[ServiceInfo, ...]:
     """Checks that a feed can be limited to these services."""
+    is_list = not isinstance(services, str | ServiceInfo)
+    if not is_list or not all(isinstance(service, ServiceInfo) for service in services):
+        raise ConnectError(
+            f"services={services!r} is not a list of services; give [ServiceInfo(name, version)]"
+        )
     problem = service_filter_problem(services)
     if problem:
         raise ConnectError(problem)

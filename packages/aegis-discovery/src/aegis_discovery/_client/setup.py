@@ -72,3 +72,7 @@ def create_client(
         "may_provide": ProviderAuthorizer(policy, identity.trust_domain),
         **vars(pool_options or PoolOptions()),
     }
+
+
+# Python's error of a wrong keyword names the function that the user called.
+create_client.__qualname__ = "connect"
