@@ -18,6 +18,23 @@ from aegis_certs import CertificateAuthority, KeyType
 
 BOUND = 30.0
 EC = KeyType.P256
+REGISTRARS = """
+import grpc
+
+def register(server):
+    handler = grpc.unary_unary_rpc_method_handler(lambda request, context: request)
+    service = grpc.method_handlers_generic_handler("test.Orders", {"Echo": handler})
+    server.add_generic_rpc_handlers((service,))
+
+def nothing(server):
+    pass
+
+def broken(server):
+    raise OSError("no database")
+
+both = [register, register]
+empty = []
+"""
 IDENTITIES = ("seed", "orders-1", "orders-2", "ops")
 
 
@@ -97,6 +114,7 @@ class Command:
 
     def __init__(self, directory: Path, certs: Path, stack: ExitStack) -> None:
         self.directory = directory
+        (directory / "orders.py").write_text(REGISTRARS)
         self._stack = stack
         kept = {name: value for name, value in os.environ.items() if "AEGIS" not in name}
         self.environment = kept | {"AEGIS_CERT_DIR": str(certs), "TMPDIR": str(directory)}
@@ -149,7 +167,7 @@ def quiet_mesh(tmp_path_factory: pytest.TempPathFactory, certs: Path) -> Iterato
     with ExitStack() as stack:
         command = Command(tmp_path_factory.mktemp("quiet"), certs, stack)
         _, address = command.node("seed", "--type", "gateway")
-        command.node("orders-1", "--join", address, "--service", "orders/v1")
+        command.node("orders-1", "--join", address, "--service", "orders/v1", "orders:register")
         yield address
 
 

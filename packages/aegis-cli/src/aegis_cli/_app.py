@@ -15,7 +15,7 @@ from aegis_cli._group import group
 @group(
     "aegis demo",
     "aegis certs init",
-    "aegis node run --id orders-1 --address 127.0.0.1:50051 --service orders/v1",
+    "aegis node run --id orders-1 --service orders/v1 orders:register",
     "aegis mesh status --node 127.0.0.1:50051",
     notes="Exit codes: 0 ok, 1 error, 2 usage, 130 interrupted; `aegis certs` has more.",
 )

@@ -21,7 +21,7 @@ def _exit_codes() -> Mapping[type[BaseException], int]:
     from aegis_core import ConfigError, MeshError
     from aegis_discovery.errors import DiscoveryError, InvalidAddressError, PolicyError
 
-    from aegis_cli.errors import CliError
+    from aegis_cli.errors import CliError, RegistrarError
 
     return {
         CertsError: 1,
@@ -33,4 +33,5 @@ def _exit_codes() -> Mapping[type[BaseException], int]:
         MeshError: 1,
         ConfigError: 2,
         CliError: 1,
+        RegistrarError: 2,
     }

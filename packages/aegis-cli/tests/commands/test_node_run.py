@@ -6,14 +6,18 @@ import signal
 import socket
 from pathlib import Path
 
+import grpc
 import pytest
+from aegis_cli._identity import load_identity
 
 
 def test_it_prints_its_address_and_logs_who_joins_and_leaves(aegis) -> None:
     seed = aegis.start("node", "run", "--id", "seed")
     line = seed.stdout.until("serves at")
     address = re.fullmatch(r"seed serves at (127\.0\.0\.1:\d+)", line).group(1)
-    other, _ = aegis.node("orders-1", "--join", address, "--service", "orders/v1")
+    other, _ = aegis.node(
+        "orders-1", "--join", address, "--service", "orders/v1", "orders:register"
+    )
     seed.stderr.until("orders-1 joined at 127.0.0.1:")
     assert "provides orders/v1" in seed.stderr.seen[-1]
     other.stderr.until(f"seed is here at {address}")
@@ -28,7 +32,7 @@ def test_it_prints_its_address_and_logs_who_joins_and_leaves(aegis) -> None:
 def test_json_has_the_bound_and_the_advertised_address(aegis) -> None:
     node = aegis.start(
         *("node", "run", "--id", "seed", "--json", "--service", "a/v1", "--service", "b/v2"),
-        *("--address", "0.0.0.0:0", "--advertise", "127.0.0.1:0"),
+        *("--address", "0.0.0.0:0", "--advertise", "127.0.0.1:0", "orders:both"),
     )
     facts = json.loads(node.stdout.until("{"))
     port = facts["address"].rpartition(":")[2]
@@ -49,7 +53,7 @@ def test_environment_variables_set_options(aegis) -> None:
         "AEGIS_SERVICES": "orders/v1 billing/v2",
         "AEGIS_JSON": "1",
     }
-    node = aegis.start("node", "run")
+    node = aegis.start("node", "run", "orders:register")
     assert json.loads(node.stdout.until("{"))["services"] == ["orders/v1", "billing/v2"]
     node.stderr.until(f"seed is here at {address}")
 
@@ -78,6 +82,55 @@ def test_a_port_in_use_is_one_sentence(aegis) -> None:
     assert done.returncode == 1
     assert f"cannot listen on {address}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_port_in_use_is_noticed_before_a_ca_is_made(aegis) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = "{}:{}".format(*taken.getsockname())
+        done = aegis.run(
+            *("node", "run", "--id", "seed", "--address", address, "--cert-dir", "new-certs")
+        )
+    assert done.returncode == 1
+    assert f"cannot listen on {address}" in done.stderr
+    assert not (aegis.directory / "new-certs").exists()
+
+
+def test_it_serves_what_a_registrar_of_the_directory_adds(aegis, certs: Path) -> None:
+    _, address = aegis.node("orders-1", "--service", "orders/v1", "orders:register")
+    tls = load_identity(certs, "ops")
+    with grpc.secure_channel(
+        address,
+        grpc.ssl_channel_credentials(tls.trust_bundle, tls.private_key, tls.certificate_chain),
+        options=[("grpc.ssl_target_name_override", "orders-1")],
+    ) as channel:
+        assert channel.unary_unary("/test.Orders/Echo")(b"hi", timeout=30) == b"hi"
+
+
+def test_a_service_with_nothing_behind_it_is_refused(aegis) -> None:
+    done = aegis.run("node", "run", "--id", "seed", "--service", "a/v1", "--service", "b/v2")
+    assert done.returncode == 2
+    assert "nothing would serve a/v1 and b/v2" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("orders:nothing", "it adds no service to the server"),
+        ("orders:broken", "it fails with OSError: no database"),
+        ("orders:missing", "orders has no missing"),
+        ("orders:empty", "it is neither a function nor a list of functions"),
+        ("orders:__name__", "it is neither a function nor a list of functions"),
+        ("orders", "it is not MODULE:NAME"),
+        ("no_such:register", "the import fails with ModuleNotFoundError: No module named"),
+    ],
+)
+def test_a_registrar_that_cannot_be_used_is_one_sentence(aegis, name: str, problem: str) -> None:
+    done = aegis.run("node", "run", "--id", "seed", "--service", "orders/v1", name)
+    assert done.returncode == 2
+    assert f"{name} cannot be used: {problem}" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
 
 
 def test_a_node_whose_id_another_process_has_ends_with_one_sentence(aegis) -> None:

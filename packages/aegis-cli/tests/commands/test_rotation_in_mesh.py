@@ -206,8 +206,15 @@ def go_node(own_ca: CertificateAuthority) -> Iterator[PeerInfo]:
         request_deserializer=aegis_pb2.TopologySyncRequest.FromString,
         response_serializer=aegis_pb2.TopologySyncResponse.SerializeToString,
     )
+    describe = grpc.unary_unary_rpc_method_handler(
+        lambda _request, _context: aegis_pb2.NodeInfoResponse(id="go-1"),
+        request_deserializer=aegis_pb2.NodeInfoRequest.FromString,
+        response_serializer=aegis_pb2.NodeInfoResponse.SerializeToString,
+    )
     server = grpc.server(ThreadPoolExecutor(2))
-    server.add_registered_method_handlers("aegis.MeshService", {"SyncTopology": handler})
+    server.add_registered_method_handlers(
+        "aegis.MeshService", {"SyncTopology": handler, "GetNodeInfo": describe}
+    )
     pair = (tls.private_key, tls.certificate_chain)
     credentials = grpc.ssl_server_credentials([pair], tls.trust_bundle, True)
     port = server.add_secure_port("127.0.0.1:0", credentials)

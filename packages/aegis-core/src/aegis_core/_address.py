@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+
 from aegis_discovery import InvalidAddressError
 from aegis_discovery.transport import is_wildcard, join_address, split_address, split_host_port
 
-from aegis_core.errors import ConfigError
+from aegis_core.errors import AddressInUseError, ConfigError
 
 
 def bound_address(address: str) -> tuple[str, int]:
@@ -45,3 +48,27 @@ def published_address(bind: str, advertise: str | None, port: int) -> str:
     if is_wildcard(host):
         raise ConfigError("advertise", f"{advertise} is not an address that others can dial")
     return join_address(host, advertised or port)
+
+
+def bind_error(host: str, port: int) -> OSError | None:
+    """Returns why the system cannot bind an address, because gRPC's error does not contain it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        return error
+    return None
+
+
+def check_is_free(address: str) -> None:
+    """Raises `AddressInUseError` if another process listens on this address."""
+    error = bind_error(*bound_address(address))
+    # The server reports all other problems, after it has tried each address of a host name.
+    if error is not None and error.errno == errno.EADDRINUSE:
+        raise AddressInUseError(address, describe_os_error(error))
+
+
+def describe_os_error(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -1,4 +1,4 @@
-"""`aegis node`: nodes without code."""
+"""`aegis node`: runs a node."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ def node() -> None:
 @node.command(
     epilog=examples(
         "aegis node run --id seed --address 127.0.0.1:50051",
-        "aegis node run --id orders-1 --service orders/v1 --join 127.0.0.1:50051",
+        "aegis node run --id orders-1 --service orders/v1 orders:register",
+        "aegis node run --id spare --join 127.0.0.1:50051",
         "aegis node run --id edge --address 0.0.0.0:50051 --advertise 10.0.0.7:50051",
         notes="Exit codes: 0 stopped by SIGTERM or Ctrl-C, 1 error, 2 usage.",
     )
 )
+@click.argument("registrars", nargs=-1, metavar="[MODULE:NAME]...")
 @option("--id", "AEGIS_NODE_ID", "The node id.", required=True, metavar="ID")
 @option(
     "--address",
@@ -46,7 +48,7 @@ def node() -> None:
 @option(
     "--service",
     "AEGIS_SERVICES",
-    "A service to declare; may be given more than once. The node does not serve it.",
+    "A service that the node provides; may be given more than once. A MODULE:NAME must serve it.",
     multiple=True,
     metavar="NAME/VERSION",
 )
@@ -75,6 +77,7 @@ def node() -> None:
 @json_flag
 def run(
     id: str,  # noqa: A002 - named after its option
+    registrars: tuple[str, ...],
     service: tuple[str, ...],
     join: tuple[str, ...],
     cert_file: str | None,
@@ -85,11 +88,19 @@ def run(
 ) -> None:
     """Run a node until SIGTERM or Ctrl-C.
 
+    MODULE:NAME is a function that adds gRPC services to the server it is given, or a list of such
+    functions; modules are found in the current directory too. Without any, the node provides no
+    service: use it as a seed peer.
+
     The first signal makes it leave the mesh; a second one ends it at once. One line on standard
-    output has the address at which it serves; changes of the mesh go to standard error. Use such
-    a node as a seed peer, or to try things.
+    output has the address at which it serves; changes of the mesh go to standard error.
     """
     services = [_parse_service(text) for text in service]
+    if services and not registrars:
+        raise click.UsageError(
+            f"nothing would serve {' and '.join(service)}: add the function that adds its gRPC "
+            f"service to the server, as MODULE:NAME, such as orders:register"
+        )
     own_files = _own_files(cert_file, key_file, ca_file)
 
     from aegis_core.aio import Node
@@ -97,10 +108,12 @@ def run(
 
     from aegis_cli import _run
     from aegis_cli._node_runner import run_node
+    from aegis_cli._registrars import load_registrars
 
     node = Node(
         id,
         services=[ServiceInfo(*parts) for parts in services],
+        registrars=load_registrars(registrars),
         tls_options=own_files,
         seed_peers=join,
         **options,

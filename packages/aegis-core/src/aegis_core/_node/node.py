@@ -15,6 +15,7 @@ from aegis_discovery.errors import ForkedError
 from aegis_discovery.identity import IdentityEvent
 
 from aegis_core._access.policy_file import PolicySource
+from aegis_core._address import check_is_free
 from aegis_core._node.faces import NodeView, through_peers
 from aegis_core._node.options import NodeOptions, expand
 from aegis_core._node.outbound import Outbound
@@ -316,6 +317,8 @@ class Node(NodeView):
         )
 
     async def _start_parts(self) -> None:
+        # First of all: nobody would use the CA that is created otherwise.
+        await asyncio.to_thread(check_is_free, self._options.address)
         source = self._identity_source()
         tls = await asyncio.to_thread(source.load)
         policy = PolicySource(self._options.policy)

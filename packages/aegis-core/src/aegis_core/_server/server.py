@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
 from aegis_core._access.authorization import CallAuthorizer
-from aegis_core._address import bound_address
+from aegis_core._address import bind_error, bound_address, describe_os_error
 from aegis_core._health.checks import HealthInfo
 from aegis_core._server import reflection
 from aegis_core._server.admission import AdmissionControl
@@ -207,7 +206,9 @@ class MeshServer:
         try:
             self._port = self._server.add_secure_port(self.address, credentials)
         except RuntimeError as error:
-            raise AddressInUseError(self.address, _bind_error(self._host, self._port)) from error
+            problem = bind_error(self._host, self._port)
+            reason = describe_os_error(problem) if problem else "gRPC refused it"
+            raise AddressInUseError(self.address, reason) from error
 
     def _fetch_identity(self) -> grpc.ServerCertificateConfiguration | None:
         # gRPC asks at each new connection, on a thread of its own.
@@ -261,15 +262,3 @@ class _UserServicesOnly(grpc.GenericRpcHandler):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         service, _ = split_method(handler_call_details.method)
         return None if service in OWN_SERVICES else self._inner.service(handler_call_details)
-
-
-def _bind_error(host: str, port: int) -> str:
-    """Returns why the system cannot bind an address, because gRPC's error does not contain it."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        return (error.strerror or str(error)).lower()
-    return "gRPC refused it"
