@@ -58,6 +58,33 @@ def test_environment_variables_set_options(aegis) -> None:
     node.stderr.until(f"seed is here at {address}")
 
 
+def test_options_override_variables_that_override_the_file(aegis) -> None:
+    (aegis.directory / "aegis.toml").write_text(
+        '[node]\nid = "file"\nservices = ["orders/v1"]\naddress = "127.0.0.1"\n'
+    )
+    aegis.environment |= {"AEGIS_CONFIG": "aegis.toml", "AEGIS_ADDRESS": "127.0.0.1"}
+    done = aegis.run("node", "run", "--id", "seed")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: AEGIS_ADDRESS: ")
+    given = ("node", "run", "--json", "--id", "seed", "--address", "127.0.0.1:0")
+    done = aegis.run(*given)
+    assert (done.returncode, "nothing would serve orders/v1" in done.stderr) == (2, True)
+    node = aegis.start(*given, "orders:register")
+    facts = json.loads(node.stdout.until("{"))
+    assert (facts["id"], facts["services"]) == ("seed", ["orders/v1"])
+
+
+def test_it_reads_the_variables_that_a_node_of_a_program_reads() -> None:
+    from aegis_cli._commands.node import run
+    from aegis_core._node.settings import CONFIG, DEFAULT_ADDRESS, VARIABLES
+
+    options = {option.name: option for option in run.params}
+    variables = {name: option.envvar for name, option in options.items()}
+    del variables["registrars"], variables["json"]
+    assert variables == VARIABLES | {"config": CONFIG}
+    assert options["address"].default == DEFAULT_ADDRESS
+
+
 def test_a_node_that_cannot_join_logs_it_and_serves(aegis) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         address = "{}:{}".format(*closed.getsockname())

@@ -31,7 +31,13 @@ def node() -> None:
     )
 )
 @click.argument("registrars", nargs=-1, metavar="[MODULE:NAME]...")
-@option("--id", "AEGIS_NODE_ID", "The node id.", required=True, metavar="ID")
+@option(
+    "--config",
+    "AEGIS_CONFIG",
+    "A TOML file of settings in the table [node]; options and variables override them.",
+    metavar="FILE",
+)
+@option("--id", "AEGIS_NODE_ID", "The node id; required.", metavar="ID")
 @option(
     "--address",
     "AEGIS_ADDRESS",
@@ -49,6 +55,7 @@ def node() -> None:
     "--service",
     "AEGIS_SERVICES",
     "A service that the node provides; may be given more than once. A MODULE:NAME must serve it.",
+    parameter="services",
     multiple=True,
     metavar="NAME/VERSION",
 )
@@ -56,6 +63,7 @@ def node() -> None:
     "--join",
     "AEGIS_JOIN",
     "A node to join through; may be given more than once.",
+    parameter="seed_peers",
     multiple=True,
     metavar="[ID@]HOST:PORT",
 )
@@ -76,10 +84,9 @@ def node() -> None:
 )
 @json_flag
 def run(
-    id: str,  # noqa: A002 - named after its option
+    config: str | None,
     registrars: tuple[str, ...],
-    service: tuple[str, ...],
-    join: tuple[str, ...],
+    services: tuple[str, ...],
     cert_file: str | None,
     key_file: str | None,
     ca_file: str | None,
@@ -95,29 +102,26 @@ def run(
     The first signal makes it leave the mesh; a second one ends it at once. One line on standard
     output has the address at which it serves; changes of the mesh go to standard error.
     """
-    services = [_parse_service(text) for text in service]
-    if services and not registrars:
-        raise click.UsageError(
-            f"nothing would serve {' and '.join(service)}: add the function that adds its gRPC "
-            f"service to the server, as MODULE:NAME, such as orders:register"
-        )
+    parsed = [_parse_service(text) for text in services]
     own_files = _own_files(cert_file, key_file, ca_file)
 
-    from aegis_core.aio import Node
     from aegis_discovery import ServiceInfo
 
     from aegis_cli import _run
-    from aegis_cli._node_runner import run_node
+    from aegis_cli._node_runner import CommandNode, run_node
     from aegis_cli._registrars import load_registrars
 
-    node = Node(
-        id,
-        services=[ServiceInfo(*parts) for parts in services],
-        registrars=load_registrars(registrars),
-        tls_options=own_files,
-        seed_peers=join,
-        **options,
-    )
+    # The node reads the variables and the file itself, so the precedence is the same everywhere.
+    source_of = click.get_current_context().get_parameter_source
+    options["services"] = [ServiceInfo(*parts) for parts in parsed]
+    given = {
+        name: value
+        for name, value in options.items()
+        if source_of(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    if own_files is not None:
+        given["tls_options"] = own_files
+    node = CommandNode.from_env(config=config, registrars=load_registrars(registrars), **given)
     _run.run(run_node(node, json=json))
 
 

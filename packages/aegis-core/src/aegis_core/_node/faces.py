@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, cast
 
 from aegis_certs import TLSConfig
 from aegis_discovery import Topology
@@ -14,6 +15,7 @@ from cryptography import x509
 
 from aegis_core._health.checks import HealthInfo
 from aegis_core._node.runtime import RunningNode
+from aegis_core._node.settings import configured
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,6 +25,24 @@ ManagerT_co = TypeVar("ManagerT_co", covariant=True)
 
 class NodeView:
     """The facts of a running node, which both faces read in the same way."""
+
+    @classmethod
+    def from_env(cls, *, config: str | Path | None = None, **options: Any) -> Self:
+        """Makes a node of the variables that `aegis node run` reads, and of a file.
+
+        The guide *Run a node* lists the variables. An argument overrides a variable, and a
+        variable overrides the file. An empty variable counts as not set.
+
+        Args:
+            config: A TOML file with these settings in the table `[node]`; by default the file
+                that `AEGIS_CONFIG` names, if it is set.
+            options: Any options of the node, such as `registrars`.
+
+        Raises:
+            ConfigError: If a setting cannot work; the error names the variable, or the key and
+                the file.
+        """
+        return configured(cls, options, config)
 
     @property
     def _parts(self) -> RunningNode:

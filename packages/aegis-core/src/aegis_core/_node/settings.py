@@ -1,0 +1,144 @@
+"""Options of a node that come from environment variables and from a file."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aegis_certs import CertsError, TLSOptions, validate_node_id
+from aegis_discovery import ServiceInfo
+from aegis_discovery.errors import DiscoveryError
+from aegis_discovery.transport import parse_seed, split_host_port
+
+from aegis_core.errors import ConfigError
+
+NodeT = TypeVar("NodeT")
+
+VARIABLES = {
+    "id": "AEGIS_NODE_ID",
+    "address": "AEGIS_ADDRESS",
+    "advertise": "AEGIS_ADVERTISE",
+    "services": "AEGIS_SERVICES",
+    "seed_peers": "AEGIS_JOIN",
+    "name": "AEGIS_NODE_NAME",
+    "type": "AEGIS_NODE_TYPE",
+    "mesh": "AEGIS_MESH",
+    "cert_dir": "AEGIS_CERT_DIR",
+    "cert_file": "AEGIS_CERT_FILE",
+    "key_file": "AEGIS_KEY_FILE",
+    "ca_file": "AEGIS_CA_FILE",
+    "policy": "AEGIS_POLICY",
+}
+"""The variable of each setting, which is also a key in the file. `aegis node run` has the same."""
+
+CONFIG = "AEGIS_CONFIG"
+DEFAULT_ADDRESS = "127.0.0.1:0"
+LISTS = ("services", "seed_peers")
+FILES = ("cert_file", "key_file", "ca_file")
+
+
+def configured(
+    make: Callable[..., NodeT],
+    options: Mapping[str, Any],
+    config: str | Path | None,
+    environ: Mapping[str, str] = os.environ,
+) -> NodeT:
+    """Makes a node of these options, then of the environment, then of the file.
+
+    Raises:
+        ConfigError: If a setting cannot work; the error names the variable, or the key and file.
+    """
+    values: dict[str, Any] = {"address": DEFAULT_ADDRESS}
+    sources: dict[str, str] = {}
+    file, named_by = (config, "config") if config else (environ.get(CONFIG), CONFIG)
+    if file:
+        for key, value in _read_file(file, named_by).items():
+            values[key], sources[key] = value, f"{key} in {file}"
+    for key, variable in VARIABLES.items():
+        if text := environ.get(variable):
+            values[key], sources[key] = text.split() if key in LISTS else text, variable
+    for key in options:
+        values.pop(key, None)
+        sources.pop(key, None)
+    _parse(values, sources)
+    values["tls_options"] = _own_files(values, sources)
+    if not options.keys().isdisjoint({"cert_dir", "tls"}):
+        del values["tls_options"]  # an argument overrides files that are named elsewhere
+    values |= options
+    if "id" not in values:
+        raise ConfigError(
+            VARIABLES["id"],
+            "it is not set; name the node by this variable, by `id` in a configuration file, or by "
+            "an argument (`--id` of `aegis node run`)",
+        )
+    try:
+        return make(**values)
+    except ConfigError as error:
+        if error.option in options or error.option not in VARIABLES:
+            raise
+        unset = f"{error.option} ({VARIABLES[error.option]})"
+        source = sources.get(error.option, unset)
+        raise ConfigError(source, error.reason) from error
+
+
+def _read_file(path: str | Path, named_by: str) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = f"cannot read {path}: {error.strerror or error}"
+        raise ConfigError(named_by, reason) from error
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise ConfigError(named_by, f"{path} is not valid TOML: {error}") from error
+    table = document.pop("node", {})
+    if document or not isinstance(table, dict):
+        raise ConfigError(named_by, f"{path} may have the table [node] and nothing else")
+    for key, value in table.items():
+        if key not in VARIABLES:
+            known = ", ".join(VARIABLES)
+            raise ConfigError(f"{key} in {path}", f"it is not known; [node] can have {known}")
+        texts = value if key in LISTS else [value]
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            expected = "a list of texts in quotes" if key in LISTS else "a text in quotes"
+            raise ConfigError(f"{key} in {path}", f"it must be {expected}")
+    return table
+
+
+def _parse(values: dict[str, Any], sources: Mapping[str, str]) -> None:
+    """Checks the values where their sources are known, and parses the services."""
+    checks: dict[str, Callable[[str], object]] = {
+        "id": validate_node_id,
+        "address": split_host_port,
+        "advertise": split_host_port,
+        "seed_peers": parse_seed,
+        "services": _service,
+    }
+    for key in checks.keys() & sources.keys():
+        try:
+            parsed = [
+                checks[key](text) for text in (values[key] if key in LISTS else [values[key]])
+            ]
+        except (CertsError, DiscoveryError, ValueError) as error:
+            raise ConfigError(sources[key], str(error)) from error
+        if key == "services":
+            values[key] = parsed
+
+
+def _service(text: str) -> ServiceInfo:
+    name, slash, version = text.partition("/")
+    if not (name and slash and version) or "/" in version:
+        raise ValueError(f"{text!r} is not NAME/VERSION, such as orders/v1")
+    return ServiceInfo(name, version)
+
+
+def _own_files(values: dict[str, Any], sources: Mapping[str, str]) -> TLSOptions | None:
+    files = {key: values.pop(key) for key in FILES if key in values}
+    if not files:
+        return None
+    missing = [VARIABLES[key] for key in FILES if key not in files]
+    if missing:
+        source = sources[next(iter(files))]
+        raise ConfigError(source, f"{' and '.join(missing)} must be set too, or the same in a file")
+    return TLSOptions(**files)

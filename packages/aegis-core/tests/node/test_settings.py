@@ -1,0 +1,135 @@
+"""`Node.from_env` reads what `aegis node run` reads: arguments, environment, file, defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from aegis_core import ConfigError, Node, ServiceInfo, aio
+
+FACES = pytest.mark.parametrize("face", [Node, aio.Node])
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def options_of(node: Node | aio.Node):
+    return node._options
+
+
+@FACES
+def test_variables_set_the_options_of_a_node(face, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in {
+        "AEGIS_NODE_ID": "orders-1",
+        "AEGIS_ADDRESS": "0.0.0.0:50051",
+        "AEGIS_ADVERTISE": "10.0.0.7:50051",
+        "AEGIS_SERVICES": "orders/v1 billing/v2",
+        "AEGIS_JOIN": "seed@10.0.0.5:50051 10.0.0.6:50051",
+        "AEGIS_NODE_NAME": "Orders",
+        "AEGIS_NODE_TYPE": "api",
+        "AEGIS_MESH": "acme",
+        "AEGIS_CERT_DIR": "/etc/aegis",
+        "AEGIS_POLICY": "policy.toml",
+    }.items():
+        monkeypatch.setenv(variable, value)
+    options = options_of(face.from_env())
+    assert (options.id, options.address, options.advertise) == (
+        "orders-1",
+        "0.0.0.0:50051",
+        "10.0.0.7:50051",
+    )
+    assert options.services == (ServiceInfo("orders", "v1"), ServiceInfo("billing", "v2"))
+    assert options.seed_peers == ("seed@10.0.0.5:50051", "10.0.0.6:50051")
+    assert (options.name, options.type, options.mesh) == ("Orders", "api", "acme")
+    assert (options.cert_dir, options.policy) == ("/etc/aegis", "policy.toml")
+    assert options.tls_options is None
+
+
+@FACES
+def test_an_argument_overrides_a_variable_that_overrides_the_file(
+    face, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("aegis.toml").write_text(
+        '[node]\nid = "file"\nname = "file"\ntype = "file"\nseed_peers = ["10.0.0.5:50051"]\n'
+    )
+    monkeypatch.setenv("AEGIS_CONFIG", "aegis.toml")
+    monkeypatch.setenv("AEGIS_NODE_NAME", "environment")
+    monkeypatch.setenv("AEGIS_NODE_TYPE", "environment")
+    monkeypatch.setenv("AEGIS_MESH", "")
+    options = options_of(face.from_env(type="argument", grace=1))
+    assert (options.id, options.name, options.type) == ("file", "environment", "argument")
+    assert options.seed_peers == ("10.0.0.5:50051",)
+    assert (options.address, options.mesh, options.grace) == ("127.0.0.1:0", "aegis", 1)
+
+
+def test_the_argument_config_names_another_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("other.toml").write_text('[node]\nid = "other"\nservices = ["orders/v1"]\n')
+    monkeypatch.setenv("AEGIS_CONFIG", "missing.toml")
+    node = aio.Node.from_env(config="other.toml")
+    assert node.id == "other"
+    assert options_of(node).services == (ServiceInfo("orders", "v1"),)
+
+
+def test_certificate_files_replace_the_directory_unless_an_argument_names_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in ("AEGIS_CERT_FILE", "AEGIS_KEY_FILE", "AEGIS_CA_FILE"):
+        monkeypatch.setenv(variable, f"{variable}.pem")
+    files = options_of(aio.Node.from_env(id="orders-1")).tls_options
+    assert (files.cert_file, files.ca_file) == ("AEGIS_CERT_FILE.pem", "AEGIS_CA_FILE.pem")
+    own = options_of(aio.Node.from_env(id="orders-1", cert_dir="certs"))
+    assert (own.cert_dir, own.tls_options) == ("certs", None)
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"AEGIS_NODE_ID": ""}, "AEGIS_NODE_ID: it is not set; "),
+        ({"AEGIS_NODE_ID": "a b"}, "AEGIS_NODE_ID: "),
+        ({"AEGIS_ADDRESS": "10.0.0.7"}, "AEGIS_ADDRESS: "),
+        ({"AEGIS_ADDRESS": "0.0.0.0:50051"}, "advertise (AEGIS_ADVERTISE): 0.0.0.0:50051 listens"),
+        ({"AEGIS_ADVERTISE": "0.0.0.0:1"}, "AEGIS_ADVERTISE: 0.0.0.0:1 is not an address"),
+        ({"AEGIS_SERVICES": "orders"}, "AEGIS_SERVICES: 'orders' is not NAME/VERSION"),
+        ({"AEGIS_JOIN": "10.0.0.5:50051 10.0.0.6"}, "AEGIS_JOIN: "),
+        ({"AEGIS_KEY_FILE": "key.pem"}, "AEGIS_KEY_FILE: AEGIS_CERT_FILE and AEGIS_CA_FILE must"),
+        ({"AEGIS_CONFIG": "missing.toml"}, "AEGIS_CONFIG: cannot read missing.toml: No such file"),
+    ],
+)
+def test_an_unsuitable_variable_is_named_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], sentence: str
+) -> None:
+    for variable, value in ({"AEGIS_NODE_ID": "orders-1"} | variables).items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError) as refused:
+        Node.from_env()
+    assert str(refused.value).startswith(sentence)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[node", "config: aegis.toml is not valid TOML: "),
+        ("[nodes]", "config: aegis.toml may have the table [node] and nothing else"),
+        ('node = "a"', "config: aegis.toml may have the table [node] and nothing else"),
+        ('[node]\njoin = ["a:1"]', "join in aegis.toml: it is not known; [node] can have id, "),
+        ("[node]\nid = 5", "id in aegis.toml: it must be a text in quotes"),
+        ('[node]\nservices = "orders/v1"', "services in aegis.toml: it must be a list of texts"),
+        ('[node]\nservices = ["orders"]', "services in aegis.toml: 'orders' is not NAME/VERSION"),
+        ('[node]\nid = "a"\nadvertise = "0.0.0.0:1"', "advertise in aegis.toml: 0.0.0.0:1 is not"),
+    ],
+)
+def test_an_unsuitable_file_is_named_in_one_sentence(text: str, sentence: str) -> None:
+    Path("aegis.toml").write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        Node.from_env(config="aegis.toml")
+    assert str(refused.value).startswith(sentence)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unsuitable_argument_is_named_as_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AEGIS_ADVERTISE", "10.0.0.7:50051")
+    with pytest.raises(ConfigError, match=r"^advertise: "):
+        Node.from_env(id="orders-1", advertise="0.0.0.0:1")
