@@ -50,6 +50,7 @@ def test_s2_s3_the_first_start_creates_a_ca_and_an_identity(directory: Path) -> 
     tls = load_or_generate_tls("node-1", directory)
     assert {path.name for path in directory.iterdir()} == {
         ".lock",
+        ".reserve",
         "audit.jsonl",
         "ca-cert.pem",
         "ca-key.pem",
