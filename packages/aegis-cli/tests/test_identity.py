@@ -4,26 +4,77 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from aegis_certs import InvalidNodeIdError, UsageError
+from aegis_certs import CertificateAuthority, InvalidNodeIdError, KeyType, UsageError
 from aegis_cli._identity import NAME, client_identity
 from aegis_cli.errors import NoIdentityError
+
+
+@pytest.fixture
+def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of one test: the shared one has the temporary identities of other tests."""
+    directory = tmp_path_factory.mktemp("certs") / "certs"
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    ca = CertificateAuthority.create(directory, key_type=KeyType.P256, at=yesterday)
+    ca.issue("ops", key_type=KeyType.P256)
+    return directory
 
 
 def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.glob("*.pem")}
 
 
-def test_a_temporary_identity_is_client_only_valid_for_an_hour_and_in_memory(certs: Path) -> None:
+def recorded(directory: Path) -> int:
+    return (directory / "audit.jsonl").read_text().count(f'"id":"{NAME}"')
+
+
+def test_a_temporary_identity_is_client_only_private_and_valid_for_an_hour(certs: Path) -> None:
     before = contents(certs)
     tls = client_identity(str(certs), None)
-    assert contents(certs) == before
-    assert all(tls.private_key not in file.read_bytes() for file in certs.iterdir())
+    kept = contents(certs).keys() - before.keys()
+    assert kept == {".aegis-cli.pem"}
+    assert (certs / ".aegis-cli.pem").stat().st_mode & 0o777 == 0o600
     assert tls.node_id == NAME
     left = tls.not_after - datetime.now(UTC)
     assert timedelta(minutes=50) < left <= timedelta(hours=1)
     tls.bundle.verify(tls.chain, "client")
     with pytest.raises(UsageError):
         tls.bundle.verify(tls.chain, "server")
+
+
+def test_the_commands_of_half_an_hour_share_a_temporary_identity(certs: Path) -> None:
+    first = client_identity(str(certs), None)
+    assert client_identity(str(certs), None) == first
+    assert recorded(certs) == 1
+    (certs / "ca-key.pem").rename(certs / "away")  # the second one does not need it
+    assert client_identity(str(certs), None) == first
+    (certs / "away").rename(certs / "ca-key.pem")
+    earlier = datetime.now(UTC) - timedelta(minutes=31)
+    old = CertificateAuthority.load(certs).issue_in_memory(
+        NAME, days=1 / 24, client_only=True, at=earlier
+    )
+    (certs / ".aegis-cli.pem").write_bytes(old.private_key + old.certificate_chain)
+    assert client_identity(str(certs), None).not_after > old.not_after
+    assert recorded(certs) == 3
+
+
+@pytest.mark.parametrize("kept", [b"", b"junk", None], ids=["empty", "junk", "other-ca"])
+def test_a_temporary_identity_that_cannot_be_used_is_replaced(
+    certs: Path, tmp_path: Path, kept: bytes | None
+) -> None:
+    if kept is None:
+        other = CertificateAuthority.create(tmp_path / "other", key_type=KeyType.P256)
+        tls = other.issue_in_memory(NAME, days=1 / 24, client_only=True)
+        kept = tls.private_key + tls.certificate_chain
+    (certs / ".aegis-cli.pem").write_bytes(kept)
+    found = client_identity(str(certs), None)
+    found.bundle.verify(found.chain, "client")
+    assert client_identity(str(certs), None) == found
+
+
+def test_a_temporary_identity_that_was_revoked_is_replaced(certs: Path) -> None:
+    first = client_identity(str(certs), None)
+    CertificateAuthority.load(certs).revoke(NAME)
+    assert client_identity(str(certs), None) != first
 
 
 def test_a_named_identity_is_loaded_and_none_is_made(certs: Path) -> None:

@@ -508,6 +508,19 @@ def test_a_serial_of_a_retired_ca_needs_no_revocation(
     assert "nothing to revoke" in refused.stderr
 
 
+def test_list_leaves_out_certificates_that_serve_a_command(
+    acme: Callable[..., Result], directory: Path
+) -> None:
+    ca = CertificateAuthority.load(directory)
+    ca.issue_in_memory("brief", days=1 / 24)
+    ca.issue_in_memory("longer", days=1 / 12)
+    ca.issue("placed", key_type=KeyType.P256, days=1 / 24)
+    usual = ["ca", "laptop", "longer", "orders-1", "placed"]
+    for arguments, expected in (((), usual), (("--all",), ["brief", *usual])):
+        found = as_json(acme("list", *arguments, "--json"))["certificates"]
+        assert sorted(one["id"] for one in found) == sorted(expected)
+
+
 def test_show_prints_what_is_in_a_file(acme: Callable[..., Result], directory: Path) -> None:
     acme("revoke", "laptop")
     acme("csr", "n1", *EC)

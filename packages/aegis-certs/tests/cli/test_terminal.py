@@ -146,7 +146,7 @@ def test_the_days_left_are_a_bar_in_the_colour_of_the_state(
     for node_id, days in (("late", 100), ("over", 10), ("fresh", 285)):
         ca.issue(node_id, key_type=KeyType.P256, days=days, at=past)
     ca.issue_in_memory("brief", days=1 / 24)
-    listed, _ = terminal("list", "--dir", str(directory)).end()
+    listed, _ = terminal("list", "--all", "--dir", str(directory)).end()
     bars = {
         line.split()[0]: re.search(r"\x1b\[(\d+)m(█*)\x1b\[\d*;?\d*m?(░*)", line)
         for line in listed.splitlines()

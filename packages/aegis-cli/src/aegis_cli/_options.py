@@ -15,6 +15,7 @@ identity_name = option(
     "--identity",
     "AEGIS_IDENTITY",
     "Connect with this identity of the certificate directory; by default with a client-only "
-    "identity, valid for an hour, that the CA's key makes in memory.",
+    "identity, valid for an hour, that the CA's key makes. It is kept in the directory, in "
+    ".aegis-cli.pem, and used again for half an hour.",
     metavar="NAME",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from cryptography import x509
 
@@ -20,11 +20,8 @@ from aegis_certs._store.directory import Store
 from aegis_certs._x509.keys import key_id, key_type_of
 from aegis_certs._x509.names import CA_KEY_TYPE, CA_NAME, NEXT_CA_NAME, OLD_CA_NAME, KeyType
 from aegis_certs._x509.trust import TrustBundle
-from aegis_certs._x509.validity import BACKDATE, common_name
+from aegis_certs._x509.validity import common_name, is_short_lived
 from aegis_certs.errors import InvalidRequestError, NotFoundError, RotationError, StillUsedError
-
-# Certificates with a shorter life serve a single command and are never renewed.
-_SHORT_LIFE = timedelta(hours=1) + BACKDATE
 
 
 def read_state(store: Store, at: datetime) -> RotationState:
@@ -189,5 +186,5 @@ def _leaves_of(session: CAView, ca: x509.Certificate) -> tuple[IssuedCertificate
         for entry in latest.values()
         if entry.issuer == issuer
         and session.is_usable(entry)
-        and entry.not_after - entry.not_before > _SHORT_LIFE
+        and not is_short_lived(entry.not_before, entry.not_after)
     )

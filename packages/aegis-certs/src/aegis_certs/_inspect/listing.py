@@ -10,6 +10,7 @@ from pathlib import Path
 from aegis_certs._inspect.evaluate import CertificateInfo, evaluate_directory
 from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now
+from aegis_certs._x509.validity import is_short_lived
 
 logger = logging.getLogger("aegis_certs")
 
@@ -25,6 +26,15 @@ class Listing:
 
     certificates: tuple[CertificateInfo, ...]
     not_read: tuple[str, ...] = ()
+
+    @property
+    def long_lived(self) -> tuple[CertificateInfo, ...]:
+        """The certificates without those that live an hour or less and are not in the directory."""
+        return tuple(one for one in self.certificates if one.path or not _is_short_lived(one))
+
+
+def _is_short_lived(one: CertificateInfo) -> bool:
+    return bool(one.not_before and one.not_after and is_short_lived(one.not_before, one.not_after))
 
 
 def list_certificates(

@@ -15,6 +15,7 @@ BACKDATE = timedelta(minutes=5)  # the clocks of CA and verifier may differ by t
 NEW_CA_ADVICE = (
     "replace the CA where its key is (`aegis-certs rotate-ca prepare` is the first step)"
 )
+SHORT_LIFE = timedelta(hours=1)  # such a certificate serves a command, and is never renewed
 _MIN_LIFE = timedelta(seconds=1)  # X.509 counts in whole seconds
 MAX_DAYS = 36_500
 
@@ -65,6 +66,11 @@ def issued_at(start: datetime) -> datetime:
     lives a few minutes would be due for renewal as soon as it is issued.
     """
     return start + BACKDATE
+
+
+def is_short_lived(start: datetime, end: datetime) -> bool:
+    """Whether a certificate lives for an hour or less."""
+    return end - issued_at(start) <= SHORT_LIFE
 
 
 def check_dates(certificate: x509.Certificate, at: datetime, subject: str, advice: str) -> None:

@@ -19,9 +19,16 @@ if TYPE_CHECKING:
 
 @options.command("aegis-certs list", "aegis-certs list --json", name="list")
 @options.directory
+@options.option(
+    "--all",
+    "AEGIS_LIST_ALL",
+    "List certificates with a life of an hour or less too; they serve commands.",
+    parameter="every",
+    is_flag=True,
+)
 @options.json_flag
-def list_(dir: str, json: bool) -> None:  # noqa: A002 - named after its option
-    """List all certificates that were issued or are here.
+def list_(dir: str, every: bool, json: bool) -> None:  # noqa: A002 - named after its option
+    """List the certificates that were issued or are here.
 
     A certificate is `expiring` when less than a third of its life is left, and `replaced` when
     its node has a newer one and it is still valid. If you may not read the inventory, only the
@@ -34,7 +41,7 @@ def list_(dir: str, json: bool) -> None:  # noqa: A002 - named after its option
     from aegis_certs.cli._views import show_certificates
 
     listing = list_directory(dir)
-    entries = listing.certificates
+    entries = listing.certificates if every else listing.long_lived
     if json:
         certificates = [asdict(entry) for entry in entries]
         show_json({"directory": dir, "certificates": certificates, "not_read": listing.not_read})

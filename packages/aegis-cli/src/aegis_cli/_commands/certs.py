@@ -129,7 +129,10 @@ def _ask_mesh(
     from aegis_cli._run import run
 
     # This CA has its passphrase already.
-    tls = temporary_identity(ca) if identity is None else client_identity(ca.directory, identity)
+    if identity is None:
+        tls = temporary_identity(ca.directory, lambda: ca)
+    else:
+        tls = client_identity(ca.directory, identity)
 
     async def ask() -> list[str]:
         async with await connect(node, tls=tls, mesh=mesh) as connected:
