@@ -230,3 +230,25 @@ def test_an_interceptor_of_the_user_wraps_the_channel(channel: grpc.Channel) -> 
 def test_a_caller_can_wait_until_the_channel_is_ready(channel: grpc.Channel) -> None:
     # gRPC's thread raises if the channel is closed soon after, as it is here.
     grpc.channel_ready_future(channel).result(timeout=WAIT)
+
+
+@pytest.mark.parametrize("borrowed", [False, True])
+async def test_closing_a_pool_ends_the_watches_of_its_channels_without_a_traceback(
+    borrowed: bool,
+    topology: Topology,
+    tls: TLSConfig,
+    two: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    until: Any,
+) -> None:
+    failed: list[Any] = []
+    before = set(threading.enumerate())
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    for _ in range(3):
+        with ServiceClientPool(topology, tls) as pool:
+            channel = pool.get_conn("echo", "v1") if borrowed else pool.channel("echo", "v1")
+            grpc.channel_ready_future(channel).result(timeout=WAIT)
+            channel.subscribe(lambda _: None, try_to_connect=True)
+            channel.subscribe(id, try_to_connect=True)
+    await until(lambda: set(threading.enumerate()) <= before)
+    assert failed == []
