@@ -232,3 +232,19 @@ async def test_after_the_grace_no_handler_holds_the_process(
             await until(lambda: program.has_ended)
             assert program.process.returncode == 0
             assert await call.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_signal_does_not_stop_a_blocking_node_before_on_ready_returned(
+    identity: MakeIdentity,
+) -> None:
+    node = Node("a", address="127.0.0.1:0", tls=identity("a"))
+    seen: list[object] = []
+
+    def on_ready() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        seen.append(node.ping_peer)
+        seen.append(node.stats().node_id)
+        seen.append(node.address)
+
+    node.run(on_ready=on_ready)
+    assert len(seen) == 3

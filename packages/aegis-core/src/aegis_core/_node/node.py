@@ -143,9 +143,9 @@ class Node(NodeView):
             MeshError: As `start`, which has further errors.
         """
         self._check_not_started()
-        with stop_signals(self.request_stop, asyncio.get_running_loop()):
+        with stop_signals(self._request_stop, asyncio.get_running_loop()):
             try:
-                if await self.start_unless_stopped():
+                if await self._start_unless_stopped():
                     if on_ready is not None:
                         on_ready()
                     await self.wait_for_termination()
@@ -258,7 +258,7 @@ class Node(NodeView):
             self._outbound = Outbound(self._options)
         return self._outbound
 
-    async def start_unless_stopped(self) -> bool:
+    async def _start_unless_stopped(self) -> bool:
         """Starts the node for `run`; returns False if a signal asked it to stop meanwhile."""
         if self._stop_requested:
             return False
@@ -272,7 +272,10 @@ class Node(NodeView):
             notify_manager("READY")
         return not self._stop_requested
 
-    def request_stop(self, number: signal.Signals) -> None:
+    def _is_stopping(self) -> bool:
+        return self._stopping is not None
+
+    def _request_stop(self, number: signal.Signals) -> None:
         """Begins the stop of a node that runs, or of one that starts, after a signal."""
         _log.info("%s stops after %s; a second signal ends it at once", self.id, number.name)
         notify_manager("STOPPING")

@@ -159,19 +159,28 @@ class Node(NodeView):
     def run(self, *, on_ready: Callable[[], object] | None = None) -> None:
         """Starts, serves until SIGTERM or SIGINT, then leaves, drains and returns.
 
-        As `aegis_core.aio.Node.run`, with the same errors. `on_ready` is called in this thread; the
-        node stops when a signal arrives, and `run` returns once `on_ready` has returned too.
+        As `aegis_core.aio.Node.run`, with the same errors. `on_ready` is called in this thread, and
+        a signal that arrives meanwhile stops the node afterwards.
         """
-        background = self._new_loop()
+        background, node = self._new_loop(), self._node
+        held: list[signal.Signals] | None = None
 
         def stop(number: signal.Signals) -> None:
-            background.call_soon(self._node.request_stop, number)
+            if held is None:
+                background.call_soon(node._request_stop, number)  # noqa: SLF001 - see _parts
+            else:
+                held.append(number)
 
         with stop_signals(stop):
             try:
-                if background.run(self._node.start_unless_stopped()):
-                    if on_ready is not None:
+                if background.run(node._start_unless_stopped()):  # noqa: SLF001 - see _parts
+                    held = []
+                    # The loop has seen all signals before this question, and sees no later one.
+                    if on_ready is not None and not background.call(node._is_stopping):  # noqa: SLF001 - see _parts
                         on_ready()
+                    arrived, held = held, None
+                    for number in arrived:
+                        stop(number)
                     self.wait_for_termination()
             finally:
                 self.stop()
