@@ -110,6 +110,15 @@ def test_a_terminal_shows_progress_and_then_the_result(
     assert "\x1b[?25h" in output  # the cursor is back
 
 
+def test_a_warning_is_not_written_on_the_line_of_the_progress(
+    terminal: Callable[..., Any], tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o755)
+    output, code = terminal("init", "--dir", str(tmp_path), *EC).end()
+    assert code == 0
+    assert "\x1b[2K\x1b[?25hWarning: all users can read" in output
+
+
 def test_ctrl_c_ends_at_once_with_130_and_leaves_no_broken_file(
     terminal: Callable[..., Any], directory: Path
 ) -> None:

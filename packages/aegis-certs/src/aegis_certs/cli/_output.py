@@ -6,7 +6,8 @@ import itertools
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -91,13 +92,34 @@ def run(message: str, work: Callable[[], T]) -> T:
             future.set_exception(error)
 
     try:
-        threading.Thread(target=target, daemon=True).start()
-        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-            _spin(message, lambda: bool(wait([future], _FRAME_SECONDS).done))
-        return future.result()
+        with _warnings_as_notes():
+            threading.Thread(target=target, daemon=True).start()
+            if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+                _spin(message, lambda: bool(wait([future], _FRAME_SECONDS).done))
+            return future.result()
     except KeyboardInterrupt:
         sys.stdout.flush()
         os._exit(INTERRUPTED)
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Shows the warnings of the library when the spinner is gone, and not on its line."""
+    import logging
+
+    logger, found = logging.getLogger("aegis_certs"), []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]  # shorter than a class
+    if logger.hasHandlers():  # another tool has configured the log
+        yield
+        return
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        for text in found:
+            note(f"Warning: {text}")
 
 
 def _spin(message: str, is_done: Callable[[], bool]) -> None:
