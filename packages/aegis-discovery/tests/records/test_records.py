@@ -430,12 +430,12 @@ def test_values_of_a_refused_record_are_not_cached(
         services=(ServiceInfo("made-up", "v1"),),
     )
     signed = sign(info=info)
-    before = _interned.cache_info().currsize
+    _interned.cache_clear()  # other tests may have filled it
     refusal(verifier, replace(signed, signature=b""))
-    assert _interned.cache_info().currsize == before
+    assert _interned.cache_info().currsize == 0
     one, other = (decode_record(signed)[0].info for _ in range(2))
     assert one is not None
     assert other is not None
     assert one.type is not other.type, "not interned by Python either"
     assert verifier.verify(signed).info == one
-    assert _interned.cache_info().currsize > before
+    assert _interned.cache_info().currsize > 0
