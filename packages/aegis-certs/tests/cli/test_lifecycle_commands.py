@@ -421,7 +421,7 @@ def test_an_expired_ca_is_replaced_as_renew_and_doctor_say(
     for command in commands:
         refused = run(*command)
         assert refused.exit_code == 4, command
-        assert "`aegis-certs rotate-ca prepare`" in refused.output, command
+        assert "`aegis-certs rotate-ca prepare`" in refused.stdout + refused.stderr, command
     for step in (
         ("rotate-ca", "prepare", "--days", "365"),
         ("rotate-ca", "activate"),
