@@ -28,6 +28,8 @@ Make = Callable[[], Any]
 class BlockingCalls:
     """Makes calls with the sync API, in threads."""
 
+    unread_streams_are_cancelled = True
+
     pool_type: Any = ServiceClientPool
     cache_type: Any = _channels.ChannelCache
     open_channel: Any = staticmethod(_channels.open_channel)
@@ -180,6 +182,8 @@ class FutureCalls(BlockingCalls):
 
 class AioCalls(BlockingCalls):
     """Makes calls with the async API."""
+
+    unread_streams_are_cancelled = False  # by grpc.aio 1.78, where a channel closes
 
     pool_type = aio.ServiceClientPool
     cache_type = _aio_channels.ChannelCache
