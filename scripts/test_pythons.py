@@ -25,7 +25,9 @@ CROSS_SECTION = [
     "packages/aegis-certs/tests/identity",
     "packages/aegis-discovery/tests",
     "packages/aegis-core/tests/membership",
-    "packages/aegis-core/tests/node",
+    "packages/aegis-core/tests/node/test_node.py",
+    "packages/aegis-core/tests/node/test_node_life.py",
+    "packages/aegis-core/tests/node/test_sync_node.py",
     "packages/aegis-cli/tests/commands",
 ]
 """The tests for a version if there is no time for the whole suite."""
