@@ -100,8 +100,8 @@ def test_both_faces_of_a_node_take_the_same_options() -> None:
     taken = blocking.parameters
     assert taken["id"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     assert taken["grace"].default == 5.0
-    documented = aio.Node.__doc__ or ""
-    assert [name for name in taken if f"        {name}: " not in documented] == []
+    documented = inspect.getdoc(aio.Node) or ""
+    assert [name for name in taken if f"\n    {name}: " not in documented] == []
 
 
 @pytest.mark.parametrize("name", ["add_peer", "ping_peer", "sync_topology_with_all_peers"])
