@@ -21,6 +21,7 @@ def add_reflection(services: Iterable[str], server: Any) -> None:
     The messages of both versions are the same, but grpcio-reflection serves `v1alpha` only.
     """
     servicer: Any = reflection.aio.ReflectionServicer(services, pool=_Descriptors())
+    # Generated code has no annotations.
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
