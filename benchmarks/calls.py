@@ -1,17 +1,13 @@
-"""The cost of `pool.channel` for a caller, and the failures that it prevents.
+"""The cost of `pool.channel` for a caller, and of importing it.
 
     uv run python benchmarks/calls.py
 
 A unary call is compared with the same stub on raw gRPC channels. Both have the same TLS and options
-and call the same providers in turn; the CPU time is the caller's. The run also measures the server
-(`server.py`), picks (`picks.py`), calls to failing providers (`failures.py`), calls during restarts
-and certificate renewals (`restarts.py`), and imports. At the end all rows are judged; the exit
-status is 1 if a target was missed.
+and call the same providers in turn; the CPU time is the caller's.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import subprocess
@@ -20,12 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import failures
 import grpc
 import grpc.aio
-import picks
-import restarts
-import server
 from aegis_certs import TLSConfig
 from aegis_discovery import NodeInfo, ServiceClientPool, Topology
 from aegis_discovery.aio import ServiceClientPool as AioServiceClientPool
@@ -41,6 +33,7 @@ from harness import (
     estimate,
     judge,
     paired_rounds,
+    parser_of,
     print_rows,
 )
 
@@ -160,30 +153,22 @@ def compare_imports(rounds: int = 11) -> list[Row]:
     ]
 
 
-def compare_calls(**how_often: int) -> list[Row]:
+def report(rounds: int = 120, calls: int = 100) -> list[Row]:
     print("unary calls, CPU us each; median [95 % interval]")
     print("     providers   raw                      added                 ratio")
     rows = []
     with echo_servers(3) as (nodes, tls):
         for compare in (compare_sync, compare_aio):
             for some in (nodes[:1], nodes):
-                rows += compare(some, tls, **how_often)
-    return rows
+                rows += compare(some, tls, rounds=rounds, calls=calls)
+    return rows + compare_imports()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=120, help="paired rounds (default 120)")
+    parser = parser_of(__doc__, rounds=120, quick=30)
     parser.add_argument("--calls", type=int, default=100, help="calls a round (default 100)")
     arguments = parser.parse_args()
-    how_often = {"rounds": arguments.rounds, "calls": arguments.calls}
-    rows = compare_calls(**how_often)
-    print()
-    rows += server.report(**how_often)
-    for report in (picks.report, failures.report, restarts.report, compare_imports):
-        print()
-        rows += report()
-    sys.exit(print_rows(rows))
+    sys.exit(print_rows(report(arguments.rounds, arguments.calls)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ The topology does not change, so only the pool's own outlier detection is measur
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import sys
@@ -28,7 +27,7 @@ from aegis_discovery import (
     ServiceClientPool,
     Topology,
 )
-from harness import METHOD, SERVICE, EchoProcess, Row, echo_processes, print_rows
+from harness import METHOD, SERVICE, EchoProcess, Row, echo_processes, parser_of, print_rows
 
 CALLERS = 16
 DEADLINE = 0.5
@@ -191,8 +190,7 @@ def report(rounds: int = 3) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of the p99 (default 3)")
+    parser = parser_of(__doc__, rounds=3, quick=1)  # of the p99
     sys.exit(print_rows(report(parser.parse_args().rounds)))
 
 

@@ -1,14 +1,18 @@
 """Shared by the benchmarks: paired rounds, confidence intervals, judged rows, echo servers.
 
-Variants of the same work are compared in one run: every round runs each once, in random order, so
-that other load on the machine affects all of them. The measure is the CPU time of this process
-(`time.process_time`: user and system, all threads); the servers are other processes.
+Variants of the same work are compared in one run: every round runs each once, forwards and then
+backwards (ABBA), so that other load on the machine affects all of them alike. The measure is the
+CPU time (user and system, all threads) of this process, or of the server's where that is compared.
+Every run says how busy other processes kept the machine. Where they did, figures with a unit
+(microseconds, seconds) are shown and not judged; ratios and counts are judged always.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
+import os
 import random
 import signal
 import statistics
@@ -20,6 +24,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import grpc
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig
@@ -29,6 +35,14 @@ SERVICE = ServiceInfo("echo", "v1")
 METHOD = "/bench.Echo/Echo"
 GATE = 1.10
 """The largest allowed ratio to raw gRPC; a larger one cannot be noise."""
+
+TOLERANCE = 1.05
+"""How far the median of interleaved runs may be above its target."""
+
+BUSY = 0.1
+"""The share of the machine used by others from which on figures with a unit are not judged."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,56 +67,149 @@ def estimate(samples: Sequence[float], resamples: int = 2000) -> Estimate:
     return Estimate(statistics.median(samples), medians[edge], medians[-edge - 1])
 
 
+def parser_of(doc: str | None, rounds: int, quick: int) -> argparse.ArgumentParser:
+    """Makes the parser of a benchmark, with the options that all of them have."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    how_often = parser.add_mutually_exclusive_group()
+    how_often.add_argument("--rounds", type=int, default=rounds, help=f"(default {rounds})")
+    how_often.add_argument(
+        "--quick", dest="rounds", action="store_const", const=quick, help=f"{quick} rounds"
+    )
+    return parser
+
+
+class Load:
+    """The share of the machine that processes other than this one and its children use."""
+
+    def __init__(self) -> None:
+        self._began = self._now()
+
+    def by_others(self) -> float:
+        """Returns the mean since this was made, of all cores: 0 to 1."""
+        (at, busy, ours), (now, busy_now, ours_now) = self._began, self._now()
+        used = busy_now - busy - (ours_now - ours)
+        return max(0.0, used / max(now - at, 0.01) / (os.cpu_count() or 1))
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Returns the time, the CPU seconds of everybody, and those of this process's tree."""
+        tick = os.sysconf("SC_CLK_TCK")
+        user, nice, system, _, _, irq, softirq = (
+            int(field) for field in Path("/proc/stat").read_text().split(maxsplit=8)[1:8]
+        )
+        used: dict[int, tuple[int, float]] = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it has ended
+            # Its own CPU time, and that of its children that have ended.
+            used[int(stat.parent.name)] = int(fields[1]), sum(map(int, fields[11:15])) / tick
+        ours, parents = 0.0, {os.getpid()}
+        ours += used[os.getpid()][1]
+        while parents:
+            parents = {pid for pid, (parent, _) in used.items() if parent in parents}
+            ours += sum(used[pid][1] for pid in parents)
+        return time.monotonic(), (user + nice + system + irq + softirq) / tick, ours
+
+
+_load = Load()
+"""Measured from the start of the benchmark."""
+
+
 @dataclass(frozen=True)
 class Row:
-    """A measured figure, its limit, and whether it is within the limit."""
+    """A measured figure, its limit, and whether it is within the limit.
+
+    Attributes:
+        depends_on_load: Whether other processes change the figure, so that it is judged on a
+            quiet machine only.
+    """
 
     what: str
     figure: str
     at_most: str
     ok: bool
+    depends_on_load: bool = False
 
 
 def judge(what: str, measured: Estimate, at_most: float, spec: str, unit: str = "") -> Row:
-    """Makes the row of an estimate; missed if the lower end of its interval is above the limit."""
+    """Makes the row of an estimate; a figure with a unit depends on the load of the machine.
+
+    The row is missed if the median is out of tolerance and the whole interval above the limit.
+    """
     figure, target = f"{measured:{spec}} {unit}".rstrip(), f"{at_most:{spec}} {unit}".rstrip()
-    return Row(what, figure, target, measured.low <= at_most)
+    ok = measured.median <= at_most * TOLERANCE or measured.low <= at_most
+    return Row(what, figure, target, ok, bool(unit))
+
+
+def judge_at_least(what: str, measured: Estimate, at_least: float, spec: str) -> Row:
+    """Makes the row of a ratio that may not be lower."""
+    ok = measured.median >= at_least / TOLERANCE or measured.high >= at_least
+    return Row(what, f"{measured:{spec}}", f"{at_least:{spec}} or more", ok)
 
 
 def print_rows(rows: Sequence[Row]) -> int:
     """Prints one line for each row; returns the exit status, 1 if a limit was missed."""
-    print("\nA figure with an interval is missed if the whole interval is above the target.")
+    load = _load.by_others()
+    busy = load > BUSY
+    print(f"\nOther processes used {load:.0%} of {os.cpu_count()} cores", end="")
+    print("; figures with a unit are not judged." if busy else ".")
+    print(f"Missed is a median {TOLERANCE - 1:.0%} off its target, if its whole interval is off.")
     lines = [("", "measured", "at most", "")]
-    lines += [(row.what, row.figure, row.at_most, "ok" if row.ok else "MISSED") for row in rows]
+    missed = False
+    for row in rows:
+        verdict = "ok" if row.ok else "busy" if busy and row.depends_on_load else "MISSED"
+        missed |= verdict == "MISSED"
+        lines.append((row.what, row.figure, row.at_most, verdict))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         print("  ".join(cells).rstrip(), flush=True)
-    return 0 if all(row.ok for row in rows) else 1
+    return int(missed)
+
+
+def alternate(
+    variants: Mapping[str, Callable[[], T]], *, rounds: int, warm_up: int = 2
+) -> dict[str, list[T]]:
+    """Runs all variants once a round, every other round backwards; returns their results."""
+    results: dict[str, list[T]] = {name: [] for name in variants}
+    order = list(variants)
+    for number in range(-warm_up, rounds):
+        for name in order:
+            gc.collect()
+            result = variants[name]()
+            if number >= 0:
+                results[name].append(result)
+        order.reverse()
+    return results
 
 
 def paired_rounds(
     variants: Mapping[str, Callable[[int], object]], *, rounds: int, calls: int
 ) -> dict[str, list[float]]:
-    """Runs all variants once a round; returns their CPU microseconds per call, by round.
+    """Runs all variants once a round; returns the CPU microseconds a call of this process.
 
     Args:
         variants: By name, the function that makes the given number of calls.
         rounds: Rounds that count, after two rounds of warm-up.
         calls: Calls per variant and round.
     """
-    taken: dict[str, list[float]] = {name: [] for name in variants}
-    for number in range(-2, rounds):
-        order = list(variants)
-        random.shuffle(order)
-        for name in order:
-            gc.collect()
+
+    def timed(run: Callable[[int], object]) -> Callable[[], float]:
+        def once() -> float:
             began = time.process_time()
-            variants[name](calls)
-            spent = (time.process_time() - began) / calls * 1e6
-            if number >= 0:
-                taken[name].append(spent)
-    return taken
+            run(calls)
+            return (time.process_time() - began) / calls * 1e6
+
+        return once
+
+    return alternate({name: timed(run) for name, run in variants.items()}, rounds=rounds)
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
+    """Returns the estimate of the ratio of paired samples."""
+    return estimate([one / other for one, other in zip(ours, theirs, strict=True)])
 
 
 class EchoProcess:

@@ -8,14 +8,13 @@ is a ratio of at most 1.3.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import resource
 import subprocess
 import sys
 
-from harness import estimate, judge, print_rows
+from harness import estimate, judge, parser_of, print_rows
 
 BARE = """
 import click
@@ -39,8 +38,7 @@ def cpu_milliseconds(code: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser = parser_of(__doc__, rounds=30, quick=8)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     samples: dict[str, list[float]] = {BARE: [], OURS: []}

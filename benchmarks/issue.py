@@ -13,7 +13,6 @@ signs it. It checks no names, and keeps neither an inventory nor a log.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import resource
@@ -24,7 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aegis_certs import CertificateAuthority, KeyType
-from harness import estimate, judge, print_rows
+from harness import estimate, judge, parser_of, print_rows
 
 LARGE, MANY = 500, 100
 START_TARGET, GROWTH_TARGET, MANY_TARGET = 16.0, 1.2, 1.0
@@ -61,8 +60,7 @@ def issue_with_aegis(directory: Path, ids: Sequence[str]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser = parser_of(__doc__, rounds=15, quick=5)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as base:

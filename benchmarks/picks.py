@@ -9,7 +9,6 @@ pick after a change of the providers, which rebuilds the view of all of them.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import statistics
 import sys
@@ -20,7 +19,7 @@ from time import monotonic
 
 from aegis_discovery import Balancer, LeastRequests, NodeInfo, RoundRobin, ServiceInfo, Topology
 from aegis_discovery._calls.registry import EndpointRegistry  # to measure picks without calls
-from harness import Row, estimate, judge, paired_rounds, print_rows
+from harness import Row, estimate, judge, paired_rounds, parser_of, print_rows
 
 SIZES = (10, 1_000, 100_000)
 COMMON = ServiceInfo("common", "v1")
@@ -111,8 +110,7 @@ def report(rounds: int = 15, picks: int = 20_000) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15, help="rounds per service (default 15)")
+    parser = parser_of(__doc__, rounds=15, quick=5)
     parser.add_argument("--picks", type=int, default=20_000, help="picks a round (default 20000)")
     arguments = parser.parse_args()
     sys.exit(print_rows(report(arguments.rounds, arguments.picks)))

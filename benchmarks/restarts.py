@@ -34,7 +34,7 @@ from aegis_certs import CertificateAuthority, KeyType
 from aegis_discovery import Mesh, connect
 from cryptography import x509
 from failures import CALLERS, Call, callers
-from harness import METHOD, SERVICE, Row, print_rows
+from harness import METHOD, SERVICE, Row, parser_of, print_rows
 
 STREAM = METHOD.replace("Echo/Echo", "Echo/Stream")
 STREAMING = CALLERS // 4
@@ -260,7 +260,8 @@ def under_load(
     return Row(f"failed calls, {what}", figure, "0", not failed and seen == expected)
 
 
-def report(restarts: int = 2, renewals: int = 3) -> list[Row]:
+def report(rounds: int = 2) -> list[Row]:
+    restarts, renewals = rounds, rounds + 1
     print(f"{CALLERS} callers, {STREAMING} of them with streams")
     print("                                     calls   failed   slowest, s   seen to happen")
     return [
@@ -280,15 +281,13 @@ def report(restarts: int = 2, renewals: int = 3) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--restarts", type=int, default=2, help="of each provider (default 2)")
-    parser.add_argument("--renewals", type=int, default=3, help="of each certificate (default 3)")
+    parser = parser_of(__doc__, rounds=2, quick=1)  # of restarts and of renewals
     parser.add_argument("--node", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.node:
         serve(json.loads(arguments.node))
     else:
-        sys.exit(print_rows(report(arguments.restarts, arguments.renewals)))
+        sys.exit(print_rows(report(arguments.rounds)))
 
 
 if __name__ == "__main__":

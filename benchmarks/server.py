@@ -1,191 +1,141 @@
-"""The cost that a node adds to a unary call on the server, compared with a raw gRPC server.
+"""What a node costs on the server, compared with the gRPC server that a service would have instead.
 
     uv run python benchmarks/server.py
 
-Both serve the same handler with the same mutual TLS. The node also identifies the caller, checks
-its certificate, applies a policy and counts. The handler of a third, raw server reads the caller's
-identity from gRPC and ignores it: that is the lowest cost that any mesh can add. The CPU time is
-that of the servers; the caller is another process.
+A blocking node is compared with `grpc.server(ThreadPoolExecutor(32))`, an async one with
+`grpc.aio.server()`. All have the same handlers, mutual TLS and channel arguments, one process each;
+a node also identifies the caller, checks its certificate, applies a policy and counts. The CPU time
+is the server's. The caller is another process. Its unary calls are made with plain HTTP/2 frames
+(`frames.py`), so that the server and not the caller limits the calls per second; streams, uploads
+and large messages are made with a gRPC channel.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import json
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
-import grpc
-import grpc.aio
-from aegis_certs import CertificateAuthority, KeyType, TLSConfig
-from aegis_core import CallRule, Policy
-from aegis_core.aio import Node
-from harness import GATE, METHOD, Estimate, Row, estimate, judge, paired_rounds, print_rows
+from harness import (
+    Row,
+    alternate,
+    estimate,
+    judge,
+    judge_at_least,
+    parser_of,
+    print_rows,
+    ratios,
+)
+from workload import CALLER, CHUNK, SERVER, Child, children, identities
 
 MAX_ADDED = 25
-"""CPU us a call."""
+"""CPU us a unary call, at one caller."""
 
-POLICY = Policy(
-    call=[
-        CallRule(ids=["billing-*"], services=["shop.*"]),
-        CallRule(ids=["caller"], services=["bench.Echo"], methods=["Echo"]),
-    ]
+MIN_THROUGHPUT = 0.87
+UNARY_ROUNDS = 3
+
+
+class Shape(NamedTuple):
+    """One way to call.
+
+    Attributes:
+        what: For the table.
+        job: The caller's method, and its arguments.
+        count: The units (calls, messages, megabytes) in it.
+        unit: One of them.
+        at_most: The largest ratio of a node's CPU time, blocking and async.
+    """
+
+    what: str
+    job: tuple[str, *tuple[int, ...]]
+    count: float
+    unit: str
+    at_most: tuple[float, float]
+
+
+UNARY, MEGABYTES = (1.15, 1.08), 100
+CHUNKS = MEGABYTES * 10**6 // len(CHUNK)
+FIRST = Shape("unary, 1 caller", ("calls", 100, 1), 100, "call", UNARY)
+SHAPES = (
+    FIRST,
+    Shape("unary, 16 callers", ("calls", 400, 16), 400, "call", UNARY),
+    Shape("unary, 64 callers", ("calls", 400, 64), 400, "call", UNARY),
+    Shape("stream of 10 000", ("download", 10_000), 10_000, "message", (1.20, 1.05)),
+    Shape("upload of 100 MB", ("upload", CHUNKS), MEGABYTES, "MB", (1.10, 1.05)),
+    Shape("unary of 3 MB", ("large", 10), 10, "call", (1.10, 1.10)),
 )
 
 
-def echo(request: bytes, context: Any) -> bytes:
-    return request
+class Sample(NamedTuple):
+    cpu: float
+    """CPU us of the server for one unit."""
+    rate: float
+    """Units a second."""
 
 
-async def echo_async(request: bytes, context: Any) -> bytes:
-    return request
+def measure(caller: Child, server: Child, name: str, shape: Shape) -> Sample:
+    job, *arguments = shape.job
+    began = server.cpu()
+    took = caller.ask([job, name, *arguments])
+    return Sample((server.cpu() - began) / shape.count * 1e6, shape.count / took)
 
 
-def echo_asking(request: bytes, context: Any) -> bytes:
-    context.auth_context()
-    return request
+def compare(is_aio: bool, rounds: int) -> list[Row]:
+    kind, plain = ("async", "grpc.aio") if is_aio else ("blocking", "grpc.server")
+    server_tls, caller_tls = identities(SERVER, CALLER)
 
+    def server(is_node: bool) -> Callable[[], Child]:
+        return lambda: Child("serve", [is_node, is_aio], server_tls)
 
-async def echo_async_asking(request: bytes, context: Any) -> bytes:
-    context.auth_context()
-    return request
-
-
-def registrar(handler: Any) -> Callable[[Any], None]:
-    service, method = METHOD.removeprefix("/").split("/")
-    handlers: dict[str, Any] = {method: grpc.unary_unary_rpc_method_handler(handler)}
-
-    def register(server: Any) -> None:
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-
-    return register
-
-
-async def raw_server(tls: TLSConfig, register: Callable[[Any], None]) -> tuple[Any, str]:
-    """Starts a plain server with the options of a node and as many threads."""
-    server = grpc.aio.server(
-        migration_thread_pool=ThreadPoolExecutor(16),
-        options=(("grpc.so_reuseport", 0), ("grpc.http2.bdp_probe", 0)),
-    )
-    register(server)
-    credentials = grpc.ssl_server_credentials(
-        [(tls.private_key, tls.certificate_chain)], tls.trust_bundle, require_client_auth=True
-    )
-    port = server.add_secure_port("127.0.0.1:0", credentials)
-    await server.start()
-    return server, f"127.0.0.1:{port}"
-
-
-@contextmanager
-def caller(tls: TLSConfig, targets: dict[str, str]) -> Iterator[dict[str, Callable[[int], object]]]:
-    """Runs the caller's process; yields functions that make it call each server."""
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--caller"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    requests, replies = process.stdin, process.stdout
-    pems = [tls.trust_bundle, tls.private_key, tls.certificate_chain]
-    print(json.dumps([[pem.decode() for pem in pems], targets]), file=requests, flush=True)
-    assert replies.readline() == "ready\n"
-
-    def at(name: str) -> Callable[[int], object]:
-        def run(calls: int) -> None:
-            print(json.dumps([name, calls]), file=requests, flush=True)
-            assert replies.readline() == "done\n"
-
-        return run
-
-    try:
-        yield {name: at(name) for name in targets}
-    finally:
-        requests.close()
-        process.wait()
-        replies.close()
-
-
-def call_on_request() -> None:
-    """The caller's process: makes the calls that standard input requests, until it ends."""
-    pems, targets = json.loads(sys.stdin.readline())
-    credentials = grpc.ssl_channel_credentials(*(pem.encode() for pem in pems))
-    options = [("grpc.ssl_target_name_override", "server")]
-    stubs: dict[str, Any] = {
-        name: grpc.secure_channel(address, credentials, options=options).unary_unary(METHOD)
-        for name, address in targets.items()
-    }
-    for stub in stubs.values():
-        stub(b"x", timeout=10)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        name, calls = json.loads(line)
-        stub = stubs[name]
-        for _ in range(calls):
-            stub(b"x" * 64, timeout=10)
-        print("done", flush=True)
-
-
-async def compare(kind: str, handler: Any, asking: Any, **how_often: int) -> list[Row]:
-    with tempfile.TemporaryDirectory() as directory:
-        ca = CertificateAuthority.create(directory, key_type=KeyType.P256)
-        server_tls, caller_tls = ca.issue_in_memory("server"), ca.issue_in_memory("caller")
-    register = registrar(handler)
-    raw, raw_address = await raw_server(server_tls, register)
-    floor, floor_address = await raw_server(server_tls, registrar(asking))
-    options: dict[str, Any] = {"tls": server_tls, "registrars": [register], "policy": POLICY}
-    async with Node("server", address="127.0.0.1:0", grace=0, **options) as node:
-        targets = {"raw": raw_address, "floor": floor_address, "node": node.address}
-
-        def measure() -> dict[str, list[float]]:
-            with caller(caller_tls, targets) as variants:
-                return paired_rounds(variants, **how_often)
-
-        taken = await asyncio.to_thread(measure)
-    await raw.stop(0)
-    await floor.stop(0)
-
-    def added(name: str) -> Estimate:
-        return estimate([one - raw for one, raw in zip(taken[name], taken["raw"], strict=True)])
-
-    ratio = estimate([n / raw for n, raw in zip(taken["node"], taken["raw"], strict=True)])
-    raw_cost, by_node = estimate(taken["raw"]), added("node")
-    print(
-        f"{kind:6} {raw_cost:6.1f}   {added('floor'):5.1f}   {by_node:5.1f}   {ratio:5.3f}",
-        flush=True,
-    )
-    return [
-        judge(f"added on the server by a node, {kind}", by_node, MAX_ADDED, ".1f", "us"),
-        judge(f"the same, node / raw, {kind}", ratio, GATE, ".3f"),
-    ]
-
-
-def report(rounds: int = 120, calls: int = 100) -> list[Row]:
-    print("a server, CPU us a call; median [95 % interval]")
-    print("handler raw                    asking who calls     a node                ratio")
     rows = []
-    for kind, *handlers in (("async", echo_async, echo_async_asking), ("sync", echo, echo_asking)):
-        rows += asyncio.run(compare(kind, *handlers, rounds=rounds, calls=calls))
+    print(f"{kind + ' node':22} {plain + ', CPU us':24} {'node / ' + plain:22} throughput")
+    with children(server(False), server(True)) as servers:
+        named = dict(zip(("plain", "node"), servers, strict=True))
+        targets = {name: child.started for name, child in named.items()}
+        with children(lambda: Child("call", targets, caller_tls)) as (caller,):
+            for shape in SHAPES:
+                runs = {
+                    name: partial(measure, caller, child, name, shape)
+                    for name, child in named.items()
+                }
+                # Unary calls vary more and take less time than the other shapes.
+                often = UNARY_ROUNDS if shape.at_most is UNARY else 1
+                taken = alternate(runs, rounds=rounds * often)
+                rows += judged(shape, kind, plain, taken["plain"], taken["node"], is_aio)
     return rows
 
 
+def judged(
+    shape: Shape, kind: str, base: str, plain: list[Sample], node: list[Sample], is_aio: bool
+) -> list[Row]:
+    cost = estimate([sample.cpu for sample in plain])
+    cpu = ratios([sample.cpu for sample in node], [sample.cpu for sample in plain])
+    rate = ratios([sample.rate for sample in node], [sample.rate for sample in plain])
+    print(f"{shape.what:22} {f'{cost:.1f}':24} {f'{cpu:.3f}':22} {rate:.3f}", flush=True)
+    what = f"{kind} node / {base}, {shape.what}"
+    rows = [
+        judge(f"{what}: CPU a {shape.unit}", cpu, shape.at_most[is_aio], ".3f"),
+        judge_at_least(f"{what}: {shape.unit}s per second", rate, MIN_THROUGHPUT, ".3f"),
+    ]
+    if shape is SHAPES[0]:
+        added = estimate([ours.cpu - other.cpu for ours, other in zip(node, plain, strict=True)])
+        rows.insert(
+            0, judge(f"added by a {kind} node, {shape.what}", added, MAX_ADDED, ".1f", "us")
+        )
+    return rows
+
+
+def report(rounds: int = 20, only: str = "") -> list[Row]:
+    kinds = [only == "async"] if only else [False, True]
+    return [row for is_aio in kinds for row in compare(is_aio, rounds)]
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=120, help="paired rounds (default 120)")
-    parser.add_argument("--calls", type=int, default=100, help="calls a round (default 100)")
-    parser.add_argument("--caller", action="store_true", help=argparse.SUPPRESS)
+    parser = parser_of(__doc__, rounds=20, quick=4)
+    parser.add_argument("--only", choices=("blocking", "async"), default="")
     arguments = parser.parse_args()
-    if arguments.caller:
-        call_on_request()
-        return 0
-    return print_rows(report(arguments.rounds, arguments.calls))
+    return print_rows(report(arguments.rounds, arguments.only))
 
 
 if __name__ == "__main__":
