@@ -121,7 +121,7 @@ def node_with(identity: MakeIdentity, policy: Any, **options: Any) -> Node:
 @pytest.fixture(autouse=True)
 def poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aegis_core._node.runtime.POLL_INTERVAL", 0.02)
-    monkeypatch.setattr("aegis_core._server.interceptor.REVALIDATION_INTERVAL", 0.05)
+    monkeypatch.setattr("aegis_core._server.call_checks.REVALIDATION_INTERVAL", 0.05)
 
 
 async def test_only_callers_that_a_rule_names_are_allowed_on_every_kind_of_call(

@@ -12,7 +12,7 @@ from aegis_core import caller_from_context
 def poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Polls files and revalidates open streams every 50 ms."""
     monkeypatch.setattr("aegis_discovery.identity._run.POLL_INTERVAL", 0.05)
-    monkeypatch.setattr("aegis_core._server.interceptor.REVALIDATION_INTERVAL", 0.05)
+    monkeypatch.setattr("aegis_core._server.call_checks.REVALIDATION_INTERVAL", 0.05)
 
 
 async def who(request: bytes, context: grpc.aio.ServicerContext) -> bytes:

@@ -125,7 +125,7 @@ async def test_a_node_that_leaves_is_removed_at_once_and_is_not_suspected(
 async def test_a_feed_opened_while_a_node_leaves_says_that_it_left(
     start: StartNode, identity: MakeIdentity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aegis_core._server.server.DRAIN_SILENCE", 1.0)
+    monkeypatch.setattr("aegis_core._server.base.DRAIN_SILENCE", 1.0)
     a = await start("a")
     leaving = asyncio.Event()
     a.topology.subscribe(lambda _: leaving.set())

@@ -22,7 +22,7 @@ from aegis_core._node.outbound import Outbound
 from aegis_core._node.runtime import RunningNode
 from aegis_core._node.signals import notify_manager, stop_signals
 from aegis_core._peers.manager import PeerManager
-from aegis_core._server.server import MeshServer
+from aegis_core._server.aio.server import MeshServer
 from aegis_core._stats import NodeStats
 from aegis_core.errors import NodeStateError, NoTLSConfigError
 

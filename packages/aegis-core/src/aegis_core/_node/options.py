@@ -17,7 +17,7 @@ from aegis_discovery.transport import parse_seed
 
 from aegis_core._address import bound_address, published_address
 from aegis_core._health.checks import HealthChecker
-from aegis_core._server.server import Registrar
+from aegis_core._server.base import Registrar
 from aegis_core.errors import ConfigError
 
 P = ParamSpec("P")

@@ -26,8 +26,8 @@ from aegis_core._node.stalls import name_stalls
 from aegis_core._peers.joiner import Joiner
 from aegis_core._peers.runner import SessionRunner
 from aegis_core._peers.session import MAINTENANCE
-from aegis_core._server.mesh_services import LocalNode
-from aegis_core._server.server import MeshServer
+from aegis_core._server.aio.server import MeshServer
+from aegis_core._server.mesh_protocol import LocalNode
 from aegis_core._state import NodeState
 from aegis_core._stats import FeedStats, NodeStats
 from aegis_core.errors import ConfigError

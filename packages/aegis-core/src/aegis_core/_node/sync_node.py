@@ -22,7 +22,7 @@ from aegis_core._node.runtime import RunningNode
 from aegis_core._node.signals import stop_signals
 from aegis_core._peers.info import PeerInfo
 from aegis_core._peers.manager import PeerManager as AsyncPeerManager
-from aegis_core._server.server import MeshServer as AsyncMeshServer
+from aegis_core._server.aio.server import MeshServer as AsyncMeshServer
 from aegis_core._stats import NodeStats
 from aegis_core.errors import NodeStateError
 

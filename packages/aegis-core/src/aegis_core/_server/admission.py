@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from enum import Enum
 from math import inf
 from typing import Generic, Protocol, TypeVar
@@ -27,7 +28,7 @@ CallT = TypeVar("CallT", bound=Call)
 
 
 class AdmissionControl(Generic[CallT]):
-    """Admits calls, up to a limit and until it is closed.
+    """Admits calls, up to a limit and until it is closed. It may be used from any thread.
 
     A call is pending from its arrival until it runs, because its request may take long to arrive.
     It counts against the limit only when it runs, after its caller was authorized: callers that
@@ -56,6 +57,7 @@ class AdmissionControl(Generic[CallT]):
         self._pending: set[CallT] = set()
         self._prune_above = PRUNE_ABOVE
         self.closed = False
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         limit = "" if self.limit is None else f"/{self.limit}"
@@ -63,36 +65,51 @@ class AdmissionControl(Generic[CallT]):
 
     @property
     def empty(self) -> bool:
-        return not self.running and all(call.done() for call in self._pending)
+        with self._lock:
+            return not self.running and all(call.done() for call in self._pending)
 
     def admit(self, call: CallT) -> AdmissionRefused | None:
         """Admits a call that arrived, or returns why not."""
-        self.arrived += 1
-        if self.closed:
-            self.arrived_after_close += 1
-            return AdmissionRefused.CLOSED
-        if len(self.running) >= self._max_running:
-            self.shed += 1
-            return AdmissionRefused.FULL
-        self._pending.add(call)
-        if len(self._pending) > self._prune_above:
-            self._pending = {call for call in self._pending if not call.done()}
-            self._prune_above = max(PRUNE_ABOVE, 2 * len(self._pending))
-        return None
+        refused = self.arrive()
+        if refused is None:
+            self.await_begin(call)
+        return refused
+
+    def arrive(self) -> AdmissionRefused | None:
+        """Counts a call that arrives; returns why it is not admitted, or None."""
+        with self._lock:
+            self.arrived += 1
+            if self.closed:
+                self.arrived_after_close += 1
+                return AdmissionRefused.CLOSED
+            if len(self.running) >= self._max_running:
+                self.shed += 1
+                return AdmissionRefused.FULL
+            return None
+
+    def await_begin(self, call: CallT) -> None:
+        """Counts an admitted call as pending until it runs or is done."""
+        with self._lock:
+            self._pending.add(call)
+            if len(self._pending) > self._prune_above:
+                self._pending = {call for call in self._pending if not call.done()}
+                self._prune_above = max(PRUNE_ABOVE, 2 * len(self._pending))
 
     def begin(self, call: CallT) -> bool:
         """Counts an admitted call as running until it ends; returns whether the limit allows it."""
-        self._pending.discard(call)
-        if len(self.running) >= self._max_running:
-            self.shed += 1
-            return False
-        self.running.add(call)
-        self.begun += 1
-        return True
+        with self._lock:
+            self._pending.discard(call)
+            if len(self.running) >= self._max_running:
+                self.shed += 1
+                return False
+            self.running.add(call)
+            self.begun += 1
+            return True
 
     def end(self, call: CallT) -> None:
-        """Counts a call as not running any more. It may be called from any thread."""
-        self.running.discard(call)
+        """Counts a call as not running any more."""
+        with self._lock:
+            self.running.discard(call)
 
     def close(self) -> None:
         """Rejects new calls from now on; admitted calls continue."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aegis_core._server.admission import AdmissionControl
-from aegis_core._server.interceptor import CallerInterceptor
 
 _log = logging.getLogger("aegis.server")
 
@@ -20,18 +20,21 @@ CANCEL_GRACE = 1.0
 IDLE_POLL_INTERVAL = 0.01
 """Seconds between two checks whether calls still run."""
 
-Admission: TypeAlias = AdmissionControl[asyncio.Task[Any]]
-
 
 async def drain(
-    interceptor: CallerInterceptor, admission: Admission, grace: float, *, silence: float
+    admission: AdmissionControl[Any],
+    end_calls: Callable[[float], Awaitable[None]],
+    grace: float,
+    *,
+    silence: float,
 ) -> None:
     """Serves until callers know that this node leaves, then until the last call is done.
 
     gRPC cancels calls that reach a server while it closes, and callers cannot tell this from a
     cancellation of their own. So no call may be pending when it closes. `silence` seconds without
     a new call show that callers know; later calls are told to use another provider. Calls in
-    flight have `grace` seconds to end.
+    flight have `grace` seconds to end. `end_calls` ends the others, within the seconds that it is
+    given.
     """
     await _await_silence(admission, grace, silence)
     admission.close()
@@ -42,12 +45,12 @@ async def drain(
     except TimeoutError:
         running = len(admission.running)
         _log.warning("%d calls did not end within %g s; they are ended", running, grace)
-        await interceptor.end_calls("this node has stopped; try another provider", CANCEL_GRACE)
+        await end_calls(CANCEL_GRACE)
     if admission.arrived_after_close:
         await _await_silence(admission, grace, silence)
 
 
-async def _await_silence(admission: Admission, grace: float, silence: float) -> None:
+async def _await_silence(admission: AdmissionControl[Any], grace: float, silence: float) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + min(MAX_SILENCE_WAIT, grace)
     while loop.time() < deadline:

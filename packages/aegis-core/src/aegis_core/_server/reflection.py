@@ -15,12 +15,13 @@ SERVICES = (_V1, reflection.SERVICE_NAME)
 """The services that `add_reflection` adds."""
 
 
-def add_reflection(services: Iterable[str], server: Any) -> None:
+def add_reflection(services: Iterable[str], server: Any, *, is_async: bool) -> None:
     """Adds server reflection that lists these services.
 
     The messages of both versions are the same, but grpcio-reflection serves `v1alpha` only.
     """
-    servicer: Any = reflection.aio.ReflectionServicer(services, pool=_Descriptors())
+    module: Any = reflection.aio if is_async else reflection
+    servicer = module.ReflectionServicer(services, pool=_Descriptors())
     # Generated code has no annotations.
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     handler = grpc.stream_stream_rpc_method_handler(

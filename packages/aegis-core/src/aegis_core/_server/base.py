@@ -1,35 +1,23 @@
-"""The mesh server: one TLS port for the mesh's own services and the user's."""
+"""What the servers of both faces of a node have in common: port, identity, policy and counts."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic
 
 import grpc
 from aegis_certs import TLSConfig
-from aegis_discovery import HealthStatus
 from aegis_discovery.policy import OPEN_SERVICES, Policy, split_method
-from aegis_discovery.proto import aegis_pb2_grpc, mesh_pb2_grpc, stats_pb2_grpc
 from aegis_discovery.transport import join_address
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
 
 from aegis_core._access.authorization import CallAuthorizer
 from aegis_core._address import bind_error, bound_address, describe_os_error
-from aegis_core._health.checks import HealthInfo
 from aegis_core._server import reflection
 from aegis_core._server.admission import AdmissionControl
-from aegis_core._server.drain import drain
-from aegis_core._server.interceptor import CallerInterceptor
-from aegis_core._server.introspection import Introspection
-from aegis_core._server.mesh_services import FeedService, LocalNode, UnsignedProtocolService
-from aegis_core._server.thread_pool import HandlerThreads
-from aegis_core._stats import CallStats, NodeStats
+from aegis_core._server.call_checks import CallChecks, CallT
+from aegis_core._server.mesh_protocol import LocalNode
+from aegis_core._stats import CallStats
 from aegis_core.errors import AddressInUseError
-
-_log = logging.getLogger("aegis.server")
 
 Registrar = Callable[[Any], object]
 """Adds a service to a server, such as `lambda s: add_GreeterServicer_to_server(Greeter(), s)`."""
@@ -46,67 +34,40 @@ CLOSE_GRACE = 0.5
 OWN_SERVICES = (*sorted(OPEN_SERVICES), *reflection.SERVICES)
 """The services that every node serves besides the user's."""
 
+# With SO_REUSEPORT, a second process on the same port would get every other connection.
+OWN_OPTIONS = (("grpc.so_reuseport", 0), ("grpc.http2.bdp_probe", 0))
 
-class MeshServer:
-    """Serves the mesh protocol, standard health and reflection, and the user's own services.
+
+class ServerBase(Generic[CallT]):
+    """One TLS port, the identity that it shows, and the checks of its calls.
 
     Args:
-        tls: The server's identity; callers must show a certificate of the same trust bundle.
         address: `host:port` to listen on; port 0 takes a free port.
         local_node: What the mesh's services need of their node.
-        stats: Returns a snapshot of the whole node.
-        registrars: Functions that add the user's services.
-        interceptors: gRPC server interceptors around all services.
         max_concurrent_calls: How many calls of the user's services may run at the same time; None
             for no limit.
-        max_workers: The largest number of threads of handlers that are not coroutines.
-        options: gRPC channel arguments, which override ours.
+
+    Attributes:
+        services: Full names of the user's gRPC services.
     """
 
+    services: tuple[str, ...] = ()
+    _server: Any
+
     def __init__(
-        self,
-        tls: TLSConfig,
-        address: str,
-        local_node: LocalNode,
-        *,
-        stats: Callable[[], NodeStats],
-        registrars: Sequence[Registrar] = (),
-        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
-        max_concurrent_calls: int | None = None,
-        max_workers: int,
-        options: Sequence[tuple[str, Any]] = (),
+        self, address: str, local_node: LocalNode, *, max_concurrent_calls: int | None
     ) -> None:
         self._host, self._port = bound_address(address)
         self._topology = local_node.topology
         self._authorizer = CallAuthorizer(local_node.caller_verifier, self._type_of)
-        self._admission = AdmissionControl[asyncio.Task[Any]](max_concurrent_calls)
-        self._threads = HandlerThreads(max_workers)
-        self._interceptor = CallerInterceptor(
+        self._admission = AdmissionControl[CallT](max_concurrent_calls)
+        self._checks = CallChecks(
             self._authorizer,
             self._admission,
-            self._threads,
             open_services=OPEN_SERVICES,
             own_services=OWN_SERVICES,
         )
-        self._feeds = FeedService(local_node)
-        self._health = health_aio.HealthServicer()
-        self._server = grpc.aio.server(
-            interceptors=(self._interceptor, *interceptors),
-            # With it, a second process on the same port would get every other connection.
-            options=(*options, ("grpc.so_reuseport", 0), ("grpc.http2.bdp_probe", 0)),
-        )
-        recorder: Any = _ServiceRecorder(self._server)
-        for registrar in registrars:
-            registrar(recorder)
-        self.services = tuple(sorted(recorder.names))
-        unsigned_protocol = UnsignedProtocolService(local_node)
-        aegis_pb2_grpc.add_MeshServiceServicer_to_server(unsigned_protocol, recorder)
-        mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, recorder)
-        stats_pb2_grpc.add_IntrospectionServicer_to_server(Introspection(stats), recorder)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, recorder)
-        reflection.add_reflection((*self.services, *OWN_SERVICES), recorder)
         self._changed_identity: grpc.ServerCertificateConfiguration | None = None
-        self._bind(tls)
 
     def __repr__(self) -> str:
         return f"<MeshServer {self.address} services={list(self.services)}>"
@@ -122,16 +83,6 @@ class MeshServer:
         return self._port
 
     @property
-    def watchers(self) -> frozenset[str]:
-        """Ids of the nodes and clients that hold a feed of this node open."""
-        return self._feeds.watchers
-
-    @property
-    def feeds_served(self) -> int:
-        """How many feeds were opened so far."""
-        return self._feeds.served
-
-    @property
     def calls(self) -> CallStats:
         """Counts of the calls that arrived so far, by outcome."""
         admission = self._admission
@@ -141,49 +92,14 @@ class MeshServer:
             limit=admission.limit,
             shed=admission.shed,
             late=admission.arrived_after_close,
-            denied=self._interceptor.denied,
-            refused=self._interceptor.refused,
+            denied=self._checks.denied,
+            refused=self._checks.refused,
         )
 
     @property
     def has_policy(self) -> bool:
         """Whether a policy decides which calls are allowed."""
         return self._authorizer.policy is not None
-
-    async def start(self) -> None:
-        """Starts to serve."""
-        await self._server.start()
-
-    async def revalidate_callers(self) -> None:
-        """Ends open streams of callers that are not allowed any more; runs until cancelled."""
-        await self._interceptor.revalidate_callers()
-
-    async def set_health(self, info: HealthInfo) -> None:
-        """Publishes the node's health in the standard health service."""
-        response = health_pb2.HealthCheckResponse
-        is_unhealthy = info.status is HealthStatus.UNHEALTHY
-        status = response.NOT_SERVING if is_unhealthy else response.SERVING
-        for name in ("", *self.services):
-            await self._health.set(name, status)
-
-    async def end_feeds(self) -> frozenset[str]:
-        """Ends all feeds with their last message; returns the ids of the watchers that read it.
-
-        Feeds end before calls, so that watchers switch to a node that still receives changes.
-        """
-        await self._health.enter_graceful_shutdown()
-        return await self._feeds.close(FEED_END_TIMEOUT)
-
-    async def stop(self, grace: float) -> None:
-        """Lets calls in flight finish, then closes.
-
-        Args:
-            grace: Seconds that calls in flight have; calls that still run then are ended.
-        """
-        await drain(self._interceptor, self._admission, grace, silence=DRAIN_SILENCE)
-        # Even if the grace is 0: a reader discards the last message of a feed that did not end.
-        await self._server.stop(CLOSE_GRACE)
-        self._threads.close()
 
     def change_identity(self, tls: TLSConfig) -> None:
         """Uses another certificate or trust bundle for new connections; open ones continue."""
@@ -222,16 +138,16 @@ def _configuration(tls: TLSConfig) -> grpc.ServerCertificateConfiguration:
     )
 
 
-class _ServiceRecorder:
+class ServiceRecorder:
     """Passes services on to the server, and records the names of those that are added.
 
     A handler of the user's that serves any method is not asked for a node's own services, which
     have no policy and no limit. No method is registered with gRPC's core, as generated code also
-    does: each registered method makes every call to the server slower (gRPC 1.85 waits for all
-    of them again at each call).
+    does: each registered method makes every call to an asyncio server slower (gRPC 1.85 waits for
+    all of them again at each call), and a handler that is not registered can be wrapped.
     """
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    def __init__(self, server: Any) -> None:
         self._server = server
         self.names: set[str] = set()
 

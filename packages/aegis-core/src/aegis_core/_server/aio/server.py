@@ -1,0 +1,123 @@
+"""The mesh server on `grpc.aio`: one TLS port for the mesh's own services and the user's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+from aegis_certs import TLSConfig
+from aegis_discovery import HealthStatus
+from aegis_discovery.proto import aegis_pb2_grpc, mesh_pb2_grpc, stats_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+
+from aegis_core._health.checks import HealthInfo
+from aegis_core._server import base, reflection
+from aegis_core._server.aio.interceptor import CallerInterceptor
+from aegis_core._server.aio.mesh_services import (
+    FeedService,
+    Introspection,
+    UnsignedProtocolService,
+)
+from aegis_core._server.aio.thread_pool import HandlerThreads
+from aegis_core._server.base import OWN_OPTIONS, OWN_SERVICES, Registrar, ServerBase
+from aegis_core._server.drain import drain
+from aegis_core._server.mesh_protocol import LocalNode
+from aegis_core._stats import NodeStats
+
+
+class MeshServer(ServerBase[asyncio.Task[Any]]):
+    """Serves the mesh protocol, standard health and reflection, and the user's own services.
+
+    Args:
+        tls: The server's identity; callers must show a certificate of the same trust bundle.
+        address: `host:port` to listen on; port 0 takes a free port.
+        local_node: What the mesh's services need of their node.
+        stats: Returns a snapshot of the whole node.
+        registrars: Functions that add the user's services.
+        interceptors: gRPC server interceptors around all services.
+        max_concurrent_calls: How many calls of the user's services may run at the same time; None
+            for no limit.
+        max_workers: The largest number of threads of handlers that are not coroutines.
+        options: gRPC channel arguments, which override ours.
+    """
+
+    def __init__(
+        self,
+        tls: TLSConfig,
+        address: str,
+        local_node: LocalNode,
+        *,
+        stats: Callable[[], NodeStats],
+        registrars: Sequence[Registrar] = (),
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        max_concurrent_calls: int | None = None,
+        max_workers: int,
+        options: Sequence[tuple[str, Any]] = (),
+    ) -> None:
+        super().__init__(address, local_node, max_concurrent_calls=max_concurrent_calls)
+        self._threads = HandlerThreads(max_workers)
+        self._interceptor = CallerInterceptor(self._checks, self._threads)
+        self._feeds = FeedService(local_node)
+        self._health = health_aio.HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=(self._interceptor, *interceptors), options=(*options, *OWN_OPTIONS)
+        )
+        recorder: Any = base.ServiceRecorder(self._server)
+        for registrar in registrars:
+            registrar(recorder)
+        self.services = tuple(sorted(recorder.names))
+        unsigned_protocol = UnsignedProtocolService(local_node)
+        aegis_pb2_grpc.add_MeshServiceServicer_to_server(unsigned_protocol, recorder)
+        mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, recorder)
+        stats_pb2_grpc.add_IntrospectionServicer_to_server(Introspection(stats), recorder)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, recorder)
+        reflection.add_reflection((*self.services, *OWN_SERVICES), recorder, is_async=True)
+        self._bind(tls)
+
+    @property
+    def watchers(self) -> frozenset[str]:
+        """Ids of the nodes and clients that hold a feed of this node open."""
+        return self._feeds.watchers
+
+    @property
+    def feeds_served(self) -> int:
+        """How many feeds were opened so far."""
+        return self._feeds.served
+
+    async def start(self) -> None:
+        """Starts to serve."""
+        await self._server.start()
+
+    async def revalidate_callers(self) -> None:
+        """Ends open streams of callers that are not allowed any more; runs until cancelled."""
+        await self._interceptor.revalidate_callers()
+
+    async def set_health(self, info: HealthInfo) -> None:
+        """Publishes the node's health in the standard health service."""
+        response = health_pb2.HealthCheckResponse
+        is_unhealthy = info.status is HealthStatus.UNHEALTHY
+        status = response.NOT_SERVING if is_unhealthy else response.SERVING
+        for name in ("", *self.services):
+            await self._health.set(name, status)
+
+    async def end_feeds(self) -> frozenset[str]:
+        """Ends all feeds with their last message; returns the ids of the watchers that read it.
+
+        Feeds end before calls, so that watchers switch to a node that still receives changes.
+        """
+        await self._health.enter_graceful_shutdown()
+        return await self._feeds.close(base.FEED_END_TIMEOUT)
+
+    async def stop(self, grace: float) -> None:
+        """Lets calls in flight finish, then closes.
+
+        Args:
+            grace: Seconds that calls in flight have; calls that still run then are ended.
+        """
+        await drain(self._admission, self._interceptor.end_calls, grace, silence=base.DRAIN_SILENCE)
+        # Even if the grace is 0: a reader discards the last message of a feed that did not end.
+        await self._server.stop(base.CLOSE_GRACE)
+        self._threads.close()
