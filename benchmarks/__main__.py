@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("server", "calls", "picks", "failures", "restarts", "help", "issue")
+NAMES = ("server", "latency", "siege", "calls", "picks", "failures", "restarts", "help", "issue")
 
 
 def main() -> int:

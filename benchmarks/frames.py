@@ -79,10 +79,24 @@ def client_context(tls: TLSConfig | None, trust_bundle: bytes = b"") -> ssl.SSLC
 
 
 class Connection:
-    """One connection. It answers SETTINGS and PING; all else is up to its user."""
+    """One connection. It answers SETTINGS and PING; all else is up to its user.
+
+    Args:
+        address: `host:port`.
+        server_name: The node id of the server.
+        context: See `client_context`.
+        window: Bytes that each stream may receive until its user sends a WINDOW_UPDATE.
+        timeout: Seconds for each operation.
+    """
 
     def __init__(
-        self, address: str, server_name: str, context: ssl.SSLContext, timeout: float = 30.0
+        self,
+        address: str,
+        server_name: str,
+        context: ssl.SSLContext,
+        *,
+        window: int = LARGEST_WINDOW,
+        timeout: float = 30.0,
     ) -> None:
         host, port = address.rsplit(":", 1)
         raw = socket.create_connection((host, int(port)), timeout)
@@ -95,9 +109,10 @@ class Connection:
         self._received = b""
         self._consumed = 0
         self._last_stream = -1
-        settings = struct.pack(">HIHI", 1, 0, 4, LARGEST_WINDOW)  # no table, a large window
-        window = struct.pack(">I", LARGEST_WINDOW - 65_535)
-        self.send(PREFACE + frame(SETTINGS, 0, settings) + frame(WINDOW_UPDATE, 0, window))
+        # No table of headers, and the size of the window of a stream.
+        settings = frame(SETTINGS, 0, struct.pack(">HIHI", 1, 0, 4, window))
+        enlarge = frame(WINDOW_UPDATE, 0, struct.pack(">I", LARGEST_WINDOW - 65_535))
+        self.send(PREFACE + settings + enlarge)
 
     def __enter__(self) -> Self:
         return self
@@ -114,6 +129,19 @@ class Connection:
     def next_stream(self) -> int:
         self._last_stream += 2
         return self._last_stream
+
+    def open(self, path: str) -> int:
+        """Sends the headers of a call and nothing else; returns its stream."""
+        stream = self.next_stream()
+        block = request_headers(path, self.server_name)
+        self.send(frame(HEADERS, stream, block, END_HEADERS))
+        return stream
+
+    def call(self, path: str, request: bytes) -> int:
+        """Sends a unary request; returns its stream."""
+        stream = self.open(path)
+        self.send(frame(DATA, stream, message(request), END_STREAM))
+        return stream
 
     def receive(self) -> Iterator[Frame]:
         """Waits for bytes; yields the frames that they complete.

@@ -52,9 +52,7 @@ class Child:
             stdout=subprocess.PIPE,
             text=True,
         )
-        pems = (tls.certificate_chain, tls.private_key, tls.trust_bundle)
-        identity = [tls.node_id, *(pem.decode() for pem in pems)]
-        self.started: Any = self.ask([identity, settings])
+        self.started: Any = self.ask([to_text(tls), settings])
 
     def ask(self, what: object) -> Any:
         """Sends one line and returns the answer."""
@@ -86,8 +84,18 @@ class Child:
 
 def told() -> tuple[TLSConfig, Any]:
     """Reads what the parent process sends first: an identity and settings."""
-    (node_id, *pems), settings = json.loads(sys.stdin.readline())
-    return TLSConfig(node_id, *(pem.encode() for pem in pems)), settings
+    identity, settings = json.loads(sys.stdin.readline())
+    return from_text(identity), settings
+
+
+def to_text(tls: TLSConfig) -> list[str]:
+    pems = (tls.certificate_chain, tls.private_key, tls.trust_bundle)
+    return [tls.node_id, *(pem.decode() for pem in pems)]
+
+
+def from_text(identity: Sequence[str]) -> TLSConfig:
+    node_id, *pems = identity
+    return TLSConfig(node_id, *(pem.encode() for pem in pems))
 
 
 def answer(what: object) -> None:
