@@ -15,13 +15,13 @@ EXPORTED = {
         CertificateSource CertificateState CertsError DEFAULT_TRUST_DOMAIN DirectoryError
         ExpiredError Identity IdentityError IdentitySource InvalidNodeIdError
         InvalidPemError InvalidRequestError InventoryError IssuedCertificate
-        KeyMismatchError KeyType LockTimeoutError MissingHostError NotFoundError
+        KeyMismatchError KeyType LockTimeoutError MAX_WORKERS MissingHostError NotFoundError
         NotYetValidError PassphraseError Renewal RenewalSchedule Revocation RevocationList
         RevocationListError RevocationReason RevokedError RotationError RotationPhase
         RotationState SignedCertificate StillUsedError StillValidError TLSConfig TLSOptions
-        TrustBundle UntrustedError UsageError VerificationError identity_of
-        install_certificate list_certificates load_or_generate_tls load_tls
-        request_certificate validate_node_id
+        TrustBundle UntrustedError UsageError VerificationError WorkerId identity_of
+        install_certificate list_certificates load_or_generate_tls load_tls owner_of
+        parse_worker_id request_certificate validate_node_id
     """,
     "aegis_certs.cli": """
         CommandGroup certificate_directory certs certs_exit_codes console examples fail json_flag

@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from aegis_certs._inspect.evaluate import CertificateInfo
     from aegis_certs._inspect.listing import list_certificates
     from aegis_certs._x509.identity import Identity, identity_of
-    from aegis_certs._x509.names import DEFAULT_TRUST_DOMAIN, KeyType, validate_node_id
+    from aegis_certs._x509.names import (
+        DEFAULT_TRUST_DOMAIN,
+        MAX_WORKERS,
+        KeyType,
+        WorkerId,
+        owner_of,
+        parse_worker_id,
+        validate_node_id,
+    )
     from aegis_certs._x509.revocation_list import Revocation, RevocationList, RevocationReason
     from aegis_certs._x509.tls_config import TLSConfig
     from aegis_certs._x509.trust import TrustBundle
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_TRUST_DOMAIN",
+    "MAX_WORKERS",
     "CertificateAuthority",
     "CertificateInfo",
     "CertificateSource",
@@ -52,11 +61,14 @@ __all__ = [
     "TLSConfig",
     "TLSOptions",
     "TrustBundle",
+    "WorkerId",
     "identity_of",
     "install_certificate",
     "list_certificates",
     "load_or_generate_tls",
     "load_tls",
+    "owner_of",
+    "parse_worker_id",
     "request_certificate",
     "validate_node_id",
 ]
@@ -72,6 +84,7 @@ _HOMES = {
     "IdentitySource": "_identity.source",
     "IssuedCertificate": "_ca.inventory",
     "KeyType": "_x509.names",
+    "MAX_WORKERS": "_x509.names",
     "Renewal": "_ca.renew",
     "RenewalSchedule": "_identity.renewal_schedule",
     "Revocation": "_x509.revocation_list",
@@ -83,11 +96,14 @@ _HOMES = {
     "TLSConfig": "_x509.tls_config",
     "TLSOptions": "_identity.load",
     "TrustBundle": "_x509.trust",
+    "WorkerId": "_x509.names",
     "identity_of": "_x509.identity",
     "install_certificate": "_ca.request",
     "list_certificates": "_inspect.listing",
     "load_or_generate_tls": "_identity.load_or_generate",
     "load_tls": "_identity.load",
+    "owner_of": "_x509.names",
+    "parse_worker_id": "_x509.names",
     "request_certificate": "_ca.request",
     "validate_node_id": "_x509.names",
 }

@@ -3,7 +3,16 @@ from __future__ import annotations
 import string
 
 import pytest
-from aegis_certs import CertsError, InvalidNodeIdError, InvalidRequestError, validate_node_id
+from aegis_certs import (
+    MAX_WORKERS,
+    CertificateAuthority,
+    CertsError,
+    InvalidNodeIdError,
+    InvalidRequestError,
+    owner_of,
+    parse_worker_id,
+    validate_node_id,
+)
 from aegis_certs._x509.names import ip_of_address, parse_host, validate_trust_domain
 from hypothesis import given
 from hypothesis import strategies as st
@@ -126,3 +135,39 @@ def test_addresses_that_a_certificate_cannot_hold_are_refused(host: str) -> None
 )
 def test_only_a_specified_ip_of_the_own_address_is_used(address: str, ip: str) -> None:
     assert str(ip_of_address(address)) == ip
+
+
+def test_a_worker_has_the_identity_before_its_number() -> None:
+    for number in range(MAX_WORKERS):
+        assert parse_worker_id(f"orders-1#{number}") == ("orders-1", number)
+    assert parse_worker_id("orders-1") == ("orders-1", None)
+    assert [owner_of("orders-1#63"), owner_of("orders-1")] == ["orders-1"] * 2
+
+
+@pytest.mark.parametrize(
+    "node_id",
+    [
+        "a#64",
+        "a#-1",
+        "a#07",
+        "a#",
+        "a#1#2",
+        "a# 1",
+        "a#\u0661",
+        "a#+1",
+        "#1",
+        "A#1",
+        "ca#1",
+        "a#1\n",
+    ],
+)
+def test_every_other_number_is_refused(node_id: str) -> None:
+    with pytest.raises(InvalidNodeIdError):
+        parse_worker_id(node_id)
+
+
+def test_a_certificate_never_names_a_worker(ca: CertificateAuthority) -> None:
+    with pytest.raises(InvalidNodeIdError, match="not a lower-case DNS name"):
+        validate_node_id("orders-1#2")
+    with pytest.raises(InvalidNodeIdError):
+        ca.issue_in_memory("orders-1#2")

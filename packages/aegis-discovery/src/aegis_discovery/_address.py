@@ -6,7 +6,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-from aegis_certs import CertsError, validate_node_id
+from aegis_certs import CertsError, parse_worker_id
 
 from aegis_discovery.errors import InvalidAddressError
 
@@ -42,7 +42,7 @@ def parse_seed(text: str) -> SeedPeer:
     host, port = split_address(address)
     if at:
         try:
-            validate_node_id(node_id)
+            parse_worker_id(node_id)
         except CertsError as error:
             raise InvalidAddressError(text, str(error)) from error
     return SeedPeer(join_address(host, port), node_id or None)

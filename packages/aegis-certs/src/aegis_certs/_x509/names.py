@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from enum import StrEnum
+from typing import NamedTuple
 
 from aegis_certs.errors import InvalidNodeIdError, InvalidRequestError
 
@@ -18,6 +19,11 @@ _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _IP_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 _MAX_NODE_ID = 63  # a common name holds 64 characters, a DNS label 63
+
+MAX_WORKERS = 64
+"""Workers of one identity: a member of a mesh can enter this many nodes at most."""
+
+_WORKER_NUMBER = re.compile(r"[0-9]|[1-5][0-9]|6[0-3]")
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -124,6 +130,40 @@ def validate_node_id(node_id: str) -> str:
     if node_id == CA_NAME:
         raise InvalidNodeIdError(node_id, "the CA's own files have this name")
     return node_id
+
+
+class WorkerId(NamedTuple):
+    """The parts of the id of a node, which may be a worker.
+
+    Attributes:
+        identity: The node id that its certificate names.
+        number: The number of the worker; None for a node that is no worker.
+    """
+
+    identity: str
+    number: int | None
+
+
+def parse_worker_id(node_id: str) -> WorkerId:
+    """Splits the id of a node that may be a worker, such as `orders-1#2`, and checks both parts.
+
+    Workers are several processes under one identity. A certificate names the identity, never a
+    worker, so `validate_node_id` refuses the id of one.
+
+    Raises:
+        InvalidNodeIdError: The string is the id of neither a node nor a worker.
+    """
+    identity, separator, number = node_id.partition("#")
+    if separator and not _WORKER_NUMBER.fullmatch(number):
+        reason = f"a worker has a number from 0 to {MAX_WORKERS - 1} after '#', as in orders-1#2"
+        raise InvalidNodeIdError(node_id[:80], reason)
+    validate_node_id(identity)
+    return WorkerId(identity, int(number) if separator else None)
+
+
+def owner_of(node_id: str) -> str:
+    """The identity of a valid node id: the part before `#`. Its certificate signs the records."""
+    return node_id.partition("#")[0]
 
 
 def validate_trust_domain(trust_domain: str) -> str:

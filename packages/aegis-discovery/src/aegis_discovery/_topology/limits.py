@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from aegis_certs import owner_of
+
 from aegis_discovery._topology.store import RecordStore
 
 MAX_NODES = 20_000
 """Nodes that a topology holds: twice the largest mesh that is tested, some 60 MB of records."""
 
 MAX_VOUCHED = 256
-"""Nodes that one node may vouch for. Without a limit one node could fill the mesh with fake ones.
-"""
+"""Nodes that one identity may vouch for. Without a limit it could fill the mesh with fake ones."""
 
 MAX_VOUCHED_IDS = 8 * MAX_VOUCHED
 """As `MAX_VOUCHED`, but with the removed ones, whose tombstones are kept for some 25 hours.
@@ -33,7 +34,8 @@ def exceeded_limit(store: RecordStore, node_id: str, voucher: str | None, *, is_
     held = store.get_record(node_id)
     holds_node = held is not None and held.info is not None
     if voucher is not None:
-        is_known = held is not None and held.voucher == voucher
+        voucher = owner_of(voucher)
+        is_known = held is not None and owner_of(held.voucher or "") == voucher
         vouched = store.vouched[voucher]
         if is_node and not (is_known and holds_node) and vouched >= MAX_VOUCHED:
             return f"{voucher} vouches for {MAX_VOUCHED} nodes, the most it may"

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from aegis_certs import owner_of
+
 from aegis_discovery._model import NodeInfo, NodeStatus
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.events import EventDispatcher, EventKind, TopologyEvent
@@ -224,13 +226,14 @@ class RecordMerger:
             return
         known = self._verdicts.get(verdict.subject, verdict.accuser) is not None
         is_own = verdict.accuser == self.owner
-        if not known and not is_own and self._verdicts.count(verdict.accuser) >= MAX_ACCUSATIONS:
+        if not known and not is_own and (limit := self._verdicts.limit_of(verdict.accuser)):
+            accuser_id = verdict.accuser
             self._log_limiter.warn(
-                verdict.accuser,
+                accuser_id,
                 "too many verdicts",
                 "%s has verdicts on more than %d nodes; its verdict on %s is dropped (from %s)",
-                verdict.accuser,
-                MAX_ACCUSATIONS,
+                accuser_id if limit == MAX_ACCUSATIONS else owner_of(accuser_id),
+                limit,
                 verdict.subject,
                 origin,
             )

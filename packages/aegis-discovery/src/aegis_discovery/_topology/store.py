@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
+from aegis_certs import owner_of
+
 from aegis_discovery._model import NodeInfo, NodeStatus
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery.records._record import Record
@@ -46,8 +48,8 @@ class RecordStore:
 
     Attributes:
         services: The providers of each service.
-        vouched: The number of live records by each voucher.
-        withdrawn: The number of tombstones by each voucher.
+        vouched: The number of live records that each identity vouches for.
+        withdrawn: The number of tombstones by each of them.
     """
 
     def __init__(self, log_limiter: LogLimiter) -> None:
@@ -55,6 +57,7 @@ class RecordStore:
         self._log_limiter = log_limiter
         self._entries: dict[str, Entry] = {}
         self._first_end: float = math.inf
+        self._workers: dict[str, set[str]] = {}
         self.vouched: Counter[str] = Counter()
         self.withdrawn: Counter[str] = Counter()
         self.live = 0
@@ -90,6 +93,11 @@ class RecordStore:
         """Returns the record, or the tombstone, of a node id."""
         entry = self._entries.get(node_id)
         return entry.record if entry else None
+
+    def of_identity(self, identity: str) -> list[Entry]:
+        """Returns the entries of a node and of the workers of its identity, with tombstones."""
+        ids = (identity, *self._workers.get(identity, ()))
+        return [entry for node_id in ids if (entry := self._entries.get(node_id))]
 
     def entries(self) -> Iterator[Entry]:
         """Iterates over all entries, the least recently changed one first."""
@@ -143,6 +151,8 @@ class RecordStore:
         since = self.signed_since(record.id, record.signer)
         if held:
             self._count(held, -1)
+        elif "#" in record.id:
+            self._workers.setdefault(owner_of(record.id), set()).add(record.id)
         node = record.info
         status_position = 0
         if held and node and before and _is_same_life(record, held.record):
@@ -186,6 +196,11 @@ class RecordStore:
         entry = self._entries.pop(node_id, None)
         if entry:
             self._count(entry, -1)
+            identity = owner_of(node_id)
+            if identity != node_id:
+                self._workers[identity].remove(node_id)
+                if not self._workers[identity]:
+                    del self._workers[identity]
 
     def _append(self, entry: Entry) -> None:
         self._entries.pop(entry.record.id, None)
@@ -193,7 +208,7 @@ class RecordStore:
 
     def _count(self, entry: Entry, by: int) -> None:
         """Adds an entry (1) to digests, counts and index, or removes it (-1)."""
-        digest, voucher = by * entry.record.digest, entry.record.voucher or ""
+        digest, voucher = by * entry.record.digest, owner_of(entry.record.voucher or "")
         self._full_sum = (self._full_sum + digest) % _DIGEST_MODULUS
         if entry.node is None:
             self.withdrawn[voucher] += by

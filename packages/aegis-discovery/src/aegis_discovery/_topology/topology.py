@@ -98,6 +98,16 @@ class Topology(RecordMerger):
         with self._lock:
             return self._store.get_record(node_id)
 
+    def get_nodes_by_identity(self, identity: str) -> tuple[NodeInfo, ...]:
+        """Returns the node of an identity, or its workers; without an order.
+
+        A node that is vouched for is returned only if the identity signs no record itself.
+        """
+        with self._lock:
+            held = self._store.of_identity(identity)
+        signed = [entry for entry in held if entry.record.voucher is None]
+        return tuple(entry.node for entry in signed or held if entry.node is not None)
+
     def get_service_providers(self, name: str, version: str) -> tuple[NodeInfo, ...]:
         """Returns the nodes that provide a service, in the order of their ids, except failed ones.
 

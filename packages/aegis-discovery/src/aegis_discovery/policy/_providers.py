@@ -6,6 +6,8 @@ import logging
 import math
 from collections.abc import Callable
 
+from aegis_certs import owner_of
+
 from aegis_discovery._model import NodeInfo
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery.policy._rules import Policy, Subject
@@ -48,7 +50,7 @@ class ProviderAuthorizer:
         """Returns whether a node may provide a service."""
         if self._policy is None:
             return True
-        subject = Subject(node.id, node.type, self.trust_domain)
+        subject = Subject(owner_of(node.id), node.type, self.trust_domain)
         decision = self._policy.may_provide(subject, name, version)
         if not decision:
             key = (node.id, name, version)

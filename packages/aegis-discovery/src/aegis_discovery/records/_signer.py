@@ -61,10 +61,10 @@ class RecordSigner:
         self._clock = clock
 
     @classmethod
-    def of(cls, tls: TLSConfig, *, mesh: str, clock: Clock = time.time) -> Self:
-        """Makes a signer with a node's identity."""
+    def of(cls, tls: TLSConfig, *, mesh: str, node_id: str = "", clock: Clock = time.time) -> Self:
+        """Makes a signer with a node's identity; `node_id` is the id of a worker."""
         return cls(
-            tls.node_id,
+            node_id or tls.node_id,
             mesh=mesh,
             trust_domain=tls.trust_domain or "",
             key=LeafKey(tls),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import takewhile
 from types import MappingProxyType
+
+from aegis_certs import owner_of
 
 from aegis_discovery.records._record import Record, Signed
 
@@ -25,6 +27,9 @@ MAX_VERDICT = 1024
 
 MAX_ACCUSATIONS = 256
 """Subjects of one accuser that are kept; an honest accuser watches only a few nodes."""
+
+MAX_ACCUSATIONS_OF_IDENTITY = 4 * MAX_ACCUSATIONS
+"""The same for all workers of one identity together, of which there may be 64."""
 
 
 class Opinion(StrEnum):
@@ -109,6 +114,7 @@ class VerdictStore:
         self._entries: OrderedDict[tuple[str, str], VerdictEntry] = OrderedDict()
         self._by_subject: dict[str, dict[str, SignedVerdict]] = {}
         self._by_accuser: dict[str, set[str]] = {}
+        self._by_identity: Counter[str] = Counter()
         self._first_end: float = math.inf
 
     @property
@@ -124,9 +130,12 @@ class VerdictStore:
         """Returns the verdict of one node on another."""
         return self._by_subject.get(subject, {}).get(accuser)
 
-    def count(self, accuser: str) -> int:
-        """Returns the number of nodes that an accuser has verdicts on."""
-        return len(self._by_accuser.get(accuser, ()))
+    def limit_of(self, accuser: str) -> int:
+        """Returns the limit that one more verdict of an accuser would exceed; 0 if it has room."""
+        if len(self._by_accuser.get(accuser, ())) >= MAX_ACCUSATIONS:
+            return MAX_ACCUSATIONS
+        is_full = self._by_identity[owner_of(accuser)] >= MAX_ACCUSATIONS_OF_IDENTITY
+        return MAX_ACCUSATIONS_OF_IDENTITY if is_full else 0
 
     def is_superseded_by(self, content: SignedVerdict) -> bool:
         """Tells whether a verdict would replace the one held for its subject and accuser."""
@@ -137,6 +146,8 @@ class VerdictStore:
         """Stores a verdict over the one held for its subject and accuser."""
         verdict = content.verdict
         key = (verdict.subject, verdict.accuser)
+        if key not in self._entries:
+            self._by_identity[owner_of(verdict.accuser)] += 1
         self._entries[key] = VerdictEntry(content, position, origin)
         self._entries.move_to_end(key)
         self._by_subject.setdefault(verdict.subject, {})[verdict.accuser] = content
@@ -165,6 +176,10 @@ class VerdictStore:
     def _drop(self, keys: Iterable[tuple[str, str]]) -> None:
         for subject, accuser in keys:
             del self._entries[subject, accuser]
+            identity = owner_of(accuser)
+            self._by_identity[identity] -= 1
+            if not self._by_identity[identity]:
+                del self._by_identity[identity]
             verdicts, subjects = self._by_subject[subject], self._by_accuser[accuser]
             del verdicts[accuser]
             if not verdicts:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from sys import intern
 from typing import Protocol
 
-from aegis_certs import CertsError, RevocationList, TrustBundle, validate_node_id
+from aegis_certs import CertsError, RevocationList, TrustBundle, owner_of, parse_worker_id
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -212,7 +212,7 @@ class RecordVerifier:
         record, scope = decode_record(signed, signer_id=leaf.node_id if leaf else "")
         try:
             # First of all, since later messages quote the id and only a valid id is safe to log.
-            validate_node_id(record.id)
+            parse_worker_id(record.id)
         except CertsError as error:
             raise InvalidRecordError("", str(error)) from error
         known = held(record.id)
@@ -246,8 +246,8 @@ class RecordVerifier:
             raise InvalidVerdictError("", f"{len(signed.body)} bytes, the limit is {MAX_VERDICT}")
         verdict, scope = decode_verdict(signed.body)
         try:
-            validate_node_id(verdict.accuser)
-            validate_node_id(verdict.subject)
+            parse_worker_id(verdict.accuser)
+            parse_worker_id(verdict.subject)
         except CertsError as error:
             raise InvalidVerdictError("", str(error)) from error
         known = held(verdict.subject, verdict.accuser)
@@ -274,10 +274,13 @@ class RecordVerifier:
             return f"it belongs to mesh {mesh[:64]!r}, this mesh is {self._mesh!r}"
         if trust_domain != (leaf.trust_domain or ""):
             return f"it names trust domain {trust_domain[:64]!r}, not its signer's"
-        if leaf.node_id != (record.voucher or record.id):
+        if leaf.node_id != owner_of(record.voucher or record.id):
             return f"it was signed by {leaf.node_id}"
-        if record.voucher == record.id:
-            return "a node cannot vouch for itself"
+        if record.voucher is not None:
+            if owner_of(record.voucher) == record.id:
+                return "a node cannot vouch for itself"
+            if "#" in record.id:
+                return "only its own identity can publish a worker"
         if record.info is None:
             return ""
         if reason := provided_services_problem(record.info.services):
@@ -291,7 +294,7 @@ class RecordVerifier:
     def _verdict_problem(self, verdict: Verdict, scope: tuple[str, str, str], leaf: Leaf) -> str:
         if scope != (VERDICT_CONTEXT, self._mesh, leaf.trust_domain or ""):
             return "it is not a verdict of this mesh"
-        if leaf.node_id != verdict.accuser:
+        if leaf.node_id != owner_of(verdict.accuser):
             return f"it was signed by {leaf.node_id}"
         if verdict.subject == verdict.accuser:
             return "a node cannot accuse itself"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import grpc
-from aegis_certs import TLSConfig
+from aegis_certs import TLSConfig, owner_of
 
 from aegis_discovery._message_limits import SERVICE_CONFIG
 from aegis_discovery.errors import ClosedError
@@ -30,7 +30,7 @@ def channel_options(node_id: str, options: Options = ()) -> Options:
     # Of two options with one name, gRPC takes the first.
     return (
         # The server's certificate must be this node's, whatever the address is.
-        ("grpc.ssl_target_name_override", node_id),
+        ("grpc.ssl_target_name_override", owner_of(node_id)),
         *options,
         # A large message costs memory before any of our code can check it.
         ("grpc.service_config", SERVICE_CONFIG),
