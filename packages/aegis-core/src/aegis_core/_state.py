@@ -12,7 +12,7 @@ from aegis_discovery import InvalidRecordError, NodeInfo, Topology
 from aegis_discovery.feed import FeedReader
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.records import Record, RecordSigner, RecordVerifier
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis_core._access.authorization import CallerVerifier
 from aegis_core.errors import ConfigError
@@ -105,8 +105,7 @@ def _check(tls: TLSConfig, verifier: RecordVerifier) -> None:
     except InvalidRecordError as error:
         reason = f"{tls.node_id} cannot be a node: {error.reason}"
         raise ConfigError("tls", reason) from error
-    key = load_pem_private_key(tls.private_key, password=None)
-    if key.public_key() != tls.certificate.public_key():
+    if tls.key.public_key() != tls.certificate.public_key():
         raise ConfigError("tls", f"the private key is not that of {tls.node_id}'s certificate")
 
 

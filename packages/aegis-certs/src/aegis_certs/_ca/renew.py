@@ -81,7 +81,7 @@ def _is_due(session: CASession, name: str) -> bool:
     issuer = chain and bundle.issuer_of(chain[0], chain[1:])
     if chain and (not issuer or session.revocations.is_revoked(chain[0], chain[1:])):
         return False  # it is not ours, or it is over
-    pair = store.pair(name, quick=True)
+    pair = store.pair(name)
     if pair is None:
         return False
     old = store.chain(OLD_CA_NAME)

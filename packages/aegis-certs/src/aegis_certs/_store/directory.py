@@ -98,12 +98,8 @@ class Store:
         """Whether the key of this name is in this directory."""
         return any(files.exists(path(name)) for path in (self.key_path, self.pending_path))
 
-    def pair(
-        self, name: str, passphrase: bytes | None = None, *, quick: bool = False
-    ) -> KeyPair | None:
+    def pair(self, name: str, passphrase: bytes | None = None) -> KeyPair | None:
         """The key and chain of this name, read without the lock; None if both are missing.
-
-        A quick read does not check the numbers of an RSA key, which takes tens of milliseconds.
 
         A read between two renames of another process may give files that do not match. Then
         there is a commit to read, or the files match at the next read. So files that do not match
@@ -118,12 +114,12 @@ class Store:
         self._try_to_install(name)
         chain_path, key_path = self.certificate_path(name), self.key_path(name)
         before = None
-        while (pending := self._pending(name, passphrase, quick)) is None:
+        while (pending := self._pending(name, passphrase)) is None:
             both = chain, key = files.read(chain_path), files.read(key_path)
             if chain is None and key is None:
                 return None
             if chain and key:
-                pair = KeyPair.parse(chain, key, chain_path, key_path, passphrase, quick=quick)
+                pair = KeyPair.parse(chain, key, chain_path, key_path, passphrase)
                 if pair.matches:
                     return pair
             if both == before:
@@ -226,9 +222,9 @@ class Store:
             with suppress(DirectoryError), self.locked(timeout=0):
                 pass
 
-    def _pending(self, name: str, passphrase: bytes | None, quick: bool) -> KeyPair | None:
+    def _pending(self, name: str, passphrase: bytes | None) -> KeyPair | None:
         path = self.pending_path(name)
         data = files.read(path)
         if data is None:
             return None
-        return KeyPair.parse(data, data, path, path, passphrase, quick=quick)
+        return KeyPair.parse(data, data, path, path, passphrase)

@@ -72,11 +72,31 @@ def encode_ca_key(key: PrivateKey, passphrase: bytes | None = None) -> bytes:
 
 
 def check_key(key: object, what: str, source: str | Path | None) -> PrivateKey:
-    """Returns the key; raises InvalidPemError if gRPC peers cannot use it for TLS."""
-    if isinstance(key, PrivateKey):
-        check_public_key(key.public_key(), what, source)
-        return key
-    raise _unusable(what, source)
+    """Returns the key; raises InvalidPemError if gRPC cannot use it for TLS."""
+    if not isinstance(key, PrivateKey):
+        raise _unusable(what, source)
+    check_public_key(key.public_key(), what, source)
+    if isinstance(key, rsa.RSAPrivateKey) and not _belong_together(key.private_numbers()):
+        reason = "it is damaged: its numbers do not belong together; get a new copy of it"
+        raise InvalidPemError(what, reason, source)
+    return key
+
+
+def _belong_together(key: rsa.RSAPrivateNumbers) -> bool:
+    """Whether the numbers of an RSA key fit (RFC 8017, section 3.2), as BoringSSL checks it.
+
+    Whether the factors are prime is not tested: damage does not leave them consistent.
+    """
+    p, q, d = key.p, key.q, key.d
+    n, e = key.public_numbers.n, key.public_numbers.e
+    return (
+        min(p, q) > 1
+        and p * q == n
+        and 0 < d < n
+        and d * e % (p - 1) == d * e % (q - 1) == 1
+        and (key.dmp1, key.dmq1) == (d % (p - 1), d % (q - 1))
+        and key.iqmp * q % p == 1
+    )
 
 
 def check_public_key(key: object, what: str, source: str | Path | None) -> PublicKey:

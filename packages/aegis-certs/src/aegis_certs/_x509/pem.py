@@ -60,12 +60,8 @@ def parse_private_key(
     what: str = "private key",
     source: Source = None,
     passphrase: bytes | None = None,
-    *,
-    quick: bool = False,
 ) -> tuple[PrivateKey, bytes]:
     """The private key of a PEM text, parsed and as its own PEM block.
-
-    A quick read does not check the numbers of an RSA key: use it only if the key will not be used.
 
     The formats are PKCS#8, PKCS#1 (`RSA PRIVATE KEY`) and SEC1 (`EC PRIVATE KEY`).
     """
@@ -77,7 +73,8 @@ def parse_private_key(
         key = load_pem_private_key(
             block,
             password=passphrase if encrypted else None,
-            unsafe_skip_rsa_key_validation=quick,
+            # It would test for primes, which takes tens of milliseconds; see `check_key`.
+            unsafe_skip_rsa_key_validation=True,
         )
     except Exception as error:  # the parser's errors have no common root
         if encrypted:
@@ -156,7 +153,7 @@ def _not_a(what: str, kind: str, source: Source, error: Exception) -> InvalidPem
 
 @dataclass(frozen=True, repr=False)
 class KeyPair:
-    """A chain and the private key of its leaf, parsed once because checking an RSA key is slow."""
+    """A chain and the private key of its leaf, parsed once."""
 
     chain: tuple[x509.Certificate, ...]
     key: PrivateKey
@@ -170,12 +167,10 @@ class KeyPair:
         chain_source: Source,
         key_source: Source,
         passphrase: bytes | None = None,
-        *,
-        quick: bool = False,
     ) -> Self:
         """Reads both from PEM; the sources are for error messages."""
         certificates = parse_certificates(chain, "certificate", chain_source)
-        private = parse_private_key(key, "private key", key_source, passphrase, quick=quick)
+        private = parse_private_key(key, "private key", key_source, passphrase)
         return cls(certificates, *private)
 
     @property

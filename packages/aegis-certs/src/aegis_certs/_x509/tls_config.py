@@ -12,7 +12,13 @@ from cryptography.hazmat.primitives import hashes
 
 from aegis_certs._time import isoformat
 from aegis_certs._x509.identity import Identity, identity_of
-from aegis_certs._x509.pem import KeyPair, encode_certificates, parse_certificates
+from aegis_certs._x509.keys import PrivateKey
+from aegis_certs._x509.pem import (
+    KeyPair,
+    encode_certificates,
+    parse_certificates,
+    parse_private_key,
+)
 from aegis_certs._x509.trust import TrustBundle
 from aegis_certs.errors import CertsError
 
@@ -45,6 +51,11 @@ class TLSConfig:
     def certificate(self) -> x509.Certificate:
         """The leaf."""
         return self.chain[0]
+
+    @cached_property
+    def key(self) -> PrivateKey:
+        """The parsed private key."""
+        return parse_private_key(self.private_key)[0]
 
     @cached_property
     def bundle(self) -> TrustBundle:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol, Self
 
 from aegis_certs import TLSConfig
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from aegis_discovery._model import NodeInfo
@@ -155,7 +155,7 @@ class LeafKey:
     def __init__(self, tls: TLSConfig) -> None:
         self.fingerprint = tls.fingerprint
         self.not_after = tls.not_after.timestamp()
-        self.sign = _sign_with(serialization.load_pem_private_key(tls.private_key, password=None))
+        self.sign = _sign_with(tls.key)
 
 
 def _sign_with(key: object) -> Callable[[bytes], bytes]:
