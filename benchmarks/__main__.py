@@ -16,7 +16,10 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("server", "latency", "siege", "calls", "picks", "failures", "restarts", "help", "issue")
+NAMES = (
+    *("server", "latency", "siege", "calls", "picks"),
+    *("failures", "restarts", "start", "help", "issue"),
+)
 
 
 def main() -> int:

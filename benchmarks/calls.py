@@ -1,4 +1,4 @@
-"""The cost of `pool.channel` for a caller, and of importing it.
+"""The cost of `pool.channel` for a caller.
 
     uv run python benchmarks/calls.py
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -40,9 +39,6 @@ from harness import (
 REQUEST = b"x" * 64
 MAX_ADDED = 10
 """CPU us a call."""
-
-MAX_IMPORT = 100
-"""CPU ms."""
 
 
 def raw_channels(module: Any, nodes: Sequence[NodeInfo], tls: TLSConfig) -> list[Any]:
@@ -127,32 +123,6 @@ def topology_of(nodes: Sequence[NodeInfo]) -> Topology:
     return topology
 
 
-def import_cpu(statement: str) -> float:
-    """Returns the CPU ms that a new process spends on an import."""
-    clock = "time.process_time()"
-    code = f"import time; began = {clock}; {statement}; print({clock} - began)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return float(done.stdout) * 1e3
-
-
-def compare_imports(rounds: int = 11) -> list[Row]:
-    """Judges the import of the package; also shows the imports at its first use."""
-    print("CPU over `import grpc`, ms; median [95 % interval]")
-    found = []
-    for statement in (
-        "import aegis_discovery",
-        "from aegis_discovery import ServiceClientPool",
-        "from aegis_discovery import connect",
-    ):
-        both = f"import grpc; {statement}"
-        pairs = [(import_cpu("import grpc"), import_cpu(both)) for _ in range(rounds)]
-        found.append(estimate([ours - grpc_alone for grpc_alone, ours in pairs]))
-        print(f"{statement:50} {found[-1]:5.1f}", flush=True)
-    return [
-        judge("import aegis_discovery over import grpc, CPU", found[0], MAX_IMPORT, ".1f", "ms")
-    ]
-
-
 def report(rounds: int = 120, calls: int = 100) -> list[Row]:
     print("unary calls, CPU us each; median [95 % interval]")
     print("     providers   raw                      added                 ratio")
@@ -161,7 +131,7 @@ def report(rounds: int = 120, calls: int = 100) -> list[Row]:
         for compare in (compare_sync, compare_aio):
             for some in (nodes[:1], nodes):
                 rows += compare(some, tls, rounds=rounds, calls=calls)
-    return rows + compare_imports()
+    return rows
 
 
 def main() -> None:

@@ -2,19 +2,17 @@
 
     uv run python benchmarks/help.py
 
-Both are whole processes, in turn and in random order; what counts is their CPU time. The target
-is a ratio of at most 1.3.
+Both are whole processes, in turn; what counts is their CPU time. The target is a ratio of at most
+1.3.
 """
 
 from __future__ import annotations
 
 import json
-import random
-import resource
-import subprocess
 import sys
+from functools import partial
 
-from harness import estimate, judge, parser_of, print_rows
+from harness import alternate, estimate, judge, parser_of, print_rows, python_cpu, ratios
 
 BARE = """
 import click
@@ -29,24 +27,16 @@ OURS = "from aegis_certs._main import main; main()"
 TARGET = 1.3
 
 
-def cpu_milliseconds(code: str) -> float:
-    """Runs a process that shows its help; returns its CPU time."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", code, "--help"], stdout=subprocess.DEVNULL, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000
-
-
 def main() -> None:
     parser = parser_of(__doc__, rounds=30, quick=8)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    samples: dict[str, list[float]] = {BARE: [], OURS: []}
-    for _ in range(arguments.rounds):
-        for code in random.sample(list(samples), 2):
-            samples[code].append(cpu_milliseconds(code))
-    ratios = [ours / bare for bare, ours in zip(samples[BARE], samples[OURS], strict=True)]
-    ratio, bare, ours = estimate(ratios), estimate(samples[BARE]), estimate(samples[OURS])
+    samples = alternate(
+        {name: partial(python_cpu, name, "--help") for name in (BARE, OURS)},
+        rounds=arguments.rounds,
+    )
+    ratio = ratios(samples[OURS], samples[BARE])
+    bare, ours = estimate(samples[BARE]), estimate(samples[OURS])
     row = judge("aegis-certs --help / a bare group's", ratio, TARGET, ".2f")
     if arguments.json:
         print(json.dumps({"ratio": vars(ratio), "bare_ms": vars(bare), "ours_ms": vars(ours)}))

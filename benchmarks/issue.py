@@ -2,9 +2,9 @@
 
     uv run python benchmarks/issue.py
 
-All are whole processes, in turn and in random order; what counts is their CPU time for one
-certificate. For openssl these are two processes: `req` makes a P-256 key and a request, and `x509`
-signs it. It checks no names, and keeps neither an inventory nor a log.
+All are whole processes, in turn; what counts is their CPU time for one certificate. For openssl
+these are two processes: `req` makes a P-256 key and a request, and `x509` signs it. It checks no
+names, and keeps neither an inventory nor a log.
 
 - `one`: one command for one certificate, in a CA with few certificates;
 - `one, large`: the same in a CA with 500 certificates;
@@ -14,16 +14,22 @@ signs it. It checks no names, and keeps neither an inventory nor a log.
 from __future__ import annotations
 
 import json
-import random
-import resource
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aegis_certs import CertificateAuthority, KeyType
-from harness import estimate, judge, parser_of, print_rows
+from harness import (
+    alternate,
+    command_cpu,
+    estimate,
+    judge,
+    parser_of,
+    print_rows,
+    python_cpu,
+    ratios,
+)
 
 LARGE, MANY = 500, 100
 START_TARGET, GROWTH_TARGET, MANY_TARGET = 16.0, 1.2, 1.0
@@ -31,32 +37,21 @@ OURS = "from aegis_certs._main import main; main()"
 EC = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
 
-def cpu_milliseconds(commands: Sequence[Sequence[str]]) -> float:
-    """Runs processes one after the other; returns their CPU time."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    for command in commands:
-        subprocess.run(command, check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000
-
-
 def issue_with_openssl(directory: Path) -> float:
     """Makes a key, and a certificate that the CA in the directory signs."""
     key, request, signed = (str(directory / f"openssl.{end}") for end in ("key", "csr", "pem"))
     ca = ("-CA", str(directory / "ca-cert.pem"), "-CAkey", str(directory / "ca-key.pem"))
     asked = ("-subj", "/CN=node-1", "-addext", "subjectAltName=DNS:node-1")
-    return cpu_milliseconds(
-        [
-            ["openssl", "req", "-new", *EC, *asked, "-keyout", key, "-out", request],
-            ["openssl", "x509", "-req", "-in", request, *ca, "-days", "90", "-out", signed],
-        ]
+    return command_cpu(
+        ["openssl", "req", "-new", *EC, *asked, "-keyout", key, "-out", request],
+        ["openssl", "x509", "-req", "-in", request, *ca, "-days", "90", "-out", signed],
     )
 
 
 def issue_with_aegis(directory: Path, ids: Sequence[str]) -> float:
     """Runs one command for these nodes; returns the CPU time for each."""
     options = ("--key-type", "p256", "--dir", str(directory))
-    return cpu_milliseconds([[sys.executable, "-c", OURS, "issue", *ids, *options]]) / len(ids)
+    return python_cpu(OURS, "issue", *ids, *options) / len(ids)
 
 
 def main() -> None:
@@ -76,18 +71,14 @@ def main() -> None:
             "one, large": lambda: issue_with_aegis(large, ["node-0"]),
             "many": lambda: issue_with_aegis(bulk, many),
         }
-        samples: dict[str, list[float]] = {name: [] for name in variants}
-        for _ in range(arguments.rounds):
-            for name in random.sample(list(variants), len(variants)):
-                samples[name].append(variants[name]())
-
-    def ratio(ours: str, theirs: str) -> list[float]:
-        return [a / b for a, b in zip(samples[ours], samples[theirs], strict=True)]
+        samples = alternate(variants, rounds=arguments.rounds)
 
     rows = [
-        judge("one / openssl", estimate(ratio("one", "openssl")), START_TARGET, ".2f"),
-        judge("one, large / one", estimate(ratio("one, large", "one")), GROWTH_TARGET, ".2f"),
-        judge("many / openssl", estimate(ratio("many", "openssl")), MANY_TARGET, ".2f"),
+        judge("one / openssl", ratios(samples["one"], samples["openssl"]), START_TARGET, ".2f"),
+        judge(
+            "one, large / one", ratios(samples["one, large"], samples["one"]), GROWTH_TARGET, ".2f"
+        ),
+        judge("many / openssl", ratios(samples["many"], samples["openssl"]), MANY_TARGET, ".2f"),
     ]
     found = {name: estimate(taken) for name, taken in samples.items()}
     if arguments.json:
