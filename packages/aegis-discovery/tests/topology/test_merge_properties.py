@@ -177,6 +177,12 @@ class MeshMachine(RuleBasedStateMachine):
     @invariant()
     def queries_agree_with_the_nodes(self) -> None:
         for replica in getattr(self, "replicas", ()):
+            assert list(replica.nodes.items()) == sorted(
+                (record.id, replica.get_node(record.id))
+                for record in replica.snapshot().records
+                if record.info is not None
+            )
+            assert replica.node_count == len(replica.nodes)
             for number in range(1, 6):
                 found = replica.get_service_providers("s", f"v{number}")
                 assert found == tuple(

@@ -149,7 +149,7 @@ class RunningNode:
             started_at=self._started_at,
             certificate_not_after=self.state.tls.not_after,
             topology_version=topology.version,
-            topology_nodes=len(topology.nodes),
+            topology_nodes=topology.node_count,
             has_policy=server.has_policy,
             calls=server.calls,
             pool=self._outbound.pool_stats(),

@@ -209,7 +209,7 @@ class FeedAdmission:
             raise self._refusal(caller, "PERMISSION_DENIED", str(error)) from error
         topology = self._node.topology
         if topology.is_full and topology.get_node(caller_id) is None:
-            full = f"the mesh is full with {len(topology.nodes)} nodes; {caller_id} cannot join"
+            full = f"the mesh is full with {topology.node_count} nodes; {caller_id} cannot join"
             raise self._refusal(caller, "RESOURCE_EXHAUSTED", full)
         result = topology.merge_records([record], origin=caller_id)
         if result.foreign is not None:

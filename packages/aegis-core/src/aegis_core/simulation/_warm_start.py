@@ -34,9 +34,10 @@ def shared_state(world: World[Any], signers: Mapping[str, RecordSigner]) -> tupl
 def copy_topology(source: Topology, target: Topology) -> None:
     """Copies the records of a topology, without the cost of merging them."""
     store = clone(source._store)  # noqa: SLF001 - 1 000 merges of 1 000 records cost too much
+    store.nodes = store.nodes.copy()
     # No simulated node provides a service, and each node limits its own log lines.
-    store.services, store._log_limiter = (  # noqa: SLF001 - as above
-        target._store.services,  # noqa: SLF001 - as above
+    store.providers, store._log_limiter = (  # noqa: SLF001 - as above
+        target._store.providers,  # noqa: SLF001 - as above
         target._store._log_limiter,  # noqa: SLF001 - as above
     )
     target._store, target._version = store, source.version  # noqa: SLF001 - as above

@@ -6,7 +6,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -68,7 +68,6 @@ class RecordMerger:
         self._verdicts = VerdictStore()
         self._version = 0
         self._own_floor = 0
-        self._nodes: Mapping[str, NodeInfo] | None = None
         self._updated_at = self._moment()
 
     def merge_records(
@@ -271,7 +270,7 @@ class RecordMerger:
         else:
             kind = EventKind.UPDATED if before else EventKind.JOINED
         # A renewed lease changes the record, but nothing that a subscriber sees.
-        self._note_change(kind, after if after != before else None)
+        self._note_change(kind, after if after is not before else None)
 
     def _check_own(self, record: Record) -> Record | None:
         """Returns a record of the owner's id if another process wrote it and it is newer."""
@@ -296,7 +295,6 @@ class RecordMerger:
             self._note_change(kind, node)
 
     def _note_change(self, kind: EventKind, node: NodeInfo | None) -> None:
-        self._nodes = None
         self._updated_at = self._moment()
         if node is not None:
             self._events.queue(TopologyEvent(kind, node, self._version))

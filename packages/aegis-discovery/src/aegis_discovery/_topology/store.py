@@ -1,10 +1,10 @@
-"""The records that one process holds, their log, digests and index of services."""
+"""The records that one process holds, with their log and digests."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
@@ -12,6 +12,8 @@ from aegis_certs import owner_of
 
 from aegis_discovery._model import NodeInfo, NodeStatus
 from aegis_discovery._runtime.log_limiter import LogLimiter
+from aegis_discovery._topology.nodes import NodeList
+from aegis_discovery._topology.providers import ProviderIndex
 from aegis_discovery.records._record import Record
 
 _DIGEST_SIZE = 32
@@ -47,7 +49,8 @@ class RecordStore:
     a reader at some position lacks is the tail, with each node in it once, however slow the reader.
 
     Attributes:
-        services: The providers of each service.
+        nodes: The live nodes.
+        providers: The providers of each service.
         vouched: The number of live records that each identity vouches for.
         withdrawn: The number of tombstones by each of them.
     """
@@ -60,10 +63,15 @@ class RecordStore:
         self._workers: dict[str, set[str]] = {}
         self.vouched: Counter[str] = Counter()
         self.withdrawn: Counter[str] = Counter()
-        self.live = 0
         self._live_sum = 0
         self._full_sum = 0
-        self.services = ServiceIndex()
+        self.nodes = NodeList()
+        self.providers = ProviderIndex()
+
+    @property
+    def live(self) -> int:
+        """The number of live nodes."""
+        return len(self.nodes)
 
     @property
     def removed(self) -> int:
@@ -159,9 +167,12 @@ class RecordStore:
             # A new record does not clear the status: the verdicts decide whether it refutes them.
             node = replace(node, status=before.status)
             status_position = held.status_position
+        if node == before:
+            node = before  # a renewed lease changes nothing that a query returns
         entry = Entry(record, node, position, since or position, status_position, origin)
         self._append(entry)
         self._count(entry, 1)
+        self._change_node(before, node)
         self._first_end = min(self._first_end, record.expires_at)
         return before
 
@@ -171,9 +182,8 @@ class RecordStore:
         assert entry.node is not None, node_id  # noqa: S101 - the caller checked it
         position = self.advance()
         node = replace(entry.node, status=status)
-        self.services.remove(entry.node)
-        self.services.add(node)
         self._append(replace(entry, node=node, status_position=position))
+        self._change_node(entry.node, node)
         return node
 
     def expire(self, now: int, *, keep: str | None = None) -> list[Entry]:
@@ -196,6 +206,7 @@ class RecordStore:
         entry = self._entries.pop(node_id, None)
         if entry:
             self._count(entry, -1)
+            self._change_node(entry.node, None)
             identity = owner_of(node_id)
             if identity != node_id:
                 self._workers[identity].remove(node_id)
@@ -206,8 +217,18 @@ class RecordStore:
         self._entries.pop(entry.record.id, None)
         self._entries[entry.record.id] = entry
 
+    def _change_node(self, before: NodeInfo | None, after: NodeInfo | None) -> None:
+        """Updates what queries read."""
+        if after is before:
+            return
+        self.providers.change(before, after)
+        if after is not None:
+            self.nodes.put(after)
+        elif before is not None:
+            self.nodes.remove(before.id)
+
     def _count(self, entry: Entry, by: int) -> None:
-        """Adds an entry (1) to digests, counts and index, or removes it (-1)."""
+        """Adds an entry (1) to digests and counts, or removes it (-1)."""
         digest, voucher = by * entry.record.digest, owner_of(entry.record.voucher or "")
         self._full_sum = (self._full_sum + digest) % _DIGEST_MODULUS
         if entry.node is None:
@@ -215,11 +236,6 @@ class RecordStore:
             return
         self._live_sum = (self._live_sum + digest) % _DIGEST_MODULUS
         self.vouched[voucher] += by
-        self.live += by
-        if by > 0:
-            self.services.add(entry.node)
-        else:
-            self.services.remove(entry.node)
 
 
 def _is_same_life(one: Record, other: Record) -> bool:
@@ -231,70 +247,3 @@ def _is_same_life(one: Record, other: Record) -> bool:
 def _equivocates(one: Record, other: Record) -> bool:
     same = one.precedence[:2] == other.precedence[:2] and one.instance == other.instance
     return same and one.digest != other.digest
-
-
-class ServiceIndex:
-    """Providers by service, updated on every change, so that no query scans all nodes.
-
-    Attributes:
-        answers: Cached results that are still valid; may be read without a lock.
-    """
-
-    def __init__(self) -> None:
-        self._providers: dict[tuple[str, str], dict[str, NodeInfo]] = {}
-        self._versions: dict[str, set[str]] = {}
-        self.answers: dict[tuple[str, ...], tuple[NodeInfo, ...]] = {}
-
-    def add(self, node: NodeInfo) -> None:
-        """Adds a node under its services, unless it is failed."""
-        if node.status is NodeStatus.FAILED:
-            return
-        for service in node.services:
-            key = (service.name, service.version)
-            if key not in self._providers:
-                self._providers[key] = {}
-                self._versions.setdefault(service.name, set()).add(service.version)
-            self._providers[key][node.id] = node
-            self._invalidate(key)
-
-    def remove(self, node: NodeInfo) -> None:
-        """Removes a node, if it is there."""
-        for service in node.services:
-            key = (service.name, service.version)
-            providers = self._providers.get(key, {})
-            if providers.pop(node.id, None) is None:
-                continue
-            self._invalidate(key)
-            if not providers:
-                del self._providers[key]
-                versions = self._versions[service.name]
-                versions.remove(service.version)
-                if not versions:
-                    del self._versions[service.name]
-
-    def find(self, *key: str) -> tuple[NodeInfo, ...]:
-        """Returns the nodes under (name, version) or (name,), in the order of their ids."""
-        found = self.answers.get(key)
-        if found is None:
-            providers = self._find_unsorted(*key)
-            if not providers:
-                return ()
-            found = self.answers[key] = tuple(providers[node_id] for node_id in sorted(providers))
-        return found
-
-    def versions(self, name: str) -> tuple[str, ...]:
-        """Returns the versions of a service, sorted."""
-        return tuple(sorted(self._versions.get(name, ())))
-
-    def _find_unsorted(self, name: str, version: str | None = None) -> Mapping[str, NodeInfo]:
-        if version is not None:
-            return self._providers.get((name, version), {})
-        return {
-            node_id: node
-            for version in self._versions.get(name, ())
-            for node_id, node in self._providers[name, version].items()
-        }
-
-    def _invalidate(self, key: tuple[str, str]) -> None:
-        self.answers.pop(key, None)
-        self.answers.pop(key[:1], None)

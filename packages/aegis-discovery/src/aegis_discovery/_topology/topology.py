@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from types import MappingProxyType
 
 from aegis_discovery._model import NodeInfo, NodeStatus
 from aegis_discovery._topology.changes import Changes
 from aegis_discovery._topology.events import TopologyEvent
 from aegis_discovery._topology.limits import holds_max_nodes
 from aegis_discovery._topology.merge import MergeResult, RecordMerger
+from aegis_discovery._topology.nodes import NodeMap
+from aegis_discovery._topology.providers import ProviderChanges, ProviderIndex
 from aegis_discovery.errors import NodeNotFoundError, NotOwnerError
 from aegis_discovery.records._record import Record
 from aegis_discovery.records._signer import RecordSigner
@@ -45,7 +46,7 @@ class Topology(RecordMerger):
     def __repr__(self) -> str:
         with self._lock:
             return (
-                f"<Topology version={self.version} nodes={len(self.nodes)} "
+                f"<Topology version={self.version} nodes={self.node_count} "
                 f"digest={self.digest.hex()[:12]}>"
             )
 
@@ -78,10 +79,12 @@ class Topology(RecordMerger):
     def nodes(self) -> Mapping[str, NodeInfo]:
         """All nodes by id, in the order of their ids; a snapshot that never changes."""
         with self._lock:
-            if self._nodes is None:
-                live = (entry.node for entry in self._store.entries() if entry.node is not None)
-                self._nodes = MappingProxyType({n.id: n for n in sorted(live, key=lambda n: n.id)})
-            return self._nodes
+            return NodeMap(self._store.nodes.all())
+
+    @property
+    def node_count(self) -> int:
+        """The number of nodes."""
+        return self._store.live
 
     @property
     def is_full(self) -> bool:
@@ -113,21 +116,34 @@ class Topology(RecordMerger):
 
         Returns the same tuple object until one of these providers changes.
         """
-        found = self._store.services.answers.get((name, version))
+        found = self._store.providers.get(name, version)
         if found is None:
             with self._lock:
-                found = self._store.services.find(name, version)
+                found = self._store.providers.find(name, version)
         return found
 
     def get_nodes_by_service(self, name: str) -> tuple[NodeInfo, ...]:
         """Returns the nodes that provide any version of a service, as `get_service_providers`."""
         with self._lock:
-            return self._store.services.find(name)
+            return self._store.providers.find_name(name)
 
     def get_service_versions(self, name: str) -> tuple[str, ...]:
         """Returns the versions of a service that some node provides, sorted."""
         with self._lock:
-            return self._store.services.versions(name)
+            return self._store.providers.versions(name)
+
+    @property
+    def provider_index(self) -> ProviderIndex:
+        """The index of providers. Without a lock it can only tell whether anything changed."""
+        return self._store.providers
+
+    def provider_changes_since(self, position: int) -> ProviderChanges | None:
+        """Returns the providers that changed after a position of `provider_index`.
+
+        Returns None if that is too long ago: then all providers have to be read again.
+        """
+        with self._lock:
+            return self._store.providers.changes_since(position)
 
     def snapshot(self) -> TopologySnapshot:
         """Returns version, nodes and records of one moment."""
