@@ -6,6 +6,7 @@ import logging
 import threading
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -107,23 +108,24 @@ def test_a_change_of_services_alone_keeps_the_endpoint() -> None:
     assert service.pick(NOW) is before
 
 
-@pytest.mark.parametrize(
-    "trouble", [{"health": HealthStatus.UNHEALTHY}, {"status": NodeStatus.SUSPECTED}]
-)
+def suspect(topology: Topology, node_id: str) -> None:
+    record = topology.get_record(node_id)
+    assert record is not None
+    assert topology.set_status(node_id, record.stamp, NodeStatus.SUSPECTED)
+
+
+def make_unhealthy(topology: Topology, node_id: str) -> None:
+    topology.update_node(node(node_id, health=HealthStatus.UNHEALTHY))
+
+
+@pytest.mark.parametrize("trouble", [make_unhealthy, suspect])
 def test_unhealthy_and_suspected_providers_are_skipped_unless_all_are(
-    trouble: dict[str, Any],
+    trouble: Callable[[Topology, str], None],
 ) -> None:
-    class Source:
-        nodes = ("a", "b")
-        providers = (node("a", **trouble), node("b"))
-
-        def get_service_providers(self, name: str, version: str) -> tuple[NodeInfo, ...]:
-            return self.providers
-
-    source = Source()
-    registry: EndpointRegistry[object] = EndpointRegistry(source)
+    topology, registry = registry_of(node("a"), node("b"))
+    trouble(topology, "a")
     assert set(picks(registry, 4)) == {"b"}
-    source.providers = (node("a", **trouble), node("b", **trouble))
+    trouble(topology, "b")
     assert Counter(picks(registry, 4)) == {"a": 2, "b": 2}
 
 
@@ -448,6 +450,7 @@ def test_a_denied_node_is_skipped_counted_and_logged_once(
     assert asked == [("a", "greeter", "v1"), ("mallory", "greeter", "v1")], "not for every call"
     topology.add_node(node("b"))
     assert set(picks(registry, 6)) == {"a", "b"}
+    assert asked[2:] == [("b", "greeter", "v1")], "only for what changed"
     registry.replace_endpoints()
     picks(registry, 1)
     assert [record.message for record in caplog.records] == [
@@ -494,6 +497,46 @@ def test_the_stats_are_a_frozen_snapshot_that_can_be_written_as_json() -> None:
             }
         ]
     }
+
+
+def test_the_stats_of_an_endpoint_are_one_object_until_they_change() -> None:
+    _, registry = registry_of(node("a"), node("b"))
+    known = by_id(registry)
+    (before,) = registry.stats().services
+    known["a"].call_started(NOW, object())
+    (after,) = registry.stats().services
+    assert [endpoint.under_way for endpoint in after.endpoints] == [1, 0]
+    assert after.endpoints[1] is before.endpoints[1]
+
+
+def test_names_without_a_provider_and_without_use_are_forgotten() -> None:
+    topology, registry = registry_of(node("a"))
+    for number in range(1000):
+        assert registry.service(f"no-{number}", "v1").pick(NOW) is None
+    used = registry.service("used", "v1")
+    gc.collect()
+    assert [service.name for service in registry.stats().services] == ["used"]
+    picks(registry, 2)
+    del used
+    gc.collect()
+    (greeter,) = registry.stats().services
+    assert (greeter.name, greeter.picks) == ("greeter", 2)
+    topology.remove_node("a")
+    gc.collect()
+    assert registry.stats().services == ()
+
+
+def test_a_service_in_use_keeps_its_counters_while_it_has_no_provider() -> None:
+    topology, registry = registry_of(node("a"))
+    picks(registry, 3)
+    in_use = registry.service("greeter", "v1")
+    topology.remove_node("a")
+    assert picks(registry, 1) == []
+    gc.collect()
+    topology.add_node(node("a"))
+    assert picks(registry, 2) == ["a", "a"]
+    assert registry.service("greeter", "v1") is in_use
+    assert in_use.calls == 5
 
 
 def test_counters_survive_a_change_of_identity_and_the_end_of_the_pool() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -449,6 +450,14 @@ async def test_a_channel_becomes_ready_with_a_provider_that_is_reachable(
     await asyncio.to_thread(two[0].stop)
     for _ in two:
         await calls.ready(pool.channel("echo", "v1"))
+
+
+async def test_names_that_nothing_provides_or_uses_are_forgotten(pool: Any, calls: Any) -> None:
+    for number in range(20):
+        with pytest.raises(NoProvidersError):
+            await calls.who(pool.channel(f"no-{number}", "v1"))
+    gc.collect()
+    assert len(pool.stats().services) <= 1  # a worker thread may still hold the last call
 
 
 async def test_a_new_provider_is_called_by_earlier_stubs(

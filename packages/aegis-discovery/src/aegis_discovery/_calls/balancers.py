@@ -40,7 +40,8 @@ class Balancer(Protocol):
         """Returns one of the endpoints, in constant time; any thread may call it.
 
         Args:
-            endpoints: At least one.
+            endpoints: At least one, in the order of their node ids. They are one object, which
+                does not change, until a provider changes.
         """
 
 
@@ -82,3 +83,12 @@ class LeastRequests:
         second = int(_random() * (count - 1))
         other = endpoints[count - 1 if second == first else second]
         return other if other.under_way < one.under_way else one
+
+
+def needs_copies(balancer: Balancer) -> bool:
+    """Returns whether endpoints given to a balancer must not change while it runs.
+
+    The balancers of this module do with a list that changes in place. One that became shorter
+    between two of their steps makes them raise an IndexError.
+    """
+    return type(balancer) not in (RoundRobin, LeastRequests)

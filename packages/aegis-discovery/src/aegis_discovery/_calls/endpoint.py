@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from typing import Any, Generic, TypeVar
 
 from aegis_discovery._address import split_address
-from aegis_discovery._calls.stats import EndpointState
+from aegis_discovery._calls.stats import EndpointState, EndpointStats
 from aegis_discovery.errors import InvalidAddressError
 
 ChannelT = TypeVar("ChannelT")
@@ -36,6 +37,8 @@ _AVERAGE_WEIGHT = 0.25
 _FAST_RESPONSE = RESPONSE_TIMEOUT / RESPONSE_TIME_FACTOR
 """Responses faster than this many seconds do not change the timeout, so the usual time is then 0
 and needs no update."""
+
+_READY = EndpointState.READY
 
 
 class OutlierState:
@@ -181,9 +184,12 @@ class Endpoint(OutlierState, Generic[ChannelT]):
         channel: Set by the pool when the first call goes to the endpoint.
         callables: The channel's multi-callables, by the stub callables that use them.
         is_dialable: Whether its address is valid; a node may publish one that is not.
+        stats: The last answer of `stats_of`.
     """
 
-    __slots__ = ("__weakref__", "address", "callables", "channel", "is_dialable", "node_id")
+    __slots__ = (
+        "__weakref__", "address", "callables", "channel", "is_dialable", "node_id", "stats",
+    )  # fmt: skip
 
     def __init__(self, node_id: str, address: str) -> None:
         super().__init__()
@@ -192,6 +198,7 @@ class Endpoint(OutlierState, Generic[ChannelT]):
         self.is_dialable = _is_dialable(address)
         self.channel: ChannelT | None = None
         self.callables: dict[object, Any] = {}
+        self.stats = EndpointStats(node_id, address, _READY, 0)
 
     def __repr__(self) -> str:
         state = f" {self.state} for {self.backoff:g}s" if self.excluded else ""
@@ -203,6 +210,30 @@ class Endpoint(OutlierState, Generic[ChannelT]):
         if not self.excluded:
             return EndpointState.READY
         return EndpointState.EJECTED if self.ejected else EndpointState.UNREACHED
+
+
+def stats_of(
+    endpoints: Iterable[Endpoint[Any]], unwell: Container[Endpoint[Any]]
+) -> tuple[EndpointStats, ...]:
+    """Returns the statistics of endpoints: the same object as before for each that did not change.
+
+    Args:
+        endpoints: The endpoints.
+        unwell: Those of them that the mesh, or the provider itself, reports as not healthy.
+    """
+    found = []
+    for endpoint in endpoints:
+        under_way = len(endpoint.waiting) + len(endpoint.streaming)
+        state, known = _READY, endpoint.stats
+        if endpoint in unwell:
+            state = EndpointState.UNWELL
+        elif endpoint.excluded:
+            state = endpoint.state
+        if known.state is not state or known.under_way != under_way:
+            known = EndpointStats(endpoint.node_id, endpoint.address, state, under_way)
+            endpoint.stats = known
+        found.append(known)
+    return tuple(found)
 
 
 def _is_dialable(address: str) -> bool:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, Generic
+from typing import Any, Generic, TypeAlias
 
 from aegis_discovery._calls.balancers import Balancer, RoundRobin
 from aegis_discovery._calls.endpoint import ChannelT, Endpoint
 from aegis_discovery._calls.selection import ServiceEndpoints
 from aegis_discovery._calls.stats import PoolStats
-from aegis_discovery._calls.views import ProviderSource, View, ViewBuilder
+from aegis_discovery._calls.views import ProviderChanges, ProviderSource, ViewBuilder
 from aegis_discovery._calls.waiting import Waiters
 from aegis_discovery._runtime.fork_guard import register_at_fork
 from aegis_discovery.errors import ClosedError, ForkedError
+
+_Changed: TypeAlias = dict[ServiceEndpoints[ChannelT], set[str]]
+"""The services whose views changed, with the ids of the nodes that are newly denied."""
 
 
 class EndpointRegistry(Generic[ChannelT]):
@@ -23,12 +27,15 @@ class EndpointRegistry(Generic[ChannelT]):
     An endpoint lives as long as the view of a service or a call holds it. Its channel is dropped
     with the last reference, which ends no call: gRPC keeps a dropped channel until its calls end.
 
+    A service lives as long as it has providers, or a channel or a call holds it.
+
     Args:
         source: The topology.
         balancers: By a service's name, what makes its balancer; round robin by default.
         views: Builds the views of the services.
 
     Attributes:
+        position: The position of the topology that the views follow.
         ejection_lock: Held while deciding whether one more endpoint may be ejected.
         waiters: The calls that wait for a provider.
         probe: Finds out in the background whether an excluded endpoint is back; set by the pool,
@@ -46,11 +53,15 @@ class EndpointRegistry(Generic[ChannelT]):
         self.closed = self.is_forked = False
         self.waiters = Waiters(source)
         self.probe: Callable[[Endpoint[ChannelT]], None] = _no_probe
+        self.views: ViewBuilder[ChannelT] = views or ViewBuilder()
+        self.position = source.provider_index.position
         self._balancers = dict(balancers or {})
-        self._views: ViewBuilder[ChannelT] = views or ViewBuilder()
         self._lock = threading.Lock()
         self.ejection_lock = threading.Lock()
-        self._services: dict[tuple[str, str], ServiceEndpoints[ChannelT]] = {}
+        self._services: weakref.WeakValueDictionary[tuple[str, str], ServiceEndpoints[ChannelT]] = (
+            weakref.WeakValueDictionary()
+        )
+        self._provided: set[ServiceEndpoints[ChannelT]] = set()
         register_at_fork(self)
 
     def after_fork_in_child(self) -> None:
@@ -70,11 +81,16 @@ class EndpointRegistry(Generic[ChannelT]):
             raise self.closed_error()
         with self._lock:
             service = self._services.get((name, version))
-            if service is None:
-                make_balancer = self._balancers.get(name, RoundRobin)
-                service = ServiceEndpoints(self, name, version, make_balancer)
-                self._services[name, version] = service
-            return service
+            if service is not None:
+                return service
+            make_balancer = self._balancers.get(name, RoundRobin)
+            service = ServiceEndpoints(self, name, version, make_balancer)
+            # What changes from here on is in the topology's log.
+            service.view = service.new_view(self.source.get_service_providers(name, version))
+            self._services[name, version] = service
+            self._keep(service)
+        service.log_denied(service.view.denied)
+        return service
 
     def refresh(self, *, force: bool = False) -> None:
         """Updates the views of all services, so that all drop a node that left at the same time.
@@ -83,38 +99,73 @@ class EndpointRegistry(Generic[ChannelT]):
             force: Also rebuild the views whose providers did not change. This asks `may_provide`
                 again.
         """
+        # Keep what is dropped until the lock is released: closing its channels takes a while.
+        dropped: list[object] = []
         with self._lock:
-            services = list(self._services.values())
-            # Keep the old views until the lock is released: closing their channels takes a while.
-            before = [service.view for service in services]
-            denied = [self._update(service, force) for service in services]
-        del before
+            position = self.source.provider_index.position
+            if self.closed or (position == self.position and not force):
+                return
+            changes = None if force else self.source.provider_changes_since(self.position)
+            if changes is None:
+                changed = self._rebuild(dropped)
+            else:
+                changed, position = self._follow(changes, dropped), changes.position
+            for service in changed:
+                self._keep(service)
+            self.position = position
+        del dropped
         # Also without the lock: a log handler may use the pool.
-        for service, node_ids in zip(services, denied, strict=True):
-            service.log_denied(node_ids)
+        for service, denied in changed.items():
+            service.log_denied(denied)
         if force:
             self.waiters.changed()
 
-    def _update(self, service: ServiceEndpoints[ChannelT], force: bool) -> frozenset[str]:
-        """Gives a service its present view; returns the ids of newly denied nodes."""
-        before = service.view
-        nodes = self.source.get_service_providers(service.name, service.version)
-        if nodes is before.nodes and not force:
-            return frozenset()
-        service.view = self._views.build(nodes, service.name, service.version)
-        return service.view.denied - before.denied
+    def _follow(self, changes: ProviderChanges, dropped: list[object]) -> _Changed[ChannelT]:
+        """Updates the views of the services whose providers changed."""
+        changed: _Changed[ChannelT] = {}
+        for change in changes.providers:
+            service = self._services.get(change.service)
+            if service is None:
+                continue
+            denied = changed.setdefault(service, set())
+            view, node_id = service.view, change.node_id
+            was_denied = node_id in view.denied
+            dropped.append(view.update(node_id, change.node))
+            if node_id in view.denied and not was_denied:
+                denied.add(node_id)
+        for service in changed:
+            service.view.publish()
+        return changed
+
+    def _rebuild(self, dropped: list[object]) -> _Changed[ChannelT]:
+        """Replaces all views."""
+        changed: _Changed[ChannelT] = {}
+        for service in list(self._services.values()):
+            before = service.view
+            dropped.append(before)
+            nodes = self.source.get_service_providers(service.name, service.version)
+            service.view = service.new_view(nodes)
+            changed[service] = service.view.denied - before.denied
+        return changed
+
+    def _keep(self, service: ServiceEndpoints[ChannelT]) -> None:
+        """Keeps a service as long as it has providers, whether or not anything uses it."""
+        if service.view.endpoints or service.view.denied:
+            self._provided.add(service)
+        else:
+            self._provided.discard(service)
 
     def replace_endpoints(self) -> None:
         """Uses new endpoints, and so new channels, from now on; calls under way keep the old."""
         with self._lock:
-            self._views.forget_endpoints()
+            self.views.forget_endpoints()
         self.refresh(force=True)
 
     def connected_endpoints(self) -> list[Endpoint[ChannelT]]:
         """Returns the endpoints that have a channel, by node id."""
         with self._lock:
-            views = [service.view for service in self._services.values()]
-        found = {e for view in views for e in view.endpoints if e.channel is not None}
+            views = [tuple(service.view.endpoints) for service in self._services.values()]
+        found = {e for endpoints in views for e in endpoints if e.channel is not None}
         return sorted(found, key=lambda endpoint: endpoint.node_id)
 
     def stats(self) -> PoolStats:
@@ -137,8 +188,11 @@ class EndpointRegistry(Generic[ChannelT]):
         self.closed = True
         with self._lock:
             services = list(self._services.values())
-        for service in services:
-            service.view = View((), frozenset(), (), ((),))
+            # Keep the old views until the lock is released, as in `refresh`.
+            before = [service.view for service in services]
+            for service in services:
+                service.view = service.new_view(())
+        del before
         self.waiters.wake_all()
         return connected
 

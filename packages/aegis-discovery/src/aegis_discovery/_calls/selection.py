@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Generic, Protocol
 
-from aegis_discovery._calls.balancers import Balancer
-from aegis_discovery._calls.endpoint import ChannelT, Endpoint
+from aegis_discovery._calls.balancers import Balancer, needs_copies
+from aegis_discovery._calls.endpoint import ChannelT, Endpoint, stats_of
 from aegis_discovery._calls.retry_budget import RetryBudget
-from aegis_discovery._calls.stats import EndpointState, EndpointStats, ServiceStats
-from aegis_discovery._calls.views import PRIORITIES, ProviderSource, View
+from aegis_discovery._calls.stats import ServiceStats
+from aegis_discovery._calls.views import PRIORITIES, ProviderSource, View, ViewBuilder
 from aegis_discovery._calls.waiting import Waiters
+from aegis_discovery._model import NodeInfo
 from aegis_discovery.errors import ClosedError
 
 _MAX_DRAWS = 32
@@ -27,6 +28,8 @@ class SharedState(Protocol[ChannelT]):
     """What the services of one pool share; `EndpointRegistry` implements and documents it."""
 
     source: ProviderSource
+    views: ViewBuilder[ChannelT]
+    position: int
     closed: bool
     ejection_lock: threading.Lock
     waiters: Waiters
@@ -46,11 +49,13 @@ class ServiceEndpoints(Generic[ChannelT]):
         retries_refused: Further attempts that the budget did not allow.
         ejections: How often calls to this service had an endpoint ejected.
         sheds: Calls that a provider shed.
+        view: Its present endpoints; only the pool updates it.
     """
 
     __slots__ = (
-        "_balance", "_balance_fallback", "_balance_search", "_budget", "_lookup", "_pool", "calls",
-        "ejections", "name", "retries", "retries_refused", "sheds", "version", "view",
+        "__weakref__", "_balance", "_balance_fallback", "_balance_search", "_budget", "_index",
+        "_needs_copies", "_pool", "calls", "ejections", "name", "retries", "retries_refused",
+        "sheds", "version", "view",
     )  # fmt: skip
 
     def __init__(
@@ -65,14 +70,20 @@ class ServiceEndpoints(Generic[ChannelT]):
         # Counted without a lock: CPython switches threads between calls, not within `+= 1`.
         self.calls = self.retries = self.retries_refused = self.ejections = self.sheds = 0
         self._pool = pool
-        self._lookup = pool.source.get_service_providers
-        self._balance = make_balancer().pick
+        self._index = pool.source.provider_index
+        balancer = make_balancer()
+        self._balance = balancer.pick
         # A search has balancers of its own. With the one of first attempts it would take a fixed
         # number of its turns for each call, and might draw the same endpoint every time.
         self._balance_search = tuple(make_balancer().pick for _ in range(PRIORITIES))
         self._balance_fallback = make_balancer().pick
         self._budget = RetryBudget(time.monotonic())
-        self.view: View[ChannelT] = View((), frozenset(), (), ((),))
+        self._needs_copies = needs_copies(balancer)
+        self.view = self.new_view(())
+
+    def new_view(self, nodes: Iterable[NodeInfo]) -> View[ChannelT]:
+        """Returns a view of these providers, for its balancers."""
+        return self._pool.views.build(nodes, self.name, self.version, is_copied=self._needs_copies)
 
     def pick(self, now: float) -> Endpoint[ChannelT] | None:
         """Returns the endpoint for a new call, or None if the service has no provider.
@@ -88,15 +99,16 @@ class ServiceEndpoints(Generic[ChannelT]):
         """
         if self._pool.closed:
             raise self._pool.closed_error()
-        view = self.view
-        if self._lookup(self.name, self.version) is not view.nodes:
+        if self._index.position != self._pool.position:
             self._pool.refresh()
-            view = self.view
-        nearest = view.priorities[0]
+        nearest = self.view.priorities[0]
         if not nearest:
             return None
         self.calls += 1
-        endpoint = self._balance(nearest)
+        try:
+            endpoint = self._balance(nearest)
+        except IndexError:  # as in `_draw`, but without a further frame
+            endpoint = self._balance(tuple(nearest))
         # True for nearly all calls, so it is checked here, without another function call.
         if not endpoint.excluded and (now < endpoint.unresponsive_at or not endpoint.waiting):
             return endpoint
@@ -116,7 +128,7 @@ class ServiceEndpoints(Generic[ChannelT]):
         """
         if self._pool.closed:
             return None
-        if self._lookup(self.name, self.version) is not self.view.nodes:
+        if self._index.position != self._pool.position:
             self._pool.refresh()
         endpoint = self._search(now, tried)
         if endpoint is None:
@@ -137,16 +149,17 @@ class ServiceEndpoints(Generic[ChannelT]):
         def is_new(endpoint: Endpoint[ChannelT]) -> bool:
             return (endpoint.node_id, endpoint.address) not in tried_keys
 
-        for candidates, balance in zip(self.view.priorities, self._balance_search, strict=False):
+        view = self.view
+        for candidates, balance in zip(view.priorities, self._balance_search, strict=False):
             # Draw anew each time: the neighbour of an excluded endpoint would get a double load.
             for _ in range(min(len(candidates), _MAX_DRAWS)):
-                endpoint = balance(candidates)
+                endpoint = _draw(balance, candidates)
                 if is_new(endpoint) and self._is_usable(endpoint, now):
                     return endpoint
-            usable = [e for e in candidates if is_new(e) and self._is_usable(e, now)]
+            usable = [e for e in tuple(candidates) if is_new(e) and self._is_usable(e, now)]
             if usable:
                 return self._balance_fallback(usable)
-        others = [e for e in self.view.endpoints if is_new(e)]
+        others = [e for e in tuple(view.endpoints) if is_new(e)]
         return self._balance_fallback(others) if others else None
 
     def _is_usable(self, endpoint: Endpoint[ChannelT], now: float) -> bool:
@@ -172,7 +185,7 @@ class ServiceEndpoints(Generic[ChannelT]):
     def _eject(self, endpoint: Endpoint[ChannelT], now: float, reason: str) -> bool:
         """Ejects an endpoint and returns True, unless half are ejected or no other is in use."""
         # Unhealthy endpoints do not count as alternatives: they get calls only if no other is left.
-        healthy = self.view.priorities[-1]
+        healthy = tuple(self.view.priorities[-1])
         with self._pool.ejection_lock:
             if endpoint.excluded:
                 return True  # another thread ejected it first
@@ -188,7 +201,7 @@ class ServiceEndpoints(Generic[ChannelT]):
     @property
     def known_nodes(self) -> int:
         """The number of nodes in the topology, whatever they provide."""
-        return len(self._pool.source.nodes)
+        return self._pool.source.node_count
 
     @property
     def known_versions(self) -> tuple[str, ...]:
@@ -207,16 +220,17 @@ class ServiceEndpoints(Generic[ChannelT]):
 
     def has_provider(self) -> bool:
         """Returns whether a pick would find an endpoint."""
-        if self._lookup(self.name, self.version) is not self.view.nodes:
+        if self._index.position != self._pool.position:
             self._pool.refresh()
         return bool(self.view.priorities[0])
 
     def may_have_provider(self) -> bool:
-        """As `has_provider`, but builds no view: true also where only a new view can tell."""
-        view = self.view
-        return bool(view.priorities[0]) or (self._lookup(self.name, self.version) is not view.nodes)
+        """As `has_provider`, but updates no view: true also where only an update can tell."""
+        if self.view.priorities[0]:
+            return True
+        return self._index.changed_at(self.name, self.version) > self._pool.position
 
-    def log_denied(self, denied: frozenset[str]) -> None:
+    def log_denied(self, denied: Iterable[str]) -> None:
         """Warns of nodes that declare this service and may not provide it."""
         for node_id in sorted(denied):
             _log.warning("%s declares %s/%s and may not", node_id, self.name, self.version)
@@ -224,7 +238,10 @@ class ServiceEndpoints(Generic[ChannelT]):
     def stats(self) -> ServiceStats:
         """Returns a snapshot of the counters and of the endpoints."""
         view = self.view
-        healthy = set(view.priorities[-1])
+        endpoints, healthy = tuple(view.endpoints), view.priorities[-1]
+        unwell: Collection[Endpoint[ChannelT]] = ()
+        if len(healthy) < len(endpoints):
+            unwell = set(endpoints).difference(healthy)
         return ServiceStats(
             self.name,
             self.version,
@@ -234,15 +251,7 @@ class ServiceEndpoints(Generic[ChannelT]):
             ejections=self.ejections,
             sheds=self.sheds,
             denials=len(view.denied),
-            endpoints=tuple(
-                EndpointStats(
-                    endpoint.node_id,
-                    endpoint.address,
-                    endpoint.state if endpoint in healthy else EndpointState.UNWELL,
-                    endpoint.under_way,
-                )
-                for endpoint in view.endpoints
-            ),
+            endpoints=stats_of(endpoints, unwell),
         )
 
     def __repr__(self) -> str:
@@ -251,3 +260,13 @@ class ServiceEndpoints(Generic[ChannelT]):
         if len(endpoints) > len(names):
             names.append(f"... {len(endpoints)} in all")
         return f"<{self.name}/{self.version}: {', '.join(names)}>"
+
+
+def _draw(
+    balance: Callable[[Sequence[Endpoint[ChannelT]]], Endpoint[ChannelT]],
+    endpoints: Sequence[Endpoint[ChannelT]],
+) -> Endpoint[ChannelT]:
+    try:
+        return balance(endpoints)
+    except IndexError:  # another thread removed an endpoint meanwhile
+        return balance(tuple(endpoints))

@@ -35,7 +35,10 @@ class EndpointStats:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStats:
-    """One service that the pool calls; the counters start with the pool.
+    """One service that the pool calls.
+
+    The counters start with the pool, or when a service is first used again after it had neither a
+    provider nor a channel.
 
     Attributes:
         name: Its name.
@@ -65,7 +68,8 @@ class PoolStats:
     """A snapshot of a pool.
 
     Attributes:
-        services: The services that were called or asked for, by name and version.
+        services: The services that were called or asked for, by name and version, as long as they
+            have providers or channels.
     """
 
     services: tuple[ServiceStats, ...]

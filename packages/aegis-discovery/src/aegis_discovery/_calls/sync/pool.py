@@ -35,8 +35,8 @@ class ServiceClientPool(BasePool[grpc.Channel]):
         region: The region of this process; its providers are preferred.
         zone: The zone of this process in that region; its providers are preferred above all.
         may_provide: Called with a node and a service's name and version; returns whether the node
-            may provide the service. Other nodes get no calls. It is called when the providers
-            change, and must not use the pool.
+            may provide the service. Other nodes get no calls. It is called for each provider that
+            changes, and must not use the pool.
         channels: Channels shared with other users of the same nodes, in place of own ones. They
             have their own identity and options, and the pool does not close them.
         options: The fields of `PoolOptions`: `balancers`, `retry`, `service_config`, `interceptors`

@@ -1,0 +1,267 @@
+"""Views follow the topology change by change, and are then as if built from scratch."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from aegis_discovery._calls.balancers import Balancer, EndpointT, LeastRequests, RoundRobin
+from aegis_discovery._calls.registry import EndpointRegistry
+from aegis_discovery._calls.selection import ServiceEndpoints
+from aegis_discovery._calls.views import ViewBuilder
+from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
+from aegis_discovery._topology.providers import MAX_LOG
+from aegis_discovery._topology.topology import Topology
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+S, T = ServiceInfo("s", "v1"), ServiceInfo("t", "v1")
+NOW = 100.0
+
+
+def node(node_id: str, **changes: Any) -> NodeInfo:
+    return replace(NodeInfo(node_id, address=f"{node_id}.example:1", services=(S,)), **changes)
+
+
+nodes = st.builds(
+    NodeInfo,
+    st.sampled_from("abcdef"),
+    type=st.sampled_from(("honest", "rogue", "accused")),
+    address=st.sampled_from(("h:1", "h:2", "nonsense")),
+    services=st.sampled_from(((S,), (S, T), (T,), ())),
+    health=st.sampled_from((HealthStatus.HEALTHY, HealthStatus.UNHEALTHY)),
+    region=st.sampled_from(("eu", "us")),
+    zone=st.sampled_from(("1", "2")),
+)
+steps = st.one_of(
+    nodes.map(lambda info: ("put", info)),
+    st.sampled_from("abcdef").map(lambda node_id: ("remove", node_id)),
+    st.tuples(
+        st.sampled_from((NodeStatus.ALIVE, NodeStatus.SUSPECTED, NodeStatus.FAILED)),
+        st.sampled_from("abcdef"),
+    ),
+    st.sampled_from((("look", S), ("look", T), ("rules", None), ("identity", None))),
+)
+
+
+class Seen:
+    """What a pool should see of a topology, computed from all nodes."""
+
+    def __init__(self, topology: Topology, service: ServiceInfo, denied_types: set[str]) -> None:
+        providers = [
+            info
+            for info in topology.nodes.values()
+            if service in info.services and info.status is not NodeStatus.FAILED
+        ]
+        self.denied = {info.id for info in providers if info.type in denied_types}
+        usable = [
+            info for info in providers if info.id not in self.denied and info.address != "nonsense"
+        ]
+        healthy = [
+            info
+            for info in usable
+            if info.status is NodeStatus.ALIVE and info.health is not HealthStatus.UNHEALTHY
+        ]
+        near = [info for info in healthy if info.region == "eu"]
+        nearest = [info for info in near if info.zone == "1"]
+        self.endpoints = [(info.id, info.address) for info in usable]
+        self.priorities = [
+            [(info.id, info.address) for info in priority]
+            for priority in (nearest, near, healthy)
+            if priority
+        ] or [self.endpoints]
+
+
+def shown(endpoints: Sequence[Any]) -> list[tuple[str, str]]:
+    return [(endpoint.node_id, endpoint.address) for endpoint in endpoints]
+
+
+def set_status(topology: Topology, node_id: str, status: NodeStatus) -> None:
+    record = topology.get_record(node_id)
+    if record is not None:
+        topology.set_status(node_id, record.stamp, status)
+
+
+@given(
+    st.lists(steps, max_size=40),
+    st.sampled_from((RoundRobin, LeastRequests, lambda: First())),
+    st.sampled_from((2, 8, MAX_LOG)),
+)
+@settings(max_examples=200, deadline=None)
+def test_after_any_changes_a_view_is_as_if_built_from_scratch(
+    script: list[tuple[Any, Any]], balancer: Callable[[], Balancer], log: int
+) -> None:
+    topology = Topology()
+    topology.provider_index._log = deque(maxlen=log)  # so that a pool may be too far behind
+    denied = {"rogue"}
+    views = ViewBuilder[object]("eu", "1", lambda info, *_: info.type not in denied)
+    registry: EndpointRegistry[object] = EndpointRegistry(
+        topology, balancers=dict.fromkeys("st", balancer), views=views
+    )
+    services = {service: registry.service(service.name, service.version) for service in (S, T)}
+
+    def look(asked: ServiceInfo) -> None:
+        picked = services[asked].pick(NOW)
+        for service, endpoints in services.items():  # all services follow with the first pick
+            seen, view = Seen(topology, service, denied), endpoints.view
+            assert shown(view.endpoints) == seen.endpoints
+            assert [shown(priority) for priority in view.priorities] == seen.priorities
+            assert view.denied == seen.denied
+            fresh = endpoints.new_view(topology.get_service_providers(*key_of(service)))
+            assert [list(p) for p in fresh.priorities] == [list(p) for p in view.priorities]
+        first = Seen(topology, asked, denied).priorities[0]
+        assert (picked is None and first == []) or shown([picked])[0] in first
+
+    for operation, argument in script:
+        match operation:
+            case "put":
+                topology.add_node(argument)
+            case "remove" if topology.get_node(argument) is not None:
+                topology.remove_node(argument)
+            case NodeStatus():
+                set_status(topology, argument, operation)
+            case "rules":
+                denied ^= {"accused"}
+                registry.refresh(force=True)
+            case "identity":
+                registry.replace_endpoints()
+            case "look":
+                look(argument)
+    look(S)
+
+
+def key_of(service: ServiceInfo) -> tuple[str, str]:
+    return service.name, service.version
+
+
+class First:
+    """A balancer of a user; it notices a change by the object that it is given."""
+
+    def __init__(self) -> None:
+        self.known: tuple[Sequence[Any], list[str]] = ((), [])
+
+    def pick(self, endpoints: Sequence[EndpointT]) -> EndpointT:
+        known, ids = self.known
+        if endpoints is not known:
+            ids = [endpoint.node_id for endpoint in endpoints]
+            self.known = endpoints, ids
+        assert [endpoint.node_id for endpoint in endpoints] == ids
+        return endpoints[0]
+
+
+def service_of(
+    *infos: NodeInfo, make: Callable[[], Balancer] = RoundRobin
+) -> tuple[Topology, ServiceEndpoints[object]]:
+    topology = Topology()
+    for info in infos:
+        topology.add_node(info)
+    registry: EndpointRegistry[object] = EndpointRegistry(topology, balancers={"s": make})
+    return topology, registry.service(*key_of(S))
+
+
+def test_one_change_asks_the_policy_about_one_provider() -> None:
+    topology, asked = Topology(), []
+    for number in range(300):
+        topology.add_node(node(f"n{number}"))
+
+    def may(info: NodeInfo, *_: str) -> bool:
+        asked.append(info.id)
+        return True
+
+    registry: EndpointRegistry[object] = EndpointRegistry(
+        topology, views=ViewBuilder(may_provide=may)
+    )
+    service = registry.service(*key_of(S))
+    asked.clear()
+    topology.update_node(node("n7", health=HealthStatus.UNHEALTHY))
+    topology.remove_node("n8")
+    topology.add_node(node("other", services=(T,)))
+    service.pick(NOW)
+    assert asked == ["n7"]
+
+
+def test_a_renewed_lease_changes_no_view_and_no_answer() -> None:
+    topology = Topology(owner="a")
+    topology.add_node(node("a"))
+    service = EndpointRegistry[object](topology).service(*key_of(S))
+    service.pick(NOW)
+    position, found = topology.provider_index.position, topology.get_service_providers(*key_of(S))
+    topology.republish()
+    assert topology.provider_index.position == position
+    assert topology.get_service_providers(*key_of(S)) is found
+
+
+def test_a_view_far_behind_is_built_anew() -> None:
+    topology, service = service_of(node("a"), node("b"))
+    for number in range(2 * MAX_LOG):
+        topology.update_node(node("b", address=f"h:{number % 9 + 1}"))
+    topology.remove_node("a")
+    picked = service.pick(NOW)
+    assert picked is not None
+    assert shown(service.view.endpoints) == shown([picked]) == [("b", f"h:{number % 9 + 1}")]
+
+
+def test_a_list_that_becomes_shorter_during_a_pick_does_not_fail_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    topology, service = service_of(*map(node, "abc"))
+
+    def pick_last(_: RoundRobin, endpoints: Sequence[EndpointT]) -> EndpointT:
+        last = len(endpoints) - 1
+        if topology.get_node("c") is not None:
+            topology.remove_node("c")
+            service.has_provider()  # as another thread does at this moment
+        return endpoints[last]
+
+    monkeypatch.setattr(RoundRobin, "pick", pick_last)
+    topology, service = service_of(*map(node, "abc"))
+    picked = service.pick(NOW)
+    assert picked is not None
+    assert picked.node_id == "b"
+
+
+@pytest.mark.parametrize("make", [RoundRobin, LeastRequests, First])
+def test_threads_pick_while_providers_come_and_go(make: Callable[[], Balancer]) -> None:
+    topology, service = service_of(node("a"), node("m"), make=make)
+    stop = threading.Event()
+    failures: list[object] = []
+
+    def work() -> None:
+        while not stop.is_set():
+            try:
+                for _ in range(20):
+                    picked = service.pick(NOW)
+                    assert picked is not None
+                    service.pick_retry((picked,), NOW, charged=False)
+            except Exception as error:  # noqa: BLE001 - reported by the main thread
+                failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        chosen = random.Random(1)
+        for _ in range(300):
+            node_id = chosen.choice("bcnz")
+            if topology.get_node(node_id) is None:
+                topology.add_node(node(node_id))
+            else:
+                topology.remove_node(node_id)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+    assert failures == []
+    service.pick(NOW)
+    assert [info.id for info in topology.nodes.values()] == [
+        endpoint.node_id for endpoint in service.view.endpoints
+    ]
