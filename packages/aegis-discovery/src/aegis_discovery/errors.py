@@ -52,13 +52,14 @@ class DiscoveryError(Exception):
 
 
 class NoProvidersError(DiscoveryError):
-    """No live node of the mesh provides the service.
+    """No live node of the mesh provides the service, or a call that waited could reach none.
 
     Attributes:
         name: The service's name.
         version: Its version.
         known: How many nodes this process knows.
         versions: The versions of the service that nodes do provide.
+        unreached: The ids of the providers that a waiting call could not reach.
     """
 
     def __init__(
@@ -68,16 +69,24 @@ class NoProvidersError(DiscoveryError):
         known: int = 0,
         versions: Sequence[str] = (),
         until: str = "",
+        unreached: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.version = version
         self.known = known
         self.versions = tuple(versions)
+        self.unreached = tuple(unreached)
         what = f"no live node provides {name}/{version}"
         if until:
             what = f"the call waited for a provider of {name}/{version} until {until}"
         others = [f"{name}/{other}" for other in self.versions if other != version]
-        if others:
+        if self.unreached:
+            listed = ", ".join(self.unreached[:5]) + ", ..." * (len(self.unreached) > 5)
+            super().__init__(
+                f"{what} and could not reach {listed}; check that it runs and that this process "
+                f"can connect to its address"
+            )
+        elif others:
             listed = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
             exist = "exists; call it" if len(others) == 1 else "exist; call one of them"
             super().__init__(f"{what}, but {listed} {exist}, or start a provider")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import math
 import threading
 import weakref
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from aegis_discovery._calls.balancers import Balancer, LeastRequests, RoundRobin
-from aegis_discovery._calls.endpoint import Endpoint
+from aegis_discovery._calls.endpoint import FIRST_BACKOFF, Endpoint
 from aegis_discovery._calls.registry import EndpointRegistry
 from aegis_discovery._calls.views import ViewBuilder
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
@@ -166,7 +167,7 @@ def test_retries_do_not_change_the_spread_of_first_attempts(count: int) -> None:
         first = service.pick(NOW)
         assert first is not None
         firsts[first.node_id] += 1
-        service.pick_retry((first,), NOW, charged=False)
+        service.pick_retry((first,), NOW)
     assert set(firsts.values()) == {3}
 
 
@@ -175,18 +176,18 @@ def test_a_retry_goes_to_another_endpoint_or_is_not_made() -> None:
     service = registry.service("greeter", "v1")
     first = service.pick(NOW)
     assert first is not None
-    others = {service.pick_retry((first,), NOW, charged=True) for _ in range(4)}
+    others = {service.pick_retry((first,), NOW) for _ in range(4)}
     assert first not in others
     assert len(others) == 1
     (other,) = others
     assert other is not None
     other.connection_failed(NOW)
-    again = service.pick_retry((first,), NOW, charged=True)
+    again = service.pick_retry((first,), NOW)
     assert again is other, "an unreached endpoint is better than none"
-    assert service.pick_retry((first, other), NOW, charged=True) is None
+    assert service.pick_retry((first, other), NOW) is None
     topology.remove_node(other.node_id)
     service.pick(NOW)
-    assert service.pick_retry((first,), NOW, charged=True) is None
+    assert service.pick_retry((first,), NOW) is None
     assert service.retries_refused == 0
 
 
@@ -198,11 +199,11 @@ def test_a_retry_follows_the_topology_and_the_policy() -> None:
     first = service.pick(NOW)
     assert first is not None
     topology.add_node(node("b"))
-    other = service.pick_retry((first,), NOW, charged=False)
+    other = service.pick_retry((first,), NOW)
     assert other is not None
     assert other.node_id == "b", "it joined after the first attempt"
     topology.update_node(node("b", type="rogue"))
-    assert service.pick_retry((first,), NOW, charged=False) is None
+    assert service.pick_retry((first,), NOW) is None
 
 
 def test_a_retry_recognizes_the_same_provider_after_a_change_of_identity() -> None:
@@ -212,7 +213,7 @@ def test_a_retry_recognizes_the_same_provider_after_a_change_of_identity() -> No
     assert first is not None
     registry.replace_endpoints()
     assert service.pick(NOW) is not first
-    assert service.pick_retry((first,), NOW, charged=False) is None
+    assert service.pick_retry((first,), NOW) is None
 
 
 def test_a_retry_that_the_budget_refuses_is_counted() -> None:
@@ -220,10 +221,29 @@ def test_a_retry_that_the_budget_refuses_is_counted() -> None:
     service = registry.service("greeter", "v1")
     first = service.pick(NOW)
     assert first is not None
-    further = [service.pick_retry((first,), NOW, charged=True) for _ in range(12)]
+    further = [service.pick_retry((first,), NOW) for _ in range(12)]
     assert [endpoint is not None for endpoint in further] == [True] * 10 + [False] * 2
     assert (service.calls, service.retries, service.retries_refused) == (1, 10, 2)
-    assert service.pick_retry((first,), NOW, charged=False) is not None
+
+
+def test_a_call_that_waits_gets_only_an_endpoint_in_use_even_an_unhealthy_one() -> None:
+    topology, registry = registry_of(node("a"), node("b"))
+    probed: list[str] = []
+    registry.probe = lambda endpoint: probed.append(endpoint.node_id)
+    service = registry.service("greeter", "v1")
+    a, b = sorted(filter(None, {service.pick(NOW), service.pick(NOW)}), key=lambda e: e.node_id)
+    a.connection_failed(NOW)
+    assert {service.pick_in_use(NOW) for _ in range(4)} == {b}
+    topology.update_node(replace(node("b"), health=HealthStatus.UNHEALTHY))
+    assert service.pick_in_use(NOW) is b
+    b.connection_failed(NOW)
+    assert service.pick_in_use(NOW) is None
+    assert service.next_probe == NOW + FIRST_BACKOFF
+    assert service.pick_in_use(NOW + FIRST_BACKOFF) is None
+    assert probed == ["a", "b"]
+    assert service.next_probe == math.inf
+    b.probe_ended(True, NOW + 1)
+    assert service.pick_in_use(NOW + 1) is b
 
 
 def test_every_service_drops_an_endpoint_that_left_at_the_next_pick_of_any() -> None:
@@ -431,7 +451,7 @@ def test_a_retry_may_go_to_another_region() -> None:
     service = registry.service("greeter", "v1")
     first = service.pick(NOW)
     assert first is not None
-    other = service.pick_retry((first,), NOW, charged=True)
+    other = service.pick_retry((first,), NOW)
     assert other is not None
     assert (first.node_id, other.node_id) == ("n0", "n1")
 

@@ -10,10 +10,11 @@ from aegis_discovery._calls.attempt import (
     provider_code,
     time_left,
 )
-from aegis_discovery._calls.endpoint import Endpoint
+from aegis_discovery._calls.endpoint import RESPONSE_TIMEOUT, Endpoint
 from aegis_discovery._calls.registry import EndpointRegistry
 from aegis_discovery._calls.retry_budget import DEFAULT_POLICY, RetryPolicy
 from aegis_discovery._calls.router import Router
+from aegis_discovery._calls.waiting import Wait
 from aegis_discovery._model import NodeInfo, ServiceInfo
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.errors import ClosedError, NoProvidersError
@@ -29,7 +30,8 @@ def router_of(*node_ids: str) -> Router[object]:
     for node_id in node_ids:
         services = (ServiceInfo("greeter", "v1"),)
         topology.add_node(NodeInfo(node_id, address=f"{node_id}:1", services=services))
-    return Router(EndpointRegistry[object](topology).service("greeter", "v1"), NoProvidersError)
+    service = EndpointRegistry[object](topology).service("greeter", "v1")
+    return Router(service, lambda *args, code=None, **fields: NoProvidersError(*args, **fields))
 
 
 def pick(router: Router[object]) -> Endpoint[object]:
@@ -180,39 +182,56 @@ def test_only_a_status_from_the_provider_itself_ends_the_exclusion(
     assert (not endpoint.excluded) is ends_it
 
 
-def test_only_the_last_possible_attempt_waits_for_readiness() -> None:
-    for nodes, policy, tried, waits in (
-        ("a", DEFAULT_POLICY, 0, True),
-        ("ab", DEFAULT_POLICY, 0, False),
-        ("ab", DEFAULT_POLICY, 1, True),
-        ("abcd", DEFAULT_POLICY, 1, False),
-        ("abcd", DEFAULT_POLICY, 2, True),
-        ("ab", None, 0, True),
-        ("ab", RetryPolicy(3, frozenset({StatusCode.ABORTED})), 0, True),
-    ):
-        router = router_of(*nodes)
-        pick(router)
-        assert router.should_wait_for_ready(policy, tried) is waits
+def test_a_call_that_waits_gets_an_endpoint_once_one_is_in_use_or_an_error() -> None:
+    router = router_of("a")
+    now = time.monotonic()
+    wait = Wait(router, now, now + 60)
+    endpoint = wait.try_pick(now)
+    assert endpoint is not None
+    endpoint.connection_failed(now)
+    wait = Wait(router, now, now + 60)
+    assert wait.try_pick(now) is None
+    assert wait.time_left(now) == pytest.approx(0.25)
+    endpoint.call_succeeded()
+    assert wait.try_pick(now) is endpoint
+    endpoint.connection_failed(now)
+    with pytest.raises(NoProvidersError, match="until its deadline and could not reach a;"):
+        Wait(router, now, now).try_pick(now)
+    router.close()
+    with pytest.raises(NoProvidersError, match="until its channel was closed"):
+        wait.try_pick(now)
 
 
-def test_a_retry_that_replaces_waiting_is_not_charged() -> None:
+def test_the_endpoint_of_a_call_that_goes_out_once_answers_a_probe_first() -> None:
     router = router_of("a", "b")
-    endpoint = pick(router)
-    unsent = UNREACHED._replace(is_not_connected=True)
-    for _ in range(100):
-        assert router.pick_retry((endpoint,), unsent, DEFAULT_POLICY, waiting=True)
-    assert "retries_refused=0" in repr(router.service.stats())
+    probes: list[Endpoint[object]] = []
+    router.service._pool.probe = probes.append
+    now = time.monotonic()
+    wait = Wait(router, now, None, once=True)
+    for _ in range(3):
+        assert wait.try_pick(now) is None
+    (first,) = probes
+    assert wait.time_left(now) == RESPONSE_TIMEOUT, "then another one is tried"
+    later = now + RESPONSE_TIMEOUT
+    assert wait.try_pick(later) is None
+    _, second = probes
+    assert second is not first
+    second.probe_ended(False, later)
+    second.connection_failed(later)
+    first.probe_ended(True, later)
+    assert wait.try_pick(later) is None, "that was before"
+    assert probes[2:] == [first]
+    first.probe_ended(True, later + 0.1)
+    assert wait.try_pick(later + 0.2) is first
 
 
-@pytest.mark.parametrize(
-    ("waiting", "unsent"), [(True, False), (False, True), (None, True), (None, False)]
-)
-def test_all_other_retries_are_charged(waiting: bool | None, unsent: bool) -> None:
+@pytest.mark.parametrize("unsent", [True, False])
+def test_all_retries_are_charged(unsent: bool) -> None:
     router = router_of("a", "b")
     endpoint = pick(router)
     end = UNREACHED._replace(is_not_connected=unsent)
     for _ in range(100):
-        router.pick_retry((endpoint,), end, DEFAULT_POLICY, waiting=waiting)
+        router.pick_retry((endpoint,), end, DEFAULT_POLICY)
     stats = router.service.stats()
     assert (stats.retries, stats.retries_refused) == (10, 90)
 

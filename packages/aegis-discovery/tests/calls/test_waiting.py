@@ -74,6 +74,48 @@ async def test_a_call_waits_for_the_first_provider(
     await until(lambda: waiters(pool) == 0)
 
 
+@pytest.mark.parametrize(("kind", "retry"), [("unary", False), *((kind, None) for kind in KINDS)])
+async def test_a_call_that_waits_for_a_dead_provider_goes_to_the_one_that_joins(
+    kind: str, retry: Any, calls: Any, pool: Any, provider: Any, closed_port: int,
+    topology: Topology, until: Until,
+) -> None:  # fmt: skip
+    dead = replace(provider.info, id="dead", address=f"127.0.0.1:{closed_port}")
+    topology.add_node(dead)
+    call = begin(calls, pool.channel("echo", "v1", retry=retry), kind, wait_for_ready=True)
+    await until(lambda: waiters(pool) == 1)
+    topology.remove_node("dead")
+    assert not call.done()
+    topology.add_node(provider.info)
+    assert await asyncio.wait_for(call, WAIT) == ANSWERS[kind]
+    await until(lambda: waiters(pool) == 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_call_that_waits_goes_to_its_dead_provider_when_that_is_back(
+    kind: str, calls: Any, pool: Any, channel: Any, start_provider: Start, topology: Topology,
+    until: Until,
+) -> None:  # fmt: skip
+    first = start_provider("one")
+    topology.add_node(first.info)
+    assert await calls.who(channel) == "one"
+    await asyncio.to_thread(first.stop)
+    call = begin(calls, channel, kind, wait_for_ready=True, timeout=2 * WAIT)
+    await until(lambda: waiters(pool) == 1)
+    start_provider("one", port=first.port)
+    assert await call == ANSWERS[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_call_that_reaches_no_provider_until_its_deadline_names_them(
+    kind: str, calls: Any, pool: Any, channel: Any, provider: Any, closed_port: int,
+    topology: Topology, until: Until,
+) -> None:  # fmt: skip
+    topology.add_node(replace(provider.info, id="dead", address=f"127.0.0.1:{closed_port}"))
+    with pytest.raises(NoProvidersError, match=r"until its deadline and could not reach dead;"):
+        await begin(calls, channel, kind, wait_for_ready=True, timeout=0.3)
+    await until(lambda: waiters(pool) == 0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_call_waits_until_its_deadline_at_most(
     kind: str, calls: Any, pool: Any, channel: Any, until: Until
@@ -239,3 +281,36 @@ async def test_a_waiting_call_becomes_the_call_that_it_started(
     await until(lambda: ended == [call])
     assert call.done()
     assert not call.cancelled()
+
+
+async def test_a_channel_becomes_ready_with_the_first_provider_that_can_be_reached(
+    calls: Any, pool: Any, channel: Any, provider: Any, closed_port: int, topology: Topology,
+    until: Until,
+) -> None:  # fmt: skip
+    ready = asyncio.ensure_future(calls.ready(channel))
+    await until(lambda: waiters(pool) == 1)
+    topology.add_node(replace(provider.info, id="dead", address=f"127.0.0.1:{closed_port}"))
+    await until(lambda: "dead" in repr(channel))
+    assert not ready.done()
+    topology.add_node(provider.info)
+    await ready
+    await until(lambda: waiters(pool) == 0)
+
+
+async def test_closing_a_channel_ends_the_wait_for_its_first_provider(
+    calls: Any, pool: Any, channel: Any, until: Until
+) -> None:
+    if calls.pool_type.__module__.endswith("sync.pool"):
+        states: list[Any] = []
+        channel.subscribe(states.append, try_to_connect=True)
+        await until(lambda: waiters(pool) == 1)
+        assert states == [grpc.ChannelConnectivity.TRANSIENT_FAILURE]
+        channel.close()
+    else:
+        assert channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        ready = asyncio.ensure_future(channel.channel_ready())
+        await until(lambda: waiters(pool) == 1)
+        await channel.close()
+        with pytest.raises(ClosedError):
+            await ready
+    await until(lambda: waiters(pool) == 0)

@@ -14,8 +14,8 @@ from aegis_discovery.transport._shared import SHED_METADATA
 _LOCAL_FAULTS = frozenset({"Exception serializing request!", "Exception deserializing response!"})
 """gRPC's details where a serializer of the caller raised; the provider is not to blame."""
 
-_NOT_CONNECTED = "failed to connect to all addresses"
-"""The start of gRPC's details for a call that did not wait for a missing connection."""
+_NOT_CONNECTED = ("failed to connect to all addresses", "errors resolving", "DNS resolution failed")
+"""The starts of gRPC's details for a call that did not wait for a missing connection."""
 
 
 class AttemptResult(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterable
 from typing import Any, Generic, TypeVar
 
@@ -59,12 +60,13 @@ class OutlierState:
         waiting: The calls under way that wait for their one response, or a token for each.
         streaming: The same for calls that stream, which may be silent for long.
         unresponsive_at: The time from which the endpoint counts as unresponsive, if calls wait.
+        proven_at: When it answered its latest probe; 0 for never.
     """
 
     __slots__ = (
         "_abandoned_seconds", "_abandoned_until", "_failures", "_probe_at", "_probing",
         "_response_time", "_response_timeout", "backoff", "ejected", "excluded", "has_failed",
-        "streaming", "unresponsive_at", "waiting",
+        "proven_at", "streaming", "unresponsive_at", "waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -72,7 +74,7 @@ class OutlierState:
         self.backoff = 0.0
         self.waiting: set[object] = set()
         self.streaming: set[object] = set()
-        self.unresponsive_at = 0.0
+        self.unresponsive_at = self.proven_at = 0.0
         self._failures = 0
         self._abandoned_seconds = 0.0
         self._abandoned_until = 0.0
@@ -152,9 +154,14 @@ class OutlierState:
         self._failures = 0
         self._abandoned_seconds = 0.0
 
+    @property
+    def probe_at(self) -> float:
+        """When it is to be probed; infinity while it is in use or a probe runs."""
+        return self._probe_at if self.excluded and not self._probing else math.inf
+
     def claim_probe(self, now: float) -> bool:
         """Returns True if the caller is to probe it now; only one probe runs at a time."""
-        if self._probing or now < self._probe_at:
+        if self._probing or (self.excluded and now < self._probe_at):
             return False
         self._probing = True
         return True
@@ -162,6 +169,8 @@ class OutlierState:
     def probe_ended(self, alive: bool, now: float) -> None:
         """Records the result of a probe. Only an answered call resets `backoff` as well."""
         self._probing = False
+        if alive:
+            self.proven_at = now
         if not self.excluded:
             return
         if alive:

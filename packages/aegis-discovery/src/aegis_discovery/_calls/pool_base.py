@@ -29,11 +29,6 @@ _NO_ANSWER = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, St
 _log = logging.getLogger("aegis.pool")
 
 
-def is_alive(code: StatusCode) -> bool:
-    """Returns whether the provider answered a probe that ended with this status."""
-    return code not in _NO_ANSWER
-
-
 class BasePool(Generic[ChannelT]):
     """A pool without its channels, which each subclass opens in its own way.
 
@@ -85,7 +80,15 @@ class BasePool(Generic[ChannelT]):
             self._start_probe(endpoint)
         except Exception:  # noqa: BLE001 - must not fail the call that triggered the probe
             _log.debug("%r cannot be probed", endpoint, exc_info=True)
-            endpoint.probe_ended(False, time.monotonic())
+            self._probe_ended(endpoint, StatusCode.UNAVAILABLE)
 
     def _start_probe(self, endpoint: Endpoint[ChannelT]) -> None:
         raise NotImplementedError
+
+    def _probe_ended(self, endpoint: Endpoint[ChannelT], code: StatusCode) -> None:
+        """Records how a probe ended, and wakes the calls that wait for that."""
+        now = time.monotonic()
+        endpoint.probe_ended(code not in _NO_ANSWER, now)
+        if code is StatusCode.UNAVAILABLE:
+            endpoint.connection_failed(now)  # it may have been in use
+        self._registry.waiters.changed()

@@ -13,7 +13,7 @@ from aegis_discovery._calls.endpoint import ChannelT, Endpoint
 from aegis_discovery._calls.selection import ServiceEndpoints
 from aegis_discovery._calls.stats import PoolStats
 from aegis_discovery._calls.views import ProviderChanges, ProviderSource, ViewBuilder
-from aegis_discovery._calls.waiting import Waiters
+from aegis_discovery._calls.waiters import Waiters
 from aegis_discovery._runtime.fork_guard import register_at_fork
 from aegis_discovery.errors import ClosedError, ForkedError
 

@@ -59,49 +59,42 @@ class Router(Generic[ChannelT]):
     def _missing(self, **ended: Any) -> NoProvidersError:
         service = self.service
         return self._no_providers(
-            service.name, service.version, service.known_nodes, service.known_versions, **ended
+            service.name,
+            service.version,
+            service.known_nodes,
+            service.known_versions,
+            **ended,
         )
 
-    def has_provider(self, deadline: float | None) -> bool:
-        """Returns whether a call that waits for a provider may start.
+    def check_open(self) -> None:
+        """Raises `ClosedError` if the channel or its pool was closed."""
+        if self.closed or self.service.is_closed:
+            raise self.service.closed_error() if self.service.is_closed else ClosedError("channel")
 
-        Args:
-            deadline: When the call must be done, in monotonic seconds.
+    def check_waiting(self) -> None:
+        """Raises the error of a call that waits for a provider and cannot go on.
 
         Raises:
-            NoProvidersError: If the deadline is over, or the channel or its pool was closed.
+            NoProvidersError: If the channel or its pool was closed.
         """
         if self.closed:
             raise self.waiting_error(StatusCode.CANCELLED, "its channel was closed") from None
         if self.service.is_closed:
             raise self.waiting_error(StatusCode.CANCELLED, "its pool was closed") from None
-        if self.service.has_provider():
-            return True
-        if deadline is not None and time.monotonic() >= deadline:
-            raise self.waiting_error(StatusCode.DEADLINE_EXCEEDED, "its deadline") from None
-        return False
 
     def waiting_error(self, code: StatusCode, until: str) -> NoProvidersError:
         """Returns the error of a call that waited for a provider until something else came."""
-        return self._missing(until=until, code=code)
+        unreached = [endpoint.node_id for endpoint in tuple(self.service.view.endpoints)]
+        return self._missing(until=until, unreached=unreached, code=code)
 
     def waiting(self, wake: Callable[[], object]) -> AbstractContextManager[None]:
-        """Calls `wake`, from any thread, whenever `has_provider` may have another answer."""
+        """Calls `wake`, from any thread, whenever a call that waits may go on or end."""
         return self.service.waiters.waiting(self.service, wake)
 
     def close(self) -> None:
         """Refuses further calls, and ends those that wait for a provider."""
         self.closed = True
         self.service.waiters.wake(self.service)
-
-    def should_wait_for_ready(self, policy: RetryPolicy | None, tried: int = 0) -> bool:
-        """Returns whether an attempt of a `wait_for_ready` call is to wait for its connection.
-
-        An attempt that can be repeated elsewhere does not: its provider may be gone for good.
-        """
-        if policy is None or StatusCode.UNAVAILABLE not in policy.codes:
-            return True
-        return tried + 1 >= min(policy.attempts, len(self.service.view.endpoints))
 
     def record(self, endpoint: Endpoint[ChannelT], result: AttemptResult, now: float) -> None:
         """Records an attempt that did not succeed.
@@ -135,7 +128,6 @@ class Router(Generic[ChannelT]):
         policy: RetryPolicy | None,
         *,
         deadline: float | None = None,
-        waiting: bool | None = None,
     ) -> Endpoint[ChannelT] | None:
         """Records an attempt that did not succeed; returns the endpoint for a retry, if any.
 
@@ -144,9 +136,6 @@ class Router(Generic[ChannelT]):
             result: How the attempt ended.
             policy: Which calls are retried; None for none.
             deadline: When the whole call must be done, in monotonic seconds; never extended.
-            waiting: Whether the caller asked to wait until a provider is connected. The retry of an
-                attempt that failed at once instead of waiting is not charged to the budget: it
-                replaces the wait, and the attempt made no load.
         """
         now = time.monotonic()
         self.record(tried[-1], result, now)
@@ -156,5 +145,4 @@ class Router(Generic[ChannelT]):
             result.code in policy.codes or result.is_shed
         ):
             return None
-        charged = not (waiting and result.is_not_connected)
-        return self.service.pick_retry(tried, now, charged=charged)
+        return self.service.pick_retry(tried, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -13,7 +14,7 @@ from aegis_discovery._calls.endpoint import ChannelT, Endpoint, stats_of
 from aegis_discovery._calls.retry_budget import RetryBudget
 from aegis_discovery._calls.stats import ServiceStats
 from aegis_discovery._calls.views import PRIORITIES, ProviderSource, View, ViewBuilder
-from aegis_discovery._calls.waiting import Waiters
+from aegis_discovery._calls.waiters import Waiters
 from aegis_discovery._model import NodeInfo
 from aegis_discovery.errors import ClosedError
 
@@ -117,14 +118,13 @@ class ServiceEndpoints(Generic[ChannelT]):
         return self._search(now, ())
 
     def pick_retry(
-        self, tried: tuple[Endpoint[ChannelT], ...], now: float, *, charged: bool
+        self, tried: tuple[Endpoint[ChannelT], ...], now: float
     ) -> Endpoint[ChannelT] | None:
         """Returns the endpoint for a further attempt of a call, or None if there is to be none.
 
         Args:
             tried: The endpoints of the attempts so far.
             now: Monotonic seconds.
-            charged: Whether the retry budget must allow it.
         """
         if self._pool.closed:
             return None
@@ -133,11 +133,36 @@ class ServiceEndpoints(Generic[ChannelT]):
         endpoint = self._search(now, tried)
         if endpoint is None:
             return None
-        if charged and not self._budget.take(self.calls, now):
+        if not self._budget.take(self.calls, now):
             self.retries_refused += 1
             return None
         self.retries += 1
         return endpoint
+
+    def pick_in_use(self, now: float) -> Endpoint[ChannelT] | None:
+        """Returns an endpoint that is in use for a call that waits, or None while there is none.
+
+        Starts the probes that are due.
+        """
+        if self._index.position != self._pool.position:
+            self._pool.refresh()
+        for candidates in (*self.view.priorities, self.view.endpoints):
+            usable = [endpoint for endpoint in tuple(candidates) if self._is_usable(endpoint, now)]
+            if usable:
+                self.calls += 1
+                return self._balance_fallback(usable)
+        return None
+
+    def prove(self, endpoint: Endpoint[ChannelT], now: float) -> None:
+        """Probes an endpoint that is in use."""
+        if endpoint.claim_probe(now):
+            self._pool.probe(endpoint)
+
+    @property
+    def next_probe(self) -> float:
+        """When the next probe of an endpoint is due; infinity for never."""
+        endpoints = tuple(self.view.endpoints)
+        return min((endpoint.probe_at for endpoint in endpoints), default=math.inf)
 
     def _search(
         self, now: float, tried: tuple[Endpoint[ChannelT], ...]
@@ -213,19 +238,17 @@ class ServiceEndpoints(Generic[ChannelT]):
         """Whether the pool was closed."""
         return self._pool.closed
 
+    def closed_error(self) -> ClosedError:
+        """Returns the error of a call to a pool that was closed or forked."""
+        return self._pool.closed_error()
+
     @property
     def waiters(self) -> Waiters:
         """The waiting calls of the pool."""
         return self._pool.waiters
 
-    def has_provider(self) -> bool:
-        """Returns whether a pick would find an endpoint."""
-        if self._index.position != self._pool.position:
-            self._pool.refresh()
-        return bool(self.view.priorities[0])
-
     def may_have_provider(self) -> bool:
-        """As `has_provider`, but updates no view: true also where only an update can tell."""
+        """Returns whether there may be a provider; only an update of the view may tell for sure."""
         if self.view.priorities[0]:
             return True
         return self._index.changed_at(self.name, self.version) > self._pool.position

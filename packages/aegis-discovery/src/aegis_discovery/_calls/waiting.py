@@ -1,73 +1,62 @@
-"""Wakes the calls that wait until their service has a provider."""
+"""How one call waits for a provider that is in use; pure but for the probes it asks for."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Protocol
+import math
+from typing import Generic
 
-from aegis_discovery._calls.views import ProviderSource
+from grpc import StatusCode
 
-
-class Service(Protocol):
-    """What is waited for."""
-
-    def may_have_provider(self) -> bool: ...
+from aegis_discovery._calls.endpoint import RESPONSE_TIMEOUT, ChannelT, Endpoint
+from aegis_discovery._calls.router import Router
 
 
-class Waiters:
-    """The waiting calls of one pool, by service.
+class Wait(Generic[ChannelT]):
+    """A call's wait for an endpoint that is in use.
 
-    It follows the topology only while a call waits, and wakes only the calls whose service may have
-    a provider. A call that was woken picks again.
+    gRPC itself would wait for one connection, whatever becomes of its provider. So no attempt
+    waits in gRPC: it fails without a connection, and the call waits here for any endpoint.
+
+    Args:
+        router: Knows the endpoints.
+        now: When the wait begins, in monotonic seconds.
+        deadline: When the call must be done, in monotonic seconds.
+        once: Whether the call cannot be repeated if it finds no connection. Then its endpoint must
+            answer a probe first.
     """
 
-    def __init__(self, source: ProviderSource) -> None:
-        self._source = source
-        self._lock = threading.Lock()
-        self._wakes: dict[Service, dict[object, Callable[[], object]]] = {}
-        self._unsubscribe: Callable[[], None] | None = None
+    def __init__(
+        self, router: Router[ChannelT], now: float, deadline: float | None, *, once: bool = False
+    ) -> None:
+        self._router = router
+        self.deadline = deadline
+        self._once = once
+        self._chosen: Endpoint[ChannelT] | None = None
+        self._chosen_at = self._until = now
 
-    def __len__(self) -> int:
-        return sum(map(len, list(self._wakes.values())))
+    def try_pick(self, now: float) -> Endpoint[ChannelT] | None:
+        """Returns the endpoint for the call, or None while it must wait.
 
-    @contextmanager
-    def waiting(self, service: Service, wake: Callable[[], object]) -> Iterator[None]:
-        """Calls `wake`, from any thread, each time when a pick may find a provider or an end."""
-        token = object()
-        with self._lock:
-            self._wakes.setdefault(service, {})[token] = wake
-            if self._unsubscribe is None:
-                self._unsubscribe = self._source.subscribe_changed(self.changed)
-        try:
-            yield
-        finally:
-            with self._lock:
-                del self._wakes[service][token]
-                if not self._wakes[service]:
-                    del self._wakes[service]
-                if not self._wakes and self._unsubscribe is not None:
-                    self._unsubscribe()
-                    self._unsubscribe = None
+        Raises:
+            NoProvidersError: If the deadline is over, or the channel or its pool was closed.
+        """
+        router, service = self._router, self._router.service
+        router.check_waiting()
+        endpoint = self._chosen
+        if endpoint is None or endpoint.excluded or now >= self._until:
+            endpoint = self._chosen = service.pick_in_use(now)
+            self._chosen_at, self._until = now, now + RESPONSE_TIMEOUT
+        if endpoint is not None:
+            if not self._once or endpoint.proven_at > self._chosen_at:
+                return endpoint
+            service.prove(endpoint, now)
+        if self.deadline is not None and now >= self.deadline:
+            raise router.waiting_error(StatusCode.DEADLINE_EXCEEDED, "its deadline") from None
+        return None
 
-    def changed(self) -> None:
-        """Wakes the calls whose service may have a provider now."""
-        with self._lock:
-            services = list(self._wakes)
-        for service in services:
-            if service.may_have_provider():
-                self.wake(service)
-
-    def wake(self, service: Service) -> None:
-        """Wakes all calls that wait for this service."""
-        with self._lock:
-            wakes = list(self._wakes.get(service, {}).values())
-        for wake in wakes:
-            wake()
-
-    def wake_all(self) -> None:
-        with self._lock:
-            services = list(self._wakes)
-        for service in services:
-            self.wake(service)
+    def time_left(self, now: float) -> float | None:
+        """Returns the seconds until `try_pick` must be called again; None for no limit."""
+        first = self._router.service.next_probe if self._chosen is None else self._until
+        if self.deadline is not None:
+            first = min(first, self.deadline)
+        return None if first == math.inf else max(first - now, 0.0)

@@ -13,6 +13,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from aegis_discovery._calls.aio.no_providers import NoProvidersRpcError
+from aegis_discovery._calls.aio.waiting import Pause
 from aegis_discovery._calls.attempt import AttemptResult, attempt_result, record_success, time_left
 from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery._calls.router import Router
@@ -77,10 +79,12 @@ class RetriedCall(grpc.aio.Call):
 
     # Class attributes cost a call nothing where it keeps the default.
     _streams = False
+    _once = False
     _may_retry = True
     _answered = False
     _call: Any = None
     _final: Any = None
+    _endpoint: Any = None
     _tried: tuple[Endpoint[grpc.aio.Channel], ...] = ()
     _deadline: float | None = None
 
@@ -96,23 +100,44 @@ class RetriedCall(grpc.aio.Call):
     ) -> None:
         self._stub = stub
         self._request = request
-        self._wait_for_ready = wait_for_ready
+        self._waits = wait_for_ready
         self._options = (metadata, credentials, compression)
         now = monotonic()
         if timeout is not None:
             self._deadline = now + timeout
-        self._start(stub.router.pick(now), timeout, now)
+        if self._once:
+            stub.router.check_open()
+            self._pause()
+            return
+        try:
+            endpoint = stub.router.pick(now)
+        except NoProvidersRpcError:
+            if not wait_for_ready:
+                raise
+            self._pause()
+        else:
+            self._start(endpoint, timeout, now)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} at {self._endpoint.node_id}: {self._call!r}>"
+        return f"<{type(self).__name__} of {self._stub.router!r}: {self._call!r}>"
+
+    def _pause(self) -> None:
+        """Waits for an endpoint before the next attempt."""
+        this = weakref.ref(self)  # the pause must not keep this object alive
+
+        def begin(endpoint: Endpoint[grpc.aio.Channel]) -> None:
+            call = this()
+            if call is not None:
+                now = monotonic()
+                call._start(endpoint, time_left(call._deadline), now)  # noqa: SLF001 - of this class
+
+        self._endpoint = None
+        self._call = Pause(self._stub.router, self._deadline, begin, once=self._once)
 
     def _start(
         self, endpoint: Endpoint[grpc.aio.Channel], timeout: float | None, now: float
     ) -> None:
         """Starts an attempt."""
-        wait = self._wait_for_ready
-        if wait:
-            wait = self._stub.router.should_wait_for_ready(self._stub.retry, len(self._tried))
         metadata, credentials, compression = self._options
         stub = self._stub
         # The multi-callable nearly always exists, so it is looked up without a function call.
@@ -122,7 +147,6 @@ class RetriedCall(grpc.aio.Call):
             timeout=timeout,
             metadata=metadata,
             credentials=credentials,
-            wait_for_ready=wait,
             compression=compression,
         )
         self._endpoint = endpoint
@@ -131,9 +155,20 @@ class RetriedCall(grpc.aio.Call):
         if self._streams:
             endpoint.streaming.add(self._call)
             self._call.add_done_callback(endpoint.streaming.discard)
+            self._settle_at_end()
         else:
             endpoint.call_started(now, self._call)
             self._call.add_done_callback(endpoint.waiting.discard)
+
+    def _settle_at_end(self) -> None:
+        this = weakref.ref(self)  # the callback must not keep this object alive
+
+        def ended(call: Any) -> None:
+            retried = this()
+            if retried is not None:
+                retried._settle(call)  # noqa: SLF001 - a closure of this very class
+
+        self._call.add_done_callback(ended)
 
     def _settle(self, call: Any) -> bool:
         """Decides once whether an ended attempt is the final one; if not, starts the next."""
@@ -150,18 +185,23 @@ class RetriedCall(grpc.aio.Call):
         return True
 
     def _retry(self, call: Any) -> bool:
-        """Records how an attempt ended; starts a retry and returns True if there is to be one."""
+        """Records how an attempt ended; pauses or retries and returns True if it is to go on."""
+        if isinstance(call, Pause):
+            return False
         result = result_of(call, answered=self._answered, streams=self._streams)
         if result.code is grpc.StatusCode.OK:
             record_success(self._endpoint, self._began, streams=self._streams)
             return False
+        if self._waits and result.is_not_connected and self._may_retry:
+            self._stub.router.record(self._endpoint, result, monotonic())
+            self._pause()
+            return True
         self._tried = (*self._tried, self._endpoint)
         endpoint = self._stub.router.pick_retry(
             self._tried,
             result,
             self._stub.retry if self._may_retry else None,
             deadline=self._deadline,
-            waiting=self._wait_for_ready,
         )
         if endpoint is None:
             return False
@@ -239,7 +279,7 @@ class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
     """A call with one response. It is retried only while something awaits it."""
 
     def __del__(self) -> None:
-        if self._final is None and self._call is not None:
+        if self._final is None and self._endpoint is not None:
             self._endpoint.waiting.discard(self._call)
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -250,6 +290,8 @@ class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
             except asyncio.CancelledError:
                 if self._may_retry:
                     self._may_retry = False
+                    if self._endpoint is None:
+                        raise
                     self._stub.router.call_abandoned(self._endpoint, self._began, monotonic())
                 raise
             except grpc.RpcError:
@@ -271,20 +313,6 @@ class RetriedStreamCall(RetriedCall, grpc.aio.UnaryStreamCall):
 
     _streams = True
     _responses: AsyncIterator[Any] | None = None
-
-    def _start(
-        self, endpoint: Endpoint[grpc.aio.Channel], timeout: float | None, now: float
-    ) -> None:
-        super()._start(endpoint, timeout, now)
-        # The callback must not keep this object alive, or it could never be dropped.
-        this = weakref.ref(self)
-
-        def ended(call: Any) -> None:
-            retried = this()
-            if retried is not None:
-                retried._settle(call)  # noqa: SLF001 - a closure of this very class
-
-        self._call.add_done_callback(ended)
 
     def __del__(self) -> None:
         if self._call is not None and not self._call.done():
@@ -320,3 +348,49 @@ class RetriedStreamCall(RetriedCall, grpc.aio.UnaryStreamCall):
             else:
                 self._answered = True
                 return message
+
+
+class _WaitingRequests(RetriedCall):
+    """A call with a stream of requests, which cannot be repeated: it waits for its endpoint first.
+
+    Its endpoint answers a probe before the call starts.
+    """
+
+    _streams = True
+    _once = True
+    _may_retry = False
+
+    async def write(self, request: Any) -> None:
+        while True:
+            call = self._call
+            try:
+                await call.write(request)
+            except grpc.RpcError:
+                if self._settle(call):
+                    raise
+            else:
+                return
+
+    async def done_writing(self) -> None:
+        while True:
+            call = self._call
+            await call.done_writing()
+            if call is self._call:
+                return
+
+
+class WaitingRequestsCall(_WaitingRequests, grpc.aio.StreamUnaryCall):
+    """A call with a stream of requests and one response."""
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        while True:
+            call = self._call
+            try:
+                return (yield from call.__await__())
+            except grpc.RpcError:
+                if self._settle(call):
+                    raise
+
+
+class WaitingChatCall(_WaitingRequests, RetriedStreamCall, grpc.aio.StreamStreamCall):
+    """A call with streams both ways."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable
-from functools import partial
 from time import monotonic
 from typing import Any, Self, TypeAlias
 
@@ -16,10 +15,12 @@ from aegis_discovery._calls.aio.call import (
     RetriedCall,
     RetriedStreamCall,
     RetriedUnaryCall,
+    WaitingChatCall,
+    WaitingRequestsCall,
     track,
 )
 from aegis_discovery._calls.aio.no_providers import NoProvidersCall, NoProvidersRpcError
-from aegis_discovery._calls.aio.waiting import WaitingCall
+from aegis_discovery._calls.aio.waiting import provider_may_have_come
 from aegis_discovery._calls.stubs import (
     BalancedMethods,
     BorrowedMethods,
@@ -62,58 +63,38 @@ def _one_request(retried: type[RetriedCall]) -> Callable[..., Any]:
                 self, request, timeout, wait_for_ready, metadata, credentials, compression
             )
         except NoProvidersRpcError as error:
-            if not wait_for_ready:
-                return NoProvidersCall(error)
-            begin = partial(
-                call,
-                self,
-                request,
-                metadata=metadata,
-                credentials=credentials,
-                wait_for_ready=True,
-                compression=compression,
-            )
-            return WaitingCall(self.router, timeout, begin)
+            return NoProvidersCall(error)
 
     return call
 
 
-def _many_requests(
-    self: _Callable,
-    request_iterator: Any = None,
-    timeout: float | None = None,
-    metadata: Any = None,
-    credentials: grpc.CallCredentials | None = None,
-    wait_for_ready: bool | None = None,
-    compression: grpc.Compression | None = None,
-) -> Any:
-    """Sends a stream of requests, which cannot be repeated."""
-    if wait_for_ready is None:
-        wait_for_ready = self.wait_for_ready
-    try:
-        endpoint = self.router.pick(monotonic())
-    except NoProvidersRpcError as error:
-        if not wait_for_ready:
+def _many_requests(waiting: type[RetriedCall]) -> Callable[..., Any]:
+    """Makes the method that sends a stream of requests, which cannot be repeated."""
+
+    def call(
+        self: _Callable,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        timeout = self.limit_timeout(timeout)
+        if self.wait_for_ready if wait_for_ready is None else wait_for_ready:
+            return waiting(
+                self, request_iterator, timeout, True, metadata, credentials, compression
+            )
+        try:
+            endpoint = self.router.pick(monotonic())
+        except NoProvidersRpcError as error:
             return NoProvidersCall(error)
-        begin = partial(
-            _many_requests,
-            self,
-            request_iterator,
-            metadata=metadata,
-            credentials=credentials,
-            wait_for_ready=True,
-            compression=compression,
+        started = self.for_endpoint(endpoint)(
+            request_iterator, timeout, metadata, credentials, None, compression
         )
-        return WaitingCall(self.router, self.limit_timeout(timeout), begin)
-    call = self.for_endpoint(endpoint)(
-        request_iterator,
-        self.limit_timeout(timeout),
-        metadata,
-        credentials,
-        wait_for_ready,
-        compression,
-    )
-    return track(call, self.router, endpoint)
+        return track(started, self.router, endpoint)
+
+    return call
 
 
 class _UnaryUnary(_Callable, grpc.aio.UnaryUnaryMultiCallable):
@@ -125,11 +106,11 @@ class _UnaryStream(_Callable, grpc.aio.UnaryStreamMultiCallable):
 
 
 class _StreamUnary(_Callable, grpc.aio.StreamUnaryMultiCallable):
-    __call__ = _many_requests
+    __call__ = _many_requests(WaitingRequestsCall)
 
 
 class _StreamStream(_Callable, grpc.aio.StreamStreamMultiCallable):
-    __call__ = _many_requests
+    __call__ = _many_requests(WaitingChatCall)
 
 
 class BalancedChannel(BalancedMethods[grpc.aio.Channel], grpc.aio.Channel):
@@ -153,16 +134,23 @@ class BalancedChannel(BalancedMethods[grpc.aio.Channel], grpc.aio.Channel):
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """Returns the connectivity of the watched provider.
 
-        Raises:
-            NoProvidersError: If the service has no provider.
+        Without a provider it is `TRANSIENT_FAILURE`.
         """
-        return self._watched_channel().get_state(try_to_connect)
+        try:
+            return self._watched_channel().get_state(try_to_connect)
+        except NoProvidersRpcError:
+            self._watched = None
+            return grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
         # Only get_state moves on to the next provider: without a request to connect, that one may
         # stay in the same state for ever.
         channel = self._watched() if self._watched else None
-        if channel is None or channel.get_state() is not last_observed_state:
+        if channel is None:
+            if last_observed_state in _LOST:
+                await provider_may_have_come(self._router)
+            return
+        if channel.get_state() is not last_observed_state:
             return
         if last_observed_state in _LOST:
             # gRPC keeps this state until it reconnects; the next provider may be connected already.
@@ -171,11 +159,7 @@ class BalancedChannel(BalancedMethods[grpc.aio.Channel], grpc.aio.Channel):
             await channel.wait_for_state_change(last_observed_state)
 
     async def channel_ready(self) -> None:
-        """Waits until a provider is connected.
-
-        Raises:
-            NoProvidersError: If the service has no provider.
-        """
+        """Waits until there is a provider that is connected."""
         while (state := self.get_state(try_to_connect=True)) is not _READY:
             await self.wait_for_state_change(state)
 

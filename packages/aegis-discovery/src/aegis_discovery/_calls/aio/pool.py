@@ -7,6 +7,7 @@ import time
 from asyncio import _get_running_loop  # unlike the public one, it never raises
 from typing import Any, Self, Unpack
 
+import grpc
 import grpc.aio
 from aegis_certs import TLSConfig
 
@@ -15,7 +16,7 @@ from aegis_discovery._calls.aio.channel import BalancedChannel, BorrowedChannel
 from aegis_discovery._calls.aio.no_providers import NoProvidersRpcError
 from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery._calls.options import PoolArguments, PoolOptions
-from aegis_discovery._calls.pool_base import PROBE, PROBE_TIMEOUT, BasePool, is_alive
+from aegis_discovery._calls.pool_base import PROBE, PROBE_TIMEOUT, BasePool
 from aegis_discovery._calls.router import Router
 from aegis_discovery._calls.selection import ServiceEndpoints
 from aegis_discovery._calls.views import MayProvide, ViewBuilder
@@ -94,15 +95,17 @@ class ServiceClientPool(BasePool[grpc.aio.Channel]):
 
     def _start_probe(self, endpoint: Endpoint[grpc.aio.Channel]) -> None:
         channel: Any = self._connect(endpoint)
-        probe = channel.unary_unary(PROBE)(b"", timeout=PROBE_TIMEOUT)
+        probe = channel.unary_unary(PROBE)(
+            b"", timeout=PROBE_TIMEOUT, wait_for_ready=endpoint.excluded
+        )
 
         def ended(probe: Any) -> None:
-            alive = False
+            code = grpc.StatusCode.UNAVAILABLE
             try:
-                alive = is_alive(result_of(probe).code)
+                code = result_of(probe).code
             except Exception:  # noqa: BLE001 - an interceptor's own error is not an answer
                 _log.debug("%r was not probed", endpoint, exc_info=True)
-            endpoint.probe_ended(alive, time.monotonic())
+            self._probe_ended(endpoint, code)
             del references[:]
 
         # gRPC closes a channel and cancels a call that nothing references.
@@ -154,6 +157,10 @@ class _LoopRouter(Router[grpc.aio.Channel]):
         super().__init__(service, NoProvidersRpcError)
         self._home = home
         self._loop: object = home  # not a loop, so that the first call checks the home loop
+
+    def check_open(self) -> None:
+        self._home.check()
+        super().check_open()
 
     def pick(self, now: float) -> Endpoint[grpc.aio.Channel]:
         # Repeats super().pick() and checks the loop here, because each frame of a call counts.

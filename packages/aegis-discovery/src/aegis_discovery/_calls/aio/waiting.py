@@ -1,151 +1,157 @@
-"""Async calls that wait until their service has a provider."""
+"""Async calls that wait until a provider of their service is in use."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import suppress
-from typing import Any
+from time import monotonic
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
 
-from aegis_discovery._calls.aio.no_providers import NoProvidersCall, NoProvidersRpcError
-from aegis_discovery._calls.attempt import deadline_of, time_left
+from aegis_discovery._calls.aio.no_providers import NoProvidersCall
+from aegis_discovery._calls.attempt import time_left
+from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery._calls.router import Router
+from aegis_discovery._calls.waiting import Wait
 
 # The stubs of grpc make these classes generic; at run time not all of them are.
 # mypy: disable-error-code="type-arg"
 
+_Begin: TypeAlias = Callable[[Endpoint[grpc.aio.Channel]], object]
 
-async def _start(
-    router: Router[grpc.aio.Channel],
-    deadline: float | None,
-    begin: Callable[..., Any],
-) -> Any:
-    """Waits for a provider; returns the call that `begin` starts, or one that ended."""
+
+class Pause(
+    grpc.aio.UnaryUnaryCall,
+    grpc.aio.UnaryStreamCall,
+    grpc.aio.StreamUnaryCall,
+    grpc.aio.StreamStreamCall,
+):
+    """Takes the place of an attempt while a call, of any kind, waits for an endpoint.
+
+    When there is one, `begin` starts an attempt in its place, and the pause ends. It ends in any
+    case with an error, which is that of the call unless `begin` started an attempt. It ends when it
+    is dropped.
+    """
+
+    def __init__(
+        self,
+        router: Router[grpc.aio.Channel],
+        deadline: float | None,
+        begin: _Begin,
+        *,
+        once: bool,
+    ) -> None:
+        self._router = router
+        self._wait = Wait(router, monotonic(), deadline, once=once)
+        # The task must not keep this object alive, or it could never be dropped.
+        self._task = asyncio.create_task(
+            _wait_and_begin(router, self._wait, begin), name="aegis-waiting-call"
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._router!r}>"
+
+    def __del__(self) -> None:
+        if not self._task.done():
+            self._task.cancel()
+
+    async def ended(self) -> NoProvidersCall:
+        """Waits for the end, without being cancelled by it."""
+        await asyncio.wait([self._task])
+        if self._task.cancelled():
+            cancelled = grpc.StatusCode.CANCELLED
+            return NoProvidersCall(self._router.waiting_error(cancelled, "it was cancelled"))
+        return NoProvidersCall(self._task.result())
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        raise (yield from self._task.__await__())
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> NoReturn:
+        raise await self._task
+
+    read = __anext__
+
+    async def write(self, request: Any) -> NoReturn:
+        raise await self._task
+
+    async def done_writing(self) -> None:
+        await self.ended()
+
+    async def wait_for_connection(self) -> None:
+        await (await self.ended()).wait_for_connection()
+
+    # The methods of gRPC's calls are untyped here.
+
+    async def initial_metadata(self) -> Any:
+        return await (await self.ended()).initial_metadata()
+
+    trailing_metadata = initial_metadata
+
+    async def code(self) -> Any:
+        return await (await self.ended()).code()
+
+    async def details(self) -> Any:
+        return await (await self.ended()).details()
+
+    debug_error_string = details
+
+    def done(self) -> bool:
+        return self._task.done()
+
+    def cancelled(self) -> bool:
+        return self._task.cancelled()
+
+    def cancel(self) -> bool:
+        return self._task.cancel()
+
+    def time_remaining(self) -> float | None:
+        return time_left(self._wait.deadline)
+
+    def add_done_callback(self, callback: Callable[[Any], object]) -> None:
+        self._task.add_done_callback(lambda _: callback(self))
+
+
+async def provider_may_have_come(router: Router[grpc.aio.Channel]) -> None:
+    """Waits until a service without a provider may have one, or its channel is closed."""
+    woken, wake = _alarm()
+    with router.waiting(wake):
+        if not router.closed and not router.service.may_have_provider():
+            await woken.wait()
+
+
+def _alarm() -> tuple[asyncio.Event, Callable[[], None]]:
+    """Returns an event and what sets it from any thread."""
     woken, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def wake() -> None:
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(woken.set)
 
-    with router.waiting(wake):
-        while True:
-            try:
-                if router.has_provider(deadline):
-                    return begin(timeout=time_left(deadline))
-            except NoProvidersRpcError as error:
-                return NoProvidersCall(error)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(time_left(deadline)):
-                    await woken.wait()
-            woken.clear()
+    return woken, wake
 
 
-class WaitingCall(
-    grpc.aio.UnaryUnaryCall,
-    grpc.aio.UnaryStreamCall,
-    grpc.aio.StreamUnaryCall,
-    grpc.aio.StreamStreamCall,
-):
-    """A call, of any kind, that starts once its service has a provider.
-
-    From then on it behaves as the call that was started. `begin` starts that, with a timeout. It is
-    cancelled when it is dropped before.
-    """
-
-    def __init__(
-        self,
-        router: Router[grpc.aio.Channel],
-        timeout: float | None,
-        begin: Callable[..., Any],
-    ) -> None:
-        self._router = router
-        self._deadline = deadline_of(timeout)
-        # The task must not keep this object alive, or it could never be dropped.
-        self._task = asyncio.create_task(
-            _start(router, self._deadline, begin), name="aegis-waiting-call"
-        )
-        self._responses: AsyncIterator[Any] | None = None
-
-    def __del__(self) -> None:
-        if not self._task.done():
-            self._task.cancel()
-
-    async def _started(self) -> Any:
-        """Waits for the start and returns the call; this may be cancelled without the call."""
-        await asyncio.wait([self._task])
-        if self._task.cancelled():
-            cancelled = grpc.StatusCode.CANCELLED
-            return NoProvidersCall(self._router.waiting_error(cancelled, "it was cancelled"))
-        return self._task.result()
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        call = yield from self._task.__await__()
-        return (yield from call.__await__())
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        if self._responses is None:
-            self._responses = self._iterate()
-        return self._responses
-
-    async def _iterate(self) -> AsyncIterator[Any]:
-        async for message in await self._task:
-            yield message
-
-    # The methods of gRPC's calls are untyped here.
-
-    async def read(self) -> Any:
-        return await (await self._task).read()
-
-    async def write(self, request: Any) -> None:
-        await (await self._task).write(request)
-
-    async def done_writing(self) -> None:
-        await (await self._started()).done_writing()
-
-    async def wait_for_connection(self) -> None:
-        await (await self._started()).wait_for_connection()
-
-    async def initial_metadata(self) -> Any:
-        return await (await self._started()).initial_metadata()
-
-    async def trailing_metadata(self) -> Any:
-        return await (await self._started()).trailing_metadata()
-
-    async def code(self) -> Any:
-        return await (await self._started()).code()
-
-    async def details(self) -> Any:
-        return await (await self._started()).details()
-
-    async def debug_error_string(self) -> Any:
-        return await (await self._started()).debug_error_string()
-
-    def _ended_early(self) -> bool:
-        """Returns whether it was cancelled, or failed, before it could start."""
-        return self._task.cancelled() or self._task.exception() is not None
-
-    def done(self) -> Any:
-        return self._task.done() and (self._ended_early() or self._task.result().done())
-
-    def cancelled(self) -> Any:
-        if not self._task.done():
-            return False
-        return self._task.cancelled() or self._task.result().cancelled()
-
-    def cancel(self) -> Any:
-        return self._task.result().cancel() if self._task.done() else self._task.cancel()
-
-    def time_remaining(self) -> float | None:
-        return time_left(self._deadline)
-
-    def add_done_callback(self, callback: Callable[[Any], object]) -> None:
-        def started(task: asyncio.Task[Any]) -> None:
-            if self._ended_early():
-                callback(self)
-            else:
-                task.result().add_done_callback(lambda _: callback(self))
-
-        self._task.add_done_callback(started)
+async def _wait_and_begin(
+    router: Router[grpc.aio.Channel], wait: Wait[grpc.aio.Channel], begin: _Begin
+) -> Any:
+    """Waits for an endpoint and begins an attempt there; returns the error of the pause."""
+    woken, wake = _alarm()
+    try:
+        with router.waiting(wake):
+            while (endpoint := wait.try_pick(monotonic())) is None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait.time_left(monotonic())):
+                        await woken.wait()
+                woken.clear()
+        begin(endpoint)
+    except grpc.RpcError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - a user's interceptor or serializer
+        until = f"it could not start: {error!r}"
+        return router.waiting_error(grpc.StatusCode.UNKNOWN, until)
+    return router.waiting_error(grpc.StatusCode.UNAVAILABLE, "it could start")

@@ -22,6 +22,7 @@ from aegis_discovery._calls.attempt import (
 from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery._calls.retry_budget import RetryPolicy
 from aegis_discovery._calls.router import Router
+from aegis_discovery._calls.sync.waiting import Pause, SyncRouter
 
 # After these codes the call may be retried, or its provider was not reached, which depends on the
 # details and the metadata.
@@ -29,53 +30,96 @@ _INCOMPLETE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_E
 
 _log = logging.getLogger("aegis.pool")
 
-Start: TypeAlias = Callable[["Endpoint[grpc.Channel]", "float | None", "bool | None"], Any]
-"""Starts an attempt at an endpoint, with a timeout and `wait_for_ready`."""
+Start: TypeAlias = Callable[["Endpoint[grpc.Channel]", "float | None"], Any]
+"""Starts an attempt at an endpoint, with a timeout."""
 
 
 class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic in the stubs only
     """A future or a response stream that is retried at other providers until it is answered.
 
     It behaves as the call of its final attempt. The first thread that sees an attempt end (the
-    caller's or gRPC's) settles whether that attempt is the final one. `start` starts an attempt;
-    `endpoint` and `call` are the first one. The deadline, in monotonic seconds, is for all of them.
+    caller's or gRPC's) settles whether that attempt is the final one. While it waits for an
+    endpoint, a pause takes the place of an attempt.
+
+    Args:
+        router: Picks the endpoints.
+        start: Starts an attempt.
+        policy: Which attempts are retried; None for none.
+        deadline: When all attempts together must be done, in monotonic seconds.
+        first: The endpoint and the call of the first attempt; None to wait for an endpoint first.
+        waits: Whether it waits for an endpoint when an attempt finds no connection.
+        once: Whether it sends a stream of requests, which cannot be repeated.
+        streams: Whether requests or responses are a stream.
     """
 
     def __init__(
         self,
-        router: Router[grpc.Channel],
+        router: SyncRouter,
         start: Start,
-        policy: RetryPolicy,
+        policy: RetryPolicy | None,
         deadline: float | None,
-        wait_for_ready: bool | None,
-        endpoint: Endpoint[grpc.Channel],
-        call: Any,
+        first: tuple[Endpoint[grpc.Channel], Any] | None,
         *,
+        waits: bool,
+        once: bool = False,
         streams: bool,
     ) -> None:
         self._router = router
         self._start = start
         self._policy = policy
-        self._incomplete = policy.codes | _INCOMPLETE
+        self._incomplete = _INCOMPLETE if policy is None else policy.codes | _INCOMPLETE
         self._deadline = deadline
-        self._wait_for_ready = wait_for_ready
+        self._waits = waits
+        self._once = once
         self._streams = streams
         self._lock = threading.Lock()
         self._reading = threading.Lock()
         self._answered = False
         self._cancelled = False
         self._final: Any = None
+        self._call: Any = None
         self._tried: tuple[Endpoint[grpc.Channel], ...] = ()
-        self._add_attempt(endpoint, call)
+        if first is None:
+            with self._lock:  # so that no attempt begins before the pause is in its place
+                self._pause()
+        else:
+            self._add_attempt(*first)
         self._watch()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} at {self._tried[-1].node_id}: {self._call!r}>"
+        return f"<{type(self).__name__} of {self._router!r}: {self._call!r}>"
 
     def _add_attempt(self, endpoint: Endpoint[grpc.Channel], call: Any) -> None:
         self._began = _count(call, endpoint, streams=self._streams)
         self._call = call
-        self._tried = (*self._tried, endpoint)
+        self._endpoint = endpoint
+
+    def _pause(self) -> None:
+        """Waits for an endpoint before the next attempt."""
+        this = weakref.ref(self)  # the pause must not keep this object alive
+
+        def begin(endpoint: Endpoint[grpc.Channel]) -> None:
+            call = this()
+            if call is not None:
+                call._begin(endpoint)  # noqa: SLF001 - a closure of this very class
+
+        self._call = Pause(self._router, self._deadline, begin, once=self._once)
+
+    def _begin(self, endpoint: Endpoint[grpc.Channel]) -> None:
+        """Starts an attempt in the place of a pause."""
+        with self._lock:
+            if self._cancelled:
+                self._call.cancel()
+                return
+            call = self._start(endpoint, time_left(self._deadline))
+            if isinstance(call, grpc.Call):
+                self._add_attempt(endpoint, call)
+            else:
+                self._final = self._call = call  # an interceptor's own object
+        if self._cancelled:
+            self._call.cancel()
+        if self._final is None:
+            self._watch()
 
     def _watch(self) -> None:
         """Settles the attempt when it ends, even if no thread waits for it.
@@ -116,9 +160,11 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
 
         It may wait for events of gRPC's own thread, if the status alone does not decide.
         """
+        if call is self._final:
+            return True
         code = call.code()
         result = AttemptResult(code, self._answered or self._streams, ())
-        if self._needs_result(call) and call is not self._final and call is self._call:
+        if self._needs_result(call) and call is self._call:
             with self._reading:  # another thread may be about to hand a message to the caller
                 result = result_of(call, answered=self._answered)
         with self._lock:
@@ -126,35 +172,39 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
                 return True
             if call is not self._call:
                 return False
-            if code is grpc.StatusCode.OK:
-                record_success(self._tried[-1], self._began, streams=self._streams)
+            if isinstance(call, Pause):
                 self._final = call
                 return True
-            endpoint = self._router.pick_retry(
-                self._tried,
-                result,
-                None if self._cancelled else self._policy,
-                deadline=self._deadline,
-                waiting=self._wait_for_ready,
-            )
+            if code is grpc.StatusCode.OK:
+                record_success(self._endpoint, self._began, streams=self._streams)
+                self._final = call
+                return True
             try:
-                if endpoint is not None:
-                    wait = self._wait_for_ready
-                    if wait:
-                        tried = len(self._tried)
-                        wait = self._router.should_wait_for_ready(self._policy, tried)
-                    attempt = self._start(endpoint, time_left(self._deadline), wait)
-                    self._add_attempt(endpoint, attempt)
+                goes_on = self._go_on(result)
             except Exception:  # noqa: BLE001 - if a retry cannot start, this attempt is the final one
                 _log.debug("no further attempt after %r", call, exc_info=True)
-                endpoint = None
-            if endpoint is None:
+                goes_on = False
+            if not goes_on:
                 self._final = call
                 return True
         if self._cancelled:
             self._call.cancel()
         self._watch()
         return False
+
+    def _go_on(self, result: AttemptResult) -> bool:
+        """Records a failed attempt; pauses or starts a retry if there is to be one."""
+        if self._waits and result.is_not_connected and not (self._cancelled or self._once):
+            self._router.record(self._endpoint, result, time.monotonic())
+            self._pause()
+            return True
+        self._tried = (*self._tried, self._endpoint)
+        policy = None if self._cancelled else self._policy
+        endpoint = self._router.pick_retry(self._tried, result, policy, deadline=self._deadline)
+        if endpoint is None:
+            return False
+        self._add_attempt(endpoint, self._start(endpoint, time_left(self._deadline)))
+        return True
 
     def _wait(self, timeout: float | None = None) -> Any:
         """Waits for the end and returns the final attempt."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Self, TypeAlias
 
@@ -19,55 +17,13 @@ from aegis_discovery._calls.stubs import (
     reusable_metadata,
 )
 from aegis_discovery._calls.sync.call import RetriedCall, result_of, track
+from aegis_discovery._calls.sync.connectivity import ConnectivityWatch
 from aegis_discovery._calls.sync.no_providers import NoProvidersRpcError
-from aegis_discovery._calls.sync.waiting import WaitingCall, wait_for_provider
-
-_BEST_FIRST = (
-    grpc.ChannelConnectivity.READY,
-    grpc.ChannelConnectivity.CONNECTING,
-    grpc.ChannelConnectivity.IDLE,
-    grpc.ChannelConnectivity.TRANSIENT_FAILURE,
-    grpc.ChannelConnectivity.SHUTDOWN,
-)
-
-
-class ConnectivityWatch:
-    """Watches some channels; calls back with their best state and with each change of it."""
-
-    def __init__(
-        self,
-        channels: Iterable[grpc.Channel],
-        callback: Callable[[grpc.ChannelConnectivity], None],
-        try_to_connect: bool,
-    ) -> None:
-        self._callback = callback
-        self._lock = threading.Lock()
-        self._states: dict[grpc.Channel, grpc.ChannelConnectivity] = {}
-        self._reported: grpc.ChannelConnectivity | None = None
-        self._watchers = {channel: partial(self._changed, channel) for channel in channels}
-        for channel, watcher in self._watchers.items():
-            channel.subscribe(watcher, try_to_connect)
-
-    def _changed(self, channel: grpc.Channel, state: grpc.ChannelConnectivity) -> None:
-        with self._lock:
-            self._states[channel] = state
-            best = min(self._states.values(), key=_BEST_FIRST.index)
-            if best is self._reported:
-                return
-            self._reported = best
-        self._callback(best)
-
-    def cancel(self) -> None:
-        for channel, watcher in self._watchers.items():
-            channel.unsubscribe(watcher)
-
+from aegis_discovery._calls.sync.waiting import wait_for_endpoint
 
 # The stubs of grpc make these classes generic; at run time they are not.
 # mypy: disable-error-code="type-arg"
 _Callable: TypeAlias = StubCallable[grpc.Channel]
-
-_WATCHED = 4
-"""Providers that one subscriber watches: gRPC polls the connectivity of each with a thread."""
 
 
 def _blocking_call(how: str) -> Callable[..., Any]:
@@ -93,9 +49,8 @@ def _blocking_call(how: str) -> Callable[..., Any]:
         except NoProvidersRpcError:
             if not waits:
                 raise
-            endpoint = wait_for_provider(router, deadline)
+            endpoint = wait_for_endpoint(router, deadline)
             timeout, began = time_left(deadline), monotonic()
-        wait = waits and router.should_wait_for_ready(policy)
         if metadata is not None:
             metadata = reusable_metadata(metadata)
         tried: tuple[Endpoint[grpc.Channel], ...] = ()
@@ -105,24 +60,26 @@ def _blocking_call(how: str) -> Callable[..., Any]:
             waiting = endpoint.waiting
             try:
                 response = getattr(self.for_endpoint(endpoint), how)(
-                    request, timeout, metadata, credentials, wait, compression
+                    request, timeout, metadata, credentials, None, compression
                 )
             except grpc.RpcError as error:
                 if not isinstance(error, grpc.Call):
                     raise  # an interceptor's own error
-                tried = (*tried, endpoint)
-                retry = router.pick_retry(
-                    tried, result_of(error), policy, deadline=deadline, waiting=waits
-                )
-                if retry is None:
-                    raise
+                result, retry = result_of(error), None
+                if waits and result.is_not_connected:
+                    router.record(endpoint, result, monotonic())
+                else:
+                    tried = (*tried, endpoint)
+                    retry = router.pick_retry(tried, result, policy, deadline=deadline)
+                    if retry is None:
+                        raise
             else:
                 endpoint.call_answered(began, monotonic())
                 return response
             finally:
                 waiting.discard(token)
-            endpoint, timeout, began = retry, time_left(deadline), monotonic()
-            wait = waits and router.should_wait_for_ready(policy, len(tried))
+            endpoint = retry or wait_for_endpoint(router, deadline)
+            timeout, began = time_left(deadline), monotonic()
 
     return call
 
@@ -139,40 +96,31 @@ def _started_call(how: str) -> Callable[..., Any]:
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        def start(
-            endpoint: Endpoint[grpc.Channel], timeout: float | None, wait: bool | None
-        ) -> Any:
+        def start(endpoint: Endpoint[grpc.Channel], timeout: float | None) -> Any:
             return getattr(self.for_endpoint(endpoint), how)(
-                request, timeout, metadata, credentials, wait, compression
+                request, timeout, metadata, credentials, None, compression
             )
 
-        router, policy = self.router, self.retry
+        router: Any = self.router
+        policy = self.retry
         metadata = reusable_metadata(metadata)
         timeout = self.limit_timeout(timeout)
-        wait = self.wait_for_ready if wait_for_ready is None else wait_for_ready
+        waits = bool(self.wait_for_ready if wait_for_ready is None else wait_for_ready)
         streams = how != "future"
+        deadline = deadline_of(timeout)
         try:
             endpoint = router.pick(monotonic())
         except NoProvidersRpcError as error:
-            if not wait:
+            if not waits:
                 return error
-            begin = partial(
-                call,
-                self,
-                request,
-                metadata=metadata,
-                credentials=credentials,
-                wait_for_ready=True,
-                compression=compression,
-            )
-            return WaitingCall(router, timeout, begin)
-        deadline = deadline_of(timeout)
-        first = start(endpoint, timeout, wait and router.should_wait_for_ready(policy))
-        if not isinstance(first, grpc.Call):
-            return first  # an interceptor's own object: it cannot be tracked or retried
-        if policy is None:
-            return track(first, router, endpoint, streams=streams)
-        return RetriedCall(router, start, policy, deadline, wait, endpoint, first, streams=streams)
+            return RetriedCall(router, start, policy, deadline, None, waits=True, streams=streams)
+        call = start(endpoint, timeout)
+        if not isinstance(call, grpc.Call):
+            return call  # an interceptor's own object: it cannot be tracked or retried
+        if policy is None and not waits:
+            return track(call, router, endpoint, streams=streams)
+        first = (endpoint, call)
+        return RetriedCall(router, start, policy, deadline, first, waits=waits, streams=streams)
 
     return call
 
@@ -189,21 +137,20 @@ def _blocking_stream(how: str) -> Callable[..., Any]:
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        wait = self.wait_for_ready if wait_for_ready is None else wait_for_ready
+        waits = self.wait_for_ready if wait_for_ready is None else wait_for_ready
         timeout = self.limit_timeout(timeout)
-        try:
-            endpoint = self.router.pick(monotonic())
-        except NoProvidersRpcError:
-            if not wait:
-                raise
+        if waits:
+            self.router.check_open()
             deadline = deadline_of(timeout)
-            endpoint = wait_for_provider(self.router, deadline)
+            endpoint = wait_for_endpoint(self.router, deadline, once=True)
             timeout = time_left(deadline)
+        else:
+            endpoint = self.router.pick(monotonic())
         token = object()
         endpoint.streaming.add(token)
         try:
             response = getattr(self.for_endpoint(endpoint), how)(
-                request_iterator, timeout, metadata, credentials, wait, compression
+                request_iterator, timeout, metadata, credentials, None, compression
             )
         except grpc.RpcError as error:
             if isinstance(error, grpc.Call):
@@ -230,29 +177,27 @@ def _started_stream(how: str) -> Callable[..., Any]:
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        wait = self.wait_for_ready if wait_for_ready is None else wait_for_ready
-        timeout = self.limit_timeout(timeout)
-        try:
-            endpoint = self.router.pick(monotonic())
-        except NoProvidersRpcError as error:
-            if not wait:
-                return error
-            begin = partial(
-                call,
-                self,
-                request_iterator,
-                metadata=metadata,
-                credentials=credentials,
-                wait_for_ready=True,
-                compression=compression,
+        def start(endpoint: Endpoint[grpc.Channel], timeout: float | None) -> Any:
+            return getattr(self.for_endpoint(endpoint), how)(
+                request_iterator, timeout, metadata, credentials, None, compression
             )
-            return WaitingCall(self.router, timeout, begin)
-        started = getattr(self.for_endpoint(endpoint), how)(
-            request_iterator, timeout, metadata, credentials, wait, compression
-        )
+
+        router: Any = self.router
+        timeout = self.limit_timeout(timeout)
+        if self.wait_for_ready if wait_for_ready is None else wait_for_ready:
+            router.check_open()
+            deadline = deadline_of(timeout)
+            return RetriedCall(
+                router, start, None, deadline, None, waits=True, once=True, streams=True
+            )
+        try:
+            endpoint = router.pick(monotonic())
+        except NoProvidersRpcError as error:
+            return error
+        started = start(endpoint, timeout)
         if not isinstance(started, grpc.Call):
             return started
-        return track(started, self.router, endpoint, streams=True)
+        return track(started, router, endpoint, streams=True)
 
     return call
 
@@ -301,12 +246,13 @@ class BalancedChannel(BalancedMethods[grpc.Channel], grpc.Channel):
     ) -> None:
         """Watches the next few providers and reports the best connectivity of them.
 
-        Raises:
-            NoProvidersError: If the service has no provider.
+        Without a provider it reports `TRANSIENT_FAILURE`, and goes on with the first one.
         """
         self.unsubscribe(callback)
-        channels = {self._connect(self._router.pick(monotonic())) for _ in range(_WATCHED)}
-        self._watches[callback] = ConnectivityWatch(channels, callback, bool(try_to_connect))
+        router: Any = self._router
+        self._watches[callback] = ConnectivityWatch(
+            router, self._connect, callback, bool(try_to_connect)
+        )
 
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
         watch = self._watches.pop(callback, None)

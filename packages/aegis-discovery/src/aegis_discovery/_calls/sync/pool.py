@@ -10,7 +10,7 @@ from aegis_certs import TLSConfig
 
 from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery._calls.options import PoolArguments, PoolOptions
-from aegis_discovery._calls.pool_base import PROBE, PROBE_TIMEOUT, BasePool, is_alive
+from aegis_discovery._calls.pool_base import PROBE, PROBE_TIMEOUT, BasePool
 from aegis_discovery._calls.sync.channel import BalancedChannel, BorrowedChannel
 from aegis_discovery._calls.sync.waiting import Starter, SyncRouter
 from aegis_discovery._calls.views import MayProvide, ViewBuilder
@@ -107,10 +107,12 @@ class ServiceClientPool(BasePool[grpc.Channel]):
 
     def _start_probe(self, endpoint: Endpoint[grpc.Channel]) -> None:
         channel: Any = self._channels.get(endpoint.node_id, endpoint.address)
-        probe = channel.unary_unary(PROBE).future(b"", timeout=PROBE_TIMEOUT)
+        probe = channel.unary_unary(PROBE).future(
+            b"", timeout=PROBE_TIMEOUT, wait_for_ready=endpoint.excluded
+        )
 
         def ended(probe: Any) -> None:
-            endpoint.probe_ended(is_alive(probe.code()), time.monotonic())
+            self._probe_ended(endpoint, probe.code())
             del references[:]
 
         # gRPC closes a channel and cancels a future that nothing references.

@@ -1,4 +1,4 @@
-"""Sync calls that wait until their service has a provider."""
+"""Sync calls that wait until a provider of their service is in use."""
 
 from __future__ import annotations
 
@@ -12,35 +12,33 @@ from typing import Any, Self
 
 import grpc
 
-from aegis_discovery._calls.attempt import deadline_of, time_left
+from aegis_discovery._calls.attempt import time_left
 from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery._calls.router import Router
 from aegis_discovery._calls.selection import ServiceEndpoints
 from aegis_discovery._calls.sync.no_providers import NoProvidersRpcError
-from aegis_discovery.errors import ClosedError
+from aegis_discovery._calls.waiting import Wait
 
 
-def wait_for_provider(
-    router: Router[grpc.Channel], deadline: float | None
+def wait_for_endpoint(
+    router: Router[grpc.Channel], deadline: float | None, *, once: bool = False
 ) -> Endpoint[grpc.Channel]:
-    """Blocks until there is an endpoint, and returns it.
+    """Blocks until there is an endpoint for the call; see `Wait`.
 
     Raises:
         NoProvidersRpcError: If none came before the deadline, or the channel was closed.
     """
     woken = threading.Event()
+    wait = Wait(router, monotonic(), deadline, once=once)
     with router.waiting(woken.set):
-        while True:
-            if router.has_provider(deadline):
-                with suppress(NoProvidersRpcError, ClosedError):  # it may be gone again
-                    return router.pick(monotonic())
-            else:
-                woken.wait(time_left(deadline))
-                woken.clear()
+        while (endpoint := wait.try_pick(monotonic())) is None:
+            woken.wait(wait.time_left(monotonic()))
+            woken.clear()
+    return endpoint
 
 
 class Starter:
-    """Starts the waiting calls of a pool that block no thread of their own.
+    """Lets the waiting calls of a pool go on that block no thread of their own.
 
     One thread does it for all of them, and exists only while there are any.
     """
@@ -48,7 +46,7 @@ class Starter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         # A call that its user dropped does not wait any more.
-        self._calls: weakref.WeakSet[WaitingCall] = weakref.WeakSet()
+        self._pauses: weakref.WeakSet[Pause] = weakref.WeakSet()
         self._services: dict[ServiceEndpoints[grpc.Channel], ExitStack] = {}
         self._thread: threading.Thread | None = None
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -57,9 +55,9 @@ class Starter:
         """Tries all calls again; takes no lock, so that `__del__` may use it."""
         self._wakes.put(None)
 
-    def add(self, call: WaitingCall, router: Router[grpc.Channel]) -> None:
+    def add(self, pause: Pause, router: Router[grpc.Channel]) -> None:
         with self._lock:
-            self._calls.add(call)
+            self._pauses.add(pause)
             if router.service not in self._services:
                 self._services[router.service] = stack = ExitStack()
                 stack.enter_context(router.waiting(self.wake))
@@ -76,13 +74,13 @@ class Starter:
                     self._wakes.get_nowait()
 
     def _try_all(self) -> bool:
-        """Tries to start all calls; returns whether any still waits."""
+        """Lets all calls go on that can; returns whether any still waits."""
         with self._lock:
-            calls = list(self._calls)
-        waiting = {call for call in calls if not call.try_start()}
+            pauses = list(self._pauses)
+        waiting = {pause for pause in pauses if not pause.try_end()}
         with self._lock:
-            self._calls.difference_update(set(calls) - waiting)
-            if self._calls:
+            self._pauses.difference_update(set(pauses) - waiting)
+            if self._pauses:
                 return True
             self._thread = None
             for stack in self._services.values():
@@ -91,9 +89,10 @@ class Starter:
             return False
 
     def _time_left(self) -> float | None:
+        now = monotonic()
         with self._lock:
-            deadlines = [call.deadline for call in self._calls if call.deadline is not None]
-        return time_left(min(deadlines, default=None))
+            times = [pause.wait.time_left(now) for pause in self._pauses]
+        return min((time for time in times if time is not None), default=None)
 
 
 class SyncRouter(Router[grpc.Channel]):
@@ -106,87 +105,82 @@ class SyncRouter(Router[grpc.Channel]):
         self.starter = starter
 
 
-class WaitingCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic in the stubs only
-    """A future or a response stream that starts once its service has a provider.
+class Pause(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic in the stubs only
+    """Takes the place of an attempt while a call waits for an endpoint.
 
-    From then on it behaves as the call that was started. `begin` starts that, with a timeout. The
-    router is a `SyncRouter`.
-
-    Attributes:
-        deadline: When the call must be done, in monotonic seconds.
+    When there is one, `begin` starts an attempt in its place, and the pause ends. It ends in any
+    case with an error, which is that of the call unless `begin` started an attempt.
     """
 
     def __init__(
         self,
-        router: Any,
-        timeout: float | None,
-        begin: Callable[..., Any],
+        router: SyncRouter,
+        deadline: float | None,
+        begin: Callable[[Endpoint[grpc.Channel]], object],
+        *,
+        once: bool = False,
     ) -> None:
-        self.deadline = deadline_of(timeout)
-        self._router: SyncRouter = router
-        self._starter: Starter = router.starter
+        self.wait = Wait(router, monotonic(), deadline, once=once)
+        self._router = router
         self._begin = begin
         self._changed = threading.Condition()
-        self._call: Any = None
+        self._error: Any = None
         self._is_cancelled = False
         self._callbacks: list[Callable[[Any], object]] = []
-        self._starter.add(self, router)
+        router.starter.add(self, router)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._router!r}: {self._call or 'waiting'!r}>"
+        return f"<{type(self).__name__} {self._router!r}>"
 
     def __del__(self) -> None:
-        if self._call is None:
-            self._starter.wake()
+        if self._error is None:
+            self._router.starter.wake()
 
-    def try_start(self) -> bool:
-        """Starts the call if there is a provider; returns whether it waits no more."""
-        if self._call is not None:
+    def try_end(self) -> bool:
+        """Starts the attempt if there is an endpoint; returns whether the pause is over."""
+        if self._error is not None:
             return True
         try:
-            if not self._router.has_provider(self.deadline):
+            endpoint = self.wait.try_pick(monotonic())
+            if endpoint is None:
                 return False
-            call = self._begin(timeout=time_left(self.deadline))
+            self._begin(endpoint)
+            self._end(self._router.waiting_error(grpc.StatusCode.UNAVAILABLE, "it could start"))
         except grpc.RpcError as error:
-            call = error  # an ended call
+            self._end(error)
         except Exception as error:  # noqa: BLE001 - a user's interceptor or serializer
             until = f"it could not start: {error!r}"
-            call = self._router.waiting_error(grpc.StatusCode.UNKNOWN, until)
-        if not self._set(call):
-            call.cancel()  # it was cancelled meanwhile
+            self._end(self._router.waiting_error(grpc.StatusCode.UNKNOWN, until))
         return True
 
-    def _set(self, call: Any) -> bool:
+    def _end(self, error: Any) -> bool:
         with self._changed:
-            if self._call is not None:
+            if self._error is not None:
                 return False
-            self._call = call
+            self._error = error
             self._changed.notify_all()
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            self.add_done_callback(callback)
+        for callback in self._callbacks:
+            callback(self)
         return True
 
-    def _started(self, timeout: float | None = None) -> Any:
-        """Waits for the start and returns the call."""
+    def _ended(self, timeout: float | None = None) -> Any:
+        """Waits for the end and returns the error."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._call is not None, timeout):
+            if not self._changed.wait_for(lambda: self._error is not None, timeout):
                 raise grpc.FutureTimeoutError
-        return self._call
+        return self._error
 
-    def cancel(self) -> Any:
+    def cancel(self) -> bool:
         error = self._router.waiting_error(grpc.StatusCode.CANCELLED, "it was cancelled")
-        self._is_cancelled = self._set(error) or self._is_cancelled
-        self._starter.wake()
-        return self._is_cancelled or self._call.cancel()
+        self._is_cancelled = self._end(error) or self._is_cancelled
+        self._router.starter.wake()
+        return self._is_cancelled
 
-    def cancelled(self) -> Any:
-        call = self._call
-        return self._is_cancelled or (call is not None and call.cancelled())
+    def cancelled(self) -> bool:
+        return self._is_cancelled
 
     def done(self) -> bool:
-        call = self._call
-        return call is not None and call.done()
+        return self._error is not None
 
     def running(self) -> bool:
         return not self.done()
@@ -199,41 +193,35 @@ class WaitingCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
     # The methods of gRPC's calls are untyped here.
 
     def time_remaining(self) -> Any:
-        return time_left(self.deadline)
+        return time_left(self.wait.deadline)
 
     def __next__(self) -> Any:
-        return next(self._started())
+        raise self._ended()
 
     def initial_metadata(self) -> Any:
-        return self._started().initial_metadata()
+        return self._ended().initial_metadata()
 
-    def trailing_metadata(self) -> Any:
-        return self._started().trailing_metadata()
+    trailing_metadata = initial_metadata
 
     def code(self) -> Any:
-        return self._started().code()
+        return self._ended().code()
 
     def details(self) -> Any:
-        return self._started().details()
+        return self._ended().details()
 
-    def debug_error_string(self) -> Any:
-        return self._started().debug_error_string()
-
-    def result(self, timeout: float | None = None) -> Any:
-        return self._future("result", timeout)
+    debug_error_string = details
 
     def exception(self, timeout: float | None = None) -> Any:
-        return self._future("exception", timeout)
-
-    def traceback(self, timeout: float | None = None) -> Any:
-        return self._future("traceback", timeout)
-
-    def _future(self, method: str, timeout: float | None) -> Any:
-        deadline = deadline_of(timeout)
-        call = self._started(timeout)
+        error = self._ended(timeout)
         if self._is_cancelled:
             raise grpc.FutureCancelledError
-        return getattr(call, method)(time_left(deadline))
+        return error
+
+    def result(self, timeout: float | None = None) -> Any:
+        raise self.exception(timeout)
+
+    def traceback(self, timeout: float | None = None) -> Any:
+        return self.exception(timeout).__traceback__
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         if self.done():
@@ -243,7 +231,7 @@ class WaitingCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         with self._changed:
-            if self._call is None:
+            if self._error is None:
                 self._callbacks.append(fn)
                 return
-        self._call.add_done_callback(lambda _: fn(self))
+        fn(self)
