@@ -19,6 +19,7 @@ from aegis_certs import (
     NotFoundError,
     NotYetValidError,
     TLSConfig,
+    request_certificate,
 )
 from aegis_certs._x509.identity import alternative_names
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -53,11 +54,25 @@ def test_a_new_leaf_has_only_the_names_of_its_node(ca: CertificateAuthority) -> 
     assert names.uris == ("spiffe://aegis.internal/node/node-1",)
 
 
-def test_localhost_is_in_a_leaf_only_if_it_was_requested(ca: CertificateAuthority) -> None:
-    tls = ca.issue_in_memory("node-1", hosts=["localhost", "10.0.0.7", "api.example", "node-1"])
+def test_requested_hosts_are_in_a_leaf(ca: CertificateAuthority) -> None:
+    tls = ca.issue_in_memory("node-1", hosts=["10.0.0.7", "api.example", "node-1"])
     names = alternative_names(tls.certificate)
-    assert names.dns == ("node-1", "localhost", "api.example")
+    assert names.dns == ("node-1", "api.example")
     assert [str(ip) for ip in names.ips] == ["10.0.0.7"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "LocalHost", "db.localhost"])
+def test_localhost_is_never_granted(ca: CertificateAuthority, tmp_path: Path, host: str) -> None:
+    match = "could impersonate every other one"
+    with pytest.raises(InvalidRequestError, match=match):
+        ca.issue("node-1", hosts=[host], key_type=KeyType.P256)
+    with pytest.raises(InvalidRequestError, match=match):
+        ca.issue_in_memory("node-1", hosts=[host])
+    with pytest.raises(InvalidRequestError, match=match):
+        request_certificate("node-1", tmp_path / "node", hosts=[host], key_type=KeyType.P256)
+    asked = request_certificate("node-1", tmp_path / "node", key_type=KeyType.P256).read_bytes()
+    with pytest.raises(InvalidRequestError, match=match):
+        ca.sign(asked, hosts=[host])
 
 
 @pytest.mark.parametrize("address", ["orders.acme.example:7000", "0.0.0.0:7000", "localhost:1"])

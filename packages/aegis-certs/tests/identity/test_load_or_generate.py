@@ -129,7 +129,7 @@ def test_a_renewal_keeps_hosts_usage_key_type_and_life(directory: Path) -> None:
     ca = CertificateAuthority.create(directory, key_type=P256, at=NOW - 10 * DAY)
     old = ca.issue(
         "node-1",
-        hosts=["api.example", "localhost"],
+        hosts=["api.example", "www.example"],
         address="10.0.0.1:1",
         days=7,
         key_type=KeyType.P384,

@@ -43,7 +43,7 @@ class NodeState:
         topology.change_signer(self._signer)
         self.verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
         self.chain = _chain(tls)
-        self.caller_verifier = CallerVerifier(tls.trust_domain)
+        self.caller_verifier = CallerVerifier(tls.bundle, tls.trust_domain)
         self._log_limiter = LogLimiter(logging.getLogger("aegis.feed"))
         _check(tls, self.verifier)
         self.on_failure = on_failure
@@ -60,6 +60,7 @@ class NodeState:
         _check(tls, RecordVerifier(tls.bundle, mesh=self.mesh, trust_domain=tls.trust_domain))
         self._signer.change_identity(tls)
         self.tls, self.chain = tls, _chain(tls)
+        self.caller_verifier.change_bundle(tls.bundle)
         self.verifier.change_bundle(tls.bundle)
         self.verifier.add_chain(self.chain)
         node = self.topology.get_node(self.node_id)

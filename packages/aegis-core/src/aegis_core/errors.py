@@ -11,7 +11,7 @@ MeshError
     ├── NoPeerInfoError     the context has no peer
     ├── NoTLSInfoError      the connection is not TLS
     ├── NoCertificateError  the caller showed no certificate
-    └── CallerRefusedError  its certificate is revoked or expired, or its TLS too old
+    └── CallerRefusedError  its certificate is not valid here, or its TLS too old
         └── CallDeniedError the policy does not allow the call
 """
 

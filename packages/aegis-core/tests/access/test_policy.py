@@ -310,9 +310,10 @@ class Authorizer:
     def __init__(self, identity: MakeIdentity) -> None:
         self.now = 0.0
         self.types: dict[str, str] = {}
-        self.inner = CallAuthorizer(CallerVerifier(), self.types.get, clock=lambda: self.now)
-        certificate = identity("caller").certificate
-        self.caller = Caller("caller", certificate, not_after=2.0**40, fingerprint=b"1")
+        tls = identity("caller")
+        verifier = CallerVerifier(tls.bundle)
+        self.inner = CallAuthorizer(verifier, self.types.get, clock=lambda: self.now)
+        self.caller = Caller("caller", tls.certificate, not_after=2.0**40, fingerprint=b"1")
 
     def ask(self, path: str = "/s/m") -> bool:
         return self.inner.check(self.caller, path) is None

@@ -260,7 +260,7 @@ def test_only_tls_1_3_is_accepted(
 ) -> None:
     certificate = own_ca.issue_in_memory("a").certificate
     caller = Caller("a", certificate, tls_version=version, not_after=1.0)
-    assert bool(CallerVerifier(clock=lambda: 0.0).check(caller)) is refused
+    assert bool(CallerVerifier(own_ca.bundle, clock=lambda: 0.0).check(caller)) is refused
 
 
 async def test_a_client_does_not_call_a_provider_whose_certificate_is_revoked(

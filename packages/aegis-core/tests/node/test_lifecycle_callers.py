@@ -7,7 +7,7 @@ import contextlib
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -372,7 +372,9 @@ class FakeRevocations:
         self.asked = 0
         self._revoked, self._before = revoked, before
 
-    def is_revoked(self, certificate: x509.Certificate) -> object | None:
+    def is_revoked(
+        self, certificate: x509.Certificate, intermediates: Iterable[x509.Certificate] = ()
+    ) -> object | None:
         self.asked += 1
         self._before()
         return "revoked" if self._revoked else None
@@ -382,7 +384,7 @@ def test_a_decision_of_the_old_list_is_not_remembered_as_one_of_the_new_list(
     own_ca: CertificateAuthority,
 ) -> None:
     # Handlers on threads may ask the old list while the new list is set.
-    verifier, caller = CallerVerifier(clock=lambda: 1.0), caller_of(own_ca)
+    verifier, caller = CallerVerifier(own_ca.bundle, clock=lambda: 1.0), caller_of(own_ca)
     new = FakeRevocations(revoked=True)
     verifier.apply_revocations(
         FakeRevocations(revoked=False, before=lambda: verifier.apply_revocations(new))
@@ -394,7 +396,7 @@ def test_a_decision_of_the_old_list_is_not_remembered_as_one_of_the_new_list(
 def test_a_caller_is_looked_up_once_in_each_list_and_memory_is_bounded(
     own_ca: CertificateAuthority,
 ) -> None:
-    verifier, caller = CallerVerifier(clock=lambda: 1.0), caller_of(own_ca)
+    verifier, caller = CallerVerifier(own_ca.bundle, clock=lambda: 1.0), caller_of(own_ca)
     listed = FakeRevocations(revoked=False)
     verifier.apply_revocations(listed)
     assert [verifier.check(caller) for _ in range(9)] == [None] * 9

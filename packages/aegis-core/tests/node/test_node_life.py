@@ -153,10 +153,11 @@ async def test_callers_of_another_trust_domain_are_refused(
     from aegis_core._access.authorization import CallerVerifier
     from aegis_core._access.caller import Caller
 
-    verifier = CallerVerifier("prod.example", clock=lambda: 0.0)
-    certificate = identity("a").certificate
+    tls = identity("a")
+    verifier = CallerVerifier(tls.bundle, tls.trust_domain, clock=lambda: 0.0)
+    certificate = tls.certificate
     stranger = Caller("evil", certificate, "staging.example", not_after=1.0)
-    friend = Caller("a", certificate, "prod.example", not_after=1.0)
+    friend = Caller("a", certificate, tls.trust_domain, not_after=1.0)
     assert verifier.check(friend) is None
     assert "trust domain staging.example" in str(verifier.check(stranger))
 

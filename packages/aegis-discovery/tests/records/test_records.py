@@ -250,7 +250,7 @@ def test_a_certificate_of_another_trust_domain_may_not_sign_records(
     both = TrustBundle([ca.certificate, ally.certificate])
     verifier = RecordVerifier(both, mesh=MESH, trust_domain=ca.trust_domain)
     reason = chain_refusal(verifier, *chain_of(ally.issue_in_memory("a")))
-    assert reason == f"its trust domain is ally.example, this mesh's is {ca.trust_domain}"
+    assert f"is of trust domain ally.example, not of {ca.trust_domain}" in reason
 
 
 def test_an_empty_or_unreadable_chain_is_refused(verifier: RecordVerifier) -> None:
@@ -375,9 +375,9 @@ def test_no_path_is_tried_of_a_chain_that_leads_nowhere(
     tried: list[int] = []
     verify = TrustBundle.verify
 
-    def counted(self: TrustBundle, given: Sequence[Any], *args: Any) -> Identity:
+    def counted(self: TrustBundle, given: Sequence[Any], *args: Any, **options: Any) -> Identity:
         tried.append(len(given))
-        return verify(self, given, *args)
+        return verify(self, given, *args, **options)
 
     monkeypatch.setattr(TrustBundle, "verify", counted)
     assert "not trusted" in chain_refusal(verifier, *chain)

@@ -167,7 +167,7 @@ class CertificateAuthority:
 
         Raises:
             InvalidNodeIdError: The node id is invalid.
-            InvalidRequestError: A host is another node's id, or another argument is invalid.
+            InvalidRequestError: A host is another node's id or `localhost`, or an argument is invalid.
             AlreadyExistsError: The directory has a certificate of this node from another CA.
             ExpiredError: The CA has expired.
             DirectoryError: The directory cannot be used.
@@ -225,7 +225,7 @@ class CertificateAuthority:
         Raises:
             InvalidPemError: The request cannot be read, or its signature is invalid.
             InvalidNodeIdError: Its node id is invalid.
-            InvalidRequestError: It is for another node, or a host is another node's id.
+            InvalidRequestError: It is for another node, or a host is another's id or `localhost`.
             ExpiredError: The CA has expired.
             DirectoryError: The directory cannot be used.
         """

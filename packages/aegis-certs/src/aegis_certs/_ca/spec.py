@@ -18,6 +18,7 @@ from aegis_certs._x509.names import (
     IPAddress,
     KeyType,
     ip_of_address,
+    parse_granted_host,
     parse_host,
     parse_key_type,
     validate_node_id,
@@ -86,7 +87,7 @@ class CertificateSpec:
         if client_only and server_only:
             raise InvalidRequestError("server_only", True, "client_only excludes it")
         own_ip = ip_of_address(address) if address else None
-        unique = dict.fromkeys(parse_host(host) for host in hosts)
+        unique = dict.fromkeys(parse_granted_host(host) for host in hosts)
         return cls(
             node_id,
             tuple(host for host in unique if host not in (node_id, own_ip)),
@@ -195,4 +196,4 @@ def _still_valid(hosts: Iterable[str]) -> Iterator[str | IPAddress]:
     """Hosts of an earlier certificate, without those that the rules of today refuse."""
     for host in hosts:
         with suppress(InvalidRequestError):
-            yield parse_host(host)
+            yield parse_granted_host(host)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -68,15 +68,22 @@ def alternative_names(
         extension = extension_of(holder, x509.SubjectAlternativeName) or ()
     except Exception as error:  # the parser's errors have no common root
         raise IdentityError(f"the alternative names cannot be read ({error})") from error
+    return names_by_type(extension)
+
+
+def names_by_type(names: Iterable[x509.GeneralName]) -> AlternativeNames:
+    """The names of an extension that was parsed already; DNS names in lower case."""
     dns: list[str] = []
     ips: list[IPAddress] = []
     uris: list[str] = []
-    for name in extension:
-        if isinstance(name, x509.DNSName):
+    for name in names:
+        # Not `isinstance`, which takes ten times as long: the base of these classes is abstract.
+        kind = type(name)
+        if kind is x509.DNSName:
             dns.append(name.value.lower())
-        elif isinstance(name, x509.UniformResourceIdentifier):
+        elif kind is x509.UniformResourceIdentifier:
             uris.append(name.value)
-        elif isinstance(name, x509.IPAddress) and isinstance(name.value, IPAddress):
+        elif kind is x509.IPAddress and isinstance(name.value, IPAddress):
             ips.append(name.value)
     return AlternativeNames(tuple(dns), tuple(ips), tuple(uris))
 
@@ -94,7 +101,9 @@ def inherited_hosts(certificate: x509.Certificate) -> list[str | IPAddress]:
     return [name for name in (*names.dns, *names.ips) if name != identity.node_id]
 
 
-def identity_of(certificate: x509.Certificate) -> Identity:
+def identity_of(
+    certificate: x509.Certificate, alternatives: AlternativeNames | None = None
+) -> Identity:
     """The one node that a leaf certificate names.
 
     The common name, the SPIFFE id `spiffe://{trust_domain}/node/{node_id}` and the DNS names
@@ -102,16 +111,21 @@ def identity_of(certificate: x509.Certificate) -> Identity:
     (hosts), but if it has any DNS name, the node id must be one of them: TLS checks DNS names
     and then ignores the common name.
 
+    Args:
+        certificate: The leaf.
+        alternatives: Its alternative names, if they were read already.
+
     Raises:
         IdentityError: The certificate names no node, more than one node, or something that is
             not a node id, or its names cannot be read.
     """
     try:
-        subject = common_name(certificate.subject)
         names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+        subject = str(names[0].value) if names else common_name(certificate.subject)
     except Exception as error:  # the parser's errors have no common root
         raise IdentityError(f"the subject cannot be read ({error})") from error
-    alternatives = alternative_names(certificate)
+    if alternatives is None:
+        alternatives = alternative_names(certificate)
     spiffe = _spiffe_identity(subject, alternatives.uris)
     claims = [str(name.value) for name in names] + ([spiffe.node_id] if spiffe else [])
     if not claims and len(alternatives.dns) == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeGuard
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -101,18 +102,25 @@ def _belong_together(key: rsa.RSAPrivateNumbers) -> bool:
 
 def check_public_key(key: object, what: str, source: str | Path | None) -> PublicKey:
     """`check_key` for the public key."""
-    if isinstance(key, rsa.RSAPublicKey) and 2048 <= key.key_size <= _MAX_RSA_BITS:
-        return key
-    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVE_NAMES:
+    if is_usable_key(key):
         return key
     raise _unusable(what, source)
 
 
+def is_usable_key(key: object) -> TypeGuard[PublicKey]:
+    """Whether gRPC peers can use a public key for TLS, and it is not too weak."""
+    if isinstance(key, rsa.RSAPublicKey):
+        return 2048 <= key.key_size <= _MAX_RSA_BITS
+    return isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVE_NAMES
+
+
+UNUSABLE_KEY = (
+    f"its key type is not supported; use RSA from 2048 to {_MAX_RSA_BITS} bits, P-256 or P-384"
+)
+
+
 def _unusable(what: str, source: str | Path | None) -> InvalidPemError:
-    reason = (
-        f"its key type is not supported; use RSA from 2048 to {_MAX_RSA_BITS} bits, P-256 or P-384"
-    )
-    return InvalidPemError(what, reason, source)
+    return InvalidPemError(what, UNUSABLE_KEY, source)
 
 
 def describe_key(key: object) -> str:

@@ -91,6 +91,22 @@ def parse_host(host: str) -> str | IPAddress:
     return name
 
 
+def parse_granted_host(host: str) -> str | IPAddress:
+    """`parse_host` for a host that a certificate is to have.
+
+    Raises:
+        InvalidRequestError: As `parse_host`, or the host is `localhost` or below it.
+    """
+    parsed = parse_host(host)
+    if isinstance(parsed, str) and parsed.rpartition(".")[2] == "localhost":
+        reason = (
+            "every machine is localhost to itself, so the node could impersonate every other one "
+            "that is dialled by this name; give a name of this node alone"
+        )
+        raise InvalidRequestError("host", host, reason)
+    return parsed
+
+
 def ip_of_address(address: str) -> IPAddress | None:
     """The IP of `host:port`, `[v6]:port` or a bare IP; None for a name or an unspecified IP.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -16,7 +16,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from aegis_certs._time import utc_or_now
 from aegis_certs._x509.extensions import extension_of
-from aegis_certs._x509.identity import Identity, identity_of, trust_domain_of_ca
+from aegis_certs._x509.identity import (
+    Identity,
+    identity_of,
+    names_by_type,
+    trust_domain_of_ca,
+)
+from aegis_certs._x509.keys import UNUSABLE_KEY, is_usable_key
 from aegis_certs._x509.pem import encode_certificates, parse_certificates
 from aegis_certs._x509.validity import NEW_CA_ADVICE, check_dates, common_name
 from aegis_certs.errors import ExpiredError, IdentityError, UntrustedError, UsageError
@@ -81,6 +87,7 @@ class TrustBundle:
         usage: Usage | None,
         *,
         at: datetime | None = None,
+        trust_domain: str | None = None,
     ) -> Identity:
         """Checks a chain as TLS does, and returns the identity that it proves.
 
@@ -92,40 +99,33 @@ class TrustBundle:
             chain: The leaf, then the intermediates.
             usage: What the leaf is used for: `server` or `client`; None accepts either.
             at: The time of the check; now by default.
+            trust_domain: The trust domain that the leaf and all CAs above it must be of, as far as
+                they name one; None accepts any that the leaf and its CAs agree on.
 
         Raises:
             ExpiredError: The leaf, or a CA above it, has expired.
             NotYetValidError: The leaf, or a CA above it, is not valid yet.
             UsageError: The leaf must not be used for this.
-            IdentityError: The leaf names no node, or its trust domain is not its CA's.
-            UntrustedError: No chain leads to a CA of this bundle.
+            IdentityError: The leaf names no node, or is of another trust domain than its CA, or
+                one of them is of another trust domain than the required one.
+            UntrustedError: No chain leads to a CA of this bundle, or a key is too weak.
         """
         if not chain:
             raise UntrustedError("the peer", "it sent no certificate")
         leaf, *intermediates = chain
-        identity = identity_of(leaf)
         at = utc_or_now(at)
-        if at > leaf.not_valid_after_utc:
-            advice = self._renewal_advice(leaf, intermediates, at)
-            raise ExpiredError(identity.node_id, leaf.not_valid_after_utc, advice)
-        check_dates(leaf, at, identity.node_id, RENEW_ADVICE)
-        if usage is not None and not allows(leaf, usage):
-            raise UsageError(identity.node_id, usage)
         verifier = self._policies[usage].time(at).build_client_verifier()
         try:
-            path = verifier.verify(leaf, intermediates).chain
-        except verification.VerificationError as error:
-            self._explain(identity.node_id, leaf, intermediates, at)
+            verified = verifier.verify(leaf, intermediates)
+        except Exception as error:  # an extension that cannot be read raises any error
+            identity = identity_of(leaf)
+            self._explain(identity.node_id, leaf, intermediates, usage, at)
             raise UntrustedError(identity.node_id, str(error)) from error
-        for ca in path[1:]:
-            domain = _domain_of_ca(ca)
-            if identity.trust_domain and domain and domain != identity.trust_domain:
-                raise IdentityError(
-                    f"the certificate of {identity.node_id} is of trust domain "
-                    f"{identity.trust_domain}, but its CA signs only for {domain}; issue it from "
-                    f"another CA",
-                    identity.node_id,
-                )
+        # The verifier has parsed the names, which takes longer than all other checks here.
+        identity = identity_of(leaf, names_by_type(verified.subjects or ()))
+        if not is_usable_key(leaf.public_key()):  # the verifier checks only the keys of CAs
+            raise UntrustedError(identity.node_id, UNUSABLE_KEY)
+        _check_domains(identity, verified.chain[1:], trust_domain)
         return identity
 
     def issuer_of(
@@ -186,9 +186,16 @@ class TrustBundle:
         node_id: str,
         leaf: x509.Certificate,
         intermediates: Sequence[x509.Certificate],
+        usage: Usage | None,
         at: datetime,
     ) -> None:
         """Raises a more precise error than the verifier's, if there is one."""
+        if at > leaf.not_valid_after_utc:
+            advice = self._renewal_advice(leaf, intermediates, at)
+            raise ExpiredError(node_id, leaf.not_valid_after_utc, advice)
+        check_dates(leaf, at, node_id, RENEW_ADVICE)
+        if usage is not None and not allows(leaf, usage):
+            raise UsageError(node_id, usage)
         below = leaf
         for _ in range(len(intermediates) + 1):
             ca = self.issuer_of(below, intermediates)
@@ -244,6 +251,34 @@ def _covers(extension: x509.ExtendedKeyUsage, usage: x509.ObjectIdentifier) -> b
 
 
 _domain_of_ca = lru_cache(maxsize=64)(trust_domain_of_ca)  # many leaves have the same few CAs
+
+
+def _check_domains(
+    identity: Identity, cas: Iterable[x509.Certificate], required: str | None
+) -> None:
+    """Refuses a leaf of another trust domain than its CA's, or than the required one.
+
+    A CA decides which trust domain its leaves prove, also if a leaf names none.
+    """
+    node_id, own = identity.node_id, identity.trust_domain
+    if required and own and own != required:
+        raise IdentityError(
+            f"the certificate of {node_id} is of trust domain {own}, not of {required}", node_id
+        )
+    for ca in cas:
+        domain = _domain_of_ca(ca)
+        if domain and own and domain != own:
+            raise IdentityError(
+                f"the certificate of {node_id} is of trust domain {own}, but its CA signs only "
+                f"for {domain}; issue it from another CA",
+                node_id,
+            )
+        if domain and required and domain != required:
+            raise IdentityError(
+                f"the certificate of {node_id} is from a CA of trust domain {domain}, not of "
+                f"{required}; issue it from another CA",
+                node_id,
+            )
 
 
 def _policy(usage: Usage | None) -> verification.PolicyBuilder:

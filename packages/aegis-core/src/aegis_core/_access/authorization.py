@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
+import threading
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from aegis_certs import TrustBundle
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.policy import Policy, Subject, split_method
 from cryptography import x509
@@ -18,34 +20,57 @@ from aegis_core.errors import CallDeniedError, CallerRefusedError
 _log = logging.getLogger("aegis.policy")
 
 MAX_DECISIONS = 4096
-"""Decisions remembered for each policy and revocation list: certificates are renewed for ever."""
+"""Decisions remembered for each policy and revocation list, and about chains: certificates are
+renewed for ever."""
+
+REFUSED_FOR = 5.0
+"""Seconds after which a refused chain is verified again: the clocks may agree by then."""
 
 
 class Revocations(Protocol):
     """A list of revoked certificates."""
 
-    def is_revoked(self, certificate: x509.Certificate) -> object | None: ...
+    def is_revoked(
+        self, certificate: x509.Certificate, intermediates: Iterable[x509.Certificate] = ()
+    ) -> object | None: ...
 
 
 class CallerVerifier:
-    """Refuses callers for their trust domain, expiry, revocation, or TLS version.
+    """Refuses callers for their chain, trust domain, expiry, revocation, or TLS version.
 
-    TLS session resumption accepts expired certificates, connections outlive their certificates,
-    and gRPC supports neither CRLs nor a lowest TLS version.
+    The chain passes the same checks as that of a record. TLS lets through what they refuse: weak
+    keys, a CA below one that may have none below it, a leaf of another trust domain than its CA's.
+    Also, TLS session resumption accepts expired certificates, connections outlive their
+    certificates, and gRPC supports neither CRLs nor a lowest TLS version.
+
+    It may be used from any thread.
 
     Args:
+        bundle: The CAs that are trusted.
         trust_domain: The trust domain of this mesh; callers of another one are refused.
         clock: Unix time in seconds.
     """
 
     def __init__(
-        self, trust_domain: str | None = None, *, clock: Callable[[], float] = time.time
+        self,
+        bundle: TrustBundle,
+        trust_domain: str | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._trust_domain = trust_domain
         self._clock = clock
+        self._lock = threading.Lock()
+        self._accepted: dict[bytes, tuple[x509.Certificate, ...]] = {}
+        self._chains = _ChainDecisions(bundle, trust_domain)
         self._revoked: _RevocationDecisions | None = None
 
+    def change_bundle(self, bundle: TrustBundle) -> None:
+        """Trusts these CAs from now on; callers that were accepted may finish what they do."""
+        self._chains = _ChainDecisions(bundle, self._trust_domain)
+
     def apply_revocations(self, revocations: Revocations) -> None:
+        """Refuses callers by this list from now on."""
         self._revoked = _RevocationDecisions(revocations)
 
     def check(self, caller: Caller) -> str | None:
@@ -55,10 +80,78 @@ class CallerVerifier:
         ours, theirs = self._trust_domain, caller.trust_domain
         if ours and theirs and ours != theirs:
             return f"{caller.node_id} is of trust domain {theirs}; this mesh is of {ours}"
-        if self._clock() >= caller.not_after:
+        now = self._clock()
+        if now >= caller.not_after:
             return f"the certificate of {caller.node_id} has expired; renew it and connect again"
+        above = self._accepted.get(caller.fingerprint)
+        if above is None:
+            path = self._chains.check(caller, now)
+            if isinstance(path, str):
+                return path
+            above = self._remember(caller.fingerprint, path)
         revoked = self._revoked
-        return None if revoked is None else revoked.check(caller)
+        return None if revoked is None else revoked.check(caller, above)
+
+    def _remember(
+        self, fingerprint: bytes, above: tuple[x509.Certificate, ...]
+    ) -> tuple[x509.Certificate, ...]:
+        with self._lock:
+            if len(self._accepted) >= MAX_DECISIONS:
+                del self._accepted[next(iter(self._accepted))]
+            self._accepted[fingerprint] = above
+        return above
+
+
+class _ChainDecisions:
+    """What one trust bundle refuses, remembered for a while by certificate."""
+
+    def __init__(self, bundle: TrustBundle, trust_domain: str | None) -> None:
+        self._bundle = bundle
+        self._trust_domain = trust_domain
+        self._refused: dict[bytes, tuple[float, str]] = {}
+
+    def check(self, caller: Caller, now: float) -> str | tuple[x509.Certificate, ...]:
+        """Returns why a chain is refused, or the verified CAs that the caller showed."""
+        since, reason = self._refused.get(caller.fingerprint, (-math.inf, ""))
+        if abs(now - since) < REFUSED_FOR:  # a clock may also go back
+            return reason
+        leaf, above = caller.certificate, caller.intermediates
+        try:
+            if above:
+                # Without a path the leaf alone is enough to state why it is refused.
+                above = self._bundle.path_of((leaf, *above))[1:]
+            self._bundle.verify((leaf, *above), "client", trust_domain=self._trust_domain)
+        except Exception as error:  # noqa: BLE001 - the parser's errors have no common root
+            reason = f"the certificate of {caller.node_id} does not verify: {error}"
+            if len(self._refused) >= MAX_DECISIONS:
+                self._refused.clear()
+            self._refused[caller.fingerprint] = now, reason
+            return reason
+        return above
+
+
+class _RevocationDecisions:
+    """The decisions of one revocation list, remembered by certificate.
+
+    Each list gets an object of its own: threads ask while the list is replaced, and a decision of
+    the old list must not be remembered as one of the new list.
+    """
+
+    def __init__(self, revocations: Revocations) -> None:
+        self._revocations = revocations
+        self._reasons: dict[bytes, str | None] = {}
+
+    def check(self, caller: Caller, above: tuple[x509.Certificate, ...]) -> str | None:
+        try:
+            return self._reasons[caller.fingerprint]
+        except KeyError:
+            pass
+        revocation = self._revocations.is_revoked(caller.certificate, above)
+        reason = f"the certificate of {caller.node_id} is revoked" if revocation else None
+        if len(self._reasons) >= MAX_DECISIONS:
+            self._reasons.clear()
+        self._reasons[caller.fingerprint] = reason
+        return reason
 
 
 class CallAuthorizer:
@@ -120,20 +213,19 @@ class CallAuthorizer:
         return CallDeniedError(caller.node_id, path)
 
 
-class _Decisions(ABC):
-    """One policy or one revocation list, with its decisions, remembered by certificate.
+class _PolicyDecisions:
+    """The decisions of one policy, remembered by certificate.
 
-    Each source gets an object of its own: threads ask while the source is replaced, and a
-    decision of the old source must not be remembered as one of the new source.
+    Each policy gets an object of its own: threads ask while the policy is replaced, and a decision
+    of the old policy must not be remembered as one of the new policy.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.asks_type = policy.depends_on_caller_type
         self._reasons: dict[tuple[bytes, str, str | None], str | None] = {}
 
-    @abstractmethod
-    def _decide(self, caller: Caller, path: str, node_type: str | None) -> str | None: ...
-
-    def check(self, caller: Caller, path: str = "", node_type: str | None = None) -> str | None:
+    def check(self, caller: Caller, path: str, node_type: str | None) -> str | None:
         key = (caller.fingerprint, path, node_type)
         try:
             return self._reasons[key]
@@ -144,23 +236,6 @@ class _Decisions(ABC):
             self._reasons.clear()
         self._reasons[key] = reason
         return reason
-
-
-class _RevocationDecisions(_Decisions):
-    def __init__(self, revocations: Revocations) -> None:
-        super().__init__()
-        self._revocations = revocations
-
-    def _decide(self, caller: Caller, path: str, node_type: str | None) -> str | None:
-        revocation = self._revocations.is_revoked(caller.certificate)
-        return f"the certificate of {caller.node_id} is revoked" if revocation else None
-
-
-class _PolicyDecisions(_Decisions):
-    def __init__(self, policy: Policy) -> None:
-        super().__init__()
-        self.policy = policy
-        self.asks_type = policy.depends_on_caller_type
 
     def _decide(self, caller: Caller, path: str, node_type: str | None) -> str | None:
         subject = Subject(caller.node_id, node_type, caller.trust_domain)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Protocol
 
 from aegis_certs import CertsError, identity_of
@@ -26,6 +25,8 @@ class Caller:
             1.85, which does not expose it.
         not_after: When the certificate expires (Unix seconds).
         fingerprint: SHA-256 of the certificate.
+        intermediates: The other certificates that it showed, not verified: the CAs between its
+            certificate and the trust bundle, if it is well-behaved.
     """
 
     node_id: str
@@ -34,6 +35,7 @@ class Caller:
     tls_version: str = ""
     not_after: float = field(default=0.0, repr=False)
     fingerprint: bytes = field(default=b"", repr=False)
+    intermediates: tuple[x509.Certificate, ...] = field(default=(), repr=False)
 
 
 class CallContext(Protocol):
@@ -60,7 +62,11 @@ def caller_from_context(context: CallContext) -> Caller:
     except AttributeError:
         raise NoPeerInfoError from None
     try:
-        return _caller(auth["x509_pem_cert"][0], auth.get("ssl_tls_version", _NO_VERSION)[0])
+        return _caller(
+            auth["x509_pem_cert"][0],
+            auth.get("x509_pem_cert_chain", _NOTHING)[0],
+            auth.get("ssl_tls_version", _NOTHING)[0],
+        )
     except (KeyError, IndexError):
         raise (NoCertificateError if auth else NoTLSInfoError)(_peer(context)) from None
     except (CertsError, ValueError) as error:
@@ -71,18 +77,40 @@ def _peer(context: CallContext) -> str:
     return context.peer() or "an unknown address"
 
 
-_NO_VERSION = (b"",)
+_NOTHING = (b"",)
+
+MAX_CALLERS = 4096
+"""Callers that are remembered: certificates are renewed for ever."""
+
+MAX_INTERMEDIATES = 16 * 1024
+"""Bytes (PEM) of the certificates above a caller's own."""
+
+_callers: dict[tuple[bytes, bytes], tuple[bytes, Caller]] = {}
 
 
-@lru_cache(maxsize=4096)
-def _caller(pem: bytes, tls_version: bytes) -> Caller:
+def _caller(pem: bytes, intermediates: bytes, tls_version: bytes) -> Caller:
+    # One entry for each certificate: nobody can fill the memory with junk beside one of them.
+    key = pem, tls_version
+    known = _callers.get(key)
+    if known is not None and known[0] == intermediates:
+        return known[1]
+    if len(intermediates) > MAX_INTERMEDIATES:
+        raise ValueError(
+            f"the certificates above it have {len(intermediates)} bytes, "
+            f"the limit is {MAX_INTERMEDIATES}"
+        )
     certificate = x509.load_pem_x509_certificate(pem)
     identity = identity_of(certificate)
-    return Caller(
+    caller = Caller(
         identity.node_id,
         certificate,
         identity.trust_domain,
         tls_version.decode(),
         certificate.not_valid_after_utc.timestamp(),
         certificate.fingerprint(hashes.SHA256()),
+        tuple(x509.load_pem_x509_certificates(intermediates)) if intermediates else (),
     )
+    if len(_callers) >= MAX_CALLERS:
+        _callers.clear()
+    _callers[key] = intermediates, caller
+    return caller

@@ -132,17 +132,15 @@ class RecordVerifier:
             path = self._bundle.path_of(certificates) if certificates[1:] else ()
             # Without a path the leaf alone is enough to state why it is refused.
             leaf, *above = path or certificates[:1]
-            identity = self._bundle.verify((leaf, *above), "server")
+            identity = self._bundle.verify(
+                (leaf, *above), "server", trust_domain=self._trust_domain
+            )
             key = leaf.public_key()
         except Exception as error:  # the parser's errors have no common base class
             raise InvalidRecordError("", f"its certificate does not verify: {error}") from error
         if self._revocations.is_revoked(leaf, above):
             raise InvalidRecordError(identity.node_id, "the certificate that signed it is revoked")
-        ours, theirs = self._trust_domain, identity.trust_domain
-        if ours and theirs and ours != theirs:
-            raise InvalidRecordError(
-                identity.node_id, f"its trust domain is {theirs}, this mesh's is {ours}"
-            )
+        theirs = identity.trust_domain
         if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
             raise InvalidRecordError(identity.node_id, f"{type(key).__name__} cannot sign records")
         intermediates = tuple(ca.public_bytes(Encoding.DER) for ca in above)
