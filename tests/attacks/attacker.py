@@ -38,6 +38,7 @@ class Attacker:
         watchers: Ids of all nodes and clients that have opened a feed from it.
         feeds_served: The number of feeds opened so far.
         received: The messages of the feeds that it opened at other nodes.
+        minted: Ids of the workers that it has entered.
     """
 
     def __init__(self, tls: TLSConfig) -> None:
@@ -49,6 +50,7 @@ class Attacker:
         self.watchers: set[str] = set()
         self.feeds_served = 0
         self.received: list[mesh_pb2.WatchResponse] = []
+        self.minted: frozenset[str] = frozenset()
         self._key = load_pem_private_key(tls.private_key, password=None)
         self._stamps = itertools.count(time.time_ns() // 1_000_000)
         self._markers = itertools.count(1)
@@ -106,10 +108,15 @@ class Attacker:
             setattr(body, name, value)
         return mesh_pb2.SignedRecord(**self.sign(body.SerializeToString()))
 
+    def signer_of(self, node_id: str) -> RecordSigner:
+        """Returns what signs as another node, such as a worker, with the key of this one."""
+        return RecordSigner.of(self.tls, mesh=DEFAULT_MESH, node_id=node_id)
+
     def verdict(self, about: Record, opinion: Any, **changes: Any) -> mesh_pb2.SignedVerdict:
         """Signs a verdict with any changes to its fields."""
         stamp = next(self._stamps)
-        honest: SignedVerdict = self.signer.sign_verdict(about, stamp, opinion, held=False)
+        signer = changes.pop("signer", self.signer)
+        honest: SignedVerdict = signer.sign_verdict(about, stamp, opinion, held=False)
         body = mesh_pb2.VerdictBody.FromString(honest.signed.body)
         for name, value in changes.items():
             setattr(body, name, value)

@@ -49,7 +49,7 @@ class Mesh:
         topologies = [node.topology for node in self.nodes]
         await self.until(lambda: len({t.digest for t in topologies}) == 1)
         for topology in topologies:
-            assert topology.nodes.keys() - {self.attacker.id} == self.ids
+            assert topology.nodes.keys() - {self.attacker.id} - self.attacker.minted == self.ids
             for node in self.nodes:
                 found = topology.nodes[node.id]
                 assert found.address == node.address

@@ -153,3 +153,31 @@ async def test_a_node_that_ends_its_feeds_without_an_error_is_watched_again_and_
     assert not [event for event in events if event.split()[0] in ("suspected", "failed")]
     assert received_verdicts(mesh, "mallory") == []
     await mesh.assert_intact()
+
+
+async def test_a_member_that_mints_64_workers_outvotes_nobody(attacked: Any) -> None:
+    mesh = await attacked()
+    await mesh.wait_until_watched()
+    minted = [f"mallory#{number}" for number in range(64)]
+    signers = {worker: mesh.attacker.signer_of(worker) for worker in minted}
+    mesh.attacker.send(
+        *(mesh.attacker.record(node_id=worker, signer=signers[worker]) for worker in minted)
+    )
+    for node in mesh.nodes:
+        await mesh.until(lambda n=node: n.topology.nodes.keys() >= set(minted))
+    mesh.attacker.send(
+        *(mesh.attacker.record(node_id=f"mallory#{number}") for number in ("64", "00", "1#1"))
+    )
+    mesh.attacker.minted = frozenset(minted)
+    for held in (False, True):
+        for node in mesh.nodes:
+            record = node.topology.get_record(node.id)
+            mesh.attacker.send(
+                *(
+                    mesh.attacker.verdict(record, Opinion.FAILED, signer=signer, held=held)
+                    for signer in signers.values()
+                )
+            )
+        await mesh.settle()
+    # Nothing that is not a canonical number from 0 to 63 entered.
+    await mesh.assert_intact(accused=mesh.ids)

@@ -60,3 +60,29 @@ def test_a_token_bucket_returns_the_wait_and_ignores_a_clock_that_goes_back() ->
     assert bucket.wait(11) == 1
     assert bucket.wait(5) == 1
     assert bucket.take(6)
+
+
+def test_the_limits_of_an_identity_are_those_of_all_its_live_workers() -> None:
+    rate_limiter = RateLimiter(FEEDS)
+    refusals = [rate_limiter.enter("a", 100.0 * n, workers=3) for n in range(3 * FEEDS.open + 1)]
+    assert refusals[:-1] == [""] * 3 * FEEDS.open
+    assert refusals[-1] == f"a has {3 * FEEDS.open} feeds open here, the limit is {3 * FEEDS.open}"
+    for _ in range(3 * FEEDS.open):
+        rate_limiter.leave("a")
+    opened = 0
+    for step in range(10_000):
+        if not rate_limiter.enter("a", 1e6 + step / 1000, workers=2):
+            opened += 1
+            rate_limiter.leave("a")
+    limit = 2 * (FEEDS.burst + 10 * FEEDS.per_second)
+    assert limit - 1 <= opened <= limit
+
+
+def test_workers_that_come_and_go_bring_no_further_feeds() -> None:
+    rate_limiter = RateLimiter(FEEDS)
+    opened = 0
+    for workers in (1, 64) * 200:
+        if not rate_limiter.enter("a", 0.0, workers=workers):
+            opened += 1
+            rate_limiter.leave("a")
+    assert opened == FEEDS.burst

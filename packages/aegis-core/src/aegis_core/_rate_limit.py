@@ -84,21 +84,31 @@ class RateLimiter:
     def __len__(self) -> int:
         return len(self._accounts)
 
-    def enter(self, caller: str, now: float) -> str:
+    def enter(self, caller: str, now: float, *, workers: int = 1) -> str:
         """Counts one more, unless the caller, whose certificate proved this id, is above a limit.
 
         Returns why it is refused, as a sentence; empty if it was counted and must `leave` later.
+
+        Args:
+            caller: The identity.
+            now: Seconds of the limiter's clock.
+            workers: The processes that share this identity, and so have their limits together.
         """
         limits, account = self._limits, self._accounts.get(caller)
         if account is None:
             self._prune(now)
-            bucket = TokenBucket(limits.burst, limits.per_second, now)
+            bucket = TokenBucket(limits.burst * workers, limits.per_second * workers, now)
             account = self._accounts[caller] = _Account(bucket)
-        if account.open >= limits.open:
+        if account.open >= limits.open * workers:
             held = f"{account.open} {limits.what} open here"
-            return f"{caller} has {held}, the limit is {limits.open}"
+            return f"{caller} has {held}, the limit is {limits.open * workers}"
+        if account.bucket.burst != limits.burst * workers:
+            # The tokens stay: else workers that come and go would bring new ones each time.
+            account.bucket.wait(now)
+            account.bucket.burst = limits.burst * workers
+            account.bucket.per_second = limits.per_second * workers
         if not account.bucket.take(now):
-            rate = f"{limits.per_second:.0f} {limits.what} a second"
+            rate = f"{limits.per_second * workers:.0f} {limits.what} a second"
             return f"{caller} opens more than {rate}; wait a little"
         account.open += 1
         return ""
@@ -111,7 +121,7 @@ class RateLimiter:
             return
         for caller, account in list(self._accounts.items()):
             account.bucket.wait(now)
-            if not account.open and account.bucket.left >= self._limits.burst:
+            if not account.open and account.bucket.left >= account.bucket.burst:
                 del self._accounts[caller]
         # Doubled, so that a mesh of many callers is not scanned at each new caller.
         self._prune_above = max(PRUNE_ABOVE, 2 * len(self._accounts))

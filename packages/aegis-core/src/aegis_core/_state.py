@@ -22,6 +22,8 @@ class NodeState:
     """The identity and the topology of one node.
 
     Attributes:
+        node_id: The id of the node.
+        identity: The same without the number of a worker: the name in its certificate.
         joined: Set once a peer has sent all that it knows.
         on_failure: Stops the node because of an error that it cannot continue with.
     """
@@ -31,14 +33,16 @@ class NodeState:
         tls: TLSConfig,
         topology: Topology,
         *,
+        node_id: str,
         mesh: str,
         on_failure: Callable[[Exception], None],
     ) -> None:
         self.tls = tls
         self.mesh = mesh
-        self.node_id = tls.node_id
+        self.node_id = node_id
+        self.identity = tls.node_id
         self.joined = asyncio.Event()
-        self._signer = RecordSigner.of(tls, mesh=mesh)
+        self._signer = RecordSigner.of(tls, mesh=mesh, node_id=node_id)
         self.topology = topology
         topology.change_signer(self._signer)
         self.verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
@@ -54,7 +58,7 @@ class NodeState:
         Raises:
             ConfigError: If it is not an identity of this node; the old one stays.
         """
-        if tls.node_id != self.node_id:
+        if tls.node_id != self.identity:
             reason = f"the certificate is {tls.node_id}'s, this node is {self.node_id}"
             raise ConfigError("tls", reason)
         _check(tls, RecordVerifier(tls.bundle, mesh=self.mesh, trust_domain=tls.trust_domain))

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from aegis_certs import owner_of
 from aegis_core._membership.rings import RINGS, Rings
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -48,23 +49,80 @@ def test_an_unknown_node_neither_watches_nor_is_watched() -> None:
     assert rings.observers("stranger") == rings.subjects("stranger") == frozenset()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
-    count=st.integers(1, 40),
-    unable=st.frozensets(st.integers(0, 39), max_size=30),
-    gone=st.frozensets(st.integers(0, 39), max_size=20),
+    identities=st.lists(st.integers(0, 5), min_size=1, max_size=30),
+    unable=st.frozensets(st.integers(0, 60), max_size=50),
+    gone=st.frozensets(st.integers(0, 60), max_size=20),
 )
 def test_the_observers_of_a_node_are_the_nodes_that_watch_it(
-    count: int, unable: frozenset[int], gone: frozenset[int]
+    identities: list[int], unable: frozenset[int], gone: frozenset[int]
 ) -> None:
-    rings = rings_of(ids(count), frozenset(f"node-{number:04}" for number in unable))
+    every = [
+        f"node-{number:04}" + (f"#{worker}" if workers else "")
+        for number, workers in enumerate(identities)
+        for worker in range(workers or 1)
+    ]
+    cannot = frozenset(every[number] for number in unable if number < len(every))
+    rings = rings_of(every, cannot)
     for number in gone:
-        rings.remove(f"node-{number:04}")
-    kept = [node_id for node_id in ids(count) if node_id in rings]
-    fits = [node_id for node_id in kept if int(node_id[-4:]) not in unable]
+        if number < len(every):
+            rings.remove(every[number])
+    kept = [node_id for node_id in every if node_id in rings]
+    fits = [node_id for node_id in kept if node_id not in cannot]
     for subject in kept:
         by_subjects = {o for o in fits if subject in rings.subjects(o)} - {subject}
         assert rings.observers(subject) == by_subjects
+        check_that_an_identity_counts_once(rings, subject, fits)
+
+
+def check_that_an_identity_counts_once(rings: Rings, subject: str, fits: list[str]) -> None:
+    chosen = [owner_of(observer) for observer in rings.observers(subject)]
+    others = {owner_of(node_id) for node_id in fits} - {owner_of(subject)}
+    siblings = {n for n in fits if owner_of(n) == owner_of(subject)} - {subject}
+    if others:
+        assert owner_of(subject) not in chosen
+        assert len(chosen) == len(set(chosen))
+        assert len(chosen) >= min(len(others), 2), "there is not one observer alone"
+    else:
+        assert bool(chosen) == bool(siblings), "without any other identity its own observes it"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    workers=st.lists(st.integers(1, 8), min_size=1, max_size=9),
+    unable=st.frozensets(st.integers(0, 60), max_size=20),
+)
+def test_news_reach_every_worker_over_the_feeds(workers: list[int], unable: frozenset[int]) -> None:
+    every = [f"n{n}#{worker}" for n, count in enumerate(workers) for worker in range(count)]
+    cannot = frozenset(every[number] for number in unable if number < len(every))
+    rings = rings_of(every, cannot)
+    fits = [node_id for node_id in every if node_id not in cannot]
+    read = {n: rings.subjects(n) | rings.followed(n) for n in fits}
+    readers = {n: {reader for reader in fits if n in read[reader]} for n in fits}
+    for edges in (read, readers):
+        reached, left = set(fits[:1]), fits[:1]
+        while left:
+            following = (set(edges[left.pop()]) & set(fits)) - reached
+            reached |= following
+            left.extend(following)
+        assert reached == set(fits)
+
+
+def test_without_workers_no_feed_is_added() -> None:
+    rings = rings_of(ids(50))
+    assert all(rings.followed(node_id) == frozenset() for node_id in ids(50))
+
+
+def test_a_member_cannot_outvote_others_with_its_workers() -> None:
+    honest, minted = ids(12), [f"mallory#{number}" for number in range(64)]
+    rings = rings_of(honest + minted)
+    for node_id in honest:
+        observers = rings.observers(node_id)
+        lying = [observer for observer in observers if owner_of(observer) == "mallory"]
+        assert len(lying) <= 1
+        assert len(observers) >= 3
+    assert not rings.observers("mallory#0") & set(minted)
 
 
 def test_every_node_is_observed_while_two_nodes_can_observe() -> None:

@@ -340,6 +340,33 @@ def test_a_liar_with_held_verdicts_makes_no_node_suspected_for_long(nodes: int) 
     assert simulation.is_one_mesh()
 
 
+FAILED = NodeStatus.FAILED
+
+
+def test_a_member_cannot_outvote_others_with_64_workers() -> None:
+    honest = [f"node-{number}" for number in range(8)]
+    minted = [f"mallory#{number}" for number in range(64)]
+    mesh = Simulation([*honest, *minted])
+    for _ in range(2):
+        for worker in minted:
+            mesh.accuse(worker, *honest, held=True)
+        mesh.run(4.0)
+    assert not [event for event in mesh.events if event.kind == "failed"]
+    mesh.run_until(lambda: everybody_is(mesh, honest, NodeStatus.ALIVE), within=10.0)
+    mesh.kill("node-3")
+    mesh.kill("mallory#0")
+    for gone in ("node-3", "mallory#0"):
+        mesh.run_until(
+            lambda g=gone: mesh.everywhere(g, NodeStatus.FAILED, by=honest[:3]), within=6.0
+        )
+    failed = {event.subject for event in mesh.events if event.kind == "failed"}
+    assert failed == {"node-3", "mallory#0"}
+
+
+def everybody_is(mesh: Simulation, subjects: list[str], status: NodeStatus) -> bool:
+    return all(mesh.everywhere(subject, status) for subject in subjects)
+
+
 def test_broken_streams_resume_with_the_missed_changes_only() -> None:
     simulation = Simulation(50)
     node_id = "node-007"

@@ -12,6 +12,7 @@ import math
 import threading
 from collections.abc import Iterable
 
+from aegis_certs import owner_of
 from aegis_discovery import EventKind, NodeStatus, Topology, TopologyEvent
 from aegis_discovery.records import VERDICT_LEASE, Opinion, Record, Verdict
 
@@ -176,13 +177,17 @@ class Membership:
         self._undecided.discard(node_id)
         self._failed.pop(node_id, None)
         self._suspected_since.pop(node_id, None)
-        self._refutation.forget(node_id)
+        self._forget_accuser(node_id)
         return self._rings.remove(node_id)
+
+    def _forget_accuser(self, node_id: str) -> None:
+        if not self._topology.get_nodes_by_identity(owner_of(node_id)):
+            self._refutation.forget(node_id)
 
     def _update_subjects(self, now: float) -> None:
         """Begins to watch the nodes that the rings assign now, and forgets all others."""
         self.rings_version += 1
-        subjects = self._rings.subjects(self._own_id)
+        subjects = self._rings.subjects(self._own_id) | self._rings.followed(self._own_id)
         for node_id in sorted(self._subjects.keys() - subjects):
             del self._subjects[node_id]
             self._detector.forget(node_id)
@@ -236,6 +241,8 @@ class Membership:
             opinion, held = self._detector.opinion(node_id)
             if opinion is Opinion.CLEAR and node_id not in self._published_at:
                 continue
+            if self._own_id not in self._rings.observers(node_id):
+                continue  # its feed is only followed for the news
             record = self._subjects[node_id]
             published = self._own_verdict(record)
             if published is None:
@@ -372,7 +379,7 @@ class Membership:
         """
         before, at = self._answered_at
         self._answered_at = (accuser, now)
-        return before not in ("", accuser) and now - at < FLAP_WINDOW
+        return owner_of(before) not in ("", owner_of(accuser)) and now - at < FLAP_WINDOW
 
     def _note_outvoted(
         self, own: Record, verdicts: Iterable[Verdict], observers: frozenset[str], now: float

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from aegis_certs import owner_of
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.records import Verdict
 
@@ -48,7 +49,7 @@ class _Answers:
 
 
 class Refutation:
-    """Remembers how often each accuser was answered.
+    """Remembers how often each accuser was answered; all workers of an identity are one accuser.
 
     An answer is a new record, which travels to every node. So an accuser whose verdicts do not
     count is answered after longer and longer pauses, or it could flood the mesh.
@@ -64,7 +65,7 @@ class Refutation:
 
         An accuser that became an observer counts from then on: its longer pause does not apply.
         """
-        answers = self._answers.get(accuser)
+        answers = self._answers.get(owner_of(accuser))
         if answers is None:
             return True
         pause = min(answers.pause, REFUTE_EVERY) if is_observer else answers.pause
@@ -72,7 +73,7 @@ class Refutation:
 
     def answered(self, verdict: Verdict, now: float, *, is_observer: bool) -> None:
         """Notes an answer; names an accuser that made too many necessary."""
-        answers = self._answers.setdefault(verdict.accuser, _Answers())
+        answers = self._answers.setdefault(owner_of(verdict.accuser), _Answers())
         if now - answers.last - answers.pause >= MAX_PAUSE:
             answers.pause = 0.0
             answers.times.clear()
@@ -103,12 +104,12 @@ class Refutation:
                 self._warn(line, verdict, now)
 
     def forget(self, accuser: str) -> None:
-        self._answers.pop(accuser, None)
-        self._log_limiter.forget(accuser)
+        self._answers.pop(owner_of(accuser), None)
+        self._log_limiter.forget(owner_of(accuser))
 
     def _warn(self, line: str, verdict: Verdict, now: float) -> None:
         accuser = verdict.accuser
         # One kind for all lines: an accuser is named once a minute, whatever it does.
         self._log_limiter.warn(
-            accuser, "", line, accuser, verdict.subject, verdict.opinion, now=now
+            owner_of(accuser), "", line, accuser, verdict.subject, verdict.opinion, now=now
         )

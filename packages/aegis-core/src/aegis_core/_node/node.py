@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import Self
 
-from aegis_certs import IdentitySource, TLSConfig
+from aegis_certs import IdentitySource, TLSConfig, owner_of
 from aegis_discovery.aio import ServiceClientPool
 from aegis_discovery.background import register_at_fork
 from aegis_discovery.errors import ForkedError
@@ -33,7 +33,8 @@ class Node(NodeView):
     """One process of the mesh. It serves, it knows the other nodes, and it calls them.
 
     Args:
-        id: The node id; the node's certificate proves it.
+        id: The node id; the node's certificate proves it. A worker, one of several processes under
+            one identity, has a number after it, as in `orders-1#2`.
         address: `host:port` to listen on; port 0 takes a free port.
         advertise: `host:port` that others dial, where that is not `address`.
         name: A name for people; the id by default.
@@ -316,7 +317,7 @@ class Node(NodeView):
         # A mistyped directory must not begin a second mesh, with a CA of its own.
         create_ca = not options.seed_peers
         return IdentitySource.directory(
-            self.id, options.cert_dir, address=address, create_ca=create_ca
+            owner_of(self.id), options.cert_dir, address=address, create_ca=create_ca
         )
 
     async def _start_parts(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import grpc
-from aegis_certs import TLSConfig, TLSOptions, validate_node_id
+from aegis_certs import TLSConfig, TLSOptions, parse_worker_id
 from aegis_discovery import DEFAULT_MESH, PoolOptions, ServiceInfo
 from aegis_discovery.policy import Policy
 from aegis_discovery.transport import parse_seed
@@ -76,7 +76,7 @@ class NodeOptions:
             raise ConfigError("max_receive_message_length", reason)
         # Wrong addresses are reported before anything is started.
         published_address(self.address, self.advertise, bound_address(self.address)[1])
-        validate_node_id(self.id)
+        parse_worker_id(self.id)
         for name in (
             "services",
             "registrars",

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from aegis_certs import IdentitySource, TLSConfig
+from aegis_certs import IdentitySource, TLSConfig, owner_of
 from aegis_discovery import HealthStatus, NodeInfo
 from aegis_discovery.aio.identity import run_rotator
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityRotator
@@ -50,7 +50,7 @@ class RunningNode:
         on_failure: Callable[[Exception], None],
         on_identity: Callable[[IdentityEvent], None],
     ) -> None:
-        if tls.node_id != options.id:
+        if tls.node_id != owner_of(options.id):
             reason = f"the certificate is {tls.node_id}'s, this node is {options.id}"
             raise ConfigError("tls", reason)
         self._options = options
@@ -61,15 +61,17 @@ class RunningNode:
         self._tasks: set[asyncio.Task[None]] = set()
         self._started_at = datetime.now(UTC)
         self._outbound = outbound
-        self.state = NodeState(tls, outbound.topology, mesh=options.mesh, on_failure=on_failure)
+        self.state = NodeState(
+            tls, outbound.topology, node_id=options.id, mesh=options.mesh, on_failure=on_failure
+        )
         self.monitor = HealthMonitor(
-            tls.node_id,
+            options.id,
             options.health_checkers,
             on_change=self._publish_health,
             interval=options.health_interval,
         )
         local_node = LocalNode(
-            node_id=tls.node_id,
+            node_id=options.id,
             instance=self.state.instance,
             mesh=options.mesh,
             topology=self.state.topology,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aegis_certs import CertsError, TLSOptions, validate_node_id
+from aegis_certs import CertsError, TLSOptions, parse_worker_id
 from aegis_discovery import ServiceInfo
 from aegis_discovery.errors import DiscoveryError
 from aegis_discovery.transport import parse_seed, split_host_port
@@ -109,7 +109,7 @@ def _read_file(path: str | Path, named_by: str) -> dict[str, Any]:
 def _parse(values: dict[str, Any], sources: Mapping[str, str]) -> None:
     """Checks the values where their sources are known, and parses the services."""
     checks: dict[str, Callable[[str], object]] = {
-        "id": validate_node_id,
+        "id": parse_worker_id,
         "address": split_host_port,
         "advertise": split_host_port,
         "seed_peers": parse_seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aegis_certs import validate_node_id
+from aegis_certs import parse_worker_id
 
 from aegis_core._address import check_dialable
 
@@ -28,5 +28,5 @@ class PeerInfo:
     type: str = "generic"
 
     def __post_init__(self) -> None:
-        validate_node_id(self.id)
+        parse_worker_id(self.id)
         check_dialable("address", self.address)

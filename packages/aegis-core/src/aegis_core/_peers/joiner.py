@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 
-from aegis_certs import CertsError
+from aegis_certs import CertsError, owner_of
 from aegis_discovery import DiscoveryError, NodeStatus
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.transport import SeedPeer, probe_identity
@@ -102,9 +102,10 @@ class Joiner:
             if node_id is None:
                 found = await asyncio.to_thread(probe_identity, seed.address, self._state.tls)
                 node_id = found.node_id
-            peer = PeerInfo(node_id, seed.address)
-            if not self._session.has_joined and await self._gives_way(peer):
+            peer, held_at = await self._peers.meet(PeerInfo(owner_of(node_id), seed.address))
+            if not self._session.has_joined and await self._gives_way(peer, held_at):
                 return
+            node_id = peer.id
             if node_id != self._state.node_id and node_id != known:
                 self._peers.add_peer(peer)
                 self._found[seed] = node_id
@@ -123,10 +124,9 @@ class Joiner:
             if len(self._tried) == len(set(self._seeds)):
                 self._all_tried.set()
 
-    async def _gives_way(self, seed: PeerInfo) -> bool:
+    async def _gives_way(self, seed: PeerInfo, held_at: str) -> bool:
         """Asks the process that has this node's id already, if a seed peer knows one."""
-        is_own = seed.id == self._state.node_id
-        address = seed.address if is_own else await self._peers.find_own_id(seed)
+        address = seed.address if seed.id == self._state.node_id else held_at
         if not address:
             return False
         node_id, instance = await self._peers.ask_holder(address)

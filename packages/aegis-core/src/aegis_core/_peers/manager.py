@@ -7,11 +7,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import grpc
-from aegis_certs import TLSConfig
+from aegis_certs import CertsError, TLSConfig, parse_worker_id
 from aegis_discovery import ClosedError, ConnectError, InvalidAddressError, NodeInfo
 from aegis_discovery.aio.transport import ChannelCache, open_channel
 from aegis_discovery.feed import split_message
@@ -115,37 +115,55 @@ class PeerManager:
     async def ping_peer(self, peer_id: str) -> float:
         """Pings a peer; returns the seconds until its answer."""
         began = time.perf_counter()
-        request = aegis_pb2.PingRequest(sender_id=self._state.node_id, timestamp=int(time.time()))
+        request = aegis_pb2.PingRequest(sender_id=self._state.identity, timestamp=int(time.time()))
         with self._closing_is_an_error():
             await self._stub(self._get(peer_id)).Ping(request, timeout=TIMEOUT)
         return time.perf_counter() - began
 
     async def get_peer_health(self, peer_id: str) -> HealthInfo:
         """Asks a peer for its health."""
-        request = aegis_pb2.HealthRequest(sender_id=self._state.node_id)
+        request = aegis_pb2.HealthRequest(sender_id=self._state.identity)
         with self._closing_is_an_error():
             answer = await self._stub(self._get(peer_id)).GetHealth(request, timeout=TIMEOUT)
-        return codec.health_from_wire(answer)
+        health = codec.health_from_wire(answer)
+        return replace(health, node_id=_full_id(peer_id, health.node_id))
 
     async def get_peer_node_info(self, peer_id: str) -> NodeInfo:
         """Asks a peer for its own description."""
         with self._closing_is_an_error():
-            request = aegis_pb2.NodeInfoRequest(sender_id=self._state.node_id)
+            request = aegis_pb2.NodeInfoRequest(sender_id=self._state.identity)
             answer = await self._stub(self._get(peer_id)).GetNodeInfo(request, timeout=TIMEOUT)
-        return codec.node_info_from_wire(answer)
+        node = codec.node_info_from_wire(answer)
+        return replace(node, id=_full_id(peer_id, node.id))
 
-    async def find_own_id(self, peer: PeerInfo) -> str:
-        """Returns the address that a peer lists for this node's id; empty if it lists none."""
-        request = aegis_pb2.GetTopologyRequest(sender_id=self._state.node_id)
+    async def meet(self, seed: PeerInfo) -> tuple[PeerInfo, str]:
+        """Asks a seed peer, of which only the identity is known, who it is.
+
+        Returns:
+            The peer with its full id, and the address that it has for this node's id; empty if it
+            has none.
+
+        Raises:
+            ConnectError: If it does not answer.
+        """
+        sender, own_id, stub = self._state.identity, self._state.node_id, self._stub(seed)
+        ping = aegis_pb2.PingRequest(sender_id=sender, look_up=own_id)
         try:
-            answer = await self._stub(peer).GetTopology(request, timeout=TIMEOUT)
+            answer = await stub.Ping(ping, timeout=TIMEOUT)
+            if answer.node_id:
+                # The certificate proves the identity only; a wrong number harms no other node.
+                full_id = _full_id(answer.node_id, seed.id)
+                if full_id != seed.id:
+                    self.release(seed.id)
+                return replace(seed, id=full_id), answer.address
+            request = aegis_pb2.GetTopologyRequest(sender_id=sender)
+            listed = await stub.GetTopology(request, timeout=TIMEOUT)
         except grpc.aio.AioRpcError as error:
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 reason = describe_call_error(error, self._state.tls)
-                raise ConnectError(reason, {peer.address: reason}) from error
-            return ""  # it answered, so its feed will say more
-        own_id = self._state.node_id
-        return next((node.address for node in answer.nodes if node.id == own_id), "")
+                raise ConnectError(reason, {seed.address: reason}) from error
+            return seed, ""  # it answered, so its feed will say more
+        return seed, next((node.address for node in listed.nodes if node.id == own_id), "")
 
     async def ask_holder(self, address: str) -> tuple[str, str]:
         """Asks the process at an address that the topology has for this node's id.
@@ -160,12 +178,12 @@ class PeerManager:
             return "", ""
         async with open_channel(state.tls, state.node_id, address) as channel:
             stub = aegis_pb2_grpc.MeshServiceStub(channel)
-            request = aegis_pb2.PingRequest(sender_id=state.node_id)
+            request = aegis_pb2.PingRequest(sender_id=state.identity)
             try:
                 answer = await stub.Ping(request, timeout=HOLDER_TIMEOUT)
             except grpc.aio.AioRpcError:
                 return "", ""
-        return answer.receiver_id, answer.instance
+        return answer.node_id or answer.receiver_id, answer.instance
 
     async def sync_topology(self, peer_id: str) -> bool:
         """Merges a peer's topology now; returns whether that changed this node's topology.
@@ -204,7 +222,7 @@ class PeerManager:
 
         Of the peer itself only the services are taken from its list; see `codec.own_node`.
         """
-        topology, sender, stub = self._state.topology, self._state.node_id, self._stub(peer)
+        topology, sender, stub = self._state.topology, self._state.identity, self._stub(peer)
         sync = aegis_pb2.TopologySyncRequest(sender_id=sender, version=topology.version)
         describe = aegis_pb2.NodeInfoRequest(sender_id=sender)
         try:
@@ -287,3 +305,11 @@ class PeerManager:
         if peer is None:
             raise PeerNotFoundError(peer_id)
         return peer
+
+
+def _full_id(full_id: str, identity: str) -> str:
+    """Returns the id of a worker of this identity, or else the identity."""
+    try:
+        return full_id if parse_worker_id(full_id).identity == identity else identity
+    except CertsError:
+        return identity

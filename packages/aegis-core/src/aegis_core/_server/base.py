@@ -7,6 +7,7 @@ from typing import Any, Generic
 
 import grpc
 from aegis_certs import TLSConfig
+from aegis_discovery import NodeStatus
 from aegis_discovery.policy import OPEN_SERVICES, Policy, split_method
 from aegis_discovery.transport import join_address
 
@@ -109,9 +110,12 @@ class ServerBase(Generic[CallT]):
         """Decides by this policy from now on; open streams that it denies are ended."""
         self._authorizer.set_policy(policy)
 
-    def _type_of(self, node_id: str) -> str | None:
-        node = self._topology.get_node(node_id)
-        return node.type if node else None
+    def _type_of(self, identity: str) -> str | None:
+        nodes = self._topology.get_nodes_by_identity(identity)
+        # A call does not tell which worker it is from, so an identity has a type only if all agree.
+        types = {n.type for n in nodes if n.status is not NodeStatus.FAILED}
+        types = types or {node.type for node in nodes}
+        return types.pop() if len(types) == 1 else None
 
     def _bind(self, tls: TLSConfig) -> None:
         credentials = grpc.dynamic_ssl_server_credentials(

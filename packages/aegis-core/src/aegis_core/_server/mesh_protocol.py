@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from aegis_discovery import InvalidRecordError, NodeInfo, Topology
+from aegis_certs import MAX_WORKERS, owner_of
+from aegis_discovery import InvalidRecordError, NodeInfo, NodeStatus, Topology
 from aegis_discovery.feed import FeedWriter, request_problem
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.proto import aegis_pb2, mesh_pb2
@@ -45,6 +46,13 @@ class LocalNode:
     has_joined: Callable[[], bool]
 
 
+def live_workers(topology: Topology, identity: str) -> int:
+    """Returns how many processes share the limits of a caller: 1 for a node or a client."""
+    nodes = topology.get_nodes_by_identity(identity)
+    live = sum(node.status is not NodeStatus.FAILED for node in nodes)
+    return max(1, min(live, MAX_WORKERS))
+
+
 class RequestRefusedError(Exception):
     """A request is not answered.
 
@@ -75,7 +83,12 @@ class UnsignedProtocol:
         self._check_sender(request.sender_id, caller)
         node = self._node
         has_left = node.topology.get_node(node.node_id) is None
-        return codec.ping_response(node.node_id, "" if has_left else node.instance)
+        looked_up = node.topology.get_node(request.look_up) if request.look_up else None
+        return codec.ping_response(
+            node.node_id,
+            instance="" if has_left else node.instance,
+            address=looked_up.address if looked_up else "",
+        )
 
     def health(self, request: aegis_pb2.HealthRequest, caller: Caller) -> aegis_pb2.HealthResponse:
         self._check_sender(request.sender_id, caller)
@@ -91,7 +104,8 @@ class UnsignedProtocol:
     def reading(self, sender_id: str, caller: Caller, now: float) -> Iterator[None]:
         """Counts a read of the whole topology, of which a caller may make only so many."""
         self._check_sender(sender_id, caller)
-        refusal = self._rate_limiter.enter(caller.node_id, now)
+        workers = live_workers(self._node.topology, caller.node_id)
+        refusal = self._rate_limiter.enter(caller.node_id, now, workers=workers)
         if refusal:
             self._log_limiter.warn(caller.node_id, "reads", "the topology was refused: %s", refusal)
             raise RequestRefusedError("RESOURCE_EXHAUSTED", refusal)
@@ -165,13 +179,14 @@ class FeedAdmission:
         Raises:
             RequestRefusedError: The feed is refused, and needs no `release`.
         """
-        refusal = self._rate_limiter.enter(caller.node_id, now)
+        workers = live_workers(self._node.topology, caller.node_id)
+        refusal = self._rate_limiter.enter(caller.node_id, now, workers=workers)
         if refusal:
             raise self._refusal(caller, "RESOURCE_EXHAUSTED", refusal)
         try:
-            self._check(request, caller)
+            watcher = self._check(request, caller)
             writer = FeedWriter(
-                self._node.topology, self._node.chain_of, watcher=caller.node_id, request=request
+                self._node.topology, self._node.chain_of, watcher=watcher, request=request
             )
         except BaseException:
             self.release(caller)
@@ -183,7 +198,8 @@ class FeedAdmission:
         """Counts one feed of the caller less."""
         self._rate_limiter.leave(caller.node_id)
 
-    def _check(self, request: mesh_pb2.WatchRequest, caller: Caller) -> None:
+    def _check(self, request: mesh_pb2.WatchRequest, caller: Caller) -> str:
+        """Returns the id of the watcher: that of a worker, if its record proves it."""
         if request.mesh != self._node.mesh:
             reason = f"this is mesh {self._node.mesh!r}, not {request.mesh[:64]!r}"
             raise RequestRefusedError("FAILED_PRECONDITION", reason)
@@ -191,29 +207,30 @@ class FeedAdmission:
         if problem:
             raise self._refusal(caller, "INVALID_ARGUMENT", problem)
         if request.HasField("record"):
-            self._admit_node(request, caller)
-        elif not self._node.has_joined():
+            return self._admit_node(request, caller)
+        if not self._node.has_joined():
             # A client would take this node for the whole mesh.
             reason = f"{self._node.node_id} is still joining the mesh; ask another node, or again"
             raise RequestRefusedError("UNAVAILABLE", reason)
+        return caller.node_id
 
-    def _admit_node(self, request: mesh_pb2.WatchRequest, caller: Caller) -> None:
-        caller_id = caller.node_id
+    def _admit_node(self, request: mesh_pb2.WatchRequest, caller: Caller) -> str:
         try:
             if request.chain.certificates:
                 self._node.verifier.add_chain(tuple(request.chain.certificates))
             record = self._node.verifier.verify(signed_from_wire(request.record))
-            if record.id != caller_id or record.voucher is not None:
-                raise InvalidRecordError(record.id, f"{caller_id} may not publish it")
+            if owner_of(record.id) != caller.node_id or record.voucher is not None:
+                raise InvalidRecordError(record.id, f"{caller.node_id} may not publish it")
         except InvalidRecordError as error:
             raise self._refusal(caller, "PERMISSION_DENIED", str(error)) from error
         topology = self._node.topology
-        if topology.is_full and topology.get_node(caller_id) is None:
-            full = f"the mesh is full with {topology.node_count} nodes; {caller_id} cannot join"
+        if topology.is_full and topology.get_node(record.id) is None:
+            full = f"the mesh is full with {topology.node_count} nodes; {record.id} cannot join"
             raise self._refusal(caller, "RESOURCE_EXHAUSTED", full)
-        result = topology.merge_records([record], origin=caller_id)
+        result = topology.merge_records([record], origin=record.id)
         if result.foreign is not None:
             self._node.on_foreign(result.foreign)
+        return record.id
 
     def _refusal(self, caller: Caller, code: str, reason: str) -> RequestRefusedError:
         """Returns the refusal of what no honest caller asks, and logs it at a limited rate."""

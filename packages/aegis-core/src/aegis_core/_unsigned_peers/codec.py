@@ -8,25 +8,32 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from aegis_certs import owner_of
 from aegis_discovery import HealthStatus, NodeInfo, NodeStatus, TopologySnapshot
 from aegis_discovery.proto import aegis_pb2
 from aegis_discovery.records import node_to_unsigned
 
 from aegis_core._health.checks import HealthInfo
+from aegis_core._unsigned_peers.folding import fold_workers
 
 MAX_PIECES = 40_000
 """Nodes and services read of one answer: a service for each node of a full mesh."""
 
 
-def ping_response(node_id: str, instance: str) -> aegis_pb2.PingResponse:
+def ping_response(node_id: str, *, instance: str, address: str) -> aegis_pb2.PingResponse:
     return aegis_pb2.PingResponse(
-        receiver_id=node_id, timestamp=int(time.time()), success=True, instance=instance
+        receiver_id=owner_of(node_id),
+        timestamp=int(time.time()),
+        success=True,
+        instance=instance,
+        node_id=node_id,
+        address=address,
     )
 
 
 def health_to_wire(info: HealthInfo) -> aegis_pb2.HealthResponse:
     return aegis_pb2.HealthResponse(
-        node_id=info.node_id,
+        node_id=owner_of(info.node_id),
         status=info.status.value,
         last_checked=int(info.last_checked.timestamp()),
         message=info.message,
@@ -50,7 +57,7 @@ def health_from_wire(message: aegis_pb2.HealthResponse) -> HealthInfo:
 
 def node_info_to_wire(node: NodeInfo, health: HealthInfo) -> aegis_pb2.NodeInfoResponse:
     return aegis_pb2.NodeInfoResponse(
-        id=node.id,
+        id=owner_of(node.id),
         name=node.name,
         type=node.type,
         address=node.address,
@@ -118,7 +125,8 @@ def digest_of(answer: aegis_pb2.TopologySyncResponse) -> bytes:
 
 
 def _listed(snapshot: TopologySnapshot, caller: str) -> list[aegis_pb2.TopologyNode]:
-    return [node_to_unsigned(node) for node in snapshot.nodes.values() if is_listed(node, caller)]
+    nodes = fold_workers(snapshot.nodes).values()
+    return [node_to_unsigned(node) for node in nodes if is_listed(node, caller)]
 
 
 def _moment(seconds: int) -> datetime:

@@ -15,6 +15,7 @@ from aegis_discovery.transport import split_address
 
 from aegis_core._rate_limit import TokenBucket
 from aegis_core._unsigned_peers.codec import is_listed
+from aegis_core._unsigned_peers.folding import fold_workers
 
 _log = logging.getLogger("aegis.peers")
 
@@ -99,7 +100,7 @@ class Vouching:
             _transmitted(peer.listed.get(node_id)) != _transmitted(node)
             if is_listed(node, peer_id)
             else node_id in peer.listed
-            for node_id, node in self._topology.nodes.items()
+            for node_id, node in fold_workers(self._topology.nodes).items()
         )
 
     def _validated(self, peer_id: str, nodes: Iterable[NodeInfo]) -> dict[str, NodeInfo]:
@@ -109,6 +110,7 @@ class Vouching:
         for node in nodes:
             record = self._topology.get_record(node.id)
             is_known = record is not None and (record.info is not None or record.voucher is None)
+            is_known |= self._topology.is_signed(node.id)
             is_new = not is_known and node.id != peer_id and node.id not in listed
             if is_new and unknown >= MAX_INTRODUCED:
                 unknown += 1
@@ -128,14 +130,13 @@ class Vouching:
 
     def _update_records(self, node_ids: Iterable[str], peer_id: str) -> None:
         """Publishes or removes the nodes that a change of a peer may affect."""
-        records = {node_id: self._topology.get_record(node_id) for node_id in sorted(node_ids)}
-        unsigned = [i for i, record in records.items() if record is None or record.voucher]
-        preferred = [(node_id, self._preferred(node_id)) for node_id in unsigned]
+        preferred = [(node_id, self._preferred(node_id)) for node_id in sorted(node_ids)]
         # Removals first, so that they make room for others.
         for node_id, node in preferred:
             if node is None:
                 self._published.pop(node_id, None)
-                self._topology.unvouch(node_id)
+                if self._vouches_for(node_id):
+                    self._topology.unvouch(node_id)
         for node_id, node in preferred:
             if node is None:
                 continue
@@ -145,7 +146,13 @@ class Vouching:
                 self._published[node_id] = node
 
     def _preferred(self, node_id: str) -> NodeInfo | None:
-        """Returns the entry of a peer that answers, if possible that of the node itself."""
+        """Returns the entry of a peer that answers, if possible that of the node itself.
+
+        It is None for a node that signs its records itself. Such peers list the workers of an
+        identity as one node.
+        """
+        if self._topology.is_signed(node_id):
+            return None
         listing = [peer_id for peer_id, peer in self._peers.items() if node_id in peer.listed]
         if not listing:
             return None

@@ -15,7 +15,7 @@ from aegis_core._peers.feed import Feed, FeedEnd
 from aegis_core._peers.info import PeerInfo
 from aegis_core._peers.session import MAINTENANCE, Session
 from aegis_core.simulation._fake_signing import MESH, FakeSigning, FakeVerifier
-from aegis_core.simulation._world import Host, Stream, World
+from aegis_core.simulation._world import Host, Stream, World, address_of
 
 _GRACE = 0.5
 """Seconds that a leaving node takes to send its last changes."""
@@ -44,7 +44,7 @@ class Process(Host):
         address: str | None = None,
     ) -> None:
         self.id = node_id
-        self.address = address or _address_of(node_id)
+        self.address = address or address_of(node_id)
         self._world = world
         self._clock = world.clock
         wall = world.wall_clock(node_id)
@@ -79,7 +79,7 @@ class Process(Host):
         if self.has_ended:
             return
         for seed in self._seeds:
-            self.session.peers.add(PeerInfo(seed, _address_of(seed)))
+            self.session.peers.add(PeerInfo(seed, address_of(seed)))
         self.topology.subscribe(self._on_event)
         self.topology.subscribe_changed(self._on_changed)
         self._tick_at(self.session.tick(now))
@@ -278,10 +278,6 @@ class Process(Host):
     def _forget_ended(self) -> None:
         for stream in [stream for stream in self.serving if stream.is_closed]:
             del self.serving[stream]
-
-
-def _address_of(node_id: str) -> str:
-    return f"{node_id}:7000"
 
 
 def fake_signer(world: World[Process], node_id: str) -> RecordSigner:

@@ -11,7 +11,7 @@ from aegis_discovery import NodeInfo, Topology
 from aegis_discovery.records import RecordSigner
 
 from aegis_core._membership.rings import Rings
-from aegis_core.simulation._world import World
+from aegis_core.simulation._world import World, address_of
 
 _T = TypeVar("_T")
 
@@ -22,7 +22,7 @@ def shared_state(world: World[Any], signers: Mapping[str, RecordSigner]) -> tupl
     stamp = int(wall() * 1000)
     known.merge_records(
         world.decoder.share(
-            signer.sign_record(node_id, stamp, NodeInfo(node_id, address=f"{node_id}:7000"))
+            signer.sign_record(node_id, stamp, NodeInfo(node_id, address=address_of(node_id)))
         )
         for node_id, signer in signers.items()
     )

@@ -251,3 +251,8 @@ class World(Generic[HostT]):
                 if record is not None and record.stamp >= spread.stamp:
                     spread.hops[watcher.id] = spread.hops[server] + 1
                     spread.seconds[watcher.id] = self.clock.now - spread.began
+
+
+def address_of(node_id: str) -> str:
+    """Returns the address of a node, whose host is its id; the number of a worker cannot be."""
+    return f"{node_id.replace('#', '.worker-')}:7000"

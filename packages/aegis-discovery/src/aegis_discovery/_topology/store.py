@@ -60,7 +60,7 @@ class RecordStore:
         self._log_limiter = log_limiter
         self._entries: dict[str, Entry] = {}
         self._first_end: float = math.inf
-        self._workers: dict[str, set[str]] = {}
+        self._workers: dict[str, tuple[str, ...]] = {}
         self.vouched: Counter[str] = Counter()
         self.withdrawn: Counter[str] = Counter()
         self._live_sum = 0
@@ -160,7 +160,8 @@ class RecordStore:
         if held:
             self._count(held, -1)
         elif "#" in record.id:
-            self._workers.setdefault(owner_of(record.id), set()).add(record.id)
+            identity = owner_of(record.id)
+            self._workers[identity] = (*self._workers.get(identity, ()), record.id)
         node = record.info
         status_position = 0
         if held and node and before and _is_same_life(record, held.record):
@@ -207,11 +208,11 @@ class RecordStore:
         if entry:
             self._count(entry, -1)
             self._change_node(entry.node, None)
-            identity = owner_of(node_id)
-            if identity != node_id:
-                self._workers[identity].remove(node_id)
-                if not self._workers[identity]:
-                    del self._workers[identity]
+            if "#" in node_id:
+                identity = owner_of(node_id)
+                others = tuple(i for i in self._workers.pop(identity) if i != node_id)
+                if others:
+                    self._workers[identity] = others
 
     def _append(self, entry: Entry) -> None:
         self._entries.pop(entry.record.id, None)

@@ -111,6 +111,11 @@ class Topology(RecordMerger):
         signed = [entry for entry in held if entry.record.voucher is None]
         return tuple(entry.node for entry in signed or held if entry.node is not None)
 
+    def is_signed(self, identity: str) -> bool:
+        """Tells whether an identity has signed a record of its node or of a worker, or left."""
+        with self._lock:
+            return any(e.record.voucher is None for e in self._store.of_identity(identity))
+
     def get_service_providers(self, name: str, version: str) -> tuple[NodeInfo, ...]:
         """Returns the nodes that provide a service, in the order of their ids, except failed ones.
 

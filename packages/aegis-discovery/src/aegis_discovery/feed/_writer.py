@@ -36,6 +36,9 @@ class FeedWriter:
         chain_of: Returns the certificate chain (DER) of a signer's fingerprint.
         watcher: The caller's node id; its own changes are not sent back to it.
         request: The request that opened the feed.
+
+    Attributes:
+        watcher: The id of the node, or of the client.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class FeedWriter:
     ) -> None:
         self._topology = topology
         self._chain_of = chain_of
-        self._watcher = watcher
+        self.watcher = watcher
         self._is_node = request.HasField("record")
         self._services = frozenset(ServiceInfo(s.name, s.version) for s in request.services)
         self._chains_sent: set[bytes] = set()
@@ -127,7 +130,7 @@ class FeedWriter:
         # A watcher without a position receives everything, its own record included: so a restarted
         # node learns how far its stamps had advanced. A client receives everything too, even if it
         # has the id of a node.
-        reader = self._watcher if self._is_node and not self._is_new else None
+        reader = self.watcher if self._is_node and not self._is_new else None
         for record in changes.records(reader=reader, held=self._held):
             if self._is_requested(record):
                 yield record

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!aegis_discovery/proto/aegis.proto\x12\x05\x61\x65gis\"3\n\x0bPingRequest\x12\x11\n\tsender_id\x18\x01 \x01(\t\x12\x11\n\ttimestamp\x18\x02 \x01(\x03\"Y\n\x0cPingResponse\x12\x13\n\x0breceiver_id\x18\x01 \x01(\t\x12\x11\n\ttimestamp\x18\x02 \x01(\x03\x12\x0f\n\x07success\x18\x03 \x01(\x08\x12\x10\n\x08instance\x18\x10 \x01(\t\"\"\n\rHealthRequest\x12\x11\n\tsender_id\x18\x01 \x01(\t\"g\n\x0eHealthResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x14\n\x0clast_checked\x18\x03 \x01(\x03\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\r\n\x05\x65rror\x18\x05 \x01(\t\"$\n\x0fNodeInfoRequest\x12\x11\n\tsender_id\x18\x01 \x01(\t\"r\n\x10NodeInfoResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12%\n\x06health\x18\x05 \x01(\x0b\x32\x15.aegis.HealthResponse\"9\n\x13TopologySyncRequest\x12\x11\n\tsender_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"_\n\x14TopologySyncResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\"\n\x05nodes\x18\x02 \x03(\x0b\x32\x13.aegis.TopologyNode\x12\x12\n\nupdated_at\x18\x03 \x01(\x03\"\'\n\x12GetTopologyRequest\x12\x11\n\tsender_id\x18\x01 \x01(\t\"J\n\x13GetTopologyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\"\n\x05nodes\x18\x02 \x03(\x0b\x32\x13.aegis.TopologyNode\"\x90\x01\n\x0cTopologyNode\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x11\n\tjoined_at\x18\x05 \x01(\x03\x12\x12\n\nupdated_at\x18\x06 \x01(\x03\x12 \n\x08services\x18\x07 \x03(\x0b\x32\x0e.aegis.Service\"(\n\x07Service\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t2\xc7\x02\n\x0bMeshService\x12/\n\x04Ping\x12\x12.aegis.PingRequest\x1a\x13.aegis.PingResponse\x12\x38\n\tGetHealth\x12\x14.aegis.HealthRequest\x1a\x15.aegis.HealthResponse\x12>\n\x0bGetNodeInfo\x12\x16.aegis.NodeInfoRequest\x1a\x17.aegis.NodeInfoResponse\x12G\n\x0cSyncTopology\x12\x1a.aegis.TopologySyncRequest\x1a\x1b.aegis.TopologySyncResponse\x12\x44\n\x0bGetTopology\x12\x19.aegis.GetTopologyRequest\x1a\x1a.aegis.GetTopologyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!aegis_discovery/proto/aegis.proto\x12\x05\x61\x65gis\"D\n\x0bPingRequest\x12\x11\n\tsender_id\x18\x01 \x01(\t\x12\x11\n\ttimestamp\x18\x02 \x01(\x03\x12\x0f\n\x07look_up\x18\x10 \x01(\t\"{\n\x0cPingResponse\x12\x13\n\x0breceiver_id\x18\x01 \x01(\t\x12\x11\n\ttimestamp\x18\x02 \x01(\x03\x12\x0f\n\x07success\x18\x03 \x01(\x08\x12\x10\n\x08instance\x18\x10 \x01(\t\x12\x0f\n\x07node_id\x18\x11 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x12 \x01(\t\"\"\n\rHealthRequest\x12\x11\n\tsender_id\x18\x01 \x01(\t\"g\n\x0eHealthResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x14\n\x0clast_checked\x18\x03 \x01(\x03\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\r\n\x05\x65rror\x18\x05 \x01(\t\"$\n\x0fNodeInfoRequest\x12\x11\n\tsender_id\x18\x01 \x01(\t\"r\n\x10NodeInfoResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12%\n\x06health\x18\x05 \x01(\x0b\x32\x15.aegis.HealthResponse\"9\n\x13TopologySyncRequest\x12\x11\n\tsender_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"_\n\x14TopologySyncResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\"\n\x05nodes\x18\x02 \x03(\x0b\x32\x13.aegis.TopologyNode\x12\x12\n\nupdated_at\x18\x03 \x01(\x03\"\'\n\x12GetTopologyRequest\x12\x11\n\tsender_id\x18\x01 \x01(\t\"J\n\x13GetTopologyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\"\n\x05nodes\x18\x02 \x03(\x0b\x32\x13.aegis.TopologyNode\"\x90\x01\n\x0cTopologyNode\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x11\n\tjoined_at\x18\x05 \x01(\x03\x12\x12\n\nupdated_at\x18\x06 \x01(\x03\x12 \n\x08services\x18\x07 \x03(\x0b\x32\x0e.aegis.Service\"(\n\x07Service\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t2\xc7\x02\n\x0bMeshService\x12/\n\x04Ping\x12\x12.aegis.PingRequest\x1a\x13.aegis.PingResponse\x12\x38\n\tGetHealth\x12\x14.aegis.HealthRequest\x1a\x15.aegis.HealthResponse\x12>\n\x0bGetNodeInfo\x12\x16.aegis.NodeInfoRequest\x1a\x17.aegis.NodeInfoResponse\x12G\n\x0cSyncTopology\x12\x1a.aegis.TopologySyncRequest\x1a\x1b.aegis.TopologySyncResponse\x12\x44\n\x0bGetTopology\x12\x19.aegis.GetTopologyRequest\x1a\x1a.aegis.GetTopologyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,29 +32,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aegis_discovery.proto.aegis
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PINGREQUEST']._serialized_start=44
-  _globals['_PINGREQUEST']._serialized_end=95
-  _globals['_PINGRESPONSE']._serialized_start=97
-  _globals['_PINGRESPONSE']._serialized_end=186
-  _globals['_HEALTHREQUEST']._serialized_start=188
-  _globals['_HEALTHREQUEST']._serialized_end=222
-  _globals['_HEALTHRESPONSE']._serialized_start=224
-  _globals['_HEALTHRESPONSE']._serialized_end=327
-  _globals['_NODEINFOREQUEST']._serialized_start=329
-  _globals['_NODEINFOREQUEST']._serialized_end=365
-  _globals['_NODEINFORESPONSE']._serialized_start=367
-  _globals['_NODEINFORESPONSE']._serialized_end=481
-  _globals['_TOPOLOGYSYNCREQUEST']._serialized_start=483
-  _globals['_TOPOLOGYSYNCREQUEST']._serialized_end=540
-  _globals['_TOPOLOGYSYNCRESPONSE']._serialized_start=542
-  _globals['_TOPOLOGYSYNCRESPONSE']._serialized_end=637
-  _globals['_GETTOPOLOGYREQUEST']._serialized_start=639
-  _globals['_GETTOPOLOGYREQUEST']._serialized_end=678
-  _globals['_GETTOPOLOGYRESPONSE']._serialized_start=680
-  _globals['_GETTOPOLOGYRESPONSE']._serialized_end=754
-  _globals['_TOPOLOGYNODE']._serialized_start=757
-  _globals['_TOPOLOGYNODE']._serialized_end=901
-  _globals['_SERVICE']._serialized_start=903
-  _globals['_SERVICE']._serialized_end=943
-  _globals['_MESHSERVICE']._serialized_start=946
-  _globals['_MESHSERVICE']._serialized_end=1273
+  _globals['_PINGREQUEST']._serialized_end=112
+  _globals['_PINGRESPONSE']._serialized_start=114
+  _globals['_PINGRESPONSE']._serialized_end=237
+  _globals['_HEALTHREQUEST']._serialized_start=239
+  _globals['_HEALTHREQUEST']._serialized_end=273
+  _globals['_HEALTHRESPONSE']._serialized_start=275
+  _globals['_HEALTHRESPONSE']._serialized_end=378
+  _globals['_NODEINFOREQUEST']._serialized_start=380
+  _globals['_NODEINFOREQUEST']._serialized_end=416
+  _globals['_NODEINFORESPONSE']._serialized_start=418
+  _globals['_NODEINFORESPONSE']._serialized_end=532
+  _globals['_TOPOLOGYSYNCREQUEST']._serialized_start=534
+  _globals['_TOPOLOGYSYNCREQUEST']._serialized_end=591
+  _globals['_TOPOLOGYSYNCRESPONSE']._serialized_start=593
+  _globals['_TOPOLOGYSYNCRESPONSE']._serialized_end=688
+  _globals['_GETTOPOLOGYREQUEST']._serialized_start=690
+  _globals['_GETTOPOLOGYREQUEST']._serialized_end=729
+  _globals['_GETTOPOLOGYRESPONSE']._serialized_start=731
+  _globals['_GETTOPOLOGYRESPONSE']._serialized_end=805
+  _globals['_TOPOLOGYNODE']._serialized_start=808
+  _globals['_TOPOLOGYNODE']._serialized_end=952
+  _globals['_SERVICE']._serialized_start=954
+  _globals['_SERVICE']._serialized_end=994
+  _globals['_MESHSERVICE']._serialized_start=997
+  _globals['_MESHSERVICE']._serialized_end=1324
 # @@protoc_insertion_point(module_scope)

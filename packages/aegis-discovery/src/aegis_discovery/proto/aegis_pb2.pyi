@@ -7,24 +7,30 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class PingRequest(_message.Message):
-    __slots__ = ("sender_id", "timestamp")
+    __slots__ = ("sender_id", "timestamp", "look_up")
     SENDER_ID_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
+    LOOK_UP_FIELD_NUMBER: _ClassVar[int]
     sender_id: str
     timestamp: int
-    def __init__(self, sender_id: _Optional[str] = ..., timestamp: _Optional[int] = ...) -> None: ...
+    look_up: str
+    def __init__(self, sender_id: _Optional[str] = ..., timestamp: _Optional[int] = ..., look_up: _Optional[str] = ...) -> None: ...
 
 class PingResponse(_message.Message):
-    __slots__ = ("receiver_id", "timestamp", "success", "instance")
+    __slots__ = ("receiver_id", "timestamp", "success", "instance", "node_id", "address")
     RECEIVER_ID_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
     SUCCESS_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
     receiver_id: str
     timestamp: int
     success: bool
     instance: str
-    def __init__(self, receiver_id: _Optional[str] = ..., timestamp: _Optional[int] = ..., success: bool = ..., instance: _Optional[str] = ...) -> None: ...
+    node_id: str
+    address: str
+    def __init__(self, receiver_id: _Optional[str] = ..., timestamp: _Optional[int] = ..., success: bool = ..., instance: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class HealthRequest(_message.Message):
     __slots__ = ("sender_id",)

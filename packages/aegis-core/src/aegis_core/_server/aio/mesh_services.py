@@ -136,7 +136,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         async with identified(context) as caller:
             writer = self._admission.admit(request, caller, time.monotonic())
         waker = asyncio.Event()
-        self._wakers[waker] = caller.node_id
+        self._wakers[waker] = writer.watcher
         self._idle.clear()
         try:
             async with aclosing(self._feed(writer, waker)) as messages:
