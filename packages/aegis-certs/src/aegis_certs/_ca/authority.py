@@ -167,7 +167,7 @@ class CertificateAuthority:
 
         Raises:
             InvalidNodeIdError: The node id is invalid.
-            InvalidRequestError: A host is another node's id or `localhost`, or an argument is invalid.
+            InvalidRequestError: A host is another node's id, or an argument is invalid.
             AlreadyExistsError: The directory has a certificate of this node from another CA.
             ExpiredError: The CA has expired.
             DirectoryError: The directory cannot be used.
