@@ -92,6 +92,21 @@ async def test_there_are_as_many_threads_as_the_option_says(
         assert await asyncio.gather(*calls) == [b""] * 40
 
 
+async def test_a_connection_without_a_certificate_is_closed_soon(
+    identity: MakeIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_core._node.options.HANDSHAKE_TIMEOUT_MS", 200)
+    async with provider(identity, Handlers(), grace=0) as node:
+        host, _, port = node.address.partition(":")
+        for sent in (b"", b"no TLS"):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(sent)
+            async with asyncio.timeout(WAIT):
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+            writer.close()
+
+
 class Relay:
     """Forwards one address to another until it freezes: then nothing arrives, and nothing ends."""
 

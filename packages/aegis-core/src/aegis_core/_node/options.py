@@ -21,6 +21,13 @@ from aegis_core._server.base import Registrar
 from aegis_core.errors import ConfigError
 
 P = ParamSpec("P")
+HANDSHAKE_TIMEOUT_MS = 5_000
+"""Milliseconds that a new connection has for TLS and the first frame of HTTP/2.
+
+Until then anybody, without a certificate, holds a file descriptor; by default for two minutes.
+Callers far away need 1 s, at three round trips of 300 ms.
+"""
+
 LARGEST_OWN_MESSAGE = 2 * 1024 * 1024
 """Bytes of the largest message of the mesh protocol, the topology of an unsigned peer."""
 
@@ -119,6 +126,7 @@ class NodeOptions:
             # A connection or stream on which nothing is sent may be half open too.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
             # Callers may use keepalive themselves; by default gRPC disconnects those whose pings
             # are less than five minutes apart.
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

@@ -20,6 +20,7 @@ from aegis_core._access.policy_file import POLL_INTERVAL, PolicySource
 from aegis_core._address import published_address
 from aegis_core._health.checks import HealthInfo
 from aegis_core._health.monitor import HealthMonitor
+from aegis_core._node.descriptors import name_shortage
 from aegis_core._node.options import NodeOptions
 from aegis_core._node.outbound import Outbound
 from aegis_core._node.stalls import name_stalls
@@ -138,6 +139,7 @@ class RunningNode:
             ("identity", self._follow_identity),
             ("policy", self._follow_policy),
             ("stalls", lambda: name_stalls(options.id)),
+            ("descriptors", lambda: name_shortage(options.id)),
         ):
             self._spawn(_supervise(name, work), name)
         await self.joiner.wait(options.join_timeout, required=options.require_join)

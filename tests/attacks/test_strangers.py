@@ -1,0 +1,62 @@
+"""Strangers without a certificate hold what they can of a node."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from aegis_core import TLSConfig
+
+from ..mesh.process import NodeProcess
+
+FEW = 40
+"""File descriptors of the node; it needs some 15 itself."""
+
+
+@pytest.fixture
+def small_node(identity: Any, cert_dir: Path, tmp_path: Path) -> Iterator[NodeProcess]:
+    """A node that may open few file descriptors."""
+    identity("a")
+    limited = ("sh", "-c", f'ulimit -n {FEW}; exec "$@"', "sh")
+    node = NodeProcess("a", tmp_path / "a.log", cert_dir=str(cert_dir), prefix=limited)
+    assert node.address
+    yield node
+    node.kill()
+
+
+def call(node: NodeProcess, tls: TLSConfig, timeout: float) -> bytes:
+    """Makes a call on a new connection."""
+    credentials = grpc.ssl_channel_credentials(
+        tls.trust_bundle, tls.private_key, tls.certificate_chain
+    )
+    options = [("grpc.ssl_target_name_override", "a")]
+    with grpc.secure_channel(node.address, credentials, options=options) as channel:
+        stub = channel.unary_unary("/test.Echo/Say")
+        return bytes(stub(b"", timeout=timeout, wait_for_ready=True))
+
+
+@pytest.mark.soak
+def test_idle_connections_do_not_keep_callers_out_of_a_node_with_few_descriptors(
+    small_node: NodeProcess, identity: Any
+) -> None:
+    caller = identity("caller")
+    assert call(small_node, caller, 20)
+    host, _, port = small_node.address.partition(":")
+    with contextlib.ExitStack() as stack:
+        for _ in range(2 * FEW):
+            stack.enter_context(socket.create_connection((host, int(port)), 5))
+        with pytest.raises(grpc.RpcError):
+            call(small_node, caller, 1)
+        assert len(os.listdir(f"/proc/{small_node.pid}/fd")) >= FEW - 2
+        # They stay open at their end; gRPC alone would wait for two minutes.
+        assert call(small_node, caller, 40)
+    assert call(small_node, caller, 20)
+    log = small_node.log.read_text()
+    assert f"of {FEW} file descriptors are in use" in log
+    assert log.count("file descriptors are in use") == 1, "one line a minute"
