@@ -139,11 +139,6 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
             except asyncio.CancelledError:
                 await self._explain(task, context)
                 raise
-            except grpc.aio.InternalError:
-                # A message cannot be sent to a caller that was killed. gRPC is about to cancel this
-                # call; an error that comes before that is logged with a traceback.
-                await asyncio.sleep(_CANCELLED_WITHIN)
-                raise
             finally:
                 if streams:
                     open_streams.pop(task, None)
@@ -166,10 +161,6 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         while task.uncancel():
             pass
         await _reject(context, reason)
-
-
-_CANCELLED_WITHIN = 1.0
-"""Seconds within which gRPC cancels a call whose caller is gone."""
 
 
 def _as_coroutine(generator: Any) -> Any:

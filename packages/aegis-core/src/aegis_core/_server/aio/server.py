@@ -16,6 +16,7 @@ from grpc_health.v1.health import aio as health_aio
 from aegis_core._health.checks import HealthInfo
 from aegis_core._server import base, reflection
 from aegis_core._server.aio.interceptor import CallerInterceptor
+from aegis_core._server.aio.lost_callers import log_lost_callers_quietly
 from aegis_core._server.aio.mesh_services import (
     FeedService,
     Introspection,
@@ -62,6 +63,7 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         self._interceptor = CallerInterceptor(self._checks, self._threads)
         self._feeds = FeedService(local_node)
         self._health = health_aio.HealthServicer()
+        log_lost_callers_quietly()
         self._server = grpc.aio.server(
             interceptors=(self._interceptor, *interceptors), options=(*options, *OWN_OPTIONS)
         )
