@@ -66,7 +66,7 @@ EXPORTED = {
     "aegis_discovery.aio.feed": "FEED_TIMEOUT FeedDivergedError FeedTimeoutError follow",
     "aegis_discovery.aio.identity": "run_rotator",
     "aegis_discovery.aio.transport": "ChannelCache open_channel",
-    "aegis_discovery.background": "BackgroundLoop register_at_fork",
+    "aegis_discovery.background": "BackgroundLoop register_at_fork sleep_until_tick",
     "aegis_discovery.errors": """
         ClosedError ConnectError DiscoveryError EventLoopError ForkedError InvalidAddressError
         InvalidRecordError InvalidVerdictError NoProvidersError NodeIdInUseError NodeNotFoundError
@@ -74,7 +74,7 @@ EXPORTED = {
     """,
     "aegis_discovery.feed": """
         BATCH CHUNK FeedPacer FeedReader FeedWriter HEARTBEAT MAX_BATCH MAX_MESSAGE MAX_REQUEST
-        ReceiveResult request_problem split_message
+        PROCESS_TICKS ReceiveResult Ticks request_problem split_message
     """,
     "aegis_discovery.identity": "IdentityEvent IdentityEventKind IdentityRotator",
     "aegis_discovery.logs": "LogLimiter",

@@ -6,6 +6,8 @@ from aegis_core._membership.failure_detector import (
     FAIL_AFTER_BREAK,
     FAIL_AFTER_SILENCE,
     FLAP_WINDOW,
+    REST,
+    REVIEW,
     SUSPECT_AFTER,
     FailureDetector,
 )
@@ -161,6 +163,7 @@ def test_a_new_record_of_a_clear_node_counts_as_a_message() -> None:
 
 def test_its_own_pause_accuses_no_node() -> None:
     bench = DetectorBench()
+    bench.wait(STEP)
     bench.now += 30
     bench.detector.tick(bench.now)
     assert bench.opinion == (CLEAR, False)
@@ -171,9 +174,37 @@ def test_its_own_pause_accuses_no_node() -> None:
 def test_its_own_pause_does_not_shorten_a_suspicion() -> None:
     bench = DetectorBench()
     bench.lost()
+    bench.wait(STEP)
     bench.now += 30
     bench.detector.tick(bench.now)
     assert bench.opinion == (SUSPECT, False)
+
+
+@pytest.mark.parametrize("pause", [0.5, 1.0, 1.5, 1.8, 2.5])
+def test_a_pause_of_its_own_between_two_heartbeats_makes_no_node_silent(pause: float) -> None:
+    bench = DetectorBench()
+    due = bench.detector.tick(0.0)
+    while due < 30:
+        bench.now = due
+        bench.detector.message_received("a", max(0.0, due - 1.0))
+        due = bench.detector.tick(due)
+    bench.detector.tick(bench.now + pause)
+    assert bench.opinion == (CLEAR, False)
+
+
+def test_it_ticks_once_a_second_while_all_is_well_and_more_often_during_a_suspicion() -> None:
+    bench = DetectorBench("a", "b")
+    for second in range(10):
+        bench.detector.message_received("a", second)
+        bench.detector.message_received("b", second)
+        assert bench.detector.tick(second) == second + REST
+    bench.now = 10.5
+    bench.detector.message_received("b", bench.now)
+    assert bench.detector.tick(bench.now) == bench.now + REST
+    assert bench.detector.tick(11.2) == 9 + SUSPECT_AFTER
+    bench.lost("b")
+    assert bench.detector.tick(11.2) == 11.2 + REVIEW
+    assert bench.detector.tick(11.4) == bench.now + FAIL_AFTER_BREAK
 
 
 @pytest.mark.parametrize("doubts", range(6))

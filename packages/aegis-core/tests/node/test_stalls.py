@@ -17,7 +17,7 @@ from aegis_discovery.aio.transport import open_channel
 MakeIdentity = Callable[[str], TLSConfig]
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 
-STALL = re.compile(r"the event loop of a stood still for ([0-9.]+) s")
+STALL = re.compile(r"the event loop of a stood still for at least ([0-9.]+) s")
 
 
 async def test_a_stall_of_the_event_loop_is_one_warning_with_its_length(

@@ -10,9 +10,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
 from aegis_discovery._runtime.fork_guard import register_at_fork
+from aegis_discovery._runtime.sleeping import sleep_until_tick
 from aegis_discovery.errors import ClosedError, ForkedError
 
-__all__ = ["BackgroundLoop", "register_at_fork"]
+__all__ = ["BackgroundLoop", "register_at_fork", "sleep_until_tick"]
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from aegis_discovery.feed import BATCH, HEARTBEAT, MAX_BATCH, FeedPacer
+from aegis_discovery.feed import BATCH, HEARTBEAT, MAX_BATCH, FeedPacer, Ticks
 
 
 def send(pacer: FeedPacer, changes: list[float]) -> list[float]:
@@ -43,15 +43,20 @@ def test_the_wait_doubles_in_a_flood_and_starts_over_after_a_quiet_moment() -> N
 
 
 def test_changes_that_are_not_sent_do_not_put_off_the_heartbeat() -> None:
-    pacer = FeedPacer(0)
+    pacer = FeedPacer(0, Ticks(0))
     for step in range(9):
         pacer.note_checked(step / 10, sent=False)
     assert pacer.until_heartbeat(0.75) == 0.25
     assert pacer.until_heartbeat(5) == 0
     pacer.note_heartbeat(5)
     assert pacer.until_heartbeat(5) == HEARTBEAT
-    pacer.note_checked(5.5, sent=True)
-    assert pacer.until_heartbeat(5.5) == HEARTBEAT
+
+
+def test_heartbeats_of_all_feeds_are_sent_at_the_same_times() -> None:
+    pacers = [FeedPacer(0, Ticks(0.25)) for _ in range(3)]
+    for at, pacer in zip((5.0, 5.3, 6.1), pacers, strict=True):
+        pacer.note_checked(at, sent=True)
+    assert [6.1 + pacer.until_heartbeat(6.1) for pacer in pacers] == [6.1, 6.25, 6.25]
 
 
 def test_a_heartbeat_is_no_change() -> None:

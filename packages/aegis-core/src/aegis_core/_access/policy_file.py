@@ -30,6 +30,11 @@ class PolicySource:
         self._content = self._read()
         self.policy = given if isinstance(given, Policy) else None
 
+    @property
+    def may_change(self) -> bool:
+        """Whether it is a file, which may change."""
+        return self._path is not None
+
     def load(self) -> None:
         """Loads the file, if there is one.
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from aegis_discovery import HealthStatus
+from aegis_discovery.background import sleep_until_tick
 
 from aegis_core._health.checks import CheckOutcome, HealthChecker, HealthInfo, as_status, summarise
 
@@ -54,7 +55,7 @@ class HealthMonitor:
     async def run(self) -> None:
         """Runs all checkers on the interval, until cancelled."""
         while True:
-            await asyncio.sleep(self._interval)
+            await sleep_until_tick(self._interval)
             await self.check()
 
     async def check(self) -> HealthInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -20,8 +21,17 @@ this. A node that only restarts its connection is back far sooner.
 FAIL_AFTER_SILENCE = 2.0
 """Seconds from suspected to failed for a silent node: a pause of a busy process is shorter."""
 
-MAX_TICK_GAP = 1.0
-"""Seconds between two ticks above which this process itself was paused: no node is blamed."""
+REVIEW = 0.2
+"""Seconds between two ticks while a node is suspected."""
+
+REST = 1.0
+"""Seconds between two ticks while none is."""
+
+MAX_DELAY = 0.8
+"""Seconds after which a tick is so late that this process itself was paused: no node is blamed.
+
+With a tick and a heartbeat of a second each, a shorter pause cannot make a node look silent.
+"""
 
 FLAPS = 2
 """Failures of one instance within `FLAP_WINDOW` after which its node is held.
@@ -70,6 +80,7 @@ class FailureDetector:
 
     def __init__(self, now: float) -> None:
         self._ticked_at = now
+        self._due_at = math.inf
         self._health_penalty = 0
         self._penalty_changed_at = now
         self._subjects: dict[str, _Subject] = {}
@@ -145,11 +156,10 @@ class FailureDetector:
         elif subject.opinion is Opinion.FAILED:
             self._suspect(subject, now, FAIL_AFTER_SILENCE)
 
-    def tick(self, now: float) -> None:
-        """Applies the passing of time; call it a few times a second."""
-        gap = now - self._ticked_at
-        self._ticked_at = now
-        if gap > MAX_TICK_GAP:
+    def tick(self, now: float) -> float:
+        """Applies the passing of time; returns when to call it again at the latest."""
+        if now - self._due_at > MAX_DELAY:
+            gap = now - self._ticked_at
             self.penalize_own_health(now)
             for subject in self._subjects.values():
                 subject.heard_at = min(now, subject.heard_at + gap)
@@ -157,11 +167,19 @@ class FailureDetector:
         elif self._health_penalty and now - self._penalty_changed_at >= HEALTH_RECOVERY:
             self._health_penalty -= 1
             self._penalty_changed_at = now
+        self._ticked_at = now
+        self._due_at = now + REST
         suspect_after = SUSPECT_AFTER * self._multiplier
         for subject in self._subjects.values():
-            if subject.opinion is Opinion.CLEAR and now - subject.heard_at < suspect_after:
-                continue
+            if subject.opinion is Opinion.CLEAR:
+                silent_at = subject.heard_at + suspect_after
+                if now < silent_at:
+                    self._due_at = min(self._due_at, silent_at)
+                    continue
             self._advance(subject, now)
+            if subject.opinion is Opinion.SUSPECT:
+                self._due_at = min(self._due_at, subject.fails_at, now + REVIEW)
+        return self._due_at
 
     def _advance(self, subject: _Subject, now: float) -> None:
         if subject.opinion is Opinion.CLEAR:

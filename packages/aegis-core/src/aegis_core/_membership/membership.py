@@ -16,7 +16,7 @@ from aegis_certs import owner_of
 from aegis_discovery import EventKind, NodeStatus, Topology, TopologyEvent
 from aegis_discovery.records import VERDICT_LEASE, Opinion, Record, Verdict
 
-from aegis_core._membership.failure_detector import FLAP_WINDOW, FailureDetector
+from aegis_core._membership.failure_detector import FLAP_WINDOW, REVIEW, FailureDetector
 from aegis_core._membership.refutation import Refutation
 from aegis_core._membership.rings import Rings
 
@@ -25,11 +25,8 @@ _log = logging.getLogger("aegis.membership")
 UNREFUTED = 2.0
 """Seconds after which an accused observer that did not answer is not waited for any more."""
 
-REVIEW = 0.2
-"""Seconds between two reviews of the nodes that are accused, but have not failed."""
-
 REVIEW_ALL = 2.0
-"""The same for all accused nodes, since changes of the topology are handled at once.
+"""Seconds between two reviews of all accused nodes; changes of the topology are handled at once.
 
 Only a restart or an answer of an accuser, or the end of a lease, changes an agreed failure without
 a change of its node. In a divided mesh half of all nodes have failed, and each review has a cost.
@@ -119,10 +116,10 @@ class Membership:
     def close(self) -> None:
         self._end()
 
-    def tick(self, now: float) -> None:
-        """Handles changes and does what is due; call it on changes and every `REVIEW` seconds."""
+    def tick(self, now: float) -> float:
+        """Handles changes and does what is due; returns when to call it again at the latest."""
         changed = self._take_changes(now)
-        self._detector.tick(now)
+        due = self._detector.tick(now)
         self._publish_verdicts(now)
         if now - self._reviewed_at >= REVIEW:
             self._reviewed_at = now
@@ -132,7 +129,9 @@ class Membership:
             changed |= self._accused
         for node_id in sorted(changed):
             self._derive(node_id, now)
-        self._refute(now)
+        is_accused = self._refute(now)
+        # An accused node that has not failed changes its status with time only.
+        return min(due, now + REVIEW) if self._undecided or is_accused else due
 
     # Which nodes to watch
 
@@ -349,10 +348,11 @@ class Membership:
 
     # Accusations of this node
 
-    def _refute(self, now: float) -> None:
+    def _refute(self, now: float) -> bool:
+        """Answers accusations of this node; returns whether there are any."""
         own = self._topology.get_record(self._own_id)
         if own is None or own.info is None:
-            return
+            return False
         verdicts = [v for v in self._accusations(own) if self._is_by_present_life(v)]
         observers = self._rings.observers(self._own_id)
         self._note_outvoted(own, verdicts, observers, now)
@@ -371,6 +371,7 @@ class Membership:
             self._detector.penalize_own_health(now)
         if answered:
             self._topology.republish()
+        return bool(verdicts)
 
     def _is_seconded(self, accuser: str, now: float) -> bool:
         """Tells whether another observer accused this node too within the last minute.

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from aegis_certs import IdentitySource, TLSConfig, owner_of
 from aegis_discovery import HealthStatus, NodeInfo
 from aegis_discovery.aio.identity import run_rotator
+from aegis_discovery.background import sleep_until_tick
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityRotator
 from aegis_discovery.transport import parse_seed
 
@@ -181,7 +182,9 @@ class RunningNode:
 
     async def _follow_policy(self) -> None:
         while True:
-            await asyncio.sleep(POLL_INTERVAL)
+            await sleep_until_tick(POLL_INTERVAL)
+            if not self._policy.may_change:
+                continue
             before = self._policy.policy
             if await asyncio.to_thread(self._policy.poll) is not before:
                 self._apply_policy()
@@ -233,7 +236,7 @@ class RunningNode:
     async def _maintain(self) -> None:
         """Renews the lease of the node's own record, and removes expired records."""
         while True:
-            await asyncio.sleep(MAINTENANCE)
+            await sleep_until_tick(MAINTENANCE)
             not_after = self.state.tls.not_after.timestamp()
             self.session.maintain(time.time(), not_after=not_after)
             self.state.forget_certificates()

@@ -6,15 +6,19 @@ import asyncio
 import logging
 import time
 
+from aegis_discovery.feed import PROCESS_TICKS
 from aegis_discovery.logs import LogLimiter
 
 _log = logging.getLogger("aegis.node")
 
-CHECK_EVERY = 0.25
+CHECK_EVERY = 1.0
 """Seconds between two checks; a stall may be this much longer than the log says."""
 
 MIN_STALL = 1.0
-"""Seconds that a stall must last to be named: the time between two heartbeats of a feed."""
+"""Seconds by which a check must be late: the time between two heartbeats of a feed.
+
+A stall of two seconds, the shortest for which others can suspect this node, is always named.
+"""
 
 
 async def name_stalls(node_id: str) -> None:
@@ -24,16 +28,16 @@ async def name_stalls(node_id: str) -> None:
     """
     limiter = LogLimiter(_log)
     while True:
-        due = time.monotonic() + CHECK_EVERY
-        await asyncio.sleep(CHECK_EVERY)
+        due = PROCESS_TICKS.after(time.monotonic(), CHECK_EVERY)
+        await asyncio.sleep(due - time.monotonic())
         stall = time.monotonic() - due
         if stall >= MIN_STALL:
             limiter.warn(
                 node_id,
                 "stall",
-                "the event loop of %s stood still for %.1f s, so others may have suspected it; "
-                "handlers must not block it: give blocking work to asyncio.to_thread, or make the "
-                "handler a plain function",
+                "the event loop of %s stood still for at least %.1f s, so others may have "
+                "suspected it; handlers must not block it: give blocking work to "
+                "asyncio.to_thread, or make the handler a plain function",
                 node_id,
                 stall,
             )

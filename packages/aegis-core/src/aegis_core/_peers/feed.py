@@ -71,9 +71,12 @@ class Feed:
     stamp: int = 0
 
     @property
-    def silent_after(self) -> float:
-        """Seconds without a message after which to close its stream."""
-        return SUSPECT_AFTER if self.is_exchange else REDIAL_AFTER
+    def silent_at(self) -> float:
+        """When to close its stream, unless a message arrives."""
+        if not self.is_open or self.polls_until:
+            return math.inf
+        silence = SUSPECT_AFTER if self.is_exchange else REDIAL_AFTER
+        return max(self.opened_at, self.heard_at) + silence
 
     def ended(self, end: FeedEnd, now: float, why: str) -> None:
         """Decides when to open it again: at once, or after a pause because of a problem."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from aegis_certs import CertsError, owner_of
 from aegis_discovery import DiscoveryError, NodeStatus
+from aegis_discovery.background import sleep_until_tick
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.transport import SeedPeer, probe_identity
 
@@ -43,7 +44,7 @@ class Joiner:
     async def run(self) -> None:
         while True:
             await asyncio.gather(*(self._look_up(seed) for seed in self._seeds))
-            await asyncio.sleep(RETRY)
+            await sleep_until_tick(RETRY)
 
     async def wait(self, timeout: float, *, required: bool = False) -> None:
         """Waits, at most `timeout` seconds, until a peer sent its topology, or no seed peer can.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -11,9 +10,9 @@ from collections.abc import Awaitable, Callable
 
 import grpc
 from aegis_discovery import NodeIdInUseError
-from aegis_discovery.aio.feed import FeedDivergedError, FeedTimeoutError, follow
+from aegis_discovery.aio.feed import FeedDivergedError, follow
 from aegis_discovery.aio.transport import ChannelCache, open_channel
-from aegis_discovery.feed import ReceiveResult
+from aegis_discovery.feed import PROCESS_TICKS, ReceiveResult
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.transport import describe_call_error
 
@@ -31,9 +30,17 @@ class SessionRunner:
     def __init__(self, state: NodeState, channels: ChannelCache) -> None:
         self._state = state
         now, rng = time.monotonic(), random.Random()
-        self.session = Session(state.topology, self, now, new_reader=state.new_reader, rng=rng)
+        self.session = Session(
+            state.topology,
+            self,
+            now,
+            new_reader=state.new_reader,
+            rng=rng,
+            ticks=PROCESS_TICKS,
+        )
         self.peers = PeerManager(state, self.session, channels)
-        self._is_due = asyncio.Event()
+        self._wake_up: asyncio.Future[None] | None = None
+        self._is_due = False
         self._streams: dict[Feed, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._log_limiter = LogLimiter(_log)
@@ -45,13 +52,15 @@ class SessionRunner:
         )
         try:
             while True:
-                self._is_due.clear()
+                self._is_due = False
                 due = self.session.tick(time.monotonic())
                 if self.session.has_joined:
                     self._state.joined.set()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(due - time.monotonic()):
-                        await self._is_due.wait()
+                if not self._is_due:
+                    self._wake_up = loop.create_future()
+                    timer = loop.call_later(due - time.monotonic(), self.wake)
+                    await self._wake_up
+                    timer.cancel()
         finally:
             unsubscribe()
             await self._close_all()
@@ -70,7 +79,9 @@ class SessionRunner:
     # SessionShell
 
     def wake(self) -> None:
-        self._is_due.set()
+        self._is_due = True
+        if self._wake_up is not None and not self._wake_up.done():
+            self._wake_up.set_result(None)
 
     def open(self, feed: Feed) -> None:
         self._start(feed, self._follow)
@@ -101,8 +112,6 @@ class SessionRunner:
             end = await work(feed)
         except FeedDivergedError as error:
             end, why = FeedEnd.DIVERGED, str(error)
-        except FeedTimeoutError as error:
-            end, why = FeedEnd.SILENT, str(error)
         except grpc.aio.AioRpcError as error:
             why = describe_call_error(error, self._state.tls)
             if error.code() is grpc.StatusCode.UNIMPLEMENTED and not feed.polls_until:
@@ -137,7 +146,7 @@ class SessionRunner:
                 request,
                 source=peer.id,
                 on_message=on_message,
-                timeout=feed.silent_after,
+                timeout=None,
             )
         finally:
             await channel.close()

@@ -12,12 +12,12 @@ import random
 from collections.abc import Callable, Collection
 
 from aegis_discovery import NodeStatus, Topology
-from aegis_discovery.feed import FeedReader, ReceiveResult
+from aegis_discovery.feed import FeedReader, ReceiveResult, Ticks
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.records import LEASE, REPUBLISH_EVERY, Record
 from aegis_discovery.transport import Backoff
 
-from aegis_core._membership.membership import REVIEW, Membership
+from aegis_core._membership.membership import Membership
 from aegis_core._membership.rings import Rings
 from aegis_core._peers.directory import PeerDirectory
 from aegis_core._peers.feed import Feed, FeedEnd, SessionShell
@@ -72,6 +72,7 @@ class Session:
         *,
         new_reader: Callable[[], FeedReader],
         rng: random.Random,
+        ticks: Ticks,
         rings: Rings | None = None,
     ) -> None:
         assert topology.owner  # noqa: S101 - a topology of nobody has no place in a mesh
@@ -80,6 +81,7 @@ class Session:
         self._shell = shell
         self._new_reader = new_reader
         self._rng = rng
+        self._ticks = ticks
         position = 0 if rings is None else topology.log_position
         self.membership = Membership(topology, now, rings=rings, position=position)
         self.feeds: dict[str, Feed] = {}
@@ -112,8 +114,7 @@ class Session:
         if self._is_leaving:
             return due
         if self._review_at <= now or self.membership.position != self._topology.log_position:
-            self._review_at = now + REVIEW
-            self.membership.tick(now)
+            self._review_at = min(self.membership.tick(now), self._ticks.after(now))
         state = self._topology.log_position, self.membership.rings_version, self.peers.version
         if state != self._reconciled:
             # Nothing else can change which nodes to watch.
@@ -126,15 +127,26 @@ class Session:
                 # It sends no heartbeats, so it counts as heard between two answers.
                 self.membership.message_received(feed.peer.id, now)
             due = min(due, feed.dial_at)
+        due = min(due, self._end_silent(now))
         while self._rate_limited:
             if not self._dials.take(now):
                 due = min(due, now + self._dials.wait(now))
                 break
             self._open(next(iter(self._rate_limited)), now)
         if self._recover_at <= now:
-            self._recover_at = now + RECOVER_EVERY
+            self._recover_at = self._ticks.after(now, RECOVER_EVERY)
             self._recover(now)
         return min(due, self._recover_at, self._review_at)
+
+    def _end_silent(self, now: float) -> float:
+        """Ends the streams that have been silent for too long; returns when the next one may be."""
+        due = math.inf
+        for feed in [*self.feeds.values(), *self._exchanges]:
+            if feed.silent_at <= now:
+                self._shell.close(feed)
+                self.feed_ended(feed, FeedEnd.SILENT, now)
+            due = min(due, feed.silent_at)
+        return due
 
     def reopen_feeds(self, now: float) -> None:
         """Opens all feeds again, with the present identity and record; accuses no peer."""

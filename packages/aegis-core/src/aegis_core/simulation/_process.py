@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable
 
 from aegis_discovery import InvalidRecordError, NodeInfo, Topology, TopologyEvent
-from aegis_discovery.feed import BATCH, HEARTBEAT, FeedReader, FeedWriter, ReceiveResult
+from aegis_discovery.feed import BATCH, FeedReader, FeedWriter, ReceiveResult, Ticks
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import RecordSigner, signed_from_wire
 
@@ -48,6 +49,7 @@ class Process(Host):
         self._world = world
         self._clock = world.clock
         wall = world.wall_clock(node_id)
+        self._ticks = Ticks(zlib.crc32(node_id.encode()) / 2**32)
         self._signer = signer or fake_signer(world, node_id)
         self.topology = Topology(owner=node_id, signer=self._signer, clock=wall)
         self.topology.log_id = world.rng.randbytes(8)
@@ -71,6 +73,7 @@ class Process(Host):
             now,
             new_reader=lambda: FeedReader(self.topology, self._verifier, trusts_statuses=False),
             rng=self._world.rng,
+            ticks=self._ticks,
             rings=rings,
         )
         self._world.addresses[self.address] = self
@@ -83,7 +86,7 @@ class Process(Host):
         self.topology.subscribe(self._on_event)
         self.topology.subscribe_changed(self._on_changed)
         self._tick_at(self.session.tick(now))
-        self._clock.after(HEARTBEAT, self, self._send_heartbeats)
+        self._clock.at(self._ticks.after(now), self, self._send_heartbeats)
         self._clock.after(MAINTENANCE * self._world.rng.random(), self, self._maintain)
 
     @property
@@ -145,7 +148,6 @@ class Process(Host):
         own = self.topology.get_record(self.id)
         request = feed.reader.request(MESH, own, source=feed.peer.id).SerializeToString()
         self._world.connect(stream, request)
-        self._clock.after(feed.silent_after, self, self._check_silence, stream)
 
     def poll(self, feed: Feed) -> None:
         """Is never called: all simulated nodes have feeds."""
@@ -203,15 +205,6 @@ class Process(Host):
             self.close(stream.feed)
             self.session.feed_ended(stream.feed, end, self._clock.now)
 
-    def _check_silence(self, stream: Stream) -> None:
-        feed = stream.feed
-        if not stream.is_closed:
-            silent_at = max(feed.opened_at, feed.heard_at) + feed.silent_after
-            if silent_at <= self._clock.now + _EPSILON:
-                self.on_end(stream, FeedEnd.SILENT)
-            else:
-                self._clock.at(silent_at, self, self._check_silence, stream)
-
     def _read(self, stream: Stream, data: bytes) -> ReceiveResult:
         """Reads a message; equal heartbeats are read once while nothing changes."""
         heartbeat = (data, self.topology.log_position, self.topology.version)
@@ -253,20 +246,20 @@ class Process(Host):
 
     def _send_changes(self, stream: Stream) -> None:
         assert stream.writer is not None  # noqa: S101 - it was accepted
-        stream.heartbeat_at = self._clock.now + HEARTBEAT
+        stream.heartbeat_at = self._ticks.after(self._clock.now)
         for message in stream.writer.messages():
             self._world.send(stream, message.SerializeToString())
 
     def _send_heartbeats(self) -> None:
         now = self._clock.now
         self._forget_ended()
-        due = now + HEARTBEAT
+        due = self._ticks.after(now)
         idle: list[Stream] = []
         for stream in self.serving:
             if stream.writer is None:
                 continue
             if stream.heartbeat_at <= now + _EPSILON:
-                stream.heartbeat_at = now + HEARTBEAT
+                stream.heartbeat_at = due
                 writer = stream.writer
                 idle.append(stream)
             due = min(due, stream.heartbeat_at)

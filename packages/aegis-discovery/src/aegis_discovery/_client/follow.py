@@ -34,12 +34,21 @@ async def follow(
     *,
     source: str,
     on_message: Callable[[ReceiveResult], None],
-    timeout: float = FEED_TIMEOUT,
+    timeout: float | None = FEED_TIMEOUT,
 ) -> None:
     """Reads a feed until its server ends it, which means that the server is leaving.
 
     One feed takes at most half of the event loop's time, in short slices. Flow control keeps
     unread messages at the server.
+
+    Args:
+        channel: The channel to the server.
+        reader: Merges the messages.
+        request: The request that opens the feed.
+        source: The server's node id.
+        on_message: Called with the result of each message.
+        timeout: Seconds without a message after which the feed counts as broken; None if the caller
+            watches that.
 
     Raises:
         grpc.aio.AioRpcError: If the feed ended in any other way.
@@ -50,11 +59,14 @@ async def follow(
     worked = 0.0
     try:
         while True:
-            try:
-                async with asyncio.timeout(timeout):
-                    message = await call.read()
-            except TimeoutError:
-                raise FeedTimeoutError(f"{source} sent nothing for {timeout:.0f} s") from None
+            if timeout is None:
+                message = await call.read()
+            else:
+                try:
+                    async with asyncio.timeout(timeout):
+                        message = await call.read()
+                except TimeoutError:
+                    raise FeedTimeoutError(f"{source} sent nothing for {timeout:.0f} s") from None
             if message is grpc.aio.EOF:
                 return
             for part in split_message(message):

@@ -1,1 +1,1 @@
-"""The log limiter and the fork guard, which all rooms use."""
+"""The log limiter, the fork guard and the ticks of a process, which all rooms use."""

@@ -1,6 +1,7 @@
 """Both ends of a feed, without I/O. For code that builds nodes."""
 
 from aegis_discovery._message_limits import MAX_MESSAGE
+from aegis_discovery._runtime.ticks import PROCESS_TICKS, Ticks
 from aegis_discovery.feed._limits import MAX_REQUEST, request_problem
 from aegis_discovery.feed._pacing import BATCH, HEARTBEAT, MAX_BATCH, FeedPacer
 from aegis_discovery.feed._reader import FeedReader, ReceiveResult, split_message
@@ -13,10 +14,12 @@ __all__ = [
     "MAX_BATCH",
     "MAX_MESSAGE",
     "MAX_REQUEST",
+    "PROCESS_TICKS",
     "FeedPacer",
     "FeedReader",
     "FeedWriter",
     "ReceiveResult",
+    "Ticks",
     "request_problem",
     "split_message",
 ]

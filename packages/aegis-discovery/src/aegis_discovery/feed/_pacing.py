@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-HEARTBEAT = 1.0
+from aegis_discovery._runtime.ticks import PROCESS_TICKS, TICK, Ticks
+
+HEARTBEAT = TICK
 """Seconds between two messages of an idle feed."""
 
 BATCH = 0.005
@@ -20,9 +22,11 @@ class FeedPacer:
 
     Args:
         now: The time, on the clock of all other calls (monotonic seconds).
+        ticks: When to send heartbeats. All feeds of a process send them at the same time.
     """
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, ticks: Ticks = PROCESS_TICKS) -> None:
+        self._ticks = ticks
         self._batch = BATCH
         self._checked_at = now
         self._sent_at = now
@@ -39,7 +43,7 @@ class FeedPacer:
 
     def until_heartbeat(self, now: float) -> float:
         """Returns the seconds until a heartbeat is due; only what is sent defers it."""
-        return max(0.0, self._sent_at + HEARTBEAT - now)
+        return max(0.0, self._ticks.after(self._sent_at, HEARTBEAT) - now)
 
     def batch_delay(self, now: float) -> float:
         """Returns the seconds to wait for more changes, if the first was made just now.

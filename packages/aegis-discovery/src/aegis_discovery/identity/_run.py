@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from aegis_discovery._runtime.sleeping import sleep_until_tick
 from aegis_discovery.identity._rotator import (
     POLL_INTERVAL,
     IdentityEvent,
@@ -38,4 +39,4 @@ async def run_rotator(rotator: IdentityRotator, on_event: Callable[[IdentityEven
                 failed[event.kind] = event
             else:
                 failed.pop(event.kind, None)
-        await asyncio.sleep(POLL_INTERVAL)
+        await sleep_until_tick(POLL_INTERVAL)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 import grpc
+from aegis_discovery.background import sleep_until_tick
 
 from aegis_core._server import call_checks
 from aegis_core._server.aio.thread_pool import HandlerThreads, ThreadContext
@@ -51,7 +52,7 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
     async def revalidate_callers(self) -> None:
         """Ends open streams of callers that are not allowed any more; runs until cancelled."""
         while True:
-            await asyncio.sleep(call_checks.REVALIDATION_INTERVAL)
+            await sleep_until_tick(call_checks.REVALIDATION_INTERVAL)
             for task, reason in self._checks.disallowed(self._end_reasons):
                 # Again at each check: a handler may have caught the last cancellation.
                 self._end(task, reason)
