@@ -24,8 +24,8 @@ EXPORTED = {
         parse_worker_id request_certificate validate_node_id
     """,
     "aegis_certs.cli": """
-        CommandGroup certificate_directory certs certs_exit_codes console examples fail json_flag
-        option print_lines printable show_json
+        CommandGroup UNLIMITED certificate_directory certs certs_exit_codes examples fail json_flag
+        option printable show_json width_of
     """,
     "aegis_certs.errors": """
         AlreadyExistsError CAEndsError CertsError DirectoryError ExpiredError IdentityError

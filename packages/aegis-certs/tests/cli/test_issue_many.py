@@ -78,10 +78,12 @@ def test_those_before_a_failure_are_issued_and_shown(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["issue", "a", *EC], ["renew", "orders-1"], ["revoke", "laptop"]], ids=" ".join
+    "arguments",
+    [["issue", "a", *EC], ["renew", "orders-1"], ["revoke", "laptop"], ["list"]],
+    ids=" ".join,
 )
 @pytest.mark.usefixtures("acme")
-def test_commands_that_print_no_table_do_not_load_rich(
+def test_commands_load_no_modules_that_they_do_not_need(
     directory: Path, arguments: list[str]
 ) -> None:
     code = (
@@ -91,6 +93,15 @@ def test_commands_that_print_no_table_do_not_load_rich(
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.usefixtures("acme")
+def test_many_certificates_in_one_directory_have_one_warning(directory: Path) -> None:
+    directory.chmod(0o755)
+    arguments = ["issue", "a", "b", "c", *EC, "--dir", str(directory)]
+    code = f"from aegis_certs.cli import certs; certs({arguments})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.count("all users can read the directory") == 1
 
 
 def test_a_file_that_was_edited_by_hand_keeps_its_entries(

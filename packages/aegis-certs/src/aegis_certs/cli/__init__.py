@@ -5,19 +5,19 @@ from __future__ import annotations
 from aegis_certs.cli._command_group import CommandGroup, certs_exit_codes, fail
 from aegis_certs.cli._commands import certs
 from aegis_certs.cli._options import certificate_directory, examples, json_flag, option
-from aegis_certs.cli._output import console, print_lines, printable, show_json
+from aegis_certs.cli._output import UNLIMITED, printable, show_json, width_of
 
 __all__ = [
+    "UNLIMITED",
     "CommandGroup",
     "certificate_directory",
     "certs",
     "certs_exit_codes",
-    "console",
     "examples",
     "fail",
     "json_flag",
     "option",
-    "print_lines",
     "printable",
     "show_json",
+    "width_of",
 ]

@@ -1,4 +1,4 @@
-"""Output for people and, as JSON, for machines; rich, which loads slowly, is for tables only."""
+"""Output for people and, as JSON, for machines."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from aegis_certs.cli._command_group import INTERRUPTED, note, with_prefix
 from aegis_certs.cli._wrapping import wrap_text
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-
     from aegis_certs import CertificateAuthority
 
 T = TypeVar("T")
 
 UNLIMITED = 10_000  # columns: a pipe or file has no width to fit into
+_WARNED = "aegis.warned"
 _FRAMES, _FRAME_SECONDS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", 0.08
 _ERASE_LINE, _HIDE_CURSOR, _SHOW_CURSOR = "\r\x1b[2K", "\x1b[?25l", "\x1b[?25h"
 _STYLES: Mapping[str, dict[str, Any]] = {
@@ -35,26 +34,11 @@ _STYLES: Mapping[str, dict[str, Any]] = {
 }
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console as wide as the terminal, or of unlimited width if its stream is no terminal."""
-    from rich.console import Console
-
-    limited = _is_limited(sys.stderr if stderr else sys.stdout)
-    return Console(stderr=stderr, highlight=False, width=None if limited else UNLIMITED)
-
-
-def _is_limited(stream: TextIO) -> bool:
+def width_of(stream: TextIO) -> int:
+    """The width of a terminal; unlimited if the stream is none."""
     # A user who sets COLUMNS wants that width in a pipe too.
-    return stream.isatty() or "COLUMNS" in os.environ
-
-
-def print_lines(console: Console, renderable: RenderableType) -> None:
-    """Prints without the blanks that pad the columns of a table at the ends of lines."""
-    with console.capture() as capture:
-        console.print(renderable)
-    for line in capture.get().splitlines():
-        console.file.write(f"{line.rstrip()}\n")
-    console.file.flush()
+    limited = stream.isatty() or "COLUMNS" in os.environ
+    return shutil.get_terminal_size().columns if limited else UNLIMITED
 
 
 def show_json(data: object, *, indent: int | None = 2) -> None:
@@ -104,7 +88,7 @@ def run(message: str, work: Callable[[], T]) -> T:
 
 @contextmanager
 def _warnings_as_notes() -> Iterator[None]:
-    """Shows the warnings of the library when the spinner is gone, and not on its line."""
+    """Shows the warnings of the library when the spinner is gone, each once in a command."""
     import logging
 
     logger, found = logging.getLogger("aegis_certs"), []
@@ -118,8 +102,11 @@ def _warnings_as_notes() -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
+        shown = click.get_current_context().meta.setdefault(_WARNED, set())
         for text in found:
-            note(f"Warning: {text}")
+            if text not in shown:  # each certificate of many may have the same one
+                shown.add(text)
+                note(f"Warning: {text}")
 
 
 def _spin(message: str, is_done: Callable[[], bool]) -> None:
@@ -153,9 +140,8 @@ def present(
 
 def say(text: str, style: str = "", *, head: tuple[str, str] = ("", "")) -> None:
     """Prints a text, wrapped between words, after a head in another style."""
-    width = shutil.get_terminal_size().columns if _is_limited(sys.stdout) else UNLIMITED
-    lines = wrap_text(with_prefix(text), width, len(head[0]))
-    click.echo(_styled(*head) + _styled(lines, style))
+    lines = wrap_text(with_prefix(text), width_of(sys.stdout), len(head[0]))
+    click.echo(styled(*head) + styled(lines, style))
 
 
 def note_cut_short(ca: CertificateAuthority, ends: Mapping[str, datetime]) -> None:
@@ -168,7 +154,7 @@ def note_cut_short(ca: CertificateAuthority, ends: Mapping[str, datetime]) -> No
         note(f"Note: the CA ends at {format_utc(end)} and cuts the {one} short; {NEW_CA_ADVICE}")
 
 
-def _styled(text: str, style: str) -> str:
+def styled(text: str, style: str) -> str:
     """The text in a style, of which click removes all if the output is no terminal."""
     wanted = _STYLES[style]
     if os.environ.get("TERM") == "dumb" or ("fg" in wanted and os.environ.get("NO_COLOR")):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -23,18 +23,17 @@ from aegis_certs._x509.validity import CertificateState, issued_at
 from aegis_certs.cli._command_group import command_line
 from aegis_certs.cli._output import (
     UNLIMITED,
-    console,
     note_cut_short,
     present,
     print_facts,
-    print_lines,
+    printable,
     say,
     show_json,
+    styled,
+    width_of,
 )
+from aegis_certs.cli._table import lay_out
 from aegis_certs.cli._wrapping import wrap_name
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 _STYLES = {
     CertificateState.VALID: "green",
@@ -87,32 +86,29 @@ def show_certificates(entries: Sequence[CertificateInfo]) -> None:
 
     If the width is unlimited, each certificate is one line, and each column has one value.
     """
-    from rich.table import Table
-    from rich.text import Text
-
-    out = console()
-    lines = out.width == UNLIMITED
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    width = width_of(sys.stdout)
+    lines = width == UNLIMITED
     dates = ("NOT BEFORE", "NOT AFTER") if lines else ("NOT BEFORE\nNOT AFTER",)
-    for title in ("ID", "SERIAL", "KEY", "SANS", *dates, "DAYS LEFT", "STATE"):
-        table.add_column(title, no_wrap=True)
+    titles = ("ID", "SERIAL", "KEY", "SANS", *dates, "DAYS LEFT", "STATE")
     digits = max(len(_days(entry)) for entry in entries)
-    id_width, sans_width = _widths(entries, digits, out.width)
-    now = datetime.now(UTC)
+    id_width, sans_width = _widths(entries, digits, width)
+    now, rows = datetime.now(UTC), []
     for entry in entries:
         style = _STYLES.get(entry.state, "red")
         days = [f"{day:%Y-%m-%d}" if day else "" for day in (entry.not_before, entry.not_after)]
-        sans = [wrap_name(name, sans_width) for name in entry.sans]
-        table.add_row(
-            wrap_name(entry.id, id_width),
+        sans = [wrap_name(printable(name), sans_width) for name in entry.sans]
+        row = (
+            wrap_name(printable(entry.id), id_width),
             _short(entry.serial),
             entry.key,
             ("," if lines else "\n").join(sans),
             *(days if lines else ("\n".join(filter(None, days)),)),
             _days(entry) if lines else _days_left(entry, style, now, digits),
-            Text(entry.state, style),
+            styled(entry.state, style),
         )
-    print_lines(out, table)
+        rows.append(row)
+    bold = ["\n".join(styled(line, "bold") for line in title.split("\n")) for title in titles]
+    click.echo("\n".join(lay_out(bold, rows)))
     for entry in entries:
         if entry.problem:
             say(f"{entry.id}: {entry.problem}", "red")
@@ -237,15 +233,12 @@ def _show_marked(rows: Sequence[tuple[str, str, str]]) -> None:
         say(text, head=(f"{mark} {name:<{width}}  ", style))
 
 
-def _days_left(entry: CertificateInfo, style: str, now: datetime, digits: int) -> Text:
+def _days_left(entry: CertificateInfo, style: str, now: datetime, digits: int) -> str:
     """The rest of the life, as a bar and in days."""
-    from rich.text import Text
-
     if entry.days_left is None or entry.not_before is None or entry.not_after is None:
-        return Text()
+        return ""
     life = entry.not_after - issued_at(entry.not_before)
     left = (entry.not_after - now) / life if life else 0.0
     full = round(_BAR * min(max(left, 0.0), 1.0))
-    return Text.assemble(
-        ("█" * full, style), ("░" * (_BAR - full), "dim"), f" {entry.days_left:>{digits}}"
-    )
+    bar = styled("█" * full, style) + styled("░" * (_BAR - full), "dim")
+    return f"{bar} {entry.days_left:>{digits}}"

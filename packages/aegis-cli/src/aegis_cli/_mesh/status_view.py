@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from aegis_certs import TLSConfig
-from aegis_certs.cli import console, print_lines, show_json
+from aegis_certs.cli import show_json
 from aegis_discovery import PeerIdentityError
 from aegis_discovery.aio import connect
 from aegis_discovery.transport import parse_seed, probe_identity
 from rich.console import Group
 from rich.live import Live
 
+from aegis_cli._console import console, print_lines
 from aegis_cli._mesh.status import Collector, MeshFacts
 from aegis_cli._mesh.table import mesh_json, mesh_table
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from aegis_certs.cli import console, print_lines, show_json
+from aegis_certs.cli import show_json
 from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from aegis_cli._console import console, print_lines
 from aegis_cli._mesh.status import MeshFacts
 from aegis_cli._mesh.table import mesh_json, mesh_table
 from aegis_cli.demo._results import Calls, Member
