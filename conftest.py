@@ -44,6 +44,24 @@ def cert_dir(ca: CertificateAuthority) -> Path:
 
 
 @pytest.fixture
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Makes `aio.Node` serve as the (indirect) parameter says; by default on `grpc.aio`.
+
+    `blocking` is `grpc.server`, and `public` is the same with gRPC's public API only. A blocking
+    node is such a node on an event loop of its own, so one test can drive all.
+    """
+    kind: str = getattr(request, "param", "aio")
+    if kind != "aio":
+        from aegis_core._server.sync.server import BlockingServer
+
+        monkeypatch.setattr("aegis_core._node.node.Node._make_server", BlockingServer)
+    if kind == "public":
+        unusable = "aegis_core._server.sync.grpc_internals.is_usable"
+        monkeypatch.setattr(unusable, lambda: False)
+    return kind
+
+
+@pytest.fixture
 def until() -> Until:
     """Waits until a condition is true; else fails with the last value of the condition."""
 

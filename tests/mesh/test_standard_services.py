@@ -17,6 +17,11 @@ from grpc_reflection.v1alpha import reflection_pb2
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
+pytestmark = [
+    pytest.mark.usefixtures("server"),
+    pytest.mark.parametrize("server", ["aio", "blocking"], indirect=True),
+]
+
 
 @pytest.fixture
 async def open_to(identity: Any) -> AsyncIterator[Callable[[Any], grpc.aio.Channel]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import click
 from aegis_certs.cli import printable, show_json
@@ -10,6 +11,19 @@ from aegis_core.aio import Node
 from aegis_discovery import EventKind, NodeInfo, TopologyEvent
 
 _log = logging.getLogger("aegis.cli")
+
+
+class CommandNode(Node):
+    """A node that declares no service that nothing would serve, wherever it was declared."""
+
+    def __init__(self, **options: Any) -> None:
+        if options.get("services") and not options.get("registrars"):
+            services = " and ".join(map(str, options["services"]))
+            raise click.UsageError(
+                f"nothing would serve {services}: add the function that adds its gRPC service to "
+                f"the server, as MODULE:NAME, such as orders:register"
+            )
+        super().__init__(**options)
 
 
 async def run_node(node: Node, *, json: bool) -> None:

@@ -124,8 +124,9 @@ def poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aegis_core._server.call_checks.REVALIDATION_INTERVAL", 0.05)
 
 
+@pytest.mark.parametrize("server", ["aio", "blocking", "public"], indirect=True)
 async def test_only_callers_that_a_rule_names_are_allowed_on_every_kind_of_call(
-    identity: MakeIdentity,
+    identity: MakeIdentity, server: str
 ) -> None:
     policy = Policy(call=[CallRule(ids=["friend-*"], services=["shop.*"])])
     async with (
@@ -141,8 +142,9 @@ async def test_only_callers_that_a_rule_names_are_allowed_on_every_kind_of_call(
         assert denied.value.details() == "stranger may not call /shop.Orders/uu"
 
 
+@pytest.mark.parametrize("server", ["aio", "blocking"], indirect=True)
 async def test_every_member_may_call_the_mesh_and_health_but_not_reflection(
-    identity: MakeIdentity,
+    identity: MakeIdentity, server: str
 ) -> None:
     async with (
         node_with(identity, Policy()) as node,
@@ -167,9 +169,10 @@ class _AnyMethod(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(answer)
 
 
+@pytest.mark.parametrize("server", ["aio", "blocking"], indirect=True)
 @pytest.mark.parametrize("service", sorted(OPEN_SERVICES))
 async def test_open_services_are_never_served_by_a_handler_of_the_users_that_takes_any_call(
-    identity: MakeIdentity, service: str
+    identity: MakeIdentity, service: str, server: str
 ) -> None:
     def register(server: Any) -> None:
         server.add_generic_rpc_handlers((_AnyMethod(),))
@@ -268,8 +271,9 @@ def test_half_a_policy_denies_no_caller_because_a_change_is_loaded_when_it_stays
     assert source.poll() == parse_policy(rules("b"))
 
 
+@pytest.mark.parametrize("server", ["aio", "blocking"], indirect=True)
 async def test_an_open_stream_ends_when_the_policy_denies_its_caller(
-    identity: MakeIdentity, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    identity: MakeIdentity, tmp_path: Path, caplog: pytest.LogCaptureFixture, server: str
 ) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(rules("a", "b"))

@@ -107,7 +107,7 @@ def own_ca(tmp_path: Path) -> CertificateAuthority:
 
 
 @pytest.fixture
-async def node(own_ca: CertificateAuthority) -> AsyncIterator[Node]:
+async def node(own_ca: CertificateAuthority, server: str) -> AsyncIterator[Node]:
     own_ca.issue("node", key_type=KeyType.P256)
     options: dict[str, Any] = {"cert_dir": own_ca.directory, "registrars": [register]}
     async with Node("node", address="127.0.0.1:0", grace=0, **options) as running:
@@ -238,9 +238,13 @@ async def test_a_refused_call_of_a_sync_handler_does_not_run_it(
     assert slow.begun == 0
 
 
-@pytest.mark.parametrize("why", ["revoked", "expired"])
+@pytest.mark.parametrize(
+    ("server", "why"),
+    [("aio", "revoked"), ("aio", "expired"), ("blocking", "revoked"), ("public", "revoked")],
+    indirect=["server"],
+)
 async def test_open_streams_and_further_calls_are_refused_with_the_reason(
-    node: Node, own_ca: CertificateAuthority, until: Until, why: str
+    node: Node, own_ca: CertificateAuthority, until: Until, why: str, server: str
 ) -> None:
     days = SHORT if why == "expired" else 1.0
     theirs = own_ca.issue("caller", key_type=KeyType.P256, days=days)

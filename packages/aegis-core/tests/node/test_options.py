@@ -14,6 +14,11 @@ class SyncInterceptor(grpc.ServerInterceptor):
         return continuation(details)
 
 
+class AsyncInterceptor(grpc.aio.ServerInterceptor):
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        return await continuation(details)
+
+
 @pytest.mark.parametrize("face", [Node, aio.Node])
 @pytest.mark.parametrize(
     ("option", "value", "message"),
@@ -22,7 +27,6 @@ class SyncInterceptor(grpc.ServerInterceptor):
         ("services", "stock", r"^services: 'stock' is not a list; give \['stock'\]"),
         ("services", ServiceInfo("s", "v1"), r"is not a list; give \[ServiceInfo\(name='s'"),
         ("seed_peers", "host:5", r"^seed_peers: 'host:5' is not a list; give \['host:5'\]"),
-        ("interceptors", [SyncInterceptor()], r"^interceptors: .*derive it from grpc\.aio\."),
     ],
 )
 def test_an_option_of_the_wrong_type_is_refused_with_what_to_give(
@@ -30,6 +34,20 @@ def test_an_option_of_the_wrong_type_is_refused_with_what_to_give(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         face("a", address="127.0.0.1:0", **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("face", "interceptor", "message"),
+    [
+        (Node, AsyncInterceptor(), r"a blocking node takes a grpc\.ServerInterceptor"),
+        (aio.Node, SyncInterceptor(), r"a node of asyncio takes a grpc\.aio\.ServerInterceptor"),
+    ],
+)
+def test_an_interceptor_of_the_other_api_is_refused(
+    face: Any, interceptor: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^interceptors: .* is not usable here; {message}"):
+        face("a", address="127.0.0.1:0", interceptors=[interceptor])
 
 
 @pytest.mark.parametrize("face", [Node, aio.Node])

@@ -77,24 +77,30 @@ class Slow:
     """Handlers of all kinds, sync and async, that run until they are released."""
 
     def __init__(self) -> None:
-        self.go_on = asyncio.Event()
         self.go_on_sync = threading.Event()
         self.begun = 0
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def _go_on(self) -> None:
+        """Waits, on any loop, until it is released."""
+        self._waiting.append((asyncio.get_running_loop(), go_on := asyncio.Event()))
+        if not self.go_on_sync.is_set():
+            await go_on.wait()
 
     async def uu(self, request: bytes, context: Any) -> bytes:
-        await self.go_on.wait()
+        await self._go_on()
         return b"done"
 
     async def us(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
-        await self.go_on.wait()
+        await self._go_on()
         yield b"done"
 
     async def su(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
-        await self.go_on.wait()
+        await self._go_on()
         return b"done"
 
     async def ss(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        await self.go_on.wait()
+        await self._go_on()
         yield b"done"
 
     def sync_uu(self, request: bytes, context: Any) -> bytes:
@@ -118,8 +124,10 @@ class Slow:
         yield b"done"
 
     def release(self) -> None:
-        self.go_on.set()
         self.go_on_sync.set()
+        for loop, go_on in self._waiting:
+            with contextlib.suppress(RuntimeError):  # the node has stopped, and its loop ended
+                loop.call_soon_threadsafe(go_on.set)
 
     def register(self, server: Any) -> None:
         handlers = {
@@ -132,6 +140,14 @@ class Slow:
 
 KINDS = {"uu": "unary_unary", "us": "unary_stream", "su": "stream_unary", "ss": "stream_stream"}
 NAMES = [*KINDS, *(f"sync_{name}" for name in KINDS)]
+ON_BLOCKING = ["uu", "ss", *(f"sync_{name}" for name in KINDS)]
+each_server = pytest.mark.parametrize(
+    ("server", "name"),
+    [("aio", name) for name in NAMES]
+    + [("blocking", name) for name in ON_BLOCKING]
+    + [("public", name) for name in ("ss", "sync_uu", "sync_ss")],
+    indirect=["server"],
+)
 
 
 def begin(channel: grpc.aio.Channel, name: str) -> Any:
@@ -176,9 +192,14 @@ def node_of(identity: MakeIdentity) -> Callable[..., Node]:
     return make
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_server
 async def test_a_call_above_the_limit_is_shed_at_once_and_marked(
-    node_of: Callable[..., Node], identity: MakeIdentity, slow: Slow, until: Until, name: str
+    node_of: Callable[..., Node],
+    identity: MakeIdentity,
+    slow: Slow,
+    until: Until,
+    name: str,
+    server: str,
 ) -> None:
     async with (
         node_of(slow, max_concurrent_calls=2) as node,
@@ -201,9 +222,22 @@ async def test_a_call_above_the_limit_is_shed_at_once_and_marked(
         assert node.stats().calls.begun == 3
 
 
-@pytest.mark.parametrize("name", ["uu", "sync_uu", "us", "sync_us"])
+@pytest.mark.parametrize(
+    ("server", "name"),
+    [
+        *(("aio", name) for name in ("uu", "sync_uu", "us", "sync_us")),
+        *(("blocking", name) for name in ("sync_uu", "sync_us")),
+        ("public", "sync_us"),
+    ],
+    indirect=["server"],
+)
 async def test_a_thread_that_still_runs_for_a_caller_that_gave_up_counts(
-    node_of: Callable[..., Node], identity: MakeIdentity, slow: Slow, until: Until, name: str
+    node_of: Callable[..., Node],
+    identity: MakeIdentity,
+    slow: Slow,
+    until: Until,
+    name: str,
+    server: str,
 ) -> None:
     async with (
         node_of(slow, max_concurrent_calls=1) as node,
@@ -223,9 +257,21 @@ async def test_a_thread_that_still_runs_for_a_caller_that_gave_up_counts(
         await until(lambda: node.stats().calls.running == 0)
 
 
-@pytest.mark.parametrize("name", ["uu", "sync_uu", "us", "sync_us"])
+@pytest.mark.parametrize(
+    ("server", "name"),
+    [
+        *(("aio", name) for name in ("uu", "sync_uu", "us", "sync_us")),
+        *(("blocking", name) for name in ("sync_uu", "us")),
+    ],
+    indirect=["server"],
+)
 async def test_denied_callers_do_not_use_up_the_limit(
-    node_of: Callable[..., Node], identity: MakeIdentity, slow: Slow, until: Until, name: str
+    node_of: Callable[..., Node],
+    identity: MakeIdentity,
+    slow: Slow,
+    until: Until,
+    name: str,
+    server: str,
 ) -> None:
     policy = Policy(call=[CallRule(ids=["caller"], services=["t"])])
     never = asyncio.Event()
@@ -253,6 +299,25 @@ async def test_denied_callers_do_not_use_up_the_limit(
             call.cancel()
 
 
+@pytest.mark.parametrize("server", ["aio", "blocking"], indirect=True)
+async def test_calls_that_wait_for_a_thread_count(
+    node_of: Callable[..., Node], identity: MakeIdentity, slow: Slow, until: Until, server: str
+) -> None:
+    async with (
+        node_of(slow, max_concurrent_calls=3, max_workers=1) as node,
+        open_channel(identity("caller"), "node", node.address) as channel,
+    ):
+        calls = [begin(channel, "sync_uu") for _ in range(3)]
+        await until(lambda: node.stats().calls.running == 3)
+        assert await begin(channel, "sync_uu").code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert slow.begun == 1
+        calls.pop().cancel()
+        await until(lambda: node.stats().calls.running == 2)
+        slow.release()
+        assert {await end_of(call) for call in calls} == {grpc.StatusCode.OK}
+        assert slow.begun == 2
+
+
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_that_would_refuse_every_call_is_an_error(
     identity: MakeIdentity, limit: int
@@ -261,9 +326,14 @@ def test_a_limit_that_would_refuse_every_call_is_an_error(
         Node("node", address="127.0.0.1:0", tls=identity("node"), max_concurrent_calls=limit)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_server
 async def test_calls_in_flight_finish_and_later_calls_are_sent_to_other_providers(
-    node_of: Callable[..., Node], identity: MakeIdentity, slow: Slow, until: Until, name: str
+    node_of: Callable[..., Node],
+    identity: MakeIdentity,
+    slow: Slow,
+    until: Until,
+    name: str,
+    server: str,
 ) -> None:
     async with open_channel_to(node_of(slow, grace=15), identity) as (node, channel):
         call = begin(channel, name)
@@ -280,9 +350,14 @@ async def test_calls_in_flight_finish_and_later_calls_are_sent_to_other_provider
         await stopping
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_server
 async def test_calls_that_do_not_end_in_time_end_as_unavailable(
-    node_of: Callable[..., Node], identity: MakeIdentity, slow: Slow, until: Until, name: str
+    node_of: Callable[..., Node],
+    identity: MakeIdentity,
+    slow: Slow,
+    until: Until,
+    name: str,
+    server: str,
 ) -> None:
     async with open_channel_to(node_of(slow, grace=0.3), identity) as (node, channel):
         calls = [begin(channel, name) for _ in range(20)]

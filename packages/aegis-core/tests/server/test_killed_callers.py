@@ -111,9 +111,17 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("method", ["Flood", "Write", "Thread"])
+@pytest.mark.parametrize(
+    ("server", "method"),
+    [("aio", "Flood"), ("aio", "Write"), ("aio", "Thread"), ("blocking", "Thread")],
+    indirect=["server"],
+)
 async def test_a_caller_that_is_killed_while_it_is_sent_to_logs_no_traceback(
-    method: str, identity: MakeIdentity, until: Until, caplog: pytest.LogCaptureFixture
+    method: str,
+    server: str,
+    identity: MakeIdentity,
+    until: Until,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     tls = identity("a")
     node = Node("a", address="127.0.0.1:0", tls=tls, registrars=[register], grace=0)
@@ -130,8 +138,9 @@ async def test_a_caller_that_is_killed_while_it_is_sent_to_logs_no_traceback(
     assert errors(caplog) == []
 
 
+@pytest.mark.parametrize("server", ["aio", "blocking"], indirect=True)
 async def test_a_caller_that_is_killed_before_its_answer_arrives_logs_no_traceback(
-    identity: MakeIdentity, until: Until, caplog: pytest.LogCaptureFixture
+    identity: MakeIdentity, until: Until, caplog: pytest.LogCaptureFixture, server: str
 ) -> None:
     node = Node("a", address="127.0.0.1:0", tls=identity("a"), registrars=[register], grace=0)
     async with node:
@@ -152,8 +161,9 @@ async def test_a_caller_that_is_killed_before_its_answer_arrives_logs_no_traceba
     assert errors(caplog) == []
 
 
+@pytest.mark.parametrize("server", ["aio", "blocking"], indirect=True)
 async def test_watchers_that_are_killed_under_many_changes_log_no_traceback(
-    identity: MakeIdentity, until: Until, caplog: pytest.LogCaptureFixture
+    identity: MakeIdentity, until: Until, caplog: pytest.LogCaptureFixture, server: str
 ) -> None:
     node = Node("a", address="127.0.0.1:0", tls=identity("a"), grace=0)
     async with node:

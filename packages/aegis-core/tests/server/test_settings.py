@@ -27,7 +27,7 @@ class Handlers:
     def __init__(self) -> None:
         self.running = 0
         self.go_on = threading.Event()
-        self.ended = asyncio.Event()
+        self.ended = threading.Event()
 
     async def echo(self, request: bytes, context: Any) -> bytes:
         return request
@@ -78,8 +78,9 @@ async def test_a_large_message_is_served_where_the_options_allow_it(
         assert await echo(LARGE, timeout=WAIT) == LARGE
 
 
+@pytest.mark.parametrize("server", ["aio", "blocking", "public"], indirect=True)
 async def test_there_are_as_many_threads_as_the_option_says(
-    identity: MakeIdentity, until: Until
+    identity: MakeIdentity, until: Until, server: str
 ) -> None:
     handlers = Handlers()
     async with (
@@ -142,7 +143,10 @@ class Relay:
                 sink.write(data)
 
 
-async def test_a_caller_that_vanished_holds_no_stream(identity: MakeIdentity, until: Until) -> None:
+@pytest.mark.parametrize("server", ["aio", "blocking"], indirect=True)
+async def test_a_caller_that_vanished_holds_no_stream(
+    identity: MakeIdentity, until: Until, server: str
+) -> None:
     handlers = Handlers()
     options = {"keepalive_time_ms": 1000, "keepalive_timeout_ms": 500, "grace": 0}
     async with (

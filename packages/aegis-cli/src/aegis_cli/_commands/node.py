@@ -105,11 +105,10 @@ def run(
     parsed = [_parse_service(text) for text in services]
     own_files = _own_files(cert_file, key_file, ca_file)
 
-    from aegis_core.aio import Node
     from aegis_discovery import ServiceInfo
 
     from aegis_cli import _run
-    from aegis_cli._node_runner import run_node
+    from aegis_cli._node_runner import CommandNode, run_node
     from aegis_cli._registrars import load_registrars
 
     # The node reads the variables and the file itself, so the precedence is the same everywhere.
@@ -122,7 +121,7 @@ def run(
     }
     if own_files is not None:
         given["tls_options"] = own_files
-    node = Node.from_env(config=config, registrars=load_registrars(registrars), **given)
+    node = CommandNode.from_env(config=config, registrars=load_registrars(registrars), **given)
     _run.run(run_node(node, json=json))
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
-from typing import Self
+from typing import Self, cast
 
 from aegis_certs import IdentitySource, TLSConfig, owner_of
 from aegis_discovery.aio import ServiceClientPool
@@ -23,6 +23,7 @@ from aegis_core._node.runtime import RunningNode
 from aegis_core._node.signals import notify_manager, stop_signals
 from aegis_core._peers.manager import PeerManager
 from aegis_core._server.aio.server import MeshServer
+from aegis_core._server.base import ServerFactory
 from aegis_core._stats import NodeStats
 from aegis_core.errors import NodeStateError, NoTLSConfigError
 
@@ -51,7 +52,8 @@ class Node(NodeView):
         mesh: The mesh's name; nodes of another mesh are refused.
         health_checkers: Checkers that run on an interval; the worst result is the node's health.
         health_interval: Seconds between two runs of the checkers.
-        interceptors: Server interceptors of `grpc.aio`, also for the blocking node.
+        interceptors: Server interceptors: `grpc.aio.ServerInterceptor` for `aegis_core.aio.Node`,
+            `grpc.ServerInterceptor` for `aegis_core.Node`.
         join_timeout: Seconds that the start waits for a seed peer at most.
         require_join: Fail the start if no seed peer has answered within `join_timeout`.
         grace: Seconds that calls in flight have when the node stops.
@@ -78,8 +80,13 @@ class Node(NodeView):
         aegis_discovery.InvalidAddressError: If a seed peer is not a valid address.
     """
 
+    _make_server: ServerFactory = MeshServer
+
     @expand(NodeOptions)
     def __init__(self, options: NodeOptions) -> None:
+        self._prepare(options)
+
+    def _prepare(self, options: NodeOptions) -> None:
         self.id = options.id
         self._options = options
         self._running: RunningNode | None = None
@@ -116,7 +123,7 @@ class Node(NodeView):
     @property
     def server(self) -> MeshServer:
         """The server of this node."""
-        return self._parts.server
+        return cast("MeshServer", self._parts.server)  # a blocking node has a property of its own
 
     @property
     def failure(self) -> Exception | None:
@@ -333,6 +340,7 @@ class Node(NodeView):
             tls,
             policy,
             self.outbound,
+            make_server=self._make_server,
             on_failure=self._stop_with,
             on_identity=self._publish_identity,
         )

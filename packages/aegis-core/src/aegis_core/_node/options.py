@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import grpc
 from aegis_certs import TLSConfig, TLSOptions, parse_worker_id
@@ -20,8 +19,6 @@ from aegis_core._address import bound_address, published_address
 from aegis_core._health.checks import HealthChecker
 from aegis_core._server.base import Registrar
 from aegis_core.errors import ConfigError
-
-_log = logging.getLogger("aegis.node")
 
 P = ParamSpec("P")
 HANDSHAKE_TIMEOUT_MS = 5_000
@@ -58,7 +55,7 @@ class NodeOptions:
     mesh: str = DEFAULT_MESH
     health_checkers: Sequence[HealthChecker] = ()
     health_interval: float = 10.0
-    interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
+    interceptors: Sequence[grpc.aio.ServerInterceptor] | Sequence[grpc.ServerInterceptor] = ()
     join_timeout: float = 5.0
     require_join: bool = False
     grace: float = 5.0
@@ -70,6 +67,12 @@ class NodeOptions:
     options: Sequence[tuple[str, Any]] = ()
     policy: Policy | str | Path | None = None
     pool_options: PoolOptions | None = None
+
+    interceptor_type: ClassVar[Any] = grpc.aio.ServerInterceptor
+    interceptor_advice: ClassVar[str] = (
+        "a node of asyncio takes a grpc.aio.ServerInterceptor, with a coroutine intercept_service, "
+        "and aegis_core.Node takes a grpc.ServerInterceptor"
+    )
 
     def __post_init__(self) -> None:
         limit = self.max_concurrent_calls
@@ -103,21 +106,9 @@ class NodeOptions:
             if not isinstance(service, ServiceInfo):
                 reason = f"{service!r} is no service; give ServiceInfo(name, version)"
                 raise ConfigError("services", reason)
-        if self.services and not self.registrars:
-            # Not refused: the node may only show its peers what it will provide, as in a test.
-            _log.warning(
-                "%s declares %s, and has no registrar that adds a gRPC service: calls will end "
-                "UNIMPLEMENTED; give registrars=[...]",
-                self.id,
-                " and ".join(map(str, self.services)),
-            )
         for interceptor in self.interceptors:
-            if not isinstance(interceptor, grpc.aio.ServerInterceptor):
-                reason = (
-                    f"{interceptor!r} is none of grpc.aio, on which every node serves, blocking "
-                    "ones too; derive it from grpc.aio.ServerInterceptor, with a coroutine "
-                    "intercept_service"
-                )
+            if not isinstance(interceptor, self.interceptor_type):
+                reason = f"{interceptor!r} is not usable here; {self.interceptor_advice}"
                 raise ConfigError("interceptors", reason)
         for peer in self.seed_peers:
             parse_seed(peer)
@@ -144,6 +135,21 @@ class NodeOptions:
         )
 
 
+class BlockingOptions(NodeOptions):
+    """The options of a blocking node, which has interceptors of another type."""
+
+    interceptor_type = grpc.ServerInterceptor
+    interceptor_advice = (
+        "a blocking node takes a grpc.ServerInterceptor, with a plain function intercept_service, "
+        "and aegis_core.aio.Node takes a grpc.aio.ServerInterceptor"
+    )
+
+
+def _init_of(options: Callable[..., object]) -> str:
+    """Returns the name that Python's errors have for the constructor of a class."""
+    return str(getattr(options, "__init__").__qualname__)  # noqa: B009 - mypy asks for a class
+
+
 def expand(
     options: Callable[P, OptionsT],
 ) -> Callable[[Callable[[SelfT, OptionsT], None]], Callable[Concatenate[SelfT, P], None]]:
@@ -159,7 +165,7 @@ def expand(
                 made = options(*args, **kwargs)
             except TypeError as error:
                 # The caller knows its own class, not that of the options.
-                theirs, ours = f"{options.__qualname__}.__init__()", f"{type(self).__name__}()"
+                theirs, ours = f"{_init_of(options)}()", f"{type(self).__name__}()"
                 if not str(error).startswith(theirs):
                     raise
                 raise TypeError(str(error).replace(theirs, ours, 1)) from None

@@ -28,7 +28,7 @@ from aegis_core._node.stalls import name_stalls
 from aegis_core._peers.joiner import Joiner
 from aegis_core._peers.runner import SessionRunner
 from aegis_core._peers.session import MAINTENANCE
-from aegis_core._server.aio.server import MeshServer
+from aegis_core._server.base import ServerFactory
 from aegis_core._server.mesh_protocol import LocalNode
 from aegis_core._state import NodeState
 from aegis_core._stats import FeedStats, NodeStats
@@ -49,6 +49,7 @@ class RunningNode:
         policy: PolicySource,
         outbound: Outbound,
         *,
+        make_server: ServerFactory,
         on_failure: Callable[[Exception], None],
         on_identity: Callable[[IdentityEvent], None],
     ) -> None:
@@ -84,12 +85,12 @@ class RunningNode:
             on_foreign=lambda record: self.session.foreign_record_received(
                 record, time.monotonic()
             ),
-            confirm=lambda caller_id: self.peers.confirm(caller_id),
+            poll_if_unknown=lambda peer_id: self.peers.poll_if_unknown(peer_id),
             is_behind=lambda peer_id: self.peers.is_behind(peer_id),
             caller_verifier=self.state.caller_verifier,
             has_joined=lambda: self._has_joined,
         )
-        self.server = MeshServer(
+        self.server = make_server(
             tls,
             options.address,
             local_node,

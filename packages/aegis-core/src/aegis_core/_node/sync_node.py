@@ -16,13 +16,14 @@ from aegis_discovery.identity import IdentityEvent
 
 from aegis_core._node.faces import NodeView, through_peers
 from aegis_core._node.node import Node as AsyncNode
-from aegis_core._node.options import NodeOptions, expand
+from aegis_core._node.options import BlockingOptions, NodeOptions, expand
 from aegis_core._node.outbound import Outbound
 from aegis_core._node.runtime import RunningNode
 from aegis_core._node.signals import stop_signals
 from aegis_core._peers.info import PeerInfo
 from aegis_core._peers.manager import PeerManager as AsyncPeerManager
-from aegis_core._server.aio.server import MeshServer as AsyncMeshServer
+from aegis_core._server.base import ServerBase
+from aegis_core._server.sync.server import BlockingServer
 from aegis_core._stats import NodeStats
 from aegis_core.errors import NodeStateError
 
@@ -73,9 +74,9 @@ class PeerManager:
 
 
 class MeshServer:
-    """The blocking face of `aegis_core.aio.MeshServer`: what it serves, and where."""
+    """The server of a blocking node: what it serves, and where."""
 
-    def __init__(self, server: AsyncMeshServer) -> None:
+    def __init__(self, server: ServerBase[Any]) -> None:
         self._server = server
 
     def __repr__(self) -> str:
@@ -92,22 +93,32 @@ class MeshServer:
         return self._server.services
 
 
+class _NodeOnLoop(AsyncNode):
+    """A node on the event loop of a blocking node, which serves with `grpc.server`."""
+
+    _make_server = BlockingServer
+
+    def __init__(self, options: NodeOptions) -> None:
+        self._prepare(options)
+
+
 class Node(NodeView):
     """One process of the mesh, for code that is not async.
 
-    It takes the same options as `aegis_core.aio.Node`. Registrars may add sync servicers, whose
-    handlers run on threads, or async ones. The pool has its own channels, so that calls do not
+    It takes the same options as `aegis_core.aio.Node`, and serves with `grpc.server`. Registrars
+    may add sync servicers, whose handlers run on threads, or async ones, which cost more here,
+    since each of their calls has a thread too. The pool has its own channels, so that calls do not
     pass through the node's event loop. A node belongs to the process that started it: in a forked
     child it raises `aegis_discovery.ForkedError`. A node that is not started yet may be started
     in the child.
     """
 
-    @expand(NodeOptions)
+    @expand(BlockingOptions)
     def __init__(self, options: NodeOptions) -> None:
         self.id = options.id
         self._options = options
         # The pool options are for the blocking pool, whose interceptors are of another type.
-        self._node = AsyncNode(**vars(replace(options, pool_options=None)))
+        self._node = _NodeOnLoop(replace(options, pool_options=None))
         self._background: BackgroundLoop | None = None
         self._pool: ServiceClientPool | None = None
         self._lock = threading.Lock()
@@ -150,7 +161,7 @@ class Node(NodeView):
     @property
     def server(self) -> MeshServer:
         """The server of this node."""
-        return MeshServer(self._node.server)
+        return MeshServer(self._parts.server)
 
     def stats(self) -> NodeStats:
         """Returns a snapshot of the node's calls, feeds, topology, certificate and pool."""

@@ -68,6 +68,12 @@ class AdmissionControl(Generic[CallT]):
         with self._lock:
             return not self.running and all(call.done() for call in self._pending)
 
+    @property
+    def pending(self) -> frozenset[CallT]:
+        """Admitted calls that do not run yet."""
+        with self._lock:
+            return frozenset(self._pending)
+
     def admit(self, call: CallT) -> AdmissionRefused | None:
         """Admits a call that arrived, or returns why not."""
         refused = self.arrive()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Generic
 
@@ -13,6 +14,7 @@ from aegis_discovery.transport import join_address
 
 from aegis_core._access.authorization import CallAuthorizer
 from aegis_core._address import bind_error, bound_address, describe_os_error
+from aegis_core._health.checks import HealthInfo
 from aegis_core._server import reflection
 from aegis_core._server.admission import AdmissionControl
 from aegis_core._server.call_checks import CallChecks, CallT
@@ -39,8 +41,11 @@ OWN_SERVICES = (*sorted(OPEN_SERVICES), *reflection.SERVICES)
 OWN_OPTIONS = (("grpc.so_reuseport", 0), ("grpc.http2.bdp_probe", 0))
 
 
-class ServerBase(Generic[CallT]):
+class ServerBase(ABC, Generic[CallT]):
     """One TLS port, the identity that it shows, and the checks of its calls.
+
+    A node does not care which server it has: it knows this class. All coroutines run on the event
+    loop of the node.
 
     Args:
         address: `host:port` to listen on; port 0 takes a free port.
@@ -102,6 +107,43 @@ class ServerBase(Generic[CallT]):
         """Whether a policy decides which calls are allowed."""
         return self._authorizer.policy is not None
 
+    @property
+    @abstractmethod
+    def watchers(self) -> frozenset[str]:
+        """Ids of the nodes and clients that hold a feed of this node open."""
+
+    @property
+    @abstractmethod
+    def feeds_served(self) -> int:
+        """How many feeds were opened so far."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Starts to serve."""
+
+    @abstractmethod
+    async def revalidate_callers(self) -> None:
+        """Ends open streams of callers that are not allowed any more; runs until cancelled."""
+
+    @abstractmethod
+    async def set_health(self, info: HealthInfo) -> None:
+        """Publishes the node's health in the standard health service."""
+
+    @abstractmethod
+    async def end_feeds(self) -> frozenset[str]:
+        """Ends all feeds with their last message; returns the ids of the watchers that read it.
+
+        Feeds end before calls, so that watchers switch to a node that still receives changes.
+        """
+
+    @abstractmethod
+    async def stop(self, grace: float) -> None:
+        """Lets calls in flight finish, then closes.
+
+        Args:
+            grace: Seconds that calls in flight have; calls that still run then are ended.
+        """
+
     def change_identity(self, tls: TLSConfig) -> None:
         """Uses another certificate or trust bundle for new connections; open ones continue."""
         self._changed_identity = _configuration(tls)
@@ -140,6 +182,10 @@ def _configuration(tls: TLSConfig) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration(
         [(tls.private_key, tls.certificate_chain)], root_certificates=tls.trust_bundle
     )
+
+
+ServerFactory = Callable[..., ServerBase[Any]]
+"""Makes a server, with the arguments of `aegis_core.aio.MeshServer`."""
 
 
 class ServiceRecorder:

@@ -20,6 +20,9 @@ _log = logging.getLogger("aegis.server")
 REVALIDATION_INTERVAL = 1.0
 """Seconds between two checks of the callers of open streams."""
 
+MAX_METHODS = 4096
+"""Methods whose handlers are cached; a generic handler may serve any number of methods."""
+
 CallT = TypeVar("CallT", bound=Call)
 
 

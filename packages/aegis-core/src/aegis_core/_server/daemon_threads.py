@@ -37,6 +37,11 @@ class WorkerThreads(Generic[ItemT]):
         self._started = 0
         self._closed = False
 
+    @property
+    def waiting(self) -> int:
+        """Items that wait for a thread."""
+        return self._items.qsize()
+
     def put(self, item: ItemT) -> bool:
         """Adds an item; returns False if the threads are closed, which take no more."""
         with self._lock:
@@ -46,6 +51,12 @@ class WorkerThreads(Generic[ItemT]):
             self._unfinished += 1
             self._start_if_needed()
             return True
+
+    def resize(self, change: int) -> None:
+        """Allows so many threads more, or less; threads too many end after their items."""
+        with self._lock:
+            self._count += change
+            self._start_if_needed()
 
     def close(self) -> list[ItemT]:
         """Takes no more items, and returns those that wait; the threads end when they are done."""
@@ -76,6 +87,9 @@ class WorkerThreads(Generic[ItemT]):
             del item  # what is done must not be kept until the next item
             with self._lock:
                 self._unfinished -= 1
+                if self._started > self._count:
+                    self._started -= 1
+                    return
 
 
 class DaemonThreads:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,8 +26,6 @@ def parse_policy(text: str, path: str | Path = "") -> Policy:
     Raises:
         PolicyError: It is not a valid policy; the error has the line and the reason.
     """
-    import tomllib  # most programs read no policy
-
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -23,9 +23,6 @@ from aegis_core._server.call_checks import (
     kind_of,
 )
 
-MAX_METHODS = 4096
-"""Methods whose handlers are cached; a generic handler may serve any number of methods."""
-
 
 class _CheckedHandler(NamedTuple):
     """A handler, and the same handler with the checks before it."""
@@ -112,7 +109,7 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
             handler.request_deserializer,
             handler.response_serializer,
         )
-        if len(self._handlers) >= MAX_METHODS:
+        if len(self._handlers) >= call_checks.MAX_METHODS:
             self._handlers.clear()
         known = self._handlers[path] = _CheckedHandler(handler, checked, is_limited)
         return known

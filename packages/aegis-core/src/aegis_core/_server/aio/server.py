@@ -81,24 +81,19 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
 
     @property
     def watchers(self) -> frozenset[str]:
-        """Ids of the nodes and clients that hold a feed of this node open."""
         return self._feeds.watchers
 
     @property
     def feeds_served(self) -> int:
-        """How many feeds were opened so far."""
         return self._feeds.served
 
     async def start(self) -> None:
-        """Starts to serve."""
         await self._server.start()
 
     async def revalidate_callers(self) -> None:
-        """Ends open streams of callers that are not allowed any more; runs until cancelled."""
         await self._interceptor.revalidate_callers()
 
     async def set_health(self, info: HealthInfo) -> None:
-        """Publishes the node's health in the standard health service."""
         response = health_pb2.HealthCheckResponse
         is_unhealthy = info.status is HealthStatus.UNHEALTHY
         status = response.NOT_SERVING if is_unhealthy else response.SERVING
@@ -106,19 +101,10 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
             await self._health.set(name, status)
 
     async def end_feeds(self) -> frozenset[str]:
-        """Ends all feeds with their last message; returns the ids of the watchers that read it.
-
-        Feeds end before calls, so that watchers switch to a node that still receives changes.
-        """
         await self._health.enter_graceful_shutdown()
         return await self._feeds.close(base.FEED_END_TIMEOUT)
 
     async def stop(self, grace: float) -> None:
-        """Lets calls in flight finish, then closes.
-
-        Args:
-            grace: Seconds that calls in flight have; calls that still run then are ended.
-        """
         await drain(self._admission, self._interceptor.end_calls, grace, silence=base.DRAIN_SILENCE)
         # Even if the grace is 0: a reader discards the last message of a feed that did not end.
         await self._server.stop(base.CLOSE_GRACE)

@@ -1,0 +1,318 @@
+"""The calls of a blocking server, and the threads that serve them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import grpc
+
+from aegis_core._access.caller import Caller
+from aegis_core._server.admission import AdmissionControl
+from aegis_core._server.call_checks import CallChecks, CallRejectedError, Rejection
+from aegis_core._server.daemon_threads import WorkerThreads
+from aegis_core._server.sync import grpc_internals
+
+_log = logging.getLogger("aegis.server")
+
+MAX_LENT = 256
+"""Threads in addition to `max_workers` that may wait for requests, with gRPC's public API only."""
+
+MAX_REPORT_DELAY = 1.0
+"""Seconds in which gRPC reports what happened to a call."""
+
+CANCELLATION_DELAY = 0.002
+"""The same with gRPC's public API only, where nothing shows that all was reported.
+
+On a busy machine it may take longer.
+"""
+
+_FAILED = Rejection("INTERNAL", "this node failed; its log says why")
+_EVICTED = Rejection("UNAVAILABLE", "no request arrived in time; other calls need the thread")
+
+
+class Method(NamedTuple):
+    """What the server knows of a method.
+
+    Attributes:
+        policy_path: The method that the policy is asked about; None if no policy applies.
+        is_stream: Whether its calls may be open for long.
+        has_one_request: Whether its caller sends one request.
+    """
+
+    policy_path: str | None
+    is_stream: bool
+    has_one_request: bool
+
+
+class ServerCall(ABC):
+    """One call, from its arrival until no thread works for it and no message is sent.
+
+    Attributes:
+        caller: Who calls; set once the caller is accepted.
+        context: gRPC's context.
+        send: Sends a message, or the status for None; only for handlers that do not block.
+        is_detached: Whether the call continues when its thread is done.
+    """
+
+    caller: Caller
+    context: Any
+    send: Callable[[Any], None]
+
+    def __init__(
+        self, threads: CallThreads, run: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> None:
+        self.threads = threads
+        self.is_detached = False
+        self._run = run
+        self._arguments: tuple[Any, ...] | None = arguments
+        self._claims = [None]
+
+    def done(self) -> bool:
+        return self._arguments is None
+
+    def accept(self, method: Method) -> None:
+        """Reads the caller, and counts the call.
+
+        Raises:
+            CallRejectedError: The call is not allowed, or is one too many.
+        """
+        threads = self.threads
+        is_limited = threads.admission is not None
+        caller = self.caller = threads.checks.accept(
+            self.context, method.policy_path, self if is_limited else None
+        )
+        if method.is_stream:  # a unary call may finish, whatever happens to its caller
+            threads.checks.streams[self] = caller, method.policy_path
+
+    def serve(self) -> None:
+        """Serves the call on this thread, unless it is over."""
+        arguments = self._arguments
+        if arguments is None or not self._claim():
+            return
+        _current.call = self
+        try:
+            self._run(*arguments)
+        except BaseException as error:  # noqa: BLE001 - SystemExit too; gRPC would never answer
+            _log.exception("a handler ended its thread")
+            self.end(Rejection("UNKNOWN", f"the handler raised {type(error).__name__}"))
+        finally:
+            del _current.call
+            if not self.is_detached:
+                self.finish()
+
+    def drop_if_waiting(self) -> None:
+        """Releases what a call holds that is over before a thread took it."""
+        if self._claim():
+            self.finish()
+
+    def finish(self) -> None:
+        """Counts the call as done; no thread works for it, and no message is sent."""
+        self._arguments = None
+        self.threads.checks.streams.pop(self, None)
+        if self.threads.admission is not None:
+            self.threads.admission.end(self)
+
+    def _claim(self) -> bool:
+        """Returns True once: to the thread that serves the call, or to what drops it."""
+        try:
+            self._claims.pop()
+        except IndexError:
+            return False
+        return True
+
+    @abstractmethod
+    def is_given_up(self) -> bool:
+        """Tells, at the end of the requests, whether the caller gave up instead.
+
+        When a caller gives up, its requests end just before gRPC reports the cancellation.
+        """
+
+    @abstractmethod
+    def end(self, rejection: Rejection) -> None:
+        """Ends the call with a status, from any thread. Its handler sees that the call is over."""
+
+    @abstractmethod
+    def complete(self) -> None:
+        """Ends the call of a handler that does not block, with the status that it has set."""
+
+
+class DirectCall(ServerCall):
+    """A call on gRPC as `grpc_internals` expects it."""
+
+    def is_given_up(self) -> bool:
+        arguments = self._arguments
+        if arguments is None:
+            return True
+        grpc_internals.wait_for_events(arguments, MAX_REPORT_DELAY)
+        return not self.context.is_active()
+
+    def begin(self, put: Callable[[ServerCall], object]) -> None:
+        """Judges the call and gives it to a thread: at once, or when its request has arrived."""
+        arguments = self._arguments
+        assert arguments is not None  # noqa: S101 - it has just arrived
+        method: Method = grpc_internals.behavior_of(arguments).method
+        self.context = grpc_internals.context_of(arguments)
+        self.context.add_callback(self.drop_if_waiting)
+
+        def judge() -> None:
+            # On gRPC's serving thread, which an error would end.
+            if not self.context.is_active():
+                self.drop_if_waiting()
+                return
+            try:
+                self.accept(method)
+            except CallRejectedError as error:
+                self.end(error.rejection)
+                self.drop_if_waiting()
+            except Exception:  # noqa: BLE001 - whatever it is, other calls must go on
+                _log.exception("a call cannot be judged")
+                self.end(_FAILED)
+                self.drop_if_waiting()
+            else:
+                put(self)
+
+        if method.has_one_request:
+            self._arguments = grpc_internals.read_first(arguments, judge)
+        else:
+            judge()
+
+    def end(self, rejection: Rejection) -> None:
+        arguments = self._arguments
+        if arguments is not None:
+            code = grpc.StatusCode[rejection.code]
+            grpc_internals.end_call(arguments, code, rejection.text, rejection.trailers)
+
+    def complete(self) -> None:
+        self.send(None)
+
+
+class PublicCall(ServerCall):
+    """A call that uses gRPC's public API only. Every kind is presented as one that sends itself."""
+
+    def __init__(
+        self, threads: CallThreads, run: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> None:
+        super().__init__(threads, run, arguments)
+        self._lock = threading.Lock()
+        self._is_ended = False
+        self.holds_slot = False
+
+    def is_given_up(self) -> bool:
+        time.sleep(CANCELLATION_DELAY)
+        return not self.context.is_active()
+
+    def claim_end(self) -> bool:
+        """Returns whether the status may be sent, once."""
+        with self._lock:
+            if self._is_ended:
+                return False
+            self._is_ended = True
+            return True
+
+    def end(self, rejection: Rejection) -> None:
+        if hasattr(self, "send") and self.claim_end():
+            self.context.set_trailing_metadata(rejection.trailers)
+            self.context.set_code(grpc.StatusCode[rejection.code])
+            self.context.set_details(rejection.text)
+            self.send(None)
+
+    def complete(self) -> None:
+        if self.claim_end():
+            self.send(None)
+
+    def finish(self) -> None:
+        if self.holds_slot:
+            self.holds_slot = False
+            self.threads.slots.release()
+        super().finish()
+
+
+class CallThreads(ThreadPoolExecutor):
+    """The threads of a part of the calls, as `grpc.server` submits them.
+
+    Args:
+        count: The largest number of threads; further calls wait for one.
+        name: The prefix of the names of the threads.
+        checks: Judge the calls.
+        admission: Counts the calls, if they are limited.
+
+    Attributes:
+        slots: Limits the handlers that run, where threads wait for requests too.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        name: str,
+        checks: CallChecks[ServerCall],
+        admission: AdmissionControl[ServerCall] | None = None,
+    ) -> None:
+        # Not the constructor of the parent, whose threads delay the end of the process. gRPC only
+        # submits, and asks for this type.
+        self.checks = checks
+        self.admission = admission
+        self.is_direct = grpc_internals.is_usable()
+        self.slots = threading.Semaphore(count)
+        self._workers = WorkerThreads[ServerCall](count, name, ServerCall.serve)
+        self._lent: dict[PublicCall, None] = {}
+        self._lock = threading.Lock()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        call = (DirectCall if self.is_direct else PublicCall)(self, fn, args)
+        if self.admission is not None:
+            self.admission.await_begin(call)
+        if isinstance(call, DirectCall):
+            call.begin(self._workers.put)
+            return None  # it would count calls for a limit of gRPC's that is not used
+        self._workers.put(call)
+        return _DONE
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        for call in self._workers.close():
+            call.finish()
+
+    @contextlib.contextmanager
+    def lent(self, call: PublicCall) -> Iterator[None]:
+        """Lends a thread to a call while it waits for its request; then the call takes a slot."""
+        with self._lock:
+            oldest = next(iter(self._lent)) if len(self._lent) >= MAX_LENT else None
+            if oldest is not None:
+                del self._lent[oldest]
+            self._lent[call] = None
+        if oldest is not None:
+            oldest.end(_EVICTED)
+        self._workers.resize(1)
+        try:
+            yield
+        finally:
+            self._workers.resize(-1)
+            with self._lock:
+                self._lent.pop(call, None)
+
+
+_current = threading.local()
+_DONE: Future[None] = Future()
+_DONE.set_result(None)
+
+
+def current_call() -> ServerCall:
+    """Returns the call that this thread serves."""
+    call: ServerCall = _current.call
+    return call
+
+
+class InlineCalls(ThreadPoolExecutor):
+    """Serves calls on gRPC's serving thread, for handlers that only send a status."""
+
+    def __init__(self) -> None: ...  # as that of CallThreads
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        fn(*args, **kwargs)
+        return _DONE

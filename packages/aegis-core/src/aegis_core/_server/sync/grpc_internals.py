@@ -1,0 +1,175 @@
+"""All that is used of `grpc.server` besides its public API.
+
+The public API gives a thread to a call before its request has arrived, so callers that send none
+would occupy all threads; and it cannot end a unary call, from outside of its handler, with a status
+of our choice. Where `is_usable` finds another gRPC than expected, the server uses the public API
+only, which costs more. Seen in gRPC 1.78 to 1.85.
+"""
+
+# ruff: noqa: SLF001 - this module is where private members are used
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+_server: Any = importlib.import_module("grpc._server")
+cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")
+
+_IN_POOL = "rpc_event state behavior argument_thunk request_deserializer response_serializer"
+_FUNCTIONS = {
+    "_Context": "rpc_event state request_deserializer",
+    "_abort": "state call code details",
+    "_is_rpc_state_active": "state",
+    "_receive_message": "state call request_deserializer",
+    "_unary_response_in_pool": _IN_POOL,
+    "_stream_response_in_pool": _IN_POOL,
+    "_handle_unary_unary": "rpc_event state method_handler default_thread_pool",
+    "_handle_unary_stream": "rpc_event state method_handler default_thread_pool",
+}
+_STATE = {"condition", "due", "request", "client", "code", "details", "statused", "callbacks"}
+_TOKEN = "receive_message"  # noqa: S105 - gRPC's name of an operation
+_CANCELLED = "cancelled"
+
+
+@functools.cache
+def is_usable() -> bool:
+    """Tells whether gRPC is as this module expects it."""
+    try:
+        signatures = {
+            name: " ".join(inspect.signature(getattr(_server, name)).parameters)
+            for name in _FUNCTIONS
+        }
+        constants = _server._RECEIVE_MESSAGE_TOKEN, _server._CANCELLED
+        cygrpc.ReceiveMessageOperation(0)
+        return (
+            signatures == _FUNCTIONS
+            and constants == (_TOKEN, _CANCELLED)
+            and vars(_server._RPCState()).keys() >= _STATE
+            and _submits_as_expected()
+        )
+    except Exception:  # noqa: BLE001 - whatever it is, gRPC is another one
+        return False
+
+
+def _submits_as_expected() -> bool:
+    submitted: list[Any] = []
+
+    class Recorder:
+        def submit(self, *arguments: Any) -> None:
+            submitted.append(arguments)
+
+    def behavior(request: Any, context: Any) -> Any: ...
+
+    event, state = object(), _server._RPCState()
+    handler: Any = grpc.unary_unary_rpc_method_handler(behavior)
+    returned = _server._handle_unary_unary(event, state, handler, Recorder())
+    ((run, in_pool, *given, wait_for_request, deserializer, serializer),) = submitted
+    return (
+        returned is None
+        and run == state.context.run
+        and in_pool is _server._unary_response_in_pool
+        and given == [event, state, behavior]
+        and callable(wait_for_request)
+        and deserializer is serializer is None
+    )
+
+
+def behavior_of(arguments: tuple[Any, ...]) -> Any:
+    """Returns the function of the handler of a call.
+
+    Args:
+        arguments: What gRPC submits to its threads, after the first argument.
+    """
+    return arguments[3]
+
+
+def context_of(arguments: tuple[Any, ...]) -> grpc.ServicerContext:
+    """Returns a context of a call that has no thread yet; its handler gets another one.
+
+    Args:
+        arguments: As in `behavior_of`.
+    """
+    context: grpc.ServicerContext = _server._Context(arguments[1], arguments[2], None)
+    return context
+
+
+def read_first(arguments: tuple[Any, ...], ready: Callable[[], object]) -> tuple[Any, ...]:
+    """Reads the request of a call without a thread.
+
+    Args:
+        arguments: As in `behavior_of`.
+        ready: Called on gRPC's serving thread when the request has arrived, or when none will.
+
+    Returns:
+        The arguments to submit then.
+    """
+    in_pool, event, state, behavior, wait_for_request, *functions = arguments
+    receive = _server._receive_message(state, event.call, None)
+
+    def received(received_event: Any) -> Any:
+        outcome = receive(received_event)
+        ready()
+        return outcome
+
+    def take_request() -> Any:
+        with state.condition:
+            if not _server._is_rpc_state_active(state):
+                return None
+            request, state.request = state.request, None
+        # Without a request the caller gets gRPC's own error.
+        return wait_for_request() if request is None else request
+
+    with state.condition:
+        event.call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), received)
+        state.due.add(_TOKEN)
+    return (in_pool, event, state, behavior, take_request, *functions)
+
+
+def end_call(
+    arguments: tuple[Any, ...],
+    code: grpc.StatusCode,
+    text: str,
+    trailers: tuple[tuple[str, str], ...],
+) -> None:
+    """Ends a call with a status, wherever it is. Its handler sees that the caller gave up.
+
+    Args:
+        arguments: As in `behavior_of`.
+        code: The status code.
+        text: Its text.
+        trailers: The trailing metadata.
+    """
+    event, state = arguments[1], arguments[2]
+    with state.condition:
+        if not _server._is_rpc_state_active(state):
+            return
+        state.code, state.details = code, text.encode()
+        state.trailing_metadata = trailers or None
+        _server._abort(state, event.call, cygrpc.StatusCode.unknown, b"")
+        state.client = _CANCELLED
+        state.condition.notify_all()
+
+
+def wait_for_events(arguments: tuple[Any, ...], timeout: float) -> None:
+    """Waits until gRPC has reported all that had happened to a call before.
+
+    Args:
+        arguments: As in `behavior_of`.
+        timeout: Seconds to wait at most.
+    """
+    reported = threading.Event()
+
+    def report(_: Any) -> Any:
+        reported.set()
+        return None, ()
+
+    # A batch without operations is done at once; gRPC reports it after everything before.
+    arguments[1].call.start_server_batch((), report)
+    reported.wait(timeout)

@@ -1,0 +1,205 @@
+"""Presents handlers to `grpc.server` with the checks before them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import grpc
+
+from aegis_core._server.call_checks import CallRejectedError, Rejection, kind_of
+from aegis_core._server.sync.calls import (
+    CallThreads,
+    InlineCalls,
+    Method,
+    PublicCall,
+    ServerCall,
+    current_call,
+)
+
+_log = logging.getLogger("aegis.server")
+
+
+_NO_REQUEST = Rejection("UNIMPLEMENTED", "the method requires exactly one request message")
+
+
+class CallOverError(grpc.RpcError):
+    """A handler used a call that is over."""
+
+    def __init__(self) -> None:
+        super().__init__("the call is over: its caller gave up, or this server ended it")
+
+
+def present(handler: Any, path: str, threads: CallThreads) -> grpc.RpcMethodHandler[Any, Any]:
+    """Returns a handler with the checks before it.
+
+    Of a caller that is rejected, no request is parsed.
+
+    Args:
+        handler: A handler of any kind, whose function is not a coroutine.
+        path: The method.
+        threads: Where it runs.
+    """
+    kind = kind_of(handler)
+    inner = getattr(handler, kind)
+    method = Method(
+        threads.checks.policy_path(path), kind != "unary_unary", not handler.request_streaming
+    )
+    if threads.is_direct:
+        serve = _direct(handler, inner)
+        deserializer = handler.request_deserializer if handler.request_streaming else None
+    else:
+        serve = _public(handler, inner, method)
+        kind, deserializer = "stream_stream", None
+    function: Any = serve
+    function.experimental_thread_pool = threads
+    function.method = method
+    made: grpc.RpcMethodHandler[Any, Any] = getattr(grpc, f"{kind}_rpc_method_handler")(
+        function, deserializer, handler.response_serializer
+    )
+    return made
+
+
+def rejecting(rejection: Rejection) -> grpc.RpcMethodHandler[Any, Any]:
+    """Returns a handler that rejects every call, without a thread and without its request."""
+
+    def reject(_: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        abort(context, rejection)
+
+    function: Any = reject
+    function.experimental_thread_pool = InlineCalls()
+    # On the wire all kinds of calls are alike, and this kind does not wait for a request.
+    return grpc.stream_stream_rpc_method_handler(function)
+
+
+def abort(context: Any, rejection: Rejection) -> None:
+    """Ends the call of this thread."""
+    context.set_trailing_metadata(rejection.trailers)
+    context.abort(grpc.StatusCode[rejection.code], rejection.text)
+
+
+def _direct(handler: Any, inner: Any) -> Callable[..., Any]:
+    parse = None if handler.request_streaming else handler.request_deserializer
+    sends_itself = getattr(inner, "experimental_non_blocking", False)
+
+    def taken(request: Any, context: Any) -> Any:
+        if handler.request_streaming:
+            return Requests(request, current_call())
+        return request if parse is None else _parse(parse, request, context)
+
+    def serve(request: Any, context: Any) -> Any:
+        return inner(taken(request, context), context)
+
+    def serve_stream(request: Any, context: Any) -> Iterator[Any]:
+        return iter(inner(taken(request, context), context))
+
+    def send(request: Any, context: Any, send_message: Callable[[Any], None]) -> None:
+        call = current_call()
+        call.send = send_message
+        inner(taken(request, context), context, send_message)
+        _detach(call)
+
+    function: Any = send if sends_itself else serve_stream if handler.response_streaming else serve
+    function.experimental_non_blocking = sends_itself
+    return function  # type: ignore[no-any-return]  # it is one of the three
+
+
+def _public(handler: Any, inner: Any, method: Method) -> Callable[..., Any]:
+    parse = handler.request_deserializer
+    sends_itself = getattr(inner, "experimental_non_blocking", False)
+
+    def take_request(requests: Iterator[Any], context: Any, call: PublicCall) -> Any:
+        if handler.request_streaming:
+            taken: Any = Requests(requests, call, parse)
+        else:
+            with call.threads.lent(call):
+                raw = next(requests, None)
+            if raw is None:
+                abort(context, _NO_REQUEST)
+                return None
+            taken = raw if parse is None else _parse(parse, raw, context)
+        call.threads.slots.acquire()
+        call.holds_slot = True
+        return taken
+
+    def serve(requests: Iterator[Any], context: Any, send: Callable[[Any], None]) -> None:
+        call = current_call()
+        assert isinstance(call, PublicCall)  # noqa: S101 - CallThreads makes no other here
+        call.context, call.send = context, send
+        try:
+            call.accept(method)
+            request = take_request(requests, context, call)
+            if sends_itself:
+                inner(request, context, send)
+                _detach(call)
+                return
+            answer = inner(request, context)
+            for message in answer if handler.response_streaming else (answer,):
+                if not context.is_active():
+                    return
+                send(message)
+            call.complete()
+        except CallRejectedError as error:
+            call.end(error.rejection)
+        except Exception:
+            if call.claim_end():
+                raise  # gRPC sends the status
+
+    function: Any = serve
+    function.experimental_non_blocking = True
+    return function  # type: ignore[no-any-return]  # it has an attribute more
+
+
+def _detach(call: Any) -> None:
+    """Lets a call continue without a thread, until it is over."""
+    call.is_detached = True
+    if not call.context.add_callback(call.finish):
+        call.is_detached = False
+
+
+def _parse(parse: Callable[[bytes], Any], request: bytes, context: Any) -> Any:
+    try:
+        return parse(request)
+    except Exception:  # noqa: BLE001 - whatever it is, the request cannot be read
+        _log.exception("a request cannot be parsed")
+        context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
+
+
+class Requests(Iterator[Any]):
+    """The requests of a call. Raises `grpc.RpcError` if the call ends before they do.
+
+    A handler must not take a part of the requests for all of them.
+
+    Args:
+        requests: gRPC's own iterator.
+        call: The call.
+        parse: Parses a request, if gRPC does not.
+    """
+
+    def __init__(
+        self,
+        requests: Iterator[Any],
+        call: ServerCall,
+        parse: Callable[[bytes], Any] | None = None,
+    ) -> None:
+        self._requests = requests
+        self._call = call
+        self._parse = parse
+        self._have_ended = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        if self._have_ended:
+            raise StopIteration
+        try:
+            request = next(self._requests)
+        except StopIteration:
+            if not self._call.is_given_up():
+                self._have_ended = True
+                raise
+            next(self._requests, None)  # raises an error that gRPC does not log
+            raise CallOverError from None
+        return request if self._parse is None else _parse(self._parse, request, self._call.context)
