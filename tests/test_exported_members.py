@@ -63,7 +63,9 @@ EXPORTED = {
         TopologyEvent TopologySnapshot connect
     """,
     "aegis_discovery.aio": "Mesh ServiceClientPool connect",
-    "aegis_discovery.aio.feed": "FEED_TIMEOUT FeedDivergedError FeedTimeoutError follow",
+    "aegis_discovery.aio.feed": """
+        FEED_TIMEOUT FeedDivergedError FeedGarbageError FeedTimeoutError follow
+    """,
     "aegis_discovery.aio.identity": "run_rotator",
     "aegis_discovery.aio.transport": "ChannelCache open_channel",
     "aegis_discovery.background": "BackgroundLoop register_at_fork sleep_until_tick",

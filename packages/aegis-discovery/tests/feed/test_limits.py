@@ -159,7 +159,7 @@ class Tape:
         return lambda _request: self
 
     async def read(self) -> object:
-        return self._messages.pop(0) if self._messages else grpc.aio.EOF
+        return self._messages.pop(0).SerializeToString() if self._messages else grpc.aio.EOF
 
     def cancel(self) -> None:
         """As a call."""

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import grpc
 from aegis_discovery import NodeIdInUseError
-from aegis_discovery.aio.feed import FeedDivergedError, follow
+from aegis_discovery.aio.feed import FeedDivergedError, FeedGarbageError, follow
 from aegis_discovery.aio.transport import ChannelCache, open_channel
 from aegis_discovery.feed import PROCESS_TICKS, ReceiveResult
 from aegis_discovery.logs import LogLimiter
@@ -112,6 +112,8 @@ class SessionRunner:
             end = await work(feed)
         except FeedDivergedError as error:
             end, why = FeedEnd.DIVERGED, str(error)
+        except FeedGarbageError as error:
+            why = str(error)
         except grpc.aio.AioRpcError as error:
             why = describe_call_error(error, self._state.tls)
             if error.code() is grpc.StatusCode.UNIMPLEMENTED and not feed.polls_until:

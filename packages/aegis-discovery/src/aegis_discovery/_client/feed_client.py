@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 import grpc
-from aegis_certs import CertsError, IdentitySource, TLSConfig
+from aegis_certs import CertsError, IdentitySource, TLSConfig, owner_of
 from cryptography import x509
 
 from aegis_discovery._address import SeedPeer
 from aegis_discovery._client.bootstrap import feed_candidates, resolve_seed
-from aegis_discovery._client.follow import FeedDivergedError, FeedTimeoutError, follow
+from aegis_discovery._client.follow import (
+    FeedDivergedError,
+    FeedGarbageError,
+    FeedTimeoutError,
+    follow,
+)
 from aegis_discovery._model import ServiceInfo
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.topology import Topology
@@ -24,6 +30,16 @@ from aegis_discovery.records._verifier import RecordVerifier
 from aegis_discovery.transport._aio_channels import open_channel
 from aegis_discovery.transport._backoff import Backoff
 from aegis_discovery.transport._probe import describe_call_error, probe_identity
+
+STEADY = 60.0
+"""Seconds that a feed must bring messages before its server is the first to be asked again."""
+
+FIRST_PROBE_TIMEOUT = 2.0
+"""Seconds for each step of finding out the id of a seed peer, until all seed peers were tried.
+Three that accept connections and then say nothing delay a client by six seconds."""
+
+PROBE_TIMEOUT = 5.0
+"""The same afterwards, for peers that are slow."""
 
 _log = logging.getLogger("aegis.client")
 
@@ -61,8 +77,14 @@ class FeedClient:
         self._listeners: list[Callable[[TLSConfig], object]] = []
         self._ready = asyncio.Event()
         self._causes: dict[str, str] = {}
-        self._received = False
+        self._received_at = 0.0
         self._last_peer: SeedPeer | None = None
+        self._probe_timeout = FIRST_PROBE_TIMEOUT
+        # Addresses and ids of the peers whose feed did not last, since one last did. A peer that
+        # sends a message and then falls silent, or sends garbage, must not keep this client from
+        # trying the others. Workers of one identity count once: a member may enter 64.
+        self._tried: set[str] = set()
+        self._resumed: set[str] = set()
         self._feed_task: asyncio.Task[None] | None = None
         self._rotation_task: asyncio.Task[None] | None = None
 
@@ -130,9 +152,14 @@ class FeedClient:
         backoff = Backoff()
         while True:
             async for peer in self._candidates():
-                self._received, self._last_peer = False, None
+                key = owner_of(peer.node_id) if peer.node_id else peer.address
+                if key in self._tried and peer != self._last_peer:
+                    continue
+                self._tried.add(key)
+                self._received_at, self._last_peer = 0.0, None
+                began = time.monotonic()
                 try:
-                    await self._watch(peer, backoff)
+                    await self._watch(peer)
                 except FeedDivergedError as error:
                     _log.info("%s", error)
                 except ConnectError as error:
@@ -141,27 +168,43 @@ class FeedClient:
                     self._record_failure(peer, str(error))
                 except grpc.aio.AioRpcError as error:
                     self._record_failure(peer, describe_call_error(error, self._tls))
-                    self._last_peer = peer if self._received else None
+                    # Its connection was cut, so it is asked once more: it knows our cursor.
+                    if self._received_at and key not in self._resumed:
+                        self._resumed.add(key)
+                        self._last_peer = peer
+                except FeedGarbageError as error:
+                    self._causes[peer.address] = str(error)
+                    self._log_limiter.warn(peer.address, "garbage", "%s", error)
                 except Exception as error:  # noqa: BLE001 - a bug of ours must not end the feed for ever
                     line = "the feed of %s failed"
                     self._log_limiter.warn(peer.address, "fault", line, peer.address, error=error)
-                if self._received:
+                if self._received_at - began >= STEADY:
+                    self._forget_tries()
+                    backoff.reset()
+                if self._received_at:
                     # Its topology is newer than this list of candidates.
                     break
-            if self._timeout is None and not self._ready.is_set():
-                line = "no seed peer accepts this client yet, which goes on trying (%s)"
-                self._log_limiter.warn("seeds", "unreached", line, self._reasons())
-            await asyncio.sleep(backoff.next())
+            else:
+                self._forget_tries()
+                self._probe_timeout = PROBE_TIMEOUT
+                if self._timeout is None and not self._ready.is_set():
+                    line = "no seed peer accepts this client yet, which goes on trying (%s)"
+                    self._log_limiter.warn("seeds", "unreached", line, self._reasons())
+                await asyncio.sleep(backoff.next())
 
-    async def _watch(self, peer: SeedPeer, backoff: Backoff) -> None:
+    async def _watch(self, peer: SeedPeer) -> None:
         node_id = peer.node_id
         if node_id is None:
-            found = await asyncio.to_thread(probe_identity, peer.address, self._tls)
+            found = await asyncio.to_thread(
+                probe_identity, peer.address, self._tls, self._probe_timeout
+            )
             node_id = found.node_id
+            if owner_of(node_id) in self._tried and peer.address not in self._resumed:
+                return
+            self._tried.add(owner_of(node_id))
 
         def on_message(received: ReceiveResult) -> None:
-            backoff.reset()
-            self._received = True
+            self._received_at = time.monotonic()
             if received.complete:
                 self._causes.clear()
                 self._ready.set()
@@ -178,6 +221,10 @@ class FeedClient:
             )
         finally:
             await channel.close()
+
+    def _forget_tries(self) -> None:
+        self._tried.clear()
+        self._resumed.clear()
 
     async def _candidates(self) -> AsyncIterator[SeedPeer]:
         for peer in feed_candidates(self.topology.nodes.values(), self._seeds, self._last_peer):

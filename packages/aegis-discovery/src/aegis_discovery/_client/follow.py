@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from aegis_discovery.feed._pacing import HEARTBEAT
 from aegis_discovery.feed._reader import FeedReader, ReceiveResult, split_message
-from aegis_discovery.proto import mesh_pb2, mesh_pb2_grpc
+from aegis_discovery.proto import mesh_pb2
+
+_WATCH = "/aegis.mesh.v1.Mesh/Watch"
 
 FEED_TIMEOUT = 3 * HEARTBEAT
 """Seconds without a message after which a feed counts as broken."""
@@ -21,6 +25,10 @@ SLICE = 0.005
 
 class FeedTimeoutError(Exception):
     """The server sent nothing for too long."""
+
+
+class FeedGarbageError(Exception):
+    """The server sent bytes that are no message of the protocol."""
 
 
 class FeedDivergedError(Exception):
@@ -53,22 +61,29 @@ async def follow(
     Raises:
         grpc.aio.AioRpcError: If the feed ended in any other way.
         FeedTimeoutError: If no message arrived for `timeout` seconds.
+        FeedGarbageError: If what arrived is no message.
         FeedDivergedError: If it must be reopened; this is not a failure of the server.
     """
-    call = mesh_pb2_grpc.MeshStub(channel).Watch(request)
+    # Parsed here: gRPC would log a traceback for bytes that are no message.
+    method: Any = channel.unary_stream(_WATCH, mesh_pb2.WatchRequest.SerializeToString)
+    call = method(request)
     worked = 0.0
     try:
         while True:
             if timeout is None:
-                message = await call.read()
+                data = await call.read()
             else:
                 try:
                     async with asyncio.timeout(timeout):
-                        message = await call.read()
+                        data = await call.read()
                 except TimeoutError:
                     raise FeedTimeoutError(f"{source} sent nothing for {timeout:.0f} s") from None
-            if message is grpc.aio.EOF:
+            if data is grpc.aio.EOF:
                 return
+            try:
+                message = mesh_pb2.WatchResponse.FromString(data)
+            except DecodeError:
+                raise FeedGarbageError(f"{source} sent what is no message of a feed") from None
             for part in split_message(message):
                 began = time.monotonic()
                 received = reader.receive(part, source=source)
