@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aegis_certs import CertificateAuthority, KeyType
-from aegis_core import NodeInfo, ServiceInfo
-from aegis_discovery import DEFAULT_MESH
+from aegis_core import NodeInfo, Policy, ProvideRule, ServiceInfo
+from aegis_discovery import DEFAULT_MESH, NoProvidersError
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import Record, RecordSigner
 
@@ -193,3 +194,18 @@ async def test_a_node_cannot_join_with_an_id_that_is_not_in_its_certificate(
 async def error_of(call: Any) -> str:
     code, details = await call.code(), await call.details()
     return f"{code}: {details}"
+
+
+async def test_a_made_up_node_passes_no_rule_about_providers(
+    start: Any, until: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    payments = ServiceInfo("payments", "v1")
+    mallory = await start("mallory")
+    policy = Policy(provide=[ProvideRule(ids=["payments-*"], services=["payments"])])
+    b = await start("b", mallory, policy=policy)
+    made_up = NodeInfo("payments-7", address=mallory.address, services=(payments,))
+    mallory.topology.vouch(made_up)
+    await until(lambda: b.topology.get_service_providers("payments", "v1"))
+    with pytest.raises(NoProvidersError):
+        await b.pool.channel("payments", "v1").unary_unary("/p/Pay")(b"")
+    assert "payments-7 may not provide payments/v1" in caplog.text

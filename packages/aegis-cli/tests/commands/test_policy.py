@@ -61,6 +61,11 @@ def file(tmp_path: Path) -> str:
         ),
         ("provide payments-1 payments/v2", 0, "allowed: provide rule 1 (line 12) allows it"),
         ("provide payments-1 payments/v1", 1, "denied: provide rule 1 (line 12) is for other"),
+        (
+            "provide payments-1 payments/v2 --vouched-by gateway-1",
+            1,
+            "denied: provide rule 1 (line 12) is for nodes that sign their records",
+        ),
     ],
 )
 def test_it_prints_the_rule_that_allows_it_or_why_no_rule_does(

@@ -6,10 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
+from aegis_discovery import NodeInfo, ServiceInfo
 from aegis_discovery.policy import (
     CallRule,
     Policy,
     PolicyError,
+    ProviderAuthorizer,
     ProvideRule,
     Subject,
     load_policy,
@@ -79,6 +81,32 @@ def test_a_service_may_be_provided_in_all_versions_or_in_one() -> None:
     ]:
         assert policy.may_provide(node, service, version).allowed is allowed, (service, version)
     assert not policy.may_provide(BILLING, "payments", "v1")
+
+
+@pytest.mark.parametrize(
+    ("rule", "voucher", "allowed"),
+    [
+        ({"ids": ["payments-*"]}, None, True),
+        ({"ids": ["payments-*"]}, "gateway-1", False),
+        ({"ids": ["*"]}, "gateway-1", False),
+        ({"types": ["*"]}, "gateway-1", False),
+        ({"ids": ["*"], "vouched_by": ["gateway-*"]}, "gateway-1", True),
+        ({"ids": ["*"], "vouched_by": ["gateway-*"]}, "mallory", False),
+        ({"ids": ["*"], "vouched_by": ["*"]}, None, False),
+        ({"ids": ["orders-*"], "vouched_by": ["*"]}, "gateway-1", False),
+    ],
+)
+def test_a_rule_holds_for_a_vouched_provider_only_if_it_names_the_voucher(
+    rule: dict[str, list[str]], voucher: str | None, allowed: bool
+) -> None:
+    policy = Policy(provide=[ProvideRule(services=["payments"], **rule)])
+    node = NodeInfo("payments-7", vouched_by=voucher, services=(ServiceInfo("payments", "v1"),))
+    assert ProviderAuthorizer(policy, "acme.example")(node, "payments", "v1") is allowed
+
+
+def test_no_call_rule_has_a_voucher() -> None:
+    with pytest.raises(PolicyError, match="'vouched_by' is not known"):
+        parse_policy('[[call]]\nids = ["*"]\nservices = ["*"]\nvouched_by = ["a"]')
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,12 @@ def policy() -> None:
     default=DEFAULT_TRUST_DOMAIN,
     metavar="DOMAIN",
 )
+@option(
+    "--vouched-by",
+    "AEGIS_VOUCHED_BY",
+    "The node that vouches for a provider that signs nothing, such as a Go node.",
+    metavar="ID",
+)
 @json_flag
 def check(
     file: str,
@@ -55,6 +61,7 @@ def check(
     what: str,
     type: str | None,  # noqa: A002 - named after its option
     trust_domain: str,
+    vouched_by: str | None,
     json: bool,
 ) -> None:
     """Show whether a policy allows something, and by which rule.
@@ -64,7 +71,7 @@ def check(
     """
     from aegis_discovery.policy import Subject, load_policy
 
-    subject = Subject(who, type, trust_domain or None)
+    subject = Subject(who, type, None if vouched_by else trust_domain or None, vouched_by)
     rules = load_policy(file)
     if kind == "call":
         decision = rules.may_call(subject, *_parts(what, "shop.v1.Orders/Cancel"))

@@ -50,7 +50,10 @@ class ProviderAuthorizer:
         """Returns whether a node may provide a service."""
         if self._policy is None:
             return True
-        subject = Subject(owner_of(node.id), node.type, self.trust_domain)
+        if node.vouched_by is None:
+            subject = Subject(owner_of(node.id), node.type, self.trust_domain)
+        else:
+            subject = Subject(node.id, node.type, vouched_by=owner_of(node.vouched_by))
         decision = self._policy.may_provide(subject, name, version)
         if not decision:
             key = (node.id, name, version)

@@ -27,11 +27,14 @@ class Subject:
         type: The type in its record; None for clients, which have no record. The node itself
             chooses it, so any member of the mesh can claim any type.
         trust_domain: The trust domain in its certificate; None if it has none.
+        vouched_by: The node that vouches for a provider that signs nothing itself. Then nothing
+            proves its id: the voucher may have made it up.
     """
 
     id: str
     type: str | None = None
     trust_domain: str | None = None
+    vouched_by: str | None = None
 
     def __str__(self) -> str:
         return self.id
@@ -115,7 +118,11 @@ class ProvideRule(Rule):
 
     Attributes:
         services: `name` for all versions of a service, or `name/version`.
+        vouched_by: Ids of the nodes whose word is enough for the id of a provider that signs
+            nothing itself. The rule is for such providers then, and without it for no such one.
     """
+
+    vouched_by: Sequence[str] = ()
 
     def mismatch(self, subject: Subject, service: str, version: str) -> str | None:
         """Returns which condition does not hold; None if the rule allows it."""
@@ -123,6 +130,11 @@ class ProvideRule(Rule):
             _matches(self.services, service) or _matches(self.services, f"{service}/{version}")
         ):
             return "other services"
+        voucher = subject.vouched_by
+        if voucher is None and self.vouched_by:
+            return "nodes that sign nothing"
+        if voucher is not None and not _matches(self.vouched_by, voucher):
+            return "other vouchers" if self.vouched_by else "nodes that sign their records"
         return self._subject_mismatch(subject)
 
 
