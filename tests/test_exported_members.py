@@ -36,23 +36,26 @@ EXPORTED = {
     """,
     "aegis_cli": "main",
     "aegis_cli.cli": "aegis",
-    "aegis_cli.errors": "CallFailedError CliError DemoError NoIdentityError RegistrarError",
+    "aegis_cli.errors": "CallFailedError CliError DemoError NoIdentityError",
     "aegis_core": """
         AddressInUseError CallDeniedError CallRule CallStats Caller CallerError CallerRefusedError
         CertificateSource ConfigError FeedStats FunctionHealthChecker HealthChecker HealthInfo
         HealthStatus JoinError MeshError MeshServer NoCertificateError NoPeerInfoError
         NoProvidersError NoTLSConfigError NoTLSInfoError Node NodeIdInUseError NodeInfo
         NodeStateError NodeStats NodeStatus PeerInfo PeerManager PeerNotFoundError Policy
-        PolicyError PoolOptions ProvideRule ServiceClientPool ServiceInfo SyncReport TLSConfig
-        TLSOptions Topology TopologyEvent caller_from_context
+        PolicyError PoolOptions ProvideRule RegistrarError ServiceClientPool ServiceInfo SyncReport
+        TLSConfig TLSOptions Topology TopologyEvent WorkerStartError caller_from_context run_workers
     """,
     "aegis_core.aio": "HealthMonitor MeshServer Node PeerManager SyncReport",
     "aegis_core.errors": """
         AddressInUseError CallDeniedError CallerError CallerRefusedError ConfigError JoinError
         MeshError NoCertificateError NoPeerInfoError NoTLSConfigError NoTLSInfoError NodeStateError
-        PeerNotFoundError
+        PeerNotFoundError RegistrarError WorkerStartError
     """,
     "aegis_core.simulation": "Event LATENCY Simulation Spread Traffic UnmetError spread",
+    "aegis_core.workers": """
+        Job Worker asks_for_workers load_registrars run_workers supervise
+    """,
     "aegis_core.testing": "Event LATENCY Simulation Spread Traffic UnmetError spread",
     "aegis_discovery": """
         Balancer ClosedError ConnectError DEFAULT_MESH DiscoveryError EndpointState EndpointStats

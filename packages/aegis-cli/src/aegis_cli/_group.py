@@ -19,9 +19,10 @@ def _exit_codes() -> Mapping[type[BaseException], int]:
     """The exit code of each error; an error has that of its nearest class."""
     from aegis_certs import CertsError, InvalidNodeIdError, InvalidRequestError
     from aegis_core import ConfigError, MeshError
+    from aegis_core.errors import RegistrarError
     from aegis_discovery.errors import DiscoveryError, InvalidAddressError, PolicyError
 
-    from aegis_cli.errors import CliError, RegistrarError
+    from aegis_cli.errors import CliError
 
     return {
         CertsError: 1,

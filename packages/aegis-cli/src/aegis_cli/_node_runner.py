@@ -1,14 +1,19 @@
-"""Runs one node until a signal, and prints its address and the changes of the mesh."""
+"""Runs a node until a signal, and prints its address and the changes of the mesh."""
 
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 from aegis_certs.cli import printable, show_json
 from aegis_core.aio import Node
+from aegis_core.workers import Worker, load_registrars
 from aegis_discovery import EventKind, NodeInfo, TopologyEvent
+
+from aegis_cli._run import run
 
 _log = logging.getLogger("aegis.cli")
 
@@ -26,20 +31,40 @@ class CommandNode(Node):
         super().__init__(**options)
 
 
-async def run_node(node: Node, *, json: bool) -> None:
-    """Runs a node until SIGTERM or SIGINT.
+def run_alone(
+    registrars: Sequence[str], options: Mapping[str, Any], *, config: str | None, json: bool
+) -> None:
+    """Runs the only node of this command until SIGTERM or SIGINT.
 
     Raises:
+        aegis_core.MeshError: The node cannot run.
         aegis_discovery.NodeIdInUseError: Another process has taken its node id.
     """
-    _log_to_stderr()
+    node = CommandNode.from_env(config=config, registrars=load_registrars(registrars), **options)
+    run(_run_node(node, json=json))
 
+
+def run_worker(worker: Worker, *, json: bool) -> None:
+    """Runs the node of one worker, in its own process, as `run_alone`."""
+    log_to_stderr(f"{worker.job.node_id} ")
+    try:
+        node = worker.job.make(CommandNode)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    run(_run_node(node, json=json, on_ready=worker.serves))
+
+
+async def _run_node(
+    node: Node, *, json: bool, on_ready: Callable[[Node], object] = lambda _: None
+) -> None:
     def announce() -> None:
         node.topology.subscribe(_log_event)
         for peer in node.topology.nodes.values():
             if peer.id != node.id:
                 _log.info("%s is here%s", peer.id, _location(peer))
         _announce(node, json=json)
+        on_ready(node)
 
     await node.run(on_ready=announce)
 
@@ -71,8 +96,9 @@ def _location(node: NodeInfo) -> str:
     return printable(f" at {node.address}{services}")
 
 
-def _log_to_stderr() -> None:
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+def log_to_stderr(prefix: str = "") -> None:
+    """Sets up the log of this process, in which each line has a prefix."""
+    logging.basicConfig(format=f"%(asctime)s {prefix}%(message)s", datefmt="%H:%M:%S")
     # Other loggers keep their level: details are for debugging, and warnings are shown.
-    for name in ("aegis.cli", "aegis.node", "aegis_certs"):
+    for name in ("aegis.cli", "aegis.node", "aegis.workers", "aegis_certs"):
         logging.getLogger(name).setLevel(logging.INFO)

@@ -2,7 +2,6 @@
 
 CliError
 ├── NoIdentityError   there is no identity to connect with; the message has both ways to get one
-├── RegistrarError    a function that adds services to a node cannot be used
 ├── CallFailedError   a call to a node failed
 └── DemoError         the demo did not show what it promises
 """
@@ -11,7 +10,7 @@ from __future__ import annotations
 
 import grpc
 
-__all__ = ["CallFailedError", "CliError", "DemoError", "NoIdentityError", "RegistrarError"]
+__all__ = ["CallFailedError", "CliError", "DemoError", "NoIdentityError"]
 
 
 class CliError(Exception):
@@ -26,18 +25,6 @@ class NoIdentityError(CliError):
         super().__init__(
             f"{problem}; name an identity of {cert_dir} with --identity NAME, or a directory whose "
             f"CA key can make one for this command with --cert-dir DIR"
-        )
-
-
-class RegistrarError(CliError):
-    """A function that adds services to a node cannot be used."""
-
-    def __init__(self, name: str, problem: str) -> None:
-        self.name = name
-        self.problem = problem
-        super().__init__(
-            f"{name} cannot be used: {problem}; name a function that adds services to a server, or "
-            f"a list of them, such as orders:register for `register` in orders.py"
         )
 
 

@@ -18,6 +18,7 @@ from aegis_discovery.policy import CallRule, Policy, PolicyError, ProvideRule
 from aegis_core._access.caller import Caller, caller_from_context
 from aegis_core._health.checks import FunctionHealthChecker, HealthChecker, HealthInfo
 from aegis_core._node.sync_node import MeshServer, Node, PeerManager
+from aegis_core._node.workers.run import run_workers
 from aegis_core._peers.info import PeerInfo
 from aegis_core._peers.manager import SyncReport
 from aegis_core._stats import CallStats, FeedStats, NodeStats
@@ -35,6 +36,8 @@ from aegis_core.errors import (
     NoTLSConfigError,
     NoTLSInfoError,
     PeerNotFoundError,
+    RegistrarError,
+    WorkerStartError,
 )
 
 __all__ = [
@@ -73,6 +76,7 @@ __all__ = [
     "PolicyError",
     "PoolOptions",
     "ProvideRule",
+    "RegistrarError",
     "ServiceClientPool",
     "ServiceInfo",
     "SyncReport",
@@ -80,5 +84,7 @@ __all__ = [
     "TLSOptions",
     "Topology",
     "TopologyEvent",
+    "WorkerStartError",
     "caller_from_context",
+    "run_workers",
 ]

@@ -5,6 +5,8 @@ MeshError
 │   └── NoTLSConfigError    a node without an identity
 ├── AddressInUseError       another process listens there
 ├── JoinError               no seed peer answered, and the node must join
+├── RegistrarError          a function that adds services to a server cannot be used
+├── WorkerStartError        no worker could start; names the exit code of the last one
 ├── NodeStateError          started twice, or used before the start or after the stop
 ├── PeerNotFoundError       no peer and no node has this id
 └── CallerError             the caller is unknown, refused or denied
@@ -34,6 +36,8 @@ __all__ = [
     "NoTLSInfoError",
     "NodeStateError",
     "PeerNotFoundError",
+    "RegistrarError",
+    "WorkerStartError",
 ]
 
 
@@ -83,6 +87,34 @@ class JoinError(MeshError):
         super().__init__(
             f"{node_id} has joined no mesh: {reason}; check the addresses in seed_peers, or start "
             f"without require_join to keep trying"
+        )
+
+
+class RegistrarError(MeshError):
+    """A function that adds services to a server cannot be used."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        self.name = name
+        self.problem = problem
+        super().__init__(
+            f"{name} cannot be used: {problem}; name a function that adds services to a server, or "
+            f"a list of them, such as orders:register for `register` in orders.py"
+        )
+
+
+class WorkerStartError(MeshError):
+    """The workers of an identity cannot start.
+
+    Attributes:
+        exit_code: The exit code of the last worker that did not start; negative for a signal.
+    """
+
+    def __init__(self, identity: str, exit_code: int) -> None:
+        self.identity = identity
+        self.exit_code = exit_code
+        super().__init__(
+            f"no worker of {identity} could start (the last one ended with exit code {exit_code}); "
+            f"its error is above"
         )
 
 

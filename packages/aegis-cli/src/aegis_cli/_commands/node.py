@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from aegis_certs.cli import certificate_directory, examples, json_flag, option
+from aegis_certs.cli import certificate_directory, examples, fail, json_flag, option
 
 from aegis_cli._group import group
 from aegis_cli._options import mesh_name
@@ -25,6 +27,7 @@ def node() -> None:
     epilog=examples(
         "aegis node run --id seed --address 127.0.0.1:50051",
         "aegis node run --id orders-1 --service orders/v1 orders:register",
+        "aegis node run --id orders-1 --workers auto --service orders/v1 orders:register",
         "aegis node run --id spare --join 127.0.0.1:50051",
         "aegis node run --id edge --address 0.0.0.0:50051 --advertise 10.0.0.7:50051",
         notes="Exit codes: 0 stopped by SIGTERM or Ctrl-C, 1 error, 2 usage.",
@@ -82,6 +85,19 @@ def node() -> None:
     "A TOML file of rules for who may call and who may provide what; changes are reloaded.",
     metavar="FILE",
 )
+@option(
+    "--workers",
+    "AEGIS_WORKERS",
+    "Run so many processes under this id, 1 to 64, or one on each core; each has a port of its "
+    "own. SIGHUP replaces them one by one.",
+    metavar="N|auto",
+)
+@option(
+    "--reload",
+    "AEGIS_RELOAD",
+    "For development: replace the workers when a file of the program changes.",
+    is_flag=True,
+)
 @json_flag
 def run(
     config: str | None,
@@ -90,6 +106,7 @@ def run(
     cert_file: str | None,
     key_file: str | None,
     ca_file: str | None,
+    reload: bool,
     json: bool,
     **options: Any,
 ) -> None:
@@ -101,16 +118,21 @@ def run(
 
     The first signal makes it leave the mesh; a second one ends it at once. One line on standard
     output has the address at which it serves; changes of the mesh go to standard error.
+
+    With --workers it runs several processes, each of which is a node, such as orders-1#2. Worker n
+    listens at the given port + n. A worker that ends is started again.
     """
     parsed = [_parse_service(text) for text in services]
     own_files = _own_files(cert_file, key_file, ca_file)
 
+    from aegis_core.errors import WorkerStartError
+    from aegis_core.workers import asks_for_workers, supervise
     from aegis_discovery import ServiceInfo
 
-    from aegis_cli import _run
-    from aegis_cli._node_runner import CommandNode, run_node
-    from aegis_cli._registrars import load_registrars
+    from aegis_cli._node_runner import log_to_stderr, run_alone
 
+    sys.path.insert(0, str(Path.cwd()))
+    log_to_stderr()
     # The node reads the variables and the file itself, so the precedence is the same everywhere.
     source_of = click.get_current_context().get_parameter_source
     options["services"] = [ServiceInfo(*parts) for parts in parsed]
@@ -121,8 +143,21 @@ def run(
     }
     if own_files is not None:
         given["tls_options"] = own_files
-    node = CommandNode.from_env(config=config, registrars=load_registrars(registrars), **given)
-    _run.run(run_node(node, json=json))
+    has_workers = asks_for_workers(registrars, given, config)
+    if has_workers or reload:
+        try:
+            supervise(
+                registrars,
+                given if has_workers else {**given, "workers": 1},
+                config=config,
+                reload=reload,
+                target="aegis_cli._node_runner:run_worker",
+                arguments={"json": json},
+            )
+        except WorkerStartError as error:
+            fail(str(error), max(1, error.exit_code))
+    else:
+        run_alone(registrars, given, config=config, json=json)
 
 
 def _parse_service(text: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from cryptography import x509
 from aegis_core._health.checks import HealthInfo
 from aegis_core._node.runtime import RunningNode
 from aegis_core._node.settings import configured
+from aegis_core.errors import ConfigError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,7 +43,14 @@ class NodeView:
             ConfigError: If a setting cannot work; the error names the variable, or the key and
                 the file.
         """
-        return configured(cls, options, config)
+        return configured(cls._without_workers, options, config)
+
+    @classmethod
+    def _without_workers(cls, *, workers: object = None, **options: Any) -> Self:
+        if workers is not None:
+            reason = "a Node is one process; `aegis node run` and run_workers start workers"
+            raise ConfigError("workers", reason)
+        return cls(**options)
 
     @property
     def _parts(self) -> RunningNode:

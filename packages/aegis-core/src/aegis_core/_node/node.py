@@ -20,7 +20,7 @@ from aegis_core._node.faces import NodeView, through_peers
 from aegis_core._node.options import NodeOptions, expand
 from aegis_core._node.outbound import Outbound
 from aegis_core._node.runtime import RunningNode
-from aegis_core._node.signals import notify_manager, stop_signals
+from aegis_core._node.signals import notify_manager, stop_hint, stop_signals
 from aegis_core._peers.manager import PeerManager
 from aegis_core._server.aio.server import MeshServer
 from aegis_core._server.base import ServerFactory
@@ -285,7 +285,7 @@ class Node(NodeView):
 
     def _request_stop(self, number: signal.Signals) -> None:
         """Begins the stop of a node that runs, or of one that starts, after a signal."""
-        _log.info("%s stops after %s; a second signal ends it at once", self.id, number.name)
+        _log.info("%s stops after %s%s", self.id, number.name, stop_hint())
         notify_manager("STOPPING")
         self._stop_requested = True
         if self._starting is not None and self._stopping is None:

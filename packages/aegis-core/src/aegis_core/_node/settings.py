@@ -31,6 +31,7 @@ VARIABLES = {
     "key_file": "AEGIS_KEY_FILE",
     "ca_file": "AEGIS_CA_FILE",
     "policy": "AEGIS_POLICY",
+    "workers": "AEGIS_WORKERS",
 }
 """The variable of each setting, which is also a key in the file. `aegis node run` has the same."""
 
@@ -100,6 +101,8 @@ def _read_file(path: str | Path, named_by: str) -> dict[str, Any]:
             known = ", ".join(VARIABLES)
             raise ConfigError(f"{key} in {path}", f"it is not known; [node] can have {known}")
         texts = value if key in LISTS else [value]
+        if key == "workers" and isinstance(value, int):
+            continue
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             expected = "a list of texts in quotes" if key in LISTS else "a text in quotes"
             raise ConfigError(f"{key} in {path}", f"it must be {expected}")

@@ -22,9 +22,26 @@ SAME_SIGNAL = 0.5
 when the signal goes to the whole process group."""
 
 
+_counts_once = False
+
+
+def count_signals_once() -> None:
+    """Makes a second signal mean nothing in this process: a worker, which its supervisor kills."""
+    global _counts_once
+    _counts_once = True
+
+
+def stop_hint() -> str:
+    """Returns what the log says of a second signal; nothing in a worker."""
+    return "" if _counts_once else "; a second signal ends it at once"
+
+
 @contextlib.contextmanager
 def stop_signals(
-    stop: Callable[[signal.Signals], object], loop: asyncio.AbstractEventLoop | None = None
+    stop: Callable[[signal.Signals], object],
+    loop: asyncio.AbstractEventLoop | None = None,
+    *,
+    at_once: Callable[[], object] = lambda: None,
 ) -> Iterator[None]:
     """Calls `stop` at the first SIGTERM or SIGINT; a second one ends the process at once.
 
@@ -35,6 +52,7 @@ def stop_signals(
         stop: It is called in the event loop or, without one, in a signal handler: between any two
             steps of the main thread. So it may not take a lock there.
         loop: The event loop of this thread, if it has one.
+        at_once: Called at the second signal, before it ends the process.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -46,7 +64,10 @@ def stop_signals(
         if first is None:
             first = number, time.monotonic()
             stop(signal.Signals(number))
-        elif first[0] != number or time.monotonic() - first[1] >= SAME_SIGNAL:
+        elif not _counts_once and (
+            first[0] != number or time.monotonic() - first[1] >= SAME_SIGNAL
+        ):
+            at_once()
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
@@ -67,9 +88,12 @@ def stop_signals(
 
 
 def notify_manager(state: str) -> None:
-    """Tells systemd, or whatever set `NOTIFY_SOCKET`, that this process is `READY` or `STOPPING`.
+    """Tells systemd, or whatever set `NOTIFY_SOCKET`, the state of this process.
 
     See sd_notify(3). Without `NOTIFY_SOCKET` it does nothing.
+
+    Args:
+        state: `READY`, `RELOADING` or `STOPPING`.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
@@ -79,6 +103,9 @@ def notify_manager(state: str) -> None:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.setblocking(False)
-            manager.sendto(f"{state}=1".encode(), address)
+            lines = [f"{state}=1"]
+            if state == "RELOADING":
+                lines.append(f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            manager.sendto("\n".join(lines).encode(), address)
     except OSError as error:
         _log.warning("cannot tell the service manager %s: %s; see NOTIFY_SOCKET", state, error)

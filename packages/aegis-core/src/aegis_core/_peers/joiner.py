@@ -45,6 +45,8 @@ class Joiner:
         while True:
             await asyncio.gather(*(self._look_up(seed) for seed in self._seeds))
             await sleep_until_tick(RETRY)
+            if self._session.has_joined:
+                self._forget_siblings()
 
     async def wait(self, timeout: float, *, required: bool = False) -> None:
         """Waits, at most `timeout` seconds, until a peer sent its topology, or no seed peer can.
@@ -93,6 +95,18 @@ class Joiner:
             why = (feed.problem if feed else "") or "it has not answered yet"
             reasons.append(f"{node_id} at {seed.address}: {why}")
         return "; ".join(reasons) or "its only seed peer is itself"
+
+    def _forget_siblings(self) -> None:
+        """Drops the seed peers of this node's own identity: its supervisor may replace them."""
+        siblings = [
+            seed
+            for seed in self._seeds
+            if seed.node_id is not None and owner_of(seed.node_id) == self._state.identity
+        ]
+        for seed in siblings:
+            with contextlib.suppress(PeerNotFoundError):
+                self._peers.remove_peer(self._found.pop(seed, ""))
+        self._seeds = tuple(seed for seed in self._seeds if seed not in siblings)
 
     async def _look_up(self, seed: SeedPeer) -> None:
         known = self._found.get(seed)

@@ -1,14 +1,12 @@
-"""Loads the functions that add services to a node's server, by names like `orders:register`."""
+"""Loads the functions that add services to a server, by names like `orders:register`."""
 
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
-from aegis_cli.errors import RegistrarError
+from aegis_core.errors import RegistrarError
 
 Registrar = Callable[[Any], object]
 
@@ -18,12 +16,9 @@ _ADDING = ("add_generic_rpc_handlers", "add_registered_method_handlers")
 def load_registrars(names: Iterable[str]) -> list[Registrar]:
     """Imports the registrars that are named `MODULE:NAME`; each is a function, or a list of them.
 
-    Modules are found in the current directory too.
-
     Raises:
         RegistrarError: One cannot be loaded. A registrar raises it too, if it adds no service.
     """
-    sys.path.insert(0, str(Path.cwd()))
     return [_checked(name, registrar) for name in names for registrar in _load(name)]
 
 

@@ -1,0 +1,1 @@
+"""Workers: their supervisor, and what runs in the process of each of them."""
