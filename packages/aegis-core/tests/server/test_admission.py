@@ -307,7 +307,9 @@ async def test_calls_that_wait_for_a_thread_count(
         node_of(slow, max_concurrent_calls=3, max_workers=1) as node,
         open_channel(identity("caller"), "node", node.address) as channel,
     ):
-        calls = [begin(channel, "sync_uu") for _ in range(3)]
+        calls = [begin(channel, "sync_uu")]
+        await until(lambda: slow.begun == 1)
+        calls += [begin(channel, "sync_uu") for _ in range(2)]
         await until(lambda: node.stats().calls.running == 3)
         assert await begin(channel, "sync_uu").code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert slow.begun == 1
