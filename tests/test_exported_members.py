@@ -1,12 +1,17 @@
 """The public names: what users may import is decided here and not by the contents of a module."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 PACKAGES = ("aegis_certs", "aegis_discovery", "aegis_core", "aegis_cli")
+LAZY = ("aegis_certs", "aegis_discovery", "aegis_core")
 
 # Every import path of users: each public module, and the names of its __all__.
 EXPORTED = {
@@ -165,3 +170,30 @@ def test_a_public_class_has_its_promised_members(path):
     module, _, name = path.rpartition(".")
     owner = getattr(importlib.import_module(module), name)
     assert sorted(set(PROMISED[path].split()) - members(owner)) == []
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_a_package_that_loads_names_on_first_use_tells_type_checkers_their_homes(package):
+    module = importlib.import_module(package)
+    (block,) = (
+        node
+        for node in ast.parse(Path(module.__file__).read_text()).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    typed = {name.name: found.module for found in block.body for name in found.names}
+    loaded_at_once = getattr(module, "errors", None) if package == "aegis_certs" else None
+    assert typed.keys() | set(getattr(loaded_at_once, "__all__", ())) == set(module.__all__)
+    for name, home in typed.items():
+        assert getattr(module, name) is getattr(importlib.import_module(home), name)
+    assert set(module.__all__) <= set(dir(module))
+    with pytest.raises(AttributeError, match="has no attribute 'missing'"):
+        module.missing  # noqa: B018 - it is looked up
+
+
+def test_importing_a_package_loads_neither_grpc_nor_cryptography():
+    code = (
+        f"import sys, {', '.join(LAZY)}\n"
+        "print({'grpc', 'google.protobuf', 'cryptography', 'asyncio'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -226,9 +226,8 @@ async def test_a_go_node_can_return_elsewhere_with_its_old_address_in_its_list(
     await add_peer(until, nodes[0], go, known_to=nodes)
     await go.stop()
     again = await start_go("go-1", "echo")
-    # It syncs before any node knows its new address, so it adopts the old one.
     again.nodes["go-1"].address = go.address
-    assert await again.sync(nodes[1])
+    assert not await again.sync(nodes[1]), "no node knows its new address yet"
     assert again.nodes["go-1"].address == go.address
     nodes[0].add_peer(peer(again))
     for node in nodes:
@@ -413,3 +412,23 @@ async def test_the_certificate_of_a_python_node_is_not_valid_for_localhost(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await say(channel)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_go_node_that_restarts_with_other_services_never_adopts_its_older_entry(
+    mesh: Any, start_go: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b, c = await mesh()
+    go = await start_go("go-1", "echo")
+    await add_peer(until, a, go, known_to=[a, b, c])
+    assert await go.sync(a)
+    monkeypatch.setattr("aegis_core._peers.session.POLL_INTERVAL", 3600)
+    await go.stop()
+    restarted = await start_go("go-1", "new", address=go.address)
+    assert not await restarted.sync(b), "it was not polled yet"
+    assert restarted.providers("new") == ["go-1"]
+    await restarted.sync(a)
+    assert restarted.providers("new") == ["go-1"]
+    assert restarted.providers("py") == ["a"]
+    await until(lambda: b.topology.get_service_providers("new", "v1"))
+    assert await restarted.sync(b) or restarted.version >= b.topology.version
+    assert restarted.providers("new") == ["go-1"]

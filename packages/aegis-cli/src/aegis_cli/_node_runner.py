@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,19 +17,6 @@ from aegis_cli._run import run
 _log = logging.getLogger("aegis.cli")
 
 
-class CommandNode(Node):
-    """A node that declares no service that nothing would serve, wherever it was declared."""
-
-    def __init__(self, **options: Any) -> None:
-        if options.get("services") and not options.get("registrars"):
-            services = " and ".join(map(str, options["services"]))
-            raise click.UsageError(
-                f"nothing would serve {services}: add the function that adds its gRPC service to "
-                f"the server, as MODULE:NAME, such as orders:register"
-            )
-        super().__init__(**options)
-
-
 def run_alone(
     registrars: Sequence[str], options: Mapping[str, Any], *, config: str | None, json: bool
 ) -> None:
@@ -40,19 +26,14 @@ def run_alone(
         aegis_core.MeshError: The node cannot run.
         aegis_discovery.NodeIdInUseError: Another process has taken its node id.
     """
-    node = CommandNode.from_env(config=config, registrars=load_registrars(registrars), **options)
+    node = Node.from_env(config=config, registrars=load_registrars(registrars), **options)
     run(_run_node(node, json=json))
 
 
 def run_worker(worker: Worker, *, json: bool) -> None:
     """Runs the node of one worker, in its own process, as `run_alone`."""
     log_to_stderr(f"{worker.job.node_id} ")
-    try:
-        node = worker.job.make(CommandNode)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    run(_run_node(node, json=json, on_ready=worker.serves))
+    run(_run_node(worker.job.make(Node), json=json, on_ready=worker.serves))
 
 
 async def _run_node(

@@ -34,7 +34,7 @@ def test_variables_set_the_options_of_a_node(face, monkeypatch: pytest.MonkeyPat
         "AEGIS_POLICY": "policy.toml",
     }.items():
         monkeypatch.setenv(variable, value)
-    options = options_of(face.from_env())
+    options = options_of(face.from_env(registrars=[print]))
     assert (options.id, options.address, options.advertise) == (
         "orders-1",
         "0.0.0.0:50051",
@@ -67,7 +67,7 @@ def test_an_argument_overrides_a_variable_that_overrides_the_file(
 def test_the_argument_config_names_another_file(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("other.toml").write_text('[node]\nid = "other"\nservices = ["orders/v1"]\n')
     monkeypatch.setenv("AEGIS_CONFIG", "missing.toml")
-    node = aio.Node.from_env(config="other.toml")
+    node = aio.Node.from_env(config="other.toml", registrars=[print])
     assert node.id == "other"
     assert options_of(node).services == (ServiceInfo("orders", "v1"),)
 
@@ -133,3 +133,28 @@ def test_an_unsuitable_argument_is_named_as_an_argument(monkeypatch: pytest.Monk
     monkeypatch.setenv("AEGIS_ADVERTISE", "10.0.0.7:50051")
     with pytest.raises(ConfigError, match=r"^advertise: "):
         Node.from_env(id="orders-1", advertise="0.0.0.0:1")
+
+
+@FACES
+def test_a_configured_service_that_nothing_would_serve_is_refused(
+    face, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AEGIS_NODE_ID", "orders-1")
+    monkeypatch.setenv("AEGIS_SERVICES", "orders/v1 billing/v2")
+    with pytest.raises(ConfigError, match="SERVICES: nothing would serve orders/v1 and billing/v2"):
+        face.from_env()
+    with pytest.raises(ConfigError, match="services: nothing would serve orders/v1; give"):
+        face.from_env(services=[ServiceInfo("orders", "v1")])
+
+
+@FACES
+def test_a_node_of_code_with_a_service_that_nothing_would_serve_warns(
+    face, caplog: pytest.LogCaptureFixture
+) -> None:
+    common = {"cert_dir": "unused", "address": "127.0.0.1:0"}
+    options = common | {"services": [ServiceInfo("orders", "v1")]}
+    face("orders-1", registrars=[print], **options)
+    face("seed", **common)
+    assert not caplog.records
+    face("orders-1", **options)
+    assert "orders-1 declares orders/v1, and has no registrar" in caplog.text

@@ -6,12 +6,10 @@ import logging
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from aegis_certs._ca.create import CASpec
 from aegis_certs._ca.crl import known_revocations
 from aegis_certs._ca.passphrase import passphrase_or_default
-from aegis_certs._ca.renew import renew_in_session
-from aegis_certs._ca.session import CASession, create_session, read_session
 from aegis_certs._ca.spec import IdentityRequest
 from aegis_certs._identity.origin import Origin, StatKeys
 from aegis_certs._store.directory import Store
@@ -34,6 +32,10 @@ from aegis_certs.errors import (
     NotFoundError,
     PassphraseError,
 )
+
+if TYPE_CHECKING:
+    # Most starts find a good certificate: what issues one is imported where it is needed.
+    from aegis_certs._ca.session import CASession
 
 logger = logging.getLogger("aegis_certs")
 
@@ -131,6 +133,8 @@ class DirectoryOrigin(Origin):
     def renew(self, current: TLSConfig, at: datetime) -> TLSConfig | None:
         if not self._store.has_key(CA_NAME):
             return None
+        from aegis_certs._ca.session import read_session
+
         with self._store.locked():
             found = self._read(at)
             if (
@@ -223,9 +227,14 @@ class DirectoryOrigin(Origin):
     def _issue_in_session(self, session: CASession, current: TLSConfig | None) -> TLSConfig:
         if current is None:
             return session.issue(self._request.spec)
+        from aegis_certs._ca.renew import renew_in_session
+
         return renew_in_session(session, self._request)
 
     def _read_or_create_ca(self, at: datetime) -> CASession:
+        from aegis_certs._ca.create import CASpec
+        from aegis_certs._ca.session import create_session, read_session
+
         store, passphrase = self._store, passphrase_or_default(None)
         if not self._has_ca():
             self._check_may_create_ca()

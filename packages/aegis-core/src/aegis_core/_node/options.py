@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from aegis_core._address import bound_address, published_address
 from aegis_core._health.checks import HealthChecker
 from aegis_core._server.base import Registrar
 from aegis_core.errors import ConfigError
+
+_log = logging.getLogger("aegis.node")
 
 P = ParamSpec("P")
 HANDSHAKE_TIMEOUT_MS = 5_000
@@ -106,6 +109,14 @@ class NodeOptions:
             if not isinstance(service, ServiceInfo):
                 reason = f"{service!r} is no service; give ServiceInfo(name, version)"
                 raise ConfigError("services", reason)
+        if self.services and not self.registrars:
+            # Not refused: the node may only show its peers what it will provide, as in a test.
+            _log.warning(
+                "%s declares %s, and has no registrar that adds a gRPC service: calls will end "
+                "UNIMPLEMENTED; give registrars=[...]",
+                self.id,
+                " and ".join(map(str, self.services)),
+            )
         for interceptor in self.interceptors:
             if not isinstance(interceptor, self.interceptor_type):
                 reason = f"{interceptor!r} is not usable here; {self.interceptor_advice}"

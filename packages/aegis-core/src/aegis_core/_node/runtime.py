@@ -85,7 +85,7 @@ class RunningNode:
             on_foreign=lambda record: self.session.foreign_record_received(
                 record, time.monotonic()
             ),
-            poll_if_unknown=lambda peer_id: self.peers.poll_if_unknown(peer_id),
+            confirm=lambda caller_id: self.peers.confirm(caller_id),
             is_behind=lambda peer_id: self.peers.is_behind(peer_id),
             caller_verifier=self.state.caller_verifier,
             has_joined=lambda: self._has_joined,

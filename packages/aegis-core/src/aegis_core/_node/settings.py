@@ -75,6 +75,14 @@ def configured(
             "it is not set; name the node by this variable, by `id` in a configuration file, or by "
             "an argument (`--id` of `aegis node run`)",
         )
+    services = values.get("services") or ()
+    if not values.get("registrars") and not isinstance(services, str) and any(services):
+        reason = (
+            f"nothing would serve {' and '.join(map(str, services))}; give the function that adds "
+            f"its gRPC service to the server, as registrars=[...], or as MODULE:NAME, such as "
+            f"orders:register, to `aegis node run`"
+        )
+        raise ConfigError(sources.get("services", "services"), reason)
     try:
         return make(**values)
     except ConfigError as error:

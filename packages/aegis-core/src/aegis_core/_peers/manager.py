@@ -246,16 +246,31 @@ class PeerManager:
         topology.merge_records((), version=answer.version)
         self._vouching.update(peer.id, nodes.values())
 
-    async def poll_if_unknown(self, peer_id: str) -> None:
-        """Polls a calling peer that was added and is not in the topology, before it is answered.
+    async def confirm(self, peer_id: str) -> bool:
+        """Returns whether the topology has a caller without signatures as it is now.
 
-        If it adopts whole topologies, an answer without it would make it drop itself.
+        It may have restarted with other services since anybody polled it. If it adopts whole
+        topologies, an answer with its older entry, or without one, would make it forget itself. A
+        peer that was added is polled; any other one is asked, and nothing of its answer is kept.
         """
-        added = self.added.get(peer_id)
-        if added is not None and self._state.topology.get_node(peer_id) is None:
-            with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError):
-                async with asyncio.timeout(NESTED_POLL_TIMEOUT):
+        topology, added = self._state.topology, self.added.get(peer_id)
+        node = topology.get_node(peer_id)
+        if node is not None and node.vouched_by is None:
+            return True
+        if added is None and node is None:
+            return False
+        with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError):
+            async with asyncio.timeout(NESTED_POLL_TIMEOUT):
+                if added is not None:
                     await self.poll(added)
+                    return topology.get_node(peer_id) is not None
+                request = aegis_pb2.TopologySyncRequest(sender_id=self._state.identity)
+                stub = self._stub(PeerInfo(peer_id, node.address if node else ""))
+                answer = await stub.SyncTopology(request, timeout=TIMEOUT)
+                listed = [one for one in codec.first_of(answer.nodes) if one.id == peer_id]
+                own = next(iter(nodes_from_unsigned(listed)), None)
+                return own is None or (node is not None and own.services == node.services)
+        return False
 
     def is_behind(self, peer_id: str) -> bool:
         """Tells whether a peer that adopts whole topologies lacks nodes of this topology."""

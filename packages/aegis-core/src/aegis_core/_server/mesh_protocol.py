@@ -40,7 +40,7 @@ class LocalNode:
     info: Callable[[], NodeInfo]
     health: Callable[[], HealthInfo]
     on_foreign: Callable[[Record], None]
-    poll_if_unknown: Callable[[str], Awaitable[None]]
+    confirm: Callable[[str], Awaitable[bool]]
     is_behind: Callable[[str], bool]
     caller_verifier: CallerVerifier
     has_joined: Callable[[], bool]
@@ -115,23 +115,23 @@ class UnsignedProtocol:
             self._rate_limiter.leave(caller.node_id)
 
     def sync_topology(
-        self, request: aegis_pb2.TopologySyncRequest, caller: Caller
+        self, request: aegis_pb2.TopologySyncRequest, caller: Caller, *, is_confirmed: bool
     ) -> aegis_pb2.TopologySyncResponse:
         """Returns the whole topology, with a version that makes the caller adopt it.
 
-        Call it within `reading`, after `LocalNode.poll_if_unknown`.
+        Call it within `reading`, with the result of `LocalNode.confirm`.
 
         The caller sends only its own version, and adopts the whole topology of a higher one. So
         this node's version is raised above the caller's, unless the caller's last answer had the
         same nodes and the caller was seen to hold them.
 
-        A caller that is not in the topology gets no version above its own: it would adopt a
-        topology without itself, and so forget its own services.
+        A caller that is not in the topology as it is now gets no version above its own: it would
+        adopt a topology without itself, or with its older self, and so forget its own services.
         """
         caller_id, topology = caller.node_id, self._node.topology
         snapshot = topology.snapshot()
         answer = codec.sync_response(snapshot, caller_id)
-        if caller_id not in snapshot.nodes:
+        if caller_id not in snapshot.nodes or not is_confirmed:
             answer.version = min(request.version, answer.version)
             return answer
         digest = codec.digest_of(answer)

@@ -1,4 +1,7 @@
-"""Server reflection, under the names of both its versions."""
+"""Server reflection, under the names of both its versions.
+
+What it needs loads slowly, so it is imported where a server is made.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import grpc
-from google.protobuf import descriptor_pb2, descriptor_pool, text_format
-from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 _V1 = "grpc.reflection.v1.ServerReflection"
 
-SERVICES = (_V1, reflection.SERVICE_NAME)
+SERVICES = (_V1, "grpc.reflection.v1alpha.ServerReflection")
 """The services that `add_reflection` adds."""
 
 
@@ -20,6 +21,8 @@ def add_reflection(services: Iterable[str], server: Any, *, is_async: bool) -> N
 
     The messages of both versions are the same, but grpcio-reflection serves `v1alpha` only.
     """
+    from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+
     module: Any = reflection.aio if is_async else reflection
     servicer = module.ReflectionServicer(services, pool=_Descriptors())
     # Generated code has no annotations.
@@ -39,6 +42,9 @@ class _Descriptors:
     """
 
     def __init__(self) -> None:
+        from google.protobuf import descriptor_pb2, descriptor_pool, text_format
+        from grpc_reflection.v1alpha import reflection_pb2
+
         alpha = descriptor_pb2.FileDescriptorProto()
         reflection_pb2.DESCRIPTOR.CopyToProto(alpha)
         text = text_format.MessageToString(alpha).replace("v1alpha", "v1")

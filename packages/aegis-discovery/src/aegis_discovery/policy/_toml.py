@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +25,8 @@ def parse_policy(text: str, path: str | Path = "") -> Policy:
     Raises:
         PolicyError: It is not a valid policy; the error has the line and the reason.
     """
+    import tomllib  # most programs read no policy
+
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

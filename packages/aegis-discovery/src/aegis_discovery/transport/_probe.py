@@ -6,7 +6,6 @@ import os
 import socket
 import ssl
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -145,6 +144,8 @@ def _as_file(secret: bytes) -> Iterator[str]:
         descriptor = os.memfd_create("aegis-identity")
         path = f"/proc/self/fd/{descriptor}"
     else:
+        import tempfile  # loads slowly
+
         descriptor, path = tempfile.mkstemp()  # readable by its owner only
     try:
         with os.fdopen(descriptor, "wb") as file:

