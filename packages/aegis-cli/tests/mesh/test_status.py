@@ -131,3 +131,22 @@ def test_json_has_the_counters_of_each_node(aegis, quiet_mesh: str) -> None:
         assert stats["topology_nodes"] == 2
         assert stats["certificate_not_after"] == nodes[node_id]["certificate"]["not_after"]
         assert stats["pool"] == {"services": []}
+
+
+def test_workers_of_one_identity_are_one_line_unless_each_is_asked_for(aegis) -> None:
+    seed, address = aegis.node("seed")
+    for number in (0, 10, 2):
+        aegis.node(
+            f"orders-1#{number}", "--join", address, "--service", "orders/v1", "orders:register"
+        )
+        seed.stderr.until(f"orders-1#{number} joined")
+    folded = aegis.run("mesh", "status", "--node", address).stdout
+    line = next(line for line in folded.splitlines() if line.startswith("orders-1"))
+    assert line.startswith("orders-1 (3 workers)")
+    assert {"+2", "orders/v1", "alive", "healthy"} <= set(line.split())
+    assert "nodes    4 (4 alive)" in folded
+    assert "Workers are shown together; --workers shows each of them." in folded
+    each = aegis.run("mesh", "status", "--node", f"seed@{address}", "--workers").stdout
+    ids = [line.split()[0] for line in each.splitlines()[1:5]]
+    assert ids == ["orders-1#0", "orders-1#2", "orders-1#10", "seed"]
+    assert "together" not in each

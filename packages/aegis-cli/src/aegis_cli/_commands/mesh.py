@@ -34,13 +34,26 @@ def mesh() -> None:
 @identity_name
 @mesh_name
 @json_flag
+@option(
+    "--workers",
+    "AEGIS_SHOW_WORKERS",
+    "Show each worker; by default those of one id are one line. JSON always has each.",
+    is_flag=True,
+)
 @option("--watch", "AEGIS_WATCH", "Update it every second until Ctrl-C.", is_flag=True)
 def status(
-    node: str, cert_dir: str, identity: str | None, mesh: str, json: bool, watch: bool
+    node: str,
+    cert_dir: str,
+    identity: str | None,
+    mesh: str,
+    json: bool,
+    workers: bool,
+    watch: bool,
 ) -> None:
     """Show the nodes of a mesh, and their status and health.
 
-    The topology is read from one node; then each node of it is asked for its health and pinged.
+    The topology is read from one node; then each node of it is asked for its health and pinged. The
+    line of several workers has the worst of their states, and the longest round trip.
 
     --watch updates the table on a terminal; a pipe gets one table after another, or one line of
     JSON after another.
@@ -51,4 +64,4 @@ def status(
 
     tls = client_identity(cert_dir, identity)
     show = show_until_interrupted if watch else show_once
-    run(show(node, tls, mesh=mesh, json=json))
+    run(show(node, tls, mesh=mesh, json=json, workers=workers))

@@ -27,7 +27,7 @@ def node() -> None:
     epilog=examples(
         "aegis node run --id seed --address 127.0.0.1:50051",
         "aegis node run --id orders-1 --service orders/v1 orders:register",
-        "aegis node run --id orders-1 --workers auto --service orders/v1 orders:register",
+        "aegis node run --id orders-1 --workers auto orders:register",
         "aegis node run --id spare --join 127.0.0.1:50051",
         "aegis node run --id edge --address 0.0.0.0:50051 --advertise 10.0.0.7:50051",
         notes="Exit codes: 0 stopped by SIGTERM or Ctrl-C, 1 error, 2 usage.",

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
-from aegis_certs import TLSConfig
+from aegis_certs import TLSConfig, owner_of
 from aegis_certs.cli import show_json
 from aegis_discovery import PeerIdentityError
 from aegis_discovery.aio import connect
@@ -35,7 +35,7 @@ async def collector(node: str, tls: TLSConfig, mesh: str) -> AsyncIterator[Colle
     peer = parse_seed(node)
     # `connect` retries until its timeout; here the first answer decides.
     answered = await asyncio.to_thread(probe_identity, peer.address, tls)
-    if peer.node_id not in (None, answered.node_id):
+    if peer.node_id is not None and owner_of(peer.node_id) != answered.node_id:
         raise PeerIdentityError(
             peer.address, f"{answered.node_id} answers there, not {peer.node_id}"
         )
@@ -48,7 +48,7 @@ async def collector(node: str, tls: TLSConfig, mesh: str) -> AsyncIterator[Colle
             await status.close()
 
 
-async def show_once(node: str, tls: TLSConfig, *, mesh: str, json: bool) -> None:
+async def show_once(node: str, tls: TLSConfig, *, mesh: str, json: bool, workers: bool) -> None:
     """Prints the present status."""
     async with collector(node, tls, mesh) as status:
         facts = await status.collect(with_stats=json)
@@ -56,12 +56,14 @@ async def show_once(node: str, tls: TLSConfig, *, mesh: str, json: bool) -> None
         show_json(mesh_json(facts))
     else:
         out = console()
-        print_lines(out, mesh_table(facts, out.width))
+        print_lines(out, mesh_table(facts, out.width, workers=workers))
 
 
-async def show_until_interrupted(node: str, tls: TLSConfig, *, mesh: str, json: bool) -> None:
+async def show_until_interrupted(
+    node: str, tls: TLSConfig, *, mesh: str, json: bool, workers: bool
+) -> None:
     """Shows the status repeatedly, in place on a terminal, until it is cancelled."""
-    with suppress(asyncio.CancelledError), _view(json) as show:
+    with suppress(asyncio.CancelledError), _view(json, workers) as show:
         async with collector(node, tls, mesh) as status:
             while True:
                 show(await status.collect(with_stats=json))
@@ -69,13 +71,17 @@ async def show_until_interrupted(node: str, tls: TLSConfig, *, mesh: str, json: 
 
 
 @contextmanager
-def _view(json: bool) -> Iterator[Callable[[MeshFacts], None]]:
+def _view(json: bool, workers: bool) -> Iterator[Callable[[MeshFacts], None]]:
     """Yields a function that shows the facts, in the form that fits the output."""
     out = console()
     if json:
         yield lambda facts: show_json(mesh_json(facts), indent=None)
     elif out.is_terminal:
         with Live(console=out, auto_refresh=False) as live:
-            yield lambda facts: live.update(mesh_table(facts, out.width), refresh=True)
+            yield lambda facts: live.update(
+                mesh_table(facts, out.width, workers=workers), refresh=True
+            )
     else:
-        yield lambda facts: print_lines(out, Group(mesh_table(facts, out.width), ""))
+        yield lambda facts: print_lines(
+            out, Group(mesh_table(facts, out.width, workers=workers), "")
+        )

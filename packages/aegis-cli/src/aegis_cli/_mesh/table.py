@@ -13,6 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from aegis_cli._mesh.status import MeshFacts, NodeFacts
+from aegis_cli._mesh.workers import (
+    Workers,
+    in_order,
+    line_address,
+    line_id,
+    line_name,
+    line_state,
+    line_type,
+    lines,
+)
 
 _COLUMNS = (
     "id",
@@ -52,16 +62,20 @@ def mesh_json(facts: MeshFacts) -> dict[str, object]:
         "version": facts.version,
         "digest": facts.digest,
         "updated_at": facts.updated_at,
-        "nodes": [_node_json(node, facts.taken_at) for node in facts.nodes],
+        "nodes": [_node_json(node, facts.taken_at) for node in in_order(facts.nodes)],
     }
 
 
-def mesh_table(facts: MeshFacts, width: int) -> Group:
-    """The nodes of a mesh as a table for this width; below it the problems and a summary."""
-    table, left_out = _table(facts, width)
+def mesh_table(facts: MeshFacts, width: int, *, workers: bool = False) -> Group:
+    """The nodes of a mesh as a table for this width; below it the problems and a summary.
+
+    The workers of an identity are one line, unless `workers` asks for each of them.
+    """
+    shown = lines(facts.nodes, each=workers)
+    table, left_out = _table(shown, width, facts.taken_at)
     problems = [
         Text(f"{node.info.id}: {printable(problem)}", "red")
-        for node in facts.nodes
+        for node in in_order(facts.nodes)
         if (problem := node.problem or (node.answer.error if node.answer else ""))
     ]
     summary = [
@@ -75,15 +89,17 @@ def mesh_table(facts: MeshFacts, width: int) -> Group:
     ]
     if left_out:
         summary.append(Text(f"A wider terminal also shows: {', '.join(left_out)}.", "dim"))
+    if len(shown) < len(facts.nodes):
+        summary.append(Text("Workers are shown together; --workers shows each of them.", "dim"))
     return Group(table, *problems, Text(), *summary)
 
 
-def _table(facts: MeshFacts, width: int) -> tuple[Table, Sequence[str]]:
+def _table(shown: Sequence[Workers], width: int, now: datetime) -> tuple[Table, Sequence[str]]:
     """The widest layout that fits, or else the narrowest, and the columns that it leaves out."""
     for gap, left_out in _LAYOUTS:
         names = [name for name in _COLUMNS if name not in left_out]
         titles = {name: Text(name.upper().replace(" ", gap)) for name in names}
-        rows = [_row(node, gap, facts.taken_at) for node in facts.nodes]
+        rows = [_row(line, gap, now) for line in shown]
         if _natural_width(names, [titles, *rows]) <= width:
             break
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
@@ -106,20 +122,26 @@ def _natural_width(names: Sequence[str], rows: Sequence[Row]) -> int:
     return sum(widest(name) + _GAP for name in names) - _GAP
 
 
-def _row(node: NodeFacts, gap: str, now: datetime) -> Row:
-    info, answer = node.info, node.answer
-    health = answer.health if answer else "no answer"
+def _row(workers: Workers, gap: str, now: datetime) -> Row:
+    services = sorted({service for node in workers for service in node.info.services})
+    trips = [node.answer.round_trip for node in workers if node.answer]
+    ends = [node.certificate for node in workers if node.certificate]
     return {
-        "id": Text(info.id),
-        "name": Text(printable(info.name)),
-        "type": Text(printable(info.type)),
-        "address": Text(printable(info.address)),
-        "services": Text(f",{gap}".join(printable(str(s)) for s in info.services) or _NOTHING),
-        "status": Text(info.status, _STYLES.get(info.status, "")),
-        "health": Text(health, _STYLES.get(health, "")),
-        "round trip": Text(f"{answer.round_trip * 1000:.1f} ms" if answer else _NOTHING),
-        "cert days": _days_cell(node.certificate, now),
+        "id": Text(line_id(workers)),
+        "name": Text(printable(line_name(workers))),
+        "type": Text(printable(line_type(workers))),
+        "address": Text(printable(line_address(workers))),
+        "services": Text(f",{gap}".join(printable(str(s)) for s in services) or _NOTHING),
+        "status": _state_cell([node.info.status for node in workers]),
+        "health": _state_cell([n.answer.health if n.answer else "no answer" for n in workers]),
+        "round trip": Text(f"{max(trips) * 1000:.1f} ms" if trips else _NOTHING),
+        "cert days": _days_cell(min(ends, key=lambda dates: dates[1], default=None), now),
     }
+
+
+def _state_cell(states: Sequence[str]) -> Text:
+    shown, worst = line_state(states)
+    return Text(shown, _STYLES.get(worst, ""))
 
 
 def _days_cell(certificate: tuple[datetime, datetime] | None, now: datetime) -> Text:
