@@ -51,6 +51,10 @@ class DiscoveryError(Exception):
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # no stub has it
 
 
+STAMP_AHEAD = "ahead of this clock"
+"""In the reason why a record with such a stamp is refused."""
+
+
 class NoProvidersError(DiscoveryError):
     """No live node of the mesh provides the service, or a call that waited could reach none.
 
@@ -130,6 +134,11 @@ class InvalidRecordError(DiscoveryError):
         self.node_id = node_id
         self.reason = reason
         super().__init__(f"record of {node_id or 'an unknown node'} refused: {reason}")
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether its stamp is ahead of the clock of this process."""
+        return STAMP_AHEAD in self.reason
 
 
 class InvalidVerdictError(DiscoveryError):

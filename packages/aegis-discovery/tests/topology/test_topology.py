@@ -18,7 +18,7 @@ from aegis_discovery import (
 )
 from aegis_discovery._topology.merge import MAX_VERSION, MAX_VERSION_STEP
 from aegis_discovery._topology.topology import TopologySnapshot
-from aegis_discovery.records import RecordSigner
+from aegis_discovery.records import Opinion, RecordSigner
 
 from ..conftest import ManualClock
 
@@ -412,3 +412,58 @@ def test_a_vouched_record_is_no_sign_of_life(clock: ManualClock) -> None:
     assert topology.nodes["go"].vouched_by == "v"
     topology.unvouch("go")
     assert topology.get_node("go") is None
+
+
+def owned(clock: ManualClock) -> Topology:
+    topology = Topology(owner="a", signer=RecordSigner("a", clock=clock), clock=clock)
+    topology.add_node(greeter("a"))
+    return topology
+
+
+def stamp_of(topology: Topology, node_id: str = "a") -> int:
+    record = topology.get_record(node_id)
+    assert record is not None
+    return record.stamp
+
+
+def test_what_was_signed_while_the_clock_was_ahead_is_signed_anew(clock: ManualClock) -> None:
+    topology, right = owned(clock), clock.now
+    topology.vouch(greeter("go"))
+    clock.now = right + HOUR
+    topology.update_node(greeter("a", "127.0.0.1:2"))
+    topology.vouch(greeter("go", "127.0.0.1:3"))
+    topology.publish_verdict("go", Opinion.FAILED)
+    assert not topology.restart_stamps(), "its clock may be right"
+    clock.now = right + 1
+    position = topology.log_position
+    assert topology.restart_stamps()
+    now = round(clock.now * 1000)
+    assert (stamp_of(topology), stamp_of(topology, "go")) == (now, now)
+    verdict = topology.get_verdict("go", "a")
+    assert verdict is not None
+    assert (verdict.verdict.stamp, verdict.verdict.opinion) == (now, Opinion.FAILED)
+    assert topology.nodes["a"].address == "127.0.0.1:2"
+    assert topology.log_position == position + 3, "watchers get them"
+    assert not topology.restart_stamps()
+
+
+def test_a_restarted_stamp_rises_above_what_others_hold(clock: ManualClock) -> None:
+    topology, other, right = owned(clock), Topology(clock=clock), clock.now
+    clock.now = right + 200
+    topology.update_node(greeter("a", "127.0.0.1:2"))
+    other.merge(topology)
+    clock.now = right + HOUR
+    topology.update_node(greeter("a", "127.0.0.1:3"))
+    clock.now = right + 1
+    assert topology.restart_stamps()
+    topology.merge(other)
+    other.merge(topology)
+    assert other.nodes["a"].address == "127.0.0.1:3"
+
+
+def test_a_stamp_continues_while_the_clock_is_behind(clock: ManualClock) -> None:
+    topology = owned(clock)
+    before = stamp_of(topology)
+    clock.now -= HOUR
+    topology.update_node(greeter("a", "127.0.0.1:2"))
+    assert stamp_of(topology) == before + 1

@@ -116,6 +116,10 @@ class SessionRunner:
             why = str(error)
         except grpc.aio.AioRpcError as error:
             why = describe_call_error(error, self._state.tls)
+            # It refuses our record for its stamp: was our clock ahead when that was written?
+            is_ahead = error.code() is grpc.StatusCode.OUT_OF_RANGE
+            if is_ahead and self._state.topology.restart_stamps():
+                self.session.reopen_feeds(time.monotonic())
             if error.code() is grpc.StatusCode.UNIMPLEMENTED and not feed.polls_until:
                 end = FeedEnd.UNIMPLEMENTED
         except Exception as error:  # noqa: BLE001 - an error of this process must not end the feed

@@ -222,7 +222,9 @@ class FeedAdmission:
             if owner_of(record.id) != caller.node_id or record.voucher is not None:
                 raise InvalidRecordError(record.id, f"{caller.node_id} may not publish it")
         except InvalidRecordError as error:
-            raise self._refusal(caller, "PERMISSION_DENIED", str(error)) from error
+            # By this code the caller knows that its clock was ahead.
+            code = "OUT_OF_RANGE" if error.is_ahead else "PERMISSION_DENIED"
+            raise self._refusal(caller, code, str(error)) from error
         topology = self._node.topology
         if topology.is_full and topology.get_node(record.id) is None:
             full = f"the mesh is full with {topology.node_count} nodes; {record.id} cannot join"

@@ -25,6 +25,8 @@ from aegis_discovery.records._verdict import MAX_ACCUSATIONS, Opinion, SignedVer
 
 _log = logging.getLogger("aegis.topology")
 
+MAX_AHEAD_MS = round(MAX_AHEAD * 1000)
+
 MAX_VERSION = 2**63 - 1
 MAX_VERSION_STEP = 2**20
 """The most by which another topology raises our version, so that no peer can use up the range."""
@@ -102,6 +104,39 @@ class RecordMerger:
             if not changed:
                 self._raise_version(version, changed=False)
             return MergeResult(changed, foreign)
+
+    def restart_stamps(self) -> bool:
+        """Signs anew what this owner signed while its clock was ahead; call it if others refuse it.
+
+        Without that refusal, this clock may as well be behind now. Returns whether there was any.
+        """
+        with self._changing():
+            now = self._now_ms()
+            limit = now + MAX_AHEAD_MS
+            records = [e.record for e in self._store.entries() if e.record.stamp > limit]
+            own = [r for r in records if (r.voucher or r.id) == self.owner]
+            verdicts = [v.verdict for v in self._verdicts.by(self.owner or "")]
+            ahead = [verdict for verdict in verdicts if verdict.stamp > limit]
+            self._own_floor = min(self._own_floor, now)
+            for record in own:
+                content = record.info
+                vouched = record.voucher is not None
+                renewed = self._signer.sign_record(record.id, now, content, vouched=vouched)
+                self._version = min(self._version + 1, MAX_VERSION)
+                self._accept(renewed, None)
+            for verdict in ahead:
+                about = self._store.get_record(verdict.subject)
+                if about is not None and about.info is not None:
+                    opinion, held = verdict.opinion, verdict.held
+                    again = self._signer.sign_verdict(about, now, opinion, held=held)
+                    self._verdicts.put(again, self._store.advance(), None)
+                    self._events.mark_changed()
+            if own:
+                line = (
+                    "%s signed its record %d s ahead of its clock, which was wrong; it signs anew"
+                )
+                _log.warning(line, self.owner, (max(r.stamp for r in own) - now) // 1000)
+            return bool(own or ahead)
 
     def publish_verdict(self, node_id: str, opinion: Opinion, *, held: bool = False) -> None:
         """Publishes the owner's verdict on another node's record; ignores an unknown node.
@@ -202,10 +237,10 @@ class RecordMerger:
         floor = max(held.stamp if held else 0, self._own_floor if node_id == self.owner else 0)
         now = self._now_ms()
         stamp = max(now, floor + 1)
-        if stamp > now + MAX_AHEAD * 1000:
+        if stamp > now + MAX_AHEAD_MS:
             _log.warning(
-                "the record of %s continues from a stamp %d s ahead of this clock; other nodes "
-                "refuse it until their clocks reach that time",
+                "the record of %s continues from a stamp %d s ahead of this clock: it is or was "
+                "wrong; if other nodes refuse that stamp, it begins anew",
                 node_id,
                 (stamp - now) // 1000,
             )
@@ -274,11 +309,18 @@ class RecordMerger:
 
     def _check_own(self, record: Record) -> Record | None:
         """Returns a record of the owner's id if another process wrote it and it is newer."""
-        if record.voucher is not None or record.instance == self._signer.instance:
+        if record.voucher is not None:
             return None
         held = self._store.get_record(record.id)
-        self._own_floor = max(self._own_floor, record.stamp)
-        return record if held is None or record.precedence > held.precedence else None
+        is_newer = held is None or record.precedence > held.precedence
+        if record.instance != self._signer.instance:
+            self._own_floor = max(self._own_floor, record.stamp)
+            return record if is_newer else None
+        if is_newer and held is not None:
+            # Others hold what this process signed before it restarted its stamps.
+            self._own_floor = max(self._own_floor, record.stamp)
+            self._write(record.id, held.info)
+        return None
 
     def _raise_version(self, theirs: int, *, changed: bool) -> None:
         raised = max(self._version, min(theirs, self._version + MAX_VERSION_STEP))

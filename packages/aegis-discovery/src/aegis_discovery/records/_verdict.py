@@ -130,6 +130,10 @@ class VerdictStore:
         """Returns the verdict of one node on another."""
         return self._by_subject.get(subject, {}).get(accuser)
 
+    def by(self, accuser: str) -> list[SignedVerdict]:
+        """Returns the verdicts of a node."""
+        return [self._by_subject[subject][accuser] for subject in self._by_accuser.get(accuser, ())]
+
     def limit_of(self, accuser: str) -> int:
         """Returns the limit that one more verdict of an accuser would exceed; 0 if it has room."""
         if len(self._by_accuser.get(accuser, ())) >= MAX_ACCUSATIONS:

@@ -18,7 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis_discovery._address import split_address
-from aegis_discovery.errors import InvalidAddressError, InvalidRecordError, InvalidVerdictError
+from aegis_discovery.errors import (
+    STAMP_AHEAD,
+    InvalidAddressError,
+    InvalidRecordError,
+    InvalidVerdictError,
+)
 from aegis_discovery.records._codec import decode_record, decode_verdict
 from aegis_discovery.records._record import (
     CONTEXT,
@@ -305,7 +310,7 @@ class RecordVerifier:
         not_after = certificate.not_valid_after_utc.timestamp()
         if stamp > (now + MAX_AHEAD) * 1000:
             ahead = stamp / 1000 - now
-            return f"its stamp is {ahead:.0f} s ahead of this clock (limit {MAX_AHEAD:.0f})"
+            return f"its stamp is {ahead:.0f} s {STAMP_AHEAD} (limit {MAX_AHEAD:.0f})"
         if now >= not_after:
             return "the certificate that signed it has expired"
         if expires_at > min(now + MAX_AHEAD + lease, not_after) * 1000:
