@@ -161,15 +161,17 @@ def problems_of_imports(wheel: Wheel, owners: dict[str, list[str]]) -> Iterator[
         owners: Top-level import name -> the distributions in the environment that provide it.
     """
     declared = {canonicalize_name(r.name) for r in wheel.requires}
+    # Extras are not installed here. Modules that need one import it where they use it.
+    extras = {canonicalize_name(r.name) for r in wheel.requires if "extra" in str(r.marker)}
     used: set[str] = set()
     for file, name in wheel.imports():
         if name in sys.stdlib_module_names or name == wheel.package:
             continue
-        providers = {canonicalize_name(owner) for owner in owners.get(name, ())}
+        providers = {canonicalize_name(owner) for owner in owners.get(name, ())} or {name} & extras
         used |= providers
         if not providers & declared:
             yield f"{file} imports {name}, which the wheel does not declare"
-    for missing in sorted(declared - used):
+    for missing in sorted(declared - extras - used):
         yield f"{missing} is declared, but nothing imports it"
 
 

@@ -76,7 +76,7 @@ EXPORTED = {
     """,
     "aegis_discovery.aio.identity": "run_rotator",
     "aegis_discovery.aio.transport": "ChannelCache open_channel",
-    "aegis_discovery.background": "BackgroundLoop register_at_fork sleep_until_tick",
+    "aegis_discovery.background": "BackgroundLoop new_event_loop register_at_fork sleep_until_tick",
     "aegis_discovery.errors": """
         ClosedError ConnectError DiscoveryError EventLoopError ForkedError InvalidAddressError
         InvalidRecordError InvalidVerdictError NoProvidersError NodeIdInUseError NodeNotFoundError

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 
 import pytest
@@ -8,8 +9,24 @@ from aegis_discovery import ClosedError
 from aegis_discovery.background import BackgroundLoop
 
 
+@pytest.fixture(params=["asyncio", "uvloop"], autouse=True)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test runs with both loops: as where uvloop is installed, and as where it is not."""
+    if request.param == "uvloop":
+        pytest.importorskip("uvloop")
+    else:
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    return str(request.param)
+
+
 async def double(number: int) -> int:
     return number * 2
+
+
+def test_the_loop_is_uvloops_where_that_is_installed(kind: str) -> None:
+    loop = BackgroundLoop("test")
+    assert type(loop.call(asyncio.get_running_loop)).__module__.split(".")[0] == kind
+    loop.close()
 
 
 def test_work_runs_on_the_loop_and_returns_its_result_or_error() -> None:

@@ -11,6 +11,7 @@ from aegis_certs.cli import printable, show_json
 from aegis_core.aio import Node
 from aegis_core.workers import Worker, load_registrars
 from aegis_discovery import EventKind, NodeInfo, TopologyEvent
+from aegis_discovery.background import new_event_loop
 
 from aegis_cli._run import run
 
@@ -27,13 +28,14 @@ def run_alone(
         aegis_discovery.NodeIdInUseError: Another process has taken its node id.
     """
     node = Node.from_env(config=config, registrars=load_registrars(registrars), **options)
-    run(_run_node(node, json=json))
+    run(_run_node(node, json=json), loop_factory=new_event_loop)
 
 
 def run_worker(worker: Worker, *, json: bool) -> None:
     """Runs the node of one worker, in its own process, as `run_alone`."""
     log_to_stderr(f"{worker.job.node_id} ")
-    run(_run_node(worker.job.make(Node), json=json, on_ready=worker.serves))
+    node = worker.job.make(Node)
+    run(_run_node(node, json=json, on_ready=worker.serves), loop_factory=new_event_loop)
 
 
 async def _run_node(

@@ -9,11 +9,12 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
+from aegis_discovery._runtime.event_loops import new_event_loop
 from aegis_discovery._runtime.fork_guard import register_at_fork
 from aegis_discovery._runtime.sleeping import sleep_until_tick
 from aegis_discovery.errors import ClosedError, ForkedError
 
-__all__ = ["BackgroundLoop", "register_at_fork", "sleep_until_tick"]
+__all__ = ["BackgroundLoop", "new_event_loop", "register_at_fork", "sleep_until_tick"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,7 +23,8 @@ T = TypeVar("T")
 class BackgroundLoop:
     """Runs coroutines for threads that have no event loop.
 
-    The thread is a daemon, so that a process that forgets to close the loop can still exit.
+    The thread is a daemon, so that a process that forgets to close the loop can still exit. The
+    loop is uvloop's where that is installed.
     """
 
     def __init__(self, name: str) -> None:
@@ -30,7 +32,7 @@ class BackgroundLoop:
         self._lock = threading.Lock()
         self._closing = False
         self._forked = False
-        self._loop = asyncio.new_event_loop()
+        self._loop = new_event_loop()
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
         register_at_fork(self)

@@ -1,1 +1,1 @@
-"""The log limiter, the fork guard and the ticks of a process, which all rooms use."""
+"""The log limiter, the fork guard, event loops and the ticks of a process, for all rooms."""
