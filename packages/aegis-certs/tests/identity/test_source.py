@@ -231,6 +231,21 @@ def test_a_renewal_by_another_process_is_used(ca: CertificateAuthority) -> None:
     assert other.renew() == source.renew() != first
 
 
+def test_of_workers_that_renew_at_the_same_time_one_does_and_all_use_it(
+    ca: CertificateAuthority,
+) -> None:
+    sources = [source_of(ca.directory) for _ in range(8)]
+    first = sources[0].load()
+    assert {source.load().fingerprint for source in sources} == {first.fingerprint}
+    with ThreadPoolExecutor(len(sources)) as workers:
+        renewed = list(workers.map(IdentitySource.renew, sources))
+    found = {tls.fingerprint for tls in renewed if tls is not None}
+    assert len(found) == 1
+    assert first.fingerprint not in found
+    log = (ca.directory / "audit.jsonl").read_text()
+    assert len([line for line in log.splitlines() if "node-1" in line]) == 2, "issued and renewed"
+
+
 def test_a_leaf_of_the_old_ca_is_renewed_before_any_poll(
     ca: CertificateAuthority,
 ) -> None:

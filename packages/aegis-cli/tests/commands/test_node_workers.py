@@ -144,6 +144,9 @@ def test_a_reload_under_load_replaces_all_workers_without_a_failed_call(
             assert calls.seen("one") == set()
             assert calls.failures == []
             pids = calls.pids()
+            for pid in pids.values():
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                assert b"aegis_core._node.workers.child" in command, "it is no fork"
             os.kill(pids["2"], signal.SIGKILL)
             assert orders.serving() == {"orders-1#2": f"127.0.0.1:{orders.port + 2}"}
             calls.answers.clear()

@@ -344,6 +344,24 @@ def test_a_liar_with_held_verdicts_makes_no_node_suspected_for_long(nodes: int) 
 FAILED = NodeStatus.FAILED
 
 
+@pytest.mark.parametrize("identities", ["a", "ab", "abc"])
+def test_workers_of_few_identities_find_failures_as_fast_as_nodes(identities: str) -> None:
+    mesh = Simulation([f"{name}#{number}" for name in identities for number in range(4)])
+    mesh.run(3.0)
+    assert not mesh.events
+    mesh.kill("a#1")
+    mesh.run_until(lambda: mesh.everywhere("a#1", FAILED), within=2.0)
+    mesh.join("a#1", seeds=["a#0"])
+    mesh.run_until(mesh.is_one_mesh, within=2.0)
+    mesh.block("a#2")
+    others = [node_id for node_id in mesh.live if node_id != "a#2"]
+    mesh.run_until(lambda: mesh.everywhere("a#2", FAILED, by=others), within=6.0)
+    mesh.heal()
+    mesh.run_until(mesh.is_one_mesh, within=5.0)
+    seen = {e.subject for e in mesh.events if e.kind == "failed" and e.by != "a#2"}
+    assert seen == {"a#1", "a#2"}, "only the one that was cut off took others for failed"
+
+
 def test_a_member_cannot_outvote_others_with_64_workers() -> None:
     honest = [f"node-{number}" for number in range(8)]
     minted = [f"mallory#{number}" for number in range(64)]
