@@ -22,6 +22,7 @@ from aegis_core._address import published_address
 from aegis_core._health.checks import HealthInfo
 from aegis_core._health.monitor import HealthMonitor
 from aegis_core._node.descriptors import name_shortage
+from aegis_core._node.memory import FreedMemory, resident_bytes, return_freed_memory
 from aegis_core._node.options import NodeOptions
 from aegis_core._node.outbound import Outbound
 from aegis_core._node.stalls import name_stalls
@@ -235,12 +236,17 @@ class RunningNode:
             self._spawn(self.server.set_health(info), "set-health")
 
     async def _maintain(self) -> None:
-        """Renews the lease of the node's own record, and removes expired records."""
+        """Renews the lease of the node's own record, and removes what is not needed any more."""
+        resident = resident_bytes()
+        freed = None if resident is None else FreedMemory(resident)
         while True:
             await sleep_until_tick(MAINTENANCE)
             not_after = self.state.tls.not_after.timestamp()
             self.session.maintain(time.time(), not_after=not_after)
             self.state.forget_certificates()
+            if freed and freed.may_be_returned(resident_bytes() or 0):
+                await asyncio.to_thread(return_freed_memory)
+                freed.note_returned(resident_bytes() or 0)
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
         task = asyncio.create_task(work, name=f"aegis-{name}")

@@ -1,10 +1,13 @@
-"""Strangers without a certificate hold what they can of a node."""
+"""Callers, and strangers without a certificate, hold as many connections as they can."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
+import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from aegis_core import TLSConfig
 
 from ..mesh.process import NodeProcess
 
+MIB = 1 << 20
 FEW = 40
 """File descriptors of the node; it needs some 15 itself."""
 
@@ -60,3 +64,37 @@ def test_idle_connections_do_not_keep_callers_out_of_a_node_with_few_descriptors
     log = small_node.log.read_text()
     assert f"of {FEW} file descriptors are in use" in log
     assert log.count("file descriptors are in use") == 1, "one line a minute"
+
+
+def resident(process: NodeProcess) -> int:
+    """Returns the memory of a process, in bytes."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if "VmRSS" in line)
+
+
+@pytest.mark.soak
+def test_the_memory_of_many_connections_is_given_back_within_a_minute(
+    victim: NodeProcess, identity: Any, cert_dir: Path
+) -> None:
+    identity("mallory")
+    context = ssl.create_default_context(cafile=cert_dir / "ca-cert.pem")
+    context.load_cert_chain(cert_dir / "mallory-cert.pem", cert_dir / "mallory-key.pem")
+    context.set_alpn_protocols(["h2"])
+    host, _, port = victim.address.partition(":")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    before = resident(victim)
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(900):
+                raw = socket.create_connection((host, int(port)), 5)
+                tls = stack.enter_context(context.wrap_socket(raw, server_hostname="a"))
+                # The preface of HTTP/2 and empty SETTINGS end the handshake.
+                tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+            assert resident(victim) > before + 40 * MIB
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    deadline = time.monotonic() + 60
+    while resident(victim) > before + 25 * MIB:
+        assert time.monotonic() < deadline, "the memory is not given back"
+        time.sleep(1)

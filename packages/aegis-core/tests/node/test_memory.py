@@ -1,0 +1,27 @@
+"""Memory that was freed goes back to the system, once there is much of it."""
+
+from __future__ import annotations
+
+from aegis_core._node.memory import SLACK, FreedMemory, resident_bytes
+
+MB = 1_000_000
+
+
+def test_growth_is_worth_a_look_and_what_remains_then_is_in_use() -> None:
+    freed = FreedMemory(60 * MB)
+    assert not freed.may_be_returned(60 * MB + SLACK)
+    assert freed.may_be_returned(61 * MB + SLACK)
+    freed.note_returned(80 * MB)
+    assert not freed.may_be_returned(80 * MB + SLACK)
+    assert freed.may_be_returned(81 * MB + SLACK)
+
+
+def test_memory_that_went_back_by_itself_lowers_the_floor() -> None:
+    freed = FreedMemory(200 * MB)
+    assert not freed.may_be_returned(70 * MB)
+    assert freed.may_be_returned(71 * MB + SLACK)
+
+
+def test_the_memory_of_this_process_is_plausible() -> None:
+    resident = resident_bytes()
+    assert resident is None or 10 * MB < resident < 100_000 * MB
