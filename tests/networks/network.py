@@ -17,6 +17,9 @@ for name; do ip netns del "$name"; done
 """Waits for the end of its input, which also happens if its parent is killed; then cleans up."""
 
 
+MTU, SMALL_MTU = 1500, 600
+
+
 class NetworkError(Exception):
     """This machine does not permit network namespaces."""
 
@@ -63,6 +66,7 @@ class Network:
         self.hosts = tuple(Host(f"{run}-{n}", f"10.77.0.{n}", f"p{n}") for n in range(1, size + 1))
         self._dropped: set[tuple[Host, Host]] = set()
         self._unplugged: set[Host] = set()
+        self._swallowing: set[Host] = set()
         self.was_disturbed = False
         names = [host.name for host in self.hosts]
         self._cleanup = subprocess.Popen(
@@ -119,8 +123,17 @@ class Network:
         self.drop(one_side, other_side)
         self.drop(other_side, one_side)
 
+    def swallow_large(self, host: Host) -> None:
+        """Drops large packets to a host, and tells nobody, as a wrongly set up tunnel does."""
+        self.was_disturbed = True
+        _ip("-n", self._switch, commands=[f"link set {host.port} mtu {SMALL_MTU}"])
+        self._swallowing.add(host)
+
     def heal(self) -> None:
         """Brings all interfaces up and lets all packets pass."""
+        for host in self._swallowing:
+            _ip("-n", self._switch, commands=[f"link set {host.port} mtu {MTU}"])
+        self._swallowing.clear()
         for source in {source for source, _ in self._dropped}:
             targets = [target for at, target in self._dropped if at == source]
             _ip("-n", source.name, commands=[f"route del blackhole {t.ip}" for t in targets])
@@ -146,7 +159,12 @@ class Network:
             ],
         )
         for host in self.hosts:
-            commands = [f"address add {host.ip}/24 dev eth0", "link set eth0 up", "link set lo up"]
+            commands = [
+                f"address add {host.ip}/24 dev eth0",
+                # A packet is never larger than the MTU, as on a real network.
+                "link set eth0 up gso_max_segs 1",
+                "link set lo up",
+            ]
             _ip("-n", host.name, commands=commands)
 
 

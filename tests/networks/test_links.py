@@ -73,6 +73,23 @@ def test_only_the_node_fails_whose_packets_are_all_dropped(
 
 
 @pytest.mark.soak
+def test_a_node_that_large_packets_do_not_reach_fails_alone_and_comes_back(
+    cluster: Cluster,
+) -> None:
+    others = cluster.others("c")
+    positions = cluster.positions()
+    cluster.network.swallow_large(cluster.hosts["c"])
+    # Its feeds still bring small messages, so it takes a large one to show.
+    for node_id in others:
+        for number in range(3):
+            cluster.nodes[node_id].send(f"provide {'x' * 200}-{number}")
+    cluster.wait_event("failed c", others, positions)
+    cluster.network.heal()
+    cluster.wait_until_one_mesh(within=60)
+    assert cluster.failures(positions, others) == [(node_id, "c") for node_id in others]
+
+
+@pytest.mark.soak
 def test_no_node_fails_when_links_between_a_few_lose_one_direction(
     cluster: Cluster,
 ) -> None:
