@@ -39,6 +39,7 @@ def file(tmp_path: Path) -> str:
     [
         ("call billing-1 shop.v1.Orders/Cancel", 0, "allowed: call rule 1 (line 2) allows it"),
         ("call billing-1 /shop.v1.Orders/Cancel", 0, "allowed: call rule 1 (line 2) allows it"),
+        ("call billing-1#3 shop.v1.Orders/Cancel", 0, "allowed: call rule 1 (line 2) allows it"),
         (
             "call billing-1 shop.v1.Orders/Delete",
             1,

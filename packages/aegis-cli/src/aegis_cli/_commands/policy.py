@@ -66,12 +66,14 @@ def check(
 ) -> None:
     """Show whether a policy allows something, and by which rule.
 
-    WHO is a node id. WHAT is a method, such as shop.v1.Orders/Cancel, for `call`, and a service
+    WHO is a node id; the number of a worker does not matter. WHAT is a method, such as shop.v1.Orders/Cancel, for `call`, and a service
     of the mesh, such as orders/v1, for `provide`.
     """
+    from aegis_certs import owner_of
     from aegis_discovery.policy import Subject, load_policy
 
-    subject = Subject(who, type, None if vouched_by else trust_domain or None, vouched_by)
+    voucher = vouched_by and owner_of(vouched_by)
+    subject = Subject(owner_of(who), type, None if voucher else trust_domain or None, voucher)
     rules = load_policy(file)
     if kind == "call":
         decision = rules.may_call(subject, *_parts(what, "shop.v1.Orders/Cancel"))
