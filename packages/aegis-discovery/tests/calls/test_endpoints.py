@@ -42,6 +42,10 @@ def registry_of(
     return topology, EndpointRegistry(topology, balancers=balancers, views=views)
 
 
+def answer_probes(registry: EndpointRegistry[object]) -> None:
+    registry.probe = lambda endpoint: endpoint.probe_ended(True, NOW)
+
+
 def picks(registry: EndpointRegistry[object], count: int, now: float = NOW) -> list[str]:
     service = registry.service("greeter", "v1")
     return [endpoint.node_id for _ in range(count) if (endpoint := service.pick(now))]
@@ -82,11 +86,38 @@ def test_no_endpoint_is_picked_without_providers() -> None:
 
 def test_picks_follow_the_topology() -> None:
     topology, registry = registry_of(node("a"))
+    answer_probes(registry)
     assert set(picks(registry, 2)) == {"a"}
     topology.add_node(node("b"))
-    assert set(picks(registry, 2)) == {"a", "b"}
+    assert set(picks(registry, 4)) == {"a", "b"}
     topology.remove_node("a")
     assert set(picks(registry, 2)) == {"b"}
+
+
+def test_a_new_provider_among_others_gets_calls_once_it_answered_a_probe() -> None:
+    topology, registry = registry_of(node("a"))
+    probed: list[Endpoint[object]] = []
+    registry.probe = probed.append
+    assert picks(registry, 1) == ["a"]
+    topology.add_node(node("b"))
+    assert picks(registry, 6) == ["a"] * 6
+    (new,) = probed
+    assert new.node_id == "b"
+    new.probe_ended(True, NOW)
+    assert Counter(picks(registry, 6)) == {"a": 3, "b": 3}
+    topology.update_node(node("b", address="elsewhere:2"))
+    assert picks(registry, 6) == ["a"] * 6
+    assert len(probed) == 2
+
+
+def test_new_providers_get_calls_at_once_if_no_other_is_in_use_or_they_are_most() -> None:
+    topology, registry = registry_of(node("a"))
+    by_id(registry)["a"].connection_failed(NOW)
+    topology.add_node(node("b"))
+    assert picks(registry, 2) == ["b"] * 2
+    for node_id in "cdef":
+        topology.add_node(node(node_id))
+    assert set(picks(registry, 10)) == set("bcdef")
 
 
 def test_a_provider_with_a_new_address_is_a_new_endpoint() -> None:
@@ -466,6 +497,7 @@ def test_a_denied_node_is_skipped_counted_and_logged_once(
         return info.id != "mallory"
 
     topology, registry = registry_of(node("a"), node("mallory"), may_provide=may)
+    answer_probes(registry)
     assert set(picks(registry, 6)) == {"a"}
     assert asked == [("a", "greeter", "v1"), ("mallory", "greeter", "v1")], "not for every call"
     topology.add_node(node("b"))

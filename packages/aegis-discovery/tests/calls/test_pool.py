@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -450,6 +451,19 @@ async def test_a_channel_becomes_ready_with_a_provider_that_is_reachable(
     await asyncio.to_thread(two[0].stop)
     for _ in two:
         await calls.ready(pool.channel("echo", "v1"))
+
+
+async def test_no_call_waits_for_a_new_provider_that_does_not_answer_yet(
+    channel: Any, topology: Topology, start_provider: Start, calls: Any
+) -> None:
+    topology.add_node(start_provider("a").info)
+    assert await calls.who(channel) == "a"
+    with socket.create_server(("127.0.0.1", 0)) as starting:
+        port = starting.getsockname()[1]
+        topology.add_node(NodeInfo("b", address=f"127.0.0.1:{port}", services=(ECHO,)))
+        assert {await calls.who(channel) for _ in range(20)} == {"a"}
+    topology.update_node(start_provider("b").info)
+    await until_answered_by("b", calls, channel)
 
 
 async def test_names_that_nothing_provides_or_uses_are_forgotten(pool: Any, calls: Any) -> None:

@@ -46,7 +46,8 @@ class OutlierState:
     """Outlier detection for one endpoint, in the spirit of gRFC A50.
 
     The endpoint is in use, or excluded until a probe or a call is answered. An endpoint is excluded
-    if a call did not reach it, or if it was ejected because it failed or did not respond.
+    if a call did not reach it, if it was ejected because it failed or did not respond, or if it is
+    new among others.
 
     All times are monotonic seconds. Calls change only flags, floats and sets, each in one atomic
     step, so threads need no lock. The sets serve as exact counters.
@@ -117,6 +118,10 @@ class OutlierState:
         self.excluded = self.ejected = self.has_failed = False
         self.backoff = 0.0
         self.reset_failures()
+
+    def await_probe(self) -> None:
+        """Excludes a new endpoint until a probe, which is due at once, or a call is answered."""
+        self.excluded = self.has_failed = True
 
     def connection_failed(self, now: float) -> None:
         """Excludes it at once, because a call did not reach the provider."""

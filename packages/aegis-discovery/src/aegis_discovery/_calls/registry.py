@@ -12,7 +12,12 @@ from aegis_discovery._calls.balancers import Balancer, RoundRobin
 from aegis_discovery._calls.endpoint import ChannelT, Endpoint
 from aegis_discovery._calls.selection import ServiceEndpoints
 from aegis_discovery._calls.stats import PoolStats
-from aegis_discovery._calls.views import ProviderChanges, ProviderSource, ViewBuilder
+from aegis_discovery._calls.views import (
+    ProviderChange,
+    ProviderChanges,
+    ProviderSource,
+    ViewBuilder,
+)
 from aegis_discovery._calls.waiters import Waiters
 from aegis_discovery._runtime.fork_guard import register_at_fork
 from aegis_discovery.errors import ClosedError, ForkedError
@@ -122,19 +127,23 @@ class EndpointRegistry(Generic[ChannelT]):
 
     def _follow(self, changes: ProviderChanges, dropped: list[object]) -> _Changed[ChannelT]:
         """Updates the views of the services whose providers changed."""
-        changed: _Changed[ChannelT] = {}
+        by_service: dict[ServiceEndpoints[ChannelT], list[ProviderChange]] = {}
         for change in changes.providers:
             service = self._services.get(change.service)
-            if service is None:
-                continue
-            denied = changed.setdefault(service, set())
-            view, node_id = service.view, change.node_id
-            was_denied = node_id in view.denied
-            dropped.append(view.update(node_id, change.node))
-            if node_id in view.denied and not was_denied:
-                denied.add(node_id)
-        for service in changed:
-            service.view.publish()
+            if service is not None:
+                by_service.setdefault(service, []).append(change)
+        changed: _Changed[ChannelT] = {}
+        for service, of_service in by_service.items():
+            denied = changed[service] = set()
+            view = service.view
+            # While others can take its calls, no call waits for a process that has just started.
+            is_late = view.has_others_in_use({change.node_id for change in of_service})
+            for change in of_service:
+                was_denied = change.node_id in view.denied
+                dropped.append(view.update(change.node_id, change.node, is_late=is_late))
+                if change.node_id in view.denied and not was_denied:
+                    denied.add(change.node_id)
+            view.publish()
         return changed
 
     def _rebuild(self, dropped: list[object]) -> _Changed[ChannelT]:

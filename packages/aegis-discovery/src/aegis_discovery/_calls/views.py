@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from operator import attrgetter
 from typing import Generic, Protocol, TypeAlias
 
@@ -118,12 +118,15 @@ class View(Generic[ChannelT]):
         """All endpoints, healthy or not, but not the denied ones."""
         return self._lists[_ALL]
 
-    def update(self, node_id: str, node: NodeInfo | None) -> Endpoint[ChannelT] | None:
+    def update(
+        self, node_id: str, node: NodeInfo | None, *, is_late: bool = False
+    ) -> Endpoint[ChannelT] | None:
         """Follows the change of one provider; `publish` has to follow.
 
         Args:
             node_id: Its id.
             node: The provider as it is now; None if it provides the service no more.
+            is_late: Whether a new endpoint waits for a probe before it gets calls.
 
         Returns:
             The endpoint that is not used any more, if there is one.
@@ -134,10 +137,18 @@ class View(Generic[ChannelT]):
         else:
             self.denied.discard(node_id)
             if node is not None:
-                endpoint, first = self._builder.endpoint_of(node), self._builder.place_of(node)
+                endpoint = self._builder.endpoint_of(node, is_late=is_late)
+                first = self._builder.place_of(node)
         for place in range(PRIORITIES):
             self._put(place, node_id, endpoint if place >= first else None)
         return self._put(_ALL, node_id, endpoint)
+
+    def has_others_in_use(self, node_ids: Collection[str]) -> bool:
+        """Returns whether an endpoint of another node is in use, and these nodes are not most."""
+        endpoints = self.endpoints
+        return len(node_ids) <= len(endpoints) and any(
+            not endpoint.excluded and endpoint.node_id not in node_ids for endpoint in endpoints
+        )
 
     def publish(self) -> None:
         """Sets the priorities, after updates."""
@@ -213,10 +224,12 @@ class ViewBuilder(Generic[ChannelT]):
             return 0
         return 1 if self._region else 2
 
-    def endpoint_of(self, node: NodeInfo) -> Endpoint[ChannelT] | None:
+    def endpoint_of(self, node: NodeInfo, *, is_late: bool) -> Endpoint[ChannelT] | None:
         """Returns the endpoint of a provider; None if its address is not valid."""
         key = (node.id, node.address)
         endpoint = self._known.get(key)
         if endpoint is None:
             endpoint = self._known[key] = Endpoint(node.id, node.address)
+            if is_late:
+                endpoint.await_probe()
         return endpoint if endpoint.is_dialable else None
