@@ -66,8 +66,8 @@ def check(
 ) -> None:
     """Show whether a policy allows something, and by which rule.
 
-    WHO is a node id; the number of a worker does not matter. WHAT is a method, such as shop.v1.Orders/Cancel, for `call`, and a service
-    of the mesh, such as orders/v1, for `provide`.
+    WHO is a node id; the number of a worker does not matter. WHAT is a method, such as
+    shop.v1.Orders/Cancel, for `call`, and a service of the mesh, such as orders/v1, for `provide`.
     """
     from aegis_certs import owner_of
     from aegis_discovery.policy import Subject, load_policy
