@@ -350,7 +350,7 @@ async def test_all_addresses_of_a_seed_peers_host_name_are_tried(
     resolve = socket.getaddrinfo
 
     def resolve_mesh_test(host: Any, port: Any, *rest: Any, **options: Any) -> Any:
-        if host != "mesh.test":
+        if host != b"mesh.test":
             return resolve(host, port, *rest, **options)
         return [found for ip in hosts for found in resolve(ip, port, *rest, **options)]
 

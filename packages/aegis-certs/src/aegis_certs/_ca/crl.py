@@ -2,102 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import NamedTuple
 
 from cryptography import x509
 
-from aegis_certs._ca import audit_log
-from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.builder import Issuer, build_crl
 from aegis_certs._ca.inventory import Inventory
+from aegis_certs._ca.known_revocations import RevokedEntry, logged_entries
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
-from aegis_certs._time import parse_isoformat
 from aegis_certs._x509.keys import key_id
 from aegis_certs._x509.pem import encode_crls, parse_crls
 from aegis_certs._x509.revocation_list import (
     REASON_FLAGS,
-    Revocation,
     RevocationList,
-    RevocationReason,
     crl_number,
     revocations_of,
 )
 from aegis_certs._x509.trust import TrustBundle, signs_cas
-from aegis_certs._x509.validity import common_name
-from aegis_certs.errors import CertsError, DirectoryError
+from aegis_certs.errors import CertsError
 
 # An offline CA signs a new CRL once a month, other CAs at half of that.
 _LIFE = timedelta(days=30)
-
-
-class _Entry(NamedTuple):
-    """One revoked certificate of one CA.
-
-    Attributes:
-        serial: Its serial number.
-        date: When it was revoked.
-        reason: Why it was revoked.
-        issuer: The key identifier of the CA, in hexadecimal; empty in an entry of a CRL.
-        not_after: Its end; None in an entry of a CRL.
-    """
-
-    serial: int
-    date: datetime
-    reason: RevocationReason
-    issuer: str = ""
-    not_after: datetime | None = None
-
-
-@dataclass(frozen=True)
-class KnownRevocations:
-    """What a directory knows about revocations.
-
-    Attributes:
-        all: The revocations in `crl.pem` and in the audit log.
-        unlisted: Those that only the audit log has, and their CAs: `crl.pem` is lost, or older.
-        error: Why `crl.pem` cannot be used; None if it can be used or is missing.
-    """
-
-    all: RevocationList
-    unlisted: Sequence[tuple[x509.Certificate, Revocation]] = ()
-    error: CertsError | None = None
-
-
-def known_revocations(store: Store, bundle: TrustBundle, at: datetime) -> KnownRevocations:
-    """The revocations in the `crl.pem` and in the audit log of a directory."""
-    logged = logged_revocations(store.audit_path, bundle, at)  # first: the log is written first
-    listed, error = RevocationList.empty(), None
-    try:
-        if (data := files.read(store.crl_path)) is not None:
-            listed = RevocationList.from_pem(data, bundle, at=at, source=store.crl_path)
-    except CertsError as found:
-        error = found
-    unlisted = [(ca, one) for ca, one in logged if not listed.has_serial(one.serial)]
-    return KnownRevocations(listed.adding(unlisted, bundle.certificates), unlisted, error)
-
-
-def logged_revocations(
-    audit_path: Path, bundle: TrustBundle, at: datetime
-) -> Sequence[tuple[x509.Certificate, Revocation]]:
-    """The revocations in an audit log of certificates that have not expired, and their CAs.
-
-    Only the directory of a CA has an audit log, and only its owner can read it. For others this
-    is empty.
-    """
-    cas = {key_id(ca).hex(): ca for ca in bundle.certificates}
-    with suppress(DirectoryError):
-        return [
-            (ca, Revocation(f"{one.serial:x}", one.date, one.reason, common_name(ca.subject)))
-            for one in _logged(audit_path)
-            if (ca := cas.get(one.issuer)) and (one.not_after is None or at <= one.not_after)
-        ]
-    return ()
 
 
 def is_due(revocations: RevocationList, at: datetime) -> bool:
@@ -124,7 +51,7 @@ def write_revocations(
     at = at.replace(microsecond=0)
     ours = {issuer.certificate.subject.public_bytes() for issuer in issuers}
     known = {ca.subject.public_bytes() for ca in bundle.certificates}
-    logged = list(_logged(store.audit_path))
+    logged = list(logged_entries(store.audit_path))
     crls = []
     for issuer in issuers:
         name, key = issuer.certificate.subject.public_bytes(), key_id(issuer.certificate).hex()
@@ -177,25 +104,11 @@ def _existing_crls(store: Store) -> Sequence[x509.CertificateRevocationList]:
         return ()  # damaged: the audit log has the same revocations
 
 
-def _entries(crl: x509.CertificateRevocationList) -> Iterable[_Entry]:
-    return [_Entry(serial, one.date, one.reason) for serial, one in revocations_of(crl)]
+def _entries(crl: x509.CertificateRevocationList) -> Iterable[RevokedEntry]:
+    return [RevokedEntry(serial, one.date, one.reason) for serial, one in revocations_of(crl)]
 
 
-def _logged(audit_path: Path) -> Iterator[_Entry]:
-    for line in audit_log.lines(audit_path, Action.REVOKE):
-        try:
-            yield _Entry(
-                int(line["serial"], 16),
-                parse_isoformat(line["time"]),
-                RevocationReason(line["reason"]),
-                str(line["issuer"]),
-                parse_isoformat(line["not_after"]) if "not_after" in line else None,
-            )
-        except (KeyError, TypeError, ValueError):
-            continue
-
-
-def _must_list(entry: _Entry, inventory: Inventory, last_update: datetime | None) -> bool:
+def _must_list(entry: RevokedEntry, inventory: Inventory, last_update: datetime | None) -> bool:
     """RFC 5280, 3.3: an entry stays until it was in a CRL issued after the certificate's end."""
     issued = inventory.get(f"{entry.serial:x}")
     end = entry.not_after if issued is None else issued.not_after

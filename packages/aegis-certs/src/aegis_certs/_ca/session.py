@@ -20,6 +20,7 @@ from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.builder import Issuer, build_leaf
 from aegis_certs._ca.create import CASpec, create_ca
 from aegis_certs._ca.inventory import IssuedCertificate
+from aegis_certs._ca.known_revocations import known_revocations
 from aegis_certs._ca.request import Request, SignedCertificate
 from aegis_certs._ca.rotation_state import recover_rotation
 from aegis_certs._ca.spec import CertificateSpec
@@ -71,7 +72,7 @@ class CASession(CAView):
     @cached_property
     def revocations(self) -> RevocationList:
         """The revocation list; a lost, older or damaged one is signed again from the audit log."""
-        known = crl.known_revocations(self.store, self.bundle, self.at)
+        known = known_revocations(self.store, self.bundle, self.at)
         ours = [issuer.certificate for issuer in self.issuers()] if known.unlisted else ()
         reason: object = known.error
         if any(ca in ours for ca, _ in known.unlisted):

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Self, TypedDict
+from typing import TYPE_CHECKING, Self, TypedDict
 
 from cryptography import x509
 
-from aegis_certs._ca.inventory import IssuedCertificate
 from aegis_certs._x509.identity import alternative_names, inherited_hosts
 from aegis_certs._x509.keys import key_type_of
 from aegis_certs._x509.names import (
@@ -28,6 +27,9 @@ from aegis_certs._x509.tls_config import TLSConfig
 from aegis_certs._x509.trust import allows
 from aegis_certs._x509.validity import CertificateState, issued_at, state_by_dates
 from aegis_certs.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from aegis_certs._ca.inventory import IssuedCertificate
 
 LEAF_DAYS = 90
 

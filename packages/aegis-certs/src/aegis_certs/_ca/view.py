@@ -9,8 +9,8 @@ from functools import cached_property
 
 from cryptography import x509
 
-from aegis_certs._ca import crl
 from aegis_certs._ca.inventory import Inventory, IssuedCertificate
+from aegis_certs._ca.known_revocations import known_revocations
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.identity import identity_of, inherited_hosts
 from aegis_certs._x509.revocation_list import RevocationList
@@ -40,7 +40,7 @@ class CAView:
     @cached_property
     def revocations(self) -> RevocationList:
         """The revocations that the directory knows."""
-        return crl.known_revocations(self.store, self.bundle, self.at).all
+        return known_revocations(self.store, self.bundle, self.at).all
 
     def is_usable(self, entry: IssuedCertificate) -> bool:
         """Whether a certificate is neither expired nor revoked."""

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aegis_certs._ca.crl import known_revocations
+from aegis_certs._ca.known_revocations import known_revocations
 from aegis_certs._ca.passphrase import passphrase_or_default
 from aegis_certs._ca.spec import IdentityRequest
 from aegis_certs._identity.origin import Origin, StatKeys

@@ -9,11 +9,10 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 from pathlib import Path
-from typing import Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
-from aegis_certs._ca.crl import logged_revocations
+from aegis_certs._ca.known_revocations import logged_revocations
 from aegis_certs._ca.spec import IdentityRequest, RequestOptions
-from aegis_certs._identity.load import ExternalOrigin, TLSOptions
 from aegis_certs._identity.load_or_generate import DirectoryOrigin
 from aegis_certs._identity.origin import FixedOrigin, Origin, StatKeys
 from aegis_certs._store import files
@@ -22,6 +21,9 @@ from aegis_certs._time import format_utc, utc_or_now
 from aegis_certs._x509.revocation_list import RevocationList
 from aegis_certs._x509.tls_config import TLSConfig
 from aegis_certs.errors import CertsError, DirectoryError, NotYetValidError, RevocationListError
+
+if TYPE_CHECKING:
+    from aegis_certs._identity.load import TLSOptions
 
 logger = logging.getLogger("aegis_certs")
 
@@ -66,6 +68,8 @@ class IdentitySource:
     @classmethod
     def of(cls, options: TLSOptions) -> Self:
         """The source of an identity from elsewhere; environment variables never change."""
+        from aegis_certs._identity.load import ExternalOrigin
+
         return cls(ExternalOrigin(options))
 
     @classmethod

@@ -11,8 +11,8 @@ from typing import Self
 
 from cryptography import x509
 
-from aegis_certs._ca.crl import known_revocations
 from aegis_certs._ca.inventory import Inventory, IssuedCertificate
+from aegis_certs._ca.known_revocations import known_revocations
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.identity import alternative_names

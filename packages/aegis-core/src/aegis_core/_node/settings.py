@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,6 +93,8 @@ def configured(
 
 
 def _read_file(path: str | Path, named_by: str) -> dict[str, Any]:
+    import tomllib  # most nodes have no such file
+
     try:
         document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

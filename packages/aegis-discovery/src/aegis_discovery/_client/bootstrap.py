@@ -63,7 +63,8 @@ def resolve_seed(seed: SeedPeer) -> tuple[SeedPeer, ...]:
     """
     host, port = split_address(seed.address)
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # As bytes, because a text makes Python load its tables of international names.
+        found = socket.getaddrinfo(host.encode(), port, type=socket.SOCK_STREAM)
     except OSError:
         return (seed,)
     addresses = list({join_address(str(where[0]), port) for *_, where in found})

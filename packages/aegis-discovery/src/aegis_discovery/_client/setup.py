@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from aegis_certs import TLSConfig
 
@@ -17,8 +17,10 @@ from aegis_discovery._client.bootstrap import (
 )
 from aegis_discovery._client.feed_client import FeedClient
 from aegis_discovery._model import ServiceInfo
-from aegis_discovery.policy._providers import ProviderAuthorizer
-from aegis_discovery.policy._rules import Policy
+
+if TYPE_CHECKING:
+    from aegis_discovery.policy._providers import ProviderAuthorizer
+    from aegis_discovery.policy._rules import Policy
 
 
 class ConnectArguments(TypedDict, total=False):
@@ -69,9 +71,17 @@ def create_client(
         "tls": identity,
         "region": region,
         "zone": zone,
-        "may_provide": ProviderAuthorizer(policy, identity.trust_domain),
+        "may_provide": _authorizer(policy, identity.trust_domain),
         **vars(pool_options or PoolOptions()),
     }
+
+
+def _authorizer(policy: Policy | None, trust_domain: str | None) -> ProviderAuthorizer | None:
+    if policy is None:
+        return None  # most clients have none, and do not load what applies one
+    from aegis_discovery.policy._providers import ProviderAuthorizer
+
+    return ProviderAuthorizer(policy, trust_domain)
 
 
 # Python's error of a wrong keyword names the function that the user called.

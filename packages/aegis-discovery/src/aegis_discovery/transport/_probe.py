@@ -8,6 +8,7 @@ import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 from aegis_certs import CertsError, Identity, TLSConfig, identity_of
@@ -40,8 +41,11 @@ def probe_identity(address: str, tls: TLSConfig, timeout: float = 5.0) -> Identi
             certificate.
         PeerIdentityError: The peer's certificate is not trusted, or names no node.
     """
+    host, port = split_address(address)
+    # A text would make Python load its tables of international names, which take 2 ms.
+    target: Any = (host.encode(), port)
     try:
-        with socket.create_connection(split_address(address), timeout) as raw:
+        with socket.create_connection(target, timeout) as raw:
             der = _handshake(raw, address, tls, timeout)
     except TimeoutError:
         raise _unreachable(address, f"did not answer within {timeout:g} s") from None
