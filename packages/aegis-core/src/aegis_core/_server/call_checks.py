@@ -125,7 +125,7 @@ class CallChecks(Generic[CallT]):
         Args:
             ended: Those that were ended before; they are neither counted nor logged again.
         """
-        for call, (caller, path) in list(self.streams.items()):
+        for call, (caller, path) in self.streams.copy().items():
             error = self._authorizer.check(caller, path, is_open=True)
             if error is None:
                 continue

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +14,7 @@ import grpc
 
 from aegis_core._access.caller import Caller
 from aegis_core._server.admission import AdmissionControl
-from aegis_core._server.call_checks import CallChecks, CallRejectedError, Rejection
+from aegis_core._server.call_checks import FULL, CallChecks, CallRejectedError, Rejection
 from aegis_core._server.daemon_threads import WorkerThreads
 from aegis_core._server.sync import grpc_internals
 
@@ -23,15 +22,6 @@ _log = logging.getLogger("aegis.server")
 
 MAX_LENT = 256
 """Threads in addition to `max_workers` that may wait for requests, with gRPC's public API only."""
-
-MAX_REPORT_DELAY = 1.0
-"""Seconds in which gRPC reports what happened to a call."""
-
-CANCELLATION_DELAY = 0.002
-"""The same with gRPC's public API only, where nothing shows that all was reported.
-
-On a busy machine it may take longer.
-"""
 
 _FAILED = Rejection("INTERNAL", "this node failed; its log says why")
 _EVICTED = Rejection("UNAVAILABLE", "no request arrived in time; other calls need the thread")
@@ -78,18 +68,25 @@ class ServerCall(ABC):
         return self._arguments is None
 
     def accept(self, method: Method) -> None:
-        """Reads the caller, and counts the call.
+        """Reads the caller. Until its request has arrived, the call is an open stream.
 
         Raises:
-            CallRejectedError: The call is not allowed, or is one too many.
+            CallRejectedError: The call is not allowed.
         """
-        threads = self.threads
-        is_limited = threads.admission is not None
-        caller = self.caller = threads.checks.accept(
-            self.context, method.policy_path, self if is_limited else None
-        )
-        if method.is_stream:  # a unary call may finish, whatever happens to its caller
-            threads.checks.streams[self] = caller, method.policy_path
+        checks = self.threads.checks
+        caller = self.caller = checks.accept(self.context, method.policy_path, None)
+        checks.streams[self] = caller, method.policy_path
+
+    def count(self, method: Method) -> None:
+        """Counts an accepted call as running.
+
+        Raises:
+            CallRejectedError: It is one too many.
+        """
+        if not method.is_stream:  # it may finish, whatever happens to its caller
+            self.threads.checks.streams.pop(self, None)
+        if self.threads.admission is not None and not self.threads.admission.begin(self):
+            raise CallRejectedError(FULL)
 
     def serve(self) -> None:
         """Serves the call on this thread, unless it is over."""
@@ -128,13 +125,6 @@ class ServerCall(ABC):
         return True
 
     @abstractmethod
-    def is_given_up(self) -> bool:
-        """Tells, at the end of the requests, whether the caller gave up instead.
-
-        When a caller gives up, its requests end just before gRPC reports the cancellation.
-        """
-
-    @abstractmethod
     def end(self, rejection: Rejection) -> None:
         """Ends the call with a status, from any thread. Its handler sees that the call is over."""
 
@@ -146,42 +136,40 @@ class ServerCall(ABC):
 class DirectCall(ServerCall):
     """A call on gRPC as `grpc_internals` expects it."""
 
-    def is_given_up(self) -> bool:
-        arguments = self._arguments
-        if arguments is None:
-            return True
-        grpc_internals.wait_for_events(arguments, MAX_REPORT_DELAY)
-        return not self.context.is_active()
-
     def begin(self, put: Callable[[ServerCall], object]) -> None:
-        """Judges the call and gives it to a thread: at once, or when its request has arrived."""
+        """Judges the call, and gives it to a thread once its one request has arrived."""
         arguments = self._arguments
         assert arguments is not None  # noqa: S101 - it has just arrived
         method: Method = grpc_internals.behavior_of(arguments).method
         self.context = grpc_internals.context_of(arguments)
         self.context.add_callback(self.drop_if_waiting)
 
-        def judge() -> None:
+        def attempt(step: Callable[[Method], None]) -> bool:
             # On gRPC's serving thread, which an error would end.
-            if not self.context.is_active():
-                self.drop_if_waiting()
-                return
             try:
-                self.accept(method)
+                step(method)
             except CallRejectedError as error:
                 self.end(error.rejection)
-                self.drop_if_waiting()
             except Exception:  # noqa: BLE001 - whatever it is, other calls must go on
                 _log.exception("a call cannot be judged")
                 self.end(_FAILED)
-                self.drop_if_waiting()
             else:
+                return True
+            self.drop_if_waiting()
+            return False
+
+        def ready() -> None:
+            if not self.context.is_active():
+                self.drop_if_waiting()
+            elif attempt(self.count):
                 put(self)
 
+        if not attempt(self.accept):
+            return
         if method.has_one_request:
-            self._arguments = grpc_internals.read_first(arguments, judge)
+            self._arguments = grpc_internals.read_first(arguments, ready)
         else:
-            judge()
+            ready()
 
     def end(self, rejection: Rejection) -> None:
         arguments = self._arguments
@@ -203,10 +191,6 @@ class PublicCall(ServerCall):
         self._lock = threading.Lock()
         self._is_ended = False
         self.holds_slot = False
-
-    def is_given_up(self) -> bool:
-        time.sleep(CANCELLATION_DELAY)
-        return not self.context.is_active()
 
     def claim_end(self) -> bool:
         """Returns whether the status may be sent, once."""

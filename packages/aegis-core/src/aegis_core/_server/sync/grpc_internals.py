@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -155,21 +154,3 @@ def end_call(
         _server._abort(state, event.call, cygrpc.StatusCode.unknown, b"")
         state.client = _CANCELLED
         state.condition.notify_all()
-
-
-def wait_for_events(arguments: tuple[Any, ...], timeout: float) -> None:
-    """Waits until gRPC has reported all that had happened to a call before.
-
-    Args:
-        arguments: As in `behavior_of`.
-        timeout: Seconds to wait at most.
-    """
-    reported = threading.Event()
-
-    def report(_: Any) -> Any:
-        reported.set()
-        return None, ()
-
-    # A batch without operations is done at once; gRPC reports it after everything before.
-    arguments[1].call.start_server_batch((), report)
-    reported.wait(timeout)

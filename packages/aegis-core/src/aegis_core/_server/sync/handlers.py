@@ -129,6 +129,7 @@ def _public(handler: Any, inner: Any, method: Method) -> Callable[..., Any]:
         call.context, call.send = context, send
         try:
             call.accept(method)
+            call.count(method)
             request = take_request(requests, context, call)
             if sends_itself:
                 inner(request, context, send)
@@ -169,7 +170,8 @@ def _parse(parse: Callable[[bytes], Any], request: bytes, context: Any) -> Any:
 class Requests(Iterator[Any]):
     """The requests of a call. Raises `grpc.RpcError` if the call ends before they do.
 
-    A handler must not take a part of the requests for all of them.
+    When a caller gives up, its requests may end just before gRPC reports the cancellation. A
+    handler must not take a part of the requests for all of them.
 
     Args:
         requests: gRPC's own iterator.
@@ -197,9 +199,11 @@ class Requests(Iterator[Any]):
         try:
             request = next(self._requests)
         except StopIteration:
-            if not self._call.is_given_up():
-                self._have_ended = True
-                raise
-            next(self._requests, None)  # raises an error that gRPC does not log
-            raise CallOverError from None
+            # Another read passes through the connection after all that has happened to the call. So
+            # gRPC knows of a cancellation when this read ends, and raises an error of its own.
+            next(self._requests, None)
+            if not self._call.context.is_active():
+                raise CallOverError from None
+            self._have_ended = True
+            raise
         return request if self._parse is None else _parse(self._parse, request, self._call.context)

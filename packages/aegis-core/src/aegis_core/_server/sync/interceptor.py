@@ -57,7 +57,7 @@ class CallerInterceptor(grpc.ServerInterceptor):
     async def end_calls(self, _: float) -> None:
         """Ends all calls as UNAVAILABLE. Threads continue, without a caller."""
         admission = self._checks.admission
-        for call in {*self._checks.streams, *admission.running, *admission.pending}:
+        for call in {*self._checks.streams.copy(), *admission.running, *admission.pending}:
             call.end(STOPPED)
 
     def intercept_service(
