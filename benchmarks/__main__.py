@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 NAMES = (
-    *("server", "latency", "siege", "calls", "picks"),
+    *("server", "latency", "siege", "calls", "picks", "changes"),
     *("failures", "restarts", "workers", "start", "rest", "help", "issue", "abuse"),
 )
 

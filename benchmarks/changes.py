@@ -10,7 +10,6 @@ so they grow with their answer; the table shows how much.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import itertools
 import random
@@ -24,7 +23,7 @@ from time import monotonic
 
 from aegis_discovery import HealthStatus, NodeInfo, ServiceInfo, Topology
 from aegis_discovery._calls.registry import EndpointRegistry  # to measure picks without calls
-from harness import Row, estimate, judge, print_rows
+from harness import Row, estimate, judge, parser_of, print_rows
 
 SIZES = (100, 1_000, 10_000)
 SERVICE = ServiceInfo("common", "v1")
@@ -160,7 +159,7 @@ def under_change(mesh: Mesh, rounds: int, seconds: float = 2.0) -> list[Row]:
     ]
 
 
-def report(changes: int = 400, rounds: int = 5) -> list[Row]:
+def report(rounds: int = 5, changes: int = 400) -> list[Row]:
     meshes = {size: Mesh(size) for size in SIZES}
     gc.collect()
     gc.freeze()  # so that the garbage collector does not walk over a large mesh
@@ -171,11 +170,8 @@ def report(changes: int = 400, rounds: int = 5) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--changes", type=int, default=400, help="changes a row (default 400)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of busy picks (default 5)")
-    arguments = parser.parse_args()
-    sys.exit(print_rows(report(arguments.changes, arguments.rounds)))
+    arguments = parser_of(__doc__, rounds=5, quick=2).parse_args()
+    sys.exit(print_rows(report(arguments.rounds)))
 
 
 if __name__ == "__main__":
