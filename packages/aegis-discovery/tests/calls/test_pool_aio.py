@@ -151,7 +151,6 @@ async def test_without_providers_a_call_fails_with_a_grpc_error(pool: ServiceCli
         channel.stream_stream("/t/Chat")(iter([])).read(),
         write(),
         channel.unary_unary("/t/Echo")(b"").wait_for_connection(),
-        channel.channel_ready(),
     ]
     for outcome in outcomes:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
