@@ -8,7 +8,9 @@ MB = 1_000_000
 
 
 def test_growth_is_worth_a_look_and_what_remains_then_is_in_use() -> None:
-    freed = FreedMemory(60 * MB)
+    freed = FreedMemory()
+    assert freed.may_be_returned(70 * MB)  # after the start
+    freed.note_returned(60 * MB)
     assert not freed.may_be_returned(60 * MB + SLACK)
     assert freed.may_be_returned(61 * MB + SLACK)
     freed.note_returned(80 * MB)
@@ -17,7 +19,8 @@ def test_growth_is_worth_a_look_and_what_remains_then_is_in_use() -> None:
 
 
 def test_memory_that_went_back_by_itself_lowers_the_floor() -> None:
-    freed = FreedMemory(200 * MB)
+    freed = FreedMemory()
+    freed.note_returned(200 * MB)
     assert not freed.may_be_returned(70 * MB)
     assert freed.may_be_returned(71 * MB + SLACK)
 

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 
+from aegis_discovery.background import sleep_until_tick
 from aegis_discovery.logs import LogLimiter
 
 _log = logging.getLogger("aegis.node")
@@ -52,5 +53,5 @@ async def name_shortage(
     while (found := read()) is not None:
         if problem := shortage(*found):
             limiter.warn(node_id, "descriptors", "%s: %s", node_id, problem)
-        await asyncio.sleep(CHECK_EVERY)
+        await sleep_until_tick(CHECK_EVERY)
     await asyncio.Event().wait()

@@ -237,8 +237,7 @@ class RunningNode:
 
     async def _maintain(self) -> None:
         """Renews the lease of the node's own record, and removes what is not needed any more."""
-        resident = resident_bytes()
-        freed = None if resident is None else FreedMemory(resident)
+        freed = None if resident_bytes() is None else FreedMemory()
         while True:
             await sleep_until_tick(MAINTENANCE)
             not_after = self.state.tls.not_after.timestamp()
