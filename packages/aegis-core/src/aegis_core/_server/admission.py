@@ -113,9 +113,11 @@ class AdmissionControl(Generic[CallT]):
             return True
 
     def end(self, call: CallT) -> None:
-        """Counts a call as not running any more."""
+        """Counts a call as neither running nor pending any more."""
         with self._lock:
             self.running.discard(call)
+            # Pruned late, 256 calls of one caller could hold 2 MB of headers each.
+            self._pending.discard(call)
 
     def close(self) -> None:
         """Rejects new calls from now on; admitted calls continue."""
