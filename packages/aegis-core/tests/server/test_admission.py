@@ -73,6 +73,14 @@ def test_calls_that_were_cancelled_before_they_ran_are_released() -> None:
     assert len(admission._pending) <= PRUNE_ABOVE
 
 
+def test_a_call_that_ends_before_it_runs_is_forgotten_at_once() -> None:
+    admission = AdmissionControl[FakeCall]()
+    call = FakeCall()
+    admission.admit(call)
+    admission.end(call)
+    assert not admission.pending, "it may hold megabytes of headers"
+
+
 class Slow:
     """Handlers of all kinds, sync and async, that run until they are released."""
 
@@ -319,6 +327,25 @@ async def test_calls_that_wait_for_a_thread_count(
         slow.release()
         assert {await end_of(call) for call in calls} == {grpc.StatusCode.OK}
         assert slow.begun == 2
+
+
+@pytest.mark.parametrize("server", ["aio", "blocking", "public"], indirect=True)
+async def test_requests_that_cannot_be_parsed_are_one_line_that_names_the_caller(
+    node_of: Callable[..., Node],
+    identity: MakeIdentity,
+    slow: Slow,
+    caplog: pytest.LogCaptureFixture,
+    server: str,
+) -> None:
+    async with (
+        node_of(slow) as node,
+        open_channel(identity("caller"), "node", node.address) as channel,
+    ):
+        for _ in range(20):
+            call = channel.unary_unary("/aegis.MeshService/Ping")(b"\xff", timeout=20)
+            assert await call.code() is grpc.StatusCode.INTERNAL
+    (line,) = [record for record in caplog.records if record.levelname != "INFO"]
+    assert line.getMessage().startswith("caller sent a request for /aegis.MeshService/Ping that")
 
 
 @pytest.mark.parametrize("limit", [0, -1])

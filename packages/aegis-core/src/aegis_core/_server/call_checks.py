@@ -7,6 +7,7 @@ import threading
 from collections.abc import Collection, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from aegis_discovery.logs import LogLimiter
 from aegis_discovery.policy import split_method
 from aegis_discovery.transport import SHED_METADATA
 
@@ -50,6 +51,7 @@ FULL = Rejection(
 # Without the mark, as from a node that is gone: callers stop using this node.
 CLOSED = Rejection("UNAVAILABLE", "this node is leaving; try another provider")
 STOPPED = Rejection("UNAVAILABLE", "this node has stopped; try another provider")
+UNREADABLE = Rejection("INTERNAL", "the request cannot be parsed")  # gRPC's own code for it
 
 NOT_ADMITTED = {AdmissionRefused.FULL: FULL, AdmissionRefused.CLOSED: CLOSED}
 """How calls are rejected that admission control does not admit."""
@@ -87,6 +89,7 @@ class CallChecks(Generic[CallT]):
         self._open_services = frozenset(open_services)
         self._own_services = frozenset(own_services)
         self._lock = threading.Lock()
+        self._log_limiter = LogLimiter(_log)
 
     def is_limited(self, path: str) -> bool:
         """Tells whether a method is of the user's services, of which only so many calls may run."""
@@ -118,6 +121,12 @@ class CallChecks(Generic[CallT]):
         if call is not None and not self.admission.begin(call):
             raise CallRejectedError(FULL)
         return caller
+
+    def unreadable(self, caller: Caller, path: str, error: Exception) -> Rejection:
+        """Logs that a request cannot be parsed; returns how its call is rejected."""
+        line = "%s sent a request for %s that cannot be parsed: %r; do both use the same messages?"
+        self._log_limiter.warn(caller.node_id, "request", line, caller.node_id, path, error)
+        return UNREADABLE
 
     def disallowed(self, ended: Collection[CallT]) -> Iterator[tuple[CallT, Rejection]]:
         """Yields the open streams that are not allowed any more, and why.

@@ -98,15 +98,18 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                 inner, handler.request_streaming, handler.response_streaming
             )
         is_limited = self._checks.is_limited(path)
+        parse = handler.request_deserializer
         checked = getattr(grpc, f"{kind}_rpc_method_handler")(
             self._checked(
                 inner,
-                self._checks.policy_path(path),
+                path,
                 is_limited=is_limited,
                 streams=kind != "unary_unary",
                 on_thread=on_thread,
+                parse=None if handler.request_streaming else parse,
             ),
-            handler.request_deserializer,
+            # The caller of a unary request is judged before the request is parsed.
+            parse if handler.request_streaming else None,
             handler.response_serializer,
         )
         if len(self._handlers) >= call_checks.MAX_METHODS:
@@ -115,8 +118,16 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         return known
 
     def _checked(
-        self, inner: Any, path: str | None, *, is_limited: bool, streams: bool, on_thread: bool
+        self,
+        inner: Any,
+        method: str,
+        *,
+        is_limited: bool,
+        streams: bool,
+        on_thread: bool,
+        parse: Callable[[bytes], Any] | None,
     ) -> Any:
+        path = self._checks.policy_path(method)
         accept, end_reasons = self._checks.accept, self._end_reasons
         end, open_streams = self._checks.admission.end, self._checks.streams
 
@@ -133,6 +144,12 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
             if streams:  # a unary call may finish, whatever happens to its caller
                 open_streams[task] = caller, path
             try:
+                if parse is not None:
+                    try:
+                        request = parse(request)
+                    except Exception as error:  # noqa: BLE001 - it cannot be read, whatever it is
+                        rejection = self._checks.unreadable(caller, method, error)
+                        await _reject(context, rejection)
                 return await inner(request, handler_context)
             except asyncio.CancelledError:
                 await self._explain(task, context)

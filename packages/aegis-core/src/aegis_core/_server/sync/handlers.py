@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
@@ -18,8 +17,8 @@ from aegis_core._server.sync.calls import (
     current_call,
 )
 
-_log = logging.getLogger("aegis.server")
-
+Read = Callable[[bytes, ServerCall], Any]
+"""Parses a request of a call, or ends the call."""
 
 _NO_REQUEST = Rejection("UNIMPLEMENTED", "the method requires exactly one request message")
 
@@ -46,17 +45,17 @@ def present(handler: Any, path: str, threads: CallThreads) -> grpc.RpcMethodHand
     method = Method(
         threads.checks.policy_path(path), kind != "unary_unary", not handler.request_streaming
     )
+    read = _reader(handler.request_deserializer, path)
     if threads.is_direct:
-        serve = _direct(handler, inner)
-        deserializer = handler.request_deserializer if handler.request_streaming else None
+        serve = _direct(handler, inner, read)
     else:
-        serve = _public(handler, inner, method)
-        kind, deserializer = "stream_stream", None
+        serve = _public(handler, inner, method, read)
+        kind = "stream_stream"
     function: Any = serve
     function.experimental_thread_pool = threads
     function.method = method
     made: grpc.RpcMethodHandler[Any, Any] = getattr(grpc, f"{kind}_rpc_method_handler")(
-        function, deserializer, handler.response_serializer
+        function, None, handler.response_serializer
     )
     return made
 
@@ -79,25 +78,24 @@ def abort(context: Any, rejection: Rejection) -> None:
     context.abort(grpc.StatusCode[rejection.code], rejection.text)
 
 
-def _direct(handler: Any, inner: Any) -> Callable[..., Any]:
-    parse = None if handler.request_streaming else handler.request_deserializer
+def _direct(handler: Any, inner: Any, read: Read | None) -> Callable[..., Any]:
     sends_itself = getattr(inner, "experimental_non_blocking", False)
 
-    def taken(request: Any, context: Any) -> Any:
+    def taken(request: Any) -> Any:
         if handler.request_streaming:
-            return Requests(request, current_call())
-        return request if parse is None else _parse(parse, request, context)
+            return Requests(request, current_call(), read)
+        return request if read is None else read(request, current_call())
 
     def serve(request: Any, context: Any) -> Any:
-        return inner(taken(request, context), context)
+        return inner(taken(request), context)
 
     def serve_stream(request: Any, context: Any) -> Iterator[Any]:
-        return iter(inner(taken(request, context), context))
+        return iter(inner(taken(request), context))
 
     def send(request: Any, context: Any, send_message: Callable[[Any], None]) -> None:
         call = current_call()
         call.send = send_message
-        inner(taken(request, context), context, send_message)
+        inner(taken(request), context, send_message)
         _detach(call)
 
     function: Any = send if sends_itself else serve_stream if handler.response_streaming else serve
@@ -105,20 +103,19 @@ def _direct(handler: Any, inner: Any) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]  # it is one of the three
 
 
-def _public(handler: Any, inner: Any, method: Method) -> Callable[..., Any]:
-    parse = handler.request_deserializer
+def _public(handler: Any, inner: Any, method: Method, read: Read | None) -> Callable[..., Any]:
     sends_itself = getattr(inner, "experimental_non_blocking", False)
 
     def take_request(requests: Iterator[Any], context: Any, call: PublicCall) -> Any:
         if handler.request_streaming:
-            taken: Any = Requests(requests, call, parse)
+            taken: Any = Requests(requests, call, read)
         else:
             with call.threads.lent(call):
                 raw = next(requests, None)
             if raw is None:
                 abort(context, _NO_REQUEST)
                 return None
-            taken = raw if parse is None else _parse(parse, raw, context)
+            taken = raw if read is None else read(raw, call)
         call.threads.slots.acquire()
         call.holds_slot = True
         return taken
@@ -159,12 +156,20 @@ def _detach(call: Any) -> None:
         call.is_detached = False
 
 
-def _parse(parse: Callable[[bytes], Any], request: bytes, context: Any) -> Any:
-    try:
-        return parse(request)
-    except Exception:  # noqa: BLE001 - whatever it is, the request cannot be read
-        _log.exception("a request cannot be parsed")
-        context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
+def _reader(parse: Callable[[bytes], Any] | None, path: str) -> Read | None:
+    """Returns what parses the requests of a method, after its caller was judged."""
+    if parse is None:
+        return None
+
+    def read(request: bytes, call: ServerCall) -> Any:
+        try:
+            return parse(request)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the request cannot be read
+            rejection = call.threads.checks.unreadable(call.caller, path, error)
+        abort(call.context, rejection)
+        return None
+
+    return read
 
 
 class Requests(Iterator[Any]):
@@ -176,18 +181,18 @@ class Requests(Iterator[Any]):
     Args:
         requests: gRPC's own iterator.
         call: The call.
-        parse: Parses a request, if gRPC does not.
+        read: Parses a request; None for requests that are bytes.
     """
 
     def __init__(
         self,
         requests: Iterator[Any],
         call: ServerCall,
-        parse: Callable[[bytes], Any] | None = None,
+        read: Read | None,
     ) -> None:
         self._requests = requests
         self._call = call
-        self._parse = parse
+        self._read = read
         self._have_ended = False
 
     def __iter__(self) -> Self:
@@ -206,4 +211,4 @@ class Requests(Iterator[Any]):
                 raise CallOverError from None
             self._have_ended = True
             raise
-        return request if self._parse is None else _parse(self._parse, request, self._call.context)
+        return request if self._read is None else self._read(request, self._call)
