@@ -20,6 +20,7 @@ from aegis_core._peers.feed import Feed, FeedEnd
 from aegis_core._peers.manager import PeerManager
 from aegis_core._peers.session import GOODBYE_TIMEOUT, Session
 from aegis_core._state import NodeState
+from aegis_core._waker import Waker
 
 _log = logging.getLogger("aegis.membership")
 
@@ -39,8 +40,7 @@ class SessionRunner:
             ticks=PROCESS_TICKS,
         )
         self.peers = PeerManager(state, self.session, channels)
-        self._wake_up: asyncio.Future[None] | None = None
-        self._is_due = False
+        self._waker = Waker()
         self._streams: dict[Feed, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._log_limiter = LogLimiter(_log)
@@ -52,15 +52,11 @@ class SessionRunner:
         )
         try:
             while True:
-                self._is_due = False
+                self._waker.clear()
                 due = self.session.tick(time.monotonic())
                 if self.session.has_joined:
                     self._state.joined.set()
-                if not self._is_due:
-                    self._wake_up = loop.create_future()
-                    timer = loop.call_later(due - time.monotonic(), self.wake)
-                    await self._wake_up
-                    timer.cancel()
+                await self._waker.wait(due - time.monotonic())
         finally:
             unsubscribe()
             await self._close_all()
@@ -79,9 +75,7 @@ class SessionRunner:
     # SessionShell
 
     def wake(self) -> None:
-        self._is_due = True
-        if self._wake_up is not None and not self._wake_up.done():
-            self._wake_up.set_result(None)
+        self._waker.set()
 
     def open(self, feed: Feed) -> None:
         self._start(feed, self._follow)

@@ -28,6 +28,7 @@ from aegis_core._server.mesh_protocol import (
     UnsignedProtocol,
 )
 from aegis_core._stats import NodeStats
+from aegis_core._waker import Waker
 from aegis_core.errors import CallerError
 
 _log = logging.getLogger("aegis.server")
@@ -95,7 +96,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         self._topology = node.topology
         self._admission = FeedAdmission(node)
         self._closing = False
-        self._wakers: dict[asyncio.Event, str] = {}
+        self._wakers: dict[Waker, str] = {}
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -135,7 +136,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         """
         async with identified(context) as caller:
             writer = self._admission.admit(request, caller, time.monotonic())
-        waker = asyncio.Event()
+        waker = Waker()
         self._wakers[waker] = writer.watcher
         self._idle.clear()
         try:
@@ -149,7 +150,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
                 self._idle.set()
 
     async def _feed(
-        self, writer: FeedWriter, waker: asyncio.Event
+        self, writer: FeedWriter, waker: Waker
     ) -> AsyncGenerator[mesh_pb2.WatchResponse, None]:
         pacer = FeedPacer(time.monotonic())
         loop = asyncio.get_running_loop()
@@ -157,7 +158,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         def wake() -> None:
             # In a flood of changes it is nearly always set, and each call into the event loop is
             # expensive.
-            if not waker.is_set():
+            if not waker.is_set:
                 loop.call_soon_threadsafe(waker.set)
 
         unsubscribe = self._topology.subscribe_changed(wake)
@@ -173,15 +174,11 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
                 if is_last:
                     return
                 pacer.note_checked(time.monotonic(), sent=sent)
-                try:
-                    async with asyncio.timeout(pacer.until_heartbeat(time.monotonic())):
-                        await waker.wait()
-                except TimeoutError:
+                if not await waker.wait(pacer.until_heartbeat(time.monotonic())):
                     yield writer.heartbeat()
                     pacer.note_heartbeat(time.monotonic())
-                else:
-                    if not self._closing:
-                        await asyncio.sleep(pacer.batch_delay(time.monotonic()))
+                elif not self._closing:
+                    await asyncio.sleep(pacer.batch_delay(time.monotonic()))
         finally:
             unsubscribe()
 
