@@ -108,6 +108,21 @@ async def test_a_connection_without_a_certificate_is_closed_soon(
             writer.close()
 
 
+@pytest.mark.parametrize("server", ["aio", "blocking"], indirect=True)
+async def test_a_caller_with_500_calls_at_once_waits_for_none_of_them(
+    identity: MakeIdentity, until: Until, server: str
+) -> None:
+    handlers = Handlers()
+    async with (
+        provider(identity, handlers, max_workers=500, grace=0) as node,
+        open_channel(identity("client"), "a", node.address) as channel,
+    ):
+        calls = [channel.unary_unary("/t/Wait")(b"", timeout=2 * WAIT) for _ in range(500)]
+        await until(lambda: handlers.running == 500)
+        handlers.go_on.set()
+        assert await asyncio.gather(*calls) == [b""] * 500
+
+
 class Relay:
     """Forwards one address to another until it freezes: then nothing arrives, and nothing ends."""
 

@@ -31,6 +31,13 @@ Until then anybody, without a certificate, holds a file descriptor; by default f
 Callers far away need 1 s, at three round trips of 300 ms.
 """
 
+MAX_STREAMS = 1_000
+"""Calls that are open at the same time on one connection; gRPC makes further ones wait.
+
+It is twice what a busy honest caller opens at once, 500. An open call takes some 20 KB, so one
+connection takes 20 MB at most: without a limit it took all memory, with headers alone.
+"""
+
 LARGEST_OWN_MESSAGE = 2 * 1024 * 1024
 """Bytes of the largest message of the mesh protocol, the topology of an unsigned peer."""
 
@@ -139,6 +146,7 @@ class NodeOptions:
             # A connection or stream on which nothing is sent may be half open too.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.max_concurrent_streams", MAX_STREAMS),
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
             # Callers may use keepalive themselves; by default gRPC disconnects those whose pings
             # are less than five minutes apart.
