@@ -23,7 +23,7 @@ class EndpointStats:
         node_id: The id of the provider.
         address: Its address.
         state: Ready; unreached or ejected, as our calls showed; unwell, as the mesh or the
-            provider itself reports.
+            provider itself reports. A new provider is unreached until it answered a probe.
         under_way: Our calls to it that have not ended, for any service.
     """
 
