@@ -229,7 +229,7 @@ def test_the_endpoint_of_a_call_that_goes_out_once_answers_a_probe_first() -> No
 def test_all_retries_are_charged(unsent: bool) -> None:
     router = router_of("a", "b")
     endpoint = pick(router)
-    end = UNREACHED._replace(is_not_connected=unsent)
+    end = UNREACHED._replace(no_connection="failed to connect to all addresses" * unsent)
     for _ in range(100):
         router.pick_retry((endpoint,), end, DEFAULT_POLICY)
     stats = router.service.stats()
@@ -260,3 +260,25 @@ def test_a_deadline_is_never_extended() -> None:
     assert left is not None
     assert 0 < left <= 60
     assert time_left(time.monotonic() - 1) == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "details", "unsent"),
+    [
+        ("10.0.0.1:5", "last error: UNKNOWN: ipv4:10.0.0.1:5: Connection refused", True),
+        ("10.0.0.1:5", "last error: UNKNOWN: ipv4:10.0.0.2:5: Connection refused", False),
+        ("10.0.0.1:5", "last error: UNKNOWN: ipv4:10.0.0.1:50: Connection refused", False),
+        ("[::1]:5", "last error: UNKNOWN: ipv6:%5B::1%5D:5: Connection refused", True),
+        ("[::1]:5", "last error: UNKNOWN: ipv6:%5B::2%5D:5: Connection refused", False),
+        ("a.test:5", "last error: UNKNOWN: ipv4:10.0.0.1:5: Connection refused", True),
+        ("a.test:5", "last error: UNKNOWN: ipv4:10.0.0.1:6: Connection refused", False),
+        ("a.test:5", "errors resolving a.test:5: not found", True),
+        ("a.test:5", "errors resolving b.test:5: not found", False),
+        ("10.0.0.1:5", "", False),
+    ],
+)
+def test_what_a_provider_failed_to_connect_to_is_not_taken_for_the_provider(
+    address: str, details: str, unsent: bool
+) -> None:
+    result = UNREACHED._replace(no_connection=details)
+    assert result.was_not_sent_to(address) is unsent

@@ -314,3 +314,20 @@ async def test_closing_a_channel_ends_the_wait_for_its_first_provider(
         with pytest.raises(ClosedError):
             await ready
     await until(lambda: waiters(pool) == 0)
+
+
+async def test_a_provider_that_could_not_connect_elsewhere_is_called_once(
+    calls: Any, pool: Any, channel: Any, provider: Any, topology: Topology,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def pass_on(status: str, context: grpc.ServicerContext) -> None:
+        details = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: no"
+        context.abort(grpc.StatusCode.UNAVAILABLE, details)
+
+    monkeypatch.setattr(provider, "fail", pass_on)
+    topology.add_node(provider.info)
+    with pytest.raises(grpc.RpcError) as caught:
+        await calls.unary(channel, "/t/Fail", b"", wait_for_ready=True, timeout=WAIT)
+    error: Any = caught.value
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert provider.calls.count("Fail") == 1

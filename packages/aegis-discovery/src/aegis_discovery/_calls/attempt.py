@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from grpc import StatusCode
 
+from aegis_discovery._address import split_address
 from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery.transport._shared import SHED_METADATA
 
@@ -25,13 +27,30 @@ class AttemptResult(NamedTuple):
         code: The status.
         answered: Whether the caller could have seen any part of an answer.
         trailers: The metadata that came with the status; a status that gRPC itself made has none.
-        is_not_connected: Whether there was no connection to send anything on.
+        no_connection: gRPC's details, if they say that there was no connection to send anything on.
     """
 
     code: StatusCode
     answered: bool
     trailers: Iterable[tuple[str, Any]]
-    is_not_connected: bool = False
+    no_connection: str = ""
+
+    def was_not_sent_to(self, address: str) -> bool:
+        """Returns whether nothing was sent to the provider at an address.
+
+        A provider may pass on the status of a call of its own, which found no connection: then the
+        details name another address. Of a host name, only the port can be compared.
+        """
+        details = self.no_connection
+        if "last error" not in details:
+            return details == _NOT_CONNECTED[0] or f" {address}:" in details
+        host, port = split_address(address)
+        try:
+            ip = ipaddress.ip_address(host)
+        except ValueError:
+            return f":{port}:" in details
+        name = f"ipv4:{ip}" if ip.version == 4 else f"ipv6:%5B{ip}%5D"
+        return f"{name}:{port}:" in details
 
     @property
     def is_shed(self) -> bool:
@@ -66,7 +85,7 @@ def attempt_result(
     """
     code = provider_code(code, details)
     late = streams and code is StatusCode.DEADLINE_EXCEEDED
-    unsent = is_not_connected(code, details)
+    unsent = details if details and is_not_connected(code, details) else ""
     return AttemptResult(code, answered or late, tuple(trailers or ()), unsent)
 
 
@@ -86,7 +105,7 @@ def provider_code(code: StatusCode, details: str | None) -> StatusCode:
 
 
 def is_not_connected(code: StatusCode, details: str | None) -> bool:
-    """Returns whether an attempt was certainly not sent, because there was no connection."""
+    """Returns whether an attempt, of this process or of its provider, found no connection."""
     return code is StatusCode.UNAVAILABLE and (details or "").startswith(_NOT_CONNECTED)
 
 

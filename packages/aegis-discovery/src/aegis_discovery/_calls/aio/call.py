@@ -192,7 +192,8 @@ class RetriedCall(grpc.aio.Call):
         if result.code is grpc.StatusCode.OK:
             record_success(self._endpoint, self._began, streams=self._streams)
             return False
-        if self._waits and result.is_not_connected and self._may_retry:
+        may_pause = self._waits and self._may_retry
+        if may_pause and result.was_not_sent_to(self._endpoint.address):
             self._stub.router.record(self._endpoint, result, monotonic())
             self._pause()
             return True

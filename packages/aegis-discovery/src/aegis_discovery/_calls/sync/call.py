@@ -194,7 +194,8 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
 
     def _go_on(self, result: AttemptResult) -> bool:
         """Records a failed attempt; pauses or starts a retry if there is to be one."""
-        if self._waits and result.is_not_connected and not (self._cancelled or self._once):
+        may_pause = self._waits and not (self._cancelled or self._once)
+        if may_pause and result.was_not_sent_to(self._endpoint.address):
             self._router.record(self._endpoint, result, time.monotonic())
             self._pause()
             return True

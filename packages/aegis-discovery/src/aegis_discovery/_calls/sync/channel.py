@@ -66,7 +66,7 @@ def _blocking_call(how: str) -> Callable[..., Any]:
                 if not isinstance(error, grpc.Call):
                     raise  # an interceptor's own error
                 result, retry = result_of(error), None
-                if waits and result.is_not_connected:
+                if waits and result.was_not_sent_to(endpoint.address):
                     router.record(endpoint, result, monotonic())
                 else:
                     tried = (*tried, endpoint)
