@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aegis_certs import (
-    CertificateAuthority,
     CertsError,
     NotFoundError,
     RevocationList,
@@ -22,6 +20,9 @@ from aegis_certs import (
 )
 
 from aegis_cli.errors import NoIdentityError
+
+if TYPE_CHECKING:
+    from aegis_certs import CertificateAuthority
 
 NAME = "aegis-cli"
 """The id in a temporary identity, by which nodes recognize such callers."""
@@ -45,8 +46,14 @@ def client_identity(cert_dir: str | Path, name: str | None) -> TLSConfig:
         if not (directory / f"{name}-cert.pem").exists():
             raise NoIdentityError(str(directory), f"there is no identity {name} in {directory}")
         return load_identity(directory, name)
+
+    def load_ca() -> CertificateAuthority:
+        from aegis_certs import CertificateAuthority  # most commands use the identity that is there
+
+        return CertificateAuthority.load(directory)
+
     try:
-        return temporary_identity(directory, partial(CertificateAuthority.load, directory))
+        return temporary_identity(directory, load_ca)
     except NotFoundError as error:
         problem = f"there is no {error.what} at {error.place}"
         raise NoIdentityError(str(cert_dir), problem) from error
@@ -76,6 +83,8 @@ def temporary_identity(directory: Path, load_ca: Callable[[], CertificateAuthori
 
 
 def _write(path: Path, data: bytes) -> None:
+    import tempfile  # loads slowly
+
     descriptor, temporary = tempfile.mkstemp(prefix=f"{_FILE}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:  # mkstemp has made it private

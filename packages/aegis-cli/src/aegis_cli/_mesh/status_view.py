@@ -12,7 +12,6 @@ from aegis_discovery import PeerIdentityError
 from aegis_discovery.aio import connect
 from aegis_discovery.transport import parse_seed, probe_identity
 from rich.console import Group
-from rich.live import Live
 
 from aegis_cli._console import console, print_lines
 from aegis_cli._mesh.status import Collector, MeshFacts
@@ -77,6 +76,8 @@ def _view(json: bool, workers: bool) -> Iterator[Callable[[MeshFacts], None]]:
     if json:
         yield lambda facts: show_json(mesh_json(facts), indent=None)
     elif out.is_terminal:
+        from rich.live import Live  # for --watch only
+
         with Live(console=out, auto_refresh=False) as live:
             yield lambda facts: live.update(
                 mesh_table(facts, out.width, workers=workers), refresh=True
