@@ -71,6 +71,8 @@ class Joiner:
                 self._state.node_id,
                 self._why_not(),
             )
+        else:
+            self._forget_siblings()
 
     async def _joined_or_tried(self) -> None:
         """Returns when a peer sent its topology, or when no seed peer could be identified."""
