@@ -49,7 +49,7 @@ class Starter:
         self._pauses: weakref.WeakSet[Pause] = weakref.WeakSet()
         self._services: dict[ServiceEndpoints[grpc.Channel], ExitStack] = {}
         self._thread: threading.Thread | None = None
-        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._wakes: queue.SimpleQueue[Pause | None] = queue.SimpleQueue()
 
     def wake(self) -> None:
         """Tries all calls again; takes no lock, so that `__del__` may use it."""
@@ -64,19 +64,25 @@ class Starter:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="aegis-waiting", daemon=True)
                 self._thread.start()
-        self.wake()
+        self._wakes.put(pause)
 
     def _run(self) -> None:
-        while self._try_all():
+        new: set[Pause | None] = set()
+        while self._try(new):
+            new.clear()
             with suppress(queue.Empty):
-                self._wakes.get(timeout=self._time_left())
+                new.add(self._wakes.get(timeout=self._time_left()))
                 while True:
-                    self._wakes.get_nowait()
+                    new.add(self._wakes.get_nowait())
 
-    def _try_all(self) -> bool:
-        """Lets all calls go on that can; returns whether any still waits."""
+    def _try(self, new: set[Pause | None]) -> bool:
+        """Lets the new calls go on that can, or all if anything else happened.
+
+        Returns whether any still waits.
+        """
         with self._lock:
-            pauses = list(self._pauses)
+            is_only_new = new and None not in new
+            pauses = [pause for pause in (new if is_only_new else self._pauses) if pause]
         waiting = {pause for pause in pauses if not pause.try_end()}
         with self._lock:
             self._pauses.difference_update(set(pauses) - waiting)
