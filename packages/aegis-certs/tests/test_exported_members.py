@@ -12,6 +12,7 @@ import pytest
 def test_the_public_names_are_these() -> None:
     assert set(aegis_certs.__all__) - set(aegis_certs.errors.__all__) == {
         "DEFAULT_TRUST_DOMAIN",
+        "MAX_WORKERS",
         "CertificateAuthority",
         "CertificateInfo",
         "CertificateSource",
@@ -31,11 +32,14 @@ def test_the_public_names_are_these() -> None:
         "TLSConfig",
         "TLSOptions",
         "TrustBundle",
+        "WorkerId",
         "identity_of",
         "install_certificate",
         "list_certificates",
         "load_or_generate_tls",
         "load_tls",
+        "owner_of",
+        "parse_worker_id",
         "request_certificate",
         "validate_node_id",
     }
