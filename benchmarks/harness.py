@@ -222,9 +222,11 @@ def command_cpu(*commands: Sequence[str], bytecode: bool = True) -> float:
         bytecode: Whether Python finds the bytecode of all modules, as it does where pip installed
             them; the first run compiles it. Otherwise each process compiles what it imports.
     """
-    settings = {"PYTHONDONTWRITEBYTECODE": "" if bytecode else "1"}
-    if bytecode:
-        settings["PYTHONPYCACHEPREFIX"] = _bytecode().name
+    settings = {
+        "PYTHONDONTWRITEBYTECODE": "" if bytecode else "1",
+        # Without bytecode it stays empty, so that what others have compiled is not found.
+        "PYTHONPYCACHEPREFIX": _folder("bytecode" if bytecode else "none").name,
+    }
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for command in commands:
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, **settings})
@@ -238,8 +240,8 @@ def python_cpu(code: str, *arguments: str, bytecode: bool = True) -> float:
 
 
 @cache
-def _bytecode() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="aegis-bytecode-")
+def _folder(what: str) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix=f"aegis-{what}-")
 
 
 class EchoProcess:
