@@ -214,19 +214,13 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
     return estimate([one / other for one, other in zip(ours, theirs, strict=True)])
 
 
-def command_cpu(*commands: Sequence[str], bytecode: bool = True) -> float:
+def command_cpu(*commands: Sequence[str]) -> float:
     """Runs commands one after the other; returns their CPU milliseconds, of whole processes.
 
-    Args:
-        commands: Each is a program and its arguments; all must succeed.
-        bytecode: Whether Python finds the bytecode of all modules, as it does where pip installed
-            them; the first run compiles it. Otherwise each process compiles what it imports.
+    Python finds the bytecode of all modules, as it does where pip installed them: the first run
+    compiles it. Each must succeed.
     """
-    settings = {
-        "PYTHONDONTWRITEBYTECODE": "" if bytecode else "1",
-        # Without bytecode it stays empty, so that what others have compiled is not found.
-        "PYTHONPYCACHEPREFIX": _folder("bytecode" if bytecode else "none").name,
-    }
+    settings = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": _bytecode().name}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for command in commands:
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, **settings})
@@ -234,14 +228,14 @@ def command_cpu(*commands: Sequence[str], bytecode: bool = True) -> float:
     return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000
 
 
-def python_cpu(code: str, *arguments: str, bytecode: bool = True) -> float:
+def python_cpu(code: str, *arguments: str) -> float:
     """`command_cpu` of a new Python that runs this code."""
-    return command_cpu([sys.executable, "-c", code, *arguments], bytecode=bytecode)
+    return command_cpu([sys.executable, "-c", code, *arguments])
 
 
 @cache
-def _folder(what: str) -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix=f"aegis-{what}-")
+def _bytecode() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="aegis-bytecode-")
 
 
 class EchoProcess:
