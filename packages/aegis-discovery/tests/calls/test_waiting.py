@@ -99,6 +99,9 @@ async def test_a_call_that_waits_goes_to_its_dead_provider_when_that_is_back(
     topology.add_node(first.info)
     assert await calls.who(channel) == "one"
     await asyncio.to_thread(first.stop)
+    # gRPC 1.78 may hang in a read that begins while a connection breaks.
+    with pytest.raises(grpc.RpcError):
+        await calls.who(channel)
     call = begin(calls, channel, kind, wait_for_ready=True, timeout=2 * WAIT)
     await until(lambda: waiters(pool) == 1)
     start_provider("one", port=first.port)
