@@ -45,18 +45,18 @@ def test_the_public_names_are_these() -> None:
     }
     assert set(aegis_certs.errors.__all__) <= set(aegis_certs.__all__)
     assert set(aegis_certs.cli.__all__) == {
+        "UNLIMITED",
         "CommandGroup",
         "certificate_directory",
         "certs",
         "certs_exit_codes",
-        "console",
         "examples",
         "fail",
         "json_flag",
         "option",
-        "print_lines",
         "printable",
         "show_json",
+        "width_of",
     }
 
 
