@@ -6,15 +6,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from aegis_certs._ca.authority import CertificateAuthority
 from aegis_certs._ca.renew import Renewal
 from aegis_certs._ca.rotation_state import RotationPhase, RotationState
-from aegis_certs._inspect.doctor import Finding
-from aegis_certs._inspect.evaluate import CertificateInfo
-from aegis_certs._inspect.verify import Check
 from aegis_certs._time import format_utc
 from aegis_certs._x509.identity import alternative_names
 from aegis_certs._x509.keys import describe_key
@@ -34,6 +32,12 @@ from aegis_certs.cli._output import (
 )
 from aegis_certs.cli._table import lay_out
 from aegis_certs.cli._wrapping import wrap_name
+
+if TYPE_CHECKING:
+    # Only the commands that examine load these.
+    from aegis_certs._inspect.doctor import Finding
+    from aegis_certs._inspect.evaluate import CertificateInfo
+    from aegis_certs._inspect.verify import Check
 
 _STYLES = {
     CertificateState.VALID: "green",
