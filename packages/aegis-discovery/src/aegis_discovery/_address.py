@@ -12,6 +12,9 @@ from aegis_discovery.errors import InvalidAddressError
 
 _HOST = re.compile(r"(?!.{254})[A-Za-z0-9_]([A-Za-z0-9_-]*)(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*\.?")
 
+_ZEROS = frozenset("0:.")
+"""The characters of addresses that mean all addresses."""
+
 _SCHEMES = frozenset({"dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds"})
 """Words that gRPC reads as the scheme of a target, not as a host."""
 
@@ -92,6 +95,8 @@ def join_address(host: str, port: int) -> str:
 
 def is_wildcard(host: str) -> bool:
     """Returns whether a server on this host listens on all addresses of the machine."""
+    if not _ZEROS.issuperset(host):  # it takes long to find out that a name is no IP
+        return False
     ip = _as_ip(host)
     return ip is not None and ip.is_unspecified
 

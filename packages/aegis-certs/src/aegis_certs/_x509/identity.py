@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from cryptography import x509
@@ -135,7 +136,7 @@ def identity_of(
             f"the certificate of {subject} names no node; give it a common name that is a node id"
         )
     node_id = claims[0]
-    if len(names) > 1 or any(claim != node_id for claim in claims):
+    if len(names) > 1 or claims.count(node_id) != len(claims):
         raise IdentityError(
             f"the certificate names more than one node ({', '.join(claims)}); "
             f"its common name and SPIFFE id must agree",
@@ -154,6 +155,9 @@ def identity_of(
     return Identity(node_id, spiffe.trust_domain if spiffe else None)
 
 
+_checked_trust_domain = lru_cache(maxsize=64)(validate_trust_domain)  # leaves have few of them
+
+
 def _spiffe_identity(subject: str, uris: tuple[str, ...]) -> Identity | None:
     if not any(uri.lower().startswith(_SPIFFE) for uri in uris):
         return None
@@ -162,7 +166,7 @@ def _spiffe_identity(subject: str, uris: tuple[str, ...]) -> Identity | None:
     trust_domain, _, path = uris[0][len(_SPIFFE) :].partition("/")
     node_id = path.removeprefix("node/")
     try:
-        identity = Identity(node_id, validate_trust_domain(trust_domain))
+        identity = Identity(node_id, _checked_trust_domain(trust_domain))
     except InvalidRequestError as error:
         raise IdentityError(f"the SPIFFE id of {subject} cannot be used: {error}") from error
     if identity.spiffe_id != uris[0]:

@@ -16,6 +16,7 @@ OLD_CA_NAME = "ca_old"  # the CA that a rotation has replaced and not yet retire
 CA_NAMES = (CA_NAME, NEXT_CA_NAME, OLD_CA_NAME)
 
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_DNS_NAME = re.compile(rf"{_DNS_LABEL.pattern}(?:\.{_DNS_LABEL.pattern})*")
 _IP_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 _MAX_NODE_ID = 63  # a common name holds 64 characters, a DNS label 63
@@ -136,12 +137,12 @@ def validate_node_id(node_id: str) -> str:
         raise InvalidNodeIdError(node_id, "it is empty or not a text")
     if len(node_id) > _MAX_NODE_ID:
         raise InvalidNodeIdError(node_id, f"it is longer than {_MAX_NODE_ID} characters")
-    labels = node_id.split(".")
-    if not all(_DNS_LABEL.fullmatch(label) for label in labels):
+    if not _DNS_NAME.fullmatch(node_id):
         raise InvalidNodeIdError(node_id, "it is not a lower-case DNS name")
-    if _IP_NUMBER.fullmatch(labels[-1]):
+    last = node_id.rpartition(".")[2]
+    if _IP_NUMBER.fullmatch(last):
         raise InvalidNodeIdError(node_id, "it ends in a number, as an IP address does")
-    if labels[-1] == "localhost":
+    if last == "localhost":
         raise InvalidNodeIdError(node_id, "every machine is localhost to itself")
     if node_id == CA_NAME:
         raise InvalidNodeIdError(node_id, "the CA's own files have this name")

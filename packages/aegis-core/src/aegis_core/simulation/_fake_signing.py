@@ -42,7 +42,7 @@ class Decoder:
     def record(self, signed: Signed) -> Record:
         found = self._records.get(signed.body)
         if found is None:
-            found = decode_record(signed)[0].shared(signed.signer)
+            found = decode_record(signed).record
             self._records[signed.body] = found
         return found
 

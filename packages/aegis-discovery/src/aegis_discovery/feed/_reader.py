@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from aegis_discovery._model import ServiceInfo
 from aegis_discovery._runtime.log_limiter import LogLimiter
@@ -48,7 +48,24 @@ class ReceiveResult:
     diverged: bool = False
 
 
-def split_message(message: mesh_pb2.WatchResponse) -> Iterator[mesh_pb2.WatchResponse]:
+@dataclass(slots=True)
+class MessagePart:
+    """A part of a message of the feed, with the fields of a message."""
+
+    chains: list[mesh_pb2.Chain] = field(default_factory=list)
+    records: list[mesh_pb2.SignedRecord] = field(default_factory=list)
+    verdicts: list[mesh_pb2.SignedVerdict] = field(default_factory=list)
+    statuses: Sequence[mesh_pb2.DerivedStatus] = ()
+    version: int = 0
+    digest: bytes = b""
+    cursor: bytes = b""
+    complete: bool = False
+
+
+Message = mesh_pb2.WatchResponse | MessagePart
+
+
+def split_message(message: mesh_pb2.WatchResponse) -> Iterator[Message]:
     """Splits a message into several with the same content, each of few signature checks.
 
     Each part can be received on its own: a record or a verdict is in one part with the chain that
@@ -57,46 +74,59 @@ def split_message(message: mesh_pb2.WatchResponse) -> Iterator[mesh_pb2.WatchRes
     if _checks(message) <= MAX_CHECKS or _is_oversized(message):
         yield message
         return
-    part = mesh_pb2.WatchResponse()
-    for unit in _units(message):
-        part.MergeFrom(unit)
-        if _checks(part) >= MAX_CHECKS:
+    part, checks = MessagePart(), 0
+    for chain, record, verdict in _units(message):
+        # The parts have the message's own items: a copy would cost as much as parsing it.
+        if chain is not None:
+            part.chains.append(chain)
+            checks += len(chain.certificates)
+        if record is not None:
+            part.records.append(record)
+            checks += 1
+        if verdict is not None:
+            part.verdicts.append(verdict)
+            checks += 1
+        if checks >= MAX_CHECKS:
             yield part
-            part = mesh_pb2.WatchResponse()
+            part, checks = MessagePart(), 0
     # These fields describe the whole message, so they are true after its last part.
-    part.statuses.extend(message.statuses)
+    part.statuses = message.statuses
     part.cursor, part.digest = message.cursor, message.digest
     part.version, part.complete = message.version, message.complete
     yield part
 
 
-def _units(message: mesh_pb2.WatchResponse) -> Iterator[mesh_pb2.WatchResponse]:
+_Unit = tuple[mesh_pb2.Chain | None, mesh_pb2.SignedRecord | None, mesh_pb2.SignedVerdict | None]
+
+
+def _units(message: mesh_pb2.WatchResponse) -> Iterator[_Unit]:
     """Yields what must stay together: chains that nothing needs, then each item with its chain."""
     signers = {item.signer for items in (message.records, message.verdicts) for item in items}
-    needed: dict[bytes, list[mesh_pb2.Chain]] = {}
+    needed: dict[bytes, mesh_pb2.Chain] = {}
     for chain in message.chains:
-        fingerprint = hashlib.sha256(b"".join(chain.certificates[:1])).digest()
+        certificates = chain.certificates
+        fingerprint = hashlib.sha256(certificates[0]).digest() if certificates else b""
         if fingerprint in signers and fingerprint not in needed:
-            needed[fingerprint] = [chain]
+            needed[fingerprint] = chain
         else:
-            yield mesh_pb2.WatchResponse(chains=[chain])
+            yield chain, None, None
     for record in message.records:
-        yield mesh_pb2.WatchResponse(chains=needed.pop(record.signer, ()), records=[record])
+        yield needed.pop(record.signer, None), record, None
     for verdict in message.verdicts:
-        yield mesh_pb2.WatchResponse(chains=needed.pop(verdict.signer, ()), verdicts=[verdict])
+        yield needed.pop(verdict.signer, None), None, verdict
 
 
 def _checks(message: mesh_pb2.WatchResponse) -> int:
     """Counts what may need a signature check."""
-    certificates = sum(len(chain.certificates) for chain in message.chains)
+    certificates = sum([len(chain.certificates) for chain in message.chains])
     return len(message.records) + len(message.verdicts) + certificates
 
 
-def _items(message: mesh_pb2.WatchResponse) -> int:
+def _items(message: Message) -> int:
     return len(message.records) + len(message.verdicts) + len(message.chains)
 
 
-def _is_oversized(message: mesh_pb2.WatchResponse) -> bool:
+def _is_oversized(message: Message) -> bool:
     return _items(message) > MAX_ITEMS or len(message.statuses) > MAX_STATUSES
 
 
@@ -159,7 +189,7 @@ class FeedReader:
             chain=mesh_pb2.Chain(certificates=chain) if chain else None,
         )
 
-    def receive(self, message: mesh_pb2.WatchResponse, *, source: str) -> ReceiveResult:
+    def receive(self, message: Message, *, source: str) -> ReceiveResult:
         """Merges one message of the node `source`; logs and ignores what cannot be verified."""
         if _is_oversized(message):
             reason = (
@@ -203,7 +233,7 @@ class FeedReader:
             self._cursor = message.cursor
         return ReceiveResult(message.complete, foreign, self._has_diverged(message))
 
-    def _verified_records(self, message: mesh_pb2.WatchResponse, source: str) -> list[Record]:
+    def _verified_records(self, message: Message, source: str) -> list[Record]:
         for chain in message.chains:
             try:
                 self._verifier.add_chain(tuple(chain.certificates))
@@ -258,7 +288,7 @@ class FeedReader:
                     has_stopped = True
         return requested, has_stopped
 
-    def _merge_verdicts(self, message: mesh_pb2.WatchResponse, source: str) -> None:
+    def _merge_verdicts(self, message: Message, source: str) -> None:
         verdicts: list[SignedVerdict] = []
         for signed in message.verdicts:
             try:
@@ -275,7 +305,7 @@ class FeedReader:
     def _warn(self, source: str, reason: str, what: object) -> None:
         self._log_limiter.warn(source, reason, "from %s: %s", source, what)
 
-    def _has_diverged(self, message: mesh_pb2.WatchResponse) -> bool:
+    def _has_diverged(self, message: Message) -> bool:
         """Tells, on a server's heartbeats, whether both sides keep holding different records.
 
         Otherwise a record that was refused or dropped because a clock was wrong for a while would

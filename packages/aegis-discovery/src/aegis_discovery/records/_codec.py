@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
 from aegis_discovery.errors import InvalidRecordError, InvalidVerdictError
 from aegis_discovery.proto import aegis_pb2, mesh_pb2
-from aegis_discovery.records._record import Record, Signed
+from aegis_discovery.records._record import Record, Signed, shared
 from aegis_discovery.records._verdict import Opinion, Verdict
 
 _STATUS_TO_WIRE = {
@@ -62,19 +63,39 @@ def encode_record(record: Record, *, context: str, mesh: str, trust_domain: str)
     return body.SerializeToString(deterministic=True)
 
 
-def decode_record(signed: Signed, *, signer_id: str = "") -> tuple[Record, tuple[str, str, str]]:
-    """Parses a record's bytes; also returns their context, mesh and trust domain.
+class DecodedRecord(NamedTuple):
+    """A record that was parsed.
 
-    The record shares the string `signer_id` if its id is equal.
+    Attributes:
+        record: The record.
+        scope: The context, the mesh and the trust domain that its bytes name.
+        unshared: Values that other records may have too, for `share` once it is verified.
+    """
+
+    record: Record
+    scope: tuple[str, str, str]
+    unshared: list[object]
+
+
+def decode_record(
+    signed: Signed, *, signer_id: str = "", signer: bytes | None = None
+) -> DecodedRecord:
+    """Parses a record's bytes.
+
+    The record has the objects `signer_id` and `signer` in place of equal values of its own: each
+    access to a protobuf field makes a new object, and a record is held for a day.
 
     Raises:
         InvalidRecordError: If the bytes are not a record.
     """
+    unshared: list[object] = []
     try:
         body = mesh_pb2.RecordBody.FromString(signed.body)
-        # Each access to a protobuf field makes a new string, and a record is held for a day.
-        node_id = signer_id if body.id == signer_id else body.id
-        name, voucher = body.name, body.voucher or None
+        node_id = body.id
+        if node_id == signer_id:
+            node_id = signer_id
+        name = body.name
+        voucher = shared(body.voucher, unshared) or None
         info = None
         if not body.removed:
             joined_at = _from_ms(body.joined_at)
@@ -82,16 +103,18 @@ def decode_record(signed: Signed, *, signer_id: str = "") -> tuple[Record, tuple
             info = NodeInfo(
                 id=node_id,
                 name=node_id if name == node_id else name,
-                type=body.type,
+                type=shared(body.type, unshared),
                 address=body.address,
-                services=tuple(ServiceInfo(s.name, s.version) for s in body.services),
+                services=shared(
+                    tuple([ServiceInfo(s.name, s.version) for s in body.services]), unshared
+                ),
                 joined_at=joined_at,
                 updated_at=joined_at if is_unchanged else _from_ms(body.updated_at),
                 health=_health(body.health),
                 vouched_by=voucher,
-                trust_bundle=body.trust_bundle,
-                region=body.region,
-                zone=body.zone,
+                trust_bundle=shared(body.trust_bundle, unshared),
+                region=shared(body.region, unshared),
+                zone=shared(body.zone, unshared),
             )
     except (DecodeError, ValueError, OverflowError) as error:
         raise InvalidRecordError("", f"its bytes cannot be read ({error})") from error
@@ -104,9 +127,9 @@ def decode_record(signed: Signed, *, signer_id: str = "") -> tuple[Record, tuple
         body=signed.body,
         voucher=voucher,
         signature=signed.signature,
-        signer=signed.signer,
+        signer=signed.signer if signer is None else signer,
     )
-    return record, (body.context, body.mesh, body.trust_domain)
+    return DecodedRecord(record, (body.context, body.mesh, body.trust_domain), unshared)
 
 
 def encode_verdict(verdict: Verdict, *, context: str, mesh: str, trust_domain: str) -> bytes:

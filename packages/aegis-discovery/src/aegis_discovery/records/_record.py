@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from aegis_discovery._model import NodeInfo, ServiceInfo
 
@@ -34,24 +33,41 @@ MAX_PROVIDED = 256
 Clock = Callable[[], float]
 """Returns Unix time in seconds."""
 
-_COMMON_FIELDS = ("type", "services", "vouched_by", "trust_bundle", "region", "zone")
-"""Fields of a node that are equal in thousands of records, so that each value is held once."""
+MAX_SHARED = 1024
+"""Values that are held once although many records have them."""
 
 _T = TypeVar("_T")
+# Some Python versions never release what `sys.intern` holds.
+_shared: dict[Any, Any] = {}
 
 
-@lru_cache(maxsize=1024)
-def _interned(value: _T) -> _T:
-    """Returns the first of equal values. Some Python versions never release what `intern` holds."""
-    return value
+def shared(value: _T, unshared: list[object]) -> _T:
+    """Returns the equal value that verified records have; else adds the value to `unshared`."""
+    found: _T | None = _shared.get(value)
+    if found is None:
+        unshared.append(value)
+        return value
+    return found
+
+
+def share(values: Iterable[object]) -> None:
+    """Lets records that are decoded from now on have the same objects for values equal to these.
+
+    Call it for values of verified records only, since they are kept.
+    """
+    for value in values:
+        if len(_shared) >= MAX_SHARED:
+            _shared.clear()
+        _shared.setdefault(value, value)
 
 
 def provided_services_problem(services: Collection[ServiceInfo]) -> str:
     """Returns why a record cannot declare these services; empty if it can."""
     if len(services) > MAX_PROVIDED:
         return f"it declares {len(services)} services, the limit is {MAX_PROVIDED}"
-    if not all(service.name for service in services):
-        return "it declares a service without a name"
+    for service in services:
+        if not service.name:
+            return "it declares a service without a name"
     return ""
 
 
@@ -90,16 +106,6 @@ class Record:
     voucher: str | None = None
     signature: bytes = field(default=b"", repr=False)
     signer: bytes = field(default=b"", repr=False)
-
-    def shared(self, signer: bytes) -> Record:
-        """Returns the record with `signer` and with the values of other records that are equal.
-
-        Call it for verified records only, since these values are cached.
-        """
-        info = self.info and replace(
-            self.info, **{name: _interned(getattr(self.info, name)) for name in _COMMON_FIELDS}
-        )
-        return replace(self, info=info, voucher=_interned(self.voucher), signer=signer)
 
     @property
     def digest(self) -> int:

@@ -24,6 +24,7 @@ from aegis_discovery.records._record import (
     Record,
     Signed,
     provided_services_problem,
+    share,
 )
 from aegis_discovery.records._verdict import (
     CLEAR_LEASE,
@@ -103,7 +104,9 @@ class RecordSigner:
             raise InvalidRecordError(node_id, reason)
         # The encoding rounds times, so the signer must hold what everybody else will decode.
         signed = self._sign(body)
-        return decode_record(signed)[0].shared(signed.signer)
+        decoded = decode_record(signed)
+        share(decoded.unshared)
+        return decoded.record
 
     def sign_verdict(
         self, about: Record, stamp: int, opinion: Opinion, *, held: bool

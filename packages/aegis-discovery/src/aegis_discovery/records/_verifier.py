@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from sys import intern
 from typing import Protocol
 
-from aegis_certs import CertsError, RevocationList, TrustBundle, owner_of, parse_worker_id
+from aegis_certs import CertsError, Identity, RevocationList, TrustBundle, owner_of, parse_worker_id
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -34,6 +34,7 @@ from aegis_discovery.records._record import (
     Record,
     Signed,
     provided_services_problem,
+    share,
 )
 from aegis_discovery.records._verdict import (
     CLEAR_LEASE,
@@ -49,15 +50,27 @@ MAX_CHAIN = 8
 MAX_CHAIN_BYTES = 16 * 1024
 """Bytes of a chain."""
 
+MAX_KEYS = 64
+"""Keys that are kept parsed: those of the last certificates, whose records come next."""
+
+MAX_PATHS = 64
+"""Verified paths of CAs that are kept parsed: many leaves have one issuing CA."""
+
+_PADDING = padding.PKCS1v15()
+_SHA256 = hashes.SHA256()
+_ECDSA = ec.ECDSA(_SHA256)
+
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """A verified certificate that signs records, with the chain that is passed on.
 
-    It keeps nothing parsed: a key takes more memory than everything else, and parsing it takes
-    microseconds.
+    It keeps no parsed key, which takes more memory than everything else.
 
     Attributes:
+        not_after: The end of the certificate (Unix seconds).
         fingerprint: SHA-256 of `der`, the certificate.
         intermediates: The CAs between it and the trust bundle (DER). No other certificate of the
             received chain is kept, since all of these are passed on to every node.
@@ -65,6 +78,7 @@ class Leaf:
 
     node_id: str
     trust_domain: str | None
+    not_after: float
     fingerprint: bytes
     der: bytes
     intermediates: tuple[bytes, ...]
@@ -111,6 +125,8 @@ class RecordVerifier:
         self._clock = clock
         self._leaves: dict[bytes, Leaf] = {}
         self._intermediates: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
+        self._keys: dict[bytes, PublicKey] = {}
+        self._paths: dict[tuple[bytes, ...], tuple[x509.Certificate, ...]] = {}
         self._revocations = RevocationList.empty()
 
     def add_chain(self, chain: Sequence[bytes]) -> bytes:
@@ -133,36 +149,66 @@ class RecordVerifier:
         if fingerprint in self._leaves:
             return fingerprint
         try:
-            certificates = [x509.load_der_x509_certificate(der) for der in chain]
-            path = self._bundle.path_of(certificates) if certificates[1:] else ()
-            # Without a path the leaf alone is enough to state why it is refused.
-            leaf, *above = path or certificates[:1]
-            identity = self._bundle.verify(
-                (leaf, *above), "server", trust_domain=self._trust_domain
-            )
+            identity, leaf, above = self._verified(chain)
             key = leaf.public_key()
+            not_after = leaf.not_valid_after_utc.timestamp()
         except Exception as error:  # the parser's errors have no common base class
             raise InvalidRecordError("", f"its certificate does not verify: {error}") from error
         if self._revocations.is_revoked(leaf, above):
             raise InvalidRecordError(identity.node_id, "the certificate that signed it is revoked")
-        theirs = identity.trust_domain
-        if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+        if not isinstance(key, PublicKey):
             raise InvalidRecordError(identity.node_id, f"{type(key).__name__} cannot sign records")
-        intermediates = tuple(ca.public_bytes(Encoding.DER) for ca in above)
+        intermediates = tuple([ca.public_bytes(Encoding.DER) for ca in above])
+        theirs = identity.trust_domain
         self._leaves[fingerprint] = Leaf(
             identity.node_id,
             theirs and intern(theirs),
+            not_after,
             fingerprint,
             chain[0],
             self._intermediates.setdefault(intermediates, intermediates),
         )
+        self._keep_key(fingerprint, key)
         return fingerprint
+
+    def _verified(
+        self, chain: Sequence[bytes]
+    ) -> tuple[Identity, x509.Certificate, tuple[x509.Certificate, ...]]:
+        """Verifies a chain; returns what its leaf proves, the leaf, and the CAs that it needs."""
+        leaf, others = x509.load_der_x509_certificate(chain[0]), tuple(chain[1:])
+        above = self._paths.get(others, ())
+        if others and not (above and leaf.issuer == above[0].subject):
+            rest = [x509.load_der_x509_certificate(der) for der in others]
+            # Without a path the leaf alone is enough to state why it is refused.
+            above = self._bundle.path_of((leaf, *rest))[1:]
+        identity = self._bundle.verify((leaf, *above), "server", trust_domain=self._trust_domain)
+        if others:
+            if len(self._paths) >= MAX_PATHS:
+                self._paths.clear()
+            self._paths[others] = above
+        return identity, leaf, above
+
+    def _keep_key(self, fingerprint: bytes, key: PublicKey) -> PublicKey:
+        if len(self._keys) >= MAX_KEYS:
+            self._keys.clear()
+        self._keys[fingerprint] = key
+        return key
+
+    def _key_of(self, leaf: Leaf) -> PublicKey:
+        known = self._keys.get(leaf.fingerprint)
+        if known is not None:
+            return known
+        key = leaf.certificate.public_key()
+        if not isinstance(key, PublicKey):
+            raise TypeError(f"{type(key).__name__} cannot verify records; add_chain refuses it")
+        return self._keep_key(leaf.fingerprint, key)
 
     def change_bundle(self, bundle: TrustBundle) -> None:
         """Uses another trust bundle from now on; forgets certificates that it does not cover."""
         self._bundle = bundle
         chains = [leaf.chain for leaf in self._leaves.values()]
         self._leaves = {}
+        self._paths.clear()
         for chain in chains:
             with contextlib.suppress(InvalidRecordError):
                 self.add_chain(chain)
@@ -212,26 +258,32 @@ class RecordVerifier:
         if len(signed.body) > MAX_RECORD:
             raise InvalidRecordError("", f"{len(signed.body)} bytes, the limit is {MAX_RECORD}")
         leaf = self._leaves.get(signed.signer)
-        record, scope = decode_record(signed, signer_id=leaf.node_id if leaf else "")
-        try:
-            # First of all, since later messages quote the id and only a valid id is safe to log.
-            parse_worker_id(record.id)
-        except CertsError as error:
-            raise InvalidRecordError("", str(error)) from error
+        if leaf is None:
+            record, scope, unshared = decode_record(signed)
+        else:
+            record, scope, unshared = decode_record(
+                signed, signer_id=leaf.node_id, signer=leaf.fingerprint
+            )
+        if leaf is None or record.id is not leaf.node_id:
+            try:
+                # First of all, since later messages quote the id, and only a valid one is safe.
+                parse_worker_id(record.id)
+            except CertsError as error:
+                raise InvalidRecordError("", str(error)) from error
         known = held(record.id)
         if known and known.body == signed.body and known.signer == signed.signer:
             return known
         if leaf is None:
             raise InvalidRecordError(record.id, _NO_CERTIFICATE)
-        certificate = leaf.certificate
         reason = (
             self._record_problem(record, scope, leaf)
-            or self._time_problem(record.stamp, record.expires_at, TOMBSTONE_LEASE, certificate)
-            or _signature_problem(leaf, certificate, signed)
+            or self._time_problem(record.stamp, record.expires_at, TOMBSTONE_LEASE, leaf)
+            or self._signature_problem(signed, leaf)
         )
         if reason:
             raise InvalidRecordError(record.id, reason)
-        return record.shared(leaf.fingerprint)
+        share(unshared)
+        return record
 
     def verify_verdict(
         self,
@@ -259,11 +311,10 @@ class RecordVerifier:
         leaf = self._leaves.get(signed.signer)
         if leaf is None:
             raise InvalidVerdictError(verdict.accuser, _NO_CERTIFICATE)
-        certificate = leaf.certificate
         reason = (
             self._verdict_problem(verdict, scope, leaf)
-            or self._time_problem(verdict.stamp, verdict.expires_at, CLEAR_LEASE, certificate)
-            or _signature_problem(leaf, certificate, signed)
+            or self._time_problem(verdict.stamp, verdict.expires_at, CLEAR_LEASE, leaf)
+            or self._signature_problem(signed, leaf)
         )
         if reason:
             raise InvalidVerdictError(verdict.accuser, reason)
@@ -303,11 +354,8 @@ class RecordVerifier:
             return "a node cannot accuse itself"
         return ""
 
-    def _time_problem(
-        self, stamp: int, expires_at: int, lease: float, certificate: x509.Certificate
-    ) -> str:
-        now = self._clock()
-        not_after = certificate.not_valid_after_utc.timestamp()
+    def _time_problem(self, stamp: int, expires_at: int, lease: float, leaf: Leaf) -> str:
+        now, not_after = self._clock(), leaf.not_after
         if stamp > (now + MAX_AHEAD) * 1000:
             ahead = stamp / 1000 - now
             return f"its stamp is {ahead:.0f} s {STAMP_AHEAD} (limit {MAX_AHEAD:.0f})"
@@ -317,19 +365,16 @@ class RecordVerifier:
             return "its lease is too long"
         return ""
 
+    def _signature_problem(self, signed: Signed, leaf: Leaf) -> str:
+        key = self._key_of(leaf)
+        try:
+            if isinstance(key, rsa.RSAPublicKey):
+                key.verify(signed.signature, signed.body, _PADDING, _SHA256)
+            else:
+                key.verify(signed.signature, signed.body, _ECDSA)
+        except InvalidSignature:
+            return f"its signature is not by {leaf.node_id}"
+        return ""
+
 
 _NO_CERTIFICATE = "the certificate that signed it was not sent"
-
-
-def _signature_problem(leaf: Leaf, certificate: x509.Certificate, signed: Signed) -> str:
-    key = certificate.public_key()
-    try:
-        if isinstance(key, rsa.RSAPublicKey):
-            key.verify(signed.signature, signed.body, padding.PKCS1v15(), hashes.SHA256())
-        elif isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(signed.signature, signed.body, ec.ECDSA(hashes.SHA256()))
-        else:
-            raise TypeError(f"{type(key).__name__} cannot verify records; add_chain refuses it")
-    except InvalidSignature:
-        return f"its signature is not by {leaf.node_id}"
-    return ""
