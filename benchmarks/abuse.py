@@ -44,7 +44,7 @@ ATTACKERS = ("member", "revoked", "client")
 HONEST = "caller"
 HONEST_CALLERS, PAUSE, DEADLINE = 8, 0.02, 5.0
 MAX_FAILED = 0.001
-MAX_MEMORY, MAX_KEPT, MB = 50, 10, 1e6
+MAX_MEMORY, MAX_KEPT, MB = 50, 20, 1e6
 PATIENCE = 60.0
 """Seconds after which the memory must be back."""
 
