@@ -154,7 +154,8 @@ async def test_every_member_may_call_the_mesh_and_health_but_not_reflection(
             assert isinstance(await channel.unary_unary(path)(b"", timeout=10), bytes)
         for version in ("v1", "v1alpha"):
             reflection = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
-            call = channel.stream_stream(reflection)(iter([b""]), timeout=10)
+            # If the server ends the call before a request is sent, grpc.aio may report INTERNAL.
+            call = channel.stream_stream(reflection)(timeout=10)
             assert await call.code() is DENIED
         # No policy applies to a method that does not exist.
         missing = channel.unary_unary("/no.Such/Method")(b"", timeout=10)
