@@ -12,7 +12,7 @@ import grpc
 import pytest
 from aegis_certs import TLSConfig
 from aegis_core import CallRule, Node, Policy, caller_from_context
-from aegis_core._server.sync import grpc_internals, streams
+from aegis_core._server.sync import grpc_internals, mesh_services, streams
 from aegis_core._server.sync.calls import current_call
 from aegis_discovery import DEFAULT_MESH
 from aegis_discovery.aio.transport import open_channel
@@ -305,3 +305,26 @@ async def test_a_stream_that_nobody_reads_does_not_hold_its_sender_for_ever(
             await until(source.closed.is_set)
             call.cancel()
     senders.close()
+
+
+@both
+async def test_a_feed_that_was_given_up_while_the_loop_stood_still_holds_nothing_later(
+    node: Node, channel: grpc.aio.Channel, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mesh_services, "LOOP_TIMEOUT", 0.1)
+    stands_still, may_go_on, went_on = (threading.Event() for _ in range(3))
+
+    def stand_still() -> None:
+        stands_still.set()
+        assert may_go_on.wait(WAIT)
+
+    background = node._loop
+    background.call_soon(stand_still)
+    assert await asyncio.to_thread(stands_still.wait, WAIT)
+    assert await watch(channel).code() is grpc.StatusCode.UNAVAILABLE
+    background.call_soon(lambda: background.call_soon(lambda: background.call_soon(went_on.set)))
+    may_go_on.set()
+    assert await asyncio.to_thread(went_on.wait, WAIT)
+    feeds: Any = node._parts.server
+    account = feeds._feeds._admission._rate_limiter._accounts["caller"]
+    await until(lambda: (account.open, feeds.watchers) == (0, frozenset()))

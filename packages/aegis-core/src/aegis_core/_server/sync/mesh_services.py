@@ -24,7 +24,7 @@ from aegis_core._server.mesh_protocol import (
     RequestRefusedError,
     UnsignedProtocol,
 )
-from aegis_core._server.sync.calls import current_call
+from aegis_core._server.sync.calls import ServerCall, current_call
 from aegis_core._server.sync.handlers import abort
 from aegis_core._server.sync.streams import StreamSenders
 from aegis_core._stats import NodeStats
@@ -176,9 +176,13 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         While this node leaves, a new watcher still gets that change: a refusal would look like a
         failure of this node.
         """
-        call = current_call()
+        # The admission and what releases it are one step on the loop. A loop that stood still may
+        # take that step after this thread has given up and ended the call.
         with _refusals(context):
-            writer = self._loop.call(self._admission.admit, request, call.caller, time.monotonic())
+            self._loop.call(self._open, request, current_call())
+
+    def _open(self, request: Any, call: ServerCall) -> None:
+        writer = self._admission.admit(request, call.caller, time.monotonic())
 
         def release() -> None:
             self._feeds.pop(source, None)
