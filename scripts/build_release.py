@@ -4,6 +4,7 @@ On the public index, aegis-core and aegis-cli are projects of other people. With
 `--require-hashes`, an installer accepts only the files named here, from any index.
 
     python scripts/build_release.py            into dist/
+    python scripts/build_release.py --url https://...    with the address of the repository
 """
 
 from __future__ import annotations
@@ -44,13 +45,26 @@ def write_requirements(wheel: Wheel, siblings: list[Wheel], out: Path) -> Path:
     return target
 
 
+def _https(text: str) -> str:
+    if not text.startswith("https://"):
+        raise argparse.ArgumentTypeError(f"{text!r} does not begin with https://")
+    return text
+
+
 def main() -> int:
     """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="the folder to write")
-    out = parser.parse_args().out.resolve()
+    parser.add_argument(
+        "--url",
+        default="",
+        type=_https,
+        help="where the repository is published; the metadata of the wheels links to it",
+    )
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
     try:
-        wheels = build(out)
+        wheels = build(out, url=arguments.url)
         for wheel in wheels:
             print(f"{wheel.path.name}  {write_requirements(wheel, wheels, out).name}", flush=True)
     except CommandFailedError as error:

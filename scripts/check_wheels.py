@@ -14,6 +14,7 @@ import argparse
 import ast
 import email
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -122,12 +123,26 @@ def run(*command: str | Path, quiet: bool = False) -> str:
     return done.stdout or ""
 
 
-def build(out: Path) -> list[Wheel]:
-    """Builds all packages into `out` (each wheel from its sdist) and reads the wheels."""
+def build(out: Path, *, url: str = "") -> list[Wheel]:
+    """Builds all packages into `out` (each wheel from its sdist) and reads the wheels.
+
+    Args:
+        out: The folder.
+        url: The address of the repository, for the metadata of the wheels.
+    """
     # Old wheels of other versions would be used as siblings.
     for old in (*out.glob("aegis_*.whl"), *out.glob("aegis_*.tar.gz")):
         old.unlink()
-    run("uv", "build", "--all-packages", "--out-dir", out, quiet=True)
+    with tempfile.TemporaryDirectory() as folder:
+        source = ROOT
+        if url:
+            source = Path(folder)
+            shutil.copytree(ROOT / "packages", source / "packages")
+            shutil.copy(ROOT / "pyproject.toml", source)
+            for project in source.glob("packages/*/pyproject.toml"):
+                urls = f"\n[project.urls]\nRepository = {json.dumps(url)}\n"
+                project.write_text(project.read_text() + urls)
+        run("uv", "build", "--directory", source, "--all-packages", "--out-dir", out, quiet=True)
     return sorted((Wheel.read(p) for p in out.glob("*.whl")), key=lambda wheel: wheel.name)
 
 

@@ -1,5 +1,6 @@
 """The files of the deployment guides, tried as far as it goes without their engines."""
 
+import email
 import os
 import re
 import shutil
@@ -7,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import zipfile
 from contextlib import contextmanager
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -145,14 +148,25 @@ def test_a_file_has_the_schema_of_its_engine(command) -> None:
     )
 
 
+def _metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/METADATA"))
+        return email.message_from_bytes(archive.read(name))
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.soak  # it builds the wheels and installs from the real index
 def test_the_steps_of_the_dockerfile_make_a_node(volume, address, tmp_path) -> None:
     folder, app = tmp_path / "folder", tmp_path / "app"
     folder.mkdir()
     app.mkdir()
+    url = "https://example.com/aegis"
     build = [sys.executable, ROOT / "scripts" / "build_release.py", "--out", folder / "wheels"]
-    subprocess.run(build, check=True, timeout=300)
+    subprocess.run([*build, "--url", url], check=True, timeout=300)
+    wheels = sorted((folder / "wheels").glob("*.whl"))
+    assert [_metadata(wheel).get_all("Project-URL") for wheel in wheels] == [
+        [f"Repository, {url}"]
+    ] * 4
     for file in ("orders.py", "probe.py"):
         shutil.copy(DEPLOY / file, folder)
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "image"], check=True, timeout=SECONDS)
