@@ -57,14 +57,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="the folder to write")
     parser.add_argument(
         "--url",
-        default="",
         type=_https,
         help="where the repository is published; the metadata of the wheels links to it",
     )
     arguments = parser.parse_args()
     out = arguments.out.resolve()
     try:
-        wheels = build(out, url=arguments.url)
+        wheels = build(out, url=arguments.url or "")
         for wheel in wheels:
             print(f"{wheel.path.name}  {write_requirements(wheel, wheels, out).name}", flush=True)
     except CommandFailedError as error:
