@@ -46,7 +46,7 @@ class WatchRequest(_message.Message):
     def __init__(self, mesh: _Optional[str] = ..., cursor: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., record: _Optional[_Union[SignedRecord, _Mapping]] = ..., chain: _Optional[_Union[Chain, _Mapping]] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
-    __slots__ = ("chains", "records", "statuses", "cursor", "version", "digest", "complete", "verdicts")
+    __slots__ = ("chains", "records", "statuses", "cursor", "version", "digest", "complete", "verdicts", "documents")
     CHAINS_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     STATUSES_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +55,7 @@ class WatchResponse(_message.Message):
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
     VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     chains: _containers.RepeatedCompositeFieldContainer[Chain]
     records: _containers.RepeatedCompositeFieldContainer[SignedRecord]
     statuses: _containers.RepeatedCompositeFieldContainer[DerivedStatus]
@@ -63,7 +64,8 @@ class WatchResponse(_message.Message):
     digest: bytes
     complete: bool
     verdicts: _containers.RepeatedCompositeFieldContainer[SignedVerdict]
-    def __init__(self, chains: _Optional[_Iterable[_Union[Chain, _Mapping]]] = ..., records: _Optional[_Iterable[_Union[SignedRecord, _Mapping]]] = ..., statuses: _Optional[_Iterable[_Union[DerivedStatus, _Mapping]]] = ..., cursor: _Optional[bytes] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., complete: bool = ..., verdicts: _Optional[_Iterable[_Union[SignedVerdict, _Mapping]]] = ...) -> None: ...
+    documents: _containers.RepeatedCompositeFieldContainer[SignedDocument]
+    def __init__(self, chains: _Optional[_Iterable[_Union[Chain, _Mapping]]] = ..., records: _Optional[_Iterable[_Union[SignedRecord, _Mapping]]] = ..., statuses: _Optional[_Iterable[_Union[DerivedStatus, _Mapping]]] = ..., cursor: _Optional[bytes] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., complete: bool = ..., verdicts: _Optional[_Iterable[_Union[SignedVerdict, _Mapping]]] = ..., documents: _Optional[_Iterable[_Union[SignedDocument, _Mapping]]] = ...) -> None: ...
 
 class Chain(_message.Message):
     __slots__ = ("certificates",)
@@ -178,3 +180,29 @@ class VerdictBody(_message.Message):
     opinion: Opinion
     held: bool
     def __init__(self, context: _Optional[str] = ..., mesh: _Optional[str] = ..., trust_domain: _Optional[str] = ..., accuser: _Optional[str] = ..., accuser_instance: _Optional[str] = ..., stamp: _Optional[int] = ..., expires_at: _Optional[int] = ..., subject: _Optional[str] = ..., subject_instance: _Optional[str] = ..., subject_stamp: _Optional[int] = ..., opinion: _Optional[_Union[Opinion, str]] = ..., held: bool = ...) -> None: ...
+
+class SignedDocument(_message.Message):
+    __slots__ = ("body", "signature", "signer")
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    SIGNER_FIELD_NUMBER: _ClassVar[int]
+    body: bytes
+    signature: bytes
+    signer: Chain
+    def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., signer: _Optional[_Union[Chain, _Mapping]] = ...) -> None: ...
+
+class DocumentBody(_message.Message):
+    __slots__ = ("context", "mesh", "trust_domain", "kind", "sequence", "content")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    MESH_FIELD_NUMBER: _ClassVar[int]
+    TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    context: str
+    mesh: str
+    trust_domain: str
+    kind: str
+    sequence: int
+    content: bytes
+    def __init__(self, context: _Optional[str] = ..., mesh: _Optional[str] = ..., trust_domain: _Optional[str] = ..., kind: _Optional[str] = ..., sequence: _Optional[int] = ..., content: _Optional[bytes] = ...) -> None: ...
