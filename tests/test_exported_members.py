@@ -26,7 +26,7 @@ EXPORTED = {
         RotationState SignedCertificate StillUsedError StillValidError TLSConfig TLSOptions
         TrustBundle UntrustedError UsageError VerificationError WorkerId identity_of
         install_certificate list_certificates load_or_generate_tls load_tls owner_of
-        parse_worker_id request_certificate validate_node_id
+        matching_names parse_worker_id request_certificate validate_node_id
     """,
     "aegis_certs.cli": """
         CommandGroup UNLIMITED certificate_directory certs certs_exit_codes examples fail json_flag
@@ -84,7 +84,7 @@ EXPORTED = {
     """,
     "aegis_discovery.feed": """
         BATCH CHUNK FeedPacer FeedReader FeedWriter HEARTBEAT MAX_BATCH MAX_MESSAGE MAX_REQUEST
-        PROCESS_TICKS ReceiveResult Ticks request_problem split_message
+        PROCESS_TICKS ReceiveResult Ticks remove_impersonators request_problem split_message
     """,
     "aegis_discovery.identity": "IdentityEvent IdentityEventKind IdentityRotator",
     "aegis_discovery.logs": "LogLimiter",

@@ -38,6 +38,7 @@ def test_the_public_names_are_these() -> None:
         "list_certificates",
         "load_or_generate_tls",
         "load_tls",
+        "matching_names",
         "owner_of",
         "parse_worker_id",
         "request_certificate",

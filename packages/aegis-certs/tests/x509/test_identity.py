@@ -38,6 +38,12 @@ def test_names_that_agree_make_an_identity(
     assert identity_of(make_certificate(*names, sans=sans).certificate) == identity
 
 
+def test_an_identity_has_the_other_dns_names_as_tls_reads_them(make_certificate: Make) -> None:
+    sans = [DNS("n"), DNS("B.Acme.example"), DNS("c."), DNS("*.d"), DNS("N.")]
+    identity = identity_of(make_certificate("n", sans=sans).certificate)
+    assert identity.hosts == ("b.acme.example", "c", "*.d")
+
+
 @pytest.mark.parametrize(
     ("names", "sans"),
     [

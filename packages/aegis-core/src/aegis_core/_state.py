@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from aegis_certs import RevocationList, TLSConfig
 from aegis_discovery import InvalidRecordError, NodeInfo, Topology
-from aegis_discovery.feed import FeedReader
+from aegis_discovery.feed import FeedReader, remove_impersonators
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.records import Record, RecordSigner, RecordVerifier
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -45,9 +45,17 @@ class NodeState:
         self._signer = RecordSigner.of(tls, mesh=mesh, node_id=node_id)
         self.topology = topology
         topology.change_signer(self._signer)
-        self.verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
+        self.verifier = RecordVerifier(
+            tls.bundle,
+            mesh=mesh,
+            trust_domain=tls.trust_domain,
+            find_signed=topology.find_signed,
+        )
+        remove_impersonators(topology, self.verifier)
         self.chain = _chain(tls)
-        self.caller_verifier = CallerVerifier(tls.bundle, tls.trust_domain)
+        self.caller_verifier = CallerVerifier(
+            tls.bundle, tls.trust_domain, find_signed=topology.find_signed
+        )
         self._log_limiter = LogLimiter(logging.getLogger("aegis.feed"))
         _check(tls, self.verifier)
         self.on_failure = on_failure

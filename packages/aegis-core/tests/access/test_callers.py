@@ -255,3 +255,23 @@ def test_a_leaf_without_usages_may_call_and_a_server_only_one_may_not() -> None:
     verifier = CallerVerifier(TrustBundle([root.certificate]), OURS)
     refusal = verifier.check(shown(Chain(leaf, key, [], root.certificate)))
     assert "client" in str(refusal)
+
+
+def test_the_names_of_a_caller_are_compared_at_each_call() -> None:
+    root = issuer("Root", OURS, None)
+    key = new_key()
+    hosts = ["b", *HOSTS]
+    leaf = build_leaf(Identity("a", OURS), key.public_key(), VALID, root, hosts=hosts)
+    caller = shown(Chain(leaf, key, [], root.certificate))
+    assert caller.hosts == ("b",)
+    known: set[str] = set()
+    verifier = CallerVerifier(
+        TrustBundle([root.certificate]),
+        OURS,
+        find_signed=lambda names: next((name for name in names if name in known), None),
+    )
+    assert verifier.check(caller) is None
+    known.add("b")
+    assert "a is also valid for 'b'" in str(verifier.check(caller))
+    known.clear()
+    assert verifier.check(caller) is None

@@ -17,10 +17,12 @@ from aegis_certs import (
     TrustBundle,
 )
 from aegis_discovery import InvalidRecordError, NodeInfo, ServiceInfo, Topology
+from aegis_discovery.errors import InvalidVerdictError
 from aegis_discovery.records import (
     LEASE,
     MAX_RECORD,
     TOMBSTONE_LEASE,
+    Opinion,
     Record,
     RecordSigner,
     RecordVerifier,
@@ -442,3 +444,72 @@ def test_values_of_a_refused_record_are_not_cached(
     later = decode_record(signed).record.info
     assert later is not None
     assert later.services is decode_record(signed).record.info.services
+
+
+@pytest.mark.parametrize(
+    ("host", "known", "is_refused"),
+    [
+        ("b", "b", True),
+        ("b", "b#3", True),
+        ("b", "c", False),
+        ("b.acme.example", "b.acme.example", True),
+        ("b.acme.example", "acme.example", False),
+    ],
+)
+def test_who_has_the_name_of_another_node_signs_nothing(
+    tmp_path: Path, clock: ManualClock, host: str, known: str, is_refused: bool
+) -> None:
+    ca = CertificateAuthority.create(tmp_path, key_type=KeyType.P256)
+    tls = ca.issue("a", hosts=[host, "10.0.0.1"], key_type=KeyType.P256)
+    topology = Topology(clock=clock)
+    verifier = RecordVerifier(
+        ca.bundle,
+        mesh=MESH,
+        trust_domain=ca.trust_domain,
+        clock=clock,
+        find_signed=topology.find_signed,
+    )
+    verifier.add_chain(chain_of(tls))
+    stamp = round(clock() * 1000)
+    signer = RecordSigner.of(tls, mesh=MESH, clock=clock)
+    info = NodeInfo("a", address="10.0.0.1:1")
+    own = signer.sign_record("a", stamp, info)
+    others = RecordSigner(clock=clock).sign_record("x", stamp, NodeInfo("x", address="h:1"))
+    accusation = signer.sign_verdict(others, stamp, Opinion.FAILED, held=False).signed
+
+    def refusals() -> list[str]:
+        found = []
+        for verify, signed in ((verifier.verify, own), (verifier.verify_verdict, accusation)):
+            try:
+                verify(Signed(signed.body, signed.signature, signed.signer))
+            except (InvalidRecordError, InvalidVerdictError) as error:
+                found.append(error.reason)
+        return found
+
+    assert refusals() == []
+    vouching = Topology(owner="v", signer=RecordSigner("v", clock=clock), clock=clock)
+    vouching.vouch(NodeInfo(known, address="10.0.0.2:1"))
+    topology.merge(vouching)
+    assert topology.nodes.keys() == {known}
+    assert refusals() == [], "who is vouched for proves nothing"
+    topology.add_node(NodeInfo(known, address="10.0.0.2:1"))
+    found = refusals()
+    assert len(found) == (2 if is_refused else 0)
+    assert all(f"also valid for '{host}'" in reason for reason in found)
+    assert verifier.naming(known.partition("#")[0]) == (
+        {tls.fingerprint} if is_refused else frozenset()
+    )
+    topology.remove_node(known)
+    assert refusals() == []
+
+
+def test_a_wildcard_names_all_nodes_one_level_below_it(clock: ManualClock) -> None:
+    topology = Topology(clock=clock)
+    for node_id in ("orders", "a.acme.example", "b.acme.example"):
+        topology.add_node(NodeInfo(node_id, address="10.0.0.1:1"))
+    assert topology.find_signed(["*.example", "x", "*.acme.example"]) == "*.acme.example"
+    topology.remove_node("a.acme.example")
+    assert topology.find_signed(["*.acme.example"])
+    topology.remove_node("b.acme.example")
+    assert topology.find_signed(["*.acme.example", "localhost"]) is None
+    assert topology.find_signed(["orders"]) == "orders"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -24,10 +24,13 @@ class Identity:
     Attributes:
         node_id: Its node id.
         trust_domain: Its trust domain; None if the certificate has no SPIFFE id.
+        hosts: Its further DNS names, in lower case; equal identities may differ in them. TLS also
+            accepts the certificate for a node that has one of these names as its id.
     """
 
     node_id: str
     trust_domain: str | None = None
+    hosts: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def spiffe_id(self) -> str | None:
@@ -152,7 +155,10 @@ def identity_of(
             f"its node id, so TLS would not accept it for {node_id}; issue one with its node id",
             node_id,
         )
-    return Identity(node_id, spiffe.trust_domain if spiffe else None)
+    # TLS ignores a dot at the end of a name.
+    names_read = dict.fromkeys([name.removesuffix(".") for name in alternatives.dns])
+    names_read.pop(node_id, None)
+    return Identity(node_id, spiffe.trust_domain if spiffe else None, tuple(names_read))
 
 
 _checked_trust_domain = lru_cache(maxsize=64)(validate_trust_domain)  # leaves have few of them

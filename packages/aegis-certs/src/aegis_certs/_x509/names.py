@@ -183,6 +183,15 @@ def owner_of(node_id: str) -> str:
     return node_id.partition("#")[0]
 
 
+def matching_names(node_id: str) -> tuple[str, ...]:
+    """The DNS names of certificates that TLS accepts for a node: its id, and a wildcard above it.
+
+    Aegis issues no wildcards; other CAs may.
+    """
+    _, dot, parent = node_id.partition(".")
+    return (node_id, f"*.{parent}") if dot else (node_id,)
+
+
 def validate_trust_domain(trust_domain: str) -> str:
     """Checks that a string can be a trust domain, and returns it.
 

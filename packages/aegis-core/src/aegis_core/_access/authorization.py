@@ -36,18 +36,20 @@ class Revocations(Protocol):
 
 
 class CallerVerifier:
-    """Refuses callers for their chain, trust domain, expiry, revocation, or TLS version.
+    """Refuses callers for their chain, names, trust domain, expiry, revocation, or TLS version.
 
     The chain passes the same checks as that of a record. TLS lets through what they refuse: weak
     keys, a CA below one that may have none below it, a leaf of another trust domain than its CA's.
     Also, TLS session resumption accepts expired certificates, connections outlive their
-    certificates, and gRPC supports neither CRLs nor a lowest TLS version.
+    certificates, and gRPC supports neither CRLs nor a lowest TLS version. A certificate with the
+    name of another node would be accepted for that node.
 
     It may be used from any thread.
 
     Args:
         bundle: The CAs that are trusted.
         trust_domain: The trust domain of this mesh; callers of another one are refused.
+        find_signed: As in `RecordVerifier`.
         clock: Unix time in seconds.
     """
 
@@ -56,9 +58,11 @@ class CallerVerifier:
         bundle: TrustBundle,
         trust_domain: str | None = None,
         *,
+        find_signed: Callable[[Iterable[str]], str | None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._trust_domain = trust_domain
+        self._find_signed = find_signed
         self._clock = clock
         self._lock = threading.Lock()
         self._accepted: dict[bytes, tuple[x509.Certificate, ...]] = {}
@@ -89,6 +93,12 @@ class CallerVerifier:
             if isinstance(path, str):
                 return path
             above = self._remember(caller.fingerprint, path)
+        # Not remembered: it changes whenever a node joins or leaves. Few certificates have hosts.
+        if caller.hosts and (other := self._find_signed(caller.hosts)) is not None:
+            return (
+                f"the certificate of {caller.node_id} is also valid for {other!r}, which is "
+                f"another node of this mesh; issue one without that name"
+            )
         revoked = self._revoked
         return None if revoked is None else revoked.check(caller, above)
 

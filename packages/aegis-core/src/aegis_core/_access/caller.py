@@ -27,6 +27,7 @@ class Caller:
         fingerprint: SHA-256 of the certificate.
         intermediates: The other certificates that it showed, not verified: the CAs between its
             certificate and the trust bundle, if it is well-behaved.
+        hosts: The DNS names of its certificate besides the node id.
     """
 
     node_id: str
@@ -36,6 +37,7 @@ class Caller:
     not_after: float = field(default=0.0, repr=False)
     fingerprint: bytes = field(default=b"", repr=False)
     intermediates: tuple[x509.Certificate, ...] = field(default=(), repr=False)
+    hosts: tuple[str, ...] = field(default=(), repr=False)
 
 
 class CallContext(Protocol):
@@ -109,6 +111,7 @@ def _caller(pem: bytes, intermediates: bytes, tls_version: bytes) -> Caller:
         certificate.not_valid_after_utc.timestamp(),
         certificate.fingerprint(hashes.SHA256()),
         tuple(x509.load_pem_x509_certificates(intermediates)) if intermediates else (),
+        identity.hosts,
     )
     if len(_callers) >= MAX_CALLERS:
         _callers.clear()

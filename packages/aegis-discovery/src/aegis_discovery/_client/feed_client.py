@@ -23,6 +23,7 @@ from aegis_discovery._model import ServiceInfo
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.errors import ConnectError, DiscoveryError
+from aegis_discovery.feed._impersonators import remove_impersonators
 from aegis_discovery.feed._reader import FeedReader, ReceiveResult
 from aegis_discovery.identity._rotator import IdentityEvent, IdentityEventKind, IdentityRotator
 from aegis_discovery.identity._run import run_rotator
@@ -68,7 +69,13 @@ class FeedClient:
         self._seeds = tuple(seeds)
         self._mesh = mesh
         self._timeout = timeout
-        self._verifier = RecordVerifier(tls.bundle, mesh=mesh, trust_domain=tls.trust_domain)
+        self._verifier = RecordVerifier(
+            tls.bundle,
+            mesh=mesh,
+            trust_domain=tls.trust_domain,
+            find_signed=self.topology.find_signed,
+        )
+        remove_impersonators(self.topology, self._verifier)
         self._reader = FeedReader(
             self.topology, self._verifier, trusts_statuses=True, services=services
         )

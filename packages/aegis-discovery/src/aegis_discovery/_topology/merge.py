@@ -187,7 +187,10 @@ class RecordMerger:
             return self._version
 
     def remove_revoked(self, signers: Collection[bytes]) -> None:
-        """Drops all records that these certificates (SHA-256) signed, except the owner's."""
+        """Drops all records that these certificates (SHA-256) signed, except the owner's.
+
+        They are revoked, or valid for another node too.
+        """
         with self._changing():
             for entry in list(self._store.entries()):
                 if entry.record.signer in signers and entry.record.id != self.owner:

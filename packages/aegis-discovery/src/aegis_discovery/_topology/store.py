@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from aegis_certs import owner_of
+from aegis_certs import matching_names, owner_of
 
 from aegis_discovery._model import NodeInfo, NodeStatus
 from aegis_discovery._runtime.log_limiter import LogLimiter
@@ -53,6 +53,8 @@ class RecordStore:
         providers: The providers of each service.
         vouched: The number of live records that each identity vouches for.
         withdrawn: The number of tombstones by each of them.
+        signed: The number of live nodes with a record of their own, by each DNS name of a
+            certificate that TLS accepts for them.
     """
 
     def __init__(self, log_limiter: LogLimiter) -> None:
@@ -63,6 +65,7 @@ class RecordStore:
         self._workers: dict[str, tuple[str, ...]] = {}
         self.vouched: Counter[str] = Counter()
         self.withdrawn: Counter[str] = Counter()
+        self.signed: Counter[str] = Counter()
         self._live_sum = 0
         self._full_sum = 0
         self.nodes = NodeList()
@@ -237,6 +240,11 @@ class RecordStore:
             return
         self._live_sum = (self._live_sum + digest) % _DIGEST_MODULUS
         self.vouched[voucher] += by
+        if entry.record.voucher is None:
+            for name in matching_names(owner_of(entry.record.id)):
+                self.signed[name] += by
+                if not self.signed[name]:
+                    del self.signed[name]
 
 
 def _is_same_life(one: Record, other: Record) -> bool:

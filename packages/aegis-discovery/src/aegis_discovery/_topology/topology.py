@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -115,6 +115,15 @@ class Topology(RecordMerger):
         """Tells whether an identity has signed a record of its node or of a worker, or left."""
         with self._lock:
             return any(e.record.voucher is None for e in self._store.of_identity(identity))
+
+    def find_signed(self, names: Iterable[str]) -> str | None:
+        """Returns the first of these names of a certificate that TLS accepts for another node.
+
+        Only nodes with a record of their own count, not those that are vouched for. A name may be
+        a wildcard.
+        """
+        with self._lock:
+            return next((name for name in names if name in self._store.signed), None)
 
     def get_service_providers(self, name: str, version: str) -> tuple[NodeInfo, ...]:
         """Returns the nodes that provide a service, in the order of their ids, except failed ones.

@@ -2,6 +2,7 @@
 
 from aegis_discovery._message_limits import MAX_MESSAGE
 from aegis_discovery._runtime.ticks import PROCESS_TICKS, Ticks
+from aegis_discovery.feed._impersonators import remove_impersonators
 from aegis_discovery.feed._limits import MAX_REQUEST, request_problem
 from aegis_discovery.feed._pacing import BATCH, HEARTBEAT, MAX_BATCH, FeedPacer
 from aegis_discovery.feed._reader import FeedReader, ReceiveResult, split_message
@@ -20,6 +21,7 @@ __all__ = [
     "FeedWriter",
     "ReceiveResult",
     "Ticks",
+    "remove_impersonators",
     "request_problem",
     "split_message",
 ]

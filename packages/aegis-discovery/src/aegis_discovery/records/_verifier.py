@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from sys import intern
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from aegis_discovery.errors import (
     InvalidVerdictError,
 )
 from aegis_discovery.records._codec import decode_record, decode_verdict
+from aegis_discovery.records._leaves import Leaf, LeafStore
 from aegis_discovery.records._record import (
     CONTEXT,
     MAX_AHEAD,
@@ -63,37 +64,6 @@ _ECDSA = ec.ECDSA(_SHA256)
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """A verified certificate that signs records, with the chain that is passed on.
-
-    It keeps no parsed key, which takes more memory than everything else.
-
-    Attributes:
-        not_after: The end of the certificate (Unix seconds).
-        fingerprint: SHA-256 of `der`, the certificate.
-        intermediates: The CAs between it and the trust bundle (DER). No other certificate of the
-            received chain is kept, since all of these are passed on to every node.
-    """
-
-    node_id: str
-    trust_domain: str | None
-    not_after: float
-    fingerprint: bytes
-    der: bytes
-    intermediates: tuple[bytes, ...]
-
-    @property
-    def chain(self) -> tuple[bytes, ...]:
-        """The certificate, then the intermediates (DER)."""
-        return (self.der, *self.intermediates)
-
-    @property
-    def certificate(self) -> x509.Certificate:
-        """The certificate, parsed on each access."""
-        return x509.load_der_x509_certificate(self.der)
-
-
 class Verifier(Protocol):
     """What a feed needs of a verifier: `RecordVerifier`, or one that a simulation provides."""
 
@@ -114,16 +84,31 @@ class RecordVerifier:
 
     Each certificate is verified once and kept by its fingerprint. Only server certificates may
     sign, so that a client can never enter the topology.
+
+    Args:
+        bundle: The CAs that are trusted.
+        mesh: The name of the mesh.
+        trust_domain: The trust domain of the mesh.
+        find_signed: Returns a name, among the further DNS names of a certificate, that TLS accepts
+            for another node of the mesh. Such a certificate may not sign.
+        clock: Unix time in seconds.
     """
 
     def __init__(
-        self, bundle: TrustBundle, *, mesh: str, trust_domain: str | None, clock: Clock = time.time
+        self,
+        bundle: TrustBundle,
+        *,
+        mesh: str,
+        trust_domain: str | None,
+        find_signed: Callable[[Iterable[str]], str | None] = lambda _: None,
+        clock: Clock = time.time,
     ) -> None:
         self._bundle = bundle
+        self._find_signed = find_signed
         self._mesh = mesh
         self._trust_domain = trust_domain
         self._clock = clock
-        self._leaves: dict[bytes, Leaf] = {}
+        self._leaves = LeafStore()
         self._intermediates: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
         self._keys: dict[bytes, PublicKey] = {}
         self._paths: dict[tuple[bytes, ...], tuple[x509.Certificate, ...]] = {}
@@ -160,13 +145,16 @@ class RecordVerifier:
             raise InvalidRecordError(identity.node_id, f"{type(key).__name__} cannot sign records")
         intermediates = tuple([ca.public_bytes(Encoding.DER) for ca in above])
         theirs = identity.trust_domain
-        self._leaves[fingerprint] = Leaf(
-            identity.node_id,
-            theirs and intern(theirs),
-            not_after,
-            fingerprint,
-            chain[0],
-            self._intermediates.setdefault(intermediates, intermediates),
+        self._leaves.add(
+            Leaf(
+                identity.node_id,
+                theirs and intern(theirs),
+                identity.hosts,
+                not_after,
+                fingerprint,
+                chain[0],
+                self._intermediates.setdefault(intermediates, intermediates),
+            )
         )
         self._keep_key(fingerprint, key)
         return fingerprint
@@ -206,8 +194,8 @@ class RecordVerifier:
     def change_bundle(self, bundle: TrustBundle) -> None:
         """Uses another trust bundle from now on; forgets certificates that it does not cover."""
         self._bundle = bundle
-        chains = [leaf.chain for leaf in self._leaves.values()]
-        self._leaves = {}
+        chains = [leaf.chain for leaf in self._leaves]
+        self._leaves = LeafStore()
         self._paths.clear()
         for chain in chains:
             with contextlib.suppress(InvalidRecordError):
@@ -218,15 +206,19 @@ class RecordVerifier:
         self._revocations = revocations
         load = x509.load_der_x509_certificate
         # Many leaves share few chains of intermediates.
-        chains = {leaf.intermediates for leaf in self._leaves.values()}
+        chains = {leaf.intermediates for leaf in self._leaves}
         above = {chain: [load(der) for der in chain] for chain in chains}
         revoked = frozenset(
-            fingerprint
-            for fingerprint, leaf in self._leaves.items()
+            leaf.fingerprint
+            for leaf in self._leaves
             if self._revocations.is_revoked(leaf.certificate, above[leaf.intermediates])
         )
-        self._leaves = {f: leaf for f, leaf in self._leaves.items() if f not in revoked}
+        self._leaves.keep([leaf for leaf in self._leaves if leaf.fingerprint not in revoked])
         return revoked
+
+    def naming(self, identity: str) -> frozenset[bytes]:
+        """Returns the fingerprints of the leaves of others that TLS accepts for an identity."""
+        return self._leaves.naming(identity)
 
     def leaf(self, fingerprint: bytes) -> Leaf | None:
         """Returns a certificate that was added, or None."""
@@ -239,10 +231,8 @@ class RecordVerifier:
 
     def retain(self, fingerprints: Collection[bytes]) -> None:
         """Forgets all certificates except these."""
-        self._leaves = {f: leaf for f, leaf in self._leaves.items() if f in fingerprints}
-        self._intermediates = {
-            leaf.intermediates: leaf.intermediates for leaf in self._leaves.values()
-        }
+        self._leaves.keep([leaf for leaf in self._leaves if leaf.fingerprint in fingerprints])
+        self._intermediates = {leaf.intermediates: leaf.intermediates for leaf in self._leaves}
 
     def verify(
         self, signed: Signed, held: Callable[[str], Record | None] = lambda _: None
@@ -277,6 +267,7 @@ class RecordVerifier:
             raise InvalidRecordError(record.id, _NO_CERTIFICATE)
         reason = (
             self._record_problem(record, scope, leaf)
+            or self._name_problem(leaf)
             or self._time_problem(record.stamp, record.expires_at, TOMBSTONE_LEASE, leaf)
             or self._signature_problem(signed, leaf)
         )
@@ -313,6 +304,7 @@ class RecordVerifier:
             raise InvalidVerdictError(verdict.accuser, _NO_CERTIFICATE)
         reason = (
             self._verdict_problem(verdict, scope, leaf)
+            or self._name_problem(leaf)
             or self._time_problem(verdict.stamp, verdict.expires_at, CLEAR_LEASE, leaf)
             or self._signature_problem(signed, leaf)
         )
@@ -353,6 +345,15 @@ class RecordVerifier:
         if verdict.subject == verdict.accuser:
             return "a node cannot accuse itself"
         return ""
+
+    def _name_problem(self, leaf: Leaf) -> str:
+        other = self._find_signed(leaf.hosts) if leaf.hosts else None
+        if other is None:
+            return ""
+        return (
+            f"the certificate that signed it is also valid for {other!r}, which is another node "
+            f"of this mesh; issue one for {leaf.node_id} without that name"
+        )
 
     def _time_problem(self, stamp: int, expires_at: int, lease: float, leaf: Leaf) -> str:
         now, not_after = self._clock(), leaf.not_after
