@@ -18,6 +18,7 @@ EXPORTED = {
     "aegis_certs": """
         AlreadyExistsError CAEndsError CertificateAuthority CertificateInfo
         CertificateSource CertificateState CertsError DEFAULT_TRUST_DOMAIN DirectoryError
+        DocumentSigner
         ExpiredError Identity IdentityError IdentitySource InvalidNodeIdError
         InvalidPemError InvalidRequestError InventoryError IssuedCertificate
         KeyMismatchError KeyType LockTimeoutError MAX_WORKERS MissingHostError NotFoundError
@@ -25,8 +26,8 @@ EXPORTED = {
         RevocationListError RevocationReason RevokedError RotationError RotationPhase
         RotationState SignedCertificate StillUsedError StillValidError TLSConfig TLSOptions
         TrustBundle UntrustedError UsageError VerificationError WorkerId identity_of
-        install_certificate list_certificates load_or_generate_tls load_tls owner_of
-        matching_names parse_worker_id request_certificate validate_node_id
+        install_certificate is_authority list_certificates load_or_generate_tls load_tls owner_of
+        matching_names parse_worker_id request_certificate validate_node_id verify_authority
     """,
     "aegis_certs.cli": """
         CommandGroup UNLIMITED certificate_directory certs certs_exit_codes examples fail json_flag

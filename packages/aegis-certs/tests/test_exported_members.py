@@ -17,6 +17,7 @@ def test_the_public_names_are_these() -> None:
         "CertificateInfo",
         "CertificateSource",
         "CertificateState",
+        "DocumentSigner",
         "Identity",
         "IdentitySource",
         "IssuedCertificate",
@@ -35,6 +36,7 @@ def test_the_public_names_are_these() -> None:
         "WorkerId",
         "identity_of",
         "install_certificate",
+        "is_authority",
         "list_certificates",
         "load_or_generate_tls",
         "load_tls",
@@ -43,6 +45,7 @@ def test_the_public_names_are_these() -> None:
         "parse_worker_id",
         "request_certificate",
         "validate_node_id",
+        "verify_authority",
     }
     assert set(aegis_certs.errors.__all__) <= set(aegis_certs.__all__)
     assert set(aegis_certs.cli.__all__) == {

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from aegis_certs._identity.source import IdentitySource
     from aegis_certs._inspect.evaluate import CertificateInfo
     from aegis_certs._inspect.listing import list_certificates
+    from aegis_certs._x509.authority import DocumentSigner, is_authority, verify_authority
     from aegis_certs._x509.identity import Identity, identity_of
     from aegis_certs._x509.names import (
         DEFAULT_TRUST_DOMAIN,
@@ -47,6 +48,7 @@ __all__ = [
     "CertificateInfo",
     "CertificateSource",
     "CertificateState",
+    "DocumentSigner",
     "Identity",
     "IdentitySource",
     "IssuedCertificate",
@@ -65,6 +67,7 @@ __all__ = [
     "WorkerId",
     "identity_of",
     "install_certificate",
+    "is_authority",
     "list_certificates",
     "load_or_generate_tls",
     "load_tls",
@@ -73,6 +76,7 @@ __all__ = [
     "parse_worker_id",
     "request_certificate",
     "validate_node_id",
+    "verify_authority",
 ]
 __all__ += errors.__all__
 
@@ -82,6 +86,7 @@ _HOMES = {
     "CertificateInfo": "_inspect.evaluate",
     "CertificateSource": "_identity.load",
     "CertificateState": "_x509.validity",
+    "DocumentSigner": "_x509.authority",
     "Identity": "_x509.identity",
     "IdentitySource": "_identity.source",
     "IssuedCertificate": "_ca.inventory",
@@ -101,6 +106,7 @@ _HOMES = {
     "WorkerId": "_x509.names",
     "identity_of": "_x509.identity",
     "install_certificate": "_ca.request",
+    "is_authority": "_x509.authority",
     "list_certificates": "_inspect.listing",
     "load_or_generate_tls": "_identity.load_or_generate",
     "load_tls": "_identity.load",
@@ -109,6 +115,7 @@ _HOMES = {
     "parse_worker_id": "_x509.names",
     "request_certificate": "_ca.request",
     "validate_node_id": "_x509.names",
+    "verify_authority": "_x509.authority",
 }
 
 

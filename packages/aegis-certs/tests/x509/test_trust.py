@@ -285,13 +285,13 @@ def test_the_search_for_a_path_checks_each_certificate_at_most_once(
     checks: int,
 ) -> None:
     keys: list[x509.Certificate] = []
-    signed_by = trust._signed_by
+    signed_by = trust.signed_by
 
     def counted(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
         keys.append(ca)
         return signed_by(certificate, ca)
 
-    monkeypatch.setattr(trust, "_signed_by", counted)
+    monkeypatch.setattr(trust, "signed_by", counted)
     first = make_certificate(name, ca=True)
     chain = [make_certificate(name, ca=True, key=first.key).certificate for _ in range(8)]
     assert bundle.path_of(chain) == ()

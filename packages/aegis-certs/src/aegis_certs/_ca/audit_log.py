@@ -35,6 +35,7 @@ class Action(StrEnum):
     PREPARE = "rotate-prepare"
     ACTIVATE = "rotate-activate"
     RETIRE = "rotate-retire"
+    DOCUMENTS = "document-signer"
 
 
 def record(path: Path, action: Action, at: datetime, facts: Mapping[str, Any]) -> None:

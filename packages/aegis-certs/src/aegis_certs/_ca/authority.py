@@ -12,6 +12,7 @@ from cryptography import x509
 
 from aegis_certs._ca import revoke, rotate
 from aegis_certs._ca.create import CA_DAYS, CASpec, default_name, root_store
+from aegis_certs._ca.document_signer import document_signer
 from aegis_certs._ca.passphrase import passphrase_or_default
 from aegis_certs._ca.renew import Renewal, renew_due, renew_in_session
 from aegis_certs._ca.request import Request, SignedCertificate
@@ -20,6 +21,7 @@ from aegis_certs._ca.session import CASession, create_session, load_session, ope
 from aegis_certs._ca.spec import LEAF_DAYS, CertificateSpec, IdentityRequest, SpecOptions
 from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now
+from aegis_certs._x509.authority import DocumentSigner
 from aegis_certs._x509.names import CA_KEY_TYPE, DEFAULT_TRUST_DOMAIN, LEAF_KEY_TYPE, KeyType
 from aegis_certs._x509.revocation_list import Revocation, RevocationList, RevocationReason
 from aegis_certs._x509.tls_config import TLSConfig, make_tls
@@ -88,15 +90,13 @@ class CertificateAuthority:
             directory: The directory for `ca-cert.pem` and `ca-key.pem`.
             key_type: The type of its key; an RSA-4096 key takes a second or more to create.
             days: How long it lives; none of its certificates lives longer.
-            name: Its common name; by default "Aegis CA" and a random number, so that two CAs
-                have different names.
+            name: Its common name; by default "Aegis CA" and a random number.
             trust_domain: The trust domain in the SPIFFE id of every certificate that it issues.
-            passphrase: Encrypts its key; `AEGIS_CA_PASSPHRASE` by default. Without a passphrase,
-                only the permissions of the directory protect the key.
-            intermediate: Creates an intermediate CA, whose root has its own directory. Move that
-                directory to a safe place afterwards: only the next CA needs the root.
-            root_directory: The directory of the root, which is created if it is missing; by
-                default the directory's name with `-root` added.
+            passphrase: Encrypts its key; `AEGIS_CA_PASSPHRASE` by default. Without one, only the
+                permissions of the directory protect the key.
+            intermediate: Creates an intermediate CA, whose root has its own directory. Move that to
+                a safe place afterwards: only the next CA needs the root.
+            root_directory: That of the root, created if missing; by default with `-root` added.
             at: The time of creation; now by default.
 
         Raises:
@@ -124,7 +124,7 @@ class CertificateAuthority:
         """Loads the CA of a directory.
 
         Args:
-            directory: The directory of the CA.
+            directory: Its directory.
             passphrase: Decrypts its key; `AEGIS_CA_PASSPHRASE` by default.
 
         Raises:
@@ -150,15 +150,13 @@ class CertificateAuthority:
     ) -> TLSConfig:
         """Issues an identity with a new key into the CA's directory.
 
-        It replaces an earlier identity that this CA issued for the node; the earlier certificate
-        stays valid until its end.
+        It replaces an earlier identity of the node, whose certificate stays valid until its end.
 
         Args:
             node_id: The node that the certificate names: common name, DNS name and SPIFFE id.
             hosts: Further DNS names and IP addresses. Give only names that belong to this node
                 alone: with its key, anybody can impersonate all of them.
-            address: The node's own address, `host:port` or an IP. Only an IP goes into the
-                certificate.
+            address: The node's own address. Only an IP goes into the certificate.
             days: How long it lives, at most as long as the CA.
             key_type: The type of its key.
             client_only: The identity can call, but not serve.
@@ -189,8 +187,7 @@ class CertificateAuthority:
     ) -> TLSConfig:
         """Issues an identity and writes its key nowhere, such as a client's for one command.
 
-        The errors and the arguments `hosts`, `address`, `days`, `key_type`, `client_only` and
-        `server_only` are those of `issue`. The key is P-256 by default.
+        Its errors and arguments are those of `issue`. The key is P-256 by default.
         """
         options.setdefault("key_type", KeyType.P256)
         spec = CertificateSpec.parse(node_id, **options)
@@ -260,8 +257,8 @@ class CertificateAuthority:
         """Renews all certificates in this directory that are due, and the revocation lists.
 
         A certificate is due if its key is here, and it has less than a third of its life left or
-        a replaced CA issued it. A failure does not stop the renewal of the others. It is also a
-        failure if one is missing or damaged, or ends with its CA (`CAEndsError`).
+        a replaced CA issued it. A failure (one is missing or damaged, or ends with its CA:
+        `CAEndsError`) does not stop the renewal of the others.
 
         Raises:
             CertsError: The directory or the CA cannot be used, or the CA has expired.
@@ -309,6 +306,11 @@ class CertificateAuthority:
         """
         with self._open(at) as session:
             return session.write_revocations()
+
+    def document_signer(self, *, at: datetime | None = None) -> DocumentSigner:
+        """The signer of the mesh's documents, below a root; see `_ca.document_signer`."""
+        with self._open(at) as session:
+            return document_signer(session)
 
     def rotation(self, *, at: datetime | None = None) -> RotationState:
         """The state of the rotation of this CA.
@@ -359,8 +361,7 @@ class CertificateAuthority:
         """Makes the prepared CA the issuing CA; certificates of the old CA stay valid.
 
         Args:
-            distrusting: The nodes that do not trust the new CA yet, if the caller can see their
-                bundles; see `RotationState.trusts`. None if it cannot see any bundle.
+            distrusting: The nodes whose bundles lack the new CA; None if no bundle can be seen.
             confirm: Activate it even if nodes may not trust it.
             at: The current time; now by default.
 
@@ -379,8 +380,7 @@ class CertificateAuthority:
         """Removes the old CA from the trust bundle, and removes its key.
 
         Args:
-            in_use: Nodes that use a certificate of the old CA, if the caller can see that; they
-                are added to the nodes in the inventory.
+            in_use: Nodes that use a certificate of the old CA, besides those in the inventory.
             at: The current time; now by default.
 
         Raises:

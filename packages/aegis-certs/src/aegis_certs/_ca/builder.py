@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from aegis_certs._x509.authority import DOCUMENT_SIGNING, authority_id
 from aegis_certs._x509.identity import Identity, general_names, spiffe_id
 from aegis_certs._x509.keys import PrivateKey, PublicKey, key_id, signature_hash
 from aegis_certs._x509.names import IPAddress, validate_trust_domain
@@ -92,6 +93,22 @@ def build_leaf(
         .add_extension(usage, critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
+    )
+    return _sign(builder, issuer.key)
+
+
+def build_authority(
+    trust_domain: str, key: PublicKey, validity: Validity, issuer: Issuer
+) -> x509.Certificate:
+    """The certificate of the signer of a mesh's documents (RFC 9336), which no node can have."""
+    subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Aegis")])
+    name = x509.UniformResourceIdentifier(authority_id(trust_domain))
+    builder = (
+        _builder(subject, key, validity, issuer)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([DOCUMENT_SIGNING]), critical=True)
+        .add_extension(x509.SubjectAlternativeName([name]), critical=False)
     )
     return _sign(builder, issuer.key)
 

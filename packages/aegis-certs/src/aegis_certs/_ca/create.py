@@ -11,10 +11,10 @@ from cryptography import x509
 
 from aegis_certs._ca import audit_log, crl
 from aegis_certs._ca.audit_log import Action
-from aegis_certs._ca.builder import Issuer, build_ca
+from aegis_certs._ca.builder import Issuer, build_authority, build_ca
 from aegis_certs._ca.inventory import Inventory, IssuedCertificate
 from aegis_certs._store.directory import Store
-from aegis_certs._x509.keys import encode_ca_key, generate_key
+from aegis_certs._x509.keys import encode_ca_key, encode_key, generate_key
 from aegis_certs._x509.names import (
     CA_KEY_TYPE,
     CA_NAME,
@@ -29,6 +29,9 @@ from aegis_certs.errors import InvalidRequestError, NotFoundError
 
 CA_DAYS = 365
 ROOT_DAYS = 3650  # a root that is kept offline outlives many issuing CAs
+
+
+SIGNER_ID = "document signer"  # its name in the inventory; no node id has a space
 
 
 def default_name() -> str:
@@ -58,6 +61,20 @@ class CASpec:
     passphrase: bytes | None = None
 
 
+@dataclass(frozen=True)
+class NewCA:
+    """A CA that was created.
+
+    Attributes:
+        pair: Its key, and its chain up to the root.
+        signer: The signer of documents below its root; None for a CA that is its own root, which
+            makes its signers itself.
+    """
+
+    pair: KeyPair
+    signer: KeyPair | None = None
+
+
 def default_root(directory: Path) -> Path:
     """The default directory of a root: a sibling of the CA's directory, to be moved away later."""
     return directory.with_name(f"{directory.name or 'certs'}-root")
@@ -75,8 +92,10 @@ def root_store(
     return Store(root_directory)
 
 
-def create_ca(spec: CASpec, at: datetime) -> KeyPair:
+def create_ca(spec: CASpec, at: datetime) -> NewCA:
     """A new CA with its chain up to the root; a missing root is created in its directory.
+
+    The key of a root is needed only now, so it also makes a signer of documents now.
 
     Raises:
         InvalidRequestError: The name, days, key type or trust domain is invalid, or the CA in the
@@ -84,7 +103,7 @@ def create_ca(spec: CASpec, at: datetime) -> KeyPair:
         CertsError: The root's directory cannot be used.
     """
     if spec.root is None:
-        return _self_signed(spec, spec.name, spec.days, 0, at)
+        return NewCA(_self_signed(spec, spec.name, spec.days, 0, at))
     key = generate_key(parse_key_type(spec.key_type))
     with spec.root.locked():
         root = _load_or_create_root(spec, spec.root, at)
@@ -98,8 +117,22 @@ def create_ca(spec: CASpec, at: datetime) -> KeyPair:
         inventory = Inventory.load(spec.root)
         entry = IssuedCertificate.of(spec.name, certificate)
         inventory.record(spec.root, Action.ISSUE, entry, at)
+        signer = make_signer(issuer, spec.trust_domain, spec.days, spec.passphrase, at)
+        entry = IssuedCertificate.of(SIGNER_ID, signer.chain[0], days=spec.days)
+        inventory.record(spec.root, Action.DOCUMENTS, entry, at)
         crl.write_revocations(spec.root, [issuer], TrustBundle(root.chain), inventory, at)
-    return KeyPair((certificate, *root.chain), key, encode_ca_key(key, spec.passphrase))
+    pair = KeyPair((certificate, *root.chain), key, encode_ca_key(key, spec.passphrase))
+    return NewCA(pair, signer)
+
+
+def make_signer(
+    root: Issuer, trust_domain: str, days: float, passphrase: bytes | None, at: datetime
+) -> KeyPair:
+    """A signer of documents below a root, which the caller records."""
+    key = generate_key(KeyType.P256)
+    span = validity(at, days, root.certificate)
+    certificate = build_authority(trust_domain, key.public_key(), span, root)
+    return KeyPair((certificate,), key, encode_key(key, passphrase))
 
 
 def _self_signed(spec: CASpec, name: str, days: float, path_length: int, at: datetime) -> KeyPair:

@@ -11,14 +11,22 @@ from cryptography import x509
 from aegis_certs._ca import audit_log, crl
 from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.builder import Issuer
-from aegis_certs._ca.create import CA_DAYS, CASpec, create_ca
+from aegis_certs._ca.create import CA_DAYS, SIGNER_ID, CASpec, create_ca
+from aegis_certs._ca.document_signer import install_next_signer
 from aegis_certs._ca.inventory import Inventory, IssuedCertificate
 from aegis_certs._ca.rotation_state import RotationPhase, RotationState, phase_of, successor_name
 from aegis_certs._ca.session import CREATE_ADVICE, CASession
 from aegis_certs._ca.view import CAView
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.keys import key_id, key_type_of
-from aegis_certs._x509.names import CA_KEY_TYPE, CA_NAME, NEXT_CA_NAME, OLD_CA_NAME, KeyType
+from aegis_certs._x509.names import (
+    CA_KEY_TYPE,
+    CA_NAME,
+    NEXT_CA_NAME,
+    NEXT_DOCUMENTS_NAME,
+    OLD_CA_NAME,
+    KeyType,
+)
 from aegis_certs._x509.trust import TrustBundle
 from aegis_certs._x509.validity import common_name, is_short_lived
 from aegis_certs.errors import InvalidRequestError, NotFoundError, RotationError, StillUsedError
@@ -94,8 +102,11 @@ def prepare(session: CASession, spec: CASpec) -> None:
         raise NotFoundError("root key of this intermediate CA", store.directory, advice)
     if any(spec.name == common_name(ca.subject) for ca in session.bundle.certificates):
         raise InvalidRequestError("name", spec.name, "the issuing CA has it, so choose another")
-    pair = create_ca(spec, session.at)
+    created = create_ca(spec, session.at)
+    pair = created.pair
     audit_log.record_ca(store.audit_path, Action.PREPARE, pair.chain[0], session.at)
+    if created.signer is not None:
+        store.commit(NEXT_DOCUMENTS_NAME, created.signer)
     store.commit(NEXT_CA_NAME, pair)
     chain = tuple(dict.fromkeys((*session.bundle.certificates, *pair.chain)))
     store.replace_chain(CA_NAME, chain)
@@ -143,6 +154,7 @@ def retire(session: CASession, in_use: Sequence[str]) -> None:
     audit_log.record_ca(store.audit_path, Action.RETIRE, old[0], session.at)
     store.replace_chain(CA_NAME, chain)
     store.remove(OLD_CA_NAME)
+    install_next_signer(store, session.passphrase)
     session.bundle = TrustBundle(chain)
     if has_list:
         session.write_revocations()
@@ -185,6 +197,7 @@ def _leaves_of(session: CAView, ca: x509.Certificate) -> tuple[IssuedCertificate
         entry
         for entry in latest.values()
         if entry.issuer == issuer
+        and entry.id != SIGNER_ID  # the new CA makes another one
         and session.is_usable(entry)
         and not is_short_lived(entry.not_before, entry.not_after)
     )

@@ -33,7 +33,7 @@ from aegis_certs._x509.identity import (
     trust_domain_of_ca,
 )
 from aegis_certs._x509.keys import PublicKey, encode_key, generate_key
-from aegis_certs._x509.names import CA_NAME, DEFAULT_TRUST_DOMAIN, OLD_CA_NAME
+from aegis_certs._x509.names import CA_NAME, DEFAULT_TRUST_DOMAIN, DOCUMENTS_NAME, OLD_CA_NAME
 from aegis_certs._x509.pem import KeyPair
 from aegis_certs._x509.revocation_list import RevocationList
 from aegis_certs._x509.tls_config import TLSConfig, make_tls
@@ -245,8 +245,11 @@ def create_session(store: Store, spec: CASpec, at: datetime) -> CASession:
     for path in (store.certificate_path(CA_NAME), store.key_path(CA_NAME)):
         if files.exists(path):
             raise AlreadyExistsError("a CA", path, "use it, or name another directory")
-    pair = create_ca(spec, at)
+    created = create_ca(spec, at)
+    pair = created.pair
     audit_log.record_ca(store.audit_path, Action.CREATE, pair.chain[0], at)
+    if created.signer is not None:
+        store.commit(DOCUMENTS_NAME, created.signer)
     store.commit(CA_NAME, pair)
     store.reserve()
     if spec.root is not None:

@@ -12,6 +12,7 @@
     {id}_csr.pem      a request for a certificate, and {id}_csr-key.pem its key
     ca_next-*.pem     the CA that a rotation has prepared
     ca_old-*.pem      the CA that a rotation has replaced, until it is retired
+    ca_documents-*.pem    the signer of the documents of the mesh
 
 Two renames are not atomic. So an identity is committed as the one file `{id}.next.pem`, and then
 installed under its two names; a process that finds that file reads it, or finishes the install.

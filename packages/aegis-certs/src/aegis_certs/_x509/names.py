@@ -13,7 +13,9 @@ DEFAULT_TRUST_DOMAIN = "aegis.internal"
 CA_NAME = "ca"  # the CA's files are named like a node's, so no node may have this id
 NEXT_CA_NAME = "ca_next"  # the CA that a rotation has prepared; no node id has an underscore
 OLD_CA_NAME = "ca_old"  # the CA that a rotation has replaced and not yet retired
-CA_NAMES = (CA_NAME, NEXT_CA_NAME, OLD_CA_NAME)
+DOCUMENTS_NAME = "ca_documents"  # the signer of the mesh's documents
+NEXT_DOCUMENTS_NAME = "ca_next_documents"  # the one below the root of a CA that is prepared
+CA_NAMES = (CA_NAME, NEXT_CA_NAME, OLD_CA_NAME, DOCUMENTS_NAME, NEXT_DOCUMENTS_NAME)
 
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _DNS_NAME = re.compile(rf"{_DNS_LABEL.pattern}(?:\.{_DNS_LABEL.pattern})*")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis_certs._time import format_utc, utc_or_now
 from aegis_certs._x509.extensions import extension_of
@@ -77,7 +78,7 @@ class RevocationList:
         cas: Sequence[x509.Certificate] = (),
         others: Sequence[tuple[x509.Certificate, Revocation]] = (),
     ) -> None:
-        self._crls, self._cas = crls, cas
+        self._crls, self._cas, self._others = crls, cas, others
         self._newest = _newest(crls)
         self._revoked = {
             (ca.subject.public_bytes(), int(revocation.serial, 16)): revocation
@@ -132,9 +133,42 @@ class RevocationList:
             InvalidPemError: There is no CRL, or one cannot be read.
             RevocationListError: One of them cannot be trusted.
         """
+        crls = parse_crls(data, source=source)
+        return cls._of(crls, bundle, intermediates, at, source)
+
+    @classmethod
+    def from_der(
+        cls,
+        data: bytes,
+        bundle: TrustBundle,
+        *,
+        intermediates: Sequence[x509.Certificate] = (),
+        at: datetime | None = None,
+    ) -> Self:
+        """As `from_pem` for the DER of one CRL.
+
+        Raises:
+            RevocationListError: It cannot be read, or cannot be trusted.
+        """
+        source = "the published text"
+        try:
+            crls = [x509.load_der_x509_crl(data)]
+            return cls._of(crls, bundle, intermediates, at, source)
+        except (ValueError, TypeError) as error:
+            raise RevocationListError(source, f"it is not a CRL ({error})") from error
+
+    @classmethod
+    def _of(
+        cls,
+        crls: Iterable[x509.CertificateRevocationList],
+        bundle: TrustBundle,
+        intermediates: Sequence[x509.Certificate],
+        at: datetime | None,
+        source: str | Path,
+    ) -> Self:
         cas = tuple(dict.fromkeys((*bundle.certificates, *intermediates)))
         found = []
-        for crl in parse_crls(data, source=source):
+        for crl in crls:
             signers = [ca for ca in cas if ca.subject == crl.issuer]
             if signers:
                 found.append((crl, _check(crl, signers, utc_or_now(at), source)))
@@ -142,6 +176,17 @@ class RevocationList:
             known = ", ".join(common_name(ca.subject) for ca in cas)
             raise RevocationListError(source, f"no CA of the trust bundle ({known}) has issued it")
         return cls(found, cas)
+
+    def joined(self, other: RevocationList) -> Self:
+        """What both lists revoke: of each CA the newest CRL of both, and what no CRL has."""
+        cas = tuple(dict.fromkeys((*self._cas, *other._cas)))
+        others = tuple(dict.fromkeys((*self._others, *other._others)))
+        return type(self)((*self._crls, *other._crls), cas, others)
+
+    @property
+    def crls(self) -> tuple[bytes, ...]:
+        """The newest CRL of each CA, in DER."""
+        return tuple(crl.public_bytes(Encoding.DER) for crl in self._newest.values())
 
     def adding(
         self,
@@ -156,7 +201,8 @@ class RevocationList:
         """
         if not others:
             return self
-        return type(self)(self._crls, tuple(dict.fromkeys((*self._cas, *cas))), others)
+        known = tuple(dict.fromkeys((*self._others, *others)))
+        return type(self)(self._crls, tuple(dict.fromkeys((*self._cas, *cas))), known)
 
     @property
     def number(self) -> int | None:

@@ -133,7 +133,7 @@ class TrustBundle:
     ) -> x509.Certificate | None:
         """The CA among the others or in this bundle whose key signed the certificate."""
         for ca in (*others, *self.certificates):
-            if ca.subject == certificate.issuer and _signed_by(certificate, ca):
+            if ca.subject == certificate.issuer and signed_by(certificate, ca):
                 return ca
         return None
 
@@ -157,7 +157,7 @@ class TrustBundle:
             named.append(above)
         path: list[x509.Certificate] = []
         for certificate in reversed(named):
-            if not (path and is_ca(path[-1]) and _signed_by(certificate, path[-1])):
+            if not (path and is_ca(path[-1]) and signed_by(certificate, path[-1])):
                 path.clear()
                 if certificate not in self.certificates and not self.issuer_of(certificate):
                     continue
@@ -220,7 +220,8 @@ def _bundle_of(data: bytes) -> TrustBundle:
     return TrustBundle(parse_certificates(data, "trust bundle"))
 
 
-def _signed_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+def signed_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+    """Whether a CA has issued a certificate: its name and its key."""
     try:
         certificate.verify_directly_issued_by(ca)
     except (InvalidSignature, TypeError, ValueError, UnsupportedAlgorithm):
