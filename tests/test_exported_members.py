@@ -16,18 +16,18 @@ LAZY = ("aegis_certs", "aegis_discovery", "aegis_discovery.aio", "aegis_core")
 # Every import path of users: each public module, and the names of its __all__.
 EXPORTED = {
     "aegis_certs": """
-        AlreadyExistsError CAEndsError CertificateAuthority CertificateInfo
-        CertificateSource CertificateState CertsError DEFAULT_TRUST_DOMAIN DirectoryError
-        DocumentSigner
-        ExpiredError Identity IdentityError IdentitySource InvalidNodeIdError
-        InvalidPemError InvalidRequestError InventoryError IssuedCertificate
-        KeyMismatchError KeyType LockTimeoutError MAX_WORKERS MissingHostError NotFoundError
-        NotYetValidError PassphraseError Renewal RenewalSchedule Revocation RevocationList
-        RevocationListError RevocationReason RevokedError RotationError RotationPhase
-        RotationState SignedCertificate StillUsedError StillValidError TLSConfig TLSOptions
-        TrustBundle UntrustedError UsageError VerificationError WorkerId identity_of
-        install_certificate is_authority list_certificates load_or_generate_tls load_tls owner_of
-        matching_names parse_worker_id request_certificate validate_node_id verify_authority
+        AlreadyExistsError CAEndsError CertificateAuthority CertificateInfo CertificateSource
+        CertificateState CertsError DEFAULT_TRUST_DOMAIN DirectoryError DocumentSigner ExpiredError
+        Identity IdentityError IdentitySource InvalidNodeIdError InvalidPemError InvalidRequestError
+        InventoryError IssuedCertificate KeyMismatchError KeyType LockTimeoutError MAX_WORKERS
+        MissingHostError NotFoundError NotYetValidError PassphraseError Renewal RenewalSchedule
+        Revocation RevocationList RevocationListError RevocationReason RevokedError RotationError
+        RotationPhase RotationState SignedCertificate StillUsedError StillValidError TLSConfig
+        TLSOptions TrustBundle TrustStep TrustStore TrustStoreError UntrustedError UsageError
+        VerificationError WorkerId browser_trust_stores identity_of install_certificate is_authority
+        kubernetes_secret list_certificates load_or_generate_tls load_tls matching_names owner_of
+        parse_worker_id pkcs12 request_certificate spiffe_bundle system_trust_store validate_node_id
+        verify_authority
     """,
     "aegis_certs.cli": """
         CommandGroup UNLIMITED certificate_directory certs certs_exit_codes examples fail json_flag
@@ -35,10 +35,10 @@ EXPORTED = {
     """,
     "aegis_certs.errors": """
         AlreadyExistsError CAEndsError CertsError DirectoryError ExpiredError IdentityError
-        InvalidNodeIdError InvalidPemError InvalidRequestError InventoryError
-        KeyMismatchError LockTimeoutError MissingHostError NotFoundError NotYetValidError
-        PassphraseError RevocationListError RevokedError RotationError StillUsedError
-        StillValidError UntrustedError UsageError VerificationError
+        InvalidNodeIdError InvalidPemError InvalidRequestError InventoryError KeyMismatchError
+        LockTimeoutError MissingHostError NotFoundError NotYetValidError PassphraseError
+        RevocationListError RevokedError RotationError StillUsedError StillValidError
+        TrustStoreError UntrustedError UsageError VerificationError
     """,
     "aegis_cli": "main",
     "aegis_cli.cli": "aegis",

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from aegis_certs._ca.renew import Renewal
     from aegis_certs._ca.request import SignedCertificate, install_certificate, request_certificate
     from aegis_certs._ca.rotation_state import RotationPhase, RotationState
+    from aegis_certs._export.kubernetes_secret import kubernetes_secret
+    from aegis_certs._export.pkcs12 import pkcs12
+    from aegis_certs._export.spiffe_bundle import spiffe_bundle
+    from aegis_certs._export.trust_store import (
+        TrustStep,
+        TrustStore,
+        browser_trust_stores,
+        system_trust_store,
+    )
     from aegis_certs._identity.load import CertificateSource, TLSOptions, load_tls
     from aegis_certs._identity.load_or_generate import load_or_generate_tls
     from aegis_certs._identity.renewal_schedule import RenewalSchedule
@@ -64,17 +73,24 @@ __all__ = [
     "TLSConfig",
     "TLSOptions",
     "TrustBundle",
+    "TrustStep",
+    "TrustStore",
     "WorkerId",
+    "browser_trust_stores",
     "identity_of",
     "install_certificate",
     "is_authority",
+    "kubernetes_secret",
     "list_certificates",
     "load_or_generate_tls",
     "load_tls",
     "matching_names",
     "owner_of",
     "parse_worker_id",
+    "pkcs12",
     "request_certificate",
+    "spiffe_bundle",
+    "system_trust_store",
     "validate_node_id",
     "verify_authority",
 ]
@@ -103,17 +119,24 @@ _HOMES = {
     "TLSConfig": "_x509.tls_config",
     "TLSOptions": "_identity.load",
     "TrustBundle": "_x509.trust",
+    "TrustStep": "_export.trust_store",
+    "TrustStore": "_export.trust_store",
     "WorkerId": "_x509.names",
+    "browser_trust_stores": "_export.trust_store",
     "identity_of": "_x509.identity",
     "install_certificate": "_ca.request",
     "is_authority": "_x509.authority",
+    "kubernetes_secret": "_export.kubernetes_secret",
     "list_certificates": "_inspect.listing",
     "load_or_generate_tls": "_identity.load_or_generate",
     "load_tls": "_identity.load",
     "matching_names": "_x509.names",
     "owner_of": "_x509.names",
     "parse_worker_id": "_x509.names",
+    "pkcs12": "_export.pkcs12",
     "request_certificate": "_ca.request",
+    "spiffe_bundle": "_export.spiffe_bundle",
+    "system_trust_store": "_export.trust_store",
     "validate_node_id": "_x509.names",
     "verify_authority": "_x509.authority",
 }

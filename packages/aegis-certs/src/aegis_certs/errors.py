@@ -20,6 +20,7 @@ CertsError
 ├── InventoryError            the inventory of issued certificates cannot be used
 ├── RotationError             this step of a rotation cannot be done now
 │   └── StillUsedError            nodes still use the CA that the step would replace or remove
+├── TrustStoreError           a trust store of this machine cannot be read or changed
 ├── NotFoundError             a file, variable or CA does not exist
 ├── AlreadyExistsError        a CA, request or foreign certificate exists and is not overwritten
 └── DirectoryError            the certificate directory cannot be used
@@ -58,6 +59,7 @@ __all__ = [
     "RotationError",
     "StillUsedError",
     "StillValidError",
+    "TrustStoreError",
     "UntrustedError",
     "UsageError",
     "VerificationError",
@@ -289,6 +291,20 @@ class StillUsedError(RotationError):
     def __init__(self, directory: Path, node_ids: Sequence[str], what: str, advice: str) -> None:
         self.node_ids = tuple(node_ids)
         super().__init__(directory, f"{what} ({', '.join(node_ids)}); {advice}")
+
+
+class TrustStoreError(CertsError):
+    """A trust store of this machine cannot be read or changed.
+
+    Attributes:
+        what: The store, a file in it, or its tool.
+        reason: Why, and what to do.
+    """
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
+        self.reason = reason
+        super().__init__(f"{what} cannot be used: {reason}")
 
 
 class NotFoundError(CertsError):

@@ -70,15 +70,19 @@ class TrustBundle:
         """The trust domain that the issuing CA signs for; None if its certificate names none."""
         return trust_domain_of_ca(self.certificates[0])
 
+    @property
+    def roots(self) -> tuple[x509.Certificate, ...]:
+        """The self-signed CAs, or all CAs if none is self-signed."""
+        roots = tuple(ca for ca in self.certificates if ca.subject == ca.issuer)
+        return roots or self.certificates
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the roots, in hexadecimal; it does not depend on their order.
 
-        The roots are the self-signed CAs, or all CAs if none is self-signed. So the fingerprint
-        says which roots this bundle trusts, and does not change with an intermediate.
+        So it says which roots this bundle trusts, and does not change with an intermediate.
         """
-        roots = [ca for ca in self.certificates if ca.subject == ca.issuer] or self.certificates
-        digests = sorted({ca.fingerprint(hashes.SHA256()) for ca in roots})
+        digests = sorted({ca.fingerprint(hashes.SHA256()) for ca in self.roots})
         return hashlib.sha256(b"".join(digests)).hexdigest()
 
     def verify(

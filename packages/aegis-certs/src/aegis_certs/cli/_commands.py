@@ -9,7 +9,8 @@ import click
 
 from aegis_certs.cli._command_group import CommandGroup
 from aegis_certs.cli._create_commands import csr, init, install, issue, sign
-from aegis_certs.cli._inspect_commands import doctor, export, list_, show, verify
+from aegis_certs.cli._export_commands import export, trust
+from aegis_certs.cli._inspect_commands import doctor, list_, show, verify
 from aegis_certs.cli._lifecycle_commands import remove, renew, revoke, rotate_ca
 from aegis_certs.cli._options import examples
 
@@ -45,6 +46,7 @@ for command in (
     remove,
     rotate_ca,
     export,
+    trust,
     doctor,
 ):
     certs.add_command(command)

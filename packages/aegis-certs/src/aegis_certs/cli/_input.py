@@ -79,14 +79,14 @@ def read_passphrase(path: str | None) -> bytes | None:
     return line
 
 
-def ask_new_passphrase() -> str:
-    """Asks twice for the passphrase of a new key, on a terminal."""
+def ask_new_passphrase(what: str = "the CA's key", variable: str = "AEGIS_CA_PASSPHRASE") -> str:
+    """Asks twice for a new passphrase, on a terminal."""
     if not sys.stdin.isatty():
         raise click.UsageError(
-            "there is no terminal to ask for the passphrase; give --passphrase-file, or set "
-            "AEGIS_CA_PASSPHRASE"
+            f"there is no terminal to ask for the passphrase; give --passphrase-file, or set "
+            f"{variable}"
         )
-    return _ask("Passphrase for the CA's key", confirm=True)
+    return _ask(f"Passphrase for {what}", confirm=True)
 
 
 def load_ca(directory: str, path: str | None) -> CertificateAuthority:

@@ -1,4 +1,4 @@
-"""The commands that list, show, verify, export and examine."""
+"""The commands that list, show, verify and examine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import click
 
 from aegis_certs.cli import _options as options
 from aegis_certs.cli._command_group import note
-from aegis_certs.cli._input import output_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,53 +118,6 @@ def verify(
     checks, expiring = verify_target(what, dir, usage, name)
     show_checks(json, what, checks)
     _exit_with([check.error for check in checks], expiring=expiring)
-
-
-@options.command(
-    "aegis-certs export > ca.pem",
-    "aegis-certs export orders-1 --out orders-1.pem",
-    "aegis-certs export orders-1 --env --out orders-1.env",
-)
-@click.argument("node_id", metavar="[ID]", required=False)
-@options.directory
-@options.option(
-    "--env", "AEGIS_EXPORT_ENV", "Write variables for an environment file.", is_flag=True
-)
-@options.option(
-    "--out",
-    "AEGIS_EXPORT_OUT",
-    "A file to write, readable by you alone, instead of standard output.",
-    metavar="FILE",
-)
-@options.force
-@options.json_flag
-def export(
-    node_id: str | None,
-    dir: str,  # noqa: A002 - named after its option
-    env: bool,
-    out: str | None,
-    force: bool,
-    json: bool,
-) -> None:
-    """Write the trust bundle or an identity as one PEM text.
-
-    An identity is the key and the chain of the node ID, and the trust bundle: keep it secret. --env
-    writes them as the variables AEGIS_TLS_KEY, AEGIS_TLS_CERT and AEGIS_TLS_CA, one a line.
-    """
-    from aegis_certs._inspect.export import environment_file, export_parts
-    from aegis_certs._store.files import PRIVATE, write
-    from aegis_certs.cli._output import to_json
-
-    path = None if out is None else output_path(out, force)
-    parts = export_parts(dir, node_id)
-    if json:
-        text = to_json({name: data.decode() for name, data in parts.items()}) + "\n"
-    else:
-        text = environment_file(parts) if env else b"".join(parts.values()).decode()
-    if path is None:
-        click.echo(text, nl=False)
-    else:
-        write(path, text.encode(), PRIVATE)
 
 
 @options.command("aegis-certs doctor", "aegis-certs doctor --json")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from cryptography import x509
+
 from aegis_certs._identity.load import TLSOptions
 from aegis_certs._inspect.evaluate import load_identity
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.names import CA_NAME
 from aegis_certs._x509.pem import encode_certificates
-from aegis_certs._x509.tls_config import make_tls
+from aegis_certs._x509.tls_config import TLSConfig, make_tls
 from aegis_certs.errors import NotFoundError
 
 _VARIABLES = {
@@ -20,21 +22,40 @@ _VARIABLES = {
 }
 
 
-def export_parts(directory: str | Path, node_id: str | None) -> dict[str, bytes]:
-    """The PEM text of the trust bundle, after the key and the chain of a node if one is named.
+def trust_bundle(store: Store) -> tuple[x509.Certificate, ...]:
+    """The CAs of a directory.
+
+    Raises:
+        NotFoundError: The directory has no trust bundle.
+        CertsError: It cannot be used.
+    """
+    bundle = store.chain(CA_NAME)
+    if bundle is None:
+        advice = "make a CA, or copy its certificate"
+        raise NotFoundError("trust bundle", store.certificate_path(CA_NAME), advice)
+    return bundle
+
+
+def export_identity(directory: str | Path, node_id: str) -> TLSConfig:
+    """The identity of a node in a directory, as it is: expired or not.
 
     Raises:
         NotFoundError: The directory has no trust bundle, or no such identity.
         CertsError: A file cannot be used.
     """
     store = Store(directory)
-    bundle = store.chain(CA_NAME)
-    if bundle is None:
-        advice = "make a CA, or copy its certificate"
-        raise NotFoundError("trust bundle", store.certificate_path(CA_NAME), advice)
+    return make_tls(load_identity(store, node_id), trust_bundle(store))
+
+
+def export_parts(directory: str | Path, node_id: str | None) -> dict[str, bytes]:
+    """The PEM text of the trust bundle, after the key and the chain of a node if one is named.
+
+    Raises:
+        CertsError: As `export_identity`.
+    """
     if node_id is None:
-        return {"trust_bundle": encode_certificates(bundle)}
-    tls = make_tls(load_identity(store, node_id), bundle)
+        return {"trust_bundle": encode_certificates(trust_bundle(Store(directory)))}
+    tls = export_identity(directory, node_id)
     return {
         "key": tls.private_key,
         "certificate": tls.certificate_chain,
