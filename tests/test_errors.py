@@ -23,6 +23,7 @@ SAMPLES = {
     "datetime": datetime(2027, 1, 2, tzinfo=UTC),
     "Path": Path("/some/path"),
     "str | Path": Path("/some/path"),
+    "str | None": "some text",
     "Sequence[str]": ("a", "b"),
 }
 ERRORS = [

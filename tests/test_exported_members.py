@@ -17,28 +17,30 @@ LAZY = ("aegis_certs", "aegis_discovery", "aegis_discovery.aio", "aegis_core")
 EXPORTED = {
     "aegis_certs": """
         AlreadyExistsError CAEndsError CertificateAuthority CertificateInfo CertificateSource
-        CertificateState CertsError DEFAULT_TRUST_DOMAIN DirectoryError DocumentSigner ExpiredError
-        Identity IdentityError IdentitySource InvalidNodeIdError InvalidPemError InvalidRequestError
-        InventoryError IssuedCertificate KeyMismatchError KeyType LockTimeoutError MAX_WORKERS
-        MissingHostError NotFoundError NotYetValidError PassphraseError Renewal RenewalSchedule
-        Revocation RevocationList RevocationListError RevocationReason RevokedError RotationError
-        RotationPhase RotationState SignedCertificate StillUsedError StillValidError TLSConfig
-        TLSOptions TrustBundle TrustStep TrustStore TrustStoreError UntrustedError UsageError
-        VerificationError WorkerId browser_trust_stores identity_of install_certificate is_authority
-        kubernetes_secret list_certificates load_or_generate_tls load_tls matching_names owner_of
-        parse_worker_id pkcs12 request_certificate spiffe_bundle system_trust_store validate_node_id
-        verify_authority
+        CertificateState CertsError DEFAULT_TRUST_DOMAIN DirectoryError DocumentSigner
+        EnrolledIdentity Enrolment EnrolmentRefusedError ExpiredError Identity IdentityError
+        IdentitySource InvalidNodeIdError InvalidPemError InvalidRequestError InvalidTokenError
+        InventoryError IssuedCertificate IssuerAddress KeyMismatchError KeyType LockTimeoutError
+        MAX_WORKERS MissingHostError NotFoundError NotYetValidError PassphraseError Renewal
+        RenewalSchedule Revocation RevocationList RevocationListError RevocationReason RevokedError
+        RotationError RotationPhase RotationState SignedCertificate StillUsedError StillValidError
+        TLSConfig TLSOptions Token TokenInfo TokenState TrustBundle TrustStep TrustStore
+        TrustStoreError UntrustedError UsageError VerificationError WorkerId browser_trust_stores
+        enrolment_id_of identity_of install_certificate is_authority kubernetes_secret
+        list_certificates load_or_generate_tls load_tls matching_names owner_of parse_worker_id
+        pkcs12 request_certificate spiffe_bundle system_trust_store validate_node_id
+        verify_authority write_issuer_address
     """,
     "aegis_certs.cli": """
         CommandGroup UNLIMITED certificate_directory certs certs_exit_codes examples fail json_flag
         option printable show_json width_of
     """,
     "aegis_certs.errors": """
-        AlreadyExistsError CAEndsError CertsError DirectoryError ExpiredError IdentityError
-        InvalidNodeIdError InvalidPemError InvalidRequestError InventoryError KeyMismatchError
-        LockTimeoutError MissingHostError NotFoundError NotYetValidError PassphraseError
-        RevocationListError RevokedError RotationError StillUsedError StillValidError
-        TrustStoreError UntrustedError UsageError VerificationError
+        AlreadyExistsError CAEndsError CertsError DirectoryError EnrolmentRefusedError ExpiredError
+        IdentityError InvalidNodeIdError InvalidPemError InvalidRequestError InvalidTokenError
+        InventoryError KeyMismatchError LockTimeoutError MissingHostError NotFoundError
+        NotYetValidError PassphraseError RevocationListError RevokedError RotationError
+        StillUsedError StillValidError TrustStoreError UntrustedError UsageError VerificationError
     """,
     "aegis_cli": "main",
     "aegis_cli.cli": "aegis",

@@ -14,7 +14,10 @@ from aegis_certs.errors import *  # noqa: F403 - its `__all__` is a part of ours
 
 if TYPE_CHECKING:
     from aegis_certs._ca.authority import CertificateAuthority
-    from aegis_certs._ca.inventory import IssuedCertificate
+    from aegis_certs._ca.enrolment.grants import EnrolledIdentity
+    from aegis_certs._ca.enrolment.issuer_addresses import write_issuer_address
+    from aegis_certs._ca.enrolment.tokens import TokenInfo, TokenState
+    from aegis_certs._ca.issued import Enrolment, IssuedCertificate
     from aegis_certs._ca.renew import Renewal
     from aegis_certs._ca.request import SignedCertificate, install_certificate, request_certificate
     from aegis_certs._ca.rotation_state import RotationPhase, RotationState
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from aegis_certs._inspect.evaluate import CertificateInfo
     from aegis_certs._inspect.listing import list_certificates
     from aegis_certs._x509.authority import DocumentSigner, is_authority, verify_authority
-    from aegis_certs._x509.identity import Identity, identity_of
+    from aegis_certs._x509.identity import Identity, enrolment_id_of, identity_of
     from aegis_certs._x509.names import (
         DEFAULT_TRUST_DOMAIN,
         MAX_WORKERS,
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     )
     from aegis_certs._x509.revocation_list import Revocation, RevocationList, RevocationReason
     from aegis_certs._x509.tls_config import TLSConfig
+    from aegis_certs._x509.token import IssuerAddress, Token
     from aegis_certs._x509.trust import TrustBundle
     from aegis_certs._x509.validity import CertificateState
 
@@ -58,9 +62,12 @@ __all__ = [
     "CertificateSource",
     "CertificateState",
     "DocumentSigner",
+    "EnrolledIdentity",
+    "Enrolment",
     "Identity",
     "IdentitySource",
     "IssuedCertificate",
+    "IssuerAddress",
     "KeyType",
     "Renewal",
     "RenewalSchedule",
@@ -72,11 +79,15 @@ __all__ = [
     "SignedCertificate",
     "TLSConfig",
     "TLSOptions",
+    "Token",
+    "TokenInfo",
+    "TokenState",
     "TrustBundle",
     "TrustStep",
     "TrustStore",
     "WorkerId",
     "browser_trust_stores",
+    "enrolment_id_of",
     "identity_of",
     "install_certificate",
     "is_authority",
@@ -93,19 +104,23 @@ __all__ = [
     "system_trust_store",
     "validate_node_id",
     "verify_authority",
+    "write_issuer_address",
 ]
 __all__ += errors.__all__
 
 _HOMES = {
-    "DEFAULT_TRUST_DOMAIN": "_x509.names",
     "CertificateAuthority": "_ca.authority",
     "CertificateInfo": "_inspect.evaluate",
     "CertificateSource": "_identity.load",
     "CertificateState": "_x509.validity",
+    "DEFAULT_TRUST_DOMAIN": "_x509.names",
     "DocumentSigner": "_x509.authority",
+    "EnrolledIdentity": "_ca.enrolment.grants",
+    "Enrolment": "_ca.issued",
     "Identity": "_x509.identity",
     "IdentitySource": "_identity.source",
-    "IssuedCertificate": "_ca.inventory",
+    "IssuedCertificate": "_ca.issued",
+    "IssuerAddress": "_x509.token",
     "KeyType": "_x509.names",
     "MAX_WORKERS": "_x509.names",
     "Renewal": "_ca.renew",
@@ -118,11 +133,15 @@ _HOMES = {
     "SignedCertificate": "_ca.request",
     "TLSConfig": "_x509.tls_config",
     "TLSOptions": "_identity.load",
+    "Token": "_x509.token",
+    "TokenInfo": "_ca.enrolment.tokens",
+    "TokenState": "_ca.enrolment.tokens",
     "TrustBundle": "_x509.trust",
     "TrustStep": "_export.trust_store",
     "TrustStore": "_export.trust_store",
     "WorkerId": "_x509.names",
     "browser_trust_stores": "_export.trust_store",
+    "enrolment_id_of": "_x509.identity",
     "identity_of": "_x509.identity",
     "install_certificate": "_ca.request",
     "is_authority": "_x509.authority",
@@ -139,6 +158,7 @@ _HOMES = {
     "system_trust_store": "_export.trust_store",
     "validate_node_id": "_x509.names",
     "verify_authority": "_x509.authority",
+    "write_issuer_address": "_ca.enrolment.issuer_addresses",
 }
 
 

@@ -3,6 +3,8 @@
 CertsError
 ├── InvalidNodeIdError        a node id is not a lower-case DNS name, or is an IP or `localhost`
 ├── InvalidRequestError       an argument is invalid: host, days, name, usage
+├── InvalidTokenError         a text is not a token, or one of a later format
+├── EnrolmentRefusedError     an issuer refuses a request; only its log says why
 ├── InvalidPemError           a certificate, key, request or CRL cannot be read
 │   └── PassphraseError           the passphrase of a key is missing, wrong or too long
 ├── VerificationError         a certificate was read, but must not be used
@@ -42,11 +44,13 @@ __all__ = [
     "CAEndsError",
     "CertsError",
     "DirectoryError",
+    "EnrolmentRefusedError",
     "ExpiredError",
     "IdentityError",
     "InvalidNodeIdError",
     "InvalidPemError",
     "InvalidRequestError",
+    "InvalidTokenError",
     "InventoryError",
     "KeyMismatchError",
     "LockTimeoutError",
@@ -94,6 +98,35 @@ class InvalidRequestError(CertsError):
         self.option = option
         self.value = value
         super().__init__(f"{option} {value!r} cannot be used: {reason}")
+
+
+class InvalidTokenError(CertsError):
+    """A text is not a token that this program can use. Nothing of the text is in the message."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"the token cannot be used: {reason}; make a new one where the CA's key is "
+            f"(`aegis-certs token ID`)"
+        )
+
+
+class EnrolmentRefusedError(CertsError):
+    """An issuer refuses to enrol a node, or to renew its certificate.
+
+    The message is for the log of the issuer. All refusals must look the same to the caller.
+
+    Attributes:
+        node_id: The node; None if it is not known.
+        is_theft: Somebody else has used the token or certificate before: one of them may be a
+            thief.
+    """
+
+    def __init__(self, node_id: str | None, reason: str, *, is_theft: bool = False) -> None:
+        self.node_id = node_id
+        self.reason = reason
+        self.is_theft = is_theft
+        super().__init__(f"no certificate for {node_id or 'an unknown node'}: {reason}")
 
 
 class InvalidPemError(CertsError):

@@ -96,7 +96,7 @@ def test_a_lost_damaged_or_old_inventory_is_rebuilt(
     }
     new = ca.issue("node-3", key_type=P256)
     assert len(serials(ca.directory)) == 4
-    assert json.loads(path.read_text())["version"] == 1
+    assert json.loads(path.read_text())["version"] == 2
     assert f"{new.certificate.serial_number:x}" in path.read_text()
 
 
@@ -112,10 +112,10 @@ def test_without_the_log_the_inventory_is_rebuilt_from_the_certificates(
 
 def test_an_inventory_of_a_newer_version_is_not_changed(ca: CertificateAuthority) -> None:
     path = ca.directory / "issued.json"
-    path.write_text('{"version": 2}')
+    path.write_text('{"version": 3}')
     with pytest.raises(InventoryError, match="newer"):
         ca.issue("node-1", key_type=P256)
-    assert path.read_text() == '{"version": 2}'
+    assert path.read_text() == '{"version": 3}'
 
 
 def test_names_of_replaced_certificates_are_reserved_until_they_expire_or_are_revoked(

@@ -29,6 +29,8 @@ class Action(StrEnum):
     ISSUE = "issue"
     RENEW = "renew"
     SIGN = "sign"
+    GRANT = "grant"  # a token
+    ENROLL = "enroll"
     ADOPT = "adopt"
     REVOKE = "revoke"
     REMOVE = "remove"

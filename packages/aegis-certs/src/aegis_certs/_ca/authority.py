@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Self, Unpack
@@ -13,11 +12,12 @@ from cryptography import x509
 from aegis_certs._ca import revoke, rotate
 from aegis_certs._ca.create import CA_DAYS, CASpec, default_name, root_store
 from aegis_certs._ca.document_signer import document_signer
+from aegis_certs._ca.enrolment.enroller import Enroller
 from aegis_certs._ca.passphrase import passphrase_or_default
 from aegis_certs._ca.renew import Renewal, renew_due, renew_in_session
 from aegis_certs._ca.request import Request, SignedCertificate
 from aegis_certs._ca.rotation_state import RotationState
-from aegis_certs._ca.session import CASession, create_session, load_session, open_session
+from aegis_certs._ca.session import create_session, load_session
 from aegis_certs._ca.spec import LEAF_DAYS, CertificateSpec, IdentityRequest, SpecOptions
 from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now
@@ -30,7 +30,7 @@ from aegis_certs._x509.validity import common_name
 from aegis_certs.errors import InvalidRequestError
 
 
-class CertificateAuthority:
+class CertificateAuthority(Enroller):
     """A CA in a directory: `ca-cert.pem` and `ca-key.pem`.
 
     Use `create` or `load`. If the first certificate in `ca-cert.pem` is an intermediate, it signs
@@ -38,9 +38,6 @@ class CertificateAuthority:
 
     Every certificate that it signs is in the inventory `issued.json` and in `audit.jsonl`.
     """
-
-    def __init__(self, session: CASession) -> None:
-        self._session = session
 
     def __repr__(self) -> str:
         return f"CertificateAuthority({self.name!r}, directory={str(self.directory)!r})"
@@ -391,10 +388,3 @@ class CertificateAuthority:
         with self._open(at) as session:
             rotate.retire(session, in_use)
             return rotate.state_of(session)
-
-    @contextmanager
-    def _open(self, at: datetime | None) -> Iterator[CASession]:
-        known = self._session
-        with open_session(known.store, utc_or_now(at), known.passphrase, known) as session:
-            yield session
-            self._session = session

@@ -11,9 +11,14 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from aegis_certs._x509.authority import DOCUMENT_SIGNING, authority_id
-from aegis_certs._x509.identity import Identity, general_names, spiffe_id
+from aegis_certs._x509.identity import (
+    Identity,
+    enrolment_spiffe_id,
+    general_names,
+    spiffe_id,
+)
 from aegis_certs._x509.keys import PrivateKey, PublicKey, key_id, signature_hash
-from aegis_certs._x509.names import IPAddress, validate_trust_domain
+from aegis_certs._x509.names import DEFAULT_TRUST_DOMAIN, IPAddress, validate_trust_domain
 from aegis_certs._x509.validity import Validity
 from aegis_certs.errors import InvalidRequestError
 
@@ -82,6 +87,30 @@ def build_leaf(
     names += general_names(hosts)
     usages = [ExtendedKeyUsageOID.SERVER_AUTH] if server else []
     usages += [ExtendedKeyUsageOID.CLIENT_AUTH] if client else []
+    return _build_leaf(subject, key, validity, issuer, names, usages)
+
+
+def build_bootstrap(
+    identity: Identity, key: PublicKey, validity: Validity, issuer: Issuer
+) -> x509.Certificate:
+    """The certificate of a token, which may enrol a node but names none; see `enrolment_of`.
+
+    Its subject is empty, so its alternative names are critical (RFC 5280, 4.1.2.6).
+    """
+    uri = enrolment_spiffe_id(identity.trust_domain or DEFAULT_TRUST_DOMAIN, identity.node_id)
+    names = [x509.UniformResourceIdentifier(uri)]
+    usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
+    return _build_leaf(x509.Name([]), key, validity, issuer, names, usages)
+
+
+def _build_leaf(
+    subject: x509.Name,
+    key: PublicKey,
+    validity: Validity,
+    issuer: Issuer,
+    names: Sequence[x509.GeneralName],
+    usages: Sequence[x509.ObjectIdentifier],
+) -> x509.Certificate:
     usage = _key_usage(
         digital_signature=True,
         # In TLS 1.2 a client may encrypt its secret with an RSA key; with EC keys it cannot.
@@ -92,7 +121,7 @@ def build_leaf(
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=not list(subject))
     )
     return _sign(builder, issuer.key)
 

@@ -12,7 +12,8 @@ from cryptography import x509
 from aegis_certs._ca import audit_log, crl
 from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.builder import Issuer, build_authority, build_ca
-from aegis_certs._ca.inventory import Inventory, IssuedCertificate
+from aegis_certs._ca.inventory import Inventory
+from aegis_certs._ca.issued import IssuedCertificate
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.keys import encode_ca_key, encode_key, generate_key
 from aegis_certs._x509.names import (

@@ -14,7 +14,7 @@ from cryptography import x509
 
 from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.create import SIGNER_ID, make_signer
-from aegis_certs._ca.inventory import IssuedCertificate
+from aegis_certs._ca.issued import IssuedCertificate
 from aegis_certs._ca.session import CASession
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.authority import DocumentSigner, root_of

@@ -5,168 +5,58 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
-from operator import itemgetter
 from typing import Any, Self
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 
 from aegis_certs._ca import audit_log
 from aegis_certs._ca.audit_log import Action
+from aegis_certs._ca.issued import Answer, IssuedCertificate, IssuedToken, Record, without_stored
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
-from aegis_certs._time import isoformat, parse_isoformat
-from aegis_certs._x509.identity import alternative_names, inherited_hosts
-from aegis_certs._x509.keys import describe_key, issuer_key_id
-from aegis_certs._x509.names import IPAddress
-from aegis_certs._x509.validity import MAX_DAYS
+from aegis_certs._x509.identity import inherited_hosts
 from aegis_certs.errors import CertsError, DirectoryError, InventoryError
-
-_TEXTS = itemgetter(
-    *("serial", "id", "issuer", "fingerprint", "key", "address", "not_before", "not_after")
-)
-_LISTS = itemgetter("sans", "hosts")
 
 logger = logging.getLogger("aegis_certs")
 
-_VERSION = 1
+_VERSION = 2  # since 2 it has tokens; an older program would lose them
 _FIRST_LINE = f'{{"version": {_VERSION}, "certificates": ['
-# How long after its end a certificate with a successor is dropped; the audit log keeps it.
+_MIDDLE_LINE = '], "tokens": ['
+# How long after its end a certificate with a successor is dropped, and at most as long as it lived;
+# the audit log keeps it.
 _FORGET_AFTER = timedelta(days=30)
+_FORGET_TOKEN_AFTER = timedelta(days=7)
 
-
-@dataclass(frozen=True, slots=True)
-class IssuedCertificate:
-    """One issued certificate.
-
-    Attributes:
-        id: The node id; the common name of an intermediate CA.
-        serial: Its serial number in hexadecimal.
-        issuer: The key identifier of the CA that signed it, in hexadecimal.
-        fingerprint: SHA-256 of the certificate in DER, in hexadecimal.
-        key: The type of its key, as in `KeyType`.
-        sans: Its subject alternative names: DNS names, IP addresses, URIs.
-        hosts: The names among them that were requested.
-        address: The IP of the node's own address; empty if it has none.
-        not_before: Its start (UTC).
-        not_after: Its end (UTC).
-        days: How long it was requested to live; its CA may end earlier. None if this is unknown.
-        from_request: It was signed for a request, so its key was created elsewhere.
-    """
-
-    id: str
-    serial: str
-    issuer: str
-    fingerprint: str
-    key: str
-    sans: tuple[str, ...]
-    hosts: tuple[str, ...]
-    address: str
-    not_before: datetime
-    not_after: datetime
-    days: float | None = None
-    from_request: bool = False
-
-    @classmethod
-    def of(
-        cls,
-        node_id: str,
-        certificate: x509.Certificate,
-        *,
-        hosts: Iterable[str | IPAddress] = (),
-        own_ip: IPAddress | None = None,
-        days: float | None = None,
-        from_request: bool = False,
-    ) -> Self:
-        """The entry of a certificate and of the names and days that were requested for it."""
-        names = alternative_names(certificate)
-        return cls(
-            id=node_id,
-            serial=f"{certificate.serial_number:x}",
-            issuer=(issuer_key_id(certificate) or b"").hex(),
-            fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
-            key=describe_key(certificate.public_key()),
-            sans=(*names.dns, *map(str, names.ips), *names.uris),
-            hosts=tuple(map(str, hosts)),
-            address="" if own_ip is None else str(own_ip),
-            not_before=certificate.not_valid_before_utc,
-            not_after=certificate.not_valid_after_utc,
-            days=days,
-            from_request=from_request,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """The entry as JSON values."""
-        return {
-            "id": self.id,
-            "serial": self.serial,
-            "issuer": self.issuer,
-            "fingerprint": self.fingerprint,
-            "key": self.key,
-            "sans": self.sans,
-            "hosts": self.hosts,
-            "address": self.address,
-            "not_before": isoformat(self.not_before),
-            "not_after": isoformat(self.not_after),
-            "days": self.days,
-            "from_request": self.from_request,
-        }
-
-    @classmethod
-    def from_json(cls, data: Any) -> Self:
-        """Reads what `to_json` returned.
-
-        Raises:
-            ValueError: The data is not an entry.
-        """
-        try:
-            texts, lists = _TEXTS(data), _LISTS(data)
-        except (KeyError, TypeError) as error:
-            raise ValueError("an entry lacks a field") from error
-        # This is done for each entry of each issue, so it asks for all types at once.
-        if {*map(type, texts)} != {str} or {*map(type, lists)} != {list}:
-            raise ValueError("a field is not a text, or not a list")
-        if not {*map(type, lists[0]), *map(type, lists[1])} <= {str}:
-            raise ValueError("a name is not a text")
-        serial, *middle, start, end = texts
-        int(serial, 16)
-        days = data.get("days")
-        if days is not None and (type(days) not in (int, float) or not 0 < days <= MAX_DAYS):
-            raise ValueError("days is not a number of days")
-        node_id, issuer, fingerprint, key, address = middle
-        return cls(
-            node_id,
-            serial,
-            issuer,
-            fingerprint,
-            key,
-            tuple(lists[0]),
-            tuple(lists[1]),
-            address,
-            parse_isoformat(start),
-            parse_isoformat(end),
-            days,
-            data.get("from_request") is True,
-        )
+_Records = tuple[dict[str, IssuedCertificate], dict[str, IssuedToken], dict[str, str]]
 
 
 class Inventory:
-    """All issued certificates by serial number, in the order of issue."""
+    """All issued certificates and tokens by serial number, each in the order of issue."""
 
-    def __init__(self, entries: Iterable[IssuedCertificate] = (), data: bytes = b"") -> None:
+    def __init__(
+        self,
+        entries: Iterable[IssuedCertificate] = (),
+        tokens: Iterable[IssuedToken] = (),
+        data: bytes = b"",
+    ) -> None:
         self._entries = {entry.serial: entry for entry in entries}
+        self._tokens = {token.serial: token for token in tokens}
         # The lines of a file that `save` wrote are kept: to encode all entries anew is slow.
         self._lines: dict[str, str] = {}
-        lines = data.decode().splitlines()[1:-1] if data else ()
-        if len(lines) == len(self._entries):
-            for (serial, entry), line in zip(self._entries.items(), lines, strict=True):
-                if line.startswith(f'{{"id": "{entry.id}", "serial": "{serial}", '):
+        lines = data.decode().splitlines()
+        after = len(self._entries) + 2
+        self._keep_lines(self._entries, lines[1 : after - 1])
+        self._keep_lines(self._tokens, lines[after:-1])
+
+    def _keep_lines(self, records: Mapping[str, Record], lines: list[str]) -> None:
+        if len(lines) == len(records):
+            for (serial, record), line in zip(records.items(), lines, strict=True):
+                if line.startswith(f'{{"id": "{record.id}", "serial": "{serial}", '):
                     self._lines[serial] = line.removesuffix(",")
 
     def __repr__(self) -> str:
-        return f"Inventory({len(self._entries)} certificates)"
+        return f"Inventory({len(self._entries)} certificates, {len(self._tokens)} tokens)"
 
     def __iter__(self) -> Iterator[IssuedCertificate]:
         return iter(self._entries.values())
@@ -183,45 +73,105 @@ class Inventory:
         """The newest certificate of each node."""
         return {entry.id: entry for entry in self}
 
-    def record(self, store: Store, action: Action, entry: IssuedCertificate, at: datetime) -> None:
+    def tokens(self) -> Iterator[IssuedToken]:
+        """All tokens, in the order of issue."""
+        return iter(self._tokens.values())
+
+    def token(self, serial: str) -> IssuedToken | None:
+        """The token whose certificate has this serial number, in hexadecimal."""
+        return self._tokens.get(serial)
+
+    def record(
+        self,
+        store: Store,
+        action: Action,
+        entry: IssuedCertificate,
+        at: datetime,
+        *,
+        answered: Record | None = None,
+    ) -> None:
         """Records a certificate before it is handed out; the caller holds the lock.
 
         The line in the audit log is written first, then the inventory. If one of them cannot be
         written, such as on a full disk, nothing is recorded.
+
+        Args:
+            store: The directory.
+            action: Why it was issued.
+            entry: The certificate.
+            at: The current time.
+            answered: The token, or the renewed certificate, that it is the answer to; it has it as
+                its answer already.
         """
+        facts: dict[str, Any] = {"certificate": entry.to_json()}
+        if answered is not None and answered.answer is not None:
+            answer = replace(answered.answer, certificate=b"")
+            facts |= {"answered": answered.serial, "answer": answer.to_json()}
+        before = self._records()
+        if answered is not None:
+            self._replace(answered)
         self.discard(entry.serial)
         self._entries[entry.serial] = entry  # the last, so the newest of its node
-        try:
-            with files.drafted(store.inventory_path, self._encode(at), files.PRIVATE) as publish:
-                audit_log.record(store.audit_path, action, at, {"certificate": entry.to_json()})
-                publish()
-        except DirectoryError:
-            self.discard(entry.serial)
-            raise
+        self._write(store, action, at, facts, before)
+
+    def record_token(self, store: Store, token: IssuedToken, at: datetime) -> None:
+        """Records a token before it is handed out, as `record` does."""
+        before = self._records()
+        self._tokens[token.serial] = token
+        self._write(store, Action.GRANT, at, {"token": token.to_json()}, before)
 
     def discard(self, serial: str) -> None:
-        """Removes a certificate that was never handed out, or that is over."""
+        """Removes a certificate or token that was never handed out, or that is over."""
         self._entries.pop(serial, None)
+        self._tokens.pop(serial, None)
         self._lines.pop(serial, None)
 
     def save(self, store: Store, at: datetime) -> None:
         """Writes the file without old expired certificates; the caller holds the lock."""
         files.write(store.inventory_path, self._encode(at), files.PRIVATE)
 
+    def _records(self) -> _Records:
+        return dict(self._entries), dict(self._tokens), dict(self._lines)
+
+    def _replace(self, record: Record) -> None:
+        """Puts a record in the place of its earlier value."""
+        self._lines.pop(record.serial, None)
+        if isinstance(record, IssuedToken):
+            self._tokens[record.serial] = record
+        else:
+            self._entries[record.serial] = record
+
+    def _write(
+        self, store: Store, action: Action, at: datetime, facts: dict[str, Any], before: _Records
+    ) -> None:
+        try:
+            with files.drafted(store.inventory_path, self._encode(at), files.PRIVATE) as publish:
+                audit_log.record(store.audit_path, action, at, facts)
+                publish()
+        except DirectoryError:
+            self._entries, self._tokens, self._lines = before
+            raise
+
     def _encode(self, at: datetime) -> bytes:
         newest = {entry.serial for entry in self.latest().values()}
-        kept = [
-            self._line(entry)  # one line each: fast to write, and easy to read
+        certificates = ",\n".join(
+            self._line(entry, at)  # one line each: fast to write, and easy to read
             for entry in self
-            if entry.serial in newest or at - entry.not_after < _FORGET_AFTER
-        ]
-        listed = ",\n".join(kept)
-        return f"{_FIRST_LINE}\n{listed}\n]}}\n".encode()
+            if entry.serial in newest or at - entry.not_after < _kept_for(entry)
+        )
+        tokens = ",\n".join(
+            self._line(token, at)
+            for token in self.tokens()
+            if at - token.not_after < _FORGET_TOKEN_AFTER
+        )
+        parts = (_FIRST_LINE, certificates, _MIDDLE_LINE, tokens, "]}\n")
+        return "\n".join(filter(None, parts)).encode()
 
-    def _line(self, entry: IssuedCertificate) -> str:
-        line = self._lines.get(entry.serial)
+    def _line(self, record: Record, at: datetime) -> str:
+        kept = without_stored(record, at)
+        line = None if kept is not record else self._lines.get(record.serial)
         if line is None:
-            line = self._lines[entry.serial] = json.dumps(entry.to_json())
+            line = self._lines[record.serial] = json.dumps(kept.to_json())
         return line
 
     @classmethod
@@ -248,7 +198,7 @@ class Inventory:
         data = files.read(store.inventory_path)
         if data is not None:
             try:
-                return cls(_parse(data, store), data)
+                return cls(*_parse(data, store), data)
             except (ValueError, RecursionError) as error:
                 logger.warning(
                     "%s is damaged (%s); it is rebuilt from %s and the certificates",
@@ -256,7 +206,7 @@ class Inventory:
                     error,
                     store.audit_path.name,
                 )
-        return cls(_rebuild(store))
+        return cls(*_rebuild(store))
 
 
 def names_with_keys(store: Store, inventory: Inventory) -> list[str]:
@@ -280,7 +230,12 @@ def _lacks_key(store: Store, known: Mapping[str, IssuedCertificate], name: str) 
     return chain is not None and f"{chain[0].serial_number:x}" == entry.serial
 
 
-def _parse(data: bytes, store: Store) -> list[IssuedCertificate]:
+def _kept_for(entry: IssuedCertificate) -> timedelta:
+    """How long a replaced certificate is kept after its end: short lives would fill the file."""
+    return min(_FORGET_AFTER, entry.not_after - entry.not_before)
+
+
+def _parse(data: bytes, store: Store) -> tuple[list[IssuedCertificate], list[IssuedToken]]:
     content = json.loads(data)
     version = content.get("version") if isinstance(content, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
@@ -288,22 +243,20 @@ def _parse(data: bytes, store: Store) -> list[IssuedCertificate]:
     if version > _VERSION:
         reason = f"its version is {version}, and this program knows {_VERSION}; use a newer program"
         raise InventoryError(store.inventory_path, reason)
-    entries = content.get("certificates")
-    if not isinstance(entries, list):
-        raise ValueError("it has no list of certificates")
-    return [IssuedCertificate.from_json(entry) for entry in entries]
+    entries, tokens = content.get("certificates"), content.get("tokens", [])
+    if not isinstance(entries, list) or not isinstance(tokens, list):
+        raise ValueError("it has no list of certificates, or of tokens")
+    return (
+        [IssuedCertificate.from_json(entry) for entry in entries],
+        [IssuedToken.from_json(token) for token in tokens],
+    )
 
 
-def _rebuild(store: Store) -> Iterator[IssuedCertificate]:
+def _rebuild(store: Store) -> tuple[list[IssuedCertificate], list[IssuedToken]]:
     known: dict[str, IssuedCertificate] = {}
+    tokens: dict[str, IssuedToken] = {}
     for line in audit_log.lines(store.audit_path):
-        if line.get("action") == Action.REMOVE and isinstance(line.get("serials"), list):
-            known = {serial: one for serial, one in known.items() if serial not in line["serials"]}
-        try:
-            entry = IssuedCertificate.from_json(line.get("certificate"))
-        except ValueError:
-            continue
-        known[entry.serial] = entry
+        _replay(line, known, tokens)
     found = []
     for name in store.names():
         try:
@@ -314,5 +267,27 @@ def _rebuild(store: Store) -> Iterator[IssuedCertificate]:
         if chain:
             entry = IssuedCertificate.of(name, chain[0], hosts=hosts)
             found.append(known.pop(entry.serial, entry))
-    yield from known.values()
-    yield from found  # last, since the certificate in the directory is the newest of its node
+    # The certificates in the directory are last, since they are the newest of their nodes.
+    return [*known.values(), *found], list(tokens.values())
+
+
+def _replay(
+    line: dict[str, Any], known: dict[str, IssuedCertificate], tokens: dict[str, IssuedToken]
+) -> None:
+    """Does again what a line of the audit log says."""
+    if line.get("action") == Action.REMOVE and isinstance(line.get("serials"), list):
+        for serial in filter(lambda one: isinstance(one, str), line["serials"]):
+            known.pop(serial, None)
+            tokens.pop(serial, None)
+    with suppress(ValueError):
+        entry = IssuedCertificate.from_json(line.get("certificate"))
+        known[entry.serial] = entry
+    with suppress(ValueError):
+        token = IssuedToken.from_json(line.get("token"))
+        tokens[token.serial] = token
+    with suppress(ValueError):
+        serial, answer = str(line.get("answered")), Answer.from_json(line.get("answer"))
+        if serial in tokens:
+            tokens[serial] = replace(tokens[serial], answer=answer)
+        elif serial in known:
+            known[serial] = replace(known[serial], answer=answer)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from aegis_certs._ca import audit_log
 from aegis_certs._ca.audit_log import Action
-from aegis_certs._ca.inventory import Inventory, IssuedCertificate
+from aegis_certs._ca.inventory import Inventory
+from aegis_certs._ca.issued import IssuedCertificate
 from aegis_certs._ca.view import CAView
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store

@@ -8,7 +8,7 @@ from typing import Any
 
 from aegis_certs._ca import audit_log
 from aegis_certs._ca.audit_log import Action
-from aegis_certs._ca.inventory import IssuedCertificate
+from aegis_certs._ca.issued import Record
 from aegis_certs._ca.session import CASession
 from aegis_certs._time import isoformat
 from aegis_certs._x509.keys import key_id
@@ -24,9 +24,16 @@ def revoke(
     """Revokes the named certificates and signs the CRLs; earlier revocations do not change."""
     if reason in _REFUSED_REASONS:
         raise InvalidRequestError("reason", str(reason), "choose a permanent reason")
-    on_disk = session.store.with_reserve  # to revoke is urgent, also on a full disk
-    issued = on_disk(lambda: _issued(session, node_id_or_serial))
-    found = _of_our_cas(session, issued)
+    # To revoke is urgent, also on a full disk.
+    issued = session.store.with_reserve(lambda: _issued(session, node_id_or_serial))
+    return revoke_entries(session, of_our_cas(session, issued), reason)
+
+
+def revoke_entries(
+    session: CASession, found: Sequence[Record], reason: RevocationReason
+) -> tuple[Revocation, ...]:
+    """Revokes certificates of CAs whose keys are here, and signs the CRLs."""
+    on_disk = session.store.with_reserve
     entries = {entry.serial: entry for entry in found}
     on_disk(lambda: session.revocations)  # which may sign a lost list again
     new = [entry for entry in entries.values() if not session.revocations.has_serial(entry.serial)]
@@ -48,16 +55,22 @@ def _record(session: CASession, facts: Mapping[str, Any]) -> None:
     audit_log.record(session.store.audit_path, Action.REVOKE, session.at, facts)
 
 
-def _issued(session: CASession, node_id_or_serial: str) -> Sequence[IssuedCertificate]:
-    """The certificates of a node, or the one with a serial number, that have not expired."""
+def _issued(session: CASession, node_id_or_serial: str) -> Sequence[Record]:
+    """The certificates of a node, or the one with a serial number, that have not expired.
+
+    Those of its tokens are among them: who has one that is not used could become the node again.
+    """
     names = session.store.names()
     session.adopt(session.unrecorded({node_id_or_serial}.intersection(names)))
     found = session.inventory.of_node(node_id_or_serial)
     serial = node_id_or_serial.lower().replace(":", "").lstrip("0")
     if not found and session.inventory.get(serial) is None:
         session.adopt(one for one in session.unrecorded(names) if one.serial == serial)
-    one = session.inventory.get(serial)
-    live = [e for e in found or filter(None, [one]) if session.at <= e.not_after]
+    inventory = session.inventory
+    one = inventory.get(serial) or inventory.token(serial)
+    tokens = [token for token in inventory.tokens() if token.id == node_id_or_serial]
+    named: Sequence[Record] = [*found, *tokens] or ([one] if one else [])
+    live = [entry for entry in named if session.at <= entry.not_after]
     if not live:
         raise NotFoundError(
             f"certificate of {node_id_or_serial} that was issued and has not expired",
@@ -67,9 +80,7 @@ def _issued(session: CASession, node_id_or_serial: str) -> Sequence[IssuedCertif
     return live
 
 
-def _of_our_cas(
-    session: CASession, entries: Sequence[IssuedCertificate]
-) -> Sequence[IssuedCertificate]:
+def of_our_cas(session: CASession, entries: Sequence[Record]) -> Sequence[Record]:
     """The certificates whose CA can revoke them: it is trusted, and its key is here."""
     ours = {key_id(issuer.certificate).hex() for issuer in session.issuers()}
     if found := [entry for entry in entries if entry.issuer in ours]:

@@ -13,7 +13,8 @@ from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.builder import Issuer
 from aegis_certs._ca.create import CA_DAYS, SIGNER_ID, CASpec, create_ca
 from aegis_certs._ca.document_signer import install_next_signer
-from aegis_certs._ca.inventory import Inventory, IssuedCertificate
+from aegis_certs._ca.inventory import Inventory
+from aegis_certs._ca.issued import IssuedCertificate
 from aegis_certs._ca.rotation_state import RotationPhase, RotationState, phase_of, successor_name
 from aegis_certs._ca.session import CREATE_ADVICE, CASession
 from aegis_certs._ca.view import CAView

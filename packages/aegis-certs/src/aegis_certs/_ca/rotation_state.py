@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from aegis_certs._ca.inventory import IssuedCertificate
+from aegis_certs._ca.issued import IssuedCertificate
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.names import CA_NAME, NEXT_CA_NAME, OLD_CA_NAME
 

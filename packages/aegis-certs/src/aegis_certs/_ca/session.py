@@ -19,7 +19,7 @@ from aegis_certs._ca import audit_log, crl
 from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.builder import Issuer, build_leaf
 from aegis_certs._ca.create import CASpec, create_ca
-from aegis_certs._ca.inventory import IssuedCertificate
+from aegis_certs._ca.issued import IssuedCertificate, Record
 from aegis_certs._ca.known_revocations import known_revocations
 from aegis_certs._ca.request import Request, SignedCertificate
 from aegis_certs._ca.rotation_state import recover_rotation
@@ -114,6 +114,23 @@ class CASession(CAView):
         chain = (leaf, *self._intermediates())
         return SignedCertificate(spec.node_id, chain, request.dropped_by(leaf))
 
+    def grant(
+        self, spec: CertificateSpec, key: PublicKey
+    ) -> tuple[x509.Certificate, IssuedCertificate]:
+        """A leaf for a key that is elsewhere, and its entry; `record_answer` must record it.
+
+        The leaf exists only in memory before that, so a crash, or a full disk, loses nothing.
+
+        Raises:
+            InvalidRequestError: One of its names is another node's.
+        """
+        return self._sign(spec, key, from_request=True)
+
+    def record_answer(self, action: Action, entry: IssuedCertificate, asked: Record) -> None:
+        """Records a granted leaf, and for what it is the answer, before it is handed out."""
+        self.inventory.record(self.store, action, entry, self.at, answered=asked)
+        self._try_to_refresh_revocations()
+
     def adopt(self, entries: Iterable[IssuedCertificate]) -> None:
         """Records leaves that are `unrecorded`."""
         for entry in entries:
@@ -151,7 +168,7 @@ class CASession(CAView):
         self, spec: CertificateSpec, key: PublicKey, *, from_request: bool = False
     ) -> tuple[x509.Certificate, IssuedCertificate]:
         """A leaf and its entry, which are not recorded yet."""
-        self._check_names(spec)
+        self.check_names(spec)
         leaf = build_leaf(
             Identity(spec.node_id, self.trust_domain),
             key,
@@ -183,7 +200,7 @@ class CASession(CAView):
         """The CAs between a leaf and the root, the issuing CA first; empty if it is the root."""
         return tuple(ca for ca in self.bundle.path() if ca.subject != ca.issuer)
 
-    def _check_names(self, spec: CertificateSpec) -> None:
+    def check_names(self, spec: CertificateSpec) -> None:
         """Refuses a name with which one node could impersonate another."""
         node_id, hosts, known = spec.node_id, set(spec.hosts), {spec.node_id}
         for entry in self.inventory:

@@ -29,7 +29,7 @@ from aegis_certs._x509.validity import CertificateState, issued_at, state_by_dat
 from aegis_certs.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from aegis_certs._ca.inventory import IssuedCertificate
+    from aegis_certs._ca.issued import IssuedCertificate
 
 LEAF_DAYS = 90
 

@@ -9,7 +9,8 @@ from functools import cached_property
 
 from cryptography import x509
 
-from aegis_certs._ca.inventory import Inventory, IssuedCertificate
+from aegis_certs._ca.inventory import Inventory
+from aegis_certs._ca.issued import IssuedCertificate
 from aegis_certs._ca.known_revocations import known_revocations
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.identity import identity_of, inherited_hosts

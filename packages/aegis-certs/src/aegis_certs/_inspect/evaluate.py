@@ -11,7 +11,8 @@ from typing import Self
 
 from cryptography import x509
 
-from aegis_certs._ca.inventory import Inventory, IssuedCertificate
+from aegis_certs._ca.inventory import Inventory
+from aegis_certs._ca.issued import IssuedCertificate
 from aegis_certs._ca.known_revocations import known_revocations
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store

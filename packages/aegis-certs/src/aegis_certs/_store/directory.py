@@ -6,9 +6,10 @@
     {id}-key.pem      its key
     {id}.next.pem     key and chain of an identity that is being installed; CAs have one too
     crl.pem           the revoked certificates, signed by their CAs
-    issued.json       the inventory: the certificates that were issued
+    issued.json       the inventory: the certificates and tokens that were issued
+    issuers.json      where the issuers of this CA can be reached, for tokens
     .reserve          space that a revocation uses when the disk is full
-    audit.jsonl       the log of every issue, renewal, revocation, removal and rotation
+    audit.jsonl       the log of every issue, token, renewal, revocation, removal and rotation
     {id}_csr.pem      a request for a certificate, and {id}_csr-key.pem its key
     ca_next-*.pem     the CA that a rotation has prepared
     ca_old-*.pem      the CA that a rotation has replaced, until it is retired
@@ -54,6 +55,7 @@ class Store:
         self.crl_path = self.directory / CRL_FILE
         self.inventory_path = self.directory / "issued.json"
         self.audit_path = self.directory / AUDIT_FILE
+        self.issuers_path = self.directory / "issuers.json"
         self.reserve_path = self.directory / ".reserve"
 
     def __repr__(self) -> str:

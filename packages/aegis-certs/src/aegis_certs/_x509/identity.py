@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from aegis_certs._x509.extensions import extension_of
 from aegis_certs._x509.names import IPAddress, validate_node_id, validate_trust_domain
@@ -15,6 +16,7 @@ from aegis_certs._x509.validity import common_name
 from aegis_certs.errors import IdentityError, InvalidNodeIdError, InvalidRequestError
 
 _SPIFFE = "spiffe://"
+_ENROLMENT = "enroll/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,11 @@ class AlternativeNames(NamedTuple):
 def spiffe_id(trust_domain: str, node_id: str) -> str:
     """The SPIFFE id of a node: `spiffe://{trust_domain}/node/{node_id}`."""
     return f"{_SPIFFE}{trust_domain}/node/{node_id}"
+
+
+def enrolment_spiffe_id(trust_domain: str, node_id: str) -> str:
+    """The SPIFFE id of the bootstrap certificate for a node; it names no node."""
+    return f"{_SPIFFE}{trust_domain}/{_ENROLMENT}{node_id}"
 
 
 def general_names(hosts: Sequence[str | IPAddress]) -> list[x509.GeneralName]:
@@ -159,6 +166,43 @@ def identity_of(
     names_read = dict.fromkeys([name.removesuffix(".") for name in alternatives.dns])
     names_read.pop(node_id, None)
     return Identity(node_id, spiffe.trust_domain if spiffe else None, tuple(names_read))
+
+
+def enrolment_id_of(certificate: x509.Certificate) -> str | None:
+    """The node id that a bootstrap certificate may enrol; None for any other certificate.
+
+    The certificate in a token proves no node: it may only ask an issuer for the first certificate
+    of this one. Its subject is empty, its one name is the SPIFFE id
+    `spiffe://{trust_domain}/enroll/{node_id}`, and it is for clients only. This checks no
+    signature: the handshake, or `TrustBundle.issuer_of`, does.
+    """
+    found = enrolment_of(certificate)
+    return None if found is None else found.node_id
+
+
+def enrolment_of(certificate: x509.Certificate) -> Identity | None:
+    """The node and trust domain that a bootstrap certificate may enrol; None for others."""
+    try:
+        names = extension_of(certificate, x509.SubjectAlternativeName)
+        constraints = extension_of(certificate, x509.BasicConstraints)
+        usage = extension_of(certificate, x509.ExtendedKeyUsage)
+        subject = list(certificate.subject)
+    except Exception:  # noqa: BLE001 - the parser's errors have no common root
+        return None
+    one = next(iter(names), None) if names is not None and len(names) == 1 else None
+    if subject or not isinstance(one, x509.UniformResourceIdentifier):
+        return None
+    if constraints is None or constraints.ca:
+        return None
+    if usage is None or list(usage) != [ExtendedKeyUsageOID.CLIENT_AUTH]:
+        return None
+    trust_domain, _, path = one.value.removeprefix(_SPIFFE).partition("/")
+    node_id = path.removeprefix(_ENROLMENT)
+    try:
+        found = Identity(validate_node_id(node_id), validate_trust_domain(trust_domain))
+    except (InvalidNodeIdError, InvalidRequestError):
+        return None
+    return found if enrolment_spiffe_id(trust_domain, node_id) == one.value else None
 
 
 _checked_trust_domain = lru_cache(maxsize=64)(validate_trust_domain)  # leaves have few of them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TypeGuard
 
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
 )
 
 from aegis_certs._x509.extensions import extension_of
@@ -130,6 +132,16 @@ def describe_key(key: object) -> str:
     if isinstance(key, ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey):
         return str(_CURVE_NAMES.get(key.curve.name, key.curve.name))
     return type(key).__name__
+
+
+def encode_public_key(key: PublicKey) -> bytes:
+    """The public key as SubjectPublicKeyInfo in DER: equal keys have equal bytes."""
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def key_fingerprint(key: PublicKey) -> str:
+    """SHA-256 of a public key, in hexadecimal."""
+    return hashlib.sha256(encode_public_key(key)).hexdigest()
 
 
 def key_type_of(certificate: x509.Certificate, default: KeyType) -> KeyType:

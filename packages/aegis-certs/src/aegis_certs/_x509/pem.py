@@ -12,13 +12,9 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from aegis_certs._x509.keys import PrivateKey, check_key
+from aegis_certs._x509.keys import PrivateKey, check_key, encode_public_key, is_usable_key
 from aegis_certs.errors import InvalidPemError, PassphraseError
 
 Source = str | Path | None
@@ -176,9 +172,9 @@ class KeyPair:
     @property
     def matches(self) -> bool:
         """Whether the key belongs to the leaf."""
-        spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        ours = self.key.public_key().public_bytes(*spki)
-        return ours == self.chain[0].public_key().public_bytes(*spki)
+        leaf = self.chain[0].public_key()
+        ours = encode_public_key(self.key.public_key())
+        return is_usable_key(leaf) and ours == encode_public_key(leaf)
 
 
 def encode_certificates(certificates: Iterable[x509.Certificate]) -> bytes:

@@ -168,6 +168,15 @@ class TrustBundle:
             path.append(certificate)
         return tuple(reversed(path))
 
+    def chain_of(self, leaf: x509.Certificate) -> tuple[x509.Certificate, ...]:
+        """The leaf, then the intermediates of this bundle that lead to its root."""
+        chain = [leaf]
+        while (above := self.issuer_of(chain[-1])) and above.subject != above.issuer:
+            if above in chain:
+                break
+            chain.append(above)
+        return tuple(chain)
+
     def path(self) -> tuple[x509.Certificate, ...]:
         """The issuing CA and the CAs above it, up to the root or the last one in this bundle."""
         found = [self.certificates[0]]
