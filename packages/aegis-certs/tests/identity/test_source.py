@@ -305,6 +305,26 @@ def test_renewals_drop_the_old_own_address(ca: CertificateAuthority) -> None:
     assert names.dns == ("node-1", "a.example")
 
 
+def test_a_list_that_ends_while_it_is_in_use_stays_in_use_with_one_warning(
+    ca: CertificateAuthority, elsewhere: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = source_of(elsewhere)
+    gone = ca.issue("gone", key_type=P256)
+    ca.revoke("gone", at=NOW)
+    shutil.copy(ca.directory / "crl.pem", elsewhere)
+    source.load()
+    for day, lines in ((1, 0), (31, 1), (32, 1)):
+        assert source.revocations(at=NOW + day * DAY).is_revoked(gone.certificate)
+        found = [r.message for r in caplog.records if "should have been replaced" in r.message]
+        assert len(found) == lines, day
+    ca.write_revocations(at=NOW + 32 * DAY)
+    shutil.copy(ca.directory / "crl.pem", elsewhere)
+    source.revocations(at=NOW + 33 * DAY)
+    source.revocations(at=NOW + 70 * DAY)
+    found = [r.message for r in caplog.records if "should have been replaced" in r.message]
+    assert len(found) == 2, "one for each list"
+
+
 def test_revocations_are_read_when_the_file_changes(
     ca: CertificateAuthority, elsewhere: Path
 ) -> None:

@@ -381,6 +381,21 @@ def crl_of(ca: CertificateAuthority, revoked: x509.Certificate) -> bytes:
     )
 
 
+async def test_a_revocation_list_that_has_ended_still_revokes_and_is_warned_of(
+    start: StartNode, own_ca: CertificateAuthority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone, fine, _ = (own_ca.issue(node_id, key_type=P256) for node_id in ("gone", "fine", "a"))
+    own_ca.revoke("gone", at=past())  # a list is good for 30 days
+    directory = copy_to(own_ca, tmp_path / "away", "a")
+    shutil.copy(own_ca.directory / "crl.pem", directory)
+    node = await start("a", directory)
+    for tls, code in ((gone, REFUSED), (fine, grpc.StatusCode.OK)):
+        async with open_channel(tls, "a", node.address) as channel:
+            assert await channel.unary_unary("/t/Who")(b"", timeout=5).code() is code
+    warned = [record for record in caplog.records if "should have been replaced" in record.message]
+    assert len(warned) == 1
+
+
 async def test_nodes_without_the_key_of_the_ca_load_certificates_renewed_elsewhere(
     start: StartNode, own_ca: CertificateAuthority, tmp_path: Path, until: Until
 ) -> None:

@@ -40,6 +40,7 @@ class IdentitySource:
         self._seen: StatKeys = ()
         self._revocations = RevocationList.empty()
         self._crl_seen: tuple[object, ...] | None = None
+        self._overdue: datetime | None = None
 
     def __repr__(self) -> str:
         return f"IdentitySource({self._origin!r})"
@@ -146,7 +147,8 @@ class IdentitySource:
         """The `crl.pem` beside the trust bundle; an empty list without that file.
 
         In the directory of a CA, what its audit log revokes counts too, even if the file is lost.
-        Without a change this only calls stat on one file.
+        Without a change this only calls stat on one file. A list that is past its next update stays
+        in use, with one warning in the log.
 
         Raises:
             CertsError: The file is invalid, older than the last one, or missing. It is raised as
@@ -157,6 +159,7 @@ class IdentitySource:
             return self._revocations
         seen = (files.stat_key(path), current.trust_bundle, current.certificate_chain)
         if seen == self._crl_seen:
+            self._warn_if_overdue(path, at)
             return self._revocations
         self._crl_seen = seen
         try:
@@ -165,6 +168,7 @@ class IdentitySource:
             if _is_transient(error):
                 self._crl_seen = None
             raise
+        self._warn_if_overdue(path, at)
         return self._revocations
 
     def _read_revocations(
@@ -182,14 +186,20 @@ class IdentitySource:
             data, bundle, intermediates=current.chain[1:], at=at, source=path
         ).adding(logged, cas)
         found.check_follows(self._revocations, path)
-        if found.next_update is not None and found.is_stale(at):
-            logger.warning(
-                "the revocation list in %s should have been replaced by %s; "
-                "run `aegis-certs renew` where the CA's key is, and copy the file here",
-                path,
-                format_utc(found.next_update),
-            )
         return found
+
+    def _warn_if_overdue(self, path: Path, at: datetime | None) -> None:
+        """Warns once of each list that should have been replaced."""
+        due = self._revocations.next_update
+        if due is None or due == self._overdue or not self._revocations.is_stale(at):
+            return
+        self._overdue = due
+        logger.warning(
+            "the revocation list in %s should have been replaced by %s; "
+            "run `aegis-certs renew` where the CA's key is, and copy the file here",
+            path,
+            format_utc(due),
+        )
 
 
 def _is_transient(error: CertsError) -> bool:
