@@ -72,6 +72,10 @@ class Child:
     def freeze(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
 
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
     def stop(self) -> None:
         """Ends it. Its input must be open until here."""
         self._process.send_signal(signal.SIGCONT)
