@@ -67,11 +67,11 @@ EXPORTED = {
     "aegis_core.testing": "Event LATENCY Simulation Spread Traffic UnmetError spread",
     "aegis_discovery": """
         Balancer ClosedError ConnectError DEFAULT_MESH DiscoveryError EndpointState EndpointStats
-        EndpointView EventKind ForkedError HealthStatus InvalidAddressError InvalidRecordError
-        InvalidVerdictError LeastRequests MergeResult Mesh NoProvidersError NodeIdInUseError
-        NodeInfo NodeNotFoundError NodeStatus NotOwnerError PeerIdentityError PoolOptions PoolStats
-        RoundRobin ServiceClientPool ServiceConfigError ServiceInfo ServiceStats Topology
-        TopologyEvent TopologySnapshot connect
+        EndpointView EventKind ForkedError HealthStatus InvalidAddressError InvalidDocumentError
+        InvalidRecordError InvalidVerdictError LeastRequests MergeResult Mesh NoProvidersError
+        NodeIdInUseError NodeInfo NodeNotFoundError NodeStatus NotOwnerError PeerIdentityError
+        PoolOptions PoolStats RoundRobin ServiceClientPool ServiceConfigError ServiceInfo
+        ServiceStats Topology TopologyEvent TopologySnapshot connect
     """,
     "aegis_discovery.aio": "Mesh ServiceClientPool connect",
     "aegis_discovery.aio.feed": """
@@ -80,10 +80,16 @@ EXPORTED = {
     "aegis_discovery.aio.identity": "run_rotator",
     "aegis_discovery.aio.transport": "ChannelCache open_channel",
     "aegis_discovery.background": "BackgroundLoop new_event_loop register_at_fork sleep_until_tick",
+    "aegis_discovery.documents": """
+        Change Document DocumentKind DocumentStore DocumentVerifier Forgotten IssuerAddress
+        MAX_AHEAD MAX_CONTENT SignedDocument Verifier crl_document document_from_wire
+        document_to_wire encode_bundle encode_forgotten encode_issuers sign_document
+    """,
     "aegis_discovery.errors": """
         ClosedError ConnectError DiscoveryError EventLoopError ForkedError InvalidAddressError
-        InvalidRecordError InvalidVerdictError NoProvidersError NodeIdInUseError NodeNotFoundError
-        NotOwnerError PeerIdentityError PolicyError ServiceConfigError
+        InvalidDocumentError InvalidRecordError InvalidVerdictError NoProvidersError
+        NodeIdInUseError NodeNotFoundError NotOwnerError PeerIdentityError PolicyError
+        ServiceConfigError
     """,
     "aegis_discovery.feed": """
         BATCH CHUNK FeedPacer FeedReader FeedWriter HEARTBEAT MAX_BATCH MAX_MESSAGE MAX_REQUEST

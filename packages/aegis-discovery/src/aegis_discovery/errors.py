@@ -6,6 +6,7 @@ DiscoveryError
 ├── NodeNotFoundError       the topology has no such node
 ├── InvalidRecordError      a record was refused; names its node
 ├── InvalidVerdictError     a verdict was refused; names its accuser
+├── InvalidDocumentError    a document of the CA was refused; names its kind
 ├── NodeIdInUseError        another process uses this node id
 ├── ConnectError            no seed peer could be reached
 │   └── PeerIdentityError   the certificate of a peer is not the expected one
@@ -30,6 +31,7 @@ __all__ = [
     "EventLoopError",
     "ForkedError",
     "InvalidAddressError",
+    "InvalidDocumentError",
     "InvalidRecordError",
     "InvalidVerdictError",
     "NoProvidersError",
@@ -148,6 +150,22 @@ class InvalidVerdictError(DiscoveryError):
         self.accuser = accuser
         self.reason = reason
         super().__init__(f"verdict of {accuser or 'an unknown node'} refused: {reason}")
+
+
+class InvalidDocumentError(DiscoveryError):
+    """A document was refused: it is malformed, too large, or not signed by the mesh's authority.
+
+    Attributes:
+        kind: The kind of the document; empty if it is not known.
+        reason: Why it was refused.
+        is_temporary: Whether the same document may be good later: the clocks disagree.
+    """
+
+    def __init__(self, kind: str, reason: str, *, is_temporary: bool = False) -> None:
+        self.kind = kind
+        self.reason = reason
+        self.is_temporary = is_temporary
+        super().__init__(f"document {kind or 'of an unknown kind'} refused: {reason}")
 
 
 class NodeIdInUseError(DiscoveryError):

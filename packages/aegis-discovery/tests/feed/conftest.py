@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import pytest
 from aegis_certs import CertificateAuthority, TLSConfig
 from aegis_discovery import NodeInfo, NodeStatus, ServiceInfo, Topology
+from aegis_discovery.documents import DocumentStore, DocumentVerifier
 from aegis_discovery.feed import FeedReader, FeedWriter, ReceiveResult
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import RecordSigner, RecordVerifier
@@ -34,7 +35,12 @@ class Side:
         self.chain = tuple(certificate.public_bytes(Encoding.DER) for certificate in tls.chain)
         if is_node:
             self.verifier.add_chain(self.chain)
-        self.reader = FeedReader(self.topology, self.verifier, trusts_statuses=not is_node)
+        self.documents = DocumentStore(
+            DocumentVerifier(tls.bundle, mesh=MESH, trust_domain=tls.trust_domain)
+        )
+        self.reader = FeedReader(
+            self.topology, self.verifier, trusts_statuses=not is_node, documents=self.documents
+        )
         self.received: list[mesh_pb2.WatchResponse] = []
 
     def declare(self, *services: str) -> None:
@@ -55,7 +61,9 @@ class Side:
             leaf = self.verifier.leaf(fingerprint)
             return leaf.chain if leaf else None
 
-        return FeedWriter(self.topology, chain_of, watcher=watcher, request=request)
+        return FeedWriter(
+            self.topology, chain_of, watcher=watcher, request=request, documents=self.documents
+        )
 
     def open(self, server: Side) -> FeedWriter:
         """Opens a feed from the server, as the wire would."""

@@ -184,6 +184,11 @@ class RevocationList:
         return type(self)((*self._crls, *other._crls), cas, others)
 
     @property
+    def issuers(self) -> tuple[str, ...]:
+        """The key identifiers of the CAs of these CRLs, in hexadecimal."""
+        return tuple(key.hex() for key in self._newest)
+
+    @property
     def crls(self) -> tuple[bytes, ...]:
         """The newest CRL of each CA, in DER."""
         return tuple(crl.public_bytes(Encoding.DER) for crl in self._newest.values())

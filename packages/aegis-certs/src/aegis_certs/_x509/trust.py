@@ -76,6 +76,11 @@ class TrustBundle:
         roots = tuple(ca for ca in self.certificates if ca.subject == ca.issuer)
         return roots or self.certificates
 
+    def may_sign_for(self, trust_domain: str) -> bool:
+        """Whether a root in it may sign for a trust domain: it names this one, or none."""
+        roots = (ca for ca in self.certificates if ca.subject == ca.issuer and is_ca(ca))
+        return any(trust_domain_of_ca(root) in (None, trust_domain) for root in roots)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the roots, in hexadecimal; it does not depend on their order.

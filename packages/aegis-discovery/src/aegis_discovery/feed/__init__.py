@@ -1,6 +1,6 @@
 """Both ends of a feed, without I/O. For code that builds nodes."""
 
-from aegis_discovery._message_limits import MAX_MESSAGE
+from aegis_discovery._runtime.message_limits import MAX_MESSAGE
 from aegis_discovery._runtime.ticks import PROCESS_TICKS, Ticks
 from aegis_discovery.feed._impersonators import remove_impersonators
 from aegis_discovery.feed._limits import MAX_REQUEST, request_problem

@@ -19,6 +19,12 @@ MAX_CHECKS = 32
 A check takes half a millisecond with P-384 keys, and less with others.
 """
 
+MAX_DOCUMENTS = 64
+"""Documents in one message."""
+
+DOCUMENT_CHECKS = 2
+"""Signatures that a document may cost: its own, and that of its signer's certificate."""
+
 MAX_STATUSES = 16 * 1024
 """Statuses in one message."""
 

@@ -11,8 +11,18 @@ from dataclasses import dataclass, field
 from aegis_discovery._model import ServiceInfo
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.topology import Topology
-from aegis_discovery.errors import InvalidRecordError, InvalidVerdictError
-from aegis_discovery.feed._limits import MAX_CHECKS, MAX_CURSOR, MAX_ITEMS, MAX_STATUSES
+from aegis_discovery.documents._codec import document_from_wire
+from aegis_discovery.documents._store import DocumentStore
+from aegis_discovery.errors import InvalidDocumentError, InvalidRecordError, InvalidVerdictError
+from aegis_discovery.feed._limits import (
+    DOCUMENT_CHECKS,
+    MAX_CHECKS,
+    MAX_CURSOR,
+    MAX_DOCUMENTS,
+    MAX_ITEMS,
+    MAX_STATUSES,
+)
+from aegis_discovery.feed._refused import RefusedDocuments
 from aegis_discovery.feed._writer import provides_any
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records._codec import signed_from_wire, signed_to_wire, status_from_wire
@@ -55,6 +65,7 @@ class MessagePart:
     chains: list[mesh_pb2.Chain] = field(default_factory=list)
     records: list[mesh_pb2.SignedRecord] = field(default_factory=list)
     verdicts: list[mesh_pb2.SignedVerdict] = field(default_factory=list)
+    documents: list[mesh_pb2.SignedDocument] = field(default_factory=list)
     statuses: Sequence[mesh_pb2.DerivedStatus] = ()
     version: int = 0
     digest: bytes = b""
@@ -74,6 +85,8 @@ def split_message(message: mesh_pb2.WatchResponse) -> Iterator[Message]:
     if _checks(message) <= MAX_CHECKS or _is_oversized(message):
         yield message
         return
+    for document in message.documents:
+        yield MessagePart(documents=[document])
     part, checks = MessagePart(), 0
     for chain, record, verdict in _units(message):
         # The parts have the message's own items: a copy would cost as much as parsing it.
@@ -119,7 +132,8 @@ def _units(message: mesh_pb2.WatchResponse) -> Iterator[_Unit]:
 def _checks(message: mesh_pb2.WatchResponse) -> int:
     """Counts what may need a signature check."""
     certificates = sum([len(chain.certificates) for chain in message.chains])
-    return len(message.records) + len(message.verdicts) + certificates
+    documents = DOCUMENT_CHECKS * len(message.documents)
+    return len(message.records) + len(message.verdicts) + certificates + documents
 
 
 def _items(message: Message) -> int:
@@ -127,7 +141,15 @@ def _items(message: Message) -> int:
 
 
 def _is_oversized(message: Message) -> bool:
-    return _items(message) > MAX_ITEMS or len(message.statuses) > MAX_STATUSES
+    return (
+        _items(message) > MAX_ITEMS
+        or len(message.statuses) > MAX_STATUSES
+        or len(message.documents) > MAX_DOCUMENTS
+    )
+
+
+def _is_heartbeat(message: Message) -> bool:
+    return not (message.cursor or message.complete or message.documents or _items(message))
 
 
 class FeedReader:
@@ -141,6 +163,7 @@ class FeedReader:
         services: Limits the feed to the providers of these services, of any version if a service
             has none. Empty for all nodes. For clients.
         log_limiter: Limits the log lines about refused data; shared by the readers of one process.
+        documents: Receives the documents; None passes over them.
     """
 
     def __init__(
@@ -151,8 +174,11 @@ class FeedReader:
         trusts_statuses: bool,
         services: Collection[ServiceInfo] = (),
         log_limiter: LogLimiter | None = None,
+        documents: DocumentStore | None = None,
     ) -> None:
         self._topology = topology
+        self._documents = documents
+        self._refused_documents = RefusedDocuments()
         self._verifier = verifier
         self._trusts_statuses = trusts_statuses
         self._services = tuple(services)
@@ -177,16 +203,18 @@ class FeedReader:
         """
         self._is_complete = False
         self._stamps.clear()
+        held = b"" if self._documents is None else self._documents.digest
         if self._services:
             self._provider_ids.clear()
             services = [mesh_pb2.Service(name=s.name, version=s.version) for s in self._services]
-            return mesh_pb2.WatchRequest(mesh=mesh, services=services)
+            return mesh_pb2.WatchRequest(mesh=mesh, services=services, documents=held)
         return mesh_pb2.WatchRequest(
             mesh=mesh,
             cursor=self._cursor if source == self._cursor_source else b"",
             digest=self._topology.full_digest,
             record=None if own is None else signed_to_wire(own),
             chain=mesh_pb2.Chain(certificates=chain) if chain else None,
+            documents=held,
         )
 
     def receive(self, message: Message, *, source: str) -> ReceiveResult:
@@ -201,6 +229,7 @@ class FeedReader:
         if source != self._cursor_source:
             # This server may undo what another one sent, so the other one's cursor is void.
             self._cursor, self._cursor_source = b"", source
+        self._receive_documents(message, source)
         records = self._verified_records(message, source)
         has_stopped = False
         if self._services:
@@ -231,7 +260,19 @@ class FeedReader:
             self._warn(source, reason, reason)
         elif message.cursor:
             self._cursor = message.cursor
-        return ReceiveResult(message.complete, foreign, self._has_diverged(message))
+        lacks_documents = self._refused_documents.is_retry_due(is_heartbeat=_is_heartbeat(message))
+        diverged = self._has_diverged(message) or lacks_documents
+        return ReceiveResult(message.complete, foreign, diverged)
+
+    def _receive_documents(self, message: Message, source: str) -> None:
+        if self._documents is None:
+            return
+        for wire in message.documents:
+            try:
+                self._documents.receive(document_from_wire(wire), origin=source)
+            except InvalidDocumentError as error:
+                self._refused_documents.note(error)
+                self._warn(source, "document", error)
 
     def _verified_records(self, message: Message, source: str) -> list[Record]:
         for chain in message.chains:

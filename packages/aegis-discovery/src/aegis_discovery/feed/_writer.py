@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterator
 from aegis_discovery._model import NodeInfo, ServiceInfo
 from aegis_discovery._topology.changes import Changes
 from aegis_discovery._topology.topology import Topology
+from aegis_discovery.documents._codec import document_to_wire
+from aegis_discovery.documents._store import DocumentStore
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records._codec import signed_to_wire, status_to_wire, verdict_to_wire
 from aegis_discovery.records._record import Record
@@ -36,6 +38,7 @@ class FeedWriter:
         chain_of: Returns the certificate chain (DER) of a signer's fingerprint.
         watcher: The caller's node id; its own changes are not sent back to it.
         request: The request that opened the feed.
+        documents: The documents to send, before everything else.
 
     Attributes:
         watcher: The id of the node, or of the client.
@@ -48,8 +51,13 @@ class FeedWriter:
         *,
         watcher: str,
         request: mesh_pb2.WatchRequest,
+        documents: DocumentStore | None = None,
     ) -> None:
         self._topology = topology
+        self._documents = documents
+        self._documents_position = 0
+        if documents is not None and documents.digest == request.documents:
+            self._documents_position = documents.position
         self._chain_of = chain_of
         self.watcher = watcher
         self._is_node = request.HasField("record")
@@ -68,6 +76,7 @@ class FeedWriter:
 
     def messages(self) -> Iterator[mesh_pb2.WatchResponse]:
         """Yields what is to be sent now; nothing if the watcher is up to date."""
+        yield from self._changed_documents()
         changes = self._topology.changes_since(self._position)
         if (
             self._complete_sent
@@ -97,6 +106,24 @@ class FeedWriter:
         if self._services or digest != self._topology.full_digest:
             return 0
         return self._topology.log_position
+
+    def _changed_documents(self) -> Iterator[mesh_pb2.WatchResponse]:
+        """Yields messages of documents: before records, so that a complete feed has them too."""
+        documents = self._documents
+        if documents is None or documents.position == self._documents_position:
+            return
+        message, size = mesh_pb2.WatchResponse(), 0
+        # Read before the documents: one that is put meanwhile goes with the next messages.
+        self._documents_position, since = documents.position, self._documents_position
+        reader = self.watcher if self._is_node else None
+        for document in documents.changed_since(since, reader=reader):
+            message.documents.append(document_to_wire(document.signed))
+            size += len(document.signed.body)
+            if size >= CHUNK:
+                yield message
+                message, size = mesh_pb2.WatchResponse(), 0
+        if message.documents:
+            yield message
 
     def _chunks(self, changes: Changes) -> Iterator[mesh_pb2.WatchResponse]:
         message = mesh_pb2.WatchResponse()

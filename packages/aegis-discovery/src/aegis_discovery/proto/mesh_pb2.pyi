@@ -30,20 +30,22 @@ OPINION_SUSPECT: Opinion
 OPINION_FAILED: Opinion
 
 class WatchRequest(_message.Message):
-    __slots__ = ("mesh", "cursor", "digest", "record", "chain", "services")
+    __slots__ = ("mesh", "cursor", "digest", "record", "chain", "services", "documents")
     MESH_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     RECORD_FIELD_NUMBER: _ClassVar[int]
     CHAIN_FIELD_NUMBER: _ClassVar[int]
     SERVICES_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     mesh: str
     cursor: bytes
     digest: bytes
     record: SignedRecord
     chain: Chain
     services: _containers.RepeatedCompositeFieldContainer[Service]
-    def __init__(self, mesh: _Optional[str] = ..., cursor: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., record: _Optional[_Union[SignedRecord, _Mapping]] = ..., chain: _Optional[_Union[Chain, _Mapping]] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ...) -> None: ...
+    documents: bytes
+    def __init__(self, mesh: _Optional[str] = ..., cursor: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., record: _Optional[_Union[SignedRecord, _Mapping]] = ..., chain: _Optional[_Union[Chain, _Mapping]] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., documents: _Optional[bytes] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
     __slots__ = ("chains", "records", "statuses", "cursor", "version", "digest", "complete", "verdicts", "documents")

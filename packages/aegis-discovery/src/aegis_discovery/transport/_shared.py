@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import grpc
 from aegis_certs import TLSConfig, owner_of
 
-from aegis_discovery._message_limits import SERVICE_CONFIG
+from aegis_discovery._runtime.message_limits import SERVICE_CONFIG
 from aegis_discovery.errors import ClosedError
 
 ChannelT = TypeVar("ChannelT")

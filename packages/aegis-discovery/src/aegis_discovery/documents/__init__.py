@@ -1,0 +1,43 @@
+"""Documents: what the CA of a mesh tells every process, signed. For code that builds nodes."""
+
+from aegis_discovery.documents._codec import (
+    document_from_wire,
+    document_to_wire,
+    encode_bundle,
+    encode_forgotten,
+    encode_issuers,
+)
+from aegis_discovery.documents._document import (
+    MAX_AHEAD,
+    MAX_CONTENT,
+    Change,
+    Document,
+    DocumentKind,
+    Forgotten,
+    IssuerAddress,
+    SignedDocument,
+)
+from aegis_discovery.documents._signing import crl_document, sign_document
+from aegis_discovery.documents._store import DocumentStore
+from aegis_discovery.documents._verifier import DocumentVerifier, Verifier
+
+__all__ = [
+    "MAX_AHEAD",
+    "MAX_CONTENT",
+    "Change",
+    "Document",
+    "DocumentKind",
+    "DocumentStore",
+    "DocumentVerifier",
+    "Forgotten",
+    "IssuerAddress",
+    "SignedDocument",
+    "Verifier",
+    "crl_document",
+    "document_from_wire",
+    "document_to_wire",
+    "encode_bundle",
+    "encode_forgotten",
+    "encode_issuers",
+    "sign_document",
+]
