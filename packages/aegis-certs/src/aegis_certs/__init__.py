@@ -30,6 +30,11 @@ if TYPE_CHECKING:
         browser_trust_stores,
         system_trust_store,
     )
+    from aegis_certs._identity.enrolment import (
+        EnrolmentRequest,
+        install_identity,
+        new_enrolment_key_and_csr,
+    )
     from aegis_certs._identity.load import CertificateSource, TLSOptions, load_tls
     from aegis_certs._identity.load_or_generate import load_or_generate_tls
     from aegis_certs._identity.renewal_schedule import RenewalSchedule
@@ -64,6 +69,7 @@ __all__ = [
     "DocumentSigner",
     "EnrolledIdentity",
     "Enrolment",
+    "EnrolmentRequest",
     "Identity",
     "IdentitySource",
     "IssuedCertificate",
@@ -90,12 +96,14 @@ __all__ = [
     "enrolment_id_of",
     "identity_of",
     "install_certificate",
+    "install_identity",
     "is_authority",
     "kubernetes_secret",
     "list_certificates",
     "load_or_generate_tls",
     "load_tls",
     "matching_names",
+    "new_enrolment_key_and_csr",
     "owner_of",
     "parse_worker_id",
     "pkcs12",
@@ -117,6 +125,7 @@ _HOMES = {
     "DocumentSigner": "_x509.authority",
     "EnrolledIdentity": "_ca.enrolment.grants",
     "Enrolment": "_ca.issued",
+    "EnrolmentRequest": "_identity.enrolment",
     "Identity": "_x509.identity",
     "IdentitySource": "_identity.source",
     "IssuedCertificate": "_ca.issued",
@@ -144,12 +153,14 @@ _HOMES = {
     "enrolment_id_of": "_x509.identity",
     "identity_of": "_x509.identity",
     "install_certificate": "_ca.request",
+    "install_identity": "_identity.enrolment",
     "is_authority": "_x509.authority",
     "kubernetes_secret": "_export.kubernetes_secret",
     "list_certificates": "_inspect.listing",
     "load_or_generate_tls": "_identity.load_or_generate",
     "load_tls": "_identity.load",
     "matching_names": "_x509.names",
+    "new_enrolment_key_and_csr": "_identity.enrolment",
     "owner_of": "_x509.names",
     "parse_worker_id": "_x509.names",
     "pkcs12": "_export.pkcs12",

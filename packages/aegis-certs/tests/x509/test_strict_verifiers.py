@@ -98,6 +98,24 @@ def test_the_unchanged_web_pki_policy_of_cryptography_accepts_our_leaves(
     assert builder.build_client_verifier().verify(leaf, rest).subjects
 
 
+def test_strict_verifiers_accept_the_certificate_of_a_token_as_that_of_a_client(
+    ca: CertificateAuthority,
+) -> None:
+    token = ca.create_token("orders-1")
+    tls = token.tls()
+    assert openssl_verify(ca, tls, "-purpose", "sslclient").endswith("leaf.pem: OK")
+    assert "purpose" in openssl_verify(ca, tls, "-purpose", "sslserver")
+    assert "hostname mismatch" in openssl_verify(ca, tls, "-verify_hostname", "orders-1")
+    store = verification.Store(list(ca.bundle.certificates[-1:]))
+    client = verification.PolicyBuilder().store(store).build_client_verifier()
+    leaf, *rest = token.chain
+    uri = x509.UniformResourceIdentifier("spiffe://aegis.internal/enroll/orders-1")
+    assert client.verify(leaf, rest).subjects == [uri]
+    critical = {one.value.oid._name for one in leaf.extensions if one.critical}
+    assert critical == {"basicConstraints", "keyUsage", "subjectAltName"}
+    assert not list(leaf.subject)
+
+
 def test_the_extensions_of_a_leaf_are_those_of_rfc_5280(tls: TLSConfig) -> None:
     extensions = tls.certificate.extensions
     critical = {extension.value.oid._name for extension in extensions if extension.critical}

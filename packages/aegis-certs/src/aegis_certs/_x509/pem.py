@@ -38,6 +38,13 @@ def parse_certificates(
     return tuple(_parse(_load_certificate, block, what, "certificate", source) for block in blocks)
 
 
+def parse_der_certificates(
+    encoded: Iterable[bytes], what: str = "certificate", source: Source = None
+) -> tuple[x509.Certificate, ...]:
+    """Certificates in DER."""
+    return tuple(_parse(_load_der, der, what, "certificate", source) for der in encoded)
+
+
 def private_key_block(data: bytes, what: str = "private key", source: Source = None) -> bytes:
     """The first private key of a PEM text as a PEM block of its own, not parsed."""
     block = next((m[0] for m in _BLOCK.finditer(data) if m[1].endswith(b"PRIVATE KEY")), None)
@@ -105,7 +112,14 @@ def parse_request(
 
 
 def _load_certificate(block: bytes) -> x509.Certificate:
-    certificate = x509.load_pem_x509_certificate(block)
+    return _read_all(x509.load_pem_x509_certificate(block))
+
+
+def _load_der(der: bytes) -> x509.Certificate:
+    return _read_all(x509.load_der_x509_certificate(der))
+
+
+def _read_all(certificate: x509.Certificate) -> x509.Certificate:
     certificate.public_key()
     _ = (certificate.subject, certificate.issuer, certificate.not_valid_after_utc)
     _ = [extension.value for extension in certificate.extensions]

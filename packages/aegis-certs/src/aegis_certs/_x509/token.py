@@ -24,7 +24,12 @@ from aegis_certs._time import isoformat
 from aegis_certs._x509.identity import Identity, enrolment_of
 from aegis_certs._x509.keys import check_key, encode_key
 from aegis_certs._x509.names import parse_host, validate_node_id
-from aegis_certs._x509.pem import KeyPair, encode_certificates, parse_private_key
+from aegis_certs._x509.pem import (
+    KeyPair,
+    encode_certificates,
+    parse_der_certificates,
+    parse_private_key,
+)
 from aegis_certs._x509.tls_config import TLSConfig
 from aegis_certs._x509.trust import TrustBundle
 from aegis_certs.errors import CertsError, InvalidRequestError, InvalidTokenError
@@ -224,10 +229,11 @@ def _parts(
     cas, issuers = content["bundle"], content["issuers"]
     if not 0 < len(cas) <= _MAX_CAS or len(issuers) > MAX_ISSUERS:
         raise InvalidTokenError("it has too many parts")
+    (certificate,) = parse_der_certificates([_bytes(content["certificate"])])
     return (
         encode_key(check_key(key, "private key", None)),
-        x509.load_der_x509_certificate(_bytes(content["certificate"])),
-        TrustBundle.from_pem(_pem_of(map(_bytes, cas))),
+        certificate,
+        TrustBundle.from_pem(encode_certificates(parse_der_certificates(map(_bytes, cas)))),
         tuple(IssuerAddress.parse(*issuer) for issuer in issuers),
     )
 
@@ -235,10 +241,6 @@ def _parts(
 def unique_issuers(issuers: Iterable[IssuerAddress]) -> tuple[IssuerAddress, ...]:
     """The first issuers, each once, and not more than a token can name."""
     return tuple(dict.fromkeys(issuers))[:MAX_ISSUERS]
-
-
-def _pem_of(certificates: Iterable[bytes]) -> bytes:
-    return encode_certificates(x509.load_der_x509_certificate(der) for der in certificates)
 
 
 def _bytes(text: str) -> bytes:
