@@ -21,15 +21,16 @@ EXPORTED = {
         EnrolledIdentity Enrolment EnrolmentRefusedError EnrolmentRequest ExpiredError Identity
         IdentityError IdentitySource InvalidNodeIdError InvalidPemError InvalidRequestError
         InvalidTokenError InventoryError IssuedCertificate IssuerAddress KeyMismatchError KeyType
-        LockTimeoutError MAX_WORKERS MissingHostError NotFoundError NotYetValidError PassphraseError
-        Renewal RenewalSchedule Revocation RevocationList RevocationListError RevocationReason
-        RevokedError RotationError RotationPhase RotationState SignedCertificate StillUsedError
-        StillValidError TLSConfig TLSOptions Token TokenInfo TokenState TrustBundle TrustStep
-        TrustStore TrustStoreError UntrustedError UsageError VerificationError WorkerId
-        browser_trust_stores enrolment_id_of identity_of install_certificate install_identity
-        is_authority kubernetes_secret list_certificates load_or_generate_tls load_tls
-        matching_names new_enrolment_key_and_csr owner_of parse_worker_id pkcs12 request_certificate
-        spiffe_bundle system_trust_store validate_node_id verify_authority write_issuer_address
+        LockTimeoutError MAX_WORKERS MeshView MissingHostError NotFoundError NotYetValidError
+        PassphraseError Renewal RenewalSchedule Revocation RevocationList RevocationListError
+        RevocationReason RevokedError RotationDecision RotationError RotationPhase RotationPlan
+        RotationState RotationStep SignedCertificate StillUsedError StillValidError TLSConfig
+        TLSOptions Token TokenInfo TokenState TrustBundle TrustStep TrustStore TrustStoreError
+        UntrustedError UsageError VerificationError WorkerId browser_trust_stores enrolment_id_of
+        identity_of install_certificate install_identity is_authority kubernetes_secret
+        list_certificates load_or_generate_tls load_tls matching_names new_enrolment_key_and_csr
+        owner_of parse_worker_id pkcs12 request_certificate spiffe_bundle system_trust_store
+        validate_node_id verify_authority write_issuer_address
     """,
     "aegis_certs.cli": """
         CommandGroup UNLIMITED certificate_directory certs certs_exit_codes examples fail json_flag

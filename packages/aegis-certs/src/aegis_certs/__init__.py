@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from aegis_certs._ca.issued import Enrolment, IssuedCertificate
     from aegis_certs._ca.renew import Renewal
     from aegis_certs._ca.request import SignedCertificate, install_certificate, request_certificate
+    from aegis_certs._ca.rotation.plan import MeshView, RotationDecision, RotationPlan, RotationStep
     from aegis_certs._ca.rotation_state import RotationPhase, RotationState
     from aegis_certs._export.kubernetes_secret import kubernetes_secret
     from aegis_certs._export.pkcs12 import pkcs12
@@ -75,13 +76,17 @@ __all__ = [
     "IssuedCertificate",
     "IssuerAddress",
     "KeyType",
+    "MeshView",
     "Renewal",
     "RenewalSchedule",
     "Revocation",
     "RevocationList",
     "RevocationReason",
+    "RotationDecision",
     "RotationPhase",
+    "RotationPlan",
     "RotationState",
+    "RotationStep",
     "SignedCertificate",
     "TLSConfig",
     "TLSOptions",
@@ -132,13 +137,17 @@ _HOMES = {
     "IssuerAddress": "_x509.token",
     "KeyType": "_x509.names",
     "MAX_WORKERS": "_x509.names",
+    "MeshView": "_ca.rotation.plan",
     "Renewal": "_ca.renew",
     "RenewalSchedule": "_identity.renewal_schedule",
     "Revocation": "_x509.revocation_list",
     "RevocationList": "_x509.revocation_list",
     "RevocationReason": "_x509.revocation_list",
+    "RotationDecision": "_ca.rotation.plan",
     "RotationPhase": "_ca.rotation_state",
+    "RotationPlan": "_ca.rotation.plan",
     "RotationState": "_ca.rotation_state",
+    "RotationStep": "_ca.rotation.plan",
     "SignedCertificate": "_ca.request",
     "TLSConfig": "_x509.tls_config",
     "TLSOptions": "_identity.load",

@@ -436,7 +436,10 @@ def test_an_expired_ca_is_replaced_as_renew_and_doctor_say(
 
 
 def test_a_ca_is_rotated_in_three_steps(acme: Callable[..., Result], directory: Path) -> None:
-    assert as_json(acme("rotate-ca", "status", "--json"))["phase"] == "none"
+    status = as_json(acme("rotate-ca", "status", "--json"))
+    assert (status["phase"], status["next_step"]) == ("none", "prepare")
+    ends, due = (dt.datetime.fromisoformat(status[name]) for name in ("old_ends", "due"))
+    assert 121 * DAY < ends - due < 122 * DAY  # a third of its life
     assert "Acme G2" in acme("rotate-ca", "prepare").stdout
     asked = acme("rotate-ca", "activate", AEGIS_CONFIRM="1")
     assert asked.exit_code == 1

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Self, Unpack
 
 from cryptography import x509
 
-from aegis_certs._ca import revoke, rotate
+from aegis_certs._ca import revoke
 from aegis_certs._ca.create import CA_DAYS, CASpec, default_name, root_store
 from aegis_certs._ca.document_signer import document_signer
 from aegis_certs._ca.enrolment.enroller import Enroller
 from aegis_certs._ca.passphrase import passphrase_or_default
 from aegis_certs._ca.renew import Renewal, renew_due, renew_in_session
 from aegis_certs._ca.request import Request, SignedCertificate
-from aegis_certs._ca.rotation_state import RotationState
+from aegis_certs._ca.rotation.methods import Rotating
 from aegis_certs._ca.session import create_session, load_session
 from aegis_certs._ca.spec import LEAF_DAYS, CertificateSpec, IdentityRequest, SpecOptions
 from aegis_certs._store.directory import Store
@@ -30,7 +30,7 @@ from aegis_certs._x509.validity import common_name
 from aegis_certs.errors import InvalidRequestError
 
 
-class CertificateAuthority(Enroller):
+class CertificateAuthority(Enroller, Rotating):
     """A CA in a directory: `ca-cert.pem` and `ca-key.pem`.
 
     Use `create` or `load`. If the first certificate in `ca-cert.pem` is an intermediate, it signs
@@ -308,83 +308,3 @@ class CertificateAuthority(Enroller):
         """The signer of the mesh's documents, below a root; see `_ca.document_signer`."""
         with self._open(at) as session:
             return document_signer(session)
-
-    def rotation(self, *, at: datetime | None = None) -> RotationState:
-        """The state of the rotation of this CA.
-
-        Raises:
-            CertsError: The directory cannot be used.
-        """
-        with self._open(at) as session:
-            return rotate.state_of(session)
-
-    def prepare_rotation(
-        self,
-        *,
-        key_type: KeyType | None = None,
-        days: float | None = None,
-        name: str | None = None,
-        root_directory: str | Path | None = None,
-        at: datetime | None = None,
-    ) -> RotationState:
-        """Creates the next CA. Nodes trust both from now on; the current CA goes on issuing.
-
-        Args:
-            key_type: The key type of the next CA; by default that of the current CA.
-            days: How long it lives; by default as long as the current CA.
-            name: Its common name; by default that of the current CA with the next number.
-            root_directory: Makes it an intermediate of the root in this directory, which is
-                created if it is missing. Required if the current CA is an intermediate.
-            at: The current time; now by default.
-
-        Raises:
-            RotationError: A rotation is in progress.
-            InvalidRequestError: The name, days or key type is invalid.
-            NotFoundError: The current CA is an intermediate, and no root directory was given.
-            DirectoryError: The directory cannot be used.
-        """
-        with self._open(at) as session:
-            root = root_store(self.directory, root_directory)
-            rotate.prepare(session, rotate.successor_spec(session, key_type, days, name, root))
-            return rotate.state_of(session)
-
-    def activate_rotation(
-        self,
-        *,
-        distrusting: Sequence[str] | None = None,
-        confirm: bool = False,
-        at: datetime | None = None,
-    ) -> RotationState:
-        """Makes the prepared CA the issuing CA; certificates of the old CA stay valid.
-
-        Args:
-            distrusting: The nodes whose bundles lack the new CA; None if no bundle can be seen.
-            confirm: Activate it even if nodes may not trust it.
-            at: The current time; now by default.
-
-        Raises:
-            RotationError: No CA is prepared.
-            StillUsedError: Nodes do not trust it, or may not trust it; confirm, or wait.
-            DirectoryError: The directory cannot be used.
-        """
-        with self._open(at) as session:
-            rotate.activate(session, distrusting, confirm)
-            return rotate.state_of(session)
-
-    def retire_rotation(
-        self, *, in_use: Sequence[str] = (), at: datetime | None = None
-    ) -> RotationState:
-        """Removes the old CA from the trust bundle, and removes its key.
-
-        Args:
-            in_use: Nodes that use a certificate of the old CA, besides those in the inventory.
-            at: The current time; now by default.
-
-        Raises:
-            RotationError: No rotation is activated.
-            StillUsedError: Nodes have certificates of the old CA; renew or revoke them.
-            DirectoryError: The directory cannot be used.
-        """
-        with self._open(at) as session:
-            rotate.retire(session, in_use)
-            return rotate.state_of(session)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from aegis_certs._ca.issued import IssuedCertificate
@@ -46,7 +47,15 @@ class RotationState:
         old_leaves: The newest certificate of each node if the old CA issued it, and it is neither
             revoked nor expired. Certificates with a life of an hour or less are omitted: they
             serve a single command.
-        not_read: What may be missing in `old_leaves`, and why, in sentences.
+        old_used_until: The latest end of all certificates and tokens of the old CA that are neither
+            revoked nor expired, replaced and short-lived ones too (UTC); None if there is none.
+        old_key_id: The key identifier of the old CA, in hexadecimal.
+        is_root: The old CA is its own root, so its successor is made without another directory.
+        issued_at: When the old CA was made (UTC).
+        ends_at: When the old CA ends (UTC).
+        prepared_at: When the new CA was made (UTC); None without a rotation.
+        not_read: What may be missing in `old_leaves` and `old_used_until`, and
+            why, in sentences.
     """
 
     phase: RotationPhase
@@ -56,6 +65,12 @@ class RotationState:
     bundle_fingerprint: str
     trusting: frozenset[str]
     old_leaves: tuple[IssuedCertificate, ...]
+    old_used_until: datetime | None
+    old_key_id: str
+    is_root: bool
+    issued_at: datetime
+    ends_at: datetime
+    prepared_at: datetime | None
     not_read: tuple[str, ...] = ()
 
     def trusts(self, bundle_fingerprint: str) -> bool:

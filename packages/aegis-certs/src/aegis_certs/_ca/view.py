@@ -10,7 +10,7 @@ from functools import cached_property
 from cryptography import x509
 
 from aegis_certs._ca.inventory import Inventory
-from aegis_certs._ca.issued import IssuedCertificate
+from aegis_certs._ca.issued import IssuedCertificate, Record
 from aegis_certs._ca.known_revocations import known_revocations
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.identity import identity_of, inherited_hosts
@@ -43,8 +43,8 @@ class CAView:
         """The revocations that the directory knows."""
         return known_revocations(self.store, self.bundle, self.at).all
 
-    def is_usable(self, entry: IssuedCertificate) -> bool:
-        """Whether a certificate is neither expired nor revoked."""
+    def is_usable(self, entry: Record) -> bool:
+        """Whether a certificate or token is neither expired nor revoked."""
         return self.at <= entry.not_after and not self.revocations.has_serial(entry.serial)
 
     def leaf_of(self, node_id: str) -> x509.Certificate | None:

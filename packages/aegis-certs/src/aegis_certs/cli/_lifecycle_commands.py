@@ -212,7 +212,7 @@ def status(
 
     It needs no right to write and no key of the CA. What this user may not read is named.
     """
-    from aegis_certs._ca.rotate import read_state
+    from aegis_certs._ca.rotation.steps import read_state
     from aegis_certs._store.directory import Store
     from aegis_certs._time import utc_or_now
     from aegis_certs.cli._views import show_rotation

@@ -12,6 +12,7 @@ import click
 
 from aegis_certs._ca.authority import CertificateAuthority
 from aegis_certs._ca.renew import Renewal
+from aegis_certs._ca.rotation.plan import RotationPlan
 from aegis_certs._ca.rotation_state import RotationPhase, RotationState
 from aegis_certs._time import format_utc
 from aegis_certs._x509.identity import alternative_names
@@ -168,7 +169,10 @@ def show_renewals(json: bool, ca: CertificateAuthority, renewals: Sequence[Renew
 
 
 def show_rotation(ctx: click.Context, json: bool, title: str, state: RotationState) -> None:
-    """Prints the phase of a CA's rotation, and its next step."""
+    """Prints the phase of a CA's rotation, and its next step.
+
+    `due` is when an issuer that rotates its CA by itself does that step at the earliest.
+    """
     leaves = sorted({leaf.id for leaf in state.old_leaves})
     retire = command_line(ctx, "rotate-ca retire")
     activate = command_line(ctx, "rotate-ca activate --confirm")
@@ -179,12 +183,17 @@ def show_rotation(ctx: click.Context, json: bool, title: str, state: RotationSta
         if leaves
         else retire,
     }[state.phase]
+    plan = RotationPlan(state)
     facts = {
         "phase": state.phase,
         "issuing": state.issuing,
         "next": state.next,
         "old": state.old if state.phase is RotationPhase.ACTIVATED else None,
         "certificates_of_old": leaves if state.phase is not RotationPhase.NONE else [],
+        "old_ends": state.ends_at,
+        "next_step": plan.next_step,
+        "due": plan.next_at,
+        "due_by": plan.activate_by if state.phase is RotationPhase.PREPARED else state.ends_at,
         "bundle_fingerprint": state.bundle_fingerprint,
         "not_read": state.not_read,
     }

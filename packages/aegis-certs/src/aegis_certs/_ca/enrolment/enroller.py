@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from cryptography import x509
@@ -11,20 +10,16 @@ from cryptography import x509
 from aegis_certs._ca.enrolment import grants, tokens
 from aegis_certs._ca.enrolment.grants import EnrolledIdentity
 from aegis_certs._ca.enrolment.tokens import TOKEN_LIFE, TokenInfo
-from aegis_certs._ca.session import CASession, open_session
+from aegis_certs._ca.opening import Opening
 from aegis_certs._ca.spec import LEAF_DAYS, CertificateSpec
-from aegis_certs._time import utc_or_now
 from aegis_certs._x509.token import IssuerAddress, Token
 
 
-class Enroller:
+class Enroller(Opening):
     """The methods of `CertificateAuthority` for tokens, enrolment and renewal by an issuer.
 
     All of them hold the lock of the directory, so any number of issuers may share it.
     """
-
-    def __init__(self, session: CASession) -> None:
-        self._session = session
 
     def create_token(
         self,
@@ -156,10 +151,3 @@ class Enroller:
         key = grants.public_key_of(csr_der)
         with self._open(at) as session:
             return grants.renew_for(session, key, leaf, intermediates, issuer_id)
-
-    @contextmanager
-    def _open(self, at: datetime | None) -> Iterator[CASession]:
-        known = self._session
-        with open_session(known.store, utc_or_now(at), known.passphrase, known) as session:
-            yield session
-            self._session = session

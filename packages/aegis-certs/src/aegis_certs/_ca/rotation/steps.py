@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import TypeVar
 
 from cryptography import x509
 
 from aegis_certs._ca import audit_log, crl
 from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.builder import Issuer
-from aegis_certs._ca.create import CA_DAYS, SIGNER_ID, CASpec, create_ca
+from aegis_certs._ca.create import SIGNER_ID, CASpec, create_ca
 from aegis_certs._ca.document_signer import install_next_signer
 from aegis_certs._ca.inventory import Inventory
-from aegis_certs._ca.issued import IssuedCertificate
+from aegis_certs._ca.issued import IssuedCertificate, IssuedToken
+from aegis_certs._ca.rotation.plan import (
+    MeshView,
+    RotationDecision,
+    RotationPlan,
+    RotationStep,
+)
 from aegis_certs._ca.rotation_state import RotationPhase, RotationState, phase_of, successor_name
 from aegis_certs._ca.session import CREATE_ADVICE, CASession
 from aegis_certs._ca.view import CAView
@@ -29,8 +36,11 @@ from aegis_certs._x509.names import (
     KeyType,
 )
 from aegis_certs._x509.trust import TrustBundle
-from aegis_certs._x509.validity import common_name, is_short_lived
+from aegis_certs._x509.validity import common_name, is_short_lived, issued_at
 from aegis_certs.errors import InvalidRequestError, NotFoundError, RotationError, StillUsedError
+
+_DAY = timedelta(days=1)
+_Record = TypeVar("_Record", IssuedCertificate, IssuedToken)
 
 
 def read_state(store: Store, at: datetime) -> RotationState:
@@ -59,14 +69,21 @@ def state_of(session: CAView) -> RotationState:
     both = TrustBundle(tuple(dict.fromkeys((*current, *new.certificates))))
     busy = phase is not RotationPhase.NONE
     path = TrustBundle(new.path())
+    replaced = old.certificates[0]
     return RotationState(
         phase=phase,
         issuing=common_name(current[0].subject),
         next=common_name(new.certificates[0].subject) if phase is RotationPhase.PREPARED else None,
-        old=common_name(old.certificates[0].subject),
+        old=common_name(replaced.subject),
         bundle_fingerprint=session.bundle.fingerprint,
         trusting=frozenset({both.fingerprint, path.fingerprint} if busy else ()),
-        old_leaves=_leaves_of(session, old.certificates[0]),
+        old_leaves=_leaves_of(session, replaced),
+        old_used_until=_used_until(session, replaced),
+        old_key_id=key_id(replaced).hex(),
+        is_root=replaced.subject == replaced.issuer,
+        issued_at=issued_at(replaced.not_valid_before_utc),
+        ends_at=replaced.not_valid_after_utc,
+        prepared_at=issued_at(new.certificates[0].not_valid_before_utc) if busy else None,
     )
 
 
@@ -79,10 +96,10 @@ def successor_spec(
 ) -> CASpec:
     """The spec of the next CA: the given values, and otherwise those of the issuing CA."""
     old = session.issuer.certificate
-    life = (old.not_valid_after_utc - old.not_valid_before_utc).days or CA_DAYS
+    life = old.not_valid_after_utc - issued_at(old.not_valid_before_utc)
     return CASpec(
         key_type=key_type or key_type_of(old, CA_KEY_TYPE),
-        days=life if days is None else days,
+        days=life / _DAY if days is None else days,
         name=successor_name(common_name(old.subject)) if name is None else name,
         trust_domain=session.trust_domain,
         root=root,
@@ -149,6 +166,11 @@ def retire(session: CASession, in_use: Sequence[str]) -> None:
     if nodes:
         what = f"nodes still have certificates of {common_name(old[0].subject)}"
         raise StillUsedError(store.directory, nodes, what, _replacement_advice(session, nodes))
+    _retire(session)
+
+
+def _retire(session: CASession) -> None:
+    store, old = session.store, session.store.chain(OLD_CA_NAME) or ()
     keep = session.bundle.path()
     chain = tuple(ca for ca in session.bundle.certificates if ca in keep or ca not in old)
     has_list = session.revocations.number is not None
@@ -159,6 +181,18 @@ def retire(session: CASession, in_use: Sequence[str]) -> None:
     session.bundle = TrustBundle(chain)
     if has_list:
         session.write_revocations()
+
+
+def advance(session: CASession, view: MeshView) -> RotationDecision:
+    """Does the step that the plan of the rotation says is due now, if there is one."""
+    decision = RotationPlan(state_of(session)).decide(view, session.at)
+    if decision.step is RotationStep.PREPARE:
+        prepare(session, successor_spec(session, None, None, None, None))
+    elif decision.step is RotationStep.ACTIVATE:
+        activate(session, None, confirm=True)
+    elif decision.step is RotationStep.RETIRE:
+        _retire(session)
+    return decision
 
 
 def _check_trusted(session: CASession, distrusting: Sequence[str] | None) -> None:
@@ -191,14 +225,26 @@ def _replacement_advice(session: CASession, nodes: Sequence[str]) -> str:
 
 def _leaves_of(session: CAView, ca: x509.Certificate) -> tuple[IssuedCertificate, ...]:
     """The newest leaf of each node if this CA issued it and it is usable and not short-lived."""
-    issuer = key_id(ca).hex()
     latest = session.inventory.latest()
     latest |= {entry.id: entry for entry in session.unrecorded(session.store.names())}
     return tuple(
         entry
-        for entry in latest.values()
-        if entry.issuer == issuer
-        and entry.id != SIGNER_ID  # the new CA makes another one
-        and session.is_usable(entry)
-        and not is_short_lived(entry.not_before, entry.not_after)
+        for entry in _usable(session, latest.values(), ca)
+        if not is_short_lived(entry.not_before, entry.not_after)
     )
+
+
+def _used_until(session: CAView, ca: x509.Certificate) -> datetime | None:
+    """The latest end of what a CA has signed for others and can be used."""
+    entries = (*session.inventory, *session.unrecorded(session.store.names()))
+    ends = [entry.not_after for entry in _usable(session, entries, ca)]
+    ends += [token.not_after for token in _usable(session, session.inventory.tokens(), ca)]
+    return max(ends, default=None)
+
+
+def _usable(session: CAView, entries: Iterable[_Record], ca: x509.Certificate) -> Iterator[_Record]:
+    issuer = key_id(ca).hex()
+    for entry in entries:
+        # The new CA makes another signer of documents.
+        if entry.issuer == issuer and entry.id != SIGNER_ID and session.is_usable(entry):
+            yield entry

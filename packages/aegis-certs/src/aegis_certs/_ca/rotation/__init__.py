@@ -1,0 +1,1 @@
+"""The rotation of a CA: when its steps are due, and what each does."""
