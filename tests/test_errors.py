@@ -25,6 +25,7 @@ SAMPLES = {
     "str | Path": Path("/some/path"),
     "str | None": "some text",
     "Sequence[str]": ("a", "b"),
+    "Mapping[str, str]": {"a": "some text"},
 }
 ERRORS = [
     getattr(module, name)

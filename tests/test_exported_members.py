@@ -18,23 +18,24 @@ EXPORTED = {
     "aegis_certs": """
         AlreadyExistsError CAEndsError CertificateAuthority CertificateInfo CertificateSource
         CertificateState CertsError DEFAULT_TRUST_DOMAIN DirectoryError DocumentSigner
-        EnrolledIdentity Enrolment EnrolmentRefusedError EnrolmentRequest ExpiredError Identity
-        IdentityError IdentitySource InvalidNodeIdError InvalidPemError InvalidRequestError
-        InvalidTokenError InventoryError IssuedCertificate IssuerAddress KeyMismatchError KeyType
-        LockTimeoutError MAX_WORKERS MeshView MissingHostError NotFoundError NotYetValidError
-        PassphraseError Renewal RenewalSchedule Revocation RevocationList RevocationListError
-        RevocationReason RevokedError RotationDecision RotationError RotationPhase RotationPlan
-        RotationState RotationStep SignedCertificate StillUsedError StillValidError TLSConfig
-        TLSOptions Token TokenInfo TokenState TrustBundle TrustStep TrustStore TrustStoreError
-        UntrustedError UsageError VerificationError WorkerId browser_trust_stores enrolment_id_of
-        identity_of install_certificate install_identity is_authority kubernetes_secret
-        list_certificates load_or_generate_tls load_tls matching_names new_enrolment_key_and_csr
-        owner_of parse_worker_id pkcs12 request_certificate spiffe_bundle system_trust_store
-        validate_node_id verify_authority write_issuer_address
+        EnrolledIdentity Enrolment EnrolmentRefusedError EnrolmentRequest ExpectedIdentity
+        ExpiredError Identity IdentityError IdentitySource InvalidNodeIdError InvalidPemError
+        InvalidRequestError InvalidTokenError InventoryError IssuedCertificate IssuerAddress
+        KeyMismatchError KeyType LockTimeoutError MAX_WORKERS MeshView MissingHostError
+        NotFoundError NotYetValidError PassphraseError Renewal RenewalSchedule RequestedIdentity
+        Revocation RevocationList RevocationListError RevocationReason RevokedError RotationDecision
+        RotationError RotationPhase RotationPlan RotationState RotationStep SignedCertificate
+        StillUsedError StillValidError TLSConfig TLSOptions Token TokenInfo TokenState TrustBundle
+        TrustStep TrustStore TrustStoreError UntrustedError UsageError VerificationError WorkerId
+        browser_trust_stores enrolment_id_of existing_identity identity_of install_certificate
+        install_identity is_authority kubernetes_secret list_certificates load_or_generate_tls
+        load_tls matching_names new_enrolment_key_and_csr owner_of parse_worker_id pkcs12
+        request_certificate requesting spiffe_bundle system_trust_store validate_node_id
+        verify_authority write_issuer_address
     """,
     "aegis_certs.cli": """
-        CommandGroup UNLIMITED certificate_directory certs certs_exit_codes examples fail json_flag
-        option printable show_json width_of
+        Command CommandGroup UNLIMITED certificate_directory certs certs_exit_codes examples fail
+        json_flag option present printable run_slowly show_json width_of
     """,
     "aegis_certs.errors": """
         AlreadyExistsError CAEndsError CertsError DirectoryError EnrolmentRefusedError ExpiredError
@@ -68,13 +69,13 @@ EXPORTED = {
     "aegis_core.testing": "Event LATENCY Simulation Spread Traffic UnmetError spread",
     "aegis_discovery": """
         Balancer ClosedError ConnectError DEFAULT_MESH DiscoveryError EndpointState EndpointStats
-        EndpointView EventKind ForkedError HealthStatus InvalidAddressError InvalidDocumentError
-        InvalidRecordError InvalidVerdictError LeastRequests MergeResult Mesh NoProvidersError
-        NodeIdInUseError NodeInfo NodeNotFoundError NodeStatus NotOwnerError PeerIdentityError
-        PoolOptions PoolStats RoundRobin ServiceClientPool ServiceConfigError ServiceInfo
-        ServiceStats Topology TopologyEvent TopologySnapshot connect
+        EndpointView EnrolmentError EventKind ForkedError HealthStatus InvalidAddressError
+        InvalidDocumentError InvalidRecordError InvalidVerdictError LeastRequests MergeResult Mesh
+        NoProvidersError NodeIdInUseError NodeInfo NodeNotFoundError NodeStatus NotOwnerError
+        PeerIdentityError PoolOptions PoolStats RoundRobin ServiceClientPool ServiceConfigError
+        ServiceInfo ServiceStats TokenError Topology TopologyEvent TopologySnapshot connect enroll
     """,
-    "aegis_discovery.aio": "Mesh ServiceClientPool connect",
+    "aegis_discovery.aio": "Mesh ServiceClientPool connect enroll",
     "aegis_discovery.aio.feed": """
         FEED_TIMEOUT FeedDivergedError FeedGarbageError FeedTimeoutError follow
     """,
@@ -86,11 +87,14 @@ EXPORTED = {
         MAX_AHEAD MAX_CONTENT SignedDocument Verifier crl_document document_from_wire
         document_to_wire encode_bundle encode_forgotten encode_issuers sign_document
     """,
+    "aegis_discovery.enrolment": """
+        AnyToken MeshRenewal ask_issuers enroll_until_cancelled load_or_enroll
+    """,
     "aegis_discovery.errors": """
-        ClosedError ConnectError DiscoveryError EventLoopError ForkedError InvalidAddressError
-        InvalidDocumentError InvalidRecordError InvalidVerdictError NoProvidersError
-        NodeIdInUseError NodeNotFoundError NotOwnerError PeerIdentityError PolicyError
-        ServiceConfigError
+        ClosedError ConnectError DiscoveryError EnrolmentError EventLoopError ForkedError
+        InvalidAddressError InvalidDocumentError InvalidRecordError InvalidVerdictError
+        NoProvidersError NodeIdInUseError NodeNotFoundError NotOwnerError PeerIdentityError
+        PolicyError ServiceConfigError TokenError
     """,
     "aegis_discovery.feed": """
         BATCH CHUNK FeedPacer FeedReader FeedWriter HEARTBEAT MAX_BATCH MAX_MESSAGE MAX_REQUEST

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
         new_enrolment_key_and_csr,
     )
     from aegis_certs._identity.load import CertificateSource, TLSOptions, load_tls
-    from aegis_certs._identity.load_or_generate import load_or_generate_tls
+    from aegis_certs._identity.load_or_generate import existing_identity, load_or_generate_tls
     from aegis_certs._identity.renewal_schedule import RenewalSchedule
+    from aegis_certs._identity.requested import ExpectedIdentity, RequestedIdentity, requesting
     from aegis_certs._identity.source import IdentitySource
     from aegis_certs._inspect.evaluate import CertificateInfo
     from aegis_certs._inspect.listing import list_certificates
@@ -71,6 +72,7 @@ __all__ = [
     "EnrolledIdentity",
     "Enrolment",
     "EnrolmentRequest",
+    "ExpectedIdentity",
     "Identity",
     "IdentitySource",
     "IssuedCertificate",
@@ -79,6 +81,7 @@ __all__ = [
     "MeshView",
     "Renewal",
     "RenewalSchedule",
+    "RequestedIdentity",
     "Revocation",
     "RevocationList",
     "RevocationReason",
@@ -99,6 +102,7 @@ __all__ = [
     "WorkerId",
     "browser_trust_stores",
     "enrolment_id_of",
+    "existing_identity",
     "identity_of",
     "install_certificate",
     "install_identity",
@@ -113,6 +117,7 @@ __all__ = [
     "parse_worker_id",
     "pkcs12",
     "request_certificate",
+    "requesting",
     "spiffe_bundle",
     "system_trust_store",
     "validate_node_id",
@@ -131,6 +136,7 @@ _HOMES = {
     "EnrolledIdentity": "_ca.enrolment.grants",
     "Enrolment": "_ca.issued",
     "EnrolmentRequest": "_identity.enrolment",
+    "ExpectedIdentity": "_identity.requested",
     "Identity": "_x509.identity",
     "IdentitySource": "_identity.source",
     "IssuedCertificate": "_ca.issued",
@@ -140,6 +146,7 @@ _HOMES = {
     "MeshView": "_ca.rotation.plan",
     "Renewal": "_ca.renew",
     "RenewalSchedule": "_identity.renewal_schedule",
+    "RequestedIdentity": "_identity.requested",
     "Revocation": "_x509.revocation_list",
     "RevocationList": "_x509.revocation_list",
     "RevocationReason": "_x509.revocation_list",
@@ -160,6 +167,7 @@ _HOMES = {
     "WorkerId": "_x509.names",
     "browser_trust_stores": "_export.trust_store",
     "enrolment_id_of": "_x509.identity",
+    "existing_identity": "_identity.load_or_generate",
     "identity_of": "_x509.identity",
     "install_certificate": "_ca.request",
     "install_identity": "_identity.enrolment",
@@ -176,6 +184,7 @@ _HOMES = {
     "request_certificate": "_ca.request",
     "spiffe_bundle": "_export.spiffe_bundle",
     "system_trust_store": "_export.trust_store",
+    "requesting": "_identity.requested",
     "validate_node_id": "_x509.names",
     "verify_authority": "_x509.authority",
     "write_issuer_address": "_ca.enrolment.issuer_addresses",

@@ -6,6 +6,7 @@ import click
 
 from aegis_cli._commands.certs import with_mesh
 from aegis_cli._commands.demo import demo
+from aegis_cli._commands.enroll import enroll
 from aegis_cli._commands.mesh import mesh
 from aegis_cli._commands.node import node
 from aegis_cli._commands.policy import policy
@@ -24,5 +25,5 @@ def aegis() -> None:
     """An embedded service mesh: run nodes, look at a mesh, manage its certificates."""
 
 
-for command in (with_mesh(), demo, mesh, node, policy):
+for command in (with_mesh(), demo, enroll, mesh, node, policy):
     aegis.add_command(command)

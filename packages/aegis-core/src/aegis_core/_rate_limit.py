@@ -66,6 +66,10 @@ may all start together. Each new feed costs a check of signatures.
 READS = Limits("reads of the topology", open=16, per_second=5.0, burst=64.0)
 """A peer without a feed reads the whole topology every few seconds, and each read serialises it."""
 
+CERTIFICATES = Limits("requests for certificates", open=4, per_second=0.5, burst=16.0)
+"""An honest process asks once, and again if the answer was lost. Each request costs the CA a
+signature and some writes."""
+
 
 @dataclass(slots=True)
 class _Account:

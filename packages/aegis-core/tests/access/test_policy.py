@@ -22,7 +22,7 @@ from aegis_core.aio import Node
 from aegis_discovery import connect
 from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.policy import OPEN_SERVICES, load_policy, parse_policy
-from aegis_discovery.proto import aegis_pb2, mesh_pb2, stats_pb2
+from aegis_discovery.proto import aegis_pb2, issuer_pb2, mesh_pb2, stats_pb2
 from grpc_health.v1 import health_pb2
 
 MakeIdentity = Callable[[str], TLSConfig]
@@ -193,7 +193,7 @@ async def test_open_services_are_never_served_by_a_handler_of_the_users_that_tak
 
 
 def test_the_open_services_are_those_that_every_node_serves() -> None:
-    files = (aegis_pb2, mesh_pb2, stats_pb2, health_pb2)
+    files = (aegis_pb2, issuer_pb2, mesh_pb2, stats_pb2, health_pb2)
     services = [one for file in files for one in file.DESCRIPTOR.services_by_name.values()]
     assert {service.full_name for service in services} == OPEN_SERVICES
 

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from aegis_discovery._topology.events import EventKind, TopologyEvent
     from aegis_discovery._topology.merge import MergeResult
     from aegis_discovery._topology.topology import Topology, TopologySnapshot
+    from aegis_discovery.enrolment._enroll import enroll
     from aegis_discovery.errors import (
         ClosedError,
         ConnectError,
         DiscoveryError,
+        EnrolmentError,
         ForkedError,
         InvalidAddressError,
         InvalidDocumentError,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         NotOwnerError,
         PeerIdentityError,
         ServiceConfigError,
+        TokenError,
     )
 
 __all__ = [
@@ -42,6 +45,7 @@ __all__ = [
     "EndpointState",
     "EndpointStats",
     "EndpointView",
+    "EnrolmentError",
     "EventKind",
     "ForkedError",
     "HealthStatus",
@@ -66,10 +70,12 @@ __all__ = [
     "ServiceConfigError",
     "ServiceInfo",
     "ServiceStats",
+    "TokenError",
     "Topology",
     "TopologyEvent",
     "TopologySnapshot",
     "connect",
+    "enroll",
 ]
 
 _HOMES = {
@@ -95,6 +101,7 @@ _HOMES = {
     "TopologyEvent": "_topology.events",
     "TopologySnapshot": "_topology.topology",
     "connect": "_client.mesh",
+    "enroll": "enrolment._enroll",
 }
 
 

@@ -10,6 +10,8 @@ DiscoveryError
 ├── NodeIdInUseError        another process uses this node id
 ├── ConnectError            no seed peer could be reached
 │   └── PeerIdentityError   the certificate of a peer is not the expected one
+├── TokenError              a token cannot be used
+├── EnrolmentError          no issuer gave a certificate; has the reason of each
 ├── InvalidAddressError     an address is malformed, or cannot be dialled
 ├── PolicyError             a policy is malformed; names the place and the reason
 ├── ServiceConfigError      the pool does not support a service config
@@ -28,6 +30,7 @@ __all__ = [
     "ClosedError",
     "ConnectError",
     "DiscoveryError",
+    "EnrolmentError",
     "EventLoopError",
     "ForkedError",
     "InvalidAddressError",
@@ -41,6 +44,7 @@ __all__ = [
     "PeerIdentityError",
     "PolicyError",
     "ServiceConfigError",
+    "TokenError",
 ]
 
 
@@ -195,6 +199,42 @@ class PeerIdentityError(ConnectError):
         self.address = address
         self.reason = reason
         super().__init__(f"{address}: {reason}", {address: reason})
+
+
+class TokenError(DiscoveryError):
+    """A token cannot be used here and now.
+
+    Attributes:
+        reason: Why.
+        node_id: The node id that it is for; empty if that is not known.
+    """
+
+    def __init__(self, reason: str, node_id: str = "") -> None:
+        self.reason = reason
+        self.node_id = node_id
+        super().__init__(
+            f"the token{f' for {node_id}' if node_id else ''} cannot be used: {reason}"
+        )
+
+
+class EnrolmentError(DiscoveryError):
+    """No issuer of the mesh gave a certificate.
+
+    Attributes:
+        causes: The reason of each issuer, by `id@host:port`.
+        is_refused: Whether all that were asked have refused, so that asking again is no use.
+    """
+
+    def __init__(self, causes: Mapping[str, str], *, is_refused: bool = False) -> None:
+        self.causes = dict(causes)
+        self.is_refused = is_refused
+        reasons = "; ".join(f"{issuer}: {cause}" for issuer, cause in self.causes.items())
+        advice = (
+            "read the reason in the issuer's log, and make another token there"
+            if is_refused
+            else "check that an issuer runs and that this machine reaches its address"
+        )
+        super().__init__(f"no issuer gave a certificate ({reasons or 'none is known'}); {advice}")
 
 
 class InvalidAddressError(DiscoveryError):

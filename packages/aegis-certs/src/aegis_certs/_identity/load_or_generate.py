@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +13,15 @@ from aegis_certs._ca.known_revocations import known_revocations
 from aegis_certs._ca.passphrase import passphrase_or_default
 from aegis_certs._ca.spec import IdentityRequest
 from aegis_certs._identity.origin import Origin, StatKeys
+from aegis_certs._identity.requested import RequestedIdentity, expected_after, requesting
 from aegis_certs._store.directory import Store
 from aegis_certs._time import format_utc, utc_or_now
+from aegis_certs._x509.keys import key_type_of
 from aegis_certs._x509.names import (
     CA_KEY_TYPE,
     CA_NAME,
     DEFAULT_TRUST_DOMAIN,
+    LEAF_KEY_TYPE,
     OLD_CA_NAME,
     KeyType,
 )
@@ -26,11 +30,14 @@ from aegis_certs._x509.validity import CertificateState, state_by_dates
 from aegis_certs.errors import (
     CAEndsError,
     CertsError,
+    DirectoryError,
     ExpiredError,
     IdentityError,
+    LockTimeoutError,
     MissingHostError,
     NotFoundError,
     PassphraseError,
+    RevokedError,
 )
 
 if TYPE_CHECKING:
@@ -85,6 +92,23 @@ def load_or_generate_tls(
         node_id, hosts=hosts, address=address, key_type=key_type, trust_domain=trust_domain
     )
     return DirectoryOrigin(cert_dir, request).load(utc_or_now(at))
+
+
+def existing_identity(
+    node_id: str, directory: str | Path, *, at: datetime | None = None
+) -> TLSConfig | None:
+    """The identity in a directory; None if there is none that can be used any more.
+
+    Raises:
+        CertsError: The files are damaged, or not those of this node.
+    """
+    origin = DirectoryOrigin(directory, IdentityRequest.parse(node_id), create_ca=False)
+    if Store(directory).chain(node_id) is None:
+        return None
+    try:
+        return origin.reload(utc_or_now(at))
+    except (ExpiredError, RevokedError):
+        return None
 
 
 class DirectoryOrigin(Origin):
@@ -151,6 +175,31 @@ class DirectoryOrigin(Origin):
             if found is not None and self._ends_with_ca(session, found):
                 raise CAEndsError(found.node_id, found.not_after)
             return self._issue_in_session(session, found)
+
+    @contextmanager
+    def requesting(self, current: TLSConfig, at: datetime) -> Iterator[RequestedIdentity]:
+        with ExitStack() as stack:
+            key_type = self._request.key_type or key_type_of(current.certificate, LEAF_KEY_TYPE)
+            on_disk = requesting(expected_after(current), self._store.directory, key_type=key_type)
+            try:
+                request = stack.enter_context(on_disk)
+            except LockTimeoutError:
+                raise
+            except DirectoryError:
+                # The key stays in memory, and so does its certificate.
+                request = stack.enter_context(super().requesting(current, at))
+            if self._has_successor(current):
+                # Another process has just renewed it, and nobody may renew it again.
+                raise LockTimeoutError(self._store.directory, 0)
+            yield request
+
+    def _has_successor(self, current: TLSConfig) -> bool:
+        chain = self._store.chain(self._request.node_id)
+        return (
+            chain is not None
+            and chain[0].not_valid_after_utc > current.not_after
+            and chain[0] != current.certificate
+        )
 
     def issuer_replaced(self, current: TLSConfig) -> bool:
         if not self._store.has_key(OLD_CA_NAME) or not self._store.has_key(CA_NAME):

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from cryptography import x509
+
+from aegis_certs._identity.requested import RequestedIdentity, expected_after, requesting
 from aegis_certs._store.files import StatKey
+from aegis_certs._x509.keys import PrivateKey, key_type_of
+from aegis_certs._x509.names import KeyType
 from aegis_certs._x509.tls_config import TLSConfig
 
 StatKeys = tuple[StatKey | None, ...]
@@ -15,6 +22,7 @@ class Origin:
     """The base of all origins; by default an identity never changes and cannot be renewed."""
 
     crl_path: Path | None = None
+    _new_key: tuple[x509.Certificate, PrivateKey] | None = None
 
     def stat_keys(self) -> StatKeys:
         """A value that changes when a file of the identity does."""
@@ -31,6 +39,17 @@ class Origin:
     def renew(self, current: TLSConfig, at: datetime) -> TLSConfig | None:
         """The successor of the current identity; None if none can be issued here."""
         return None
+
+    @contextmanager
+    def requesting(self, current: TLSConfig, at: datetime) -> Iterator[RequestedIdentity]:
+        """The request for the successor of the current identity, whose key stays in memory."""
+        leaf, key = current.certificate, None
+        if self._new_key is not None and self._new_key[0] == leaf:
+            key = self._new_key[1]
+        key_type = key_type_of(leaf, KeyType.P256)
+        with requesting(expected_after(current), None, key_type=key_type, key=key) as request:
+            self._new_key = (leaf, request.key)
+            yield request
 
     def issuer_replaced(self, current: TLSConfig) -> bool:
         """Whether a rotation has replaced the issuer, and the new CA's key is available."""

@@ -7,6 +7,7 @@ poll.
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
@@ -15,6 +16,7 @@ from aegis_certs._ca.known_revocations import logged_revocations
 from aegis_certs._ca.spec import IdentityRequest, RequestOptions
 from aegis_certs._identity.load_or_generate import DirectoryOrigin
 from aegis_certs._identity.origin import FixedOrigin, Origin, StatKeys
+from aegis_certs._identity.requested import RequestedIdentity
 from aegis_certs._store import files
 from aegis_certs._store.directory import AUDIT_FILE
 from aegis_certs._time import format_utc, utc_or_now
@@ -37,6 +39,7 @@ class IdentitySource:
     def __init__(self, origin: Origin) -> None:
         self._origin = origin
         self._current: TLSConfig | None = None
+        self._replaced: TLSConfig | None = None
         self._seen: StatKeys = ()
         self._revocations = RevocationList.empty()
         self._crl_seen: tuple[object, ...] | None = None
@@ -108,7 +111,7 @@ class IdentitySource:
             if _is_transient(error):
                 self._seen = ()
             raise
-        if found == self._current:
+        if found in (self._current, self._replaced):
             return None
         self._current = found
         return found
@@ -127,6 +130,27 @@ class IdentitySource:
         if found is not None:
             self._current = found  # so the next poll does not report our own change
         return found
+
+    def requesting(
+        self, current: TLSConfig, *, at: datetime | None = None
+    ) -> AbstractContextManager[RequestedIdentity]:
+        """A request to an issuer of the mesh for the successor of an identity.
+
+        Its key is kept, so that the next request has the same one. It may be used in a thread of
+        its own.
+
+        Raises:
+            LockTimeoutError: Another process asks for this identity already.
+        """
+        return self._origin.requesting(current, utc_or_now(at))
+
+    def adopt(self, tls: TLSConfig) -> None:
+        """Continues with an identity that an issuer has given.
+
+        If it is not in the files, these keep the identity that it replaces, and it is not loaded
+        again.
+        """
+        self._replaced, self._current = self._current, tls
 
     @property
     def current(self) -> TLSConfig | None:

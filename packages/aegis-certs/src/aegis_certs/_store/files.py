@@ -62,8 +62,27 @@ def locked(directory: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
         os.close(descriptor)  # releases the lock
 
 
-def _acquire_lock(directory: Path, timeout: float) -> int:
-    path, deadline = directory / LOCK, time.monotonic() + timeout
+@contextmanager
+def held(directory: Path, name: str, timeout: float) -> Iterator[None]:
+    """Holds another lock of a directory, for work that takes long and writes little.
+
+    Raises:
+        LockTimeoutError: Another process held it during the whole timeout (seconds).
+        DirectoryError: The directory cannot be created or written.
+    """
+    with _reporting(directory):
+        _make_directory(directory)
+        descriptor = _acquire_lock(directory, timeout, name)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # whoever waits for it opens the next one
+            os.unlink(directory / name)
+        os.close(descriptor)
+
+
+def _acquire_lock(directory: Path, timeout: float, name: str = LOCK) -> int:
+    path, deadline = directory / name, time.monotonic() + timeout
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
         try:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from aegis_certs.cli._command_group import CommandGroup, certs_exit_codes, fail
+from aegis_certs.cli._command_group import Command, CommandGroup, certs_exit_codes, fail
 from aegis_certs.cli._commands import certs
 from aegis_certs.cli._options import certificate_directory, examples, json_flag, option
-from aegis_certs.cli._output import UNLIMITED, printable, show_json, width_of
+from aegis_certs.cli._output import UNLIMITED, present, printable, show_json, width_of
+from aegis_certs.cli._output import run as run_slowly
 
 __all__ = [
     "UNLIMITED",
+    "Command",
     "CommandGroup",
     "certificate_directory",
     "certs",
@@ -17,7 +19,9 @@ __all__ = [
     "fail",
     "json_flag",
     "option",
+    "present",
     "printable",
+    "run_slowly",
     "show_json",
     "width_of",
 ]

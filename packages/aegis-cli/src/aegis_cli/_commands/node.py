@@ -29,6 +29,8 @@ def node() -> None:
         "aegis node run --id orders-1 --service orders/v1 orders:register",
         "aegis node run --id orders-1 --workers auto orders:register",
         "aegis node run --id spare --join 127.0.0.1:50051",
+        "aegis node run --id ca-1 --issuer --address 10.0.0.5:50051",
+        "aegis node run --id orders-1 --token-file token --join 10.0.0.5:50051",
         "aegis node run --id edge --address 0.0.0.0:50051 --advertise 10.0.0.7:50051",
         notes="Exit codes: 0 stopped by SIGTERM or Ctrl-C, 1 error, 2 usage.",
     )
@@ -75,6 +77,19 @@ def node() -> None:
 @mesh_name
 @certificate_directory(
     "--cert-dir", "The certificate directory; missing files are created if the CA's key is there."
+)
+@option(
+    "--token-file",
+    "AEGIS_TOKEN_FILE",
+    "The file of a token, with which a node enrols that has no identity yet, or an expired one. It "
+    "may also be in $AEGIS_ENROLL_TOKEN.",
+    metavar="FILE",
+)
+@option(
+    "--issuer",
+    "AEGIS_ISSUER",
+    "Issue certificates to the mesh, with the CA's key in the certificate directory.",
+    is_flag=True,
 )
 @option("--cert-file", "AEGIS_CERT_FILE", f"The node's certificate, {_OWN_FILES}", metavar="FILE")
 @option("--key-file", "AEGIS_KEY_FILE", f"Its key, {_OWN_FILES}", metavar="FILE")

@@ -14,6 +14,7 @@ from aegis_discovery.logs import LogLimiter
 from aegis_discovery.policy import Policy, Subject, split_method
 from cryptography import x509
 
+from aegis_core._access.bootstrap import BootstrapCaller
 from aegis_core._access.caller import Caller
 from aegis_core.errors import CallDeniedError, CallerRefusedError
 
@@ -79,14 +80,10 @@ class CallerVerifier:
 
     def check(self, caller: Caller) -> str | None:
         """Returns why a caller is refused; None if it is accepted."""
-        if caller.tls_version and caller.tls_version != "TLSv1.3":
-            return f"{caller.node_id} speaks {caller.tls_version}; this mesh takes TLS 1.3 only"
-        ours, theirs = self._trust_domain, caller.trust_domain
-        if ours and theirs and ours != theirs:
-            return f"{caller.node_id} is of trust domain {theirs}; this mesh is of {ours}"
         now = self._clock()
-        if now >= caller.not_after:
-            return f"the certificate of {caller.node_id} has expired; renew it and connect again"
+        reason = self._check_connection(caller, now)
+        if reason is not None:
+            return reason
         above = self._accepted.get(caller.fingerprint)
         if above is None:
             path = self._chains.check(caller, now)
@@ -101,6 +98,20 @@ class CallerVerifier:
             )
         revoked = self._revoked
         return None if revoked is None else revoked.check(caller, above)
+
+    def check_bootstrap(self, caller: BootstrapCaller) -> str | None:
+        """Returns why a bootstrap identity may not even enrol; the CA knows whether it may."""
+        return self._check_connection(caller, self._clock())
+
+    def _check_connection(self, caller: Caller, now: float) -> str | None:
+        if caller.tls_version and caller.tls_version != "TLSv1.3":
+            return f"{caller.node_id} speaks {caller.tls_version}; this mesh takes TLS 1.3 only"
+        ours, theirs = self._trust_domain, caller.trust_domain
+        if ours and theirs and ours != theirs:
+            return f"{caller.node_id} is of trust domain {theirs}; this mesh is of {ours}"
+        if now >= caller.not_after:
+            return f"the certificate of {caller.node_id} has expired; renew it and connect again"
+        return None
 
     def _remember(
         self, fingerprint: bytes, above: tuple[x509.Certificate, ...]
@@ -191,6 +202,11 @@ class CallAuthorizer:
     def policy(self) -> Policy | None:
         """The policy in force; None where every caller may call everything."""
         return self._decisions.policy if self._decisions else None
+
+    def check_bootstrap(self, caller: BootstrapCaller) -> CallerRefusedError | None:
+        """Returns why a bootstrap identity may not enrol; None if the CA decides."""
+        refusal = self._caller_verifier.check_bootstrap(caller)
+        return None if refusal is None else CallerRefusedError(caller.node_id, refusal)
 
     def set_policy(self, policy: Policy | None) -> None:
         self._decisions = None if policy is None else _PolicyDecisions(policy)

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import Self, cast
 
-from aegis_certs import IdentitySource, TLSConfig, owner_of
+from aegis_certs import TLSConfig
 from aegis_discovery.aio import ServiceClientPool
 from aegis_discovery.background import register_at_fork
 from aegis_discovery.errors import ForkedError
@@ -17,6 +17,7 @@ from aegis_discovery.identity import IdentityEvent
 from aegis_core._access.policy_file import PolicySource
 from aegis_core._address import check_is_free
 from aegis_core._node.faces import NodeView, through_peers
+from aegis_core._node.identity import load_authority, load_identity
 from aegis_core._node.options import NodeOptions, expand
 from aegis_core._node.outbound import Outbound
 from aegis_core._node.runtime import RunningNode
@@ -25,7 +26,7 @@ from aegis_core._peers.manager import PeerManager
 from aegis_core._server.aio.server import MeshServer
 from aegis_core._server.base import ServerFactory
 from aegis_core._stats import NodeStats
-from aegis_core.errors import NodeStateError, NoTLSConfigError
+from aegis_core.errors import NodeStateError
 
 _log = logging.getLogger("aegis.node")
 
@@ -48,6 +49,10 @@ class Node(NodeView):
             node. An empty one gets a CA too, unless the node has seed peers.
         tls_options: Certificate files of your own, in place of `cert_dir`.
         tls: An identity that is loaded already, in place of both.
+        token: A token of the mesh's CA: its text, or the `Path` of a file that holds it. With it,
+            a node that has no identity yet, or an expired one, enrols when it starts. A valid
+            identity in `cert_dir` is used, and the token is not.
+        issuer: Issue certificates to the mesh, with the CA's key in `cert_dir`.
         seed_peers: `host:port` or `id@host:port` of nodes to join through.
         mesh: The mesh's name; nodes of another mesh are refused.
         health_checkers: Checkers that run on an interval; the worst result is the node's health.
@@ -312,26 +317,13 @@ class Node(NodeView):
             raise NodeStateError(f"node {self.id} {state}")
         return self._running
 
-    def _identity_source(self) -> IdentitySource:
-        options = self._options
-        if options.tls is not None:
-            return IdentitySource.fixed(options.tls)
-        if options.tls_options is not None:
-            return IdentitySource.of(options.tls_options)
-        if options.cert_dir is None:
-            raise NoTLSConfigError
-        address = options.advertise or options.address
-        # A mistyped directory must not begin a second mesh, with a CA of its own.
-        create_ca = not options.seed_peers
-        return IdentitySource.directory(
-            owner_of(self.id), options.cert_dir, address=address, create_ca=create_ca
-        )
-
     async def _start_parts(self) -> None:
         # First of all: nobody would use the CA that is created otherwise.
         await asyncio.to_thread(check_is_free, self._options.address)
-        source = self._identity_source()
-        tls = await asyncio.to_thread(source.load)
+        source, tls = await load_identity(self._options)
+        authority = None
+        if self._options.issuer:
+            authority = await asyncio.to_thread(load_authority, self._options)
         policy = PolicySource(self._options.policy)
         await asyncio.to_thread(policy.load)
         self._running = RunningNode(
@@ -340,6 +332,7 @@ class Node(NodeView):
             tls,
             policy,
             self.outbound,
+            authority=authority,
             make_server=self._make_server,
             on_failure=self._stop_with,
             on_identity=self._publish_identity,

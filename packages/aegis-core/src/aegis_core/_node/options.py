@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 import grpc
 from aegis_certs import TLSConfig, TLSOptions, parse_worker_id
 from aegis_discovery import DEFAULT_MESH, PoolOptions, ServiceInfo
+from aegis_discovery.enrolment import AnyToken
 from aegis_discovery.policy import Policy
 from aegis_discovery.transport import parse_seed
 
@@ -61,6 +62,8 @@ class NodeOptions:
     cert_dir: str | Path | None = "./certs"
     tls_options: TLSOptions | None = None
     tls: TLSConfig | None = None
+    token: AnyToken | None = None
+    issuer: bool = False
     seed_peers: Sequence[str] = ()
     mesh: str = DEFAULT_MESH
     health_checkers: Sequence[HealthChecker] = ()
@@ -130,6 +133,12 @@ class NodeOptions:
                 raise ConfigError("interceptors", reason)
         for peer in self.seed_peers:
             parse_seed(peer)
+        if self.issuer and (self.cert_dir is None or self.tls or self.tls_options):
+            reason = "an issuer uses the CA's key in its cert_dir; give that, and no other files"
+            raise ConfigError("issuer", reason)
+        if self.token is not None and (self.tls or self.tls_options):
+            reason = "it gets an identity, and the node has one already; give one of the two"
+            raise ConfigError("token", reason)
         if self.require_join and not self.seed_peers:
             raise ConfigError("require_join", "a node without seed_peers cannot join; give one")
 

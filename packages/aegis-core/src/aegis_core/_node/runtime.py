@@ -6,14 +6,22 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from aegis_certs import IdentitySource, TLSConfig, owner_of
+from aegis_certs import (
+    CertificateAuthority,
+    IdentitySource,
+    IssuerAddress,
+    TLSConfig,
+    owner_of,
+    write_issuer_address,
+)
 from aegis_discovery import HealthStatus, NodeInfo
 from aegis_discovery.aio.identity import run_rotator
 from aegis_discovery.background import sleep_until_tick
+from aegis_discovery.enrolment import MeshRenewal
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityRotator
 from aegis_discovery.transport import parse_seed
 
@@ -30,6 +38,7 @@ from aegis_core._peers.joiner import Joiner
 from aegis_core._peers.runner import SessionRunner
 from aegis_core._peers.session import MAINTENANCE
 from aegis_core._server.base import ServerFactory
+from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import LocalNode
 from aegis_core._state import NodeState
 from aegis_core._stats import FeedStats, NodeStats
@@ -50,6 +59,7 @@ class RunningNode:
         policy: PolicySource,
         outbound: Outbound,
         *,
+        authority: CertificateAuthority | None,
         make_server: ServerFactory,
         on_failure: Callable[[Exception], None],
         on_identity: Callable[[IdentityEvent], None],
@@ -59,7 +69,9 @@ class RunningNode:
             raise ConfigError("tls", reason)
         self._options = options
         self._policy = policy
-        self._rotator = IdentityRotator(source, tls)
+        self._authority = authority
+        self._renewal = MeshRenewal(source, self._issuers)
+        self._rotator = IdentityRotator(source, tls, remote=self._renewal)
         self._publish_identity = on_identity
         self._has_joined = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -101,6 +113,7 @@ class RunningNode:
             max_concurrent_calls=options.max_concurrent_calls,
             max_workers=options.max_workers,
             options=options.server_options,
+            issuer=authority and IssuerService(owner_of(options.id), authority),
         )
         outbound.change_identity(tls)
         self.pool, self.may_provide = outbound.pool, outbound.may_provide
@@ -131,6 +144,8 @@ class RunningNode:
         )
         await self.server.set_health(self.monitor.info)
         await self.server.start()
+        if self._authority is not None:
+            await asyncio.to_thread(self._announce_issuer, address)
         known_as = f", known as {address}" if address != self.server.address else ""
         _server_log.info("%s serves at %s%s", options.id, self.server.address, known_as)
         for name, work in (
@@ -147,6 +162,14 @@ class RunningNode:
             self._spawn(_supervise(name, work), name)
         await self.joiner.wait(options.join_timeout, required=options.require_join)
         self._has_joined = True
+
+    def _announce_issuer(self, address: str) -> None:
+        """Lets the commands beside the CA's key name this issuer in tokens."""
+        assert self._authority is not None  # noqa: S101 - only an issuer announces itself
+        write_issuer_address(self._authority.directory, self.state.identity, address)
+
+    def _issuers(self) -> Sequence[IssuerAddress]:
+        return ()
 
     def stats(self) -> NodeStats:
         topology, server = self.state.topology, self.server
@@ -216,6 +239,7 @@ class RunningNode:
             tasks = list(self._tasks)
             for task in tasks:
                 task.cancel()
+            self._renewal.close()
             await asyncio.gather(*tasks, return_exceptions=True)
             leaves = leave and topology.get_node(node_id) is not None
             if leaves:

@@ -30,11 +30,14 @@ VARIABLES = {
     "key_file": "AEGIS_KEY_FILE",
     "ca_file": "AEGIS_CA_FILE",
     "policy": "AEGIS_POLICY",
+    "token_file": "AEGIS_TOKEN_FILE",
+    "issuer": "AEGIS_ISSUER",
     "workers": "AEGIS_WORKERS",
 }
 """The variable of each setting, which is also a key in the file. `aegis node run` has the same."""
 
 CONFIG = "AEGIS_CONFIG"
+TOKEN = "AEGIS_ENROLL_TOKEN"  # noqa: S105 - the name of a variable
 DEFAULT_ADDRESS = "127.0.0.1:0"
 LISTS = ("services", "seed_peers")
 FILES = ("cert_file", "key_file", "ca_file")
@@ -64,10 +67,11 @@ def configured(
         values.pop(key, None)
         sources.pop(key, None)
     _parse(values, sources)
+    _read_token(values, options, environ)
     values["tls_options"] = _own_files(values, sources)
     if not options.keys().isdisjoint({"cert_dir", "tls"}):
         del values["tls_options"]  # an argument overrides files that are named elsewhere
-    values |= options
+    values |= {key: value for key, value in options.items() if key != "token_file"}
     if "id" not in values:
         raise ConfigError(
             VARIABLES["id"],
@@ -110,7 +114,9 @@ def _read_file(path: str | Path, named_by: str) -> dict[str, Any]:
             known = ", ".join(VARIABLES)
             raise ConfigError(f"{key} in {path}", f"it is not known; [node] can have {known}")
         texts = value if key in LISTS else [value]
-        if key == "workers" and isinstance(value, int):
+        if (key == "workers" and isinstance(value, int)) or (
+            key == "issuer" and isinstance(value, bool)
+        ):
             continue
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             expected = "a list of texts in quotes" if key in LISTS else "a text in quotes"
@@ -127,6 +133,8 @@ def _parse(values: dict[str, Any], sources: Mapping[str, str]) -> None:
         "seed_peers": parse_seed,
         "services": _service,
     }
+    if isinstance(values.get("issuer"), str):
+        values["issuer"] = _flag(values["issuer"], sources["issuer"])
     for key in checks.keys() & sources.keys():
         try:
             parsed = [
@@ -143,6 +151,26 @@ def _service(text: str) -> ServiceInfo:
     if not (name and slash and version) or "/" in version:
         raise ValueError(f"{text!r} is not NAME/VERSION, such as orders/v1")
     return ServiceInfo(name, version)
+
+
+def _read_token(
+    values: dict[str, Any], options: Mapping[str, Any], environ: Mapping[str, str]
+) -> None:
+    """Names the file of the token, which is read when it is needed, or else the variable."""
+    file = values.pop("token_file", None) or options.get("token_file")
+    if "token" in options:
+        return
+    if file:
+        values["token"] = Path(file)
+    elif text := environ.get(TOKEN):
+        values["token"] = text
+
+
+def _flag(text: str, source: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if text.lower() not in known:
+        raise ConfigError(source, f"{text!r} is neither true nor false; set 1 or 0")
+    return known[text.lower()]
 
 
 def _own_files(values: dict[str, Any], sources: Mapping[str, str]) -> TLSOptions | None:

@@ -52,6 +52,7 @@ class ServerBase(ABC, Generic[CallT]):
         local_node: What the mesh's services need of their node.
         max_concurrent_calls: How many calls of the user's services may run at the same time; None
             for no limit.
+        is_issuer: Whether it serves the issuer's methods.
 
     Attributes:
         services: Full names of the user's gRPC services.
@@ -61,7 +62,12 @@ class ServerBase(ABC, Generic[CallT]):
     _server: Any
 
     def __init__(
-        self, address: str, local_node: LocalNode, *, max_concurrent_calls: int | None
+        self,
+        address: str,
+        local_node: LocalNode,
+        *,
+        max_concurrent_calls: int | None,
+        is_issuer: bool,
     ) -> None:
         self._host, self._port = bound_address(address)
         self._topology = local_node.topology
@@ -72,6 +78,7 @@ class ServerBase(ABC, Generic[CallT]):
             self._admission,
             open_services=OPEN_SERVICES,
             own_services=OWN_SERVICES,
+            is_issuer=is_issuer,
         )
         self._changed_identity: grpc.ServerCertificateConfiguration | None = None
 

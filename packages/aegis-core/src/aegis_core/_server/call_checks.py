@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from aegis_discovery.logs import LogLimiter
@@ -12,9 +12,10 @@ from aegis_discovery.policy import split_method
 from aegis_discovery.transport import SHED_METADATA
 
 from aegis_core._access.authorization import CallAuthorizer
+from aegis_core._access.bootstrap import BootstrapCaller, bootstrap_from_context
 from aegis_core._access.caller import CallContext, Caller, caller_from_context
 from aegis_core._server.admission import AdmissionControl, AdmissionRefused, Call
-from aegis_core.errors import CallDeniedError, CallerError
+from aegis_core.errors import CallDeniedError, CallerError, CallerRefusedError
 
 _log = logging.getLogger("aegis.server")
 
@@ -52,6 +53,14 @@ FULL = Rejection(
 CLOSED = Rejection("UNAVAILABLE", "this node is leaving; try another provider")
 STOPPED = Rejection("UNAVAILABLE", "this node has stopped; try another provider")
 UNREADABLE = Rejection("INTERNAL", "the request cannot be parsed")  # gRPC's own code for it
+# The same for every reason, so that nobody learns which tokens and ids exist.
+NOT_ISSUED = Rejection("PERMISSION_DENIED", "the issuer refused the request; its log says why")
+
+ISSUER = "aegis.mesh.v1.Issuer"
+"""The service that issues certificates to the mesh."""
+
+ENROLL = f"/{ISSUER}/Enroll"
+"""The only method that a bootstrap identity may call, and no other identity."""
 
 NOT_ADMITTED = {AdmissionRefused.FULL: FULL, AdmissionRefused.CLOSED: CLOSED}
 """How calls are rejected that admission control does not admit."""
@@ -65,6 +74,7 @@ class CallChecks(Generic[CallT]):
         admission: Limits the calls of the user's services.
         open_services: Services that every member of the mesh may call, whatever the policy.
         own_services: Services that are not the user's, and so are not limited.
+        is_issuer: Whether bootstrap identities may enrol here.
 
     Attributes:
         admission: The same admission control.
@@ -80,6 +90,7 @@ class CallChecks(Generic[CallT]):
         *,
         open_services: Collection[str] = (),
         own_services: Collection[str] = (),
+        is_issuer: bool = False,
     ) -> None:
         self.admission = admission
         self.streams: dict[CallT, tuple[Caller, str | None]] = {}
@@ -88,6 +99,7 @@ class CallChecks(Generic[CallT]):
         self._authorizer = authorizer
         self._open_services = frozenset(open_services)
         self._own_services = frozenset(own_services)
+        self._is_issuer = is_issuer
         self._lock = threading.Lock()
         self._log_limiter = LogLimiter(_log)
 
@@ -98,6 +110,22 @@ class CallChecks(Generic[CallT]):
     def policy_path(self, path: str) -> str | None:
         """Returns the method that the policy is asked about; None if no policy applies."""
         return None if split_method(path)[0] in self._open_services else path
+
+    def acceptor(self, method: str) -> Callable[[CallContext, str | None, CallT | None], Caller]:
+        """Returns what accepts the calls of a method: `accept`, or what does it for an issuer."""
+        if split_method(method)[0] != ISSUER:
+            return self.accept
+        judge = self._bootstrap_of if method == ENROLL else self._member_of
+
+        def accept(context: CallContext, _path: str | None, _call: CallT | None) -> Caller:
+            try:
+                return judge(context)
+            except CallerError as error:
+                self._count(error)
+                self._log_limiter.warn(method, str(error), "%s was refused: %s", method, error)
+                raise CallRejectedError(NOT_ISSUED) from None
+
+        return accept
 
     def accept(self, context: CallContext, path: str | None, call: CallT | None) -> Caller:
         """Returns the caller of an allowed call.
@@ -122,6 +150,22 @@ class CallChecks(Generic[CallT]):
             raise CallRejectedError(FULL)
         return caller
 
+    def _member_of(self, context: CallContext) -> Caller:
+        caller = caller_from_context(context)
+        error = self._authorizer.check(caller, None)
+        if error is not None:
+            raise error
+        return caller
+
+    def _bootstrap_of(self, context: CallContext) -> Caller:
+        caller = bootstrap_from_context(context)
+        error = self._authorizer.check_bootstrap(caller)
+        if error is not None:
+            raise error
+        if not self._is_issuer:
+            raise CallerRefusedError(caller.node_id, "this node is no issuer")
+        return caller
+
     def unreadable(self, caller: Caller, path: str, error: Exception) -> Rejection:
         """Logs that a request cannot be parsed; returns how its call is rejected."""
         line = "%s sent a request for %s that cannot be parsed: %r; do both use the same messages?"
@@ -135,7 +179,10 @@ class CallChecks(Generic[CallT]):
             ended: Those that were ended before; they are neither counted nor logged again.
         """
         for call, (caller, path) in self.streams.copy().items():
-            error = self._authorizer.check(caller, path, is_open=True)
+            if isinstance(caller, BootstrapCaller):
+                error = self._authorizer.check_bootstrap(caller)
+            else:
+                error = self._authorizer.check(caller, path, is_open=True)
             if error is None:
                 continue
             if call not in ended:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from grpc import StatusCode
 
-from aegis_discovery._address import split_address
 from aegis_discovery._calls.endpoint import Endpoint
+from aegis_discovery._runtime.addresses import split_address
 from aegis_discovery.transport._shared import SHED_METADATA
 
 _LOCAL_FAULTS = frozenset({"Exception serializing request!", "Exception deserializing response!"})

@@ -6,8 +6,8 @@ import math
 from collections.abc import Container, Iterable
 from typing import Any, Generic, TypeVar
 
-from aegis_discovery._address import split_address
 from aegis_discovery._calls.stats import EndpointState, EndpointStats
+from aegis_discovery._runtime.addresses import split_address
 from aegis_discovery.errors import InvalidAddressError
 
 ChannelT = TypeVar("ChannelT")

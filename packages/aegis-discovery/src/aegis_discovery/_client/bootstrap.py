@@ -6,28 +6,44 @@ import random
 import socket
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aegis_certs import IdentitySource, TLSConfig
 
-from aegis_discovery._address import SeedPeer, join_address, parse_seed, split_address
 from aegis_discovery._model import NodeInfo, NodeStatus, ServiceInfo
+from aegis_discovery._runtime.addresses import SeedPeer, join_address, parse_seed, split_address
 from aegis_discovery.errors import ConnectError
 from aegis_discovery.feed._limits import service_filter_problem
+
+if TYPE_CHECKING:
+    from aegis_discovery.enrolment import AnyToken
 
 DEFAULT_MESH = "aegis"
 
 
-def identity_source(
-    node_id: str | None, cert_dir: str | Path, tls: TLSConfig | None
-) -> IdentitySource:
-    """Returns the source of a client's identity: `tls`, or a directory, which is kept renewed."""
+def load_identity(
+    node_id: str | None,
+    cert_dir: str | Path | None,
+    tls: TLSConfig | None,
+    token: AnyToken | None,
+) -> tuple[IdentitySource, TLSConfig]:
+    """Loads a client's identity, from `tls` or a directory, or gets it for a token."""
     if tls is not None:
-        return IdentitySource.fixed(tls)
+        return IdentitySource.fixed(tls), tls
     if node_id is None:
         raise ConnectError(
             "the client has no identity; pass node_id=... (and cert_dir=...) or tls=..."
         )
-    return IdentitySource.directory(node_id, cert_dir, create_ca=False)
+    source = None
+    if cert_dir is not None:
+        source = IdentitySource.directory(node_id, cert_dir, create_ca=False)
+    elif token is None:
+        raise ConnectError("the client has no identity; pass cert_dir=..., tls=... or token=...")
+    if source is not None and token is None:
+        return source, source.load()
+    from aegis_discovery.enrolment import load_or_enroll  # most clients have an identity
+
+    return load_or_enroll(source, node_id, token, cert_dir)
 
 
 def parse_seeds(seed_peers: Sequence[str]) -> tuple[SeedPeer, ...]:

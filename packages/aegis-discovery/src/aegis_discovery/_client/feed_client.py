@@ -11,7 +11,6 @@ import grpc
 from aegis_certs import CertsError, IdentitySource, TLSConfig, owner_of
 from cryptography import x509
 
-from aegis_discovery._address import SeedPeer
 from aegis_discovery._client.bootstrap import feed_candidates, resolve_seed
 from aegis_discovery._client.follow import (
     FeedDivergedError,
@@ -20,6 +19,7 @@ from aegis_discovery._client.follow import (
     follow,
 )
 from aegis_discovery._model import ServiceInfo
+from aegis_discovery._runtime.addresses import SeedPeer
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.errors import ConnectError, DiscoveryError

@@ -76,6 +76,8 @@ def connect(*seed_peers: str, **options: Unpack[ConnectArguments]) -> Mesh:
               client creates no CA.
             - `cert_dir`: The directory of certificates; `./certs` by default.
             - `tls`: The identity itself, in place of `node_id` and `cert_dir`.
+            - `token`: A token of the mesh's CA for `node_id`: its text, or the `Path` of a file
+              that holds it. With it, a client that has no identity yet, or an expired one, enrols.
             - `mesh`: The mesh's name; `DEFAULT_MESH` by default.
             - `services`: Limits the topology to the providers of these services, of any version
               where `version` is empty, so that a small client of a large mesh stores and processes
@@ -91,6 +93,8 @@ def connect(*seed_peers: str, **options: Unpack[ConnectArguments]) -> Mesh:
 
     Raises:
         ConnectError: If no seed peer accepted the client, or no feed can serve this request.
+        TokenError: If the token cannot be used.
+        EnrolmentError: If no issuer gave a certificate for the token.
         aegis_certs.CertsError: If the identity cannot be loaded.
     """
     client, pool_arguments = create_client(*seed_peers, **options)

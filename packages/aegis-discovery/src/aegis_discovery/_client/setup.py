@@ -12,13 +12,14 @@ from aegis_discovery._calls.options import PoolOptions
 from aegis_discovery._client.bootstrap import (
     DEFAULT_MESH,
     check_services,
-    identity_source,
+    load_identity,
     parse_seeds,
 )
 from aegis_discovery._client.feed_client import FeedClient
 from aegis_discovery._model import ServiceInfo
 
 if TYPE_CHECKING:
+    from aegis_discovery.enrolment import AnyToken
     from aegis_discovery.policy._providers import ProviderAuthorizer
     from aegis_discovery.policy._rules import Policy
 
@@ -27,8 +28,9 @@ class ConnectArguments(TypedDict, total=False):
     """The keyword arguments of `connect`; `aegis_discovery.connect` documents them."""
 
     node_id: str | None
-    cert_dir: str | Path
+    cert_dir: str | Path | None
     tls: TLSConfig | None
+    token: AnyToken | None
     mesh: str
     services: Collection[ServiceInfo]
     policy: Policy | None
@@ -42,8 +44,9 @@ class ConnectArguments(TypedDict, total=False):
 def create_client(
     *seed_peers: str,
     node_id: str | None = None,
-    cert_dir: str | Path = "./certs",
+    cert_dir: str | Path | None = "./certs",
     tls: TLSConfig | None = None,
+    token: AnyToken | None = None,
     mesh: str = DEFAULT_MESH,
     services: Collection[ServiceInfo] = (),
     policy: Policy | None = None,
@@ -56,8 +59,7 @@ def create_client(
     """Returns a client that is not started yet, and the arguments of its pool; reads files."""
     seeds = parse_seeds(seed_peers)
     wanted = check_services(services)
-    source = identity_source(node_id, cert_dir, tls)
-    identity = source.load()
+    source, identity = load_identity(node_id, cert_dir, tls, token)
     client = FeedClient(
         source,
         identity,

@@ -14,7 +14,10 @@ SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [
             {
-                "name": [{"service": "aegis.mesh.v1.Mesh", "method": "Watch"}],
+                "name": [
+                    {"service": "aegis.mesh.v1.Mesh", "method": "Watch"},
+                    {"service": "aegis.mesh.v1.Issuer"},
+                ],
                 "maxResponseMessageBytes": MAX_MESSAGE,
             },
             {

@@ -9,7 +9,7 @@ from typing import Any
 from aegis_certs import CertsError, TrustBundle, parse_worker_id
 from google.protobuf.message import DecodeError
 
-from aegis_discovery._address import split_address
+from aegis_discovery._runtime.addresses import split_address
 from aegis_discovery.documents._document import (
     DocumentBody,
     DocumentKind,

@@ -8,12 +8,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
-from aegis_certs import CertsError, IdentitySource, RenewalSchedule, RevocationList, TLSConfig
+from aegis_certs import (
+    CertsError,
+    IdentitySource,
+    LockTimeoutError,
+    RenewalSchedule,
+    RevocationList,
+    TLSConfig,
+)
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from aegis_discovery._runtime.log_limiter import LogLimiter
+from aegis_discovery.errors import EnrolmentError
 
 _log = logging.getLogger("aegis.identity")
 
@@ -47,15 +56,40 @@ class IdentityEvent:
     reason: str = ""
 
 
+class RemoteRenewal(Protocol):
+    """Renews an identity at an issuer of the mesh. None of its methods blocks."""
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether an issuer is known."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a renewal was begun, and `result` did not return or raise yet."""
+
+    def begin(self, tls: TLSConfig) -> None:
+        """Begins to ask for the successor of an identity."""
+
+    def result(self) -> TLSConfig | None:
+        """Returns the successor; None while issuers are asked.
+
+        Raises:
+            aegis_certs.LockTimeoutError: Another process renews this identity.
+            EnrolmentError: No issuer gave a certificate.
+        """
+
+
 class IdentityRotator:
     """Renews one identity and reloads its files. It blocks on files, but only briefly.
 
-    A certificate is renewed at two thirds of its lifetime. A failed renewal is tried again with
-    backoff, even after the certificate has expired: the CA may be available again.
+    A certificate is renewed at two thirds of its lifetime: by the CA's key beside it, or else by an
+    issuer of the mesh. A failed renewal is tried again with backoff, even after the certificate has
+    expired: the CA may be available again. An issuer renews no expired certificate.
 
     Args:
         source: The files of the identity.
         tls: The identity that was loaded from the source.
+        remote: Asks issuers; None where there are none.
         clock: Unix time in seconds.
         rng: Jitter, so that certificates issued together are not renewed together.
     """
@@ -65,10 +99,12 @@ class IdentityRotator:
         source: IdentitySource,
         tls: TLSConfig,
         *,
+        remote: RemoteRenewal | None = None,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
         self._source = source
+        self._remote = remote
         self._clock = clock
         self._rng = rng or random.Random()
         self._failures = 0
@@ -116,9 +152,11 @@ class IdentityRotator:
         return self._refuse("_load_changed", reason) if reason else self._use(fresh)
 
     def _renew(self) -> IdentityEvent | None:
+        if self._remote is not None and self._remote.is_running:
+            return self._take_answer(self._remote)
         due = self._clock() >= self._renew_at
         # After a CA rotation a new leaf is wanted early; it is tried once, not at each poll.
-        if not due and (self._failures or not self._source.issuer_replaced()):
+        if not due and (self._failures or not self._issuer_replaced()):
             return None
         try:
             fresh = self._source.renew()
@@ -128,10 +166,46 @@ class IdentityRotator:
             _log.exception("renewing the certificate of %s failed", self.tls.node_id)
             return self._retry(f"{type(error).__name__}: {error}")
         if fresh is None:
-            reason = "the CA's key is not available here; renew it where that key is"
-            return self._retry(reason)
+            return self._ask_issuers()
         reason = self._objection(fresh)
         return self._retry(reason) if reason else self._use(fresh)
+
+    def _issuer_replaced(self) -> bool:
+        """Whether the CA of the leaf is not the one that issues now."""
+        can_ask = self._remote is not None and self._remote.is_possible
+        return self._source.issuer_replaced() or (can_ask and _root_replaced(self.tls))
+
+    def _ask_issuers(self) -> IdentityEvent | None:
+        remote, now = self._remote, self._clock()
+        if remote is None or not remote.is_possible:
+            return self._retry(
+                "neither the CA's key nor an issuer of the mesh is available here; renew it where "
+                "that key is, or run an issuer (`aegis node run --issuer`)"
+            )
+        if now >= self.tls.not_after.timestamp():
+            return self._retry(
+                "it has expired, and an issuer renews no expired certificate; enrol again with a "
+                f"new token (`aegis certs token {self.tls.node_id}` where the CA's key is)"
+            )
+        remote.begin(self.tls)
+        return None
+
+    def _take_answer(self, remote: RemoteRenewal) -> IdentityEvent | None:
+        try:
+            fresh = remote.result()
+        except LockTimeoutError:
+            # Another process renews it; the next poll takes over its files, or this one asks.
+            self._renew_at = self._clock() + self._schedule.retry_after(1)
+            return None
+        except (CertsError, EnrolmentError) as error:
+            return self._retry(str(error))
+        if fresh is None:
+            return None
+        reason = self._objection(fresh)
+        if reason:
+            return self._retry(reason)
+        self._source.adopt(fresh)
+        return self._use(fresh)
 
     def _read_revocations(self) -> IdentityEvent | None:
         known, self.revocations = self.revocations, self._source.revocations()
@@ -203,3 +277,11 @@ def _usages(certificate: x509.Certificate) -> frozenset[x509.ObjectIdentifier]:
         return _BOTH_USAGES
     any_usage = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in found
     return _BOTH_USAGES if any_usage else _BOTH_USAGES.intersection(found)
+
+
+def _root_replaced(tls: TLSConfig) -> bool:
+    """Whether a root signed the leaf that is not the first one of the trust bundle any more."""
+    first = tls.bundle.certificates[0]
+    issuer = tls.bundle.issuer_of(tls.certificate, tls.chain[1:])
+    is_root = issuer is not None and issuer.subject == issuer.issuer
+    return is_root and first.subject == first.issuer and issuer != first

@@ -11,6 +11,7 @@ OPEN_SERVICES = frozenset(
     (
         "aegis.MeshService",
         "aegis.mesh.v1.Mesh",
+        "aegis.mesh.v1.Issuer",
         "aegis.mesh.v1.Introspection",
         "grpc.health.v1.Health",
     )

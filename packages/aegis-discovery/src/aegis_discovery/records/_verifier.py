@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from aegis_discovery._address import split_address
+from aegis_discovery._runtime.addresses import split_address
 from aegis_discovery.errors import (
     STAMP_AHEAD,
     InvalidAddressError,

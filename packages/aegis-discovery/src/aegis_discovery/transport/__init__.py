@@ -1,6 +1,6 @@
 """Addresses, identity probes and channels to single nodes. For code that builds nodes."""
 
-from aegis_discovery._address import (
+from aegis_discovery._runtime.addresses import (
     SeedPeer,
     is_wildcard,
     join_address,

@@ -14,7 +14,7 @@ import grpc
 from aegis_certs import CertsError, Identity, TLSConfig, identity_of
 from cryptography import x509
 
-from aegis_discovery._address import split_address
+from aegis_discovery._runtime.addresses import split_address
 from aegis_discovery.errors import ConnectError, PeerIdentityError
 
 # RFC 9113, section 3.4: the client preface and an empty SETTINGS frame. A server that accepted

@@ -128,7 +128,7 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         parse: Callable[[bytes], Any] | None,
     ) -> Any:
         path = self._checks.policy_path(method)
-        accept, end_reasons = self._checks.accept, self._end_reasons
+        accept, end_reasons = self._checks.acceptor(method), self._end_reasons
         end, open_streams = self._checks.admission.end, self._checks.streams
 
         async def checked(request: Any, context: Any) -> Any:

@@ -5,27 +5,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from asyncio import wrap_future
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
 import grpc
+from aegis_discovery import Topology
 from aegis_discovery.feed import FeedPacer, FeedWriter
 from aegis_discovery.proto import (
     aegis_pb2,
     aegis_pb2_grpc,
+    issuer_pb2,
+    issuer_pb2_grpc,
     mesh_pb2,
     mesh_pb2_grpc,
     stats_pb2,
     stats_pb2_grpc,
 )
 
+from aegis_core._access.bootstrap import bootstrap_from_context
 from aegis_core._access.caller import Caller, caller_from_context
+from aegis_core._server.daemon_threads import DaemonThreads
 from aegis_core._server.introspection import stats_to_wire
+from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import (
     FeedAdmission,
     LocalNode,
     RequestRefusedError,
     UnsignedProtocol,
+    live_workers,
 )
 from aegis_core._stats import NodeStats
 from aegis_core._waker import Waker
@@ -37,14 +45,21 @@ Context = grpc.aio.ServicerContext[object, object]
 
 
 @asynccontextmanager
-async def identified(context: Context) -> AsyncIterator[Caller]:
-    """Yields the caller; ends the call if there is none, or if its request is refused."""
+async def _refusals(context: Context) -> AsyncIterator[None]:
+    """Ends the call if there is no caller, or if its request is refused."""
     try:
-        yield caller_from_context(context)
+        yield
     except CallerError as error:
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
     except RequestRefusedError as error:
         await context.abort(grpc.StatusCode[error.code], error.text)
+
+
+@asynccontextmanager
+async def identified(context: Context) -> AsyncIterator[Caller]:
+    """Yields the caller; ends the call if there is none, or if its request is refused."""
+    async with _refusals(context):
+        yield caller_from_context(context)
 
 
 class UnsignedProtocolService(aegis_pb2_grpc.MeshServiceServicer):
@@ -197,3 +212,36 @@ class Introspection(stats_pb2_grpc.IntrospectionServicer):
         self, request: stats_pb2.GetStatsRequest, context: Context
     ) -> stats_pb2.GetStatsResponse:
         return stats_to_wire(self._stats())
+
+
+class CertificateService(issuer_pb2_grpc.IssuerServicer):
+    """Serves `Enroll` and `Renew`; the CA has a thread of its own."""
+
+    def __init__(self, issuer: IssuerService, topology: Topology) -> None:
+        self._issuer = issuer
+        self._topology = topology
+        self._threads = DaemonThreads(1, "aegis-issuer")
+
+    async def Enroll(  # noqa: N802 - the wire's name
+        self, request: issuer_pb2.EnrollRequest, context: Context
+    ) -> issuer_pb2.IssuedIdentity:
+        async with _refusals(context):
+            caller = bootstrap_from_context(context)
+            with self._issuer.entered(caller, time.monotonic()):
+                return await wrap_future(
+                    self._threads.submit(self._issuer.enroll, request.csr, caller)
+                )
+
+    async def Renew(  # noqa: N802 - the wire's name
+        self, request: issuer_pb2.RenewRequest, context: Context
+    ) -> issuer_pb2.IssuedIdentity:
+        async with identified(context) as caller:
+            workers = live_workers(self._topology, caller.node_id)
+            with self._issuer.entered(caller, time.monotonic(), workers=workers):
+                return await wrap_future(
+                    self._threads.submit(self._issuer.renew, request.csr, caller)
+                )
+
+    def close(self) -> None:
+        """Serves no more requests that wait; one that the CA works on is finished."""
+        self._threads.close()

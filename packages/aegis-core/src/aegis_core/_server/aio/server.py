@@ -9,7 +9,12 @@ from typing import Any
 import grpc
 from aegis_certs import TLSConfig
 from aegis_discovery import HealthStatus
-from aegis_discovery.proto import aegis_pb2_grpc, mesh_pb2_grpc, stats_pb2_grpc
+from aegis_discovery.proto import (
+    aegis_pb2_grpc,
+    issuer_pb2_grpc,
+    mesh_pb2_grpc,
+    stats_pb2_grpc,
+)
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
@@ -18,6 +23,7 @@ from aegis_core._server import base, reflection
 from aegis_core._server.aio.interceptor import CallerInterceptor
 from aegis_core._server.aio.lost_callers import log_lost_callers_quietly
 from aegis_core._server.aio.mesh_services import (
+    CertificateService,
     FeedService,
     Introspection,
     UnsignedProtocolService,
@@ -25,6 +31,7 @@ from aegis_core._server.aio.mesh_services import (
 from aegis_core._server.aio.thread_pool import HandlerThreads
 from aegis_core._server.base import OWN_OPTIONS, OWN_SERVICES, Registrar, ServerBase
 from aegis_core._server.drain import drain
+from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import LocalNode
 from aegis_core._stats import NodeStats
 
@@ -43,6 +50,7 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
             for no limit.
         max_workers: The largest number of threads of handlers that are not coroutines.
         options: gRPC channel arguments, which override ours.
+        issuer: Issues certificates to the mesh; None on nodes that do not.
     """
 
     def __init__(
@@ -57,8 +65,14 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         max_concurrent_calls: int | None = None,
         max_workers: int,
         options: Sequence[tuple[str, Any]] = (),
+        issuer: IssuerService | None = None,
     ) -> None:
-        super().__init__(address, local_node, max_concurrent_calls=max_concurrent_calls)
+        super().__init__(
+            address,
+            local_node,
+            max_concurrent_calls=max_concurrent_calls,
+            is_issuer=issuer is not None,
+        )
         self._threads = HandlerThreads(max_workers)
         self._interceptor = CallerInterceptor(self._checks, self._threads)
         self._feeds = FeedService(local_node)
@@ -76,6 +90,10 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, recorder)
         stats_pb2_grpc.add_IntrospectionServicer_to_server(Introspection(stats), recorder)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, recorder)
+        self._certificates: CertificateService | None = None
+        if issuer is not None:
+            self._certificates = CertificateService(issuer, local_node.topology)
+            issuer_pb2_grpc.add_IssuerServicer_to_server(self._certificates, recorder)
         reflection.add_reflection((*self.services, *OWN_SERVICES), recorder, is_async=True)
         self._bind(tls)
 
@@ -109,3 +127,5 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         # Even if the grace is 0: a reader discards the last message of a feed that did not end.
         await self._server.stop(base.CLOSE_GRACE)
         self._threads.close()
+        if self._certificates is not None:
+            self._certificates.close()

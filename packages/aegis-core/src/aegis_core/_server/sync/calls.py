@@ -34,11 +34,13 @@ class Method(NamedTuple):
         policy_path: The method that the policy is asked about; None if no policy applies.
         is_stream: Whether its calls may be open for long.
         has_one_request: Whether its caller sends one request.
+        accept: Judges its callers.
     """
 
     policy_path: str | None
     is_stream: bool
     has_one_request: bool
+    accept: Callable[[Any, str | None, None], Caller]
 
 
 class ServerCall(ABC):
@@ -73,9 +75,8 @@ class ServerCall(ABC):
         Raises:
             CallRejectedError: The call is not allowed.
         """
-        checks = self.threads.checks
-        caller = self.caller = checks.accept(self.context, method.policy_path, None)
-        checks.streams[self] = caller, method.policy_path
+        caller = self.caller = method.accept(self.context, method.policy_path, None)
+        self.threads.checks.streams[self] = caller, method.policy_path
 
     def count(self, method: Method) -> None:
         """Counts an accepted call as running.

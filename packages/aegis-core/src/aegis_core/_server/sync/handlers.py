@@ -43,7 +43,10 @@ def present(handler: Any, path: str, threads: CallThreads) -> grpc.RpcMethodHand
     kind = kind_of(handler)
     inner = getattr(handler, kind)
     method = Method(
-        threads.checks.policy_path(path), kind != "unary_unary", not handler.request_streaming
+        threads.checks.policy_path(path),
+        kind != "unary_unary",
+        not handler.request_streaming,
+        threads.checks.acceptor(path),
     )
     read = _reader(handler.request_deserializer, path)
     if threads.is_direct:

@@ -13,16 +13,24 @@ from typing import Any, TypeVar
 
 import grpc
 from aegis_discovery.feed import FeedPacer, FeedWriter
-from aegis_discovery.proto import aegis_pb2_grpc, mesh_pb2_grpc, stats_pb2_grpc
+from aegis_discovery.proto import (
+    aegis_pb2_grpc,
+    issuer_pb2_grpc,
+    mesh_pb2_grpc,
+    stats_pb2_grpc,
+)
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from aegis_core._access.bootstrap import BootstrapCaller
 from aegis_core._server.call_checks import Rejection
 from aegis_core._server.introspection import stats_to_wire
+from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import (
     FeedAdmission,
     LocalNode,
     RequestRefusedError,
     UnsignedProtocol,
+    live_workers,
 )
 from aegis_core._server.sync.calls import ServerCall, current_call
 from aegis_core._server.sync.handlers import abort
@@ -305,6 +313,29 @@ class Introspection(stats_pb2_grpc.IntrospectionServicer):
     def GetStats(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the wire's name
         with _refusals(context):
             return stats_to_wire(self._loop.call(self._stats))
+
+
+class CertificateService(issuer_pb2_grpc.IssuerServicer):
+    """Serves `Enroll` and `Renew`."""
+
+    def __init__(self, issuer: IssuerService, node: LocalNode) -> None:
+        self._issuer = issuer
+        self._topology = node.topology
+
+    def Enroll(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the wire's name
+        caller = current_call().caller
+        assert isinstance(caller, BootstrapCaller)  # noqa: S101 - no other caller is accepted
+        with _refusals(context), self._issuer.entered(caller, time.monotonic()):
+            return self._issuer.enroll(request.csr, caller)
+
+    def Renew(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the wire's name
+        caller = current_call().caller
+        workers = live_workers(self._topology, caller.node_id)
+        with (
+            _refusals(context),
+            self._issuer.entered(caller, time.monotonic(), workers=workers),
+        ):
+            return self._issuer.renew(request.csr, caller)
 
 
 MAX_REFLECTION = 60.0

@@ -9,19 +9,27 @@ from typing import Any
 import grpc
 from aegis_certs import TLSConfig
 from aegis_discovery import HealthStatus
-from aegis_discovery.proto import aegis_pb2_grpc, mesh_pb2_grpc, stats_pb2_grpc
+from aegis_discovery.proto import (
+    aegis_pb2_grpc,
+    issuer_pb2_grpc,
+    mesh_pb2_grpc,
+    stats_pb2_grpc,
+)
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from aegis_core._health.checks import HealthInfo
 from aegis_core._server import base, reflection
 from aegis_core._server.base import OWN_OPTIONS, OWN_SERVICES, Registrar, ServerBase
+from aegis_core._server.call_checks import ISSUER
 from aegis_core._server.drain import drain
+from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import LocalNode
 from aegis_core._server.sync.calls import CallThreads, ServerCall
 from aegis_core._server.sync.coroutines import CoroutineHandlers
 from aegis_core._server.sync.handlers import present
 from aegis_core._server.sync.interceptor import CallerInterceptor
 from aegis_core._server.sync.mesh_services import (
+    CertificateService,
     FeedService,
     HealthService,
     Introspection,
@@ -34,6 +42,9 @@ from aegis_core._stats import NodeStats
 
 OWN_THREADS = 4
 """Threads of each part of the node's own services; none of them waits for a caller."""
+
+# The CA signs one certificate at a time.
+_THREADS = {"alive": OWN_THREADS, "mesh": OWN_THREADS, "reflection": OWN_THREADS, "issuer": 1}
 
 STOP_POLL_INTERVAL = 0.01
 """Seconds between two checks whether gRPC has closed the server."""
@@ -65,13 +76,18 @@ class BlockingServer(ServerBase[ServerCall]):
         max_concurrent_calls: int | None = None,
         max_workers: int,
         options: Sequence[tuple[str, Any]] = (),
+        issuer: IssuerService | None = None,
     ) -> None:
-        super().__init__(address, local_node, max_concurrent_calls=max_concurrent_calls)
+        super().__init__(
+            address,
+            local_node,
+            max_concurrent_calls=max_concurrent_calls,
+            is_issuer=issuer is not None,
+        )
         checks, loop = self._checks, NodeLoop(asyncio.get_running_loop())
         self._threads = CallThreads(max_workers, "aegis-handler", checks, self._admission)
         self._own_threads = {
-            part: CallThreads(OWN_THREADS, f"aegis-{part}", checks)
-            for part in ("alive", "mesh", "reflection")
+            part: CallThreads(count, f"aegis-{part}", checks) for part, count in _THREADS.items()
         }
         self._coroutines = CoroutineHandlers()
         self._senders = StreamSenders("aegis-sender")
@@ -93,6 +109,9 @@ class BlockingServer(ServerBase[ServerCall]):
         mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, methods)
         stats_pb2_grpc.add_IntrospectionServicer_to_server(Introspection(stats, loop), methods)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
+        if issuer is not None:
+            certificates = CertificateService(issuer, local_node)
+            issuer_pb2_grpc.add_IssuerServicer_to_server(certificates, methods)
         reflection.add_reflection((*self.services, *OWN_SERVICES), methods, is_async=False)
         own.update(
             {path: self._with_checks(path, handler) for path, handler in methods.handlers.items()}
@@ -140,7 +159,7 @@ class BlockingServer(ServerBase[ServerCall]):
         service = path.split("/")[1]
         if service in reflection.SERVICES:
             return present(limited_in_time(handler), path, self._own_threads["reflection"])
-        part = "mesh" if path in _WAIT_FOR_LOOP else "alive"
+        part = "mesh" if path in _WAIT_FOR_LOOP else "issuer" if service == ISSUER else "alive"
         return present(handler, path, self._own_threads[part])
 
 

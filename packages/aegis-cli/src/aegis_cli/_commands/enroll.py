@@ -1,0 +1,123 @@
+"""`aegis enroll`: the first identity of a machine, for a token."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from aegis_certs.cli import Command, certificate_directory, examples, json_flag, option
+
+if TYPE_CHECKING:
+    from aegis_certs import TLSConfig, Token
+
+TOKEN = "AEGIS_ENROLL_TOKEN"  # noqa: S105 - the name of a variable
+
+
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "aegis enroll --token-file token",
+        "ssh ca-1 aegis certs token orders-1 | aegis enroll",
+        "aegis enroll orders-1 --token-file token --cert-dir /etc/aegis/certs",
+    ),
+)
+@click.argument("node_id", metavar="[ID]", required=False)
+@option(
+    "--token-file",
+    "AEGIS_TOKEN_FILE",
+    f"The file of the token. Without it, the token is read from ${TOKEN}, or else from standard "
+    "input. A token is never an argument: other users of this machine could read it.",
+    metavar="FILE",
+)
+@certificate_directory("--cert-dir", "Where key, certificate and trust bundle are kept.")
+@option(
+    "--key-type",
+    "AEGIS_CERT_KEY_TYPE",
+    "The type of the new key.",
+    type=click.Choice(["rsa-2048", "rsa-4096", "p256", "p384"]),
+    default="rsa-2048",
+)
+@option(
+    "--timeout",
+    "AEGIS_ENROLL_TIMEOUT",
+    "Seconds until it gives up.",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    metavar="SECONDS",
+)
+@json_flag
+def enroll(
+    node_id: str | None,
+    token_file: str | None,
+    cert_dir: str,
+    key_type: str,
+    timeout: float,
+    json: bool,
+) -> None:
+    """Get the identity of this machine from an issuer of the mesh, for a token.
+
+    The key is created here and never leaves this machine. If the directory has a valid identity of
+    this node already, it is kept, and the token is not used. With an ID, the token must be for it.
+    """
+    from aegis_certs import KeyType
+    from aegis_certs.cli import run_slowly
+    from aegis_discovery.enrolment import enroll_until_cancelled
+
+    token = _token(token_file)
+    tls, is_new = run_slowly(
+        "Asking an issuer for a certificate",
+        lambda: enroll_until_cancelled(
+            token,
+            cert_dir,
+            node_id=node_id or token.node_id,
+            key_type=KeyType(key_type),
+            timeout=timeout,
+        ),
+    )
+    _show(tls, Path(cert_dir), is_new=is_new, json=json)
+
+
+def _token(file: str | None) -> Token:
+    from aegis_certs import Token
+    from aegis_discovery import TokenError
+
+    if file is not None:
+        try:
+            return Token.parse(Path(file).read_bytes()[: 1 << 16])
+        except OSError as error:
+            raise TokenError(f"cannot read {file}: {error.strerror or error}") from error
+    if text := os.environ.get(TOKEN):
+        return Token.parse(text)
+    if sys.stdin.isatty():
+        raise click.UsageError(
+            f"no token was given; name its file with --token-file FILE, set ${TOKEN}, or pipe it "
+            "in; make one where the CA's key is: aegis certs token ID"
+        )
+    return Token.parse(sys.stdin.read(1 << 16))
+
+
+def _show(tls: TLSConfig, directory: Path, *, is_new: bool, json: bool) -> None:
+    from aegis_certs.cli import present
+
+    title = f"{tls.node_id} has enrolled"
+    if not is_new:
+        title = f"{tls.node_id} has a valid identity already; the token was not used"
+    present(
+        json,
+        title,
+        {
+            "id": tls.node_id,
+            "spiffe_id": tls.identity.spiffe_id,
+            "not_after": tls.not_after,
+            "certificate": directory / f"{tls.node_id}-cert.pem",
+            "key": directory / f"{tls.node_id}-key.pem",
+            "trust_bundle": directory / "ca-cert.pem",
+            "enrolled": is_new,
+        },
+        f"Its certificate is renewed while its node runs. Next: aegis node run --id {tls.node_id} "
+        f"--join HOST:PORT",
+        hidden=("id", "enrolled"),
+    )

@@ -1,0 +1,72 @@
+"""The identity that a node starts with, and the CA of a node that issues to its mesh."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from aegis_certs import (
+    CertificateAuthority,
+    IdentitySource,
+    NotFoundError,
+    PassphraseError,
+    TLSConfig,
+    owner_of,
+)
+from aegis_discovery.enrolment import load_or_enroll
+
+from aegis_core._node.options import NodeOptions
+from aegis_core.errors import ConfigError, NoTLSConfigError
+
+
+async def load_identity(options: NodeOptions) -> tuple[IdentitySource, TLSConfig]:
+    """Loads the identity of a node, or gets it for a token; returns also what keeps it fresh.
+
+    Raises:
+        NoTLSConfigError: The options name no identity.
+        aegis_discovery.TokenError: The token cannot be used.
+        aegis_discovery.EnrolmentError: No issuer gave a certificate.
+        aegis_certs.CertsError: The identity cannot be loaded.
+    """
+    identity, cancelled = owner_of(options.id), threading.Event()
+    in_memory = options.token is not None and options.cert_dir is None
+    source = None if in_memory else _source_of(options)
+    cert_dir = None if options.tls or options.tls_options else options.cert_dir
+    try:
+        return await asyncio.to_thread(
+            load_or_enroll, source, identity, options.token, cert_dir, cancelled
+        )
+    finally:
+        cancelled.set()  # its thread would go on asking after a stop
+
+
+def load_authority(options: NodeOptions) -> CertificateAuthority:
+    """Loads the CA of an issuer; blocks.
+
+    Raises:
+        ConfigError: The CA's key is not there, or its passphrase is missing.
+        aegis_certs.CertsError: The files cannot be used.
+    """
+    directory = options.cert_dir
+    assert directory is not None  # noqa: S101 - the options have checked it
+    try:
+        return CertificateAuthority.load(directory)
+    except NotFoundError as error:
+        raise ConfigError("issuer", f"an issuer needs the CA's key: {error}") from error
+    except PassphraseError as error:
+        raise ConfigError("issuer", f"the CA's key cannot be used: {error}") from error
+
+
+def _source_of(options: NodeOptions) -> IdentitySource:
+    if options.tls is not None:
+        return IdentitySource.fixed(options.tls)
+    if options.tls_options is not None:
+        return IdentitySource.of(options.tls_options)
+    if options.cert_dir is None:
+        raise NoTLSConfigError
+    address = options.advertise or options.address
+    # A mistyped directory must not begin a second mesh, with a CA of its own.
+    create_ca = not options.seed_peers
+    return IdentitySource.directory(
+        owner_of(options.id), options.cert_dir, address=address, create_ca=create_ca
+    )

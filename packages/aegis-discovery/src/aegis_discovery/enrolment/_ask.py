@@ -1,0 +1,101 @@
+"""Asks issuers for a certificate, over blocking channels."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import grpc
+from aegis_certs import CertsError, IssuerAddress, TLSConfig
+
+from aegis_discovery.enrolment._search import Attempt, IssuerSearch
+from aegis_discovery.errors import EnrolmentError
+from aegis_discovery.proto import issuer_pb2, issuer_pb2_grpc
+from aegis_discovery.transport._channels import open_channel
+
+T = TypeVar("T")
+
+_REFUSALS = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
+
+_NAMED = ("Hostname Verification", "Peer name")
+
+
+def ask_issuers(
+    issuers: Sequence[IssuerAddress],
+    identity: TLSConfig,
+    method: str,
+    csr: bytes,
+    accept: Callable[[issuer_pb2.IssuedIdentity], T],
+    *,
+    timeout: float,
+    rounds: int | None = None,
+    cancelled: threading.Event | None = None,
+    rng: random.Random | None = None,
+) -> T:
+    """Asks issuers in turn until an answer is accepted; blocks.
+
+    Args:
+        issuers: Those that may be asked. Each must prove its id.
+        identity: What the connections show and trust.
+        method: `Enroll` or `Renew`.
+        csr: The request. Each issuer gets the same one.
+        accept: Returns the result of an answer. An issuer whose answer makes it raise `CertsError`
+            lies, or its clock or ours is wrong; another one is asked.
+        timeout: Seconds until it ends.
+        rounds: How often each issuer is asked at most; None for no limit.
+        cancelled: Ends it early, when it is set.
+        rng: Randomness.
+
+    Raises:
+        EnrolmentError: No issuer gave a certificate.
+    """
+    cancelled = cancelled or threading.Event()
+    search = IssuerSearch(issuers, time.monotonic(), timeout=timeout, rounds=rounds, rng=rng)
+    while not cancelled.is_set():
+        step = search.next(time.monotonic())
+        if step is None:
+            break
+        if not isinstance(step, Attempt):
+            cancelled.wait(step)
+            continue
+        try:
+            return accept(_ask(step, identity, method, csr))
+        except grpc.RpcError as error:
+            if error.code() in _REFUSALS:
+                search.refused(step.issuer, error.details() or "it refused")
+            else:
+                search.failed(step.issuer, _describe(error, step))
+        except CertsError as error:
+            search.failed(step.issuer, f"its answer is not usable: {error}")
+    raise EnrolmentError(search.causes, is_refused=search.is_refused)
+
+
+def _ask(
+    attempt: Attempt, identity: TLSConfig, method: str, csr: bytes
+) -> issuer_pb2.IssuedIdentity:
+    request = issuer_pb2.EnrollRequest if method == "Enroll" else issuer_pb2.RenewRequest
+    channel = open_channel(identity, attempt.issuer.node_id, attempt.issuer.address)
+    with channel:
+        stub: Any = issuer_pb2_grpc.IssuerStub(channel)
+        answer: issuer_pb2.IssuedIdentity = getattr(stub, method)(
+            request(csr=csr), timeout=attempt.timeout
+        )
+        return answer
+
+
+def _describe(error: Any, attempt: Attempt) -> str:
+    details = error.details() or str(error)
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"it did not answer within {attempt.timeout:.3g} s"
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return "it is no issuer; start it with --issuer"
+    if "Connection refused" in details:
+        return "it refused the connection; is it running?"
+    if any(hint in details for hint in _NAMED):
+        return f"another node answers there, not {attempt.issuer.node_id}"
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return "its certificate is not of this mesh, or the clock of one of the two is wrong"
+    return str(details)

@@ -1,0 +1,198 @@
+"""Enrolment: the first identity of a process, for a token."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from aegis_certs import (
+    DirectoryError,
+    ExpectedIdentity,
+    IdentitySource,
+    KeyType,
+    LockTimeoutError,
+    RequestedIdentity,
+    TLSConfig,
+    Token,
+    existing_identity,
+    requesting,
+)
+
+from aegis_discovery.enrolment._ask import ask_issuers
+from aegis_discovery.errors import EnrolmentError, TokenError
+from aegis_discovery.proto import issuer_pb2
+
+_log = logging.getLogger("aegis.identity")
+
+TIMEOUT = 60.0
+"""Seconds that enrolment takes at most, by default."""
+
+AnyToken = Token | str | Path
+"""A token, its text, or the path of a file that holds its text."""
+
+
+def enroll(
+    token: AnyToken,
+    cert_dir: str | Path | None = "./certs",
+    *,
+    node_id: str | None = None,
+    key_type: KeyType = KeyType.RSA_2048,
+    timeout: float = TIMEOUT,
+) -> TLSConfig:
+    """Gets the first identity of a node or client from an issuer of the mesh, for a token.
+
+    The key is created here and never leaves this machine. The issuers that the token names are
+    asked in turn, until one answers; each must prove its id by a certificate of the token's trust
+    bundle. A valid identity that the directory has already is returned as it is, and the token is
+    not used. In a directory that cannot be written, the identity stays in memory.
+
+    Args:
+        token: The token: its text, or the `Path` of a file that holds it.
+        cert_dir: Where the identity is kept, as `aegis_certs.load_or_generate_tls` loads it; None
+            keeps it in memory.
+        node_id: The id that the token must be for; by default any.
+        key_type: The type of the new key.
+        timeout: Seconds until it gives up.
+
+    Raises:
+        TokenError: The token cannot be used: it is for another id, has expired, or names no issuer.
+        EnrolmentError: No issuer gave a certificate; `causes` has the reason of each.
+        aegis_certs.CertsError: The token is damaged, or the directory holds what cannot be used.
+    """
+    return enroll_until_cancelled(
+        token, cert_dir, node_id=node_id, key_type=key_type, timeout=timeout
+    )[0]
+
+
+def enroll_until_cancelled(
+    token: AnyToken,
+    cert_dir: str | Path | None,
+    *,
+    node_id: str | None = None,
+    key_type: KeyType = KeyType.RSA_2048,
+    timeout: float = TIMEOUT,
+    cancelled: threading.Event | None = None,
+) -> tuple[TLSConfig, bool]:
+    """As `enroll`; returns also whether the token was used."""
+    if node_id is not None and cert_dir is not None:
+        # The file of a token may be gone by then.
+        found = existing_identity(node_id, cert_dir)
+        if found is not None:
+            return found, False
+    token = _read(token)
+    if node_id not in (None, token.node_id):
+        raise TokenError(f"it is for {token.node_id}, not for {node_id}", token.node_id)
+    if cert_dir is not None:
+        found = existing_identity(token.node_id, cert_dir)
+        if found is not None:
+            return found, False
+    _check(token, datetime.now(UTC))
+    expected = ExpectedIdentity(token.node_id, token.bundle, token.trust_domain)
+    with contextlib.ExitStack() as stack:
+        try:
+            request = stack.enter_context(
+                requesting(expected, cert_dir, key_type=key_type, timeout=timeout)
+            )
+        except LockTimeoutError:
+            raise
+        except DirectoryError as error:
+            _log.warning("%s will be kept in memory only: %s", token.node_id, error)
+            request = stack.enter_context(requesting(expected, None, key_type=key_type))
+        found = None if cert_dir is None else existing_identity(token.node_id, cert_dir)
+        if found is not None:
+            return found, False  # another process was faster
+        return _ask(token, request, timeout, cancelled), True
+
+
+def load_or_enroll(
+    source: IdentitySource | None,
+    node_id: str,
+    token: AnyToken | None,
+    cert_dir: str | Path | None,
+    cancelled: threading.Event | None = None,
+) -> tuple[IdentitySource, TLSConfig]:
+    """Loads an identity, or gets one for a token; returns also what keeps it fresh.
+
+    Raises:
+        TokenError: As `enroll`.
+        EnrolmentError: As `enroll`.
+        aegis_certs.CertsError: The identity cannot be loaded.
+    """
+    if source is not None and (token is None or _has_ca_key(cert_dir)):
+        return source, source.load()
+    assert token is not None  # noqa: S101 - without a token there is a source
+    tls, _ = enroll_until_cancelled(token, cert_dir, node_id=node_id, cancelled=cancelled)
+    if source is not None and cert_dir is not None:
+        found = existing_identity(node_id, cert_dir)
+        if found is not None and found.certificate == tls.certificate:
+            return source, source.load()
+    return IdentitySource.fixed(tls), tls
+
+
+def _has_ca_key(cert_dir: str | Path | None) -> bool:
+    return cert_dir is not None and (Path(cert_dir) / "ca-key.pem").exists()
+
+
+def _ask(
+    token: Token, request: RequestedIdentity, timeout: float, cancelled: threading.Event | None
+) -> TLSConfig:
+    def accept(answer: issuer_pb2.IssuedIdentity) -> TLSConfig:
+        return request.install(request.verify(tuple(answer.chain)))
+
+    try:
+        tls = ask_issuers(
+            token.issuers,
+            token.tls(),
+            "Enroll",
+            request.csr,
+            accept,
+            timeout=timeout,
+            cancelled=cancelled,
+        )
+    except EnrolmentError as error:
+        if datetime.now(UTC) >= token.not_after:
+            raise TokenError(_expired(token), token.node_id) from error
+        raise
+    _log.info("%s has enrolled; its certificate expires at %s", tls.node_id, tls.not_after)
+    return tls
+
+
+def _read(token: AnyToken) -> Token:
+    if isinstance(token, Token):
+        return token
+    if isinstance(token, Path):
+        try:
+            token = token.read_text(encoding="ascii", errors="replace")
+        except OSError as error:
+            raise TokenError(f"cannot read {token}: {error.strerror or error}") from error
+    return Token.parse(token)
+
+
+def _check(token: Token, now: datetime) -> None:
+    if now >= token.not_after:
+        raise TokenError(_expired(token), token.node_id)
+    start = token.certificate.not_valid_before_utc
+    if now < start:
+        raise TokenError(
+            f"it is valid from {start:%Y-%m-%d %H:%M:%S} UTC on, and here it is "
+            f"{now:%Y-%m-%d %H:%M:%S} UTC; set the clock of this machine",
+            token.node_id,
+        )
+    if not token.issuers:
+        raise TokenError(
+            "it names no issuer; start one (`aegis node run --issuer`) and make another token, or "
+            "name its address when you make it (`--at HOST:PORT`)",
+            token.node_id,
+        )
+
+
+def _expired(token: Token) -> str:
+    ago = max(datetime.now(UTC) - token.not_after, timedelta())
+    when = f"{token.not_after:%Y-%m-%d %H:%M:%S} UTC"
+    return (
+        f"it has expired at {when}, {int(ago.total_seconds())} s ago by the clock of this machine; "
+        f"make another one where the CA's key is (`aegis certs token {token.node_id}`)"
+    )

@@ -1,0 +1,90 @@
+"""Renewal at the issuers of the mesh, on a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from aegis_certs import IdentitySource, IssuerAddress, TLSConfig
+
+from aegis_discovery.enrolment._ask import ask_issuers
+from aegis_discovery.proto import issuer_pb2
+
+_log = logging.getLogger("aegis.identity")
+
+TIMEOUT = 120.0
+"""Seconds that one attempt takes at most; after it the rotator waits and tries again."""
+
+
+class MeshRenewal:
+    """Asks issuers for the successor of an identity, as `identity.RemoteRenewal` describes.
+
+    Args:
+        source: The identity's source, which keeps the new key and its certificate.
+        issuers: Returns those that the mesh lists now.
+        on_answer: Called on the thread with each answer that was accepted.
+    """
+
+    def __init__(
+        self,
+        source: IdentitySource,
+        issuers: Callable[[], Sequence[IssuerAddress]],
+        on_answer: Callable[[issuer_pb2.IssuedIdentity], object] = lambda _: None,
+    ) -> None:
+        self._source = source
+        self._issuers = issuers
+        self._on_answer = on_answer
+        self._running: Future[TLSConfig] | None = None
+        self._cancelled = threading.Event()
+
+    @property
+    def is_possible(self) -> bool:
+        return bool(self._issuers())
+
+    @property
+    def is_running(self) -> bool:
+        return self._running is not None
+
+    def begin(self, tls: TLSConfig) -> None:
+        future = self._running = Future[TLSConfig]()
+
+        def run() -> None:
+            try:
+                future.set_result(self._renew(tls))
+            except BaseException as error:  # noqa: BLE001 - `result` raises it
+                future.set_exception(error)
+
+        # A daemon: a process that stops does not wait for an issuer.
+        threading.Thread(target=run, name="aegis-renewal", daemon=True).start()
+
+    def result(self) -> TLSConfig | None:
+        running = self._running
+        if running is None or not running.done():
+            return None
+        self._running = None
+        return running.result()
+
+    def close(self) -> None:
+        """Ends an attempt early."""
+        self._cancelled.set()
+
+    def _renew(self, tls: TLSConfig) -> TLSConfig:
+        with self._source.requesting(tls) as request:
+
+            def accept(answer: issuer_pb2.IssuedIdentity) -> TLSConfig:
+                installed = request.install(request.verify(tuple(answer.chain)))
+                self._on_answer(answer)
+                return installed
+
+            return ask_issuers(
+                self._issuers(),
+                tls,
+                "Renew",
+                request.csr,
+                accept,
+                timeout=TIMEOUT,
+                rounds=1,
+                cancelled=self._cancelled,
+            )

@@ -1,0 +1,266 @@
+"""Enrolment between a machine with a token and issuers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aegis_certs import (
+    CertificateAuthority,
+    InvalidTokenError,
+    IssuerAddress,
+    KeyType,
+    Token,
+    identity_of,
+    load_or_generate_tls,
+)
+from aegis_core import aio
+from aegis_discovery import EnrolmentError, TokenError, enroll
+from aegis_discovery.aio import connect
+from aegis_discovery.aio import enroll as enroll_async
+
+P256 = KeyType.P256
+
+
+def _unused_port() -> int:
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+async def test_a_machine_enrols_then_serves_then_calls(
+    both: Any, home: Any, token_for: Any, tmp_path: Path, until: Any
+) -> None:
+    first = await both("ca-1", cert_dir=home.directory, issuer=True)
+    token = token_for("orders-1", days=7, hosts=["orders.example"])
+    there = tmp_path / "there"
+    tls = await enroll_async(token, there, key_type=P256)
+    assert identity_of(tls.certificate).node_id == "orders-1"
+    assert tls.not_after - datetime.now(UTC) < timedelta(days=8)
+    names = {path.name for path in there.iterdir()}
+    assert {"ca-cert.pem", "orders-1-cert.pem", "orders-1-key.pem"} <= names
+    assert "ca-key.pem" not in names
+    assert (there / "orders-1-key.pem").stat().st_mode & 0o777 == 0o600
+    assert load_or_generate_tls("orders-1", there).certificate == tls.certificate
+    second = await both("orders-1", cert_dir=there, seed_peers=[first.address])
+    await until(
+        lambda: set(first.topology.nodes) == set(second.topology.nodes) == {"ca-1", "orders-1"}
+    )
+
+
+async def test_a_node_enrols_when_it_starts(
+    both: Any, home: Any, token_for: Any, tmp_path: Path
+) -> None:
+    first = await both("ca-1", cert_dir=home.directory, issuer=True)
+    there, file = tmp_path / "there", tmp_path / "token"
+    file.write_text(f"{token_for('orders-1')}\n")
+    node = await both("orders-1", cert_dir=there, token=file, seed_peers=[first.address])
+    serial = node.tls.certificate.serial_number
+    await both.stop(node)
+    # The file of the token is not needed any more, nor is an issuer.
+    file.unlink()
+    await both.stop(first)
+    again = await both("orders-1", cert_dir=there, token=file)
+    assert again.tls.certificate.serial_number == serial
+
+
+async def test_a_client_enrols_when_it_connects(
+    nodes: Any, home: Any, token_for: Any, tmp_path: Path
+) -> None:
+    first = await nodes("ca-1", cert_dir=home.directory, issuer=True)
+    text = str(token_for("web-1", client_only=True))
+    options = {"node_id": "web-1", "cert_dir": tmp_path / "web", "token": text}
+    async with connect(first.address, **options) as mesh:
+        assert set(mesh.topology.nodes) == {"ca-1"}
+    assert (tmp_path / "web" / "web-1-key.pem").exists()
+    token = token_for("web-2", client_only=True)
+    async with connect(first.address, node_id="web-2", cert_dir=None, token=token) as mesh:
+        assert set(mesh.topology.nodes) == {"ca-1"}
+
+
+def _issued(home: CertificateAuthority, there: Path, node_id: str, **options: Any) -> Any:
+    """Issues an identity, and moves it to another directory."""
+    tls = home.issue(node_id, key_type=P256, **options)
+    there.mkdir(mode=0o700)
+    for name in (f"{node_id}-cert.pem", f"{node_id}-key.pem"):
+        (home.directory / name).rename(there / name)
+    (there / "ca-cert.pem").write_bytes((home.directory / "ca-cert.pem").read_bytes())
+    return tls
+
+
+async def test_a_valid_identity_is_kept_and_the_token_not_used(
+    nodes: Any, home: Any, token_for: Any, tmp_path: Path
+) -> None:
+    await nodes("ca-1", cert_dir=home.directory, issuer=True)
+    there = tmp_path / "there"
+    old = _issued(home, there, "orders-1")
+    token = token_for("orders-1")
+    assert (await enroll_async(token, there)).certificate == old.certificate
+    # It can still be used.
+    assert (await enroll_async(token, tmp_path / "other", key_type=P256)).node_id == "orders-1"
+
+
+async def test_an_expired_identity_is_replaced(
+    nodes: Any, home: Any, token_for: Any, tmp_path: Path
+) -> None:
+    await nodes("ca-1", cert_dir=home.directory, issuer=True)
+    there, past = tmp_path / "there", datetime.now(UTC) - timedelta(hours=20)
+    old = _issued(home, there, "orders-1", at=past, days=0.1)
+    assert old.not_after < datetime.now(UTC)
+    await nodes("orders-1", cert_dir=there, token=str(token_for("orders-1")))
+    found = load_or_generate_tls("orders-1", there)
+    assert found.not_after > datetime.now(UTC) + timedelta(days=80)
+    # A revoked one is replaced too, if the CA made another token.
+    home.revoke("orders-1")
+    (there / "crl.pem").write_bytes((home.directory / "crl.pem").read_bytes())
+    again = await enroll_async(token_for("orders-1"), there, key_type=P256)
+    assert again.certificate != found.certificate
+
+
+async def test_a_token_for_another_id_is_refused(token_for: Any, tmp_path: Path) -> None:
+    with pytest.raises(TokenError, match="it is for orders-1, not for orders-2"):
+        enroll(token_for("orders-1"), tmp_path / "there", node_id="orders-2")
+
+
+def test_an_expired_token_says_so_at_once(token_for: Any, tmp_path: Path) -> None:
+    token = token_for("orders-1", at=datetime.now(UTC) - timedelta(hours=1))
+    with pytest.raises(TokenError, match=r"has expired at .*`aegis certs token orders-1`"):
+        enroll(token, tmp_path / "there")
+
+
+def test_a_clock_that_is_behind_is_named(token_for: Any, tmp_path: Path) -> None:
+    token = token_for("orders-1", at=datetime.now(UTC) + timedelta(hours=1))
+    with pytest.raises(TokenError, match="set the clock of this machine"):
+        enroll(token, tmp_path / "there")
+
+
+def test_a_token_without_issuers_says_what_to_do(token_for: Any, tmp_path: Path) -> None:
+    with pytest.raises(TokenError, match="--at HOST:PORT"):
+        enroll(token_for("orders-1"), tmp_path / "there")
+
+
+def test_text_that_is_no_token_shows_nothing_of_it(tmp_path: Path) -> None:
+    with pytest.raises(InvalidTokenError) as error:
+        enroll("aegis1.c2VjcmV0", tmp_path / "there")
+    assert "c2VjcmV0" not in str(error.value)
+
+
+def test_an_issuer_that_does_not_run_is_named(token_for: Any, tmp_path: Path) -> None:
+    at = IssuerAddress("ca-1", f"127.0.0.1:{_unused_port()}")
+    with pytest.raises(EnrolmentError, match="refused the connection; is it running") as error:
+        enroll(token_for("orders-1", issuers=[at]), tmp_path / "there", timeout=0.5)
+    assert list(error.value.causes) == [f"ca-1@{at.address}"]
+    assert not error.value.is_refused
+
+
+async def test_a_member_that_poses_as_an_issuer_gets_no_request(
+    nodes: Any, home: Any, token_for: Any, tmp_path: Path
+) -> None:
+    home.issue("mallory", key_type=P256)
+    mallory = await nodes("mallory", cert_dir=home.directory, issuer=True)
+    token = token_for("orders-1", issuers=[IssuerAddress("ca-1", mallory.address)])
+    token = Token(token.key_pem, token.certificate, token.bundle, token.issuers[:1])
+    with pytest.raises(EnrolmentError, match="another node answers there, not ca-1"):
+        await enroll_async(token, tmp_path / "there", key_type=P256, timeout=1)
+
+
+async def test_the_others_are_asked_if_one_is_not_reachable(
+    nodes: Any, home: Any, token_for: Any, tmp_path: Path
+) -> None:
+    dead = IssuerAddress("ca-2", f"127.0.0.1:{_unused_port()}")
+    first = await nodes("ca-1", cert_dir=home.directory, issuer=True)
+    token = token_for("orders-1", issuers=[dead])
+    assert token.issuers == (dead, IssuerAddress("ca-1", first.address))
+    assert (await enroll_async(token, tmp_path / "there", key_type=P256)).node_id == "orders-1"
+
+
+async def test_a_token_made_before_the_issuer_ran_works_at_its_address(
+    nodes: Any, home: Any, token_for: Any, tmp_path: Path
+) -> None:
+    at = IssuerAddress("ca-1", f"127.0.0.1:{_unused_port()}")
+    token = token_for("orders-1", issuers=[at])
+    enrolling = asyncio.create_task(enroll_async(token, tmp_path / "there", key_type=P256))
+    await nodes("ca-1", cert_dir=home.directory, issuer=True, address=at.address)
+    assert (await enrolling).node_id == "orders-1"
+
+
+async def test_a_lost_answer_costs_nothing(
+    nodes: Any, home: Any, token_for: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await nodes("ca-1", cert_dir=home.directory, issuer=True)
+    token, there = token_for("orders-1"), tmp_path / "there"
+    from aegis_certs import RequestedIdentity
+
+    with monkeypatch.context() as patch:
+
+        def die(*_: object) -> Any:
+            raise SystemExit
+
+        patch.setattr(RequestedIdentity, "install", die)
+        with pytest.raises(SystemExit):
+            await asyncio.to_thread(enroll, token, there, key_type=P256)
+    assert (there / "orders-1_new-key.pem").stat().st_mode & 0o777 == 0o600
+    tls = await enroll_async(token, there, key_type=P256)
+    assert not (there / "orders-1_new-key.pem").exists()
+    log = (home.directory / "audit.jsonl").read_text()
+    assert log.count('"enroll"') == 1
+    assert f"{tls.certificate.serial_number:x}" in log
+
+
+async def test_a_stolen_token_is_useless_after_the_owner_and_the_log_names_it(
+    nodes: Any, home: Any, token_for: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await nodes("ca-1", cert_dir=home.directory, issuer=True)
+    token = token_for("orders-1")
+    await enroll_async(token, tmp_path / "owner", key_type=P256)
+    with pytest.raises(EnrolmentError, match="make another token") as error:
+        await enroll_async(token, tmp_path / "thief", key_type=P256, timeout=10)
+    assert error.value.is_refused
+    assert any("thief" in record.message for record in caplog.records)
+
+
+async def test_processes_that_start_together_enrol_once(
+    nodes: Any, home: Any, token_for: Any, tmp_path: Path
+) -> None:
+    await nodes("ca-1", cert_dir=home.directory, issuer=True)
+    token, there = token_for("orders-1"), tmp_path / "there"
+    found = await asyncio.gather(*(enroll_async(token, there, key_type=P256) for _ in range(4)))
+    assert len({tls.certificate_chain for tls in found}) == 1
+
+
+async def test_a_directory_that_cannot_be_written_keeps_the_identity_in_memory(
+    nodes: Any, home: Any, token_for: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = await nodes("ca-1", cert_dir=home.directory, issuer=True)
+    occupied = tmp_path / "file"
+    occupied.write_text("")  # root may write into any directory, but not below a file
+    node = await nodes(
+        "orders-1", cert_dir=occupied, token=token_for("orders-1"), seed_peers=[first.address]
+    )
+    assert node.tls.node_id == "orders-1"
+    assert any("in memory only" in record.message for record in caplog.records)
+
+
+async def test_a_cancelled_enrolment_stops_asking(token_for: Any, tmp_path: Path) -> None:
+    at = IssuerAddress("ca-1", f"127.0.0.1:{_unused_port()}")
+    token = token_for("orders-1", issuers=[at])
+    task = asyncio.create_task(enroll_async(token, tmp_path / "there", key_type=P256))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    names = [thread.name for thread in threading.enumerate()]
+    assert not any("grpc" in name for name in names)
+
+
+async def test_an_issuer_without_the_key_of_a_ca_says_so(home: Any, tmp_path: Path) -> None:
+    (home.directory / "ca-key.pem").unlink()
+    node = aio.Node("ca-1", address="127.0.0.1:0", cert_dir=home.directory, issuer=True)
+    with pytest.raises(Exception, match="an issuer needs the CA's key"):
+        await node.start()
