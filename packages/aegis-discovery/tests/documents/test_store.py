@@ -240,9 +240,17 @@ def test_a_bundle_needs_a_root_of_this_trust_domain(authority: Authority, tmp_pa
     assert store.bundle.fingerprint == both.fingerprint
 
 
-def test_the_order_of_a_bundle_changes_nothing(authority: Authority, other: Authority) -> None:
+def test_a_bundle_says_which_ca_issues_and_has_no_other_order(
+    authority: Authority, other: Authority
+) -> None:
     one, two = authority.ca.certificate, other.ca.certificate
-    assert encode_bundle(TrustBundle([one, two])) == encode_bundle(TrustBundle([two, one]))
+    three = authority.ca.prepare_rotation(at=NOW) and authority.ca.bundle.certificates[1]
+    first, again, rotated = (
+        encode_bundle(TrustBundle(cas))
+        for cas in ([one, two, three], [one, three, two, one], [three, one, two])
+    )
+    assert first == again != rotated
+    assert TrustBundle.from_pem(rotated).certificates[0] == three
 
 
 def test_a_bundle_with_a_root_that_nobody_had_needs_the_old_root(

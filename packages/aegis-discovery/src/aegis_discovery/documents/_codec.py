@@ -62,9 +62,12 @@ def document_from_wire(message: mesh_pb2.SignedDocument) -> SignedDocument:
 
 
 def encode_bundle(bundle: TrustBundle) -> bytes:
-    """The content of a trust bundle: its certificates in PEM, in an order of their own."""
-    pems = sorted(TrustBundle([one]).pem for one in dict.fromkeys(bundle.certificates))
-    return b"".join(pems)
+    """The content of a trust bundle: the issuing CA in PEM, then the others in a fixed order.
+
+    A process whose leaf is of another CA than the first knows that its CA was replaced.
+    """
+    issuing, *others = (TrustBundle([one]).pem for one in dict.fromkeys(bundle.certificates))
+    return b"".join([issuing, *sorted(others)])
 
 
 def encode_issuers(issuers: Iterable[IssuerAddress]) -> bytes:
