@@ -31,7 +31,7 @@ EXPORTED = {
         install_identity is_authority kubernetes_secret list_certificates load_or_generate_tls
         load_tls matching_names new_enrolment_key_and_csr owner_of parse_worker_id pkcs12
         request_certificate requesting spiffe_bundle system_trust_store validate_node_id
-        verify_authority write_issuer_address
+        verify_authority write_issuer_address PublishedFiles needed_cas
     """,
     "aegis_certs.cli": """
         Command CommandGroup UNLIMITED certificate_directory certs certs_exit_codes examples fail
@@ -83,7 +83,7 @@ EXPORTED = {
     "aegis_discovery.aio.transport": "ChannelCache open_channel",
     "aegis_discovery.background": "BackgroundLoop new_event_loop register_at_fork sleep_until_tick",
     "aegis_discovery.documents": """
-        Change Document DocumentKind DocumentStore DocumentVerifier Forgotten IssuerAddress
+        Change Document DocumentKeeper DocumentKind DocumentStore NAMES DocumentVerifier Forgotten
         MAX_AHEAD MAX_CONTENT SignedDocument Verifier crl_document document_from_wire
         document_to_wire encode_bundle encode_forgotten encode_issuers sign_document
     """,
@@ -104,7 +104,7 @@ EXPORTED = {
     "aegis_discovery.logs": "LogLimiter",
     "aegis_discovery.policy": """
         CallRule Decision OPEN_SERVICES Policy PolicyError ProvideRule ProviderAuthorizer Subject
-        load_policy parse_policy split_method
+        combined load_policy parse_policy split_method
     """,
     "aegis_discovery.records": """
         LEASE MAX_AHEAD MAX_RECORD Opinion REPUBLISH_EVERY Record RecordSigner RecordVerifier Signed

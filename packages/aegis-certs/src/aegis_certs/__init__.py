@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from aegis_certs._identity.load import CertificateSource, TLSOptions, load_tls
     from aegis_certs._identity.load_or_generate import existing_identity, load_or_generate_tls
+    from aegis_certs._identity.published import PublishedFiles
     from aegis_certs._identity.renewal_schedule import RenewalSchedule
     from aegis_certs._identity.requested import ExpectedIdentity, RequestedIdentity, requesting
     from aegis_certs._identity.source import IdentitySource
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from aegis_certs._x509.revocation_list import Revocation, RevocationList, RevocationReason
     from aegis_certs._x509.tls_config import TLSConfig
     from aegis_certs._x509.token import IssuerAddress, Token
-    from aegis_certs._x509.trust import TrustBundle
+    from aegis_certs._x509.trust import TrustBundle, needed_cas
     from aegis_certs._x509.validity import CertificateState
 
 __all__ = [
@@ -79,6 +80,7 @@ __all__ = [
     "IssuerAddress",
     "KeyType",
     "MeshView",
+    "PublishedFiles",
     "Renewal",
     "RenewalSchedule",
     "RequestedIdentity",
@@ -112,6 +114,7 @@ __all__ = [
     "load_or_generate_tls",
     "load_tls",
     "matching_names",
+    "needed_cas",
     "new_enrolment_key_and_csr",
     "owner_of",
     "parse_worker_id",
@@ -144,6 +147,7 @@ _HOMES = {
     "KeyType": "_x509.names",
     "MAX_WORKERS": "_x509.names",
     "MeshView": "_ca.rotation.plan",
+    "PublishedFiles": "_identity.published",
     "Renewal": "_ca.renew",
     "RenewalSchedule": "_identity.renewal_schedule",
     "RequestedIdentity": "_identity.requested",
@@ -177,6 +181,7 @@ _HOMES = {
     "load_or_generate_tls": "_identity.load_or_generate",
     "load_tls": "_identity.load",
     "matching_names": "_x509.names",
+    "needed_cas": "_x509.trust",
     "new_enrolment_key_and_csr": "_identity.enrolment",
     "owner_of": "_x509.names",
     "parse_worker_id": "_x509.names",

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from aegis_certs import RevocationList, TLSConfig
+from aegis_certs import PublishedFiles, RevocationList, TLSConfig
 from aegis_discovery import InvalidRecordError, NodeInfo, Topology
+from aegis_discovery.documents import DocumentKeeper
 from aegis_discovery.feed import FeedReader, remove_impersonators
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.records import Record, RecordSigner, RecordVerifier
@@ -25,6 +26,8 @@ class NodeState:
         node_id: The id of the node.
         identity: The same without the number of a worker: the name in its certificate.
         joined: Set once a peer has sent all that it knows.
+        keeper: Keeps the documents of the mesh in the directory of the identity.
+        documents: The documents.
         on_failure: Stops the node because of an error that it cannot continue with.
     """
 
@@ -36,8 +39,11 @@ class NodeState:
         node_id: str,
         mesh: str,
         on_failure: Callable[[Exception], None],
+        files: PublishedFiles | None = None,
     ) -> None:
         self.tls = tls
+        self.keeper = DocumentKeeper(tls, mesh=mesh, files=files)
+        self.documents = self.keeper.store
         self.mesh = mesh
         self.node_id = node_id
         self.identity = tls.node_id
@@ -74,6 +80,7 @@ class NodeState:
         self.tls, self.chain = tls, _chain(tls)
         self.caller_verifier.change_bundle(tls.bundle)
         self.verifier.change_bundle(tls.bundle)
+        self.keeper.change_identity(tls)
         self.verifier.add_chain(self.chain)
         node = self.topology.get_node(self.node_id)
         if node is not None and node.trust_bundle != tls.bundle_fingerprint:
@@ -84,11 +91,16 @@ class NodeState:
     def apply_revocations(self, revocations: RevocationList) -> None:
         """Refuses revoked certificates from now on, and removes their records."""
         self.caller_verifier.apply_revocations(revocations)
+        self.keeper.apply_revocations(revocations)
         self.topology.remove_revoked(self.verifier.apply_revocations(revocations))
 
     def new_reader(self) -> FeedReader:
         return FeedReader(
-            self.topology, self.verifier, trusts_statuses=False, log_limiter=self._log_limiter
+            self.topology,
+            self.verifier,
+            trusts_statuses=False,
+            log_limiter=self._log_limiter,
+            documents=self.documents,
         )
 
     @property

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 import pytest
-from aegis_certs import DocumentSigner, TrustBundle
+from aegis_certs import DocumentSigner, IssuerAddress, TrustBundle
 from aegis_discovery import InvalidDocumentError
 from aegis_discovery.documents import (
     MAX_CONTENT,
@@ -19,7 +19,6 @@ from aegis_discovery.documents import (
     DocumentStore,
     DocumentVerifier,
     Forgotten,
-    IssuerAddress,
     SignedDocument,
     crl_document,
     encode_bundle,

@@ -127,6 +127,7 @@ class DirectoryOrigin(Origin):
         self._request = request
         self._create_ca = create_ca
         self.crl_path = self._store.crl_path
+        self.directory = self._store.directory
 
     def __repr__(self) -> str:
         return f"{self._request.node_id!r} in {str(self._store.directory)!r}"

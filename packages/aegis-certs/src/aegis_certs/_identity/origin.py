@@ -23,6 +23,7 @@ class Origin:
 
     crl_path: Path | None = None
     _new_key: tuple[x509.Certificate, PrivateKey] | None = None
+    directory: Path | None = None  # in which this package may write
 
     def stat_keys(self) -> StatKeys:
         """A value that changes when a file of the identity does."""

@@ -16,6 +16,7 @@ from aegis_certs._ca.known_revocations import logged_revocations
 from aegis_certs._ca.spec import IdentityRequest, RequestOptions
 from aegis_certs._identity.load_or_generate import DirectoryOrigin
 from aegis_certs._identity.origin import FixedOrigin, Origin, StatKeys
+from aegis_certs._identity.published import PublishedFiles
 from aegis_certs._identity.requested import RequestedIdentity
 from aegis_certs._store import files
 from aegis_certs._store.directory import AUDIT_FILE
@@ -156,6 +157,12 @@ class IdentitySource:
     def current(self) -> TLSConfig | None:
         """The last identity that was returned; None before the first load."""
         return self._current
+
+    @property
+    def published(self) -> PublishedFiles | None:
+        """The files that follow what the mesh publishes; None without a directory of our own."""
+        directory = self._origin.directory
+        return None if directory is None else PublishedFiles(directory)
 
     def issuer_replaced(self) -> bool:
         """Whether a rotation has replaced the CA that issued the current leaf.

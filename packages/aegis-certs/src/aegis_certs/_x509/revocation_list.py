@@ -191,7 +191,12 @@ class RevocationList:
     @property
     def crls(self) -> tuple[bytes, ...]:
         """The newest CRL of each CA, in DER."""
-        return tuple(crl.public_bytes(Encoding.DER) for crl in self._newest.values())
+        return tuple(map(self.der_of, self._newest.values()))
+
+    @staticmethod
+    def der_of(crl: x509.CertificateRevocationList) -> bytes:
+        """A CRL in DER."""
+        return crl.public_bytes(Encoding.DER)
 
     def adding(
         self,

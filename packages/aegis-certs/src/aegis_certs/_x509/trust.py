@@ -247,6 +247,27 @@ def signed_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
     return True
 
 
+def needed_cas(
+    chain: Sequence[x509.Certificate], bundle: TrustBundle, successor: TrustBundle
+) -> tuple[x509.Certificate, ...]:
+    """The CAs of a bundle that a chain needs and that its successor lacks.
+
+    Without them the holder of the chain, and all that trust what it trusts, would refuse it. This
+    is empty if the chain leads to a CA of the successor too, or to none of the bundle.
+    """
+    if successor.path_of(chain):
+        return ()
+    path = bundle.path_of(chain)
+    if not path:
+        return ()
+    above = bundle.issuer_of(path[-1])
+    found = [ca for ca in path[1:] if ca in bundle.certificates]
+    while above is not None and above not in found:
+        found.append(above)
+        above = bundle.issuer_of(above)
+    return tuple(found)
+
+
 def is_ca(certificate: x509.Certificate) -> bool:
     """Whether this is the certificate of a CA."""
     constraints = extension_of(certificate, x509.BasicConstraints)

@@ -21,8 +21,10 @@ from aegis_certs import (
 from aegis_discovery import HealthStatus, NodeInfo
 from aegis_discovery.aio.identity import run_rotator
 from aegis_discovery.background import sleep_until_tick
+from aegis_discovery.documents import NAMES, Change, Document, DocumentKind
 from aegis_discovery.enrolment import MeshRenewal
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityRotator
+from aegis_discovery.policy import combined
 from aegis_discovery.transport import parse_seed
 
 from aegis_core._access.policy_file import POLL_INTERVAL, PolicySource
@@ -71,14 +73,21 @@ class RunningNode:
         self._policy = policy
         self._authority = authority
         self._renewal = MeshRenewal(source, self._issuers)
-        self._rotator = IdentityRotator(source, tls, remote=self._renewal)
         self._publish_identity = on_identity
         self._has_joined = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._started_at = datetime.now(UTC)
         self._outbound = outbound
         self.state = NodeState(
-            tls, outbound.topology, node_id=options.id, mesh=options.mesh, on_failure=on_failure
+            tls,
+            outbound.topology,
+            node_id=options.id,
+            mesh=options.mesh,
+            on_failure=on_failure,
+            files=source.published,
+        )
+        self._rotator = IdentityRotator(
+            source, tls, remote=self._renewal, published=self.state.keeper
         )
         self.monitor = HealthMonitor(
             options.id,
@@ -102,6 +111,7 @@ class RunningNode:
             is_behind=lambda peer_id: self.peers.is_behind(peer_id),
             caller_verifier=self.state.caller_verifier,
             has_joined=lambda: self._has_joined,
+            documents=self.state.documents,
         )
         self.server = make_server(
             tls,
@@ -127,6 +137,9 @@ class RunningNode:
         options = self._options
         address = published_address(options.address, options.advertise, self.server.port)
         await self.monitor.check()
+        await asyncio.to_thread(self.state.keeper.load)
+        self._apply_policy()
+        self.state.documents.subscribe(self._on_document)
         for event in await asyncio.to_thread(self._rotator.poll):
             self._on_identity(event)
         self.state.topology.add_node(
@@ -169,7 +182,7 @@ class RunningNode:
         write_issuer_address(self._authority.directory, self.state.identity, address)
 
     def _issuers(self) -> Sequence[IssuerAddress]:
-        return ()
+        return self.state.documents.issuers
 
     def stats(self) -> NodeStats:
         topology, server = self.state.topology, self.server
@@ -215,8 +228,9 @@ class RunningNode:
                 self._apply_policy()
 
     def _apply_policy(self) -> None:
-        self.server.set_policy(self._policy.policy)
-        self.may_provide.set_policy(self._policy.policy)
+        policy = combined(self._policy.policy, self.state.documents.policy)
+        self.server.set_policy(policy)
+        self.may_provide.set_policy(policy)
 
     def _on_identity(self, event: IdentityEvent) -> None:
         if event.kind is IdentityEventKind.CHANGED:
@@ -228,6 +242,21 @@ class RunningNode:
         elif event.kind is IdentityEventKind.REVOCATIONS:
             self.state.apply_revocations(self._rotator.revocations)
         self._publish_identity(event)
+
+    def _on_document(self, change: Change) -> None:
+        # Soon, because this may close the feed that is being read.
+        if change.is_news:
+            asyncio.get_running_loop().call_soon(self._apply, change.document)
+
+    def _apply(self, document: Document) -> None:
+        """Does what a document of the mesh's CA says, at once; files are written later."""
+        node_id, kind = self.state.node_id, document.kind
+        _log.info("%s applies the %s that was published", node_id, NAMES[kind])
+        if kind in (DocumentKind.CRL, DocumentKind.BUNDLE):
+            for event in self._rotator.apply_published():
+                self._on_identity(event)
+        elif kind is DocumentKind.POLICY:
+            self._apply_policy()
 
     async def stop(self, grace: float, *, leave: bool) -> None:
         """Stops the node, and leaves the mesh unless another process runs under this id."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from aegis_certs import MAX_WORKERS, owner_of
 from aegis_discovery import InvalidRecordError, NodeInfo, NodeStatus, Topology
+from aegis_discovery.documents import DocumentStore
 from aegis_discovery.feed import FeedWriter, request_problem
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.proto import aegis_pb2, mesh_pb2
@@ -44,6 +45,7 @@ class LocalNode:
     is_behind: Callable[[str], bool]
     caller_verifier: CallerVerifier
     has_joined: Callable[[], bool]
+    documents: DocumentStore
 
 
 def live_workers(topology: Topology, identity: str) -> int:
@@ -186,7 +188,11 @@ class FeedAdmission:
         try:
             watcher = self._check(request, caller)
             writer = FeedWriter(
-                self._node.topology, self._node.chain_of, watcher=watcher, request=request
+                self._node.topology,
+                self._node.chain_of,
+                watcher=watcher,
+                request=request,
+                documents=self._node.documents,
             )
         except BaseException:
             self.release(caller)

@@ -28,6 +28,7 @@ class Mesh:
         self.topology: Topology = client.topology
         self.pool = pool
         client.on_identity_change(pool.change_identity)
+        client.may_provide.subscribe_changed(pool.reevaluate)
 
     def get_certificate(self, node_id: str) -> x509.Certificate | None:
         """Returns the certificate of a node; None if it is unknown or signs nothing itself."""

@@ -22,11 +22,15 @@ from aegis_discovery._model import ServiceInfo
 from aegis_discovery._runtime.addresses import SeedPeer
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.topology import Topology
+from aegis_discovery.documents._document import Change, DocumentKind
+from aegis_discovery.documents._keeper import DocumentKeeper
 from aegis_discovery.errors import ConnectError, DiscoveryError
 from aegis_discovery.feed._impersonators import remove_impersonators
 from aegis_discovery.feed._reader import FeedReader, ReceiveResult
 from aegis_discovery.identity._rotator import IdentityEvent, IdentityEventKind, IdentityRotator
 from aegis_discovery.identity._run import run_rotator
+from aegis_discovery.policy._providers import ProviderAuthorizer
+from aegis_discovery.policy._rules import Policy, combined
 from aegis_discovery.records._verifier import RecordVerifier
 from aegis_discovery.transport._aio_channels import open_channel
 from aegis_discovery.transport._backoff import Backoff
@@ -51,6 +55,8 @@ class FeedClient:
     Attributes:
         topology: All nodes of the mesh, or only the providers of some services. Only the feed
             changes it.
+        documents: What the CA of the mesh has published.
+        may_provide: Decides by both policies which nodes may provide a service.
     """
 
     def __init__(
@@ -61,8 +67,11 @@ class FeedClient:
         *,
         mesh: str,
         services: Collection[ServiceInfo] = (),
+        policy: Policy | None = None,
         timeout: float | None = 10.0,
     ) -> None:
+        self._policy = policy
+        self.may_provide = ProviderAuthorizer(policy, tls.trust_domain)
         # No node of a mesh has an empty id: a client never writes a record.
         self.topology = Topology(owner="")
         self._tls = tls
@@ -76,11 +85,17 @@ class FeedClient:
             find_signed=self.topology.find_signed,
         )
         remove_impersonators(self.topology, self._verifier)
+        self._keeper = DocumentKeeper(tls, mesh=mesh, files=source.published)
+        self.documents = self._keeper.store
         self._reader = FeedReader(
-            self.topology, self._verifier, trusts_statuses=True, services=services
+            self.topology,
+            self._verifier,
+            trusts_statuses=True,
+            services=services,
+            documents=self.documents,
         )
         self._log_limiter = LogLimiter(_log)
-        self._rotator = IdentityRotator(source, tls)
+        self._rotator = IdentityRotator(source, tls, published=self._keeper)
         self._listeners: list[Callable[[TLSConfig], object]] = []
         self._ready = asyncio.Event()
         self._causes: dict[str, str] = {}
@@ -101,6 +116,11 @@ class FeedClient:
         Raises:
             ConnectError: If no peer sent it within the timeout, with the cause for each peer.
         """
+        await asyncio.to_thread(self._keeper.load)
+        self._apply_policy()
+        self.documents.subscribe(self._on_document)
+        for event in self._rotator.apply_published():
+            self._on_identity(event)
         self._restart_feed()
         self._rotation_task = asyncio.create_task(
             run_rotator(self._rotator, self._on_identity), name="aegis-client-identity"
@@ -143,13 +163,29 @@ class FeedClient:
             self._feed_task.cancel()
         self._feed_task = asyncio.create_task(self._run(), name="aegis-client-feed")
 
+    def _on_document(self, change: Change) -> None:
+        # Soon, because this may close the feed that is being read.
+        if change.is_news:
+            asyncio.get_running_loop().call_soon(self._apply, change.document.kind)
+
+    def _apply(self, kind: DocumentKind) -> None:
+        if kind in (DocumentKind.CRL, DocumentKind.BUNDLE):
+            for event in self._rotator.apply_published():
+                self._on_identity(event)
+        elif kind is DocumentKind.POLICY:
+            self._apply_policy()
+
+    def _apply_policy(self) -> None:
+        self.may_provide.set_policy(combined(self._policy, self.documents.policy))
+
     def _on_identity(self, event: IdentityEvent) -> None:
         if event.kind is IdentityEventKind.REVOCATIONS:
-            self.topology.remove_revoked(
-                self._verifier.apply_revocations(self._rotator.revocations)
-            )
+            revocations = self._rotator.revocations
+            self._keeper.apply_revocations(revocations)
+            self.topology.remove_revoked(self._verifier.apply_revocations(revocations))
         elif event.kind is IdentityEventKind.CHANGED:
             self._tls = event.tls
+            self._keeper.change_identity(event.tls)
             self._verifier.change_bundle(event.tls.bundle)
             for listener in self._listeners:
                 listener(event.tls)

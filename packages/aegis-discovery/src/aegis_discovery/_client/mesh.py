@@ -30,6 +30,7 @@ class Mesh:
         self._client = client
         self._pool = pool
         client.on_identity_change(pool.change_identity)
+        client.may_provide.subscribe_changed(pool.reevaluate)
 
     @property
     def topology(self) -> Topology:

@@ -20,7 +20,6 @@ from aegis_discovery._model import ServiceInfo
 
 if TYPE_CHECKING:
     from aegis_discovery.enrolment import AnyToken
-    from aegis_discovery.policy._providers import ProviderAuthorizer
     from aegis_discovery.policy._rules import Policy
 
 
@@ -66,6 +65,7 @@ def create_client(
         seeds,
         mesh=mesh,
         services=wanted,
+        policy=policy,
         timeout=timeout if wait else None,
     )
     return client, {
@@ -73,17 +73,9 @@ def create_client(
         "tls": identity,
         "region": region,
         "zone": zone,
-        "may_provide": _authorizer(policy, identity.trust_domain),
+        "may_provide": client.may_provide,
         **vars(pool_options or PoolOptions()),
     }
-
-
-def _authorizer(policy: Policy | None, trust_domain: str | None) -> ProviderAuthorizer | None:
-    if policy is None:
-        return None  # most clients have none, and do not load what applies one
-    from aegis_discovery.policy._providers import ProviderAuthorizer
-
-    return ProviderAuthorizer(policy, trust_domain)
 
 
 # Python's error of a wrong keyword names the function that the user called.

@@ -10,13 +10,14 @@ from aegis_discovery.documents._codec import (
 from aegis_discovery.documents._document import (
     MAX_AHEAD,
     MAX_CONTENT,
+    NAMES,
     Change,
     Document,
     DocumentKind,
     Forgotten,
-    IssuerAddress,
     SignedDocument,
 )
+from aegis_discovery.documents._keeper import DocumentKeeper
 from aegis_discovery.documents._signing import crl_document, sign_document
 from aegis_discovery.documents._store import DocumentStore
 from aegis_discovery.documents._verifier import DocumentVerifier, Verifier
@@ -24,13 +25,14 @@ from aegis_discovery.documents._verifier import DocumentVerifier, Verifier
 __all__ = [
     "MAX_AHEAD",
     "MAX_CONTENT",
+    "NAMES",
     "Change",
     "Document",
+    "DocumentKeeper",
     "DocumentKind",
     "DocumentStore",
     "DocumentVerifier",
     "Forgotten",
-    "IssuerAddress",
     "SignedDocument",
     "Verifier",
     "crl_document",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from aegis_certs import CertsError, TrustBundle, parse_worker_id
+from aegis_certs import CertsError, IssuerAddress, TrustBundle, parse_worker_id
 from google.protobuf.message import DecodeError
 
 from aegis_discovery._runtime.addresses import split_address
@@ -14,7 +14,6 @@ from aegis_discovery.documents._document import (
     DocumentBody,
     DocumentKind,
     Forgotten,
-    IssuerAddress,
     SignedDocument,
 )
 from aegis_discovery.errors import InvalidAddressError, InvalidDocumentError, PolicyError
@@ -59,6 +58,23 @@ def document_from_wire(message: mesh_pb2.SignedDocument) -> SignedDocument:
     """Converts the message of a document; neither parses nor verifies it."""
     chain = message.signer.certificates
     return SignedDocument(message.body, message.signature, chain[0] if chain else b"")
+
+
+def encode_kept(signed: SignedDocument) -> bytes:
+    """Serialises a document for a file."""
+    return document_to_wire(signed).SerializeToString(deterministic=True)
+
+
+def decode_kept(data: bytes) -> SignedDocument:
+    """Reads what `encode_kept` returned; verifies nothing.
+
+    Raises:
+        InvalidDocumentError: It is damaged.
+    """
+    try:
+        return document_from_wire(mesh_pb2.SignedDocument.FromString(data))
+    except DecodeError as error:
+        raise InvalidDocumentError("", f"its file is damaged ({error})") from error
 
 
 def encode_bundle(bundle: TrustBundle) -> bytes:

@@ -39,6 +39,15 @@ class DocumentKind(StrEnum):
     FORGET = "forget"
 
 
+NAMES = {
+    DocumentKind.CRL: "revocation list",
+    DocumentKind.BUNDLE: "trust bundle",
+    DocumentKind.ISSUERS: "list of issuers",
+    DocumentKind.POLICY: "policy",
+    DocumentKind.FORGET: "list of forgotten nodes",
+}
+"""What each kind is called in texts."""
+
 MAX_CONTENT = {
     DocumentKind.CRL: 512 * 1024,
     DocumentKind.BUNDLE: 64 * 1024,
@@ -108,19 +117,6 @@ class Document:
     def precedence(self) -> tuple[int, bytes]:
         """Orders the documents of one key: the greatest counts."""
         return self.sequence, self.digest
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class IssuerAddress:
-    """A node that issues certificates.
-
-    Attributes:
-        node_id: Its node id, which its certificate proves.
-        address: Its address, `host:port`.
-    """
-
-    node_id: str
-    address: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from aegis_certs import RevocationList, TrustBundle
+from aegis_certs import IssuerAddress, RevocationList, TrustBundle
 
 from aegis_discovery.documents._document import (
     MAX_CRLS,
@@ -18,7 +18,6 @@ from aegis_discovery.documents._document import (
     Document,
     DocumentKind,
     Forgotten,
-    IssuerAddress,
     SignedDocument,
 )
 from aegis_discovery.documents._verifier import Verifier
@@ -50,6 +49,7 @@ class DocumentStore:
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
         self._digest = b""
+        self._revocations: tuple[tuple[Document, ...], RevocationList] = (), RevocationList.empty()
         self._listeners: list[Callable[[Change], object]] = []
         self._wakers: list[Callable[[], object]] = []
         self.position = 0
@@ -154,11 +154,15 @@ class DocumentStore:
 
     @property
     def revocations(self) -> RevocationList:
-        """What all published CRLs revoke."""
-        found = RevocationList.empty()
-        for document in self.crls:
-            assert isinstance(document.value, RevocationList)  # noqa: S101 - verified
-            found = found.joined(document.value)
+        """What all published CRLs revoke: the same object until one of them changes."""
+        crls = self.crls
+        known, found = self._revocations
+        if crls != known:
+            found = RevocationList.empty()
+            for document in crls:
+                assert isinstance(document.value, RevocationList)  # noqa: S101 - verified
+                found = found.joined(document.value)
+            self._revocations = crls, found
         return found
 
     @property

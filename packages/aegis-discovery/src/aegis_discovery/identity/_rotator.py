@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,6 +80,20 @@ class RemoteRenewal(Protocol):
         """
 
 
+class Published(Protocol):
+    """What the mesh publishes, as far as an identity depends on it."""
+
+    @property
+    def revocations(self) -> RevocationList:
+        """What all published CRLs revoke: the same object until one of them changes."""
+
+    def trusting(self, tls: TLSConfig) -> TLSConfig:
+        """Returns an identity that trusts the published CAs, unless its files have them already."""
+
+    def save(self) -> None:
+        """Writes what has changed to the directory of the identity; it blocks."""
+
+
 class IdentityRotator:
     """Renews one identity and reloads its files. It blocks on files, but only briefly.
 
@@ -92,6 +107,7 @@ class IdentityRotator:
         remote: Asks issuers; None where there are none.
         clock: Unix time in seconds.
         rng: Jitter, so that certificates issued together are not renewed together.
+        published: What the mesh publishes.
     """
 
     def __init__(
@@ -102,9 +118,13 @@ class IdentityRotator:
         remote: RemoteRenewal | None = None,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
+        published: Published | None = None,
     ) -> None:
         self._source = source
         self._remote = remote
+        self._published = published
+        self._joining = threading.Lock()
+        self._joined = (RevocationList.empty(), RevocationList.empty())
         self._clock = clock
         self._rng = rng or random.Random()
         self._failures = 0
@@ -130,7 +150,7 @@ class IdentityRotator:
         It raises no errors. If one of its checks fails, the events of the others are not lost.
         """
         events = []
-        for check in (self._load_changed, self._renew, self._read_revocations):
+        for check in (self._load_changed, self._renew, self._read_revocations, self._save):
             try:
                 event = check()
             except CertsError as error:
@@ -144,8 +164,18 @@ class IdentityRotator:
                 events.append(event)
         return events
 
+    def apply_published(self) -> list[IdentityEvent]:
+        """Uses what the mesh has published; returns the events. It does not block."""
+        events = [self._join(self._joined[0])]
+        tls = self._trusting(self.tls)
+        if tls != self.tls:
+            reason = self._objection(tls)
+            events.append(self._refuse("published", reason) if reason else self._use(tls))
+        return [event for event in events if event is not None]
+
     def _load_changed(self) -> IdentityEvent | None:
-        fresh = self._source.poll()
+        found = self._source.poll()
+        fresh = None if found is None else self._trusting(found)
         if fresh is None or fresh == self.tls:
             return None
         reason = self._objection(fresh)
@@ -167,6 +197,7 @@ class IdentityRotator:
             return self._retry(f"{type(error).__name__}: {error}")
         if fresh is None:
             return self._ask_issuers()
+        fresh = self._trusting(fresh)
         reason = self._objection(fresh)
         return self._retry(reason) if reason else self._use(fresh)
 
@@ -201,6 +232,7 @@ class IdentityRotator:
             return self._retry(str(error))
         if fresh is None:
             return None
+        fresh = self._trusting(fresh)
         reason = self._objection(fresh)
         if reason:
             return self._retry(reason)
@@ -208,10 +240,27 @@ class IdentityRotator:
         return self._use(fresh)
 
     def _read_revocations(self) -> IdentityEvent | None:
-        known, self.revocations = self.revocations, self._source.revocations()
-        if known is self.revocations or not (len(known) or len(self.revocations)):
+        return self._join(self._source.revocations())
+
+    def _join(self, own: RevocationList) -> IdentityEvent | None:
+        """Joins the list in the files and the published one, each of which may have changed."""
+        with self._joining:  # a poll may run in another thread meanwhile
+            known, before = self.revocations, self._joined[1]
+            published = before if self._published is None else self._published.revocations
+            if own is self._joined[0] and published is self._joined[1]:
+                return None
+            self._joined = own, published
+            self.revocations = own.joined(published) if published.number is not None else own
+        if not (len(known) or len(self.revocations)):
             return None
         return IdentityEvent(IdentityEventKind.REVOCATIONS, self.tls)
+
+    def _trusting(self, tls: TLSConfig) -> TLSConfig:
+        return tls if self._published is None else self._published.trusting(tls)
+
+    def _save(self) -> None:
+        if self._published is not None:
+            self._published.save()
 
     def _objection(self, fresh: TLSConfig) -> str:
         """Returns why this process cannot use a valid identity; empty if it can."""

@@ -9,6 +9,7 @@ from aegis_discovery.policy._rules import (
     Policy,
     ProvideRule,
     Subject,
+    combined,
     split_method,
 )
 from aegis_discovery.policy._toml import load_policy, parse_policy
@@ -22,6 +23,7 @@ __all__ = [
     "ProvideRule",
     "ProviderAuthorizer",
     "Subject",
+    "combined",
     "load_policy",
     "parse_policy",
     "split_method",

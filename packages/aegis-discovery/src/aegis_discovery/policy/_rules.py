@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from aegis_discovery.errors import PolicyError
 
@@ -139,6 +139,10 @@ class ProvideRule(Rule):
         return self._subject_mismatch(subject)
 
 
+OWN_POLICY = "the node's own policy"
+PUBLISHED_POLICY = "the published policy"
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The decision of a policy about one call or provider.
@@ -165,10 +169,13 @@ class Policy:
     Attributes:
         call: Rules about calls of methods.
         provide: Rules about providers of services.
+        published: The policy of the mesh, if this is a node's own one beside it: something is
+            allowed only if both allow it. See `combined`.
     """
 
     call: Sequence[CallRule] = ()
     provide: Sequence[ProvideRule] = ()
+    published: Policy | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "call", tuple(self.call))
@@ -177,17 +184,43 @@ class Policy:
     @property
     def depends_on_caller_type(self) -> bool:
         """Whether a decision about a call can depend on the caller's type."""
-        return any(rule.types for rule in self.call)
+        published = self.published is not None and self.published.depends_on_caller_type
+        return published or any(rule.types for rule in self.call)
 
     def may_call(self, caller: Subject, service: str, method: str) -> Decision:
         """Decides whether a caller may call a method of a gRPC service."""
         if service in OPEN_SERVICES:
             return Decision(True, None, "every member of the mesh may call it, whatever the rules")
-        return _decide("call", self.call, caller, service, method)
+        own = _decide("call", self.call, caller, service, method)
+        if self.published is None:
+            return own
+        return _both(own, self.published.may_call(caller, service, method))
 
     def may_provide(self, node: Subject, service: str, version: str) -> Decision:
         """Decides whether calls of a service may go to a node that declares it."""
-        return _decide("provide", self.provide, node, service, version)
+        own = _decide("provide", self.provide, node, service, version)
+        if self.published is None:
+            return own
+        return _both(own, self.published.may_provide(node, service, version))
+
+
+def combined(own: Policy | None, published: Policy | None) -> Policy | None:
+    """A node's own policy and that of its mesh as one, which allows what both allow.
+
+    None is no policy, which allows everything. So a node's own policy can only be stricter.
+    """
+    if own is None or published is None:
+        return own or published
+    return replace(own, published=published)
+
+
+def _both(own: Decision, published: Decision) -> Decision:
+    if not own:
+        return Decision(False, None, f"{OWN_POLICY}: {own.reason}")
+    if not published:
+        return Decision(False, None, f"{PUBLISHED_POLICY}: {published.reason}")
+    reason = f"{OWN_POLICY}: {own.reason}; {PUBLISHED_POLICY}: {published.reason}"
+    return Decision(True, own.rule, reason)
 
 
 def split_method(path: str) -> tuple[str, str]:

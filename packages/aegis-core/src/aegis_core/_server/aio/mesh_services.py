@@ -108,7 +108,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
     """Serves feeds until it is closed."""
 
     def __init__(self, node: LocalNode) -> None:
-        self._topology = node.topology
+        self._topology, self._documents = node.topology, node.documents
         self._admission = FeedAdmission(node)
         self._closing = False
         self._wakers: dict[Waker, str] = {}
@@ -177,6 +177,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
                 loop.call_soon_threadsafe(waker.set)
 
         unsubscribe = self._topology.subscribe_changed(wake)
+        unsubscribe_documents = self._documents.subscribe_changed(wake)
         try:
             while True:
                 waker.clear()
@@ -196,6 +197,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
                     await asyncio.sleep(pacer.batch_delay(time.monotonic()))
         finally:
             unsubscribe()
+            unsubscribe_documents()
 
 
 class Introspection(stats_pb2_grpc.IntrospectionServicer):

@@ -148,6 +148,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         self._senders = senders
         self._feeds: dict[_FeedSource, str] = {}
         self._unsubscribe = node.topology.subscribe_changed(senders.wake)
+        self._unsubscribe_documents = node.documents.subscribe_changed(senders.wake)
         self.is_closing = False
 
     @property
@@ -174,6 +175,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         if self._feeds:
             _log.info("%d watchers did not read the last changes in time", len(self._feeds))
         self._unsubscribe()
+        self._unsubscribe_documents()
         return before - self.watchers
 
     def Watch(  # noqa: N802 - the wire's name
