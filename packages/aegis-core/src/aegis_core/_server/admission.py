@@ -76,30 +76,37 @@ class AdmissionControl(Generic[CallT]):
 
     def admit(self, call: CallT) -> AdmissionRefused | None:
         """Admits a call that arrived, or returns why not."""
-        refused = self.arrive()
-        if refused is None:
-            self.await_begin(call)
-        return refused
+        with self._lock:
+            refused = self._arrive()
+            if refused is None:
+                self._await_begin(call)
+            return refused
 
     def arrive(self) -> AdmissionRefused | None:
         """Counts a call that arrives; returns why it is not admitted, or None."""
         with self._lock:
-            self.arrived += 1
-            if self.closed:
-                self.arrived_after_close += 1
-                return AdmissionRefused.CLOSED
-            if len(self.running) >= self._max_running:
-                self.shed += 1
-                return AdmissionRefused.FULL
-            return None
+            return self._arrive()
 
     def await_begin(self, call: CallT) -> None:
         """Counts an admitted call as pending until it runs or is done."""
         with self._lock:
-            self._pending.add(call)
-            if len(self._pending) > self._prune_above:
-                self._pending = {call for call in self._pending if not call.done()}
-                self._prune_above = max(PRUNE_ABOVE, 2 * len(self._pending))
+            self._await_begin(call)
+
+    def _arrive(self) -> AdmissionRefused | None:
+        self.arrived += 1
+        if self.closed:
+            self.arrived_after_close += 1
+            return AdmissionRefused.CLOSED
+        if len(self.running) >= self._max_running:
+            self.shed += 1
+            return AdmissionRefused.FULL
+        return None
+
+    def _await_begin(self, call: CallT) -> None:
+        self._pending.add(call)
+        if len(self._pending) > self._prune_above:
+            self._pending = {call for call in self._pending if not call.done()}
+            self._prune_above = max(PRUNE_ABOVE, 2 * len(self._pending))
 
     def begin(self, call: CallT) -> bool:
         """Counts an admitted call as running until it ends; returns whether the limit allows it."""

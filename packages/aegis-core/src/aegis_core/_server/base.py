@@ -202,16 +202,21 @@ class ServiceRecorder:
     have no policy and no limit. No method is registered with gRPC's core, as generated code also
     does: each registered method makes every call to an asyncio server slower (gRPC 1.85 waits for
     all of them again at each call), and a handler that is not registered can be wrapped.
+
+    Args:
+        server: The server.
+        services: What the services are added to; the server itself by default.
     """
 
-    def __init__(self, server: Any) -> None:
+    def __init__(self, server: Any, services: Any = None) -> None:
         self._server = server
+        self._services = server if services is None else services
         self.names: set[str] = set()
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         named = [h for h in handlers if isinstance(h, grpc.ServiceRpcHandler)]
         self.names.update(handler.service_name() for handler in named)
-        self._server.add_generic_rpc_handlers(
+        self._services.add_generic_rpc_handlers(
             [handler if handler in named else _UserServicesOnly(handler) for handler in handlers]
         )
 

@@ -20,7 +20,7 @@ from grpc_health.v1.health import aio as health_aio
 
 from aegis_core._health.checks import HealthInfo
 from aegis_core._server import base, reflection
-from aegis_core._server.aio.interceptor import CallerInterceptor
+from aegis_core._server.aio.interceptor import CallerInterceptor, CheckedServices
 from aegis_core._server.aio.lost_callers import log_lost_callers_quietly
 from aegis_core._server.aio.mesh_services import (
     CertificateService,
@@ -78,10 +78,8 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         self._feeds = FeedService(local_node)
         self._health = health_aio.HealthServicer()
         log_lost_callers_quietly()
-        self._server = grpc.aio.server(
-            interceptors=(self._interceptor, *interceptors), options=(*options, *OWN_OPTIONS)
-        )
-        recorder: Any = base.ServiceRecorder(self._server)
+        self._server, services = _new_server(self._interceptor, interceptors, options)
+        recorder: Any = base.ServiceRecorder(self._server, services)
         for registrar in registrars:
             registrar(recorder)
         self.services = tuple(sorted(recorder.names))
@@ -129,3 +127,17 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         self._threads.close()
         if self._certificates is not None:
             self._certificates.close()
+
+
+def _new_server(
+    checks: CallerInterceptor,
+    interceptors: Sequence[grpc.aio.ServerInterceptor],
+    options: Sequence[tuple[str, Any]],
+) -> tuple[Any, Any]:
+    """Returns gRPC's server, and what to add services to."""
+    options = (*options, *OWN_OPTIONS)
+    if interceptors:  # what they put around a handler runs after the checks
+        server: Any = grpc.aio.server(interceptors=(checks, *interceptors), options=options)
+        return server, server
+    services = CheckedServices(checks)
+    return grpc.aio.server(handlers=(services,), options=options), services
