@@ -18,7 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 NAMES = (
     *("server", "latency", "siege", "calls", "picks", "changes"),
-    *("failures", "restarts", "workers", "start", "rest", "help", "issue", "abuse"),
+    *("failures", "restarts", "workers", "start", "rest", "help", "issue", "enroll", "abuse"),
 )
 
 

@@ -48,6 +48,8 @@ class Inventory:
         after = len(self._entries) + 2
         self._keep_lines(self._entries, lines[1 : after - 1])
         self._keep_lines(self._tokens, lines[after:-1])
+        # The file with the same content; None if this object has changed since.
+        self._file: files.StatKey | None = None
 
     def _keep_lines(self, records: Mapping[str, Record], lines: list[str]) -> None:
         if len(lines) == len(records):
@@ -60,6 +62,13 @@ class Inventory:
 
     def __iter__(self) -> Iterator[IssuedCertificate]:
         return iter(self._entries.values())
+
+    def is_that_of(self, store: Store) -> bool:
+        """Whether the file still is as this object has read or written it, under the lock.
+
+        To read a large inventory for each of many requests is slow.
+        """
+        return self._file is not None and self._file == files.stat_key(store.inventory_path)
 
     def get(self, serial: str) -> IssuedCertificate | None:
         """The certificate with this serial number, in hexadecimal."""
@@ -125,10 +134,12 @@ class Inventory:
         self._entries.pop(serial, None)
         self._tokens.pop(serial, None)
         self._lines.pop(serial, None)
+        self._file = None
 
     def save(self, store: Store, at: datetime) -> None:
         """Writes the file without old expired certificates; the caller holds the lock."""
         files.write(store.inventory_path, self._encode(at), files.PRIVATE)
+        self._file = files.stat_key(store.inventory_path)
 
     def _records(self) -> _Records:
         return dict(self._entries), dict(self._tokens), dict(self._lines)
@@ -144,6 +155,7 @@ class Inventory:
     def _write(
         self, store: Store, action: Action, at: datetime, facts: dict[str, Any], before: _Records
     ) -> None:
+        self._file = None
         try:
             with files.drafted(store.inventory_path, self._encode(at), files.PRIVATE) as publish:
                 audit_log.record(store.audit_path, action, at, facts)
@@ -151,19 +163,27 @@ class Inventory:
         except DirectoryError:
             self._entries, self._tokens, self._lines = before
             raise
+        self._file = files.stat_key(store.inventory_path)
+
+    def _forget(self, at: datetime) -> None:
+        """Drops what ended long ago, except the newest certificate of each node."""
+        newest = {entry.serial for entry in self.latest().values()}
+        old = [
+            entry.serial
+            for entry in self
+            if at - entry.not_after >= _kept_for(entry) and entry.serial not in newest
+        ]
+        old += [
+            token.serial for token in self.tokens() if at - token.not_after >= _FORGET_TOKEN_AFTER
+        ]
+        for serial in old:
+            self.discard(serial)
 
     def _encode(self, at: datetime) -> bytes:
-        newest = {entry.serial for entry in self.latest().values()}
-        certificates = ",\n".join(
-            self._line(entry, at)  # one line each: fast to write, and easy to read
-            for entry in self
-            if entry.serial in newest or at - entry.not_after < _kept_for(entry)
-        )
-        tokens = ",\n".join(
-            self._line(token, at)
-            for token in self.tokens()
-            if at - token.not_after < _FORGET_TOKEN_AFTER
-        )
+        self._forget(at)
+        # One line each: fast to write, and easy to read.
+        certificates = ",\n".join(self._line(entry, at) for entry in self)
+        tokens = ",\n".join(self._line(token, at) for token in self.tokens())
         parts = (_FIRST_LINE, certificates, _MIDDLE_LINE, tokens, "]}\n")
         return "\n".join(filter(None, parts)).encode()
 
@@ -195,10 +215,12 @@ class Inventory:
             InventoryError: A newer version of this package wrote the file.
             DirectoryError: The file cannot be read.
         """
-        data = files.read(store.inventory_path)
+        key, data = files.stat_key(store.inventory_path), files.read(store.inventory_path)
         if data is not None:
             try:
-                return cls(*_parse(data, store), data)
+                found = cls(*_parse(data, store), data)
+                found._file = key
+                return found
             except (ValueError, RecursionError) as error:
                 logger.warning(
                     "%s is damaged (%s); it is rebuilt from %s and the certificates",

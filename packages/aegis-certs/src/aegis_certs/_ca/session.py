@@ -19,6 +19,7 @@ from aegis_certs._ca import audit_log, crl
 from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.builder import Issuer, build_leaf
 from aegis_certs._ca.create import CASpec, create_ca
+from aegis_certs._ca.inventory import Inventory
 from aegis_certs._ca.issued import IssuedCertificate, Record
 from aegis_certs._ca.known_revocations import known_revocations
 from aegis_certs._ca.request import Request, SignedCertificate
@@ -247,14 +248,20 @@ def read_session(
 ) -> CASession:
     """The CA of a directory, after recovery from an interrupted step of a rotation.
 
-    The key of an earlier session, `known`, is used again if it is still the issuing CA's.
+    The key of an earlier session, `known`, is used again if it is still the issuing CA's, and its
+    inventory if nobody has written that since.
     """
     recover_rotation(store)
     store.reserve()
     chain = store.chain(CA_NAME)
     if known is not None and chain and chain[0] == known.issuer.certificate:
-        return CASession(store, at, TrustBundle(chain), passphrase, known.issuer)
-    return load_session(store, at, passphrase)
+        session = CASession(store, at, TrustBundle(chain), passphrase, known.issuer)
+    else:
+        session = load_session(store, at, passphrase)
+    inventory: Inventory | None = vars(known).get("inventory") if known else None  # if it was read
+    if inventory is not None and inventory.is_that_of(store):
+        session.inventory = inventory
+    return session
 
 
 def create_session(store: Store, spec: CASpec, at: datetime) -> CASession:
