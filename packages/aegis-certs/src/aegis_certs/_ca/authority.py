@@ -89,8 +89,8 @@ class CertificateAuthority(Enroller, Rotating):
             days: How long it lives; none of its certificates lives longer.
             name: Its common name; by default "Aegis CA" and a random number.
             trust_domain: The trust domain in the SPIFFE id of every certificate that it issues.
-            passphrase: Encrypts its key; `AEGIS_CA_PASSPHRASE` by default. Without one, only the
-                permissions of the directory protect the key.
+            passphrase: Encrypts its key; by default that of the environment (see `load`). Without
+                one, only the permissions of the directory protect the key.
             intermediate: Creates an intermediate CA, whose root has its own directory. Move that to
                 a safe place afterwards: only the next CA needs the root.
             root_directory: That of the root, created if missing; by default with `-root` added.
@@ -122,7 +122,9 @@ class CertificateAuthority(Enroller, Rotating):
 
         Args:
             directory: Its directory.
-            passphrase: Decrypts its key; `AEGIS_CA_PASSPHRASE` by default.
+            passphrase: Decrypts its key; by default that in the file which
+                `AEGIS_CA_PASSPHRASE_FILE` names, that of `AEGIS_CA_PASSPHRASE`, or the systemd
+                credential `aegis-ca-passphrase`.
 
         Raises:
             NotFoundError: There is no CA, or its key is not in the directory.

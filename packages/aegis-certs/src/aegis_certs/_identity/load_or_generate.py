@@ -63,7 +63,8 @@ def load_or_generate_tls(
     has expired, has less than a third of its life left, lacks a requested host, or was issued by a
     CA that was replaced. Any number of processes may do this at once: they end with one CA and
     certificates that chain to it. Files that are good are loaded without a lock, and need no write
-    permission. A CA key with a passphrase is used if `AEGIS_CA_PASSPHRASE` is set.
+    permission. A CA key with a passphrase is used if the environment has the passphrase, as
+    `CertificateAuthority.load` reads it.
 
     Args:
         node_id: The node.

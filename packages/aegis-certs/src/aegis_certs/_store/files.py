@@ -166,11 +166,12 @@ def remove(path: Path) -> None:
         _sync_directory(path.parent)
 
 
-def read(path: Path) -> bytes | None:
-    """The content of a file, or None if it does not exist."""
+def read(path: Path, limit: int = -1) -> bytes | None:
+    """The content of a file, or its first bytes; None if it does not exist."""
     with _reporting(path):
         try:
-            return path.read_bytes()
+            with path.open("rb") as file:
+                return file.read(limit)
         except (FileNotFoundError, NotADirectoryError):
             return None
 

@@ -23,8 +23,8 @@ _Parsed = TypeVar("_Parsed")
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
 _COPY = "get a new copy of it"
 _ENCRYPTED = (
-    "it is encrypted, and no passphrase was given; set AEGIS_CA_PASSPHRASE for a CA's key, and "
-    "use a node's key without a passphrase"
+    "it is encrypted, and no passphrase was given; set AEGIS_CA_PASSPHRASE_FILE or "
+    "AEGIS_CA_PASSPHRASE for a CA's key, and use a node's key without a passphrase"
 )
 
 

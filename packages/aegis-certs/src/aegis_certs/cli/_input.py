@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -67,16 +65,18 @@ def read_ids(path: str) -> list[str]:
 
 
 def read_passphrase(path: str | None) -> bytes | None:
-    """The passphrase in a file, without the mark of UTF-8 (BOM); None if no file is named."""
+    """The passphrase in a file; None if no file is named."""
     if path is None:
         return None
-    data = read_input(path, "passphrase file").removeprefix(codecs.BOM_UTF8)
-    line = next(iter(data.splitlines()), b"")
-    if not line:
-        raise click.UsageError(f"the first line of the passphrase file {path} is empty")
-    if b"\0" in line:  # in UTF-16 every second byte of a Latin text is zero
-        raise click.UsageError(f"the passphrase file {path} is not a text in UTF-8")
-    return line
+    from aegis_certs import PassphraseError
+    from aegis_certs._ca.passphrase import read_passphrase_file
+    from aegis_certs.cli._output import warnings_as_notes
+
+    try:
+        with warnings_as_notes():
+            return read_passphrase_file(path)
+    except PassphraseError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def ask_new_passphrase(what: str = "the CA's key", variable: str = "AEGIS_CA_PASSPHRASE") -> str:
@@ -92,12 +92,16 @@ def ask_new_passphrase(what: str = "the CA's key", variable: str = "AEGIS_CA_PAS
 def load_ca(directory: str, path: str | None) -> CertificateAuthority:
     """The CA of a directory; asks for a missing passphrase on a terminal."""
     from aegis_certs import CertificateAuthority, PassphraseError
+    from aegis_certs._ca.passphrase import passphrase_or_default
+    from aegis_certs.cli._output import warnings_as_notes
 
     passphrase: str | bytes | None = read_passphrase(path)
     try:
-        return CertificateAuthority.load(directory, passphrase=passphrase)
+        with warnings_as_notes():
+            passphrase = passphrase_or_default(passphrase)
+            return CertificateAuthority.load(directory, passphrase=passphrase)
     except PassphraseError:
-        if passphrase or os.environ.get("AEGIS_CA_PASSPHRASE") or not sys.stdin.isatty():
+        if passphrase or not sys.stdin.isatty():
             raise
         passphrase = _ask("Passphrase of the CA's key", confirm=False)
         return CertificateAuthority.load(directory, passphrase=passphrase)

@@ -63,8 +63,8 @@ def key_type(envvar: str, text: str, default: KeyType | None = None) -> Callable
 passphrase_file = option(
     "--passphrase-file",
     "AEGIS_CA_PASSPHRASE_FILE",
-    "A file whose first line is the passphrase of the CA's key. Without it, the passphrase is "
-    "read from $AEGIS_CA_PASSPHRASE or asked for.",
+    "A file whose first line is the passphrase of the CA's key. Without it, the passphrase is that "
+    "of $AEGIS_CA_PASSPHRASE or of the systemd credential aegis-ca-passphrase, or asked for.",
     metavar="FILE",
 )
 hosts = option(

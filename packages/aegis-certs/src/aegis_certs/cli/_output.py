@@ -76,7 +76,7 @@ def run(message: str, work: Callable[[], T]) -> T:
             future.set_exception(error)
 
     try:
-        with _warnings_as_notes():
+        with warnings_as_notes():
             threading.Thread(target=target, daemon=True).start()
             if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
                 _spin(message, lambda: bool(wait([future], _FRAME_SECONDS).done))
@@ -87,7 +87,7 @@ def run(message: str, work: Callable[[], T]) -> T:
 
 
 @contextmanager
-def _warnings_as_notes() -> Iterator[None]:
+def warnings_as_notes() -> Iterator[None]:
     """Shows the warnings of the library when the spinner is gone, each once in a command."""
     import logging
 
