@@ -205,9 +205,9 @@ async def test_a_lost_answer_costs_nothing(
         patch.setattr(RequestedIdentity, "install", die)
         with pytest.raises(SystemExit):
             await asyncio.to_thread(enroll, token, there, key_type=P256)
-    assert (there / "orders-1_new-key.pem").stat().st_mode & 0o777 == 0o600
+    assert (there / "orders-1_csr-key.pem").stat().st_mode & 0o777 == 0o600
     tls = await enroll_async(token, there, key_type=P256)
-    assert not (there / "orders-1_new-key.pem").exists()
+    assert not (there / "orders-1_csr-key.pem").exists()
     log = (home.directory / "audit.jsonl").read_text()
     assert log.count('"enroll"') == 1
     assert f"{tls.certificate.serial_number:x}" in log

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from cryptography import x509
 
+from aegis_certs._identity.enrolment import EnrolmentRequest
 from aegis_certs._identity.requested import RequestedIdentity, expected_after, requesting
 from aegis_certs._store.files import StatKey
-from aegis_certs._x509.keys import PrivateKey, key_type_of
+from aegis_certs._x509.keys import key_type_of
 from aegis_certs._x509.names import KeyType
 from aegis_certs._x509.tls_config import TLSConfig
 
@@ -22,8 +23,8 @@ class Origin:
     """The base of all origins; by default an identity never changes and cannot be renewed."""
 
     crl_path: Path | None = None
-    _new_key: tuple[x509.Certificate, PrivateKey] | None = None
     directory: Path | None = None  # in which this package may write
+    _asked: tuple[x509.Certificate, EnrolmentRequest] | None = None
 
     def stat_keys(self) -> StatKeys:
         """A value that changes when a file of the identity does."""
@@ -44,12 +45,12 @@ class Origin:
     @contextmanager
     def requesting(self, current: TLSConfig, at: datetime) -> Iterator[RequestedIdentity]:
         """The request for the successor of the current identity, whose key stays in memory."""
-        leaf, key = current.certificate, None
-        if self._new_key is not None and self._new_key[0] == leaf:
-            key = self._new_key[1]
-        key_type = key_type_of(leaf, KeyType.P256)
-        with requesting(expected_after(current), None, key_type=key_type, key=key) as request:
-            self._new_key = (leaf, request.key)
+        leaf, earlier = current.certificate, None
+        if self._asked is not None and self._asked[0] == leaf:
+            earlier = self._asked[1]
+        kind = key_type_of(leaf, KeyType.P256)
+        with requesting(expected_after(current), None, key_type=kind, earlier=earlier) as request:
+            self._asked = (leaf, request.request)
             yield request
 
     def issuer_replaced(self, current: TLSConfig) -> bool:

@@ -11,7 +11,6 @@
     .reserve          space that a revocation uses when the disk is full
     audit.jsonl       the log of every issue, token, renewal, revocation, removal and rotation
     {id}_csr.pem      a request for a certificate, and {id}_csr-key.pem its key
-    {id}_new-key.pem  the key of an identity that an issuer of the mesh is asked for
     ca_next-*.pem     the CA that a rotation has prepared
     ca_old-*.pem      the CA that a rotation has replaced, until it is retired
     ca_documents-*.pem    the signer of the documents of the mesh
@@ -76,9 +75,6 @@ class Store:
 
     def request_key_path(self, name: str) -> Path:
         return self.directory / f"{name}_csr{_KEY}"
-
-    def new_key_path(self, name: str) -> Path:
-        return self.directory / f"{name}_new{_KEY}"
 
     def stat_keys(self, name: str, *others: str) -> tuple[files.StatKey | None, ...]:
         """Values that change when a file of this name changes, or the chain of another name."""
