@@ -74,8 +74,9 @@ EXPORTED = {
         NoProvidersError NodeIdInUseError NodeInfo NodeNotFoundError NodeStatus NotOwnerError
         PeerIdentityError PoolOptions PoolStats RoundRobin ServiceClientPool ServiceConfigError
         ServiceInfo ServiceStats TokenError Topology TopologyEvent TopologySnapshot connect enroll
+        renew
     """,
-    "aegis_discovery.aio": "Mesh ServiceClientPool connect enroll",
+    "aegis_discovery.aio": "Mesh ServiceClientPool connect enroll renew",
     "aegis_discovery.aio.feed": """
         FEED_TIMEOUT FeedDivergedError FeedGarbageError FeedTimeoutError follow
     """,
@@ -88,7 +89,7 @@ EXPORTED = {
         document_to_wire encode_bundle encode_forgotten encode_issuers sign_document
     """,
     "aegis_discovery.enrolment": """
-        AnyToken MeshRenewal ask_issuers enroll_until_cancelled load_or_enroll
+        AnyToken MeshRenewal ask_issuers enroll_until_cancelled known_issuers load_or_enroll
     """,
     "aegis_discovery.errors": """
         ClosedError ConnectError DiscoveryError EnrolmentError EventLoopError ForkedError

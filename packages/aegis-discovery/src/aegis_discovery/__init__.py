@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from aegis_discovery._calls.options import PoolOptions
     from aegis_discovery._calls.stats import EndpointState, EndpointStats, PoolStats, ServiceStats
     from aegis_discovery._calls.sync.pool import ServiceClientPool
-    from aegis_discovery._client.bootstrap import DEFAULT_MESH
     from aegis_discovery._client.mesh import Mesh, connect
-    from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
+    from aegis_discovery._client.renew import renew
+    from aegis_discovery._model import DEFAULT_MESH, HealthStatus, NodeInfo, NodeStatus, ServiceInfo
     from aegis_discovery._topology.events import EventKind, TopologyEvent
     from aegis_discovery._topology.merge import MergeResult
     from aegis_discovery._topology.topology import Topology, TopologySnapshot
@@ -76,11 +76,12 @@ __all__ = [
     "TopologySnapshot",
     "connect",
     "enroll",
+    "renew",
 ]
 
 _HOMES = {
     "Balancer": "_calls.balancers",
-    "DEFAULT_MESH": "_client.bootstrap",
+    "DEFAULT_MESH": "_model",
     "EndpointState": "_calls.stats",
     "EndpointStats": "_calls.stats",
     "EndpointView": "_calls.balancers",
@@ -102,6 +103,7 @@ _HOMES = {
     "TopologySnapshot": "_topology.topology",
     "connect": "_client.mesh",
     "enroll": "enrolment._enroll",
+    "renew": "_client.renew",
 }
 
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+DEFAULT_MESH = "aegis"
+"""The name of a mesh that was given no other."""
+
 
 class NodeStatus(StrEnum):
     """Whether a node takes part in the mesh, as derived from verdicts; the node cannot set it."""

@@ -32,7 +32,7 @@ class Renewal:
 
     node_id: str
     tls: TLSConfig | None
-    error: CertsError | None = None
+    error: Exception | None = None
 
 
 def renew_due(session: CASession) -> tuple[Renewal, ...]:

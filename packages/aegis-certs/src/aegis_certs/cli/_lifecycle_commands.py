@@ -20,10 +20,13 @@ from aegis_certs.cli._command_group import (
 from aegis_certs.cli._input import load_ca
 
 if TYPE_CHECKING:
-    from aegis_certs import CertificateAuthority
+    from aegis_certs import CertificateAuthority, Renewal
 
 FindBlockers = Callable[["CertificateAuthority"], Sequence[str]]
 """Finds the nodes that block a step of the rotation; for a command that can see the mesh."""
+
+RenewVia = Callable[[str, str | None, str], Sequence["Renewal"]]
+"""Renews one identity of a directory, or all that are due, through a node of a mesh."""
 
 # The reasons of RFC 5280 that cannot be undone, as `RevocationReason` has them.
 _REASONS = (
@@ -38,18 +41,32 @@ _REASONS = (
 _WATCH_SECONDS = 60.0  # how long after a certificate is due it may be renewed
 
 
-@options.command("aegis-certs renew", "aegis-certs renew orders-1", "aegis-certs renew --watch")
+@options.command(
+    "aegis-certs renew",
+    "aegis-certs renew orders-1",
+    "aegis-certs renew --watch",
+    "aegis certs renew orders-1 --via 10.0.0.5:50051",
+)
 @click.argument("node_id", metavar="[ID]", required=False)
 @options.directory
 @options.option("--watch", "AEGIS_WATCH", "Renew what becomes due until Ctrl-C.", is_flag=True)
+@options.option(
+    "--via",
+    "AEGIS_RENEW_VIA",
+    "Ask the issuers of a mesh, found through this node of it, where the CA's key is not here. "
+    "`aegis` can do this, and `aegis-certs` alone cannot.",
+    metavar="[ID@]HOST:PORT",
+)
 @options.passphrase_file
 @options.json_flag
 def renew(
     node_id: str | None,
     dir: str,  # noqa: A002 - named after its option
     watch: bool,
+    via: str | None,
     passphrase_file: str | None,
     json: bool,
+    renew_via: RenewVia | None = None,
 ) -> None:
     """Renew one certificate, or all that are due.
 
@@ -67,13 +84,26 @@ def renew(
 
     if watch and node_id is not None:
         raise click.UsageError("--watch renews all that are due; leave out the ID")
-    ca = load_ca(dir, passphrase_file)
-    if watch:
-        _keep_renewing(ca, json)
-    renewals = run(
-        "Renewing …", lambda: (Renewal(node_id, ca.renew(node_id)),) if node_id else ca.renew_due()
-    )
-    show_renewals(json, ca, renewals)
+    renewals: Sequence[Renewal]
+    if via is not None:
+        if renew_via is None:
+            raise click.UsageError(
+                "--via needs gRPC, which aegis-certs does not have; install aegis-cli, and run "
+                "`aegis certs renew --via`"
+            )
+        if watch:
+            raise click.UsageError("--via renews once; a running node keeps renewing by itself")
+        renewals = run("Asking an issuer …", lambda: renew_via(dir, node_id, via))
+        show_renewals(json, dir, renewals)
+    else:
+        ca = load_ca(dir, passphrase_file)
+        if watch:
+            _keep_renewing(ca, json)
+        renewals = run(
+            "Renewing …",
+            lambda: (Renewal(node_id, ca.renew(node_id)),) if node_id else ca.renew_due(),
+        )
+        _show_renewals(json, ca, renewals)
     failed = [renewal.error for renewal in renewals if renewal.error is not None]
     if failed:
         # A certificate that ends with its CA still works, so another failure is worse.
@@ -83,13 +113,20 @@ def renew(
         fail(f"{count} could not be renewed; the reasons are above", code or 1)
 
 
+def _show_renewals(json: bool, ca: CertificateAuthority, renewals: Sequence[Renewal]) -> None:
+    from aegis_certs.cli._output import note_cut_short
+    from aegis_certs.cli._views import show_renewals
+
+    note_cut_short(ca, {one.node_id: one.tls.not_after for one in renewals if one.tls})
+    show_renewals(json, ca.directory, renewals)
+
+
 def _keep_renewing(ca: CertificateAuthority, json: bool) -> NoReturn:
     """Renews until Ctrl-C; after a failure it prints the error, and tries again."""
     import time
 
     from aegis_certs import CertsError
     from aegis_certs.cli._output import run
-    from aegis_certs.cli._views import show_renewals
 
     note(f"Renewing what becomes due in {ca.directory}, until Ctrl-C.")
     known: set[str] = set()  # the errors of the last round
@@ -102,7 +139,7 @@ def _keep_renewing(ca: CertificateAuthority, json: bool) -> NoReturn:
             known = {str(error)}
         else:
             if new := [one for one in renewals if str(one.error) not in known]:
-                show_renewals(json, ca, new)
+                _show_renewals(json, ca, new)
             known = {str(one.error) for one in renewals if one.error is not None}
         time.sleep(_WATCH_SECONDS)
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aegis_certs._ca.authority import CertificateAuthority
 from aegis_certs._ca.renew import Renewal
 from aegis_certs._ca.rotation.plan import RotationPlan
 from aegis_certs._ca.rotation_state import RotationPhase, RotationState
@@ -22,7 +21,6 @@ from aegis_certs._x509.validity import CertificateState, issued_at
 from aegis_certs.cli._command_group import command_line
 from aegis_certs.cli._output import (
     UNLIMITED,
-    note_cut_short,
     present,
     print_facts,
     printable,
@@ -143,9 +141,8 @@ def _short(serial: str) -> str:
     return serial[:_SERIAL_DIGITS] + "…" * (len(serial) > _SERIAL_DIGITS)
 
 
-def show_renewals(json: bool, ca: CertificateAuthority, renewals: Sequence[Renewal]) -> None:
-    """Prints the renewals, and those that failed; a note names those that the CA cuts short."""
-    note_cut_short(ca, {one.node_id: one.tls.not_after for one in renewals if one.tls})
+def show_renewals(json: bool, directory: str | Path, renewals: Sequence[Renewal]) -> None:
+    """Prints the renewals, and those that failed."""
     if json:
         found = [
             {
@@ -156,7 +153,7 @@ def show_renewals(json: bool, ca: CertificateAuthority, renewals: Sequence[Renew
             }
             for one in renewals
         ]
-        show_json({"directory": ca.directory, "renewed": found})
+        show_json({"directory": directory, "renewed": found})
         return
     for one in renewals:
         if one.tls is not None:
@@ -165,7 +162,7 @@ def show_renewals(json: bool, ca: CertificateAuthority, renewals: Sequence[Renew
         else:
             say(f"{one.node_id}: {one.error}", "red")
     if not renewals:
-        say(f"No certificate in {ca.directory} is due.")
+        say(f"No certificate in {directory} is due.")
 
 
 def show_rotation(ctx: click.Context, json: bool, title: str, state: RotationState) -> None:

@@ -12,7 +12,7 @@ from aegis_certs.cli import certs, option
 from aegis_cli._options import identity_name, mesh_name
 
 if TYPE_CHECKING:
-    from aegis_certs import CertificateAuthority
+    from aegis_certs import CertificateAuthority, Renewal
     from aegis_discovery.aio import Mesh
 
 FindBlockers = Callable[["Mesh", "CertificateAuthority", bool], list[str]]
@@ -34,8 +34,47 @@ for, such as a Go node, cannot be seen: --node lists these nodes too, and requir
 
 
 def with_mesh() -> click.Group:
-    """The certificate commands, where the steps of a rotation can look at a mesh first."""
-    return _replaced(certs, "rotate-ca", _rotate_ca)
+    """The certificate commands, where those that can ask a mesh do."""
+    return _replaced(_replaced(certs, "rotate-ca", _rotate_ca), "renew", _with_issuers)
+
+
+def _with_issuers(command: click.Command) -> click.Command:
+    """A copy of `renew` that can ask issuers of a mesh."""
+    inner = command.callback
+    assert inner is not None  # noqa: S101 - a command has a callback
+
+    @mesh_name
+    def callback(mesh: str, **options: Any) -> None:
+        def renew_via(directory: str, node_id: str | None, via: str) -> list[Renewal]:
+            return [_renew(name, directory, via, mesh) for name in _due(directory, node_id)]
+
+        inner(**options, renew_via=renew_via)
+
+    changed = copy.copy(command)
+    changed.params = [*command.params, *reversed(callback.__click_params__)]  # type: ignore[attr-defined]  # click's own
+    changed.callback = callback
+    return changed
+
+
+def _due(directory: str, node_id: str | None) -> list[str]:
+    """The named identity, or all of the directory that are due."""
+    from aegis_certs import CertificateState, list_certificates
+
+    if node_id is not None:
+        return [node_id]
+    listed = list_certificates(directory)
+    due = [one for one in listed if one.path and one.state is CertificateState.EXPIRING]
+    return [one.id for one in due if any("/node/" in name for name in one.sans)]  # no CA
+
+
+def _renew(node_id: str, directory: str, via: str, mesh: str) -> Renewal:
+    from aegis_certs import CertsError, Renewal
+    from aegis_discovery import DiscoveryError, renew
+
+    try:
+        return Renewal(node_id, renew(via, node_id=node_id, cert_dir=directory, mesh=mesh))
+    except (CertsError, DiscoveryError) as error:
+        return Renewal(node_id, None, error)
 
 
 def _rotate_ca(group: click.Command) -> click.Command:

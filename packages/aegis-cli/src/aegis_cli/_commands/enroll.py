@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 from aegis_certs.cli import Command, certificate_directory, examples, json_flag, option
 
+from aegis_cli._options import mesh_name
+
 if TYPE_CHECKING:
     from aegis_certs import TLSConfig, Token
 
@@ -33,6 +35,7 @@ TOKEN = "AEGIS_ENROLL_TOKEN"  # noqa: S105 - the name of a variable
     metavar="FILE",
 )
 @certificate_directory("--cert-dir", "Where key, certificate and trust bundle are kept.")
+@mesh_name
 @option(
     "--key-type",
     "AEGIS_CERT_KEY_TYPE",
@@ -53,6 +56,7 @@ def enroll(
     node_id: str | None,
     token_file: str | None,
     cert_dir: str,
+    mesh: str,
     key_type: str,
     timeout: float,
     json: bool,
@@ -73,6 +77,7 @@ def enroll(
             token,
             cert_dir,
             node_id=node_id or token.node_id,
+            mesh=mesh,
             key_type=KeyType(key_type),
             timeout=timeout,
         ),

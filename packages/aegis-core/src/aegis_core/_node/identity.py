@@ -34,7 +34,13 @@ async def load_identity(options: NodeOptions) -> tuple[IdentitySource, TLSConfig
     cert_dir = None if options.tls or options.tls_options else options.cert_dir
     try:
         return await asyncio.to_thread(
-            load_or_enroll, source, identity, options.token, cert_dir, cancelled
+            load_or_enroll,
+            source,
+            identity,
+            options.token,
+            cert_dir,
+            mesh=options.mesh,
+            cancelled=cancelled,
         )
     finally:
         cancelled.set()  # its thread would go on asking after a stop

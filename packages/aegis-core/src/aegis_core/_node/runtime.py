@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from aegis_certs import (
     CertificateAuthority,
     IdentitySource,
-    IssuerAddress,
     TLSConfig,
     owner_of,
     write_issuer_address,
@@ -21,10 +20,11 @@ from aegis_certs import (
 from aegis_discovery import HealthStatus, NodeInfo
 from aegis_discovery.aio.identity import run_rotator
 from aegis_discovery.background import sleep_until_tick
-from aegis_discovery.documents import NAMES, Change, Document, DocumentKind
-from aegis_discovery.enrolment import MeshRenewal
+from aegis_discovery.documents import NAMES, Change, Document, DocumentKind, document_to_wire
+from aegis_discovery.enrolment import MeshRenewal, known_issuers
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityRotator
 from aegis_discovery.policy import combined
+from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.transport import parse_seed
 
 from aegis_core._access.policy_file import POLL_INTERVAL, PolicySource
@@ -72,7 +72,9 @@ class RunningNode:
         self._options = options
         self._policy = policy
         self._authority = authority
-        self._renewal = MeshRenewal(source, self._issuers)
+        self._renewal = MeshRenewal(
+            source, lambda: known_issuers(self.state.documents, self.state.topology)
+        )
         self._publish_identity = on_identity
         self._has_joined = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,7 +125,8 @@ class RunningNode:
             max_concurrent_calls=options.max_concurrent_calls,
             max_workers=options.max_workers,
             options=options.server_options,
-            issuer=authority and IssuerService(owner_of(options.id), authority),
+            issuer=authority
+            and IssuerService(owner_of(options.id), authority, self._published_documents),
         )
         outbound.change_identity(tls)
         self.pool, self.may_provide = outbound.pool, outbound.may_provide
@@ -181,8 +184,8 @@ class RunningNode:
         assert self._authority is not None  # noqa: S101 - only an issuer announces itself
         write_issuer_address(self._authority.directory, self.state.identity, address)
 
-    def _issuers(self) -> Sequence[IssuerAddress]:
-        return self.state.documents.issuers
+    def _published_documents(self) -> Iterator[mesh_pb2.SignedDocument]:
+        return (document_to_wire(document.signed) for document in self.state.documents)
 
     def stats(self) -> NodeStats:
         topology, server = self.state.topology, self.server

@@ -18,14 +18,13 @@ from aegis_discovery.feed._limits import service_filter_problem
 if TYPE_CHECKING:
     from aegis_discovery.enrolment import AnyToken
 
-DEFAULT_MESH = "aegis"
-
 
 def load_identity(
     node_id: str | None,
     cert_dir: str | Path | None,
     tls: TLSConfig | None,
     token: AnyToken | None,
+    mesh: str,
 ) -> tuple[IdentitySource, TLSConfig]:
     """Loads a client's identity, from `tls` or a directory, or gets it for a token."""
     if tls is not None:
@@ -43,7 +42,7 @@ def load_identity(
         return source, source.load()
     from aegis_discovery.enrolment import load_or_enroll  # most clients have an identity
 
-    return load_or_enroll(source, node_id, token, cert_dir)
+    return load_or_enroll(source, node_id, token, cert_dir, mesh=mesh)
 
 
 def parse_seeds(seed_peers: Sequence[str]) -> tuple[SeedPeer, ...]:

@@ -24,6 +24,8 @@ from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.documents._document import Change, DocumentKind
 from aegis_discovery.documents._keeper import DocumentKeeper
+from aegis_discovery.enrolment._known import known_issuers
+from aegis_discovery.enrolment._renewal import MeshRenewal
 from aegis_discovery.errors import ConnectError, DiscoveryError
 from aegis_discovery.feed._impersonators import remove_impersonators
 from aegis_discovery.feed._reader import FeedReader, ReceiveResult
@@ -69,6 +71,7 @@ class FeedClient:
         services: Collection[ServiceInfo] = (),
         policy: Policy | None = None,
         timeout: float | None = 10.0,
+        renews: bool = True,
     ) -> None:
         self._policy = policy
         self.may_provide = ProviderAuthorizer(policy, tls.trust_domain)
@@ -95,7 +98,8 @@ class FeedClient:
             documents=self.documents,
         )
         self._log_limiter = LogLimiter(_log)
-        self._rotator = IdentityRotator(source, tls, published=self._keeper)
+        self._renewal = MeshRenewal(source, lambda: known_issuers(self.documents, self.topology))
+        self._rotator = IdentityRotator(source, tls, remote=self._renewal, published=self._keeper)
         self._listeners: list[Callable[[TLSConfig], object]] = []
         self._ready = asyncio.Event()
         self._causes: dict[str, str] = {}
@@ -142,6 +146,7 @@ class FeedClient:
 
     async def close(self) -> None:
         """Ends the feed."""
+        self._renewal.close()
         tasks = [task for task in (self._feed_task, self._rotation_task) if task is not None]
         for task in tasks:
             task.cancel()

@@ -10,13 +10,12 @@ from aegis_certs import TLSConfig
 
 from aegis_discovery._calls.options import PoolOptions
 from aegis_discovery._client.bootstrap import (
-    DEFAULT_MESH,
     check_services,
     load_identity,
     parse_seeds,
 )
 from aegis_discovery._client.feed_client import FeedClient
-from aegis_discovery._model import ServiceInfo
+from aegis_discovery._model import DEFAULT_MESH, ServiceInfo
 
 if TYPE_CHECKING:
     from aegis_discovery.enrolment import AnyToken
@@ -58,7 +57,7 @@ def create_client(
     """Returns a client that is not started yet, and the arguments of its pool; reads files."""
     seeds = parse_seeds(seed_peers)
     wanted = check_services(services)
-    source, identity = load_identity(node_id, cert_dir, tls, token)
+    source, identity = load_identity(node_id, cert_dir, tls, token, mesh)
     client = FeedClient(
         source,
         identity,

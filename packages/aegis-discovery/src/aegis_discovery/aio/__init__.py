@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aegis_discovery._calls.aio.pool import ServiceClientPool
     from aegis_discovery._client.aio_mesh import Mesh, connect
+    from aegis_discovery._client.aio_renew import renew
     from aegis_discovery.enrolment._aio_enroll import enroll
 
-__all__ = ["Mesh", "ServiceClientPool", "connect", "enroll"]
+__all__ = ["Mesh", "ServiceClientPool", "connect", "enroll", "renew"]
 
 _HOMES = {
     "Mesh": "aegis_discovery._client.aio_mesh",
     "ServiceClientPool": "aegis_discovery._calls.aio.pool",
     "connect": "aegis_discovery._client.aio_mesh",
     "enroll": "aegis_discovery.enrolment._aio_enroll",
+    "renew": "aegis_discovery._client.aio_renew",
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from aegis_certs import KeyType, TLSConfig
 
+from aegis_discovery._model import DEFAULT_MESH
 from aegis_discovery.enrolment._enroll import TIMEOUT, AnyToken, enroll_until_cancelled
 
 
@@ -17,6 +18,7 @@ async def enroll(
     cert_dir: str | Path | None = "./certs",
     *,
     node_id: str | None = None,
+    mesh: str = DEFAULT_MESH,
     key_type: KeyType = KeyType.RSA_2048,
     timeout: float = TIMEOUT,
 ) -> TLSConfig:
@@ -30,6 +32,7 @@ async def enroll(
         token,
         cert_dir,
         node_id=node_id,
+        mesh=mesh,
         key_type=key_type,
         timeout=timeout,
         cancelled=cancelled,

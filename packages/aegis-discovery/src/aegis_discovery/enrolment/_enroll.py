@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from aegis_certs import (
     requesting,
 )
 
+from aegis_discovery._model import DEFAULT_MESH
 from aegis_discovery.enrolment._ask import ask_issuers
+from aegis_discovery.enrolment._known import keep_documents
 from aegis_discovery.errors import EnrolmentError, TokenError
-from aegis_discovery.proto import issuer_pb2
+from aegis_discovery.proto import issuer_pb2, mesh_pb2
 
 _log = logging.getLogger("aegis.identity")
 
@@ -39,6 +42,7 @@ def enroll(
     cert_dir: str | Path | None = "./certs",
     *,
     node_id: str | None = None,
+    mesh: str = DEFAULT_MESH,
     key_type: KeyType = KeyType.RSA_2048,
     timeout: float = TIMEOUT,
 ) -> TLSConfig:
@@ -54,6 +58,7 @@ def enroll(
         cert_dir: Where the identity is kept, as `aegis_certs.load_or_generate_tls` loads it; None
             keeps it in memory.
         node_id: The id that the token must be for; by default any.
+        mesh: The name of the mesh, whose documents are kept beside the identity.
         key_type: The type of the new key.
         timeout: Seconds until it gives up.
 
@@ -63,7 +68,7 @@ def enroll(
         aegis_certs.CertsError: The token is damaged, or the directory holds what cannot be used.
     """
     return enroll_until_cancelled(
-        token, cert_dir, node_id=node_id, key_type=key_type, timeout=timeout
+        token, cert_dir, node_id=node_id, mesh=mesh, key_type=key_type, timeout=timeout
     )[0]
 
 
@@ -72,6 +77,7 @@ def enroll_until_cancelled(
     cert_dir: str | Path | None,
     *,
     node_id: str | None = None,
+    mesh: str = DEFAULT_MESH,
     key_type: KeyType = KeyType.RSA_2048,
     timeout: float = TIMEOUT,
     cancelled: threading.Event | None = None,
@@ -104,7 +110,10 @@ def enroll_until_cancelled(
         found = None if cert_dir is None else existing_identity(token.node_id, cert_dir)
         if found is not None:
             return found, False  # another process was faster
-        return _ask(token, request, timeout, cancelled), True
+        tls, documents = _ask(token, request, timeout, cancelled)
+        if cert_dir is not None:
+            keep_documents(documents, tls, cert_dir, mesh)
+        return tls, True
 
 
 def load_or_enroll(
@@ -112,6 +121,8 @@ def load_or_enroll(
     node_id: str,
     token: AnyToken | None,
     cert_dir: str | Path | None,
+    *,
+    mesh: str = DEFAULT_MESH,
     cancelled: threading.Event | None = None,
 ) -> tuple[IdentitySource, TLSConfig]:
     """Loads an identity, or gets one for a token; returns also what keeps it fresh.
@@ -124,7 +135,9 @@ def load_or_enroll(
     if source is not None and (token is None or _has_ca_key(cert_dir)):
         return source, source.load()
     assert token is not None  # noqa: S101 - without a token there is a source
-    tls, _ = enroll_until_cancelled(token, cert_dir, node_id=node_id, cancelled=cancelled)
+    tls, _ = enroll_until_cancelled(
+        token, cert_dir, node_id=node_id, mesh=mesh, cancelled=cancelled
+    )
     if source is not None and cert_dir is not None:
         found = existing_identity(node_id, cert_dir)
         if found is not None and found.certificate == tls.certificate:
@@ -138,12 +151,14 @@ def _has_ca_key(cert_dir: str | Path | None) -> bool:
 
 def _ask(
     token: Token, request: RequestedIdentity, timeout: float, cancelled: threading.Event | None
-) -> TLSConfig:
-    def accept(answer: issuer_pb2.IssuedIdentity) -> TLSConfig:
-        return request.install(request.verify(tuple(answer.chain)))
+) -> tuple[TLSConfig, Sequence[mesh_pb2.SignedDocument]]:
+    def accept(
+        answer: issuer_pb2.IssuedIdentity,
+    ) -> tuple[TLSConfig, Sequence[mesh_pb2.SignedDocument]]:
+        return request.install(request.verify(tuple(answer.chain))), answer.documents
 
     try:
-        tls = ask_issuers(
+        tls, documents = ask_issuers(
             token.issuers,
             token.tls(),
             "Enroll",
@@ -157,7 +172,7 @@ def _ask(
             raise TokenError(_expired(token), token.node_id) from error
         raise
     _log.info("%s has enrolled; its certificate expires at %s", tls.node_id, tls.not_after)
-    return tls
+    return tls, documents
 
 
 def _read(token: AnyToken) -> Token:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -11,8 +10,6 @@ from aegis_certs import IdentitySource, IssuerAddress, TLSConfig
 
 from aegis_discovery.enrolment._ask import ask_issuers
 from aegis_discovery.proto import issuer_pb2
-
-_log = logging.getLogger("aegis.identity")
 
 TIMEOUT = 120.0
 """Seconds that one attempt takes at most; after it the rotator waits and tries again."""
@@ -24,18 +21,15 @@ class MeshRenewal:
     Args:
         source: The identity's source, which keeps the new key and its certificate.
         issuers: Returns those that the mesh lists now.
-        on_answer: Called on the thread with each answer that was accepted.
     """
 
     def __init__(
         self,
         source: IdentitySource,
         issuers: Callable[[], Sequence[IssuerAddress]],
-        on_answer: Callable[[issuer_pb2.IssuedIdentity], object] = lambda _: None,
     ) -> None:
         self._source = source
         self._issuers = issuers
-        self._on_answer = on_answer
         self._running: Future[TLSConfig] | None = None
         self._cancelled = threading.Event()
 
@@ -52,7 +46,7 @@ class MeshRenewal:
 
         def run() -> None:
             try:
-                future.set_result(self._renew(tls))
+                future.set_result(self.renew(tls))
             except BaseException as error:  # noqa: BLE001 - `result` raises it
                 future.set_exception(error)
 
@@ -70,13 +64,17 @@ class MeshRenewal:
         """Ends an attempt early."""
         self._cancelled.set()
 
-    def _renew(self, tls: TLSConfig) -> TLSConfig:
+    def renew(self, tls: TLSConfig, timeout: float = TIMEOUT) -> TLSConfig:
+        """Gets and installs the successor of an identity; blocks.
+
+        Raises:
+            aegis_certs.LockTimeoutError: Another process renews this identity.
+            EnrolmentError: No issuer gave a certificate.
+        """
         with self._source.requesting(tls) as request:
 
             def accept(answer: issuer_pb2.IssuedIdentity) -> TLSConfig:
-                installed = request.install(request.verify(tuple(answer.chain)))
-                self._on_answer(answer)
-                return installed
+                return request.install(request.verify(tuple(answer.chain)))
 
             return ask_issuers(
                 self._issuers(),
@@ -84,7 +82,7 @@ class MeshRenewal:
                 "Renew",
                 request.csr,
                 accept,
-                timeout=TIMEOUT,
+                timeout=timeout,
                 rounds=1,
                 cancelled=self._cancelled,
             )
