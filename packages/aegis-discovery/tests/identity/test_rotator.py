@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import random
 import shutil
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -355,3 +357,57 @@ async def test_a_newer_event_replaces_one_that_failed(
     await until(lambda: newest in received)
     assert received.count(first) == tries
     running.cancel()
+
+
+class Issuer:
+    """An issuer without a network: it answers as soon as it is asked."""
+
+    is_possible, is_running = True, False
+
+    def __init__(
+        self, ca: CertificateAuthority, source: IdentitySource, clock: ManualClock
+    ) -> None:
+        self._ca, self._source, self._clock = ca, source, clock
+        self._answer: TLSConfig | None = None
+        self.asked_at: list[float] = []
+
+    def begin(self, tls: TLSConfig) -> None:
+        self.is_running = True
+        self.asked_at.append(self._clock.now)
+        at = dt.datetime.fromtimestamp(self._clock.now, dt.UTC)
+        with self._source.requesting(tls, at=at) as request:
+            chain = self._ca.renew_for(request.csr, tls.certificate, issuer_id="ca-1", at=at).chain
+            self._answer = request.install(request.verify(chain, at=at))
+
+    def result(self) -> TLSConfig | None:
+        self.is_running = False
+        return self._answer
+
+
+def test_members_ask_an_issuer_one_after_the_other_when_their_ca_was_replaced(
+    own_ca: CertificateAuthority, clock: ManualClock
+) -> None:
+    old = own_ca.certificate
+    members = []
+    for number in range(20):
+        tls = own_ca.issue_in_memory(f"a{number}", days=30)
+        source = IdentitySource.fixed(tls)
+        issuer = Issuer(own_ca, source, clock)
+        rng = random.Random(number)
+        members.append((issuer, IdentityRotator(source, tls, remote=issuer, clock=clock, rng=rng)))
+    start = clock.now
+    for step in (own_ca.prepare_rotation, lambda: own_ca.activate_rotation(confirm=True)):
+        assert not any(issuer.asked_at for issuer, _ in members)
+        step()
+        for _, rotator in members:
+            trusting = replace(rotator.tls, trust_bundle=own_ca.bundle.pem)
+            rotator.change_identity(trusting)
+            rotator.poll()
+    while clock.now < start + 61:
+        clock.now += 1
+        for _, rotator in members:
+            rotator.poll()
+    asked = [issuer.asked_at for issuer, _ in members]
+    assert all(len(times) == 1 for times in asked), "each asks once"
+    assert len({times[0] for times in asked}) > 10, "not all at once"
+    assert not any(rotator.tls.certificate.issuer == old.subject for _, rotator in members)

@@ -13,6 +13,7 @@ from aegis_certs._x509.validity import issued_at
 _DUE = 2 / 3
 _JITTER = 1 / 20  # of the life, so that nodes that started together do not renew together
 _RETRIES = 12  # about how many retries fit into the last third of the life
+_LONGEST_EARLY = 60.0
 _FIRST_RETRY = 1.0
 _LAST_RETRY = 3600.0
 
@@ -48,6 +49,15 @@ class RenewalSchedule:
     def seconds_until_due(self, at: datetime) -> float:
         """How long to wait from this time; 0 if it is due."""
         return max(0.0, (self._due_at - at) / timedelta(seconds=1))
+
+    def early_after(self) -> float:
+        """How long to wait for a renewal before it is due, in seconds, after the CA was replaced.
+
+        It is a random part of a twentieth of the life, at most of a minute, so that not all members
+        of a mesh ask their issuer at once.
+        """
+        longest = min(self._life.total_seconds() * _JITTER, _LONGEST_EARLY)
+        return longest * self._random.random()
 
     def retry_after(self, failures: int) -> float:
         """How long to wait after this many consecutive failures, in seconds.

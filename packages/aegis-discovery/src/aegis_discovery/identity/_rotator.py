@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Protocol
 
@@ -99,7 +100,9 @@ class IdentityRotator:
 
     A certificate is renewed at two thirds of its lifetime: by the CA's key beside it, or else by an
     issuer of the mesh. A failed renewal is tried again with backoff, even after the certificate has
-    expired: the CA may be available again. An issuer renews no expired certificate.
+    expired: the CA may be available again. An issuer renews no expired certificate. After the CA
+    was replaced, the certificate is renewed early: at once by a key beside it, and a little later
+    by an issuer, which all members ask then.
 
     Args:
         source: The files of the identity.
@@ -128,6 +131,8 @@ class IdentityRotator:
         self._clock = clock
         self._rng = rng or random.Random()
         self._failures = 0
+        self._renew_at = 0.0
+        self._is_early = False
         self._log_limiter = LogLimiter(_log)
         self.tls = tls
         self.revocations = RevocationList.empty()
@@ -174,7 +179,7 @@ class IdentityRotator:
         return [event for event in events if event is not None]
 
     def _load_changed(self) -> IdentityEvent | None:
-        found = self._source.poll()
+        found = self._source.poll(at=self._now())
         fresh = None if found is None else self._trusting(found)
         if fresh is None or fresh == self.tls:
             return None
@@ -184,12 +189,15 @@ class IdentityRotator:
     def _renew(self) -> IdentityEvent | None:
         if self._remote is not None and self._remote.is_running:
             return self._take_answer(self._remote)
-        due = self._clock() >= self._renew_at
-        # After a CA rotation a new leaf is wanted early; it is tried once, not at each poll.
-        if not due and (self._failures or not self._issuer_replaced()):
+        if not self._is_early and not self._failures and self._issuer_replaced():
+            # After a CA rotation a new leaf is wanted early; it is tried once, not at each poll.
+            self._is_early = True
+            pause = 0.0 if self._source.issuer_replaced() else self._schedule.early_after()
+            self._renew_at = min(self._renew_at, self._clock() + pause)
+        if self._clock() < self._renew_at:
             return None
         try:
-            fresh = self._source.renew()
+            fresh = self._source.renew(at=self._now())
         except CertsError as error:
             return self._retry(str(error))
         except Exception as error:  # noqa: BLE001 - as in `poll`, but it is tried again
@@ -240,7 +248,7 @@ class IdentityRotator:
         return self._use(fresh)
 
     def _read_revocations(self) -> IdentityEvent | None:
-        return self._join(self._source.revocations())
+        return self._join(self._source.revocations(at=self._now()))
 
     def _join(self, own: RevocationList) -> IdentityEvent | None:
         """Joins the list in the files and the published one, each of which may have changed."""
@@ -313,6 +321,10 @@ class IdentityRotator:
     def _schedule_renewal(self) -> None:
         self._schedule = RenewalSchedule(self.tls.certificate, random=self._rng)
         self._renew_at = self._schedule.due_at.timestamp()
+        self._is_early = False
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
 
 
 _BOTH_USAGES = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH})
