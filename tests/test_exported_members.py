@@ -114,7 +114,7 @@ EXPORTED = {
     """,
     "aegis_discovery.transport": """
         Backoff ChannelCache SHED_METADATA SeedPeer channel_credentials describe_call_error
-        is_wildcard join_address open_channel parse_seed probe_identity split_address
+        is_wildcard join_address open_channel parse_seed probe_identity resolve_seed split_address
         split_host_port
     """,
 }

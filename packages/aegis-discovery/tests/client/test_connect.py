@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from aegis_discovery import ConnectError, NodeInfo, NodeStatus, ServiceInfo, aio, connect
-from aegis_discovery._client.bootstrap import check_services, feed_candidates, resolve_seed
-from aegis_discovery.transport import SeedPeer
+from aegis_discovery._client.bootstrap import check_services, feed_candidates
+from aegis_discovery.transport import SeedPeer, resolve_seed
 
 SEEDS = (SeedPeer("10.0.0.9:1"), SeedPeer("10.0.0.1:1", "a"))
 ALIVE, FAILED = NodeStatus.ALIVE, NodeStatus.FAILED

@@ -11,7 +11,7 @@ from aegis_certs import CertsError, owner_of
 from aegis_discovery import DiscoveryError, NodeStatus
 from aegis_discovery.background import sleep_until_tick
 from aegis_discovery.logs import LogLimiter
-from aegis_discovery.transport import SeedPeer, probe_identity
+from aegis_discovery.transport import SeedPeer, probe_identity, resolve_seed
 
 from aegis_core._peers.info import PeerInfo
 from aegis_core._peers.manager import PeerManager
@@ -25,8 +25,34 @@ RETRY = 2.0
 """Seconds between two tries to reach a seed peer that is not watched."""
 
 
+AT_ONCE = 4
+"""Addresses of one host name that are tried at the same time, until a node is found."""
+
+
+class _Seed:
+    """A seed peer as it was given: an address, or a host name with one or more.
+
+    Attributes:
+        given: As it was given.
+        found: The ids of the nodes that answered, by their addresses.
+        failures: Why the others did not, by their addresses.
+        is_tried: Whether each address was tried once.
+        is_itself: Whether this node answered at one of the addresses, and no other node did.
+    """
+
+    def __init__(self, given: SeedPeer) -> None:
+        self.given = given
+        self.found: dict[SeedPeer, str] = {}
+        self.failures: dict[SeedPeer, str] = {}
+        self.is_tried = self.is_itself = False
+
+
 class Joiner:
-    """Turns seed addresses into peers; the certificate of the server there has the node id."""
+    """Turns seed addresses into peers; the certificate of the server there has the node id.
+
+    A host name may have the addresses of many nodes, this one among them. They are tried in random
+    order until another node answers.
+    """
 
     def __init__(
         self, state: NodeState, peers: PeerManager, session: Session, seeds: Sequence[SeedPeer]
@@ -34,11 +60,8 @@ class Joiner:
         self._state = state
         self._peers = peers
         self._session = session
-        self._found: dict[SeedPeer, str] = {}
-        self._seeds = tuple(seeds)
-        self._failures: dict[SeedPeer, str] = {}
+        self._seeds = [_Seed(given) for given in dict.fromkeys(seeds)]
         self._log_limiter = LogLimiter(_log)
-        self._tried: set[SeedPeer] = set()
         self._all_tried = asyncio.Event()
 
     async def run(self) -> None:
@@ -80,22 +103,23 @@ class Joiner:
         tried = asyncio.ensure_future(self._all_tried.wait())
         try:
             await asyncio.wait({joined, tried}, return_when=asyncio.FIRST_COMPLETED)
-            if self._found or any(seed.node_id for seed in self._seeds):
+            if any(seed.found or seed.given.node_id for seed in self._seeds):
                 await joined
         finally:
             joined.cancel()
             tried.cancel()
 
     def _why_not(self) -> str:
-        reasons = list(self._failures.values())
-        waiting = set(self._seeds) - self._tried
+        reasons = [reason for seed in self._seeds for reason in seed.failures.values()]
         reasons += [
-            f"{seed.address} has not answered yet" for seed in self._seeds if seed in waiting
+            f"{seed.given.address} has not answered yet"
+            for seed in self._seeds
+            if not seed.is_tried
         ]
-        for seed, node_id in self._found.items():
+        for place, node_id in ((p, i) for seed in self._seeds for p, i in seed.found.items()):
             feed = self._session.feeds.get(node_id)
             why = (feed.problem if feed else "") or "it has not answered yet"
-            reasons.append(f"{node_id} at {seed.address}: {why}")
+            reasons.append(f"{node_id} at {place.address}: {why}")
         return "; ".join(reasons) or "its only seed peer is itself"
 
     def _forget_siblings(self) -> None:
@@ -103,43 +127,67 @@ class Joiner:
         siblings = [
             seed
             for seed in self._seeds
-            if seed.node_id is not None and owner_of(seed.node_id) == self._state.identity
+            if seed.given.node_id is not None
+            and owner_of(seed.given.node_id) == self._state.identity
         ]
+        self._seeds = [seed for seed in self._seeds if seed not in siblings]
         for seed in siblings:
-            with contextlib.suppress(PeerNotFoundError):
-                self._peers.remove_peer(self._found.pop(seed, ""))
-        self._seeds = tuple(seed for seed in self._seeds if seed not in siblings)
+            for node_id in seed.found.values():
+                self._forget(node_id)
 
-    async def _look_up(self, seed: SeedPeer) -> None:
-        known = self._found.get(seed)
-        if known is not None and (self._is_watching(known) or self._is_alive(known)):
+    async def _look_up(self, seed: _Seed) -> None:
+        """Tries the addresses of a seed peer, unless it is known or is not needed any more."""
+        has_others = self._state.topology.node_count > 1
+        if any(map(self._is_seen, seed.found.values())) or (seed.is_itself and has_others):
             return
         try:
-            node_id = seed.node_id
-            if node_id is None:
-                found = await asyncio.to_thread(probe_identity, seed.address, self._state.tls)
-                node_id = found.node_id
-            peer, held_at = await self._peers.meet(PeerInfo(owner_of(node_id), seed.address))
-            if not self._session.has_joined and await self._gives_way(peer, held_at):
-                return
-            node_id = peer.id
-            if node_id != self._state.node_id and node_id != known:
-                self._peers.add_peer(peer)
-                self._found[seed] = node_id
-                if known is not None and known not in self._found.values():
-                    # Another node answers at its address now.
-                    with contextlib.suppress(PeerNotFoundError):
-                        self._peers.remove_peer(known)
-            self._failures.pop(seed, None)
-            self._log_limiter.forget(seed)
-        except (DiscoveryError, CertsError, ConfigError) as error:
-            self._failures[seed] = reason = str(error)
-            line = "seed peer %s: %s"
-            self._log_limiter.log_change(logging.INFO, seed, reason, line, seed.address, reason)
+            places = await asyncio.to_thread(resolve_seed, seed.given)
+            seed.failures = {p: why for p, why in seed.failures.items() if p in places}
+            if len(places) > 1:
+                seed.found = {p: node_id for p, node_id in seed.found.items() if p in places}
+            seed.is_itself = False
+            for start in range(0, len(places), AT_ONCE):
+                some = places[start : start + AT_ONCE]
+                if any(await asyncio.gather(*(self._ask(seed, place) for place in some))):
+                    break
         finally:
-            self._tried.add(seed)
-            if len(self._tried) == len(set(self._seeds)):
+            seed.is_tried = True
+            if all(seed.is_tried for seed in self._seeds):
                 self._all_tried.set()
+
+    async def _ask(self, seed: _Seed, place: SeedPeer) -> bool:
+        """Finds out which node is at an address; returns whether it is a peer now."""
+        known = seed.found.get(place)
+        try:
+            node_id = place.node_id
+            if node_id is None:
+                found = await asyncio.to_thread(probe_identity, place.address, self._state.tls)
+                node_id = found.node_id
+            peer, held_at = await self._peers.meet(PeerInfo(owner_of(node_id), place.address))
+            if not self._session.has_joined and await self._gives_way(peer, held_at):
+                return False
+            seed.failures.pop(place, None)
+            self._log_limiter.forget(place)
+            if peer.id == self._state.node_id:
+                seed.is_itself = True
+                return False
+            if peer.id != known:
+                self._peers.add_peer(peer)
+                seed.found[place] = peer.id
+                if known is not None:
+                    self._forget(known)  # another node answers at its address now
+        except (DiscoveryError, CertsError, ConfigError) as error:
+            seed.failures[place] = reason = str(error)
+            line = "seed peer %s: %s"
+            self._log_limiter.log_change(logging.INFO, place, reason, line, place.address, reason)
+            return False
+        return True
+
+    def _forget(self, node_id: str) -> None:
+        """Removes a peer, unless another seed peer is the same node."""
+        if not any(node_id in seed.found.values() for seed in self._seeds):
+            with contextlib.suppress(PeerNotFoundError):
+                self._peers.remove_peer(node_id)
 
     async def _gives_way(self, seed: PeerInfo, held_at: str) -> bool:
         """Asks the process that has this node's id already, if a seed peer knows one."""
@@ -149,12 +197,11 @@ class Joiner:
         node_id, instance = await self._peers.ask_holder(address)
         return self._session.holder_answered(node_id, instance, address)
 
-    def _is_watching(self, node_id: str) -> bool:
+    def _is_seen(self, node_id: str) -> bool:
+        """Tells whether this node watches a seed peer, or the mesh sees it as alive."""
         feed = self._session.feeds.get(node_id)
-        return feed is not None and not feed.problem
-
-    def _is_alive(self, node_id: str) -> bool:
-        """Tells whether the mesh sees a seed peer as alive, so that other nodes watch it."""
+        if feed is not None and not feed.problem:
+            return True
         node = self._state.topology.get_node(node_id)
         is_alive = node is not None and node.status is NodeStatus.ALIVE
         return is_alive and self._state.joined.is_set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import socket
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from aegis_certs import IdentitySource, TLSConfig
 
 from aegis_discovery._model import NodeInfo, NodeStatus, ServiceInfo
-from aegis_discovery._runtime.addresses import SeedPeer, join_address, parse_seed, split_address
+from aegis_discovery._runtime.addresses import SeedPeer, parse_seed
 from aegis_discovery.errors import ConnectError
 from aegis_discovery.feed._limits import service_filter_problem
 
@@ -68,25 +67,6 @@ def check_services(services: Collection[ServiceInfo]) -> tuple[ServiceInfo, ...]
     if problem:
         raise ConnectError(problem)
     return tuple(services)
-
-
-def resolve_seed(seed: SeedPeer) -> tuple[SeedPeer, ...]:
-    """Returns all addresses of a seed peer's host name, in random order; blocks.
-
-    Each address may be another node, which proves its own id. A name with one address, or one that
-    cannot be resolved now, stays as it is.
-    """
-    host, port = split_address(seed.address)
-    try:
-        # As bytes, because a text makes Python load its tables of international names.
-        found = socket.getaddrinfo(host.encode(), port, type=socket.SOCK_STREAM)
-    except OSError:
-        return (seed,)
-    addresses = list({join_address(str(where[0]), port) for *_, where in found})
-    if len(addresses) == 1:
-        return (seed,)
-    random.shuffle(addresses)
-    return tuple(SeedPeer(address, seed.node_id) for address in addresses)
 
 
 def feed_candidates(

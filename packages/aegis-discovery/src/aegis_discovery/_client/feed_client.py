@@ -11,7 +11,7 @@ import grpc
 from aegis_certs import CertsError, IdentitySource, TLSConfig, owner_of
 from cryptography import x509
 
-from aegis_discovery._client.bootstrap import feed_candidates, resolve_seed
+from aegis_discovery._client.bootstrap import feed_candidates
 from aegis_discovery._client.follow import (
     FeedDivergedError,
     FeedGarbageError,
@@ -37,6 +37,7 @@ from aegis_discovery.records._verifier import RecordVerifier
 from aegis_discovery.transport._aio_channels import open_channel
 from aegis_discovery.transport._backoff import Backoff
 from aegis_discovery.transport._probe import describe_call_error, probe_identity
+from aegis_discovery.transport._resolve import resolve_seed
 
 STEADY = 60.0
 """Seconds that a feed must bring messages before its server is the first to be asked again."""

@@ -11,6 +11,7 @@ from aegis_discovery._runtime.addresses import (
 from aegis_discovery.transport._backoff import Backoff
 from aegis_discovery.transport._channels import ChannelCache, open_channel
 from aegis_discovery.transport._probe import describe_call_error, probe_identity
+from aegis_discovery.transport._resolve import resolve_seed
 from aegis_discovery.transport._shared import SHED_METADATA, channel_credentials
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "open_channel",
     "parse_seed",
     "probe_identity",
+    "resolve_seed",
     "split_address",
     "split_host_port",
 ]

@@ -1,0 +1,88 @@
+"""Seed peers that are host names: dead ones, and ones with the addresses of many nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aegis_core import JoinError
+from aegis_discovery import ConnectError
+from aegis_discovery.aio import connect
+
+NAME = "mesh.test"
+RESOLVED = ["127.0.0.4", "127.0.0.2"]
+"""Two addresses, because gRPC itself resolves a name that has only one."""
+
+
+@pytest.fixture
+def hosts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses of `mesh.test`, in the order of their answers; it starts without any."""
+    found: list[str] = []
+    resolve = socket.getaddrinfo
+
+    def look_up(host: Any, port: Any, *rest: Any, **options: Any) -> Any:
+        if host not in (NAME, NAME.encode()):
+            return resolve(host, port, *rest, **options)
+        if not found:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [answer for ip in found for answer in resolve(ip, port, *rest, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return found
+
+
+def port_of(node: Any) -> str:
+    return str(node.address.rpartition(":")[2])
+
+
+async def test_a_node_finds_others_behind_a_name_that_also_has_its_own_address(
+    start: Any, until: Any, agree: Any, hosts: list[str]
+) -> None:
+    a = await start("a", address="127.0.0.2:0")
+    seed = f"{NAME}:{port_of(a)}"
+    hosts[:] = ["127.0.0.3"]
+    # The own address is first, as resolvers sort.
+    b = await start("b", address=f"127.0.0.3:{port_of(a)}", seed_peers=[seed])
+    assert list(b.topology.nodes) == ["b"]
+    hosts.append("127.0.0.2")
+    await until(lambda: agree(a, b))
+
+
+async def test_a_node_joins_through_the_one_that_answers_of_many_addresses(
+    start: Any, until: Any, agree: Any, hosts: list[str]
+) -> None:
+    a = await start("a", address="127.0.0.9:0")
+    hosts[:] = [f"127.0.0.{number}" for number in range(2, 10)]
+    b = await start("b", seed_peers=[f"{NAME}:{port_of(a)}"], require_join=True)
+    await until(lambda: agree(a, b))
+
+
+async def test_a_node_whose_only_seed_is_a_dead_name_serves_and_joins_when_it_resolves(
+    start: Any, until: Any, agree: Any, hosts: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    a = await start("a", address="127.0.0.2:0")
+    seed = f"{NAME}:{port_of(a)}"
+    with pytest.raises(JoinError, match="cannot be resolved"):
+        await start("b", seed_peers=[seed], require_join=True, join_timeout=0.5)
+    b = await start("b", seed_peers=[seed])
+    assert "b has not joined yet" in caplog.text
+    assert list(b.topology.nodes) == ["b"]
+    hosts += RESOLVED
+    await until(lambda: agree(a, b))
+
+
+async def test_a_client_whose_only_seed_is_a_dead_name_says_so_and_connects_when_it_resolves(
+    start: Any, until: Callable[..., Any], identity: Any, hosts: list[str]
+) -> None:
+    a = await start("a", address="127.0.0.2:0")
+    seed, tls = f"{NAME}:{port_of(a)}", identity("visitor")
+    with pytest.raises(ConnectError, match="cannot be resolved"):
+        await connect(seed, tls=tls, timeout=1)
+    async with await connect(seed, tls=tls, wait=False) as mesh:
+        await asyncio.sleep(0)
+        assert not mesh.topology.nodes
+        hosts += RESOLVED
+        await until(lambda: list(mesh.topology.nodes) == ["a"])
