@@ -18,7 +18,18 @@ from pathlib import Path
 HERE = Path(__file__).parent
 NAMES = (
     *("server", "latency", "siege", "calls", "picks", "changes"),
-    *("failures", "restarts", "workers", "start", "rest", "help", "issue", "enroll", "abuse"),
+    *(
+        "failures",
+        "restarts",
+        "kills",
+        "workers",
+        "start",
+        "rest",
+        "help",
+        "issue",
+        "enroll",
+        "abuse",
+    ),
 )
 
 

@@ -28,7 +28,7 @@ from aegis_certs import CertificateAuthority, KeyType
 from harness import Row, parser_of, print_rows
 from workload import CHUNK, NAME, SMALL, Child, answer, children, node_options, path, told
 
-CALLERS, PAUSE, TIMEOUT = 4, 0.02, 10.0
+CALLERS, PAUSE, TIMEOUT = 4, 0.1, 10.0
 CHURN = 10.0
 """Seconds between two restarts of the third node."""
 

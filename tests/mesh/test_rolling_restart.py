@@ -23,9 +23,14 @@ CALLERS = 8
 
 
 class Load:
-    """Makes all four kinds of calls until `stop` is set; records the failures."""
+    """Makes calls until `stop` is set; records the failures.
 
-    def __init__(self) -> None:
+    Args:
+        streams: Whether it makes all four kinds of calls, or those with one message each way only.
+    """
+
+    def __init__(self, *, streams: bool = True) -> None:
+        self._streams = streams
         self.stop = threading.Event()
         self.done = 0
         self.failures: list[str] = []
@@ -45,6 +50,8 @@ class Load:
         chat = channel.stream_stream("/test.Echo/Chat")
         while not self.stop.is_set():
             self.attempt("sync unary", lambda: say(b"x", timeout=10))
+            if not self._streams:
+                continue
             self.attempt("sync responses", lambda: list(count(b"3", timeout=10)))
             self.attempt("sync requests", lambda: join(iter([b"a", b"b"]), timeout=10))
             self.attempt("sync both", lambda: list(chat(iter([b"a", b"b"]), timeout=10)))
@@ -59,13 +66,14 @@ class Load:
             async for _ in call:
                 pass
 
+        kinds = (
+            ("aio unary", lambda: say(b"x", timeout=10)),
+            ("aio responses", lambda: read(count(b"3", timeout=10))),
+            ("aio requests", lambda: join(iter([b"a", b"b"]), timeout=10)),
+            ("aio both", lambda: read(chat(iter([b"a", b"b"]), timeout=10))),
+        )
         while not self.stop.is_set():
-            for kind, begin in (
-                ("aio unary", lambda: say(b"x", timeout=10)),
-                ("aio responses", lambda: read(count(b"3", timeout=10))),
-                ("aio requests", lambda: join(iter([b"a", b"b"]), timeout=10)),
-                ("aio both", lambda: read(chat(iter([b"a", b"b"]), timeout=10))),
-            ):
+            for kind, begin in kinds if self._streams else kinds[:1]:
                 try:
                     await begin()
                 except grpc.aio.AioRpcError as error:
@@ -75,8 +83,10 @@ class Load:
 
 
 @contextmanager
-def callers(seeds: list[str], identity: Callable[[str], TLSConfig]) -> Iterator[Load]:
-    load = Load()
+def callers(
+    seeds: list[str], identity: Callable[[str], TLSConfig], *, streams: bool = True
+) -> Iterator[Load]:
+    load = Load(streams=streams)
 
     async def run_aio() -> None:
         connected = await aegis_discovery.aio.connect(*seeds, tls=identity("aio-caller"))

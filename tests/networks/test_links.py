@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 import pytest
@@ -44,6 +45,36 @@ def test_two_halves_see_each_other_as_failed_and_later_merge_the_changes_of_both
     for node in cluster.nodes.values():
         services = node.ask("topology")["services"]
         assert {node_id for node_id in services if "extra" in services[node_id]} == {"a", "b"}
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(4 * STEADY)
+def test_halves_that_live_apart_for_a_minute_become_one_mesh_with_the_changes_of_both(
+    cluster: Cluster,
+) -> None:
+    halves = ("a", "c", "e", "g"), ("b", "d", "f")
+    positions = cluster.positions()
+    cluster.network.cut(*(cluster.host_of(*half) for half in halves))
+    for half, other_half in (halves, halves[::-1]):
+        for lost in other_half:
+            cluster.wait_event(f"failed {lost}", half, positions)
+    apart_since = time.monotonic()
+    # In one half a node restarts, in the other one leaves; both get new services meanwhile.
+    cluster.start("f")
+    cluster.nodes["g"].signal(signal.SIGTERM)
+    assert cluster.nodes["g"].wait_exit() == 0
+    for number in range(6):
+        for half in halves:
+            cluster.nodes[half[0]].send(f"provide {half[0]}-{number}")
+        let_pass(STEADY / 6)
+    assert time.monotonic() - apart_since >= STEADY
+    cluster.network.heal()
+    remaining = cluster.others("g")
+    cluster.wait_until_one_mesh(remaining, within=STEADY)
+    for node_id in remaining:
+        services = cluster.nodes[node_id].ask("topology")["services"]
+        assert {name for name in services["a"] if "-" in name} == {f"a-{n}" for n in range(6)}
+        assert {name for name in services["b"] if "-" in name} == {f"b-{n}" for n in range(6)}
 
 
 @pytest.mark.soak

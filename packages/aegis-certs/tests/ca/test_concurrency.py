@@ -51,8 +51,14 @@ def start_at_once(script: str, arguments: list[list[str]]) -> list[bytes]:
     return outputs
 
 
-def test_twelve_processes_on_an_empty_directory_end_with_one_ca(directory: Path) -> None:
-    node_ids = [f"node-{number % 8}" for number in range(12)]  # some share an identity
+@pytest.mark.parametrize(
+    ("processes", "identities"),
+    [(12, 8), pytest.param(30, 30, marks=pytest.mark.soak)],
+)
+def test_many_processes_on_an_empty_directory_end_with_one_ca(
+    directory: Path, processes: int, identities: int
+) -> None:
+    node_ids = [f"node-{number % identities}" for number in range(processes)]
     outputs = start_at_once(START, [[node_id, str(directory)] for node_id in node_ids])
     ca = CertificateAuthority.load(directory)
     leaves = {}
@@ -61,7 +67,7 @@ def test_twelve_processes_on_an_empty_directory_end_with_one_ca(directory: Path)
         assert root == ca.certificate
         assert TrustBundle([root]).verify([leaf], "client").node_id == node_id
         assert leaves.setdefault(node_id, leaf) == leaf
-    assert len({leaf.serial_number for leaf in leaves.values()}) == 8
+    assert len({leaf.serial_number for leaf in leaves.values()}) == identities
     assert {entry.state for entry in list_certificates(directory)} == {"valid"}
 
 
