@@ -17,12 +17,14 @@ from frames import (
     CONTINUATION,
     END_HEADERS,
     HEADERS,
+    NEWEST_HEADER,
     PING,
     RST_STREAM,
     SETTINGS,
     Connection,
     client_context,
     frame,
+    indexed_header,
     request_headers,
 )
 from workload import path
@@ -133,6 +135,28 @@ class Attack:
 
         return self._flood(until, batch, 1e9)
 
+    def long_headers(self, until: float) -> int:
+        """Calls with 2.4 MB of headers in 10 KB: a header that is sent once and named 600 times.
+
+        gRPC bounds the headers of a frame, not of a call.
+        """
+        known = request_headers(path("Echo"), self._node_id) + indexed_header(b"x-a", b"v" * 4000)
+        block = request_headers(path("Echo"), self._node_id)
+        connections: set[Connection] = set()
+
+        def batch(connection: Connection) -> bytes:
+            frames = []
+            for _ in range(BATCH):
+                stream = connection.next_stream()
+                begin = block + NEWEST_HEADER if connection in connections else known
+                connections.add(connection)
+                frames.append(frame(HEADERS, stream, begin))
+                frames += [frame(CONTINUATION, stream, NEWEST_HEADER)] * 600
+                frames.append(frame(CONTINUATION, stream, b"", END_HEADERS))
+            return b"".join(frames)
+
+        return self._flood(until, batch, RATE)
+
     def malformed(self, until: float) -> int:
         """Calls the mesh's own service with one byte that is no message."""
         sent = 0
@@ -163,6 +187,7 @@ KINDS: dict[str, Callable[[Attack, float], int]] = {
     "SETTINGS": Attack.settings,
     "PING": Attack.pings,
     "headers without an end": Attack.endless_headers,
+    "long headers": Attack.long_headers,
     "malformed messages": Attack.malformed,
     "connections": Attack.connections,
 }

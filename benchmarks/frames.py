@@ -23,6 +23,7 @@ END_STREAM = ACK = 0x1
 END_HEADERS = 0x4
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 LARGEST_WINDOW = 2**31 - 1
+NEWEST_HEADER = b"\xbe"
 MAX_FRAME = 16_384
 """Bytes of a frame that every peer must accept."""
 
@@ -58,6 +59,15 @@ def request_headers(path: str, authority: str) -> bytes:
             b"\x00" + text("te") + text("trailers"),
         )
     )
+
+
+def indexed_header(name: bytes, value: bytes) -> bytes:
+    """Returns a header that the server remembers; `NEWEST_HEADER` names it from then on."""
+    length, digits = len(value) - 127, bytearray([127])
+    while length >= 128:
+        digits.append(length % 128 | 128)
+        length //= 128
+    return b"\x40" + bytes([len(name)]) + name + bytes([*digits, length]) + value
 
 
 def message(content: bytes) -> bytes:

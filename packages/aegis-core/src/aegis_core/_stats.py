@@ -21,6 +21,9 @@ class CallStats:
         denied: Calls that the policy denied.
         refused: Calls whose caller was refused: a revoked or expired certificate, another trust
             domain, or an old TLS version.
+        over_limit: Calls refused for a limit of their caller: it had too many open, cancelled too
+            many, or sent metadata that is too long.
+        closed_connections: Connections closed since their caller had too many, or flooded.
     """
 
     begun: int
@@ -30,6 +33,8 @@ class CallStats:
     late: int
     denied: int
     refused: int
+    over_limit: int
+    closed_connections: int
 
 
 @dataclass(frozen=True, slots=True)

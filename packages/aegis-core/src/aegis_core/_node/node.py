@@ -64,6 +64,9 @@ class Node(NodeView):
         grace: Seconds that calls in flight have when the node stops.
         max_concurrent_calls: How many calls of your services may run at the same time. Further
             calls are shed at once, with `RESOURCE_EXHAUSTED`. No limit by default.
+        max_calls_per_caller: How many calls one caller may have open, over all its connections, and
+            times its live workers. Further ones are shed. 1 000 by default, as many as one
+            connection may have. Raise it where many processes share an identity.
         max_workers: The largest number of threads of handlers that are not coroutines; further
             calls wait for a thread. 32 by default.
         max_receive_message_length: Bytes of the largest request that the server accepts, of any

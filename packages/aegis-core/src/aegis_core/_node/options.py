@@ -20,6 +20,7 @@ from aegis_discovery.transport import parse_seed
 from aegis_core._address import bound_address, published_address
 from aegis_core._health.checks import HealthChecker
 from aegis_core._server.base import Registrar
+from aegis_core._server.caller_limits import MAX_CALLS
 from aegis_core.errors import ConfigError
 
 _log = logging.getLogger("aegis.node")
@@ -37,6 +38,13 @@ MAX_STREAMS = 1_000
 
 It is twice what a busy honest caller opens at once, 500. An open call takes some 20 KB, so one
 connection takes 20 MB at most: without a limit it took all memory, with headers alone.
+"""
+
+MAX_PENDING = 1_000
+"""Calls that have arrived and that no code of the node has seen yet; gRPC rejects further ones.
+
+By default it rejects some of them from 1 000 on, and all only from 3 000 on; a caller that resets
+its calls at once fills that with 60 MB.
 """
 
 LARGEST_OWN_MESSAGE = 2 * 1024 * 1024
@@ -73,6 +81,7 @@ class NodeOptions:
     require_join: bool = False
     grace: float = 5.0
     max_concurrent_calls: int | None = None
+    max_calls_per_caller: int = MAX_CALLS
     max_workers: int = 32
     max_receive_message_length: int = 4 * 1024 * 1024
     keepalive_time_ms: int = 60_000
@@ -92,6 +101,9 @@ class NodeOptions:
         if limit is not None and limit < 1:
             reason = f"{limit} would refuse every call; give 1 or more, or None"
             raise ConfigError("max_concurrent_calls", reason)
+        if self.max_calls_per_caller < 1:
+            reason = f"{self.max_calls_per_caller} would refuse every call; give 1 or more"
+            raise ConfigError("max_calls_per_caller", reason)
         if self.max_workers < 1:
             reason = f"{self.max_workers} threads can run no blocking handler; give 1 or more"
             raise ConfigError("max_workers", reason)
@@ -156,6 +168,8 @@ class NodeOptions:
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
+            ("grpc.server.max_pending_requests", MAX_PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
             # Callers may use keepalive themselves; by default gRPC disconnects those whose pings
             # are less than five minutes apart.

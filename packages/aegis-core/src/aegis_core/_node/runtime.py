@@ -123,6 +123,7 @@ class RunningNode:
             registrars=options.registrars,
             interceptors=options.interceptors,
             max_concurrent_calls=options.max_concurrent_calls,
+            max_calls_per_caller=options.max_calls_per_caller,
             max_workers=options.max_workers,
             options=options.server_options,
             issuer=authority
@@ -170,6 +171,7 @@ class RunningNode:
             ("health", self.monitor.run),
             ("maintenance", self._maintain),
             ("revalidation", self.server.revalidate_callers),
+            ("connections", self.server.guard_connections),
             ("identity", self._follow_identity),
             ("policy", self._follow_policy),
             ("stalls", lambda: name_stalls(options.id)),

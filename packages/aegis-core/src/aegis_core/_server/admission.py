@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from enum import Enum
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
 PRUNE_ABOVE = 256
-"""Number of pending calls above which those that were given up are removed."""
+"""Number of pending calls above which those that were given up are removed, and the others are too
+many: their requests do not arrive."""
+
+CROWDED_FOR = 10.0
+"""Seconds for which calls are taken to be given up before they run, after many were."""
 
 
 class AdmissionRefused(Enum):
@@ -25,6 +31,50 @@ class Call(Protocol):
 
 
 CallT = TypeVar("CallT", bound=Call)
+
+
+class PendingCalls(Generic[CallT]):
+    """Calls that have arrived and do not run yet. The owner has a lock, or one thread.
+
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._calls: set[CallT] = set()
+        self._prune_above = PRUNE_ABOVE
+        self._clock = clock
+        self._crowded_until = 0.0
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @property
+    def calls(self) -> frozenset[CallT]:
+        return frozenset(self._calls)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether callers send no requests, or give their calls up before they run.
+
+        Then it is worth the cost to judge a caller before its request arrives.
+        """
+        if len(self._calls) > PRUNE_ABOVE:
+            return True
+        return self._crowded_until > 0 and self._clock() < self._crowded_until
+
+    def add(self, call: CallT) -> None:
+        self._calls.add(call)
+        if len(self._calls) <= self._prune_above:
+            return
+        before = len(self._calls)
+        self._calls = {call for call in self._calls if not call.done()}
+        self._prune_above = max(PRUNE_ABOVE, 2 * len(self._calls))
+        if before - len(self._calls) > PRUNE_ABOVE // 2:
+            self._crowded_until = self._clock() + CROWDED_FOR
+
+    def discard(self, call: CallT) -> None:
+        self._calls.discard(call)
 
 
 class AdmissionControl(Generic[CallT]):
@@ -54,8 +104,7 @@ class AdmissionControl(Generic[CallT]):
         self.shed = 0
         self.arrived_after_close = 0
         self._max_running = inf if limit is None else limit
-        self._pending: set[CallT] = set()
-        self._prune_above = PRUNE_ABOVE
+        self._pending = PendingCalls[CallT]()
         self.closed = False
         self._lock = threading.Lock()
 
@@ -66,20 +115,25 @@ class AdmissionControl(Generic[CallT]):
     @property
     def empty(self) -> bool:
         with self._lock:
-            return not self.running and all(call.done() for call in self._pending)
+            return not self.running and all(call.done() for call in self._pending.calls)
+
+    @property
+    def is_crowded(self) -> bool:
+        """See `PendingCalls`."""
+        return self._pending.is_crowded
 
     @property
     def pending(self) -> frozenset[CallT]:
         """Admitted calls that do not run yet."""
         with self._lock:
-            return frozenset(self._pending)
+            return self._pending.calls
 
     def admit(self, call: CallT) -> AdmissionRefused | None:
         """Admits a call that arrived, or returns why not."""
         with self._lock:
             refused = self._arrive()
             if refused is None:
-                self._await_begin(call)
+                self._pending.add(call)
             return refused
 
     def arrive(self) -> AdmissionRefused | None:
@@ -90,7 +144,7 @@ class AdmissionControl(Generic[CallT]):
     def await_begin(self, call: CallT) -> None:
         """Counts an admitted call as pending until it runs or is done."""
         with self._lock:
-            self._await_begin(call)
+            self._pending.add(call)
 
     def _arrive(self) -> AdmissionRefused | None:
         self.arrived += 1
@@ -101,12 +155,6 @@ class AdmissionControl(Generic[CallT]):
             self.shed += 1
             return AdmissionRefused.FULL
         return None
-
-    def _await_begin(self, call: CallT) -> None:
-        self._pending.add(call)
-        if len(self._pending) > self._prune_above:
-            self._pending = {call for call in self._pending if not call.done()}
-            self._prune_above = max(PRUNE_ABOVE, 2 * len(self._pending))
 
     def begin(self, call: CallT) -> bool:
         """Counts an admitted call as running until it ends; returns whether the limit allows it."""

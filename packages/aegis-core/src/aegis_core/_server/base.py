@@ -17,8 +17,12 @@ from aegis_core._address import bind_error, bound_address, describe_os_error
 from aegis_core._health.checks import HealthInfo
 from aegis_core._server import reflection
 from aegis_core._server.admission import AdmissionControl
-from aegis_core._server.call_checks import CallChecks, CallT
-from aegis_core._server.mesh_protocol import LocalNode
+from aegis_core._server.call_checks import MAX_HEADERS, CallChecks, CallT
+from aegis_core._server.caller_limits import CallerLimits
+from aegis_core._server.caller_sockets import CallerSockets
+from aegis_core._server.connection_guard import ConnectionGuard
+from aegis_core._server.connection_limits import ConnectionLimits
+from aegis_core._server.mesh_protocol import LocalNode, live_workers
 from aegis_core._stats import CallStats
 from aegis_core.errors import AddressInUseError
 
@@ -53,6 +57,8 @@ class ServerBase(ABC, Generic[CallT]):
         max_concurrent_calls: How many calls of the user's services may run at the same time; None
             for no limit.
         is_issuer: Whether it serves the issuer's methods.
+        max_calls_per_caller: How many calls one caller may have open, times its live workers.
+        options: gRPC channel arguments.
 
     Attributes:
         services: Full names of the user's gRPC services.
@@ -68,14 +74,21 @@ class ServerBase(ABC, Generic[CallT]):
         *,
         max_concurrent_calls: int | None,
         is_issuer: bool,
+        max_calls_per_caller: int,
+        options: Sequence[tuple[str, Any]],
     ) -> None:
         self._host, self._port = bound_address(address)
         self._topology = local_node.topology
         self._authorizer = CallAuthorizer(local_node.caller_verifier, self._type_of)
         self._admission = AdmissionControl[CallT](max_concurrent_calls)
+        self._connections = ConnectionLimits(self._workers_of)
+        self._guard: ConnectionGuard | None = None
         self._checks = CallChecks(
             self._authorizer,
             self._admission,
+            callers=CallerLimits(max_calls_per_caller, self._workers_of),
+            connections=self._connections,
+            max_headers=_max_headers(options),
             open_services=OPEN_SERVICES,
             own_services=OWN_SERVICES,
             is_issuer=is_issuer,
@@ -107,6 +120,8 @@ class ServerBase(ABC, Generic[CallT]):
             late=admission.arrived_after_close,
             denied=self._checks.denied,
             refused=self._checks.refused,
+            over_limit=self._checks.over_limit,
+            closed_connections=self._guard.closed if self._guard else 0,
         )
 
     @property
@@ -131,6 +146,12 @@ class ServerBase(ABC, Generic[CallT]):
     @abstractmethod
     async def revalidate_callers(self) -> None:
         """Ends open streams of callers that are not allowed any more; runs until cancelled."""
+
+    async def guard_connections(self) -> None:
+        """Closes connections of callers that have too many or flood; runs until cancelled."""
+        guard = self._guard = ConnectionGuard(self._connections, CallerSockets(self._port))
+        self._checks.guard = guard
+        await guard.run()
 
     @abstractmethod
     async def set_health(self, info: HealthInfo) -> None:
@@ -159,6 +180,9 @@ class ServerBase(ABC, Generic[CallT]):
         """Decides by this policy from now on; open streams that it denies are ended."""
         self._authorizer.set_policy(policy)
 
+    def _workers_of(self, identity: str) -> int:
+        return live_workers(self._topology, identity)
+
     def _type_of(self, identity: str) -> str | None:
         nodes = self._topology.get_nodes_by_identity(identity)
         # A call does not tell which worker it is from, so an identity has a type only if all agree.
@@ -181,6 +205,8 @@ class ServerBase(ABC, Generic[CallT]):
 
     def _fetch_identity(self) -> grpc.ServerCertificateConfiguration | None:
         # gRPC asks at each new connection, on a thread of its own.
+        if self._guard is not None:
+            self._guard.note_accepted()
         changed, self._changed_identity = self._changed_identity, None
         return changed
 
@@ -189,6 +215,11 @@ def _configuration(tls: TLSConfig) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration(
         [(tls.private_key, tls.certificate_chain)], root_certificates=tls.trust_bundle
     )
+
+
+def _max_headers(options: Sequence[tuple[str, Any]]) -> int:
+    names = {"grpc.max_metadata_size", "grpc.absolute_max_metadata_size"}
+    return max([MAX_HEADERS, *(int(value) for name, value in options if name in names)])
 
 
 ServerFactory = Callable[..., ServerBase[Any]]

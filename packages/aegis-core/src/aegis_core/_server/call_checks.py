@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterator
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.policy import split_method
@@ -15,6 +15,8 @@ from aegis_core._access.authorization import CallAuthorizer
 from aegis_core._access.bootstrap import BootstrapCaller, bootstrap_from_context
 from aegis_core._access.caller import CallContext, Caller, caller_from_context
 from aegis_core._server.admission import AdmissionControl, AdmissionRefused, Call
+from aegis_core._server.caller_limits import BLOCKED_FOR, CANCELLED_PER_SECOND, CallerLimits
+from aegis_core._server.connection_limits import ConnectionLimits
 from aegis_core.errors import CallDeniedError, CallerError, CallerRefusedError
 
 _log = logging.getLogger("aegis.server")
@@ -24,6 +26,12 @@ REVALIDATION_INTERVAL = 1.0
 
 MAX_METHODS = 4096
 """Methods whose handlers are cached; a generic handler may serve any number of methods."""
+
+MAX_HEADERS = 16 * 1024
+"""Bytes of the metadata of a call. gRPC has the same limit, and counts each frame of it anew."""
+
+REQUEST_TIMEOUT = 60.0
+"""Seconds within which the one request of a call must arrive. 4 MiB need 0.6 Mbit/s."""
 
 CallT = TypeVar("CallT", bound=Call)
 
@@ -35,12 +43,22 @@ class Rejection(NamedTuple):
     text: str
     trailers: tuple[tuple[str, str], ...] = ()
 
+    def always(self, _: object) -> Rejection:
+        """Returns itself, for every call."""
+        return self
+
 
 class CallRejectedError(Exception):
-    """A call is rejected before its handler runs."""
+    """A call is rejected before its handler runs.
 
-    def __init__(self, rejection: Rejection) -> None:
+    Attributes:
+        rejection: How.
+        caller_id: Who called; None if the caller could not be read.
+    """
+
+    def __init__(self, rejection: Rejection, caller_id: str | None = None) -> None:
         self.rejection = rejection
+        self.caller_id = caller_id
         super().__init__(rejection.text)
 
 
@@ -49,6 +67,22 @@ FULL = Rejection(
     "this node is at its limit of concurrent calls; try another provider",
     (SHED_METADATA,),
 )
+BLOCKED = Rejection(
+    "RESOURCE_EXHAUSTED",
+    f"this node refuses calls of this caller for {BLOCKED_FOR:.0f} s, since it cancels too many",
+    (SHED_METADATA,),
+)
+TOO_MANY = Rejection(
+    "RESOURCE_EXHAUSTED",
+    "this caller has too many calls open at this node; try another provider",
+    (SHED_METADATA,),
+)
+HEADERS_TOO_LONG = Rejection(
+    "RESOURCE_EXHAUSTED", "the metadata of the call is longer than this node allows"
+)
+NO_METHOD = Rejection("UNIMPLEMENTED", "Method not found!")  # gRPC's own words
+NO_REQUEST = Rejection("UNIMPLEMENTED", "the method requires exactly one request message")
+LATE_REQUEST = Rejection("UNAVAILABLE", f"no request arrived within {REQUEST_TIMEOUT:.0f} s")
 # Without the mark, as from a node that is gone: callers stop using this node.
 CLOSED = Rejection("UNAVAILABLE", "this node is leaving; try another provider")
 STOPPED = Rejection("UNAVAILABLE", "this node has stopped; try another provider")
@@ -66,12 +100,23 @@ NOT_ADMITTED = {AdmissionRefused.FULL: FULL, AdmissionRefused.CLOSED: CLOSED}
 """How calls are rejected that admission control does not admit."""
 
 
+class Guard(Protocol):
+    """Closes connections. It may be used from any thread."""
+
+    def note_call(self, peer: str, caller: str) -> None: ...
+
+    def condemn(self, peer: str) -> None: ...
+
+
 class CallChecks(Generic[CallT]):
     """Knows who may call, and whose streams are open. It may be used from any thread.
 
     Args:
         authorizer: Decides which calls are allowed.
         admission: Limits the calls of the user's services.
+        callers: Limits the calls of one caller.
+        connections: Limits the connections.
+        max_headers: Bytes of the metadata of a call.
         open_services: Services that every member of the mesh may call, whatever the policy.
         own_services: Services that are not the user's, and so are not limited.
         is_issuer: Whether bootstrap identities may enrol here.
@@ -81,13 +126,21 @@ class CallChecks(Generic[CallT]):
         streams: The callers of open streams, with the methods that the policy is asked about.
         refused: Calls refused for the caller's certificate or TLS version.
         denied: Calls that the policy denied.
+        over_limit: Calls refused since their caller has too many, cancels too many, or sends
+            metadata that is too long.
+        guard: Closes connections; None until the server has started.
     """
+
+    guard: Guard | None = None
 
     def __init__(
         self,
         authorizer: CallAuthorizer,
         admission: AdmissionControl[CallT],
         *,
+        callers: CallerLimits | None = None,
+        connections: ConnectionLimits | None = None,
+        max_headers: int = MAX_HEADERS,
         open_services: Collection[str] = (),
         own_services: Collection[str] = (),
         is_issuer: bool = False,
@@ -96,6 +149,10 @@ class CallChecks(Generic[CallT]):
         self.streams: dict[CallT, tuple[Caller, str | None]] = {}
         self.refused = 0
         self.denied = 0
+        self.over_limit = 0
+        self._callers = CallerLimits() if callers is None else callers
+        self._connections = connections or ConnectionLimits()
+        self._max_headers = max_headers
         self._authorizer = authorizer
         self._open_services = frozenset(open_services)
         self._own_services = frozenset(own_services)
@@ -119,16 +176,20 @@ class CallChecks(Generic[CallT]):
 
         def accept(context: CallContext, _path: str | None, _call: CallT | None) -> Caller:
             try:
-                return judge(context)
+                caller = judge(context)
             except CallerError as error:
                 self._count(error)
                 self._log_limiter.warn(method, str(error), "%s was refused: %s", method, error)
-                raise CallRejectedError(NOT_ISSUED) from None
+                caller_id = error.node_id if isinstance(error, CallerRefusedError) else None
+                raise CallRejectedError(NOT_ISSUED, caller_id) from None
+            self._check_blocked(caller.node_id, context)
+            self._enter(caller.node_id, context)
+            return caller
 
         return accept
 
     def accept(self, context: CallContext, path: str | None, call: CallT | None) -> Caller:
-        """Returns the caller of an allowed call.
+        """Returns the caller of an allowed call. Call `release` when the call is over.
 
         Args:
             context: The context of the call.
@@ -138,16 +199,21 @@ class CallChecks(Generic[CallT]):
         Raises:
             CallRejectedError: The call is not allowed, or is one too many.
         """
+        caller_id = None
         try:
             caller = caller_from_context(context)
+            caller_id = caller.node_id
+            self._check_blocked(caller_id, context)
             error = self._authorizer.check(caller, path)
             if error is not None:
                 raise error
         except CallerError as error:
             self._count(error)
-            raise CallRejectedError(_rejection(error)) from None
+            raise CallRejectedError(_rejection(error), caller_id) from None
+        self._enter(caller_id, context)
         if call is not None and not self.admission.begin(call):
-            raise CallRejectedError(FULL)
+            self._callers.leave(caller_id)
+            raise CallRejectedError(FULL, caller_id)
         return caller
 
     def _member_of(self, context: CallContext) -> Caller:
@@ -165,6 +231,74 @@ class CallChecks(Generic[CallT]):
         if not self._is_issuer:
             raise CallerRefusedError(caller.node_id, "this node is no issuer")
         return caller
+
+    def release(self, caller: Caller) -> None:
+        """Counts an accepted call as over."""
+        self._callers.leave(caller.node_id)
+
+    def abused(self, caller_id: str, context: CallContext | None = None) -> None:
+        """Counts a call that its caller cancelled, or began although it is blocked.
+
+        Args:
+            caller_id: Who called.
+            context: The context of the call, if its connection is to be closed if it is one too
+                many.
+        """
+        if not self._callers.abuse(caller_id):
+            return
+        line = (
+            "%s cancels more than %.0f calls a second; for %.0f s its calls are refused, and its "
+            "connections are closed if it goes on"
+        )
+        facts = caller_id, CANCELLED_PER_SECOND, BLOCKED_FOR
+        self._log_limiter.warn(caller_id, "cancels", line, *facts)
+        if context is not None and self.guard is not None:
+            self.guard.condemn(context.peer())
+
+    def has_long_headers(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
+        """Tells whether the metadata of a call is longer than gRPC means to allow."""
+        size = 0
+        for name, value in metadata:
+            size += len(name) + len(value)
+        return size > self._max_headers
+
+    def reject_long_headers(self, context: CallContext) -> Rejection:
+        """Returns how a call with long metadata is rejected, and names its caller."""
+        try:
+            caller_id = caller_from_context(context).node_id
+        except CallerError as error:
+            return _rejection(error)
+        line = "%s sends calls with more than %d bytes of metadata, which are refused"
+        self._log_limiter.warn(caller_id, "metadata", line, caller_id, self._max_headers)
+        self.abused(caller_id, context)
+        return self._over_limit(HEADERS_TOO_LONG, caller_id).rejection
+
+    def reject_unknown_method(self, context: CallContext) -> Rejection:
+        """Returns how a call of an unknown method is rejected; nobody calls many of these."""
+        try:
+            caller_id = caller_from_context(context).node_id
+        except CallerError as error:
+            return _rejection(error)
+        self.abused(caller_id, context)
+        return NO_METHOD
+
+    def _check_blocked(self, caller_id: str, context: CallContext) -> None:
+        if self._callers.is_blocked(caller_id):
+            self.abused(caller_id, context)
+            raise self._over_limit(BLOCKED, caller_id)
+
+    def _enter(self, caller_id: str, context: CallContext) -> None:
+        if self._connections.is_watching and self.guard is not None:
+            self.guard.note_call(context.peer(), caller_id)
+        if not self._callers.enter(caller_id):
+            line = "%s has too many calls open; further ones are refused"
+            self._log_limiter.warn(caller_id, "open", line, caller_id)
+            raise self._over_limit(TOO_MANY, caller_id)
+
+    def _over_limit(self, rejection: Rejection, caller_id: str) -> CallRejectedError:
+        with self._lock:
+            self.over_limit += 1
+        return CallRejectedError(rejection, caller_id)
 
     def unreadable(self, caller: Caller, path: str, error: Exception) -> Rejection:
         """Logs that a request cannot be parsed; returns how its call is rejected."""

@@ -7,14 +7,19 @@ import contextlib
 import inspect
 from asyncio import current_task
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import grpc
 from aegis_discovery.background import sleep_until_tick
 
 from aegis_core._server import call_checks
+from aegis_core._server.admission import PendingCalls
+from aegis_core._server.aio.lost_callers import on_lost_caller
 from aegis_core._server.aio.thread_pool import HandlerThreads, ThreadContext
 from aegis_core._server.call_checks import (
+    LATE_REQUEST,
+    NO_REQUEST,
     NOT_ADMITTED,
     STOPPED,
     CallChecks,
@@ -25,10 +30,18 @@ from aegis_core._server.call_checks import (
 
 
 class _CheckedHandler(NamedTuple):
-    """A handler, and the same handler with the checks before it."""
+    """A handler, and the same handler with the checks before it.
+
+    Attributes:
+        handler: The handler.
+        checked: Checks the caller when its request has arrived, if it sends only one.
+        early: Checks the caller when its call arrives, which costs up to 17 % more.
+        is_limited: Whether it is of the user's services.
+    """
 
     handler: Any
     checked: Any
+    early: Any
     is_limited: bool
 
 
@@ -45,6 +58,9 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         self._threads = threads
         self._handlers: dict[str, _CheckedHandler] = {}
         self._end_reasons: dict[asyncio.Task[Any], Rejection] = {}
+        self._own_pending = PendingCalls[asyncio.Task[Any]]()
+        self._unknown = _rejecting_by(checks.reject_unknown_method)
+        self._long_headers = _rejecting_by(checks.reject_long_headers)
 
     async def revalidate_callers(self) -> None:
         """Ends open streams of callers that are not allowed any more; runs until cancelled."""
@@ -80,19 +96,25 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
             handler_call_details: The call.
             handler: What serves it without checks; None if there is no such method.
         """
+        if self._checks.has_long_headers(handler_call_details.invocation_metadata):
+            return self._long_headers
         if handler is None:
-            return None
+            return self._unknown
         path: str = handler_call_details.method
         known = self._handlers.get(path)
         if known is None or known.handler is not handler:
             known = self._add_checks(path, handler)
+        task = current_task()
+        assert task is not None  # noqa: S101 - a call is served in a task
         if known.is_limited:
-            task = current_task()
-            assert task is not None  # noqa: S101 - a call is served in a task
             refused = self._checks.admission.admit(task)
             if refused is not None:
                 return _REJECTING[refused]
-        return known.checked
+            is_crowded = self._checks.admission.is_crowded
+        else:
+            self._own_pending.add(task)
+            is_crowded = self._own_pending.is_crowded
+        return known.early if is_crowded else known.checked
 
     def _add_checks(self, path: str, handler: Any) -> _CheckedHandler:
         kind = kind_of(handler)
@@ -107,22 +129,30 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
             )
         is_limited = self._checks.is_limited(path)
         parse = handler.request_deserializer
-        checked = getattr(grpc, f"{kind}_rpc_method_handler")(
-            self._checked(
-                inner,
-                path,
-                is_limited=is_limited,
-                streams=kind != "unary_unary",
-                on_thread=on_thread,
-                parse=None if handler.request_streaming else parse,
-            ),
-            # The caller of a unary request is judged before the request is parsed.
-            parse if handler.request_streaming else None,
-            handler.response_serializer,
-        )
+        reads_one, streams = not handler.request_streaming, kind != "unary_unary"
+
+        def present(kind: str, *, is_early: bool) -> Any:
+            return getattr(grpc, f"{kind}_rpc_method_handler")(
+                self._checked(
+                    inner,
+                    path,
+                    is_limited=is_limited,
+                    streams=streams,
+                    on_thread=on_thread,
+                    parse=parse if reads_one else None,
+                    is_early=is_early,
+                ),
+                # The caller of one request is judged before the request is parsed.
+                None if reads_one else parse,
+                handler.response_serializer,
+            )
+
+        checked = early = present(kind, is_early=False)
+        if reads_one:
+            early = present(kind.replace("unary", "stream", 1), is_early=True)
         if len(self._handlers) >= call_checks.MAX_METHODS:
             self._handlers.clear()
-        known = self._handlers[path] = _CheckedHandler(handler, checked, is_limited)
+        known = self._handlers[path] = _CheckedHandler(handler, checked, early, is_limited)
         return known
 
     def _checked(
@@ -134,36 +164,49 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         streams: bool,
         on_thread: bool,
         parse: Callable[[bytes], Any] | None,
+        is_early: bool,
     ) -> Any:
         path = self._checks.policy_path(method)
-        accept, end_reasons = self._checks.acceptor(method), self._end_reasons
-        end, open_streams = self._checks.admission.end, self._checks.streams
+        checks, end_reasons = self._checks, self._end_reasons
+        accept, release, end = checks.acceptor(method), checks.release, checks.admission.end
+        abused, lost_caller = checks.abused, on_lost_caller
+        own_pending, open_streams = self._own_pending, checks.streams
 
         async def checked(request: Any, context: Any) -> Any:
             task = current_task()
             assert task is not None  # noqa: S101 - a handler runs in a task
             handler_context = ThreadContext(context, task) if on_thread else context
+            if not is_limited:
+                own_pending.discard(task)
             # Checked here and not in a coroutine of its own: each frame of a call costs time.
             try:
                 caller = accept(handler_context, path, task if is_limited else None)
             except CallRejectedError as error:
-                await _reject(context, error.rejection)
+                await self._reject_caller(context, error)
                 raise
-            if streams:  # a unary call may finish, whatever happens to its caller
+            if streams or is_early:  # a unary call that runs may finish, whoever calls
                 open_streams[task] = caller, path
             try:
+                if is_early:
+                    request = await _one_request(context)
+                    if not streams:
+                        open_streams.pop(task, None)
                 if parse is not None:
                     try:
                         request = parse(request)
                     except Exception as error:  # noqa: BLE001 - it cannot be read, whatever it is
-                        rejection = self._checks.unreadable(caller, method, error)
+                        rejection = checks.unreadable(caller, method, error)
                         await _reject(context, rejection)
+                lost_caller.set(partial(abused, caller.node_id))
                 return await inner(request, handler_context)
             except asyncio.CancelledError:
+                if task not in end_reasons:
+                    abused(caller.node_id)
                 await self._explain(task, context)
                 raise
             finally:
-                if streams:
+                release(caller)
+                if streams or is_early:
                     open_streams.pop(task, None)
                 if end_reasons:
                     end_reasons.pop(task, None)
@@ -173,6 +216,14 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                     end(task)
 
         return checked
+
+    async def _reject_caller(self, context: Any, error: CallRejectedError) -> None:
+        try:
+            await _reject(context, error.rejection)
+        except (asyncio.CancelledError, grpc.aio.InternalError):
+            if error.caller_id is not None:
+                self._checks.abused(error.caller_id)
+            raise
 
     async def _explain(self, task: asyncio.Task[Any], context: Any) -> None:
         """Sends the caller the reason why its call was ended, if this node ended it."""
@@ -230,12 +281,26 @@ async def _reject(context: Any, rejection: Rejection) -> None:
     await context.abort(grpc.StatusCode[rejection.code], rejection.text, rejection.trailers)
 
 
-def _rejecting(rejection: Rejection) -> grpc.RpcMethodHandler[Any, Any]:
+async def _one_request(context: Any) -> Any:
+    """Reads the one request of a call, or ends the call."""
+    try:
+        async with asyncio.timeout(call_checks.REQUEST_TIMEOUT):
+            request = await context.read()
+    except TimeoutError:
+        await _reject(context, LATE_REQUEST)
+    if request is grpc.aio.EOF:
+        await _reject(context, NO_REQUEST)
+    return request
+
+
+def _rejecting_by(rejection_of: Callable[[Any], Rejection]) -> grpc.RpcMethodHandler[Any, Any]:
     async def reject(_: AsyncIterator[Any], context: Any) -> None:
-        await _reject(context, rejection)
+        await _reject(context, rejection_of(context))
 
     # On the wire all kinds of calls are alike, and this kind does not wait for a request.
     return grpc.stream_stream_rpc_method_handler(reject)
 
 
-_REJECTING = {refused: _rejecting(rejection) for refused, rejection in NOT_ADMITTED.items()}
+_REJECTING = {
+    refused: _rejecting_by(rejection.always) for refused, rejection in NOT_ADMITTED.items()
+}

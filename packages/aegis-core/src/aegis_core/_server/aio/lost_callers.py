@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextvars import ContextVar
 
 import grpc.aio
 
 _log = logging.getLogger("aegis.server")
+
+
+on_lost_caller: ContextVar[Callable[[], None] | None] = ContextVar("on_lost_caller", default=None)
+"""What a call does if its answer finds no caller: a fast handler ends before gRPC says so."""
 
 
 def log_lost_callers_quietly() -> None:
@@ -23,5 +29,8 @@ def _is_no_lost_caller(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if not isinstance(error, grpc.aio.InternalError):
         return True
+    lost = on_lost_caller.get()
+    if lost is not None:
+        lost()
     _log.debug("a caller was gone before it was answered: %s", record.getMessage())
     return False

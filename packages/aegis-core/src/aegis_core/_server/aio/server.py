@@ -48,6 +48,7 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         interceptors: gRPC server interceptors around all services.
         max_concurrent_calls: How many calls of the user's services may run at the same time; None
             for no limit.
+        max_calls_per_caller: How many calls one caller may have open, times its live workers.
         max_workers: The largest number of threads of handlers that are not coroutines.
         options: gRPC channel arguments, which override ours.
         issuer: Issues certificates to the mesh; None on nodes that do not.
@@ -63,6 +64,7 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         registrars: Sequence[Registrar] = (),
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         max_concurrent_calls: int | None = None,
+        max_calls_per_caller: int,
         max_workers: int,
         options: Sequence[tuple[str, Any]] = (),
         issuer: IssuerService | None = None,
@@ -72,6 +74,8 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
             local_node,
             max_concurrent_calls=max_concurrent_calls,
             is_issuer=issuer is not None,
+            max_calls_per_caller=max_calls_per_caller,
+            options=options,
         )
         self._threads = HandlerThreads(max_workers)
         self._interceptor = CallerInterceptor(self._checks, self._threads)

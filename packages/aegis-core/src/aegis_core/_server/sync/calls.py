@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from aegis_core._access.caller import Caller
+from aegis_core._server import call_checks
 from aegis_core._server.admission import AdmissionControl
 from aegis_core._server.call_checks import FULL, CallChecks, CallRejectedError, Rejection
 from aegis_core._server.daemon_threads import WorkerThreads
@@ -48,12 +51,14 @@ class ServerCall(ABC):
 
     Attributes:
         caller: Who calls; set once the caller is accepted.
+        caller_id: The same, also of a caller that is rejected; None if it could not be read.
         context: gRPC's context.
         send: Sends a message, or the status for None; only for handlers that do not block.
         is_detached: Whether the call continues when its thread is done.
     """
 
     caller: Caller
+    caller_id: str | None = None
     context: Any
     send: Callable[[Any], None]
 
@@ -65,6 +70,7 @@ class ServerCall(ABC):
         self._run = run
         self._arguments: tuple[Any, ...] | None = arguments
         self._claims = [None]
+        self._accepted: list[Caller] = []
 
     def done(self) -> bool:
         return self._arguments is None
@@ -75,8 +81,15 @@ class ServerCall(ABC):
         Raises:
             CallRejectedError: The call is not allowed.
         """
-        caller = self.caller = method.accept(self.context, method.policy_path, None)
-        self.threads.checks.streams[self] = caller, method.policy_path
+        checks = self.threads.checks
+        try:
+            caller = self.caller = method.accept(self.context, method.policy_path, None)
+        except CallRejectedError as error:
+            self.caller_id = error.caller_id
+            raise
+        self.caller_id = caller.node_id
+        self._accepted.append(caller)
+        checks.streams[self] = caller, method.policy_path
 
     def count(self, method: Method) -> None:
         """Counts an accepted call as running.
@@ -114,6 +127,8 @@ class ServerCall(ABC):
         """Counts the call as done; no thread works for it, and no message is sent."""
         self._arguments = None
         self.threads.checks.streams.pop(self, None)
+        with contextlib.suppress(IndexError):  # once, whichever thread is first
+            self.threads.checks.release(self._accepted.pop())
         if self.threads.admission is not None:
             self.threads.admission.end(self)
 
@@ -137,13 +152,15 @@ class ServerCall(ABC):
 class DirectCall(ServerCall):
     """A call on gRPC as `grpc_internals` expects it."""
 
+    _is_ended = False
+
     def begin(self, put: Callable[[ServerCall], object]) -> None:
         """Judges the call, and gives it to a thread once its one request has arrived."""
         arguments = self._arguments
         assert arguments is not None  # noqa: S101 - it has just arrived
         method: Method = grpc_internals.behavior_of(arguments).method
         self.context = grpc_internals.context_of(arguments)
-        self.context.add_callback(self.drop_if_waiting)
+        self.context.add_callback(functools.partial(self._over, arguments))
 
         def attempt(step: Callable[[Method], None]) -> bool:
             # On gRPC's serving thread, which an error would end.
@@ -160,6 +177,7 @@ class DirectCall(ServerCall):
             return False
 
         def ready() -> None:
+            self.threads.waiting.pop(self, None)
             if not self.context.is_active():
                 self.drop_if_waiting()
             elif attempt(self.count):
@@ -168,15 +186,28 @@ class DirectCall(ServerCall):
         if not attempt(self.accept):
             return
         if method.has_one_request:
+            self.threads.waiting[self] = time.monotonic()
             self._arguments = grpc_internals.read_first(arguments, ready)
         else:
             ready()
+
+    def _over(self, arguments: tuple[Any, ...]) -> None:
+        """Called on gRPC's serving thread when the call is over."""
+        self.threads.waiting.pop(self, None)
+        gave_up = not self._is_ended and grpc_internals.was_cancelled(arguments)
+        if gave_up and self.caller_id is not None:
+            self.threads.checks.abused(self.caller_id)
+        self.drop_if_waiting()
 
     def end(self, rejection: Rejection) -> None:
         arguments = self._arguments
         if arguments is not None:
             code = grpc.StatusCode[rejection.code]
-            grpc_internals.end_call(arguments, code, rejection.text, rejection.trailers)
+            # Before it is accepted, it has no handler, and what its caller does still counts.
+            self._is_ended = bool(self._accepted)
+            grpc_internals.end_call(
+                arguments, code, rejection.text, rejection.trailers, has_handler=self._is_ended
+            )
 
     def complete(self) -> None:
         self.send(None)
@@ -212,6 +243,11 @@ class PublicCall(ServerCall):
         if self.claim_end():
             self.send(None)
 
+    def note_over(self) -> None:
+        """Called when the call is over; without a status, its caller gave up."""
+        if self.claim_end():
+            self.threads.checks.abused(self.caller.node_id)
+
     def finish(self) -> None:
         if self.holds_slot:
             self.holds_slot = False
@@ -230,6 +266,7 @@ class CallThreads(ThreadPoolExecutor):
 
     Attributes:
         slots: Limits the handlers that run, where threads wait for requests too.
+        waiting: Calls whose one request has not arrived, and since when (monotonic seconds).
     """
 
     def __init__(
@@ -246,6 +283,7 @@ class CallThreads(ThreadPoolExecutor):
         self.is_direct = grpc_internals.is_usable()
         self.slots = threading.Semaphore(count)
         self._workers = WorkerThreads[ServerCall](count, name, ServerCall.serve)
+        self.waiting: dict[ServerCall, float] = {}
         self._lent: dict[PublicCall, None] = {}
         self._lock = threading.Lock()
 
@@ -258,6 +296,12 @@ class CallThreads(ThreadPoolExecutor):
             return None  # it would count calls for a limit of gRPC's that is not used
         self._workers.put(call)
         return _DONE
+
+    def end_late_requests(self, now: float) -> None:
+        """Ends calls whose one request does not arrive."""
+        for call, since in self.waiting.copy().items():
+            if now - since > call_checks.REQUEST_TIMEOUT:
+                call.end(call_checks.LATE_REQUEST)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         for call in self._workers.close():

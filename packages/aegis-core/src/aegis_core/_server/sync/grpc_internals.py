@@ -131,11 +131,22 @@ def read_first(arguments: tuple[Any, ...], ready: Callable[[], object]) -> tuple
     return (in_pool, event, state, behavior, take_request, *functions)
 
 
+def was_cancelled(arguments: tuple[Any, ...]) -> bool:
+    """Tells whether the caller cancelled a call, before it had its status.
+
+    Args:
+        arguments: As in `behavior_of`.
+    """
+    return bool(arguments[2].client == _CANCELLED)
+
+
 def end_call(
     arguments: tuple[Any, ...],
     code: grpc.StatusCode,
     text: str,
     trailers: tuple[tuple[str, str], ...],
+    *,
+    has_handler: bool,
 ) -> None:
     """Ends a call with a status, wherever it is. Its handler sees that the caller gave up.
 
@@ -144,6 +155,8 @@ def end_call(
         code: The status code.
         text: Its text.
         trailers: The trailing metadata.
+        has_handler: Whether a handler may have begun. Without one, `was_cancelled` goes on to tell
+            what the caller did.
     """
     event, state = arguments[1], arguments[2]
     with state.condition:
@@ -152,5 +165,6 @@ def end_call(
         state.code, state.details = code, text.encode()
         state.trailing_metadata = trailers or None
         _server._abort(state, event.call, cygrpc.StatusCode.unknown, b"")
-        state.client = _CANCELLED
+        if has_handler:
+            state.client = _CANCELLED
         state.condition.notify_all()

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import grpc
 
-from aegis_core._server.call_checks import CallRejectedError, Rejection, kind_of
+from aegis_core._server.call_checks import NO_REQUEST, CallRejectedError, Rejection, kind_of
 from aegis_core._server.sync.calls import (
     CallThreads,
     InlineCalls,
@@ -19,8 +19,6 @@ from aegis_core._server.sync.calls import (
 
 Read = Callable[[bytes, ServerCall], Any]
 """Parses a request of a call, or ends the call."""
-
-_NO_REQUEST = Rejection("UNIMPLEMENTED", "the method requires exactly one request message")
 
 
 class CallOverError(grpc.RpcError):
@@ -63,11 +61,13 @@ def present(handler: Any, path: str, threads: CallThreads) -> grpc.RpcMethodHand
     return made
 
 
-def rejecting(rejection: Rejection) -> grpc.RpcMethodHandler[Any, Any]:
+def rejecting(
+    rejection_of: Callable[[grpc.ServicerContext], Rejection],
+) -> grpc.RpcMethodHandler[Any, Any]:
     """Returns a handler that rejects every call, without a thread and without its request."""
 
     def reject(_: Iterator[Any], context: grpc.ServicerContext) -> Any:
-        abort(context, rejection)
+        abort(context, rejection_of(context))
 
     function: Any = reject
     function.experimental_thread_pool = InlineCalls()
@@ -116,7 +116,7 @@ def _public(handler: Any, inner: Any, method: Method, read: Read | None) -> Call
             with call.threads.lent(call):
                 raw = next(requests, None)
             if raw is None:
-                abort(context, _NO_REQUEST)
+                abort(context, NO_REQUEST)
                 return None
             taken = raw if read is None else read(raw, call)
         call.threads.slots.acquire()
@@ -129,6 +129,8 @@ def _public(handler: Any, inner: Any, method: Method, read: Read | None) -> Call
         call.context, call.send = context, send
         try:
             call.accept(method)
+            if not context.add_callback(call.note_over):
+                call.note_over()
             call.count(method)
             request = take_request(requests, context, call)
             if sends_itself:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -45,11 +46,18 @@ class CallerInterceptor(grpc.ServerInterceptor):
         self._coroutines = coroutines
         self._own = own
         self._handlers: dict[str, _CheckedHandler] = {}
+        self._unknown = rejecting(checks.reject_unknown_method)
+        self._long_headers = rejecting(checks.reject_long_headers)
 
-    async def revalidate_callers(self) -> None:
-        """Ends open streams of callers that are not allowed any more; runs until cancelled."""
+    async def revalidate_callers(self, *parts: CallThreads) -> None:
+        """Ends open streams of callers that are not allowed any more; runs until cancelled.
+
+        Also ends calls of these parts whose requests do not arrive.
+        """
         while True:
             await sleep_until_tick(call_checks.REVALIDATION_INTERVAL)
+            for part in parts:
+                part.end_late_requests(time.monotonic())
             for call, reason in self._checks.disallowed(()):
                 self._checks.streams.pop(call, None)
                 call.end(reason)
@@ -65,13 +73,15 @@ class CallerInterceptor(grpc.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Any],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
+        if self._checks.has_long_headers(handler_call_details.invocation_metadata):
+            return self._long_headers
         path: str = handler_call_details.method
         own = self._own.get(path)
         if own is not None:
             return own
         handler = continuation(handler_call_details)
         if handler is None:
-            return None
+            return self._unknown
         known = self._handlers.get(path)
         if known is None or known.handler is not handler:
             known = self._add_checks(path, handler)
@@ -86,4 +96,4 @@ class CallerInterceptor(grpc.ServerInterceptor):
         return known
 
 
-_REJECTING = {refused: rejecting(rejection) for refused, rejection in NOT_ADMITTED.items()}
+_REJECTING = {refused: rejecting(rejection.always) for refused, rejection in NOT_ADMITTED.items()}

@@ -74,6 +74,7 @@ class BlockingServer(ServerBase[ServerCall]):
         registrars: Sequence[Registrar] = (),
         interceptors: Sequence[grpc.ServerInterceptor] = (),
         max_concurrent_calls: int | None = None,
+        max_calls_per_caller: int,
         max_workers: int,
         options: Sequence[tuple[str, Any]] = (),
         issuer: IssuerService | None = None,
@@ -83,6 +84,8 @@ class BlockingServer(ServerBase[ServerCall]):
             local_node,
             max_concurrent_calls=max_concurrent_calls,
             is_issuer=issuer is not None,
+            max_calls_per_caller=max_calls_per_caller,
+            options=options,
         )
         checks, loop = self._checks, NodeLoop(asyncio.get_running_loop())
         self._threads = CallThreads(max_workers, "aegis-handler", checks, self._admission)
@@ -130,7 +133,7 @@ class BlockingServer(ServerBase[ServerCall]):
         self._server.start()
 
     async def revalidate_callers(self) -> None:
-        await self._interceptor.revalidate_callers()
+        await self._interceptor.revalidate_callers(self._threads, *self._own_threads.values())
 
     async def set_health(self, info: HealthInfo) -> None:
         response = health_pb2.HealthCheckResponse

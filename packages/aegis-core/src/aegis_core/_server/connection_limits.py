@@ -1,0 +1,110 @@
+"""Decides which connections are closed: gRPC limits neither those of a caller nor idle ones. Pure.
+
+An open connection costs a node 75 to 90 KB, whatever is sent on it (gRPC 1.85). Who holds it shows
+only in the calls on it, so those without a call count by the address at their other end.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+FEW = 128
+"""Open connections that are not looked at more closely."""
+
+MAX_CONNECTIONS = 256
+"""Connections of one caller, times its live workers; the newest ones are closed. 23 MB."""
+
+MAX_SILENT = 128
+"""Connections from one address without a call so far; the oldest ones are closed. 10 MB.
+
+gRPC connects when there is a call to make, so an honest connection is silent for few round trips
+only. A flood closes the oldest ones, so that a new one has as much time as the flood leaves to it.
+"""
+
+
+class Peer(NamedTuple):
+    """The other end of a connection."""
+
+    host: str
+    port: int
+
+
+@dataclass(slots=True)
+class _Connection:
+    caller: str | None = None
+    is_old: bool = False
+
+
+class ConnectionLimits:
+    """Remembers who calls on which connection, while there are many. It may be used by any thread.
+
+    Args:
+        workers_of: Returns how many processes share an identity, and so have its limits together.
+
+    Attributes:
+        is_watching: Whether it must be told who calls: there are more than a few connections, or
+            there may be soon.
+    """
+
+    def __init__(self, workers_of: Callable[[str], int] = lambda _: 1) -> None:
+        self.is_watching = False
+        self._workers_of = workers_of
+        self._connections: dict[Peer, _Connection] = {}
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<ConnectionLimits {len(self._connections)} watched>"
+
+    def note_call(self, peer: Peer, caller: str) -> bool:
+        """Records who makes calls on a connection; returns whether that was not known."""
+        with self._lock:
+            # A call may be faster than the look at the connections.
+            connection = self._connections.get(peer) or self._add(peer)
+            is_new, connection.caller = connection.caller != caller, caller
+            return is_new
+
+    def excess(self, open_now: Collection[Peer]) -> list[tuple[Peer, str | None]]:
+        """Returns which of the open connections to close, with their callers where these show."""
+        peers = set(open_now)
+        with self._lock:
+            if len(peers) <= FEW:
+                self.is_watching = False
+                # Calls are not recorded now, so nothing will be known of these.
+                known = self._connections
+                self._connections = {
+                    peer: known.get(peer) or _Connection(is_old=True) for peer in peers
+                }
+                return []
+            self.is_watching = True
+            for peer in self._connections.keys() - peers:
+                del self._connections[peer]
+            for peer in open_now:
+                if peer not in self._connections:
+                    self._add(peer)
+            return [*self._silent(), *self._too_many()]
+
+    def _add(self, peer: Peer) -> _Connection:
+        connection = self._connections[peer] = _Connection()
+        return connection
+
+    def _silent(self) -> Iterator[tuple[Peer, None]]:
+        counts: Counter[str] = Counter()
+        for peer, connection in reversed(self._connections.items()):  # the newest one first
+            if connection.caller is None and not connection.is_old:
+                counts[peer.host] += 1
+                if counts[peer.host] > MAX_SILENT:
+                    yield peer, None
+
+    def _too_many(self) -> Iterator[tuple[Peer, str]]:
+        counts: Counter[str] = Counter()
+        for peer, connection in self._connections.items():  # the oldest one first
+            caller = connection.caller
+            if caller is not None:
+                counts[caller] += 1
+                count = counts[caller]
+                if count > MAX_CONNECTIONS and count > MAX_CONNECTIONS * self._workers_of(caller):
+                    yield peer, caller

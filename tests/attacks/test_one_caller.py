@@ -1,0 +1,376 @@
+"""One caller opens, resets and holds what it can, over raw HTTP/2, at both kinds of servers."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import re
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from aegis_certs import TLSConfig
+from aegis_core import CallRule, Policy
+from aegis_core.aio import Node
+from aegis_discovery.aio.transport import open_channel
+
+MakeIdentity = Callable[[str], TLSConfig]
+Until = Callable[[Callable[[], object]], Awaitable[None]]
+WAIT = 20.0
+PING = "/aegis.MeshService/Ping"
+
+both = pytest.mark.parametrize("server", ["aio", "blocking"], indirect=True)
+all_three = pytest.mark.parametrize("server", ["aio", "blocking", "public"], indirect=True)
+
+
+def load_frames() -> Any:
+    """Loads the small HTTP/2 client of the benchmarks."""
+    path = Path(__file__).parents[2] / "benchmarks" / "frames.py"
+    spec = importlib.util.spec_from_file_location("attack_frames", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+frames = load_frames()
+
+
+def echo(request: bytes, context: Any) -> bytes:
+    return request
+
+
+def stay(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+    over = threading.Event()
+    if context.add_callback(over.set):
+        over.wait(WAIT)
+    yield b""
+
+
+def register(server: Any) -> None:
+    handlers = {
+        "Echo": grpc.unary_unary_rpc_method_handler(echo),
+        "Stay": grpc.stream_stream_rpc_method_handler(stay),
+    }
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t", handlers)])
+
+
+StartVictim = Callable[..., Awaitable[Node]]
+
+
+@pytest.fixture
+async def start_victim(identity: MakeIdentity, server: str) -> AsyncIterator[StartVictim]:
+    nodes: list[Node] = []
+
+    async def start(**options: Any) -> Node:
+        chosen = {"registrars": [register], "grace": 0, "max_workers": 40, **options}
+        nodes.append(Node("a", address="127.0.0.1:0", tls=identity("a"), **chosen))
+        await nodes[0].start()
+        return nodes[0]
+
+    yield start
+    await nodes[0].stop()
+
+
+class Mallory:
+    """A caller with raw connections."""
+
+    def __init__(self, tls: TLSConfig, address: str) -> None:
+        self._context = frames.client_context(tls)
+        self._address = address
+        self.connections: list[Any] = []
+
+    def connect(self) -> Any:
+        connection = frames.Connection(self._address, "a", self._context, timeout=WAIT)
+        self.connections.append(connection)
+        return connection
+
+    def close(self) -> None:
+        for connection in self.connections:
+            connection.close()
+        self.connections.clear()
+
+    def closed(self) -> int:
+        """Returns how many connections the node has closed."""
+        count = 0
+        for connection in self.connections:
+            connection.socket.settimeout(0.01)
+            try:
+                while True:
+                    for _ in connection.receive():
+                        pass
+            except TimeoutError:
+                pass
+            except OSError:
+                count += 1
+        return count
+
+
+@pytest.fixture
+def mallory(identity: MakeIdentity) -> Iterator[Callable[[Node], Mallory]]:
+    with ExitStack() as stack:
+
+        def make(node: Node) -> Mallory:
+            made = Mallory(identity("mallory"), node.address)
+            stack.callback(made.close)
+            return made
+
+        yield make
+
+
+def statuses(connection: Any, count: int) -> list[int]:
+    """Reads until so many calls have ended; returns their status codes."""
+    found: list[int] = []
+    while len(found) < count:
+        for got in connection.receive():
+            if got.ends_stream:
+                code = re.search(rb"grpc-status.(\d+)", got.payload)
+                assert code is not None, got
+                found.append(int(code[1]))
+    return found
+
+
+async def call_honestly(node: Node, tls: TLSConfig) -> None:
+    async with open_channel(tls, "a", node.address) as channel:
+        assert await channel.unary_unary("/t/Echo")(b"hi", timeout=WAIT) == b"hi"
+
+
+def reset_calls(connection: Any, path: str, request: bytes = b"") -> None:
+    """Begins and resets calls until the node closes the connection.
+
+    Args:
+        connection: A raw connection.
+        path: The method.
+        request: The request of each call; none by default.
+    """
+    block = frames.request_headers(path, "a")
+    with suppress(OSError):
+        for _ in range(100_000):
+            batch = b""
+            for _ in range(20):
+                stream = connection.next_stream()
+                batch += frames.frame(frames.HEADERS, stream, block, frames.END_HEADERS)
+                if request:
+                    data = frames.message(request)
+                    batch += frames.frame(frames.DATA, stream, data, frames.END_STREAM)
+                batch += frames.frame(frames.RST_STREAM, stream, b"\0\0\0\x08")
+            connection.send(batch)
+        pytest.fail("the node let the caller reset 2 000 000 calls")
+
+
+@all_three
+@pytest.mark.parametrize(
+    ("path", "request_"),
+    [("/t/Echo", b""), ("/t/Echo", b"x"), ("/t/Stay", b""), ("/t/Unknown", b""), (PING, b"")],
+)
+async def test_a_caller_that_resets_its_calls_is_named_and_loses_its_connection(
+    start_victim: StartVictim,
+    mallory: Callable[[Node], Mallory],
+    identity: MakeIdentity,
+    until: Until,
+    logged: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    request_: bytes,
+) -> None:
+    monkeypatch.setattr("aegis_core._server.caller_limits.CANCELLED_AT_ONCE", 100.0)
+    monkeypatch.setattr("aegis_core._server.caller_limits.CANCELLED_PER_SECOND", 50.0)
+    node = await start_victim()
+    connection = mallory(node).connect()
+    await asyncio.to_thread(reset_calls, connection, path, request_)
+    await call_honestly(node, identity("honest"))
+    assert len(logged("mallory cancels more than", "for 10 s its calls are refused")) == 1
+    if not request_:  # gRPC itself may be faster where there are answers that nobody reads
+        await until(lambda: node.stats().calls.closed_connections)
+    assert logged("Traceback") == []
+
+
+@both
+@pytest.mark.parametrize("denied", [False, True])
+async def test_a_caller_without_any_right_that_resets_its_calls_is_named_too(
+    start_victim: StartVictim,
+    mallory: Callable[[Node], Mallory],
+    identity: MakeIdentity,
+    logged: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    denied: bool,
+) -> None:
+    monkeypatch.setattr("aegis_core._server.caller_limits.CANCELLED_AT_ONCE", 100.0)
+    monkeypatch.setattr("aegis_core._server.caller_limits.CANCELLED_PER_SECOND", 50.0)
+    rules = [CallRule(ids=["honest"], services=["t"])]
+    node = await start_victim(policy=Policy(call=rules) if denied else None)
+    await asyncio.to_thread(reset_calls, mallory(node).connect(), "/t/Echo")
+    await call_honestly(node, identity("honest"))
+    assert len(logged("mallory cancels more than")) == 1
+
+
+@both
+async def test_the_open_calls_of_a_caller_are_limited_over_all_its_connections(
+    start_victim: StartVictim,
+    mallory: Callable[[Node], Mallory],
+    identity: MakeIdentity,
+    until: Until,
+    logged: Callable[..., list[str]],
+) -> None:
+    node = await start_victim(max_calls_per_caller=20)
+    attacker = mallory(node)
+
+    refused = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+
+    def open_many() -> list[int]:
+        connections = [attacker.connect() for _ in range(2)]
+        for number in range(20):
+            connections[number // 10].open("/t/Stay")
+        return []
+
+    def open_more() -> list[int]:
+        connections = [attacker.connect() for _ in range(2)]
+        for number in range(20):
+            connections[number // 10].open("/t/Stay")
+        return [code for connection in connections for code in statuses(connection, 10)]
+
+    await asyncio.to_thread(open_many)
+    await until(lambda: node.stats().calls.running == 20)
+    assert await asyncio.to_thread(open_more) == [refused] * 20
+    assert node.stats().calls.over_limit == 20
+    assert len(logged("mallory has too many calls open")) == 1
+    await call_honestly(node, identity("honest"))
+    attacker.close()
+    await call_honestly(node, identity("mallory"))
+
+
+@both
+async def test_of_many_calls_without_a_request_none_stays_open_that_is_not_allowed(
+    start_victim: StartVictim, mallory: Callable[[Node], Mallory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_core._server.admission.PRUNE_ABOVE", 20)
+    node = await start_victim(policy=Policy(call=[CallRule(ids=["honest"], services=["t"])]))
+    connection = mallory(node).connect()
+
+    def open_many() -> list[int]:
+        for _ in range(60):
+            connection.open("/t/Echo")
+        return list(statuses(connection, 30))
+
+    assert await asyncio.to_thread(open_many) == [grpc.StatusCode.PERMISSION_DENIED.value[0]] * 30
+
+
+@both
+async def test_calls_whose_request_does_not_arrive_are_ended(
+    start_victim: StartVictim, mallory: Callable[[Node], Mallory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_core._server.admission.PRUNE_ABOVE", 10)
+    monkeypatch.setattr("aegis_core._server.call_checks.REQUEST_TIMEOUT", 0.1)
+    monkeypatch.setattr("aegis_core._server.call_checks.REVALIDATION_INTERVAL", 0.1)
+    node = await start_victim()
+    connection = mallory(node).connect()
+
+    def open_many() -> list[int]:
+        for _ in range(30):
+            connection.open("/t/Echo")
+        return list(statuses(connection, 15))
+
+    assert await asyncio.to_thread(open_many) == [grpc.StatusCode.UNAVAILABLE.value[0]] * 15
+
+
+@both
+async def test_a_call_with_megabytes_of_headers_is_refused(
+    start_victim: StartVictim,
+    mallory: Callable[[Node], Mallory],
+    identity: MakeIdentity,
+    logged: Callable[..., list[str]],
+) -> None:
+    node = await start_victim()
+    connection = mallory(node).connect()
+    stream = connection.next_stream()
+    # A header of 4 000 bytes that is sent once and named 500 times, each time in another frame.
+    known = frames.request_headers("/t/Echo", "a") + frames.indexed_header(b"x-a", b"v" * 4000)
+    more = frames.frame(frames.CONTINUATION, stream, frames.NEWEST_HEADER) * 500
+    end = frames.frame(frames.CONTINUATION, stream, b"", frames.END_HEADERS)
+    request = frames.frame(frames.DATA, stream, frames.message(b""), frames.END_STREAM)
+    connection.send(frames.frame(frames.HEADERS, stream, known) + more + end + request)
+    found = await asyncio.to_thread(statuses, connection, 1)
+    assert found == [grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]]
+    assert len(logged("mallory sends calls with more than 16384 bytes of metadata")) == 1
+    await call_honestly(node, identity("honest"))
+
+
+@both
+async def test_of_connections_without_a_call_only_the_newest_stay_open(
+    start_victim: StartVictim,
+    mallory: Callable[[Node], Mallory],
+    identity: MakeIdentity,
+    until: Until,
+    logged: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aegis_core._server.connection_limits.FEW", 5)
+    monkeypatch.setattr("aegis_core._server.connection_limits.MAX_SILENT", 10)
+    monkeypatch.setattr("aegis_core._server.connection_guard.LOOK_AFTER", 1)
+    node = await start_victim()
+    async with open_channel(identity("honest"), "a", node.address) as channel:
+        call = channel.unary_unary("/t/Echo")
+        assert await call(b"hi", timeout=WAIT) == b"hi"
+        attacker = mallory(node)
+
+        def connect_many() -> None:
+            for _ in range(40):
+                attacker.connect()
+
+        await asyncio.to_thread(connect_many)
+        # Of a few it could not tell whether they had calls before.
+        await until(lambda: node.stats().calls.closed_connections >= 40 - 10 - 8)
+        assert await call(b"hi", timeout=WAIT) == b"hi", "the connection is as it was"
+    await call_honestly(node, identity("honest"))
+    assert len(logged("127.0.0.1 holds too many connections")) == 1
+    assert node.stats().calls.closed_connections >= 40 - 10 - 8
+
+
+@both
+async def test_the_connections_of_one_caller_are_limited(
+    start_victim: StartVictim,
+    mallory: Callable[[Node], Mallory],
+    identity: MakeIdentity,
+    until: Until,
+    logged: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aegis_core._server.connection_limits.FEW", 5)
+    monkeypatch.setattr("aegis_core._server.connection_limits.MAX_CONNECTIONS", 10)
+    monkeypatch.setattr("aegis_core._server.connection_guard.LOOK_AFTER", 1)
+    node = await start_victim()
+    async with open_channel(identity("honest"), "a", node.address) as channel:
+        call = channel.unary_unary("/t/Echo")
+        attacker = mallory(node)
+
+        def connect_many() -> None:
+            for _ in range(40):
+                with suppress(OSError):
+                    connection = attacker.connect()
+                    connection.call("/t/Echo", b"")
+                    statuses(connection, 1)
+
+        await asyncio.to_thread(connect_many)
+        await until(lambda: node.stats().calls.closed_connections >= 40 - 10 - 8)
+        assert await call(b"hi", timeout=WAIT) == b"hi"
+    assert len(logged("mallory holds too many connections")) == 1
+
+
+@both
+async def test_500_streams_of_an_honest_caller_are_open_at_once(
+    start_victim: StartVictim, identity: MakeIdentity, until: Until
+) -> None:
+    node = await start_victim(max_workers=500)
+    async with open_channel(identity("honest"), "a", node.address) as channel:
+        calls = [channel.stream_stream("/t/Stay")(timeout=WAIT) for _ in range(500)]
+        await until(lambda: node.stats().calls.running == 500)
+        assert await channel.unary_unary(PING)(b"", timeout=WAIT) is not None
+        for call in calls:
+            call.cancel()
+    assert node.stats().calls.over_limit == 0
