@@ -2,24 +2,37 @@
 
     uv run python benchmarks/enroll.py
 
-Measured is the CPU time of the CA's part, with a P-256 CA on the disk of this machine: making 500
-tokens, answering 500 requests for them, and 500 requests for successors. The machines make their
-keys before. In `large` the inventory has 5 000 other certificates already.
+`at once` is the CPU time of a whole issuer, a process of its own, which 500 machines ask over TLS
+at the same time, each by `aegis_discovery.enroll`. All must succeed.
+
+The others measure the CPU time of the CA's part, with a P-256 CA on the disk of this machine:
+making 500 tokens, answering 500 requests for them, and 500 requests for successors. The machines
+make their keys before. In `large` the inventory has 5 000 other certificates already.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from aegis_certs import CertificateAuthority, KeyType, new_enrolment_key_and_csr
+from aegis_certs import (
+    CertificateAuthority,
+    KeyType,
+    TLSConfig,
+    Token,
+    new_enrolment_key_and_csr,
+)
 from aegis_certs._ca.inventory import Inventory
 from aegis_certs._store.directory import Store
+from aegis_discovery import enroll
 from cryptography import x509
 from harness import alternate, estimate, judge, parser_of, print_rows
 
@@ -78,6 +91,41 @@ def measure(others: int) -> Costs:
         return dict(zip(STEPS, map(timed, (make_tokens, enrol, renew)), strict=True))
 
 
+def at_once() -> Costs:
+    """The CPU seconds of an issuer that all machines ask at the same time."""
+    with tempfile.TemporaryDirectory() as base:
+        directory = Path(base) / "certs"
+        ca = CertificateAuthority.create(directory, key_type=KeyType.P256)
+        ca.issue("ca-1", key_type=KeyType.P256, address="127.0.0.1:0")
+        command = [sys.executable, "-m", "aegis_cli", "node", "run", "--id", "ca-1", "--issuer"]
+        with subprocess.Popen(
+            [*command, "--cert-dir", directory], stdout=subprocess.PIPE, text=True
+        ) as issuer:
+            assert issuer.stdout is not None
+            address = issuer.stdout.readline().split()[-1]
+            try:
+                tokens = [ca.create_token(f"node-{number}") for number in range(MACHINES)]
+                assert all(token.issuers[0].address == address for token in tokens)
+                before = cpu_of(issuer.pid)
+                with ThreadPoolExecutor(MACHINES) as machines:
+                    found = list(machines.map(enrol_at_issuer, tokens))
+                cost = cpu_of(issuer.pid) - before
+            finally:
+                issuer.terminate()
+        assert [tls.node_id for tls in found] == [token.node_id for token in tokens]
+        return {"at once": cost}
+
+
+def enrol_at_issuer(token: Token) -> TLSConfig:
+    return enroll(token, None, key_type=KeyType.P256, timeout=200)
+
+
+def cpu_of(pid: int) -> float:
+    """The CPU seconds that a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     arguments = parser_of(__doc__, rounds=5, quick=1).parse_args()
     variants = {"": lambda: measure(0), ", large": lambda: measure(OTHERS)}
@@ -87,6 +135,9 @@ def main() -> None:
         for name, taken in samples.items()
         for step in STEPS
     ]
+    served = alternate({"": at_once}, rounds=arguments.rounds, warm_up=0)[""]
+    costs = estimate([taken["at once"] for taken in served])
+    rows.append(judge("at once", costs, TARGET, ".1f", "s"))
     sys.exit(print_rows(rows))
 
 
