@@ -8,11 +8,13 @@ from pathlib import Path
 
 from cryptography import x509
 
+from aegis_certs._ca.enrolment.issuer_addresses import read_issuer_addresses
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.names import CA_NAME
 from aegis_certs._x509.pem import encode_crls, parse_crls
 from aegis_certs._x509.revocation_list import RevocationList, crl_number
+from aegis_certs._x509.token import IssuerAddress
 from aegis_certs._x509.trust import TrustBundle, needed_cas
 from aegis_certs.errors import CertsError
 
@@ -62,6 +64,28 @@ class PublishedFiles:
             return
         with self._store.locked(), files.locked(self._folder):
             files.write(path, content, files.PRIVATE)
+
+    def stat_keys(self, *names: str) -> tuple[object, ...]:
+        """A value that changes when one of these documents does, or a file of the CA."""
+        store = self._store
+        own = (store.crl_path, store.certificate_path(CA_NAME), store.pending_path(CA_NAME))
+        return tuple(
+            files.stat_key(path)
+            for path in (*own, store.issuers_path, *(self._folder / name for name in names))
+        )
+
+    def read_bundle(self) -> TrustBundle | None:
+        """The CAs in `ca-cert.pem`; None without the file.
+
+        Raises:
+            CertsError: It cannot be read.
+        """
+        chain = self._store.chain(CA_NAME)
+        return None if chain is None else TrustBundle(chain)
+
+    def read_issuers(self) -> tuple[IssuerAddress, ...]:
+        """The issuers of the CA in this directory."""
+        return read_issuer_addresses(self._store)
 
     def read_crls(self) -> tuple[bytes, ...]:
         """The CRLs in `crl.pem` in DER, unverified; empty without the file, or if it is damaged."""

@@ -32,6 +32,7 @@ from aegis_core._address import published_address
 from aegis_core._health.checks import HealthInfo
 from aegis_core._health.monitor import HealthMonitor
 from aegis_core._node.descriptors import name_shortage
+from aegis_core._node.issuing import publish_documents
 from aegis_core._node.memory import FreedMemory, resident_bytes, return_freed_memory
 from aegis_core._node.options import NodeOptions
 from aegis_core._node.outbound import Outbound
@@ -77,6 +78,7 @@ class RunningNode:
         )
         self._publish_identity = on_identity
         self._has_joined = False
+        self._calls_accepted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._started_at = datetime.now(UTC)
         self._outbound = outbound
@@ -129,6 +131,7 @@ class RunningNode:
             issuer=authority
             and IssuerService(owner_of(options.id), authority, self._published_documents),
         )
+        self.server.hold_calls(joining=bool(options.seed_peers))
         outbound.change_identity(tls)
         self.pool, self.may_provide = outbound.pool, outbound.may_provide
         self.runner = SessionRunner(self.state, outbound.channels)
@@ -176,10 +179,27 @@ class RunningNode:
             ("policy", self._follow_policy),
             ("stalls", lambda: name_stalls(options.id)),
             ("descriptors", lambda: name_shortage(options.id)),
+            *([("documents", self._publish_documents)] if self._authority else []),
         ):
             self._spawn(_supervise(name, work), name)
+        self._spawn(self._accept_calls(), "accept-calls")
         await self.joiner.wait(options.join_timeout, required=options.require_join)
         self._has_joined = True
+        if self.state.joined.is_set():
+            await self._calls_accepted.wait()
+
+    async def _accept_calls(self) -> None:
+        """Accepts calls of the user's services once this node knows what the mesh has published.
+
+        A node that reaches no seed peer accepts them after a while, with what its directory kept.
+        """
+        if self._options.seed_peers:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._options.join_timeout):
+                    await self.state.joined.wait()
+            self.server.hold_calls(joining=False)
+            await self.server.set_health(self.monitor.info)
+        self._calls_accepted.set()
 
     def _announce_issuer(self, address: str) -> None:
         """Lets the commands beside the CA's key name this issuer in tokens."""
@@ -247,6 +267,12 @@ class RunningNode:
         elif event.kind is IdentityEventKind.REVOCATIONS:
             self.state.apply_revocations(self._rotator.revocations)
         self._publish_identity(event)
+
+    async def _publish_documents(self) -> None:
+        """Publishes what the directory of an issuer says, and each change of it."""
+        assert self._authority is not None  # noqa: S101 - only an issuer publishes
+        await self._calls_accepted.wait()  # another issuer may have published something newer
+        await publish_documents(self._authority, self.state)
 
     def _on_document(self, change: Change) -> None:
         # Soon, because this may close the feed that is being read.

@@ -8,7 +8,7 @@ from typing import Any, Generic
 
 import grpc
 from aegis_certs import TLSConfig
-from aegis_discovery import NodeStatus
+from aegis_discovery import HealthStatus, NodeStatus
 from aegis_discovery.policy import OPEN_SERVICES, Policy, split_method
 from aegis_discovery.transport import join_address
 
@@ -171,6 +171,14 @@ class ServerBase(ABC, Generic[CallT]):
         Args:
             grace: Seconds that calls in flight have; calls that still run then are ended.
         """
+
+    def hold_calls(self, *, joining: bool) -> None:
+        """Rejects calls of the user's services while the node joins, or accepts them."""
+        self._checks.is_joining = joining
+
+    def serves(self, info: HealthInfo) -> bool:
+        """Tells whether the standard health service says SERVING."""
+        return info.status is not HealthStatus.UNHEALTHY and not self._checks.is_joining
 
     def change_identity(self, tls: TLSConfig) -> None:
         """Uses another certificate or trust bundle for new connections; open ones continue."""

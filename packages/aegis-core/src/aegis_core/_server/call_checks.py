@@ -83,6 +83,11 @@ HEADERS_TOO_LONG = Rejection(
 NO_METHOD = Rejection("UNIMPLEMENTED", "Method not found!")  # gRPC's own words
 NO_REQUEST = Rejection("UNIMPLEMENTED", "the method requires exactly one request message")
 LATE_REQUEST = Rejection("UNAVAILABLE", f"no request arrived within {REQUEST_TIMEOUT:.0f} s")
+JOINING = Rejection(
+    "UNAVAILABLE",
+    "this node is still joining the mesh; try another provider",
+    (SHED_METADATA,),
+)
 # Without the mark, as from a node that is gone: callers stop using this node.
 CLOSED = Rejection("UNAVAILABLE", "this node is leaving; try another provider")
 STOPPED = Rejection("UNAVAILABLE", "this node has stopped; try another provider")
@@ -129,6 +134,8 @@ class CallChecks(Generic[CallT]):
         over_limit: Calls refused since their caller has too many, cancels too many, or sends
             metadata that is too long.
         guard: Closes connections; None until the server has started.
+        is_joining: Whether calls of the user's services are rejected: the node may not know yet
+            what the mesh has published, such as a policy or a revocation.
     """
 
     guard: Guard | None = None
@@ -153,6 +160,7 @@ class CallChecks(Generic[CallT]):
         self._callers = CallerLimits() if callers is None else callers
         self._connections = connections or ConnectionLimits()
         self._max_headers = max_headers
+        self.is_joining = False
         self._authorizer = authorizer
         self._open_services = frozenset(open_services)
         self._own_services = frozenset(own_services)
@@ -210,6 +218,8 @@ class CallChecks(Generic[CallT]):
         except CallerError as error:
             self._count(error)
             raise CallRejectedError(_rejection(error), caller_id) from None
+        if self.is_joining and path is not None and self.is_limited(path):
+            raise CallRejectedError(JOINING, caller_id)
         self._enter(caller_id, context)
         if call is not None and not self.admission.begin(call):
             self._callers.leave(caller_id)

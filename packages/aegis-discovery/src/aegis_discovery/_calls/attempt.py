@@ -54,8 +54,9 @@ class AttemptResult(NamedTuple):
 
     @property
     def is_shed(self) -> bool:
-        """Whether the provider was overloaded and states that it did not run the call."""
-        return self.code is StatusCode.RESOURCE_EXHAUSTED and any(
+        """Whether the provider is overloaded, or joins, and states that it did not run the call."""
+        codes = (StatusCode.RESOURCE_EXHAUSTED, StatusCode.UNAVAILABLE)
+        return self.code in codes and any(
             (key, value) == SHED_METADATA for key, value in self.trailers
         )
 

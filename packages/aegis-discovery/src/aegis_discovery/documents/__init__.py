@@ -1,5 +1,10 @@
 """Documents: what the CA of a mesh tells every process, signed. For code that builds nodes."""
 
+from aegis_discovery.documents._authority import (
+    AuthorityDocuments,
+    publish_forgotten,
+    publish_policy,
+)
 from aegis_discovery.documents._codec import (
     document_from_wire,
     document_to_wire,
@@ -18,6 +23,7 @@ from aegis_discovery.documents._document import (
     SignedDocument,
 )
 from aegis_discovery.documents._keeper import DocumentKeeper
+from aegis_discovery.documents._publisher import AuthorityState, DocumentPublisher, Draft
 from aegis_discovery.documents._signing import crl_document, sign_document
 from aegis_discovery.documents._store import DocumentStore
 from aegis_discovery.documents._verifier import DocumentVerifier, Verifier
@@ -26,12 +32,16 @@ __all__ = [
     "MAX_AHEAD",
     "MAX_CONTENT",
     "NAMES",
+    "AuthorityDocuments",
+    "AuthorityState",
     "Change",
     "Document",
     "DocumentKeeper",
     "DocumentKind",
+    "DocumentPublisher",
     "DocumentStore",
     "DocumentVerifier",
+    "Draft",
     "Forgotten",
     "SignedDocument",
     "Verifier",
@@ -41,5 +51,7 @@ __all__ = [
     "encode_bundle",
     "encode_forgotten",
     "encode_issuers",
+    "publish_forgotten",
+    "publish_policy",
     "sign_document",
 ]

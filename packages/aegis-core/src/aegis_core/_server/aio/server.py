@@ -8,7 +8,6 @@ from typing import Any
 
 import grpc
 from aegis_certs import TLSConfig
-from aegis_discovery import HealthStatus
 from aegis_discovery.proto import (
     aegis_pb2_grpc,
     issuer_pb2_grpc,
@@ -115,8 +114,7 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
 
     async def set_health(self, info: HealthInfo) -> None:
         response = health_pb2.HealthCheckResponse
-        is_unhealthy = info.status is HealthStatus.UNHEALTHY
-        status = response.NOT_SERVING if is_unhealthy else response.SERVING
+        status = response.SERVING if self.serves(info) else response.NOT_SERVING
         for name in ("", *self.services):
             await self._health.set(name, status)
 
