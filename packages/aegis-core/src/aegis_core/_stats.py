@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -69,6 +70,8 @@ class NodeStats:
         calls: The calls that it receives.
         feeds: The feeds that it serves and watches.
         pool: The calls that it makes.
+        documents: What the mesh has published, as this node knows it: the sequences of documents
+            by kind. That of a CRL, whose kind is followed by the CA's key, is its number.
     """
 
     node_id: str
@@ -80,3 +83,4 @@ class NodeStats:
     calls: CallStats
     feeds: FeedStats
     pool: PoolStats
+    documents: Mapping[str, int]

@@ -227,6 +227,7 @@ class RunningNode:
                 watched=len(silences),
                 lag=max(silences, default=0.0),
             ),
+            documents={one.key: one.sequence for one in self.state.documents},
         )
 
     def change_identity(self, tls: TLSConfig) -> None:
