@@ -69,6 +69,7 @@ def _log_event(event: TopologyEvent) -> None:
         EventKind.SUSPECTED: "is suspected",
         EventKind.EXPIRED: "expired: it has not renewed its record for too long",
         EventKind.REVOKED: "was removed: its certificate is revoked",
+        EventKind.FORGOTTEN: "is forgotten, as the CA published",
     }.get(event.kind, str(event.kind))
     where = _location(event.node) if event.kind is EventKind.JOINED else ""
     _log.info("%s %s%s", event.node.id, what, where)

@@ -136,7 +136,7 @@ class Membership:
     # Which nodes to watch
 
     def _on_event(self, event: TopologyEvent) -> None:
-        if event.kind in (EventKind.EXPIRED, EventKind.REVOKED):
+        if event.kind in (EventKind.EXPIRED, EventKind.REVOKED, EventKind.FORGOTTEN):
             # Removed records are not in the log; all other changes are read from it.
             with self._lock:
                 self._removed.append(event.node.id)

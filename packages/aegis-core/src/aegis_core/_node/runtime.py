@@ -146,6 +146,7 @@ class RunningNode:
         await self.monitor.check()
         await asyncio.to_thread(self.state.keeper.load)
         self._apply_policy()
+        self.state.topology.forget(self.state.documents.forgotten_until)
         self.state.documents.subscribe(self._on_document)
         for event in await asyncio.to_thread(self._rotator.poll):
             self._on_identity(event)
@@ -289,6 +290,8 @@ class RunningNode:
                 self._on_identity(event)
         elif kind is DocumentKind.POLICY:
             self._apply_policy()
+        elif kind is DocumentKind.FORGET:
+            self.state.topology.forget(self.state.documents.forgotten_until)
 
     async def stop(self, grace: float, *, leave: bool) -> None:
         """Stops the node, and leaves the mesh unless another process runs under this id."""

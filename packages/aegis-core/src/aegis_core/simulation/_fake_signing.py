@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from aegis_discovery import InvalidRecordError, InvalidVerdictError
+from aegis_discovery import InvalidDocumentError, InvalidRecordError, InvalidVerdictError
+from aegis_discovery.documents import (
+    MAX_AHEAD as DOCUMENT_AHEAD,
+)
+from aegis_discovery.documents import (
+    Document,
+    DocumentKind,
+    SignedDocument,
+    decode_body,
+    decode_content,
+)
 from aegis_discovery.records import (
     MAX_AHEAD,
     Record,
@@ -88,3 +98,26 @@ class FakeVerifier(Verifier):
 
     def _is_ahead(self, stamp: int) -> bool:
         return stamp > (self._clock() + MAX_AHEAD) * 1000
+
+
+class FakeDocumentVerifier:
+    """Accepts every signer, but no sequence far ahead of its own clock."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+
+    def verify(
+        self,
+        signed: SignedDocument,
+        may_be_newer: Callable[[DocumentKind, int], bool] = lambda _kind, _sequence: True,
+        *,
+        at_rest: bool = False,
+    ) -> Document | None:
+        body = decode_body(signed.body)
+        kind = DocumentKind(body.kind)
+        if not may_be_newer(kind, body.sequence):
+            return None
+        if not at_rest and body.sequence > (self._clock() + DOCUMENT_AHEAD) * 1000:
+            raise InvalidDocumentError(kind, "it is ahead of this clock", is_temporary=True)
+        value = decode_content(kind, body.content)
+        return Document(kind, kind.value, body.sequence, body.content, value, signed)

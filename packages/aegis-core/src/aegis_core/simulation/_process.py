@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterable
 
 from aegis_discovery import InvalidRecordError, NodeInfo, Topology, TopologyEvent
+from aegis_discovery.documents import DocumentStore
 from aegis_discovery.feed import BATCH, FeedReader, FeedWriter, ReceiveResult, Ticks
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import RecordSigner, signed_from_wire
@@ -15,7 +16,12 @@ from aegis_core._membership.rings import Rings
 from aegis_core._peers.feed import Feed, FeedEnd
 from aegis_core._peers.info import PeerInfo
 from aegis_core._peers.session import MAINTENANCE, Session
-from aegis_core.simulation._fake_signing import MESH, FakeSigning, FakeVerifier
+from aegis_core.simulation._fake_signing import (
+    MESH,
+    FakeDocumentVerifier,
+    FakeSigning,
+    FakeVerifier,
+)
 from aegis_core.simulation._world import Host, Stream, World, address_of
 
 _GRACE = 0.5
@@ -31,6 +37,7 @@ class Process(Host):
     """A node's process, from its start to its end.
 
     Attributes:
+        documents: The documents that it holds.
         serving: The feeds that it serves.
         streams: The feeds that it reads.
     """
@@ -54,6 +61,7 @@ class Process(Host):
         self.topology = Topology(owner=node_id, signer=self._signer, clock=wall)
         self.topology.log_id = world.rng.randbytes(8)
         self._verifier = FakeVerifier(world.decoder, wall)
+        self.documents = DocumentStore(FakeDocumentVerifier(wall), clock=wall)
         self._wall = wall
         self._seeds = tuple(seed for seed in seeds if seed != node_id)
         self.serving: dict[Stream, None] = {}
@@ -71,7 +79,9 @@ class Process(Host):
             self.topology,
             self,
             now,
-            new_reader=lambda: FeedReader(self.topology, self._verifier, trusts_statuses=False),
+            new_reader=lambda: FeedReader(
+                self.topology, self._verifier, trusts_statuses=False, documents=self.documents
+            ),
             rng=self._world.rng,
             ticks=self._ticks,
             rings=rings,
@@ -85,6 +95,7 @@ class Process(Host):
             self.session.peers.add(PeerInfo(seed, address_of(seed)))
         self.topology.subscribe(self._on_event)
         self.topology.subscribe_changed(self._on_changed)
+        self.documents.subscribe_changed(self._on_document)
         self._tick_at(self.session.tick(now))
         self._clock.at(self._ticks.after(now), self, self._send_heartbeats)
         self._clock.after(MAINTENANCE * self._world.rng.random(), self, self._maintain)
@@ -172,6 +183,10 @@ class Process(Host):
             self._is_flush_due = True
             self._clock.after(BATCH, self, self._flush)
 
+    def _on_document(self) -> None:
+        self.topology.forget(self.documents.forgotten_until)
+        self._on_changed()
+
     def _tick_at(self, when: float) -> None:
         """Plans a tick, unless there is an earlier one."""
         if when < self._next_tick:
@@ -233,7 +248,11 @@ class Process(Host):
             if result.foreign is not None:
                 self.session.foreign_record_received(result.foreign, self._clock.now)
         stream.writer = FeedWriter(
-            self.topology, lambda _: None, watcher=stream.watcher.id, request=message
+            self.topology,
+            lambda _: None,
+            watcher=stream.watcher.id,
+            request=message,
+            documents=self.documents,
         )
         self._send_changes(stream)
 

@@ -6,10 +6,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from aegis_discovery import NodeStatus, Topology
+from aegis_discovery.documents import (
+    DocumentBody,
+    DocumentKind,
+    DocumentStore,
+    SignedDocument,
+    encode_body,
+)
 from aegis_discovery.records import Opinion
 
 from aegis_core._membership.rings import Rings
 from aegis_core.simulation._event_loop import Entity
+from aegis_core.simulation._fake_signing import MESH
 from aegis_core.simulation._process import Process, fake_signer
 from aegis_core.simulation._warm_start import clone, copy_topology, shared_state
 from aegis_core.simulation._world import Event, Spread, Traffic, World
@@ -84,6 +92,10 @@ class Simulation:
         """Returns a node's topology; change it through the simulation only."""
         return self._world.processes[node_id].topology
 
+    def documents_of(self, node_id: str) -> DocumentStore:
+        """Returns the documents that a node holds."""
+        return self._world.processes[node_id].documents
+
     def status_of(self, subject: str, *, by: str) -> NodeStatus | None:
         """Returns the status of a node as another one sees it; None if that does not know it."""
         topology = self.topology_of(by)
@@ -157,6 +169,16 @@ class Simulation:
         spread = Spread(node_id, record.stamp, self.now, {node_id: 0}, {node_id: 0.0})
         self._world.spreads.append(spread)
         return spread
+
+    def publish(self, node_id: str, kind: DocumentKind, content: bytes) -> None:
+        """Publishes a document at a node, as an issuer there does; anything but a CRL."""
+        process = self._process(node_id)
+        held = process.documents.get(kind)
+        now = round(self._world.wall_clock(node_id)() * 1000)
+        sequence = max(now, held.sequence + 1 if held else 0)
+        body = DocumentBody("simulated", MESH, "", kind.value, sequence, content)
+        self._world.log_event("", "publish", node_id)
+        process.documents.receive(SignedDocument(encode_body(body)))
 
     def join(self, node_id: str, *, seeds: Iterable[str]) -> None:
         """Starts a node, or a new process of one that ended; it knows its seed peers only.

@@ -123,6 +123,7 @@ class FeedClient:
         """
         await asyncio.to_thread(self._keeper.load)
         self._apply_policy()
+        self.topology.forget(self.documents.forgotten_until)
         self.documents.subscribe(self._on_document)
         for event in self._rotator.apply_published():
             self._on_identity(event)
@@ -180,6 +181,8 @@ class FeedClient:
                 self._on_identity(event)
         elif kind is DocumentKind.POLICY:
             self._apply_policy()
+        elif kind is DocumentKind.FORGET:
+            self.topology.forget(self.documents.forgotten_until)
 
     def _apply_policy(self) -> None:
         self.may_provide.set_policy(combined(self._policy, self.documents.policy))

@@ -27,6 +27,7 @@ class EventKind(StrEnum):
     LEFT = "left"
     EXPIRED = "expired"
     REVOKED = "revoked"
+    FORGOTTEN = "forgotten"
 
 
 @dataclass(frozen=True, slots=True)

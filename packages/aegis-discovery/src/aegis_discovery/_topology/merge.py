@@ -6,7 +6,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -70,6 +70,7 @@ class RecordMerger:
         self._verdicts = VerdictStore()
         self._version = 0
         self._own_floor = 0
+        self._forgotten: dict[tuple[str, str], int] = {}
         self._updated_at = self._moment()
 
     def merge_records(
@@ -85,7 +86,7 @@ class RecordMerger:
             now = self._now_ms()
             self._expire_records(now)
             for record in records:
-                if record.expires_at <= now:
+                if record.expires_at <= now or self._is_forgotten(record):
                     continue
                 if record.id == self.owner:
                     foreign = self._check_own(record) or foreign
@@ -196,6 +197,31 @@ class RecordMerger:
                 if entry.record.signer in signers and entry.record.id != self.owner:
                     self._drop(entry.record.id)
                     self._note_loss(EventKind.REVOKED, entry.node)
+
+    def forget(self, lives: Mapping[tuple[str, str], int]) -> None:
+        """Drops the records of these lives of nodes, and refuses them from now on.
+
+        Only the last call counts. The owner is alive, so it publishes a newer record instead.
+
+        Args:
+            lives: The greatest stamp that is refused, by node id and instance.
+        """
+        with self._changing():
+            self._forgotten = dict(lives)
+            for node_id, instance in lives:
+                entry = self._store.get(node_id)
+                if entry is None or not self._is_forgotten(entry.record):
+                    continue
+                if node_id == self.owner:
+                    self._own_floor = max(self._own_floor, lives[node_id, instance])
+                    self._write(node_id, entry.record.info)
+                else:
+                    self._drop(node_id)
+                    self._note_loss(EventKind.FORGOTTEN, entry.node)
+
+    def _is_forgotten(self, record: Record) -> bool:
+        until = self._forgotten.get((record.id, record.instance)) if self._forgotten else None
+        return until is not None and record.stamp <= until
 
     def retain(self, node_ids: Collection[str]) -> None:
         """Drops all nodes but these and the owner.

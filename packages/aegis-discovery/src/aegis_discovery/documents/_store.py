@@ -189,6 +189,11 @@ class DocumentStore:
         value = self._value(DocumentKind.FORGET)
         return value if isinstance(value, tuple) else ()
 
+    @property
+    def forgotten_until(self) -> dict[tuple[str, str], int]:
+        """The same for `Topology.forget`."""
+        return {(one.node_id, one.instance): one.until for one in self.forgotten}
+
     def _value(self, kind: DocumentKind) -> object:
         document = self.get(kind)
         return None if document is None else document.value
