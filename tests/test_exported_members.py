@@ -84,10 +84,11 @@ EXPORTED = {
     "aegis_discovery.aio.transport": "ChannelCache open_channel",
     "aegis_discovery.background": "BackgroundLoop new_event_loop register_at_fork sleep_until_tick",
     "aegis_discovery.documents": """
-        AuthorityDocuments AuthorityState Change Document DocumentKeeper DocumentKind
+        AuthorityDocuments AuthorityState Change Document DocumentBody DocumentKeeper DocumentKind
         DocumentPublisher DocumentStore DocumentVerifier Draft Forgotten MAX_AHEAD MAX_CONTENT NAMES
-        SignedDocument Verifier crl_document document_from_wire document_to_wire encode_bundle
-        encode_forgotten encode_issuers publish_forgotten publish_policy sign_document
+        SignedDocument Verifier crl_document decode_body decode_content document_from_wire
+        document_to_wire encode_body encode_bundle encode_forgotten encode_issuers publish_forgotten
+        publish_policy sign_document
     """,
     "aegis_discovery.enrolment": """
         AnyToken MeshRenewal ask_issuers enroll_until_cancelled known_issuers load_or_enroll
