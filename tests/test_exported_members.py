@@ -92,6 +92,7 @@ EXPORTED = {
     """,
     "aegis_discovery.enrolment": """
         AnyToken MeshRenewal ask_issuers enroll_until_cancelled known_issuers load_or_enroll
+        read_token
     """,
     "aegis_discovery.errors": """
         ClosedError ConnectError DiscoveryError EnrolmentError EventLoopError ForkedError

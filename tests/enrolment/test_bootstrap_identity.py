@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from typing import Any
 
 import grpc
@@ -12,6 +13,8 @@ from aegis_certs import KeyType
 from aegis_core import CallerError, ServiceInfo, caller_from_context
 from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.proto import issuer_pb2
+
+from ..attacks.test_one_caller import frames
 
 METHODS = {
     "the feed": "/aegis.mesh.v1.Mesh/Watch",
@@ -85,13 +88,52 @@ async def test_it_may_not_call(what: str, victim: Any, token_for: Any) -> None:
     async with channel:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await _call(channel, METHODS[what])
-    assert error.value.code() in (
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.UNIMPLEMENTED,
-    )
-    if error.value.code() is grpc.StatusCode.UNIMPLEMENTED:
-        assert what == "renewal"
+    refused = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
+    assert error.value.code() in refused
+    assert (service.parsed, service.callers) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//aegis.mesh.v1.Issuer/Enroll",
+        "/aegis.mesh.v1.Issuer/Enroll/",
+        "/aegis.mesh.v1.Issuer//Enroll",
+        "/aegis.mesh.v1.Issuer/enroll",
+        "/aegis.mesh.v1.Issuer/Enroll?/test.Echo/Say",
+        "/test.Echo/Say/../../aegis.mesh.v1.Issuer/Enroll",
+        "aegis.mesh.v1.Issuer/Enroll",
+        "*",
+    ],
+)
+async def test_no_other_spelling_of_a_path_lets_it_in(
+    path: str, victim: Any, token_for: Any
+) -> None:
+    """Over raw HTTP/2: a client of gRPC would not send all of these."""
+    node, service = victim
+
+    def attack() -> str:
+        context = frames.client_context(token_for("orders-1").tls())
+        connection = frames.Connection(node.address, "ca-1", context, timeout=10)
+        try:
+            stream = connection.next_stream()
+            head = frames.request_headers(path, "ca-1")
+            data = frames.message(b"\xff\xff")
+            connection.send(
+                frames.frame(frames.HEADERS, stream, head, frames.END_HEADERS)
+                + frames.frame(frames.DATA, stream, data, frames.END_STREAM)
+            )
+            while True:
+                for got in connection.receive():
+                    if got.ends_stream:
+                        found = re.search(rb"grpc-status.(\d+)", got.payload)
+                        return found[1].decode() if found else "reset"
+        except OSError:
+            return "closed"
+        finally:
+            connection.close()
+
+    assert await asyncio.to_thread(attack) != "0"
     assert (service.parsed, service.callers) == ([], [])
 
 
@@ -100,7 +142,7 @@ async def test_it_may_enrol_at_an_issuer_only(both: Any, home: Any, token_for: A
     async with open_channel(token_for("orders-1").tls(), "ca-1", node.address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await _call(channel, "/aegis.mesh.v1.Issuer/Enroll")
-    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_a_users_catch_all_handler_never_serves_an_enrolment(

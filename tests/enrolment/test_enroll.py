@@ -80,7 +80,7 @@ async def test_a_client_enrols_when_it_connects(
         assert set(mesh.topology.nodes) == {"ca-1"}
     assert (tmp_path / "web" / "web-1-key.pem").exists()
     token = token_for("web-2", client_only=True)
-    async with connect(first.address, node_id="web-2", cert_dir=None, token=token) as mesh:
+    async with connect(first.address, cert_dir=None, token=token) as mesh:
         assert set(mesh.topology.nodes) == {"ca-1"}
 
 
@@ -264,3 +264,66 @@ async def test_an_issuer_without_the_key_of_a_ca_says_so(home: Any, tmp_path: Pa
     node = aio.Node("ca-1", address="127.0.0.1:0", cert_dir=home.directory, issuer=True)
     with pytest.raises(Exception, match="an issuer needs the CA's key"):
         await node.start()
+
+
+async def test_issuers_may_share_one_directory(
+    nodes: Any, home: Any, token_for: Any, tmp_path: Path
+) -> None:
+    home.issue("ca-2", key_type=P256, address="127.0.0.1:1")
+    first = await nodes("ca-1", cert_dir=home.directory, issuer=True)
+    await nodes("ca-2", cert_dir=home.directory, issuer=True, seed_peers=[first.address])
+    token, lost = token_for("orders-1"), token_for("billing-1")
+    assert {issuer.node_id for issuer in token.issuers} == {"ca-1", "ca-2"}
+    await nodes.stop(first)
+    for one in (token, lost):
+        tls = await enroll_async(one, tmp_path / one.node_id, key_type=P256)
+        assert tls.node_id == one.node_id
+    log = (home.directory / "audit.jsonl").read_text()
+    assert log.count('"through":"ca-2"') >= 2
+
+
+async def test_issuers_with_intermediate_cas_honour_only_tokens_of_their_own(
+    nodes: Any, tmp_path: Path, until: Any
+) -> None:
+    homes = [
+        CertificateAuthority.create(
+            tmp_path / name, key_type=P256, intermediate=True, root_directory=tmp_path / "root"
+        )
+        for name in ("one", "two")
+    ]
+    addresses: list[IssuerAddress] = []
+    for number, home in enumerate(homes, 1):
+        node_id = f"ca-{number}"
+        home.issue(node_id, key_type=P256, address="127.0.0.1:1")
+        seeds = [one.address for one in addresses]
+        node = await nodes(node_id, cert_dir=home.directory, issuer=True, seed_peers=seeds)
+        addresses.append(IssuerAddress(node_id, node.address))
+    for number, home in enumerate(homes, 1):
+        token = home.create_token(f"orders-{number}", issuers=addresses)
+        tls = await enroll_async(token, tmp_path / token.node_id, key_type=P256)
+        assert tls.node_id == token.node_id
+    elsewhere = homes[0].create_token("edge", issuers=addresses[1:])
+    elsewhere = Token(
+        elsewhere.key_pem, elsewhere.certificate, elsewhere.bundle, tuple(addresses[1:])
+    )
+    with pytest.raises(EnrolmentError) as error:
+        await enroll_async(elsewhere, tmp_path / "edge", key_type=P256, timeout=10)
+    assert error.value.is_refused
+
+
+async def test_a_stop_while_an_issuer_is_silent_ends_the_start(
+    nodes: Any, token_for: Any, tmp_path: Path
+) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        at = IssuerAddress("ca-1", f"127.0.0.1:{silent.getsockname()[1]}")
+        token = token_for("orders-1", issuers=[at])
+        node = aio.Node("orders-1", address="127.0.0.1:0", cert_dir=tmp_path / "a", token=token)
+        starting = asyncio.create_task(node.start())
+        await asyncio.to_thread(silent.accept)
+        await node.stop()
+        with pytest.raises(Exception, match="stopped while it started"):
+            await starting
+        names = [thread.name for thread in threading.enumerate() if thread.is_alive()]
+        assert names

@@ -84,5 +84,5 @@ def log_to_stderr(prefix: str = "") -> None:
     """Sets up the log of this process, in which each line has a prefix."""
     logging.basicConfig(format=f"%(asctime)s {prefix}%(message)s", datefmt="%H:%M:%S")
     # Other loggers keep their level: details are for debugging, and warnings are shown.
-    for name in ("aegis.cli", "aegis.node", "aegis.workers", "aegis_certs"):
+    for name in ("aegis.cli", "aegis.issuer", "aegis.node", "aegis.workers", "aegis_certs"):
         logging.getLogger(name).setLevel(logging.INFO)

@@ -130,6 +130,7 @@ class IssuerService:
             self._log_limiter.warn("CA", str(error), line, caller.node_id, error)
             reason = "the issuer cannot issue now; ask again, or another issuer"
             raise RequestRefusedError("UNAVAILABLE", reason) from error
+        _log.info("%s got a certificate", caller.node_id)
         answer = issuer_pb2.IssuedIdentity(chain=issued.chain)
         size = 0
         for document in self._documents():

@@ -28,6 +28,10 @@ def load_identity(
     """Loads a client's identity, from `tls` or a directory, or gets it for a token."""
     if tls is not None:
         return IdentitySource.fixed(tls), tls
+    if node_id is None and token is not None:
+        from aegis_discovery.enrolment import read_token
+
+        node_id = read_token(token).node_id
     if node_id is None:
         raise ConnectError(
             "the client has no identity; pass node_id=... (and cert_dir=...) or tls=..."

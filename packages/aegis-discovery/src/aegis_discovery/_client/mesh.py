@@ -77,8 +77,9 @@ def connect(*seed_peers: str, **options: Unpack[ConnectArguments]) -> Mesh:
               client creates no CA.
             - `cert_dir`: The directory of certificates; `./certs` by default.
             - `tls`: The identity itself, in place of `node_id` and `cert_dir`.
-            - `token`: A token of the mesh's CA for `node_id`: its text, or the `Path` of a file
-              that holds it. With it, a client that has no identity yet, or an expired one, enrols.
+            - `token`: A token of the mesh's CA: its text, or the `Path` of a file that holds it.
+              With it, a client that has no identity yet, or an expired one, enrols. Where `node_id`
+              is given too, the token is read only then.
             - `mesh`: The mesh's name; `DEFAULT_MESH` by default.
             - `services`: Limits the topology to the providers of these services, of any version
               where `version` is empty, so that a small client of a large mesh stores and processes

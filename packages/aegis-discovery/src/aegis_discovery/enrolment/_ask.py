@@ -20,6 +20,9 @@ T = TypeVar("T")
 
 _REFUSALS = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 
+CANCEL_POLL = 0.1
+"""Seconds between two checks whether a call is still wanted."""
+
 _NAMED = ("Hostname Verification", "Peer name")
 
 
@@ -62,7 +65,10 @@ def ask_issuers(
             cancelled.wait(step)
             continue
         try:
-            return accept(_ask(step, identity, method, csr))
+            answer = _ask(step, identity, method, csr, cancelled)
+            if answer is None:
+                break
+            return accept(answer)
         except grpc.RpcError as error:
             if error.code() in _REFUSALS:
                 search.refused(step.issuer, error.details() or "it refused")
@@ -74,15 +80,24 @@ def ask_issuers(
 
 
 def _ask(
-    attempt: Attempt, identity: TLSConfig, method: str, csr: bytes
-) -> issuer_pb2.IssuedIdentity:
+    attempt: Attempt, identity: TLSConfig, method: str, csr: bytes, cancelled: threading.Event
+) -> issuer_pb2.IssuedIdentity | None:
+    """Returns the answer of an issuer; None if it was cancelled meanwhile.
+
+    Raises:
+        grpc.RpcError: The issuer refused, or there was no answer.
+    """
     request = issuer_pb2.EnrollRequest if method == "Enroll" else issuer_pb2.RenewRequest
-    channel = open_channel(identity, attempt.issuer.node_id, attempt.issuer.address)
-    with channel:
+    over = threading.Event()
+    with open_channel(identity, attempt.issuer.node_id, attempt.issuer.address) as channel:
         stub: Any = issuer_pb2_grpc.IssuerStub(channel)
-        answer: issuer_pb2.IssuedIdentity = getattr(stub, method)(
-            request(csr=csr), timeout=attempt.timeout
-        )
+        call = getattr(stub, method).future(request(csr=csr), timeout=attempt.timeout)
+        call.add_done_callback(lambda _: over.set())
+        while not over.wait(CANCEL_POLL):
+            if cancelled.is_set():
+                call.cancel()
+                return None
+        answer: issuer_pb2.IssuedIdentity = call.result()
         return answer
 
 

@@ -88,7 +88,7 @@ def enroll_until_cancelled(
         found = existing_identity(node_id, cert_dir)
         if found is not None:
             return found, False
-    token = _read(token)
+    token = read_token(token)
     if node_id not in (None, token.node_id):
         raise TokenError(f"it is for {token.node_id}, not for {node_id}", token.node_id)
     if cert_dir is not None:
@@ -175,7 +175,13 @@ def _ask(
     return tls, documents
 
 
-def _read(token: AnyToken) -> Token:
+def read_token(token: AnyToken) -> Token:
+    """Reads a token from its text, or from a file.
+
+    Raises:
+        TokenError: The file cannot be read.
+        aegis_certs.InvalidTokenError: It is no token.
+    """
     if isinstance(token, Token):
         return token
     if isinstance(token, Path):
