@@ -102,7 +102,8 @@ EXPORTED = {
     """,
     "aegis_discovery.feed": """
         BATCH CHUNK FeedPacer FeedReader FeedWriter HEARTBEAT MAX_BATCH MAX_MESSAGE MAX_REQUEST
-        PROCESS_TICKS ReceiveResult Ticks remove_impersonators request_problem split_message
+        PROCESS_TICKS ReceiveResult Ticks heartbeat_phase heartbeat_ticks remove_impersonators
+        request_problem split_message
     """,
     "aegis_discovery.identity": "IdentityEvent IdentityEventKind IdentityRotator",
     "aegis_discovery.logs": "LogLimiter",

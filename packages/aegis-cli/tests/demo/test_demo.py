@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,24 @@ def test_a_kept_mesh_shows_its_status_until_ctrl_c(demo, aegis) -> None:
     assert process.wait() == 0
     assert "nothing is left behind" in process.stdout.rest()
     assert "Traceback" not in process.stderr.rest()
+
+
+async def test_the_facts_are_those_that_all_processes_see() -> None:
+    """The demo's own feed may be behind those of its processes."""
+    from aegis_cli._mesh.status import Collector, MeshFacts, NodeFacts
+    from aegis_cli.demo._steps import _facts
+    from aegis_discovery import NodeInfo, NodeStatus
+
+    class Behind(Collector):
+        def __init__(self) -> None:
+            self.statuses = iter((NodeStatus.ALIVE, NodeStatus.SUSPECTED, NodeStatus.FAILED))
+
+        async def collect(self, *, with_stats: bool = False) -> MeshFacts:
+            victim = NodeFacts(NodeInfo("greeter-2", status=next(self.statuses)))
+            return MeshFacts(datetime.now(UTC), 1, "", datetime.now(UTC), (victim,))
+
+    shown = await _facts(Behind(), {"greeter-2": "failed"})
+    assert [node.info.status for node in shown.nodes] == ["failed"]
 
 
 def test_the_status_command_fits_how_the_demo_was_run(monkeypatch, tmp_path) -> None:

@@ -47,7 +47,7 @@ class FeedStats:
         opened: Feeds of this node that watchers opened since it started.
         watched: Nodes whose feeds this node holds open now.
         lag: Seconds since the last message of the watched node that was silent longest. Each
-            node sends a heartbeat every second. 0 if no node is watched.
+            node sends a heartbeat every two seconds. 0 if no node is watched.
     """
 
     served: int

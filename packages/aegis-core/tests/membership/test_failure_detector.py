@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from aegis_core._membership import failure_detector
 from aegis_core._membership.failure_detector import (
+    BREAKS_IGNORED,
     FAIL_AFTER_BREAK,
     FAIL_AFTER_SILENCE,
     FLAP_WINDOW,
@@ -11,6 +12,7 @@ from aegis_core._membership.failure_detector import (
     SUSPECT_AFTER,
     FailureDetector,
 )
+from aegis_discovery.feed import HEARTBEAT
 from aegis_discovery.records import Opinion
 
 CLEAR, SUSPECT, FAILED = Opinion.CLEAR, Opinion.SUSPECT, Opinion.FAILED
@@ -180,13 +182,39 @@ def test_its_own_pause_does_not_shorten_a_suspicion() -> None:
     assert bench.opinion == (SUSPECT, False)
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_feed_that_breaks_right_after_its_own_pause_counts_as_silent(is_first: bool) -> None:
+    bench = DetectorBench()
+    bench.wait(STEP)
+    bench.now += 30
+    if is_first:
+        bench.lost()  # before the tick that notices the pause
+    bench.detector.tick(bench.now)
+    bench.wait(STEP)
+    bench.lost()  # the attempt to open it again failed
+    bench.wait(STEP)
+    assert bench.opinion == (CLEAR, False)
+    bench.wait(SUSPECT_AFTER * 2 + FAIL_AFTER_SILENCE * 2)
+    assert bench.opinion == (FAILED, False), "it is gone"
+
+
+def test_a_feed_that_breaks_later_after_its_own_pause_shows_a_failure() -> None:
+    bench = DetectorBench()
+    bench.wait(STEP)
+    bench.now += 30
+    bench.detector.tick(bench.now)
+    bench.wait(BREAKS_IGNORED)
+    bench.lost()
+    assert bench.opinion == (SUSPECT, False)
+
+
 @pytest.mark.parametrize("pause", [0.5, 1.0, 1.5, 1.8, 2.5])
 def test_a_pause_of_its_own_between_two_heartbeats_makes_no_node_silent(pause: float) -> None:
     bench = DetectorBench()
     due = bench.detector.tick(0.0)
     while due < 30:
         bench.now = due
-        bench.detector.message_received("a", max(0.0, due - 1.0))
+        bench.detector.message_received("a", max(0.0, due - HEARTBEAT))
         due = bench.detector.tick(due)
     bench.detector.tick(bench.now + pause)
     assert bench.opinion == (CLEAR, False)
@@ -201,10 +229,12 @@ def test_it_ticks_once_a_second_while_all_is_well_and_more_often_during_a_suspic
     bench.now = 10.5
     bench.detector.message_received("b", bench.now)
     assert bench.detector.tick(bench.now) == bench.now + REST
-    assert bench.detector.tick(11.2) == 9 + SUSPECT_AFTER
+    assert bench.detector.tick(11.2) == 11.2 + REST
+    assert bench.detector.tick(12.2) == 9 + SUSPECT_AFTER
+    bench.now = 11.5
     bench.lost("b")
-    assert bench.detector.tick(11.2) == 11.2 + REVIEW
-    assert bench.detector.tick(11.4) == bench.now + FAIL_AFTER_BREAK
+    assert bench.detector.tick(12.2) == 12.2 + REVIEW
+    assert bench.detector.tick(12.4) == bench.now + FAIL_AFTER_BREAK
 
 
 @pytest.mark.parametrize("doubts", range(6))

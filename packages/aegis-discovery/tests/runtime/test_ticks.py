@@ -21,3 +21,8 @@ def test_a_timer_that_fires_a_little_early_does_not_fire_twice() -> None:
 
 def test_shorter_times_are_not_rounded() -> None:
     assert Ticks(0.5).after(10.0, 0.01) == 10.01
+
+
+def test_a_period_of_several_ticks_is_kept_from_any_moment() -> None:
+    ticks = Ticks(0.5, 2.0)
+    assert [ticks.after(at, 2.0) for at in (10.0, 10.5, 11.0, 12.4)] == [10.5, 12.5, 12.5, 12.5]

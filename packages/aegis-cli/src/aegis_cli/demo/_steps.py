@@ -9,17 +9,18 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from aegis_certs import KeyType
 
 from aegis_cli._identity import client_identity
-from aegis_cli._mesh.status import Collector
+from aegis_cli._mesh.status import Collector, MeshFacts
 from aegis_cli._mesh.status_view import collector
 from aegis_cli.demo._output import DemoOutput
 from aegis_cli.demo._process import ChildProcess, ProcessGroup, shared_directory
 from aegis_cli.demo._results import Calls, Member, check_balance, check_calls
+from aegis_cli.errors import DemoError
 
 Keys = tuple[KeyType, KeyType]
 DEFAULT_KEYS = (KeyType.RSA_4096, KeyType.RSA_2048)
@@ -37,6 +38,9 @@ KEYS_TIMEOUT = 120.0
 START_TIMEOUT = 30.0
 TOPOLOGY_TIMEOUT = 15.0
 CALLS_TIMEOUT = 60.0
+
+POLL_INTERVAL = 0.05
+"""Seconds between two looks at a mesh that is to change."""
 
 
 async def run_demo(*, json: bool, keep: bool, keys: Keys = DEFAULT_KEYS) -> None:
@@ -120,7 +124,7 @@ class Demo:
                 TOPOLOGY_TIMEOUT,
                 "the processes did not have the same topology",
             )
-            mesh = await status.collect()
+            mesh = await _facts(status, dict.fromkeys(self._nodes, "alive"))
         self._output.mesh(mesh)
 
     async def call(self) -> None:
@@ -148,7 +152,8 @@ class Demo:
             for caller in self._callers:
                 caller.send("stop calling")
             calls = await self._results()
-            mesh = await status.collect()
+            statuses = dict.fromkeys(self._nodes, "alive") | {VICTIM: "failed"}
+            mesh = await _facts(status, statuses)
         check_calls(calls, client=CLIENT)
         self._output.kill(self._members[VICTIM], detected_after, calls, mesh)
 
@@ -185,6 +190,19 @@ class Demo:
             )
             for caller, report in zip(self._callers, reports, strict=True)
         ]
+
+
+async def _facts(status: Collector, statuses: Mapping[str, str]) -> MeshFacts:
+    """Collects the facts of the mesh, once its feed to this process has these statuses too."""
+    deadline = time.monotonic() + TOPOLOGY_TIMEOUT
+    while True:
+        mesh = await status.collect()
+        if {node.info.id: node.info.status for node in mesh.nodes} == statuses:
+            return mesh
+        if time.monotonic() > deadline:
+            failure = "the demo did not see what all processes see"
+            raise DemoError(f"{failure} within {TOPOLOGY_TIMEOUT:g} s")
+        await asyncio.sleep(POLL_INTERVAL)
 
 
 def _agree(nodes: Iterable[ChildProcess]) -> bool:

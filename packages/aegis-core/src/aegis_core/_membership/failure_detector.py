@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 
 from aegis_discovery.records import Opinion
 
-SUSPECT_AFTER = 3.0
-"""Seconds without a message, three heartbeats, after which a node is suspected."""
+SUSPECT_AFTER = 4.0
+"""Seconds without a message, two heartbeats, after which a node is suspected.
+
+So a node that stands still for less than two seconds is not suspected.
+"""
 
 FAIL_AFTER_BREAK = 1.0
 """Seconds from a broken feed to failed, unless the node is heard again.
@@ -18,7 +21,7 @@ A broken connection shows a killed process at once, so its failure is known afte
 this. A node that only restarts its connection is back far sooner.
 """
 
-FAIL_AFTER_SILENCE = 2.0
+FAIL_AFTER_SILENCE = 1.5
 """Seconds from suspected to failed for a silent node: a pause of a busy process is shorter."""
 
 REVIEW = 0.2
@@ -30,7 +33,14 @@ REST = 1.0
 MAX_DELAY = 0.8
 """Seconds after which a tick is so late that this process itself was paused: no node is blamed.
 
-With a tick and a heartbeat of a second each, a shorter pause cannot make a node look silent.
+With a tick each second and a heartbeat each two, a shorter pause makes no node look silent.
+"""
+
+BREAKS_IGNORED = 1.0
+"""Seconds after a pause of this process in which a broken feed counts as silent.
+
+Others closed its connections during the pause, and gRPC's first attempt to open one again may fail
+because the kernel reports what happened meanwhile.
 """
 
 FLAPS = 2
@@ -81,6 +91,7 @@ class FailureDetector:
     def __init__(self, now: float) -> None:
         self._ticked_at = now
         self._due_at = math.inf
+        self._resumed_at = -math.inf
         self._health_penalty = 0
         self._penalty_changed_at = now
         self._subjects: dict[str, _Subject] = {}
@@ -132,6 +143,8 @@ class FailureDetector:
         if subject is None:
             return
         subject.heard_since = None
+        if self._was_paused(now) or now - self._resumed_at < BREAKS_IGNORED:
+            return
         if subject.opinion is Opinion.CLEAR and now >= subject.no_accusation_before:
             self._suspect(subject, now, FAIL_AFTER_BREAK)
 
@@ -158,7 +171,8 @@ class FailureDetector:
 
     def tick(self, now: float) -> float:
         """Applies the passing of time; returns when to call it again at the latest."""
-        if now - self._due_at > MAX_DELAY:
+        if self._was_paused(now):
+            self._resumed_at = now
             gap = now - self._ticked_at
             self.penalize_own_health(now)
             for subject in self._subjects.values():
@@ -192,6 +206,10 @@ class FailureDetector:
             subject.failures = [t for t in subject.failures if now - t < FLAP_WINDOW]
             subject.failures.append(now)
             subject.held = len(subject.failures) >= FLAPS
+
+    def _was_paused(self, now: float) -> bool:
+        """Whether this process was paused and has not ticked since."""
+        return now - self._due_at > MAX_DELAY
 
     def _suspect(self, subject: _Subject, now: float, fail_after: float) -> None:
         subject.opinion = Opinion.SUSPECT

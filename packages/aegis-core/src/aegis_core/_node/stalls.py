@@ -15,7 +15,7 @@ CHECK_EVERY = 1.0
 """Seconds between two checks; a stall may be this much longer than the log says."""
 
 MIN_STALL = 1.0
-"""Seconds by which a check must be late: the time between two heartbeats of a feed.
+"""Seconds by which a check must be late.
 
 A stall of two seconds, the shortest for which others can suspect this node, is always named.
 """

@@ -12,7 +12,7 @@ import grpc
 from aegis_discovery import NodeIdInUseError
 from aegis_discovery.aio.feed import FeedDivergedError, FeedGarbageError, follow
 from aegis_discovery.aio.transport import ChannelCache, open_channel
-from aegis_discovery.feed import PROCESS_TICKS, ReceiveResult
+from aegis_discovery.feed import PROCESS_TICKS, ReceiveResult, heartbeat_phase
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.transport import describe_call_error
 
@@ -138,7 +138,11 @@ class SessionRunner:
         channel = open_channel(state.tls, peer.id, peer.address)
         try:
             request = feed.reader.request(
-                state.mesh, state.own_record(), state.chain, source=peer.id
+                state.mesh,
+                state.own_record(),
+                state.chain,
+                source=peer.id,
+                heartbeat_phase=heartbeat_phase(time.monotonic(), time.time()),
             )
             await follow(
                 channel,

@@ -8,7 +8,16 @@ from collections.abc import Iterable
 
 from aegis_discovery import InvalidRecordError, NodeInfo, Topology, TopologyEvent
 from aegis_discovery.documents import DocumentStore
-from aegis_discovery.feed import BATCH, FeedReader, FeedWriter, ReceiveResult, Ticks
+from aegis_discovery.feed import (
+    BATCH,
+    HEARTBEAT,
+    FeedReader,
+    FeedWriter,
+    ReceiveResult,
+    Ticks,
+    heartbeat_phase,
+    heartbeat_ticks,
+)
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import RecordSigner, signed_from_wire
 
@@ -157,8 +166,9 @@ class Process(Host):
     def open(self, feed: Feed) -> None:
         stream = self.streams[feed] = Stream(feed.peer.id, self, feed)
         own = self.topology.get_record(self.id)
-        request = feed.reader.request(MESH, own, source=feed.peer.id).SerializeToString()
-        self._world.connect(stream, request)
+        phase = heartbeat_phase(self._clock.now, self._wall(), self._ticks)
+        request = feed.reader.request(MESH, own, source=feed.peer.id, heartbeat_phase=phase)
+        self._world.connect(stream, request.SerializeToString())
 
     def poll(self, feed: Feed) -> None:
         """Is never called: all simulated nodes have feeds."""
@@ -254,6 +264,8 @@ class Process(Host):
             request=message,
             documents=self.documents,
         )
+        phase = stream.writer.heartbeat_phase
+        stream.ticks = heartbeat_ticks(phase, self._clock.now, self._wall())
         self._send_changes(stream)
 
     def _flush(self) -> None:
@@ -265,7 +277,7 @@ class Process(Host):
 
     def _send_changes(self, stream: Stream) -> None:
         assert stream.writer is not None  # noqa: S101 - it was accepted
-        stream.heartbeat_at = self._ticks.after(self._clock.now)
+        stream.heartbeat_at = stream.ticks.after(self._clock.now, HEARTBEAT)
         for message in stream.writer.messages():
             self._world.send(stream, message.SerializeToString())
 
@@ -278,7 +290,7 @@ class Process(Host):
             if stream.writer is None:
                 continue
             if stream.heartbeat_at <= now + _EPSILON:
-                stream.heartbeat_at = due
+                stream.heartbeat_at = stream.ticks.after(now, HEARTBEAT)
                 writer = stream.writer
                 idle.append(stream)
             due = min(due, stream.heartbeat_at)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 from aegis_discovery import Topology
-from aegis_discovery.feed import FeedWriter
+from aegis_discovery.feed import PROCESS_TICKS, FeedWriter, Ticks
 from aegis_discovery.proto import mesh_pb2
 
 from aegis_core._peers.feed import Feed, FeedEnd
@@ -65,6 +65,7 @@ class Stream:
     is_closed: bool = False
     counts: list[int] = field(default_factory=list)
     heartbeat_at: float = 0.0
+    ticks: Ticks = PROCESS_TICKS
     arrives_at: float = 0.0
     queued: list[bytes | None] | None = None
     queued_since: float = 0.0

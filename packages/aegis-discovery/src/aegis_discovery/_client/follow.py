@@ -16,7 +16,7 @@ from aegis_discovery.proto import mesh_pb2
 
 _WATCH = "/aegis.mesh.v1.Mesh/Watch"
 
-FEED_TIMEOUT = 3 * HEARTBEAT
+FEED_TIMEOUT = 2 * HEARTBEAT
 """Seconds without a message after which a feed counts as broken."""
 
 SLICE = 0.005

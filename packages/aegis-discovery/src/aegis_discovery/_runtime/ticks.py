@@ -7,32 +7,33 @@ import random
 TICK = 1.0
 """Seconds between two ticks."""
 
-_SLACK = 0.05 * TICK
-"""How much later than asked a tick may be, so that a timer that fires early does not fire twice."""
+_SLACK = 0.05
+"""How much later than asked a tick may be (s), so that a timer that fires early fires once."""
 
 
 class Ticks:
-    """Times that are `TICK` apart.
+    """Times that are `period` seconds apart.
 
-    Args:
+    Attributes:
         phase: One of these times. It differs between processes: those of one machine must not all
             work at the same moment.
     """
 
-    __slots__ = ("_phase",)
+    __slots__ = ("_period", "phase")
 
-    def __init__(self, phase: float) -> None:
-        self._phase = phase
+    def __init__(self, phase: float, period: float = TICK) -> None:
+        self.phase = phase
+        self._period = period
 
     def after(self, now: float, seconds: float = TICK) -> float:
         """Returns the last tick that is at most `seconds` (and a little) away; later than `now`.
 
         It does not round periods that are shorter than a tick.
         """
-        if seconds < TICK:
+        if seconds < self._period:
             return now + seconds
         latest = now + seconds + _SLACK
-        return latest - (latest - self._phase) % TICK
+        return latest - (latest - self.phase) % self._period
 
 
 PROCESS_TICKS = Ticks(random.random())

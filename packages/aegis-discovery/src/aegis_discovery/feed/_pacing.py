@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aegis_discovery._runtime.ticks import PROCESS_TICKS, TICK, Ticks
 
-HEARTBEAT = TICK
+HEARTBEAT = 2 * TICK
 """Seconds between two messages of an idle feed."""
 
 BATCH = 0.005
@@ -17,12 +17,40 @@ A node that floods the mesh then costs every feed four messages a second, howeve
 """
 
 
+def heartbeat_phase(now: float, wall: float, ticks: Ticks = PROCESS_TICKS) -> int:
+    """Returns when a watcher wants heartbeats, in milliseconds after a multiple of `HEARTBEAT`.
+
+    It asks for the same phase at all its servers, so that it wakes up once for all of them. The
+    wall clock is what machines have in common; where it differs, so does the phase, and that costs
+    no more than a wake-up.
+
+    Args:
+        now: Monotonic seconds, on the clock of the ticks.
+        wall: Unix seconds at the same moment.
+        ticks: When the watcher wakes up in any case; every other tick brings the heartbeats.
+    """
+    return int((wall - now + ticks.phase) % HEARTBEAT * 1000)
+
+
+def heartbeat_ticks(phase: int | None, now: float, wall: float) -> Ticks:
+    """Returns when a server sends the heartbeats of a feed.
+
+    Args:
+        phase: What `heartbeat_phase` gave the watcher; None for the ticks of this process.
+        now: Monotonic seconds.
+        wall: Unix seconds at the same moment.
+    """
+    if phase is None:
+        return PROCESS_TICKS
+    return Ticks(now + phase / 1000 - wall % HEARTBEAT, HEARTBEAT)
+
+
 class FeedPacer:
     """Decides how long to gather changes, and when a heartbeat is due. Pure.
 
     Args:
         now: The time, on the clock of all other calls (monotonic seconds).
-        ticks: When to send heartbeats. All feeds of a process send them at the same time.
+        ticks: When to send heartbeats.
     """
 
     def __init__(self, now: float, ticks: Ticks = PROCESS_TICKS) -> None:

@@ -193,13 +193,19 @@ class FeedReader:
         self._diverged_after = DIVERGED_AFTER
 
     def request(
-        self, mesh: str, own: Record | None = None, chain: tuple[bytes, ...] = (), *, source: str
+        self,
+        mesh: str,
+        own: Record | None = None,
+        chain: tuple[bytes, ...] = (),
+        *,
+        source: str,
+        heartbeat_phase: int | None = None,
     ) -> mesh_pb2.WatchRequest:
         """Makes the request that opens or resumes the feed of the node `source`.
 
         A node sends its own record and its signer's chain (DER, leaf first). A cursor is sent only
         to the server that gave it: it has no meaning for others, and a liar could have made one for
-        which others refuse us.
+        which others refuse us. A watcher of several nodes says when it wants heartbeats.
         """
         self._is_complete = False
         self._stamps.clear()
@@ -215,6 +221,7 @@ class FeedReader:
             record=None if own is None else signed_to_wire(own),
             chain=mesh_pb2.Chain(certificates=chain) if chain else None,
             documents=held,
+            heartbeat_phase=heartbeat_phase,
         )
 
     def receive(self, message: Message, *, source: str) -> ReceiveResult:

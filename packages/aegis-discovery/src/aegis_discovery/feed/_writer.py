@@ -42,6 +42,7 @@ class FeedWriter:
 
     Attributes:
         watcher: The id of the node, or of the client.
+        heartbeat_phase: When the watcher wants heartbeats; None if it did not say.
     """
 
     def __init__(
@@ -60,6 +61,8 @@ class FeedWriter:
             self._documents_position = documents.position
         self._chain_of = chain_of
         self.watcher = watcher
+        asks = request.HasField("heartbeat_phase")
+        self.heartbeat_phase = request.heartbeat_phase if asks else None
         self._is_node = request.HasField("record")
         self._services = frozenset(ServiceInfo(s.name, s.version) for s in request.services)
         self._chains_sent: set[bytes] = set()

@@ -30,7 +30,7 @@ OPINION_SUSPECT: Opinion
 OPINION_FAILED: Opinion
 
 class WatchRequest(_message.Message):
-    __slots__ = ("mesh", "cursor", "digest", "record", "chain", "services", "documents")
+    __slots__ = ("mesh", "cursor", "digest", "record", "chain", "services", "documents", "heartbeat_phase")
     MESH_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +38,7 @@ class WatchRequest(_message.Message):
     CHAIN_FIELD_NUMBER: _ClassVar[int]
     SERVICES_FIELD_NUMBER: _ClassVar[int]
     DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_PHASE_FIELD_NUMBER: _ClassVar[int]
     mesh: str
     cursor: bytes
     digest: bytes
@@ -45,7 +46,8 @@ class WatchRequest(_message.Message):
     chain: Chain
     services: _containers.RepeatedCompositeFieldContainer[Service]
     documents: bytes
-    def __init__(self, mesh: _Optional[str] = ..., cursor: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., record: _Optional[_Union[SignedRecord, _Mapping]] = ..., chain: _Optional[_Union[Chain, _Mapping]] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., documents: _Optional[bytes] = ...) -> None: ...
+    heartbeat_phase: int
+    def __init__(self, mesh: _Optional[str] = ..., cursor: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., record: _Optional[_Union[SignedRecord, _Mapping]] = ..., chain: _Optional[_Union[Chain, _Mapping]] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., documents: _Optional[bytes] = ..., heartbeat_phase: _Optional[int] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
     __slots__ = ("chains", "records", "statuses", "cursor", "version", "digest", "complete", "verdicts", "documents")

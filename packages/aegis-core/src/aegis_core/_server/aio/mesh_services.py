@@ -11,7 +11,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import grpc
 from aegis_discovery import Topology
-from aegis_discovery.feed import FeedPacer, FeedWriter
+from aegis_discovery.feed import FeedPacer, FeedWriter, heartbeat_ticks
 from aegis_discovery.proto import (
     aegis_pb2,
     aegis_pb2_grpc,
@@ -167,7 +167,8 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
     async def _feed(
         self, writer: FeedWriter, waker: Waker
     ) -> AsyncGenerator[mesh_pb2.WatchResponse, None]:
-        pacer = FeedPacer(time.monotonic())
+        ticks = heartbeat_ticks(writer.heartbeat_phase, time.monotonic(), time.time())
+        pacer = FeedPacer(time.monotonic(), ticks)
         loop = asyncio.get_running_loop()
 
         def wake() -> None:

@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 import grpc
-from aegis_discovery.feed import FeedPacer, FeedWriter
+from aegis_discovery.feed import FeedPacer, FeedWriter, heartbeat_ticks
 from aegis_discovery.proto import (
     aegis_pb2_grpc,
     issuer_pb2_grpc,
@@ -206,14 +206,15 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
 
 
 class _FeedSource:
-    """What a watcher lacks, and a heartbeat after a second without a change."""
+    """What a watcher lacks, and a heartbeat after a while without a change."""
 
     def __init__(
         self, service: FeedService, writer: FeedWriter, release: Callable[[], None]
     ) -> None:
         self._service = service
         self._writer = writer
-        self._pacer = FeedPacer(time.monotonic())
+        ticks = heartbeat_ticks(writer.heartbeat_phase, time.monotonic(), time.time())
+        self._pacer = FeedPacer(time.monotonic(), ticks)
         self._was_checked = False
         self.close = release
         self.is_finished = False
