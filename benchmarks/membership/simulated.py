@@ -119,8 +119,8 @@ def halves(nodes: int) -> Measured:
 
 
 ROWS = (
-    Row("hops-100", "hops to everyone, simulated", (5,), "hops", 100, hops),
-    Row("hops-1000", "hops to everyone, simulated", (7,), "hops", 1_000, hops),
+    Row("hops-100", "hops to everyone, simulated", (6,), "hops", 100, hops),
+    Row("hops-1000", "hops to everyone, simulated", (8,), "hops", 1_000, hops),
     Row(
         "hops-10000",
         "hops to everyone, real rings and feeds over one state",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import TYPE_CHECKING
 
 from aegis_certs import (
-    CertificateAuthority,
     IdentitySource,
     NotFoundError,
     PassphraseError,
@@ -17,6 +17,9 @@ from aegis_discovery.enrolment import load_or_enroll
 
 from aegis_core._node.options import NodeOptions
 from aegis_core.errors import ConfigError, NoTLSConfigError
+
+if TYPE_CHECKING:
+    from aegis_certs import CertificateAuthority
 
 
 async def load_identity(options: NodeOptions) -> tuple[IdentitySource, TLSConfig]:
@@ -53,6 +56,8 @@ def load_authority(options: NodeOptions) -> CertificateAuthority:
         ConfigError: The CA's key is not there, or its passphrase is missing.
         aegis_certs.CertsError: The files cannot be used.
     """
+    from aegis_certs import CertificateAuthority  # few nodes issue, and it is a large part
+
     directory = options.cert_dir
     assert directory is not None  # noqa: S101 - the options have checked it
     try:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
-from typing import Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from aegis_certs import TLSConfig
 from aegis_discovery.aio import ServiceClientPool
@@ -23,12 +23,20 @@ from aegis_core._node.outbound import Outbound
 from aegis_core._node.runtime import RunningNode
 from aegis_core._node.signals import notify_manager, stop_hint, stop_signals
 from aegis_core._peers.manager import PeerManager
-from aegis_core._server.aio.server import MeshServer
-from aegis_core._server.base import ServerFactory
-from aegis_core._stats import NodeStats
+from aegis_core._server.base import ServerBase, ServerFactory
 from aegis_core.errors import NodeStateError
 
+if TYPE_CHECKING:
+    from aegis_core._server.aio.server import MeshServer
+    from aegis_core._stats import NodeStats
+
 _log = logging.getLogger("aegis.node")
+
+
+def _asyncio_server(*args: Any, **settings: Any) -> ServerBase[Any]:
+    from aegis_core._server.aio.server import MeshServer  # a blocking node has another one
+
+    return MeshServer(*args, **settings)
 
 
 class Node(NodeView):
@@ -88,7 +96,7 @@ class Node(NodeView):
         aegis_discovery.InvalidAddressError: If a seed peer is not a valid address.
     """
 
-    _make_server: ServerFactory = MeshServer
+    _make_server: ServerFactory = staticmethod(_asyncio_server)
 
     @expand(NodeOptions)
     def __init__(self, options: NodeOptions) -> None:

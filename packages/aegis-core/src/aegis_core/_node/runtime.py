@@ -9,9 +9,9 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from aegis_certs import (
-    CertificateAuthority,
     IdentitySource,
     TLSConfig,
     owner_of,
@@ -44,8 +44,12 @@ from aegis_core._server.base import ServerFactory
 from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import LocalNode
 from aegis_core._state import NodeState
-from aegis_core._stats import FeedStats, NodeStats
 from aegis_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aegis_certs import CertificateAuthority
+
+    from aegis_core._stats import NodeStats
 
 _log = logging.getLogger("aegis.node")
 _server_log = logging.getLogger("aegis.server")
@@ -211,6 +215,8 @@ class RunningNode:
         return (document_to_wire(document.signed) for document in self.state.documents)
 
     def stats(self) -> NodeStats:
+        from aegis_core._stats import FeedStats, NodeStats
+
         topology, server = self.state.topology, self.server
         silences = self.session.silences(time.monotonic())
         return NodeStats(

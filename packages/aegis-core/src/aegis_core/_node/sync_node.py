@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from aegis_certs import TLSConfig
 from aegis_discovery import PoolOptions, ServiceClientPool
@@ -24,8 +24,10 @@ from aegis_core._peers.info import PeerInfo
 from aegis_core._peers.manager import PeerManager as AsyncPeerManager
 from aegis_core._server.base import ServerBase
 from aegis_core._server.sync.server import BlockingServer
-from aegis_core._stats import NodeStats
 from aegis_core.errors import NodeStateError
+
+if TYPE_CHECKING:
+    from aegis_core._stats import NodeStats
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 import grpc
 from aegis_certs import TLSConfig
@@ -23,8 +23,10 @@ from aegis_core._server.caller_sockets import CallerSockets
 from aegis_core._server.connection_guard import ConnectionGuard
 from aegis_core._server.connection_limits import ConnectionLimits
 from aegis_core._server.mesh_protocol import LocalNode, live_workers
-from aegis_core._stats import CallStats
 from aegis_core.errors import AddressInUseError
+
+if TYPE_CHECKING:
+    from aegis_core._stats import CallStats
 
 Registrar = Callable[[Any], object]
 """Adds a service to a server, such as `lambda s: add_GreeterServicer_to_server(Greeter(), s)`."""
@@ -111,6 +113,8 @@ class ServerBase(ABC, Generic[CallT]):
     @property
     def calls(self) -> CallStats:
         """Counts of the calls that arrived so far, by outcome."""
+        from aegis_core._stats import CallStats
+
         admission = self._admission
         return CallStats(
             begun=admission.begun,

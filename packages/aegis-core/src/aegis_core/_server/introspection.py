@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from aegis_discovery.proto import stats_pb2
 
-from aegis_core._stats import NodeStats
+if TYPE_CHECKING:
+    from aegis_core._stats import NodeStats
 
 
 def stats_to_wire(stats: NodeStats) -> stats_pb2.GetStatsResponse:

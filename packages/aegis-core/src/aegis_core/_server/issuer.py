@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from aegis_certs import CertsError, EnrolledIdentity, EnrolmentRefusedError
+from aegis_certs import CertsError, EnrolmentRefusedError
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.proto import issuer_pb2, mesh_pb2
 from cryptography import x509
@@ -19,6 +19,9 @@ from aegis_core._access.caller import Caller
 from aegis_core._rate_limit import CERTIFICATES, RateLimiter
 from aegis_core._server.call_checks import NOT_ISSUED
 from aegis_core._server.mesh_protocol import RequestRefusedError
+
+if TYPE_CHECKING:
+    from aegis_certs import EnrolledIdentity
 
 _log = logging.getLogger("aegis.issuer")
 

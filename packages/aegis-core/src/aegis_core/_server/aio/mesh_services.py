@@ -8,6 +8,7 @@ import time
 from asyncio import wrap_future
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING
 
 import grpc
 from aegis_discovery import Topology
@@ -35,9 +36,11 @@ from aegis_core._server.mesh_protocol import (
     UnsignedProtocol,
     live_workers,
 )
-from aegis_core._stats import NodeStats
 from aegis_core._waker import Waker
 from aegis_core.errors import CallerError
+
+if TYPE_CHECKING:
+    from aegis_core._stats import NodeStats
 
 _log = logging.getLogger("aegis.server")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from aegis_certs import TLSConfig
@@ -32,7 +32,9 @@ from aegis_core._server.base import OWN_OPTIONS, OWN_SERVICES, Registrar, Server
 from aegis_core._server.drain import drain
 from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import LocalNode
-from aegis_core._stats import NodeStats
+
+if TYPE_CHECKING:
+    from aegis_core._stats import NodeStats
 
 
 class MeshServer(ServerBase[asyncio.Task[Any]]):

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from aegis_discovery.feed import FeedPacer, FeedWriter, heartbeat_ticks
@@ -35,7 +35,9 @@ from aegis_core._server.mesh_protocol import (
 from aegis_core._server.sync.calls import ServerCall, current_call
 from aegis_core._server.sync.handlers import abort
 from aegis_core._server.sync.streams import StreamSenders
-from aegis_core._stats import NodeStats
+
+if TYPE_CHECKING:
+    from aegis_core._stats import NodeStats
 
 T = TypeVar("T")
 

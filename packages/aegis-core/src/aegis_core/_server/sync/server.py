@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from aegis_certs import TLSConfig
@@ -37,7 +37,9 @@ from aegis_core._server.sync.mesh_services import (
     limited_in_time,
 )
 from aegis_core._server.sync.streams import StreamSenders
-from aegis_core._stats import NodeStats
+
+if TYPE_CHECKING:
+    from aegis_core._stats import NodeStats
 
 OWN_THREADS = 4
 """Threads of each part of the node's own services; none of them waits for a caller."""
