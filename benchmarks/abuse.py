@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig
 from attacks import KINDS, Attack, raise_limit
 from failures import callers
-from harness import Row, parser_of, print_rows
+from harness import Row, parser_of, print_rows, within
 from workload import (
     NAME,
     SMALL,
@@ -176,8 +176,13 @@ def judged(what: str, done: Damage) -> list[Row]:
     added, kept = done.added / MB, done.kept / MB
     return [
         Row(f"{what}: calls failed", f"{share:.2%}", f"{MAX_FAILED:.1%}", share <= MAX_FAILED),
-        Row(f"{what}: memory added", f"{added:.0f} MB", f"{MAX_MEMORY} MB", added <= MAX_MEMORY),
-        Row(f"{what}: kept after", f"{kept:.0f} MB", f"{MAX_KEPT} MB", kept <= MAX_KEPT),
+        Row(
+            f"{what}: memory added",
+            f"{added:.0f} MB",
+            f"{MAX_MEMORY} MB",
+            within(added, MAX_MEMORY),
+        ),
+        Row(f"{what}: kept after", f"{kept:.0f} MB", f"{MAX_KEPT} MB", within(kept, MAX_KEPT)),
         Row(
             f"{what}: log lines a minute",
             f"{done.lines}",

@@ -27,7 +27,7 @@ from aegis_discovery import (
     ServiceClientPool,
     Topology,
 )
-from harness import METHOD, SERVICE, EchoProcess, Row, echo_processes, parser_of, print_rows
+from harness import METHOD, SERVICE, EchoProcess, Row, echo_processes, parser_of, print_rows, within
 
 CALLERS = 16
 DEADLINE = 0.5
@@ -178,14 +178,14 @@ def report(rounds: int = 3) -> list[Row]:
     print("round robin   least outstanding   ratio")
     print(f"{turns:11.1f}   {least:17.1f}   {ratio:5.2f}", flush=True)
     longest = f"{EJECTED_AFTER:g} s + {LENIENCY:g} s"
-    is_soon = took <= EJECTED_AFTER + LENIENCY
+    is_soon = within(took, EJECTED_AFTER + LENIENCY)
     one, slow = "failed calls, one of three providers", "p99 with a slow one, least outstanding"
     return [
         Row(f"{one} killed", f"{killed}", "0", killed == 0),
         Row(f"{one} stopped", f"{stopped}", "0", stopped == 0),
         Row(f"{one} frozen, after its ejection", f"{frozen}", "0", frozen == 0),
         Row("until it was ejected", f"{took:.2f} s", longest, is_soon),
-        Row(f"{slow} / round robin", f"{ratio:.2f}", f"{MAX_RATIO:.2f}", ratio <= MAX_RATIO),
+        Row(f"{slow} / round robin", f"{ratio:.2f}", f"{MAX_RATIO:.2f}", within(ratio, MAX_RATIO)),
     ]
 
 

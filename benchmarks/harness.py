@@ -135,13 +135,18 @@ class Row:
     depends_on_load: bool = False
 
 
+def within(value: float, at_most: float) -> bool:
+    """Tells whether a measured value is at most its target, with the tolerance of all rows."""
+    return value <= at_most * TOLERANCE
+
+
 def judge(what: str, measured: Estimate, at_most: float, spec: str, unit: str = "") -> Row:
     """Makes the row of an estimate; a figure with a unit depends on the load of the machine.
 
     The row is missed if the median is out of tolerance and the whole interval above the limit.
     """
     figure, target = f"{measured:{spec}} {unit}".rstrip(), f"{at_most:{spec}} {unit}".rstrip()
-    ok = measured.median <= at_most * TOLERANCE or measured.low <= at_most
+    ok = within(measured.median, at_most) or measured.low <= at_most
     return Row(what, figure, target, ok, bool(unit))
 
 
