@@ -216,3 +216,17 @@ def test_importing_a_package_loads_neither_grpc_nor_cryptography():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("package", "others"),
+    [
+        ("aegis_core", "aegis_core._server.aio.server"),
+        ("aegis_core.aio", "aegis_core._server.sync.server"),
+    ],
+)
+def test_a_node_loads_neither_the_other_server_nor_what_only_an_issuer_needs(package, others):
+    rare = {others, "aegis_certs._ca.session", "aegis_certs._ca.rotation", "aegis_core._stats"}
+    code = f"import sys\nfrom {package} import Node\nprint({rare!r} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
