@@ -6,8 +6,9 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from aegis_certs import CertificateAuthority, PublishedFiles
+from aegis_certs import PublishedFiles
 
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery.documents._codec import decode_content, encode_forgotten
@@ -27,6 +28,9 @@ from aegis_discovery.documents._publisher import (
 from aegis_discovery.documents._signing import check_size, crl_document, sign_document
 from aegis_discovery.documents._store import DocumentStore
 from aegis_discovery.errors import InvalidDocumentError
+
+if TYPE_CHECKING:
+    from aegis_certs import CertificateAuthority
 
 _log = logging.getLogger("aegis.documents")
 
