@@ -32,7 +32,6 @@ from aegis_core._address import published_address
 from aegis_core._health.checks import HealthInfo
 from aegis_core._health.monitor import HealthMonitor
 from aegis_core._node.descriptors import name_shortage
-from aegis_core._node.issuing import publish_documents
 from aegis_core._node.memory import FreedMemory, resident_bytes, return_freed_memory
 from aegis_core._node.options import NodeOptions
 from aegis_core._node.outbound import Outbound
@@ -280,6 +279,8 @@ class RunningNode:
         """Publishes what the directory of an issuer says, and each change of it."""
         assert self._authority is not None  # noqa: S101 - only an issuer publishes
         await self._calls_accepted.wait()  # another issuer may have published something newer
+        from aegis_core._node.issuing import publish_documents  # few nodes issue
+
         await publish_documents(self._authority, self.state)
 
     def _on_document(self, change: Change) -> None:
