@@ -2,6 +2,8 @@
 
 CliError
 ├── NoIdentityError   there is no identity to connect with; the message has both ways to get one
+├── NoAuthorityError  the key of the CA is not in the directory
+├── NotForgottenError the mesh cannot forget a node: it is alive, or unknown
 ├── CallFailedError   a call to a node failed
 └── DemoError         the demo did not show what it promises
 """
@@ -10,7 +12,14 @@ from __future__ import annotations
 
 import grpc
 
-__all__ = ["CallFailedError", "CliError", "DemoError", "NoIdentityError"]
+__all__ = [
+    "CallFailedError",
+    "CliError",
+    "DemoError",
+    "NoAuthorityError",
+    "NoIdentityError",
+    "NotForgottenError",
+]
 
 
 class CliError(Exception):
@@ -26,6 +35,25 @@ class NoIdentityError(CliError):
             f"{problem}; name an identity of {cert_dir} with --identity NAME, or a directory whose "
             f"CA key can make one for this command with --cert-dir DIR"
         )
+
+
+class NoAuthorityError(CliError):
+    """The key of the CA is not in a directory."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        super().__init__(
+            f"there is no CA key in {directory}; run this command where the CA's key is, or name "
+            f"its directory with --cert-dir DIR"
+        )
+
+
+class NotForgottenError(CliError):
+    """The mesh cannot forget a node."""
+
+    def __init__(self, node_id: str, reason: str) -> None:
+        self.node_id = node_id
+        super().__init__(f"{node_id} is not forgotten: {reason}")
 
 
 class CallFailedError(CliError):

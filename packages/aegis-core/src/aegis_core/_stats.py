@@ -67,6 +67,8 @@ class NodeStats:
         topology_version: The version of its topology, which counts changes.
         topology_nodes: The number of nodes in its topology.
         has_policy: Whether a policy decides which calls are allowed.
+        own_policy: SHA-256 of the file of its own policy, in hexadecimal; `in code` for a policy
+            without a file, and empty without one.
         calls: The calls that it receives.
         feeds: The feeds that it serves and watches.
         pool: The calls that it makes.
@@ -80,6 +82,7 @@ class NodeStats:
     topology_version: int
     topology_nodes: int
     has_policy: bool
+    own_policy: str
     calls: CallStats
     feeds: FeedStats
     pool: PoolStats

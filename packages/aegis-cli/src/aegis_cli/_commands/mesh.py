@@ -1,7 +1,8 @@
-"""`aegis mesh`: a look at a mesh from outside."""
+"""`aegis mesh`: a look at a mesh from outside, and what it is to forget."""
 
 from __future__ import annotations
 
+import click
 from aegis_certs.cli import certificate_directory, examples, json_flag, option
 
 from aegis_cli._group import group
@@ -10,7 +11,7 @@ from aegis_cli._options import identity_name, mesh_name
 
 @group("aegis mesh status --node 127.0.0.1:50051")
 def mesh() -> None:
-    """Look at a mesh."""
+    """Look at a mesh, and let it forget failed nodes."""
 
 
 @mesh.command(
@@ -65,3 +66,46 @@ def status(
     tls = client_identity(cert_dir, identity)
     show = show_until_interrupted if watch else show_once
     run(show(node, tls, mesh=mesh, json=json, workers=workers))
+
+
+@mesh.command(
+    epilog=examples(
+        "aegis mesh forget orders-3 --node 127.0.0.1:50051",
+        "aegis mesh forget 'orders-3#2' --node 127.0.0.1:50051 --cert-dir /etc/aegis/ca",
+    )
+)
+@click.argument("node_id", metavar="ID")
+@option(
+    "--node",
+    "AEGIS_NODE",
+    "A node of the mesh that is alive.",
+    required=True,
+    metavar="[ID@]HOST:PORT",
+)
+@certificate_directory("--cert-dir", "The directory of the CA, with its key.")
+@mesh_name
+def forget(node_id: str, node: str, cert_dir: str, mesh: str) -> None:
+    """Remove a failed node from all views of the mesh.
+
+    A node that fails stays listed for a day, since it may return. Run this where the CA's key is: a
+    running issuer tells the mesh to forget this life of the node. A node that is alive is not
+    forgotten, and a later process under the same id is welcome.
+    """
+    from aegis_certs import parse_worker_id
+
+    from aegis_cli._identity import client_identity
+    from aegis_cli._mesh.authority import authority_files
+    from aegis_cli._mesh.forget import forget as ask_to_forget
+    from aegis_cli._run import run
+
+    parse_worker_id(node_id)
+    files = authority_files(cert_dir)
+    tls = client_identity(cert_dir, None)
+    if run(ask_to_forget(node_id, node, tls, files, mesh=mesh)):
+        click.echo(f"{node_id} is forgotten.")
+    else:
+        click.echo(
+            f"{node_id} will be forgotten when an issuer of {cert_dir} runs; start one with "
+            f"`aegis node run --issuer`.",
+            err=True,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 
@@ -22,6 +23,8 @@ class PolicySource:
 
     Attributes:
         policy: The policy in force.
+        digest: SHA-256 of its file, in hexadecimal; `in code` without a file, empty without a
+            policy.
     """
 
     def __init__(self, given: Policy | str | Path | None) -> None:
@@ -29,6 +32,7 @@ class PolicySource:
         self._log_limiter = LogLimiter(_log)
         self._content = self._read()
         self.policy = given if isinstance(given, Policy) else None
+        self.digest = "in code" if self.policy is not None else ""
 
     @property
     def may_change(self) -> bool:
@@ -42,7 +46,9 @@ class PolicySource:
             PolicyError: If it cannot be read, or is not a valid policy.
         """
         if self._path is not None:
+            content = self._read() or b""
             policy = load_policy(self._path)
+            self.digest = hashlib.sha256(content).hexdigest()
             if policy != self.policy:
                 self.policy = policy
 

@@ -225,6 +225,7 @@ class RunningNode:
             topology_version=topology.version,
             topology_nodes=topology.node_count,
             has_policy=server.has_policy,
+            own_policy=self._policy.digest,
             calls=server.calls,
             pool=self._outbound.pool_stats(),
             feeds=FeedStats(

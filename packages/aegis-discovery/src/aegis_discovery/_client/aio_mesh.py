@@ -20,12 +20,14 @@ class Mesh:
     Attributes:
         topology: Kept up to date by a feed from any node of the mesh: all nodes, or the providers
             of the services that were requested.
+        documents: What the CA of the mesh has published.
         pool: Channels to its services.
     """
 
     def __init__(self, client: FeedClient, pool: ServiceClientPool) -> None:
         self._client = client
         self.topology: Topology = client.topology
+        self.documents = client.documents
         self.pool = pool
         client.on_identity_change(pool.change_identity)
         client.may_provide.subscribe_changed(pool.reevaluate)

@@ -11,6 +11,7 @@ from aegis_discovery._client.feed_client import FeedClient
 from aegis_discovery._client.setup import ConnectArguments, create_client
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.background import BackgroundLoop
+from aegis_discovery.documents._store import DocumentStore
 
 
 class Mesh:
@@ -40,6 +41,12 @@ class Mesh:
         """
         self._background.check_fork("mesh")
         return self._client.topology
+
+    @property
+    def documents(self) -> DocumentStore:
+        """What the CA of the mesh has published."""
+        self._background.check_fork("mesh")
+        return self._client.documents
 
     @property
     def pool(self) -> ServiceClientPool:

@@ -114,6 +114,11 @@ class Document:
         return hashlib.sha256(self.content if is_crl else self.signed.body).digest()
 
     @property
+    def content_digest(self) -> str:
+        """SHA-256 of the content, in hexadecimal."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
     def precedence(self) -> tuple[int, bytes]:
         """Orders the documents of one key: the greatest counts."""
         return self.sequence, self.digest
