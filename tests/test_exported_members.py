@@ -46,7 +46,9 @@ EXPORTED = {
     """,
     "aegis_cli": "main",
     "aegis_cli.cli": "aegis",
-    "aegis_cli.errors": "CallFailedError CliError DemoError NoIdentityError",
+    "aegis_cli.errors": """
+        CallFailedError CliError DemoError NoAuthorityError NoIdentityError NotForgottenError
+    """,
     "aegis_core": """
         AddressInUseError CallDeniedError CallRule CallStats Caller CallerError CallerRefusedError
         CertificateSource ConfigError FeedStats FunctionHealthChecker HealthChecker HealthInfo

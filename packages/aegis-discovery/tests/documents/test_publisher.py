@@ -253,6 +253,35 @@ def test_intermediate_cas_of_other_issuers_stay_in_the_bundle(tmp_path: Path) ->
     assert {*store.bundle.certificates} == {*one.bundle.certificates, *other.bundle.certificates}
 
 
+def test_a_retired_intermediate_ca_leaves_the_bundle(tmp_path: Path) -> None:
+    ca = CertificateAuthority.create(
+        tmp_path / "ca", key_type=KeyType.P256, intermediate=True, at=NOW
+    )
+    verifier = DocumentVerifier(ca.bundle, mesh=MESH, trust_domain=ca.trust_domain, clock=Clock())
+    store = DocumentStore(verifier, clock=Clock())
+    publisher = DocumentPublisher(ca.trust_domain)
+
+    def publish() -> None:
+        state = AuthorityState(ca.bundle)
+        for draft in publisher.drafts(state, store, NOW.timestamp()):
+            signer = ca.document_signer(at=NOW)
+            store.receive(
+                sign_document(draft.kind, draft.content, draft.sequence, signer, mesh=MESH)
+            )
+        publisher.note_published(state)
+
+    publish()
+    old = ca.certificate
+    ca.prepare_rotation(root_directory=tmp_path / "ca-root", at=NOW)
+    publish()
+    ca.activate_rotation(confirm=True, at=NOW)
+    ca.retire_rotation(at=NOW)
+    publish()
+    assert store.bundle is not None
+    assert old not in store.bundle.certificates
+    assert {*store.bundle.certificates} == {*ca.bundle.certificates}
+
+
 # The shell
 
 

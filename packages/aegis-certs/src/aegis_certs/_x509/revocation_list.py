@@ -330,15 +330,16 @@ def _check(
         start = format_utc(crl.last_update_utc)
         reason = f"the CRL of {name} is not valid before {start}; check this machine's clock"
         raise RevocationListError(source, reason, not_before=crl.last_update_utc)
+    # First of all: to read the entries of a long list takes long, and anybody may have made it.
+    signer = next((ca for ca in signers if _signs_crls(ca) and _is_signed_by(crl, ca)), None)
+    if signer is None:
+        raise RevocationListError(source, f"the CRL of {name} is not signed by this CA")
     if any(extension.critical for extension in crl.extensions) or any(
         extension.critical for revoked in crl for extension in revoked.extensions
     ):
         # RFC 5280, 5.2 and 5.3: delta, indirect and partial CRLs do not list everything.
         raise RevocationListError(source, f"the CRL of {name} is not a full and direct one")
-    for ca in signers:
-        if _signs_crls(ca) and _is_signed_by(crl, ca):
-            return ca
-    raise RevocationListError(source, f"the CRL of {name} is not signed by this CA")
+    return signer
 
 
 def _is_signed_by(crl: x509.CertificateRevocationList, ca: x509.Certificate) -> bool:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from aegis_certs import CertsError, IssuerAddress, TrustBundle, verify_authority
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from aegis_discovery.documents._codec import encode_bundle, encode_forgotten, encode_issuers
 from aegis_discovery.documents._document import Document, DocumentKind, Forgotten
@@ -23,6 +24,7 @@ MAX_FORGOTTEN = 256
 MAX_ISSUERS = 16
 """Issuers in the published list."""
 
+_CAS = "cas"
 _OWNED = (DocumentKind.BUNDLE, DocumentKind.POLICY)
 
 
@@ -106,6 +108,7 @@ class DocumentPublisher:
             own = _own(kind, state)
             if own is not None:
                 self._published[kind.value] = _digest(own)
+        self._published[_CAS] = " ".join(sorted(map(_fingerprint, state.bundle.certificates)))
 
     def _content(
         self,
@@ -125,8 +128,22 @@ class DocumentPublisher:
             return None
         if held is not None and self._published.get(kind.value) == _digest(own):
             return None
-        content = own if kind is DocumentKind.POLICY else _bundle(state, store)
+        content = own if kind is DocumentKind.POLICY else self._bundle(state, store, now)
         return None if held is not None and held.content == content else content
+
+    def _bundle(self, state: AuthorityState, store: DocumentStore, now: float) -> bytes:
+        """Returns the own CAs, and the intermediate CAs of other issuers below the same roots."""
+        own, before = state.bundle, self._published.get(_CAS, "").split()
+        others = () if store.bundle is None else store.bundle.certificates
+        below = [
+            ca
+            for ca in others
+            if ca.subject != ca.issuer
+            and own.issuer_of(ca) is not None
+            and _fingerprint(ca) not in before  # this directory has retired it
+            and ca.not_valid_after_utc.timestamp() > now
+        ]
+        return encode_bundle(TrustBundle(tuple(dict.fromkeys((*own.certificates, *below)))))
 
     def _ends(self, held: Document, bundle: TrustBundle, now: float) -> bool:
         """Whether who has no document yet could soon not verify this one."""
@@ -144,14 +161,6 @@ class DocumentPublisher:
 def _own(kind: DocumentKind, state: AuthorityState) -> bytes | None:
     """Returns what this directory says itself, without what others add."""
     return encode_bundle(state.bundle) if kind is DocumentKind.BUNDLE else state.policy
-
-
-def _bundle(state: AuthorityState, store: DocumentStore) -> bytes:
-    """Returns the own CAs, and the intermediate CAs of others below the same roots."""
-    own = state.bundle
-    others = () if store.bundle is None else store.bundle.certificates
-    below = [ca for ca in others if ca.subject != ca.issuer and own.issuer_of(ca) is not None]
-    return encode_bundle(TrustBundle(tuple(dict.fromkeys((*own.certificates, *below)))))
 
 
 def _issuers(state: AuthorityState, store: DocumentStore) -> bytes | None:
@@ -175,6 +184,10 @@ def _forgotten(state: AuthorityState, store: DocumentStore, now: float) -> bytes
 
 def _newest(lives: Iterable[Forgotten]) -> list[Forgotten]:
     return sorted(lives, key=lambda one: one.until)[-MAX_FORGOTTEN:]
+
+
+def _fingerprint(ca: x509.Certificate) -> str:
+    return ca.fingerprint(hashes.SHA256()).hex()
 
 
 def _digest(content: bytes) -> str:

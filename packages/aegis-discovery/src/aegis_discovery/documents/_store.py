@@ -6,6 +6,7 @@ import hashlib
 import logging
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -24,6 +25,10 @@ from aegis_discovery.documents._verifier import Verifier
 from aegis_discovery.policy._rules import Policy
 
 _log = logging.getLogger("aegis.documents")
+
+
+MAX_PASSED_OVER = 256
+"""Documents that are remembered as older than what is held; others are verified again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class DocumentStore:
         self._revocations: tuple[tuple[Document, ...], RevocationList] = (), RevocationList.empty()
         self._listeners: list[Callable[[Change], object]] = []
         self._wakers: list[Callable[[], object]] = []
+        self._passed_over: OrderedDict[bytes, None] = OrderedDict()
         self.position = 0
 
     def __repr__(self) -> str:
@@ -88,8 +94,17 @@ class DocumentStore:
         """
         if self._holds(signed):
             return None
+        digest = hashlib.sha256(signed.body).digest()
+        if digest in self._passed_over:
+            return None
         document = self._verifier.verify(signed, self._may_be_newer, at_rest=at_rest)
-        return None if document is None else self.put(document, origin=origin)
+        change = None if document is None else self.put(document, origin=origin)
+        if change is None and document is not None:
+            # To read an old revocation list takes long, and a peer may send it again and again.
+            self._passed_over[digest] = None
+            if len(self._passed_over) > MAX_PASSED_OVER:
+                self._passed_over.popitem(last=False)
+        return change
 
     def put(self, document: Document, *, origin: str | None = None) -> Change | None:
         """Keeps a verified document if it is newer; returns the change, or None.
