@@ -91,6 +91,13 @@ def node() -> None:
     "Issue certificates to the mesh, with the CA's key in the certificate directory.",
     is_flag=True,
 )
+@option(
+    "--rotate",
+    "AEGIS_ROTATE",
+    "Whether an issuer replaces its CA in time by itself.",
+    type=click.Choice(["auto", "manual"]),
+    default="auto",
+)
 @option("--cert-file", "AEGIS_CERT_FILE", f"The node's certificate, {_OWN_FILES}", metavar="FILE")
 @option("--key-file", "AEGIS_KEY_FILE", f"Its key, {_OWN_FILES}", metavar="FILE")
 @option("--ca-file", "AEGIS_CA_FILE", f"The CAs to trust, {_OWN_FILES}", metavar="FILE")

@@ -61,6 +61,9 @@ class Node(NodeView):
             a node that has no identity yet, or an expired one, enrols when it starts. A valid
             identity in `cert_dir` is used, and the token is not.
         issuer: Issue certificates to the mesh, with the CA's key in `cert_dir`.
+        rotate: Whether an issuer replaces its CA in time by itself: `auto`, or `manual`. `auto`
+            does so only if the root's key is in `cert_dir` and all peers sign their records;
+            otherwise it logs warnings in time.
         seed_peers: `host:port` or `id@host:port` of nodes to join through.
         mesh: The mesh's name; nodes of another mesh are refused.
         health_checkers: Checkers that run on an interval; the worst result is the node's health.

@@ -53,6 +53,8 @@ LARGEST_OWN_MESSAGE = 2 * 1024 * 1024
 OptionsT = TypeVar("OptionsT")
 SelfT = TypeVar("SelfT")
 
+ROTATE_MODES = ("auto", "manual")
+
 
 @dataclass(frozen=True, kw_only=True)
 class NodeOptions:
@@ -72,6 +74,7 @@ class NodeOptions:
     tls: TLSConfig | None = None
     token: AnyToken | None = None
     issuer: bool = False
+    rotate: str = "auto"
     seed_peers: Sequence[str] = ()
     mesh: str = DEFAULT_MESH
     health_checkers: Sequence[HealthChecker] = ()
@@ -148,6 +151,9 @@ class NodeOptions:
         if self.issuer and (self.cert_dir is None or self.tls or self.tls_options):
             reason = "an issuer uses the CA's key in its cert_dir; give that, and no other files"
             raise ConfigError("issuer", reason)
+        if self.rotate not in ROTATE_MODES:
+            modes = " or ".join(ROTATE_MODES)
+            raise ConfigError("rotate", f"{self.rotate!r} is not known; give {modes}")
         if self.token is not None and (self.tls or self.tls_options):
             reason = "it gets an identity, and the node has one already; give one of the two"
             raise ConfigError("token", reason)

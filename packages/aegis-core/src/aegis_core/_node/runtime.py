@@ -187,6 +187,11 @@ class RunningNode:
         ):
             self._spawn(_supervise(name, work), name)
         self._spawn(self._accept_calls(), "accept-calls")
+        if self._authority is not None and options.rotate == "auto":
+            from aegis_core._node.rotation import CARotation  # only an issuer needs it
+
+            rotation = CARotation(self._authority, self.state)
+            self._spawn(_supervise("rotation", rotation.run), "rotation")
         await self.joiner.wait(options.join_timeout, required=options.require_join)
         self._has_joined = True
         if self.state.joined.is_set():

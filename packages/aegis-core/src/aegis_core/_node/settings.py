@@ -32,6 +32,7 @@ VARIABLES = {
     "policy": "AEGIS_POLICY",
     "token_file": "AEGIS_TOKEN_FILE",
     "issuer": "AEGIS_ISSUER",
+    "rotate": "AEGIS_ROTATE",
     "workers": "AEGIS_WORKERS",
 }
 """The variable of each setting, which is also a key in the file. `aegis node run` has the same."""

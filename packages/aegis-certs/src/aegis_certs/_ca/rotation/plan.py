@@ -13,13 +13,17 @@ are a quarter and half of the time that the root then had left; the latest is ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Self
+
+from cryptography import x509
 
 from aegis_certs._ca.rotation_state import RotationPhase, RotationState
 from aegis_certs._time import format_utc
+from aegis_certs._x509.keys import issuer_key_id
 
 _PREPARE = 2 / 3
 _LATEST = 11 / 12
@@ -52,6 +56,20 @@ class MeshView:
     issuers: Mapping[str, str] = field(default_factory=dict)
     unsigned: frozenset[str] = frozenset()
 
+    @classmethod
+    def of(
+        cls,
+        bundles: Mapping[str, str],
+        certificates: Mapping[str, x509.Certificate],
+        unsigned: Iterable[str] = (),
+    ) -> Self:
+        """A view in which the certificates themselves are given."""
+        issuers = {
+            node_id: (issuer_key_id(certificate) or b"").hex()
+            for node_id, certificate in certificates.items()
+        }
+        return cls(bundles, issuers, frozenset(unsigned))
+
 
 @dataclass(frozen=True, slots=True)
 class RotationDecision:
@@ -59,8 +77,8 @@ class RotationDecision:
 
     Attributes:
         step: The step to do now; None if there is none.
-        lagging: The nodes that are not known to trust the new root, if the step is `activate` or
-            waits for them.
+        lagging: The nodes that are not known to trust the new root, if the step is `activate`, or
+            would be without them.
         blocked: Why this CA does not rotate itself although a step is due, as a sentence with the
             next step for a person; empty otherwise.
         check_at: When to decide again, at the latest.
@@ -148,7 +166,7 @@ class RotationPlan:
             sorted(node for node, seen in view.bundles.items() if not self._state.trusts(seen))
         )
         if at < self._earliest:
-            return self._wait(at, until=self._earliest, lagging=lagging)
+            return self._wait(at, until=self._earliest)
         if reason := self._obstacle(view):
             blocked = self._by_hand(reason, "rotate-ca activate --confirm")
             return self._wait(at, blocked=blocked, lagging=lagging)
