@@ -199,7 +199,7 @@ async def test_a_lost_answer_costs_nothing(
 
     with monkeypatch.context() as patch:
 
-        def die(*_: object) -> Any:
+        def die(*_: object, **__: object) -> Any:
             raise SystemExit
 
         patch.setattr(RequestedIdentity, "install", die)

@@ -341,6 +341,19 @@ async def test_workers_of_one_identity_renew_it_once(
     assert len(_serials(home, "renew", "orders-1")) == 1
 
 
+async def test_workers_without_a_directory_do_not_ask_each_with_a_key_of_its_own(
+    home: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    from aegis_certs import IdentitySource
+    from aegis_discovery.enrolment import MeshRenewal
+
+    tls = home.issue_in_memory("orders-1", key_type=P256)
+    issuers = [IssuerAddress("ca-1", "192.0.2.1:1")]
+    renewal = MeshRenewal(IdentitySource.fixed(tls), lambda: issuers, is_shared=True)
+    with pytest.raises(EnrolmentError, match="workers need a directory"):
+        await asyncio.to_thread(renewal.renew, tls)
+
+
 async def test_an_identity_is_renewed_by_hand_through_any_node(
     nodes: Any, home: Any, tmp_path: Path, until: Any
 ) -> None:

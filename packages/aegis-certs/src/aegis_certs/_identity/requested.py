@@ -108,8 +108,18 @@ class RequestedIdentity:
                     raise UsageError(expected.node_id, usage)
         return pair
 
-    def install(self, pair: KeyPair) -> TLSConfig:
-        """Installs a verified answer in the directory; if that is impossible, only returns it."""
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the key is in memory only."""
+        return self._directory is None
+
+    def install(self, pair: KeyPair, *, must_write: bool = False) -> TLSConfig:
+        """Installs a verified answer in the directory; if that is impossible, only returns it.
+
+        Raises:
+            DirectoryError: With `must_write`, it could not be written. The key is still there, so
+                the same request gets the same answer again.
+        """
         expected = self._expected
         if self._directory is not None:
             try:
@@ -121,6 +131,8 @@ class RequestedIdentity:
                     expected.bundle,
                 )
             except DirectoryError as error:
+                if must_write:
+                    raise
                 logger.warning(
                     "%s has its new certificate in memory only, and will lose it when it ends: %s",
                     expected.node_id,

@@ -80,6 +80,7 @@ def enroll(
             mesh=mesh,
             key_type=KeyType(key_type),
             timeout=timeout,
+            must_write=True,
         ),
     )
     _show(tls, Path(cert_dir), is_new=is_new, json=json)

@@ -77,7 +77,9 @@ class RunningNode:
         self._policy = policy
         self._authority = authority
         self._renewal = MeshRenewal(
-            source, lambda: known_issuers(self.state.documents, self.state.topology)
+            source,
+            lambda: known_issuers(self.state.documents, self.state.topology),
+            is_shared=owner_of(options.id) != options.id,
         )
         self._publish_identity = on_identity
         self._has_joined = False

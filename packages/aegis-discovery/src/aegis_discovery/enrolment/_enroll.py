@@ -26,7 +26,7 @@ from aegis_discovery._model import DEFAULT_MESH
 from aegis_discovery.enrolment._ask import ask_issuers
 from aegis_discovery.enrolment._known import keep_documents
 from aegis_discovery.errors import EnrolmentError, TokenError
-from aegis_discovery.proto import issuer_pb2, mesh_pb2
+from aegis_discovery.proto import mesh_pb2
 
 _log = logging.getLogger("aegis.identity")
 
@@ -80,9 +80,13 @@ def enroll_until_cancelled(
     mesh: str = DEFAULT_MESH,
     key_type: KeyType = KeyType.RSA_2048,
     timeout: float = TIMEOUT,
+    must_write: bool = False,
     cancelled: threading.Event | None = None,
 ) -> tuple[TLSConfig, bool]:
-    """As `enroll`; returns also whether the token was used."""
+    """As `enroll`; returns also whether the token was used.
+
+    With `must_write`, a directory that cannot be written is an error, and costs no token.
+    """
     if node_id is not None and cert_dir is not None:
         # The file of a token may be gone by then.
         found = existing_identity(node_id, cert_dir)
@@ -105,12 +109,14 @@ def enroll_until_cancelled(
         except LockTimeoutError:
             raise
         except DirectoryError as error:
+            if must_write:
+                raise
             _log.warning("%s will be kept in memory only: %s", token.node_id, error)
             request = stack.enter_context(requesting(expected, None, key_type=key_type))
         found = None if cert_dir is None else existing_identity(token.node_id, cert_dir)
         if found is not None:
             return found, False  # another process was faster
-        tls, documents = _ask(token, request, timeout, cancelled)
+        tls, documents = _ask(token, request, timeout, must_write, cancelled)
         if cert_dir is not None:
             keep_documents(documents, tls, cert_dir, mesh)
         return tls, True
@@ -150,20 +156,19 @@ def _has_ca_key(cert_dir: str | Path | None) -> bool:
 
 
 def _ask(
-    token: Token, request: RequestedIdentity, timeout: float, cancelled: threading.Event | None
+    token: Token,
+    request: RequestedIdentity,
+    timeout: float,
+    must_write: bool,
+    cancelled: threading.Event | None,
 ) -> tuple[TLSConfig, Sequence[mesh_pb2.SignedDocument]]:
-    def accept(
-        answer: issuer_pb2.IssuedIdentity,
-    ) -> tuple[TLSConfig, Sequence[mesh_pb2.SignedDocument]]:
-        return request.install(request.verify(tuple(answer.chain))), answer.documents
-
     try:
-        tls, documents = ask_issuers(
+        pair, documents = ask_issuers(
             token.issuers,
             token.tls(),
             "Enroll",
             request.csr,
-            accept,
+            lambda answer: (request.verify(tuple(answer.chain)), answer.documents),
             timeout=timeout,
             cancelled=cancelled,
         )
@@ -171,6 +176,8 @@ def _ask(
         if datetime.now(UTC) >= token.not_after:
             raise TokenError(_expired(token), token.node_id) from error
         raise
+    # Not while issuers are asked: a full disk is no reason to ask another one.
+    tls = request.install(pair, must_write=must_write)
     _log.info("%s has enrolled; its certificate expires at %s", tls.node_id, tls.not_after)
     return tls, documents
 

@@ -9,10 +9,13 @@ from concurrent.futures import Future
 from aegis_certs import IdentitySource, IssuerAddress, TLSConfig
 
 from aegis_discovery.enrolment._ask import ask_issuers
-from aegis_discovery.proto import issuer_pb2
+from aegis_discovery.errors import EnrolmentError
 
 TIMEOUT = 120.0
 """Seconds that one attempt takes at most; after it the rotator waits and tries again."""
+
+
+UNSHARED = "its workers need a directory that they can write, to share the new key"
 
 
 class MeshRenewal:
@@ -21,15 +24,20 @@ class MeshRenewal:
     Args:
         source: The identity's source, which keeps the new key and its certificate.
         issuers: Returns those that the mesh lists now.
+        is_shared: Whether other processes have the same identity. Then its directory must be
+            writable: each would ask with a key of its own, and only one of them is answered.
     """
 
     def __init__(
         self,
         source: IdentitySource,
         issuers: Callable[[], Sequence[IssuerAddress]],
+        *,
+        is_shared: bool = False,
     ) -> None:
         self._source = source
         self._issuers = issuers
+        self._is_shared = is_shared
         self._running: Future[TLSConfig] | None = None
         self._cancelled = threading.Event()
 
@@ -72,17 +80,16 @@ class MeshRenewal:
             EnrolmentError: No issuer gave a certificate.
         """
         with self._source.requesting(tls) as request:
-
-            def accept(answer: issuer_pb2.IssuedIdentity) -> TLSConfig:
-                return request.install(request.verify(tuple(answer.chain)))
-
-            return ask_issuers(
+            if request.is_in_memory and self._is_shared:
+                raise EnrolmentError({tls.node_id: UNSHARED})
+            pair = ask_issuers(
                 self._issuers(),
                 tls,
                 "Renew",
                 request.csr,
-                accept,
+                lambda answer: request.verify(tuple(answer.chain)),
                 timeout=timeout,
                 rounds=1,
                 cancelled=self._cancelled,
             )
+            return request.install(pair)
