@@ -48,13 +48,13 @@ NAMES = {
 }
 """What each kind is called in texts."""
 
-MAX_CONTENT = {
-    DocumentKind.CRL: 512 * 1024,
-    DocumentKind.BUNDLE: 64 * 1024,
-    DocumentKind.ISSUERS: 64 * 1024,
-    DocumentKind.POLICY: 64 * 1024,
-    DocumentKind.FORGET: 64 * 1024,
-}
+MAX_CRL = 512 * 1024
+"""Bytes of a CRL: some 12 000 revocations."""
+
+MAX_OTHER = 64 * 1024
+"""Bytes of the content of any other document."""
+
+MAX_CONTENT = {kind: MAX_CRL if kind is DocumentKind.CRL else MAX_OTHER for kind in DocumentKind}
 """Bytes of the content of each kind. The largest message of a feed has one CRL and 64 KiB."""
 
 
