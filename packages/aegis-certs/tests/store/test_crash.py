@@ -21,14 +21,19 @@ from aegis_certs import (
     AlreadyExistsError,
     CertificateAuthority,
     DirectoryError,
+    EnrolmentRefusedError,
     IdentitySource,
     KeyType,
     NotFoundError,
     RotationPhase,
     TLSConfig,
+    Token,
+    TokenState,
     install_certificate,
+    install_identity,
     list_certificates,
     load_or_generate_tls,
+    new_enrolment_key_and_csr,
     request_certificate,
 )
 from aegis_certs._ca import audit_log
@@ -39,6 +44,10 @@ from aegis_certs._store.directory import Store
 from aegis_certs._x509.identity import alternative_names
 from aegis_certs._x509.tls_config import make_tls
 from aegis_certs._x509.validity import common_name
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 P256 = KeyType.P256
 COMMAND = Path(sysconfig.get_path("scripts")) / "aegis-certs"
@@ -423,6 +432,163 @@ def test_an_install_may_die_at_any_operation(tmp_path: Path) -> None:
 
     found = die_at_every_operation(tmp_path, prepare, install, check)
     assert found == {("node-1",), ("node-1", "a.example")}
+
+
+KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
+
+
+def csr(number: int) -> bytes:
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    return builder.sign(KEYS[number], hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def token_in(directory: Path) -> Token:
+    return Token.parse((directory / "token").read_text())
+
+
+def enroll(directory: Path, number: int = 0) -> x509.Certificate:
+    ca, token = CertificateAuthority.load(directory), token_in(directory)
+    given = ca.enroll(csr(number), token.certificate, issuer_id="ca-1")
+    return x509.load_der_x509_certificate(given.chain[0])
+
+
+def renew_for(directory: Path, number: int = 1) -> x509.Certificate:
+    leaf = x509.load_pem_x509_certificate((directory / "leaf").read_bytes())
+    ca = CertificateAuthority.load(directory)
+    given = ca.renew_for(csr(number), leaf, issuer_id="ca-1")
+    return x509.load_der_x509_certificate(given.chain[0])
+
+
+def with_a_token(directory: Path) -> None:
+    with_a_node(directory)
+    token = CertificateAuthority.load(directory).create_token("orders-1")
+    (directory / "token").write_text(str(token))
+
+
+def with_an_enrolled_node(directory: Path) -> None:
+    with_a_token(directory)
+    (directory / "leaf").write_bytes(enroll(directory).public_bytes(Encoding.PEM))
+
+
+def test_a_token_may_die_at_any_operation(tmp_path: Path) -> None:
+    def create(directory: Path) -> object:
+        return CertificateAuthority.load(directory).create_token("orders-1")
+
+    def check(directory: Path) -> object:
+        states = [one.state for one in CertificateAuthority.load(directory).tokens()]
+        with_a_token_more = CertificateAuthority.load(directory).create_token("orders-2")
+        assert with_a_token_more.node_id == "orders-2"
+        assert_tidy(directory)
+        return tuple(states)
+
+    found = die_at_every_operation(tmp_path, with_a_node, create, check)
+    assert found == {(), (TokenState.UNUSED,)}
+
+
+def test_a_cancellation_may_die_at_any_operation(tmp_path: Path) -> None:
+    def cancel(directory: Path) -> object:
+        return CertificateAuthority.load(directory).cancel_token("orders-1")
+
+    def check(directory: Path) -> object:
+        (token,) = CertificateAuthority.load(directory).tokens()
+        if token.state is TokenState.CANCELLED:
+            with pytest.raises(EnrolmentRefusedError, match="cancelled"):
+                enroll(directory)
+        return token.state
+
+    found = die_at_every_operation(tmp_path, with_a_token, cancel, check)
+    assert found == {TokenState.UNUSED, TokenState.CANCELLED}
+
+
+@pytest.mark.parametrize("what", ["enrolment", "renewal"])
+def test_an_answer_of_an_issuer_may_die_at_any_operation(tmp_path: Path, what: str) -> None:
+    prepare, ask, number = {
+        "enrolment": (with_a_token, enroll, 0),
+        "renewal": (with_an_enrolled_node, renew_for, 1),
+    }[what]
+
+    def check(directory: Path) -> object:
+        entries = Inventory.load(Store(directory)).of_node("orders-1")
+        leaf = ask(directory, number)  # the caller asks again, since it got no answer
+        assert ask(directory, number) == leaf
+        assert leaf.public_key() == KEYS[number].public_key()
+        with pytest.raises(EnrolmentRefusedError, match="thief"):
+            ask(directory, 2)
+        after = Inventory.load(Store(directory)).of_node("orders-1")
+        assert len(after) == (1 if what == "enrolment" else 2)
+        (directory / "issued.json").unlink()  # and the audit log says the same
+        with pytest.raises(EnrolmentRefusedError, match="thief"):
+            ask(directory, 2)
+        assert_tidy(directory)
+        return len(entries)
+
+    found = die_at_every_operation(tmp_path, prepare, lambda one: ask(one, number), check)
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("what", ["enrolment", "renewal"])
+def test_an_answer_that_a_full_disk_prevents_costs_neither_token_nor_certificate(
+    tmp_path: Path, what: str
+) -> None:
+    failures = 0
+    for number in range(1, 100):
+        directory = tmp_path / str(number)
+        with_an_enrolled_node(directory) if what == "renewal" else with_a_token(directory)
+        ask = renew_for if what == "renewal" else enroll
+        before = contents(directory)
+        full = Full(number)
+        failed = False
+        with mock.patch.object(files, "os", full):
+            try:
+                ask(directory)
+            except DirectoryError:
+                failed = True
+        if failed:
+            failures += 1
+            assert contents(directory) == before, number
+            assert ask(directory, 2).public_key() == KEYS[2].public_key()  # nobody has got one
+        if full.done < number:
+            break
+    assert failures >= 2
+
+
+def contents(directory: Path) -> dict[str, object]:
+    """What the CA has recorded; a part of a line in the log counts for nothing."""
+    inventory = Inventory.load(Store(directory))
+    return {"certificates": list(inventory), "tokens": list(inventory.tokens())}
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_machine_that_enrols_may_die_at_any_operation(tmp_path: Path) -> None:
+    def enrol(directory: Path) -> object:
+        away, token = directory / "away", token_in(directory)
+        request = new_enrolment_key_and_csr("orders-1", away, key_type=P256)
+        ca = CertificateAuthority.load(directory)
+        chain = ca.enroll(request.csr, token.certificate, issuer_id="ca-1").chain
+        return install_identity(away, "orders-1", request.key_pem, chain, token.bundle)
+
+    def check(directory: Path) -> object:
+        away = directory / "away"
+        try:
+            tls = load_or_generate_tls("orders-1", away)
+            was_there = True
+        except NotFoundError:
+            enrol(directory)  # the token is not lost, whatever was answered
+            tls = load_or_generate_tls("orders-1", away)
+            was_there = False
+        assert tls.bundle.verify(tls.chain, "server").node_id == "orders-1"
+        assert stat.S_IMODE(away.stat().st_mode) == 0o700
+        again = new_enrolment_key_and_csr("orders-1", away, key_type=P256)
+        assert again.key_pem != tls.private_key
+        renewed = CertificateAuthority.load(directory).renew_for(
+            again.csr, tls.certificate, issuer_id="ca-1"
+        )
+        assert install_identity(away, "orders-1", again.key_pem, renewed.chain)
+        assert_tidy(away)
+        return was_there
+
+    found = die_at_every_operation(tmp_path, with_a_token, enrol, check)
+    assert found == {False, True}
 
 
 def test_the_commands_may_be_killed_at_any_time(tmp_path: Path) -> None:

@@ -100,6 +100,33 @@ print(json.dumps([before, revoked, listed, (certs / ".reserve").stat().st_size])
     assert again > 0
 
 
+def test_an_enrolment_on_a_full_disk_can_be_repeated_and_a_token_cancelled(on_disk: Any) -> None:
+    outcomes, states = on_disk("""
+from aegis_certs import new_enrolment_key_and_csr
+outcomes = []
+for free in range(8):
+    token = ca.create_token(f"node-{free}")
+    requests = [new_enrolment_key_and_csr(token.node_id, key_type=P256) for _ in range(2)]
+    fill(free)
+    for request in requests:
+        try:
+            ca.enroll(request.csr, token.certificate, issuer_id="ca-1")
+            outcomes.append(True)
+            break
+        except DirectoryError:
+            outcomes.append(False)
+            filler.unlink()
+    filler.unlink(missing_ok=True)
+ca.create_token("other")
+fill()
+ca.cancel_token("other")
+filler.unlink()
+print(json.dumps([outcomes, [str(one.state) for one in ca.tokens()]]))
+""")
+    assert set(outcomes) == {True, False}
+    assert states == ["used"] * 8 + ["cancelled"]
+
+
 def test_an_interrupted_install_on_a_full_disk_stops_no_other_command(on_disk: Any) -> None:
     listed, revoked, installed = on_disk("""
 from aegis_certs._store import files

@@ -50,19 +50,22 @@ def remove_node(
     with store.locked():
         inventory = Inventory.load(store)
         entries = inventory.of_node(node_id)
+        # Without its entry nobody honours a token, so it needs no other end.
+        tokens = [token.serial for token in inventory.tokens() if token.id == node_id]
         paths = [path(node_id) for path in (store.key_path, store.certificate_path)]
         placed = [path for path in paths if files.exists(path)]
-        if not entries and not placed:
+        if not (entries or tokens or placed):
             advice = "see `aegis-certs list` for the nodes"
             raise NotFoundError(f"certificate of {node_id}", paths[-1], advice)
         _check_over(CAView(store, now, TrustBundle(bundle)), node_id, entries)
+        serials = [*(entry.serial for entry in entries), *tokens]
         if files.exists(store.audit_path):
-            facts = {"id": node_id, "serials": [entry.serial for entry in entries]}
+            facts = {"id": node_id, "serials": serials}
             audit_log.record(store.audit_path, Action.REMOVE, now, facts)
         store.remove(node_id)
-        for entry in entries:  # last, so that the command can be run again after a crash
-            inventory.discard(entry.serial)
-        if entries:
+        for serial in serials:  # last, so that the command can be run again after a crash
+            inventory.discard(serial)
+        if serials:
             inventory.save(store, now)
     return placed
 

@@ -12,8 +12,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TypeGuard
 
+from aegis_certs._ca.enrolment.tokens import TokenState, state_of
 from aegis_certs._ca.inventory import Inventory, names_with_keys
 from aegis_certs._ca.rotation_state import RotationPhase, phase_of
+from aegis_certs._ca.view import CAView
 from aegis_certs._inspect.evaluate import Evaluation, Trust, error_of, evaluate_directory
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
@@ -82,7 +84,7 @@ def examine(directory: str | Path, *, at: datetime | None = None) -> tuple[Findi
         "CA": _ca(store, found),
         "certificates": _certificates(store, found),
         "keys": _keys(store),
-        "inventory": _inventory(store),
+        "inventory": _inventory(store, trust, now),
         "revocations": _revocations(store, trust, now),
         "rotation": _rotation(store),
         "expiry": _expiry(store, found),
@@ -226,13 +228,17 @@ def _installs(store: Store) -> _Findings:
         yield "ok", "none was interrupted", None
 
 
-def _inventory(store: Store) -> _Findings:
+def _inventory(store: Store, trust: Trust, at: datetime) -> _Findings:
     inventory = Inventory.load(store)
     if store.has_key(CA_NAME) and not files.exists(store.inventory_path):
         text = f"there is no {store.inventory_path.name} yet; the next issue writes it"
         yield "warning", text, None
     else:
-        yield "ok", f"certificates on record: {len(list(inventory))}", None
+        view = CAView(store, at, trust.bundle) if trust.bundle else None
+        states = [state_of(view, token) for token in inventory.tokens()] if view else []
+        unused = states.count(TokenState.UNUSED)
+        waiting = f", and tokens that wait for their machines: {unused}" if unused else ""
+        yield "ok", f"certificates on record: {len(list(inventory))}{waiting}", None
 
 
 def _revocations(store: Store, trust: Trust, at: datetime) -> _Findings:

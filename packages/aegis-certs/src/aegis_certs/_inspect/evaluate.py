@@ -12,7 +12,7 @@ from typing import Self
 from cryptography import x509
 
 from aegis_certs._ca.inventory import Inventory
-from aegis_certs._ca.issued import IssuedCertificate
+from aegis_certs._ca.issued import Enrolment, IssuedCertificate
 from aegis_certs._ca.known_revocations import known_revocations
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
@@ -61,6 +61,8 @@ class CertificateInfo:
         not_before: Its start (UTC).
         not_after: Its end (UTC).
         days_left: Whole days until its end, or since its end as a negative number.
+        through: The node id of the issuer that gave it; empty if a command issued or signed it.
+        enrolled: How its node enrolled; None if it did not.
     """
 
     id: str
@@ -73,6 +75,8 @@ class CertificateInfo:
     not_before: datetime | None = None
     not_after: datetime | None = None
     days_left: int | None = None
+    through: str = ""
+    enrolled: Enrolment | None = None
 
 
 @dataclass(frozen=True)
@@ -312,10 +316,19 @@ def _evaluations(
         if name in in_place:
             evaluation = _in_place(store, name, trust, at)
             shown = evaluation.info.serial
-            yield evaluation
+            yield _with_origin(evaluation, inventory.get(shown))
         for entry in reversed(entries):
             if entry.serial != shown:
-                yield _recorded(entry, trust, at, is_latest=entry is entries[-1])
+                is_latest = entry is entries[-1]
+                yield _with_origin(_recorded(entry, trust, at, is_latest=is_latest), entry)
+
+
+def _with_origin(evaluation: Evaluation, entry: IssuedCertificate | None) -> Evaluation:
+    """The evaluation with what only the inventory knows."""
+    if entry is None or not (entry.through or entry.enrolled):
+        return evaluation
+    info = replace(evaluation.info, through=entry.through, enrolled=entry.enrolled)
+    return replace(evaluation, info=info)
 
 
 def _cas(store: Store, trust: Trust, at: datetime) -> Iterator[Evaluation]:

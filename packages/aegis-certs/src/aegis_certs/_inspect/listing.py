@@ -10,7 +10,9 @@ from pathlib import Path
 from aegis_certs._inspect.evaluate import CertificateInfo, evaluate_directory
 from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now
-from aegis_certs._x509.validity import is_short_lived
+from aegis_certs._x509.validity import CertificateState, is_short_lived
+
+_OVER = (CertificateState.EXPIRED, CertificateState.REPLACED)
 
 logger = logging.getLogger("aegis_certs")
 
@@ -29,8 +31,15 @@ class Listing:
 
     @property
     def long_lived(self) -> tuple[CertificateInfo, ...]:
-        """The certificates without those that live an hour or less and are not in the directory."""
-        return tuple(one for one in self.certificates if one.path or not _is_short_lived(one))
+        """The certificates without those that live an hour or less and serve a command.
+
+        A node that enrolled may have certificates with such a life too; the newest counts.
+        """
+        return tuple(
+            one
+            for one in self.certificates
+            if one.path or not _is_short_lived(one) or (one.through and one.state not in _OVER)
+        )
 
 
 def _is_short_lived(one: CertificateInfo) -> bool:

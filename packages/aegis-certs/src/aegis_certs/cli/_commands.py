@@ -13,6 +13,7 @@ from aegis_certs.cli._export_commands import export, trust
 from aegis_certs.cli._inspect_commands import doctor, list_, show, verify
 from aegis_certs.cli._lifecycle_commands import remove, renew, revoke, rotate_ca
 from aegis_certs.cli._options import examples
+from aegis_certs.cli._token_commands import token
 
 __all__ = ["certs"]
 
@@ -38,6 +39,7 @@ for command in (
     csr,
     sign,
     install,
+    token,
     list_,
     show,
     verify,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 UNLIMITED = 10_000  # columns: a pipe or file has no width to fit into
+_DIGITS = 8
 _WARNED = "aegis.warned"
 _FRAMES, _FRAME_SECONDS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", 0.08
 _ERASE_LINE, _HIDE_CURSOR, _SHOW_CURSOR = "\r\x1b[2K", "\x1b[?25l", "\x1b[?25h"
@@ -50,6 +51,11 @@ def to_json(data: object, *, indent: int | None = 2) -> str:
     import json
 
     return with_prefix(json.dumps(data, indent=indent, default=_scalar))
+
+
+def short(number: str) -> str:
+    """The first digits of a serial number or a fingerprint in hexadecimal."""
+    return number[:_DIGITS] + "…" * (len(number) > _DIGITS)
 
 
 def printable(text: str) -> str:

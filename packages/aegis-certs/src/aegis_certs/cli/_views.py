@@ -25,6 +25,7 @@ from aegis_certs.cli._output import (
     print_facts,
     printable,
     say,
+    short,
     show_json,
     styled,
     width_of,
@@ -49,7 +50,6 @@ _MARKS = {
     "problem": ("✗", "red"),
     "skipped": ("-", "dim"),
 }
-_SERIAL_DIGITS = 8
 _BAR = 5  # columns
 _MIN_ID, _MIN_NAME = 10, 12  # columns
 
@@ -93,6 +93,8 @@ def show_certificates(entries: Sequence[CertificateInfo]) -> None:
     lines = width == UNLIMITED
     dates = ("NOT BEFORE", "NOT AFTER") if lines else ("NOT BEFORE\nNOT AFTER",)
     titles = ("ID", "SERIAL", "KEY", "SANS", *dates, "DAYS LEFT", "STATE")
+    if enrolled := lines and any(entry.through for entry in entries):
+        titles += ("THROUGH", "ENROLLED", "TOKEN")
     digits = max(len(_days(entry)) for entry in entries)
     id_width, sans_width = _widths(entries, digits, width)
     now, rows = datetime.now(UTC), []
@@ -102,25 +104,47 @@ def show_certificates(entries: Sequence[CertificateInfo]) -> None:
         sans = [wrap_name(printable(name), sans_width) for name in entry.sans]
         row = (
             wrap_name(printable(entry.id), id_width),
-            _short(entry.serial),
+            short(entry.serial),
             entry.key,
             ("," if lines else "\n").join(sans),
             *(days if lines else ("\n".join(filter(None, days)),)),
             _days(entry) if lines else _days_left(entry, style, now, digits),
             styled(entry.state, style),
         )
-        rows.append(row)
+        rows.append(row + _origin_cells(entry) if enrolled else row)
     bold = ["\n".join(styled(line, "bold") for line in title.split("\n")) for title in titles]
     click.echo("\n".join(lay_out(bold, rows)))
     for entry in entries:
         if entry.problem:
             say(f"{entry.id}: {entry.problem}", "red")
+        if (origin := _origin(entry)) and not lines:
+            say(f"{entry.id}: {origin}", "dim")
+
+
+def _origin_cells(entry: CertificateInfo) -> tuple[str, ...]:
+    found = entry.enrolled
+    first = ("", "") if found is None else (f"{found.at:%Y-%m-%d}", short(found.token))
+    return (printable(entry.through), *first)
+
+
+def _origin(entry: CertificateInfo) -> str:
+    """How a node got a certificate that it can use from an issuer."""
+    if not entry.through or entry.state in (CertificateState.EXPIRED, CertificateState.REPLACED):
+        return ""
+    found, last = entry.enrolled, f"its certificate is from {printable(entry.through)}"
+    if found is None:
+        return last
+    first = (
+        f"enrolled at {format_utc(found.at)} through {printable(found.through)} with the token "
+        f"{short(found.token)}"
+    )
+    return first if entry.through == found.through else f"{first}; {last}"
 
 
 def _widths(entries: Sequence[CertificateInfo], digits: int, width: int) -> tuple[int, int]:
     """The widths that the other columns leave for ids and for names."""
     others = [
-        max(len(_short(entry.serial)) for entry in entries),
+        max(len(short(entry.serial)) for entry in entries),
         max(len(entry.key) for entry in entries),
         len("NOT BEFORE"),
         max(len("DAYS LEFT"), _BAR + 1 + digits),
@@ -135,10 +159,6 @@ def _widths(entries: Sequence[CertificateInfo], digits: int, width: int) -> tupl
 
 def _days(entry: CertificateInfo) -> str:
     return "" if entry.days_left is None else str(entry.days_left)
-
-
-def _short(serial: str) -> str:
-    return serial[:_SERIAL_DIGITS] + "…" * (len(serial) > _SERIAL_DIGITS)
 
 
 def show_renewals(json: bool, directory: str | Path, renewals: Sequence[Renewal]) -> None:

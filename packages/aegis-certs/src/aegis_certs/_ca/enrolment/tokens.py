@@ -13,14 +13,16 @@ from aegis_certs._ca.builder import build_bootstrap
 from aegis_certs._ca.enrolment.issuer_addresses import read_issuer_addresses
 from aegis_certs._ca.issued import IssuedToken
 from aegis_certs._ca.revoke import of_our_cas, revoke_entries
-from aegis_certs._ca.session import CASession
+from aegis_certs._ca.session import CREATE_ADVICE, CASession
 from aegis_certs._ca.spec import CertificateSpec
 from aegis_certs._ca.view import CAView
+from aegis_certs._store.directory import Store
 from aegis_certs._x509.identity import Identity
 from aegis_certs._x509.keys import encode_key, generate_key, key_id
-from aegis_certs._x509.names import KeyType
+from aegis_certs._x509.names import CA_NAME, KeyType
 from aegis_certs._x509.revocation_list import RevocationReason
 from aegis_certs._x509.token import IssuerAddress, Token, unique_issuers
+from aegis_certs._x509.trust import TrustBundle
 from aegis_certs._x509.validity import validity
 from aegis_certs.errors import InvalidRequestError, NotFoundError
 
@@ -33,6 +35,7 @@ class TokenState(StrEnum):
     """The state of a token.
 
     A `used` token has enrolled its node: until its end the same key may ask again, no other may.
+    An `expired` one was not used until its end, or until its CA was retired.
     """
 
     UNUSED = "unused"
@@ -117,6 +120,18 @@ def create_token(
     return token
 
 
+def read_tokens(store: Store, at: datetime) -> tuple[TokenInfo, ...]:
+    """`list_tokens` of a directory, without the key of its CA.
+
+    Raises:
+        NotFoundError: There is no CA.
+        DirectoryError: This user may not read the inventory.
+    """
+    if (chain := store.chain(CA_NAME)) is None:
+        raise NotFoundError("CA", store.certificate_path(CA_NAME), CREATE_ADVICE)
+    return list_tokens(CAView(store, at, TrustBundle(chain)))
+
+
 def list_tokens(view: CAView) -> tuple[TokenInfo, ...]:
     """The tokens that are open or ended in the last week, the newest last."""
     return tuple(_info(view, token) for token in view.inventory.tokens())
@@ -144,7 +159,9 @@ def state_of(view: CAView, token: IssuedToken) -> TokenState:
         return TokenState.USED
     if view.revocations.has_serial(token.serial):
         return TokenState.CANCELLED
-    return TokenState.EXPIRED if view.at > token.not_after else TokenState.UNUSED
+    trusted = any(key_id(ca).hex() == token.issuer for ca in view.bundle.certificates)
+    over = view.at > token.not_after or not trusted
+    return TokenState.EXPIRED if over else TokenState.UNUSED
 
 
 def _advice(session: CASession, named: Sequence[IssuedToken]) -> str:
