@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from aegis_certs import (
+    CAEndsError,
     CertificateAuthority,
     EnrolledIdentity,
     EnrolmentRefusedError,
@@ -331,6 +332,20 @@ def test_tokens_and_certificates_of_the_old_ca_are_honoured_during_a_rotation(
     with pytest.raises(EnrolmentRefusedError, match="retired"):
         enroll(ca, late, new_key())
     assert renew(ca, second, new_key())
+
+
+def test_a_certificate_that_ends_with_its_ca_is_renewed_by_the_next_ca_only(
+    tmp_path: Path,
+) -> None:
+    ca = CertificateAuthority.create(tmp_path / "certs", key_type=P256, days=30, at=NOW)
+    leaf, key = enroll(ca, ca.create_token("orders-1"), new_key()), new_key()
+    assert leaf.not_valid_after_utc == ca.certificate.not_valid_after_utc
+    for _ in range(2):
+        with pytest.raises(CAEndsError):
+            renew(ca, leaf, key)
+    ca.prepare_rotation()
+    ca.activate_rotation(confirm=True)
+    assert renew(ca, leaf, key, at=NOW + DAY).not_valid_after_utc > leaf.not_valid_after_utc
 
 
 def test_a_node_cannot_fill_the_inventory(ca: CertificateAuthority) -> None:

@@ -146,6 +146,7 @@ class Enroller(Opening):
             EnrolmentRefusedError: The certificate is not trusted, expired, revoked, not on record,
                 or was renewed by another key, or the request cannot be used. The message is for
                 the log, never for the caller.
+            CAEndsError: The successor would not live longer, since the CA ends.
             CertsError: The CA has expired, or the directory cannot be used; try again later.
         """
         key = grants.public_key_of(csr_der)

@@ -17,7 +17,7 @@ from aegis_certs._time import format_utc
 from aegis_certs._x509.identity import enrolment_of, identity_of, inherited_hosts
 from aegis_certs._x509.keys import PublicKey, is_usable_key, issuer_key_id, key_fingerprint, key_id
 from aegis_certs._x509.trust import TrustBundle
-from aegis_certs.errors import CertsError, EnrolmentRefusedError, InvalidRequestError
+from aegis_certs.errors import CAEndsError, CertsError, EnrolmentRefusedError, InvalidRequestError
 
 MAX_REQUEST = 16 * 1024
 """Bytes of a certificate request at most: one with an RSA key of 8192 bits has 2.5 KB."""
@@ -95,6 +95,9 @@ def renew_for(
         return given
     if key_fingerprint(key) == _leaf_key(leaf):
         raise EnrolmentRefusedError(node_id, "it asks with the key of its certificate again")
+    end = session.issuer.certificate.not_valid_after_utc
+    if leaf.not_valid_after_utc >= end:
+        raise CAEndsError(node_id, end)  # or it would ask again and again for as short a life
     issuer = session.bundle.issuer_of(leaf, intermediates) or session.issuer.certificate
     spec = IdentityRequest.parse(node_id).renewal_spec(leaf, issuer, entry)
     if entry is None:
