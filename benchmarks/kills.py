@@ -68,12 +68,17 @@ class Providers:
         return [node.started for node in self.nodes.values()]
 
     def kill_in_turn(self, seconds: float, *, new_ports: bool) -> None:
-        """Kills a node every two seconds, one that runs; each is started again at once."""
+        """Kills a node every two seconds, one that runs; each is started again at once.
+
+        On a slow machine it waits until half of them run.
+        """
         deadline = time.monotonic() + seconds
         chosen = random.Random(1)
         with ThreadPoolExecutor(NODES) as threads:
             starting: list[Future[None]] = []
             for number in itertools.count(1):
+                while len(self.nodes) < NODES // 2:
+                    time.sleep(0.1)
                 due = time.monotonic() + EVERY
                 node_id = chosen.choice(list(self.nodes))
                 old = self.nodes.pop(node_id)

@@ -17,7 +17,7 @@ from aegis_core._address import bind_error, bound_address, describe_os_error
 from aegis_core._health.checks import HealthInfo
 from aegis_core._server import reflection
 from aegis_core._server.admission import AdmissionControl
-from aegis_core._server.call_checks import MAX_HEADERS, CallChecks, CallT
+from aegis_core._server.call_checks import ISSUER, MAX_HEADERS, CallChecks, CallT
 from aegis_core._server.caller_limits import CallerLimits
 from aegis_core._server.caller_sockets import CallerSockets
 from aegis_core._server.connection_guard import ConnectionGuard
@@ -95,6 +95,7 @@ class ServerBase(ABC, Generic[CallT]):
             own_services=OWN_SERVICES,
             is_issuer=is_issuer,
         )
+        self._own_services = [name for name in OWN_SERVICES if is_issuer or name != ISSUER]
         self._changed_identity: grpc.ServerCertificateConfiguration | None = None
 
     def __repr__(self) -> str:

@@ -28,7 +28,7 @@ from aegis_core._server.aio.mesh_services import (
     UnsignedProtocolService,
 )
 from aegis_core._server.aio.thread_pool import HandlerThreads
-from aegis_core._server.base import OWN_OPTIONS, OWN_SERVICES, Registrar, ServerBase
+from aegis_core._server.base import OWN_OPTIONS, Registrar, ServerBase
 from aegis_core._server.drain import drain
 from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import LocalNode
@@ -97,7 +97,7 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         if issuer is not None:
             self._certificates = CertificateService(issuer, local_node.topology)
             issuer_pb2_grpc.add_IssuerServicer_to_server(self._certificates, recorder)
-        reflection.add_reflection((*self.services, *OWN_SERVICES), recorder, is_async=True)
+        reflection.add_reflection((*self.services, *self._own_services), recorder, is_async=True)
         self._bind(tls)
 
     @property

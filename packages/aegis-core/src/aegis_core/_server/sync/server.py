@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from aegis_core._health.checks import HealthInfo
 from aegis_core._server import base, reflection
-from aegis_core._server.base import OWN_OPTIONS, OWN_SERVICES, Registrar, ServerBase
+from aegis_core._server.base import OWN_OPTIONS, Registrar, ServerBase
 from aegis_core._server.call_checks import ISSUER
 from aegis_core._server.drain import drain
 from aegis_core._server.issuer import IssuerService
@@ -116,7 +116,7 @@ class BlockingServer(ServerBase[ServerCall]):
         if issuer is not None:
             certificates = CertificateService(issuer, local_node)
             issuer_pb2_grpc.add_IssuerServicer_to_server(certificates, methods)
-        reflection.add_reflection((*self.services, *OWN_SERVICES), methods, is_async=False)
+        reflection.add_reflection((*self.services, *self._own_services), methods, is_async=False)
         own.update(
             {path: self._with_checks(path, handler) for path, handler in methods.handlers.items()}
         )
