@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 PACKAGES = ("aegis_certs", "aegis_discovery", "aegis_core", "aegis_cli")
-LAZY = ("aegis_certs", "aegis_discovery", "aegis_discovery.aio", "aegis_core")
+LAZY = (
+    *("aegis_certs", "aegis_discovery", "aegis_discovery.aio", "aegis_discovery.enrolment"),
+    "aegis_core",
+)
 
 # Every import path of users: each public module, and the names of its __all__.
 EXPORTED = {

@@ -158,3 +158,38 @@ def test_a_node_of_code_with_a_service_that_nothing_would_serve_warns(
     assert not caplog.records
     face("orders-1", **options)
     assert "orders-1 declares orders/v1, and has no registrar" in caplog.text
+
+
+@FACES
+def test_a_token_is_named_by_its_file_or_given_in_a_variable(
+    face, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AEGIS_NODE_ID", "orders-1")
+    assert options_of(face.from_env()).token is None
+    monkeypatch.setenv("AEGIS_ENROLL_TOKEN", "aegis1.text")
+    assert options_of(face.from_env()).token == "aegis1.text"
+    # The file is read when it is needed: a node that has an identity starts without it.
+    monkeypatch.setenv("AEGIS_TOKEN_FILE", "gone")
+    assert options_of(face.from_env()).token == Path("gone")
+    assert options_of(face.from_env(token_file="other")).token == Path("other")
+    assert options_of(face.from_env(token="aegis1.mine")).token == "aegis1.mine"
+
+
+@FACES
+@pytest.mark.parametrize(("text", "expected"), [("1", True), ("true", True), ("0", False)])
+def test_an_issuer_is_set_by_a_variable(
+    face, text: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AEGIS_NODE_ID", "ca-1")
+    monkeypatch.setenv("AEGIS_ISSUER", text)
+    assert options_of(face.from_env()).issuer is expected
+
+
+@FACES
+def test_what_cannot_work_is_named(face, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AEGIS_NODE_ID", "ca-1")
+    monkeypatch.setenv("AEGIS_ISSUER", "maybe")
+    with pytest.raises(ConfigError, match="AEGIS_ISSUER: 'maybe' is neither true nor false"):
+        face.from_env()
+    with pytest.raises(ConfigError, match="an issuer uses the CA's key in its cert_dir"):
+        face("ca-1", address="127.0.0.1:0", issuer=True, cert_dir=None)

@@ -197,10 +197,11 @@ class DirectoryOrigin(Origin):
 
     def _has_successor(self, current: TLSConfig) -> bool:
         chain = self._store.chain(self._request.node_id)
+        # Its start says which one is newer: both may end with their CA.
         return (
             chain is not None
-            and chain[0].not_valid_after_utc > current.not_after
             and chain[0] != current.certificate
+            and chain[0].not_valid_before_utc >= current.certificate.not_valid_before_utc
         )
 
     def issuer_replaced(self, current: TLSConfig) -> bool:

@@ -13,7 +13,6 @@ from aegis_certs import (
     TLSConfig,
     owner_of,
 )
-from aegis_discovery.enrolment import load_or_enroll
 
 from aegis_core._node.options import NodeOptions
 from aegis_core.errors import ConfigError, NoTLSConfigError
@@ -31,17 +30,20 @@ async def load_identity(options: NodeOptions) -> tuple[IdentitySource, TLSConfig
         aegis_discovery.EnrolmentError: No issuer gave a certificate.
         aegis_certs.CertsError: The identity cannot be loaded.
     """
+    if options.token is None:
+        source = _source_of(options)
+        return source, await asyncio.to_thread(source.load)
+    from aegis_discovery.enrolment import load_or_enroll  # most nodes have an identity
+
     identity, cancelled = owner_of(options.id), threading.Event()
-    in_memory = options.token is not None and options.cert_dir is None
-    source = None if in_memory else _source_of(options)
-    cert_dir = None if options.tls or options.tls_options else options.cert_dir
+    in_directory = None if options.cert_dir is None else _source_of(options)
     try:
         return await asyncio.to_thread(
             load_or_enroll,
-            source,
+            in_directory,
             identity,
             options.token,
-            cert_dir,
+            options.cert_dir,
             mesh=options.mesh,
             cancelled=cancelled,
         )

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import grpc
-from aegis_certs import TLSConfig, TLSOptions, parse_worker_id
+from aegis_certs import TLSConfig, TLSOptions, Token, parse_worker_id
 from aegis_discovery import DEFAULT_MESH, PoolOptions, ServiceInfo
-from aegis_discovery.enrolment import AnyToken
 from aegis_discovery.policy import Policy
 from aegis_discovery.transport import parse_seed
 
@@ -49,6 +48,9 @@ its calls at once fills that with 60 MB.
 
 LARGEST_OWN_MESSAGE = 2 * 1024 * 1024
 """Bytes of the largest message of the mesh protocol, the topology of an unsigned peer."""
+
+AnyToken = Token | str | Path
+"""A token, its text, or the path of a file that holds its text."""
 
 OptionsT = TypeVar("OptionsT")
 SelfT = TypeVar("SelfT")

@@ -8,7 +8,6 @@ from concurrent.futures import Future
 
 from aegis_certs import IdentitySource, IssuerAddress, TLSConfig
 
-from aegis_discovery.enrolment._ask import ask_issuers
 from aegis_discovery.errors import EnrolmentError
 
 TIMEOUT = 120.0
@@ -79,6 +78,8 @@ class MeshRenewal:
             aegis_certs.LockTimeoutError: Another process renews this identity.
             EnrolmentError: No issuer gave a certificate.
         """
+        from aegis_discovery.enrolment._ask import ask_issuers  # a renewal is rare
+
         with self._source.requesting(tls) as request:
             if request.is_in_memory and self._is_shared:
                 raise EnrolmentError({tls.node_id: UNSHARED})
