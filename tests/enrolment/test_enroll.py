@@ -213,6 +213,35 @@ async def test_a_lost_answer_costs_nothing(
     assert f"{tls.certificate.serial_number:x}" in log
 
 
+async def test_a_full_disk_costs_no_token(
+    nodes: Any, home: Any, token_for: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    from aegis_certs import DirectoryError
+    from aegis_certs._store.directory import Store
+    from aegis_discovery.enrolment import enroll_until_cancelled
+
+    await nodes("ca-1", cert_dir=home.directory, issuer=True)
+    token, there = token_for("orders-1"), tmp_path / "there"
+
+    def fail(*_: object) -> Any:
+        raise DirectoryError(there, "no space left on device", errno.ENOSPC)
+
+    def work() -> Any:
+        return enroll_until_cancelled(token, there, key_type=P256, must_write=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "commit", fail)
+        with pytest.raises(DirectoryError, match="no space left"):
+            await asyncio.to_thread(work)
+    assert not (there / "orders-1-cert.pem").exists()
+    tls, is_new = await asyncio.to_thread(work)
+    assert is_new
+    assert load_or_generate_tls("orders-1", there).certificate == tls.certificate
+    assert (home.directory / "audit.jsonl").read_text().count('"enroll"') == 1
+
+
 async def test_a_stolen_token_is_useless_after_the_owner_and_the_log_names_it(
     nodes: Any, home: Any, token_for: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

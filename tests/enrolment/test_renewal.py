@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from aegis_certs import CertificateSource, IssuerAddress, KeyType, TLSOptions
+from aegis_core import Policy
 from aegis_discovery import EnrolmentError, enroll
 from aegis_discovery.aio import connect, renew
 from aegis_discovery.aio import enroll as enroll_async
@@ -51,6 +52,16 @@ async def test_a_node_renews_at_an_issuer_of_the_mesh(
     # What is in the directory is renewed too, and other nodes see the new certificate.
     await until(lambda: (there / "orders-1-cert.pem").read_bytes() != old)
     await until(lambda: first.get_certificate("orders-1") != old)
+
+
+async def test_no_policy_keeps_a_member_from_renewing(
+    both: Any, home: Any, tmp_path: Path, until: Any, soon: None
+) -> None:
+    nothing = Policy()
+    first = await both("ca-1", cert_dir=home.directory, issuer=True, policy=nothing)
+    node = await _member(home, both, tmp_path / "there", "orders-1", seed_peers=[first.address])
+    old = node.tls.certificate
+    await until(lambda: node.tls.certificate != old)
 
 
 async def test_a_node_whose_identity_is_in_memory_renews_it_there(
