@@ -149,6 +149,10 @@ async def test_a_nodes_own_policy_can_only_be_stricter(
     result = await machines.run(*ask)
     facts = json.loads(result.output)
     assert not facts["allowed"]
+    issuer = f"ca-1@{machines.nodes[0].address}"
+    ignored = await machines.run(*check[:-1], issuer)
+    assert "the given file is not in force there" in ignored.output
+    assert "denied: call rule 1 (line 4) is for other ids" in ignored.output
     assert facts["node"]["own"]
     assert facts["node"]["published_sequence"] == facts["node"]["node_sequence"]
 

@@ -105,7 +105,8 @@ def check(
         tls = client_identity(cert_dir, identity)
         given = "" if file is None else sha256(Path(file).read_bytes()).hexdigest()
         facts = run(policies_of(node, tls, mesh=mesh, given=given))
-        rules = combined(rules, facts.published)
+        # A file that is not in force there says nothing about this node.
+        rules = combined(rules if facts.own else None, facts.published)
     decision = _decide(rules, kind, subject, what)
     _show(rules, kind, decision, facts, json=json)
     if not decision.allowed:
@@ -134,8 +135,8 @@ def publish(file: str, cert_dir: str) -> None:
     files = authority_files(cert_dir)
     rules = load_policy(file)
     publish_policy(files, Path(file).read_bytes())
-    count = f"{len(rules.call)} call rules and {len(rules.provide)} provide rules"
-    click.echo(f"{file} ({count}) is published by the issuers of {cert_dir}.")
+    counts = f"call rules: {len(rules.call)}, provide rules: {len(rules.provide)}"
+    click.echo(f"{file} ({counts}) is published by the issuers of {cert_dir}.")
     if not files.read_issuers():
         click.echo("No issuer runs there yet: start one with `aegis node run --issuer`.", err=True)
 
