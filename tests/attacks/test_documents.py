@@ -12,7 +12,14 @@ from typing import Any
 
 import grpc
 import pytest
-from aegis_certs import CertificateAuthority, DocumentSigner, KeyType, PublishedFiles, TrustBundle
+from aegis_certs import (
+    CertificateAuthority,
+    DocumentSigner,
+    KeyType,
+    PublishedFiles,
+    TLSConfig,
+    TrustBundle,
+)
 from aegis_core import PeerInfo
 from aegis_core.aio import Node
 from aegis_discovery import DEFAULT_MESH
@@ -28,7 +35,7 @@ from aegis_discovery.documents import (
     sign_document,
 )
 from aegis_discovery.proto import mesh_pb2
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from .attacker import Attacker
@@ -198,6 +205,29 @@ async def test_only_documents_of_the_authority_are_kept(
         assert client._client.documents.digest == held
         assert 1 <= len(logged("document", "from mallory")) <= 2, "once for each node"
         assert a.topology.nodes.keys() == {"a", "ca-1", "mallory"}
+
+
+@each_server
+@pytest.mark.usefixtures("server")
+async def test_the_authority_is_no_caller(site: Site, provider: Any) -> None:
+    issuer = await site.issuer(**provider("ca-1"))
+    signer = site.ca.document_signer()
+    tls = TLSConfig(
+        "authority",
+        signer.certificate.public_bytes(Encoding.PEM),
+        signer.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        site.ca.bundle.pem,
+    )
+    code = await say(tls, issuer)
+    assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED)
+    async with open_channel(tls, issuer.id, issuer.address) as channel:
+        watch = channel.unary_stream(
+            "/aegis.mesh.v1.Mesh/Watch", mesh_pb2.WatchRequest.SerializeToString
+        )(mesh_pb2.WatchRequest(mesh=DEFAULT_MESH), timeout=10)
+        assert await watch.code() in (
+            grpc.StatusCode.UNAVAILABLE,
+            grpc.StatusCode.UNAUTHENTICATED,
+        )
 
 
 async def test_a_published_bundle_never_leaves_a_node_without_its_own_root(

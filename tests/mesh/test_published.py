@@ -15,7 +15,8 @@ import pytest
 from aegis_certs import CertificateAuthority, KeyType
 from aegis_cli.cli import aegis
 from aegis_core.aio import Node
-from aegis_discovery import NodeStatus
+from aegis_discovery import NodeStatus, NoProvidersError
+from aegis_discovery import connect as blocking_connect
 from aegis_discovery.aio import connect
 from aegis_discovery.aio.transport import open_channel
 from click.testing import CliRunner, Result
@@ -155,6 +156,37 @@ async def test_a_nodes_own_policy_can_only_be_stricter(
     assert "denied: call rule 1 (line 4) is for other ids" in ignored.output
     assert facts["node"]["own"]
     assert facts["node"]["published_sequence"] == facts["node"]["node_sequence"]
+
+
+async def test_a_blocking_client_follows_what_is_published(
+    machines: Machines, provider: Any, until: Any
+) -> None:
+    await machines.start("ca-1", issuer=True)
+    a = await machines.start("a", **provider("a"))
+    tls = machines.ca.issue_in_memory("friend-1")
+    client = await asyncio.to_thread(blocking_connect, a.address, tls=tls)
+    try:
+        echo = client.pool.channel("echo", "v1").unary_unary("/test.Echo/Say")
+        await asyncio.to_thread(echo, b"x", timeout=10)
+        nobody = FRIENDS.replace('ids = ["*"]', 'ids = ["nobody"]')
+        await machines.run("policy", "publish", machines.write(nobody))
+        await until(lambda: client.documents.policy is not None)
+
+        def is_denied() -> bool:
+            try:
+                echo(b"x", timeout=10)
+            except NoProvidersError:
+                return True
+            return False
+
+        async def denied() -> bool:
+            return await asyncio.to_thread(is_denied)
+
+        await eventually(denied)
+        machines.ca.revoke("a")
+        await until(lambda: "a" not in client.topology.nodes)
+    finally:
+        await asyncio.to_thread(client.close)
 
 
 async def test_a_failed_node_is_forgotten_and_one_that_is_alive_is_not(
