@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -204,3 +205,22 @@ def test_the_retired_root_goes_when_the_own_leaf_is_renewed(
     assert len(keeper.trusting(old).bundle.certificates) == 2
     new = ca.renew("a", at=NOW)
     assert keeper.trusting(new).bundle.certificates == (ca.certificate,)
+
+
+def test_the_list_of_a_ca_that_is_not_trusted_any_more_is_dropped(
+    authority: Authority, machine: Machine
+) -> None:
+    """So no number of rotations fills the store, and late joiners have the same documents."""
+    ca = authority.ca
+    old = machine.add("a")
+    keeper = machine.keeper(old)
+    keeper.store.receive(authority.revoke("b"))
+    keeper.store.receive(authority.sign())
+    ca.prepare_rotation(at=NOW)
+    keeper.change_identity(replace(old, trust_bundle=ca.bundle.pem))
+    assert len(keeper.revocations) == 1
+    ca.activate_rotation(confirm=True, at=NOW)
+    new = ca.renew("a", at=NOW)
+    keeper.change_identity(replace(new, trust_bundle=TrustBundle([ca.certificate]).pem))
+    assert len(keeper.revocations) == 0
+    assert [one.kind for one in keeper.store] == [DocumentKind.POLICY]

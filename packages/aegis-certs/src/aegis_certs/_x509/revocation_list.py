@@ -183,6 +183,11 @@ class RevocationList:
         others = tuple(dict.fromkeys((*self._others, *other._others)))
         return type(self)((*self._crls, *other._crls), cas, others)
 
+    def is_of(self, cas: Iterable[x509.Certificate]) -> bool:
+        """Whether each of its CRLs names one of these CAs as its issuer."""
+        names = {ca.subject for ca in cas}
+        return all(crl.issuer in names for crl in self._newest.values())
+
     @property
     def issuers(self) -> tuple[str, ...]:
         """The key identifiers of the CAs of these CRLs, in hexadecimal."""

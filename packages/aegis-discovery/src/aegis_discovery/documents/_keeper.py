@@ -176,6 +176,7 @@ class DocumentKeeper:
     def change_identity(self, tls: TLSConfig) -> None:
         """Verifies by the CAs of this identity from now on."""
         self._verifier.change_bundle(tls.bundle, tls.chain[1:])
+        self.store.retain_crls((*tls.bundle.certificates, *tls.chain[1:]))
 
     def apply_revocations(self, revocations: RevocationList) -> None:
         """Refuses revoked signers from now on."""

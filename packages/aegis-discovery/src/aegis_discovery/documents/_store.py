@@ -7,10 +7,11 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from aegis_certs import IssuerAddress, RevocationList, TrustBundle
+from cryptography import x509
 
 from aegis_discovery.documents._document import (
     MAX_CRLS,
@@ -120,10 +121,7 @@ class DocumentStore:
             self.position += 1
             entries = {key: one for key, one in self._entries.items() if key != document.key}
             entries[document.key] = _Entry(document, self.position, origin)
-            # Replaced as a whole: other threads iterate over it.
-            self._entries = entries
-            parts = sorted(key.encode() + one.document.digest for key, one in entries.items())
-            self._digest = hashlib.sha256(b"".join(parts)).digest()
+            self._replace(entries)
         change = Change(document, held.document if held else None)
         for listener in list(self._listeners):
             try:
@@ -133,6 +131,24 @@ class DocumentStore:
         for wake in list(self._wakers):
             wake()
         return change
+
+    def retain_crls(self, cas: Collection[x509.Certificate]) -> None:
+        """Drops the CRLs of all CAs but these: what they list is not trusted any more."""
+
+        def is_kept(document: Document) -> bool:
+            value = document.value
+            return not isinstance(value, RevocationList) or value.is_of(cas)
+
+        with self._lock:
+            kept = {key: one for key, one in self._entries.items() if is_kept(one.document)}
+            if len(kept) < len(self._entries):
+                self._replace(kept)
+
+    def _replace(self, entries: dict[str, _Entry]) -> None:
+        # As a whole: other threads iterate over it.
+        self._entries = entries
+        parts = sorted(key.encode() + one.document.digest for key, one in entries.items())
+        self._digest = hashlib.sha256(b"".join(parts)).digest() if parts else b""
 
     def subscribe(self, listener: Callable[[Change], object]) -> None:
         """Calls back on each accepted document, in the thread that received it."""
