@@ -30,19 +30,32 @@ def main() -> None:
     threading.Thread(target=lambda: (sys.stdin.read(), stopping.set()), daemon=True).start()
     answered: Counter[str] = Counter()
     failures: list[str] = []
+    counting = threading.Lock()
+    callers = options.pop("callers", 1)
     with connect(*options.pop("seeds"), **options) as mesh:
         mesh.topology.subscribe(report_event)
         report(ready=list(mesh.topology.nodes), core="aegis_core" in sys.modules)
         method = mesh.pool.channel("echo", "v1").unary_unary("/test.Echo/Say")
-        while not stopping.wait(0.005):
-            try:
-                provider, caller = method(b"", timeout=10).decode().split()
-            except grpc.RpcError as error:
-                failures.append(str(error))
-            else:
-                answered[provider] += 1
-                if answered.total() % 20 == 0:
-                    report(calls=answered.total(), caller=caller)
+
+        def call() -> None:
+            while not stopping.wait(0.005 * callers):
+                try:
+                    provider, caller = method(b"", timeout=10).decode().split()
+                except grpc.RpcError as error:
+                    failures.append(str(error))
+                    continue
+                with counting:
+                    answered[provider] += 1
+                    count = answered.total()
+                if count % 20 == 0:
+                    report(calls=count, caller=caller)
+
+        others = [threading.Thread(target=call) for _ in range(callers - 1)]
+        for other in others:
+            other.start()
+        call()
+        for other in others:
+            other.join()
         report(answered=answered, failures=failures)
 
 

@@ -17,7 +17,9 @@ from aegis_certs import (
     RotationPlan,
     RotationState,
     RotationStep,
+    StillUsedError,
     TrustBundle,
+    new_enrolment_key_and_csr,
 )
 from hypothesis import given
 
@@ -206,6 +208,21 @@ def test_a_token_of_the_old_root_delays_its_end(aged: CertificateAuthority) -> N
         aged.advance_rotation(MeshView(), at=day(number))
     assert aged.advance_rotation(MeshView(), at=day(288.9)).step is None
     assert aged.advance_rotation(MeshView(), at=day(289.1)).step is RETIRE
+
+
+def test_a_node_whose_new_certificate_may_be_on_its_way_delays_the_end_by_hand(
+    ca: CertificateAuthority,
+) -> None:
+    """An issuer records an answer before it is sent."""
+    leaf = ca.issue_in_memory("member").certificate
+    ca.prepare_rotation()
+    ca.activate_rotation(confirm=True)
+    request = new_enrolment_key_and_csr("member", key_type=P256)
+    now = dt.datetime.now(dt.UTC)
+    ca.renew_for(request.csr, leaf, issuer_id="ca-1", at=now)
+    with pytest.raises(StillUsedError, match=r"wait until the members .*\(member\)"):
+        ca.retire_rotation(at=now + dt.timedelta(seconds=29))
+    ca.retire_rotation(at=now + dt.timedelta(seconds=31))
 
 
 def test_several_issuers_do_each_step_once(aged: CertificateAuthority, directory: Path) -> None:

@@ -254,8 +254,9 @@ def status(
     from aegis_certs._time import utc_or_now
     from aegis_certs.cli._views import show_rotation
 
-    state = read_state(Store(dir), utc_or_now(None))
-    show_rotation(ctx, json, f"The rotation of the CA in {dir}", state)
+    store = Store(dir)
+    state = read_state(store, utc_or_now(None))
+    show_rotation(ctx, json, f"The rotation of the CA in {store.directory}", state)
 
 
 @rotate_ca.command(

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from aegis_certs import PublishedFiles
@@ -123,7 +124,7 @@ class AuthorityDocuments:
         return content
 
     def _sign(self, draft: Draft) -> SignedDocument:
-        signer = self._authority.document_signer()
+        signer = self._authority.document_signer(at=datetime.fromtimestamp(self._clock(), UTC))
         _log.info("the %s is published", NAMES[draft.kind])
         return sign_document(draft.kind, draft.content, draft.sequence, signer, mesh=self._mesh)
 

@@ -40,6 +40,7 @@ from aegis_certs._x509.validity import common_name, is_short_lived, issued_at
 from aegis_certs.errors import InvalidRequestError, NotFoundError, RotationError, StillUsedError
 
 _DAY = timedelta(days=1)
+_INSTALLED_AFTER = timedelta(seconds=30)  # what an issuer answers is in use long before
 _Record = TypeVar("_Record", IssuedCertificate, IssuedToken)
 
 
@@ -210,8 +211,15 @@ def _check_trusted(session: CASession, distrusting: Sequence[str] | None) -> Non
 
 def _replacement_advice(session: CASession, nodes: Sequence[str]) -> str:
     here = [node for node in nodes if session.store.has_key(node)]
-    away = [node for node in nodes if node not in here]
+    latest = session.inventory.latest()
+    members = [node for node in nodes if node in latest and latest[node].through]
+    away = [node for node in nodes if node not in here and node not in members]
     ways = []
+    if members:
+        ways.append(
+            f"wait until the members of the mesh have renewed, which takes about a minute "
+            f"({', '.join(members)})"
+        )
     if here:
         ways.append("renew the nodes whose keys are here (`aegis-certs renew`)")
     if away:
@@ -226,6 +234,10 @@ def _replacement_advice(session: CASession, nodes: Sequence[str]) -> str:
 def _leaves_of(session: CAView, ca: x509.Certificate) -> tuple[IssuedCertificate, ...]:
     """The newest leaf of each node if this CA issued it and it is usable and not short-lived."""
     latest = session.inventory.latest()
+    for entry in [*latest.values()]:
+        is_new = session.at - issued_at(entry.not_before) < _INSTALLED_AFTER
+        if entry.through and is_new and len(all_of_it := session.inventory.of_node(entry.id)) > 1:
+            latest[entry.id] = all_of_it[-2]  # the new one may still be on its way to the node
     latest |= {entry.id: entry for entry in session.unrecorded(session.store.names())}
     return tuple(
         entry
