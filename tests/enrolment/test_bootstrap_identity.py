@@ -10,7 +10,8 @@ from typing import Any
 import grpc
 import pytest
 from aegis_certs import KeyType
-from aegis_core import CallerError, ServiceInfo, caller_from_context
+from aegis_core import CallerError, Node, ServiceInfo, caller_from_context
+from aegis_discovery import enroll
 from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.proto import issuer_pb2
 
@@ -91,6 +92,37 @@ async def test_it_may_not_call(what: str, victim: Any, token_for: Any) -> None:
     refused = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
     assert error.value.code() in refused
     assert (service.parsed, service.callers) == ([], [])
+
+
+async def test_the_same_holds_with_the_public_api_of_grpc_only(
+    home: Any, token_for: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unusable = "aegis_core._server.sync.grpc_internals.is_usable"
+    monkeypatch.setattr(unusable, lambda: False)
+    service = Service()
+    node = Node(
+        "ca-1",
+        address="127.0.0.1:0",
+        cert_dir=home.directory,
+        issuer=True,
+        services=[ServiceInfo("echo", "v1")],
+        registrars=[service],
+    )
+    await asyncio.to_thread(node.start)
+    try:
+        token = token_for("orders-1")
+        async with open_channel(token.tls(), "ca-1", node.address) as channel:
+            for what, method in METHODS.items():
+                with pytest.raises(grpc.aio.AioRpcError) as error:
+                    await _call(channel, method)
+                code = error.value.code()
+                refused = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
+                assert code in refused, what
+        assert (service.parsed, service.callers) == ([], [])
+        tls = await asyncio.to_thread(enroll, token, None, key_type=KeyType.P256)
+        assert tls.node_id == "orders-1"
+    finally:
+        await asyncio.to_thread(node.stop, 0)
 
 
 @pytest.mark.parametrize(
