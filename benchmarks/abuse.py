@@ -1,11 +1,14 @@
 """What one member, or one whose certificate is revoked, can do to a node and to its honest callers.
 
-    uv run python benchmarks/abuse.py [--only KIND] [--server blocking|async]
+    uv run python benchmarks/abuse.py [--only KIND] [--server blocking|async] [--attacker WHO]
 
 Two nodes provide a service, each in a process of its own, and 8 honest callers call it through a
 client of the mesh. An attacker floods one of the nodes (`attacks.py`): a member, one whose
 certificate is revoked, or one whose certificate allows it to call only. Printed are the calls that
 failed, the memory that the node took and kept, and how often its log repeated itself.
+
+Then come bad days without an attacker (`mishaps.py`): bad seeds, wrong clocks, and providers that
+are killed (`kills.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import kills
+import mishaps
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig
 from attacks import KINDS, Attack, raise_limit
 from failures import callers
@@ -243,11 +248,19 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each attack (default 5)")
     parser.add_argument("--only", action="append", choices=KINDS, metavar="KIND")
     parser.add_argument("--server", choices=("blocking", "async"))
+    parser.add_argument("--attacker", action="append", choices=ATTACKERS)
+    parser.add_argument("--bad-days", action="store_true", help="no attacks")
     arguments = parser.parse_args()
     servers = [arguments.server == "async"] if arguments.server else [False, True]
-    attackers = ATTACKERS[: arguments.rounds]
-    kinds = arguments.only or list(KINDS)
-    return print_rows(report(kinds, servers, attackers, arguments.seconds))
+    attackers = arguments.attacker or ATTACKERS[: arguments.rounds]
+    rows = []
+    if not arguments.bad_days:
+        rows += report(arguments.only or list(KINDS), servers, attackers, arguments.seconds)
+    if not arguments.only:
+        rows += mishaps.report(min(2, arguments.rounds))
+        seconds = 40.0 * arguments.rounds
+        rows += kills.report(seconds, [kills.Variant("new", "sync", 0.005)])
+    return print_rows(rows)
 
 
 if __name__ == "__main__":

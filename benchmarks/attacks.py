@@ -7,6 +7,7 @@ and returns how much it sent. They run in a process of their own: see `abuse.py`
 from __future__ import annotations
 
 import select
+import socket
 import struct
 import time
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from contextlib import suppress
 from aegis_certs import TLSConfig
 from frames import (
     CONTINUATION,
+    DATA,
     END_HEADERS,
+    END_STREAM,
     HEADERS,
     NEWEST_HEADER,
     PING,
@@ -25,6 +28,7 @@ from frames import (
     client_context,
     frame,
     indexed_header,
+    message,
     request_headers,
 )
 from workload import path
@@ -34,6 +38,9 @@ BATCH = 50
 """Frames that are sent together."""
 
 CONNECTIONS = 2_000
+IDLE = 500
+"""Connections without TLS; select takes 1 024 at most."""
+
 RATE = 1_000
 """Streams a second of the attack by open streams."""
 
@@ -171,6 +178,40 @@ class Attack:
                         ended += sum(got.ends_stream for got in connection.receive())
         return sent
 
+    def reset_requests(self, until: float) -> int:
+        """Calls, and resets each call when its request is complete."""
+        block = request_headers(path("Echo"), self._node_id)
+        data = message(b"x" * 64)
+
+        def batch(connection: Connection) -> bytes:
+            frames = []
+            for _ in range(BATCH):
+                stream = connection.next_stream()
+                frames.append(frame(HEADERS, stream, block, END_HEADERS))
+                frames.append(frame(DATA, stream, data, END_STREAM))
+                frames.append(frame(RST_STREAM, stream, CANCEL))
+            return b"".join(frames)
+
+        return self._flood(until, batch, 1e9)
+
+    def idle(self, until: float) -> int:
+        """Opens TCP connections without TLS, again when the node closes them."""
+        host, port = self._address.rsplit(":", 1)
+        opened = 0
+        held: list[socket.socket] = []
+        while time.monotonic() < until:
+            while len(held) < IDLE:
+                with suppress(OSError):
+                    held.append(socket.create_connection((host, int(port)), 5))
+                    opened += 1
+            readable, _, _ = select.select(held[-IDLE:], [], [], 0.1)
+            for one in readable:
+                one.close()
+                held.remove(one)
+        for one in held:
+            one.close()
+        return opened
+
     def connections(self, until: float) -> int:
         """Opens TLS connections, and holds them."""
         with suppress(OSError):
@@ -184,11 +225,13 @@ class Attack:
 KINDS: dict[str, Callable[[Attack, float], int]] = {
     "streams without a request": Attack.open_streams,
     "rapid reset": Attack.reset_streams,
+    "rapid reset of requests": Attack.reset_requests,
     "SETTINGS": Attack.settings,
     "PING": Attack.pings,
     "headers without an end": Attack.endless_headers,
     "long headers": Attack.long_headers,
     "malformed messages": Attack.malformed,
+    "idle TCP": Attack.idle,
     "connections": Attack.connections,
 }
 
