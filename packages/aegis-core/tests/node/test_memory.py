@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aegis_core._node.memory import SLACK, FreedMemory, resident_bytes
+from aegis_core._server.memory import SLACK, FreedMemory, resident_bytes
 
 MB = 1_000_000
 

@@ -32,7 +32,6 @@ from aegis_core._address import published_address
 from aegis_core._health.checks import HealthInfo
 from aegis_core._health.monitor import HealthMonitor
 from aegis_core._node.descriptors import name_shortage
-from aegis_core._node.memory import FreedMemory, resident_bytes, return_freed_memory
 from aegis_core._node.options import NodeOptions
 from aegis_core._node.outbound import Outbound
 from aegis_core._node.stalls import name_stalls
@@ -41,6 +40,7 @@ from aegis_core._peers.runner import SessionRunner
 from aegis_core._peers.session import MAINTENANCE
 from aegis_core._server.base import ServerFactory
 from aegis_core._server.issuer import IssuerService
+from aegis_core._server.memory import FreedMemory, resident_bytes, return_freed_memory
 from aegis_core._server.mesh_protocol import LocalNode
 from aegis_core._state import NodeState
 from aegis_core.errors import ConfigError

@@ -5,27 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections import Counter
 
 from aegis_discovery.logs import LogLimiter
 
 from aegis_core._server.caller_sockets import CallerSockets, parse_peer
-from aegis_core._server.connection_limits import ConnectionLimits, Peer
+from aegis_core._server.connection_limits import ConnectionLimits
+from aegis_core._server.memory import return_freed_memory
 
 _log = logging.getLogger("aegis.server")
 
-LOOK_EVERY = 0.1
+LOOK_EVERY = 0.05
 """Seconds between two looks at the connections, while new ones are opened."""
 
 LOOK_AFTER = 16
 """New connections after which there is a look, while there are few."""
 
-PAUSE = 0.02
-"""The same while a caller floods whose connections are closed."""
+RETURN_EVERY = 1.0
+"""Seconds between two returns of memory to the system, while connections are closed."""
 
-MAX_CONDEMNED = 1024
-"""Connections that are closed at once, at most."""
+PAUSE = 0.02
+"""Seconds between two closed connections of callers that flood."""
 
 
 class ConnectionGuard:
@@ -48,7 +50,8 @@ class ConnectionGuard:
         self._wake = asyncio.Event()
         self._is_due = False
         self._accepted = 0
-        self._condemned: set[Peer] = set()
+        self._closed_at = 0.0
+        self._lock = threading.Lock()
         self._log_limiter = LogLimiter(_log)
 
     def note_accepted(self) -> None:
@@ -66,28 +69,44 @@ class ConnectionGuard:
             self._look_soon()
 
     def condemn(self, peer: str) -> None:
-        """Closes a connection soon; called by any thread."""
-        parsed = parse_peer(peer)
-        if parsed is not None and len(self._condemned) < MAX_CONDEMNED:
-            self._condemned.add(parsed)
-            self._look_soon()
+        """Closes a connection now; called by any thread.
+
+        A thread that has its turn later would let thousands of calls more in.
+        """
+        parsed, now = parse_peer(peer), time.monotonic()
+        if (
+            parsed is None
+            or now - self._closed_at < PAUSE
+            or not self._lock.acquire(blocking=False)
+        ):
+            return
+        try:
+            self._closed_at = now
+            self._sockets.find()
+            self.closed += self._sockets.close({parsed})
+        finally:
+            self._lock.release()
+        self._look_soon()
 
     async def run(self) -> None:
         """Closes connections until cancelled."""
+        returned, returned_at = 0, 0.0
         while True:
             await self._wake.wait()
             self._wake.clear()
             self._is_due = False
             began = time.monotonic()
             await asyncio.to_thread(self._look)
-            pause = PAUSE if self._condemned else LOOK_EVERY
-            await asyncio.sleep(began + pause - time.monotonic())
+            if self.closed > returned and began - returned_at >= RETURN_EVERY:
+                # What they held is in pieces, and new connections would take other memory.
+                returned, returned_at = self.closed, began
+                await asyncio.to_thread(return_freed_memory)
+            await asyncio.sleep(began + LOOK_EVERY - time.monotonic())
 
     def _look(self) -> None:
-        condemned, self._condemned = self._condemned, set()
-        found = self._sockets.find()
-        excess = self.limits.excess(found)
-        self.closed += self._sockets.close({*condemned, *(peer for peer, _ in excess)})
+        with self._lock:
+            excess = self.limits.excess(self._sockets.find())
+            self.closed += self._sockets.close({peer for peer, _ in excess})
         counts = Counter(caller or peer.host for peer, caller in excess)
         for source, count in counts.items():
             line = "%s holds too many connections to this node; %d are closed"

@@ -127,8 +127,12 @@ class ServerCall(ABC):
         """Counts the call as done; no thread works for it, and no message is sent."""
         self._arguments = None
         self.threads.checks.streams.pop(self, None)
-        with contextlib.suppress(IndexError):  # once, whichever thread is first
-            self.threads.checks.release(self._accepted.pop())
+        try:
+            caller = self._accepted.pop()
+        except IndexError:  # another thread was first
+            pass
+        else:
+            self.threads.checks.release(caller)
         if self.threads.admission is not None:
             self.threads.admission.end(self)
 
