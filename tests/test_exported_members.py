@@ -196,7 +196,9 @@ def test_a_public_class_has_its_promised_members(path):
     assert sorted(set(PROMISED[path].split()) - members(owner)) == []
 
 
-@pytest.mark.parametrize("package", LAZY)
+@pytest.mark.parametrize(
+    "package", [*LAZY, "aegis_discovery.documents", "aegis_discovery.enrolment"]
+)
 def test_a_package_that_loads_names_on_first_use_tells_type_checkers_their_homes(package):
     module = importlib.import_module(package)
     (block,) = (
@@ -233,5 +235,19 @@ def test_importing_a_package_loads_neither_grpc_nor_cryptography():
 def test_a_node_loads_neither_the_other_server_nor_what_only_an_issuer_needs(package, others):
     rare = {others, "aegis_certs._ca.session", "aegis_certs._ca.rotation", "aegis_core._stats"}
     code = f"import sys\nfrom {package} import Node\nprint({rare!r} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("package", ["aegis_discovery", "aegis_discovery.aio"])
+def test_a_client_loads_neither_what_signs_documents_nor_what_asks_issuers(package):
+    rare = {
+        "aegis_certs._ca.session",
+        "aegis_discovery.documents._authority",
+        "aegis_discovery.documents._publisher",
+        "aegis_discovery.enrolment._ask",
+        "aegis_discovery.enrolment._enroll",
+    }
+    code = f"import sys\nfrom {package} import connect\nprint({rare!r} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -18,7 +18,6 @@ from aegis_discovery.documents._document import (
 )
 from aegis_discovery.errors import InvalidAddressError, InvalidDocumentError, PolicyError
 from aegis_discovery.policy._rules import Policy
-from aegis_discovery.policy._toml import parse_policy
 from aegis_discovery.proto import mesh_pb2
 
 MAX_ENTRIES = 512
@@ -130,6 +129,8 @@ def _issuers(content: bytes) -> tuple[IssuerAddress, ...]:
 
 
 def _policy(content: bytes) -> Policy:
+    from aegis_discovery.policy._toml import parse_policy  # few meshes publish a policy
+
     return parse_policy(content.decode(), "the published policy")
 
 
