@@ -343,7 +343,7 @@ def test_a_certificate_that_ends_with_its_ca_is_renewed_by_the_next_ca_only(
     for _ in range(2):
         with pytest.raises(CAEndsError):
             renew(ca, leaf, key)
-    ca.prepare_rotation()
+    ca.prepare_rotation(days=60)
     ca.activate_rotation(confirm=True)
     assert renew(ca, leaf, key, at=NOW + DAY).not_valid_after_utc > leaf.not_valid_after_utc
 
