@@ -127,8 +127,11 @@ class DocumentKeeper:
         published = self._published
         if published is None:
             return tls
-        if self._has_ca_key:  # the file beside it is the source of what is published
-            cas = tuple(dict.fromkeys((*tls.bundle.certificates, *published.certificates)))
+        if self._has_ca_key:
+            # The file beside it is the source of the published roots: an earlier document may have
+            # one that this directory has retired. Other issuers add their intermediate CAs.
+            others = [ca for ca in published.certificates if ca.subject != ca.issuer]
+            cas = tuple(dict.fromkeys((*tls.bundle.certificates, *others)))
             return tls if cas == tls.bundle.certificates else _trusting(tls, cas)
         if kept := needed_cas(tls.chain, tls.bundle, published):
             line = (
