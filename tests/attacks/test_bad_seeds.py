@@ -73,7 +73,7 @@ async def test_a_client_leaves_a_seed_that_serves_it_badly_after_one_message(
     assert bad.feeds_served == 1
     assert [record for record in caplog.records if record.exc_info] == []
     lines = [record.getMessage() for record in caplog.records if record.name == "aegis.client"]
-    said = {"silence": "sent nothing for 3 s", "garbage": "sent what is no message of a feed"}
+    said = {"silence": "sent nothing for 4 s", "garbage": "sent what is no message of a feed"}
     assert len([line for line in lines if said.get(then, "mallory") in line]) == (then in said)
 
 

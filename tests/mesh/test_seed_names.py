@@ -51,6 +51,14 @@ async def test_a_node_finds_others_behind_a_name_that_also_has_its_own_address(
     await until(lambda: agree(a, b))
 
 
+async def test_a_node_whose_only_seed_peer_is_itself_serves_at_once(start: Any, until: Any) -> None:
+    with socket.create_server(("127.0.0.3", 0)) as free:
+        address = f"127.0.0.3:{free.getsockname()[1]}"
+    a = await start("a", address=address, seed_peers=[address], join_timeout=600)
+    await until(lambda: not a.server._checks.is_joining)
+    assert list(a.topology.nodes) == ["a"]
+
+
 async def test_a_node_joins_through_the_one_that_answers_of_many_addresses(
     start: Any, until: Any, agree: Any, hosts: list[str]
 ) -> None:

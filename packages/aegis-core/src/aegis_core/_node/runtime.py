@@ -207,7 +207,7 @@ class RunningNode:
         if self._options.seed_peers:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._options.join_timeout):
-                    await self.state.joined.wait()
+                    await self.joiner.wait_for_news()
             self.server.hold_calls(joining=False)
             await self.server.set_health(self.monitor.info)
         self._calls_accepted.set()

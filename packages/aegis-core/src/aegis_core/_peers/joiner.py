@@ -97,17 +97,25 @@ class Joiner:
         else:
             self._forget_siblings()
 
+    async def wait_for_news(self) -> None:
+        """Waits until a peer sent its topology, or until all seed peers are this node itself."""
+        await self._joined_or(self._all_tried)
+        if not all(seed.is_itself and not seed.failures for seed in self._seeds):
+            await self._state.joined.wait()
+
     async def _joined_or_tried(self) -> None:
         """Returns when a peer sent its topology, or when no seed peer could be identified."""
-        joined = asyncio.ensure_future(self._state.joined.wait())
-        tried = asyncio.ensure_future(self._all_tried.wait())
+        await self._joined_or(self._all_tried)
+        if any(seed.found or seed.given.node_id for seed in self._seeds):
+            await self._state.joined.wait()
+
+    async def _joined_or(self, event: asyncio.Event) -> None:
+        waits = [asyncio.ensure_future(one.wait()) for one in (self._state.joined, event)]
         try:
-            await asyncio.wait({joined, tried}, return_when=asyncio.FIRST_COMPLETED)
-            if any(seed.found or seed.given.node_id for seed in self._seeds):
-                await joined
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            joined.cancel()
-            tried.cancel()
+            for wait in waits:
+                wait.cancel()
 
     def _why_not(self) -> str:
         reasons = [reason for seed in self._seeds for reason in seed.failures.values()]
