@@ -71,7 +71,7 @@ def status(
 @mesh.command(
     epilog=examples(
         "aegis mesh forget orders-3 --node 127.0.0.1:50051",
-        "aegis mesh forget 'orders-3#2' --node 127.0.0.1:50051 --cert-dir /etc/aegis/ca",
+        "aegis mesh forget 'orders-3#2' --node 10.0.0.5:50051",
     )
 )
 @click.argument("node_id", metavar="ID")

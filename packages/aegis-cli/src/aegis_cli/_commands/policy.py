@@ -31,7 +31,7 @@ def policy() -> None:
         "aegis policy check policy.toml call billing-1 shop.v1.Orders/Cancel",
         "aegis policy check policy.toml call edge shop.Orders/Cancel --type gateway",
         "aegis policy check policy.toml provide payments-1 payments/v2",
-        "aegis policy check call billing-1 shop.v1.Orders/Cancel --node 127.0.0.1:50051",
+        "aegis policy check call edge shop.v1.Orders/Cancel --node 127.0.0.1:50051",
         notes="Exit codes: 0 allowed, 1 denied, 2 usage or an invalid policy file.",
     )
 )

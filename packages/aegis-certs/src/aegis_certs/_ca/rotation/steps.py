@@ -232,7 +232,11 @@ def _replacement_advice(session: CASession, nodes: Sequence[str]) -> str:
 
 
 def _leaves_of(session: CAView, ca: x509.Certificate) -> tuple[IssuedCertificate, ...]:
-    """The newest leaf of each node if this CA issued it and it is usable and not short-lived."""
+    """The newest leaf of each node if this CA issued it and it is usable.
+
+    Those that commands make for themselves are left out: they are short-lived, and no issuer gave
+    them.
+    """
     latest = session.inventory.latest()
     for entry in [*latest.values()]:
         is_new = session.at - issued_at(entry.not_before) < _INSTALLED_AFTER
@@ -242,7 +246,7 @@ def _leaves_of(session: CAView, ca: x509.Certificate) -> tuple[IssuedCertificate
     return tuple(
         entry
         for entry in _usable(session, latest.values(), ca)
-        if not is_short_lived(entry.not_before, entry.not_after)
+        if entry.through or not is_short_lived(entry.not_before, entry.not_after)
     )
 
 
