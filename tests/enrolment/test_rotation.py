@@ -39,6 +39,7 @@ async def until(reached: Callable[[], object]) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.soak  # it takes 20 s
 @pytest.mark.usefixtures("starts_soon")
 async def test_an_issuer_prepares_the_next_ca_in_time(
     tmp_path: Path, both: Nodes, caplog: pytest.LogCaptureFixture

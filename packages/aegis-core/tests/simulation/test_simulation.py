@@ -279,7 +279,8 @@ def test_a_blocked_link_between_two_nodes_makes_neither_fail() -> None:
 @pytest.mark.parametrize(
     ("nodes", "more"),
     [
-        (300, 20),
+        (100, 20),
+        pytest.param(300, 20, marks=pytest.mark.soak),
         # The benchmark continues for two minutes.
         pytest.param(1000, 2, marks=[pytest.mark.soak, pytest.mark.timeout(300)]),
     ],
