@@ -73,7 +73,7 @@ def resident(process: NodeProcess) -> int:
 
 
 @pytest.mark.soak
-def test_the_memory_of_many_connections_is_given_back_within_a_minute(
+def test_many_connections_take_little_memory_and_give_it_back_within_a_minute(
     victim: NodeProcess, identity: Any, cert_dir: Path
 ) -> None:
     identity("mallory")
@@ -87,11 +87,12 @@ def test_the_memory_of_many_connections_is_given_back_within_a_minute(
     try:
         with contextlib.ExitStack() as stack:
             for _ in range(900):
-                raw = socket.create_connection((host, int(port)), 5)
-                tls = stack.enter_context(context.wrap_socket(raw, server_hostname="a"))
-                # The preface of HTTP/2 and empty SETTINGS end the handshake.
-                tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
-            assert resident(victim) > before + 40 * MIB
+                raw = stack.enter_context(socket.create_connection((host, int(port)), 5))
+                with contextlib.suppress(OSError):  # the node closes those that are too many
+                    tls = stack.enter_context(context.wrap_socket(raw, server_hostname="a"))
+                    # The preface of HTTP/2 and empty SETTINGS end the handshake.
+                    tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+            assert resident(victim) < before + 50 * MIB
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     deadline = time.monotonic() + 60

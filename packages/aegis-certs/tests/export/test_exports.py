@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -221,7 +222,12 @@ def test_the_command_writes_a_private_pkcs12_file_and_none_onto_a_terminal(
     assert "--out" in output
     asked = terminal(*arguments, "--out", str(out), "--force", AEGIS_CERT_DIR=str(directory))
     for prompt in ("Passphrase for the PKCS#12 file:", "Repeat for confirmation:"):
-        asked.read_until(lambda output, prompt=prompt: prompt in output)
+        # What is typed before the echo is off is thrown away.
+        asked.read_until(
+            lambda output, prompt=prompt: (
+                prompt in output and not termios.tcgetattr(asked.fd)[3] & termios.ECHO
+            )
+        )
         os.write(asked.fd, b"typed\n")
     assert asked.end()[1] == 0
     command = ["openssl", "pkcs12", "-in", out, "-passin", "pass:typed", "-nokeys"]
