@@ -117,8 +117,8 @@ EXPORTED = {
         combined load_policy parse_policy split_method
     """,
     "aegis_discovery.records": """
-        LEASE MAX_AHEAD MAX_RECORD Opinion REPUBLISH_EVERY Record RecordSigner RecordVerifier Signed
-        SignedVerdict TOMBSTONE_LEASE VERDICT_LEASE Verdict Verifier decode_record decode_verdict
+        LEASE MAX_AHEAD MAX_RECORD MAX_REGION Opinion REPUBLISH_EVERY Record RecordSigner
+        RecordVerifier Signed SignedVerdict TOMBSTONE_LEASE VERDICT_LEASE Verdict Verifier decode_record decode_verdict
         node_to_unsigned nodes_from_unsigned signed_from_wire
     """,
     "aegis_discovery.transport": """

@@ -67,6 +67,7 @@ def _log_event(event: TopologyEvent) -> None:
     what = {
         EventKind.UPDATED: f"is {event.node.status}, {event.node.health}",
         EventKind.SUSPECTED: "is suspected",
+        EventKind.UNREACHABLE: f"is unreachable: its region {event.node.region!r} is silent",
         EventKind.EXPIRED: "expired: it has not renewed its record for too long",
         EventKind.REVOKED: "was removed: its certificate is revoked",
         EventKind.FORGOTTEN: "is forgotten, as the CA published",

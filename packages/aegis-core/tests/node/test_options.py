@@ -27,6 +27,7 @@ class AsyncInterceptor(grpc.aio.ServerInterceptor):
         ("services", "stock", r"^services: 'stock' is not a list; give \['stock'\]"),
         ("services", ServiceInfo("s", "v1"), r"is not a list; give \[ServiceInfo\(name='s'"),
         ("seed_peers", "host:5", r"^seed_peers: 'host:5' is not a list; give \['host:5'\]"),
+        ("boundary", "zone", r"^boundary: 'zone' is not known; give 'region' or none"),
     ],
 )
 def test_an_option_of_the_wrong_type_is_refused_with_what_to_give(

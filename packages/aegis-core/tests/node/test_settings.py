@@ -29,6 +29,9 @@ def test_variables_set_the_options_of_a_node(face, monkeypatch: pytest.MonkeyPat
         "AEGIS_JOIN": "seed@10.0.0.5:50051 10.0.0.6:50051",
         "AEGIS_NODE_NAME": "Orders",
         "AEGIS_NODE_TYPE": "api",
+        "AEGIS_REGION": "eu",
+        "AEGIS_ZONE": "eu-1",
+        "AEGIS_BOUNDARY": "region",
         "AEGIS_MESH": "acme",
         "AEGIS_CERT_DIR": "/etc/aegis",
         "AEGIS_POLICY": "policy.toml",
@@ -43,6 +46,7 @@ def test_variables_set_the_options_of_a_node(face, monkeypatch: pytest.MonkeyPat
     assert options.services == (ServiceInfo("orders", "v1"), ServiceInfo("billing", "v2"))
     assert options.seed_peers == ("seed@10.0.0.5:50051", "10.0.0.6:50051")
     assert (options.name, options.type, options.mesh) == ("Orders", "api", "acme")
+    assert (options.region, options.zone, options.boundary) == ("eu", "eu-1", "region")
     assert (options.cert_dir, options.policy) == ("/etc/aegis", "policy.toml")
     assert options.tls_options is None
 

@@ -294,3 +294,16 @@ def test_nodes_above_the_limit_of_a_voucher_are_omitted_and_the_peer_is_named(
     )
     vouching.update("go", [node("go"), node("new")])
     assert list(topology.nodes) == ["go", "new"], "removals make room"
+
+
+def test_a_peer_is_in_the_region_of_its_voucher_if_that_has_a_boundary(topology: Topology) -> None:
+    topology.add_node(NodeInfo("v", region="eu"))
+    vouching = Vouching(topology)
+    vouching.update("go", [node("go")])
+    assert topology.nodes["go"].region == ""
+    topology.update_node(NodeInfo("v", region="eu", boundary="region"))
+    vouching.update("go", [node("go", port=2)])
+    assert (topology.nodes["go"].region, topology.nodes["go"].boundary) == ("eu", "region")
+    version = topology.version
+    vouching.update("go", [node("go", port=2)])
+    assert topology.version == version

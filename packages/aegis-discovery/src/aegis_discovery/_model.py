@@ -11,10 +11,14 @@ DEFAULT_MESH = "aegis"
 
 
 class NodeStatus(StrEnum):
-    """Whether a node takes part in the mesh, as derived from verdicts; the node cannot set it."""
+    """Whether a node takes part in the mesh, as derived from verdicts; the node cannot set it.
+
+    `UNREACHABLE` says that the node's region is silent as a whole: it may well run.
+    """
 
     ALIVE = "alive"
     SUSPECTED = "suspected"
+    UNREACHABLE = "unreachable"
     FAILED = "failed"
     LEFT = "left"
 
@@ -57,6 +61,9 @@ class NodeInfo:
             rotation it shows which nodes already trust the new CA.
         region: Where it runs, as its operators name it; callers prefer providers nearby.
         zone: A part of the region.
+        boundary: `region` if membership is to stay inside regions, which takes effect once all
+            nodes say so; else empty.
+        silent_regions: The regions that this node, a bridge of its own one, does not hear.
     """
 
     id: str
@@ -72,6 +79,8 @@ class NodeInfo:
     trust_bundle: str = ""
     region: str = ""
     zone: str = ""
+    boundary: str = ""
+    silent_regions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "services", tuple(self.services))

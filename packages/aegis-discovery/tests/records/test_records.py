@@ -307,6 +307,8 @@ def test_records_share_equal_values(ca: CertificateAuthority, clock: ManualClock
             trust_bundle="ab" * 32,
             region="north",
             zone="north-1",
+            boundary="region",
+            silent_regions=("east", "south"),
         )
         signer = RecordSigner.of(tls, mesh=MESH, clock=clock)
         written = signer.sign_record(node_id, round(clock() * 1000), info)
@@ -315,7 +317,7 @@ def test_records_share_equal_values(ca: CertificateAuthority, clock: ManualClock
     one, other = (record.info for record in found)
     assert one is not None
     assert other is not None
-    for name in ("type", "services", "trust_bundle", "region", "zone"):
+    for name in ("type", "services", "trust_bundle", "region", "zone", "boundary"):
         assert getattr(one, name) is getattr(other, name), name
     assert one.name is one.id is found[0].id
     assert one.updated_at is one.joined_at

@@ -32,6 +32,7 @@ def node() -> None:
         "aegis node run --id ca-1 --issuer --address 10.0.0.5:50051",
         "aegis node run --id orders-1 --token-file token --join 10.0.0.5:50051",
         "aegis node run --id edge --address 0.0.0.0:50051 --advertise 10.0.0.7:50051",
+        "aegis node run --id eu-1 --region eu --boundary region --join 10.0.0.5:50051",
         notes="Exit codes: 0 stopped by SIGTERM or Ctrl-C, 1 error, 2 usage.",
     )
 )
@@ -74,6 +75,19 @@ def node() -> None:
 )
 @option("--name", "AEGIS_NODE_NAME", "A name for people; by default the id.", metavar="NAME")
 @option("--type", "AEGIS_NODE_TYPE", "The type of the node.", default="generic", metavar="TYPE")
+@option(
+    "--region",
+    "AEGIS_REGION",
+    "The region that it runs in; callers prefer providers nearby.",
+    metavar="NAME",
+)
+@option("--zone", "AEGIS_ZONE", "The part of the region that it runs in.", metavar="NAME")
+@option(
+    "--boundary",
+    "AEGIS_BOUNDARY",
+    "Keep membership inside regions, once all nodes of the mesh say so.",
+    type=click.Choice(["region"]),
+)
 @mesh_name
 @certificate_directory(
     "--cert-dir", "The certificate directory; missing files are created if the CA's key is there."

@@ -52,6 +52,8 @@ class Node(NodeView):
         services: The services that the node provides.
         region: The region that the node runs in; callers in the same region and zone prefer it.
         zone: A part of the region.
+        boundary: `region` keeps membership inside regions, once all nodes of the mesh say so: for
+            large meshes, and lines between regions that may be cut. Empty by default.
         registrars: Functions that add the gRPC services to the server.
         cert_dir: Directory of certificates. One that has a CA's key gets a certificate of this
             node. An empty one gets a CA too, unless the node has seed peers.

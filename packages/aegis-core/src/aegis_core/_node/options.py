@@ -14,6 +14,7 @@ import grpc
 from aegis_certs import TLSConfig, TLSOptions, Token, parse_worker_id
 from aegis_discovery import DEFAULT_MESH, PoolOptions, ServiceInfo
 from aegis_discovery.policy import Policy
+from aegis_discovery.records import MAX_REGION
 from aegis_discovery.transport import parse_seed
 
 from aegis_core._address import bound_address, published_address
@@ -56,6 +57,7 @@ OptionsT = TypeVar("OptionsT")
 SelfT = TypeVar("SelfT")
 
 ROTATE_MODES = ("auto", "manual")
+BOUNDARIES = ("", "region")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,7 @@ class NodeOptions:
     services: Sequence[ServiceInfo] = ()
     region: str = ""
     zone: str = ""
+    boundary: str = ""
     registrars: Sequence[Registrar] = ()
     cert_dir: str | Path | None = "./certs"
     tls_options: TLSOptions | None = None
@@ -156,6 +159,11 @@ class NodeOptions:
         if self.rotate not in ROTATE_MODES:
             modes = " or ".join(ROTATE_MODES)
             raise ConfigError("rotate", f"{self.rotate!r} is not known; give {modes}")
+        if self.boundary not in BOUNDARIES:
+            raise ConfigError("boundary", f"{self.boundary!r} is not known; give 'region' or none")
+        if self.boundary and len(self.region.encode()) > MAX_REGION:
+            reason = f"a region with a boundary has a name of at most {MAX_REGION} bytes"
+            raise ConfigError("region", reason)
         if self.token is not None and (self.tls or self.tls_options):
             reason = "it gets an identity, and the node has one already; give one of the two"
             raise ConfigError("token", reason)

@@ -164,6 +164,7 @@ class RunningNode:
                 services=tuple(options.services),
                 region=options.region,
                 zone=options.zone,
+                boundary=options.boundary,
                 health=self.monitor.info.status,
                 trust_bundle=self.state.tls.bundle_fingerprint,
             )

@@ -8,6 +8,8 @@ from dataclasses import replace
 from aegis_certs import owner_of, parse_worker_id
 from aegis_discovery import HealthStatus, NodeInfo, NodeStatus
 
+_RANKS = (NodeStatus.ALIVE, NodeStatus.SUSPECTED, NodeStatus.UNREACHABLE, NodeStatus.FAILED)
+
 
 def fold_workers(nodes: Mapping[str, NodeInfo]) -> Mapping[str, NodeInfo]:
     """Returns the nodes by identity: the workers of one are a node with all their services.
@@ -51,6 +53,6 @@ def _folded(identity: str, workers: Iterable[NodeInfo]) -> NodeInfo:
 
 
 def _order(node: NodeInfo) -> tuple[int, bool, int]:
-    rank = (NodeStatus.ALIVE, NodeStatus.SUSPECTED, NodeStatus.FAILED).index(node.status)
+    rank = _RANKS.index(node.status)
     number = parse_worker_id(node.id).number
     return rank, node.health is HealthStatus.UNHEALTHY, -1 if number is None else number

@@ -187,7 +187,7 @@ class Vouching:
                 self._warn_of_limit(peer_id)
                 return False
         try:
-            self._topology.vouch(node)
+            self._topology.vouch(self._placed(node))
         except InvalidRecordError as error:
             line = "%s cannot be vouched for: %s (listed by %s)"
             self._log_limiter.warn(peer_id, error.reason, line, node.id, error.reason, peer_id)
@@ -196,6 +196,13 @@ class Vouching:
             peer.tokens.take(self._clock())
             peer.introduced.add(node.id)
         return True
+
+    def _placed(self, node: NodeInfo) -> NodeInfo:
+        """Places a node in the region of this one, which polls it, if that has a boundary."""
+        own = self._topology.get_node(self._topology.owner or "")
+        if own is None or not own.boundary:
+            return node
+        return replace(node, region=own.region, boundary=own.boundary)
 
     def _warn_of_limit(self, peer_id: str) -> None:
         line = "%s lists more new nodes than the %d that one peer may introduce; some are omitted"
@@ -212,5 +219,5 @@ def _transmitted(node: NodeInfo | None) -> NodeInfo | None:
 
 
 def _without_times(node: NodeInfo) -> NodeInfo:
-    """Omits the fields that a peer may change in every answer."""
-    return replace(node, joined_at=None, updated_at=None, vouched_by=None)
+    """Omits the fields that a peer may change in every answer, and those that the voucher adds."""
+    return replace(node, joined_at=None, updated_at=None, vouched_by=None, region="", boundary="")

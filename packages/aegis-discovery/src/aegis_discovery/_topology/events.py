@@ -23,6 +23,7 @@ class EventKind(StrEnum):
     JOINED = "joined"
     UPDATED = "updated"
     SUSPECTED = "suspected"
+    UNREACHABLE = "unreachable"
     FAILED = "failed"
     LEFT = "left"
     EXPIRED = "expired"

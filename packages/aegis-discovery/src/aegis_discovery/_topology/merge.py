@@ -175,6 +175,7 @@ class RecordMerger:
             kind = {
                 NodeStatus.SUSPECTED: EventKind.SUSPECTED,
                 NodeStatus.FAILED: EventKind.FAILED,
+                NodeStatus.UNREACHABLE: EventKind.UNREACHABLE,
             }.get(status, EventKind.UPDATED)
             self._note_change(kind, node)
             return True

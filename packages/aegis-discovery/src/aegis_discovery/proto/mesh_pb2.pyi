@@ -13,6 +13,7 @@ class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STATUS_ALIVE: _ClassVar[Status]
     STATUS_SUSPECTED: _ClassVar[Status]
     STATUS_FAILED: _ClassVar[Status]
+    STATUS_UNREACHABLE: _ClassVar[Status]
 
 class Opinion(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -24,13 +25,14 @@ STATUS_UNSPECIFIED: Status
 STATUS_ALIVE: Status
 STATUS_SUSPECTED: Status
 STATUS_FAILED: Status
+STATUS_UNREACHABLE: Status
 OPINION_UNSPECIFIED: Opinion
 OPINION_CLEAR: Opinion
 OPINION_SUSPECT: Opinion
 OPINION_FAILED: Opinion
 
 class WatchRequest(_message.Message):
-    __slots__ = ("mesh", "cursor", "digest", "record", "chain", "services", "documents", "heartbeat_phase")
+    __slots__ = ("mesh", "cursor", "digest", "record", "chain", "services", "documents", "heartbeat_phase", "region")
     MESH_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +41,7 @@ class WatchRequest(_message.Message):
     SERVICES_FIELD_NUMBER: _ClassVar[int]
     DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_PHASE_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
     mesh: str
     cursor: bytes
     digest: bytes
@@ -47,7 +50,8 @@ class WatchRequest(_message.Message):
     services: _containers.RepeatedCompositeFieldContainer[Service]
     documents: bytes
     heartbeat_phase: int
-    def __init__(self, mesh: _Optional[str] = ..., cursor: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., record: _Optional[_Union[SignedRecord, _Mapping]] = ..., chain: _Optional[_Union[Chain, _Mapping]] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., documents: _Optional[bytes] = ..., heartbeat_phase: _Optional[int] = ...) -> None: ...
+    region: str
+    def __init__(self, mesh: _Optional[str] = ..., cursor: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., record: _Optional[_Union[SignedRecord, _Mapping]] = ..., chain: _Optional[_Union[Chain, _Mapping]] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., documents: _Optional[bytes] = ..., heartbeat_phase: _Optional[int] = ..., region: _Optional[str] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
     __slots__ = ("chains", "records", "statuses", "cursor", "version", "digest", "complete", "verdicts", "documents")
@@ -88,7 +92,7 @@ class SignedRecord(_message.Message):
     def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., signer: _Optional[bytes] = ...) -> None: ...
 
 class RecordBody(_message.Message):
-    __slots__ = ("context", "mesh", "trust_domain", "id", "stamp", "instance", "expires_at", "removed", "voucher", "name", "type", "address", "services", "joined_at", "updated_at", "health", "trust_bundle", "region", "zone")
+    __slots__ = ("context", "mesh", "trust_domain", "id", "stamp", "instance", "expires_at", "removed", "voucher", "name", "type", "address", "services", "joined_at", "updated_at", "health", "trust_bundle", "region", "zone", "boundary", "silent_regions")
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     MESH_FIELD_NUMBER: _ClassVar[int]
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +112,8 @@ class RecordBody(_message.Message):
     TRUST_BUNDLE_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
     ZONE_FIELD_NUMBER: _ClassVar[int]
+    BOUNDARY_FIELD_NUMBER: _ClassVar[int]
+    SILENT_REGIONS_FIELD_NUMBER: _ClassVar[int]
     context: str
     mesh: str
     trust_domain: str
@@ -127,7 +133,9 @@ class RecordBody(_message.Message):
     trust_bundle: str
     region: str
     zone: str
-    def __init__(self, context: _Optional[str] = ..., mesh: _Optional[str] = ..., trust_domain: _Optional[str] = ..., id: _Optional[str] = ..., stamp: _Optional[int] = ..., instance: _Optional[str] = ..., expires_at: _Optional[int] = ..., removed: bool = ..., voucher: _Optional[str] = ..., name: _Optional[str] = ..., type: _Optional[str] = ..., address: _Optional[str] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., joined_at: _Optional[int] = ..., updated_at: _Optional[int] = ..., health: _Optional[str] = ..., trust_bundle: _Optional[str] = ..., region: _Optional[str] = ..., zone: _Optional[str] = ...) -> None: ...
+    boundary: str
+    silent_regions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, context: _Optional[str] = ..., mesh: _Optional[str] = ..., trust_domain: _Optional[str] = ..., id: _Optional[str] = ..., stamp: _Optional[int] = ..., instance: _Optional[str] = ..., expires_at: _Optional[int] = ..., removed: bool = ..., voucher: _Optional[str] = ..., name: _Optional[str] = ..., type: _Optional[str] = ..., address: _Optional[str] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., joined_at: _Optional[int] = ..., updated_at: _Optional[int] = ..., health: _Optional[str] = ..., trust_bundle: _Optional[str] = ..., region: _Optional[str] = ..., zone: _Optional[str] = ..., boundary: _Optional[str] = ..., silent_regions: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Service(_message.Message):
     __slots__ = ("name", "version")

@@ -21,6 +21,7 @@ _STATUS_TO_WIRE = {
     NodeStatus.ALIVE: mesh_pb2.STATUS_ALIVE,
     NodeStatus.SUSPECTED: mesh_pb2.STATUS_SUSPECTED,
     NodeStatus.FAILED: mesh_pb2.STATUS_FAILED,
+    NodeStatus.UNREACHABLE: mesh_pb2.STATUS_UNREACHABLE,
 }
 _STATUS_FROM_WIRE = {wire: status for status, wire in _STATUS_TO_WIRE.items()}
 
@@ -60,6 +61,8 @@ def encode_record(record: Record, *, context: str, mesh: str, trust_domain: str)
         body.trust_bundle = info.trust_bundle
         body.region = info.region
         body.zone = info.zone
+        body.boundary = info.boundary
+        body.silent_regions.extend(info.silent_regions)
     return body.SerializeToString(deterministic=True)
 
 
@@ -115,6 +118,8 @@ def decode_record(
                 trust_bundle=shared(body.trust_bundle, unshared),
                 region=shared(body.region, unshared),
                 zone=shared(body.zone, unshared),
+                boundary=shared(body.boundary, unshared),
+                silent_regions=shared(tuple(body.silent_regions), unshared),
             )
     except (DecodeError, ValueError, OverflowError) as error:
         raise InvalidRecordError("", f"its bytes cannot be read ({error})") from error

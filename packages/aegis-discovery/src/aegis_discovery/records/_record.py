@@ -30,6 +30,9 @@ MAX_RECORD = 4096
 MAX_PROVIDED = 256
 """Services of one record. Each of them takes more memory than its bytes."""
 
+MAX_REGION = 32
+"""Bytes of the name of a region with a boundary: the record of a bridge names many regions."""
+
 Clock = Callable[[], float]
 """Returns Unix time in seconds."""
 
