@@ -55,11 +55,12 @@ EXPORTED = {
     "aegis_core": """
         AddressInUseError CallDeniedError CallRule CallStats Caller CallerError CallerRefusedError
         CertificateSource ConfigError FeedStats FunctionHealthChecker HealthChecker HealthInfo
-        HealthStatus JoinError MeshError MeshServer NoCertificateError NoPeerInfoError
-        NoProvidersError NoTLSConfigError NoTLSInfoError Node NodeIdInUseError NodeInfo
-        NodeStateError NodeStats NodeStatus PeerInfo PeerManager PeerNotFoundError Policy
-        PolicyError PoolOptions ProvideRule RegistrarError ServiceClientPool ServiceInfo SyncReport
-        TLSConfig TLSOptions Topology TopologyEvent WorkerStartError caller_from_context run_workers
+        HealthStatus JoinError LoadedPolicy MeshError MeshEvent MeshServer NoCertificateError
+        NoPeerInfoError NoProvidersError NoTLSConfigError NoTLSInfoError Node NodeIdInUseError
+        NodeInfo NodeStanding NodeStateError NodeStats NodeStatus PeerInfo PeerManager
+        PeerNotFoundError Policy PolicyError PoolOptions ProvideRule RegistrarError
+        ServiceClientPool ServiceInfo SyncReport TLSConfig TLSOptions Topology TopologyEvent
+        WorkerStartError caller_from_context run_workers
     """,
     "aegis_core.aio": "HealthMonitor MeshServer Node PeerManager SyncReport",
     "aegis_core.errors": """

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from aegis_core._node.workers.run import run_workers
     from aegis_core._peers.info import PeerInfo
     from aegis_core._peers.manager import SyncReport
-    from aegis_core._stats import CallStats, FeedStats, NodeStats
+    from aegis_core._stats import (
+        CallStats,
+        FeedStats,
+        LoadedPolicy,
+        MeshEvent,
+        NodeStanding,
+        NodeStats,
+    )
     from aegis_core.errors import (
         AddressInUseError,
         CallDeniedError,
@@ -62,7 +69,9 @@ __all__ = [
     "HealthInfo",
     "HealthStatus",
     "JoinError",
+    "LoadedPolicy",
     "MeshError",
+    "MeshEvent",
     "MeshServer",
     "NoCertificateError",
     "NoPeerInfoError",
@@ -72,6 +81,7 @@ __all__ = [
     "Node",
     "NodeIdInUseError",
     "NodeInfo",
+    "NodeStanding",
     "NodeStateError",
     "NodeStats",
     "NodeStatus",
@@ -105,11 +115,14 @@ _HOMES = {
     "HealthChecker": "aegis_core._health.checks",
     "HealthInfo": "aegis_core._health.checks",
     "HealthStatus": "aegis_discovery",
+    "LoadedPolicy": "aegis_core._stats",
+    "MeshEvent": "aegis_core._stats",
     "MeshServer": "aegis_core._node.sync_node",
     "NoProvidersError": "aegis_discovery",
     "Node": "aegis_core._node.sync_node",
     "NodeIdInUseError": "aegis_discovery",
     "NodeInfo": "aegis_discovery",
+    "NodeStanding": "aegis_core._stats",
     "NodeStats": "aegis_core._stats",
     "NodeStatus": "aegis_discovery",
     "PeerInfo": "aegis_core._peers.info",

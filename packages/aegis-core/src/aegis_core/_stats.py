@@ -57,6 +57,64 @@ class FeedStats:
 
 
 @dataclass(frozen=True, slots=True)
+class MeshEvent:
+    """Something that happened in the mesh, as one node saw it.
+
+    Attributes:
+        number: Counts the events of this node since it started.
+        at: When the node saw it (UTC).
+        kind: `joined`, `updated`, `suspected`, `failed`, `recovered`, `left`, `expired`, `revoked`
+            or `forgotten` for a node; `document`, `policy` or `identity` for the node that saw it.
+        node_id: The node that it is about; empty for the node that saw it.
+        what: What changed, in words. A peer may have written parts of it.
+        by: The observers whose verdicts caused it.
+    """
+
+    number: int
+    at: datetime
+    kind: str
+    node_id: str
+    what: str
+    by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStanding:
+    """The status of another node, as this one derived it.
+
+    Attributes:
+        id: The other node.
+        status: Its status.
+        since: When it got it (UTC).
+        by: The observers whose verdicts caused it; none for a node that recovered.
+    """
+
+    id: str
+    status: str
+    since: datetime
+    by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPolicy:
+    """A policy that decides at a node.
+
+    Attributes:
+        source: `file` or `code` for the node's own one, `published` for that of the mesh.
+        sha256: Of its content, in hexadecimal; empty for a policy in code.
+        sequence: The sequence of a published one: when it was signed, in Unix milliseconds.
+        call_rules: How many rules it has about calls.
+        provide_rules: How many about providers.
+    """
+
+    source: str
+    sha256: str
+    sequence: int | None
+    call_rules: int
+    provide_rules: int
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStats:
     """A snapshot of a node.
 
@@ -74,6 +132,9 @@ class NodeStats:
         pool: The calls that it makes.
         documents: What the mesh has published, as this node knows it: the sequences of documents
             by kind. That of a CRL, whose kind is followed by the CA's key, is its number.
+        policies: The policies that decide here; something is allowed only if all allow it.
+        standings: Nodes whose status changed, those that are not alive first; at most 200.
+        events: The last 200 events, the oldest one first.
     """
 
     node_id: str
@@ -87,3 +148,6 @@ class NodeStats:
     feeds: FeedStats
     pool: PoolStats
     documents: Mapping[str, int]
+    policies: tuple[LoadedPolicy, ...]
+    standings: tuple[NodeStanding, ...]
+    events: tuple[MeshEvent, ...]

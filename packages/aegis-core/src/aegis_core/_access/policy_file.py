@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from aegis_discovery.documents import Document
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.policy import Policy, PolicyError, load_policy
+
+if TYPE_CHECKING:
+    from aegis_core._stats import LoadedPolicy
 
 _log = logging.getLogger("aegis.policy")
 
@@ -38,6 +43,21 @@ class PolicySource:
     def may_change(self) -> bool:
         """Whether it is a file, which may change."""
         return self._path is not None
+
+    def loaded(self, published: Document | None) -> tuple[LoadedPolicy, ...]:
+        """Describes the policies that decide: the own one, and what the mesh has published."""
+        from aegis_core._stats import LoadedPolicy  # only when statistics are asked for
+
+        own = self.policy
+        found = []
+        if own is not None:
+            source, sha256 = ("file", self.digest) if self._path else ("code", "")
+            found.append(LoadedPolicy(source, sha256, None, len(own.call), len(own.provide)))
+        if published is not None and isinstance(published.value, Policy):
+            value, digest = published.value, published.content_digest
+            rules = len(value.call), len(value.provide)
+            found.append(LoadedPolicy("published", digest, published.sequence, *rules))
+        return tuple(found)
 
     def load(self) -> None:
         """Loads the file, if there is one.

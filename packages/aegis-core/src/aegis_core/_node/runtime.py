@@ -32,6 +32,8 @@ from aegis_core._address import published_address
 from aegis_core._health.checks import HealthInfo
 from aegis_core._health.monitor import HealthMonitor
 from aegis_core._node.descriptors import name_shortage
+from aegis_core._node.evidence import Evidence, evidence_on
+from aegis_core._node.history import History
 from aegis_core._node.options import NodeOptions
 from aegis_core._node.outbound import Outbound
 from aegis_core._node.stalls import name_stalls
@@ -39,6 +41,7 @@ from aegis_core._peers.joiner import Joiner
 from aegis_core._peers.runner import SessionRunner
 from aegis_core._peers.session import MAINTENANCE
 from aegis_core._server.base import ServerFactory
+from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.issuer import IssuerService
 from aegis_core._server.memory import FreedMemory, resident_bytes, return_freed_memory
 from aegis_core._server.mesh_protocol import LocalNode
@@ -126,7 +129,7 @@ class RunningNode:
             tls,
             options.address,
             local_node,
-            stats=self.stats,
+            introspection=NodeIntrospection(self.stats, self.explain),
             registrars=options.registrars,
             interceptors=options.interceptors,
             max_concurrent_calls=options.max_concurrent_calls,
@@ -141,6 +144,8 @@ class RunningNode:
         self.pool, self.may_provide = outbound.pool, outbound.may_provide
         self.runner = SessionRunner(self.state, outbound.channels)
         self.peers, self.session = self.runner.peers, self.runner.session
+        self._observers = self.session.membership.observers
+        self.history = History(self.state.topology, self._observers)
         self._apply_policy()
         seeds = tuple(map(parse_seed, options.seed_peers))
         self.joiner = Joiner(self.state, self.peers, self.session, seeds)
@@ -243,7 +248,16 @@ class RunningNode:
                 lag=max(silences, default=0.0),
             ),
             documents={one.key: one.sequence for one in self.state.documents},
+            policies=self._policy.loaded(self.state.documents.get(DocumentKind.POLICY)),
+            standings=self.history.standings,
+            events=self.history.events,
         )
+
+    def explain(self, node_id: str) -> Evidence:
+        """Returns what this node knows of another one, and who says so, as JSON values."""
+        topology, verifier = self.state.topology, self.state.verifier
+        found = evidence_on(node_id, topology, verifier, self._observers, self.history)
+        return {"node_id": node_id, "asked": self.state.node_id, **found}
 
     def change_identity(self, tls: TLSConfig) -> None:
         self.state.change_identity(tls)
@@ -267,6 +281,7 @@ class RunningNode:
             before = self._policy.policy
             if await asyncio.to_thread(self._policy.poll) is not before:
                 self._apply_policy()
+                self.history.note("policy", f"loaded its own policy {self._policy.digest[:12]}")
 
     def _apply_policy(self) -> None:
         policy = combined(self._policy.policy, self.state.documents.policy)
@@ -277,6 +292,7 @@ class RunningNode:
         if event.kind is IdentityEventKind.CHANGED:
             try:
                 self.change_identity(event.tls)
+                self.history.note("identity", f"certificate until {event.tls.not_after:%F %T} UTC")
             except ConfigError as error:
                 _log.error("%s keeps its identity: %s", self.state.node_id, error)
                 event = replace(event, kind=IdentityEventKind.REFUSED, reason=str(error))
@@ -301,6 +317,7 @@ class RunningNode:
         """Does what a document of the mesh's CA says, at once; files are written later."""
         node_id, kind = self.state.node_id, document.kind
         _log.info("%s applies the %s that was published", node_id, NAMES[kind])
+        self.history.note("document", f"applied {NAMES[kind]} {document.sequence}")
         if kind in (DocumentKind.CRL, DocumentKind.BUNDLE):
             for event in self._rotator.apply_published():
                 self._on_identity(event)
@@ -313,6 +330,7 @@ class RunningNode:
         """Stops the node, and leaves the mesh unless another process runs under this id."""
         topology, node_id = self.state.topology, self.state.node_id
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.history.close)
             stack.push_async_callback(self.peers.close)
             stack.push_async_callback(self.pool.close)
             stack.push_async_callback(self.server.stop, grace)

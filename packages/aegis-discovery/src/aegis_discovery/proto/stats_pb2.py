@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!aegis_discovery/proto/stats.proto\x12\raegis.mesh.v1\"\x11\n\x0fGetStatsRequest\" \n\x10GetStatsResponse\x12\x0c\n\x04json\x18\x01 \x01(\t2\\\n\rIntrospection\x12K\n\x08GetStats\x12\x1e.aegis.mesh.v1.GetStatsRequest\x1a\x1f.aegis.mesh.v1.GetStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!aegis_discovery/proto/stats.proto\x12\raegis.mesh.v1\" \n\x0fGetStatsRequest\x12\r\n\x05parts\x18\x01 \x03(\t\" \n\x10GetStatsResponse\x12\x0c\n\x04json\x18\x01 \x01(\t\"!\n\x0e\x45xplainRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\x1f\n\x0f\x45xplainResponse\x12\x0c\n\x04json\x18\x01 \x01(\t2\xa6\x01\n\rIntrospection\x12K\n\x08GetStats\x12\x1e.aegis.mesh.v1.GetStatsRequest\x1a\x1f.aegis.mesh.v1.GetStatsResponse\x12H\n\x07\x45xplain\x12\x1d.aegis.mesh.v1.ExplainRequest\x1a\x1e.aegis.mesh.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,9 +32,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aegis_discovery.proto.stats
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETSTATSREQUEST']._serialized_start=52
-  _globals['_GETSTATSREQUEST']._serialized_end=69
-  _globals['_GETSTATSRESPONSE']._serialized_start=71
-  _globals['_GETSTATSRESPONSE']._serialized_end=103
-  _globals['_INTROSPECTION']._serialized_start=105
-  _globals['_INTROSPECTION']._serialized_end=197
+  _globals['_GETSTATSREQUEST']._serialized_end=84
+  _globals['_GETSTATSRESPONSE']._serialized_start=86
+  _globals['_GETSTATSRESPONSE']._serialized_end=118
+  _globals['_EXPLAINREQUEST']._serialized_start=120
+  _globals['_EXPLAINREQUEST']._serialized_end=153
+  _globals['_EXPLAINRESPONSE']._serialized_start=155
+  _globals['_EXPLAINRESPONSE']._serialized_end=186
+  _globals['_INTROSPECTION']._serialized_start=189
+  _globals['_INTROSPECTION']._serialized_end=355
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,11 @@ class IntrospectionStub(object):
                 request_serializer=aegis__discovery_dot_proto_dot_stats__pb2.GetStatsRequest.SerializeToString,
                 response_deserializer=aegis__discovery_dot_proto_dot_stats__pb2.GetStatsResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/aegis.mesh.v1.Introspection/Explain',
+                request_serializer=aegis__discovery_dot_proto_dot_stats__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=aegis__discovery_dot_proto_dot_stats__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class IntrospectionServicer(object):
@@ -51,6 +56,13 @@ class IntrospectionServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Tells why a node has its status, as the node that is asked sees it. Rate limited.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IntrospectionServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -58,6 +70,11 @@ def add_IntrospectionServicer_to_server(servicer, server):
                     servicer.GetStats,
                     request_deserializer=aegis__discovery_dot_proto_dot_stats__pb2.GetStatsRequest.FromString,
                     response_serializer=aegis__discovery_dot_proto_dot_stats__pb2.GetStatsResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=aegis__discovery_dot_proto_dot_stats__pb2.ExplainRequest.FromString,
+                    response_serializer=aegis__discovery_dot_proto_dot_stats__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +104,33 @@ class Introspection(object):
             '/aegis.mesh.v1.Introspection/GetStats',
             aegis__discovery_dot_proto_dot_stats__pb2.GetStatsRequest.SerializeToString,
             aegis__discovery_dot_proto_dot_stats__pb2.GetStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.mesh.v1.Introspection/Explain',
+            aegis__discovery_dot_proto_dot_stats__pb2.ExplainRequest.SerializeToString,
+            aegis__discovery_dot_proto_dot_stats__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

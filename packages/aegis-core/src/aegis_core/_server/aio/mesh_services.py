@@ -6,9 +6,8 @@ import asyncio
 import logging
 import time
 from asyncio import wrap_future
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING
 
 import grpc
 from aegis_discovery import Topology
@@ -27,7 +26,7 @@ from aegis_discovery.proto import (
 from aegis_core._access.bootstrap import bootstrap_from_context
 from aegis_core._access.caller import Caller, caller_from_context
 from aegis_core._server.daemon_threads import DaemonThreads
-from aegis_core._server.introspection import stats_to_wire
+from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import (
     FeedAdmission,
@@ -38,9 +37,6 @@ from aegis_core._server.mesh_protocol import (
 )
 from aegis_core._waker import Waker
 from aegis_core.errors import CallerError
-
-if TYPE_CHECKING:
-    from aegis_core._stats import NodeStats
 
 _log = logging.getLogger("aegis.server")
 
@@ -205,19 +201,21 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
 
 
 class Introspection(stats_pb2_grpc.IntrospectionServicer):
-    """Serves `GetStats`.
+    """Serves `GetStats` and `Explain`."""
 
-    Args:
-        stats: Returns a snapshot of the node.
-    """
-
-    def __init__(self, stats: Callable[[], NodeStats]) -> None:
-        self._stats = stats
+    def __init__(self, node: NodeIntrospection) -> None:
+        self._node = node
 
     async def GetStats(  # noqa: N802 - the wire's name
         self, request: stats_pb2.GetStatsRequest, context: Context
     ) -> stats_pb2.GetStatsResponse:
-        return stats_to_wire(self._stats())
+        return self._node.get_stats(request)
+
+    async def Explain(  # noqa: N802 - the wire's name
+        self, request: stats_pb2.ExplainRequest, context: Context
+    ) -> stats_pb2.ExplainResponse:
+        async with identified(context) as caller:
+            return self._node.explain(request, caller.node_id, time.monotonic())
 
 
 class CertificateService(issuer_pb2_grpc.IssuerServicer):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import grpc
 from aegis_certs import TLSConfig
@@ -30,11 +30,9 @@ from aegis_core._server.aio.mesh_services import (
 from aegis_core._server.aio.thread_pool import HandlerThreads
 from aegis_core._server.base import OWN_OPTIONS, Registrar, ServerBase
 from aegis_core._server.drain import drain
+from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import LocalNode
-
-if TYPE_CHECKING:
-    from aegis_core._stats import NodeStats
 
 
 class MeshServer(ServerBase[asyncio.Task[Any]]):
@@ -44,7 +42,7 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         tls: The server's identity; callers must show a certificate of the same trust bundle.
         address: `host:port` to listen on; port 0 takes a free port.
         local_node: What the mesh's services need of their node.
-        stats: Returns a snapshot of the whole node.
+        introspection: What the node tells operators.
         registrars: Functions that add the user's services.
         interceptors: gRPC server interceptors around all services.
         max_concurrent_calls: How many calls of the user's services may run at the same time; None
@@ -61,7 +59,7 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         address: str,
         local_node: LocalNode,
         *,
-        stats: Callable[[], NodeStats],
+        introspection: NodeIntrospection,
         registrars: Sequence[Registrar] = (),
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         max_concurrent_calls: int | None = None,
@@ -91,7 +89,7 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         unsigned_protocol = UnsignedProtocolService(local_node)
         aegis_pb2_grpc.add_MeshServiceServicer_to_server(unsigned_protocol, recorder)
         mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, recorder)
-        stats_pb2_grpc.add_IntrospectionServicer_to_server(Introspection(stats), recorder)
+        stats_pb2_grpc.add_IntrospectionServicer_to_server(Introspection(introspection), recorder)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, recorder)
         self._certificates: CertificateService | None = None
         if issuer is not None:

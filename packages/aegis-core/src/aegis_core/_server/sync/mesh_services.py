@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from aegis_discovery.feed import FeedPacer, FeedWriter, heartbeat_ticks
@@ -23,7 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from aegis_core._access.bootstrap import BootstrapCaller
 from aegis_core._server.call_checks import Rejection
-from aegis_core._server.introspection import stats_to_wire
+from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import (
     FeedAdmission,
@@ -35,9 +35,6 @@ from aegis_core._server.mesh_protocol import (
 from aegis_core._server.sync.calls import ServerCall, current_call
 from aegis_core._server.sync.handlers import abort
 from aegis_core._server.sync.streams import StreamSenders
-
-if TYPE_CHECKING:
-    from aegis_core._stats import NodeStats
 
 T = TypeVar("T")
 
@@ -304,20 +301,25 @@ class _HealthSource:
 
 
 class Introspection(stats_pb2_grpc.IntrospectionServicer):
-    """Serves `GetStats`.
+    """Serves `GetStats` and `Explain`.
 
     Args:
-        stats: Returns a snapshot of the node, on its event loop.
+        node: Answers them, on the node's event loop.
         loop: That loop.
     """
 
-    def __init__(self, stats: Callable[[], NodeStats], loop: NodeLoop) -> None:
-        self._stats = stats
+    def __init__(self, node: NodeIntrospection, loop: NodeLoop) -> None:
+        self._node = node
         self._loop = loop
 
     def GetStats(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the wire's name
         with _refusals(context):
-            return stats_to_wire(self._loop.call(self._stats))
+            return self._loop.call(self._node.get_stats, request)
+
+    def Explain(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the wire's name
+        caller_id, now = current_call().caller.node_id, time.monotonic()
+        with _refusals(context):
+            return self._loop.call(self._node.explain, request, caller_id, now)
 
 
 class CertificateService(issuer_pb2_grpc.IssuerServicer):

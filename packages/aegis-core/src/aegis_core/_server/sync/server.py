@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import grpc
 from aegis_certs import TLSConfig
@@ -21,6 +21,7 @@ from aegis_core._server import base, reflection
 from aegis_core._server.base import OWN_OPTIONS, Registrar, ServerBase
 from aegis_core._server.call_checks import ISSUER
 from aegis_core._server.drain import drain
+from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import LocalNode
 from aegis_core._server.sync.calls import CallThreads, ServerCall
@@ -38,9 +39,6 @@ from aegis_core._server.sync.mesh_services import (
 )
 from aegis_core._server.sync.streams import StreamSenders
 
-if TYPE_CHECKING:
-    from aegis_core._stats import NodeStats
-
 OWN_THREADS = 4
 """Threads of each part of the node's own services; none of them waits for a caller."""
 
@@ -56,6 +54,7 @@ _WAIT_FOR_LOOP = {
     "/aegis.MeshService/GetTopology",
     "/aegis.mesh.v1.Mesh/Watch",
     "/aegis.mesh.v1.Introspection/GetStats",
+    "/aegis.mesh.v1.Introspection/Explain",
 }
 
 
@@ -71,7 +70,7 @@ class BlockingServer(ServerBase[ServerCall]):
         address: str,
         local_node: LocalNode,
         *,
-        stats: Callable[[], NodeStats],
+        introspection: NodeIntrospection,
         registrars: Sequence[Registrar] = (),
         interceptors: Sequence[grpc.ServerInterceptor] = (),
         max_concurrent_calls: int | None = None,
@@ -111,7 +110,9 @@ class BlockingServer(ServerBase[ServerCall]):
         methods: Any = _OwnMethods()
         aegis_pb2_grpc.add_MeshServiceServicer_to_server(LivenessService(local_node, loop), methods)
         mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, methods)
-        stats_pb2_grpc.add_IntrospectionServicer_to_server(Introspection(stats, loop), methods)
+        stats_pb2_grpc.add_IntrospectionServicer_to_server(
+            Introspection(introspection, loop), methods
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
         if issuer is not None:
             certificates = CertificateService(issuer, local_node)
