@@ -119,8 +119,8 @@ EXPORTED = {
     """,
     "aegis_discovery.records": """
         LEASE MAX_AHEAD MAX_RECORD MAX_REGION Opinion REPUBLISH_EVERY Record RecordSigner
-        RecordVerifier Signed SignedVerdict TOMBSTONE_LEASE VERDICT_LEASE Verdict Verifier decode_record decode_verdict
-        node_to_unsigned nodes_from_unsigned signed_from_wire
+        RecordVerifier Signed SignedVerdict TOMBSTONE_LEASE VERDICT_LEASE Verdict Verifier
+        decode_record decode_verdict node_to_unsigned nodes_from_unsigned signed_from_wire
     """,
     "aegis_discovery.transport": """
         Backoff ChannelCache SHED_METADATA SeedPeer channel_credentials describe_call_error

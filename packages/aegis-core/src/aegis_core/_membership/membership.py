@@ -16,14 +16,12 @@ from aegis_certs import owner_of
 from aegis_discovery import EventKind, NodeStatus, Topology, TopologyEvent
 from aegis_discovery.records import VERDICT_LEASE, Opinion, Record, Verdict
 
+from aegis_core._membership.agreement import Agreement, accusations, is_by_present_life
 from aegis_core._membership.failure_detector import FLAP_WINDOW, REVIEW, FailureDetector
 from aegis_core._membership.refutation import Refutation
 from aegis_core._membership.rings import Rings
 
 _log = logging.getLogger("aegis.membership")
-
-UNREFUTED = 2.0
-"""Seconds after which an accused observer that did not answer is not waited for any more."""
 
 REVIEW_ALL = 2.0
 """Seconds between two reviews of all accused nodes; changes of the topology are handled at once.
@@ -31,12 +29,6 @@ REVIEW_ALL = 2.0
 Only a restart or an answer of an accuser, or the end of a lease, changes an agreed failure without
 a change of its node. In a divided mesh half of all nodes have failed, and each review has a cost.
 """
-
-_LINES = {
-    NodeStatus.ALIVE: "%s recovered",
-    NodeStatus.SUSPECTED: "%s is suspected",
-    NodeStatus.FAILED: "%s failed",
-}
 
 
 class Membership:
@@ -67,10 +59,7 @@ class Membership:
         self._detector = FailureDetector(now)
         self.rings_version = 0
         self._subjects: dict[str, Record] = {}
-        self._accused: set[str] = set()
-        self._undecided: set[str] = set()
-        self._failed: dict[str, tuple[int, frozenset[str]]] = {}
-        self._suspected_since: dict[str, tuple[int, float]] = {}
+        self._agreement = Agreement(topology, self._rings)
         self._reviewed_at = self._reviewed_all_at = now
         self._refutation = Refutation()
         self._answered_at: tuple[str, float] = ("", -math.inf)
@@ -101,7 +90,7 @@ class Membership:
         nodes failed, so it looks for all.
         """
         if any(self._detector.opinion(node_id)[0] is Opinion.CLEAR for node_id in self._detector):
-            return frozenset(self._failed)
+            return frozenset(self._agreement.failed)
         return frozenset(self._topology.nodes.keys() - {self._own_id})
 
     def observers(self, node_id: str) -> frozenset[str]:
@@ -123,15 +112,15 @@ class Membership:
         self._publish_verdicts(now)
         if now - self._reviewed_at >= REVIEW:
             self._reviewed_at = now
-            changed |= self._undecided
+            changed |= self._agreement.undecided
         if now - self._reviewed_all_at >= REVIEW_ALL:
             self._reviewed_all_at = now
-            changed |= self._accused
+            changed |= self._agreement.accused
         for node_id in sorted(changed):
-            self._derive(node_id, now)
+            self._agreement.derive(node_id, now)
         is_accused = self._refute(now)
         # An accused node that has not failed changes its status with time only.
-        return min(due, now + REVIEW) if self._undecided or is_accused else due
+        return min(due, now + REVIEW) if self._agreement.undecided or is_accused else due
 
     # Which nodes to watch
 
@@ -168,14 +157,11 @@ class Membership:
             changed.update(entry.content.verdict.subject for entry in changes.verdict_entries)
         if is_changed:
             self._update_subjects(now)
-            changed |= self._accused
+            changed |= self._agreement.accused
         return changed
 
     def _remove(self, node_id: str) -> bool:
-        self._accused.discard(node_id)
-        self._undecided.discard(node_id)
-        self._failed.pop(node_id, None)
-        self._suspected_since.pop(node_id, None)
+        self._agreement.forget(node_id)
         self._forget_accuser(node_id)
         return self._rings.remove(node_id)
 
@@ -220,7 +206,7 @@ class Membership:
 
     def _is_watched(self, node_id: str) -> bool:
         opinion, held = self._detector.opinion(node_id)
-        has_failed = opinion is Opinion.FAILED and node_id in self._failed
+        has_failed = opinion is Opinion.FAILED and node_id in self._agreement.failed
         return not has_failed or held or self._subjects[node_id].voucher is not None
 
     # Which verdicts to publish
@@ -262,90 +248,6 @@ class Membership:
             self._published_at[node_id] = now
             self._topology.publish_verdict(node_id, opinion, held=held)
 
-    # Who is alive
-
-    def _derive(self, node_id: str, now: float) -> None:
-        record = self._topology.get_record(node_id)
-        node = self._topology.get_node(node_id)
-        if record is None or node is None or node_id == self._own_id:
-            self._accused.discard(node_id)
-            self._undecided.discard(node_id)
-            return
-        accusations = self._accusations(record)
-        electors = self._electors(record)
-        verdicts = self._counted(accusations, electors)
-        is_unanswered = _is_unanswered(record, verdicts)
-        self._note_suspicion(record, now, is_unanswered=is_unanswered)
-        if verdicts and self._is_agreed(electors, verdicts, now):
-            status = NodeStatus.FAILED
-        else:
-            status = NodeStatus.SUSPECTED if is_unanswered else NodeStatus.ALIVE
-        # A verdict that does not count yet may count after a change of the rings.
-        if status is not NodeStatus.ALIVE or accusations:
-            self._accused.add(node_id)
-        else:
-            self._accused.discard(node_id)
-        if verdicts and status is not NodeStatus.FAILED:
-            self._undecided.add(node_id)
-        else:
-            self._undecided.discard(node_id)
-        if status is NodeStatus.FAILED:
-            self._failed[node_id] = record.stamp, electors
-        else:
-            self._failed.pop(node_id, None)
-        if node.status is not status and self._topology.set_status(node_id, record.stamp, status):
-            _log.info(_LINES[status], node_id)
-
-    def _accusations(self, record: Record) -> list[Verdict]:
-        """Returns all accusations of a node's present record, of observers or not."""
-        verdicts = self._topology.get_verdicts(record.id)
-        return [v for v in verdicts if v.opinion is not Opinion.CLEAR and v.is_about(record)]
-
-    def _electors(self, record: Record) -> frozenset[str]:
-        """Returns the nodes whose verdicts count; for a failed node, the observers at its failure.
-
-        A failed node cannot observe, so the nodes that it observed get new observers. Without
-        verdicts of these, such a node would be alive again, and change the observers of this one:
-        without end.
-        """
-        stamp, electors = self._failed.get(record.id, (None, frozenset[str]()))
-        return electors if stamp == record.stamp else self._rings.observers(record.id)
-
-    def _counted(self, accusations: Iterable[Verdict], electors: frozenset[str]) -> list[Verdict]:
-        return [v for v in accusations if v.accuser in electors and self._is_by_present_life(v)]
-
-    def _is_by_present_life(self, verdict: Verdict) -> bool:
-        accuser = self._topology.get_record(verdict.accuser)
-        return accuser is not None and accuser.instance == verdict.accuser_instance
-
-    def _is_agreed(self, electors: frozenset[str], verdicts: Iterable[Verdict], now: float) -> bool:
-        failing = {v.accuser for v in verdicts if v.opinion is Opinion.FAILED}
-        waited_for = {
-            observer
-            for observer in electors
-            if observer in failing or not self._is_missing(observer, now)
-        }
-        return 2 * len(failing) > len(waited_for)
-
-    def _note_suspicion(self, record: Record, now: float, *, is_unanswered: bool) -> None:
-        """Notes since when an accusation of a node's latest record is unanswered."""
-        if is_unanswered:
-            known = self._suspected_since.get(record.id)
-            if known is None or known[0] != record.stamp:
-                self._suspected_since[record.id] = (record.stamp, now)
-        else:
-            self._suspected_since.pop(record.id, None)
-
-    def _is_missing(self, observer: str, now: float) -> bool:
-        """Tells whether an observer is accused and has not answered for `UNREFUTED` seconds.
-
-        A live node answers at once, so one liar cannot make all others not count.
-        """
-        if observer == self._own_id:
-            return False
-        suspected = self._suspected_since.get(observer)
-        return suspected is not None and now - suspected[1] >= UNREFUTED
-
     # Accusations of this node
 
     def _refute(self, now: float) -> bool:
@@ -353,7 +255,9 @@ class Membership:
         own = self._topology.get_record(self._own_id)
         if own is None or own.info is None:
             return False
-        verdicts = [v for v in self._accusations(own) if self._is_by_present_life(v)]
+        verdicts = [
+            v for v in accusations(self._topology, own) if is_by_present_life(self._topology, v)
+        ]
         observers = self._rings.observers(self._own_id)
         self._note_outvoted(own, verdicts, observers, now)
         answered = is_own_fault = False
@@ -389,12 +293,3 @@ class Membership:
         answered = [v for v in verdicts if v.subject_stamp != own.stamp and v.accuser in observers]
         is_outvoted = 2 * len(answered) <= len(observers)
         self._refutation.outvoted(answered if is_outvoted else (), now)
-
-
-def _is_unanswered(record: Record, verdicts: Iterable[Verdict]) -> bool:
-    """Tells whether any of these verdicts is about the latest record of its subject.
-
-    A held verdict on an older record counts as answered: its accuser may be the only node that
-    does not hear the subject, or lie.
-    """
-    return any(v.subject_stamp == record.stamp or record.voucher is not None for v in verdicts)

@@ -1,0 +1,144 @@
+"""Who is alive, as the whole mesh sees it: derived by every node from the same verdicts. Pure."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from aegis_discovery import NodeStatus, Topology
+from aegis_discovery.records import Opinion, Record, Verdict
+
+from aegis_core._membership.rings import Rings
+
+_log = logging.getLogger("aegis.membership")
+
+UNREFUTED = 2.0
+"""Seconds after which an accused observer that did not answer is not waited for any more."""
+
+_LINES = {
+    NodeStatus.ALIVE: "%s recovered",
+    NodeStatus.SUSPECTED: "%s is suspected",
+    NodeStatus.FAILED: "%s failed",
+}
+
+
+class Agreement:
+    """Derives the status of each node, and sets it in the topology of one node.
+
+    Attributes:
+        accused: Ids of the nodes that are not alive, or on which there is any accusation.
+        undecided: Ids of those with verdicts that count and have not failed: time may change that.
+        failed: The failed nodes, with the stamp of their record and their observers at that time.
+    """
+
+    def __init__(self, topology: Topology, rings: Rings) -> None:
+        self._topology = topology
+        self._rings = rings
+        self.accused: set[str] = set()
+        self.undecided: set[str] = set()
+        self.failed: dict[str, tuple[int, frozenset[str]]] = {}
+        self._suspected_since: dict[str, tuple[int, float]] = {}
+
+    def forget(self, node_id: str) -> None:
+        """Forgets a node that is not in the topology any more."""
+        self.accused.discard(node_id)
+        self.undecided.discard(node_id)
+        self.failed.pop(node_id, None)
+        self._suspected_since.pop(node_id, None)
+
+    def derive(self, node_id: str, now: float) -> None:
+        """Derives the status of a node other than the own one anew."""
+        record = self._topology.get_record(node_id)
+        node = self._topology.get_node(node_id)
+        if record is None or node is None or node_id == self._topology.owner:
+            self.accused.discard(node_id)
+            self.undecided.discard(node_id)
+            return
+        accused = accusations(self._topology, record)
+        electors = self._electors(record)
+        verdicts = self._counted(accused, electors)
+        is_unanswered = _is_unanswered(record, verdicts)
+        self._note_suspicion(record, now, is_unanswered=is_unanswered)
+        if verdicts and self._is_agreed(electors, verdicts, now):
+            status = NodeStatus.FAILED
+        else:
+            status = NodeStatus.SUSPECTED if is_unanswered else NodeStatus.ALIVE
+        # A verdict that does not count yet may count after a change of the rings.
+        if status is not NodeStatus.ALIVE or accused:
+            self.accused.add(node_id)
+        else:
+            self.accused.discard(node_id)
+        if verdicts and status is not NodeStatus.FAILED:
+            self.undecided.add(node_id)
+        else:
+            self.undecided.discard(node_id)
+        if status is NodeStatus.FAILED:
+            self.failed[node_id] = record.stamp, electors
+        else:
+            self.failed.pop(node_id, None)
+        if node.status is not status and self._topology.set_status(node_id, record.stamp, status):
+            _log.info(_LINES[status], node_id)
+
+    def _electors(self, record: Record) -> frozenset[str]:
+        """Returns the nodes whose verdicts count; for a failed node, the observers at its failure.
+
+        A failed node cannot observe, so the nodes that it observed get new observers. Without
+        verdicts of these, such a node would be alive again, and change the observers of this one:
+        without end.
+        """
+        stamp, electors = self.failed.get(record.id, (None, frozenset[str]()))
+        return electors if stamp == record.stamp else self._rings.observers(record.id)
+
+    def _counted(self, accused: Iterable[Verdict], electors: frozenset[str]) -> list[Verdict]:
+        return [
+            v for v in accused if v.accuser in electors and is_by_present_life(self._topology, v)
+        ]
+
+    def _is_agreed(self, electors: frozenset[str], verdicts: Iterable[Verdict], now: float) -> bool:
+        failing = {v.accuser for v in verdicts if v.opinion is Opinion.FAILED}
+        waited_for = {
+            observer
+            for observer in electors
+            if observer in failing or not self._is_missing(observer, now)
+        }
+        return 2 * len(failing) > len(waited_for)
+
+    def _note_suspicion(self, record: Record, now: float, *, is_unanswered: bool) -> None:
+        """Notes since when an accusation of a node's latest record is unanswered."""
+        if is_unanswered:
+            known = self._suspected_since.get(record.id)
+            if known is None or known[0] != record.stamp:
+                self._suspected_since[record.id] = (record.stamp, now)
+        else:
+            self._suspected_since.pop(record.id, None)
+
+    def _is_missing(self, observer: str, now: float) -> bool:
+        """Tells whether an observer is accused and has not answered for `UNREFUTED` seconds.
+
+        A live node answers at once, so one liar cannot make all others not count.
+        """
+        if observer == self._topology.owner:
+            return False
+        suspected = self._suspected_since.get(observer)
+        return suspected is not None and now - suspected[1] >= UNREFUTED
+
+
+def accusations(topology: Topology, record: Record) -> list[Verdict]:
+    """Returns all accusations of a node's present record, of observers or not."""
+    verdicts = topology.get_verdicts(record.id)
+    return [v for v in verdicts if v.opinion is not Opinion.CLEAR and v.is_about(record)]
+
+
+def is_by_present_life(topology: Topology, verdict: Verdict) -> bool:
+    """Tells whether the accuser of a verdict has not restarted since, or left."""
+    accuser = topology.get_record(verdict.accuser)
+    return accuser is not None and accuser.instance == verdict.accuser_instance
+
+
+def _is_unanswered(record: Record, verdicts: Iterable[Verdict]) -> bool:
+    """Tells whether any of these verdicts is about the latest record of its subject.
+
+    A held verdict on an older record counts as answered: its accuser may be the only node that
+    does not hear the subject, or lie.
+    """
+    return any(v.subject_stamp == record.stamp or record.voucher is not None for v in verdicts)
