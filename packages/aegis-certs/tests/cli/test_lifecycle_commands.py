@@ -538,6 +538,12 @@ def test_show_prints_what_is_in_a_file(acme: Callable[..., Result], directory: P
         assert word in shown.stdout
         assert "PRIVATE" not in shown.stdout
         assert as_json(acme("show", what, "--json"))
+    CertificateAuthority.load(directory).document_signer()
+    for what, usage in {
+        "ca": "CA",
+        str(directory / "ca_documents-cert.pem"): "document signing",
+    }.items():
+        assert f"usages         {usage}\n" in acme("show", what).stdout
     assert acme("show", "nobody").exit_code == 7
     assert acme("show", "../x").exit_code == 7
     for port in ("0", "65536", "99999", "9999999"):

@@ -285,6 +285,34 @@ def test_an_init_below_a_root_may_die_at_any_operation(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("open_umask")
+def test_a_division_of_the_audit_log_may_die_at_any_operation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(directory: Path) -> None:
+        ca = CertificateAuthority.create(directory, key_type=P256)
+        for node_id in ("node-1", "node-2", "node-3"):
+            ca.issue(node_id, key_type=P256)
+        ca.revoke("node-1")
+        monkeypatch.setattr(audit_log, "PART", 1024)
+
+    def divide(directory: Path) -> object:
+        return CertificateAuthority.load(directory).tokens()
+
+    def check(directory: Path) -> object:
+        path = directory / "audit.jsonl"
+        divided = b'"action":"continue"' in path.read_bytes()
+        divide(directory)  # the next session completes it
+        assert [path.name for path in directory.glob("audit-*")] == ["audit-1.jsonl"]
+        for name in ("crl.pem", "issued.json"):
+            (directory / name).unlink()
+        (revocation,) = CertificateAuthority.load(directory).revoke("node-1")
+        assert revocation.serial in path.read_text()
+        return divided
+
+    assert die_at_every_operation(tmp_path, prepare, divide, check) == {False, True}
+
+
+@pytest.mark.usefixtures("open_umask")
 def test_an_issue_may_die_at_any_operation(tmp_path: Path) -> None:
     def issue(directory: Path) -> object:
         return CertificateAuthority.load(directory).issue(

@@ -12,7 +12,14 @@ from typing import Any, Self
 
 from aegis_certs._ca import audit_log
 from aegis_certs._ca.audit_log import Action
-from aegis_certs._ca.issued import Answer, IssuedCertificate, IssuedToken, Record, without_stored
+from aegis_certs._ca.issued import (
+    Answer,
+    IssuedCertificate,
+    IssuedToken,
+    Record,
+    without_certificate,
+    without_stored,
+)
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.identity import inherited_hosts
@@ -24,7 +31,7 @@ _VERSION = 2  # since 2 it has tokens; an older program would lose them
 _FIRST_LINE = f'{{"version": {_VERSION}, "certificates": ['
 _MIDDLE_LINE = '], "tokens": ['
 # How long after its end a certificate with a successor is dropped, and at most as long as it lived;
-# the audit log keeps it.
+# the audit log still has it for long.
 _FORGET_AFTER = timedelta(days=30)
 _FORGET_TOKEN_AFTER = timedelta(days=7)
 
@@ -90,6 +97,13 @@ class Inventory:
         """The token whose certificate has this serial number, in hexadecimal."""
         return self._tokens.get(serial)
 
+    def facts(self) -> Iterator[dict[str, Any]]:
+        """What the next part of the audit log says of all certificates and tokens."""
+        for entry in self:
+            yield {"certificate": without_certificate(entry).to_json()}
+        for token in self.tokens():
+            yield {"token": without_certificate(token).to_json()}
+
     def record(
         self,
         store: Store,
@@ -114,7 +128,7 @@ class Inventory:
         """
         facts: dict[str, Any] = {"certificate": entry.to_json()}
         if answered is not None and answered.answer is not None:
-            answer = replace(answered.answer, certificate=b"")
+            answer = replace(answered.answer, certificate=b"")  # the log has no certificates
             facts |= {"answered": answered.serial, "answer": answer.to_json()}
         before = self._records()
         if answered is not None:

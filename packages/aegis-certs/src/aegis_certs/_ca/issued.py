@@ -322,7 +322,12 @@ def without_stored(record: Record, at: datetime) -> Record:
 
     Until the end of the token, or of the certificate that was renewed, the same key may.
     """
+    return record if at <= record.not_after else without_certificate(record)
+
+
+def without_certificate(record: Record) -> Record:
+    """The record without the certificate of its answer."""
     answer = record.answer
-    if answer is None or not answer.certificate or at <= record.not_after:
+    if answer is None or not answer.certificate:
         return record
     return replace(record, answer=replace(answer, certificate=b""))

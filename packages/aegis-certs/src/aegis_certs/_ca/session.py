@@ -42,6 +42,7 @@ from aegis_certs._x509.trust import TrustBundle, is_ca
 from aegis_certs._x509.validity import validity
 from aegis_certs.errors import (
     AlreadyExistsError,
+    CertsError,
     DirectoryError,
     InvalidPemError,
     InvalidRequestError,
@@ -148,6 +149,19 @@ class CASession(CAView):
             self.refresh_revocations()
         except DirectoryError as error:
             logger.warning("the next command tries again to sign the revocation list: %s", error)
+
+    def divide_audit_log(self) -> None:
+        """Begins the next part of the audit log if this one is long; see `audit_log`.
+
+        A failure costs nothing but space: the next session tries again.
+        """
+        path = self.store.audit_path
+        if not audit_log.is_part_over(path):
+            return
+        try:
+            audit_log.begin_part(path, self.at, self.inventory.facts())
+        except CertsError as error:
+            logger.warning("%s goes on as it is, although it is long: %s", path, error)
 
     def write_revocations(self) -> RevocationList:
         """Signs the CRLs of all CAs whose keys are in the directory."""
@@ -261,6 +275,7 @@ def read_session(
     inventory: Inventory | None = vars(known).get("inventory") if known else None  # if it was read
     if inventory is not None and inventory.is_that_of(store):
         session.inventory = inventory
+    session.divide_audit_log()
     return session
 
 

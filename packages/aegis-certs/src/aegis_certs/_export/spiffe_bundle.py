@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis_certs._ca import audit_log
-from aegis_certs._ca.audit_log import Action
+from aegis_certs._ca.audit_log import CA_CHANGES
 from aegis_certs._export.pem import trust_bundle
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
@@ -24,7 +24,6 @@ from aegis_certs.errors import DirectoryError, InvalidPemError, InvalidRequestEr
 
 REFRESH_HINT = 300  # seconds, as SPIRE's servers say: a step of a rotation takes longer
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
-_CHANGES = (Action.CREATE, Action.PREPARE, Action.ACTIVATE, Action.RETIRE)
 
 
 def spiffe_bundle(directory: str | Path, *, refresh_hint: int = REFRESH_HINT) -> dict[str, Any]:
@@ -97,7 +96,7 @@ def _logged_sequence(store: Store) -> int:
     """The number after the changes in the log; it grows within a second, and if clocks go back."""
     sequence = 0
     for line in _readable_log(store):
-        if line.get("action") in _CHANGES:
+        if line.get("action") in CA_CHANGES:
             sequence = max(sequence + 1, _milliseconds(line.get("time")))
     return sequence
 

@@ -15,12 +15,13 @@ from aegis_certs._inspect.live_server import probe
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now
+from aegis_certs._x509.authority import is_authority
 from aegis_certs._x509.identity import alternative_names
 from aegis_certs._x509.keys import describe_key, issuer_key_id
 from aegis_certs._x509.names import CA_NAME
 from aegis_certs._x509.pem import parse_certificates, parse_crls
 from aegis_certs._x509.revocation_list import crl_number, revocations_of
-from aegis_certs._x509.trust import TrustBundle
+from aegis_certs._x509.trust import TrustBundle, is_ca
 from aegis_certs._x509.validity import common_name
 from aegis_certs.errors import CertsError, InvalidPemError, InvalidRequestError
 
@@ -81,12 +82,19 @@ def _certificate(found: Evaluation) -> Facts:
         "fingerprint": certificate.fingerprint(hashes.SHA256()).hex(),
         "key": info.key,
         "sans": info.sans,
-        "usages": found.usages,
+        "usages": _usages(found),
         "not_before": info.not_before,
         "not_after": info.not_after,
         "days_left": info.days_left,
         "state": str(found.dates),
     }
+
+
+def _usages(found: Evaluation) -> Sequence[str]:
+    certificate = found.chain[0]
+    if is_ca(certificate):
+        return ("CA",)
+    return ("document signing",) if is_authority(certificate) else found.usages
 
 
 def _request(request: Request) -> Facts:

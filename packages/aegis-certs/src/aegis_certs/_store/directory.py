@@ -10,6 +10,7 @@
     issuers.json      where the issuers of this CA can be reached, for tokens
     .reserve          space that a revocation uses when the disk is full
     audit.jsonl       the log of every issue, token, renewal, revocation, removal and rotation
+    audit-1.jsonl     its earlier parts
     {id}_csr.pem      a request for a certificate, and {id}_csr-key.pem its key
     ca_next-*.pem     the CA that a rotation has prepared
     ca_old-*.pem      the CA that a rotation has replaced, until it is retired
