@@ -300,6 +300,9 @@ async def test_an_expired_identity_says_that_only_a_token_helps(
     class Possible:
         is_possible, is_running = True, False
 
+        def obstacle(self, tls: Any) -> str:
+            return ""
+
         def begin(self, tls: Any) -> None:
             raise AssertionError("an issuer was asked for an expired certificate")
 
@@ -361,6 +364,7 @@ async def test_workers_without_a_directory_do_not_ask_each_with_a_key_of_its_own
     tls = home.issue_in_memory("orders-1", key_type=P256)
     issuers = [IssuerAddress("ca-1", "192.0.2.1:1")]
     renewal = MeshRenewal(IdentitySource.fixed(tls), lambda: issuers, is_shared=True)
+    assert "workers need a directory" in renewal.obstacle(tls)
     with pytest.raises(EnrolmentError, match="workers need a directory"):
         await asyncio.to_thread(renewal.renew, tls)
 

@@ -81,6 +81,9 @@ class MemberRenewal:
     def is_running(self) -> bool:
         return self._tls is not None
 
+    def obstacle(self, tls: TLSConfig) -> str:
+        return ""
+
     def begin(self, tls: TLSConfig) -> None:
         self._tls = tls
 

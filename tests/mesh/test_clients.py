@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
-from aegis_certs import CertificateAuthority, KeyType
+from aegis_certs import CertificateAuthority, KeyType, UsageError
 from aegis_core import Node, NodeStatus, ServiceInfo, aio
 from aegis_discovery import (
     DEFAULT_MESH,
@@ -117,6 +117,12 @@ async def test_a_client_only_certificate_is_enough_for_a_client(
     tls = ca.issue_in_memory("visitor", client_only=True)
     async with await discovery_aio.connect(a.address, tls=tls) as mesh:
         assert (await say(mesh.pool.channel("echo", "v1")))[:2] == ["a", "visitor"]
+
+
+async def test_a_server_only_certificate_is_refused_at_once(ca: CertificateAuthority) -> None:
+    tls = ca.issue_in_memory("a", server_only=True)
+    with pytest.raises(UsageError, match="must not be used as a client"):
+        await discovery_aio.connect("127.0.0.1:1", tls=tls)
 
 
 async def test_a_client_waits_for_a_mesh_that_starts_later(

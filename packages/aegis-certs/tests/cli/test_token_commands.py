@@ -59,11 +59,24 @@ def test_only_the_token_is_printed(issuer: Run) -> None:
     assert 59 * MINUTE < left <= 60 * MINUTE
     (listed,) = tokens(issuer)
     assert (listed["id"], listed["state"], listed["days"]) == ("orders-1", "unused", 7)
-    assert (listed["hosts"], listed["server"], listed["client"]) == (
-        ["api.acme.example"],
-        False,
-        True,
-    )
+    assert (listed["hosts"], listed["server"]) == (["api.acme.example"], False)
+
+
+def test_a_second_open_token_of_a_node_is_a_warning(
+    issuer: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = Token.parse(issuer("token", "orders-1").stdout)
+    issuer("token", "orders-2")
+    assert caplog.messages == []
+    again = issuer("token", "orders-1")
+    assert re.fullmatch(r"aegis1\.[A-Za-z0-9_-]+\n", again.stdout)
+    (warning,) = caplog.messages
+    assert "orders-1 has another unused token until" in warning
+    assert f"--cancel {first.serial}" in warning
+    assert issuer("token", "--cancel", first.serial).exit_code == 0
+    assert issuer("token", "--cancel", Token.parse(again.stdout).serial).exit_code == 0
+    issuer("token", "orders-1")
+    assert caplog.messages == [warning]
 
 
 def test_the_token_is_in_no_file_and_no_log(issuer: Run, directory: Path) -> None:
@@ -122,7 +135,7 @@ def test_a_token_names_the_given_issuers_and_then_those_of_the_directory(
         (("orders-1", "--ttl", "31d"), 2, "at most 30 days"),
         (("orders-1", "--ttl", "999999999d"), 2, "at most 30 days"),
         (("orders-1", "--days", "0"), 2, "days"),
-        (("orders-1", "--client-only", "--server-only"), 2, "excludes"),
+        (("orders-1", "--server-only"), 2, "No such option"),  # it could not renew itself
         (("orders-1", "--host", "ca-1"), 2, "could impersonate"),
         (("orders-1", "--host", "localhost"), 2, "every machine is localhost"),
         (("orders-1", "--at", "ca.example"), 2, "host:port"),

@@ -147,6 +147,12 @@ async def test_a_client_only_identity_cannot_be_a_node(ca: CertificateAuthority)
         await Node("a", address="127.0.0.1:0", tls=tls).start()
 
 
+async def test_a_server_only_identity_cannot_be_a_node(ca: CertificateAuthority) -> None:
+    tls = ca.issue_in_memory("a", server_only=True)
+    with pytest.raises(ConfigError, match="may only serve, and a node calls its peers"):
+        await Node("a", address="127.0.0.1:0", tls=tls).start()
+
+
 async def test_callers_of_another_trust_domain_are_refused(
     ca: CertificateAuthority, identity: MakeIdentity, tmp_path: Any
 ) -> None:

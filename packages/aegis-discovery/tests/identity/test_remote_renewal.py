@@ -12,11 +12,13 @@ from aegis_certs import (
     CertificateAuthority,
     CertsError,
     IdentitySource,
+    IssuerAddress,
     KeyType,
     LockTimeoutError,
     TLSConfig,
 )
 from aegis_discovery import EnrolmentError
+from aegis_discovery.enrolment import MeshRenewal
 from aegis_discovery.identity import IdentityEventKind, IdentityRotator
 
 from ..conftest import ManualClock
@@ -30,6 +32,7 @@ class Remote:
 
     def __init__(self) -> None:
         self.is_possible = True
+        self.reason = ""
         self.asked: list[TLSConfig] = []
         self.answer: Callable[[], TLSConfig] | None = None
         self._is_asked = False
@@ -37,6 +40,9 @@ class Remote:
     @property
     def is_running(self) -> bool:
         return self._is_asked
+
+    def obstacle(self, tls: TLSConfig) -> str:
+        return self.reason
 
     def begin(self, tls: TLSConfig) -> None:
         assert not self._is_asked
@@ -145,6 +151,42 @@ def test_an_expired_certificate_is_not_sent_to_an_issuer(
     assert event.kind is FAILED
     assert "new token" in event.reason
     assert remote.asked == []
+
+
+def test_what_prevents_renewal_is_said_once_at_the_start_and_when_it_is_due(
+    rotator: IdentityRotator,
+    clock: ManualClock,
+    remote: Remote,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    remote.reason, remote.is_possible = "it may not call", False
+    rotator.poll()
+    assert caplog.messages == []  # no issuer is known, so nobody expects a renewal
+    remote.is_possible = True
+    for _ in range(3):
+        assert rotator.poll() == []
+    (line,) = caplog.messages
+    assert "a will not renew its certificate" in line
+    assert line.endswith("at an issuer: it may not call")
+    clock.now += 20 * DAY
+    (event,) = rotator.poll()
+    assert (event.kind, event.reason) == (FAILED, "it may not call")
+    assert remote.asked == []
+
+
+def test_a_server_only_identity_and_workers_without_a_directory_say_why(
+    ca: CertificateAuthority, tmp_path: Path
+) -> None:
+    serving = ca.issue_in_memory("a", key_type=KeyType.P256, server_only=True)
+    tls = ca.issue_in_memory("a", key_type=KeyType.P256)
+    fixed, there = IdentitySource.fixed(tls), IdentitySource.directory("a", tmp_path)
+    issuers = [IssuerAddress("ca-1", "192.0.2.1:1")]
+    assert "to ask an issuer is a call" in MeshRenewal(fixed, lambda: issuers).obstacle(serving)
+    assert "a directory" in MeshRenewal(fixed, lambda: issuers, is_shared=True).obstacle(tls)
+    assert MeshRenewal(fixed, lambda: issuers).obstacle(tls) == ""
+    assert MeshRenewal(there, lambda: issuers, is_shared=True).obstacle(tls) == ""
+    with pytest.raises(EnrolmentError, match="to ask an issuer is a call"):
+        MeshRenewal(fixed, lambda: issuers).renew(serving)
 
 
 def test_without_issuers_the_reason_says_what_to_do(

@@ -371,6 +371,9 @@ class Issuer:
         self._answer: TLSConfig | None = None
         self.asked_at: list[float] = []
 
+    def obstacle(self, tls: TLSConfig) -> str:
+        return ""
+
     def begin(self, tls: TLSConfig) -> None:
         self.is_running = True
         self.asked_at.append(self._clock.now)

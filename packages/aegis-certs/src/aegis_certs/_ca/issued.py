@@ -248,8 +248,7 @@ class IssuedToken:
         not_after: Its end (UTC).
         hosts: The further names that it grants.
         days: How long the certificate that it grants lives.
-        server: Whether it grants use as a server.
-        client: Whether it grants use as a client.
+        server: Whether it grants use as a server, besides that as a client.
         answer: The certificate that the node got for it; None if it is not used.
     """
 
@@ -262,7 +261,6 @@ class IssuedToken:
     hosts: tuple[str, ...]
     days: float
     server: bool
-    client: bool
     answer: Answer | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -277,7 +275,6 @@ class IssuedToken:
             "hosts": self.hosts,
             "days": self.days,
             "server": self.server,
-            "client": self.client,
         }
         if self.answer:
             facts["answer"] = self.answer.to_json()
@@ -309,7 +306,6 @@ class IssuedToken:
             tuple(hosts),
             days,
             data.get("server") is True,
-            data.get("client") is True,
             Answer.from_json(data["answer"]) if "answer" in data else None,
         )
 

@@ -23,7 +23,7 @@ from aegis_certs._time import utc_or_now
 from aegis_certs._x509.names import KeyType
 from aegis_certs._x509.pem import KeyPair, parse_der_certificates, parse_private_key
 from aegis_certs._x509.tls_config import TLSConfig, make_tls
-from aegis_certs._x509.trust import TrustBundle, Usage, allows
+from aegis_certs._x509.trust import USAGES, TrustBundle, allows
 from aegis_certs.errors import (
     DirectoryError,
     IdentityError,
@@ -102,8 +102,7 @@ class RequestedIdentity:
         if not pair.matches:
             raise KeyMismatchError(expected.node_id, "the answer of the issuer", "the request")
         if expected.predecessor is not None:
-            usages: tuple[Usage, ...] = ("server", "client")
-            for usage in usages:
+            for usage in USAGES:
                 if allows(expected.predecessor, usage) and not allows(pair.chain[0], usage):
                     raise UsageError(expected.node_id, usage)
         return pair

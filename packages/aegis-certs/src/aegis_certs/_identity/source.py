@@ -7,6 +7,7 @@ poll.
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -19,8 +20,9 @@ from aegis_certs._identity.origin import FixedOrigin, Origin, StatKeys
 from aegis_certs._identity.published import PublishedFiles
 from aegis_certs._identity.requested import RequestedIdentity
 from aegis_certs._store import files
-from aegis_certs._store.directory import AUDIT_FILE
+from aegis_certs._store.directory import AUDIT_FILE, Store
 from aegis_certs._time import format_utc, utc_or_now
+from aegis_certs._x509.names import CA_NAME
 from aegis_certs._x509.revocation_list import RevocationList
 from aegis_certs._x509.tls_config import TLSConfig
 from aegis_certs.errors import CertsError, DirectoryError, NotYetValidError, RevocationListError
@@ -163,6 +165,18 @@ class IdentitySource:
         """The files that follow what the mesh publishes; None without a directory of our own."""
         directory = self._origin.directory
         return None if directory is None else PublishedFiles(directory)
+
+    @property
+    def keeps_renewals(self) -> bool:
+        """Whether a renewed identity is kept in files: in a directory that can be written."""
+        directory = self._origin.directory
+        return directory is not None and os.access(directory, os.W_OK | os.X_OK)
+
+    @property
+    def has_ca_key(self) -> bool:
+        """Whether the CA's key is beside the identity, so that no issuer is needed."""
+        directory = self._origin.directory
+        return directory is not None and Store(directory).has_key(CA_NAME)
 
     def issuer_replaced(self) -> bool:
         """Whether a rotation has replaced the CA that issued the current leaf.

@@ -21,7 +21,7 @@ from aegis_certs._x509.keys import describe_key, key_id
 from aegis_certs._x509.names import CA_NAME, NEXT_CA_NAME, OLD_CA_NAME, validate_node_id
 from aegis_certs._x509.pem import KeyPair, parse_certificates
 from aegis_certs._x509.revocation_list import RevocationList
-from aegis_certs._x509.trust import RENEW_ADVICE, TrustBundle, Usage, allows, is_ca
+from aegis_certs._x509.trust import RENEW_ADVICE, USAGES, TrustBundle, Usage, allows, is_ca
 from aegis_certs._x509.validity import (
     CertificateState,
     check_dates,
@@ -41,7 +41,6 @@ from aegis_certs.errors import (
     UntrustedError,
 )
 
-_USAGES: tuple[Usage, ...] = ("server", "client")
 _USABLE = (CertificateState.VALID, CertificateState.EXPIRING)
 
 
@@ -188,7 +187,7 @@ def evaluate(
         not_after=certificate.not_valid_after_utc,
         days_left=days_until(certificate.not_valid_after_utc, at),
     )
-    usages = () if is_ca(certificate) else tuple(u for u in _USAGES if allows(certificate, u))
+    usages = () if is_ca(certificate) else tuple(u for u in USAGES if allows(certificate, u))
     return Evaluation(info, chain, dates, usages, error, date_error, chain_error, revoked)
 
 

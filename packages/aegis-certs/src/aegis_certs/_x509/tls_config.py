@@ -19,7 +19,7 @@ from aegis_certs._x509.pem import (
     parse_certificates,
     parse_private_key,
 )
-from aegis_certs._x509.trust import TrustBundle
+from aegis_certs._x509.trust import USAGES, TrustBundle, Usage, allows
 from aegis_certs.errors import CertsError
 
 
@@ -81,6 +81,11 @@ class TLSConfig:
     def fingerprint(self) -> bytes:
         """SHA-256 of the leaf in DER."""
         return self.certificate.fingerprint(hashes.SHA256())
+
+    @cached_property
+    def usages(self) -> frozenset[Usage]:
+        """What the leaf allows: `server` (to serve), `client` (to call), or both."""
+        return frozenset(usage for usage in USAGES if allows(self.certificate, usage))
 
     @cached_property
     def bundle_fingerprint(self) -> str:

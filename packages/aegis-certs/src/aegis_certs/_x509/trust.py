@@ -29,10 +29,11 @@ from aegis_certs.errors import ExpiredError, IdentityError, UntrustedError, Usag
 
 Usage = Literal["server", "client"]
 
-_USAGES: dict[Usage, x509.ObjectIdentifier] = {
+USAGES: dict[Usage, x509.ObjectIdentifier] = {
     "server": ExtendedKeyUsageOID.SERVER_AUTH,
     "client": ExtendedKeyUsageOID.CLIENT_AUTH,
 }
+
 RENEW_ADVICE = "issue a new one (`aegis-certs issue`), or start the node where the CA key is"
 
 
@@ -46,7 +47,7 @@ class TrustBundle:
     def __init__(self, certificates: Sequence[x509.Certificate]) -> None:
         self.certificates = tuple(certificates)
         store = verification.Store(list(self.certificates))
-        self._policies = {usage: _policy(usage).store(store) for usage in (*_USAGES, None)}
+        self._policies = {usage: _policy(usage).store(store) for usage in (*USAGES, None)}
 
     def __repr__(self) -> str:
         return f"TrustBundle({', '.join(common_name(ca.subject) for ca in self.certificates)})"
@@ -283,7 +284,7 @@ def signs_cas(certificate: x509.Certificate) -> bool:
 def allows(certificate: x509.Certificate, usage: Usage) -> bool:
     """Whether a leaf may be used for this; without extended key usage it may be used for all."""
     extension = extension_of(certificate, x509.ExtendedKeyUsage)
-    return extension is None or _covers(extension, _USAGES[usage])
+    return extension is None or _covers(extension, USAGES[usage])
 
 
 def _covers(extension: x509.ExtendedKeyUsage, usage: x509.ObjectIdentifier) -> bool:
@@ -327,7 +328,7 @@ def _policy(usage: Usage | None) -> verification.PolicyBuilder:
     def check_usage(
         _policy: verification.Policy, _: x509.Certificate, found: x509.ExtendedKeyUsage | None
     ) -> None:
-        if found is not None and usage is not None and not _covers(found, _USAGES[usage]):
+        if found is not None and usage is not None and not _covers(found, USAGES[usage]):
             raise ValueError(f"its extended key usage does not cover a {usage}")
 
     def check_ca_key_usage(

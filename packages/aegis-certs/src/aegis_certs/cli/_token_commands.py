@@ -51,7 +51,6 @@ def _parse_ttl(_ctx: click.Context, _parameter: click.Parameter, value: str) -> 
 @options.leaf_days
 @options.hosts
 @options.client_only
-@options.server_only
 @options.option(
     "--at",
     "AEGIS_TOKEN_AT",

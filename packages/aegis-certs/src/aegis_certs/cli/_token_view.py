@@ -83,7 +83,7 @@ def _life(days: float) -> str:
 
 
 def _usages(token: TokenInfo) -> str:
-    return ",".join(["server"] * token.server + ["client"] * token.client)
+    return "server,client" if token.server else "client"
 
 
 def _time(at: datetime, between: str) -> str:

@@ -76,6 +76,9 @@ class RunningNode:
         if tls.node_id != owner_of(options.id):
             reason = f"the certificate is {tls.node_id}'s, this node is {options.id}"
             raise ConfigError("tls", reason)
+        if "client" not in tls.usages:
+            reason = f"the certificate of {tls.node_id} may only serve, and a node calls its peers"
+            raise ConfigError("tls", f"{reason}; issue one for both usages")
         self._options = options
         self._policy = policy
         self._authority = authority

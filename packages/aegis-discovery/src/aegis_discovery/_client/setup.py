@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from aegis_certs import TLSConfig
+from aegis_certs import TLSConfig, UsageError
 
 from aegis_discovery._calls.options import PoolOptions
 from aegis_discovery._client.bootstrap import (
@@ -58,6 +58,8 @@ def create_client(
     seeds = parse_seeds(seed_peers)
     wanted = check_services(services)
     source, identity = load_identity(node_id, cert_dir, tls, token, mesh)
+    if "client" not in identity.usages:
+        raise UsageError(identity.node_id, "client")
     client = FeedClient(
         source,
         identity,

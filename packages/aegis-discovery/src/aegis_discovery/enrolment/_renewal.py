@@ -13,8 +13,14 @@ from aegis_discovery.errors import EnrolmentError
 TIMEOUT = 120.0
 """Seconds that one attempt takes at most; after it the rotator waits and tries again."""
 
-
-UNSHARED = "its workers need a directory that they can write, to share the new key"
+UNSHARED = (
+    "its workers need a directory that they can write, to share the new key; give them one "
+    "(cert_dir), or replace its files from outside in time"
+)
+SERVER_ONLY = (
+    "it may not be used to call, and to ask an issuer is a call; issue it for both usages, or "
+    "renew it where the CA's key is"
+)
 
 
 class MeshRenewal:
@@ -48,6 +54,11 @@ class MeshRenewal:
     def is_running(self) -> bool:
         return self._running is not None
 
+    def obstacle(self, tls: TLSConfig) -> str:
+        if "client" not in tls.usages:
+            return SERVER_ONLY
+        return UNSHARED if self._is_shared and not self._source.keeps_renewals else ""
+
     def begin(self, tls: TLSConfig) -> None:
         future = self._running = Future[TLSConfig]()
 
@@ -76,8 +87,10 @@ class MeshRenewal:
 
         Raises:
             aegis_certs.LockTimeoutError: Another process renews this identity.
-            EnrolmentError: No issuer gave a certificate.
+            EnrolmentError: No issuer gave a certificate, or none may be asked.
         """
+        if "client" not in tls.usages:
+            raise EnrolmentError({tls.node_id: SERVER_ONLY})
         from aegis_discovery.enrolment._ask import ask_issuers  # a renewal is rare
 
         with self._source.requesting(tls) as request:

@@ -20,8 +20,6 @@ from aegis_certs import (
     RevocationList,
     TLSConfig,
 )
-from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery.errors import EnrolmentError
@@ -68,6 +66,9 @@ class RemoteRenewal(Protocol):
     @property
     def is_running(self) -> bool:
         """Whether a renewal was begun, and `result` did not return or raise yet."""
+
+    def obstacle(self, tls: TLSConfig) -> str:
+        """Returns why an identity cannot be renewed like this; empty if it can."""
 
     def begin(self, tls: TLSConfig) -> None:
         """Begins to ask for the successor of an identity."""
@@ -133,6 +134,7 @@ class IdentityRotator:
         self._failures = 0
         self._renew_at = 0.0
         self._is_early = False
+        self._obstacle = ""
         self._log_limiter = LogLimiter(_log)
         self.tls = tls
         self.revocations = RevocationList.empty()
@@ -187,6 +189,7 @@ class IdentityRotator:
         return self._refuse("_load_changed", reason) if reason else self._use(fresh)
 
     def _renew(self) -> IdentityEvent | None:
+        self._warn_of_obstacle()
         if self._remote is not None and self._remote.is_running:
             return self._take_answer(self._remote)
         if not self._is_early and not self._failures and self._issuer_replaced():
@@ -209,6 +212,17 @@ class IdentityRotator:
         reason = self._objection(fresh)
         return self._retry(reason) if reason else self._use(fresh)
 
+    def _warn_of_obstacle(self) -> None:
+        """Says at the start that there will be no renewal; when one is due may be weeks away."""
+        remote = self._remote
+        if remote is None or not remote.is_possible or self._source.has_ca_key:
+            return
+        found = remote.obstacle(self.tls)
+        if found and found != self._obstacle:
+            line = "%s will not renew its certificate, which expires at %s, at an issuer: %s"
+            _log.warning(line, self.tls.node_id, self.tls.not_after, found)
+        self._obstacle = found
+
     def _issuer_replaced(self) -> bool:
         """Whether the CA of the leaf is not the one that issues now."""
         can_ask = self._remote is not None and self._remote.is_possible
@@ -226,6 +240,8 @@ class IdentityRotator:
                 "it has expired, and an issuer renews no expired certificate; enrol again with a "
                 f"new token (`aegis certs token {self.tls.node_id}` where the CA's key is)"
             )
+        if self._obstacle:
+            return self._retry(self._obstacle)
         remote.begin(self.tls)
         return None
 
@@ -280,7 +296,7 @@ class IdentityRotator:
                 f"their trust domain is {fresh.trust_domain}, that of this process is "
                 f"{tls.trust_domain}; put back the old files, or restart the process"
             )
-        if not _usages(fresh.certificate) >= _usages(tls.certificate):
+        if not fresh.usages >= tls.usages:
             return "they allow fewer usages than the old ones; issue a certificate for both usages"
         if self.revocations.is_revoked(fresh.certificate, fresh.chain[1:]):
             return "their certificate is revoked; issue another one"
@@ -325,19 +341,6 @@ class IdentityRotator:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
-
-
-_BOTH_USAGES = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH})
-
-
-def _usages(certificate: x509.Certificate) -> frozenset[x509.ObjectIdentifier]:
-    """Returns the usages of a certificate; one without the extension allows both."""
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return _BOTH_USAGES
-    any_usage = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in found
-    return _BOTH_USAGES if any_usage else _BOTH_USAGES.intersection(found)
 
 
 def _root_replaced(tls: TLSConfig) -> bool:

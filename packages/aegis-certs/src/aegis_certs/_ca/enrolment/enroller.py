@@ -29,7 +29,6 @@ class Enroller(Opening):
         days: float = LEAF_DAYS,
         hosts: Iterable[str] = (),
         client_only: bool = False,
-        server_only: bool = False,
         issuers: Iterable[IssuerAddress] = (),
         at: datetime | None = None,
     ) -> Token:
@@ -44,8 +43,6 @@ class Enroller(Opening):
             days: How long the certificate that it grants lives, and each successor.
             hosts: Further DNS names and IP addresses of the certificate; see `issue`.
             client_only: The identity can call, but not serve.
-            server_only: The identity can serve, but not call. It cannot renew its certificate
-                through an issuer either, since that is a call.
             issuers: The issuers to name first; then the token names those that wrote their
                 addresses with `write_issuer_address`.
             at: The time of issue; now by default.
@@ -56,9 +53,8 @@ class Enroller(Opening):
             ExpiredError: The CA has expired.
             DirectoryError: The directory cannot be used.
         """
-        spec = CertificateSpec.parse(
-            node_id, hosts=hosts, days=days, client_only=client_only, server_only=server_only
-        )
+        # An identity that can only serve could not ask for its successor: that is a call.
+        spec = CertificateSpec.parse(node_id, hosts=hosts, days=days, client_only=client_only)
         with self._open(at) as session:
             return tokens.create_token(session, spec, ttl, issuers)
 

@@ -75,7 +75,6 @@ def enroll(
         hosts=token.hosts,
         days=token.days,
         client_only=not token.server,
-        server_only=not token.client,
     )
     enrolled = Enrolment(token.serial, issuer_id, session.at.replace(microsecond=0))
     return _answer(session, spec, key, Action.ENROLL, token, issuer_id, enrolled)

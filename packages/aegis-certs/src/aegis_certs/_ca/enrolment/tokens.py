@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from aegis_certs._ca.session import CREATE_ADVICE, CASession
 from aegis_certs._ca.spec import CertificateSpec
 from aegis_certs._ca.view import CAView
 from aegis_certs._store.directory import Store
+from aegis_certs._time import format_utc
 from aegis_certs._x509.identity import Identity
 from aegis_certs._x509.keys import encode_key, generate_key, key_id
 from aegis_certs._x509.names import CA_NAME, KeyType
@@ -25,6 +27,8 @@ from aegis_certs._x509.token import IssuerAddress, Token, unique_issuers
 from aegis_certs._x509.trust import TrustBundle
 from aegis_certs._x509.validity import validity
 from aegis_certs.errors import InvalidRequestError, NotFoundError
+
+logger = logging.getLogger("aegis_certs")
 
 TOKEN_LIFE = timedelta(minutes=15)
 MAX_TOKEN_LIFE = timedelta(days=30)
@@ -54,8 +58,7 @@ class TokenInfo:
         state: Its state.
         hosts: The further names that it grants.
         days: How long the certificate that it grants lives.
-        server: Whether it grants use as a server.
-        client: Whether it grants use as a client.
+        server: Whether it grants use as a server, besides that as a client.
         not_before: Its start (UTC).
         not_after: Its end (UTC).
         used_by: SHA-256 of the public key that used it, in hexadecimal; empty if none did.
@@ -70,7 +73,6 @@ class TokenInfo:
     hosts: tuple[str, ...]
     days: float
     server: bool
-    client: bool
     not_before: datetime
     not_after: datetime
     used_by: str = ""
@@ -90,6 +92,7 @@ def create_token(
         reason = f"give at least a second and at most {MAX_TOKEN_LIFE.days} days"
         raise InvalidRequestError("ttl", str(ttl), reason)
     session.check_names(spec)
+    _warn_of_others(session, spec.node_id)
     store, ca = session.store, session.issuer
     validity(session.at, spec.days, ca.certificate)  # wrong days are an error now, not later
     node = Identity(spec.node_id, session.trust_domain)
@@ -114,7 +117,6 @@ def create_token(
         hosts=tuple(map(str, spec.hosts)),
         days=spec.days,
         server=spec.server,
-        client=spec.client,
     )
     session.inventory.record_token(store, entry, session.at)
     return token
@@ -164,6 +166,19 @@ def state_of(view: CAView, token: IssuedToken) -> TokenState:
     return TokenState.EXPIRED if over else TokenState.UNUSED
 
 
+def _warn_of_others(session: CASession, node_id: str) -> None:
+    tokens = [token for token in session.inventory.tokens() if token.id == node_id]
+    for token in tokens:
+        if state_of(session, token) is TokenState.UNUSED:
+            logger.warning(
+                "%s has another unused token until %s, so two machines could become this node; "
+                "cancel the one that is not needed (`aegis-certs token --cancel %s`)",
+                node_id,
+                format_utc(token.not_after),
+                token.serial,
+            )
+
+
 def _advice(session: CASession, named: Sequence[IssuedToken]) -> str:
     if any(state_of(session, token) is TokenState.USED for token in named):
         return (
@@ -182,7 +197,6 @@ def _info(view: CAView, token: IssuedToken) -> TokenInfo:
         hosts=token.hosts,
         days=token.days,
         server=token.server,
-        client=token.client,
         not_before=token.not_before,
         not_after=token.not_after,
         used_by=answer.key if answer else "",
