@@ -42,14 +42,15 @@ class HealthMonitor:
         self._checkers = tuple(checkers)
         self._on_change = on_change
         self._interval = interval
-        self._info = summarise(
-            node_id,
-            [CheckOutcome(checker.name, HealthStatus.UNKNOWN) for checker in self._checkers],
-        )
+        self._outcomes = [
+            CheckOutcome(checker.name, HealthStatus.UNKNOWN) for checker in self._checkers
+        ]
+        self._problems: dict[str, CheckOutcome] = {}
+        self._info = summarise(node_id, self._outcomes)
 
     @property
     def info(self) -> HealthInfo:
-        """The result of the last run."""
+        """The result of the last run, and of what the node itself reports."""
         return self._info
 
     async def run(self) -> None:
@@ -60,7 +61,18 @@ class HealthMonitor:
 
     async def check(self) -> HealthInfo:
         """Runs all checkers once."""
-        outcomes = await asyncio.gather(*(self._outcome(checker) for checker in self._checkers))
+        self._outcomes = await asyncio.gather(*map(self._outcome, self._checkers))
+        return self._summarise()
+
+    def report(self, name: str, error: str | None) -> HealthInfo:
+        """Counts a part of the node as failed until it is reported again without an error."""
+        self._problems.pop(name, None)
+        if error is not None:
+            self._problems[name] = CheckOutcome(name, HealthStatus.UNHEALTHY, error)
+        return self._summarise()
+
+    def _summarise(self) -> HealthInfo:
+        outcomes = (*self._outcomes, *self._problems.values())
         before, self._info = self._info, summarise(self._node_id, outcomes)
         if before.status is not self._info.status:
             self._on_change(self._info)

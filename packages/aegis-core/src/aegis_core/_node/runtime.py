@@ -36,7 +36,7 @@ from aegis_core._node.evidence import Evidence, evidence_on
 from aegis_core._node.history import History
 from aegis_core._node.options import NodeOptions
 from aegis_core._node.outbound import Outbound
-from aegis_core._node.stalls import name_stalls
+from aegis_core._node.stalls import STARVED, Starvation, watch_loop
 from aegis_core._peers.joiner import Joiner
 from aegis_core._peers.runner import SessionRunner
 from aegis_core._peers.session import MAINTENANCE
@@ -92,6 +92,7 @@ class RunningNode:
         self._calls_accepted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._started_at = datetime.now(UTC)
+        self._starvation = Starvation()
         self._outbound = outbound
         self.state = NodeState(
             tls,
@@ -192,7 +193,7 @@ class RunningNode:
             ("connections", self.server.guard_connections),
             ("identity", self._follow_identity),
             ("policy", self._follow_policy),
-            ("stalls", lambda: name_stalls(options.id)),
+            ("stalls", lambda: watch_loop(options.id, self._on_loop_check)),
             ("descriptors", lambda: name_shortage(options.id)),
             *([("documents", self._publish_documents)] if self._authority else []),
         ):
@@ -359,6 +360,13 @@ class RunningNode:
             level = logging.WARNING if info.status is HealthStatus.UNHEALTHY else logging.INFO
             _log.log(level, "%s is %s: %s", node_id, info.status, info.error or info.message)
             self._spawn(self.server.set_health(info), "set-health")
+
+    def _on_loop_check(self, late_by: float) -> None:
+        """Says that this node cannot serve while its event loop is starved."""
+        self.server.note_loop_turn()
+        if self._starvation.note_check(late_by):
+            behind = f"it is behind by {STARVED:g} s or more; handlers must not block it"
+            self.monitor.report("event loop", behind if self._starvation.is_starved else None)
 
     async def _maintain(self) -> None:
         """Renews the lease of the node's own record, and removes what is not needed any more."""

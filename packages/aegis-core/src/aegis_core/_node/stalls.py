@@ -1,10 +1,11 @@
-"""Names the times in the log when the event loop stood still."""
+"""Notices an event loop that stood still, and one that is behind all the time."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from aegis_discovery.feed import PROCESS_TICKS
 from aegis_discovery.logs import LogLimiter
@@ -21,16 +22,51 @@ A stall of two seconds, the shortest for which others can suspect this node, is 
 """
 
 
-async def name_stalls(node_id: str) -> None:
+STARVED = 0.5
+"""Seconds by which a check of a starved event loop is late: a call takes a dozen turns of it."""
+
+LATE_CHECKS = 3
+"""Late checks in a row after which an event loop is starved. One stall makes one late check."""
+
+TIMELY_CHECKS = 5
+"""Timely checks in a row after which it is not any more, so that callers do not return at once."""
+
+
+class Starvation:
+    """Decides whether an event loop is starved, by how late its checks are. Pure."""
+
+    def __init__(self) -> None:
+        self.is_starved = False
+        self._in_a_row = 0
+
+    def note_check(self, late_by: float) -> bool:
+        """Records a check; returns whether it changed `is_starved`."""
+        is_late = late_by >= STARVED
+        if is_late is self.is_starved:
+            self._in_a_row = 0
+            return False
+        self._in_a_row += 1
+        if self._in_a_row < (LATE_CHECKS if is_late else TIMELY_CHECKS):
+            return False
+        self.is_starved, self._in_a_row = is_late, 0
+        return True
+
+
+async def watch_loop(node_id: str, on_check: Callable[[float], object]) -> None:
     """Logs stalls of this event loop after their end, once a minute; runs until cancelled.
 
     Other nodes suspect a node that sends no heartbeats, and nothing else in its own log shows why.
+
+    Args:
+        node_id: The node.
+        on_check: Called about once a second, with the seconds by which that is late.
     """
     limiter = LogLimiter(_log)
     while True:
         due = PROCESS_TICKS.after(time.monotonic(), CHECK_EVERY)
         await asyncio.sleep(due - time.monotonic())
-        stall = time.monotonic() - due
+        stall = max(0.0, time.monotonic() - due)
+        on_check(stall)
         if stall >= MIN_STALL:
             limiter.warn(
                 node_id,

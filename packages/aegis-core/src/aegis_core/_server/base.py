@@ -177,6 +177,9 @@ class ServerBase(ABC, Generic[CallT]):
             grace: Seconds that calls in flight have; calls that still run then are ended.
         """
 
+    def note_loop_turn(self) -> None:
+        """Records that the event loop of the node has a turn, about once a second."""
+
     def hold_calls(self, *, joining: bool) -> None:
         """Rejects calls of the user's services while the node joins, or accepts them."""
         self._checks.is_joining = joining

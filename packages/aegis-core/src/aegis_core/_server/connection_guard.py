@@ -17,14 +17,17 @@ from aegis_core._server.memory import return_freed_memory
 
 _log = logging.getLogger("aegis.server")
 
-LOOK_EVERY = 0.05
+LOOK_EVERY = 0.02
 """Seconds between two looks at the connections, while new ones are opened."""
 
 LOOK_AFTER = 16
 """New connections after which there is a look, while there are few."""
 
-RETURN_EVERY = 1.0
-"""Seconds between two returns of memory to the system, while connections are closed."""
+RETURN_EVERY = 0.25
+"""Seconds between two returns of memory to the system, while connections are closed.
+
+At 1 s, strangers that connect again and again made a node take 57 MB in between, at 0.25 s 42 MB.
+"""
 
 PAUSE = 0.02
 """Seconds between two closed connections of callers that flood."""

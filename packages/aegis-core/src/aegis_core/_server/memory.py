@@ -10,8 +10,8 @@ import contextlib
 import os
 from pathlib import Path
 
-SLACK = 32 * 1024 * 1024
-"""Bytes of growth that are worth the look: a trim of less frees little."""
+SLACK = 8 * 1024 * 1024
+"""Bytes of growth that are worth a look, which takes milliseconds."""
 
 _STATM = Path("/proc/self/statm")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -45,6 +46,16 @@ LOOP_TIMEOUT = 10.0
 
 CLOSE_POLL_INTERVAL = 0.01
 """Seconds between two checks whether feeds have ended."""
+
+
+STANDS_STILL = 3.0
+"""Seconds without a turn after which the node's event loop stands still, until its next turn.
+
+A second later other nodes suspect a node that sends no heartbeats.
+"""
+
+HEALTH_CHECK_EVERY = 1.0
+"""Seconds between two checks, for each watcher of the health, whether the loop stands still."""
 
 
 class NodeLoop:
@@ -247,10 +258,21 @@ class HealthService(health_pb2_grpc.HealthServicer):
         self._senders = senders
         self._statuses: dict[str, Any] = {"": health_pb2.HealthCheckResponse.SERVING}
         self._is_leaving = False
+        self._turn_at = math.inf
+
+    def note_loop_turn(self) -> None:
+        """Records that the node's event loop has a turn."""
+        self._turn_at = time.monotonic()
 
     def status_of(self, service: str) -> Any:
-        """Returns the status of a service; None if it is unknown."""
-        return self._statuses.get(service)
+        """Returns the status of a service; None if it is unknown.
+
+        While the node's event loop stands still nothing is served: the mesh drops the node soon.
+        """
+        status = self._statuses.get(service)
+        if status is not None and time.monotonic() - self._turn_at >= STANDS_STILL:
+            return health_pb2.HealthCheckResponse.NOT_SERVING
+        return status
 
     def set(self, status: Any, *services: str) -> None:
         """Sets the status of services, unless the node leaves."""
@@ -295,7 +317,7 @@ class _HealthSource:
             yield health_pb2.HealthCheckResponse(status=status)
 
     def delay(self, *, has_changed: bool) -> float:
-        return 0.0 if has_changed else float("inf")
+        return 0.0 if has_changed else HEALTH_CHECK_EVERY
 
     def close(self) -> None: ...
 

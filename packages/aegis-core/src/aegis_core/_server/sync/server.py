@@ -142,6 +142,9 @@ class BlockingServer(ServerBase[ServerCall]):
         status = response.SERVING if self.serves(info) else response.NOT_SERVING
         self._health.set(status, "", *self.services)
 
+    def note_loop_turn(self) -> None:
+        self._health.note_loop_turn()
+
     async def end_feeds(self) -> frozenset[str]:
         self._health.leave()
         return await self._feeds.close(base.FEED_END_TIMEOUT)
