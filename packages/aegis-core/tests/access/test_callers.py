@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -15,7 +16,7 @@ from aegis_certs import RevocationList, TLSConfig, TrustBundle
 from aegis_certs._ca.builder import Issuer, build_ca, build_crl, build_leaf
 from aegis_certs._x509.identity import Identity
 from aegis_certs._x509.validity import Validity
-from aegis_core import CallRule, Policy
+from aegis_core import CallRule, NoCertificateError, Policy
 from aegis_core._access import caller as callers
 from aegis_core._access.authorization import (
     MAX_DECISIONS,
@@ -192,7 +193,12 @@ async def test_a_caller_below_a_revoked_ca_that_only_the_caller_shows_is_refused
 def shown(chain: Chain, junk: bytes = b"") -> callers.Caller:
     """The caller that shows a chain and other certificates."""
     leaf, *above = (one.public_bytes(Encoding.PEM) for one in (chain.leaf, *chain.above))
-    return callers._caller(leaf, b"".join(above) + junk, b"TLSv1.3")
+    auth = {
+        "x509_pem_cert": [leaf],
+        "x509_pem_cert_chain": [b"".join(above) + junk],
+        "ssl_tls_version": [b"TLSv1.3"],
+    }
+    return callers.caller_from_context(Mock(auth_context=lambda: auth, peer=lambda: "a peer"))
 
 
 class CountingBundle(TrustBundle):
@@ -242,7 +248,7 @@ def test_other_certificates_beside_a_chain_neither_help_nor_fill_the_memory() ->
         assert len(caller.intermediates) == 1 + number
     assert len(callers._callers) == before + 1, "one entry for each certificate"
     assert shown(chain) is shown(chain)
-    with pytest.raises(ValueError, match="the limit is"):
+    with pytest.raises(NoCertificateError, match="the limit is"):
         shown(chain, stranger * 100)
 
 

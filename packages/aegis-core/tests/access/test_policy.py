@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from aegis_certs import TLSConfig
 from aegis_core import CallDeniedError, CallRule, Policy, PolicyError, ServiceInfo
 from aegis_core import Node as SyncNode
-from aegis_core._access.authorization import CallAuthorizer, CallerVerifier
+from aegis_core._access.authorization import MAX_DECISIONS, CallAuthorizer, CallerVerifier
 from aegis_core._access.caller import Caller
 from aegis_core._access.policy_file import PolicySource
 from aegis_core.aio import Node
@@ -309,6 +310,16 @@ async def test_a_node_does_not_start_with_an_invalid_policy_file(
         await node_with(identity, str(path)).start()
 
 
+class Revoked:
+    """A revocation list of these serial numbers."""
+
+    def __init__(self, serials: set[int]) -> None:
+        self._serials = frozenset(serials)
+
+    def is_revoked(self, certificate: Any, intermediates: Any = ()) -> bool:
+        return certificate.serial_number in self._serials
+
+
 class Authorizer:
     """A call authorizer with a fake clock."""
 
@@ -316,8 +327,8 @@ class Authorizer:
         self.now = 0.0
         self.types: dict[str, str] = {}
         tls = identity("caller")
-        verifier = CallerVerifier(tls.bundle)
-        self.inner = CallAuthorizer(verifier, self.types.get, clock=lambda: self.now)
+        self.verifier = CallerVerifier(tls.bundle)
+        self.inner = CallAuthorizer(self.verifier, self.types.get, clock=lambda: self.now)
         self.caller = Caller("caller", tls.certificate, not_after=2.0**40, fingerprint=b"1")
 
     def ask(self, path: str = "/s/m") -> bool:
@@ -367,6 +378,50 @@ def test_a_cached_decision_does_not_outlive_the_type_or_the_policy(
     assert not authorizer.ask()
     authorizer.inner.set_policy(Policy(call=[CallRule(ids=["*"], services=["*"])]))
     assert authorizer.ask()
+
+
+def test_an_allowed_call_is_judged_again_after_every_change(identity: MakeIdentity) -> None:
+    tls, now = identity("caller"), 1.0
+    revoked: set[int] = set()
+    verifier = CallerVerifier(tls.bundle, clock=lambda: now)
+    authorizer = CallAuthorizer(verifier, lambda _: None)
+    caller = Caller("caller", tls.certificate, not_after=10.0, fingerprint=b"1")
+
+    def ask(path: str | None = "/s/m") -> bool:
+        return authorizer.check(caller, path) is None
+
+    assert ask()
+    assert verifier.allowed == {(b"1", "/s/m"): caller}
+    authorizer.set_policy(Policy(call=[CallRule(ids=["caller"], services=["s"])]))
+    assert [ask(), ask("/other/m"), ask()] == [True, False, True]
+    before = verifier.allowed
+    verifier.apply_revocations(Revoked(revoked))
+    assert ask()
+    assert verifier.allowed is not before
+    revoked.add(caller.certificate.serial_number)
+    verifier.apply_revocations(Revoked(revoked))
+    assert not ask()
+    assert not verifier.allowed
+    verifier.apply_revocations(Revoked(set()))
+    assert ask()
+    other_version = replace(caller, tls_version="TLSv1.2")
+    assert authorizer.check(other_version, "/s/m") is not None, "of the same certificate"
+    now = caller.not_after
+    assert not ask()
+
+
+def test_only_decisions_that_stay_are_remembered(identity: MakeIdentity) -> None:
+    authorizer = Authorizer(identity)
+    caller = replace(authorizer.caller, hosts=("b",))
+    assert authorizer.inner.check(caller, "/s/m") is None
+    authorizer.types["caller"] = "web"
+    authorizer.inner.set_policy(Policy(call=[CallRule(types=["web"], services=["*"])]))
+    assert authorizer.ask()
+    assert not authorizer.verifier.allowed
+    authorizer.inner.set_policy(None)
+    for number in range(MAX_DECISIONS + 1):
+        assert authorizer.ask(f"/s/{number}")
+    assert len(authorizer.verifier.allowed) == 1, "there are too many methods to remember"
 
 
 def test_a_denial_does_not_reveal_the_rules(identity: MakeIdentity) -> None:

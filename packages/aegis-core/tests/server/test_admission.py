@@ -70,7 +70,7 @@ def test_calls_that_were_cancelled_before_they_ran_are_released() -> None:
         call = FakeCall()
         admission.admit(call)
         call.over = True
-    assert len(admission._pending) <= PRUNE_ABOVE
+    assert len(admission.waiting) <= PRUNE_ABOVE
 
 
 def test_a_call_that_ends_before_it_runs_is_forgotten_at_once() -> None:

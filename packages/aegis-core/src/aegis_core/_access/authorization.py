@@ -52,6 +52,12 @@ class CallerVerifier:
         trust_domain: The trust domain of this mesh; callers of another one are refused.
         find_signed: As in `RecordVerifier`.
         clock: Unix time in seconds.
+
+    Attributes:
+        clock: The same clock.
+        allowed: Callers whose calls of a method were allowed, by certificate and method; they stay
+            allowed until their certificates end. Another trust bundle, revocation list or policy
+            gets a dictionary of its own, so that no thread adds what the old one allowed.
     """
 
     def __init__(
@@ -64,23 +70,26 @@ class CallerVerifier:
     ) -> None:
         self._trust_domain = trust_domain
         self._find_signed = find_signed
-        self._clock = clock
+        self.clock = clock
         self._lock = threading.Lock()
         self._accepted: dict[bytes, tuple[x509.Certificate, ...]] = {}
         self._chains = _ChainDecisions(bundle, trust_domain)
         self._revoked: _RevocationDecisions | None = None
+        self.allowed: _Allowed = {}
 
     def change_bundle(self, bundle: TrustBundle) -> None:
         """Trusts these CAs from now on; callers that were accepted may finish what they do."""
         self._chains = _ChainDecisions(bundle, self._trust_domain)
+        self.allowed = {}
 
     def apply_revocations(self, revocations: Revocations) -> None:
         """Refuses callers by this list from now on."""
         self._revoked = _RevocationDecisions(revocations)
+        self.allowed = {}
 
     def check(self, caller: Caller) -> str | None:
         """Returns why a caller is refused; None if it is accepted."""
-        now = self._clock()
+        now = self.clock()
         reason = self._check_connection(caller, now)
         if reason is not None:
             return reason
@@ -101,7 +110,7 @@ class CallerVerifier:
 
     def check_bootstrap(self, caller: BootstrapCaller) -> str | None:
         """Returns why a bootstrap identity may not even enrol; the CA knows whether it may."""
-        return self._check_connection(caller, self._clock())
+        return self._check_connection(caller, self.clock())
 
     def _check_connection(self, caller: Caller, now: float) -> str | None:
         if caller.tls_version and caller.tls_version != "TLSv1.3":
@@ -210,6 +219,7 @@ class CallAuthorizer:
 
     def set_policy(self, policy: Policy | None) -> None:
         self._decisions = None if policy is None else _PolicyDecisions(policy)
+        self._caller_verifier.allowed = {}
 
     def check(
         self, caller: Caller, path: str | None, *, is_open: bool = False
@@ -221,22 +231,44 @@ class CallAuthorizer:
             path: The method, as `/package.Service/Method`; None for one that no policy denies.
             is_open: Whether the call is a stream that is open already, and ends if it is denied.
         """
-        refusal = self._caller_verifier.check(caller)
+        # Nearly all calls end here, after one look. The dictionary is read before what decides.
+        verifier = self._caller_verifier
+        allowed, known_as = verifier.allowed, (caller.fingerprint, path)
+        if allowed.get(known_as) is caller and verifier.clock() < caller.not_after:
+            return None
+        refusal = verifier.check(caller)
         if refusal is not None:
             return CallerRefusedError(caller.node_id, refusal)
         decisions = self._decisions
         if path is None or decisions is None:
+            _remember_allowed(allowed, known_as, caller)
             return None
         # A node may change its type at any time; most policies do not ask for it.
         node_type = self._type_of(caller.node_id) if decisions.asks_type else None
         reason = decisions.check(caller, path, node_type)
         if reason is None:
+            if not decisions.asks_type:
+                _remember_allowed(allowed, known_as, caller)
             return None
         key, kind = (caller.node_id, path), "stream" if is_open else "call"
         line = "%s may not call %.200s%s: %s"
         effect = " any more, its open stream is ended" if is_open else ""
         self._log_limiter.warn(key, kind, line, *key, effect, reason)
         return CallDeniedError(caller.node_id, path)
+
+
+_Allowed = dict[tuple[bytes, str | None], Caller]
+"""Callers by certificate and method."""
+
+
+def _remember_allowed(
+    allowed: _Allowed, known_as: tuple[bytes, str | None], caller: Caller
+) -> None:
+    if caller.hosts:  # allowed until another node has one of these names
+        return
+    if len(allowed) >= MAX_DECISIONS:
+        allowed.clear()
+    allowed[known_as] = caller
 
 
 class _PolicyDecisions:

@@ -64,11 +64,14 @@ def caller_from_context(context: CallContext) -> Caller:
     except AttributeError:
         raise NoPeerInfoError from None
     try:
-        return _caller(
-            auth["x509_pem_cert"][0],
-            auth.get("x509_pem_cert_chain", _NOTHING)[0],
-            auth.get("ssl_tls_version", _NOTHING)[0],
-        )
+        pem = auth["x509_pem_cert"][0]
+        intermediates = auth.get("x509_pem_cert_chain", _NOTHING)[0]
+        tls_version = auth.get("ssl_tls_version", _NOTHING)[0]
+        # Here and not in `_read`: each frame of a call costs time.
+        known = _callers.get((pem, tls_version))
+        if known is not None and known[0] == intermediates:
+            return known[1]
+        return _read(pem, intermediates, tls_version)
     except (KeyError, IndexError):
         raise (NoCertificateError if auth else NoTLSInfoError)(_peer(context)) from None
     except (CertsError, ValueError) as error:
@@ -87,15 +90,11 @@ MAX_CALLERS = 4096
 MAX_INTERMEDIATES = 16 * 1024
 """Bytes (PEM) of the certificates above a caller's own."""
 
+# One entry for each certificate: nobody can fill the memory with junk beside one of them.
 _callers: dict[tuple[bytes, bytes], tuple[bytes, Caller]] = {}
 
 
-def _caller(pem: bytes, intermediates: bytes, tls_version: bytes) -> Caller:
-    # One entry for each certificate: nobody can fill the memory with junk beside one of them.
-    key = pem, tls_version
-    known = _callers.get(key)
-    if known is not None and known[0] == intermediates:
-        return known[1]
+def _read(pem: bytes, intermediates: bytes, tls_version: bytes) -> Caller:
     if len(intermediates) > MAX_INTERMEDIATES:
         raise ValueError(
             f"the certificates above it have {len(intermediates)} bytes, "
@@ -115,5 +114,5 @@ def _caller(pem: bytes, intermediates: bytes, tls_version: bytes) -> Caller:
     )
     if len(_callers) >= MAX_CALLERS:
         _callers.clear()
-    _callers[key] = intermediates, caller
+    _callers[pem, tls_version] = intermediates, caller
     return caller

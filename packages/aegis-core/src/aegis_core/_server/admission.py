@@ -42,6 +42,8 @@ class PendingCalls(Generic[CallT]):
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._calls: set[CallT] = set()
+        # Methods of the set, and no frames of their own: each call has one of each.
+        self.discard = self._calls.discard
         self._prune_above = PRUNE_ABOVE
         self._clock = clock
         self._crowded_until = 0.0
@@ -68,13 +70,10 @@ class PendingCalls(Generic[CallT]):
         if len(self._calls) <= self._prune_above:
             return
         before = len(self._calls)
-        self._calls = {call for call in self._calls if not call.done()}
+        self._calls.difference_update([call for call in self._calls if call.done()])
         self._prune_above = max(PRUNE_ABOVE, 2 * len(self._calls))
         if before - len(self._calls) > PRUNE_ABOVE // 2:
             self._crowded_until = self._clock() + CROWDED_FOR
-
-    def discard(self, call: CallT) -> None:
-        self._calls.discard(call)
 
 
 class AdmissionControl(Generic[CallT]):
@@ -93,6 +92,7 @@ class AdmissionControl(Generic[CallT]):
         begun: Calls that ran so far.
         shed: Calls that were shed because the limit was reached.
         arrived_after_close: Calls that arrived after it was closed.
+        waiting: Admitted calls that do not run yet.
         closed: Whether new calls are rejected.
     """
 
@@ -104,7 +104,7 @@ class AdmissionControl(Generic[CallT]):
         self.shed = 0
         self.arrived_after_close = 0
         self._max_running = inf if limit is None else limit
-        self._pending = PendingCalls[CallT]()
+        self.waiting = PendingCalls[CallT]()
         self.closed = False
         self._lock = threading.Lock()
 
@@ -115,26 +115,22 @@ class AdmissionControl(Generic[CallT]):
     @property
     def empty(self) -> bool:
         with self._lock:
-            return not self.running and all(call.done() for call in self._pending.calls)
-
-    @property
-    def is_crowded(self) -> bool:
-        """See `PendingCalls`."""
-        return self._pending.is_crowded
+            return not self.running and all(call.done() for call in self.waiting.calls)
 
     @property
     def pending(self) -> frozenset[CallT]:
         """Admitted calls that do not run yet."""
         with self._lock:
-            return self._pending.calls
+            return self.waiting.calls
 
     def admit(self, call: CallT) -> AdmissionRefused | None:
         """Admits a call that arrived, or returns why not."""
         with self._lock:
-            refused = self._arrive()
-            if refused is None:
-                self._pending.add(call)
-            return refused
+            if self.closed or len(self.running) >= self._max_running:
+                return self._arrive()
+            self.arrived += 1  # as `_arrive`, without its frame
+            self.waiting.add(call)
+            return None
 
     def arrive(self) -> AdmissionRefused | None:
         """Counts a call that arrives; returns why it is not admitted, or None."""
@@ -144,7 +140,7 @@ class AdmissionControl(Generic[CallT]):
     def await_begin(self, call: CallT) -> None:
         """Counts an admitted call as pending until it runs or is done."""
         with self._lock:
-            self._pending.add(call)
+            self.waiting.add(call)
 
     def _arrive(self) -> AdmissionRefused | None:
         self.arrived += 1
@@ -159,7 +155,7 @@ class AdmissionControl(Generic[CallT]):
     def begin(self, call: CallT) -> bool:
         """Counts an admitted call as running until it ends; returns whether the limit allows it."""
         with self._lock:
-            self._pending.discard(call)
+            self.waiting.discard(call)
             if len(self.running) >= self._max_running:
                 self.shed += 1
                 return False
@@ -172,7 +168,7 @@ class AdmissionControl(Generic[CallT]):
         with self._lock:
             self.running.discard(call)
             # Pruned late, 256 calls of one caller could hold 2 MB of headers each.
-            self._pending.discard(call)
+            self.waiting.discard(call)
 
     def close(self) -> None:
         """Rejects new calls from now on; admitted calls continue."""

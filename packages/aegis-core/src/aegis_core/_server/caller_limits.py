@@ -39,6 +39,9 @@ class CallerLimits:
         max_calls: How many calls a caller may have open.
         workers_of: Returns how many processes share an identity, and so have its limits together.
         clock: Monotonic seconds.
+
+    Attributes:
+        blocked: Callers that may be blocked; `is_blocked` tells.
     """
 
     def __init__(
@@ -51,17 +54,17 @@ class CallerLimits:
         self._max_calls = max_calls
         self._workers_of = workers_of
         self._clock = clock
+        self.blocked: dict[str, float] = {}
         self._open: dict[str, int] = {}
         self._cancelled: dict[str, TokenBucket] = {}
-        self._blocked: dict[str, float] = {}
         self._prune_above = PRUNE_ABOVE
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"<CallerLimits {sum(self._open.values())} open, blocked={sorted(self._blocked)}>"
+        return f"<CallerLimits {sum(self._open.values())} open, blocked={sorted(self.blocked)}>"
 
     def __len__(self) -> int:
-        return len(self._open) + len(self._cancelled) + len(self._blocked)
+        return len(self._open) + len(self._cancelled) + len(self.blocked)
 
     def enter(self, caller: str) -> bool:
         """Counts a call as open until `leave`; returns False if the caller has too many."""
@@ -83,13 +86,13 @@ class CallerLimits:
 
     def is_blocked(self, caller: str) -> bool:
         """Tells whether the calls of a caller are refused, since it cancelled too many."""
-        until = self._blocked.get(caller)
+        until = self.blocked.get(caller)
         if until is None:
             return False
         if self._clock() < until:
             return True
         with self._lock:
-            self._blocked.pop(caller, None)
+            self.blocked.pop(caller, None)
         return False
 
     def abuse(self, caller: str) -> bool:
@@ -109,7 +112,7 @@ class CallerLimits:
             bucket.per_second = CANCELLED_PER_SECOND * workers
             if bucket.take(now):
                 return False
-            self._blocked[caller] = now + BLOCKED_FOR
+            self.blocked[caller] = now + BLOCKED_FOR
             return True
 
     def _prune(self, now: float) -> None:
@@ -119,6 +122,6 @@ class CallerLimits:
             bucket.wait(now)
             if bucket.left >= bucket.burst:
                 del self._cancelled[caller]
-        self._blocked = {caller: until for caller, until in self._blocked.items() if until > now}
+        self.blocked = {caller: until for caller, until in self.blocked.items() if until > now}
         # Doubled, so that a mesh of many callers is not scanned at each new caller.
         self._prune_above = max(PRUNE_ABOVE, 2 * len(self._cancelled))

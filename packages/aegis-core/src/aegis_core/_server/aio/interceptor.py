@@ -7,7 +7,6 @@ import contextlib
 import inspect
 from asyncio import current_task
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import grpc
@@ -58,6 +57,8 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         self._threads = threads
         self._handlers: dict[str, _CheckedHandler] = {}
         self._end_reasons: dict[asyncio.Task[Any], Rejection] = {}
+        self._admit = checks.admission.admit
+        self._pending = checks.admission.waiting
         self._own_pending = PendingCalls[asyncio.Task[Any]]()
         self._unknown = _rejecting_by(checks.reject_unknown_method)
         self._long_headers = _rejecting_by(checks.reject_long_headers)
@@ -107,14 +108,14 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         task = current_task()
         assert task is not None  # noqa: S101 - a call is served in a task
         if known.is_limited:
-            refused = self._checks.admission.admit(task)
+            refused = self._admit(task)
             if refused is not None:
                 return _REJECTING[refused]
-            is_crowded = self._checks.admission.is_crowded
+            pending = self._pending
         else:
-            self._own_pending.add(task)
-            is_crowded = self._own_pending.is_crowded
-        return known.early if is_crowded else known.checked
+            pending = self._own_pending
+            pending.add(task)
+        return known.early if pending.is_crowded else known.checked
 
     def _add_checks(self, path: str, handler: Any) -> _CheckedHandler:
         kind = kind_of(handler)
@@ -168,8 +169,8 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         path = self._checks.policy_path(method)
         checks, end_reasons = self._checks, self._end_reasons
-        accept, release, end = checks.acceptor(method), checks.release, checks.admission.end
-        abused, lost_caller = checks.abused, on_lost_caller
+        accept, end = checks.acceptor(method), checks.admission.end
+        release, abused, lost_caller = checks.callers.leave, checks.abused, on_lost_caller
         own_pending, open_streams = self._own_pending, checks.streams
 
         async def checked(request: Any, context: Any) -> Any:
@@ -184,6 +185,7 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
             except CallRejectedError as error:
                 await self._reject_caller(context, error)
                 raise
+            caller_id = caller.node_id
             if streams or is_early:  # a unary call that runs may finish, whoever calls
                 open_streams[task] = caller, path
             try:
@@ -197,15 +199,15 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                     except Exception as error:  # noqa: BLE001 - it cannot be read, whatever it is
                         rejection = checks.unreadable(caller, method, error)
                         await _reject(context, rejection)
-                lost_caller.set(partial(abused, caller.node_id))
+                lost_caller.set((abused, caller_id))
                 return await inner(request, handler_context)
             except asyncio.CancelledError:
                 if task not in end_reasons:
-                    abused(caller.node_id)
+                    abused(caller_id)
                 await self._explain(task, context)
                 raise
             finally:
-                release(caller)
+                release(caller_id)
                 if streams or is_early:
                     open_streams.pop(task, None)
                 if end_reasons:
@@ -249,17 +251,32 @@ class CheckedServices(grpc.GenericRpcHandler):
     def __init__(self, interceptor: CallerInterceptor) -> None:
         self._serve = interceptor.serve
         self._services: list[grpc.GenericRpcHandler] = []
+        self._fixed: dict[str, Any] = {}
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Adds services, as a server does."""
         self._services.extend(handlers)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        handler = self._fixed.get(handler_call_details.method)
+        if handler is None:
+            handler = self._find(handler_call_details)
+        return self._serve(handler_call_details, handler)
+
+    def _find(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        is_fixed = True
         for service in self._services:
+            is_fixed = is_fixed and type(service) is _FIXED
             handler = service.service(handler_call_details)
             if handler is not None:
-                return self._serve(handler_call_details, handler)
-        return self._serve(handler_call_details, None)
+                if is_fixed:
+                    self._fixed[handler_call_details.method] = handler
+                return handler
+        return None
+
+
+_FIXED = type(grpc.method_handlers_generic_handler("", {}))
+"""The type of a service with a handler for each method; others may answer each call anew."""
 
 
 def _as_coroutine(generator: Any) -> Any:

@@ -11,8 +11,11 @@ import grpc.aio
 _log = logging.getLogger("aegis.server")
 
 
-on_lost_caller: ContextVar[Callable[[], None] | None] = ContextVar("on_lost_caller", default=None)
-"""What a call does if its answer finds no caller: a fast handler ends before gRPC says so."""
+on_lost_caller: ContextVar[tuple[Callable[[str], None], str] | None] = ContextVar(
+    "on_lost_caller", default=None
+)
+"""What to call, and who calls, if the answer finds no caller: a fast handler ends before gRPC says
+so."""
 
 
 def log_lost_callers_quietly() -> None:
@@ -31,6 +34,7 @@ def _is_no_lost_caller(record: logging.LogRecord) -> bool:
         return True
     lost = on_lost_caller.get()
     if lost is not None:
-        lost()
+        count, caller_id = lost
+        count(caller_id)
     _log.debug("a caller was gone before it was answered: %s", record.getMessage())
     return False
