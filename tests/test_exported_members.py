@@ -13,6 +13,7 @@ import pytest
 PACKAGES = ("aegis_certs", "aegis_discovery", "aegis_core", "aegis_cli")
 LAZY = (
     *("aegis_certs", "aegis_discovery", "aegis_discovery.aio", "aegis_discovery.enrolment"),
+    "aegis_discovery.registry",
     "aegis_core",
 )
 
@@ -121,6 +122,10 @@ EXPORTED = {
         LEASE MAX_AHEAD MAX_RECORD MAX_REGION Opinion REPUBLISH_EVERY Record RecordSigner
         RecordVerifier Signed SignedVerdict TOMBSTONE_LEASE VERDICT_LEASE Verdict Verifier
         decode_record decode_verdict node_to_unsigned nodes_from_unsigned signed_from_wire
+    """,
+    "aegis_discovery.registry": """
+        Contents EtcdRegistry Keys Publication Registry RegistryAddress RendezvousObservers
+        encode_document encode_record_entry encode_verdict_entry parse_registry
     """,
     "aegis_discovery.transport": """
         Backoff ChannelCache SHED_METADATA SeedPeer channel_credentials describe_call_error

@@ -16,6 +16,7 @@ from aegis_discovery.feed._limits import service_filter_problem
 
 if TYPE_CHECKING:
     from aegis_discovery.enrolment import AnyToken
+    from aegis_discovery.registry._address import RegistryAddress
 
 
 def load_identity(
@@ -50,7 +51,9 @@ def load_identity(
 
 def parse_seeds(seed_peers: Sequence[str]) -> tuple[SeedPeer, ...]:
     if not seed_peers:
-        raise ConnectError("no seed peer was given; name one node of the mesh as host:port")
+        raise ConnectError(
+            "no seed peer was given; name one node of the mesh as host:port, or a registry"
+        )
     for peer in seed_peers:
         if not isinstance(peer, str):
             raise ConnectError(
@@ -58,6 +61,15 @@ def parse_seeds(seed_peers: Sequence[str]) -> tuple[SeedPeer, ...]:
                 'connect("host:port", "host:port")'
             )
     return tuple(parse_seed(peer) for peer in seed_peers)
+
+
+def parse_registry_alone(registry: str, seed_peers: Sequence[str]) -> RegistryAddress:
+    """Parses the address of a registry, which takes the place of seed peers."""
+    if seed_peers:
+        raise ConnectError("a client follows seed peers or a registry; give one of the two")
+    from aegis_discovery.registry._address import parse_registry  # few meshes have one
+
+    return parse_registry(registry)
 
 
 def check_services(services: Collection[ServiceInfo]) -> tuple[ServiceInfo, ...]:

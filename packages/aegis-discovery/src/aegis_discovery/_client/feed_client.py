@@ -1,4 +1,7 @@
-"""The feed of a client: open to any one node, and moved to another one when that node leaves."""
+"""The feed of a client: open to any one node, and moved to another one when that node leaves.
+
+With a registry, the client follows that instead, and asks no node.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from typing import TYPE_CHECKING
 
 import grpc
 from aegis_certs import CertsError, IdentitySource, TLSConfig, owner_of
@@ -39,6 +43,10 @@ from aegis_discovery.transport._backoff import Backoff
 from aegis_discovery.transport._probe import describe_call_error, probe_identity
 from aegis_discovery.transport._resolve import resolve_seed
 
+if TYPE_CHECKING:
+    from aegis_discovery.registry._address import RegistryAddress
+    from aegis_discovery.registry._follower import RegistryFollower
+
 STEADY = 60.0
 """Seconds that a feed must bring messages before its server is the first to be asked again."""
 
@@ -69,6 +77,7 @@ class FeedClient:
         seeds: Sequence[SeedPeer],
         *,
         mesh: str,
+        registry: RegistryAddress | None = None,
         services: Collection[ServiceInfo] = (),
         policy: Policy | None = None,
         timeout: float | None = 10.0,
@@ -98,6 +107,9 @@ class FeedClient:
             services=services,
             documents=self.documents,
         )
+        self._registry: RegistryFollower | None = None
+        if registry is not None:
+            self._registry = self._follow_registry(registry, knows_all=not services)
         self._log_limiter = LogLimiter(_log)
         self._renewal = MeshRenewal(source, lambda: known_issuers(self.documents, self.topology))
         self._rotator = IdentityRotator(source, tls, remote=self._renewal, published=self._keeper)
@@ -138,9 +150,11 @@ class FeedClient:
                 await self._ready.wait()
         except TimeoutError:
             await self.close()
+            who = (
+                "no seed peer accepted" if self._registry is None else "the registry did not serve"
+            )
             raise ConnectError(
-                f"no seed peer accepted this client within {self._timeout:g} s ({self._reasons()})",
-                self._causes,
+                f"{who} this client within {self._timeout:g} s ({self._reasons()})", self._causes
             ) from None
         except BaseException:
             await self.close()
@@ -165,10 +179,29 @@ class FeedClient:
         """Calls the listener with every new identity of this client."""
         self._listeners.append(listener)
 
+    def _follow_registry(self, address: RegistryAddress, *, knows_all: bool) -> RegistryFollower:
+        from aegis_discovery.registry._follower import RegistryFollower  # few meshes have one
+
+        return RegistryFollower(
+            address,
+            self._tls,
+            mesh=self._mesh,
+            topology=self.topology,
+            reader=self._reader,
+            knows_all=knows_all,
+            on_complete=lambda: self._ready.set(),
+        )
+
     def _restart_feed(self) -> None:
+        work = self._run
+        if self._registry is not None:
+            self._registry.change_identity(self._tls)
+            work = self._registry.run
         if self._feed_task is not None:
+            if self._registry is not None:
+                return  # it has connected again by itself
             self._feed_task.cancel()
-        self._feed_task = asyncio.create_task(self._run(), name="aegis-client-feed")
+        self._feed_task = asyncio.create_task(work(), name="aegis-client-feed")
 
     def _on_document(self, change: Change) -> None:
         # Soon, because this may close the feed that is being read.
@@ -288,7 +321,8 @@ class FeedClient:
                 yield found
 
     def _reasons(self) -> str:
-        reasons = "; ".join(f"{address}: {cause}" for address, cause in self._causes.items())
+        causes = self._causes if self._registry is None else self._registry.causes
+        reasons = "; ".join(f"{address}: {cause}" for address, cause in causes.items())
         return reasons or "none answered"
 
     def _record_failure(self, peer: SeedPeer, cause: str) -> None:

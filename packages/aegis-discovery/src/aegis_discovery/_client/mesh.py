@@ -88,6 +88,8 @@ def connect(*seed_peers: str, **options: Unpack[ConnectArguments]) -> Mesh:
               With it, a client that has no identity yet, or an expired one, enrols. Where `node_id`
               is given too, the token is read only then.
             - `mesh`: The mesh's name; `DEFAULT_MESH` by default.
+            - `registry`: Follow this registry instead of seed peers:
+              `etcd://[NAME@]HOST:PORT,.../PREFIX`.
             - `services`: Limits the topology to the providers of these services, of any version
               where `version` is empty, so that a small client of a large mesh stores and processes
               only what it calls. By default the topology has all nodes.
@@ -101,7 +103,9 @@ def connect(*seed_peers: str, **options: Unpack[ConnectArguments]) -> Mesh:
               to reach the mesh, and a call with `wait_for_ready=True` waits for its provider.
 
     Raises:
-        ConnectError: If no seed peer accepted the client, or no feed can serve this request.
+        ConnectError: If no seed peer accepted the client, the registry did not answer, or no feed
+            can serve this request.
+        InvalidAddressError: If a seed peer or the registry is not a valid address.
         TokenError: If the token cannot be used.
         EnrolmentError: If no issuer gave a certificate for the token.
         aegis_certs.CertsError: If the identity cannot be loaded.

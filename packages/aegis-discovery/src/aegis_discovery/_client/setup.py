@@ -12,6 +12,7 @@ from aegis_discovery._calls.options import PoolOptions
 from aegis_discovery._client.bootstrap import (
     check_services,
     load_identity,
+    parse_registry_alone,
     parse_seeds,
 )
 from aegis_discovery._client.feed_client import FeedClient
@@ -30,6 +31,7 @@ class ConnectArguments(TypedDict, total=False):
     tls: TLSConfig | None
     token: AnyToken | None
     mesh: str
+    registry: str | None
     services: Collection[ServiceInfo]
     policy: Policy | None
     region: str
@@ -46,6 +48,7 @@ def create_client(
     tls: TLSConfig | None = None,
     token: AnyToken | None = None,
     mesh: str = DEFAULT_MESH,
+    registry: str | None = None,
     services: Collection[ServiceInfo] = (),
     policy: Policy | None = None,
     region: str = "",
@@ -55,7 +58,8 @@ def create_client(
     wait: bool = True,
 ) -> tuple[FeedClient, dict[str, Any]]:
     """Returns a client that is not started yet, and the arguments of its pool; reads files."""
-    seeds = parse_seeds(seed_peers)
+    followed = None if registry is None else parse_registry_alone(registry, seed_peers)
+    seeds = parse_seeds(seed_peers) if followed is None else ()
     wanted = check_services(services)
     source, identity = load_identity(node_id, cert_dir, tls, token, mesh)
     if "client" not in identity.usages:
@@ -65,6 +69,7 @@ def create_client(
         identity,
         seeds,
         mesh=mesh,
+        registry=followed,
         services=wanted,
         policy=policy,
         timeout=timeout if wait else None,

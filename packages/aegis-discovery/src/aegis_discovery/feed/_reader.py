@@ -271,6 +271,12 @@ class FeedReader:
         diverged = self._has_diverged(message) or lacks_documents
         return ReceiveResult(message.complete, foreign, diverged)
 
+    def lacks(self, node_ids: Collection[str]) -> bool:
+        """Tells whether the record of any of these nodes is missing; never for some services."""
+        if self._services:
+            return False
+        return any(self._topology.get_record(node_id) is None for node_id in node_ids)
+
     def _receive_documents(self, message: Message, source: str) -> None:
         if self._documents is None:
             return

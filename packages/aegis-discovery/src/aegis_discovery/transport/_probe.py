@@ -69,7 +69,7 @@ def probe_identity(address: str, tls: TLSConfig, timeout: float = 5.0) -> Identi
     return identity
 
 
-def describe_call_error(error: Exception, tls: TLSConfig) -> str:
+def describe_call_error(error: Exception, tls: TLSConfig, *, of: str = "a node") -> str:
     """Describes in one sentence why a call failed, where gRPC only reports `Socket closed`.
 
     A peer does not say which certificate it refuses, so this checks our own identity.
@@ -77,10 +77,11 @@ def describe_call_error(error: Exception, tls: TLSConfig) -> str:
     Args:
         error: The exception that the call raised.
         tls: The identity that the call used.
+        of: What should have answered.
     """
     details = (isinstance(error, grpc.RpcError) and error.details()) or str(error)
     if "Connection refused" in details:
-        return "it refused the connection; is a node listening there?"
+        return f"it refused the connection; is {of} listening there?"
     if "Hostname Verification" in details or "Peer name" in details:
         return f"another node than the expected one answered there: {details}"
     if not any(hint in details for hint in ("Socket closed", "SSL", "andshake", "reset")):

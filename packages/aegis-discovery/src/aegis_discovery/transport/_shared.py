@@ -34,6 +34,13 @@ def channel_options(node_id: str, options: Options = ()) -> Options:
         *options,
         # A large message costs memory before any of our code can check it.
         ("grpc.service_config", SERVICE_CONFIG),
+        *common_options(),
+    )
+
+
+def common_options() -> Options:
+    """Returns the options of a channel to a node, or to a registry."""
+    return (
         # The probes measure bandwidth for windows above 64 KiB, and more than double the
         # traffic of an idle stream.
         ("grpc.http2.bdp_probe", 0),
