@@ -124,8 +124,9 @@ EXPORTED = {
         decode_record decode_verdict node_to_unsigned nodes_from_unsigned signed_from_wire
     """,
     "aegis_discovery.registry": """
-        Contents EtcdRegistry Keys Publication Registry RegistryAddress RendezvousObservers
-        encode_document encode_record_entry encode_verdict_entry parse_registry
+        Contents EtcdRegistry Keys Publication Registry RegistryAddress RegistryStatuses
+        RendezvousObservers encode_document encode_record_entry encode_verdict_entry
+        parse_registry
     """,
     "aegis_discovery.transport": """
         Backoff ChannelCache SHED_METADATA SeedPeer channel_credentials describe_call_error

@@ -64,6 +64,7 @@ class NodeInfo:
         boundary: `region` if membership is to stay inside regions, which takes effect once all
             nodes say so; else empty.
         silent_regions: The regions that this node, a bridge of its own one, does not hear.
+        registry: `etcd` if it knows the mesh by that alone, and opens no feeds; else empty.
     """
 
     id: str
@@ -80,6 +81,7 @@ class NodeInfo:
     region: str = ""
     zone: str = ""
     boundary: str = ""
+    registry: str = ""
     silent_regions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

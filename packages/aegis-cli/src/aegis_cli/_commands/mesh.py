@@ -26,8 +26,13 @@ def mesh() -> None:
     "--node",
     "AEGIS_NODE",
     "A node of the mesh; without an id, its certificate says which node it is.",
-    required=True,
     metavar="[ID@]HOST:PORT",
+)
+@option(
+    "--registry",
+    "AEGIS_REGISTRY",
+    "The registry of the mesh, in place of a node.",
+    metavar="etcd://HOST:PORT,.../PREFIX",
 )
 @certificate_directory(
     "--cert-dir", "The directory of the CA's certificate, and of its key or the named identity."
@@ -43,7 +48,8 @@ def mesh() -> None:
 )
 @option("--watch", "AEGIS_WATCH", "Update it every second until Ctrl-C.", is_flag=True)
 def status(
-    node: str,
+    node: str | None,
+    registry: str | None,
     cert_dir: str,
     identity: str | None,
     mesh: str,
@@ -53,8 +59,9 @@ def status(
 ) -> None:
     """Show the nodes of a mesh, and their status and health.
 
-    The topology is read from one node; then each node of it is asked for its health and pinged. The
-    line of several workers has the worst of their states, and the longest round trip.
+    The topology is read from one node, or from a registry; then each node of it is asked for its
+    health and pinged. The line of several workers has the worst of their states, and the longest
+    round trip.
 
     --watch updates the table on a terminal; a pipe gets one table after another, or one line of
     JSON after another.
@@ -63,9 +70,11 @@ def status(
     from aegis_cli._mesh.status_view import show_once, show_until_interrupted
     from aegis_cli._run import run
 
+    if (node is None) is (registry is None):
+        raise click.UsageError("name one node of the mesh by --node, or its --registry")
     tls = client_identity(cert_dir, identity)
     show = show_until_interrupted if watch else show_once
-    run(show(node, tls, mesh=mesh, json=json, workers=workers))
+    run(show(node, tls, registry=registry, mesh=mesh, json=json, workers=workers))
 
 
 @mesh.command(

@@ -73,6 +73,12 @@ def node() -> None:
     multiple=True,
     metavar="[ID@]HOST:PORT",
 )
+@option(
+    "--registry",
+    "AEGIS_REGISTRY",
+    "Where the mesh is kept in place of feeds; with --join the node takes part in both.",
+    metavar="etcd://HOST:PORT,.../PREFIX",
+)
 @option("--name", "AEGIS_NODE_NAME", "A name for people; by default the id.", metavar="NAME")
 @option("--type", "AEGIS_NODE_TYPE", "The type of the node.", default="generic", metavar="TYPE")
 @option(

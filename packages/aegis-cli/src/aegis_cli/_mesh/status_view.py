@@ -25,21 +25,18 @@ INTERVAL = 1.0
 
 
 @asynccontextmanager
-async def collector(node: str, tls: TLSConfig, mesh: str) -> AsyncIterator[Collector]:
-    """Connects to a mesh through one of its nodes.
+async def collector(
+    node: str | None, tls: TLSConfig, mesh: str, registry: str | None = None
+) -> AsyncIterator[Collector]:
+    """Connects to a mesh through one of its nodes, or through its registry.
 
     Raises:
-        aegis_discovery.ConnectError: The node does not answer, or refuses the identity.
+        aegis_discovery.ConnectError: The node or the registry does not answer, or refuses the
+            identity.
     """
-    peer = parse_seed(node)
-    # `connect` retries until its timeout; here the first answer decides.
-    answered = await asyncio.to_thread(probe_identity, peer.address, tls)
-    if peer.node_id is not None and owner_of(peer.node_id) != answered.node_id:
-        raise PeerIdentityError(
-            peer.address, f"{answered.node_id} answers there, not {peer.node_id}"
-        )
-    known = f"{answered.node_id}@{peer.address}"
-    async with await connect(known, tls=tls, mesh=mesh, timeout=TOPOLOGY_TIMEOUT) as connected:
+    seeds = [] if node is None else [await _known(node, tls)]
+    connecting = connect(*seeds, registry=registry, tls=tls, mesh=mesh, timeout=TOPOLOGY_TIMEOUT)
+    async with connecting as connected:
         status = Collector(connected, tls)
         try:
             yield status
@@ -47,9 +44,29 @@ async def collector(node: str, tls: TLSConfig, mesh: str) -> AsyncIterator[Colle
             await status.close()
 
 
-async def show_once(node: str, tls: TLSConfig, *, mesh: str, json: bool, workers: bool) -> None:
+async def _known(node: str, tls: TLSConfig) -> str:
+    """Returns a node with the id that its certificate proves."""
+    peer = parse_seed(node)
+    # `connect` retries until its timeout; here the first answer decides.
+    answered = await asyncio.to_thread(probe_identity, peer.address, tls)
+    if peer.node_id is not None and owner_of(peer.node_id) != answered.node_id:
+        raise PeerIdentityError(
+            peer.address, f"{answered.node_id} answers there, not {peer.node_id}"
+        )
+    return f"{answered.node_id}@{peer.address}"
+
+
+async def show_once(
+    node: str | None,
+    tls: TLSConfig,
+    *,
+    registry: str | None,
+    mesh: str,
+    json: bool,
+    workers: bool,
+) -> None:
     """Prints the present status."""
-    async with collector(node, tls, mesh) as status:
+    async with collector(node, tls, mesh, registry) as status:
         facts = await status.collect(with_stats=json)
     if json:
         show_json(mesh_json(facts))
@@ -59,11 +76,17 @@ async def show_once(node: str, tls: TLSConfig, *, mesh: str, json: bool, workers
 
 
 async def show_until_interrupted(
-    node: str, tls: TLSConfig, *, mesh: str, json: bool, workers: bool
+    node: str | None,
+    tls: TLSConfig,
+    *,
+    registry: str | None,
+    mesh: str,
+    json: bool,
+    workers: bool,
 ) -> None:
     """Shows the status repeatedly, in place on a terminal, until it is cancelled."""
     with suppress(asyncio.CancelledError), _view(json, workers) as show:
-        async with collector(node, tls, mesh) as status:
+        async with collector(node, tls, mesh, registry) as status:
             while True:
                 show(await status.collect(with_stats=json))
                 await asyncio.sleep(INTERVAL)

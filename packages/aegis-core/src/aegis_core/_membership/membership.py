@@ -149,7 +149,9 @@ class Membership:
                     is_changed |= self._remove(node_id)
                     continue
                 can_observe = node_id == self._own_id or (
-                    entry.record.voucher is None and entry.node.status is not NodeStatus.FAILED
+                    entry.record.voucher is None
+                    and entry.node.status is not NodeStatus.FAILED
+                    and not entry.node.registry
                 )
                 is_changed |= self._rings.place(node_id, can_observe=can_observe)
                 if node_id in self._subjects:

@@ -79,7 +79,7 @@ def _source_of(options: NodeOptions) -> IdentitySource:
         raise NoTLSConfigError
     address = options.advertise or options.address
     # A mistyped directory must not begin a second mesh, with a CA of its own.
-    create_ca = not options.seed_peers
+    create_ca = not options.joins
     return IdentitySource.directory(
         owner_of(options.id), options.cert_dir, address=address, create_ca=create_ca
     )

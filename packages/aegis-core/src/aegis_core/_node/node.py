@@ -67,6 +67,8 @@ class Node(NodeView):
             does so only if the root's key is in `cert_dir` and all peers sign their records;
             otherwise it logs warnings in time.
         seed_peers: `host:port` or `id@host:port` of nodes to join through.
+        registry: Where the mesh is kept in place of feeds: `etcd://[NAME@]HOST:PORT,.../PREFIX`.
+            With seed peers too, the node takes part in both, as while a mesh moves.
         mesh: The mesh's name; nodes of another mesh are refused.
         health_checkers: Checkers that run on an interval; the worst result is the node's health.
         health_interval: Seconds between two runs of the checkers.

@@ -81,6 +81,7 @@ class NodeOptions:
     issuer: bool = False
     rotate: str = "auto"
     seed_peers: Sequence[str] = ()
+    registry: str | None = None
     mesh: str = DEFAULT_MESH
     health_checkers: Sequence[HealthChecker] = ()
     health_interval: float = 10.0
@@ -153,6 +154,10 @@ class NodeOptions:
                 raise ConfigError("interceptors", reason)
         for peer in self.seed_peers:
             parse_seed(peer)
+        if self.registry is not None:
+            from aegis_discovery.registry import parse_registry  # most meshes have none
+
+            parse_registry(self.registry)
         if self.issuer and (self.cert_dir is None or self.tls or self.tls_options):
             reason = "an issuer uses the CA's key in its cert_dir; give that, and no other files"
             raise ConfigError("issuer", reason)
@@ -167,8 +172,19 @@ class NodeOptions:
         if self.token is not None and (self.tls or self.tls_options):
             reason = "it gets an identity, and the node has one already; give one of the two"
             raise ConfigError("token", reason)
-        if self.require_join and not self.seed_peers:
-            raise ConfigError("require_join", "a node without seed_peers cannot join; give one")
+        if self.require_join and not self.joins:
+            reason = "a node without seed_peers or a registry cannot join; give one"
+            raise ConfigError("require_join", reason)
+
+    @property
+    def replaces_feed(self) -> bool:
+        """Whether this node knows the mesh by a registry, and opens no feeds."""
+        return self.registry is not None and not self.seed_peers
+
+    @property
+    def joins(self) -> bool:
+        """Whether there is a mesh to join, at seed peers or in a registry."""
+        return bool(self.seed_peers) or self.registry is not None
 
     @property
     def server_options(self) -> tuple[tuple[str, Any], ...]:

@@ -36,6 +36,7 @@ from aegis_core._node.evidence import Evidence, evidence_on
 from aegis_core._node.history import History
 from aegis_core._node.options import NodeOptions
 from aegis_core._node.outbound import Outbound
+from aegis_core._node.registries import Registries
 from aegis_core._node.stalls import STARVED, Starvation, watch_loop
 from aegis_core._peers.joiner import Joiner
 from aegis_core._peers.runner import SessionRunner
@@ -143,7 +144,7 @@ class RunningNode:
             issuer=authority
             and IssuerService(owner_of(options.id), authority, self._published_documents),
         )
-        self.server.hold_calls(joining=bool(options.seed_peers))
+        self.server.hold_calls(joining=options.joins)
         outbound.change_identity(tls)
         self.pool, self.may_provide = outbound.pool, outbound.may_provide
         self.runner = SessionRunner(self.state, outbound.channels)
@@ -152,7 +153,9 @@ class RunningNode:
         self.history = History(self.state.topology, self._observers)
         self._apply_policy()
         seeds = tuple(map(parse_seed, options.seed_peers))
-        self.joiner = Joiner(self.state, self.peers, self.session, seeds)
+        self._registries = Registries(options, self.state, self.runner)
+        causes = self._registries.causes
+        self.joiner = Joiner(self.state, self.peers, self.session, seeds, registry_causes=causes)
 
     async def start(self) -> None:
         options = self._options
@@ -175,6 +178,7 @@ class RunningNode:
                 zone=options.zone,
                 boundary=options.boundary,
                 health=self.monitor.info.status,
+                registry="etcd" if options.replaces_feed else "",
                 trust_bundle=self.state.tls.bundle_fingerprint,
             )
         )
@@ -185,7 +189,7 @@ class RunningNode:
         known_as = f", known as {address}" if address != self.server.address else ""
         _server_log.info("%s serves at %s%s", options.id, self.server.address, known_as)
         for name, work in (
-            ("session", self.runner.run),
+            ("registries", self._registries.run),
             ("joiner", self.joiner.run),
             ("health", self.monitor.run),
             ("maintenance", self._maintain),
@@ -214,7 +218,7 @@ class RunningNode:
 
         A node that reaches no seed peer accepts them after a while, with what its directory kept.
         """
-        if self._options.seed_peers:
+        if self._options.joins:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._options.join_timeout):
                     await self.joiner.wait_for_news()
@@ -269,7 +273,7 @@ class RunningNode:
         self.server.change_identity(tls)
         self.peers.change_identity(tls)
         self._outbound.change_identity(tls)
-        self.session.reopen_feeds(time.monotonic())
+        self._registries.change_identity(tls)
 
     async def _follow_identity(self) -> None:
         if self._rotator.tls is not self.state.tls:
@@ -348,7 +352,7 @@ class RunningNode:
                 self.session.leave()
             aware = await self.server.end_feeds()
             if leaves:
-                await self.runner.say_goodbye(aware)
+                await self._registries.say_goodbye(aware)
         _log.info("%s stopped", node_id)
 
     def _publish_health(self, info: HealthInfo) -> None:

@@ -22,6 +22,7 @@ VARIABLES = {
     "advertise": "AEGIS_ADVERTISE",
     "services": "AEGIS_SERVICES",
     "seed_peers": "AEGIS_JOIN",
+    "registry": "AEGIS_REGISTRY",
     "name": "AEGIS_NODE_NAME",
     "type": "AEGIS_NODE_TYPE",
     "region": "AEGIS_REGION",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from aegis_certs import CertsError, owner_of
 from aegis_discovery import DiscoveryError, NodeStatus
@@ -55,8 +55,15 @@ class Joiner:
     """
 
     def __init__(
-        self, state: NodeState, peers: PeerManager, session: Session, seeds: Sequence[SeedPeer]
+        self,
+        state: NodeState,
+        peers: PeerManager,
+        session: Session,
+        seeds: Sequence[SeedPeer],
+        *,
+        registry_causes: Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
+        self._registry_causes = registry_causes
         self._state = state
         self._peers = peers
         self._session = session
@@ -81,7 +88,7 @@ class Joiner:
         Raises:
             JoinError: No peer sent its topology, and it was required.
         """
-        if not self._seeds:
+        if not self._seeds and self._registry_causes is None:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -100,13 +107,15 @@ class Joiner:
     async def wait_for_news(self) -> None:
         """Waits until a peer sent its topology, or until all seed peers are this node itself."""
         await self._joined_or(self._all_tried)
-        if not all(seed.is_itself and not seed.failures for seed in self._seeds):
+        is_alone = all(seed.is_itself and not seed.failures for seed in self._seeds)
+        if self._registry_causes is not None or not is_alone:
             await self._state.joined.wait()
 
     async def _joined_or_tried(self) -> None:
         """Returns when a peer sent its topology, or when no seed peer could be identified."""
         await self._joined_or(self._all_tried)
-        if any(seed.found or seed.given.node_id for seed in self._seeds):
+        has_found = any(seed.found or seed.given.node_id for seed in self._seeds)
+        if self._registry_causes is not None or has_found:
             await self._state.joined.wait()
 
     async def _joined_or(self, event: asyncio.Event) -> None:
@@ -128,6 +137,9 @@ class Joiner:
             feed = self._session.feeds.get(node_id)
             why = (feed.problem if feed else "") or "it has not answered yet"
             reasons.append(f"{node_id} at {place.address}: {why}")
+        if self._registry_causes is not None:
+            causes = self._registry_causes() or {"the registry": "it has not answered yet"}
+            reasons += [f"{address}: {why}" for address, why in causes.items()]
         return "; ".join(reasons) or "its only seed peer is itself"
 
     def _forget_siblings(self) -> None:

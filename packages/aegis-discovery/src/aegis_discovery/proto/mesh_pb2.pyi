@@ -92,7 +92,7 @@ class SignedRecord(_message.Message):
     def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., signer: _Optional[bytes] = ...) -> None: ...
 
 class RecordBody(_message.Message):
-    __slots__ = ("context", "mesh", "trust_domain", "id", "stamp", "instance", "expires_at", "removed", "voucher", "name", "type", "address", "services", "joined_at", "updated_at", "health", "trust_bundle", "region", "zone", "boundary", "silent_regions")
+    __slots__ = ("context", "mesh", "trust_domain", "id", "stamp", "instance", "expires_at", "removed", "voucher", "name", "type", "address", "services", "joined_at", "updated_at", "health", "trust_bundle", "region", "zone", "boundary", "silent_regions", "registry")
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     MESH_FIELD_NUMBER: _ClassVar[int]
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
@@ -114,6 +114,7 @@ class RecordBody(_message.Message):
     ZONE_FIELD_NUMBER: _ClassVar[int]
     BOUNDARY_FIELD_NUMBER: _ClassVar[int]
     SILENT_REGIONS_FIELD_NUMBER: _ClassVar[int]
+    REGISTRY_FIELD_NUMBER: _ClassVar[int]
     context: str
     mesh: str
     trust_domain: str
@@ -135,7 +136,8 @@ class RecordBody(_message.Message):
     zone: str
     boundary: str
     silent_regions: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, context: _Optional[str] = ..., mesh: _Optional[str] = ..., trust_domain: _Optional[str] = ..., id: _Optional[str] = ..., stamp: _Optional[int] = ..., instance: _Optional[str] = ..., expires_at: _Optional[int] = ..., removed: bool = ..., voucher: _Optional[str] = ..., name: _Optional[str] = ..., type: _Optional[str] = ..., address: _Optional[str] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., joined_at: _Optional[int] = ..., updated_at: _Optional[int] = ..., health: _Optional[str] = ..., trust_bundle: _Optional[str] = ..., region: _Optional[str] = ..., zone: _Optional[str] = ..., boundary: _Optional[str] = ..., silent_regions: _Optional[_Iterable[str]] = ...) -> None: ...
+    registry: str
+    def __init__(self, context: _Optional[str] = ..., mesh: _Optional[str] = ..., trust_domain: _Optional[str] = ..., id: _Optional[str] = ..., stamp: _Optional[int] = ..., instance: _Optional[str] = ..., expires_at: _Optional[int] = ..., removed: bool = ..., voucher: _Optional[str] = ..., name: _Optional[str] = ..., type: _Optional[str] = ..., address: _Optional[str] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., joined_at: _Optional[int] = ..., updated_at: _Optional[int] = ..., health: _Optional[str] = ..., trust_bundle: _Optional[str] = ..., region: _Optional[str] = ..., zone: _Optional[str] = ..., boundary: _Optional[str] = ..., silent_regions: _Optional[_Iterable[str]] = ..., registry: _Optional[str] = ...) -> None: ...
 
 class Service(_message.Message):
     __slots__ = ("name", "version")

@@ -62,6 +62,7 @@ def encode_record(record: Record, *, context: str, mesh: str, trust_domain: str)
         body.region = info.region
         body.zone = info.zone
         body.boundary = info.boundary
+        body.registry = info.registry
         body.silent_regions.extend(info.silent_regions)
     return body.SerializeToString(deterministic=True)
 
@@ -119,6 +120,7 @@ def decode_record(
                 region=shared(body.region, unshared),
                 zone=shared(body.zone, unshared),
                 boundary=shared(body.boundary, unshared),
+                registry=shared(body.registry, unshared),
                 silent_regions=shared(tuple(body.silent_regions), unshared),
             )
     except (DecodeError, ValueError, OverflowError) as error:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aegis_discovery.registry._observers import RendezvousObservers
     from aegis_discovery.registry._publication import Publication
     from aegis_discovery.registry._registry import Registry
+    from aegis_discovery.registry._statuses import RegistryStatuses
 
 __all__ = [
     "Contents",
@@ -26,6 +27,7 @@ __all__ = [
     "Publication",
     "Registry",
     "RegistryAddress",
+    "RegistryStatuses",
     "RendezvousObservers",
     "encode_document",
     "encode_record_entry",
@@ -40,6 +42,7 @@ _HOMES = {
     "Publication": "_publication",
     "Registry": "_registry",
     "RegistryAddress": "_address",
+    "RegistryStatuses": "_statuses",
     "RendezvousObservers": "_observers",
     "encode_document": "_codec",
     "encode_record_entry": "_codec",

@@ -1,7 +1,8 @@
-"""Who is alive, as a client derives it from a registry. Pure: the time is an argument."""
+"""Who is alive, as all processes derive it from a registry. Pure: the time is an argument."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from aegis_discovery._model import NodeStatus
@@ -13,22 +14,37 @@ from aegis_discovery.registry._observers import RendezvousObservers
 UNREFUTED = 2.0
 """Seconds after which an accused observer that did not answer is not waited for any more."""
 
+_LINES = {
+    NodeStatus.ALIVE: "%s recovered",
+    NodeStatus.SUSPECTED: "%s is suspected",
+    NodeStatus.FAILED: "%s failed",
+}
+
+_log = logging.getLogger("aegis.membership")
+
 
 class RegistryStatuses:
-    """Derives the status of each node from the verdicts of its observers, as the nodes do.
+    """Derives the status of each node from its key, and from the verdicts of its observers.
 
     A node whose key vanished is suspected, so that calls avoid it. It counts as failed once most of
     its observers say so, and that they do only if they cannot reach it themselves.
 
     Args:
-        topology: The topology of a client.
+        topology: The topology of a client, or of a node.
         counts_verdicts: False for a client of some services: it does not know the observers.
+        sets_statuses: False for a node that derives the statuses from its feeds.
+
+    Attributes:
+        observers: Chooses the observers of each node.
     """
 
-    def __init__(self, topology: Topology, *, counts_verdicts: bool = True) -> None:
+    def __init__(
+        self, topology: Topology, *, counts_verdicts: bool = True, sets_statuses: bool = True
+    ) -> None:
         self._topology = topology
         self._counts_verdicts = counts_verdicts
-        self._observers = RendezvousObservers()
+        self._sets_statuses = sets_statuses
+        self.observers = RendezvousObservers()
         self._position = 0
         self._vanished: set[str] = set()
         self._undecided: set[str] = set()
@@ -58,7 +74,7 @@ class RegistryStatuses:
                     is_able = entry.record.voucher is None and (
                         entry.node.status is not NodeStatus.FAILED
                     )
-                    self._observers.place(node_id, can_observe=is_able)
+                    self.observers.place(node_id, can_observe=is_able)
             changed.update(entry.content.verdict.subject for entry in changes.verdict_entries)
             for node_id in sorted(changed):
                 self._derive(node_id, now)
@@ -67,7 +83,7 @@ class RegistryStatuses:
             self._derive(node_id, now)
 
     def _forget(self, node_id: str) -> None:
-        self._observers.remove(node_id)
+        self.observers.remove(node_id)
         self._vanished.discard(node_id)
         self._undecided.discard(node_id)
         self._failed.pop(node_id, None)
@@ -77,6 +93,8 @@ class RegistryStatuses:
         record = self._topology.get_record(node_id)
         if record is None or record.info is None:
             self._forget(node_id)
+            return
+        if not self._sets_statuses or node_id == self._topology.owner:
             return
         verdicts = self._counted(record) if self._counts_verdicts else []
         is_accused = any(v.subject_stamp == record.stamp for v in verdicts)
@@ -92,12 +110,13 @@ class RegistryStatuses:
             self._undecided.add(node_id)
         else:
             self._undecided.discard(node_id)
-        self._topology.set_status(node_id, record.stamp, status)
+        if self._topology.set_status(node_id, record.stamp, status):
+            _log.info(_LINES[status], node_id)
 
     def _electors(self, record: Record) -> frozenset[str]:
         """Returns the observers of a node; for a failed one, those at its failure."""
         stamp, electors = self._failed.get(record.id, (None, frozenset[str]()))
-        return electors if stamp == record.stamp else self._observers.observers(record.id)
+        return electors if stamp == record.stamp else self.observers.observers(record.id)
 
     def _counted(self, record: Record) -> list[Verdict]:
         """Returns the accusations of a node by its observers, in their present lives."""

@@ -86,7 +86,8 @@ class Job:
             values["address"] = numbered_address(values["address"], self.number)
             if values.get("advertise"):
                 values["advertise"] = numbered_address(values["advertise"], self.number)
-            values["seed_peers"] = [*values.get("seed_peers", ()), *self.siblings]
+            if values.get("registry") is None:  # else it knows them from there
+                values["seed_peers"] = [*values.get("seed_peers", ()), *self.siblings]
             return node(**values)
 
         registrars = load_registrars(self.registrars)
