@@ -117,7 +117,7 @@ def at_once() -> Costs:
 
 
 def enrol_at_issuer(token: Token) -> TLSConfig:
-    return enroll(token, None, key_type=KeyType.P256, timeout=200)
+    return enroll(token, None, key_type=KeyType.P256)
 
 
 def cpu_of(pid: int) -> float:

@@ -39,7 +39,7 @@ EXPORTED = {
     """,
     "aegis_certs.cli": """
         Command CommandGroup UNLIMITED certificate_directory certs certs_exit_codes examples fail
-        json_flag option present printable run_slowly show_json width_of
+        json_flag option present printable run_slowly show_json warn_at_once width_of
     """,
     "aegis_certs.errors": """
         AlreadyExistsError CAEndsError CertsError DirectoryError EnrolmentRefusedError ExpiredError

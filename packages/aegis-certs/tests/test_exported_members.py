@@ -91,6 +91,7 @@ def test_the_public_names_are_these() -> None:
         "printable",
         "run_slowly",
         "show_json",
+        "warn_at_once",
         "width_of",
     }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aegis_certs import CertificateAuthority, KeyType
+from aegis_certs import CertificateAuthority, IssuerAddress, KeyType, Token
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,20 @@ def test_errors_are_one_sentence_and_show_nothing_of_a_token(
         assert message in done.stderr.replace("\n", " "), done.stderr
         assert "Traceback" not in done.stderr
         assert text[20:40] not in done.stdout + done.stderr
+
+
+def test_why_there_is_no_certificate_yet_is_said_once_while_it_asks_again(
+    aegis: Any, issuer: CertificateAuthority, tmp_path: Path
+) -> None:
+    token = issuer.create_token("a", issuers=[IssuerAddress("ca-1", "127.0.0.1:1")])
+    only = Token(token.key_pem, token.certificate, token.bundle, token.issuers[:1])
+    options = ("--cert-dir", str(tmp_path), "--key-type", "p256", "--timeout", "1.5")
+    done = _run(aegis, "enroll", *options, given=str(only))
+    assert done.returncode == 1
+    warning, error = done.stderr.splitlines()
+    assert warning.startswith("Warning: no certificate from ca-1@127.0.0.1:1 yet: it refused the c")
+    assert "trying again for" in warning
+    assert error.startswith("Error: no issuer gave a certificate (ca-1@127.0.0.1:1")
 
 
 def test_an_identity_is_renewed_through_a_node(

@@ -5,7 +5,14 @@ from __future__ import annotations
 from aegis_certs.cli._command_group import Command, CommandGroup, certs_exit_codes, fail
 from aegis_certs.cli._commands import certs
 from aegis_certs.cli._options import certificate_directory, examples, json_flag, option
-from aegis_certs.cli._output import UNLIMITED, present, printable, show_json, width_of
+from aegis_certs.cli._output import (
+    UNLIMITED,
+    present,
+    printable,
+    show_json,
+    warn_at_once,
+    width_of,
+)
 from aegis_certs.cli._output import run as run_slowly
 
 __all__ = [
@@ -23,5 +30,6 @@ __all__ = [
     "printable",
     "run_slowly",
     "show_json",
+    "warn_at_once",
     "width_of",
 ]

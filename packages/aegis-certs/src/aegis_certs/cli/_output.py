@@ -129,6 +129,13 @@ def _spin(message: str, is_done: Callable[[], bool]) -> None:
         sys.stderr.flush()
 
 
+def warn_at_once(text: str) -> None:
+    """Writes a warning to standard error while work may run, also over its spinner."""
+    if sys.stderr.isatty():
+        sys.stderr.write(_ERASE_LINE)
+    note(f"Warning: {text}")
+
+
 def present(
     json: bool, title: str, facts: Mapping[str, object], hint: str, *, hidden: Sequence[str] = ()
 ) -> None:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from aegis_certs.cli import Command, certificate_directory, examples, json_flag, option
+from aegis_certs.cli import (
+    Command,
+    certificate_directory,
+    examples,
+    json_flag,
+    option,
+    warn_at_once,
+)
 
 from aegis_cli._options import mesh_name
 
@@ -46,9 +55,9 @@ TOKEN = "AEGIS_ENROLL_TOKEN"  # noqa: S105 - the name of a variable
 @option(
     "--timeout",
     "AEGIS_ENROLL_TIMEOUT",
-    "Seconds until it gives up.",
+    "Seconds until it gives up. A busy issuer is asked again until then.",
     type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
+    default=300.0,
     metavar="SECONDS",
 )
 @json_flag
@@ -71,19 +80,34 @@ def enroll(
     from aegis_discovery.enrolment import enroll_until_cancelled
 
     token = _token(token_file)
-    tls, is_new = run_slowly(
-        "Asking an issuer for a certificate",
-        lambda: enroll_until_cancelled(
-            token,
-            cert_dir,
-            node_id=node_id or token.node_id,
-            mesh=mesh,
-            key_type=KeyType(key_type),
-            timeout=timeout,
-            must_write=True,
-        ),
-    )
+    with _warnings_shown():
+        tls, is_new = run_slowly(
+            "Asking an issuer for a certificate",
+            lambda: enroll_until_cancelled(
+                token,
+                cert_dir,
+                node_id=node_id or token.node_id,
+                mesh=mesh,
+                key_type=KeyType(key_type),
+                timeout=timeout,
+                must_write=True,
+            ),
+        )
     _show(tls, Path(cert_dir), is_new=is_new, json=json)
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Shows at once why there is no certificate yet: it may take minutes, and a person waits."""
+    import logging
+
+    logger, handler = logging.getLogger("aegis.identity"), logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warn_at_once(record.getMessage())  # type: ignore[method-assign]  # shorter than a class
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _token(file: str | None) -> Token:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -17,6 +18,8 @@ from aegis_discovery.proto import issuer_pb2, issuer_pb2_grpc
 from aegis_discovery.transport._channels import open_channel
 
 T = TypeVar("T")
+
+_log = logging.getLogger("aegis.identity")
 
 _REFUSALS = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 
@@ -48,14 +51,16 @@ def ask_issuers(
         accept: Returns the result of an answer. An issuer whose answer makes it raise `CertsError`
             lies, or its clock or ours is wrong; another one is asked.
         timeout: Seconds until it ends.
-        rounds: How often each issuer is asked at most; None for no limit.
+        rounds: How often each issuer is asked at most; None for no limit: then the log says why
+            there is no certificate yet.
         cancelled: Ends it early, when it is set.
         rng: Randomness.
 
     Raises:
         EnrolmentError: No issuer gave a certificate.
     """
-    cancelled = cancelled or threading.Event()
+    cancelled, ends = cancelled or threading.Event(), time.monotonic() + timeout
+    said = dict[str, str]()
     search = IssuerSearch(issuers, time.monotonic(), timeout=timeout, rounds=rounds, rng=rng)
     while not cancelled.is_set():
         step = search.next(time.monotonic())
@@ -76,7 +81,18 @@ def ask_issuers(
                 search.failed(step.issuer, _describe(error, step))
         except CertsError as error:
             search.failed(step.issuer, f"its answer is not usable: {error}")
+        if rounds is None and not search.is_refused:
+            _say_why(search.causes, said, ends - time.monotonic())
     raise EnrolmentError(search.causes, is_refused=search.is_refused)
+
+
+def _say_why(causes: Mapping[str, str], said: dict[str, str], left: float) -> None:
+    """Says why there is no certificate yet, once for each reason, since a person may wait."""
+    for issuer, reason in causes.items():
+        if said.get(issuer) != reason:
+            said[issuer] = reason
+            line = "no certificate from %s yet: %s; trying again for %.0f s"
+            _log.warning(line, issuer, reason, max(left, 0.0))
 
 
 def _ask(

@@ -30,8 +30,11 @@ from aegis_discovery.proto import mesh_pb2
 
 _log = logging.getLogger("aegis.identity")
 
-TIMEOUT = 60.0
-"""Seconds that enrolment takes at most, by default."""
+TIMEOUT = 300.0
+"""Seconds that enrolment takes at most, by default.
+
+An issuer that 500 machines ask at once, on a busy machine, needs more than a minute for them.
+"""
 
 AnyToken = Token | str | Path
 """A token, its text, or the path of a file that holds its text."""
@@ -162,6 +165,7 @@ def _ask(
     must_write: bool,
     cancelled: threading.Event | None,
 ) -> tuple[TLSConfig, Sequence[mesh_pb2.SignedDocument]]:
+    left = (token.not_after - datetime.now(UTC)).total_seconds()
     try:
         pair, documents = ask_issuers(
             token.issuers,
@@ -169,7 +173,7 @@ def _ask(
             "Enroll",
             request.csr,
             lambda answer: (request.verify(tuple(answer.chain)), answer.documents),
-            timeout=timeout,
+            timeout=min(timeout, left),
             cancelled=cancelled,
         )
     except EnrolmentError as error:
