@@ -14,10 +14,11 @@ import sys
 
 import large
 import processes
+import shares
 import simulated
 from table import Measured, Row
 
-ROWS = (*processes.ROWS, *large.ROWS, *simulated.ROWS)
+ROWS = (*processes.ROWS, *large.ROWS, *simulated.ROWS, *shares.ROWS)
 
 
 def numbers(values: tuple[float, ...]) -> str:

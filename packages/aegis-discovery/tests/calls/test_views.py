@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 import sys
 import threading
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 from aegis_discovery._calls.balancers import Balancer, EndpointT, LeastRequests, RoundRobin
+from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery._calls.registry import EndpointRegistry
 from aegis_discovery._calls.selection import ServiceEndpoints
 from aegis_discovery._calls.views import ViewBuilder
@@ -46,6 +49,7 @@ steps = st.one_of(
         st.sampled_from((NodeStatus.ALIVE, NodeStatus.SUSPECTED, NodeStatus.FAILED)),
         st.sampled_from("abcdef"),
     ),
+    st.tuples(st.sampled_from(("unreached", "ejected", "probed")), st.sampled_from("abcdef")),
     st.sampled_from((("look", S), ("look", T), ("rules", None), ("identity", None))),
 )
 
@@ -54,28 +58,50 @@ class Seen:
     """What a pool should see of a topology, computed from all nodes."""
 
     def __init__(self, topology: Topology, service: ServiceInfo, denied_types: set[str]) -> None:
-        providers = [
-            info
-            for info in topology.nodes.values()
-            if service in info.services and info.status is not NodeStatus.FAILED
-        ]
-        self.denied = {info.id for info in providers if info.type in denied_types}
-        usable = [
-            info for info in providers if info.id not in self.denied and info.address != "nonsense"
-        ]
-        healthy = [
+        declaring = [info for info in topology.nodes.values() if service in info.services]
+        honest = [info for info in declaring if info.type not in denied_types]
+        failed = [info for info in honest if info.status is NodeStatus.FAILED]
+        self.denied = {
+            info.id
+            for info in declaring
+            if info.type in denied_types and info.status is not NodeStatus.FAILED
+        }
+        usable = [info for info in honest if info not in failed and info.address != "nonsense"]
+        unwell = [
             info
             for info in usable
-            if info.status is NodeStatus.ALIVE and info.health is not HealthStatus.UNHEALTHY
+            if info.status is not NodeStatus.ALIVE or info.health is HealthStatus.UNHEALTHY
         ]
-        near = [info for info in healthy if info.region == "eu"]
-        nearest = [info for info in near if info.zone == "1"]
         self.endpoints = [(info.id, info.address) for info in usable]
-        self.priorities = [
-            [(info.id, info.address) for info in priority]
-            for priority in (nearest, near, healthy)
-            if priority
-        ] or [self.endpoints]
+        self.unwell = {info.id for info in (*failed, *unwell)}
+        self.tiers: list[list[tuple[str, str]]] = [[], [], []]
+        self.out = [0, 0, 0]
+        for info in usable:
+            if info not in unwell:
+                self.tiers[tier_of(info)].append((info.id, info.address))
+        for info in (*failed, *unwell):
+            self.out[tier_of(info)] += 1
+
+    def shares(self, endpoints: Sequence[Any]) -> list[tuple[int, float]]:
+        """The rule, from the states of the endpoints."""
+        state = {(e.node_id, e.address): e for e in endpoints}
+        able = []
+        for tier, out in zip(self.tiers, self.out, strict=True):
+            known = [state[key] for key in tier]
+            healthy = sum(not e.excluded for e in known)
+            total = out + sum(not e.is_new for e in known)
+            able.append(min(1.0, 1.4 * healthy / total) if healthy else 0.0)
+        left, shares = 1.0, []
+        for part in able:
+            shares.append(min(left, part / min(1.0, sum(able))) if part else 0.0)
+            left -= shares[-1]
+        return [(tier, share) for tier, share in enumerate(shares) if share > 0]
+
+
+def tier_of(info: NodeInfo) -> int:
+    if info.region != "eu":
+        return 2
+    return 0 if info.zone == "1" else 1
 
 
 def shown(endpoints: Sequence[Any]) -> list[tuple[str, str]]:
@@ -111,10 +137,15 @@ def test_after_any_changes_a_view_is_as_if_built_from_scratch(
         for service, endpoints in services.items():  # all services follow with the first pick
             seen, view = Seen(topology, service, denied), endpoints.view
             assert shown(view.endpoints) == seen.endpoints
-            assert [shown(priority) for priority in view.priorities] == seen.priorities
-            assert view.denied == seen.denied
+            assert [shown(tier) for tier in view.tiers] == seen.tiers
+            assert (view.denied, set(view.unwell)) == (seen.denied, seen.unwell)
+            assert set(view.excluded) == {e for e in view.endpoints if e.excluded}
+            shares = seen.shares(view.endpoints)
+            assert [part.tier for part in view.parts] == [tier for tier, _ in shares]
+            until = itertools.accumulate(share for _, share in shares)
+            assert [part.until for part in view.parts] == pytest.approx(list(until))
             fresh = endpoints.new_view(topology.get_service_providers(*key_of(service)))
-            assert [list(p) for p in fresh.priorities] == [list(p) for p in view.priorities]
+            assert [list(tier) for tier in fresh.tiers] == [list(tier) for tier in view.tiers]
         usable = Seen(topology, asked, denied).endpoints
         assert (picked is None and usable == []) or shown([picked])[0] in usable
 
@@ -126,6 +157,10 @@ def test_after_any_changes_a_view_is_as_if_built_from_scratch(
                 topology.remove_node(argument)
             case NodeStatus():
                 set_status(topology, argument, operation)
+            case "unreached" | "ejected" | "probed":
+                for endpoint in services[S].view.endpoints:
+                    if endpoint.node_id == argument:
+                        change_use(endpoint, operation)
             case "rules":
                 denied ^= {"accused"}
                 registry.refresh(force=True)
@@ -134,6 +169,15 @@ def test_after_any_changes_a_view_is_as_if_built_from_scratch(
             case "look":
                 look(argument)
     look(S)
+
+
+def change_use(endpoint: Endpoint[object], what: str) -> None:
+    if what == "unreached":
+        endpoint.connection_failed(NOW)
+    elif what == "ejected":
+        endpoint.eject(NOW)
+    elif endpoint.claim_probe(math.inf):
+        endpoint.probe_ended(True, NOW)
 
 
 def key_of(service: ServiceInfo) -> tuple[str, str]:

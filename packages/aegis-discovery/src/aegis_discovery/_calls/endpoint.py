@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Container, Iterable
 from typing import Any, Generic, TypeVar
 
@@ -115,13 +116,21 @@ class OutlierState:
 
     def call_succeeded(self) -> None:
         """Returns it to use and clears its history: the provider answered a call."""
+        was_excluded = self.excluded
         self.excluded = self.ejected = self.has_failed = False
         self.backoff = 0.0
         self.reset_failures()
+        if was_excluded:
+            self._use_changed()
 
     def await_probe(self) -> None:
         """Excludes a new endpoint until a probe, which is due at once, or a call is answered."""
         self.excluded = self.has_failed = True
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it waits for its first probe, so that nothing is known of it yet."""
+        return self.excluded and not self.backoff
 
     def connection_failed(self, now: float) -> None:
         """Excludes it at once, because a call did not reach the provider."""
@@ -151,8 +160,8 @@ class OutlierState:
         return now >= self.unresponsive_at and bool(self.waiting)
 
     def eject(self, now: float) -> None:
-        self._exclude(now, FIRST_EJECTION)
         self.ejected = True
+        self._exclude(now, FIRST_EJECTION)
 
     def reset_failures(self) -> None:
         """Restarts the counts of failures, where it cannot be ejected."""
@@ -182,6 +191,7 @@ class OutlierState:
             self.excluded = self.ejected = False
             self.reset_failures()
             self.mark_responsive(now)
+            self._use_changed()
         else:
             self._exclude(now, FIRST_BACKOFF)
 
@@ -189,6 +199,10 @@ class OutlierState:
         self.backoff = min(max(self.backoff * 2, first), MAX_BACKOFF)
         self._probe_at = now + self.backoff
         self.excluded = self.has_failed = True
+        self._use_changed()
+
+    def _use_changed(self) -> None:
+        """Called after a change of whether it is in use, or why not."""
 
 
 class Endpoint(OutlierState, Generic[ChannelT]):
@@ -202,7 +216,8 @@ class Endpoint(OutlierState, Generic[ChannelT]):
     """
 
     __slots__ = (
-        "__weakref__", "address", "callables", "channel", "is_dialable", "node_id", "stats",
+        "__weakref__", "_listeners", "address", "callables", "channel", "is_dialable", "node_id",
+        "stats",
     )  # fmt: skip
 
     def __init__(self, node_id: str, address: str) -> None:
@@ -213,10 +228,26 @@ class Endpoint(OutlierState, Generic[ChannelT]):
         self.channel: ChannelT | None = None
         self.callables: dict[object, Any] = {}
         self.stats = EndpointStats(node_id, address, _READY, 0)
+        self._listeners: tuple[weakref.ref[Any], ...] = ()
 
     def __repr__(self) -> str:
         state = f" {self.state} for {self.backoff:g}s" if self.excluded else ""
         return f"<Endpoint {self.node_id} at {self.address}{state}>"
+
+    def add_listener(self, listener: weakref.ref[Any]) -> None:
+        """Adds a view, whose `endpoint_changed` is called after each change of use."""
+        if self._listeners != (listener,):
+            known = (one for one in self._listeners if one is not listener and one() is not None)
+            self._listeners = (*known, listener)
+
+    def remove_listener(self, listener: weakref.ref[Any]) -> None:
+        self._listeners = tuple(known for known in self._listeners if known is not listener)
+
+    def _use_changed(self) -> None:
+        for known in self._listeners:
+            listener = known()
+            if listener is not None:
+                listener.endpoint_changed(self)
 
     @property
     def state(self) -> EndpointState:
@@ -227,19 +258,19 @@ class Endpoint(OutlierState, Generic[ChannelT]):
 
 
 def stats_of(
-    endpoints: Iterable[Endpoint[Any]], unwell: Container[Endpoint[Any]]
+    endpoints: Iterable[Endpoint[Any]], unwell: Container[str]
 ) -> tuple[EndpointStats, ...]:
     """Returns the statistics of endpoints: the same object as before for each that did not change.
 
     Args:
         endpoints: The endpoints.
-        unwell: Those of them that the mesh, or the provider itself, reports as not healthy.
+        unwell: The ids of those that the mesh, or the provider itself, reports as not healthy.
     """
     found = []
     for endpoint in endpoints:
         under_way = len(endpoint.waiting) + len(endpoint.streaming)
         state, known = _READY, endpoint.stats
-        if endpoint in unwell:
+        if endpoint.node_id in unwell:
             state = EndpointState.UNWELL
         elif endpoint.excluded:
             state = endpoint.state

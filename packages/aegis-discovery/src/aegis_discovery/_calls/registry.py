@@ -11,14 +11,11 @@ from typing import Any, Generic, TypeAlias
 from aegis_discovery._calls.balancers import Balancer, RoundRobin
 from aegis_discovery._calls.endpoint import ChannelT, Endpoint
 from aegis_discovery._calls.selection import ServiceEndpoints
+from aegis_discovery._calls.source import ProviderChange, ProviderChanges, ProviderSource
 from aegis_discovery._calls.stats import PoolStats
-from aegis_discovery._calls.views import (
-    ProviderChange,
-    ProviderChanges,
-    ProviderSource,
-    ViewBuilder,
-)
+from aegis_discovery._calls.views import ViewBuilder
 from aegis_discovery._calls.waiters import Waiters
+from aegis_discovery._model import NodeInfo
 from aegis_discovery._runtime.fork_guard import register_at_fork
 from aegis_discovery.errors import ClosedError, ForkedError
 
@@ -91,7 +88,7 @@ class EndpointRegistry(Generic[ChannelT]):
             make_balancer = self._balancers.get(name, RoundRobin)
             service = ServiceEndpoints(self, name, version, make_balancer)
             # What changes from here on is in the topology's log.
-            service.view = service.new_view(self.source.get_service_providers(name, version))
+            service.view = service.new_view(self._nodes_of(name, version))
             self._services[name, version] = service
             self._keep(service)
         service.log_denied(service.view.denied)
@@ -152,10 +149,14 @@ class EndpointRegistry(Generic[ChannelT]):
         for service in list(self._services.values()):
             before = service.view
             dropped.append(before)
-            nodes = self.source.get_service_providers(service.name, service.version)
-            service.view = service.new_view(nodes)
+            service.view = service.new_view(self._nodes_of(service.name, service.version))
             changed[service] = service.view.denied - before.denied
         return changed
+
+    def _nodes_of(self, name: str, version: str) -> list[NodeInfo]:
+        """Returns the nodes that declare a service, failed ones included."""
+        failed = self.source.provider_index.failed(name, version)
+        return [*self.source.get_service_providers(name, version), *failed]
 
     def _keep(self, service: ServiceEndpoints[ChannelT]) -> None:
         """Keeps a service as long as it has providers, whether or not anything uses it."""

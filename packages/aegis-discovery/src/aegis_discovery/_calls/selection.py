@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
+import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Protocol
 
 from aegis_discovery._calls.balancers import Balancer, needs_copies
 from aegis_discovery._calls.endpoint import ChannelT, Endpoint, stats_of
 from aegis_discovery._calls.retry_budget import RetryBudget
+from aegis_discovery._calls.source import ProviderSource
 from aegis_discovery._calls.stats import ServiceStats
-from aegis_discovery._calls.views import PRIORITIES, ProviderSource, View, ViewBuilder
+from aegis_discovery._calls.views import TIERS, Part, View, ViewBuilder
 from aegis_discovery._calls.waiters import Waiters
 from aegis_discovery._model import NodeInfo
 from aegis_discovery.errors import ClosedError
@@ -21,6 +24,8 @@ from aegis_discovery.errors import ClosedError
 _MAX_DRAWS = 32
 """The most draws in search of a usable endpoint, before all endpoints are checked. The first few
 draws nearly always find one, also in a mesh of 100 000 nodes."""
+
+_GOLDEN_RATIO = 0.6180339887498949
 
 _log = logging.getLogger("aegis.pool")
 
@@ -54,9 +59,9 @@ class ServiceEndpoints(Generic[ChannelT]):
     """
 
     __slots__ = (
-        "__weakref__", "_balance", "_balance_fallback", "_balance_search", "_budget", "_index",
-        "_needs_copies", "_pool", "calls", "ejections", "name", "retries", "retries_refused",
-        "sheds", "version", "view",
+        "__weakref__", "_balance", "_balance_fallback", "_balance_parts", "_balance_search",
+        "_budget", "_index", "_needs_copies", "_pool", "_turns", "calls", "ejections", "name",
+        "retries", "retries_refused", "sheds", "version", "view",
     )  # fmt: skip
 
     def __init__(
@@ -76,7 +81,10 @@ class ServiceEndpoints(Generic[ChannelT]):
         self._balance = balancer.pick
         # A search has balancers of its own. With the one of first attempts it would take a fixed
         # number of its turns for each call, and might draw the same endpoint every time.
-        self._balance_search = tuple(make_balancer().pick for _ in range(PRIORITIES))
+        self._balance_search = tuple(make_balancer().pick for _ in range(TIERS))
+        self._balance_parts = tuple(make_balancer().pick for _ in range(TIERS))
+        # next() on this counter is atomic, so threads need no lock.
+        self._turns = itertools.count(random.getrandbits(16))
         self._balance_fallback = make_balancer().pick
         self._budget = RetryBudget(time.monotonic())
         self._needs_copies = needs_copies(balancer)
@@ -102,9 +110,9 @@ class ServiceEndpoints(Generic[ChannelT]):
             raise self._pool.closed_error()
         if self._index.position != self._pool.position:
             self._pool.refresh()
-        nearest = self.view.priorities[0]
+        nearest = self.view.nearest
         if not nearest:
-            return None
+            return self._pick_divided(now)
         self.calls += 1
         try:
             endpoint = self._balance(nearest)
@@ -116,6 +124,19 @@ class ServiceEndpoints(Generic[ChannelT]):
         if self._is_usable(endpoint, now):
             return endpoint
         return self._search(now, ())
+
+    def _pick_divided(self, now: float) -> Endpoint[ChannelT] | None:
+        """The same where the tiers divide the load, or none of their endpoints is in use."""
+        view = self.view
+        if not view.endpoints:
+            return None
+        self.calls += 1
+        self._probe_next(now)
+        part = self._next_part(view)
+        if part is None:
+            return self._search(now, ())
+        endpoint = _draw(self._balance_parts[part.tier], part.endpoints)
+        return endpoint if self._is_usable(endpoint, now) else self._search(now, (), part)
 
     def pick_retry(
         self, tried: tuple[Endpoint[ChannelT], ...], now: float
@@ -130,7 +151,7 @@ class ServiceEndpoints(Generic[ChannelT]):
             return None
         if self._index.position != self._pool.position:
             self._pool.refresh()
-        endpoint = self._search(now, tried)
+        endpoint = self._search(now, tried, self._next_part(self.view))
         if endpoint is None:
             return None
         if not self._budget.take(self.calls, now):
@@ -146,12 +167,15 @@ class ServiceEndpoints(Generic[ChannelT]):
         """
         if self._index.position != self._pool.position:
             self._pool.refresh()
-        for candidates in (*self.view.priorities, self.view.endpoints):
-            usable = [endpoint for endpoint in tuple(candidates) if self._is_usable(endpoint, now)]
-            if usable:
-                self.calls += 1
-                return self._balance_fallback(usable)
-        return None
+        view = self.view
+        for excluded in tuple(view.excluded):
+            self._is_usable(excluded, now)
+        endpoint = self._find_in_use(now, (), self._next_part(view))
+        if endpoint is None:
+            unwell = [e for e in tuple(view.endpoints) if self._is_usable(e, now)]
+            endpoint = self._balance_fallback(unwell) if unwell else None
+        self.calls += endpoint is not None
+        return endpoint
 
     def prove(self, endpoint: Endpoint[ChannelT], now: float) -> None:
         """Probes an endpoint that is in use."""
@@ -161,31 +185,73 @@ class ServiceEndpoints(Generic[ChannelT]):
     @property
     def next_probe(self) -> float:
         """When the next probe of an endpoint is due; infinity for never."""
-        endpoints = tuple(self.view.endpoints)
-        return min((endpoint.probe_at for endpoint in endpoints), default=math.inf)
+        excluded = tuple(self.view.excluded)
+        return min((endpoint.probe_at for endpoint in excluded), default=math.inf)
+
+    def _next_part(self, view: View[ChannelT]) -> Part[ChannelT] | None:
+        """Returns the part of the load to which the next call belongs; None if there is none.
+
+        The multiples of the golden ratio are spread evenly over [0, 1), so the shares are right
+        from the first calls on. (Knuth, The Art of Computer Programming, 6.4)
+        """
+        parts = view.parts
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        at = next(self._turns) * _GOLDEN_RATIO % 1.0
+        for part in parts:
+            if at < part.until:
+                return part
+        return parts[-1]  # the shares add up to a little less than 1
+
+    def _probe_next(self, now: float) -> None:
+        """Starts the probe of one excluded endpoint if it is due: one at each call, in turn.
+
+        Balancers draw no endpoint of a tier without load.
+        """
+        endpoint = self.view.next_excluded()
+        if endpoint is not None:
+            self._is_usable(endpoint, now)
 
     def _search(
-        self, now: float, tried: tuple[Endpoint[ChannelT], ...]
+        self,
+        now: float,
+        tried: tuple[Endpoint[ChannelT], ...],
+        part: Part[ChannelT] | None = None,
     ) -> Endpoint[ChannelT] | None:
-        """Searches for an endpoint, after the first draw was not usable."""
-        # By id and address: after a change of identity the same provider has a new endpoint.
-        tried_keys = {(endpoint.node_id, endpoint.address) for endpoint in tried}
+        """Searches for an endpoint after the first draw was not usable; any one at last."""
+        found = self._find_in_use(now, tried, part)
+        if found is not None:
+            return found
+        keys = _keys(tried)
+        others = [endpoint for endpoint in tuple(self.view.endpoints) if _key(endpoint) not in keys]
+        return self._balance_fallback(others) if others else None
 
-        def is_new(endpoint: Endpoint[ChannelT]) -> bool:
-            return (endpoint.node_id, endpoint.address) not in tried_keys
-
-        view = self.view
-        for candidates, balance in zip(view.priorities, self._balance_search, strict=False):
+    def _find_in_use(
+        self, now: float, tried: tuple[Endpoint[ChannelT], ...], part: Part[ChannelT] | None
+    ) -> Endpoint[ChannelT] | None:
+        """Searches for an endpoint in use: in the tier of the call's part, then nearest first."""
+        view, keys = self.view, _keys(tried)
+        tiers = range(TIERS) if part is None else sorted(range(TIERS), key=part.tier.__ne__)
+        for tier in tiers:
+            candidates = view.tiers[tier]
+            if not candidates:
+                continue
+            balance = self._balance_search[tier]
             # Draw anew each time: the neighbour of an excluded endpoint would get a double load.
             for _ in range(min(len(candidates), _MAX_DRAWS)):
                 endpoint = _draw(balance, candidates)
-                if is_new(endpoint) and self._is_usable(endpoint, now):
+                if not (keys and _key(endpoint) in keys) and self._is_usable(endpoint, now):
                     return endpoint
-            usable = [e for e in tuple(candidates) if is_new(e) and self._is_usable(e, now)]
+            if view.in_use(tier) <= 0:
+                continue
+            usable = [
+                endpoint
+                for endpoint in tuple(candidates)
+                if not (keys and _key(endpoint) in keys) and self._is_usable(endpoint, now)
+            ]
             if usable:
                 return self._balance_fallback(usable)
-        others = [e for e in tuple(view.endpoints) if is_new(e)]
-        return self._balance_fallback(others) if others else None
+        return None
 
     def _is_usable(self, endpoint: Endpoint[ChannelT], now: float) -> bool:
         """Returns whether a call may go there; starts the probe of an excluded endpoint if due."""
@@ -209,15 +275,15 @@ class ServiceEndpoints(Generic[ChannelT]):
 
     def _eject(self, endpoint: Endpoint[ChannelT], now: float, reason: str) -> bool:
         """Ejects an endpoint and returns True, unless half are ejected or no other is in use."""
-        # Unhealthy endpoints do not count as alternatives: they get calls only if no other is left.
-        healthy = tuple(self.view.priorities[-1])
+        view = self.view
         with self._pool.ejection_lock:
             if endpoint.excluded:
                 return True  # another thread ejected it first
-            if sum(other.ejected for other in healthy) >= len(healthy) // 2:
+            # Unhealthy endpoints are no alternatives: they get calls only if no other is left.
+            if view.ejected >= view.healthy // 2:
                 return False
-            if all(other.excluded or other is endpoint for other in healthy):
-                return False
+            if view.in_use() <= (endpoint.node_id not in view.unwell):
+                return False  # it is the last one
             endpoint.eject(now)
             self.ejections += 1
         _log.warning("%s is ejected for %g s: %s", endpoint.node_id, endpoint.backoff, reason)
@@ -249,7 +315,7 @@ class ServiceEndpoints(Generic[ChannelT]):
 
     def may_have_provider(self) -> bool:
         """Returns whether there may be a provider; only an update of the view may tell for sure."""
-        if self.view.priorities[0]:
+        if self.view.endpoints:
             return True
         return self._index.changed_at(self.name, self.version) > self._pool.position
 
@@ -261,10 +327,6 @@ class ServiceEndpoints(Generic[ChannelT]):
     def stats(self) -> ServiceStats:
         """Returns a snapshot of the counters and of the endpoints."""
         view = self.view
-        endpoints, healthy = tuple(view.endpoints), view.priorities[-1]
-        unwell: Collection[Endpoint[ChannelT]] = ()
-        if len(healthy) < len(endpoints):
-            unwell = set(endpoints).difference(healthy)
         return ServiceStats(
             self.name,
             self.version,
@@ -274,7 +336,7 @@ class ServiceEndpoints(Generic[ChannelT]):
             ejections=self.ejections,
             sheds=self.sheds,
             denials=len(view.denied),
-            endpoints=stats_of(endpoints, unwell),
+            endpoints=stats_of(tuple(view.endpoints), view.unwell),
         )
 
     def __repr__(self) -> str:
@@ -283,6 +345,15 @@ class ServiceEndpoints(Generic[ChannelT]):
         if len(endpoints) > len(names):
             names.append(f"... {len(endpoints)} in all")
         return f"<{self.name}/{self.version}: {', '.join(names)}>"
+
+
+def _key(endpoint: Endpoint[ChannelT]) -> tuple[str, str]:
+    # After a change of identity the same provider has a new endpoint.
+    return endpoint.node_id, endpoint.address
+
+
+def _keys(tried: Iterable[Endpoint[ChannelT]]) -> set[tuple[str, str]]:
+    return {_key(endpoint) for endpoint in tried}
 
 
 def _draw(

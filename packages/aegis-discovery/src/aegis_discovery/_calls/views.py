@@ -1,21 +1,24 @@
-"""Views: the endpoints of a service by priority, which follow the topology change by change."""
+"""Views: the endpoints of a service by tier, which follow the topology change by change."""
 
 from __future__ import annotations
 
+import threading
 import weakref
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from operator import attrgetter
-from typing import Generic, Protocol, TypeAlias
+from typing import Any, Generic, NamedTuple, TypeAlias
 
 from aegis_discovery._calls.endpoint import ChannelT, Endpoint
+from aegis_discovery._calls.spillover import shares_of
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus
 
-PRIORITIES = 3
-"""The caller's zone, the caller's region, everywhere."""
+TIERS = 3
+"""The caller's zone, the rest of its region, and everywhere else."""
 
-_ALL = PRIORITIES
-"""The place of the endpoints that are in no priority, behind the priorities."""
+_ALL = TIERS
+"""The place of all endpoints, behind the tiers."""
 
 MayProvide: TypeAlias = Callable[[NodeInfo, str, str], bool]
 """Returns whether a node may provide the service of this name and version."""
@@ -23,60 +26,18 @@ MayProvide: TypeAlias = Callable[[NodeInfo, str, str], bool]
 _node_id = attrgetter("node_id")
 
 
-class ProviderChange(Protocol):
-    """One provider that changed: as it is now, or None if it provides the service no more."""
+class Part(NamedTuple, Generic[ChannelT]):
+    """One tier's part of the load.
 
-    @property
-    def service(self) -> tuple[str, str]: ...
+    Attributes:
+        until: The sum of the shares of this tier and those before it; 1 for the last one.
+        tier: The number of the tier.
+        endpoints: Its endpoints; never empty.
+    """
 
-    @property
-    def node_id(self) -> str: ...
-
-    @property
-    def node(self) -> NodeInfo | None: ...
-
-
-class ProviderChanges(Protocol):
-    """Changes, and the position that a reader reaches with them."""
-
-    @property
-    def position(self) -> int: ...
-
-    @property
-    def providers(self) -> Iterable[ProviderChange]: ...
-
-
-class ProviderIndex(Protocol):
-    """Tells, without a lock, whether providers changed."""
-
-    position: int
-
-    def changed_at(self, name: str, version: str) -> int:
-        """Returns the position of a service's last change; 0 if it has no provider."""
-
-
-class ProviderSource(Protocol):
-    """What the pool needs of a topology."""
-
-    @property
-    def node_count(self) -> int:
-        """The number of known nodes."""
-
-    @property
-    def provider_index(self) -> ProviderIndex:
-        """The index of the providers."""
-
-    def provider_changes_since(self, position: int) -> ProviderChanges | None:
-        """Returns the providers that changed after a position; None if that is too long ago."""
-
-    def get_service_providers(self, name: str, version: str) -> tuple[NodeInfo, ...]:
-        """Returns the providers by node id."""
-
-    def get_service_versions(self, name: str) -> tuple[str, ...]:
-        """Returns the versions of a service that nodes provide."""
-
-    def subscribe_changed(self, listener: Callable[[], object]) -> Callable[[], None]:
-        """Calls `listener` after every change; returns what unsubscribes it."""
+    until: float
+    tier: int
+    endpoints: Sequence[Endpoint[ChannelT]]
 
 
 class View(Generic[ChannelT]):
@@ -90,17 +51,23 @@ class View(Generic[ChannelT]):
         builder: Makes the endpoints.
         name: The name of the service.
         version: Its version.
-        is_copied: Whether `priorities` holds copies that never change, for balancers that are not
-            made for lists that do.
+        is_copied: Whether readers get copies that never change, for balancers that are not made for
+            lists that do.
 
     Attributes:
         denied: The ids of nodes that declare the service and may not provide it.
-        priorities: The healthy endpoints in the caller's zone, in its region, and everywhere. Each
-            priority contains the one before it; empty ones are left out. Where no endpoint is
-            healthy, all endpoints are the only priority.
+        tiers: The healthy endpoints in the caller's zone, in the rest of its region, and everywhere
+            else.
+        nearest: The endpoints that take all load: nearly always those of one tier, and all where
+            none is healthy. Empty where picks must look at `parts` and `excluded`.
+        parts: How the load is divided; empty if no endpoint is in use.
+        excluded: The endpoints that are not in use, the longest unvisited first.
     """
 
-    __slots__ = ("_builder", "_is_copied", "_lists", "_name", "_version", "denied", "priorities")
+    __slots__ = (
+        "__weakref__", "_all", "_builder", "_counts", "_is_copied", "_is_stale", "_lists", "_lock",
+        "_name", "_out", "_version", "_weak", "denied", "excluded", "nearest", "parts", "tiers",
+    )  # fmt: skip
 
     def __init__(
         self, builder: ViewBuilder[ChannelT], name: str, version: str, *, is_copied: bool = False
@@ -109,14 +76,44 @@ class View(Generic[ChannelT]):
         self._name = name
         self._version = version
         self._is_copied = is_copied
-        self._lists: list[list[Endpoint[ChannelT]]] = [[] for _ in range(PRIORITIES + 1)]
+        self._lists: list[list[Endpoint[ChannelT]]] = [[] for _ in range(TIERS + 1)]
+        # Endpoints change by the calls of any thread, also while the view is updated.
+        self._lock = threading.Lock()
+        self._is_stale = False
+        self._weak: weakref.ref[Any] = weakref.ref(self)
+        self._all: Sequence[Endpoint[ChannelT]] = ()
+        self._out: dict[str, int] = {}
+        self._counts = [_Counts() for _ in range(TIERS + 1)]
         self.denied: set[str] = set()
-        self.priorities: tuple[Sequence[Endpoint[ChannelT]], ...] = ((),)
+        self.excluded: OrderedDict[Endpoint[ChannelT], _Exclusion] = OrderedDict()
+        self.tiers: tuple[Sequence[Endpoint[ChannelT]], ...] = ((),) * TIERS
+        self.nearest: Sequence[Endpoint[ChannelT]] = ()
+        self.parts: tuple[Part[ChannelT], ...] = ()
 
     @property
     def endpoints(self) -> Sequence[Endpoint[ChannelT]]:
-        """All endpoints, healthy or not, but not the denied ones."""
+        """All endpoints, healthy or not, but not the denied and the failed ones."""
         return self._lists[_ALL]
+
+    @property
+    def unwell(self) -> Collection[str]:
+        """The ids of providers that the mesh, or they themselves, report as not healthy."""
+        return self._out
+
+    @property
+    def healthy(self) -> int:
+        """The number of endpoints in the tiers, in use or not."""
+        return sum(map(len, self._lists[:_ALL]))
+
+    @property
+    def ejected(self) -> int:
+        """How many of them are ejected."""
+        return sum(counts.ejected for counts in self._counts[:_ALL])
+
+    def in_use(self, tier: int | None = None) -> int:
+        """Returns how many endpoints of a tier, or of all tiers, are in use."""
+        tiers = range(TIERS) if tier is None else (tier,)
+        return sum(len(self._lists[tier]) - self._counts[tier].excluded for tier in tiers)
 
     def update(
         self, node_id: str, node: NodeInfo | None, *, is_late: bool = False
@@ -125,23 +122,57 @@ class View(Generic[ChannelT]):
 
         Args:
             node_id: Its id.
-            node: The provider as it is now; None if it provides the service no more.
+            node: The provider as it is now, failed or not; None if it does not declare the service.
             is_late: Whether a new endpoint waits for a probe before it gets calls.
 
         Returns:
             The endpoint that is not used any more, if there is one.
         """
-        endpoint, first = None, _ALL
-        if node is not None and not self._builder.may_provide(node, self._name, self._version):
-            self.denied.add(node_id)
-        else:
-            self.denied.discard(node_id)
-            if node is not None:
-                endpoint = self._builder.endpoint_of(node, is_late=is_late)
-                first = self._builder.place_of(node)
-        for place in range(PRIORITIES):
-            self._put(place, node_id, endpoint if place >= first else None)
-        return self._put(_ALL, node_id, endpoint)
+        endpoint, place = None, None
+        self.denied.discard(node_id)
+        has_failed = node is not None and node.status is NodeStatus.FAILED
+        if node is not None:
+            if self._builder.may_provide(node, self._name, self._version):
+                place = self._builder.tier_of(node)
+                if not has_failed:
+                    endpoint = self._builder.endpoint_of(node, is_late=is_late)
+            elif not has_failed:
+                self.denied.add(node_id)
+        is_out = place is not None and (has_failed or is_unwell(node))
+        with self._lock:
+            self._is_stale = True
+            was_out = self._out.pop(node_id, None)
+            if was_out is not None:
+                self._counts[was_out].out -= 1
+            if is_out and place is not None and (has_failed or endpoint is not None):
+                self._out[node_id] = place
+                self._counts[place].out += 1
+            for tier in range(TIERS):
+                self._put(tier, node_id, None if is_out or tier != place else endpoint)
+            before = self._put(_ALL, node_id, endpoint)
+            if before is not None:
+                self._count(before, None)
+                before.remove_listener(self._weak)
+            if endpoint is not None:
+                endpoint.add_listener(self._weak)
+                self._count(endpoint, _ALL if is_out else place)
+        return before
+
+    def endpoint_changed(self, endpoint: Endpoint[ChannelT]) -> None:
+        """Follows a change of whether an endpoint is in use."""
+        with self._lock:
+            places = [place for place in range(TIERS + 1) if self._has(place, endpoint)]
+            self._count(endpoint, places[0] if places else None)
+            if not self._is_stale:  # else `publish` follows
+                self._divide()
+
+    def next_excluded(self) -> Endpoint[ChannelT] | None:
+        """Returns one endpoint that is not in use: each of them in turn."""
+        with self._lock:
+            for endpoint in self.excluded:
+                self.excluded.move_to_end(endpoint)
+                return endpoint
+        return None
 
     def has_others_in_use(self, node_ids: Collection[str]) -> bool:
         """Returns whether an endpoint of another node is in use, and these nodes are not most."""
@@ -151,11 +182,56 @@ class View(Generic[ChannelT]):
         )
 
     def publish(self) -> None:
-        """Sets the priorities, after updates."""
-        used = [endpoints for endpoints in self._lists[:_ALL] if endpoints]
-        if not used:
-            used = [self._lists[_ALL]]
-        self.priorities = tuple(map(tuple, used)) if self._is_copied else tuple(used)
+        """Shows readers the lists, after updates."""
+        with self._lock:
+            tiers = self._lists[:_ALL]
+            self.tiers = tuple(map(tuple, tiers)) if self._is_copied else tuple(tiers)
+            self._all = tuple(self._lists[_ALL]) if self._is_copied else self._lists[_ALL]
+            self._is_stale = False
+            self._divide()
+
+    def _divide(self) -> None:
+        """Divides the load among the tiers; costs the same whatever their sizes are."""
+        figures = [
+            (len(endpoints) - counts.excluded, len(endpoints) - counts.new + counts.out)
+            for endpoints, counts in zip(self.tiers, self._counts, strict=False)
+        ]
+        parts, until = [], 0.0
+        for tier, share in enumerate(shares_of(figures)):
+            if share:
+                until += share
+                parts.append(Part(until, tier, self.tiers[tier]))
+        self.parts = tuple(parts)
+        nearest: Sequence[Endpoint[ChannelT]] = ()
+        if len(parts) == 1:
+            tier = parts[0].tier
+            # An excluded endpoint of a tier without load is probed only if picks look for it.
+            if not any(counts.excluded for counts in self._counts[:tier]):
+                nearest = self.tiers[tier]
+        elif not any(self.tiers):
+            nearest = self._all
+        self.nearest = nearest
+
+    def _count(self, endpoint: Endpoint[ChannelT], place: int | None) -> None:
+        """Counts an endpoint of a place if it is not in use; None for one of no place."""
+        before = self.excluded.get(endpoint)
+        now = None
+        if place is not None and endpoint.excluded:
+            now = _Exclusion(place, endpoint.is_new, endpoint.ejected)
+        if now is before or now == before:
+            return
+        if before is not None:
+            self._counts[before.place].add(before, -1)
+        if now is None:
+            del self.excluded[endpoint]
+        else:
+            self._counts[now.place].add(now, 1)
+            self.excluded[endpoint] = now
+
+    def _has(self, place: int, endpoint: Endpoint[ChannelT]) -> bool:
+        endpoints = self._lists[place]
+        at = bisect_left(endpoints, endpoint.node_id, key=_node_id)
+        return at < len(endpoints) and endpoints[at] is endpoint
 
     def _put(
         self, place: int, node_id: str, endpoint: Endpoint[ChannelT] | None
@@ -179,6 +255,35 @@ class View(Generic[ChannelT]):
         else:
             endpoints[at] = endpoint
         return before
+
+
+class _Exclusion(NamedTuple):
+    """Where an endpoint is that is not in use, and why it is not."""
+
+    place: int
+    is_new: bool
+    is_ejected: bool
+
+
+class _Counts:
+    """What the lists do not show of one place.
+
+    Attributes:
+        out: Providers that failed or are not healthy. They are in no tier.
+        excluded: Endpoints that are not in use.
+        new: Those of them that wait for their first probe.
+        ejected: Those of them that are ejected.
+    """
+
+    __slots__ = ("ejected", "excluded", "new", "out")
+
+    def __init__(self) -> None:
+        self.out = self.excluded = self.new = self.ejected = 0
+
+    def add(self, exclusion: _Exclusion, count: int) -> None:
+        self.excluded += count
+        self.new += count * exclusion.is_new
+        self.ejected += count * exclusion.is_ejected
 
 
 class ViewBuilder(Generic[ChannelT]):
@@ -214,10 +319,8 @@ class ViewBuilder(Generic[ChannelT]):
         view.publish()
         return view
 
-    def place_of(self, node: NodeInfo) -> int:
-        """Returns the first priority that a provider belongs to; one too many for none."""
-        if node.health is HealthStatus.UNHEALTHY or node.status is not NodeStatus.ALIVE:
-            return _ALL
+    def tier_of(self, node: NodeInfo) -> int:
+        """Returns the tier of a node: how far it is from the callers."""
         if node.region != self._region:
             return 2
         if self._zone and node.zone == self._zone:
@@ -233,3 +336,10 @@ class ViewBuilder(Generic[ChannelT]):
             if is_late:
                 endpoint.await_probe()
         return endpoint if endpoint.is_dialable else None
+
+
+def is_unwell(node: NodeInfo | None) -> bool:
+    """Returns whether the mesh, or a node itself, reports it as not healthy."""
+    return node is not None and (
+        node.health is HealthStatus.UNHEALTHY or node.status is not NodeStatus.ALIVE
+    )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from aegis_discovery._calls.views import ProviderSource
+from aegis_discovery._calls.source import ProviderSource
 
 
 class Service(Protocol):

@@ -17,7 +17,10 @@ than that many single changes."""
 
 
 class ProviderChange(NamedTuple):
-    """One provider that changed: as it is now, or None if it provides the service no more."""
+    """One provider that changed: as it is now, or None if it does not declare the service any more.
+
+    A node with the status `FAILED` provides nothing, but is not gone.
+    """
 
     service: Key
     node_id: str
@@ -44,7 +47,8 @@ class _Providers(NodeList):
 class ProviderIndex:
     """The providers of each service, so that no query scans all nodes, and a log of their changes.
 
-    Failed nodes provide nothing.
+    Failed nodes provide nothing. They are kept apart, because callers need to know how much of what
+    is near them has failed.
 
     Attributes:
         position: Counts the changes. It may be read without a lock: whoever sees its old value
@@ -55,18 +59,21 @@ class ProviderIndex:
         self.position = 0
         self._log: deque[tuple[Key, str]] = deque(maxlen=MAX_LOG)
         self._providers: dict[Key, _Providers] = {}
+        self._failed: dict[Key, dict[str, NodeInfo]] = {}
         self._versions: dict[str, set[str]] = {}
         self._of_name: dict[str, tuple[NodeInfo, ...]] = {}
 
     def change(self, before: NodeInfo | None, after: NodeInfo | None) -> None:
         """Follows the change of a node; None means that there is none."""
-        was, now = _provided_by(before), _provided_by(after)
+        was, now = _declared_by(before), _declared_by(after)
         if before is not None:
-            for key in was - now:
-                self._remove(key, before.id)
+            has_failed = _has_failed(before)
+            stays = now if after is not None and has_failed is _has_failed(after) else set()
+            for key in was - stays:
+                (self._remove_failed if has_failed else self._remove)(key, before.id)
         if after is not None:
             for key in now:
-                self._put(key, after)
+                (self._put_failed if _has_failed(after) else self._put)(key, after)
 
     def get(self, name: str, version: str) -> tuple[NodeInfo, ...] | None:
         """Returns the answer of `find` if it is at hand; needs no lock."""
@@ -82,6 +89,10 @@ class ProviderIndex:
         """Returns the providers in the order of their ids: the same object until one changes."""
         providers = self._providers.get((name, version))
         return () if providers is None else providers.all()
+
+    def failed(self, name: str, version: str) -> tuple[NodeInfo, ...]:
+        """Returns the nodes that would provide a service and have failed; needs no lock."""
+        return tuple(self._failed.get((name, version), {}).values())
 
     def find_name(self, name: str) -> tuple[NodeInfo, ...]:
         """Returns the providers of any version, as `find`."""
@@ -119,7 +130,8 @@ class ProviderIndex:
 
     def _get(self, key: Key, node_id: str) -> NodeInfo | None:
         providers = self._providers.get(key)
-        return None if providers is None else providers.get(node_id)
+        node = None if providers is None else providers.get(node_id)
+        return node or self._failed.get(key, {}).get(node_id)
 
     def _put(self, key: Key, node: NodeInfo) -> None:
         providers = self._providers.get(key)
@@ -140,14 +152,32 @@ class ProviderIndex:
             if not versions:
                 del self._versions[key[0]]
 
+    def _put_failed(self, key: Key, node: NodeInfo) -> None:
+        self._failed.setdefault(key, {})[node.id] = node
+        self._log_change(key, node.id)
+
+    def _remove_failed(self, key: Key, node_id: str) -> None:
+        failed = self._failed[key]
+        del failed[node_id]
+        if not failed:
+            del self._failed[key]
+        self._log_change(key, node_id)
+
     def _note(self, key: Key, node_id: str, providers: _Providers) -> None:
         self._of_name.pop(key[0], None)
-        self._log.append((key, node_id))
-        self.position += 1
+        self._log_change(key, node_id)
         providers.changed_at = self.position
 
+    def _log_change(self, key: Key, node_id: str) -> None:
+        self._log.append((key, node_id))
+        self.position += 1
 
-def _provided_by(node: NodeInfo | None) -> set[Key]:
-    if node is None or node.status is NodeStatus.FAILED:
+
+def _has_failed(node: NodeInfo) -> bool:
+    return node.status is NodeStatus.FAILED
+
+
+def _declared_by(node: NodeInfo | None) -> set[Key]:
+    if node is None:
         return set()
     return {(service.name, service.version) for service in node.services}

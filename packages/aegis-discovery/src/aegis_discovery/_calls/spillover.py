@@ -1,0 +1,34 @@
+"""How much of a service's load each tier of its providers takes: Envoy's rule; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+OVERPROVISIONING = 1.4
+"""A tier takes all load until less than 1 / 1.4 = 71 % of it is healthy, as in Envoy."""
+
+
+def shares_of(tiers: Iterable[tuple[int, int]]) -> tuple[float, ...]:
+    """Returns each tier's share of the load; together 1, or 0 where nothing is healthy.
+
+    A tier takes `min(1, 1.4 * healthy / all)` of the load, and what is left spills to the next.
+    Where all of them together take less than everything, the shares are divided by their sum: the
+    healthy endpoints then carry the load of the others, in proportion to their tiers' shares.
+
+    Args:
+        tiers: The healthy endpoints and all endpoints of each tier, nearest first.
+
+    See Also:
+        Envoy: Priority levels, https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/
+        upstream/load_balancing/priority
+    """
+    able = [
+        min(1.0, OVERPROVISIONING * healthy / total) if healthy else 0.0 for healthy, total in tiers
+    ]
+    together = min(1.0, sum(able))
+    left, shares = 1.0, []
+    for part in able:
+        share = min(left, part / together) if part else 0.0
+        left -= share
+        shares.append(share)
+    return tuple(shares)
