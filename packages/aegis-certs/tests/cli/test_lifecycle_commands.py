@@ -152,7 +152,7 @@ def test_next_steps_have_the_directory_that_was_given(
         ("rotate-ca", "retire"): f"rotate-ca prepare {named}",
     }.items():
         assert hint in run(*arguments, *at).stdout
-    assert run("rotate-ca", "status", AEGIS_CERT_DIR=at[1]).stdout.endswith("rotate-ca prepare\n")
+    assert run("rotate-ca", "status", AEGIS_CERT_DIR=at[1]).stdout.endswith("does by itself\n")
 
 
 def test_verify_shows_which_check_failed_and_ends_with_its_code(
@@ -451,6 +451,14 @@ def test_a_ca_is_rotated_in_three_steps(acme: Callable[..., Result], directory: 
     assert "Renewed laptop" in acme("renew").stdout
     retired = as_json(acme("rotate-ca", "retire", "--json"))
     assert (retired["phase"], retired["issuing"]) == ("none", "Acme G2")
+    steps = ("created_at", "prepared_at", "activated_at", "retired_at")
+    times = [dt.datetime.fromisoformat(retired[step]) for step in steps]
+    assert times == sorted(times)
+    shown = acme("rotate-ca", "status").stdout
+    assert "  retired at" in shown
+    assert re.search(
+        r"Next: aegis-certs rotate-ca prepare, not before \d{4}-\d\d-\d\d, which", shown
+    )
     assert acme("doctor").exit_code == 0
 
 

@@ -73,7 +73,11 @@ def test_a_second_open_token_of_a_node_is_a_warning(
     (warning,) = caplog.messages
     assert "orders-1 has another unused token until" in warning
     assert f"--cancel {first.serial}" in warning
-    assert issuer("token", "--cancel", first.serial).exit_code == 0
+    listed = issuer("token", "--list").stdout
+    assert first.serial[:8] in listed  # which is enough to name it
+    assert issuer("token", "--cancel", first.serial[:7]).exit_code == 7
+    cancelled = issuer("token", "--cancel", first.serial[:8])
+    assert f"Cancelled the token {first.serial} of orders-1" in cancelled.stdout
     assert issuer("token", "--cancel", Token.parse(again.stdout).serial).exit_code == 0
     issuer("token", "orders-1")
     assert caplog.messages == [warning]

@@ -28,6 +28,7 @@ from aegis_certs._store import files
 from aegis_certs._time import isoformat, parse_isoformat
 from aegis_certs._x509.keys import describe_key
 from aegis_certs._x509.validity import common_name
+from aegis_certs.errors import DirectoryError
 
 PART = 4 << 20
 """Bytes of new lines after which the next part begins: each CA session reads the last part."""
@@ -98,6 +99,16 @@ def _lines_with(mark: str, data: bytes) -> Iterator[bytes]:
         end = data.find(b"\n", found)
         end = len(data) if end < 0 else end
         yield data[data.rfind(b"\n", 0, found) + 1 : end]
+
+
+def ca_changes(path: Path) -> list[dict[str, Any]]:
+    """The lines about the CA itself, the last one at the end; none if this user may not read it."""
+    try:
+        return [line for line in lines(path) if line.get("action") in CA_CHANGES]
+    except DirectoryError as error:
+        if not files.is_denied(error):
+            raise
+        return []
 
 
 def is_part_over(path: Path) -> bool:

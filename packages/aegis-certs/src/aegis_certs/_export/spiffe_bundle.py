@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis_certs._ca import audit_log
-from aegis_certs._ca.audit_log import CA_CHANGES
 from aegis_certs._export.pem import trust_bundle
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
@@ -20,7 +19,7 @@ from aegis_certs._x509.keys import describe_key
 from aegis_certs._x509.names import CA_NAME
 from aegis_certs._x509.trust import TrustBundle
 from aegis_certs._x509.validity import common_name
-from aegis_certs.errors import DirectoryError, InvalidPemError, InvalidRequestError
+from aegis_certs.errors import InvalidPemError, InvalidRequestError
 
 REFRESH_HINT = 300  # seconds, as SPIRE's servers say: a step of a rotation takes longer
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
@@ -95,19 +94,9 @@ def _sequence(store: Store) -> int:
 def _logged_sequence(store: Store) -> int:
     """The number after the changes in the log; it grows within a second, and if clocks go back."""
     sequence = 0
-    for line in _readable_log(store):
-        if line.get("action") in CA_CHANGES:
-            sequence = max(sequence + 1, _milliseconds(line.get("time")))
+    for line in audit_log.ca_changes(store.audit_path):  # reading the bundle needs no right to it
+        sequence = max(sequence + 1, _milliseconds(line.get("time")))
     return sequence
-
-
-def _readable_log(store: Store) -> list[dict[str, Any]]:
-    try:
-        return list(audit_log.lines(store.audit_path))
-    except DirectoryError as error:
-        if not files.is_denied(error):
-            raise
-        return []  # who reads the bundle needs no right to read the log
 
 
 def _milliseconds(time: object) -> int:

@@ -73,8 +73,9 @@ def _certificates(certificates: Sequence[x509.Certificate]) -> list[Facts]:
 
 def _certificate(found: Evaluation) -> Facts:
     certificate, info = found.chain[0], found.info
+    name = "the document signer" if is_authority(certificate) else info.id
     return {
-        "what": f"certificate of {info.id}",
+        "what": f"certificate of {name}",
         "subject": certificate.subject.rfc4514_string(),
         "issuer": certificate.issuer.rfc4514_string(),
         "issuer_key_id": (issuer_key_id(certificate) or b"").hex(),

@@ -256,7 +256,7 @@ def status(
 
     store = Store(dir)
     state = read_state(store, utc_or_now(None))
-    show_rotation(ctx, json, f"The rotation of the CA in {store.directory}", state)
+    show_rotation(ctx, json, f"The rotation of the CA in {store.directory}", state, store)
 
 
 @rotate_ca.command(
@@ -304,12 +304,15 @@ def prepare(
 
     The trust bundle gets both CAs; the old one still issues.
     """
+    from aegis_certs._store.directory import Store
     from aegis_certs.cli._output import run
     from aegis_certs.cli._views import show_rotation
 
     ca = load_ca(dir, passphrase_file)
     state = run("Making the key of the new CA …", lambda: ca.prepare_rotation(**spec))
-    show_rotation(ctx, json, f"Prepared the rotation of the CA in {ca.directory}", state)
+    show_rotation(
+        ctx, json, f"Prepared the rotation of the CA in {ca.directory}", state, Store(ca.directory)
+    )
 
 
 @rotate_ca.command(
@@ -337,6 +340,7 @@ def activate(
     Certificates of the old CA stay valid. This command cannot see which nodes trust the new CA. So
     it lists the nodes that have certificates, and requires --confirm.
     """
+    from aegis_certs._store.directory import Store
     from aegis_certs.cli._output import run
     from aegis_certs.cli._views import show_rotation
 
@@ -345,7 +349,7 @@ def activate(
     state = run(
         "Activating …", lambda: ca.activate_rotation(distrusting=distrusting, confirm=confirm)
     )
-    show_rotation(ctx, json, f"The new CA in {ca.directory} issues", state)
+    show_rotation(ctx, json, f"The new CA in {ca.directory} issues", state, Store(ca.directory))
 
 
 @rotate_ca.command(epilog=options.examples("aegis-certs rotate-ca retire"))
@@ -364,10 +368,11 @@ def retire(
 
     It is refused, with a list, while nodes have certificates of the old CA.
     """
+    from aegis_certs._store.directory import Store
     from aegis_certs.cli._output import run
     from aegis_certs.cli._views import show_rotation
 
     ca = load_ca(dir, passphrase_file)
     in_use = find_blockers(ca) if find_blockers else ()
     state = run("Retiring …", lambda: ca.retire_rotation(in_use=in_use))
-    show_rotation(ctx, json, f"Retired the old CA in {ca.directory}", state)
+    show_rotation(ctx, json, f"Retired the old CA in {ca.directory}", state, Store(ca.directory))

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aegis_certs._ca.audit_log import Action, ca_changes
 from aegis_certs._ca.renew import Renewal
 from aegis_certs._ca.rotation.plan import RotationPlan
 from aegis_certs._ca.rotation_state import RotationPhase, RotationState
-from aegis_certs._time import format_utc
+from aegis_certs._store.directory import Store
+from aegis_certs._time import format_utc, parse_isoformat, utc_or_now
 from aegis_certs._x509.identity import alternative_names
 from aegis_certs._x509.keys import describe_key
 from aegis_certs._x509.tls_config import TLSConfig
@@ -51,6 +53,12 @@ _MARKS = {
     "skipped": ("-", "dim"),
 }
 _BAR = 5  # columns
+_STEPS = {
+    "created_at": Action.CREATE,
+    "prepared_at": Action.PREPARE,
+    "activated_at": Action.ACTIVATE,
+    "retired_at": Action.RETIRE,
+}
 _MIN_ID, _MIN_NAME = 10, 12  # columns
 
 
@@ -185,8 +193,10 @@ def show_renewals(json: bool, directory: str | Path, renewals: Sequence[Renewal]
         say(f"No certificate in {directory} is due.")
 
 
-def show_rotation(ctx: click.Context, json: bool, title: str, state: RotationState) -> None:
-    """Prints the phase of a CA's rotation, and its next step.
+def show_rotation(
+    ctx: click.Context, json: bool, title: str, state: RotationState, store: Store
+) -> None:
+    """Prints the phase of a CA's rotation, its next step, and the last steps in the audit log.
 
     `due` is when an issuer that rotates its CA by itself does that step at the earliest.
     """
@@ -194,7 +204,7 @@ def show_rotation(ctx: click.Context, json: bool, title: str, state: RotationSta
     retire = command_line(ctx, "rotate-ca retire")
     activate = command_line(ctx, "rotate-ca activate --confirm")
     next_step = {
-        RotationPhase.NONE: command_line(ctx, "rotate-ca prepare"),
+        RotationPhase.NONE: command_line(ctx, "rotate-ca prepare") + _not_before(state),
         RotationPhase.PREPARED: f"{activate}, once every node has this ca-cert.pem",
         RotationPhase.ACTIVATED: f"{command_line(ctx, 'renew')}, and then {retire}"
         if leaves
@@ -212,10 +222,31 @@ def show_rotation(ctx: click.Context, json: bool, title: str, state: RotationSta
         "due": plan.next_at,
         "due_by": plan.activate_by if state.phase is RotationPhase.PREPARED else state.ends_at,
         "bundle_fingerprint": state.bundle_fingerprint,
+        **_last_steps(store),
         "not_read": state.not_read,
     }
     shown = facts if json else {name: fact for name, fact in facts.items() if fact}
     present(json, title, shown, f"Next: {next_step}")
+
+
+def _not_before(state: RotationState) -> str:
+    due = RotationPlan(state).prepare_at
+    if utc_or_now(None) >= due:
+        return ""
+    who = ", which a running issuer does by itself" if state.is_root else ""
+    return f", not before {due:%Y-%m-%d}{who}"
+
+
+def _last_steps(store: Store) -> dict[str, datetime | None]:
+    """When each step was done last, whoever did it, as the audit log says."""
+    found = {str(line["action"]): line.get("time") for line in ca_changes(store.audit_path)}
+    times: dict[str, datetime | None] = {}
+    for name, action in _STEPS.items():
+        try:
+            times[name] = parse_isoformat(str(found[action]))
+        except (KeyError, ValueError):
+            times[name] = None
+    return times
 
 
 def show_facts(json: bool, found: Sequence[Mapping[str, object]]) -> None:

@@ -93,7 +93,7 @@ def enroll(
                 must_write=True,
             ),
         )
-    _show(tls, Path(cert_dir), is_new=is_new, json=json)
+    _show(tls, Path(cert_dir), token, is_new=is_new, json=json)
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def _token(file: str | None) -> Token:
     return Token.parse(sys.stdin.read(1 << 16))
 
 
-def _show(tls: TLSConfig, directory: Path, *, is_new: bool, json: bool) -> None:
+def _show(tls: TLSConfig, directory: Path, token: Token, *, is_new: bool, json: bool) -> None:
     from aegis_certs.cli import present
 
     title = f"{tls.node_id} has enrolled"
@@ -148,6 +148,6 @@ def _show(tls: TLSConfig, directory: Path, *, is_new: bool, json: bool) -> None:
             "enrolled": is_new,
         },
         f"Its certificate is renewed while its node runs. Next: aegis node run --id {tls.node_id} "
-        f"--join HOST:PORT",
+        f"--join {token.issuers[0].address if token.issuers else 'HOST:PORT'}",
         hidden=("id", "enrolled"),
     )

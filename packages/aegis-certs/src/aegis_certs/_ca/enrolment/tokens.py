@@ -33,6 +33,7 @@ logger = logging.getLogger("aegis_certs")
 TOKEN_LIFE = timedelta(minutes=15)
 MAX_TOKEN_LIFE = timedelta(days=30)
 _DAY = timedelta(days=1)
+_SHORT = 8  # digits of a serial number that the table of tokens shows
 
 
 class TokenState(StrEnum):
@@ -142,8 +143,11 @@ def list_tokens(view: CAView) -> tuple[TokenInfo, ...]:
 def cancel_tokens(session: CASession, node_id_or_serial: str) -> tuple[TokenInfo, ...]:
     """Revokes the certificates of the tokens of a node that are unused, or of one token."""
     serial = node_id_or_serial.lower().replace(":", "").lstrip("0")
-    tokens = session.inventory.tokens()
+    tokens = list(session.inventory.tokens())
     named = [token for token in tokens if node_id_or_serial == token.id or serial == token.serial]
+    if not named and len(serial) >= _SHORT:
+        begun = [token for token in tokens if token.serial.startswith(serial)]
+        named = begun if len(begun) == 1 else []
     open_ = [token for token in named if state_of(session, token) is TokenState.UNUSED]
     if not open_:
         raise NotFoundError(
