@@ -19,7 +19,7 @@ from aegis_certs import (
     load_or_generate_tls,
 )
 from aegis_core import aio
-from aegis_discovery import EnrolmentError, TokenError, enroll
+from aegis_discovery import ConnectError, EnrolmentError, TokenError, enroll
 from aegis_discovery.aio import connect
 from aegis_discovery.aio import enroll as enroll_async
 
@@ -104,6 +104,29 @@ async def test_a_valid_identity_is_kept_and_the_token_not_used(
     assert (await enroll_async(token, there)).certificate == old.certificate
     # It can still be used.
     assert (await enroll_async(token, tmp_path / "other", key_type=P256)).node_id == "orders-1"
+
+
+async def test_a_machine_that_was_off_while_the_ca_was_replaced_needs_a_token(
+    nodes: Any, home: Any, token_for: Any, tmp_path: Path
+) -> None:
+    first = await nodes("ca-1", cert_dir=home.directory, issuer=True, rotate="manual")
+    there, old_token = tmp_path / "there", token_for("orders-1")
+    old = await enroll_async(old_token, there, key_type=P256)
+    address = first.address
+    await nodes.stop(first)
+    home.prepare_rotation()
+    home.activate_rotation(confirm=True)
+    home.renew("ca-1")
+    await nodes("ca-1", cert_dir=home.directory, issuer=True, address=address, rotate="manual")
+    with pytest.raises(ConnectError, match=r"replaced while this.* from `aegis certs token orders"):
+        await connect(address, node_id="orders-1", cert_dir=there, timeout=2)
+    # The token of the first time knows no more than the directory.
+    assert await enroll_async(old_token, there, key_type=P256) == old
+    new = await enroll_async(token_for("orders-1"), there, key_type=P256)
+    assert new.certificate != old.certificate
+    assert home.certificate in new.bundle.certificates
+    async with await connect(address, node_id="orders-1", cert_dir=there) as mesh:
+        assert list(mesh.topology.nodes) == ["ca-1"]
 
 
 async def test_an_expired_identity_is_replaced(

@@ -1,4 +1,10 @@
-"""The CA of a mesh is replaced while calls run, by itself and by three commands."""
+"""The CA of a mesh is replaced while calls run, by itself and by three commands.
+
+An hour in real time, and 50 nodes, by hand:
+
+    AEGIS_ROTATION_SECONDS=3600 uv run pytest -s -m soak -k two_minutes tests/enrolment
+    AEGIS_ROTATION_NODES=50 uv run pytest -s -m soak -k three_commands tests/enrolment
+"""
 
 from __future__ import annotations
 
@@ -22,7 +28,7 @@ from aegis_discovery.aio import connect
 from ..mesh.process import NodeProcess, Process
 
 SECOND = 1 / 86400  # days
-TIME = float(os.environ.get("AEGIS_ROTATION_SECONDS", "75"))
+TIME = float(os.environ.get("AEGIS_ROTATION_SECONDS", "180"))
 NODES = int(os.environ.get("AEGIS_ROTATION_NODES", "6"))
 CALLERS = 16
 AEGIS = Path(sysconfig.get_path("scripts")) / "aegis"

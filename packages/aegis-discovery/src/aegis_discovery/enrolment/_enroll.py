@@ -13,6 +13,7 @@ from aegis_certs import (
     DirectoryError,
     ExpectedIdentity,
     IdentitySource,
+    InvalidTokenError,
     KeyType,
     LockTimeoutError,
     RequestedIdentity,
@@ -90,18 +91,22 @@ def enroll_until_cancelled(
 
     With `must_write`, a directory that cannot be written is an error, and costs no token.
     """
+    found = None
     if node_id is not None and cert_dir is not None:
-        # The file of a token may be gone by then.
         found = existing_identity(node_id, cert_dir)
+    try:
+        token = read_token(token)
+    except (TokenError, InvalidTokenError):
         if found is not None:
-            return found, False
-    token = read_token(token)
+            return found, False  # the file of the token may be gone, as it should be
+        raise
     if node_id not in (None, token.node_id):
-        raise TokenError(f"it is for {token.node_id}, not for {node_id}", token.node_id)
-    if cert_dir is not None:
-        found = existing_identity(token.node_id, cert_dir)
         if found is not None:
             return found, False
+        raise TokenError(f"it is for {token.node_id}, not for {node_id}", token.node_id)
+    found = _kept(token, cert_dir)
+    if found is not None:
+        return found, False
     _check(token, datetime.now(UTC))
     expected = ExpectedIdentity(token.node_id, token.bundle, token.trust_domain)
     with contextlib.ExitStack() as stack:
@@ -116,13 +121,26 @@ def enroll_until_cancelled(
                 raise
             _log.warning("%s will be kept in memory only: %s", token.node_id, error)
             request = stack.enter_context(requesting(expected, None, key_type=key_type))
-        found = None if cert_dir is None else existing_identity(token.node_id, cert_dir)
+        found = _kept(token, cert_dir)
         if found is not None:
             return found, False  # another process was faster
         tls, documents = _ask(token, request, timeout, must_write, cancelled)
         if cert_dir is not None:
             keep_documents(documents, tls, cert_dir, mesh)
         return tls, True
+
+
+def _kept(token: Token, cert_dir: str | Path | None) -> TLSConfig | None:
+    """The identity in a directory if it can be used; None if the token is needed.
+
+    A process that was off while the CA was replaced trusts nobody of the mesh any more, and nobody
+    can tell it of the new CA. Its operator can, by a token that is valid now.
+    """
+    found = None if cert_dir is None else existing_identity(token.node_id, cert_dir)
+    if found is None or datetime.now(UTC) >= token.not_after:
+        return found
+    is_known = token.bundle.certificates[0] in found.bundle.certificates
+    return found if is_known or token.trust_domain != found.trust_domain else None
 
 
 def load_or_enroll(

@@ -105,7 +105,7 @@ def _handshake(raw: socket.socket, address: str, tls: TLSConfig, timeout: float)
     try:
         connection = _context(tls).wrap_socket(raw)
     except ssl.SSLCertVerificationError as error:
-        raise PeerIdentityError(address, _untrusted(error)) from error
+        raise PeerIdentityError(address, _untrusted(error, tls)) from error
     except (ssl.SSLEOFError, ConnectionResetError) as error:
         raise _refused(address, tls, "it closed the connection") from error
     except ssl.SSLError as error:
@@ -162,14 +162,15 @@ def _as_file(secret: bytes) -> Iterator[str]:
             os.unlink(path)
 
 
-def _untrusted(error: ssl.SSLCertVerificationError) -> str:
+def _untrusted(error: ssl.SSLCertVerificationError, tls: TLSConfig) -> str:
     if error.verify_code == _EXPIRED:
         return "its certificate, or that of its CA, has expired; renew it there"
     if error.verify_code == _NOT_YET_VALID:
         return "its certificate is not valid yet; check the clocks of both machines"
     return (
         f"its certificate is not trusted ({error.verify_message}); "
-        f"both sides need certificates of one CA"
+        f"both sides need certificates of one CA; if the CA was replaced while this process was "
+        f"off, start it with a new token of the mesh, from `aegis certs token {tls.node_id}`"
     )
 
 
