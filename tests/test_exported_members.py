@@ -52,6 +52,7 @@ EXPORTED = {
     "aegis_cli.cli": "aegis",
     "aegis_cli.errors": """
         CallFailedError CliError DemoError NoAuthorityError NoIdentityError NotForgottenError
+        UnknownNodeError
     """,
     "aegis_core": """
         AddressInUseError CallDeniedError CallRule CallStats Caller CallerError CallerRefusedError

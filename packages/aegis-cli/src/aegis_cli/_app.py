@@ -7,7 +7,7 @@ import click
 from aegis_cli._commands.certs import with_mesh
 from aegis_cli._commands.demo import demo
 from aegis_cli._commands.enroll import enroll
-from aegis_cli._commands.mesh import mesh
+from aegis_cli._commands.mesh_nodes import mesh
 from aegis_cli._commands.node import node
 from aegis_cli._commands.policy import policy
 from aegis_cli._group import group

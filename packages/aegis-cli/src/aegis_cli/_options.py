@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from aegis_certs.cli import option
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from aegis_certs.cli import certificate_directory, json_flag, option
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CHECK_FAILED = 8  # the exit code of --check, and of --within
 
 mesh_name = option(
     "--mesh",
@@ -19,3 +27,96 @@ identity_name = option(
     ".aegis-cli.pem, and used again for half an hour.",
     metavar="NAME",
 )
+node_address = option(
+    "--node",
+    "AEGIS_NODE",
+    "A node of the mesh; without an id, its certificate says which node it is.",
+    required=True,
+    metavar="[ID@]HOST:PORT",
+)
+node_or_registry = (
+    option(
+        "--registry",
+        "AEGIS_REGISTRY",
+        "The registry of the mesh, in place of a node.",
+        metavar="etcd://HOST:PORT,.../PREFIX",
+    ),
+    option(
+        "--node",
+        "AEGIS_NODE",
+        "A node of the mesh; without an id, its certificate says which node it is.",
+        metavar="[ID@]HOST:PORT",
+    ),
+)
+client_directory = certificate_directory(
+    "--cert-dir", "The directory of the CA's certificate, and of its key or the named identity."
+)
+check = option(
+    "--check",
+    "AEGIS_CHECK",
+    f"End with exit code {CHECK_FAILED} if anything is wrong.",
+    is_flag=True,
+)
+watch = option("--watch", "AEGIS_WATCH", "Update it every second until Ctrl-C.", is_flag=True)
+
+
+class SpanType(click.ParamType[float]):
+    """A length of time, such as `90s`, `15m`, `2h` or `14d`."""
+
+    name = "span"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from aegis_cli._view.model import parse_span
+
+        try:
+            return parse_span(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is no length of time such as 90s, 15m, 2h or 14d", param, ctx)
+
+
+def connecting(command: F) -> F:
+    """The options of every command that reads a mesh, which `place_of` takes, and `json`."""
+    for add in (json_flag, mesh_name, identity_name, client_directory, *node_or_registry):
+        command = add(command)
+    return command
+
+
+def filtering(command: F) -> F:
+    """The options that choose nodes."""
+    many: dict[str, Any] = {"multiple": True}
+    for add in (
+        option(
+            "--status",
+            "AEGIS_SHOW_STATUS",
+            "Only nodes with this status or health, such as failed or unhealthy.",
+            parameter="statuses",
+            metavar="STATUS",
+            **many,
+        ),
+        option(
+            "--zone",
+            "AEGIS_SHOW_ZONE",
+            "Only nodes of this zone.",
+            parameter="zones",
+            metavar="ZONE",
+            **many,
+        ),
+        option(
+            "--region",
+            "AEGIS_SHOW_REGION",
+            "Only nodes of this region.",
+            parameter="regions",
+            metavar="REGION",
+            **many,
+        ),
+        option(
+            "--service",
+            "AEGIS_SHOW_SERVICE",
+            "Only providers of this service; may be given more than once, as all filters.",
+            parameter="services",
+            metavar="NAME[/VERSION]",
+            **many,
+        ),
+    ):
+        command = add(command)
+    return command

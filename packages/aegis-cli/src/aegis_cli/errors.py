@@ -4,6 +4,7 @@ CliError
 ├── NoIdentityError   there is no identity to connect with; the message has both ways to get one
 ├── NoAuthorityError  the key of the CA is not in the directory
 ├── NotForgottenError the mesh cannot forget a node: it is alive, or unknown
+├── UnknownNodeError  the mesh knows no such node
 ├── CallFailedError   a call to a node failed
 └── DemoError         the demo did not show what it promises
 """
@@ -19,6 +20,7 @@ __all__ = [
     "NoAuthorityError",
     "NoIdentityError",
     "NotForgottenError",
+    "UnknownNodeError",
 ]
 
 
@@ -54,6 +56,14 @@ class NotForgottenError(CliError):
     def __init__(self, node_id: str, reason: str) -> None:
         self.node_id = node_id
         super().__init__(f"{node_id} is not forgotten: {reason}")
+
+
+class UnknownNodeError(CliError):
+    """The mesh knows no such node."""
+
+    def __init__(self, node_id: str) -> None:
+        self.node_id = node_id
+        super().__init__(f"the mesh knows no node {node_id}; `aegis mesh status` lists all")
 
 
 class CallFailedError(CliError):

@@ -52,7 +52,7 @@ def test_it_shows_what_it_promises(demo) -> None:
     printed = json.loads(process.stdout.rest())
     assert [node["id"] for node in printed["nodes"]] == ["front", "greeter-1", "greeter-2"]
     assert {node["status"] for node in printed["mesh"]["nodes"]} == {"alive"}
-    assert all(node["health"]["status"] == "healthy" for node in printed["mesh"]["nodes"])
+    assert all(node["health"] == "healthy" for node in printed["mesh"]["nodes"])
     for calls, caller in zip(printed["calls"], ("front", "client"), strict=True):
         assert (calls["caller"], calls["calls"], calls["failed"]) == (caller, 200, 0)
         assert min(calls["by_provider"].values()) >= 80
@@ -70,7 +70,7 @@ def test_a_kept_mesh_shows_its_status_until_ctrl_c(demo, aegis) -> None:
     command = shlex.split(process.stdout.until("mesh status --node"))
     shown = aegis.run(*command[command.index("mesh") :])
     assert shown.returncode == 0, shown.stderr
-    assert "3 (2 alive, 1 failed)" in shown.stdout
+    assert "3 nodes: 1 failed, 2 alive" in shown.stdout
     process.signal(signal.SIGINT)
     assert process.wait() == 0
     assert "nothing is left behind" in process.stdout.rest()
@@ -79,17 +79,18 @@ def test_a_kept_mesh_shows_its_status_until_ctrl_c(demo, aegis) -> None:
 
 async def test_the_facts_are_those_that_all_processes_see() -> None:
     """The demo's own feed may be behind those of its processes."""
-    from aegis_cli._mesh.status import Collector, MeshFacts, NodeFacts
+    from aegis_cli._mesh.reader import Reader
+    from aegis_cli._view.model import Seen, View
     from aegis_cli.demo._steps import _facts
     from aegis_discovery import NodeInfo, NodeStatus
 
-    class Behind(Collector):
+    class Behind(Reader):
         def __init__(self) -> None:
             self.statuses = iter((NodeStatus.ALIVE, NodeStatus.SUSPECTED, NodeStatus.FAILED))
 
-        async def collect(self, *, with_stats: bool = False) -> MeshFacts:
-            victim = NodeFacts(NodeInfo("greeter-2", status=next(self.statuses)))
-            return MeshFacts(datetime.now(UTC), 1, "", datetime.now(UTC), (victim,))
+        async def read(self, **_: object) -> View:
+            victim = Seen(NodeInfo("greeter-2", status=next(self.statuses)))
+            return View(datetime.now(UTC), "front", 1, "", datetime.now(UTC), (victim,))
 
     shown = await _facts(Behind(), {"greeter-2": "failed"})
     assert [node.info.status for node in shown.nodes] == ["failed"]

@@ -1,120 +1,184 @@
-"""`aegis mesh`: a look at a mesh from outside, and what it is to forget."""
+"""`aegis mesh`: look at a mesh from outside, and change who belongs to it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
 import click
-from aegis_certs.cli import certificate_directory, examples, json_flag, option
+from aegis_certs.cli import examples, option
 
 from aegis_cli._group import group
-from aegis_cli._options import identity_name, mesh_name
+from aegis_cli._options import CHECK_FAILED, SpanType, check, connecting, filtering, watch
+
+if TYPE_CHECKING:
+    from aegis_cli._mesh.live import Place, Read, Shown
+    from aegis_cli._view.model import Filter
+
+NODE = "--node 127.0.0.1:50051"
 
 
-@group("aegis mesh status --node 127.0.0.1:50051")
+@group(
+    f"aegis mesh status {NODE}",
+    f"aegis mesh why orders-2 {NODE}",
+    notes="Set AEGIS_NODE once, and every command knows a node to ask.",
+)
 def mesh() -> None:
-    """Look at a mesh, and let it forget failed nodes."""
+    """Look at a mesh, and remove nodes from it."""
+
+
+def place_of(options: dict[str, Any]) -> Place:
+    """Takes the options of `connecting`, but `json`, out of all options."""
+    from aegis_cli._identity import client_identity
+    from aegis_cli._mesh.live import Place
+
+    cert_dir, identity = options.pop("cert_dir"), options.pop("identity")
+    node, registry = options.pop("node"), options.pop("registry")
+    if (node is None) is (registry is None):
+        raise click.UsageError("name one node of the mesh by --node, or its --registry")
+    return Place(
+        node, lambda: client_identity(cert_dir, identity), options.pop("mesh"), registry=registry
+    )
+
+
+def filter_of(options: dict[str, Any]) -> Filter:
+    """Takes the options of `filtering` out of all options."""
+    from aegis_cli._view.model import Filter
+
+    return Filter(*(options.pop(name) for name in ("services", "regions", "zones", "statuses")))
+
+
+def answer(
+    place: Place,
+    read: Read,
+    shown: Shown,
+    *,
+    json: bool,
+    check: bool = False,
+    watch: bool = False,
+) -> None:
+    """Shows one answer, or one after another; `check` makes an exit code of what is wrong."""
+    from aegis_cli._run import run
+
+    show = place.live if watch else place.once
+    wrong = run(show(read, shown, json=json))
+    if check and wrong:
+        click.get_current_context().exit(CHECK_FAILED)
+
+
+def reads(**parts: Any) -> Callable[[Any], Any]:
+    """Reads a view with these parts."""
+
+    async def read(reader: Any) -> Any:
+        return await reader.read(**parts)
+
+    return read
+
+
+OWN: Sequence[str] = ("standings",)
 
 
 @mesh.command(
     epilog=examples(
-        "aegis mesh status --node 127.0.0.1:50051",
+        f"aegis mesh status {NODE}",
         "aegis mesh status --node orders-1@10.0.0.7:50051 --identity ops",
-        "aegis mesh status --node 127.0.0.1:50051 --watch",
-        "aegis mesh status --node 127.0.0.1:50051 --json | jq '.nodes[].id'",
+        f"aegis mesh status {NODE} --service orders/v1 --status failed",
+        f"aegis mesh status {NODE} --check --json | jq '.nodes[].id'",
     )
 )
-@option(
-    "--node",
-    "AEGIS_NODE",
-    "A node of the mesh; without an id, its certificate says which node it is.",
-    metavar="[ID@]HOST:PORT",
-)
-@option(
-    "--registry",
-    "AEGIS_REGISTRY",
-    "The registry of the mesh, in place of a node.",
-    metavar="etcd://HOST:PORT,.../PREFIX",
-)
-@certificate_directory(
-    "--cert-dir", "The directory of the CA's certificate, and of its key or the named identity."
-)
-@identity_name
-@mesh_name
-@json_flag
+@connecting
+@filtering
+@option("--wide", "AEGIS_SHOW_WIDE", "Show name, type and address too.", is_flag=True)
 @option(
     "--workers",
     "AEGIS_SHOW_WORKERS",
     "Show each worker; by default those of one id are one line. JSON always has each.",
     is_flag=True,
 )
-@option("--watch", "AEGIS_WATCH", "Update it every second until Ctrl-C.", is_flag=True)
-def status(
-    node: str | None,
-    registry: str | None,
-    cert_dir: str,
-    identity: str | None,
-    mesh: str,
-    json: bool,
-    workers: bool,
-    watch: bool,
-) -> None:
-    """Show the nodes of a mesh, and their status and health.
+@check
+@watch
+def status(json: bool, wide: bool, workers: bool, check: bool, watch: bool, **options: Any) -> None:
+    """Show the nodes of a mesh: status, since when and by whom, and certificate.
 
-    The topology is read from one node, or from a registry; then each node of it is asked for its
-    health and pinged. The line of several workers has the worst of their states, and the longest
-    round trip.
-
-    --watch updates the table on a terminal; a pipe gets one table after another, or one line of
-    JSON after another.
+    What is wrong is at the top. One node is asked, which knows about all; `aegis mesh nodes` asks
+    each node itself. --watch updates the table on a terminal; a pipe gets one table after another,
+    or one line of JSON after another.
     """
-    from aegis_cli._identity import client_identity
-    from aegis_cli._mesh.status_view import show_once, show_until_interrupted
-    from aegis_cli._run import run
+    from aegis_cli._view import status as view
 
-    if (node is None) is (registry is None):
-        raise click.UsageError("name one node of the mesh by --node, or its --registry")
-    tls = client_identity(cert_dir, identity)
-    show = show_until_interrupted if watch else show_once
-    run(show(node, tls, registry=registry, mesh=mesh, json=json, workers=workers))
+    place, chosen = place_of(options), filter_of(options)
+    answer(
+        place,
+        reads(own=OWN),
+        lambda seen: view.status(seen, chosen, wide=wide, workers=workers),
+        json=json,
+        check=check,
+        watch=watch,
+    )
+
+
+@mesh.command(
+    epilog=examples(f"aegis mesh nodes {NODE}", f"aegis mesh nodes {NODE} --region eu --watch")
+)
+@connecting
+@filtering
+@check
+@watch
+def nodes(json: bool, check: bool, watch: bool, **options: Any) -> None:
+    """Ask each node itself: health, round trip, and how many nodes it knows."""
+    from aegis_cli._view import nodes as view
+
+    place, chosen = place_of(options), filter_of(options)
+    parts = ("node_id", "started_at", "topology_nodes", "calls", "feeds", "certificate_not_after")
+    read = reads(own=OWN, of_all=parts, replies=True)
+    answer(place, read, lambda seen: view.nodes(seen, chosen), json=json, check=check, watch=watch)
 
 
 @mesh.command(
     epilog=examples(
-        "aegis mesh forget orders-3 --node 127.0.0.1:50051",
-        "aegis mesh forget 'orders-3#2' --node 10.0.0.5:50051",
+        f"aegis mesh services {NODE}", f"aegis mesh services {NODE} --service orders/v1 --check"
     )
 )
-@click.argument("node_id", metavar="ID")
-@option(
-    "--node",
-    "AEGIS_NODE",
-    "A node of the mesh that is alive.",
-    required=True,
-    metavar="[ID@]HOST:PORT",
-)
-@certificate_directory("--cert-dir", "The directory of the CA, with its key.")
-@mesh_name
-def forget(node_id: str, node: str, cert_dir: str, mesh: str) -> None:
-    """Remove a failed node from all views of the mesh.
+@connecting
+@filtering
+@check
+@watch
+def services(json: bool, check: bool, watch: bool, **options: Any) -> None:
+    """Show who provides which service, and which callers avoid which providers.
 
-    A node that fails stays listed for a day, since it may return. Run this where the CA's key is: a
-    running issuer tells the mesh to forget this life of the node. A node that is alive is not
-    forgotten, and a later process under the same id is welcome.
+    A caller avoids a provider that failed its calls (ejected), that it cannot reach, or that says
+    itself that it is unhealthy.
     """
-    from aegis_certs import parse_worker_id
+    from aegis_cli._view import services as view
 
-    from aegis_cli._identity import client_identity
-    from aegis_cli._mesh.authority import authority_files
-    from aegis_cli._mesh.forget import forget as ask_to_forget
-    from aegis_cli._run import run
+    place, chosen = place_of(options), filter_of(options)
+    read = reads(own=OWN, of_all=("pool",))
+    answer(
+        place, read, lambda seen: view.services(seen, chosen), json=json, check=check, watch=watch
+    )
 
-    parse_worker_id(node_id)
-    files = authority_files(cert_dir)
-    tls = client_identity(cert_dir, None)
-    if run(ask_to_forget(node_id, node, tls, files, mesh=mesh)):
-        click.echo(f"{node_id} is forgotten.")
-    else:
-        click.echo(
-            f"{node_id} will be forgotten when an issuer of {cert_dir} runs; start one with "
-            f"`aegis node run --issuer`.",
-            err=True,
-        )
+
+@mesh.command(
+    epilog=examples(f"aegis mesh certs {NODE}", f"aegis mesh certs {NODE} --within 14d || mail ops")
+)
+@connecting
+@filtering
+@option(
+    "--within",
+    "AEGIS_WITHIN",
+    f"Only certificates that end within this time; exit code {CHECK_FAILED} if there are any.",
+    type=SpanType(),
+    metavar="TIME",
+)
+def certs(json: bool, within: float | None, **options: Any) -> None:
+    """Show the certificates that the nodes use, and the CAs, by what ends next."""
+    from aegis_cli._view import certificates as view
+
+    place, chosen = place_of(options), filter_of(options)
+    answer(
+        place,
+        reads(),
+        lambda seen: view.certificates(seen, chosen, within=within),
+        json=json,
+        check=within is not None,
+    )

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from aegis_cli._console import console, print_lines
-from aegis_cli._mesh.status import MeshFacts
-from aegis_cli._mesh.table import mesh_json, mesh_table
+from aegis_cli._output.show import takes_colors
+from aegis_cli._view.model import Filter, View
+from aegis_cli._view.status import status
 from aegis_cli.demo._results import Calls, Member
 
 
@@ -49,10 +50,10 @@ class DemoOutput:
         rows = [(member.id, str(member.pid), member.address) for member in members]
         self._table(("NODE", "PROCESS", "ADDRESS"), rows)
 
-    def mesh(self, mesh: MeshFacts) -> None:
-        self._facts["mesh"] = mesh_json(mesh)
+    def mesh(self, mesh: View) -> None:
+        self._facts["mesh"] = status(mesh, Filter()).json
         self._title("All three have the same topology")
-        self._say(mesh_table(mesh, self._out.width))
+        self._status(mesh)
 
     def calls(self, calls: Sequence[Calls]) -> None:
         self._facts["calls"] = [_calls_json(result) for result in calls]
@@ -62,13 +63,13 @@ class DemoOutput:
         self._say(Text("   The client imports aegis_discovery, and not aegis_core.", "dim"))
 
     def kill(
-        self, victim: Member, detected_after: float, calls: Sequence[Calls], mesh: MeshFacts
+        self, victim: Member, detected_after: float, calls: Sequence[Calls], mesh: View
     ) -> None:
         self._facts["kill"] = {
             "victim": asdict(victim),
             "noticed_after_s": round(detected_after, 3),
             "calls": [_calls_json(result) for result in calls],
-            "mesh": mesh_json(mesh),
+            "mesh": status(mesh, Filter()).json,
         }
         self._title(
             f"Killed {victim.id} (SIGKILL) under load; "
@@ -76,7 +77,7 @@ class DemoOutput:
         )
         self._calls_table(calls)
         self._say()
-        self._say(mesh_table(mesh, self._out.width))
+        self._status(mesh)
 
     def kept(self, command: str) -> None:
         self._facts["status_command"] = command
@@ -95,6 +96,10 @@ class DemoOutput:
         self._step += 1
         blank = "\n" if self._step > 1 else ""
         self._say(Text.assemble(blank, (f"{self._step}  {text}", "bold")))
+
+    def _status(self, mesh: View) -> None:
+        lines = status(mesh, Filter()).lines(self._out.width, colors=takes_colors())
+        self._say(Text.from_ansi("\n".join(lines)), soft_wrap=True)
 
     def _calls_table(self, calls: Sequence[Calls]) -> None:
         providers = sorted({provider for result in calls for provider in result.by_provider})

@@ -15,8 +15,9 @@ from pathlib import Path
 from aegis_certs import KeyType
 
 from aegis_cli._identity import client_identity
-from aegis_cli._mesh.status import Collector, MeshFacts
-from aegis_cli._mesh.status_view import collector
+from aegis_cli._mesh.connecting import MeshPlace, reading
+from aegis_cli._mesh.reader import Reader
+from aegis_cli._view.model import View
 from aegis_cli.demo._output import DemoOutput
 from aegis_cli.demo._process import ChildProcess, ProcessGroup, shared_directory
 from aegis_cli.demo._results import Calls, Member, check_balance, check_calls
@@ -61,7 +62,7 @@ async def run_demo(*, json: bool, keep: bool, keys: Keys = DEFAULT_KEYS) -> None
         await demo.create_identities(keys)
         await demo.start_nodes()
         tls = client_identity(demo.certs, None)
-        async with collector(demo.seed.address, tls, MESH) as status:
+        async with reading(MeshPlace(demo.seed.address, lambda: tls, MESH)) as status:
             await demo.wait_for_topology(status)
             await demo.call()
             await demo.kill_provider(status)
@@ -116,7 +117,7 @@ class Demo:
         self._members = {member.id: member for member in joined}
         self._output.nodes(self.seed, joined)
 
-    async def wait_for_topology(self, status: Collector) -> None:
+    async def wait_for_topology(self, status: Reader) -> None:
         """Waits until all nodes have the same topology, in which all are alive."""
         with self._output.progress("Waiting until all have the same topology"):
             await self._processes.wait_until(
@@ -136,7 +137,7 @@ class Demo:
         check_balance(calls, times=CALLS, providers=PROVIDERS)
         self._output.calls(calls)
 
-    async def kill_provider(self, status: Collector) -> None:
+    async def kill_provider(self, status: Reader) -> None:
         """Kills a provider under load, and keeps calling until every process has seen it fail."""
         with self._output.progress(f"Killing {VICTIM} while both keep calling"):
             await self._start_calls("keep calling")
@@ -192,11 +193,11 @@ class Demo:
         ]
 
 
-async def _facts(status: Collector, statuses: Mapping[str, str]) -> MeshFacts:
+async def _facts(status: Reader, statuses: Mapping[str, str]) -> View:
     """Collects the facts of the mesh, once its feed to this process has these statuses too."""
     deadline = time.monotonic() + TOPOLOGY_TIMEOUT
     while True:
-        mesh = await status.collect()
+        mesh = await status.read(own=("standings",))
         if {node.info.id: node.info.status for node in mesh.nodes} == statuses:
             return mesh
         if time.monotonic() > deadline:

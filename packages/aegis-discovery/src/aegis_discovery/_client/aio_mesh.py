@@ -32,6 +32,11 @@ class Mesh:
         client.on_identity_change(pool.change_identity)
         client.may_provide.subscribe_changed(pool.reevaluate)
 
+    @property
+    def silent_for(self) -> float:
+        """Seconds since the feed last brought a message; nodes send one every two seconds."""
+        return self._client.silent_for
+
     def get_certificate(self, node_id: str) -> x509.Certificate | None:
         """Returns the certificate of a node; None if it is unknown or signs nothing itself."""
         return self._client.get_certificate(node_id)

@@ -117,6 +117,7 @@ class FeedClient:
         self._ready = asyncio.Event()
         self._causes: dict[str, str] = {}
         self._received_at = 0.0
+        self._heard_at = time.monotonic()
         self._last_peer: SeedPeer | None = None
         self._probe_timeout = FIRST_PROBE_TIMEOUT
         # Addresses and ids of the peers whose feed did not last, since one last did. A peer that
@@ -168,6 +169,13 @@ class FeedClient:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since the feed last brought a message; 0 with a registry, which is no feed."""
+        if self._registry is not None:
+            return 0.0
+        return time.monotonic() - self._heard_at
 
     def get_certificate(self, node_id: str) -> x509.Certificate | None:
         record = self.topology.get_record(node_id)
@@ -289,7 +297,7 @@ class FeedClient:
             self._tried.add(owner_of(node_id))
 
         def on_message(received: ReceiveResult) -> None:
-            self._received_at = time.monotonic()
+            self._received_at = self._heard_at = time.monotonic()
             if received.complete:
                 self._causes.clear()
                 self._ready.set()

@@ -54,6 +54,11 @@ class Mesh:
         self._background.check_fork("mesh")
         return self._pool
 
+    @property
+    def silent_for(self) -> float:
+        """Seconds since the feed last brought a message; nodes send one every two seconds."""
+        return self._client.silent_for
+
     def get_certificate(self, node_id: str) -> x509.Certificate | None:
         """Returns the certificate of a node; None if it is unknown or signs nothing itself."""
         return self._client.get_certificate(node_id)

@@ -1,0 +1,83 @@
+"""Answers once, or again and again until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import grpc
+from aegis_certs import CertsError
+from aegis_discovery.errors import DiscoveryError
+
+from aegis_cli._mesh.connecting import LastingReader, MeshPlace, reading
+from aegis_cli._mesh.reader import Reader
+from aegis_cli._output.answer import Answer
+from aegis_cli._output.show import Screen, show
+from aegis_cli._view.model import View
+from aegis_cli.errors import CliError
+
+INTERVAL = 1.0
+"""Seconds between two updates."""
+
+Read = Callable[[Reader], Awaitable[View]]
+Shown = Callable[[View], Answer]
+
+
+@dataclass(frozen=True)
+class Place(MeshPlace):
+    """Where to read a mesh, and how to show what was read."""
+
+    async def once(self, read: Read, shown: Shown, *, json: bool) -> int:
+        """Shows one answer; returns how many things are wrong."""
+        async with reading(self) as reader:
+            answer = shown(await read(reader))
+        show(answer, json=json)
+        return answer.wrong
+
+    async def live(
+        self, read: Read, shown: Shown, *, json: bool, interval: float = INTERVAL
+    ) -> int:
+        """Shows answers until it is interrupted; a view that cannot be read anew is marked."""
+        screen = Screen(json=json)
+        reader = LastingReader(self)
+        with until_stopped():
+            try:
+                view = await read(await reader.open())
+                with screen.opened():
+                    while True:
+                        screen.show(shown(view))
+                        await asyncio.sleep(interval)
+                        view = await _again(reader, read, view)
+            finally:
+                await reader.close()
+        return 0
+
+
+async def _again(reader: LastingReader, read: Read, last: View) -> View:
+    try:
+        view = await read(await reader.open())
+    except (CertsError, CliError, DiscoveryError, grpc.RpcError) as error:
+        silent = (datetime.now(UTC) - last.taken_at).total_seconds()
+        return replace(last, trouble=str(error), silent_for=silent)
+    return replace(view, trouble=reader.trouble)
+
+
+@contextmanager
+def until_stopped() -> Iterator[None]:
+    """Ends quietly when Ctrl-C or SIGTERM cancels the task that it runs in."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None  # noqa: S101 - a coroutine runs it
+    handled = sys.platform != "win32"
+    if handled:
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        with suppress(asyncio.CancelledError):
+            yield
+    finally:
+        if handled:
+            loop.remove_signal_handler(signal.SIGTERM)

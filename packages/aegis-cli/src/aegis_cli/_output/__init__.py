@@ -1,0 +1,1 @@
+"""How answers of commands reach a terminal, a pipe or a file."""

@@ -1,0 +1,52 @@
+"""What a command answers: lines and a table for people, JSON for machines, and a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from aegis_cli._output.escape import cut, plain
+from aegis_cli._output.table import Cell, Table, lay_out, styled
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer in all its forms.
+
+    Attributes:
+        json: For machines.
+        head: Lines above the table: counts and problems.
+        table: The table, if there is one.
+        notes: Lines below it.
+        wrong: How many things are wrong; `--check` makes an exit code of it.
+        text: Lines in place of a table, which are shown as they are; they are escaped already.
+    """
+
+    json: object
+    head: Sequence[Cell] = ()
+    table: Table | None = None
+    notes: Sequence[Cell] = ()
+    wrong: int = 0
+    text: Sequence[str] = field(default=())
+
+    def lines(self, width: int, *, colors: bool) -> list[str]:
+        """The answer for people, in lines that fit."""
+        found = [_line(cell, width, colors=colors) for cell in self.head]
+        left_out: list[str] = []
+        if self.table is not None and self.table.rows:
+            if found:
+                found.append("")
+            rows, left_out = lay_out(self.table, width, colors=colors)
+            found += rows
+        if self.text:
+            found += ["", *self.text] if found else list(self.text)
+        notes = list(self.notes)
+        if left_out:
+            notes.append(Cell(f"A wider terminal also shows: {', '.join(left_out)}.", "dim"))
+        if notes:
+            found += ["", *(_line(note, width, colors=colors) for note in notes)]
+        return found
+
+
+def _line(cell: Cell, width: int, *, colors: bool) -> str:
+    return styled(cut(plain(cell.text), width), cell.style, colors=colors)

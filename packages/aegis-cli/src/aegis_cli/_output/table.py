@@ -1,0 +1,156 @@
+"""Lays out tables of few columns that fit a terminal. Pure; escapes what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from aegis_cli._output.escape import cut, plain, width_of
+
+GAP = 2
+_MIN_FOLDED = 10
+_COLORS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
+
+
+class Cell(NamedTuple):
+    """A cell of a table.
+
+    Attributes:
+        text: One line; a long one is broken after blanks if the column folds.
+        style: `red`, `yellow`, `green`, `dim`, `bold` or nothing.
+    """
+
+    text: str
+    style: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        title: Its title.
+        right: Whether its cells are at the right.
+        folds: Whether long cells may be broken into lines.
+        optional: Columns with the greatest number are left out first where the terminal is narrow;
+            those with 0 never are.
+    """
+
+    title: str
+    right: bool = False
+    folds: bool = False
+    optional: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns and rows; each row has a cell for each column."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+
+
+def styled(text: str, style: str, *, colors: bool) -> str:
+    """The text with a style, if the output takes any."""
+    code = _COLORS.get(style)
+    return f"\x1b[{code}m{text}\x1b[0m" if colors and code and text.strip() else text
+
+
+def lay_out(table: Table, width: int, *, colors: bool = False) -> tuple[list[str], list[str]]:
+    """Returns the lines of a table, and the titles of the columns that had no room."""
+    columns = list(table.columns)
+    shown = list(range(len(columns)))
+    cells = [[_lines(cell) for cell in row] for row in table.rows]
+    while True:
+        natural = [_natural(columns[i], [row[i] for row in cells]) for i in shown]
+        widths = _fit([columns[i] for i in shown], natural, width)
+        droppable = [i for i in shown if columns[i].optional]
+        if widths is not None or not droppable:
+            break
+        shown.remove(max(droppable, key=lambda i: (columns[i].optional, i)))
+    if widths is None:
+        widths = natural
+    kept = [columns[i] for i in shown]
+    lines = [_line([(c.title, "bold") for c in kept], kept, widths, colors=colors)]
+    for row, texts in zip(table.rows, cells, strict=True):
+        folded = [
+            _fold(texts[i], widths[at] if columns[i].folds else None) for at, i in enumerate(shown)
+        ]
+        for number in range(max(map(len, folded), default=0)):
+            parts = [
+                (lines_[number] if number < len(lines_) else "", row[i].style)
+                for i, lines_ in zip(shown, folded, strict=True)
+            ]
+            lines.append(_line(parts, kept, widths, colors=colors))
+    lines = [cut(line, width) if not colors and width_of(line) > width else line for line in lines]
+    return lines, [columns[i].title for i in range(len(columns)) if i not in shown]
+
+
+def _lines(cell: Cell) -> list[str]:
+    return [plain(cell.text)]
+
+
+def _natural(column: Column, cells: Iterable[Sequence[str]]) -> int:
+    return max([width_of(column.title), *(width_of(line) for cell in cells for line in cell)])
+
+
+def _fit(columns: Sequence[Column], natural: Sequence[int], width: int) -> list[int] | None:
+    """Narrows the widest columns that fold until all fit; None if that is not enough."""
+    widths = list(natural)
+    over = sum(widths) + GAP * (len(widths) - 1) - width
+    while over > 0:
+        foldable = [
+            i
+            for i, column in enumerate(columns)
+            if column.folds and widths[i] > max(_MIN_FOLDED, width_of(column.title))
+        ]
+        if not foldable:
+            return None
+        widest = max(foldable, key=lambda i: widths[i])
+        others = sorted((widths[i] for i in foldable if i != widest), reverse=True)
+        floor = max(_MIN_FOLDED, width_of(columns[widest].title), others[0] if others else 0)
+        step = min(over, max(1, widths[widest] - floor))
+        widths[widest] -= step
+        over -= step
+    return widths
+
+
+def _fold(lines: Sequence[str], width: int | None) -> list[str]:
+    if width is None:
+        return list(lines)
+    return [part for line in lines for part in _wrap(line, width)]
+
+
+def _wrap(line: str, width: int) -> list[str]:
+    """Breaks a line after blanks where it can, and within words where it must."""
+    found, current = [], ""
+    for word in line.split(" "):
+        candidate = f"{current} {word}" if current else word
+        if width_of(candidate) <= width:
+            current = candidate
+            continue
+        if current:
+            found.append(current)
+        while width_of(word) > width:
+            head = cut(word, width + 1)[:-1]
+            found.append(head)
+            word = word[len(head) :]
+        current = word
+    return [*found, current]
+
+
+def _line(
+    parts: Sequence[tuple[str, str]],
+    columns: Sequence[Column],
+    widths: Sequence[int],
+    *,
+    colors: bool,
+) -> str:
+    shown = []
+    last = len(parts) - 1
+    for at, ((text, style), column, width) in enumerate(zip(parts, columns, widths, strict=True)):
+        padding = " " * max(0, width - width_of(text))
+        painted = styled(text, style, colors=colors)
+        shown.append(padding + painted if column.right else painted + padding * (at != last))
+    return (" " * GAP).join(shown).rstrip()

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+from aegis_cli._output.answer import Answer
+from aegis_cli._output.escape import cut, plain, width_of
+from aegis_cli._output.table import Cell, Column, Table, lay_out
+
+EVIL = (
+    "\x1b[2J\x1b]0;title\x07",
+    "a\r\nb\tc\x00",
+    "<script>alert(1)</script>",
+    '"]; click x "javascript:alert(1)"',
+    "\u202egnp.exe",
+    "\u2028\u200b\x9b31m",
+)
+
+
+@pytest.mark.parametrize("text", EVIL)
+def test_no_cell_can_write_control_characters(text: str) -> None:
+    table = Table((Column("A", folds=True), Column("B")), [[Cell(text, "red"), Cell(text)]])
+    answer = Answer(None, [Cell(text)], table, [Cell(text)])
+    for width in (20, 80):
+        for line in answer.lines(width, colors=False):
+            assert line.isprintable()
+    colored = "\n".join(answer.lines(80, colors=True))
+    for code in ("\x1b[31m", "\x1b[1m", "\x1b[0m", "\n"):
+        colored = colored.replace(code, "")
+    assert colored.isprintable()
+
+
+def test_wide_and_combining_characters_are_measured() -> None:
+    assert (width_of("日本"), width_of("e\u0301")) == (4, 1)
+    assert cut("日本語", 5) == "日本…"
+    assert plain("日本") == "日本"
+    lines, _ = lay_out(Table((Column("A"), Column("B")), [[Cell("日本"), Cell("x")]]), 80)
+    assert lines == ["A     B", "日本  x"]
+
+
+def test_words_are_broken_only_where_they_must() -> None:
+    column = Column("SERVICES", folds=True)
+    lines, left_out = lay_out(
+        Table((column, Column("X")), [[Cell("orders/v1, payments/v1, " + "z" * 30), Cell("1")]]), 24
+    )
+    assert all(width_of(line) <= 24 for line in lines)
+    assert lines[1].startswith("orders/v1,")
+    assert "".join(line.removesuffix("1").strip() for line in lines[1:]).count("z") == 30
+    assert left_out == []
