@@ -64,8 +64,11 @@ def test_the_version_is_shown(aegis) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["mesh", "status"], "'--node'"),
+        (["mesh", "status"], "by --node, or its --registry"),
+        (["mesh", "status", "--node", "a:1", "--registry", "etcd://a:1/x"], "by --node, or its"),
         (["mesh", "status", "--node", "nonsense"], "not a valid address"),
+        (["mesh", "status", "--registry", "nonsense"], "a registry is etcd://"),
+        (["node", "run", "--id", "a", "--registry", "etcd://a:1"], "prefix"),
         (["node", "run"], "--id"),
         (["node", "run", "--id", "../x"], "node id"),
         (["node", "run", "--id", "a", "--service", "greeter"], "NAME/VERSION"),
