@@ -14,11 +14,12 @@ import sys
 
 import large
 import processes
+import registry
 import shares
 import simulated
 from table import Measured, Row
 
-ROWS = (*processes.ROWS, *large.ROWS, *simulated.ROWS, *shares.ROWS)
+ROWS = (*processes.ROWS, *large.ROWS, *registry.ROWS, *simulated.ROWS, *shares.ROWS)
 
 
 def numbers(values: tuple[float, ...]) -> str:

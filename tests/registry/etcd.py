@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import signal
 import socket
@@ -12,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import grpc
-import pytest
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig
 from aegis_discovery.registry._etcd import EtcdMember
 from aegis_discovery.transport import SeedPeer
@@ -21,14 +19,6 @@ PATIENCE = 30.0
 """Seconds after which a wait fails. A bound for a busy machine, not a measurement."""
 
 EXECUTABLE = shutil.which("etcd")
-
-
-def check_installed() -> None:
-    """Skips a test on a machine without etcd; CI always has it."""
-    if EXECUTABLE is None:
-        if os.environ.get("CI"):
-            pytest.fail("etcd is not installed; .ci/run installs it")
-        pytest.skip("etcd is not installed (etcd-server in Debian)")
 
 
 class Etcd:
