@@ -94,11 +94,12 @@ class NodeState:
         self.keeper.apply_revocations(revocations)
         self.topology.remove_revoked(self.verifier.apply_revocations(revocations))
 
-    def new_reader(self) -> FeedReader:
+    def new_reader(self, region: str | None = None) -> FeedReader:
         return FeedReader(
             self.topology,
             self.verifier,
             trusts_statuses=False,
+            region=region,
             log_limiter=self._log_limiter,
             documents=self.documents,
         )

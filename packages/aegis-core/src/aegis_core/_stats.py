@@ -48,12 +48,14 @@ class FeedStats:
         watched: Nodes whose feeds this node holds open now.
         lag: Seconds since the last message of the watched node that was silent longest. Each
             node sends a heartbeat every two seconds. 0 if no node is watched.
+        across: Those of the watched nodes that are in other regions.
     """
 
     served: int
     opened: int
     watched: int
     lag: float
+    across: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 
 from aegis_discovery import NodeStatus, Topology
 from aegis_discovery.records import Opinion, Record, Verdict
 
-from aegis_core._membership.rings import Rings
+from aegis_core._membership.regions import Regions
 
 _log = logging.getLogger("aegis.membership")
 
 UNREFUTED = 2.0
 """Seconds after which an accused observer that did not answer is not waited for any more."""
+
+UNREFUTED_ELSEWHERE = 12.0
+"""The same for observers in other regions.
+
+It is longer than a region that was cut off needs to count as unreachable: the answers may be behind
+the cut.
+"""
 
 _LINES = {
     NodeStatus.ALIVE: "%s recovered",
@@ -29,11 +37,15 @@ class Agreement:
         accused: Ids of the nodes that are not alive, or on which there is any accusation.
         undecided: Ids of those with verdicts that count and have not failed: time may change that.
         failed: The failed nodes, with the stamp of their record and their observers at that time.
+        unreachable: The regions that are silent as a whole, as most bridges of the own one say.
     """
 
-    def __init__(self, topology: Topology, rings: Rings) -> None:
+    def __init__(self, topology: Topology, regions: Regions) -> None:
+        assert topology.owner  # noqa: S101 - a topology of nobody has no place in a mesh
+        self._own_id = topology.owner
         self._topology = topology
-        self._rings = rings
+        self._regions = regions
+        self.unreachable: frozenset[str] = frozenset()
         self.accused: set[str] = set()
         self.undecided: set[str] = set()
         self.failed: dict[str, tuple[int, frozenset[str]]] = {}
@@ -50,9 +62,12 @@ class Agreement:
         """Derives the status of a node other than the own one anew."""
         record = self._topology.get_record(node_id)
         node = self._topology.get_node(node_id)
-        if record is None or node is None or node_id == self._topology.owner:
+        if record is None or node is None or node_id == self._own_id:
             self.accused.discard(node_id)
             self.undecided.discard(node_id)
+            return
+        if self._regions.region_of(node_id) in self.unreachable:
+            self._derive_unreachable(record)
             return
         accused = accusations(self._topology, record)
         electors = self._electors(record)
@@ -77,7 +92,44 @@ class Agreement:
         else:
             self.failed.pop(node_id, None)
         if node.status is not status and self._topology.set_status(node_id, record.stamp, status):
-            _log.info(_LINES[status], node_id)
+            # The end of a cut is logged once for the whole region.
+            was_cut_off = node.status is NodeStatus.UNREACHABLE and status is NodeStatus.ALIVE
+            _log.log(logging.DEBUG if was_cut_off else logging.INFO, _LINES[status], node_id)
+
+    def _derive_unreachable(self, record: Record) -> None:
+        """Keeps a failure that was agreed before the region fell silent; nobody fails meanwhile."""
+        node_id = record.id
+        self.accused.add(node_id)
+        self.undecided.discard(node_id)
+        self._suspected_since.pop(node_id, None)
+        stamp, _ = self.failed.get(node_id, (None, frozenset[str]()))
+        if stamp != record.stamp:
+            self.failed.pop(node_id, None)
+            self._topology.set_status(node_id, record.stamp, NodeStatus.UNREACHABLE)
+
+    def review_regions(self) -> list[str]:
+        """Decides which regions are unreachable; returns ids of the nodes to derive anew.
+
+        A region is, if more than half of the own region's bridges say that they do not hear it.
+        """
+        regions, before = self._regions, self.unreachable
+        own = regions.region_of(self._own_id)
+        bridges = () if own is None else regions.bridges(own)
+        said: Counter[str] = Counter()
+        for bridge in bridges:
+            node = self._topology.get_node(bridge)
+            said.update(set(node.silent_regions) if node else ())
+        self.unreachable = frozenset(
+            name for name in regions.names() if name != own and 2 * said[name] > len(bridges)
+        )
+        if self.unreachable == before:
+            return []
+        for name in sorted(self.unreachable - before):
+            _log.warning("region %r is unreachable: its nodes keep their last state", name)
+        for name in sorted(before - self.unreachable):
+            _log.info("region %r can be reached again", name)
+        changed = self.unreachable ^ before
+        return [node_id for name in changed for node_id in regions.members(name)]
 
     def _electors(self, record: Record) -> frozenset[str]:
         """Returns the nodes whose verdicts count; for a failed node, the observers at its failure.
@@ -87,7 +139,7 @@ class Agreement:
         without end.
         """
         stamp, electors = self.failed.get(record.id, (None, frozenset[str]()))
-        return electors if stamp == record.stamp else self._rings.observers(record.id)
+        return electors if stamp == record.stamp else self._regions.observers(record.id)
 
     def _counted(self, accused: Iterable[Verdict], electors: frozenset[str]) -> list[Verdict]:
         return [
@@ -117,10 +169,14 @@ class Agreement:
 
         A live node answers at once, so one liar cannot make all others not count.
         """
-        if observer == self._topology.owner:
+        if observer == self._own_id:
             return False
         suspected = self._suspected_since.get(observer)
-        return suspected is not None and now - suspected[1] >= UNREFUTED
+        if suspected is None:
+            return False
+        region_of = self._regions.region_of
+        is_near = region_of(observer) == region_of(self._own_id)
+        return now - suspected[1] >= (UNREFUTED if is_near else UNREFUTED_ELSEWHERE)
 
 
 def accusations(topology: Topology, record: Record) -> list[Verdict]:

@@ -17,9 +17,10 @@ from aegis_discovery import EventKind, NodeStatus, Topology, TopologyEvent
 from aegis_discovery.records import VERDICT_LEASE, Opinion, Record, Verdict
 
 from aegis_core._membership.agreement import Agreement, accusations, is_by_present_life
+from aegis_core._membership.bridge import Bridge
 from aegis_core._membership.failure_detector import FLAP_WINDOW, REVIEW, FailureDetector
 from aegis_core._membership.refutation import Refutation
-from aegis_core._membership.rings import Rings
+from aegis_core._membership.regions import Regions
 
 _log = logging.getLogger("aegis.membership")
 
@@ -40,26 +41,29 @@ class Membership:
     Args:
         topology: The node's own.
         now: Monotonic seconds, on the clock of all other calls.
-        rings: Rings that hold the topology's first `position` changes already.
+        regions: Regions that hold the topology's first `position` changes already.
         position: How far the topology's log was read.
 
     Attributes:
         position: How far the topology's log was read.
+        regions: The regions, and the rings.
+        bridge: This node's part as a bridge.
         rings_version: Grows whenever a change of the rings may change which nodes to watch.
     """
 
     def __init__(
-        self, topology: Topology, now: float, *, rings: Rings | None = None, position: int = 0
+        self, topology: Topology, now: float, *, regions: Regions | None = None, position: int = 0
     ) -> None:
         assert topology.owner  # noqa: S101 - a topology of nobody has no place in a mesh
         self._own_id = topology.owner
         self._topology = topology
-        self._rings = rings or Rings()
+        self.regions = regions or Regions()
         self.position = position
         self._detector = FailureDetector(now)
         self.rings_version = 0
         self._subjects: dict[str, Record] = {}
-        self._agreement = Agreement(topology, self._rings)
+        self._agreement = Agreement(topology, self.regions)
+        self.bridge = Bridge(self._own_id, self.regions)
         self._reviewed_at = self._reviewed_all_at = now
         self._refutation = Refutation()
         self._answered_at: tuple[str, float] = ("", -math.inf)
@@ -67,11 +71,12 @@ class Membership:
         self._removed: list[str] = []
         self._lock = threading.Lock()
         self._end = topology.subscribe(self._on_event)
-        if rings is not None:
+        if regions is not None:
             self._update_subjects(now)
+            self.bridge.review(frozenset(), now)
 
     def __repr__(self) -> str:
-        return f"<Membership of {self._own_id}: {len(self._rings)} nodes, {self._detector!r}>"
+        return f"<Membership of {self._own_id}: {len(self.regions)} nodes, {self._detector!r}>"
 
     @property
     def watched(self) -> frozenset[str]:
@@ -90,11 +95,25 @@ class Membership:
         nodes failed, so it looks for all.
         """
         if any(self._detector.opinion(node_id)[0] is Opinion.CLEAR for node_id in self._detector):
-            return frozenset(self._agreement.failed)
-        return frozenset(self._topology.nodes.keys() - {self._own_id})
+            lost = frozenset(self._agreement.failed)
+        else:
+            lost = frozenset(self._topology.nodes.keys() - {self._own_id})
+        own = self._own_region
+        # Other regions look for their own nodes, and the bridges for other regions.
+        return lost if own is None else lost.intersection(self.regions.members(own))
+
+    def others_alive(self) -> list[str]:
+        """Returns ids of other nodes that are alive, of the own region if there are any."""
+        others = [
+            node.id
+            for node in self._topology.nodes.values()
+            if node.status is NodeStatus.ALIVE and not node.vouched_by and node.id != self._own_id
+        ]
+        own = self._own_region
+        return [node_id for node_id in others if self.regions.region_of(node_id) == own] or others
 
     def observers(self, node_id: str) -> frozenset[str]:
-        return self._rings.observers(node_id)
+        return self.regions.observers(node_id)
 
     def message_received(self, node_id: str, now: float) -> None:
         self._detector.message_received(node_id, now)
@@ -140,7 +159,8 @@ class Membership:
             if self._topology.get_node(node_id) is None:
                 is_changed |= self._remove(node_id)
         if self._topology.log_position != self.position:
-            changes = self._topology.changes_since(self.position)
+            since = self.position
+            changes = self._topology.changes_since(since)
             self.position = changes.position
             for entry in changes.entries:
                 node_id = entry.record.id
@@ -153,19 +173,41 @@ class Membership:
                     and entry.node.status is not NodeStatus.FAILED
                     and not entry.node.registry
                 )
-                is_changed |= self._rings.place(node_id, can_observe=can_observe)
+                is_changed |= self.regions.place(entry.node, can_observe=can_observe)
+                if entry.record_position > since:
+                    self.bridge.record_written(node_id, now)
                 if node_id in self._subjects:
                     self._take_record(entry.record, now)
             changed.update(entry.content.verdict.subject for entry in changes.verdict_entries)
+        is_changed |= self._settle_boundaries(now)
         if is_changed:
             self._update_subjects(now)
             changed |= self._agreement.accused
+        if changed or is_changed:
+            changed.update(self._agreement.review_regions())
+        if is_changed:
+            self.bridge.review(self._agreement.unreachable, now)
         return changed
+
+    def _settle_boundaries(self, now: float) -> bool:
+        if not self.regions.settle(now):
+            return False
+        if self.regions.is_bounded:
+            _log.info("%s keeps membership inside %r", self._own_id, self._own_region)
+        else:
+            what = self.regions.lacking or "the number of regions"
+            line = "%s takes part in membership everywhere: boundaries end because of %s"
+            _log.warning(line, self._own_id, what)
+        return True
+
+    @property
+    def _own_region(self) -> str | None:
+        return self.regions.region_of(self._own_id)
 
     def _remove(self, node_id: str) -> bool:
         self._agreement.forget(node_id)
         self._forget_accuser(node_id)
-        return self._rings.remove(node_id)
+        return self.regions.remove(node_id)
 
     def _forget_accuser(self, node_id: str) -> None:
         if not self._topology.get_nodes_by_identity(owner_of(node_id)):
@@ -174,7 +216,7 @@ class Membership:
     def _update_subjects(self, now: float) -> None:
         """Begins to watch the nodes that the rings assign now, and forgets all others."""
         self.rings_version += 1
-        subjects = self._rings.subjects(self._own_id) | self._rings.followed(self._own_id)
+        subjects = self.regions.subjects(self._own_id) | self.regions.followed(self._own_id)
         for node_id in sorted(self._subjects.keys() - subjects):
             del self._subjects[node_id]
             self._detector.forget(node_id)
@@ -198,7 +240,7 @@ class Membership:
         if known.instance != record.instance:
             self._detector.watch(record.id, now)
         else:
-            others = self._rings.observers(record.id) - {self._own_id}
+            others = self.regions.observers(record.id) - {self._own_id}
             alone = bool(others) and not any(
                 verdict.opinion is not Opinion.CLEAR
                 for verdict in self._topology.get_verdicts(record.id)
@@ -228,7 +270,7 @@ class Membership:
             opinion, held = self._detector.opinion(node_id)
             if opinion is Opinion.CLEAR and node_id not in self._published_at:
                 continue
-            if self._own_id not in self._rings.observers(node_id):
+            if self._own_id not in self.regions.observers(node_id):
                 continue  # its feed is only followed for the news
             record = self._subjects[node_id]
             published = self._own_verdict(record)
@@ -260,7 +302,7 @@ class Membership:
         verdicts = [
             v for v in accusations(self._topology, own) if is_by_present_life(self._topology, v)
         ]
-        observers = self._rings.observers(self._own_id)
+        observers = self.regions.observers(self._own_id)
         self._note_outvoted(own, verdicts, observers, now)
         answered = is_own_fault = False
         for verdict in verdicts:

@@ -47,6 +47,18 @@ class Rings:
     def __contains__(self, node_id: object) -> bool:
         return node_id in self._members
 
+    def copy(self) -> Rings:
+        """Returns rings with the same nodes that change on their own."""
+        copied = Rings()
+        copied._hashes = [hashes[:] for hashes in self._hashes]
+        copied._ids = [ids[:] for ids in self._ids]
+        copied._members, copied._identities = self._members.copy(), self._identities.copy()
+        copied._not_observing, copied._observers = (
+            self._not_observing.copy(),
+            self._observers.copy(),
+        )
+        return copied
+
     def place(self, node_id: str, *, can_observe: bool) -> bool:
         """Adds a node, or notes whether it can observe; returns whether that is a change."""
         if node_id in self._members:

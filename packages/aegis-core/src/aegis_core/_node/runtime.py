@@ -238,7 +238,6 @@ class RunningNode:
         from aegis_core._stats import FeedStats, NodeStats
 
         topology, server = self.state.topology, self.server
-        silences = self.session.silences(time.monotonic())
         return NodeStats(
             node_id=self.state.node_id,
             started_at=self._started_at,
@@ -252,8 +251,7 @@ class RunningNode:
             feeds=FeedStats(
                 served=len(server.watchers),
                 opened=server.feeds_served,
-                watched=len(silences),
-                lag=max(silences, default=0.0),
+                **self.session.counts(time.monotonic()),
             ),
             documents={one.key: one.sequence for one in self.state.documents},
             policies=self._policy.loaded(self.state.documents.get(DocumentKind.POLICY)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from aegis_discovery import Topology
 
@@ -70,6 +70,24 @@ class PeerDirectory:
                 or self._is_newer_by_hand(peer_id)
             ):
                 found[peer_id] = self.get(peer_id) or added
+        return found
+
+    def wanted(
+        self, watched: Iterable[str], regions: Mapping[str, str]
+    ) -> dict[str, tuple[PeerInfo, str | None]]:
+        """Returns the peers whose feeds to hold, with the region that each is limited to.
+
+        Args:
+            watched: The nodes that membership watches.
+            regions: The nodes that a bridge reads from, with their regions.
+        """
+        found: dict[str, tuple[PeerInfo, str | None]] = {
+            peer_id: (peer, None) for peer_id, peer in self.unpublished().items()
+        }
+        for node_id in sorted({*watched, *regions} - found.keys()):
+            peer = self.get(node_id)
+            if peer is not None:
+                found[node_id] = peer, regions.get(node_id)
         return found
 
     def _is_newer_by_hand(self, peer_id: str) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypedDict
 
+from aegis_discovery import Topology
 from aegis_discovery.feed import FeedReader
 from aegis_discovery.transport import Backoff
 
@@ -44,6 +46,7 @@ class Feed:
     """The feed of one peer, open or to be opened again.
 
     Attributes:
+        region: The region to which it is limited, that of a bridge's peer; None for a whole one.
         is_exchange: It is opened once only, until both sides know the same.
         problem: Why it does not work; empty while it does, and before the first try.
         is_open: Whether a stream is open, or a poll under way.
@@ -58,6 +61,7 @@ class Feed:
     peer: PeerInfo
     reader: FeedReader
     backoff: Backoff
+    region: str | None = None
     is_exchange: bool = False
     problem: str = ""
     is_open: bool = False
@@ -75,7 +79,9 @@ class Feed:
         """When to close its stream, unless a message arrives."""
         if not self.is_open or self.polls_until:
             return math.inf
-        silence = SUSPECT_AFTER if self.is_exchange else REDIAL_AFTER
+        # A bridge asks another node of that region early: no observer watches over the line.
+        is_short = self.is_exchange or self.region is not None
+        silence = SUSPECT_AFTER if is_short else REDIAL_AFTER
         return max(self.opened_at, self.heard_at) + silence
 
     def ended(self, end: FeedEnd, now: float, why: str) -> None:
@@ -97,6 +103,26 @@ class Feed:
             pause = MIN_PAUSE
         self.dial_at = now + max(self.backoff.next(), pause)
         self.problem = why
+
+
+class WatchedFeeds(TypedDict):
+    """What `FeedStats` tells of the feeds that a node reads."""
+
+    watched: int
+    lag: float
+    across: int
+
+
+def count_watched(feeds: Iterable[Feed], topology: Topology, now: float) -> WatchedFeeds:
+    """Counts the feeds that work, and those of them from other regions."""
+    working = [feed for feed in feeds if feed.heard_at and not feed.problem]
+    own = topology.get_node(topology.owner or "")
+    nodes = [topology.get_node(feed.peer.id) for feed in working]
+    return WatchedFeeds(
+        watched=len(working),
+        lag=max((now - feed.heard_at for feed in working), default=0.0),
+        across=sum(bool(own and node and node.region != own.region) for node in nodes),
+    )
 
 
 class SessionShell(Protocol):

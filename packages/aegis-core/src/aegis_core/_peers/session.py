@@ -10,18 +10,20 @@ import logging
 import math
 import random
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
-from aegis_discovery import NodeStatus, Topology
+from aegis_discovery import InvalidRecordError, Topology
 from aegis_discovery.feed import FeedReader, ReceiveResult, Ticks
 from aegis_discovery.logs import LogLimiter
 from aegis_discovery.records import LEASE, REPUBLISH_EVERY, Record
 from aegis_discovery.transport import Backoff
 
 from aegis_core._membership.membership import Membership
-from aegis_core._membership.rings import Rings
+from aegis_core._membership.regions import Regions
 from aegis_core._peers.directory import PeerDirectory
-from aegis_core._peers.feed import Feed, FeedEnd, SessionShell
+from aegis_core._peers.feed import Feed, FeedEnd, SessionShell, WatchedFeeds, count_watched
 from aegis_core._peers.info import PeerInfo
+from aegis_core._peers.rivals import Rivals
 from aegis_core._rate_limit import TokenBucket
 
 _log = logging.getLogger("aegis.membership")
@@ -50,14 +52,11 @@ GOODBYE_TIMEOUT = 3.0
 MAINTENANCE = 30.0
 """Seconds between two calls of `Session.maintain`."""
 
-MAX_ANSWERED = 256
-"""Remembered instances of other processes under this node's id; more than a node ever has."""
-
 
 class Session:
     """Decides for one node, from its start to its end.
 
-    All times are monotonic seconds of one clock. `rings` hold all nodes of the topology already.
+    All times are monotonic seconds of one clock. `regions` hold all nodes of the topology already.
 
     Attributes:
         feeds: The feeds to keep open, by node id.
@@ -70,10 +69,10 @@ class Session:
         shell: SessionShell,
         now: float,
         *,
-        new_reader: Callable[[], FeedReader],
+        new_reader: Callable[[str | None], FeedReader],
         rng: random.Random,
         ticks: Ticks,
-        rings: Rings | None = None,
+        regions: Regions | None = None,
     ) -> None:
         assert topology.owner  # noqa: S101 - a topology of nobody has no place in a mesh
         self._own_id = topology.owner
@@ -82,8 +81,8 @@ class Session:
         self._new_reader = new_reader
         self._rng = rng
         self._ticks = ticks
-        position = 0 if rings is None else topology.log_position
-        self.membership = Membership(topology, now, rings=rings, position=position)
+        position = 0 if regions is None else topology.log_position
+        self.membership = Membership(topology, now, regions=regions, position=position)
         self.feeds: dict[str, Feed] = {}
         self.peers = PeerDirectory(topology, on_change=shell.wake)
         # Dictionaries, since the order of a set differs between runs of a simulation.
@@ -93,14 +92,19 @@ class Session:
         self._reconciled: object = None
         self._review_at = now
         self._recover_at = now + RECOVER_EVERY
-        self._answered: set[str] = set()
+        self._rivals = Rivals(topology)
         self.has_joined = False
         self._is_leaving = False
         self._log_limiter = LogLimiter(_log)
 
-    def silences(self, now: float) -> list[float]:
-        """Returns the seconds since the last message of each feed that works."""
-        return [now - f.heard_at for f in self.feeds.values() if f.heard_at and not f.problem]
+    def counts(self, now: float) -> WatchedFeeds:
+        """Counts the feeds that work, for `FeedStats`."""
+        return count_watched(self.feeds.values(), self._topology, now)
+
+    @property
+    def across(self) -> int:
+        """The number of feeds of nodes in other regions that work, with boundaries or without."""
+        return self.counts(0.0)["across"]
 
     # Which feeds to open
 
@@ -115,7 +119,13 @@ class Session:
             return due
         if self._review_at <= now or self.membership.position != self._topology.log_position:
             self._review_at = min(self.membership.tick(now), self._ticks.after(now))
-        state = self._topology.log_position, self.membership.rings_version, self.peers.version
+            self._name_silent_regions(now)
+        state = (
+            self._topology.log_position,
+            self.membership.rings_version,
+            self.membership.bridge.version,
+            self.peers.version,
+        )
         if state != self._reconciled:
             # Nothing else can change which nodes to watch.
             self._reconciled = state
@@ -159,27 +169,35 @@ class Session:
             self._dial(feed, now)
 
     def _reconcile(self, now: float) -> None:
-        wanted = self.peers.unpublished()
-        for node_id in sorted(self.membership.watched - wanted.keys()):
-            peer = self.peers.get(node_id)
-            if peer is not None:
-                wanted[node_id] = peer
+        bridge = self.membership.bridge
+        wanted = self.peers.wanted(self.membership.watched, bridge.targets(now))
         for node_id, feed in list(self.feeds.items()):
-            if node_id not in wanted or wanted[node_id].address != feed.peer.address:
+            peer, region = wanted.get(node_id, (None, None))
+            if peer is None or (peer.address, region) != (feed.peer.address, feed.region):
                 self._drop(feed)
-                if node_id not in wanted:
+                if peer is None:
                     self._shell.release(node_id)
-        for node_id, peer in wanted.items():
+        for node_id, (peer, region) in wanted.items():
             known = self.feeds.get(node_id)
             if known is None:
-                known = self.feeds[node_id] = self._new_feed(peer)
-                known.dial_at = now
+                known = self.feeds[node_id] = self._new_feed(peer, region)
+                known.dial_at = now if region is None else max(now, bridge.dial_at(region))
             elif not known.is_open and self._stamp_of(node_id) not in (0, known.stamp):
                 # It wrote a record, so it runs.
                 known.dial_at = now
 
-    def _new_feed(self, peer: PeerInfo) -> Feed:
-        return Feed(peer, self._new_reader(), Backoff(uniform=self._rng.uniform))
+    def _name_silent_regions(self, now: float) -> None:
+        silent = self.membership.bridge.silent(now)
+        own = self._topology.get_node(self._own_id)
+        if own is not None and own.silent_regions != silent:
+            try:
+                self._topology.update_node(replace(own, silent_regions=silent))
+            except InvalidRecordError as error:
+                self._log_limiter.warn(self._own_id, "silent regions", "%s", error, now=now)
+
+    def _new_feed(self, peer: PeerInfo, region: str | None = None) -> Feed:
+        reader, backoff = self._new_reader(region), Backoff(uniform=self._rng.uniform)
+        return Feed(peer, reader, backoff, region=region)
 
     def _dial(self, feed: Feed, now: float) -> None:
         if self._voucher_of_unheard(feed) is None:
@@ -242,7 +260,8 @@ class Session:
         if not feed.is_open:
             return
         self._note_message(feed, now)
-        self.apply(result, now)
+        # A region is not all that a new node needs to know.
+        self.apply(result if feed.region is None else replace(result, complete=False), now)
         if feed.is_exchange and result.complete and feed.is_open:
             self._drop(feed)
 
@@ -265,6 +284,10 @@ class Session:
             _log.debug("no exchange with %s: %s", peer.id, why)
             return
         before = feed.problem
+        if feed.region is not None:
+            end = FeedEnd.BROKEN if end is FeedEnd.UNIMPLEMENTED else end
+            if end is not FeedEnd.DIVERGED:
+                self.membership.bridge.feed_ended(peer.id, feed.region, now)
         feed.ended(end, now, why)
         feed.stamp = self._stamp_of(peer.id)
         if feed.dial_at == now:
@@ -272,6 +295,8 @@ class Session:
         elif end is not FeedEnd.IN_ORDER and feed.problem != before:
             why = feed.problem
             source = self._voucher_of_unheard(feed) or peer.id
+            if feed.region is not None:
+                source = f"region {feed.region}"  # of one that is cut off, each node is asked
             line = "no feed from %s at %s: %s"
             self._log_limiter.warn(source, why, line, peer.id, peer.address, why, now=now)
         if end is FeedEnd.BROKEN:
@@ -301,36 +326,21 @@ class Session:
         Returns:
             Whether this node gives way.
         """
-        own = self._topology.get_record(self._own_id)
-        is_other = own is not None and instance not in ("", own.instance)
-        if node_id != self._own_id or not is_other or self.has_joined or self._is_leaving:
+        holds = self._rivals.holds_id(node_id, instance)
+        if not holds or self.has_joined or self._is_leaving:
             return False
         self._is_leaving = True
         self._shell.give_way(address)
         return True
 
     def foreign_record_received(self, record: Record, now: float) -> None:
-        """Answers a newer record of the own id by another process.
-
-        An earlier instance of this node may have written it while its clock was ahead, so publish a
-        newer one. If that process answers in turn, it runs under the same id: the one that began
-        later gives way.
-        """
+        """Answers a newer record of the own id by another process, or gives way to that."""
         if self._is_leaving:
             return
-        if record.info is not None and record.instance in self._answered:
-            own = self._topology.get_record(self._own_id)
-            if own is None or _seniority(own) > _seniority(record):
-                self._shell.give_way(record.info.address)
-                return
-        if len(self._answered) >= MAX_ANSWERED:
-            self._answered.clear()
-        self._answered.add(record.instance)
-        if record.info is not None:
-            line = "another process runs, or ran, under the id %s at %s; this one continues"
-            own_id, address = self._own_id, record.info.address
-            self._log_limiter.warn(own_id, "another instance", line, own_id, address, now=now)
-        self._topology.republish()
+        address = self._rivals.record_received(record, now)
+        if address is not None:
+            self._shell.give_way(address)
+            return
         # Other nodes may watch that process by now, so only a request brings them this record.
         self.reopen_feeds(now)
 
@@ -340,6 +350,8 @@ class Session:
             feed.backoff.reset()
             feed.problem = ""
             self.membership.message_received(feed.peer.id, now)
+        if feed.region is not None:
+            self.membership.bridge.message_received(feed.region, now)
 
     # Maintenance and the end
 
@@ -379,17 +391,7 @@ class Session:
         The nodes of `aware` received it by a feed. Without a goodbye, a node that leaves as soon as
         it joined would stay in the topology as failed.
         """
-        unaware = [
-            peer
-            for node in self._topology.nodes.values()
-            if node.status is NodeStatus.ALIVE and not node.vouched_by and node.id not in aware
-            if (peer := self.peers.get(node.id)) is not None
-        ]
-        for peer in self._rng.sample(unaware, min(len(unaware), GOODBYES)):
+        unaware = [i for i in self.membership.others_alive() if i not in aware]
+        peers = [peer for node_id in unaware if (peer := self.peers.get(node_id)) is not None]
+        for peer in self._rng.sample(peers, min(len(peers), GOODBYES)):
             self._exchange(peer, now, GOODBYE_TIMEOUT)
-
-
-def _seniority(record: Record) -> tuple[float, str]:
-    """Orders the processes of one id: by their start, then by their instance."""
-    began = record.info.joined_at if record.info is not None else None
-    return began.timestamp() if began is not None else 0.0, record.instance

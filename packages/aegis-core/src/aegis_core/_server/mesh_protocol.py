@@ -213,6 +213,10 @@ class FeedAdmission:
         if problem:
             raise self._refusal(caller, "INVALID_ARGUMENT", problem)
         if request.HasField("record"):
+            own = self._node.info()
+            if request.HasField("region") and request.region != own.region:
+                reason = f"{own.id} is in region {own.region!r}, not {request.region[:64]!r}"
+                raise self._refusal(caller, "FAILED_PRECONDITION", reason)
             return self._admit_node(request, caller)
         if not self._node.has_joined():
             # A client would take this node for the whole mesh.

@@ -37,7 +37,7 @@ class _Broadcast:
         width = len(str(nodes - 1))
         ids = [f"node-{number:0{width}}" for number in range(nodes)]
         self._signers = {node_id: fake_signer(world, node_id) for node_id in ids}
-        self._known, self._rings = shared_state(world, self._signers)
+        self._known, self._regions = shared_state(world, self._signers)
         self._cursor = _cursor_of(self._known)
         self._wall = world.wall_clock("")
         self._verifier = FakeVerifier(world.decoder, self._wall)
@@ -64,13 +64,13 @@ class _Broadcast:
 
     def _send_changes(self, node_id: str, topology: Topology) -> None:
         world = self._world
-        for watcher in sorted(self._rings.observers(node_id)):
+        for watcher in sorted(self._regions.observers(node_id)):
             request = mesh_pb2.WatchRequest(
                 mesh=MESH, cursor=self._cursor, record=mesh_pb2.SignedRecord()
             )
             writer = FeedWriter(topology, lambda _: None, watcher=watcher, request=request)
             for message in writer.messages():
-                delay = BATCH + world.network.latency()
+                delay = BATCH + world.network.latency(node_id, watcher)
                 data = message.SerializeToString()
                 world.clock.after(delay, None, self._receive, node_id, watcher, data)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable
 
 LATENCY = (0.0003, 0.0015)
 """Least and most seconds that a message takes: a local network."""
+
+ROUND_TRIP = 0.15
+"""Seconds of a round trip between regions, of 70 to 250 ms on real lines."""
 
 FIRST_RETRY = 0.2
 """Seconds until TCP retransmits; doubles each time (RFC 6298)."""
@@ -27,14 +31,40 @@ class Network:
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
+        self.regions: dict[str, str] = {}
+        self._cut: set[str] = set()
+        self._round_trip = ROUND_TRIP
+        self._bandwidth = math.inf
+        self._free_at: dict[tuple[str, str], float] = {}
         self._groups: dict[str, int] = {}
         self._blocked: set[tuple[str | None, str | None]] = set()
         self._late_share = 0.0
         self._lateness = (0.0, 0.0)
 
-    def latency(self) -> float:
+    def latency(self, one: str, other: str) -> float:
         least, most = LATENCY
-        return least + (most - least) * self._rng.random()
+        near = least + (most - least) * self._rng.random()
+        return near + self._round_trip / 2 if self.is_across(one, other) else near
+
+    def queueing(self, source: str, target: str, size: int, now: float) -> float:
+        """Returns the seconds that a message waits for, and takes of, a line between regions."""
+        if self._bandwidth == math.inf or not self.is_across(source, target):
+            return 0.0
+        line = self.regions.get(source, ""), self.regions.get(target, "")
+        free_at = max(now, self._free_at.get(line, now)) + size / self._bandwidth
+        self._free_at[line] = free_at
+        return free_at - now
+
+    def is_across(self, one: str, other: str) -> bool:
+        """Tells whether two nodes are in different regions."""
+        regions = self.regions
+        return bool(regions) and regions.get(one, "") != regions.get(other, "")
+
+    def set_lines(self, round_trip: float, bandwidth: float) -> None:
+        self._round_trip, self._bandwidth = round_trip, bandwidth
+
+    def cut(self, regions: Iterable[str]) -> None:
+        self._cut.update(regions)
 
     def lateness(self) -> float:
         """Draws the extra latency of a heartbeat; mostly 0."""
@@ -45,6 +75,10 @@ class Network:
     def is_open(self, one: str, other: str) -> bool:
         if self._groups and self._groups.get(one, -1) != self._groups.get(other, -1):
             return False
+        if self._cut and self.is_across(one, other):
+            ends = {self.regions.get(one, ""), self.regions.get(other, "")}
+            if not ends.isdisjoint(self._cut):
+                return False
         blocked = self._blocked
         return not blocked or not (
             (one, other) in blocked
@@ -72,6 +106,7 @@ class Network:
     def heal(self) -> None:
         self._groups = {}
         self._blocked = set()
+        self._cut = set()
         self._late_share = 0.0
 
 

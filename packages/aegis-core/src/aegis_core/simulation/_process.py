@@ -21,7 +21,7 @@ from aegis_discovery.feed import (
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import RecordSigner, signed_from_wire
 
-from aegis_core._membership.rings import Rings
+from aegis_core._membership.regions import Regions
 from aegis_core._peers.feed import Feed, FeedEnd
 from aegis_core._peers.info import PeerInfo
 from aegis_core._peers.session import MAINTENANCE, Session
@@ -49,6 +49,8 @@ class Process(Host):
         documents: The documents that it holds.
         serving: The feeds that it serves.
         streams: The feeds that it reads.
+        region: Its region.
+        withholds: Whether it lies to its watchers: it sends heartbeats, and nothing else.
     """
 
     def __init__(
@@ -59,8 +61,11 @@ class Process(Host):
         signer: RecordSigner | None = None,
         seeds: Iterable[str] = (),
         address: str | None = None,
+        boundary: str = "",
     ) -> None:
         self.id = node_id
+        self.region, self._boundary = world.network.regions.get(node_id, ""), boundary
+        self.withholds = False
         self.address = address or address_of(node_id)
         self._world = world
         self._clock = world.clock
@@ -79,21 +84,27 @@ class Process(Host):
         self._next_tick = math.inf
         self._is_flush_due = False
 
-    def start(self, *, rings: Rings | None = None) -> None:
-        """Starts; prepared rings hold all nodes of the topology already."""
+    def start(self, *, regions: Regions | None = None) -> None:
+        """Starts; prepared regions hold all nodes of the topology already."""
         now = self._clock.now
         if self.topology.get_record(self.id) is None:
-            self.topology.add_node(NodeInfo(self.id, address=self.address))
+            self.topology.add_node(
+                NodeInfo(self.id, address=self.address, region=self.region, boundary=self._boundary)
+            )
         self._session = Session(
             self.topology,
             self,
             now,
-            new_reader=lambda: FeedReader(
-                self.topology, self._verifier, trusts_statuses=False, documents=self.documents
+            new_reader=lambda region: FeedReader(
+                self.topology,
+                self._verifier,
+                trusts_statuses=False,
+                region=region,
+                documents=self.documents,
             ),
             rng=self._world.rng,
             ticks=self._ticks,
-            rings=rings,
+            regions=regions,
         )
         self._world.addresses[self.address] = self
         for seed in self._seeds:
@@ -237,7 +248,7 @@ class Process(Host):
             return _NOTHING
         message = self._world.decode(data)
         received = stream.feed.reader.receive(message, source=stream.server)
-        is_at_rest = not message.cursor and message.digest == self.topology.digest
+        is_at_rest = not message.cursor and message.digest == stream.feed.reader.digest
         is_idle = is_at_rest and message.version <= self.topology.version
         stream.last_heartbeat = heartbeat if is_idle else None
         return received
@@ -279,6 +290,9 @@ class Process(Host):
         assert stream.writer is not None  # noqa: S101 - it was accepted
         stream.heartbeat_at = stream.ticks.after(self._clock.now, HEARTBEAT)
         for message in stream.writer.messages():
+            if self.withholds:
+                # It claims to hold the same as the watcher, or to have nothing more.
+                message = mesh_pb2.WatchResponse(complete=message.complete)
             self._world.send(stream, message.SerializeToString())
 
     def _send_heartbeats(self) -> None:
@@ -291,13 +305,24 @@ class Process(Host):
                 continue
             if stream.heartbeat_at <= now + _EPSILON:
                 stream.heartbeat_at = stream.ticks.after(now, HEARTBEAT)
-                writer = stream.writer
                 idle.append(stream)
             due = min(due, stream.heartbeat_at)
-        if idle:
-            # At the same time it is the same for all.
-            self._world.send_heartbeat(idle, writer.heartbeat().SerializeToString())
+        self._send_heartbeat(idle)
         self._clock.at(due, self, self._send_heartbeats)
+
+    def _send_heartbeat(self, streams: list[Stream]) -> None:
+        # At the same time it is the same for all of a region.
+        groups: dict[tuple[str | None, str], list[Stream]] = {}
+        for stream in streams:
+            assert stream.writer is not None  # noqa: S101 - it was accepted
+            region = self._world.network.regions.get(stream.watcher.id, "")
+            groups.setdefault((stream.writer.region, region), []).append(stream)
+        for same in groups.values():
+            assert same[0].writer is not None  # noqa: S101 - as above
+            heartbeat = same[0].writer.heartbeat()
+            if self.withholds:
+                heartbeat.digest = b""
+            self._world.send_heartbeat(same, heartbeat.SerializeToString())
 
     def _forget_ended(self) -> None:
         for stream in [stream for stream in self.serving if stream.is_closed]:

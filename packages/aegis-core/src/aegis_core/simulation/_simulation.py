@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -15,11 +16,12 @@ from aegis_discovery.documents import (
 )
 from aegis_discovery.records import Opinion
 
-from aegis_core._membership.rings import Rings
+from aegis_core._membership.regions import Regions
 from aegis_core.simulation._event_loop import Entity
 from aegis_core.simulation._fake_signing import MESH
+from aegis_core.simulation._network import ROUND_TRIP
 from aegis_core.simulation._process import Process, fake_signer
-from aegis_core.simulation._warm_start import clone, copy_topology, shared_state
+from aegis_core.simulation._warm_start import copy_topology, shared_state
 from aegis_core.simulation._world import Event, Spread, Traffic, World
 
 _Act = Callable[[str], None]
@@ -48,16 +50,33 @@ class Simulation:
     other.
 
     Args:
-        nodes: The number of nodes, or their ids. Generated ids are `node-000` and so on.
+        nodes: The number of nodes, or their ids. Generated ids are `node-000` and so on, or
+            `eu-000` with regions.
         seed: Of all random choices.
+        regions: The regions, each with as many nodes.
+        boundary: What all nodes state as their boundary.
     """
 
-    def __init__(self, nodes: int | Sequence[str] = 100, *, seed: int = 0) -> None:
-        if isinstance(nodes, int):
-            width = max(3, len(str(nodes - 1)))
-            nodes = [f"node-{number:0{width}}" for number in range(nodes)]
+    def __init__(
+        self,
+        nodes: int | Sequence[str] = 100,
+        *,
+        seed: int = 0,
+        regions: Sequence[str] = (),
+        boundary: str = "",
+    ) -> None:
         self.seed = seed
         self._world: World[Process] = World(seed)
+        places = self._world.network.regions
+        if isinstance(nodes, int):
+            width = max(3, len(str(nodes - 1)))
+            places |= {
+                f"{region}-{number:0{width}}": region
+                for region in regions
+                for number in range(nodes)
+            }
+            nodes = [*places] or [f"node-{number:0{width}}" for number in range(nodes)]
+        self._boundary = boundary
         self._flaps: dict[str, Entity] = {}
         self._pauses: list[Entity] = []
         self._begin(nodes)
@@ -87,6 +106,17 @@ class Simulation:
         """The traffic of each edge so far, by (serving node, watcher)."""
         edges = self._world.traffic.items()
         return MappingProxyType({edge: Traffic(*counts) for edge, counts in edges})
+
+    def region_of(self, node_id: str) -> str:
+        return self._world.network.regions.get(node_id, "")
+
+    def bridges_of(self, region: str, *, by: str) -> tuple[str, ...]:
+        """Returns the bridges of a region as a node sees them; none without boundaries."""
+        return self._world.processes[by].session.membership.regions.bridges(region)
+
+    def feeds_across(self) -> int:
+        """The number of open feeds between nodes of different regions."""
+        return sum(self._process(node_id).session.across for node_id in self.live)
 
     def topology_of(self, node_id: str) -> Topology:
         """Returns a node's topology; change it through the simulation only."""
@@ -180,8 +210,17 @@ class Simulation:
         self._world.log_event("", "publish", node_id)
         process.documents.receive(SignedDocument(encode_body(body)))
 
-    def join(self, node_id: str, *, seeds: Iterable[str]) -> None:
+    def join(
+        self,
+        node_id: str,
+        *,
+        seeds: Iterable[str],
+        region: str | None = None,
+        boundary: str | None = None,
+    ) -> None:
         """Starts a node, or a new process of one that ended; it knows its seed peers only.
+
+        By default it is in the region of its last process, and states the mesh's boundary.
 
         Raises:
             ValueError: If it runs already.
@@ -190,7 +229,10 @@ class Simulation:
         if known is not None and not known.has_ended:
             raise ValueError(f"{node_id} runs already; kill it first")
         self._world.log_event("", "join", node_id)
-        process = Process(self._world, node_id, seeds=seeds)
+        if region is not None:
+            self._world.network.regions[node_id] = region
+        stated = self._boundary if boundary is None else boundary
+        process = Process(self._world, node_id, seeds=seeds, boundary=stated)
         self._world.processes[node_id] = process
         process.start()
 
@@ -249,7 +291,21 @@ class Simulation:
             self._world.log_event("", "accuse", subject)
             process.topology.publish_verdict(subject, Opinion.FAILED, held=held)
 
+    def withhold(self, node_id: str) -> None:
+        """Makes a node lie to all its watchers: it sends heartbeats, and no change."""
+        self._world.log_event("", "withhold", node_id)
+        self._process(node_id).withholds = True
+
     # Actions on links
+
+    def cut(self, *regions: str) -> None:
+        """Cuts regions off from all others, until `heal`."""
+        self._world.log_event("", "cut", " ".join(regions))
+        self._world.network.cut(regions)
+
+    def lines(self, *, round_trip: float = ROUND_TRIP, bandwidth: float = math.inf) -> None:
+        """Sets the seconds of a round trip between regions, and the bytes a second of each line."""
+        self._world.network.set_lines(round_trip, bandwidth)
 
     def partition(self, *groups: Iterable[str]) -> None:
         """Divides the mesh into groups that cannot reach each other; all others are one more."""
@@ -306,12 +362,14 @@ class Simulation:
     def _begin(self, ids: Sequence[str]) -> None:
         world = self._world
         signers = {node_id: fake_signer(world, node_id) for node_id in ids}
-        known, rings = shared_state(world, signers)
+        known, regions = shared_state(world, signers, self._boundary)
         for node_id, signer in signers.items():
-            process = world.processes[node_id] = Process(world, node_id, signer=signer)
+            process = world.processes[node_id] = Process(
+                world, node_id, signer=signer, boundary=self._boundary
+            )
             copy_topology(known, process.topology)
             # Within a second, so that heartbeats and reviews are spread as in a real mesh.
-            world.clock.at(world.rng.random(), process, _start, process, rings)
+            world.clock.at(world.rng.random(), process, _start, process, regions)
         self.run(2.0)
         world.events.clear()
         for counts in world.traffic.values():
@@ -335,5 +393,5 @@ class Simulation:
         self._world.clock.after(seconds, flap, self._flap, node_id, then, pause, act, seconds)
 
 
-def _start(process: Process, rings: Rings) -> None:
-    process.start(rings=clone(rings))
+def _start(process: Process, regions: Regions) -> None:
+    process.start(regions=regions.copy())

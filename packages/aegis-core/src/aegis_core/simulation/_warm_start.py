@@ -10,25 +10,37 @@ from typing import Any, TypeVar
 from aegis_discovery import NodeInfo, Topology
 from aegis_discovery.records import RecordSigner
 
-from aegis_core._membership.rings import Rings
+from aegis_core._membership.regions import Regions
 from aegis_core.simulation._world import World, address_of
 
 _T = TypeVar("_T")
 
 
-def shared_state(world: World[Any], signers: Mapping[str, RecordSigner]) -> tuple[Topology, Rings]:
+def shared_state(
+    world: World[Any], signers: Mapping[str, RecordSigner], boundary: str = ""
+) -> tuple[Topology, Regions]:
     wall = world.wall_clock("")
-    known, rings = Topology(clock=wall), Rings()
+    known, regions = Topology(clock=wall), Regions()
     stamp = int(wall() * 1000)
     known.merge_records(
         world.decoder.share(
-            signer.sign_record(node_id, stamp, NodeInfo(node_id, address=address_of(node_id)))
+            signer.sign_record(
+                node_id,
+                stamp,
+                NodeInfo(
+                    node_id,
+                    address=address_of(node_id),
+                    region=world.network.regions.get(node_id, ""),
+                    boundary=boundary,
+                ),
+            )
         )
         for node_id, signer in signers.items()
     )
-    for node_id in signers:
-        rings.place(node_id, can_observe=True)
-    return known, rings
+    for node in known.nodes.values():
+        regions.place(node, can_observe=True)
+    regions.settle(world.clock.now)
+    return known, regions
 
 
 def copy_topology(source: Topology, target: Topology) -> None:

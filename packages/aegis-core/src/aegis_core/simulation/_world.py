@@ -158,18 +158,18 @@ class World(Generic[HostT]):
             return
         process = self.processes.get(stream.server)
         if process is None or process.has_ended:
-            self.break_stream(stream, after=2 * self.network.latency())
+            self.break_stream(stream, after=2 * self._latency(stream))
             return
         stream.serving = process
         stream.counts = self.traffic.setdefault((stream.server, stream.watcher.id), [0, 0])
         process.serving[stream] = None
         # TCP's handshake, TLS's, and the request: two and a half round trips.
-        self.clock.after(5 * self.network.latency(), process, process.accept, stream, request)
+        self.clock.after(5 * self._latency(stream), process, process.accept, stream, request)
 
     def reset(self, stream: Stream) -> None:
         """Breaks a stream at its server's end; a watcher out of reach does not notice."""
         if not stream.is_closed and self.network.is_open(stream.server, stream.watcher.id):
-            self.break_stream(stream, after=self.network.latency())
+            self.break_stream(stream, after=self._latency(stream))
 
     def break_stream(self, stream: Stream, *, after: float = 0.0) -> None:
         """Breaks a stream at its watcher's end, before any more messages arrive."""
@@ -182,11 +182,14 @@ class World(Generic[HostT]):
     def send(self, stream: Stream, data: bytes | None) -> None:
         """Sends a message, or the end (None), in order; waits while packets do not get through."""
         if self._can_send_now(stream, data):
-            self._transfer(stream, data, self.network.latency())
+            self._transfer(stream, data, self._latency(stream))
 
     def send_heartbeat(self, streams: list[Stream], data: bytes) -> None:
-        """Sends a heartbeat to several watchers, at the same time for all unless it is late."""
-        latency = self.network.latency()
+        """Sends a heartbeat to several watchers, at the same time for all unless it is late.
+
+        They are all in the server's region, or all in one other region.
+        """
+        latency = self._latency(streams[0])
         in_time: list[Stream] = []
         for stream in streams:
             if self._can_send_now(stream, data):
@@ -222,12 +225,17 @@ class World(Generic[HostT]):
             return
         queued, stream.queued = stream.queued or [], None
         for data in queued:
-            self._transfer(stream, data, self.network.latency())
+            self._transfer(stream, data, self._latency(stream))
         if stream.serving is not None and stream.serving.has_ended:
             self.reset(stream)
 
+    def _latency(self, stream: Stream) -> float:
+        return self.network.latency(stream.server, stream.watcher.id)
+
     def _transfer(self, stream: Stream, data: bytes | None, delay: float) -> None:
-        when = max(self.clock.now + delay, stream.arrives_at)
+        now, size = self.clock.now, len(data or b"")
+        delay += self.network.queueing(stream.server, stream.watcher.id, size, now)
+        when = max(now + delay, stream.arrives_at)
         stream.arrives_at = when
         self.clock.at(when, stream.watcher, self._deliver, stream, data)
 

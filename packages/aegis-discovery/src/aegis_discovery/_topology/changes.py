@@ -19,6 +19,8 @@ class Changes:
         entries: The entries of the nodes whose record or status changed, in order.
         since: The position of the reader; `position`, `version` and `digest` are those after it.
         signed_since: As `RecordStore.signed_since`.
+        region_of: Returns the region of a node.
+        region: The only region whose records and verdicts the reader wants; None for all.
     """
 
     entries: tuple[Entry, ...]
@@ -28,15 +30,20 @@ class Changes:
     version: int
     digest: bytes
     signed_since: Callable[[str, bytes], int | None]
+    region_of: Callable[[str], str | None]
+    region: str | None = None
 
     def records(self, *, reader: str | None = None, held: int = 0) -> Iterable[Record]:
         """Yields the changed records, except those that the reader itself sent.
 
         The record of the reader's own id is always included: another process may have published
         under that id. Changes up to the position `held` are left out, since the reader has them.
+        Nobody knows the region of some tombstones; those are in every feed.
         """
         since = max(self.since, held)
         for entry in self.entries:
+            if self.region is not None and entry.region not in (None, self.region):
+                continue
             echo = reader is not None and entry.origin == reader != entry.record.id
             if entry.record_position > since and not echo:
                 yield entry.record
@@ -44,6 +51,9 @@ class Changes:
     def verdicts(self, *, reader: str | None = None) -> Iterable[SignedVerdict]:
         """Yields the new verdicts, except those that the reader itself sent."""
         for entry in self.verdict_entries:
+            subject = entry.content.verdict.subject
+            if self.region is not None and self.region_of(subject) != self.region:
+                continue
             if reader is None or entry.origin != reader:
                 yield entry.content
 

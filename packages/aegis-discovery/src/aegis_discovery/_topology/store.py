@@ -32,6 +32,8 @@ class Entry:
             of the node.
         status_position: The log position at which the status last changed.
         origin: The node id that sent the record; None for our own changes.
+        region: The node's region, for a tombstone the last one that is known; None for a tombstone
+            of a node that was never known.
     """
 
     record: Record
@@ -40,6 +42,7 @@ class Entry:
     signed_since: int
     status_position: int
     origin: str | None
+    region: str | None
 
 
 class RecordStore:
@@ -68,6 +71,7 @@ class RecordStore:
         self.signed: Counter[str] = Counter()
         self._live_sum = 0
         self._full_sum = 0
+        self._region_sums: dict[str, tuple[int, int]] = {}
         self.nodes = NodeList()
         self.providers = ProviderIndex()
 
@@ -90,6 +94,10 @@ class RecordStore:
     def full_digest(self) -> bytes:
         """Identifies the set of all records, tombstones included."""
         return self._full_sum.to_bytes(_DIGEST_SIZE)
+
+    def region_digest(self, region: str) -> bytes:
+        """Identifies the set of live records of one region."""
+        return self._region_sums.get(region, (0, 0))[1].to_bytes(_DIGEST_SIZE)
 
     def get(self, node_id: str) -> Entry | None:
         """Returns the entry of a node id; also that of a tombstone."""
@@ -126,6 +134,11 @@ class RecordStore:
         """Returns the next position of the log."""
         self.position += 1
         return self.position
+
+    def region_of(self, node_id: str) -> str | None:
+        """Returns the region of a node; None if it is not known."""
+        entry = self._entries.get(node_id)
+        return entry.region if entry else None
 
     def signed_since(self, node_id: str, signer: bytes) -> int | None:
         """Returns the position since which this certificate has signed all records of a node.
@@ -173,7 +186,9 @@ class RecordStore:
             status_position = held.status_position
         if node == before:
             node = before  # a renewed lease changes nothing that a query returns
-        entry = Entry(record, node, position, since or position, status_position, origin)
+        last = held.region if held else None
+        region = node.region if node else last
+        entry = Entry(record, node, position, since or position, status_position, origin, region)
         self._append(entry)
         self._count(entry, 1)
         self._change_node(before, node)
@@ -239,6 +254,10 @@ class RecordStore:
             self.withdrawn[voucher] += by
             return
         self._live_sum = (self._live_sum + digest) % _DIGEST_MODULUS
+        region = entry.node.region
+        count, total = self._region_sums.pop(region, (0, 0))
+        if count + by:
+            self._region_sums[region] = count + by, (total + digest) % _DIGEST_MODULUS
         self.vouched[voucher] += by
         if entry.record.voucher is None:
             for name in matching_names(owner_of(entry.record.id)):

@@ -75,6 +75,11 @@ class Topology(RecordMerger):
         """As `digest`, tombstones included: if equal on both sides, a feed has nothing to send."""
         return self._store.full_digest
 
+    def region_digest(self, region: str) -> bytes:
+        """As `digest`, of the live records of one region."""
+        with self._lock:
+            return self._store.region_digest(region)
+
     @property
     def nodes(self) -> Mapping[str, NodeInfo]:
         """All nodes by id, in the order of their ids; a snapshot that never changes."""
@@ -165,8 +170,12 @@ class Topology(RecordMerger):
             records = tuple(entry.record for entry in self._store.entries())
             return TopologySnapshot(self.version, self.updated_at, self.nodes, self.digest, records)
 
-    def changes_since(self, position: int) -> Changes:
-        """Returns what changed after a position of this topology's own log."""
+    def changes_since(self, position: int, *, region: str | None = None) -> Changes:
+        """Returns what changed after a position of this topology's own log.
+
+        With a region, records and verdicts of other regions are left out, and the digest is that
+        of the region.
+        """
         with self._lock:
             return Changes(
                 tuple(self._store.changed_since(position)),
@@ -174,8 +183,10 @@ class Topology(RecordMerger):
                 position,
                 self.log_position,
                 self.version,
-                self.digest,
+                self.digest if region is None else self._store.region_digest(region),
                 self._store.signed_since,
+                self._store.region_of,
+                region,
             )
 
     def get_verdicts(self, node_id: str) -> tuple[Verdict, ...]:

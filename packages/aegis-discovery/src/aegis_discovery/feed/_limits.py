@@ -48,6 +48,8 @@ def request_problem(request: mesh_pb2.WatchRequest) -> str:
         return f"the request has {size} bytes, the limit is {MAX_REQUEST}"
     if request.services and request.HasField("record"):
         return "a node needs the whole feed; only clients may request some services"
+    if request.HasField("region") and not request.HasField("record"):
+        return "only a node may request the records of one region"
     return service_filter_problem([ServiceInfo(s.name, s.version) for s in request.services])
 
 

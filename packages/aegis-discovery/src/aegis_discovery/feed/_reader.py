@@ -162,6 +162,8 @@ class FeedReader:
             derive them.
         services: Limits the feed to the providers of these services, of any version if a service
             has none. Empty for all nodes. For clients.
+        region: Limits the feeds to the records and verdicts of this region, that of the servers;
+            None for all. For bridges.
         log_limiter: Limits the log lines about refused data; shared by the readers of one process.
         documents: Receives the documents; None passes over them.
     """
@@ -173,6 +175,7 @@ class FeedReader:
         *,
         trusts_statuses: bool,
         services: Collection[ServiceInfo] = (),
+        region: str | None = None,
         log_limiter: LogLimiter | None = None,
         documents: DocumentStore | None = None,
     ) -> None:
@@ -182,6 +185,7 @@ class FeedReader:
         self._verifier = verifier
         self._trusts_statuses = trusts_statuses
         self._services = tuple(services)
+        self._region = region
         self._log_limiter = log_limiter or LogLimiter(_log)
         self._provider_ids: set[str] = set()
         self._stamps: OrderedDict[str, int] = OrderedDict()
@@ -217,12 +221,20 @@ class FeedReader:
         return mesh_pb2.WatchRequest(
             mesh=mesh,
             cursor=self._cursor if source == self._cursor_source else b"",
-            digest=self._topology.full_digest,
+            digest=self._topology.full_digest if self._region is None else self.digest,
+            region=self._region,
             record=None if own is None else signed_to_wire(own),
             chain=mesh_pb2.Chain(certificates=chain) if chain else None,
             documents=held,
             heartbeat_phase=heartbeat_phase,
         )
+
+    @property
+    def digest(self) -> bytes:
+        """The digest of what this end holds of all that the feed brings."""
+        if self._region is None:
+            return self._topology.digest
+        return self._topology.region_digest(self._region)
 
     def receive(self, message: Message, *, source: str) -> ReceiveResult:
         """Merges one message of the node `source`; logs and ignores what cannot be verified."""
@@ -369,7 +381,7 @@ class FeedReader:
         if not message.digest:
             # A chunk of a larger message, or a feed of some services: no digest of the whole.
             return False
-        if message.cursor or message.digest == self._topology.digest:
+        if message.cursor or message.digest == self.digest:
             self._diverged_heartbeats = 0
             if not message.cursor:
                 # A single equal digest costs a liar nothing, so as many are needed as differed.

@@ -43,6 +43,7 @@ class FeedWriter:
     Attributes:
         watcher: The id of the node, or of the client.
         heartbeat_phase: When the watcher wants heartbeats; None if it did not say.
+        region: The only region whose records and verdicts are sent; None for all.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class FeedWriter:
         self.watcher = watcher
         asks = request.HasField("heartbeat_phase")
         self.heartbeat_phase = request.heartbeat_phase if asks else None
+        self.region = request.region if request.HasField("region") else None
         self._is_node = request.HasField("record")
         self._services = frozenset(ServiceInfo(s.name, s.version) for s in request.services)
         self._chains_sent: set[bytes] = set()
@@ -80,7 +82,7 @@ class FeedWriter:
     def messages(self) -> Iterator[mesh_pb2.WatchResponse]:
         """Yields what is to be sent now; nothing if the watcher is up to date."""
         yield from self._changed_documents()
-        changes = self._topology.changes_since(self._position)
+        changes = self._topology.changes_since(self._position, region=self.region)
         if (
             self._complete_sent
             and changes.position == self._position
@@ -93,7 +95,11 @@ class FeedWriter:
         """Returns the message of an idle feed."""
         message = mesh_pb2.WatchResponse(version=self._topology.version)
         if not self._services:
-            message.digest = self._topology.digest
+            message.digest = (
+                self._topology.digest
+                if self.region is None
+                else self._topology.region_digest(self.region)
+            )
         return message
 
     def _position_of(self, cursor: bytes) -> int | None:
@@ -106,9 +112,10 @@ class FeedWriter:
 
     def _held_by(self, digest: bytes) -> int:
         """Returns the position up to which a watcher with this digest holds all records."""
-        if self._services or digest != self._topology.full_digest:
-            return 0
-        return self._topology.log_position
+        topology = self._topology
+        # Without a tombstone of the region, a watcher without the record lacks nothing.
+        held = topology.full_digest if self.region is None else topology.region_digest(self.region)
+        return 0 if self._services or digest != held else topology.log_position
 
     def _changed_documents(self) -> Iterator[mesh_pb2.WatchResponse]:
         """Yields messages of documents: before records, so that a complete feed has them too."""
@@ -131,7 +138,8 @@ class FeedWriter:
     def _chunks(self, changes: Changes) -> Iterator[mesh_pb2.WatchResponse]:
         message = mesh_pb2.WatchResponse()
         size = 0
-        is_empty = bool(self._services) and self._complete_sent
+        is_limited = bool(self._services) or self.region is not None
+        is_empty = is_limited and self._complete_sent
         for item in self._items(changes):
             is_empty = False
             size += self._add(message, item, changes)

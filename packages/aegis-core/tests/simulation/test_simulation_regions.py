@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import pytest
+from aegis_core._membership.regions import TAKE_UP_AFTER
+from aegis_core.simulation import Simulation
+from aegis_discovery import NodeStatus
+
+ALIVE, FAILED, UNREACHABLE = NodeStatus.ALIVE, NodeStatus.FAILED, NodeStatus.UNREACHABLE
+NAMES = ("eu", "us", "asia")
+
+
+@pytest.fixture
+def simulation() -> Simulation:
+    return Simulation(8, regions=NAMES, boundary="region", seed=3)
+
+
+def of(simulation: Simulation, region: str) -> list[str]:
+    return [i for i in simulation.live if simulation.region_of(i) == region]
+
+
+def deaths(simulation: Simulation) -> set[str]:
+    return {event.subject for event in simulation.events if event.kind == "failed"}
+
+
+def test_a_change_crosses_each_line_three_times_and_is_known_everywhere(
+    simulation: Simulation,
+) -> None:
+    assert simulation.feeds_across() == 3 * 3 * 2
+    simulation.run(3)
+    spread = simulation.update("eu-000")
+    simulation.run_until(lambda: len(spread.hops) == 24, within=2)
+    assert max(s for i, s in spread.seconds.items() if simulation.region_of(i) == "eu") < 0.1
+    assert simulation.is_one_mesh()
+    for server, watcher in simulation.traffic:
+        across = simulation.region_of(server) != simulation.region_of(watcher)
+        assert not across or watcher in simulation.bridges_of(
+            simulation.region_of(watcher), by=server
+        )
+
+
+def test_every_node_derives_the_status_of_a_node_in_another_region(simulation: Simulation) -> None:
+    simulation.kill("us-003")
+    simulation.run_until(lambda: simulation.everywhere("us-003", FAILED), within=5)
+    simulation.restart("us-003")
+    simulation.run_until(simulation.is_one_mesh, within=10)
+    simulation.leave("asia-002")
+    simulation.run_until(lambda: simulation.everywhere("asia-002", NodeStatus.LEFT), within=3)
+    assert deaths(simulation) == {"us-003"}
+
+
+def test_a_region_that_is_cut_off_is_unreachable_and_nobody_fails(simulation: Simulation) -> None:
+    simulation.kill("eu-007")
+    simulation.run_until(lambda: simulation.everywhere("eu-007", FAILED), within=5)
+    simulation.cut("eu")
+    inside, outside = of(simulation, "eu"), [*of(simulation, "us"), *of(simulation, "asia")]
+    simulation.run_until(
+        lambda: (
+            all(simulation.everywhere(i, UNREACHABLE, by=outside) for i in inside)
+            and all(simulation.everywhere(i, UNREACHABLE, by=inside) for i in outside)
+        ),
+        within=15,
+    )
+    assert simulation.everywhere("eu-007", FAILED, by=outside), "as it was before the cut"
+    simulation.kill("eu-001")
+    simulation.run_until(
+        lambda: simulation.everywhere("eu-001", FAILED, by=of(simulation, "eu")), within=5
+    )
+    simulation.run(60)
+    assert simulation.status_of("eu-001", by="us-000") is UNREACHABLE
+    assert deaths(simulation) == {"eu-001", "eu-007"}
+    simulation.heal()
+    simulation.run_until(simulation.is_one_mesh, within=6)
+    assert simulation.everywhere("eu-001", FAILED)
+    assert {e.kind for e in simulation.events} >= {"unreachable"}
+
+
+def test_two_bridges_of_three_die_at_once_and_the_third_one_carries(simulation: Simulation) -> None:
+    first, second, _ = simulation.bridges_of("eu", by="us-000")
+    simulation.kill(first)
+    simulation.kill(second)
+    simulation.kill("us-005")
+    simulation.run_until(
+        lambda: all(simulation.everywhere(i, FAILED) for i in (first, second, "us-005")), within=5
+    )
+    simulation.run_until(lambda: simulation.feeds_across() == 18, within=10)
+    assert deaths(simulation) == {first, second, "us-005"}
+
+
+def test_a_bridge_and_a_remote_node_that_lie_change_nothing(simulation: Simulation) -> None:
+    liar, honest, _ = simulation.bridges_of("eu", by="us-000")
+    served = {server for (server, watcher) in simulation.traffic if watcher == honest}
+    [remote] = [i for i in served if simulation.region_of(i) == "us"]
+    for one in (liar, remote):
+        simulation.withhold(one)
+    simulation.accuse(liar, *of(simulation, "us"))
+    victim = next(i for i in of(simulation, "us") if i not in {*served, remote})
+    simulation.kill(victim)
+    simulation.run_until(lambda: simulation.everywhere(victim, FAILED), within=6)
+    simulation.run(20)
+    simulation.restart(victim)
+    simulation.run_until(lambda: simulation.everywhere(victim, ALIVE), within=6)
+    assert deaths(simulation) == {victim}
+
+
+def test_a_mesh_takes_boundaries_up_and_gives_them_up_while_it_runs() -> None:
+    simulation = Simulation(5, regions=NAMES, seed=2)
+    assert simulation.bridges_of("eu", by="us-000") == ()
+    for node_id in simulation.live:
+        simulation.kill(node_id)
+        others = [i for i in simulation.live if i != node_id]
+        simulation.join(node_id, seeds=others[:2], boundary="region")
+        simulation.run_until(lambda i=node_id: simulation.everywhere(i, ALIVE), within=10)
+    simulation.run_until(lambda: simulation.feeds_across() == 18, within=2 * TAKE_UP_AFTER)
+    simulation.run_until(simulation.is_one_mesh, within=10)
+
+    simulation.join("old", seeds=["asia-001"], region="eu", boundary="")
+    simulation.run_until(simulation.is_one_mesh, within=5)
+    assert simulation.bridges_of("eu", by="us-000") == ()
+    simulation.kill("us-001")
+    simulation.run_until(lambda: simulation.everywhere("us-001", FAILED), within=5)
+    simulation.leave("old")
+    simulation.run_until(lambda: simulation.feeds_across() == 18, within=2 * TAKE_UP_AFTER)
+    assert deaths(simulation) <= {*simulation.live, "us-001"}
+    assert simulation.everywhere("us-001", FAILED)
+
+
+def test_a_new_region_of_one_node_joins_through_another_one(simulation: Simulation) -> None:
+    simulation.join("moon-1", seeds=["eu-004"], region="moon")
+    simulation.run_until(simulation.is_one_mesh, within=5)
+    simulation.run_until(lambda: simulation.feeds_across() == 18 + 3 * 3 + 3, within=5)
+    simulation.kill("moon-1")
+    simulation.run_until(lambda: simulation.everywhere("moon-1", UNREACHABLE), within=15)
+    assert deaths(simulation) == set(), "nobody in its region could say that it failed"
+    simulation.restart("moon-1")
+    simulation.run_until(simulation.is_one_mesh, within=10)
+    simulation.leave("moon-1")
+    simulation.run_until(lambda: simulation.everywhere("moon-1", NodeStatus.LEFT), within=5)
