@@ -25,7 +25,7 @@ def test_variables_set_the_options_of_a_node(face, monkeypatch: pytest.MonkeyPat
         "AEGIS_NODE_ID": "orders-1",
         "AEGIS_ADDRESS": "0.0.0.0:50051",
         "AEGIS_ADVERTISE": "10.0.0.7:50051",
-        "AEGIS_SERVICES": "orders/v1 billing/v2",
+        "AEGIS_SERVICES": "orders/v1 billing/v2@region",
         "AEGIS_JOIN": "seed@10.0.0.5:50051 10.0.0.6:50051",
         "AEGIS_NODE_NAME": "Orders",
         "AEGIS_NODE_TYPE": "api",
@@ -43,7 +43,7 @@ def test_variables_set_the_options_of_a_node(face, monkeypatch: pytest.MonkeyPat
         "0.0.0.0:50051",
         "10.0.0.7:50051",
     )
-    assert options.services == (ServiceInfo("orders", "v1"), ServiceInfo("billing", "v2"))
+    assert options.services == (ServiceInfo("orders", "v1"), ServiceInfo("billing", "v2", "region"))
     assert options.seed_peers == ("seed@10.0.0.5:50051", "10.0.0.6:50051")
     assert (options.name, options.type, options.mesh) == ("Orders", "api", "acme")
     assert (options.region, options.zone, options.boundary) == ("eu", "eu-1", "region")
@@ -96,6 +96,7 @@ def test_certificate_files_replace_the_directory_unless_an_argument_names_one(
         ({"AEGIS_ADDRESS": "0.0.0.0:50051"}, "advertise (AEGIS_ADVERTISE): 0.0.0.0:50051 listens"),
         ({"AEGIS_ADVERTISE": "0.0.0.0:1"}, "AEGIS_ADVERTISE: 0.0.0.0:1 is not an address"),
         ({"AEGIS_SERVICES": "orders"}, "AEGIS_SERVICES: 'orders' is not NAME/VERSION"),
+        ({"AEGIS_SERVICES": "orders/v1@zone"}, "AEGIS_SERVICES: 'orders/v1@zone' is not NAME/"),
         ({"AEGIS_JOIN": "10.0.0.5:50051 10.0.0.6"}, "AEGIS_JOIN: "),
         ({"AEGIS_KEY_FILE": "key.pem"}, "AEGIS_KEY_FILE: AEGIS_CERT_FILE and AEGIS_CA_FILE must"),
         ({"AEGIS_CONFIG": "missing.toml"}, "AEGIS_CONFIG: cannot read missing.toml: No such file"),

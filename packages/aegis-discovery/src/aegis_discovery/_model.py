@@ -33,13 +33,32 @@ class HealthStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class ServiceInfo:
-    """A service: its name and its version, both compared exactly."""
+    """A service: its name and its version, both compared exactly.
+
+    Attributes:
+        name: The name.
+        version: The version.
+        scope: Who may call it: the whole `mesh`, or only callers in the `region` of the provider.
+
+    Raises:
+        ValueError: If the scope is neither.
+    """
 
     name: str
     version: str
+    scope: str = "mesh"
+
+    def __post_init__(self) -> None:
+        if self.scope not in ("mesh", "region"):
+            raise ValueError(f"{self.scope!r} is no scope of a service; give 'mesh' or 'region'")
 
     def __str__(self) -> str:
-        return f"{self.name}/{self.version}"
+        return f"{self.name}/{self.version}{'@region' * (self.scope == 'region')}"
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Its name and version, which are all that a caller asks for."""
+        return self.name, self.version
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,5 +109,17 @@ class NodeInfo:
             object.__setattr__(self, "name", self.id)
 
     def provides(self, name: str, version: str) -> bool:
-        """Returns whether the node declares this service."""
-        return ServiceInfo(name, version) in self.services
+        """Returns whether the node declares this service, for whichever callers."""
+        return any(service.key == (name, version) for service in self.services)
+
+    def offers(self, name: str, version: str, *, region: str) -> bool:
+        """Returns whether the node declares this service for callers in a region.
+
+        A record is signed, so it has the services of every scope everywhere; readers leave out what
+        is not for them.
+        """
+        is_near = region == self.region
+        return any(
+            service.key == (name, version) and (is_near or service.scope == "mesh")
+            for service in self.services
+        )

@@ -70,6 +70,7 @@ class NoProvidersError(DiscoveryError):
         known: How many nodes this process knows.
         versions: The versions of the service that nodes do provide.
         unreached: The ids of the providers that a waiting call could not reach.
+        regions: The regions whose nodes provide the service to callers there only.
     """
 
     def __init__(
@@ -80,12 +81,14 @@ class NoProvidersError(DiscoveryError):
         versions: Sequence[str] = (),
         until: str = "",
         unreached: Sequence[str] = (),
+        regions: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.version = version
         self.known = known
         self.versions = tuple(versions)
         self.unreached = tuple(unreached)
+        self.regions = tuple(regions)
         what = f"no live node provides {name}/{version}"
         if until:
             what = f"the call waited for a provider of {name}/{version} until {until}"
@@ -95,6 +98,12 @@ class NoProvidersError(DiscoveryError):
             super().__init__(
                 f"{what} and could not reach {listed}; check that it runs and that this process "
                 f"can connect to its address"
+            )
+        elif self.regions:
+            listed = ", ".join(map(repr, self.regions[:5])) + ", ..." * (len(self.regions) > 5)
+            super().__init__(
+                f"{what} to callers outside of its region, which is {listed}; call it from there, "
+                f"start a provider in this region, or check that this process gives its own"
             )
         elif others:
             listed = ", ".join(others[:5]) + ", ..." * (len(others) > 5)

@@ -133,6 +133,31 @@ def test_calls_follow_the_shares_at_any_size(
     assert all(int(node_id[2:]) < healthy[int(node_id[0])] for node_id in found)
 
 
+def test_a_service_of_a_region_is_offered_to_callers_there_only() -> None:
+    topology = Topology()
+    local = ServiceInfo("s", "v1", scope="region")
+    topology.add_node(NodeInfo("eu-1", address="h:1", services=(local,), region="eu"))
+    topology.add_node(NodeInfo("us-1", address="h:2", services=(local,), region="us"))
+    topology.add_node(NodeInfo("none", address="h:3", services=(local,)))
+
+    def caller(region: str) -> ServiceEndpoints[object]:
+        registry: EndpointRegistry[object] = EndpointRegistry(topology, views=ViewBuilder(region))
+        return registry.service("s", "v1")
+
+    callers = {region: caller(region) for region in ("eu", "us", "", "asia")}
+    found = {
+        region: {endpoint.node_id for _ in range(6) if (endpoint := service.pick(NOW))}
+        for region, service in callers.items()
+    }
+    assert found == {"eu": {"eu-1"}, "us": {"us-1"}, "": {"none"}, "asia": set()}
+    assert callers["asia"].other_regions == ["", "eu", "us"]
+    topology.add_node(NodeInfo("eu-1", address="h:1", services=(S,), region="eu"))
+    assert callers["asia"].pick(NOW) is not None, "the provider offers it to the whole mesh now"
+    topology.add_node(NodeInfo("eu-1", address="h:1", services=(local,), region="eu"))
+    assert callers["asia"].pick(NOW) is None
+    assert str(local) == "s/v1@region"
+
+
 @pytest.mark.parametrize("make", BALANCERS)
 def test_the_last_endpoint_of_a_zone_does_not_take_everything(make: type[Balancer]) -> None:
     mesh = Mesh(3, 3, make=make)

@@ -301,7 +301,7 @@ def test_records_share_equal_values(ca: CertificateAuthority, clock: ManualClock
             node_id,
             type="cache",
             address="10.0.0.1:1",
-            services=(ServiceInfo("s", "v1"), ServiceInfo("t", "v2")),
+            services=(ServiceInfo("s", "v1"), ServiceInfo("t", "v2", "region")),
             joined_at=moment,
             updated_at=moment,
             trust_bundle="ab" * 32,

@@ -60,10 +60,11 @@ def node() -> None:
 @option(
     "--service",
     "AEGIS_SERVICES",
-    "A service that the node provides; may be given more than once. A MODULE:NAME must serve it.",
+    "A service that the node provides; may be given more than once. A MODULE:NAME must serve it. "
+    "With @region, only callers of the node's own region get it.",
     parameter="services",
     multiple=True,
-    metavar="NAME/VERSION",
+    metavar="NAME/VERSION[@region]",
 )
 @option(
     "--join",
@@ -202,13 +203,15 @@ def run(
         run_alone(registrars, given, config=config, json=json)
 
 
-def _parse_service(text: str) -> tuple[str, str]:
+def _parse_service(text: str) -> tuple[str, str, str]:
     name, slash, version = text.partition("/")
-    if not (name and slash and version) or "/" in version:
+    version, at, scope = version.partition("@")
+    if not (name and slash and version) or "/" in version or (at and scope != "region"):
         raise click.BadParameter(
-            f"{text!r} is not NAME/VERSION, such as orders/v1", param_hint="--service"
+            f"{text!r} is not NAME/VERSION, such as orders/v1, or NAME/VERSION@region",
+            param_hint="--service",
         )
-    return name, version
+    return name, version, scope or "mesh"
 
 
 def _own_files(

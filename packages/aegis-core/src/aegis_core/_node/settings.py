@@ -153,9 +153,10 @@ def _parse(values: dict[str, Any], sources: Mapping[str, str]) -> None:
 
 def _service(text: str) -> ServiceInfo:
     name, slash, version = text.partition("/")
-    if not (name and slash and version) or "/" in version:
-        raise ValueError(f"{text!r} is not NAME/VERSION, such as orders/v1")
-    return ServiceInfo(name, version)
+    version, at, scope = version.partition("@")
+    if not (name and slash and version) or "/" in version or (at and scope != "region"):
+        raise ValueError(f"{text!r} is not NAME/VERSION, such as orders/v1, or NAME/VERSION@region")
+    return ServiceInfo(name, version, scope or "mesh")
 
 
 def _read_token(

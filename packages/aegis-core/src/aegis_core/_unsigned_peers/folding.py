@@ -46,7 +46,9 @@ def _folded(identity: str, workers: Iterable[NodeInfo]) -> NodeInfo:
         first,
         id=identity,
         name=identity if first.name == first.id else first.name,
-        services=tuple(sorted({service for node in live for service in node.services})),
+        services=tuple(
+            sorted({service.key: service for node in live for service in node.services}.values())
+        ),
         joined_at=min((node.joined_at for node in live if node.joined_at), default=None),
         updated_at=max((node.updated_at for node in live if node.updated_at), default=None),
     )

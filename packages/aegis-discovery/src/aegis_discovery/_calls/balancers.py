@@ -32,8 +32,9 @@ class Balancer(Protocol):
     """Chooses one of a service's endpoints for each call.
 
     Each service has several of its own: one for nearly all first attempts, the others for those
-    that go to a further zone or region, for retries and for the search of a usable endpoint. A balancer need not know which endpoints are unreached or
-    ejected: the pool asks again, or offers fewer endpoints.
+    that go to a further zone or region, for retries and for the search of a usable endpoint. A
+    balancer need not know which endpoints are unreached or ejected: the pool asks again, or offers
+    fewer endpoints.
     """
 
     def pick(self, endpoints: Sequence[EndpointT]) -> EndpointT:

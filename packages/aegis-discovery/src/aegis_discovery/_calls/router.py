@@ -63,6 +63,7 @@ class Router(Generic[ChannelT]):
             service.version,
             service.known_nodes,
             service.known_versions,
+            regions=service.other_regions,
             **ended,
         )
 

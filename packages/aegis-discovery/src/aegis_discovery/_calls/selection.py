@@ -300,6 +300,11 @@ class ServiceEndpoints(Generic[ChannelT]):
         return self._pool.source.get_service_versions(self.name)
 
     @property
+    def other_regions(self) -> list[str]:
+        """The regions whose nodes provide this service to callers there only."""
+        return sorted({*self.view.regions.values()})
+
+    @property
     def is_closed(self) -> bool:
         """Whether the pool was closed."""
         return self._pool.closed

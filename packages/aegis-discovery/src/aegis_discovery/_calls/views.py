@@ -56,6 +56,7 @@ class View(Generic[ChannelT]):
 
     Attributes:
         denied: The ids of nodes that declare the service and may not provide it.
+        regions: The regions of nodes that provide it only there, and not here, by their ids.
         tiers: The healthy endpoints in the caller's zone, in the rest of its region, and everywhere
             else.
         nearest: The endpoints that take all load: nearly always those of one tier, and all where
@@ -66,7 +67,8 @@ class View(Generic[ChannelT]):
 
     __slots__ = (
         "__weakref__", "_all", "_builder", "_counts", "_is_copied", "_is_stale", "_lists", "_lock",
-        "_name", "_out", "_version", "_weak", "denied", "excluded", "nearest", "parts", "tiers",
+        "_name", "_out", "_version", "_weak", "denied", "excluded", "nearest", "parts", "regions",
+        "tiers",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +87,7 @@ class View(Generic[ChannelT]):
         self._out: dict[str, int] = {}
         self._counts = [_Counts() for _ in range(TIERS + 1)]
         self.denied: set[str] = set()
+        self.regions: dict[str, str] = {}
         self.excluded: OrderedDict[Endpoint[ChannelT], _Exclusion] = OrderedDict()
         self.tiers: tuple[Sequence[Endpoint[ChannelT]], ...] = ((),) * TIERS
         self.nearest: Sequence[Endpoint[ChannelT]] = ()
@@ -130,7 +133,12 @@ class View(Generic[ChannelT]):
         """
         endpoint, place = None, None
         self.denied.discard(node_id)
+        self.regions.pop(node_id, None)
         has_failed = node is not None and node.status is NodeStatus.FAILED
+        if node is not None and not self._builder.is_offered(node, self._name, self._version):
+            if not has_failed:
+                self.regions[node_id] = node.region
+            node = None
         if node is not None:
             if self._builder.may_provide(node, self._name, self._version):
                 place = self._builder.tier_of(node)
@@ -318,6 +326,10 @@ class ViewBuilder(Generic[ChannelT]):
             view.update(node.id, node)
         view.publish()
         return view
+
+    def is_offered(self, node: NodeInfo, name: str, version: str) -> bool:
+        """Returns whether a node provides a service to callers in this region."""
+        return node.offers(name, version, region=self._region)
 
     def tier_of(self, node: NodeInfo) -> int:
         """Returns the tier of a node: how far it is from the callers."""

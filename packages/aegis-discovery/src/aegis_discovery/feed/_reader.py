@@ -184,7 +184,7 @@ class FeedReader:
         self._refused_documents = RefusedDocuments()
         self._verifier = verifier
         self._trusts_statuses = trusts_statuses
-        self._services = tuple(services)
+        self._services = tuple(service.key for service in services)
         self._region = region
         self._log_limiter = log_limiter or LogLimiter(_log)
         self._provider_ids: set[str] = set()
@@ -216,7 +216,7 @@ class FeedReader:
         held = b"" if self._documents is None else self._documents.digest
         if self._services:
             self._provider_ids.clear()
-            services = [mesh_pb2.Service(name=s.name, version=s.version) for s in self._services]
+            services = [mesh_pb2.Service(name=n, version=v) for n, v in self._services]
             return mesh_pb2.WatchRequest(mesh=mesh, services=services, documents=held)
         return mesh_pb2.WatchRequest(
             mesh=mesh,

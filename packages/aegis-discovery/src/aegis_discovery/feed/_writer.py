@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Collection, Iterator
 
-from aegis_discovery._model import NodeInfo, ServiceInfo
+from aegis_discovery._model import NodeInfo
 from aegis_discovery._topology.changes import Changes
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.documents._codec import document_to_wire
@@ -66,7 +66,7 @@ class FeedWriter:
         self.heartbeat_phase = request.heartbeat_phase if asks else None
         self.region = request.region if request.HasField("region") else None
         self._is_node = request.HasField("record")
-        self._services = frozenset(ServiceInfo(s.name, s.version) for s in request.services)
+        self._services = frozenset((s.name, s.version) for s in request.services)
         self._chains_sent: set[bytes] = set()
         self._max_chains_sent = MIN_CHAINS_SENT
         self._ids_sent: set[str] = set()
@@ -228,12 +228,11 @@ class FeedWriter:
         return sum(map(len, certificates))
 
 
-def provides_any(node: NodeInfo | None, services: Collection[ServiceInfo]) -> bool:
+def provides_any(node: NodeInfo | None, services: Collection[tuple[str, str]]) -> bool:
     """Tells whether a node provides one of these services; one without a version means any.
 
     None, for a node that left, provides nothing.
     """
     return node is not None and any(
-        service in services or ServiceInfo(service.name, "") in services
-        for service in node.services
+        service.key in services or (service.name, "") in services for service in node.services
     )

@@ -52,7 +52,11 @@ def encode_record(record: Record, *, context: str, mesh: str, trust_domain: str)
         body.type = info.type
         body.address = info.address
         body.services.extend(
-            mesh_pb2.Service(name=service.name, version=service.version)
+            mesh_pb2.Service(
+                name=service.name,
+                version=service.version,
+                scope="" if service.scope == "mesh" else service.scope,
+            )
             for service in info.services
         )
         body.joined_at = _to_ms(info.joined_at)
@@ -109,9 +113,7 @@ def decode_record(
                 name=node_id if name == node_id else name,
                 type=shared(body.type, unshared),
                 address=body.address,
-                services=shared(
-                    tuple([ServiceInfo(s.name, s.version) for s in body.services]), unshared
-                ),
+                services=shared(tuple([_service(service) for service in body.services]), unshared),
                 joined_at=joined_at,
                 updated_at=joined_at if is_unchanged else _from_ms(body.updated_at),
                 health=_health(body.health),
@@ -239,6 +241,11 @@ def nodes_from_unsigned(nodes: Iterable[aegis_pb2.TopologyNode]) -> tuple[NodeIn
         )
         for node in nodes
     )
+
+
+def _service(wire: mesh_pb2.Service) -> ServiceInfo:
+    # A scope of a later version is at least as narrow as the one that we know.
+    return ServiceInfo(wire.name, wire.version, "region" if wire.scope else "mesh")
 
 
 def _health(value: str) -> HealthStatus:
