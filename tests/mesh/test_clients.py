@@ -331,6 +331,28 @@ async def test_a_client_follows_another_node_when_its_node_leaves(
         await until(lambda: sorted(mesh.topology.nodes) == sorted([last.id, "d"]))
 
 
+async def test_a_client_is_served_by_its_region_fails_over_and_returns(
+    identity: Any, start: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_discovery._client.home.LOOK_EVERY", 0.1)
+    far = await start("far", region="us")
+    near = await start("near", far, region="eu")
+    await until(lambda: len(far.topology.nodes) == 2)
+    clients = {"one", "two"}
+    async with discovery_aio.connect(far.address, tls=identity("one"), region="eu") as mesh:
+        with await asyncio.to_thread(
+            connect, far.address, tls=identity("two"), region="eu"
+        ) as blocking:
+            await until(lambda: clients <= set(near.server.watchers))
+            assert not clients & set(far.server.watchers)
+            await near.stop(grace=0)
+            await until(lambda: clients <= set(far.server.watchers))
+            assert all(one.topology.get_node("far") is not None for one in (mesh, blocking))
+            back = await start("near", far, region="eu")
+            await until(lambda: clients <= set(back.server.watchers))
+            await asyncio.to_thread(blocking.close)
+
+
 async def test_a_client_reconnects_after_all_nodes_of_the_mesh_were_restarted(
     start: Any, until: Any, identity: Any, provider: Any, say: Any
 ) -> None:

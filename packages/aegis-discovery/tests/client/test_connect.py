@@ -23,6 +23,13 @@ def test_alive_nodes_are_asked_first_then_seed_peers_then_failed_nodes() -> None
     assert found[2:] == ["10.0.0.9:1", "dead@10.0.0.4:1"], "each peer once"
 
 
+def test_alive_nodes_of_the_own_region_are_asked_before_others() -> None:
+    nodes = [node(name, number, region=name[:2]) for number, name in enumerate(("us1", "eu1"))]
+    nodes += [node("eu2", 2, FAILED, region="eu"), node("none", 3)]
+    found = [peer.node_id for peer in feed_candidates(nodes, SEEDS[:1], None, "eu")]
+    assert (found[0], set(found[1:3]), found[3:]) == ("eu1", {"us1", "none"}, [None, "eu2"])
+
+
 def test_the_last_server_is_asked_first() -> None:
     last = SeedPeer("10.0.0.7:1", "way")
     nodes = [node("a", 1), node("b", 2)]

@@ -86,7 +86,10 @@ def check_services(services: Collection[ServiceInfo]) -> tuple[ServiceInfo, ...]
 
 
 def feed_candidates(
-    nodes: Iterable[NodeInfo], seeds: Sequence[SeedPeer], last: SeedPeer | None
+    nodes: Iterable[NodeInfo],
+    seeds: Sequence[SeedPeer],
+    last: SeedPeer | None,
+    region: str = "",
 ) -> list[SeedPeer]:
     """Returns the peers to ask for a feed, in this order.
 
@@ -94,9 +97,12 @@ def feed_candidates(
         nodes: The known nodes of the mesh.
         seeds: The seed peers of the client.
         last: The server of the last feed, if it may be reachable again: it knows the cursor.
+        region: The region of the client, whose nodes are asked before others.
     """
     known = [node for node in nodes if node.vouched_by is None]
     random.shuffle(known)
+    if region:
+        known.sort(key=lambda node: node.region != region)
     # Failed nodes are the last resort: the observers that reported them may have been cut off.
     alive = [SeedPeer(n.address, n.id) for n in known if n.status is NodeStatus.ALIVE]
     others = [SeedPeer(n.address, n.id) for n in known if n.status is not NodeStatus.ALIVE]

@@ -22,6 +22,7 @@ from aegis_discovery._client.follow import (
     FeedTimeoutError,
     follow,
 )
+from aegis_discovery._client.home import HomeSearch, follow_until_found
 from aegis_discovery._model import ServiceInfo
 from aegis_discovery._runtime.addresses import SeedPeer
 from aegis_discovery._runtime.log_limiter import LogLimiter
@@ -68,6 +69,7 @@ class FeedClient:
             changes it.
         documents: What the CA of the mesh has published.
         may_provide: Decides by both policies which nodes may provide a service.
+        server: The id of the node that serves the feed, or served the last one.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class FeedClient:
         registry: RegistryAddress | None = None,
         services: Collection[ServiceInfo] = (),
         policy: Policy | None = None,
+        region: str = "",
         timeout: float | None = 10.0,
         renews: bool = True,
     ) -> None:
@@ -90,6 +93,8 @@ class FeedClient:
         self._tls = tls
         self._seeds = tuple(seeds)
         self._mesh = mesh
+        self._region = region
+        self._home = HomeSearch(region, self.topology) if region else None
         self._timeout = timeout
         self._verifier = RecordVerifier(
             tls.bundle,
@@ -119,6 +124,7 @@ class FeedClient:
         self._received_at = 0.0
         self._heard_at = time.monotonic()
         self._last_peer: SeedPeer | None = None
+        self.server = ""
         self._probe_timeout = FIRST_PROBE_TIMEOUT
         # Addresses and ids of the peers whose feed did not last, since one last did. A peer that
         # sends a message and then falls silent, or sends garbage, must not keep this client from
@@ -250,9 +256,9 @@ class FeedClient:
                     continue
                 self._tried.add(key)
                 self._received_at, self._last_peer = 0.0, None
-                began = time.monotonic()
+                began, home = time.monotonic(), None
                 try:
-                    await self._watch(peer)
+                    home = await self._watch(peer)
                 except FeedDivergedError as error:
                     _log.info("%s", error)
                 except ConnectError as error:
@@ -274,7 +280,14 @@ class FeedClient:
                 if self._received_at - began >= STEADY:
                     self._forget_tries()
                     backoff.reset()
-                if self._received_at:
+                    if self._home is not None:
+                        self._home.feed_lasted(self.server)
+                if home is not None:
+                    # This server did nothing wrong: it is asked again if the other one fails.
+                    self._tried.discard(key)
+                    self._tried.discard(owner_of(self.server))
+                    self._last_peer = home
+                if self._received_at or home is not None:
                     # Its topology is newer than this list of candidates.
                     break
             else:
@@ -285,7 +298,8 @@ class FeedClient:
                     self._log_limiter.warn("seeds", "unreached", line, self._reasons())
                 await asyncio.sleep(backoff.next())
 
-    async def _watch(self, peer: SeedPeer) -> None:
+    async def _watch(self, peer: SeedPeer) -> SeedPeer | None:
+        """Follows the feed of a peer; returns a node of the own region if that is to go on."""
         node_id = peer.node_id
         if node_id is None:
             found = await asyncio.to_thread(
@@ -293,8 +307,9 @@ class FeedClient:
             )
             node_id = found.node_id
             if owner_of(node_id) in self._tried and peer.address not in self._resumed:
-                return
+                return None
             self._tried.add(owner_of(node_id))
+        self.server = node_id
 
         def on_message(received: ReceiveResult) -> None:
             self._received_at = self._heard_at = time.monotonic()
@@ -305,13 +320,33 @@ class FeedClient:
         self._verifier.retain(self.topology.signers)
         channel = open_channel(self._tls, node_id, peer.address)
         try:
-            await follow(
+            feed = follow(
                 channel,
                 self._reader,
                 self._reader.request(self._mesh, source=node_id),
                 source=node_id,
                 on_message=on_message,
             )
+            if self._home is None:
+                await feed
+                return None
+            return await follow_until_found(feed, self._find_home(self._home, node_id))
+        finally:
+            await channel.close()
+
+    async def _find_home(self, home: HomeSearch, source: str) -> SeedPeer | None:
+        await self._ready.wait()
+        return await home.find(source, self._can_reach)
+
+    async def _can_reach(self, peer: SeedPeer) -> bool:
+        channel = open_channel(self._tls, peer.node_id or "", peer.address)
+        try:
+            async with asyncio.timeout(FIRST_PROBE_TIMEOUT):
+                await channel.channel_ready()
+        except TimeoutError:
+            return False
+        else:
+            return True
         finally:
             await channel.close()
 
@@ -320,7 +355,8 @@ class FeedClient:
         self._resumed.clear()
 
     async def _candidates(self) -> AsyncIterator[SeedPeer]:
-        for peer in feed_candidates(self.topology.nodes.values(), self._seeds, self._last_peer):
+        nodes = self.topology.nodes.values()
+        for peer in feed_candidates(nodes, self._seeds, self._last_peer, self._region):
             if peer not in self._seeds:
                 yield peer
                 continue

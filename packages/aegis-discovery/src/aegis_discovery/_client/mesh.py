@@ -100,7 +100,8 @@ def connect(*seed_peers: str, **options: Unpack[ConnectArguments]) -> Mesh:
               only what it calls. By default the topology has all nodes.
             - `policy`: Its `provide` rules decide which nodes may provide a service; the pool calls
               no others.
-            - `region`: The region of this process; its providers are preferred.
+            - `region`: The region of this process; its providers are preferred, and its nodes serve
+              this client as long as one of them answers.
             - `zone`: The zone of this process; its providers are preferred above all.
             - `pool_options`: Options of the pool: balancers, retries, service config, interceptors.
             - `timeout`: Seconds to wait for the whole topology; 10 by default.

@@ -72,6 +72,7 @@ def create_client(
         registry=followed,
         services=wanted,
         policy=policy,
+        region=region,
         timeout=timeout if wait else None,
     )
     return client, {
