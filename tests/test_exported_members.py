@@ -76,13 +76,14 @@ EXPORTED = {
     """,
     "aegis_core.testing": "Event LATENCY Simulation Spread Traffic UnmetError spread",
     "aegis_discovery": """
-        Balancer ClosedError ConnectError DEFAULT_MESH DiscoveryError EndpointState EndpointStats
-        EndpointView EnrolmentError EventKind ForkedError HealthStatus InvalidAddressError
-        InvalidDocumentError InvalidRecordError InvalidVerdictError LeastRequests MergeResult Mesh
-        NoProvidersError NodeIdInUseError NodeInfo NodeNotFoundError NodeStatus NotOwnerError
-        PeerIdentityError PoolOptions PoolStats RoundRobin ServiceClientPool ServiceConfigError
-        ServiceInfo ServiceStats TokenError Topology TopologyEvent TopologySnapshot connect enroll
-        renew
+        Balancer ClosedError ConnectError DEFAULT_MESH DiscoveryError EdgeStats
+        EndpointState EndpointStats EndpointView EnrolmentError EventKind ForkedError
+        HealthStatus InvalidAddressError InvalidDocumentError InvalidRecordError
+        InvalidVerdictError LatencyStats LeastRequests MergeResult Mesh NoProvidersError
+        NodeIdInUseError NodeInfo NodeNotFoundError NodeStatus NotOwnerError
+        PeerIdentityError PoolOptions PoolStats RoundRobin ServiceClientPool
+        ServiceConfigError ServiceInfo ServiceStats TokenError Topology TopologyEvent
+        TopologySnapshot connect enroll renew
     """,
     "aegis_discovery.aio": "Mesh ServiceClientPool connect enroll renew",
     "aegis_discovery.aio.feed": """
@@ -114,7 +115,6 @@ EXPORTED = {
         request_problem split_message
     """,
     "aegis_discovery.identity": "IdentityEvent IdentityEventKind IdentityRotator",
-    "aegis_discovery.logs": "LogLimiter",
     "aegis_discovery.policy": """
         CallRule Decision OPEN_SERVICES Policy PolicyError ProvideRule ProviderAuthorizer Subject
         combined load_policy parse_policy split_method
@@ -128,6 +128,10 @@ EXPORTED = {
         Contents EtcdRegistry Keys Publication Registry RegistryAddress RegistryStatuses
         RendezvousObservers encode_document encode_record_entry encode_verdict_entry
         parse_registry
+    """,
+    "aegis_discovery.signals": """
+        CODES Edge EdgeStats EdgeTable LATENCY_BOUNDS LatencyStats LogLimiter MAX_EDGES OTHER
+        PeerEdges busiest_edges edge_to_json
     """,
     "aegis_discovery.transport": """
         Backoff ChannelCache SHED_METADATA SeedPeer channel_credentials describe_call_error

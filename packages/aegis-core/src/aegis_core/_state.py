@@ -11,8 +11,8 @@ from aegis_certs import PublishedFiles, RevocationList, TLSConfig
 from aegis_discovery import InvalidRecordError, NodeInfo, Topology
 from aegis_discovery.documents import DocumentKeeper
 from aegis_discovery.feed import FeedReader, remove_impersonators
-from aegis_discovery.logs import LogLimiter
 from aegis_discovery.records import Record, RecordSigner, RecordVerifier
+from aegis_discovery.signals import LogLimiter
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis_core._access.authorization import CallerVerifier

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from aegis_discovery import PoolStats
+from aegis_discovery import EdgeStats, PoolStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +137,8 @@ class NodeStats:
         policies: The policies that decide here; something is allowed only if all allow it.
         standings: Nodes whose status changed, those that are not alive first; at most 200.
         events: The last 200 events, the oldest one first.
+        edges: The calls of your services, by caller and method, and the attempts of calls that the
+            pool made, which `pool` has too.
     """
 
     node_id: str
@@ -153,3 +155,4 @@ class NodeStats:
     policies: tuple[LoadedPolicy, ...]
     standings: tuple[NodeStanding, ...]
     events: tuple[MeshEvent, ...]
+    edges: tuple[EdgeStats, ...]

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         ServiceConfigError,
         TokenError,
     )
+    from aegis_discovery.signals import EdgeStats, LatencyStats
 
 __all__ = [
     "DEFAULT_MESH",
@@ -42,6 +43,7 @@ __all__ = [
     "ClosedError",
     "ConnectError",
     "DiscoveryError",
+    "EdgeStats",
     "EndpointState",
     "EndpointStats",
     "EndpointView",
@@ -53,6 +55,7 @@ __all__ = [
     "InvalidDocumentError",
     "InvalidRecordError",
     "InvalidVerdictError",
+    "LatencyStats",
     "LeastRequests",
     "MergeResult",
     "Mesh",
@@ -82,11 +85,13 @@ __all__ = [
 _HOMES = {
     "Balancer": "_calls.balancers",
     "DEFAULT_MESH": "_model",
+    "EdgeStats": "signals",
     "EndpointState": "_calls.stats",
     "EndpointStats": "_calls.stats",
     "EndpointView": "_calls.balancers",
     "EventKind": "_topology.events",
     "HealthStatus": "_model",
+    "LatencyStats": "signals",
     "LeastRequests": "_calls.balancers",
     "MergeResult": "_topology.merge",
     "Mesh": "_client.mesh",

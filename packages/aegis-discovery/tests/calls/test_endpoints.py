@@ -547,7 +547,8 @@ def test_the_stats_are_a_frozen_snapshot_that_can_be_written_as_json() -> None:
                     {"node_id": "d", "address": "d.example:1", "state": "unwell", "under_way": 0},
                 ],
             }
-        ]
+        ],
+        "edges": [],
     }
 
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 from aegis_discovery._runtime.log_limiter import MAX_KINDS, MAX_SOURCES
-from aegis_discovery.logs import LogLimiter
+from aegis_discovery.signals import LogLimiter
 
 LOG = logging.getLogger("aegis.test")
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from aegis_certs import TrustBundle
-from aegis_discovery.logs import LogLimiter
 from aegis_discovery.policy import Policy, Subject, split_method
+from aegis_discovery.signals import LogLimiter
 from cryptography import x509
 
 from aegis_core._access.bootstrap import BootstrapCaller

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aegis_discovery.documents import Document
-from aegis_discovery.logs import LogLimiter
 from aegis_discovery.policy import Policy, PolicyError, load_policy
+from aegis_discovery.signals import LogLimiter
 
 if TYPE_CHECKING:
     from aegis_core._stats import LoadedPolicy

@@ -9,8 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from aegis_certs import owner_of
-from aegis_discovery.logs import LogLimiter
 from aegis_discovery.records import Verdict
+from aegis_discovery.signals import LogLimiter
 
 _log = logging.getLogger("aegis.membership")
 

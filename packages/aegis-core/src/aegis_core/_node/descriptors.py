@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 
 from aegis_discovery.background import sleep_until_tick
-from aegis_discovery.logs import LogLimiter
+from aegis_discovery.signals import LogLimiter
 
 _log = logging.getLogger("aegis.node")
 

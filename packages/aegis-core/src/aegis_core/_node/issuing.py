@@ -9,7 +9,7 @@ from aegis_certs import CertificateAuthority, CertsError
 from aegis_discovery import InvalidDocumentError
 from aegis_discovery.background import sleep_until_tick
 from aegis_discovery.documents import AuthorityDocuments
-from aegis_discovery.logs import LogLimiter
+from aegis_discovery.signals import LogLimiter
 
 from aegis_core._state import NodeState
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from aegis_certs import CertificateAuthority, CertsError, MeshView, RotationDecision, RotationStep
 from aegis_discovery import NodeStatus
-from aegis_discovery.logs import LogLimiter
+from aegis_discovery.signals import LogLimiter
 
 from aegis_core._state import NodeState
 

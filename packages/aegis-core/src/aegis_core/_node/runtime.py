@@ -237,7 +237,7 @@ class RunningNode:
     def stats(self) -> NodeStats:
         from aegis_core._stats import FeedStats, NodeStats
 
-        topology, server = self.state.topology, self.server
+        topology, server, pool = self.state.topology, self.server, self._outbound.pool_stats()
         return NodeStats(
             node_id=self.state.node_id,
             started_at=self._started_at,
@@ -247,7 +247,7 @@ class RunningNode:
             has_policy=server.has_policy,
             own_policy=self._policy.digest,
             calls=server.calls,
-            pool=self._outbound.pool_stats(),
+            pool=pool,
             feeds=FeedStats(
                 served=len(server.watchers),
                 opened=server.feeds_served,
@@ -257,6 +257,7 @@ class RunningNode:
             policies=self._policy.loaded(self.state.documents.get(DocumentKind.POLICY)),
             standings=self.history.standings,
             events=self.history.events,
+            edges=server.edges + pool.edges,
         )
 
     def explain(self, node_id: str) -> Evidence:
@@ -354,8 +355,7 @@ class RunningNode:
         _log.info("%s stopped", node_id)
 
     def _publish_health(self, info: HealthInfo) -> None:
-        topology = self.state.topology
-        node_id = self.state.node_id
+        topology, node_id = self.state.topology, self.state.node_id
         known = topology.get_node(node_id)
         if known is not None and known.health is not info.status:
             topology.update_node(replace(known, health=info.status))

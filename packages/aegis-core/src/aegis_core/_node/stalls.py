@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from aegis_discovery.feed import PROCESS_TICKS
-from aegis_discovery.logs import LogLimiter
+from aegis_discovery.signals import LogLimiter
 
 _log = logging.getLogger("aegis.node")
 

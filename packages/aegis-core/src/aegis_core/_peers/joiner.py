@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from aegis_certs import CertsError, owner_of
 from aegis_discovery import DiscoveryError, NodeStatus
 from aegis_discovery.background import sleep_until_tick
-from aegis_discovery.logs import LogLimiter
+from aegis_discovery.signals import LogLimiter
 from aegis_discovery.transport import SeedPeer, probe_identity, resolve_seed
 
 from aegis_core._peers.info import PeerInfo

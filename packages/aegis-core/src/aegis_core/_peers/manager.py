@@ -15,9 +15,9 @@ from aegis_certs import CertsError, TLSConfig, parse_worker_id
 from aegis_discovery import ClosedError, ConnectError, InvalidAddressError, NodeInfo
 from aegis_discovery.aio.transport import ChannelCache, open_channel
 from aegis_discovery.feed import split_message
-from aegis_discovery.logs import LogLimiter
 from aegis_discovery.proto import aegis_pb2, aegis_pb2_grpc, mesh_pb2_grpc
 from aegis_discovery.records import nodes_from_unsigned
+from aegis_discovery.signals import LogLimiter
 from aegis_discovery.transport import describe_call_error, split_address
 
 from aegis_core._health.checks import HealthInfo

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from aegis_discovery import Topology
-from aegis_discovery.logs import LogLimiter
 from aegis_discovery.records import Record
+from aegis_discovery.signals import LogLimiter
 
 _log = logging.getLogger("aegis.membership")
 

@@ -13,7 +13,7 @@ from aegis_discovery import NodeIdInUseError
 from aegis_discovery.aio.feed import FeedDivergedError, FeedGarbageError, follow
 from aegis_discovery.aio.transport import ChannelCache, open_channel
 from aegis_discovery.feed import PROCESS_TICKS, ReceiveResult, heartbeat_phase
-from aegis_discovery.logs import LogLimiter
+from aegis_discovery.signals import LogLimiter
 from aegis_discovery.transport import describe_call_error
 
 from aegis_core._peers.feed import Feed, FeedEnd

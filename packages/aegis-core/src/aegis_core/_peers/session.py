@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from aegis_discovery import InvalidRecordError, Topology
 from aegis_discovery.feed import FeedReader, ReceiveResult, Ticks
-from aegis_discovery.logs import LogLimiter
 from aegis_discovery.records import LEASE, REPUBLISH_EVERY, Record
+from aegis_discovery.signals import LogLimiter
 from aegis_discovery.transport import Backoff
 
 from aegis_core._membership.membership import Membership

@@ -26,6 +26,8 @@ from aegis_core._server.mesh_protocol import LocalNode, live_workers
 from aegis_core.errors import AddressInUseError
 
 if TYPE_CHECKING:
+    from aegis_discovery import EdgeStats
+
     from aegis_core._stats import CallStats
 
 Registrar = Callable[[Any], object]
@@ -80,6 +82,7 @@ class ServerBase(ABC, Generic[CallT]):
         options: Sequence[tuple[str, Any]],
     ) -> None:
         self._host, self._port = bound_address(address)
+        self._node_id = local_node.node_id
         self._topology = local_node.topology
         self._authorizer = CallAuthorizer(local_node.caller_verifier, self._type_of)
         self._admission = AdmissionControl[CallT](max_concurrent_calls)
@@ -128,6 +131,14 @@ class ServerBase(ABC, Generic[CallT]):
             over_limit=self._checks.over_limit,
             closed_connections=self._guard.closed if self._guard else 0,
         )
+
+    @property
+    def edges(self) -> tuple[EdgeStats, ...]:
+        """Counts of the calls of the user's services, by caller and method."""
+        own = self._topology.get_node(self._node_id)
+        provided = own.services if own is not None else ()
+        service = str(provided[0]) if len(provided) == 1 else ""
+        return self._checks.edges.stats(self._node_id, service)
 
     @property
     def has_policy(self) -> bool:

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from aegis_discovery.logs import LogLimiter
 from aegis_discovery.policy import split_method
+from aegis_discovery.signals import CODES, OTHER, EdgeTable, LogLimiter, PeerEdges
 from aegis_discovery.transport import SHED_METADATA
 
 from aegis_core._access.authorization import CallAuthorizer
@@ -101,6 +101,9 @@ ISSUER = "aegis.mesh.v1.Issuer"
 ENROLL = f"/{ISSUER}/Enroll"
 """The only method that a bootstrap identity may call, and no other identity."""
 
+NUMBERS = {name: number for number, name in enumerate(CODES)}
+"""The numbers of gRPC's status codes."""
+
 NOT_ADMITTED = {AdmissionRefused.FULL: FULL, AdmissionRefused.CLOSED: CLOSED}
 """How calls are rejected that admission control does not admit."""
 
@@ -134,6 +137,9 @@ class CallChecks(Generic[CallT]):
         denied: Calls that the policy denied.
         over_limit: Calls refused since their caller has too many, cancels too many, or sends
             metadata that is too long.
+        edges: Counts the calls of the user's services, by caller and method.
+        services: The user's services; methods of others, which only a handler of any name serves,
+            are counted together.
         guard: Closes connections; None until the server has started.
         is_joining: Whether calls of the user's services are rejected: the node may not know yet
             what the mesh has published, such as a policy or a revocation.
@@ -158,6 +164,8 @@ class CallChecks(Generic[CallT]):
         self.refused = 0
         self.denied = 0
         self.over_limit = 0
+        self.edges = EdgeTable("server")
+        self.services: Collection[str] = ()
         self.callers = CallerLimits() if callers is None else callers
         self._connections = connections or ConnectionLimits()
         self._max_headers = max_headers
@@ -172,6 +180,12 @@ class CallChecks(Generic[CallT]):
     def is_limited(self, path: str) -> bool:
         """Tells whether a method is of the user's services, of which only so many calls may run."""
         return split_method(path)[0] not in self._own_services
+
+    def edges_of(self, path: str) -> PeerEdges | None:
+        """Returns the counts of a method's calls, by caller; None for the node's own methods."""
+        if not self.is_limited(path):
+            return None
+        return self.edges.of("", path if split_method(path)[0] in self.services else OTHER)
 
     def policy_path(self, path: str) -> str | None:
         """Returns the method that the policy is asked about; None if no policy applies."""
@@ -246,6 +260,11 @@ class CallChecks(Generic[CallT]):
             raise CallerRefusedError(caller.node_id, "this node is no issuer")
         return caller
 
+    @staticmethod
+    def count_rejected(edges: PeerEdges, error: CallRejectedError) -> None:
+        """Counts a call that was not accepted."""
+        edges[error.caller_id or OTHER].rejected(NUMBERS[error.rejection.code])
+
     def release(self, caller: Caller) -> None:
         """Counts an accepted call as over."""
         self.callers.leave(caller.node_id)
@@ -294,6 +313,7 @@ class CallChecks(Generic[CallT]):
         except CallerError as error:
             return _rejection(error)
         self.abused(caller_id, context)
+        self.edges.of("", OTHER)[caller_id].rejected(NUMBERS[NO_METHOD.code])
         return NO_METHOD
 
     def _check_blocked(self, caller_id: str, context: CallContext) -> None:

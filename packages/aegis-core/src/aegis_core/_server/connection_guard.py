@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 
-from aegis_discovery.logs import LogLimiter
+from aegis_discovery.signals import LogLimiter
 
 from aegis_core._server.caller_sockets import CallerSockets, parse_peer
 from aegis_core._server.connection_limits import ConnectionLimits

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from aegis_certs import InvalidNodeIdError, parse_worker_id
 from aegis_discovery.proto import stats_pb2
+from aegis_discovery.signals import busiest_edges
 
 from aegis_core._rate_limit import READS, RateLimiter
 from aegis_core._server.mesh_protocol import RequestRefusedError
 
 if TYPE_CHECKING:
     from aegis_core._stats import NodeStats
+
+
+MAX_EDGE_BYTES = 512 * 1024
+"""Of the JSON of the edges, so that the whole answer stays below 1 MiB."""
 
 
 class NodeIntrospection:
@@ -70,6 +75,10 @@ def stats_to_wire(stats: NodeStats, parts: Iterable[str] = ()) -> stats_pb2.GetS
         for field in fields(stats)
         if not wanted or field.name in wanted
     }
+    if "pool" in values:  # its edges are among those of the node
+        values["pool"] = {"services": stats.pool.services}
+    if "edges" in values:
+        values["edges"], values["edges_left_out"] = busiest_edges(stats.edges, MAX_EDGE_BYTES)
     return stats_pb2.GetStatsResponse(json=json.dumps(values, default=_plain))
 
 

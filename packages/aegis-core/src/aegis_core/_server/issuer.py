@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from aegis_certs import CertsError, EnrolmentRefusedError
-from aegis_discovery.logs import LogLimiter
 from aegis_discovery.proto import issuer_pb2, mesh_pb2
+from aegis_discovery.signals import LogLimiter
 from cryptography import x509
 
 from aegis_core._access.bootstrap import BootstrapCaller

@@ -12,9 +12,9 @@ from aegis_certs import MAX_WORKERS, owner_of
 from aegis_discovery import InvalidRecordError, NodeInfo, NodeStatus, Topology
 from aegis_discovery.documents import DocumentStore
 from aegis_discovery.feed import FeedWriter, request_problem
-from aegis_discovery.logs import LogLimiter
 from aegis_discovery.proto import aegis_pb2, mesh_pb2
 from aegis_discovery.records import Record, RecordVerifier, signed_from_wire
+from aegis_discovery.signals import LogLimiter
 
 from aegis_core._access.authorization import CallerVerifier
 from aegis_core._access.caller import Caller

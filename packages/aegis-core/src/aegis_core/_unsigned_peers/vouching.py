@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from aegis_certs import CertsError, validate_node_id
 from aegis_discovery import InvalidAddressError, InvalidRecordError, NodeInfo, Topology
-from aegis_discovery.logs import LogLimiter
 from aegis_discovery.records import LEASE, REPUBLISH_EVERY
+from aegis_discovery.signals import LogLimiter
 from aegis_discovery.transport import split_address
 
 from aegis_core._rate_limit import TokenBucket

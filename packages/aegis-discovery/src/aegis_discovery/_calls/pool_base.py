@@ -36,25 +36,34 @@ class BasePool(Generic[ChannelT]):
         source: A topology, or an object with one.
         options: The options of the pool.
         views: Builds the views of its services.
+        tls: The identity of this process, if it is known.
     """
 
     _channels: Any
     _owns_channels: bool
 
-    def __init__(self, source: Any, options: PoolOptions, views: ViewBuilder[ChannelT]) -> None:
+    def __init__(
+        self,
+        source: Any,
+        options: PoolOptions,
+        views: ViewBuilder[ChannelT],
+        tls: TLSConfig | None = None,
+    ) -> None:
         self._retry = options.retry
         self._config = ServiceConfig(options.service_config)
         self._registry: EndpointRegistry[ChannelT] = EndpointRegistry(
             getattr(source, "topology", source), balancers=options.balancers, views=views
         )
         self._registry.probe = self._probe
+        if tls is not None:
+            self._registry.identity = tls.node_id
 
     def __repr__(self) -> str:
         connected = ", ".join(e.node_id for e in self._registry.connected_endpoints())
         return f"<ServiceClientPool channels=[{connected}]{' closed' * self._registry.closed}>"
 
     def stats(self) -> PoolStats:
-        """Returns a frozen snapshot of the counters, and of the state of each provider."""
+        """Returns a frozen snapshot of the counters, the edges and the state of each provider."""
         return self._registry.stats()
 
     def reevaluate(self) -> None:
@@ -65,6 +74,7 @@ class BasePool(Generic[ChannelT]):
         """Makes new calls with another identity; calls under way end on their old channels."""
         if self._owns_channels:
             self._channels.change_identity(tls)
+        self._registry.identity = tls.node_id
         self._registry.replace_endpoints()
 
     def _method_config(self, retry: bool | None) -> Callable[[str], MethodConfig]:

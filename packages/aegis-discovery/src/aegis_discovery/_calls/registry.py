@@ -18,6 +18,7 @@ from aegis_discovery._calls.waiters import Waiters
 from aegis_discovery._model import NodeInfo
 from aegis_discovery._runtime.fork_guard import register_at_fork
 from aegis_discovery.errors import ClosedError, ForkedError
+from aegis_discovery.signals import EdgeTable
 
 _Changed: TypeAlias = dict[ServiceEndpoints[ChannelT], set[str]]
 """The services whose views changed, with the ids of the nodes that are newly denied."""
@@ -37,6 +38,8 @@ class EndpointRegistry(Generic[ChannelT]):
         views: Builds the views of the services.
 
     Attributes:
+        edges: The counts of the calls.
+        identity: The id of this process, once it is known.
         position: The position of the topology that the views follow.
         ejection_lock: Held while deciding whether one more endpoint may be ejected.
         waiters: The calls that wait for a provider.
@@ -56,6 +59,8 @@ class EndpointRegistry(Generic[ChannelT]):
         self.waiters = Waiters(source)
         self.probe: Callable[[Endpoint[ChannelT]], None] = _no_probe
         self.views: ViewBuilder[ChannelT] = views or ViewBuilder()
+        self.edges = EdgeTable("client")
+        self.identity = ""
         self.position = source.provider_index.position
         self._balancers = dict(balancers or {})
         self._lock = threading.Lock()
@@ -190,7 +195,9 @@ class EndpointRegistry(Generic[ChannelT]):
             self.refresh()
         with self._lock:
             services = sorted(self._services.items())
-        return PoolStats(tuple(service.stats() for _, service in services))
+        return PoolStats(
+            tuple(service.stats() for _, service in services), self.edges.stats(self.identity)
+        )
 
     def close(self) -> list[Endpoint[ChannelT]]:
         """Refuses further picks and drops all endpoints; returns those that have a channel."""

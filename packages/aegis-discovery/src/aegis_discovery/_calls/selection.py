@@ -20,6 +20,7 @@ from aegis_discovery._calls.views import TIERS, Part, View, ViewBuilder
 from aegis_discovery._calls.waiters import Waiters
 from aegis_discovery._model import NodeInfo
 from aegis_discovery.errors import ClosedError
+from aegis_discovery.signals import EdgeTable, PeerEdges
 
 _MAX_DRAWS = 32
 """The most draws in search of a usable endpoint, before all endpoints are checked. The first few
@@ -35,6 +36,7 @@ class SharedState(Protocol[ChannelT]):
 
     source: ProviderSource
     views: ViewBuilder[ChannelT]
+    edges: EdgeTable
     position: int
     closed: bool
     ejection_lock: threading.Lock
@@ -181,6 +183,10 @@ class ServiceEndpoints(Generic[ChannelT]):
         """Probes an endpoint that is in use."""
         if endpoint.claim_probe(now):
             self._pool.probe(endpoint)
+
+    def edges_of(self, method: str) -> PeerEdges:
+        """Returns the counts of a method's calls, by provider."""
+        return self._pool.edges.of(f"{self.name}/{self.version}", method)
 
     @property
     def next_probe(self) -> float:

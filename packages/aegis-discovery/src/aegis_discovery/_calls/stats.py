@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from aegis_discovery.signals import EdgeStats
+
 
 class EndpointState(StrEnum):
     """Whether an endpoint gets calls, and if not, why."""
@@ -70,6 +72,8 @@ class PoolStats:
     Attributes:
         services: The services that were called or asked for, by name and version, as long as they
             have providers or channels.
+        edges: The attempts of calls, by method and provider.
     """
 
     services: tuple[ServiceStats, ...]
+    edges: tuple[EdgeStats, ...]

@@ -44,6 +44,7 @@ class StubCallable(Generic[ChannelT]):
         self._args = args
         self._kwargs = kwargs
         self.key = object()
+        self.edges = router.service.edges_of(args[0])
         self._endpoints: weakref.WeakSet[Endpoint[ChannelT]] = weakref.WeakSet()
 
     def for_endpoint(self, endpoint: Endpoint[ChannelT]) -> Any:

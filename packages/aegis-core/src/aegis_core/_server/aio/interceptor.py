@@ -7,6 +7,7 @@ import contextlib
 import inspect
 from asyncio import current_task
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from time import monotonic
 from typing import Any, NamedTuple
 
 import grpc
@@ -20,12 +21,15 @@ from aegis_core._server.call_checks import (
     LATE_REQUEST,
     NO_REQUEST,
     NOT_ADMITTED,
+    NUMBERS,
     STOPPED,
     CallChecks,
     CallRejectedError,
     Rejection,
     kind_of,
 )
+
+_UNKNOWN, _CANCELLED = NUMBERS["UNKNOWN"], NUMBERS["CANCELLED"]
 
 
 class _CheckedHandler(NamedTuple):
@@ -172,6 +176,7 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         accept, end = checks.acceptor(method), checks.admission.end
         release, abused, lost_caller = checks.callers.leave, checks.abused, on_lost_caller
         own_pending, open_streams = self._own_pending, checks.streams
+        edges = checks.edges_of(method)
 
         async def checked(request: Any, context: Any) -> Any:
             task = current_task()
@@ -183,9 +188,15 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
             try:
                 caller = accept(handler_context, path, task if is_limited else None)
             except CallRejectedError as error:
+                if edges is not None:
+                    checks.count_rejected(edges, error)
                 await self._reject_caller(context, error)
                 raise
             caller_id = caller.node_id
+            code = _UNKNOWN  # unless the handler says so, or aborts
+            if edges is not None:
+                edge, began = edges[caller_id], monotonic()
+                edge.started += 1
             if streams or is_early:  # a unary call that runs may finish, whoever calls
                 open_streams[task] = caller, path
             try:
@@ -200,14 +211,22 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                         rejection = checks.unreadable(caller, method, error)
                         await _reject(context, rejection)
                 lost_caller.set((abused, caller_id))
-                return await inner(request, handler_context)
+                answer = await inner(request, handler_context)
+                code = 0
+                return answer
             except asyncio.CancelledError:
+                code = _CANCELLED
                 if task not in end_reasons:
                     abused(caller_id)
                 await self._explain(task, context)
                 raise
             finally:
                 release(caller_id)
+                if edges is not None:
+                    set_by_handler = context.code()
+                    if set_by_handler:
+                        code = _number(set_by_handler)
+                    edge.ended(code, monotonic() - began)
                 if streams or is_early:
                     open_streams.pop(task, None)
                 if end_reasons:
@@ -237,6 +256,11 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         while task.uncancel():
             pass
         await _reject(context, reason)
+
+
+def _number(code: grpc.StatusCode | int) -> int:
+    """Returns the number of a status that a handler has set."""
+    return code if isinstance(code, int) else NUMBERS[code.name]
 
 
 class CheckedServices(grpc.GenericRpcHandler):

@@ -85,7 +85,7 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         recorder: Any = base.ServiceRecorder(self._server, services)
         for registrar in registrars:
             registrar(recorder)
-        self.services = tuple(sorted(recorder.names))
+        self.services = self._checks.services = tuple(sorted(recorder.names))
         unsigned_protocol = UnsignedProtocolService(local_node)
         aegis_pb2_grpc.add_MeshServiceServicer_to_server(unsigned_protocol, recorder)
         mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, recorder)

@@ -13,11 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import grpc
+from aegis_discovery.signals import Edge, PeerEdges
 
 from aegis_core._access.caller import Caller
 from aegis_core._server import call_checks
 from aegis_core._server.admission import AdmissionControl
-from aegis_core._server.call_checks import FULL, CallChecks, CallRejectedError, Rejection
+from aegis_core._server.call_checks import FULL, NUMBERS, CallChecks, CallRejectedError, Rejection
 from aegis_core._server.daemon_threads import WorkerThreads
 from aegis_core._server.sync import grpc_internals
 
@@ -38,12 +39,14 @@ class Method(NamedTuple):
         is_stream: Whether its calls may be open for long.
         has_one_request: Whether its caller sends one request.
         accept: Judges its callers.
+        edges: Counts its calls, by caller; None for the node's own methods.
     """
 
     policy_path: str | None
     is_stream: bool
     has_one_request: bool
     accept: Callable[[Any, str | None, None], Caller]
+    edges: PeerEdges | None
 
 
 class ServerCall(ABC):
@@ -55,11 +58,15 @@ class ServerCall(ABC):
         context: gRPC's context.
         send: Sends a message, or the status for None; only for handlers that do not block.
         is_detached: Whether the call continues when its thread is done.
+        failure: The number of its status, if its handler sets none.
     """
 
     caller: Caller
     caller_id: str | None = None
+    failure = 0
     context: Any
+    _edge: Edge | None = None
+    _began: float
     send: Callable[[Any], None]
 
     def __init__(
@@ -86,8 +93,14 @@ class ServerCall(ABC):
             caller = self.caller = method.accept(self.context, method.policy_path, None)
         except CallRejectedError as error:
             self.caller_id = error.caller_id
+            if method.edges is not None:
+                checks.count_rejected(method.edges, error)
             raise
         self.caller_id = caller.node_id
+        if method.edges is not None:
+            edge = self._edge = method.edges[caller.node_id]
+            edge.started += 1
+            self._began = time.monotonic()
         self._accepted.append(caller)
         checks.streams[self] = caller, method.policy_path
 
@@ -133,8 +146,24 @@ class ServerCall(ABC):
             pass
         else:
             self.threads.checks.release(caller)
+            self._count_end()
         if self.threads.admission is not None:
             self.threads.admission.end(self)
+
+    def note_raised(self) -> None:
+        """Notes that the handler raised an error, before gRPC sends the status."""
+        if not self.failure:
+            is_over = not self.context.is_active()
+            self.failure = NUMBERS["CANCELLED" if is_over else "UNKNOWN"]
+
+    def _count_end(self) -> None:
+        if self._edge is None:
+            return
+        code = self.context.code()
+        number = self.failure
+        if code is not None:
+            number = code.value[0] if isinstance(code, grpc.StatusCode) else NUMBERS["UNKNOWN"]
+        self._edge.ended(number or self.failure, time.monotonic() - self._began)
 
     def _claim(self) -> bool:
         """Returns True once: to the thread that serves the call, or to what drops it."""
@@ -199,8 +228,10 @@ class DirectCall(ServerCall):
         """Called on gRPC's serving thread when the call is over."""
         self.threads.waiting.pop(self, None)
         gave_up = not self._is_ended and grpc_internals.was_cancelled(arguments)
-        if gave_up and self.caller_id is not None:
-            self.threads.checks.abused(self.caller_id)
+        if gave_up:
+            self.failure = NUMBERS["CANCELLED"]
+            if self.caller_id is not None:
+                self.threads.checks.abused(self.caller_id)
         self.drop_if_waiting()
 
     def end(self, rejection: Rejection) -> None:
@@ -250,6 +281,7 @@ class PublicCall(ServerCall):
     def note_over(self) -> None:
         """Called when the call is over; without a status, its caller gave up."""
         if self.claim_end():
+            self.failure = NUMBERS["CANCELLED"]
             self.threads.checks.abused(self.caller.node_id)
 
     def finish(self) -> None:

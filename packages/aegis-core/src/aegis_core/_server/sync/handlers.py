@@ -45,6 +45,7 @@ def present(handler: Any, path: str, threads: CallThreads) -> grpc.RpcMethodHand
         kind != "unary_unary",
         not handler.request_streaming,
         threads.checks.acceptor(path),
+        threads.checks.edges_of(path),
     )
     read = _reader(handler.request_deserializer, path)
     if threads.is_direct:
@@ -90,20 +91,39 @@ def _direct(handler: Any, inner: Any, read: Read | None) -> Callable[..., Any]:
         return request if read is None else read(request, current_call())
 
     def serve(request: Any, context: Any) -> Any:
-        return inner(taken(request), context)
+        try:
+            return inner(taken(request), context)
+        except BaseException:
+            current_call().note_raised()
+            raise
 
     def serve_stream(request: Any, context: Any) -> Iterator[Any]:
-        return iter(inner(taken(request), context))
+        return _noting_errors(serve(request, context))
 
     def send(request: Any, context: Any, send_message: Callable[[Any], None]) -> None:
         call = current_call()
         call.send = send_message
-        inner(taken(request), context, send_message)
+        try:
+            inner(taken(request), context, send_message)
+        except BaseException:
+            call.note_raised()
+            raise
         _detach(call)
 
     function: Any = send if sends_itself else serve_stream if handler.response_streaming else serve
     function.experimental_non_blocking = sends_itself
     return function  # type: ignore[no-any-return]  # it is one of the three
+
+
+def _noting_errors(answer: Any) -> Iterator[Any]:
+    """Passes on the messages of a handler, and notes an error that ends them."""
+    try:
+        yield from answer
+    except GeneratorExit:
+        raise
+    except BaseException:
+        current_call().note_raised()
+        raise
 
 
 def _public(handler: Any, inner: Any, method: Method, read: Read | None) -> Callable[..., Any]:
@@ -146,6 +166,7 @@ def _public(handler: Any, inner: Any, method: Method, read: Read | None) -> Call
         except CallRejectedError as error:
             call.end(error.rejection)
         except Exception:
+            call.note_raised()
             if call.claim_end():
                 raise  # gRPC sends the status
 

@@ -106,7 +106,7 @@ class BlockingServer(ServerBase[ServerCall]):
         recorder: Any = base.ServiceRecorder(self._server)
         for registrar in registrars:
             registrar(recorder)
-        self.services = tuple(sorted(recorder.names))
+        self.services = self._checks.services = tuple(sorted(recorder.names))
         methods: Any = _OwnMethods()
         aegis_pb2_grpc.add_MeshServiceServicer_to_server(LivenessService(local_node, loop), methods)
         mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, methods)

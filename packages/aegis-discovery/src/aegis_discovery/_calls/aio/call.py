@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -13,61 +13,18 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from aegis_discovery._calls.aio.ended import CANCELLED, UNKNOWN, number_of, result_of
 from aegis_discovery._calls.aio.no_providers import NoProvidersRpcError
 from aegis_discovery._calls.aio.waiting import Pause
-from aegis_discovery._calls.attempt import AttemptResult, attempt_result, record_success, time_left
+from aegis_discovery._calls.attempt import record_success, time_left
 from aegis_discovery._calls.endpoint import Endpoint
-from aegis_discovery._calls.router import Router
 from aegis_discovery._calls.stubs import StubCallable
+from aegis_discovery.signals import Edge
 
 # The stubs of grpc make these classes generic; at run time not all of them are.
 # mypy: disable-error-code="type-arg"
 
 _log = logging.getLogger("aegis.pool")
-
-
-def track(call: Any, router: Router[grpc.aio.Channel], endpoint: Endpoint[grpc.aio.Channel]) -> Any:
-    """Counts a call that streams as under way, and records how it ends."""
-    token = object()  # a reference to the call itself would keep it alive after it was dropped
-    endpoint.streaming.add(token)
-
-    def ended(call: Any) -> None:
-        endpoint.streaming.discard(token)
-        try:
-            result = result_of(call, streams=True)
-            if result.code is not grpc.StatusCode.OK:
-                router.record(endpoint, result, monotonic())
-            elif endpoint.has_failed:
-                endpoint.call_succeeded()
-        except Exception:  # noqa: BLE001 - an interceptor's own error, which the caller gets
-            _log.debug("the result of %r is not known", call, exc_info=True)
-
-    call.add_done_callback(ended)
-    return call
-
-
-def result_of(call: Any, *, answered: bool = False, streams: bool = False) -> AttemptResult:
-    """Returns the result of an ended call."""
-    code = _now(call.code())
-    if code is grpc.StatusCode.OK:
-        return AttemptResult(code, True, ())
-    return attempt_result(
-        code,
-        _now(call.details()),
-        _now(call.trailing_metadata()),
-        answered=answered or bool(_now(call.initial_metadata())),
-        streams=streams,
-    )
-
-
-def _now(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Runs a coroutine that has nothing to wait for."""
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        return stop.value
-    coroutine.close()
-    raise RuntimeError("an ended call waited for something")
 
 
 class RetriedCall(grpc.aio.Call):
@@ -85,6 +42,7 @@ class RetriedCall(grpc.aio.Call):
     _call: Any = None
     _final: Any = None
     _endpoint: Any = None
+    _edge: Edge | None = None
     _tried: tuple[Endpoint[grpc.aio.Channel], ...] = ()
     _deadline: float | None = None
 
@@ -151,6 +109,8 @@ class RetriedCall(grpc.aio.Call):
         )
         self._endpoint = endpoint
         self._began = now
+        edge = self._edge = stub.edges[endpoint.node_id]
+        edge.started += 1
         # It counts as under way until it ends, whether or not anything awaits it.
         if self._streams:
             endpoint.streaming.add(self._call)
@@ -159,6 +119,16 @@ class RetriedCall(grpc.aio.Call):
         else:
             endpoint.call_started(now, self._call)
             self._call.add_done_callback(endpoint.waiting.discard)
+
+    def _count_end(self, code: int) -> None:
+        """Counts the end of an attempt, once."""
+        edge, self._edge = self._edge, None
+        if edge is not None:
+            edge.ended(code, monotonic() - self._began)
+
+    def __del__(self) -> None:
+        if self._edge is not None:  # the caller did not wait for the end
+            self._count_end(number_of(self._call) if self._call.done() else CANCELLED)
 
     def _settle_at_end(self) -> None:
         this = weakref.ref(self)  # the callback must not keep this object alive
@@ -187,8 +157,10 @@ class RetriedCall(grpc.aio.Call):
     def _retry(self, call: Any) -> bool:
         """Records how an attempt ended; pauses or retries and returns True if it is to go on."""
         if isinstance(call, Pause):
+            self._stub.edges[""].rejected(number_of(call))
             return False
         result = result_of(call, answered=self._answered, streams=self._streams)
+        self._count_end(number_of(call))
         if result.code is grpc.StatusCode.OK:
             record_success(self._endpoint, self._began, streams=self._streams)
             return False
@@ -280,6 +252,7 @@ class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
     """A call with one response. It is retried only while something awaits it."""
 
     def __del__(self) -> None:
+        super().__del__()
         if self._final is None and self._endpoint is not None:
             self._endpoint.waiting.discard(self._call)
 
@@ -293,6 +266,7 @@ class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
                     self._may_retry = False
                     if self._endpoint is None:
                         raise
+                    self._count_end(CANCELLED)
                     self._stub.router.call_abandoned(self._endpoint, self._began, monotonic())
                 raise
             except grpc.RpcError:
@@ -301,11 +275,17 @@ class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
             except BaseException:
                 # An interceptor's own error; such a call runs no callbacks.
                 self._endpoint.waiting.discard(call)
+                self._count_end(UNKNOWN)
                 raise
             else:
                 if self._final is None:
                     self._final = call
-                    self._endpoint.call_answered(self._began, monotonic())
+                    now = monotonic()
+                    self._endpoint.call_answered(self._began, now)
+                    edge = self._edge
+                    if edge is not None:
+                        self._edge = None
+                        edge.ended(0, now - self._began)
                 return response
 
 
@@ -316,6 +296,7 @@ class RetriedStreamCall(RetriedCall, grpc.aio.UnaryStreamCall):
     _responses: AsyncIterator[Any] | None = None
 
     def __del__(self) -> None:
+        super().__del__()
         if self._call is not None and not self._call.done():
             self._call.cancel()
 

@@ -17,8 +17,8 @@ from aegis_discovery._calls.aio.call import (
     RetriedUnaryCall,
     WaitingChatCall,
     WaitingRequestsCall,
-    track,
 )
+from aegis_discovery._calls.aio.ended import track
 from aegis_discovery._calls.aio.no_providers import NoProvidersCall, NoProvidersRpcError
 from aegis_discovery._calls.aio.waiting import provider_may_have_come
 from aegis_discovery._calls.stubs import (
@@ -63,6 +63,7 @@ def _one_request(retried: type[RetriedCall]) -> Callable[..., Any]:
                 self, request, timeout, wait_for_ready, metadata, credentials, compression
             )
         except NoProvidersRpcError as error:
+            self.edges[""].rejected(error.code().value[0])
             return NoProvidersCall(error)
 
     return call
@@ -88,11 +89,12 @@ def _many_requests(waiting: type[RetriedCall]) -> Callable[..., Any]:
         try:
             endpoint = self.router.pick(monotonic())
         except NoProvidersRpcError as error:
+            self.edges[""].rejected(error.code().value[0])
             return NoProvidersCall(error)
         started = self.for_endpoint(endpoint)(
             request_iterator, timeout, metadata, credentials, None, compression
         )
-        return track(started, self.router, endpoint)
+        return track(started, self.router, endpoint, self.edges[endpoint.node_id])
 
     return call
 

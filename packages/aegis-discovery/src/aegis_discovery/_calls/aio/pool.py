@@ -11,8 +11,8 @@ import grpc
 import grpc.aio
 from aegis_certs import TLSConfig
 
-from aegis_discovery._calls.aio.call import result_of
 from aegis_discovery._calls.aio.channel import BalancedChannel, BorrowedChannel
+from aegis_discovery._calls.aio.ended import result_of
 from aegis_discovery._calls.aio.no_providers import NoProvidersRpcError
 from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery._calls.options import PoolArguments, PoolOptions
@@ -48,7 +48,7 @@ class ServiceClientPool(BasePool[grpc.aio.Channel]):
         **options: Unpack[PoolArguments],
     ) -> None:
         chosen = PoolOptions(**options)
-        super().__init__(source, chosen, ViewBuilder(region, zone, may_provide))
+        super().__init__(source, chosen, ViewBuilder(region, zone, may_provide), tls)
         self._owns_channels = channels is None
         if channels is None:
             interceptors = [_skip_probes(one) for one in chosen.interceptors]

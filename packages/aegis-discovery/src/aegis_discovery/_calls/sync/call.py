@@ -23,11 +23,14 @@ from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery._calls.retry_budget import RetryPolicy
 from aegis_discovery._calls.router import Router
 from aegis_discovery._calls.sync.waiting import Pause, SyncRouter
+from aegis_discovery.signals import Edge, PeerEdges
 
 # After these codes the call may be retried, or its provider was not reached, which depends on the
 # details and the metadata.
 _INCOMPLETE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
 
+UNKNOWN: int = grpc.StatusCode.UNKNOWN.value[0]
+_CANCELLED: int = grpc.StatusCode.CANCELLED.value[0]
 _log = logging.getLogger("aegis.pool")
 
 Start: TypeAlias = Callable[["Endpoint[grpc.Channel]", "float | None"], Any]
@@ -47,6 +50,7 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
         policy: Which attempts are retried; None for none.
         deadline: When all attempts together must be done, in monotonic seconds.
         first: The endpoint and the call of the first attempt; None to wait for an endpoint first.
+        edges: Counts the attempts, by provider.
         waits: Whether it waits for an endpoint when an attempt finds no connection.
         once: Whether it sends a stream of requests, which cannot be repeated.
         streams: Whether requests or responses are a stream.
@@ -60,6 +64,7 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
         deadline: float | None,
         first: tuple[Endpoint[grpc.Channel], Any] | None,
         *,
+        edges: PeerEdges,
         waits: bool,
         once: bool = False,
         streams: bool,
@@ -69,6 +74,7 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
         self._policy = policy
         self._incomplete = _INCOMPLETE if policy is None else policy.codes | _INCOMPLETE
         self._deadline = deadline
+        self._edges = edges
         self._waits = waits
         self._once = once
         self._streams = streams
@@ -90,7 +96,8 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
         return f"<{type(self).__name__} of {self._router!r}: {self._call!r}>"
 
     def _add_attempt(self, endpoint: Endpoint[grpc.Channel], call: Any) -> None:
-        self._began = _count(call, endpoint, streams=self._streams)
+        edge = self._edges[endpoint.node_id]
+        self._began = _count(call, endpoint, edge, streams=self._streams)
         self._call = call
         self._endpoint = endpoint
 
@@ -173,6 +180,7 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
             if call is not self._call:
                 return False
             if isinstance(call, Pause):
+                self._edges[""].rejected(number_of(call))
                 self._final = call
                 return True
             if code is grpc.StatusCode.OK:
@@ -324,12 +332,31 @@ def result_of(call: Any, *, answered: bool = False, streams: bool = False) -> At
     )
 
 
-def _count(call: Any, endpoint: Endpoint[grpc.Channel], *, streams: bool) -> float:
+def number_of(call: Any) -> int:
+    """Returns the number of the status of an ended call, or of the call behind an error."""
+    number: int = call.code().value[0]
+    return number
+
+
+def _count(call: Any, endpoint: Endpoint[grpc.Channel], edge: Edge, *, streams: bool) -> float:
     """Counts a call as under way until it ends; returns when it began."""
     began = time.monotonic()
     token = object()  # the call itself would be kept alive by its own callback
     under_way = endpoint.streaming if streams else endpoint.waiting
-    over = partial(under_way.discard, token)
+    reference = weakref.ref(call)
+    edge.started += 1
+
+    def count_end() -> None:
+        call = reference()
+        edge.ended(_CANCELLED if call is None else number_of(call), time.monotonic() - began)
+
+    def over() -> None:
+        try:
+            under_way.remove(token)
+        except KeyError:  # not added yet, or removed before
+            return
+        count_end()
+
     if call.add_callback(over):
         if streams:
             under_way.add(token)
@@ -337,14 +364,21 @@ def _count(call: Any, endpoint: Endpoint[grpc.Channel], *, streams: bool) -> flo
             endpoint.call_started(began, token)
         if call.done():  # it may have ended meanwhile
             over()
+    else:
+        count_end()
     return began
 
 
 def track(
-    call: Any, router: Router[grpc.Channel], endpoint: Endpoint[grpc.Channel], *, streams: bool
+    call: Any,
+    router: Router[grpc.Channel],
+    endpoint: Endpoint[grpc.Channel],
+    edges: PeerEdges,
+    *,
+    streams: bool,
 ) -> Any:
     """Records how a call without retries ends, without keeping the call alive."""
-    began = _count(call, endpoint, streams=streams)
+    began = _count(call, endpoint, edges[endpoint.node_id], streams=streams)
     reference = weakref.ref(call)
 
     def ended() -> None:

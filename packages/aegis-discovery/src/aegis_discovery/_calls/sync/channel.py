@@ -16,7 +16,7 @@ from aegis_discovery._calls.stubs import (
     StubCallable,
     reusable_metadata,
 )
-from aegis_discovery._calls.sync.call import RetriedCall, result_of, track
+from aegis_discovery._calls.sync.call import UNKNOWN, RetriedCall, number_of, result_of, track
 from aegis_discovery._calls.sync.connectivity import ConnectivityWatch
 from aegis_discovery._calls.sync.no_providers import NoProvidersRpcError
 from aegis_discovery._calls.sync.waiting import wait_for_endpoint
@@ -26,11 +26,22 @@ from aegis_discovery._calls.sync.waiting import wait_for_endpoint
 _Callable: TypeAlias = StubCallable[grpc.Channel]
 
 
+class _Waiting(_Callable):
+    def wait(self, deadline: float | None, *, once: bool = False) -> Endpoint[grpc.Channel]:
+        """Waits for an endpoint; counts a call that gets none."""
+        router: Any = self.router
+        try:
+            return wait_for_endpoint(router, deadline, once=once)
+        except NoProvidersRpcError as error:
+            self.edges[""].rejected(number_of(error))
+            raise
+
+
 def _blocking_call(how: str) -> Callable[..., Any]:
     """Makes a method that sends one request and waits for the response."""
 
     def call(
-        self: _Callable,
+        self: _Waiting,
         request: Any,
         timeout: float | None = None,
         metadata: Any = None,
@@ -46,10 +57,11 @@ def _blocking_call(how: str) -> Callable[..., Any]:
         waits = self.wait_for_ready if wait_for_ready is None else wait_for_ready
         try:
             endpoint = router.pick(began)
-        except NoProvidersRpcError:
+        except NoProvidersRpcError as error:
             if not waits:
+                self.edges[""].rejected(number_of(error))
                 raise
-            endpoint = wait_for_endpoint(router, deadline)
+            endpoint = self.wait(deadline)
             timeout, began = time_left(deadline), monotonic()
         if metadata is not None:
             metadata = reusable_metadata(metadata)
@@ -57,7 +69,8 @@ def _blocking_call(how: str) -> Callable[..., Any]:
         while True:
             token = object()
             endpoint.call_started(began, token)
-            waiting = endpoint.waiting
+            waiting, edge, code = endpoint.waiting, self.edges[endpoint.node_id], UNKNOWN
+            edge.started += 1
             try:
                 response = getattr(self.for_endpoint(endpoint), how)(
                     request, timeout, metadata, credentials, None, compression
@@ -65,7 +78,7 @@ def _blocking_call(how: str) -> Callable[..., Any]:
             except grpc.RpcError as error:
                 if not isinstance(error, grpc.Call):
                     raise  # an interceptor's own error
-                result, retry = result_of(error), None
+                result, retry, code = result_of(error), None, number_of(error)
                 if waits and result.was_not_sent_to(endpoint.address):
                     router.record(endpoint, result, monotonic())
                 else:
@@ -75,10 +88,12 @@ def _blocking_call(how: str) -> Callable[..., Any]:
                         raise
             else:
                 endpoint.call_answered(began, monotonic())
+                code = 0
                 return response
             finally:
                 waiting.discard(token)
-            endpoint = retry or wait_for_endpoint(router, deadline)
+                edge.ended(code, monotonic() - began)
+            endpoint = retry or self.wait(deadline)
             timeout, began = time_left(deadline), monotonic()
 
     return call
@@ -102,7 +117,7 @@ def _started_call(how: str) -> Callable[..., Any]:
             )
 
         router: Any = self.router
-        policy = self.retry
+        policy, edges = self.retry, self.edges
         metadata = reusable_metadata(metadata)
         timeout = self.limit_timeout(timeout)
         waits = bool(self.wait_for_ready if wait_for_ready is None else wait_for_ready)
@@ -112,15 +127,20 @@ def _started_call(how: str) -> Callable[..., Any]:
             endpoint = router.pick(monotonic())
         except NoProvidersRpcError as error:
             if not waits:
+                edges[""].rejected(number_of(error))
                 return error
-            return RetriedCall(router, start, policy, deadline, None, waits=True, streams=streams)
+            return RetriedCall(
+                router, start, policy, deadline, None, edges=edges, waits=True, streams=streams
+            )
         call = start(endpoint, timeout)
         if not isinstance(call, grpc.Call):
             return call  # an interceptor's own object: it cannot be tracked or retried
         if policy is None and not waits:
-            return track(call, router, endpoint, streams=streams)
+            return track(call, router, endpoint, edges, streams=streams)
         first = (endpoint, call)
-        return RetriedCall(router, start, policy, deadline, first, waits=waits, streams=streams)
+        return RetriedCall(
+            router, start, policy, deadline, first, edges=edges, waits=waits, streams=streams
+        )
 
     return call
 
@@ -129,7 +149,7 @@ def _blocking_stream(how: str) -> Callable[..., Any]:
     """Makes a method that sends a stream, which cannot be repeated, and waits for the response."""
 
     def call(
-        self: _Callable,
+        self: _Waiting,
         request_iterator: Any,
         timeout: float | None = None,
         metadata: Any = None,
@@ -142,11 +162,17 @@ def _blocking_stream(how: str) -> Callable[..., Any]:
         if waits:
             self.router.check_open()
             deadline = deadline_of(timeout)
-            endpoint = wait_for_endpoint(self.router, deadline, once=True)
+            endpoint = self.wait(deadline, once=True)
             timeout = time_left(deadline)
         else:
-            endpoint = self.router.pick(monotonic())
-        token = object()
+            try:
+                endpoint = self.router.pick(monotonic())
+            except NoProvidersRpcError as error:
+                self.edges[""].rejected(number_of(error))
+                raise
+        token, began = object(), monotonic()
+        edge, code = self.edges[endpoint.node_id], UNKNOWN
+        edge.started += 1
         endpoint.streaming.add(token)
         try:
             response = getattr(self.for_endpoint(endpoint), how)(
@@ -155,9 +181,13 @@ def _blocking_stream(how: str) -> Callable[..., Any]:
         except grpc.RpcError as error:
             if isinstance(error, grpc.Call):
                 self.router.record(endpoint, result_of(error, streams=True), monotonic())
+                code = number_of(error)
             raise
+        else:
+            code = 0
         finally:
             endpoint.streaming.discard(token)
+            edge.ended(code, monotonic() - began)
         if endpoint.has_failed:
             endpoint.call_succeeded()
         return response
@@ -188,21 +218,30 @@ def _started_stream(how: str) -> Callable[..., Any]:
             router.check_open()
             deadline = deadline_of(timeout)
             return RetriedCall(
-                router, start, None, deadline, None, waits=True, once=True, streams=True
+                router,
+                start,
+                None,
+                deadline,
+                None,
+                edges=self.edges,
+                waits=True,
+                once=True,
+                streams=True,
             )
         try:
             endpoint = router.pick(monotonic())
         except NoProvidersRpcError as error:
+            self.edges[""].rejected(number_of(error))
             return error
         started = start(endpoint, timeout)
         if not isinstance(started, grpc.Call):
             return started
-        return track(started, router, endpoint, streams=True)
+        return track(started, router, endpoint, self.edges, streams=True)
 
     return call
 
 
-class _UnaryUnary(_Callable, grpc.UnaryUnaryMultiCallable):
+class _UnaryUnary(_Waiting, grpc.UnaryUnaryMultiCallable):
     __call__ = _blocking_call("__call__")
     with_call = _blocking_call("with_call")
     future = _started_call("future")
@@ -212,7 +251,7 @@ class _UnaryStream(_Callable, grpc.UnaryStreamMultiCallable):
     __call__ = _started_call("__call__")
 
 
-class _StreamUnary(_Callable, grpc.StreamUnaryMultiCallable):
+class _StreamUnary(_Waiting, grpc.StreamUnaryMultiCallable):
     __call__ = _blocking_stream("__call__")
     with_call = _blocking_stream("with_call")
     future = _started_stream("future")

@@ -58,7 +58,7 @@ class ServiceClientPool(BasePool[grpc.Channel]):
         **options: Unpack[PoolArguments],
     ) -> None:
         chosen = PoolOptions(**options)
-        super().__init__(source, chosen, ViewBuilder(region, zone, may_provide))
+        super().__init__(source, chosen, ViewBuilder(region, zone, may_provide), tls)
         self._owns_channels = channels is None
         if channels is None:
             channels = ChannelCache(tls, options=chosen.options)
