@@ -51,8 +51,8 @@ EXPORTED = {
     "aegis_cli": "main",
     "aegis_cli.cli": "aegis",
     "aegis_cli.errors": """
-        CallFailedError CliError DemoError NoAuthorityError NoIdentityError NotForgottenError
-        UnknownNodeError
+        CallFailedError CliError DemoError InvalidMessageError NoAuthorityError NoIdentityError
+        NotDescribedError NotForgottenError NotProvidedError UnknownNodeError
     """,
     "aegis_core": """
         AddressInUseError CallDeniedError CallRule CallStats Caller CallerError CallerRefusedError

@@ -161,6 +161,12 @@ def aegis(tmp_path: Path, certs: Path) -> Iterator[Command]:
         yield Command(tmp_path, certs, stack)
 
 
+@pytest.fixture(scope="session")
+def command_in() -> type[Command]:
+    """Makes the command of another directory than that of one test."""
+    return Command
+
+
 @pytest.fixture(scope="module")
 def quiet_mesh(tmp_path_factory: pytest.TempPathFactory, certs: Path) -> Iterator[str]:
     """The address of one of two nodes that no test changes."""

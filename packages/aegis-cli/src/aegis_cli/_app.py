@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import click
 
+from aegis_cli._commands.call import call
 from aegis_cli._commands.certs import with_mesh
 from aegis_cli._commands.demo import demo
 from aegis_cli._commands.enroll import enroll
 from aegis_cli._commands.mesh_nodes import mesh
 from aegis_cli._commands.node import node
 from aegis_cli._commands.policy import policy
+from aegis_cli._commands.services import services
 from aegis_cli._group import group
 
 
@@ -25,5 +27,5 @@ def aegis() -> None:
     """An embedded service mesh: run nodes, look at a mesh, manage its certificates."""
 
 
-for command in (with_mesh(), demo, enroll, mesh, node, policy):
+for command in (call, with_mesh(), demo, enroll, mesh, node, policy, services):
     aegis.add_command(command)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from aegis_certs.cli import certificate_directory, json_flag, option
 
+if TYPE_CHECKING:
+    from aegis_discovery import ServiceInfo
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 CHECK_FAILED = 8  # the exit code of --check, and of --within
-
 mesh_name = option(
     "--mesh",
     "AEGIS_MESH",
@@ -47,6 +49,22 @@ node_or_registry = (
         "A node of the mesh; without an id, its certificate says which node it is.",
         metavar="[ID@]HOST:PORT",
     ),
+)
+entry_node = option(
+    "--via",
+    "AEGIS_NODE",
+    "A node of the mesh to connect to; without an id, its certificate says which node it is.",
+    parameter="via",
+    required=True,
+    metavar="[ID@]HOST:PORT",
+)
+provider = option(
+    "--node",
+    "AEGIS_PROVIDER",
+    "Ask this provider only; by default the balancer chooses.",
+    parameter="node",
+    metavar="ID",
+    callback=lambda context, parameter, value: _provider_id(value),
 )
 client_directory = certificate_directory(
     "--cert-dir", "The directory of the CA's certificate, and of its key or the named identity."
@@ -120,3 +138,25 @@ def filtering(command: F) -> F:
     ):
         command = add(command)
     return command
+
+
+def service_argument(
+    _context: click.Context, _parameter: click.Parameter, value: str
+) -> ServiceInfo:
+    """Parses NAME/VERSION."""
+    name, slash, version = value.partition("/")
+    if not (name and slash and version) or "/" in version:
+        raise click.BadParameter(f"{value!r} is not NAME/VERSION, such as orders/v1")
+
+    from aegis_discovery import ServiceInfo
+
+    return ServiceInfo(name, version)
+
+
+def _provider_id(value: str | None) -> str | None:
+    if value is not None and ":" in value:
+        raise click.BadParameter(
+            f"{value!r} is an address; --node takes the id of a provider, and --via the address of "
+            f"a node of the mesh"
+        )
+    return value

@@ -6,10 +6,15 @@ CliError
 ├── NotForgottenError the mesh cannot forget a node: it is alive, or unknown
 ├── UnknownNodeError  the mesh knows no such node
 ├── CallFailedError   a call to a node failed
+├── NotProvidedError  no node, or not the named one, provides a service
+├── NotDescribedError a node does not describe a service, a method or a message
+├── InvalidMessageError a request does not fit its method
 └── DemoError         the demo did not show what it promises
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import grpc
 
@@ -17,9 +22,12 @@ __all__ = [
     "CallFailedError",
     "CliError",
     "DemoError",
+    "InvalidMessageError",
     "NoAuthorityError",
     "NoIdentityError",
+    "NotDescribedError",
     "NotForgottenError",
+    "NotProvidedError",
     "UnknownNodeError",
 ]
 
@@ -67,12 +75,52 @@ class UnknownNodeError(CliError):
 
 
 class CallFailedError(CliError):
-    """A call to a node failed."""
+    """A call to a node failed.
+
+    Attributes:
+        number: The number of its gRPC status code; 2, UNKNOWN, where it has none.
+    """
 
     def __init__(self, error: grpc.RpcError) -> None:
+        self.number: int = error.code().value[0] if hasattr(error, "code") else 2
         code = error.code().name if hasattr(error, "code") else "an unknown code"
         details = error.details() if hasattr(error, "details") else str(error)
         super().__init__(f"a call failed with {code}: {details or 'no details were given'}")
+
+
+class NotProvidedError(CliError):
+    """No node, or not the named one, provides a service."""
+
+    def __init__(self, service: str, node_id: str | None, providers: Sequence[str]) -> None:
+        self.service = service
+        self.node_id = node_id
+        self.providers = tuple(providers)
+        known = ", ".join(providers)
+        if not known:
+            problem = f"no node provides {service}; see `aegis mesh status`"
+        else:
+            problem = f"{node_id} does not provide {service}; its providers: {known}"
+        super().__init__(problem)
+
+
+class NotDescribedError(CliError):
+    """A node does not describe a service, a method or a message."""
+
+    def __init__(self, node_id: str, problem: str) -> None:
+        self.node_id = node_id
+        super().__init__(f"{node_id}: {problem}")
+
+
+class InvalidMessageError(CliError):
+    """A request does not fit its method.
+
+    Attributes:
+        number: Its place among the requests, from 1.
+    """
+
+    def __init__(self, number: int, problem: str) -> None:
+        self.number = number
+        super().__init__(f"request {number} is {problem}")
 
 
 class DemoError(CliError):

@@ -1,0 +1,1 @@
+"""Calls of user services without their generated code, by server reflection."""

@@ -1,0 +1,79 @@
+"""The providers that a command calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from aegis_certs import TLSConfig
+from aegis_discovery import Mesh, PoolOptions, ServiceInfo, connect
+from aegis_discovery.transport import open_channel
+
+from aegis_cli._rpc.reflection import Reflection
+from aegis_cli.errors import NotProvidedError
+
+MAX_MESSAGE = 64 * 1024 * 1024
+"""Bytes of the largest answer; gRPC's default of 4 MiB is too small for some services."""
+
+_OPTIONS = (("grpc.max_receive_message_length", MAX_MESSAGE),)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A service of a mesh, or one provider of it.
+
+    Attributes:
+        channel: Calls go through it.
+        reflection: What one of the providers says of its services.
+    """
+
+    channel: Any
+    reflection: Reflection
+
+
+@contextmanager
+def open_target(
+    service: ServiceInfo, via: str, tls: TLSConfig, *, mesh: str, node: str | None
+) -> Iterator[Target]:
+    """Connects to a mesh, and opens a channel to a service.
+
+    Args:
+        service: The service.
+        via: `[ID@]HOST:PORT` of any node of the mesh.
+        tls: Our identity.
+        mesh: The mesh's name.
+        node: The only provider to call; None to balance the calls.
+
+    Raises:
+        NotProvidedError: If no node, or not this one, provides the service.
+        ConnectError: If `via` accepts no client.
+    """
+    pool_options = PoolOptions(options=_OPTIONS)
+    with connect(via, tls=tls, mesh=mesh, services=[service], pool_options=pool_options) as client:
+        # A failed provider is not called by the pool, but may be named.
+        providers = sorted(
+            found.id
+            for found in client.topology.nodes.values()
+            if service in found.services and (node is None or found.id == node)
+        )
+        if not providers:
+            raise NotProvidedError(str(service), node, _all_providers(client, service))
+        one = _open(client, providers[0], tls) if node is not None else None
+        try:
+            channel = one or client.pool.channel(service.name, service.version)
+            asked = one or client.pool.get_conn(service.name, service.version)
+            yield Target(channel, Reflection(asked, node or str(service)))
+        finally:
+            if one is not None:
+                one.close()
+
+
+def _all_providers(client: Mesh, service: ServiceInfo) -> list[str]:
+    return sorted(n.id for n in client.topology.nodes.values() if service in n.services)
+
+
+def _open(client: Mesh, node_id: str, tls: TLSConfig) -> grpc.Channel:
+    return open_channel(tls, node_id, client.topology.nodes[node_id].address, options=_OPTIONS)
