@@ -14,12 +14,20 @@ import sys
 
 import large
 import processes
+import regions
 import registry
 import shares
 import simulated
 from table import Measured, Row
 
-ROWS = (*processes.ROWS, *large.ROWS, *registry.ROWS, *simulated.ROWS, *shares.ROWS)
+ROWS = (
+    *processes.ROWS,
+    *large.ROWS,
+    *registry.ROWS,
+    *simulated.ROWS,
+    *regions.ROWS,
+    *shares.ROWS,
+)
 
 
 def numbers(values: tuple[float, ...]) -> str:

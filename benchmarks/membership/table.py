@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-COUNTS = ("hops", "nodes")
+COUNTS = ("hops", "nodes", "feeds")
 
 TOLERANCE = 1.05
 """As `TOLERANCE` of the harness."""

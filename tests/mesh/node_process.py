@@ -35,6 +35,7 @@ def report_topology(node: Node) -> None:
         services={n.id: [service.name for service in n.services] for n in nodes},
         providers=[n.id for n in node.topology.get_service_providers("echo", "v1")],
         digest=node.topology.digest.hex(),
+        across=node.stats().feeds.across,
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -30,9 +31,18 @@ class Cluster:
         ids: The node ids, one for each host except the last.
         cert_dir: The directory with the identities of all nodes.
         logs: The directory for the standard error of each process.
+        options: Further options of some nodes.
     """
 
-    def __init__(self, network: Network, ids: Sequence[str], cert_dir: Path, logs: Path) -> None:
+    def __init__(
+        self,
+        network: Network,
+        ids: Sequence[str],
+        cert_dir: Path,
+        logs: Path,
+        options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    ) -> None:
+        self._options = options
         *hosts, self._client_host = network.hosts
         self.network = network
         self.hosts = dict(zip(ids, hosts, strict=True))
@@ -55,6 +65,7 @@ class Cluster:
                 seed_peers=[address for address in self._seeds() if f"{host.ip}:" not in address],
                 # All start at once, some of them before their seed peers.
                 join_timeout=0,
+                **self._options.get(node_id, {}),
             )
         for node_id in node_ids:
             assert self.nodes[node_id].address

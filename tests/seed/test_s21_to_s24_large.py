@@ -1,4 +1,4 @@
-"""Rows S21, S22 and S24: requirements of large meshes."""
+"""Rows S21 to S24: requirements of large meshes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import grpc
 import pytest
 from aegis_certs import TLSConfig
 from aegis_core import NodeInfo, PeerInfo, ServiceInfo
@@ -142,3 +143,41 @@ async def test_s24_a_departure_and_a_change_of_another_node_are_merged(
     assert b.topology.get_service_providers("greeter", "v1")
     again = await start("c", b)
     await until(lambda: agree(a, b, again))
+
+
+async def test_s23_a_mesh_of_regions_is_hierarchical(
+    start: Any, until: Any, identity: Callable[[str], TLSConfig]
+) -> None:
+    eu = [await start("eu-1", region="eu", boundary="region")]
+    eu.append(await start("eu-2", eu[0], region="eu", boundary="region"))
+    us = [await start("us-1", eu[0], region="us", boundary="region")]
+    us.append(await start("us-2", eu[1], region="us", boundary="region", services=[GREETER]))
+    nodes = [*eu, *us]
+    await until(lambda: len({node.topology.digest for node in nodes}) == 1)
+    await until(lambda: [node.stats().feeds.across for node in nodes] == [1, 1, 1, 1])
+    assert [node.stats().feeds.watched for node in nodes] == [2, 2, 2, 2], "a sibling and a feed"
+    assert eu[0].topology.get_service_providers("greeter", "v1")
+    # Only a member reads what a region wrote, and only of the server's own.
+    for region, record, code in (
+        ("eu", False, grpc.StatusCode.INVALID_ARGUMENT),
+        ("us", True, grpc.StatusCode.FAILED_PRECONDITION),
+    ):
+        channel = open_channel(identity("us-1"), eu[0].id, eu[0].address)
+        reader = FeedReader(
+            us[0].topology,
+            None,
+            trusts_statuses=False,
+            region=region,  # type: ignore[arg-type]
+        )
+        own = us[0].topology.get_record("us-1") if record else None
+        request = reader.request(DEFAULT_MESH, own, source="eu-1")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await follow(channel, reader, request, source="eu-1", on_message=print, timeout=10)
+        await channel.close()
+        assert refused.value.code() is code
+    await us[1].stop()
+    await until(lambda: all("us-2" not in node.topology.nodes for node in nodes[:3]))
+    # One node without a boundary ends it, while the mesh runs.
+    old = await start("old", us[0], region="us")
+    await until(lambda: old.stats().feeds.across == 2)
+    await until(lambda: eu[0].stats().feeds.watched == 3)

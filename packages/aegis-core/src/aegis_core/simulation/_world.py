@@ -103,6 +103,7 @@ class Spread:
         subject: The node that changed its record.
         hops: The number of feeds over which it first reached each node.
         seconds: The time that it took.
+        across: What `spread` sent between regions.
     """
 
     subject: str
@@ -110,6 +111,7 @@ class Spread:
     began: float
     hops: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    across: Traffic = field(default_factory=lambda: Traffic(0, 0))
 
 
 class World(Generic[HostT]):
