@@ -37,6 +37,9 @@ HEARTBEAT = 5.0
 SLICE = 0.005
 """Seconds of work on what was read after which it pauses for as long."""
 
+AWAY_AFTER = 10.0
+"""Seconds without any member after which the log says that etcd is away."""
+
 GOODBYE_TIMEOUT = 3.0
 """Seconds for writing a tombstone."""
 
@@ -96,6 +99,7 @@ class EtcdRegistry:
         self._wake_publisher = asyncio.Event()
         self._revision = self._cluster = self._lease = 0
         self._is_away = False
+        self._away_since = 0.0
         self._worked = False
         self._worked_for = 0.0
         self.causes: dict[str, str] = {}
@@ -365,7 +369,10 @@ class EtcdRegistry:
     # Being away
 
     def _note_away(self) -> None:
-        if self._is_away or len(self.causes) < len(self._endpoints):
+        """Warns once that etcd is away: not of an election, nor while a start still waits."""
+        now = time.monotonic()
+        self._away_since = self._away_since or now
+        if self._is_away or now - self._away_since < AWAY_AFTER:
             return
         self._is_away = True
         reasons = "; ".join(f"{address}: {why}" for address, why in self.causes.items())
@@ -374,6 +381,6 @@ class EtcdRegistry:
     def _note_back(self) -> None:
         if self._is_away:
             _log.warning("etcd is back")
-        self._is_away = False
+        self._is_away, self._away_since = False, 0.0
         self.causes.clear()
         self._log_limiter.clear()
