@@ -49,6 +49,7 @@ class FeedStats:
         lag: Seconds since the last message of the watched node that was silent longest. Each
             node sends a heartbeat every two seconds. 0 if no node is watched.
         across: Those of the watched nodes that are in other regions.
+        unreachable: The regions that are silent as a whole.
     """
 
     served: int
@@ -56,6 +57,7 @@ class FeedStats:
     watched: int
     lag: float
     across: int
+    unreachable: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,3 +135,14 @@ def test_a_new_region_of_one_node_joins_through_another_one(simulation: Simulati
     simulation.run_until(simulation.is_one_mesh, within=10)
     simulation.leave("moon-1")
     simulation.run_until(lambda: simulation.everywhere("moon-1", NodeStatus.LEFT), within=5)
+
+
+def test_a_slow_line_delays_changes_and_accuses_nobody(simulation: Simulation) -> None:
+    simulation.lines(round_trip=0.25, bandwidth=4_000)
+    spreads = [simulation.update(node_id) for node_id in of(simulation, "eu")]
+    simulation.run_until(lambda: all(len(s.hops) == 24 for s in spreads), within=20)
+    slowest = max(max(spread.seconds.values()) for spread in spreads)
+    assert slowest > 1, "eight records of 600 bytes, for three bridges, over a line of 4 kB/s"
+    simulation.run(5)
+    assert deaths(simulation) == set()
+    assert not any(event.kind == "unreachable" for event in simulation.events)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from aegis_discovery import NodeInfo
+from aegis_discovery import NodeInfo, NodeStatus
 from aegis_discovery.feed import FeedReader, request_problem
 from aegis_discovery.feed._reader import DIVERGED_AFTER
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import Opinion
 
-from .conftest import MESH, MakeSide, Side
+from .conftest import MESH, MakeSide, Side, set_status
 
 
 def place(side: Side, region: str, **changes: str) -> None:
@@ -111,3 +111,25 @@ def test_only_a_node_may_request_a_feed_of_a_region() -> None:
     assert request_problem(request) == "only a node may request the records of one region"
     request.record.body = b"record"
     assert request_problem(request) == ""
+
+
+def test_a_server_cannot_forge_what_its_region_wrote(eu: list[Side], bridge: Side) -> None:
+    server, *_ = eu
+    [message] = bridge.open(server).messages()
+    for record in message.records:
+        body = mesh_pb2.RecordBody.FromString(record.body)
+        body.address = "10.6.6.6:1"
+        record.body = body.SerializeToString()
+    bridge.reader.receive(message, source="eu-1")
+    assert set(bridge.topology.nodes) == {"asia-1"}
+
+
+def test_a_client_is_told_that_a_node_is_unreachable(eu: list[Side], side: MakeSide) -> None:
+    server, *_ = eu
+    client = side("client", is_node=False)
+    feed = client.open(server)
+    client.pull(feed)
+    for status in (NodeStatus.UNREACHABLE, NodeStatus.ALIVE):
+        set_status(server, "us-1", status)
+        client.pull(feed)
+        assert client.topology.nodes["us-1"].status is status

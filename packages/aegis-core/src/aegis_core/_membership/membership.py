@@ -112,6 +112,11 @@ class Membership:
         own = self._own_region
         return [node_id for node_id in others if self.regions.region_of(node_id) == own] or others
 
+    @property
+    def unreachable(self) -> frozenset[str]:
+        """The regions that are silent as a whole, as most bridges of the own one say."""
+        return self._agreement.unreachable
+
     def observers(self, node_id: str) -> frozenset[str]:
         return self.regions.observers(node_id)
 
@@ -186,7 +191,7 @@ class Membership:
         if changed or is_changed:
             changed.update(self._agreement.review_regions())
         if is_changed:
-            self.bridge.review(self._agreement.unreachable, now)
+            self.bridge.review(self.unreachable, now)
         return changed
 
     def _settle_boundaries(self, now: float) -> bool:

@@ -111,9 +111,12 @@ class WatchedFeeds(TypedDict):
     watched: int
     lag: float
     across: int
+    unreachable: tuple[str, ...]
 
 
-def count_watched(feeds: Iterable[Feed], topology: Topology, now: float) -> WatchedFeeds:
+def count_watched(
+    feeds: Iterable[Feed], topology: Topology, unreachable: Iterable[str], now: float
+) -> WatchedFeeds:
     """Counts the feeds that work, and those of them from other regions."""
     working = [feed for feed in feeds if feed.heard_at and not feed.problem]
     own = topology.get_node(topology.owner or "")
@@ -122,6 +125,7 @@ def count_watched(feeds: Iterable[Feed], topology: Topology, now: float) -> Watc
         watched=len(working),
         lag=max((now - feed.heard_at for feed in working), default=0.0),
         across=sum(bool(own and node and node.region != own.region) for node in nodes),
+        unreachable=tuple(sorted(unreachable)),
     )
 
 

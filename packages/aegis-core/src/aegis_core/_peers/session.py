@@ -99,7 +99,8 @@ class Session:
 
     def counts(self, now: float) -> WatchedFeeds:
         """Counts the feeds that work, for `FeedStats`."""
-        return count_watched(self.feeds.values(), self._topology, now)
+        unreachable = self.membership.unreachable
+        return count_watched(self.feeds.values(), self._topology, unreachable, now)
 
     @property
     def across(self) -> int:

@@ -150,7 +150,6 @@ _DECODERS = {
     DocumentKind.ISSUERS: _issuers,
     DocumentKind.POLICY: _policy,
     DocumentKind.FORGET: _forgotten,
-    DocumentKind.DRAIN: _forgotten,
 }
 
 

@@ -37,7 +37,6 @@ class DocumentKind(StrEnum):
     ISSUERS = "issuers"
     POLICY = "policy"
     FORGET = "forget"
-    DRAIN = "drain"
 
 
 NAMES = {
@@ -46,7 +45,6 @@ NAMES = {
     DocumentKind.ISSUERS: "list of issuers",
     DocumentKind.POLICY: "policy",
     DocumentKind.FORGET: "list of forgotten nodes",
-    DocumentKind.DRAIN: "list of nodes that drain",
 }
 """What each kind is called in texts."""
 
@@ -128,7 +126,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """A life of a node that the mesh forgets, or that drains and ends.
+    """A life of a node that the mesh forgets.
 
     Attributes:
         node_id: The node id.
