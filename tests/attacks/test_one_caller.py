@@ -16,6 +16,8 @@ import grpc
 import pytest
 from aegis_certs import TLSConfig
 from aegis_core import CallRule, Policy
+from aegis_core._server.admission import MANY
+from aegis_core._server.request_reads import MAX_READS
 from aegis_core.aio import Node
 from aegis_discovery.aio.transport import open_channel
 
@@ -23,6 +25,8 @@ MakeIdentity = Callable[[str], TLSConfig]
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 WAIT = 20.0
 PING = "/aegis.MeshService/Ping"
+UNJUDGED = MANY
+"""Calls that an asyncio node does not judge before their requests arrive."""
 
 both = pytest.mark.parametrize("server", ["aio", "blocking"], indirect=True)
 all_three = pytest.mark.parametrize("server", ["aio", "blocking", "public"], indirect=True)
@@ -247,36 +251,95 @@ async def test_the_open_calls_of_a_caller_are_limited_over_all_its_connections(
 
 @both
 async def test_of_many_calls_without_a_request_none_stays_open_that_is_not_allowed(
-    start_victim: StartVictim, mallory: Callable[[Node], Mallory], monkeypatch: pytest.MonkeyPatch
+    start_victim: StartVictim, mallory: Callable[[Node], Mallory], server: str
 ) -> None:
-    monkeypatch.setattr("aegis_core._server.admission.PRUNE_ABOVE", 20)
     node = await start_victim(policy=Policy(call=[CallRule(ids=["honest"], services=["t"])]))
     connection = mallory(node).connect()
+
+    judged = 60 if server == "blocking" else 60 - UNJUDGED
 
     def open_many() -> list[int]:
         for _ in range(60):
             connection.open("/t/Echo")
-        return list(statuses(connection, 30))
+        return list(statuses(connection, judged))
 
-    assert await asyncio.to_thread(open_many) == [grpc.StatusCode.PERMISSION_DENIED.value[0]] * 30
+    found = await asyncio.to_thread(open_many)
+    assert found == [grpc.StatusCode.PERMISSION_DENIED.value[0]] * judged
 
 
 @both
 async def test_calls_whose_request_does_not_arrive_are_ended(
-    start_victim: StartVictim, mallory: Callable[[Node], Mallory], monkeypatch: pytest.MonkeyPatch
+    start_victim: StartVictim,
+    mallory: Callable[[Node], Mallory],
+    server: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aegis_core._server.admission.PRUNE_ABOVE", 10)
     monkeypatch.setattr("aegis_core._server.call_checks.REQUEST_TIMEOUT", 0.1)
     monkeypatch.setattr("aegis_core._server.call_checks.REVALIDATION_INTERVAL", 0.1)
     node = await start_victim()
     connection = mallory(node).connect()
+    judged = 30 if server == "blocking" else 30 - 2 * UNJUDGED
 
     def open_many() -> list[int]:
-        for _ in range(30):
-            connection.open("/t/Echo")
-        return list(statuses(connection, 15))
+        for path in ("/t/Echo", PING):
+            for _ in range(15):
+                connection.open(path)
+        return statuses(connection, judged)
 
-    assert await asyncio.to_thread(open_many) == [grpc.StatusCode.UNAVAILABLE.value[0]] * 15
+    found = await asyncio.to_thread(open_many)
+    assert found == [grpc.StatusCode.UNAVAILABLE.value[0]] * judged
+
+
+@both
+async def test_of_the_unfinished_requests_of_a_caller_only_a_few_are_read(
+    start_victim: StartVictim,
+    mallory: Callable[[Node], Mallory],
+    identity: MakeIdentity,
+    until: Until,
+) -> None:
+    node = await start_victim()
+    connection = mallory(node).connect()
+    block = frames.request_headers("/t/Echo", "a")
+    part = (b"\0" + (1 << 20).to_bytes(4, "big")).ljust(1_000, b"x")
+    read: set[int] = set()
+    """Streams whose requests the node reads: it lets them send more than was allowed at first."""
+
+    def begin_many() -> None:
+        for _ in range(40):
+            stream = connection.next_stream()
+            connection.send(
+                frames.frame(frames.HEADERS, stream, block, frames.END_HEADERS)
+                + frames.frame(frames.DATA, stream, part)
+            )
+        while not read:
+            note_read()
+
+    def answer_ping() -> None:
+        connection.send(frames.frame(frames.PING, 0, b"12345678"))
+        while not note_read():
+            pass
+
+    def note_read() -> bool:
+        """Reads frames; returns whether a PING was answered."""
+        found = list(connection.receive())
+        read.update(f.stream for f in found if f.kind == frames.WINDOW_UPDATE and f.stream)
+        return any(f.kind == frames.PING and f.flags & frames.ACK for f in found)
+
+    await asyncio.to_thread(begin_many)
+    await call_honestly(node, identity("honest"))
+    await asyncio.to_thread(answer_ping)
+    assert 1 <= len(read) <= MAX_READS + UNJUDGED
+
+    def finish() -> list[int]:
+        last = connection.call("/t/Echo", b"small")
+        reset = b"".join(
+            frames.frame(frames.RST_STREAM, stream, b"\0\0\0\x08") for stream in range(1, last, 2)
+        )
+        connection.send(reset)
+        return statuses(connection, 1)
+
+    assert await asyncio.to_thread(finish) == [0], "the others have made room"
+    await until(lambda: len(node.server._checks.reads) == 0)
 
 
 @both

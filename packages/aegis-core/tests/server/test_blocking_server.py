@@ -100,7 +100,7 @@ def handlers() -> Iterator[Handlers]:
 @pytest.fixture
 async def node(handlers: Handlers, identity: MakeIdentity, server: str) -> AsyncIterator[Node]:
     options: dict[str, Any] = {"tls": identity("node"), "registrars": [handlers.register]}
-    options["policy"] = Policy(call=[CallRule(ids=["caller"], services=["t"])])
+    options["policy"] = Policy(call=[CallRule(ids=["caller", "another"], services=["t"])])
     node = Node("node", address="127.0.0.1:0", max_workers=THREADS, grace=0, **options)
     await asyncio.to_thread(node.start)
     yield node
@@ -110,6 +110,12 @@ async def node(handlers: Handlers, identity: MakeIdentity, server: str) -> Async
 @pytest.fixture
 async def channel(node: Node, identity: MakeIdentity) -> AsyncIterator[grpc.aio.Channel]:
     async with open_channel(identity("caller"), "node", node.address) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def another(node: Node, identity: MakeIdentity) -> AsyncIterator[grpc.aio.Channel]:
+    async with open_channel(identity("another"), "node", node.address) as opened:
         yield opened
 
 
@@ -144,11 +150,15 @@ def test_gRPC_is_as_the_server_expects_it(  # noqa: N802 - that is its name
 
 @both
 async def test_calls_without_a_request_and_handlers_that_block_hold_up_no_one_else(
-    node: Node, channel: grpc.aio.Channel, handlers: Handlers, until: Until
+    node: Node,
+    channel: grpc.aio.Channel,
+    another: grpc.aio.Channel,
+    handlers: Handlers,
+    until: Until,
 ) -> None:
-    held = begin_without_request(channel, "Echo", 40)
+    held = begin_without_request(another, "Echo", 40)
     for path in ("/grpc.health.v1.Health/Check", "/aegis.MeshService/Ping"):
-        held += [channel.stream_stream(path)() for _ in range(10)]
+        held += [another.stream_stream(path)() for _ in range(10)]
     echo = channel.unary_unary("/t/Echo")
     assert await asyncio.gather(*(echo(b"x", timeout=WAIT) for _ in range(50))) == [b"x"] * 50
     blocked = [channel.unary_unary("/t/Wait")(b"", timeout=4 * WAIT) for _ in range(THREADS)]

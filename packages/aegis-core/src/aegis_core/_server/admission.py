@@ -9,12 +9,21 @@ from enum import Enum
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
+MANY = 2
+"""Pending calls above which their requests do not arrive: with 256 calls at once, whose requests
+come with them, no more are pending when 98 of 100 calls arrive."""
+
 PRUNE_ABOVE = 256
-"""Number of pending calls above which those that were given up are removed, and the others are too
-many: their requests do not arrive."""
+"""Number of pending calls above which those that were given up are removed at once."""
+
+PRUNE_EVERY = 0.1
+"""Seconds between two looks for them, while many are pending."""
+
+GIVEN_UP = 128
+"""Calls that were given up while they were pending, after which more of them are expected."""
 
 CROWDED_FOR = 10.0
-"""Seconds for which calls are taken to be given up before they run, after many were."""
+"""Seconds for which they are expected."""
 
 
 class AdmissionRefused(Enum):
@@ -47,6 +56,8 @@ class PendingCalls(Generic[CallT]):
         self._prune_above = PRUNE_ABOVE
         self._clock = clock
         self._crowded_until = 0.0
+        self._given_up = 0
+        self._pruned_at = clock()
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -61,19 +72,25 @@ class PendingCalls(Generic[CallT]):
 
         Then it is worth the cost to judge a caller before its request arrives.
         """
-        if len(self._calls) > PRUNE_ABOVE:
+        if len(self._calls) > MANY:
             return True
         return self._crowded_until > 0 and self._clock() < self._crowded_until
 
     def add(self, call: CallT) -> None:
         self._calls.add(call)
-        if len(self._calls) <= self._prune_above:
+        if len(self._calls) <= MANY:
             return
+        now = self._clock()
+        if len(self._calls) <= self._prune_above and now - self._pruned_at < PRUNE_EVERY:
+            return
+        self._pruned_at = now
         before = len(self._calls)
         self._calls.difference_update([call for call in self._calls if call.done()])
         self._prune_above = max(PRUNE_ABOVE, 2 * len(self._calls))
-        if before - len(self._calls) > PRUNE_ABOVE // 2:
-            self._crowded_until = self._clock() + CROWDED_FOR
+        self._given_up += before - len(self._calls)
+        if self._given_up > GIVEN_UP:
+            self._given_up = 0
+            self._crowded_until = now + CROWDED_FOR
 
 
 class AdmissionControl(Generic[CallT]):

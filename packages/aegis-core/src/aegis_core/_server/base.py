@@ -23,6 +23,7 @@ from aegis_core._server.caller_sockets import CallerSockets
 from aegis_core._server.connection_guard import ConnectionGuard
 from aegis_core._server.connection_limits import ConnectionLimits
 from aegis_core._server.mesh_protocol import LocalNode, live_workers
+from aegis_core._server.request_reads import RequestReads
 from aegis_core.errors import AddressInUseError
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class ServerBase(ABC, Generic[CallT]):
             self._admission,
             callers=CallerLimits(max_calls_per_caller, self._workers_of),
             connections=self._connections,
+            reads=RequestReads[CallT](self._workers_of),
             max_headers=_max_headers(options),
             open_services=OPEN_SERVICES,
             own_services=OWN_SERVICES,

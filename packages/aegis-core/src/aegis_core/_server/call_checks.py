@@ -17,6 +17,7 @@ from aegis_core._access.caller import CallContext, Caller, caller_from_context
 from aegis_core._server.admission import AdmissionControl, AdmissionRefused, Call
 from aegis_core._server.caller_limits import BLOCKED_FOR, CANCELLED_PER_SECOND, CallerLimits
 from aegis_core._server.connection_limits import ConnectionLimits
+from aegis_core._server.request_reads import RequestReads
 from aegis_core.errors import CallDeniedError, CallerError, CallerRefusedError
 
 _log = logging.getLogger("aegis.server")
@@ -83,6 +84,9 @@ HEADERS_TOO_LONG = Rejection(
 NO_METHOD = Rejection("UNIMPLEMENTED", "Method not found!")  # gRPC's own words
 NO_REQUEST = Rejection("UNIMPLEMENTED", "the method requires exactly one request message")
 LATE_REQUEST = Rejection("UNAVAILABLE", f"no request arrived within {REQUEST_TIMEOUT:.0f} s")
+SLOW_REQUEST = Rejection(
+    "UNAVAILABLE", "no request arrived in time; other calls of its caller wait"
+)
 JOINING = Rejection(
     "UNAVAILABLE",
     "this node is still joining the mesh; try another provider",
@@ -124,6 +128,7 @@ class CallChecks(Generic[CallT]):
         admission: Limits the calls of the user's services.
         callers: Limits the calls of one caller.
         connections: Limits the connections.
+        reads: Limits the requests of one caller that are read at once.
         max_headers: Bytes of the metadata of a call.
         open_services: Services that every member of the mesh may call, whatever the policy.
         own_services: Services that are not the user's, and so are not limited.
@@ -154,6 +159,7 @@ class CallChecks(Generic[CallT]):
         *,
         callers: CallerLimits | None = None,
         connections: ConnectionLimits | None = None,
+        reads: RequestReads[CallT] | None = None,
         max_headers: int = MAX_HEADERS,
         open_services: Collection[str] = (),
         own_services: Collection[str] = (),
@@ -168,6 +174,7 @@ class CallChecks(Generic[CallT]):
         self.services: Collection[str] = ()
         self.callers = CallerLimits() if callers is None else callers
         self._connections = connections or ConnectionLimits()
+        self.reads = RequestReads[CallT]() if reads is None else reads
         self._max_headers = max_headers
         self.is_joining = False
         self._authorizer = authorizer

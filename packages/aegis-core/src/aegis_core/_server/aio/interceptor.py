@@ -7,6 +7,7 @@ import contextlib
 import inspect
 from asyncio import current_task
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from aegis_core._server.call_checks import (
     NO_REQUEST,
     NOT_ADMITTED,
     NUMBERS,
+    SLOW_REQUEST,
     STOPPED,
     CallChecks,
     CallRejectedError,
@@ -71,6 +73,8 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         """Ends open streams of callers that are not allowed any more; runs until cancelled."""
         while True:
             await sleep_until_tick(call_checks.REVALIDATION_INTERVAL)
+            for task in self._checks.reads.overstayed():
+                self._end(task, SLOW_REQUEST)
             for task, reason in self._checks.disallowed(self._end_reasons):
                 # Again at each check: a handler may have caught the last cancellation.
                 self._end(task, reason)
@@ -201,7 +205,7 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                 open_streams[task] = caller, path
             try:
                 if is_early:
-                    request = await _one_request(context)
+                    request = await self._one_request(context, caller_id, task)
                     if not streams:
                         open_streams.pop(task, None)
                 if parse is not None:
@@ -237,6 +241,23 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                     end(task)
 
         return checked
+
+    async def _one_request(self, context: Any, caller_id: str, task: asyncio.Task[Any]) -> Any:
+        """Reads the one request of a call when it has its turn, or ends the call."""
+        turn = task.get_loop().create_future()
+        reads = self._checks.reads
+        try:
+            async with asyncio.timeout(call_checks.REQUEST_TIMEOUT):
+                reads.begin(caller_id, task, partial(_give_turn, turn))
+                await turn
+                request = await context.read()
+        except TimeoutError:
+            await _reject(context, LATE_REQUEST)
+        finally:
+            reads.end(caller_id, task)
+        if request is grpc.aio.EOF:
+            await _reject(context, NO_REQUEST)
+        return request
 
     async def _reject_caller(self, context: Any, error: CallRejectedError) -> None:
         try:
@@ -322,16 +343,12 @@ async def _reject(context: Any, rejection: Rejection) -> None:
     await context.abort(grpc.StatusCode[rejection.code], rejection.text, rejection.trailers)
 
 
-async def _one_request(context: Any) -> Any:
-    """Reads the one request of a call, or ends the call."""
-    try:
-        async with asyncio.timeout(call_checks.REQUEST_TIMEOUT):
-            request = await context.read()
-    except TimeoutError:
-        await _reject(context, LATE_REQUEST)
-    if request is grpc.aio.EOF:
-        await _reject(context, NO_REQUEST)
-    return request
+def _give_turn(turn: asyncio.Future[None]) -> bool:
+    """Lets a call read its request; returns False if the call is over."""
+    if turn.done():
+        return False
+    turn.set_result(None)
+    return True
 
 
 def _rejecting_by(rejection_of: Callable[[Any], Rejection]) -> grpc.RpcMethodHandler[Any, Any]:

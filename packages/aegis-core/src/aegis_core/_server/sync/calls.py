@@ -209,8 +209,11 @@ class DirectCall(ServerCall):
             self.drop_if_waiting()
             return False
 
+        reads = self.threads.checks.reads
+
         def ready() -> None:
             self.threads.waiting.pop(self, None)
+            reads.end(self.caller.node_id, self)
             if not self.context.is_active():
                 self.drop_if_waiting()
             elif attempt(self.count):
@@ -220,9 +223,17 @@ class DirectCall(ServerCall):
             return
         if method.has_one_request:
             self.threads.waiting[self] = time.monotonic()
-            self._arguments = grpc_internals.read_first(arguments, ready)
+            reads.begin(self.caller.node_id, self, functools.partial(self._read, arguments, ready))
         else:
             ready()
+
+    def _read(self, arguments: tuple[Any, ...], ready: Callable[[], object]) -> bool:
+        """Begins to read the request; returns False if the call is over."""
+        reading = None if self.done() else grpc_internals.read_first(arguments, ready)
+        if reading is None:
+            return False
+        self._arguments = reading
+        return True
 
     def _over(self, arguments: tuple[Any, ...]) -> None:
         """Called on gRPC's serving thread when the call is over."""
@@ -230,7 +241,9 @@ class DirectCall(ServerCall):
         gave_up = not self._is_ended and grpc_internals.was_cancelled(arguments)
         if gave_up:
             self.failure = NUMBERS["CANCELLED"]
-            if self.caller_id is not None:
+        if self.caller_id is not None:
+            self.threads.checks.reads.end(self.caller_id, self)
+            if gave_up:
                 self.threads.checks.abused(self.caller_id)
         self.drop_if_waiting()
 

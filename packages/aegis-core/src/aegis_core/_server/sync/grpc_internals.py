@@ -99,7 +99,7 @@ def context_of(arguments: tuple[Any, ...]) -> grpc.ServicerContext:
     return context
 
 
-def read_first(arguments: tuple[Any, ...], ready: Callable[[], object]) -> tuple[Any, ...]:
+def read_first(arguments: tuple[Any, ...], ready: Callable[[], object]) -> tuple[Any, ...] | None:
     """Reads the request of a call without a thread.
 
     Args:
@@ -107,7 +107,7 @@ def read_first(arguments: tuple[Any, ...], ready: Callable[[], object]) -> tuple
         ready: Called on gRPC's serving thread when the request has arrived, or when none will.
 
     Returns:
-        The arguments to submit then.
+        The arguments to submit then; None if the call is over.
     """
     in_pool, event, state, behavior, wait_for_request, *functions = arguments
     receive = _server._receive_message(state, event.call, None)
@@ -126,6 +126,8 @@ def read_first(arguments: tuple[Any, ...], ready: Callable[[], object]) -> tuple
         return wait_for_request() if request is None else request
 
     with state.condition:
+        if not _server._is_rpc_state_active(state):
+            return None
         event.call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), received)
         state.due.add(_TOKEN)
     return (in_pool, event, state, behavior, take_request, *functions)

@@ -10,7 +10,7 @@ import grpc
 from aegis_discovery.background import sleep_until_tick
 
 from aegis_core._server import call_checks
-from aegis_core._server.call_checks import NOT_ADMITTED, STOPPED, CallChecks
+from aegis_core._server.call_checks import NOT_ADMITTED, SLOW_REQUEST, STOPPED, CallChecks
 from aegis_core._server.sync.calls import CallThreads, ServerCall
 from aegis_core._server.sync.coroutines import CoroutineHandlers
 from aegis_core._server.sync.handlers import present, rejecting
@@ -58,6 +58,8 @@ class CallerInterceptor(grpc.ServerInterceptor):
             await sleep_until_tick(call_checks.REVALIDATION_INTERVAL)
             for part in parts:
                 part.end_late_requests(time.monotonic())
+            for call in self._checks.reads.overstayed():
+                call.end(SLOW_REQUEST)
             for call, reason in self._checks.disallowed(()):
                 self._checks.streams.pop(call, None)
                 call.end(reason)

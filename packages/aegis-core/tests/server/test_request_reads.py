@@ -1,0 +1,81 @@
+"""Of the requests of one caller only a few are read at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aegis_core._server.request_reads import MAX_READS, TURN, RequestReads
+
+
+class Reads:
+    """Begins reads and records which of them were started."""
+
+    def __init__(self, workers: int = 1) -> None:
+        self.now = 0.0
+        self.reads = RequestReads[int](lambda _: workers, clock=lambda: self.now)
+        self.started: list[int] = []
+        self.over: set[int] = set()
+
+    def begin(self, *calls: int, caller: str = "a") -> None:
+        for call in calls:
+            self.reads.begin(caller, call, self._start(call))
+
+    def _start(self, call: int) -> Callable[[], bool]:
+        def start() -> bool:
+            if call in self.over:
+                return False
+            self.started.append(call)
+            return True
+
+        return start
+
+
+FIRST = list(range(MAX_READS))
+
+
+def test_a_read_that_ends_makes_room_for_the_next_one_of_its_caller() -> None:
+    tried = Reads()
+    tried.begin(*FIRST, 101, 100)
+    assert tried.started == FIRST, "the newest one is next"
+    tried.begin(200, caller="b")
+    assert tried.started == [*FIRST, 200]
+    tried.reads.end("a", 1)
+    tried.reads.end("a", 1)
+    assert tried.started == [*FIRST, 200, 100]
+    for call in (*FIRST, 100, 101):
+        tried.reads.end("a", call)
+    tried.reads.end("b", 200)
+    assert tried.started == [*FIRST, 200, 100, 101]
+    assert len(tried.reads) == 0
+
+
+def test_calls_that_ended_while_they_waited_are_passed_over() -> None:
+    tried = Reads()
+    tried.begin(*FIRST, 103, 102, 101, 100)
+    tried.reads.end("a", 100)
+    assert tried.started == FIRST
+    tried.over |= {101, 102}
+    tried.reads.end("a", 0)
+    assert tried.started == [*FIRST, 103]
+    tried.over.add(104)
+    tried.reads.end("a", 1)
+    tried.begin(104, 105)
+    assert tried.started == [*FIRST, 103, 105]
+
+
+def test_workers_share_the_limit_of_their_identity() -> None:
+    tried = Reads(workers=3)
+    tried.begin(*range(4 * MAX_READS))
+    assert len(tried.started) == 3 * MAX_READS
+
+
+def test_slow_reads_are_named_while_others_of_their_caller_wait() -> None:
+    tried = Reads()
+    tried.begin(*FIRST)
+    tried.now = TURN
+    assert tried.reads.overstayed() == []
+    tried.begin(100)
+    tried.begin(200, caller="b")
+    assert tried.reads.overstayed() == FIRST
+    tried.reads.end("a", 0)
+    assert tried.reads.overstayed() == [], "nobody waits"
