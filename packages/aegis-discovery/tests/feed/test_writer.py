@@ -73,6 +73,23 @@ def test_a_chain_is_sent_again_only_if_the_watcher_cannot_have_it(
     assert watcher.chains == 1
 
 
+def test_a_chain_that_is_not_known_for_a_moment_is_sent_with_the_next_record(
+    server: Side, side: MakeSide
+) -> None:
+    """The thread of another feed may ask for it while the node changes its trust bundle."""
+    watcher = side("watcher", is_node=False)
+    feed = watcher.open(server)
+    chain_of = feed._chain_of
+    feed._chain_of = lambda _: None
+    watcher.pull(feed)
+    assert watcher.chains == 0
+    feed._chain_of = chain_of
+    server.declare("new")
+    watcher.pull(feed)
+    assert watcher.chains == 1
+    assert watcher.topology.get_service_providers("new", "v1")
+
+
 def test_a_resumed_feed_sends_only_what_was_missed(server: Side, side: MakeSide) -> None:
     vouch_for(server, ("go-1", "go-2"))
     watcher = side("watcher", is_node=False)

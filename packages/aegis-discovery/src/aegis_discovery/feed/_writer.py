@@ -217,13 +217,14 @@ class FeedWriter:
         """Adds the chain of a certificate that the watcher cannot have; returns its bytes."""
         if signer in self._chains_sent:
             return 0
-        self._chains_sent.add(signer)
         since = changes.signed_since(node_id, signer)
         if since is not None and since <= self._held:
+            self._chains_sent.add(signer)
             return 0
         certificates = self._chain_of(signer)
         if certificates is None:
-            return 0
+            return 0  # it may be known a moment later: another thread changes the trust bundle
+        self._chains_sent.add(signer)
         message.chains.append(mesh_pb2.Chain(certificates=certificates))
         return sum(map(len, certificates))
 

@@ -122,6 +122,9 @@ class RecordVerifier:
         Raises:
             InvalidRecordError: If the chain does not identify a node of this trust domain.
         """
+        return self._add_chain(chain, self._leaves)
+
+    def _add_chain(self, chain: Sequence[bytes], leaves: LeafStore) -> bytes:
         size = sum(map(len, chain))
         if not 0 < len(chain) <= MAX_CHAIN or size > MAX_CHAIN_BYTES:
             # A chain is passed on to every node, so a chain that is too long would harm the mesh.
@@ -131,7 +134,7 @@ class RecordVerifier:
             )
             raise InvalidRecordError("", reason)
         fingerprint = hashlib.sha256(chain[0]).digest()
-        if fingerprint in self._leaves:
+        if fingerprint in leaves:
             return fingerprint
         try:
             identity, leaf, above = self._verified(chain)
@@ -145,7 +148,7 @@ class RecordVerifier:
             raise InvalidRecordError(identity.node_id, f"{type(key).__name__} cannot sign records")
         intermediates = tuple([ca.public_bytes(Encoding.DER) for ca in above])
         theirs = identity.trust_domain
-        self._leaves.add(
+        leaves.add(
             Leaf(
                 identity.node_id,
                 theirs and intern(theirs),
@@ -194,12 +197,12 @@ class RecordVerifier:
     def change_bundle(self, bundle: TrustBundle) -> None:
         """Uses another trust bundle from now on; forgets certificates that it does not cover."""
         self._bundle = bundle
-        chains = [leaf.chain for leaf in self._leaves]
-        self._leaves = LeafStore()
+        leaves = LeafStore()
         self._paths.clear()
-        for chain in chains:
+        for leaf in list(self._leaves):
             with contextlib.suppress(InvalidRecordError):
-                self.add_chain(chain)
+                self._add_chain(leaf.chain, leaves)
+        self._leaves = leaves  # as a whole: the threads of a blocking node send chains meanwhile
 
     def apply_revocations(self, revocations: RevocationList) -> frozenset[bytes]:
         """Refuses revoked certificates from now on; returns the fingerprints of known ones."""
