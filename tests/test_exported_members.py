@@ -52,7 +52,7 @@ EXPORTED = {
     "aegis_cli.cli": "aegis",
     "aegis_cli.errors": """
         CallFailedError CliError DemoError InvalidMessageError NoAuthorityError NoIdentityError
-        NotDescribedError NotForgottenError NotProvidedError UnknownNodeError
+        NotDescribedError NotDrainedError NotForgottenError NotProvidedError UnknownNodeError
     """,
     "aegis_core": """
         AddressInUseError CallDeniedError CallRule CallStats Caller CallerError CallerRefusedError
@@ -96,8 +96,8 @@ EXPORTED = {
         AuthorityDocuments AuthorityState Change Document DocumentBody DocumentKeeper DocumentKind
         DocumentPublisher DocumentStore DocumentVerifier Draft Forgotten MAX_AHEAD MAX_CONTENT NAMES
         SignedDocument Verifier crl_document decode_body decode_content document_from_wire
-        document_to_wire encode_body encode_bundle encode_forgotten encode_issuers publish_forgotten
-        publish_policy sign_document
+        document_to_wire encode_body encode_bundle encode_forgotten encode_issuers publish_drained
+        publish_forgotten publish_policy sign_document
     """,
     "aegis_discovery.enrolment": """
         AnyToken MeshRenewal ask_issuers enroll_until_cancelled known_issuers load_or_enroll

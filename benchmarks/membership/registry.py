@@ -189,9 +189,9 @@ async def away(_nodes: int) -> Measured:
         made.etcd.kill()
         await asyncio.sleep(AWAY)
         failed = [*made.failed()]
+        began = time.monotonic()
         made.etcd.start()
         await made.etcd.wait_ready(made.tls)
-        began = time.monotonic()
         # Nodes are there again if they can write: each writes a record that it has just changed.
         for number, worker in enumerate(made.workers.values()):
             worker.send("rename", f"back-{number}")

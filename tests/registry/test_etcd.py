@@ -208,7 +208,7 @@ async def test_a_killed_node_is_failed_within_13_seconds_and_calls_leave_it_at_o
 
 @pytest.mark.soak
 async def test_a_cluster_of_three_loses_one_member_and_then_two(
-    start_etcd, identity, until, provider
+    start_etcd, identity, until, provider, monkeypatch
 ):
     etcd = start_etcd(3)
     operator = identity("operator")
@@ -220,10 +220,13 @@ async def test_a_cluster_of_three_loses_one_member_and_then_two(
         load(client),
     ):
         failed = failures(client.topology, *(node.topology for node in nodes))
+        readings: list[str] = []
+        monkeypatch.setattr(client._client._registry._contents, "begin", readings.append)
         leader = await etcd.leader(operator)
         etcd.kill(leader)
         d = await mesh.start("d", **provider("d"), join_timeout=20)
         await until(lambda: all("d" in n.topology.nodes for n in (*nodes, client)))
+        assert readings == []  # the watch went on at the next revision
         second = next(name for name in etcd.clients if name != leader)
         etcd.kill(second)  # one of three is left: no quorum, so etcd is away
         await asyncio.sleep(4)

@@ -12,7 +12,9 @@ from aegis_certs import (
     CertificateAuthority,
     EnrolmentRefusedError,
     KeyType,
+    Revocation,
     RevocationList,
+    RevocationReason,
     TokenState,
     new_enrolment_key_and_csr,
     spiffe_bundle,
@@ -56,9 +58,12 @@ def parts(directory: Path) -> list[int]:
     return sorted(int(path.stem.split("-")[1]) for path in directory.glob("audit-*.jsonl"))
 
 
-def revoked(ca: CertificateAuthority, at: dt.datetime | None = None) -> set[str]:
-    data = (ca.directory / "crl.pem").read_bytes()
-    return {one.serial for one in RevocationList.from_pem(data, ca.bundle, at=at)}
+def revocations(ca: CertificateAuthority) -> set[Revocation]:
+    return {*RevocationList.from_pem((ca.directory / "crl.pem").read_bytes(), ca.bundle)}
+
+
+def revoked(ca: CertificateAuthority) -> set[str]:
+    return {one.serial for one in revocations(ca)}
 
 
 @pytest.mark.usefixtures("short")
@@ -193,3 +198,26 @@ def test_a_session_reads_little_after_100_000_actions(ca: CertificateAuthority) 
     assert (ca.directory / "audit-1.jsonl").stat().st_size == before
     ca.renew_due()
     assert len(revoked(ca)) == 1
+
+
+def test_a_lost_log_begins_anew_with_what_the_inventory_and_the_list_say(
+    ca: CertificateAuthority, caplog: pytest.LogCaptureFixture
+) -> None:
+    ca.issue("node-1", key_type=P256)
+    token = ca.create_token("orders-1")
+    ca.revoke("node-1", RevocationReason.KEY_COMPROMISE)
+    ca.revoke(token.serial)
+    (ca.directory / "audit.jsonl").unlink()
+    before = revocations(ca)
+    ca.tokens()
+    assert "audit.jsonl was lost" in caplog.text
+    log = lines(ca.directory / "audit.jsonl")
+    assert [line["action"] for line in log] == ["continue", "revoke", "revoke", "keep", "keep"]
+    caplog.clear()
+    ca.tokens()
+    assert caplog.messages == []
+    for name in ("crl.pem", "issued.json"):
+        (ca.directory / name).unlink()
+    ca.renew_due()
+    assert revocations(ca) == before
+    assert ca.tokens()[0].state is TokenState.CANCELLED

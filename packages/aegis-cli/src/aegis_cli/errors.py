@@ -4,6 +4,7 @@ CliError
 ├── NoIdentityError   there is no identity to connect with; the message has both ways to get one
 ├── NoAuthorityError  the key of the CA is not in the directory
 ├── NotForgottenError the mesh cannot forget a node: it is alive, or unknown
+├── NotDrainedError   the mesh cannot drain a node
 ├── UnknownNodeError  the mesh knows no such node
 ├── CallFailedError   a call to a node failed
 ├── NotProvidedError  no node, or not the named one, provides a service
@@ -26,6 +27,7 @@ __all__ = [
     "NoAuthorityError",
     "NoIdentityError",
     "NotDescribedError",
+    "NotDrainedError",
     "NotForgottenError",
     "NotProvidedError",
     "UnknownNodeError",
@@ -64,6 +66,14 @@ class NotForgottenError(CliError):
     def __init__(self, node_id: str, reason: str) -> None:
         self.node_id = node_id
         super().__init__(f"{node_id} is not forgotten: {reason}")
+
+
+class NotDrainedError(CliError):
+    """The mesh cannot drain a node."""
+
+    def __init__(self, node_id: str, reason: str) -> None:
+        self.node_id = node_id
+        super().__init__(f"{node_id} is not drained: {reason}")
 
 
 class UnknownNodeError(CliError):

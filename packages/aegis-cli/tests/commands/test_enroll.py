@@ -94,7 +94,7 @@ def test_why_there_is_no_certificate_yet_is_said_once_while_it_asks_again(
     done = _run(aegis, "enroll", *options, given=str(only))
     assert done.returncode == 1
     warning, error = done.stderr.splitlines()
-    assert warning.startswith("Warning: no certificate from ca-1@127.0.0.1:1 yet: it refused the c")
+    assert warning.startswith("Warning: no certificate from ca-1@127.0.0.1:1 yet (it refused the c")
     assert "trying again for" in warning
     assert error.startswith("Error: no issuer gave a certificate (ca-1@127.0.0.1:1")
 

@@ -79,14 +79,14 @@ class AddressInUseError(MeshError):
 
 
 class JoinError(MeshError):
-    """No seed peer answered a node that was made with `require_join`."""
+    """No seed peer, and no registry, answered a node that was made with `require_join`."""
 
     def __init__(self, node_id: str, reason: str) -> None:
         self.node_id = node_id
         self.reason = reason
         super().__init__(
-            f"{node_id} has joined no mesh: {reason}; check the addresses in seed_peers, or start "
-            f"without require_join to keep trying"
+            f"{node_id} has joined no mesh: {reason}; check the addresses of its seed peers and "
+            f"registry, or start without require_join to keep trying"
         )
 
 

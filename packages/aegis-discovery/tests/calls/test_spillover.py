@@ -55,11 +55,11 @@ class Mesh:
             )
         )
 
-    def fail(self, tier: int, number: int) -> None:
+    def fail(self, tier: int, number: int, status: NodeStatus = NodeStatus.FAILED) -> None:
         node_id = f"{tier}-{number}"
         record = self.topology.get_record(node_id)
         assert record is not None
-        self.topology.set_status(node_id, record.stamp, NodeStatus.FAILED)
+        self.topology.set_status(node_id, record.stamp, status)
 
     def endpoint(self, tier: int, number: int) -> Endpoint[object]:
         self.registry.refresh()
@@ -185,6 +185,26 @@ def test_where_all_tiers_together_lack_endpoints_their_parts_are_in_proportion()
         mesh.fail(0, number)
         mesh.fail(1, number)
     assert mesh.shares() == pytest.approx([0.5, 0.5, 0], abs=0.002)
+
+
+def test_an_unreachable_region_takes_no_part_until_nothing_else_is_left() -> None:
+    mesh = Mesh(3, 1, 40)
+    for number in range(39):
+        mesh.fail(2, number, NodeStatus.UNREACHABLE)
+    mesh.fail(0, 0)
+    mesh.fail(0, 1)
+    mesh.endpoint(1, 0).connection_failed(NOW)
+    assert mesh.shares() == pytest.approx([1.4 / 3, 0, 1 - 1.4 / 3], abs=0.002)
+    assert "2-39" in mesh.picks(10)
+    mesh.endpoint(2, 39).connection_failed(NOW)
+    assert mesh.shares() == [1, 0, 0]
+    mesh.fail(0, 2, NodeStatus.SUSPECTED)
+    assert mesh.shares() == [1, 0, 0], "a suspected provider before a region that is cut off"
+    mesh.fail(0, 2)
+    found = mesh.picks(390)
+    assert set(found) == {f"2-{number}" for number in range(39)}
+    mesh.endpoint(1, 0).call_succeeded()
+    assert mesh.shares() == [0, 1, 0]
 
 
 def test_a_few_lost_endpoints_move_no_call_to_another_zone() -> None:

@@ -46,7 +46,9 @@ steps = st.one_of(
     nodes.map(lambda info: ("put", info)),
     st.sampled_from("abcdef").map(lambda node_id: ("remove", node_id)),
     st.tuples(
-        st.sampled_from((NodeStatus.ALIVE, NodeStatus.SUSPECTED, NodeStatus.FAILED)),
+        st.sampled_from(
+            (NodeStatus.ALIVE, NodeStatus.SUSPECTED, NodeStatus.UNREACHABLE, NodeStatus.FAILED)
+        ),
         st.sampled_from("abcdef"),
     ),
     st.tuples(st.sampled_from(("unreached", "ejected", "probed")), st.sampled_from("abcdef")),
@@ -74,23 +76,27 @@ class Seen:
         ]
         self.endpoints = [(info.id, info.address) for info in usable]
         self.unwell = {info.id for info in (*failed, *unwell)}
-        self.tiers: list[list[tuple[str, str]]] = [[], [], []]
-        self.out = [0, 0, 0]
+        self.tiers: list[list[tuple[str, str]]] = [[], [], [], [], []]
+        self.out = [0, 0, 0, 0, 0]
         for info in usable:
-            if info not in unwell:
-                self.tiers[tier_of(info)].append((info.id, info.address))
+            tier = 3 if info in unwell and tier_of(info) < 3 else tier_of(info)
+            self.tiers[tier].append((info.id, info.address))
         for info in (*failed, *unwell):
             self.out[tier_of(info)] += 1
 
     def shares(self, endpoints: Sequence[Any]) -> list[tuple[int, float]]:
         """The rule, from the states of the endpoints."""
         state = {(e.node_id, e.address): e for e in endpoints}
-        able = []
+        able, in_use = [], []
         for tier, out in zip(self.tiers, self.out, strict=True):
             known = [state[key] for key in tier]
             healthy = sum(not e.excluded for e in known)
             total = out + sum(not e.is_new for e in known)
             able.append(min(1.0, 1.4 * healthy / total) if healthy else 0.0)
+            in_use.append(healthy)
+        able = able[:3]
+        if not any(able):
+            return [(tier, 1.0) for tier in (3, 4) if in_use[tier]][:1]
         left, shares = 1.0, []
         for part in able:
             shares.append(min(left, part / min(1.0, sum(able))) if part else 0.0)
@@ -99,6 +105,8 @@ class Seen:
 
 
 def tier_of(info: NodeInfo) -> int:
+    if info.status is NodeStatus.UNREACHABLE:
+        return 4
     if info.region != "eu":
         return 2
     return 0 if info.zone == "1" else 1

@@ -158,6 +158,21 @@ def test_a_published_bundle_is_trusted_at_once_and_then_by_the_file(
     assert keeper.trusting(tls) is tls
 
 
+def test_a_bundle_that_is_signed_anew_before_it_is_saved_is_saved_too(
+    authority: Authority, other: Authority, machine: Machine
+) -> None:
+    """An issuer does so when another CA begins to issue, since the signer changes then."""
+    tls = machine.add("a")
+    keeper = machine.keeper(tls)
+    both = TrustBundle([authority.ca.certificate, other.ca.certificate])
+    publish(keeper, authority, both, 1)
+    publish(keeper, authority, both, 2)
+    assert {*keeper.trusting(tls).bundle.certificates} == {*both.certificates}
+    keeper.save()
+    assert machine.roots == 2
+    assert keeper.trusting(tls) is tls
+
+
 def test_the_ca_of_any_certificate_in_the_directory_is_kept(
     authority: Authority, machine: Machine
 ) -> None:

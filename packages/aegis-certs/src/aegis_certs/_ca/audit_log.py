@@ -120,7 +120,12 @@ def is_part_over(path: Path) -> bool:
     return status.st_size - carried >= max(PART, carried)
 
 
-def begin_part(path: Path, at: datetime, kept: Iterable[Mapping[str, Any]]) -> None:
+def begin_part(
+    path: Path,
+    at: datetime,
+    kept: Iterable[Mapping[str, Any]],
+    revoked: Iterable[tuple[datetime, Mapping[str, Any]]] = (),
+) -> None:
     """Keeps the log under the next number, and begins a new one; the caller holds the lock.
 
     A crash between the two leaves the whole log under both names; the next call completes it.
@@ -129,6 +134,7 @@ def begin_part(path: Path, at: datetime, kept: Iterable[Mapping[str, Any]]) -> N
         path: The log.
         at: The current time.
         kept: The facts of the certificates and tokens that are on record.
+        revoked: The times and facts of revocations that a lost log does not have any more.
 
     Raises:
         DirectoryError: A file cannot be written. Then the log is as it was.
@@ -136,9 +142,11 @@ def begin_part(path: Path, at: datetime, kept: Iterable[Mapping[str, Any]]) -> N
     data = files.read(path) or b""
     numbers = sorted(_numbers(path))
     number = _first_line(data)[0] or _next_number(path, data, numbers)
-    files.write(_part_path(path, number), data, files.PRIVATE)
+    if data:
+        files.write(_part_path(path, number), data, files.PRIVATE)
+    again = (_encode(Action.REVOKE, when, facts) for when, facts in revoked)
     records = (_encode(Action.KEEP, at, facts) for facts in kept)
-    carried = b"".join(line + b"\n" for line in (*_still_counting(data, at), *records))
+    carried = b"".join(line + b"\n" for line in (*_still_counting(data, at), *again, *records))
     facts = {"part": number + 1, "carried": len(carried)}
     first = _encode(Action.CONTINUE, at, facts) + b"\n"
     files.write(path, first + carried, files.PRIVATE)

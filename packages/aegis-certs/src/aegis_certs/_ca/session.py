@@ -7,7 +7,7 @@ written last. So a crash at any point leaves no usable certificate that is not r
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,18 +28,19 @@ from aegis_certs._ca.spec import CertificateSpec
 from aegis_certs._ca.view import CAView
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
+from aegis_certs._time import isoformat
 from aegis_certs._x509.identity import (
     Identity,
     alternative_names,
     trust_domain_of_ca,
 )
-from aegis_certs._x509.keys import PublicKey, encode_key, generate_key
+from aegis_certs._x509.keys import PublicKey, encode_key, generate_key, key_id
 from aegis_certs._x509.names import CA_NAME, DEFAULT_TRUST_DOMAIN, DOCUMENTS_NAME, OLD_CA_NAME
 from aegis_certs._x509.pem import KeyPair
 from aegis_certs._x509.revocation_list import RevocationList
 from aegis_certs._x509.tls_config import TLSConfig, make_tls
 from aegis_certs._x509.trust import TrustBundle, is_ca
-from aegis_certs._x509.validity import validity
+from aegis_certs._x509.validity import common_name, validity
 from aegis_certs.errors import (
     AlreadyExistsError,
     CertsError,
@@ -151,17 +152,35 @@ class CASession(CAView):
             logger.warning("the next command tries again to sign the revocation list: %s", error)
 
     def divide_audit_log(self) -> None:
-        """Begins the next part of the audit log if this one is long; see `audit_log`.
+        """Begins the next part of the audit log if this one is long, or lost; see `audit_log`.
 
-        A failure costs nothing but space: the next session tries again.
+        A lost one is made again from the inventory and `crl.pem`, before these may be lost too. A
+        failure costs nothing but space: the next session tries again.
         """
         path = self.store.audit_path
-        if not audit_log.is_part_over(path):
+        is_lost = not files.exists(path) and files.exists(self.store.inventory_path)
+        if not is_lost and not audit_log.is_part_over(path):
             return
         try:
-            audit_log.begin_part(path, self.at, self.inventory.facts())
+            revoked = self._revoked_facts() if is_lost else ()
+            audit_log.begin_part(path, self.at, self.inventory.facts(), revoked)
+            if is_lost:
+                logger.warning("%s was lost; it begins anew with what counts", path)
         except CertsError as error:
             logger.warning("%s goes on as it is, although it is long: %s", path, error)
+
+    def _revoked_facts(self) -> Iterator[tuple[datetime, Mapping[str, str]]]:
+        """When, and what `revoke` would have logged, of each revocation that is known."""
+        cas = {common_name(ca.subject): key_id(ca).hex() for ca in self.bundle.certificates}
+        for one in self.revocations:
+            entry = self.inventory.get(one.serial) or self.inventory.token(one.serial)
+            facts = {"serial": one.serial, "reason": str(one.reason)}
+            if entry is not None:
+                facts |= {"id": entry.id, "issuer": entry.issuer}
+                facts["not_after"] = isoformat(entry.not_after)
+            elif one.issuer in cas:
+                facts["issuer"] = cas[one.issuer]
+            yield one.date, facts
 
     def write_revocations(self) -> RevocationList:
         """Signs the CRLs of all CAs whose keys are in the directory."""

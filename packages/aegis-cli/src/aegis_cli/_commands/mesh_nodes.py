@@ -115,6 +115,40 @@ def ping(node_id: str, json: bool, count: int, **options: Any) -> None:
         click.get_current_context().exit(CHECK_FAILED)
 
 
+@mesh.command(epilog=examples(f"aegis mesh drain orders-3 {NODE}"))
+@click.argument("node_id", metavar="ID")
+@node_address
+@certificate_directory("--cert-dir", "The directory of the CA, with its key.")
+@mesh_name
+def drain(node_id: str, node: str, cert_dir: str, mesh: str) -> None:
+    """Let a node leave the mesh, finish its calls, and end.
+
+    It does from afar what SIGTERM does on the node's machine. Run this where the CA's key is: a
+    running issuer signs the order. Nobody else can give it, and it is for the present process of
+    the node only: what starts later under this id serves.
+    """
+    from aegis_certs import parse_worker_id
+
+    from aegis_cli._identity import client_identity
+    from aegis_cli._mesh.authority import authority_files
+    from aegis_cli._mesh.connecting import MeshPlace
+    from aegis_cli._mesh.drain import drain as order_to_drain
+    from aegis_cli._run import run
+
+    parse_worker_id(node_id)
+    files = authority_files(cert_dir)
+    place = MeshPlace(node, lambda: client_identity(cert_dir, None), mesh)
+    if run(order_to_drain(node_id, place, files)):
+        click.echo(f"{node_id} has left the mesh; it finishes its calls and ends.")
+        return
+    click.echo(
+        f"{node_id} has not left yet. It drains once an issuer of {cert_dir} runs; start one with "
+        f"`aegis node run --issuer`.",
+        err=True,
+    )
+    click.get_current_context().exit(1)
+
+
 @mesh.command(
     epilog=examples(
         "aegis mesh forget orders-3 --node 127.0.0.1:50051",

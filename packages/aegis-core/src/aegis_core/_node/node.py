@@ -16,6 +16,7 @@ from aegis_discovery.identity import IdentityEvent
 
 from aegis_core._access.policy_file import PolicySource
 from aegis_core._address import check_is_free
+from aegis_core._node.draining import stop_when_drained
 from aegis_core._node.faces import NodeView, through_peers
 from aegis_core._node.identity import load_authority, load_identity
 from aegis_core._node.options import NodeOptions, expand
@@ -306,9 +307,10 @@ class Node(NodeView):
     def _is_stopping(self) -> bool:
         return self._stopping is not None
 
-    def _request_stop(self, number: signal.Signals) -> None:
-        """Begins the stop of a node that runs, or of one that starts, after a signal."""
-        _log.info("%s stops after %s%s", self.id, number.name, stop_hint())
+    def _request_stop(self, cause: signal.Signals | str) -> None:
+        """Begins the stop of a node that runs, or of one that starts."""
+        name = cause if isinstance(cause, str) else cause.name
+        _log.info("%s stops after %s%s", self.id, name, stop_hint())
         notify_manager("STOPPING")
         self._stop_requested = True
         if self._starting is not None and self._stopping is None:
@@ -355,6 +357,7 @@ class Node(NodeView):
             on_failure=self._stop_with,
             on_identity=self._publish_identity,
         )
+        stop_when_drained(self._running.state, self._request_stop)
         await self._running.start()
 
     def _begin_stop(self, grace: float) -> None:

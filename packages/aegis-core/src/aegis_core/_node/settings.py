@@ -129,6 +129,12 @@ def _read_file(path: str | Path, named_by: str) -> dict[str, Any]:
     return table
 
 
+def _registry(text: str) -> object:
+    from aegis_discovery.registry import parse_registry  # most meshes have none
+
+    return parse_registry(text)
+
+
 def _parse(values: dict[str, Any], sources: Mapping[str, str]) -> None:
     """Checks the values where their sources are known, and parses the services."""
     checks: dict[str, Callable[[str], object]] = {
@@ -136,6 +142,7 @@ def _parse(values: dict[str, Any], sources: Mapping[str, str]) -> None:
         "address": split_host_port,
         "advertise": split_host_port,
         "seed_peers": parse_seed,
+        "registry": _registry,
         "services": _service,
     }
     if isinstance(values.get("issuer"), str):

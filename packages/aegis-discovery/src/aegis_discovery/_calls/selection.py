@@ -173,9 +173,6 @@ class ServiceEndpoints(Generic[ChannelT]):
         for excluded in tuple(view.excluded):
             self._is_usable(excluded, now)
         endpoint = self._find_in_use(now, (), self._next_part(view))
-        if endpoint is None:
-            unwell = [e for e in tuple(view.endpoints) if self._is_usable(e, now)]
-            endpoint = self._balance_fallback(unwell) if unwell else None
         self.calls += endpoint is not None
         return endpoint
 

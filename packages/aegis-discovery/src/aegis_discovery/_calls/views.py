@@ -14,8 +14,17 @@ from aegis_discovery._calls.endpoint import ChannelT, Endpoint
 from aegis_discovery._calls.spillover import shares_of
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus
 
-TIERS = 3
-"""The caller's zone, the rest of its region, and everywhere else."""
+SHARED = 3
+"""The tiers that share the load: the caller's zone, the rest of its region, everywhere else."""
+
+UNWELL = SHARED
+"""The tier of nodes that the mesh, or they themselves, report as not healthy."""
+
+UNREACHABLE = SHARED + 1
+"""The last tier: nodes of regions that are silent as a whole. The two get calls only while nothing
+in the tiers before is in use."""
+
+TIERS = UNREACHABLE + 1
 
 _ALL = TIERS
 """The place of all endpoints, behind the tiers."""
@@ -57,16 +66,15 @@ class View(Generic[ChannelT]):
     Attributes:
         denied: The ids of nodes that declare the service and may not provide it.
         regions: The regions of nodes that provide it only there, and not here, by their ids.
-        tiers: The healthy endpoints in the caller's zone, in the rest of its region, and everywhere
-            else.
-        nearest: The endpoints that take all load: nearly always those of one tier, and all where
-            none is healthy. Empty where picks must look at `parts` and `excluded`.
+        tiers: The endpoints by tier; each is in one.
+        nearest: The endpoints of the tier that takes all load, as nearly always one does. Empty
+            where picks must look at `parts` and `excluded`.
         parts: How the load is divided; empty if no endpoint is in use.
         excluded: The endpoints that are not in use, the longest unvisited first.
     """
 
     __slots__ = (
-        "__weakref__", "_all", "_builder", "_counts", "_is_copied", "_is_stale", "_lists", "_lock",
+        "__weakref__", "_builder", "_counts", "_is_copied", "_is_stale", "_lists", "_lock",
         "_name", "_out", "_version", "_weak", "denied", "excluded", "nearest", "parts", "regions",
         "tiers",
     )  # fmt: skip
@@ -83,9 +91,8 @@ class View(Generic[ChannelT]):
         self._lock = threading.Lock()
         self._is_stale = False
         self._weak: weakref.ref[Any] = weakref.ref(self)
-        self._all: Sequence[Endpoint[ChannelT]] = ()
         self._out: dict[str, int] = {}
-        self._counts = [_Counts() for _ in range(TIERS + 1)]
+        self._counts = [_Counts() for _ in range(TIERS)]
         self.denied: set[str] = set()
         self.regions: dict[str, str] = {}
         self.excluded: OrderedDict[Endpoint[ChannelT], _Exclusion] = OrderedDict()
@@ -105,17 +112,17 @@ class View(Generic[ChannelT]):
 
     @property
     def healthy(self) -> int:
-        """The number of endpoints in the tiers, in use or not."""
-        return sum(map(len, self._lists[:_ALL]))
+        """The number of healthy endpoints, in use or not."""
+        return sum(map(len, self._lists[:SHARED]))
 
     @property
     def ejected(self) -> int:
         """How many of them are ejected."""
-        return sum(counts.ejected for counts in self._counts[:_ALL])
+        return sum(counts.ejected for counts in self._counts[:SHARED])
 
     def in_use(self, tier: int | None = None) -> int:
-        """Returns how many endpoints of a tier, or of all tiers, are in use."""
-        tiers = range(TIERS) if tier is None else (tier,)
+        """Returns how many endpoints of a tier, or of all healthy ones, are in use."""
+        tiers = range(SHARED) if tier is None else (tier,)
         return sum(len(self._lists[tier]) - self._counts[tier].excluded for tier in tiers)
 
     def update(
@@ -131,7 +138,7 @@ class View(Generic[ChannelT]):
         Returns:
             The endpoint that is not used any more, if there is one.
         """
-        endpoint, place = None, None
+        endpoint = place = out = None
         self.denied.discard(node_id)
         self.regions.pop(node_id, None)
         has_failed = node is not None and node.status is NodeStatus.FAILED
@@ -141,35 +148,38 @@ class View(Generic[ChannelT]):
             node = None
         if node is not None:
             if self._builder.may_provide(node, self._name, self._version):
-                place = self._builder.tier_of(node)
+                place = out = self._builder.tier_of(node)
+                if place < SHARED and is_unwell(node):
+                    place = UNWELL
+                elif place < SHARED:
+                    out = None
                 if not has_failed:
                     endpoint = self._builder.endpoint_of(node, is_late=is_late)
             elif not has_failed:
                 self.denied.add(node_id)
-        is_out = place is not None and (has_failed or is_unwell(node))
         with self._lock:
             self._is_stale = True
             was_out = self._out.pop(node_id, None)
             if was_out is not None:
                 self._counts[was_out].out -= 1
-            if is_out and place is not None and (has_failed or endpoint is not None):
-                self._out[node_id] = place
-                self._counts[place].out += 1
+            if out is not None and (has_failed or endpoint is not None):
+                self._out[node_id] = out
+                self._counts[out].out += 1
             for tier in range(TIERS):
-                self._put(tier, node_id, None if is_out or tier != place else endpoint)
+                self._put(tier, node_id, endpoint if tier == place else None)
             before = self._put(_ALL, node_id, endpoint)
             if before is not None:
                 self._count(before, None)
                 before.remove_listener(self._weak)
             if endpoint is not None:
                 endpoint.add_listener(self._weak)
-                self._count(endpoint, _ALL if is_out else place)
+                self._count(endpoint, place)
         return before
 
     def endpoint_changed(self, endpoint: Endpoint[ChannelT]) -> None:
         """Follows a change of whether an endpoint is in use."""
         with self._lock:
-            places = [place for place in range(TIERS + 1) if self._has(place, endpoint)]
+            places = [tier for tier in range(TIERS) if self._has(tier, endpoint)]
             self._count(endpoint, places[0] if places else None)
             if not self._is_stale:  # else `publish` follows
                 self._divide()
@@ -194,7 +204,6 @@ class View(Generic[ChannelT]):
         with self._lock:
             tiers = self._lists[:_ALL]
             self.tiers = tuple(map(tuple, tiers)) if self._is_copied else tuple(tiers)
-            self._all = tuple(self._lists[_ALL]) if self._is_copied else self._lists[_ALL]
             self._is_stale = False
             self._divide()
 
@@ -202,13 +211,16 @@ class View(Generic[ChannelT]):
         """Divides the load among the tiers; costs the same whatever their sizes are."""
         figures = [
             (len(endpoints) - counts.excluded, len(endpoints) - counts.new + counts.out)
-            for endpoints, counts in zip(self.tiers, self._counts, strict=False)
+            for endpoints, counts in zip(self.tiers[:SHARED], self._counts, strict=False)
         ]
         parts, until = [], 0.0
         for tier, share in enumerate(shares_of(figures)):
             if share:
                 until += share
                 parts.append(Part(until, tier, self.tiers[tier]))
+        if not parts:
+            rest = (tier for tier in (UNWELL, UNREACHABLE) if self.in_use(tier))
+            parts = [Part(1.0, tier, self.tiers[tier]) for tier in rest][:1]
         self.parts = tuple(parts)
         nearest: Sequence[Endpoint[ChannelT]] = ()
         if len(parts) == 1:
@@ -216,8 +228,6 @@ class View(Generic[ChannelT]):
             # An excluded endpoint of a tier without load is probed only if picks look for it.
             if not any(counts.excluded for counts in self._counts[:tier]):
                 nearest = self.tiers[tier]
-        elif not any(self.tiers):
-            nearest = self._all
         self.nearest = nearest
 
     def _count(self, endpoint: Endpoint[ChannelT], place: int | None) -> None:
@@ -266,7 +276,7 @@ class View(Generic[ChannelT]):
 
 
 class _Exclusion(NamedTuple):
-    """Where an endpoint is that is not in use, and why it is not."""
+    """The tier of an endpoint that is not in use, and why it is not."""
 
     place: int
     is_new: bool
@@ -277,7 +287,7 @@ class _Counts:
     """What the lists do not show of one place.
 
     Attributes:
-        out: Providers that failed or are not healthy. They are in no tier.
+        out: Providers that failed or are not healthy, and belong here by their distance.
         excluded: Endpoints that are not in use.
         new: Those of them that wait for their first probe.
         ejected: Those of them that are ejected.
@@ -332,7 +342,9 @@ class ViewBuilder(Generic[ChannelT]):
         return node.offers(name, version, region=self._region)
 
     def tier_of(self, node: NodeInfo) -> int:
-        """Returns the tier of a node: how far it is from the callers."""
+        """Returns the tier of a node, were it healthy: how far it is from the callers."""
+        if node.status is NodeStatus.UNREACHABLE:
+            return UNREACHABLE
         if node.region != self._region:
             return 2
         if self._zone and node.zone == self._zone:
@@ -350,8 +362,6 @@ class ViewBuilder(Generic[ChannelT]):
         return endpoint if endpoint.is_dialable else None
 
 
-def is_unwell(node: NodeInfo | None) -> bool:
+def is_unwell(node: NodeInfo) -> bool:
     """Returns whether the mesh, or a node itself, reports it as not healthy."""
-    return node is not None and (
-        node.health is HealthStatus.UNHEALTHY or node.status is not NodeStatus.ALIVE
-    )
+    return node.health is HealthStatus.UNHEALTHY or node.status is not NodeStatus.ALIVE

@@ -19,6 +19,10 @@ MAX_BACKOFF = 60.0
 """The same at most, where the nodes of the region do not answer, or their feeds do not last."""
 
 
+_WORTH_A_TRY = (NodeStatus.ALIVE, NodeStatus.UNREACHABLE)
+"""A region that is unreachable for the node that serves this client may be reachable from here."""
+
+
 class HomeSearch:
     """Looks for a node of the client's region, while another one serves its feed.
 
@@ -59,7 +63,7 @@ class HomeSearch:
                 node
                 for node in self._topology.nodes.values()
                 if node.region == self._region
-                and node.status is NodeStatus.ALIVE
+                and node.status in _WORTH_A_TRY
                 and node.vouched_by is None
             ]
             delay = LOOK_EVERY * random.uniform(0.5, 1.0)

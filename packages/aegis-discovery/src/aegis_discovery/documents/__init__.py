@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aegis_discovery.documents._authority import (
         AuthorityDocuments,
+        publish_drained,
         publish_forgotten,
         publish_policy,
     )
@@ -63,6 +64,7 @@ __all__ = [
     "encode_bundle",
     "encode_forgotten",
     "encode_issuers",
+    "publish_drained",
     "publish_forgotten",
     "publish_policy",
     "sign_document",
@@ -95,6 +97,7 @@ _HOMES = {
     "encode_bundle": "_codec",
     "encode_forgotten": "_codec",
     "encode_issuers": "_codec",
+    "publish_drained": "_authority",
     "publish_forgotten": "_authority",
     "publish_policy": "_authority",
     "sign_document": "_signing",

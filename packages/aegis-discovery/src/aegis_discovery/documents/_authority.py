@@ -39,7 +39,7 @@ CHECK_EVERY = 60.0
 """Seconds between two checks whether a signer ends; changed files are seen at each poll."""
 
 POLICY_FILE = "policy.toml"
-FORGET_FILE = "forget.json"
+LIVES_FILES = {DocumentKind.FORGET: "forget.json", DocumentKind.DRAIN: "drain.json"}
 _PUBLISHED_FILE = "published.json"
 
 
@@ -79,7 +79,7 @@ class AuthorityDocuments:
             CertsError: The directory cannot be used.
         """
         now = self._clock()
-        seen = (self._files.stat_keys(POLICY_FILE, FORGET_FILE), self._store.position)
+        seen = (self._files.stat_keys(POLICY_FILE, *LIVES_FILES.values()), self._store.position)
         if seen == self._seen and now < self._check_at:
             return
         yield from self._crls()
@@ -108,7 +108,8 @@ class AuthorityDocuments:
             bundle=self._authority.bundle if bundle is None else bundle,
             policy=self._read_policy(),
             issuers=self._files.read_issuers(),
-            forgotten=read_forgotten(self._files),
+            forgotten=read_lives(self._files, DocumentKind.FORGET),
+            drained=read_lives(self._files, DocumentKind.DRAIN),
         )
 
     def _read_policy(self) -> bytes | None:
@@ -158,15 +159,16 @@ def publish_policy(directory: PublishedFiles, content: bytes) -> None:
     directory.write(POLICY_FILE, content)
 
 
-def read_forgotten(directory: PublishedFiles) -> tuple[Forgotten, ...]:
-    """Returns the lives that the issuers of a CA's directory let the mesh forget; it blocks."""
-    content = directory.read(FORGET_FILE)
+def read_lives(directory: PublishedFiles, kind: DocumentKind) -> tuple[Forgotten, ...]:
+    """Returns the lives of nodes in a file of a CA's directory; it blocks."""
+    name = LIVES_FILES[kind]
+    content = directory.read(name)
     if content is None:
         return ()
     try:
-        found = decode_content(DocumentKind.FORGET, content)
+        found = decode_content(kind, content)
     except InvalidDocumentError as error:
-        _log.warning("%s in %r is left unread: %s", FORGET_FILE, directory, error)
+        _log.warning("%s in %r is left unread: %s", name, directory, error)
         return ()
     return found if isinstance(found, tuple) else ()
 
@@ -177,7 +179,20 @@ def publish_forgotten(directory: PublishedFiles, life: Forgotten) -> None:
     Raises:
         CertsError: The directory cannot be written.
     """
-    lives = {(one.node_id, one.instance): one for one in read_forgotten(directory)}
+    _publish_life(directory, DocumentKind.FORGET, life)
+
+
+def publish_drained(directory: PublishedFiles, life: Forgotten) -> None:
+    """Lets the issuers of a CA's directory make a life of a node drain and end; it blocks.
+
+    Raises:
+        CertsError: The directory cannot be written.
+    """
+    _publish_life(directory, DocumentKind.DRAIN, life)
+
+
+def _publish_life(directory: PublishedFiles, kind: DocumentKind, life: Forgotten) -> None:
+    lives = {(one.node_id, one.instance): one for one in read_lives(directory, kind)}
     lives[life.node_id, life.instance] = life
     newest = sorted(lives.values(), key=lambda one: one.until)[-MAX_FORGOTTEN:]
-    directory.write(FORGET_FILE, encode_forgotten(newest))
+    directory.write(LIVES_FILES[kind], encode_forgotten(newest))

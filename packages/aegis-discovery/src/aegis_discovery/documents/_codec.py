@@ -150,6 +150,7 @@ _DECODERS = {
     DocumentKind.ISSUERS: _issuers,
     DocumentKind.POLICY: _policy,
     DocumentKind.FORGET: _forgotten,
+    DocumentKind.DRAIN: _forgotten,
 }
 
 

@@ -37,6 +37,7 @@ class DocumentKind(StrEnum):
     ISSUERS = "issuers"
     POLICY = "policy"
     FORGET = "forget"
+    DRAIN = "drain"
 
 
 NAMES = {
@@ -45,6 +46,7 @@ NAMES = {
     DocumentKind.ISSUERS: "list of issuers",
     DocumentKind.POLICY: "policy",
     DocumentKind.FORGET: "list of forgotten nodes",
+    DocumentKind.DRAIN: "list of nodes that drain",
 }
 """What each kind is called in texts."""
 
@@ -126,7 +128,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """A life of a node that the mesh forgets.
+    """A life of a node that the mesh forgets, or that drains and ends.
 
     Attributes:
         node_id: The node id.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -73,6 +74,7 @@ class DocumentKeeper:
         # The published CAs, until the files of the identity have them.
         self._published: TrustBundle | None = None
         self._has_ca_key = False
+        self._lock = threading.Lock()  # what arrives is noted in one thread and saved in another
 
     def load(self) -> None:
         """Reads what the directory has kept, and verifies it again; it blocks.
@@ -107,10 +109,15 @@ class DocumentKeeper:
             _log.info("what the directory has kept is fetched again (%s): %s", name, error)
 
     def _on_change(self, change: Change) -> None:
-        self._unsaved[change.document.key] = change
-        value = change.document.value
-        if isinstance(value, TrustBundle) and change.is_news:
-            self._published = value
+        key, value = change.document.key, change.document.value
+        with self._lock:
+            if isinstance(value, TrustBundle) and change.is_news:
+                self._published = value
+            earlier = self._unsaved.get(key)
+            if earlier is not None:
+                # An issuer often signs what is new again, and the files have neither yet.
+                change = Change(change.document, earlier.before)
+            self._unsaved[key] = change
 
     # `Published` of the identity rotator
 
@@ -155,8 +162,9 @@ class DocumentKeeper:
                 # Tried again with the next change, not at each poll.
                 line = "a published document stays in memory only: %s"
                 self._log_limiter.warn("directory", key, line, error)
-            if self._unsaved.get(key) is change:
-                del self._unsaved[key]
+            with self._lock:
+                if self._unsaved.get(key) is change:
+                    del self._unsaved[key]
 
     def _write(self, files: PublishedFiles, change: Change) -> None:
         document = change.document
@@ -167,8 +175,9 @@ class DocumentKeeper:
             files.replace_bundle(document.value)
         files.write(self._name_of(document.kind), encode_kept(document.signed))
         self._has_ca_key = files.has_ca_key
-        if document.value is self._published and not self._has_ca_key:
-            self._published = None
+        with self._lock:
+            if not self._has_ca_key and document.value == self._published:
+                self._published = None
 
     def _name_of(self, kind: DocumentKind) -> str:
         mesh = hashlib.sha256(self._mesh.encode()).hexdigest()[:8]

@@ -37,12 +37,14 @@ class AuthorityState:
         policy: The policy to publish, in TOML; None if there is none.
         issuers: Its issuers.
         forgotten: The lives of nodes to forget.
+        drained: The lives of nodes that are to drain and end.
     """
 
     bundle: TrustBundle
     policy: bytes | None = None
     issuers: tuple[IssuerAddress, ...] = ()
     forgotten: tuple[Forgotten, ...] = ()
+    drained: tuple[Forgotten, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class DocumentPublisher:
         drafts = []
         for kind in (
             DocumentKind.BUNDLE,
+            DocumentKind.DRAIN,
             DocumentKind.FORGET,
             DocumentKind.ISSUERS,
             DocumentKind.POLICY,
@@ -122,7 +125,9 @@ class DocumentPublisher:
         if kind is DocumentKind.ISSUERS:
             return _issuers(state, store)
         if kind is DocumentKind.FORGET:
-            return _forgotten(state, store, now)
+            return _lives(state.forgotten, store.forgotten, now)
+        if kind is DocumentKind.DRAIN:
+            return _lives(state.drained, store.drained, now)
         own = _own(kind, state)
         if own is None:
             return None
@@ -173,13 +178,13 @@ def _issuers(state: AuthorityState, store: DocumentStore) -> bytes | None:
     return None if {*kept} == {*held.values()} else encode_issuers(kept)
 
 
-def _forgotten(state: AuthorityState, store: DocumentStore, now: float) -> bytes | None:
+def _lives(wanted: tuple[Forgotten, ...], held: tuple[Forgotten, ...], now: float) -> bytes | None:
     since = (now - FORGOTTEN_FOR) * 1000
-    own = {one for one in state.forgotten if one.until > since}
-    if own <= {*store.forgotten}:
+    own = {one for one in wanted if one.until > since}
+    if own <= {*held}:
         return None
-    lives = _newest(one for one in own.union(store.forgotten) if one.until > since)
-    return None if {*lives} == {*store.forgotten} else encode_forgotten(lives)
+    lives = _newest(one for one in own.union(held) if one.until > since)
+    return None if {*lives} == {*held} else encode_forgotten(lives)
 
 
 def _newest(lives: Iterable[Forgotten]) -> list[Forgotten]:

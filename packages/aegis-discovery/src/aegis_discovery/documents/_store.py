@@ -216,8 +216,16 @@ class DocumentStore:
 
     @property
     def forgotten(self) -> tuple[Forgotten, ...]:
-        """The lives of nodes that the mesh forgets."""
-        value = self._value(DocumentKind.FORGET)
+        """The lives that the mesh forgets; empty if none are published."""
+        return self._lives(DocumentKind.FORGET)
+
+    @property
+    def drained(self) -> tuple[Forgotten, ...]:
+        """The lives that are to drain and end; empty if none are published."""
+        return self._lives(DocumentKind.DRAIN)
+
+    def _lives(self, kind: DocumentKind) -> tuple[Forgotten, ...]:
+        value = self._value(kind)
         return value if isinstance(value, tuple) else ()
 
     @property

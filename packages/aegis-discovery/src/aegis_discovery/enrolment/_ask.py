@@ -91,7 +91,7 @@ def _say_why(causes: Mapping[str, str], said: dict[str, str], left: float) -> No
     for issuer, reason in causes.items():
         if said.get(issuer) != reason:
             said[issuer] = reason
-            line = "no certificate from %s yet: %s; trying again for %.0f s"
+            line = "no certificate from %s yet (%s); trying again for %.0f s"
             _log.warning(line, issuer, reason, max(left, 0.0))
 
 

@@ -14,7 +14,7 @@ from aegis_discovery.registry._keys import NODES, Keys
 
 _log = logging.getLogger("aegis.registry")
 
-BATCH = 16
+BATCH = 8
 """Values in one message for the reader of feeds, which checks two signatures for most of them."""
 
 MAX_READ = 4 * MAX_NODES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -32,6 +33,12 @@ RENEW_EVERY = LEASE / 3
 
 HEARTBEAT = 5.0
 """Seconds without a change after which etcd is asked whether it is there."""
+
+SLICE = 0.005
+"""Seconds of work on what was read after which it pauses for as long."""
+
+AWAY_AFTER = 10.0
+"""Seconds without any member after which the log says that etcd is away."""
 
 GOODBYE_TIMEOUT = 3.0
 """Seconds for writing a tombstone."""
@@ -92,7 +99,9 @@ class EtcdRegistry:
         self._wake_publisher = asyncio.Event()
         self._revision = self._cluster = self._lease = 0
         self._is_away = False
+        self._away_since = 0.0
         self._worked = False
+        self._worked_for = 0.0
         self.causes: dict[str, str] = {}
 
     async def run(self) -> None:
@@ -127,15 +136,22 @@ class EtcdRegistry:
 
     async def write_last(self, key: bytes, value: bytes) -> None:
         """Writes a tombstone, which stays for a day, and ends the lease; call it after `run`."""
-        for endpoint in self._endpoints:
-            try:
-                async with asyncio.timeout(GOODBYE_TIMEOUT), EtcdMember(endpoint, self._tls) as it:
-                    await it.put(key, value, await it.grant(int(TOMBSTONE_LEASE)))
-                    if self._lease:
-                        await it.revoke(self._lease)
-                    return
-            except (grpc.aio.AioRpcError, EtcdError, TimeoutError) as error:
-                _log.info("etcd at %s did not get the tombstone: %s", endpoint.address, error)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_TIMEOUT):
+                for endpoint in self._endpoints:
+                    if await self._write_last_at(endpoint, key, value):
+                        return
+        _log.info("etcd did not get the tombstone, so this node will count as failed")
+
+    async def _write_last_at(self, endpoint: SeedPeer, key: bytes, value: bytes) -> bool:
+        try:
+            async with asyncio.timeout(GOODBYE_TIMEOUT / 2), EtcdMember(endpoint, self._tls) as it:
+                await it.put(key, value, await it.grant(int(TOMBSTONE_LEASE)))
+                if self._lease:
+                    await it.revoke(self._lease)
+        except (grpc.aio.AioRpcError, EtcdError, TimeoutError):
+            return False
+        return True
 
     async def _try(self, endpoint: SeedPeer) -> str | None:
         """Works with one member until that fails; returns why, or None after a new identity."""
@@ -278,12 +294,14 @@ class EtcdRegistry:
             for key, value, revision in states:
                 self._publication.observed(key, value, revision, now)
             self._wake_publisher.set()
-        is_first = True
         for message in self._contents.messages(changes):
-            if not is_first:
-                await asyncio.sleep(0)
-            is_first = False
+            began = time.monotonic()
             self._receive(message)
+            self._worked_for += time.monotonic() - began
+            if self._worked_for >= SLICE:
+                # As a feed, it takes at most half of the event loop's time.
+                await asyncio.sleep(self._worked_for)
+                self._worked_for = 0.0
 
     def _receive(self, message: MessagePart) -> bool:
         """Merges a message; returns whether something was refused that may be good later."""
@@ -319,11 +337,9 @@ class EtcdRegistry:
                 if not await self._write(member, write, publication):
                     break
             due = min(renew_at if self._lease else 0.0, publication.next_due())
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, due - time.monotonic())):
                     await self._wake_publisher.wait()
-            except TimeoutError:
-                pass
 
     async def _write(self, member: EtcdMember, write: Write, publication: Publication) -> bool:
         """Writes or deletes a key; returns whether the lease is still there."""
@@ -353,7 +369,10 @@ class EtcdRegistry:
     # Being away
 
     def _note_away(self) -> None:
-        if self._is_away or len(self.causes) < len(self._endpoints):
+        """Warns once that etcd is away: not of an election, nor while a start still waits."""
+        now = time.monotonic()
+        self._away_since = self._away_since or now
+        if self._is_away or now - self._away_since < AWAY_AFTER:
             return
         self._is_away = True
         reasons = "; ".join(f"{address}: {why}" for address, why in self.causes.items())
@@ -362,6 +381,6 @@ class EtcdRegistry:
     def _note_back(self) -> None:
         if self._is_away:
             _log.warning("etcd is back")
-        self._is_away = False
+        self._is_away, self._away_since = False, 0.0
         self.causes.clear()
         self._log_limiter.clear()

@@ -1,0 +1,49 @@
+"""Lets a node drain and end, by an order that the CA of the mesh signs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from aegis_certs import PublishedFiles, owner_of
+from aegis_discovery import NodeStatus
+from aegis_discovery.documents import Forgotten, publish_drained
+
+from aegis_cli._mesh.connecting import MeshPlace, reading
+from aegis_cli.errors import NotDrainedError
+
+_PATIENCE = 10.0
+"""Seconds that the command waits until the node has left."""
+
+
+async def drain(node_id: str, place: MeshPlace, files: PublishedFiles) -> bool:
+    """Orders a node to drain; returns whether it has left the mesh already.
+
+    Raises:
+        NotDrainedError: It is not alive, or unknown, or not the last process of its id.
+        ConnectError: No node accepts this client.
+        aegis_certs.CertsError: The directory of the CA cannot be written.
+    """
+    async with reading(place) as reader:
+        topology = reader.topology
+        record, node = topology.get_record(node_id), topology.get_node(node_id)
+        if record is None or node is None:
+            raise NotDrainedError(node_id, "the mesh knows no such node; see `aegis mesh status`")
+        if owner_of(node_id) != node_id:
+            reason = "it is a worker, which its supervisor would start again; stop the supervisor"
+            raise NotDrainedError(node_id, reason)
+        if record.voucher is not None:
+            reason = "it is of another kind and obeys no orders; stop it where it runs"
+            raise NotDrainedError(node_id, reason)
+        if node.status is NodeStatus.FAILED:
+            reason = "it has failed, so it serves nobody; `aegis mesh forget` removes it"
+            raise NotDrainedError(node_id, reason)
+        until = max(record.stamp, round(time.time() * 1000))
+        order = Forgotten(node_id, record.instance, until)
+        await asyncio.to_thread(publish_drained, files, order)
+        deadline = time.monotonic() + _PATIENCE
+        while topology.get_node(node_id) is not None:
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.1)
+        return True
