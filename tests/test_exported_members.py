@@ -74,7 +74,9 @@ EXPORTED = {
     "aegis_core.workers": """
         Job Worker asks_for_workers load_registrars run_workers supervise
     """,
-    "aegis_core.testing": "Event LATENCY Simulation Spread Traffic UnmetError spread",
+    "aegis_core.testing": "AbortedError FakeContext LocalMesh identity",
+    "aegis_core.testing.aio": "AbortedError FakeContext LocalMesh identity",
+    "aegis_core.testing.plugin": "aegis_context aegis_identity aegis_mesh",
     "aegis_discovery": """
         Balancer ClosedError ConnectError DEFAULT_MESH DiscoveryError EdgeStats
         EndpointState EndpointStats EndpointView EnrolmentError EventKind ForkedError

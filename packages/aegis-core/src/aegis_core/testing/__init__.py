@@ -1,13 +1,11 @@
-"""Helpers for tests of programs that use Aegis: the deterministic simulator."""
+"""Helpers for tests of programs that use Aegis: a mesh in the process, contexts, identities.
 
-from aegis_core.simulation import (
-    LATENCY,
-    Event,
-    Simulation,
-    Spread,
-    Traffic,
-    UnmetError,
-    spread,
-)
+`plugin` has them as fixtures of pytest. The simulator is `aegis_core.simulation`.
+"""
 
-__all__ = ["LATENCY", "Event", "Simulation", "Spread", "Traffic", "UnmetError", "spread"]
+from aegis_core.testing._authority import identity
+from aegis_core.testing._context import AbortedError
+from aegis_core.testing._sync_context import FakeContext
+from aegis_core.testing._sync_mesh import LocalMesh
+
+__all__ = ["AbortedError", "FakeContext", "LocalMesh", "identity"]
