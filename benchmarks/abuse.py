@@ -1,6 +1,6 @@
 """What one member, or one whose certificate is revoked, can do to a node and to its honest callers.
 
-    uv run python benchmarks/abuse.py [--only KIND] [--server blocking|async] [--attacker WHO]
+    uv run python benchmarks/abuse.py [--only PART] [--server blocking|async] [--attacker WHO]
 
 Two nodes provide a service, each in a process of its own, and 8 honest callers call it through a
 client of the mesh. An attacker floods one of the nodes (`attacks.py`): a member, one whose
@@ -8,7 +8,8 @@ certificate is revoked, or one whose certificate allows it to call only. Printed
 failed, the memory that the node took and kept, and how often its log repeated itself.
 
 Then come bad days without an attacker (`mishaps.py`): bad seeds, wrong clocks, and providers that
-are killed (`kills.py`).
+are killed every two seconds for two minutes (`kills.py`). Each part may run alone; one kind of
+attack takes up to four minutes for a server, the kills take three.
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ PATIENCE = 60.0
 
 MAX_LINES = 1
 """Log lines a minute of one sender for one reason."""
+
+
+BAD_DAYS = ("bad seeds", "wrong clocks", "kills")
 
 
 class Mesh(NamedTuple):
@@ -246,18 +250,21 @@ def main() -> int:
         return 0
     parser = parser_of(__doc__, rounds=3, quick=1)  # each with another attacker
     parser.add_argument("--seconds", type=float, default=5.0, help="of each attack (default 5)")
-    parser.add_argument("--only", action="append", choices=KINDS, metavar="KIND")
+    parser.add_argument("--only", action="append", choices=(*KINDS, *BAD_DAYS), metavar="PART")
     parser.add_argument("--server", choices=("blocking", "async"))
     parser.add_argument("--attacker", action="append", choices=ATTACKERS)
-    parser.add_argument("--bad-days", action="store_true", help="no attacks")
     arguments = parser.parse_args()
     servers = [arguments.server == "async"] if arguments.server else [False, True]
     attackers = arguments.attacker or ATTACKERS[: arguments.rounds]
+    parts = arguments.only or (*KINDS, *BAD_DAYS)
     rows = []
-    if not arguments.bad_days:
-        rows += report(arguments.only or list(KINDS), servers, attackers, arguments.seconds)
-    if not arguments.only:
-        rows += mishaps.report(min(2, arguments.rounds))
+    if kinds := [kind for kind in KINDS if kind in parts]:
+        rows += report(kinds, servers, attackers, arguments.seconds)
+    if "bad seeds" in parts:
+        rows += mishaps.report_seeds(min(2, arguments.rounds))
+    if "wrong clocks" in parts:
+        rows += mishaps.report_clocks(min(2, arguments.rounds))
+    if "kills" in parts:
         seconds = 40.0 * arguments.rounds
         rows += kills.report(seconds, [kills.Variant("new", "sync", 0.005)])
     return print_rows(rows)
