@@ -80,7 +80,7 @@ def test_a_certificate_is_shown_by_what_is_left_of_it(
 def test_filters_take_services_places_and_states(node, view) -> None:
     mesh = view(
         node("a", region="eu", zone="1"),
-        node("b", region="us", services=(ServiceInfo("pay", "v2"),)),
+        node("b", region="us", services=(ServiceInfo("pay", "v2", "region"),)),
         node("c", region="eu", status=NodeStatus.FAILED),
     )
 

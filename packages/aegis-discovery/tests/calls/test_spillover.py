@@ -80,7 +80,7 @@ class Mesh:
 
 
 @given(st.lists(tiers, max_size=4))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_the_shares_are_those_of_envoy(figures: list[tuple[int, int]]) -> None:
     able = [
         min(Fraction(1), Fraction(7, 5) * healthy / total) if total else Fraction(0)

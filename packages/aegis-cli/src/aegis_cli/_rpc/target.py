@@ -57,7 +57,7 @@ def open_target(
         providers = sorted(
             found.id
             for found in client.topology.nodes.values()
-            if service in found.services and (node is None or found.id == node)
+            if found.provides(*service.key) and (node is None or found.id == node)
         )
         if not providers:
             raise NotProvidedError(str(service), node, _all_providers(client, service))
@@ -72,7 +72,7 @@ def open_target(
 
 
 def _all_providers(client: Mesh, service: ServiceInfo) -> list[str]:
-    return sorted(n.id for n in client.topology.nodes.values() if service in n.services)
+    return sorted(n.id for n in client.topology.nodes.values() if n.provides(*service.key))
 
 
 def _open(client: Mesh, node_id: str, tls: TLSConfig) -> grpc.Channel:

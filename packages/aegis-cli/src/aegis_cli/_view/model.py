@@ -153,7 +153,9 @@ class Filter:
     def takes(self, node: Seen) -> bool:
         """Whether a node is shown."""
         info = node.info
-        services = {one.name for one in info.services} | {str(one) for one in info.services}
+        services = {one.name for one in info.services} | {
+            "/".join(one.key) for one in info.services
+        }
         return (
             (not self.services or not services.isdisjoint(self.services))
             and (not self.regions or info.region in self.regions)

@@ -27,8 +27,9 @@ def services(view: View, chosen: Filter) -> Answer:
     providers: dict[str, list[Seen]] = defaultdict(list)
     for node in nodes:
         for service in node.info.services:
-            if not chosen.services or {service.name, str(service)} & set(chosen.services):
-                providers[str(service)].append(node)
+            name = "/".join(service.key)
+            if not chosen.services or {service.name, name} & set(chosen.services):
+                providers[name].append(node)
     avoided = _avoided(view)
     lines = [
         _facts(name, providers.get(name, []), avoided.get(name, []))

@@ -181,7 +181,9 @@ def node_json(node: Seen, now: datetime) -> dict[str, Any]:
         "address": info.address,
         "region": info.region,
         "zone": info.zone,
-        "services": [{"name": one.name, "version": one.version} for one in info.services],
+        "services": [
+            {"name": one.name, "version": one.version, "scope": one.scope} for one in info.services
+        ],
         "status": info.status,
         "since": node.since,
         "by": list(node.by),
