@@ -6,6 +6,7 @@ import click
 
 from aegis_cli._commands.call import call
 from aegis_cli._commands.certs import with_mesh
+from aegis_cli._commands.completion import completion
 from aegis_cli._commands.demo import demo
 from aegis_cli._commands.enroll import enroll
 from aegis_cli._commands.mesh_nodes import mesh
@@ -27,5 +28,5 @@ def aegis() -> None:
     """An embedded service mesh: run nodes, look at a mesh, manage its certificates."""
 
 
-for command in (call, with_mesh(), demo, enroll, mesh, node, policy, services):
+for command in (call, with_mesh(), completion, demo, enroll, mesh, node, policy, services):
     aegis.add_command(command)
