@@ -70,6 +70,11 @@ class Etcd:
             process.send_signal(signal.SIGKILL)
             process.wait()
 
+    def lose_data(self) -> None:
+        """Deletes what the members have written; call it while none runs."""
+        for name in self._names:
+            shutil.rmtree(self._folder / name)
+
     async def wait_ready(self, tls: TLSConfig, names: list[str] | None = None) -> None:
         """Waits until these members, or all, serve with a leader."""
         for name in names or self._names:

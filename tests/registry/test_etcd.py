@@ -246,6 +246,41 @@ async def test_a_cluster_of_three_loses_one_member_and_then_two(
 
 
 @pytest.mark.soak
+async def test_an_etcd_that_lost_its_data_is_given_everything_again(
+    start_etcd, identity, until, provider, ca, cert_dir
+):
+    etcd, operator = start_etcd(), identity("operator")
+    await etcd.wait_ready(operator)
+    mesh = MeshIn(etcd, identity)
+    ca.issue("issuer-1")
+    issuer = await mesh.start("issuer-1", cert_dir=cert_dir, issuer=True, rotate="manual")
+    nodes = [issuer, *[await mesh.start(node_id, **provider(node_id)) for node_id in "ab"]]
+    async with (
+        connect(registry=etcd.url, tls=identity("client"), mesh=mesh.name) as client,
+        load(client),
+    ):
+        failed = failures(client.topology, *(node.topology for node in nodes))
+        await etcd.until(lambda: len(client.documents) > 0)
+        before = etcd.contents(operator)
+        held = {key for key in await before if "/nodes/" in key or "/documents/" in key}
+        etcd.kill()
+        etcd.lose_data()
+        etcd.start()
+        await etcd.wait_ready(operator)
+
+        async def is_whole() -> bool:
+            return (await etcd.contents(operator)).keys() >= held
+
+        await etcd.until(is_whole)
+        late = await mesh.start("late")
+        await until(lambda: "late" in client.topology.nodes)
+        await until(lambda: all(n.status == "alive" for n in client.topology.nodes.values()))
+        assert failed == []
+        assert len(late._parts.state.documents) > 0
+    await asyncio.gather(*(node.stop(grace=0) for node in mesh.nodes))
+
+
+@pytest.mark.soak
 async def test_a_mesh_moves_to_etcd_and_back_without_a_failed_call(
     mesh_in_etcd, identity, until, provider
 ):

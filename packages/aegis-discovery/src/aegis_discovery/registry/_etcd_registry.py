@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -107,7 +108,7 @@ class EtcdRegistry:
     async def run(self) -> None:
         """Follows the registry, and publishes, until it is cancelled."""
         backoff = Backoff(0.1, 2.0)
-        number = 0
+        number = random.randrange(len(self._endpoints))  # so that members share the work
         while True:
             endpoint = self._endpoints[number % len(self._endpoints)]
             self._worked = False

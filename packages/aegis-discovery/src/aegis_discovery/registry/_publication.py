@@ -12,8 +12,12 @@ from aegis_discovery.transport._backoff import Backoff
 SPREAD = 2.0
 """Seconds over which the nodes of a mesh write again after their leases ended together."""
 
-MAX_REPAIR = 10.0
-"""The most seconds before a key is written again that somebody else changed or deleted."""
+REPAIR = 0.2, 10.0
+"""Seconds before a key is written again that somebody else changed or deleted: first, and at most.
+"""
+
+REPAIR_SHARED = 1.0, 60.0
+"""The same for keys that others write too: a process that lags must not undo what is newer."""
 
 QUIET = 60.0
 """Seconds after which such a change counts as the first one again."""
@@ -82,7 +86,7 @@ class Publication:
         """
         entry = self._entries.get(key)
         if entry is None:
-            backoff = Backoff(0.2, MAX_REPAIR, uniform=self._uniform)
+            backoff = Backoff(*(REPAIR if is_leased else REPAIR_SHARED), uniform=self._uniform)
             entry = self._entries[key] = _Entry(None, is_leased, backoff)
         if entry.wanted != value:
             entry.wanted = value
