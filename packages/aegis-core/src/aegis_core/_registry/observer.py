@@ -33,7 +33,7 @@ REST = 5.0
 """The same while there are none."""
 
 MAX_REVIEWED = 32
-"""Suspects of which a review finds out who their observers are: that takes a hash of each node."""
+"""Suspects of which a review finds out who their observers are: each takes a look at all nodes."""
 
 MAX_PINGS = 32
 """Pings at the same time."""
