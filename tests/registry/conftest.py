@@ -97,7 +97,7 @@ class MeshIn:
         """Starts a node."""
         options = {"address": "127.0.0.1:0", **self.node_options(), **options}
         if "cert_dir" not in options:
-            options["tls"] = self._identity(node_id)
+            options["tls"] = options.get("tls") or self._identity(node_id)
         node = Node(node_id, **options)
         await node.start()
         self.nodes.append(node)

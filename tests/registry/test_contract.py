@@ -127,6 +127,18 @@ async def test_documents_of_the_ca_reach_everybody(mesh_in, cert_dir, ca, identi
     assert issuer.failure is None
 
 
+async def test_a_revoked_node_is_gone_everywhere(mesh_in, cert_dir, ca, until):
+    ca.issue("issuer-1")
+    await mesh_in.start("issuer-1", cert_dir=cert_dir, issuer=True, rotate="manual")
+    victim = f"victim-of-{mesh_in.name}"
+    a = await mesh_in.start("a")
+    node = await mesh_in.start(victim, tls=ca.issue_in_memory(victim))
+    await until(lambda: knows(a.topology, "a", "issuer-1", victim))
+    await asyncio.to_thread(ca.revoke, victim)
+    await until(lambda: knows(a.topology, "a", "issuer-1"))
+    assert node.failure is None  # it runs, and nobody listens
+
+
 async def test_the_blocking_api_is_the_same(mesh_in, identity, until, provider):
     a = await mesh_in.start("a", **provider("a"))
 
