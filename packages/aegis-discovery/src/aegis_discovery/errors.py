@@ -69,7 +69,7 @@ class NoProvidersError(DiscoveryError):
         version: Its version.
         known: How many nodes this process knows.
         versions: The versions of the service that nodes do provide.
-        unreached: The ids of the providers that a waiting call could not reach.
+        unreached: The ids of the providers that a waiting call could not reach, 100 at most.
         regions: The regions whose nodes provide the service to callers there only.
     """
 

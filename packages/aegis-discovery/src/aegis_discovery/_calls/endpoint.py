@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Container, Iterable
+from bisect import bisect_left
+from collections.abc import Container, Iterable, Sequence
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from aegis_discovery._calls.stats import EndpointState, EndpointStats
@@ -41,6 +43,7 @@ _FAST_RESPONSE = RESPONSE_TIMEOUT / RESPONSE_TIME_FACTOR
 and needs no update."""
 
 _READY = EndpointState.READY
+_node_id = attrgetter("node_id")
 
 
 class OutlierState:
@@ -279,6 +282,35 @@ def stats_of(
             endpoint.stats = known
         found.append(known)
     return tuple(found)
+
+
+def find(endpoints: Sequence[Endpoint[ChannelT]], node_id: str) -> Endpoint[ChannelT] | None:
+    """Returns the endpoint of a node from those in the order of their node ids."""
+    at = bisect_left(endpoints, node_id, key=_node_id)
+    found = endpoints[at] if at < len(endpoints) else None
+    return found if found is not None and found.node_id == node_id else None
+
+
+def put(
+    endpoints: list[Endpoint[ChannelT]], node_id: str, endpoint: Endpoint[ChannelT] | None
+) -> tuple[list[Endpoint[ChannelT]], Endpoint[ChannelT] | None]:
+    """Makes this the endpoint of a node; returns the list to use, and what was replaced."""
+    at, before = len(endpoints), None
+    if endpoints and node_id <= endpoints[-1].node_id:
+        at = bisect_left(endpoints, node_id, key=_node_id)
+        if endpoints[at].node_id == node_id:
+            before = endpoints[at]
+    if before is endpoint:
+        return endpoints, None
+    if endpoint is None:
+        if len(endpoints) == 1:
+            return [], before
+        del endpoints[at]
+    elif before is None:
+        endpoints.insert(at, endpoint)
+    else:
+        endpoints[at] = endpoint
+    return endpoints, before
 
 
 def _is_dialable(address: str) -> bool:

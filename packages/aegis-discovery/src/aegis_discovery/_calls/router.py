@@ -15,6 +15,9 @@ from aegis_discovery._calls.retry_budget import RetryPolicy
 from aegis_discovery._calls.selection import ServiceEndpoints
 from aegis_discovery.errors import ClosedError, NoProvidersError
 
+MAX_UNREACHED = 100
+"""Providers that an error names; a service may have thousands."""
+
 
 class Router(Generic[ChannelT]):
     """Routes the calls that are made through one balanced channel.
@@ -85,7 +88,8 @@ class Router(Generic[ChannelT]):
 
     def waiting_error(self, code: StatusCode, until: str) -> NoProvidersError:
         """Returns the error of a call that waited for a provider until something else came."""
-        unreached = [endpoint.node_id for endpoint in tuple(self.service.view.endpoints)]
+        endpoints = self.service.view.endpoints[:MAX_UNREACHED]
+        unreached = [endpoint.node_id for endpoint in endpoints]
         return self._missing(until=until, unreached=unreached, code=code)
 
     def waiting(self, wake: Callable[[], object]) -> AbstractContextManager[None]:

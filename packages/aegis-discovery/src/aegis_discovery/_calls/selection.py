@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Generic, Protocol
 
 from aegis_discovery._calls.balancers import Balancer, needs_copies
@@ -25,6 +24,9 @@ from aegis_discovery.signals import EdgeTable, PeerEdges
 _MAX_DRAWS = 32
 """The most draws in search of a usable endpoint, before all endpoints are checked. The first few
 draws nearly always find one, also in a mesh of 100 000 nodes."""
+
+_MAX_PROBES = 32
+"""The most probes that one waiting call starts at once; the others are due when it looks again."""
 
 _GOLDEN_RATIO = 0.6180339887498949
 
@@ -170,7 +172,7 @@ class ServiceEndpoints(Generic[ChannelT]):
         if self._index.position != self._pool.position:
             self._pool.refresh()
         view = self.view
-        for excluded in tuple(view.excluded):
+        for excluded in view.due_probes(now, _MAX_PROBES):
             self._is_usable(excluded, now)
         endpoint = self._find_in_use(now, (), self._next_part(view))
         self.calls += endpoint is not None
@@ -188,8 +190,7 @@ class ServiceEndpoints(Generic[ChannelT]):
     @property
     def next_probe(self) -> float:
         """When the next probe of an endpoint is due; infinity for never."""
-        excluded = tuple(self.view.excluded)
-        return min((endpoint.probe_at for endpoint in excluded), default=math.inf)
+        return self.view.next_probe()
 
     def _next_part(self, view: View[ChannelT]) -> Part[ChannelT] | None:
         """Returns the part of the load to which the next call belongs; None if there is none.
@@ -226,8 +227,12 @@ class ServiceEndpoints(Generic[ChannelT]):
         if found is not None:
             return found
         keys = _keys(tried)
-        others = [endpoint for endpoint in tuple(self.view.endpoints) if _key(endpoint) not in keys]
-        return self._balance_fallback(others) if others else None
+        others = self.view.endpoints
+        for _ in range(min(len(others), _MAX_DRAWS)):
+            endpoint = self._fall_back(others)
+            if _key(endpoint) not in keys:
+                return endpoint
+        return next((one for one in others[: len(keys) + 1] if _key(one) not in keys), None)
 
     def _find_in_use(
         self, now: float, tried: tuple[Endpoint[ChannelT], ...], part: Part[ChannelT] | None
@@ -245,16 +250,28 @@ class ServiceEndpoints(Generic[ChannelT]):
                 endpoint = _draw(balance, candidates)
                 if not (keys and _key(endpoint) in keys) and self._is_usable(endpoint, now):
                     return endpoint
-            if view.in_use(tier) <= 0:
-                continue
-            usable = [
-                endpoint
-                for endpoint in tuple(candidates)
-                if not (keys and _key(endpoint) in keys) and self._is_usable(endpoint, now)
-            ]
-            if usable:
-                return self._balance_fallback(usable)
+            found = self._draw_usable(view.all_in_use(tier), now, keys)
+            if found is not None:
+                return found
         return None
+
+    def _draw_usable(
+        self, in_use: Sequence[Endpoint[ChannelT]], now: float, keys: Collection[tuple[str, str]]
+    ) -> Endpoint[ChannelT] | None:
+        """Draws from endpoints that are in use: few of many, or balancers would draw one soon."""
+        for _ in range(min(len(in_use), _MAX_DRAWS)):
+            endpoint = self._fall_back(in_use)
+            if _key(endpoint) not in keys and self._is_usable(endpoint, now):
+                return endpoint
+        # The balancer draws always the same, or many have ceased to respond at once: each draw
+        # ejected one, and the next calls will eject the others.
+        for endpoint in in_use[:_MAX_DRAWS]:
+            if _key(endpoint) not in keys and self._is_usable(endpoint, now):
+                return endpoint
+        return None
+
+    def _fall_back(self, endpoints: Sequence[Endpoint[ChannelT]]) -> Endpoint[ChannelT]:
+        return _draw(self._balance_fallback, tuple(endpoints) if self._needs_copies else endpoints)
 
     def _is_usable(self, endpoint: Endpoint[ChannelT], now: float) -> bool:
         """Returns whether a call may go there; starts the probe of an excluded endpoint if due."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import weakref
-from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from operator import attrgetter
+from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeAlias
 
-from aegis_discovery._calls.endpoint import ChannelT, Endpoint
+from aegis_discovery._calls.endpoint import ChannelT, Endpoint, find, put
+from aegis_discovery._calls.probes import Probes
 from aegis_discovery._calls.spillover import shares_of
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus
 
@@ -31,8 +31,6 @@ _ALL = TIERS
 
 MayProvide: TypeAlias = Callable[[NodeInfo, str, str], bool]
 """Returns whether a node may provide the service of this name and version."""
-
-_node_id = attrgetter("node_id")
 
 
 class Part(NamedTuple, Generic[ChannelT]):
@@ -74,9 +72,9 @@ class View(Generic[ChannelT]):
     """
 
     __slots__ = (
-        "__weakref__", "_builder", "_counts", "_is_copied", "_is_stale", "_lists", "_lock",
-        "_name", "_out", "_version", "_weak", "denied", "excluded", "nearest", "parts", "regions",
-        "tiers",
+        "__weakref__", "_builder", "_counts", "_in_use", "_is_copied", "_is_stale", "_lists",
+        "_lock", "_name", "_out", "_probes", "_version", "_weak", "denied", "excluded", "nearest",
+        "parts", "regions", "tiers",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +85,8 @@ class View(Generic[ChannelT]):
         self._version = version
         self._is_copied = is_copied
         self._lists: list[list[Endpoint[ChannelT]]] = [[] for _ in range(TIERS + 1)]
+        self._in_use: list[list[Endpoint[ChannelT]]] = [[] for _ in range(TIERS + 1)]
+        self._probes = Probes[ChannelT]()
         # Endpoints change by the calls of any thread, also while the view is updated.
         self._lock = threading.Lock()
         self._is_stale = False
@@ -109,6 +109,10 @@ class View(Generic[ChannelT]):
     def unwell(self) -> Collection[str]:
         """The ids of providers that the mesh, or they themselves, report as not healthy."""
         return self._out
+
+    def all_in_use(self, tier: int | None = None) -> Sequence[Endpoint[ChannelT]]:
+        """Returns the endpoints of a tier, or all whether or not healthy, that are in use."""
+        return self._in_use[_ALL if tier is None else tier]
 
     @property
     def healthy(self) -> int:
@@ -165,24 +169,40 @@ class View(Generic[ChannelT]):
             if out is not None and (has_failed or endpoint is not None):
                 self._out[node_id] = out
                 self._counts[out].out += 1
-            for tier in range(TIERS):
-                self._put(tier, node_id, endpoint if tier == place else None)
-            before = self._put(_ALL, node_id, endpoint)
+            before = None
+            for tier in range(TIERS + 1):  # the last one is that of all endpoints
+                wanted = endpoint if tier in (place, _ALL) else None
+                self._lists[tier], before = put(self._lists[tier], node_id, wanted)
+                if before is not None and wanted is None:
+                    self._in_use[tier], _ = put(self._in_use[tier], node_id, None)
             if before is not None:
                 self._count(before, None)
                 before.remove_listener(self._weak)
             if endpoint is not None:
                 endpoint.add_listener(self._weak)
                 self._count(endpoint, place)
+                self._follow(endpoint, self._places_of(endpoint))
         return before
 
     def endpoint_changed(self, endpoint: Endpoint[ChannelT]) -> None:
         """Follows a change of whether an endpoint is in use."""
         with self._lock:
-            places = [tier for tier in range(TIERS) if self._has(tier, endpoint)]
+            places = self._places_of(endpoint)
             self._count(endpoint, places[0] if places else None)
+            if places:
+                self._follow(endpoint, places)
             if not self._is_stale:  # else `publish` follows
                 self._divide()
+
+    def next_probe(self) -> float:
+        """Returns when the next probe of an endpoint is due; infinity for never."""
+        with self._lock:
+            return self._probes.next(self._find)
+
+    def due_probes(self, now: float, at_most: int) -> list[Endpoint[ChannelT]]:
+        """Returns endpoints whose probes are due; each probe is returned once."""
+        with self._lock:
+            return self._probes.take(now, at_most, self._find)
 
     def next_excluded(self) -> Endpoint[ChannelT] | None:
         """Returns one endpoint that is not in use: each of them in turn."""
@@ -194,9 +214,9 @@ class View(Generic[ChannelT]):
 
     def has_others_in_use(self, node_ids: Collection[str]) -> bool:
         """Returns whether an endpoint of another node is in use, and these nodes are not most."""
-        endpoints = self.endpoints
-        return len(node_ids) <= len(endpoints) and any(
-            not endpoint.excluded and endpoint.node_id not in node_ids for endpoint in endpoints
+        in_use = islice(self._in_use[_ALL], len(node_ids) + 1)
+        return len(node_ids) <= len(self.endpoints) and any(
+            endpoint.node_id not in node_ids for endpoint in in_use
         )
 
     def publish(self) -> None:
@@ -246,33 +266,20 @@ class View(Generic[ChannelT]):
             self._counts[now.place].add(now, 1)
             self.excluded[endpoint] = now
 
-    def _has(self, place: int, endpoint: Endpoint[ChannelT]) -> bool:
-        endpoints = self._lists[place]
-        at = bisect_left(endpoints, endpoint.node_id, key=_node_id)
-        return at < len(endpoints) and endpoints[at] is endpoint
+    def _places_of(self, endpoint: Endpoint[ChannelT]) -> list[int]:
+        places = range(TIERS + 1)
+        return [place for place in places if self._find(endpoint.node_id, place) is endpoint]
 
-    def _put(
-        self, place: int, node_id: str, endpoint: Endpoint[ChannelT] | None
-    ) -> Endpoint[ChannelT] | None:
-        """Makes this the endpoint of a node in one list; returns the one that it replaces."""
-        endpoints = self._lists[place]
-        at, before = len(endpoints), None
-        if endpoints and node_id <= endpoints[-1].node_id:
-            at = bisect_left(endpoints, node_id, key=_node_id)
-            if endpoints[at].node_id == node_id:
-                before = endpoints[at]
-        if before is endpoint:
-            return None
-        if endpoint is None:
-            if len(endpoints) == 1:
-                self._lists[place] = []
-            else:
-                del endpoints[at]
-        elif before is None:
-            endpoints.insert(at, endpoint)
-        else:
-            endpoints[at] = endpoint
-        return before
+    def _find(self, node_id: str, place: int = _ALL) -> Endpoint[ChannelT] | None:
+        return find(self._lists[place], node_id)
+
+    def _follow(self, endpoint: Endpoint[ChannelT], places: Iterable[int]) -> None:
+        """Follows whether an endpoint of these places is in use, and when it is to be probed."""
+        node_id, wanted = endpoint.node_id, None if endpoint.excluded else endpoint
+        for place in places:
+            self._in_use[place], _ = put(self._in_use[place], node_id, wanted)
+        if endpoint.excluded:
+            self._probes.add(endpoint, self.excluded)
 
 
 class _Exclusion(NamedTuple):
