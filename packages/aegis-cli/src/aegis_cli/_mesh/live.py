@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -72,7 +73,8 @@ def until_stopped() -> Iterator[None]:
     """Ends quietly when Ctrl-C or SIGTERM cancels the task that it runs in."""
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None  # noqa: S101 - a coroutine runs it
-    handled = sys.platform != "win32"
+    is_main = threading.current_thread() is threading.main_thread()
+    handled = is_main and sys.platform != "win32"
     if handled:
         loop.add_signal_handler(signal.SIGTERM, task.cancel)
     try:

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from datetime import timedelta
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from aegis_certs.cli._output import UNLIMITED
+from aegis_cli._view.graph import graph
+from aegis_cli._view.model import Filter
+from aegis_cli._view.policies import policies
+from aegis_cli._view.traffic import BUCKETS, Traffic, percent
+from aegis_discovery import NodeStatus, ServiceInfo
+
+ALL = Filter()
+EVIL = (
+    "<script>alert(1)</script>",
+    '"]; click n0 href "javascript:alert(1)"',
+    "\x1b[2J\x1b]0;x\x07",
+    'a\\\\"}; evil [label=1',
+    "]]>--><!ENTITY x>&lt;",
+    "end\n%%{init: {}}%%\nsubgraph x",
+)
+
+
+def edge(caller: str, provider: str, ok: int, **changes: Any) -> dict[str, Any]:
+    buckets = [0] * 10 + [ok]
+    return {
+        "side": "client",
+        "caller": caller,
+        "service": "orders/v1",
+        "method": "orders.v1.Orders/Get",
+        "provider": provider,
+        "started": ok,
+        "codes": {"OK": ok},
+        "seconds": {"count": ok, "sum": 0.1, "buckets": buckets},
+        **changes,
+    }
+
+
+def shown(answer: Any, width: int = UNLIMITED) -> str:
+    return "\n".join(answer.lines(width, colors=False))
+
+
+def test_each_call_is_counted_once_by_the_end_that_saw_more(node, view) -> None:
+    orders = node("orders-1", services=(ServiceInfo("orders", "v1"),))
+    server = [
+        edge("front", "orders-1", 8, side="server", service=""),
+        edge("laptop", "orders-1", 5, side="server", service=""),
+    ]
+    client = [edge("front", "orders-1", 8, started=10, codes={"OK": 8, "UNAVAILABLE": 2})]
+    mesh = view(
+        node("front"), orders, stats={"orders-1": {"edges": server}, "front": {"edges": client}}
+    )
+    lines = Traffic(ALL, over=False).edges(mesh).json["lines"]
+    assert [(one["caller"], one["service"], one["calls"]) for one in lines] == [
+        ("front", "orders/v1", 10),
+        ("laptop", "orders/v1", 5),
+    ]
+    assert (lines[0]["success"], lines[0]["failed"]) == (0.8, {"UNAVAILABLE": 2})
+    top = Traffic(ALL, over=False).top(mesh)
+    assert [one["calls"] for one in top.json["lines"]] == [15]
+    assert top.wrong == 1
+
+
+def test_a_live_table_is_of_what_happened_since_the_last_one(node, view) -> None:
+    def at(seconds: int, ok: int, ended: int | None = None) -> Any:
+        one = edge("a", "b", ok if ended is None else ended, started=ok)
+        seen = view(node("a"), node("b"), stats={"a": {"edges": [one]}})
+        return view(
+            *seen.nodes, stats=seen.stats, taken_at=seen.taken_at + timedelta(seconds=seconds)
+        )
+
+    traffic = Traffic(ALL, over=True)
+    assert "since the nodes started" in shown(traffic.top(at(0, 100)))
+    (line,) = traffic.top(at(2, 130, 127)).json["lines"]
+    assert (line["calls_per_second"], line["calls"], line["running"]) == (15.0, 30, 3)
+    assert traffic.top(at(4, 130)).json["lines"] == []
+    (restarted,) = traffic.top(at(6, 5)).json["lines"] or [None]
+    assert restarted is None or restarted["calls"] >= 0
+
+
+@pytest.mark.parametrize(
+    "value", [None, 7, [7], [{"side": "client", "codes": 3, "seconds": {"buckets": "x" * 9}}]]
+)
+def test_nonsense_of_a_node_is_left_out(node, view, value: Any) -> None:
+    answer = Traffic(ALL, over=False).edges(view(node("a"), stats={"a": {"edges": value}}))
+    assert answer.json["lines"] == []
+    assert BUCKETS > 40
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(1, "100%"), (0.99999, "99.99%"), (0.5, "50%"), (0, "0%")]
+)
+def test_only_a_whole_is_shown_as_a_whole(share: float, text: str) -> None:
+    assert percent(share) == text
+
+
+def evil_mesh(node: Any, view: Any) -> Any:
+    nodes = [
+        node(f"n-{number}", region=text, services=(ServiceInfo(text, text),), name=text, type=text)
+        for number, text in enumerate(EVIL)
+    ]
+    edges = [
+        edge(text, f"n-{number}", 3, service=text, method=f"{text}/{text}")
+        for number, text in enumerate(EVIL)
+    ]
+    edges.append(edge("n-0", "n-1", 1, started=2, codes={"OK": 1, EVIL[0]: 1}))
+    return view(*nodes, stats={"n-0": {"edges": edges}})
+
+
+def test_svg_has_only_what_we_draw_whatever_peers_are_called(node, view) -> None:
+    text = shown(graph(evil_mesh(node, view), ALL, "svg"))
+    root = ElementTree.fromstring(text)  # noqa: S314 - our own picture
+    tags = {element.tag.rpartition("}")[2] for element in root.iter()}
+    assert tags == {"svg", "title", "style", "rect", "text", "path", "g"}
+    names = {name for element in root.iter() for name in element.attrib}
+    assert not any(name.startswith("on") or "href" in name for name in names)
+    assert any("<script>" in (element.text or "") for element in root.iter())  # as text
+
+
+def test_mermaid_has_only_what_we_draw(node, view) -> None:
+    lines = shown(graph(evil_mesh(node, view), ALL, "mermaid")).splitlines()
+    known = re.compile(
+        r"flowchart LR|  end|  classDef wrong [^<>]*"
+        r"|  linkStyle \d+ stroke:#\w+,stroke-width:[\d.]+px"
+        r'|  subgraph g\d+\["[^"<>\[\]]*"\]|    n\d+\["[^"<>\[\]]*"\](:::wrong)?'
+        r'|  n\d+ -->\|"[^"<>|\[\]]*"\| n\d+'
+    )
+    assert [line for line in lines if not known.fullmatch(line)] == []
+
+
+def test_dot_has_only_what_we_draw(node, view) -> None:
+    lines = shown(graph(evil_mesh(node, view), ALL, "dot")).splitlines()
+    text = r'"(?:[^"\\]|\\.)*"'
+    forms = (
+        r"digraph mesh \{",
+        r"  rankdir=.*",
+        r"  subgraph cluster_\d+ \{",
+        rf"    label={text};",
+        r" *\}",
+        rf"    n\d+ \[label={text}, color=\w+\];",
+        rf"  n\d+ -> n\d+ \[label={text}, color=\w+, penwidth=[\d.]+\];",
+    )
+    known = re.compile("|".join(forms))
+    assert [line for line in lines if not known.fullmatch(line)] == []
+    if shutil.which("dot"):
+        subprocess.run(
+            ["dot", "-Tsvg"], input="\n".join(lines), text=True, check=True, capture_output=True
+        )
+
+
+def test_no_table_or_terminal_picture_can_write_control_characters(node, view) -> None:
+    mesh = evil_mesh(node, view)
+    traffic = Traffic(ALL, over=False)
+    for answer in (graph(mesh, ALL, "terminal"), traffic.top(mesh), traffic.edges(mesh)):
+        for line in answer.lines(80, colors=False):
+            assert line.isprintable()
+        json.dumps(answer.json, default=str)
+
+
+def test_a_picture_shows_regions_traffic_and_failures(node, view) -> None:
+    mesh = view(
+        node("front", region="eu"),
+        node("orders-1", region="eu", status=NodeStatus.FAILED),
+        stats={
+            "front": {
+                "edges": [edge("front", "orders-1", 1, started=2, codes={"OK": 1, "UNKNOWN": 1})]
+            }
+        },
+    )
+    text = shown(graph(mesh, ALL, "terminal"))
+    assert re.search(
+        r"^eu\n  front .*\n    └─> orders-1  2.0/s, 50%  FAILS\n  orders-1 .*failed!$", text
+    )
+    assert 'class="f"' in shown(graph(mesh, ALL, "svg"))
+
+
+def test_a_node_without_the_newest_policy_is_first(node, view) -> None:
+    def has(sequence: int | None, source: str = "published") -> Any:
+        one = {"source": source, "sha256": "ab" * 32, "sequence": sequence, "call_rules": 2}
+        return {"policies": [one]}
+
+    mesh = view(
+        *map(node, "abc"),
+        stats={"a": has(1_800_000_000_000), "b": has(1_700_000_000_000), "c": has(None, "file")},
+    )
+    answer = policies(mesh, ALL)
+    assert [one["id"] for one in answer.json["nodes"]] == ["b", "c", "a"]
+    assert answer.wrong == 2
+    assert "2027-01-15 08:00:00" in shown(answer)
+    assert "file abababababab" in shown(answer)
