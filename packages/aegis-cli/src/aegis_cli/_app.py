@@ -21,7 +21,8 @@ from aegis_cli._group import group
     "aegis certs init",
     "aegis node run --id orders-1 --service orders/v1 orders:register",
     "aegis mesh status --node 127.0.0.1:50051",
-    notes="Exit codes: 0 ok, 1 error, 2 usage, 8 `--check` failed, 130 interrupted; `aegis certs` has more.",
+    notes="Exit codes: 0 ok, 1 error, 2 usage, 8 `--check` failed, 130 interrupted; `aegis certs` "
+    "has more.",
 )
 @click.version_option(package_name="aegis-cli", prog_name="aegis", message="%(prog)s %(version)s")
 def aegis() -> None:

@@ -19,7 +19,8 @@ from aegis_cli._mesh.connecting import LastingReader, MeshPlace, reading
 from aegis_cli._mesh.reader import Reader
 from aegis_cli._output.answer import Answer
 from aegis_cli._output.show import Screen, show
-from aegis_cli._view.model import View
+from aegis_cli._output.table import Cell
+from aegis_cli._view.model import STALE, View, span
 from aegis_cli.errors import CliError
 
 INTERVAL = 1.0
@@ -51,12 +52,30 @@ class Place(MeshPlace):
                 view = await read(await reader.open())
                 with screen.opened():
                     while True:
-                        screen.show(shown(view))
+                        answer = shown(view)
+                        screen.show(answer)
                         await asyncio.sleep(interval)
-                        view = await _again(reader, read, view)
+                        again = asyncio.create_task(_again(reader, read, view))
+                        await _mark_while_it_hangs(again, screen, answer, view)
+                        view = again.result()
             finally:
                 await reader.close()
         return 0
+
+
+async def _mark_while_it_hangs(
+    again: asyncio.Task[View], screen: Screen, answer: Answer, last: View
+) -> None:
+    """Waits for the next view; a screen says how old the last answer is if that takes long."""
+    try:
+        while not again.done():
+            await asyncio.wait([again], timeout=INTERVAL)
+            old = (datetime.now(UTC) - last.taken_at).total_seconds()
+            if not again.done() and old > STALE:
+                mark = Cell(f"STALE: this is {span(old)} old, and nothing newer arrives", "red")
+                screen.show_old(replace(answer, head=[*answer.head, mark]))
+    finally:
+        again.cancel()
 
 
 async def _again(reader: LastingReader, read: Read, last: View) -> View:

@@ -61,6 +61,11 @@ class Screen:
             sys.stdout.write("\n".join(last) + ("\n" if last else ""))
             sys.stdout.flush()
 
+    def show_old(self, answer: Answer) -> None:
+        """Shows the last answer again, with a mark, where it is on the screen anyway."""
+        if self._in_place:
+            self.show(answer)
+
     def show(self, answer: Answer) -> None:
         """Shows the next answer."""
         if self._json:

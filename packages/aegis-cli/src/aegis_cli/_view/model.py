@@ -10,6 +10,9 @@ from typing import Any
 from aegis_certs import owner_of, parse_worker_id
 from aegis_discovery import NodeInfo
 
+STALE = 5.0
+"""Seconds of silence after which a view is stale: a node sends a heartbeat every two seconds."""
+
 Stats = Mapping[str, Any]
 """What a node tells about itself. Any node may leave out anything, or write what it likes."""
 

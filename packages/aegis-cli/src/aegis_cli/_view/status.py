@@ -11,6 +11,7 @@ from typing import Any
 from aegis_cli._output.answer import Answer
 from aegis_cli._output.table import Cell, Column, Table
 from aegis_cli._view.model import (
+    STALE,
     STYLES,
     Filter,
     Seen,
@@ -22,9 +23,6 @@ from aegis_cli._view.model import (
     severity,
     span,
 )
-
-STALE = 5.0
-"""Seconds of silence after which a view is stale: a node sends a heartbeat every two seconds."""
 
 _SHOWN_BY = 3
 _COLUMNS = (
