@@ -136,7 +136,7 @@ def _service_of(key: Key, view: View) -> str:
     _, provider, method = key
     node = view.get(provider)
     services = node.info.services if node else ()
-    return str(services[0]) if len(services) == 1 else method.rpartition("/")[0]
+    return "/".join(services[0].key) if len(services) == 1 else method.rpartition("/")[0]
 
 
 class Traffic:
