@@ -146,3 +146,33 @@ def test_a_slow_line_delays_changes_and_accuses_nobody(simulation: Simulation) -
     simulation.run(5)
     assert deaths(simulation) == set()
     assert not any(event.kind == "unreachable" for event in simulation.events)
+
+
+def test_a_region_learns_from_others_what_its_own_dead_node_wrote_last() -> None:
+    simulation = Simulation(3, regions=("eu", "us"), boundary="region", seed=1)
+    simulation.partition(["eu-000", "eu-001"])
+    for other in ("eu-000", "eu-001"):
+        simulation.break_streams("eu-002", other)
+    simulation.update("eu-002")
+    simulation.run(0.5)
+    record = simulation.topology_of("us-000").get_record("eu-002")
+    simulation.kill("eu-002")
+    simulation.heal()
+    assert simulation.topology_of("eu-000").get_record("eu-002") != record
+    # Verdicts about the older record do not count in the other region, which knows the newer one.
+    simulation.run_until(lambda: simulation.everywhere("eu-002", FAILED), within=30)
+    assert simulation.topology_of("eu-000").get_record("eu-002") == record
+
+
+def test_a_node_that_was_held_as_failed_is_alive_again_without_observers() -> None:
+    simulation = Simulation(1, regions=("eu", "us", "asia"), boundary="region", seed=1)
+    simulation.join("old", seeds=["us-000"], region="us", boundary="")
+    simulation.run_until(simulation.is_one_mesh, within=5)
+    for _ in range(2):
+        simulation.stall("eu-000", 8)
+        simulation.run_until(
+            lambda: simulation.everywhere("eu-000", FAILED, by=["us-000", "asia-000"]), within=8
+        )
+        simulation.run(9)
+    simulation.leave("old")
+    simulation.run_until(lambda: simulation.everywhere("eu-000", ALIVE), within=40)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aegis_discovery import NodeInfo, NodeStatus
 from aegis_discovery.feed import FeedReader, request_problem
-from aegis_discovery.feed._reader import DIVERGED_AFTER
+from aegis_discovery.feed._divergence import DIVERGED_AFTER
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import Opinion
 
@@ -133,3 +133,27 @@ def test_a_client_is_told_that_a_node_is_unreachable(eu: list[Side], side: MakeS
         set_status(server, "us-1", status)
         client.pull(feed)
         assert client.topology.nodes["us-1"].status is status
+
+
+def test_a_bridge_notices_that_others_know_more_of_its_own_region(
+    eu: list[Side], bridge: Side
+) -> None:
+    server, *_ = eu
+    feed = bridge.open(server)
+    bridge.pull(feed)
+
+    def heartbeats() -> list[bool]:
+        return [
+            bridge.reader.receive(feed.heartbeat(), source="eu-1").lacks_home
+            for _ in range(DIVERGED_AFTER)
+        ]
+
+    server.pull(server.open(bridge))
+    assert heartbeats() == [False] * DIVERGED_AFTER
+    place(bridge, "asia", name="changed")
+    server.pull(server.open(bridge))
+    server.topology.merge_records([r for r in [bridge.topology.get_record("asia-1")] if r])
+    assert not any(heartbeats())
+    place(bridge, "asia", name="changed again")
+    assert heartbeats() == [False, False, True]
+    assert not any(heartbeats()), "it asks less often if that does not help"

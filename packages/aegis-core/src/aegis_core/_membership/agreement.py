@@ -16,6 +16,9 @@ _log = logging.getLogger("aegis.membership")
 UNREFUTED = 2.0
 """Seconds after which an accused observer that did not answer is not waited for any more."""
 
+TAKE_OVER = 10.0
+"""Seconds that new observers have for verdicts of their own after a change of the boundaries."""
+
 UNREFUTED_ELSEWHERE = 12.0
 """The same for observers in other regions.
 
@@ -36,7 +39,8 @@ class Agreement:
     Attributes:
         accused: Ids of the nodes that are not alive, or on which there is any accusation.
         undecided: Ids of those with verdicts that count and have not failed: time may change that.
-        failed: The failed nodes, with the stamp of their record and their observers at that time.
+        failed: The failed nodes, with the stamp of their record, their observers at that time, and
+            that time.
         unreachable: The regions that are silent as a whole, as most bridges of the own one say.
     """
 
@@ -48,7 +52,7 @@ class Agreement:
         self.unreachable: frozenset[str] = frozenset()
         self.accused: set[str] = set()
         self.undecided: set[str] = set()
-        self.failed: dict[str, tuple[int, frozenset[str]]] = {}
+        self.failed: dict[str, tuple[int, frozenset[str], float]] = {}
         self._suspected_since: dict[str, tuple[int, float]] = {}
 
     def forget(self, node_id: str) -> None:
@@ -70,7 +74,7 @@ class Agreement:
             self._derive_unreachable(record)
             return
         accused = accusations(self._topology, record)
-        electors = self._electors(record)
+        electors = self._electors(record, now)
         verdicts = self._counted(accused, electors)
         is_unanswered = _is_unanswered(record, verdicts)
         self._note_suspicion(record, now, is_unanswered=is_unanswered)
@@ -88,7 +92,9 @@ class Agreement:
         else:
             self.undecided.discard(node_id)
         if status is NodeStatus.FAILED:
-            self.failed[node_id] = record.stamp, electors
+            known = self.failed.get(node_id)
+            since = known[2] if known and known[:2] == (record.stamp, electors) else now
+            self.failed[node_id] = record.stamp, electors, since
         else:
             self.failed.pop(node_id, None)
         if node.status is not status and self._topology.set_status(node_id, record.stamp, status):
@@ -102,8 +108,8 @@ class Agreement:
         self.accused.add(node_id)
         self.undecided.discard(node_id)
         self._suspected_since.pop(node_id, None)
-        stamp, _ = self.failed.get(node_id, (None, frozenset[str]()))
-        if stamp != record.stamp:
+        known = self.failed.get(node_id)
+        if known is None or known[0] != record.stamp:
             self.failed.pop(node_id, None)
             self._topology.set_status(node_id, record.stamp, NodeStatus.UNREACHABLE)
 
@@ -131,15 +137,18 @@ class Agreement:
         changed = self.unreachable ^ before
         return [node_id for name in changed for node_id in regions.members(name)]
 
-    def _electors(self, record: Record) -> frozenset[str]:
+    def _electors(self, record: Record, now: float) -> frozenset[str]:
         """Returns the nodes whose verdicts count; for a failed node, the observers at its failure.
 
         A failed node cannot observe, so the nodes that it observed get new observers. Without
         verdicts of these, such a node would be alive again, and change the observers of this one:
         without end.
         """
-        stamp, electors = self.failed.get(record.id, (None, frozenset[str]()))
-        return electors if stamp == record.stamp else self._regions.observers(record.id)
+        stamp, electors, since = self.failed.get(record.id, (None, frozenset[str](), 0.0))
+        # Observers from before a change of the boundaries do not watch the node any more.
+        changed_at = self._regions.changed_at
+        is_valid = stamp == record.stamp and (since >= changed_at or now - changed_at < TAKE_OVER)
+        return electors if is_valid else self._regions.observers(record.id)
 
     def _counted(self, accused: Iterable[Verdict], electors: frozenset[str]) -> list[Verdict]:
         return [

@@ -98,7 +98,7 @@ class Membership:
             lost = frozenset(self._agreement.failed)
         else:
             lost = frozenset(self._topology.nodes.keys() - {self._own_id})
-        own = self._own_region
+        own = self.own_region
         # Other regions look for their own nodes, and the bridges for other regions.
         return lost if own is None else lost.intersection(self.regions.members(own))
 
@@ -109,7 +109,7 @@ class Membership:
             for node in self._topology.nodes.values()
             if node.status is NodeStatus.ALIVE and not node.vouched_by and node.id != self._own_id
         ]
-        own = self._own_region
+        own = self.own_region
         return [node_id for node_id in others if self.regions.region_of(node_id) == own] or others
 
     @property
@@ -198,7 +198,7 @@ class Membership:
         if not self.regions.settle(now):
             return False
         if self.regions.is_bounded:
-            _log.info("%s keeps membership inside %r", self._own_id, self._own_region)
+            _log.info("%s keeps membership inside %r", self._own_id, self.own_region)
         else:
             what = self.regions.lacking or "the number of regions"
             line = "%s takes part in membership everywhere: boundaries end because of %s"
@@ -206,7 +206,8 @@ class Membership:
         return True
 
     @property
-    def _own_region(self) -> str | None:
+    def own_region(self) -> str | None:
+        """The region of this node; None without boundaries."""
         return self.regions.region_of(self._own_id)
 
     def _remove(self, node_id: str) -> bool:

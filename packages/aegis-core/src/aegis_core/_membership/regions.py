@@ -48,10 +48,12 @@ class Regions:
 
     Attributes:
         is_bounded: Whether boundaries are in effect.
+        changed_at: When that changed last.
     """
 
     def __init__(self) -> None:
         self.is_bounded = False
+        self.changed_at = -math.inf
         self._places: dict[str, Place] = {}
         self._sizes: Counter[str] = Counter()
         self._without_boundary: set[str] = set()
@@ -68,6 +70,7 @@ class Regions:
         """Returns regions with the same nodes that change on their own."""
         copied = Regions()
         copied.is_bounded, copied._lacked_at = self.is_bounded, self._lacked_at
+        copied.changed_at = self.changed_at
         copied._places, copied._sizes = self._places.copy(), self._sizes.copy()
         copied._without_boundary = self._without_boundary.copy()
         copied._rings = {region: rings.copy() for region, rings in self._rings.items()}
@@ -120,7 +123,7 @@ class Regions:
             self._lacked_at = now
         if is_wanted == self.is_bounded or (is_wanted and now - self._lacked_at < TAKE_UP_AFTER):
             return False
-        self.is_bounded = is_wanted
+        self.is_bounded, self.changed_at = is_wanted, now
         self._rings.clear()
         self._order.clear()
         for node_id, place in self._places.items():

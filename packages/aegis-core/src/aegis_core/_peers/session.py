@@ -231,10 +231,10 @@ class Session:
         failed = sorted(self.membership.missing.difference(self.feeds))
         peer = self.peers.get(self._rng.choice(failed)) if failed else None
         if peer is not None:
-            self._exchange(peer, now, EXCHANGE_TIMEOUT)
+            self._exchange(peer, now, EXCHANGE_TIMEOUT, None)
 
-    def _exchange(self, peer: PeerInfo, now: float, timeout: float) -> None:
-        feed = self._new_feed(peer)
+    def _exchange(self, peer: PeerInfo, now: float, timeout: float, region: str | None) -> None:
+        feed = self._new_feed(peer, region)
         feed.is_exchange, feed.give_up_at = True, now + timeout
         self._exchanges[feed] = None
         self._open(feed, now)
@@ -261,10 +261,11 @@ class Session:
         if not feed.is_open:
             return
         self._note_message(feed, now)
-        # A region is not all that a new node needs to know.
         self.apply(result if feed.region is None else replace(result, complete=False), now)
         if feed.is_exchange and result.complete and feed.is_open:
             self._drop(feed)
+        if result.lacks_home:
+            self._exchange(feed.peer, now, EXCHANGE_TIMEOUT, self.membership.own_region)
 
     def poll_answered(self, feed: Feed, now: float) -> None:
         feed.is_open, feed.dial_at = False, now + POLL_INTERVAL
@@ -351,7 +352,7 @@ class Session:
             feed.backoff.reset()
             feed.problem = ""
             self.membership.message_received(feed.peer.id, now)
-        if feed.region is not None:
+        if feed.region is not None and not feed.is_exchange:
             self.membership.bridge.message_received(feed.region, now)
 
     # Maintenance and the end
@@ -395,4 +396,4 @@ class Session:
         unaware = [i for i in self.membership.others_alive() if i not in aware]
         peers = [peer for node_id in unaware if (peer := self.peers.get(node_id)) is not None]
         for peer in self._rng.sample(peers, min(len(peers), GOODBYES)):
-            self._exchange(peer, now, GOODBYE_TIMEOUT)
+            self._exchange(peer, now, GOODBYE_TIMEOUT, None)

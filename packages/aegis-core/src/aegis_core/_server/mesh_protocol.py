@@ -213,10 +213,6 @@ class FeedAdmission:
         if problem:
             raise self._refusal(caller, "INVALID_ARGUMENT", problem)
         if request.HasField("record"):
-            own = self._node.info()
-            if request.HasField("region") and request.region != own.region:
-                reason = f"{own.id} is in region {own.region!r}, not {request.region[:64]!r}"
-                raise self._refusal(caller, "FAILED_PRECONDITION", reason)
             return self._admit_node(request, caller)
         if not self._node.has_joined():
             # A client would take this node for the whole mesh.
@@ -235,6 +231,10 @@ class FeedAdmission:
             # By this code the caller knows that its clock was ahead.
             code = "OUT_OF_RANGE" if error.is_ahead else "PERMISSION_DENIED"
             raise self._refusal(caller, code, str(error)) from error
+        own, info = self._node.info(), record.info
+        if request.HasField("region") and request.region not in (own.region, info and info.region):
+            reason = f"{own.id} is in region {own.region!r}, not {request.region[:64]!r}"
+            raise self._refusal(caller, "FAILED_PRECONDITION", reason)
         topology = self._node.topology
         if topology.is_full and topology.get_node(record.id) is None:
             full = f"the mesh is full with {topology.node_count} nodes; {record.id} cannot join"

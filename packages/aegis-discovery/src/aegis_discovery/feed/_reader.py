@@ -14,6 +14,7 @@ from aegis_discovery._topology.topology import Topology
 from aegis_discovery.documents._codec import document_from_wire
 from aegis_discovery.documents._store import DocumentStore
 from aegis_discovery.errors import InvalidDocumentError, InvalidRecordError, InvalidVerdictError
+from aegis_discovery.feed._divergence import Divergence
 from aegis_discovery.feed._limits import (
     DOCUMENT_CHECKS,
     MAX_CHECKS,
@@ -32,12 +33,6 @@ from aegis_discovery.records._verifier import Verifier
 
 _log = logging.getLogger("aegis.feed")
 
-DIVERGED_AFTER = 3
-"""Heartbeats in a row with another digest after which a feed is reopened for the first time."""
-
-MAX_DIVERGED_AFTER = 300
-"""The same at most, when reopening did not help."""
-
 MAX_STAMPS = 1024
 """Nodes whose latest stamp on a feed a watcher remembers, some 100 KB."""
 
@@ -51,11 +46,14 @@ class ReceiveResult:
         foreign: A newer record of the watcher's own id that another process wrote.
         diverged: Both sides have been idle for a while and still hold different records: the feed
             must be reopened, for a snapshot.
+        lacks_home: The server of another region has held other records of the reader's own region
+            for a while. It may know what the last living nodes there wrote to it alone.
     """
 
     complete: bool
     foreign: Record | None = None
     diverged: bool = False
+    lacks_home: bool = False
 
 
 @dataclass(slots=True)
@@ -71,6 +69,7 @@ class MessagePart:
     digest: bytes = b""
     cursor: bytes = b""
     complete: bool = False
+    home_digest: bytes = b""
 
 
 Message = mesh_pb2.WatchResponse | MessagePart
@@ -106,6 +105,7 @@ def split_message(message: mesh_pb2.WatchResponse) -> Iterator[Message]:
     part.statuses = message.statuses
     part.cursor, part.digest = message.cursor, message.digest
     part.version, part.complete = message.version, message.complete
+    part.home_digest = message.home_digest
     yield part
 
 
@@ -192,9 +192,8 @@ class FeedReader:
         self._is_complete = False
         self._cursor = b""
         self._cursor_source = ""
-        self._diverged_heartbeats = 0
-        self._equal_heartbeats = 0
-        self._diverged_after = DIVERGED_AFTER
+        self._divergence = Divergence()
+        self._home_divergence = Divergence()
 
     def request(
         self,
@@ -281,7 +280,7 @@ class FeedReader:
             self._cursor = message.cursor
         lacks_documents = self._refused_documents.is_retry_due(is_heartbeat=_is_heartbeat(message))
         diverged = self._has_diverged(message) or lacks_documents
-        return ReceiveResult(message.complete, foreign, diverged)
+        return ReceiveResult(message.complete, foreign, diverged, self._lacks_home(message))
 
     def lacks(self, node_ids: Collection[str]) -> bool:
         """Tells whether the record of any of these nodes is missing; never for some services."""
@@ -381,19 +380,18 @@ class FeedReader:
         if not message.digest:
             # A chunk of a larger message, or a feed of some services: no digest of the whole.
             return False
-        if message.cursor or message.digest == self.digest:
-            self._diverged_heartbeats = 0
-            if not message.cursor:
-                # A single equal digest costs a liar nothing, so as many are needed as differed.
-                self._equal_heartbeats += 1
-                if self._equal_heartbeats >= self._diverged_after:
-                    self._diverged_after = DIVERGED_AFTER
+        if message.cursor:
+            self._divergence.reset()
             return False
-        self._equal_heartbeats = 0
-        self._diverged_heartbeats += 1
-        if self._diverged_heartbeats < self._diverged_after:
+        if not self._divergence.heartbeat(is_equal=message.digest == self.digest):
             return False
-        self._diverged_heartbeats = 0
-        self._diverged_after = min(2 * self._diverged_after, MAX_DIVERGED_AFTER)
         self._cursor = b""
         return True
+
+    def _lacks_home(self, message: Message) -> bool:
+        """Tells whether the server holds other records of this node's own region, for a while."""
+        own = self._topology.get_node(self._topology.owner or "")
+        if not message.home_digest or own is None:
+            return False
+        held = self._topology.region_digest(own.region)
+        return self._home_divergence.heartbeat(is_equal=message.home_digest == held)

@@ -100,6 +100,9 @@ class FeedWriter:
                 if self.region is None
                 else self._topology.region_digest(self.region)
             )
+        watcher = None if self.region is None else self._topology.get_node(self.watcher)
+        if watcher is not None:
+            message.home_digest = self._topology.region_digest(watcher.region)
         return message
 
     def _position_of(self, cursor: bytes) -> int | None:
