@@ -69,6 +69,9 @@ async def test_a_watch_takes_another_identity_before_the_last_one_ends(one: Mesh
         second = await reader.open()
         assert (second is not first, len(one.taken), reader.trouble) == (True, 2, "")
         assert [node.id for node in (await second.read(own=("standings",))).nodes] == ["a"]
+        held = dict(second._held)
+        await second.read(of_all=("calls",), replies=True)
+        assert second._held == held  # one connection to each node, however often it is asked
     finally:
         await reader.close()
 

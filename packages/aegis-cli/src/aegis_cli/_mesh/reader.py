@@ -53,7 +53,7 @@ class Reader:
         self._tls = tls
         self._source = source
         self._channels = ChannelCache(tls)
-        self._held: list[grpc.aio.Channel] = []
+        self._held: dict[str, grpc.aio.Channel] = {}
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
 
     async def close(self) -> None:
@@ -114,12 +114,9 @@ class Reader:
             told = await self._own(own)
             held = stats.get(self.source.id)
             stats[self.source.id] = {**held, **told} if isinstance(held, dict) else told
-        # The cache keeps only channels that are in use: this closes those of removed nodes.
-        self._held = [
-            self._channels.get(node.id, node.address)
-            for node in (*nodes, self.source)
-            if node.id in stats or node.id in answers
-        ]
+        # The cache keeps only channels that are held: this closes those of removed nodes.
+        kept = {*snapshot.nodes, self.source.id}
+        self._held = {name: channel for name, channel in self._held.items() if name in kept}
         known = {node_id: one for node_id, one in stats.items() if not isinstance(one, str)}
         return View(
             datetime.now(UTC),
@@ -157,13 +154,13 @@ class Reader:
             grpc.RpcError: The source does not answer.
         """
         node = self.source
-        stub = stats_pb2_grpc.IntrospectionStub(self._channels.get(node.id, node.address))
+        stub = stats_pb2_grpc.IntrospectionStub(self._channel(node))
         request = stats_pb2.ExplainRequest(node_id=node_id)
         return _parsed((await stub.Explain(request, timeout=ANSWER_TIMEOUT)).json)
 
     async def ping(self, node: NodeInfo) -> float | str:
         """Returns the seconds of one round trip, or why there was no answer."""
-        channel = self._channels.get(node.id, node.address)
+        channel = self._channel(node)
         request = aegis_pb2.PingRequest(sender_id=self._tls.node_id, timestamp=int(time.time()))
         began = time.perf_counter()
         try:
@@ -171,6 +168,12 @@ class Reader:
         except grpc.aio.AioRpcError as error:
             return self._problem(error)
         return time.perf_counter() - began
+
+    def _channel(self, node: NodeInfo) -> grpc.aio.Channel:
+        """The channel to a node, which stays open for the next question."""
+        channel = self._channels.get(node.id, node.address)
+        self._held[node.id] = channel
+        return channel
 
     async def _own(self, parts: Sequence[str]) -> Stats:
         """Asks the source; if it is gone, another node takes its place."""
@@ -201,7 +204,7 @@ class Reader:
         return {node.id: answer for node, answer in zip(chosen, found, strict=True)}
 
     async def _stats(self, node: NodeInfo, parts: Sequence[str]) -> Stats | str:
-        stub = stats_pb2_grpc.IntrospectionStub(self._channels.get(node.id, node.address))
+        stub = stats_pb2_grpc.IntrospectionStub(self._channel(node))
         request = stats_pb2.GetStatsRequest(parts=parts)
         try:
             return _parsed((await stub.GetStats(request, timeout=ANSWER_TIMEOUT)).json)
@@ -211,7 +214,7 @@ class Reader:
             return self._problem(error)
 
     async def _reply(self, node: NodeInfo) -> Reply | str:
-        stub = aegis_pb2_grpc.MeshServiceStub(self._channels.get(node.id, node.address))
+        stub = aegis_pb2_grpc.MeshServiceStub(self._channel(node))
         request = aegis_pb2.HealthRequest(sender_id=self._tls.node_id)
         try:
             health = await stub.GetHealth(request, timeout=ANSWER_TIMEOUT)
