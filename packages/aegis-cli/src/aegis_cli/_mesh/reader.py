@@ -239,7 +239,9 @@ class Reader:
             since = node.joined_at
             by: tuple[str, ...] = ()
             if standing.get("status") == node.status:
-                since = time_of(standing.get("since")) or since
+                told_since = time_of(standing.get("since"))
+                # A process that started later has had this status since it started.
+                since = max(filter(None, (told_since, since)), default=None)
                 accusers = standing.get("by")
                 by = tuple(map(text_of, accusers[:8])) if isinstance(accusers, list) else ()
             elif node.status is not NodeStatus.ALIVE:
