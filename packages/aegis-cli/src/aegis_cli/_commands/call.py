@@ -15,7 +15,7 @@ from aegis_cli._options import entry_node, identity_name, mesh_name, provider, s
 @click.command(
     epilog=examples(
         """aegis call greeter/v1 greeter.v1.Greeter/SayHello '{"name": "you"}'""",
-        "aegis call orders/v1 shop.v1.Orders/List --node orders-2 --via 10.0.0.7:50051",
+        "aegis call orders/v1 shop.v1.Orders/List --node orders-2 --via ca-1:50051",
         "aegis call orders/v1 shop.v1.Orders/Import - < orders.jsonl",
         "aegis call orders/v1 shop.v1.Orders/Watch --timeout 60 | jq .id",
         notes="Exit codes: 0 ok, 1 error, 2 usage, 64 + its gRPC code where the call failed.",
