@@ -80,6 +80,7 @@ class RegistryRunner:
         self._was_read = asyncio.Event()
         self._has_joined = False
         self._position = -1
+        self._documents_position = 0
         self._verdicts: dict[str, bytes] = {}
         self._pings: set[asyncio.Task[None]] = set()
         if replaces_feed:
@@ -109,12 +110,16 @@ class RegistryRunner:
             asyncio.create_task(work, name=f"aegis-registry-{name}")
             for name, work in (("etcd", self._etcd.run()), ("join", self._join()))
         ]
+        for task in tasks:
+            task.add_done_callback(lambda _: self._waker.set())
         try:
-            while not tasks[0].done():
+            while True:
                 self._waker.clear()
+                for task in tasks:
+                    if task.done():
+                        task.result()  # raises what it failed with
                 due = self._tick(time.monotonic())
                 await self._waker.wait(max(0.0, due - time.monotonic()))
-            await tasks[0]
         finally:
             for end in ends:
                 end()
@@ -145,11 +150,11 @@ class RegistryRunner:
                 return
             state.topology.republish()  # above what an earlier process has published
         self._has_joined = True
+        self._position = -1
+        self._waker.set()  # writes the record of this node, and then others know it
+        await self._etcd.has_written.wait()
         session.apply(ReceiveResult(complete=True), time.monotonic())
         state.joined.set()
-        self._position = -1
-        self._waker.set()
-        self._etcd.publish()
 
     def _on_received(self, result: ReceiveResult) -> None:
         if result.foreign is not None and self._has_joined:
@@ -178,9 +183,11 @@ class RegistryRunner:
         return due
 
     def _publish(self, now: float) -> None:
-        """Publishes what this process has signed since it was called last, and all documents."""
+        """Publishes what this process has signed since it was called last, and new documents."""
         topology, state = self._state.topology, self._state
-        for document in state.documents.changed_since(0):
+        # What was put meanwhile is published with the next change.
+        since, self._documents_position = self._documents_position, state.documents.position
+        for document in state.documents.changed_since(since):
             key, value = self._keys.document(document.key), encode_document(document.signed)
             self._publication.want(key, value, now, within=SPREAD, is_leased=False)
         if topology.log_position != self._position:

@@ -68,6 +68,7 @@ class EtcdRegistry:
         on_keys: Called when nodes may have lost or got their key.
 
     Attributes:
+        has_written: Set once what this process had to write first was written, or refused.
         causes: Why members do not answer, by their addresses; those that do are not in it.
     """
 
@@ -103,6 +104,7 @@ class EtcdRegistry:
         self._away_since = 0.0
         self._worked = False
         self._worked_for = 0.0
+        self.has_written = asyncio.Event()
         self.causes: dict[str, str] = {}
 
     async def run(self) -> None:
@@ -337,6 +339,8 @@ class EtcdRegistry:
             for write in publication.due(now):
                 if not await self._write(member, write, publication):
                     break
+            else:
+                self.has_written.set()
             due = min(renew_at if self._lease else 0.0, publication.next_due())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, due - time.monotonic())):
