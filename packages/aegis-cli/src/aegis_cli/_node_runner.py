@@ -13,6 +13,7 @@ from aegis_core.workers import Worker, load_registrars
 from aegis_discovery import EventKind, NodeInfo, TopologyEvent
 from aegis_discovery.background import new_event_loop
 
+from aegis_cli._logs import log_to_stderr
 from aegis_cli._run import run
 
 _log = logging.getLogger("aegis.cli")
@@ -31,9 +32,9 @@ def run_alone(
     run(_run_node(node, json=json), loop_factory=new_event_loop)
 
 
-def run_worker(worker: Worker, *, json: bool) -> None:
+def run_worker(worker: Worker, *, json: bool, log_level: str, log_format: str) -> None:
     """Runs the node of one worker, in its own process, as `run_alone`."""
-    log_to_stderr(f"{worker.job.node_id} ")
+    log_to_stderr(log_level, log_format, worker.job.node_id)
     node = worker.job.make(Node)
     run(_run_node(node, json=json, on_ready=worker.serves), loop_factory=new_event_loop)
 
@@ -79,11 +80,3 @@ def _log_event(event: TopologyEvent) -> None:
 def _location(node: NodeInfo) -> str:
     services = f", provides {', '.join(map(str, node.services))}" if node.services else ""
     return printable(f" at {node.address}{services}")
-
-
-def log_to_stderr(prefix: str = "") -> None:
-    """Sets up the log of this process, in which each line has a prefix."""
-    logging.basicConfig(format=f"%(asctime)s {prefix}%(message)s", datefmt="%H:%M:%S")
-    # Other loggers keep their level: details are for debugging, and warnings are shown.
-    for name in ("aegis.cli", "aegis.issuer", "aegis.node", "aegis.workers", "aegis_certs"):
-        logging.getLogger(name).setLevel(logging.INFO)

@@ -27,6 +27,14 @@ def check_dialable(option: str, address: str) -> None:
         raise ConfigError(option, str(error)) from error
 
 
+def metrics_address(address: str) -> tuple[str, int]:
+    """Splits `HOST:PORT`, or a port of the loopback interface; raises `ConfigError`."""
+    try:
+        return split_host_port(f"127.0.0.1:{address}" if address.isdigit() else address)
+    except InvalidAddressError as error:
+        raise ConfigError("metrics", str(error)) from error
+
+
 def published_address(bind: str, advertise: str | None, port: int) -> str:
     """Returns the address to publish for a server that listens on `bind`, at `port`.
 

@@ -141,6 +141,9 @@ class NodeStats:
         events: The last 200 events, the oldest one first.
         edges: The calls of your services, by caller and method, and the attempts of calls that the
             pool made, which `pool` has too.
+        loop_lag: By how many seconds the latest check of the event loop was late. It is checked
+            every second.
+        nodes: The number of nodes by status.
     """
 
     node_id: str
@@ -158,3 +161,5 @@ class NodeStats:
     standings: tuple[NodeStanding, ...]
     events: tuple[MeshEvent, ...]
     edges: tuple[EdgeStats, ...]
+    loop_lag: float
+    nodes: Mapping[str, int]

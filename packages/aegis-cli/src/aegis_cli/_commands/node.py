@@ -141,6 +141,27 @@ def node() -> None:
     "For development: replace the workers when a file of the program changes.",
     is_flag=True,
 )
+@option(
+    "--metrics",
+    "AEGIS_METRICS",
+    "Serve metrics to Prometheus there, in plain HTTP; a port alone is one of the loopback "
+    "interface. A worker adds its number.",
+    metavar="[HOST:]PORT",
+)
+@option(
+    "--log-level",
+    "AEGIS_LOG_LEVEL",
+    "The least level of log lines that are shown.",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+)
+@option(
+    "--log-format",
+    "AEGIS_LOG_FORMAT",
+    "Log lines for people, or one JSON object a line.",
+    type=click.Choice(["text", "json"]),
+    default="text",
+)
 @json_flag
 def run(
     config: str | None,
@@ -150,6 +171,8 @@ def run(
     key_file: str | None,
     ca_file: str | None,
     reload: bool,
+    log_level: str,
+    log_format: str,
     json: bool,
     **options: Any,
 ) -> None:
@@ -172,10 +195,11 @@ def run(
     from aegis_core.workers import asks_for_workers, supervise
     from aegis_discovery import ServiceInfo
 
-    from aegis_cli._node_runner import log_to_stderr, run_alone
+    from aegis_cli._logs import log_to_stderr
+    from aegis_cli._node_runner import run_alone
 
     sys.path.insert(0, str(Path.cwd()))
-    log_to_stderr()
+    log_to_stderr(log_level, log_format)
     # The node reads the variables and the file itself, so the precedence is the same everywhere.
     source_of = click.get_current_context().get_parameter_source
     options["services"] = [ServiceInfo(*parts) for parts in parsed]
@@ -195,7 +219,7 @@ def run(
                 config=config,
                 reload=reload,
                 target="aegis_cli._node_runner:run_worker",
-                arguments={"json": json},
+                arguments={"json": json, "log_level": log_level, "log_format": log_format},
             )
         except WorkerStartError as error:
             fail(str(error), max(1, error.exit_code))

@@ -100,7 +100,8 @@ class Agreement:
         if node.status is not status and self._topology.set_status(node_id, record.stamp, status):
             # The end of a cut is logged once for the whole region.
             was_cut_off = node.status is NodeStatus.UNREACHABLE and status is NodeStatus.ALIVE
-            _log.log(logging.DEBUG if was_cut_off else logging.INFO, _LINES[status], node_id)
+            level = logging.WARNING if status is NodeStatus.FAILED else logging.INFO
+            _log.log(logging.DEBUG if was_cut_off else level, _LINES[status], node_id)
 
     def _derive_unreachable(self, record: Record) -> None:
         """Keeps a failure that was agreed before the region fell silent; nobody fails meanwhile."""

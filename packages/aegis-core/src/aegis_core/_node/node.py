@@ -68,6 +68,8 @@ class Node(NodeView):
             does so only if the root's key is in `cert_dir` and all peers sign their records;
             otherwise it logs warnings in time.
         seed_peers: `host:port` or `id@host:port` of nodes to join through.
+        metrics: `HOST:PORT` where a Prometheus reads metrics, in plain HTTP: `/metrics`. A port
+            alone is one of the loopback interface. A worker adds its number to the port.
         registry: Where the mesh is kept in place of feeds: `etcd://[NAME@]HOST:PORT,.../PREFIX`.
             With seed peers too, the node takes part in both, as while a mesh moves.
         mesh: The mesh's name; nodes of another mesh are refused.

@@ -17,7 +17,7 @@ from aegis_discovery.policy import Policy
 from aegis_discovery.records import MAX_REGION
 from aegis_discovery.transport import parse_seed
 
-from aegis_core._address import bound_address, published_address
+from aegis_core._address import bound_address, metrics_address, published_address
 from aegis_core._health.checks import HealthChecker
 from aegis_core._server.base import Registrar
 from aegis_core._server.caller_limits import MAX_CALLS
@@ -88,6 +88,7 @@ class NodeOptions:
     rotate: str = "auto"
     seed_peers: Sequence[str] = ()
     registry: str | None = None
+    metrics: str | None = None
     mesh: str = DEFAULT_MESH
     health_checkers: Sequence[HealthChecker] = ()
     health_interval: float = 10.0
@@ -130,6 +131,8 @@ class NodeOptions:
         # Wrong addresses are reported before anything is started.
         published_address(self.address, self.advertise, bound_address(self.address)[1])
         parse_worker_id(self.id)
+        if self.metrics is not None:
+            metrics_address(self.metrics)
         for name in (
             "services",
             "registrars",

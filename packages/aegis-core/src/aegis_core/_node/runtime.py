@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ from aegis_core._node.options import NodeOptions
 from aegis_core._node.outbound import Outbound
 from aegis_core._node.registries import Registries
 from aegis_core._node.stalls import STARVED, Starvation, watch_loop
+from aegis_core._node.supervise import supervise
 from aegis_core._peers.joiner import Joiner
 from aegis_core._peers.runner import SessionRunner
 from aegis_core._peers.session import MAINTENANCE
@@ -52,6 +54,7 @@ from aegis_core.errors import ConfigError
 if TYPE_CHECKING:
     from aegis_certs import CertificateAuthority
 
+    from aegis_core._server.metrics import MetricsServer
     from aegis_core._stats import NodeStats
 
 _log = logging.getLogger("aegis.node")
@@ -94,6 +97,7 @@ class RunningNode:
         self._tasks: set[asyncio.Task[None]] = set()
         self._started_at = datetime.now(UTC)
         self._starvation = Starvation()
+        self._metrics: MetricsServer | None = None
         self._outbound = outbound
         self.state = NodeState(
             tls,
@@ -159,6 +163,10 @@ class RunningNode:
 
     async def start(self) -> None:
         options = self._options
+        if options.metrics is not None:
+            from aegis_core._server.metrics import serve_metrics
+
+            self._metrics = await serve_metrics(options.metrics, self.stats)
         address = published_address(options.address, options.advertise, self.server.port)
         await self.monitor.check()
         await asyncio.to_thread(self.state.keeper.load)
@@ -201,13 +209,13 @@ class RunningNode:
             ("descriptors", lambda: name_shortage(options.id)),
             *([("documents", self._publish_documents)] if self._authority else []),
         ):
-            self._spawn(_supervise(name, work), name)
+            self._spawn(supervise(name, work), name)
         self._spawn(self._accept_calls(), "accept-calls")
         if self._authority is not None and options.rotate == "auto":
             from aegis_core._node.rotation import CARotation  # only an issuer needs it
 
             rotation = CARotation(self._authority, self.state)
-            self._spawn(_supervise("rotation", rotation.run), "rotation")
+            self._spawn(supervise("rotation", rotation.run), "rotation")
         await self.joiner.wait(options.join_timeout, required=options.require_join)
         self._has_joined = True
         if self.state.joined.is_set():
@@ -258,6 +266,8 @@ class RunningNode:
             standings=self.history.standings,
             events=self.history.events,
             edges=server.edges + pool.edges,
+            loop_lag=self._starvation.lag,
+            nodes=Counter(str(node.status) for node in topology.nodes.values()),
         )
 
     def explain(self, node_id: str) -> Evidence:
@@ -338,6 +348,8 @@ class RunningNode:
         topology, node_id = self.state.topology, self.state.node_id
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.history.close)
+            if self._metrics is not None:
+                stack.callback(self._metrics.close)
             stack.push_async_callback(self.peers.close)
             stack.push_async_callback(self.pool.close)
             stack.push_async_callback(self.server.stop, grace)
@@ -386,13 +398,3 @@ class RunningNode:
         task = asyncio.create_task(work, name=f"aegis-{name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def _supervise(name: str, work: Callable[[], Awaitable[None]]) -> None:
-    """Runs a part until cancelled: a part that fails is logged and started again."""
-    while True:
-        try:
-            await work()
-        except Exception:  # noqa: BLE001 - the node must survive any failure of a part
-            _log.exception("%s failed; it is started again", name)
-        await asyncio.sleep(1.0)

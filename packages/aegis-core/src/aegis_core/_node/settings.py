@@ -23,6 +23,7 @@ VARIABLES = {
     "services": "AEGIS_SERVICES",
     "seed_peers": "AEGIS_JOIN",
     "registry": "AEGIS_REGISTRY",
+    "metrics": "AEGIS_METRICS",
     "name": "AEGIS_NODE_NAME",
     "type": "AEGIS_NODE_TYPE",
     "region": "AEGIS_REGION",

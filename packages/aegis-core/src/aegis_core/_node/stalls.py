@@ -33,14 +33,21 @@ TIMELY_CHECKS = 5
 
 
 class Starvation:
-    """Decides whether an event loop is starved, by how late its checks are. Pure."""
+    """Decides whether an event loop is starved, by how late its checks are. Pure.
+
+    Attributes:
+        is_starved: Whether it is.
+        lag: Seconds by which the latest check was late.
+    """
 
     def __init__(self) -> None:
         self.is_starved = False
+        self.lag = 0.0
         self._in_a_row = 0
 
     def note_check(self, late_by: float) -> bool:
         """Records a check; returns whether it changed `is_starved`."""
+        self.lag = late_by
         is_late = late_by >= STARVED
         if is_late is self.is_starved:
             self._in_a_row = 0

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from aegis_discovery.transport import join_address, split_host_port
 
+from aegis_core._address import metrics_address
 from aegis_core._node.settings import configured
 from aegis_core._node.workers.registrars import load_registrars
 from aegis_core.errors import ConfigError
@@ -86,6 +87,9 @@ class Job:
             values["address"] = numbered_address(values["address"], self.number)
             if values.get("advertise"):
                 values["advertise"] = numbered_address(values["advertise"], self.number)
+            if values.get("metrics"):
+                metrics = join_address(*metrics_address(values["metrics"]))
+                values["metrics"] = numbered_address(metrics, self.number)
             if values.get("registry") is None:  # else it knows them from there
                 values["seed_peers"] = [*values.get("seed_peers", ()), *self.siblings]
             return node(**values)

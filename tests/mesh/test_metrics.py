@@ -1,0 +1,153 @@
+"""Metrics for Prometheus: what they say, what they escape, and that a stranger costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import shutil
+import socket
+import subprocess
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aegis_core import ConfigError, ServiceInfo
+from aegis_core._server import metrics
+from aegis_core._server.prometheus import escape
+from aegis_core.aio import Node
+from aegis_discovery import ServiceClientPool
+
+from tests.mesh.test_edges import Shop, drive
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+def promtool(*check: str, text: str = "") -> None:
+    done = subprocess.run(
+        ["promtool", "check", *check], input=text.encode(), capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def get(port: int, path: str = "/metrics") -> str:
+    def read() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    return await asyncio.to_thread(read)
+
+
+async def started(start: Any, identity: Any, port: int) -> Node:
+    """A node with metrics, that is called and that has a pool."""
+    shop: Node = await start(
+        "shop-1",
+        services=[ServiceInfo("shop", "v1")],
+        registrars=[Shop(is_async=True)],
+        metrics=str(port),
+    )
+    with ServiceClientPool(shop, identity("sync-caller")) as pool:
+        await asyncio.to_thread(drive, pool)
+    await shop.pool.channel("shop", "v1").unary_unary("/shop.Shop/Get")(b"", timeout=10)
+    return shop
+
+
+async def test_prometheus_reads_calls_nodes_and_certificates(start: Any, identity: Any) -> None:
+    port = free_port()
+    shop = await started(start, identity, port)
+    text = await get(port)
+    labels = 'grpc_method="shop.Shop/Get",grpc_lb_backend_service="shop/v1"'
+    assert f'grpc_server_call_started_total{{{labels},aegis_caller="sync-caller"}} 6' in text
+    assert f'grpc_client_attempt_started_total{{{labels},aegis_provider="shop-1"}} 1' in text
+    assert f'grpc_server_call_duration_seconds_bucket{{{labels},le="+Inf"}} 7' in text
+    assert 'aegis_nodes{status="alive"} 1' in text
+    expires = shop.stats().certificate_not_after.timestamp()
+    assert f"aegis_certificate_not_after_seconds {expires}" in text
+    # The rules and the dashboard name no metric that does not exist.
+    exist = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
+    rules = (DEPLOY / "prometheus/aegis-alerts.yml").read_text()
+    board = (DEPLOY / "grafana/aegis.json").read_text()
+    assert json.loads(board)["panels"]
+    named = set(re.findall(r"\b(?:grpc_(?:server|client)_|aegis_)\w+", rules + board))
+    labels_used = {"aegis_caller", "aegis_provider"}
+    assert {re.sub("_bucket$", "", name) for name in named} - labels_used <= exist
+
+
+async def test_strangers_cannot_hold_the_metrics(
+    start: Any, identity: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "TIMEOUT", 0.5)
+    port = free_port()
+    await start("shop-1", metrics=f"127.0.0.1:{port}")
+    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+    for reader, _ in silent:  # those above the limit are closed at once, the others soon
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+    for sent, status in (
+        (b"GET / HTTP/1.1\r\n\r\n", b"404"),
+        (b"POST /metrics HTTP/1.1\r\n\r\n", b"405"),
+        (b"HEAD /metrics HTTP/1.1\r\n\r\n", b"200"),
+        (b"G" * 100_000, b""),
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            answer = await asyncio.wait_for(reader.read(), 10)
+        assert answer.split(b" ", 2)[1:2] == ([status] if status else [])
+        writer.close()
+    assert "aegis_start_time_seconds" in await get(port)
+
+
+def test_a_label_cannot_end_its_own_text_and_an_address_is_checked() -> None:
+    assert escape('a"} 1\n\\evil') == 'a\\"} 1\\n\\\\evil'
+    with pytest.raises(ConfigError, match="metrics"):
+        Node("a", address="127.0.0.1:0", metrics="nowhere")
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Debian's prometheus")
+async def test_a_real_prometheus_reads_it_and_accepts_the_rules(
+    start: Any, identity: Any, tmp_path: Path, until: Any
+) -> None:
+    rules = DEPLOY / "prometheus/aegis-alerts.yml"
+    promtool("rules", str(rules))
+    port, own = free_port(), free_port()
+    await started(start, identity, port)
+    await asyncio.to_thread(promtool, "metrics", text=await get(port))
+    config = tmp_path / "prometheus.yml"
+    config.write_text(
+        f"global: {{scrape_interval: 1s}}\nrule_files: [{rules}]\nscrape_configs:\n"
+        f"- {{job_name: aegis, static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}\n"
+    )
+    process = subprocess.Popen(  # noqa: ASYNC220 - it only starts
+        [
+            "prometheus",
+            f"--config.file={config}",
+            f"--storage.tsdb.path={tmp_path / 'data'}",
+            f"--web.listen-address=127.0.0.1:{own}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    query = "/api/v1/query?query=sum(grpc_server_call_started_total)"
+    try:
+        while True:  # bounded by the timeout of the test
+            with contextlib.suppress(OSError):
+                found = json.loads(await get(own, query))["data"]["result"]
+                if found:
+                    break
+            await asyncio.sleep(0.1)
+        assert float(found[0]["value"][1]) >= 6
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
