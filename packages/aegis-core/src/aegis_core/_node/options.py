@@ -176,7 +176,7 @@ class NodeOptions:
         if self.boundary not in BOUNDARIES:
             raise ConfigError("boundary", f"{self.boundary!r} is not known; give 'region' or none")
         if self.boundary and len(self.region.encode()) > MAX_REGION:
-            reason = f"a region with a boundary has a name of at most {MAX_REGION} bytes"
+            reason = f"with a boundary its name has {MAX_REGION} bytes at most; give a shorter one"
             raise ConfigError("region", reason)
         if self.token is not None and (self.tls or self.tls_options):
             reason = "it gets an identity, and the node has one already; give one of the two"
