@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -454,3 +455,22 @@ def test_a_source_waits_for_the_process_that_creates_the_ca(tmp_path: Path) -> N
         loading = threads.submit(source.load)
         create_session(store, CASpec(key_type=P256), NOW)
     assert loading.result().node_id == "node-2"
+
+
+def test_new_cas_in_the_files_do_not_bring_back_a_leaf_that_was_renewed_in_memory(
+    ca: CertificateAuthority, elsewhere: Path, tmp_path: Path
+) -> None:
+    source = source_of(elsewhere)
+    old = source.load()
+    renewed = ca.issue_in_memory("node-1")
+    source.adopt(renewed)
+    other = CertificateAuthority.create(tmp_path / "other", key_type=KeyType.P256)
+    both = (other.directory / "ca-cert.pem").read_bytes() + old.trust_bundle
+    (elsewhere / "ca-cert.pem").write_bytes(both)
+    assert source.poll() == replace(renewed, trust_bundle=both) == source.current
+    assert source.poll() is None
+    ca.renew("node-1")
+    copy_to(ca, elsewhere)
+    newer = source.poll()
+    assert newer is not None
+    assert newer.certificate not in (old.certificate, renewed.certificate)

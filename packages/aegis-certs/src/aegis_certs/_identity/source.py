@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
@@ -25,6 +26,7 @@ from aegis_certs._time import format_utc, utc_or_now
 from aegis_certs._x509.names import CA_NAME
 from aegis_certs._x509.revocation_list import RevocationList
 from aegis_certs._x509.tls_config import TLSConfig
+from aegis_certs._x509.trust import TrustBundle, needed_cas
 from aegis_certs.errors import CertsError, DirectoryError, NotYetValidError, RevocationListError
 
 if TYPE_CHECKING:
@@ -114,8 +116,17 @@ class IdentitySource:
             if _is_transient(error):
                 self._seen = ()
             raise
-        if found in (self._current, self._replaced):
+        current, replaced = self._current, self._replaced
+        if found in (current, replaced):
             return None
+        if (
+            current is not None
+            and replaced is not None
+            and found.certificate == replaced.certificate
+        ):
+            found = _trusting(current, found.bundle)  # only the CAs in the files have changed
+        else:
+            self._replaced = None
         self._current = found
         return found
 
@@ -150,8 +161,8 @@ class IdentitySource:
     def adopt(self, tls: TLSConfig) -> None:
         """Continues with an identity that an issuer has given.
 
-        If it is not in the files, these keep the identity that it replaces, and it is not loaded
-        again.
+        If it is not in the files, these keep the leaf that it replaces, which is not loaded again.
+        The CAs in the files are.
         """
         self._replaced, self._current = self._current, tls
 
@@ -245,6 +256,12 @@ class IdentitySource:
             path,
             format_utc(due),
         )
+
+
+def _trusting(tls: TLSConfig, bundle: TrustBundle) -> TLSConfig:
+    """An identity with other CAs, and with those of its own certificate."""
+    kept = needed_cas(tls.chain, tls.bundle, bundle)
+    return replace(tls, trust_bundle=TrustBundle((*bundle.certificates, *kept)).pem)
 
 
 def _is_transient(error: CertsError) -> bool:

@@ -277,8 +277,11 @@ class RunningNode:
         return {"node_id": node_id, "asked": self.state.node_id, **found}
 
     def change_identity(self, tls: TLSConfig) -> None:
-        self.state.change_identity(tls)
+        self._apply_identity(tls)
         self._rotator.change_identity(tls)
+
+    def _apply_identity(self, tls: TLSConfig) -> None:
+        self.state.change_identity(tls)
         self.server.change_identity(tls)
         self.peers.change_identity(tls)
         self._outbound.change_identity(tls)
@@ -308,7 +311,7 @@ class RunningNode:
     def _on_identity(self, event: IdentityEvent) -> None:
         if event.kind is IdentityEventKind.CHANGED:
             try:
-                self.change_identity(event.tls)
+                self._apply_identity(event.tls)
                 self.history.note("identity", f"certificate until {event.tls.not_after:%F %T} UTC")
             except ConfigError as error:
                 _log.error("%s keeps its identity: %s", self.state.node_id, error)

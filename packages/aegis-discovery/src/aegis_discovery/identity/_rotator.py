@@ -7,9 +7,10 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from typing import Protocol
 
 from aegis_certs import (
@@ -19,6 +20,8 @@ from aegis_certs import (
     RenewalSchedule,
     RevocationList,
     TLSConfig,
+    TrustBundle,
+    needed_cas,
 )
 
 from aegis_discovery._runtime.log_limiter import LogLimiter
@@ -105,6 +108,11 @@ class IdentityRotator:
     was replaced, the certificate is renewed early: at once by a key beside it, and a little later
     by an issuer, which all members ask then.
 
+    An identity is a leaf and a trust bundle, which change for different reasons: files, an issuer's
+    answer, a published bundle. What is published is applied in the event loop while a poll runs in
+    a thread. So each change is made from the identity in use, in one step under a lock, and none
+    brings back what another has replaced.
+
     Args:
         source: The files of the identity.
         tls: The identity that was loaded from the source.
@@ -127,7 +135,8 @@ class IdentityRotator:
         self._source = source
         self._remote = remote
         self._published = published
-        self._joining = threading.Lock()
+        self._changing = threading.Lock()
+        self._asked_for = tls
         self._joined = (RevocationList.empty(), RevocationList.empty())
         self._clock = clock
         self._rng = rng or random.Random()
@@ -147,9 +156,8 @@ class IdentityRotator:
 
     def change_identity(self, tls: TLSConfig) -> None:
         """Continues with an identity from another source."""
-        if tls is not self.tls:
-            self.tls = tls
-            self._schedule_renewal()
+        with self._changing:
+            self._replace(tls)
 
     def poll(self) -> list[IdentityEvent]:
         """Checks the files and the clock; returns the events. Call it every few seconds.
@@ -173,20 +181,17 @@ class IdentityRotator:
 
     def apply_published(self) -> list[IdentityEvent]:
         """Uses what the mesh has published; returns the events. It does not block."""
-        events = [self._join(self._joined[0])]
-        tls = self._trusting(self.tls)
-        if tls != self.tls:
-            reason = self._objection(tls)
-            events.append(self._refuse("published", reason) if reason else self._use(tls))
+        events = [
+            self._join(None),
+            self._change(lambda tls: tls, partial(self._refuse, "published")),
+        ]
         return [event for event in events if event is not None]
 
     def _load_changed(self) -> IdentityEvent | None:
         found = self._source.poll(at=self._now())
-        fresh = None if found is None else self._trusting(found)
-        if fresh is None or fresh == self.tls:
+        if found is None:
             return None
-        reason = self._objection(fresh)
-        return self._refuse("_load_changed", reason) if reason else self._use(fresh)
+        return self._change(lambda _: found, partial(self._refuse, "_load_changed"))
 
     def _renew(self) -> IdentityEvent | None:
         self._warn_of_obstacle()
@@ -208,9 +213,8 @@ class IdentityRotator:
             return self._retry(f"{type(error).__name__}: {error}")
         if fresh is None:
             return self._ask_issuers()
-        fresh = self._trusting(fresh)
-        reason = self._objection(fresh)
-        return self._retry(reason) if reason else self._use(fresh)
+        issued = fresh
+        return self._change(lambda _: issued, self._retry)
 
     def _warn_of_obstacle(self) -> None:
         """Says at the start that there will be no renewal; when one is due may be weeks away."""
@@ -242,7 +246,8 @@ class IdentityRotator:
             )
         if self._obstacle:
             return self._retry(self._obstacle)
-        remote.begin(self.tls)
+        self._asked_for = self.tls
+        remote.begin(self._asked_for)
         return None
 
     def _take_answer(self, remote: RemoteRenewal) -> IdentityEvent | None:
@@ -256,19 +261,22 @@ class IdentityRotator:
             return self._retry(str(error))
         if fresh is None:
             return None
-        fresh = self._trusting(fresh)
-        reason = self._objection(fresh)
-        if reason:
-            return self._retry(reason)
-        self._source.adopt(fresh)
-        return self._use(fresh)
+        answer, asked_for = fresh, self._asked_for
+        event = self._change(lambda tls: _with_leaf_of(answer, tls, asked_for), self._retry)
+        if event is not None and event.kind is IdentityEventKind.CHANGED:
+            self._source.adopt(event.tls)
+        return event
 
     def _read_revocations(self) -> IdentityEvent | None:
         return self._join(self._source.revocations(at=self._now()))
 
-    def _join(self, own: RevocationList) -> IdentityEvent | None:
-        """Joins the list in the files and the published one, each of which may have changed."""
-        with self._joining:  # a poll may run in another thread meanwhile
+    def _join(self, own: RevocationList | None) -> IdentityEvent | None:
+        """Joins the list in the files and the published one, each of which may have changed.
+
+        Without a list, that in the files is the last one.
+        """
+        with self._changing:
+            own = self._joined[0] if own is None else own
             known, before = self.revocations, self._joined[1]
             published = before if self._published is None else self._published.revocations
             if own is self._joined[0] and published is self._joined[1]:
@@ -302,12 +310,30 @@ class IdentityRotator:
             return "their certificate is revoked; issue another one"
         return ""
 
-    def _use(self, fresh: TLSConfig) -> IdentityEvent:
-        _log.info("%s uses a certificate that expires at %s", fresh.node_id, fresh.not_after)
-        self._failures = 0
+    def _change(
+        self,
+        make: Callable[[TLSConfig], TLSConfig],
+        refuse: Callable[[str], IdentityEvent | None],
+    ) -> IdentityEvent | None:
+        """Uses what is made of the identity in use, and trusts what is published."""
+        with self._changing:
+            before, fresh = self.tls, self._trusting(make(self.tls))
+            if fresh == before:
+                return None
+            reason = self._objection(fresh)
+            if not reason:
+                self._replace(fresh)
+                self._failures = 0
+        if reason:
+            return refuse(reason)
         self._log_limiter.forget("renewal")
-        self.change_identity(fresh)
+        _log.info("%s uses a certificate that expires at %s", fresh.node_id, fresh.not_after)
         return IdentityEvent(IdentityEventKind.CHANGED, fresh)
+
+    def _replace(self, fresh: TLSConfig) -> None:
+        before, self.tls = self.tls, fresh
+        if fresh is not before:
+            self._schedule_renewal()
 
     def _refuse(
         self, check: str, reason: str, *, error: Exception | None = None
@@ -349,3 +375,16 @@ def _root_replaced(tls: TLSConfig) -> bool:
     issuer = tls.bundle.issuer_of(tls.certificate, tls.chain[1:])
     is_root = issuer is not None and issuer.subject == issuer.issuer
     return is_root and first.subject == first.issuer and issuer != first
+
+
+def _with_leaf_of(answer: TLSConfig, tls: TLSConfig, asked_for: TLSConfig) -> TLSConfig:
+    """Returns the identity in use with the leaf of an issuer's answer, and with its own CAs.
+
+    It may trust other CAs by now than it did when the issuer was asked. An answer replaces the leaf
+    that it was asked for, and no other.
+    """
+    if tls.certificate != asked_for.certificate:
+        return tls
+    kept = needed_cas(answer.chain, answer.bundle, tls.bundle)
+    bundle = TrustBundle((*tls.bundle.certificates, *kept)).pem if kept else tls.trust_bundle
+    return replace(answer, trust_bundle=bundle)
