@@ -104,7 +104,8 @@ def load_ca(directory: str, path: str | None) -> CertificateAuthority:
         if passphrase or not sys.stdin.isatty():
             raise
         passphrase = _ask("Passphrase of the CA's key", confirm=False)
-        return CertificateAuthority.load(directory, passphrase=passphrase)
+        with warnings_as_notes():
+            return CertificateAuthority.load(directory, passphrase=passphrase)
 
 
 def _ask(prompt: str, *, confirm: bool) -> str:
