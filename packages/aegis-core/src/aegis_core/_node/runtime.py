@@ -12,12 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from aegis_certs import (
-    IdentitySource,
-    TLSConfig,
-    owner_of,
-    write_issuer_address,
-)
+from aegis_certs import IdentitySource, TLSConfig, owner_of, write_issuer_address
 from aegis_discovery import HealthStatus, NodeInfo
 from aegis_discovery.aio.identity import run_rotator
 from aegis_discovery.background import sleep_until_tick
