@@ -38,8 +38,8 @@ EXPORTED = {
         verify_authority write_issuer_address PublishedFiles needed_cas
     """,
     "aegis_certs.cli": """
-        Command CommandGroup UNLIMITED certificate_directory certs certs_exit_codes examples fail
-        json_flag option present printable run_slowly show_json warn_at_once width_of
+        Command CommandGroup UNLIMITED certificate_directory certs certs_exit_codes examine
+        examples fail json_flag option present printable run_slowly show_json warn_at_once width_of
     """,
     "aegis_certs.errors": """
         AlreadyExistsError CAEndsError CertsError DirectoryError EnrolmentRefusedError ExpiredError

@@ -8,6 +8,7 @@ from aegis_cli._commands.call import call
 from aegis_cli._commands.certs import with_mesh
 from aegis_cli._commands.completion import completion
 from aegis_cli._commands.demo import demo
+from aegis_cli._commands.doctor import doctor
 from aegis_cli._commands.enroll import enroll
 from aegis_cli._commands.mesh_traffic import mesh
 from aegis_cli._commands.node import node
@@ -29,5 +30,5 @@ def aegis() -> None:
     """An embedded service mesh: run nodes, look at a mesh, manage its certificates."""
 
 
-for command in (call, with_mesh(), completion, demo, enroll, mesh, node, policy, services):
+for command in (call, with_mesh(), completion, demo, doctor, enroll, mesh, node, policy, services):
     aegis.add_command(command)

@@ -142,3 +142,21 @@ def test_workers_of_one_identity_are_one_line_unless_each_is_asked_for(aegis) ->
     ids = [line.split()[0] for line in each.splitlines()[4:8]]
     assert ids == ["orders-1#0", "orders-1#2", "orders-1#10", "seed"]
     assert "together" not in each
+
+
+def test_the_doctor_examines_directory_identity_and_every_node(aegis, quiet_mesh: str) -> None:
+    done = aegis.run("doctor", "--node", quiet_mesh, "--identity", "ops", "--json", "--check")
+    found = {(one["topic"], one["level"]) for one in json.loads(done.stdout)["findings"]}
+    assert done.returncode == 0, done
+    assert found >= {
+        (topic, "ok")
+        for topic in ("identity", "reachability", "clock", "addresses", "trust bundle", "versions")
+    }
+
+
+def test_the_doctor_reports_a_mesh_that_cannot_be_read(aegis, tmp_path) -> None:
+    nowhere = str(tmp_path / "none")
+    done = aegis.run("doctor", "--node", "127.0.0.1:1", "--cert-dir", nowhere, "--check")
+    assert (done.returncode, done.stderr) == (8, "")
+    assert "problem  directory" in done.stdout
+    assert "problem  identity" in done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aegis_certs.cli._command_group import Command, CommandGroup, certs_exit_codes, fail
 from aegis_certs.cli._commands import certs
+from aegis_certs.cli._inspect_commands import examine
 from aegis_certs.cli._options import certificate_directory, examples, json_flag, option
 from aegis_certs.cli._output import (
     UNLIMITED,
@@ -22,6 +23,7 @@ __all__ = [
     "certificate_directory",
     "certs",
     "certs_exit_codes",
+    "examine",
     "examples",
     "fail",
     "json_flag",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aegis_certs import CertsError
+    from aegis_certs._inspect.doctor import Finding
     from aegis_certs._x509.trust import Usage
 
 
@@ -137,6 +138,17 @@ def doctor(dir: str, json: bool) -> None:  # noqa: A002 - named after its option
     show_findings(json, dir, findings)
     expiring = any(found.topic == "expiry" and found.level == "warning" for found in findings)
     _exit_with([found.error for found in findings], expiring=expiring)
+
+
+def examine(directory: str) -> tuple[Finding, ...]:
+    """What `doctor` finds in a directory.
+
+    Raises:
+        NotFoundError: There is no such directory.
+    """
+    from aegis_certs._inspect.doctor import examine as examine_directory
+
+    return examine_directory(directory)
 
 
 def _exit_with(errors: Sequence[CertsError | None], *, expiring: bool) -> None:

@@ -160,14 +160,22 @@ class Reader:
 
     async def ping(self, node: NodeInfo) -> float | str:
         """Returns the seconds of one round trip, or why there was no answer."""
+        found = await self._ping(node)
+        return found if isinstance(found, str) else found[0]
+
+    async def _ping(self, node: NodeInfo) -> tuple[float, float] | str:
+        """Returns the seconds of one round trip, and by how many the node's clock is ahead."""
         channel = self._channel(node)
         request = aegis_pb2.PingRequest(sender_id=self._tls.node_id, timestamp=int(time.time()))
         began = time.perf_counter()
         try:
-            await aegis_pb2_grpc.MeshServiceStub(channel).Ping(request, timeout=ANSWER_TIMEOUT)
+            stub = aegis_pb2_grpc.MeshServiceStub(channel)
+            answer = await stub.Ping(request, timeout=ANSWER_TIMEOUT)
         except grpc.aio.AioRpcError as error:
             return self._problem(error)
-        return time.perf_counter() - began
+        trip = time.perf_counter() - began
+        # The node's seconds are whole, so half a second is the best guess of the rest.
+        return trip, answer.timestamp + 0.5 - (time.time() - trip / 2)
 
     def _channel(self, node: NodeInfo) -> grpc.aio.Channel:
         """The channel to a node, which stays open for the next question."""
@@ -220,10 +228,10 @@ class Reader:
             health = await stub.GetHealth(request, timeout=ANSWER_TIMEOUT)
         except grpc.aio.AioRpcError as error:
             return self._problem(error)
-        trip = await self.ping(node)
-        if isinstance(trip, str):
-            return trip
-        return Reply(health.status, health.message, health.error, trip)
+        found = await self._ping(node)
+        if isinstance(found, str):
+            return found
+        return Reply(health.status, health.message, health.error, *found)
 
     def _problem(self, error: grpc.aio.AioRpcError) -> str:
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:

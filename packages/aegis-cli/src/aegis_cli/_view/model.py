@@ -26,12 +26,14 @@ class Reply:
         message: Its health in words.
         error: Why it is not healthy; empty otherwise.
         round_trip: Seconds that one ping took on an open connection.
+        clock_ahead: Seconds by which its clock is ahead of ours, to about one second.
     """
 
     health: str
     message: str
     error: str
     round_trip: float
+    clock_ahead: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from datetime import UTC, datetime
+from functools import cache
+from platform import python_version
 from typing import TYPE_CHECKING, Any
 
 from aegis_certs import InvalidNodeIdError, parse_worker_id
@@ -77,9 +79,23 @@ def stats_to_wire(stats: NodeStats, parts: Iterable[str] = ()) -> stats_pb2.GetS
     }
     if "pool" in values:  # its edges are among those of the node
         values["pool"] = {"services": stats.pool.services}
+    if not wanted or "versions" in wanted:
+        values["versions"] = _versions()
     if "edges" in values:
         values["edges"], values["edges_left_out"] = busiest_edges(stats.edges, MAX_EDGE_BYTES)
     return stats_pb2.GetStatsResponse(json=json.dumps(values, default=_plain))
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """The versions of this package and of what it runs on."""
+    from importlib.metadata import version  # only operators ask, and it loads slowly
+
+    return {
+        "aegis-core": version("aegis-core"),
+        "grpcio": version("grpcio"),
+        "python": python_version(),
+    }
 
 
 def _plain(value: object) -> object:
