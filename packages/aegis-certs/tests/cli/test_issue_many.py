@@ -96,12 +96,16 @@ def test_commands_load_no_modules_that_they_do_not_need(
 
 
 @pytest.mark.usefixtures("acme")
-def test_many_certificates_in_one_directory_have_one_warning(directory: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments", [["issue", "a", "b", "c", *EC], ["remove", "old"]], ids=["issue", "remove"]
+)
+def test_a_command_has_one_warning_of_its_directory(directory: Path, arguments: list[str]) -> None:
     directory.chmod(0o755)
-    arguments = ["issue", "a", "b", "c", *EC, "--dir", str(directory)]
+    arguments = [*arguments, "--dir", str(directory)]
     code = f"from aegis_certs.cli import certs; certs({arguments})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.count("all users can read the directory") == 1
+    assert done.stderr.startswith("Warning: all users")
 
 
 def test_a_file_that_was_edited_by_hand_keeps_its_entries(

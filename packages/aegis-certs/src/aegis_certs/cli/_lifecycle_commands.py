@@ -211,9 +211,9 @@ def remove(node_id: str, dir: str, json: bool) -> None:  # noqa: A002 - named af
     the certificates expire, and in the audit log.
     """
     from aegis_certs._ca.remove import remove_node
-    from aegis_certs.cli._output import present
+    from aegis_certs.cli._output import present, run
 
-    removed = remove_node(dir, node_id)
+    removed = run(f"Removing {node_id} …", lambda: remove_node(dir, node_id))
     hint = "The audit log still has its history."
     present(json, f"Removed {node_id}", {"id": node_id, "removed": removed}, hint, hidden=("id",))
 

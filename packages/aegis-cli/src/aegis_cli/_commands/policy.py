@@ -127,6 +127,7 @@ def publish(file: str, cert_dir: str) -> None:
     Run it where the CA's key is. A running issuer signs the policy and sends it to the mesh within
     seconds. A node with a policy of its own allows only what both allow.
     """
+    from aegis_certs.cli import run_slowly
     from aegis_discovery.documents import publish_policy
     from aegis_discovery.policy import load_policy
 
@@ -134,7 +135,8 @@ def publish(file: str, cert_dir: str) -> None:
 
     files = authority_files(cert_dir)
     rules = load_policy(file)
-    publish_policy(files, Path(file).read_bytes())
+    content = Path(file).read_bytes()
+    run_slowly("Publishing the policy …", lambda: publish_policy(files, content))
     counts = f"call rules: {len(rules.call)}, provide rules: {len(rules.provide)}"
     click.echo(f"{file} ({counts}) is published by the issuers of {cert_dir}.")
     if not files.read_issuers():
