@@ -16,9 +16,9 @@ class Reads:
         self.started: list[int] = []
         self.over: set[int] = set()
 
-    def begin(self, *calls: int, caller: str = "a") -> None:
+    def begin(self, *calls: int, caller: str = "a", method: str = "/t/Put") -> None:
         for call in calls:
-            self.reads.begin(caller, call, self._start(call))
+            self.reads.begin(caller, call, method, self._start(call))
 
     def _start(self, call: int) -> Callable[[], bool]:
         def start() -> bool:
@@ -30,7 +30,8 @@ class Reads:
         return start
 
 
-FIRST = list(range(MAX_READS))
+OF_ONE_METHOD = MAX_READS - 1
+FIRST = list(range(OF_ONE_METHOD))
 
 
 def test_a_read_that_ends_makes_room_for_the_next_one_of_its_caller() -> None:
@@ -66,7 +67,23 @@ def test_calls_that_ended_while_they_waited_are_passed_over() -> None:
 def test_workers_share_the_limit_of_their_identity() -> None:
     tried = Reads(workers=3)
     tried.begin(*range(4 * MAX_READS))
-    assert len(tried.started) == 3 * MAX_READS
+    assert len(tried.started) == 3 * MAX_READS - 1
+
+
+def test_large_requests_of_one_method_do_not_delay_small_ones_of_others() -> None:
+    tried = Reads()
+    tried.begin(*FIRST, 100, 101)
+    assert tried.started == FIRST
+    tried.begin(200, 201, method="/t/Get")
+    assert tried.started == [*FIRST, 200], "the last place"
+    tried.reads.end("a", 200)
+    assert tried.started == [*FIRST, 200, 201], "not the requests that wait for longer"
+    tried.begin(300, method="/t/List")
+    assert tried.started == [*FIRST, 200, 201], "there is no more"
+    tried.reads.end("a", 0)
+    assert tried.started == [*FIRST, 200, 201, 300], "the newest one"
+    tried.reads.end("a", 300)
+    assert tried.started == [*FIRST, 200, 201, 300], "/t/Put has three, and may not have the last"
 
 
 def test_slow_reads_are_named_while_others_of_their_caller_wait() -> None:

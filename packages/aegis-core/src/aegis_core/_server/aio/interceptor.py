@@ -205,7 +205,7 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                 open_streams[task] = caller, path
             try:
                 if is_early:
-                    request = await self._one_request(context, caller_id, task)
+                    request = await self._one_request(context, caller_id, path, task)
                     if not streams:
                         open_streams.pop(task, None)
                 if parse is not None:
@@ -242,13 +242,15 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
 
         return checked
 
-    async def _one_request(self, context: Any, caller_id: str, task: asyncio.Task[Any]) -> Any:
+    async def _one_request(
+        self, context: Any, caller_id: str, path: str | None, task: asyncio.Task[Any]
+    ) -> Any:
         """Reads the one request of a call when it has its turn, or ends the call."""
         turn = task.get_loop().create_future()
         reads = self._checks.reads
         try:
             async with asyncio.timeout(call_checks.REQUEST_TIMEOUT):
-                reads.begin(caller_id, task, partial(_give_turn, turn))
+                reads.begin(caller_id, task, path, partial(_give_turn, turn))
                 await turn
                 request = await context.read()
         except TimeoutError:

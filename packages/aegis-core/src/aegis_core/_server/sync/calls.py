@@ -223,7 +223,8 @@ class DirectCall(ServerCall):
             return
         if method.has_one_request:
             self.threads.waiting[self] = time.monotonic()
-            reads.begin(self.caller.node_id, self, functools.partial(self._read, arguments, ready))
+            start = functools.partial(self._read, arguments, ready)
+            reads.begin(self.caller.node_id, self, method.policy_path, start)
         else:
             ready()
 
