@@ -136,9 +136,9 @@ EXPORTED = {
         PeerEdges busiest_edges edge_to_json
     """,
     "aegis_discovery.transport": """
-        Backoff ChannelCache SHED_METADATA SeedPeer channel_credentials describe_call_error
-        is_wildcard join_address open_channel parse_seed probe_identity resolve_seed split_address
-        split_host_port
+        Backoff ChannelCache FEED_OPTIONS SHED_METADATA SeedPeer channel_credentials
+        describe_call_error is_wildcard join_address open_channel parse_seed probe_identity
+        resolve_seed split_address split_host_port
     """,
 }
 

@@ -19,7 +19,7 @@ from aegis_discovery.transport import (
     parse_seed,
     probe_identity,
 )
-from aegis_discovery.transport._shared import channel_options
+from aegis_discovery.transport._shared import FEED_OPTIONS, channel_options
 
 WAIT = 10.0
 
@@ -103,6 +103,11 @@ def test_a_channel_checks_the_node_id_and_connects_directly() -> None:
     options = dict(channel_options("node-1"))
     assert options["grpc.ssl_target_name_override"] == "node-1"
     assert options["grpc.enable_http_proxy"] == 0
+
+
+def test_only_a_feed_gives_up_long_windows() -> None:
+    assert "grpc.http2.bdp_probe" not in dict(channel_options("node-1"))
+    assert dict(channel_options("node-1", FEED_OPTIONS))["grpc.http2.bdp_probe"] == 0
 
 
 def test_options_of_the_user_override_ours_except_for_the_check_of_the_name(

@@ -14,7 +14,7 @@ from aegis_discovery.aio.feed import FeedDivergedError, FeedGarbageError, follow
 from aegis_discovery.aio.transport import ChannelCache, open_channel
 from aegis_discovery.feed import PROCESS_TICKS, ReceiveResult, heartbeat_phase
 from aegis_discovery.signals import LogLimiter
-from aegis_discovery.transport import describe_call_error
+from aegis_discovery.transport import FEED_OPTIONS, describe_call_error
 
 from aegis_core._peers.feed import Feed, FeedEnd
 from aegis_core._peers.manager import PeerManager
@@ -135,7 +135,7 @@ class SessionRunner:
 
         peer, state = feed.peer, self._state
         # A channel of its own: a shared one may be waiting out gRPC's backoff when a peer is back.
-        channel = open_channel(state.tls, peer.id, peer.address)
+        channel = open_channel(state.tls, peer.id, peer.address, options=FEED_OPTIONS)
         try:
             request = feed.reader.request(
                 state.mesh,

@@ -43,6 +43,7 @@ from aegis_discovery.transport._aio_channels import open_channel
 from aegis_discovery.transport._backoff import Backoff
 from aegis_discovery.transport._probe import describe_call_error, probe_identity
 from aegis_discovery.transport._resolve import resolve_seed
+from aegis_discovery.transport._shared import FEED_OPTIONS
 
 if TYPE_CHECKING:
     from aegis_discovery.registry._address import RegistryAddress
@@ -318,7 +319,7 @@ class FeedClient:
                 self._ready.set()
 
         self._verifier.retain(self.topology.signers)
-        channel = open_channel(self._tls, node_id, peer.address)
+        channel = open_channel(self._tls, node_id, peer.address, options=FEED_OPTIONS)
         try:
             feed = follow(
                 channel,

@@ -11,7 +11,7 @@ from aegis_certs import TLSConfig
 
 from aegis_discovery._runtime.addresses import SeedPeer
 from aegis_discovery.proto import etcd_pb2
-from aegis_discovery.transport._shared import channel_credentials, common_options
+from aegis_discovery.transport._shared import FEED_OPTIONS, channel_credentials, common_options
 
 CALL_TIMEOUT = 3.0
 """Seconds for one call; while etcd has no leader, none is answered."""
@@ -50,6 +50,7 @@ class EtcdMember:
             options=[
                 *named,
                 *common_options(),
+                *FEED_OPTIONS,
                 ("grpc.max_receive_message_length", MAX_ANSWER),
                 ("grpc.keepalive_time_ms", 10_000),
                 ("grpc.keepalive_timeout_ms", 3_000),

@@ -12,9 +12,10 @@ from aegis_discovery.transport._backoff import Backoff
 from aegis_discovery.transport._channels import ChannelCache, open_channel
 from aegis_discovery.transport._probe import describe_call_error, probe_identity
 from aegis_discovery.transport._resolve import resolve_seed
-from aegis_discovery.transport._shared import SHED_METADATA, channel_credentials
+from aegis_discovery.transport._shared import FEED_OPTIONS, SHED_METADATA, channel_credentials
 
 __all__ = [
+    "FEED_OPTIONS",
     "SHED_METADATA",
     "Backoff",
     "ChannelCache",

@@ -16,6 +16,13 @@ from aegis_discovery.errors import ClosedError
 ChannelT = TypeVar("ChannelT")
 Options: TypeAlias = Sequence[tuple[str, Any]]
 
+FEED_OPTIONS: Options = (("grpc.http2.bdp_probe", 0),)
+"""Options of a channel for a feed, which is idle most of the time.
+
+gRPC's probes measure how much is under way, for windows above 64 KiB. They more than double the
+traffic of an idle stream, and without them a stream brings 64 KiB in each round trip.
+"""
+
 SHED_METADATA = ("aegis-shed", "1")
 """Trailing metadata of a call that its provider shed before it ran: others may have room."""
 
@@ -41,9 +48,6 @@ def channel_options(node_id: str, options: Options = ()) -> Options:
 def common_options() -> Options:
     """Returns the options of a channel to a node, or to a registry."""
     return (
-        # The probes measure bandwidth for windows above 64 KiB, and more than double the
-        # traffic of an idle stream.
-        ("grpc.http2.bdp_probe", 0),
         # Nodes dial each other directly; the environment's proxy is for other destinations.
         ("grpc.enable_http_proxy", 0),
         # gRPC itself waits 1 s to 2 min between attempts to reconnect, so a provider that is
