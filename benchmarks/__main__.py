@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 NAMES = (
-    *("server", "latency", "siege", "calls", "picks", "changes"),
+    *("server", "latency", "siege", "far", "calls", "picks", "changes"),
     *(
         "failures",
         "restarts",
