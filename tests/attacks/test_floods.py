@@ -260,5 +260,5 @@ async def test_an_error_in_an_exchange_with_a_lost_node_is_logged_with_its_name(
         raise RuntimeError("an internal error")
 
     monkeypatch.setattr(session, "message_received", fail)
-    session._exchange(PeerInfo("mallory", attacker.address), time.monotonic(), 5.0)
+    session._exchange(PeerInfo("mallory", attacker.address), time.monotonic(), 5.0, None)
     await mesh.until(lambda: logged(f"an exchange with mallory at {attacker.address} failed"))

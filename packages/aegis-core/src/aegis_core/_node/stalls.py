@@ -66,9 +66,11 @@ async def watch_loop(node_id: str, on_check: Callable[[float], object]) -> None:
 
     Args:
         node_id: The node.
-        on_check: Called about once a second, with the seconds by which that is late.
+        on_check: Called at once, and then about once a second, with the seconds by which that is
+            late.
     """
     limiter = LogLimiter(_log)
+    on_check(0.0)  # so that a loop that stands still right after the start is noticed too
     while True:
         due = PROCESS_TICKS.after(time.monotonic(), CHECK_EVERY)
         await asyncio.sleep(due - time.monotonic())
