@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
 import signal
 import socket
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -196,11 +198,13 @@ def _fields(data: bytes) -> dict[int, int | bytes]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Returns ports that are free now."""
-    sockets = [socket.socket() for _ in range(count)]
+    """Returns ports that are free now, below those that systems assign to others by themselves."""
+    sockets: list[socket.socket] = []
     try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
+        while len(sockets) < count:
+            with suppress(OSError):
+                port = random.SystemRandom().randrange(11_000, 20_000)
+                sockets.append(socket.create_server(("127.0.0.1", port)))
         return [one.getsockname()[1] for one in sockets]
     finally:
         for one in sockets:

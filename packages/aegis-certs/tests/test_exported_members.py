@@ -83,6 +83,7 @@ def test_the_public_names_are_these() -> None:
         "certificate_directory",
         "certs",
         "certs_exit_codes",
+        "examine",
         "examples",
         "fail",
         "json_flag",
