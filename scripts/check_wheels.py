@@ -53,6 +53,7 @@ class Wheel:
     version: str
     requires: tuple[Requirement, ...]
     commands: tuple[str, ...]
+    plugins: tuple[str, ...]
     files: tuple[str, ...]
 
     @property
@@ -85,7 +86,8 @@ class Wheel:
             name=canonicalize_name(metadata["Name"]),
             version=metadata["Version"],
             requires=tuple(Requirement(r) for r in metadata.get_all("Requires-Dist", [])),
-            commands=tuple(scripts["console_scripts"]) if scripts.sections() else (),
+            plugins=tuple(scripts["pytest11"].values()) if "pytest11" in scripts else (),
+            commands=tuple(scripts["console_scripts"]) if "console_scripts" in scripts else (),
             files=files,
         )
 
@@ -215,10 +217,10 @@ def check(wheel: Wheel, siblings: dict[str, Wheel], python: str, scratch: Path) 
     frozen = run("uv", "pip", "freeze", "--python", interpreter, quiet=True)
     print("  " + ", ".join(line.split(" @ ")[0] for line in frozen.splitlines()))
 
+    # Only pytest imports its plugins, and it is not installed here.
+    modules = [module for module in wheel.public_modules if module not in wheel.plugins]
     # -P excludes the folder of the probe from the path, so that only installed modules are found.
-    probe = json.loads(
-        run(interpreter, "-P", PROBE, wheel.package, *wheel.public_modules, quiet=True)
-    )
+    probe = json.loads(run(interpreter, "-P", PROBE, wheel.package, *modules, quiet=True))
     for command in wheel.commands:
         run(env / "bin" / command, "--help", quiet=True)
     problems = [

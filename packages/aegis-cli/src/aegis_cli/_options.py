@@ -78,7 +78,13 @@ check = option(
 watch = option("--watch", "AEGIS_WATCH", "Update it every second until Ctrl-C.", is_flag=True)
 
 
-class SpanType(click.ParamType[float]):
+if TYPE_CHECKING:
+    _FloatType = click.ParamType[float]
+else:  # before click 8.2 it has no type parameter
+    _FloatType = click.ParamType
+
+
+class SpanType(_FloatType):
     """A length of time, such as `90s`, `15m`, `2h` or `14d`."""
 
     name = "span"
