@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
-from aegis_discovery import Topology
+from aegis_discovery import NodeStatus, Topology
 
 from aegis_core._peers.info import PeerInfo
 from aegis_core.errors import ConfigError, PeerNotFoundError
@@ -91,6 +91,12 @@ class PeerDirectory:
         return found
 
     def _is_newer_by_hand(self, peer_id: str) -> bool:
-        """Tells whether a peer was added after its node published the record that is held."""
-        record = self._topology.get_record(peer_id)
-        return record is not None and record.stamp <= self._stamps_when_added[peer_id]
+        """Tells whether a peer was added after its node published the record that is held.
+
+        One that is alive at the very address that it publishes is not: membership watches it.
+        """
+        record, node = self._topology.get_record(peer_id), self._topology.get_node(peer_id)
+        if record is None or record.stamp > self._stamps_when_added[peer_id]:
+            return False
+        is_there = node is not None and node.address == self.added[peer_id].address
+        return not (is_there and node is not None and node.status is NodeStatus.ALIVE)
