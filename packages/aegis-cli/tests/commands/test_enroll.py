@@ -56,8 +56,12 @@ def test_a_token_from_a_file_the_environment_or_standard_input(
     done = _run(aegis, "enroll", "--token-file", str(tmp_path / "token"), *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("a has enrolled\n")
-    done = _run(aegis, "enroll", *options, given=token("b") + "\n")
+    assert "Next: aegis node run --id a --join 127.0.0.1:" in done.stdout
+    client = str(issuer.create_token("b", client_only=True))
+    done = _run(aegis, "enroll", *options, given=client + "\n")
     assert done.stdout.startswith("b has enrolled\n")
+    assert "cannot serve" in done.stdout
+    assert "aegis node run" not in done.stdout
     done = _run(aegis, "enroll", *options, "--json", AEGIS_ENROLL_TOKEN=token("c"))
     facts = json.loads(done.stdout)
     assert (facts["id"], facts["enrolled"]) == ("c", True)
@@ -73,7 +77,8 @@ def test_errors_are_one_sentence_and_show_nothing_of_a_token(
     for arguments, given, message in (
         (["other"], text, "it is for a, not for other"),
         ([], text[:-9], "damaged"),
-        ([], "", "begins with aegis1."),
+        ([], "", "it is empty"),
+        ([], "a token", "begins with aegis1."),
         (["--token-file", str(tmp_path / "none")], "", "cannot read"),
         # Nobody would find an identity that stays in memory, so the token is not used.
         (["--cert-dir", str(tmp_path / "file" / "below")], text, "not a directory"),

@@ -207,6 +207,8 @@ class Token:
 
 
 def _other_format(text: str) -> str:
+    if not text:
+        return "it is empty"
     if (found := _ANY_VERSION.match(text)) is None:
         return f"a token begins with {_PREFIX}"
     return f"its format is version {int(found[1])}, and this program knows 1; use a newer program"

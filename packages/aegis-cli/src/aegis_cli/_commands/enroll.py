@@ -132,6 +132,17 @@ def _token(file: str | None) -> Token:
 def _show(tls: TLSConfig, directory: Path, token: Token, *, is_new: bool, json: bool) -> None:
     from aegis_certs.cli import present
 
+    seed = token.issuers[0].address if token.issuers else "HOST:PORT"
+    if "server" in tls.usages:
+        advice = (
+            "Its certificate is renewed while its node runs. "
+            f"Next: aegis node run --id {tls.node_id} --join {seed}"
+        )
+    else:
+        advice = (
+            "It can call, and cannot serve; its certificate is renewed while its client runs. "
+            f'Next, in a program: connect("{seed}", node_id="{tls.node_id}", cert_dir=...)'
+        )
     title = f"{tls.node_id} has enrolled"
     if not is_new:
         title = f"{tls.node_id} has a valid identity already; the token was not used"
@@ -147,7 +158,6 @@ def _show(tls: TLSConfig, directory: Path, token: Token, *, is_new: bool, json: 
             "trust_bundle": directory / "ca-cert.pem",
             "enrolled": is_new,
         },
-        f"Its certificate is renewed while its node runs. Next: aegis node run --id {tls.node_id} "
-        f"--join {token.issuers[0].address if token.issuers else 'HOST:PORT'}",
+        advice,
         hidden=("id", "enrolled"),
     )
