@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig
+
+# Hundreds of processes start in these tests. Without bytecode each one compiles all it imports.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 PATIENCE = 15.0
 """Seconds after which a wait fails. A bound for a busy machine, not a measurement."""

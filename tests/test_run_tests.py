@@ -11,7 +11,8 @@ def run_script(pytestconfig, flaky_log, *arguments):
     return subprocess.run(
         [sys.executable, SCRIPT, *arguments],
         cwd=pytestconfig.rootpath,
-        env=os.environ | {"AEGIS_FLAKY": str(flaky_log)},
+        # Plugins take longer to load than these tests to run.
+        env=os.environ | {"AEGIS_FLAKY": str(flaky_log), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -20,8 +21,8 @@ def run_script(pytestconfig, flaky_log, *arguments):
 
 def run_tests(pytestconfig, tmp_path, source):
     (tmp_path / "test_it.py").write_text(source)
-    command = (sys.executable, "-m", "pytest", "-q", "-c", os.devnull, str(tmp_path))
-    done = run_script(pytestconfig, tmp_path / "flaky", *command)
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "xdist.plugin", "-c", os.devnull)
+    done = run_script(pytestconfig, tmp_path / "flaky", *command, str(tmp_path))
     return done, run_script(pytestconfig, tmp_path / "flaky", "--summary").stdout
 
 
