@@ -14,6 +14,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "click_pages",
+    "real_parameters",
 ]
 exclude_patterns = ["_build", "_ext", "diagrams"]
 
@@ -35,22 +36,11 @@ html_static_path = ["_static"]
 html_css_files = ["aegis.css"]
 
 
-# Users never construct these, so their constructors are hidden.
-NOT_CONSTRUCTED = {"CertificateAuthority", "Mesh", "MeshServer", "PeerManager", "HealthMonitor"}
-
-
 def setup(app):
     """Adapts the output of autodoc."""
     app.connect("autodoc-process-docstring", _drop_module_docstrings)
-    app.connect("autodoc-process-signature", _hide_constructors)
 
 
 def _drop_module_docstrings(_app, what, _name, _object, _options, lines):
     if what == "module":
         lines.clear()
-
-
-def _hide_constructors(_app, what, name, _object, _options, _signature, result):
-    if what == "class" and name.rpartition(".")[2] in NOT_CONSTRUCTED:
-        return "", result
-    return None

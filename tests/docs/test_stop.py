@@ -18,7 +18,7 @@ CALLERS = 8
 CALLS = 200
 PAGES = {
     # page: service, method, id of the node, further arguments
-    "README.md": ("greeter", "/aegis.demo.v1.Greeter/Hello", "greeter-1", []),
+    "README.md": ("greeter", "/greeter.v1.Greeter/SayHello", "greeter-1", []),
     "docs/learn/quickstart.md": ("hello", "/hello.Hello/Greet", "hello-1", ["hello-1", "ADDRESS"]),
 }
 
@@ -30,9 +30,9 @@ def printed_program(page, address, directory):
         if block["name"]:
             text = block["text"].replace("127.0.0.1:50051", address)
             (directory / block["name"]).write_text(text)
-    if (directory / "hello.proto").exists():
-        compiler = [sys.executable, "-m", "grpc_tools.protoc", "-I.", "--python_out=."]
-        compile_it = [*compiler, "--grpc_python_out=.", "hello.proto"]
+    compiler = [sys.executable, "-m", "grpc_tools.protoc", "-I.", "--python_out=."]
+    for proto in directory.glob("*.proto"):
+        compile_it = [*compiler, "--grpc_python_out=.", proto.name]
         subprocess.run(compile_it, cwd=directory, check=True, timeout=SECONDS)
     arguments = [address if word == "ADDRESS" else word for word in PAGES[page][-1]]
     log = directory / "log"
