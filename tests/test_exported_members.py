@@ -254,13 +254,20 @@ def test_a_node_loads_neither_the_other_server_nor_what_only_an_issuer_needs(pac
 
 
 @pytest.mark.parametrize("package", ["aegis_discovery", "aegis_discovery.aio"])
-def test_a_client_loads_neither_what_signs_documents_nor_what_asks_issuers(package):
+def test_a_client_loads_only_what_a_first_call_needs(package):
     rare = {
         "aegis_certs._ca.session",
+        "aegis_certs._identity.enrolment",
+        "aegis_certs._identity.requested",
+        "aegis_certs._x509.token",
+        "aegis_discovery._calls.stats",
+        "aegis_discovery._runtime.edge_stats",
         "aegis_discovery.documents._authority",
         "aegis_discovery.documents._publisher",
         "aegis_discovery.enrolment._ask",
         "aegis_discovery.enrolment._enroll",
+        "aegis_discovery.policy._rules",
+        "aegis_discovery.policy._toml",
     }
     code = f"import sys\nfrom {package} import connect\nprint({rare!r} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -34,7 +34,8 @@ def main() -> None:
     callers = options.pop("callers", 1)
     with connect(*options.pop("seeds"), **options) as mesh:
         mesh.topology.subscribe(report_event)
-        report(ready=list(mesh.topology.nodes), core="aegis_core" in sys.modules)
+        rare = ("aegis_core", "aegis_discovery.policy._rules", "aegis_discovery._calls.stats")
+        report(ready=list(mesh.topology.nodes), loaded=[one for one in rare if one in sys.modules])
         method = mesh.pool.channel("echo", "v1").unary_unary("/test.Echo/Say")
 
         def call() -> None:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from aegis_certs._inspect.listing import list_certificates
     from aegis_certs._x509.authority import DocumentSigner, is_authority, verify_authority
     from aegis_certs._x509.identity import Identity, enrolment_id_of, identity_of
+    from aegis_certs._x509.issuer_address import IssuerAddress
     from aegis_certs._x509.names import (
         DEFAULT_TRUST_DOMAIN,
         MAX_WORKERS,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     )
     from aegis_certs._x509.revocation_list import Revocation, RevocationList, RevocationReason
     from aegis_certs._x509.tls_config import TLSConfig
-    from aegis_certs._x509.token import IssuerAddress, Token
+    from aegis_certs._x509.token import Token
     from aegis_certs._x509.trust import TrustBundle, needed_cas
     from aegis_certs._x509.validity import CertificateState
 
@@ -143,7 +144,7 @@ _HOMES = {
     "Identity": "_x509.identity",
     "IdentitySource": "_identity.source",
     "IssuedCertificate": "_ca.issued",
-    "IssuerAddress": "_x509.token",
+    "IssuerAddress": "_x509.issuer_address",
     "KeyType": "_x509.names",
     "MAX_WORKERS": "_x509.names",
     "MeshView": "_ca.rotation.plan",

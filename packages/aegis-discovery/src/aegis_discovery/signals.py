@@ -3,9 +3,8 @@
 For code that builds nodes. `EdgeStats` and `LatencyStats` are for everybody.
 """
 
+from aegis_discovery._runtime.call_outcomes import CODES, LATENCY_BOUNDS
 from aegis_discovery._runtime.edge_stats import (
-    CODES,
-    LATENCY_BOUNDS,
     EdgeStats,
     LatencyStats,
     busiest_edges,

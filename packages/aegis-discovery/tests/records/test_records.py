@@ -121,7 +121,7 @@ def test_a_forged_signature_is_refused(verifier: RecordVerifier, signer: RecordS
     other = signer.sign_record("a", 2, NodeInfo("a", address="10.0.0.1:1"))
     forged = Signed(record.body, other.signature, record.signer)
     assert refusal(verifier, forged) == "its signature is not by a"
-    assert refusal(verifier, replace(forged, signature=b"")) == "its signature is not by a"
+    assert refusal(verifier, forged._replace(signature=b"")) == "its signature is not by a"
 
 
 def test_an_altered_body_is_refused(verifier: RecordVerifier, signer: RecordSigner) -> None:
@@ -435,7 +435,7 @@ def test_values_of_a_refused_record_are_not_cached(
     )
     signed = sign(info=info)
     _shared.clear()  # other tests may have filled it
-    refusal(verifier, replace(signed, signature=b""))
+    refusal(verifier, signed._replace(signature=b""))
     assert _shared == {}
     one, other = (decode_record(signed)[0].info for _ in range(2))
     assert one is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,7 +52,7 @@ def sign(owner: TLSConfig, clock: ManualClock) -> Sign:
     ) -> Signed:
         now = round(clock() * 1000)
         honest = Verdict("a", "life", now, now + 1000, "b", "life", now, Opinion.FAILED)
-        verdict = replace(honest, **changes)  # type: ignore[arg-type]  # one name per field
+        verdict = honest._replace(**changes)  # type: ignore[arg-type]  # one name per field
         body = encode_verdict(verdict, context=context, mesh=mesh, trust_domain=trust_domain)
         key = LeafKey(owner)
         return Signed(body, key.sign(body), key.fingerprint)
@@ -117,7 +116,7 @@ def test_rsa_keys_sign_verdicts_as_well(
     signer = RecordSigner.of(tls, mesh=MESH)
     verdict = signer.sign_verdict(subject, round(time.time() * 1000), Opinion.SUSPECT, held=False)
     assert verifier.verify_verdict(verdict.signed) == verdict
-    forged = replace(verdict.signed, signature=verdict.signed.signature[:-1] + b"\0")
+    forged = verdict.signed._replace(signature=verdict.signed.signature[:-1] + b"\0")
     assert refusal(verifier, forged) == "its signature is not by r"
 
 
@@ -125,21 +124,21 @@ def test_a_verdict_that_is_held_is_not_verified_again_and_any_other_is(
     verifier: RecordVerifier, sign: Sign
 ) -> None:
     held = verifier.verify_verdict(sign())
-    unreadable = replace(held.signed, signature=b"never looked at")
+    unreadable = held.signed._replace(signature=b"never looked at")
 
     def find(subject: str, accuser: str) -> SignedVerdict | None:
         return held if (subject, accuser) == ("b", "a") else None
 
     assert verifier.verify_verdict(unreadable, held=find) is held
-    other = replace(sign(held=True), signature=held.signed.signature)
+    other = sign(held=True)._replace(signature=held.signed.signature)
     with pytest.raises(InvalidVerdictError):
         verifier.verify_verdict(other, held=find)
 
 
 def test_a_forged_or_altered_verdict_is_refused(verifier: RecordVerifier, sign: Sign) -> None:
     one, other = sign(), sign(opinion=Opinion.CLEAR)
-    assert refusal(verifier, replace(one, signature=other.signature)) == "its signature is not by a"
-    assert refusal(verifier, replace(one, signature=b"")) == "its signature is not by a"
+    assert refusal(verifier, one._replace(signature=other.signature)) == "its signature is not by a"
+    assert refusal(verifier, one._replace(signature=b"")) == "its signature is not by a"
 
 
 @pytest.mark.parametrize(
@@ -184,7 +183,7 @@ def test_stamps_and_leases_are_limited(
 def test_a_verdict_by_an_unknown_certificate_is_refused(
     ca: CertificateAuthority, verifier: RecordVerifier, sign: Sign
 ) -> None:
-    reason = refusal(verifier, replace(sign(), signer=b"\1" * 32))
+    reason = refusal(verifier, sign()._replace(signer=b"\1" * 32))
     assert reason == "the certificate that signed it was not sent"
 
 
@@ -246,7 +245,7 @@ def test_garbage_and_truncated_bytes_are_refused(
         lambda bit: (int.from_bytes(honest.body) ^ (1 << bit)).to_bytes(len(honest.body))
     )
     body = data.draw(st.one_of(st.binary(max_size=2 * MAX_VERDICT), cut, flipped))
-    for signed in (Signed(body, b"", b""), replace(honest, body=body)):
+    for signed in (Signed(body, b"", b""), honest._replace(body=body)):
         with pytest.raises(InvalidVerdictError) as caught:
             verifier.verify_verdict(signed)
         assert str(caught.value).isprintable()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 import pytest
 from aegis_discovery import NodeInfo, Topology
@@ -324,6 +323,6 @@ def test_a_refuting_record_may_arrive_before_between_or_after_the_verdicts(
 
 def test_a_verdict_that_was_signed_twice_is_accepted_once(mesh: Mesh) -> None:
     verdict = mesh.verdict("b", FAILED)
-    resigned = replace(verdict, signed=replace(verdict.signed, signature=b"another"))
+    resigned = verdict._replace(signed=verdict.signed._replace(signature=b"another"))
     mesh.receive(verdict, resigned)
     assert mesh.topology.get_verdict("a", "b") == verdict

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -41,8 +40,7 @@ class RevokedEntry(NamedTuple):
     not_after: datetime | None = None
 
 
-@dataclass(frozen=True)
-class KnownRevocations:
+class KnownRevocations(NamedTuple):
     """What a directory knows about revocations.
 
     Attributes:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Self, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, Self, TypedDict
 
 from cryptography import x509
 
@@ -54,8 +53,7 @@ class RequestOptions(TypedDict, total=False):
     trust_domain: str | None
 
 
-@dataclass(frozen=True)
-class CertificateSpec:
+class CertificateSpec(NamedTuple):
     """What a leaf certificate should contain.
 
     The IP of the node's own address is kept apart from the hosts, because a node that moves drops
@@ -106,8 +104,7 @@ class CertificateSpec:
         return self.hosts if self.own_ip is None else (self.own_ip, *self.hosts)
 
 
-@dataclass(frozen=True)
-class IdentityRequest:
+class IdentityRequest(NamedTuple):
     """The identity that a node needs when it starts.
 
     Attributes:
@@ -176,8 +173,7 @@ class IdentityRequest:
             own_ip = ip_of_address(entry.address)
         hosts = dict.fromkeys((*self.spec.hosts, *kept))
         hosts.pop(self.node_id, None)
-        return replace(
-            self.spec,
+        return self.spec._replace(
             hosts=tuple(host for host in hosts if host != own_ip),
             own_ip=own_ip,
             days=(entry and entry.days) or _days_of(old, issuer),

@@ -13,7 +13,6 @@ from aegis_certs._ca.known_revocations import known_revocations
 from aegis_certs._ca.passphrase import passphrase_or_default
 from aegis_certs._ca.spec import IdentityRequest
 from aegis_certs._identity.origin import Origin, StatKeys
-from aegis_certs._identity.requested import RequestedIdentity, expected_after, requesting
 from aegis_certs._store.directory import Store
 from aegis_certs._time import format_utc, utc_or_now
 from aegis_certs._x509.keys import key_type_of
@@ -43,6 +42,7 @@ from aegis_certs.errors import (
 if TYPE_CHECKING:
     # Most starts find a good certificate: what issues one is imported where it is needed.
     from aegis_certs._ca.session import CASession
+    from aegis_certs._identity.requested import RequestedIdentity
 
 logger = logging.getLogger("aegis_certs")
 
@@ -180,6 +180,8 @@ class DirectoryOrigin(Origin):
 
     @contextmanager
     def requesting(self, current: TLSConfig, at: datetime) -> Iterator[RequestedIdentity]:
+        from aegis_certs._identity.requested import expected_after, requesting  # seldom needed
+
         with ExitStack() as stack:
             key_type = self._request.key_type or key_type_of(current.certificate, LEAF_KEY_TYPE)
             on_disk = requesting(expected_after(current), self._store.directory, key_type=key_type)

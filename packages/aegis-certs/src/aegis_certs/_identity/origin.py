@@ -6,15 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 
-from aegis_certs._identity.enrolment import EnrolmentRequest
-from aegis_certs._identity.requested import RequestedIdentity, expected_after, requesting
 from aegis_certs._store.files import StatKey
 from aegis_certs._x509.keys import key_type_of
 from aegis_certs._x509.names import KeyType
 from aegis_certs._x509.tls_config import TLSConfig
+
+if TYPE_CHECKING:
+    from aegis_certs._identity.enrolment import EnrolmentRequest
+    from aegis_certs._identity.requested import RequestedIdentity
 
 StatKeys = tuple[StatKey | None, ...]
 
@@ -45,6 +48,8 @@ class Origin:
     @contextmanager
     def requesting(self, current: TLSConfig, at: datetime) -> Iterator[RequestedIdentity]:
         """The request for the successor of the current identity, whose key stays in memory."""
+        from aegis_certs._identity.requested import expected_after, requesting  # seldom needed
+
         leaf, earlier = current.certificate, None
         if self._asked is not None and self._asked[0] == leaf:
             earlier = self._asked[1]

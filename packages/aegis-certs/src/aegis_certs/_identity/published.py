@@ -11,10 +11,10 @@ from cryptography import x509
 from aegis_certs._ca.enrolment.issuer_addresses import read_issuer_addresses
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
+from aegis_certs._x509.issuer_address import IssuerAddress
 from aegis_certs._x509.names import CA_NAME
 from aegis_certs._x509.pem import encode_crls, parse_crls
 from aegis_certs._x509.revocation_list import RevocationList, crl_number
-from aegis_certs._x509.token import IssuerAddress
 from aegis_certs._x509.trust import TrustBundle, needed_cas
 from aegis_certs.errors import CertsError
 

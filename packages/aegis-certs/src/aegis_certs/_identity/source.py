@@ -19,7 +19,6 @@ from aegis_certs._ca.spec import IdentityRequest, RequestOptions
 from aegis_certs._identity.load_or_generate import DirectoryOrigin
 from aegis_certs._identity.origin import FixedOrigin, Origin, StatKeys
 from aegis_certs._identity.published import PublishedFiles
-from aegis_certs._identity.requested import RequestedIdentity
 from aegis_certs._store import files
 from aegis_certs._store.directory import AUDIT_FILE, Store
 from aegis_certs._time import format_utc, utc_or_now
@@ -31,6 +30,7 @@ from aegis_certs.errors import CertsError, DirectoryError, NotYetValidError, Rev
 
 if TYPE_CHECKING:
     from aegis_certs._identity.load import TLSOptions
+    from aegis_certs._identity.requested import RequestedIdentity
 
 logger = logging.getLogger("aegis_certs")
 

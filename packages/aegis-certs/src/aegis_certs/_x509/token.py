@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import (
@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from aegis_certs._time import isoformat
 from aegis_certs._x509.identity import Identity, enrolment_of
+from aegis_certs._x509.issuer_address import MAX_ISSUERS, IssuerAddress
 from aegis_certs._x509.keys import check_key, encode_key
-from aegis_certs._x509.names import parse_host, validate_node_id
 from aegis_certs._x509.pem import (
     KeyPair,
     encode_certificates,
@@ -37,42 +37,10 @@ from aegis_certs.errors import CertsError, InvalidRequestError, InvalidTokenErro
 MAX_TOKEN = 16 * 1024
 """Characters of a token at most."""
 
-MAX_ISSUERS = 16
-"""Issuers that a token names at most."""
-
 _PREFIX = "aegis1."
 _ANY_VERSION = re.compile(r"aegis([0-9]{1,9})\.")
 _MAX_CONTENT = 8 * MAX_TOKEN  # bytes when decompressed
 _MAX_CAS = 32
-_MAX_ADDRESS = 300  # characters
-
-
-class IssuerAddress(NamedTuple):
-    """Where an issuer can be reached.
-
-    Attributes:
-        node_id: Its node id, which its certificate must name.
-        address: Its address, `host:port`.
-    """
-
-    node_id: str
-    address: str
-
-    @classmethod
-    def parse(cls, node_id: str, address: str) -> Self:
-        """Checks both parts.
-
-        Raises:
-            InvalidNodeIdError: The node id is invalid.
-            InvalidRequestError: The address is not `host:port`.
-        """
-        host, _, port = address.rpartition(":")
-        if len(address) > _MAX_ADDRESS or not (port.isascii() and port.isdigit()):
-            raise InvalidRequestError("address", address[:80], "give it as host:port")
-        if not 0 < int(port) < 1 << 16:
-            raise InvalidRequestError("address", address, "its port is not from 1 to 65535")
-        parse_host(host)
-        return cls(validate_node_id(node_id), address)
 
 
 @dataclass(frozen=True, repr=False, eq=False)

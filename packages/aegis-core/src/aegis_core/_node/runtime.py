@@ -310,7 +310,7 @@ class RunningNode:
                 self.history.note("identity", f"certificate until {event.tls.not_after:%F %T} UTC")
             except ConfigError as error:
                 _log.error("%s keeps its identity: %s", self.state.node_id, error)
-                event = replace(event, kind=IdentityEventKind.REFUSED, reason=str(error))
+                event = event._replace(kind=IdentityEventKind.REFUSED, reason=str(error))
         elif event.kind is IdentityEventKind.REVOCATIONS:
             self.state.apply_revocations(self._rotator.revocations)
         self._publish_identity(event)

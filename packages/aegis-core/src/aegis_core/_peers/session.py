@@ -261,7 +261,7 @@ class Session:
         if not feed.is_open:
             return
         self._note_message(feed, now)
-        self.apply(result if feed.region is None else replace(result, complete=False), now)
+        self.apply(result if feed.region is None else result._replace(complete=False), now)
         if feed.is_exchange and result.complete and feed.is_open:
             self._drop(feed)
         if result.lacks_home:

@@ -7,11 +7,13 @@ import weakref
 from bisect import bisect_left
 from collections.abc import Container, Iterable, Sequence
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from aegis_discovery._calls.stats import EndpointState, EndpointStats
 from aegis_discovery._runtime.addresses import split_address
 from aegis_discovery.errors import InvalidAddressError
+
+if TYPE_CHECKING:
+    from aegis_discovery._calls.stats import EndpointState, EndpointStats
 
 ChannelT = TypeVar("ChannelT")
 
@@ -42,7 +44,6 @@ _FAST_RESPONSE = RESPONSE_TIMEOUT / RESPONSE_TIME_FACTOR
 """Responses faster than this many seconds do not change the timeout, so the usual time is then 0
 and needs no update."""
 
-_READY = EndpointState.READY
 _node_id = attrgetter("node_id")
 
 
@@ -230,7 +231,7 @@ class Endpoint(OutlierState, Generic[ChannelT]):
         self.is_dialable = _is_dialable(address)
         self.channel: ChannelT | None = None
         self.callables: dict[object, Any] = {}
-        self.stats = EndpointStats(node_id, address, _READY, 0)
+        self.stats: EndpointStats | None = None
         self._listeners: tuple[weakref.ref[Any], ...] = ()
 
     def __repr__(self) -> str:
@@ -255,6 +256,8 @@ class Endpoint(OutlierState, Generic[ChannelT]):
     @property
     def state(self) -> EndpointState:
         """Its state as our own calls show it."""
+        from aegis_discovery._calls.stats import EndpointState  # many programs never ask
+
         if not self.excluded:
             return EndpointState.READY
         return EndpointState.EJECTED if self.ejected else EndpointState.UNREACHED
@@ -269,15 +272,17 @@ def stats_of(
         endpoints: The endpoints.
         unwell: The ids of those that the mesh, or the provider itself, reports as not healthy.
     """
+    from aegis_discovery._calls.stats import EndpointState, EndpointStats
+
     found = []
     for endpoint in endpoints:
         under_way = len(endpoint.waiting) + len(endpoint.streaming)
-        state, known = _READY, endpoint.stats
+        state, known = EndpointState.READY, endpoint.stats
         if endpoint.node_id in unwell:
             state = EndpointState.UNWELL
         elif endpoint.excluded:
             state = endpoint.state
-        if known.state is not state or known.under_way != under_way:
+        if known is None or known.state is not state or known.under_way != under_way:
             known = EndpointStats(endpoint.node_id, endpoint.address, state, under_way)
             endpoint.stats = known
         found.append(known)

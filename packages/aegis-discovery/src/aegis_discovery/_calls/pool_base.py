@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from aegis_certs import TLSConfig
 from grpc import StatusCode
@@ -14,8 +14,10 @@ from aegis_discovery._calls.endpoint import MAX_BACKOFF, ChannelT, Endpoint
 from aegis_discovery._calls.options import PoolOptions
 from aegis_discovery._calls.registry import EndpointRegistry
 from aegis_discovery._calls.service_config import MethodConfig, ServiceConfig
-from aegis_discovery._calls.stats import PoolStats
 from aegis_discovery._calls.views import ViewBuilder
+
+if TYPE_CHECKING:
+    from aegis_discovery._calls.stats import PoolStats
 
 PROBE = "/aegis.MeshService/Ping"
 """Every node has this method, and any answer to it shows that the node runs. So a pool spends no

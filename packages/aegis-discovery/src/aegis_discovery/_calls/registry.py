@@ -6,19 +6,21 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
 from aegis_discovery._calls.balancers import Balancer, RoundRobin
 from aegis_discovery._calls.endpoint import ChannelT, Endpoint
 from aegis_discovery._calls.selection import ServiceEndpoints
 from aegis_discovery._calls.source import ProviderChange, ProviderChanges, ProviderSource
-from aegis_discovery._calls.stats import PoolStats
 from aegis_discovery._calls.views import ViewBuilder
 from aegis_discovery._calls.waiters import Waiters
 from aegis_discovery._model import NodeInfo
+from aegis_discovery._runtime.edges import EdgeTable
 from aegis_discovery._runtime.fork_guard import register_at_fork
 from aegis_discovery.errors import ClosedError, ForkedError
-from aegis_discovery.signals import EdgeTable
+
+if TYPE_CHECKING:
+    from aegis_discovery._calls.stats import PoolStats
 
 _Changed: TypeAlias = dict[ServiceEndpoints[ChannelT], set[str]]
 """The services whose views changed, with the ids of the nodes that are newly denied."""
@@ -189,6 +191,8 @@ class EndpointRegistry(Generic[ChannelT]):
         Raises:
             ForkedError: If the pool belongs to the process before a fork.
         """
+        from aegis_discovery._calls.stats import PoolStats  # many programs never ask
+
         if self.is_forked:
             raise self.closed_error()
         if not self.closed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from grpc import StatusCode
 
@@ -18,8 +18,7 @@ WINDOW = 10.0
 """Seconds over which calls and retries are counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(NamedTuple):
     """Which failed calls are retried at other providers.
 
     Attributes:

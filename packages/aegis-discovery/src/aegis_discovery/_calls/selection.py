@@ -8,18 +8,20 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Generic, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol
 
 from aegis_discovery._calls.balancers import Balancer, needs_copies
 from aegis_discovery._calls.endpoint import ChannelT, Endpoint, stats_of
 from aegis_discovery._calls.retry_budget import RetryBudget
 from aegis_discovery._calls.source import ProviderSource
-from aegis_discovery._calls.stats import ServiceStats
 from aegis_discovery._calls.views import TIERS, Part, View, ViewBuilder
 from aegis_discovery._calls.waiters import Waiters
 from aegis_discovery._model import NodeInfo
+from aegis_discovery._runtime.edges import EdgeTable, PeerEdges
 from aegis_discovery.errors import ClosedError
-from aegis_discovery.signals import EdgeTable, PeerEdges
+
+if TYPE_CHECKING:
+    from aegis_discovery._calls.stats import ServiceStats
 
 _MAX_DRAWS = 32
 """The most draws in search of a usable endpoint, before all endpoints are checked. The first few
@@ -351,6 +353,8 @@ class ServiceEndpoints(Generic[ChannelT]):
 
     def stats(self) -> ServiceStats:
         """Returns a snapshot of the counters and of the endpoints."""
+        from aegis_discovery._calls.stats import ServiceStats  # many programs never ask
+
         view = self.view
         return ServiceStats(
             self.name,

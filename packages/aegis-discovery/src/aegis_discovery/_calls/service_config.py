@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from grpc import StatusCode
 
@@ -31,8 +30,7 @@ _INSTEAD = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class MethodConfig:
+class MethodConfig(NamedTuple):
     """The configuration of the calls of one method.
 
     Attributes:
@@ -46,7 +44,7 @@ class MethodConfig:
     wait_for_ready: bool | None = None
 
     def without_retry(self) -> MethodConfig:
-        return replace(self, retry=None)
+        return self._replace(retry=None)
 
 
 class ServiceConfig:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from aegis_discovery.signals import EdgeStats
+if TYPE_CHECKING:
+    from aegis_discovery._runtime.edge_stats import EdgeStats
 
 
 class EndpointState(StrEnum):

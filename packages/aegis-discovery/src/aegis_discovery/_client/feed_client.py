@@ -37,7 +37,6 @@ from aegis_discovery.feed._reader import FeedReader, ReceiveResult
 from aegis_discovery.identity._rotator import IdentityEvent, IdentityEventKind, IdentityRotator
 from aegis_discovery.identity._run import run_rotator
 from aegis_discovery.policy._providers import ProviderAuthorizer
-from aegis_discovery.policy._rules import Policy, combined
 from aegis_discovery.records._verifier import RecordVerifier
 from aegis_discovery.transport._aio_channels import open_channel
 from aegis_discovery.transport._backoff import Backoff
@@ -46,6 +45,7 @@ from aegis_discovery.transport._resolve import resolve_seed
 from aegis_discovery.transport._shared import FEED_OPTIONS
 
 if TYPE_CHECKING:
+    from aegis_discovery.policy._rules import Policy
     from aegis_discovery.registry._address import RegistryAddress
     from aegis_discovery.registry._follower import RegistryFollower
 
@@ -233,7 +233,13 @@ class FeedClient:
             self.topology.forget(self.documents.forgotten_until)
 
     def _apply_policy(self) -> None:
-        self.may_provide.set_policy(combined(self._policy, self.documents.policy))
+        own, published = self._policy, self.documents.policy
+        policy = own or published
+        if own is not None and published is not None:
+            from aegis_discovery.policy._rules import combined  # few clients have two
+
+            policy = combined(own, published)
+        self.may_provide.set_policy(policy)
 
     def _on_identity(self, event: IdentityEvent) -> None:
         if event.kind is IdentityEventKind.REVOCATIONS:

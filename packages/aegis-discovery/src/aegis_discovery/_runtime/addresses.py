@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from aegis_certs import CertsError, parse_worker_id
 
@@ -19,8 +19,7 @@ _SCHEMES = frozenset({"dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "
 """Words that gRPC reads as the scheme of a target, not as a host."""
 
 
-@dataclass(frozen=True, slots=True)
-class SeedPeer:
+class SeedPeer(NamedTuple):
     """A node through which a process joins the mesh.
 
     Attributes:

@@ -6,8 +6,12 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from aegis_discovery._runtime.edge_stats import CODES, LATENCY_BOUNDS, EdgeStats, LatencyStats
+from aegis_discovery._runtime.call_outcomes import CODES, LATENCY_BOUNDS
+
+if TYPE_CHECKING:
+    from aegis_discovery._runtime.edge_stats import EdgeStats
 
 MAX_EDGES = 2000
 """Edges that one side of a process counts apart; the calls of further ones count as `other`."""
@@ -74,6 +78,8 @@ class Edge:
 
     def stats(self, side: str, caller: str, service: str, method: str, provider: str) -> EdgeStats:
         """Returns a frozen copy, with the names of the edge."""
+        from aegis_discovery._runtime.edge_stats import EdgeStats, LatencyStats  # seldom asked for
+
         buckets = tuple(self.buckets)
         return EdgeStats(
             side,

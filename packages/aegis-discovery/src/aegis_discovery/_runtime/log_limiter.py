@@ -8,7 +8,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 
 PERIOD = 60.0
 """Seconds between two similar lines about one source."""
@@ -22,10 +21,12 @@ MAX_SOURCES = 1024
 _END_OF_KIND = re.compile(r"[0-9'\"]")
 
 
-@dataclass(slots=True)
 class _Entry:
-    until: float
-    suppressed: int = 0
+    __slots__ = ("suppressed", "until")
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.suppressed = 0
 
 
 class LogLimiter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from aegis_discovery._model import NodeStatus
 from aegis_discovery._topology.store import Entry
@@ -11,8 +11,7 @@ from aegis_discovery.records._record import Record
 from aegis_discovery.records._verdict import SignedVerdict, VerdictEntry
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(NamedTuple):
     """What a reader at an older position lacks, and the position that it reaches with it.
 
     Attributes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import takewhile
+from typing import NamedTuple
 
 from aegis_certs import matching_names, owner_of
 
@@ -20,8 +21,7 @@ _DIGEST_SIZE = 32
 _DIGEST_MODULUS = 1 << (8 * _DIGEST_SIZE)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What the store holds for one node id.
 
     Attributes:
@@ -201,7 +201,7 @@ class RecordStore:
         assert entry.node is not None, node_id  # noqa: S101 - the caller checked it
         position = self.advance()
         node = replace(entry.node, status=status)
-        self._append(replace(entry, node=node, status_position=position))
+        self._append(entry._replace(node=node, status_position=position))
         self._change_node(entry.node, node)
         return node
 

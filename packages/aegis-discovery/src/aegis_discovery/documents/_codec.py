@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aegis_certs import CertsError, IssuerAddress, TrustBundle, parse_worker_id
 from google.protobuf.message import DecodeError
@@ -17,8 +17,10 @@ from aegis_discovery.documents._document import (
     SignedDocument,
 )
 from aegis_discovery.errors import InvalidAddressError, InvalidDocumentError, PolicyError
-from aegis_discovery.policy._rules import Policy
 from aegis_discovery.proto import mesh_pb2
+
+if TYPE_CHECKING:
+    from aegis_discovery.policy._rules import Policy
 
 MAX_ENTRIES = 512
 """Entries of a list in a document."""

@@ -126,8 +126,7 @@ class Document:
         return self.sequence, self.digest
 
 
-@dataclass(frozen=True, slots=True)
-class Forgotten:
+class Forgotten(NamedTuple):
     """A life of a node that the mesh forgets, or that drains and ends.
 
     Attributes:
@@ -141,8 +140,7 @@ class Forgotten:
     until: int
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A document that was accepted.
 
     Attributes:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from aegis_certs import IssuerAddress, RevocationList, TrustBundle
 from cryptography import x509
@@ -23,7 +23,9 @@ from aegis_discovery.documents._document import (
     SignedDocument,
 )
 from aegis_discovery.documents._verifier import Verifier
-from aegis_discovery.policy._rules import Policy
+
+if TYPE_CHECKING:
+    from aegis_discovery.policy._rules import Policy
 
 _log = logging.getLogger("aegis.documents")
 
@@ -32,8 +34,7 @@ MAX_PASSED_OVER = 256
 """Documents that are remembered as older than what is held; others are verified again."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     document: Document
     position: int
     origin: str | None
@@ -206,6 +207,10 @@ class DocumentStore:
     def policy(self) -> Policy | None:
         """The published policy."""
         value = self._value(DocumentKind.POLICY)
+        if value is None:
+            return None
+        from aegis_discovery.policy._rules import Policy  # loaded with the policy
+
         return value if isinstance(value, Policy) else None
 
     @property

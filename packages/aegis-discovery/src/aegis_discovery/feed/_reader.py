@@ -7,6 +7,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from aegis_discovery._model import ServiceInfo
 from aegis_discovery._runtime.log_limiter import LogLimiter
@@ -37,8 +38,7 @@ MAX_STAMPS = 1024
 """Nodes whose latest stamp on a feed a watcher remembers, some 100 KB."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReceiveResult:
+class ReceiveResult(NamedTuple):
     """What one message brought.
 
     Attributes:

@@ -7,11 +7,11 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from aegis_certs import (
     CertsError,
@@ -42,8 +42,7 @@ class IdentityEventKind(StrEnum):
     REVOCATIONS = "revocations"
 
 
-@dataclass(frozen=True, slots=True)
-class IdentityEvent:
+class IdentityEvent(NamedTuple):
     """A change of an identity, or a failure to change it.
 
     Attributes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 
 from aegis_discovery._runtime.sleeping import sleep_until_tick
 from aegis_discovery.identity._rotator import (
@@ -33,7 +32,7 @@ async def run_rotator(rotator: IdentityRotator, on_event: Callable[[IdentityEven
             _log.exception("the files of %s could not be polled", rotator.tls.node_id)
         for found in events:
             # An event may be old by now: the event loop has applied what was published meanwhile.
-            event = replace(found, tls=rotator.tls)
+            event = found._replace(tls=rotator.tls)
             try:
                 on_event(event)
             except Exception:  # noqa: BLE001 - the process continues after any error

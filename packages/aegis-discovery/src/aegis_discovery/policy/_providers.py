@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from aegis_certs import owner_of
 
 from aegis_discovery._model import NodeInfo
 from aegis_discovery._runtime.log_limiter import LogLimiter
-from aegis_discovery.policy._rules import Policy, Subject
+
+if TYPE_CHECKING:
+    from aegis_discovery.policy._rules import Policy
 
 _log = logging.getLogger("aegis.policy")
 
@@ -50,6 +53,8 @@ class ProviderAuthorizer:
         """Returns whether a node may provide a service."""
         if self._policy is None:
             return True
+        from aegis_discovery.policy._rules import Subject  # loaded with the policy
+
         if node.vouched_by is None:
             subject = Subject(owner_of(node.id), node.type, self.trust_domain)
         else:

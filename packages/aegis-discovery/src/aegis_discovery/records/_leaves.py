@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from aegis_certs import matching_names
 from cryptography import x509
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(NamedTuple):
     """A verified certificate that signs records, with the chain that is passed on.
 
     It keeps no parsed key, which takes more memory than everything else.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from aegis_discovery._model import NodeInfo, ServiceInfo
 
@@ -74,8 +74,7 @@ def provided_services_problem(services: Collection[ServiceInfo]) -> str:
     return ""
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(NamedTuple):
     """A record or a verdict as on the wire: bytes that are not parsed yet, and their signature."""
 
     body: bytes

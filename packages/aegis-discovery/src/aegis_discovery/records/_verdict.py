@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import takewhile
 from types import MappingProxyType
+from typing import NamedTuple
 
 from aegis_certs import owner_of
 
@@ -40,8 +40,7 @@ class Opinion(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What one node says about another node that it watches.
 
     Attributes:
@@ -81,8 +80,7 @@ class Verdict:
         return self.subject_stamp == record.stamp
 
 
-@dataclass(frozen=True, slots=True)
-class SignedVerdict:
+class SignedVerdict(NamedTuple):
     """A verdict and its signed bytes."""
 
     verdict: Verdict
@@ -95,8 +93,7 @@ class SignedVerdict:
         return (self.verdict.stamp, self.signed.body)
 
 
-@dataclass(frozen=True, slots=True)
-class VerdictEntry:
+class VerdictEntry(NamedTuple):
     """The verdict of one (subject, accuser) pair, its log position, and the node that sent it."""
 
     content: SignedVerdict

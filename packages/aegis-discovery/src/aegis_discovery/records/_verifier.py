@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
 from sys import intern
 from typing import Protocol
 
@@ -313,7 +312,7 @@ class RecordVerifier:
         )
         if reason:
             raise InvalidVerdictError(verdict.accuser, reason)
-        return SignedVerdict(verdict, replace(signed, signer=leaf.fingerprint))
+        return SignedVerdict(verdict, signed._replace(signer=leaf.fingerprint))
 
     def _record_problem(self, record: Record, scope: tuple[str, str, str], leaf: Leaf) -> str:
         context, mesh, trust_domain = scope

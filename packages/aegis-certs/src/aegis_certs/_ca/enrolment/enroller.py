@@ -12,7 +12,8 @@ from aegis_certs._ca.enrolment.grants import EnrolledIdentity
 from aegis_certs._ca.enrolment.tokens import TOKEN_LIFE, TokenInfo
 from aegis_certs._ca.opening import Opening
 from aegis_certs._ca.spec import LEAF_DAYS, CertificateSpec
-from aegis_certs._x509.token import IssuerAddress, Token
+from aegis_certs._x509.issuer_address import IssuerAddress
+from aegis_certs._x509.token import Token
 
 
 class Enroller(Opening):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aegis_certs._store import files
 from aegis_certs._store.directory import Store
-from aegis_certs._x509.token import MAX_ISSUERS, IssuerAddress
+from aegis_certs._x509.issuer_address import MAX_ISSUERS, IssuerAddress
 from aegis_certs.errors import InvalidNodeIdError, InvalidRequestError
 
 logger = logging.getLogger("aegis_certs")

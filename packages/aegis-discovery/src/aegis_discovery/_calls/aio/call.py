@@ -19,7 +19,7 @@ from aegis_discovery._calls.aio.waiting import Pause
 from aegis_discovery._calls.attempt import record_success, time_left
 from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery._calls.stubs import StubCallable
-from aegis_discovery.signals import Edge
+from aegis_discovery._runtime.edges import Edge
 
 # The stubs of grpc make these classes generic; at run time not all of them are.
 # mypy: disable-error-code="type-arg"

@@ -13,7 +13,7 @@ import grpc.aio
 from aegis_discovery._calls.attempt import AttemptResult, attempt_result
 from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery._calls.router import Router
-from aegis_discovery.signals import Edge
+from aegis_discovery._runtime.edges import Edge
 
 UNKNOWN: int = grpc.StatusCode.UNKNOWN.value[0]
 CANCELLED: int = grpc.StatusCode.CANCELLED.value[0]

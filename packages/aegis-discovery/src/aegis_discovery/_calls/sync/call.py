@@ -23,7 +23,7 @@ from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery._calls.retry_budget import RetryPolicy
 from aegis_discovery._calls.router import Router
 from aegis_discovery._calls.sync.waiting import Pause, SyncRouter
-from aegis_discovery.signals import Edge, PeerEdges
+from aegis_discovery._runtime.edges import Edge, PeerEdges
 
 # After these codes the call may be retried, or its provider was not reached, which depends on the
 # details and the metadata.
