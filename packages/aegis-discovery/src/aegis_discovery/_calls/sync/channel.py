@@ -16,8 +16,9 @@ from aegis_discovery._calls.stubs import (
     StubCallable,
     reusable_metadata,
 )
-from aegis_discovery._calls.sync.call import UNKNOWN, RetriedCall, number_of, result_of, track
+from aegis_discovery._calls.sync.call import RetriedCall
 from aegis_discovery._calls.sync.connectivity import ConnectivityWatch
+from aegis_discovery._calls.sync.ended import UNKNOWN, number_of, result_of, track
 from aegis_discovery._calls.sync.no_providers import NoProvidersRpcError
 from aegis_discovery._calls.sync.waiting import wait_for_endpoint
 
