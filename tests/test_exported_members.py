@@ -135,6 +135,7 @@ EXPORTED = {
         CODES Edge EdgeStats EdgeTable LATENCY_BOUNDS LatencyStats LogLimiter MAX_EDGES OTHER
         PeerEdges busiest_edges edge_to_json
     """,
+    "aegis_discovery.telemetry": "HandlerTelemetry HandlerTrace OpenTelemetry current_handler",
     "aegis_discovery.transport": """
         Backoff ChannelCache FEED_OPTIONS SHED_METADATA SeedPeer channel_credentials
         describe_call_error is_wildcard join_address open_channel parse_seed probe_identity

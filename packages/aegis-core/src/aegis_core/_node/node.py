@@ -99,6 +99,8 @@ class Node(NodeView):
             path of a TOML file, which is read again when it changes. Without a policy, every
             member of the mesh may call and provide everything.
         pool_options: How the node's pool calls: balancers, retries, service config, interceptors.
+        telemetry: Traces and measures the calls of the node's services and of its pool, with
+            OpenTelemetry: `aegis_discovery.telemetry.OpenTelemetry()`. Off by default.
 
     Raises:
         ConfigError: If an option cannot work.

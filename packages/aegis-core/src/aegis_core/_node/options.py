@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import grpc
 from aegis_certs import TLSConfig, TLSOptions, Token, parse_worker_id
@@ -22,6 +22,9 @@ from aegis_core._health.checks import HealthChecker
 from aegis_core._server.base import Registrar
 from aegis_core._server.caller_limits import MAX_CALLS
 from aegis_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aegis_discovery.telemetry import OpenTelemetry
 
 _log = logging.getLogger("aegis.node")
 
@@ -105,6 +108,7 @@ class NodeOptions:
     options: Sequence[tuple[str, Any]] = ()
     policy: Policy | str | Path | None = None
     pool_options: PoolOptions | None = None
+    telemetry: OpenTelemetry | None = None
 
     interceptor_type: ClassVar[Any] = grpc.aio.ServerInterceptor
     interceptor_advice: ClassVar[str] = (

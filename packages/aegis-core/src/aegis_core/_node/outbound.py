@@ -44,6 +44,7 @@ class Outbound:
             zone=options.zone,
             may_provide=self.may_provide,
             channels=self.channels if is_plain else None,
+            telemetry=options.telemetry,
             **vars(pool_options),
         )
         self.add(self.pool)

@@ -140,6 +140,7 @@ class RunningNode:
             max_calls_per_caller=options.max_calls_per_caller,
             max_workers=options.max_workers,
             options=options.server_options,
+            telemetry=options.telemetry,
             issuer=authority
             and IssuerService(owner_of(options.id), authority, self._published_documents),
         )

@@ -150,6 +150,7 @@ class Node(NodeView):
                     region=self._options.region,
                     zone=self._options.zone,
                     may_provide=outbound.may_provide,
+                    telemetry=self._options.telemetry,
                     **vars(self._options.pool_options or PoolOptions()),
                 )
                 outbound.add(self._pool)

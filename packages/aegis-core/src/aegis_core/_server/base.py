@@ -28,6 +28,7 @@ from aegis_core.errors import AddressInUseError
 
 if TYPE_CHECKING:
     from aegis_discovery import EdgeStats
+    from aegis_discovery.telemetry import OpenTelemetry
 
     from aegis_core._stats import CallStats
 
@@ -64,6 +65,7 @@ class ServerBase(ABC, Generic[CallT]):
         is_issuer: Whether it serves the issuer's methods.
         max_calls_per_caller: How many calls one caller may have open, times its live workers.
         options: gRPC channel arguments.
+        telemetry: Traces and measures the calls of the user's services.
 
     Attributes:
         services: Full names of the user's gRPC services.
@@ -81,6 +83,7 @@ class ServerBase(ABC, Generic[CallT]):
         is_issuer: bool,
         max_calls_per_caller: int,
         options: Sequence[tuple[str, Any]],
+        telemetry: OpenTelemetry | None = None,
     ) -> None:
         self._host, self._port = bound_address(address)
         self._node_id = local_node.node_id
@@ -100,6 +103,7 @@ class ServerBase(ABC, Generic[CallT]):
             own_services=OWN_SERVICES,
             is_issuer=is_issuer,
         )
+        self._checks.telemetry = telemetry
         self._own_services = [name for name in OWN_SERVICES if is_issuer or name != ISSUER]
         self._changed_identity: grpc.ServerCertificateConfiguration | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from aegis_discovery.policy import split_method
 from aegis_discovery.signals import CODES, OTHER, EdgeTable, LogLimiter, PeerEdges
@@ -19,6 +19,9 @@ from aegis_core._server.caller_limits import BLOCKED_FOR, CANCELLED_PER_SECOND, 
 from aegis_core._server.connection_limits import ConnectionLimits
 from aegis_core._server.request_reads import RequestReads
 from aegis_core.errors import CallDeniedError, CallerError, CallerRefusedError
+
+if TYPE_CHECKING:
+    from aegis_discovery.telemetry import OpenTelemetry
 
 _log = logging.getLogger("aegis.server")
 
@@ -145,12 +148,14 @@ class CallChecks(Generic[CallT]):
         edges: Counts the calls of the user's services, by caller and method.
         services: The user's services; methods of others, which only a handler of any name serves,
             are counted together.
+        telemetry: Traces and measures calls; None for none.
         guard: Closes connections; None until the server has started.
         is_joining: Whether calls of the user's services are rejected: the node may not know yet
             what the mesh has published, such as a policy or a revocation.
     """
 
     guard: Guard | None = None
+    telemetry: OpenTelemetry | None = None
 
     def __init__(
         self,

@@ -28,6 +28,10 @@ PROBE_TIMEOUT = MAX_BACKOFF
 
 _NO_ANSWER = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED})
 
+if TYPE_CHECKING:
+    from aegis_discovery.telemetry import OpenTelemetry
+    from aegis_discovery.telemetry._calls import ServiceTelemetry
+
 _log = logging.getLogger("aegis.pool")
 
 
@@ -39,6 +43,7 @@ class BasePool(Generic[ChannelT]):
         options: The options of the pool.
         views: Builds the views of its services.
         tls: The identity of this process, if it is known.
+        telemetry: Traces and measures the calls, if it is given.
     """
 
     _channels: Any
@@ -50,7 +55,9 @@ class BasePool(Generic[ChannelT]):
         options: PoolOptions,
         views: ViewBuilder[ChannelT],
         tls: TLSConfig | None = None,
+        telemetry: OpenTelemetry | None = None,
     ) -> None:
+        self._telemetry = telemetry
         self._retry = options.retry
         self._config = ServiceConfig(options.service_config)
         self._registry: EndpointRegistry[ChannelT] = EndpointRegistry(
@@ -85,6 +92,18 @@ class BasePool(Generic[ChannelT]):
         if self._retry if retry is None else retry:
             return for_method
         return lambda method: for_method(method).without_retry()
+
+    def _telemetry_of(self, name: str, version: str) -> ServiceTelemetry | None:
+        """Returns what reports the calls to a service, if they are traced."""
+        if self._telemetry is None:
+            return None
+        from aegis_discovery.telemetry._calls import ServiceTelemetry  # it needs an extra
+
+        return ServiceTelemetry(self._telemetry, f"{name}/{version}", self._place_of)
+
+    def _place_of(self, node_id: str) -> tuple[str, str]:
+        node = self._registry.source.get_node(node_id)
+        return ("", "") if node is None else (node.region, node.zone)
 
     def _probe(self, endpoint: Endpoint[ChannelT]) -> None:
         """Finds out in the background whether an endpoint is back."""

@@ -57,6 +57,9 @@ class ProviderSource(Protocol):
     def provider_index(self) -> ProviderIndex:
         """The index of the providers."""
 
+    def get_node(self, node_id: str) -> NodeInfo | None:
+        """Returns a node; None if it is unknown."""
+
     def provider_changes_since(self, position: int) -> ProviderChanges | None:
         """Returns the providers that changed after a position; None if that is too long ago."""
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Generic, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias
 
 from aegis_discovery._calls.endpoint import ChannelT, Endpoint
 from aegis_discovery._calls.router import Router
 from aegis_discovery._calls.service_config import MethodConfig
+
+if TYPE_CHECKING:
+    from aegis_discovery.telemetry._calls import MethodTelemetry, ServiceTelemetry
 
 Connect: TypeAlias = Callable[[Endpoint[ChannelT]], ChannelT]
 """Returns the channel of an endpoint."""
@@ -24,6 +27,7 @@ class StubCallable(Generic[ChannelT]):
         config: The configuration of its calls.
         args: The arguments of the channel's method.
         kwargs: Its keyword arguments.
+        telemetry: Reports the calls, if they are traced.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class StubCallable(Generic[ChannelT]):
         config: MethodConfig,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        telemetry: MethodTelemetry | None = None,
     ) -> None:
         self.router = router
         self.retry = config.retry
@@ -43,6 +48,7 @@ class StubCallable(Generic[ChannelT]):
         self._connect = connect
         self._args = args
         self._kwargs = kwargs
+        self.telemetry = telemetry
         self.key = object()
         self.edges = router.service.edges_of(args[0])
         self._endpoints: weakref.WeakSet[Endpoint[ChannelT]] = weakref.WeakSet()
@@ -54,10 +60,13 @@ class StubCallable(Generic[ChannelT]):
         """
         found = endpoint.callables.get(self.key)
         if found is None:
-            make = getattr(self._connect(endpoint), self._kind)
-            found = endpoint.callables[self.key] = make(*self._args, **self._kwargs)
+            found = endpoint.callables[self.key] = self._make(endpoint)
             self._endpoints.add(endpoint)
         return found
+
+    def _make(self, endpoint: Endpoint[ChannelT]) -> Any:
+        make = getattr(self._connect(endpoint), self._kind)
+        return make(*self._args, **self._kwargs)
 
     def limit_timeout(self, timeout: float | None) -> float | None:
         """Returns the timeout of a call: the caller's, limited by the configured one."""
@@ -73,6 +82,11 @@ class StubCallable(Generic[ChannelT]):
 def reusable_metadata(metadata: Any) -> Any:
     """Returns metadata that every attempt of a call can read; an iterator can be read once."""
     return tuple(metadata) if hasattr(metadata, "__next__") else metadata
+
+
+def trace_of(metadata: Any) -> Any:
+    """Returns the trace of a call that has this metadata; None if it is not traced."""
+    return getattr(metadata, "trace", None)
 
 
 class Methods:
@@ -105,29 +119,52 @@ class BalancedMethods(Methods, Generic[ChannelT]):
         router: Router[ChannelT],
         connect: Connect[ChannelT],
         configure: Callable[[str], MethodConfig],
+        telemetry: ServiceTelemetry | None = None,
     ) -> None:
         self._router = router
         self._connect = connect
         self._configure = configure
+        self._telemetry = telemetry
 
     def __repr__(self) -> str:
         return f"<BalancedChannel {self._router!r}>"
 
     def _method(self, kind: str, method: str, *args: Any, **kwargs: Any) -> Any:
-        config = self._configure(method)
+        config, telemetry = self._configure(method), None
         make = self.kinds[kind]
-        return make(kind, self._router, self._connect, config, (method, *args), kwargs)
+        if self._telemetry is not None:
+            telemetry, make = self._telemetry.method(method), self._traced(kind)
+        return make(kind, self._router, self._connect, config, (method, *args), kwargs, telemetry)
+
+    def _traced(self, kind: str) -> type[StubCallable[Any]]:
+        """Returns the class of the multi-callables whose calls are traced."""
+        raise NotImplementedError
 
 
 class BorrowedMethods(Methods, Generic[ChannelT]):
     """The channel of one provider, which the rest of the pool also uses."""
 
-    def __init__(self, endpoint: Endpoint[ChannelT], channel: ChannelT) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint[ChannelT],
+        channel: ChannelT,
+        telemetry: ServiceTelemetry | None = None,
+    ) -> None:
         self._endpoint = endpoint
         self._channel: Any = channel
+        self._telemetry = telemetry
 
     def __repr__(self) -> str:
         return f"<BorrowedChannel {self._endpoint!r}>"
 
     def _method(self, kind: str, method: str, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self._channel, kind)(method, *args, **kwargs)
+        make = getattr(self._channel, kind)
+        if self._telemetry is None:
+            return make(method, *args, **kwargs)
+        return self._traced(kind)(
+            self._telemetry.method(method), self._endpoint, make, method, *args, **kwargs
+        )
+
+    def _traced(self, kind: str) -> Callable[..., Any]:
+        """Returns the class of the multi-callables whose calls are traced."""
+        raise NotImplementedError

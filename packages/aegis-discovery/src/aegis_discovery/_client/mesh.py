@@ -104,6 +104,8 @@ def connect(*seed_peers: str, **options: Unpack[ConnectArguments]) -> Mesh:
               this client as long as one of them answers.
             - `zone`: The zone of this process; its providers are preferred above all.
             - `pool_options`: Options of the pool: balancers, retries, service config, interceptors.
+            - `telemetry`: Traces and measures the calls, with OpenTelemetry:
+              `aegis_discovery.telemetry.OpenTelemetry()`. Off by default.
             - `timeout`: Seconds to wait for the whole topology; 10 by default.
             - `wait`: False to return at once, before any node answered. The client goes on trying
               to reach the mesh, and a call with `wait_for_ready=True` waits for its provider.

@@ -21,6 +21,7 @@ from aegis_discovery._model import DEFAULT_MESH, ServiceInfo
 if TYPE_CHECKING:
     from aegis_discovery.enrolment import AnyToken
     from aegis_discovery.policy._rules import Policy
+    from aegis_discovery.telemetry import OpenTelemetry
 
 
 class ConnectArguments(TypedDict, total=False):
@@ -37,6 +38,7 @@ class ConnectArguments(TypedDict, total=False):
     region: str
     zone: str
     pool_options: PoolOptions | None
+    telemetry: OpenTelemetry | None
     timeout: float
     wait: bool
 
@@ -54,6 +56,7 @@ def create_client(
     region: str = "",
     zone: str = "",
     pool_options: PoolOptions | None = None,
+    telemetry: OpenTelemetry | None = None,
     timeout: float = 10.0,
     wait: bool = True,
 ) -> tuple[FeedClient, dict[str, Any]]:
@@ -81,6 +84,7 @@ def create_client(
         "region": region,
         "zone": zone,
         "may_provide": client.may_provide,
+        "telemetry": telemetry,
         **vars(pool_options or PoolOptions()),
     }
 

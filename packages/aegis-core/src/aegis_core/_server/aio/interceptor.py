@@ -9,7 +9,7 @@ from asyncio import current_task
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 from aegis_discovery.background import sleep_until_tick
@@ -18,6 +18,7 @@ from aegis_core._server import call_checks
 from aegis_core._server.admission import PendingCalls
 from aegis_core._server.aio.lost_callers import on_lost_caller
 from aegis_core._server.aio.thread_pool import HandlerThreads, ThreadContext
+from aegis_core._server.aio.traced import traced
 from aegis_core._server.call_checks import (
     LATE_REQUEST,
     NO_REQUEST,
@@ -30,6 +31,10 @@ from aegis_core._server.call_checks import (
     Rejection,
     kind_of,
 )
+from aegis_core._server.telemetry import end_trace, telemetry_of
+
+if TYPE_CHECKING:
+    from aegis_discovery.telemetry import HandlerTelemetry
 
 _UNKNOWN, _CANCELLED = NUMBERS["UNKNOWN"], NUMBERS["CANCELLED"]
 
@@ -137,8 +142,11 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                 inner, handler.request_streaming, handler.response_streaming
             )
         is_limited = self._checks.is_limited(path)
-        parse = handler.request_deserializer
+        parse, serialize = handler.request_deserializer, handler.response_serializer
         reads_one, streams = not handler.request_streaming, kind != "unary_unary"
+        telemetry = telemetry_of(self._checks, path)
+        if telemetry is not None:
+            parse, serialize, inner = traced(handler, inner)
 
         def present(kind: str, *, is_early: bool) -> Any:
             return getattr(grpc, f"{kind}_rpc_method_handler")(
@@ -150,10 +158,11 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                     on_thread=on_thread,
                     parse=parse if reads_one else None,
                     is_early=is_early,
+                    telemetry=telemetry,
                 ),
                 # The caller of one request is judged before the request is parsed.
                 None if reads_one else parse,
-                handler.response_serializer,
+                serialize,
             )
 
         checked = early = present(kind, is_early=False)
@@ -174,6 +183,7 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         on_thread: bool,
         parse: Callable[[bytes], Any] | None,
         is_early: bool,
+        telemetry: HandlerTelemetry | None,
     ) -> Any:
         path = self._checks.policy_path(method)
         checks, end_reasons = self._checks, self._end_reasons
@@ -194,6 +204,8 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
             except CallRejectedError as error:
                 if edges is not None:
                     checks.count_rejected(edges, error)
+                if telemetry is not None:
+                    telemetry.rejected(error.rejection.code)
                 await self._reject_caller(context, error)
                 raise
             caller_id = caller.node_id
@@ -201,9 +213,14 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
             if edges is not None:
                 edge, began = edges[caller_id], monotonic()
                 edge.started += 1
+            trace = None
+            if telemetry is not None:
+                trace = telemetry.begin(caller_id, context.invocation_metadata())
             if streams or is_early:  # a unary call that runs may finish, whoever calls
                 open_streams[task] = caller, path
             try:
+                if trace is not None:
+                    trace.attach()  # this task serves nothing else
                 if is_early:
                     request = await self._one_request(context, caller_id, path, task)
                     if not streams:
@@ -231,6 +248,8 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                     if set_by_handler:
                         code = _number(set_by_handler)
                     edge.ended(code, monotonic() - began)
+                if trace is not None:
+                    end_trace(trace, code, context.details())
                 if streams or is_early:
                     open_streams.pop(task, None)
                 if end_reasons:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from aegis_certs import TLSConfig
@@ -34,6 +34,9 @@ from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import LocalNode
 
+if TYPE_CHECKING:
+    from aegis_discovery.telemetry import OpenTelemetry
+
 
 class MeshServer(ServerBase[asyncio.Task[Any]]):
     """Serves the mesh protocol, standard health and reflection, and the user's own services.
@@ -51,6 +54,7 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         max_workers: The largest number of threads of handlers that are not coroutines.
         options: gRPC channel arguments, which override ours.
         issuer: Issues certificates to the mesh; None on nodes that do not.
+        telemetry: Traces and measures the calls of the user's services.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         max_workers: int,
         options: Sequence[tuple[str, Any]] = (),
         issuer: IssuerService | None = None,
+        telemetry: OpenTelemetry | None = None,
     ) -> None:
         super().__init__(
             address,
@@ -75,6 +80,7 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
             is_issuer=issuer is not None,
             max_calls_per_caller=max_calls_per_caller,
             options=options,
+            telemetry=telemetry,
         )
         self._threads = HandlerThreads(max_workers)
         self._interceptor = CallerInterceptor(self._checks, self._threads)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
@@ -44,7 +45,9 @@ class HandlerThreads:
         async def serve(request: Any, context: ThreadContext) -> Any:
             requests = _Requests(context) if streams_requests else request
             arguments = [handler, requests, context]
-            work = context.work = self._pool.submit(_apply, run, arguments)
+            # The current span, and all else that belongs to the call's task.
+            carried = contextvars.copy_context()
+            work = context.work = self._pool.submit(carried.run, _apply, run, arguments)
             try:
                 return await asyncio.wrap_future(work)
             finally:

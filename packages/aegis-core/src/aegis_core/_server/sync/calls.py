@@ -10,10 +10,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import grpc
-from aegis_discovery.signals import Edge, PeerEdges
+from aegis_discovery.signals import Edge
 
 from aegis_core._access.caller import Caller
 from aegis_core._server import call_checks
@@ -21,6 +21,11 @@ from aegis_core._server.admission import AdmissionControl
 from aegis_core._server.call_checks import FULL, NUMBERS, CallChecks, CallRejectedError, Rejection
 from aegis_core._server.daemon_threads import WorkerThreads
 from aegis_core._server.sync import grpc_internals
+from aegis_core._server.sync.method import Method
+from aegis_core._server.telemetry import end_trace
+
+if TYPE_CHECKING:
+    from aegis_discovery.telemetry import HandlerTrace
 
 _log = logging.getLogger("aegis.server")
 
@@ -29,24 +34,6 @@ MAX_LENT = 256
 
 _FAILED = Rejection("INTERNAL", "this node failed; its log says why")
 _EVICTED = Rejection("UNAVAILABLE", "no request arrived in time; other calls need the thread")
-
-
-class Method(NamedTuple):
-    """What the server knows of a method.
-
-    Attributes:
-        policy_path: The method that the policy is asked about; None if no policy applies.
-        is_stream: Whether its calls may be open for long.
-        has_one_request: Whether its caller sends one request.
-        accept: Judges its callers.
-        edges: Counts its calls, by caller; None for the node's own methods.
-    """
-
-    policy_path: str | None
-    is_stream: bool
-    has_one_request: bool
-    accept: Callable[[Any, str | None, None], Caller]
-    edges: PeerEdges | None
 
 
 class ServerCall(ABC):
@@ -59,11 +46,13 @@ class ServerCall(ABC):
         send: Sends a message, or the status for None; only for handlers that do not block.
         is_detached: Whether the call continues when its thread is done.
         failure: The number of its status, if its handler sets none.
+        trace: Traces the call; None if it is not traced.
     """
 
     caller: Caller
     caller_id: str | None = None
     failure = 0
+    trace: HandlerTrace | None = None
     context: Any
     _edge: Edge | None = None
     _began: float
@@ -95,12 +84,17 @@ class ServerCall(ABC):
             self.caller_id = error.caller_id
             if method.edges is not None:
                 checks.count_rejected(method.edges, error)
+            if method.telemetry is not None:
+                method.telemetry.rejected(error.rejection.code)
             raise
         self.caller_id = caller.node_id
         if method.edges is not None:
             edge = self._edge = method.edges[caller.node_id]
             edge.started += 1
             self._began = time.monotonic()
+        if method.telemetry is not None:
+            metadata = self.context.invocation_metadata()
+            self.trace = method.telemetry.begin(caller.node_id, metadata)
         self._accepted.append(caller)
         checks.streams[self] = caller, method.policy_path
 
@@ -164,6 +158,8 @@ class ServerCall(ABC):
         if code is not None:
             number = code.value[0] if isinstance(code, grpc.StatusCode) else NUMBERS["UNKNOWN"]
         self._edge.ended(number or self.failure, time.monotonic() - self._began)
+        if self.trace is not None:
+            end_trace(self.trace, number or self.failure, self.context.details())
 
     def _claim(self) -> bool:
         """Returns True once: to the thread that serves the call, or to what drops it."""
@@ -385,6 +381,12 @@ def current_call() -> ServerCall:
     """Returns the call that this thread serves."""
     call: ServerCall = _current.call
     return call
+
+
+def current_trace() -> HandlerTrace | None:
+    """Returns the trace of the call that this thread serves, if there is one."""
+    call: ServerCall | None = getattr(_current, "call", None)
+    return None if call is None else call.trace
 
 
 class InlineCalls(ThreadPoolExecutor):

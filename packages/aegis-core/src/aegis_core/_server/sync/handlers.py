@@ -11,11 +11,13 @@ from aegis_core._server.call_checks import NO_REQUEST, CallRejectedError, Reject
 from aegis_core._server.sync.calls import (
     CallThreads,
     InlineCalls,
-    Method,
     PublicCall,
     ServerCall,
     current_call,
+    current_trace,
 )
+from aegis_core._server.sync.method import Method
+from aegis_core._server.telemetry import counting, telemetry_of
 
 Read = Callable[[bytes, ServerCall], Any]
 """Parses a request of a call, or ends the call."""
@@ -46,8 +48,13 @@ def present(handler: Any, path: str, threads: CallThreads) -> grpc.RpcMethodHand
         not handler.request_streaming,
         threads.checks.acceptor(path),
         threads.checks.edges_of(path),
+        telemetry_of(threads.checks, path),
     )
-    read = _reader(handler.request_deserializer, path)
+    serialize = handler.response_serializer
+    if method.telemetry is not None:
+        inner, serialize = _attached(inner), counting(serialize, current_trace)
+    is_traced = method.telemetry is not None
+    read = _reader(handler.request_deserializer, path, is_traced=is_traced)
     if threads.is_direct:
         serve = _direct(handler, inner, read)
     else:
@@ -57,9 +64,26 @@ def present(handler: Any, path: str, threads: CallThreads) -> grpc.RpcMethodHand
     function.experimental_thread_pool = threads
     function.method = method
     made: grpc.RpcMethodHandler[Any, Any] = getattr(grpc, f"{kind}_rpc_method_handler")(
-        function, None, handler.response_serializer
+        function, None, serialize
     )
     return made
+
+
+def _attached(inner: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes the trace of a call current while its handler runs.
+
+    It stays so until the call ends: gRPC runs each call in a context of its own.
+    """
+
+    def attach(request: Any, context: Any, *send: Any) -> Any:
+        trace = current_trace()
+        if trace is not None:
+            trace.attach()
+        return inner(request, context, *send)
+
+    function: Any = attach
+    function.experimental_non_blocking = getattr(inner, "experimental_non_blocking", False)
+    return function  # type: ignore[no-any-return]  # it has an attribute more
 
 
 def rejecting(
@@ -182,14 +206,16 @@ def _detach(call: Any) -> None:
         call.is_detached = False
 
 
-def _reader(parse: Callable[[bytes], Any] | None, path: str) -> Read | None:
+def _reader(parse: Callable[[bytes], Any] | None, path: str, *, is_traced: bool) -> Read | None:
     """Returns what parses the requests of a method, after its caller was judged."""
-    if parse is None:
+    if parse is None and not is_traced:
         return None
 
     def read(request: bytes, call: ServerCall) -> Any:
+        if call.trace is not None:
+            call.trace.received(len(request))
         try:
-            return parse(request)
+            return request if parse is None else parse(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, the request cannot be read
             rejection = call.threads.checks.unreadable(call.caller, path, error)
         abort(call.context, rejection)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from aegis_certs import TLSConfig
@@ -38,6 +38,9 @@ from aegis_core._server.sync.mesh_services import (
     limited_in_time,
 )
 from aegis_core._server.sync.streams import StreamSenders
+
+if TYPE_CHECKING:
+    from aegis_discovery.telemetry import OpenTelemetry
 
 OWN_THREADS = 4
 """Threads of each part of the node's own services; none of them waits for a caller."""
@@ -78,6 +81,7 @@ class BlockingServer(ServerBase[ServerCall]):
         max_workers: int,
         options: Sequence[tuple[str, Any]] = (),
         issuer: IssuerService | None = None,
+        telemetry: OpenTelemetry | None = None,
     ) -> None:
         super().__init__(
             address,
@@ -86,6 +90,7 @@ class BlockingServer(ServerBase[ServerCall]):
             is_issuer=issuer is not None,
             max_calls_per_caller=max_calls_per_caller,
             options=options,
+            telemetry=telemetry,
         )
         checks, loop = self._checks, NodeLoop(asyncio.get_running_loop())
         self._threads = CallThreads(max_workers, "aegis-handler", checks, self._admission)

@@ -13,12 +13,12 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from aegis_discovery._calls.aio.ended import CANCELLED, UNKNOWN, number_of, result_of
+from aegis_discovery._calls.aio.ended import CANCELLED, UNKNOWN, number_of, result_of, settle
 from aegis_discovery._calls.aio.no_providers import NoProvidersRpcError
 from aegis_discovery._calls.aio.waiting import Pause
 from aegis_discovery._calls.attempt import record_success, time_left
 from aegis_discovery._calls.endpoint import Endpoint
-from aegis_discovery._calls.stubs import StubCallable
+from aegis_discovery._calls.stubs import StubCallable, trace_of
 from aegis_discovery._runtime.edges import Edge
 
 # The stubs of grpc make these classes generic; at run time not all of them are.
@@ -45,6 +45,7 @@ class RetriedCall(grpc.aio.Call):
     _edge: Edge | None = None
     _tried: tuple[Endpoint[grpc.aio.Channel], ...] = ()
     _deadline: float | None = None
+    _trace: Any = None
 
     def __init__(
         self,
@@ -60,6 +61,8 @@ class RetriedCall(grpc.aio.Call):
         self._request = request
         self._waits = wait_for_ready
         self._options = (metadata, credentials, compression)
+        if stub.telemetry is not None:
+            self._trace = trace_of(metadata)
         now = monotonic()
         if timeout is not None:
             self._deadline = now + timeout
@@ -152,6 +155,8 @@ class RetriedCall(grpc.aio.Call):
         except Exception:  # noqa: BLE001 - if a retry cannot start, this attempt is the final one
             _log.debug("no further attempt after %r", call, exc_info=True)
         self._final = call
+        if self._trace is not None:
+            settle(self._trace, call)
         return True
 
     def _retry(self, call: Any) -> bool:
@@ -262,6 +267,8 @@ class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
             try:
                 response = yield from call.__await__()
             except asyncio.CancelledError:
+                if self._trace is not None:
+                    self._trace.settle("CANCELLED")
                 if self._may_retry:
                     self._may_retry = False
                     if self._endpoint is None:
@@ -272,10 +279,12 @@ class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
             except grpc.RpcError:
                 if self._settle(call):
                     raise
-            except BaseException:
+            except BaseException as error:
                 # An interceptor's own error; such a call runs no callbacks.
                 self._endpoint.waiting.discard(call)
                 self._count_end(UNKNOWN)
+                if self._trace is not None:
+                    self._trace.settle("UNKNOWN", type(error).__name__)
                 raise
             else:
                 if self._final is None:
@@ -286,6 +295,8 @@ class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
                     if edge is not None:
                         self._edge = None
                         edge.ended(0, now - self._began)
+                    if self._trace is not None:
+                        self._trace.settle()
                 return response
 
 

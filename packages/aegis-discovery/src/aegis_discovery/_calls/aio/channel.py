@@ -133,6 +133,12 @@ class BalancedChannel(BalancedMethods[grpc.aio.Channel], grpc.aio.Channel):
         super().__init__(*args)
         self._watched: weakref.ref[grpc.aio.Channel] | None = None
 
+    def _traced(self, kind: str) -> type[StubCallable[Any]]:
+        from aegis_discovery._calls.aio.traced import traced  # few pools are traced
+
+        kinds: Any = self.kinds
+        return traced(kinds[kind], kind)
+
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """Returns the connectivity of the watched provider.
 
@@ -184,6 +190,11 @@ class BalancedChannel(BalancedMethods[grpc.aio.Channel], grpc.aio.Channel):
 
 class BorrowedChannel(BorrowedMethods[grpc.aio.Channel], grpc.aio.Channel):
     """The channel of one provider, which the rest of the pool also uses."""
+
+    def _traced(self, kind: str) -> Callable[..., Any]:
+        from aegis_discovery._calls.aio.traced import borrowed  # few pools are traced
+
+        return borrowed(kind)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         state: grpc.ChannelConnectivity = self._channel.get_state(try_to_connect)

@@ -63,6 +63,20 @@ def result_of(call: Any, *, answered: bool = False, streams: bool = False) -> At
     )
 
 
+def status_of(call: Any) -> tuple[grpc.StatusCode, str | None, Any]:
+    """Returns the code, the details and the trailing metadata of an ended call."""
+    try:
+        return _now(call.code()), _now(call.details()), _now(call.trailing_metadata())
+    except Exception as error:  # noqa: BLE001 - an interceptor's own error, which the caller gets
+        return grpc.StatusCode.UNKNOWN, type(error).__name__, ()
+
+
+def settle(trace: Any, call: Any) -> None:
+    """Ends the trace of a call with the status of its final attempt, or of the pause after it."""
+    code, details, _ = status_of(call)
+    trace.settle(code.name, details)
+
+
 def number_of(call: Any) -> int:
     """Returns the number of the status of an ended call."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from asyncio import _get_running_loop  # unlike the public one, it never raises
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import grpc
 import grpc.aio
@@ -23,6 +23,9 @@ from aegis_discovery._calls.views import MayProvide, ViewBuilder
 from aegis_discovery.transport._aio_channels import ChannelCache, LoopBound
 
 _log = logging.getLogger("aegis.pool")
+
+if TYPE_CHECKING:
+    from aegis_discovery.telemetry import OpenTelemetry
 
 
 class ServiceClientPool(BasePool[grpc.aio.Channel]):
@@ -45,10 +48,11 @@ class ServiceClientPool(BasePool[grpc.aio.Channel]):
         zone: str = "",
         may_provide: MayProvide | None = None,
         channels: ChannelCache | None = None,
+        telemetry: OpenTelemetry | None = None,
         **options: Unpack[PoolArguments],
     ) -> None:
         chosen = PoolOptions(**options)
-        super().__init__(source, chosen, ViewBuilder(region, zone, may_provide), tls)
+        super().__init__(source, chosen, ViewBuilder(region, zone, may_provide), tls, telemetry)
         self._owns_channels = channels is None
         if channels is None:
             interceptors = [_skip_probes(one) for one in chosen.interceptors]
@@ -70,7 +74,10 @@ class ServiceClientPool(BasePool[grpc.aio.Channel]):
             ClosedError: If the pool was closed.
         """
         return BalancedChannel(
-            self._router(name, version), self._connect, self._method_config(retry)
+            self._router(name, version),
+            self._connect,
+            self._method_config(retry),
+            self._telemetry_of(name, version),
         )
 
     def get_conn(self, name: str, version: str) -> grpc.aio.Channel:
@@ -81,7 +88,8 @@ class ServiceClientPool(BasePool[grpc.aio.Channel]):
             ClosedError: If the pool was closed.
         """
         endpoint = self._router(name, version).pick(time.monotonic())
-        return BorrowedChannel(endpoint, self._connect(endpoint))
+        telemetry = self._telemetry_of(name, version)
+        return BorrowedChannel(endpoint, self._connect(endpoint), telemetry)
 
     def _router(self, name: str, version: str) -> Router[grpc.aio.Channel]:
         return _LoopRouter(self._registry.service(name, version), self._home)

@@ -51,6 +51,7 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
         waits: Whether it waits for an endpoint when an attempt finds no connection.
         once: Whether it sends a stream of requests, which cannot be repeated.
         streams: Whether requests or responses are a stream.
+        trace: Reports the call, if it is traced.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
         waits: bool,
         once: bool = False,
         streams: bool,
+        trace: Any = None,
     ) -> None:
         self._router = router
+        self._trace = trace
         self._start = start
         self._policy = policy
         self._incomplete = _INCOMPLETE if policy is None else policy.codes | _INCOMPLETE
@@ -120,6 +123,8 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
                 self._add_attempt(endpoint, call)
             else:
                 self._final = self._call = call  # an interceptor's own object
+                if self._trace is not None:
+                    self._trace.settle()
         if self._cancelled:
             self._call.cancel()
         if self._final is None:
@@ -178,24 +183,28 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
                 return False
             if isinstance(call, Pause):
                 self._edges[""].rejected(number_of(call))
-                self._final = call
-                return True
+                return self._end(call)
             if code is grpc.StatusCode.OK:
                 record_success(self._endpoint, self._began, streams=self._streams)
-                self._final = call
-                return True
+                return self._end(call)
             try:
                 goes_on = self._go_on(result)
             except Exception:  # noqa: BLE001 - if a retry cannot start, this attempt is the final one
                 _log.debug("no further attempt after %r", call, exc_info=True)
                 goes_on = False
             if not goes_on:
-                self._final = call
-                return True
+                return self._end(call)
         if self._cancelled:
             self._call.cancel()
         self._watch()
         return False
+
+    def _end(self, call: Any) -> bool:
+        """Makes this the final attempt, or the pause after it."""
+        self._final = call
+        if self._trace is not None:
+            self._trace.settle(call.code().name, call.details())
+        return True
 
     def _go_on(self, result: AttemptResult) -> bool:
         """Records a failed attempt; pauses or starts a retry if there is to be one."""

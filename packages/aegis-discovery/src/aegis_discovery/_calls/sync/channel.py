@@ -15,6 +15,7 @@ from aegis_discovery._calls.stubs import (
     BorrowedMethods,
     StubCallable,
     reusable_metadata,
+    trace_of,
 )
 from aegis_discovery._calls.sync.call import RetriedCall
 from aegis_discovery._calls.sync.connectivity import ConnectivityWatch
@@ -131,7 +132,15 @@ def _started_call(how: str) -> Callable[..., Any]:
                 edges[""].rejected(number_of(error))
                 return error
             return RetriedCall(
-                router, start, policy, deadline, None, edges=edges, waits=True, streams=streams
+                router,
+                start,
+                policy,
+                deadline,
+                None,
+                edges=edges,
+                waits=True,
+                streams=streams,
+                trace=trace_of(metadata),
             )
         call = start(endpoint, timeout)
         if not isinstance(call, grpc.Call):
@@ -140,7 +149,15 @@ def _started_call(how: str) -> Callable[..., Any]:
             return track(call, router, endpoint, edges, streams=streams)
         first = (endpoint, call)
         return RetriedCall(
-            router, start, policy, deadline, first, edges=edges, waits=waits, streams=streams
+            router,
+            start,
+            policy,
+            deadline,
+            first,
+            edges=edges,
+            waits=waits,
+            streams=streams,
+            trace=trace_of(metadata),
         )
 
     return call
@@ -228,6 +245,7 @@ def _started_stream(how: str) -> Callable[..., Any]:
                 waits=True,
                 once=True,
                 streams=True,
+                trace=trace_of(metadata),
             )
         try:
             endpoint = router.pick(monotonic())
@@ -299,6 +317,12 @@ class BalancedChannel(BalancedMethods[grpc.Channel], grpc.Channel):
         if watch is not None:
             watch.cancel()
 
+    def _traced(self, kind: str) -> type[StubCallable[Any]]:
+        from aegis_discovery._calls.sync.traced import traced  # few pools are traced
+
+        kinds: Any = self.kinds
+        return traced(kinds[kind], kind)
+
     def close(self) -> None:
         self._router.close()
         for callback in list(self._watches):
@@ -313,6 +337,11 @@ class BalancedChannel(BalancedMethods[grpc.Channel], grpc.Channel):
 
 class BorrowedChannel(BorrowedMethods[grpc.Channel], grpc.Channel):
     """The channel of one provider, which the rest of the pool also uses."""
+
+    def _traced(self, kind: str) -> Callable[..., Any]:
+        from aegis_discovery._calls.sync.traced import borrowed  # few pools are traced
+
+        return borrowed(kind)
 
     def subscribe(
         self,

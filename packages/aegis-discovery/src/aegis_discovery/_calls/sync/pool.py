@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import grpc
 from aegis_certs import TLSConfig
@@ -15,6 +15,9 @@ from aegis_discovery._calls.sync.channel import BalancedChannel, BorrowedChannel
 from aegis_discovery._calls.sync.waiting import Starter, SyncRouter
 from aegis_discovery._calls.views import MayProvide, ViewBuilder
 from aegis_discovery.transport._channels import ChannelCache
+
+if TYPE_CHECKING:
+    from aegis_discovery.telemetry import OpenTelemetry
 
 
 class ServiceClientPool(BasePool[grpc.Channel]):
@@ -39,6 +42,8 @@ class ServiceClientPool(BasePool[grpc.Channel]):
             changes, and must not use the pool.
         channels: Channels shared with other users of the same nodes, in place of own ones. They
             have their own identity and options, and the pool does not close them.
+        telemetry: Traces and measures the calls: `aegis_discovery.telemetry.OpenTelemetry`. Off by
+            default.
         options: The fields of `PoolOptions`: `balancers`, `retry`, `service_config`, `interceptors`
             and `options`.
 
@@ -55,10 +60,11 @@ class ServiceClientPool(BasePool[grpc.Channel]):
         zone: str = "",
         may_provide: MayProvide | None = None,
         channels: ChannelCache | None = None,
+        telemetry: OpenTelemetry | None = None,
         **options: Unpack[PoolArguments],
     ) -> None:
         chosen = PoolOptions(**options)
-        super().__init__(source, chosen, ViewBuilder(region, zone, may_provide), tls)
+        super().__init__(source, chosen, ViewBuilder(region, zone, may_provide), tls, telemetry)
         self._owns_channels = channels is None
         if channels is None:
             channels = ChannelCache(tls, options=chosen.options)
@@ -80,7 +86,10 @@ class ServiceClientPool(BasePool[grpc.Channel]):
             ClosedError: If the pool was closed.
         """
         return BalancedChannel(
-            self._router(name, version), self._connect, self._method_config(retry)
+            self._router(name, version),
+            self._connect,
+            self._method_config(retry),
+            self._telemetry_of(name, version),
         )
 
     def get_conn(self, name: str, version: str) -> grpc.Channel:
@@ -91,7 +100,8 @@ class ServiceClientPool(BasePool[grpc.Channel]):
             ClosedError: If the pool was closed.
         """
         endpoint = self._router(name, version).pick(time.monotonic())
-        return BorrowedChannel(endpoint, self._connect(endpoint))
+        telemetry = self._telemetry_of(name, version)
+        return BorrowedChannel(endpoint, self._connect(endpoint), telemetry)
 
     def _router(self, name: str, version: str) -> SyncRouter:
         return SyncRouter(self._registry.service(name, version), self._starter)
