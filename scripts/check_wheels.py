@@ -144,7 +144,8 @@ def build(out: Path, *, url: str = "") -> list[Wheel]:
             for project in source.glob("packages/*/pyproject.toml"):
                 urls = f"\n[project.urls]\nRepository = {json.dumps(url)}\n"
                 project.write_text(project.read_text() + urls)
-        run("uv", "build", "--directory", source, "--all-packages", "--out-dir", out, quiet=True)
+        for package in sorted(source.glob("packages/*")):  # not the examples of the workspace
+            run("uv", "build", package, "--out-dir", out, quiet=True)
     return sorted((Wheel.read(p) for p in out.glob("*.whl")), key=lambda wheel: wheel.name)
 
 

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGETS = [
     ("protos", "packages/aegis-discovery/src", "aegis_discovery/proto"),
     ("packages/aegis-cli/src/aegis_cli/demo", "packages/aegis-cli/src", "aegis_cli/demo"),
+    ("examples/shop/shop/protos", "examples/shop", "shop/protos"),
 ]
 
 
