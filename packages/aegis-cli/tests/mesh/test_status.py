@@ -160,3 +160,12 @@ def test_the_doctor_reports_a_mesh_that_cannot_be_read(aegis, tmp_path) -> None:
     assert (done.returncode, done.stderr) == (8, "")
     assert "problem  directory" in done.stdout
     assert "problem  identity" in done.stdout
+
+
+def test_the_doctor_reports_a_broken_ca_file_once(aegis, tmp_path) -> None:
+    (tmp_path / "certs").mkdir(mode=0o700)
+    (tmp_path / "certs" / "ca-cert.pem").write_text("garbage")
+    directory = str(tmp_path / "certs")
+    done = aegis.run("doctor", "--node", "127.0.0.1:1", "--cert-dir", directory, "--json")
+    found = [(one["topic"], one["level"]) for one in json.loads(done.stdout)["findings"]]
+    assert found == [("CA", "problem"), ("mesh", "skipped")]

@@ -53,9 +53,11 @@ class Finding:
     Attributes:
         topic: What was examined: `permissions`, `clock`, `CA`, `certificates`, `keys`, `installs`,
             `inventory`, `revocations`, `rotation` or `expiry`.
-        level: `ok`, `warning`, `problem`, or `skipped` if this user may not read what it is about.
+        level: `ok`, `warning`, `problem`, or `skipped` if this user may not read what it is about,
+            or if the problem of another topic hides it.
         text: What was found, and what to do about it.
-        error: What a node that uses the directory would raise; None if there is no problem.
+        error: What a node that uses the directory would raise; None if there is no problem. One
+            that is `skipped` has the error that the other topic reports.
     """
 
     topic: str
@@ -81,8 +83,8 @@ def examine(directory: str | Path, *, at: datetime | None = None) -> tuple[Findi
         "installs": _installs(store),  # first: reading a key finishes an interrupted install
         "permissions": _permissions(store),
         "clock": _clock(store, found, now),
-        "CA": _ca(store, found),
-        "certificates": _certificates(store, found),
+        "CA": _ca(store, found, trust),
+        "certificates": _certificates(store, found, trust),
         "keys": _keys(store),
         "inventory": _inventory(store, trust, now),
         "revocations": _revocations(store, trust, now),
@@ -93,6 +95,10 @@ def examine(directory: str | Path, *, at: datetime | None = None) -> tuple[Findi
         try:
             findings += [Finding(topic, level, text, error) for level, text, error in results]
         except CertsError as error:
+            first = next((one.topic for one in findings if str(one.error) == str(error)), None)
+            if first is not None:
+                findings.append(Finding(topic, "skipped", f"not examined: see {first}", error))
+                continue
             found_one = _problems([(str(error), error)], "")
             findings += [Finding(topic, level, text, cause) for level, text, cause in found_one]
     return tuple(findings)
@@ -169,7 +175,9 @@ def _clock(store: Store, found: Sequence[Evaluation], at: datetime) -> _Findings
     yield from _problems(problems, f"{at:%Y-%m-%d %H:%M} UTC, and nothing here is from the future")
 
 
-def _ca(store: Store, found: Sequence[Evaluation]) -> _Findings:
+def _ca(store: Store, found: Sequence[Evaluation], trust: Trust) -> _Findings:
+    if trust.bundle_error is not None:
+        raise trust.bundle_error
     ca = next((one.info for one in found if one.info.id == CA_NAME), None)
     path = store.certificate_path(CA_NAME)
     if ca is None:
@@ -189,7 +197,9 @@ def _ca(store: Store, found: Sequence[Evaluation]) -> _Findings:
     yield "ok", text, None
 
 
-def _certificates(store: Store, found: Sequence[Evaluation]) -> _Findings:
+def _certificates(store: Store, found: Sequence[Evaluation], trust: Trust) -> _Findings:
+    if trust.bundle_error is not None:
+        raise trust.bundle_error  # without the CAs, each of them looks untrusted
     placed = [one for one in found if one.info.path is not None and one.info.id != CA_NAME]
     inventory = Inventory.load_readable(store)[0]
     problems: list[tuple[str, CertsError]] = []

@@ -44,7 +44,10 @@ def doctor(json: bool, check: bool, **options: Any) -> None:
     try:
         tls = client_identity(cert_dir, identity)
     except (CertsError, CliError) as error:
-        found.append(Diagnosis("identity", "problem", str(error)))
+        if str(error) not in (one.text for one in found):
+            found.append(Diagnosis("identity", "problem", str(error)))
+        if options["node"] or options["registry"]:
+            found.append(Diagnosis("mesh", "skipped", "there is no identity to read it with"))
     else:
         found.append(examine_identity(tls))
         node, registry = options["node"], options["registry"]

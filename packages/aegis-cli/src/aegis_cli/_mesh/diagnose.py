@@ -23,7 +23,12 @@ def examine_directory(directory: str) -> list[Diagnosis]:
         found = examine(directory)
     except CertsError as error:
         return [Diagnosis("directory", "problem", str(error))]
-    wrong = [Diagnosis(one.topic, one.level, one.text) for one in found if one.level != "ok"]
+    wrong = [
+        Diagnosis(one.topic, one.level, one.text)
+        for one in found
+        # What is skipped for an error is behind a problem that is in the list.
+        if one.level != "ok" and not (one.level == "skipped" and one.error)
+    ]
     return wrong or [Diagnosis("directory", "ok", f"nothing is wrong in {directory}")]
 
 
