@@ -118,8 +118,8 @@ EXPORTED = {
     """,
     "aegis_discovery.identity": "IdentityEvent IdentityEventKind IdentityRotator",
     "aegis_discovery.policy": """
-        CallRule Decision OPEN_SERVICES Policy PolicyError ProvideRule ProviderAuthorizer Subject
-        combined load_policy parse_policy split_method
+        CallRule Decision NAMED_SERVICES OPEN_SERVICES Policy PolicyError ProvideRule
+        ProviderAuthorizer Subject combined load_policy parse_policy split_method
     """,
     "aegis_discovery.records": """
         LEASE MAX_AHEAD MAX_RECORD MAX_REGION Opinion REPUBLISH_EVERY Record RecordSigner

@@ -1,4 +1,4 @@
-"""Only the CA's authority can order a node to drain, and only its present process."""
+"""Only the CA's authority, or whom a policy names, can drain a node, and its present process."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from aegis_certs import CertificateAuthority, DocumentSigner, KeyType, TLSConfig
 from aegis_cli.cli import aegis
+from aegis_core import CallRule, Policy
 from aegis_core.aio import Node
 from aegis_discovery import DEFAULT_MESH, InvalidDocumentError
+from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.documents import (
     DocumentKind,
     Forgotten,
@@ -19,6 +22,7 @@ from aegis_discovery.documents import (
     encode_forgotten,
     sign_document,
 )
+from aegis_discovery.proto import operations_pb2, operations_pb2_grpc
 from click.testing import CliRunner
 
 
@@ -103,3 +107,103 @@ async def test_a_node_is_drained_where_the_key_of_the_ca_is_and_may_come_back(
         assert "run this command where the CA's key is" in keyless.output
     finally:
         await asyncio.gather(*(node.stop(grace=0) for node in nodes))
+
+
+async def ask(caller: TLSConfig, node: Node, instance: str) -> None:
+    """The call with which an operator drains a node."""
+    async with open_channel(caller, node.tls.node_id, node.address) as channel:
+        stub = operations_pb2_grpc.OperationsStub(channel)
+        await stub.Drain(operations_pb2.DrainRequest(instance=instance), timeout=10)
+
+
+EVERYBODY = CallRule(ids=["*"], services=["*"])
+NAMED = CallRule(ids=["ops"], services=["aegis.mesh.v1.Operations"])
+TYPED = CallRule(types=["operator"], services=["aegis.mesh.v1.Operations"])
+
+
+@pytest.mark.parametrize("server", ["aio", "blocking"], indirect=True)
+@pytest.mark.parametrize(
+    "policy",
+    [
+        None,
+        Policy(call=[EVERYBODY]),
+        Policy(call=[EVERYBODY, TYPED]),
+        Policy(call=[EVERYBODY, CallRule(ids=["*"], services=["aegis.mesh.v1.*"])]),
+        Policy(call=[NAMED], published=Policy(call=[EVERYBODY])),
+        Policy(call=[EVERYBODY], published=Policy(call=[NAMED])),
+        Policy(call=[CallRule(ids=["ops-2"], services=["aegis.mesh.v1.Operations"])]),
+    ],
+    ids=["none", "all", "type", "pattern", "own only", "published only", "another"],
+)
+async def test_no_member_drains_a_node_whose_policy_does_not_name_it(
+    server: str, policy: Policy | None, identity: Any
+) -> None:
+    node = Node("a", address="127.0.0.1:0", tls=identity("a"), policy=policy)
+    await node.start()
+    ops = Node(
+        "ops",
+        address="127.0.0.1:0",
+        tls=identity("ops"),
+        type="operator",
+        seed_peers=[node.address],
+    )
+    await ops.start()
+    try:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await ask(identity("ops"), node, node._parts.state.instance)
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert "rule" not in (refused.value.details() or "")
+        assert node.topology.get_node("a") is not None
+    finally:
+        await asyncio.gather(ops.stop(grace=0), node.stop(grace=0))
+
+
+@pytest.mark.parametrize("server", ["aio", "blocking"], indirect=True)
+async def test_who_is_named_drains_the_present_process_and_no_worker(
+    server: str, identity: Any
+) -> None:
+    node = Node("a", address="127.0.0.1:0", tls=identity("a"), policy=Policy(call=[NAMED]))
+    worker = Node("b#0", address="127.0.0.1:0", tls=identity("b"), policy=Policy(call=[NAMED]))
+    await asyncio.gather(node.start(), worker.start())
+    try:
+        for one, instance in ((node, "an earlier life"), (worker, worker._parts.state.instance)):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await ask(identity("ops"), one, instance)
+            assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        await ask(identity("ops"), node, node._parts.state.instance)
+        await asyncio.wait_for(node.wait_for_termination(), 30)
+        assert worker.topology.get_node("b#0") is not None
+    finally:
+        await asyncio.gather(node.stop(grace=0), worker.stop(grace=0))
+
+
+async def test_the_command_drains_with_an_identity_that_the_policy_names(
+    tmp_path: Path, until: Any
+) -> None:
+    ca = CertificateAuthority.create(tmp_path / "ca", key_type=KeyType.P256)
+    ca.issue("ops", key_type=KeyType.P256)
+    ca.issue("dev", key_type=KeyType.P256)
+    node = Node(
+        "a",
+        address="127.0.0.1:0",
+        tls=ca.issue("a", key_type=KeyType.P256),
+        policy=Policy(call=[NAMED]),
+    )
+    await node.start()
+    place = ["--node", node.address, "--cert-dir", str(ca.directory)]
+
+    async def run(*words: str) -> Any:
+        command = ["mesh", "drain", *words, *place]
+        return await asyncio.to_thread(CliRunner().invoke, aegis, command)
+
+    try:
+        refused = await run("a", "--identity", "dev")
+        assert refused.exit_code == 1
+        assert "its policy does not let this identity drain it" in refused.output
+        worker = await run("a#0", "--identity", "ops")
+        assert (worker.exit_code, "no such node" in worker.output) == (1, True)
+        done = await run("a", "--identity", "ops")
+        assert done.exit_code == 0, done.output
+        await asyncio.wait_for(node.wait_for_termination(), 30)
+    finally:
+        await node.stop(grace=0)

@@ -29,6 +29,7 @@ class NodeState:
         keeper: Keeps the documents of the mesh in the directory of the identity.
         documents: The documents.
         on_failure: Stops the node because of an error that it cannot continue with.
+        drain: Stops the node in order, for the reason that it is given.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class NodeState:
         self._log_limiter = LogLimiter(logging.getLogger("aegis.feed"))
         _check(tls, self.verifier)
         self.on_failure = on_failure
+        self.drain: Callable[[str], None] = lambda _: None
 
     def change_identity(self, tls: TLSConfig) -> None:
         """Changes to another certificate, key or trust bundle of the same node.

@@ -13,6 +13,7 @@ from aegis_cli._options import (
     SpanType,
     check,
     connecting,
+    identity_name,
     mesh_name,
     node_address,
 )
@@ -115,17 +116,24 @@ def ping(node_id: str, json: bool, count: int, **options: Any) -> None:
         click.get_current_context().exit(CHECK_FAILED)
 
 
-@mesh.command(epilog=examples(f"aegis mesh drain orders-3 {NODE}"))
+@mesh.command(
+    epilog=examples(
+        f"aegis mesh drain orders-3 {NODE}",
+        f"aegis mesh drain orders-3 {NODE} --cert-dir certs --identity ops",
+    )
+)
 @click.argument("node_id", metavar="ID")
 @node_address
-@certificate_directory("--cert-dir", "The directory of the CA, with its key.")
+@certificate_directory("--cert-dir", "The directory of the CA, with its key, or of the identity.")
+@identity_name
 @mesh_name
-def drain(node_id: str, node: str, cert_dir: str, mesh: str) -> None:
+def drain(node_id: str, node: str, cert_dir: str, identity: str | None, mesh: str) -> None:
     """Let a node leave the mesh, finish its calls, and end.
 
     It does from afar what SIGTERM does on the node's machine. Run this where the CA's key is: a
-    running issuer signs the order. Nobody else can give it, and it is for the present process of
-    the node only: what starts later under this id serves.
+    running issuer signs the order. With --identity the node itself is asked; it obeys if a rule of
+    its policy names this identity for the service aegis.mesh.v1.Operations. The order is for the
+    present process of the node only: what starts later under this id serves.
     """
     from aegis_certs import parse_worker_id
 
@@ -136,16 +144,15 @@ def drain(node_id: str, node: str, cert_dir: str, mesh: str) -> None:
     from aegis_cli._run import run
 
     parse_worker_id(node_id)
-    files = authority_files(cert_dir)
-    place = MeshPlace(node, lambda: client_identity(cert_dir, None), mesh)
+    files = None if identity else authority_files(cert_dir)
+    place = MeshPlace(node, lambda: client_identity(cert_dir, identity), mesh)
     if run(order_to_drain(node_id, place, files)):
         click.echo(f"{node_id} has left the mesh; it finishes its calls and ends.")
         return
-    click.echo(
-        f"{node_id} has not left yet. It drains once an issuer of {cert_dir} runs; start one with "
-        f"`aegis node run --issuer`.",
-        err=True,
-    )
+    why = "It has the order; look at its log."
+    if files is not None:
+        why = f"It drains once an issuer of {cert_dir} runs: `aegis node run --issuer`."
+    click.echo(f"{node_id} has not left yet. {why}", err=True)
     click.get_current_context().exit(1)
 
 

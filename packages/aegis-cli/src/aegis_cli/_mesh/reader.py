@@ -158,6 +158,21 @@ class Reader:
         request = stats_pb2.ExplainRequest(node_id=node_id)
         return _parsed((await stub.Explain(request, timeout=ANSWER_TIMEOUT)).json)
 
+    async def drain(self, node: NodeInfo, instance: str) -> None:
+        """Orders a process of a node to drain.
+
+        Raises:
+            grpc.aio.AioRpcError: It refuses, or does not answer.
+        """
+        from aegis_discovery.proto import (
+            operations_pb2,
+            operations_pb2_grpc,
+        )  # one command needs it
+
+        stub = operations_pb2_grpc.OperationsStub(self._channel(node))
+        request = operations_pb2.DrainRequest(instance=instance)
+        await stub.Drain(request, timeout=ANSWER_TIMEOUT)
+
     async def ping(self, node: NodeInfo) -> float | str:
         """Returns the seconds of one round trip, or why there was no answer."""
         found = await self._ping(node)

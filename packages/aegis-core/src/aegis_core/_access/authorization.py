@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from aegis_certs import TrustBundle
-from aegis_discovery.policy import Policy, Subject, split_method
+from aegis_discovery.policy import NAMED_SERVICES, Policy, Subject, split_method
 from aegis_discovery.signals import LogLimiter
 from cryptography import x509
 
@@ -240,16 +240,18 @@ class CallAuthorizer:
         if refusal is not None:
             return CallerRefusedError(caller.node_id, refusal)
         decisions = self._decisions
-        if path is None or decisions is None:
+        if path is None or (decisions is None and split_method(path)[0] not in NAMED_SERVICES):
             _remember_allowed(allowed, known_as, caller)
             return None
-        # A node may change its type at any time; most policies do not ask for it.
-        node_type = self._type_of(caller.node_id) if decisions.asks_type else None
-        reason = decisions.check(caller, path, node_type)
-        if reason is None:
-            if not decisions.asks_type:
-                _remember_allowed(allowed, known_as, caller)
-            return None
+        reason: str | None = "there is no policy, and only a rule that names it allows it"
+        if decisions is not None:
+            # A node may change its type at any time; most policies do not ask for it.
+            node_type = self._type_of(caller.node_id) if decisions.asks_type else None
+            reason = decisions.check(caller, path, node_type)
+            if reason is None:
+                if not decisions.asks_type:
+                    _remember_allowed(allowed, known_as, caller)
+                return None
         key, kind = (caller.node_id, path), "stream" if is_open else "call"
         line = "%s may not call %.200s%s: %s"
         effect = " any more, its open stream is ended" if is_open else ""

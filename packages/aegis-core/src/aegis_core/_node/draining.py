@@ -1,4 +1,4 @@
-"""Stops a node when the CA of its mesh orders it to drain."""
+"""Stops a node when the CA of its mesh, or an operator, orders it to drain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aegis_core._state import NodeState
 
 
 def stop_when_drained(state: NodeState, stop: Callable[[str], None]) -> None:
-    """Calls `stop`, on the event loop, when the authority publishes that this process drains.
+    """Calls `stop`, on the event loop, when this process is ordered to drain.
 
     The order names one life of a node: a process that starts later under the same id serves.
     """
@@ -25,3 +25,4 @@ def stop_when_drained(state: NodeState, stop: Callable[[str], None]) -> None:
             loop.call_soon_threadsafe(stop, "an order to drain, signed by the CA of the mesh")
 
     state.documents.subscribe(on_change)
+    state.drain = stop

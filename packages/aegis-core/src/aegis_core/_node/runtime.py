@@ -128,6 +128,7 @@ class RunningNode:
             caller_verifier=self.state.caller_verifier,
             has_joined=lambda: self._has_joined,
             documents=self.state.documents,
+            drain=lambda why: self.state.drain(why),
         )
         self.server = make_server(
             tls,

@@ -23,6 +23,7 @@ from aegis_core._server.caller_sockets import CallerSockets
 from aegis_core._server.connection_guard import ConnectionGuard
 from aegis_core._server.connection_limits import ConnectionLimits
 from aegis_core._server.mesh_protocol import LocalNode, live_workers
+from aegis_core._server.operations import OPERATIONS
 from aegis_core._server.request_reads import RequestReads
 from aegis_core.errors import AddressInUseError
 
@@ -44,7 +45,7 @@ DRAIN_SILENCE = 0.2
 CLOSE_GRACE = 0.5
 """Seconds that gRPC's own stop gives to late calls of the mesh protocol, and to ending feeds."""
 
-OWN_SERVICES = (*sorted(OPEN_SERVICES), *reflection.SERVICES)
+OWN_SERVICES = (*sorted(OPEN_SERVICES), OPERATIONS, *reflection.SERVICES)
 """The services that every node serves besides the user's."""
 
 # With SO_REUSEPORT, a second process on the same port would get every other connection.

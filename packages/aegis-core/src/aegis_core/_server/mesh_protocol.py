@@ -46,6 +46,7 @@ class LocalNode:
     caller_verifier: CallerVerifier
     has_joined: Callable[[], bool]
     documents: DocumentStore
+    drain: Callable[[str], None]
 
 
 def live_workers(topology: Topology, identity: str) -> int:

@@ -8,6 +8,7 @@ from aegis_discovery.errors import PolicyError
 if TYPE_CHECKING:
     from aegis_discovery.policy._providers import ProviderAuthorizer
     from aegis_discovery.policy._rules import (
+        NAMED_SERVICES,
         OPEN_SERVICES,
         CallRule,
         Decision,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from aegis_discovery.policy._toml import load_policy, parse_policy
 
 __all__ = [
+    "NAMED_SERVICES",
     "OPEN_SERVICES",
     "CallRule",
     "Decision",

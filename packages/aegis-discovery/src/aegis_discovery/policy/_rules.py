@@ -18,6 +18,12 @@ OPEN_SERVICES = frozenset(
 )
 """Services that every member of a mesh may call: without them there is no mesh."""
 
+NAMED_SERVICES = frozenset(("aegis.mesh.v1.Operations",))
+"""Services that end processes: only a rule with their full name and with ids allows a call.
+
+A pattern such as `*`, a type, which any member can claim, or the lack of a policy is not enough.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -108,6 +114,10 @@ class CallRule(Rule):
         """Returns which condition does not hold; None if the rule allows it."""
         if not _matches(self.services, service):
             return "other services"
+        if service in NAMED_SERVICES and service not in self.services:
+            return "services by a pattern, and this one must be named in full"
+        if service in NAMED_SERVICES and not self.ids:
+            return "no ids, which this service asks for"
         if self.methods and not _matches(self.methods, method):
             return "other methods"
         return self._subject_mismatch(subject)

@@ -19,6 +19,8 @@ from aegis_discovery.proto import (
     issuer_pb2_grpc,
     mesh_pb2,
     mesh_pb2_grpc,
+    operations_pb2,
+    operations_pb2_grpc,
     stats_pb2,
     stats_pb2_grpc,
 )
@@ -35,6 +37,7 @@ from aegis_core._server.mesh_protocol import (
     UnsignedProtocol,
     live_workers,
 )
+from aegis_core._server.operations import NodeOperations
 from aegis_core._waker import Waker
 from aegis_core.errors import CallerError
 
@@ -216,6 +219,19 @@ class Introspection(stats_pb2_grpc.IntrospectionServicer):
     ) -> stats_pb2.ExplainResponse:
         async with identified(context) as caller:
             return self._node.explain(request, caller.node_id, time.monotonic())
+
+
+class Operations(operations_pb2_grpc.OperationsServicer):
+    """Serves `Drain`."""
+
+    def __init__(self, node: NodeOperations) -> None:
+        self._node = node
+
+    async def Drain(  # noqa: N802 - the wire's name
+        self, request: operations_pb2.DrainRequest, context: Context
+    ) -> operations_pb2.DrainResponse:
+        async with identified(context) as caller:
+            return self._node.drain(request, caller)
 
 
 class CertificateService(issuer_pb2_grpc.IssuerServicer):

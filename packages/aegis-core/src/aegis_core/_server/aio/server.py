@@ -12,6 +12,7 @@ from aegis_discovery.proto import (
     aegis_pb2_grpc,
     issuer_pb2_grpc,
     mesh_pb2_grpc,
+    operations_pb2_grpc,
     stats_pb2_grpc,
 )
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -25,6 +26,7 @@ from aegis_core._server.aio.mesh_services import (
     CertificateService,
     FeedService,
     Introspection,
+    Operations,
     UnsignedProtocolService,
 )
 from aegis_core._server.aio.thread_pool import HandlerThreads
@@ -33,6 +35,7 @@ from aegis_core._server.drain import drain
 from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import LocalNode
+from aegis_core._server.operations import NodeOperations
 
 if TYPE_CHECKING:
     from aegis_discovery.telemetry import OpenTelemetry
@@ -96,6 +99,8 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         aegis_pb2_grpc.add_MeshServiceServicer_to_server(unsigned_protocol, recorder)
         mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, recorder)
         stats_pb2_grpc.add_IntrospectionServicer_to_server(Introspection(introspection), recorder)
+        operations = Operations(NodeOperations(local_node))
+        operations_pb2_grpc.add_OperationsServicer_to_server(operations, recorder)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, recorder)
         self._certificates: CertificateService | None = None
         if issuer is not None:

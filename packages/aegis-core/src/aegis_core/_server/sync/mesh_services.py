@@ -98,7 +98,7 @@ class NodeLoop:
 
 
 @contextlib.contextmanager
-def _refusals(context: grpc.ServicerContext) -> Iterator[None]:
+def refusals(context: grpc.ServicerContext) -> Iterator[None]:
     """Ends the call if its request is refused."""
     try:
         yield
@@ -115,15 +115,15 @@ class LivenessService(aegis_pb2_grpc.MeshServiceServicer):
         self._loop = loop
 
     def Ping(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the wire's name
-        with _refusals(context):
+        with refusals(context):
             return self._protocol.ping(request, current_call().caller)
 
     def GetHealth(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the wire's name
-        with _refusals(context):
+        with refusals(context):
             return self._protocol.health(request, current_call().caller)
 
     def GetNodeInfo(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the wire's name
-        with _refusals(context):
+        with refusals(context):
             return self._protocol.node_info(request, current_call().caller)
 
     def SyncTopology(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the wire's name
@@ -135,7 +135,7 @@ class LivenessService(aegis_pb2_grpc.MeshServiceServicer):
                 is_confirmed = await self._confirm(caller.node_id)
                 return self._protocol.sync_topology(request, caller, is_confirmed=is_confirmed)
 
-        with _refusals(context):
+        with refusals(context):
             return self._loop.run(sync())
 
     def GetTopology(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the wire's name
@@ -145,7 +145,7 @@ class LivenessService(aegis_pb2_grpc.MeshServiceServicer):
             with self._protocol.reading(request.sender_id, caller, time.monotonic()):
                 return self._protocol.topology(caller)
 
-        with _refusals(context):
+        with refusals(context):
             return self._loop.call(get)
 
 
@@ -198,7 +198,7 @@ class FeedService(mesh_pb2_grpc.MeshServicer):
         """
         # The admission and what releases it are one step on the loop. A loop that stood still may
         # take that step after this thread has given up and ended the call.
-        with _refusals(context):
+        with refusals(context):
             self._loop.call(self._open, request, current_call())
 
     def _open(self, request: Any, call: ServerCall) -> None:
@@ -335,12 +335,12 @@ class Introspection(stats_pb2_grpc.IntrospectionServicer):
         self._loop = loop
 
     def GetStats(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the wire's name
-        with _refusals(context):
+        with refusals(context):
             return self._loop.call(self._node.get_stats, request)
 
     def Explain(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the wire's name
         caller_id, now = current_call().caller.node_id, time.monotonic()
-        with _refusals(context):
+        with refusals(context):
             return self._loop.call(self._node.explain, request, caller_id, now)
 
 
@@ -354,14 +354,14 @@ class CertificateService(issuer_pb2_grpc.IssuerServicer):
     def Enroll(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the wire's name
         caller = current_call().caller
         assert isinstance(caller, BootstrapCaller)  # noqa: S101 - no other caller is accepted
-        with _refusals(context), self._issuer.entered(caller, time.monotonic()):
+        with refusals(context), self._issuer.entered(caller, time.monotonic()):
             return self._issuer.enroll(request.csr, caller)
 
     def Renew(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the wire's name
         caller = current_call().caller
         workers = live_workers(self._topology, caller.node_id)
         with (
-            _refusals(context),
+            refusals(context),
             self._issuer.entered(caller, time.monotonic(), workers=workers),
         ):
             return self._issuer.renew(request.csr, caller)

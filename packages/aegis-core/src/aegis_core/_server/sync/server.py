@@ -12,6 +12,7 @@ from aegis_discovery.proto import (
     aegis_pb2_grpc,
     issuer_pb2_grpc,
     mesh_pb2_grpc,
+    operations_pb2_grpc,
     stats_pb2_grpc,
 )
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -24,6 +25,7 @@ from aegis_core._server.drain import drain
 from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import LocalNode
+from aegis_core._server.operations import NodeOperations
 from aegis_core._server.sync.calls import CallThreads, ServerCall
 from aegis_core._server.sync.coroutines import CoroutineHandlers
 from aegis_core._server.sync.handlers import present
@@ -37,6 +39,7 @@ from aegis_core._server.sync.mesh_services import (
     NodeLoop,
     limited_in_time,
 )
+from aegis_core._server.sync.operations import Operations
 from aegis_core._server.sync.streams import StreamSenders
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ _WAIT_FOR_LOOP = {
     "/aegis.mesh.v1.Mesh/Watch",
     "/aegis.mesh.v1.Introspection/GetStats",
     "/aegis.mesh.v1.Introspection/Explain",
+    "/aegis.mesh.v1.Operations/Drain",
 }
 
 
@@ -118,6 +122,8 @@ class BlockingServer(ServerBase[ServerCall]):
         stats_pb2_grpc.add_IntrospectionServicer_to_server(
             Introspection(introspection, loop), methods
         )
+        operations = Operations(NodeOperations(local_node), loop)
+        operations_pb2_grpc.add_OperationsServicer_to_server(operations, methods)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
         if issuer is not None:
             certificates = CertificateService(issuer, local_node)
