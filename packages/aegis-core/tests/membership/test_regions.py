@@ -166,6 +166,20 @@ def test_in_a_region_of_one_node_that_node_is_asked_again_and_again() -> None:
     assert bridges[0].targets(1.0) == {"alone": "us"}, "also if it failed"
 
 
+def test_a_bridge_asks_failed_nodes_too_while_no_other_one_answers() -> None:
+    """Its region may be wrong about all of them: the failed node lives, and the others died."""
+    regions = mesh(2)
+    regions.place(node("us-0", "us"), can_observe=False)
+    bridges = [Bridge(node_id, regions) for node_id in regions.bridges("eu")]
+    for bridge in bridges:
+        bridge.review(NOBODY, 0.0)
+        assert "us-1" in bridge.targets(0.0), "also where another bridge reads it already"
+        bridge.feed_ended("us-1", "us", 1.0)
+        assert "us-0" in bridge.targets(1.0)
+        bridge.feed_ended("us-0", "us", 2.0)
+        assert "us-1" in bridge.targets(2.0), "the one that was asked longest ago"
+
+
 def test_a_new_bridge_says_what_the_others_said_until_it_hears_the_region() -> None:
     regions = mesh()
     bridge = Bridge(regions.bridges("eu")[0], regions)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from aegis_core._membership.agreement import UNREFUTED_ELSEWHERE
+from aegis_core._membership.membership import REPEAT
 from aegis_core._membership.regions import TAKE_UP_AFTER
 from aegis_core.simulation import Simulation
 from aegis_discovery import NodeStatus
@@ -176,3 +178,36 @@ def test_a_node_that_was_held_as_failed_is_alive_again_without_observers() -> No
         simulation.run(9)
     simulation.leave("old")
     simulation.run_until(lambda: simulation.everywhere("eu-000", ALIVE), within=40)
+
+
+@pytest.mark.parametrize("dead", ["us-000", "us-001"])
+def test_a_node_whose_last_neighbour_accused_it_and_died_is_alive_everywhere(dead: str) -> None:
+    """Each of the two holds the other one as failed, and nobody else is in their region."""
+    simulation = Simulation(2, regions=("eu", "us"), boundary="region", seed=1)
+    for _ in range(2):
+        simulation.block("us-000", "us-001")
+        simulation.run(9)
+        simulation.unblock("us-000", "us-001")
+        simulation.run(4)
+    [living] = {"us-000", "us-001"} - {dead}
+    for one, other in ((dead, living), (living, dead)):
+        verdict = simulation.topology_of(one).get_verdict(other, one)
+        assert verdict is not None and verdict.verdict.held
+    simulation.kill(dead)
+    simulation.run_until(
+        lambda: simulation.everywhere(living, ALIVE) and simulation.everywhere(dead, FAILED),
+        within=REPEAT + UNREFUTED_ELSEWHERE + 5,
+    )
+
+
+def test_a_held_verdict_stands_while_its_accuser_answers() -> None:
+    simulation = Simulation(4, regions=("eu", "us"), boundary="region", seed=1)
+    for _ in range(2):
+        simulation.stall("us-003", 9)
+        simulation.run(12)
+    assert simulation.everywhere("us-003", FAILED), "it comes and goes"
+    simulation.accuse("us-003", "us-000", "us-001", "us-002")
+    for _ in range(30):
+        simulation.run(1)
+        assert simulation.everywhere("us-003", FAILED)
+        assert simulation.everywhere("us-000", ALIVE, by=["eu-000", "us-001"])

@@ -53,7 +53,9 @@ class Agreement:
         self.accused: set[str] = set()
         self.undecided: set[str] = set()
         self.failed: dict[str, tuple[int, frozenset[str], float]] = {}
+        # Since when accusations of the latest record are unanswered: those that count, and all.
         self._suspected_since: dict[str, tuple[int, float]] = {}
+        self._accused_since: dict[str, tuple[int, float]] = {}
 
     def forget(self, node_id: str) -> None:
         """Forgets a node that is not in the topology any more."""
@@ -61,6 +63,7 @@ class Agreement:
         self.undecided.discard(node_id)
         self.failed.pop(node_id, None)
         self._suspected_since.pop(node_id, None)
+        self._accused_since.pop(node_id, None)
 
     def derive(self, node_id: str, now: float) -> None:
         """Derives the status of a node other than the own one anew."""
@@ -75,9 +78,10 @@ class Agreement:
             return
         accused = accusations(self._topology, record)
         electors = self._electors(record, now)
-        verdicts = self._counted(accused, electors)
+        verdicts = self._counted(record, accused, electors, now)
         is_unanswered = _is_unanswered(record, verdicts)
-        self._note_suspicion(record, now, is_unanswered=is_unanswered)
+        _note(self._accused_since, record, now, holds=_is_unanswered(record, accused))
+        _note(self._suspected_since, record, now, holds=is_unanswered)
         if verdicts and self._is_agreed(electors, verdicts, now):
             status = NodeStatus.FAILED
         else:
@@ -109,6 +113,7 @@ class Agreement:
         self.accused.add(node_id)
         self.undecided.discard(node_id)
         self._suspected_since.pop(node_id, None)
+        self._accused_since.pop(node_id, None)
         known = self.failed.get(node_id)
         if known is None or known[0] != record.stamp:
             self.failed.pop(node_id, None)
@@ -151,10 +156,31 @@ class Agreement:
         is_valid = stamp == record.stamp and (since >= changed_at or now - changed_at < TAKE_OVER)
         return electors if is_valid else self._regions.observers(record.id)
 
-    def _counted(self, accused: Iterable[Verdict], electors: frozenset[str]) -> list[Verdict]:
+    def _counted(
+        self, record: Record, accused: Iterable[Verdict], electors: frozenset[str], now: float
+    ) -> list[Verdict]:
         return [
-            v for v in accused if v.accuser in electors and is_by_present_life(self._topology, v)
+            v
+            for v in accused
+            if v.accuser in electors
+            and is_by_present_life(self._topology, v)
+            and (_is_unanswered(record, [v]) or not self._is_outlived(v, now))
         ]
+
+    def _is_outlived(self, held: Verdict, now: float) -> bool:
+        """Tells whether the accuser of a held verdict is dead, as far as its subject can show that.
+
+        The subject answered, and accuses its accuser, who did not answer. Otherwise the verdict of
+        a node that died could count until its lease ends, and that of its subject could not.
+        """
+        accuser = self._topology.get_record(held.accuser)
+        accused = self._accused_since.get(held.accuser)
+        if accuser is None or accused is None or now - accused[1] < UNREFUTED_ELSEWHERE:
+            return False
+        return any(
+            v.accuser == held.subject and _is_unanswered(accuser, [v])
+            for v in accusations(self._topology, accuser)
+        )
 
     def _is_agreed(self, electors: frozenset[str], verdicts: Iterable[Verdict], now: float) -> bool:
         failing = {v.accuser for v in verdicts if v.opinion is Opinion.FAILED}
@@ -164,15 +190,6 @@ class Agreement:
             if observer in failing or not self._is_missing(observer, now)
         }
         return 2 * len(failing) > len(waited_for)
-
-    def _note_suspicion(self, record: Record, now: float, *, is_unanswered: bool) -> None:
-        """Notes since when an accusation of a node's latest record is unanswered."""
-        if is_unanswered:
-            known = self._suspected_since.get(record.id)
-            if known is None or known[0] != record.stamp:
-                self._suspected_since[record.id] = (record.stamp, now)
-        else:
-            self._suspected_since.pop(record.id, None)
 
     def _is_missing(self, observer: str, now: float) -> bool:
         """Tells whether an observer is accused and has not answered for `UNREFUTED` seconds.
@@ -187,6 +204,15 @@ class Agreement:
         region_of = self._regions.region_of
         is_near = region_of(observer) == region_of(self._own_id)
         return now - suspected[1] >= (UNREFUTED if is_near else UNREFUTED_ELSEWHERE)
+
+
+def _note(since: dict[str, tuple[int, float]], record: Record, now: float, *, holds: bool) -> None:
+    """Notes since when something holds of a record; not of the records before it."""
+    known = since.get(record.id)
+    if not holds:
+        since.pop(record.id, None)
+    elif known is None or known[0] != record.stamp:
+        since[record.id] = (record.stamp, now)
 
 
 def accusations(topology: Topology, record: Record) -> list[Verdict]:

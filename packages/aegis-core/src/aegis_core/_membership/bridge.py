@@ -122,15 +122,18 @@ class Bridge:
         if self._regions.region_of(crossing.awake) == region:
             return crossing.awake
         taken = self._taken_by_others(region)
-        last, last_until = "", math.inf
-        for node_id in self._regions.walk(region, f"{self._own_id} {region}"):
+        order = self._regions.walk(region, f"{self._own_id} {region}")
+        best, least = "", (math.inf, True, True)
+        for node_id, is_living in order:
             until = crossing.avoided.get(node_id, -math.inf)
-            if until <= now and owner_of(node_id) not in taken:
-                return node_id
-            # Otherwise one that another bridge reads too, or the one that was asked longest ago.
-            if until < last_until:
-                last, last_until = node_id, until
-        return last
+            # The one that was asked longest ago; a failed one after those, as this region may be
+            # wrong about all of them; and rather one that no other bridge reads.
+            rank = (until if until > now else -math.inf, not is_living, owner_of(node_id) in taken)
+            if rank < least:
+                best, least = node_id, rank
+            if rank == (-math.inf, False, False):
+                break
+        return best
 
     def _taken_by_others(self, region: str) -> set[str]:
         """Returns the identities that the bridges before this one read that region from."""
@@ -139,8 +142,8 @@ class Bridge:
         for bridge in self._regions.bridges(own or ""):
             if bridge == self._own_id:
                 break
-            for node_id in self._regions.walk(region, f"{bridge} {region}"):
-                if owner_of(node_id) not in taken:
+            for node_id, is_living in self._regions.walk(region, f"{bridge} {region}"):
+                if is_living and owner_of(node_id) not in taken:
                     taken.add(owner_of(node_id))
                     break
         return taken

@@ -31,6 +31,12 @@ Only a restart or an answer of an accuser, or the end of a lease, changes an agr
 a change of its node. In a divided mesh half of all nodes have failed, and each review has a cost.
 """
 
+REPEAT = FLAP_WINDOW
+"""Seconds after which a held verdict that was answered is published again, on the latest record.
+
+Only then do others see whether its subject still answers, or died while it was held.
+"""
+
 
 class Membership:
     """Decides which nodes to watch, which verdicts to publish, and who is alive.
@@ -284,7 +290,9 @@ class Membership:
                 if opinion is Opinion.CLEAR:
                     continue
             elif (published.opinion, published.held) == (opinion, held):
-                is_due = now - self._published_at.get(node_id, now) >= VERDICT_LEASE / 3
+                is_answered = published.subject_stamp != record.stamp
+                period = REPEAT if is_answered else VERDICT_LEASE / 3
+                is_due = now - self._published_at.get(node_id, now) >= period
                 if opinion is Opinion.CLEAR or not is_due:
                     continue
             _log.log(

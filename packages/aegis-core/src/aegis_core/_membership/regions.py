@@ -173,23 +173,19 @@ class Regions:
                     break
         return tuple(found.values())
 
-    def walk(self, region: str, start: str) -> Iterator[str]:
-        """Yields the nodes of a region that a bridge may ask, in the order of their preference.
+    def walk(self, region: str, start: str) -> Iterator[tuple[str, bool]]:
+        """Yields the nodes of a region that a bridge may ask, and whether each is alive.
 
         It begins at a place that depends on `start`, so that bridges ask different nodes. Failed
-        nodes are yielded only if all are.
+        nodes are yielded after all others.
         """
         order = self._order.get(region, [])
         first = bisect_left(order, (_hash(start), b"", ""))
-        has_living = False
-        for only_living in (True, False):
+        for is_living in (True, False):
             for index in range(first, first + len(order)):
                 node_id = order[index % len(order)][2]
-                if not only_living or self._places[node_id].can_observe:
-                    has_living |= only_living
-                    yield node_id
-            if has_living:
-                return
+                if self._places[node_id].can_observe == is_living:
+                    yield node_id, is_living
 
     def _rings_of(self, node_id: str) -> Rings | None:
         place = self._places.get(node_id)
