@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from aegis_core._membership.agreement import UNREFUTED
 from aegis_core._membership.failure_detector import FAIL_AFTER_BREAK
 from aegis_core._membership.membership import REVIEW, REVIEW_ALL, Membership
 from aegis_core._membership.refutation import OUTVOTED_FOR, REFUTE_EVERY
 from aegis_core._membership.rings import RINGS
 from aegis_discovery import NodeInfo, NodeStatus, Topology
-from aegis_discovery.records import Opinion, RecordSigner
+from aegis_discovery.records import UNREFUTED, Opinion, RecordSigner
 
 ALIVE, SUSPECTED, FAILED = NodeStatus.ALIVE, NodeStatus.SUSPECTED, NodeStatus.FAILED
 EPOCH = 1_800_000_000

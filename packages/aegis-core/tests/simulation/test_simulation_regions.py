@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from aegis_core._membership.agreement import UNREFUTED_ELSEWHERE
 from aegis_core._membership.membership import REPEAT
 from aegis_core._membership.regions import TAKE_UP_AFTER
 from aegis_core.simulation import Simulation
 from aegis_discovery import NodeStatus
+from aegis_discovery.records import UNREFUTED_ELSEWHERE
 
 ALIVE, FAILED, UNREACHABLE = NodeStatus.ALIVE, NodeStatus.FAILED, NodeStatus.UNREACHABLE
 NAMES = ("eu", "us", "asia")
@@ -192,7 +192,8 @@ def test_a_node_whose_last_neighbour_accused_it_and_died_is_alive_everywhere(dea
     [living] = {"us-000", "us-001"} - {dead}
     for one, other in ((dead, living), (living, dead)):
         verdict = simulation.topology_of(one).get_verdict(other, one)
-        assert verdict is not None and verdict.verdict.held
+        assert verdict is not None
+        assert verdict.verdict.held
     simulation.kill(dead)
     simulation.run_until(
         lambda: simulation.everywhere(living, ALIVE) and simulation.everywhere(dead, FAILED),

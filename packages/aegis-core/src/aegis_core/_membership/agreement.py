@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
 
 from aegis_discovery import NodeStatus, Topology
-from aegis_discovery.records import Opinion, Record, Verdict
+from aegis_discovery.records import (
+    UNREFUTED,
+    UNREFUTED_ELSEWHERE,
+    Record,
+    VerdictCounter,
+    accusations,
+)
 
 from aegis_core._membership.regions import Regions
 
 _log = logging.getLogger("aegis.membership")
 
-UNREFUTED = 2.0
-"""Seconds after which an accused observer that did not answer is not waited for any more."""
-
 TAKE_OVER = 10.0
 """Seconds that new observers have for verdicts of their own after a change of the boundaries."""
-
-UNREFUTED_ELSEWHERE = 12.0
-"""The same for observers in other regions.
-
-It is longer than a region that was cut off needs to count as unreachable: the answers may be behind
-the cut.
-"""
 
 _LINES = {
     NodeStatus.ALIVE: "%s recovered",
@@ -53,17 +48,14 @@ class Agreement:
         self.accused: set[str] = set()
         self.undecided: set[str] = set()
         self.failed: dict[str, tuple[int, frozenset[str], float]] = {}
-        # Since when accusations of the latest record are unanswered: those that count, and all.
-        self._suspected_since: dict[str, tuple[int, float]] = {}
-        self._accused_since: dict[str, tuple[int, float]] = {}
+        self._counter = VerdictCounter(topology, patience=self._patience)
 
     def forget(self, node_id: str) -> None:
         """Forgets a node that is not in the topology any more."""
         self.accused.discard(node_id)
         self.undecided.discard(node_id)
         self.failed.pop(node_id, None)
-        self._suspected_since.pop(node_id, None)
-        self._accused_since.pop(node_id, None)
+        self._counter.forget(node_id)
 
     def derive(self, node_id: str, now: float) -> None:
         """Derives the status of a node other than the own one anew."""
@@ -76,22 +68,18 @@ class Agreement:
         if self._regions.region_of(node_id) in self.unreachable:
             self._derive_unreachable(record)
             return
-        accused = accusations(self._topology, record)
         electors = self._electors(record, now)
-        verdicts = self._counted(record, accused, electors, now)
-        is_unanswered = _is_unanswered(record, verdicts)
-        _note(self._accused_since, record, now, holds=_is_unanswered(record, accused))
-        _note(self._suspected_since, record, now, holds=is_unanswered)
-        if verdicts and self._is_agreed(electors, verdicts, now):
+        count = self._counter.count(record, electors, now)
+        if count.has_failed:
             status = NodeStatus.FAILED
         else:
-            status = NodeStatus.SUSPECTED if is_unanswered else NodeStatus.ALIVE
+            status = NodeStatus.SUSPECTED if count.is_unanswered else NodeStatus.ALIVE
         # A verdict that does not count yet may count after a change of the rings.
-        if status is not NodeStatus.ALIVE or accused:
+        if status is not NodeStatus.ALIVE or accusations(self._topology, record):
             self.accused.add(node_id)
         else:
             self.accused.discard(node_id)
-        if verdicts and status is not NodeStatus.FAILED:
+        if count.counts and status is not NodeStatus.FAILED:
             self.undecided.add(node_id)
         else:
             self.undecided.discard(node_id)
@@ -112,8 +100,7 @@ class Agreement:
         node_id = record.id
         self.accused.add(node_id)
         self.undecided.discard(node_id)
-        self._suspected_since.pop(node_id, None)
-        self._accused_since.pop(node_id, None)
+        self._counter.forget(node_id)
         known = self.failed.get(node_id)
         if known is None or known[0] != record.stamp:
             self.failed.pop(node_id, None)
@@ -156,81 +143,7 @@ class Agreement:
         is_valid = stamp == record.stamp and (since >= changed_at or now - changed_at < TAKE_OVER)
         return electors if is_valid else self._regions.observers(record.id)
 
-    def _counted(
-        self, record: Record, accused: Iterable[Verdict], electors: frozenset[str], now: float
-    ) -> list[Verdict]:
-        return [
-            v
-            for v in accused
-            if v.accuser in electors
-            and is_by_present_life(self._topology, v)
-            and (_is_unanswered(record, [v]) or not self._is_outlived(v, now))
-        ]
-
-    def _is_outlived(self, held: Verdict, now: float) -> bool:
-        """Tells whether the accuser of a held verdict is dead, as far as its subject can show that.
-
-        The subject answered, and accuses its accuser, who did not answer. Otherwise the verdict of
-        a node that died could count until its lease ends, and that of its subject could not.
-        """
-        accuser = self._topology.get_record(held.accuser)
-        accused = self._accused_since.get(held.accuser)
-        if accuser is None or accused is None or now - accused[1] < UNREFUTED_ELSEWHERE:
-            return False
-        return any(
-            v.accuser == held.subject and _is_unanswered(accuser, [v])
-            for v in accusations(self._topology, accuser)
-        )
-
-    def _is_agreed(self, electors: frozenset[str], verdicts: Iterable[Verdict], now: float) -> bool:
-        failing = {v.accuser for v in verdicts if v.opinion is Opinion.FAILED}
-        waited_for = {
-            observer
-            for observer in electors
-            if observer in failing or not self._is_missing(observer, now)
-        }
-        return 2 * len(failing) > len(waited_for)
-
-    def _is_missing(self, observer: str, now: float) -> bool:
-        """Tells whether an observer is accused and has not answered for `UNREFUTED` seconds.
-
-        A live node answers at once, so one liar cannot make all others not count.
-        """
-        if observer == self._own_id:
-            return False
-        suspected = self._suspected_since.get(observer)
-        if suspected is None:
-            return False
+    def _patience(self, observer: str) -> float:
         region_of = self._regions.region_of
         is_near = region_of(observer) == region_of(self._own_id)
-        return now - suspected[1] >= (UNREFUTED if is_near else UNREFUTED_ELSEWHERE)
-
-
-def _note(since: dict[str, tuple[int, float]], record: Record, now: float, *, holds: bool) -> None:
-    """Notes since when something holds of a record; not of the records before it."""
-    known = since.get(record.id)
-    if not holds:
-        since.pop(record.id, None)
-    elif known is None or known[0] != record.stamp:
-        since[record.id] = (record.stamp, now)
-
-
-def accusations(topology: Topology, record: Record) -> list[Verdict]:
-    """Returns all accusations of a node's present record, of observers or not."""
-    verdicts = topology.get_verdicts(record.id)
-    return [v for v in verdicts if v.opinion is not Opinion.CLEAR and v.is_about(record)]
-
-
-def is_by_present_life(topology: Topology, verdict: Verdict) -> bool:
-    """Tells whether the accuser of a verdict has not restarted since, or left."""
-    accuser = topology.get_record(verdict.accuser)
-    return accuser is not None and accuser.instance == verdict.accuser_instance
-
-
-def _is_unanswered(record: Record, verdicts: Iterable[Verdict]) -> bool:
-    """Tells whether any of these verdicts is about the latest record of its subject.
-
-    A held verdict on an older record counts as answered: its accuser may be the only node that
-    does not hear the subject, or lie.
-    """
-    return any(v.subject_stamp == record.stamp or record.voucher is not None for v in verdicts)
+        return UNREFUTED if is_near else UNREFUTED_ELSEWHERE

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 
 from aegis_certs import owner_of
 from aegis_discovery import EventKind, NodeStatus, Topology, TopologyEvent
-from aegis_discovery.records import VERDICT_LEASE, Opinion, Record, Verdict
+from aegis_discovery.records import VERDICT_LEASE, Opinion, Record, Verdict, valid_accusations
 
-from aegis_core._membership.agreement import Agreement, accusations, is_by_present_life
+from aegis_core._membership.agreement import Agreement
 from aegis_core._membership.bridge import Bridge
 from aegis_core._membership.failure_detector import FLAP_WINDOW, REVIEW, FailureDetector
 from aegis_core._membership.refutation import Refutation
@@ -313,9 +313,7 @@ class Membership:
         own = self._topology.get_record(self._own_id)
         if own is None or own.info is None:
             return False
-        verdicts = [
-            v for v in accusations(self._topology, own) if is_by_present_life(self._topology, v)
-        ]
+        verdicts = valid_accusations(self._topology, own)
         observers = self.regions.observers(self._own_id)
         self._note_outvoted(own, verdicts, observers, now)
         answered = is_own_fault = False

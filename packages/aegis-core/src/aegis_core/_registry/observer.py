@@ -12,7 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aegis_discovery import Topology
-from aegis_discovery.records import VERDICT_LEASE, Opinion, Record, Verdict
+from aegis_discovery.records import (
+    VERDICT_LEASE,
+    Opinion,
+    Verdict,
+    is_unanswered,
+    valid_accusations,
+)
 from aegis_discovery.registry import RendezvousObservers
 
 from aegis_core._membership.refutation import Refutation
@@ -175,24 +181,16 @@ class RegistryObserver:
         own = self._topology.get_record(self._own_id)
         if own is None or own.info is None:
             return
-        accusations = [v for v in self._topology.get_verdicts(self._own_id) if _accuses(v, own)]
-        if not accusations:
+        accused = valid_accusations(self._topology, own)
+        unanswered = [verdict for verdict in accused if is_unanswered(own, verdict)]
+        if not unanswered:
             return
         observers = self._observers.observers(self._own_id)
         answered = False
-        for verdict in accusations:
-            accuser = self._topology.get_record(verdict.accuser)
-            if accuser is None or accuser.instance != verdict.accuser_instance:
-                continue
+        for verdict in unanswered:
             is_observer = verdict.accuser in observers
             if self._refutation.is_due(verdict.accuser, now, is_observer=is_observer):
                 self._refutation.answered(verdict, now, is_observer=is_observer)
                 answered = True
         if answered:
             self._topology.republish()
-
-
-def _accuses(verdict: Verdict, record: Record) -> bool:
-    """Tells whether a verdict accuses the latest record of a node."""
-    is_latest = verdict.is_about(record) and verdict.subject_stamp == record.stamp
-    return verdict.opinion is not Opinion.CLEAR and is_latest

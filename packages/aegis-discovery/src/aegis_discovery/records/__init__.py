@@ -7,6 +7,14 @@ from aegis_discovery.records._codec import (
     nodes_from_unsigned,
     signed_from_wire,
 )
+from aegis_discovery.records._count import (
+    UNREFUTED,
+    UNREFUTED_ELSEWHERE,
+    VerdictCounter,
+    accusations,
+    is_unanswered,
+    valid_accusations,
+)
 from aegis_discovery.records._record import (
     LEASE,
     MAX_AHEAD,
@@ -28,6 +36,8 @@ __all__ = [
     "MAX_REGION",
     "REPUBLISH_EVERY",
     "TOMBSTONE_LEASE",
+    "UNREFUTED",
+    "UNREFUTED_ELSEWHERE",
     "VERDICT_LEASE",
     "Opinion",
     "Record",
@@ -36,10 +46,14 @@ __all__ = [
     "Signed",
     "SignedVerdict",
     "Verdict",
+    "VerdictCounter",
     "Verifier",
+    "accusations",
     "decode_record",
     "decode_verdict",
+    "is_unanswered",
     "node_to_unsigned",
     "nodes_from_unsigned",
     "signed_from_wire",
+    "valid_accusations",
 ]

@@ -7,12 +7,9 @@ from collections.abc import Iterable
 
 from aegis_discovery._model import NodeStatus
 from aegis_discovery._topology.topology import Topology
+from aegis_discovery.records._count import VerdictCounter, accusations
 from aegis_discovery.records._record import Record
-from aegis_discovery.records._verdict import Opinion, Verdict
 from aegis_discovery.registry._observers import RendezvousObservers
-
-UNREFUTED = 2.0
-"""Seconds after which an accused observer that did not answer is not waited for any more."""
 
 _LINES = {
     NodeStatus.ALIVE: "%s recovered",
@@ -49,7 +46,7 @@ class RegistryStatuses:
         self._vanished: set[str] = set()
         self._undecided: set[str] = set()
         self._failed: dict[str, tuple[int, frozenset[str]]] = {}
-        self._accused_since: dict[str, tuple[int, float]] = {}
+        self._counter = VerdictCounter(topology)
 
     def key_changes(self, vanished: Iterable[str], returned: Iterable[str], now: float) -> None:
         """Notes which nodes have no key any more, and which have one again."""
@@ -87,7 +84,7 @@ class RegistryStatuses:
         self._vanished.discard(node_id)
         self._undecided.discard(node_id)
         self._failed.pop(node_id, None)
-        self._accused_since.pop(node_id, None)
+        self._counter.forget(node_id)
 
     def _derive(self, node_id: str, now: float) -> None:
         record = self._topology.get_record(node_id)
@@ -96,60 +93,26 @@ class RegistryStatuses:
             return
         if not self._sets_statuses or node_id == self._topology.owner:
             return
-        verdicts = self._counted(record) if self._counts_verdicts else []
-        is_accused = any(v.subject_stamp == record.stamp for v in verdicts)
-        self._note_accusation(record, now, is_accused=is_accused)
-        if verdicts and self._is_agreed(record, verdicts, now):
+        # Observers are expensive to choose.
+        is_accused = self._counts_verdicts and accusations(self._topology, record)
+        electors = self._electors(record) if is_accused else frozenset[str]()
+        count = self._counter.count(record, electors, now)
+        if count.has_failed:
             status = NodeStatus.FAILED
-            self._failed[node_id] = record.stamp, self._electors(record)
+            self._failed[node_id] = record.stamp, electors
         else:
-            is_suspect = is_accused or node_id in self._vanished
+            is_suspect = count.is_unanswered or node_id in self._vanished
             status = NodeStatus.SUSPECTED if is_suspect else NodeStatus.ALIVE
             self._failed.pop(node_id, None)
-        if verdicts:
+        if count.counts:
             self._undecided.add(node_id)
         else:
             self._undecided.discard(node_id)
         if self._topology.set_status(node_id, record.stamp, status):
-            _log.info(_LINES[status], node_id)
+            has_failed = status is NodeStatus.FAILED and self._topology.owner is not None
+            _log.log(logging.WARNING if has_failed else logging.INFO, _LINES[status], node_id)
 
     def _electors(self, record: Record) -> frozenset[str]:
         """Returns the observers of a node; for a failed one, those at its failure."""
         stamp, electors = self._failed.get(record.id, (None, frozenset[str]()))
         return electors if stamp == record.stamp else self.observers.observers(record.id)
-
-    def _counted(self, record: Record) -> list[Verdict]:
-        """Returns the accusations of a node by its observers, in their present lives."""
-        accusations = [
-            v
-            for v in self._topology.get_verdicts(record.id)
-            if v.opinion is not Opinion.CLEAR and v.is_about(record)
-        ]
-        if not accusations:
-            return []
-        electors = self._electors(record)
-        return [v for v in accusations if v.accuser in electors and self._is_of_present_life(v)]
-
-    def _is_of_present_life(self, verdict: Verdict) -> bool:
-        accuser = self._topology.get_record(verdict.accuser)
-        return accuser is not None and accuser.instance == verdict.accuser_instance
-
-    def _is_agreed(self, record: Record, verdicts: Iterable[Verdict], now: float) -> bool:
-        failing = {v.accuser for v in verdicts if v.opinion is Opinion.FAILED}
-        waited_for = {
-            observer
-            for observer in self._electors(record)
-            if observer in failing or not self._is_missing(observer, now)
-        }
-        return 2 * len(failing) > len(waited_for)
-
-    def _note_accusation(self, record: Record, now: float, *, is_accused: bool) -> None:
-        known = self._accused_since.get(record.id)
-        if not is_accused:
-            self._accused_since.pop(record.id, None)
-        elif known is None or known[0] != record.stamp:
-            self._accused_since[record.id] = record.stamp, now
-
-    def _is_missing(self, observer: str, now: float) -> bool:
-        accused = self._accused_since.get(observer)
-        return accused is not None and now - accused[1] >= UNREFUTED
