@@ -54,6 +54,6 @@ def test_an_interceptor_of_the_other_api_is_refused(
 @pytest.mark.parametrize("face", [Node, aio.Node])
 def test_the_error_of_an_unknown_keyword_names_the_node(face: Any) -> None:
     with pytest.raises(TypeError, match=r"^Node\(\) got an unexpected keyword argument 'adress'"):
-        face("a", adress="127.0.0.1:0")
+        face("a", adress="127.0.0.1:0")  # codespell:ignore adress
     with pytest.raises(TypeError, match=r"^Node\(\) missing 1 required .* argument: 'address'"):
         face("a")

@@ -278,6 +278,23 @@ def test_a_replayed_older_record_changes_nothing(
     assert reader.nodes["a"].address == "10.0.0.1:2"
 
 
+def test_a_field_of_a_later_version_travels_on_with_its_signature(
+    verifier: RecordVerifier, owner: TLSConfig, sign: Callable[..., Signed], clock: ManualClock
+) -> None:
+    later = sign().body + b"\xba\x3e\x05later"  # field 999, a text
+    key = LeafKey(owner)
+    signed = Signed(later, key.sign(later), key.fingerprint)
+    record = verifier.verify(signed)
+    assert record.info is not None
+    assert record.info.address == "10.0.0.1:1"
+    reader = Topology(owner="b", clock=clock)
+    reader.merge_records([record])
+    kept = reader.get_record("a")
+    assert kept is not None
+    assert wire(kept) == signed
+    assert verifier.verify(wire(kept)) == record
+
+
 def test_only_certificates_that_are_still_needed_are_kept(
     ca: CertificateAuthority, verifier: RecordVerifier, owner: TLSConfig
 ) -> None:
