@@ -124,12 +124,12 @@ def test_a_file_sets_only_variables_that_a_node_reads(file) -> None:
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
 def test_systemd_accepts_the_unit(tmp_path) -> None:
-    # It wants the program to exist.
+    # It wants the program to exist, and no directory below /dev, where those of tests may be.
     unit = (DEPLOY / "aegis-orders.service").read_text()
     python = "/opt/orders/env/bin/python"
     assert python in unit
     file = tmp_path / "aegis-orders.service"
-    file.write_text(unit.replace(python, sys.executable).replace("/opt/orders", str(tmp_path)))
+    file.write_text(unit.replace(python, sys.executable).replace("/opt/orders", sys.prefix))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", file],
         capture_output=True,
