@@ -10,11 +10,14 @@ from xml.etree import ElementTree
 
 import pytest
 from aegis_certs.cli._output import UNLIMITED
+from aegis_cli._view.edges import BUCKETS, RecentEdges
 from aegis_cli._view.graph import graph
 from aegis_cli._view.model import Filter
 from aegis_cli._view.policies import policies
-from aegis_cli._view.traffic import BUCKETS, Traffic, percent
+from aegis_cli._view.traffic import Traffic, percent
 from aegis_discovery import NodeStatus, ServiceInfo
+
+from .conftest import NOW
 
 ALL = Filter()
 EVIL = (
@@ -82,6 +85,24 @@ def test_a_live_table_is_of_what_happened_since_the_last_one(node, view) -> None
     assert traffic.top(at(4, 130)).json["lines"] == []
     (restarted,) = traffic.top(at(6, 5)).json["lines"] or [None]
     assert restarted is None or restarted["calls"] >= 0
+
+
+def test_calls_of_a_window_are_those_of_the_same_processes(node, view) -> None:
+    recent = RecentEdges(10.0)
+
+    def calls(seconds: int, ok: int | None, started: int = -3600) -> float | None:
+        at = NOW + timedelta(seconds=seconds)
+        told = {"started_at": f"{NOW + timedelta(seconds=started):%Y-%m-%dT%H:%M:%SZ}"}
+        stats = {} if ok is None else {"a": {**told, "edges": [edge("a", "b", ok)]}}
+        found = recent.add(view(node("a"), node("b"), stats=stats, taken_at=at))
+        return found and sum(counts.started for counts in found[0].values())
+
+    assert calls(0, 1000) is None
+    assert (calls(5, 1010), calls(10, 1020), calls(15, 1040)) == (10, 20, 30)
+    assert (calls(20, None), calls(25, None), calls(30, None)) == (0, 0, 0)
+    assert calls(35, 2000) == 0, "nobody knows how many of these are recent"
+    assert calls(40, 2007) == 7
+    assert calls(45, 3, started=42) == 3, "all are of the process that has just started"
 
 
 @pytest.mark.parametrize(

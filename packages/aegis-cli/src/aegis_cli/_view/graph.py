@@ -16,8 +16,9 @@ from aegis_certs import owner_of
 
 from aegis_cli._output.answer import Answer
 from aegis_cli._output.escape import for_dot, for_mermaid, for_xml, label
+from aegis_cli._view.edges import Counts, edges_of
 from aegis_cli._view.model import Filter, Seen, View, by_what_is_wrong, is_wrong
-from aegis_cli._view.traffic import SERVICE_WRONG, Counts, edges_of, percent, takes, uptime
+from aegis_cli._view.traffic import SERVICE_WRONG, percent, takes, uptime
 
 CLIENTS = "clients"
 """The group of callers that are not nodes."""

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Any
-
-from aegis_discovery.signals import LATENCY_BOUNDS, LatencyStats
 
 from aegis_cli._output.answer import Answer
 from aegis_cli._output.table import Cell, Column, Table
-from aegis_cli._view.model import Filter, Seen, View, items_of, number_of, span, text_of, time_of
+from aegis_cli._view.edges import Counts, Key, RecentEdges, edges_of
+from aegis_cli._view.model import Filter, Seen, View, number_of, span, time_of
 from aegis_cli._view.status import head
 
-BUCKETS = len(LATENCY_BOUNDS) + 1
 SERVICE_WRONG = 0.99
 """The share of calls that succeed below which a line counts as wrong."""
 
@@ -28,116 +25,6 @@ _NUMBERS = (
     Column("RUNNING", right=True, optional=2),
 )
 
-Key = tuple[str, str, str]
-"""The caller, the provider and the method of an edge."""
-
-
-@dataclass(slots=True)
-class Counts:
-    """Calls of one edge, or of several.
-
-    Attributes:
-        service: The service.
-        started: Calls that began.
-        ok: Calls that ended with OK.
-        ended: Calls that ended.
-        buckets: How many took how long, by `LATENCY_BOUNDS`.
-        codes: How many ended with each status but OK.
-    """
-
-    service: str = ""
-    started: float = 0
-    ok: float = 0
-    ended: float = 0
-    buckets: list[float] = field(default_factory=lambda: [0.0] * BUCKETS)
-    codes: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def success(self) -> float | None:
-        """The share of ended calls that ended with OK."""
-        return self.ok / self.ended if self.ended else None
-
-    def quantile(self, share: float) -> float | None:
-        """The seconds within which a share of the calls ended."""
-        whole = tuple(int(one) for one in self.buckets)
-        return LatencyStats(sum(whole), 0.0, whole).quantile(share)
-
-    def plus(self, other: Counts, sign: int = 1) -> Counts:
-        """The sum, or with `sign` -1 the difference, which is never below 0."""
-
-        def add(a: float, b: float) -> float:
-            return max(0.0, a + sign * b)
-
-        return Counts(
-            self.service or other.service,
-            add(self.started, other.started),
-            add(self.ok, other.ok),
-            add(self.ended, other.ended),
-            [add(a, b) for a, b in zip(self.buckets, other.buckets, strict=True)],
-            {
-                code: count
-                for code in {**self.codes, **other.codes}
-                if (count := add(self.codes.get(code, 0), other.codes.get(code, 0)))
-            },
-        )
-
-
-def edges_of(view: View) -> dict[Key, Counts]:
-    """The edges of a mesh, each counted once.
-
-    Both ends count a call. Of each edge the end that counted more is taken: the caller's, which
-    sees failures of the way too, unless it is a client, which nobody can ask.
-    """
-    sides: dict[str, dict[Key, Counts]] = {"client": {}, "server": {}}
-    for stats in view.stats.values():
-        for edge in items_of(stats.get("edges")):
-            found = sides.get(text_of(edge.get("side")))
-            if found is None:
-                continue
-            names = (text_of(edge.get(name)) for name in ("caller", "provider", "method"))
-            key: Key = tuple(names)  # type: ignore[assignment]  # three of them
-            counts = _counts(edge)
-            found[key] = found[key].plus(counts) if key in found else counts
-    client, server = sides["client"], sides["server"]
-    joined = {}
-    for key in {*client, *server}:
-        mine, theirs = client.get(key), server.get(key)
-        if mine is None or (theirs is not None and theirs.started > mine.started):
-            assert theirs is not None  # noqa: S101 - the key is of one of the two
-            service = mine.service if mine else ""
-            theirs.service = theirs.service or service or _service_of(key, view)
-            joined[key] = theirs
-        else:
-            joined[key] = mine
-    return joined
-
-
-def _counts(edge: Mapping[str, Any]) -> Counts:
-    codes, seconds = edge.get("codes"), edge.get("seconds")
-    by_code = {
-        text_of(code, 32): number_of(count)
-        for code, count in (list(codes.items())[:32] if isinstance(codes, dict) else [])
-    }
-    listed = seconds.get("buckets") if isinstance(seconds, dict) else None
-    buckets = [number_of(one) for one in listed[:BUCKETS]] if isinstance(listed, list) else []
-    ok = by_code.pop("OK", 0.0)
-    return Counts(
-        text_of(edge.get("service")),
-        number_of(edge.get("started")),
-        ok,
-        ok + sum(by_code.values()),
-        buckets + [0.0] * (BUCKETS - len(buckets)),
-        by_code,
-    )
-
-
-def _service_of(key: Key, view: View) -> str:
-    """The service of an edge that only a provider of several services counted."""
-    _, provider, method = key
-    node = view.get(provider)
-    services = node.info.services if node else ()
-    return "/".join(services[0].key) if len(services) == 1 else method.rpartition("/")[0]
-
 
 class Traffic:
     """Makes answers of one view after another; from the second one on, of what is between them."""
@@ -145,7 +32,8 @@ class Traffic:
     def __init__(self, chosen: Filter, *, over: bool) -> None:
         self._chosen = chosen
         self._over = over
-        self._last: tuple[datetime, dict[Key, Counts]] | None = None
+        self._recent = RecentEdges()
+        self._since_start: dict[Key, Counts] = {}
 
     def top(self, view: View) -> Answer:
         """Calls by service."""
@@ -174,19 +62,15 @@ class Traffic:
 
     def _edges(self, view: View) -> tuple[dict[Key, Counts], float | None, str]:
         """The edges, the seconds that they are about (None: since the start), and both in words."""
-        now = edges_of(view)
+        self._since_start = found = edges_of(view)
+        seconds, what = None, "since the nodes started"
+        if self._over and (recent := self._recent.add(view)):
+            found, seconds = recent
+            what = f"in the last {span(round(seconds))}"
         kept = {
-            key: counts for key, counts in now.items() if takes(self._chosen, view, key, counts)
+            key: counts for key, counts in found.items() if takes(self._chosen, view, key, counts)
         }
-        last, self._last = self._last, (view.taken_at, now)
-        if not self._over or last is None:
-            return kept, None, "since the nodes started"
-        seconds = max((view.taken_at - last[0]).total_seconds(), 0.001)
-        changed = {
-            key: counts.plus(last[1][key], -1) if key in last[1] else counts
-            for key, counts in kept.items()
-        }
-        return changed, seconds, f"in the last {span(round(seconds))}"
+        return kept, seconds, what
 
     def _answer(
         self,
@@ -197,7 +81,7 @@ class Traffic:
         seconds: float | None,
         what: str,
     ) -> Answer:
-        running = _running(self._last[1] if self._last else {}, groups, names)
+        running = _running(self._since_start, groups, names)
         up = uptime(view)
         lines = [
             _Line(key, counts, running.get(key, 0.0), counts.started / (seconds or up))
