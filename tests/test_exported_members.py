@@ -51,8 +51,9 @@ EXPORTED = {
     "aegis_cli": "main",
     "aegis_cli.cli": "aegis",
     "aegis_cli.errors": """
-        CallFailedError CliError DemoError InvalidMessageError NoAuthorityError NoIdentityError
-        NotDescribedError NotDrainedError NotForgottenError NotProvidedError UnknownNodeError
+        CallFailedError CannotListenError CliError DemoError InvalidMessageError NoAuthorityError
+        NoIdentityError NotDescribedError NotDrainedError NotForgottenError NotProvidedError
+        UnknownNodeError
     """,
     "aegis_core": """
         AddressInUseError CallDeniedError CallRule CallStats Caller CallerError CallerRefusedError

@@ -14,6 +14,7 @@ from aegis_cli._commands.mesh_traffic import mesh
 from aegis_cli._commands.node import node
 from aegis_cli._commands.policy import policy
 from aegis_cli._commands.services import services
+from aegis_cli._commands.ui import ui
 from aegis_cli._group import group
 
 
@@ -30,5 +31,17 @@ def aegis() -> None:
     """An embedded service mesh: run nodes, look at a mesh, manage its certificates."""
 
 
-for command in (call, with_mesh(), completion, demo, doctor, enroll, mesh, node, policy, services):
+for command in (
+    call,
+    with_mesh(),
+    completion,
+    demo,
+    doctor,
+    enroll,
+    mesh,
+    node,
+    policy,
+    services,
+    ui,
+):
     aegis.add_command(command)

@@ -10,6 +10,7 @@ CliError
 ├── NotProvidedError  no node, or not the named one, provides a service
 ├── NotDescribedError a node does not describe a service, a method or a message
 ├── InvalidMessageError a request does not fit its method
+├── CannotListenError the page of `aegis ui` cannot have a port
 └── DemoError         the demo did not show what it promises
 """
 
@@ -21,6 +22,7 @@ import grpc
 
 __all__ = [
     "CallFailedError",
+    "CannotListenError",
     "CliError",
     "DemoError",
     "InvalidMessageError",
@@ -131,6 +133,17 @@ class InvalidMessageError(CliError):
     def __init__(self, number: int, problem: str) -> None:
         self.number = number
         super().__init__(f"request {number} is {problem}")
+
+
+class CannotListenError(CliError):
+    """The page of `aegis ui` cannot have a port."""
+
+    def __init__(self, port: int, reason: str) -> None:
+        self.port = port
+        super().__init__(
+            f"cannot listen at port {port} of loopback: {reason}; name another one with --port "
+            f"PORT, or leave it out for a free one"
+        )
 
 
 class DemoError(CliError):

@@ -55,7 +55,7 @@ class Place(MeshPlace):
                         answer = shown(view)
                         screen.show(answer)
                         await asyncio.sleep(interval)
-                        again = asyncio.create_task(_again(reader, read, view))
+                        again = asyncio.create_task(read_again(reader, read, view))
                         await _mark_while_it_hangs(again, screen, answer, view)
                         view = again.result()
             finally:
@@ -78,7 +78,8 @@ async def _mark_while_it_hangs(
         again.cancel()
 
 
-async def _again(reader: LastingReader, read: Read, last: View) -> View:
+async def read_again(reader: LastingReader, read: Read, last: View) -> View:
+    """Returns the next view; if it cannot be read, the last one with the trouble."""
     try:
         view = await read(await reader.open())
     except (CertsError, CliError, DiscoveryError, grpc.RpcError) as error:

@@ -113,7 +113,10 @@ class Reader:
         if own:
             told = await self._own(own)
             held = stats.get(self.source.id)
-            stats[self.source.id] = {**held, **told} if isinstance(held, dict) else told
+            if isinstance(held, dict):
+                stats[self.source.id] = {**held, **told}
+            elif told or held is None:
+                stats[self.source.id] = told  # else `held` says why it does not answer
         # The cache keeps only channels that are held: this closes those of removed nodes.
         kept = {*snapshot.nodes, self.source.id}
         self._held = {name: channel for name, channel in self._held.items() if name in kept}

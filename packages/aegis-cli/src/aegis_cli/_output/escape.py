@@ -16,6 +16,8 @@ _XML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
 
 def plain(text: str) -> str:
     """One line without characters that a terminal obeys or that change the order of the text."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else " " for c in text)
 
 

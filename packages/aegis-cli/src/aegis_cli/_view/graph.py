@@ -18,7 +18,7 @@ from aegis_cli._output.answer import Answer
 from aegis_cli._output.escape import for_dot, for_mermaid, for_xml, label
 from aegis_cli._view.edges import Counts, edges_of
 from aegis_cli._view.model import Filter, Seen, View, by_what_is_wrong, is_wrong
-from aegis_cli._view.traffic import SERVICE_WRONG, percent, takes, uptime
+from aegis_cli._view.traffic import fails, percent, takes, uptime
 
 CLIENTS = "clients"
 """The group of callers that are not nodes."""
@@ -63,7 +63,7 @@ class Line:
 
     @property
     def wrong(self) -> bool:
-        return self.success is not None and self.success < SERVICE_WRONG
+        return fails(self.success)
 
     @property
     def words(self) -> str:

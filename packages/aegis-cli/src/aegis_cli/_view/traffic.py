@@ -159,8 +159,7 @@ class _Line:
 
     @property
     def is_wrong(self) -> bool:
-        success = self.counts.success
-        return success is not None and success < SERVICE_WRONG
+        return fails(self.counts.success)
 
     def cells(self) -> list[Cell]:
         success = self.counts.success
@@ -176,21 +175,20 @@ class _Line:
         ]
 
     def json(self, names: Sequence[str]) -> dict[str, Any]:
-        success, p50, p99 = self.counts.success, *map(self.counts.quantile, (0.5, 0.99))
         return {
             **dict(zip(names, self.key, strict=True)),
-            "calls_per_second": round(self.rate, 3),
-            "success": None if success is None else round(success, 6),
-            "p50_ms": None if p50 is None else round(p50 * 1000, 3),
-            "p99_ms": None if p99 is None else round(p99 * 1000, 3),
-            "calls": int(self.counts.started),
+            **self.counts.json(self.rate),
             "running": int(self.running),
-            "failed": {code: int(count) for code, count in sorted(self.counts.codes.items())},
         }
 
 
 def _worst_first(line: _Line) -> tuple[bool, float, tuple[str, ...]]:
     return not line.is_wrong, -line.rate, line.key
+
+
+def fails(success: float | None) -> bool:
+    """Whether too few calls succeed."""
+    return success is not None and success < SERVICE_WRONG
 
 
 def percent(share: float) -> str:

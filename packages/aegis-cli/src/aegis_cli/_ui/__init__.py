@@ -1,0 +1,1 @@
+"""`aegis ui`: a page on loopback that shows a mesh, and the small server behind it."""

@@ -1,0 +1,89 @@
+"""Listens on loopback, within limits that a stranger on this machine cannot exceed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from aegis_cli._ui.http import MAX_HEAD, BadRequestError, Request, Response, parse, refused
+from aegis_cli.errors import CannotListenError
+
+LOOPBACK = ("127.0.0.1", "::1")
+"""Where the page is: nowhere else, and at the second one only where there is no IPv4."""
+
+MAX_CONNECTIONS = 64
+"""Connections that are open at the same time; further ones are closed at once."""
+
+TIMEOUT = 10.0
+"""Seconds that a connection has for its request, and for reading the answer."""
+
+_UNAVAILABLE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+class LoopbackServer:
+    """Serves HTTP on loopback, one request on each connection.
+
+    Args:
+        answer: Returns the answer to a request.
+    """
+
+    def __init__(self, answer: Callable[[Request], Awaitable[Response]]) -> None:
+        self._answer = answer
+        self._tasks: set[asyncio.Task[None] | None] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self, port: int) -> str:
+        """Begins to listen; returns `HOST:PORT`.
+
+        Raises:
+            CannotListenError: The port is taken, or not allowed.
+        """
+        for host in LOOPBACK:
+            try:
+                self._server = await asyncio.start_server(
+                    self._serve, host, port, limit=MAX_HEAD, reuse_address=True
+                )
+            except OSError as error:
+                if error.errno in _UNAVAILABLE and host != LOOPBACK[-1]:
+                    continue
+                raise CannotListenError(port, (error.strerror or str(error)).lower()) from error
+            bound = self._server.sockets[0].getsockname()[1]
+            return f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
+        raise AssertionError  # the last address returns or raises
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            if task is not None:
+                task.cancel()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._tasks) >= MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
+        task = asyncio.current_task()
+        self._tasks.add(task)
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                writer.write(bytes(await self._response(await reader.readuntil(b"\r\n\r\n"))))
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            with contextlib.suppress(Exception):
+                writer.transport.abort()  # without effect on one that is closed
+
+    async def _response(self, head: bytes) -> Response:
+        try:
+            request = parse(head)
+        except BadRequestError:
+            return refused(HTTPStatus.BAD_REQUEST, "This is no request.")
+        return await self._answer(request)
