@@ -332,24 +332,46 @@ async def test_a_client_follows_another_node_when_its_node_leaves(
 
 
 async def test_a_client_is_served_by_its_region_fails_over_and_returns(
-    identity: Any, start: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+    identity: Any,
+    start: Any,
+    until: Any,
+    provider: Any,
+    say: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("aegis_discovery._client.home.LOOK_EVERY", 0.1)
-    far = await start("far", region="us")
-    near = await start("near", far, region="eu")
+    far = await start("far", region="us", **provider("far"))
+    near = await start("near", far, region="eu", **provider("near"))
     await until(lambda: len(far.topology.nodes) == 2)
     clients = {"one", "two"}
+    answered: list[str] = []
+
+    async def call_all_the_time(mesh: Any) -> None:
+        channel = mesh.pool.channel("echo", "v1")
+        while True:
+            answered.append((await say(channel))[0])
+            await asyncio.sleep(0.005)
+
     async with discovery_aio.connect(far.address, tls=identity("one"), region="eu") as mesh:
         with await asyncio.to_thread(
             connect, far.address, tls=identity("two"), region="eu"
         ) as blocking:
             await until(lambda: clients <= set(near.server.watchers))
             assert not clients & set(far.server.watchers)
-            await near.stop(grace=0)
+            calls = asyncio.create_task(call_all_the_time(mesh))
+            await until(lambda: "near" in answered)
+            changes: list[str] = []
+            mesh.topology.subscribe(lambda event: changes.append(event.node.id))
+            await near.stop()
             await until(lambda: clients <= set(far.server.watchers))
             assert all(one.topology.get_node("far") is not None for one in (mesh, blocking))
-            back = await start("near", far, region="eu")
+            await until(lambda: answered[-1] == "far")
+            back = await start("near", far, region="eu", **provider("near"))
             await until(lambda: clients <= set(back.server.watchers))
+            await until(lambda: answered[-1] == "near")
+            assert not calls.done(), "a call failed"
+            assert set(changes) == {"near"}, "two new feeds, and nothing changed but this node"
+            calls.cancel()
             await asyncio.to_thread(blocking.close)
 
 
