@@ -118,8 +118,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory, certs: Path, command_in) -> I
     with ExitStack() as stack:
         command = command_in(directory, certs, stack)
         _, address = command.node("seed")
-        for name in ("orders-1", "orders-2"):
-            command.node(name, "--join", address, "--service", "orders/v1", "shop:register")
+        serve = ("--join", address, "--service", "orders/v1", "shop:register")
+        command.node("orders-1", "--region", "eu", "--service", "cache/v1@region", *serve)
+        command.node("orders-2", *serve)
         yield Shop(command, address)
 
 
@@ -192,6 +193,19 @@ def test_an_unknown_service_or_a_wrong_use_is_refused(shop) -> None:
 def test_one_provider_can_be_called(shop) -> None:
     done = shop.call("Get", "--node", "orders-2")
     assert (done.returncode, json.loads(done.stdout)["kind"]) == (0, "KIND_BIG")
+
+
+def test_a_service_of_a_region_is_called_from_there_only(shop) -> None:
+    arguments = ("call", "cache/v1", "shop.v1.Orders/Get")
+    for place in (("--region", "eu", "--zone", "a"), ("--node", "orders-1")):
+        done = shop.run(*arguments, *place)
+        assert (done.returncode, json.loads(done.stdout)["kind"]) == (0, "KIND_BIG"), place
+    for place in ((), ("--region", "us"), ("--region", "EU")):
+        done = shop.run(*arguments, *place)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done
+        assert "cache/v1" in done.stderr
+        assert "'eu'" in done.stderr
+    assert shop.run("services", "describe", "cache/v1", "--region", "eu").returncode == 0
 
 
 def test_ctrl_c_ends_an_endless_stream_in_order(shop) -> None:

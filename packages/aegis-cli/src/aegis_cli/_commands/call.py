@@ -9,7 +9,15 @@ from typing import Any
 import click
 from aegis_certs.cli import certificate_directory, examples, option, show_json
 
-from aegis_cli._options import entry_node, identity_name, mesh_name, provider, service_argument
+from aegis_cli._options import (
+    entry_node,
+    identity_name,
+    mesh_name,
+    provider,
+    region,
+    service_argument,
+    zone,
+)
 
 
 @click.command(
@@ -26,6 +34,8 @@ from aegis_cli._options import entry_node, identity_name, mesh_name, provider, s
 @click.argument("requests", nargs=-1, metavar="[JSON|-]...")
 @entry_node
 @provider
+@region
+@zone
 @option(
     "--timeout",
     "AEGIS_TIMEOUT",
@@ -51,6 +61,8 @@ def call(
     requests: tuple[str, ...],
     via: str,
     node: str | None,
+    region: str,
+    zone: str,
     timeout: float | None,
     metadata: tuple[str, ...],
     cert_dir: str,
@@ -59,8 +71,8 @@ def call(
 ) -> None:
     """Call a method of a service, with JSON.
 
-    The balancer chooses the provider, as it does for the service's clients, or --node names it. The
-    types are read from a provider by server reflection.
+    The balancer chooses the provider, as it does for the service's clients in this region and zone,
+    or --node names it. The types are read from a provider by server reflection.
 
     Each JSON is one request; several are sent to a method that takes a stream. With - they are read
     from standard input, and sent as they are read. Without any, a single empty request is sent.
@@ -79,7 +91,7 @@ def call(
 
     tls = client_identity(cert_dir, identity)
     values = read_objects(_texts(requests))
-    with open_target(service, via, tls, mesh=mesh, node=node) as target:
+    with open_target(service, via, tls, mesh=mesh, node=node, region=region, zone=zone) as target:
         found = target.reflection.find_method(name)
         indent = None if found.server_streaming else 2
         try:

@@ -8,7 +8,15 @@ import click
 from aegis_certs.cli import certificate_directory, examples, json_flag, printable, show_json
 
 from aegis_cli._group import group
-from aegis_cli._options import entry_node, identity_name, mesh_name, provider, service_argument
+from aegis_cli._options import (
+    entry_node,
+    identity_name,
+    mesh_name,
+    provider,
+    region,
+    service_argument,
+    zone,
+)
 
 
 @group("aegis services describe greeter/v1")
@@ -28,6 +36,8 @@ def services() -> None:
 @click.argument("symbol", required=False, metavar="[SYMBOL]")
 @entry_node
 @provider
+@region
+@zone
 @certificate_directory(
     "--cert-dir", "The directory of the CA's certificate, and of its key or the named identity."
 )
@@ -39,6 +49,8 @@ def describe(
     symbol: str | None,
     via: str,
     node: str | None,
+    region: str,
+    zone: str,
     cert_dir: str,
     identity: str | None,
     mesh: str,
@@ -55,7 +67,7 @@ def describe(
     from aegis_cli._rpc.target import open_target
 
     tls = client_identity(cert_dir, identity)
-    with open_target(service, via, tls, mesh=mesh, node=node) as target:
+    with open_target(service, via, tls, mesh=mesh, node=node, region=region, zone=zone) as target:
         if symbol is None:
             found = describe_services(target.reflection)
         else:

@@ -36,7 +36,14 @@ class Target:
 
 @contextmanager
 def open_target(
-    service: ServiceInfo, via: str, tls: TLSConfig, *, mesh: str, node: str | None
+    service: ServiceInfo,
+    via: str,
+    tls: TLSConfig,
+    *,
+    mesh: str,
+    node: str | None,
+    region: str = "",
+    zone: str = "",
 ) -> Iterator[Target]:
     """Connects to a mesh, and opens a channel to a service.
 
@@ -46,13 +53,24 @@ def open_target(
         tls: Our identity.
         mesh: The mesh's name.
         node: The only provider to call; None to balance the calls.
+        region: Where this caller is.
+        zone: The part of that.
 
     Raises:
         NotProvidedError: If no node, or not this one, provides the service.
+        NoProvidersError: If its providers offer it in other regions only.
         ConnectError: If `via` accepts no client.
     """
     pool_options = PoolOptions(options=_OPTIONS)
-    with connect(via, tls=tls, mesh=mesh, services=[service], pool_options=pool_options) as client:
+    with connect(
+        via,
+        tls=tls,
+        mesh=mesh,
+        services=[service],
+        region=region,
+        zone=zone,
+        pool_options=pool_options,
+    ) as client:
         # A failed provider is not called by the pool, but may be named.
         providers = sorted(
             found.id
