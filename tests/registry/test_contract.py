@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 from aegis_core import FunctionHealthChecker, HealthStatus
 from aegis_core import Node as BlockingNode
-from aegis_discovery import EventKind, NodeIdInUseError, NodeStatus, ServiceInfo
+from aegis_discovery import (
+    EventKind,
+    NodeIdInUseError,
+    NodeStatus,
+    NoProvidersError,
+    ServiceInfo,
+)
 from aegis_discovery import connect as blocking_connect
 from aegis_discovery.aio import connect
 from aegis_discovery.documents import DocumentKind
@@ -79,6 +85,28 @@ async def test_calls_reach_providers_and_drain(mesh_in, identity, until, provide
         assert (await say(channel))[0] == "a"
         assert set(answers) <= {"a", "b"}
     assert a.failure is None
+
+
+async def test_calls_go_to_the_callers_region_and_stay_there_where_a_service_does(
+    mesh_in, identity, until, provider, say
+):
+    local = ServiceInfo("local", "v1", scope="region")
+    for region in ("eu", "us"):
+        await mesh_in.start(region, **provider(region, local), region=region, zone="1")
+    seeds, options = mesh_in.client_arguments()
+    for region, answers in (("eu", {"eu"}), ("us", {"us"}), ("EU", {"eu", "us"})):
+        tls = identity("client")
+        async with connect(*seeds, tls=tls, region=region, zone="1", **options) as client:
+            await until(lambda seen=client.topology: knows(seen, "eu", "us"))
+            channel = client.pool.channel("echo", "v1")
+            assert {(await say(channel))[0] for _ in range(6)} == answers
+            local_channel = client.pool.channel("local", "v1")
+            if region in answers:
+                assert {(await say(local_channel))[0] for _ in range(6)} == answers
+                continue
+            with pytest.raises(NoProvidersError) as caught:
+                await say(local_channel)
+            assert caught.value.regions == ("eu", "us")
 
 
 async def test_a_client_of_some_services_knows_only_their_providers(

@@ -166,6 +166,16 @@ def test_a_node_of_code_with_a_service_that_nothing_would_serve_warns(
 
 
 @FACES
+def test_a_boundary_without_feeds_warns(face, caplog: pytest.LogCaptureFixture) -> None:
+    common = {"cert_dir": "unused", "address": "127.0.0.1:0", "registry": "etcd://10.0.0.1:2379/p"}
+    face("eu-1", **common)
+    face("eu-1", boundary="region", seed_peers=["10.0.0.2:1"], **common)
+    assert not caplog.records
+    face("eu-1", boundary="region", **common)
+    assert "eu-1 has a boundary, which has no effect without feeds" in caplog.text
+
+
+@FACES
 def test_a_token_is_named_by_its_file_or_given_in_a_variable(
     face, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,7 +38,9 @@ class ServiceInfo:
     Attributes:
         name: The name.
         version: The version.
-        scope: Who may call it: the whole `mesh`, or only callers in the `region` of the provider.
+        scope: Who is to call it: the whole `mesh`, or only callers that say they are in the
+            `region` of the provider. No certificate names a region, so this is no access control:
+            every process of the mesh knows the service, and a policy decides who may call it.
 
     Raises:
         ValueError: If the scope is neither.

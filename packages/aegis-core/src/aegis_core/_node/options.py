@@ -182,6 +182,13 @@ class NodeOptions:
         if self.boundary and len(self.region.encode()) > MAX_REGION:
             reason = f"with a boundary its name has {MAX_REGION} bytes at most; give a shorter one"
             raise ConfigError("region", reason)
+        if self.boundary and self.replaces_feed:
+            # Not refused: a mesh that moves to a registry and back keeps its settings.
+            _log.warning(
+                "%s has a boundary, which has no effect without feeds: in a registry, nodes of all "
+                "regions judge each other; leave boundary= out, or give seed_peers= too",
+                self.id,
+            )
         if self.token is not None and (self.tls or self.tls_options):
             reason = "it gets an identity, and the node has one already; give one of the two"
             raise ConfigError("token", reason)
