@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 
 from aegis_discovery import NodeStatus, Topology
 
 from aegis_core._peers.info import PeerInfo
 from aegis_core.errors import ConfigError, PeerNotFoundError
+
+
+@lru_cache(maxsize=1024)  # the same few are asked for at each change of the topology
+def _peer_of(node_id: str, address: str, node_type: str) -> PeerInfo | None:
+    try:
+        return PeerInfo(node_id, address, node_type)
+    except ConfigError:
+        return None  # what a node publishes need not be an address at all
 
 
 class PeerDirectory:
@@ -53,9 +61,7 @@ class PeerDirectory:
             return added
         node = self._topology.get_node(peer_id)
         if node is not None and peer_id != self._topology.owner:
-            # What a node publishes need not be an address at all.
-            with contextlib.suppress(ConfigError):
-                return PeerInfo(node.id, node.address, node.type)
+            return _peer_of(node.id, node.address, node.type) or added
         return added
 
     def unpublished(self) -> dict[str, PeerInfo]:

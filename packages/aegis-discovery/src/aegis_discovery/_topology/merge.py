@@ -282,15 +282,18 @@ class RecordMerger:
 
     def _merge_verdict(self, content: SignedVerdict, origin: str | None) -> None:
         verdict = content.verdict
+        held = self._verdicts.get(verdict.subject, verdict.accuser)
+        # Most verdicts arrive from several peers.
+        if held is not None and not self._verdicts.is_superseded_by(content):
+            return
         subject, accuser = self._store.get(verdict.subject), self._store.get(verdict.accuser)
         if subject is None or subject.node is None or accuser is None or accuser.node is None:
             return
         if verdict.expires_at <= self._now_ms():
             # The verdict that took it back may be forgotten already.
             return
-        known = self._verdicts.get(verdict.subject, verdict.accuser) is not None
         is_own = verdict.accuser == self.owner
-        if not known and not is_own and (limit := self._verdicts.limit_of(verdict.accuser)):
+        if held is None and not is_own and (limit := self._verdicts.limit_of(verdict.accuser)):
             accuser_id = verdict.accuser
             self._log_limiter.warn(
                 accuser_id,
@@ -302,9 +305,8 @@ class RecordMerger:
                 origin,
             )
             return
-        if self._verdicts.is_superseded_by(content):
-            self._verdicts.put(content, self._store.advance(), origin)
-            self._events.mark_changed()
+        self._verdicts.put(content, self._store.advance(), origin)
+        self._events.mark_changed()
 
     def _expire_records(self, now: int) -> None:
         for entry in self._store.expire(now, keep=self.owner):

@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import takewhile
 from typing import NamedTuple
 
 from aegis_certs import matching_names, owner_of
@@ -124,11 +123,12 @@ class RecordStore:
 
     def changed_since(self, position: int) -> list[Entry]:
         """Returns the entries that changed after a position, in the order of their changes."""
-        latest_first = reversed(self._entries.values())
-        tail = takewhile(
-            lambda entry: max(entry.record_position, entry.status_position) > position, latest_first
-        )
-        return [*tail][::-1]
+        tail = []
+        for entry in reversed(self._entries.values()):
+            if entry.record_position <= position and entry.status_position <= position:
+                break
+            tail.append(entry)
+        return tail[::-1]
 
     def advance(self) -> int:
         """Returns the next position of the log."""

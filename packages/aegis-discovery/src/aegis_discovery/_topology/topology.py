@@ -192,9 +192,11 @@ class Topology(RecordMerger):
     def get_verdicts(self, node_id: str) -> tuple[Verdict, ...]:
         """Returns the latest verdict of each accuser on a node, except those that it refuted."""
         with self._lock:
-            record = self._store.get_record(node_id)
-            verdicts = (content.verdict for content in self._verdicts.of(node_id).values())
-            return tuple(v for v in verdicts if record and not is_refuted(v, record))
+            record, held = self._store.get_record(node_id), self._verdicts.of(node_id)
+            if record is None or not held:
+                return ()
+            verdicts = [content.verdict for content in held.values()]
+            return tuple([v for v in verdicts if not is_refuted(v, record)])
 
     def get_verdict(self, node_id: str, accuser: str) -> SignedVerdict | None:
         """Returns the latest verdict of one node on another."""

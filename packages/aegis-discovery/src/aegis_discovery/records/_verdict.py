@@ -141,6 +141,8 @@ class VerdictStore:
     def is_superseded_by(self, content: SignedVerdict) -> bool:
         """Tells whether a verdict would replace the one held for its subject and accuser."""
         held = self.get(content.verdict.subject, content.verdict.accuser)
+        if held is content:
+            return False
         return held is None or content.precedence > held.precedence
 
     def put(self, content: SignedVerdict, position: int, origin: str | None) -> None:
