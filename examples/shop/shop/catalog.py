@@ -9,6 +9,7 @@ from aegis_core import Node
 
 from shop.protos import catalog_pb2 as pb
 from shop.protos import catalog_pb2_grpc as rpc
+from shop.tracing import tracing
 
 PRODUCTS = {
     product.sku: product
@@ -43,4 +44,5 @@ def register(server: grpc.Server) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    Node.from_env(registrars=[register]).run()
+    with tracing() as telemetry:
+        Node.from_env(registrars=[register], telemetry=telemetry).run()

@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 from pydantic import BaseModel, Field
 
 from shop.protos import catalog_pb2, catalog_pb2_grpc, orders_pb2, orders_pb2_grpc
+from shop.tracing import tracing
 
 NEEDED = ("catalog", "orders", "payments")
 TIMEOUT = 5.0
@@ -39,15 +40,17 @@ STATUS = {
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Connects to the mesh, for as long as the gateway serves."""
     token = os.environ.get("AEGIS_TOKEN_FILE")
-    async with connect(
-        *os.environ["AEGIS_JOIN"].split(),
-        node_id=os.environ["AEGIS_NODE_ID"],
-        cert_dir=os.environ["AEGIS_CERT_DIR"],
-        token=Path(token) if token else None,
-        wait=False,  # nodes may start later
-    ) as mesh:
-        use(app, mesh)
-        yield
+    with tracing() as telemetry:
+        async with connect(
+            *os.environ["AEGIS_JOIN"].split(),
+            node_id=os.environ["AEGIS_NODE_ID"],
+            cert_dir=os.environ["AEGIS_CERT_DIR"],
+            token=Path(token) if token else None,
+            telemetry=telemetry,
+            wait=False,  # nodes may start later
+        ) as mesh:
+            use(app, mesh)
+            yield
 
 
 def use(app: FastAPI, mesh: Mesh) -> None:
@@ -57,7 +60,8 @@ def use(app: FastAPI, mesh: Mesh) -> None:
     app.state.orders = orders_pb2_grpc.OrdersStub(mesh.pool.channel("orders", "v1"))
 
 
-app = FastAPI(title="Shop", lifespan=lifespan)
+# FastAPI itself begins a trace for each request.
+app = FastAPI(title="Shop", lifespan=lifespan, telemetry={"operation_spans": False})
 
 
 class NewOrder(BaseModel):

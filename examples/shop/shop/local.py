@@ -105,6 +105,7 @@ class Shop:
         own = {key: value for key, value in os.environ.items() if not key.startswith("AEGIS_")}
         settings |= {
             "AEGIS_NODE_ID": name,
+            "OTEL_SERVICE_NAME": name,
             "AEGIS_CERT_DIR": str(self._directory),
             "AEGIS_JOIN": " ".join(list(self.addresses.values())[:2]),
         }

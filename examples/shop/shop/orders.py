@@ -12,6 +12,7 @@ from aegis_discovery.aio import ServiceClientPool
 from shop.protos import catalog_pb2, catalog_pb2_grpc, payments_pb2, payments_pb2_grpc
 from shop.protos import orders_pb2 as pb
 from shop.protos import orders_pb2_grpc as rpc
+from shop.tracing import tracing
 
 PASSED_ON = {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION}
 """What the catalog and the payments say to our own caller too."""
@@ -78,9 +79,10 @@ async def main() -> None:
     def register(server: grpc.aio.Server) -> None:
         rpc.add_OrdersServicer_to_server(orders, server)
 
-    node = Node.from_env(registrars=[register])
-    orders = Orders(node.pool)  # usable before the node runs
-    await node.run()
+    with tracing() as telemetry:
+        node = Node.from_env(registrars=[register], telemetry=telemetry)
+        orders = Orders(node.pool)  # usable before the node runs
+        await node.run()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from aegis_core import Node, caller_from_context
 
 from shop.protos import payments_pb2 as pb
 from shop.protos import payments_pb2_grpc as rpc
+from shop.tracing import tracing
 
 DECLINED = "0000"
 """A card that ends so is declined."""
@@ -45,4 +46,5 @@ def register(server: grpc.Server) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    Node.from_env(registrars=[register]).run()
+    with tracing() as telemetry:
+        Node.from_env(registrars=[register], telemetry=telemetry).run()

@@ -1,17 +1,22 @@
 """The files for containers, without containers: what they name exists, their commands run."""
 
+import gzip
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
+from collections import defaultdict
 from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
 from aegis_core._node.settings import TOKEN, VARIABLES
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from .ports import free_ports
 
@@ -31,7 +36,7 @@ def settings(name):
 
 def test_all_files_and_volumes_exist():
     for name, service in SERVICES.items():
-        for volume in service["volumes"]:
+        for volume in service.get("volumes", ()):
             source = volume["source"] if isinstance(volume, dict) else volume.split(":")[0]
             if source.startswith("."):
                 assert (SHOP / source).exists(), name
@@ -48,6 +53,7 @@ def test_nodes_set_only_variables_that_are_read():
     script = (SHOP / "deploy" / "ca.sh").read_text()
     for name in OURS:
         known = {*VARIABLES.values(), TOKEN, *re.findall(r"\$(\w+)", script)}
+        known |= {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME"}  # OpenTelemetry's own
         assert settings(name).keys() <= known
 
 
@@ -77,8 +83,9 @@ def test_prometheus_reads_every_node_and_grafana_reads_prometheus():
 class Containers:
     """Runs the commands of the Compose file as processes of this machine."""
 
-    def __init__(self, directory, stack):
+    def __init__(self, directory, stack, collector):
         self._directory = directory
+        self._collector = collector
         self._stack = stack
         first = free_ports(2 * len(OURS) + 1)
         ports = range(first, first + 2 * len(OURS) + 1)
@@ -96,6 +103,7 @@ class Containers:
             "0.0.0.0:50051": f"127.0.0.1:{self._serve[name]}",
             "0.0.0.0:9464": f"127.0.0.1:{self._metrics[name]}",
             "127.0.0.1:8000": f"127.0.0.1:{self.http}",
+            "jaeger:4318": f"127.0.0.1:{self._collector}",
         }
         for there, here in changes.items():
             text = text.replace(there, here)
@@ -149,10 +157,46 @@ class Containers:
             assert time.monotonic() < end, log
 
 
+class Collector(ThreadingHTTPServer):
+    """Takes spans as OpenTelemetry sends them.
+
+    Attributes:
+        traces: The processes of each trace.
+    """
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Spans)
+        self.traces = defaultdict(set)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+
+class _Spans(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        for sent in ExportTraceServiceRequest.FromString(body).resource_spans:
+            facts = {one.key: one.value.string_value for one in sent.resource.attributes}
+            for scope in sent.scope_spans:
+                for span in scope.spans:
+                    self.server.traces[span.trace_id].add(facts["service.name"])
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.timeout(300)
 @pytest.mark.soak  # it runs ten commands and six processes
 def test_the_commands_of_the_containers_open_the_shop(tmp_path):
     with ExitStack() as stack:
-        containers = Containers(tmp_path, stack)
+        collector = stack.enter_context(Collector())
+        containers = Containers(tmp_path, stack, collector.server_port)
         containers.wait_until_healthy("ca-1", containers.start("ca-1"))
         started = {name: containers.start(name) for name in OURS if name != "ca-1"}
         containers.wait_until_healthy("gateway", started["gateway"])
@@ -161,3 +205,6 @@ def test_the_commands_of_the_containers_open_the_shop(tmp_path):
         placed = httpx.post(f"http://127.0.0.1:{containers.http}/orders", json=order, timeout=20)
         assert (placed.status_code, placed.json().get("total_cents")) == (201, 620)
         assert "denied" not in (tmp_path / "payments-1.log").read_text()
+    # All processes have ended, and so have sent their spans.
+    (trace,) = (found for found in collector.traces.values() if "payments-1" in found)
+    assert {"gateway", "orders-1", "payments-1"} < trace < {"catalog-1", "catalog-2", *OURS}

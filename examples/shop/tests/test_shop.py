@@ -1,7 +1,11 @@
 """What customers see, and what the policy forbids."""
 
+import asyncio
+import time
+
 import grpc
 import pytest
+from opentelemetry.trace import SpanKind
 from shop import payments
 from shop.protos import payments_pb2, payments_pb2_grpc
 
@@ -55,6 +59,25 @@ async def test_the_gateway_may_not_charge_by_itself(mesh):
     with pytest.raises(grpc.aio.AioRpcError) as denied:
         await stub.Charge(payments_pb2.ChargeRequest(order_id="1", card=CARD), timeout=5)
     assert denied.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_an_http_request_is_one_trace_through_all_services(http, spans):
+    await http.post("/orders", json={"sku": "tea", "card": CARD})
+    deadline = time.monotonic() + 10  # the last spans end after the answer
+    while len(served := [one for one in spans.get_finished_spans() if is_server(one)]) < 4:
+        assert time.monotonic() < deadline, [one.name for one in spans.get_finished_spans()]
+        await asyncio.sleep(0.005)
+    assert {one.name for one in served} == {
+        "POST /orders",
+        "Recv.shop.orders.v1.Orders.PlaceOrder",
+        "Recv.shop.catalog.v1.Catalog.GetProduct",
+        "Recv.shop.payments.v1.Payments.Charge",
+    }
+    assert len({one.context.trace_id for one in spans.get_finished_spans()}) == 1
+
+
+def is_server(span):
+    return span.kind is SpanKind.SERVER
 
 
 def test_an_order_is_charged_once(aegis_context):
