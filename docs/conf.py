@@ -14,6 +14,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "click_pages",
+    "error_texts",
     "real_parameters",
 ]
 exclude_patterns = ["_build", "_ext", "diagrams"]

@@ -29,6 +29,7 @@ SEARCHES = {
     "certificate": "guides/certificates",
     "drain": "guides/operate",
     "failed": "guides/troubleshooting",
+    "JoinError": "reference/errors",
     "metrics": "guides/observe",
     "retry": "guides/call-a-service",
 }
@@ -122,7 +123,7 @@ def problems_of_search(site: Path) -> Iterator[str]:
         headings = {
             index["docnames"][place[0]]
             for title, places in index["alltitles"].items()
-            if stem(word) in map(stem, re.findall(r"\w+", title.lower()))
+            if stem(word.lower()) in map(stem, re.findall(r"\w+", title.lower()))
             for place in places
         }
         if page not in headings:
