@@ -53,3 +53,25 @@ async def test_a_node_whose_clock_was_ahead_is_believed_again_when_it_is_right(
     await b.stop()
     await until(lambda: "left b" in events)
     assert "failed b" not in events
+
+
+async def test_nodes_whose_clocks_were_ahead_together_are_believed_again(
+    start: Any, until: Any, agree: Any
+) -> None:
+    """They believed each other meanwhile, so each holds a record of the other from the future."""
+    a = await start("a")
+    b = await start("b", a)
+    c = await start("c", a)
+    await until(lambda: agree(a, b, c))
+    shifts = [with_own_clock(b), with_own_clock(c)]
+    for shift in shifts:
+        shift(86400)
+    for node in (b, c):
+        node.topology.update_node(NodeInfo(node.id, address=node.address, services=ECHO))
+    await until(lambda: len(b.topology.get_service_providers("echo", "v1")) == 2)
+    await until(lambda: len(c.topology.get_service_providers("echo", "v1")) == 2)
+    assert not a.topology.get_service_providers("echo", "v1")
+    for shift in shifts:
+        shift(0)
+    await until(lambda: len(a.topology.get_service_providers("echo", "v1")) == 2)
+    await until(lambda: agree(a, b, c))

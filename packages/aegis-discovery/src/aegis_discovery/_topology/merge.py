@@ -78,7 +78,8 @@ class RecordMerger:
     ) -> MergeResult:
         """Merges verified records of a topology's version, as `origin` sent them.
 
-        Of each id the record with the highest precedence remains.
+        Of each id the record with the highest precedence remains, unless it could not be accepted
+        any more: see `_is_corrected_by`.
         """
         with self._changing():
             foreign: Record | None = None
@@ -90,7 +91,7 @@ class RecordMerger:
                     continue
                 if record.id == self.owner:
                     foreign = self._check_own(record) or foreign
-                elif self._store.is_superseded_by(record):
+                elif self._store.is_superseded_by(record) or self._is_corrected_by(record, now):
                     rival = newer.get(record.id)
                     if rival is None or record.precedence > rival.precedence:
                         newer[record.id] = record
@@ -285,7 +286,9 @@ class RecordMerger:
         held = self._verdicts.get(verdict.subject, verdict.accuser)
         # Most verdicts arrive from several peers.
         if held is not None and not self._verdicts.is_superseded_by(content):
-            return
+            latest = self._now_ms() + MAX_AHEAD_MS
+            if not verdict.stamp <= latest < held.verdict.stamp:  # as with records
+                return
         subject, accuser = self._store.get(verdict.subject), self._store.get(verdict.accuser)
         if subject is None or subject.node is None or accuser is None or accuser.node is None:
             return
@@ -316,6 +319,18 @@ class RecordMerger:
     def _drop(self, node_id: str) -> None:
         self._store.drop(node_id)
         self._verdicts.forget(node_id)
+
+    def _is_corrected_by(self, record: Record, now: int) -> bool:
+        """Tells whether a record replaces one that its node signed while its clock was ahead.
+
+        This clock was ahead too when it accepted that, or is behind now. Without this rule, nodes
+        whose clocks were wrong together would never believe each other again, since
+        `restart_stamps` goes below what they hold.
+        """
+        held = self._store.get_record(record.id)
+        if held is None or (record.voucher is not None and held.voucher is None):
+            return False
+        return record.stamp <= now + MAX_AHEAD_MS < held.stamp
 
     def _has_room(self, record: Record, origin: str | None) -> bool:
         limit = exceeded_limit(
