@@ -123,10 +123,11 @@ EXPORTED = {
         ProviderAuthorizer Subject combined load_policy parse_policy split_method
     """,
     "aegis_discovery.records": """
-        LEASE MAX_AHEAD MAX_RECORD MAX_REGION Opinion REPUBLISH_EVERY Record RecordSigner
-        RecordVerifier Signed SignedVerdict TOMBSTONE_LEASE UNREFUTED UNREFUTED_ELSEWHERE
-        VERDICT_LEASE Verdict VerdictCounter Verifier accusations decode_record decode_verdict
-        is_unanswered node_to_unsigned nodes_from_unsigned signed_from_wire valid_accusations
+        LEASE MAX_AHEAD MAX_PLACE MAX_RECORD MAX_REGION Opinion REPUBLISH_EVERY Record
+        RecordSigner RecordVerifier Signed SignedVerdict TOMBSTONE_LEASE UNREFUTED
+        UNREFUTED_ELSEWHERE VERDICT_LEASE Verdict VerdictCounter Verifier accusations decode_record
+        decode_verdict is_unanswered node_to_unsigned nodes_from_unsigned place_problem
+        signed_from_wire valid_accusations
     """,
     "aegis_discovery.registry": """
         Contents EtcdRegistry Keys Publication Registry RegistryAddress RegistryStatuses

@@ -27,6 +27,10 @@ class AsyncInterceptor(grpc.aio.ServerInterceptor):
         ("services", "stock", r"^services: 'stock' is not a list; give \['stock'\]"),
         ("services", ServiceInfo("s", "v1"), r"is not a list; give \[ServiceInfo\(name='s'"),
         ("seed_peers", "host:5", r"^seed_peers: 'host:5' is not a list; give \['host:5'\]"),
+        ("region", "eu\nwest", r"^region: 'eu\\nwest' is not printable text; give a name such as"),
+        ("region", "\udcff", r"^region: '\\udcff' is not printable text"),
+        ("region", "x" * 10_000, r"^region: x{20}\.\.\. has 10000 bytes, the limit is 64"),
+        ("zone", None, r"^zone: None is not printable text"),
         ("boundary", "zone", r"^boundary: 'zone' is not known; give 'region' or none"),
     ],
 )

@@ -77,3 +77,10 @@ async def test_the_error_of_an_unknown_keyword_names_connect() -> None:
     for face in (connect, aio.connect):
         with pytest.raises(TypeError, match=r"^connect\(\) got an unexpected keyword .*'node'"):
             await face("127.0.0.1:1", **wrong)
+
+
+@pytest.mark.parametrize("name", ["region", "zone"])
+def test_a_place_without_a_printable_short_name_is_refused(name: str) -> None:
+    for value, problem in (("a\nb", "is not printable text"), ("x" * 65, "has 65 bytes")):
+        with pytest.raises(ConnectError, match=f"^{name}: .*{problem}"):
+            connect("127.0.0.1:1", node_id="client", **{name: value})

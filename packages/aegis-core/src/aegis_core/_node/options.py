@@ -14,7 +14,7 @@ import grpc
 from aegis_certs import TLSConfig, TLSOptions, Token, parse_worker_id
 from aegis_discovery import DEFAULT_MESH, PoolOptions, ServiceInfo
 from aegis_discovery.policy import Policy
-from aegis_discovery.records import MAX_REGION
+from aegis_discovery.records import MAX_REGION, place_problem
 from aegis_discovery.transport import parse_seed
 
 from aegis_core._address import bound_address, metrics_address, published_address
@@ -177,6 +177,10 @@ class NodeOptions:
         if self.rotate not in ROTATE_MODES:
             modes = " or ".join(ROTATE_MODES)
             raise ConfigError("rotate", f"{self.rotate!r} is not known; give {modes}")
+        for name in ("region", "zone"):
+            problem = place_problem(getattr(self, name))
+            if problem:
+                raise ConfigError(name, problem)
         if self.boundary not in BOUNDARIES:
             raise ConfigError("boundary", f"{self.boundary!r} is not known; give 'region' or none")
         if self.boundary and len(self.region.encode()) > MAX_REGION:

@@ -13,6 +13,7 @@ from aegis_discovery._model import NodeInfo, NodeStatus, ServiceInfo
 from aegis_discovery._runtime.addresses import SeedPeer, parse_seed
 from aegis_discovery.errors import ConnectError
 from aegis_discovery.feed._limits import service_filter_problem
+from aegis_discovery.records._record import place_problem
 
 if TYPE_CHECKING:
     from aegis_discovery.enrolment import AnyToken
@@ -83,6 +84,14 @@ def check_services(services: Collection[ServiceInfo]) -> tuple[ServiceInfo, ...]
     if problem:
         raise ConnectError(problem)
     return tuple(services)
+
+
+def check_place(region: str, zone: str) -> None:
+    """Checks the names of a client's region and zone."""
+    for name, value in (("region", region), ("zone", zone)):
+        problem = place_problem(value)
+        if problem:
+            raise ConnectError(f"{name}: {problem}")
 
 
 def feed_candidates(

@@ -10,6 +10,7 @@ from aegis_certs import TLSConfig, UsageError
 
 from aegis_discovery._calls.options import PoolOptions
 from aegis_discovery._client.bootstrap import (
+    check_place,
     check_services,
     load_identity,
     parse_registry_alone,
@@ -64,6 +65,7 @@ def create_client(
     followed = None if registry is None else parse_registry_alone(registry, seed_peers)
     seeds = parse_seeds(seed_peers) if followed is None else ()
     wanted = check_services(services)
+    check_place(region, zone)
     source, identity = load_identity(node_id, cert_dir, tls, token, mesh)
     if "client" not in identity.usages:
         raise UsageError(identity.node_id, "client")

@@ -18,12 +18,14 @@ from aegis_discovery.records._count import (
 from aegis_discovery.records._record import (
     LEASE,
     MAX_AHEAD,
+    MAX_PLACE,
     MAX_RECORD,
     MAX_REGION,
     REPUBLISH_EVERY,
     TOMBSTONE_LEASE,
     Record,
     Signed,
+    place_problem,
 )
 from aegis_discovery.records._signer import RecordSigner
 from aegis_discovery.records._verdict import VERDICT_LEASE, Opinion, SignedVerdict, Verdict
@@ -32,6 +34,7 @@ from aegis_discovery.records._verifier import RecordVerifier, Verifier
 __all__ = [
     "LEASE",
     "MAX_AHEAD",
+    "MAX_PLACE",
     "MAX_RECORD",
     "MAX_REGION",
     "REPUBLISH_EVERY",
@@ -54,6 +57,7 @@ __all__ = [
     "is_unanswered",
     "node_to_unsigned",
     "nodes_from_unsigned",
+    "place_problem",
     "signed_from_wire",
     "valid_accusations",
 ]

@@ -33,6 +33,9 @@ MAX_PROVIDED = 256
 MAX_REGION = 32
 """Bytes of the name of a region with a boundary: the record of a bridge names many regions."""
 
+MAX_PLACE = 64
+"""Bytes of the name of any other region, and of a zone."""
+
 Clock = Callable[[], float]
 """Returns Unix time in seconds."""
 
@@ -122,3 +125,13 @@ class Record:
         decides between equal stamps, which an honest signer never makes.
         """
         return (self.voucher is None, self.stamp, self.digest)
+
+
+def place_problem(name: object) -> str:
+    """Returns why this is no name of a region or zone; empty if it is one."""
+    # What is printable can be encoded, too.
+    if not isinstance(name, str) or not name.isprintable():
+        return f"{name!a:.80} is not printable text; give a name such as 'eu-west-1'"
+    if len(name.encode()) > MAX_PLACE:
+        return f"{name:.20}... has {len(name.encode())} bytes, the limit is {MAX_PLACE}"
+    return ""
