@@ -1,4 +1,4 @@
-"""Makes the picture of the guide: `uv run python -m tests.ui.screenshot docs/_static/ui.png`."""
+"""Makes the picture of the guide: `uv run python tests/ui/screenshot.py docs/_static/ui.png`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import tempfile
 from pathlib import Path
 
 from aegis_cli._ui.page_server import PageServer
-
-from tests.ui.chromium import Chromium
-from tests.ui.simulated import SimulatedSource
+from chromium import Chromium
+from simulated import SimulatedSource
 
 
 async def main(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -67,7 +68,8 @@ class SimulatedSource:
         """Lets time pass, and returns the next view."""
         if self.trouble and last is not None:
             return replace(last, trouble=self.trouble)
-        self.simulation.run(self.seconds)
+        # In a thread, since a death of one of many nodes costs the simulation a second of CPU.
+        await asyncio.to_thread(self.simulation.run, self.seconds)
         now = datetime.now(UTC)
         topology = self.simulation.topology_of(self.observer)
         standings = {one.id: one for one in self._history.standings}

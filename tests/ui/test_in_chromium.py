@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -75,6 +76,12 @@ def chromium(tmp_path: Path) -> Iterator[Chromium]:
         assert all(address.startswith("http://127.0.0.1:") for address in browser.requested)
 
 
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """The nodes of a simulation write a line each about each other."""
+    caplog.set_level(logging.CRITICAL, "aegis")
+
+
 @asynccontextmanager
 async def page(source: Source) -> AsyncIterator[str]:
     server = PageServer("aegis", source, lambda _: None)
@@ -112,6 +119,10 @@ async def test_a_mesh_of_three_while_a_node_dies_and_comes_back(
         chromium.until("document.getElementById('problems').hidden")
         chromium.run("location.hash = '#events'")
         chromium.until("document.getElementById('events').innerText.includes('recovered')")
+        seed.kill()
+        chromium.until("/as [ab] sees it/.test(document.getElementById('live').textContent)")
+        chromium.until("document.getElementById('problems').innerText.includes('seed is failed')")
+        assert chromium.run("document.getElementById('stale').hidden")
 
     async with page(MeshSource(place)) as address:
         await asyncio.to_thread(drive, address)
@@ -123,7 +134,7 @@ async def test_a_mesh_of_three_while_a_node_dies_and_comes_back(
 
 async def test_a_mesh_of_200_while_nodes_die_and_come_back(chromium: Chromium) -> None:
     source = SimulatedSource(["eu-west", "us-east"], 100, failing=["ledger"])
-    dead = ("eu-west-009", "us-east-015", "us-east-010")
+    dead = ("eu-west-009", "us-east-015")
 
     def drive(address: str) -> None:
         chromium.open(address)
@@ -132,7 +143,7 @@ async def test_a_mesh_of_200_while_nodes_die_and_come_back(chromium: Chromium) -
         assert chromium.run("document.querySelectorAll('.point').length") == 20
         for node_id in dead:
             source.simulation.kill(node_id)
-        chromium.until("document.querySelectorAll('.point .box.bad').length >= 3")
+        chromium.until("document.querySelectorAll('.point .box.bad').length === 2")
         assert chromium.run(IN_PLACE) == where, "nothing jumps"
         assert chromium.run(OVERLAPS) == 0
         # By keyboard: into the picture, along it, into a folded point, and back.

@@ -204,6 +204,21 @@ async def test_strangers_cannot_hold_the_page(
     await browser.enter()
 
 
+async def test_connections_that_are_open_do_not_hold_the_end(
+    notes: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    page = PageServer("aegis", OneNode(), notes.append)
+    browser = Browser(await page.start(0))
+    host, port = browser.host.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    await browser.enter()  # so it has accepted the connection before
+    await asyncio.wait_for(page.close(), 5)
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+    assert caplog.records == []
+
+
 async def test_nobody_reads_the_mesh_while_nobody_looks(
     source: OneNode, notes: list[str], monkeypatch: pytest.MonkeyPatch, until: Any
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -93,7 +94,16 @@ def test_what_is_old_says_since_when(node, view) -> None:
     assert stale() == (None, "")
     assert stale(silent_for=9.0) == (9, "")
     assert stale(now=NOW + 70 * SECOND) == (70, "")
-    assert stale(now=NOW + 70 * SECOND, trouble="it is gone", silent_for=70.0) == (70, "it is gone")
+    mesh = shop(node, view)
+    again = replace(mesh, trouble="it is gone", silent_for=70.0)
+    state = state_of(mesh, again, now=NOW + 70 * SECOND)
+    assert (state["stale_for"], state["trouble"]) == (70, "it is gone")
+
+
+def test_an_identity_that_cannot_be_renewed_is_a_problem_and_not_yet_stale(node, view) -> None:
+    mesh = shop(node, view)
+    state = state_of(mesh, replace(mesh, trouble="no CA key", taken_at=NOW + SECOND), now=NOW)
+    assert (state["stale_since"], state["problems"]["listed"][0]["text"]) == (None, "no CA key")
 
 
 def test_many_nodes_are_folded_and_a_filter_unfolds_them(node, view) -> None:

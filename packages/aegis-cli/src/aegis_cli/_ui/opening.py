@@ -31,8 +31,9 @@ async def show_page(place: MeshPlace, port: int, *, opens: bool, json: bool) -> 
             if json:
                 show_json({"address": address}, indent=None)
             else:
-                click.echo(f"The mesh is at {address}")
-                click.echo("This address is good for one browser. Ctrl-C ends the page.")
+                # A line of its own fits into 80 columns, so that terminals know where it ends.
+                click.echo(f"The mesh is at this address, for one browser:\n{address}")
+                click.echo("Ctrl-C ends the page.")
             sys.stdout.flush()
             if opens and has_browser():
                 # Some browsers return when they end; nobody waits for them here.

@@ -7,6 +7,7 @@ import contextlib
 import errno
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from typing import Any
 
 from aegis_cli._ui.http import MAX_HEAD, BadRequestError, Request, Response, parse, refused
 from aegis_cli.errors import CannotListenError
@@ -32,7 +33,7 @@ class LoopbackServer:
 
     def __init__(self, answer: Callable[[Request], Awaitable[Response]]) -> None:
         self._answer = answer
-        self._tasks: set[asyncio.Task[None] | None] = set()
+        self._open: dict[asyncio.Task[Any], asyncio.WriteTransport] = {}
         self._server: asyncio.Server | None = None
 
     async def start(self, port: int) -> str:
@@ -58,16 +59,18 @@ class LoopbackServer:
         """Ends all connections."""
         if self._server is not None:
             self._server.close()
-        for task in self._tasks:
-            if task is not None:
-                task.cancel()
+        # Cancelled tasks would be logged by asyncio before Python 3.12.
+        for transport in self._open.values():
+            transport.abort()
+        await asyncio.gather(*self._open, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._tasks) >= MAX_CONNECTIONS:
+        if len(self._open) >= MAX_CONNECTIONS:
             writer.transport.abort()
             return
         task = asyncio.current_task()
-        self._tasks.add(task)
+        assert task is not None  # noqa: S101 - it runs this
+        self._open[task] = writer.transport
         try:
             async with asyncio.timeout(TIMEOUT):
                 writer.write(bytes(await self._response(await reader.readuntil(b"\r\n\r\n"))))
@@ -77,7 +80,7 @@ class LoopbackServer:
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
         finally:
-            self._tasks.discard(task)
+            del self._open[task]
             with contextlib.suppress(Exception):
                 writer.transport.abort()  # without effect on one that is closed
 

@@ -63,12 +63,14 @@ class Page:
     _edges: Mapping[Key, Counts] = field(default_factory=dict)
     _seconds: float = 1.0
     _since_start: bool = True
+    _is_again: bool = False
     _made: tuple[str, dict[str, Any]] | None = None
 
     def add(self, view: View) -> None:
-        """Takes a view; one with trouble is an older one, whose calls are known already."""
+        """Takes a view, which is the last one again if it could not be read anew."""
+        self._is_again = self.view is not None and view.taken_at == self.view.taken_at
         self.view, self._made = view, None
-        if view.trouble:
+        if self._is_again:
             return
         recent = self._recent.add(view)
         self._since_start = recent is None
@@ -89,12 +91,19 @@ class Page:
                 query,
                 {name: bounded(value) for name, value in self._parts(view, query).items()},
             )
-        stale = _stale_since(view, now, patience)
+        stale = self._stale_since(view, now, patience)
         return {
             **self._made[1],
             "stale_since": bounded(stale),
             "stale_for": stale and round((now - stale).total_seconds()),
         }
+
+    def _stale_since(self, view: View, now: datetime, patience: float) -> datetime | None:
+        silent_for = 0.0 if self._is_again else view.silent_for
+        is_old = (now - view.taken_at).total_seconds() > patience
+        if not (is_old or self._is_again or silent_for > STALE):
+            return None
+        return view.taken_at - timedelta(seconds=silent_for)
 
     def _parts(self, view: View, query: str) -> dict[str, Any]:
         """What does not depend on the time."""
@@ -127,7 +136,7 @@ class Page:
             "seconds": None if self._since_start else round(self._seconds),
             "left_out": sum(number_of(one.get("edges_left_out")) for one in view.stats.values()),
             "query": query,
-            "problems": _problems(view, told, calls, ended),
+            "problems": _problems(view, told, calls, ended, "" if self._is_again else view.trouble),
             "picture": drawn(view, nodes, calls, takes),
             "calls": rows,
             **{name: table[:MAX_ROWS] for name, table in tables.items()},
@@ -173,12 +182,6 @@ def _words(node: Seen) -> list[str]:
         str(info.health),
         *("/".join(one.key) for one in info.services),
     ]
-
-
-def _stale_since(view: View, now: datetime, patience: float) -> datetime | None:
-    heard = view.taken_at - timedelta(seconds=0 if view.trouble else view.silent_for)
-    is_old = (now - view.taken_at).total_seconds() > patience
-    return heard if is_old or view.trouble or view.silent_for > STALE else None
 
 
 def _counts(nodes: Sequence[Seen]) -> list[tuple[str, int]]:
@@ -288,6 +291,7 @@ def _problems(
     told: Iterable[Mapping[str, Any]],
     calls: Calls,
     ended: Iterable[Mapping[str, Any]],
+    trouble: str,
 ) -> dict[str, Any]:
     """What is wrong, the worst first: each with a text, and a filter that shows it."""
     found: list[dict[str, Any]] = []
@@ -295,6 +299,8 @@ def _problems(
     def add(tab: str, find: str, text: str, *, bad: bool = True) -> None:
         found.append({"tab": tab, "find": find, "text": text, "bad": bad})
 
+    if trouble:  # the identity of the command could not be renewed, and is still valid
+        add("certs", "", trouble, bad=False)
     for node in sorted(filter(is_wrong, view.nodes), key=by_what_is_wrong):
         since = age(node.since, view.taken_at)
         by = f", by {', '.join(node.by[:3])}" if node.by else ""

@@ -45,13 +45,14 @@ export function draw(next) {
   state = next;
   const room = document.getElementById("drawing").clientWidth;
   if (!room) return;  // another tab is open
-  const width = room - (room < 620 ? 12 : 20), picture = state.picture;
+  const picture = state.picture, zoom = room >= 620 && picture.points.length <= 8 ? 1.3 : 1;
+  const width = Math.floor((room - (room < 620 ? 12 : 20)) / zoom);
   const ranks = rank(picture.points, picture.lines, known);
   const now = JSON.stringify([width, picture.points.map((p) => [p.key, p.group, ranks.get(p.key)])]);
   if (now !== shape) {
     shape = now;
     layout = place(picture.points, ranks, width);
-    set(svg, { viewBox: `0 0 ${layout.width} ${layout.height}`, height: layout.height });
+    set(svg, { viewBox: `0 0 ${layout.width} ${layout.height}`, height: layout.height * zoom });
     drawBands();
   }
   drawPoints(picture.points);
