@@ -108,6 +108,21 @@ async def test_strangers_cannot_hold_the_metrics(
     assert "aegis_start_time_seconds" in await get(port)
 
 
+async def test_an_open_connection_does_not_disturb_the_end(
+    identity: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = free_port()
+    node = Node("shop-1", address="127.0.0.1:0", tls=identity("shop-1"), metrics=str(port))
+    await node.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    await get(port)  # so it has accepted the connection before
+    await node.stop(grace=0)
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+    assert [one.message for one in caplog.records if one.name == "asyncio"] == []
+
+
 def test_a_label_cannot_end_its_own_text_and_an_address_is_checked() -> None:
     assert escape('a"} 1\n\\evil') == 'a\\"} 1\\n\\\\evil'
     with pytest.raises(ConfigError, match="metrics"):

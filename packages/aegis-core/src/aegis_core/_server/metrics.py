@@ -54,7 +54,7 @@ class MetricsServer:
         self._host = host
         self._port = port
         self._text = text
-        self._tasks: set[asyncio.Task[None] | None] = set()
+        self._open: set[asyncio.WriteTransport] = set()
         self._server: asyncio.Server | None = None
 
     @property
@@ -78,16 +78,15 @@ class MetricsServer:
     def close(self) -> None:
         if self._server is not None:
             self._server.close()
-        for task in self._tasks:
-            if task is not None:
-                task.cancel()
+        # Cancelled tasks would be logged by asyncio before Python 3.12.
+        for transport in self._open:
+            transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._tasks) >= MAX_CONNECTIONS:
+        if len(self._open) >= MAX_CONNECTIONS:
             writer.transport.abort()
             return
-        task = asyncio.current_task()
-        self._tasks.add(task)
+        self._open.add(writer.transport)
         try:
             async with asyncio.timeout(TIMEOUT):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -98,7 +97,7 @@ class MetricsServer:
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
         finally:
-            self._tasks.discard(task)
+            self._open.discard(writer.transport)
             with contextlib.suppress(Exception):
                 writer.transport.abort()  # without effect on one that is closed
 
