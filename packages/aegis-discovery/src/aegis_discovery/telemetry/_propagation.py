@@ -26,9 +26,12 @@ MAX_VALUES = {"baggage": 4096}
 MAX_ENTRIES = {"tracestate": 32, "baggage": 64}
 """Entries of a value that is a list: the limits of W3C."""
 
-MAX_METADATA = 8 * 1024
-"""Bytes of the metadata of a call, with what is added here. Above it gRPC begins to refuse calls,
-so only `traceparent` is added then."""
+MAX_METADATA = 7 * 1024
+"""Bytes of the metadata of a call, with what is added here. From 8 KiB on, with its own headers,
+gRPC begins to refuse calls; above this limit only `traceparent` is added."""
+
+_OVERHEAD = 32
+"""Bytes that HTTP/2 counts for each pair."""
 
 _ENTRIES = {
     "tracestate": re.compile(
@@ -58,7 +61,8 @@ def with_context(metadata: Metadata, context: Context) -> tuple[tuple[str, str |
     propagate.inject(carrier, context)
     added = {key.lower(): value for key, value in carrier.items() if _is_sound(key.lower(), value)}
     given = tuple(pair for pair in metadata if pair[0] not in added)
-    if sum(len(key) + len(value) for key, value in (*given, *added.items())) > MAX_METADATA:
+    pairs = (*given, *added.items())
+    if sum(len(key) + len(value) + _OVERHEAD for key, value in pairs) > MAX_METADATA:
         added = {key: value for key, value in added.items() if key == TRACEPARENT}
     return (*given, *added.items())
 
