@@ -65,6 +65,8 @@ def _announce(node: Node, *, json: bool) -> None:
 
 
 def _log_event(event: TopologyEvent) -> None:
+    if event.kind is EventKind.FAILED:
+        return  # what judges the nodes has logged it, as a warning
     what = {
         EventKind.UPDATED: f"is {event.node.status}, {event.node.health}",
         EventKind.SUSPECTED: "is suspected",

@@ -48,4 +48,6 @@ async def test_a_lasting_shortage_is_one_warning(
     watching.cancel()
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 1
-    assert lines[0].startswith("a: 60 of 64 file descriptors are in use")
+    assert lines[0].startswith(
+        "a is short of file descriptors: 60 of 64 file descriptors are in use"
+    )

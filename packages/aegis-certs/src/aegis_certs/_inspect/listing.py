@@ -66,7 +66,7 @@ def list_certificates(
     """
     listing = list_directory(directory, at=at)
     for reason in listing.not_read:
-        logger.warning("%s", reason)
+        logger.warning("the list is not complete: %s", reason)
     return listing.certificates
 
 

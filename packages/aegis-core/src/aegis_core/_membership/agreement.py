@@ -24,7 +24,6 @@ TAKE_OVER = 10.0
 _LINES = {
     NodeStatus.ALIVE: "%s recovered",
     NodeStatus.SUSPECTED: "%s is suspected",
-    NodeStatus.FAILED: "%s failed",
 }
 
 
@@ -92,8 +91,10 @@ class Agreement:
         if node.status is not status and self._topology.set_status(node_id, record.stamp, status):
             # The end of a cut is logged once for the whole region.
             was_cut_off = node.status is NodeStatus.UNREACHABLE and status is NodeStatus.ALIVE
-            level = logging.WARNING if status is NodeStatus.FAILED else logging.INFO
-            _log.log(logging.DEBUG if was_cut_off else level, _LINES[status], node_id)
+            if status is NodeStatus.FAILED:
+                _log.warning("%s failed", node_id)
+            else:
+                _log.log(logging.DEBUG if was_cut_off else logging.INFO, _LINES[status], node_id)
 
     def _derive_unreachable(self, record: Record) -> None:
         """Keeps a failure that was agreed before the region fell silent; nobody fails meanwhile."""

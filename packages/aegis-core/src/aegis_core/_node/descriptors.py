@@ -52,6 +52,7 @@ async def name_shortage(
     limiter = LogLimiter(_log)
     while (found := read()) is not None:
         if problem := shortage(*found):
-            limiter.warn(node_id, "descriptors", "%s: %s", node_id, problem)
+            line = "%s is short of file descriptors: %s"
+            limiter.warn(node_id, "descriptors", line, node_id, problem)
         await sleep_until_tick(CHECK_EVERY)
     await asyncio.Event().wait()

@@ -73,7 +73,8 @@ class CARotation:
             line = "the next CA waits for nodes that do not trust it yet: %s"
             self._log_limiter.warn("lagging", lagging, line, lagging)
         if decision.blocked:
-            self._log_limiter.warn("blocked", decision.blocked, "%s", decision.blocked)
+            line = "the CA does not rotate itself: %s"
+            self._log_limiter.warn("blocked", decision.blocked, line, decision.blocked)
 
 
 def view_of(state: NodeState) -> MeshView:

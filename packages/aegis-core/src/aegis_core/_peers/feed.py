@@ -36,9 +36,14 @@ class FeedEnd(enum.Enum):
 
     IN_ORDER = "it left"
     BROKEN = "its connection broke"
+    LOST = "its process or the line is gone"
     SILENT = "it was silent for too long"
     DIVERGED = "it holds other records"
     UNIMPLEMENTED = "it has no feed"
+
+
+GONE = (FeedEnd.LOST, FeedEnd.SILENT)
+"""How the feed of a node ends that fails."""
 
 
 @dataclass(slots=True, eq=False)

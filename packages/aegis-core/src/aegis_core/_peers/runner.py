@@ -24,6 +24,9 @@ from aegis_core._waker import Waker
 
 _log = logging.getLogger("aegis.membership")
 
+_LOST = ("Socket closed", "Connection refused", "Connection reset")
+"""What gRPC says of a connection whose other end is gone."""
+
 
 class SessionRunner:
     """Runs a session in an event loop."""
@@ -110,6 +113,8 @@ class SessionRunner:
             why = str(error)
         except grpc.aio.AioRpcError as error:
             why = describe_call_error(error, self._state.tls)
+            if _is_lost(error, why):
+                end = FeedEnd.LOST
             # It refuses our record for its stamp: was our clock ahead when that was written?
             is_ahead = error.code() is grpc.StatusCode.OUT_OF_RANGE
             if is_ahead and self._state.topology.restart_stamps():
@@ -158,3 +163,14 @@ class SessionRunner:
 
     async def _poll(self, feed: Feed) -> None:
         await self.peers.poll(feed.peer)
+
+
+def _is_lost(error: grpc.aio.AioRpcError, why: str) -> bool:
+    """Returns whether the other process or the line is gone, rather than refuses this node."""
+    details = error.details() or ""
+    is_plain = why == details or "Connection refused" in details
+    return (
+        is_plain
+        and error.code() is grpc.StatusCode.UNAVAILABLE
+        and any(hint in details for hint in _LOST)
+    )

@@ -21,7 +21,7 @@ from aegis_discovery.transport import Backoff
 from aegis_core._membership.membership import Membership
 from aegis_core._membership.regions import Regions
 from aegis_core._peers.directory import PeerDirectory
-from aegis_core._peers.feed import Feed, FeedEnd, SessionShell, WatchedFeeds, count_watched
+from aegis_core._peers.feed import GONE, Feed, FeedEnd, SessionShell, WatchedFeeds, count_watched
 from aegis_core._peers.info import PeerInfo
 from aegis_core._peers.rivals import Rivals
 from aegis_core._rate_limit import TokenBucket
@@ -194,7 +194,7 @@ class Session:
             try:
                 self._topology.update_node(replace(own, silent_regions=silent))
             except InvalidRecordError as error:
-                self._log_limiter.warn(self._own_id, "silent regions", "%s", error, now=now)
+                self._log_limiter.warn("", "", "silent regions are not named: %s", error, now=now)
 
     def _new_feed(self, peer: PeerInfo, region: str | None = None) -> Feed:
         reader, backoff = self._new_reader(region), Backoff(uniform=self._rng.uniform)
@@ -295,13 +295,14 @@ class Session:
         if feed.dial_at == now:
             _log.info("the feed of %s is opened again: %s", peer.id, why)
         elif end is not FeedEnd.IN_ORDER and feed.problem != before:
-            why = feed.problem
-            source = self._voucher_of_unheard(feed) or peer.id
-            if feed.region is not None:
-                source = f"region {feed.region}"  # of one that is cut off, each node is asked
-            line = "no feed from %s at %s: %s"
-            self._log_limiter.warn(source, why, line, peer.id, peer.address, why, now=now)
-        if end is FeedEnd.BROKEN:
+            why, line = feed.problem, "no feed from %s at %s: %s"
+            where = None if feed.region is None else f"region {feed.region}"  # each node is asked
+            source = where or self._voucher_of_unheard(feed) or peer.id
+            if end in GONE and feed.heard_at and feed.region is None:
+                _log.info(line, peer.id, peer.address, why)  # if it failed, that is the warning
+            else:
+                self._log_limiter.warn(source, why, line, peer.id, peer.address, why, now=now)
+        if end in (FeedEnd.BROKEN, FeedEnd.LOST):
             # Silence is not reported: this process itself may have been paused. Nor is the end in
             # order: a node that leaves publishes its tombstone, and one that does not is dialled.
             self.membership.feed_broken(feed.peer.id, now)

@@ -280,7 +280,8 @@ class FeedClient:
                         self._last_peer = peer
                 except FeedGarbageError as error:
                     self._causes[peer.address] = str(error)
-                    self._log_limiter.warn(peer.address, "garbage", "%s", error)
+                    line = "another node is asked: %s"
+                    self._log_limiter.warn(peer.address, "garbage", line, error)
                 except Exception as error:  # noqa: BLE001 - a bug of ours must not end the feed for ever
                     line = "the feed of %s failed"
                     self._log_limiter.warn(peer.address, "fault", line, peer.address, error=error)

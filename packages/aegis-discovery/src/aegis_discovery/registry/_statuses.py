@@ -109,8 +109,10 @@ class RegistryStatuses:
         else:
             self._undecided.discard(node_id)
         if self._topology.set_status(node_id, record.stamp, status):
-            has_failed = status is NodeStatus.FAILED and self._topology.owner is not None
-            _log.log(logging.WARNING if has_failed else logging.INFO, _LINES[status], node_id)
+            if status is NodeStatus.FAILED and self._topology.owner is not None:
+                _log.warning("%s failed", node_id)
+            else:
+                _log.info(_LINES[status], node_id)
 
     def _electors(self, record: Record) -> frozenset[str]:
         """Returns the observers of a node; for a failed one, those at its failure."""

@@ -163,7 +163,7 @@ class Supervision:
                 other.generation = self._generation
             _log.error("%s; the running workers continue with the old code", problem)
         elif self._gives_up(code):
-            _log.error("%s", problem)
+            _log.error("%s; no worker is started any more", problem)
             self.exit_code = code
             self.stop(now)
         else:
