@@ -85,6 +85,7 @@ class _Page(HTMLParser):
         super().__init__()
         self.links: list[str] = []
         self.anchors: set[str] = set()
+        self.hides_parameters = "Unpack[" in text or "&lt;factory" in text
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -103,6 +104,8 @@ def problems_of_site(site: Path) -> Iterator[str]:
     for file, page in pages.items():
         if "_modules" in file.parts:
             continue  # Sphinx links from the sources to names that it does not document
+        if page.hides_parameters:
+            yield f"{file.relative_to(site)}: a signature does not show its real parameters"
         for link in sorted({link for link in page.links if not urlsplit(link).scheme}):
             parts = urlsplit(link)
             path, anchor = unquote(parts.path), unquote(parts.fragment)
