@@ -17,8 +17,7 @@ import pytest
 import yaml
 from aegis_core._node.settings import TOKEN, VARIABLES
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-from .ports import free_ports
+from ports import free_ports
 
 SHOP = Path(__file__).resolve().parents[1]
 ROOT = SHOP.parents[1]

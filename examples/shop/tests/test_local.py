@@ -13,9 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from ports import free_ports
 from shop import local
-
-from .ports import free_ports
 
 SECONDS = 60
 
