@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from aegis_certs import CertificateAuthority, KeyType
 from aegis_cli.cli import aegis
 from aegis_core import JoinError, NodeStatus
 from aegis_core.aio import Node
@@ -124,6 +125,12 @@ async def test_etcd_must_prove_the_name_of_its_address(mesh_in_etcd, identity):
         url = f"etcd://{name}:{port}/aegis"
         with pytest.raises(ConnectError):
             await connect(registry=url, tls=identity("client"), timeout=0.5)
+
+
+async def test_an_etcd_of_another_ca_is_named_as_such(mesh_in_etcd, tmp_path):
+    tls = CertificateAuthority.create(tmp_path / "certs", key_type=KeyType.P256).issue("a")
+    with pytest.raises(ConnectError, match=r"its certificate is not trusted .*certificates of one"):
+        await connect(registry=mesh_in_etcd.etcd.url, tls=tls, timeout=0.5)
 
 
 async def test_after_a_compaction_everything_is_read_anew(start_etcd, identity, until):

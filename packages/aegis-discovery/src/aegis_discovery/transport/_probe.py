@@ -84,6 +84,9 @@ def describe_call_error(error: Exception, tls: TLSConfig, *, of: str = "a node")
         return f"it refused the connection; is {of} listening there?"
     if "Hostname Verification" in details or "Peer name" in details:
         return f"another node than the expected one answered there: {details}"
+    if "CERTIFICATE_VERIFY_FAILED: " in details:
+        reason = details.rpartition("CERTIFICATE_VERIFY_FAILED: ")[2].partition(":")[0]
+        return f"its certificate is not trusted ({reason}); both sides need certificates of one CA"
     if not any(hint in details for hint in ("Socket closed", "SSL", "andshake", "reset")):
         return details
     problem = _own_problem(tls)
