@@ -32,8 +32,10 @@ CHANGES = 500
 CHANGE_EVERY = 0.02
 AWAY = 60.0
 KEYS = Keys("aegis", DEFAULT_MESH)
-RUNNING = 5
-"""Nodes that run; all others only have records."""
+RUNNING = 20
+"""Processes of nodes in the last three rows; in the others, nodes have records only."""
+
+STARTED_AT_ONCE = 4
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -87,16 +89,23 @@ class Setting:
         self.etcd = Etcd(folder, self.ca, members, is_durable=True)
         self.workers: dict[str, Worker] = {}
 
-    async def start_nodes(self) -> None:
-        for node_id in (f"node-{number}" for number in range(RUNNING)):
+    async def start_nodes(self, nodes: int) -> None:
+        gate = asyncio.Semaphore(STARTED_AT_ONCE)
+        ids = [f"node-{number}" for number in range(nodes)]
+        for node_id in ids:
             self.ca.issue(node_id, key_type=KeyType.P256)
+
+        async def start(node_id: str) -> None:
             options = {
                 "id": node_id,
                 "cert_dir": str(self.ca.directory),
                 "registry": self.etcd.url,
             }
-            worker = self.workers[node_id] = await Worker.start("node.py", options)
-            await worker.wait(lambda message: "ready" in message)
+            async with gate:
+                worker = self.workers[node_id] = await Worker.start("node.py", options)
+                await worker.wait(lambda message: "ready" in message)
+
+        await asyncio.gather(*map(start, ids))
 
     def failed(self) -> list[str]:
         """Returns the failures of nodes that the nodes have seen."""
@@ -122,15 +131,15 @@ async def setting(members: int = 1) -> AsyncIterator[Setting]:
 
 
 @asynccontextmanager
-async def running(members: int = 1) -> AsyncIterator[tuple[Setting, Mesh, Load]]:
+async def running(nodes: int, members: int = 1) -> AsyncIterator[tuple[Setting, Mesh, Load]]:
     """Starts nodes in etcd, a client, and calls."""
     async with setting(members) as made:
-        await made.start_nodes()
+        await made.start_nodes(nodes)
         async with (
             connect(registry=made.etcd.url, tls=made.tls) as mesh,
             Load.on(mesh) as load,
         ):
-            await until(lambda: mesh.topology.node_count == RUNNING)
+            await until(lambda: mesh.topology.node_count == nodes)
             yield made, mesh, load
 
 
@@ -181,8 +190,8 @@ async def watch(nodes: int) -> Measured:
     return Measured((cuts[49], cuts[98]), f"{CHANGES} changes, from the write to the topology")
 
 
-async def away(_nodes: int) -> Measured:
-    async with running(3) as (made, _mesh, load):
+async def away(nodes: int) -> Measured:
+    async with running(nodes, 3) as (made, _mesh, load):
         leader = await made.etcd.leader(made.tls)
         made.etcd.kill(leader)
         await asyncio.sleep(5)
@@ -196,7 +205,7 @@ async def away(_nodes: int) -> Measured:
         for number, worker in enumerate(made.workers.values()):
             worker.send("rename", f"back-{number}")
         async with asyncio.timeout(PATIENCE):
-            await made.etcd.until(lambda: _all_back(made))
+            await made.etcd.until(lambda: _all_back(made, nodes))
         registered = time.monotonic() - began
         await asyncio.sleep(1)
         failures, calls = len(load.failures), load.calls
@@ -204,13 +213,13 @@ async def away(_nodes: int) -> Measured:
     return Measured((failures, registered), note)
 
 
-async def _all_back(made: Setting) -> bool:
+async def _all_back(made: Setting, nodes: int) -> bool:
     held = await made.etcd.contents(made.tls)
-    return sum(b"back-" in value for value in held.values()) == RUNNING
+    return sum(b"back-" in value for value in held.values()) == nodes
 
 
-async def kill(_nodes: int) -> Measured:
-    async with running() as (made, mesh, load):
+async def kill(nodes: int) -> Measured:
+    async with running(nodes) as (made, mesh, load):
         victim = "node-0"
         since = {node_id: len(worker.messages) for node_id, worker in made.workers.items()}
         known: asyncio.Future[float] = asyncio.get_running_loop().create_future()
@@ -234,11 +243,11 @@ async def kill(_nodes: int) -> Measured:
                 )
                 seen.append(float(message["at"]))
         failures, calls = len(load.failures), load.calls
-    return Measured((failures, max(seen) - began), f"{calls} calls, {RUNNING} nodes and a client")
+    return Measured((failures, max(seen) - began), f"{calls} calls, {nodes} nodes and a client")
 
 
-async def delete(_nodes: int) -> Measured:
-    async with running() as (made, _mesh, load):
+async def delete(nodes: int) -> Measured:
+    async with running(nodes) as (made, _mesh, load):
         async with made.etcd.member(made.tls) as member:
             for _ in range(10):
                 for node_id in made.workers:
