@@ -212,3 +212,20 @@ def test_a_held_verdict_stands_while_its_accuser_answers() -> None:
         simulation.run(1)
         assert simulation.everywhere("us-003", FAILED)
         assert simulation.everywhere("us-000", ALIVE, by=["eu-000", "us-001"])
+
+
+def test_a_region_whose_clocks_were_ahead_by_a_day_is_back_when_they_are_right() -> None:
+    simulation = Simulation(4, regions=("eu", "us"), boundary="region", seed=1)
+    for node_id in of(simulation, "us"):
+        simulation.kill(node_id)
+        simulation.join(node_id, seeds=["eu-000", "us-000", "us-001"])
+        simulation.run_until(simulation.is_one_mesh, within=10)
+    for node_id in of(simulation, "us"):
+        simulation.skew(node_id, 86_400)
+    simulation.run(60)  # they renew their records, which only they accept
+    assert simulation.everywhere("us-000", ALIVE)
+    assert simulation.status_of("eu-000", by="us-000") is None, "its lease ended, by that clock"
+    for node_id in of(simulation, "us"):
+        simulation.skew(node_id, 0)
+    simulation.run_until(simulation.is_one_mesh, within=20)
+    assert deaths(simulation) <= set(of(simulation, "us"))

@@ -241,6 +241,10 @@ class Process(Host):
             self.close(stream.feed)
             self.session.feed_ended(stream.feed, end, self._clock.now)
 
+    def on_ahead(self) -> None:
+        if self.topology.restart_stamps():
+            self.session.reopen_feeds(self._clock.now)
+
     def _read(self, stream: Stream, data: bytes) -> ReceiveResult:
         """Reads a message; equal heartbeats are read once while nothing changes."""
         heartbeat = (data, self.topology.log_position, self.topology.version)
@@ -263,8 +267,10 @@ class Process(Host):
         if message.HasField("record"):
             try:
                 record = self._verifier.verify(signed_from_wire(message.record))
-            except InvalidRecordError:
+            except InvalidRecordError as error:
                 self._world.reset(stream)
+                if error.is_ahead:
+                    stream.watcher.on_ahead()
                 return
             result = self.topology.merge_records([record], origin=stream.watcher.id)
             if result.foreign is not None:

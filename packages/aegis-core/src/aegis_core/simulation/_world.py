@@ -49,6 +49,9 @@ class Host(Entity):
     def on_end(self, stream: Stream, end: FeedEnd) -> None:
         """Handles any other end of a feed that it reads."""
 
+    def on_ahead(self) -> None:
+        """Handles that a server refuses its record as signed too far ahead of time."""
+
 
 HostT = TypeVar("HostT", bound=Host)
 
