@@ -21,6 +21,9 @@ from .process import PATIENCE, NodeProcess
 CALLERS = 8
 """Callers with blocking calls, and as many with asyncio calls."""
 
+PAUSE = 0.01
+"""Seconds after a call of each kind: most callers are in a call, and the nodes can still start."""
+
 
 class Load:
     """Makes calls until `stop` is set; records the failures.
@@ -48,7 +51,7 @@ class Load:
         count = channel.unary_stream("/test.Echo/Count")
         join = channel.stream_unary("/test.Echo/Join")
         chat = channel.stream_stream("/test.Echo/Chat")
-        while not self.stop.is_set():
+        while not self.stop.wait(PAUSE):
             self.attempt("sync unary", lambda: say(b"x", timeout=10))
             if not self._streams:
                 continue
@@ -73,6 +76,7 @@ class Load:
             ("aio both", lambda: read(chat(iter([b"a", b"b"]), timeout=10))),
         )
         while not self.stop.is_set():
+            await asyncio.sleep(PAUSE)
             for kind, begin in kinds if self._streams else kinds[:1]:
                 try:
                     await begin()

@@ -72,7 +72,7 @@ class Supervised:
 
 
 class Load:
-    """Calls all workers without a pause; keeps failures and the latest answers."""
+    """Calls all workers, almost without a pause; keeps failures and the latest answers."""
 
     def __init__(self) -> None:
         self.failures: list[str] = []
@@ -81,7 +81,7 @@ class Load:
 
     def call(self, channel: grpc.Channel) -> None:
         who = channel.unary_unary("/test.Orders/Who")
-        while not self.stop.wait(0.01):
+        while not self.stop.wait(0.03):
             try:
                 self.answers[who(b"", timeout=10).decode()] += 1
             except grpc.RpcError as error:

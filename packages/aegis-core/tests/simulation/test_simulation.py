@@ -185,9 +185,11 @@ def test_a_node_that_leaves_as_soon_as_it_joined_does_not_fail() -> None:
     assert simulation.everywhere("late", LEFT, None)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_third_of_the_mesh_that_is_killed_at_once_fails_and_no_other_node(seed: int) -> None:
-    simulation = Simulation(100, seed=seed)
+@pytest.mark.parametrize(("nodes", "seed"), [(100, 0), (40, 1)])
+def test_a_third_of_the_mesh_that_is_killed_at_once_fails_and_no_other_node(
+    nodes: int, seed: int
+) -> None:
+    simulation = Simulation(nodes, seed=seed)
     killed = simulation.live[::3]
     for node_id in killed:
         simulation.kill(node_id)
@@ -363,9 +365,10 @@ def test_workers_of_few_identities_find_failures_as_fast_as_nodes(identities: st
     assert seen == {"a#1", "a#2"}, "only the one that was cut off took others for failed"
 
 
-def test_a_member_cannot_outvote_others_with_64_workers() -> None:
+@pytest.mark.parametrize("workers", [16, pytest.param(64, marks=pytest.mark.soak)])
+def test_a_member_cannot_outvote_others_with_many_workers(workers: int) -> None:
     honest = [f"node-{number}" for number in range(8)]
-    minted = [f"mallory#{number}" for number in range(64)]
+    minted = [f"mallory#{number}" for number in range(workers)]
     mesh = Simulation([*honest, *minted])
     for _ in range(2):
         for worker in minted:
@@ -427,7 +430,7 @@ def test_lost_messages_arrive_late_or_on_another_stream(how: str) -> None:
 
 def test_a_change_reaches_every_node_although_its_streams_break() -> None:
     simulation = Simulation(30)
-    for node_id in simulation.live[::4]:
+    for node_id in simulation.live[::10]:
         change = simulation.update(node_id)
         simulation.run(0.006)  # it was sent, and is with few so far
         assert len(change.hops) < 30
@@ -472,7 +475,9 @@ def test_the_newer_of_two_processes_under_one_id_continues() -> None:
     simulation.run_until(simulation.is_one_mesh, within=3)
 
 
-@pytest.mark.parametrize(("nodes", "at_most"), [(100, 6), (1000, 8)])
+@pytest.mark.parametrize(
+    ("nodes", "at_most"), [(100, 6), pytest.param(1000, 8, marks=pytest.mark.soak)]
+)
 def test_a_change_reaches_every_node_in_few_hops(nodes: int, at_most: int) -> None:
     simulation = Simulation(nodes)
     spreads = [simulation.update(node_id) for node_id in simulation.live[:: nodes // 5][:5]]
