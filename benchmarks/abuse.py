@@ -28,10 +28,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import attacks
 import kills
 import mishaps
+import slow_attacks
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig
-from attacks import KINDS, Attack, raise_limit
+from attacks import Attack, raise_limit
 from failures import callers
 from harness import Row, parser_of, print_rows, within
 from workload import (
@@ -58,6 +60,7 @@ MAX_LINES = 1
 """Log lines a minute of one sender for one reason."""
 
 
+KINDS = {**attacks.KINDS, **slow_attacks.KINDS}
 BAD_DAYS = ("bad seeds", "wrong clocks", "kills")
 
 
@@ -239,7 +242,8 @@ def attack_on_request(tls: TLSConfig, address: str) -> None:
             attack.release()
             answer("released")
         else:
-            answer(attack.run(*asked))
+            kind, seconds = asked
+            answer(KINDS[kind](attack, time.monotonic() + seconds))
 
 
 def main() -> int:

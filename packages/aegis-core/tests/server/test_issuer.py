@@ -12,9 +12,9 @@ from aegis_certs import CertificateAuthority, DirectoryError, KeyType, new_enrol
 from aegis_core._access.caller import Caller
 from aegis_core._rate_limit import CERTIFICATES
 from aegis_core._server import issuer as issuer_module
-from aegis_core._server.call_checks import NOT_ISSUED
 from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import RequestRefusedError
+from aegis_core._server.rejections import NOT_ISSUED
 from aegis_discovery.proto import mesh_pb2
 
 

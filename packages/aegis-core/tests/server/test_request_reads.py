@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aegis_core._server.request_reads import MAX_READS, TURN, RequestReads
+from aegis_core._server.held.request_reads import MAX_READS, TURN, RequestReads
 
 
 class Reads:

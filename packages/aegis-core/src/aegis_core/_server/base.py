@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic
@@ -20,11 +21,11 @@ from aegis_core._server.admission import AdmissionControl
 from aegis_core._server.call_checks import ISSUER, MAX_HEADERS, CallChecks, CallT
 from aegis_core._server.caller_limits import CallerLimits
 from aegis_core._server.caller_sockets import CallerSockets
-from aegis_core._server.connection_guard import ConnectionGuard
+from aegis_core._server.connection_guard import ConnectionGuard, MessageGuard
 from aegis_core._server.connection_limits import ConnectionLimits
 from aegis_core._server.mesh_protocol import LocalNode, live_workers
 from aegis_core._server.operations import OPERATIONS
-from aegis_core._server.request_reads import RequestReads
+from aegis_core._server.rejections import Rejection
 from aegis_core.errors import AddressInUseError
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class ServerBase(ABC, Generic[CallT]):
             self._admission,
             callers=CallerLimits(max_calls_per_caller, self._workers_of),
             connections=self._connections,
-            reads=RequestReads[CallT](self._workers_of),
+            workers_of=self._workers_of,
             max_headers=_max_headers(options),
             open_services=OPEN_SERVICES,
             own_services=OWN_SERVICES,
@@ -174,7 +175,12 @@ class ServerBase(ABC, Generic[CallT]):
         """Closes connections of callers that have too many or flood; runs until cancelled."""
         guard = self._guard = ConnectionGuard(self._connections, CallerSockets(self._port))
         self._checks.guard = guard
-        await guard.run()
+        messages = MessageGuard(self._checks, CallerSockets(self._port), self.end_call)
+        await asyncio.gather(guard.run(), messages.run())
+
+    @abstractmethod
+    def end_call(self, call: CallT, rejection: Rejection) -> None:
+        """Ends a call with a status."""
 
     @abstractmethod
     async def set_health(self, info: HealthInfo) -> None:

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from aegis_discovery.policy import split_method
 from aegis_discovery.signals import CODES, OTHER, EdgeTable, LogLimiter, PeerEdges
-from aegis_discovery.transport import SHED_METADATA
 
 from aegis_core._access.authorization import CallAuthorizer
 from aegis_core._access.bootstrap import BootstrapCaller, bootstrap_from_context
 from aegis_core._access.caller import CallContext, Caller, caller_from_context
-from aegis_core._server.admission import AdmissionControl, AdmissionRefused, Call
-from aegis_core._server.caller_limits import BLOCKED_FOR, CANCELLED_PER_SECOND, CallerLimits
+from aegis_core._server.admission import AdmissionControl, Call
+from aegis_core._server.caller_limits import (
+    BLOCKED_FOR,
+    CANCELLED_PER_SECOND,
+    NAMED_PER_SECOND,
+    CallerLimits,
+)
 from aegis_core._server.connection_limits import ConnectionLimits
-from aegis_core._server.request_reads import RequestReads
+from aegis_core._server.held.request_reads import RequestReads
+from aegis_core._server.held.unfinished_messages import UnfinishedMessages
+from aegis_core._server.held.unsent_answers import UnsentAnswers
+from aegis_core._server.rejections import (
+    BLOCKED,
+    FULL,
+    HEADERS_TOO_LONG,
+    JOINING,
+    NO_METHOD,
+    NOT_ISSUED,
+    TOO_MANY,
+    UNREADABLE,
+    Rejection,
+)
 from aegis_core.errors import CallDeniedError, CallerError, CallerRefusedError
 
 if TYPE_CHECKING:
@@ -34,22 +51,7 @@ MAX_METHODS = 4096
 MAX_HEADERS = 16 * 1024
 """Bytes of the metadata of a call. gRPC has the same limit, and counts each frame of it anew."""
 
-REQUEST_TIMEOUT = 60.0
-"""Seconds within which the one request of a call must arrive. 4 MiB need 0.6 Mbit/s."""
-
 CallT = TypeVar("CallT", bound=Call)
-
-
-class Rejection(NamedTuple):
-    """Why a call is rejected, or ended: the name of a gRPC status code, its text and trailers."""
-
-    code: str
-    text: str
-    trailers: tuple[tuple[str, str], ...] = ()
-
-    def always(self, _: object) -> Rejection:
-        """Returns itself, for every call."""
-        return self
 
 
 class CallRejectedError(Exception):
@@ -66,42 +68,6 @@ class CallRejectedError(Exception):
         super().__init__(rejection.text)
 
 
-FULL = Rejection(
-    "RESOURCE_EXHAUSTED",
-    "this node is at its limit of concurrent calls; try another provider",
-    (SHED_METADATA,),
-)
-BLOCKED = Rejection(
-    "RESOURCE_EXHAUSTED",
-    f"this node refuses calls of this caller for {BLOCKED_FOR:.0f} s, since it cancels too many",
-    (SHED_METADATA,),
-)
-TOO_MANY = Rejection(
-    "RESOURCE_EXHAUSTED",
-    "this caller has too many calls open at this node; try another provider",
-    (SHED_METADATA,),
-)
-HEADERS_TOO_LONG = Rejection(
-    "RESOURCE_EXHAUSTED", "the metadata of the call is longer than this node allows"
-)
-NO_METHOD = Rejection("UNIMPLEMENTED", "Method not found!")  # gRPC's own words
-NO_REQUEST = Rejection("UNIMPLEMENTED", "the method requires exactly one request message")
-LATE_REQUEST = Rejection("UNAVAILABLE", f"no request arrived within {REQUEST_TIMEOUT:.0f} s")
-SLOW_REQUEST = Rejection(
-    "UNAVAILABLE", "no request arrived in time; other calls of its caller wait"
-)
-JOINING = Rejection(
-    "UNAVAILABLE",
-    "this node is still joining the mesh; try another provider",
-    (SHED_METADATA,),
-)
-# Without the mark, as from a node that is gone: callers stop using this node.
-CLOSED = Rejection("UNAVAILABLE", "this node is leaving; try another provider")
-STOPPED = Rejection("UNAVAILABLE", "this node has stopped; try another provider")
-UNREADABLE = Rejection("INTERNAL", "the request cannot be parsed")  # gRPC's own code for it
-# The same for every reason, so that nobody learns which tokens and ids exist.
-NOT_ISSUED = Rejection("PERMISSION_DENIED", "the issuer refused the request; its log says why")
-
 ISSUER = "aegis.mesh.v1.Issuer"
 """The service that issues certificates to the mesh."""
 
@@ -110,9 +76,6 @@ ENROLL = f"/{ISSUER}/Enroll"
 
 NUMBERS = {name: number for number, name in enumerate(CODES)}
 """The numbers of gRPC's status codes."""
-
-NOT_ADMITTED = {AdmissionRefused.FULL: FULL, AdmissionRefused.CLOSED: CLOSED}
-"""How calls are rejected that admission control does not admit."""
 
 
 class Guard(Protocol):
@@ -131,7 +94,7 @@ class CallChecks(Generic[CallT]):
         admission: Limits the calls of the user's services.
         callers: Limits the calls of one caller.
         connections: Limits the connections.
-        reads: Limits the requests of one caller that are read at once.
+        workers_of: Returns how many processes share an identity, and so have its limits together.
         max_headers: Bytes of the metadata of a call.
         open_services: Services that every member of the mesh may call, whatever the policy.
         own_services: Services that are not the user's, and so are not limited.
@@ -140,6 +103,9 @@ class CallChecks(Generic[CallT]):
     Attributes:
         admission: The same admission control.
         callers: The same limits.
+        reads: Limits the requests of one caller that are read at once.
+        answers: Counts answers that their callers do not read.
+        unfinished: Bounds messages of which a part has arrived.
         streams: The callers of open streams, with the methods that the policy is asked about.
         refused: Calls refused for the caller's certificate or TLS version.
         denied: Calls that the policy denied.
@@ -164,7 +130,7 @@ class CallChecks(Generic[CallT]):
         *,
         callers: CallerLimits | None = None,
         connections: ConnectionLimits | None = None,
-        reads: RequestReads[CallT] | None = None,
+        workers_of: Callable[[str], int] = lambda _: 1,
         max_headers: int = MAX_HEADERS,
         open_services: Collection[str] = (),
         own_services: Collection[str] = (),
@@ -179,7 +145,10 @@ class CallChecks(Generic[CallT]):
         self.services: Collection[str] = ()
         self.callers = CallerLimits() if callers is None else callers
         self._connections = connections or ConnectionLimits()
-        self.reads = RequestReads[CallT]() if reads is None else reads
+        self.answers = UnsentAnswers(workers_of)
+        self.reads = RequestReads[CallT](workers_of, self.answers.full)
+        self.answers.on_room = self.reads.resume
+        self.unfinished = UnfinishedMessages[CallT](workers_of)
         self._max_headers = max_headers
         self.is_joining = False
         self._authorizer = authorizer
@@ -249,7 +218,8 @@ class CallChecks(Generic[CallT]):
         if self.is_joining and path is not None and self.is_limited(path):
             raise CallRejectedError(JOINING, caller_id)
         # As `_enter`, without its frame: each one costs time.
-        if self._connections.is_watching or not self.callers.enter(caller_id):
+        is_full = caller_id in self.answers.full
+        if self._connections.is_watching or is_full or not self.callers.enter(caller_id):
             self._enter(caller_id, context)
         if call is not None and not self.admission.begin(call):
             self.callers.leave(caller_id)
@@ -282,7 +252,7 @@ class CallChecks(Generic[CallT]):
         self.callers.leave(caller.node_id)
 
     def abused(self, caller_id: str, context: CallContext | None = None) -> None:
-        """Counts a call that its caller cancelled, or began although it is blocked.
+        """Counts a call that its caller cancelled, or began although it must not.
 
         Args:
             caller_id: Who called.
@@ -290,25 +260,34 @@ class CallChecks(Generic[CallT]):
                 many.
         """
         if not self.callers.abuse(caller_id):
+            if self.callers.cancels_many(caller_id):
+                line = (
+                    "%s cancels many calls, or makes many that are refused: %.0f a second or more"
+                )
+                facts = caller_id, NAMED_PER_SECOND
+                self._log_limiter.warn(caller_id, "cancels many", line, *facts)
             return
         line = (
-            "%s cancels more than %.0f calls a second; for %.0f s its calls are refused, and its "
-            "connections are closed if it goes on"
+            "%s cancels more than %.0f calls a second, or makes as many that are refused; for "
+            "%.0f s its calls are refused, and its connections are closed if it goes on"
         )
-        facts = caller_id, CANCELLED_PER_SECOND, BLOCKED_FOR
-        self._log_limiter.warn(caller_id, "cancels", line, *facts)
+        limits = caller_id, CANCELLED_PER_SECOND, BLOCKED_FOR
+        self._log_limiter.warn(caller_id, "cancels", line, *limits)
         if context is not None and self.guard is not None:
             self.guard.condemn(context.peer())
 
-    def has_long_headers(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
-        """Tells whether the metadata of a call is longer than gRPC means to allow."""
-        size = 0
-        for name, value in metadata:
-            size += len(name) + len(value)
+    def has_long_headers(self, metadata: Collection[tuple[str, str | bytes]]) -> bool:
+        """Tells whether the metadata of a call is longer than gRPC means to allow.
+
+        Each entry counts 32 bytes more, as in HTTP/2 (RFC 9113, section 6.5.2).
+        """
+        size = 32 * len(metadata)
+        if size <= self._max_headers:  # so many are too long, whatever they are
+            for name, value in metadata:
+                size += len(name) + len(value)
         return size > self._max_headers
 
     def reject_long_headers(self, context: CallContext) -> Rejection:
-        """Returns how a call with long metadata is rejected, and names its caller."""
         try:
             caller_id = caller_from_context(context).node_id
         except CallerError as error:
@@ -336,15 +315,23 @@ class CallChecks(Generic[CallT]):
     def _enter(self, caller_id: str, context: CallContext) -> None:
         if self._connections.is_watching and self.guard is not None:
             self.guard.note_call(context.peer(), caller_id)
-        if not self.callers.enter(caller_id):
+        reads_nothing = caller_id in self.answers.full
+        if not self.callers.enter(caller_id, few=reads_nothing):
             line = "%s has too many calls open; further ones are refused"
             self._log_limiter.warn(caller_id, "open", line, caller_id)
+            self.abused(caller_id, context)
+            if reads_nothing and self.guard is not None:
+                self.guard.condemn(context.peer())
             raise self._over_limit(TOO_MANY, caller_id)
 
     def _over_limit(self, rejection: Rejection, caller_id: str) -> CallRejectedError:
-        with self._lock:
-            self.over_limit += 1
+        self.count_over_limit(1)
         return CallRejectedError(rejection, caller_id)
+
+    def count_over_limit(self, count: int) -> None:
+        """Counts calls that were one too many of their caller's."""
+        with self._lock:
+            self.over_limit += count
 
     def unreadable(self, caller: Caller, path: str, error: Exception) -> Rejection:
         """Logs that a request cannot be parsed; returns how its call is rejected."""

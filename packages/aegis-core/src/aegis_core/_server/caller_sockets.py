@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from aegis_core._server.connection_limits import Peer
 
 _DESCRIPTORS = "/dev/fd"
+_RECEIVED_AT = 128
 
 
 def parse_peer(text: str) -> Peer | None:
@@ -67,6 +68,27 @@ class CallerSockets:
                     closed += _reset(connection)
         return closed
 
+    def received(self, peers: Collection[str]) -> dict[str, int]:
+        """Returns how many bytes have arrived on connections, where the system counts that.
+
+        Args:
+            peers: The connections, as gRPC names them.
+        """
+        wanted = {parse_peer(peer): peer for peer in peers}
+        wanted.pop(None, None)
+        if not wanted.keys() <= set(self._known.values()):
+            self.find()
+        counts = {}
+        for (descriptor, _), peer in self._known.items():
+            if peer not in wanted:
+                continue
+            with _opened(descriptor) as connection:
+                if connection is not None and self._peer_of(connection) == peer:
+                    count = _bytes_received(connection)
+                    if count is not None:
+                        counts[wanted[peer]] = count
+        return counts
+
     def _look(self, descriptor: int) -> Peer | None:
         with _opened(descriptor) as connection:
             return None if connection is None else self._peer_of(connection)
@@ -97,6 +119,17 @@ def _reset(connection: socket.socket) -> bool:
     except OSError:
         return sys.platform == "linux"
     return True
+
+
+def _bytes_received(connection: socket.socket) -> int | None:
+    # Linux: tcpi_bytes_received of struct tcp_info, since 4.1.
+    option = getattr(socket, "TCP_INFO", None)
+    if option is None or sys.platform != "linux":
+        return None
+    info = connection.getsockopt(socket.IPPROTO_TCP, option, _RECEIVED_AT + 8)
+    if len(info) < _RECEIVED_AT + 8:
+        return None
+    return int.from_bytes(info[_RECEIVED_AT:], sys.byteorder)
 
 
 def _descriptors() -> list[int]:

@@ -1,4 +1,4 @@
-"""Closes connections that are one too many, or whose caller floods."""
+"""Closes connections that are one too many, and ends calls that hold much memory."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from typing import Generic
 
 from aegis_discovery.signals import LogLimiter
 
+from aegis_core._server.call_checks import CallChecks, CallT
 from aegis_core._server.caller_sockets import CallerSockets, parse_peer
 from aegis_core._server.connection_limits import ConnectionLimits
-from aegis_core._server.memory import return_freed_memory
+from aegis_core._server.held.unfinished_messages import LOOK_EVERY as LOOK_AT_MESSAGES_EVERY
+from aegis_core._server.held.unfinished_messages import REFUSED_FOR, Excess
+from aegis_core._server.memory import allocated_bytes, return_freed_memory
+from aegis_core._server.rejections import UNFINISHED, Rejection
 
 _log = logging.getLogger("aegis.server")
 
@@ -31,6 +37,12 @@ At 1 s, strangers that connect again and again made a node take 57 MB in between
 
 PAUSE = 0.02
 """Seconds between two closed connections of callers that flood."""
+
+
+_UNFINISHED = (
+    "%s sends parts of messages on many streams of requests; %d of its calls are ended, and for "
+    "%.0f s it may open few such calls"
+)
 
 
 class ConnectionGuard:
@@ -120,3 +132,63 @@ class ConnectionGuard:
             self._is_due = True
             with contextlib.suppress(RuntimeError):  # the loop is closed, the server has stopped
                 self._loop.call_soon_threadsafe(self._wake.set)
+
+
+class MessageGuard(Generic[CallT]):
+    """Ends calls whose unfinished messages hold memory.
+
+    It looks while a caller has many streams of requests open, and never else.
+
+    Args:
+        checks: Knows these callers.
+        sockets: The connections.
+        end: Ends a call; called on the event loop.
+    """
+
+    def __init__(
+        self,
+        checks: CallChecks[CallT],
+        sockets: CallerSockets,
+        end: Callable[[CallT, Rejection], object],
+    ) -> None:
+        self._checks = checks
+        self._sockets = sockets
+        self._end = end
+        self._log_limiter = LogLimiter(_log)
+
+    async def run(self) -> None:
+        """Ends such calls until cancelled."""
+        loop, wake = asyncio.get_running_loop(), asyncio.Event()
+
+        def on_watch() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, the server has stopped
+                loop.call_soon_threadsafe(wake.set)
+
+        unfinished = self._checks.unfinished
+        unfinished.on_watch = on_watch
+        while True:
+            await wake.wait()
+            wake.clear()
+            while unfinished.is_watching:
+                found = await asyncio.to_thread(self._look)
+                for excess in found:
+                    self._end_all(excess)
+                if found:
+                    await asyncio.to_thread(return_freed_memory)
+                await asyncio.sleep(LOOK_AT_MESSAGES_EVERY)
+
+    def _look(self) -> list[Excess[CallT]]:
+        unfinished = self._checks.unfinished
+        received = self._sockets.received(unfinished.peers)
+        found = unfinished.excess(received, allocated_bytes)
+        for excess in found:
+            # At once: the event loop may have its turn later, and they send on.
+            self._sockets.close({peer for peer in map(parse_peer, excess.peers) if peer})
+        return found
+
+    def _end_all(self, excess: Excess[CallT]) -> None:
+        caller, calls, _ = excess
+        self._log_limiter.warn(caller, "unfinished", _UNFINISHED, caller, len(calls), REFUSED_FOR)
+        self._checks.count_over_limit(len(calls))
+        for call in calls:
+            self._end(call, UNFINISHED)

@@ -17,8 +17,8 @@ from cryptography import x509
 from aegis_core._access.bootstrap import BootstrapCaller
 from aegis_core._access.caller import Caller
 from aegis_core._rate_limit import CERTIFICATES, RateLimiter
-from aegis_core._server.call_checks import NOT_ISSUED
 from aegis_core._server.mesh_protocol import RequestRefusedError
+from aegis_core._server.rejections import NOT_ISSUED
 
 if TYPE_CHECKING:
     from aegis_certs import EnrolledIdentity

@@ -13,6 +13,10 @@ from pathlib import Path
 SLACK = 8 * 1024 * 1024
 """Bytes of growth that are worth a look, which takes milliseconds."""
 
+_MALLINFO = (
+    *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+    *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+)
 _STATM = Path("/proc/self/statm")
 
 
@@ -41,6 +45,22 @@ def resident_bytes() -> int | None:
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
         return None
+
+
+def allocated_bytes() -> int | None:
+    """Returns what the C library has allocated, gRPC's buffers included, where it tells that."""
+    import ctypes  # few processes ever need it
+
+    class Mallinfo(ctypes.Structure):
+        _fields_ = tuple((name, ctypes.c_size_t) for name in _MALLINFO)
+
+    try:
+        mallinfo2 = ctypes.CDLL(None).mallinfo2  # glibc 2.33
+    except (AttributeError, OSError):
+        return None
+    mallinfo2.restype = Mallinfo
+    info = mallinfo2()
+    return int(info.uordblks) + int(info.hblkhd)
 
 
 def return_freed_memory() -> None:

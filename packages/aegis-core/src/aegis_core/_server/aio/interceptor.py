@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import inspect
 from asyncio import current_task
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import grpc
 from aegis_discovery.background import sleep_until_tick
 
-from aegis_core._server import call_checks
+from aegis_core._server import call_checks, rejections
 from aegis_core._server.admission import PendingCalls
+from aegis_core._server.aio.inflows import counting, current_inflow
 from aegis_core._server.aio.lost_callers import on_lost_caller
 from aegis_core._server.aio.thread_pool import HandlerThreads, ThreadContext
 from aegis_core._server.aio.traced import traced
-from aegis_core._server.call_checks import (
+from aegis_core._server.call_checks import NUMBERS, CallChecks, CallRejectedError, kind_of
+from aegis_core._server.held.unsent_answers import SMALL
+from aegis_core._server.rejections import (
     LATE_REQUEST,
     NO_REQUEST,
     NOT_ADMITTED,
-    NUMBERS,
     SLOW_REQUEST,
     STOPPED,
-    CallChecks,
-    CallRejectedError,
+    UNFINISHED,
     Rejection,
-    kind_of,
 )
 from aegis_core._server.telemetry import end_trace, telemetry_of
 
@@ -71,6 +71,7 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         self._admit = checks.admission.admit
         self._pending = checks.admission.waiting
         self._own_pending = PendingCalls[asyncio.Task[Any]]()
+        self._held = checks.answers.full
         self._unknown = _rejecting_by(checks.reject_unknown_method)
         self._long_headers = _rejecting_by(checks.reject_long_headers)
 
@@ -79,20 +80,23 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         while True:
             await sleep_until_tick(call_checks.REVALIDATION_INTERVAL)
             for task in self._checks.reads.overstayed():
-                self._end(task, SLOW_REQUEST)
+                self.end_call(task, SLOW_REQUEST)
             for task, reason in self._checks.disallowed(self._end_reasons):
                 # Again at each check: a handler may have caught the last cancellation.
-                self._end(task, reason)
+                self.end_call(task, reason)
 
     async def end_calls(self, timeout: float) -> None:
         """Ends all calls as UNAVAILABLE and waits for that. Threads continue, without a caller."""
         tasks = {*self._checks.streams, *self._checks.admission.running}
         for task in tasks:
-            self._end(task, STOPPED)
+            self.end_call(task, STOPPED)
         if tasks:
             await asyncio.wait(tasks, timeout=timeout)
 
-    def _end(self, task: asyncio.Task[Any], reason: Rejection) -> None:
+    def end_call(self, task: asyncio.Task[Any], reason: Rejection) -> None:
+        """Ends a call with a status."""
+        if task.done():
+            return
         self._end_reasons[task] = reason
         task.cancel()
 
@@ -128,7 +132,7 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         else:
             pending = self._own_pending
             pending.add(task)
-        return known.early if pending.is_crowded else known.checked
+        return known.early if pending.is_crowded or self._held else known.checked
 
     def _add_checks(self, path: str, handler: Any) -> _CheckedHandler:
         kind = kind_of(handler)
@@ -147,6 +151,8 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         telemetry = telemetry_of(self._checks, path)
         if telemetry is not None:
             parse, serialize, inner = traced(handler, inner)
+        if not handler.response_streaming:
+            serialize = self._counted(serialize)
 
         def present(kind: str, *, is_early: bool) -> Any:
             return getattr(grpc, f"{kind}_rpc_method_handler")(
@@ -156,12 +162,14 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                     is_limited=is_limited,
                     streams=streams,
                     on_thread=on_thread,
+                    has_answer=not handler.response_streaming,
+                    reads_one=reads_one,
                     parse=parse if reads_one else None,
                     is_early=is_early,
                     telemetry=telemetry,
                 ),
                 # The caller of one request is judged before the request is parsed.
-                None if reads_one else parse,
+                None if reads_one else counting(parse),
                 serialize,
             )
 
@@ -181,6 +189,8 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         is_limited: bool,
         streams: bool,
         on_thread: bool,
+        has_answer: bool,
+        reads_one: bool,
         parse: Callable[[bytes], Any] | None,
         is_early: bool,
         telemetry: HandlerTelemetry | None,
@@ -189,7 +199,9 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         checks, end_reasons = self._checks, self._end_reasons
         accept, end = checks.acceptor(method), checks.admission.end
         release, abused, lost_caller = checks.callers.leave, checks.abused, on_lost_caller
+        leave_when_done = checks.callers.leave_when_done
         own_pending, open_streams = self._own_pending, checks.streams
+        unfinished = checks.unfinished
         edges = checks.edges_of(method)
 
         async def checked(request: Any, context: Any) -> Any:
@@ -218,13 +230,24 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                 trace = telemetry.begin(caller_id, context.invocation_metadata())
             if streams or is_early:  # a unary call that runs may finish, whoever calls
                 open_streams[task] = caller, path
+            inflow = None
             try:
                 if trace is not None:
                     trace.attach()  # this task serves nothing else
+                if not reads_one:
+                    inflow = unfinished.open(task, caller_id, context.peer())
+                    if inflow is None:
+                        checks.count_over_limit(1)
+                        await _reject(context, UNFINISHED)
+                    current_inflow.set(inflow)
+                    if on_thread:
+                        handler_context.inflow = inflow
                 if is_early:
                     request = await self._one_request(context, caller_id, path, task)
                     if not streams:
                         open_streams.pop(task, None)
+                if unfinished.is_watching and reads_one:
+                    unfinished.note_request(caller_id, context.peer(), len(request))
                 if parse is not None:
                     try:
                         request = parse(request)
@@ -242,7 +265,12 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                 await self._explain(task, context)
                 raise
             finally:
-                release(caller_id)
+                if has_answer and code == 0:
+                    leave_when_done(task, caller_id)
+                else:
+                    release(caller_id)
+                if inflow is not None:
+                    unfinished.close(inflow)
                 if edges is not None:
                     set_by_handler = context.code()
                     if set_by_handler:
@@ -261,6 +289,23 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
 
         return checked
 
+    def _counted(self, serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
+        """Counts answers until they are sent, in the task that does it."""
+        add, remove = self._checks.answers.add, self._checks.answers.remove
+
+        def counted(answer: Any) -> bytes:
+            data: bytes = answer if serialize is None else serialize(answer)
+            size = len(data or b"")  # what a handler returned that set a status may be None
+            if size >= SMALL:
+                lost, task = on_lost_caller.get(), current_task()
+                if lost is not None and task is not None:
+                    caller_id = lost[1]
+                    add(caller_id, size)
+                    task.add_done_callback(lambda _: remove(caller_id, size))
+            return data
+
+        return counted
+
     async def _one_request(
         self, context: Any, caller_id: str, path: str | None, task: asyncio.Task[Any]
     ) -> Any:
@@ -268,7 +313,7 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         turn = task.get_loop().create_future()
         reads = self._checks.reads
         try:
-            async with asyncio.timeout(call_checks.REQUEST_TIMEOUT):
+            async with asyncio.timeout(rejections.REQUEST_TIMEOUT):
                 reads.begin(caller_id, task, path, partial(_give_turn, turn))
                 await turn
                 request = await context.read()
@@ -303,46 +348,6 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
 def _number(code: grpc.StatusCode | int) -> int:
     """Returns the number of a status that a handler has set."""
     return code if isinstance(code, int) else NUMBERS[code.name]
-
-
-class CheckedServices(grpc.GenericRpcHandler):
-    """All services of a server, with the checks of an interceptor.
-
-    Without a chain of interceptors, each call costs 4 % less.
-
-    Args:
-        interceptor: Checks the calls.
-    """
-
-    def __init__(self, interceptor: CallerInterceptor) -> None:
-        self._serve = interceptor.serve
-        self._services: list[grpc.GenericRpcHandler] = []
-        self._fixed: dict[str, Any] = {}
-
-    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """Adds services, as a server does."""
-        self._services.extend(handlers)
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        handler = self._fixed.get(handler_call_details.method)
-        if handler is None:
-            handler = self._find(handler_call_details)
-        return self._serve(handler_call_details, handler)
-
-    def _find(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        is_fixed = True
-        for service in self._services:
-            is_fixed = is_fixed and type(service) is _FIXED
-            handler = service.service(handler_call_details)
-            if handler is not None:
-                if is_fixed:
-                    self._fixed[handler_call_details.method] = handler
-                return handler
-        return None
-
-
-_FIXED = type(grpc.method_handlers_generic_handler("", {}))
-"""The type of a service with a handler for each method; others may answer each call anew."""
 
 
 def _as_coroutine(generator: Any) -> Any:

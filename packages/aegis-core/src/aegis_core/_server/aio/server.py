@@ -20,7 +20,7 @@ from grpc_health.v1.health import aio as health_aio
 
 from aegis_core._health.checks import HealthInfo
 from aegis_core._server import base, reflection
-from aegis_core._server.aio.interceptor import CallerInterceptor, CheckedServices
+from aegis_core._server.aio.interceptor import CallerInterceptor
 from aegis_core._server.aio.lost_callers import log_lost_callers_quietly
 from aegis_core._server.aio.mesh_services import (
     CertificateService,
@@ -29,6 +29,7 @@ from aegis_core._server.aio.mesh_services import (
     Operations,
     UnsignedProtocolService,
 )
+from aegis_core._server.aio.services import CheckedServices
 from aegis_core._server.aio.thread_pool import HandlerThreads
 from aegis_core._server.base import OWN_OPTIONS, Registrar, ServerBase
 from aegis_core._server.drain import drain
@@ -36,6 +37,7 @@ from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import LocalNode
 from aegis_core._server.operations import NodeOperations
+from aegis_core._server.rejections import Rejection
 
 if TYPE_CHECKING:
     from aegis_discovery.telemetry import OpenTelemetry
@@ -122,6 +124,9 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
 
     async def revalidate_callers(self) -> None:
         await self._interceptor.revalidate_callers()
+
+    def end_call(self, call: asyncio.Task[Any], rejection: Rejection) -> None:
+        self._interceptor.end_call(call, rejection)
 
     async def set_health(self, info: HealthInfo) -> None:
         response = health_pb2.HealthCheckResponse

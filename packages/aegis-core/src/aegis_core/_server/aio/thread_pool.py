@@ -18,7 +18,9 @@ from typing import Any, NoReturn, Self, TypeVar, cast
 import grpc
 import grpc.aio
 
+from aegis_core._server.aio.inflows import current_inflow
 from aegis_core._server.daemon_threads import DaemonThreads
+from aegis_core._server.held.unfinished_messages import Inflow
 
 _log = logging.getLogger("aegis.server")
 
@@ -120,6 +122,7 @@ class ThreadContext(grpc.ServicerContext):
 
     Attributes:
         work: The handler's run on a thread; None before it was submitted.
+        inflow: Counts its messages, if it has many requests.
     """
 
     def __init__(self, context: Any, task: asyncio.Task[Any]) -> None:
@@ -132,6 +135,7 @@ class ThreadContext(grpc.ServicerContext):
         self._callbacks: list[Callable[[], None]] = []
         self._pending: set[Future[Any]] = set()
         self.work: Future[Any] | None = None
+        self.inflow: Inflow[Any] | None = None
 
     def end(self) -> None:
         """Marks the call as over, and wakes threads that wait for gRPC on its behalf."""
@@ -161,6 +165,7 @@ class ThreadContext(grpc.ServicerContext):
         self._wait_for(self._context.write(message))
 
     async def _read(self) -> Any:
+        current_inflow.set(self.inflow)  # this coroutine is a task of its own
         request = await self._context.read()
         if request is grpc.aio.EOF:
             # When a caller gives up, its requests end just before gRPC reports the cancellation.

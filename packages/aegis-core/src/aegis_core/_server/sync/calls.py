@@ -1,25 +1,24 @@
-"""The calls of a blocking server, and the threads that serve them."""
+"""The calls of a blocking server."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 from aegis_discovery.signals import Edge
 
 from aegis_core._access.caller import Caller
-from aegis_core._server import call_checks
 from aegis_core._server.admission import AdmissionControl
-from aegis_core._server.call_checks import FULL, NUMBERS, CallChecks, CallRejectedError, Rejection
-from aegis_core._server.daemon_threads import WorkerThreads
+from aegis_core._server.call_checks import NUMBERS, CallChecks, CallRejectedError
+from aegis_core._server.held.unfinished_messages import Inflow
+from aegis_core._server.rejections import FULL, UNFINISHED, Rejection
 from aegis_core._server.sync import grpc_internals
 from aegis_core._server.sync.method import Method
 from aegis_core._server.telemetry import end_trace
@@ -29,11 +28,18 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("aegis.server")
 
-MAX_LENT = 256
-"""Threads in addition to `max_workers` that may wait for requests, with gRPC's public API only."""
-
 _FAILED = Rejection("INTERNAL", "this node failed; its log says why")
-_EVICTED = Rejection("UNAVAILABLE", "no request arrived in time; other calls need the thread")
+
+
+class Threads(Protocol):
+    """What a call needs of the threads that serve it, of which `CallThreads` says more."""
+
+    checks: CallChecks[ServerCall]
+    admission: AdmissionControl[ServerCall] | None
+    slots: threading.Semaphore
+    waiting: dict[ServerCall, float]
+
+    def lent(self, call: PublicCall) -> AbstractContextManager[None]: ...
 
 
 class ServerCall(ABC):
@@ -47,6 +53,7 @@ class ServerCall(ABC):
         is_detached: Whether the call continues when its thread is done.
         failure: The number of its status, if its handler sets none.
         trace: Traces the call; None if it is not traced.
+        inflow: Counts its messages, if it has many requests.
     """
 
     caller: Caller
@@ -54,12 +61,13 @@ class ServerCall(ABC):
     failure = 0
     trace: HandlerTrace | None = None
     context: Any
+    inflow: Inflow[ServerCall] | None = None
     _edge: Edge | None = None
     _began: float
     send: Callable[[Any], None]
 
     def __init__(
-        self, threads: CallThreads, run: Callable[..., Any], arguments: tuple[Any, ...]
+        self, threads: Threads, run: Callable[..., Any], arguments: tuple[Any, ...]
     ) -> None:
         self.threads = threads
         self.is_detached = False
@@ -96,7 +104,27 @@ class ServerCall(ABC):
             metadata = self.context.invocation_metadata()
             self.trace = method.telemetry.begin(caller.node_id, metadata)
         self._accepted.append(caller)
+        if not method.has_one_request:
+            self.open_inflow()
         checks.streams[self] = caller, method.policy_path
+
+    def open_inflow(self) -> None:
+        """Counts the messages from now on, until `close_inflow`.
+
+        Raises:
+            CallRejectedError: Its caller must not open more of these calls now.
+        """
+        unfinished = self.threads.checks.unfinished
+        self.inflow = unfinished.open(self, self.caller.node_id, self.context.peer())
+        if self.inflow is None:
+            self.threads.checks.count_over_limit(1)
+            raise CallRejectedError(UNFINISHED)
+
+    def close_inflow(self) -> None:
+        """Counts no messages any more."""
+        if self.inflow is not None:
+            self.threads.checks.unfinished.close(self.inflow)
+            self.inflow = None
 
     def count(self, method: Method) -> None:
         """Counts an accepted call as running.
@@ -134,15 +162,22 @@ class ServerCall(ABC):
         """Counts the call as done; no thread works for it, and no message is sent."""
         self._arguments = None
         self.threads.checks.streams.pop(self, None)
+        self.close_inflow()
         try:
-            caller = self._accepted.pop()
+            self._accepted.pop()
         except IndexError:  # another thread was first
             pass
         else:
-            self.threads.checks.release(caller)
             self._count_end()
+            self._leave()
         if self.threads.admission is not None:
             self.threads.admission.end(self)
+
+    def _leave(self) -> None:
+        self.threads.checks.release(self.caller)
+
+    def note_answer(self, size: int) -> None:  # noqa: B027 - only some kinds need it
+        """Notes the size of the one answer, before it is sent."""
 
     def note_raised(self) -> None:
         """Notes that the handler raised an error, before gRPC sends the status."""
@@ -182,6 +217,14 @@ class DirectCall(ServerCall):
     """A call on gRPC as `grpc_internals` expects it."""
 
     _is_ended = False
+    _is_over = False
+
+    def __init__(
+        self, threads: Threads, run: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> None:
+        super().__init__(threads, run, arguments)
+        self._ends = [None]
+        self._answers: list[int] = []
 
     def begin(self, put: Callable[[ServerCall], object]) -> None:
         """Judges the call, and gives it to a thread once its one request has arrived."""
@@ -243,6 +286,35 @@ class DirectCall(ServerCall):
             if gave_up:
                 self.threads.checks.abused(self.caller_id)
         self.drop_if_waiting()
+        self._is_over = True
+        self._drop_answer()
+        if self._is_second_end():
+            super()._leave()
+
+    def _leave(self) -> None:
+        # The call is open until its answer is sent, which may be long after its thread is done.
+        if self._is_second_end():
+            super()._leave()
+
+    def _is_second_end(self) -> bool:
+        try:
+            self._ends.pop()
+        except IndexError:
+            return True
+        return False
+
+    def note_answer(self, size: int) -> None:
+        self.threads.checks.answers.add(self.caller.node_id, size)
+        self._answers.append(size)
+        if self._is_over:
+            self._drop_answer()
+
+    def _drop_answer(self) -> None:
+        try:
+            size = self._answers.pop()
+        except IndexError:  # another thread was first, or there is none
+            return
+        self.threads.checks.answers.remove(self.caller.node_id, size)
 
     def end(self, rejection: Rejection) -> None:
         arguments = self._arguments
@@ -262,7 +334,7 @@ class PublicCall(ServerCall):
     """A call that uses gRPC's public API only. Every kind is presented as one that sends itself."""
 
     def __init__(
-        self, threads: CallThreads, run: Callable[..., Any], arguments: tuple[Any, ...]
+        self, threads: Threads, run: Callable[..., Any], arguments: tuple[Any, ...]
     ) -> None:
         super().__init__(threads, run, arguments)
         self._lock = threading.Lock()
@@ -301,80 +373,7 @@ class PublicCall(ServerCall):
         super().finish()
 
 
-class CallThreads(ThreadPoolExecutor):
-    """The threads of a part of the calls, as `grpc.server` submits them.
-
-    Args:
-        count: The largest number of threads; further calls wait for one.
-        name: The prefix of the names of the threads.
-        checks: Judge the calls.
-        admission: Counts the calls, if they are limited.
-
-    Attributes:
-        slots: Limits the handlers that run, where threads wait for requests too.
-        waiting: Calls whose one request has not arrived, and since when (monotonic seconds).
-    """
-
-    def __init__(
-        self,
-        count: int,
-        name: str,
-        checks: CallChecks[ServerCall],
-        admission: AdmissionControl[ServerCall] | None = None,
-    ) -> None:
-        # Not the constructor of the parent, whose threads delay the end of the process. gRPC only
-        # submits, and asks for this type.
-        self.checks = checks
-        self.admission = admission
-        self.is_direct = grpc_internals.is_usable()
-        self.slots = threading.Semaphore(count)
-        self._workers = WorkerThreads[ServerCall](count, name, ServerCall.serve)
-        self.waiting: dict[ServerCall, float] = {}
-        self._lent: dict[PublicCall, None] = {}
-        self._lock = threading.Lock()
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        call = (DirectCall if self.is_direct else PublicCall)(self, fn, args)
-        if self.admission is not None:
-            self.admission.await_begin(call)
-        if isinstance(call, DirectCall):
-            call.begin(self._workers.put)
-            return None  # it would count calls for a limit of gRPC's that is not used
-        self._workers.put(call)
-        return _DONE
-
-    def end_late_requests(self, now: float) -> None:
-        """Ends calls whose one request does not arrive."""
-        for call, since in self.waiting.copy().items():
-            if now - since > call_checks.REQUEST_TIMEOUT:
-                call.end(call_checks.LATE_REQUEST)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        for call in self._workers.close():
-            call.finish()
-
-    @contextlib.contextmanager
-    def lent(self, call: PublicCall) -> Iterator[None]:
-        """Lends a thread to a call while it waits for its request; then the call takes a slot."""
-        with self._lock:
-            oldest = next(iter(self._lent)) if len(self._lent) >= MAX_LENT else None
-            if oldest is not None:
-                del self._lent[oldest]
-            self._lent[call] = None
-        if oldest is not None:
-            oldest.end(_EVICTED)
-        self._workers.resize(1)
-        try:
-            yield
-        finally:
-            self._workers.resize(-1)
-            with self._lock:
-                self._lent.pop(call, None)
-
-
 _current = threading.local()
-_DONE: Future[None] = Future()
-_DONE.set_result(None)
 
 
 def current_call() -> ServerCall:
@@ -387,13 +386,3 @@ def current_trace() -> HandlerTrace | None:
     """Returns the trace of the call that this thread serves, if there is one."""
     call: ServerCall | None = getattr(_current, "call", None)
     return None if call is None else call.trace
-
-
-class InlineCalls(ThreadPoolExecutor):
-    """Serves calls on gRPC's serving thread, for handlers that only send a status."""
-
-    def __init__(self) -> None: ...  # as that of CallThreads
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        fn(*args, **kwargs)
-        return _DONE

@@ -7,16 +7,12 @@ from typing import Any, Self
 
 import grpc
 
-from aegis_core._server.call_checks import NO_REQUEST, CallRejectedError, Rejection, kind_of
-from aegis_core._server.sync.calls import (
-    CallThreads,
-    InlineCalls,
-    PublicCall,
-    ServerCall,
-    current_call,
-    current_trace,
-)
+from aegis_core._server.call_checks import CallRejectedError, kind_of
+from aegis_core._server.held.unsent_answers import SMALL
+from aegis_core._server.rejections import NO_REQUEST, Rejection
+from aegis_core._server.sync.calls import PublicCall, ServerCall, current_call, current_trace
 from aegis_core._server.sync.method import Method
+from aegis_core._server.sync.threads import CallThreads, InlineCalls
 from aegis_core._server.telemetry import counting, telemetry_of
 
 Read = Callable[[bytes, ServerCall], Any]
@@ -63,6 +59,8 @@ def present(handler: Any, path: str, threads: CallThreads) -> grpc.RpcMethodHand
     function: Any = serve
     function.experimental_thread_pool = threads
     function.method = method
+    if threads.is_direct and not (handler.response_streaming or function.experimental_non_blocking):
+        serialize = _counting(serialize)
     made: grpc.RpcMethodHandler[Any, Any] = getattr(grpc, f"{kind}_rpc_method_handler")(
         function, None, serialize
     )
@@ -110,9 +108,13 @@ def _direct(handler: Any, inner: Any, read: Read | None) -> Callable[..., Any]:
     sends_itself = getattr(inner, "experimental_non_blocking", False)
 
     def taken(request: Any) -> Any:
+        call = current_call()
         if handler.request_streaming:
-            return Requests(request, current_call(), read)
-        return request if read is None else read(request, current_call())
+            return Requests(request, call, read)
+        unfinished = call.threads.checks.unfinished
+        if unfinished.is_watching:
+            unfinished.note_request(call.caller.node_id, call.context.peer(), len(request))
+        return request if read is None else read(request, call)
 
     def serve(request: Any, context: Any) -> Any:
         try:
@@ -139,6 +141,19 @@ def _direct(handler: Any, inner: Any, read: Read | None) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]  # it is one of the three
 
 
+def _counting(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
+    """Returns what serializes the one answer of a call, and counts it until it is sent."""
+
+    def counted(answer: Any) -> bytes:
+        data: bytes = answer if serialize is None else serialize(answer)
+        size = len(data or b"")  # what a handler returned that set a status may be None
+        if size >= SMALL:
+            current_call().note_answer(size)
+        return data
+
+    return counted
+
+
 def _noting_errors(answer: Any) -> Iterator[Any]:
     """Passes on the messages of a handler, and notes an error that ends them."""
     try:
@@ -157,8 +172,10 @@ def _public(handler: Any, inner: Any, method: Method, read: Read | None) -> Call
         if handler.request_streaming:
             taken: Any = Requests(requests, call, read)
         else:
+            call.open_inflow()
             with call.threads.lent(call):
                 raw = next(requests, None)
+            call.close_inflow()
             if raw is None:
                 abort(context, NO_REQUEST)
                 return None
@@ -263,4 +280,6 @@ class Requests(Iterator[Any]):
                 raise CallOverError from None
             self._have_ended = True
             raise
+        if self._call.inflow is not None:
+            self._call.inflow.note(len(request))
         return request if self._read is None else self._read(request, self._call)

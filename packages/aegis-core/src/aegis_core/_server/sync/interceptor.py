@@ -10,10 +10,12 @@ import grpc
 from aegis_discovery.background import sleep_until_tick
 
 from aegis_core._server import call_checks
-from aegis_core._server.call_checks import NOT_ADMITTED, SLOW_REQUEST, STOPPED, CallChecks
-from aegis_core._server.sync.calls import CallThreads, ServerCall
+from aegis_core._server.call_checks import CallChecks
+from aegis_core._server.rejections import NOT_ADMITTED, SLOW_REQUEST, STOPPED
+from aegis_core._server.sync.calls import ServerCall
 from aegis_core._server.sync.coroutines import CoroutineHandlers
 from aegis_core._server.sync.handlers import present, rejecting
+from aegis_core._server.sync.threads import CallThreads
 
 
 class _CheckedHandler(NamedTuple):

@@ -23,7 +23,6 @@ from aegis_discovery.proto import (
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from aegis_core._access.bootstrap import BootstrapCaller
-from aegis_core._server.call_checks import Rejection
 from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import (
@@ -33,6 +32,7 @@ from aegis_core._server.mesh_protocol import (
     UnsignedProtocol,
     live_workers,
 )
+from aegis_core._server.rejections import Rejection
 from aegis_core._server.sync.calls import ServerCall, current_call
 from aegis_core._server.sync.handlers import abort
 from aegis_core._server.sync.streams import StreamSenders

@@ -26,7 +26,8 @@ from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import LocalNode
 from aegis_core._server.operations import NodeOperations
-from aegis_core._server.sync.calls import CallThreads, ServerCall
+from aegis_core._server.rejections import Rejection
+from aegis_core._server.sync.calls import ServerCall
 from aegis_core._server.sync.coroutines import CoroutineHandlers
 from aegis_core._server.sync.handlers import present
 from aegis_core._server.sync.interceptor import CallerInterceptor
@@ -41,6 +42,7 @@ from aegis_core._server.sync.mesh_services import (
 )
 from aegis_core._server.sync.operations import Operations
 from aegis_core._server.sync.streams import StreamSenders
+from aegis_core._server.sync.threads import CallThreads
 
 if TYPE_CHECKING:
     from aegis_discovery.telemetry import OpenTelemetry
@@ -147,6 +149,9 @@ class BlockingServer(ServerBase[ServerCall]):
 
     async def revalidate_callers(self) -> None:
         await self._interceptor.revalidate_callers(self._threads, *self._own_threads.values())
+
+    def end_call(self, call: ServerCall, rejection: Rejection) -> None:
+        call.end(rejection)
 
     async def set_health(self, info: HealthInfo) -> None:
         response = health_pb2.HealthCheckResponse

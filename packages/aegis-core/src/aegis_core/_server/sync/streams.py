@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from aegis_core._server.call_checks import Rejection
 from aegis_core._server.daemon_threads import WorkerThreads
+from aegis_core._server.rejections import Rejection
 from aegis_core._server.sync.calls import ServerCall
 
 _log = logging.getLogger("aegis.server")

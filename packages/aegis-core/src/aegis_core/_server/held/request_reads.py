@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -46,15 +46,18 @@ class RequestReads(Generic[CallT]):
 
     Args:
         workers_of: Returns how many processes share an identity, and so have its limit together.
+        held: Callers whose requests wait, such as those that do not read their answers.
         clock: Monotonic seconds.
     """
 
     def __init__(
         self,
         workers_of: Callable[[str], int] = lambda _: 1,
+        held: Container[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._workers_of = workers_of
+        self._held = held
         self._clock = clock
         self._reads: dict[str, dict[CallT, _Read]] = {}
         self._lock = threading.Lock()
@@ -99,6 +102,13 @@ class RequestReads(Generic[CallT]):
                 return
             following = self._next(caller, call)
 
+    def resume(self, caller: str) -> None:
+        """Starts what waits and has a turn, when a caller is not held any more."""
+        while (following := self._take(caller)) is not None:
+            call, start = following
+            if not start():
+                self.end(caller, call)
+
     def overstayed(self) -> list[CallT]:
         """Returns calls whose requests take long to arrive, while others of their caller wait."""
         now = self._clock()
@@ -113,6 +123,8 @@ class RequestReads(Generic[CallT]):
 
     def _room(self, caller: str, reads: dict[CallT, _Read]) -> tuple[int, list[str | None]]:
         """Returns how many further requests may be read, and the methods of those that are."""
+        if caller in self._held:
+            return 0, []
         if len(reads) < MAX_READS - 1:
             return MAX_READS - len(reads), []
         started = [read.method for read in reads.values() if read.since is not None]
@@ -126,10 +138,18 @@ class RequestReads(Generic[CallT]):
             was_started = reads.pop(ended).since is not None
             if not reads:
                 del self._reads[caller]
-            if was_started:
-                left, started = self._room(caller, reads)
-                for call, read in reversed(reads.items()) if left > 0 else ():
-                    if read.since is None and (left > 1 or read.method not in started):
-                        read.since = self._clock()
-                        return call, read.start
-            return None
+            return self._following(caller, reads) if was_started else None
+
+    def _take(self, caller: str) -> tuple[CallT, Callable[[], bool]] | None:
+        with self._lock:
+            return self._following(caller, self._reads.get(caller, {}))
+
+    def _following(
+        self, caller: str, reads: dict[CallT, _Read]
+    ) -> tuple[CallT, Callable[[], bool]] | None:
+        left, started = self._room(caller, reads)
+        for call, read in reversed(reads.items()) if left > 0 else ():
+            if read.since is None and (left > 1 or read.method not in started):
+                read.since = self._clock()
+                return call, read.start
+        return None

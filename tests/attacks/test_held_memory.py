@@ -1,0 +1,244 @@
+"""One caller lets a node hold answers that it does not read, and messages that it does not end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from aegis_certs import TLSConfig
+from aegis_core._server.held.unfinished_messages import FEW
+from aegis_core.aio import Node
+from aegis_discovery.aio.transport import open_channel
+
+from .test_one_caller import (
+    WAIT,
+    MakeIdentity,
+    Mallory,
+    StartVictim,
+    Until,
+    all_three,
+    both,
+    frames,
+    mallory,
+    start_victim,
+    statuses,
+)
+
+__all__ = ["mallory", "start_victim"]  # fixtures
+
+EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+NO_WINDOW = frames.frame(frames.SETTINGS, 0, (4).to_bytes(2, "big") + bytes(4))
+SOME_WINDOW = frames.frame(
+    frames.SETTINGS, 0, (4).to_bytes(2, "big") + (1 << 20).to_bytes(4, "big")
+)
+MIB = 1 << 20
+
+MakeMallory = Callable[[Node], Mallory]
+
+
+class Service:
+    """Answers with as many bytes as are asked for, and counts the bytes of uploads."""
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self._lock = threading.Lock()
+
+    def answer(self, request: bytes, context: Any) -> bytes:
+        with self._lock:
+            self.answered += 1
+        return bytes(int(request))
+
+    def count(self, requests: Iterator[bytes], context: Any) -> bytes:
+        return b"%d" % sum(map(len, requests))
+
+    def register(self, server: Any) -> None:
+        handlers = {
+            "Answer": grpc.unary_unary_rpc_method_handler(self.answer),
+            "Count": grpc.stream_unary_rpc_method_handler(self.count),
+        }
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t", handlers)])
+
+
+async def call_honestly(node: Node, tls: TLSConfig) -> None:
+    async with open_channel(tls, "a", node.address) as channel:
+        assert await channel.unary_unary("/t/Answer")(b"3", timeout=WAIT) == bytes(3)
+
+
+@both
+async def test_a_call_counts_as_open_until_its_answer_is_sent(
+    start_victim: StartVictim, mallory: MakeMallory, identity: MakeIdentity, until: Until
+) -> None:
+    service = Service()
+    node = await start_victim(registrars=[service.register], max_calls_per_caller=10)
+    attacker = mallory(node)
+
+    def call_many() -> Any:
+        connection = attacker.connect()
+        connection.send(NO_WINDOW)
+        for _ in range(10):
+            connection.call("/t/Answer", b"500")
+        return connection
+
+    await asyncio.to_thread(call_many)
+    await until(lambda: service.answered == 10)
+    second = await asyncio.to_thread(call_many)
+    assert await asyncio.to_thread(statuses, second, 10) == [EXHAUSTED] * 10
+    await call_honestly(node, identity("honest"))
+    assert service.answered == 10 + 1
+
+    def read() -> list[int]:
+        first = attacker.connections[0]
+        first.send(SOME_WINDOW)
+        return statuses(first, 10)
+
+    assert await asyncio.to_thread(read) == [0] * 10
+    await call_honestly(node, identity("mallory"))
+    callers = node.server._checks.callers
+    await until(lambda: len(callers) == 1 and repr(callers) == "<CallerLimits 0 open, blocked=[]>")
+
+
+@both
+async def test_requests_of_a_caller_that_reads_no_answers_wait(
+    start_victim: StartVictim,
+    mallory: MakeMallory,
+    identity: MakeIdentity,
+    until: Until,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aegis_core._server.held.unsent_answers.MAX_UNSENT", 200_000)
+    service = Service()
+    node = await start_victim(registrars=[service.register])
+    answers = node.server._checks.answers
+    connection = mallory(node).connect()
+
+    connection.send(NO_WINDOW)
+    for _ in range(4):
+        connection.call("/t/Answer", b"50000")
+    await until(lambda: answers.full == {"mallory"})
+    for _ in range(36):
+        connection.call("/t/Answer", b"50000")
+    await until(lambda: len(node.server._checks.reads) == 36)
+    await call_honestly(node, identity("honest"))
+    assert service.answered == 4 + 1
+
+    def read() -> list[int]:
+        connection.send(SOME_WINDOW)
+        return statuses(connection, 40)
+
+    assert await asyncio.to_thread(read) == [0] * 40
+    await until(lambda: not answers.full)
+    assert repr(answers) == "<UnsentAnswers 0 bytes, full=[]>"
+
+
+class Sender:
+    """Sends parts of messages on many streams, as fast as the node lets it.
+
+    Args:
+        connection: A raw connection.
+        path: The method.
+        streams: How many.
+        size: The bytes of each message.
+        sent: How many of them are sent.
+    """
+
+    def __init__(self, connection: Any, path: str, streams: int, size: int, sent: int) -> None:
+        self._connection = connection
+        self.codes: list[int] = []
+        self._part = (b"\0" + size.to_bytes(4, "big")).ljust(8_000, b"x")
+        self._left = {connection.open(path): sent for _ in range(streams)}
+        self._windows = dict.fromkeys(self._left, 16_384)
+
+    def run(self, ended: int) -> list[int]:
+        """Sends until so many streams have ended; returns their status codes."""
+        found: list[int] = []
+        while len(found) < ended:
+            self._send()
+            for got in self._connection.receive():
+                if got.kind == frames.WINDOW_UPDATE and got.stream in self._windows:
+                    self._windows[got.stream] += int.from_bytes(got.payload, "big")
+                if got.ends_stream:
+                    self._left.pop(got.stream, None)
+                    found.append(int(got.payload.split(b"grpc-status")[1][1:2]))
+        return found
+
+    def _send(self) -> None:
+        for stream, left in self._left.items():
+            while (
+                left > 0
+                and self._windows[stream] >= len(self._part)
+                and self._connection.window >= len(self._part)
+            ):
+                self._connection.send(frames.frame(frames.DATA, stream, self._part))
+                self._connection.window -= len(self._part)
+                self._windows[stream] -= len(self._part)
+                left -= len(self._part)
+            self._left[stream] = left
+
+
+@pytest.mark.parametrize(
+    ("server", "path"),
+    [
+        ("aio", "/t/Count"),
+        ("blocking", "/t/Count"),
+        ("public", "/t/Count"),
+        ("public", "/t/Answer"),  # the others read these in turn
+    ],
+    indirect=["server"],
+)
+async def test_calls_with_parts_of_messages_are_ended_before_they_hold_much(
+    start_victim: StartVictim,
+    mallory: MakeMallory,
+    identity: MakeIdentity,
+    logged: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+) -> None:
+    monkeypatch.setattr("aegis_core._server.held.unfinished_messages.MAX_UNFINISHED", 7 * MIB)
+    service = Service()
+    node = await start_victim(registrars=[service.register], max_workers=60)
+    connection = mallory(node).connect()
+
+    def send() -> list[int]:
+        return Sender(connection, path, 40, MIB, 300_000).run(40 - FEW)
+
+    assert await asyncio.to_thread(send) == [EXHAUSTED] * (40 - FEW)
+    assert len(logged("mallory sends parts of messages on many streams of requests")) == 1
+    assert node.stats().calls.over_limit == 40 - FEW
+    await call_honestly(node, identity("honest"))
+
+    def open_more() -> list[int]:
+        for _ in range(10):
+            connection.open(path)
+        return statuses(connection, 10)
+
+    assert await asyncio.to_thread(open_more) == [EXHAUSTED] * 10, "for a while"
+    connection.close()
+
+
+@all_three
+async def test_uploads_of_an_honest_caller_are_not_ended(
+    start_victim: StartVictim,
+    identity: MakeIdentity,
+    until: Until,
+    logged: Callable[..., list[str]],
+) -> None:
+    service = Service()
+    node = await start_victim(registrars=[service.register], max_workers=100)
+
+    async def upload(channel: grpc.aio.Channel) -> bytes:
+        async def messages() -> AsyncIterator[bytes]:
+            for _ in range(4):
+                yield bytes(1 << 16)
+
+        count: bytes = await channel.stream_unary("/t/Count")(messages(), timeout=WAIT)
+        return count
+
+    async with open_channel(identity("honest"), "a", node.address) as channel:
+        assert await asyncio.gather(*(upload(channel) for _ in range(100))) == [b"262144"] * 100
+    assert node.stats().calls.over_limit == 0
+    assert logged("honest sends parts") == []
+    await until(lambda: len(node.server._checks.unfinished) == 0)
