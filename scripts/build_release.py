@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument(
         "--url",
         type=_https,
-        help="where the repository is published; the metadata of the wheels links to it",
+        help="where the repository is published; the wheels link to it",
     )
     arguments = parser.parse_args()
     out = arguments.out.resolve()

@@ -125,12 +125,22 @@ def run(*command: str | Path, quiet: bool = False) -> str:
     return done.stdout or ""
 
 
+def links_of(package: str, url: str) -> dict[str, str]:
+    """Returns what the page of a package on an index links to, where the repository is at `url`."""
+    return {
+        "Repository": url,
+        "Guides": f"{url}/blob/main/docs/guides/index.md",
+        "Changelog": f"{url}/blob/main/packages/{package}/CHANGELOG.md",
+        "Issues": f"{url}/issues",
+    }
+
+
 def build(out: Path, *, url: str = "") -> list[Wheel]:
     """Builds all packages into `out` (each wheel from its sdist) and reads the wheels.
 
     Args:
         out: The folder.
-        url: The address of the repository, for the metadata of the wheels.
+        url: The address of the repository, for the metadata and the readme of the wheels.
     """
     # Old wheels of other versions would be used as siblings.
     for old in (*out.glob("aegis_*.whl"), *out.glob("aegis_*.tar.gz")):
@@ -141,9 +151,13 @@ def build(out: Path, *, url: str = "") -> list[Wheel]:
             source = Path(folder)
             shutil.copytree(ROOT / "packages", source / "packages")
             shutil.copy(ROOT / "pyproject.toml", source)
-            for project in source.glob("packages/*/pyproject.toml"):
-                urls = f"\n[project.urls]\nRepository = {json.dumps(url)}\n"
-                project.write_text(project.read_text() + urls)
+            for package in source.glob("packages/*"):
+                links = links_of(package.name, url)
+                lines = [f"{name} = {json.dumps(target)}" for name, target in links.items()]
+                with (package / "pyproject.toml").open("a") as project:
+                    project.write("\n".join(["", "[project.urls]", *lines, ""]))
+                with (package / "README.md").open("a") as readme:
+                    readme.write("\n" + " · ".join(f"[{n}]({t})" for n, t in links.items()) + "\n")
         for package in sorted(source.glob("packages/*")):  # not the examples of the workspace
             run("uv", "build", package, "--out-dir", out, quiet=True)
     return sorted((Wheel.read(p) for p in out.glob("*.whl")), key=lambda wheel: wheel.name)

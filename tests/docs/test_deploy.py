@@ -172,9 +172,16 @@ def test_the_steps_of_the_dockerfile_make_a_node(volume, address, tmp_path) -> N
     build = [sys.executable, ROOT / "scripts" / "build_release.py", "--out", folder / "wheels"]
     subprocess.run([*build, "--url", url], check=True, timeout=300)
     wheels = sorted((folder / "wheels").glob("*.whl"))
-    assert [_metadata(wheel).get_all("Project-URL") for wheel in wheels] == [
-        [f"Repository, {url}"]
-    ] * 4
+    for wheel in wheels:
+        metadata = _metadata(wheel)
+        links = dict(line.split(", ") for line in metadata.get_all("Project-URL"))
+        assert links["Repository"] == url
+        readme = metadata.get_payload()
+        assert set(re.findall(r"\]\((https://example\.com/[^)]+)\)", readme)) == {*links.values()}
+        for link in links.values():
+            file = link.removeprefix(f"{url}/blob/main/")
+            assert file == link or (ROOT / file).is_file()
+    assert len(wheels) == 4
     for file in ("orders.py", "probe.py"):
         shutil.copy(DEPLOY / file, folder)
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "image"], check=True, timeout=SECONDS)
