@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+import socket
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from http.client import HTTPMessage, parse_headers
@@ -52,8 +53,8 @@ class Browser:
         self.cookie = ""
 
     async def raw(self, sent: bytes) -> bytes:
-        host, port = self.host.split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
+        host, _, port = self.host.rpartition(":")
+        reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
         writer.write(sent)
         try:
             async with asyncio.timeout(15):
@@ -234,6 +235,22 @@ async def test_nobody_reads_the_mesh_while_nobody_looks(
         state = await browser.state()
         assert source.reads > reads
         assert state["version"] > reads, "the first answer after a pause is a new one"
+    finally:
+        await page.close()
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+async def test_where_there_is_no_ipv4_the_page_is_on_the_loopback_of_ipv6(
+    notes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No machine has the first address, which is one for documentation.
+    monkeypatch.setattr(server, "LOOPBACK", ("192.0.2.1", "::1"))
+    page = PageServer("aegis", OneNode(), notes.append)
+    try:
+        browser = Browser(await page.start(0))
+        assert browser.host.startswith("[::1]:")
+        await browser.enter()
+        assert (await browser.state())["total"] == 1
     finally:
         await page.close()
 
