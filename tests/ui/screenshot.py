@@ -31,7 +31,7 @@ def take(address: str, path: Path) -> None:
     """Waits until the page has something to show."""
     folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     with folder as name, Chromium(Path(name)) as chromium:
-        chromium.size(1060, 650)
+        chromium.size(1180, 800, scale=0.85)
         chromium.open(address)
         chromium.until("document.querySelectorAll('.point .box.bad').length === 2")
         chromium.until("document.getElementById('window').textContent.includes('last')")

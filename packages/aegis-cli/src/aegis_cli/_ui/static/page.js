@@ -77,8 +77,8 @@ function show() {
   byId("counts").replaceChildren(element("li", {}, total),
     ...state.counts.map(([name, n]) => element("li", { class: style(name) }, `${n} ${name}`)));
   write(byId("live"), state.stale_since ? "not live" : `live, ${clock(state.taken_at)} UTC, as ${state.source} sees it`);
-  stale(state.stale_since && (`what you see is from ${clock(state.stale_since)} UTC, ${span(state.stale_for)} ago. `
-    + (state.trouble || `${state.source} is silent.`)));
+  stale(state.stale_since && (`what you see is from ${clock(state.stale_since)} UTC, ${span(state.stale_for)} ago: `
+    + (state.trouble || `${state.source} is silent`)));
   showProblems();
   write(byId("window"), (state.seconds === null ? "calls since the nodes started" : `calls of the last ${state.seconds} s`)
     + (state.left_out ? `; ${state.left_out} edges with few calls are not told` : ""));
