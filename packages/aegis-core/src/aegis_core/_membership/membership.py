@@ -14,7 +14,14 @@ from collections.abc import Iterable
 
 from aegis_certs import owner_of
 from aegis_discovery import EventKind, NodeStatus, Topology, TopologyEvent
-from aegis_discovery.records import VERDICT_LEASE, Opinion, Record, Verdict, valid_accusations
+from aegis_discovery.records import (
+    VERDICT_LEASE,
+    Opinion,
+    Record,
+    Verdict,
+    is_unanswered,
+    valid_accusations,
+)
 
 from aegis_core._membership.agreement import Agreement
 from aegis_core._membership.bridge import Bridge
@@ -290,8 +297,8 @@ class Membership:
                 if opinion is Opinion.CLEAR:
                     continue
             elif (published.opinion, published.held) == (opinion, held):
-                is_answered = published.subject_stamp != record.stamp
-                period = REPEAT if is_answered else VERDICT_LEASE / 3
+                is_open = is_unanswered(record, published)
+                period = VERDICT_LEASE / 3 if is_open else REPEAT
                 is_due = now - self._published_at.get(node_id, now) >= period
                 if opinion is Opinion.CLEAR or not is_due:
                     continue
