@@ -41,6 +41,17 @@ def test_what_is_wrong_is_first_with_since_when_and_by_whom(node, view) -> None:
     assert answer.wrong == 2
 
 
+def test_a_region_that_is_silent_as_a_whole_is_shown_and_counts_as_wrong(node, view) -> None:
+    silent = [node(f"us-{n}", region="us", status=NodeStatus.UNREACHABLE) for n in (1, 2)]
+    answer = status(view(node("eu-1", region="eu"), *silent), ALL, wide=True)
+    head, _, _, _, *rows = shown(answer, 200).splitlines()
+    assert head == "3 nodes: 2 unreachable, 1 alive"
+    assert [row.split()[0] for row in rows[:3]] == ["us-1", "us-2", "eu-1"]
+    assert "unreachable" in rows[0]
+    assert "us" in rows[0].split()
+    assert answer.wrong == 2
+
+
 @pytest.mark.parametrize("width", [72, 80, 100, 120])
 def test_a_terminal_gets_lines_that_fit(node, view, width: int) -> None:
     long = node("a-node-with-quite-a-long-name-eu-west-1", region="eu-west-1", zone="a")
