@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
+import socket
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -43,15 +45,16 @@ class LoopbackServer:
             CannotListenError: The port is taken, or not allowed.
         """
         for host in LOOPBACK:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
             try:
-                self._server = await asyncio.start_server(
-                    self._serve, host, port, limit=MAX_HEAD, reuse_address=True
-                )
+                held = socket.create_server((host, port), family=family)
             except OSError as error:
                 if error.errno in _UNAVAILABLE and host != LOOPBACK[-1]:
                     continue
-                raise CannotListenError(port, (error.strerror or str(error)).lower()) from error
-            bound = self._server.sockets[0].getsockname()[1]
+                reason = os.strerror(error.errno) if error.errno else str(error)
+                raise CannotListenError(port, reason.lower()) from error
+            self._server = await asyncio.start_server(self._serve, sock=held, limit=MAX_HEAD)
+            bound = held.getsockname()[1]
             return f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
         raise AssertionError  # the last address returns or raises
 

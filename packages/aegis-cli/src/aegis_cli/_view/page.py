@@ -41,6 +41,9 @@ MAX_PROBLEMS = 8
 MAX_TEXT = 120
 """Characters of a text that a peer wrote."""
 
+MAX_SENTENCE = 400
+"""Characters of a sentence that says what is wrong and what to do."""
+
 MAX_LIST = 20
 """Services of a node, or providers of a service, that are listed."""
 
@@ -87,10 +90,10 @@ class Page:
         view = self.view
         assert view is not None  # noqa: S101 - the first view is read before there is a page
         if self._made is None or self._made[0] != query:
-            self._made = (
-                query,
-                {name: bounded(value) for name, value in self._parts(view, query).items()},
-            )
+            parts = self._parts(view, query)
+            most = dict.fromkeys(("trouble", "problems"), MAX_SENTENCE)
+            made = {name: bounded(value, most.get(name, MAX_TEXT)) for name, value in parts.items()}
+            self._made = query, made
         stale = self._stale_since(view, now, patience)
         return {
             **self._made[1],
@@ -157,16 +160,16 @@ def matcher(query: str) -> Callable[[Iterable[str]], bool]:
     return takes
 
 
-def bounded(value: Any) -> Any:
+def bounded(value: Any, most: int = MAX_TEXT) -> Any:
     """A value for JSON: short texts of one line without control characters, and times as texts."""
     if isinstance(value, str):
-        return plain(value if len(value) <= MAX_TEXT else f"{value[: MAX_TEXT - 1]}…")
+        return plain(value if len(value) <= most else f"{value[: most - 1]}…")
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%dT%H:%M:%SZ}"
     if isinstance(value, Mapping):
-        return {bounded(str(name)): bounded(one) for name, one in value.items()}
+        return {bounded(str(name)): bounded(one, most) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [bounded(one) for one in value]
+        return [bounded(one, most) for one in value]
     return value
 
 
