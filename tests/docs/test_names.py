@@ -44,6 +44,13 @@ def test_every_dotted_name_on_a_page_exists(page):
     assert missing == set()
 
 
+def test_every_test_that_the_upgrade_page_names_exists():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/reference/upgrade.md").read_text()))
+    tests = "".join(file.read_text() for file in ROOT.glob("packages/*/tests/**/test_*.py"))
+    assert named
+    assert {name for name in named if f"def {name}(" not in tests} == set()
+
+
 @pytest.mark.parametrize(
     "limit",
     list(LIMIT.finditer((ROOT / "docs/reference/protocol.md").read_text())),
