@@ -42,29 +42,26 @@ class Call(Protocol):
 CallT = TypeVar("CallT", bound=Call)
 
 
-class PendingCalls(Generic[CallT]):
+class PendingCalls(set[CallT]):
     """Calls that have arrived and do not run yet. The owner has a lock, or one thread.
+
+    It is a set, since each call is added and discarded once. Call `prune` after an `add` that makes
+    it longer than `MANY`.
 
     Args:
         clock: Monotonic seconds.
+
+    Attributes:
+        crowded_until: Until when more calls are expected to be given up; 0 if none were yet.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._calls: set[CallT] = set()
-        # Methods of the set, and no frames of their own: each call has one of each.
-        self.discard = self._calls.discard
+        super().__init__()
         self._prune_above = PRUNE_ABOVE
         self._clock = clock
-        self._crowded_until = 0.0
+        self.crowded_until = 0.0
         self._given_up = 0
         self._pruned_at = clock()
-
-    def __len__(self) -> int:
-        return len(self._calls)
-
-    @property
-    def calls(self) -> frozenset[CallT]:
-        return frozenset(self._calls)
 
     @property
     def is_crowded(self) -> bool:
@@ -72,25 +69,23 @@ class PendingCalls(Generic[CallT]):
 
         Then it is worth the cost to judge a caller before its request arrives.
         """
-        if len(self._calls) > MANY:
+        if len(self) > MANY:
             return True
-        return self._crowded_until > 0 and self._clock() < self._crowded_until
+        return self.crowded_until > 0 and self._clock() < self.crowded_until
 
-    def add(self, call: CallT) -> None:
-        self._calls.add(call)
-        if len(self._calls) <= MANY:
-            return
+    def prune(self) -> None:
+        """Removes calls that are over, unless it did so a moment ago."""
         now = self._clock()
-        if len(self._calls) <= self._prune_above and now - self._pruned_at < PRUNE_EVERY:
+        if len(self) <= self._prune_above and now - self._pruned_at < PRUNE_EVERY:
             return
         self._pruned_at = now
-        before = len(self._calls)
-        self._calls.difference_update([call for call in self._calls if call.done()])
-        self._prune_above = max(PRUNE_ABOVE, 2 * len(self._calls))
-        self._given_up += before - len(self._calls)
+        before = len(self)
+        self.difference_update([call for call in self if call.done()])
+        self._prune_above = max(PRUNE_ABOVE, 2 * len(self))
+        self._given_up += before - len(self)
         if self._given_up > GIVEN_UP:
             self._given_up = 0
-            self._crowded_until = now + CROWDED_FOR
+            self.crowded_until = now + CROWDED_FOR
 
 
 class AdmissionControl(Generic[CallT]):
@@ -132,13 +127,13 @@ class AdmissionControl(Generic[CallT]):
     @property
     def empty(self) -> bool:
         with self._lock:
-            return not self.running and all(call.done() for call in self.waiting.calls)
+            return not self.running and all(call.done() for call in self.waiting)
 
     @property
     def pending(self) -> frozenset[CallT]:
         """Admitted calls that do not run yet."""
         with self._lock:
-            return self.waiting.calls
+            return frozenset(self.waiting)
 
     def admit(self, call: CallT) -> AdmissionRefused | None:
         """Admits a call that arrived, or returns why not."""
@@ -147,6 +142,8 @@ class AdmissionControl(Generic[CallT]):
                 return self._arrive()
             self.arrived += 1  # as `_arrive`, without its frame
             self.waiting.add(call)
+            if len(self.waiting) > MANY:
+                self.waiting.prune()
             return None
 
     def arrive(self) -> AdmissionRefused | None:
@@ -158,6 +155,8 @@ class AdmissionControl(Generic[CallT]):
         """Counts an admitted call as pending until it runs or is done."""
         with self._lock:
             self.waiting.add(call)
+            if len(self.waiting) > MANY:
+                self.waiting.prune()
 
     def _arrive(self) -> AdmissionRefused | None:
         self.arrived += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from aegis_discovery.policy import split_method
@@ -283,8 +284,7 @@ class CallChecks(Generic[CallT]):
         """
         size = 32 * len(metadata)
         if size <= self._max_headers:  # so many are too long, whatever they are
-            for name, value in metadata:
-                size += len(name) + len(value)
+            size += sum(map(len, chain.from_iterable(metadata)))
         return size > self._max_headers
 
     def reject_long_headers(self, context: CallContext) -> Rejection:

@@ -15,7 +15,7 @@ import grpc
 from aegis_discovery.background import sleep_until_tick
 
 from aegis_core._server import call_checks, rejections
-from aegis_core._server.admission import PendingCalls
+from aegis_core._server.admission import MANY, PendingCalls
 from aegis_core._server.aio.inflows import counting, current_inflow
 from aegis_core._server.aio.lost_callers import on_lost_caller
 from aegis_core._server.aio.thread_pool import HandlerThreads, ThreadContext
@@ -132,7 +132,11 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         else:
             pending = self._own_pending
             pending.add(task)
-        return known.early if pending.is_crowded or self._held else known.checked
+            if len(pending) > MANY:
+                pending.prune()
+        if len(pending) > MANY or self._held or (pending.crowded_until and pending.is_crowded):
+            return known.early
+        return known.checked
 
     def _add_checks(self, path: str, handler: Any) -> _CheckedHandler:
         kind = kind_of(handler)
