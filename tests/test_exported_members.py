@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from aegis_certs import CertificateAuthority, KeyType
 
 PACKAGES = ("aegis_certs", "aegis_discovery", "aegis_core", "aegis_cli")
 LAZY = (
@@ -254,6 +255,19 @@ def test_a_node_loads_neither_the_other_server_nor_what_only_an_issuer_needs(pac
     rare = {others, "aegis_certs._ca.session", "aegis_certs._ca.rotation", "aegis_core._stats"}
     code = f"import sys\nfrom {package} import Node\nprint({rare!r} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_node_that_nobody_asks_for_its_services_has_not_loaded_reflection(tmp_path):
+    CertificateAuthority.create(tmp_path, key_type=KeyType.P256).issue("a", key_type=KeyType.P256)
+    code = (
+        "import sys\nfrom aegis_core import Node\n"
+        "with Node('a', address='127.0.0.1:0', cert_dir=sys.argv[1], grace=0):\n"
+        "    rare = {'grpc_reflection.v1alpha', 'google.protobuf.descriptor_pb2'}\n"
+        "    print(rare & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
 

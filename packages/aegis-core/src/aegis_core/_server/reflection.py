@@ -1,11 +1,13 @@
 """Server reflection, under the names of both its versions.
 
-What it needs loads slowly, so it is imported where a server is made.
+What it needs loads slowly and takes memory, and few nodes are ever asked: it is imported when the
+first caller asks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 import grpc
@@ -21,18 +23,47 @@ def add_reflection(services: Iterable[str], server: Any, *, is_async: bool) -> N
 
     The messages of both versions are the same, but grpcio-reflection serves `v1alpha` only.
     """
-    from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
-
-    module: Any = reflection.aio if is_async else reflection
-    servicer = module.ReflectionServicer(services, pool=_Descriptors())
-    # Generated code has no annotations.
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    reflection = _Reflection(services, is_async=is_async)
     handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        reflection_pb2.ServerReflectionRequest.FromString,
-        reflection_pb2.ServerReflectionResponse.SerializeToString,
+        reflection.answer_async if is_async else reflection.answer,
+        reflection.parse,
+        reflection.serialize,
     )
-    server.add_registered_method_handlers(_V1, {"ServerReflectionInfo": handler})
+    for name in SERVICES:
+        server.add_registered_method_handlers(name, {"ServerReflectionInfo": handler})
+
+
+class _Reflection:
+    """The servicer of grpcio-reflection, made when it is first asked."""
+
+    def __init__(self, services: Iterable[str], *, is_async: bool) -> None:
+        self._services = tuple(services)
+        self._is_async = is_async
+
+    @cached_property
+    def _servicer(self) -> Any:
+        from grpc_reflection.v1alpha import reflection
+
+        module: Any = reflection.aio if self._is_async else reflection
+        return module.ReflectionServicer(self._services, pool=_Descriptors())
+
+    async def answer_async(self, requests: Any, context: Any) -> AsyncIterator[Any]:
+        async for response in self._servicer.ServerReflectionInfo(requests, context):
+            yield response
+
+    def answer(self, requests: Any, context: Any) -> Iterator[Any]:
+        yield from self._servicer.ServerReflectionInfo(requests, context)
+
+    @staticmethod
+    def parse(request: bytes) -> Any:
+        from grpc_reflection.v1alpha import reflection_pb2
+
+        return reflection_pb2.ServerReflectionRequest.FromString(request)
+
+    @staticmethod
+    def serialize(response: Any) -> bytes:
+        data: bytes = response.SerializeToString()
+        return data
 
 
 class _Descriptors:
