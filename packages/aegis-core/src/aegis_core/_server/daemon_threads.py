@@ -56,7 +56,8 @@ class WorkerThreads(Generic[ItemT]):
         """Allows so many threads more, or less; threads too many end after their items."""
         with self._lock:
             self._count += change
-            self._start_if_needed()
+            for _ in range(change):
+                self._start_if_needed()
 
     def close(self) -> list[ItemT]:
         """Takes no more items, and returns those that wait; the threads end when they are done."""

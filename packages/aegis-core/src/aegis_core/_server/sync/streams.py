@@ -21,8 +21,8 @@ from aegis_core._server.sync.calls import ServerCall
 
 _log = logging.getLogger("aegis.server")
 
-SENDERS = 4
-"""Threads that send while all callers read."""
+SENDERS = 1
+"""Threads that send while all callers read: several would be woken for the same work."""
 
 MAX_SENDERS = 256
 """Threads that send at most; so many callers that read nothing delay the others."""
@@ -34,6 +34,9 @@ STUCK_AFTER = 10.0
 """Seconds after which a message that is not written ends its stream: its reader is long failed."""
 
 CHECK_STUCK_EVERY = 1.0
+
+LATE_BY = 0.01
+"""Seconds that a message may be late, so that the clock is not woken just before it wakes."""
 
 
 class Source(Protocol):
@@ -121,7 +124,8 @@ class StreamSenders:
         stream.at = at
         if at < math.inf:
             heapq.heappush(self._due, (at, next(self._numbers), stream))
-            if at < self._wakes_at:
+            if at < self._wakes_at - LATE_BY:
+                self._wakes_at = at
                 self._wakeup.set()
 
     def _run(self) -> None:
@@ -150,9 +154,11 @@ class StreamSenders:
 
     def _adapt_senders(self, now: float) -> None:
         """Adds senders while streams wait for one, and removes them once no stream is stuck."""
-        if not self._senders.waiting:
+        busy = sum(stream.is_busy for stream in self._streams.copy())
+        # A moment ago all streams that are due were given to the senders.
+        if busy <= self._count or not self._senders.waiting:
             self._waiting_since = None
-            if self._count > SENDERS and not any(s.is_busy for s in self._streams.copy()):
+            if self._count > SENDERS and not busy:
                 self._senders.resize(SENDERS - self._count)
                 self._count = SENDERS
             return
