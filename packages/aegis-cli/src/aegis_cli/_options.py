@@ -70,12 +70,9 @@ region = option(
     "--region",
     "AEGIS_REGION",
     "The region of this caller: providers of it are called first, and some only from there.",
-    default="",
     metavar="NAME",
 )
-zone = option(
-    "--zone", "AEGIS_ZONE", "The part of the region, in the same way.", default="", metavar="NAME"
-)
+zone = option("--zone", "AEGIS_ZONE", "The part of the region, in the same way.", metavar="NAME")
 client_directory = certificate_directory(
     "--cert-dir", "The directory of the CA's certificate, and of its key or the named identity."
 )

@@ -42,8 +42,8 @@ def open_target(
     *,
     mesh: str,
     node: str | None,
-    region: str = "",
-    zone: str = "",
+    region: str | None,
+    zone: str | None,
 ) -> Iterator[Target]:
     """Connects to a mesh, and opens a channel to a service.
 
@@ -53,7 +53,7 @@ def open_target(
         tls: Our identity.
         mesh: The mesh's name.
         node: The only provider to call; None to balance the calls.
-        region: Where this caller is.
+        region: Where this caller is, if it says so.
         zone: The part of that.
 
     Raises:
@@ -67,8 +67,8 @@ def open_target(
         tls=tls,
         mesh=mesh,
         services=[service],
-        region=region,
-        zone=zone,
+        region=region or "",
+        zone=zone or "",
         pool_options=pool_options,
     ) as client:
         # A failed provider is not called by the pool, but may be named.
