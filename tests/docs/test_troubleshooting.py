@@ -42,7 +42,7 @@ def test_every_class_of_error_has_a_cause_and_a_remedy():
     table = PAGE.partition("## Every class of error")[2]
     rows = re.findall(r"^\| `(\w+)` \| (.{8,}) \| (.{8,}) \|$", table, re.MULTILINE)
     assert [name for name, _, _ in rows] == list(dict.fromkeys(name for name, _, _ in rows))
-    assert {name for name, _, _ in rows} == set(classes())
+    assert {name for name, _, _ in rows} == set(classes()), "each needs a row, with both"
 
 
 def test_every_answer_to_a_call_has_its_row(texts):
@@ -55,7 +55,7 @@ def test_every_answer_to_a_call_has_its_row(texts):
         said = details.partition("; ")[0].replace("…", "...")
         if re.search("[a-z]{3}", said) and not any(said in row for row in rows):
             missing.add(f"{code}: {said}")
-    assert missing == set()
+    assert missing == set(), "each needs a row in docs/guides/troubleshooting.md"
 
 
 def test_the_list_has_texts_of_every_class_that_is_raised(texts):
