@@ -26,7 +26,7 @@ MAX_LINES = 200
 """Lines of a picture; those that fail and the busiest ones are kept."""
 
 CLIENTS = "clients"
-"""The group of callers that are no nodes."""
+"""The name of points of callers that are no nodes."""
 
 T = TypeVar("T", bound=Hashable)
 Name = tuple[str, ...]
@@ -97,7 +97,7 @@ def drawn(
     for node in view.nodes:
         by_owner[owner_of(node.id)].append(node)
     chosen = {owner_of(node.id) for node in nodes}
-    pairs = calls.by(lambda key, _counts: (key[0], owner_of(key[1]) if key[1] else ""))
+    pairs = calls.by(lambda key, _counts: (owner_of(key[0]), owner_of(key[1])))
     pairs = {
         pair: counts
         for pair, counts in pairs.items()
@@ -141,7 +141,7 @@ def drawn(
     ]
     return {
         "folded": fold is not _FOLDINGS[0],
-        "points": sorted(points, key=lambda point: (point["group"], point["title"], point["key"])),
+        "points": sorted(points, key=_place),
         "lines": lines,
         "lines_left_out": len(joined) - len(lines),
     }
@@ -152,6 +152,12 @@ def key_of(name: Name) -> str:
     from hashlib import sha256  # cheap, but not needed by other commands
 
     return sha256("\0".join(name).encode(errors="replace")).hexdigest()[:16]
+
+
+def _place(point: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Clients first, and nodes without a region last."""
+    group = point["group"]
+    return not point["client"], not group, group, point["title"], point["key"]
 
 
 def _folding(nodes: Sequence[Seen]) -> _Folding:
@@ -196,7 +202,7 @@ def _point(name: Name, nodes: Sequence[Seen], fold: _Folding) -> dict[str, Any]:
 def _client(name: Name, title: str) -> dict[str, Any]:
     return {
         "key": key_of(name),
-        "group": CLIENTS,
+        "group": "",
         "title": title,
         "nodes": 1,
         "workers": 0,

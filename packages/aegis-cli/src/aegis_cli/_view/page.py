@@ -334,4 +334,5 @@ def _problems(
             left = "has expired" if state == "expired" else f"ends {one['not_after']:%Y-%m-%d}"
             text = f"the certificate of {one['name']} {left}"
             add("certs", one["name"], text, bad=state == "expired")
+    found.sort(key=lambda one: not one["bad"])
     return {"listed": found[:MAX_PROBLEMS], "total": len(found)}

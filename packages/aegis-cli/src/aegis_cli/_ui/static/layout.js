@@ -8,22 +8,26 @@ const PAD = 12;
 // somebody calls or is called by them, so that nothing jumps.
 export function rank(points, lines, known) {
   const kindOf = new Map(points.map((p) => [p.key, p.services.join("\n") || p.key]));
-  const kinds = new Set(kindOf.values()), calls = new Set(), busy = new Set();
+  const kinds = [...new Set(kindOf.values())], calls = new Map(kinds.map((kind) => [kind, new Set()]));
+  const busy = new Set(), called = new Set();
   for (const line of lines) {
     const from = kindOf.get(line.from), to = kindOf.get(line.to);
     if (from === undefined || to === undefined) continue;
     busy.add(from).add(to);
-    if (from !== to) calls.add(`${from}\0${to}`);
+    if (from === to) continue;
+    calls.get(from).add(to);
+    called.add(to);
   }
-  let found = new Map([...kinds].map((kind) => [kind, 0]));
-  for (let round = 0; round < 3; round++) {
-    const next = new Map([...kinds].map((kind) => [kind, 0]));
-    for (const call of calls) {
-      const [from, to] = call.split("\0");
-      next.set(to, Math.min(3, Math.max(next.get(to), found.get(from) + 1)));
-    }
-    found = next;
-  }
+  const found = new Map(), path = new Set();
+  const visit = (kind, column) => {
+    if (path.has(kind) || (found.get(kind) ?? -1) >= column) return;  // a circle, or no news
+    found.set(kind, column);
+    path.add(kind);
+    for (const next of [...calls.get(kind)].sort()) visit(next, Math.min(column + 1, 3));
+    path.delete(kind);
+  };
+  for (const kind of kinds.sort()) if (!called.has(kind)) visit(kind, 0);
+  for (const kind of kinds) if (!found.has(kind)) visit(kind, 0);
   for (const p of points) {
     const kind = kindOf.get(p.key);
     if (known.has(kind)) continue;
@@ -37,8 +41,9 @@ export function rank(points, lines, known) {
 export function place(points, ranks, width) {
   const groups = new Map();
   for (const p of points) {
-    if (!groups.has(p.group)) groups.set(p.group, []);
-    groups.get(p.group).push(p);
+    const name = p.client ? "clients" : p.group || "(no region)", key = `${p.client} ${p.group}`;
+    if (!groups.has(key)) groups.set(key, { name, members: [] });
+    groups.get(key).members.push(p);
   }
   const used = [...new Set(ranks.values())].sort();
   return width < 620 ? narrow(groups, ranks, used, width) : wide(groups, ranks, used, width);
@@ -47,7 +52,7 @@ export function place(points, ranks, width) {
 function wide(groups, ranks, used, width) {
   const box = { w: 172, h: 48 }, inner = 22, gap = 84, row = box.h + 14;
   const most = new Map();  // points of a rank in any group
-  for (const members of groups.values()) {
+  for (const { members } of groups.values()) {
     for (const rank of used) {
       const n = members.filter((p) => ranks.get(p.key) === rank).length;
       most.set(rank, Math.max(most.get(rank) ?? 0, n));
@@ -66,7 +71,7 @@ function wide(groups, ranks, used, width) {
   const left = Math.max(0, (room - size() - (between - gap) * (columns.length - 1)) / 2);
   const at = new Map(), bands = [];
   let top = 2;
-  for (const [name, members] of groups) {
+  for (const { name, members } of groups.values()) {
     let x = PAD + 8 + left, tallest = 0;
     const counts = used.map((rank) => members.filter((p) => ranks.get(p.key) === rank));
     const needed = Math.max(...counts.map((list, i) => Math.ceil(list.length / columns[i])));
@@ -92,7 +97,7 @@ function narrow(groups, ranks, used, width) {
   const box = { w: (width - 2 * PAD - (perRow - 1) * gap) / perRow, h: 48 };
   const at = new Map(), bands = [];
   let top = 2;
-  for (const [name, members] of groups) {
+  for (const { name, members } of groups.values()) {
     let y = top + TITLE + 6, first = true;
     for (const rank of used) {
       const list = members.filter((p) => ranks.get(p.key) === rank);

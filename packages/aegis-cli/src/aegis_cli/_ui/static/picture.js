@@ -66,10 +66,10 @@ function drawBands() {
   const parent = document.getElementById("bands");
   parent.replaceChildren();
   for (const band of layout.bands) {
-    if (layout.bands.length === 1 && !band.name) continue;
+    if (layout.bands.length === 1 && band.name === "(no region)") continue;
     make(parent, "rect", { class: "band", x: band.x, y: band.y, width: band.w, height: band.h, rx: 10 });
     const name = make(parent, "text", { class: "band-name", x: band.x + 12, y: band.y + 18 });
-    fit(name, band.name || "(no region)", band.w - 24);
+    fit(name, band.name, band.w - 24);
   }
 }
 

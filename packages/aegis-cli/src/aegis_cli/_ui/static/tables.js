@@ -86,7 +86,7 @@ const TABLES = {
         style(row.state)]],
       ["Services", "", (row) => row.services.join(", ") || "–"],
       ["Where", "o", (row) => row.place || "–"],
-      ["Address", "o", (row) => row.address || "–"],
+      ["Address", "k o", (row) => row.address || "–"],
       ["Cert", "r", (row) => [row.certificate ?? `by ${row.vouched_by ?? "?"}`, style(row.certificate_state)]],
       ["Note", "o", (row) => [row.unanswered ? `no counts: ${row.unanswered}` : "", "warn"]],
     ],
