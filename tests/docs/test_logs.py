@@ -109,6 +109,14 @@ class Module:
             last = max(value.lineno for value in before)
             nearest = [value for value in before if last - value.lineno < 12]
             return [text for value in nearest for text in self._texts(value, function)]
+        constants = [
+            value
+            for assigned in self._tree.body
+            if isinstance(assigned, ast.Assign)
+            for value in _assigned(assigned, node.id)
+        ]
+        if constants:
+            return self._texts(constants[-1], function)
         return self._arguments(node.id, function)
 
     def _arguments(self, parameter: str, function: ast.AST) -> list[str]:
