@@ -119,7 +119,7 @@ def ping(node_id: str, json: bool, count: int, **options: Any) -> None:
 @mesh.command(
     epilog=examples(
         f"aegis mesh drain orders-3 {NODE}",
-        f"aegis mesh drain orders-3 {NODE} --cert-dir certs --identity ops",
+        f"aegis mesh drain orders-3 {NODE} --identity ops",
     )
 )
 @click.argument("node_id", metavar="ID")
