@@ -98,6 +98,7 @@ class Connection:
         context: See `client_context`.
         window: Bytes that each stream may receive until its user sends a WINDOW_UPDATE.
         timeout: Seconds for each operation.
+        session: A TLS session to resume.
     """
 
     def __init__(
@@ -108,11 +109,12 @@ class Connection:
         *,
         window: int = LARGEST_WINDOW,
         timeout: float = 30.0,
+        session: ssl.SSLSession | None = None,
     ) -> None:
         host, port = address.rsplit(":", 1)
         raw = socket.create_connection((host, int(port)), timeout)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket = context.wrap_socket(raw, server_hostname=server_name)
+        self.socket = context.wrap_socket(raw, server_hostname=server_name, session=session)
         self.server_name = server_name
         self.window = 65_535
         """Bytes of DATA that the server accepts now."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
-from aegis_certs import TLSConfig
+from aegis_certs import CertificateAuthority, KeyType, TLSConfig
 from aegis_core import CallRule, Policy
 from aegis_core._server.admission import MANY
 from aegis_core._server.held.request_reads import MAX_READS
@@ -423,6 +423,39 @@ async def test_the_connections_of_one_caller_are_limited(
         await until(lambda: node.stats().calls.closed_connections >= 40 - 10 - 8)
         assert await call(b"hi", timeout=WAIT) == b"hi"
     assert len(logged("mallory holds too many connections")) == 1
+
+
+@both
+async def test_a_resumed_tls_session_does_not_outlive_a_revocation(
+    server: str, tmp_path: Path, logged: Callable[..., list[str]]
+) -> None:
+    ca = CertificateAuthority.create(tmp_path, key_type=KeyType.P256)
+    ca.issue("a", key_type=KeyType.P256)
+    context = frames.client_context(ca.issue("holder", key_type=KeyType.P256))
+    unauthenticated = grpc.StatusCode.UNAUTHENTICATED.value[0]
+    options: dict[str, Any] = {"cert_dir": tmp_path, "registrars": [register], "grace": 0}
+    async with Node("a", address="127.0.0.1:0", **options) as node:
+
+        def call(session: Any) -> tuple[Any, bool, int]:
+            connection = frames.Connection(
+                node.address, "a", context, timeout=WAIT, session=session
+            )
+            with connection:
+                connection.call("/t/Echo", b"x")
+                (code,) = statuses(connection, 1)
+                return connection.socket.session, connection.socket.session_reused, code
+
+        session, was_resumed, code = await asyncio.to_thread(call, None)
+        assert (was_resumed, code) == (False, 0)
+        ca.revoke("holder")
+        async with asyncio.timeout(WAIT):
+            while code != unauthenticated:
+                _, was_resumed, code = await asyncio.to_thread(call, session)
+                assert was_resumed
+                await asyncio.sleep(0.05)  # the node looks at its directory now and then
+        for _ in range(3):
+            await asyncio.to_thread(call, session)
+    assert len(logged("calls are refused", "holder", "revoked")) == 1, "once a minute"
 
 
 @both

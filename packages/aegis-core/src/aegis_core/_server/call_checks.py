@@ -215,6 +215,9 @@ class CallChecks(Generic[CallT]):
                 raise error
         except CallerError as error:
             self._count(error)
+            if caller_id is not None and not isinstance(error, CallDeniedError):
+                # The authorizer logs denials.
+                self._log_limiter.warn(caller_id, "refused", "calls are refused: %s", error)
             raise CallRejectedError(_rejection(error), caller_id) from None
         if self.is_joining and path is not None and self.is_limited(path):
             raise CallRejectedError(JOINING, caller_id)
