@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import re
+import shutil
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -456,6 +458,27 @@ async def test_a_resumed_tls_session_does_not_outlive_a_revocation(
         for _ in range(3):
             await asyncio.to_thread(call, session)
     assert len(logged("calls are refused", "holder", "revoked")) == 1, "once a minute"
+
+
+@both
+async def test_a_list_of_revocations_that_has_expired_still_counts(
+    server: str, tmp_path: Path, logged: Callable[..., list[str]]
+) -> None:
+    before = datetime.now(UTC) - timedelta(days=40)
+    ca = CertificateAuthority.create(tmp_path / "ca", key_type=KeyType.P256, at=before)
+    ca.issue("a", key_type=KeyType.P256, at=before)
+    revoked, honest = (ca.issue(n, key_type=KeyType.P256, at=before) for n in ("r", "h"))
+    ca.revoke("r", at=before)
+    directory = tmp_path / "a"
+    directory.mkdir(0o700)
+    for name in ("ca-cert.pem", "a-cert.pem", "a-key.pem", "crl.pem"):  # no key of the CA
+        shutil.copy(ca.directory / name, directory / name)
+    options: dict[str, Any] = {"cert_dir": directory, "registrars": [register], "grace": 0}
+    async with Node("a", address="127.0.0.1:0", **options) as node:
+        await call_honestly(node, honest)
+        with pytest.raises(grpc.aio.AioRpcError, match="is revoked"):
+            await call_honestly(node, revoked)
+    assert len(logged("the revocation list in", "should have been replaced by")) == 1
 
 
 @both
