@@ -225,10 +225,10 @@ def test_ctrl_c_ends_an_endless_stream_in_order(shop) -> None:
 
 def test_the_methods_and_messages_of_a_service_are_shown_as_in_a_proto_file(shop) -> None:
     done = shop.run("services", "describe", "orders/v1")
-    assert "  rpc Chat(stream shop.v1.Query) returns (stream shop.v1.Order);" in done.stdout
+    assert "  rpc Chat(stream Query) returns (stream Order);" in done.stdout
     for field in (
         "repeated string items = 2;",
-        "shop.v1.Kind kind = 3;",
+        "Kind kind = 3;",
         "google.protobuf.Timestamp made_at = 4;",
         "map<string, int32> counts = 5;",
         "string card = 6;  // one of paid",

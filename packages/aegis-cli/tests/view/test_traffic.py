@@ -70,6 +70,75 @@ def test_each_call_is_counted_once_by_the_end_that_saw_more(node, view) -> None:
     assert top.wrong == 1
 
 
+def test_the_calls_of_each_node_are_divided_by_its_own_time(node, view) -> None:
+    """A node that has just started calls much, though another one has run for days."""
+    mesh = view(node("old"), node("new"), node("orders-1"))
+    started = {"old": timedelta(days=10), "new": timedelta(seconds=10)}
+    stats = {
+        name: {
+            "started_at": f"{mesh.taken_at - ago:%Y-%m-%dT%H:%M:%SZ}",
+            "edges": [edge(name, "orders-1", 1000)],
+        }
+        for name, ago in started.items()
+    }
+    mesh = view(*mesh.nodes, stats=stats, taken_at=mesh.taken_at)
+    lines = {one["caller"]: one for one in Traffic(ALL, over=False).edges(mesh).json["lines"]}
+    assert lines["new"]["calls_per_second"] == 100
+    assert 0 < lines["old"]["calls_per_second"] < 0.01
+    shown_lines = shown(Traffic(ALL, over=False).edges(mesh))
+    assert "<0.1" in shown_lines
+    (service,) = Traffic(ALL, over=False).top(mesh).json["lines"]
+    assert service["calls_per_second"] == pytest.approx(100, abs=0.1)
+    (drawn,) = (one for one in graph(mesh, ALL, "dot").json["edges"] if one["caller"] == "new")
+    assert drawn["calls_per_second"] == 100
+
+
+@pytest.mark.parametrize("form", ["terminal", "svg", "mermaid", "dot"])
+def test_each_region_is_a_group_of_its_nodes_and_clients_are_the_last_one(
+    node, view, form: str
+) -> None:
+    regions = ("eu", "us", "asia")
+    nodes = [node(f"{region}-{number}", region=region) for region in regions for number in (1, 2)]
+    edges = [edge("eu-1", "us-2", 5), edge("web", "asia-1", 2, side="server")]
+    mesh = view(*nodes, stats={"eu-1": {"edges": edges}})
+    text = shown(graph(mesh, ALL, form))
+    groups = {
+        "terminal": r"^(\w+)$",
+        "svg": r'class="s" x="18"[^>]*>(\w+)<',
+        "mermaid": r'subgraph g\d\["(\w+)"\]',
+        "dot": r'^    label="(\w+)";',
+    }[form]
+    found = list(re.finditer(groups, text, re.MULTILINE))
+    assert [match[1] for match in found] == ["asia", "eu", "us", "clients"]
+    if form == "svg":  # boxes are inside of their bands
+        root = ElementTree.fromstring(text)  # noqa: S314 - our own picture
+        rects = [one for one in root.iter() if one.tag.endswith("rect")]
+        bands = [one for one in rects if one.get("class") == "g"]
+        boxes = [one for one in rects if one.get("class", "").startswith("b")]
+        assert (len(bands), len(boxes)) == (4, 7)
+        for box in boxes:
+            assert sum(_encloses(band, box) for band in bands) == 1
+        return
+    ends = [match.start() for match in found[1:]] + [len(text)]
+    for match, end in zip(found, ends, strict=True):
+        named = re.findall(r"\b(\w+-[12]|web)\b", _declared(text[match.end() : end], form))
+        wanted = ["web"] if match[1] == "clients" else [f"{match[1]}-1", f"{match[1]}-2"]
+        assert named == wanted
+
+
+def _encloses(band: Any, box: Any) -> bool:
+    (left, top, wide, high), (x, y, w, h) = (
+        [float(one.get(name)) for name in ("x", "y", "width", "height")] for one in (band, box)
+    )
+    return left <= x and top <= y and x + w <= left + wide and y + h <= top + high
+
+
+def _declared(text: str, form: str) -> str:
+    """The part of a group that names its nodes, without the edges."""
+    marks = {"terminal": r"^    .*", "mermaid": r"^  end(.|\n)*", "dot": r"^  }(.|\n)*"}
+    return re.sub(marks[form], "", text, flags=re.MULTILINE)
+
+
 def test_a_live_table_is_of_what_happened_since_the_last_one(node, view) -> None:
     def at(seconds: int, ok: int, ended: int | None = None) -> Any:
         one = edge("a", "b", ok if ended is None else ended, started=ok)
@@ -79,7 +148,7 @@ def test_a_live_table_is_of_what_happened_since_the_last_one(node, view) -> None
         )
 
     traffic = Traffic(ALL, over=True)
-    assert "since the nodes started" in shown(traffic.top(at(0, 100)))
+    assert "since each node started" in shown(traffic.top(at(0, 100)))
     (line,) = traffic.top(at(2, 130, 127)).json["lines"]
     assert (line["calls_per_second"], line["calls"], line["running"]) == (15.0, 30, 3)
     assert traffic.top(at(4, 130)).json["lines"] == []
@@ -190,7 +259,8 @@ def test_a_picture_shows_regions_traffic_and_failures(node, view) -> None:
         node("orders-1", region="eu", status=NodeStatus.FAILED),
         stats={
             "front": {
-                "edges": [edge("front", "orders-1", 1, started=2, codes={"OK": 1, "UNKNOWN": 1})]
+                "started_at": "2026-11-23T11:59:59Z",
+                "edges": [edge("front", "orders-1", 1, started=2, codes={"OK": 1, "UNKNOWN": 1})],
             }
         },
     )

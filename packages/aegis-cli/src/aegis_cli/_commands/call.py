@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
-from aegis_certs.cli import certificate_directory, examples, option, show_json
+from aegis_certs.cli import certificate_directory, examples, fail, option, show_json
 
 from aegis_cli._options import (
     entry_node,
@@ -99,8 +99,7 @@ def call(
                 show_json(answer, indent=indent)
                 sys.stdout.flush()
         except CallFailedError as error:
-            click.echo(f"Error: {error}", err=True)
-            raise click.exceptions.Exit(64 + error.number) from None
+            fail(str(error), 64 + error.number)
 
 
 def _texts(requests: tuple[str, ...]) -> Iterator[str]:

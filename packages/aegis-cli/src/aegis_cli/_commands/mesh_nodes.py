@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from aegis_certs.cli import certificate_directory, examples, option
+from aegis_certs.cli import certificate_directory, examples, fail, option
 
 from aegis_cli._commands.mesh import NODE, mesh, place_of
 from aegis_cli._options import (
@@ -152,8 +152,7 @@ def drain(node_id: str, node: str, cert_dir: str, identity: str | None, mesh: st
     why = "It has the order; look at its log."
     if files is not None:
         why = f"It drains once an issuer of {cert_dir} runs: `aegis node run --issuer`."
-    click.echo(f"{node_id} has not left yet. {why}", err=True)
-    click.get_current_context().exit(1)
+    fail(f"{node_id} has not left yet. {why}")
 
 
 @mesh.command(

@@ -18,7 +18,7 @@ PARTS = ("edges", "edges_left_out", "started_at")
 over = option(
     "--over",
     "AEGIS_OVER",
-    "Count the calls of this time from now on; by default all since the nodes started.",
+    "Count the calls of this time from now on; by default all since each node started.",
     type=SpanType(),
     metavar="TIME",
 )
@@ -122,7 +122,7 @@ def policies(json: bool, check: bool, **options: Any) -> None:
 def graph(json: bool, form: str, **options: Any) -> None:
     """Draw the mesh: regions, nodes, services, and who calls whom.
 
-    Edges are as wide as their traffic since the nodes started, and red where calls fail.
+    Edges are as wide as their traffic since each node started, and red where calls fail.
     """
     from aegis_cli._view.graph import graph as draw
 

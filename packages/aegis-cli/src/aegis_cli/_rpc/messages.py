@@ -58,7 +58,7 @@ def to_message(number: int, value: Any, kind: Descriptor, descriptors: Any) -> M
         json_format.Parse(json.dumps(value), message, descriptor_pool=descriptors)
     except json_format.ParseError as error:
         names = ", ".join(field.name for field in kind.fields) or "none"
-        reason = str(error).partition(" Available Fields")[0].rstrip(" .")
+        reason = str(error).partition(" Available Fields")[0].rstrip(" .\n")
         problem = f"not a {kind.full_name}: {reason}; its fields: {names}"
         raise InvalidMessageError(number, problem) from None
     return message

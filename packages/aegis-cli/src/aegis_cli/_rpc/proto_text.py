@@ -29,8 +29,9 @@ def service_lines(service: ServiceDescriptor) -> Iterator[str]:
 
 
 def method_line(method: MethodDescriptor) -> str:
-    request = _streamed(method.input_type, streams=method.client_streaming)
-    answer = _streamed(method.output_type, streams=method.server_streaming)
+    package = method.containing_service.file.package
+    request = _streamed(method.input_type, package, streams=method.client_streaming)
+    answer = _streamed(method.output_type, package, streams=method.server_streaming)
     return f"rpc {method.name}({request}) returns ({answer});"
 
 
@@ -39,7 +40,7 @@ def message_lines(message: Descriptor) -> Iterator[str]:
     yield f"message {message.full_name} {{"
     for field in sorted(message.fields, key=lambda field: field.number):
         note = _note(field)
-        yield f"  {_field_type(field)} {field.name} = {field.number};{note}"
+        yield f"  {_field_type(field, message.file.package)} {field.name} = {field.number};{note}"
     yield "}"
 
 
@@ -88,21 +89,29 @@ def field_facts(field: FieldDescriptor) -> dict[str, object]:
     }
 
 
-def _streamed(message: Descriptor, *, streams: bool) -> str:
-    return f"stream {message.full_name}" if streams else str(message.full_name)
+def _streamed(message: Descriptor, package: str, *, streams: bool) -> str:
+    return f"{'stream ' * streams}{_named(message, package)}"
 
 
-def _field_type(field: FieldDescriptor) -> str:
+def _named(kind: Descriptor | EnumDescriptor, package: str) -> str:
+    """The name of a type, which a file of the same package need not qualify."""
+    if package and kind.file.package == package:
+        return str(kind.full_name).removeprefix(f"{package}.")
+    return str(kind.full_name)
+
+
+def _field_type(field: FieldDescriptor, package: str = "") -> str:
     message = field.message_type
     if message is not None and message.GetOptions().map_entry:
         key, value = (message.fields_by_name[name] for name in ("key", "value"))
-        return f"map<{_plain_type(key)}, {_plain_type(value)}>"
-    return f"repeated {_plain_type(field)}" if _is_repeated(field) else _plain_type(field)
+        return f"map<{_plain_type(key, package)}, {_plain_type(value, package)}>"
+    plain = _plain_type(field, package)
+    return f"repeated {plain}" if _is_repeated(field) else plain
 
 
-def _plain_type(field: FieldDescriptor) -> str:
+def _plain_type(field: FieldDescriptor, package: str) -> str:
     named = field.message_type or field.enum_type
-    return str(named.full_name) if named is not None else _SCALARS[field.type]
+    return _SCALARS[field.type] if named is None else _named(named, package)
 
 
 def _is_repeated(field: Any) -> bool:

@@ -30,6 +30,8 @@ class Counts:
         ended: Calls that ended.
         buckets: How many took how long, by `LATENCY_BOUNDS`.
         codes: How many ended with each status but OK.
+        rate: Calls a second, since each process that counted them started, or in the time that the
+            counts are about.
     """
 
     service: str = ""
@@ -38,6 +40,7 @@ class Counts:
     ended: float = 0
     buckets: list[float] = field(default_factory=lambda: [0.0] * BUCKETS)
     codes: dict[str, float] = field(default_factory=dict)
+    rate: float = 0.0
 
     @property
     def success(self) -> float | None:
@@ -49,11 +52,11 @@ class Counts:
         whole = tuple(int(one) for one in self.buckets)
         return LatencyStats(sum(whole), 0.0, whole).quantile(share)
 
-    def json(self, rate: float) -> dict[str, Any]:
-        """For machines, with the calls a second that somebody knows."""
+    def json(self) -> dict[str, Any]:
+        """For machines."""
         p50, p99 = map(self.quantile, (0.5, 0.99))
         return {
-            "calls_per_second": round(rate, 3),
+            "calls_per_second": round(self.rate, 3),
             "success": None if self.success is None else round(self.success, 6),
             "p50_ms": None if p50 is None else round(p50 * 1000, 3),
             "p99_ms": None if p99 is None else round(p99 * 1000, 3),
@@ -78,6 +81,7 @@ class Counts:
                 for code in {**self.codes, **other.codes}
                 if (count := add(self.codes.get(code, 0), other.codes.get(code, 0)))
             },
+            add(self.rate, other.rate),
         )
 
 
@@ -87,7 +91,17 @@ def edges_of(view: View) -> dict[Key, Counts]:
     Both ends count a call. Of each edge the end that counted more is taken: the caller's, which
     sees failures of the way too, unless it is a client, which nobody can ask.
     """
-    return _joined(map(_counted, view.stats.values()), view)
+    counted = [_counted(stats) for stats in view.stats.values()]
+    for stats, edges in zip(view.stats.values(), counted, strict=True):
+        began = time_of(stats.get("started_at"))
+        if began is not None:
+            _set_rates(edges.values(), max((view.taken_at - began).total_seconds(), 1.0))
+    return _joined(counted, view)
+
+
+def _set_rates(edges: Iterable[Counts], seconds: float) -> None:
+    for counts in edges:
+        counts.rate = counts.started / seconds
 
 
 class RecentEdges:
@@ -120,7 +134,9 @@ class RecentEdges:
             return None
         changes = [_change(node, counted, now, before) for node, counted in now.counted.items()]
         seconds = max((now.taken_at - before[0].taken_at).total_seconds(), 0.001)
-        return _joined(changes, view), seconds
+        joined = _joined(changes, view)
+        _set_rates(joined.values(), seconds)
+        return joined, seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,16 +34,14 @@ Name = tuple[str, ...]
 
 
 class Calls:
-    """The calls of a mesh in some seconds.
+    """The calls of a mesh.
 
     Args:
         edges: Who called whom.
-        seconds: In which time.
     """
 
-    def __init__(self, edges: Mapping[Key, Counts], seconds: float) -> None:
+    def __init__(self, edges: Mapping[Key, Counts]) -> None:
         self.edges = edges
-        self._seconds = seconds
 
     def by(self, name: Callable[[Key, Counts], T]) -> dict[T, Counts]:
         """Adds up the edges with the same name."""
@@ -52,10 +50,6 @@ class Calls:
             one = name(key, counts)
             found[one] = found[one].plus(counts) if one in found else counts
         return found
-
-    def numbers(self, counts: Counts) -> dict[str, Any]:
-        """The numbers of an edge, or of several, for JSON."""
-        return counts.json(counts.started / self._seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +128,7 @@ def drawn(
         {
             "from": key_of(ends[0]),
             "to": key_of(ends[1]),
-            **calls.numbers(counts),
+            **counts.json(),
             "wrong": fails(counts.success),
         }
         for ends, counts in worst_first[:MAX_LINES]

@@ -18,7 +18,7 @@ from aegis_cli._output.answer import Answer
 from aegis_cli._output.escape import for_dot, for_mermaid, for_xml, label
 from aegis_cli._view.edges import Counts, edges_of
 from aegis_cli._view.model import Filter, Seen, View, by_what_is_wrong, is_wrong
-from aegis_cli._view.traffic import fails, percent, takes, uptime
+from aegis_cli._view.traffic import fails, percent, rate_text, takes
 
 CLIENTS = "clients"
 """The group of callers that are not nodes."""
@@ -52,7 +52,7 @@ class Line:
     Attributes:
         caller: Where it begins.
         provider: Where it ends.
-        rate: Calls a second since the nodes started.
+        rate: Calls a second since each node started.
         success: The share that ended with OK; None if none ended.
     """
 
@@ -68,7 +68,7 @@ class Line:
     @property
     def words(self) -> str:
         success = "" if self.success is None else f", {percent(self.success)}"
-        return f"{self.rate:.1f}/s{success}"
+        return f"{rate_text(self.rate)}/s{success}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +102,8 @@ def picture(view: View, chosen: Filter) -> Picture:
             if caller not in points:
                 state = "client" if caller not in known else "elsewhere"
                 points[caller] = Point(caller, CLIENTS, "", state, wrong=False)
-    up = uptime(view)
     lines = [
-        Line(caller, provider, counts.started / up, counts.success)
+        Line(caller, provider, counts.rate, counts.success)
         for (caller, provider), counts in sorted(joined.items())
     ]
     return Picture([points[name] for name in sorted(points)], lines)

@@ -27,7 +27,7 @@ from aegis_cli._view.model import (
 )
 from aegis_cli._view.services import services
 from aegis_cli._view.status import node_json
-from aegis_cli._view.traffic import fails, percent, uptime
+from aegis_cli._view.traffic import fails, percent
 
 WINDOW = 10.0
 """Seconds whose calls are shown as the present traffic."""
@@ -64,8 +64,7 @@ class Page:
     view: View | None = None
     _recent: RecentEdges = field(default_factory=lambda: RecentEdges(WINDOW))
     _edges: Mapping[Key, Counts] = field(default_factory=dict)
-    _seconds: float = 1.0
-    _since_start: bool = True
+    _seconds: float | None = None  # those of the edges; None if they are since each node started
     _is_again: bool = False
     _made: tuple[str, dict[str, Any]] | None = None
 
@@ -76,8 +75,7 @@ class Page:
         if self._is_again:
             return
         recent = self._recent.add(view)
-        self._since_start = recent is None
-        self._edges, self._seconds = recent or (edges_of(view), uptime(view))
+        self._edges, self._seconds = recent or (edges_of(view), None)
 
     def state(self, query: str, now: datetime, *, patience: float = STALE) -> dict[str, Any]:
         """What the page shows of the nodes, services and calls that have all words of a filter.
@@ -113,7 +111,7 @@ class Page:
         takes = matcher(query)
         nodes = [node for node in view.nodes if takes(_words(node))]
         ids = {node.id for node in nodes}
-        calls = Calls(self._edges, self._seconds)
+        calls = Calls(self._edges)
         told = services(view, Filter()).json["services"]  # type: ignore[index]  # a dict
         ended = certificates(view, Filter()).json["certificates"]  # type: ignore[index]  # a dict
         rows, total = _calls(calls, takes, ids)
@@ -136,7 +134,7 @@ class Page:
             "trouble": view.trouble,
             "total": len(view.nodes),
             "counts": _counts(nodes),
-            "seconds": None if self._since_start else round(self._seconds),
+            "seconds": None if self._seconds is None else round(self._seconds),
             "left_out": sum(number_of(one.get("edges_left_out")) for one in view.stats.values()),
             "query": query,
             "problems": _problems(view, told, calls, ended, "" if self._is_again else view.trouble),
@@ -238,7 +236,7 @@ def _services(
             "total": len(providers),
             "providers": one["providers"][:MAX_LIST],
             "avoided": one["avoided"][:MAX_LIST],
-            **calls.numbers(numbers.get(name, Counts())),
+            **numbers.get(name, Counts()).json(),
         }
         row["wrong"] = not one["ready"] or bool(one["avoided"]) or fails(row["success"])
         rows.append(row)
@@ -260,7 +258,7 @@ def _calls(
     rows = [
         {
             **dict(zip(("caller", "service", "provider"), names, strict=True)),
-            **calls.numbers(counts),
+            **counts.json(),
             "wrong": fails(counts.success),
         }
         for names, counts in found[:MAX_ROWS]

@@ -27,7 +27,7 @@ def policies(view: View, chosen: Filter) -> Answer:
     newest = max((_sequence(one) for one in found.values()), default=0)
     order = sorted(found, key=lambda name: (_sequence(found[name]) == newest, name))
     lagging = [name for name in order if _sequence(found[name]) < newest]
-    lines = head(view, shown, chosen)
+    lines = head(view, [node for node in view.nodes if chosen.takes(node)], chosen)
     if lagging:
         lines.append(Cell(f"{len(lagging)} nodes lack the newest published policy", "red"))
     elif not any(found.values()):

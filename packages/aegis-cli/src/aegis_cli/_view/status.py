@@ -141,7 +141,10 @@ def _status_cell(worst: Seen, line: Sequence[Seen], now: datetime) -> Cell:
 
 
 def _health_cell(line: Sequence[Seen]) -> Cell:
-    counts = Counter(str(node.info.health) for node in line)
+    # What a failed node said last about its health is not true any more.
+    counts = Counter(str(node.info.health) for node in line if node.info.status != "failed")
+    if not counts:
+        return Cell("-")
     worst = min(counts, key=lambda state: (severity(state), state))
     shown = worst if len(counts) == 1 else f"{counts[worst]} of {len(line)} {worst}"
     return Cell(shown, STYLES.get(worst, ""))

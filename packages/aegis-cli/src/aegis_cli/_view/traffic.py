@@ -10,7 +10,7 @@ from typing import Any
 from aegis_cli._output.answer import Answer
 from aegis_cli._output.table import Cell, Column, Table
 from aegis_cli._view.edges import Counts, Key, RecentEdges, edges_of
-from aegis_cli._view.model import Filter, Seen, View, number_of, span, time_of
+from aegis_cli._view.model import Filter, Seen, View, number_of, span
 from aegis_cli._view.status import head
 
 SERVICE_WRONG = 0.99
@@ -63,7 +63,7 @@ class Traffic:
     def _edges(self, view: View) -> tuple[dict[Key, Counts], float | None, str]:
         """The edges, the seconds that they are about (None: since the start), and both in words."""
         self._since_start = found = edges_of(view)
-        seconds, what = None, "since the nodes started"
+        seconds, what = None, "since each node started"
         if self._over and (recent := self._recent.add(view)):
             found, seconds = recent
             what = f"in the last {span(round(seconds))}"
@@ -82,15 +82,14 @@ class Traffic:
         what: str,
     ) -> Answer:
         running = _running(self._since_start, groups, names)
-        up = uptime(view)
         lines = [
-            _Line(key, counts, running.get(key, 0.0), counts.started / (seconds or up))
+            _Line(key, counts, running.get(key, 0.0))
             for key, counts in groups.items()
             if counts.started or running.get(key)
         ]
         lines.sort(key=_worst_first)
         nodes: list[Seen] = [node for node in view.nodes if self._chosen.takes(node)]
-        total = sum(line.rate for line in lines)
+        total = sum(line.counts.rate for line in lines)
         notes = [
             Cell(f"{node_id} is not counted: {problem}", "yellow")
             for node_id, problem in sorted(view.unanswered.items())
@@ -143,19 +142,11 @@ def _running(
     return found
 
 
-def uptime(view: View) -> float:
-    """Seconds since the first of the nodes that answered started."""
-    starts = [time_of(one.get("started_at")) for one in view.stats.values()]
-    known = [one for one in starts if one]
-    return max((view.taken_at - min(known)).total_seconds(), 1.0) if known else 1.0
-
-
 @dataclass(frozen=True, slots=True)
 class _Line:
     key: tuple[str, ...]
     counts: Counts
     running: float
-    rate: float
 
     @property
     def is_wrong(self) -> bool:
@@ -166,7 +157,7 @@ class _Line:
         style = "" if success is None else "red" if self.is_wrong else "green"
         return [
             *(Cell(name or "-") for name in self.key),
-            Cell(f"{self.rate:.1f}"),
+            Cell(rate_text(self.counts.rate)),
             Cell("-" if success is None else percent(success), style),
             Cell(seconds_text(self.counts.quantile(0.5))),
             Cell(seconds_text(self.counts.quantile(0.99))),
@@ -177,13 +168,13 @@ class _Line:
     def json(self, names: Sequence[str]) -> dict[str, Any]:
         return {
             **dict(zip(names, self.key, strict=True)),
-            **self.counts.json(self.rate),
+            **self.counts.json(),
             "running": int(self.running),
         }
 
 
 def _worst_first(line: _Line) -> tuple[bool, float, tuple[str, ...]]:
-    return not line.is_wrong, -line.rate, line.key
+    return not line.is_wrong, -line.counts.rate, line.key
 
 
 def fails(success: float | None) -> bool:
@@ -194,6 +185,11 @@ def fails(success: float | None) -> bool:
 def percent(share: float) -> str:
     """A share; only a whole is shown as 100 %."""
     return "100%" if share == 1 else f"{min(share * 100, 99.99):.2f}".rstrip("0").rstrip(".") + "%"
+
+
+def rate_text(rate: float) -> str:
+    """Calls a second; few are not shown as none."""
+    return "<0.1" if 0 < rate < 0.05 else f"{rate:.1f}"
 
 
 def seconds_text(seconds: float | None) -> str:

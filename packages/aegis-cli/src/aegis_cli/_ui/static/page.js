@@ -80,7 +80,7 @@ function show() {
   stale(state.stale_since && (`what you see is from ${clock(state.stale_since)} UTC, ${span(state.stale_for)} ago: `
     + (state.trouble || `${state.source} is silent`)));
   showProblems();
-  write(byId("window"), (state.seconds === null ? "calls since the nodes started" : `calls of the last ${state.seconds} s`)
+  write(byId("window"), (state.seconds === null ? "calls since each node started" : `calls of the last ${state.seconds} s`)
     + (state.left_out ? `; ${state.left_out} edges with few calls are not told` : ""));
   for (const name of TABS.slice(1)) {
     const wrong = wrongRows(name, state), button = byId(`tab-${name}`);

@@ -135,7 +135,7 @@ export function showTable(name, state, find) {
   table.hidden = !rows.length;
   nothing.hidden = Boolean(rows.length);
   const total = state.rows[TABLES[name].rows ?? name];
-  const window = state.seconds === null ? "since the nodes started" : `in the last ${state.seconds} s`;
+  const window = state.seconds === null ? "since each node started" : `in the last ${state.seconds} s`;
   write(table.caption, [
     rows.length < total ? `The first ${rows.length} of ${total}, what is wrong first` : "What is wrong first",
     name === "events" ? `The newest first, as ${state.source} saw them`
