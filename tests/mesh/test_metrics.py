@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import urllib.request
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,43 @@ async def test_strangers_cannot_hold_the_metrics(
         assert answer.split(b" ", 2)[1:2] == ([status] if status else [])
         writer.close()
     assert "aegis_start_time_seconds" in await get(port)
+
+
+SIZE = 8 * 1024 * 1024  # more than the kernel takes for a connection
+
+
+@contextlib.asynccontextmanager
+async def slow_readers(count: int) -> AsyncIterator[metrics.MetricsServer]:
+    """A server whose answer is large, and readers that ask and do not read."""
+    server = metrics.MetricsServer("127.0.0.1", 0, lambda: "x" * SIZE)
+    await server.start()
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            reader = stack.enter_context(socket.socket())
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.connect(("127.0.0.1", server._port))
+            reader.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        try:
+            yield server
+        finally:
+            server.close()
+
+
+async def test_readers_that_do_not_read_keep_nobody_away(until: Any) -> None:
+    async with slow_readers(3 * metrics.MAX_CONNECTIONS) as server:
+        await until(lambda: len(server._open) == metrics.MAX_CONNECTIONS)
+        for _ in range(2):
+            assert len(await get(server._port)) == SIZE
+        assert len(server._open) < metrics.MAX_CONNECTIONS
+
+
+async def test_a_reader_that_does_not_read_is_dropped_in_time(
+    until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "TIMEOUT", 0.3)
+    async with slow_readers(1) as server:
+        await until(lambda: server._open)
+        await until(lambda: not server._open)
 
 
 async def test_an_open_connection_does_not_disturb_the_end(

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("aegis.node")
 
 MAX_CONNECTIONS = 8
-"""Connections that are open at the same time; further ones are closed at once."""
+"""Connections that are open at the same time; a further one closes the oldest.
+
+An honest reader takes milliseconds. So nobody keeps it away by holding connections.
+"""
 
 MAX_REQUEST = 8 * 1024
 """Bytes of the head of a request."""
@@ -54,7 +57,7 @@ class MetricsServer:
         self._host = host
         self._port = port
         self._text = text
-        self._open: set[asyncio.WriteTransport] = set()
+        self._open: dict[asyncio.WriteTransport, None] = {}  # the oldest first
         self._server: asyncio.Server | None = None
 
     @property
@@ -79,14 +82,15 @@ class MetricsServer:
         if self._server is not None:
             self._server.close()
         # Cancelled tasks would be logged by asyncio before Python 3.12.
-        for transport in self._open:
+        for transport in list(self._open):
             transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._open) >= MAX_CONNECTIONS:
-            writer.transport.abort()
-            return
-        self._open.add(writer.transport)
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.abort()
+        self._open[writer.transport] = None
         try:
             async with asyncio.timeout(TIMEOUT):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -97,7 +101,7 @@ class MetricsServer:
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
         finally:
-            self._open.discard(writer.transport)
+            self._open.pop(writer.transport, None)
             with contextlib.suppress(Exception):
                 writer.transport.abort()  # without effect on one that is closed
 
