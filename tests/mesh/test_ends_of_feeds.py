@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from aegis_core import PeerInfo
 from aegis_discovery import DEFAULT_MESH, EventKind, NodeInfo
 from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.feed import HEARTBEAT
@@ -66,3 +67,16 @@ async def test_a_feed_that_was_silent_too_long_is_opened_again_without_suspicion
     await until(lambda: a.server.feeds_served + b.server.feeds_served >= served + 4)
     assert EventKind.SUSPECTED not in kinds
     assert EventKind.FAILED not in kinds
+
+
+async def test_an_added_peer_that_has_left_is_dialled_without_a_warning(
+    start: Any, until: Any, agree: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    a = await start("a")
+    b = await start("b", a)
+    await until(lambda: agree(a, b))
+    a.peers.add_peer(PeerInfo("b", b.address))
+    await b.stop(grace=0)
+    feeds = a._parts.session.feeds
+    await until(lambda: "b" in feeds and "refused the connection" in feeds["b"].problem)
+    assert [one.message for one in caplog.records if one.levelname == "WARNING"] == []

@@ -11,7 +11,7 @@ from aegis_discovery import NodeInfo, NodeStatus
 @dataclass
 class Record:
     stamp: int
-    info: NodeInfo
+    info: NodeInfo | None
     voucher: str = ""
 
 
@@ -53,3 +53,12 @@ def test_a_peer_added_elsewhere_or_after_its_failure_has_a_feed_until_it_publish
     assert peers.wanted([], {}) == {"b": (PeerInfo("b", address), None)}
     view.records["b"].stamp = 6
     assert peers.wanted([], {}) == {}
+
+
+def test_a_node_that_has_left_is_dialled_if_it_was_added_and_is_known_to_have_left() -> None:
+    peers, view = directory(NodeStatus.ALIVE)
+    assert not peers.has_left("b")
+    assert not peers.has_left("never heard of")
+    view.records["b"] = Record(6, None)
+    assert peers.has_left("b")
+    assert list(peers.wanted([], {})) == ["b"]

@@ -64,6 +64,11 @@ class PeerDirectory:
             return _peer_of(node.id, node.address, node.type) or added
         return added
 
+    def has_left(self, peer_id: str) -> bool:
+        """Tells whether a node has left; one that was added is dialled, in case it returns."""
+        record = self._topology.get_record(peer_id)
+        return record is not None and record.info is None
+
     def unpublished(self) -> dict[str, PeerInfo]:
         """Returns the added peers that membership does not watch: they have no signed record."""
         found = {}

@@ -298,7 +298,7 @@ class Session:
             why, line = feed.problem, "no feed from %s at %s: %s"
             where = None if feed.region is None else f"region {feed.region}"  # each node is asked
             source = where or self._voucher_of_unheard(feed) or peer.id
-            if end in GONE and feed.heard_at and feed.region is None:
+            if (end in GONE and feed.heard_at and where is None) or self.peers.has_left(peer.id):
                 _log.info(line, peer.id, peer.address, why)  # if it failed, that is the warning
             else:
                 self._log_limiter.warn(source, why, line, peer.id, peer.address, why, now=now)
