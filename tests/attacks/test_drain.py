@@ -190,6 +190,15 @@ async def test_the_command_drains_with_an_identity_that_the_policy_names(
         policy=Policy(call=[NAMED]),
     )
     await node.start()
+    worker = Node(
+        "w#0",
+        address="127.0.0.1:0",
+        tls=ca.issue("w", key_type=KeyType.P256),
+        seed_peers=[node.address],
+        policy=Policy(call=[NAMED]),
+    )
+    await worker.start()
+    await until(lambda: "w#0" in node.topology.nodes)
     place = ["--node", node.address, "--cert-dir", str(ca.directory)]
 
     async def run(*words: str) -> Any:
@@ -200,10 +209,11 @@ async def test_the_command_drains_with_an_identity_that_the_policy_names(
         refused = await run("a", "--identity", "dev")
         assert refused.exit_code == 1
         assert "its policy does not let this identity drain it" in refused.output
-        worker = await run("a#0", "--identity", "ops")
-        assert (worker.exit_code, "no such node" in worker.output) == (1, True)
+        for order in (("w#0", "--identity", "ops"), ("w#0",)):  # nor by the authority
+            refused = await run(*order)
+            assert (refused.exit_code, "it is a worker" in refused.output) == (1, True)
         done = await run("a", "--identity", "ops")
         assert done.exit_code == 0, done.output
         await asyncio.wait_for(node.wait_for_termination(), 30)
     finally:
-        await node.stop(grace=0)
+        await asyncio.gather(node.stop(grace=0), worker.stop(grace=0))
