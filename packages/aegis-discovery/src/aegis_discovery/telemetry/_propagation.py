@@ -39,9 +39,11 @@ _ENTRIES = {
         r"=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
     ),
     "baggage": re.compile(
-        r"[!#-'*+\-.^_`|~0-9A-Za-z]+[ \t]*=[ \t]*[!#-+\--:<-\[\]-~]*(?:;[ -+\--~]*)?"
+        r"[!#-'*+.0-9A-Z^-z|~-]+=[!#-+\--:<-\[\]-~]*(?:;[A-Za-z0-9_.-]+(?:=[A-Za-z0-9_.-]+)?)*"
     ),
 }
+
+_COMMA = re.compile(r"[ \t]*,[ \t]*")
 
 _PRINTABLE = re.compile(r"[ -~]+")
 
@@ -73,7 +75,7 @@ def _is_sound(key: str, value: str) -> bool:
     pattern = _ENTRIES.get(key)
     if pattern is None:
         return _PRINTABLE.fullmatch(value) is not None
-    entries = [entry.strip(" \t") for entry in value.split(",")]
+    entries = _COMMA.split(value)
     return len(entries) <= MAX_ENTRIES[key] and all(map(pattern.fullmatch, entries))
 
 
