@@ -28,3 +28,13 @@ def test_memory_that_went_back_by_itself_lowers_the_floor() -> None:
 def test_the_memory_of_this_process_is_plausible() -> None:
     resident = resident_bytes()
     assert resident is None or 10 * MB < resident < 100_000 * MB
+
+
+def test_memory_that_was_in_use_at_the_last_return_is_returned_later() -> None:
+    freed = FreedMemory()
+    assert freed.may_be_returned(300 * SLACK, 200 * SLACK)
+    freed.note_returned(300 * SLACK, 200 * SLACK)
+    assert not freed.may_be_returned(300 * SLACK, 200 * SLACK - 1)
+    assert freed.may_be_returned(300 * SLACK, 100 * SLACK)
+    freed.note_returned(150 * SLACK, 100 * SLACK)
+    assert not freed.may_be_returned(150 * SLACK, 100 * SLACK)

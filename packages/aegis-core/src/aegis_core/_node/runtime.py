@@ -41,7 +41,7 @@ from aegis_core._peers.session import MAINTENANCE
 from aegis_core._server.base import ServerFactory
 from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.issuer import IssuerService
-from aegis_core._server.memory import FreedMemory, resident_bytes, return_freed_memory
+from aegis_core._server.memory import FreedMemory, memory_now, resident_bytes, return_freed_memory
 from aegis_core._server.mesh_protocol import LocalNode
 from aegis_core._state import NodeState
 from aegis_core.errors import ConfigError
@@ -390,9 +390,9 @@ class RunningNode:
             not_after = self.state.tls.not_after.timestamp()
             self.session.maintain(time.time(), not_after=not_after)
             self.state.forget_certificates()
-            if freed and freed.may_be_returned(resident_bytes() or 0):
+            if freed and freed.may_be_returned(*memory_now()):
                 await asyncio.to_thread(return_freed_memory)
-                freed.note_returned(resident_bytes() or 0)
+                freed.note_returned(*memory_now())
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
         task = asyncio.create_task(work, name=f"aegis-{name}")

@@ -28,15 +28,22 @@ class FreedMemory:
 
     def __init__(self) -> None:
         self._floor = 0
+        self._allocated = 0
 
-    def may_be_returned(self, resident: int) -> bool:
-        """Tells whether the process has grown so much that some of it may be unused."""
+    def may_be_returned(self, resident: int, allocated: int = 0) -> bool:
+        """Tells whether some of the memory of the process may be unused.
+
+        It has grown, or less is allocated than once was since the last return: that one may have
+        been in the middle of a flood.
+        """
         self._floor = min(self._floor, resident)
-        return resident > self._floor + SLACK
+        self._allocated = max(self._allocated, allocated)
+        return resident > self._floor + SLACK or allocated < self._allocated - SLACK
 
-    def note_returned(self, resident: int) -> None:
-        """Records what remains: it is in use, so only growth above it is worth another look."""
+    def note_returned(self, resident: int, allocated: int = 0) -> None:
+        """Records what remains and is in use."""
         self._floor = resident
+        self._allocated = allocated
 
 
 def resident_bytes() -> int | None:
@@ -61,6 +68,11 @@ def allocated_bytes() -> int | None:
     mallinfo2.restype = Mallinfo
     info = mallinfo2()
     return int(info.uordblks) + int(info.hblkhd)
+
+
+def memory_now() -> tuple[int, int]:
+    """Returns the resident and the allocated bytes; 0 for what is unknown."""
+    return resident_bytes() or 0, allocated_bytes() or 0
 
 
 def return_freed_memory() -> None:
