@@ -189,11 +189,6 @@ class _Handlers(grpc.GenericRpcHandler):
 
 
 @pytest.fixture(scope="session")
-def ca(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
-    return CertificateAuthority.create(tmp_path_factory.mktemp("ca"), key_type=KeyType.P256)
-
-
-@pytest.fixture(scope="session")
 def tls(ca: CertificateAuthority) -> TLSConfig:
     """The identity of the caller."""
     return ca.issue_in_memory("caller")
