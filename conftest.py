@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig
 
@@ -30,6 +31,12 @@ def _has_room(directory: Path) -> bool:
 
 if _has_room(MEMORY):
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+# The time of an example depends on the load of the machine, not on our code.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 PATIENCE = 15.0
 """Seconds after which a wait fails. A bound for a busy machine, not a measurement."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 
-import hypothesis
 import pytest
 from aegis_certs import CertificateAuthority, KeyType
 from aegis_certs.cli import certs
@@ -25,11 +24,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 HOUR = dt.timedelta(hours=1)
-# The time of an example depends on the load of the machine, not on our code.
-hypothesis.settings.register_profile(
-    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("untimed")
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "aegis-certs"
 EC = ("--key-type", "p256")
