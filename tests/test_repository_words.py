@@ -15,7 +15,8 @@ FORBIDDEN = {
     # Without the epoch of our versions, an installer may take another project of this name.
     "an install of one of our names without its epoch": (
         r"\b(?:pip3?|pipx|uv(?: pip| tool)?|poetry|pdm) (?:install|add|download)\b"
-        r"(?:\\\n|[^\n`])*?(?<![\w/-])[a]egis-(?:certs|discovery|core|cli)\b(?!\s*[>=]=\s*1!)"
+        r"(?:\\\n|[^\n`])*?(?<![\w/-])[a]egis-(?:certs|discovery|core|cli)\b"
+        r"(?!(?:\[[\w,-]*\])?\s*[>=]=\s*1!)"
     ),
 }
 

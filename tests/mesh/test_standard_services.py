@@ -160,6 +160,7 @@ async def test_reflection_lists_the_services_of_the_user_and_of_the_mesh(
         "aegis.MeshService",
         "aegis.mesh.v1.Introspection",
         "aegis.mesh.v1.Mesh",
+        "aegis.mesh.v1.Operations",
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
