@@ -130,8 +130,7 @@ async def test_requests_of_a_caller_that_reads_no_answers_wait(
         return statuses(connection, 40)
 
     assert await asyncio.to_thread(read) == [0] * 40
-    await until(lambda: not answers.full)
-    assert repr(answers) == "<UnsentAnswers 0 bytes, full=[]>"
+    await until(lambda: repr(answers) == "<UnsentAnswers 0 bytes, full=[]>")
 
 
 class Sender:

@@ -14,6 +14,7 @@ from typing import Any
 import aegis_discovery
 import aegis_discovery.aio
 import grpc
+import pytest
 from aegis_certs import TLSConfig
 
 from .process import PATIENCE, NodeProcess
@@ -120,6 +121,7 @@ def wait_for_more(load: Load, calls: int) -> None:
         load.stop.wait(0.02)
 
 
+@pytest.mark.soak
 def test_no_call_fails_during_a_rolling_restart_of_all_providers(
     trio: list[NodeProcess], spawn: Callable[..., Any], identity: Callable[[str], TLSConfig]
 ) -> None:

@@ -116,6 +116,7 @@ def load(certs: Path, seed: str) -> Iterator[Load]:
             caller.result()
 
 
+@pytest.mark.soak
 def test_a_reload_under_load_replaces_all_workers_without_a_failed_call(
     aegis: Any, certs: Path, eventually: Eventually, tmp_path: Path
 ) -> None:
