@@ -88,3 +88,12 @@ def test_none_and_equal_ones(issuers: list[IssuerAddress]) -> None:
     search = IssuerSearch(issuers, 0.0, timeout=60.0, rounds=1)
     assert len(_attempts(search)) == len(set(issuers))
     assert not search.is_refused
+
+
+def test_an_issuer_is_not_asked_again_when_no_time_is_left_for_its_answer() -> None:
+    search = IssuerSearch(ISSUERS[:1], 0.0, timeout=10.0)
+    assert isinstance(search.next(0.0), Attempt)
+    search.failed(ISSUERS[0], "it refused the connection")
+    assert search.next(9.95) is None
+    assert list(search.causes.values()) == ["it refused the connection"]
+    assert isinstance(IssuerSearch(ISSUERS[:1], 0.0, timeout=0.05).next(0.0), Attempt)

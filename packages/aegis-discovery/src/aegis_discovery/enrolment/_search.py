@@ -19,6 +19,9 @@ A CA signs in some 10 ms, and one that many nodes ask at once answers each of th
 LONGEST_TIMEOUT = 30.0
 """Seconds after which a request is sent again at the latest."""
 
+SHORTEST_TIMEOUT = 0.1
+"""Seconds below which no issuer is asked again: its silence would hide why it failed before."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -77,7 +80,8 @@ class IssuerSearch:
 
     def next(self, now: float) -> Attempt | float | None:
         """Returns whom to ask now, or how many seconds to wait before; None at the end."""
-        if not self._issuers or now >= self._deadline:
+        left = self._deadline - now
+        if not self._issuers or left <= (SHORTEST_TIMEOUT if self._causes else 0.0):
             return None
         if not self._queue:
             self._round += 1
@@ -89,7 +93,6 @@ class IssuerSearch:
             return min(self._not_before, self._deadline) - now
         alone = len(self._issuers) == 1
         timeout = LONGEST_TIMEOUT if alone else FIRST_TIMEOUT * 2.0 ** min(self._round, 5)
-        left = self._deadline - now
         return Attempt(self._queue.pop(0), min(timeout, LONGEST_TIMEOUT, left))
 
     def failed(self, issuer: IssuerAddress, reason: str) -> None:
