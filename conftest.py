@@ -105,3 +105,14 @@ def until() -> Until:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Returns twice the CPUs: the tests wait half of the time, for processes, timers and peers."""
     return 2 * (os.cpu_count() or 1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Puts the long runs with the longest limits first, so that none is left alone at the end."""
+    if config.option.markexpr == "soak":
+        items.sort(key=lambda item: -_limit(item))
+
+
+def _limit(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker and marker.args else 0.0
