@@ -37,7 +37,7 @@ from rich.text import Text
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "_static" / "terminal.svg"
 COMMANDS = ("aegis mesh status", "aegis mesh top --over 2s")
-COLUMNS = 60
+COLUMNS = 64
 SECONDS = 30.0
 PROVIDERS = 2
 MASK = re.compile(r"digest \w+|\d[\d.:-]*")
