@@ -28,7 +28,6 @@ def test_an_isolated_node_fails_and_is_alive_again_when_packets_pass(
     assert cluster.failures(positions, others) == [(node_id, "f") for node_id in others]
 
 
-@pytest.mark.soak
 def test_two_halves_see_each_other_as_failed_and_later_merge_the_changes_of_both(
     cluster: Cluster,
 ) -> None:

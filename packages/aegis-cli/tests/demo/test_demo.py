@@ -65,7 +65,6 @@ def test_it_shows_what_it_promises(demo) -> None:
     assert statuses == {"front": "alive", "greeter-1": "alive", "greeter-2": "failed"}
 
 
-@pytest.mark.soak
 def test_a_kept_mesh_shows_its_status_until_ctrl_c(demo, aegis) -> None:
     process = demo("--keep")
     command = shlex.split(process.stdout.until("mesh status --node"))

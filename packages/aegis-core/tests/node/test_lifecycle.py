@@ -175,7 +175,7 @@ async def provider_call(node: Node) -> bytes:
     return answer
 
 
-@pytest.mark.parametrize("kind", ["Ticks", pytest.param("Flood", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kind", ["Ticks", "Flood"])
 async def test_a_connection_does_not_outlive_its_certificate(
     start: StartNode, own_ca: CertificateAuthority, kind: str
 ) -> None:
