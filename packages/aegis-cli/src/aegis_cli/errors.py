@@ -3,7 +3,7 @@
 CliError
 ├── NoIdentityError   there is no identity to connect with; the message has both ways to get one
 ├── NoAuthorityError  the key of the CA is not in the directory
-├── NotForgottenError the mesh cannot forget a node: it is alive, or unknown
+├── NotForgottenError the mesh cannot forget a node: it is alive
 ├── NotDrainedError   the mesh cannot drain a node
 ├── UnknownNodeError  the mesh knows no such node
 ├── CallFailedError   a call to a node failed
@@ -17,6 +17,7 @@ CliError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 import grpc
 
@@ -79,11 +80,19 @@ class NotDrainedError(CliError):
 
 
 class UnknownNodeError(CliError):
-    """The mesh knows no such node."""
+    """The mesh knows no such node.
 
-    def __init__(self, node_id: str) -> None:
+    Attributes:
+        node_id: The id that was given.
+        similar: At most three ids of nodes that may be meant.
+    """
+
+    def __init__(self, node_id: str, known: Sequence[str] = ()) -> None:
         self.node_id = node_id
-        super().__init__(f"the mesh knows no node {node_id}; `aegis mesh status` lists all")
+        workers = [one for one in known if one.startswith(f"{node_id}#")]
+        self.similar = tuple((workers or get_close_matches(node_id, known))[:3])
+        advice = f"did you mean {' or '.join(self.similar)}? " if self.similar else ""
+        super().__init__(f"the mesh knows no node {node_id}; {advice}`aegis mesh status` lists all")
 
 
 class CallFailedError(CliError):

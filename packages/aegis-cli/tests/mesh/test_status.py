@@ -52,6 +52,13 @@ def test_an_unreachable_node_is_one_sentence(aegis) -> None:
     assert done.stderr == f"Error: {address} refused the connection; is a node listening there?\n"
 
 
+def test_an_unknown_id_is_an_error_that_names_similar_ones(aegis, quiet_mesh: str) -> None:
+    for name in ("why", "ping"):
+        done = aegis.run("mesh", name, "order-1", "--node", quiet_mesh)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "no node order-1; did you mean orders-1? `aegis mesh status` lists" in done.stderr
+
+
 def test_another_node_at_the_address_of_the_named_one_is_not_asked(aegis, quiet_mesh: str) -> None:
     done = aegis.run("mesh", "status", "--node", f"orders-1@{quiet_mesh}")
     assert (done.returncode, done.stdout) == (1, "")

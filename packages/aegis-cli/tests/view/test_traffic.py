@@ -93,6 +93,19 @@ def test_the_calls_of_each_node_are_divided_by_its_own_time(node, view) -> None:
     assert drawn["calls_per_second"] == 100
 
 
+def test_workers_that_call_are_one_point_and_no_clients(node, view) -> None:
+    workers = [node(f"front#{number}", services=()) for number in (0, 1)]
+    edges = [edge(worker.id, "orders-1", 5) for worker in workers]
+    mesh = view(*workers, node("orders-1"), stats={"orders-1": {"edges": edges}})
+    drawn = graph(mesh, ALL, "terminal")
+    assert [(one["id"], one["state"]) for one in drawn.json["nodes"]] == [
+        ("front", "alive"),
+        ("orders-1", "alive"),
+    ]
+    assert len(drawn.json["edges"]) == 1
+    assert "  front  [(2 workers)]" in shown(drawn)
+
+
 @pytest.mark.parametrize("form", ["terminal", "svg", "mermaid", "dot"])
 def test_each_region_is_a_group_of_its_nodes_and_clients_are_the_last_one(
     node, view, form: str

@@ -11,7 +11,7 @@ from aegis_discovery import NodeStatus
 from aegis_discovery.documents import Forgotten, publish_drained
 
 from aegis_cli._mesh.connecting import MeshPlace, reading
-from aegis_cli.errors import NotDrainedError
+from aegis_cli.errors import NotDrainedError, UnknownNodeError
 
 _PATIENCE = 10.0
 """Seconds that the command waits until the node has left."""
@@ -26,15 +26,16 @@ async def drain(node_id: str, place: MeshPlace, files: PublishedFiles | None) ->
         files: Of the directory of the CA; None to ask the node itself with that identity.
 
     Raises:
-        NotDrainedError: It is not alive, or unknown, or does not obey this identity.
+        UnknownNodeError: The mesh knows no such node.
+        NotDrainedError: It is not alive, or does not obey this identity.
         ConnectError: No node accepts this client.
         aegis_certs.CertsError: The directory of the CA cannot be written.
     """
     async with reading(place) as reader:
-        topology = reader.topology
-        record, node = topology.get_record(node_id), topology.get_node(node_id)
-        if record is None or node is None:
-            raise NotDrainedError(node_id, "the mesh knows no such node; see `aegis mesh status`")
+        topology, node = reader.topology, reader.node(node_id)
+        record = topology.get_record(node_id)
+        if record is None:
+            raise UnknownNodeError(node_id)  # it has left since then
         if owner_of(node_id) != node_id:
             reason = "it is a worker, which its supervisor would start again; stop the supervisor"
             raise NotDrainedError(node_id, reason)

@@ -10,7 +10,7 @@ from aegis_discovery import NodeStatus
 from aegis_discovery.aio import Mesh, connect
 from aegis_discovery.documents import Forgotten, publish_forgotten
 
-from aegis_cli.errors import NotForgottenError
+from aegis_cli.errors import NotForgottenError, UnknownNodeError
 
 _PATIENCE = 10.0
 """Seconds that the command waits for an issuer to publish it."""
@@ -22,7 +22,8 @@ async def forget(
     """Asks the mesh to forget a node; returns whether it has vanished already.
 
     Raises:
-        NotForgottenError: It is alive, or unknown.
+        UnknownNodeError: The mesh knows no such node.
+        NotForgottenError: It is alive.
         ConnectError: The node `node` accepts no client.
         aegis_certs.CertsError: The directory of the CA cannot be written.
     """
@@ -41,7 +42,7 @@ def _life_of(node_id: str, client: Mesh) -> Forgotten:
     record = client.topology.get_record(node_id)
     info = client.topology.get_node(node_id)
     if record is None:
-        raise NotForgottenError(node_id, "the mesh knows no such node; see `aegis mesh status`")
+        raise UnknownNodeError(node_id, sorted(client.topology.nodes))
     if info is not None and info.status is not NodeStatus.FAILED:
         reason = f"it is {info.status}; stop it first, and forget it once it has failed"
         raise NotForgottenError(node_id, reason)

@@ -12,10 +12,16 @@ from aegis_cli._view.nodes import ping
 
 
 async def explain(place: Place, node_id: str) -> Answer:
-    """Why a node has its status, and whether it answers here."""
+    """Why a node has its status, and whether it answers here.
+
+    Raises:
+        UnknownNodeError: The mesh knows no such node, and the node that was asked saw none leave.
+    """
     async with reading(place) as reader:
         told = await reader.explain(node_id)
         node = reader.topology.get_node(node_id)
+        if node is None and not told.get("known") and not told.get("events"):
+            reader.node(node_id)
         trip = await reader.ping(node) if node else None
         return why(told, trip, datetime.now(UTC))
 

@@ -78,7 +78,7 @@ class Reader:
         """
         found = self.topology.get_node(node_id)
         if found is None:
-            raise UnknownNodeError(node_id)
+            raise UnknownNodeError(node_id, sorted(self.topology.nodes))
         return found
 
     async def read(

@@ -96,7 +96,7 @@ def picture(view: View, chosen: Filter) -> Picture:
     known = {owner_of(node.id) for node in view.nodes}
     joined: dict[tuple[str, str], Counts] = defaultdict(Counts)
     for key, counts in edges_of(view).items():
-        caller, provider = key[0], owner_of(key[1]) if key[1] else ""
+        caller, provider = owner_of(key[0]), owner_of(key[1])
         if provider in points and takes(chosen, view, key, counts):
             joined[caller, provider] = joined[caller, provider].plus(counts)
             if caller not in points:
@@ -115,9 +115,9 @@ def _point(name: str, nodes: Sequence[Seen]) -> Point:
     state = str(worst.info.status)
     if state == "alive" and worst.info.health == "unhealthy":
         state = "unhealthy"
-    more = f" ({len(nodes)} workers)" if len(nodes) > 1 else ""
+    words = [", ".join(services), f"({len(nodes)} workers)" if len(nodes) > 1 else ""]
     return Point(
-        name, worst.info.region, ", ".join(services) + more, state, any(map(is_wrong, nodes))
+        name, worst.info.region, " ".join(filter(None, words)), state, any(map(is_wrong, nodes))
     )
 
 
