@@ -109,9 +109,11 @@ def _handshake(raw: socket.socket, address: str, tls: TLSConfig, timeout: float)
         connection = _context(tls).wrap_socket(raw)
     except ssl.SSLCertVerificationError as error:
         raise PeerIdentityError(address, _untrusted(error, tls)) from error
-    except (ssl.SSLEOFError, ConnectionResetError) as error:
-        raise _refused(address, tls, "it closed the connection") from error
+    except ConnectionError as error:
+        raise _closed(address, tls) from error
     except ssl.SSLError as error:
+        if _is_end(error):
+            raise _closed(address, tls) from error
         reason = error.reason or str(error)
         if "ALERT" in reason:
             raise _refused(address, tls, _plain(reason)) from error
@@ -126,9 +128,11 @@ def _handshake(raw: socket.socket, address: str, tls: TLSConfig, timeout: float)
         except OSError as error:  # with TLS 1.3, the server refuses only after the handshake
             if isinstance(error, TimeoutError):
                 raise
-            raise _refused(address, tls, _plain(error.strerror or str(error))) from error
+            if not isinstance(error, ssl.SSLError) or _is_end(error):
+                raise _closed(address, tls) from error
+            raise _refused(address, tls, _plain(error.reason or str(error))) from error
         if not accepted:
-            raise _refused(address, tls, "it closed the connection")
+            raise _closed(address, tls)
         return der
 
 
@@ -179,6 +183,19 @@ def _untrusted(error: ssl.SSLCertVerificationError, tls: TLSConfig) -> str:
 
 def _plain(reason: str) -> str:
     return reason.lower().replace("_", " ")
+
+
+def _is_end(error: ssl.SSLError) -> bool:
+    """Whether the connection just ended; OpenSSL names some of its ends `[SYS] unknown error`."""
+    return isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError) or error.library == "SYS"
+
+
+def _closed(address: str, tls: TLSConfig) -> ConnectError:
+    """A server may close without an alert because of our certificate, or because it stops."""
+    if _own_problem(tls):
+        return _refused(address, tls, "it closed the connection")
+    reason = "closed the connection before it answered; it may be stopping, or trust another CA"
+    return _unreachable(address, reason)
 
 
 def _refused(address: str, tls: TLSConfig, what: str) -> ConnectError:
