@@ -45,3 +45,22 @@ def test_words_are_broken_only_where_they_must() -> None:
     assert lines[1].startswith("orders/v1,")
     assert "".join(line.removesuffix("1").strip() for line in lines[1:]).count("z") == 30
     assert left_out == []
+
+
+def test_optional_columns_are_left_out_before_a_name_is_broken() -> None:
+    columns = (
+        Column("ID", folds=True),
+        Column("SERVICES", folds=True),
+        Column("STATUS"),
+        Column("WHERE", optional=1),
+        Column("CERT", optional=2),
+    )
+    name, served = "orders-7d9f8c5b4-x2x9z.shop.internal", "orders/v1, payments/v1, returns/v1"
+    rows = [[Cell(text) for text in (name, served, "alive 12m", "eu-west/a", "89d")]]
+    for width, left_out in ((120, []), (80, []), (72, ["CERT"]), (63, ["WHERE", "CERT"])):
+        lines, missing = lay_out(Table(columns, rows), width)
+        assert missing == left_out
+        assert lines[1].startswith(name)
+        assert all(width_of(line) <= width for line in lines)
+    lines, missing = lay_out(Table(columns, rows), 50)
+    assert (missing, "".join(line[:20].strip() for line in lines[1:])) == (["WHERE", "CERT"], name)

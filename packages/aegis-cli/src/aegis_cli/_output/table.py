@@ -33,8 +33,8 @@ class Column:
         title: Its title.
         right: Whether its cells are at the right.
         folds: Whether long cells may be broken into lines.
-        optional: Columns with the greatest number are left out first where the terminal is narrow;
-            those with 0 never are.
+        optional: Columns with the greatest number are left out first where the terminal is too
+            narrow for whole words; those with 0 never are.
     """
 
     title: str
@@ -62,15 +62,16 @@ def lay_out(table: Table, width: int, *, colors: bool = False) -> tuple[list[str
     columns = list(table.columns)
     shown = list(range(len(columns)))
     cells = [[_lines(cell) for cell in row] for row in table.rows]
+    sizes = [_sizes(column, [row[i] for row in cells]) for i, column in enumerate(columns)]
     while True:
-        natural = [_natural(columns[i], [row[i] for row in cells]) for i in shown]
-        widths = _fit([columns[i] for i in shown], natural, width)
+        natural = [sizes[i].natural for i in shown]
+        widths = _fit(natural, [sizes[i].unbroken for i in shown], width)
         droppable = [i for i in shown if columns[i].optional]
         if widths is not None or not droppable:
             break
         shown.remove(max(droppable, key=lambda i: (columns[i].optional, i)))
     if widths is None:
-        widths = natural
+        widths = _fit(natural, [sizes[i].least for i in shown], width) or natural
     kept = [columns[i] for i in shown]
     lines = [_line([(c.title, "bold") for c in kept], kept, widths, colors=colors)]
     for row, texts in zip(table.rows, cells, strict=True):
@@ -91,25 +92,35 @@ def _lines(cell: Cell) -> list[str]:
     return [plain(cell.text)]
 
 
-def _natural(column: Column, cells: Iterable[Sequence[str]]) -> int:
-    return max([width_of(column.title), *(width_of(line) for cell in cells for line in cell)])
+class _Sizes(NamedTuple):
+    """Widths of a column: of its longest cell, with its words unbroken, and the least one."""
+
+    natural: int
+    unbroken: int
+    least: int
 
 
-def _fit(columns: Sequence[Column], natural: Sequence[int], width: int) -> list[int] | None:
-    """Narrows the widest columns that fold until all fit; None if that is not enough."""
+def _sizes(column: Column, cells: Iterable[Sequence[str]]) -> _Sizes:
+    lines = [column.title, *(line for cell in cells for line in cell)]
+    natural = max(map(width_of, lines))
+    if not column.folds:
+        return _Sizes(natural, natural, natural)
+    least = min(natural, max(_MIN_FOLDED, width_of(column.title)))
+    words = max(width_of(word) for line in lines for word in line.split(" "))
+    return _Sizes(natural, max(least, words), least)
+
+
+def _fit(natural: Sequence[int], least: Sequence[int], width: int) -> list[int] | None:
+    """Narrows the widest columns until all fit; None if their least widths are too much."""
     widths = list(natural)
     over = sum(widths) + GAP * (len(widths) - 1) - width
     while over > 0:
-        foldable = [
-            i
-            for i, column in enumerate(columns)
-            if column.folds and widths[i] > max(_MIN_FOLDED, width_of(column.title))
-        ]
-        if not foldable:
+        wide = [i for i in range(len(widths)) if widths[i] > least[i]]
+        if not wide:
             return None
-        widest = max(foldable, key=lambda i: widths[i])
-        others = sorted((widths[i] for i in foldable if i != widest), reverse=True)
-        floor = max(_MIN_FOLDED, width_of(columns[widest].title), others[0] if others else 0)
+        widest = max(wide, key=lambda i: widths[i])
+        others = [widths[i] for i in wide if i != widest]
+        floor = max(least[widest], *others, 0)
         step = min(over, max(1, widths[widest] - floor))
         widths[widest] -= step
         over -= step
