@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aegis_certs import (
     CertificateAuthority,
+    InvalidPemError,
     InvalidTokenError,
     IssuerAddress,
     KeyType,
@@ -104,6 +105,33 @@ async def test_a_valid_identity_is_kept_and_the_token_not_used(
     assert (await enroll_async(token, there)).certificate == old.certificate
     # It can still be used.
     assert (await enroll_async(token, tmp_path / "other", key_type=P256)).node_id == "orders-1"
+
+
+async def test_files_that_cannot_be_read_are_replaced_for_a_token(
+    nodes: Any, home: Any, token_for: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody has a copy of a key that was made here."""
+    await nodes("ca-1", cert_dir=home.directory, issuer=True)
+    there = tmp_path / "there"
+    last = _issued(home, there, "orders-1")
+    for name, left in (
+        ("orders-1-cert.pem", 300),
+        ("orders-1-key.pem", 0),
+        ("orders-1-key.pem", None),
+        ("ca-cert.pem", None),
+    ):
+        path = there / name
+        path.unlink() if left is None else path.write_bytes(path.read_bytes()[:left])
+        with pytest.raises(TokenError):
+            await enroll_async(tmp_path / "none", there, node_id="orders-1")
+        tls = await enroll_async(token_for("orders-1"), there, node_id="orders-1", key_type=P256)
+        assert tls.certificate != last.certificate
+        assert load_or_generate_tls("orders-1", there).certificate == tls.certificate
+        assert name in caplog.messages[-1]
+        last = tls
+    (there / "ca-cert.pem").write_bytes(b"")
+    with pytest.raises(InvalidPemError, match="remove the file and enrol with a new token"):
+        await enroll_async(token_for("orders-1"), there)
 
 
 async def test_a_machine_that_was_off_while_the_ca_was_replaced_needs_a_token(

@@ -134,6 +134,7 @@ class InvalidPemError(CertsError):
 
     def __init__(self, what: str, reason: str, source: str | Path | None = None) -> None:
         self.what = what
+        self.reason = reason
         self.source = source
         place = f" in {source}" if source else ""
         super().__init__(f"the {what}{place} cannot be used: {reason}")

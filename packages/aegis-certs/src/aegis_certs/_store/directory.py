@@ -37,7 +37,13 @@ from aegis_certs._x509.pem import (
     parse_certificates,
     private_key_block,
 )
-from aegis_certs.errors import DirectoryError, KeyMismatchError, NotFoundError
+from aegis_certs.errors import (
+    DirectoryError,
+    InvalidPemError,
+    KeyMismatchError,
+    NotFoundError,
+    PassphraseError,
+)
 
 CRL_FILE = "crl.pem"
 AUDIT_FILE = "audit.jsonl"
@@ -123,11 +129,11 @@ class Store:
             if chain is None and key is None:
                 return None
             if chain and key:
-                pair = KeyPair.parse(chain, key, chain_path, key_path, passphrase)
+                pair = self._parsed(name, chain, key, passphrase)
                 if pair.matches:
                     return pair
             if both == before:
-                advice = f"copy it here, or issue both again (`aegis-certs issue {name}`)"
+                advice = f"copy it here, or {_replace(name)}"
                 if not chain:
                     raise NotFoundError(f"certificate for {key_path}", chain_path, advice)
                 if not key:
@@ -135,6 +141,18 @@ class Store:
                 raise KeyMismatchError(name, chain_path, key_path)
             before = both
         return pending
+
+    def _parsed(self, name: str, chain: bytes, key: bytes, passphrase: bytes | None) -> KeyPair:
+        paths = self.certificate_path(name), self.key_path(name)
+        try:
+            return KeyPair.parse(chain, key, *paths, passphrase)
+        except PassphraseError:
+            raise
+        except InvalidPemError as error:
+            if name == CA_NAME:
+                raise
+            reason = f"{error.reason}, or {_replace(name)}"
+            raise InvalidPemError(error.what, reason, error.source) from error
 
     @property
     def was_locked(self) -> bool:
@@ -232,3 +250,11 @@ class Store:
         if data is None:
             return None
         return KeyPair.parse(data, data, path, path, passphrase)
+
+
+def _replace(name: str) -> str:
+    """What to do where no copy of a file exists, since a node's key never leaves its machine."""
+    return (
+        f"replace both where the CA's key is: issue them again (`aegis-certs issue {name}`), or "
+        f"make a token to enrol again (`aegis-certs token {name}`)"
+    )

@@ -10,12 +10,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from aegis_certs import (
+    CertsError,
     DirectoryError,
     ExpectedIdentity,
     IdentitySource,
+    InvalidPemError,
     InvalidTokenError,
+    KeyMismatchError,
     KeyType,
     LockTimeoutError,
+    NotFoundError,
     RequestedIdentity,
     TLSConfig,
     Token,
@@ -36,6 +40,9 @@ TIMEOUT = 300.0
 
 An issuer that 500 machines ask at once, on a busy machine, needs more than a minute for them.
 """
+
+CA_FILE = "ca-cert.pem"
+"""The trust bundle of a certificate directory."""
 
 AnyToken = Token | str | Path
 """A token, its text, or the path of a file that holds its text."""
@@ -89,11 +96,10 @@ def enroll_until_cancelled(
 ) -> tuple[TLSConfig, bool]:
     """As `enroll`; returns also whether the token was used.
 
-    With `must_write`, a directory that cannot be written is an error, and costs no token.
+    With `must_write`, a directory that cannot be written is an error, and costs no token. Files of
+    an identity that cannot be read are replaced.
     """
-    found = None
-    if node_id is not None and cert_dir is not None:
-        found = existing_identity(node_id, cert_dir)
+    found, _ = _existing(node_id, cert_dir)
     try:
         token = read_token(token)
     except (TokenError, InvalidTokenError):
@@ -104,9 +110,12 @@ def enroll_until_cancelled(
         if found is not None:
             return found, False
         raise TokenError(f"it is for {token.node_id}, not for {node_id}", token.node_id)
-    found = _kept(token, cert_dir)
+    found, damage = _kept(token, cert_dir)
     if found is not None:
         return found, False
+    if damage is not None:
+        found_wrong = str(damage).partition(";")[0]  # the advice is followed already
+        _log.warning("%s needs the token for a new identity: %s", token.node_id, found_wrong)
     _check(token, datetime.now(UTC))
     expected = ExpectedIdentity(token.node_id, token.bundle, token.trust_domain)
     with contextlib.ExitStack() as stack:
@@ -121,7 +130,7 @@ def enroll_until_cancelled(
                 raise
             _log.warning("%s will be kept in memory only: %s", token.node_id, error)
             request = stack.enter_context(requesting(expected, None, key_type=key_type))
-        found = _kept(token, cert_dir)
+        found, _ = _kept(token, cert_dir)
         if found is not None:
             return found, False  # another process was faster
         tls, documents = _ask(token, request, timeout, must_write, cancelled)
@@ -130,17 +139,36 @@ def enroll_until_cancelled(
         return tls, True
 
 
-def _kept(token: Token, cert_dir: str | Path | None) -> TLSConfig | None:
+def _existing(
+    node_id: str | None, cert_dir: str | Path | None
+) -> tuple[TLSConfig | None, CertsError | None]:
+    """The identity in a directory, or why its files cannot be read.
+
+    No copy of a key exists that was created here, so only a new identity helps. A trust bundle that
+    cannot be read is an error: the answer of an issuer could not be installed beside it.
+    """
+    if node_id is None or cert_dir is None:
+        return None, None
+    try:
+        return existing_identity(node_id, cert_dir), None
+    except (InvalidPemError, KeyMismatchError, NotFoundError) as error:
+        if isinstance(error, InvalidPemError) and Path(error.source or "").name == CA_FILE:
+            reason = f"{error.reason}, or remove the file and enrol with a new token"
+            raise InvalidPemError(error.what, reason, error.source) from error
+        return None, error
+
+
+def _kept(token: Token, cert_dir: str | Path | None) -> tuple[TLSConfig | None, CertsError | None]:
     """The identity in a directory if it can be used; None if the token is needed.
 
     A process that was off while the CA was replaced trusts nobody of the mesh any more, and nobody
     can tell it of the new CA. Its operator can, by a token that is valid now.
     """
-    found = None if cert_dir is None else existing_identity(token.node_id, cert_dir)
+    found, damage = _existing(token.node_id, cert_dir)
     if found is None or datetime.now(UTC) >= token.not_after:
-        return found
+        return found, damage
     is_known = token.bundle.certificates[0] in found.bundle.certificates
-    return found if is_known or token.trust_domain != found.trust_domain else None
+    return (found if is_known or token.trust_domain != found.trust_domain else None), None
 
 
 def load_or_enroll(
@@ -166,7 +194,7 @@ def load_or_enroll(
         token, cert_dir, node_id=node_id, mesh=mesh, cancelled=cancelled
     )
     if source is not None and cert_dir is not None:
-        found = existing_identity(node_id, cert_dir)
+        found, _ = _existing(node_id, cert_dir)
         if found is not None and found.certificate == tls.certificate:
             return source, source.load()
     return IdentitySource.fixed(tls), tls
