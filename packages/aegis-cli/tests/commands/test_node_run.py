@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 from aegis_cli._identity import load_identity
+from aegis_discovery import connect
 
 
 def test_it_prints_its_address_and_logs_who_joins_and_leaves(aegis) -> None:
@@ -84,6 +85,45 @@ def test_it_reads_the_variables_that_a_node_of_a_program_reads() -> None:
         del variables[name]  # of the command, not of the node
     assert variables == VARIABLES | {"config": CONFIG}
     assert options["address"].default == DEFAULT_ADDRESS
+
+
+TRACED = """
+import atexit
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from orders import register
+
+spans = InMemorySpanExporter()
+trace.set_tracer_provider(TracerProvider())
+trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(spans))
+atexit.register(lambda: print(*(span.name for span in spans.get_finished_spans())))
+"""
+
+
+def test_telemetry_goes_to_the_provider_of_the_process(aegis, certs: Path) -> None:
+    (aegis.directory / "traced.py").write_text(TRACED)
+    service = ("--telemetry", "--service", "orders/v1")
+    node, address = aegis.node("orders-1", *service, "traced:register")
+    with connect(address, node_id="ops", cert_dir=certs) as mesh:
+        mesh.pool.channel("orders", "v1").unary_unary("/test.Orders/Echo")(b"", timeout=10)
+    node.signal(signal.SIGTERM)
+    assert node.wait() == 0
+    assert node.stdout.rest() == "Recv.test.Orders.Echo"
+    assert "OpenTelemetry" not in node.stderr.rest()
+
+    node, _ = aegis.node("orders-2", *service, "orders:register")
+    node.stderr.until("WARNING orders-2 reports nothing to OpenTelemetry yet")
+
+
+def test_telemetry_without_the_extra_is_one_sentence(aegis) -> None:
+    bare = "import sys; sys.modules['opentelemetry'] = None; import aegis_cli; aegis_cli.main()"
+    aegis.environment["AEGIS_TELEMETRY"] = "1"
+    node = aegis.start("node", "run", "--id", "seed", program=("-c", bare))
+    assert node.wait() == 2
+    start = "Error: AEGIS_TELEMETRY: it needs opentelemetry-api, which is not installed; add "
+    assert node.stderr.rest().startswith(start)
 
 
 def test_a_node_that_cannot_join_logs_it_and_serves(aegis) -> None:

@@ -201,6 +201,19 @@ def test_an_issuer_is_set_by_a_variable(
 
 
 @FACES
+def test_telemetry_is_set_by_a_variable_a_file_or_an_argument(
+    face, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AEGIS_NODE_ID", "orders-1")
+    assert options_of(face.from_env()).telemetry is None
+    assert repr(options_of(face.from_env(telemetry=True)).telemetry) == "OpenTelemetry()"
+    Path("aegis.toml").write_text("[node]\ntelemetry = true\n")
+    assert repr(options_of(face.from_env(config="aegis.toml")).telemetry) == "OpenTelemetry()"
+    monkeypatch.setenv("AEGIS_TELEMETRY", "0")
+    assert options_of(face.from_env(config="aegis.toml")).telemetry is None
+
+
+@FACES
 def test_what_cannot_work_is_named(face, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AEGIS_NODE_ID", "ca-1")
     monkeypatch.setenv("AEGIS_ISSUER", "maybe")

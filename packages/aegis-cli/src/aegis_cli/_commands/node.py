@@ -149,6 +149,13 @@ def node() -> None:
     metavar="[HOST:]PORT",
 )
 @option(
+    "--telemetry",
+    "AEGIS_TELEMETRY",
+    "Report traces and metrics of calls to OpenTelemetry, as its SDK is set up in this process. It "
+    "needs the extra `otel` of aegis-core.",
+    is_flag=True,
+)
+@option(
     "--log-level",
     "AEGIS_LOG_LEVEL",
     "The least level of log lines that are shown.",

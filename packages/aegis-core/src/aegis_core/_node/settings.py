@@ -24,6 +24,7 @@ VARIABLES = {
     "seed_peers": "AEGIS_JOIN",
     "registry": "AEGIS_REGISTRY",
     "metrics": "AEGIS_METRICS",
+    "telemetry": "AEGIS_TELEMETRY",
     "name": "AEGIS_NODE_NAME",
     "type": "AEGIS_NODE_TYPE",
     "region": "AEGIS_REGION",
@@ -46,6 +47,7 @@ CONFIG = "AEGIS_CONFIG"
 TOKEN = "AEGIS_ENROLL_TOKEN"  # noqa: S105 - the name of a variable
 DEFAULT_ADDRESS = "127.0.0.1:0"
 LISTS = ("services", "seed_peers")
+FLAGS = ("issuer", "telemetry")
 FILES = ("cert_file", "key_file", "ca_file")
 
 
@@ -78,6 +80,8 @@ def configured(
     if not options.keys().isdisjoint({"cert_dir", "tls"}):
         del values["tls_options"]  # an argument overrides files that are named elsewhere
     values |= {key: value for key, value in options.items() if key != "token_file"}
+    if isinstance(values.get("telemetry"), bool):
+        values["telemetry"] = _telemetry(sources) if values["telemetry"] else None
     if "id" not in values:
         raise ConfigError(
             VARIABLES["id"],
@@ -121,7 +125,7 @@ def _read_file(path: str | Path, named_by: str) -> dict[str, Any]:
             raise ConfigError(f"{key} in {path}", f"it is not known; [node] can have {known}")
         texts = value if key in LISTS else [value]
         if (key == "workers" and isinstance(value, int)) or (
-            key == "issuer" and isinstance(value, bool)
+            key in FLAGS and isinstance(value, bool)
         ):
             continue
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -146,8 +150,9 @@ def _parse(values: dict[str, Any], sources: Mapping[str, str]) -> None:
         "registry": _registry,
         "services": _service,
     }
-    if isinstance(values.get("issuer"), str):
-        values["issuer"] = _flag(values["issuer"], sources["issuer"])
+    for key in FLAGS:
+        if isinstance(values.get(key), str):
+            values[key] = _flag(values[key], sources[key])
     for key in checks.keys() & sources.keys():
         try:
             parsed = [
@@ -185,6 +190,19 @@ def _flag(text: str, source: str) -> bool:
     if text.lower() not in known:
         raise ConfigError(source, f"{text!r} is neither true nor false; set 1 or 0")
     return known[text.lower()]
+
+
+def _telemetry(sources: Mapping[str, str]) -> object:
+    """Reports to the providers of OpenTelemetry that are set for the whole process."""
+    try:
+        from aegis_discovery.telemetry import OpenTelemetry
+    except ModuleNotFoundError as error:
+        reason = (
+            "it needs opentelemetry-api, which is not installed; add opentelemetry-api>=1.30 to "
+            "your dependencies, or the extra `otel` to aegis-core"
+        )
+        raise ConfigError(sources.get("telemetry", "telemetry"), reason) from error
+    return OpenTelemetry()
 
 
 def _own_files(values: dict[str, Any], sources: Mapping[str, str]) -> TLSOptions | None:

@@ -26,6 +26,7 @@ from aegis_core._server.connection_limits import ConnectionLimits
 from aegis_core._server.mesh_protocol import LocalNode, live_workers
 from aegis_core._server.operations import OPERATIONS
 from aegis_core._server.rejections import Rejection
+from aegis_core._server.telemetry import warn_of_no_provider
 from aegis_core.errors import AddressInUseError
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class ServerBase(ABC, Generic[CallT]):
             is_issuer=is_issuer,
         )
         self._checks.telemetry = telemetry
+        warn_of_no_provider(telemetry, self._node_id)
         self._own_services = [name for name in OWN_SERVICES if is_issuer or name != ISSUER]
         self._changed_identity: grpc.ServerCertificateConfiguration | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,19 @@ from aegis_discovery.signals import CODES, OTHER
 from aegis_core._server.call_checks import CallChecks
 
 if TYPE_CHECKING:
-    from aegis_discovery.telemetry import HandlerTelemetry, HandlerTrace
+    from aegis_discovery.telemetry import HandlerTelemetry, HandlerTrace, OpenTelemetry
+
+_log = logging.getLogger("aegis.telemetry")
+
+
+def warn_of_no_provider(telemetry: OpenTelemetry | None, node_id: str) -> None:
+    """Says so where telemetry is wanted and nothing would be reported."""
+    if telemetry is not None and not telemetry.has_provider:
+        _log.warning(
+            "%s reports nothing to OpenTelemetry yet, since no provider is set in this process; "
+            "start it with opentelemetry-instrument, or set one where its service is defined",
+            node_id,
+        )
 
 
 def telemetry_of(checks: CallChecks[Any], path: str) -> HandlerTelemetry | None:

@@ -42,6 +42,15 @@ class OpenTelemetry:
         self.tracer = trace.get_tracer(SCOPE, version, tracer_provider)
         self.instruments = Instruments(metrics.get_meter(SCOPE, version, meter_provider))
 
+    @property
+    def has_provider(self) -> bool:
+        """Whether a provider was given, or is set for the process by now; else nothing is kept."""
+        found = (trace.get_tracer_provider(), metrics.get_meter_provider())
+        own = ("opentelemetry.trace", "opentelemetry.metrics")  # of the API, which record nothing
+        return any(self._providers) or not all(
+            type(one).__module__.startswith(own) for one in found
+        )
+
     def __repr__(self) -> str:
         given = zip(("tracer_provider", "meter_provider"), self._providers, strict=True)
         return f"OpenTelemetry({', '.join(f'{name}={one!r}' for name, one in given if one)})"
