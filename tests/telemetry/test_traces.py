@@ -310,6 +310,44 @@ def waiting_handlers(started, release):
     return {"unary_stream": stream, "unary_unary": unary}
 
 
+@pytest.mark.parametrize("how", ["blocking", "future", "stream", "waiting"])
+def test_requests_are_made_in_the_context_of_their_caller(how):
+    """gRPC reads a stream of requests in a thread of its own."""
+    observed = Observed()
+    tracer = observed.tracer_provider.get_tracer("test")
+
+    def back(requests, context):
+        return b"".join(requests)
+
+    def back_stream(requests, context):
+        yield from requests
+
+    def requests():
+        with tracer.start_as_current_span("made"):
+            yield ANSWER
+
+    handlers = {"stream_unary": back, "stream_stream": back_stream}
+    with LocalMesh() as mesh:
+        mesh.start("seed")
+        if how != "waiting":
+            mesh.start("back-1", **options("back", handlers, observed))
+        client = mesh.connect("gateway-1", telemetry=observed.telemetry)
+        made = method(client, "back", "stream_stream" if how == "stream" else "stream_unary")
+        with tracer.start_as_current_span("request") as request:
+            if how == "blocking":
+                assert made(requests(), timeout=TIMEOUT) == ANSWER
+            elif how == "stream":
+                assert list(made(requests(), timeout=TIMEOUT)) == [ANSWER]
+            else:
+                call = made.future(requests(), timeout=TIMEOUT, wait_for_ready=how == "waiting")
+        if how == "waiting":
+            mesh.start("back-1", **options("back", handlers, observed))
+        if how in ("future", "waiting"):
+            assert call.result(TIMEOUT) == ANSWER
+        (found,) = observed.spans_named("made")
+    assert found.parent.span_id == request.get_span_context().span_id
+
+
 @pytest.mark.parametrize("how", ["cancelled", "dropped"])
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream"])
 def test_a_call_that_is_given_up_ends_as_cancelled(how, kind):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from time import monotonic
 from typing import Any, Self, TypeAlias
 
@@ -234,10 +236,14 @@ def _started_stream(how: str) -> Callable[..., Any]:
         timeout = self.limit_timeout(timeout)
         if self.wait_for_ready if wait_for_ready is None else wait_for_ready:
             router.check_open()
-            deadline = deadline_of(timeout)
+            deadline, trace = deadline_of(timeout), trace_of(metadata)
+            begin: Any = start
+            if trace is not None:
+                # Another thread may start it; gRPC reads the requests in the context of that.
+                begin = partial(copy_context().run, begin)
             return RetriedCall(
                 router,
-                start,
+                begin,
                 None,
                 deadline,
                 None,
@@ -245,7 +251,7 @@ def _started_stream(how: str) -> Callable[..., Any]:
                 waits=True,
                 once=True,
                 streams=True,
-                trace=trace_of(metadata),
+                trace=trace,
             )
         try:
             endpoint = router.pick(monotonic())
