@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import re
 import shutil
 import socket
+import struct
 import subprocess
+import time
+import tracemalloc
 import urllib.request
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +126,8 @@ async def slow_readers(count: int) -> AsyncIterator[metrics.MetricsServer]:
         for _ in range(count):
             reader = stack.enter_context(socket.socket())
             reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            reader.connect(("127.0.0.1", server._port))
+            reader.settimeout(5)
+            await asyncio.to_thread(reader.connect, ("127.0.0.1", server._port))
             reader.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
         try:
             yield server
@@ -130,11 +136,72 @@ async def slow_readers(count: int) -> AsyncIterator[metrics.MetricsServer]:
 
 
 async def test_readers_that_do_not_read_keep_nobody_away(until: Any) -> None:
-    async with slow_readers(3 * metrics.MAX_CONNECTIONS) as server:
-        await until(lambda: len(server._open) == metrics.MAX_CONNECTIONS)
+    async with slow_readers(3 * metrics.MAX_UNREAD) as server:
+        await until(lambda: len(server._unread) == metrics.MAX_UNREAD)
         for _ in range(2):
             assert len(await get(server._port)) == SIZE
-        await until(lambda: len(server._open) < metrics.MAX_CONNECTIONS)
+        await until(lambda: len(server._unread) < metrics.MAX_UNREAD)
+
+
+async def test_connections_without_a_request_close_no_honest_one() -> None:
+    server = metrics.MetricsServer("127.0.0.1", 0, lambda: "text")
+    await server.start()
+    try:
+        with contextlib.ExitStack() as stack:
+            address = "127.0.0.1", server._port
+            reader, writer = await asyncio.open_connection(*address)
+            for _ in range(32):
+                _, silent = await asyncio.open_connection(*address)
+                stack.callback(silent.close)
+            assert await get(server._port) == "text"  # so it has accepted them
+            writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+            answer = await asyncio.wait_for(reader.read(), 10)
+            assert answer.endswith(b"\r\n\r\ntext")
+            writer.close()
+    finally:
+        server.close()
+
+
+async def test_who_asks_all_the_time_gets_the_same_text_and_holds_up_no_event_loop() -> None:
+    written: list[float] = []
+
+    def expensive() -> str:
+        time.sleep(0.02)  # what the edges of some hundred callers take
+        written.append(time.monotonic())
+        return "text"
+
+    server = metrics.MetricsServer("127.0.0.1", 0, expensive)
+    await server.start()
+    try:
+        for _ in range(50):
+            assert await get(server._port) == "text"
+    finally:
+        server.close()
+    least = 0.02 / metrics.MAX_SHARE
+    assert all(later - sooner >= least for sooner, later in pairwise(written))
+
+
+async def test_connections_that_are_reset_hold_no_answer(until: Any) -> None:
+    """asyncio keeps what it could not write until the garbage is collected."""
+    server = metrics.MetricsServer("127.0.0.1", 0, lambda: "x" * SIZE)
+    await server.start()
+    await get(server._port)
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for _ in range(30):
+            _, rude = await asyncio.open_connection("127.0.0.1", server._port)
+            linger = struct.pack("ii", 1, 0)
+            rude.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            rude.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+            rude.transport.abort()
+        assert len(await get(server._port)) == SIZE
+        await until(lambda: not server._waiting and not server._unread)
+        assert tracemalloc.get_traced_memory()[0] < 8 * SIZE
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+        server.close()
 
 
 async def test_a_reader_that_does_not_read_is_dropped_in_time(
@@ -142,8 +209,8 @@ async def test_a_reader_that_does_not_read_is_dropped_in_time(
 ) -> None:
     monkeypatch.setattr(metrics, "TIMEOUT", 0.3)
     async with slow_readers(1) as server:
-        await until(lambda: server._open)
-        await until(lambda: not server._open)
+        await until(lambda: server._unread)
+        await until(lambda: not server._unread)
 
 
 async def test_an_open_connection_does_not_disturb_the_end(

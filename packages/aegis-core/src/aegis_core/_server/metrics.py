@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,30 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("aegis.node")
 
-MAX_CONNECTIONS = 8
-"""Connections that are open at the same time; a further one closes the oldest.
+MAX_WAITING = 64
+"""Connections whose request has not arrived; a further one closes the oldest.
 
-An honest reader takes milliseconds. So nobody keeps it away by holding connections.
+An honest reader sends its request at once. So nobody keeps it away by holding connections.
+"""
+
+BACKLOG = 16
+"""Connections that are accepted at once, and that the system holds until then.
+
+It is well below `MAX_WAITING`: a request is read a few turns of the event loop after its
+connection was accepted, and must not be closed before by those that were accepted meanwhile.
+"""
+
+MAX_UNREAD = 8
+"""Answers that are held since their readers have not read them; a further one drops the longest.
+
+Each may have some megabytes, for the edges of all callers.
+"""
+
+MAX_SHARE = 0.05
+"""The share of the time of the event loop in which metrics may be written down.
+
+That takes up to 0.1 s where there are many callers. Until its share allows it, requests get the
+same text again, so that strangers who ask all the time do not stop the node.
 """
 
 MAX_REQUEST = 8 * 1024
@@ -57,7 +78,10 @@ class MetricsServer:
         self._host = host
         self._port = port
         self._text = text
-        self._open: dict[asyncio.WriteTransport, None] = {}  # the oldest first
+        self._waiting: dict[asyncio.WriteTransport, None] = {}  # the oldest first
+        self._unread: dict[asyncio.WriteTransport, None] = {}  # so too
+        self._written = b""
+        self._write_at = 0.0
         self._server: asyncio.Server | None = None
 
     @property
@@ -72,7 +96,7 @@ class MetricsServer:
         """
         try:
             self._server = await asyncio.start_server(
-                self._serve, self._host, self._port, limit=MAX_REQUEST
+                self._serve, self._host, self._port, limit=MAX_REQUEST, backlog=BACKLOG
             )
         except OSError as error:
             raise AddressInUseError(self.address, describe_os_error(error)) from error
@@ -82,45 +106,72 @@ class MetricsServer:
         if self._server is not None:
             self._server.close()
         # Cancelled tasks would be logged by asyncio before Python 3.12.
-        for transport in list(self._open):
+        for transport in (*self._waiting, *self._unread):
             transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._open) >= MAX_CONNECTIONS:
-            oldest = next(iter(self._open))
-            del self._open[oldest]
-            oldest.abort()
-        self._open[writer.transport] = None
+        transport = writer.transport
+        if len(self._waiting) >= MAX_WAITING:
+            _drop(self._waiting, next(iter(self._waiting)))
+        self._waiting[transport] = None
         try:
             async with asyncio.timeout(TIMEOUT):
                 head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(self._answer(head))
+                self._waiting.pop(transport, None)
+                for part in self._answer(head):
+                    writer.write(part)
+                self._hold(transport)
                 await writer.drain()
                 writer.close()
                 await writer.wait_closed()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
         finally:
-            self._open.pop(writer.transport, None)
+            self._waiting.pop(transport, None)
+            self._unread.pop(transport, None)
             with contextlib.suppress(Exception):
-                writer.transport.abort()  # without effect on one that is closed
+                transport.abort()  # without effect on one that is closed
 
-    def _answer(self, head: bytes) -> bytes:
+    def _hold(self, transport: asyncio.WriteTransport) -> None:
+        """Limits the answers that the system did not take at once."""
+        if not transport.get_write_buffer_size():
+            return
+        self._unread[transport] = None
+        if len(self._unread) > MAX_UNREAD:
+            _drop(self._unread, max(self._unread, key=lambda one: one.get_write_buffer_size()))
+
+    def _answer(self, head: bytes) -> tuple[bytes, bytes]:
         method, _, rest = head.partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0]
         if path != b"/metrics":
             return _response("404 Not Found", b"the metrics are at /metrics\n")
         if method not in (b"GET", b"HEAD"):
             return _response("405 Method Not Allowed", b"use GET\n")
-        body = self._text().encode(errors="replace")
-        return _response("200 OK", body, CONTENT_TYPE, has_body=method == b"GET")
+        return _response("200 OK", self._metrics(), CONTENT_TYPE, has_body=method == b"GET")
+
+    def _metrics(self) -> bytes:
+        began = time.monotonic()
+        if began >= self._write_at:
+            self._written = self._text().encode(errors="replace")
+            now = time.monotonic()
+            self._write_at = now + (now - began) / MAX_SHARE
+        return self._written
+
+
+def _drop(held: dict[asyncio.WriteTransport, None], transport: asyncio.WriteTransport) -> None:
+    del held[transport]
+    transport.abort()
 
 
 def _response(
     status: str, body: bytes, kind: str = "text/plain; charset=utf-8", *, has_body: bool = True
-) -> bytes:
+) -> tuple[bytes, bytes]:
+    """Returns head and body apart, since all connections share one body.
+
+    With a copy each, those that are reset hold much memory until the garbage is collected.
+    """
     head = (
         f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
         "Connection: close\r\n\r\n"
     )
-    return head.encode() + (body if has_body else b"")
+    return head.encode(), body if has_body else b""
