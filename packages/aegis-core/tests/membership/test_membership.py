@@ -4,6 +4,7 @@ import pytest
 from aegis_core._membership.failure_detector import FAIL_AFTER_BREAK
 from aegis_core._membership.membership import REVIEW, REVIEW_ALL, Membership
 from aegis_core._membership.refutation import OUTVOTED_FOR, REFUTE_EVERY
+from aegis_core._membership.regions import TAKE_UP_AFTER
 from aegis_core._membership.rings import RINGS
 from aegis_discovery import NodeInfo, NodeStatus, Topology
 from aegis_discovery.records import UNREFUTED, Opinion, RecordSigner
@@ -17,11 +18,11 @@ MANY = "bcdefghijkl"
 class Mesh:
     """The membership of node `a`, with verdicts of all nodes."""
 
-    def __init__(self, *others: str) -> None:
+    def __init__(self, *others: str, boundary: str = "") -> None:
         self.now = 0.0
         self.signers = {i: RecordSigner(i, clock=self.clock) for i in ("a", *others)}
         self.topology = Topology(owner="a", signer=self.signers["a"], clock=self.clock)
-        self.topology.add_node(NodeInfo("a", address="a:1"))
+        self.topology.add_node(NodeInfo("a", address="a:1", boundary=boundary))
         for node_id in others:
             self.write(node_id)
         self.membership = Membership(self.topology, 0.0)
@@ -217,6 +218,60 @@ def test_an_agreed_failure_ends_when_its_accusers_restart() -> None:
         mesh.restart(accuser)
     mesh.wait(REVIEW_ALL + REVIEW)
     assert mesh.status("e") is ALIVE
+
+
+def test_a_failure_that_other_observers_find_again_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def warned() -> int:
+        return sum(r.getMessage() == "e failed" for r in caplog.records if r.levelname == "WARNING")
+
+    mesh = Mesh("b", "c", "e")
+    for accuser in "bc":
+        mesh.publish_verdict(accuser, "e")
+    mesh.wait(5, silent="e")
+    assert (mesh.status("e"), warned()) == (FAILED, 1)
+    for accuser in "bc":
+        mesh.remove(accuser)
+        mesh.wait(0.1, silent="e")
+        assert mesh.status("e") is SUSPECTED
+        mesh.wait(5, silent="e")
+        assert (mesh.status("e"), warned()) == (FAILED, 1)
+    mesh.restart("e")
+    mesh.wait(REVIEW)
+    assert mesh.status("e") is ALIVE
+    mesh.wait(20, silent="e")
+    assert (mesh.status("e"), warned()) == (FAILED, 2)
+
+
+def test_boundaries_are_a_warning_where_they_end_and_not_where_they_wait(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "aegis.membership")
+
+    def said(level: str) -> int:
+        return sum(
+            " because of b" in r.getMessage() for r in caplog.records if r.levelname == level
+        )
+
+    def meet_and_part() -> None:
+        mesh.restart("b")
+        mesh.wait(REVIEW)
+        mesh.remove("b")
+        mesh.wait(TAKE_UP_AFTER + REVIEW)
+
+    mesh = Mesh(boundary="region")
+    mesh.signers["b"] = RecordSigner("b", clock=mesh.clock)
+    meet_and_part()
+    assert (said("INFO"), said("WARNING")) == (1, 0)
+    mesh.wait(TAKE_UP_AFTER)
+    for _ in range(3):
+        meet_and_part()
+        mesh.wait(TAKE_UP_AFTER)
+    assert said("WARNING") == 1
+    mesh.wait(60)
+    meet_and_part()
+    assert said("WARNING") == 2
 
 
 def test_an_accuser_that_is_no_observer_is_answered_after_doubling_pauses() -> None:

@@ -47,6 +47,7 @@ class Agreement:
         self.accused: set[str] = set()
         self.undecided: set[str] = set()
         self.failed: dict[str, tuple[int, frozenset[str], float]] = {}
+        self._warned: dict[str, int] = {}  # the stamps of records that were logged as failed
         self._counter = VerdictCounter(topology, patience=self._patience)
 
     def forget(self, node_id: str) -> None:
@@ -54,6 +55,7 @@ class Agreement:
         self.accused.discard(node_id)
         self.undecided.discard(node_id)
         self.failed.pop(node_id, None)
+        self._warned.pop(node_id, None)
         self._counter.forget(node_id)
 
     def derive(self, node_id: str, now: float) -> None:
@@ -92,8 +94,13 @@ class Agreement:
             # The end of a cut is logged once for the whole region.
             was_cut_off = node.status is NodeStatus.UNREACHABLE and status is NodeStatus.ALIVE
             if status is NodeStatus.FAILED:
-                _log.warning("%s failed", node_id)
+                # New observers judge anew, and often say the same again.
+                is_known = self._warned.get(node_id) == record.stamp
+                self._warned[node_id] = record.stamp
+                _log.log(logging.DEBUG if is_known else logging.WARNING, "%s failed", node_id)
             else:
+                if status is NodeStatus.ALIVE:
+                    self._warned.pop(node_id, None)
                 _log.log(logging.DEBUG if was_cut_off else logging.INFO, _LINES[status], node_id)
 
     def _derive_unreachable(self, record: Record) -> None:

@@ -22,12 +22,13 @@ from aegis_discovery.records import (
     is_unanswered,
     valid_accusations,
 )
+from aegis_discovery.signals import LogLimiter
 
 from aegis_core._membership.agreement import Agreement
 from aegis_core._membership.bridge import Bridge
 from aegis_core._membership.failure_detector import FLAP_WINDOW, REVIEW, FailureDetector
 from aegis_core._membership.refutation import Refutation
-from aegis_core._membership.regions import Regions
+from aegis_core._membership.regions import TAKE_UP_AFTER, Regions
 
 _log = logging.getLogger("aegis.membership")
 
@@ -79,6 +80,7 @@ class Membership:
         self.bridge = Bridge(self._own_id, self.regions)
         self._reviewed_at = self._reviewed_all_at = now
         self._refutation = Refutation()
+        self._log_limiter = LogLimiter(_log)
         self._answered_at: tuple[str, float] = ("", -math.inf)
         self._published_at: dict[str, float] = {}
         self._removed: list[str] = []
@@ -208,14 +210,17 @@ class Membership:
         return changed
 
     def _settle_boundaries(self, now: float) -> bool:
+        changed_at = self.regions.changed_at
         if not self.regions.settle(now):
             return False
+        what = self.regions.lacking or "the number of regions"
         if self.regions.is_bounded:
             _log.info("%s keeps membership inside %r", self._own_id, self.own_region)
+        elif now - changed_at < TAKE_UP_AFTER:  # it has just started, and knew itself only
+            _log.info("%s waits with its boundary because of %s", self._own_id, what)
         else:
-            what = self.regions.lacking or "the number of regions"
             line = "%s takes part in membership everywhere: boundaries end because of %s"
-            _log.warning(line, self._own_id, what)
+            self._log_limiter.warn("", line, line, self._own_id, what, now=now)
         return True
 
     @property
