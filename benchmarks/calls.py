@@ -4,6 +4,10 @@
 
 A unary call is compared with the same stub on raw gRPC channels. Both have the same TLS and options
 and call the same providers in turn; the CPU time is the caller's.
+
+`code of the pool` is what it adds where gRPC's multi-callables are replaced by ones that answer at
+once, and `counts by edge` the part of that which counts calls. Within a real call the same code
+takes several times as long, since the processor has done other work in between.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,6 +24,7 @@ import grpc
 import grpc.aio
 from aegis_certs import TLSConfig
 from aegis_discovery import NodeInfo, ServiceClientPool, Topology
+from aegis_discovery._runtime.edges import PeerEdges
 from aegis_discovery.aio import ServiceClientPool as AioServiceClientPool
 from aegis_discovery.transport._shared import (
     channel_options,  # so that both sides have the same options
@@ -28,6 +34,7 @@ from harness import (
     METHOD,
     SERVICE,
     Row,
+    alternate,
     echo_servers,
     estimate,
     judge,
@@ -37,8 +44,11 @@ from harness import (
 )
 
 REQUEST = b"x" * 64
-MAX_ADDED = 10
+MAX_ADDED, MAX_COUNTS = 10, 2
 """CPU us a call."""
+
+CODE_CALLS = 2000
+"""Calls a round without gRPC."""
 
 
 def raw_channels(module: Any, nodes: Sequence[NodeInfo], tls: TLSConfig) -> list[Any]:
@@ -78,6 +88,68 @@ def call_aio(loop: asyncio.Runner, channels: Sequence[grpc.aio.Channel]) -> Call
     return lambda calls: loop.run(run(calls))
 
 
+class AnsweredCall:
+    """What gRPC returns of a call, answered already."""
+
+    def __init__(self) -> None:
+        self._callbacks: list[Callable[[Any], object]] = []
+
+    def add_done_callback(self, callback: Callable[[Any], object]) -> None:
+        self._callbacks.append(callback)
+
+    def __await__(self) -> Generator[Any, None, bytes]:
+        yield from ()
+        for callback in self._callbacks:
+            callback(self)
+        return REQUEST
+
+
+def answered_sync(*_: Any, **__: Any) -> bytes:
+    return REQUEST
+
+
+def answered_aio(*_: Any, **__: Any) -> AnsweredCall:
+    return AnsweredCall()
+
+
+def code_rows(
+    name: str, run: Callable[[Any, int], object], balanced: Any, answered: Any
+) -> list[Row]:
+    """Measures the pool's own code, with a function that answers at once in place of gRPC."""
+    stub = balanced.unary_unary(METHOD)
+    for endpoint in stub.router.service.view.endpoints:
+        endpoint.callables[stub.key] = answered
+
+    def timed(work: Callable[[int], object]) -> Callable[[], float]:
+        def once() -> float:
+            began = time.process_time()
+            work(CODE_CALLS)
+            return (time.process_time() - began) / CODE_CALLS * 1e6
+
+        return once
+
+    variants = {
+        "raw": timed(lambda calls: run(answered, calls)),
+        "pool": timed(lambda calls: run(stub, calls)),
+        "counts": timed(lambda calls: count(stub.edges, endpoint.node_id, calls)),
+    }
+    taken = alternate(variants, rounds=40)
+    code = [pool - raw for raw, pool in zip(taken["raw"], taken["pool"], strict=True)]
+    return [
+        judge(f"code of the pool, {name}", estimate(code), MAX_ADDED, ".1f", "us"),
+        judge(f"of it, counts by edge, {name}", estimate(taken["counts"]), MAX_COUNTS, ".1f", "us"),
+    ]
+
+
+def count(edges: PeerEdges, provider: str, calls: int) -> None:
+    """Does for each call what counts it."""
+    began = time.monotonic()
+    for _ in range(calls):
+        edge = edges[provider]
+        edge.started += 1
+        edge.ended(0, time.monotonic() - began)
+
+
 def judged(name: str, providers: int, taken: dict[str, list[float]]) -> list[Row]:
     pairs = list(zip(taken["raw"], taken["pool"], strict=True))
     added = estimate([pool - raw for raw, pool in pairs])
@@ -92,15 +164,26 @@ def judged(name: str, providers: int, taken: dict[str, list[float]]) -> list[Row
 
 
 def compare_sync(nodes: Sequence[NodeInfo], tls: TLSConfig, **how_often: int) -> list[Row]:
+    def run(stub: Any, calls: int) -> None:
+        for _ in range(calls):
+            stub(REQUEST, timeout=10)
+
     with ExitStack() as stack:
         raw = [stack.enter_context(channel) for channel in raw_channels(grpc, nodes, tls)]
         pool = stack.enter_context(ServiceClientPool(topology_of(nodes), tls))
         balanced = pool.channel(SERVICE.name, SERVICE.version)
         variants = {"raw": call_sync(raw), "pool": call_sync([balanced])}
-        return judged("sync", len(nodes), paired_rounds(variants, **how_often))
+        rows = judged("sync", len(nodes), paired_rounds(variants, **how_often))
+        if len(nodes) == 1:
+            rows += code_rows("sync", run, balanced, answered_sync)
+    return rows
 
 
 def compare_aio(nodes: Sequence[NodeInfo], tls: TLSConfig, **how_often: int) -> list[Row]:
+    async def run(stub: Any, calls: int) -> None:
+        for _ in range(calls):
+            await stub(REQUEST, timeout=10)
+
     with asyncio.Runner() as loop:
 
         async def opened() -> tuple[list[grpc.aio.Channel], AioServiceClientPool]:
@@ -110,6 +193,8 @@ def compare_aio(nodes: Sequence[NodeInfo], tls: TLSConfig, **how_often: int) -> 
         balanced = pool.channel(SERVICE.name, SERVICE.version)
         variants = {"raw": call_aio(loop, raw), "pool": call_aio(loop, [balanced])}
         rows = judged("aio", len(nodes), paired_rounds(variants, **how_often))
+        if len(nodes) == 1:
+            rows += code_rows("aio", lambda *what: loop.run(run(*what)), balanced, answered_aio)
         loop.run(pool.close())
         for channel in raw:
             loop.run(channel.close())

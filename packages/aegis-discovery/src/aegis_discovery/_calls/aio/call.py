@@ -164,8 +164,8 @@ class RetriedCall(grpc.aio.Call):
         if isinstance(call, Pause):
             self._stub.edges[""].rejected(number_of(call))
             return False
-        result = result_of(call, answered=self._answered, streams=self._streams)
         self._count_end(number_of(call))
+        result = result_of(call, answered=self._answered, streams=self._streams)
         if result.code is grpc.StatusCode.OK:
             record_success(self._endpoint, self._began, streams=self._streams)
             return False
@@ -257,8 +257,10 @@ class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
     """A call with one response. It is retried only while something awaits it."""
 
     def __del__(self) -> None:
+        if self._final is not None:  # its end is counted
+            return
         super().__del__()
-        if self._final is None and self._endpoint is not None:
+        if self._endpoint is not None:
             self._endpoint.waiting.discard(self._call)
 
     def __await__(self) -> Generator[Any, None, Any]:
