@@ -217,6 +217,25 @@ async def test_a_caller_without_any_right_that_resets_its_calls_is_named_too(
 
 
 @both
+async def test_who_holds_a_token_and_resets_its_calls_is_named_too(
+    start_victim: StartVictim,
+    ca: CertificateAuthority,
+    identity: MakeIdentity,
+    logged: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its certificate names no node, and it may call one method at most."""
+    monkeypatch.setattr("aegis_core._server.caller_limits.CANCELLED_AT_ONCE", 100.0)
+    monkeypatch.setattr("aegis_core._server.caller_limits.CANCELLED_PER_SECOND", 50.0)
+    node = await start_victim()
+    thief = Mallory(ca.create_token("fresh", ttl=timedelta(minutes=5)).tls(), node.address)
+    await asyncio.to_thread(reset_calls, thief.connect(), "/t/Echo")
+    thief.close()
+    await call_honestly(node, identity("honest"))
+    assert len(logged("enroll/fresh cancels more than")) == 1
+
+
+@both
 async def test_the_open_calls_of_a_caller_are_limited_over_all_its_connections(
     start_victim: StartVictim,
     mallory: Callable[[Node], Mallory],

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from aegis_core._access.caller import CallContext, Caller
-from aegis_core.errors import NoCertificateError, NoPeerInfoError, NoTLSInfoError
+from aegis_core.errors import CallerError, NoCertificateError, NoPeerInfoError, NoTLSInfoError
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,18 @@ def bootstrap_from_context(context: CallContext) -> BootstrapCaller:
         certificate.fingerprint(hashes.SHA256()),
         enrolment_id=enrolment_id,
     )
+
+
+def unnamed_source(context: CallContext) -> str:
+    """Returns whom to hold responsible for a call whose certificate names no node.
+
+    That is the token (`enroll/ID`), or else the caller's address without its port. Neither is a
+    node id.
+    """
+    try:
+        return bootstrap_from_context(context).node_id
+    except CallerError:
+        return context.peer().rpartition(":")[0] or "an unknown address"
 
 
 def _trust_domain(certificate: x509.Certificate) -> str:

@@ -12,7 +12,11 @@ from aegis_discovery.policy import split_method
 from aegis_discovery.signals import CODES, OTHER, EdgeTable, LogLimiter, PeerEdges
 
 from aegis_core._access.authorization import CallAuthorizer
-from aegis_core._access.bootstrap import BootstrapCaller, bootstrap_from_context
+from aegis_core._access.bootstrap import (
+    BootstrapCaller,
+    bootstrap_from_context,
+    unnamed_source,
+)
 from aegis_core._access.caller import CallContext, Caller, caller_from_context
 from aegis_core._server.admission import AdmissionControl, Call
 from aegis_core._server.caller_limits import (
@@ -60,12 +64,16 @@ class CallRejectedError(Exception):
 
     Attributes:
         rejection: How.
-        caller_id: Who called; None if the caller could not be read.
+        caller_id: Who called; None if its certificate names no node.
+        source: The same, or what to hold responsible in its place.
     """
 
-    def __init__(self, rejection: Rejection, caller_id: str | None = None) -> None:
+    def __init__(
+        self, rejection: Rejection, caller_id: str | None = None, source: str | None = None
+    ) -> None:
         self.rejection = rejection
         self.caller_id = caller_id
+        self.source = source or caller_id
         super().__init__(rejection.text)
 
 
@@ -183,10 +191,10 @@ class CallChecks(Generic[CallT]):
             try:
                 caller = judge(context)
             except CallerError as error:
-                self._count(error)
-                self._log_limiter.warn(method, str(error), "%s was refused: %s", method, error)
                 caller_id = error.node_id if isinstance(error, CallerRefusedError) else None
-                raise CallRejectedError(NOT_ISSUED, caller_id) from None
+                source = self._refuse(error, caller_id, context)
+                self._log_limiter.warn(source, method, "%s was refused: %s", method, error)
+                raise CallRejectedError(NOT_ISSUED, caller_id, source) from None
             self._check_blocked(caller.node_id, context)
             self._enter(caller.node_id, context)
             return caller
@@ -214,11 +222,10 @@ class CallChecks(Generic[CallT]):
             if error is not None:
                 raise error
         except CallerError as error:
-            self._count(error)
-            if caller_id is not None and not isinstance(error, CallDeniedError):
-                # The authorizer logs denials.
-                self._log_limiter.warn(caller_id, "refused", "calls are refused: %s", error)
-            raise CallRejectedError(_rejection(error), caller_id) from None
+            source = self._refuse(error, caller_id, context)
+            if not isinstance(error, CallDeniedError):  # the authorizer logs denials
+                self._log_limiter.warn(source, "refused", "calls are refused: %s", error)
+            raise CallRejectedError(_rejection(error), caller_id, source) from None
         if self.is_joining and path is not None and self.is_limited(path):
             raise CallRejectedError(JOINING, caller_id)
         # As `_enter`, without its frame: each one costs time.
@@ -229,6 +236,15 @@ class CallChecks(Generic[CallT]):
             self.callers.leave(caller_id)
             raise CallRejectedError(FULL, caller_id)
         return caller
+
+    def _refuse(self, error: CallerError, caller_id: str | None, context: CallContext) -> str:
+        """Counts a refusal; returns whom to hold responsible for the call."""
+        self._count(error)
+        if caller_id is not None:
+            return caller_id
+        source = unnamed_source(context)
+        self._check_blocked(source, context)
+        return source
 
     def _member_of(self, context: CallContext) -> Caller:
         caller = caller_from_context(context)
@@ -294,6 +310,7 @@ class CallChecks(Generic[CallT]):
         try:
             caller_id = caller_from_context(context).node_id
         except CallerError as error:
+            self.abused(unnamed_source(context), context)
             return _rejection(error)
         line = "%s sends calls with more than %d bytes of metadata, which are refused"
         self._log_limiter.warn(caller_id, "metadata", line, caller_id, self._max_headers)
@@ -305,6 +322,7 @@ class CallChecks(Generic[CallT]):
         try:
             caller_id = caller_from_context(context).node_id
         except CallerError as error:
+            self.abused(unnamed_source(context), context)
             return _rejection(error)
         self.abused(caller_id, context)
         self.edges.of("", OTHER)[caller_id].rejected(NUMBERS[NO_METHOD.code])

@@ -333,8 +333,8 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         try:
             await _reject(context, error.rejection)
         except (asyncio.CancelledError, grpc.aio.InternalError):
-            if error.caller_id is not None:
-                self._checks.abused(error.caller_id)
+            if error.source is not None:
+                self._checks.abused(error.source)
             raise
 
     async def _explain(self, task: asyncio.Task[Any], context: Any) -> None:

@@ -47,7 +47,7 @@ class ServerCall(ABC):
 
     Attributes:
         caller: Who calls; set once the caller is accepted.
-        caller_id: The same, also of a caller that is rejected; None if it could not be read.
+        caller_id: The same, or what is responsible for a call that is rejected.
         context: gRPC's context.
         send: Sends a message, or the status for None; only for handlers that do not block.
         is_detached: Whether the call continues when its thread is done.
@@ -89,7 +89,7 @@ class ServerCall(ABC):
         try:
             caller = self.caller = method.accept(self.context, method.policy_path, None)
         except CallRejectedError as error:
-            self.caller_id = error.caller_id
+            self.caller_id = error.source
             if method.edges is not None:
                 checks.count_rejected(method.edges, error)
             if method.telemetry is not None:
