@@ -91,6 +91,16 @@ async def page(source: Source) -> AsyncIterator[str]:
         await server.close()
 
 
+def in_all_forms(chromium: Chromium, holds: Callable[[], bool]) -> None:
+    """Checks the page on a desktop and a phone, in light and dark; nothing is off the screen."""
+    for width, height in ((390, 844), (1280, 800)):
+        for dark in (True, False):
+            chromium.size(width, height, dark=dark)
+            chromium.until(f"innerWidth === {width}")
+            assert holds()
+            assert not chromium.run(OUTSIDE)
+
+
 async def test_a_mesh_of_three_while_a_node_dies_and_comes_back(
     spawn: Callable[..., NodeProcess], identity: Any, chromium: Chromium
 ) -> None:
@@ -111,12 +121,15 @@ async def test_a_mesh_of_three_while_a_node_dies_and_comes_back(
         chromium.until(f"{SUBTITLES}.includes('✕ failed')")
         assert "b is failed" in chromium.until("document.getElementById('problems').innerText")
         assert chromium.run(IN_PLACE) == where, "nothing jumps"
+        in_all_forms(chromium, lambda: "✕ failed" in chromium.run(SUBTITLES))
         chromium.run("document.getElementById('tab-picture').focus()")
         chromium.press("ArrowRight", "ArrowRight", "ArrowRight")
         first = "document.querySelector('#nodes tbody tr')"
         assert chromium.until(f"{first}?.innerText").split()[0] == "b"
         spawn("b", seed)
         chromium.until("document.getElementById('problems').hidden")
+        chromium.run("location.hash = '#picture'")
+        in_all_forms(chromium, lambda: "failed" not in chromium.run(SUBTITLES))
         chromium.run("location.hash = '#events'")
         chromium.until("document.getElementById('events').innerText.includes('recovered')")
         seed.kill()

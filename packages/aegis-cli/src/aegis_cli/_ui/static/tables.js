@@ -70,7 +70,7 @@ const TABLES = {
     columns: [
       ["Caller", "f", (row) => row.caller],
       ["Service", "o", (row) => row.service || "–"],
-      ["Provider", "f", (row) => row.provider],
+      ["Provider", "f", (row) => row.provider || "–"],
       ...numbers,
       ["Failed with", "o", (row) => [failures(row.failed) || "–", row.wrong ? "bad" : ""]],
     ],
@@ -97,7 +97,7 @@ const TABLES = {
     none: "No events.",
     columns: [
       ["UTC", "k", (row) => when(row.at)],
-      ["Event", "", (row) => [mark(row.kind) + row.kind, style(row.kind)]],
+      ["Event", "e", (row) => [mark(row.kind) + row.kind, style(row.kind)]],
       ["Node", "f", (row) => row.node_id || "–"],
       ["What", "", (row) => [row.what, row.by.length ? `by ${row.by.join(", ")}` : ""].filter(Boolean).join("; ")],
     ],
