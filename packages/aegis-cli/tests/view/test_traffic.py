@@ -49,7 +49,7 @@ def shown(answer: Any, width: int = UNLIMITED) -> str:
     return "\n".join(answer.lines(width, colors=False))
 
 
-def test_each_call_is_counted_once_by_the_end_that_saw_more(node, view) -> None:
+def test_each_call_is_counted_once(node, view) -> None:
     orders = node("orders-1", services=(ServiceInfo("orders", "v1"),))
     server = [
         edge("front", "orders-1", 8, side="server", service=""),
@@ -68,6 +68,19 @@ def test_each_call_is_counted_once_by_the_end_that_saw_more(node, view) -> None:
     top = Traffic(ALL, over=False).top(mesh)
     assert [one["calls"] for one in top.json["lines"]] == [15]
     assert top.wrong == 1
+
+
+def test_latencies_are_those_of_the_caller_though_the_provider_was_asked_later(node, view) -> None:
+    def p50(seen_by_provider: int) -> float:
+        fast = {"count": 1, "sum": 0.1, "buckets": [seen_by_provider]}
+        server = edge("front", "orders-1", seen_by_provider, side="server", seconds=fast)
+        client = edge("front", "orders-1", 100)
+        stats = {"front": {"edges": [client]}, "orders-1": {"edges": [server]}}
+        mesh = view(node("front"), node("orders-1"), stats=stats)
+        (line,) = Traffic(ALL, over=False).edges(mesh).json["lines"]
+        return float(line["p50_ms"])
+
+    assert p50(103) == p50(100) > 10 * p50(200)
 
 
 def test_the_calls_of_each_node_are_divided_by_its_own_time(node, view) -> None:

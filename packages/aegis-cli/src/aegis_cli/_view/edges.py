@@ -88,8 +88,9 @@ class Counts:
 def edges_of(view: View) -> dict[Key, Counts]:
     """The edges of a mesh since its nodes started, each counted once.
 
-    Both ends count a call. Of each edge the end that counted more is taken: the caller's, which
-    sees failures of the way too, unless it is a client, which nobody can ask.
+    Both ends count a call. The caller's end is taken, which sees the whole time of a call and
+    failures of the way too, unless it counted clearly less: it is a client, which nobody can ask,
+    or has restarted. The ends are not asked at the same moment, so they differ a little always.
     """
     counted = [_counted(stats) for stats in view.stats.values()]
     for stats, edges in zip(view.stats.values(), counted, strict=True):
@@ -177,7 +178,7 @@ def _counted(stats: Stats) -> dict[_Side, Counts]:
 
 
 def _joined(counted: Iterable[Mapping[_Side, Counts]], view: View) -> dict[Key, Counts]:
-    """Each edge once, by the end that counted more."""
+    """Each edge once, by the end that `edges_of` takes."""
     sides: dict[str, dict[Key, Counts]] = {"client": {}, "server": {}}
     for one in counted:
         for (end, key), counts in one.items():
@@ -187,13 +188,17 @@ def _joined(counted: Iterable[Mapping[_Side, Counts]], view: View) -> dict[Key, 
     joined = {}
     for key in {*client, *server}:
         mine, theirs = client.get(key), server.get(key)
-        if mine is None or (theirs is not None and theirs.started > mine.started):
+        if mine is None or (theirs is not None and _is_clearly_more(theirs, mine)):
             assert theirs is not None  # noqa: S101 - the key is of one of the two
             service = theirs.service or (mine.service if mine else "") or _service_of(key, view)
             joined[key] = replace(theirs, service=service)
         else:
             joined[key] = mine
     return joined
+
+
+def _is_clearly_more(theirs: Counts, mine: Counts) -> bool:
+    return theirs.started > mine.started * 1.1 + 5
 
 
 def _counts(edge: Mapping[str, Any]) -> Counts:
