@@ -205,6 +205,15 @@ async def test_strangers_cannot_hold_the_page(
     await browser.enter()
 
 
+async def test_silent_connections_do_not_keep_the_browser_away(browser: Browser) -> None:
+    host, port = browser.host.split(":")
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(server.MAX_CONNECTIONS + 8):
+            _, writer = await asyncio.open_connection(host, int(port))
+            stack.callback(writer.close)
+        await browser.enter()
+
+
 async def test_connections_that_are_open_do_not_hold_the_end(
     notes: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -18,7 +18,15 @@ LOOPBACK = ("127.0.0.1", "::1")
 """Where the page is: nowhere else, and at the second one only where there is no IPv4."""
 
 MAX_CONNECTIONS = 64
-"""Connections that are open at the same time; further ones are closed at once."""
+"""Connections that are open at the same time.
+
+A further one closes the oldest whose request has not arrived, so that nobody keeps the browser away
+by holding connections. If all wait for their answers, it is closed itself.
+"""
+
+BACKLOG = 16
+"""Connections that are accepted at once: few, so that a request is read before its connection is
+the oldest."""
 
 TIMEOUT = 10.0
 """Seconds that a connection has for its request, and for reading the answer."""
@@ -36,6 +44,7 @@ class LoopbackServer:
     def __init__(self, answer: Callable[[Request], Awaitable[Response]]) -> None:
         self._answer = answer
         self._open: dict[asyncio.Task[Any], asyncio.WriteTransport] = {}
+        self._waiting: dict[asyncio.Task[Any], None] = {}  # the oldest first
         self._server: asyncio.Server | None = None
 
     async def start(self, port: int) -> str:
@@ -53,7 +62,9 @@ class LoopbackServer:
                     continue
                 reason = os.strerror(error.errno) if error.errno else str(error)
                 raise CannotListenError(port, reason.lower()) from error
-            self._server = await asyncio.start_server(self._serve, sock=held, limit=MAX_HEAD)
+            self._server = await asyncio.start_server(
+                self._serve, sock=held, limit=MAX_HEAD, backlog=BACKLOG
+            )
             bound = held.getsockname()[1]
             return f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
         raise AssertionError  # the last address returns or raises
@@ -69,21 +80,29 @@ class LoopbackServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._open) >= MAX_CONNECTIONS:
-            writer.transport.abort()
-            return
+            if not self._waiting:
+                writer.transport.abort()
+                return
+            oldest = next(iter(self._waiting))
+            del self._waiting[oldest]
+            self._open.pop(oldest).abort()
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - it runs this
         self._open[task] = writer.transport
+        self._waiting[task] = None
         try:
             async with asyncio.timeout(TIMEOUT):
-                writer.write(bytes(await self._response(await reader.readuntil(b"\r\n\r\n"))))
+                head = await reader.readuntil(b"\r\n\r\n")
+                self._waiting.pop(task, None)
+                writer.write(bytes(await self._response(head)))
                 await writer.drain()
                 writer.close()
                 await writer.wait_closed()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
         finally:
-            del self._open[task]
+            self._open.pop(task, None)
+            self._waiting.pop(task, None)
             with contextlib.suppress(Exception):
                 writer.transport.abort()  # without effect on one that is closed
 
