@@ -18,6 +18,9 @@ from aegis_certs.errors import IdentityError, InvalidNodeIdError, InvalidRequest
 _SPIFFE = "spiffe://"
 _ENROLMENT = "enroll/"
 
+_DNS_NAME, _URI, _IP_ADDRESS = x509.DNSName, x509.UniformResourceIdentifier, x509.IPAddress
+_COMMON_NAME = x509.NameOID.COMMON_NAME
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -90,11 +93,11 @@ def names_by_type(names: Iterable[x509.GeneralName]) -> AlternativeNames:
     for name in names:
         # Not `isinstance`, which takes ten times as long: the base of these classes is abstract.
         kind = type(name)
-        if kind is x509.DNSName:
+        if kind is _DNS_NAME:
             dns.append(name.value.lower())
-        elif kind is x509.UniformResourceIdentifier:
+        elif kind is _URI:
             uris.append(name.value)
-        elif kind is x509.IPAddress and isinstance(name.value, IPAddress):
+        elif kind is _IP_ADDRESS and isinstance(name.value, IPAddress):
             ips.append(name.value)
     return AlternativeNames(tuple(dns), tuple(ips), tuple(uris))
 
@@ -131,14 +134,16 @@ def identity_of(
             not a node id, or its names cannot be read.
     """
     try:
-        names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+        names = certificate.subject.get_attributes_for_oid(_COMMON_NAME)
         subject = str(names[0].value) if names else common_name(certificate.subject)
     except Exception as error:  # the parser's errors have no common root
         raise IdentityError(f"the subject cannot be read ({error})") from error
     if alternatives is None:
         alternatives = alternative_names(certificate)
-    spiffe = _spiffe_identity(subject, alternatives.uris)
-    claims = [str(name.value) for name in names] + ([spiffe.node_id] if spiffe else [])
+    trust_domain, claimed = _spiffe_claims(subject, alternatives.uris)
+    claims = [str(name.value) for name in names]
+    if claimed is not None:
+        claims.append(claimed)
     if not claims and len(alternatives.dns) == 1:
         claims = list(alternatives.dns)
     if not claims:
@@ -165,7 +170,7 @@ def identity_of(
     # TLS ignores a dot at the end of a name.
     names_read = dict.fromkeys([name.removesuffix(".") for name in alternatives.dns])
     names_read.pop(node_id, None)
-    return Identity(node_id, spiffe.trust_domain if spiffe else None, tuple(names_read))
+    return Identity(node_id, trust_domain, tuple(names_read))
 
 
 def enrolment_id_of(certificate: x509.Certificate) -> str | None:
@@ -208,23 +213,24 @@ def enrolment_of(certificate: x509.Certificate) -> Identity | None:
 _checked_trust_domain = lru_cache(maxsize=64)(validate_trust_domain)  # leaves have few of them
 
 
-def _spiffe_identity(subject: str, uris: tuple[str, ...]) -> Identity | None:
+def _spiffe_claims(subject: str, uris: tuple[str, ...]) -> tuple[str | None, str | None]:
+    """The trust domain and the node id of the SPIFFE id; None and None without one."""
     if not any(uri.lower().startswith(_SPIFFE) for uri in uris):
-        return None
+        return None, None
     if len(uris) > 1:
         raise IdentityError(f"the certificate of {subject} has more than one URI")
     trust_domain, _, path = uris[0][len(_SPIFFE) :].partition("/")
     node_id = path.removeprefix("node/")
     try:
-        identity = Identity(node_id, _checked_trust_domain(trust_domain))
+        _checked_trust_domain(trust_domain)
     except InvalidRequestError as error:
         raise IdentityError(f"the SPIFFE id of {subject} cannot be used: {error}") from error
-    if identity.spiffe_id != uris[0]:
+    if spiffe_id(trust_domain, node_id) != uris[0]:
         raise IdentityError(
             f"the SPIFFE id {uris[0]} of {subject} names no node; "
             f"it must be spiffe://TRUST-DOMAIN/node/NODE-ID"
         )
-    return identity
+    return trust_domain, node_id
 
 
 def trust_domain_of_ca(certificate: x509.Certificate) -> str | None:

@@ -37,6 +37,9 @@ USAGES: dict[Usage, x509.ObjectIdentifier] = {
 RENEW_ADVICE = "issue a new one (`aegis-certs issue`), or start the node where the CA key is"
 
 
+_domain_of_ca = lru_cache(maxsize=64)(trust_domain_of_ca)  # many leaves have the same few CAs
+
+
 class TrustBundle:
     """The CAs that one side of a connection trusts.
 
@@ -48,6 +51,8 @@ class TrustBundle:
         self.certificates = tuple(certificates)
         store = verification.Store(list(self.certificates))
         self._policies = {usage: _policy(usage).store(store) for usage in (*USAGES, None)}
+        self._verifiers: dict[Usage | None, tuple[datetime, verification.ClientVerifier]] = {}
+        self._domains: list[tuple[x509.Certificate, str | None]] = []
 
     def __repr__(self) -> str:
         return f"TrustBundle({', '.join(common_name(ca.subject) for ca in self.certificates)})"
@@ -124,9 +129,8 @@ class TrustBundle:
             raise UntrustedError("the peer", "it sent no certificate")
         leaf, *intermediates = chain
         at = utc_or_now(at)
-        verifier = self._policies[usage].time(at).build_client_verifier()
         try:
-            verified = verifier.verify(leaf, intermediates)
+            verified = self._verifier(usage, at).verify(leaf, intermediates)
         except Exception as error:  # an extension that cannot be read raises any error
             identity = identity_of(leaf)
             self._explain(identity.node_id, leaf, intermediates, usage, at)
@@ -135,8 +139,29 @@ class TrustBundle:
         identity = identity_of(leaf, names_by_type(verified.subjects or ()))
         if not is_usable_key(leaf.public_key()):  # the verifier checks only the keys of CAs
             raise UntrustedError(identity.node_id, UNUSABLE_KEY)
-        _check_domains(identity, verified.chain[1:], trust_domain)
+        domains = [self._domain_of(ca) for ca in verified.chain[1:]]
+        _check_domains(identity, domains, trust_domain)
         return identity
+
+    def _verifier(self, usage: Usage | None, at: datetime) -> verification.ClientVerifier:
+        """A verifier for one second: X.509 counts in whole seconds, and so does it."""
+        second = at.replace(microsecond=0)
+        known = self._verifiers.get(usage)
+        if known is not None and known[0] == second:
+            return known[1]
+        verifier = self._policies[usage].time(second).build_client_verifier()
+        self._verifiers[usage] = (second, verifier)
+        return verifier
+
+    def _domain_of(self, ca: x509.Certificate) -> str | None:
+        for known, domain in self._domains:
+            if known is ca:
+                return domain
+        domain = _domain_of_ca(ca)
+        if any(known is ca for known in self.certificates):
+            # By the object, since a lookup of a certificate in a dict hashes all of its bytes.
+            self._domains.append((ca, domain))
+        return domain
 
     def issuer_of(
         self, certificate: x509.Certificate, others: Sequence[x509.Certificate] = ()
@@ -291,12 +316,7 @@ def _covers(extension: x509.ExtendedKeyUsage, usage: x509.ObjectIdentifier) -> b
     return usage in extension or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in extension
 
 
-_domain_of_ca = lru_cache(maxsize=64)(trust_domain_of_ca)  # many leaves have the same few CAs
-
-
-def _check_domains(
-    identity: Identity, cas: Iterable[x509.Certificate], required: str | None
-) -> None:
+def _check_domains(identity: Identity, domains: Iterable[str | None], required: str | None) -> None:
     """Refuses a leaf of another trust domain than its CA's, or than the required one.
 
     A CA decides which trust domain its leaves prove, also if a leaf names none.
@@ -306,8 +326,7 @@ def _check_domains(
         raise IdentityError(
             f"the certificate of {node_id} is of trust domain {own}, not of {required}", node_id
         )
-    for ca in cas:
-        domain = _domain_of_ca(ca)
+    for domain in domains:
         if domain and own and domain != own:
             raise IdentityError(
                 f"the certificate of {node_id} is of trust domain {own}, but its CA signs only "

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from typing import Generic, TypeVar
 
-from aegis_discovery._model import NodeInfo
+from aegis_discovery._model import NodeInfo, NodeStatus
 
 _log = logging.getLogger("aegis.topology")
 
@@ -31,6 +30,18 @@ class EventKind(StrEnum):
     FORGOTTEN = "forgotten"
 
 
+_KINDS = {
+    NodeStatus.SUSPECTED: EventKind.SUSPECTED,
+    NodeStatus.FAILED: EventKind.FAILED,
+    NodeStatus.UNREACHABLE: EventKind.UNREACHABLE,
+}
+
+
+def kind_of(status: NodeStatus) -> EventKind:
+    """Returns what happened to a node that has this status now."""
+    return _KINDS.get(status, EventKind.UPDATED)
+
+
 @dataclass(frozen=True, slots=True)
 class TopologyEvent:
     """One change of the topology; the node is as it is after the change, or was last if gone."""
@@ -38,6 +49,13 @@ class TopologyEvent:
     kind: EventKind
     node: NodeInfo
     version: int
+
+
+class _Callbacks(Generic[_T]):
+    """Callbacks that may be called without a lock: a change replaces the tuple."""
+
+    def __init__(self) -> None:
+        self.all: tuple[_T, ...] = ()
 
 
 class EventDispatcher:
@@ -51,9 +69,9 @@ class EventDispatcher:
 
     def __init__(self, lock: threading.RLock) -> None:
         self._lock = lock
-        self._subscribers: list[Callable[[TopologyEvent], object]] = []
-        self._listeners: list[Callable[[], object]] = []
-        self._queue: deque[TopologyEvent] = deque()
+        self._subscribers = _Callbacks[Callable[[TopologyEvent], object]]()
+        self._listeners = _Callbacks[Callable[[], object]]()
+        self._queue: list[TopologyEvent] = []
         self._is_dispatching = False
         self._has_changed = False
 
@@ -65,13 +83,13 @@ class EventDispatcher:
         """Calls `listener` once for all that changed together; returns what unsubscribes it."""
         return self._register(self._listeners, listener)
 
-    def _register(self, callbacks: list[_T], callback: _T) -> Callable[[], None]:
+    def _register(self, callbacks: _Callbacks[_T], callback: _T) -> Callable[[], None]:
         with self._lock:
-            callbacks.append(callback)
+            callbacks.all = (*callbacks.all, callback)
 
         def unsubscribe() -> None:
             with self._lock:
-                callbacks[:] = [kept for kept in callbacks if kept is not callback]
+                callbacks.all = tuple(kept for kept in callbacks.all if kept is not callback)
 
         return unsubscribe
 
@@ -87,7 +105,7 @@ class EventDispatcher:
         """Dispatches what is queued, without the lock; in order, whichever thread queued it."""
         with self._lock:
             has_changed, self._has_changed = self._has_changed, False
-            listeners = list(self._listeners) if has_changed else []
+            listeners = self._listeners.all if has_changed else ()
         for listener in listeners:
             listener()
         with self._lock:
@@ -99,9 +117,12 @@ class EventDispatcher:
                 if not self._queue:
                     self._is_dispatching = False
                     return
-                event, subscribers = self._queue.popleft(), list(self._subscribers)
-            for callback in subscribers:
-                try:
-                    callback(event)
-                except Exception:  # noqa: BLE001 - one subscriber's error must not affect others
-                    _log.exception("a subscriber failed on %s of %s", event.kind, event.node.id)
+                # All at once: a process that joins a large mesh has an event for each node.
+                events, self._queue = self._queue, []
+            for event in events:
+                for callback in self._subscribers.all:
+                    try:
+                        callback(event)
+                    except Exception:  # noqa: BLE001 - one subscriber's error must not affect others
+                        line = "a subscriber failed on %s of %s"
+                        _log.exception(line, event.kind, event.node.id)

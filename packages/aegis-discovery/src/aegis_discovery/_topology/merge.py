@@ -15,7 +15,7 @@ from aegis_certs import owner_of
 
 from aegis_discovery._model import NodeInfo, NodeStatus
 from aegis_discovery._runtime.log_limiter import LogLimiter
-from aegis_discovery._topology.events import EventDispatcher, EventKind, TopologyEvent
+from aegis_discovery._topology.events import EventDispatcher, EventKind, TopologyEvent, kind_of
 from aegis_discovery._topology.limits import exceeded_limit
 from aegis_discovery._topology.store import RecordStore
 from aegis_discovery.errors import InvalidRecordError
@@ -71,7 +71,7 @@ class RecordMerger:
         self._version = 0
         self._own_floor = 0
         self._forgotten: dict[tuple[str, str], int] = {}
-        self._updated_at = self._moment()
+        self._updated_at = self._now_ms()
 
     def merge_records(
         self, records: Iterable[Record], *, version: int = 0, origin: str | None = None
@@ -166,20 +166,22 @@ class RecordMerger:
 
     def set_status(self, node_id: str, stamp: int, status: NodeStatus) -> bool:
         """Sets a derived status if the record still has this stamp; returns whether it changed."""
+        return self.set_statuses([(node_id, stamp, status)])
+
+    def set_statuses(self, statuses: Iterable[tuple[str, int, NodeStatus]]) -> bool:
+        """As `set_status` for node ids, stamps and statuses; returns whether any changed."""
+        has_changed = False
         with self._changing():
-            entry = self._store.get(node_id)
-            if entry is None or entry.node is None or entry.record.stamp != stamp:
-                return False
-            if entry.node.status is status:
-                return False
-            node = self._store.set_status(node_id, status)
-            kind = {
-                NodeStatus.SUSPECTED: EventKind.SUSPECTED,
-                NodeStatus.FAILED: EventKind.FAILED,
-                NodeStatus.UNREACHABLE: EventKind.UNREACHABLE,
-            }.get(status, EventKind.UPDATED)
-            self._note_change(kind, node)
-            return True
+            for node_id, stamp, status in statuses:
+                entry = self._store.get(node_id)
+                if entry is None or entry.node is None or entry.record.stamp != stamp:
+                    continue
+                if entry.node.status is status:
+                    continue
+                has_changed = True
+                node = self._store.set_status(node_id, status)
+                self._note_change(kind_of(status), node)
+        return has_changed
 
     def advance_version_past(self, version: int) -> int:
         """Raises the version above a peer's, so that the peer adopts ours; returns the result."""
@@ -384,7 +386,7 @@ class RecordMerger:
             self._note_change(kind, node)
 
     def _note_change(self, kind: EventKind, node: NodeInfo | None) -> None:
-        self._updated_at = self._moment()
+        self._updated_at = self._now_ms()
         if node is not None:
             self._events.queue(TopologyEvent(kind, node, self._version))
         self._events.mark_changed()
@@ -392,6 +394,6 @@ class RecordMerger:
     def _now_ms(self) -> int:
         return round(self._clock() * 1000)
 
-    def _moment(self) -> datetime:
+    def _moment(self, at: int) -> datetime:
         # In milliseconds, as on the wire, so that a node's times are the same at every node.
-        return datetime.fromtimestamp(self._now_ms() / 1000, UTC)
+        return datetime.fromtimestamp(at / 1000, UTC)

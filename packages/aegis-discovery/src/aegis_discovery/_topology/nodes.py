@@ -40,12 +40,16 @@ class NodeList:
 
     def put(self, node: NodeInfo) -> None:
         """Adds a node, or replaces the one with its id."""
-        at = _position(self._nodes, node.id)
-        if _is_at(self._nodes, at, node.id):
-            self._nodes[at] = node
-        else:
-            self._nodes.insert(at, node)
+        nodes, node_id = self._nodes, node.id
         self.answer = None
+        if not nodes or node_id > nodes[-1].id:  # a feed of many nodes often has them in this order
+            nodes.append(node)
+            return
+        at = _position(nodes, node_id)
+        if nodes[at].id == node_id:
+            nodes[at] = node
+        else:
+            nodes.insert(at, node)
 
     def remove(self, node_id: str) -> bool:
         """Removes a node; returns whether it was there."""

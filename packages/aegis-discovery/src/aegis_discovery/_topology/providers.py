@@ -65,15 +65,16 @@ class ProviderIndex:
 
     def change(self, before: NodeInfo | None, after: NodeInfo | None) -> None:
         """Follows the change of a node; None means that there is none."""
-        was, now = _declared_by(before), _declared_by(after)
+        declared: set[Key] = set() if after is None else _declared_by(after)
         if before is not None:
             has_failed = _has_failed(before)
-            stays = now if after is not None and has_failed is _has_failed(after) else set()
-            for key in was - stays:
+            stays = after is not None and has_failed is _has_failed(after)
+            for key in _declared_by(before) - (declared if stays else set()):
                 (self._remove_failed if has_failed else self._remove)(key, before.id)
         if after is not None:
-            for key in now:
-                (self._put_failed if _has_failed(after) else self._put)(key, after)
+            put = self._put_failed if _has_failed(after) else self._put
+            for key in declared:
+                put(key, after)
 
     def get(self, name: str, version: str) -> tuple[NodeInfo, ...] | None:
         """Returns the answer of `find` if it is at hand; needs no lock."""
@@ -177,7 +178,5 @@ def _has_failed(node: NodeInfo) -> bool:
     return node.status is NodeStatus.FAILED
 
 
-def _declared_by(node: NodeInfo | None) -> set[Key]:
-    if node is None:
-        return set()
+def _declared_by(node: NodeInfo) -> set[Key]:
     return {(service.name, service.version) for service in node.services}

@@ -67,7 +67,7 @@ class RecordStore:
         self._workers: dict[str, tuple[str, ...]] = {}
         self.vouched: Counter[str] = Counter()
         self.withdrawn: Counter[str] = Counter()
-        self.signed: Counter[str] = Counter()
+        self.signed: dict[str, int] = {}
         self._live_sum = 0
         self._full_sum = 0
         self._region_sums: dict[str, tuple[int, int]] = {}
@@ -248,22 +248,27 @@ class RecordStore:
 
     def _count(self, entry: Entry, by: int) -> None:
         """Adds an entry (1) to digests and counts, or removes it (-1)."""
-        digest, voucher = by * entry.record.digest, owner_of(entry.record.voucher or "")
+        record, node = entry.record, entry.node
+        digest = by * record.digest
         self._full_sum = (self._full_sum + digest) % _DIGEST_MODULUS
-        if entry.node is None:
-            self.withdrawn[voucher] += by
+        if node is None:
+            self.withdrawn[owner_of(record.voucher or "")] += by
             return
         self._live_sum = (self._live_sum + digest) % _DIGEST_MODULUS
-        region = entry.node.region
+        region = node.region
         count, total = self._region_sums.pop(region, (0, 0))
         if count + by:
             self._region_sums[region] = count + by, (total + digest) % _DIGEST_MODULUS
-        self.vouched[voucher] += by
-        if entry.record.voucher is None:
-            for name in matching_names(owner_of(entry.record.id)):
-                self.signed[name] += by
-                if not self.signed[name]:
-                    del self.signed[name]
+        if record.voucher is not None:
+            self.vouched[owner_of(record.voucher)] += by
+            return
+        signed = self.signed
+        for name in matching_names(owner_of(record.id)):
+            number = signed.get(name, 0) + by
+            if number:
+                signed[name] = number
+            else:
+                del signed[name]
 
 
 def _is_same_life(one: Record, other: Record) -> bool:

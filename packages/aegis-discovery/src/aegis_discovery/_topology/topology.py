@@ -63,7 +63,7 @@ class Topology(RecordMerger):
     @property
     def updated_at(self) -> datetime:
         """The time of the last change here (UTC)."""
-        return self._updated_at
+        return self._moment(self._updated_at)
 
     @property
     def digest(self) -> bytes:
@@ -287,7 +287,7 @@ class Topology(RecordMerger):
         return node
 
     def _set(self, node: NodeInfo) -> NodeInfo:
-        now = self._moment()
+        now = self._moment(self._now_ms())
         node = replace(
             node,
             joined_at=node.joined_at or now,

@@ -262,11 +262,14 @@ class FeedReader:
             # Nothing else checks leases as often, and in a client nothing else does.
             self._topology.expire()
         self._merge_verdicts(message, source)
-        if self._trusts_statuses:
-            for wire in message.statuses:
-                status = status_from_wire(wire)
-                if status is not None:
-                    self._topology.set_status(wire.id, wire.stamp, status)
+        if self._trusts_statuses and message.statuses:
+            self._topology.set_statuses(
+                [
+                    (wire.id, wire.stamp, status)
+                    for wire in message.statuses
+                    if (status := status_from_wire(wire)) is not None
+                ]
+            )
         self._is_complete |= message.complete
         if self._services and self._is_complete and (message.complete or has_stopped):
             # Not before: this server may still send the nodes that another server sent.

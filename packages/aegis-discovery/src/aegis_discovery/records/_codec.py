@@ -7,15 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from google.protobuf.message import DecodeError
 
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
 from aegis_discovery.errors import InvalidRecordError, InvalidVerdictError
 from aegis_discovery.proto import aegis_pb2, mesh_pb2
-from aegis_discovery.records._record import Record, Signed, shared
+from aegis_discovery.records._record import Record, Shareable, Signed, find_shared, shared
 from aegis_discovery.records._verdict import Opinion, Verdict
+
+_WireTraits: TypeAlias = tuple[
+    str, tuple[tuple[str, str, str], ...], str, str, str, str, str, str, tuple[str, ...]
+]
+_Traits: TypeAlias = tuple[
+    str, tuple[ServiceInfo, ...], HealthStatus, str, str, str, str, str, tuple[str, ...]
+]
 
 _STATUS_TO_WIRE = {
     NodeStatus.ALIVE: mesh_pb2.STATUS_ALIVE,
@@ -82,7 +89,7 @@ class DecodedRecord(NamedTuple):
 
     record: Record
     scope: tuple[str, str, str]
-    unshared: list[object]
+    unshared: list[Shareable]
 
 
 def decode_record(
@@ -96,35 +103,16 @@ def decode_record(
     Raises:
         InvalidRecordError: If the bytes are not a record.
     """
-    unshared: list[object] = []
+    unshared: list[Shareable] = []
     try:
         body = mesh_pb2.RecordBody.FromString(signed.body)
         node_id = body.id
         if node_id == signer_id:
             node_id = signer_id
-        name = body.name
-        voucher = shared(body.voucher, unshared) or None
-        info = None
-        if not body.removed:
-            joined_at = _from_ms(body.joined_at)
-            is_unchanged = body.updated_at == body.joined_at
-            info = NodeInfo(
-                id=node_id,
-                name=node_id if name == node_id else name,
-                type=shared(body.type, unshared),
-                address=body.address,
-                services=shared(tuple([_service(service) for service in body.services]), unshared),
-                joined_at=joined_at,
-                updated_at=joined_at if is_unchanged else _from_ms(body.updated_at),
-                health=_health(body.health),
-                vouched_by=voucher,
-                trust_bundle=shared(body.trust_bundle, unshared),
-                region=shared(body.region, unshared),
-                zone=shared(body.zone, unshared),
-                boundary=shared(body.boundary, unshared),
-                registry=shared(body.registry, unshared),
-                silent_regions=shared(tuple(body.silent_regions), unshared),
-            )
+        voucher = body.voucher or None
+        if voucher is not None:
+            voucher = shared(voucher, unshared)
+        info = None if body.removed else _info(body, node_id, voucher, unshared)
     except (DecodeError, ValueError, OverflowError) as error:
         raise InvalidRecordError("", f"its bytes cannot be read ({error})") from error
     record = Record(
@@ -139,6 +127,62 @@ def decode_record(
         signer=signed.signer if signer is None else signer,
     )
     return DecodedRecord(record, (body.context, body.mesh, body.trust_domain), unshared)
+
+
+def _info(
+    body: mesh_pb2.RecordBody, node_id: str, voucher: str | None, unshared: list[Shareable]
+) -> NodeInfo:
+    name, joined_at, updated_at = body.name, body.joined_at, body.updated_at
+    joined = _from_ms(joined_at)
+    traits = (
+        body.type,
+        tuple([(service.name, service.version, service.scope) for service in body.services]),
+        body.health,
+        body.trust_bundle,
+        body.region,
+        body.zone,
+        body.boundary,
+        body.registry,
+        tuple(body.silent_regions),
+    )
+    # Most nodes have all of these in common with others: one lookup then finds what they mean.
+    known: _Traits | None = find_shared(traits)
+    if known is None:
+        known = _decode_traits(traits, unshared)
+        unshared.append((traits, known))
+    kind, services, health, trust_bundle, region, zone, boundary, registry, silent_regions = known
+    return NodeInfo(
+        id=node_id,
+        name=node_id if name == node_id else name,
+        type=kind,
+        address=body.address,
+        services=services,
+        joined_at=joined,
+        updated_at=joined if updated_at == joined_at else _from_ms(updated_at),
+        health=health,
+        vouched_by=voucher,
+        trust_bundle=trust_bundle,
+        region=region,
+        zone=zone,
+        boundary=boundary,
+        registry=registry,
+        silent_regions=silent_regions,
+    )
+
+
+def _decode_traits(traits: _WireTraits, unshared: list[Shareable]) -> _Traits:
+    kind, services, health, trust_bundle, region, zone, boundary, registry, silent = traits
+    return (
+        shared(kind, unshared),
+        shared(tuple([_service(*service) for service in services]), unshared),
+        _health(health),
+        shared(trust_bundle, unshared),
+        shared(region, unshared),
+        shared(zone, unshared),
+        shared(boundary, unshared),
+        shared(registry, unshared),
+        shared(silent, unshared),
+    )
 
 
 def encode_verdict(verdict: Verdict, *, context: str, mesh: str, trust_domain: str) -> bytes:
@@ -243,9 +287,9 @@ def nodes_from_unsigned(nodes: Iterable[aegis_pb2.TopologyNode]) -> tuple[NodeIn
     )
 
 
-def _service(wire: mesh_pb2.Service) -> ServiceInfo:
+def _service(name: str, version: str, scope: str) -> ServiceInfo:
     # A scope of a later version is at least as narrow as the one that we know.
-    return ServiceInfo(wire.name, wire.version, "region" if wire.scope else "mesh")
+    return ServiceInfo(name, version, "region" if scope else "mesh")
 
 
 def _health(value: str) -> HealthStatus:

@@ -42,29 +42,37 @@ Clock = Callable[[], float]
 MAX_SHARED = 1024
 """Values that are held once although many records have them."""
 
+Shareable = tuple[Any, Any]
+"""A key, and the value that records with this key have in common."""
+
 _T = TypeVar("_T")
 # Some Python versions never release what `sys.intern` holds.
 _shared: dict[Any, Any] = {}
 
 
-def shared(value: _T, unshared: list[object]) -> _T:
+def find_shared(key: object) -> Any:
+    """Returns what was shared under a key, or None."""
+    return _shared.get(key)
+
+
+def shared(value: _T, unshared: list[Shareable]) -> _T:
     """Returns the equal value that verified records have; else adds the value to `unshared`."""
     found: _T | None = _shared.get(value)
     if found is None:
-        unshared.append(value)
+        unshared.append((value, value))
         return value
     return found
 
 
-def share(values: Iterable[object]) -> None:
-    """Lets records that are decoded from now on have the same objects for values equal to these.
+def share(values: Iterable[Shareable]) -> None:
+    """Lets records that are decoded from now on have the same objects as these for their keys.
 
     Call it for values of verified records only, since they are kept.
     """
-    for value in values:
+    for key, value in values:
         if len(_shared) >= MAX_SHARED:
             _shared.clear()
-        _shared.setdefault(value, value)
+        _shared.setdefault(key, value)
 
 
 def provided_services_problem(services: Collection[ServiceInfo]) -> str:

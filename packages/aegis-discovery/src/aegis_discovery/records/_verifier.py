@@ -180,7 +180,7 @@ class RecordVerifier:
 
     def _keep_key(self, fingerprint: bytes, key: PublicKey) -> PublicKey:
         if len(self._keys) >= MAX_KEYS:
-            self._keys.clear()
+            self._keys.pop(next(iter(self._keys)), None)  # the oldest: its record has come
         self._keys[fingerprint] = key
         return key
 
