@@ -325,9 +325,10 @@ class RecordMerger:
     def _is_corrected_by(self, record: Record, now: int) -> bool:
         """Tells whether a record replaces one that its node signed while its clock was ahead.
 
-        This clock was ahead too when it accepted that, or is behind now. Without this rule, nodes
-        whose clocks were wrong together would never believe each other again, since
-        `restart_stamps` goes below what they hold.
+        This clock was ahead too when it accepted that, or is behind now: it has gone back since,
+        and cannot tell which time was right. Without this rule, nodes whose clocks were wrong
+        together would never believe each other again, since `restart_stamps` goes below what they
+        hold.
         """
         held = self._store.get_record(record.id)
         if held is None or (record.voucher is not None and held.voucher is None):
