@@ -18,7 +18,9 @@ import grpc
 import pytest
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig
 from aegis_core import CallRule, Policy
+from aegis_core._node.options import MAX_STREAMS
 from aegis_core._server.admission import MANY
+from aegis_core._server.caller_limits import MAX_CALLS
 from aegis_core._server.held.request_reads import MAX_READS
 from aegis_core.aio import Node
 from aegis_discovery.aio.transport import open_channel
@@ -268,6 +270,21 @@ async def test_the_open_calls_of_a_caller_are_limited_over_all_its_connections(
     await call_honestly(node, identity("honest"))
     attacker.close()
     await call_honestly(node, identity("mallory"))
+
+
+@both
+async def test_a_connection_may_have_as_many_calls_open_as_its_caller(
+    start_victim: StartVictim, mallory: Callable[[Node], Mallory]
+) -> None:
+    node = await start_victim()
+
+    def announced() -> int:
+        connection = mallory(node).connect()
+        connection.call("/t/Echo", b"hi")
+        statuses(connection, 1)
+        return int(connection.max_streams)
+
+    assert await asyncio.to_thread(announced) == MAX_CALLS == MAX_STREAMS
 
 
 @both
