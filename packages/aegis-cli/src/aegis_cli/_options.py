@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+STATES = ("alive", "suspected", "unreachable", "failed", "healthy", "unhealthy", "unknown")
+"""The statuses and healths of nodes that a mesh lists."""
+
 CHECK_FAILED = 8  # the exit code of --check, and of --within
 mesh_name = option(
     "--mesh",
@@ -121,6 +124,7 @@ def filtering(command: F) -> F:
             "AEGIS_SHOW_STATUS",
             "Only nodes with this status or health, such as failed or unhealthy.",
             parameter="statuses",
+            type=click.Choice(STATES),
             metavar="STATUS",
             **many,
         ),

@@ -90,7 +90,7 @@ class UnknownNodeError(CliError):
     def __init__(self, node_id: str, known: Sequence[str] = ()) -> None:
         self.node_id = node_id
         workers = [one for one in known if one.startswith(f"{node_id}#")]
-        self.similar = tuple((workers or get_close_matches(node_id, known))[:3])
+        self.similar = tuple(sorted((workers or get_close_matches(node_id, known))[:3]))
         advice = f"did you mean {' or '.join(self.similar)}? " if self.similar else ""
         super().__init__(f"the mesh knows no node {node_id}; {advice}`aegis mesh status` lists all")
 

@@ -59,6 +59,22 @@ def test_an_unknown_id_is_an_error_that_names_similar_ones(aegis, quiet_mesh: st
         assert "no node order-1; did you mean orders-1? `aegis mesh status` lists" in done.stderr
 
 
+def test_a_filter_that_can_match_nothing_is_no_success(aegis, quiet_mesh: str) -> None:
+    at = ("--node", quiet_mesh, "--check", "--service")
+    for name in ("status", "services"):
+        assert aegis.run("mesh", name, *at, "orders/v1").returncode == 0
+        done = aegis.run("mesh", name, *at, "order/v1")
+        assert (done.returncode, "no node provides order/v1\n" in done.stdout) == (8, True)
+    done = aegis.run("mesh", "status", "--node", quiet_mesh, "--status", "dead")
+    assert (done.returncode, "'dead' is not one of 'alive'" in done.stderr) == (2, True)
+
+
+def test_no_events_are_said_to_be_none(aegis, quiet_mesh: str) -> None:
+    done = aegis.run("mesh", "events", "--node", quiet_mesh, "--since", "0s")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("seed saw nothing change since ")
+
+
 def test_another_node_at_the_address_of_the_named_one_is_not_asked(aegis, quiet_mesh: str) -> None:
     done = aegis.run("mesh", "status", "--node", f"orders-1@{quiet_mesh}")
     assert (done.returncode, done.stdout) == (1, "")

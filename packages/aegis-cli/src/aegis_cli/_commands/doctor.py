@@ -27,6 +27,7 @@ def doctor(json: bool, check: bool, **options: Any) -> None:
     cannot use, certificates and CAs that end, nodes that trust other CAs, mixed versions, and nodes
     that know other nodes than the rest.
     """
+    from dataclasses import replace
     from datetime import UTC, datetime
 
     from aegis_certs import CertsError
@@ -59,7 +60,8 @@ def doctor(json: bool, check: bool, **options: Any) -> None:
         else:
             place = MeshPlace(node, lambda: tls, options["mesh"], registry=registry)
             found += run(examine_mesh(place))
-    answer = report(found, datetime.now(UTC))
+    named = [replace(one, text=one.text.replace("`aegis-certs ", "`aegis certs ")) for one in found]
+    answer = report(named, datetime.now(UTC))
     show(answer, json=json)
     if check and answer.wrong:
         click.get_current_context().exit(CHECK_FAILED)

@@ -176,13 +176,14 @@ def forget(node_id: str, node: str, cert_dir: str, mesh: str) -> None:
 
     from aegis_cli._identity import client_identity
     from aegis_cli._mesh.authority import authority_files
+    from aegis_cli._mesh.connecting import MeshPlace
     from aegis_cli._mesh.forget import forget as ask_to_forget
     from aegis_cli._run import run
 
     parse_worker_id(node_id)
     files = authority_files(cert_dir)
-    tls = client_identity(cert_dir, None)
-    if run(ask_to_forget(node_id, node, tls, files, mesh=mesh)):
+    place = MeshPlace(node, lambda: client_identity(cert_dir, None), mesh)
+    if run(ask_to_forget(node_id, place, files)):
         click.echo(f"{node_id} is forgotten.")
     else:
         click.echo(

@@ -32,6 +32,8 @@ async def show_events(place: Place, *, since: float | None, follow: bool, json: 
     with until_stopped():
         try:
             stream.show(await _read(reader))
+            if not follow:
+                stream.end()
             while follow:
                 await asyncio.sleep(INTERVAL)
                 try:
@@ -58,6 +60,7 @@ class _Stream:
         self._last = 0
         self._source = ("", "")
         self._noted = ""
+        self._has_shown = False
 
     def show(self, told: tuple[str, Stats]) -> None:
         name, stats = told
@@ -71,12 +74,19 @@ class _Stream:
         events = new_events(stats, after=self._last, since=self._since)
         self._last = last_number(new_events(stats), self._last)
         self._noted = ""
+        self._has_shown |= bool(events)
         if self._json:
             for event in events:
                 show_json(event, indent=None)
         elif events:
             _print(Answer(None, event_lines(events)))
         sys.stdout.flush()
+
+    def end(self) -> None:
+        """Says so if there was nothing to show: an empty answer looks like none."""
+        if not self._json and not self._has_shown:
+            since = f" since {self._since:%Y-%m-%d %H:%M:%S} UTC" if self._since else ""
+            self.note(f"{self._source[0]} saw nothing change{since}")
 
     def note(self, text: str) -> None:
         if text != self._noted:

@@ -5,29 +5,29 @@ from __future__ import annotations
 import asyncio
 import time
 
-from aegis_certs import PublishedFiles, TLSConfig
+from aegis_certs import PublishedFiles
 from aegis_discovery import NodeStatus
-from aegis_discovery.aio import Mesh, connect
+from aegis_discovery.aio import Mesh
 from aegis_discovery.documents import Forgotten, publish_forgotten
 
+from aegis_cli._mesh.connecting import MeshPlace, reading
 from aegis_cli.errors import NotForgottenError, UnknownNodeError
 
 _PATIENCE = 10.0
 """Seconds that the command waits for an issuer to publish it."""
 
 
-async def forget(
-    node_id: str, node: str, tls: TLSConfig, files: PublishedFiles, *, mesh: str
-) -> bool:
+async def forget(node_id: str, place: MeshPlace, files: PublishedFiles) -> bool:
     """Asks the mesh to forget a node; returns whether it has vanished already.
 
     Raises:
         UnknownNodeError: The mesh knows no such node.
         NotForgottenError: It is alive.
-        ConnectError: The node `node` accepts no client.
+        ConnectError: No node accepts this client.
         aegis_certs.CertsError: The directory of the CA cannot be written.
     """
-    async with connect(node, tls=tls, mesh=mesh) as client:
+    async with reading(place) as reader:
+        client = reader.mesh
         life = _life_of(node_id, client)
         await asyncio.to_thread(publish_forgotten, files, life)
         deadline = time.monotonic() + _PATIENCE

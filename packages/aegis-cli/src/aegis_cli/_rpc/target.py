@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from aegis_certs import TLSConfig
 from aegis_discovery import Mesh, PoolOptions, ServiceInfo, connect
-from aegis_discovery.transport import open_channel
+from aegis_discovery.transport import open_channel, parse_seed, probe_identity
 
 from aegis_cli._rpc.reflection import Reflection
 from aegis_cli.errors import NotProvidedError
@@ -62,6 +62,11 @@ def open_target(
         ConnectError: If `via` accepts no client.
     """
     pool_options = PoolOptions(options=_OPTIONS)
+    # `connect` retries until its timeout; here the first answer decides.
+    peer = parse_seed(via)
+    answered = probe_identity(peer.address, tls)
+    if peer.node_id is None:
+        via = f"{answered.node_id}@{peer.address}"
     with connect(
         via,
         tls=tls,

@@ -152,21 +152,29 @@ class Filter:
     zones: Sequence[str] = ()
     statuses: Sequence[str] = ()
 
+    def missing(self, view: View) -> list[str]:
+        """The services of the filter that no node of the mesh provides."""
+        provided = {name for node in view.nodes for name in names_of(node)}
+        return [name for name in self.services if name not in provided]
+
     def __bool__(self) -> bool:
         return bool(self.services or self.regions or self.zones or self.statuses)
 
     def takes(self, node: Seen) -> bool:
         """Whether a node is shown."""
         info = node.info
-        services = {one.name for one in info.services} | {
-            "/".join(one.key) for one in info.services
-        }
         return (
-            (not self.services or not services.isdisjoint(self.services))
+            (not self.services or not names_of(node).isdisjoint(self.services))
             and (not self.regions or info.region in self.regions)
             and (not self.zones or info.zone in self.zones)
             and (not self.statuses or bool({info.status, info.health} & set(self.statuses)))
         )
+
+
+def names_of(node: Seen) -> set[str]:
+    """The services of a node, with and without their versions."""
+    services = node.info.services
+    return {one.name for one in services} | {"/".join(one.key) for one in services}
 
 
 FROM_BAD_TO_GOOD = ("failed", "unreachable", "no answer", "unhealthy", "suspected", "unknown")

@@ -47,7 +47,8 @@ def nodes(view: View, chosen: Filter) -> Answer:
         },
         head(view, shown, chosen),
         Table(_COLUMNS, rows),
-        wrong=sum(is_wrong(node) or _answered(node)[0] == "unhealthy" for node in shown),
+        wrong=sum(is_wrong(node) or _answered(node)[0] == "unhealthy" for node in shown)
+        + len(chosen.missing(view)),
     )
 
 

@@ -44,7 +44,8 @@ def services(view: View, chosen: Filter) -> Answer:
         [Cell(f"{len(view.unanswered)} nodes did not say whom they avoid.", "yellow")]
         if view.unanswered
         else [],
-        wrong=sum(1 for one in lines if not one["ready"] or one["avoided"]),
+        wrong=sum(1 for one in lines if not one["ready"] or one["avoided"])
+        + len(chosen.missing(view)),
     )
 
 

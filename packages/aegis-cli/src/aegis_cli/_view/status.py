@@ -55,7 +55,7 @@ def status(view: View, chosen: Filter, *, wide: bool = False, workers: bool = Fa
         [*head(view, nodes, chosen), *_problems(view)],
         Table(columns, rows),
         notes,
-        wrong=len(wrong) + bool(view.trouble),
+        wrong=len(wrong) + len(chosen.missing(view)) + bool(view.trouble),
     )
 
 
@@ -80,6 +80,8 @@ def head(view: View, nodes: Sequence[Seen], chosen: Filter) -> list[Cell]:
             "dim",
         ),
     ]
+    missing = chosen.missing(view)
+    found += [Cell(f"no node provides {name}", "red") for name in missing]
     if view.trouble:
         since = f"STALE for {span(view.silent_for)}: " if view.silent_for > STALE else ""
         found.append(Cell(f"{since}{view.trouble}", "red"))

@@ -110,7 +110,7 @@ class Traffic:
             ],
             Table(columns, [line.cells() for line in lines]),
             notes,
-            wrong=sum(1 for line in lines if line.is_wrong),
+            wrong=sum(1 for line in lines if line.is_wrong) + len(self._chosen.missing(view)),
         )
 
 
