@@ -34,7 +34,13 @@ def main() -> None:
     callers = options.pop("callers", 1)
     with connect(*options.pop("seeds"), **options) as mesh:
         mesh.topology.subscribe(report_event)
-        rare = ("aegis_core", "aegis_discovery.policy._rules", "aegis_discovery._calls.stats")
+        rare = (
+            "aegis_core",
+            "aegis_discovery._calls.stats",
+            "aegis_discovery._runtime.edge_stats",
+            "aegis_discovery.policy._rules",
+            "uvloop",
+        )
         report(ready=list(mesh.topology.nodes), loaded=[one for one in rare if one in sys.modules])
         method = mesh.pool.channel("echo", "v1").unary_unary("/test.Echo/Say")
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from aegis_certs._identity.source import IdentitySource
     from aegis_certs._inspect.evaluate import CertificateInfo
     from aegis_certs._inspect.listing import list_certificates
-    from aegis_certs._x509.authority import DocumentSigner, is_authority, verify_authority
+    from aegis_certs._x509.authority import is_authority, verify_authority
     from aegis_certs._x509.identity import Identity, enrolment_id_of, identity_of
     from aegis_certs._x509.issuer_address import IssuerAddress
     from aegis_certs._x509.names import (
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         validate_node_id,
     )
     from aegis_certs._x509.revocation_list import Revocation, RevocationList, RevocationReason
+    from aegis_certs._x509.signer import DocumentSigner
     from aegis_certs._x509.tls_config import TLSConfig
     from aegis_certs._x509.token import Token
     from aegis_certs._x509.trust import TrustBundle, needed_cas
@@ -136,7 +137,7 @@ _HOMES = {
     "CertificateSource": "_identity.load",
     "CertificateState": "_x509.validity",
     "DEFAULT_TRUST_DOMAIN": "_x509.names",
-    "DocumentSigner": "_x509.authority",
+    "DocumentSigner": "_x509.signer",
     "EnrolledIdentity": "_ca.enrolment.grants",
     "Enrolment": "_ca.issued",
     "EnrolmentRequest": "_identity.enrolment",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 PRUNE_ABOVE = 1024
 """Number of callers above which idle callers with a full burst are forgotten."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class TokenBucket:
     """A token bucket: a burst at once, then a steady rate.
 
@@ -41,8 +42,7 @@ class TokenBucket:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """The limits of one caller.
 
     Attributes:
@@ -71,7 +71,7 @@ CERTIFICATES = Limits("requests for certificates", open=4, per_second=0.5, burst
 signature and some writes."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _Account:
     bucket: TokenBucket
     open: int = 0

@@ -23,16 +23,21 @@ T = TypeVar("T")
 class BackgroundLoop:
     """Runs coroutines for threads that have no event loop.
 
-    The thread is a daemon, so that a process that forgets to close the loop can still exit. The
-    loop is uvloop's where that is installed.
+    The thread is a daemon, so that a process that forgets to close the loop can still exit.
+
+    Args:
+        name: The name of the thread.
+        make_loop: Makes the event loop; uvloop's where that is installed, by default.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self, name: str, make_loop: Callable[[], asyncio.AbstractEventLoop] = new_event_loop
+    ) -> None:
         self._name = name
         self._lock = threading.Lock()
         self._closing = False
         self._forked = False
-        self._loop = new_event_loop()
+        self._loop = make_loop()
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
         register_at_fork(self)

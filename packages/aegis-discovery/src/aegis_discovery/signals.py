@@ -3,15 +3,19 @@
 For code that builds nodes. `EdgeStats` and `LatencyStats` are for everybody.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from aegis_discovery._runtime.call_outcomes import CODES, LATENCY_BOUNDS
-from aegis_discovery._runtime.edge_stats import (
-    EdgeStats,
-    LatencyStats,
-    busiest_edges,
-    edge_to_json,
-)
 from aegis_discovery._runtime.edges import MAX_EDGES, OTHER, Edge, EdgeTable, PeerEdges
 from aegis_discovery._runtime.log_limiter import LogLimiter
+
+if TYPE_CHECKING:
+    from aegis_discovery._runtime.edge_stats import (
+        EdgeStats,
+        LatencyStats,
+        busiest_edges,
+        edge_to_json,
+    )
 
 __all__ = [
     "CODES",
@@ -27,3 +31,17 @@ __all__ = [
     "busiest_edges",
     "edge_to_json",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Every node counts, and few are asked for the counts.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from aegis_discovery._runtime import edge_stats
+
+    value = globals()[name] = getattr(edge_stats, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

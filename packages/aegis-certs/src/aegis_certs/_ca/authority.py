@@ -21,9 +21,9 @@ from aegis_certs._ca.session import create_session, load_session
 from aegis_certs._ca.spec import LEAF_DAYS, CertificateSpec, IdentityRequest, SpecOptions
 from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now
-from aegis_certs._x509.authority import DocumentSigner
 from aegis_certs._x509.names import CA_KEY_TYPE, DEFAULT_TRUST_DOMAIN, LEAF_KEY_TYPE, KeyType
 from aegis_certs._x509.revocation_list import Revocation, RevocationList, RevocationReason
+from aegis_certs._x509.signer import DocumentSigner
 from aegis_certs._x509.tls_config import TLSConfig, make_tls
 from aegis_certs._x509.trust import TrustBundle
 from aegis_certs._x509.validity import common_name

@@ -17,8 +17,9 @@ from aegis_certs._ca.create import SIGNER_ID, make_signer
 from aegis_certs._ca.issued import IssuedCertificate
 from aegis_certs._ca.session import CASession
 from aegis_certs._store.directory import Store
-from aegis_certs._x509.authority import DocumentSigner, root_of
+from aegis_certs._x509.authority import root_of
 from aegis_certs._x509.names import DOCUMENTS_NAME, NEXT_DOCUMENTS_NAME
+from aegis_certs._x509.signer import DocumentSigner
 from aegis_certs._x509.trust import TrustBundle
 from aegis_certs._x509.validity import issued_at
 from aegis_certs.errors import NotFoundError

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis_certs._time import utc_or_now
 from aegis_certs._x509.extensions import extension_of
 from aegis_certs._x509.identity import alternative_names, trust_domain_of_ca
-from aegis_certs._x509.keys import UNUSABLE_KEY, PrivateKey, is_usable_key
+from aegis_certs._x509.keys import UNUSABLE_KEY, is_usable_key
 from aegis_certs._x509.names import validate_trust_domain
 from aegis_certs._x509.trust import TrustBundle, is_ca, signed_by
 from aegis_certs._x509.validity import check_dates, common_name
@@ -107,38 +103,3 @@ def root_of(
         if trust_domain_of_ca(root) in (None, trust_domain) and signed_by(certificate, root):
             return root
     return None
-
-
-@dataclass(frozen=True, repr=False)
-class DocumentSigner:
-    """The authority of a mesh, with its key. Its repr never shows the key.
-
-    Attributes:
-        certificate: Its certificate, which a root issued directly.
-        key: Its private key.
-        trust_domain: The trust domain of the mesh.
-    """
-
-    certificate: x509.Certificate
-    key: PrivateKey
-    trust_domain: str
-
-    def __repr__(self) -> str:
-        end = self.certificate.not_valid_after_utc
-        return f"DocumentSigner({self.trust_domain!r}, not_after={end.isoformat()})"
-
-    @property
-    def not_after(self) -> datetime:
-        """The end of its certificate (UTC)."""
-        return self.certificate.not_valid_after_utc
-
-    @property
-    def der(self) -> bytes:
-        """Its certificate in DER."""
-        return self.certificate.public_bytes(Encoding.DER)
-
-    def sign(self, data: bytes) -> bytes:
-        """A signature with SHA-256: ECDSA, or RSA PKCS#1 v1.5."""
-        if isinstance(self.key, ec.EllipticCurvePrivateKey):
-            return self.key.sign(data, ec.ECDSA(hashes.SHA256()))
-        return self.key.sign(data, padding.PKCS1v15(), hashes.SHA256())

@@ -161,7 +161,7 @@ def _not_a(what: str, kind: str, source: Source, error: Exception) -> InvalidPem
     return InvalidPemError(what, f"it is not a {kind} ({error}); {_COPY}", source)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class KeyPair:
     """A chain and the private key of its leaf, parsed once."""
 

@@ -7,16 +7,19 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from aegis_certs import TrustBundle
-from aegis_discovery.policy import NAMED_SERVICES, Policy, Subject, split_method
+from aegis_discovery.policy import NAMED_SERVICES, split_method
 from aegis_discovery.signals import LogLimiter
 from cryptography import x509
 
 from aegis_core._access.bootstrap import BootstrapCaller
 from aegis_core._access.caller import Caller
 from aegis_core.errors import CallDeniedError, CallerRefusedError
+
+if TYPE_CHECKING:
+    from aegis_discovery.policy import Policy
 
 _log = logging.getLogger("aegis.policy")
 
@@ -298,6 +301,8 @@ class _PolicyDecisions:
         return reason
 
     def _decide(self, caller: Caller, path: str, node_type: str | None) -> str | None:
+        from aegis_discovery.policy import Subject  # loaded with the policy
+
         subject = Subject(caller.node_id, node_type, caller.trust_domain)
         decision = self.policy.may_call(subject, *split_method(path))
         _log.debug("%s calls %s: %s", caller.node_id, path, decision.reason)

@@ -12,7 +12,7 @@ from aegis_core._access.caller import CallContext, Caller
 from aegis_core.errors import CallerError, NoCertificateError, NoPeerInfoError, NoTLSInfoError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class BootstrapCaller(Caller):
     """A caller that may enrol, and nothing else.
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aegis_discovery.documents import Document
-from aegis_discovery.policy import Policy, PolicyError, load_policy
+from aegis_discovery.policy import PolicyError
 from aegis_discovery.signals import LogLimiter
 
 if TYPE_CHECKING:
+    from aegis_discovery.policy import Policy
+
     from aegis_core._stats import LoadedPolicy
 
 _log = logging.getLogger("aegis.policy")
@@ -36,7 +38,7 @@ class PolicySource:
         self._path = Path(given) if isinstance(given, str | Path) else None
         self._log_limiter = LogLimiter(_log)
         self._content = self._read()
-        self.policy = given if isinstance(given, Policy) else None
+        self.policy = None if isinstance(given, str | Path) else given
         self.digest = "in code" if self.policy is not None else ""
 
     @property
@@ -46,7 +48,10 @@ class PolicySource:
 
     def loaded(self, published: Document | None) -> tuple[LoadedPolicy, ...]:
         """Describes the policies that decide: the own one, and what the mesh has published."""
-        from aegis_core._stats import LoadedPolicy  # only when statistics are asked for
+        # Only when statistics are asked for.
+        from aegis_discovery.policy import Policy
+
+        from aegis_core._stats import LoadedPolicy
 
         own = self.policy
         found = []
@@ -59,6 +64,14 @@ class PolicySource:
             found.append(LoadedPolicy("published", digest, published.sequence, *rules))
         return tuple(found)
 
+    def joined_with(self, published: Policy | None) -> Policy | None:
+        """The policy in force, which the published one can only make stricter."""
+        if published is None:
+            return self.policy
+        from aegis_discovery.policy import combined  # loaded with the published policy
+
+        return combined(self.policy, published)
+
     def load(self) -> None:
         """Loads the file, if there is one.
 
@@ -66,6 +79,8 @@ class PolicySource:
             PolicyError: If it cannot be read, or is not a valid policy.
         """
         if self._path is not None:
+            from aegis_discovery.policy import load_policy  # most nodes have no file of rules
+
             content = self._read() or b""
             policy = load_policy(self._path)
             self.digest = hashlib.sha256(content).hexdigest()

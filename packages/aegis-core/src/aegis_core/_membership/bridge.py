@@ -21,7 +21,7 @@ RETRY = 1.0
 """Seconds between two feeds of the same region."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _Crossing:
     """The way from one other region.
 

@@ -62,7 +62,7 @@ MAX_ACCUSATION_PAUSE = 96.0
 """The most seconds for which an observer that was wrong about a node does not accuse it again."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _Subject:
     heard_at: float
     opinion: Opinion = Opinion.CLEAR

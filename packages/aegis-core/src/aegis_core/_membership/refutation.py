@@ -39,7 +39,7 @@ LOG_EVERY = 60.0
 """Seconds between two lines in the log about one accuser."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _Answers:
     """The answers to one accuser."""
 

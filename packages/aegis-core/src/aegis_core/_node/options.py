@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import grpc
-from aegis_certs import TLSConfig, TLSOptions, Token, parse_worker_id
-from aegis_discovery import DEFAULT_MESH, PoolOptions, ServiceInfo
-from aegis_discovery.policy import Policy
+from aegis_certs import parse_worker_id
+from aegis_discovery import DEFAULT_MESH, ServiceInfo
 from aegis_discovery.records import MAX_REGION, place_problem
 from aegis_discovery.transport import parse_seed
 
@@ -24,7 +22,13 @@ from aegis_core._server.caller_limits import MAX_CALLS
 from aegis_core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from aegis_certs import TLSConfig, TLSOptions, Token
+    from aegis_discovery import PoolOptions
+    from aegis_discovery.policy import Policy
     from aegis_discovery.telemetry import OpenTelemetry
+
+    AnyToken = Token | str | Path
+    """A token, its text, or the path of a file that holds its text."""
 
 _log = logging.getLogger("aegis.node")
 
@@ -59,9 +63,6 @@ its calls at once fills that with 60 MB.
 LARGEST_OWN_MESSAGE = 2 * 1024 * 1024
 """Bytes of the largest message of the mesh protocol, the topology of an unsigned peer."""
 
-AnyToken = Token | str | Path
-"""A token, its text, or the path of a file that holds its text."""
-
 OptionsT = TypeVar("OptionsT")
 SelfT = TypeVar("SelfT")
 
@@ -69,7 +70,7 @@ ROTATE_MODES = ("auto", "manual")
 BOUNDARIES = ("", "region")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class NodeOptions:
     """What a node was made with. The docstring of `aegis_core.aio.Node` describes each option."""
 
@@ -270,10 +271,8 @@ def expand(
                 raise TypeError(str(error).replace(theirs, ours, 1)) from None
             init(self, made)
 
-        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        parameters = inspect.signature(options).parameters.values()
-        signature = inspect.Signature([own, *parameters], return_annotation=None)
-        expanded.__signature__ = signature  # type: ignore[attr-defined]  # inspect reads it
+        # `inspect.signature` follows it, and takes the time only where somebody asks.
+        expanded.__wrapped__ = getattr(options, "__init__")  # noqa: B009 - mypy asks for a class
         return expanded
 
     return decorate

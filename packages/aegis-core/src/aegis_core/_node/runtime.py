@@ -19,7 +19,6 @@ from aegis_discovery.background import sleep_until_tick
 from aegis_discovery.documents import NAMES, Change, Document, DocumentKind, document_to_wire
 from aegis_discovery.enrolment import MeshRenewal, known_issuers
 from aegis_discovery.identity import IdentityEvent, IdentityEventKind, IdentityRotator
-from aegis_discovery.policy import combined
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.transport import parse_seed
 
@@ -301,7 +300,7 @@ class RunningNode:
                 self.history.note("policy", f"loaded its own policy {self._policy.digest[:12]}")
 
     def _apply_policy(self) -> None:
-        policy = combined(self._policy.policy, self.state.documents.policy)
+        policy = self._policy.joined_with(self.state.documents.policy)
         self.server.set_policy(policy)
         self.may_provide.set_policy(policy)
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from aegis_certs import CertsError, TLSOptions, parse_worker_id
+from aegis_certs import CertsError, parse_worker_id
 from aegis_discovery import ServiceInfo
 from aegis_discovery.errors import DiscoveryError
 from aegis_discovery.transport import parse_seed, split_host_port
 
 from aegis_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aegis_certs import TLSOptions
 
 NodeT = TypeVar("NodeT")
 
@@ -213,4 +216,6 @@ def _own_files(values: dict[str, Any], sources: Mapping[str, str]) -> TLSOptions
     if missing:
         source = sources[next(iter(files))]
         raise ConfigError(source, f"{' and '.join(missing)} must be set too, or the same in a file")
+    from aegis_certs import TLSOptions  # most nodes have a directory of their own
+
     return TLSOptions(**files)

@@ -46,7 +46,7 @@ GONE = (FeedEnd.LOST, FeedEnd.SILENT)
 """How the feed of a node ends that fails."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Feed:
     """The feed of one peer, open or to be opened again.
 

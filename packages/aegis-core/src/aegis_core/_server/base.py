@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic
 import grpc
 from aegis_certs import TLSConfig
 from aegis_discovery import HealthStatus, NodeStatus
-from aegis_discovery.policy import OPEN_SERVICES, Policy, split_method
+from aegis_discovery.policy import OPEN_SERVICES, split_method
 from aegis_discovery.transport import join_address
 
 from aegis_core._access.authorization import CallAuthorizer
@@ -31,6 +31,7 @@ from aegis_core.errors import AddressInUseError
 
 if TYPE_CHECKING:
     from aegis_discovery import EdgeStats
+    from aegis_discovery.policy import Policy
     from aegis_discovery.telemetry import OpenTelemetry
 
     from aegis_core._stats import CallStats

@@ -33,7 +33,7 @@ class Peer(NamedTuple):
     port: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _Connection:
     caller: str | None = None
     is_old: bool = False

@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from datetime import UTC, datetime
 from functools import cache
-from platform import python_version
 from typing import TYPE_CHECKING, Any
 
 from aegis_certs import InvalidNodeIdError, parse_worker_id
 from aegis_discovery.proto import stats_pb2
-from aegis_discovery.signals import busiest_edges
 
 from aegis_core._rate_limit import READS, RateLimiter
 from aegis_core._server.mesh_protocol import RequestRefusedError
@@ -82,6 +80,8 @@ def stats_to_wire(stats: NodeStats, parts: Iterable[str] = ()) -> stats_pb2.GetS
     if not wanted or "versions" in wanted:
         values["versions"] = _versions()
     if "edges" in values:
+        from aegis_discovery.signals import busiest_edges  # only operators ask
+
         values["edges"], values["edges_left_out"] = busiest_edges(stats.edges, MAX_EDGE_BYTES)
     return stats_pb2.GetStatsResponse(json=json.dumps(values, default=_plain))
 
@@ -89,7 +89,9 @@ def stats_to_wire(stats: NodeStats, parts: Iterable[str] = ()) -> stats_pb2.GetS
 @cache
 def _versions() -> Mapping[str, str]:
     """The versions of this package and of what it runs on."""
-    from importlib.metadata import version  # only operators ask, and it loads slowly
+    # Only operators ask, and these load slowly.
+    from importlib.metadata import version
+    from platform import python_version
 
     return {
         "aegis-core": version("aegis-core"),

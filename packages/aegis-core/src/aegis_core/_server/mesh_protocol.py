@@ -6,7 +6,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from aegis_certs import MAX_WORKERS, owner_of
 from aegis_discovery import InvalidRecordError, NodeInfo, NodeStatus, Topology
@@ -28,8 +28,7 @@ MAX_SYNCED = 1024
 """Callers whose last answer is remembered; no node has so many unsigned peers."""
 
 
-@dataclass(frozen=True, slots=True)
-class LocalNode:
+class LocalNode(NamedTuple):
     """What the services need of the node that they belong to."""
 
     node_id: str

@@ -32,7 +32,7 @@ Tombstones of nodes that it introduced and dropped last a day, and are then a qu
 """
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _UnsignedPeer:
     """A peer that signs nothing.
 

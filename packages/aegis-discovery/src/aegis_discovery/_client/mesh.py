@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Self, Unpack
 
 from cryptography import x509
@@ -119,7 +120,8 @@ def connect(*seed_peers: str, **options: Unpack[ConnectArguments]) -> Mesh:
         aegis_certs.CertsError: If the identity cannot be loaded.
     """
     client, pool_arguments = create_client(*seed_peers, **options)
-    background = BackgroundLoop("aegis-client")
+    # Not uvloop's, which takes longer to load than a feed can gain by it: calls pass it by.
+    background = BackgroundLoop("aegis-client", asyncio.new_event_loop)
     try:
         background.run(client.start())
     except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from aegis_certs import TLSConfig
@@ -35,7 +36,7 @@ def renew(
         EnrolmentError: If no issuer gave a certificate.
         aegis_certs.CertsError: If the identity cannot be loaded, or another process renews it.
     """
-    background = BackgroundLoop("aegis-renewal")
+    background = BackgroundLoop("aegis-renewal", asyncio.new_event_loop)
     try:
         return background.run(
             aio_renew.renew(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aegis_certs import DocumentSigner
+from typing import TYPE_CHECKING
 
 from aegis_discovery.documents._codec import encode_body
 from aegis_discovery.documents._document import (
@@ -13,6 +13,9 @@ from aegis_discovery.documents._document import (
     SignedDocument,
 )
 from aegis_discovery.errors import InvalidDocumentError
+
+if TYPE_CHECKING:
+    from aegis_certs import DocumentSigner
 
 
 def sign_document(

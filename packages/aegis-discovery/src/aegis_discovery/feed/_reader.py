@@ -56,7 +56,7 @@ class ReceiveResult(NamedTuple):
     lacks_home: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class MessagePart:
     """A part of a message of the feed, with the fields of a message."""
 

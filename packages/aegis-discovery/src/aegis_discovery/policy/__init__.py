@@ -8,16 +8,14 @@ from aegis_discovery.errors import PolicyError
 if TYPE_CHECKING:
     from aegis_discovery.policy._providers import ProviderAuthorizer
     from aegis_discovery.policy._rules import (
-        NAMED_SERVICES,
-        OPEN_SERVICES,
         CallRule,
         Decision,
         Policy,
         ProvideRule,
         Subject,
         combined,
-        split_method,
     )
+    from aegis_discovery.policy._services import NAMED_SERVICES, OPEN_SERVICES, split_method
     from aegis_discovery.policy._toml import load_policy, parse_policy
 
 __all__ = [
@@ -36,11 +34,18 @@ __all__ = [
     "split_method",
 ]
 
-_HOMES = {"ProviderAuthorizer": "_providers", "load_policy": "_toml", "parse_policy": "_toml"}
+_HOMES = {
+    "NAMED_SERVICES": "_services",
+    "OPEN_SERVICES": "_services",
+    "ProviderAuthorizer": "_providers",
+    "load_policy": "_toml",
+    "parse_policy": "_toml",
+    "split_method": "_services",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # Most clients have no policy, and its rules take time to load.
+    # Most programs have no policy, and its rules take time to load.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOMES.get(name, '_rules')}", __name__), name)

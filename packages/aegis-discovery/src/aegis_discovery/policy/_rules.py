@@ -6,23 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 from aegis_discovery.errors import PolicyError
-
-OPEN_SERVICES = frozenset(
-    (
-        "aegis.MeshService",
-        "aegis.mesh.v1.Mesh",
-        "aegis.mesh.v1.Issuer",
-        "aegis.mesh.v1.Introspection",
-        "grpc.health.v1.Health",
-    )
-)
-"""Services that every member of a mesh may call: without them there is no mesh."""
-
-NAMED_SERVICES = frozenset(("aegis.mesh.v1.Operations",))
-"""Services that end processes: only a rule with their full name and with ids allows a call.
-
-A pattern such as `*`, a type, which any member can claim, or the lack of a policy is not enough.
-"""
+from aegis_discovery.policy._services import NAMED_SERVICES, OPEN_SERVICES
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,12 +215,6 @@ def _both(own: Decision, published: Decision) -> Decision:
         return Decision(False, None, f"{PUBLISHED_POLICY}: {published.reason}")
     reason = f"{OWN_POLICY}: {own.reason}; {PUBLISHED_POLICY}: {published.reason}"
     return Decision(True, own.rule, reason)
-
-
-def split_method(path: str) -> tuple[str, str]:
-    """Splits a gRPC path, `/package.Service/Method`, into service and method."""
-    service, _, method = path.removeprefix("/").rpartition("/")
-    return service, method
 
 
 def _decide(

@@ -26,7 +26,7 @@ TURN = 5.0
 """Seconds that a read may take while other calls of its caller wait: 4 MiB need 7 Mbit/s."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _Read:
     """A request that is read, or waits for that.
 
