@@ -271,12 +271,13 @@ def test_a_node_loads_neither_the_other_server_nor_what_only_an_issuer_needs(pac
     assert done.stdout.strip() == "set()"
 
 
-def test_a_node_that_nobody_asks_for_its_services_has_not_loaded_reflection(tmp_path):
+def test_a_node_at_rest_has_loaded_neither_reflection_nor_a_pool(tmp_path):
     CertificateAuthority.create(tmp_path, key_type=KeyType.P256).issue("a", key_type=KeyType.P256)
     code = (
         "import sys\nfrom aegis_core import Node\n"
         "with Node('a', address='127.0.0.1:0', cert_dir=sys.argv[1], grace=0):\n"
-        "    rare = {'grpc_reflection.v1alpha', 'google.protobuf.descriptor_pb2'}\n"
+        "    rare = {'grpc_reflection.v1alpha', 'google.protobuf.descriptor_pb2',\n"
+        "        'aegis_discovery._calls.pool_base', 'platform'}\n"
         "    print(rare & set(sys.modules))"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

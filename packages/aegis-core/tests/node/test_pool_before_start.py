@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 from aegis_certs import TLSConfig
 from aegis_core import AddressInUseError, Node, NodeStateError, ServiceInfo, aio
-from aegis_discovery import ClosedError, NoProvidersError, PoolOptions
+from aegis_discovery import ClosedError, NoProvidersError, PoolOptions, PoolStats
 from aegis_discovery.policy import Policy
 
 MakeIdentity = Callable[[str], TLSConfig]
@@ -162,5 +162,15 @@ def test_the_pool_of_a_node_that_stopped_is_not_made_anew(identity: MakeIdentity
     node = Node("cart", **options(identity, "cart"))
     with node:
         pass
+    with pytest.raises(NodeStateError, match="is not running"):
+        _ = node.pool
+
+
+async def test_the_pool_of_an_async_node_that_nobody_asked_for_is_never_made(
+    identity: MakeIdentity,
+) -> None:
+    node = aio.Node("cart", **options(identity, "cart"))
+    async with node:
+        assert node.stats().pool == PoolStats((), ())
     with pytest.raises(NodeStateError, match="is not running"):
         _ = node.pool

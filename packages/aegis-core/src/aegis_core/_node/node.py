@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from aegis_certs import TLSConfig
-from aegis_discovery.aio import ServiceClientPool
 from aegis_discovery.background import register_at_fork
 from aegis_discovery.errors import ForkedError
 from aegis_discovery.identity import IdentityEvent
@@ -28,6 +27,8 @@ from aegis_core._server.base import ServerBase, ServerFactory
 from aegis_core.errors import NodeStateError
 
 if TYPE_CHECKING:
+    from aegis_discovery.aio import ServiceClientPool
+
     from aegis_core._server.aio.server import MeshServer
     from aegis_core._stats import NodeStats
 
@@ -130,8 +131,6 @@ class Node(NodeView):
     def __repr__(self) -> str:
         where = self.address if self._running else "not running"
         return f"<Node {self.id} {where}>"
-
-    # The parts of a running node
 
     @property
     def pool(self) -> ServiceClientPool:
@@ -377,7 +376,7 @@ class Node(NodeView):
             if running is not None:
                 await running.stop(grace, leave=self._failure is None)
             else:
-                await self.outbound.pool.close()
+                await self.outbound.close_pool()
         finally:
             if self._failure is None:
                 self._ended.set_result(None)

@@ -146,7 +146,7 @@ class RunningNode:
         )
         self.server.hold_calls(joining=options.joins)
         outbound.change_identity(tls)
-        self.pool, self.may_provide = outbound.pool, outbound.may_provide
+        self.may_provide = outbound.may_provide
         self.runner = SessionRunner(self.state, outbound.channels)
         self.peers, self.session = self.runner.peers, self.runner.session
         self._observers = self.session.membership.observers
@@ -350,7 +350,7 @@ class RunningNode:
             if self._metrics is not None:
                 stack.callback(self._metrics.close)
             stack.push_async_callback(self.peers.close)
-            stack.push_async_callback(self.pool.close)
+            stack.push_async_callback(self._outbound.close_pool)
             stack.push_async_callback(self.server.stop, grace)
             tasks = list(self._tasks)
             for task in tasks:

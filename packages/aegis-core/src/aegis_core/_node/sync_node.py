@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from aegis_certs import TLSConfig
-from aegis_discovery import PoolOptions, ServiceClientPool
 from aegis_discovery.background import BackgroundLoop
 from aegis_discovery.identity import IdentityEvent
 
@@ -27,6 +26,8 @@ from aegis_core._server.sync.server import BlockingServer
 from aegis_core.errors import NodeStateError
 
 if TYPE_CHECKING:
+    from aegis_discovery import ServiceClientPool
+
     from aegis_core._stats import NodeStats
 
 P = ParamSpec("P")
@@ -143,7 +144,10 @@ class Node(NodeView):
             if self._pool is None or outbound is not self._outbound:
                 if self._is_stopped:
                     raise NodeStateError(f"node {self.id} is not running")
+                from aegis_discovery import ServiceClientPool  # many nodes call no service
+
                 self._outbound = outbound
+                pool_options = self._options.pool_options
                 self._pool = ServiceClientPool(
                     outbound.topology,
                     None,
@@ -151,7 +155,7 @@ class Node(NodeView):
                     zone=self._options.zone,
                     may_provide=outbound.may_provide,
                     telemetry=self._options.telemetry,
-                    **vars(self._options.pool_options or PoolOptions()),
+                    **({} if pool_options is None else vars(pool_options)),
                 )
                 outbound.add(self._pool)
             return self._pool

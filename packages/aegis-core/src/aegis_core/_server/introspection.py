@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from datetime import UTC, datetime
@@ -89,14 +90,13 @@ def stats_to_wire(stats: NodeStats, parts: Iterable[str] = ()) -> stats_pb2.GetS
 @cache
 def _versions() -> Mapping[str, str]:
     """The versions of this package and of what it runs on."""
-    # Only operators ask, and these load slowly.
+    # Only operators ask, and this loads slowly.
     from importlib.metadata import version
-    from platform import python_version
 
     return {
         "aegis-core": version("aegis-core"),
         "grpcio": version("grpcio"),
-        "python": python_version(),
+        "python": sys.version.split()[0],
     }
 
 
