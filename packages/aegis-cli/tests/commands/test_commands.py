@@ -47,6 +47,15 @@ def test_every_option_has_an_environment_variable_in_its_help(path: str) -> None
             assert option.show_envvar, option.opts
 
 
+def test_lists_of_commands_are_not_cut_at_80_columns() -> None:
+    for path, command in ALL.items():
+        if isinstance(command, click.Group):
+            shown = (
+                CliRunner().invoke(root, [*path.split()[1:], "--help"], terminal_width=80).output
+            )
+            assert [line for line in shown.splitlines()[1:] if line.endswith("...")] == [], path
+
+
 def test_help_loads_neither_grpc_nor_cryptography() -> None:
     code = (
         "import sys, aegis_cli.cli as c; c.aegis(['mesh', 'status', '--help'], 'aegis', "

@@ -20,12 +20,12 @@ from aegis_cli._options import CHECK_FAILED, check, connecting
 @connecting
 @check
 def doctor(json: bool, check: bool, **options: Any) -> None:
-    """Find what is wrong with this machine's identity and with the mesh, and say what to do.
+    """Find what is wrong with this machine and the mesh.
 
-    It examines the certificate directory, the identity and, with --node or --registry, the mesh:
-    whether each node answers from here and is healthy, whether clocks differ, addresses that others
-    cannot use, certificates and CAs that end, nodes that trust other CAs, mixed versions, and nodes
-    that know other nodes than the rest.
+    It says what to do about it. It examines the certificate directory, the identity and, with
+    --node or --registry, the mesh: whether each node answers from here and is healthy, whether
+    clocks differ, addresses that others cannot use, certificates and CAs that end, nodes that trust
+    other CAs, mixed versions, and nodes that know other nodes than the rest.
     """
     from dataclasses import replace
     from datetime import UTC, datetime

@@ -70,7 +70,7 @@ def enroll(
     timeout: float,
     json: bool,
 ) -> None:
-    """Get the identity of this machine from an issuer of the mesh, for a token.
+    """Get this machine's identity from an issuer, for a token.
 
     The key is created here and never leaves this machine. If the directory has a valid identity of
     this node already, it is kept, and the token is not used. With an ID, the token must be for it.

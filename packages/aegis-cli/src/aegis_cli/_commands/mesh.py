@@ -98,7 +98,7 @@ OWN: Sequence[str] = ("standings",)
 @check
 @watch
 def status(json: bool, wide: bool, workers: bool, check: bool, watch: bool, **options: Any) -> None:
-    """Show the nodes of a mesh: status, since when and by whom, and certificate.
+    """Show the nodes: status, since when and by whom, certificate.
 
     What is wrong is at the top. One node is asked, which knows about all; `aegis mesh nodes` asks
     each node itself. --watch updates the table on a terminal; a pipe gets one table after another,
@@ -125,7 +125,7 @@ def status(json: bool, wide: bool, workers: bool, check: bool, watch: bool, **op
 @check
 @watch
 def nodes(json: bool, check: bool, watch: bool, **options: Any) -> None:
-    """Ask each node itself: health, round trip, and how many nodes it knows."""
+    """Ask each node itself: health, round trip, nodes it knows."""
     from aegis_cli._view import nodes as view
 
     place, chosen = place_of(options), filter_of(options)
@@ -144,7 +144,7 @@ def nodes(json: bool, check: bool, watch: bool, **options: Any) -> None:
 @check
 @watch
 def services(json: bool, check: bool, watch: bool, **options: Any) -> None:
-    """Show who provides which service, and which callers avoid which providers.
+    """Show who provides which service, and who is avoided.
 
     A caller avoids a provider that failed its calls (ejected), that it cannot reach, or that says
     itself that it is unhealthy.
@@ -171,7 +171,7 @@ def services(json: bool, check: bool, watch: bool, **options: Any) -> None:
     metavar="TIME",
 )
 def certs(json: bool, within: float | None, **options: Any) -> None:
-    """Show the certificates that the nodes use, and the CAs, by what ends next."""
+    """Show the certificates of nodes and CAs, by what ends next."""
     from aegis_cli._view import certificates as view
 
     place, chosen = place_of(options), filter_of(options)

@@ -37,9 +37,9 @@ __all__ = ["mesh"]  # the group with these commands too
 )
 @option("--follow", "AEGIS_FOLLOW", "Go on with further events until Ctrl-C.", is_flag=True)
 def events(json: bool, since: float | None, follow: bool, **options: Any) -> None:
-    """Show what changed in the mesh, as one node saw it: its last 200 events.
+    """Show what changed in the mesh, as one node saw it.
 
-    With --json each event is one line.
+    A node keeps its last 200 events. With --json each event is one line.
     """
     from aegis_cli._mesh.events import show_events
     from aegis_cli._run import run
@@ -52,10 +52,11 @@ def events(json: bool, since: float | None, follow: bool, **options: Any) -> Non
 @connecting
 @check
 def why(node_id: str, json: bool, check: bool, **options: Any) -> None:
-    """Tell why a node has its status: who says so, since when, and who watches it.
+    """Tell why a node has its status: who says so, since when.
 
-    A verdict counts if its author watches the node and has not restarted since. A node has failed
-    when more than half of its observers say so.
+    It also tells who watches the node, and its last changes. A verdict counts if its author watches
+    the node and has not restarted since. A node has failed when more than half of its observers say
+    so.
     """
     from aegis_certs import parse_worker_id
 
@@ -76,9 +77,10 @@ def why(node_id: str, json: bool, check: bool, **options: Any) -> None:
 @connecting
 @check
 def diff(a: str, b: str, json: bool, check: bool, **options: Any) -> None:
-    """Show where the views of two nodes differ: nodes, statuses, documents, policies.
+    """Show where the views of two nodes differ.
 
-    What differs for less than a second does not count: news may be on the way.
+    It compares nodes, statuses, documents and policies. What differs for less than a second does
+    not count: news may be on the way.
     """
     from aegis_cli._mesh.compare import compare
     from aegis_cli._output.show import show

@@ -54,7 +54,7 @@ def top(over: float | None, **options: Any) -> None:
 @check
 @watch
 def edges(over: float | None, **options: Any) -> None:
-    """Show who calls whom: calls a second, success and latency of each edge.
+    """Show who calls whom: calls a second, success, latency.
 
     As callers count them, with each retry; the calls of plain clients as providers count them.
     """
@@ -90,10 +90,10 @@ def _reads_twice(shown: Any, over: float | None) -> Any:
 @filtering
 @check
 def policies(json: bool, check: bool, **options: Any) -> None:
-    """Show which policies decide at each node: source, digest, sequence and rules.
+    """Show which policies decide at each node.
 
-    A node that lacks the newest published policy is at the top. `aegis policy check` tells what a
-    policy decides.
+    It shows source, digest, sequence and the number of rules. A node that lacks the newest
+    published policy is at the top. `aegis policy check` tells what a policy decides.
     """
     from aegis_cli._view import policies as view
 

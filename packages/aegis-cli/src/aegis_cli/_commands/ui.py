@@ -29,10 +29,11 @@ from aegis_cli._options import connecting
 )
 @option("--no-open", "AEGIS_UI_NO_OPEN", "Print the address, and open no browser.", is_flag=True)
 def ui(json: bool, port: int, no_open: bool, **options: Any) -> None:
-    """Show the mesh in a browser, live: a picture, services, calls, nodes, events, certificates.
+    """Show the mesh in a browser, live.
 
-    The page is on loopback, until Ctrl-C. Its address has a token that is good for the first
-    browser that opens it. The page changes nothing.
+    It has a picture, services, calls, nodes, events and certificates. The page is on loopback,
+    until Ctrl-C. Its address has a token that is good for the first browser that opens it. The page
+    changes nothing.
     """
     from aegis_cli._run import run
     from aegis_cli._ui.opening import show_page
