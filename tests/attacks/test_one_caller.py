@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import re
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -21,6 +22,7 @@ from aegis_core import CallRule, Policy
 from aegis_core._node.options import MAX_STREAMS
 from aegis_core._server.admission import MANY
 from aegis_core._server.caller_limits import MAX_CALLS
+from aegis_core._server.connection_guard import QUEUE
 from aegis_core._server.held.request_reads import MAX_READS
 from aegis_core.aio import Node
 from aegis_discovery.aio.transport import open_channel
@@ -431,6 +433,23 @@ async def test_of_connections_without_a_call_only_the_newest_stay_open(
     await call_honestly(node, identity("honest"))
     assert len(logged("127.0.0.1 holds too many connections")) == 1
     assert node.stats().calls.closed_connections >= 40 - 10 - 8
+
+
+@pytest.mark.skipif(shutil.which("ss") is None, reason="ss of iproute2 tells the length")
+@both
+async def test_the_system_accepts_only_few_connections_before_the_node_does(
+    start_victim: StartVictim, until: Until
+) -> None:
+    node = await start_victim()
+    port = node.address.rpartition(":")[2]
+
+    def lengths() -> list[int]:
+        """Returns how many may wait on each listening socket."""
+        command = ["ss", "-Hltn", f"sport = :{port}"]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True)
+        return [int(line.split()[2]) for line in listing.stdout.splitlines()]
+
+    await until(lambda: set(lengths()) == {QUEUE})
 
 
 @both

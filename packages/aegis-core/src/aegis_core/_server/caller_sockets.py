@@ -56,16 +56,27 @@ class CallerSockets:
             self._known[key] = known[key] if key in known else self._look(descriptor)
         return [peer for peer in self._known.values() if peer is not None]
 
+    def shorten_queue(self, length: int) -> None:
+        """Limits how many connections wait to be accepted; gRPC has no option for it."""
+        for descriptor in _descriptors():
+            with _opened(descriptor) as listener:
+                if listener is not None and _listens(listener, self._port):
+                    # A second listen(2) changes the length of the queue and nothing else.
+                    listener.listen(length)
+
     def close(self, peers: Collection[Peer]) -> int:
         """Closes connections, as their other ends could; returns how many."""
         closed = 0
-        for (descriptor, _), peer in list(self._known.items()):
+        for key, peer in list(self._known.items()):
             if peer not in peers:
                 continue
-            with _opened(descriptor) as connection:
+            with _opened(key[0]) as connection:
                 # Looked up again: the descriptor may be another connection by now.
-                if connection is not None and self._peer_of(connection) == peer:
-                    closed += _reset(connection)
+                if connection is None or self._peer_of(connection) != peer:
+                    continue
+                if _reset(connection):
+                    closed += 1
+                    self._known[key] = None  # gRPC keeps it open for a while
         return closed
 
     def received(self, peers: Collection[str]) -> dict[str, int]:
@@ -102,6 +113,17 @@ class CallerSockets:
             return _peer(*connection.getpeername()[:2])
         except OSError:  # it is not connected
             return None
+
+
+def _listens(candidate: socket.socket, port: int) -> bool:
+    try:
+        return (
+            candidate.family in {socket.AF_INET, socket.AF_INET6}
+            and candidate.getsockname()[1] == port
+            and bool(candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        )
+    except OSError:
+        return False
 
 
 def _reset(connection: socket.socket) -> bool:

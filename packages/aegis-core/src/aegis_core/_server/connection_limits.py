@@ -18,11 +18,12 @@ FEW = 128
 MAX_CONNECTIONS = 256
 """Connections of one caller, times its live workers; the newest ones are closed. 23 MB."""
 
-MAX_SILENT = 128
-"""Connections from one address without a call so far; the oldest ones are closed. 10 MB.
+MAX_SILENT = MAX_CONNECTIONS
+"""Connections from one address without a call so far; the oldest ones are closed. 20 MB.
 
-gRPC connects when there is a call to make, so an honest connection is silent for few round trips
-only. A flood closes the oldest ones, so that a new one has as much time as the flood leaves to it.
+As many as one caller may have, since it may open them all at once. gRPC connects when there is a
+call to make, so an honest connection is silent for few round trips only. A flood closes the oldest
+ones, so that a new one has as much time as the flood leaves to it.
 """
 
 

@@ -1,0 +1,52 @@
+"""What a node does while connections arrive faster than their handshakes are taken up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+
+import pytest
+from aegis_core._server.caller_sockets import CallerSockets
+from aegis_core._server.connection_guard import ACCEPTED_UNSEEN, QUEUE, ConnectionGuard
+from aegis_core._server.connection_limits import FEW, MAX_SILENT, ConnectionLimits
+
+HOST = "127.0.0.1"
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO is of Linux")
+
+
+def longest_queue(listener: socket.socket) -> int:
+    """Returns how many connections may wait to be accepted: tcpi_sacked of one that listens."""
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+    return int.from_bytes(info[28:32], sys.byteorder)
+
+
+async def test_no_more_connections_are_accepted_before_those_before_them_were_looked_at() -> None:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server((HOST, 0), backlog=16))
+        port = server.getsockname()[1]
+        sockets = CallerSockets(port)
+        guard = ConnectionGuard(ConnectionLimits(), sockets)
+        # As gRPC does it, on one thread; the event loop has no turn meanwhile.
+        for _ in range(FEW + MAX_SILENT + 3 * ACCEPTED_UNSEEN):
+            stack.enter_context(socket.create_connection((HOST, port)))
+            stack.enter_context(server.accept()[0])
+            guard.note_accepted()
+            assert len(sockets.find()) <= FEW + MAX_SILENT + ACCEPTED_UNSEEN
+        assert guard.closed >= ACCEPTED_UNSEEN
+    await asyncio.sleep(0)
+
+
+@linux_only
+def test_the_queue_of_a_server_is_shortened_and_no_other() -> None:
+    with (
+        socket.create_server((HOST, 0), backlog=2 * QUEUE) as server,
+        socket.create_server((HOST, 0), backlog=2 * QUEUE) as other,
+    ):
+        CallerSockets(server.getsockname()[1]).shorten_queue(8)
+        assert longest_queue(server) == 8
+        assert longest_queue(other) == 2 * QUEUE
+        with socket.create_connection(server.getsockname()) as one, server.accept()[0] as accepted:
+            one.sendall(b"x")
+            assert accepted.recv(1) == b"x"
