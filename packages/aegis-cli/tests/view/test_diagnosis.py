@@ -40,6 +40,12 @@ def test_nothing_is_wrong_with_a_mesh_that_is_well() -> None:
     [
         ({"reply": None, "problem": "refused"}, "reachability", "problem", "refused; check that"),
         (
+            {"reply": None, "problem": "is it on?"},
+            "reachability",
+            "problem",
+            "is it on? check that",
+        ),
+        (
             {"reply": Reply("unhealthy", "", "no database", 0.1)},
             "health",
             "problem",

@@ -94,7 +94,8 @@ def _reachability(view: View) -> Iterator[Diagnosis]:
             if node.info.status == "failed"
             else "check that it runs, and that this machine reaches its address and port"
         )
-        yield Diagnosis(topic, "problem", f"{state}: {node.problem}; {advice}", [node.id])
+        end = "" if node.problem.endswith("?") else ";"
+        yield Diagnosis(topic, "problem", f"{state}: {node.problem}{end} {advice}", [node.id])
     if more := [node.id for node in silent[MAX_NAMED:]]:
         yield Diagnosis(topic, "problem", f"{len(more)} more nodes do not answer", more)
     ill = [node for node in view.nodes if node.reply and node.reply.health == "unhealthy"]

@@ -78,7 +78,7 @@ def why(told: Stats, trip: float | str | None, now: datetime) -> Answer:
     facts = {**told, "from_here": reachable}
     if not told.get("known"):
         head = [Cell(f"{asked} knows no node {node_id}", "red")]
-        return Answer(facts, head, notes=_history(told), wrong=1)
+        return Answer(facts, head, notes=_history(told)[1:], wrong=1)
     status = text_of(told.get("status"))
     verdicts = items_of(told.get("verdicts"))
     return Answer(
