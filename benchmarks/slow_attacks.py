@@ -20,6 +20,7 @@ from frames import (
     DATA,
     END_HEADERS,
     END_STREAM,
+    GOAWAY,
     HEADERS,
     MAX_FRAME,
     PRIORITY,
@@ -42,6 +43,8 @@ UNREAD_CONNECTIONS = 8
 ANSWER = b"x" * 15_000
 WATCH = "/aegis.mesh.v1.Mesh/Watch"
 THREADS = 8
+UNKNOWN = 0xBB
+TEXT = b"x" * 1_000
 NO_WINDOW = struct.pack(">HI", 4, 0)
 """A setting: no stream may send."""
 
@@ -127,6 +130,18 @@ def priorities(attack: Attack, until: float) -> int:
 
 def empty_data(attack: Attack, until: float) -> int:
     return attack.flood(until, _on_open(attack, DATA, b""), 1e9)
+
+
+def goaways(attack: Attack, until: float) -> int:
+    """Says again and again that it is about to go, with some text."""
+    one = frame(GOAWAY, 0, bytes(8) + TEXT)
+    return attack.flood(until, lambda _: one * BATCH, 1e9)
+
+
+def unknown_frames(attack: Attack, until: float) -> int:
+    """Sends frames of a type that HTTP/2 does not have; a server has to pass over them."""
+    one = frame(UNKNOWN, 0, TEXT)
+    return attack.flood(until, lambda _: one * BATCH, 1e9)
 
 
 def _on_open(attack: Attack, kind: int, payload: bytes) -> Callable[[Connection], bytes]:
@@ -275,6 +290,8 @@ KINDS: dict[str, Callable[[Attack, float], int]] = {
     "WINDOW_UPDATE": window_updates,
     "PRIORITY": priorities,
     "empty DATA": empty_data,
+    "GOAWAY": goaways,
+    "unknown frames": unknown_frames,
     "half-closed": half_closed,
     "handshakes": handshakes,
     "abandoned handshakes": abandoned_handshakes,
