@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from aegis_cli._output.answer import Answer
 from aegis_cli._output.escape import cut, plain, width_of
@@ -64,3 +66,14 @@ def test_optional_columns_are_left_out_before_a_name_is_broken() -> None:
         assert all(width_of(line) <= width for line in lines)
     lines, missing = lay_out(Table(columns, rows), 50)
     assert (missing, "".join(line[:20].strip() for line in lines[1:])) == (["WHERE", "CERT"], name)
+
+
+@pytest.mark.parametrize("colors", [False, True])
+def test_no_line_is_longer_than_the_smallest_terminal(colors: bool) -> None:
+    table = Table(
+        (Column("ID", folds=True), Column("STATUS"), Column("CALLS", right=True)),
+        [[Cell("orders-1 (2 workers)"), Cell("unreachable 12m", "yellow"), Cell("1234567", "red")]],
+    )
+    for width in (12, 20, 30, 40):
+        for line in lay_out(table, width, colors=colors)[0]:
+            assert width_of(re.sub("\x1b\\[[0-9;]*m", "", line)) <= width

@@ -71,9 +71,11 @@ def lay_out(table: Table, width: int, *, colors: bool = False) -> tuple[list[str
             break
         shown.remove(max(droppable, key=lambda i: (columns[i].optional, i)))
     if widths is None:
-        widths = _fit(natural, [sizes[i].least for i in shown], width) or natural
+        least = [sizes[i].least for i in shown]
+        widths = _fit(natural, least, width) or least
     kept = [columns[i] for i in shown]
-    lines = [_line([(c.title, "bold") for c in kept], kept, widths, colors=colors)]
+    titles = [(c.title, "bold") for c in kept]
+    lines = [_line(titles, kept, widths, width, colors=colors)]
     for row, texts in zip(table.rows, cells, strict=True):
         folded = [
             _fold(texts[i], widths[at] if columns[i].folds else None) for at, i in enumerate(shown)
@@ -83,8 +85,7 @@ def lay_out(table: Table, width: int, *, colors: bool = False) -> tuple[list[str
                 (lines_[number] if number < len(lines_) else "", row[i].style)
                 for i, lines_ in zip(shown, folded, strict=True)
             ]
-            lines.append(_line(parts, kept, widths, colors=colors))
-    lines = [cut(line, width) if not colors and width_of(line) > width else line for line in lines]
+            lines.append(_line(parts, kept, widths, width, colors=colors))
     return lines, [columns[i].title for i in range(len(columns)) if i not in shown]
 
 
@@ -155,13 +156,18 @@ def _line(
     parts: Sequence[tuple[str, str]],
     columns: Sequence[Column],
     widths: Sequence[int],
+    room: int,
     *,
     colors: bool,
 ) -> str:
-    shown = []
-    last = len(parts) - 1
-    for at, ((text, style), column, width) in enumerate(zip(parts, columns, widths, strict=True)):
-        padding = " " * max(0, width - width_of(text))
+    """The cells of a line side by side, cut where the terminal ends."""
+    shown, used = [], 0
+    for (text, style), column, width in zip(parts, columns, widths, strict=True):
+        if used >= room:
+            break
+        text = cut(text, room - used)
+        padding = " " * min(max(0, width - width_of(text)), room - used - width_of(text))
         painted = styled(text, style, colors=colors)
-        shown.append(padding + painted if column.right else painted + padding * (at != last))
+        shown.append(padding + painted if column.right else painted + padding)
+        used += width_of(text) + len(padding) + GAP
     return (" " * GAP).join(shown).rstrip()
