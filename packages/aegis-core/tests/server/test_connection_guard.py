@@ -6,10 +6,17 @@ import asyncio
 import contextlib
 import socket
 import sys
+import time
 
 import pytest
 from aegis_core._server.caller_sockets import CallerSockets
-from aegis_core._server.connection_guard import ACCEPTED_UNSEEN, QUEUE, ConnectionGuard
+from aegis_core._server.connection_guard import (
+    ACCEPTED_UNSEEN,
+    CALM,
+    MAX_DELAY,
+    QUEUE,
+    ConnectionGuard,
+)
 from aegis_core._server.connection_limits import FEW, MAX_SILENT, ConnectionLimits
 
 HOST = "127.0.0.1"
@@ -50,3 +57,23 @@ def test_the_queue_of_a_server_is_shortened_and_no_other() -> None:
         with socket.create_connection(server.getsockname()) as one, server.accept()[0] as accepted:
             one.sendall(b"x")
             assert accepted.recv(1) == b"x"
+
+
+async def test_new_connections_wait_until_calls_with_long_headers_are_worked_off() -> None:
+    guard = ConnectionGuard(ConnectionLimits(), CallerSockets(0))
+    seen: list[float] = []
+
+    def work_off() -> None:
+        for number in range(5):
+            guard.note_long_headers(f"ipv4:{HOST}:{number + 1}")
+            seen.append(time.monotonic())
+            time.sleep(CALM / 5)
+
+    work = asyncio.create_task(asyncio.to_thread(work_off))
+    while not seen:  # noqa: ASYNC110 - a thread sets it
+        await asyncio.sleep(0)
+    began = time.monotonic()
+    await asyncio.to_thread(guard.note_accepted)
+    waited_until = time.monotonic()
+    await work
+    assert waited_until >= min(seen[-1] + CALM, began + MAX_DELAY)

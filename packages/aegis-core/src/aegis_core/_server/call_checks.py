@@ -54,7 +54,7 @@ MAX_METHODS = 4096
 """Methods whose handlers are cached; a generic handler may serve any number of methods."""
 
 MAX_HEADERS = 16 * 1024
-"""Bytes of the metadata of a call. gRPC has the same limit, and counts each frame of it anew."""
+"""Bytes of the metadata of a call. gRPC has the same limit once its settings are acknowledged."""
 
 CallT = TypeVar("CallT", bound=Call)
 
@@ -92,6 +92,8 @@ class Guard(Protocol):
 
     def note_call(self, peer: str, caller: str) -> None: ...
 
+    def note_long_headers(self, peer: str) -> None: ...
+
     def condemn(self, peer: str) -> None: ...
 
 
@@ -118,8 +120,7 @@ class CallChecks(Generic[CallT]):
         streams: The callers of open streams, with the methods that the policy is asked about.
         refused: Calls refused for the caller's certificate or TLS version.
         denied: Calls that the policy denied.
-        over_limit: Calls refused since their caller has too many, cancels too many, or sends
-            metadata that is too long.
+        over_limit: Calls refused since their caller has or cancels too many, or for long metadata.
         edges: Counts the calls of the user's services, by caller and method.
         services: The user's services; methods of others, which only a handler of any name serves,
             are counted together.
@@ -284,8 +285,7 @@ class CallChecks(Generic[CallT]):
                 line = (
                     "%s cancels many calls, or makes many that are refused: %.0f a second or more"
                 )
-                facts = caller_id, NAMED_PER_SECOND
-                self._log_limiter.warn(caller_id, "cancels many", line, *facts)
+                self._log_limiter.warn(caller_id, "many", line, caller_id, NAMED_PER_SECOND)
             return
         line = (
             "%s cancels more than %.0f calls a second, or makes as many that are refused; for "
@@ -307,6 +307,8 @@ class CallChecks(Generic[CallT]):
         return size > self._max_headers
 
     def reject_long_headers(self, context: CallContext) -> Rejection:
+        if self.guard is not None:  # whoever it is: each such call takes 3 MB
+            self.guard.note_long_headers(context.peer())
         try:
             caller_id = caller_from_context(context).node_id
         except CallerError as error:
@@ -314,7 +316,7 @@ class CallChecks(Generic[CallT]):
             return _rejection(error)
         line = "%s sends calls with more than %d bytes of metadata, which are refused"
         self._log_limiter.warn(caller_id, "metadata", line, caller_id, self._max_headers)
-        self.abused(caller_id, context)
+        self.abused(caller_id)
         return self._over_limit(HEADERS_TOO_LONG, caller_id).rejection
 
     def reject_unknown_method(self, context: CallContext) -> Rejection:

@@ -15,7 +15,7 @@ from aegis_discovery.signals import LogLimiter
 
 from aegis_core._server.call_checks import CallChecks, CallT
 from aegis_core._server.caller_sockets import CallerSockets, parse_peer
-from aegis_core._server.connection_limits import ConnectionLimits
+from aegis_core._server.connection_limits import ConnectionLimits, Peer
 from aegis_core._server.held.unfinished_messages import LOOK_EVERY as LOOK_AT_MESSAGES_EVERY
 from aegis_core._server.held.unfinished_messages import REFUSED_FOR, Excess
 from aegis_core._server.memory import allocated_bytes, return_freed_memory
@@ -46,6 +46,17 @@ RETURN_EVERY = 0.25
 
 At 1 s, strangers that connect again and again made a node take 57 MB in between, at 0.25 s 42 MB.
 """
+
+CALM = 0.15
+"""Seconds without a call with long headers after which gRPC accepts connections again.
+
+gRPC applies its limit once the other end has acknowledged it, so a connection can send such calls
+before that. Each takes 3 MB, and 20 ms of the node, while gRPC reads the next ones in 6 ms each. So
+those that are read must be worked off before the next connection may send some.
+"""
+
+MAX_DELAY = 1.0
+"""Seconds for which connections wait for that at most."""
 
 PAUSE = 0.02
 """Seconds between two closed connections of callers that flood."""
@@ -78,11 +89,16 @@ class ConnectionGuard:
         self._is_due = False
         self._accepted = 0
         self._closed_at = 0.0
+        self._long_at = 0.0
+        self._long_from: Peer | None = None
         self._lock = threading.Lock()
         self._log_limiter = LogLimiter(_log)
 
     def note_accepted(self) -> None:
         """Counts a new connection; called by the thread that accepts them, before its handshake."""
+        until = time.monotonic() + MAX_DELAY
+        while self._long_at and self._long_at + CALM > time.monotonic() < until:
+            time.sleep(LOOK_EVERY)
         self._accepted += 1
         if self.limits.is_watching or self._accepted >= LOOK_AFTER:
             self.limits.is_watching = True  # the look may be late, and knows only what was noted
@@ -95,6 +111,20 @@ class ConnectionGuard:
         parsed = parse_peer(peer)
         if parsed is not None and self.limits.note_call(parsed, caller):
             self._look_soon()
+
+    def note_long_headers(self, peer: str) -> None:
+        """Closes a connection that sends what gRPC would refuse later; called by any thread.
+
+        New connections wait until such calls are worked off.
+        """
+        parsed = parse_peer(peer)
+        self._long_at = time.monotonic()
+        if parsed is None or parsed == self._long_from:
+            return
+        with self._lock:
+            self._long_from = parsed
+            self._sockets.find()
+            self.closed += self._sockets.close({parsed})
 
     def condemn(self, peer: str) -> None:
         """Closes a connection now; called by any thread.
