@@ -17,7 +17,6 @@ CliError
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import grpc
 
@@ -88,6 +87,8 @@ class UnknownNodeError(CliError):
     """
 
     def __init__(self, node_id: str, known: Sequence[str] = ()) -> None:
+        from difflib import get_close_matches  # loads slowly
+
         self.node_id = node_id
         workers = [one for one in known if one.startswith(f"{node_id}#")]
         self.similar = tuple(sorted((workers or get_close_matches(node_id, known))[:3]))

@@ -65,6 +65,19 @@ def test_help_loads_neither_grpc_nor_cryptography() -> None:
     assert done.stdout.splitlines()[-1] == "set()"
 
 
+def test_reading_a_mesh_loads_neither_a_node_nor_what_issues_certificates() -> None:
+    rare = {
+        *("aegis_certs._ca.session", "aegis_core", "aegis_discovery._calls.stats"),
+        *("aegis_discovery.policy._rules", "difflib", "rich", "uvloop"),
+    }
+    code = (
+        "import sys, aegis_cli._identity, aegis_cli._mesh.connecting, aegis_cli._view.status; "
+        f"print({rare!r} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_the_version_is_shown(aegis) -> None:
     done = aegis.run("--version")
     assert (done.returncode, done.stdout) == (0, "aegis 1!0.1.0\n")

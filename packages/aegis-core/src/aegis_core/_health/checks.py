@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from aegis_discovery import HealthStatus
 
@@ -94,8 +94,7 @@ def as_status(result: object) -> HealthStatus:
     return HealthStatus.UNHEALTHY if result is False else HealthStatus.HEALTHY
 
 
-@dataclass(frozen=True, slots=True)
-class CheckOutcome:
+class CheckOutcome(NamedTuple):
     """The result of one run of a checker."""
 
     name: str
