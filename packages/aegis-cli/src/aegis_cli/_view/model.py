@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from aegis_certs import owner_of, parse_worker_id
 from aegis_discovery import NodeInfo
@@ -17,8 +17,7 @@ Stats = Mapping[str, Any]
 """What a node tells about itself. Any node may leave out anything, or write what it likes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What a node answered itself.
 
     Attributes:
@@ -136,8 +135,7 @@ class View:
         return next((node for node in self.nodes if node.id == node_id), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+class Filter(NamedTuple):
     """Which nodes a command shows; an empty part means all.
 
     Attributes:
