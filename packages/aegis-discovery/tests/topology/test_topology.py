@@ -371,6 +371,23 @@ def test_a_subscriber_that_fails_does_not_affect_others(caplog: pytest.LogCaptur
     assert "a subscriber failed on joined of a" in caplog.text
 
 
+def test_events_go_on_after_one_whose_subscriber_was_interrupted() -> None:
+    topology, seen = Topology(), list[str]()
+
+    def interrupted(event: TopologyEvent) -> None:
+        seen.append(event.node.id)
+        if event.node.id == "b":
+            topology.add_node(greeter("c"))
+            raise KeyboardInterrupt
+
+    topology.subscribe(interrupted)
+    topology.add_node(greeter("a"))
+    with pytest.raises(KeyboardInterrupt):
+        topology.add_node(greeter("b"))
+    topology.add_node(greeter("d"))
+    assert seen == ["a", "b", "c", "d"]
+
+
 def test_subscribers_may_wait_for_another_thread_that_reads_the_topology() -> None:
     topology = Topology()
     read: list[object] = []

@@ -119,10 +119,19 @@ class EventDispatcher:
                     return
                 # All at once: a process that joins a large mesh has an event for each node.
                 events, self._queue = self._queue, []
-            for event in events:
-                for callback in self._subscribers.all:
-                    try:
-                        callback(event)
-                    except Exception:  # noqa: BLE001 - one subscriber's error must not affect others
-                        line = "a subscriber failed on %s of %s"
-                        _log.exception(line, event.kind, event.node.id)
+            left = iter(events)
+            try:
+                for event in left:
+                    self._call_subscribers(event)
+            except BaseException:  # Ctrl-C in the middle: the next dispatch goes on after it
+                with self._lock:
+                    self._queue[:0] = left
+                    self._is_dispatching = False
+                raise
+
+    def _call_subscribers(self, event: TopologyEvent) -> None:
+        for callback in self._subscribers.all:
+            try:
+                callback(event)
+            except Exception:  # noqa: BLE001 - one subscriber's error must not affect others
+                _log.exception("a subscriber failed on %s of %s", event.kind, event.node.id)
