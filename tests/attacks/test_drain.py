@@ -98,7 +98,7 @@ async def test_a_node_is_drained_where_the_key_of_the_ca_is_and_may_come_back(
         await until(lambda: "b" in issuer.topology.nodes)
         assert nodes[2].failure is None
         unknown = await run("x", "--node", issuer.address)
-        assert (unknown.exit_code, "no such node" in unknown.output) == (1, True)
+        assert (unknown.exit_code, "knows no node x" in unknown.output) == (1, True)
         keyless = await asyncio.to_thread(
             CliRunner().invoke,
             aegis,
