@@ -119,6 +119,8 @@ class Connection:
         self.window = 65_535
         """Bytes of DATA that the server accepts now."""
         self.max_streams = LARGEST_WINDOW
+        self.acknowledges = True
+        """Whether it acknowledges the settings of the server, whose limits hold from then on."""
         self._received = b""
         self._consumed = 0
         self._last_stream = -1
@@ -192,7 +194,8 @@ class Connection:
             for name, value in struct.iter_unpack(">HI", got.payload):
                 if name == 3:  # SETTINGS_MAX_CONCURRENT_STREAMS
                     self.max_streams = value
-            self.send(frame(SETTINGS, 0, flags=ACK))
+            if self.acknowledges:
+                self.send(frame(SETTINGS, 0, flags=ACK))
         elif got.kind == PING and not got.flags & ACK:
             self.send(frame(PING, 0, got.payload, flags=ACK))
 

