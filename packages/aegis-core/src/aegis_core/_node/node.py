@@ -27,7 +27,7 @@ from aegis_core._server.base import ServerBase, ServerFactory
 from aegis_core.errors import NodeStateError
 
 if TYPE_CHECKING:
-    from aegis_discovery.aio import ServiceClientPool
+    import aegis_discovery.aio
 
     from aegis_core._server.aio.server import MeshServer
     from aegis_core._stats import NodeStats
@@ -133,7 +133,7 @@ class Node(NodeView):
         return f"<Node {self.id} {where}>"
 
     @property
-    def pool(self) -> ServiceClientPool:
+    def pool(self) -> aegis_discovery.aio.ServiceClientPool:
         """Channels to the mesh's services.
 
         It may be used before the node runs: a call waits for a provider then, if it has

@@ -26,7 +26,7 @@ from aegis_core._server.sync.server import BlockingServer
 from aegis_core.errors import NodeStateError
 
 if TYPE_CHECKING:
-    from aegis_discovery import ServiceClientPool
+    import aegis_discovery
 
     from aegis_core._stats import NodeStats
 
@@ -123,7 +123,7 @@ class Node(NodeView):
         # The pool options are for the blocking pool, whose interceptors are of another type.
         self._node = _NodeOnLoop(replace(options, pool_options=None))
         self._background: BackgroundLoop | None = None
-        self._pool: ServiceClientPool | None = None
+        self._pool: aegis_discovery.ServiceClientPool | None = None
         self._lock = threading.Lock()
         self._outbound: Outbound | None = None
         self._is_stopped = False
@@ -132,7 +132,7 @@ class Node(NodeView):
         return repr(self._node)
 
     @property
-    def pool(self) -> ServiceClientPool:
+    def pool(self) -> aegis_discovery.ServiceClientPool:
         """Blocking channels to the mesh's services.
 
         It may be used before the node runs, as that of `aegis_core.aio.Node`.
