@@ -3,8 +3,9 @@
 Variants of the same work are compared in one run: every round runs each once, forwards and then
 backwards (ABBA), so that other load on the machine affects all of them alike. The measure is the
 CPU time (user and system, all threads) of this process, or of the server's where that is compared.
-Every run says how busy other processes kept the machine. Where they did, figures with a unit
-(microseconds, seconds) are shown and not judged; ratios and counts are judged always.
+Every run says how busy other processes kept the machine, and how much slower than at its best the
+processor was, which other guests of the same host can cause unseen. Where either is much, figures
+with a unit (microseconds, seconds) are shown and not judged; ratios and counts are judged always.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ TOLERANCE = 1.05
 
 BUSY = 0.1
 """The share of the machine used by others from which on figures with a unit are not judged."""
+
+SLOW = 1.15
+"""How much longer than at its fastest the same work may take, in the middle of the run, before
+figures with a unit are not judged."""
 
 T = TypeVar("T")
 
@@ -119,6 +124,28 @@ _load = Load()
 """Measured from the start of the benchmark."""
 
 
+class Speed:
+    """How long the same short work takes again and again, in CPU time."""
+
+    def __init__(self) -> None:
+        self._taken: list[float] = []
+
+    def look(self) -> None:
+        began = time.process_time()
+        for number in range(10_000):
+            number * number
+        self._taken.append(time.process_time() - began)
+
+    @property
+    def slowdown(self) -> float:
+        """The median over the least; 1 after few looks."""
+        taken = self._taken
+        return statistics.median(taken) / min(taken) if len(taken) >= 8 else 1.0
+
+
+_speed = Speed()
+
+
 @dataclass(frozen=True)
 class Row:
     """A measured figure, its limit, and whether it is within the limit.
@@ -159,9 +186,12 @@ def judge_at_least(what: str, measured: Estimate, at_least: float, spec: str) ->
 def print_rows(rows: Sequence[Row]) -> int:
     """Prints one line for each row; returns the exit status, 1 if a limit was missed."""
     load = _load.by_others()
-    busy = load > BUSY
-    print(f"\nOther processes used {load:.0%} of {os.cpu_count()} cores", end="")
-    print("; figures with a unit are not judged." if busy else ".")
+    slowdown = _speed.slowdown
+    busy = load > BUSY or slowdown > SLOW
+    print(
+        f"\nOther processes used {load:.0%} of {os.cpu_count()} cores; the same work took ", end=""
+    )
+    print(f"{slowdown:.2f} times its least.", "Figures with a unit are not judged." * busy)
     print(f"Missed is a median {TOLERANCE - 1:.0%} off its target, if its whole interval is off.")
     lines = [("", "measured", "at most", "")]
     missed = False
@@ -185,6 +215,7 @@ def alternate(
     for number in range(-warm_up, rounds):
         for name in order:
             gc.collect()
+            _speed.look()
             result = variants[name]()
             if number >= 0:
                 results[name].append(result)
