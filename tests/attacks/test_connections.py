@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from aegis_core import TLSConfig
 
 from ..mesh.process import NodeProcess
+from .raw_frames import frames
 
 MIB = 1 << 20
 FEW = 24
@@ -100,3 +102,52 @@ def test_many_connections_take_little_memory_and_give_it_back_within_a_minute(
     while resident(victim) > before + 25 * MIB:
         assert time.monotonic() < deadline, "the memory is not given back"
         time.sleep(1)
+
+
+def test_what_strangers_and_members_send_does_not_fill_the_log(
+    victim: NodeProcess, identity: Any
+) -> None:
+    host, _, port = victim.address.partition(":")
+    for _ in range(20):
+        with socket.create_connection((host, int(port)), 5) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            with contextlib.suppress(OSError):
+                while stranger.recv(1000):
+                    pass
+    connection = frames.Connection(
+        victim.address, "a", frames.client_context(identity("mallory")), timeout=10.0
+    )
+    with contextlib.closing(connection):
+        connection.send(
+            goaway(b"text of mallory", 2) * 100 + frames.frame(frames.PING, 0, bytes(8))
+        )
+        while not any(got.kind == frames.PING for got in connection.receive()):
+            pass  # what came before it was read
+    log = victim.log.read_text()
+    assert "mallory" not in log
+    assert "andshake" not in log
+
+
+def goaway(text: bytes, code: int = 0) -> bytes:
+    return frames.frame(frames.GOAWAY, 0, struct.pack(">II", 0, code) + text)
+
+
+@pytest.mark.soak
+def test_frames_that_mean_nothing_take_little_memory_and_give_it_back_at_once(
+    victim: NodeProcess, identity: Any
+) -> None:
+    assert victim.wait(lambda message: "ready" in message)
+    before = peak = resident(victim)
+    connection = frames.Connection(
+        victim.address, "a", frames.client_context(identity("mallory")), timeout=10.0
+    )
+    with contextlib.closing(connection):
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            connection.send(goaway(b"x" * 500) * 50)
+            peak = max(peak, resident(victim))
+    assert peak < before + 100 * MIB
+    deadline = time.monotonic() + 10
+    while resident(victim) > before + 40 * MIB:
+        assert time.monotonic() < deadline, "the memory is not given back"
+        time.sleep(0.2)

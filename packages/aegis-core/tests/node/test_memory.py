@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aegis_core._server.memory import SLACK, FreedMemory, resident_bytes
+from aegis_core._server.memory import MUCH, SLACK, FreedMemory, resident_bytes
 
 MB = 1_000_000
 
@@ -23,6 +23,18 @@ def test_memory_that_went_back_by_itself_lowers_the_floor() -> None:
     freed.note_returned(200 * MB)
     assert not freed.may_be_returned(70 * MB)
     assert freed.may_be_returned(71 * MB + SLACK)
+
+
+def test_much_growth_is_noticed_since_the_first_look_the_least_one_and_the_last_return() -> None:
+    freed = FreedMemory()
+    assert not freed.has_grown(60 * MB)
+    assert not freed.has_grown(60 * MB + MUCH)
+    assert freed.has_grown(61 * MB + MUCH)
+    assert not freed.has_grown(40 * MB)
+    assert freed.has_grown(41 * MB + MUCH)
+    freed.note_returned(90 * MB)
+    assert not freed.has_grown(90 * MB + MUCH)
+    assert freed.has_grown(91 * MB + MUCH)
 
 
 def test_the_memory_of_this_process_is_plausible() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
         TokenError,
     )
     from aegis_discovery.signals import EdgeStats, LatencyStats
+
+# Below errors, the core of gRPC writes a line to standard error for each handshake that fails and
+# each GOAWAY with a reason, with what its sender wrote: strangers and members could fill a disk.
+# It reads this variable when the first channel or server is made.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 __all__ = [
     "DEFAULT_MESH",

@@ -40,7 +40,7 @@ from aegis_core._peers.session import MAINTENANCE
 from aegis_core._server.base import ServerFactory
 from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.issuer import IssuerService
-from aegis_core._server.memory import FreedMemory, memory_now, resident_bytes, return_freed_memory
+from aegis_core._server.memory import watch_memory
 from aegis_core._server.mesh_protocol import LocalNode
 from aegis_core._state import NodeState
 from aegis_core.errors import ConfigError
@@ -197,6 +197,7 @@ class RunningNode:
             ("joiner", self.joiner.run),
             ("health", self.monitor.run),
             ("maintenance", self._maintain),
+            ("memory", watch_memory),
             ("revalidation", self.server.revalidate_callers),
             ("connections", self.server.guard_connections),
             ("identity", self._follow_identity),
@@ -383,15 +384,11 @@ class RunningNode:
 
     async def _maintain(self) -> None:
         """Renews the lease of the node's own record, and removes what is not needed any more."""
-        freed = None if resident_bytes() is None else FreedMemory()
         while True:
             await sleep_until_tick(MAINTENANCE)
             not_after = self.state.tls.not_after.timestamp()
             self.session.maintain(time.time(), not_after=not_after)
             self.state.forget_certificates()
-            if freed and freed.may_be_returned(*memory_now()):
-                await asyncio.to_thread(return_freed_memory)
-                freed.note_returned(*memory_now())
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
         task = asyncio.create_task(work, name=f"aegis-{name}")

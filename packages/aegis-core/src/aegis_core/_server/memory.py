@@ -6,9 +6,32 @@ node had 180 MB that nothing used, and kept them for good; `malloc_trim` takes 0
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import time
 from pathlib import Path
+
+from aegis_discovery.background import sleep_until_tick
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at how much memory this process has."""
+
+RETURN_EVERY = 30.0
+"""Seconds between two returns of freed memory, while this process does not grow."""
+
+MUCH = 24 * 1024 * 1024
+"""Bytes by which it may grow until freed memory is returned at once.
+
+A member can send frames that gRPC reads and drops, such as GOAWAY, at 300 MB a second: what they
+took is freed at once, in so many pieces that a node had 150 MB more.
+"""
+
+PAUSE = 0.25
+"""Least seconds between two returns while it goes on to grow."""
+
+MAX_SHARE = 0.1
+"""The share of the time that returns may take."""
 
 SLACK = 8 * 1024 * 1024
 """Bytes of growth that are worth a look, which takes milliseconds."""
@@ -29,6 +52,12 @@ class FreedMemory:
     def __init__(self) -> None:
         self._floor = 0
         self._allocated = 0
+        self._least: int | None = None
+
+    def has_grown(self, resident: int) -> bool:
+        """Tells whether the process has much more than at the first look, or the last return."""
+        self._least = min(resident, self._least or resident)
+        return resident > self._least + MUCH
 
     def may_be_returned(self, resident: int, allocated: int = 0) -> bool:
         """Tells whether some of the memory of the process may be unused.
@@ -42,8 +71,26 @@ class FreedMemory:
 
     def note_returned(self, resident: int, allocated: int = 0) -> None:
         """Records what remains and is in use."""
-        self._floor = resident
+        self._floor = self._least = resident
         self._allocated = allocated
+
+
+async def watch_memory() -> None:
+    """Returns freed memory now and then, and soon while this process grows, until cancelled."""
+    freed, due = FreedMemory(), time.monotonic() + RETURN_EVERY
+    while True:
+        await sleep_until_tick(LOOK_EVERY)
+        resident = resident_bytes()
+        if resident is None:
+            continue  # this system does not tell
+        if time.monotonic() < due and not freed.has_grown(resident):
+            continue
+        while freed.may_be_returned(*memory_now()):
+            began = time.monotonic()
+            await asyncio.to_thread(return_freed_memory)
+            freed.note_returned(*memory_now())
+            await asyncio.sleep(max(PAUSE, (time.monotonic() - began) / MAX_SHARE))
+        due = time.monotonic() + RETURN_EVERY
 
 
 def resident_bytes() -> int | None:
