@@ -103,6 +103,7 @@ atexit.register(lambda: print(*(span.name for span in spans.get_finished_spans()
 
 
 def test_telemetry_goes_to_the_provider_of_the_process(aegis, certs: Path) -> None:
+    pytest.importorskip("opentelemetry.sdk")
     (aegis.directory / "traced.py").write_text(TRACED)
     service = ("--telemetry", "--service", "orders/v1")
     node, address = aegis.node("orders-1", *service, "traced:register")

@@ -204,6 +204,7 @@ def test_an_issuer_is_set_by_a_variable(
 def test_telemetry_is_set_by_a_variable_a_file_or_an_argument(
     face, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("opentelemetry")
     monkeypatch.setenv("AEGIS_NODE_ID", "orders-1")
     assert options_of(face.from_env()).telemetry is None
     assert repr(options_of(face.from_env(telemetry=True)).telemetry) == "OpenTelemetry()"
