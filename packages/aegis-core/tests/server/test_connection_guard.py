@@ -77,3 +77,19 @@ async def test_new_connections_wait_until_calls_with_long_headers_are_worked_off
     waited_until = time.monotonic()
     await work
     assert waited_until >= min(seen[-1] + CALM, began + MAX_DELAY)
+
+
+async def test_a_caller_with_long_headers_is_closed_again_at_the_same_port() -> None:
+    with socket.create_server((HOST, 0)) as server:
+        port, source = server.getsockname()[1], 0
+        guard = ConnectionGuard(ConnectionLimits(), CallerSockets(port))
+        for closed in (1, 2):
+            with socket.socket() as caller:
+                caller.bind((HOST, source))
+                caller.connect((HOST, port))
+                source = caller.getsockname()[1]
+                with server.accept()[0]:
+                    guard.note_accepted()
+                    for _ in range(2):  # the next call of the same connection
+                        guard.note_long_headers(f"ipv4:{HOST}:{source}")
+                    assert guard.closed == closed

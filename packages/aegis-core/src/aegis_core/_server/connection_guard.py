@@ -99,6 +99,7 @@ class ConnectionGuard:
         until = time.monotonic() + MAX_DELAY
         while self._long_at and self._long_at + CALM > time.monotonic() < until:
             time.sleep(LOOK_EVERY)
+        self._long_from = None  # it may have the port of a closed one
         self._accepted += 1
         if self.limits.is_watching or self._accepted >= LOOK_AFTER:
             self.limits.is_watching = True  # the look may be late, and knows only what was noted
