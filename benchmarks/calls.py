@@ -34,7 +34,6 @@ from harness import (
     METHOD,
     SERVICE,
     Row,
-    alternate,
     echo_servers,
     estimate,
     judge,
@@ -120,20 +119,12 @@ def code_rows(
     for endpoint in stub.router.service.view.endpoints:
         endpoint.callables[stub.key] = answered
 
-    def timed(work: Callable[[int], object]) -> Callable[[], float]:
-        def once() -> float:
-            began = time.process_time()
-            work(CODE_CALLS)
-            return (time.process_time() - began) / CODE_CALLS * 1e6
-
-        return once
-
     variants = {
-        "raw": timed(lambda calls: run(answered, calls)),
-        "pool": timed(lambda calls: run(stub, calls)),
-        "counts": timed(lambda calls: count(stub.edges, endpoint.node_id, calls)),
+        "raw": lambda calls: run(answered, calls),
+        "pool": lambda calls: run(stub, calls),
+        "counts": lambda calls: count(stub.edges, endpoint.node_id, calls),
     }
-    taken = alternate(variants, rounds=40)
+    taken = paired_rounds(variants, rounds=40, calls=CODE_CALLS)
     code = [pool - raw for raw, pool in zip(taken["raw"], taken["pool"], strict=True)]
     return [
         judge(f"code of the pool, {name}", estimate(code), MAX_ADDED, ".1f", "us"),

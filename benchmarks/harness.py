@@ -27,12 +27,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TypeVar
 
 import grpc
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig
 from aegis_discovery import NodeInfo, ServiceInfo
+from machine import load, speed
 
 SERVICE = ServiceInfo("echo", "v1")
 METHOD = "/bench.Echo/Echo"
@@ -85,67 +85,6 @@ def parser_of(doc: str | None, rounds: int, quick: int) -> argparse.ArgumentPars
     return parser
 
 
-class Load:
-    """The share of the machine that processes other than this one and its children use."""
-
-    def __init__(self) -> None:
-        self._began = self._now()
-
-    def by_others(self) -> float:
-        """Returns the mean since this was made, of all cores: 0 to 1."""
-        (at, busy, ours), (now, busy_now, ours_now) = self._began, self._now()
-        used = busy_now - busy - (ours_now - ours)
-        return max(0.0, used / max(now - at, 0.01) / (os.cpu_count() or 1))
-
-    @staticmethod
-    def _now() -> tuple[float, float, float]:
-        """Returns the time, the CPU seconds of everybody, and those of this process's tree."""
-        tick = os.sysconf("SC_CLK_TCK")
-        user, nice, system, _, _, irq, softirq = (
-            int(field) for field in Path("/proc/stat").read_text().split(maxsplit=8)[1:8]
-        )
-        used: dict[int, tuple[int, float]] = {}
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # it has ended
-            # Its own CPU time, and that of its children that have ended.
-            used[int(stat.parent.name)] = int(fields[1]), sum(map(int, fields[11:15])) / tick
-        ours, parents = 0.0, {os.getpid()}
-        ours += used[os.getpid()][1]
-        while parents:
-            parents = {pid for pid, (parent, _) in used.items() if parent in parents}
-            ours += sum(used[pid][1] for pid in parents)
-        return time.monotonic(), (user + nice + system + irq + softirq) / tick, ours
-
-
-_load = Load()
-"""Measured from the start of the benchmark."""
-
-
-class Speed:
-    """How long the same short work takes again and again, in CPU time."""
-
-    def __init__(self) -> None:
-        self._taken: list[float] = []
-
-    def look(self) -> None:
-        began = time.process_time()
-        for number in range(10_000):
-            number * number
-        self._taken.append(time.process_time() - began)
-
-    @property
-    def slowdown(self) -> float:
-        """The median over the least; 1 after few looks."""
-        taken = self._taken
-        return statistics.median(taken) / min(taken) if len(taken) >= 8 else 1.0
-
-
-_speed = Speed()
-
-
 @dataclass(frozen=True)
 class Row:
     """A measured figure, its limit, and whether it is within the limit.
@@ -185,11 +124,11 @@ def judge_at_least(what: str, measured: Estimate, at_least: float, spec: str) ->
 
 def print_rows(rows: Sequence[Row]) -> int:
     """Prints one line for each row; returns the exit status, 1 if a limit was missed."""
-    load = _load.by_others()
-    slowdown = _speed.slowdown
-    busy = load > BUSY or slowdown > SLOW
+    used = load.by_others()
+    slowdown = speed.slowdown
+    busy = used > BUSY or slowdown > SLOW
     print(
-        f"\nOther processes used {load:.0%} of {os.cpu_count()} cores; the same work took ", end=""
+        f"\nOther processes used {used:.0%} of {os.cpu_count()} cores; the same work took ", end=""
     )
     print(f"{slowdown:.2f} times its least.", "Figures with a unit are not judged." * busy)
     print(f"Missed is a median {TOLERANCE - 1:.0%} off its target, if its whole interval is off.")
@@ -215,7 +154,7 @@ def alternate(
     for number in range(-warm_up, rounds):
         for name in order:
             gc.collect()
-            _speed.look()
+            speed.look()
             result = variants[name]()
             if number >= 0:
                 results[name].append(result)
