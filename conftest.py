@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 import time
@@ -105,6 +106,12 @@ def until() -> Until:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Returns twice the CPUs: the tests wait half of the time, for processes, timers and peers."""
     return 2 * (os.cpu_count() or 1)
+
+
+def pytest_collection_finish() -> None:
+    """Takes all that exists by now, which stays, out of every later garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

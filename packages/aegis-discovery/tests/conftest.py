@@ -236,11 +236,13 @@ def make_provider() -> Iterator[StartProvider]:
 
 
 @pytest.fixture
-def start_provider(ca: CertificateAuthority, make_provider: StartProvider) -> StartProvider:
+def start_provider(
+    identity: Callable[[str], TLSConfig], make_provider: StartProvider
+) -> StartProvider:
     """Starts providers by node id, on a free port or on the given one."""
 
     def start(node_id: str, port: int = 0) -> Provider:
-        return make_provider(ca.issue_in_memory(node_id), port)
+        return make_provider(identity(node_id), port)
 
     return start
 
@@ -280,8 +282,8 @@ class ProviderProcess:
 
 
 @pytest.fixture
-def killable_provider(ca: CertificateAuthority) -> Iterator[ProviderProcess]:
-    process = ProviderProcess(ca.issue_in_memory("mortal"))
+def killable_provider(identity: Callable[[str], TLSConfig]) -> Iterator[ProviderProcess]:
+    process = ProviderProcess(identity("mortal"))
     yield process
     process.kill()
 

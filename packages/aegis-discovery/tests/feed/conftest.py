@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import pytest
-from aegis_certs import CertificateAuthority, TLSConfig
+from aegis_certs import TLSConfig
 from aegis_discovery import NodeInfo, NodeStatus, ServiceInfo, Topology
 from aegis_discovery.documents import DocumentStore, DocumentVerifier
 from aegis_discovery.feed import FeedReader, FeedWriter, ReceiveResult
@@ -96,9 +96,9 @@ MakeSide = Callable[..., Side]
 
 
 @pytest.fixture
-def side(ca: CertificateAuthority) -> MakeSide:
+def side(identity: Callable[[str], TLSConfig]) -> MakeSide:
     def make(node_id: str, *services: str, is_node: bool = True) -> Side:
-        made = Side(ca.issue_in_memory(node_id), is_node=is_node)
+        made = Side(identity(node_id), is_node=is_node)
         if is_node:
             made.declare(*services)
         return made
