@@ -72,7 +72,7 @@ def file(tmp_path: Path) -> str:
 def test_it_prints_the_rule_that_allows_it_or_why_no_rule_does(
     aegis, file: str, question: str, code: int, answer: str
 ) -> None:
-    done = aegis.run("policy", "check", file, *question.split())
+    done = aegis.invoke("policy", "check", file, *question.split())
     assert done.stdout.startswith(answer), done
     assert (done.returncode, done.stderr) == (code, "")
 
@@ -108,7 +108,7 @@ def test_an_invalid_policy_file_is_one_sentence_and_exit_code_2(aegis, tmp_path:
 
 @pytest.mark.parametrize("what", ["Cancel", "a/b/c", "/", "a/"])
 def test_an_invalid_method_is_a_usage_error(aegis, file: str, what: str) -> None:
-    done = aegis.run("policy", "check", file, "call", "billing-1", what)
+    done = aegis.invoke("policy", "check", file, "call", "billing-1", what)
     assert done.returncode == 2
     assert "is not like shop.v1.Orders/Cancel" in " ".join(done.stderr.split())
 

@@ -35,7 +35,7 @@ def test_nodes_that_ended_or_hang_are_named_within_a_timeout(aegis) -> None:
     hung.signal(signal.SIGSTOP)
     other.signal(signal.SIGKILL)
     other.wait()
-    document = json.loads(aegis.run("mesh", "nodes", "--json", "--node", address).stdout)
+    document = json.loads(aegis.invoke("mesh", "nodes", "--json", "--node", address).stdout)
     problems = {node["id"]: node["problem"] for node in document["nodes"]}
     assert problems == {
         "orders-1": "it refused the connection; is a node listening there?",
@@ -54,7 +54,7 @@ def test_an_unreachable_node_is_one_sentence(aegis) -> None:
 
 def test_an_unknown_id_is_an_error_that_names_similar_ones(aegis, quiet_mesh: str) -> None:
     for name in ("why", "ping"):
-        done = aegis.run("mesh", name, "order-1", "--node", quiet_mesh)
+        done = aegis.invoke("mesh", name, "order-1", "--node", quiet_mesh)
         assert (done.returncode, done.stdout) == (1, "")
         assert "no node order-1; did you mean orders-1? `aegis mesh status` lists" in done.stderr
 
@@ -62,21 +62,21 @@ def test_an_unknown_id_is_an_error_that_names_similar_ones(aegis, quiet_mesh: st
 def test_a_filter_that_can_match_nothing_is_no_success(aegis, quiet_mesh: str) -> None:
     at = ("--node", quiet_mesh, "--check", "--service")
     for name in ("status", "services"):
-        assert aegis.run("mesh", name, *at, "orders/v1").returncode == 0
-        done = aegis.run("mesh", name, *at, "order/v1")
+        assert aegis.invoke("mesh", name, *at, "orders/v1").returncode == 0
+        done = aegis.invoke("mesh", name, *at, "order/v1")
         assert (done.returncode, "no node provides order/v1\n" in done.stdout) == (8, True)
-    done = aegis.run("mesh", "status", "--node", quiet_mesh, "--status", "dead")
+    done = aegis.invoke("mesh", "status", "--node", quiet_mesh, "--status", "dead")
     assert (done.returncode, "'dead' is not one of 'alive'" in done.stderr) == (2, True)
 
 
 def test_no_events_are_said_to_be_none(aegis, quiet_mesh: str) -> None:
-    done = aegis.run("mesh", "events", "--node", quiet_mesh, "--since", "0s")
+    done = aegis.invoke("mesh", "events", "--node", quiet_mesh, "--since", "0s")
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.startswith("seed saw nothing change since ")
 
 
 def test_another_node_at_the_address_of_the_named_one_is_not_asked(aegis, quiet_mesh: str) -> None:
-    done = aegis.run("mesh", "status", "--node", f"orders-1@{quiet_mesh}")
+    done = aegis.invoke("mesh", "status", "--node", f"orders-1@{quiet_mesh}")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"Error: {quiet_mesh}: seed answers there, not orders-1\n"
 
@@ -133,7 +133,7 @@ def on_a_terminal(aegis, environment: dict[str, str], *options: str) -> str:
 
 def test_json_has_the_answers_of_the_nodes(aegis, quiet_mesh: str) -> None:
     aegis.environment |= {"AEGIS_NODE": quiet_mesh, "AEGIS_IDENTITY": "ops"}
-    document = json.loads(aegis.run("mesh", "nodes", "--json").stdout)
+    document = json.loads(aegis.invoke("mesh", "nodes", "--json").stdout)
     nodes = {node["id"]: node for node in document["nodes"]}
     for node_id, node in nodes.items():
         assert node["answer"]["health"] == "healthy"
@@ -155,13 +155,13 @@ def test_workers_of_one_identity_are_one_line_unless_each_is_asked_for(aegis) ->
             f"orders-1#{number}", "--join", address, "--service", "orders/v1", "orders:register"
         )
         seed.stderr.until(f"orders-1#{number} joined")
-    folded = aegis.run("mesh", "status", "--node", address).stdout
+    folded = aegis.invoke("mesh", "status", "--node", address).stdout
     line = next(line for line in folded.splitlines() if line.startswith("orders-1 ("))
     assert line.startswith("orders-1 (3 workers)")
     assert {"orders/v1", "alive", "healthy"} <= set(line.split())
     assert "4 nodes: 4 alive" in folded
     assert "Workers are shown together; --workers shows each of them." in folded
-    each = aegis.run("mesh", "status", "--node", f"seed@{address}", "--workers").stdout
+    each = aegis.invoke("mesh", "status", "--node", f"seed@{address}", "--workers").stdout
     ids = [line.split()[0] for line in each.splitlines()[4:8]]
     assert ids == ["orders-1#0", "orders-1#2", "orders-1#10", "seed"]
     assert "together" not in each
@@ -179,7 +179,7 @@ def test_the_doctor_examines_directory_identity_and_every_node(aegis, quiet_mesh
 
 def test_the_doctor_reports_a_mesh_that_cannot_be_read(aegis, tmp_path) -> None:
     nowhere = str(tmp_path / "none")
-    done = aegis.run("doctor", "--node", "127.0.0.1:1", "--cert-dir", nowhere, "--check")
+    done = aegis.invoke("doctor", "--node", "127.0.0.1:1", "--cert-dir", nowhere, "--check")
     assert (done.returncode, done.stderr) == (8, "")
     assert "problem  directory" in done.stdout
     assert "problem  identity" in done.stdout
@@ -189,6 +189,6 @@ def test_the_doctor_reports_a_broken_ca_file_once(aegis, tmp_path) -> None:
     (tmp_path / "certs").mkdir(mode=0o700)
     (tmp_path / "certs" / "ca-cert.pem").write_text("garbage")
     directory = str(tmp_path / "certs")
-    done = aegis.run("doctor", "--node", "127.0.0.1:1", "--cert-dir", directory, "--json")
+    done = aegis.invoke("doctor", "--node", "127.0.0.1:1", "--cert-dir", directory, "--json")
     found = [(one["topic"], one["level"]) for one in json.loads(done.stdout)["findings"]]
     assert found == [("CA", "problem"), ("mesh", "skipped")]

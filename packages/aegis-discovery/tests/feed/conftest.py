@@ -95,7 +95,7 @@ class Side:
 MakeSide = Callable[..., Side]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def side(identity: Callable[[str], TLSConfig]) -> MakeSide:
     def make(node_id: str, *services: str, is_node: bool = True) -> Side:
         made = Side(identity(node_id), is_node=is_node)
@@ -111,11 +111,14 @@ def server(side: MakeSide) -> Side:
     return side("server")
 
 
-def populate(side: Side, make: MakeSide) -> None:
-    """Makes a mesh of 3 000 nodes: few identities vouch for many, since keys are slow to make."""
-    for voucher in (make(f"voucher-{i}") for i in range(15)):
+@pytest.fixture(scope="module")
+def large_server(side: MakeSide) -> Side:
+    """One of 3 000 nodes: few identities vouch for many, since keys are slow to make."""
+    server = side("server")
+    for voucher in (side(f"voucher-{i}") for i in range(15)):
         vouch_for(voucher, (f"{voucher.id}-{i}" for i in range(199)))
-        side.pull(side.open(voucher))
+        server.pull(server.open(voucher))
+    return server
 
 
 def vouch_for(side: Side, node_ids: Iterable[str]) -> None:

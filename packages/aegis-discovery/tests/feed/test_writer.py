@@ -1,26 +1,26 @@
 from __future__ import annotations
 
 import pytest
+from aegis_certs import CertificateAuthority
 from aegis_discovery import NodeInfo
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import Opinion
 
-from .conftest import MESH, MakeSide, Side, populate, vouch, vouch_for
+from .conftest import MESH, MakeSide, Side, vouch, vouch_for
 
 MIB = 1 << 20
 
 
 def test_a_snapshot_of_3000_nodes_is_sent_in_messages_below_one_mebibyte(
-    server: Side, side: MakeSide
+    large_server: Side, side: MakeSide
 ) -> None:
-    populate(server, side)
     watcher = side("watcher", is_node=False)
-    feed = watcher.open(server)
+    feed = watcher.open(large_server)
     results = watcher.pull(feed)
     assert len(watcher.received) > 3
     assert max(message.ByteSize() for message in watcher.received) < MIB
-    assert watcher.topology.digest == server.topology.digest
-    assert watcher.topology.version == server.topology.version
+    assert watcher.topology.digest == large_server.topology.digest
+    assert watcher.topology.version == large_server.topology.version
     # Nothing is complete, and no cursor is passed, before the last message.
     assert [received.complete for received in results] == [False] * (len(results) - 1) + [True]
     assert [bool(message.cursor) for message in watcher.received].count(True) == 1
@@ -48,7 +48,7 @@ def test_changes_follow_the_snapshot_and_nothing_is_sent_twice(
 
 
 def test_a_chain_is_sent_again_only_if_the_watcher_cannot_have_it(
-    server: Side, side: MakeSide
+    ca: CertificateAuthority, server: Side, side: MakeSide
 ) -> None:
     peer, watcher = side("peer"), side("watcher")
     server.pull(server.open(peer))
@@ -64,7 +64,8 @@ def test_a_chain_is_sent_again_only_if_the_watcher_cannot_have_it(
     assert sum(len(message.verdicts) for message in watcher.received) == 1
     assert watcher.chains == 0, "all of these are of known signers"
 
-    renewed = side("peer")
+    renewed = Side(ca.issue_in_memory("peer"))
+    renewed.declare()
     renewed.pull(renewed.open(server))
     renewed.declare("renewed")
     server.pull(server.open(renewed))
@@ -101,14 +102,13 @@ def test_a_resumed_feed_sends_only_what_was_missed(server: Side, side: MakeSide)
     assert list(watcher.topology.nodes) == ["go-2", "go-3", "server"]
 
 
-def test_a_broken_snapshot_starts_again(server: Side, side: MakeSide) -> None:
-    populate(server, side)
+def test_a_broken_snapshot_starts_again(large_server: Side, side: MakeSide) -> None:
     watcher = side("watcher", is_node=False)
-    first = next(iter(watcher.open(server).messages()))
+    first = next(iter(watcher.open(large_server).messages()))
     watcher.reader.receive(first, source="server")
-    watcher.pull(watcher.open(server))
+    watcher.pull(watcher.open(large_server))
     assert len(watcher.received_ids) == 3001
-    assert watcher.topology.digest == server.topology.digest
+    assert watcher.topology.digest == large_server.topology.digest
 
 
 def test_an_unknown_cursor_means_a_snapshot(server: Side, side: MakeSide) -> None:
