@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -235,14 +236,18 @@ def make_provider() -> Iterator[StartProvider]:
         provider.stop()
 
 
+@cache
+def issued(ca: CertificateAuthority, node_id: str) -> TLSConfig:
+    """Issues an identity, once for each CA and node id: an inventory that grows takes time."""
+    return ca.issue_in_memory(node_id)
+
+
 @pytest.fixture
-def start_provider(
-    identity: Callable[[str], TLSConfig], make_provider: StartProvider
-) -> StartProvider:
+def start_provider(ca: CertificateAuthority, make_provider: StartProvider) -> StartProvider:
     """Starts providers by node id, on a free port or on the given one."""
 
     def start(node_id: str, port: int = 0) -> Provider:
-        return make_provider(identity(node_id), port)
+        return make_provider(issued(ca, node_id), port)
 
     return start
 
@@ -282,8 +287,8 @@ class ProviderProcess:
 
 
 @pytest.fixture
-def killable_provider(identity: Callable[[str], TLSConfig]) -> Iterator[ProviderProcess]:
-    process = ProviderProcess(identity("mortal"))
+def killable_provider(ca: CertificateAuthority) -> Iterator[ProviderProcess]:
+    process = ProviderProcess(issued(ca, "mortal"))
     yield process
     process.kill()
 
