@@ -195,10 +195,10 @@ def command_cpu(*commands: Sequence[str]) -> float:
     Python finds the bytecode of all modules, as it does where pip installed them: the first run
     compiles it. Each must succeed.
     """
-    settings = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": _bytecode().name}
+    environment = with_bytecode()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for command in commands:
-        subprocess.run(command, check=True, capture_output=True, env={**os.environ, **settings})
+        subprocess.run(command, check=True, capture_output=True, env=environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000
 
@@ -206,6 +206,12 @@ def command_cpu(*commands: Sequence[str]) -> float:
 def python_cpu(code: str, *arguments: str) -> float:
     """`command_cpu` of a new Python that runs this code."""
     return command_cpu([sys.executable, "-c", code, *arguments])
+
+
+def with_bytecode() -> dict[str, str]:
+    """Returns the environment of a process that finds bytecode, or leaves it for the next one."""
+    settings = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": _bytecode().name}
+    return {**os.environ, **settings}
 
 
 @cache

@@ -10,24 +10,32 @@ from collections.abc import Sequence
 from typing import Any
 
 
-async def run_bare(pems: Sequence[str]) -> None:
-    """Runs a bare server of the asyncio API."""
+async def run_bare(pems: Sequence[str], *, generated: bool) -> None:
+    """Runs a bare server of the asyncio API; with generated code, it serves its health."""
     import grpc.aio
 
     server = grpc.aio.server()
+    if generated:
+        from grpc_health.v1 import health, health_pb2_grpc
+
+        health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
     port = server.add_secure_port("127.0.0.1:0", credentials(pems))
     await server.start()
     print(f"127.0.0.1:{port}", flush=True)
     await server.wait_for_termination()
 
 
-def run_bare_blocking(pems: Sequence[str]) -> None:
-    """Runs a bare server of the blocking API."""
+def run_bare_blocking(pems: Sequence[str], *, generated: bool) -> None:
+    """Runs a bare server of the blocking API; with generated code, it serves its health."""
     from concurrent.futures import ThreadPoolExecutor
 
     import grpc
 
     server = grpc.server(ThreadPoolExecutor(32))
+    if generated:
+        from grpc_health.v1 import health, health_pb2_grpc
+
+        health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
     port = server.add_secure_port("127.0.0.1:0", credentials(pems))
     server.start()
     print(f"127.0.0.1:{port}", flush=True)

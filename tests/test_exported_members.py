@@ -259,10 +259,12 @@ def test_a_node_loads_neither_the_other_server_nor_what_only_an_issuer_needs(pac
         "aegis_certs._identity.load",
         "aegis_certs._x509.signer",
         "aegis_certs._x509.token",
+        "aegis_core._server.issuer",
         "aegis_core._stats",
         "aegis_discovery._runtime.edge_stats",
         "aegis_discovery.policy._rules",
         "aegis_discovery.policy._toml",
+        "aegis_discovery.proto.issuer_pb2",
         "importlib.metadata",
         "platform",
     }
@@ -271,18 +273,23 @@ def test_a_node_loads_neither_the_other_server_nor_what_only_an_issuer_needs(pac
     assert done.stdout.strip() == "set()"
 
 
-def test_a_node_at_rest_has_loaded_neither_reflection_nor_a_pool(tmp_path):
-    CertificateAuthority.create(tmp_path, key_type=KeyType.P256).issue("a", key_type=KeyType.P256)
+def test_a_node_at_rest_has_loaded_and_started_only_what_it_needs(tmp_path):
+    authority = CertificateAuthority.create(tmp_path, key_type=KeyType.P256)
+    authority.issue("a", key_type=KeyType.P256, address="127.0.0.1:0")
     code = (
-        "import sys\nfrom aegis_core import Node\n"
+        "import sys, threading\nfrom aegis_core import Node\n"
         "with Node('a', address='127.0.0.1:0', cert_dir=sys.argv[1], grace=0):\n"
         "    rare = {'grpc_reflection.v1alpha', 'google.protobuf.descriptor_pb2',\n"
-        "        'aegis_discovery._calls.pool_base', 'platform'}\n"
-        "    print(rare & set(sys.modules))"
+        "        'aegis_certs._ca.session', 'aegis_core._server.issuer',\n"
+        "        'aegis_discovery._calls.pool_base', 'platform', 'rich', 'click'}\n"
+        "    print(rare & set(sys.modules), threading.active_count())"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    loaded, threads = done.stdout.rsplit(maxsplit=1)
+    assert loaded == "set()"
+    # The main thread, the event loop, the server's queue, and those that load files.
+    assert int(threads) <= 7
 
 
 @pytest.mark.parametrize("package", ["aegis_discovery", "aegis_discovery.aio"])

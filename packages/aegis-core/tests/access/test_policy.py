@@ -299,6 +299,22 @@ async def test_an_open_stream_ends_when_the_policy_denies_its_caller(
     assert [m for m in caplog.messages if "may not call" in m] == [line]
 
 
+async def test_only_a_node_with_a_file_of_rules_looks_for_its_changes(
+    identity: MakeIdentity, tmp_path: Path
+) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(rules("a"))
+
+    def names() -> set[str]:
+        return {task.get_name() for task in asyncio.all_tasks()}
+
+    async with node_with(identity, load_policy(path)):
+        assert "aegis-policy" not in names()
+        assert "aegis-memory" in names()
+    async with node_with(identity, str(path)):
+        assert "aegis-policy" in names()
+
+
 @pytest.mark.parametrize("text", ["[[call]\n", None])
 async def test_a_node_does_not_start_with_an_invalid_policy_file(
     identity: MakeIdentity, tmp_path: Path, text: str | None

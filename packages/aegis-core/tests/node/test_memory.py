@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+from aegis_core._server import memory
 from aegis_core._server.memory import MUCH, SLACK, FreedMemory, resident_bytes
 
 MB = 1_000_000
@@ -50,3 +54,30 @@ def test_memory_that_was_in_use_at_the_last_return_is_returned_later() -> None:
     assert freed.may_be_returned(300 * SLACK, 100 * SLACK)
     freed.note_returned(150 * SLACK, 100 * SLACK)
     assert not freed.may_be_returned(150 * SLACK, 100 * SLACK)
+
+
+async def test_memory_is_returned_soon_after_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    if resident_bytes() is None:
+        pytest.skip("this system does not tell what a process has")
+    loop, returned = asyncio.get_running_loop(), asyncio.Event()
+    give_back = memory.return_freed_memory
+
+    def noted() -> None:
+        give_back()
+        loop.call_soon_threadsafe(returned.set)
+
+    monkeypatch.setattr(memory, "return_freed_memory", noted)
+    monkeypatch.setattr(memory, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(memory, "FIRST_RETURN", 0.02)
+    task = asyncio.create_task(memory.watch_memory())
+    async with asyncio.timeout(10):  # the next one is due after 30 s
+        await returned.wait()
+    task.cancel()
+
+
+def test_a_system_that_does_not_tell_has_no_memory_to_watch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "_STATM", "/nowhere/statm")
+    assert resident_bytes() is None
+    assert memory.memory_now()[0] == 0

@@ -39,7 +39,6 @@ from aegis_core._peers.runner import SessionRunner
 from aegis_core._peers.session import MAINTENANCE
 from aegis_core._server.base import ServerFactory
 from aegis_core._server.introspection import NodeIntrospection
-from aegis_core._server.issuer import IssuerService
 from aegis_core._server.memory import watch_memory
 from aegis_core._server.mesh_protocol import LocalNode
 from aegis_core._state import NodeState
@@ -48,6 +47,7 @@ from aegis_core.errors import ConfigError
 if TYPE_CHECKING:
     from aegis_certs import CertificateAuthority
 
+    from aegis_core._server.issuer import IssuerService
     from aegis_core._server.metrics import MetricsServer
     from aegis_core._stats import NodeStats
 
@@ -141,8 +141,7 @@ class RunningNode:
             max_workers=options.max_workers,
             options=options.server_options,
             telemetry=options.telemetry,
-            issuer=authority
-            and IssuerService(owner_of(options.id), authority, self._published_documents),
+            issuer=authority and self._issuer_service(authority),
         )
         self.server.hold_calls(joining=options.joins)
         outbound.change_identity(tls)
@@ -201,9 +200,9 @@ class RunningNode:
             ("revalidation", self.server.revalidate_callers),
             ("connections", self.server.guard_connections),
             ("identity", self._follow_identity),
-            ("policy", self._follow_policy),
             ("stalls", lambda: watch_loop(options.id, self._on_loop_check)),
             ("descriptors", lambda: name_shortage(options.id)),
+            *([("policy", self._follow_policy)] if self._policy.may_change else []),
             *([("documents", self._publish_documents)] if self._authority else []),
         ):
             self._spawn(supervise(name, work), name)
@@ -235,6 +234,11 @@ class RunningNode:
         """Lets the commands beside the CA's key name this issuer in tokens."""
         assert self._authority is not None  # noqa: S101 - only an issuer announces itself
         write_issuer_address(self._authority.directory, self.state.identity, address)
+
+    def _issuer_service(self, authority: CertificateAuthority) -> IssuerService:
+        from aegis_core._server.issuer import IssuerService  # few nodes issue
+
+        return IssuerService(owner_of(self._options.id), authority, self._published_documents)
 
     def _published_documents(self) -> Iterator[mesh_pb2.SignedDocument]:
         return (document_to_wire(document.signed) for document in self.state.documents)
@@ -293,8 +297,6 @@ class RunningNode:
     async def _follow_policy(self) -> None:
         while True:
             await sleep_until_tick(POLL_INTERVAL)
-            if not self._policy.may_change:
-                continue
             before = self._policy.policy
             if await asyncio.to_thread(self._policy.poll) is not before:
                 self._apply_policy()

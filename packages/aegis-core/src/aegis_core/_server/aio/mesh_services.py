@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from asyncio import wrap_future
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import grpc
-from aegis_discovery import Topology
 from aegis_discovery.feed import FeedPacer, FeedWriter, heartbeat_ticks
 from aegis_discovery.proto import (
     aegis_pb2,
     aegis_pb2_grpc,
-    issuer_pb2,
-    issuer_pb2_grpc,
     mesh_pb2,
     mesh_pb2_grpc,
     operations_pb2,
@@ -25,17 +21,13 @@ from aegis_discovery.proto import (
     stats_pb2_grpc,
 )
 
-from aegis_core._access.bootstrap import bootstrap_from_context
 from aegis_core._access.caller import Caller, caller_from_context
-from aegis_core._server.daemon_threads import DaemonThreads
 from aegis_core._server.introspection import NodeIntrospection
-from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import (
     FeedAdmission,
     LocalNode,
     RequestRefusedError,
     UnsignedProtocol,
-    live_workers,
 )
 from aegis_core._server.operations import NodeOperations
 from aegis_core._waker import Waker
@@ -47,7 +39,7 @@ Context = grpc.aio.ServicerContext[object, object]
 
 
 @asynccontextmanager
-async def _refusals(context: Context) -> AsyncIterator[None]:
+async def refusals(context: Context) -> AsyncIterator[None]:
     """Ends the call if there is no caller, or if its request is refused."""
     try:
         yield
@@ -60,7 +52,7 @@ async def _refusals(context: Context) -> AsyncIterator[None]:
 @asynccontextmanager
 async def identified(context: Context) -> AsyncIterator[Caller]:
     """Yields the caller; ends the call if there is none, or if its request is refused."""
-    async with _refusals(context):
+    async with refusals(context):
         yield caller_from_context(context)
 
 
@@ -232,36 +224,3 @@ class Operations(operations_pb2_grpc.OperationsServicer):
     ) -> operations_pb2.DrainResponse:
         async with identified(context) as caller:
             return self._node.drain(request, caller)
-
-
-class CertificateService(issuer_pb2_grpc.IssuerServicer):
-    """Serves `Enroll` and `Renew`; the CA has a thread of its own."""
-
-    def __init__(self, issuer: IssuerService, topology: Topology) -> None:
-        self._issuer = issuer
-        self._topology = topology
-        self._threads = DaemonThreads(1, "aegis-issuer")
-
-    async def Enroll(  # noqa: N802 - the wire's name
-        self, request: issuer_pb2.EnrollRequest, context: Context
-    ) -> issuer_pb2.IssuedIdentity:
-        async with _refusals(context):
-            caller = bootstrap_from_context(context)
-            with self._issuer.entered(caller, time.monotonic()):
-                return await wrap_future(
-                    self._threads.submit(self._issuer.enroll, request.csr, caller)
-                )
-
-    async def Renew(  # noqa: N802 - the wire's name
-        self, request: issuer_pb2.RenewRequest, context: Context
-    ) -> issuer_pb2.IssuedIdentity:
-        async with identified(context) as caller:
-            workers = live_workers(self._topology, caller.node_id)
-            with self._issuer.entered(caller, time.monotonic(), workers=workers):
-                return await wrap_future(
-                    self._threads.submit(self._issuer.renew, request.csr, caller)
-                )
-
-    def close(self) -> None:
-        """Serves no more requests that wait; one that the CA works on is finished."""
-        self._threads.close()

@@ -10,7 +10,6 @@ import grpc
 from aegis_certs import TLSConfig
 from aegis_discovery.proto import (
     aegis_pb2_grpc,
-    issuer_pb2_grpc,
     mesh_pb2_grpc,
     operations_pb2_grpc,
     stats_pb2_grpc,
@@ -23,7 +22,6 @@ from aegis_core._server import base, reflection
 from aegis_core._server.aio.interceptor import CallerInterceptor
 from aegis_core._server.aio.lost_callers import log_lost_callers_quietly
 from aegis_core._server.aio.mesh_services import (
-    CertificateService,
     FeedService,
     Introspection,
     Operations,
@@ -34,13 +32,15 @@ from aegis_core._server.aio.thread_pool import HandlerThreads
 from aegis_core._server.base import OWN_OPTIONS, Registrar, ServerBase
 from aegis_core._server.drain import drain
 from aegis_core._server.introspection import NodeIntrospection
-from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import LocalNode
 from aegis_core._server.operations import NodeOperations
 from aegis_core._server.rejections import Rejection
 
 if TYPE_CHECKING:
     from aegis_discovery.telemetry import OpenTelemetry
+
+    from aegis_core._server.aio.certificates import CertificateService
+    from aegis_core._server.issuer import IssuerService
 
 
 class MeshServer(ServerBase[asyncio.Task[Any]]):
@@ -106,6 +106,10 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         health_pb2_grpc.add_HealthServicer_to_server(self._health, recorder)
         self._certificates: CertificateService | None = None
         if issuer is not None:
+            from aegis_discovery.proto import issuer_pb2_grpc  # few nodes issue
+
+            from aegis_core._server.aio.certificates import CertificateService
+
             self._certificates = CertificateService(issuer, local_node.topology)
             issuer_pb2_grpc.add_IssuerServicer_to_server(self._certificates, recorder)
         reflection.add_reflection((*self.services, *self._own_services), recorder, is_async=True)

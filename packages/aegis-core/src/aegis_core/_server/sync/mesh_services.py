@@ -16,21 +16,17 @@ import grpc
 from aegis_discovery.feed import FeedPacer, FeedWriter, heartbeat_ticks
 from aegis_discovery.proto import (
     aegis_pb2_grpc,
-    issuer_pb2_grpc,
     mesh_pb2_grpc,
     stats_pb2_grpc,
 )
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from aegis_core._access.bootstrap import BootstrapCaller
 from aegis_core._server.introspection import NodeIntrospection
-from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import (
     FeedAdmission,
     LocalNode,
     RequestRefusedError,
     UnsignedProtocol,
-    live_workers,
 )
 from aegis_core._server.rejections import Rejection
 from aegis_core._server.sync.calls import ServerCall, current_call
@@ -342,29 +338,6 @@ class Introspection(stats_pb2_grpc.IntrospectionServicer):
         caller_id, now = current_call().caller.node_id, time.monotonic()
         with refusals(context):
             return self._loop.call(self._node.explain, request, caller_id, now)
-
-
-class CertificateService(issuer_pb2_grpc.IssuerServicer):
-    """Serves `Enroll` and `Renew`."""
-
-    def __init__(self, issuer: IssuerService, node: LocalNode) -> None:
-        self._issuer = issuer
-        self._topology = node.topology
-
-    def Enroll(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the wire's name
-        caller = current_call().caller
-        assert isinstance(caller, BootstrapCaller)  # noqa: S101 - no other caller is accepted
-        with refusals(context), self._issuer.entered(caller, time.monotonic()):
-            return self._issuer.enroll(request.csr, caller)
-
-    def Renew(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the wire's name
-        caller = current_call().caller
-        workers = live_workers(self._topology, caller.node_id)
-        with (
-            refusals(context),
-            self._issuer.entered(caller, time.monotonic(), workers=workers),
-        ):
-            return self._issuer.renew(request.csr, caller)
 
 
 MAX_REFLECTION = 60.0

@@ -10,7 +10,6 @@ import grpc
 from aegis_certs import TLSConfig
 from aegis_discovery.proto import (
     aegis_pb2_grpc,
-    issuer_pb2_grpc,
     mesh_pb2_grpc,
     operations_pb2_grpc,
     stats_pb2_grpc,
@@ -23,7 +22,6 @@ from aegis_core._server.base import OWN_OPTIONS, Registrar, ServerBase
 from aegis_core._server.call_checks import ISSUER
 from aegis_core._server.drain import drain
 from aegis_core._server.introspection import NodeIntrospection
-from aegis_core._server.issuer import IssuerService
 from aegis_core._server.mesh_protocol import LocalNode
 from aegis_core._server.operations import NodeOperations
 from aegis_core._server.rejections import Rejection
@@ -32,7 +30,6 @@ from aegis_core._server.sync.coroutines import CoroutineHandlers
 from aegis_core._server.sync.handlers import present
 from aegis_core._server.sync.interceptor import CallerInterceptor
 from aegis_core._server.sync.mesh_services import (
-    CertificateService,
     FeedService,
     HealthService,
     Introspection,
@@ -46,6 +43,8 @@ from aegis_core._server.sync.threads import CallThreads
 
 if TYPE_CHECKING:
     from aegis_discovery.telemetry import OpenTelemetry
+
+    from aegis_core._server.issuer import IssuerService
 
 OWN_THREADS = 4
 """Threads of each part of the node's own services; none of them waits for a caller."""
@@ -128,6 +127,10 @@ class BlockingServer(ServerBase[ServerCall]):
         operations_pb2_grpc.add_OperationsServicer_to_server(operations, methods)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
         if issuer is not None:
+            from aegis_discovery.proto import issuer_pb2_grpc  # few nodes issue
+
+            from aegis_core._server.sync.certificates import CertificateService
+
             certificates = CertificateService(issuer, local_node)
             issuer_pb2_grpc.add_IssuerServicer_to_server(certificates, methods)
         reflection.add_reflection((*self.services, *self._own_services), methods, is_async=False)
