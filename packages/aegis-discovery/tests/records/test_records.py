@@ -293,17 +293,21 @@ def test_a_field_of_a_later_version_travels_on_with_its_signature(
     assert kept is not None
     assert wire(kept) == signed
     assert verifier.verify(wire(kept)) == record
+    verifier.retain({owner.fingerprint})  # parses the key anew
+    assert verifier.verify(wire(kept)) == record
 
 
 def test_only_certificates_that_are_still_needed_are_kept(
     ca: CertificateAuthority, verifier: RecordVerifier, owner: TLSConfig
 ) -> None:
     other = verifier.add_chain(chain_of(ca.issue_in_memory("b")))
+    assert verifier._keys
     verifier.retain({owner.fingerprint})
     assert verifier.leaf(other) is None
     kept = verifier.leaf(owner.fingerprint)
     assert kept is not None
     assert kept.node_id == "a"
+    assert not verifier._keys  # each takes 2 KB, and records come seldom
 
 
 def test_records_share_equal_values(ca: CertificateAuthority, clock: ManualClock) -> None:

@@ -232,8 +232,9 @@ class RecordVerifier:
         return leaf.certificate if leaf else None
 
     def retain(self, fingerprints: Collection[bytes]) -> None:
-        """Forgets all certificates except these."""
+        """Forgets all certificates except these, and all parsed keys: a record comes seldom."""
         self._leaves.keep([leaf for leaf in self._leaves if leaf.fingerprint in fingerprints])
+        self._keys = {}  # 2 KB each
         self._intermediates = {leaf.intermediates: leaf.intermediates for leaf in self._leaves}
 
     def verify(
