@@ -17,13 +17,17 @@ from aegis_certs import TLSConfig
 from aegis_core import CallDeniedError, CallRule, Policy, PolicyError, ServiceInfo
 from aegis_core import Node as SyncNode
 from aegis_core._access.authorization import MAX_DECISIONS, CallAuthorizer, CallerVerifier
-from aegis_core._access.caller import Caller
+from aegis_core._access.caller import Caller, caller_from_context
 from aegis_core._access.policy_file import PolicySource
+from aegis_core._server.admission import AdmissionControl
+from aegis_core._server.call_checks import CallChecks
+from aegis_core._server.rejections import CallRejectedError
 from aegis_core.aio import Node
 from aegis_discovery import connect
 from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.policy import OPEN_SERVICES, load_policy, parse_policy
 from aegis_discovery.proto import aegis_pb2, issuer_pb2, mesh_pb2, stats_pb2
+from cryptography.hazmat.primitives.serialization import Encoding
 from grpc_health.v1 import health_pb2
 
 MakeIdentity = Callable[[str], TLSConfig]
@@ -348,7 +352,7 @@ class Authorizer:
         self.caller = Caller("caller", tls.certificate, not_after=2.0**40, fingerprint=b"1")
 
     def ask(self, path: str = "/s/m") -> bool:
-        return self.inner.check(self.caller, path) is None
+        return self.inner.check(self.caller, path, shown=(b"pem", b"", path)) is None
 
 
 def test_without_a_policy_every_caller_may_call_everything(identity: MakeIdentity) -> None:
@@ -396,34 +400,79 @@ def test_a_cached_decision_does_not_outlive_the_type_or_the_policy(
     assert authorizer.ask()
 
 
-def test_an_allowed_call_is_judged_again_after_every_change(identity: MakeIdentity) -> None:
-    tls, now = identity("caller"), 1.0
-    revoked: set[int] = set()
-    verifier = CallerVerifier(tls.bundle, clock=lambda: now)
+def test_an_allowed_call_is_remembered_until_something_changes(identity: MakeIdentity) -> None:
+    tls, revoked = identity("caller"), set[int]()
+    verifier = CallerVerifier(tls.bundle, clock=lambda: 1.0)
     authorizer = CallAuthorizer(verifier, lambda _: None)
     caller = Caller("caller", tls.certificate, not_after=10.0, fingerprint=b"1")
 
-    def ask(path: str | None = "/s/m") -> bool:
-        return authorizer.check(caller, path) is None
+    def ask(path: str = "/s/m") -> bool:
+        return authorizer.check(caller, path, shown=(b"pem", b"", path)) is None
 
     assert ask()
-    assert verifier.allowed == {(b"1", "/s/m"): caller}
+    assert verifier.allowed == {(b"pem", b"", "/s/m"): caller}
     authorizer.set_policy(Policy(call=[CallRule(ids=["caller"], services=["s"])]))
+    assert not verifier.allowed
     assert [ask(), ask("/other/m"), ask()] == [True, False, True]
     before = verifier.allowed
     verifier.apply_revocations(Revoked(revoked))
+    assert verifier.allowed is not before, "a thread may still add to the old one"
     assert ask()
-    assert verifier.allowed is not before
     revoked.add(caller.certificate.serial_number)
     verifier.apply_revocations(Revoked(revoked))
     assert not ask()
     assert not verifier.allowed
     verifier.apply_revocations(Revoked(set()))
     assert ask()
-    other_version = replace(caller, tls_version="TLSv1.2")
-    assert authorizer.check(other_version, "/s/m") is not None, "of the same certificate"
-    now = caller.not_after
-    assert not ask()
+    verifier.change_bundle(tls.bundle)
+    assert not verifier.allowed
+
+
+class FakeContext:
+    """A call of a certificate."""
+
+    def __init__(self, tls: TLSConfig, version: bytes = b"TLSv1.3") -> None:
+        self._auth = {
+            "x509_pem_cert": [tls.certificate.public_bytes(Encoding.PEM)],
+            "ssl_tls_version": [version],
+        }
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return self._auth
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+
+def test_a_remembered_caller_is_accepted_for_what_it_showed_and_no_longer_than_it_is_valid(
+    identity: MakeIdentity,
+) -> None:
+    now = 1.0
+    tls, other = identity("caller"), identity("other")
+    verifier = CallerVerifier(tls.bundle, clock=lambda: now)
+    authorizer = CallAuthorizer(verifier, lambda _: None)
+    authorizer.set_policy(Policy(call=[CallRule(ids=["caller"], services=["s"])]))
+    checks = CallChecks[Any](authorizer, AdmissionControl())
+
+    def ask(context: FakeContext, path: str = "/s/m") -> str:
+        try:
+            return checks.accept(context, path, None).node_id
+        except CallRejectedError as error:
+            return error.rejection.code
+
+    for _ in range(2):
+        assert ask(FakeContext(tls)) == "caller"
+        assert ask(FakeContext(tls, b"TLSv1.2")) == "UNAUTHENTICATED", "of the same certificate"
+        assert ask(FakeContext(tls), "/other/m") == "PERMISSION_DENIED"
+        assert ask(FakeContext(other)) == "PERMISSION_DENIED"
+    assert list(verifier.allowed.values()) == [caller_from_context(FakeContext(tls))]
+    now = next(iter(verifier.allowed.values())).not_after
+    assert ask(FakeContext(tls)) == "UNAUTHENTICATED"
+    now -= 1
+    assert ask(FakeContext(tls)) == "caller"
+    while not checks.callers.abuse("caller"):
+        pass
+    assert ask(FakeContext(tls)) == "RESOURCE_EXHAUSTED", "a remembered caller is blocked too"
 
 
 def test_only_decisions_that_stay_are_remembered(identity: MakeIdentity) -> None:

@@ -28,16 +28,23 @@ class FakeCall:
         return self.over
 
 
+def arrive(admission: AdmissionControl[FakeCall], call: FakeCall) -> AdmissionRefused | None:
+    refused = admission.arrive()
+    if refused is None:
+        admission.await_begin(call)
+    return refused
+
+
 def test_calls_are_admitted_up_to_the_limit_and_again_when_a_call_ends() -> None:
     admission = AdmissionControl[FakeCall](2)
     a, b, c, d, e = (FakeCall() for _ in range(5))
-    assert [admission.admit(call) for call in (a, b, c)] == [None, None, None]
+    assert [arrive(admission, call) for call in (a, b, c)] == [None, None, None]
     assert [admission.begin(call) for call in (a, b, c)] == [True, True, False]
     assert repr(admission) == "<AdmissionControl 2/2 running>"
-    assert admission.admit(d) is AdmissionRefused.FULL
+    assert arrive(admission, d) is AdmissionRefused.FULL
     admission.end(a)
     admission.end(a)
-    assert admission.admit(e) is None
+    assert arrive(admission, e) is None
     assert admission.begin(e)
     assert (
         admission.begun,
@@ -51,10 +58,10 @@ def test_calls_are_admitted_up_to_the_limit_and_again_when_a_call_ends() -> None
 def test_after_the_close_no_call_is_admitted_and_admitted_calls_finish() -> None:
     admission = AdmissionControl[FakeCall]()
     running, pending, given_up = FakeCall(), FakeCall(), FakeCall()
-    assert [admission.admit(call) for call in (running, pending, given_up)] == [None] * 3
+    assert [arrive(admission, call) for call in (running, pending, given_up)] == [None] * 3
     assert admission.begin(running)
     admission.close()
-    assert admission.admit(FakeCall()) is AdmissionRefused.CLOSED
+    assert arrive(admission, FakeCall()) is AdmissionRefused.CLOSED
     assert repr(admission) == "<AdmissionControl 1 running closed>"
     admission.end(running)
     given_up.over = True
@@ -68,7 +75,7 @@ def test_calls_that_were_cancelled_before_they_ran_are_released() -> None:
     admission = AdmissionControl[FakeCall]()
     for _ in range(10 * PRUNE_ABOVE):
         call = FakeCall()
-        admission.admit(call)
+        arrive(admission, call)
         call.over = True
     assert len(admission.waiting) <= PRUNE_ABOVE
 
@@ -76,7 +83,7 @@ def test_calls_that_were_cancelled_before_they_ran_are_released() -> None:
 def test_a_call_that_ends_before_it_runs_is_forgotten_at_once() -> None:
     admission = AdmissionControl[FakeCall]()
     call = FakeCall()
-    admission.admit(call)
+    arrive(admission, call)
     admission.end(call)
     assert not admission.pending, "it may hold megabytes of headers"
 

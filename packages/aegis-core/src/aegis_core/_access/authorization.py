@@ -31,6 +31,12 @@ REFUSED_FOR = 5.0
 """Seconds after which a refused chain is verified again: the clocks may agree by then."""
 
 
+Shown = tuple[bytes, bytes, str | None]
+"""What a caller showed with a call: its certificate (PEM), its TLS version, and the method."""
+
+Allowed = dict[Shown, Caller]
+
+
 class Revocations(Protocol):
     """A list of revoked certificates."""
 
@@ -58,7 +64,7 @@ class CallerVerifier:
 
     Attributes:
         clock: The same clock.
-        allowed: Callers whose calls of a method were allowed, by certificate and method; they stay
+        allowed: Callers whose calls of a method were allowed, by what they showed; they stay
             allowed until their certificates end. Another trust bundle, revocation list or policy
             gets a dictionary of its own, so that no thread adds what the old one allowed.
     """
@@ -78,7 +84,7 @@ class CallerVerifier:
         self._accepted: dict[bytes, tuple[x509.Certificate, ...]] = {}
         self._chains = _ChainDecisions(bundle, trust_domain)
         self._revoked: _RevocationDecisions | None = None
-        self.allowed: _Allowed = {}
+        self.allowed: Allowed = {}
 
     def change_bundle(self, bundle: TrustBundle) -> None:
         """Trusts these CAs from now on; callers that were accepted may finish what they do."""
@@ -196,6 +202,9 @@ class CallAuthorizer:
         caller_verifier: Checks the identity.
         type_of: Returns the type of a node from its record; None for an unknown node.
         clock: Monotonic seconds.
+
+    Attributes:
+        verifier: The same verifier.
     """
 
     def __init__(
@@ -205,7 +214,7 @@ class CallAuthorizer:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._caller_verifier = caller_verifier
+        self.verifier = caller_verifier
         self._type_of = type_of
         self._log_limiter = LogLimiter(_log, max_sources=MAX_DECISIONS, clock=clock)
         self._decisions: _PolicyDecisions | None = None
@@ -217,34 +226,37 @@ class CallAuthorizer:
 
     def check_bootstrap(self, caller: BootstrapCaller) -> CallerRefusedError | None:
         """Returns why a bootstrap identity may not enrol; None if the CA decides."""
-        refusal = self._caller_verifier.check_bootstrap(caller)
+        refusal = self.verifier.check_bootstrap(caller)
         return None if refusal is None else CallerRefusedError(caller.node_id, refusal)
 
     def set_policy(self, policy: Policy | None) -> None:
         self._decisions = None if policy is None else _PolicyDecisions(policy)
-        self._caller_verifier.allowed = {}
+        self.verifier.allowed = {}
 
     def check(
-        self, caller: Caller, path: str | None, *, is_open: bool = False
+        self,
+        caller: Caller,
+        path: str | None,
+        *,
+        shown: Shown | None = None,
+        is_open: bool = False,
     ) -> CallerRefusedError | None:
         """Returns why a call is refused or denied; None if it is allowed. Logs denials.
 
         Args:
             caller: The caller.
             path: The method, as `/package.Service/Method`; None for one that no policy denies.
+            shown: What the caller showed, to remember it by in `verifier.allowed` if its calls of
+                this method stay allowed.
             is_open: Whether the call is a stream that is open already, and ends if it is denied.
         """
-        # Nearly all calls end here, after one look. The dictionary is read before what decides.
-        verifier = self._caller_verifier
-        allowed, known_as = verifier.allowed, (caller.fingerprint, path)
-        if allowed.get(known_as) is caller and verifier.clock() < caller.not_after:
-            return None
-        refusal = verifier.check(caller)
+        allowed = self.verifier.allowed  # read before what decides
+        refusal = self.verifier.check(caller)
         if refusal is not None:
             return CallerRefusedError(caller.node_id, refusal)
         decisions = self._decisions
         if path is None or (decisions is None and split_method(path)[0] not in NAMED_SERVICES):
-            _remember_allowed(allowed, known_as, caller)
+            _remember_allowed(allowed, shown, caller)
             return None
         reason: str | None = "there is no policy, and only a rule that names it allows it"
         if decisions is not None:
@@ -253,7 +265,7 @@ class CallAuthorizer:
             reason = decisions.check(caller, path, node_type)
             if reason is None:
                 if not decisions.asks_type:
-                    _remember_allowed(allowed, known_as, caller)
+                    _remember_allowed(allowed, shown, caller)
                 return None
         key, kind = (caller.node_id, path), "stream" if is_open else "call"
         line = "%s may not call %.200s%s: %s"
@@ -262,18 +274,12 @@ class CallAuthorizer:
         return CallDeniedError(caller.node_id, path)
 
 
-_Allowed = dict[tuple[bytes, str | None], Caller]
-"""Callers by certificate and method."""
-
-
-def _remember_allowed(
-    allowed: _Allowed, known_as: tuple[bytes, str | None], caller: Caller
-) -> None:
-    if caller.hosts:  # allowed until another node has one of these names
+def _remember_allowed(allowed: Allowed, shown: Shown | None, caller: Caller) -> None:
+    if shown is None or caller.hosts:  # allowed until another node has one of these names
         return
     if len(allowed) >= MAX_DECISIONS:
         allowed.clear()
-    allowed[known_as] = caller
+    allowed[shown] = caller
 
 
 class _PolicyDecisions:

@@ -40,6 +40,13 @@ class Caller:
     hosts: tuple[str, ...] = field(default=(), repr=False)
 
 
+CERTIFICATE, TLS_VERSION = "x509_pem_cert", "ssl_tls_version"
+"""What gRPC calls a caller's own certificate (PEM), and the TLS version of its connection."""
+
+NOTHING = (b"",)
+"""In place of what a connection does not have."""
+
+
 class CallContext(Protocol):
     """The part that the contexts of sync and async handlers have in common."""
 
@@ -63,11 +70,15 @@ def caller_from_context(context: CallContext) -> Caller:
         auth = context.auth_context()
     except AttributeError:
         raise NoPeerInfoError from None
+    return caller_from_auth(auth, context)
+
+
+def caller_from_auth(auth: Mapping[str, Any], context: CallContext) -> Caller:
+    """Returns the caller, as `caller_from_context` does, from the context's `auth_context()`."""
     try:
-        pem = auth["x509_pem_cert"][0]
-        intermediates = auth.get("x509_pem_cert_chain", _NOTHING)[0]
-        tls_version = auth.get("ssl_tls_version", _NOTHING)[0]
-        # Here and not in `_read`: each frame of a call costs time.
+        pem = auth[CERTIFICATE][0]
+        intermediates = auth.get("x509_pem_cert_chain", NOTHING)[0]
+        tls_version = auth.get(TLS_VERSION, NOTHING)[0]
         known = _callers.get((pem, tls_version))
         if known is not None and known[0] == intermediates:
             return known[1]
@@ -81,8 +92,6 @@ def caller_from_context(context: CallContext) -> Caller:
 def _peer(context: CallContext) -> str:
     return context.peer() or "an unknown address"
 
-
-_NOTHING = (b"",)
 
 MAX_CALLERS = 4096
 """Callers that are remembered: certificates are renewed for ever."""

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from enum import Enum
-from math import inf
 from typing import Generic, Protocol, TypeVar
 
 MANY = 2
@@ -43,7 +42,7 @@ CallT = TypeVar("CallT", bound=Call)
 
 
 class PendingCalls(set[CallT]):
-    """Calls that have arrived and do not run yet. The owner has a lock, or one thread.
+    """Calls that have arrived and do not run yet. It may be used from any thread.
 
     It is a set, since each call is added and discarded once. Call `prune` after an `add` that makes
     it longer than `MANY`.
@@ -80,7 +79,7 @@ class PendingCalls(set[CallT]):
             return
         self._pruned_at = now
         before = len(self)
-        self.difference_update([call for call in self if call.done()])
+        self.difference_update([call for call in self.copy() if call.done()])
         self._prune_above = max(PRUNE_ABOVE, 2 * len(self))
         self._given_up += before - len(self)
         if self._given_up > GIVEN_UP:
@@ -94,6 +93,9 @@ class AdmissionControl(Generic[CallT]):
     A call is pending from its arrival until it runs, because its request may take long to arrive.
     It counts against the limit only when it runs, after its caller was authorized: callers that
     are not authorized must not use up the limit.
+
+    Only the limit has a lock: CPython switches threads between calls, not within `+= 1`, and not
+    within one operation of a set.
 
     Args:
         limit: How many calls may run at the same time; None for no limit.
@@ -115,7 +117,6 @@ class AdmissionControl(Generic[CallT]):
         self.begun = 0
         self.shed = 0
         self.arrived_after_close = 0
-        self._max_running = inf if limit is None else limit
         self.waiting = PendingCalls[CallT]()
         self.closed = False
         self._lock = threading.Lock()
@@ -126,65 +127,55 @@ class AdmissionControl(Generic[CallT]):
 
     @property
     def empty(self) -> bool:
-        with self._lock:
-            return not self.running and all(call.done() for call in self.waiting)
+        # In this order: a call begins to run before it leaves those that wait.
+        return all(call.done() for call in self.waiting.copy()) and not self.running
 
     @property
     def pending(self) -> frozenset[CallT]:
         """Admitted calls that do not run yet."""
-        with self._lock:
-            return frozenset(self.waiting)
-
-    def admit(self, call: CallT) -> AdmissionRefused | None:
-        """Admits a call that arrived, or returns why not."""
-        with self._lock:
-            if self.closed or len(self.running) >= self._max_running:
-                return self._arrive()
-            self.arrived += 1  # as `_arrive`, without its frame
-            self.waiting.add(call)
-            if len(self.waiting) > MANY:
-                self.waiting.prune()
-            return None
+        return frozenset(self.waiting)
 
     def arrive(self) -> AdmissionRefused | None:
         """Counts a call that arrives; returns why it is not admitted, or None."""
-        with self._lock:
-            return self._arrive()
-
-    def await_begin(self, call: CallT) -> None:
-        """Counts an admitted call as pending until it runs or is done."""
-        with self._lock:
-            self.waiting.add(call)
-            if len(self.waiting) > MANY:
-                self.waiting.prune()
-
-    def _arrive(self) -> AdmissionRefused | None:
         self.arrived += 1
         if self.closed:
             self.arrived_after_close += 1
             return AdmissionRefused.CLOSED
-        if len(self.running) >= self._max_running:
+        if self.limit is not None and len(self.running) >= self.limit:
             self.shed += 1
             return AdmissionRefused.FULL
         return None
 
+    def await_begin(self, call: CallT) -> None:
+        """Counts an admitted call as pending until it runs or is done."""
+        self.waiting.add(call)
+        if len(self.waiting) > MANY:
+            self.waiting.prune()
+
     def begin(self, call: CallT) -> bool:
         """Counts an admitted call as running until it ends; returns whether the limit allows it."""
-        with self._lock:
+        if self.limit is None:
+            self.running.add(call)
+        elif not self._take_place(call, self.limit):
             self.waiting.discard(call)
-            if len(self.running) >= self._max_running:
+            return False
+        self.waiting.discard(call)
+        self.begun += 1
+        return True
+
+    def _take_place(self, call: CallT, limit: int) -> bool:
+        with self._lock:
+            if len(self.running) >= limit:
                 self.shed += 1
                 return False
             self.running.add(call)
-            self.begun += 1
             return True
 
     def end(self, call: CallT) -> None:
         """Counts a call as neither running nor pending any more."""
-        with self._lock:
-            self.running.discard(call)
-            # Pruned late, 256 calls of one caller could hold 2 MB of headers each.
-            self.waiting.discard(call)
+        self.running.discard(call)
+        # Pruned late, 256 calls of one caller could hold 2 MB of headers each.
+        self.waiting.discard(call)
 
     def close(self) -> None:
         """Rejects new calls from now on; admitted calls continue."""

@@ -14,11 +14,12 @@ from aegis_discovery.policy import OPEN_SERVICES, split_method
 from aegis_discovery.transport import join_address
 
 from aegis_core._access.authorization import CallAuthorizer
+from aegis_core._access.issuer_callers import ISSUER
 from aegis_core._address import bind_error, bound_address, describe_os_error
 from aegis_core._health.checks import HealthInfo
 from aegis_core._server import reflection
 from aegis_core._server.admission import AdmissionControl
-from aegis_core._server.call_checks import ISSUER, MAX_HEADERS, CallChecks, CallT
+from aegis_core._server.call_checks import MAX_HEADERS, CallChecks, CallT
 from aegis_core._server.caller_limits import CallerLimits
 from aegis_core._server.caller_sockets import CallerSockets
 from aegis_core._server.connection_guard import ConnectionGuard, MessageGuard

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aegis_discovery.policy import split_method
 from aegis_discovery.signals import CODES, OTHER, EdgeTable, LogLimiter, PeerEdges
 
-from aegis_core._access.authorization import CallAuthorizer
-from aegis_core._access.bootstrap import (
-    BootstrapCaller,
-    bootstrap_from_context,
-    unnamed_source,
+from aegis_core._access.authorization import CallAuthorizer, Shown
+from aegis_core._access.bootstrap import BootstrapCaller, unnamed_source
+from aegis_core._access.caller import (
+    CERTIFICATE,
+    NOTHING,
+    TLS_VERSION,
+    CallContext,
+    Caller,
+    caller_from_auth,
+    caller_from_context,
 )
-from aegis_core._access.caller import CallContext, Caller, caller_from_context
+from aegis_core._access.issuer_callers import ENROLL, ISSUER, judge_bootstrap, judge_member
 from aegis_core._server.admission import AdmissionControl, Call
 from aegis_core._server.caller_limits import (
     BLOCKED_FOR,
@@ -25,7 +31,7 @@ from aegis_core._server.caller_limits import (
     NAMED_PER_SECOND,
     CallerLimits,
 )
-from aegis_core._server.connection_limits import ConnectionLimits
+from aegis_core._server.connection_limits import ConnectionLimits, Guard
 from aegis_core._server.held.request_reads import RequestReads
 from aegis_core._server.held.unfinished_messages import UnfinishedMessages
 from aegis_core._server.held.unsent_answers import UnsentAnswers
@@ -38,6 +44,7 @@ from aegis_core._server.rejections import (
     NOT_ISSUED,
     TOO_MANY,
     UNREADABLE,
+    CallRejectedError,
     Rejection,
 )
 from aegis_core.errors import CallDeniedError, CallerError, CallerRefusedError
@@ -59,42 +66,8 @@ MAX_HEADERS = 16 * 1024
 CallT = TypeVar("CallT", bound=Call)
 
 
-class CallRejectedError(Exception):
-    """A call is rejected before its handler runs.
-
-    Attributes:
-        rejection: How.
-        caller_id: Who called; None if its certificate names no node.
-        source: The same, or what to hold responsible in its place.
-    """
-
-    def __init__(
-        self, rejection: Rejection, caller_id: str | None = None, source: str | None = None
-    ) -> None:
-        self.rejection = rejection
-        self.caller_id = caller_id
-        self.source = source or caller_id
-        super().__init__(rejection.text)
-
-
-ISSUER = "aegis.mesh.v1.Issuer"
-"""The service that issues certificates to the mesh."""
-
-ENROLL = f"/{ISSUER}/Enroll"
-"""The only method that a bootstrap identity may call, and no other identity."""
-
 NUMBERS = {name: number for number, name in enumerate(CODES)}
 """The numbers of gRPC's status codes."""
-
-
-class Guard(Protocol):
-    """Closes connections. It may be used from any thread."""
-
-    def note_call(self, peer: str, caller: str) -> None: ...
-
-    def note_long_headers(self, peer: str) -> None: ...
-
-    def condemn(self, peer: str) -> None: ...
 
 
 class CallChecks(Generic[CallT]):
@@ -186,11 +159,13 @@ class CallChecks(Generic[CallT]):
         """Returns what accepts the calls of a method: `accept`, or what does it for an issuer."""
         if split_method(method)[0] != ISSUER:
             return self.accept
-        judge = self._bootstrap_of if method == ENROLL else self._member_of
+        judge = partial(judge_bootstrap if method == ENROLL else judge_member, self._authorizer)
 
         def accept(context: CallContext, _path: str | None, _call: CallT | None) -> Caller:
             try:
                 caller = judge(context)
+                if not self._is_issuer:
+                    raise CallerRefusedError(caller.node_id, "this node is no issuer")
             except CallerError as error:
                 caller_id = error.node_id if isinstance(error, CallerRefusedError) else None
                 source = self._refuse(error, caller_id, context)
@@ -203,7 +178,7 @@ class CallChecks(Generic[CallT]):
         return accept
 
     def accept(self, context: CallContext, path: str | None, call: CallT | None) -> Caller:
-        """Returns the caller of an allowed call. Call `release` when the call is over.
+        """Returns the caller of an allowed call. Tell `callers` when the call is over.
 
         Args:
             context: The context of the call.
@@ -213,13 +188,52 @@ class CallChecks(Generic[CallT]):
         Raises:
             CallRejectedError: The call is not allowed, or is one too many.
         """
+        # A call that was allowed before needs one look, in no further frame: each one costs time.
+        verifier = self._authorizer.verifier
+        auth = shown = None
+        try:
+            auth = context.auth_context()
+            shown = auth[CERTIFICATE][0], auth.get(TLS_VERSION, NOTHING)[0], path
+            caller = verifier.allowed.get(shown)
+        except (AttributeError, LookupError):
+            caller = None
+        if caller is None or verifier.clock() >= caller.not_after:
+            caller = self._judge(context, path, auth, shown)
+        caller_id = caller.node_id
+        limits = self.callers
+        if (
+            self.is_joining
+            or limits.blocked
+            or self.answers.full
+            or self._connections.is_watching
+            or limits.open[caller_id] >= limits.max_calls
+        ):
+            self._enter_closely(caller_id, context, path)
+        else:
+            limits.open[caller_id] += 1
+        if call is not None and not self.admission.begin(call):
+            limits.leave(caller_id)
+            raise CallRejectedError(FULL, caller_id)
+        return caller
+
+    def _judge(
+        self,
+        context: CallContext,
+        path: str | None,
+        auth: Mapping[str, Any] | None,
+        shown: Shown | None,
+    ) -> Caller:
+        """Returns the caller of an allowed call, whoever it is."""
         caller_id = None
         try:
-            caller = caller_from_context(context)
+            caller = (
+                caller_from_context(context)  # which says what is wrong
+                if auth is None
+                else caller_from_auth(auth, context)
+            )
             caller_id = caller.node_id
-            if caller_id in self.callers.blocked:
-                self._check_blocked(caller_id, context)
-            error = self._authorizer.check(caller, path)
+            self._check_blocked(caller_id, context)
+            error = self._authorizer.check(caller, path, shown=shown)
             if error is not None:
                 raise error
         except CallerError as error:
@@ -227,16 +241,14 @@ class CallChecks(Generic[CallT]):
             if not isinstance(error, CallDeniedError):  # the authorizer logs denials
                 self._log_limiter.warn(source, "refused", "calls are refused: %s", error)
             raise CallRejectedError(_rejection(error), caller_id, source) from None
+        return caller
+
+    def _enter_closely(self, caller_id: str, context: CallContext, path: str | None) -> None:
+        """Counts a call as open while the node joins, or while there is something to look at."""
+        self._check_blocked(caller_id, context)
         if self.is_joining and path is not None and self.is_limited(path):
             raise CallRejectedError(JOINING, caller_id)
-        # As `_enter`, without its frame: each one costs time.
-        is_full = caller_id in self.answers.full
-        if self._connections.is_watching or is_full or not self.callers.enter(caller_id):
-            self._enter(caller_id, context)
-        if call is not None and not self.admission.begin(call):
-            self.callers.leave(caller_id)
-            raise CallRejectedError(FULL, caller_id)
-        return caller
+        self._enter(caller_id, context)
 
     def _refuse(self, error: CallerError, caller_id: str | None, context: CallContext) -> str:
         """Counts a refusal; returns whom to hold responsible for the call."""
@@ -247,30 +259,10 @@ class CallChecks(Generic[CallT]):
         self._check_blocked(source, context)
         return source
 
-    def _member_of(self, context: CallContext) -> Caller:
-        caller = caller_from_context(context)
-        error = self._authorizer.check(caller, None)
-        if error is not None:
-            raise error
-        return caller
-
-    def _bootstrap_of(self, context: CallContext) -> Caller:
-        caller = bootstrap_from_context(context)
-        error = self._authorizer.check_bootstrap(caller)
-        if error is not None:
-            raise error
-        if not self._is_issuer:
-            raise CallerRefusedError(caller.node_id, "this node is no issuer")
-        return caller
-
     @staticmethod
     def count_rejected(edges: PeerEdges, error: CallRejectedError) -> None:
         """Counts a call that was not accepted."""
         edges[error.caller_id or OTHER].rejected(NUMBERS[error.rejection.code])
-
-    def release(self, caller: Caller) -> None:
-        """Counts an accepted call as over."""
-        self.callers.leave(caller.node_id)
 
     def abused(self, caller_id: str, context: CallContext | None = None) -> None:
         """Counts a call that its caller cancelled, or began although it must not.
@@ -301,9 +293,7 @@ class CallChecks(Generic[CallT]):
 
         Each entry counts 32 bytes more, as in HTTP/2 (RFC 9113, section 6.5.2).
         """
-        size = 32 * len(metadata)
-        if size <= self._max_headers:  # so many are too long, whatever they are
-            size += sum(map(len, chain.from_iterable(metadata)))
+        size = 32 * len(metadata) + sum(map(len, chain.from_iterable(metadata)))
         return size > self._max_headers
 
     def reject_long_headers(self, context: CallContext) -> Rejection:

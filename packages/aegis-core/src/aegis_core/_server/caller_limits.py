@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Protocol
 
@@ -55,12 +56,17 @@ class Call(Protocol):
 class CallerLimits:
     """Counts the open and the cancelled calls of each caller. It may be used from any thread.
 
+    Open calls are counted without a lock: CPython switches threads between calls, not within
+    `+= 1`, and not between a comparison and what follows it.
+
     Args:
         max_calls: How many calls a caller may have open.
         workers_of: Returns how many processes share an identity, and so have its limits together.
         clock: Monotonic seconds.
 
     Attributes:
+        max_calls: How many calls a caller with one worker may have open.
+        open: The open calls of each caller that has some.
         blocked: Callers that may be blocked; `is_blocked` tells.
     """
 
@@ -71,11 +77,11 @@ class CallerLimits:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._max_calls = max_calls
+        self.max_calls = max_calls
         self._workers_of = workers_of
         self._clock = clock
         self.blocked: dict[str, float] = {}
-        self._open: dict[str, int] = {}
+        self.open: defaultdict[str, int] = defaultdict(int)
         self._answered: list[tuple[Call, str]] = []
         self._sweep_above = SWEEP_ABOVE
         self._cancelled: dict[str, TokenBucket] = {}
@@ -84,12 +90,11 @@ class CallerLimits:
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"<CallerLimits {sum(self._open.values())} open, blocked={sorted(self.blocked)}>"
+        return f"<CallerLimits {sum(self.open.values())} open, blocked={sorted(self.blocked)}>"
 
     def __len__(self) -> int:
-        with self._lock:
-            self._sweep()
-        return len(self._open) + len(self._cancelled) + len(self.blocked)
+        self._sweep()
+        return len(self.open) + len(self._cancelled) + len(self.blocked)
 
     def enter(self, caller: str, *, few: bool = False) -> bool:
         """Counts a call as open until `leave`; returns False if the caller has too many.
@@ -98,46 +103,43 @@ class CallerLimits:
             caller: Who calls.
             few: Whether half of the limit is too many, since the caller reads no answers.
         """
-        limit = self._max_calls // 2 if few else self._max_calls
-        with self._lock:
-            count = self._open.get(caller, 0)
-            if count >= limit and count >= limit * self._workers_of(caller):
-                self._sweep()
-                count = self._open.get(caller, 0)
-                if count >= limit * self._workers_of(caller):
-                    return False
-            self._open[caller] = count + 1
-            return True
+        limit = self.max_calls // 2 if few else self.max_calls
+        if self.open.get(caller, 0) >= limit and not self._has_room(caller, limit):
+            return False
+        self.open[caller] += 1
+        return True
+
+    def _has_room(self, caller: str, limit: int) -> bool:
+        limit *= self._workers_of(caller)
+        if self.open.get(caller, 0) >= limit:
+            self._sweep()
+        return self.open.get(caller, 0) < limit
 
     def leave(self, caller: str) -> None:
         """Counts an open call less."""
-        with self._lock:
-            self._leave(caller)
+        self.open[caller] -= 1
+        if not self.open[caller]:
+            del self.open[caller]
 
     def leave_when_done(self, call: Call, caller: str) -> None:
         """Counts an open call less once it is done: until then its answer may not be sent.
 
-        A callback of each call would cost more than to look now and then.
+        A callback of each call would cost more than to look now and then. Only one thread may use
+        this.
         """
-        with self._lock:
-            self._answered.append((call, caller))
-            if len(self._answered) > self._sweep_above:
-                self._sweep()
-
-    def _leave(self, caller: str) -> None:
-        count = self._open[caller] - 1
-        if count:
-            self._open[caller] = count
-        else:
-            del self._open[caller]
+        self._answered.append((call, caller))
+        if len(self._answered) > self._sweep_above:
+            self._sweep()
 
     def _sweep(self) -> None:
-        answered, self._answered = self._answered, []
+        answered, self._answered, calls = self._answered, [], self.open
         for call, caller in answered:
-            if call.done():
-                self._leave(caller)
-            else:
+            if not call.done():
                 self._answered.append((call, caller))
+            elif calls[caller] > 1:
+                calls[caller] -= 1
+            else:
+                del calls[caller]
         self._sweep_above = max(SWEEP_ABOVE, 2 * len(self._answered))
 
     def is_blocked(self, caller: str) -> bool:

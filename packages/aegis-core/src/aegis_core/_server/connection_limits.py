@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 FEW = 128
 """Open connections that are not looked at more closely."""
@@ -32,6 +32,16 @@ class Peer(NamedTuple):
 
     host: str
     port: int
+
+
+class Guard(Protocol):
+    """Closes connections. It may be used from any thread."""
+
+    def note_call(self, peer: str, caller: str) -> None: ...
+
+    def note_long_headers(self, peer: str) -> None: ...
+
+    def condemn(self, peer: str) -> None: ...
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -25,6 +25,24 @@ class Rejection(NamedTuple):
         return self
 
 
+class CallRejectedError(Exception):
+    """A call is rejected before its handler runs.
+
+    Attributes:
+        rejection: How.
+        caller_id: Who called; None if its certificate names no node.
+        source: The same, or what to hold responsible in its place.
+    """
+
+    def __init__(
+        self, rejection: Rejection, caller_id: str | None = None, source: str | None = None
+    ) -> None:
+        self.rejection = rejection
+        self.caller_id = caller_id
+        self.source = source or caller_id
+        super().__init__(rejection.text)
+
+
 FULL = Rejection(
     "RESOURCE_EXHAUSTED",
     "this node is at its limit of concurrent calls; try another provider",

@@ -20,7 +20,7 @@ from aegis_core._server.aio.inflows import counting, current_inflow
 from aegis_core._server.aio.lost_callers import on_lost_caller
 from aegis_core._server.aio.thread_pool import HandlerThreads, ThreadContext
 from aegis_core._server.aio.traced import traced
-from aegis_core._server.call_checks import NUMBERS, CallChecks, CallRejectedError, kind_of
+from aegis_core._server.call_checks import NUMBERS, CallChecks, kind_of
 from aegis_core._server.held.unsent_answers import SMALL
 from aegis_core._server.rejections import (
     LATE_REQUEST,
@@ -29,6 +29,7 @@ from aegis_core._server.rejections import (
     SLOW_REQUEST,
     STOPPED,
     UNFINISHED,
+    CallRejectedError,
     Rejection,
 )
 from aegis_core._server.telemetry import end_trace, telemetry_of
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 _UNKNOWN, _CANCELLED = NUMBERS["UNKNOWN"], NUMBERS["CANCELLED"]
 
 
-class _CheckedHandler(NamedTuple):
+class CheckedHandler(NamedTuple):
     """A handler, and the same handler with the checks before it.
 
     Attributes:
@@ -47,12 +48,14 @@ class _CheckedHandler(NamedTuple):
         checked: Checks the caller when its request has arrived, if it sends only one.
         early: Checks the caller when its call arrives, which costs up to 17 % more.
         is_limited: Whether it is of the user's services.
+        pending: Its calls that do not run yet, among others.
     """
 
     handler: Any
     checked: Any
     early: Any
     is_limited: bool
+    pending: PendingCalls[asyncio.Task[Any]]
 
 
 class CallerInterceptor(grpc.aio.ServerInterceptor):
@@ -66,9 +69,10 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, checks: CallChecks[asyncio.Task[Any]], threads: HandlerThreads) -> None:
         self._checks = checks
         self._threads = threads
-        self._handlers: dict[str, _CheckedHandler] = {}
+        self._handlers: dict[str, CheckedHandler] = {}
         self._end_reasons: dict[asyncio.Task[Any], Rejection] = {}
-        self._admit = checks.admission.admit
+        self._arrive = checks.admission.arrive
+        self._has_long_headers = checks.has_long_headers
         self._pending = checks.admission.waiting
         self._own_pending = PendingCalls[asyncio.Task[Any]]()
         self._held = checks.answers.full
@@ -105,40 +109,44 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        return self.serve(handler_call_details, await continuation(handler_call_details))
+        handler = await continuation(handler_call_details)
+        known = self.with_checks(handler_call_details.method, handler)
+        return self.serve(handler_call_details, known)
 
-    def serve(self, handler_call_details: grpc.HandlerCallDetails, handler: Any) -> Any:
-        """Returns what serves a call that arrived; to be called in the task that serves it.
-
-        Args:
-            handler_call_details: The call.
-            handler: What serves it without checks; None if there is no such method.
-        """
-        if self._checks.has_long_headers(handler_call_details.invocation_metadata):
-            return self._long_headers
+    def with_checks(self, path: str, handler: Any) -> CheckedHandler | None:
+        """Returns a handler with the checks before it; None if there is no such method."""
         if handler is None:
-            return self._unknown
-        path: str = handler_call_details.method
+            return None
         known = self._handlers.get(path)
         if known is None or known.handler is not handler:
             known = self._add_checks(path, handler)
-        task = current_task()
-        assert task is not None  # noqa: S101 - a call is served in a task
+        return known
+
+    def serve(
+        self, handler_call_details: grpc.HandlerCallDetails, known: CheckedHandler | None
+    ) -> Any:
+        """Returns what serves a call that arrived; to be called in the task that serves it."""
+        if self._has_long_headers(handler_call_details.invocation_metadata):
+            return self._long_headers
+        if known is None:
+            return self._unknown
         if known.is_limited:
-            refused = self._admit(task)
+            refused = self._arrive()
             if refused is not None:
                 return _REJECTING[refused]
-            pending = self._pending
-        else:
-            pending = self._own_pending
-            pending.add(task)
+        task = current_task()
+        assert task is not None  # noqa: S101 - a call is served in a task
+        pending = known.pending
+        pending.add(task)
+        if len(pending) > MANY:
+            pending.prune()
             if len(pending) > MANY:
-                pending.prune()
-        if len(pending) > MANY or self._held or (pending.crowded_until and pending.is_crowded):
+                return known.early
+        if self._held or (pending.crowded_until and pending.is_crowded):
             return known.early
         return known.checked
 
-    def _add_checks(self, path: str, handler: Any) -> _CheckedHandler:
+    def _add_checks(self, path: str, handler: Any) -> CheckedHandler:
         kind = kind_of(handler)
         inner = getattr(handler, kind)
         on_thread = False
@@ -182,7 +190,9 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
             early = present(kind.replace("unary", "stream", 1), is_early=True)
         if len(self._handlers) >= call_checks.MAX_METHODS:
             self._handlers.clear()
-        known = self._handlers[path] = _CheckedHandler(handler, checked, early, is_limited)
+        known = self._handlers[path] = CheckedHandler(
+            handler, checked, early, is_limited, self._pending if is_limited else self._own_pending
+        )
         return known
 
     def _checked(
@@ -201,12 +211,14 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         path = self._checks.policy_path(method)
         checks, end_reasons = self._checks, self._end_reasons
-        accept, end = checks.acceptor(method), checks.admission.end
+        accept, admission = checks.acceptor(method), checks.admission
+        end, no_longer_runs = admission.end, admission.running.discard
         release, abused, lost_caller = checks.callers.leave, checks.abused, on_lost_caller
         leave_when_done = checks.callers.leave_when_done
         own_pending, open_streams = self._own_pending, checks.streams
         unfinished = checks.unfinished
         edges = checks.edges_of(method)
+        may_be_ended = streams or is_early  # a unary call that runs may finish, whoever calls
 
         async def checked(request: Any, context: Any) -> Any:
             task = current_task()
@@ -232,13 +244,20 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
             trace = None
             if telemetry is not None:
                 trace = telemetry.begin(caller_id, context.invocation_metadata())
-            if streams or is_early:  # a unary call that runs may finish, whoever calls
+            if may_be_ended:
                 open_streams[task] = caller, path
             inflow = None
             try:
                 if trace is not None:
                     trace.attach()  # this task serves nothing else
-                if not reads_one:
+                if reads_one:
+                    if is_early:
+                        request = await self._one_request(context, caller_id, path, task)
+                        if not streams:
+                            open_streams.pop(task, None)
+                    if unfinished.is_watching:
+                        unfinished.note_request(caller_id, context.peer(), len(request))
+                else:
                     inflow = unfinished.open(task, caller_id, context.peer())
                     if inflow is None:
                         checks.count_over_limit(1)
@@ -246,12 +265,6 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                     current_inflow.set(inflow)
                     if on_thread:
                         handler_context.inflow = inflow
-                if is_early:
-                    request = await self._one_request(context, caller_id, path, task)
-                    if not streams:
-                        open_streams.pop(task, None)
-                if unfinished.is_watching and reads_one:
-                    unfinished.note_request(caller_id, context.peer(), len(request))
                 if parse is not None:
                     try:
                         request = parse(request)
@@ -282,14 +295,14 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                     edge.ended(code, monotonic() - began)
                 if trace is not None:
                     end_trace(trace, code, context.details())
-                if streams or is_early:
+                if may_be_ended:
                     open_streams.pop(task, None)
                 if end_reasons:
                     end_reasons.pop(task, None)
                 if on_thread:
                     handler_context.on_thread_done(end)
                 elif is_limited:
-                    end(task)
+                    no_longer_runs(task)
 
         return checked
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from aegis_core._server.aio.interceptor import CallerInterceptor
+from aegis_core._server.aio.interceptor import CallerInterceptor, CheckedHandler
 
 
 class CheckedServices(grpc.GenericRpcHandler):
@@ -21,28 +21,29 @@ class CheckedServices(grpc.GenericRpcHandler):
 
     def __init__(self, interceptor: CallerInterceptor) -> None:
         self._serve = interceptor.serve
+        self._with_checks = interceptor.with_checks
         self._services: list[grpc.GenericRpcHandler] = []
-        self._fixed: dict[str, Any] = {}
+        self._fixed: dict[str, CheckedHandler] = {}
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Adds services, as a server does."""
         self._services.extend(handlers)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        handler = self._fixed.get(handler_call_details.method)
-        if handler is None:
-            handler = self._find(handler_call_details)
-        return self._serve(handler_call_details, handler)
+        known = self._fixed.get(handler_call_details.method)
+        if known is None:
+            known = self._find(handler_call_details)
+        return self._serve(handler_call_details, known)
 
-    def _find(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        is_fixed = True
+    def _find(self, handler_call_details: grpc.HandlerCallDetails) -> CheckedHandler | None:
+        is_fixed, path = True, handler_call_details.method
         for service in self._services:
             is_fixed = is_fixed and type(service) is _FIXED
-            handler = service.service(handler_call_details)
-            if handler is not None:
+            known = self._with_checks(path, service.service(handler_call_details))
+            if known is not None:
                 if is_fixed:
-                    self._fixed[handler_call_details.method] = handler
-                return handler
+                    self._fixed[path] = known
+                return known
         return None
 
 

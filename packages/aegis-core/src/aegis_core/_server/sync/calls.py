@@ -16,9 +16,9 @@ from aegis_discovery.signals import Edge
 
 from aegis_core._access.caller import Caller
 from aegis_core._server.admission import AdmissionControl
-from aegis_core._server.call_checks import NUMBERS, CallChecks, CallRejectedError
+from aegis_core._server.call_checks import NUMBERS, CallChecks
 from aegis_core._server.held.unfinished_messages import Inflow
-from aegis_core._server.rejections import FULL, UNFINISHED, Rejection
+from aegis_core._server.rejections import FULL, UNFINISHED, CallRejectedError, Rejection
 from aegis_core._server.sync import grpc_internals
 from aegis_core._server.sync.method import Method
 from aegis_core._server.telemetry import end_trace
@@ -174,7 +174,7 @@ class ServerCall(ABC):
             self.threads.admission.end(self)
 
     def _leave(self) -> None:
-        self.threads.checks.release(self.caller)
+        self.threads.checks.callers.leave(self.caller.node_id)
 
     def note_answer(self, size: int) -> None:  # noqa: B027 - only some kinds need it
         """Notes the size of the one answer, before it is sent."""

@@ -7,9 +7,9 @@ from typing import Any, Self
 
 import grpc
 
-from aegis_core._server.call_checks import CallRejectedError, kind_of
+from aegis_core._server.call_checks import kind_of
 from aegis_core._server.held.unsent_answers import SMALL
-from aegis_core._server.rejections import NO_REQUEST, Rejection
+from aegis_core._server.rejections import NO_REQUEST, CallRejectedError, Rejection
 from aegis_core._server.sync.calls import PublicCall, ServerCall, current_call, current_trace
 from aegis_core._server.sync.method import Method
 from aegis_core._server.sync.threads import CallThreads, InlineCalls

@@ -16,10 +16,10 @@ from aegis_discovery.proto import (
 )
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from aegis_core._access.issuer_callers import ISSUER
 from aegis_core._health.checks import HealthInfo
 from aegis_core._server import base, reflection
 from aegis_core._server.base import OWN_OPTIONS, Registrar, ServerBase
-from aegis_core._server.call_checks import ISSUER
 from aegis_core._server.drain import drain
 from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.mesh_protocol import LocalNode
