@@ -40,8 +40,11 @@ class Caller:
     hosts: tuple[str, ...] = field(default=(), repr=False)
 
 
-CERTIFICATE, TLS_VERSION = "x509_pem_cert", "ssl_tls_version"
-"""What gRPC calls a caller's own certificate (PEM), and the TLS version of its connection."""
+CERTIFICATE, INTERMEDIATES = "x509_pem_cert", "x509_pem_cert_chain"
+"""What gRPC calls a caller's own certificate (PEM), and those that it showed above it."""
+
+TLS_VERSION = "ssl_tls_version"
+"""What gRPC calls the TLS version of a connection."""
 
 NOTHING = (b"",)
 """In place of what a connection does not have."""
@@ -77,7 +80,7 @@ def caller_from_auth(auth: Mapping[str, Any], context: CallContext) -> Caller:
     """Returns the caller, as `caller_from_context` does, from the context's `auth_context()`."""
     try:
         pem = auth[CERTIFICATE][0]
-        intermediates = auth.get("x509_pem_cert_chain", NOTHING)[0]
+        intermediates = auth.get(INTERMEDIATES, NOTHING)[0]
         tls_version = auth.get(TLS_VERSION, NOTHING)[0]
         known = _callers.get((pem, tls_version))
         if known is not None and known[0] == intermediates:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 from asyncio import current_task
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from aegis_discovery.background import sleep_until_tick
 
 from aegis_core._server import call_checks, rejections
 from aegis_core._server.admission import MANY, PendingCalls
+from aegis_core._server.aio.handlers import CheckedHandler, as_coroutine
 from aegis_core._server.aio.inflows import counting, current_inflow
 from aegis_core._server.aio.lost_callers import on_lost_caller
 from aegis_core._server.aio.thread_pool import HandlerThreads, ThreadContext
@@ -38,24 +38,6 @@ if TYPE_CHECKING:
     from aegis_discovery.telemetry import HandlerTelemetry
 
 _UNKNOWN, _CANCELLED = NUMBERS["UNKNOWN"], NUMBERS["CANCELLED"]
-
-
-class CheckedHandler(NamedTuple):
-    """A handler, and the same handler with the checks before it.
-
-    Attributes:
-        handler: The handler.
-        checked: Checks the caller when its request has arrived, if it sends only one.
-        early: Checks the caller when its call arrives, which costs up to 17 % more.
-        is_limited: Whether it is of the user's services.
-        pending: Its calls that do not run yet, among others.
-    """
-
-    handler: Any
-    checked: Any
-    early: Any
-    is_limited: bool
-    pending: PendingCalls[asyncio.Task[Any]]
 
 
 class CallerInterceptor(grpc.aio.ServerInterceptor):
@@ -151,7 +133,7 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         inner = getattr(handler, kind)
         on_thread = False
         if inspect.isasyncgenfunction(inner):
-            inner = _as_coroutine(inner)
+            inner = as_coroutine(inner)
         elif not inspect.iscoroutinefunction(inner):
             on_thread = True
             inner = self._threads.as_coroutine(
@@ -365,21 +347,6 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
 def _number(code: grpc.StatusCode | int) -> int:
     """Returns the number of a status that a handler has set."""
     return code if isinstance(code, int) else NUMBERS[code.name]
-
-
-def _as_coroutine(generator: Any) -> Any:
-    """Makes a coroutine of a handler that is an async generator.
-
-    It writes the responses instead of gRPC. So a stream that is ended while it sends a message
-    still tells its caller why.
-    """
-
-    async def write(request: Any, context: Any) -> None:
-        async with contextlib.aclosing(generator(request, context)) as messages:
-            async for message in messages:
-                await context.write(message)
-
-    return write
 
 
 async def _reject(context: Any, rejection: Rejection) -> None:

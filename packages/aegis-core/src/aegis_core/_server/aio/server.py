@@ -27,9 +27,8 @@ from aegis_core._server.aio.mesh_services import (
     Operations,
     UnsignedProtocolService,
 )
-from aegis_core._server.aio.services import CheckedServices
 from aegis_core._server.aio.thread_pool import HandlerThreads
-from aegis_core._server.base import OWN_OPTIONS, Registrar, ServerBase
+from aegis_core._server.base import OWN_OPTIONS, CheckedServices, Registrar, ServerBase
 from aegis_core._server.drain import drain
 from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.mesh_protocol import LocalNode

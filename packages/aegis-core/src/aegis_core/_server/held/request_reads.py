@@ -79,14 +79,15 @@ class RequestReads(Generic[CallT]):
             method: What it calls; None for the methods of the node itself, which count as one.
             start: Starts the read; returns False if the call is over.
         """
-        read = _Read(method, start)
         with self._lock:
-            reads = self._reads.setdefault(caller, {})
-            left, started = self._room(caller, reads)
-            has_turn = left > 1 or (left == 1 and method not in started)
-            reads[call] = read
-            if has_turn:
-                read.since = self._clock()
+            reads = self._reads.get(caller)
+            if reads is None:
+                reads = self._reads[caller] = {}
+            has_turn = len(reads) < MAX_READS - 1 and caller not in self._held
+            if not has_turn:
+                left, started = self._room(caller, reads)
+                has_turn = left > 1 or (left == 1 and method not in started)
+            reads[call] = _Read(method, start, self._clock() if has_turn else None)
         if has_turn and not start():
             self.end(caller, call)
 
@@ -132,13 +133,12 @@ class RequestReads(Generic[CallT]):
 
     def _next(self, caller: str, ended: CallT) -> tuple[CallT, Callable[[], bool]] | None:
         with self._lock:
-            reads = self._reads.get(caller, {})
-            if ended not in reads:
-                return None
-            was_started = reads.pop(ended).since is not None
+            reads = self._reads.get(caller)
+            read = reads.pop(ended, None) if reads else None
             if not reads:
-                del self._reads[caller]
-            return self._following(caller, reads) if was_started else None
+                self._reads.pop(caller, None)
+                return None
+            return None if read is None or read.since is None else self._following(caller, reads)
 
     def _take(self, caller: str) -> tuple[CallT, Callable[[], bool]] | None:
         with self._lock:

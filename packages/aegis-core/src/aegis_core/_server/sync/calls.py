@@ -45,6 +45,9 @@ class Threads(Protocol):
 class ServerCall(ABC):
     """One call, from its arrival until no thread works for it and no message is sent.
 
+    What may be done once is marked by an attribute, without a lock: CPython switches threads
+    between calls, not between reading an attribute and setting it.
+
     Attributes:
         caller: Who calls; set once the caller is accepted.
         caller_id: The same, or what is responsible for a call that is rejected.
@@ -62,6 +65,9 @@ class ServerCall(ABC):
     trace: HandlerTrace | None = None
     context: Any
     inflow: Inflow[ServerCall] | None = None
+    is_detached = False
+    _is_accepted = False
+    _is_claimed = False
     _edge: Edge | None = None
     _began: float
     send: Callable[[Any], None]
@@ -70,11 +76,8 @@ class ServerCall(ABC):
         self, threads: Threads, run: Callable[..., Any], arguments: tuple[Any, ...]
     ) -> None:
         self.threads = threads
-        self.is_detached = False
         self._run = run
         self._arguments: tuple[Any, ...] | None = arguments
-        self._claims = [None]
-        self._accepted: list[Caller] = []
 
     def done(self) -> bool:
         return self._arguments is None
@@ -95,15 +98,15 @@ class ServerCall(ABC):
             if method.telemetry is not None:
                 method.telemetry.rejected(error.rejection.code)
             raise
-        self.caller_id = caller.node_id
+        caller_id = self.caller_id = caller.node_id
         if method.edges is not None:
-            edge = self._edge = method.edges[caller.node_id]
+            edge = self._edge = method.edges[caller_id]
             edge.started += 1
             self._began = time.monotonic()
         if method.telemetry is not None:
             metadata = self.context.invocation_metadata()
-            self.trace = method.telemetry.begin(caller.node_id, metadata)
-        self._accepted.append(caller)
+            self.trace = method.telemetry.begin(caller_id, metadata)
+        self._is_accepted = True
         if not method.has_one_request:
             self.open_inflow()
         checks.streams[self] = caller, method.policy_path
@@ -161,17 +164,17 @@ class ServerCall(ABC):
     def finish(self) -> None:
         """Counts the call as done; no thread works for it, and no message is sent."""
         self._arguments = None
-        self.threads.checks.streams.pop(self, None)
-        self.close_inflow()
-        try:
-            self._accepted.pop()
-        except IndexError:  # another thread was first
-            pass
-        else:
+        checks, admission = self.threads.checks, self.threads.admission
+        if self in checks.streams:
+            checks.streams.pop(self, None)
+        if self.inflow is not None:
+            self.close_inflow()
+        is_open, self._is_accepted = self._is_accepted, False
+        if is_open:  # else another thread was first
             self._count_end()
             self._leave()
-        if self.threads.admission is not None:
-            self.threads.admission.end(self)
+        if admission is not None:
+            admission.end(self)
 
     def _leave(self) -> None:
         self.threads.checks.callers.leave(self.caller.node_id)
@@ -188,21 +191,18 @@ class ServerCall(ABC):
     def _count_end(self) -> None:
         if self._edge is None:
             return
-        code = self.context.code()
-        number = self.failure
+        code, number = self.context.code(), self.failure
         if code is not None:
             number = code.value[0] if isinstance(code, grpc.StatusCode) else NUMBERS["UNKNOWN"]
-        self._edge.ended(number or self.failure, time.monotonic() - self._began)
+            number = number or self.failure
+        self._edge.ended(number, time.monotonic() - self._began)
         if self.trace is not None:
-            end_trace(self.trace, number or self.failure, self.context.details())
+            end_trace(self.trace, number, self.context.details())
 
     def _claim(self) -> bool:
         """Returns True once: to the thread that serves the call, or to what drops it."""
-        try:
-            self._claims.pop()
-        except IndexError:
-            return False
-        return True
+        was_claimed, self._is_claimed = self._is_claimed, True
+        return not was_claimed
 
     @abstractmethod
     def end(self, rejection: Rejection) -> None:
@@ -218,57 +218,60 @@ class DirectCall(ServerCall):
 
     _is_ended = False
     _is_over = False
-
-    def __init__(
-        self, threads: Threads, run: Callable[..., Any], arguments: tuple[Any, ...]
-    ) -> None:
-        super().__init__(threads, run, arguments)
-        self._ends = [None]
-        self._answers: list[int] = []
+    _is_read = False
+    _has_left = False
+    _answer = 0
+    _put: Callable[[ServerCall], object]
+    _method: Method
 
     def begin(self, put: Callable[[ServerCall], object]) -> None:
         """Judges the call, and gives it to a thread once its one request has arrived."""
         arguments = self._arguments
         assert arguments is not None  # noqa: S101 - it has just arrived
         method: Method = grpc_internals.behavior_of(arguments).method
+        self._put, self._method = put, method
         self.context = grpc_internals.context_of(arguments)
-        self.context.add_callback(functools.partial(self._over, arguments))
-
-        def attempt(step: Callable[[Method], None]) -> bool:
-            # On gRPC's serving thread, which an error would end.
-            try:
-                step(method)
-            except CallRejectedError as error:
-                self.end(error.rejection)
-            except Exception:  # noqa: BLE001 - whatever it is, other calls must go on
-                _log.exception("a call cannot be judged")
-                self.end(_FAILED)
-            else:
-                return True
-            self.drop_if_waiting()
-            return False
-
-        reads = self.threads.checks.reads
-
-        def ready() -> None:
-            self.threads.waiting.pop(self, None)
-            reads.end(self.caller.node_id, self)
-            if not self.context.is_active():
-                self.drop_if_waiting()
-            elif attempt(self.count):
-                put(self)
-
-        if not attempt(self.accept):
+        grpc_internals.when_over(arguments, functools.partial(self._over, arguments))
+        try:
+            self.accept(method)
+        except Exception as error:  # noqa: BLE001 - whatever it is, other calls must go on
+            self._reject(error)
             return
         if method.has_one_request:
             self.threads.waiting[self] = time.monotonic()
-            start = functools.partial(self._read, arguments, ready)
-            reads.begin(self.caller.node_id, self, method.policy_path, start)
+            start = functools.partial(self._read, arguments)
+            self.threads.checks.reads.begin(self.caller.node_id, self, method.policy_path, start)
         else:
-            ready()
+            self._ready(arguments)
 
-    def _read(self, arguments: tuple[Any, ...], ready: Callable[[], object]) -> bool:
+    def _ready(self, arguments: tuple[Any, ...]) -> None:
+        """Gives the call to a thread, unless it is over."""
+        if not grpc_internals.is_active(arguments):
+            self.drop_if_waiting()
+            return
+        try:
+            self.count(self._method)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._reject(error)
+        else:
+            self._put(self)
+
+    def _reject(self, error: Exception) -> None:
+        # On gRPC's serving thread, which an error would end.
+        if isinstance(error, CallRejectedError):
+            self.end(error.rejection)
+        else:
+            _log.error("a call cannot be judged", exc_info=error)
+            self.end(_FAILED)
+        self.drop_if_waiting()
+
+    def _read(self, arguments: tuple[Any, ...]) -> bool:
         """Begins to read the request; returns False if the call is over."""
+
+        def ready() -> None:
+            self._end_read()
+            self._ready(arguments)
+
         reading = None if self.done() else grpc_internals.read_first(arguments, ready)
         if reading is None:
             return False
@@ -277,51 +280,49 @@ class DirectCall(ServerCall):
 
     def _over(self, arguments: tuple[Any, ...]) -> None:
         """Called on gRPC's serving thread when the call is over."""
-        self.threads.waiting.pop(self, None)
         gave_up = not self._is_ended and grpc_internals.was_cancelled(arguments)
         if gave_up:
             self.failure = NUMBERS["CANCELLED"]
         if self.caller_id is not None:
-            self.threads.checks.reads.end(self.caller_id, self)
+            self._end_read()
             if gave_up:
                 self.threads.checks.abused(self.caller_id)
-        self.drop_if_waiting()
+        if not self._is_claimed:
+            self.drop_if_waiting()
         self._is_over = True
-        self._drop_answer()
-        if self._is_second_end():
-            super()._leave()
+        if self._answer:
+            self._drop_answer()
+        self._leave()
+
+    def _end_read(self) -> None:
+        """Counts the request as read, or as one that will not arrive."""
+        was_read, self._is_read = self._is_read, True
+        if not was_read and self.threads.waiting.pop(self, None) is not None:
+            self.threads.checks.reads.end(self.caller.node_id, self)
 
     def _leave(self) -> None:
         # The call is open until its answer is sent, which may be long after its thread is done.
-        if self._is_second_end():
+        is_second, self._has_left = self._has_left, True
+        if is_second:
             super()._leave()
-
-    def _is_second_end(self) -> bool:
-        try:
-            self._ends.pop()
-        except IndexError:
-            return True
-        return False
 
     def note_answer(self, size: int) -> None:
         self.threads.checks.answers.add(self.caller.node_id, size)
-        self._answers.append(size)
+        self._answer = size
         if self._is_over:
             self._drop_answer()
 
     def _drop_answer(self) -> None:
-        try:
-            size = self._answers.pop()
-        except IndexError:  # another thread was first, or there is none
-            return
-        self.threads.checks.answers.remove(self.caller.node_id, size)
+        size, self._answer = self._answer, 0
+        if size:  # else another thread was first
+            self.threads.checks.answers.remove(self.caller.node_id, size)
 
     def end(self, rejection: Rejection) -> None:
         arguments = self._arguments
         if arguments is not None:
             code = grpc.StatusCode[rejection.code]
             # Before it is accepted, it has no handler, and what its caller does still counts.
-            self._is_ended = bool(self._accepted)
+            self._is_ended = self._is_accepted
             grpc_internals.end_call(
                 arguments, code, rejection.text, rejection.trailers, has_handler=self._is_ended
             )

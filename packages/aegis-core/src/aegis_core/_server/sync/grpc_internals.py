@@ -18,6 +18,8 @@ from typing import Any
 
 import grpc
 
+from aegis_core._access.caller import CERTIFICATE, INTERMEDIATES, NOTHING, TLS_VERSION
+
 _server: Any = importlib.import_module("grpc._server")
 cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")
 
@@ -47,10 +49,13 @@ def is_usable() -> bool:
         }
         constants = _server._RECEIVE_MESSAGE_TOKEN, _server._CANCELLED
         cygrpc.ReceiveMessageOperation(0)
+        event = object()
         return (
             signatures == _FUNCTIONS
             and constants == (_TOKEN, _CANCELLED)
             and vars(_server._RPCState()).keys() >= _STATE
+            and _server._Context(event, None, None)._rpc_event is event
+            and callable(cygrpc.auth_context)
             and _submits_as_expected()
         )
     except Exception:  # noqa: BLE001 - whatever it is, gRPC is another one
@@ -89,14 +94,48 @@ def behavior_of(arguments: tuple[Any, ...]) -> Any:
     return arguments[3]
 
 
+class _JudgedContext(_server._Context):  # type: ignore[misc]  # its type is not known
+    """A context that tells of a connection only what a caller is judged by.
+
+    gRPC's own one decodes the names of all that it knows, at each call.
+    """
+
+    def auth_context(self) -> dict[str, Any]:
+        auth = cygrpc.auth_context(self._rpc_event.call)
+        return {
+            CERTIFICATE: auth.get(b"x509_pem_cert", ()),
+            INTERMEDIATES: auth.get(b"x509_pem_cert_chain", NOTHING),
+            TLS_VERSION: auth.get(b"ssl_tls_version", NOTHING),
+        }
+
+
 def context_of(arguments: tuple[Any, ...]) -> grpc.ServicerContext:
     """Returns a context of a call that has no thread yet; its handler gets another one.
 
     Args:
         arguments: As in `behavior_of`.
     """
-    context: grpc.ServicerContext = _server._Context(arguments[1], arguments[2], None)
+    context: grpc.ServicerContext = _JudgedContext(arguments[1], arguments[2], None)
     return context
+
+
+def when_over(arguments: tuple[Any, ...], callback: Callable[[], object]) -> None:
+    """Calls back on gRPC's serving thread when a call is over that has just arrived.
+
+    Args:
+        arguments: As in `behavior_of`.
+        callback: What to call; it must not block.
+    """
+    arguments[2].callbacks.append(callback)
+
+
+def is_active(arguments: tuple[Any, ...]) -> bool:
+    """Tells whether a call goes on: its caller is there, and it has no status yet.
+
+    Args:
+        arguments: As in `behavior_of`.
+    """
+    return bool(_server._is_rpc_state_active(arguments[2]))
 
 
 def read_first(arguments: tuple[Any, ...], ready: Callable[[], object]) -> tuple[Any, ...] | None:
@@ -118,10 +157,9 @@ def read_first(arguments: tuple[Any, ...], ready: Callable[[], object]) -> tuple
         return outcome
 
     def take_request() -> Any:
-        with state.condition:
-            if not _server._is_rpc_state_active(state):
-                return None
-            request, state.request = state.request, None
+        if not _server._is_rpc_state_active(state):
+            return None
+        request, state.request = state.request, None  # no other thread takes it
         # Without a request the caller gets gRPC's own error.
         return wait_for_request() if request is None else request
 

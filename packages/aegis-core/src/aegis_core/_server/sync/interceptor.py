@@ -18,15 +18,22 @@ from aegis_core._server.sync.handlers import present, rejecting
 from aegis_core._server.sync.threads import CallThreads
 
 
-class _CheckedHandler(NamedTuple):
-    """A handler, and the same handler with the checks before it."""
+class CheckedHandler(NamedTuple):
+    """A handler, and the same handler with the checks before it.
+
+    Attributes:
+        handler: The handler.
+        checked: The same with the checks.
+        is_limited: Whether it is of the user's services.
+    """
 
     handler: Any
     checked: grpc.RpcMethodHandler[Any, Any]
+    is_limited: bool = True
 
 
 class CallerInterceptor(grpc.ServerInterceptor):
-    """Runs on gRPC's serving thread when a call arrives, before its request does.
+    """Chooses on gRPC's serving thread, when a call arrives, before its request does.
 
     Args:
         checks: Judge the calls.
@@ -41,13 +48,15 @@ class CallerInterceptor(grpc.ServerInterceptor):
         checks: CallChecks[ServerCall],
         threads: CallThreads,
         coroutines: CoroutineHandlers,
-        own: Mapping[str, grpc.RpcMethodHandler[Any, Any]],
+        own: Mapping[str, CheckedHandler],
     ) -> None:
         self._checks = checks
         self._threads = threads
         self._coroutines = coroutines
         self._own = own
-        self._handlers: dict[str, _CheckedHandler] = {}
+        self._handlers: dict[str, CheckedHandler] = {}
+        self._arrive = checks.admission.arrive
+        self._has_long_headers = checks.has_long_headers
         self._unknown = rejecting(checks.reject_unknown_method)
         self._long_headers = rejecting(checks.reject_long_headers)
 
@@ -77,26 +86,35 @@ class CallerInterceptor(grpc.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Any],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        if self._checks.has_long_headers(handler_call_details.invocation_metadata):
-            return self._long_headers
         path: str = handler_call_details.method
-        own = self._own.get(path)
-        if own is not None:
-            return own
-        handler = continuation(handler_call_details)
+        known = self._own.get(path) or self.with_checks(path, continuation(handler_call_details))
+        return self.serve(handler_call_details, known)
+
+    def with_checks(self, path: str, handler: Any) -> CheckedHandler | None:
+        """Returns a handler with the checks before it; None if there is no such method."""
         if handler is None:
-            return self._unknown
+            return None
         known = self._handlers.get(path)
         if known is None or known.handler is not handler:
             known = self._add_checks(path, handler)
-        refused = self._checks.admission.arrive()
+        return known
+
+    def serve(
+        self, handler_call_details: grpc.HandlerCallDetails, known: CheckedHandler | None
+    ) -> Any:
+        """Returns what serves a call that arrived."""
+        if self._has_long_headers(handler_call_details.invocation_metadata):
+            return self._long_headers
+        if known is None:
+            return self._unknown
+        refused = self._arrive() if known.is_limited else None
         return known.checked if refused is None else _REJECTING[refused]
 
-    def _add_checks(self, path: str, handler: Any) -> _CheckedHandler:
+    def _add_checks(self, path: str, handler: Any) -> CheckedHandler:
         checked = present(self._coroutines.as_blocking(handler), path, self._threads)
         if len(self._handlers) >= call_checks.MAX_METHODS:
             self._handlers.clear()
-        known = self._handlers[path] = _CheckedHandler(handler, checked)
+        known = self._handlers[path] = CheckedHandler(handler, checked)
         return known
 
 

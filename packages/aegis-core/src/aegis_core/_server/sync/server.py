@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from aegis_core._access.issuer_callers import ISSUER
 from aegis_core._health.checks import HealthInfo
 from aegis_core._server import base, reflection
-from aegis_core._server.base import OWN_OPTIONS, Registrar, ServerBase
+from aegis_core._server.base import OWN_OPTIONS, CheckedServices, Registrar, ServerBase
 from aegis_core._server.drain import drain
 from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.mesh_protocol import LocalNode
@@ -28,7 +28,7 @@ from aegis_core._server.rejections import Rejection
 from aegis_core._server.sync.calls import ServerCall
 from aegis_core._server.sync.coroutines import CoroutineHandlers
 from aegis_core._server.sync.handlers import present
-from aegis_core._server.sync.interceptor import CallerInterceptor
+from aegis_core._server.sync.interceptor import CallerInterceptor, CheckedHandler
 from aegis_core._server.sync.mesh_services import (
     FeedService,
     HealthService,
@@ -106,14 +106,12 @@ class BlockingServer(ServerBase[ServerCall]):
         self._senders = StreamSenders("aegis-sender")
         self._feeds = FeedService(local_node, loop, self._senders)
         self._health = HealthService(self._senders)
-        own: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        own: dict[str, CheckedHandler] = {}
         self._interceptor = CallerInterceptor(checks, self._threads, self._coroutines, own)
-        self._server = grpc.server(
-            self._threads,
-            interceptors=[self._interceptor, *interceptors],
-            options=(*options, *OWN_OPTIONS),
+        self._server, services = _new_server(
+            self._threads, self._interceptor, own, interceptors, (*options, *OWN_OPTIONS)
         )
-        recorder: Any = base.ServiceRecorder(self._server)
+        recorder: Any = base.ServiceRecorder(self._server, services)
         for registrar in registrars:
             registrar(recorder)
         self.services = self._checks.services = tuple(sorted(recorder.names))
@@ -181,12 +179,31 @@ class BlockingServer(ServerBase[ServerCall]):
             threads.shutdown()
         self._coroutines.close()
 
-    def _with_checks(self, path: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
-        service = path.split("/")[1]
+    def _with_checks(self, path: str, handler: Any) -> CheckedHandler:
+        service, part = path.split("/")[1], "alive"
         if service in reflection.SERVICES:
-            return present(limited_in_time(handler), path, self._own_threads["reflection"])
-        part = "mesh" if path in _WAIT_FOR_LOOP else "issuer" if service == ISSUER else "alive"
-        return present(handler, path, self._own_threads[part])
+            handler, part = limited_in_time(handler), "reflection"
+        elif path in _WAIT_FOR_LOOP:
+            part = "mesh"
+        elif service == ISSUER:
+            part = "issuer"
+        checked = present(handler, path, self._own_threads[part])
+        return CheckedHandler(handler, checked, is_limited=False)
+
+
+def _new_server(
+    threads: CallThreads,
+    checks: CallerInterceptor,
+    own: dict[str, CheckedHandler],
+    interceptors: Sequence[grpc.ServerInterceptor],
+    options: Sequence[tuple[str, Any]],
+) -> tuple[Any, Any]:
+    """Returns gRPC's server, and what to add services to."""
+    if interceptors:  # what they put around a handler runs after the checks
+        server = grpc.server(threads, interceptors=[checks, *interceptors], options=options)
+        return server, server
+    services = CheckedServices(checks, own)
+    return grpc.server(threads, handlers=[services], options=options), services
 
 
 class _OwnMethods:

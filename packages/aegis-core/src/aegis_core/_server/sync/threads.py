@@ -57,12 +57,16 @@ class CallThreads(ThreadPoolExecutor):
         self._lock = threading.Lock()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        call = (DirectCall if self.is_direct else PublicCall)(self, fn, args)
+        call: ServerCall
+        if self.is_direct:
+            call = direct = DirectCall(self, fn, args)
+            if self.admission is not None:
+                self.admission.await_begin(call)
+            direct.begin(self._workers.put)
+            return None  # it would count calls for a limit of gRPC's that is not used
+        call = PublicCall(self, fn, args)
         if self.admission is not None:
             self.admission.await_begin(call)
-        if isinstance(call, DirectCall):
-            call.begin(self._workers.put)
-            return None  # it would count calls for a limit of gRPC's that is not used
         self._workers.put(call)
         return _DONE
 
