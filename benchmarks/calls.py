@@ -24,7 +24,7 @@ import grpc
 import grpc.aio
 from aegis_certs import TLSConfig
 from aegis_discovery import NodeInfo, ServiceClientPool, Topology
-from aegis_discovery._runtime.edges import PeerEdges
+from aegis_discovery._runtime.edges import FOLD_MASK, PeerEdges
 from aegis_discovery.aio import ServiceClientPool as AioServiceClientPool
 from aegis_discovery.transport._shared import (
     channel_options,  # so that both sides have the same options
@@ -45,6 +45,9 @@ from harness import (
 REQUEST = b"x" * 64
 MAX_ADDED, MAX_COUNTS = 10, 2
 """CPU us a call."""
+
+TURN = 20
+"""Calls of one side before the other one's turn."""
 
 CODE_CALLS = 2000
 """Calls a round without gRPC."""
@@ -117,7 +120,7 @@ def code_rows(
     """Measures the pool's own code, with a function that answers at once in place of gRPC."""
     stub = balanced.unary_unary(METHOD)
     for endpoint in stub.router.service.view.endpoints:
-        endpoint.callables[stub.key] = answered
+        endpoint.routes[stub.key] = (answered, stub.edges[endpoint.node_id])
 
     variants = {
         "raw": lambda calls: run(answered, calls),
@@ -138,7 +141,9 @@ def count(edges: PeerEdges, provider: str, calls: int) -> None:
     for _ in range(calls):
         edge = edges[provider]
         edge.started += 1
-        edge.ended(0, time.monotonic() - began)
+        edge.pending.append(time.monotonic() - began)
+        if not edge.started & FOLD_MASK:
+            edge.fold()
 
 
 def judged(name: str, providers: int, taken: dict[str, list[float]]) -> list[Row]:
@@ -164,7 +169,7 @@ def compare_sync(nodes: Sequence[NodeInfo], tls: TLSConfig, **how_often: int) ->
         pool = stack.enter_context(ServiceClientPool(topology_of(nodes), tls))
         balanced = pool.channel(SERVICE.name, SERVICE.version)
         variants = {"raw": call_sync(raw), "pool": call_sync([balanced])}
-        rows = judged("sync", len(nodes), paired_rounds(variants, **how_often))
+        rows = judged("sync", len(nodes), paired_rounds(variants, turn=TURN, **how_often))
         if len(nodes) == 1:
             rows += code_rows("sync", run, balanced, answered_sync)
     return rows
@@ -183,7 +188,7 @@ def compare_aio(nodes: Sequence[NodeInfo], tls: TLSConfig, **how_often: int) -> 
         raw, pool = loop.run(opened())
         balanced = pool.channel(SERVICE.name, SERVICE.version)
         variants = {"raw": call_aio(loop, raw), "pool": call_aio(loop, [balanced])}
-        rows = judged("aio", len(nodes), paired_rounds(variants, **how_often))
+        rows = judged("aio", len(nodes), paired_rounds(variants, turn=TURN, **how_often))
         if len(nodes) == 1:
             rows += code_rows("aio", lambda *what: loop.run(run(*what)), balanced, answered_aio)
         loop.run(pool.close())
@@ -199,7 +204,7 @@ def topology_of(nodes: Sequence[NodeInfo]) -> Topology:
     return topology
 
 
-def report(rounds: int = 120, calls: int = 100) -> list[Row]:
+def report(rounds: int = 120, calls: int = 200) -> list[Row]:
     print("unary calls, CPU us each; median [95 % interval]")
     print("     providers   raw                      added                 ratio")
     rows = []
@@ -212,7 +217,7 @@ def report(rounds: int = 120, calls: int = 100) -> list[Row]:
 
 def main() -> None:
     parser = parser_of(__doc__, rounds=120, quick=30)
-    parser.add_argument("--calls", type=int, default=100, help="calls a round (default 100)")
+    parser.add_argument("--calls", type=int, default=200, help="calls a round (default 200)")
     arguments = parser.parse_args()
     sys.exit(print_rows(report(arguments.rounds, arguments.calls)))
 

@@ -163,7 +163,11 @@ def alternate(
 
 
 def paired_rounds(
-    variants: Mapping[str, Callable[[int], object]], *, rounds: int, calls: int
+    variants: Mapping[str, Callable[[int], object]],
+    *,
+    rounds: int,
+    calls: int,
+    turn: int | None = None,
 ) -> dict[str, list[float]]:
     """Runs all variants once a round; returns the CPU microseconds a call of this process.
 
@@ -171,17 +175,25 @@ def paired_rounds(
         variants: By name, the function that makes the given number of calls.
         rounds: Rounds that count, after two rounds of warm-up.
         calls: Calls per variant and round.
+        turn: How many of them a variant makes before the next one's turn; all by default. With few,
+            all variants have the same share of what else happens on the machine.
     """
+    turn = turn or calls
 
-    def timed(run: Callable[[int], object]) -> Callable[[], float]:
-        def once() -> float:
-            began = time.process_time()
-            run(calls)
-            return (time.process_time() - began) / calls * 1e6
+    def take_turns() -> dict[str, float]:
+        taken = dict.fromkeys(variants, 0.0)
+        order = list(variants)
+        for _ in range(calls // turn):
+            for name in order:
+                began = time.process_time()
+                variants[name](turn)
+                taken[name] += time.process_time() - began
+            order.reverse()
+        return taken
 
-        return once
-
-    return alternate({name: timed(run) for name, run in variants.items()}, rounds=rounds)
+    results = alternate({"all": take_turns}, rounds=rounds)["all"]
+    made = calls // turn * turn
+    return {name: [taken[name] / made * 1e6 for taken in results] for name in variants}
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:

@@ -16,6 +16,7 @@ import grpc.aio
 import pytest
 from aegis_certs import TLSConfig
 from aegis_discovery._model import NodeInfo, ServiceInfo
+from aegis_discovery._runtime.edges import OTHER, SWEEP_INTERVAL, EdgeTable
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.errors import ClosedError, NoProvidersError
 
@@ -53,6 +54,27 @@ async def test_calls_of_a_balanced_channel_rotate_over_the_providers(
     answers = await asyncio.gather(*(calls.who(channel) for _ in range(30)))
     assert Counter(answers) == {"a": 10, "b": 10, "c": 10}
     assert [connections_to(provider.port) for provider in providers] == [1, 1, 1]
+
+
+async def test_an_edge_that_had_to_make_room_is_counted_apart_again(
+    pool: Any, topology: Topology, provider: Any, calls: Any
+) -> None:
+    topology.add_node(provider.info)
+    now = 0.0
+    pool._registry.edges = table = EdgeTable("client", max_edges=2, clock=lambda: now)
+    edges = table.of("echo/v1", "/t/Who")
+    stub = pool.channel("echo", "v1").unary_unary("/t/Who")
+    same_stub = SimpleNamespace(unary_unary=lambda _: stub)
+    assert await calls.who(same_stub) == "one"
+    edges["b"].rejected(14)
+    edges["c"].rejected(14)  # the table is full: a first look notes the counts
+    now = SWEEP_INTERVAL
+    edges["c"].rejected(14)  # those without a call since then make room
+    assert set(edges) == {"c"}
+    assert await calls.who(same_stub) == "one"
+    assert {edge.provider: edge.started for edge in table.stats("me")} == {
+        "one": 1, "c": 1, OTHER: 3,
+    }  # fmt: skip
 
 
 async def test_all_stubs_of_a_service_share_its_balancer(

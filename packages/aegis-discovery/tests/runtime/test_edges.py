@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 
+import pytest
 from aegis_discovery._runtime.edges import SWEEP_INTERVAL
 from aegis_discovery.signals import (
     LATENCY_BOUNDS,
@@ -39,6 +40,22 @@ def test_an_edge_counts_outcomes_and_latency_on_both_sides() -> None:
     assert denied.codes == {"PERMISSION_DENIED": 1}
 
 
+def test_pending_calls_are_counted_with_the_others() -> None:
+    table = EdgeTable("client")
+    edge = table.of("a/v1", "/a.B/C")["orders-1"]
+    for _ in range(100):
+        edge.started += 1
+        edge.pending.append(0.0015)
+    edge.started += 1
+    edge.ended(14, 0.2)
+    assert not edge.is_idle
+    (stats,) = table.stats("me")
+    assert (stats.started, stats.codes) == (101, {"OK": 100, "UNAVAILABLE": 1})
+    assert stats.seconds.buckets[LATENCY_BOUNDS.index(0.002)] == 100
+    assert stats.seconds.sum == pytest.approx(0.35)
+    assert table.stats("me") == (stats,), "nothing is counted twice"
+
+
 def test_a_full_table_counts_further_edges_as_other() -> None:
     table = EdgeTable("client", max_edges=3)
     for number in range(10):
@@ -70,6 +87,11 @@ def test_threads_lose_no_count() -> None:
     def work() -> None:
         for number in range(2000):
             call(table, f"node-{number % 8}")
+            edge = table.of("a/v1", "/a.B/C")["node-0"]
+            edge.started += 1
+            edge.pending.append(0.5)
+            if not number % 16:
+                edge.fold()
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -77,8 +99,8 @@ def test_threads_lose_no_count() -> None:
     for thread in threads:
         thread.join()
     stats = table.stats("me")
-    assert sum(edge.started for edge in stats) == 8000
-    assert sum(edge.seconds.count for edge in stats) == 8000
+    assert sum(edge.started for edge in stats) == 16_000
+    assert sum(edge.seconds.count for edge in stats) == 16_000
     assert len(stats) == 5
 
 

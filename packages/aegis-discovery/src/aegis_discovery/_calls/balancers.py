@@ -54,14 +54,14 @@ class RoundRobin:
             with the same provider.
     """
 
-    __slots__ = ("_turns",)
+    __slots__ = ("turns",)
 
     def __init__(self, start: int | None = None) -> None:
         # next() on this counter is atomic, so threads need no lock.
-        self._turns = itertools.count(random.getrandbits(16) if start is None else start)
+        self.turns = itertools.count(random.getrandbits(16) if start is None else start)
 
     def pick(self, endpoints: Sequence[EndpointT]) -> EndpointT:
-        return endpoints[next(self._turns) % len(endpoints)]
+        return endpoints[next(self.turns) % len(endpoints)]
 
 
 class LeastRequests:

@@ -7,15 +7,19 @@ import weakref
 from bisect import bisect_left
 from collections.abc import Container, Iterable, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from aegis_discovery._runtime.addresses import split_address
 from aegis_discovery.errors import InvalidAddressError
 
 if TYPE_CHECKING:
     from aegis_discovery._calls.stats import EndpointState, EndpointStats
+    from aegis_discovery._runtime.edges import Edge
 
 ChannelT = TypeVar("ChannelT")
+
+Route: TypeAlias = "tuple[Any, Edge]"
+"""A multi-callable of gRPC, and what counts its calls."""
 
 FIRST_BACKOFF = 0.25
 """Seconds before the first probe of an endpoint that was not reached; a restart takes as long."""
@@ -40,7 +44,7 @@ take seconds is not taken for a frozen one."""
 _AVERAGE_WEIGHT = 0.25
 """The weight of the latest response in the usual time: a few responses settle it."""
 
-_FAST_RESPONSE = RESPONSE_TIMEOUT / RESPONSE_TIME_FACTOR
+FAST_RESPONSE = RESPONSE_TIMEOUT / RESPONSE_TIME_FACTOR
 """Responses faster than this many seconds do not change the timeout, so the usual time is then 0
 and needs no update."""
 
@@ -65,14 +69,16 @@ class OutlierState:
         backoff: Seconds of the present or latest exclusion; 0 after a call was answered.
         waiting: The calls under way that wait for their one response, or a token for each.
         streaming: The same for calls that stream, which may be silent for long.
+        response_time: The usual seconds of a response; 0 for fast ones.
+        response_timeout: Seconds without any response after which it counts as unresponsive.
         unresponsive_at: The time from which the endpoint counts as unresponsive, if calls wait.
         proven_at: When it answered its latest probe; 0 for never.
     """
 
     __slots__ = (
         "_abandoned_seconds", "_abandoned_until", "_failures", "_probe_at", "_probing",
-        "_response_time", "_response_timeout", "backoff", "ejected", "excluded", "has_failed",
-        "proven_at", "streaming", "unresponsive_at", "waiting",
+        "backoff", "ejected", "excluded", "has_failed", "proven_at",
+        "response_time", "response_timeout", "streaming", "unresponsive_at", "waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -84,8 +90,8 @@ class OutlierState:
         self._failures = 0
         self._abandoned_seconds = 0.0
         self._abandoned_until = 0.0
-        self._response_time = 0.0
-        self._response_timeout = RESPONSE_TIMEOUT
+        self.response_time = 0.0
+        self.response_timeout = RESPONSE_TIMEOUT
         self._probe_at = 0.0
         self._probing = False
 
@@ -97,26 +103,24 @@ class OutlierState:
     def call_started(self, now: float, call: object) -> None:
         """Adds a call to `waiting`; the caller removes it when the call ends."""
         if not self.waiting:  # without a request there was nothing to respond to
-            self.unresponsive_at = now + self._response_timeout
+            self.unresponsive_at = now + self.response_timeout
         self.waiting.add(call)
 
     def call_answered(self, began: float, now: float) -> None:
         """Records the response to a call that began at `began`."""
         self.unresponsive_at = now + RESPONSE_TIMEOUT
-        if self._response_time or now - began > _FAST_RESPONSE:
-            change = (now - began - self._response_time) * _AVERAGE_WEIGHT
-            average = self._response_time + change
-            self._response_time = average if average > _FAST_RESPONSE else 0.0
-            self._response_timeout = self._response_time * RESPONSE_TIME_FACTOR or RESPONSE_TIMEOUT
+        if self.response_time or now - began > FAST_RESPONSE:
+            change = (now - began - self.response_time) * _AVERAGE_WEIGHT
+            average = self.response_time + change
+            self.response_time = average if average > FAST_RESPONSE else 0.0
+            self.response_timeout = self.response_time * RESPONSE_TIME_FACTOR or RESPONSE_TIMEOUT
             self.mark_responsive(now)
         if self.has_failed:
             self.call_succeeded()
 
     def mark_responsive(self, now: float) -> None:
         """Records an answer that shows only that the provider runs."""
-        self.unresponsive_at = now + (
-            self._response_time * RESPONSE_TIME_FACTOR or RESPONSE_TIMEOUT
-        )
+        self.unresponsive_at = now + (self.response_time * RESPONSE_TIME_FACTOR or RESPONSE_TIMEOUT)
 
     def call_succeeded(self) -> None:
         """Returns it to use and clears its history: the provider answered a call."""
@@ -157,7 +161,7 @@ class OutlierState:
         self.has_failed = True
         self._abandoned_seconds += max(now - max(began, self._abandoned_until), 0.0)
         self._abandoned_until = now
-        return self._abandoned_seconds >= self._response_timeout and not self.excluded
+        return self._abandoned_seconds >= self.response_timeout and not self.excluded
 
     def is_unresponsive(self, now: float) -> bool:
         """Returns whether calls wait and the response timeout has passed."""
@@ -214,13 +218,14 @@ class Endpoint(OutlierState, Generic[ChannelT]):
 
     Attributes:
         channel: Set by the pool when the first call goes to the endpoint.
-        callables: The channel's multi-callables, by the stub callables that use them.
+        routes: The channel's multi-callables and the counts of their calls, by the keys of the stub
+            callables that use them.
         is_dialable: Whether its address is valid; a node may publish one that is not.
         stats: The last answer of `stats_of`.
     """
 
     __slots__ = (
-        "__weakref__", "_listeners", "address", "callables", "channel", "is_dialable", "node_id",
+        "__weakref__", "_listeners", "address", "channel", "is_dialable", "node_id", "routes",
         "stats",
     )  # fmt: skip
 
@@ -230,7 +235,7 @@ class Endpoint(OutlierState, Generic[ChannelT]):
         self.address = address
         self.is_dialable = _is_dialable(address)
         self.channel: ChannelT | None = None
-        self.callables: dict[object, Any] = {}
+        self.routes: dict[object, Route] = {}
         self.stats: EndpointStats | None = None
         self._listeners: tuple[weakref.ref[Any], ...] = ()
 

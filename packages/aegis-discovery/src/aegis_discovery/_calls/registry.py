@@ -22,6 +22,9 @@ from aegis_discovery.errors import ClosedError, ForkedError
 if TYPE_CHECKING:
     from aegis_discovery._calls.stats import PoolStats
 
+_CLOSED = -1
+"""No position of a topology, so that the next pick finds out that the pool was closed."""
+
 _Changed: TypeAlias = dict[ServiceEndpoints[ChannelT], set[str]]
 """The services whose views changed, with the ids of the nodes that are newly denied."""
 
@@ -48,6 +51,12 @@ class EndpointRegistry(Generic[ChannelT]):
         probe: Finds out in the background whether an excluded endpoint is back; set by the pool,
             which has the channels.
     """
+
+    # Each call reads some of them, and slots take fewer steps in memory.
+    __slots__ = (
+        "__weakref__", "_balancers", "_lock", "_provided", "_services", "closed", "edges",
+        "ejection_lock", "identity", "is_forked", "position", "probe", "source", "views", "waiters",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -76,6 +85,7 @@ class EndpointRegistry(Generic[ChannelT]):
     def after_fork_in_child(self) -> None:
         """Closes the registry in a forked child: the channels belong to the parent process."""
         self.is_forked = self.closed = True
+        self.position = _CLOSED
 
     def closed_error(self) -> ClosedError:
         return ForkedError("pool") if self.is_forked else ClosedError("pool")
@@ -213,6 +223,7 @@ class EndpointRegistry(Generic[ChannelT]):
             before = [service.view for service in services]
             for service in services:
                 service.view = service.new_view(())
+            self.position = _CLOSED
         del before
         self.waiters.wake_all()
         return connected

@@ -53,10 +53,11 @@ class Router(Generic[ChannelT]):
         """
         endpoint = self.service.pick(now)
         if endpoint is None or self.closed:
-            raise self._pick_error()
+            raise self.pick_error()
         return endpoint
 
-    def _pick_error(self) -> ClosedError | NoProvidersError:
+    def pick_error(self) -> ClosedError | NoProvidersError:
+        """Returns the error of a call that gets no endpoint."""
         return ClosedError("channel") if self.closed else self._missing()
 
     def _missing(self, **ended: Any) -> NoProvidersError:

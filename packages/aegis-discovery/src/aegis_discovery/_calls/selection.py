@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Generic, Protocol
 
-from aegis_discovery._calls.balancers import Balancer, needs_copies
+from aegis_discovery._calls.balancers import Balancer, RoundRobin, needs_copies
 from aegis_discovery._calls.endpoint import ChannelT, Endpoint, stats_of
 from aegis_discovery._calls.retry_budget import RetryBudget
 from aegis_discovery._calls.source import ProviderSource
@@ -66,8 +66,8 @@ class ServiceEndpoints(Generic[ChannelT]):
 
     __slots__ = (
         "__weakref__", "_balance", "_balance_fallback", "_balance_parts", "_balance_search",
-        "_budget", "_index", "_needs_copies", "_pool", "_turns", "calls", "ejections", "name",
-        "retries", "retries_refused", "sheds", "version", "view",
+        "_budget", "_index", "_needs_copies", "_pool", "_round", "_turns", "calls", "ejections",
+        "name", "retries", "retries_refused", "sheds", "version", "view",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +85,7 @@ class ServiceEndpoints(Generic[ChannelT]):
         self._index = pool.source.provider_index
         balancer = make_balancer()
         self._balance = balancer.pick
+        self._round = balancer.turns if type(balancer) is RoundRobin else None
         # A search has balancers of its own. With the one of first attempts it would take a fixed
         # number of its turns for each call, and might draw the same endpoint every time.
         self._balance_search = tuple(make_balancer().pick for _ in range(TIERS))
@@ -112,16 +113,20 @@ class ServiceEndpoints(Generic[ChannelT]):
         Raises:
             ClosedError: If the pool was closed, or belongs to the process before a fork.
         """
-        if self._pool.closed:
-            raise self._pool.closed_error()
-        if self._index.position != self._pool.position:
+        if self._index.position != self._pool.position:  # also where the pool was closed
             self._pool.refresh()
+            if self._pool.closed:
+                raise self._pool.closed_error()
         nearest = self.view.nearest
         if not nearest:
             return self._pick_divided(now)
         self.calls += 1
+        turns = self._round
         try:
-            endpoint = self._balance(nearest)
+            if turns is not None:  # what `RoundRobin.pick` does, without its frame
+                endpoint = nearest[next(turns) % len(nearest)]
+            else:
+                endpoint = self._balance(nearest)
         except IndexError:  # as in `_draw`, but without a further frame
             endpoint = self._balance(tuple(nearest))
         # True for nearly all calls, so it is checked here, without another function call.

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias
 
-from aegis_discovery._calls.endpoint import ChannelT, Endpoint
+from aegis_discovery._calls.endpoint import ChannelT, Endpoint, Route
 from aegis_discovery._calls.router import Router
 from aegis_discovery._calls.service_config import MethodConfig
 
@@ -53,14 +53,15 @@ class StubCallable(Generic[ChannelT]):
         self.edges = router.service.edges_of(args[0])
         self._endpoints: weakref.WeakSet[Endpoint[ChannelT]] = weakref.WeakSet()
 
-    def for_endpoint(self, endpoint: Endpoint[ChannelT]) -> Any:
-        """Returns gRPC's own multi-callable for an endpoint.
+    def route_to(self, endpoint: Endpoint[ChannelT]) -> Route:
+        """Returns how to call an endpoint, and what counts these calls.
 
         It is stored in the endpoint, so that the channel lives exactly as long as the endpoint.
         """
-        found = endpoint.callables.get(self.key)
-        if found is None:
-            found = endpoint.callables[self.key] = self._make(endpoint)
+        found = endpoint.routes.get(self.key)
+        if found is None or not found[1].is_kept:
+            method = self._make(endpoint) if found is None else found[0]
+            found = endpoint.routes[self.key] = (method, self.edges[endpoint.node_id])
             self._endpoints.add(endpoint)
         return found
 
@@ -76,7 +77,7 @@ class StubCallable(Generic[ChannelT]):
 
     def __del__(self) -> None:
         for endpoint in self._endpoints:
-            endpoint.callables.pop(self.key, None)
+            endpoint.routes.pop(self.key, None)
 
 
 def reusable_metadata(metadata: Any) -> Any:

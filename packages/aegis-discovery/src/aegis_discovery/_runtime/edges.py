@@ -23,6 +23,9 @@ for another, and its counts are added to `other`."""
 OTHER = "other"
 """In place of the names of edges that are not counted apart, and of methods that do not exist."""
 
+FOLD_MASK = 63
+"""A call whose number has none of these bits set folds the pending ones of its edge: one of 64."""
+
 _BUCKETS = len(LATENCY_BOUNDS) + 1
 
 
@@ -31,22 +34,29 @@ class Edge:
 
     There is no lock: CPython switches threads between calls, not within `+= 1`.
 
+    Calls that succeed may be added to `pending`, which costs them less than `ended`: between two
+    calls a processor's caches forget the counts, and many calls at once find them there.
+
     Attributes:
         started: Calls that began.
         codes: Calls that ended, by the number of their status.
         buckets: Calls that ended, by the seconds that they took.
         seconds: The seconds of all of them.
+        pending: The seconds of calls that succeeded and are not yet among the above.
         swept: Calls that had begun when a full table was last looked at.
+        is_kept: Whether the table has it under its own names.
     """
 
-    __slots__ = ("buckets", "codes", "seconds", "started", "swept")
+    __slots__ = ("buckets", "codes", "is_kept", "pending", "seconds", "started", "swept")
 
     def __init__(self) -> None:
         self.started = 0
         self.codes = [0] * len(CODES)
         self.buckets = [0] * _BUCKETS
         self.seconds = 0.0
+        self.pending: list[float] = []
         self.swept = -1
+        self.is_kept = True
 
     def ended(self, code: int, seconds: float) -> None:
         """Counts the end of a call.
@@ -59,6 +69,16 @@ class Edge:
         self.buckets[bisect_left(LATENCY_BOUNDS, seconds)] += 1
         self.seconds += seconds
 
+    def fold(self) -> None:
+        """Counts the pending calls."""
+        pending = self.pending
+        while pending:
+            try:
+                seconds = pending.pop()
+            except IndexError:  # another thread counted it
+                return
+            self.ended(0, seconds)
+
     def rejected(self, code: int) -> None:
         """Counts a call that ended at once."""
         self.started += 1
@@ -66,6 +86,7 @@ class Edge:
 
     def add(self, edge: Edge) -> None:
         """Adds the counts of another edge."""
+        edge.fold()
         self.started += edge.started
         self.codes = [a + b for a, b in zip(self.codes, edge.codes, strict=True)]
         self.buckets = [a + b for a, b in zip(self.buckets, edge.buckets, strict=True)]
@@ -74,12 +95,14 @@ class Edge:
     @property
     def is_idle(self) -> bool:
         """Whether no call began since the last look, and none runs."""
+        self.fold()
         return self.started == self.swept == sum(self.codes)
 
     def stats(self, side: str, caller: str, service: str, method: str, provider: str) -> EdgeStats:
         """Returns a frozen copy, with the names of the edge."""
         from aegis_discovery._runtime.edge_stats import EdgeStats, LatencyStats  # seldom asked for
 
+        self.fold()
         buckets = tuple(self.buckets)
         return EdgeStats(
             side,
@@ -125,6 +148,7 @@ class EdgeTable:
         self._lock = threading.Lock()
         self._methods: dict[tuple[str, str], PeerEdges] = {}
         self._other = Edge()
+        self._other.is_kept = False
         self._others = _Others(self, self._other)
         self._count = 0
         self._sweep_at = 0.0
@@ -169,6 +193,7 @@ class EdgeTable:
         for peers in self._methods.values():
             for peer, edge in list(peers.items()):
                 if edge.is_idle:
+                    edge.is_kept = False
                     self._other.add(peers.pop(peer))
                     self._count -= 1
                 else:

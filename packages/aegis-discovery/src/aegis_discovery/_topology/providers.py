@@ -55,6 +55,8 @@ class ProviderIndex:
             asked before the change.
     """
 
+    __slots__ = ("_failed", "_log", "_of_name", "_providers", "_versions", "position")
+
     def __init__(self) -> None:
         self.position = 0
         self._log: deque[tuple[Key, str]] = deque(maxlen=MAX_LOG)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
+from asyncio import _get_running_loop  # unlike the public one, it never raises
 from collections.abc import AsyncIterator, Callable, Generator
 from functools import partial
 from time import monotonic
@@ -14,12 +15,11 @@ import grpc
 import grpc.aio
 
 from aegis_discovery._calls.aio.ended import CANCELLED, UNKNOWN, number_of, result_of, settle
-from aegis_discovery._calls.aio.no_providers import NoProvidersRpcError
 from aegis_discovery._calls.aio.waiting import Pause
 from aegis_discovery._calls.attempt import record_success, time_left
-from aegis_discovery._calls.endpoint import Endpoint
+from aegis_discovery._calls.endpoint import FAST_RESPONSE, RESPONSE_TIMEOUT, Endpoint
 from aegis_discovery._calls.stubs import StubCallable, trace_of
-from aegis_discovery._runtime.edges import Edge
+from aegis_discovery._runtime.edges import FOLD_MASK, Edge
 
 # The stubs of grpc make these classes generic; at run time not all of them are.
 # mypy: disable-error-code="type-arg"
@@ -61,23 +61,25 @@ class RetriedCall(grpc.aio.Call):
         self._request = request
         self._waits = wait_for_ready
         self._options = (metadata, credentials, compression)
-        if stub.telemetry is not None:
+        if metadata is not None and stub.telemetry is not None:
             self._trace = trace_of(metadata)
         now = monotonic()
         if timeout is not None:
             self._deadline = now + timeout
+        router: Any = stub.router
         if self._once:
-            stub.router.check_open()
+            router.check_open()
             self._pause()
             return
-        try:
-            endpoint = stub.router.pick(now)
-        except NoProvidersRpcError:
-            if not wait_for_ready:
-                raise
+        if _get_running_loop() is not router.loop:  # what `router.pick` does, without its frame
+            router.check()
+        endpoint = router.service.pick(now)
+        if endpoint is not None:
+            self._start(endpoint, timeout, now)
+        elif wait_for_ready:
             self._pause()
         else:
-            self._start(endpoint, timeout, now)
+            raise router.pick_error()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._stub.router!r}: {self._call!r}>"
@@ -101,9 +103,11 @@ class RetriedCall(grpc.aio.Call):
         """Starts an attempt."""
         metadata, credentials, compression = self._options
         stub = self._stub
-        # The multi-callable nearly always exists, so it is looked up without a function call.
-        method = endpoint.callables.get(stub.key) or stub.for_endpoint(endpoint)
-        self._call = method(
+        route = endpoint.routes.get(stub.key)  # nearly always there, so without a function call
+        if route is None or not route[1].is_kept:
+            route = stub.route_to(endpoint)
+        method, edge = route
+        self._call = call = method(
             self._request,
             timeout=timeout,
             metadata=metadata,
@@ -112,16 +116,21 @@ class RetriedCall(grpc.aio.Call):
         )
         self._endpoint = endpoint
         self._began = now
-        edge = self._edge = stub.edges[endpoint.node_id]
-        edge.started += 1
+        self._edge = edge
+        edge.started = started = edge.started + 1
+        if not started & FOLD_MASK:
+            edge.fold()
         # It counts as under way until it ends, whether or not anything awaits it.
         if self._streams:
-            endpoint.streaming.add(self._call)
-            self._call.add_done_callback(endpoint.streaming.discard)
+            endpoint.streaming.add(call)
+            call.add_done_callback(endpoint.streaming.discard)
             self._settle_at_end()
-        else:
-            endpoint.call_started(now, self._call)
-            self._call.add_done_callback(endpoint.waiting.discard)
+            return
+        waiting = endpoint.waiting  # as `endpoint.call_started` does
+        if not waiting:
+            endpoint.unresponsive_at = now + endpoint.response_timeout
+        waiting.add(call)
+        call.add_done_callback(waiting.discard)
 
     def _count_end(self, code: int) -> None:
         """Counts the end of an attempt, once."""
@@ -291,12 +300,16 @@ class RetriedUnaryCall(RetriedCall, grpc.aio.UnaryUnaryCall):
             else:
                 if self._final is None:
                     self._final = call
-                    now = monotonic()
-                    self._endpoint.call_answered(self._began, now)
-                    edge = self._edge
+                    began, now = self._began, monotonic()
+                    endpoint, edge = self._endpoint, self._edge
                     if edge is not None:
                         self._edge = None
-                        edge.ended(0, now - self._began)
+                        edge.pending.append(now - began)
+                    # Nearly always a fast answer of a healthy provider.
+                    if now - began > FAST_RESPONSE or endpoint.has_failed or endpoint.response_time:
+                        endpoint.call_answered(began, now)
+                    else:
+                        endpoint.unresponsive_at = now + RESPONSE_TIMEOUT
                     if self._trace is not None:
                         self._trace.settle()
                 return response
@@ -343,49 +356,3 @@ class RetriedStreamCall(RetriedCall, grpc.aio.UnaryStreamCall):
             else:
                 self._answered = True
                 return message
-
-
-class _WaitingRequests(RetriedCall):
-    """A call with a stream of requests, which cannot be repeated: it waits for its endpoint first.
-
-    Its endpoint answers a probe before the call starts.
-    """
-
-    _streams = True
-    _once = True
-    _may_retry = False
-
-    async def write(self, request: Any) -> None:
-        while True:
-            call = self._call
-            try:
-                await call.write(request)
-            except grpc.RpcError:
-                if self._settle(call):
-                    raise
-            else:
-                return
-
-    async def done_writing(self) -> None:
-        while True:
-            call = self._call
-            await call.done_writing()
-            if call is self._call:
-                return
-
-
-class WaitingRequestsCall(_WaitingRequests, grpc.aio.StreamUnaryCall):
-    """A call with a stream of requests and one response."""
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        while True:
-            call = self._call
-            try:
-                return (yield from call.__await__())
-            except grpc.RpcError:
-                if self._settle(call):
-                    raise
-
-
-class WaitingChatCall(_WaitingRequests, RetriedStreamCall, grpc.aio.StreamStreamCall):
-    """A call with streams both ways."""

@@ -6,21 +6,17 @@ import asyncio
 import weakref
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import grpc
 import grpc.aio
 
-from aegis_discovery._calls.aio.call import (
-    RetriedCall,
-    RetriedStreamCall,
-    RetriedUnaryCall,
-    WaitingChatCall,
-    WaitingRequestsCall,
-)
+from aegis_discovery._calls.aio.call import RetriedCall, RetriedStreamCall, RetriedUnaryCall
 from aegis_discovery._calls.aio.ended import track
 from aegis_discovery._calls.aio.no_providers import NoProvidersCall, NoProvidersRpcError
+from aegis_discovery._calls.aio.request_streams import WaitingChatCall, WaitingRequestsCall
 from aegis_discovery._calls.aio.waiting import provider_may_have_come
+from aegis_discovery._calls.endpoint import Endpoint
 from aegis_discovery._calls.stubs import (
     BalancedMethods,
     BorrowedMethods,
@@ -31,12 +27,16 @@ from aegis_discovery._calls.stubs import (
 # The stubs of grpc make these classes generic; at run time not all of them are.
 # mypy: disable-error-code="type-arg"
 
-_Callable: TypeAlias = StubCallable[grpc.aio.Channel]
 
 _READY = grpc.ChannelConnectivity.READY
 _LOST = frozenset({grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN})
 _RETRY_INTERVAL = 0.05
 """Seconds between two unreachable providers, while a caller waits for any connection."""
+
+
+class _Callable(StubCallable[grpc.aio.Channel]):
+    def _make(self, endpoint: Endpoint[grpc.aio.Channel]) -> Any:
+        return super()._make(endpoint).__call__  # which takes fewer steps than the object itself
 
 
 def _one_request(retried: type[RetriedCall]) -> Callable[..., Any]:
@@ -91,10 +91,9 @@ def _many_requests(waiting: type[RetriedCall]) -> Callable[..., Any]:
         except NoProvidersRpcError as error:
             self.edges[""].rejected(error.code().value[0])
             return NoProvidersCall(error)
-        started = self.for_endpoint(endpoint)(
-            request_iterator, timeout, metadata, credentials, None, compression
-        )
-        return track(started, self.router, endpoint, self.edges[endpoint.node_id])
+        method, edge = self.route_to(endpoint)
+        started = method(request_iterator, timeout, metadata, credentials, None, compression)
+        return track(started, self.router, endpoint, edge)
 
     return call
 

@@ -157,25 +157,35 @@ def _skip_probes(interceptor: grpc.aio.ClientInterceptor) -> grpc.aio.ClientInte
 
 
 class _LoopRouter(Router[grpc.aio.Channel]):
-    """A router for one event loop: the channels of gRPC would hang in another one."""
+    """A router for one event loop: the channels of gRPC would hang in another one.
 
-    __slots__ = ("_home", "_loop")
+    Attributes:
+        loop: The loop in which `check` found all well; no loop before that, and when it is closed.
+    """
+
+    __slots__ = ("_home", "loop")
 
     def __init__(self, service: ServiceEndpoints[grpc.aio.Channel], home: LoopBound) -> None:
         super().__init__(service, NoProvidersRpcError)
         self._home = home
-        self._loop: object = home  # not a loop, so that the first call checks the home loop
+        self.loop: object = self
 
     def check_open(self) -> None:
         self._home.check()
         super().check_open()
 
     def pick(self, now: float) -> Endpoint[grpc.aio.Channel]:
-        # Repeats super().pick() and checks the loop here, because each frame of a call counts.
-        if _get_running_loop() is not self._loop:
-            self._home.check()
-            self._loop = _get_running_loop()
-        endpoint = self.service.pick(now)
-        if endpoint is None or self.closed:
-            raise self._pick_error()
-        return endpoint
+        if _get_running_loop() is not self.loop:
+            self.check()
+        return super().pick(now)
+
+    def check(self) -> None:
+        """Checks the running loop, and that the channel is open, before a call."""
+        self._home.check()
+        if self.closed:
+            raise self.pick_error()
+        self.loop = _get_running_loop()
+
+    def close(self) -> None:
+        super().close()
+        self.loop = self

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeAlias
 import grpc
 
 from aegis_discovery._calls.attempt import deadline_of, time_left
-from aegis_discovery._calls.endpoint import Endpoint
+from aegis_discovery._calls.endpoint import FAST_RESPONSE, RESPONSE_TIMEOUT, Endpoint
 from aegis_discovery._calls.stubs import (
     BalancedMethods,
     BorrowedMethods,
@@ -24,6 +24,7 @@ from aegis_discovery._calls.sync.connectivity import ConnectivityWatch
 from aegis_discovery._calls.sync.ended import UNKNOWN, number_of, result_of, track
 from aegis_discovery._calls.sync.no_providers import NoProvidersRpcError
 from aegis_discovery._calls.sync.waiting import wait_for_endpoint
+from aegis_discovery._runtime.edges import FOLD_MASK
 
 # The stubs of grpc make these classes generic; at run time they are not.
 # mypy: disable-error-code="type-arg"
@@ -40,6 +41,15 @@ class _Waiting(_Callable):
             self.edges[""].rejected(number_of(error))
             raise
 
+    def wait_or_raise(self, waits: bool | None, deadline: float | None) -> Endpoint[grpc.Channel]:
+        """Waits for an endpoint where the call may; raises the error of one that may not."""
+        if waits and not self.router.closed:
+            return self.wait(deadline)
+        error = self.router.pick_error()
+        if isinstance(error, NoProvidersRpcError):  # a closed channel has no calls
+            self.edges[""].rejected(number_of(error))
+        raise error
+
 
 def _blocking_call(how: str) -> Callable[..., Any]:
     """Makes a method that sends one request and waits for the response."""
@@ -53,50 +63,59 @@ def _blocking_call(how: str) -> Callable[..., Any]:
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        router, policy = self.router, self.retry
-        began = monotonic()
+        router, began = self.router, monotonic()
         if self.timeout is not None:
             timeout = self.limit_timeout(timeout)
         deadline = None if timeout is None else began + timeout
         waits = self.wait_for_ready if wait_for_ready is None else wait_for_ready
-        try:
-            endpoint = router.pick(began)
-        except NoProvidersRpcError as error:
-            if not waits:
-                self.edges[""].rejected(number_of(error))
-                raise
-            endpoint = self.wait(deadline)
+        # What `router.pick` does, without its frame.
+        endpoint = None if router.closed else router.service.pick(began)
+        if endpoint is None:
+            endpoint = self.wait_or_raise(waits, deadline)
             timeout, began = time_left(deadline), monotonic()
         if metadata is not None:
             metadata = reusable_metadata(metadata)
         tried: tuple[Endpoint[grpc.Channel], ...] = ()
         while True:
-            token = object()
-            endpoint.call_started(began, token)
-            waiting, edge, code = endpoint.waiting, self.edges[endpoint.node_id], UNKNOWN
-            edge.started += 1
+            route = endpoint.routes.get(self.key)  # nearly always there, as in the async calls
+            if route is None or not route[1].is_kept:
+                route = self.route_to(endpoint)
+            method, edge = route
+            edge.started = started = edge.started + 1
+            if not started & FOLD_MASK:
+                edge.fold()
+            token, waiting = object(), endpoint.waiting
+            if not waiting:  # as `endpoint.call_started` does
+                endpoint.unresponsive_at = began + endpoint.response_timeout
+            waiting.add(token)
             try:
-                response = getattr(self.for_endpoint(endpoint), how)(
+                response = getattr(method, how)(
                     request, timeout, metadata, credentials, None, compression
                 )
-            except grpc.RpcError as error:
-                if not isinstance(error, grpc.Call):
+            except BaseException as error:
+                waiting.discard(token)
+                is_known = isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call)
+                edge.ended(number_of(error) if is_known else UNKNOWN, monotonic() - began)
+                if not is_known:
                     raise  # an interceptor's own error
-                result, retry, code = result_of(error), None, number_of(error)
+                result, retry = result_of(error), None
                 if waits and result.was_not_sent_to(endpoint.address):
                     router.record(endpoint, result, monotonic())
                 else:
                     tried = (*tried, endpoint)
-                    retry = router.pick_retry(tried, result, policy, deadline=deadline)
+                    retry = router.pick_retry(tried, result, self.retry, deadline=deadline)
                     if retry is None:
                         raise
             else:
-                endpoint.call_answered(began, monotonic())
-                code = 0
-                return response
-            finally:
                 waiting.discard(token)
-                edge.ended(code, monotonic() - began)
+                seconds = monotonic() - began
+                edge.pending.append(seconds)
+                # Nearly always a fast answer of a healthy provider.
+                if seconds > FAST_RESPONSE or endpoint.has_failed or endpoint.response_time:
+                    endpoint.call_answered(began, began + seconds)
+                else:
+                    endpoint.unresponsive_at = began + seconds + RESPONSE_TIMEOUT
+                return response
             endpoint = retry or self.wait(deadline)
             timeout, began = time_left(deadline), monotonic()
 
@@ -116,7 +135,7 @@ def _started_call(how: str) -> Callable[..., Any]:
         compression: grpc.Compression | None = None,
     ) -> Any:
         def start(endpoint: Endpoint[grpc.Channel], timeout: float | None) -> Any:
-            return getattr(self.for_endpoint(endpoint), how)(
+            return getattr(self.route_to(endpoint)[0], how)(
                 request, timeout, metadata, credentials, None, compression
             )
 
@@ -195,7 +214,7 @@ def _blocking_stream(how: str) -> Callable[..., Any]:
         edge.started += 1
         endpoint.streaming.add(token)
         try:
-            response = getattr(self.for_endpoint(endpoint), how)(
+            response = getattr(self.route_to(endpoint)[0], how)(
                 request_iterator, timeout, metadata, credentials, None, compression
             )
         except grpc.RpcError as error:
@@ -228,7 +247,7 @@ def _started_stream(how: str) -> Callable[..., Any]:
         compression: grpc.Compression | None = None,
     ) -> Any:
         def start(endpoint: Endpoint[grpc.Channel], timeout: float | None) -> Any:
-            return getattr(self.for_endpoint(endpoint), how)(
+            return getattr(self.route_to(endpoint)[0], how)(
                 request_iterator, timeout, metadata, credentials, None, compression
             )
 
