@@ -13,6 +13,9 @@ from .conftest import MakeSide, Side
 
 NODES = 40
 
+MAX_CALLS = 290
+"""Calls of functions for one record, those in C and Rust included."""
+
 
 def calls_of(work: Callable[[], object]) -> Counter[str]:
     """Counts the calls of functions by name, those written in C and Rust included."""
@@ -64,3 +67,4 @@ def test_each_record_of_a_join_is_verified_and_nothing_is_done_twice(
     assert counted["trust_domain_of_ca"] == counted["_decode_traits"] == counted["_service"] == 0
     assert counted["set_statuses"] <= 4, "one for a message"
     assert counted["dispatch"] <= 12, "two for a part"
+    assert counted.total() / NODES <= MAX_CALLS

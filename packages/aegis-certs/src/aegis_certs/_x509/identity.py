@@ -102,6 +102,12 @@ def names_by_type(names: Iterable[x509.GeneralName]) -> AlternativeNames:
     return AlternativeNames(tuple(dns), tuple(ips), tuple(uris))
 
 
+def claiming_names(names: Iterable[x509.GeneralName]) -> AlternativeNames:
+    """As `names_by_type`, without the IPs, which say nothing about who a node is."""
+    dns = tuple([name.value.lower() for name in names if type(name) is _DNS_NAME])
+    return AlternativeNames(dns, (), tuple([name.value for name in names if type(name) is _URI]))
+
+
 def inherited_hosts(certificate: x509.Certificate) -> list[str | IPAddress]:
     """The hosts that a successor inherits when only the certificate is known.
 
@@ -167,10 +173,16 @@ def identity_of(
             f"its node id, so TLS would not accept it for {node_id}; issue one with its node id",
             node_id,
         )
-    # TLS ignores a dot at the end of a name.
-    names_read = dict.fromkeys([name.removesuffix(".") for name in alternatives.dns])
-    names_read.pop(node_id, None)
-    return Identity(node_id, trust_domain, tuple(names_read))
+    return Identity(node_id, trust_domain, _hosts_of(node_id, alternatives.dns))
+
+
+def _hosts_of(node_id: str, dns: tuple[str, ...]) -> tuple[str, ...]:
+    """The DNS names besides the node id; TLS ignores a dot at the end of a name."""
+    if len(dns) < 2:  # the node id alone, or none
+        return ()
+    names = dict.fromkeys([name.removesuffix(".") for name in dns])
+    names.pop(node_id, None)
+    return tuple(names)
 
 
 def enrolment_id_of(certificate: x509.Certificate) -> str | None:

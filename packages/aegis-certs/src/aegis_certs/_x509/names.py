@@ -142,7 +142,7 @@ def validate_node_id(node_id: str) -> str:
     if not _DNS_NAME.fullmatch(node_id):
         raise InvalidNodeIdError(node_id, "it is not a lower-case DNS name")
     last = node_id.rpartition(".")[2]
-    if _IP_NUMBER.fullmatch(last):
+    if last[0] <= "9" and _IP_NUMBER.fullmatch(last):
         raise InvalidNodeIdError(node_id, "it ends in a number, as an IP address does")
     if last == "localhost":
         raise InvalidNodeIdError(node_id, "every machine is localhost to itself")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import time
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from typing import Literal
 
@@ -18,8 +20,8 @@ from aegis_certs._time import utc_or_now
 from aegis_certs._x509.extensions import extension_of
 from aegis_certs._x509.identity import (
     Identity,
+    claiming_names,
     identity_of,
-    names_by_type,
     trust_domain_of_ca,
 )
 from aegis_certs._x509.keys import UNUSABLE_KEY, is_usable_key
@@ -51,8 +53,8 @@ class TrustBundle:
         self.certificates = tuple(certificates)
         store = verification.Store(list(self.certificates))
         self._policies = {usage: _policy(usage).store(store) for usage in (*USAGES, None)}
-        self._verifiers: dict[Usage | None, tuple[datetime, verification.ClientVerifier]] = {}
-        self._domains: list[tuple[x509.Certificate, str | None]] = []
+        self._verifiers: dict[Usage | None, tuple[int, verification.ClientVerifier]] = {}
+        self._domains: dict[int, str | None] = {}
 
     def __repr__(self) -> str:
         return f"TrustBundle({', '.join(common_name(ca.subject) for ca in self.certificates)})"
@@ -128,39 +130,39 @@ class TrustBundle:
         if not chain:
             raise UntrustedError("the peer", "it sent no certificate")
         leaf, *intermediates = chain
-        at = utc_or_now(at)
+        # X.509 counts in whole seconds, and so does the verifier.
+        second = math.floor(time.time() if at is None else utc_or_now(at).timestamp())
         try:
-            verified = self._verifier(usage, at).verify(leaf, intermediates)
+            verified = self._verifier(usage, second).verify(leaf, intermediates)
         except Exception as error:  # an extension that cannot be read raises any error
             identity = identity_of(leaf)
-            self._explain(identity.node_id, leaf, intermediates, usage, at)
+            self._explain(identity.node_id, leaf, intermediates, usage, utc_or_now(at))
             raise UntrustedError(identity.node_id, str(error)) from error
         # The verifier has parsed the names, which takes longer than all other checks here.
-        identity = identity_of(leaf, names_by_type(verified.subjects or ()))
+        identity = identity_of(leaf, claiming_names(verified.subjects or ()))
         if not is_usable_key(leaf.public_key()):  # the verifier checks only the keys of CAs
             raise UntrustedError(identity.node_id, UNUSABLE_KEY)
         domains = [self._domain_of(ca) for ca in verified.chain[1:]]
         _check_domains(identity, domains, trust_domain)
         return identity
 
-    def _verifier(self, usage: Usage | None, at: datetime) -> verification.ClientVerifier:
-        """A verifier for one second: X.509 counts in whole seconds, and so does it."""
-        second = at.replace(microsecond=0)
+    def _verifier(self, usage: Usage | None, second: int) -> verification.ClientVerifier:
+        """A verifier for one second of Unix time."""
         known = self._verifiers.get(usage)
         if known is not None and known[0] == second:
             return known[1]
-        verifier = self._policies[usage].time(second).build_client_verifier()
+        at = datetime.fromtimestamp(second, UTC)
+        verifier = self._policies[usage].time(at).build_client_verifier()
         self._verifiers[usage] = (second, verifier)
         return verifier
 
     def _domain_of(self, ca: x509.Certificate) -> str | None:
-        for known, domain in self._domains:
-            if known is ca:
-                return domain
+        # By the object, since a lookup of a certificate in a dict hashes all of its bytes.
+        if (key := id(ca)) in self._domains:
+            return self._domains[key]
         domain = _domain_of_ca(ca)
-        if any(known is ca for known in self.certificates):
-            # By the object, since a lookup of a certificate in a dict hashes all of its bytes.
-            self._domains.append((ca, domain))
+        if any(own is ca for own in self.certificates):  # which keeps it, and so its id
+            self._domains[key] = domain
         return domain
 
     def issuer_of(
@@ -327,6 +329,8 @@ def _check_domains(identity: Identity, domains: Iterable[str | None], required: 
             f"the certificate of {node_id} is of trust domain {own}, not of {required}", node_id
         )
     for domain in domains:
+        if domain == own == required:
+            continue
         if domain and own and domain != own:
             raise IdentityError(
                 f"the certificate of {node_id} is of trust domain {own}, but its CA signs only "

@@ -12,6 +12,9 @@ from aegis_discovery.errors import InvalidAddressError
 
 _HOST = re.compile(r"(?!.{254})[A-Za-z0-9_]([A-Za-z0-9_-]*)(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*\.?")
 
+_PLAIN = re.compile(rf"(?P<host>{_HOST.pattern}):(?P<port>[0-9]{{1,5}})")
+"""Nearly all addresses; it decides nothing else, and a longer look says what is wrong."""
+
 _ZEROS = frozenset("0:.")
 """The characters of addresses that mean all addresses."""
 
@@ -56,6 +59,10 @@ def split_address(address: str) -> tuple[str, int]:
     Raises:
         InvalidAddressError: It has no host, a wildcard host, or no port from 1 to 65535.
     """
+    if plain := _PLAIN.fullmatch(address):
+        host, port = plain["host"], int(plain["port"])
+        if 0 < port <= 65535 and host not in _SCHEMES and not is_wildcard(host):
+            return host, port
     host, port = split_host_port(address)
     if port == 0:
         raise InvalidAddressError(address, "it has no port from 1 to 65535; write host:port")

@@ -31,6 +31,8 @@ def exceeded_limit(store: RecordStore, node_id: str, voucher: str | None, *, is_
     nodes sign themselves are bounded by the certificates. A voucher could invent any number of ids,
     so all of them count, and an id that it removes keeps its place.
     """
+    if voucher is None and not holds_max_nodes(store):
+        return ""
     held = store.get_record(node_id)
     holds_node = held is not None and held.info is not None
     if voucher is not None:

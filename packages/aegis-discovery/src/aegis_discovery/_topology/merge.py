@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from aegis_certs import owner_of
@@ -17,7 +17,7 @@ from aegis_discovery._model import NodeInfo, NodeStatus
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.events import EventDispatcher, EventKind, TopologyEvent, kind_of
 from aegis_discovery._topology.limits import exceeded_limit
-from aegis_discovery._topology.store import RecordStore
+from aegis_discovery._topology.store import RecordStore, changed_node
 from aegis_discovery.errors import InvalidRecordError
 from aegis_discovery.records._record import MAX_AHEAD, Clock, Record
 from aegis_discovery.records._signer import RecordSigner
@@ -102,7 +102,7 @@ class RecordMerger:
                         # All events of a merge state the version after it.
                         self._raise_version(version, changed=True)
                     changed = True
-                    self._accept(record, origin)
+                    self._accept(record, origin, now)
             if not changed:
                 self._raise_version(version, changed=False)
             return MergeResult(changed, foreign)
@@ -125,7 +125,7 @@ class RecordMerger:
                 vouched = record.voucher is not None
                 renewed = self._signer.sign_record(record.id, now, content, vouched=vouched)
                 self._version = min(self._version + 1, MAX_VERSION)
-                self._accept(renewed, None)
+                self._accept(renewed, None, now)
             for verdict in ahead:
                 about = self._store.get_record(verdict.subject)
                 if about is not None and about.info is not None:
@@ -239,7 +239,7 @@ class RecordMerger:
                     self._drop(entry.record.id)
                     if entry.node is not None:
                         self._note_change(
-                            EventKind.LEFT, replace(entry.node, status=NodeStatus.LEFT)
+                            EventKind.LEFT, changed_node(entry.node, status=NodeStatus.LEFT)
                         )
 
     def expire(self) -> None:
@@ -281,7 +281,7 @@ class RecordMerger:
         if not self._store.is_superseded_by(record):
             return
         self._version = min(self._version + 1, MAX_VERSION)
-        self._accept(record, None)
+        self._accept(record, None, now)
 
     def _merge_verdict(self, content: SignedVerdict, origin: str | None) -> None:
         verdict = content.verdict
@@ -345,17 +345,16 @@ class RecordMerger:
             self._log_limiter.warn(source, limit, "%s: dropped %s, from %s", limit, what, origin)
         return not limit
 
-    def _accept(self, record: Record, origin: str | None) -> None:
-        before = self._store.put(record, origin)
-        after = self._store.get_node(record.id)
+    def _accept(self, record: Record, origin: str | None, now: int) -> None:
+        before, after = self._store.put(record, origin)
         if after is None:
             self._verdicts.forget(record.id)
             kind = EventKind.LEFT
-            after = before and replace(before, status=NodeStatus.LEFT)
+            after = before and changed_node(before, status=NodeStatus.LEFT)
         else:
             kind = EventKind.UPDATED if before else EventKind.JOINED
         # A renewed lease changes the record, but nothing that a subscriber sees.
-        self._note_change(kind, after if after is not before else None)
+        self._note_change(kind, after if after is not before else None, now)
 
     def _check_own(self, record: Record) -> Record | None:
         """Returns a record of the owner's id if another process wrote it and it is newer."""
@@ -386,8 +385,8 @@ class RecordMerger:
             self._version = min(self._version + 1, MAX_VERSION)
             self._note_change(kind, node)
 
-    def _note_change(self, kind: EventKind, node: NodeInfo | None) -> None:
-        self._updated_at = self._now_ms()
+    def _note_change(self, kind: EventKind, node: NodeInfo | None, now: int | None = None) -> None:
+        self._updated_at = self._now_ms() if now is None else now
         if node is not None:
             self._events.queue(TopologyEvent(kind, node, self._version))
         self._events.mark_changed()

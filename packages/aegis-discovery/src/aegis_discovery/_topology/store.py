@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 from aegis_certs import matching_names, owner_of
 
 from aegis_discovery._model import NodeInfo, NodeStatus
+from aegis_discovery._runtime.frozen import changer_of
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.nodes import NodeList
 from aegis_discovery._topology.providers import ProviderIndex
 from aegis_discovery.records._record import Record
+
+changed_node = changer_of(NodeInfo)
+"""Returns a node with other fields."""
 
 _DIGEST_SIZE = 32
 _DIGEST_MODULUS = 1 << (8 * _DIGEST_SIZE)
@@ -42,6 +45,13 @@ class Entry(NamedTuple):
     status_position: int
     origin: str | None
     region: str | None
+
+
+class Put(NamedTuple):
+    """What queries returned for a node id before a record was stored, and what they return now."""
+
+    before: NodeInfo | None
+    after: NodeInfo | None
 
 
 class RecordStore:
@@ -167,41 +177,49 @@ class RecordStore:
             )
         return record.precedence > held.record.precedence
 
-    def put(self, record: Record, origin: str | None = None) -> NodeInfo | None:
-        """Stores a record over the one held for its id; returns what queries returned before."""
-        position = self.advance()
-        held = self._entries.get(record.id)
-        before = held.node if held else None
-        since = self.signed_since(record.id, record.signer)
-        if held:
-            self._count(held, -1)
-        elif "#" in record.id:
-            identity = owner_of(record.id)
-            self._workers[identity] = (*self._workers.get(identity, ()), record.id)
-        node = record.info
+    def put(self, record: Record, origin: str | None = None) -> Put:
+        """Stores a record over the one held for its id."""
+        position = since = self.advance()
+        node_id, node = record.id, record.info
+        held = self._entries.get(node_id)
+        before = region = None
         status_position = 0
-        if held and node and before and _is_same_life(record, held.record):
-            # A new record does not clear the status: the verdicts decide whether it refutes them.
-            node = replace(node, status=before.status)
-            status_position = held.status_position
-        if node == before:
-            node = before  # a renewed lease changes nothing that a query returns
-        last = held.region if held else None
-        region = node.region if node else last
-        entry = Entry(record, node, position, since or position, status_position, origin, region)
-        self._append(entry)
+        if held is not None:
+            self._count(held, -1)
+            before, region = held.node, held.region
+            if held.record.signer == record.signer:
+                since = held.signed_since
+            if node and before:
+                if _is_same_life(record, held.record):
+                    # A new record does not clear the status: the verdicts decide whether it
+                    # refutes them.
+                    if node.status is not before.status:
+                        node = changed_node(node, status=before.status)
+                    status_position = held.status_position
+                if node == before:
+                    node = before  # a renewed lease changes nothing that a query returns
+        elif "#" in node_id:
+            identity = owner_of(node_id)
+            self._workers[identity] = (*self._workers.get(identity, ()), node_id)
+        if node is not None:
+            region = node.region
+        entry = Entry(record, node, position, since, status_position, origin, region)
+        if held is not None:
+            del self._entries[node_id]  # the latest change comes last
+        self._entries[node_id] = entry
         self._count(entry, 1)
         self._change_node(before, node)
         self._first_end = min(self._first_end, record.expires_at)
-        return before
+        return Put(before, node)
 
     def set_status(self, node_id: str, status: NodeStatus) -> NodeInfo:
         """Sets the derived status of a live node; returns the node as queries return it now."""
         entry = self._entries[node_id]
         assert entry.node is not None, node_id  # noqa: S101 - the caller checked it
         position = self.advance()
-        node = replace(entry.node, status=status)
-        self._append(entry._replace(node=node, status_position=position))
+        node = changed_node(entry.node, status=status)
+        del self._entries[node_id]  # the latest change comes last
+        self._entries[node_id] = entry._replace(node=node, status_position=position)
         self._change_node(entry.node, node)
         return node
 
@@ -231,10 +249,6 @@ class RecordStore:
                 others = tuple(i for i in self._workers.pop(identity) if i != node_id)
                 if others:
                     self._workers[identity] = others
-
-    def _append(self, entry: Entry) -> None:
-        self._entries.pop(entry.record.id, None)
-        self._entries[entry.record.id] = entry
 
     def _change_node(self, before: NodeInfo | None, after: NodeInfo | None) -> None:
         """Updates what queries read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from aegis_discovery._model import NodeInfo, NodeStatus
@@ -13,6 +13,7 @@ from aegis_discovery._topology.limits import holds_max_nodes
 from aegis_discovery._topology.merge import MergeResult, RecordMerger
 from aegis_discovery._topology.nodes import NodeMap
 from aegis_discovery._topology.providers import ProviderChanges, ProviderIndex
+from aegis_discovery._topology.store import changed_node
 from aegis_discovery.errors import NodeNotFoundError, NotOwnerError
 from aegis_discovery.records._record import Record
 from aegis_discovery.records._signer import RecordSigner
@@ -229,7 +230,7 @@ class Topology(RecordMerger):
         """
         with self._changing():
             known = self._own_node(node.id)
-            return self._set(replace(node, joined_at=node.joined_at or known.joined_at))
+            return self._set(node, known.joined_at)
 
     def remove_node(self, node_id: str) -> None:
         """Removes a node; a tombstone keeps older records from restoring it.
@@ -247,7 +248,7 @@ class Topology(RecordMerger):
         with self._changing():
             node = self._store.get_node(self.owner) if self.owner else None
             if node is not None:
-                self._write(node.id, replace(node, status=NodeStatus.ALIVE))
+                self._write(node.id, changed_node(node, status=NodeStatus.ALIVE))
 
     def vouch(self, node: NodeInfo) -> None:
         """Publishes a node for a peer that signs nothing; never replaces a signed record.
@@ -256,7 +257,7 @@ class Topology(RecordMerger):
             InvalidRecordError: If there is no room for it, or it is larger than a record may be.
         """
         with self._changing():
-            node = replace(node, status=NodeStatus.ALIVE, vouched_by=self.owner)
+            node = changed_node(node, status=NodeStatus.ALIVE, vouched_by=self.owner)
             self._write(node.id, node, vouched=True)
 
     def unvouch(self, node_id: str) -> None:
@@ -286,11 +287,11 @@ class Topology(RecordMerger):
             raise NodeNotFoundError(node_id)
         return node
 
-    def _set(self, node: NodeInfo) -> NodeInfo:
+    def _set(self, node: NodeInfo, joined_at: datetime | None = None) -> NodeInfo:
         now = self._moment(self._now_ms())
-        node = replace(
+        node = changed_node(
             node,
-            joined_at=node.joined_at or now,
+            joined_at=node.joined_at or joined_at or now,
             updated_at=now,
             status=NodeStatus.ALIVE,
             vouched_by=None,

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias
 from google.protobuf.message import DecodeError
 
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
+from aegis_discovery._runtime.frozen import draft_of
 from aegis_discovery.errors import InvalidRecordError, InvalidVerdictError
 from aegis_discovery.proto import aegis_pb2, mesh_pb2
 from aegis_discovery.records._record import Record, Shareable, Signed, find_shared, shared
@@ -23,6 +24,8 @@ _WireTraits: TypeAlias = tuple[
 _Traits: TypeAlias = tuple[
     str, tuple[ServiceInfo, ...], HealthStatus, str, str, str, str, str, tuple[str, ...]
 ]
+
+_NodeDraft, _RecordDraft = draft_of(NodeInfo), draft_of(Record)
 
 _STATUS_TO_WIRE = {
     NodeStatus.ALIVE: mesh_pb2.STATUS_ALIVE,
@@ -104,36 +107,35 @@ def decode_record(
         InvalidRecordError: If the bytes are not a record.
     """
     unshared: list[Shareable] = []
+    data, signature, their_signer = signed
+    draft = _RecordDraft()
     try:
-        body = mesh_pb2.RecordBody.FromString(signed.body)
+        body = mesh_pb2.RecordBody.FromString(data)
         node_id = body.id
         if node_id == signer_id:
             node_id = signer_id
         voucher = body.voucher or None
         if voucher is not None:
             voucher = shared(voucher, unshared)
-        info = None if body.removed else _info(body, node_id, voucher, unshared)
+        draft.info = None if body.removed else _info(body, node_id, voucher, unshared)
     except (DecodeError, ValueError, OverflowError) as error:
         raise InvalidRecordError("", f"its bytes cannot be read ({error})") from error
-    record = Record(
-        id=node_id,
-        stamp=body.stamp,
-        instance=body.instance,
-        expires_at=body.expires_at,
-        info=info,
-        body=signed.body,
-        voucher=voucher,
-        signature=signed.signature,
-        signer=signed.signer if signer is None else signer,
-    )
-    return DecodedRecord(record, (body.context, body.mesh, body.trust_domain), unshared)
+    draft.id = node_id
+    draft.stamp = body.stamp
+    draft.instance = body.instance
+    draft.expires_at = body.expires_at
+    draft.body = data
+    draft.voucher = voucher
+    draft.signature = signature
+    draft.signer = their_signer if signer is None else signer
+    draft.__class__ = Record
+    return DecodedRecord(draft, (body.context, body.mesh, body.trust_domain), unshared)
 
 
 def _info(
     body: mesh_pb2.RecordBody, node_id: str, voucher: str | None, unshared: list[Shareable]
 ) -> NodeInfo:
-    name, joined_at, updated_at = body.name, body.joined_at, body.updated_at
-    joined = _from_ms(joined_at)
+    silent_regions = body.silent_regions
     traits = (
         body.type,
         tuple([(service.name, service.version, service.scope) for service in body.services]),
@@ -143,31 +145,35 @@ def _info(
         body.zone,
         body.boundary,
         body.registry,
-        tuple(body.silent_regions),
+        tuple(silent_regions) if silent_regions else (),
     )
     # Most nodes have all of these in common with others: one lookup then finds what they mean.
     known: _Traits | None = find_shared(traits)
     if known is None:
         known = _decode_traits(traits, unshared)
         unshared.append((traits, known))
-    kind, services, health, trust_bundle, region, zone, boundary, registry, silent_regions = known
-    return NodeInfo(
-        id=node_id,
-        name=node_id if name == node_id else name,
-        type=kind,
-        address=body.address,
-        services=services,
-        joined_at=joined,
-        updated_at=joined if updated_at == joined_at else _from_ms(updated_at),
-        health=health,
-        vouched_by=voucher,
-        trust_bundle=trust_bundle,
-        region=region,
-        zone=zone,
-        boundary=boundary,
-        registry=registry,
-        silent_regions=silent_regions,
-    )
+    name, joined_at, updated_at = body.name, body.joined_at, body.updated_at
+    draft = _NodeDraft()
+    draft.id = node_id
+    draft.name = node_id if name == node_id or not name else name
+    draft.address = body.address
+    draft.joined_at = joined = _from_ms(joined_at)
+    draft.updated_at = joined if updated_at == joined_at else _from_ms(updated_at)
+    draft.status = NodeStatus.ALIVE
+    draft.vouched_by = voucher
+    (
+        draft.type,
+        draft.services,
+        draft.health,
+        draft.trust_bundle,
+        draft.region,
+        draft.zone,
+        draft.boundary,
+        draft.registry,
+        draft.silent_regions,
+    ) = known
+    draft.__class__ = NodeInfo
+    return draft  # type: ignore[no-any-return]  # it is one now
 
 
 def _decode_traits(traits: _WireTraits, unshared: list[Shareable]) -> _Traits:

@@ -7,13 +7,10 @@ import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from sys import intern
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from aegis_certs import CertsError, Identity, RevocationList, TrustBundle, owner_of, parse_worker_id
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis_discovery._runtime.addresses import split_address
@@ -24,6 +21,7 @@ from aegis_discovery.errors import (
     InvalidVerdictError,
 )
 from aegis_discovery.records._codec import decode_record, decode_verdict
+from aegis_discovery.records._keys import KeyStore, scheme_of
 from aegis_discovery.records._leaves import Leaf, LeafStore
 from aegis_discovery.records._record import (
     CONTEXT,
@@ -50,17 +48,18 @@ MAX_CHAIN = 8
 MAX_CHAIN_BYTES = 16 * 1024
 """Bytes of a chain."""
 
-MAX_KEYS = 64
-"""Keys that are kept parsed: those of the last certificates, whose records come next."""
-
 MAX_PATHS = 64
 """Verified paths of CAs that are kept parsed: many leaves have one issuing CA."""
 
-_PADDING = padding.PKCS1v15()
-_SHA256 = hashes.SHA256()
-_ECDSA = ec.ECDSA(_SHA256)
 
-PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+class _Path(NamedTuple):
+    """The CAs between a leaf and the trust bundle, parsed and as DER."""
+
+    certificates: tuple[x509.Certificate, ...]
+    encoded: tuple[bytes, ...]
+
+
+_NO_PATH = _Path((), ())
 
 
 class Verifier(Protocol):
@@ -109,8 +108,8 @@ class RecordVerifier:
         self._clock = clock
         self._leaves = LeafStore()
         self._intermediates: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
-        self._keys: dict[bytes, PublicKey] = {}
-        self._paths: dict[tuple[bytes, ...], tuple[x509.Certificate, ...]] = {}
+        self._keys = KeyStore()
+        self._paths: dict[tuple[bytes, ...], _Path] = {}
         self._revocations = RevocationList.empty()
 
     def add_chain(self, chain: Sequence[bytes]) -> bytes:
@@ -136,16 +135,15 @@ class RecordVerifier:
         if fingerprint in leaves:
             return fingerprint
         try:
-            identity, leaf, above = self._verified(chain)
+            identity, leaf, path = self._verified(chain)
             key = leaf.public_key()
             not_after = leaf.not_valid_after_utc.timestamp()
         except Exception as error:  # the parser's errors have no common base class
             raise InvalidRecordError("", f"its certificate does not verify: {error}") from error
-        if self._revocations.is_revoked(leaf, above):
+        if self._revocations.is_revoked(leaf, path.certificates):
             raise InvalidRecordError(identity.node_id, "the certificate that signed it is revoked")
-        if not isinstance(key, PublicKey):
+        if scheme_of(key) is None:
             raise InvalidRecordError(identity.node_id, f"{type(key).__name__} cannot sign records")
-        intermediates = tuple([ca.public_bytes(Encoding.DER) for ca in above])
         theirs = identity.trust_domain
         leaves.add(
             Leaf(
@@ -155,43 +153,34 @@ class RecordVerifier:
                 not_after,
                 fingerprint,
                 chain[0],
-                self._intermediates.setdefault(intermediates, intermediates),
+                path.encoded,
             )
         )
-        self._keep_key(fingerprint, key)
+        self._keys.keep(fingerprint, key)
         return fingerprint
 
-    def _verified(
-        self, chain: Sequence[bytes]
-    ) -> tuple[Identity, x509.Certificate, tuple[x509.Certificate, ...]]:
-        """Verifies a chain; returns what its leaf proves, the leaf, and the CAs that it needs."""
+    def _verified(self, chain: Sequence[bytes]) -> tuple[Identity, x509.Certificate, _Path]:
+        """Verifies a chain; returns what its leaf proves, the leaf, and the path above it."""
         leaf, others = x509.load_der_x509_certificate(chain[0]), tuple(chain[1:])
-        above = self._paths.get(others, ())
-        if others and not (above and leaf.issuer == above[0].subject):
-            rest = [x509.load_der_x509_certificate(der) for der in others]
-            # Without a path the leaf alone is enough to state why it is refused.
-            above = self._bundle.path_of((leaf, *rest))[1:]
-        identity = self._bundle.verify((leaf, *above), "server", trust_domain=self._trust_domain)
+        if not others:
+            path = _NO_PATH
+        else:
+            path = self._paths.get(others, _NO_PATH)
+            if not (path.certificates and leaf.issuer == path.certificates[0].subject):
+                rest = [x509.load_der_x509_certificate(der) for der in others]
+                # Without a path the leaf alone is enough to state why it is refused.
+                path = self._path(self._bundle.path_of((leaf, *rest))[1:])
+        certificates = (leaf, *path.certificates)
+        identity = self._bundle.verify(certificates, "server", trust_domain=self._trust_domain)
         if others:
             if len(self._paths) >= MAX_PATHS:
                 self._paths.clear()
-            self._paths[others] = above
-        return identity, leaf, above
+            self._paths[others] = path
+        return identity, leaf, path
 
-    def _keep_key(self, fingerprint: bytes, key: PublicKey) -> PublicKey:
-        if len(self._keys) >= MAX_KEYS:
-            self._keys.pop(next(iter(self._keys)), None)  # the oldest: its record has come
-        self._keys[fingerprint] = key
-        return key
-
-    def _key_of(self, leaf: Leaf) -> PublicKey:
-        known = self._keys.get(leaf.fingerprint)
-        if known is not None:
-            return known
-        key = leaf.certificate.public_key()
-        if not isinstance(key, PublicKey):
-            raise TypeError(f"{type(key).__name__} cannot verify records; add_chain refuses it")
-        return self._keep_key(leaf.fingerprint, key)
+    def _path(self, certificates: tuple[x509.Certificate, ...]) -> _Path:
+        encoded = tuple([ca.public_bytes(Encoding.DER) for ca in certificates])
+        return _Path(certificates, self._intermediates.setdefault(encoded, encoded))
 
     def change_bundle(self, bundle: TrustBundle) -> None:
         """Uses another trust bundle from now on; forgets certificates that it does not cover."""
@@ -370,15 +359,9 @@ class RecordVerifier:
         return ""
 
     def _signature_problem(self, signed: Signed, leaf: Leaf) -> str:
-        key = self._key_of(leaf)
-        try:
-            if isinstance(key, rsa.RSAPublicKey):
-                key.verify(signed.signature, signed.body, _PADDING, _SHA256)
-            else:
-                key.verify(signed.signature, signed.body, _ECDSA)
-        except InvalidSignature:
-            return f"its signature is not by {leaf.node_id}"
-        return ""
+        if self._keys.has_signed(leaf, signed):
+            return ""
+        return f"its signature is not by {leaf.node_id}"
 
 
 _NO_CERTIFICATE = "the certificate that signed it was not sent"
