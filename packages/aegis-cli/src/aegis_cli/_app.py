@@ -4,17 +4,6 @@ from __future__ import annotations
 
 import click
 
-from aegis_cli._commands.call import call
-from aegis_cli._commands.certs import with_mesh
-from aegis_cli._commands.completion import completion
-from aegis_cli._commands.demo import demo
-from aegis_cli._commands.doctor import doctor
-from aegis_cli._commands.enroll import enroll
-from aegis_cli._commands.mesh_traffic import mesh
-from aegis_cli._commands.node import node
-from aegis_cli._commands.policy import policy
-from aegis_cli._commands.services import services
-from aegis_cli._commands.ui import ui
 from aegis_cli._group import group
 
 
@@ -25,23 +14,18 @@ from aegis_cli._group import group
     "aegis mesh status --node 127.0.0.1:50051",
     notes="Exit codes: 0 ok, 1 error, 2 usage, 8 `--check` failed, 130 interrupted; `aegis certs` "
     "has more.",
+    call="aegis_cli._commands.call:call",
+    certs="aegis_cli._commands.certs:certs",
+    completion="aegis_cli._commands.completion:completion",
+    demo="aegis_cli._commands.demo:demo",
+    doctor="aegis_cli._commands.doctor:doctor",
+    enroll="aegis_cli._commands.enroll:enroll",
+    mesh="aegis_cli._commands.mesh:mesh",
+    node="aegis_cli._commands.node:node",
+    policy="aegis_cli._commands.policy:policy",
+    services="aegis_cli._commands.services:services",
+    ui="aegis_cli._commands.ui:ui",
 )
 @click.version_option(package_name="aegis-cli", prog_name="aegis", message="%(prog)s %(version)s")
 def aegis() -> None:
     """An embedded service mesh: run nodes, look at a mesh, manage its certificates."""
-
-
-for command in (
-    call,
-    with_mesh(),
-    completion,
-    demo,
-    doctor,
-    enroll,
-    mesh,
-    node,
-    policy,
-    services,
-    ui,
-):
-    aegis.add_command(command)

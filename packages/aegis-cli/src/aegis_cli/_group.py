@@ -6,13 +6,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
-from aegis_certs.cli import CommandGroup, examples
+from aegis_certs.cli import CommandGroup, LazyCommands, examples
 
 
-def group(*lines: str, notes: str = "") -> Callable[[Callable[..., Any]], CommandGroup]:
-    """A group with these examples and notes."""
-    epilog = examples(*lines, notes=notes)
-    return click.group(cls=CommandGroup, exit_codes=_exit_codes, epilog=epilog)
+def group(
+    *lines: str, notes: str = "", **homes: str
+) -> Callable[[Callable[..., Any]], CommandGroup]:
+    """A group with these examples and notes, and with commands of other modules by name."""
+    return click.group(
+        cls=CommandGroup,
+        commands=LazyCommands(homes),
+        exit_codes=_exit_codes,
+        epilog=examples(*lines, notes=notes),
+    )
 
 
 def _exit_codes() -> Mapping[type[BaseException], int]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from importlib import import_module
 from typing import Any, NoReturn
 
 import click
@@ -45,6 +45,36 @@ class Command(click.Command):
             formatter.write_paragraph()
             with formatter.indentation():
                 formatter.write_text(self.epilog.replace(f"{NAME} ", f"{prefix(ctx)} "))
+
+
+class LazyCommands(MutableMapping[str, click.Command]):
+    """The commands of a group; the module of each is imported when it is looked up.
+
+    Args:
+        homes: By the name of a command, its module and its name there: `module:name`.
+    """
+
+    def __init__(self, homes: Mapping[str, str]) -> None:
+        self._found: dict[str, click.Command | str] = dict(homes)
+
+    def __getitem__(self, name: str) -> click.Command:
+        found = self._found[name]
+        if isinstance(found, str):
+            module, _, attribute = found.partition(":")
+            found = self._found[name] = getattr(import_module(module), attribute)
+        return found
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._found[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
 
 
 class CommandGroup(Command, click.Group):
@@ -146,6 +176,8 @@ def fitted(text: str, indent: int = 0) -> str:
     """A text for standard error, wrapped between words if that is a terminal."""
     if not sys.stderr.isatty():
         return text
+    import shutil  # loads slowly
+
     return wrap_text(text, shutil.get_terminal_size().columns, indent)
 
 

@@ -7,19 +7,34 @@ from __future__ import annotations
 
 import click
 
-from aegis_certs.cli._command_group import CommandGroup
-from aegis_certs.cli._create_commands import csr, init, install, issue, sign
-from aegis_certs.cli._export_commands import export, trust
-from aegis_certs.cli._inspect_commands import doctor, list_, show, verify
-from aegis_certs.cli._lifecycle_commands import remove, renew, revoke, rotate_ca
+from aegis_certs.cli._command_group import CommandGroup, LazyCommands
 from aegis_certs.cli._options import examples
-from aegis_certs.cli._token_commands import token
 
 __all__ = ["certs"]
 
 
 @click.group(
     cls=CommandGroup,
+    commands=LazyCommands(
+        {
+            "init": "aegis_certs.cli._create_commands:init",
+            "issue": "aegis_certs.cli._create_commands:issue",
+            "csr": "aegis_certs.cli._create_commands:csr",
+            "sign": "aegis_certs.cli._create_commands:sign",
+            "install": "aegis_certs.cli._create_commands:install",
+            "token": "aegis_certs.cli._token_commands:token",
+            "list": "aegis_certs.cli._inspect_commands:list_",
+            "show": "aegis_certs.cli._inspect_commands:show",
+            "verify": "aegis_certs.cli._inspect_commands:verify",
+            "renew": "aegis_certs.cli._lifecycle_commands:renew",
+            "revoke": "aegis_certs.cli._lifecycle_commands:revoke",
+            "remove": "aegis_certs.cli._lifecycle_commands:remove",
+            "rotate-ca": "aegis_certs.cli._lifecycle_commands:rotate_ca",
+            "export": "aegis_certs.cli._export_commands:export",
+            "trust": "aegis_certs.cli._export_commands:trust",
+            "doctor": "aegis_certs.cli._inspect_commands:doctor",
+        }
+    ),
     epilog=examples(
         "aegis-certs init",
         "aegis-certs issue orders-1",
@@ -31,24 +46,3 @@ __all__ = ["certs"]
 @click.version_option(package_name="aegis-certs", message="%(package)s %(version)s")
 def certs() -> None:
     """A CA for your team, and the certificates of your nodes."""
-
-
-for command in (
-    init,
-    issue,
-    csr,
-    sign,
-    install,
-    token,
-    list_,
-    show,
-    verify,
-    renew,
-    revoke,
-    remove,
-    rotate_ca,
-    export,
-    trust,
-    doctor,
-):
-    certs.add_command(command)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,8 +37,11 @@ _STYLES: Mapping[str, dict[str, Any]] = {
 def width_of(stream: TextIO) -> int:
     """The width of a terminal; unlimited if the stream is none."""
     # A user who sets COLUMNS wants that width in a pipe too.
-    limited = stream.isatty() or "COLUMNS" in os.environ
-    return shutil.get_terminal_size().columns if limited else UNLIMITED
+    if not stream.isatty() and "COLUMNS" not in os.environ:
+        return UNLIMITED
+    import shutil  # loads slowly
+
+    return shutil.get_terminal_size().columns
 
 
 def show_json(data: object, *, indent: int | None = 2) -> None:
@@ -117,7 +119,7 @@ def warnings_as_notes() -> Iterator[None]:
 
 def _spin(message: str, is_done: Callable[[], bool]) -> None:
     """Shows a message on one line of the terminal until the work is done, and erases it."""
-    message = message[: shutil.get_terminal_size().columns - 3]
+    message = message[: width_of(sys.stderr) - 3]
     try:
         for frame in itertools.cycle(_FRAMES):
             sys.stderr.write(f"{_HIDE_CURSOR}{_ERASE_LINE}{frame} {message}")

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
-from aegis_certs.cli import certs, option
+from aegis_certs import cli
+from aegis_certs.cli import option
 
 from aegis_cli._options import identity_name, mesh_name
 
@@ -33,9 +34,9 @@ for, such as a Go node, cannot be seen: --node lists these nodes too, and requir
 """
 
 
-def with_mesh() -> click.Group:
+def _with_mesh() -> click.Group:
     """The certificate commands, where those that can ask a mesh do."""
-    return _replaced(_replaced(certs, "rotate-ca", _rotate_ca), "renew", _with_issuers)
+    return _replaced(_replaced(cli.certs, "rotate-ca", _rotate_ca), "renew", _with_issuers)
 
 
 def _with_issuers(command: click.Command) -> click.Command:
@@ -178,3 +179,6 @@ def _ask_mesh(
             return find(connected)
 
     return run(ask())
+
+
+certs = _with_mesh()

@@ -22,6 +22,16 @@ NODE = "--node 127.0.0.1:50051"
     f"aegis mesh status {NODE}",
     f"aegis mesh why orders-2 {NODE}",
     notes="Set AEGIS_NODE once, and every command knows a node to ask.",
+    events="aegis_cli._commands.mesh_nodes:events",
+    why="aegis_cli._commands.mesh_nodes:why",
+    diff="aegis_cli._commands.mesh_nodes:diff",
+    ping="aegis_cli._commands.mesh_nodes:ping",
+    drain="aegis_cli._commands.mesh_nodes:drain",
+    forget="aegis_cli._commands.mesh_nodes:forget",
+    top="aegis_cli._commands.mesh_traffic:top",
+    edges="aegis_cli._commands.mesh_traffic:edges",
+    policies="aegis_cli._commands.mesh_traffic:policies",
+    graph="aegis_cli._commands.mesh_traffic:graph",
 )
 def mesh() -> None:
     """Look at a mesh, and remove nodes from it."""

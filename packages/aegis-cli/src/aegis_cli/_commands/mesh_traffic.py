@@ -7,11 +7,8 @@ from typing import Any
 import click
 from aegis_certs.cli import examples, option
 
-from aegis_cli._commands.mesh import NODE, answer, filter_of, place_of, reads
-from aegis_cli._commands.mesh_nodes import mesh
+from aegis_cli._commands.mesh import NODE, answer, filter_of, mesh, place_of, reads
 from aegis_cli._options import SpanType, check, connecting, filtering, watch
-
-__all__ = ["mesh"]  # the group with these commands too
 
 PARTS = ("edges", "edges_left_out", "started_at")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,6 +74,8 @@ class Screen:
         if not self._in_place:
             _print(answer, apart=True)
             return
+        import shutil  # loads slowly
+
         size = shutil.get_terminal_size()
         lines = answer.lines(size.columns, colors=takes_colors())
         self._last[:] = lines
