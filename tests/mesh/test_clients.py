@@ -17,6 +17,7 @@ from aegis_certs import CertificateAuthority, KeyType, UsageError
 from aegis_core import Node, NodeStatus, ServiceInfo, aio
 from aegis_discovery import (
     DEFAULT_MESH,
+    ClosedError,
     ConnectError,
     NodeInfo,
     NoProvidersError,
@@ -26,6 +27,7 @@ from aegis_discovery import (
 from aegis_discovery import aio as discovery_aio
 from aegis_discovery.aio.transport import open_channel
 from aegis_discovery.feed import FeedReader
+from aegis_discovery.identity import IdentityEvent, IdentityEventKind
 from aegis_discovery.proto import mesh_pb2, mesh_pb2_grpc
 
 ECHO, OTHER = ServiceInfo("echo", "v1"), ServiceInfo("other", "v1")
@@ -117,6 +119,30 @@ async def test_a_client_only_certificate_is_enough_for_a_client(
     tls = ca.issue_in_memory("visitor", client_only=True)
     async with await discovery_aio.connect(a.address, tls=tls) as mesh:
         assert (await say(mesh.pool.channel("echo", "v1")))[:2] == ["a", "visitor"]
+
+
+async def test_an_async_client_makes_its_pool_on_first_use(
+    start: Any, ca: CertificateAuthority, provider: Any, say: Any
+) -> None:
+    a = await start("a", **provider("a"))
+    mesh = await discovery_aio.connect(a.address, tls=ca.issue_in_memory("first"))
+    second = ca.issue_in_memory("second")
+    # Stands for a renewal, after which the identity with which it connected may be over.
+    mesh._client._on_identity(IdentityEvent(IdentityEventKind.CHANGED, second))
+    pool = mesh.pool
+    assert mesh.pool is pool
+    assert (await say(pool.channel("echo", "v1")))[:2] == ["a", "second"]
+    await mesh.close()
+    with pytest.raises(ClosedError):
+        mesh.pool.channel("echo", "v1")
+
+
+async def test_an_async_client_that_was_closed_makes_no_pool(start: Any, identity: Any) -> None:
+    a = await start("a")
+    async with discovery_aio.connect(a.address, tls=identity("client")) as mesh:
+        pass
+    with pytest.raises(ClosedError):
+        _ = mesh.pool
 
 
 async def test_a_server_only_certificate_is_refused_at_once(ca: CertificateAuthority) -> None:

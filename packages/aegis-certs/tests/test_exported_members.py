@@ -80,6 +80,7 @@ def test_the_public_names_are_these() -> None:
         "UNLIMITED",
         "Command",
         "CommandGroup",
+        "LazyCommands",
         "certificate_directory",
         "certs",
         "certs_exit_codes",

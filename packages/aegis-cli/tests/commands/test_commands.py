@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import aegis_cli._commands
 import click
 import grpc
 import pytest
@@ -65,13 +68,31 @@ def test_help_loads_neither_grpc_nor_cryptography() -> None:
     assert done.stdout.splitlines()[-1] == "set()"
 
 
+def test_a_command_loads_no_module_of_another_one() -> None:
+    code = (
+        "import sys, aegis_cli.cli as c; c.aegis(['mesh', 'status', '--help'], 'aegis', "
+        "standalone_mode=False); print([m for m in sys.modules if '_commands' in m])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['aegis_cli._commands', 'aegis_cli._commands.mesh']"
+
+
+def test_a_group_knows_the_commands_of_all_modules() -> None:
+    for module in pkgutil.iter_modules(aegis_cli._commands.__path__):
+        found = vars(importlib.import_module(f"aegis_cli._commands.{module.name}"))
+        for command in found.values():
+            if isinstance(command, click.Command):
+                assert command in ALL.values(), (module.name, command.name)
+
+
 def test_reading_a_mesh_loads_neither_a_node_nor_what_issues_certificates() -> None:
     rare = {
         *("aegis_certs._ca.session", "aegis_core", "aegis_discovery._calls.stats"),
-        *("aegis_discovery.policy._rules", "difflib", "rich", "uvloop"),
+        *("aegis_discovery._calls.pool_base", "aegis_discovery._calls.options"),
+        *("aegis_discovery.policy._rules", "difflib", "rich", "shutil", "uvloop"),
     }
     code = (
-        "import sys, aegis_cli._identity, aegis_cli._mesh.connecting, aegis_cli._view.status; "
+        "import sys, aegis_cli._identity, aegis_cli._mesh.live, aegis_cli._view.status; "
         f"print({rare!r} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,6 @@ history, which no command reads.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import deque
@@ -85,7 +84,7 @@ def lines(path: Path, action: Action | None = None) -> Iterator[dict[str, Any]]:
     data = files.read(path) or b""
     for line in data.splitlines() if action is None else _lines_with(f'"{action}"', data):
         try:
-            found = json.loads(line)
+            found = _parsed(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(found, dict) and action in (None, found.get("action")):
@@ -156,13 +155,21 @@ def begin_part(
 
 def _encode(action: Action, at: datetime, facts: Mapping[str, Any]) -> bytes:
     line = {"time": isoformat(at), "action": action, "uid": os.getuid(), "pid": os.getpid()}
+    import json  # loads slowly
+
     return json.dumps({**line, **facts}, separators=(",", ":")).encode()
+
+
+def _parsed(line: bytes) -> Any:
+    import json  # loads slowly, and most processes find no revocation in a log
+
+    return json.loads(line)
 
 
 def _first_line(data: bytes) -> tuple[int | None, int]:
     """The number of a part, and how many bytes it carries over; None and 0 if it does not say."""
     try:
-        facts = json.loads(data[: data.find(b"\n")])
+        facts = _parsed(data[: data.find(b"\n")])
         number, carried = facts["part"], facts["carried"]
     except (ValueError, RecursionError, KeyError, TypeError):
         return None, 0
@@ -179,7 +186,7 @@ def _still_counting(data: bytes, at: datetime) -> Iterator[bytes]:
     yield from changes
     for line in _lines_with(f'"{Action.REVOKE}"', data):
         try:
-            facts = json.loads(line)
+            facts = _parsed(line)
             if facts["action"] != Action.REVOKE:
                 continue
             end = parse_isoformat(facts["not_after"]) if "not_after" in facts else at

@@ -157,13 +157,14 @@ def evaluate(
     Without `trust` only its dates are checked. With `node_id` it must identify this node.
     """
     certificate, name = chain[0], node_id or common_name(chain[0].subject)
+    may_sign = is_ca(certificate)
     state = dates = state_by_dates(certificate, at)
     revoked = untrusted = chain_error = None
     date_error: CertsError | None = None
     if trust is not None:
         untrusted = error_of(lambda: _check_identity(chain, at, trust, node_id))
         revoked = error_of(lambda: trust.revocations.check(certificate, chain[1:], subject=name))
-        if untrusted is not None or is_ca(certificate):
+        if untrusted is not None or may_sign:
             chain_error = error_of(lambda: _check_chain(chain, at, trust))
     if isinstance(untrusted, ExpiredError | NotYetValidError):
         date_error = untrusted
@@ -187,7 +188,7 @@ def evaluate(
         not_after=certificate.not_valid_after_utc,
         days_left=days_until(certificate.not_valid_after_utc, at),
     )
-    usages = () if is_ca(certificate) else tuple(u for u in USAGES if allows(certificate, u))
+    usages = () if may_sign else tuple(u for u in USAGES if allows(certificate, u))
     return Evaluation(info, chain, dates, usages, error, date_error, chain_error, revoked)
 
 

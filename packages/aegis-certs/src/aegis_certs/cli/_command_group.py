@@ -70,6 +70,9 @@ class LazyCommands(MutableMapping[str, click.Command]):
     def __delitem__(self, name: str) -> None:
         del self._found[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._found  # the inherited one would import the module
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
 

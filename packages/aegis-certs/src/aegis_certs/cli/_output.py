@@ -62,6 +62,8 @@ def short(number: str) -> str:
 
 def printable(text: str) -> str:
     """Text from another node as one line, without control characters for the terminal."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else " " for c in text)
 
 

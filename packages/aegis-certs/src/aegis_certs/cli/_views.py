@@ -108,7 +108,7 @@ def show_certificates(entries: Sequence[CertificateInfo]) -> None:
     now, rows = datetime.now(UTC), []
     for entry in entries:
         style = _STYLES.get(entry.state, "red")
-        days = [f"{day:%Y-%m-%d}" if day else "" for day in (entry.not_before, entry.not_after)]
+        days = [str(day.date()) if day else "" for day in (entry.not_before, entry.not_after)]
         sans = [wrap_name(printable(name), sans_width) for name in entry.sans]
         row = (
             wrap_name(printable(entry.id), id_width),

@@ -35,6 +35,8 @@ def wrap_text(text: str, width: int, indent: int = 0) -> str:
 
 def wrap_name(name: str, width: int) -> str:
     """Wraps a name to lines of this width, between two of its parts if possible."""
+    if len(name) <= width:
+        return name
     lines = [""]
     for part in _PART.findall(name):
         if len(lines[-1]) + len(part) > width and lines[-1]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Self
+from typing import NamedTuple, Self
 
 from aegis_certs import CertsError, TLSConfig, owner_of
 from aegis_discovery import NodeInfo, NodeStatus, PeerIdentityError
@@ -25,8 +24,7 @@ Identity = Callable[[], TLSConfig]
 """Returns the identity to connect with: another one when the last has too little time left."""
 
 
-@dataclass(frozen=True)
-class MeshPlace:
+class MeshPlace(NamedTuple):
     """Where a mesh can be read.
 
     Attributes:
@@ -43,7 +41,7 @@ class MeshPlace:
 
     def at(self, node: str) -> Self:
         """The same mesh, read from this node."""
-        return replace(self, node=node, registry=None)
+        return self._replace(node=node, registry=None)
 
 
 @asynccontextmanager

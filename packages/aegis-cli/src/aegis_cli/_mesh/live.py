@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import grpc
@@ -30,7 +30,6 @@ Read = Callable[[Reader], Awaitable[View]]
 Shown = Callable[[View], Answer]
 
 
-@dataclass(frozen=True)
 class Place(MeshPlace):
     """Where to read a mesh, and how to show what was read."""
 
@@ -73,7 +72,7 @@ async def _mark_while_it_hangs(
             old = (datetime.now(UTC) - last.taken_at).total_seconds()
             if not again.done() and old > STALE:
                 mark = Cell(f"STALE: this is {span(old)} old, and nothing newer arrives", "red")
-                screen.show_old(replace(answer, head=[*answer.head, mark]))
+                screen.show_old(answer._replace(head=[*answer.head, mark]))
     finally:
         again.cancel()
 

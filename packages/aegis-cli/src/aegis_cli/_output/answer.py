@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from aegis_cli._output.escape import cut, plain
 from aegis_cli._output.table import Cell, Table, lay_out, styled
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """One answer in all its forms.
 
     Attributes:
@@ -27,7 +26,7 @@ class Answer:
     table: Table | None = None
     notes: Sequence[Cell] = ()
     wrong: int = 0
-    text: Sequence[str] = field(default=())
+    text: Sequence[str] = ()
 
     def lines(self, width: int, *, colors: bool) -> list[str]:
         """The answer for people, in lines that fit."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from aegis_discovery.errors import ServiceConfigError
 MAX_ATTEMPTS = 5
 """A larger number counts as five, as in gRPC."""
 
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
+_DURATION = r"(\d{1,9}(?:\.\d{1,9})?)s"
 _CODES = {code.name: code for code in StatusCode} | {code.value[0]: code for code in StatusCode}
 
 # Fields that are not supported on purpose, and what to use instead.
@@ -67,6 +66,8 @@ class ServiceConfig:
     def __init__(self, config: str | Mapping[str, Any] | None = None) -> None:
         self._methods: dict[tuple[str, str], MethodConfig] = {}
         if isinstance(config, str):
+            import json  # loads slowly
+
             try:
                 config = json.loads(config)
             except ValueError as error:
@@ -174,7 +175,7 @@ def _list(where: str, value: Any) -> list[Any]:
 
 
 def _seconds(where: str, value: Any) -> float:
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    match = re.fullmatch(_DURATION, value) if isinstance(value, str) else None
     if match is None or float(match[1]) <= 0:
         raise ServiceConfigError(where, 'must be a duration as "1.5s"')
     return float(match[1])

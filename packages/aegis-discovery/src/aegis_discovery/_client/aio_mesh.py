@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Generator
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from cryptography import x509
 
-from aegis_discovery._calls.aio.pool import ServiceClientPool
 from aegis_discovery._client.feed_client import FeedClient
 from aegis_discovery._client.setup import ConnectArguments, create_client
 from aegis_discovery._topology.topology import Topology
+from aegis_discovery.errors import ClosedError
+
+if TYPE_CHECKING:
+    from aegis_discovery._calls.aio.pool import ServiceClientPool
 
 
 class Mesh:
@@ -21,16 +24,32 @@ class Mesh:
         topology: Kept up to date by a feed from any node of the mesh: all nodes, or the providers
             of the services that were requested.
         documents: What the CA of the mesh has published.
-        pool: Channels to its services.
     """
 
-    def __init__(self, client: FeedClient, pool: ServiceClientPool) -> None:
+    def __init__(self, client: FeedClient, pool_arguments: dict[str, Any]) -> None:
         self._client = client
+        self._pool_arguments = pool_arguments
+        self._pool: ServiceClientPool | None = None
+        self._closed = False
         self.topology: Topology = client.topology
         self.documents = client.documents
-        self.pool = pool
-        client.on_identity_change(pool.change_identity)
-        client.may_provide.subscribe_changed(pool.reevaluate)
+
+    @property
+    def pool(self) -> ServiceClientPool:
+        """Channels to its services; made on first use, since who only looks at a mesh needs none.
+
+        Raises:
+            ClosedError: The mesh was closed, and had no pool before.
+        """
+        if self._pool is None:
+            if self._closed:
+                raise ClosedError("mesh")
+            from aegis_discovery._calls.aio.pool import ServiceClientPool
+
+            self._pool = ServiceClientPool(tls=self._client.tls, **self._pool_arguments)
+            self._client.on_identity_change(self._pool.change_identity)
+            self._client.may_provide.subscribe_changed(self._pool.reevaluate)
+        return self._pool
 
     @property
     def silent_for(self) -> float:
@@ -43,8 +62,10 @@ class Mesh:
 
     async def close(self) -> None:
         """Ends the feed and closes the pool."""
+        self._closed = True
         await self._client.close()
-        await self.pool.close()
+        if self._pool is not None:
+            await self._pool.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -96,4 +117,4 @@ def connect(*seed_peers: str, **options: Unpack[ConnectArguments]) -> Connecting
 async def _connect(*seed_peers: str, **options: Unpack[ConnectArguments]) -> Mesh:
     client, pool_arguments = await asyncio.to_thread(create_client, *seed_peers, **options)
     await client.start()
-    return Mesh(client, ServiceClientPool(**pool_arguments))
+    return Mesh(client, pool_arguments)

@@ -184,6 +184,11 @@ class FeedClient:
             return 0.0
         return time.monotonic() - self._heard_at
 
+    @property
+    def tls(self) -> TLSConfig:
+        """The identity of now."""
+        return self._tls
+
     def get_certificate(self, node_id: str) -> x509.Certificate | None:
         record = self.topology.get_record(node_id)
         if record is None or record.voucher is not None:

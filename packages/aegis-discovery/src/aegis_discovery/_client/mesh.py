@@ -127,4 +127,4 @@ def connect(*seed_peers: str, **options: Unpack[ConnectArguments]) -> Mesh:
     except BaseException:
         background.close()
         raise
-    return Mesh(background, client, ServiceClientPool(**pool_arguments))
+    return Mesh(background, client, ServiceClientPool(tls=client.tls, **pool_arguments))

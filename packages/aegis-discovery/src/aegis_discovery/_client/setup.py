@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from aegis_certs import TLSConfig, UsageError
 
-from aegis_discovery._calls.options import PoolOptions
 from aegis_discovery._client.bootstrap import (
     check_place,
     check_services,
@@ -20,6 +19,7 @@ from aegis_discovery._client.feed_client import FeedClient
 from aegis_discovery._model import DEFAULT_MESH, ServiceInfo
 
 if TYPE_CHECKING:
+    from aegis_discovery._calls.options import PoolOptions
     from aegis_discovery.enrolment import AnyToken
     from aegis_discovery.policy._rules import Policy
     from aegis_discovery.telemetry import OpenTelemetry
@@ -82,12 +82,11 @@ def create_client(
     )
     return client, {
         "source": client.topology,
-        "tls": identity,
         "region": region,
         "zone": zone,
         "may_provide": client.may_provide,
         "telemetry": telemetry,
-        **vars(pool_options or PoolOptions()),
+        **({} if pool_options is None else vars(pool_options)),
     }
 
 

@@ -18,7 +18,7 @@ MAX_KINDS = 16
 MAX_SOURCES = 1024
 """Sources that are remembered; the oldest is forgotten first."""
 
-_END_OF_KIND = re.compile(r"[0-9'\"]")
+_END_OF_KIND = r"[0-9'\"]"
 
 
 class _Entry:
@@ -85,7 +85,7 @@ class LogLimiter:
         now = self._clock() if now is None else now
         with self._lock:
             kinds = self._entries.get(source) or self._add(source, {})
-            kind = _END_OF_KIND.split(reason, maxsplit=1)[0][:80]
+            kind = re.split(_END_OF_KIND, reason, maxsplit=1)[0][:80]
             if kind not in kinds and len(kinds) >= MAX_KINDS:
                 kind = ""
             entry = kinds.setdefault(kind, _Entry(now))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -157,10 +156,14 @@ _DECODERS = {
 
 
 def _to_json(entries: Iterable[dict[str, Any]]) -> bytes:
+    import json  # loads slowly
+
     return json.dumps([*entries], separators=(",", ":")).encode()
 
 
 def _from_json(content: bytes) -> list[dict[str, Any]]:
+    import json  # loads slowly
+
     try:
         entries = json.loads(content)
     except RecursionError as error:

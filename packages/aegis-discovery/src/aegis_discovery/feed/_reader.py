@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from aegis_discovery._model import ServiceInfo
@@ -56,20 +55,20 @@ class ReceiveResult(NamedTuple):
     lacks_home: bool = False
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class MessagePart:
     """A part of a message of the feed, with the fields of a message."""
 
-    chains: list[mesh_pb2.Chain] = field(default_factory=list)
-    records: list[mesh_pb2.SignedRecord] = field(default_factory=list)
-    verdicts: list[mesh_pb2.SignedVerdict] = field(default_factory=list)
-    documents: list[mesh_pb2.SignedDocument] = field(default_factory=list)
-    statuses: Sequence[mesh_pb2.DerivedStatus] = ()
-    version: int = 0
-    digest: bytes = b""
-    cursor: bytes = b""
-    complete: bool = False
-    home_digest: bytes = b""
+    def __init__(
+        self, documents: Iterable[mesh_pb2.SignedDocument] = (), *, complete: bool = False
+    ) -> None:
+        self.chains: list[mesh_pb2.Chain] = []
+        self.records: list[mesh_pb2.SignedRecord] = []
+        self.verdicts: list[mesh_pb2.SignedVerdict] = []
+        self.documents = [*documents]
+        self.statuses: Sequence[mesh_pb2.DerivedStatus] = ()
+        self.version = 0
+        self.digest = self.cursor = self.home_digest = b""
+        self.complete = complete
 
 
 Message = mesh_pb2.WatchResponse | MessagePart

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +40,8 @@ def write_issuer_address(directory: str | Path, node_id: str, address: str | Non
         known = [{"id": one, "address": place} for one, place in found.items()]
         if new is not None:
             known.append({"id": new.node_id, "address": new.address})
+        import json  # loads slowly
+
         data = json.dumps({"version": 1, "issuers": known[-MAX_ISSUERS:]}, indent=1).encode()
         files.write(store.issuers_path, data + b"\n", files.PRIVATE)
 
@@ -50,6 +51,8 @@ def read_issuer_addresses(store: Store) -> tuple[IssuerAddress, ...]:
     data = files.read(store.issuers_path)
     if data is None:
         return ()
+    import json  # loads slowly
+
     try:
         content = json.loads(data)
         return tuple(_parse(one) for one in content["issuers"])
