@@ -223,7 +223,7 @@ class RecordVerifier:
     def retain(self, fingerprints: Collection[bytes]) -> None:
         """Forgets all certificates except these, and all parsed keys: a record comes seldom."""
         self._leaves.keep([leaf for leaf in self._leaves if leaf.fingerprint in fingerprints])
-        self._keys = {}  # 2 KB each
+        self._keys = KeyStore()  # 2 KB a key
         self._intermediates = {leaf.intermediates: leaf.intermediates for leaf in self._leaves}
 
     def verify(
