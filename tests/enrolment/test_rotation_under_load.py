@@ -28,7 +28,7 @@ from aegis_discovery.aio import connect
 from ..mesh.process import NodeProcess, Process
 
 SECOND = 1 / 86400  # days
-TIME = float(os.environ.get("AEGIS_ROTATION_SECONDS", "180"))
+TIME = float(os.environ.get("AEGIS_ROTATION_SECONDS", "110"))
 NODES = int(os.environ.get("AEGIS_ROTATION_NODES", "6"))
 CALLERS = 16
 AEGIS = Path(sysconfig.get_path("scripts")) / "aegis"

@@ -224,7 +224,7 @@ def test_an_isolated_node_is_alive_again_after_the_isolation(nodes: int) -> None
     simulation.run_until(simulation.is_one_mesh, within=15)
 
 
-@pytest.mark.parametrize("nodes", [24, pytest.param(100, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("nodes", [24, pytest.param(60, marks=pytest.mark.soak)])
 def test_two_halves_are_one_mesh_within_ten_seconds_of_healing(nodes: int) -> None:
     simulation = Simulation(nodes, seed=1)
     halves = simulation.live[::2], simulation.live[1::2]
@@ -281,19 +281,19 @@ def test_a_blocked_link_between_two_nodes_makes_neither_fail() -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "more"),
+    ("nodes", "bad_of", "more"),
     [
-        (100, 20),
-        pytest.param(300, 20, marks=pytest.mark.soak),
-        # The benchmark continues for two minutes.
-        pytest.param(1000, 2, marks=[pytest.mark.soak, pytest.mark.timeout(300)]),
+        (100, 100, 20),
+        pytest.param(300, 100, 20, marks=pytest.mark.soak),
+        # In the benchmark ten of them are bad, and it continues for two minutes.
+        pytest.param(1000, 250, 2, marks=[pytest.mark.soak, pytest.mark.timeout(300)]),
     ],
 )
 def test_nodes_with_one_way_and_flapping_links_fail_for_good_and_no_others(
-    nodes: int, more: float
+    nodes: int, bad_of: int, more: float
 ) -> None:
     simulation = Simulation(nodes)
-    bad = simulation.live[::100]
+    bad = simulation.live[::bad_of]
     for node_id in bad[::3]:
         simulation.block(node_id, None)
     for node_id in bad[1::3]:
@@ -514,7 +514,7 @@ def test_spread_takes_as_few_hops_as_the_full_simulation() -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("origin", [0, 3333, 9999])
+@pytest.mark.parametrize("origin", [0, 9999])
 def test_a_change_reaches_ten_thousand_nodes_in_nine_hops(origin: int) -> None:
     change = spread(10_000, origin=origin)
     assert len(change.hops) == 10_000

@@ -184,7 +184,7 @@ ALWAYS_THE_SAME = settings(
     suppress_health_check=list(HealthCheck),
 )
 # New examples each time; a failure prints the line that repeats it, `@reproduce_failure`.
-ANEW = settings(ALWAYS_THE_SAME, max_examples=500, derandomize=False, print_blob=True)
+ANEW = settings(ALWAYS_THE_SAME, max_examples=200, derandomize=False, print_blob=True)
 
 TestNodes = Nodes.TestCase
 TestNodesAndLinks = NodesAndLinks.TestCase
