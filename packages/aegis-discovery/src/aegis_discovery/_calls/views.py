@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeAlias
 
-from aegis_discovery._calls.endpoint import ChannelT, Endpoint, find, put
+from aegis_discovery._calls.endpoint import ChannelT, Endpoint, put
 from aegis_discovery._calls.probes import Probes
 from aegis_discovery._calls.spillover import shares_of
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus
@@ -73,8 +73,8 @@ class View(Generic[ChannelT]):
 
     __slots__ = (
         "__weakref__", "_builder", "_counts", "_in_use", "_is_copied", "_is_stale", "_lists",
-        "_lock", "_name", "_out", "_probes", "_version", "_weak", "denied", "excluded", "nearest",
-        "parts", "regions", "tiers",
+        "_lock", "_name", "_out", "_placed", "_probes", "_version", "_weak", "denied", "excluded",
+        "nearest", "parts", "regions", "tiers",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +86,8 @@ class View(Generic[ChannelT]):
         self._is_copied = is_copied
         self._lists: list[list[Endpoint[ChannelT]]] = [[] for _ in range(TIERS + 1)]
         self._in_use: list[list[Endpoint[ChannelT]]] = [[] for _ in range(TIERS + 1)]
+        # The tier of each endpoint: a search in lists of thousands takes longer than all else.
+        self._placed: dict[str, tuple[Endpoint[ChannelT], int]] = {}
         self._probes = Probes[ChannelT]()
         # Endpoints change by the calls of any thread, also while the view is updated.
         self._lock = threading.Lock()
@@ -169,12 +171,7 @@ class View(Generic[ChannelT]):
             if out is not None and (has_failed or endpoint is not None):
                 self._out[node_id] = out
                 self._counts[out].out += 1
-            before = None
-            for tier in range(TIERS + 1):  # the last one is that of all endpoints
-                wanted = endpoint if tier in (place, _ALL) else None
-                self._lists[tier], before = put(self._lists[tier], node_id, wanted)
-                if before is not None and wanted is None:
-                    self._in_use[tier], _ = put(self._in_use[tier], node_id, None)
+            before = self._place(node_id, endpoint, place)
             if before is not None:
                 self._count(before, None)
                 before.remove_listener(self._weak)
@@ -183,6 +180,30 @@ class View(Generic[ChannelT]):
                 self._count(endpoint, place)
                 self._follow(endpoint, self._places_of(endpoint))
         return before
+
+    def _place(
+        self, node_id: str, endpoint: Endpoint[ChannelT] | None, place: int | None
+    ) -> Endpoint[ChannelT] | None:
+        """Makes this the endpoint of a node; returns what it replaces."""
+        before, was_in = self._placed.get(node_id, (None, None))
+        if before is endpoint and (endpoint is None or was_in == place):
+            return None
+        if was_in is not None and (endpoint is None or was_in != place):
+            self._take_out(node_id, was_in)
+        if endpoint is None or place is None:
+            del self._placed[node_id]
+            self._take_out(node_id, _ALL)
+            return before
+        self._placed[node_id] = (endpoint, place)
+        self._lists[place], _ = put(self._lists[place], node_id, endpoint)
+        if before is endpoint:
+            return None
+        self._lists[_ALL], _ = put(self._lists[_ALL], node_id, endpoint)
+        return before
+
+    def _take_out(self, node_id: str, place: int) -> None:
+        self._lists[place], _ = put(self._lists[place], node_id, None)
+        self._in_use[place], _ = put(self._in_use[place], node_id, None)
 
     def endpoint_changed(self, endpoint: Endpoint[ChannelT]) -> None:
         """Follows a change of whether an endpoint is in use."""
@@ -266,12 +287,13 @@ class View(Generic[ChannelT]):
             self._counts[now.place].add(now, 1)
             self.excluded[endpoint] = now
 
-    def _places_of(self, endpoint: Endpoint[ChannelT]) -> list[int]:
-        places = range(TIERS + 1)
-        return [place for place in places if self._find(endpoint.node_id, place) is endpoint]
+    def _places_of(self, endpoint: Endpoint[ChannelT]) -> tuple[int, ...]:
+        placed, place = self._placed.get(endpoint.node_id, (None, _ALL))
+        return (place, _ALL) if placed is endpoint else ()
 
-    def _find(self, node_id: str, place: int = _ALL) -> Endpoint[ChannelT] | None:
-        return find(self._lists[place], node_id)
+    def _find(self, node_id: str) -> Endpoint[ChannelT] | None:
+        placed = self._placed.get(node_id)
+        return None if placed is None else placed[0]
 
     def _follow(self, endpoint: Endpoint[ChannelT], places: Iterable[int]) -> None:
         """Follows whether an endpoint of these places is in use, and when it is to be probed."""
