@@ -96,7 +96,10 @@ EXPORTED = {
     """,
     "aegis_discovery.aio.identity": "run_rotator",
     "aegis_discovery.aio.transport": "ChannelCache open_channel",
-    "aegis_discovery.background": "BackgroundLoop new_event_loop register_at_fork sleep_until_tick",
+    "aegis_discovery.background": """
+        BackgroundLoop Timer call_later new_event_loop register_at_fork sleep sleep_until_tick
+        timers_outside_loop
+    """,
     "aegis_discovery.documents": """
         AuthorityDocuments AuthorityState Change Document DocumentBody DocumentKeeper DocumentKind
         DocumentPublisher DocumentStore DocumentVerifier Draft Forgotten MAX_AHEAD MAX_CONTENT NAMES

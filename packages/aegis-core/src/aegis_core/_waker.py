@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from aegis_discovery.background import call_later
+
 
 class Waker:
     """An event for one task, which waits for it again and again.
@@ -31,9 +33,8 @@ class Waker:
     async def wait(self, timeout: float) -> bool:
         """Waits at most `timeout` seconds; returns whether it was woken."""
         if not self.is_set:
-            loop = asyncio.get_running_loop()
-            self._waiting = loop.create_future()
-            timer = loop.call_later(timeout, self._release)
+            self._waiting = asyncio.get_running_loop().create_future()
+            timer = call_later(timeout, self._release)
             try:
                 await self._waiting
             finally:

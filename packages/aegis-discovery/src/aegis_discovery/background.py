@@ -11,10 +11,20 @@ from typing import Any, ParamSpec, TypeVar
 
 from aegis_discovery._runtime.event_loops import new_event_loop
 from aegis_discovery._runtime.fork_guard import register_at_fork
+from aegis_discovery._runtime.loop_timers import Timer, call_later, sleep, timers_outside_loop
 from aegis_discovery._runtime.sleeping import sleep_until_tick
 from aegis_discovery.errors import ClosedError, ForkedError
 
-__all__ = ["BackgroundLoop", "new_event_loop", "register_at_fork", "sleep_until_tick"]
+__all__ = [
+    "BackgroundLoop",
+    "Timer",
+    "call_later",
+    "new_event_loop",
+    "register_at_fork",
+    "sleep",
+    "sleep_until_tick",
+    "timers_outside_loop",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")

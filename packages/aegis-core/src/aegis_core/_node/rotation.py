@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from aegis_certs import CertificateAuthority, CertsError, MeshView, RotationDecision, RotationStep
 from aegis_discovery import NodeStatus
+from aegis_discovery.background import sleep
 from aegis_discovery.signals import LogLimiter
 
 from aegis_core._state import NodeState
@@ -41,7 +42,7 @@ class CARotation:
         ca = self._authority.certificate
         life = (ca.not_valid_after_utc - ca.not_valid_before_utc).total_seconds()
         # At first it would see no node that lags, and no peer that needs the new CA by hand.
-        await asyncio.sleep(min(max(life / _PARTS, _SHORTEST), _LONGEST))
+        await sleep(min(max(life / _PARTS, _SHORTEST), _LONGEST))
         while True:
             view = view_of(self._state)
             try:
@@ -53,7 +54,7 @@ class CARotation:
             else:
                 self._report(decision)
                 pause = (decision.check_at - datetime.now(UTC)).total_seconds()
-            await asyncio.sleep(max(pause, 1.0))
+            await sleep(max(pause, 1.0))
 
     def _report(self, decision: RotationDecision) -> None:
         name, lagging = self._authority.name, ", ".join(decision.lagging)

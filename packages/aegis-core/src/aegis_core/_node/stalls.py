@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
 
+from aegis_discovery.background import sleep
 from aegis_discovery.feed import PROCESS_TICKS
 from aegis_discovery.signals import LogLimiter
 
@@ -73,7 +73,7 @@ async def watch_loop(node_id: str, on_check: Callable[[float], object]) -> None:
     on_check(0.0)  # so that a loop that stands still right after the start is noticed too
     while True:
         due = PROCESS_TICKS.after(time.monotonic(), CHECK_EVERY)
-        await asyncio.sleep(due - time.monotonic())
+        await sleep(due - time.monotonic())
         stall = max(0.0, time.monotonic() - due)
         on_check(stall)
         if stall >= MIN_STALL:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from aegis_certs import TLSConfig
+from aegis_discovery.background import timers_outside_loop
 from aegis_discovery.proto import (
     aegis_pb2_grpc,
     mesh_pb2_grpc,
@@ -87,6 +89,7 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
             telemetry=telemetry,
         )
         self._threads = HandlerThreads(max_workers)
+        self._timers = contextlib.ExitStack()
         self._interceptor = CallerInterceptor(self._checks, self._threads)
         self._feeds = FeedService(local_node)
         self._health = health_aio.HealthServicer()
@@ -123,6 +126,7 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         return self._feeds.served
 
     async def start(self) -> None:
+        self._timers.enter_context(timers_outside_loop())  # in the loop they delay each call
         await self._server.start()
 
     async def revalidate_callers(self) -> None:
@@ -146,6 +150,7 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         # Even if the grace is 0: a reader discards the last message of a feed that did not end.
         await self._server.stop(base.CLOSE_GRACE)
         self._threads.close()
+        self._timers.close()
         if self._certificates is not None:
             self._certificates.close()
 
