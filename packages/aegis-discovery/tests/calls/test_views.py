@@ -7,7 +7,6 @@ import math
 import random
 import sys
 import threading
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -260,16 +259,27 @@ def test_a_view_far_behind_is_built_anew() -> None:
     assert shown(service.view.endpoints) == shown([picked]) == [("b", f"h:{number % 9 + 1}")]
 
 
-def test_a_list_that_becomes_shorter_during_a_pick_does_not_fail_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    topology, service = service_of()
+def test_a_list_that_becomes_shorter_during_a_pick_does_not_fail_it() -> None:
+    topology, service = service_of(*map(node, "abc"))
 
+    class LastTurn(int):
+        def __mod__(self, count: int) -> int:
+            topology.remove_node("c")
+            service._pool.refresh()  # as another thread does at this moment
+            return count - 1
+
+    service._round = iter([LastTurn()])
+    picked = service.pick(NOW)
+    assert picked is not None
+    assert picked.node_id in {"a", "b"}
+
+
+def test_a_balancer_may_find_that_a_list_became_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
     def pick_last(_: LeastRequests, endpoints: Sequence[EndpointT]) -> EndpointT:
         last = len(endpoints) - 1
         if topology.get_node("c") is not None:
             topology.remove_node("c")
-            service._pool.refresh()  # as another thread does at this moment
+            service._pool.refresh()
         return endpoints[last]
 
     monkeypatch.setattr(LeastRequests, "pick", pick_last)
@@ -277,35 +287,6 @@ def test_a_list_that_becomes_shorter_during_a_pick_does_not_fail_it(
     picked = service.pick(NOW)
     assert picked is not None
     assert picked.node_id == "b"
-
-
-def test_a_change_of_one_provider_searches_only_the_lists_that_it_is_in() -> None:
-    topology, service = service_of(*[node(f"n{number:03}") for number in range(200)])
-    changes: dict[str, Callable[[], object]] = {
-        "unwell": lambda: topology.update_node(
-            replace(node("n100"), health=HealthStatus.UNHEALTHY)
-        ),
-        "well": lambda: topology.update_node(node("n100")),
-        "moved": lambda: topology.update_node(node("n100", address="h:7")),
-        "gone": lambda: topology.remove_node("n100"),
-        "back": lambda: topology.add_node(node("n100")),
-    }
-    searches: dict[str, int] = {}
-
-    def profile(_: object, event: str, argument: Any) -> None:
-        if event == "c_call" and argument is bisect_left:
-            searches[what] += 1
-
-    for what, change in changes.items():
-        searches[what] = 0
-        change()
-        before = sys.getprofile()
-        sys.setprofile(profile)
-        try:
-            service.pick(NOW)
-        finally:
-            sys.setprofile(before)
-    assert 0 < max(searches.values()) <= 6, searches
 
 
 @pytest.mark.parametrize("make", [RoundRobin, LeastRequests, First])
