@@ -7,6 +7,7 @@ import math
 import random
 import sys
 import threading
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -287,6 +288,35 @@ def test_a_balancer_may_find_that_a_list_became_shorter(monkeypatch: pytest.Monk
     picked = service.pick(NOW)
     assert picked is not None
     assert picked.node_id == "b"
+
+
+def test_a_change_of_one_provider_searches_only_the_lists_that_it_is_in() -> None:
+    topology, service = service_of(*[node(f"n{number:03}") for number in range(200)])
+    changes: dict[str, Callable[[], object]] = {
+        "unwell": lambda: topology.update_node(
+            replace(node("n100"), health=HealthStatus.UNHEALTHY)
+        ),
+        "well": lambda: topology.update_node(node("n100")),
+        "moved": lambda: topology.update_node(node("n100", address="h:7")),
+        "gone": lambda: topology.remove_node("n100"),
+        "back": lambda: topology.add_node(node("n100")),
+    }
+    searches: dict[str, int] = {}
+
+    def profile(_: object, event: str, argument: Any) -> None:
+        if event == "c_call" and argument is bisect_left:
+            searches[what] += 1
+
+    for what, change in changes.items():
+        searches[what] = 0
+        change()
+        before = sys.getprofile()
+        sys.setprofile(profile)
+        try:
+            service.pick(NOW)
+        finally:
+            sys.setprofile(before)
+    assert 0 < max(searches.values()) <= 6, searches
 
 
 @pytest.mark.parametrize("make", [RoundRobin, LeastRequests, First])
