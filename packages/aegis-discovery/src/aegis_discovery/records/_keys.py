@@ -37,6 +37,9 @@ class KeyStore:
     def __init__(self) -> None:
         self._keys: dict[bytes, Any] = {}
 
+    def __len__(self) -> int:
+        return len(self._keys)
+
     def keep(self, fingerprint: bytes, key: object) -> None:
         """Keeps a key that `scheme_of` knows."""
         if len(self._keys) >= MAX_KEYS:
