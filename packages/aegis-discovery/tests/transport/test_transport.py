@@ -4,10 +4,9 @@ import datetime as dt
 import socket
 import ssl
 import struct
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -246,34 +245,13 @@ def test_a_server_that_resets_the_connection_is_not_said_to_refuse_a_certificate
     thread.join(WAIT)
 
 
-PLAINTEXT_SERVER = """
-import sys
-from concurrent.futures import ThreadPoolExecutor
-import grpc
-
-server = grpc.server(ThreadPoolExecutor(1))
-port = server.add_insecure_port("127.0.0.1:0")
-server.start()
-print(port, flush=True)
-sys.stdin.read()
-"""
-
-
 def test_the_error_says_that_a_grpc_server_has_no_tls(tls: TLSConfig) -> None:
-    # In a process of its own, as gRPC 1.78 may crash where such a server ends.
-    with subprocess.Popen(
-        [sys.executable, "-c", PLAINTEXT_SERVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
-        assert server.stdout is not None
-        try:
-            address = f"127.0.0.1:{int(server.stdout.readline())}"
-            with pytest.raises(ConnectError, match=f"{address} answers, but not with TLS"):
-                probe_identity(address, tls)
-        finally:
-            server.kill()
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with pytest.raises(ConnectError, match=f"127.0.0.1:{port} answers, but not with TLS"):
+        probe_identity(f"127.0.0.1:{port}", tls)
+    server.stop(None)
 
 
 def test_a_peer_of_another_ca_is_refused(
