@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 import threading
 from collections.abc import Callable
@@ -29,6 +30,8 @@ class Steps:
     def __init__(self) -> None:
         self.is_counting = False
         self.count = 0
+        # Python 3.12 reports steps only where it was asked to before the trace is set.
+        inspect.currentframe().f_trace_opcodes = True  # type: ignore[union-attr]
 
     def trace(self, frame: FrameType, event: str, argument: object) -> Any:
         if not self.is_counting or "/aegis_" not in frame.f_code.co_filename:
