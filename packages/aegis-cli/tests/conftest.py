@@ -146,10 +146,10 @@ class Command:
             check=False,
         )
 
-    def invoke(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def invoke(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Runs `aegis` as `run` does, but in this process, which does not have to load it."""
         unset = dict.fromkeys(os.environ.keys() - self.environment.keys())
-        runner = CliRunner(env=self.environment | unset, **SEPARATE_STREAMS)
+        runner = CliRunner(env=self.environment | unset | environment, **SEPARATE_STREAMS)
         with chdir(self.directory):
             done = runner.invoke(aegis_command, arguments)
         if done.exception is not None and not isinstance(done.exception, SystemExit):

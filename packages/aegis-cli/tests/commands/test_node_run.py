@@ -4,6 +4,8 @@ import json
 import re
 import signal
 import socket
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -176,10 +178,18 @@ def test_it_serves_what_a_registrar_of_the_directory_adds(aegis, certs: Path) ->
 
 
 def test_a_service_with_nothing_behind_it_is_refused(aegis) -> None:
-    done = aegis.run("node", "run", "--id", "seed", "--service", "a/v1", "--service", "b/v2")
+    done = aegis.invoke("node", "run", "--id", "seed", "--service", "a/v1", "--service", "b/v2")
     assert done.returncode == 2
     assert "nothing would serve a/v1 and b/v2" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.fixture
+def own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Takes what a command imports from its directory out of this process again."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    sys.modules.pop("orders", None)
 
 
 @pytest.mark.parametrize(
@@ -194,8 +204,10 @@ def test_a_service_with_nothing_behind_it_is_refused(aegis) -> None:
         ("no_such:register", "the import fails with ModuleNotFoundError: No module named"),
     ],
 )
-def test_a_registrar_that_cannot_be_used_is_one_sentence(aegis, name: str, problem: str) -> None:
-    done = aegis.run("node", "run", "--id", "seed", "--service", "orders/v1", name)
+def test_a_registrar_that_cannot_be_used_is_one_sentence(
+    aegis, own_modules: None, name: str, problem: str
+) -> None:
+    done = aegis.invoke("node", "run", "--id", "seed", "--service", "orders/v1", name)
     assert done.returncode == 2
     assert f"{name} cannot be used: {problem}" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr

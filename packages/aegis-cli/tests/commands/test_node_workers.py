@@ -194,7 +194,7 @@ def test_workers_that_cannot_start_are_one_error(aegis: Any) -> None:
 
 @pytest.mark.parametrize("workers", ["0", "65", "many"])
 def test_a_wrong_number_of_workers_is_one_sentence(aegis: Any, workers: str) -> None:
-    done = aegis.run("node", "run", "--id", "orders-1", AEGIS_WORKERS=workers)
+    done = aegis.invoke("node", "run", "--id", "orders-1", AEGIS_WORKERS=workers)
     assert done.returncode == 2
     assert done.stderr == (
         f"Error: AEGIS_WORKERS: '{workers}' is no number of workers; give 1 to 64, or 'auto'\n"
