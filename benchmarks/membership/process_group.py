@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,11 @@ HERE = Path(__file__).parent
 
 
 class Worker:
-    """A process that prints messages, one JSON object a line, and takes commands."""
+    """A process that prints messages, one JSON object a line, and takes commands.
+
+    Python finds the bytecode of all modules, as it does where pip installed them: the first process
+    compiles it.
+    """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -44,11 +50,13 @@ class Worker:
     ) -> Worker:
         """Starts one of the scripts beside this file."""
         prefix = namespace.prefix if namespace else ()
+        settings = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": _bytecode().name}
         return cls(
             await asyncio.create_subprocess_exec(
                 *(*prefix, sys.executable, str(HERE / script), json.dumps(options)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
+                env={**os.environ, **settings},
             )
         )
 
@@ -99,6 +107,11 @@ class Worker:
         async for line in self.process.stdout:
             self.messages.append(json.loads(line))
             self._arrived.set()
+
+
+@cache
+def _bytecode() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="aegis-bytecode-")
 
 
 class Namespace:
