@@ -36,8 +36,8 @@ from workload import path
 SLOW = 200
 """Connections that send a byte at a time."""
 
-STREAMS = 900
-"""Calls of a connection that are open at once."""
+STREAMS = 740
+"""Calls of a connection that are open at once; a node allows 750."""
 
 UNREAD_CONNECTIONS = 8
 ANSWER = b"x" * 15_000
@@ -161,9 +161,12 @@ def _on_open(attack: Attack, kind: int, payload: bytes) -> Callable[[Connection]
 
 
 def unread_answers(attack: Attack, until: float) -> int:
-    """Makes calls with answers of 15 KB on several connections, and lets none be sent."""
+    """Makes calls with answers on several connections, and lets none be sent.
+
+    Requests and answers are as long as a request may be that the node has not begun to read, at
+    most 15 KB.
+    """
     sent = 0
-    call = frame(DATA, 0, message(ANSWER), END_STREAM)
     connections: list[Connection] = []
     while time.monotonic() < until:
         with suppress(OSError):
@@ -171,11 +174,13 @@ def unread_answers(attack: Attack, until: float) -> int:
                 connection = attack.connect()
                 connection.send(frame(SETTINGS, 0, NO_WINDOW))
                 connections.append(connection)
+                connection.await_settings()
+                request = ANSWER[: connection.stream_window - 5]
                 for _ in range(STREAMS):
-                    while connection.window < len(call):
+                    while connection.window < len(request) + 5:
                         _read(connection, 0.2)
-                    connection.call(path("Echo"), ANSWER)
-                    connection.window -= len(ANSWER) + 5
+                    connection.call(path("Echo"), request)
+                    connection.window -= len(request) + 5
                     sent += 1
         for connection in connections:
             with suppress(OSError):

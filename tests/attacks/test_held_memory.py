@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -131,6 +132,42 @@ async def test_requests_of_a_caller_that_reads_no_answers_wait(
 
     assert await asyncio.to_thread(read) == [0] * 40
     await until(lambda: repr(answers) == "<UnsentAnswers 0 bytes, full=[]>")
+
+
+@both
+async def test_who_reads_no_answers_and_goes_on_to_call_is_refused_on_its_next_connection(
+    start_victim: StartVictim,
+    mallory: MakeMallory,
+    identity: MakeIdentity,
+    until: Until,
+    logged: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aegis_core._server.held.unsent_answers.MAX_UNSENT", 200_000)
+    service = Service()
+    node = await start_victim(registrars=[service.register], max_calls_per_caller=12)
+    answers = node.server._checks.answers
+    first = mallory(node).connect()
+
+    first.send(NO_WINDOW)
+    for _ in range(4):
+        first.call("/t/Answer", b"50000")
+    await until(lambda: answers.full == {"mallory"})
+    with suppress(OSError):  # the ninth call is one too many
+        for _ in range(5):
+            first.call("/t/Answer", b"50000")
+    await until(lambda: node.stats().calls.closed_connections == 1)
+    await until(lambda: not answers.full)
+
+    def call_again() -> list[int]:
+        second = mallory(node).connect()
+        second.call("/t/Answer", b"3")
+        return statuses(second, 1)
+
+    assert await asyncio.to_thread(call_again) == [EXHAUSTED]
+    await call_honestly(node, identity("honest"))
+    assert service.answered <= 4 + 4 + 1
+    assert len(logged("mallory reads no answers and goes on to call")) == 1
 
 
 class Sender:

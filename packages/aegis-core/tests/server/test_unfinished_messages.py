@@ -171,6 +171,6 @@ def test_answered_calls_are_open_until_they_are_done() -> None:
 
 
 @pytest.mark.parametrize("few", [False, True])
-def test_a_caller_that_reads_nothing_has_half_of_the_calls(few: bool) -> None:
+def test_a_caller_that_reads_nothing_has_two_thirds_of_the_calls(few: bool) -> None:
     limits = CallerLimits(10)
-    assert sum(limits.enter("m", few=few) for _ in range(20)) == (5 if few else 10)
+    assert sum(limits.enter("m", few=few) for _ in range(20)) == (6 if few else 10)

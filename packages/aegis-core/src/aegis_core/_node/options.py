@@ -36,7 +36,7 @@ P = ParamSpec("P")
 UNREAD = 16 * 1024
 """Bytes of a request that a connection takes before the request is read.
 
-1 000 calls of a caller may wait for their turn; with gRPC's 64 KiB, their requests took 58 MB.
+Many calls of a caller may wait for their turn; with gRPC's 64 KiB, 1 000 requests took 58 MB.
 """
 
 HANDSHAKE_TIMEOUT_MS = 5_000
@@ -46,18 +46,19 @@ Until then anybody, without a certificate, holds a file descriptor; by default f
 Callers far away need 1 s, at three round trips of 300 ms.
 """
 
-MAX_STREAMS = 1_000
+MAX_STREAMS = 750
 """Calls that are open at the same time on one connection; gRPC makes further ones wait.
 
-It is twice what a busy honest caller opens at once, 500. An open call takes some 20 KB, so one
-connection takes 20 MB at most: without a limit it took all memory, with headers alone.
+It is half as much again as a busy honest caller opens at once, 500. An open call takes some 16 KB
+and up to 16 KB of its request (gRPC 1.85), so one connection takes 25 MB at most: without a limit
+it took all memory, with headers alone.
 """
 
-MAX_PENDING = 1_000
+MAX_PENDING = 750
 """Calls that have arrived and that no code of the node has seen yet; gRPC rejects further ones.
 
-By default it rejects some of them from 1 000 on, and all only from 3 000 on; a caller that resets
-its calls at once fills that with 60 MB.
+As many as one caller may have open. By default it rejects some of them from 1 000 on, and all only
+from 3 000 on; a caller that resets its calls at once fills that with 60 MB.
 """
 
 LARGEST_OWN_MESSAGE = 2 * 1024 * 1024

@@ -99,8 +99,7 @@ class CallChecks(Generic[CallT]):
             are counted together.
         telemetry: Traces and measures calls; None for none.
         guard: Closes connections; None until the server has started.
-        is_joining: Whether calls of the user's services are rejected: the node may not know yet
-            what the mesh has published, such as a policy or a revocation.
+        is_joining: Whether calls of the user's services are rejected: it may not know a policy yet.
     """
 
     guard: Guard | None = None
@@ -269,8 +268,7 @@ class CallChecks(Generic[CallT]):
 
         Args:
             caller_id: Who called.
-            context: The context of the call, if its connection is to be closed if it is one too
-                many.
+            context: The context of the call, to close its connection if it is one too many.
         """
         if not self.callers.abuse(caller_id):
             if self.callers.cancels_many(caller_id):
@@ -331,10 +329,13 @@ class CallChecks(Generic[CallT]):
         reads_nothing = caller_id in self.answers.full
         if not self.callers.enter(caller_id, few=reads_nothing):
             line = "%s has too many calls open; further ones are refused"
+            if reads_nothing:
+                line = "%s reads no answers and goes on to call; its calls are refused for a while"
+                self.callers.block(caller_id)
+                if self.guard is not None:
+                    self.guard.condemn(context.peer())
             self._log_limiter.warn(caller_id, "open", line, caller_id)
             self.abused(caller_id, context)
-            if reads_nothing and self.guard is not None:
-                self.guard.condemn(context.peer())
             raise self._over_limit(TOO_MANY, caller_id)
 
     def _over_limit(self, rejection: Rejection, caller_id: str) -> CallRejectedError:
@@ -372,11 +373,10 @@ class CallChecks(Generic[CallT]):
             yield call, _rejection(error)
 
     def _count(self, error: CallerError) -> None:
+        is_denied = isinstance(error, CallDeniedError)
         with self._lock:
-            if isinstance(error, CallDeniedError):
-                self.denied += 1
-            else:
-                self.refused += 1
+            self.denied += is_denied
+            self.refused += not is_denied
 
 
 def _rejection(error: CallerError) -> Rejection:

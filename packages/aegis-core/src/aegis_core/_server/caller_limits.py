@@ -10,11 +10,11 @@ from typing import Protocol
 
 from aegis_core._rate_limit import TokenBucket
 
-MAX_CALLS = 1_000
+MAX_CALLS = 750
 """Calls that one caller may have open, over all its connections, times its live workers.
 
 As many as one connection may have, so that a caller with one connection waits and is never refused.
-It is twice what a busy honest caller opens at once.
+It is half as much again as a busy honest caller opens at once, 500.
 """
 
 CANCELLED_PER_SECOND = 1_000.0
@@ -37,7 +37,7 @@ NAMED_AT_ONCE = 1_000.0
 """The same at once."""
 
 BLOCKED_FOR = 10.0
-"""Seconds for which the calls of a caller are refused after it has cancelled too many."""
+"""Seconds for which the calls are refused of who cancelled too many or read no answers."""
 
 PRUNE_ABOVE = 1024
 """Number of remembered callers above which those that cancelled nothing lately are forgotten."""
@@ -101,9 +101,9 @@ class CallerLimits:
 
         Args:
             caller: Who calls.
-            few: Whether half of the limit is too many, since the caller reads no answers.
+            few: Whether more than two thirds are too many, since the caller reads no answers.
         """
-        limit = self.max_calls // 2 if few else self.max_calls
+        limit = self.max_calls * 2 // 3 if few else self.max_calls
         if self.open.get(caller, 0) >= limit and not self._has_room(caller, limit):
             return False
         self.open[caller] += 1
@@ -142,8 +142,17 @@ class CallerLimits:
                 del calls[caller]
         self._sweep_above = max(SWEEP_ABOVE, 2 * len(self._answered))
 
+    def block(self, caller: str) -> None:
+        """Refuses the calls of a caller from now on, for a while.
+
+        Of one that reads no answers, the calls that gRPC holds back, 31 KB each, would otherwise
+        meet those of its next connection, for which it would have room again.
+        """
+        with self._lock:
+            self.blocked[caller] = self._clock() + BLOCKED_FOR
+
     def is_blocked(self, caller: str) -> bool:
-        """Tells whether the calls of a caller are refused, since it cancelled too many."""
+        """Tells whether the calls of a caller are refused."""
         until = self.blocked.get(caller)
         if until is None:
             return False

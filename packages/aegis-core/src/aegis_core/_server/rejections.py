@@ -50,7 +50,8 @@ FULL = Rejection(
 )
 BLOCKED = Rejection(
     "RESOURCE_EXHAUSTED",
-    f"this node refuses calls of this caller for {BLOCKED_FOR:.0f} s, since it cancels too many",
+    f"this node refuses calls of this caller for {BLOCKED_FOR:.0f} s, since it cancels too many or "
+    "reads no answers",
     (SHED_METADATA,),
 )
 TOO_MANY = Rejection(
