@@ -14,7 +14,8 @@ from aegis_discovery._calls.balancers import Balancer, RoundRobin, needs_copies
 from aegis_discovery._calls.endpoint import ChannelT, Endpoint, stats_of
 from aegis_discovery._calls.retry_budget import RetryBudget
 from aegis_discovery._calls.source import ProviderSource
-from aegis_discovery._calls.views import TIERS, Part, View, ViewBuilder
+from aegis_discovery._calls.spillover import Part
+from aegis_discovery._calls.views import TIERS, View, ViewBuilder
 from aegis_discovery._calls.waiters import Waiters
 from aegis_discovery._model import NodeInfo
 from aegis_discovery._runtime.edges import EdgeTable, PeerEdges
@@ -132,9 +133,7 @@ class ServiceEndpoints(Generic[ChannelT]):
         # True for nearly all calls, so it is checked here, without another function call.
         if not endpoint.excluded and (now < endpoint.unresponsive_at or not endpoint.waiting):
             return endpoint
-        if self._is_usable(endpoint, now):
-            return endpoint
-        return self._search(now, ())
+        return endpoint if self._is_usable(endpoint, now) else self._search(now, ())
 
     def _pick_divided(self, now: float) -> Endpoint[ChannelT] | None:
         """The same where the tiers divide the load, or none of their endpoints is in use."""

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Generic, NamedTuple
+
+from aegis_discovery._calls.endpoint import ChannelT, Endpoint
 
 OVERPROVISIONING = 1.4
 """A tier takes all load until less than 1 / 1.4 = 71 % of it is healthy, as in Envoy."""
+
+
+class Part(NamedTuple, Generic[ChannelT]):
+    """One tier's part of the load.
+
+    Attributes:
+        until: The sum of the shares of this tier and those before it; 1 for the last one.
+        tier: The number of the tier.
+        endpoints: Its endpoints; never empty.
+    """
+
+    until: float
+    tier: int
+    endpoints: Sequence[Endpoint[ChannelT]]
 
 
 def shares_of(tiers: Iterable[tuple[int, int]]) -> tuple[float, ...]:
@@ -32,3 +49,20 @@ def shares_of(tiers: Iterable[tuple[int, int]]) -> tuple[float, ...]:
         left -= share
         shares.append(share)
     return tuple(shares)
+
+
+def parts_of(
+    tiers: Sequence[Sequence[Endpoint[ChannelT]]], figures: Iterable[tuple[int, int]]
+) -> tuple[Part[ChannelT], ...]:
+    """Returns the parts of the tiers that have a share.
+
+    Args:
+        tiers: The endpoints of each tier, nearest first.
+        figures: Of each tier, the healthy endpoints and all of them.
+    """
+    parts, until = [], 0.0
+    for tier, share in enumerate(shares_of(figures)):
+        if share:
+            until += share
+            parts.append(Part(until, tier, tiers[tier]))
+    return tuple(parts)

@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeAlias
 
 from aegis_discovery._calls.endpoint import ChannelT, Endpoint, put
 from aegis_discovery._calls.probes import Probes
-from aegis_discovery._calls.spillover import shares_of
+from aegis_discovery._calls.spillover import Part, parts_of
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus
 
 SHARED = 3
@@ -31,20 +31,6 @@ _ALL = TIERS
 
 MayProvide: TypeAlias = Callable[[NodeInfo, str, str], bool]
 """Returns whether a node may provide the service of this name and version."""
-
-
-class Part(NamedTuple, Generic[ChannelT]):
-    """One tier's part of the load.
-
-    Attributes:
-        until: The sum of the shares of this tier and those before it; 1 for the last one.
-        tier: The number of the tier.
-        endpoints: Its endpoints; never empty.
-    """
-
-    until: float
-    tier: int
-    endpoints: Sequence[Endpoint[ChannelT]]
 
 
 class View(Generic[ChannelT]):
@@ -250,25 +236,24 @@ class View(Generic[ChannelT]):
 
     def _divide(self) -> None:
         """Divides the load among the tiers; costs the same whatever their sizes are."""
-        figures = [
-            (len(endpoints) - counts.excluded, len(endpoints) - counts.new + counts.out)
-            for endpoints, counts in zip(self.tiers[:SHARED], self._counts, strict=False)
-        ]
-        parts, until = [], 0.0
-        for tier, share in enumerate(shares_of(figures)):
-            if share:
-                until += share
-                parts.append(Part(until, tier, self.tiers[tier]))
-        if not parts:
-            rest = (tier for tier in (UNWELL, UNREACHABLE) if self.in_use(tier))
-            parts = [Part(1.0, tier, self.tiers[tier]) for tier in rest][:1]
-        self.parts = tuple(parts)
+        tiers, counts = self.tiers, self._counts
+        used = [tier for tier in range(SHARED) if len(tiers[tier]) > counts[tier].excluded]
+        if len(used) > 1:
+            figures = [
+                (len(tiers[tier]) - one.excluded, len(tiers[tier]) - one.new + one.out)
+                for tier, one in enumerate(counts[:SHARED])
+            ]
+            self.parts = parts_of(tiers, figures)
+        else:  # one takes all, as nearly always
+            if not used:
+                used = [tier for tier in (UNWELL, UNREACHABLE) if self.in_use(tier)][:1]
+            self.parts = tuple([Part(1.0, tier, tiers[tier]) for tier in used])
         nearest: Sequence[Endpoint[ChannelT]] = ()
-        if len(parts) == 1:
-            tier = parts[0].tier
+        if len(self.parts) == 1:
+            tier = self.parts[0].tier
             # An excluded endpoint of a tier without load is probed only if picks look for it.
-            if not any(counts.excluded for counts in self._counts[:tier]):
-                nearest = self.tiers[tier]
+            if not any(one.excluded for one in counts[:tier]):
+                nearest = tiers[tier]
         self.nearest = nearest
 
     def _count(self, endpoint: Endpoint[ChannelT], place: int | None) -> None:
