@@ -121,6 +121,21 @@ async def test_a_client_only_certificate_is_enough_for_a_client(
         assert (await say(mesh.pool.channel("echo", "v1")))[:2] == ["a", "visitor"]
 
 
+async def test_an_async_client_that_calls_has_no_timer_in_its_loop(
+    start: Any, until: Any, identity: Any
+) -> None:
+    """One that waits makes each turn of the loop more expensive, and so each call."""
+    loop: Any = asyncio.get_running_loop()
+    if not isinstance(loop, asyncio.BaseEventLoop):
+        pytest.skip("timers of this loop cost nothing")
+    a = await start("a")
+    async with discovery_aio.connect(a.address, tls=identity("client")) as mesh:
+        assert mesh.pool
+        heard = mesh._client._heard_at
+        await until(lambda: mesh._client._heard_at > heard)
+        assert [timer for timer in loop._scheduled if not timer.cancelled()] == []
+
+
 async def test_an_async_client_makes_its_pool_on_first_use(
     start: Any, ca: CertificateAuthority, provider: Any, say: Any
 ) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
 from typing import Any
 
 import pytest
 from aegis_discovery._runtime import loop_timers
+from aegis_discovery._runtime.loop_timers import timeout
 from aegis_discovery.background import call_later, sleep, timers_outside_loop
 
 
@@ -61,6 +63,36 @@ async def test_a_time_that_has_passed_is_due_at_once() -> None:
     with timers_outside_loop():
         async with asyncio.timeout(5):
             await asyncio.gather(sleep(-1e9), sleep(0), sleep(-1))
+
+
+async def test_a_limit_of_time_ends_a_block_and_else_leaves_nothing_behind() -> None:
+    with timers_outside_loop():
+        with pytest.raises(TimeoutError):
+            await limited(0.01)
+        async with timeout(60):
+            await sleep(0.001)
+        task = asyncio.create_task(limited(60))
+        await asyncio.sleep(0)
+        assert not timers_of(asyncio.get_running_loop())
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def limited(seconds: float) -> None:
+    async with timeout(seconds):
+        await asyncio.Event().wait()
+
+
+def test_the_descriptor_is_closed_with_a_loop_that_nobody_tidied() -> None:
+    async def leave() -> None:
+        timers_outside_loop().__enter__()
+
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        asyncio.run(leave())
+        gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 async def test_without_the_system_s_help_the_loop_has_the_timers(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from asyncio import _get_running_loop  # unlike the public one, it never raises
 from collections.abc import Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -10,6 +12,7 @@ from cryptography import x509
 
 from aegis_discovery._client.feed_client import FeedClient
 from aegis_discovery._client.setup import ConnectArguments, create_client
+from aegis_discovery._runtime.loop_timers import timers_outside_loop
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.errors import ClosedError
 
@@ -28,6 +31,7 @@ class Mesh:
 
     def __init__(self, client: FeedClient, pool_arguments: dict[str, Any]) -> None:
         self._client = client
+        self._timers = contextlib.ExitStack()
         self._pool_arguments = pool_arguments
         self._pool: ServiceClientPool | None = None
         self._closed = False
@@ -49,6 +53,8 @@ class Mesh:
             self._pool = ServiceClientPool(tls=self._client.tls, **self._pool_arguments)
             self._client.on_identity_change(self._pool.change_identity)
             self._client.may_provide.subscribe_changed(self._pool.reevaluate)
+            if _get_running_loop() is not None:  # where its timers make each call dearer
+                self._timers.enter_context(timers_outside_loop())
         return self._pool
 
     @property
@@ -66,6 +72,7 @@ class Mesh:
         await self._client.close()
         if self._pool is not None:
             await self._pool.close()
+        self._timers.close()
 
     async def __aenter__(self) -> Self:
         return self

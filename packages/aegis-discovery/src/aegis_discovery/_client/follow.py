@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from aegis_discovery._runtime import loop_timers
 from aegis_discovery.feed._pacing import HEARTBEAT
 from aegis_discovery.feed._reader import FeedReader, ReceiveResult, split_message
 from aegis_discovery.proto import mesh_pb2
@@ -74,7 +74,7 @@ async def follow(
                 data = await call.read()
             else:
                 try:
-                    async with asyncio.timeout(timeout):
+                    async with loop_timers.timeout(timeout):
                         data = await call.read()
                 except TimeoutError:
                     raise FeedTimeoutError(f"{source} sent nothing for {timeout:.0f} s") from None
@@ -92,7 +92,7 @@ async def follow(
                     raise FeedDivergedError(f"{source} holds other records; its feed is reopened")
                 worked += time.monotonic() - began
                 if worked >= SLICE:
-                    await asyncio.sleep(worked)
+                    await loop_timers.sleep(worked)
                     worked = 0.0
     finally:
         call.cancel()

@@ -9,6 +9,7 @@ from typing import Any
 
 from aegis_discovery._model import NodeStatus
 from aegis_discovery._runtime.addresses import SeedPeer
+from aegis_discovery._runtime.loop_timers import sleep
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.transport._backoff import Backoff
 
@@ -57,7 +58,7 @@ class HomeSearch:
             answers: Finds out whether a node can be reached.
         """
         if self._has_moved:  # the first way is the start of the client, with nothing to wait for
-            await asyncio.sleep(self._backoff.next())
+            await sleep(self._backoff.next())
         while not self.is_home(source):
             near = [
                 node
@@ -74,7 +75,7 @@ class HomeSearch:
                     self._has_moved = True
                     return peer
                 delay = self._backoff.next()
-            await asyncio.sleep(delay)
+            await sleep(delay)
         return None
 
 

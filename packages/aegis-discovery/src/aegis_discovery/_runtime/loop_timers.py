@@ -18,9 +18,9 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 PRUNE_ABOVE = 64
 """Timers above which cancelled ones are removed before their time, once they are half of all."""
@@ -49,6 +49,22 @@ async def sleep(seconds: float) -> None:
         await over
     finally:
         timer.cancel()
+
+
+@contextlib.asynccontextmanager
+async def timeout(seconds: float) -> AsyncIterator[None]:
+    """Limits the time of a block as `asyncio.timeout` does, with a timer as in `call_later`.
+
+    Raises:
+        TimeoutError: The time was over.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as limit:
+        timer = call_later(seconds, lambda: limit.reschedule(loop.time()))
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 @contextlib.contextmanager
@@ -105,6 +121,7 @@ class DescriptorTimers:
         self.cancelled = 0
         self._loop = loop
         self._descriptor = descriptor
+        self._close_descriptor = weakref.finalize(self, os.close, descriptor)
         self._due: list[tuple[float, int, _Timer]] = []
         self._numbers = itertools.count()
         self._armed_for = math.inf
@@ -126,7 +143,7 @@ class DescriptorTimers:
         """Closes the descriptor; the loop itself calls back what is left."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.remove_reader(self._descriptor)
-        os.close(self._descriptor)
+        self._close_descriptor()
         ahead = self._loop.time() - time.monotonic()
         for when, _, timer in self._due:
             if timer.callback is not None and not self._loop.is_closed():
@@ -162,7 +179,9 @@ def _call(timer: _Timer) -> None:
         callback()
 
 
-_timers: WeakKeyDictionary[asyncio.AbstractEventLoop, DescriptorTimers] = WeakKeyDictionary()
+_timers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, DescriptorTimers] = (
+    weakref.WeakKeyDictionary()
+)
 _TFD_TIMER_ABSTIME = 1
 
 
