@@ -16,6 +16,7 @@ from aegis_core.aio import Node
 from aegis_discovery.aio.transport import open_channel
 
 from .test_one_caller import (
+    UNJUDGED,
     WAIT,
     MakeIdentity,
     Mallory,
@@ -153,8 +154,8 @@ async def test_who_reads_no_answers_and_goes_on_to_call_is_refused_on_its_next_c
     for _ in range(4):
         first.call("/t/Answer", b"50000")
     await until(lambda: answers.full == {"mallory"})
-    with suppress(OSError):  # the ninth call is one too many
-        for _ in range(5):
+    with suppress(OSError):  # the eleventh call is one too many
+        for _ in range(7):
             first.call("/t/Answer", b"50000")
     await until(lambda: node.stats().calls.closed_connections == 1)
     await until(lambda: not answers.full)
@@ -166,8 +167,39 @@ async def test_who_reads_no_answers_and_goes_on_to_call_is_refused_on_its_next_c
 
     assert await asyncio.to_thread(call_again) == [EXHAUSTED]
     await call_honestly(node, identity("honest"))
-    assert service.answered <= 4 + 4 + 1
+    assert service.answered <= 4 + 6 + 1
     assert len(logged("mallory reads no answers and goes on to call")) == 1
+
+
+@both
+async def test_who_ends_no_requests_and_goes_on_to_call_is_refused_on_its_next_connection(
+    start_victim: StartVictim,
+    mallory: MakeMallory,
+    identity: MakeIdentity,
+    until: Until,
+    logged: Callable[..., list[str]],
+) -> None:
+    service = Service()
+    node = await start_victim(registrars=[service.register], max_calls_per_caller=12)
+    attacker = mallory(node)
+
+    def open_many() -> None:
+        with suppress(OSError):  # the node closes the connection
+            for _ in range(12 + UNJUDGED + 1):
+                attacker.connections[-1].open("/t/Answer")
+
+    def call_again() -> list[int]:
+        second = attacker.connect()
+        second.call("/t/Answer", b"3")
+        return statuses(second, 1)
+
+    attacker.connect()
+    await asyncio.to_thread(open_many)
+    await until(lambda: node.stats().calls.closed_connections == 1)
+    await until(lambda: len(node.server._checks.reads) == 0)
+    assert await asyncio.to_thread(call_again) == [EXHAUSTED]
+    await call_honestly(node, identity("honest"))
+    assert len(logged("mallory ends no requests and goes on to call")) == 1
 
 
 class Sender:

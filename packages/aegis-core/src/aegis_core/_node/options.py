@@ -46,15 +46,15 @@ Until then anybody, without a certificate, holds a file descriptor; by default f
 Callers far away need 1 s, at three round trips of 300 ms.
 """
 
-MAX_STREAMS = 750
+MAX_STREAMS = 600
 """Calls that are open at the same time on one connection; gRPC makes further ones wait.
 
-It is half as much again as a busy honest caller opens at once, 500. An open call takes some 16 KB
-and up to 16 KB of its request (gRPC 1.85), so one connection takes 25 MB at most: without a limit
-it took all memory, with headers alone.
+A busy honest caller opens 500 at once. An open call takes some 16 KB and up to 16 KB of its request
+(gRPC 1.85), so one connection takes 20 MB at most: without a limit it took all memory, with headers
+alone.
 """
 
-MAX_PENDING = 750
+MAX_PENDING = 600
 """Calls that have arrived and that no code of the node has seen yet; gRPC rejects further ones.
 
 As many as one caller may have open. By default it rejects some of them from 1 000 on, and all only

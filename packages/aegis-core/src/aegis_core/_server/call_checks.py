@@ -329,8 +329,12 @@ class CallChecks(Generic[CallT]):
         reads_nothing = caller_id in self.answers.full
         if not self.callers.enter(caller_id, few=reads_nothing):
             line = "%s has too many calls open; further ones are refused"
+            sends_nothing = 2 * self.reads.count(caller_id) > self.callers.open[caller_id]
+            if sends_nothing:
+                line = "%s ends no requests and goes on to call; its calls are refused for a while"
             if reads_nothing:
                 line = "%s reads no answers and goes on to call; its calls are refused for a while"
+            if reads_nothing or sends_nothing:
                 self.callers.block(caller_id)
                 if self.guard is not None:
                     self.guard.condemn(context.peer())

@@ -10,11 +10,11 @@ from typing import Protocol
 
 from aegis_core._rate_limit import TokenBucket
 
-MAX_CALLS = 750
+MAX_CALLS = 600
 """Calls that one caller may have open, over all its connections, times its live workers.
 
 As many as one connection may have, so that a caller with one connection waits and is never refused.
-It is half as much again as a busy honest caller opens at once, 500.
+A busy honest caller opens 500 at once; each further one may take 40 KB of an asyncio node.
 """
 
 CANCELLED_PER_SECOND = 1_000.0
@@ -37,7 +37,7 @@ NAMED_AT_ONCE = 1_000.0
 """The same at once."""
 
 BLOCKED_FOR = 10.0
-"""Seconds for which the calls are refused of who cancelled too many or read no answers."""
+"""Seconds for which the calls are refused of who cancelled too many, or leaves too many open."""
 
 PRUNE_ABOVE = 1024
 """Number of remembered callers above which those that cancelled nothing lately are forgotten."""
@@ -101,9 +101,9 @@ class CallerLimits:
 
         Args:
             caller: Who calls.
-            few: Whether more than two thirds are too many, since the caller reads no answers.
+            few: Whether more than five sixths are too many, since the caller reads no answers.
         """
-        limit = self.max_calls * 2 // 3 if few else self.max_calls
+        limit = self.max_calls * 5 // 6 if few else self.max_calls
         if self.open.get(caller, 0) >= limit and not self._has_room(caller, limit):
             return False
         self.open[caller] += 1
@@ -145,8 +145,8 @@ class CallerLimits:
     def block(self, caller: str) -> None:
         """Refuses the calls of a caller from now on, for a while.
 
-        Of one that reads no answers, the calls that gRPC holds back, 31 KB each, would otherwise
-        meet those of its next connection, for which it would have room again.
+        Of one that reads no answers or sends no requests, the calls that gRPC holds back, 31 KB
+        each, would otherwise meet those of its next connection, for which it would have room again.
         """
         with self._lock:
             self.blocked[caller] = self._clock() + BLOCKED_FOR

@@ -16,7 +16,7 @@ from aegis_discovery.signals import LogLimiter
 from aegis_core._server.call_checks import CallChecks, CallT
 from aegis_core._server.caller_sockets import CallerSockets, parse_peer
 from aegis_core._server.connection_limits import ConnectionLimits, Peer
-from aegis_core._server.held.unfinished_messages import LOOK_EVERY as LOOK_AT_MESSAGES_EVERY
+from aegis_core._server.held import unfinished_messages
 from aegis_core._server.held.unfinished_messages import REFUSED_FOR, Excess
 from aegis_core._server.memory import allocated_bytes, return_freed_memory
 from aegis_core._server.rejections import UNFINISHED, Rejection
@@ -221,7 +221,8 @@ class MessageGuard(Generic[CallT]):
                     self._end_all(excess)
                 if found:
                     await asyncio.to_thread(return_freed_memory)
-                await asyncio.sleep(LOOK_AT_MESSAGES_EVERY)
+                is_near, messages = unfinished.is_near, unfinished_messages
+                await asyncio.sleep(messages.LOOK_SOON if is_near else messages.LOOK_EVERY)
 
     def _look(self) -> list[Excess[CallT]]:
         unfinished = self._checks.unfinished

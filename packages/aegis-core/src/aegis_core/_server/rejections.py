@@ -50,8 +50,8 @@ FULL = Rejection(
 )
 BLOCKED = Rejection(
     "RESOURCE_EXHAUSTED",
-    f"this node refuses calls of this caller for {BLOCKED_FOR:.0f} s, since it cancels too many or "
-    "reads no answers",
+    f"this node refuses calls of this caller for {BLOCKED_FOR:.0f} s, since it cancels too many, "
+    "or reads no answers or ends no requests and goes on to call",
     (SHED_METADATA,),
 )
 TOO_MANY = Rejection(

@@ -68,6 +68,10 @@ class RequestReads(Generic[CallT]):
     def __len__(self) -> int:
         return sum(map(len, self._reads.values()))
 
+    def count(self, caller: str) -> int:
+        """Returns how many requests of a caller have not arrived."""
+        return len(self._reads.get(caller, ()))
+
     def begin(
         self, caller: str, call: CallT, method: str | None, start: Callable[[], bool]
     ) -> None:

@@ -32,6 +32,9 @@ LOOK_EVERY = 0.05
 """Seconds between two looks at what connections have received, while somebody has many calls: 10 MB
 arrive in between at 200 MB/s."""
 
+LOOK_SOON = 0.01
+"""The same once a caller seems to hold half of what it may."""
+
 OVERHEAD = 128
 """Bytes of a message besides its content, at most: gRPC, HTTP/2 and TLS take 36, what its receiver
 sends in return another 80."""
@@ -100,6 +103,7 @@ class UnfinishedMessages(Generic[CallT]):
 
     Attributes:
         is_watching: Whether `excess` must be asked again and again.
+        is_near: Whether somebody seemed to hold half of what it may when it was asked last.
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class UnfinishedMessages(Generic[CallT]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_watching = False
+        self.is_near = False
         self._clock = clock
         self._refused_until: dict[str, float] = {}
         self.on_watch = on_watch
@@ -183,11 +188,13 @@ class UnfinishedMessages(Generic[CallT]):
         """
         found = []
         with self._lock:
+            self.is_near = False
             for caller, watch in self._watches.items():
                 if watch.allocated is None:
                     watch.allocated = allocated() or 0
                 unexplained = self._unexplained(caller, watch, received)
                 held, limit = sum(unexplained.values()), self._limit(caller)
+                self.is_near = self.is_near or held > limit / 2
                 if held <= limit:
                     continue
                 now = allocated() or 0

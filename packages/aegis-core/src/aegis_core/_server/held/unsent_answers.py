@@ -12,7 +12,7 @@ MAX_UNSENT = 4 * 1024 * 1024
 """Bytes of answers of one caller, times its live workers, from which on its next requests wait."""
 
 SMALL = 1024
-"""Bytes of answers that are not counted: only 750 calls may be open."""
+"""Bytes of answers that are not counted: only 600 calls may be open."""
 
 
 class UnsentAnswers:
