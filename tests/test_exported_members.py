@@ -140,8 +140,8 @@ EXPORTED = {
         parse_registry
     """,
     "aegis_discovery.signals": """
-        CODES Edge EdgeStats EdgeTable LATENCY_BOUNDS LatencyStats LogLimiter MAX_EDGES OTHER
-        PeerEdges busiest_edges edge_to_json
+        CODES Edge EdgeStats EdgeTable FOLD_MASK LATENCY_BOUNDS LatencyStats LogLimiter MAX_EDGES
+        OTHER PeerEdges busiest_edges edge_to_json
     """,
     "aegis_discovery.telemetry": "HandlerTelemetry HandlerTrace OpenTelemetry current_handler",
     "aegis_discovery.transport": """

@@ -6,7 +6,7 @@ For code that builds nodes. `EdgeStats` and `LatencyStats` are for everybody.
 from typing import TYPE_CHECKING, Any
 
 from aegis_discovery._runtime.call_outcomes import CODES, LATENCY_BOUNDS
-from aegis_discovery._runtime.edges import MAX_EDGES, OTHER, Edge, EdgeTable, PeerEdges
+from aegis_discovery._runtime.edges import FOLD_MASK, MAX_EDGES, OTHER, Edge, EdgeTable, PeerEdges
 from aegis_discovery._runtime.log_limiter import LogLimiter
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CODES",
+    "FOLD_MASK",
     "LATENCY_BOUNDS",
     "MAX_EDGES",
     "OTHER",

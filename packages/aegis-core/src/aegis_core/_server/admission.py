@@ -108,10 +108,25 @@ class AdmissionControl(Generic[CallT]):
         arrived_after_close: Calls that arrived after it was closed.
         waiting: Admitted calls that do not run yet.
         closed: Whether new calls are rejected.
+        may_refuse: Whether `arrive` may: it has a limit, or is closed.
     """
+
+    __slots__ = (
+        "_lock",
+        "arrived",
+        "arrived_after_close",
+        "begun",
+        "closed",
+        "limit",
+        "may_refuse",
+        "running",
+        "shed",
+        "waiting",
+    )
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
+        self.may_refuse = limit is not None
         self.running: set[CallT] = set()
         self.arrived = 0
         self.begun = 0
@@ -179,4 +194,4 @@ class AdmissionControl(Generic[CallT]):
 
     def close(self) -> None:
         """Rejects new calls from now on; admitted calls continue."""
-        self.closed = True
+        self.closed = self.may_refuse = True

@@ -6,11 +6,10 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aegis_discovery.policy import split_method
-from aegis_discovery.signals import CODES, OTHER, EdgeTable, LogLimiter, PeerEdges
+from aegis_discovery.signals import OTHER, EdgeTable, LogLimiter, PeerEdges
 
 from aegis_core._access.authorization import CallAuthorizer, Shown
 from aegis_core._access.bootstrap import BootstrapCaller, unnamed_source
@@ -42,6 +41,7 @@ from aegis_core._server.rejections import (
     JOINING,
     NO_METHOD,
     NOT_ISSUED,
+    NUMBERS,
     TOO_MANY,
     UNREADABLE,
     CallRejectedError,
@@ -66,10 +66,6 @@ MAX_HEADERS = 16 * 1024
 CallT = TypeVar("CallT", bound=Call)
 
 
-NUMBERS = {name: number for number, name in enumerate(CODES)}
-"""The numbers of gRPC's status codes."""
-
-
 class CallChecks(Generic[CallT]):
     """Knows who may call, and whose streams are open. It may be used from any thread.
 
@@ -87,6 +83,8 @@ class CallChecks(Generic[CallT]):
     Attributes:
         admission: The same admission control.
         callers: The same limits.
+        connections: The same limits.
+        verifier: Decides which callers are accepted, and remembers whose calls were allowed.
         reads: Limits the requests of one caller that are read at once.
         answers: Counts answers that their callers do not read.
         unfinished: Bounds messages of which a part has arrived.
@@ -94,6 +92,8 @@ class CallChecks(Generic[CallT]):
         refused: Calls refused for the caller's certificate or TLS version.
         denied: Calls that the policy denied.
         over_limit: Calls refused since their caller has or cancels too many, or for long metadata.
+        max_headers: Bytes of the metadata of a call, as gRPC means to allow; each entry counts 32
+            more, as in HTTP/2 (RFC 9113, section 6.5.2).
         edges: Counts the calls of the user's services, by caller and method.
         services: The user's services; methods of others, which only a handler of any name serves,
             are counted together.
@@ -126,14 +126,15 @@ class CallChecks(Generic[CallT]):
         self.edges = EdgeTable("server")
         self.services: Collection[str] = ()
         self.callers = CallerLimits() if callers is None else callers
-        self._connections = connections or ConnectionLimits()
+        self.connections = connections or ConnectionLimits()
         self.answers = UnsentAnswers(workers_of)
         self.reads = RequestReads[CallT](workers_of, self.answers.full)
         self.answers.on_room = self.reads.resume
         self.unfinished = UnfinishedMessages[CallT](workers_of)
-        self._max_headers = max_headers
+        self.max_headers = max_headers
         self.is_joining = False
         self._authorizer = authorizer
+        self.verifier = authorizer.verifier
         self._open_services = frozenset(open_services)
         self._own_services = frozenset(own_services)
         self._is_issuer = is_issuer
@@ -176,22 +177,29 @@ class CallChecks(Generic[CallT]):
 
         return accept
 
-    def accept(self, context: CallContext, path: str | None, call: CallT | None) -> Caller:
+    def accept(
+        self,
+        context: CallContext,
+        path: str | None,
+        call: CallT | None,
+        auth: Mapping[str, Any] | None = None,
+    ) -> Caller:
         """Returns the caller of an allowed call. Tell `callers` when the call is over.
 
         Args:
             context: The context of the call.
             path: The method, as `policy_path` returns it.
             call: The call if it is limited; it is counted as running from then on.
+            auth: The context's `auth_context()`, if it was read.
 
         Raises:
             CallRejectedError: The call is not allowed, or is one too many.
         """
         # A call that was allowed before needs one look, in no further frame: each one costs time.
-        verifier = self._authorizer.verifier
-        auth = shown = None
+        verifier, shown = self.verifier, None
         try:
-            auth = context.auth_context()
+            if auth is None:
+                auth = context.auth_context()
             shown = auth[CERTIFICATE][0], auth.get(TLS_VERSION, NOTHING)[0], path
             caller = verifier.allowed.get(shown)
         except (AttributeError, LookupError):
@@ -204,7 +212,7 @@ class CallChecks(Generic[CallT]):
             self.is_joining
             or limits.blocked
             or self.answers.full
-            or self._connections.is_watching
+            or self.connections.is_watching
             or limits.open[caller_id] >= limits.max_calls
         ):
             self._enter_closely(caller_id, context, path)
@@ -286,14 +294,6 @@ class CallChecks(Generic[CallT]):
         if context is not None and self.guard is not None:
             self.guard.condemn(context.peer())
 
-    def has_long_headers(self, metadata: Collection[tuple[str, str | bytes]]) -> bool:
-        """Tells whether the metadata of a call is longer than gRPC means to allow.
-
-        Each entry counts 32 bytes more, as in HTTP/2 (RFC 9113, section 6.5.2).
-        """
-        size = 32 * len(metadata) + sum(map(len, chain.from_iterable(metadata)))
-        return size > self._max_headers
-
     def reject_long_headers(self, context: CallContext) -> Rejection:
         if self.guard is not None:  # whoever it is: each such call takes 3 MB
             self.guard.note_long_headers(context.peer())
@@ -303,7 +303,7 @@ class CallChecks(Generic[CallT]):
             self.abused(unnamed_source(context), context)
             return _rejection(error)
         line = "%s sends calls with more than %d bytes of metadata, which are refused"
-        self._log_limiter.warn(caller_id, "metadata", line, caller_id, self._max_headers)
+        self._log_limiter.warn(caller_id, "metadata", line, caller_id, self.max_headers)
         self.abused(caller_id)
         return self._over_limit(HEADERS_TOO_LONG, caller_id).rejection
 
@@ -324,7 +324,7 @@ class CallChecks(Generic[CallT]):
             raise self._over_limit(BLOCKED, caller_id)
 
     def _enter(self, caller_id: str, context: CallContext) -> None:
-        if self._connections.is_watching and self.guard is not None:
+        if self.connections.is_watching and self.guard is not None:
             self.guard.note_call(context.peer(), caller_id)
         reads_nothing = caller_id in self.answers.full
         if not self.callers.enter(caller_id, few=reads_nothing):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from itertools import compress
+from operator import itemgetter, not_
 from typing import Protocol
 
 from aegis_core._rate_limit import TokenBucket
@@ -68,7 +70,23 @@ class CallerLimits:
         max_calls: How many calls a caller with one worker may have open.
         open: The open calls of each caller that has some.
         blocked: Callers that may be blocked; `is_blocked` tells.
+        answered: Calls that were answered, with their callers; they are open until they are done.
+        sweep_above: How many of them there may be without a `sweep`.
     """
+
+    __slots__ = (
+        "_cancelled",
+        "_clock",
+        "_lock",
+        "_named",
+        "_prune_above",
+        "_workers_of",
+        "answered",
+        "blocked",
+        "max_calls",
+        "open",
+        "sweep_above",
+    )
 
     def __init__(
         self,
@@ -82,8 +100,8 @@ class CallerLimits:
         self._clock = clock
         self.blocked: dict[str, float] = {}
         self.open: defaultdict[str, int] = defaultdict(int)
-        self._answered: list[tuple[Call, str]] = []
-        self._sweep_above = SWEEP_ABOVE
+        self.answered: list[tuple[Call, str]] = []
+        self.sweep_above = SWEEP_ABOVE
         self._cancelled: dict[str, TokenBucket] = {}
         self._named: dict[str, TokenBucket] = {}
         self._prune_above = PRUNE_ABOVE
@@ -93,7 +111,7 @@ class CallerLimits:
         return f"<CallerLimits {sum(self.open.values())} open, blocked={sorted(self.blocked)}>"
 
     def __len__(self) -> int:
-        self._sweep()
+        self.sweep()
         return len(self.open) + len(self._cancelled) + len(self.blocked)
 
     def enter(self, caller: str, *, few: bool = False) -> bool:
@@ -112,7 +130,7 @@ class CallerLimits:
     def _has_room(self, caller: str, limit: int) -> bool:
         limit *= self._workers_of(caller)
         if self.open.get(caller, 0) >= limit:
-            self._sweep()
+            self.sweep()
         return self.open.get(caller, 0) < limit
 
     def leave(self, caller: str) -> None:
@@ -127,20 +145,21 @@ class CallerLimits:
         A callback of each call would cost more than to look now and then. Only one thread may use
         this.
         """
-        self._answered.append((call, caller))
-        if len(self._answered) > self._sweep_above:
-            self._sweep()
+        self.answered.append((call, caller))
+        if len(self.answered) > self.sweep_above:
+            self.sweep()
 
-    def _sweep(self) -> None:
-        answered, self._answered, calls = self._answered, [], self.open
-        for call, caller in answered:
-            if not call.done():
-                self._answered.append((call, caller))
-            elif calls[caller] > 1:
-                calls[caller] -= 1
-            else:
+    def sweep(self) -> None:
+        """Counts the answered calls that are done as open no more."""
+        calls, answered = self.open, self.answered
+        are_done = [call.done() for call, _ in answered]
+        done = Counter(compress(map(itemgetter(1), answered), are_done))
+        answered[:] = compress(answered, map(not_, are_done))
+        for caller, count in done.items():
+            calls[caller] -= count
+            if not calls[caller]:
                 del calls[caller]
-        self._sweep_above = max(SWEEP_ABOVE, 2 * len(self._answered))
+        self.sweep_above = max(SWEEP_ABOVE, 2 * len(answered))
 
     def block(self, caller: str) -> None:
         """Refuses the calls of a caller from now on, for a while.
@@ -200,6 +219,7 @@ class CallerLimits:
             if bucket.left >= bucket.burst:
                 del self._cancelled[caller]
         self._named = {c: bucket for c, bucket in self._named.items() if c in self._cancelled}
-        self.blocked = {caller: until for caller, until in self.blocked.items() if until > now}
+        for caller in [caller for caller, until in self.blocked.items() if until <= now]:
+            del self.blocked[caller]
         # Doubled, so that a mesh of many callers is not scanned at each new caller.
         self._prune_above = max(PRUNE_ABOVE, 2 * len(self._cancelled))

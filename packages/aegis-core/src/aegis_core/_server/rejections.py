@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from aegis_discovery.signals import CODES
 from aegis_discovery.transport import SHED_METADATA
 
 from aegis_core._server.admission import AdmissionRefused
@@ -11,6 +12,11 @@ from aegis_core._server.caller_limits import BLOCKED_FOR
 
 REQUEST_TIMEOUT = 60.0
 """Seconds within which the one request of a call must arrive. 4 MiB need 0.6 Mbit/s."""
+
+NUMBERS = {name: number for number, name in enumerate(CODES)}
+"""The numbers of gRPC's status codes."""
+
+UNKNOWN, CANCELLED = NUMBERS["UNKNOWN"], NUMBERS["CANCELLED"]
 
 
 class Rejection(NamedTuple):

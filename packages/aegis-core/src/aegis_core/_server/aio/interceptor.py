@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 from asyncio import current_task
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import chain
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +16,31 @@ from aegis_discovery.background import sleep_until_tick
 
 from aegis_core._server import call_checks, rejections
 from aegis_core._server.admission import MANY, PendingCalls
-from aegis_core._server.aio.handlers import CheckedHandler, as_coroutine
+from aegis_core._server.aio.handlers import (
+    CheckedHandler,
+    as_coroutine,
+    give_turn,
+    number_of,
+    reject,
+    rejecting_by,
+)
 from aegis_core._server.aio.inflows import counting, current_inflow
 from aegis_core._server.aio.lost_callers import on_lost_caller
 from aegis_core._server.aio.thread_pool import HandlerThreads, ThreadContext
 from aegis_core._server.aio.traced import traced
-from aegis_core._server.call_checks import NUMBERS, CallChecks, kind_of
+from aegis_core._server.aio.unary import checked_unary
+from aegis_core._server.base import CheckedServices
+from aegis_core._server.call_checks import CallChecks, kind_of
 from aegis_core._server.held.unsent_answers import SMALL
 from aegis_core._server.rejections import (
+    CANCELLED,
     LATE_REQUEST,
     NO_REQUEST,
     NOT_ADMITTED,
     SLOW_REQUEST,
     STOPPED,
     UNFINISHED,
+    UNKNOWN,
     CallRejectedError,
     Rejection,
 )
@@ -37,11 +49,11 @@ from aegis_core._server.telemetry import end_trace, telemetry_of
 if TYPE_CHECKING:
     from aegis_discovery.telemetry import HandlerTelemetry
 
-_UNKNOWN, _CANCELLED = NUMBERS["UNKNOWN"], NUMBERS["CANCELLED"]
 
-
-class CallerInterceptor(grpc.aio.ServerInterceptor):
+class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
     """Checks every call before its handler runs, and streams while they are open.
+
+    It is either the handler of all services, or, with interceptors of the user's, the first one.
 
     Args:
         checks: Judge the calls.
@@ -49,17 +61,18 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self, checks: CallChecks[asyncio.Task[Any]], threads: HandlerThreads) -> None:
+        super().__init__(self)
         self._checks = checks
         self._threads = threads
         self._handlers: dict[str, CheckedHandler] = {}
-        self._end_reasons: dict[asyncio.Task[Any], Rejection] = {}
-        self._arrive = checks.admission.arrive
-        self._has_long_headers = checks.has_long_headers
+        self.end_reasons: dict[asyncio.Task[Any], Rejection] = {}
+        self._admission = checks.admission
+        self._max_headers = checks.max_headers
         self._pending = checks.admission.waiting
         self._own_pending = PendingCalls[asyncio.Task[Any]]()
         self._held = checks.answers.full
-        self._unknown = _rejecting_by(checks.reject_unknown_method)
-        self._long_headers = _rejecting_by(checks.reject_long_headers)
+        self._unknown = rejecting_by(checks.reject_unknown_method)
+        self._long_headers = rejecting_by(checks.reject_long_headers)
 
     async def revalidate_callers(self) -> None:
         """Ends open streams of callers that are not allowed any more; runs until cancelled."""
@@ -67,7 +80,7 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
             await sleep_until_tick(call_checks.REVALIDATION_INTERVAL)
             for task in self._checks.reads.overstayed():
                 self.end_call(task, SLOW_REQUEST)
-            for task, reason in self._checks.disallowed(self._end_reasons):
+            for task, reason in self._checks.disallowed(self.end_reasons):
                 # Again at each check: a handler may have caught the last cancellation.
                 self.end_call(task, reason)
 
@@ -83,7 +96,7 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         """Ends a call with a status."""
         if task.done():
             return
-        self._end_reasons[task] = reason
+        self.end_reasons[task] = reason
         task.cancel()
 
     async def intercept_service(
@@ -93,7 +106,7 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         handler = await continuation(handler_call_details)
         known = self.with_checks(handler_call_details.method, handler)
-        return self.serve(handler_call_details, known)
+        return self.service(handler_call_details, known)
 
     def with_checks(self, path: str, handler: Any) -> CheckedHandler | None:
         """Returns a handler with the checks before it; None if there is no such method."""
@@ -104,29 +117,40 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
             known = self._add_checks(path, handler)
         return known
 
-    def serve(
-        self, handler_call_details: grpc.HandlerCallDetails, known: CheckedHandler | None
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails, known: CheckedHandler | None = None
     ) -> Any:
         """Returns what serves a call that arrived; to be called in the task that serves it."""
-        if self._has_long_headers(handler_call_details.invocation_metadata):
+        if known is None:
+            known = self._fixed.get(handler_call_details.method)
+            if known is None:
+                known = self._find(handler_call_details)
+        metadata = handler_call_details.invocation_metadata
+        if sum(map(len, chain(*metadata)), 32 * len(metadata)) > self._max_headers:
             return self._long_headers
         if known is None:
             return self._unknown
         if known.is_limited:
-            refused = self._arrive()
-            if refused is not None:
-                return _REJECTING[refused]
-        task = current_task()
-        assert task is not None  # noqa: S101 - a call is served in a task
+            admission = self._admission
+            if admission.may_refuse:
+                refused = admission.arrive()
+                if refused is not None:
+                    return _REJECTING[refused]
+            else:
+                admission.arrived += 1  # as `arrive` does, without its frame
         pending = known.pending
-        pending.add(task)
+        pending.add(current_task())  # type: ignore[arg-type]  # a call is served in a task
+        if len(pending) > MANY or self._held or pending.crowded_until:
+            return self._early_or_not(known)
+        return known.checked
+
+    serve = service
+
+    def _early_or_not(self, known: CheckedHandler) -> Any:
+        pending = known.pending
         if len(pending) > MANY:
             pending.prune()
-            if len(pending) > MANY:
-                return known.early
-        if self._held or (pending.crowded_until and pending.is_crowded):
-            return known.early
-        return known.checked
+        return known.early if self._held or pending.is_crowded else known.checked
 
     def _add_checks(self, path: str, handler: Any) -> CheckedHandler:
         kind = kind_of(handler)
@@ -167,7 +191,21 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                 serialize,
             )
 
-        checked = early = present(kind, is_early=False)
+        edges = self._checks.edges_of(path)
+        if kind == "unary_unary" and edges is not None and telemetry is None and not on_thread:
+            unary = checked_unary(
+                inner,
+                path,
+                self._checks,
+                edges,
+                self,
+                parse=parse,
+                serialize=handler.response_serializer,
+            )
+            checked: Any = grpc.unary_unary_rpc_method_handler(unary)
+        else:
+            checked = present(kind, is_early=False)
+        early = checked
         if reads_one:
             early = present(kind.replace("unary", "stream", 1), is_early=True)
         if len(self._handlers) >= call_checks.MAX_METHODS:
@@ -192,7 +230,7 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         telemetry: HandlerTelemetry | None,
     ) -> Any:
         path = self._checks.policy_path(method)
-        checks, end_reasons = self._checks, self._end_reasons
+        checks, end_reasons = self._checks, self.end_reasons
         accept, admission = checks.acceptor(method), checks.admission
         end, no_longer_runs = admission.end, admission.running.discard
         release, abused, lost_caller = checks.callers.leave, checks.abused, on_lost_caller
@@ -216,10 +254,10 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                     checks.count_rejected(edges, error)
                 if telemetry is not None:
                     telemetry.rejected(error.rejection.code)
-                await self._reject_caller(context, error)
+                await self.reject_caller(context, error)
                 raise
             caller_id = caller.node_id
-            code = _UNKNOWN  # unless the handler says so, or aborts
+            code = UNKNOWN  # unless the handler says so, or aborts
             if edges is not None:
                 edge, began = edges[caller_id], monotonic()
                 edge.started += 1
@@ -243,7 +281,7 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                     inflow = unfinished.open(task, caller_id, context.peer())
                     if inflow is None:
                         checks.count_over_limit(1)
-                        await _reject(context, UNFINISHED)
+                        await reject(context, UNFINISHED)
                     current_inflow.set(inflow)
                     if on_thread:
                         handler_context.inflow = inflow
@@ -252,16 +290,16 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                         request = parse(request)
                     except Exception as error:  # noqa: BLE001 - it cannot be read, whatever it is
                         rejection = checks.unreadable(caller, method, error)
-                        await _reject(context, rejection)
+                        await reject(context, rejection)
                 lost_caller.set((abused, caller_id))
                 answer = await inner(request, handler_context)
                 code = 0
                 return answer
             except asyncio.CancelledError:
-                code = _CANCELLED
+                code = CANCELLED
                 if task not in end_reasons:
                     abused(caller_id)
-                await self._explain(task, context)
+                await self.explain(task, context)
                 raise
             finally:
                 if has_answer and code == 0:
@@ -273,7 +311,7 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                 if edges is not None:
                     set_by_handler = context.code()
                     if set_by_handler:
-                        code = _number(set_by_handler)
+                        code = number_of(set_by_handler)
                     edge.ended(code, monotonic() - began)
                 if trace is not None:
                     end_trace(trace, code, context.details())
@@ -290,7 +328,6 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
 
     def _counted(self, serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
         """Counts answers until they are sent, in the task that does it."""
-        add, remove = self._checks.answers.add, self._checks.answers.remove
 
         def counted(answer: Any) -> bytes:
             data: bytes = answer if serialize is None else serialize(answer)
@@ -298,12 +335,16 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
             if size >= SMALL:
                 lost, task = on_lost_caller.get(), current_task()
                 if lost is not None and task is not None:
-                    caller_id = lost[1]
-                    add(caller_id, size)
-                    task.add_done_callback(lambda _: remove(caller_id, size))
+                    self.hold_answer(task, lost[1], size)
             return data
 
         return counted
+
+    def hold_answer(self, task: asyncio.Task[Any], caller_id: str, size: int) -> None:
+        """Counts an answer until it is sent, or dropped with its call."""
+        answers = self._checks.answers
+        answers.add(caller_id, size)
+        task.add_done_callback(lambda _: answers.remove(caller_id, size))
 
     async def _one_request(
         self, context: Any, caller_id: str, path: str | None, task: asyncio.Task[Any]
@@ -313,62 +354,37 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         reads = self._checks.reads
         try:
             async with asyncio.timeout(rejections.REQUEST_TIMEOUT):
-                reads.begin(caller_id, task, path, partial(_give_turn, turn))
+                reads.begin(caller_id, task, path, partial(give_turn, turn))
                 await turn
                 request = await context.read()
         except TimeoutError:
-            await _reject(context, LATE_REQUEST)
+            await reject(context, LATE_REQUEST)
         finally:
             reads.end(caller_id, task)
         if request is grpc.aio.EOF:
-            await _reject(context, NO_REQUEST)
+            await reject(context, NO_REQUEST)
         return request
 
-    async def _reject_caller(self, context: Any, error: CallRejectedError) -> None:
+    async def reject_caller(self, context: Any, error: CallRejectedError) -> None:
         try:
-            await _reject(context, error.rejection)
+            await reject(context, error.rejection)
         except (asyncio.CancelledError, grpc.aio.InternalError):
             if error.source is not None:
                 self._checks.abused(error.source)
             raise
 
-    async def _explain(self, task: asyncio.Task[Any], context: Any) -> None:
+    async def explain(self, task: asyncio.Task[Any], context: Any) -> None:
         """Sends the caller the reason why its call was ended, if this node ended it."""
-        reason = self._end_reasons.get(task)
+        reason = self.end_reasons.get(task)
         if reason is None:
             return
         # So that the next check does not cancel the abort.
         self._checks.streams.pop(task, None)
         while task.uncancel():
             pass
-        await _reject(context, reason)
-
-
-def _number(code: grpc.StatusCode | int) -> int:
-    """Returns the number of a status that a handler has set."""
-    return code if isinstance(code, int) else NUMBERS[code.name]
-
-
-async def _reject(context: Any, rejection: Rejection) -> None:
-    await context.abort(grpc.StatusCode[rejection.code], rejection.text, rejection.trailers)
-
-
-def _give_turn(turn: asyncio.Future[None]) -> bool:
-    """Lets a call read its request; returns False if the call is over."""
-    if turn.done():
-        return False
-    turn.set_result(None)
-    return True
-
-
-def _rejecting_by(rejection_of: Callable[[Any], Rejection]) -> grpc.RpcMethodHandler[Any, Any]:
-    async def reject(_: AsyncIterator[Any], context: Any) -> None:
-        await _reject(context, rejection_of(context))
-
-    # On the wire all kinds of calls are alike, and this kind does not wait for a request.
-    return grpc.stream_stream_rpc_method_handler(reject)
+        await reject(context, reason)
 
 
 _REJECTING = {
-    refused: _rejecting_by(rejection.always) for refused, rejection in NOT_ADMITTED.items()
+    refused: rejecting_by(rejection.always) for refused, rejection in NOT_ADMITTED.items()
 }

@@ -30,7 +30,7 @@ from aegis_core._server.aio.mesh_services import (
     UnsignedProtocolService,
 )
 from aegis_core._server.aio.thread_pool import HandlerThreads
-from aegis_core._server.base import OWN_OPTIONS, CheckedServices, Registrar, ServerBase
+from aegis_core._server.base import OWN_OPTIONS, Registrar, ServerBase
 from aegis_core._server.drain import drain
 from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.mesh_protocol import LocalNode
@@ -165,5 +165,4 @@ def _new_server(
     if interceptors:  # what they put around a handler runs after the checks
         server: Any = grpc.aio.server(interceptors=(checks, *interceptors), options=options)
         return server, server
-    services = CheckedServices(checks)
-    return grpc.aio.server(handlers=(services,), options=options), services
+    return grpc.aio.server(handlers=(checks,), options=options), checks

@@ -12,11 +12,12 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
-from aegis_discovery.signals import Edge
+from aegis_discovery.signals import FOLD_MASK, Edge
 
 from aegis_core._access.caller import Caller
+from aegis_core._server import rejections
 from aegis_core._server.admission import AdmissionControl
-from aegis_core._server.call_checks import NUMBERS, CallChecks
+from aegis_core._server.call_checks import CallChecks
 from aegis_core._server.held.unfinished_messages import Inflow
 from aegis_core._server.rejections import FULL, UNFINISHED, CallRejectedError, Rejection
 from aegis_core._server.sync import grpc_internals
@@ -101,7 +102,9 @@ class ServerCall(ABC):
         caller_id = self.caller_id = caller.node_id
         if method.edges is not None:
             edge = self._edge = method.edges[caller_id]
-            edge.started += 1
+            edge.started = started = edge.started + 1
+            if not started & FOLD_MASK:
+                edge.fold()
             self._began = time.monotonic()
         if method.telemetry is not None:
             metadata = self.context.invocation_metadata()
@@ -186,16 +189,20 @@ class ServerCall(ABC):
         """Notes that the handler raised an error, before gRPC sends the status."""
         if not self.failure:
             is_over = not self.context.is_active()
-            self.failure = NUMBERS["CANCELLED" if is_over else "UNKNOWN"]
+            self.failure = rejections.CANCELLED if is_over else rejections.UNKNOWN
 
     def _count_end(self) -> None:
         if self._edge is None:
             return
         code, number = self.context.code(), self.failure
         if code is not None:
-            number = code.value[0] if isinstance(code, grpc.StatusCode) else NUMBERS["UNKNOWN"]
+            number = code.value[0] if isinstance(code, grpc.StatusCode) else rejections.UNKNOWN
             number = number or self.failure
-        self._edge.ended(number, time.monotonic() - self._began)
+        seconds = time.monotonic() - self._began
+        if number:
+            self._edge.ended(number, seconds)
+        else:
+            self._edge.pending.append(seconds)
         if self.trace is not None:
             end_trace(self.trace, number, self.context.details())
 
@@ -282,7 +289,7 @@ class DirectCall(ServerCall):
         """Called on gRPC's serving thread when the call is over."""
         gave_up = not self._is_ended and grpc_internals.was_cancelled(arguments)
         if gave_up:
-            self.failure = NUMBERS["CANCELLED"]
+            self.failure = rejections.CANCELLED
         if self.caller_id is not None:
             self._end_read()
             if gave_up:
@@ -364,7 +371,7 @@ class PublicCall(ServerCall):
     def note_over(self) -> None:
         """Called when the call is over; without a status, its caller gave up."""
         if self.claim_end():
-            self.failure = NUMBERS["CANCELLED"]
+            self.failure = rejections.CANCELLED
             self.threads.checks.abused(self.caller.node_id)
 
     def finish(self) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import grpc
 from aegis_discovery.background import sleep_until_tick
@@ -18,7 +20,8 @@ from aegis_core._server.sync.handlers import present, rejecting
 from aegis_core._server.sync.threads import CallThreads
 
 
-class CheckedHandler(NamedTuple):
+@dataclass(slots=True)  # whose attributes each call reads
+class CheckedHandler:
     """A handler, and the same handler with the checks before it.
 
     Attributes:
@@ -55,8 +58,8 @@ class CallerInterceptor(grpc.ServerInterceptor):
         self._coroutines = coroutines
         self._own = own
         self._handlers: dict[str, CheckedHandler] = {}
-        self._arrive = checks.admission.arrive
-        self._has_long_headers = checks.has_long_headers
+        self._admission = checks.admission
+        self._max_headers = checks.max_headers
         self._unknown = rejecting(checks.reject_unknown_method)
         self._long_headers = rejecting(checks.reject_long_headers)
 
@@ -103,12 +106,20 @@ class CallerInterceptor(grpc.ServerInterceptor):
         self, handler_call_details: grpc.HandlerCallDetails, known: CheckedHandler | None
     ) -> Any:
         """Returns what serves a call that arrived."""
-        if self._has_long_headers(handler_call_details.invocation_metadata):
+        metadata = handler_call_details.invocation_metadata
+        if sum(map(len, chain(*metadata)), 32 * len(metadata)) > self._max_headers:
             return self._long_headers
         if known is None:
             return self._unknown
-        refused = self._arrive() if known.is_limited else None
-        return known.checked if refused is None else _REJECTING[refused]
+        if known.is_limited:
+            admission = self._admission
+            if admission.may_refuse:
+                refused = admission.arrive()
+                if refused is not None:
+                    return _REJECTING[refused]
+            else:
+                admission.arrived += 1  # as `arrive` does, without its frame
+        return known.checked
 
     def _add_checks(self, path: str, handler: Any) -> CheckedHandler:
         checked = present(self._coroutines.as_blocking(handler), path, self._threads)

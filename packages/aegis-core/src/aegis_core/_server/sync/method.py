@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from aegis_discovery.signals import PeerEdges
 
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from aegis_discovery.telemetry import HandlerTelemetry
 
 
-class Method(NamedTuple):
+@dataclass(slots=True)  # whose attributes each call reads
+class Method:
     """What the server knows of a method.
 
     Attributes:
