@@ -16,8 +16,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 CallT = TypeVar("CallT")
 
-FEW = 4
-"""Open calls of one caller, times its live workers, that may hold 4 MiB each unwatched: 16 MiB."""
+FEW = 2
+"""Open calls of one caller, times its live workers, that may hold 4 MiB each unwatched: 8 MiB."""
 
 MAX_UNFINISHED = 20 * 1024 * 1024
 """Bytes of unfinished messages of one caller, times its live workers, above which calls are ended.
