@@ -193,10 +193,14 @@ async def test_who_ends_no_requests_and_goes_on_to_call_is_refused_on_its_next_c
         second.call("/t/Answer", b"3")
         return statuses(second, 1)
 
+    first = attacker.connect()
+    for _ in range(6):
+        first.open("/t/Answer")
+    await until(lambda: len(node.server._checks.reads) >= 6 - UNJUDGED)
     attacker.connect()
     await asyncio.to_thread(open_many)
     await until(lambda: node.stats().calls.closed_connections == 1)
-    await until(lambda: len(node.server._checks.reads) == 0)
+    await until(lambda: len(node.server._checks.reads) == 0)  # on the first one too
     assert await asyncio.to_thread(call_again) == [EXHAUSTED]
     await call_honestly(node, identity("honest"))
     assert len(logged("mallory ends no requests and goes on to call")) == 1
@@ -285,6 +289,37 @@ async def test_calls_with_parts_of_messages_are_ended_before_they_hold_much(
 
     assert await asyncio.to_thread(open_more) == [EXHAUSTED] * 10, "for a while"
     connection.close()
+
+
+@both
+async def test_who_goes_on_with_streams_that_are_refused_loses_its_connection(
+    start_victim: StartVictim,
+    mallory: MakeMallory,
+    identity: MakeIdentity,
+    until: Until,
+    logged: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aegis_core._server.held.unfinished_messages.MAX_UNFINISHED", 7 * MIB)
+    monkeypatch.setattr("aegis_core._server.caller_limits.CANCELLED_AT_ONCE", 20.0)
+    monkeypatch.setattr("aegis_core._server.caller_limits.CANCELLED_PER_SECOND", 1.0)
+    service = Service()
+    node = await start_victim(registrars=[service.register], max_workers=60)
+    connection = mallory(node).connect()
+
+    def send() -> None:
+        Sender(connection, "/t/Count", 40, MIB, 300_000).run(40 - FEW)
+
+    def go_on() -> None:
+        with suppress(OSError):
+            for _ in range(30):
+                connection.open("/t/Count")
+
+    await asyncio.to_thread(send)
+    await asyncio.to_thread(go_on)
+    await until(lambda: node.stats().calls.closed_connections == 1)
+    assert len(logged("mallory cancels more than")) == 1
+    await call_honestly(node, identity("honest"))
 
 
 @all_three

@@ -12,7 +12,10 @@ class Reads:
 
     def __init__(self, workers: int = 1) -> None:
         self.now = 0.0
-        self.reads = RequestReads[int](lambda _: workers, clock=lambda: self.now)
+        self.blocked: set[str] = set()
+        self.reads = RequestReads[int](
+            lambda _: workers, blocked=self.blocked, clock=lambda: self.now
+        )
         self.started: list[int] = []
         self.over: set[int] = set()
 
@@ -96,3 +99,11 @@ def test_slow_reads_are_named_while_others_of_their_caller_wait() -> None:
     assert tried.reads.overstayed() == FIRST
     tried.reads.end("a", 0)
     assert tried.reads.overstayed() == [], "nobody waits"
+
+
+def test_of_a_blocked_caller_no_request_is_waited_for() -> None:
+    tried = Reads()
+    tried.begin(*FIRST, 100)
+    tried.begin(200, caller="b")
+    tried.blocked.add("a")
+    assert tried.reads.overstayed() == [*FIRST, 100]

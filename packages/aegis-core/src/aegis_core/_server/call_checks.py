@@ -128,7 +128,7 @@ class CallChecks(Generic[CallT]):
         self.callers = CallerLimits() if callers is None else callers
         self.connections = connections or ConnectionLimits()
         self.answers = UnsentAnswers(workers_of)
-        self.reads = RequestReads[CallT](workers_of, self.answers.full)
+        self.reads = RequestReads[CallT](workers_of, self.answers.full, self.callers.blocked)
         self.answers.on_room = self.reads.resume
         self.unfinished = UnfinishedMessages[CallT](workers_of)
         self.max_headers = max_headers
@@ -345,6 +345,11 @@ class CallChecks(Generic[CallT]):
     def _over_limit(self, rejection: Rejection, caller_id: str) -> CallRejectedError:
         self.count_over_limit(1)
         return CallRejectedError(rejection, caller_id)
+
+    def refuse_unfinished(self, caller_id: str, context: CallContext) -> None:
+        """Counts a call that its caller must not open, since it left many messages unfinished."""
+        self.count_over_limit(1)
+        self.abused(caller_id, context)
 
     def count_over_limit(self, count: int) -> None:
         """Counts calls that were one too many of their caller's."""

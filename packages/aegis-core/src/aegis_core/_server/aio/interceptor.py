@@ -280,7 +280,7 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
                 else:
                     inflow = unfinished.open(task, caller_id, context.peer())
                     if inflow is None:
-                        checks.count_over_limit(1)
+                        checks.refuse_unfinished(caller_id, context)
                         await reject(context, UNFINISHED)
                     current_inflow.set(inflow)
                     if on_thread:

@@ -47,6 +47,7 @@ class RequestReads(Generic[CallT]):
     Args:
         workers_of: Returns how many processes share an identity, and so have its limit together.
         held: Callers whose requests wait, such as those that do not read their answers.
+        blocked: Callers whose requests are not waited for any more.
         clock: Monotonic seconds.
     """
 
@@ -54,10 +55,12 @@ class RequestReads(Generic[CallT]):
         self,
         workers_of: Callable[[str], int] = lambda _: 1,
         held: Container[str] = (),
+        blocked: Container[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._workers_of = workers_of
         self._held = held
+        self._blocked = blocked
         self._clock = clock
         self._reads: dict[str, dict[CallT, _Read]] = {}
         self._lock = threading.Lock()
@@ -115,15 +118,19 @@ class RequestReads(Generic[CallT]):
                 self.end(caller, call)
 
     def overstayed(self) -> list[CallT]:
-        """Returns calls whose requests take long to arrive, while others of their caller wait."""
+        """Returns calls whose requests take long to arrive, while others of their caller wait.
+
+        And all of callers that are blocked: what these hold on other connections.
+        """
         now = self._clock()
         with self._lock:
             return [
                 call
-                for reads in self._reads.values()
-                if len(reads) >= MAX_READS and any(read.since is None for read in reads.values())
+                for caller, reads in self._reads.items()
+                if caller in self._blocked
+                or (len(reads) >= MAX_READS and any(r.since is None for r in reads.values()))
                 for call, read in reads.items()
-                if read.since is not None and now - read.since >= TURN
+                if caller in self._blocked or (read.since is not None and now - read.since >= TURN)
             ]
 
     def _room(self, caller: str, reads: dict[CallT, _Read]) -> tuple[int, list[str | None]]:

@@ -123,7 +123,7 @@ class ServerCall(ABC):
         unfinished = self.threads.checks.unfinished
         self.inflow = unfinished.open(self, self.caller.node_id, self.context.peer())
         if self.inflow is None:
-            self.threads.checks.count_over_limit(1)
+            self.threads.checks.refuse_unfinished(self.caller.node_id, self.context)
             raise CallRejectedError(UNFINISHED)
 
     def close_inflow(self) -> None:
