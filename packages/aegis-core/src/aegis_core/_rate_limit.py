@@ -112,7 +112,7 @@ class RateLimiter:
             account.bucket.burst = limits.burst * workers
             account.bucket.per_second = limits.per_second * workers
         if not account.bucket.take(now):
-            rate = f"{limits.per_second * workers:.0f} {limits.what} a second"
+            rate = f"{limits.per_second * workers:g} {limits.what} a second"
             return f"{caller} opens more than {rate}; wait a little"
         account.open += 1
         return ""

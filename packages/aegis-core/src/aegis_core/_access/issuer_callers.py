@@ -5,6 +5,7 @@ from __future__ import annotations
 from aegis_core._access.authorization import CallAuthorizer
 from aegis_core._access.bootstrap import BootstrapCaller, bootstrap_from_context
 from aegis_core._access.caller import CallContext, Caller, caller_from_context
+from aegis_core.errors import CallerError, CallerRefusedError
 
 ISSUER = "aegis.mesh.v1.Issuer"
 """The service that issues certificates to the mesh."""
@@ -37,3 +38,27 @@ def judge_bootstrap(authorizer: CallAuthorizer, context: CallContext) -> Bootstr
     if error is not None:
         raise error
     return caller
+
+
+def judge(
+    method: str, authorizer: CallAuthorizer, context: CallContext, *, is_issuer: bool
+) -> Caller:
+    """Returns the caller of a method of an issuer, if it may call it.
+
+    Raises:
+        CallerError: It may not, or this node is no issuer.
+    """
+    caller = (judge_bootstrap if method == ENROLL else judge_member)(authorizer, context)
+    if not is_issuer:
+        raise CallerRefusedError(caller.node_id, "this node is no issuer")
+    return caller
+
+
+def refused_node(error: CallerError, context: CallContext) -> str | None:
+    """Returns whom to hold responsible for a refused call; None if its certificate names nobody."""
+    if isinstance(error, CallerRefusedError):
+        return error.node_id
+    try:
+        return caller_from_context(context).node_id
+    except CallerError:
+        return None

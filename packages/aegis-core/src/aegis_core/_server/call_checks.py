@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aegis_discovery.policy import split_method
@@ -22,7 +21,7 @@ from aegis_core._access.caller import (
     caller_from_auth,
     caller_from_context,
 )
-from aegis_core._access.issuer_callers import ENROLL, ISSUER, judge_bootstrap, judge_member
+from aegis_core._access.issuer_callers import ENROLL, ISSUER, judge, refused_node
 from aegis_core._server.admission import AdmissionControl, Call
 from aegis_core._server.caller_limits import (
     BLOCKED_FOR,
@@ -46,8 +45,9 @@ from aegis_core._server.rejections import (
     UNREADABLE,
     CallRejectedError,
     Rejection,
+    rejection_of,
 )
-from aegis_core.errors import CallDeniedError, CallerError, CallerRefusedError
+from aegis_core.errors import CallDeniedError, CallerError
 
 if TYPE_CHECKING:
     from aegis_discovery.telemetry import OpenTelemetry
@@ -159,18 +159,19 @@ class CallChecks(Generic[CallT]):
         """Returns what accepts the calls of a method: `accept`, or what does it for an issuer."""
         if split_method(method)[0] != ISSUER:
             return self.accept
-        judge = partial(judge_bootstrap if method == ENROLL else judge_member, self._authorizer)
 
         def accept(context: CallContext, _path: str | None, _call: CallT | None) -> Caller:
             try:
-                caller = judge(context)
-                if not self._is_issuer:
-                    raise CallerRefusedError(caller.node_id, "this node is no issuer")
+                caller = judge(method, self._authorizer, context, is_issuer=self._is_issuer)
             except CallerError as error:
-                caller_id = error.node_id if isinstance(error, CallerRefusedError) else None
+                caller_id = refused_node(error, context)
                 source = self._refuse(error, caller_id, context)
-                self._log_limiter.warn(source, method, "%s was refused: %s", method, error)
+                line = "a call of %s by %s was refused: %s"
+                self._log_limiter.warn(source, method, line, method, source, error)
+                self.abused(source, context)  # nobody makes many of these
                 raise CallRejectedError(NOT_ISSUED, caller_id, source) from None
+            if method == ENROLL and self.callers.is_blocked(caller.node_id):
+                self.block(caller.node_id, context)
             self._check_blocked(caller.node_id, context)
             self._enter(caller.node_id, context)
             return caller
@@ -247,7 +248,7 @@ class CallChecks(Generic[CallT]):
             source = self._refuse(error, caller_id, context)
             if not isinstance(error, CallDeniedError):  # the authorizer logs denials
                 self._log_limiter.warn(source, "refused", "calls are refused: %s", error)
-            raise CallRejectedError(_rejection(error), caller_id, source) from None
+            raise CallRejectedError(rejection_of(error), caller_id, source) from None
         return caller
 
     def _enter_closely(self, caller_id: str, context: CallContext, path: str | None) -> None:
@@ -294,6 +295,12 @@ class CallChecks(Generic[CallT]):
         if context is not None and self.guard is not None:
             self.guard.condemn(context.peer())
 
+    def block(self, caller_id: str, context: CallContext) -> None:
+        """Refuses the calls of a caller for a while, and closes the connection of this call."""
+        self.callers.block(caller_id)
+        if self.guard is not None:
+            self.guard.condemn(context.peer())
+
     def reject_long_headers(self, context: CallContext) -> Rejection:
         if self.guard is not None:  # whoever it is: each such call takes 3 MB
             self.guard.note_long_headers(context.peer())
@@ -301,7 +308,7 @@ class CallChecks(Generic[CallT]):
             caller_id = caller_from_context(context).node_id
         except CallerError as error:
             self.abused(unnamed_source(context), context)
-            return _rejection(error)
+            return rejection_of(error)
         line = "%s sends calls with more than %d bytes of metadata, which are refused"
         self._log_limiter.warn(caller_id, "metadata", line, caller_id, self.max_headers)
         self.abused(caller_id)
@@ -313,7 +320,7 @@ class CallChecks(Generic[CallT]):
             caller_id = caller_from_context(context).node_id
         except CallerError as error:
             self.abused(unnamed_source(context), context)
-            return _rejection(error)
+            return rejection_of(error)
         self.abused(caller_id, context)
         self.edges.of("", OTHER)[caller_id].rejected(NUMBERS[NO_METHOD.code])
         return NO_METHOD
@@ -335,9 +342,7 @@ class CallChecks(Generic[CallT]):
             if reads_nothing:
                 line = "%s reads no answers and goes on to call; its calls are refused for a while"
             if reads_nothing or sends_nothing:
-                self.callers.block(caller_id)
-                if self.guard is not None:
-                    self.guard.condemn(context.peer())
+                self.block(caller_id, context)
             self._log_limiter.warn(caller_id, "open", line, caller_id)
             self.abused(caller_id, context)
             raise self._over_limit(TOO_MANY, caller_id)
@@ -379,18 +384,13 @@ class CallChecks(Generic[CallT]):
                 self._count(error)
                 if not isinstance(error, CallDeniedError):  # the authorizer logs denials
                     _log.warning("an open stream is ended: %s", error)
-            yield call, _rejection(error)
+            yield call, rejection_of(error)
 
     def _count(self, error: CallerError) -> None:
         is_denied = isinstance(error, CallDeniedError)
         with self._lock:
             self.denied += is_denied
             self.refused += not is_denied
-
-
-def _rejection(error: CallerError) -> Rejection:
-    denied = isinstance(error, CallDeniedError)
-    return Rejection("PERMISSION_DENIED" if denied else "UNAUTHENTICATED", str(error))
 
 
 def kind_of(handler: Any) -> str:

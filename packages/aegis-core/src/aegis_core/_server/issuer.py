@@ -76,19 +76,28 @@ class IssuerService:
         self._log_limiter = LogLimiter(_log)
 
     @contextmanager
-    def entered(self, caller: Caller, now: float, *, workers: int = 1) -> Iterator[None]:
+    def entered(
+        self,
+        caller: Caller,
+        now: float,
+        *,
+        workers: int = 1,
+        on_excess: Callable[[], object] | None = None,
+    ) -> Iterator[None]:
         """Counts a request from its arrival to its answer.
 
         Args:
             caller: Who asks.
             now: Monotonic seconds.
             workers: The processes that share this identity.
+            on_excess: Called if the caller asks too often.
 
         Raises:
             RequestRefusedError: Too many requests wait, of this caller or of all.
         """
         with self._lock:
             refusal = self._rate_limiter.enter(caller.node_id, now, workers=workers)
+            is_flood = bool(refusal)
             if not refusal and self._waiting >= MAX_WAITING:
                 self._rate_limiter.leave(caller.node_id)
                 refusal = f"{self._waiting} requests wait for the CA; ask later"
@@ -96,6 +105,8 @@ class IssuerService:
                 self._waiting += 1
         if refusal:
             self._log_limiter.warn(caller.node_id, "rate", "a certificate waits: %s", refusal)
+            if is_flood and on_excess is not None:
+                on_excess()
             raise RequestRefusedError("RESOURCE_EXHAUSTED", refusal)
         try:
             yield

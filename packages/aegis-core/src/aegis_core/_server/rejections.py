@@ -9,6 +9,7 @@ from aegis_discovery.transport import SHED_METADATA
 
 from aegis_core._server.admission import AdmissionRefused
 from aegis_core._server.caller_limits import BLOCKED_FOR
+from aegis_core.errors import CallDeniedError, CallerError
 
 REQUEST_TIMEOUT = 60.0
 """Seconds within which the one request of a call must arrive. 4 MiB need 0.6 Mbit/s."""
@@ -92,3 +93,9 @@ NOT_ISSUED = Rejection("PERMISSION_DENIED", "the issuer refused the request; its
 
 NOT_ADMITTED = {AdmissionRefused.FULL: FULL, AdmissionRefused.CLOSED: CLOSED}
 """How calls are rejected that admission control does not admit."""
+
+
+def rejection_of(error: CallerError) -> Rejection:
+    """Returns how a call is rejected whose caller is refused or denied."""
+    denied = isinstance(error, CallDeniedError)
+    return Rejection("PERMISSION_DENIED" if denied else "UNAUTHENTICATED", str(error))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from asyncio import wrap_future
+from collections.abc import Callable
+from functools import partial
 
 from aegis_discovery import Topology
 from aegis_discovery.proto import issuer_pb2, issuer_pb2_grpc
 
 from aegis_core._access.bootstrap import bootstrap_from_context
+from aegis_core._access.caller import CallContext
 from aegis_core._server.aio.mesh_services import Context, identified, refusals
 from aegis_core._server.daemon_threads import DaemonThreads
 from aegis_core._server.issuer import IssuerService
@@ -16,10 +19,22 @@ from aegis_core._server.mesh_protocol import live_workers
 
 
 class CertificateService(issuer_pb2_grpc.IssuerServicer):
-    """Serves `Enroll` and `Renew`; the CA has a thread of its own."""
+    """Serves `Enroll` and `Renew`; the CA has a thread of its own.
 
-    def __init__(self, issuer: IssuerService, topology: Topology) -> None:
+    Args:
+        issuer: Answers the requests.
+        topology: Tells how many workers a member has.
+        block: Refuses the calls of a token for a while; its holder asks once, or a few times.
+    """
+
+    def __init__(
+        self,
+        issuer: IssuerService,
+        topology: Topology,
+        block: Callable[[str, CallContext], object],
+    ) -> None:
         self._issuer = issuer
+        self._block = block
         self._topology = topology
         self._threads = DaemonThreads(1, "aegis-issuer")
 
@@ -28,7 +43,8 @@ class CertificateService(issuer_pb2_grpc.IssuerServicer):
     ) -> issuer_pb2.IssuedIdentity:
         async with refusals(context):
             caller = bootstrap_from_context(context)
-            with self._issuer.entered(caller, time.monotonic()):
+            block = partial(self._block, caller.node_id, context)
+            with self._issuer.entered(caller, time.monotonic(), on_excess=block):
                 return await wrap_future(
                     self._threads.submit(self._issuer.enroll, request.csr, caller)
                 )

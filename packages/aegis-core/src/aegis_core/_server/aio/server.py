@@ -112,7 +112,7 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
 
             from aegis_core._server.aio.certificates import CertificateService
 
-            self._certificates = CertificateService(issuer, local_node.topology)
+            self._certificates = CertificateService(issuer, local_node.topology, self._checks.block)
             issuer_pb2_grpc.add_IssuerServicer_to_server(self._certificates, recorder)
         reflection.add_reflection((*self.services, *self._own_services), recorder, is_async=True)
         self._bind(tls)

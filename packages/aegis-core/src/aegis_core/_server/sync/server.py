@@ -129,7 +129,7 @@ class BlockingServer(ServerBase[ServerCall]):
 
             from aegis_core._server.sync.certificates import CertificateService
 
-            certificates = CertificateService(issuer, local_node)
+            certificates = CertificateService(issuer, local_node, self._checks.block)
             issuer_pb2_grpc.add_IssuerServicer_to_server(certificates, methods)
         reflection.add_reflection((*self.services, *self._own_services), methods, is_async=False)
         own.update(
