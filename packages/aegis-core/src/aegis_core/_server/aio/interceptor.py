@@ -25,7 +25,7 @@ from aegis_core._server.aio.handlers import (
     rejecting_by,
 )
 from aegis_core._server.aio.inflows import counting, current_inflow
-from aegis_core._server.aio.lost_callers import on_lost_caller
+from aegis_core._server.aio.lost_callers import LostCaller, lost_callers_of, on_lost_caller
 from aegis_core._server.aio.thread_pool import HandlerThreads, ThreadContext
 from aegis_core._server.aio.traced import traced
 from aegis_core._server.aio.unary import checked_unary
@@ -62,6 +62,7 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
 
     def __init__(self, checks: CallChecks[asyncio.Task[Any]], threads: HandlerThreads) -> None:
         super().__init__(self)
+        lost_callers_of.add(self)
         self._checks = checks
         self._threads = threads
         self._handlers: dict[str, CheckedHandler] = {}
@@ -339,6 +340,12 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
             return data
 
         return counted
+
+    def lost_caller_of(self, task: asyncio.Task[Any]) -> LostCaller | None:
+        """Returns who made a call that was just answered."""
+        answered = self._checks.callers.answered
+        caller_id = next((caller for call, caller in answered if call is task), None)
+        return None if caller_id is None else (self._checks.abused, caller_id)
 
     def hold_answer(self, task: asyncio.Task[Any], caller_id: str, size: int) -> None:
         """Counts an answer until it is sent, or dropped with its call."""

@@ -77,7 +77,7 @@ def checked_unary(
     connections, has_limit = checks.connections, checks.admission.limit is not None
     blocked, reads_nothing, open_calls = callers.blocked, checks.answers.full, callers.open
     running, waiting, answered = admission.running, admission.waiting, callers.answered
-    end_reasons, lost_caller = rejecting.end_reasons, on_lost_caller
+    end_reasons = rejecting.end_reasons
 
     async def fail(
         error: BaseException,
@@ -88,6 +88,7 @@ def checked_unary(
         began: float,
     ) -> None:
         """Ends a call whose handler raised an error, or that was cancelled."""
+        on_lost_caller.set((abused, caller_id))
         code = UNKNOWN  # unless the handler says so, or aborts
         try:
             if isinstance(error, asyncio.CancelledError):
@@ -146,7 +147,6 @@ def checked_unary(
                     request = parse(request)
                 except Exception as error:  # noqa: BLE001 - it cannot be read, whatever it is
                     await reject(context, checks.unreadable(caller, method, error))
-            lost_caller.set((abused, caller_id))
             answer = await inner(request, context)
             code = context.code()
             if code:
