@@ -179,6 +179,19 @@ def test_another_command_can_mount_the_group_and_share_its_error_handling(direct
     assert call("fail", "interrupt").exit_code == 130
 
 
+def test_ctrl_c_while_the_options_are_read_ends_with_130() -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    @click.group(cls=CommandGroup)
+    @click.option("--slow", callback=interrupt)
+    def aegis(slow: str) -> None:
+        """Another tool."""
+
+    done = CliRunner(**SEPARATE_STREAMS).invoke(aegis, ["--slow", "x", "any"])
+    assert (done.exit_code, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["init", "--help"], ["--version"]])
 def test_help_loads_no_slow_module(arguments: list[str]) -> None:
     code = (

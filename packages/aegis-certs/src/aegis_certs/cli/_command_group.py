@@ -111,6 +111,13 @@ class CommandGroup(Command, click.Group):
             )
         )
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Reads the options; click itself would make 1 and `Aborted!` of a Ctrl-C meanwhile."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except KeyboardInterrupt as interrupt:
+            raise click.exceptions.Exit(INTERRUPTED) from interrupt
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command, and turns its error into a message and an exit code."""
         try:
