@@ -37,7 +37,7 @@ SLOW = 200
 """Connections that send a byte at a time."""
 
 STREAMS = 740
-"""Calls of a connection that are open at once; a node allows 750."""
+"""Calls of a connection that it opens at once; a node allows 600 open ones."""
 
 UNREAD_CONNECTIONS = 8
 ANSWER = b"x" * 15_000
