@@ -305,20 +305,22 @@ async def test_who_goes_on_with_streams_that_are_refused_loses_its_connection(
     monkeypatch.setattr("aegis_core._server.caller_limits.CANCELLED_PER_SECOND", 1.0)
     service = Service()
     node = await start_victim(registrars=[service.register], max_workers=60)
-    connection = mallory(node).connect()
+    attacker = mallory(node)
 
     def send() -> None:
-        Sender(connection, "/t/Count", 40, MIB, 300_000).run(40 - FEW)
+        with suppress(OSError):  # the node may close the connection, if it looks late
+            Sender(attacker.connect(), "/t/Count", 40, MIB, 900_000).run(40 - FEW)
 
     def go_on() -> None:
         with suppress(OSError):
+            second = attacker.connect()
             for _ in range(30):
-                connection.open("/t/Count")
+                second.open("/t/Count")
 
     await asyncio.to_thread(send)
     await asyncio.to_thread(go_on)
-    await until(lambda: node.stats().calls.closed_connections == 1)
-    assert len(logged("mallory cancels more than")) == 1
+    await until(lambda: node.stats().calls.closed_connections >= 1)
+    await until(lambda: len(logged("mallory cancels more than")) == 1)
     await call_honestly(node, identity("honest"))
 
 
