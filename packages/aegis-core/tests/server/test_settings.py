@@ -123,6 +123,19 @@ async def test_a_caller_with_500_calls_at_once_waits_for_none_of_them(
         assert await asyncio.gather(*calls) == [b""] * 500
 
 
+@pytest.mark.parametrize("server", ["aio", "blocking"], indirect=True)
+async def test_a_caller_with_2000_calls_at_once_waits_and_none_of_them_fails(
+    identity: MakeIdentity, server: str
+) -> None:
+    async with (
+        provider(identity, Handlers(), grace=0) as node,
+        open_channel(identity("client"), "a", node.address) as channel,
+    ):
+        echo = channel.unary_unary("/t/Echo")
+        answers = await asyncio.gather(*(echo(b"x", timeout=2 * WAIT) for _ in range(2000)))
+        assert answers == [b"x"] * 2000
+
+
 class Relay:
     """Forwards one address to another until it freezes: then nothing arrives, and nothing ends."""
 

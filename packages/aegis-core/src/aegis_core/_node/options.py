@@ -226,6 +226,8 @@ class NodeOptions:
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
+            # Else gRPC refuses calls that have room, as long as others that ended are not freed.
+            ("grpc.http.overload_protection", 0),
             ("grpc.server.max_pending_requests", MAX_PENDING),
             ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
