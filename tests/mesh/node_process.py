@@ -94,7 +94,8 @@ def main() -> None:
         stopping.set()
 
     threading.Thread(target=handle_commands, daemon=True).start()
-    stopping.wait()
+    while not stopping.wait(0.5):
+        pass  # the system may give the signal to another thread, which does not wake this one
     node.stop()
     report(stopped=node_id)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import threading
 
@@ -70,3 +71,25 @@ def test_a_waiting_thread_is_woken_when_the_loop_is_closed() -> None:
     thread.join(10)
     assert not thread.is_alive()
     assert len(ended) == 1
+
+
+@pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(), reason="signals need the main thread"
+)
+def test_a_signal_that_another_thread_receives_is_handled_while_the_main_thread_waits() -> None:
+    loop, handled = BackgroundLoop("test"), asyncio.Event()
+
+    async def until_handled() -> None:
+        threading.Thread(target=receive).start()
+        async with asyncio.timeout(10):
+            await handled.wait()
+
+    def receive() -> None:
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: loop.call_soon(handled.set))
+    try:
+        loop.run(until_handled())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        loop.close()

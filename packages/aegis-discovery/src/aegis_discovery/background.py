@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import functools
 import threading
@@ -25,6 +26,9 @@ __all__ = [
     "sleep_until_tick",
     "timers_outside_loop",
 ]
+
+LOOK_FOR_SIGNALS = 0.5
+"""Seconds after which the main thread runs the handlers of signals while it waits for the loop."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -93,6 +97,11 @@ class BackgroundLoop:
             work.close()
             raise
         try:
+            if threading.current_thread() is threading.main_thread():
+                # The system may give a signal to any thread, which does not wake this one. But its
+                # handler, in Python, runs in this one only.
+                while not concurrent.futures.wait([future], LOOK_FOR_SIGNALS).done:
+                    pass
             return future.result()
         except BaseException:
             # After Ctrl-C in the waiting thread the work must not run on unnoticed.
