@@ -27,7 +27,7 @@ __all__ = [
     "timers_outside_loop",
 ]
 
-LOOK_FOR_SIGNALS = 0.5
+LOOK_FOR_SIGNALS = 1.0
 """Seconds after which the main thread runs the handlers of signals while it waits for the loop."""
 
 P = ParamSpec("P")
