@@ -148,6 +148,44 @@ async def test_both_sides_count_the_same_calls(
     assert all(edge.started == edge.seconds.count for edge in shop.stats().edges)
 
 
+def refuse(answer: object) -> bytes:
+    raise TypeError("this is no answer")
+
+
+async def set_strange_code(request: bytes, context: Any) -> bytes:
+    context.set_code(99)
+    return request
+
+
+@pytest.mark.parametrize("server", ["aio"], indirect=True)
+async def test_an_answer_that_cannot_be_sent_counts_on_both_sides_as_it_ends(
+    start: Any, identity: Any, server: str, until: Any
+) -> None:
+    async def get(request: bytes, context: Any) -> bytes:
+        return request
+
+    handlers = {
+        "Serialize": grpc.unary_unary_rpc_method_handler(get, response_serializer=refuse),
+        "Code": grpc.unary_unary_rpc_method_handler(set_strange_code),
+    }
+    services = grpc.method_handlers_generic_handler("shop.Shop", handlers)
+    shop = await start(
+        "shop-1",
+        services=[ServiceInfo("shop", "v1")],
+        registrars=[lambda server: server.add_generic_rpc_handlers((services,))],
+    )
+    caller = await start("caller", shop)
+    channel = caller.pool.channel("shop", "v1")
+    for method in handlers:
+        with pytest.raises(grpc.RpcError) as raised:
+            await channel.unary_unary(f"/shop.Shop/{method}")(b"x", timeout=10)
+        assert raised.value.code() is grpc.StatusCode.UNKNOWN
+    expected = {("caller", f"shop.Shop/{method}", "shop-1"): {"UNKNOWN": 1} for method in handlers}
+    await until(lambda: codes(shop.stats().edges, "server") == expected)
+    assert codes(caller.stats().edges, "client") == expected
+    assert not shop.stats().calls.running
+
+
 @pytest.mark.parametrize("server", ["aio", "blocking"], indirect=True)
 async def test_denied_and_cancelled_calls_count_and_every_member_may_read_them(
     start: Any, identity: Any, server: str, until: Any
