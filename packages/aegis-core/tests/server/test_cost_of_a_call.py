@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import sys
 import threading
 from collections.abc import Callable
@@ -20,8 +21,12 @@ from aegis_discovery.transport import open_channel
 
 MakeIdentity = Callable[[str], TLSConfig]
 CALLS = 50
+"""Calls that are counted at a time."""
+
+ROUNDS = 20
 MAX_STEPS = {"aio": 300, "blocking": 1_240}
-"""Of a unary call, in our code: 284 and 1 195 (Python 3.11)."""
+"""Of a unary call, in our code: 284 and 1 195 (Python 3.11), and 33 of counting its time, which is
+done for 64 calls at once: the least of some rounds is one without that."""
 
 
 class Steps:
@@ -62,18 +67,24 @@ def options_of(identity: MakeIdentity, handler: Any) -> dict[str, Any]:
     }
 
 
-def steps_of_a_call(steps: Steps, tls: TLSConfig, address: str) -> float:
-    """Makes calls, and returns the steps of one: the least, as the node does other work too."""
-    counts = []
+def steps_of_a_call(steps: Steps, tls: TLSConfig, address: str, at_most: int) -> float:
+    """Makes calls, and returns the steps of one: the least, as the node does other work too.
+
+    On a slow machine that other work falls into most rounds, so there are more of them then.
+    """
+    least = math.inf
     with open_channel(tls, "node", address) as channel:
         call = channel.unary_unary("/t/Echo")
-        for _ in range(5):
+        for number in range(ROUNDS):
             for _ in range(CALLS):
                 assert call(b"x", timeout=20) == b"x"
-            counts.append(steps.count / CALLS)
+            if number:
+                least = min(least, steps.count / CALLS)
+            if least <= at_most:
+                break
             steps.is_counting, steps.count = True, 0
         steps.is_counting = False
-    return min(counts[1:])
+    return least
 
 
 async def test_an_asyncio_node_adds_few_steps(identity: MakeIdentity) -> None:
@@ -82,7 +93,7 @@ async def test_an_asyncio_node_adds_few_steps(identity: MakeIdentity) -> None:
         sys.settrace(steps.trace)
         try:
             count = await asyncio.to_thread(
-                steps_of_a_call, steps, identity("caller"), node.address
+                steps_of_a_call, steps, identity("caller"), node.address, MAX_STEPS["aio"]
             )
         finally:
             sys.settrace(before)
@@ -94,7 +105,7 @@ def test_a_blocking_node_adds_few_steps(identity: MakeIdentity) -> None:
     threading.settrace(steps.trace)
     try:
         with Node("node", **options_of(identity, echo_blocking)) as node:
-            count = steps_of_a_call(steps, identity("caller"), node.address)
+            count = steps_of_a_call(steps, identity("caller"), node.address, MAX_STEPS["blocking"])
     finally:
         threading.settrace(before)  # type: ignore[arg-type]  # None for none
     assert 100 < count <= MAX_STEPS["blocking"]
