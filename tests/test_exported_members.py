@@ -97,8 +97,8 @@ EXPORTED = {
     "aegis_discovery.aio.identity": "run_rotator",
     "aegis_discovery.aio.transport": "ChannelCache open_channel",
     "aegis_discovery.background": """
-        BackgroundLoop Timer call_later new_event_loop register_at_fork sleep sleep_until_tick
-        timers_outside_loop
+        BackgroundLoop Timer call_later in_daemon_thread new_event_loop register_at_fork sleep
+        sleep_until_tick timers_outside_loop
     """,
     "aegis_discovery.documents": """
         AuthorityDocuments AuthorityState Change Document DocumentBody DocumentKeeper DocumentKind
@@ -145,7 +145,7 @@ EXPORTED = {
     """,
     "aegis_discovery.telemetry": "HandlerTelemetry HandlerTrace OpenTelemetry current_handler",
     "aegis_discovery.transport": """
-        Backoff ChannelCache FEED_OPTIONS SHED_METADATA SeedPeer channel_credentials
+        Backoff ChannelCache FEED_OPTIONS Resolver SHED_METADATA SeedPeer channel_credentials
         describe_call_error is_wildcard join_address open_channel parse_seed probe_identity
         resolve_seed split_address split_host_port
     """,

@@ -31,6 +31,11 @@ class BadSeed(Attacker):
             yield first.SerializeToString()
         while self.then == "garbage":
             yield b"\xff" * 64
+        while self.then == "never complete":
+            yield mesh_pb2.WatchResponse(
+                chains=chains, records=[self.record("bait")], cursor=b"any"
+            ).SerializeToString()
+            await asyncio.sleep(0.5)
         if self.then == "silence":
             await asyncio.Event().wait()
 
@@ -75,6 +80,16 @@ async def test_a_client_leaves_a_seed_that_serves_it_badly_after_one_message(
     lines = [record.getMessage() for record in caplog.records if record.name == "aegis.client"]
     said = {"silence": "sent nothing for 4 s", "garbage": "sent what is no message of a feed"}
     assert len([line for line in lines if said.get(then, "mallory") in line]) == (then in said)
+
+
+async def test_a_client_leaves_a_seed_whose_topology_is_never_complete(
+    bad_seed: StartSeed, start: Any, identity: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "aegis")
+    bad, a = await bad_seed("mallory", "never complete", is_mute=True), await start("a")
+    async with aio.connect(bad.address, a.address, tls=identity("client"), timeout=20) as mesh:
+        assert "a" in mesh.topology.nodes
+    assert "mallory did not send the whole topology in time" in caplog.text
 
 
 async def test_a_client_finds_the_one_good_seed_among_three_bad_ones(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from aegis_core import JoinError
 from aegis_discovery import ConnectError
 from aegis_discovery.aio import connect
+from aegis_discovery.background import in_daemon_thread
+from aegis_discovery.transport import _resolve
 
 NAME = "mesh.test"
 RESOLVED = ["127.0.0.4", "127.0.0.2"]
@@ -32,6 +35,23 @@ def hosts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     return found
+
+
+@pytest.fixture
+def silent_name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keeps who looks up `mesh.test` waiting until the test ends."""
+    over = threading.Event()
+    resolve = socket.getaddrinfo
+
+    def look_up(host: Any, *rest: Any, **options: Any) -> Any:
+        if host in (NAME, NAME.encode()):
+            over.wait()
+        return resolve(host, *rest, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(_resolve, "RESOLVE_TIMEOUT", 0.3)
+    yield
+    over.set()
 
 
 def port_of(node: Any) -> str:
@@ -94,3 +114,42 @@ async def test_a_client_whose_only_seed_is_a_dead_name_says_so_and_connects_when
         assert not mesh.topology.nodes
         hosts += RESOLVED
         await until(lambda: list(mesh.topology.nodes) == ["a"])
+
+
+@pytest.mark.usefixtures("silent_name_server")
+async def test_a_name_server_that_is_silent_does_not_keep_a_client_from_its_other_seeds(
+    start: Any, identity: Any
+) -> None:
+    a = await start("a")
+    names = [f"{NAME}:{port}" for port in (1, 2)]
+    async with connect(*names, a.address, tls=identity("visitor")) as mesh:
+        assert list(mesh.topology.nodes) == ["a"]
+    with pytest.raises(ConnectError, match="no name server answered within"):
+        await connect(names[0], tls=identity("visitor"), timeout=1)
+
+
+@pytest.mark.usefixtures("silent_name_server")
+async def test_a_name_server_that_is_silent_does_not_keep_a_node_from_its_other_seeds(
+    start: Any, until: Any, agree: Any
+) -> None:
+    with socket.create_server(("127.0.0.2", 0)) as free:
+        late = f"127.0.0.2:{free.getsockname()[1]}"
+    names = [f"{NAME}:{port}" for port in range(1, 41)]  # more than asyncio has threads
+    b = await start("b", seed_peers=[*names, late], join_timeout=0.1)
+    a = await start("a", address=late)
+    await until(lambda: agree(a, b))
+
+
+def test_a_look_up_that_hangs_does_not_delay_the_end_of_an_event_loop() -> None:
+    over = threading.Event()
+
+    async def look_up() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(in_daemon_thread(over.wait), 0.01)
+
+    try:
+        asyncio.run(asyncio.wait_for(look_up(), 10))
+        hanging = [thread for thread in threading.enumerate() if thread.name == "aegis-wait"]
+        assert [thread.daemon for thread in hanging] == [True]
+    finally:
+        over.set()

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
+from aegis_discovery._runtime.daemon_thread import in_daemon_thread
 from aegis_discovery._runtime.event_loops import new_event_loop
 from aegis_discovery._runtime.fork_guard import register_at_fork
 from aegis_discovery._runtime.loop_timers import Timer, call_later, sleep, timers_outside_loop
@@ -20,6 +21,7 @@ __all__ = [
     "BackgroundLoop",
     "Timer",
     "call_later",
+    "in_daemon_thread",
     "new_event_loop",
     "register_at_fork",
     "sleep",

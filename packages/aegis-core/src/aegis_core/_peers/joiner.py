@@ -8,10 +8,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from aegis_certs import CertsError, owner_of
-from aegis_discovery import DiscoveryError, NodeStatus
-from aegis_discovery.background import sleep_until_tick
+from aegis_discovery import ConnectError, DiscoveryError, NodeStatus
+from aegis_discovery.background import in_daemon_thread, sleep_until_tick
 from aegis_discovery.signals import LogLimiter
-from aegis_discovery.transport import SeedPeer, probe_identity, resolve_seed
+from aegis_discovery.transport import Resolver, SeedPeer, probe_identity
 
 from aegis_core._peers.info import PeerInfo
 from aegis_core._peers.manager import PeerManager
@@ -69,11 +69,17 @@ class Joiner:
         self._session = session
         self._seeds = [_Seed(given) for given in dict.fromkeys(seeds)]
         self._log_limiter = LogLimiter(_log)
+        self._resolver = Resolver()
         self._all_tried = asyncio.Event()
 
     async def run(self) -> None:
-        while True:
-            await asyncio.gather(*(self._look_up(seed) for seed in self._seeds))
+        # Each by itself: one that hangs must not delay the next try of the others.
+        await asyncio.gather(*(self._keep_looking(seed) for seed in self._seeds))
+        await asyncio.Event().wait()
+
+    async def _keep_looking(self, seed: _Seed) -> None:
+        while seed in self._seeds:
+            await self._look_up(seed)
             await sleep_until_tick(RETRY)
             if self._session.has_joined:
                 self._forget_siblings()
@@ -161,7 +167,11 @@ class Joiner:
         if any(map(self._is_seen, seed.found.values())) or (seed.is_itself and has_others):
             return
         try:
-            places = await asyncio.to_thread(resolve_seed, seed.given)
+            try:
+                places = await self._resolver.resolve(seed.given)
+            except ConnectError as error:
+                self._failed(seed, seed.given, error.causes[seed.given.address])
+                return
             seed.failures = {p: why for p, why in seed.failures.items() if p in places}
             if len(places) > 1:
                 seed.found = {p: node_id for p, node_id in seed.found.items() if p in places}
@@ -181,7 +191,7 @@ class Joiner:
         try:
             node_id = place.node_id
             if node_id is None:
-                found = await asyncio.to_thread(probe_identity, place.address, self._state.tls)
+                found = await in_daemon_thread(probe_identity, place.address, self._state.tls)
                 node_id = found.node_id
             peer, held_at = await self._peers.meet(PeerInfo(owner_of(node_id), place.address))
             if not self._session.has_joined and await self._gives_way(peer, held_at):
@@ -197,11 +207,14 @@ class Joiner:
                 if known is not None:
                     self._forget(known)  # another node answers at its address now
         except (DiscoveryError, CertsError, ConfigError) as error:
-            seed.failures[place] = reason = str(error)
-            line = "seed peer %s: %s"
-            self._log_limiter.log_change(logging.INFO, place, reason, line, place.address, reason)
+            self._failed(seed, place, str(error))
             return False
         return True
+
+    def _failed(self, seed: _Seed, place: SeedPeer, reason: str) -> None:
+        seed.failures[place] = reason
+        line = "seed peer %s: %s"
+        self._log_limiter.log_change(logging.INFO, place, reason, line, place.address, reason)
 
     def _forget(self, node_id: str) -> None:
         """Removes a peer, unless another seed peer is the same node."""

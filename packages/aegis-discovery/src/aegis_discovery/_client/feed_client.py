@@ -23,8 +23,10 @@ from aegis_discovery._client.follow import (
     follow,
 )
 from aegis_discovery._client.home import HomeSearch, follow_until_found
+from aegis_discovery._client.snapshot import FIRST_PATIENCE, MAX_PATIENCE, snapshot_limit
 from aegis_discovery._model import ServiceInfo
 from aegis_discovery._runtime.addresses import SeedPeer
+from aegis_discovery._runtime.daemon_thread import in_daemon_thread
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.documents._document import Change, DocumentKind
@@ -41,7 +43,7 @@ from aegis_discovery.records._verifier import RecordVerifier
 from aegis_discovery.transport._aio_channels import open_channel
 from aegis_discovery.transport._backoff import Backoff
 from aegis_discovery.transport._probe import describe_call_error, probe_identity
-from aegis_discovery.transport._resolve import resolve_seed
+from aegis_discovery.transport._resolve import Resolver
 from aegis_discovery.transport._shared import FEED_OPTIONS
 
 if TYPE_CHECKING:
@@ -127,6 +129,8 @@ class FeedClient:
         self._last_peer: SeedPeer | None = None
         self.server = ""
         self._probe_timeout = FIRST_PROBE_TIMEOUT
+        self._patience = FIRST_PATIENCE
+        self._resolver = Resolver()
         # Addresses and ids of the peers whose feed did not last, since one last did. A peer that
         # sends a message and then falls silent, or sends garbage, must not keep this client from
         # trying the others. Workers of one identity count once: a member may enter 64.
@@ -306,6 +310,7 @@ class FeedClient:
             else:
                 self._forget_tries()
                 self._probe_timeout = PROBE_TIMEOUT
+                self._patience = min(2 * self._patience, MAX_PATIENCE)
                 if self._timeout is None and not self._ready.is_set():
                     line = "no seed peer accepts this client yet, which goes on trying (%s)"
                     self._log_limiter.warn("seeds", "unreached", line, self._reasons())
@@ -315,7 +320,7 @@ class FeedClient:
         """Follows the feed of a peer; returns a node of the own region if that is to go on."""
         node_id = peer.node_id
         if node_id is None:
-            found = await asyncio.to_thread(
+            found = await in_daemon_thread(
                 probe_identity, peer.address, self._tls, self._probe_timeout
             )
             node_id = found.node_id
@@ -324,26 +329,30 @@ class FeedClient:
             self._tried.add(owner_of(node_id))
         self.server = node_id
 
-        def on_message(received: ReceiveResult) -> None:
-            self._received_at = self._heard_at = time.monotonic()
-            if received.complete:
-                self._causes.clear()
-                self._ready.set()
-
         self._verifier.retain(self.topology.signers)
         channel = open_channel(self._tls, node_id, peer.address, options=FEED_OPTIONS)
         try:
-            feed = follow(
-                channel,
-                self._reader,
-                self._reader.request(self._mesh, source=node_id),
-                source=node_id,
-                on_message=on_message,
-            )
-            if self._home is None:
-                await feed
-                return None
-            return await follow_until_found(feed, self._find_home(self._home, node_id))
+            async with snapshot_limit(node_id, self._patience) as received_in_time:
+
+                def on_message(received: ReceiveResult) -> None:
+                    self._received_at = self._heard_at = time.monotonic()
+                    received_in_time(received)
+                    if received.complete:
+                        self._causes.clear()
+                        self._ready.set()
+                        self._patience = FIRST_PATIENCE
+
+                feed = follow(
+                    channel,
+                    self._reader,
+                    self._reader.request(self._mesh, source=node_id),
+                    source=node_id,
+                    on_message=on_message,
+                )
+                if self._home is None:
+                    await feed
+                    return None
+                return await follow_until_found(feed, self._find_home(self._home, node_id))
         finally:
             await channel.close()
 
@@ -374,8 +383,11 @@ class FeedClient:
                 yield peer
                 continue
             # Resolve late: a slow name server then delays nothing as long as nodes answer.
-            for found in await asyncio.to_thread(resolve_seed, peer):
-                yield found
+            try:
+                for found in await self._resolver.resolve(peer):
+                    yield found
+            except ConnectError as error:
+                self._record_failure(peer, error.causes[peer.address])
 
     def _reasons(self) -> str:
         causes = self._causes if self._registry is None else self._registry.causes

@@ -11,7 +11,8 @@ from google.protobuf.message import DecodeError
 
 from aegis_discovery._runtime import loop_timers
 from aegis_discovery.feed._pacing import HEARTBEAT
-from aegis_discovery.feed._reader import FeedReader, ReceiveResult, split_message
+from aegis_discovery.feed._parts import split_message
+from aegis_discovery.feed._reader import FeedReader, ReceiveResult
 from aegis_discovery.proto import mesh_pb2
 
 _WATCH = "/aegis.mesh.v1.Mesh/Watch"

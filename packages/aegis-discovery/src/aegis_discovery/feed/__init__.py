@@ -12,7 +12,8 @@ from aegis_discovery.feed._pacing import (
     heartbeat_phase,
     heartbeat_ticks,
 )
-from aegis_discovery.feed._reader import FeedReader, ReceiveResult, split_message
+from aegis_discovery.feed._parts import split_message
+from aegis_discovery.feed._reader import FeedReader, ReceiveResult
 from aegis_discovery.feed._writer import CHUNK, FeedWriter
 
 __all__ = [

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection
 from typing import NamedTuple
 
 from aegis_discovery._model import ServiceInfo
@@ -15,14 +14,8 @@ from aegis_discovery.documents._codec import document_from_wire
 from aegis_discovery.documents._store import DocumentStore
 from aegis_discovery.errors import InvalidDocumentError, InvalidRecordError, InvalidVerdictError
 from aegis_discovery.feed._divergence import Divergence
-from aegis_discovery.feed._limits import (
-    DOCUMENT_CHECKS,
-    MAX_CHECKS,
-    MAX_CURSOR,
-    MAX_DOCUMENTS,
-    MAX_ITEMS,
-    MAX_STATUSES,
-)
+from aegis_discovery.feed._limits import MAX_CURSOR, MAX_ITEMS, MAX_STATUSES
+from aegis_discovery.feed._parts import Message, count_items, is_heartbeat, is_oversized
 from aegis_discovery.feed._refused import RefusedDocuments
 from aegis_discovery.feed._writer import provides_any
 from aegis_discovery.proto import mesh_pb2
@@ -36,6 +29,9 @@ _log = logging.getLogger("aegis.feed")
 MAX_STAMPS = 1024
 """Nodes whose latest stamp on a feed a watcher remembers, some 100 KB."""
 
+DOCUMENT_NEWS = 80
+"""As how many nodes a new document counts, which may have a megabyte."""
+
 
 class ReceiveResult(NamedTuple):
     """What one message brought.
@@ -47,108 +43,15 @@ class ReceiveResult(NamedTuple):
             must be reopened, for a snapshot.
         lacks_home: The server of another region has held other records of the reader's own region
             for a while. It may know what the last living nodes there wrote to it alone.
+        news: How many nodes it brought that this feed had not brought before it was complete, and
+            `DOCUMENT_NEWS` for each new document.
     """
 
     complete: bool
     foreign: Record | None = None
     diverged: bool = False
     lacks_home: bool = False
-
-
-class MessagePart:
-    """A part of a message of the feed, with the fields of a message."""
-
-    def __init__(
-        self, documents: Iterable[mesh_pb2.SignedDocument] = (), *, complete: bool = False
-    ) -> None:
-        self.chains: list[mesh_pb2.Chain] = []
-        self.records: list[mesh_pb2.SignedRecord] = []
-        self.verdicts: list[mesh_pb2.SignedVerdict] = []
-        self.documents = [*documents]
-        self.statuses: Sequence[mesh_pb2.DerivedStatus] = ()
-        self.version = 0
-        self.digest = self.cursor = self.home_digest = b""
-        self.complete = complete
-
-
-Message = mesh_pb2.WatchResponse | MessagePart
-
-
-def split_message(message: mesh_pb2.WatchResponse) -> Iterator[Message]:
-    """Splits a message into several with the same content, each of few signature checks.
-
-    Each part can be received on its own: a record or a verdict is in one part with the chain that
-    it needs. A message that is too large, and will be ignored, is not split.
-    """
-    if _checks(message) <= MAX_CHECKS or _is_oversized(message):
-        yield message
-        return
-    for document in message.documents:
-        yield MessagePart(documents=[document])
-    part, checks = MessagePart(), 0
-    for chain, record, verdict in _units(message):
-        # The parts have the message's own items: a copy would cost as much as parsing it.
-        if chain is not None:
-            part.chains.append(chain)
-            checks += len(chain.certificates)
-        if record is not None:
-            part.records.append(record)
-            checks += 1
-        if verdict is not None:
-            part.verdicts.append(verdict)
-            checks += 1
-        if checks >= MAX_CHECKS:
-            yield part
-            part, checks = MessagePart(), 0
-    # These fields describe the whole message, so they are true after its last part.
-    part.statuses = message.statuses
-    part.cursor, part.digest = message.cursor, message.digest
-    part.version, part.complete = message.version, message.complete
-    part.home_digest = message.home_digest
-    yield part
-
-
-_Unit = tuple[mesh_pb2.Chain | None, mesh_pb2.SignedRecord | None, mesh_pb2.SignedVerdict | None]
-
-
-def _units(message: mesh_pb2.WatchResponse) -> Iterator[_Unit]:
-    """Yields what must stay together: chains that nothing needs, then each item with its chain."""
-    signers = {item.signer for items in (message.records, message.verdicts) for item in items}
-    needed: dict[bytes, mesh_pb2.Chain] = {}
-    for chain in message.chains:
-        certificates = chain.certificates
-        fingerprint = hashlib.sha256(certificates[0]).digest() if certificates else b""
-        if fingerprint in signers and fingerprint not in needed:
-            needed[fingerprint] = chain
-        else:
-            yield chain, None, None
-    for record in message.records:
-        yield needed.pop(record.signer, None), record, None
-    for verdict in message.verdicts:
-        yield needed.pop(verdict.signer, None), None, verdict
-
-
-def _checks(message: mesh_pb2.WatchResponse) -> int:
-    """Counts what may need a signature check."""
-    certificates = sum([len(chain.certificates) for chain in message.chains])
-    documents = DOCUMENT_CHECKS * len(message.documents)
-    return len(message.records) + len(message.verdicts) + certificates + documents
-
-
-def _items(message: Message) -> int:
-    return len(message.records) + len(message.verdicts) + len(message.chains)
-
-
-def _is_oversized(message: Message) -> bool:
-    return (
-        _items(message) > MAX_ITEMS
-        or len(message.statuses) > MAX_STATUSES
-        or len(message.documents) > MAX_DOCUMENTS
-    )
-
-
-def _is_heartbeat(message: Message) -> bool:
-    return not (message.cursor or message.complete or message.documents or _items(message))
+    news: int = 0
 
 
 class FeedReader:
@@ -189,6 +92,7 @@ class FeedReader:
         self._provider_ids: set[str] = set()
         self._stamps: OrderedDict[str, int] = OrderedDict()
         self._is_complete = False
+        self._arrived: set[str] = set()
         self._cursor = b""
         self._cursor_source = ""
         self._divergence = Divergence()
@@ -210,6 +114,7 @@ class FeedReader:
         which others refuse us. A watcher of several nodes says when it wants heartbeats.
         """
         self._is_complete = False
+        self._arrived.clear()
         self._stamps.clear()
         held = b"" if self._documents is None else self._documents.digest
         if self._services:
@@ -236,9 +141,9 @@ class FeedReader:
 
     def receive(self, message: Message, *, source: str) -> ReceiveResult:
         """Merges one message of the node `source`; logs and ignores what cannot be verified."""
-        if _is_oversized(message):
+        if is_oversized(message):
             reason = (
-                f"a message of {_items(message)} records and {len(message.statuses)} statuses "
+                f"a message of {count_items(message)} records and {len(message.statuses)} statuses "
                 f"was ignored; the limits are {MAX_ITEMS} and {MAX_STATUSES}"
             )
             self._warn(source, reason, reason)
@@ -246,8 +151,12 @@ class FeedReader:
         if source != self._cursor_source:
             # This server may undo what another one sent, so the other one's cursor is void.
             self._cursor, self._cursor_source = b"", source
-        self._receive_documents(message, source)
+        news = DOCUMENT_NEWS * self._receive_documents(message, source)
         records = self._verified_records(message, source)
+        if not self._is_complete:
+            news -= len(self._arrived)
+            self._arrived.update([record.id for record in records])
+            news += len(self._arrived)
         has_stopped = False
         if self._services:
             records, has_stopped = self._filter_requested(records)
@@ -270,6 +179,8 @@ class FeedReader:
                 ]
             )
         self._is_complete |= message.complete
+        if self._is_complete:
+            self._arrived.clear()
         if self._services and self._is_complete and (message.complete or has_stopped):
             # Not before: this server may still send the nodes that another server sent.
             self._topology.retain(self._provider_ids)
@@ -280,9 +191,9 @@ class FeedReader:
             self._warn(source, reason, reason)
         elif message.cursor:
             self._cursor = message.cursor
-        lacks_documents = self._refused_documents.is_retry_due(is_heartbeat=_is_heartbeat(message))
+        lacks_documents = self._refused_documents.is_retry_due(is_heartbeat=is_heartbeat(message))
         diverged = self._has_diverged(message) or lacks_documents
-        return ReceiveResult(message.complete, foreign, diverged, self._lacks_home(message))
+        return ReceiveResult(message.complete, foreign, diverged, self._lacks_home(message), news)
 
     def lacks(self, node_ids: Collection[str]) -> bool:
         """Tells whether the record of any of these nodes is missing; never for some services."""
@@ -290,15 +201,19 @@ class FeedReader:
             return False
         return any(self._topology.get_record(node_id) is None for node_id in node_ids)
 
-    def _receive_documents(self, message: Message, source: str) -> None:
+    def _receive_documents(self, message: Message, source: str) -> int:
+        """Returns how many of the documents are new."""
+        count = 0
         if self._documents is None:
-            return
+            return count
         for wire in message.documents:
             try:
-                self._documents.receive(document_from_wire(wire), origin=source)
+                change = self._documents.receive(document_from_wire(wire), origin=source)
+                count += change is not None
             except InvalidDocumentError as error:
                 self._refused_documents.note(error)
                 self._warn(source, "document", error)
+        return count
 
     def _verified_records(self, message: Message, source: str) -> list[Record]:
         for chain in message.chains:

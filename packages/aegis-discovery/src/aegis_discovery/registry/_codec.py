@@ -15,7 +15,7 @@ from aegis_discovery.documents._document import (
     SignedDocument,
 )
 from aegis_discovery.errors import InvalidRecordError, InvalidVerdictError
-from aegis_discovery.feed._reader import MessagePart
+from aegis_discovery.feed._parts import MessagePart
 from aegis_discovery.proto import mesh_pb2, registry_pb2
 from aegis_discovery.records._codec import (
     decode_record,

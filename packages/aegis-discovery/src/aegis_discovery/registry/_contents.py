@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.limits import MAX_NODES
-from aegis_discovery.feed._reader import MessagePart
+from aegis_discovery.feed._parts import MessagePart
 from aegis_discovery.records._record import Record
 from aegis_discovery.registry._codec import InvalidEntryError, add_to_message
 from aegis_discovery.registry._keys import NODES, Keys

@@ -15,7 +15,8 @@ from aegis_certs import TLSConfig
 
 from aegis_discovery._runtime.addresses import SeedPeer
 from aegis_discovery._runtime.log_limiter import LogLimiter
-from aegis_discovery.feed._reader import FeedReader, MessagePart, ReceiveResult
+from aegis_discovery.feed._parts import MessagePart
+from aegis_discovery.feed._reader import FeedReader, ReceiveResult
 from aegis_discovery.proto import etcd_pb2
 from aegis_discovery.records._record import TOMBSTONE_LEASE
 from aegis_discovery.registry._address import RegistryAddress

@@ -11,7 +11,7 @@ from aegis_discovery._runtime.addresses import (
 from aegis_discovery.transport._backoff import Backoff
 from aegis_discovery.transport._channels import ChannelCache, open_channel
 from aegis_discovery.transport._probe import describe_call_error, probe_identity
-from aegis_discovery.transport._resolve import resolve_seed
+from aegis_discovery.transport._resolve import Resolver, resolve_seed
 from aegis_discovery.transport._shared import FEED_OPTIONS, SHED_METADATA, channel_credentials
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "SHED_METADATA",
     "Backoff",
     "ChannelCache",
+    "Resolver",
     "SeedPeer",
     "channel_credentials",
     "describe_call_error",
