@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from asyncio import get_running_loop
 from collections.abc import Sequence
+from time import monotonic
 
 import grpc.aio
 from aegis_certs import TLSConfig
 
 from aegis_discovery.errors import EventLoopError
+from aegis_discovery.transport._grpc_internals import end_calls
 from aegis_discovery.transport._shared import (
     BaseChannelCache,
     Options,
@@ -99,9 +101,15 @@ class ChannelCache(BaseChannelCache[grpc.aio.Channel]):
             grace: Seconds that calls under way have to end before they are cancelled; None
                 cancels them at once.
         """
-        await asyncio.gather(*(channel.close(grace) for channel in self._end()))
+        await asyncio.gather(*(_close(channel, grace) for channel in self._end()))
 
     def _open(self, address: str, options: Options) -> grpc.aio.Channel:
         return grpc.aio.secure_channel(
             address, self._credentials, options=options, interceptors=self._interceptors
         )
+
+
+async def _close(channel: grpc.aio.Channel, grace: float | None) -> None:
+    began = monotonic()
+    await end_calls(channel, grace)
+    await channel.close(None if grace is None else max(0.0, began + grace - monotonic()))

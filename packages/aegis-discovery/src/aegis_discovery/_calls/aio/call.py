@@ -20,6 +20,7 @@ from aegis_discovery._calls.attempt import record_success, time_left
 from aegis_discovery._calls.endpoint import FAST_RESPONSE, RESPONSE_TIMEOUT, Endpoint
 from aegis_discovery._calls.stubs import StubCallable, trace_of
 from aegis_discovery._runtime.edges import FOLD_MASK, Edge
+from aegis_discovery.transport._grpc_internals import DirectCall
 
 # The stubs of grpc make these classes generic; at run time not all of them are.
 # mypy: disable-error-code="type-arg"
@@ -130,7 +131,8 @@ class RetriedCall(grpc.aio.Call):
         if not waiting:
             endpoint.unresponsive_at = now + endpoint.response_timeout
         waiting.add(call)
-        call.add_done_callback(waiting.discard)
+        if type(call) is not DirectCall:  # which leaves it at its end
+            call.add_done_callback(waiting.discard)
 
     def _count_end(self, code: int) -> None:
         """Counts the end of an attempt, once."""

@@ -23,6 +23,7 @@ from aegis_discovery._calls.stubs import (
     StubCallable,
     reusable_metadata,
 )
+from aegis_discovery.transport._grpc_internals import direct
 
 # The stubs of grpc make these classes generic; at run time not all of them are.
 # mypy: disable-error-code="type-arg"
@@ -99,6 +100,11 @@ def _many_requests(waiting: type[RetriedCall]) -> Callable[..., Any]:
 
 
 class _UnaryUnary(_Callable, grpc.aio.UnaryUnaryMultiCallable):
+    def _make(self, endpoint: Endpoint[grpc.aio.Channel]) -> Any:
+        channel = self._connect(endpoint)
+        method = channel.unary_unary(*self._args, **self._kwargs)
+        return direct(channel, method, endpoint.waiting) or method.__call__
+
     __call__ = _one_request(RetriedUnaryCall)
 
 
