@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,12 +68,17 @@ async def run_node(options: dict[str, Any]) -> None:
 def run_blocking_node(options: dict[str, Any]) -> None:
     from aegis_core import Node, ServiceInfo
 
-    with Node(
-        **options, address="127.0.0.1:0", services=[ServiceInfo("echo", "v1")], grace=0
-    ) as node:
-        print(node.address, flush=True)
+    node = Node(**options, address="127.0.0.1:0", services=[ServiceInfo("echo", "v1")], grace=0)
+
+    def answer() -> None:
         for _ in sys.stdin:
             print(count_alive(node), flush=True)
+
+    def ready() -> None:
+        print(node.address, flush=True)
+        threading.Thread(target=answer, daemon=True).start()
+
+    node.run(on_ready=ready)
 
 
 def count_alive(node: Any) -> int:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 import threading
 
 import pytest
 from aegis_discovery import ClosedError
+from aegis_discovery._runtime import signal_waits
 from aegis_discovery.background import BackgroundLoop
 
 
@@ -73,10 +75,12 @@ def test_a_waiting_thread_is_woken_when_the_loop_is_closed() -> None:
     assert len(ended) == 1
 
 
-@pytest.mark.skipif(
+needs_main_thread = pytest.mark.skipif(
     threading.current_thread() is not threading.main_thread(), reason="signals need the main thread"
 )
-def test_a_signal_that_another_thread_receives_is_handled_while_the_main_thread_waits() -> None:
+
+
+def run_until_a_signal_of_another_thread_is_handled() -> None:
     loop, handled = BackgroundLoop("test"), asyncio.Event()
 
     async def until_handled() -> None:
@@ -93,3 +97,62 @@ def test_a_signal_that_another_thread_receives_is_handled_while_the_main_thread_
     finally:
         signal.signal(signal.SIGUSR1, before)
         loop.close()
+
+
+@needs_main_thread
+def test_a_signal_that_another_thread_receives_is_handled_while_the_main_thread_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(signal_waits, "LOOK_FOR_SIGNALS", 60.0)  # the signal wakes it
+    run_until_a_signal_of_another_thread_is_handled()
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+@needs_main_thread
+def test_it_is_handled_too_where_signals_wake_somebody_else_who_is_woken_again_afterwards() -> None:
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno())
+        try:
+            run_until_a_signal_of_another_thread_is_handled()
+        finally:
+            assert signal.set_wakeup_fd(-1) == writer.fileno()
+        assert reader.recv(1) == bytes([signal.SIGUSR1])
+
+
+@needs_main_thread
+def test_the_main_thread_waits_where_no_descriptor_is_left_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse() -> None:
+        raise OSError(24, "Too many open files")
+
+    loop = BackgroundLoop("test")
+    monkeypatch.setattr(signal_waits.socket, "socketpair", refuse)
+    assert loop.run(double(21)) == 42
+    loop.close()
+
+
+@needs_main_thread
+def test_an_error_of_a_signal_handler_ends_the_wait_of_the_main_thread() -> None:
+    loop, cancelled = BackgroundLoop("test"), threading.Event()
+
+    async def forever() -> None:
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    before = signal.signal(signal.SIGUSR1, fail)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            loop.run(forever())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert cancelled.wait(10)
+    loop.close()

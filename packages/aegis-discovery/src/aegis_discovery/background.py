@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import functools
 import threading
@@ -14,6 +13,7 @@ from aegis_discovery._runtime.daemon_thread import in_daemon_thread
 from aegis_discovery._runtime.event_loops import new_event_loop
 from aegis_discovery._runtime.fork_guard import register_at_fork
 from aegis_discovery._runtime.loop_timers import Timer, call_later, sleep, timers_outside_loop
+from aegis_discovery._runtime.signal_waits import wait_in_main_thread
 from aegis_discovery._runtime.sleeping import sleep_until_tick
 from aegis_discovery.errors import ClosedError, ForkedError
 
@@ -28,9 +28,6 @@ __all__ = [
     "sleep_until_tick",
     "timers_outside_loop",
 ]
-
-LOOK_FOR_SIGNALS = 1.0
-"""Seconds after which the main thread runs the handlers of signals while it waits for the loop."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -100,10 +97,7 @@ class BackgroundLoop:
             raise
         try:
             if threading.current_thread() is threading.main_thread():
-                # The system may give a signal to any thread, which does not wake this one. But its
-                # handler, in Python, runs in this one only.
-                while not concurrent.futures.wait([future], LOOK_FOR_SIGNALS).done:
-                    pass
+                wait_in_main_thread(future)
             return future.result()
         except BaseException:
             # After Ctrl-C in the waiting thread the work must not run on unnoticed.
