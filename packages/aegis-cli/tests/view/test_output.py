@@ -68,6 +68,23 @@ def test_optional_columns_are_left_out_before_a_name_is_broken() -> None:
     assert (missing, "".join(line[:20].strip() for line in lines[1:])) == (["WHERE", "CERT"], name)
 
 
+def test_a_sentence_that_is_too_long_goes_on_below_and_loses_nothing() -> None:
+    node_id = "payments-and-refunds-service-of-eu-west-1"
+    text = f"  orders-1 is failed for 6m, by the verdicts of {node_id}, orders-2"
+    for width in (30, 40, 60):
+        lines = lines_of(text, width)
+        assert all(width_of(line) <= width for line in lines)
+        assert lines[0].startswith("  orders-1 is failed")
+        assert all(line.startswith("      ") for line in lines[1:])
+        assert "".join("".join(lines).split()) == "".join(text.split())
+    assert "      payments-and-refunds-" in lines_of(text, 28)
+    assert lines_of(text, 200) == [text]
+
+
+def lines_of(text: str, width: int) -> list[str]:
+    return Answer(None, [Cell(text)]).lines(width, colors=False)
+
+
 @pytest.mark.parametrize("colors", [False, True])
 def test_no_line_is_longer_than_the_smallest_terminal(colors: bool) -> None:
     table = Table(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from aegis_cli._output.escape import cut, plain
-from aegis_cli._output.table import Cell, Table, lay_out, styled
+from aegis_cli._output.escape import plain
+from aegis_cli._output.table import Cell, Table, lay_out, styled, wrap
+
+_HANG = 4
 
 
 class Answer(NamedTuple):
@@ -30,7 +32,7 @@ class Answer(NamedTuple):
 
     def lines(self, width: int, *, colors: bool) -> list[str]:
         """The answer for people, in lines that fit."""
-        found = [_line(cell, width, colors=colors) for cell in self.head]
+        found = _lines(self.head, width, colors=colors)
         left_out: list[str] = []
         if self.table is not None and self.table.rows:
             if found:
@@ -43,9 +45,13 @@ class Answer(NamedTuple):
         if left_out:
             notes.append(Cell(f"A wider terminal also shows: {', '.join(left_out)}.", "dim"))
         if notes:
-            found += ["", *(_line(note, width, colors=colors) for note in notes)]
+            found += ["", *_lines(notes, width, colors=colors)]
         return found
 
 
-def _line(cell: Cell, width: int, *, colors: bool) -> str:
-    return styled(cut(plain(cell.text), width), cell.style, colors=colors)
+def _lines(cells: Sequence[Cell], width: int, *, colors: bool) -> list[str]:
+    return [
+        styled(line, cell.style, colors=colors)
+        for cell in cells
+        for line in wrap(plain(cell.text), width, _HANG)
+    ]

@@ -128,25 +128,42 @@ def _fit(natural: Sequence[int], least: Sequence[int], width: int) -> list[int] 
 def _fold(lines: Sequence[str], width: int | None) -> list[str]:
     if width is None:
         return list(lines)
-    return [part for line in lines for part in _wrap(line, width)]
+    return [part for line in lines for part in wrap(line, width)]
 
 
-def _wrap(line: str, width: int) -> list[str]:
-    """Breaks a line after blanks where it can, and within words where it must."""
-    found, current = [], ""
-    for word in line.split(" "):
+def wrap(line: str, width: int, hang: int = 0) -> list[str]:
+    """Breaks a line after blanks where it can, and within words where it must.
+
+    Its parts begin as far to the right as the line, and all but the first by `hang` columns more.
+    """
+    if width_of(line) <= width:
+        return [line]
+    text = line.lstrip(" ")
+    margin = " " * min(len(line) - len(text), width // 2)
+    found: list[str] = []
+    current = ""
+    for word in text.split(" "):
         candidate = f"{current} {word}" if current else word
-        if width_of(candidate) <= width:
+        if width_of(margin + candidate) <= width:
             current = candidate
             continue
         if current:
-            found.append(current)
-        while width_of(word) > width:
-            head = cut(word, width + 1)[:-1]
-            found.append(head)
+            found.append(margin + current.rstrip(" "))
+            margin = margin if found[1:] else margin + " " * min(hang, width // 4)
+        while width_of(margin + word) > width:
+            head = _head(word, width - len(margin))
+            found.append(margin + head)
+            margin = margin if found[1:] else margin + " " * min(hang, width // 4)
             word = word[len(head) :]
         current = word
-    return [*found, current]
+    return [*found, margin + current]
+
+
+def _head(word: str, width: int) -> str:
+    """The beginning of a word that is too long: up to a mark in it, if one is near the end."""
+    head = cut(word, width + 1)[:-1] or word[0]
+    end = max(map(head.rfind, "-./:#@")) + 1
+    return head[:end] if end > len(head) // 2 else head
 
 
 def _line(

@@ -16,6 +16,7 @@ from aegis_certs import owner_of
 
 from aegis_cli._output.answer import Answer
 from aegis_cli._output.escape import for_dot, for_mermaid, for_xml, label
+from aegis_cli._output.table import Cell
 from aegis_cli._view.edges import Counts, edges_of
 from aegis_cli._view.model import Filter, Seen, View, by_what_is_wrong, is_wrong
 from aegis_cli._view.traffic import fails, percent, rate_text, takes
@@ -124,7 +125,9 @@ def _point(name: str, nodes: Sequence[Seen]) -> Point:
 def graph(view: View, chosen: Filter, form: str) -> Answer:
     """The picture in one of its forms: `terminal`, `mermaid`, `dot` or `svg`."""
     drawn = picture(view, chosen)
-    draw = {"terminal": as_text, "mermaid": as_mermaid, "dot": as_dot, "svg": as_svg}[form]
+    if form == "terminal":
+        return Answer(_json(drawn), list(as_text(drawn)))
+    draw = {"mermaid": as_mermaid, "dot": as_dot, "svg": as_svg}[form]
     return Answer(_json(drawn), text=list(draw(drawn)))
 
 
@@ -146,20 +149,23 @@ def _json(drawn: Picture) -> dict[str, Any]:
     }
 
 
-def as_text(drawn: Picture) -> Iterable[str]:
+def as_text(drawn: Picture) -> Iterable[Cell]:
     """For a terminal: each node with those that it calls below it."""
     calls = _by_caller(drawn)
     for group, points in drawn.groups.items():
-        yield label(group or "(no region)")
+        yield Cell(label(group or "(no region)"), "bold")
         for point in points:
             state = "" if point.state in ("alive", "client", "elsewhere") else f"  {point.state}!"
             words = f"  [{label(point.words)}]" if point.words else ""
-            yield f"  {label(point.name)}{words}{state}"
+            yield Cell(f"  {label(point.name)}{words}{state}", "red" if point.wrong else "")
             lines = calls.get(point.name, ())
             for at, line in enumerate(lines):
                 corner = "└" if at == len(lines) - 1 else "├"
                 mark = "  FAILS" if line.wrong else ""
-                yield f"    {corner}─> {label(line.provider)}  {line.words}{mark}"
+                yield Cell(
+                    f"    {corner}─> {label(line.provider)}  {line.words}{mark}",
+                    "red" if line.wrong else "",
+                )
 
 
 def _by_caller(drawn: Picture) -> Mapping[str, list[Line]]:
