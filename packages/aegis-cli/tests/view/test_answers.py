@@ -104,6 +104,9 @@ def test_filters_take_services_places_and_states(node, view) -> None:
     assert ids(statuses=("failed",)) == ["c"]
     assert ids(statuses=("healthy",), regions=("us",)) == ["b"]
     assert "1 of 3 nodes: 1 failed" in shown(status(mesh, Filter(statuses=("failed",))))
+    nowhere = status(mesh, Filter(regions=("eu", "asia"), zones=("9",)))
+    assert "no node is in region 'asia'\nno node is in zone '9'" in shown(nowhere)
+    assert nowhere.wrong == 2
 
 
 def test_a_stale_view_says_so(node, view) -> None:

@@ -151,9 +151,15 @@ class Filter(NamedTuple):
     statuses: Sequence[str] = ()
 
     def missing(self, view: View) -> list[str]:
-        """The services of the filter that no node of the mesh provides."""
+        """What the filter names and no node of the mesh has, a sentence each."""
         provided = {name for node in view.nodes for name in names_of(node)}
-        return [name for name in self.services if name not in provided]
+        regions = {node.info.region for node in view.nodes}
+        zones = {node.info.zone for node in view.nodes}
+        return [
+            *(f"no node provides {name}" for name in self.services if name not in provided),
+            *(f"no node is in region {one!r}" for one in self.regions if one not in regions),
+            *(f"no node is in zone {one!r}" for one in self.zones if one not in zones),
+        ]
 
     def __bool__(self) -> bool:
         return bool(self.services or self.regions or self.zones or self.statuses)

@@ -80,8 +80,7 @@ def head(view: View, nodes: Sequence[Seen], chosen: Filter) -> list[Cell]:
             "dim",
         ),
     ]
-    missing = chosen.missing(view)
-    found += [Cell(f"no node provides {name}", "red") for name in missing]
+    found += [Cell(problem, "red") for problem in chosen.missing(view)]
     if view.trouble:
         since = f"STALE for {span(view.silent_for)}: " if view.silent_for > STALE else ""
         found.append(Cell(f"{since}{view.trouble}", "red"))
