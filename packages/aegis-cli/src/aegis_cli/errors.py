@@ -119,7 +119,7 @@ class NotProvidedError(CliError):
         self.providers = tuple(providers)
         known = ", ".join(providers)
         if not known:
-            problem = f"no node provides {service}; see `aegis mesh status`"
+            problem = f"no node provides {service}; `aegis mesh services` lists what there is"
         else:
             problem = f"{node_id} does not provide {service}; its providers: {known}"
         super().__init__(problem)

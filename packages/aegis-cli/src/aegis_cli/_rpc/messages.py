@@ -14,6 +14,8 @@ from google.protobuf.message_factory import GetMessageClass
 from aegis_cli.errors import InvalidMessageError
 
 _DECODER = json.JSONDecoder()
+_TOO_DEEP = "no JSON that can be read: too many values are within each other"
+_SHOWN = 40
 
 
 def read_objects(lines: Iterable[str]) -> Iterator[Any]:
@@ -30,6 +32,8 @@ def read_objects(lines: Iterable[str]) -> Iterator[Any]:
                 value, end = _DECODER.raw_decode(pending)
             except ValueError:
                 break  # it may go on in the next line
+            except RecursionError:
+                raise InvalidMessageError(count + 1, _TOO_DEEP) from None
             count += 1
             yield value
             pending = pending[end:].lstrip()
@@ -53,11 +57,17 @@ def to_message(number: int, value: Any, kind: Descriptor, descriptors: Any) -> M
         InvalidMessageError: If it does not fit the type.
     """
     message = GetMessageClass(kind)()
+    names = ", ".join(field.name for field in kind.fields) or "none"
     try:
+        if not isinstance(value, dict) and kind.file.package != "google.protobuf":
+            shown = json.dumps(value)[:_SHOWN]
+            problem = f"{shown}, and no JSON object such as {{}}; its fields: {names}"
+            raise InvalidMessageError(number, problem)
         # Several of protobuf's own types, such as Timestamp, are no JSON objects.
         json_format.Parse(json.dumps(value), message, descriptor_pool=descriptors)
+    except RecursionError:
+        raise InvalidMessageError(number, _TOO_DEEP) from None
     except json_format.ParseError as error:
-        names = ", ".join(field.name for field in kind.fields) or "none"
         reason = str(error).partition(" Available Fields")[0].rstrip(" .\n")
         problem = f"not a {kind.full_name}: {reason}; its fields: {names}"
         raise InvalidMessageError(number, problem) from None
