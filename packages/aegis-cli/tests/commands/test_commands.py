@@ -139,6 +139,26 @@ def test_an_error_is_one_sentence_and_debug_adds_the_traceback(aegis) -> None:
     assert "Traceback" in aegis.run("--debug", *arguments).stderr
 
 
+def test_closed_streams_and_full_disks_are_no_faults_of_the_command(aegis) -> None:
+    program = f"{sys.executable} -m aegis_cli"
+    for line, code in (
+        (f"{program} completion bash >&- <&-", 0),
+        (f"{program} mesh status 2>&-", 2),
+        (f"{program} certs list --json > /dev/full", 1),
+    ):
+        done = subprocess.run(
+            ["/bin/sh", "-c", line],
+            env=aegis.environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (code, ""), done
+        full = "Error: no space is left to write the output; free some, or write elsewhere\n"
+        assert done.stderr in ("", full)
+
+
 def test_a_grpc_error_becomes_a_sentence() -> None:
     error = grpc.aio.AioRpcError(
         grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "it went away"

@@ -81,6 +81,19 @@ def test_another_node_at_the_address_of_the_named_one_is_not_asked(aegis, quiet_
     assert done.stderr == f"Error: {quiet_mesh}: seed answers there, not orders-1\n"
 
 
+def test_events_end_when_nobody_reads_them_any_more(aegis, quiet_mesh: str) -> None:
+    line = f"{sys.executable} -m aegis_cli mesh events --node {quiet_mesh} --follow | head -n 1"
+    done = subprocess.run(
+        ["/bin/sh", "-c", line],
+        env=aegis.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
 def test_an_identity_of_another_ca_is_refused_with_a_reason(
     aegis, quiet_mesh: str, tmp_path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -111,6 +113,11 @@ class CommandGroup(Command, click.Group):
             )
         )
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the command, also where the shell has closed a standard stream (`>&-`)."""
+        _open_closed_streams()
+        return super().main(*args, **kwargs)
+
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Reads the options; click itself would make 1 and `Aborted!` of a Ctrl-C meanwhile."""
         try:
@@ -136,6 +143,9 @@ class CommandGroup(Command, click.Group):
 
                 traceback.print_exc()
             code = exit_code_of(error, self._exit_codes())
+            if code is None and isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                what = error.filename or "the output"
+                fail(f"no space is left to write {what}; free some, or write elsewhere")
             if code is None:
                 fail(
                     f"an unexpected error occurred ({type(error).__name__}: {error}); "
@@ -189,6 +199,14 @@ def fitted(text: str, indent: int = 0) -> str:
     import shutil  # loads slowly
 
     return wrap_text(text, shutil.get_terminal_size().columns, indent)
+
+
+def _open_closed_streams() -> None:
+    # Python has None for them, and the next file or socket would get the number of a closed one:
+    # what native libraries write to standard error would then go into it.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - it stays open
 
 
 def _store_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:

@@ -14,7 +14,7 @@ from aegis_discovery.errors import DiscoveryError
 from aegis_cli._mesh.connecting import LastingReader
 from aegis_cli._mesh.live import INTERVAL, Place, until_stopped
 from aegis_cli._output.answer import Answer
-from aegis_cli._output.show import takes_colors
+from aegis_cli._output.show import end_if_nobody_reads, takes_colors
 from aegis_cli._output.table import Cell
 from aegis_cli._view.events import event_lines, last_number, new_events, since_time
 from aegis_cli._view.model import Stats, text_of
@@ -36,6 +36,7 @@ async def show_events(place: Place, *, since: float | None, follow: bool, json: 
                 stream.end()
             while follow:
                 await asyncio.sleep(INTERVAL)
+                end_if_nobody_reads()
                 try:
                     stream.show(await _read(reader))
                 except (CertsError, CliError, DiscoveryError, grpc.RpcError) as error:

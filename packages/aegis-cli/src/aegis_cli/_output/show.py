@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,21 @@ def takes_colors() -> bool:
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     return sys.stdout.isatty() or bool(os.environ.get("FORCE_COLOR"))
+
+
+def end_if_nobody_reads() -> None:
+    """Ends a command that waits if the reader of its pipe has gone, as `grep -m1` does.
+
+    Raises:
+        BrokenPipeError: If so.
+    """
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout, 0)  # errors are reported in any case
+    except (OSError, ValueError):
+        return  # a stream of a test, or a closed one
+    if any(flags & select.POLLERR for _, flags in poll.poll(0)):
+        raise BrokenPipeError(errno.EPIPE, "nobody reads the output")
 
 
 def show(answer: Answer, *, json: bool) -> None:
