@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import json
 import re
 import shutil
@@ -13,12 +14,14 @@ import struct
 import subprocess
 import time
 import tracemalloc
+import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from aegis_core import ConfigError, ServiceInfo
 from aegis_core._server import metrics
@@ -242,7 +245,9 @@ async def test_a_real_prometheus_reads_it_and_accepts_the_rules(
     rules = DEPLOY / "prometheus/aegis-alerts.yml"
     promtool("rules", str(rules))
     port, own = free_port(), free_port()
-    await started(start, identity, port)
+    shop = await started(start, identity, port)
+    with contextlib.suppress(grpc.RpcError):
+        await shop.pool.channel("shop", "v1").unary_unary("/shop.Shop/Nothing")(b"", timeout=10)
     await asyncio.to_thread(promtool, "metrics", text=await get(port))
     config = tmp_path / "prometheus.yml"
     config.write_text(
@@ -268,6 +273,15 @@ async def test_a_real_prometheus_reads_it_and_accepts_the_rules(
                     break
             await asyncio.sleep(0.1)
         assert float(found[0]["value"][1]) >= 6
+        # A dashboard asks for no series that Prometheus has not.
+        board = json.loads((DEPLOY / "grafana/aegis.json").read_text())
+        for target in itertools.chain.from_iterable(one["targets"] for one in board["panels"]):
+            asked = target["expr"].replace("$__rate_interval", "1m").replace("$service", ".*")
+            query = f"/api/v1/query?{urllib.parse.urlencode({'query': asked})}"
+            while True:  # bounded as above
+                if json.loads(await get(own, query))["data"]["result"]:
+                    break
+                await asyncio.sleep(0.1)
     finally:
         process.terminate()
         process.wait(timeout=30)

@@ -150,7 +150,7 @@ def _edge_families(edges: list[EdgeStats], side: str, counted: str) -> Iterator[
     yield f"{prefix}_started_total", "counter", f"{what} that began, by edge.", started
     ended_name, seconds_name = (f"aegis_{side}_{counted}_{x}_total" for x in ("ended", "seconds"))
     yield ended_name, "counter", f"{what} that ended, by edge and status.", ended
-    yield seconds_name, "counter", f"Seconds of all of them, by edge. {what}.", seconds
+    yield seconds_name, "counter", f"{what} that ended: their seconds, by edge.", seconds
     name = f"{prefix}_duration_seconds"
     samples: list[str] = []
     for (service, method), of_method in by_method.items():
