@@ -52,7 +52,9 @@ def probe_identity(address: str, tls: TLSConfig, timeout: float = 5.0) -> Identi
     except ConnectionRefusedError:
         raise _unreachable(address, "refused the connection; is a node listening there?") from None
     except socket.gaierror as error:
-        raise _unreachable(address, f"the host cannot be resolved ({error.strerror})") from None
+        raise _unreachable(
+            address, f"has a host that cannot be resolved ({error.strerror})"
+        ) from None
     except OSError as error:
         raise _unreachable(address, f"cannot be reached ({error.strerror or error})") from error
     try:
@@ -194,7 +196,10 @@ def _closed(address: str, tls: TLSConfig) -> ConnectError:
     """A server may close without an alert because of our certificate, or because it stops."""
     if _own_problem(tls):
         return _refused(address, tls, "it closed the connection")
-    reason = "closed the connection before it answered; it may be stopping, or trust another CA"
+    reason = (
+        "closed the connection before it answered; it may be stopping or trust another CA, or one "
+        "of the two clocks is wrong"
+    )
     return _unreachable(address, reason)
 
 
