@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from aegis_certs import CertificateAuthority, KeyType
@@ -20,3 +21,14 @@ def test_a_broken_ca_file_is_one_problem(tmp_path: Path) -> None:
     assert hidden == ["certificates", "revocations", "rotation", "expiry"]
     assert {found[topic].text for topic in hidden} == {"not examined: see CA"}
     assert found["keys"].level == "ok"
+
+
+def test_a_clock_that_is_behind_is_one_finding_for_all_certificates(tmp_path: Path) -> None:
+    ca = CertificateAuthority.create(tmp_path / "certs", key_type=KeyType.P256)
+    for name in "abc":
+        ca.issue(name, key_type=KeyType.P256)
+    early = datetime.now(UTC) - timedelta(hours=2)
+    clock = [one for one in examine(ca.directory, at=early) if one.topic == "clock"]
+    assert len(clock) == 2  # files from the future, and certificates
+    assert "files here were written" in clock[0].text
+    assert clock[1].text.endswith("; 3 more are not valid yet")

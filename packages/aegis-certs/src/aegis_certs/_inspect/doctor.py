@@ -168,10 +168,15 @@ def _clock(store: Store, found: Sequence[Evaluation], at: datetime) -> _Findings
         text = f"files here were written at {written:%Y-%m-%d %H:%M} UTC, in the future"
         early = NotYetValidError(str(store.directory), written)
         problems.append((f"{text}; set the clock", early))
-    for info in (one.info for one in found):
-        if info.state is CertificateState.NOT_YET_VALID and info.not_before:
-            early = NotYetValidError(info.id, info.not_before)
-            problems.append((str(early), early))
+    future = [
+        NotYetValidError(info.id, info.not_before)
+        for info in (one.info for one in found)
+        if info.state is CertificateState.NOT_YET_VALID and info.not_before
+    ]
+    if future:  # one line: a clock that is wrong makes all of them so
+        last = max(future, key=lambda error: error.not_before)
+        more = f"; {len(future) - 1} more are not valid yet" if future[1:] else ""
+        problems.append((f"{last}{more}", last))
     yield from _problems(problems, f"{at:%Y-%m-%d %H:%M} UTC, and nothing here is from the future")
 
 
