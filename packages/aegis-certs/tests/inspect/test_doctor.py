@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from aegis_certs import CertificateAuthority, KeyType
+from aegis_certs._inspect.doctor import examine as examine_directory
 from aegis_certs.cli import examine
 
 
@@ -28,7 +29,7 @@ def test_a_clock_that_is_behind_is_one_finding_for_all_certificates(tmp_path: Pa
     for name in "abc":
         ca.issue(name, key_type=KeyType.P256)
     early = datetime.now(UTC) - timedelta(hours=2)
-    clock = [one for one in examine(ca.directory, at=early) if one.topic == "clock"]
+    clock = [one for one in examine_directory(ca.directory, at=early) if one.topic == "clock"]
     assert len(clock) == 2  # files from the future, and certificates
     assert "files here were written" in clock[0].text
     assert clock[1].text.endswith("; 3 more are not valid yet")
