@@ -75,3 +75,20 @@ async def test_nodes_whose_clocks_were_ahead_together_are_believed_again(
         shift(0)
     await until(lambda: len(a.topology.get_service_providers("echo", "v1")) == 2)
     await until(lambda: agree(a, b, c))
+
+
+async def test_a_node_that_leaves_while_its_clock_is_ahead_has_left(
+    start: Any, until: Any, agree: Any
+) -> None:
+    a = await start("a")
+    b = await start("b", a)
+    await until(lambda: agree(a, b))
+    events: list[str] = []
+    a.topology.subscribe(lambda event: events.append(f"{event.kind} {event.node.id}"))
+    shift = with_own_clock(b)
+    shift(86400)
+    await b.stop()
+    await until(lambda: "left b" in events)
+    assert events == ["left b"]
+    c = await start("b", a)  # and a later life of it is welcome
+    await until(lambda: agree(a, c))

@@ -269,7 +269,8 @@ class RecordMerger:
         held = self._store.get_record(node_id)
         floor = max(held.stamp if held else 0, self._own_floor if node_id == self.owner else 0)
         now = self._now_ms()
-        stamp = max(now, floor + 1)
+        leaves = info is None and held is not None and not vouched
+        stamp = floor + 1 if leaves else max(now, floor + 1)  # this clock may be wrong by now
         if stamp > now + MAX_AHEAD_MS:
             _log.warning(
                 "the record of %s continues from a stamp %d s ahead of this clock: it is or was "

@@ -84,12 +84,13 @@ class RecordSigner:
         Raises:
             InvalidRecordError: If the record is too large, or its services are not allowed.
         """
-        lease = TOMBSTONE_LEASE if info is None else LEASE
+        # A tombstone has to outlive the records before it, which does not depend on this clock.
+        end = self._end_of(LEASE, stamp) if info else self._end_of(TOMBSTONE_LEASE, stamp, now=0)
         record = Record(
             id=node_id,
             stamp=stamp,
             instance=self.instance,
-            expires_at=self._end_of(lease, stamp),
+            expires_at=end,
             info=info,
             body=b"",
             voucher=self._node_id if vouched else None,
@@ -129,9 +130,10 @@ class RecordSigner:
         )
         return SignedVerdict(verdict, self._sign(body))
 
-    def _end_of(self, lease: float, stamp: int) -> int:
+    def _end_of(self, lease: float, stamp: int, now: float | None = None) -> int:
         """Returns the end of a lease that starts now (Unix ms): never after the certificate's."""
-        end = max(self._clock() * 1000, stamp) + lease * 1000
+        now = self._clock() if now is None else now
+        end = max(now * 1000, stamp) + lease * 1000
         if self._key is not None:
             end = min(end, self._key.not_after * 1000)
         return math.floor(end)
