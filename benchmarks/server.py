@@ -8,16 +8,21 @@ a node also identifies the caller, checks its certificate, applies a policy and 
 is the server's. The caller is another process. Its unary calls are made with plain HTTP/2 frames
 (`frames.py`), so that the server and not the caller limits the calls per second; streams, uploads
 and large messages are made with a gRPC channel.
+
+What a call costs differs more between two starts of the same server than within one, so both are
+started several times, and a row is the median of the medians of all starts.
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from harness import (
+    Estimate,
     Row,
     alternate,
     estimate,
@@ -25,7 +30,6 @@ from harness import (
     judge_at_least,
     parser_of,
     print_rows,
-    ratios,
 )
 from workload import CALLER, CHUNK, SERVER, Child, children, identities
 
@@ -34,6 +38,9 @@ MAX_ADDED = 25
 
 MIN_THROUGHPUT = 0.87
 UNARY_ROUNDS = 3
+
+STARTS = 5
+"""How often each server is started, where there are twice as many rounds."""
 
 
 class Shape(NamedTuple):
@@ -81,17 +88,36 @@ def measure(caller: Child, server: Child, name: str, shape: Shape) -> Sample:
     return Sample((server.cpu() - began) / shape.count * 1e6, shape.count / took)
 
 
+class Start(NamedTuple):
+    """The samples of one start of both servers, in pairs."""
+
+    plain: list[Sample]
+    node: list[Sample]
+
+    def middle(self, figure: Callable[[Sample, Sample], float]) -> float:
+        """Returns the median of a figure of a node's sample and the plain server's."""
+        return statistics.median(map(figure, self.node, self.plain))
+
+
 def compare(is_aio: bool, rounds: int) -> list[Row]:
     kind, plain = ("async", "grpc.aio") if is_aio else ("blocking", "grpc.server")
-    server_tls, caller_tls = identities(SERVER, CALLER)
-
-    def server(is_node: bool) -> Callable[[], Child]:
-        return lambda: Child("serve", [is_node, is_aio], server_tls)
-
-    rows = []
+    starts = max(1, min(STARTS, rounds // 2))
+    taken: dict[Shape, list[Start]] = {shape: [] for shape in SHAPES}
+    for number in range(starts):
+        for shape, start in one_start(is_aio, rounds // starts, backwards=number % 2).items():
+            taken[shape].append(start)
     print(f"{kind + ' node':22} {plain + ', CPU us':24} {'node / ' + plain:22} throughput")
-    with children(server(False), server(True)) as servers:
-        named = dict(zip(("plain", "node"), servers, strict=True))
+    return [row for shape in SHAPES for row in judged(shape, kind, plain, taken[shape], is_aio)]
+
+
+def one_start(is_aio: bool, rounds: int, *, backwards: int) -> dict[Shape, Start]:
+    """Starts both servers, in this order or backwards, and calls them in turn."""
+    server_tls, caller_tls = identities(SERVER, CALLER)
+    names = ("node", "plain") if backwards else ("plain", "node")
+    serve = [partial(Child, "serve", [name == "node", is_aio], server_tls) for name in names]
+    samples = {}
+    with children(*serve) as servers:
+        named = dict(zip(names, servers, strict=True))
         targets = {name: child.started for name, child in named.items()}
         with children(lambda: Child("call", targets, caller_tls)) as (caller,):
             for shape in SHAPES:
@@ -101,25 +127,25 @@ def compare(is_aio: bool, rounds: int) -> list[Row]:
                 }
                 # Unary calls vary more and take less time than the other shapes.
                 often = UNARY_ROUNDS if shape.at_most is UNARY else 1
-                taken = alternate(runs, rounds=rounds * often)
-                rows += judged(shape, kind, plain, taken["plain"], taken["node"], is_aio)
-    return rows
+                samples[shape] = Start(**alternate(runs, rounds=rounds * often))
+    return samples
 
 
-def judged(
-    shape: Shape, kind: str, base: str, plain: list[Sample], node: list[Sample], is_aio: bool
-) -> list[Row]:
-    cost = estimate([sample.cpu for sample in plain])
-    cpu = ratios([sample.cpu for sample in node], [sample.cpu for sample in plain])
-    rate = ratios([sample.rate for sample in node], [sample.rate for sample in plain])
+def judged(shape: Shape, kind: str, base: str, starts: Sequence[Start], is_aio: bool) -> list[Row]:
+    def over_starts(figure: Callable[[Sample, Sample], float]) -> Estimate:
+        return estimate([start.middle(figure) for start in starts])
+
+    cost = over_starts(lambda _, plain: plain.cpu)
+    cpu = over_starts(lambda node, plain: node.cpu / plain.cpu)
+    rate = over_starts(lambda node, plain: node.rate / plain.rate)
     print(f"{shape.what:22} {f'{cost:.1f}':24} {f'{cpu:.3f}':22} {rate:.3f}", flush=True)
     what = f"{kind} node / {base}, {shape.what}"
     rows = [
         judge(f"{what}: CPU a {shape.unit}", cpu, shape.at_most[is_aio], ".3f"),
         judge_at_least(f"{what}: {shape.unit}s per second", rate, MIN_THROUGHPUT, ".3f"),
     ]
-    if shape is SHAPES[0]:
-        added = estimate([ours.cpu - other.cpu for ours, other in zip(node, plain, strict=True)])
+    if shape is FIRST:
+        added = over_starts(lambda node, plain: node.cpu - plain.cpu)
         rows.insert(
             0, judge(f"added by a {kind} node, {shape.what}", added, MAX_ADDED, ".1f", "us")
         )
