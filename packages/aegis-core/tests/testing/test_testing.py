@@ -61,6 +61,16 @@ def test_a_mesh_without_a_node_has_nothing_to_connect_to() -> None:
         mesh.connect()
 
 
+def test_only_a_node_of_the_mesh_can_be_stopped(aegis_mesh: LocalMesh) -> None:
+    node = aegis_mesh.start("orders-1")
+    for wrong in ("orders-1", None):
+        with pytest.raises(ValueError, match="give what `start` returned"):
+            aegis_mesh.stop(wrong)  # type: ignore[arg-type]  # as an untyped test may do
+    aegis_mesh.stop(node)
+    with pytest.raises(ValueError, match="no running node"):
+        aegis_mesh.stop(node)
+
+
 def test_identities_are_made_once_and_their_ids_are_checked() -> None:
     assert identity("orders-1") is identity("orders-1")
     assert identity("orders-1#2").node_id == "orders-1"

@@ -40,3 +40,9 @@ def all_know(nodes: Sequence[Any]) -> bool:
 def slow(nodes: Sequence[Any]) -> TimeoutError:
     ids = ", ".join(node.id for node in nodes)
     return TimeoutError(f"the nodes {ids} do not know each other after {PATIENCE:g} s")
+
+
+def check_running(node: Any, nodes: Sequence[Any]) -> None:
+    """Raises `ValueError` unless a mesh has this node, as an id has none."""
+    if node not in nodes:
+        raise ValueError(f"{node!r} is no running node of this mesh; give what `start` returned")

@@ -12,7 +12,14 @@ from aegis_certs import TLSConfig
 
 from aegis_core._node.sync_node import Node
 from aegis_core.testing._authority import identity
-from aegis_core.testing._settling import CLIENT, PATIENCE, all_know, node_arguments, slow
+from aegis_core.testing._settling import (
+    CLIENT,
+    PATIENCE,
+    all_know,
+    check_running,
+    node_arguments,
+    slow,
+)
 
 
 class LocalMesh:
@@ -61,7 +68,12 @@ class LocalMesh:
         return self._stack.enter_context(client)
 
     def stop(self, node: Node) -> None:
-        """Stops a node: it leaves the mesh and ends its calls at once."""
+        """Stops a node: it leaves the mesh and ends its calls at once.
+
+        Raises:
+            ValueError: If it is no node of this mesh that runs.
+        """
+        check_running(node, self.nodes)
         self.nodes.remove(node)
         node.stop(grace=0)
 
