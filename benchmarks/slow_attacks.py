@@ -39,6 +39,9 @@ SLOW = 200
 STREAMS = 740
 """Calls of a connection that it opens at once; a node allows 600 open ones."""
 
+MANY, AT_ONCE = 40, 100
+"""Connections, and calls of each that are open at once."""
+
 UNREAD_CONNECTIONS = 8
 ANSWER = b"x" * 15_000
 WATCH = "/aegis.mesh.v1.Mesh/Watch"
@@ -189,6 +192,36 @@ def unread_answers(attack: Attack, until: float) -> int:
     return sent
 
 
+def calls_over_many_connections(attack: Attack, until: float) -> int:
+    """Keeps calls open on many connections, and makes another one for each that ends."""
+    block, data = request_headers(path("Echo"), attack.node_id), message(b"x")
+    sent = 0
+    held: dict[socket.socket, Connection] = {}
+
+    def call(connection: Connection, count: int) -> None:
+        nonlocal sent
+        streams = [connection.next_stream() for _ in range(count)]
+        frames = (
+            frame(HEADERS, stream, block, END_HEADERS) + frame(DATA, stream, data, END_STREAM)
+            for stream in streams
+        )
+        connection.send(b"".join(frames))
+        sent += count
+
+    while time.monotonic() < until:
+        with suppress(OSError):
+            if len(held) < MANY:
+                connection = attack.connect()
+                held[connection.socket] = connection
+                call(connection, AT_ONCE)
+        for one in select.select([*held], [], [], 0.001)[0]:
+            try:
+                call(held[one], sum(got.ends_stream for got in held[one].receive()))
+            except OSError:
+                held.pop(one).close()
+    return sent
+
+
 def unread_streams(attack: Attack, until: float) -> int:
     """Opens downloads, and lets nothing be sent."""
     return _unread(attack, until, path("Download"), b"1000000")
@@ -285,6 +318,7 @@ def _repeat(work: Callable[[], None], until: float) -> int:
 
 
 KINDS: dict[str, Callable[[Attack, float], int]] = {
+    "calls over many connections": calls_over_many_connections,
     "messages without an end": lambda attack, until: attack.unfinished_requests(until, "Upload"),
     "unread answers": unread_answers,
     "unread streams": unread_streams,

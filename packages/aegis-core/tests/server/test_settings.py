@@ -136,6 +136,27 @@ async def test_a_caller_with_2000_calls_at_once_waits_and_none_of_them_fails(
         assert answers == [b"x"] * 2000
 
 
+@pytest.mark.parametrize("server", ["aio", "blocking"], indirect=True)
+async def test_three_callers_with_500_calls_at_once_wait_and_none_of_them_fails(
+    identity: MakeIdentity, server: str
+) -> None:
+    """One of them calls on ten connections, as the processes of one identity do."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    names = ["one"] * 10 + ["two", "three"]
+    async with (
+        provider(identity, Handlers(), grace=0) as node,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        calls: list[Any] = []
+        for name in names:
+            opened = open_channel(identity(name), "a", node.address, options=options)
+            channel = await stack.enter_async_context(opened)
+            echo = channel.unary_unary("/t/Echo")
+            calls += [echo(b"x", timeout=2 * WAIT) for _ in range(500 // names.count(name))]
+        assert await asyncio.gather(*calls) == [b"x"] * 1500
+        assert node.stats().calls.closed_connections == 0
+
+
 class Relay:
     """Forwards one address to another until it freezes: then nothing arrives, and nothing ends."""
 

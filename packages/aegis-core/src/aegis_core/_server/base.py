@@ -24,6 +24,8 @@ from aegis_core._server.caller_limits import CallerLimits
 from aegis_core._server.caller_sockets import CallerSockets
 from aegis_core._server.connection_guard import ConnectionGuard, MessageGuard
 from aegis_core._server.connection_limits import ConnectionLimits
+from aegis_core._server.held.channelz import ServerCounts
+from aegis_core._server.held.flood_guard import FloodGuard
 from aegis_core._server.mesh_protocol import LocalNode, live_workers
 from aegis_core._server.operations import OPERATIONS
 from aegis_core._server.rejections import Rejection
@@ -97,6 +99,7 @@ class ServerBase(ABC, Generic[CallT]):
         self._admission = AdmissionControl[CallT](max_concurrent_calls)
         self._connections = ConnectionLimits(self._workers_of)
         self._guard: ConnectionGuard | None = None
+        self._floods: FloodGuard | None = None
         self._checks = CallChecks(
             self._authorizer,
             self._admission,
@@ -141,7 +144,7 @@ class ServerBase(ABC, Generic[CallT]):
             denied=self._checks.denied,
             refused=self._checks.refused,
             over_limit=self._checks.over_limit,
-            closed_connections=self._guard.closed if self._guard else 0,
+            closed_connections=sum(g.closed for g in (self._guard, self._floods) if g is not None),
         )
 
     @property
@@ -180,6 +183,12 @@ class ServerBase(ABC, Generic[CallT]):
         guard = self._guard = ConnectionGuard(self._connections, CallerSockets(self._port))
         self._checks.guard = guard
         messages = MessageGuard(self._checks, CallerSockets(self._port), self.end_call)
+        self._floods = FloodGuard(
+            self._checks.unseen,
+            self._checks.callers,
+            ServerCounts(self._port),
+            CallerSockets(self._port),
+        )
         await asyncio.gather(guard.run(), messages.run())
 
     @abstractmethod
@@ -251,6 +260,8 @@ class ServerBase(ABC, Generic[CallT]):
         # gRPC asks at each new connection, on a thread of its own.
         if self._guard is not None:
             self._guard.note_accepted()
+        if self._floods is not None:
+            self._floods.note_accepted()
         changed, self._changed_identity = self._changed_identity, None
         return changed
 

@@ -32,6 +32,7 @@ from aegis_core._server.caller_limits import (
 from aegis_core._server.connection_limits import ConnectionLimits, Guard
 from aegis_core._server.held.request_reads import RequestReads
 from aegis_core._server.held.unfinished_messages import UnfinishedMessages
+from aegis_core._server.held.unseen_calls import UnseenCalls
 from aegis_core._server.held.unsent_answers import UnsentAnswers
 from aegis_core._server.rejections import (
     BLOCKED,
@@ -88,6 +89,7 @@ class CallChecks(Generic[CallT]):
         reads: Limits the requests of one caller that are read at once.
         answers: Counts answers that their callers do not read.
         unfinished: Bounds messages of which a part has arrived.
+        unseen: Finds who sends too many calls.
         streams: The callers of open streams, with the methods that the policy is asked about.
         refused: Calls refused for the caller's certificate or TLS version.
         denied: Calls that the policy denied.
@@ -131,6 +133,7 @@ class CallChecks(Generic[CallT]):
         self.reads = RequestReads[CallT](workers_of, self.answers.full, self.callers.blocked)
         self.answers.on_room = self.reads.resume
         self.unfinished = UnfinishedMessages[CallT](workers_of)
+        self.unseen = UnseenCalls(workers_of, self.callers.is_blocked)
         self.max_headers = max_headers
         self.is_joining = False
         self._authorizer = authorizer
@@ -235,9 +238,7 @@ class CallChecks(Generic[CallT]):
         caller_id = None
         try:
             caller = (
-                caller_from_context(context)  # which says what is wrong
-                if auth is None
-                else caller_from_auth(auth, context)
+                caller_from_context(context) if auth is None else caller_from_auth(auth, context)
             )
             caller_id = caller.node_id
             self._check_blocked(caller_id, context)

@@ -57,8 +57,8 @@ FULL = Rejection(
 )
 BLOCKED = Rejection(
     "RESOURCE_EXHAUSTED",
-    f"this node refuses calls of this caller for {BLOCKED_FOR:.0f} s, since it cancels too many, "
-    "or reads no answers or ends no requests and goes on to call",
+    f"this node refuses calls of this caller for {BLOCKED_FOR:.0f} s, since it makes or cancels "
+    "too many, or reads no answers or ends no requests and goes on to call",
     (SHED_METADATA,),
 )
 TOO_MANY = Rejection(

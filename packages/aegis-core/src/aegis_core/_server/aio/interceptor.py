@@ -31,6 +31,7 @@ from aegis_core._server.aio.traced import traced
 from aegis_core._server.aio.unary import checked_unary
 from aegis_core._server.base import CheckedServices
 from aegis_core._server.call_checks import CallChecks, kind_of
+from aegis_core._server.held.unseen_calls import SEEN_MASK
 from aegis_core._server.held.unsent_answers import SMALL
 from aegis_core._server.rejections import (
     CANCELLED,
@@ -69,6 +70,7 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
         self.end_reasons: dict[asyncio.Task[Any], Rejection] = {}
         self._admission = checks.admission
         self._max_headers = checks.max_headers
+        self._unseen = checks.unseen
         self._pending = checks.admission.waiting
         self._own_pending = PendingCalls[asyncio.Task[Any]]()
         self._held = checks.answers.full
@@ -123,9 +125,11 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
     ) -> Any:
         """Returns what serves a call that arrived; to be called in the task that serves it."""
         if known is None:
-            known = self._fixed.get(handler_call_details.method)
-            if known is None:
-                known = self._find(handler_call_details)
+            known = self._fixed.get(handler_call_details.method) or self._find(handler_call_details)
+        unseen = self._unseen
+        unseen.seen = seen = unseen.seen + 1
+        if not seen & SEEN_MASK:
+            unseen.look()
         metadata = handler_call_details.invocation_metadata
         if sum(map(len, chain(*metadata)), 32 * len(metadata)) > self._max_headers:
             return self._long_headers
@@ -148,10 +152,9 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
     serve = service
 
     def _early_or_not(self, known: CheckedHandler) -> Any:
-        pending = known.pending
-        if len(pending) > MANY:
-            pending.prune()
-        return known.early if self._held or pending.is_crowded else known.checked
+        if len(known.pending) > MANY:
+            known.pending.prune()
+        return known.early if self._held or known.pending.is_crowded else known.checked
 
     def _add_checks(self, path: str, handler: Any) -> CheckedHandler:
         kind = kind_of(handler)

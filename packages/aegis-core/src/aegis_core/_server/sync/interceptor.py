@@ -13,6 +13,7 @@ from aegis_discovery.background import sleep_until_tick
 
 from aegis_core._server import call_checks
 from aegis_core._server.call_checks import CallChecks
+from aegis_core._server.held.unseen_calls import SEEN_MASK
 from aegis_core._server.rejections import NOT_ADMITTED, SLOW_REQUEST, STOPPED
 from aegis_core._server.sync.calls import ServerCall
 from aegis_core._server.sync.coroutines import CoroutineHandlers
@@ -60,6 +61,7 @@ class CallerInterceptor(grpc.ServerInterceptor):
         self._handlers: dict[str, CheckedHandler] = {}
         self._admission = checks.admission
         self._max_headers = checks.max_headers
+        self._unseen = checks.unseen
         self._unknown = rejecting(checks.reject_unknown_method)
         self._long_headers = rejecting(checks.reject_long_headers)
 
@@ -106,6 +108,10 @@ class CallerInterceptor(grpc.ServerInterceptor):
         self, handler_call_details: grpc.HandlerCallDetails, known: CheckedHandler | None
     ) -> Any:
         """Returns what serves a call that arrived."""
+        unseen = self._unseen
+        unseen.seen = seen = unseen.seen + 1
+        if not seen & SEEN_MASK:
+            unseen.look()
         metadata = handler_call_details.invocation_metadata
         if sum(map(len, chain(*metadata)), 32 * len(metadata)) > self._max_headers:
             return self._long_headers

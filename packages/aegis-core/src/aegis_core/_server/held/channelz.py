@@ -1,0 +1,109 @@
+"""Reads from gRPC how many calls the connections of a server have, also of calls still unseen.
+
+gRPC counts them for channelz, its service for diagnosis; the package `grpcio-channelz` reads them
+by the same functions. Where gRPC has them not, nothing is found. Seen in gRPC 1.80 to 1.85.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from aegis_core._server.held.unseen_calls import OpenConnection
+
+_cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")
+
+_CALLS = re.compile(rb'"callsStarted":"([0-9]+)"')
+_STREAMS = re.compile(rb'"streams(Failed|Started|Succeeded)":"([0-9]+)"')
+_CERTIFICATE = re.compile(rb'"remoteCertificate":"([A-Za-z0-9+/=]+)"')
+_PREFIX = "chttp2 "
+_PAGE = 500
+
+
+class ServerCounts:
+    """What gRPC counts of one server of this process.
+
+    Args:
+        port: Where it listens.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._known: int | None = None
+
+    def started(self) -> int | None:
+        """Returns how many calls have arrived so far, None if that is not known; takes 0.2 ms."""
+        text = b"" if self._number is None else _read("get_server", self._number)
+        found = _CALLS.search(text)
+        return int(found[1]) if found else None
+
+    def connections(self, gone: set[int]) -> Iterator[OpenConnection]:
+        """Yields the connections, the newest one first. Each takes 0.4 ms.
+
+        Args:
+            gone: The numbers of closed ones, which gRPC has as long as it has their calls; they are
+                left out, and taken out once gRPC has them no more.
+        """
+        listed = [] if self._number is None else list(_connections(self._number))
+        gone &= {number for number, _ in listed}
+        for number, name in reversed(listed):
+            text = b"" if number in gone else _read("get_socket", number)
+            counts = {key: int(count) for key, count in _STREAMS.findall(text)}
+            if not counts:  # it has just been closed
+                continue
+            certificate = _CERTIFICATE.search(text)
+            yield OpenConnection(
+                number,
+                name.removeprefix(_PREFIX),
+                base64.b64decode(certificate[1]) if certificate else b"",
+                counts[b"Started"] - counts[b"Failed"] - counts[b"Succeeded"],
+            )
+
+    @property
+    def _number(self) -> int | None:
+        """The number of the server: it has connections at the port."""
+        if self._known is None:
+            found = (server for server in _servers() if _port_of(server) == self._port)
+            self._known = next(found, None)
+        return self._known
+
+
+def _read(what: str, *arguments: int) -> bytes:
+    try:
+        text: bytes = getattr(_cygrpc, f"channelz_{what}")(*arguments)
+    except (AttributeError, ValueError):  # without channelz, or without such a number
+        return b""
+    return text
+
+
+def _servers() -> Iterator[int]:
+    start: int | None = 0
+    while start is not None:
+        page = json.loads(_read("get_servers", start) or b"{}")
+        numbers = [int(server["ref"]["serverId"]) for server in page.get("server", ())]
+        yield from numbers
+        start = max(numbers) + 1 if numbers and not page.get("end") else None
+
+
+def _connections(server: int) -> Iterator[tuple[int, str]]:
+    """Yields the numbers and names of the connections of a server, the oldest one first."""
+    start: int | None = 0
+    while start is not None:
+        page = json.loads(_read("get_server_sockets", server, start, _PAGE) or b"{}")
+        found = [(int(ref["socketId"]), ref["name"]) for ref in page.get("socketRef", ())]
+        yield from found
+        start = found[-1][0] + 1 if found and not page.get("end") else None
+
+
+def _port_of(server: int) -> int | None:
+    """Returns the port of a server that has one; None if it has no connection."""
+    for number, _ in _connections(server):
+        connection = json.loads(_read("get_socket", number) or b"{}").get("socket", {})
+        port = connection.get("local", {}).get("tcpipAddress", {}).get("port")
+        if port is not None:
+            return int(port)
+    return None

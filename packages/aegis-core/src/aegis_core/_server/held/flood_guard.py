@@ -1,0 +1,181 @@
+"""Closes the connections of callers that have more calls under way than they may have.
+
+A call that has arrived stays in gRPC's queue when its connection is closed, and is seen in its turn
+all the same. So it is not enough to close connections: who floods must not come back at once with
+as many calls as a new connection may send before anybody sees whose it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from aegis_discovery.signals import LogLimiter
+
+from aegis_core._rate_limit import TokenBucket
+from aegis_core._server import caller_limits
+from aegis_core._server.caller_limits import CallerLimits
+from aegis_core._server.caller_sockets import CallerSockets, parse_peer
+from aegis_core._server.connection_limits import Peer
+from aegis_core._server.held.channelz import ServerCounts
+from aegis_core._server.held.unseen_calls import Flood, UnseenCalls
+from aegis_core._server.memory import return_freed_memory
+
+_log = logging.getLogger("aegis.server")
+
+MANY = 700
+"""Unseen calls from which on there is a look whose they are.
+
+A caller may have 1 300 under way, and 600 that are seen.
+"""
+
+MANY_AFTER_FLOOD = 100
+"""The same for a while after a flood."""
+
+LOOK_EVERY = 0.1
+"""Seconds between two looks at how many calls are unseen, at most: 0.2 % of the time."""
+
+LOOK_SOON = 0.02
+"""The same while there are many, and after new connections: 1 000 calls arrive in between."""
+
+SOON_FOR = 10.0
+"""Seconds for which that goes on."""
+
+NEW_PER_SECOND = 1.0
+"""Connections that an address may open each second after a flood from it, of 600 calls each, and
+none while the calls of the flood are worked off. All others are closed before TLS.
+"""
+
+_LINE = (
+    "%s has %d calls under way to this node at once; its connections are closed, for %.0f s its "
+    "calls are refused, and its addresses may open few connections"
+)
+
+
+class FloodGuard:
+    """Looks whose calls are unseen, while there are many of them.
+
+    Args:
+        unseen: Counts what is seen, and finds floods.
+        callers: Blocks callers.
+        counts: What gRPC counts of the server.
+        sockets: The connections.
+
+    Attributes:
+        closed: Connections closed so far.
+    """
+
+    def __init__(
+        self,
+        unseen: UnseenCalls,
+        callers: CallerLimits,
+        counts: ServerCounts,
+        sockets: CallerSockets,
+    ) -> None:
+        self.closed = 0
+        self._unseen = unseen
+        self._callers = callers
+        self._counts = counts
+        self._sockets = sockets
+        self._is_crowded = False
+        self._rejected = 0
+        self._looked_at = 0.0
+        self._soon_until = 0.0
+        self._flooded_until = 0.0
+        self._addresses: dict[str, TokenBucket] = {}
+        self._met: set[Peer] = set()
+        self._gone: set[int] = set()
+        self._lock = threading.Lock()
+        self._log_limiter = LogLimiter(_log)
+        unseen.look = self.look
+
+    def note_accepted(self) -> None:
+        """Notes that there are new connections; called by the thread that accepts them.
+
+        Closes those of addresses that open too many, before their handshakes.
+        """
+        now = time.monotonic()
+        self._soon_until = now + SOON_FOR
+        self.look()
+        if not self._addresses:
+            return
+        with self._lock:
+            if now >= self._flooded_until:
+                self._addresses.clear()
+                return
+            found = set(self._sockets.find())
+            excess = {
+                peer
+                for peer in found - self._met
+                if (bucket := self._addresses.get(peer.host)) is not None
+                and (self._is_crowded or not bucket.take(now))
+            }
+            self._met = found
+            self.closed += self._sockets.close(excess)
+
+    def look(self) -> None:
+        """Looks how many calls are unseen, unless it did so a moment ago. For any thread."""
+        now = time.monotonic()
+        every = LOOK_SOON if now < self._soon_until else LOOK_EVERY
+        if self._is_crowded or now - self._looked_at < every:
+            return
+        self._looked_at = now
+        if not self._are_many():
+            return
+        self._is_crowded = True
+        self._soon_until = now + SOON_FOR
+        # A thread of its own: where many calls arrive, the event loop has its turns late.
+        threading.Thread(target=self._watch, name="aegis-floods", daemon=True).start()
+
+    def _watch(self) -> None:
+        """Closes connections until few calls are unseen."""
+        try:
+            while self._are_many():
+                if self._close_floods():
+                    return_freed_memory()
+                time.sleep(LOOK_SOON)
+        finally:
+            self._is_crowded = False
+
+    def _are_many(self) -> bool:
+        many = MANY_AFTER_FLOOD if time.monotonic() < self._flooded_until else MANY
+        return self._count() > many
+
+    def _count(self) -> int:
+        """Returns how many calls are unseen, or more: gRPC has rejected some of them."""
+        started = self._counts.started()
+        if started is None:
+            return 0
+        count = started - self._unseen.seen - self._rejected
+        if count < 0:
+            self._rejected += count
+        return count
+
+    def _close_floods(self) -> int:
+        connections = list(self._counts.connections(self._gone))
+        count = self._count()
+        floods = self._unseen.floods(connections)
+        if floods:
+            return sum(map(self._close, floods))
+        # No more than these can be unseen, but those of connections that are gone.
+        self._rejected += max(0, count - sum(one.open for one in connections))
+        return 0
+
+    def _close(self, flood: Flood) -> int:
+        caller, calls, connections = flood
+        seconds = caller_limits.BLOCKED_FOR
+        self._callers.block(caller)
+        self._log_limiter.warn(caller, "flood", _LINE, caller, calls, seconds)
+        self._gone.update(one.number for one in connections)
+        peers = {peer for one in connections if (peer := parse_peer(one.peer)) is not None}
+        with self._lock:
+            now = time.monotonic()
+            self._flooded_until = now + seconds
+            for peer in peers:
+                if peer.host not in self._addresses:
+                    self._addresses[peer.host] = TokenBucket(1.0, NEW_PER_SECOND, now)
+            self._met = set(self._sockets.find())
+            closed = self._sockets.close(peers)
+            self.closed += closed
+        return closed

@@ -1,0 +1,123 @@
+"""Finds callers with more calls under way than they may have, by what gRPC counts. Pure.
+
+Calls that no code of a node has seen yet wait in gRPC, in one queue for all callers. Whose they are
+shows when it is their turn, but gRPC counts the calls of each connection from their headers on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from aegis_certs import CertsError, enrolment_id_of, identity_of
+from cryptography import x509
+
+MAX_UNDER_WAY = 1_300
+"""Calls that a caller may have under way over all its connections, times its live workers.
+
+As many as two connections may have, and some that are just answered. Each may take 20 KB.
+"""
+
+MAX_IF_BLOCKED = 100
+"""The same for one whose calls are refused anyway."""
+
+SEEN_MASK = 15
+"""Who counts a call as seen calls `look` where these bits of the count are 0."""
+
+MAX_CERTIFICATES = 4_096
+"""Certificates whose names are remembered."""
+
+
+class OpenConnection(NamedTuple):
+    """A connection of a server.
+
+    Attributes:
+        number: Names it among all connections of the process, for ever.
+        peer: The other end, as gRPC names it.
+        certificate: The certificate of the other end (PEM).
+        open: Calls that are open, or that were cancelled before code of the node saw them.
+    """
+
+    number: int
+    peer: str
+    certificate: bytes
+    open: int
+
+
+class Flood(NamedTuple):
+    """A caller that has too many calls under way: how many, and its connections."""
+
+    caller: str
+    calls: int
+    connections: list[OpenConnection]
+
+
+def _do_nothing() -> None: ...
+
+
+class UnseenCalls:
+    """Counts the calls that code of the node has seen, and finds those who send too many.
+
+    One thread may count, and one may ask for floods.
+
+    Args:
+        workers_of: Returns how many processes share an identity, and so have its limits together.
+        is_blocked: Tells whether the calls of a caller are refused.
+
+    Attributes:
+        seen: Calls that code of the node has seen so far.
+        look: Looks how many calls have arrived; see `SEEN_MASK`.
+    """
+
+    __slots__ = ("_is_blocked", "_names", "_workers_of", "look", "seen")
+
+    def __init__(
+        self,
+        workers_of: Callable[[str], int] = lambda _: 1,
+        is_blocked: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        self.seen = 0
+        self.look: Callable[[], None] = _do_nothing
+        self._workers_of = workers_of
+        self._is_blocked = is_blocked
+        self._names: dict[bytes, str | None] = {}
+
+    def __repr__(self) -> str:
+        return f"<UnseenCalls {self.seen} seen>"
+
+    def floods(self, connections: Iterable[OpenConnection]) -> list[Flood]:
+        """Returns the callers that have too many calls under way.
+
+        Args:
+            connections: All that are open.
+        """
+        under_way: Counter[str] = Counter()
+        held: defaultdict[str, list[OpenConnection]] = defaultdict(list)
+        for one in connections:
+            caller = self._caller_of(one)
+            held[caller].append(one)
+            under_way[caller] += one.open
+        found = []
+        for caller, calls in under_way.items():
+            limit = MAX_IF_BLOCKED if self._is_blocked(caller) else MAX_UNDER_WAY
+            if calls > limit and calls > limit * self._workers_of(caller):
+                found.append(Flood(caller, calls, held[caller]))
+        return found
+
+    def _caller_of(self, one: OpenConnection) -> str:
+        """Returns whose calls a connection carries, as the checks of the calls name it."""
+        if one.certificate not in self._names:
+            if len(self._names) >= MAX_CERTIFICATES:
+                self._names.clear()
+            self._names[one.certificate] = _name_in(one.certificate)
+        return self._names[one.certificate] or one.peer.rpartition(":")[0]
+
+
+def _name_in(pem: bytes) -> str | None:
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        token = enrolment_id_of(certificate)
+        return identity_of(certificate).node_id if token is None else f"enroll/{token}"
+    except (CertsError, ValueError):
+        return None

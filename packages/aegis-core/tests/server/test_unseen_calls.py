@@ -1,0 +1,167 @@
+"""Who has too many calls under way, by what gRPC counts of their connections."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+from aegis_certs import CertificateAuthority, TLSConfig
+from aegis_core._server.caller_limits import CallerLimits
+from aegis_core._server.caller_sockets import CallerSockets
+from aegis_core._server.connection_limits import Peer
+from aegis_core._server.held.channelz import ServerCounts
+from aegis_core._server.held.flood_guard import MANY, FloodGuard
+from aegis_core._server.held.unseen_calls import (
+    MAX_IF_BLOCKED,
+    MAX_UNDER_WAY,
+    OpenConnection,
+    UnseenCalls,
+)
+
+MakeIdentity = Callable[[str], TLSConfig]
+Until = Callable[[Callable[[], object]], Awaitable[None]]
+HOST = "127.0.0.1"
+HALF = MAX_UNDER_WAY // 2
+
+
+@pytest.fixture
+def pems(ca: CertificateAuthority, identity: MakeIdentity) -> dict[str, bytes]:
+    """Certificates of two members and a token, and something that is none."""
+    token = ca.create_token("new", ttl=timedelta(minutes=5)).tls()
+    found = {name: identity(name).certificate_chain for name in ("a", "b")}
+    return found | {"enroll/new": token.certificate_chain, "ipv4:10.0.0.1": b"?"}
+
+
+def connection(pem: bytes, calls: int, number: int = 1) -> OpenConnection:
+    return OpenConnection(number, f"ipv4:10.0.0.1:{number}", pem, calls)
+
+
+@pytest.mark.parametrize("name", ["a", "enroll/new", "ipv4:10.0.0.1"])
+def test_the_calls_of_a_caller_count_over_all_its_connections(
+    pems: dict[str, bytes], name: str
+) -> None:
+    unseen = UnseenCalls()
+    mine = [connection(pems[name], HALF, number=number) for number in (1, 2)]
+    assert unseen.floods([*mine, connection(pems["b"], HALF, number=3)]) == []
+    mine.append(connection(pems[name], 1, number=4))
+    (flood,) = unseen.floods([*mine, connection(pems["b"], HALF, number=3)])
+    assert flood == (name, MAX_UNDER_WAY + 1, mine)
+
+
+def test_a_caller_with_workers_may_have_as_many_for_each(pems: dict[str, bytes]) -> None:
+    unseen = UnseenCalls(workers_of={"a": 3}.__getitem__)
+    assert unseen.floods([connection(pems["a"], 3 * MAX_UNDER_WAY)]) == []
+    assert unseen.floods([connection(pems["a"], 3 * MAX_UNDER_WAY + 1)])
+
+
+def test_a_caller_whose_calls_are_refused_may_have_few(pems: dict[str, bytes]) -> None:
+    unseen = UnseenCalls(is_blocked={"a": True, "b": False}.__getitem__)
+    few, more = MAX_IF_BLOCKED, MAX_IF_BLOCKED + 1
+    assert unseen.floods([connection(pems["a"], few), connection(pems["b"], more, number=2)]) == []
+    assert [found.caller for found in unseen.floods([connection(pems["a"], more)])] == ["a"]
+
+
+async def test_grpc_counts_calls_before_any_code_of_the_server_sees_them(
+    identity: MakeIdentity, until: Until
+) -> None:
+    busy, go_on = threading.Event(), threading.Event()
+
+    def wait(details: grpc.HandlerCallDetails) -> None:
+        busy.set()  # on the thread that sees the calls
+        assert go_on.wait(20)
+
+    server_tls, caller = identity("server"), identity("a")
+    with ExitStack() as stack:
+        server: Any = grpc.server(ThreadPoolExecutor(1))
+        handler: Any = type("Handler", (grpc.GenericRpcHandler,), {"service": staticmethod(wait)})
+        server.add_generic_rpc_handlers([handler()])
+        keys = [(server_tls.private_key, server_tls.certificate_chain)]
+        credentials = grpc.ssl_server_credentials(keys, server_tls.trust_bundle, True)
+        port = server.add_secure_port(f"{HOST}:0", credentials)
+        counts = ServerCounts(port)
+        assert counts.started() is None, "without a connection, nothing tells which server it is"
+        server.start()
+        stack.callback(server.stop, None)
+        stack.callback(go_on.set)
+        keys_of_caller = caller.trust_bundle, caller.private_key, caller.certificate_chain
+        options = [("grpc.ssl_target_name_override", "server")]
+        channel: Any = stack.enter_context(
+            grpc.secure_channel(
+                f"{HOST}:{port}", grpc.ssl_channel_credentials(*keys_of_caller), options=options
+            )
+        )
+        calls = [channel.unary_unary("/t/Echo").future(b"") for _ in range(30)]
+        await until(lambda: busy.is_set() and counts.started() == 30)
+        (found,) = counts.connections(set())
+        assert found.open == 30
+        assert UnseenCalls()._caller_of(found) == "a"
+        for call in calls[:10]:
+            call.cancel()
+        go_on.set()
+        for call in calls[10:]:
+            assert call.code() is grpc.StatusCode.UNIMPLEMENTED
+        await until(lambda: [one.open for one in counts.connections(set())] == [0])
+        gone = {found.number, 10**9}
+        assert list(counts.connections(gone)) == []
+        assert gone == {found.number}, "what gRPC has no more is forgotten"
+
+
+class Counts(ServerCounts):
+    """What gRPC would count, by hand."""
+
+    def __init__(self, found: list[OpenConnection]) -> None:
+        self.found = found
+        self.count = MANY + 1
+
+    def started(self) -> int:
+        return self.count
+
+    def connections(self, gone: set[int]) -> Any:
+        return iter([one for one in self.found if one.number not in gone])
+
+
+async def test_an_address_that_floods_may_open_few_connections_until_it_has_stopped(
+    identity: MakeIdentity, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem = identity("a").certificate_chain
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server((HOST, 0)))
+
+        def connect() -> Peer:
+            one = stack.enter_context(socket.create_connection(server.getsockname()))
+            stack.enter_context(server.accept()[0])
+            return Peer(*one.getsockname())
+
+        peer = connect()
+        flood = OpenConnection(1, f"ipv4:{HOST}:{peer.port}", pem, MAX_UNDER_WAY + 1)
+        unseen, sockets = UnseenCalls(), CallerSockets(server.getsockname()[1])
+        counts = Counts([flood])
+        guard = FloodGuard(unseen, CallerLimits(), counts, sockets)
+        monkeypatch.setattr("aegis_core._server.caller_limits.BLOCKED_FOR", 0.5)
+        unseen.look()
+        await until(lambda: guard.closed == 1)
+        began = time.monotonic()
+        connect()
+        guard.note_accepted()
+        assert guard.closed == 2, "the calls of the flood are not worked off"
+        counts.count = 0
+        await until(lambda: not guard._is_crowded)
+        for _ in range(5):
+            connect()
+            guard.note_accepted()
+        if time.monotonic() < began + 0.4:
+            assert guard.closed == 2 + 4, "all but one"
+        await until(lambda: time.monotonic() > began + 0.6)
+        closed = guard.closed
+        for _ in range(3):
+            connect()
+            guard.note_accepted()
+        assert guard.closed == closed
