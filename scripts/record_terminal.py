@@ -40,7 +40,7 @@ COMMANDS = ("aegis mesh status", "aegis mesh top --over 2s")
 COLUMNS = 64
 SECONDS = 30.0
 PROVIDERS = 2
-MASK = re.compile(r"digest \w+|\d[\d.:-]*")
+MASK = re.compile(r"\b[0-9a-f]{12}\b|digest \w+|\d[\d.:-]*")
 
 # Like the template of rich, but it loads no fonts from elsewhere and says what it shows.
 TEMPLATE = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" role="img"
