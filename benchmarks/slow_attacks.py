@@ -36,13 +36,17 @@ from workload import path
 SLOW = 200
 """Connections that send a byte at a time."""
 
-STREAMS = 740
-"""Calls of a connection that it opens at once; a node allows 600 open ones."""
+STREAMS = 600
+"""Calls of a connection that it opens at once: as many as a node allows."""
+
+UNREAD_CONNECTIONS = 16
+JUNK = frame(PRIORITY, 1, b"\0\0\0\0\x10") * 10
+SHORT = 512
+"""Bytes of a part with junk behind it."""
 
 MANY, AT_ONCE = 40, 100
 """Connections, and calls of each that are open at once."""
 
-UNREAD_CONNECTIONS = 8
 ANSWER = b"x" * 15_000
 WATCH = "/aegis.mesh.v1.Mesh/Watch"
 THREADS = 8
@@ -319,7 +323,16 @@ def _repeat(work: Callable[[], None], until: float) -> int:
 
 KINDS: dict[str, Callable[[Attack, float], int]] = {
     "calls over many connections": calls_over_many_connections,
-    "messages without an end": lambda attack, until: attack.unfinished_requests(until, "Upload"),
+    "messages without an end": lambda a, until: a.unfinished_requests(until, "Upload"),
+    "messages, one connection": lambda a, until: a.unfinished_requests(
+        until, "Upload", connections=1
+    ),
+    "messages with junk between": lambda a, until: a.unfinished_requests(
+        until, "Upload", junk=JUNK, part=SHORT
+    ),
+    "requests with junk between": lambda a, until: a.unfinished_requests(
+        until, junk=JUNK, part=SHORT
+    ),
     "unread answers": unread_answers,
     "unread streams": unread_streams,
     "unread feeds": unread_feeds,

@@ -199,7 +199,7 @@ async def test_who_ends_no_requests_and_goes_on_to_call_is_refused_on_its_next_c
     await until(lambda: len(node.server._checks.reads) >= 6 - UNJUDGED)
     attacker.connect()
     await asyncio.to_thread(open_many)
-    await until(lambda: node.stats().calls.closed_connections == 1)
+    await until(lambda: node.stats().calls.closed_connections == 2)
     await until(lambda: len(node.server._checks.reads) == 0)  # on the first one too
     assert await asyncio.to_thread(call_again) == [EXHAUSTED]
     await call_honestly(node, identity("honest"))
@@ -275,10 +275,10 @@ async def test_calls_with_parts_of_messages_are_ended_before_they_hold_much(
     connection = mallory(node).connect()
 
     def send() -> list[int]:
-        return Sender(connection, path, 40, MIB, 300_000).run(40 - FEW)
+        return Sender(connection, path, 40, MIB, 250_000).run(40 - FEW)
 
     assert await asyncio.to_thread(send) == [EXHAUSTED] * (40 - FEW)
-    assert len(logged("mallory sends parts of messages on many streams of requests")) == 1
+    assert len(logged("mallory sends parts of messages in many calls")) == 1
     assert node.stats().calls.over_limit == 40 - FEW
     await call_honestly(node, identity("honest"))
 
@@ -289,6 +289,56 @@ async def test_calls_with_parts_of_messages_are_ended_before_they_hold_much(
 
     assert await asyncio.to_thread(open_more) == [EXHAUSTED] * 10, "for a while"
     connection.close()
+
+
+@both
+async def test_parts_of_requests_on_several_connections_count_together(
+    start_victim: StartVictim,
+    mallory: MakeMallory,
+    identity: MakeIdentity,
+    until: Until,
+    logged: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aegis_core._server.held.unfinished_messages.MAX_UNFINISHED", 7 * MIB)
+    service = Service()
+    node = await start_victim(registrars=[service.register])
+    attacker = mallory(node)
+    connections = [attacker.connect() for _ in range(4)]
+
+    def send(connection: Any) -> None:
+        with suppress(OSError):  # the node closes all of them
+            Sender(connection, "/t/Answer", 5, 4 * MIB - 64, 3 * MIB).run(5)
+
+    await asyncio.gather(*(asyncio.to_thread(send, connection) for connection in connections))
+    await until(lambda: node.stats().calls.closed_connections == 4)
+    await until(lambda: len(logged("mallory sends parts of messages in many calls")) == 1)
+
+    def call_again() -> list[int]:
+        again = attacker.connect()
+        again.call("/t/Answer", b"3")
+        return statuses(again, 1)
+
+    assert await asyncio.to_thread(call_again) == [EXHAUSTED]
+    await call_honestly(node, identity("honest"))
+
+
+@both
+async def test_large_requests_of_an_honest_caller_on_several_connections_are_answered(
+    start_victim: StartVictim, identity: MakeIdentity
+) -> None:
+    service = Service()
+    node = await start_victim(registrars=[service.register])
+    request = b"3".rjust(2 * MIB)
+
+    async def call() -> list[bytes]:
+        async with open_channel(identity("honest"), "a", node.address) as channel:
+            answer = channel.unary_unary("/t/Answer")
+            return await asyncio.gather(*(answer(request, timeout=WAIT) for _ in range(8)))
+
+    assert await asyncio.gather(*(call() for _ in range(3))) == [[bytes(3)] * 8] * 3
+    assert node.stats().calls.over_limit == 0
+    assert len(node.server._checks.reads) == 0
 
 
 @both

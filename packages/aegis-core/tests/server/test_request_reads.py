@@ -21,7 +21,7 @@ class Reads:
 
     def begin(self, *calls: int, caller: str = "a", method: str = "/t/Put") -> None:
         for call in calls:
-            self.reads.begin(caller, call, method, self._start(call))
+            self.reads.begin(caller, call, method, self._start(call), lambda: "c")
 
     def _start(self, call: int) -> Callable[[], bool]:
         def start() -> bool:

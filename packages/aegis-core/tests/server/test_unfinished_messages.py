@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from aegis_core._server.caller_limits import GOES_ON as CALLS_AFTER_BLOCK
 from aegis_core._server.caller_limits import SWEEP_ABOVE, CallerLimits
 from aegis_core._server.held.request_reads import MAX_READS, RequestReads
 from aegis_core._server.held.unfinished_messages import (
     FEW,
+    GOES_ON,
     MAX_UNFINISHED,
+    MUCH,
     REFUSED_FOR,
+    UNREAD,
+    USUAL_MESSAGE,
     Inflow,
     UnfinishedMessages,
 )
@@ -45,7 +50,7 @@ class Node:
         self.received["c"] += size
         self.allocated += size * is_held
 
-    def look(self) -> list[tuple[str, list[int], frozenset[str]]]:
+    def look(self) -> list[tuple[str, list[int], frozenset[str], bool]]:
         return [tuple(e) for e in self.messages.excess(self.received, lambda: self.allocated)]  # type: ignore[misc]
 
 
@@ -70,7 +75,7 @@ def test_all_but_a_few_calls_are_ended_and_refused_for_a_while() -> None:
     node.receive(MAX_UNFINISHED)
     assert node.look() == []
     node.receive(1)
-    assert node.look() == [("m", list(range(FEW, 20)), frozenset())]
+    assert node.look() == [("m", list(range(FEW, 20)), frozenset(), False)]
     assert node.look() == []
     assert node.messages.open(1, "m", "c") is None
     for inflow in inflows:
@@ -100,8 +105,8 @@ def test_a_connection_that_sends_much_more_is_closed() -> None:
     node = Node()
     node.open(20)
     node.look()
-    node.receive(2 * MAX_UNFINISHED + 1)
-    assert node.look() == [("m", list(range(FEW, 20)), frozenset({"c"}))]
+    node.receive(int(MUCH * MAX_UNFINISHED) + 1)
+    assert node.look() == [("m", list(range(FEW, 20)), frozenset({"c"}), False)]
 
 
 def test_complete_messages_are_not_held_whatever_the_handler_keeps() -> None:
@@ -112,7 +117,7 @@ def test_complete_messages_are_not_held_whatever_the_handler_keeps() -> None:
         node.receive(MIB + 100)
         inflows[number % 20].note(MIB)
         node.receive(MIB)
-        node.messages.note_request("m", "c", MIB)
+        node.messages.note_request("m", lambda: "c", MIB)
         assert node.look() == []
     for inflow in inflows[10:]:
         node.messages.close(inflow)
@@ -140,6 +145,52 @@ def test_the_workers_of_a_caller_have_its_limit_each() -> None:
     assert len(node.look()) == 1
 
 
+def test_requests_that_are_read_in_turn_count_too() -> None:
+    node = Node()
+    reads = RequestReads[int]()
+    reads.on_many = node.messages.watch
+    node.messages.waiting = reads
+    for call in range(MAX_READS):
+        assert not node.messages.is_watching
+        reads.begin("m", call, None, lambda: True, lambda: "c")
+    node.look()
+    node.receive(MAX_UNFINISHED + MAX_READS * UNREAD)
+    assert node.look() == []
+    node.receive(1)
+    calls = list(range(MAX_READS))
+    assert node.look() == [("m", calls, frozenset({"c"}), True)], "it is blocked"
+    for call in calls:
+        reads.end("m", call)
+    node.look()
+    assert not node.messages.is_watching
+
+
+def test_who_may_send_larger_messages_may_hold_more() -> None:
+    node = Node()
+    node.messages.max_message = 2 * USUAL_MESSAGE
+    node.open(20)
+    node.look()
+    node.receive(2 * MAX_UNFINISHED)
+    assert node.look() == []
+    node.receive(1)
+    assert len(node.look()) == 1
+
+
+def test_who_opens_call_after_call_although_they_are_refused_goes_on() -> None:
+    node = Node()
+    node.open(20)
+    node.look()
+    node.receive(MAX_UNFINISHED + 1)
+    node.look()
+    node.open(GOES_ON)
+    assert not node.messages.goes_on("m")
+    node.open(1)
+    assert node.messages.goes_on("m")
+    limits = CallerLimits()
+    limits.block("m")
+    assert [limits.goes_on("m") for _ in range(CALLS_AFTER_BLOCK + 1)].count(True) == 1
+
+
 def test_requests_wait_while_answers_are_not_sent() -> None:
     answers = UnsentAnswers()
     reads = RequestReads[int](held=answers.full)
@@ -152,8 +203,8 @@ def test_requests_wait_while_answers_are_not_sent() -> None:
 
     answers.add("m", MAX_UNSENT)
     for call in range(8):
-        reads.begin("m", call, f"method-{call}", lambda call=call: start(call))  # type: ignore[misc]
-    reads.begin("other", 100, "method", lambda: start(100))
+        reads.begin("m", call, f"method-{call}", lambda call=call: start(call), lambda: "c")  # type: ignore[misc]
+    reads.begin("other", 100, "method", lambda: start(100), lambda: "c")
     assert started == [100]
     answers.add("m", 1)
     answers.remove("m", 1)

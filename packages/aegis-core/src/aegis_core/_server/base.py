@@ -26,6 +26,7 @@ from aegis_core._server.connection_guard import ConnectionGuard, MessageGuard
 from aegis_core._server.connection_limits import ConnectionLimits
 from aegis_core._server.held.channelz import ServerCounts
 from aegis_core._server.held.flood_guard import FloodGuard
+from aegis_core._server.held.unfinished_messages import USUAL_MESSAGE
 from aegis_core._server.mesh_protocol import LocalNode, live_workers
 from aegis_core._server.operations import OPERATIONS
 from aegis_core._server.rejections import Rejection
@@ -50,6 +51,9 @@ DRAIN_SILENCE = 0.2
 
 CLOSE_GRACE = 0.5
 """Seconds that gRPC's own stop gives to late calls of the mesh protocol, and to ending feeds."""
+
+LARGEST_MESSAGE = 2**31 - 1
+"""Bytes of a message where its length is not limited: gRPC's own limit."""
 
 OWN_SERVICES = (*sorted(OPEN_SERVICES), OPERATIONS, *reflection.SERVICES)
 """The services that every node serves besides the user's."""
@@ -112,6 +116,7 @@ class ServerBase(ABC, Generic[CallT]):
             is_issuer=is_issuer,
         )
         self._checks.telemetry = telemetry
+        self._checks.unfinished.max_message = _max_message(options)
         warn_of_no_provider(telemetry, self._node_id)
         self._own_services = [name for name in OWN_SERVICES if is_issuer or name != ISSUER]
         self._changed_identity: grpc.ServerCertificateConfiguration | None = None
@@ -275,6 +280,19 @@ def _configuration(tls: TLSConfig) -> grpc.ServerCertificateConfiguration:
 def _max_headers(options: Sequence[tuple[str, Any]]) -> int:
     names = {"grpc.max_metadata_size", "grpc.absolute_max_metadata_size"}
     return max([MAX_HEADERS, *(int(value) for name, value in options if name in names)])
+
+
+def _max_message(options: Sequence[tuple[str, Any]]) -> int:
+    name = "grpc.max_receive_message_length"
+    sizes = [int(value) for option, value in options if option == name]
+    largest = sizes[-1] if sizes else USUAL_MESSAGE
+    return largest if largest >= 0 else LARGEST_MESSAGE
+
+
+def kind_of(handler: Any) -> str:
+    """Returns gRPC's name of a handler's kind, such as `unary_stream`."""
+    streaming = handler.request_streaming, handler.response_streaming
+    return "_".join("stream" if streams else "unary" for streams in streaming)
 
 
 ServerFactory = Callable[..., ServerBase[Any]]

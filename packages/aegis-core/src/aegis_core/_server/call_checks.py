@@ -130,10 +130,12 @@ class CallChecks(Generic[CallT]):
         self.callers = CallerLimits() if callers is None else callers
         self.connections = connections or ConnectionLimits()
         self.answers = UnsentAnswers(workers_of)
-        self.reads = RequestReads[CallT](workers_of, self.answers.full, self.callers.blocked)
-        self.answers.on_room = self.reads.resume
         self.unfinished = UnfinishedMessages[CallT](workers_of)
         self.unseen = UnseenCalls(workers_of, self.callers.is_blocked)
+        self.reads = RequestReads[CallT](workers_of, self.answers.full, self.callers.blocked)
+        self.reads.on_many = self.unfinished.watch
+        self.answers.on_room = self.reads.resume
+        self.unfinished.waiting = self.reads
         self.max_headers = max_headers
         self.is_joining = False
         self._authorizer = authorizer
@@ -297,10 +299,10 @@ class CallChecks(Generic[CallT]):
             self.guard.condemn(context.peer())
 
     def block(self, caller_id: str, context: CallContext) -> None:
-        """Refuses the calls of a caller for a while, and closes the connection of this call."""
+        """Refuses a caller for a while; closes the connections of this call and what it holds."""
         self.callers.block(caller_id)
         if self.guard is not None:
-            self.guard.condemn(context.peer())
+            self.guard.close({context.peer(), *self.unfinished.peers_of(caller_id)})
 
     def reject_long_headers(self, context: CallContext) -> Rejection:
         if self.guard is not None:  # whoever it is: each such call takes 3 MB
@@ -329,6 +331,8 @@ class CallChecks(Generic[CallT]):
     def _check_blocked(self, caller_id: str, context: CallContext) -> None:
         if self.callers.is_blocked(caller_id):
             self.abused(caller_id, context)
+            if self.callers.goes_on(caller_id) and self.guard is not None:
+                self.guard.condemn(context.peer())
             raise self._over_limit(BLOCKED, caller_id)
 
     def _enter(self, caller_id: str, context: CallContext) -> None:
@@ -356,6 +360,8 @@ class CallChecks(Generic[CallT]):
         """Counts a call that its caller must not open, since it left many messages unfinished."""
         self.count_over_limit(1)
         self.abused(caller_id, context)
+        if self.unfinished.goes_on(caller_id):
+            self.block(caller_id, context)
 
     def count_over_limit(self, count: int) -> None:
         """Counts calls that were one too many of their caller's."""
@@ -392,9 +398,3 @@ class CallChecks(Generic[CallT]):
         with self._lock:
             self.denied += is_denied
             self.refused += not is_denied
-
-
-def kind_of(handler: Any) -> str:
-    """Returns gRPC's name of a handler's kind, such as `unary_stream`."""
-    streaming = handler.request_streaming, handler.response_streaming
-    return "_".join("stream" if streams else "unary" for streams in streaming)

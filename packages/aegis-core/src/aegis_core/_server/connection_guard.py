@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Generic
 
 from aegis_discovery.signals import LogLimiter
@@ -63,8 +63,8 @@ PAUSE = 0.02
 
 
 _UNFINISHED = (
-    "%s sends parts of messages on many streams of requests; %d of its calls are ended, and for "
-    "%.0f s it may open few such calls"
+    "%s sends parts of messages in many calls; %d of them are ended, and for %.0f s it may open "
+    "few such calls, or none at all if it goes on"
 )
 
 
@@ -147,6 +147,19 @@ class ConnectionGuard:
             self._lock.release()
         self._look_soon()
 
+    def close(self, peers: Collection[str]) -> None:
+        """Closes connections now; called by any thread.
+
+        Args:
+            peers: The connections, as gRPC names them.
+        """
+        if peers:
+            with self._lock:
+                self._sockets.find()
+                wanted = {peer for peer in map(parse_peer, peers) if peer}
+                self.closed += self._sockets.close(wanted)
+            self._look_soon()
+
     async def run(self) -> None:
         """Closes connections until cancelled."""
         self._sockets.shorten_queue(QUEUE)
@@ -183,7 +196,7 @@ class ConnectionGuard:
 class MessageGuard(Generic[CallT]):
     """Ends calls whose unfinished messages hold memory.
 
-    It looks while a caller has many streams of requests open, and never else.
+    It looks while a caller has more than a few calls open that may hold much, and never else.
 
     Args:
         checks: Knows these callers.
@@ -200,6 +213,7 @@ class MessageGuard(Generic[CallT]):
         self._checks = checks
         self._sockets = sockets
         self._end = end
+        self._lock = threading.Lock()
         self._log_limiter = LogLimiter(_log)
 
     async def run(self) -> None:
@@ -207,34 +221,58 @@ class MessageGuard(Generic[CallT]):
         loop, wake = asyncio.get_running_loop(), asyncio.Event()
 
         def on_watch() -> None:
+            if self._lock.acquire(blocking=False):
+                try:  # before more arrives: what there is at the first look counts as known
+                    unfinished.excess(self._sockets.received(unfinished.peers), allocated_bytes)
+                finally:
+                    self._lock.release()
             with contextlib.suppress(RuntimeError):  # the loop is closed, the server has stopped
                 loop.call_soon_threadsafe(wake.set)
 
-        unfinished = self._checks.unfinished
+        unfinished, is_over = self._checks.unfinished, threading.Event()
         unfinished.on_watch = on_watch
-        while True:
-            await wake.wait()
-            wake.clear()
-            while unfinished.is_watching:
-                found = await asyncio.to_thread(self._look)
-                for excess in found:
-                    self._end_all(excess)
-                if found:
-                    await asyncio.to_thread(return_freed_memory)
-                is_near, messages = unfinished.is_near, unfinished_messages
-                await asyncio.sleep(messages.LOOK_SOON if is_near else messages.LOOK_EVERY)
+        try:
+            while True:
+                await wake.wait()
+                wake.clear()
+                while unfinished.is_watching:
+                    found = await asyncio.to_thread(self._watch, is_over)
+                    for excess in found:
+                        self._end_all(excess)
+                    if found:
+                        await asyncio.to_thread(return_freed_memory)
+        finally:
+            is_over.set()
+
+    def _watch(self, is_over: threading.Event) -> list[Excess[CallT]]:
+        """Looks again and again, until there is something to end or nobody to watch.
+
+        On one thread: the event loop of an asyncio node that is flooded has its turns late.
+        """
+        unfinished = self._checks.unfinished
+        while unfinished.is_watching and not is_over.is_set():
+            found = self._look()
+            if found:
+                return found
+            messages = unfinished_messages
+            is_over.wait(messages.LOOK_SOON if unfinished.is_near else messages.LOOK_EVERY)
+        return []
 
     def _look(self) -> list[Excess[CallT]]:
         unfinished = self._checks.unfinished
-        received = self._sockets.received(unfinished.peers)
-        found = unfinished.excess(received, allocated_bytes)
+        with self._lock:
+            received = self._sockets.received(unfinished.peers)
+            found = unfinished.excess(received, allocated_bytes)
         for excess in found:
             # At once: the event loop may have its turn later, and they send on.
-            self._sockets.close({peer for peer in map(parse_peer, excess.peers) if peer})
+            if excess.is_blocked:
+                self._checks.callers.block(excess.caller)
+            if self._checks.guard is not None:
+                self._checks.guard.close(excess.peers)
         return found
 
     def _end_all(self, excess: Excess[CallT]) -> None:
-        caller, calls, _ = excess
+        caller, calls = excess.caller, excess.calls
         self._log_limiter.warn(caller, "unfinished", _UNFINISHED, caller, len(calls), REFUSED_FOR)
         self._checks.count_over_limit(len(calls))
         for call in calls:

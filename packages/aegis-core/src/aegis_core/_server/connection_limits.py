@@ -43,6 +43,8 @@ class Guard(Protocol):
 
     def condemn(self, peer: str) -> None: ...
 
+    def close(self, peers: Collection[str]) -> None: ...
+
 
 @dataclass(slots=True, eq=False, repr=False)
 class _Connection:

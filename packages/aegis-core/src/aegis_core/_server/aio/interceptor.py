@@ -29,8 +29,8 @@ from aegis_core._server.aio.lost_callers import LostCaller, lost_callers_of, on_
 from aegis_core._server.aio.thread_pool import HandlerThreads, ThreadContext
 from aegis_core._server.aio.traced import traced
 from aegis_core._server.aio.unary import checked_unary
-from aegis_core._server.base import CheckedServices
-from aegis_core._server.call_checks import CallChecks, kind_of
+from aegis_core._server.base import CheckedServices, kind_of
+from aegis_core._server.call_checks import CallChecks
 from aegis_core._server.held.unseen_calls import SEEN_MASK
 from aegis_core._server.held.unsent_answers import SMALL
 from aegis_core._server.rejections import (
@@ -280,7 +280,7 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
                         if not streams:
                             open_streams.pop(task, None)
                     if unfinished.is_watching:
-                        unfinished.note_request(caller_id, context.peer(), len(request))
+                        unfinished.note_request(caller_id, context.peer, len(request))
                 else:
                     inflow = unfinished.open(task, caller_id, context.peer())
                     if inflow is None:
@@ -364,7 +364,7 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
         reads = self._checks.reads
         try:
             async with asyncio.timeout(rejections.REQUEST_TIMEOUT):
-                reads.begin(caller_id, task, path, partial(give_turn, turn))
+                reads.begin(caller_id, task, path, partial(give_turn, turn), context.peer)
                 await turn
                 request = await context.read()
         except TimeoutError:

@@ -141,7 +141,7 @@ def checked_unary(
         began = monotonic()
         try:
             if unfinished.is_watching:
-                unfinished.note_request(caller_id, context.peer(), len(request))
+                unfinished.note_request(caller_id, context.peer, len(request))
             if parse is not None:
                 try:
                     request = parse(request)

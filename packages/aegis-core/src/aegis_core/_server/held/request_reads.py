@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 CallT = TypeVar("CallT")
 
-MAX_READS = 5
+MAX_READS = 4
 """Requests of one caller that are read at once, times its live workers: 20 MiB of the largest ones.
 
 Small requests arrive with their calls, so those of an honest caller do not wait for each other. The
@@ -33,12 +33,16 @@ class _Read:
     Attributes:
         method: What is called.
         start: Starts it; returns False if the call is over.
+        peer: Returns the connection, as gRPC names it.
         since: When it was started; None while it waits.
+        peer_name: What `peer` has returned.
     """
 
     method: str | None
     start: Callable[[], bool]
+    peer: Callable[[], str]
     since: float | None = None
+    peer_name: str | None = None
 
 
 class RequestReads(Generic[CallT]):
@@ -49,6 +53,9 @@ class RequestReads(Generic[CallT]):
         held: Callers whose requests wait, such as those that do not read their answers.
         blocked: Callers whose requests are not waited for any more.
         clock: Monotonic seconds.
+
+    Attributes:
+        on_many: Called with a caller of which more than a few requests have not arrived.
     """
 
     def __init__(
@@ -61,6 +68,7 @@ class RequestReads(Generic[CallT]):
         self._workers_of = workers_of
         self._held = held
         self._blocked = blocked
+        self.on_many: Callable[[str], object] = lambda _: None
         self._clock = clock
         self._reads: dict[str, dict[CallT, _Read]] = {}
         self._lock = threading.Lock()
@@ -75,8 +83,27 @@ class RequestReads(Generic[CallT]):
         """Returns how many requests of a caller have not arrived."""
         return len(self._reads.get(caller, ()))
 
+    def peers(self, caller: str) -> set[str]:
+        """Returns the connections on which requests of a caller have not arrived."""
+        with self._lock:
+            reads = [*self._reads.get(caller, {}).values()]
+        for read in reads:
+            if read.peer_name is None:
+                read.peer_name = read.peer()
+        return {read.peer_name for read in reads if read.peer_name is not None}
+
+    def calls(self, caller: str) -> list[CallT]:
+        """Returns the calls of a caller whose requests have not arrived."""
+        with self._lock:
+            return [*self._reads.get(caller, ())]
+
     def begin(
-        self, caller: str, call: CallT, method: str | None, start: Callable[[], bool]
+        self,
+        caller: str,
+        call: CallT,
+        method: str | None,
+        start: Callable[[], bool],
+        peer: Callable[[], str],
     ) -> None:
         """Starts the read of a request, now or when others of the caller have ended.
 
@@ -85,16 +112,20 @@ class RequestReads(Generic[CallT]):
             call: The call. Every begun one must be ended.
             method: What it calls; None for the methods of the node itself, which count as one.
             start: Starts the read; returns False if the call is over.
+            peer: Returns the connection, as gRPC names it.
         """
         with self._lock:
             reads = self._reads.get(caller)
             if reads is None:
                 reads = self._reads[caller] = {}
-            has_turn = len(reads) < MAX_READS - 1 and caller not in self._held
+            are_few = len(reads) < MAX_READS - 1
+            has_turn = are_few and caller not in self._held
             if not has_turn:
                 left, started = self._room(caller, reads)
                 has_turn = left > 1 or (left == 1 and method not in started)
-            reads[call] = _Read(method, start, self._clock() if has_turn else None)
+            reads[call] = _Read(method, start, peer, self._clock() if has_turn else None)
+        if not are_few:
+            self.on_many(caller)
         if has_turn and not start():
             self.end(caller, call)
 

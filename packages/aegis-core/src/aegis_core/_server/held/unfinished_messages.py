@@ -12,21 +12,35 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 CallT = TypeVar("CallT")
 
 FEW = 2
 """Open calls of one caller, times its live workers, that may hold 4 MiB each unwatched: 8 MiB."""
 
-MAX_UNFINISHED = 20 * 1024 * 1024
+MAX_UNFINISHED = 16 * 1024 * 1024
 """Bytes of unfinished messages of one caller, times its live workers, above which calls are ended.
 
 500 uploads at once in messages of 64 KiB have 16 MB under way, if half of each has arrived.
 """
 
+MUCH = 1.5
+"""How many times as much is held when the connections of such a caller are closed at once, since it
+sends faster than its calls can be ended one by one."""
+
 REFUSED_FOR = 10.0
 """Seconds for which such a caller may open no more than a few."""
+
+GOES_ON = 100
+"""Further calls of it in that time, times its live workers, after which all its calls are refused:
+on 16 connections the beginnings of those that are refused took 30 MB."""
+
+USUAL_MESSAGE = 4 * 1024 * 1024
+"""Bytes of the largest message, unless the user sets more; then a caller may hold more, too."""
+
+UNREAD = 16 * 1024
+"""Bytes of a request that nobody reads, and which may be held in addition."""
 
 LOOK_EVERY = 0.05
 """Seconds between two looks at what connections have received, while somebody has many calls: 10 MB
@@ -68,13 +82,26 @@ class Excess(NamedTuple, Generic[CallT]):
 
     Attributes:
         caller: Who makes them.
-        calls: All but a few, the newest ones.
-        peers: Connections to close, since they go on to send much.
+        calls: All that wait for a request, and all but a few with many requests, the newest ones.
+        peers: Connections to close, since much more has arrived than may be held.
+        is_blocked: Whether all calls of the caller are to be refused for a while: it holds more
+            than it can by the requests of an honest one.
     """
 
     caller: str
     calls: list[CallT]
     peers: frozenset[str]
+    is_blocked: bool
+
+
+class Waiting(Protocol[CallT]):
+    """The requests of calls that have one, while they have not arrived."""
+
+    def count(self, caller: str) -> int: ...
+
+    def peers(self, caller: str) -> set[str]: ...
+
+    def calls(self, caller: str) -> list[CallT]: ...
 
 
 class _Watch:
@@ -94,7 +121,7 @@ class _Watch:
 
 
 class UnfinishedMessages(Generic[CallT]):
-    """Knows who has many calls with streams of requests open. It may be used from any thread.
+    """Knows who has many calls open that may hold much. It may be used from any thread.
 
     Args:
         workers_of: Returns how many processes share an identity, and so have its limit together.
@@ -104,7 +131,12 @@ class UnfinishedMessages(Generic[CallT]):
     Attributes:
         is_watching: Whether `excess` must be asked again and again.
         is_near: Whether somebody seemed to hold half of what it may when it was asked last.
+        waiting: The calls with one request each, which are read in turn.
+        max_message: Bytes of the largest message.
     """
+
+    waiting: Waiting[CallT] | None = None
+    max_message = USUAL_MESSAGE
 
     def __init__(
         self,
@@ -116,6 +148,7 @@ class UnfinishedMessages(Generic[CallT]):
         self.is_near = False
         self._clock = clock
         self._refused_until: dict[str, float] = {}
+        self._refused: Counter[str] = Counter()
         self.on_watch = on_watch
         self._workers_of = workers_of
         self._inflows: dict[str, dict[Inflow[CallT], None]] = {}
@@ -134,15 +167,29 @@ class UnfinishedMessages(Generic[CallT]):
         with self._lock:
             inflows = self._inflows.setdefault(caller, {})
             if len(inflows) >= FEW and self._refused_until and self._is_refused(caller):
+                self._refused[caller] += 1
                 return None
             inflows[inflow] = None
-            starts = len(inflows) > FEW and caller not in self._watches
+            are_many = len(inflows) > FEW
+        if are_many:
+            self.watch(caller)
+        return inflow
+
+    def watch(self, caller: str) -> None:
+        """Looks at what a caller holds, until it has few calls open that may hold much."""
+        if caller in self._watches:
+            return
+        with self._lock:
+            starts = caller not in self._watches
             if starts:
                 self._watches[caller] = _Watch()
                 self.is_watching = True
         if starts:
             self.on_watch()
-        return inflow
+
+    def goes_on(self, caller: str) -> bool:
+        """Tells whether a caller opens call after call although these are refused."""
+        return self._refused[caller] > GOES_ON * self._workers_of(caller)
 
     def close(self, inflow: Inflow[CallT]) -> None:
         """Counts a call as over."""
@@ -153,26 +200,43 @@ class UnfinishedMessages(Generic[CallT]):
             watch = self._watches.get(inflow.caller)
             if watch is not None:
                 watch.taken[inflow.peer] += inflow.taken
-            if len(inflows) <= FEW:
-                self._watches.pop(inflow.caller, None)
-                self.is_watching = bool(self._watches)
+            self._stop_if_few(inflow.caller)
             if not inflows:
                 del self._inflows[inflow.caller]
 
-    def note_request(self, caller: str, peer: str, size: int) -> None:
-        """Counts the one request of another call of a caller."""
+    def _stop_if_few(self, caller: str) -> bool:
+        if len(self._inflows.get(caller, ())) > FEW or self._count(caller) > FEW:
+            return False
+        self._watches.pop(caller, None)
+        self.is_watching = bool(self._watches)
+        return True
+
+    def _count(self, caller: str) -> int:
+        return self.waiting.count(caller) if self.waiting is not None else 0
+
+    def note_request(self, caller: str, peer: Callable[[], str], size: int) -> None:
+        """Counts the one request of another call of a caller, if that is watched."""
+        if not self.is_watching:
+            return
         with self._lock:
             watch = self._watches.get(caller)
             if watch is not None:
-                watch.taken[peer] += size + (size >> 5) + 4 * OVERHEAD
+                watch.taken[peer()] += size + (size >> 5) + 4 * OVERHEAD
+
+    def peers_of(self, caller: str) -> set[str]:
+        """Returns the connections with calls of a caller that may hold much."""
+        with self._lock:
+            return self._peers_of(caller)
+
+    def _peers_of(self, caller: str) -> set[str]:
+        peers = {inflow.peer for inflow in self._inflows.get(caller, ())}
+        return peers | self.waiting.peers(caller) if self.waiting is not None else peers
 
     @property
     def peers(self) -> frozenset[str]:
         """The connections of callers with many calls."""
         with self._lock:
-            return frozenset(
-                inflow.peer for caller in self._watches for inflow in self._inflows[caller]
-            )
+            return frozenset().union(*map(self._peers_of, self._watches))
 
     def excess(
         self, received: Mapping[str, int], allocated: Callable[[], int | None]
@@ -189,7 +253,9 @@ class UnfinishedMessages(Generic[CallT]):
         found = []
         with self._lock:
             self.is_near = False
-            for caller, watch in self._watches.items():
+            for caller, watch in [*self._watches.items()]:
+                if self._stop_if_few(caller):
+                    continue
                 if watch.allocated is None:
                     watch.allocated = allocated() or 0
                 unexplained = self._unexplained(caller, watch, received)
@@ -204,24 +270,33 @@ class UnfinishedMessages(Generic[CallT]):
                 if now - before < limit / 2:
                     continue
                 self._refused_until[caller] = self._clock() + REFUSED_FOR
-                peers = {peer for peer, more in unexplained.items() if more > 2 * limit}
-                calls = [inflow.call for inflow in [*self._inflows[caller]][FEW:]]
-                found.append(Excess(caller, calls, frozenset(peers)))
+                self._refused.pop(caller, None)
+                inflows = [*self._inflows.get(caller, ())]
+                calls = [inflow.call for inflow in inflows[FEW:]]
+                if self.waiting is not None:
+                    calls += self.waiting.calls(caller)
+                is_blocked = len(calls) > 2 * len(inflows)
+                closes = is_blocked or held > MUCH * limit
+                peers = frozenset(unexplained) if closes else frozenset()
+                found.append(Excess(caller, calls, peers, is_blocked))
         return found
 
     def _is_refused(self, caller: str) -> bool:
         now = self._clock()
         self._refused_until = {c: until for c, until in self._refused_until.items() if until > now}
+        self._refused = Counter({c: self._refused[c] for c in self._refused_until})
         return caller in self._refused_until
 
     def _limit(self, caller: str) -> int:
-        return MAX_UNFINISHED * self._workers_of(caller)
+        share = max(1.0, self.max_message / USUAL_MESSAGE)
+        return int(MAX_UNFINISHED * share) * self._workers_of(caller) + UNREAD * self._count(caller)
 
     def _unexplained(
         self, caller: str, watch: _Watch, received: Mapping[str, int]
     ) -> dict[str, int]:
-        taken = Counter(watch.taken)
-        for inflow in self._inflows[caller]:
+        taken = Counter(dict.fromkeys(self._peers_of(caller), 0))
+        taken.update(watch.taken)
+        for inflow in self._inflows.get(caller, ()):
             taken[inflow.peer] += inflow.taken
         unexplained = {}
         for peer, count in received.items():

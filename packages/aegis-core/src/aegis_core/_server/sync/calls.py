@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("aegis.server")
 
 _FAILED = Rejection("INTERNAL", "this node failed; its log says why")
+_Arguments = tuple[Any, ...]
 
 
 class Threads(Protocol):
@@ -75,9 +76,7 @@ class ServerCall(ABC):
     send: Callable[[Any], None]
     begin_send: Callable[[Any, Callable[[], object]], None] | None = None
 
-    def __init__(
-        self, threads: Threads, run: Callable[..., Any], arguments: tuple[Any, ...]
-    ) -> None:
+    def __init__(self, threads: Threads, run: Callable[..., Any], arguments: _Arguments) -> None:
         self.threads = threads
         self._run = run
         self._arguments: tuple[Any, ...] | None = arguments
@@ -246,8 +245,9 @@ class DirectCall(ServerCall):
             return
         if method.has_one_request:
             self.threads.waiting[self] = time.monotonic()
-            start = functools.partial(self._read, arguments)
-            self.threads.checks.reads.begin(self.caller.node_id, self, method.policy_path, start)
+            start, peer = functools.partial(self._read, arguments), self.context.peer
+            reads, path = self.threads.checks.reads, method.policy_path
+            reads.begin(self.caller.node_id, self, path, start, peer)
         else:
             self._ready(arguments)
 
@@ -275,8 +275,10 @@ class DirectCall(ServerCall):
     def _read(self, arguments: tuple[Any, ...]) -> bool:
         """Begins to read the request; returns False if the call is over."""
 
-        def ready() -> None:
+        def ready(size: int) -> None:
             self._end_read()
+            note = self.threads.checks.unfinished.note_request
+            note(self.caller.node_id, self.context.peer, size)
             self._ready(arguments)
 
         reading = None if self.done() else grpc_internals.read_first(arguments, ready)
@@ -345,9 +347,7 @@ class DirectCall(ServerCall):
 class PublicCall(ServerCall):
     """A call that uses gRPC's public API only. Every kind is presented as one that sends itself."""
 
-    def __init__(
-        self, threads: Threads, run: Callable[..., Any], arguments: tuple[Any, ...]
-    ) -> None:
+    def __init__(self, threads: Threads, run: Callable[..., Any], arguments: _Arguments) -> None:
         super().__init__(threads, run, arguments)
         self._lock = threading.Lock()
         self._is_ended = False

@@ -18,7 +18,7 @@ import grpc.aio
 from aegis_discovery.background import BackgroundLoop
 from aegis_discovery.errors import ClosedError
 
-from aegis_core._server.call_checks import kind_of
+from aegis_core._server.base import kind_of
 
 
 class CoroutineHandlers:

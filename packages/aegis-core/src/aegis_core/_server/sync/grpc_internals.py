@@ -152,12 +152,15 @@ def is_active(arguments: tuple[Any, ...]) -> bool:
     return bool(_server._is_rpc_state_active(arguments[2]))
 
 
-def read_first(arguments: tuple[Any, ...], ready: Callable[[], object]) -> tuple[Any, ...] | None:
+def read_first(
+    arguments: tuple[Any, ...], ready: Callable[[int], object]
+) -> tuple[Any, ...] | None:
     """Reads the request of a call without a thread.
 
     Args:
         arguments: As in `behavior_of`.
-        ready: Called on gRPC's serving thread when the request has arrived, or when none will.
+        ready: Called on gRPC's serving thread when the request has arrived, with its bytes, or when
+            none will, with 0.
 
     Returns:
         The arguments to submit then; None if the call is over.
@@ -167,7 +170,7 @@ def read_first(arguments: tuple[Any, ...], ready: Callable[[], object]) -> tuple
 
     def received(received_event: Any) -> Any:
         outcome = receive(received_event)
-        ready()
+        ready(len(state.request or b""))
         return outcome
 
     def take_request() -> Any:

@@ -7,10 +7,16 @@ from typing import Any, Self
 
 import grpc
 
-from aegis_core._server.call_checks import kind_of
+from aegis_core._server.base import kind_of
 from aegis_core._server.held.unsent_answers import SMALL
 from aegis_core._server.rejections import NO_REQUEST, CallRejectedError, Rejection
-from aegis_core._server.sync.calls import PublicCall, ServerCall, current_call, current_trace
+from aegis_core._server.sync.calls import (
+    DirectCall,
+    PublicCall,
+    ServerCall,
+    current_call,
+    current_trace,
+)
 from aegis_core._server.sync.method import Method
 from aegis_core._server.sync.threads import CallThreads, InlineCalls
 from aegis_core._server.telemetry import counting, telemetry_of
@@ -111,9 +117,9 @@ def _direct(handler: Any, inner: Any, read: Read | None) -> Callable[..., Any]:
         call = current_call()
         if handler.request_streaming:
             return Requests(request, call, read)
-        unfinished = call.threads.checks.unfinished
-        if unfinished.is_watching:
-            unfinished.note_request(call.caller.node_id, call.context.peer(), len(request))
+        if not isinstance(call, DirectCall):  # that has noted it when it arrived
+            note = call.threads.checks.unfinished.note_request
+            note(call.caller.node_id, call.context.peer, len(request))
         return request if read is None else read(request, call)
 
     def serve(request: Any, context: Any) -> Any:
