@@ -39,6 +39,7 @@ def main() -> None:
             "aegis_discovery._calls.stats",
             "aegis_discovery._runtime.edge_stats",
             "aegis_discovery.policy._rules",
+            "cryptography.hazmat.primitives.serialization.ssh",
             "uvloop",
         )
         report(ready=list(mesh.topology.nodes), loaded=[one for one in rare if one in sys.modules])

@@ -13,7 +13,6 @@ from aegis_discovery.documents import DocumentKeeper
 from aegis_discovery.feed import FeedReader, remove_impersonators
 from aegis_discovery.records import Record, RecordSigner, RecordVerifier
 from aegis_discovery.signals import LogLimiter
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis_core._access.authorization import CallerVerifier
 from aegis_core.errors import ConfigError
@@ -59,7 +58,7 @@ class NodeState:
             find_signed=topology.find_signed,
         )
         remove_impersonators(topology, self.verifier)
-        self.chain = _chain(tls)
+        self.chain = tls.encoded_chain
         self.caller_verifier = CallerVerifier(
             tls.bundle, tls.trust_domain, find_signed=topology.find_signed
         )
@@ -79,7 +78,7 @@ class NodeState:
             raise ConfigError("tls", reason)
         _check(tls, RecordVerifier(tls.bundle, mesh=self.mesh, trust_domain=tls.trust_domain))
         self._signer.change_identity(tls)
-        self.tls, self.chain = tls, _chain(tls)
+        self.tls, self.chain = tls, tls.encoded_chain
         self.caller_verifier.change_bundle(tls.bundle)
         self.verifier.change_bundle(tls.bundle)
         self.keeper.change_identity(tls)
@@ -129,13 +128,9 @@ class NodeState:
 def _check(tls: TLSConfig, verifier: RecordVerifier) -> None:
     """Checks that a chain is valid for a server, and that the key belongs to it."""
     try:
-        verifier.add_chain(_chain(tls))
+        verifier.add_chain(tls.encoded_chain)
     except InvalidRecordError as error:
         reason = f"{tls.node_id} cannot be a node: {error.reason}"
         raise ConfigError("tls", reason) from error
     if tls.key.public_key() != tls.certificate.public_key():
         raise ConfigError("tls", f"the private key is not that of {tls.node_id}'s certificate")
-
-
-def _chain(tls: TLSConfig) -> tuple[bytes, ...]:
-    return tuple(certificate.public_bytes(Encoding.DER) for certificate in tls.chain)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from aegis_certs._ca.spec import CertificateSpec
@@ -34,6 +33,7 @@ from aegis_certs._x509.pem import (
     parse_private_key,
     parse_request,
 )
+from aegis_certs._x509.serialization import Encoding
 from aegis_certs._x509.tls_config import TLSConfig, make_tls
 from aegis_certs.errors import AlreadyExistsError, InvalidPemError, KeyMismatchError, NotFoundError
 

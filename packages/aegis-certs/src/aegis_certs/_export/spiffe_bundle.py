@@ -8,7 +8,6 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis_certs._ca import audit_log
 from aegis_certs._export.pem import trust_bundle
@@ -17,6 +16,7 @@ from aegis_certs._store.directory import Store
 from aegis_certs._time import parse_isoformat
 from aegis_certs._x509.keys import describe_key
 from aegis_certs._x509.names import CA_NAME
+from aegis_certs._x509.serialization import Encoding
 from aegis_certs._x509.trust import TrustBundle
 from aegis_certs._x509.validity import common_name
 from aegis_certs.errors import InvalidPemError, InvalidRequestError

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis_certs._store import files
+from aegis_certs._x509.serialization import Encoding
 from aegis_certs.errors import DirectoryError, TrustStoreError
 
 _NAME = re.compile(r"aegis-[0-9a-f]{16}")

@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from aegis_certs._store import files
@@ -29,6 +28,7 @@ from aegis_certs._x509.pem import (
     parse_der_certificates,
     parse_private_key,
 )
+from aegis_certs._x509.serialization import Encoding
 from aegis_certs._x509.tls_config import TLSConfig, make_tls
 from aegis_certs._x509.trust import TrustBundle
 from aegis_certs.errors import CertsError, IdentityError, KeyMismatchError, UntrustedError

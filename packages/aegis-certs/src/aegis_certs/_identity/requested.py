@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis_certs._identity.enrolment import (
     MAX_CHAIN,
@@ -22,6 +21,7 @@ from aegis_certs._store import files
 from aegis_certs._time import utc_or_now
 from aegis_certs._x509.names import KeyType
 from aegis_certs._x509.pem import KeyPair, parse_der_certificates, parse_private_key
+from aegis_certs._x509.serialization import Encoding
 from aegis_certs._x509.tls_config import TLSConfig, make_tls
 from aegis_certs._x509.trust import USAGES, TrustBundle, allows
 from aegis_certs.errors import (

@@ -9,16 +9,16 @@ from typing import TypeGuard
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import (
+
+from aegis_certs._x509.extensions import extension_of
+from aegis_certs._x509.names import KeyType
+from aegis_certs._x509.serialization import (
     BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
 )
-
-from aegis_certs._x509.extensions import extension_of
-from aegis_certs._x509.names import KeyType
 from aegis_certs.errors import InvalidPemError
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from aegis_certs._x509.keys import PrivateKey, check_key, encode_public_key, is_usable_key
+from aegis_certs._x509.serialization import Encoding, load_pem_private_key
 from aegis_certs.errors import InvalidPemError, PassphraseError
 
 Source = str | Path | None

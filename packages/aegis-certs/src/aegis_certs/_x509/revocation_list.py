@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis_certs._time import format_utc, utc_or_now
 from aegis_certs._x509.extensions import extension_of
 from aegis_certs._x509.keys import key_id, may_have_signed
 from aegis_certs._x509.pem import parse_crls
+from aegis_certs._x509.serialization import Encoding
 from aegis_certs._x509.trust import TrustBundle
 from aegis_certs._x509.validity import BACKDATE, common_name
 from aegis_certs.errors import RevocationListError, RevokedError

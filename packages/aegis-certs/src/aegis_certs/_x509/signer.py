@@ -8,9 +8,9 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis_certs._x509.keys import PrivateKey
+from aegis_certs._x509.serialization import Encoding
 
 
 @dataclass(frozen=True, repr=False)

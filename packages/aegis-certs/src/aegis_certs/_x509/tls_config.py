@@ -19,6 +19,7 @@ from aegis_certs._x509.pem import (
     parse_certificates,
     parse_private_key,
 )
+from aegis_certs._x509.serialization import Encoding
 from aegis_certs._x509.trust import USAGES, TrustBundle, Usage, allows
 from aegis_certs.errors import CertsError
 
@@ -46,6 +47,11 @@ class TLSConfig:
     def chain(self) -> tuple[x509.Certificate, ...]:
         """The parsed chain, leaf first."""
         return parse_certificates(self.certificate_chain, "certificate chain")
+
+    @property
+    def encoded_chain(self) -> tuple[bytes, ...]:
+        """The chain as DER, leaf first."""
+        return tuple(certificate.public_bytes(Encoding.DER) for certificate in self.chain)
 
     @property
     def certificate(self) -> x509.Certificate:

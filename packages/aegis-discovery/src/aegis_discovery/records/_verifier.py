@@ -11,7 +11,6 @@ from typing import NamedTuple, Protocol
 
 from aegis_certs import CertsError, Identity, RevocationList, TrustBundle, owner_of, parse_worker_id
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis_discovery._runtime.addresses import split_address
 from aegis_discovery.errors import (
@@ -169,7 +168,9 @@ class RecordVerifier:
             if not (path.certificates and leaf.issuer == path.certificates[0].subject):
                 rest = [x509.load_der_x509_certificate(der) for der in others]
                 # Without a path the leaf alone is enough to state why it is refused.
-                path = self._path(self._bundle.path_of((leaf, *rest))[1:])
+                found = self._bundle.path_of((leaf, *rest))[1:]
+                encoded = tuple([others[rest.index(ca)] for ca in found])
+                path = _Path(found, self._intermediates.setdefault(encoded, encoded))
         certificates = (leaf, *path.certificates)
         identity = self._bundle.verify(certificates, "server", trust_domain=self._trust_domain)
         if others:
@@ -177,10 +178,6 @@ class RecordVerifier:
                 self._paths.clear()
             self._paths[others] = path
         return identity, leaf, path
-
-    def _path(self, certificates: tuple[x509.Certificate, ...]) -> _Path:
-        encoded = tuple([ca.public_bytes(Encoding.DER) for ca in certificates])
-        return _Path(certificates, self._intermediates.setdefault(encoded, encoded))
 
     def change_bundle(self, bundle: TrustBundle) -> None:
         """Uses another trust bundle from now on; forgets certificates that it does not cover."""

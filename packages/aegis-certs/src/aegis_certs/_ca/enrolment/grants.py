@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis_certs._ca.audit_log import Action
 from aegis_certs._ca.issued import Answer, Enrolment, IssuedCertificate, IssuedToken, Record
@@ -16,6 +15,7 @@ from aegis_certs._ca.spec import CertificateSpec, IdentityRequest
 from aegis_certs._time import format_utc
 from aegis_certs._x509.identity import enrolment_of, identity_of, inherited_hosts
 from aegis_certs._x509.keys import PublicKey, is_usable_key, issuer_key_id, key_fingerprint, key_id
+from aegis_certs._x509.serialization import Encoding
 from aegis_certs._x509.trust import TrustBundle
 from aegis_certs.errors import CAEndsError, CertsError, EnrolmentRefusedError, InvalidRequestError
 
