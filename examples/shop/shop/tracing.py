@@ -14,15 +14,18 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 
 @contextmanager
-def tracing() -> Iterator[OpenTelemetry]:
+def tracing() -> Iterator[OpenTelemetry | None]:
     """What a node or client reports to; at the end of the block, the last spans are sent.
 
-    The SDK reads `OTEL_EXPORTER_OTLP_ENDPOINT`, the collector, and `OTEL_SERVICE_NAME`.
+    The SDK reads `OTEL_EXPORTER_OTLP_ENDPOINT`, the collector, and `OTEL_SERVICE_NAME`. Without a
+    collector it is None.
     """
+    if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        yield None
+        return
     provider = TracerProvider(shutdown_on_exit=False)
-    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        trace.set_tracer_provider(provider)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
     try:
         yield OpenTelemetry()
     finally:

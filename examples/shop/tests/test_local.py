@@ -78,6 +78,7 @@ def test_the_shop_opens_goes_on_without_a_catalog_and_closes_in_order():
         line.split()[0] for line in output.seen if re.search(r"Finished server| stopped$", line)
     ]
     assert ends == ["gateway", "orders-1", "payments-1", "catalog-2"]
+    assert not any("OpenTelemetry" in line for line in output.seen)  # no collector was named
     assert not Path(directory).exists()
 
 
