@@ -7,6 +7,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -347,3 +348,38 @@ def test_any_other_call_error_is_returned_unchanged(tls: TLSConfig, start_provid
             channel.unary_unary("/t/Fail")(b"ABORTED", timeout=WAIT)
         assert describe_call_error(caught.value, tls) == "as you wish"
     assert describe_call_error(ValueError("no idea"), tls) == "no idea"
+
+
+def test_the_text_of_a_call_error_is_one_short_line(tls: TLSConfig) -> None:
+    forged = "no\n2026-11-27 WARNING b failed\x1b[31m" + "x" * 5000
+    said = describe_call_error(ValueError(forged), tls)
+    assert said.startswith("no 2026-11-27 WARNING b failed [31mxxx")
+    assert said.isprintable()
+    assert len(said) < 400
+
+
+def test_a_server_that_trusts_another_ca_is_described(
+    ca: CertificateAuthority, other_ca: CertificateAuthority, tls: TLSConfig, tmp_path: Path
+) -> None:
+    shown, trusted = ca.issue_in_memory("somebody"), other_ca.issue_in_memory("x").trust_bundle
+    (tmp_path / "pair.pem").write_bytes(shown.private_key + shown.certificate_chain)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "pair.pem")
+    context.load_verify_locations(cadata=trusted.decode())
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols(["h2"])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            with suppress(OSError):  # the socket is closed at the end of the test
+                while True:
+                    connection, _ = server.accept()
+                    with suppress(OSError):
+                        context.wrap_socket(connection, server_side=True).close()
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        error = failure_of(tls, "somebody", address_of(server))
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(WAIT)
+    assert "etcd may trust another CA" in describe_call_error(error, tls, of="etcd")

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import grpc
 from aegis_certs import CertsError, IssuerAddress, TLSConfig
 
+from aegis_discovery._runtime.foreign_text import printable
 from aegis_discovery.enrolment._search import Attempt, IssuerSearch
 from aegis_discovery.errors import EnrolmentError
 from aegis_discovery.proto import issuer_pb2, issuer_pb2_grpc
@@ -76,7 +77,7 @@ def ask_issuers(
             return accept(answer)
         except grpc.RpcError as error:
             if error.code() in _REFUSALS:
-                search.refused(step.issuer, error.details() or "it refused")
+                search.refused(step.issuer, printable(error.details() or "it refused"))
             else:
                 search.failed(step.issuer, _describe(error, step))
         except CertsError as error:
@@ -129,4 +130,4 @@ def _describe(error: Any, attempt: Attempt) -> str:
         return f"another node answers there, not {attempt.issuer.node_id}"
     if "CERTIFICATE_VERIFY_FAILED" in details:
         return "its certificate is not of this mesh, or the clock of one of the two is wrong"
-    return str(details)
+    return printable(str(details))

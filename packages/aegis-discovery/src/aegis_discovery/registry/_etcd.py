@@ -8,8 +8,10 @@ from typing import Any, Self
 
 import grpc
 from aegis_certs import TLSConfig
+from google.protobuf.message import DecodeError
 
 from aegis_discovery._runtime.addresses import SeedPeer
+from aegis_discovery._runtime.foreign_text import printable
 from aegis_discovery.proto import etcd_pb2
 from aegis_discovery.transport._shared import FEED_OPTIONS, channel_credentials, common_options
 
@@ -82,7 +84,7 @@ class EtcdMember:
         request = etcd_pb2.LeaseGrantRequest(TTL=seconds)
         answer = await self._call("Lease/LeaseGrant", request, etcd_pb2.LeaseGrantResponse)
         if answer.error:
-            raise EtcdError(f"it grants no lease: {answer.error[:200]}")
+            raise EtcdError(f"it grants no lease: {printable(answer.error)}")
         return int(answer.ID)
 
     async def revoke(self, lease: int) -> None:
@@ -95,7 +97,6 @@ class EtcdMember:
         method: Any = self._channel.stream_stream(
             "/etcdserverpb.Lease/LeaseKeepAlive",
             etcd_pb2.LeaseKeepAliveRequest.SerializeToString,
-            etcd_pb2.LeaseKeepAliveResponse.FromString,
         )
         call = method(timeout=CALL_TIMEOUT, metadata=WITH_LEADER)
         try:
@@ -103,7 +104,7 @@ class EtcdMember:
             answer = await call.read()
             if answer is grpc.aio.EOF:
                 raise EtcdError("it ended the call that renews the lease")
-            return bool(answer.TTL > 0)
+            return bool(parse(etcd_pb2.LeaseKeepAliveResponse, answer).TTL > 0)
         finally:
             call.cancel()
 
@@ -141,18 +142,31 @@ class EtcdMember:
                 page = min(PAGE, max(1, 2 * page))
 
     def watch(self) -> Any:
-        """Opens a stream of changes; write `WatchRequest` to it, and read `WatchResponse`."""
+        """Opens a stream of changes; write `WatchRequest` to it, and parse `WatchResponse`."""
         method: Any = self._channel.stream_stream(
-            "/etcdserverpb.Watch/Watch",
-            etcd_pb2.WatchRequest.SerializeToString,
-            etcd_pb2.WatchResponse.FromString,
+            "/etcdserverpb.Watch/Watch", etcd_pb2.WatchRequest.SerializeToString
         )
         return method(metadata=WITH_LEADER)
 
     async def _call(self, method: str, request: Any, answer: Any) -> Any:
         call: Any = self._channel.unary_unary(
-            f"/etcdserverpb.{method}", type(request).SerializeToString, answer.FromString
+            f"/etcdserverpb.{method}", type(request).SerializeToString
         )
         # A put that waits for a leader would be done by it long after the call has failed.
         async with asyncio.timeout(2 * CALL_TIMEOUT):
-            return await call(request, timeout=CALL_TIMEOUT)
+            result = await call(request, timeout=CALL_TIMEOUT)
+        if result is None:
+            raise EtcdError(f"it ended a call of {method} without an answer")
+        return parse(answer, result)
+
+
+def parse(kind: Any, data: bytes) -> Any:
+    """Parses an answer; gRPC would log a traceback for bytes that are none.
+
+    Raises:
+        EtcdError: It is no answer of etcd.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise EtcdError("it sent what is no answer of etcd") from None

@@ -14,6 +14,7 @@ import grpc
 from aegis_certs import TLSConfig
 
 from aegis_discovery._runtime.addresses import SeedPeer
+from aegis_discovery._runtime.foreign_text import printable
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery.feed._parts import MessagePart
 from aegis_discovery.feed._reader import FeedReader, ReceiveResult
@@ -21,7 +22,13 @@ from aegis_discovery.proto import etcd_pb2
 from aegis_discovery.records._record import TOMBSTONE_LEASE
 from aegis_discovery.registry._address import RegistryAddress
 from aegis_discovery.registry._contents import Change, Contents
-from aegis_discovery.registry._etcd import CALL_TIMEOUT, CompactedError, EtcdError, EtcdMember
+from aegis_discovery.registry._etcd import (
+    CALL_TIMEOUT,
+    CompactedError,
+    EtcdError,
+    EtcdMember,
+    parse,
+)
 from aegis_discovery.registry._keys import Keys
 from aegis_discovery.registry._publication import Publication, Write
 from aegis_discovery.registry._reread import Reread
@@ -251,7 +258,7 @@ class EtcdRegistry:
                     answer, reading, is_asked = reading.result(), None, False
                     if answer is grpc.aio.EOF:
                         raise EtcdError("it ended the stream of changes")
-                    await self._take_answer(answer)
+                    await self._take_answer(parse(etcd_pb2.WatchResponse, answer))
                 elif is_asked:
                     raise EtcdError("it has been silent for too long")
                 else:
@@ -363,7 +370,8 @@ class EtcdRegistry:
                 raise
             if publication.failed(write, time.monotonic()):
                 line = "etcd refuses to write %s, so other processes do not see it there: %s"
-                _log.warning(line, write.key.decode(errors="replace"), error.details())
+                key = write.key.decode(errors="replace")
+                _log.warning(line, key, printable(error.details() or error.code().name))
         else:
             publication.wrote(write, revision)
         return True

@@ -15,11 +15,15 @@ from aegis_certs import CertsError, Identity, TLSConfig, identity_of
 from cryptography import x509
 
 from aegis_discovery._runtime.addresses import split_address
+from aegis_discovery._runtime.foreign_text import printable
 from aegis_discovery.errors import ConnectError, PeerIdentityError
 
 # RFC 9113, section 3.4: the client preface and an empty SETTINGS frame. A server that accepted
 # our certificate answers with its own settings; with TLS 1.3 nothing earlier shows that.
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+
+_CLOSED = ("Socket closed", "SSL", "andshake", "reset")
+_ALERT = "TSI_DATA_CORRUPTED"  # what gRPC 1.85 says of a TLS alert after the handshake
 
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 _NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID
@@ -84,14 +88,17 @@ def describe_call_error(error: Exception, tls: TLSConfig, *, of: str = "a node")
     details = (isinstance(error, grpc.RpcError) and error.details()) or str(error)
     if "Connection refused" in details:
         return f"it refused the connection; is {of} listening there?"
+    details = printable(details)
     if "Hostname Verification" in details or "Peer name" in details:
         return f"another node than the expected one answered there: {details}"
     if "CERTIFICATE_VERIFY_FAILED: " in details:
         reason = details.rpartition("CERTIFICATE_VERIFY_FAILED: ")[2].partition(":")[0]
         return f"its certificate is not trusted ({reason}); both sides need certificates of one CA"
-    if not any(hint in details for hint in ("Socket closed", "SSL", "andshake", "reset")):
+    if not any(hint in details for hint in (*_CLOSED, _ALERT)):
         return details
     problem = _own_problem(tls)
+    if problem is None and _ALERT in details:
+        problem = f"{of} may trust another CA; both sides need certificates of one CA"
     return f"our own identity is not accepted: {problem}" if problem else details
 
 
