@@ -284,7 +284,7 @@ def test_a_node_at_rest_has_loaded_and_started_only_what_it_needs(tmp_path):
         "import sys, threading\nfrom aegis_core import Node\n"
         "with Node('a', address='127.0.0.1:0', cert_dir=sys.argv[1], grace=0):\n"
         "    rare = {'grpc_reflection.v1alpha', 'google.protobuf.descriptor_pb2',\n"
-        "        'aegis_certs._ca.session', 'aegis_core._server.issuer',\n"
+        "        'aegis_certs._ca.session', 'aegis_core._server.issuer', 'aegis_core._stats',\n"
         "        'aegis_discovery._calls.pool_base', 'platform', 'rich', 'click'}\n"
         "    print(rare & set(sys.modules), threading.active_count())"
     )

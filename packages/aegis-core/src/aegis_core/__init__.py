@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from aegis_core._access.caller import Caller, caller_from_context
     from aegis_core._health.checks import FunctionHealthChecker, HealthChecker, HealthInfo
+    from aegis_core._mesh_events import MeshEvent, NodeStanding
     from aegis_core._node.sync_node import MeshServer, Node, PeerManager
     from aegis_core._node.workers.run import run_workers
     from aegis_core._peers.info import PeerInfo
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
         CallStats,
         FeedStats,
         LoadedPolicy,
-        MeshEvent,
-        NodeStanding,
         NodeStats,
     )
     from aegis_core.errors import (
@@ -116,13 +115,13 @@ _HOMES = {
     "HealthInfo": "aegis_core._health.checks",
     "HealthStatus": "aegis_discovery",
     "LoadedPolicy": "aegis_core._stats",
-    "MeshEvent": "aegis_core._stats",
+    "MeshEvent": "aegis_core._mesh_events",
     "MeshServer": "aegis_core._node.sync_node",
     "NoProvidersError": "aegis_discovery",
     "Node": "aegis_core._node.sync_node",
     "NodeIdInUseError": "aegis_discovery",
     "NodeInfo": "aegis_discovery",
-    "NodeStanding": "aegis_core._stats",
+    "NodeStanding": "aegis_core._mesh_events",
     "NodeStats": "aegis_core._stats",
     "NodeStatus": "aegis_discovery",
     "PeerInfo": "aegis_core._peers.info",

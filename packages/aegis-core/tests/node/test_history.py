@@ -5,11 +5,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from aegis_core._mesh_events import MeshEvent, NodeStanding
 from aegis_core._node.history import MAX_EVENTS, MAX_STANDINGS, MAX_TEXT, History
 from aegis_core._rate_limit import READS
 from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.mesh_protocol import RequestRefusedError
-from aegis_core._stats import MeshEvent, NodeStanding
 from aegis_discovery import HealthStatus, NodeInfo, NodeStatus, ServiceInfo, Topology
 from aegis_discovery.proto import stats_pb2
 from aegis_discovery.records import Opinion, RecordSigner

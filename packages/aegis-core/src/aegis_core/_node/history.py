@@ -12,7 +12,7 @@ from aegis_discovery import EventKind, NodeInfo, NodeStatus, Topology, TopologyE
 from aegis_discovery.records import Opinion
 
 if TYPE_CHECKING:
-    from aegis_core._stats import MeshEvent, NodeStanding
+    from aegis_core._mesh_events import MeshEvent, NodeStanding
 
 MAX_EVENTS = 200
 """Events that a node keeps; one has at most some 700 bytes."""
@@ -85,7 +85,7 @@ class History:
             self._add(kind, "", what, ())
 
     def _on_event(self, event: TopologyEvent) -> None:
-        from aegis_core._stats import NodeStanding  # not before a node runs
+        from aegis_core._mesh_events import NodeStanding  # not before a node runs
 
         after = event.node
         accusers = () if after.status is NodeStatus.ALIVE else self._accusers(after.id)
@@ -107,7 +107,7 @@ class History:
             self._add(kind, after.id, _difference(before, after), accusers)
 
     def _add(self, kind: str, node_id: str, what: str, by: tuple[str, ...]) -> None:
-        from aegis_core._stats import MeshEvent  # not before a node runs
+        from aegis_core._mesh_events import MeshEvent  # not before a node runs
 
         self._number += 1
         self._events.append(
