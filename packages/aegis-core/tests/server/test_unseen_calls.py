@@ -40,8 +40,8 @@ def pems(ca: CertificateAuthority, identity: MakeIdentity) -> dict[str, bytes]:
     return found | {"enroll/new": token.certificate_chain, "ipv4:10.0.0.1": b"?"}
 
 
-def connection(pem: bytes, calls: int, number: int = 1) -> OpenConnection:
-    return OpenConnection(number, f"ipv4:10.0.0.1:{number}", pem, calls)
+def connection(pem: bytes, calls: int, number: int = 1, failed: int = 0) -> OpenConnection:
+    return OpenConnection(number, f"ipv4:10.0.0.1:{number}", pem, calls, failed)
 
 
 @pytest.mark.parametrize("name", ["a", "enroll/new", "ipv4:10.0.0.1"])
@@ -67,6 +67,8 @@ def test_a_caller_whose_calls_are_refused_may_have_few(pems: dict[str, bytes]) -
     few, more = MAX_IF_BLOCKED, MAX_IF_BLOCKED + 1
     assert unseen.floods([connection(pems["a"], few), connection(pems["b"], more, number=2)]) == []
     assert [found.caller for found in unseen.floods([connection(pems["a"], more)])] == ["a"]
+    cancelled = [connection(pems["a"], 1, failed=few), connection(pems["b"], 1, 2, failed=few)]
+    assert [found.caller for found in unseen.floods(cancelled)] == ["a"], "what it cancels counts"
 
 
 async def test_grpc_counts_calls_before_any_code_of_the_server_sees_them(
@@ -141,7 +143,7 @@ async def test_an_address_that_floods_may_open_few_connections_until_it_has_stop
             return Peer(*one.getsockname())
 
         peer = connect()
-        flood = OpenConnection(1, f"ipv4:{HOST}:{peer.port}", pem, MAX_UNDER_WAY + 1)
+        flood = OpenConnection(1, f"ipv4:{HOST}:{peer.port}", pem, MAX_UNDER_WAY + 1, 0)
         unseen, sockets = UnseenCalls(), CallerSockets(server.getsockname()[1])
         counts = Counts([flood])
         guard = FloodGuard(unseen, CallerLimits(), counts, sockets)

@@ -61,6 +61,7 @@ class ServerCounts:
                 name.removeprefix(_PREFIX),
                 base64.b64decode(certificate[1]) if certificate else b"",
                 counts[b"Started"] - counts[b"Failed"] - counts[b"Succeeded"],
+                counts[b"Failed"],
             )
 
     @property

@@ -20,7 +20,10 @@ As many as two connections may have, and some that are just answered. Each may t
 """
 
 MAX_IF_BLOCKED = 100
-"""The same for one whose calls are refused anyway."""
+"""The same for one whose calls are refused anyway, with those that it has cancelled.
+
+What finds the queue full counts as cancelled too.
+"""
 
 SEEN_MASK = 15
 """Who counts a call as seen calls `look` where these bits of the count are 0."""
@@ -37,12 +40,14 @@ class OpenConnection(NamedTuple):
         peer: The other end, as gRPC names it.
         certificate: The certificate of the other end (PEM).
         open: Calls that are open, or that were cancelled before code of the node saw them.
+        failed: Calls that ended without a status so far.
     """
 
     number: int
     peer: str
     certificate: bytes
     open: int
+    failed: int
 
 
 class Flood(NamedTuple):
@@ -98,6 +103,8 @@ class UnseenCalls:
             caller = self._caller_of(one)
             held[caller].append(one)
             under_way[caller] += one.open
+            if self._is_blocked(caller):
+                under_way[caller] += one.failed
         found = []
         for caller, calls in under_way.items():
             limit = MAX_IF_BLOCKED if self._is_blocked(caller) else MAX_UNDER_WAY
