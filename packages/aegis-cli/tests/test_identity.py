@@ -89,6 +89,14 @@ def test_a_missing_named_identity_is_not_made(certs: Path) -> None:
     assert not (certs / "nobody-cert.pem").exists()
 
 
+def test_the_error_names_the_identities_that_a_directory_has(certs: Path, tmp_path: Path) -> None:
+    for name in ("ca-cert.pem", "ops-cert.pem", "ops-key.pem"):
+        (tmp_path / name).write_bytes((certs / name).read_bytes())
+    for name in (None, "nobody"):
+        with pytest.raises(NoIdentityError, match=r"\(it has ops\) with --identity NAME"):
+            client_identity(str(tmp_path), name)
+
+
 def test_a_name_cannot_be_a_path(certs: Path) -> None:
     with pytest.raises(InvalidNodeIdError):
         client_identity(str(certs), "../certs/ops")

@@ -44,7 +44,8 @@ def client_identity(cert_dir: str | Path, name: str | None) -> TLSConfig:
     if name is not None:
         validate_node_id(name)
         if not (directory / f"{name}-cert.pem").exists():
-            raise NoIdentityError(str(directory), f"there is no identity {name} in {directory}")
+            problem = f"there is no identity {name} in {directory}"
+            raise NoIdentityError(str(directory), problem, _present(directory))
         return load_identity(directory, name)
 
     def load_ca() -> CertificateAuthority:
@@ -56,7 +57,14 @@ def client_identity(cert_dir: str | Path, name: str | None) -> TLSConfig:
         return temporary_identity(directory, load_ca)
     except NotFoundError as error:
         problem = f"there is no {error.what} at {error.place}"
-        raise NoIdentityError(str(cert_dir), problem) from error
+        raise NoIdentityError(str(cert_dir), problem, _present(directory)) from error
+
+
+def _present(directory: Path) -> list[str]:
+    """The identities of a directory."""
+    end = "-key.pem"
+    names = {path.name.removesuffix(end) for path in directory.glob(f"*{end}")}
+    return sorted(name for name in names if (directory / f"{name}-cert.pem").exists())
 
 
 def temporary_identity(directory: Path, load_ca: Callable[[], CertificateAuthority]) -> TLSConfig:

@@ -41,13 +41,20 @@ class CliError(Exception):
 
 
 class NoIdentityError(CliError):
-    """There is no identity to connect to a mesh with."""
+    """There is no identity to connect to a mesh with.
 
-    def __init__(self, cert_dir: str, problem: str) -> None:
+    Attributes:
+        cert_dir: The directory of certificates.
+        present: At most three identities that it has.
+    """
+
+    def __init__(self, cert_dir: str, problem: str, present: Sequence[str] = ()) -> None:
         self.cert_dir = cert_dir
+        self.present = tuple(present[:3])
+        some = f" (it has {', '.join(self.present)})" if present else ""
         super().__init__(
-            f"{problem}; name an identity of {cert_dir} with --identity NAME, or a directory whose "
-            f"CA key can make one for this command with --cert-dir DIR"
+            f"{problem}; name an identity of {cert_dir}{some} with --identity NAME, or a directory "
+            f"whose CA key can make one for this command with --cert-dir DIR"
         )
 
 

@@ -256,7 +256,8 @@ class DirectoryOrigin(Origin):
                 f"usable certificate of {node_id}, and no CA key to issue one,",
                 store.directory,
                 f"issue it where the CA's key is (`aegis-certs issue {node_id}`), and copy its two "
-                f"files here",
+                f"files here, or give this process a token from there (`aegis-certs token "
+                f"{node_id}`)",
             )
         if not store.was_locked and not self._has_ca():
             # A directory with a mistyped name must not be created. In one that was locked, another
@@ -314,7 +315,8 @@ class DirectoryOrigin(Origin):
                 self._store.directory,
                 f"a process that joins a mesh creates no CA: check the name of the directory, or "
                 f"issue the certificate where the CA's key is (`aegis-certs issue {node_id}`) and "
-                f"copy ca-cert.pem and its two files here",
+                f"copy ca-cert.pem and its two files here, or give this process a token from there "
+                f"(`aegis-certs token {node_id}`)",
             )
 
     def _check_domain(self, session: CASession) -> None:
