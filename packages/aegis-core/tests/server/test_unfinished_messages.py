@@ -165,6 +165,27 @@ def test_requests_that_are_read_in_turn_count_too() -> None:
     assert not node.messages.is_watching
 
 
+def test_the_memory_of_many_calls_counts_while_a_caller_holds_half() -> None:
+    node = Node()
+    node.open(20)
+    node.look()
+    node.allocated += 2 * MAX_UNFINISHED
+    node.receive(MAX_UNFINISHED // 2)
+    assert node.look() == []
+    node.receive(1)
+    assert len(node.look()) == 1
+
+
+def test_connections_that_were_opened_since_then_count_from_their_start() -> None:
+    node = Node()
+    node.open(20)
+    node.look()
+    node.received["d"] = MAX_UNFINISHED + 1
+    node.messages.open(20, "m", "d")
+    node.allocated += MAX_UNFINISHED
+    assert len(node.messages.excess(node.received, lambda: node.allocated, {"d"})) == 1
+
+
 def test_who_may_send_larger_messages_may_hold_more() -> None:
     node = Node()
     node.messages.max_message = 2 * USUAL_MESSAGE

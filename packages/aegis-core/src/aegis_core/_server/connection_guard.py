@@ -213,6 +213,7 @@ class MessageGuard(Generic[CallT]):
         self._checks = checks
         self._sockets = sockets
         self._end = end
+        self._open_before: frozenset[Peer] = frozenset()
         self._lock = threading.Lock()
         self._log_limiter = LogLimiter(_log)
 
@@ -223,7 +224,8 @@ class MessageGuard(Generic[CallT]):
         def on_watch() -> None:
             if self._lock.acquire(blocking=False):
                 try:  # before more arrives: what there is at the first look counts as known
-                    unfinished.excess(self._sockets.received(unfinished.peers), allocated_bytes)
+                    self._open_before = frozenset(self._sockets.find())
+                    self._excess()
                 finally:
                     self._lock.release()
             with contextlib.suppress(RuntimeError):  # the loop is closed, the server has stopped
@@ -258,11 +260,14 @@ class MessageGuard(Generic[CallT]):
             is_over.wait(messages.LOOK_SOON if unfinished.is_near else messages.LOOK_EVERY)
         return []
 
+    def _excess(self) -> list[Excess[CallT]]:
+        received = self._sockets.received(self._checks.unfinished.peers)
+        new = {peer for peer in received if parse_peer(peer) not in self._open_before}
+        return self._checks.unfinished.excess(received, allocated_bytes, new)
+
     def _look(self) -> list[Excess[CallT]]:
-        unfinished = self._checks.unfinished
         with self._lock:
-            received = self._sockets.received(unfinished.peers)
-            found = unfinished.excess(received, allocated_bytes)
+            found = self._excess()
         for excess in found:
             # At once: the event loop may have its turn later, and they send on.
             if excess.is_blocked:

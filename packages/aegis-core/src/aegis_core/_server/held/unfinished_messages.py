@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 CallT = TypeVar("CallT")
@@ -35,6 +35,10 @@ REFUSED_FOR = 10.0
 GOES_ON = 100
 """Further calls of it in that time, times its live workers, after which all its calls are refused:
 on 16 connections the beginnings of those that are refused took 30 MB."""
+
+GROWTH = 1.75
+"""How many times what a caller may hold the process may grow while it holds more than half of that:
+a call that waits takes as much besides its request as within it, and many are not seen yet."""
 
 USUAL_MESSAGE = 4 * 1024 * 1024
 """Bytes of the largest message, unless the user sets more; then a caller may hold more, too."""
@@ -239,7 +243,10 @@ class UnfinishedMessages(Generic[CallT]):
             return frozenset().union(*map(self._peers_of, self._watches))
 
     def excess(
-        self, received: Mapping[str, int], allocated: Callable[[], int | None]
+        self,
+        received: Mapping[str, int],
+        allocated: Callable[[], int | None],
+        new: Container[str] = (),
     ) -> list[Excess[CallT]]:
         """Returns what to end.
 
@@ -249,6 +256,8 @@ class UnfinishedMessages(Generic[CallT]):
         Args:
             received: The bytes that each connection has received.
             allocated: Returns the memory that the process has allocated; None if that is unknown.
+            new: Connections that were opened since somebody began to be watched. Who is watched
+                since then may hold all that arrived on them; many calls may not be seen yet.
         """
         found = []
         with self._lock:
@@ -258,16 +267,20 @@ class UnfinishedMessages(Generic[CallT]):
                     continue
                 if watch.allocated is None:
                     watch.allocated = allocated() or 0
-                unexplained = self._unexplained(caller, watch, received)
+                unexplained = self._unexplained(caller, watch, received, new)
                 held, limit = sum(unexplained.values()), self._limit(caller)
-                self.is_near = self.is_near or held > limit / 2
-                if held <= limit:
+                is_near = held > limit / 2
+                self.is_near = self.is_near or is_near
+                if not is_near:
                     continue
                 now = allocated() or 0
-                before, watch.allocated = watch.allocated, min(watch.allocated, now)
+                grown = now - watch.allocated
+                if held <= limit and grown <= GROWTH * limit:
+                    continue
+                watch.allocated = min(watch.allocated, now)
                 for peer, more in unexplained.items():
                     watch.explained[peer] += more
-                if now - before < limit / 2:
+                if grown < limit / 2:
                     continue
                 self._refused_until[caller] = self._clock() + REFUSED_FOR
                 self._refused.pop(caller, None)
@@ -292,7 +305,7 @@ class UnfinishedMessages(Generic[CallT]):
         return int(MAX_UNFINISHED * share) * self._workers_of(caller) + UNREAD * self._count(caller)
 
     def _unexplained(
-        self, caller: str, watch: _Watch, received: Mapping[str, int]
+        self, caller: str, watch: _Watch, received: Mapping[str, int], new: Container[str]
     ) -> dict[str, int]:
         taken = Counter(dict.fromkeys(self._peers_of(caller), 0))
         taken.update(watch.taken)
@@ -301,7 +314,8 @@ class UnfinishedMessages(Generic[CallT]):
         unexplained = {}
         for peer, count in received.items():
             if peer in taken:
-                explained = watch.explained.setdefault(peer, count - taken[peer])
+                at_first = 0 if peer in new else count - taken[peer]
+                explained = watch.explained.setdefault(peer, at_first)
                 # What is taken now and was received before the first look must not count twice.
                 if count - taken[peer] < explained:
                     explained = watch.explained[peer] = count - taken[peer]
