@@ -188,6 +188,21 @@ def test_a_certificate_is_renewed_by_one_key_only(ca: CertificateAuthority) -> N
     assert identity_of(third).node_id == "orders-1"
 
 
+def test_what_was_granted_while_the_clock_was_ahead_is_granted_anew_to_the_same_key(
+    ca: CertificateAuthority,
+) -> None:
+    first, key = (
+        enroll(ca, ca.create_token("orders-1", days=7, at=NOW), new_key(), at=NOW),
+        new_key(),
+    )
+    ahead = renew(ca, first, key, at=NOW + 5 * DAY)
+    usable = renew(ca, first, key, at=NOW + DAY)
+    assert usable.not_valid_before_utc <= NOW + DAY < ahead.not_valid_before_utc
+    assert renew(ca, first, key, at=NOW + DAY) == usable
+    with pytest.raises(EnrolmentRefusedError, match="thief"):
+        renew(ca, first, new_key(), at=NOW + DAY)
+
+
 def test_a_renewal_is_refused_without_a_good_certificate(
     ca: CertificateAuthority, tmp_path: Path, go_node: Callable[..., Any]
 ) -> None:

@@ -169,8 +169,9 @@ def _entry_of(session: CASession, leaf: x509.Certificate, node_id: str) -> Issue
 def _given(session: CASession, asked: Record, key: PublicKey) -> EnrolledIdentity | None:
     """The answer that was given before, if it is the same key that asks.
 
-    None if there was none, or the inventory was lost since: the audit log has no certificates, and
-    the same key may have another one.
+    None if there was none, or if it is not valid now, since the clock of the issuer was wrong: the
+    node could never use it, and would get no other. None also if the inventory was lost since: the
+    audit log has no certificates, and the same key may have another one.
     """
     answer = asked.answer
     if answer is None:
@@ -188,7 +189,8 @@ def _given(session: CASession, asked: Record, key: PublicKey) -> EnrolledIdentit
     if not answer.certificate:
         return None
     leaf = x509.load_der_x509_certificate(answer.certificate)
-    return _identity(session, leaf)
+    is_valid = leaf.not_valid_before_utc <= session.at <= leaf.not_valid_after_utc
+    return _identity(session, leaf) if is_valid else None
 
 
 def _answer(
