@@ -198,6 +198,31 @@ def test_spans_tell_of_providers_callers_and_messages():
     assert messages(received, "Outbound message") == [(0, 2), (1, 4)]
 
 
+async def test_async_calls_count_their_single_answer_before_the_caller_has_it():
+    observed = Observed()
+
+    async def one(request, context):
+        return request * 2
+
+    async def last(requests, context):
+        return [request async for request in requests][-1]
+
+    async def requests():
+        for request in (b"1", b"22"):
+            yield request
+
+    handlers = {"unary_unary": one, "stream_unary": last}
+    async with testing_aio.LocalMesh() as mesh:
+        await mesh.start("back-1", **options("back", handlers, observed))
+        client = await mesh.connect("gateway-1", telemetry=observed.telemetry)
+        for kind, sent in (("unary_unary", b"1"), ("stream_unary", requests())):
+            assert await method(client, "back", kind)(sent, timeout=TIMEOUT) in (b"11", b"22")
+            (attempt,) = observed.spans_named(f"Attempt.test.Back.{kind}")
+            assert messages(attempt, "Inbound message") == [(0, 2)]
+    received = observed.metrics()["grpc.client.attempt.rcvd_total_compressed_message_size"]
+    assert sum(point.sum for point in received.data.data_points) == 4
+
+
 def messages(span, name):
     return [
         (event.attributes["sequence-number"], event.attributes["message-size"])

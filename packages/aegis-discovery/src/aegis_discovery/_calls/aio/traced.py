@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,8 @@ from aegis_discovery._calls.traced import (
     begin_call,
     settle_failed,
 )
+
+_SINGLE_ANSWER = (grpc.aio.UnaryUnaryCall, grpc.aio.StreamUnaryCall)
 
 
 class _Attempts(AttemptCallable):
@@ -51,7 +54,13 @@ class _Attempts(AttemptCallable):
         return call
 
     def _ended(self, trace: Any, call: Any) -> None:
-        self.end(trace, *status_of(call))
+        status = status_of(call)
+        if status[0] is grpc.StatusCode.OK and isinstance(call, _SINGLE_ANSWER):
+            # gRPC deserializes the answer of an ended call next, in the same step of the loop, and
+            # then gives it to the caller.
+            asyncio.get_running_loop().call_soon(self.end, trace, *status)
+        else:
+            self.end(trace, *status)
 
 
 def _call(base: Callable[..., Any], *, once: bool) -> Callable[..., Any]:
