@@ -5,7 +5,8 @@
 A blocking and an asyncio node provide a service with unary calls, downloads and uploads. A blocking
 and an asyncio client, each in a process of its own, call them all the time, and a third node
 restarts every ten seconds at a new port. Printed is what the resident memory of each process gained
-an hour, by a line through the samples after the first third.
+an hour, by a line through the samples after the first third, and how many calls failed: an upload
+cannot be repeated, so one may that reaches a node which has just left.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 from aegis_certs import CertificateAuthority, KeyType
 from harness import Row, parser_of, print_rows
 from workload import CHUNK, NAME, SMALL, Child, answer, children, node_options, path, told
@@ -47,8 +49,8 @@ def resident(process: Child) -> float:
     raise RuntimeError("the process has ended")
 
 
-def measure(minutes: float) -> tuple[dict[str, list[tuple[float, float]]], int]:
-    """Returns samples (seconds, MB) of each process, and the calls that the clients made."""
+def measure(minutes: float) -> tuple[dict[str, list[tuple[float, float]]], int, int]:
+    """Returns samples (seconds, MB) of each process, and how many calls were made and failed."""
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         ca = CertificateAuthority.create(directory, key_type=KeyType.P256)
@@ -88,8 +90,8 @@ def measure(minutes: float) -> tuple[dict[str, list[tuple[float, float]]], int]:
         finally:
             over.set()
             thread.join()
-        calls = sum(watched[f"{kind}-client"].ask("count") for kind in ("blocking", "async"))
-        return samples, calls
+        counts = [watched[f"{kind}-client"].ask("count") for kind in ("blocking", "async")]
+        return samples, sum(calls for calls, _ in counts), sum(failed for _, failed in counts)
 
 
 def row_of(name: str, samples: list[tuple[float, float]]) -> Row:
@@ -100,8 +102,8 @@ def row_of(name: str, samples: list[tuple[float, float]]) -> Row:
 
 
 def report(minutes: float) -> list[Row]:
-    samples, calls = measure(minutes)
-    print(f"{calls:,} calls in {minutes:g} minutes")
+    samples, calls, failed = measure(minutes)
+    print(f"{calls:,} calls in {minutes:g} minutes, {failed} failed")
     for name, found in samples.items():
         every = max(1, len(found) // 10)
         print(f"  {name:16}", *(f"{megabytes:6.1f}" for _, megabytes in found[::every]))
@@ -123,16 +125,20 @@ async def async_uploads() -> Any:
 def call_blocking(settings: dict[str, Any], tls: Any) -> None:
     from aegis_discovery import connect
 
-    calls = itertools.count()
+    calls, failures = itertools.count(), itertools.count()
 
     def repeat(channel: Any) -> None:
         unary = channel.unary_unary(path("Echo"))
         download = channel.unary_stream(path("Download"))
         upload = channel.stream_unary(path("Upload"))
         while not over.wait(PAUSE):
-            unary(SMALL, timeout=TIMEOUT)
-            list(download(b"5", timeout=TIMEOUT))
-            upload(uploads(), timeout=TIMEOUT)
+            try:
+                unary(SMALL, timeout=TIMEOUT)
+                list(download(b"5", timeout=TIMEOUT))
+                upload(uploads(), timeout=TIMEOUT)
+            except grpc.RpcError as error:
+                print(f"failed: {error}", file=sys.stderr)
+                next(failures)
             next(calls)
 
     over = threading.Event()
@@ -141,7 +147,7 @@ def call_blocking(settings: dict[str, Any], tls: Any) -> None:
         running = [threads.submit(repeat, channel) for _ in range(CALLERS)]
         answer("ready")
         for _ in sys.stdin:
-            answer(3 * next(calls))
+            answer([3 * next(calls), next(failures)])
         over.set()
         for each in running:
             each.result()
@@ -150,7 +156,7 @@ def call_blocking(settings: dict[str, Any], tls: Any) -> None:
 async def call_async(settings: dict[str, Any], tls: Any) -> None:
     from aegis_discovery.aio import connect
 
-    calls = itertools.count()
+    calls, failures = itertools.count(), itertools.count()
 
     async def repeat(channel: Any) -> None:
         unary = channel.unary_unary(path("Echo"))
@@ -158,10 +164,14 @@ async def call_async(settings: dict[str, Any], tls: Any) -> None:
         upload = channel.stream_unary(path("Upload"))
         while True:
             await asyncio.sleep(PAUSE)
-            await unary(SMALL, timeout=TIMEOUT)
-            async for _ in download(b"5", timeout=TIMEOUT):
-                pass
-            await upload(async_uploads(), timeout=TIMEOUT)
+            try:
+                await unary(SMALL, timeout=TIMEOUT)
+                async for _ in download(b"5", timeout=TIMEOUT):
+                    pass
+                await upload(async_uploads(), timeout=TIMEOUT)
+            except grpc.RpcError as error:
+                print(f"failed: {error}", file=sys.stderr)
+                next(failures)
             next(calls)
 
     async with connect(*settings["seeds"], tls=tls) as mesh:
@@ -169,7 +179,7 @@ async def call_async(settings: dict[str, Any], tls: Any) -> None:
         running = [asyncio.create_task(repeat(channel)) for _ in range(CALLERS)]
         answer("ready")
         while await asyncio.to_thread(sys.stdin.readline):
-            answer(3 * next(calls))
+            answer([3 * next(calls), next(failures)])
         for task in running:
             task.cancel()
         for outcome in await asyncio.gather(*running, return_exceptions=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,27 @@ def test_an_issuer_that_does_not_run_is_named(token_for: Any, tmp_path: Path) ->
         enroll(token_for("orders-1", issuers=[at]), tmp_path / "there", timeout=0.5)
     assert list(error.value.causes) == [f"ca-1@{at.address}"]
     assert not error.value.is_refused
+
+
+def test_an_issuer_that_closes_the_connection_is_named_with_what_to_look_at(
+    token_for: Any, tmp_path: Path
+) -> None:
+    """As one does whose clock is so far behind or ahead that the token is not valid there."""
+    import socket
+
+    def close_all(server: socket.socket) -> None:
+        with suppress(OSError):  # it is shut down at the end
+            while True:
+                server.accept()[0].close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=close_all, args=(server,))
+        thread.start()
+        at = IssuerAddress("ca-1", f"127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(EnrolmentError, match="one of the two clocks is wrong"):
+            enroll(token_for("orders-1", issuers=[at]), tmp_path / "there", timeout=0.5)
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
 
 
 async def test_a_member_that_poses_as_an_issuer_gets_no_request(

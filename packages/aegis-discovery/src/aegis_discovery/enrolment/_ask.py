@@ -29,6 +29,9 @@ CANCEL_POLL = 0.1
 
 _NAMED = ("Hostname Verification", "Peer name")
 
+# What gRPC says where the other end refuses our certificate, such as one that is not valid yet.
+_CLOSED = ("Socket closed", "TSI_DATA_CORRUPTED")
+
 
 def ask_issuers(
     issuers: Sequence[IssuerAddress],
@@ -130,4 +133,6 @@ def _describe(error: Any, attempt: Attempt) -> str:
         return f"another node answers there, not {attempt.issuer.node_id}"
     if "CERTIFICATE_VERIFY_FAILED" in details:
         return "its certificate is not of this mesh, or the clock of one of the two is wrong"
+    if any(hint in details for hint in _CLOSED):
+        return "it closed the connection; it may be stopping, or one of the two clocks is wrong"
     return printable(str(details))
