@@ -123,6 +123,20 @@ def test_a_directory_that_cannot_be_written_is_no_error(
     assert len([line for line in caplog.messages if "stays in memory only" in line]) == 1
 
 
+def test_what_could_not_be_written_is_written_later(
+    authority: Authority, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_discovery.documents._keeper.RETRY", 0.0)
+    keeper = machine.keeper(machine.add("a"))
+    keeper.store.receive(authority.revoke("b"))
+    machine.directory.chmod(0o777)  # nothing is written into such a directory
+    keeper.save()
+    assert not (machine.directory / "crl.pem").exists()
+    machine.directory.chmod(0o700)
+    keeper.save()
+    assert (machine.directory / "crl.pem").exists()
+
+
 def test_an_own_list_with_a_higher_number_stays(authority: Authority, machine: Machine) -> None:
     tls = machine.add("a")
     older = authority.revoke("b")

@@ -32,6 +32,9 @@ _log = logging.getLogger("aegis.documents")
 
 _KEPT = tuple(kind for kind in DocumentKind if kind is not DocumentKind.CRL)
 
+RETRY = 60.0
+"""Seconds after which a document is written again that could not be; a new one is at once."""
+
 
 class DocumentKeeper:
     """Holds the documents of one process.
@@ -71,6 +74,7 @@ class DocumentKeeper:
         self.store.subscribe(self._on_change)
         self._log_limiter = LogLimiter(_log)
         self._unsaved: dict[str, Change] = {}
+        self._failed: dict[str, tuple[Change, float]] = {}
         # The published CAs, until the files of the identity have them.
         self._published: TrustBundle | None = None
         self._has_ca_key = False
@@ -155,13 +159,21 @@ class DocumentKeeper:
         """Writes what has changed to the directory of the identity; it blocks."""
         if self._files is None:
             return
+        now = time.monotonic()
         for key, change in list(self._unsaved.items()):
+            failed, retry_at = self._failed.get(key, (None, 0.0))
+            if change is failed and now < retry_at:
+                continue
             try:
                 self._write(self._files, change)
             except CertsError as error:
-                # Tried again with the next change, not at each poll.
+                # A full disk is no reason to lose a revocation at the next restart.
+                self._failed[key] = change, now + RETRY
                 line = "a published document stays in memory only: %s"
-                self._log_limiter.warn("directory", key, line, error)
+                self._log_limiter.log_change(logging.WARNING, key, str(error), line, error)
+                continue
+            self._failed.pop(key, None)
+            self._log_limiter.forget(key)
             with self._lock:
                 if self._unsaved.get(key) is change:
                     del self._unsaved[key]
