@@ -92,6 +92,15 @@ async def test_a_client_leaves_a_seed_whose_topology_is_never_complete(
     assert "mallory did not send the whole topology in time" in caplog.text
 
 
+async def test_an_address_where_a_node_is_not_does_not_keep_a_client_from_its_other_address(
+    start: Any, identity: Any
+) -> None:
+    a, b = await start("a"), await start("b")
+    seeds = [f"a@{b.address}", "a@127.0.0.1:9", a.address]
+    async with aio.connect(*seeds, tls=identity("client"), timeout=8) as mesh:
+        assert "a" in mesh.topology.nodes
+
+
 async def test_a_client_finds_the_one_good_seed_among_three_bad_ones(
     bad_seed: StartSeed, silent_address: str, start: Any, identity: Any, until: Any
 ) -> None:

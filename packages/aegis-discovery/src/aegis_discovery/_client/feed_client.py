@@ -134,8 +134,7 @@ class FeedClient:
         # Addresses and ids of the peers whose feed did not last, since one last did. A peer that
         # sends a message and then falls silent, or sends garbage, must not keep this client from
         # trying the others. Workers of one identity count once: a member may enter 64.
-        self._tried: set[str] = set()
-        self._resumed: set[str] = set()
+        self._tried, self._resumed = set[str](), set[str]()
         self._feed_task: asyncio.Task[None] | None = None
         self._rotation_task: asyncio.Task[None] | None = None
 
@@ -268,19 +267,18 @@ class FeedClient:
         while True:
             async for peer in self._candidates():
                 key = owner_of(peer.node_id) if peer.node_id else peer.address
-                if key in self._tried and peer != self._last_peer:
+                if self._tried & {key, peer.address} and peer != self._last_peer:
                     continue
                 self._tried.add(key)
-                self._received_at, self._last_peer = 0.0, None
+                self._received_at, self._last_peer, self._is_reached = 0.0, None, False
                 began, home = time.monotonic(), None
                 try:
                     home = await self._watch(peer)
                 except FeedDivergedError as error:
                     _log.info("%s", error)
-                except ConnectError as error:
-                    self._record_failure(peer, error.causes.get(peer.address, str(error)))
                 except (DiscoveryError, CertsError, FeedTimeoutError) as error:
-                    self._record_failure(peer, str(error))
+                    causes = error.causes if isinstance(error, ConnectError) else {}
+                    self._record_failure(peer, causes.get(peer.address, str(error)))
                 except grpc.aio.AioRpcError as error:
                     self._record_failure(peer, describe_call_error(error, self._tls))
                     # Its connection was cut, so it is asked once more: it knows our cursor.
@@ -294,6 +292,8 @@ class FeedClient:
                 except Exception as error:  # noqa: BLE001 - a bug of ours must not end the feed for ever
                     line = "the feed of %s failed"
                     self._log_limiter.warn(peer.address, "fault", line, peer.address, error=error)
+                if not (self._is_reached or self._received_at):  # it may be at another address
+                    self._tried = self._tried - {key} | {peer.address}
                 if self._received_at - began >= STEADY:
                     self._forget_tries()
                     backoff.reset()
@@ -354,6 +354,7 @@ class FeedClient:
                     return None
                 return await follow_until_found(feed, self._find_home(self._home, node_id))
         finally:
+            self._is_reached = channel.get_state() is grpc.ChannelConnectivity.READY
             await channel.close()
 
     async def _find_home(self, home: HomeSearch, source: str) -> SeedPeer | None:
