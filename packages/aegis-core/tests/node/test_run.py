@@ -114,7 +114,9 @@ FACES = pytest.mark.parametrize("face", ["aio", "blocking"])
 
 
 @FACES
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda n: n.name
+)
 async def test_after_a_signal_calls_in_flight_complete_and_long_streams_become_unavailable(
     face: str,
     number: signal.Signals,
@@ -186,6 +188,28 @@ async def test_the_signal_handlers_from_before_are_restored(identity: MakeIdenti
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     with pytest.raises(NodeStateError):
         await node.run()
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_a_hangup_that_is_ignored_or_handled_stops_no_node(
+    identity: MakeIdentity, ignored: bool
+) -> None:
+    heard: list[int] = []
+    own = signal.SIG_IGN if ignored else lambda number, _: heard.append(number)
+    before = signal.signal(signal.SIGHUP, own)
+    stopped_by: list[int] = []
+
+    def hang_up_and_stop() -> None:
+        signal.raise_signal(signal.SIGHUP)
+        stopped_by.append(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+    try:
+        Node("a", address="127.0.0.1:0", tls=identity("a")).run(on_ready=hang_up_and_stop)
+        assert signal.getsignal(signal.SIGHUP) is own
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (heard, stopped_by) == ([] if ignored else [signal.SIGHUP], [signal.SIGTERM])
 
 
 def test_a_blocking_node_restores_the_signal_handlers_too(identity: MakeIdentity) -> None:

@@ -189,7 +189,8 @@ def run(
     functions; modules are found in the current directory too. Without any, the node provides no
     service: use it as a seed peer.
 
-    The first signal makes it leave the mesh; a second one ends it at once. One line on standard
+    The first signal makes it leave the mesh; a second one ends it at once. So does SIGHUP, which
+    a closed terminal sends, unless workers run. One line on standard
     output has the address at which it serves; changes of the mesh go to standard error.
 
     With --workers it runs several processes, each of which is a node, such as orders-1#2. Worker n

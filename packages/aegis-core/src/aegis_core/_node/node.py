@@ -164,7 +164,7 @@ class Node(NodeView):
     # Start and stop
 
     async def run(self, *, on_ready: Callable[[], object] | None = None) -> None:
-        """Starts, serves until SIGTERM or SIGINT, then leaves, drains and returns.
+        """Starts, serves until SIGTERM, SIGINT or SIGHUP, then leaves, drains and returns.
 
         A second signal ends the process at once. In a thread other than the main one it handles
         no signals, and returns after `stop`. It tells a service manager that sets `NOTIFY_SOCKET`,

@@ -43,10 +43,11 @@ def stop_signals(
     *,
     at_once: Callable[[], object] = lambda: None,
 ) -> Iterator[None]:
-    """Calls `stop` at the first SIGTERM or SIGINT; a second one ends the process at once.
+    """Calls `stop` at the first SIGTERM, SIGINT or SIGHUP; a second one ends the process at once.
 
-    Only the main thread can handle signals; in any other thread this does nothing. The handlers
-    from before are restored at the end.
+    A SIGHUP that has a handler, or is ignored as `nohup` does it, is left alone. Only the main
+    thread can handle signals; in any other thread this does nothing. The handlers from before are
+    restored at the end.
 
     Args:
         stop: It is called in the event loop or, without one, in a signal handler: between any two
@@ -72,6 +73,8 @@ def stop_signals(
             signal.raise_signal(number)
 
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a terminal that is closed sends it
+        before[signal.SIGHUP] = signal.SIG_DFL
     for number in before:
         if loop is None:
             signal.signal(number, handle)

@@ -175,7 +175,7 @@ class Node(NodeView):
         return self._loop.call(self._node.stats)
 
     def run(self, *, on_ready: Callable[[], object] | None = None) -> None:
-        """Starts, serves until SIGTERM or SIGINT, then leaves, drains and returns.
+        """Starts, serves until SIGTERM, SIGINT or SIGHUP, then leaves, drains and returns.
 
         As `aegis_core.aio.Node.run`, with the same errors. `on_ready` is called in this thread, and
         a signal that arrives meanwhile stops the node afterwards.
