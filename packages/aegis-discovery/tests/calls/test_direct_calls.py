@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -162,6 +163,34 @@ async def test_a_call_that_was_cancelled_cannot_be_awaited(
         await call.wait_for_connection()
     call.add_done_callback(ended.append)
     assert ended == [call, call]
+
+
+async def test_a_call_that_is_cancelled_when_its_answer_arrives_stays_cancelled(
+    channel: grpc.aio.Channel, provider: Any, pool: Any, request: pytest.FixtureRequest
+) -> None:
+    stub = channel.unary_unary("/t/Echo")
+    await stub(b"x", timeout=WAIT)
+    calls: list[Any] = [stub(b"x", timeout=WAIT) for _ in range(2)]
+    ended: list[Any] = []
+
+    def cancel_other(call: Any) -> None:
+        ended.append(call)
+        for other in calls:
+            if other is not call:
+                other.cancel()
+
+    for call in calls:
+        call.add_done_callback(cancel_other)
+    await asyncio.sleep(0)  # so that gRPC begins them, too
+    time.sleep(0.2)  # noqa: ASYNC251 - so that both answers arrive within one turn of the loop
+    await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), WAIT)
+    first, second = ended  # each one once
+    assert await first == b"x"
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert await second.code() is grpc.StatusCode.CANCELLED
+    if "plain" not in request.node.name:
+        assert endpoint_of(pool).under_way == 0
 
 
 async def test_a_timeout_of_asyncio_ends_a_call(channel: grpc.aio.Channel, provider: Any) -> None:

@@ -179,8 +179,12 @@ class DirectCall:
             return False
         self._cython_call.cancel(_CANCELLED_HERE)
         self._waiting.discard(self)
-        if self._batch is not None:
-            self._batch.cancel()
+        if self._batch is not None and not self._batch.cancel():
+            # The answer is here, and is taken in a moment: then the call would not be cancelled.
+            self._coroutine.close()
+            self._coroutine = self._batch = None
+            self._calls.discard(self)
+            self._response = cygrpc.EOF
         return True
 
     def done(self) -> Any:
