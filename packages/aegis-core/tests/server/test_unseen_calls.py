@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 from aegis_certs import CertificateAuthority, TLSConfig
-from aegis_core._server.caller_limits import CallerLimits
+from aegis_core._server.caller_limits import MAX_CALLS, CallerLimits
 from aegis_core._server.caller_sockets import CallerSockets
 from aegis_core._server.connection_limits import Peer
 from aegis_core._server.held.channelz import ServerCounts
@@ -22,6 +22,7 @@ from aegis_core._server.held.flood_guard import MANY, FloodGuard
 from aegis_core._server.held.unseen_calls import (
     MAX_IF_BLOCKED,
     MAX_UNDER_WAY,
+    MORE_AFTER_STALL,
     OpenConnection,
     UnseenCalls,
 )
@@ -60,6 +61,23 @@ def test_a_caller_with_workers_may_have_as_many_for_each(pems: dict[str, bytes])
     unseen = UnseenCalls(workers_of={"a": 3}.__getitem__)
     assert unseen.floods([connection(pems["a"], 3 * MAX_UNDER_WAY)]) == []
     assert unseen.floods([connection(pems["a"], 3 * MAX_UNDER_WAY + 1)])
+
+
+def test_a_caller_that_may_have_more_calls_open_may_have_more_under_way(
+    pems: dict[str, bytes],
+) -> None:
+    unseen = UnseenCalls(max_calls=MAX_CALLS + 500)
+    assert unseen.floods([connection(pems["a"], MAX_UNDER_WAY + 500)]) == []
+    assert unseen.floods([connection(pems["a"], MAX_UNDER_WAY + 501)])
+    assert UnseenCalls(max_calls=1).floods([connection(pems["a"], MAX_UNDER_WAY)]) == []
+
+
+def test_calls_that_missed_their_deadlines_while_the_node_stood_still_are_no_flood(
+    pems: dict[str, bytes],
+) -> None:
+    unseen, limit = UnseenCalls(), MAX_UNDER_WAY + MORE_AFTER_STALL
+    assert unseen.floods([connection(pems["a"], limit)], has_stood_still=True) == []
+    assert unseen.floods([connection(pems["a"], limit + 1)], has_stood_still=True)
 
 
 def test_a_caller_whose_calls_are_refused_may_have_few(pems: dict[str, bytes]) -> None:
@@ -128,6 +146,25 @@ class Counts(ServerCounts):
 
     def connections(self, gone: set[int]) -> Any:
         return iter([one for one in self.found if one.number not in gone])
+
+
+async def test_a_guard_knows_that_the_node_stood_still(
+    identity: MakeIdentity, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_core._server.held.flood_guard.STOOD_STILL", 0.0)
+    pem = identity("a").certificate_chain
+    with socket.create_server((HOST, 0)) as server:
+        unseen, limits = UnseenCalls(), CallerLimits()
+        counts = Counts([connection(pem, MAX_UNDER_WAY + 1)])
+        guard = FloodGuard(unseen, limits, counts, CallerSockets(server.getsockname()[1]))
+        for turns in (1, 2):  # it still stands still, and it did so until now
+            guard.note_turn()
+            assert guard._close_floods() == 0
+            assert not limits.is_blocked("a"), turns
+        monkeypatch.setattr("aegis_core._server.held.flood_guard.STOOD_STILL", 60.0)
+        guard._stall_counts_until = 0.0
+        guard._close_floods()
+        assert limits.is_blocked("a")
 
 
 async def test_an_address_that_floods_may_open_few_connections_until_it_has_stopped(

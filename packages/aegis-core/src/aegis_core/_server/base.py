@@ -188,12 +188,9 @@ class ServerBase(ABC, Generic[CallT]):
         guard = self._guard = ConnectionGuard(self._connections, CallerSockets(self._port))
         self._checks.guard = guard
         messages = MessageGuard(self._checks, CallerSockets(self._port), self.end_call)
-        self._floods = FloodGuard(
-            self._checks.unseen,
-            self._checks.callers,
-            ServerCounts(self._port),
-            CallerSockets(self._port),
-        )
+        counts, sockets = ServerCounts(self._port), CallerSockets(self._port)
+        checks = self._checks
+        self._floods = FloodGuard(checks.unseen, checks.callers, counts, sockets)
         await asyncio.gather(guard.run(), messages.run())
 
     @abstractmethod
@@ -221,6 +218,8 @@ class ServerBase(ABC, Generic[CallT]):
 
     def note_loop_turn(self) -> None:
         """Records that the event loop of the node has a turn, about once a second."""
+        if self._floods is not None:
+            self._floods.note_turn()
 
     def hold_calls(self, *, joining: bool) -> None:
         """Rejects calls of the user's services while the node joins, or accepts them."""

@@ -8,6 +8,7 @@ as many calls as a new connection may send before anybody sees whose it is.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 
@@ -47,6 +48,13 @@ NEW_PER_SECOND = 1.0
 none while the calls of the flood are worked off. All others are closed before TLS.
 """
 
+STOOD_STILL = 2.0
+"""Seconds without a turn of the node's event loop after which the node stood still; it has one each
+second."""
+
+STALL_COUNTS_FOR = 5.0
+"""Seconds after that in which calls may be unseen that have arrived meanwhile."""
+
 _LINE = (
     "%s has %d calls under way to this node at once; its connections are closed, for %.0f s its "
     "calls are refused, and its addresses may open few connections"
@@ -83,6 +91,8 @@ class FloodGuard:
         self._looked_at = 0.0
         self._soon_until = 0.0
         self._flooded_until = 0.0
+        self._turn_at = math.inf
+        self._stall_counts_until = 0.0
         self._addresses: dict[str, TokenBucket] = {}
         self._met: set[Peer] = set()
         self._gone: set[int] = set()
@@ -113,6 +123,16 @@ class FloodGuard:
             }
             self._met = found
             self.closed += self._sockets.close(excess)
+
+    def note_turn(self) -> None:
+        """Notes that the event loop of the node has a turn, about once a second."""
+        now = time.monotonic()
+        if self._stands_still(now):
+            self._stall_counts_until = now + STALL_COUNTS_FOR
+        self._turn_at = now
+
+    def _stands_still(self, now: float) -> bool:
+        return now - self._turn_at > STOOD_STILL
 
     def look(self) -> None:
         """Looks how many calls are unseen, unless it did so a moment ago. For any thread."""
@@ -155,7 +175,9 @@ class FloodGuard:
     def _close_floods(self) -> int:
         connections = list(self._counts.connections(self._gone))
         count = self._count()
-        floods = self._unseen.floods(connections)
+        now = time.monotonic()
+        has_stood_still = self._stands_still(now) or now < self._stall_counts_until
+        floods = self._unseen.floods(connections, has_stood_still=has_stood_still)
         if floods:
             return sum(map(self._close, floods))
         # No more than these can be unseen, but those of connections that are gone.

@@ -13,10 +13,18 @@ from typing import NamedTuple
 from aegis_certs import CertsError, enrolment_id_of, identity_of
 from cryptography import x509
 
+from aegis_core._server.caller_limits import CANCELLED_AT_ONCE, MAX_CALLS
+
 MAX_UNDER_WAY = 1_300
 """Calls that a caller may have under way over all its connections, times its live workers.
 
-As many as two connections may have, and some that are just answered. Each may take 20 KB.
+As many as two connections may have, and some that are just answered. Each may take 20 KB. Where the
+user lets a caller have more open calls than `MAX_CALLS`, it may have so many more.
+"""
+
+MORE_AFTER_STALL = int(CANCELLED_AT_ONCE)
+"""Further ones after the node stood still: calls that have missed their deadlines meanwhile, and
+which it sees later all the same. As many as a caller may cancel at once.
 """
 
 MAX_IF_BLOCKED = 100
@@ -69,33 +77,39 @@ class UnseenCalls:
     Args:
         workers_of: Returns how many processes share an identity, and so have its limits together.
         is_blocked: Tells whether the calls of a caller are refused.
+        max_calls: Calls that a caller with one worker may have open once they are seen.
 
     Attributes:
         seen: Calls that code of the node has seen so far.
         look: Looks how many calls have arrived; see `SEEN_MASK`.
     """
 
-    __slots__ = ("_is_blocked", "_names", "_workers_of", "look", "seen")
+    __slots__ = ("_is_blocked", "_limit", "_names", "_workers_of", "look", "seen")
 
     def __init__(
         self,
         workers_of: Callable[[str], int] = lambda _: 1,
         is_blocked: Callable[[str], bool] = lambda _: False,
+        max_calls: int = MAX_CALLS,
     ) -> None:
         self.seen = 0
         self.look: Callable[[], None] = _do_nothing
         self._workers_of = workers_of
         self._is_blocked = is_blocked
+        self._limit = MAX_UNDER_WAY + max(0, max_calls - MAX_CALLS)
         self._names: dict[bytes, str | None] = {}
 
     def __repr__(self) -> str:
         return f"<UnseenCalls {self.seen} seen>"
 
-    def floods(self, connections: Iterable[OpenConnection]) -> list[Flood]:
+    def floods(
+        self, connections: Iterable[OpenConnection], *, has_stood_still: bool = False
+    ) -> list[Flood]:
         """Returns the callers that have too many calls under way.
 
         Args:
             connections: All that are open.
+            has_stood_still: Whether the node did so just now; see `MORE_AFTER_STALL`.
         """
         under_way: Counter[str] = Counter()
         held: defaultdict[str, list[OpenConnection]] = defaultdict(list)
@@ -105,9 +119,10 @@ class UnseenCalls:
             under_way[caller] += one.open
             if self._is_blocked(caller):
                 under_way[caller] += one.failed
+        usual = self._limit + (MORE_AFTER_STALL if has_stood_still else 0)
         found = []
         for caller, calls in under_way.items():
-            limit = MAX_IF_BLOCKED if self._is_blocked(caller) else MAX_UNDER_WAY
+            limit = MAX_IF_BLOCKED if self._is_blocked(caller) else usual
             if calls > limit and calls > limit * self._workers_of(caller):
                 found.append(Flood(caller, calls, held[caller]))
         return found

@@ -160,6 +160,7 @@ class BlockingServer(ServerBase[ServerCall]):
         self._health.set(status, "", *self.services)
 
     def note_loop_turn(self) -> None:
+        super().note_loop_turn()
         self._health.note_loop_turn()
 
     async def end_feeds(self) -> frozenset[str]:
