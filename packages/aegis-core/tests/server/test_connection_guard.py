@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import sys
+import threading
 import time
 
 import pytest
@@ -15,9 +16,11 @@ from aegis_core._server.connection_guard import (
     CALM,
     MAX_DELAY,
     QUEUE,
+    UNSEEN_HEADERS,
     ConnectionGuard,
 )
 from aegis_core._server.connection_limits import FEW, MAX_SILENT, ConnectionLimits
+from aegis_core._server.memory import allocated_bytes
 
 HOST = "127.0.0.1"
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO is of Linux")
@@ -77,6 +80,29 @@ async def test_new_connections_wait_until_calls_with_long_headers_are_worked_off
     waited_until = time.monotonic()
     await work
     assert waited_until >= min(seen[-1] + CALM, began + MAX_DELAY)
+
+
+@linux_only
+async def test_new_connections_wait_while_what_such_calls_hold_is_not_freed() -> None:
+    if allocated_bytes() is None:
+        pytest.skip("this C library does not tell what it has allocated")
+    guard = ConnectionGuard(ConnectionLimits(), CallerSockets(0))
+    guard.note_accepted()
+    held = [bytearray(4 * UNSEEN_HEADERS)]
+    guard.note_long_headers(f"ipv4:{HOST}:1")
+    began = time.monotonic()
+    freed_at: list[float] = []
+
+    def free() -> None:
+        freed_at.append(time.monotonic())
+        held.clear()
+
+    timer = threading.Timer(2 * CALM, free)  # nothing is seen meanwhile, as without CPU time
+    timer.start()
+    await asyncio.to_thread(guard.note_accepted)
+    waited_until = time.monotonic()
+    timer.join()
+    assert waited_until >= min(freed_at[0], began + MAX_DELAY)
 
 
 async def test_a_caller_with_long_headers_is_closed_again_at_the_same_port() -> None:
