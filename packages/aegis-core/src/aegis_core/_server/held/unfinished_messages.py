@@ -40,6 +40,11 @@ GROWTH = 1.75
 """How many times what a caller may hold the process may grow while it holds more than half of that:
 a call that waits takes as much besides its request as within it, and many are not seen yet."""
 
+MANY_CALLS = 200
+"""Such calls of a caller from which on that counts. What the handlers of fewer large requests take,
+and all that the process does besides, would look like it.
+"""
+
 USUAL_MESSAGE = 4 * 1024 * 1024
 """Bytes of the largest message, unless the user sets more; then a caller may hold more, too."""
 
@@ -275,7 +280,8 @@ class UnfinishedMessages(Generic[CallT]):
                     continue
                 now = allocated() or 0
                 grown = now - watch.allocated
-                if held <= limit and grown <= GROWTH * limit:
+                has_many = self._count(caller) + len(self._inflows.get(caller, ())) >= MANY_CALLS
+                if held <= limit and not (has_many and grown > GROWTH * limit):
                     continue
                 watch.allocated = min(watch.allocated, now)
                 for peer, more in unexplained.items():
