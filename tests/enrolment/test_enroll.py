@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -211,16 +212,20 @@ def test_an_issuer_that_does_not_run_is_named(token_for: Any, tmp_path: Path) ->
     assert not error.value.is_refused
 
 
+@pytest.mark.parametrize("resets", [False, True])
 def test_an_issuer_that_closes_the_connection_is_named_with_what_to_look_at(
-    token_for: Any, tmp_path: Path
+    token_for: Any, tmp_path: Path, resets: bool
 ) -> None:
     """As one does whose clock is so far behind or ahead that the token is not valid there."""
     import socket
 
+    linger = struct.pack("ii", resets, 0)  # closed without a wait, a connection is reset
+
     def close_all(server: socket.socket) -> None:
         with suppress(OSError):  # it is shut down at the end
             while True:
-                server.accept()[0].close()
+                with server.accept()[0] as connection:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=close_all, args=(server,))

@@ -30,7 +30,7 @@ CANCEL_POLL = 0.1
 _NAMED = ("Hostname Verification", "Peer name")
 
 # What gRPC says where the other end refuses our certificate, such as one that is not valid yet.
-_CLOSED = ("Socket closed", "TSI_DATA_CORRUPTED")
+_CLOSED = ("Socket closed", "TSI_DATA_CORRUPTED", "reset by peer")
 
 
 def ask_issuers(
