@@ -148,6 +148,31 @@ class Counts(ServerCounts):
         return iter([one for one in self.found if one.number not in gone])
 
 
+@pytest.mark.parametrize(
+    ("calls_per_second", "takes", "looks"), [(200, 0.01, 2), (2_000, 0.01, 20), (2_000, 0.0, 500)]
+)
+def test_looks_take_little_of_the_time(
+    monkeypatch: pytest.MonkeyPatch, calls_per_second: int, takes: float, looks: int
+) -> None:
+    """Over ten seconds, with a look of 10 ms as one takes among 400 connections."""
+    now = 100.0
+    counts, looked = Counts([]), 0
+
+    def started() -> int:
+        nonlocal now, looked
+        now += takes
+        looked += 1
+        return 0
+
+    monkeypatch.setattr(counts, "started", started)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    FloodGuard(unseen := UnseenCalls(), CallerLimits(), counts, CallerSockets(1))
+    while now < 110.0:
+        now += 16 / calls_per_second
+        unseen.look()
+    assert looks / 2 <= looked <= looks + 1
+
+
 async def test_a_guard_knows_that_the_node_stood_still(
     identity: MakeIdentity, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,7 +36,10 @@ class ServerCounts:
         self._known: int | None = None
 
     def started(self) -> int | None:
-        """Returns how many calls have arrived so far, None if that is not known; takes 0.2 ms."""
+        """Returns how many calls have arrived so far, None if that is not known.
+
+        It takes 0.2 ms, and 0.03 ms for each connection of the process.
+        """
         text = b"" if self._number is None else _read("get_server", self._number)
         found = _CALLS.search(text)
         return int(found[1]) if found else None
