@@ -114,9 +114,7 @@ FACES = pytest.mark.parametrize("face", ["aio", "blocking"])
 
 
 @FACES
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda n: n.name
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
 async def test_after_a_signal_calls_in_flight_complete_and_long_streams_become_unavailable(
     face: str,
     number: signal.Signals,
@@ -125,7 +123,7 @@ async def test_after_a_signal_calls_in_flight_complete_and_long_streams_become_u
     identity: MakeIdentity,
     until: Until,
 ) -> None:
-    with running(tmp_path, face, cert_dir, 5) as program:
+    with running(tmp_path, face, cert_dir, 3) as program:
         await until(lambda: program.lines)
         async with open_channel(identity("caller"), "node", program.lines[0]) as channel:
             call = channel.unary_unary("/t/Call")
@@ -188,6 +186,20 @@ async def test_the_signal_handlers_from_before_are_restored(identity: MakeIdenti
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     with pytest.raises(NodeStateError):
         await node.run()
+
+
+async def test_a_closed_terminal_stops_an_asyncio_node(identity: MakeIdentity) -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    node = aio.Node("a", address="127.0.0.1:0", tls=identity("a"))
+    await node.run(on_ready=lambda: signal.raise_signal(signal.SIGHUP))
+    assert signal.getsignal(signal.SIGHUP) is before is signal.SIG_DFL
+
+
+def test_a_closed_terminal_stops_a_blocking_node(identity: MakeIdentity) -> None:
+    Node("a", address="127.0.0.1:0", tls=identity("a")).run(
+        on_ready=lambda: signal.raise_signal(signal.SIGHUP)
+    )
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize("ignored", [True, False])
