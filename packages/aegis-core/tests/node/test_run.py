@@ -188,13 +188,22 @@ async def test_the_signal_handlers_from_before_are_restored(identity: MakeIdenti
         await node.run()
 
 
+@pytest.fixture
+def hangups() -> Iterator[None]:
+    """SIGHUP as it is without `nohup`, which may run the tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangups")
 async def test_a_closed_terminal_stops_an_asyncio_node(identity: MakeIdentity) -> None:
-    before = signal.getsignal(signal.SIGHUP)
     node = aio.Node("a", address="127.0.0.1:0", tls=identity("a"))
     await node.run(on_ready=lambda: signal.raise_signal(signal.SIGHUP))
-    assert signal.getsignal(signal.SIGHUP) is before is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
 
+@pytest.mark.usefixtures("hangups")
 def test_a_closed_terminal_stops_a_blocking_node(identity: MakeIdentity) -> None:
     Node("a", address="127.0.0.1:0", tls=identity("a")).run(
         on_ready=lambda: signal.raise_signal(signal.SIGHUP)
