@@ -173,6 +173,30 @@ def test_looks_take_little_of_the_time(
     assert looks / 2 <= looked <= looks + 1
 
 
+async def test_a_guard_that_gets_no_thread_tries_again(
+    identity: MakeIdentity, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("aegis_core._server.held.flood_guard.LOOK_EVERY", 0.0)
+    unseen, limits = UnseenCalls(), CallerLimits()
+    counts = Counts([connection(identity("a").certificate_chain, MAX_UNDER_WAY + 1)])
+    guard = FloodGuard(unseen, limits, counts, CallerSockets(1))
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", no_thread)
+        unseen.look()
+    assert not limits.is_blocked("a")
+
+    def look() -> bool:
+        unseen.look()
+        return limits.is_blocked("a")
+
+    await until(look)
+    counts.count = 0
+    await until(lambda: not guard._is_crowded)
+
+
 async def test_a_guard_knows_that_the_node_stood_still(
     identity: MakeIdentity, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,9 +149,13 @@ class FloodGuard:
         self._busy_next = now + max(LOOK_SOON, took / BUSY_SHARE)
         if not are_many:
             return
-        self._is_crowded = True
         # A thread of its own: where many calls arrive, the event loop has its turns late.
-        threading.Thread(target=self._watch, name="aegis-floods", daemon=True).start()
+        thread = threading.Thread(target=self._watch, name="aegis-floods", daemon=True)
+        self._is_crowded = True
+        try:
+            thread.start()
+        except RuntimeError:  # the system gives no more threads; the next look tries again
+            self._is_crowded = False
 
     def _watch(self) -> None:
         """Closes connections until few calls are unseen."""
