@@ -146,6 +146,17 @@ class Command:
             check=False,
         )
 
+    def shell(self, line: str) -> subprocess.CompletedProcess[str]:
+        """Runs a line of shell, to its end."""
+        return subprocess.run(
+            ["/bin/sh", "-c", line],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
     def invoke(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Runs `aegis` as `run` does, but in this process, which does not have to load it."""
         unset = dict.fromkeys(os.environ.keys() - self.environment.keys())

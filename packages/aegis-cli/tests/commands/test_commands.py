@@ -146,14 +146,7 @@ def test_closed_streams_and_full_disks_are_no_faults_of_the_command(aegis) -> No
         (f"{program} mesh status 2>&-", 2),
         (f"{program} certs list --json > /dev/full", 1),
     ):
-        done = subprocess.run(
-            ["/bin/sh", "-c", line],
-            env=aegis.environment,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        done = aegis.shell(line)
         assert (done.returncode, done.stdout) == (code, ""), done
         full = "Error: no space is left to write the output; free some, or write elsewhere\n"
         assert done.stderr in ("", full)

@@ -83,15 +83,8 @@ def test_another_node_at_the_address_of_the_named_one_is_not_asked(aegis, quiet_
 
 def test_events_end_when_nobody_reads_them_any_more(aegis, quiet_mesh: str) -> None:
     line = f"{sys.executable} -m aegis_cli mesh events --node {quiet_mesh} --follow | head -n 1"
-    done = subprocess.run(
-        ["/bin/sh", "-c", line],
-        env=aegis.environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+    done = aegis.shell(line)
+    assert (done.returncode, done.stdout.count("\n"), done.stderr) == (0, 1, "")
 
 
 def test_an_identity_of_another_ca_is_refused_with_a_reason(
