@@ -7,6 +7,7 @@ import math
 import random
 import sys
 import threading
+import weakref
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 from aegis_discovery._calls.balancers import Balancer, EndpointT, LeastRequests, RoundRobin
 from aegis_discovery._calls.endpoint import Endpoint
-from aegis_discovery._calls.registry import EndpointRegistry
+from aegis_discovery._calls.registry import USED_FOR, EndpointRegistry
 from aegis_discovery._calls.selection import ServiceEndpoints
 from aegis_discovery._calls.views import ViewBuilder
 from aegis_discovery._model import HealthStatus, NodeInfo, NodeStatus, ServiceInfo
@@ -31,6 +32,13 @@ NOW = 100.0
 
 def node(node_id: str, **changes: Any) -> NodeInfo:
     return replace(NodeInfo(node_id, address=f"{node_id}.example:1", services=(S,)), **changes)
+
+
+class Silent(Topology):
+    """It announces no change, so that a test decides when a pool follows it."""
+
+    def subscribe_changed(self, listener: Callable[[], object]) -> Callable[[], None]:
+        return lambda: None
 
 
 nodes = st.builds(
@@ -127,12 +135,16 @@ def set_status(topology: Topology, node_id: str, status: NodeStatus) -> None:
     st.lists(steps, max_size=40),
     st.sampled_from((RoundRobin, LeastRequests, lambda: First())),
     st.sampled_from((2, 8, MAX_LOG)),
+    st.sampled_from((Topology, Silent)),
 )
 @settings(max_examples=200, deadline=None)
 def test_after_any_changes_a_view_is_as_if_built_from_scratch(
-    script: list[tuple[Any, Any]], balancer: Callable[[], Balancer], log: int
+    script: list[tuple[Any, Any]],
+    balancer: Callable[[], Balancer],
+    log: int,
+    make: Callable[[], Topology],
 ) -> None:
-    topology = Topology()
+    topology = make()
     topology.provider_index._log = deque(maxlen=log)  # so that a pool may be too far behind
     denied = {"rogue"}
     views = ViewBuilder[object]("eu", "1", lambda info, *_: info.type not in denied)
@@ -237,6 +249,96 @@ def test_one_change_asks_the_policy_about_one_provider() -> None:
     topology.add_node(node("other", services=(T,)))
     service.pick(NOW)
     assert asked == ["n7"]
+
+
+def is_up_to_date(service: ServiceEndpoints[object], topology: Topology) -> bool:
+    view = service.view
+    return [e.node_id for e in view.endpoints] == [
+        info.id for info in topology.get_service_providers(*key_of(S))
+    ]
+
+
+def test_a_pool_in_use_follows_a_change_before_the_next_pick() -> None:
+    topology, service = service_of(node("a"), node("b"))
+    topology.add_node(node("c"))
+    assert not is_up_to_date(service, topology)  # nobody has called yet
+    service.pick(NOW)
+    for number in range(3):
+        topology.add_node(node(f"d{number}"))
+        assert is_up_to_date(service, topology)
+    topology.remove_node("a")
+    assert is_up_to_date(service, topology)
+
+
+def test_a_pool_that_was_not_used_for_a_while_leaves_changes_to_its_next_pick() -> None:
+    topology = Silent()
+    topology.add_node(node("a"))
+    registry: EndpointRegistry[object] = EndpointRegistry(topology)
+    service = registry.service(*key_of(S))
+    service.pick(NOW)
+    topology.add_node(node("b"))
+    registry.refresh_ahead(NOW)
+    assert is_up_to_date(service, topology)
+    topology.add_node(node("c"))
+    registry.refresh_ahead(NOW + USED_FOR)
+    assert not is_up_to_date(service, topology)
+    service.pick(NOW + USED_FOR)
+    assert is_up_to_date(service, topology)
+    topology.add_node(node("d"))
+    registry.refresh_ahead(NOW + USED_FOR)  # there was a call again
+    assert is_up_to_date(service, topology)
+
+
+def test_a_change_waits_for_no_thread_that_updates_the_views() -> None:
+    topology, service = service_of(node("a"))
+    service.pick(NOW)
+    registry = service._pool
+    assert isinstance(registry, EndpointRegistry)
+    with registry._lock:
+        changing = threading.Thread(target=topology.add_node, args=(node("b"),), daemon=True)
+        changing.start()
+        changing.join(10)
+        assert not changing.is_alive()
+    assert not is_up_to_date(service, topology)
+    service.pick(NOW)
+    assert is_up_to_date(service, topology)
+
+
+def test_a_rule_that_raises_fails_the_next_pick_and_no_change_of_the_topology() -> None:
+    topology, is_broken = Topology(), False
+
+    def may(*_: object) -> bool:
+        if is_broken:
+            raise LookupError
+        return True
+
+    registry: EndpointRegistry[object] = EndpointRegistry(
+        topology, views=ViewBuilder(may_provide=may)
+    )
+    topology.add_node(node("a"))
+    service = registry.service(*key_of(S))
+    service.pick(NOW)
+    is_broken = True
+    topology.add_node(node("b"))
+    with pytest.raises(LookupError):
+        service.pick(NOW)
+    is_broken = False
+    service.pick(NOW)
+    assert is_up_to_date(service, topology)
+
+
+def test_a_topology_drops_a_pool_that_nobody_holds_or_that_was_closed() -> None:
+    topology = Topology()
+    for is_closed in (False, True):
+        registry: EndpointRegistry[object] = EndpointRegistry(topology)
+        assert len(topology._events._listeners.all) == 1
+        held, reference = registry if is_closed else None, weakref.ref(registry)
+        if is_closed:
+            registry.close()
+        del registry
+        assert (reference() is None) is (held is None)
+        topology.add_node(node(f"n{is_closed}"))
+        assert topology._events._listeners.all == ()
 
 
 def test_a_renewed_lease_changes_no_view_and_no_answer() -> None:

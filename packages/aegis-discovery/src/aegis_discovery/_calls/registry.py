@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import weakref
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
 _CLOSED = -1
 """No position of a topology, so that the next pick finds out that the pool was closed."""
+
+USED_FOR = 10.0
+"""Seconds after a call in which a pool is in use, and follows each change at once. After that it
+leaves changes to its next pick, so that a pool without calls costs nothing."""
+
+_log = logging.getLogger("aegis.pool")
 
 _Changed: TypeAlias = dict[ServiceEndpoints[ChannelT], set[str]]
 """The services whose views changed, with the ids of the nodes that are newly denied."""
@@ -54,8 +61,9 @@ class EndpointRegistry(Generic[ChannelT]):
 
     # Each call reads some of them, and slots take fewer steps in memory.
     __slots__ = (
-        "__weakref__", "_balancers", "_lock", "_provided", "_services", "closed", "edges",
-        "ejection_lock", "identity", "is_forked", "position", "probe", "source", "views", "waiters",
+        "__weakref__", "_balancers", "_calls", "_lock", "_provided", "_services", "_used_until",
+        "closed", "edges", "ejection_lock", "identity", "is_forked", "position", "probe", "source",
+        "views", "waiters",
     )  # fmt: skip
 
     def __init__(
@@ -80,7 +88,9 @@ class EndpointRegistry(Generic[ChannelT]):
             weakref.WeakValueDictionary()
         )
         self._provided: set[ServiceEndpoints[ChannelT]] = set()
+        self._calls, self._used_until = 0, 0.0
         register_at_fork(self)
+        _follow_changes(weakref.ref(self), source)
 
     def after_fork_in_child(self) -> None:
         """Closes the registry in a forked child: the channels belong to the parent process."""
@@ -121,23 +131,60 @@ class EndpointRegistry(Generic[ChannelT]):
         # Keep what is dropped until the lock is released: closing its channels takes a while.
         dropped: list[object] = []
         with self._lock:
-            position = self.source.provider_index.position
-            if self.closed or (position == self.position and not force):
-                return
-            changes = None if force else self.source.provider_changes_since(self.position)
-            if changes is None:
-                changed = self._rebuild(dropped)
-            else:
-                changed, position = self._follow(changes, dropped), changes.position
-            for service in changed:
-                self._keep(service)
-            self.position = position
+            changed = self._refresh(dropped, force=force)
         del dropped
         # Also without the lock: a log handler may use the pool.
         for service, denied in changed.items():
             service.log_denied(denied)
         if force:
             self.waiters.changed()
+
+    def refresh_ahead(self, now: float) -> None:
+        """Updates the views before the next pick has to, if this pool is in use.
+
+        The thread that changes the topology calls it. So it neither waits for another thread that
+        updates the views, nor rebuilds them, nor raises: the next pick does what is left.
+
+        Args:
+            now: Monotonic seconds.
+        """
+        dropped: list[object] = []
+        changed: _Changed[ChannelT] = {}
+        if self.position == self.source.provider_index.position:
+            return
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            calls = sum(service.calls for service in self._services.values())
+            if calls != self._calls:
+                self._calls, self._used_until = calls, now + USED_FOR
+            if now < self._used_until:
+                changed = self._refresh(dropped, may_rebuild=False)
+        except Exception:  # noqa: BLE001 - it must not end the feed; the next pick raises it again
+            _log.debug("the providers cannot be updated", exc_info=True)
+        finally:
+            self._lock.release()
+        del dropped
+        for service, denied in changed.items():
+            service.log_denied(denied)
+
+    def _refresh(
+        self, dropped: list[object], *, force: bool = False, may_rebuild: bool = True
+    ) -> _Changed[ChannelT]:
+        position = self.source.provider_index.position
+        if self.closed or (position == self.position and not force):
+            return {}
+        changes = None if force else self.source.provider_changes_since(self.position)
+        if changes is not None:
+            changed, position = self._follow(changes, dropped), changes.position
+        elif may_rebuild:
+            changed = self._rebuild(dropped)
+        else:
+            return {}
+        for service in changed:
+            self._keep(service)
+        self.position = position
+        return changed
 
     def _follow(self, changes: ProviderChanges, dropped: list[object]) -> _Changed[ChannelT]:
         """Updates the views of the services whose providers changed."""
@@ -227,6 +274,19 @@ class EndpointRegistry(Generic[ChannelT]):
         del before
         self.waiters.wake_all()
         return connected
+
+
+def _follow_changes(registry: weakref.ref[EndpointRegistry[Any]], source: ProviderSource) -> None:
+    """Lets a registry follow each change of the topology, as long as it exists and is open."""
+
+    def changed() -> None:
+        follower = registry()
+        if follower is None or follower.closed:
+            unsubscribe()
+        else:
+            follower.refresh_ahead(time.monotonic())
+
+    unsubscribe = source.subscribe_changed(changed)
 
 
 def _no_probe(endpoint: Endpoint[Any]) -> None:
