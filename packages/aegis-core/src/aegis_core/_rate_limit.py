@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 PRUNE_ABOVE = 1024
 """Number of callers above which idle callers with a full burst are forgotten."""
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class TokenBucket:
     """A token bucket: a burst at once, then a steady rate.
 
@@ -19,13 +17,12 @@ class TokenBucket:
         now: Seconds of any clock, the same one for all calls.
     """
 
-    burst: float
-    per_second: float
-    now: float
-    left: float = field(init=False)
+    __slots__ = ("burst", "left", "now", "per_second")
 
-    def __post_init__(self) -> None:
-        self.left = self.burst
+    def __init__(self, burst: float, per_second: float, now: float) -> None:
+        self.burst = self.left = burst
+        self.per_second = per_second
+        self.now = now
 
     def wait(self, now: float) -> float:
         """Returns the seconds until there is a token; 0 if there is one now."""
@@ -71,10 +68,12 @@ CERTIFICATES = Limits("requests for certificates", open=4, per_second=0.5, burst
 signature and some writes."""
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class _Account:
-    bucket: TokenBucket
-    open: int = 0
+    __slots__ = ("bucket", "open")
+
+    def __init__(self, bucket: TokenBucket) -> None:
+        self.bucket = bucket
+        self.open = 0
 
 
 class RateLimiter:

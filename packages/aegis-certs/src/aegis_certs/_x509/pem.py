@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -161,13 +160,15 @@ def _not_a(what: str, kind: str, source: Source, error: Exception) -> InvalidPem
     return InvalidPemError(what, f"it is not a {kind} ({error}); {_COPY}", source)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class KeyPair:
     """A chain and the private key of its leaf, parsed once."""
 
-    chain: tuple[x509.Certificate, ...]
-    key: PrivateKey
-    key_pem: bytes
+    def __init__(
+        self, chain: tuple[x509.Certificate, ...], key: PrivateKey, key_pem: bytes
+    ) -> None:
+        self.chain = chain
+        self.key = key
+        self.key_pem = key_pem
 
     @classmethod
     def parse(

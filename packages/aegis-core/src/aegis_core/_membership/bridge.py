@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 from aegis_certs import owner_of
 
@@ -21,7 +20,6 @@ RETRY = 1.0
 """Seconds between two feeds of the same region."""
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class _Crossing:
     """The way from one other region.
 
@@ -33,11 +31,13 @@ class _Crossing:
         awake: A node that wrote a record while the region was silent; it is asked next.
     """
 
-    heard_at: float
-    dial_at: float
-    is_silent: bool
-    avoided: dict[str, float] = field(default_factory=dict)
-    awake: str = ""
+    __slots__ = ("avoided", "awake", "dial_at", "heard_at", "is_silent")
+
+    def __init__(self, now: float, *, is_silent: bool) -> None:
+        self.heard_at = self.dial_at = now
+        self.is_silent = is_silent
+        self.avoided: dict[str, float] = {}
+        self.awake = ""
 
 
 class Bridge:
@@ -72,7 +72,7 @@ class Bridge:
             del self._crossings[region]
         for region in others:
             if region not in self._crossings:
-                self._crossings[region] = _Crossing(now, now, region in unreachable)
+                self._crossings[region] = _Crossing(now, is_silent=region in unreachable)
 
     def targets(self, now: float) -> dict[str, str]:
         """Returns the nodes to read from, with their regions."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from aegis_discovery.records import Opinion
 
@@ -62,16 +61,26 @@ MAX_ACCUSATION_PAUSE = 96.0
 """The most seconds for which an observer that was wrong about a node does not accuse it again."""
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class _Subject:
-    heard_at: float
-    opinion: Opinion = Opinion.CLEAR
-    held: bool = False
-    fails_at: float = 0.0
-    no_accusation_before: float = 0.0
-    accusation_pause: float = SUSPECT_AFTER
-    heard_since: float | None = None
-    failures: list[float] = field(default_factory=list)
+    __slots__ = (
+        "accusation_pause",
+        "fails_at",
+        "failures",
+        "heard_at",
+        "heard_since",
+        "held",
+        "no_accusation_before",
+        "opinion",
+    )  # fmt: skip
+
+    def __init__(self, now: float, *, held: bool) -> None:
+        self.heard_at = now
+        self.held = held
+        self.opinion = Opinion.CLEAR
+        self.fails_at = self.no_accusation_before = 0.0
+        self.accusation_pause = SUSPECT_AFTER
+        self.heard_since: float | None = None
+        self.failures: list[float] = []
 
 
 class FailureDetector:

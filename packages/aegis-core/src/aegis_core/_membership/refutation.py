@@ -6,7 +6,6 @@ import logging
 import math
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass, field
 
 from aegis_certs import owner_of
 from aegis_discovery.records import Verdict
@@ -39,13 +38,15 @@ LOG_EVERY = 60.0
 """Seconds between two lines in the log about one accuser."""
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class _Answers:
     """The answers to one accuser."""
 
-    pause: float = 0.0
-    last: float = -math.inf
-    times: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_ANSWERS + 1))
+    __slots__ = ("last", "pause", "times")
+
+    def __init__(self) -> None:
+        self.pause = 0.0
+        self.last = -math.inf
+        self.times: deque[float] = deque(maxlen=MAX_ANSWERS + 1)
 
 
 class Refutation:

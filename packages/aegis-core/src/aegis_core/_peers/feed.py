@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
 from aegis_discovery import Topology
@@ -46,7 +45,6 @@ GONE = (FeedEnd.LOST, FeedEnd.SILENT)
 """How the feed of a node ends that fails."""
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class Feed:
     """The feed of one peer, open or to be opened again.
 
@@ -63,21 +61,24 @@ class Feed:
         stamp: The stamp of the peer's record when the feed ended.
     """
 
-    peer: PeerInfo
-    reader: FeedReader
-    backoff: Backoff
-    region: str | None = None
-    is_exchange: bool = False
-    problem: str = ""
-    is_open: bool = False
-    dial_at: float = math.inf
-    give_up_at: float = math.inf
-    opened_at: float = 0.0
-    heard_at: float = 0.0
-    polls_until: float = 0.0
-    times_diverged: int = 0
-    times_short: int = 0
-    stamp: int = 0
+    __slots__ = (
+        "backoff", "dial_at", "give_up_at", "heard_at", "is_exchange", "is_open", "opened_at",
+        "peer", "polls_until", "problem", "reader", "region", "stamp", "times_diverged",
+        "times_short",
+    )  # fmt: skip
+
+    def __init__(
+        self, peer: PeerInfo, reader: FeedReader, backoff: Backoff, *, region: str | None = None
+    ) -> None:
+        self.peer = peer
+        self.reader = reader
+        self.backoff = backoff
+        self.region = region
+        self.is_exchange = self.is_open = False
+        self.problem = ""
+        self.dial_at = self.give_up_at = math.inf
+        self.opened_at = self.heard_at = self.polls_until = 0.0
+        self.times_diverged = self.times_short = self.stamp = 0
 
     @property
     def silent_at(self) -> float:

@@ -7,8 +7,9 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
+from typing import NamedTuple
 
 import grpc
 from aegis_certs import CertsError, TLSConfig, parse_worker_id
@@ -40,8 +41,7 @@ NESTED_POLL_TIMEOUT = 1.0
 """Seconds for polling a peer that waits for an answer of this node meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
-class SyncReport:
+class SyncReport(NamedTuple):
     """The result of a sync with all peers.
 
     Attributes:

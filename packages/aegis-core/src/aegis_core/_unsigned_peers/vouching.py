@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from aegis_certs import CertsError, validate_node_id
 from aegis_discovery import InvalidAddressError, InvalidRecordError, NodeInfo, Topology
@@ -32,7 +32,6 @@ Tombstones of nodes that it introduced and dropped last a day, and are then a qu
 """
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class _UnsignedPeer:
     """A peer that signs nothing.
 
@@ -43,10 +42,13 @@ class _UnsignedPeer:
         introduced: Ids that this node vouches for because this peer listed them first.
     """
 
-    tokens: TokenBucket
-    listed: Mapping[str, NodeInfo] = field(default_factory=dict)
-    answers: bool = True
-    introduced: set[str] = field(default_factory=set)
+    __slots__ = ("answers", "introduced", "listed", "tokens")
+
+    def __init__(self, tokens: TokenBucket) -> None:
+        self.tokens = tokens
+        self.listed: Mapping[str, NodeInfo] = {}
+        self.answers = True
+        self.introduced: set[str] = set()
 
 
 class Vouching:

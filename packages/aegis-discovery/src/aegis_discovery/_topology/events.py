@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from aegis_discovery._model import NodeInfo, NodeStatus
 
@@ -42,8 +41,7 @@ def kind_of(status: NodeStatus) -> EventKind:
     return _KINDS.get(status, EventKind.UPDATED)
 
 
-@dataclass(frozen=True, slots=True)
-class TopologyEvent:
+class TopologyEvent(NamedTuple):
     """One change of the topology; the node is as it is after the change, or was last if gone."""
 
     kind: EventKind

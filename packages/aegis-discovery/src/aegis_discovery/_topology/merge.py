@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from aegis_certs import owner_of
 
@@ -32,8 +32,7 @@ MAX_VERSION_STEP = 2**20
 """The most by which another topology raises our version, so that no peer can use up the range."""
 
 
-@dataclass(frozen=True, slots=True)
-class MergeResult:
+class MergeResult(NamedTuple):
     """What a merge did.
 
     Attributes:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from aegis_discovery._model import NodeInfo, NodeStatus
 from aegis_discovery._topology.changes import Changes
@@ -20,8 +20,7 @@ from aegis_discovery.records._signer import RecordSigner
 from aegis_discovery.records._verdict import SignedVerdict, Verdict, is_refuted
 
 
-@dataclass(frozen=True, slots=True)
-class TopologySnapshot:
+class TopologySnapshot(NamedTuple):
     """The whole topology at one moment: version, nodes and records belong together."""
 
     version: int

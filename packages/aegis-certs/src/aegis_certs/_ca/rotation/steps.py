@@ -35,6 +35,7 @@ from aegis_certs._x509.names import (
     OLD_CA_NAME,
     KeyType,
 )
+from aegis_certs._x509.pem import KeyPair
 from aegis_certs._x509.trust import TrustBundle
 from aegis_certs._x509.validity import common_name, is_short_lived, issued_at
 from aegis_certs.errors import InvalidRequestError, NotFoundError, RotationError, StillUsedError
@@ -148,9 +149,9 @@ def activate(session: CASession, distrusting: Sequence[str] | None, confirm: boo
         raise RotationError(store.directory, "another process removed its CA; try again")
     has_list = session.revocations.number is not None
     audit_log.record_ca(store.audit_path, Action.ACTIVATE, new.chain[0], session.at)
-    store.commit(OLD_CA_NAME, replace(old, chain=current.path()))
+    store.commit(OLD_CA_NAME, KeyPair(current.path(), old.key, old.key_pem))
     chain = tuple(dict.fromkeys((*new.chain, *current.certificates)))
-    store.commit(CA_NAME, replace(new, chain=chain))
+    store.commit(CA_NAME, KeyPair(chain, new.key, new.key_pem))
     store.remove(NEXT_CA_NAME)
     session.issuer, session.bundle = Issuer(new.chain[0], new.key), TrustBundle(chain)
     if has_list:
