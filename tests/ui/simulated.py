@@ -67,7 +67,7 @@ class SimulatedSource:
     async def read(self, last: View | None) -> View:
         """Lets time pass, and returns the next view."""
         if self.trouble and last is not None:
-            return replace(last, trouble=self.trouble)
+            return last._replace(trouble=self.trouble)
         # In a thread, since a death of one of many nodes costs the simulation a second of CPU.
         await asyncio.to_thread(self.simulation.run, self.seconds)
         now = datetime.now(UTC)

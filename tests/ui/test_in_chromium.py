@@ -203,7 +203,7 @@ class EvilSource(SimulatedSource):
                 node.info, name=evil, region=evil, zone=evil, address=evil,
                 services=(ServiceInfo(evil, evil),), status=NodeStatus.FAILED,
             )  # fmt: skip
-            nodes.append(replace(node, info=info, by=EVIL))
+            nodes.append(node._replace(info=info, by=EVIL))
         edges = [
             {
                 **dict.fromkeys(("caller", "service", "method"), evil),
@@ -221,7 +221,7 @@ class EvilSource(SimulatedSource):
         ]
         told = {"edges": edges, "events": events, "started_at": EVIL[0]}
         problems = {view.nodes[-1].id: EVIL[1]}
-        return replace(view, nodes=tuple(nodes), stats={view.source: told}, unanswered=problems)
+        return view._replace(nodes=tuple(nodes), stats={view.source: told}, unanswered=problems)
 
 
 async def test_no_name_of_a_peer_becomes_markup(chromium: Chromium) -> None:

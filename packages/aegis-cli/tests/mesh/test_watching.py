@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,7 @@ async def test_an_answer_that_hangs_is_marked_while_it_hangs(
         if reads > 1:
             await asyncio.Event().wait()
         view = await reader.read()
-        return replace(view, taken_at=view.taken_at - timedelta(seconds=9))
+        return view._replace(taken_at=view.taken_at - timedelta(seconds=9))
 
     place = Place(one.node.address, one.identity, "aegis")
     watching = asyncio.create_task(

@@ -36,10 +36,10 @@ def node(certificate: Callable[..., CertificateSeen]) -> Callable[..., Seen]:
             services=services,
             health=HealthStatus.HEALTHY,
         )
-        of_seen = set(Seen.__dataclass_fields__) & set(changes)
+        of_seen = set(Seen._fields) & set(changes)
         seen = Seen(info, NOW - timedelta(hours=1), certificate=certificate(60, node_id))
-        seen = replace(seen, **{name: changes.pop(name) for name in of_seen})
-        return replace(seen, info=replace(info, **changes))
+        seen = seen._replace(**{name: changes.pop(name) for name in of_seen})
+        return seen._replace(info=replace(info, **changes))
 
     return make
 
@@ -47,6 +47,6 @@ def node(certificate: Callable[..., CertificateSeen]) -> Callable[..., Seen]:
 @pytest.fixture
 def view() -> Callable[..., View]:
     def make(*nodes: Seen, **changes: Any) -> View:
-        return replace(View(NOW, "seed", 7, "ab" * 32, NOW, nodes), **changes)
+        return View(NOW, "seed", 7, "ab" * 32, NOW, nodes)._replace(**changes)
 
     return make

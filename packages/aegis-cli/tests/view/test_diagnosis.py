@@ -16,13 +16,13 @@ CA = CertificateSeen("Aegis CA", "Aegis CA", NOW - timedelta(days=1), NOW + time
 def seen(number: int, **changes: object) -> Seen:
     info = NodeInfo(f"n-{number}", address=f"10.0.0.{number}:50051", trust_bundle="aa")
     node = Seen(info, certificate=LEAF, reply=Reply("healthy", "", "", 0.001))
-    return replace(node, **changes)
+    return node._replace(**changes)
 
 
 def view_of(*nodes: Seen, **changes: object) -> View:
     stats = {n.id: {"topology_nodes": len(nodes), "versions": {"aegis-core": "1"}} for n in nodes}
     made = View(NOW, "n-1", 1, "d", NOW, nodes, stats, authorities=[CA])
-    return replace(made, **changes)
+    return made._replace(**changes)
 
 
 def wrong(view: View) -> list[Diagnosis]:
@@ -53,9 +53,9 @@ def test_nothing_is_wrong_with_a_mesh_that_is_well() -> None:
         ),
         ({"reply": Reply("healthy", "", "", 0.1, 30.0)}, "clock", "warning", "30s ahead of"),
         ({"reply": Reply("healthy", "", "", 0.1, -900.0)}, "clock", "problem", "15m behind"),
-        ({"certificate": replace(LEAF, not_after=NOW)}, "certificates", "problem", "certs token"),
+        ({"certificate": LEAF._replace(not_after=NOW)}, "certificates", "problem", "certs token"),
         (
-            {"certificate": replace(LEAF, not_after=NOW + timedelta(hours=1))},
+            {"certificate": LEAF._replace(not_after=NOW + timedelta(hours=1))},
             "certificates",
             "warning",
             "less than a third",
@@ -72,7 +72,7 @@ def test_what_is_wrong_with_a_node_is_named_with_what_to_do(
 
 def test_a_failed_node_can_be_forgotten() -> None:
     node = seen(3, reply=None, problem="refused")
-    failed = replace(node, info=replace(node.info, status=NodeStatus.FAILED))
+    failed = node._replace(info=replace(node.info, status=NodeStatus.FAILED))
     (found,) = wrong(view_of(seen(1), seen(2), failed))
     assert "aegis mesh forget n-3" in found.text
 
@@ -95,7 +95,7 @@ def test_a_clock_that_differs_from_most_is_this_machines() -> None:
 def test_addresses_that_others_cannot_use(address: str, level: str, text: str) -> None:
     node = seen(3)
     (found,) = wrong(
-        view_of(seen(1), seen(2), replace(node, info=replace(node.info, address=address)))
+        view_of(seen(1), seen(2), node._replace(info=replace(node.info, address=address)))
     )
     assert (found.topic, found.level) == ("addresses", level)
     assert text in found.text
@@ -103,13 +103,12 @@ def test_addresses_that_others_cannot_use(address: str, level: str, text: str) -
 
 def test_mixed_versions_bundles_and_views_are_warnings() -> None:
     node = seen(3)
-    odd = replace(node, info=replace(node.info, trust_bundle="bb"))
+    odd = node._replace(info=replace(node.info, trust_bundle="bb"))
     view = view_of(seen(1), seen(2), odd)
-    view = replace(
-        view,
+    view = view._replace(
         stats={**view.stats, "n-3": {"topology_nodes": 2, "versions": {"aegis-core": "2"}}},
         authorities=[
-            replace(CA, not_before=NOW - timedelta(days=335), not_after=NOW + timedelta(days=30))
+            CA._replace(not_before=NOW - timedelta(days=335), not_after=NOW + timedelta(days=30))
         ],
     )
     found = wrong(view)
@@ -121,7 +120,7 @@ def test_mixed_versions_bundles_and_views_are_warnings() -> None:
 def test_many_silent_nodes_make_few_lines_and_junk_in_statistics_none() -> None:
     nodes = [seen(n, reply=None, problem="refused") for n in range(2, 200)]
     view = view_of(seen(1), *nodes)
-    view = replace(view, stats={"n-1": {"versions": ["\x1b[31m"], "topology_nodes": "many"}})
+    view = view._replace(stats={"n-1": {"versions": ["\x1b[31m"], "topology_nodes": "many"}})
     silent = [one for one in wrong(view) if one.topic == "reachability"]
     assert len(silent) == 6
     assert silent[-1].text == "193 more nodes do not answer"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -95,7 +94,7 @@ def test_what_is_old_says_since_when(node, view) -> None:
     assert stale(silent_for=9.0) == (9, "")
     assert stale(now=NOW + 70 * SECOND) == (70, "")
     mesh = shop(node, view)
-    again = replace(mesh, trouble="it is gone", silent_for=70.0)
+    again = mesh._replace(trouble="it is gone", silent_for=70.0)
     state = state_of(mesh, again, now=NOW + 70 * SECOND)
     assert (state["stale_for"], state["trouble"]) == (70, "it is gone")
 
@@ -103,7 +102,7 @@ def test_what_is_old_says_since_when(node, view) -> None:
 def test_an_identity_that_cannot_be_renewed_is_a_problem_and_not_yet_stale(node, view) -> None:
     mesh = shop(node, view)
     trouble = f"no CA key in {'x' * 150}; make a token"
-    state = state_of(mesh, replace(mesh, trouble=trouble, taken_at=NOW + SECOND), now=NOW)
+    state = state_of(mesh, mesh._replace(trouble=trouble, taken_at=NOW + SECOND), now=NOW)
     assert (state["stale_since"], state["problems"]["listed"][0]["text"]) == (None, trouble)
 
 

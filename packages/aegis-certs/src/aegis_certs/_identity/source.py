@@ -14,11 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
-from aegis_certs._ca.known_revocations import logged_revocations
-from aegis_certs._ca.spec import IdentityRequest, RequestOptions
-from aegis_certs._identity.load_or_generate import DirectoryOrigin
 from aegis_certs._identity.origin import FixedOrigin, Origin, StatKeys
-from aegis_certs._identity.published import PublishedFiles
 from aegis_certs._store import files
 from aegis_certs._store.directory import AUDIT_FILE, Store
 from aegis_certs._time import format_utc, utc_or_now
@@ -29,7 +25,9 @@ from aegis_certs._x509.trust import TrustBundle, needed_cas
 from aegis_certs.errors import CertsError, DirectoryError, NotYetValidError, RevocationListError
 
 if TYPE_CHECKING:
+    from aegis_certs._ca.spec import RequestOptions
     from aegis_certs._identity.load import TLSOptions
+    from aegis_certs._identity.published import PublishedFiles
     from aegis_certs._identity.requested import RequestedIdentity
 
 logger = logging.getLogger("aegis_certs")
@@ -71,6 +69,10 @@ class IdentitySource:
             InvalidNodeIdError: The node id is invalid.
             InvalidRequestError: A host, the key type or the trust domain is invalid.
         """
+        # What a directory needs takes a while to load, and other sources have none.
+        from aegis_certs._ca.spec import IdentityRequest
+        from aegis_certs._identity.load_or_generate import DirectoryOrigin
+
         request = IdentityRequest.parse(node_id, **options)
         return cls(DirectoryOrigin(cert_dir, request, create_ca=create_ca))
 
@@ -175,7 +177,11 @@ class IdentitySource:
     def published(self) -> PublishedFiles | None:
         """The files that follow what the mesh publishes; None without a directory of our own."""
         directory = self._origin.directory
-        return None if directory is None else PublishedFiles(directory)
+        if directory is None:
+            return None
+        from aegis_certs._identity.published import PublishedFiles
+
+        return PublishedFiles(directory)
 
     @property
     def keeps_renewals(self) -> bool:
@@ -230,6 +236,8 @@ class IdentitySource:
     def _read_revocations(
         self, path: Path, current: TLSConfig, at: datetime | None
     ) -> RevocationList:
+        from aegis_certs._ca.known_revocations import logged_revocations
+
         at, bundle = utc_or_now(at), current.bundle
         cas = (*bundle.certificates, *current.chain[1:])
         logged = logged_revocations(path.with_name(AUDIT_FILE), bundle, at)

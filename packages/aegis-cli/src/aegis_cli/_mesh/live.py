@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import grpc
@@ -83,8 +82,8 @@ async def read_again(reader: LastingReader, read: Read, last: View) -> View:
         view = await read(await reader.open())
     except (CertsError, CliError, DiscoveryError, grpc.RpcError) as error:
         silent = (datetime.now(UTC) - last.taken_at).total_seconds()
-        return replace(last, trouble=str(error), silent_for=silent)
-    return replace(view, trouble=reader.trouble)
+        return last._replace(trouble=str(error), silent_for=silent)
+    return view._replace(trouble=reader.trouble)
 
 
 @contextmanager

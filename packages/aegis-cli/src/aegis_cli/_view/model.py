@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from aegis_certs import owner_of, parse_worker_id
@@ -35,8 +35,7 @@ class Reply(NamedTuple):
     clock_ahead: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateSeen:
+class CertificateSeen(NamedTuple):
     """A certificate that a node, or the mesh's CA, uses.
 
     Attributes:
@@ -65,8 +64,7 @@ class CertificateSeen:
         return span((self.not_after - now).total_seconds())
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """One node, as the mesh describes it, and as it answered if it was asked.
 
     Attributes:
@@ -95,8 +93,7 @@ class Seen:
         return "/".join(part for part in (self.info.region, self.info.zone) if part)
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """A mesh at one moment.
 
     Attributes:
@@ -119,8 +116,8 @@ class View:
     digest: str
     updated_at: datetime
     nodes: tuple[Seen, ...]
-    stats: Mapping[str, Stats] = field(default_factory=dict)
-    unanswered: Mapping[str, str] = field(default_factory=dict)
+    stats: Mapping[str, Stats] = MappingProxyType({})
+    unanswered: Mapping[str, str] = MappingProxyType({})
     silent_for: float = 0.0
     authorities: Sequence[CertificateSeen] = ()
     trouble: str = ""
