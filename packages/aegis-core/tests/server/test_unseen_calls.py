@@ -134,6 +134,32 @@ async def test_grpc_counts_calls_before_any_code_of_the_server_sees_them(
         assert gone == {found.number}, "what gRPC has no more is forgotten"
 
 
+@pytest.mark.parametrize("hosts", [("127.0.0.1", "127.0.0.2"), ("127.0.0.2", "127.0.0.1")])
+def test_two_servers_at_one_port_of_different_addresses_are_told_apart(
+    hosts: tuple[str, str],
+) -> None:
+    with ExitStack() as stack:
+        ports, port = {}, 0
+        for host in hosts:
+            server: Any = grpc.server(ThreadPoolExecutor(1))
+            port = ports[host] = server.add_insecure_port(f"{host}:{port}")
+            server.start()
+            stack.callback(server.stop, None)
+        assert set(ports.values()) == {port}
+        counts = {host: ServerCounts(port, host) for host in hosts}
+        for host, calls in zip(hosts, (1, 2), strict=True):
+            channel = stack.enter_context(grpc.insecure_channel(f"{host}:{port}"))
+            for _ in range(calls):
+                call = channel.unary_unary("/t/Echo").with_call
+                with pytest.raises(grpc.RpcError, match="UNIMPLEMENTED"):
+                    call(b"", timeout=20)
+            assert counts[host].started() == calls
+            if host == hosts[0]:
+                assert counts[hosts[1]].started() is None, "it has no connection yet"
+        assert [counts[host].started() for host in hosts] == [1, 2]
+        assert ServerCounts(port, "localhost").started() in {1, 2}, "a name may be any of them"
+
+
 class Counts(ServerCounts):
     """What gRPC would count, by hand."""
 

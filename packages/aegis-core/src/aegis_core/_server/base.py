@@ -188,7 +188,8 @@ class ServerBase(ABC, Generic[CallT]):
         guard = self._guard = ConnectionGuard(self._connections, CallerSockets(self._port))
         self._checks.guard = guard
         messages = MessageGuard(self._checks, CallerSockets(self._port), self.end_call)
-        counts, sockets = ServerCounts(self._port), CallerSockets(self._port)
+        counts = ServerCounts(self._port, self._host)
+        sockets = CallerSockets(self._port)
         checks = self._checks
         self._floods = FloodGuard(checks.unseen, checks.callers, counts, sockets)
         await asyncio.gather(guard.run(), messages.run())

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import importlib
+import ipaddress
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 from aegis_core._server.held.unseen_calls import OpenConnection
 
@@ -21,6 +23,7 @@ _CALLS = re.compile(rb'"callsStarted":"([0-9]+)"')
 _STREAMS = re.compile(rb'"streams(Failed|Started|Succeeded)":"([0-9]+)"')
 _CERTIFICATE = re.compile(rb'"remoteCertificate":"([A-Za-z0-9+/=]+)"')
 _PREFIX = "chttp2 "
+_LISTENER = re.compile(r"ipv[46]:(.+):[0-9]+$")
 _PAGE = 500
 
 
@@ -29,10 +32,13 @@ class ServerCounts:
 
     Args:
         port: Where it listens.
+        host: The same; the process may have servers at one port of several addresses. None, or a
+            host name, for any.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, host: str | None = None) -> None:
         self._port = port
+        self._ip = _ip_of(host or "")
         self._known: int | None = None
 
     def started(self) -> int | None:
@@ -71,7 +77,12 @@ class ServerCounts:
     def _number(self) -> int | None:
         """The number of the server: it has connections at the port."""
         if self._known is None:
-            found = (server for server in _servers() if _port_of(server) == self._port)
+            found = (
+                server
+                for server, ips in _servers()
+                if (self._ip is None or not ips or self._ip in ips)
+                and _port_of(server) == self._port
+            )
             self._known = next(found, None)
         return self._known
 
@@ -84,13 +95,39 @@ def _read(what: str, *arguments: int) -> bytes:
     return text
 
 
-def _servers() -> Iterator[int]:
+def _servers() -> Iterator[tuple[int, set[str]]]:
+    """Yields the number of each server, and where it listens; no address if it does on all."""
     start: int | None = 0
     while start is not None:
         page = json.loads(_read("get_servers", start) or b"{}")
-        numbers = [int(server["ref"]["serverId"]) for server in page.get("server", ())]
-        yield from numbers
+        found = page.get("server", ())
+        for server in found:
+            ips = [_listener_ip(socket["name"]) for socket in server.get("listenSocket", ())]
+            listens_on_all = None in ips
+            yield (
+                int(server["ref"]["serverId"]),
+                set() if listens_on_all else {ip for ip in ips if ip is not None},
+            )
+        numbers = [int(server["ref"]["serverId"]) for server in found]
         start = max(numbers) + 1 if numbers and not page.get("end") else None
+
+
+def _listener_ip(name: str) -> str | None:
+    """Returns the address in the name of a listener, `chttp2 listener ipv4:127.0.0.1:0`.
+
+    Its port is the one that was asked for, so it may be 0.
+    """
+    found = _LISTENER.search(name)
+    return _ip_of(unquote(found[1])) if found else None
+
+
+def _ip_of(host: str) -> str | None:
+    """Returns a single address; None for a name, or for all addresses of the machine."""
+    try:
+        ip = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return None
+    return None if ip.is_unspecified else str(ip)
 
 
 def _connections(server: int) -> Iterator[tuple[int, str]]:
