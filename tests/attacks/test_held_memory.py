@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from aegis_certs import TLSConfig
-from aegis_core._server.held.unfinished_messages import FEW
+from aegis_core._server.held.unfinished_messages import FEW, FEW_CONNECTIONS
 from aegis_core.aio import Node
 from aegis_discovery.aio.transport import open_channel
 
@@ -320,6 +320,37 @@ async def test_parts_of_requests_on_several_connections_count_together(
         return statuses(again, 1)
 
     assert await asyncio.to_thread(call_again) == [EXHAUSTED]
+    await call_honestly(node, identity("honest"))
+
+
+@both
+async def test_the_thread_that_a_call_reaches_looks_where_the_one_that_watches_is_late(
+    start_victim: StartVictim,
+    mallory: MakeMallory,
+    identity: MakeIdentity,
+    until: Until,
+    logged: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aegis_core._server.held.unfinished_messages.MAX_UNFINISHED", 7 * MIB)
+    monkeypatch.setattr("aegis_core._server.held.unfinished_messages.LOOK_EVERY", 10 * WAIT)
+    node = await start_victim(registrars=[Service().register], max_workers=60)
+    attacker = mallory(node)
+    connections = [attacker.connect() for _ in range(FEW_CONNECTIONS + 1)]
+
+    def send(connection: Any) -> None:
+        with suppress(OSError):  # the node closes all of them
+            Sender(connection, "/t/Count", 3, 4 * MIB - 64, MIB).run(3)
+
+    def call_and_look() -> bool:
+        with suppress(OSError):
+            connections[0].open("/t/Count")
+        return bool(node.stats().calls.closed_connections > FEW_CONNECTIONS)
+
+    sent = asyncio.gather(*(asyncio.to_thread(send, connection) for connection in connections[1:]))
+    await until(call_and_look)
+    await sent
+    await until(lambda: len(logged("mallory sends parts of messages in many calls")) == 1)
     await call_honestly(node, identity("honest"))
 
 

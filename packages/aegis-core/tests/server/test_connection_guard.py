@@ -49,6 +49,27 @@ async def test_no_more_connections_are_accepted_before_those_before_them_were_lo
 
 
 @linux_only
+def test_what_a_connection_has_received_is_not_told_of_another_one_at_its_descriptor() -> None:
+    with socket.create_server((HOST, 0)) as server, contextlib.ExitStack() as stack:
+        sockets = CallerSockets(server.getsockname()[1])
+        first = stack.enter_context(socket.create_connection(server.getsockname()))
+        accepted = stack.enter_context(server.accept()[0])
+        peer = "ipv4:{}:{}".format(*first.getsockname())
+        first.sendall(b"x" * 1000)
+        assert accepted.recv(1000, socket.MSG_WAITALL) == b"x" * 1000
+        assert sockets.received([peer]) == {peer: 1000}
+        assert sockets.received(["ipv4:127.0.0.1:1"]) == {}
+
+        descriptor = accepted.fileno()
+        accepted.close()
+        second = stack.enter_context(socket.create_connection(server.getsockname()))
+        again = stack.enter_context(server.accept()[0])
+        assert descriptor in {second.fileno(), again.fileno()}
+        assert sockets.received([peer]) == {}
+        assert again.getpeername() == second.getsockname(), "they stay open"
+
+
+@linux_only
 def test_the_queue_of_a_server_is_shortened_and_no_other() -> None:
     with (
         socket.create_server((HOST, 0), backlog=2 * QUEUE) as server,

@@ -10,8 +10,10 @@ from aegis_core._server.caller_limits import SWEEP_ABOVE, CallerLimits
 from aegis_core._server.held.request_reads import MAX_READS, RequestReads
 from aegis_core._server.held.unfinished_messages import (
     FEW,
+    FEW_CONNECTIONS,
     GOES_ON,
     MANY_CALLS,
+    MANY_SPREAD,
     MAX_UNFINISHED,
     MUCH,
     REFUSED_FOR,
@@ -53,6 +55,40 @@ class Node:
 
     def look(self) -> list[tuple[str, list[int], frozenset[str], bool]]:
         return [tuple(e) for e in self.messages.excess(self.received, lambda: self.allocated)]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("connections", "unseen", "ends"),
+    [
+        (FEW_CONNECTIONS, 1_000, False),
+        (FEW_CONNECTIONS + 1, MANY_SPREAD - 10, False),
+        (FEW_CONNECTIONS + 1, MANY_SPREAD, True),
+    ],
+)
+def test_calls_on_many_connections_may_not_make_the_process_grow_by_more_than_the_limit(
+    connections: int, unseen: int, ends: bool
+) -> None:
+    node = Node()
+    peers = [f"c{number}" for number in range(connections)]
+    for number, peer in enumerate(peers):
+        node.messages.open(number, "m", peer)
+    node.received.update(dict.fromkeys(peers, MIB))
+    node.messages.excess(node.received, lambda: node.allocated)
+    node.received.update(dict.fromkeys(peers, int(0.6 * MAX_UNFINISHED / connections)))
+    node.allocated += MAX_UNFINISHED + MIB
+    found = node.messages.excess(node.received, lambda: node.allocated, unseen=lambda: unseen)
+    closed = [(excess.peers, excess.is_blocked) for excess in found]
+    assert closed == ([(frozenset(peers), True)] if ends else [])
+
+
+def test_each_further_call_of_who_is_watched_is_a_reason_to_look() -> None:
+    node = Node()
+    looks: list[int] = []
+    node.messages.on_more = lambda: looks.append(1)
+    node.open(FEW + 1)
+    assert (node.watched, len(looks)) == (1, 0)
+    node.open(2)
+    assert (node.watched, len(looks)) == (1, 2)
 
 
 def test_nobody_is_watched_with_few_calls() -> None:

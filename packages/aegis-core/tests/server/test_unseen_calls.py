@@ -18,7 +18,7 @@ from aegis_core._server.caller_limits import MAX_CALLS, CallerLimits
 from aegis_core._server.caller_sockets import CallerSockets
 from aegis_core._server.connection_limits import Peer
 from aegis_core._server.held.channelz import ServerCounts
-from aegis_core._server.held.flood_guard import MANY, FloodGuard
+from aegis_core._server.held.flood_guard import MANY, MANY_AFTER_FLOOD, FloodGuard
 from aegis_core._server.held.unseen_calls import (
     MAX_IF_BLOCKED,
     MAX_UNDER_WAY,
@@ -192,11 +192,31 @@ def test_looks_take_little_of_the_time(
 
     monkeypatch.setattr(counts, "started", started)
     monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "thread_time", lambda: now)
     FloodGuard(unseen := UnseenCalls(), CallerLimits(), counts, CallerSockets(1))
     while now < 110.0:
         now += 16 / calls_per_second
         unseen.look()
     assert looks / 2 <= looked <= looks + 1
+
+
+async def test_a_guard_looks_at_fewer_calls_while_somebody_is_refused(
+    identity: MakeIdentity, until: Until
+) -> None:
+    unseen, limits = UnseenCalls(), CallerLimits()
+    counts = Counts([connection(identity("a").certificate_chain, MANY_AFTER_FLOOD + 1)])
+    counts.count = MANY_AFTER_FLOOD + 1
+    guard = FloodGuard(unseen, limits, counts, CallerSockets(1))
+    assert not guard._are_many()
+    limits.block("a")
+
+    def look() -> bool:
+        unseen.look()
+        return guard._is_crowded
+
+    await until(look)
+    counts.count = 0
+    await until(lambda: not guard._is_crowded)
 
 
 async def test_a_guard_that_gets_no_thread_tries_again(

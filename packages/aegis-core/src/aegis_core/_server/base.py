@@ -187,11 +187,11 @@ class ServerBase(ABC, Generic[CallT]):
         """Closes connections of callers that have too many or flood; runs until cancelled."""
         guard = self._guard = ConnectionGuard(self._connections, CallerSockets(self._port))
         self._checks.guard = guard
-        messages = MessageGuard(self._checks, CallerSockets(self._port), self.end_call)
-        counts = ServerCounts(self._port, self._host)
-        sockets = CallerSockets(self._port)
-        checks = self._checks
-        self._floods = FloodGuard(checks.unseen, checks.callers, counts, sockets)
+        port, checks = self._port, self._checks
+        counts = ServerCounts(port, self._host)
+        floods = FloodGuard(checks.unseen, checks.callers, counts, CallerSockets(port))
+        self._floods = floods
+        messages = MessageGuard(checks, CallerSockets(port), self.end_call, floods.count)
         await asyncio.gather(guard.run(), messages.run())
 
     @abstractmethod

@@ -225,6 +225,7 @@ class MessageGuard(Generic[CallT]):
         checks: Knows these callers.
         sockets: The connections.
         end: Ends a call; called on the event loop.
+        unseen: Returns how many calls no code of the node has seen yet.
     """
 
     def __init__(
@@ -232,72 +233,102 @@ class MessageGuard(Generic[CallT]):
         checks: CallChecks[CallT],
         sockets: CallerSockets,
         end: Callable[[CallT, Rejection], object],
+        unseen: Callable[[], int],
     ) -> None:
         self._checks = checks
+        self._unseen = unseen
         self._sockets = sockets
         self._end = end
         self._open_before: frozenset[Peer] = frozenset()
+        self._found: list[Excess[CallT]] = []
+        self._looked_at = 0.0
+        self._is_over = False
+        self._due = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
         self._lock = threading.Lock()
         self._log_limiter = LogLimiter(_log)
 
     async def run(self) -> None:
         """Ends such calls until cancelled."""
-        loop, wake = asyncio.get_running_loop(), asyncio.Event()
-
-        def on_watch() -> None:
-            if self._lock.acquire(blocking=False):
-                try:  # before more arrives: what there is at the first look counts as known
-                    self._open_before = frozenset(self._sockets.find())
-                    self._excess()
-                finally:
-                    self._lock.release()
-            with contextlib.suppress(RuntimeError):  # the loop is closed, the server has stopped
-                loop.call_soon_threadsafe(wake.set)
-
-        unfinished, is_over = self._checks.unfinished, threading.Event()
-        unfinished.on_watch = on_watch
+        unfinished = self._checks.unfinished
+        unfinished.on_watch, unfinished.on_more = self._look_first, self._look_at_call
         try:
             while True:
-                await wake.wait()
-                wake.clear()
-                while unfinished.is_watching:
-                    found = await asyncio.to_thread(self._watch, is_over)
+                await self._wake.wait()
+                self._wake.clear()
+                while unfinished.is_watching or self._found:
+                    found = await asyncio.to_thread(self._watch)
                     for excess in found:
                         self._end_all(excess)
                     if found:
                         await asyncio.to_thread(return_freed_memory)
         finally:
-            is_over.set()
+            self._is_over = True
+            self._due.set()
 
-    def _watch(self, is_over: threading.Event) -> list[Excess[CallT]]:
+    def _look_first(self) -> None:
+        if self._lock.acquire(blocking=False):
+            try:  # before more arrives: what there is at the first look counts as known
+                self._open_before = frozenset(self._sockets.find())
+                self._excess()
+            finally:
+                self._lock.release()
+        self._look_on()
+
+    def _look_on(self) -> None:
+        self._due.set()
+        with contextlib.suppress(RuntimeError):  # the loop is closed, the server has stopped
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    def _watch(self) -> list[Excess[CallT]]:
         """Looks again and again, until there is something to end or nobody to watch.
 
         On one thread: the event loop of an asyncio node that is flooded has its turns late.
         """
-        unfinished = self._checks.unfinished
-        while unfinished.is_watching and not is_over.is_set():
-            found = self._look()
-            if found:
+        unfinished, messages = self._checks.unfinished, unfinished_messages
+        while not self._is_over:
+            with self._lock:
+                self._look()
+                found, self._found = self._found, []
+            if found or not unfinished.is_watching:
                 return found
-            messages = unfinished_messages
-            is_over.wait(messages.LOOK_SOON if unfinished.is_near else messages.LOOK_EVERY)
+            self._due.wait(messages.LOOK_SOON if unfinished.is_near else messages.LOOK_EVERY)
+            self._due.clear()
         return []
+
+    def _look_at_call(self) -> None:
+        """Looks on the thread that a call of a watched caller has reached, unless one just did.
+
+        That thread runs now. One that looks now and then waits for a processor and for its turn in
+        Python, in a flood up to 0.2 s, in which 36 MB arrived.
+        """
+        if time.monotonic() - self._looked_at < unfinished_messages.LOOK_SOON:
+            return
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._look():
+                    self._look_on()
+            finally:
+                self._lock.release()
 
     def _excess(self) -> list[Excess[CallT]]:
         received = self._sockets.received(self._checks.unfinished.peers)
         new = {peer for peer in received if parse_peer(peer) not in self._open_before}
-        return self._checks.unfinished.excess(received, allocated_bytes, new)
+        found = self._checks.unfinished.excess(received, allocated_bytes, new, self._unseen)
+        self._looked_at = time.monotonic()
+        return found
 
-    def _look(self) -> list[Excess[CallT]]:
-        with self._lock:
-            found = self._excess()
+    def _look(self) -> bool:
+        found = self._excess()
         for excess in found:
             # At once: the event loop may have its turn later, and they send on.
             if excess.is_blocked:
                 self._checks.callers.block(excess.caller)
             if self._checks.guard is not None:
                 self._checks.guard.close(excess.peers)
-        return found
+        self._found += found
+        return bool(found)
 
     def _end_all(self, excess: Excess[CallT]) -> None:
         caller, calls = excess.caller, excess.calls

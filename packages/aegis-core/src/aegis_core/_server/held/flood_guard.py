@@ -32,7 +32,7 @@ A caller may have 1 300 under way, and 600 that are seen.
 """
 
 MANY_AFTER_FLOOD = 100
-"""The same for a while after a flood."""
+"""The same for a while after a flood, and while the calls of somebody are refused."""
 
 LOOK_EVERY = 0.1
 """Seconds between two looks at how many calls are unseen, at least."""
@@ -141,10 +141,12 @@ class FloodGuard:
         """Looks how many calls are unseen, unless it did so a moment ago. For any thread."""
         now = time.monotonic()
         is_busy, self._asked_at = now - self._asked_at < BUSY, now
+        is_busy = is_busy or self._is_expected()
         if self._is_crowded or now < (self._busy_next if is_busy else self._next):
             return
+        began = time.thread_time()  # of the processor: it may wait for that, and others run then
         are_many = self._are_many()
-        took = time.monotonic() - now
+        took = time.thread_time() - began
         self._next = now + max(LOOK_EVERY, took / SHARE)
         self._busy_next = now + max(LOOK_SOON, took / BUSY_SHARE)
         if not are_many:
@@ -168,10 +170,16 @@ class FloodGuard:
             self._is_crowded = False
 
     def _are_many(self) -> bool:
-        many = MANY_AFTER_FLOOD if time.monotonic() < self._flooded_until else MANY
-        return self._count() > many
+        return self.count() > (MANY_AFTER_FLOOD if self._is_expected() else MANY)
 
-    def _count(self) -> int:
+    def _is_expected(self) -> bool:
+        """Tells whether somebody who flooded may do so again."""
+        blocked = self._callers.blocked
+        return time.monotonic() < self._flooded_until or (
+            bool(blocked) and any(map(self._callers.is_blocked, [*blocked]))
+        )
+
+    def count(self) -> int:
         """Returns how many calls are unseen, or more: gRPC has rejected some of them."""
         started = self._counts.started()
         if started is None:
@@ -183,7 +191,7 @@ class FloodGuard:
 
     def _close_floods(self) -> int:
         connections = list(self._counts.connections(self._gone))
-        count = self._count()
+        count = self.count()
         now = time.monotonic()
         has_stood_still = self._stands_still(now) or now < self._stall_counts_until
         floods = self._unseen.floods(connections, has_stood_still=has_stood_still)

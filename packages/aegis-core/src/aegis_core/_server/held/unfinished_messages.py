@@ -40,6 +40,16 @@ GROWTH = 1.75
 """How many times what a caller may hold the process may grow while it holds more than half of that:
 a call that waits takes as much besides its request as within it, and many are not seen yet."""
 
+FEW_CONNECTIONS = 4
+"""Connections with such calls, times the live workers of the caller, above which it loses them at
+once: to end its calls one by one took 0.1 s. A process has one connection to a node for its calls.
+"""
+
+MANY_SPREAD = 100
+"""Calls of such a caller, with those that are not seen yet, from which on the process may grow by
+no more than it may hold. Of fewer large requests, handlers may hold as much.
+"""
+
 MANY_CALLS = 200
 """Such calls of a caller from which on that counts. What the handlers of fewer large requests take,
 and all that the process does besides, would look like it.
@@ -138,6 +148,7 @@ class UnfinishedMessages(Generic[CallT]):
         clock: Monotonic seconds.
 
     Attributes:
+        on_more: Called when a caller that is watched opens another such call.
         is_watching: Whether `excess` must be asked again and again.
         is_near: Whether somebody seemed to hold half of what it may when it was asked last.
         waiting: The calls with one request each, which are read in turn.
@@ -159,6 +170,7 @@ class UnfinishedMessages(Generic[CallT]):
         self._refused_until: dict[str, float] = {}
         self._refused: Counter[str] = Counter()
         self.on_watch = on_watch
+        self.on_more: Callable[[], object] = lambda: None
         self._workers_of = workers_of
         self._inflows: dict[str, dict[Inflow[CallT], None]] = {}
         self._watches: dict[str, _Watch] = {}
@@ -187,6 +199,7 @@ class UnfinishedMessages(Generic[CallT]):
     def watch(self, caller: str) -> None:
         """Looks at what a caller holds, until it has few calls open that may hold much."""
         if caller in self._watches:
+            self.on_more()
             return
         with self._lock:
             starts = caller not in self._watches
@@ -252,6 +265,7 @@ class UnfinishedMessages(Generic[CallT]):
         received: Mapping[str, int],
         allocated: Callable[[], int | None],
         new: Container[str] = (),
+        unseen: Callable[[], int] = lambda: 0,
     ) -> list[Excess[CallT]]:
         """Returns what to end.
 
@@ -263,6 +277,7 @@ class UnfinishedMessages(Generic[CallT]):
             allocated: Returns the memory that the process has allocated; None if that is unknown.
             new: Connections that were opened since somebody began to be watched. Who is watched
                 since then may hold all that arrived on them; many calls may not be seen yet.
+            unseen: Returns how many calls no code of the node has seen yet.
         """
         found = []
         with self._lock:
@@ -280,8 +295,13 @@ class UnfinishedMessages(Generic[CallT]):
                     continue
                 now = allocated() or 0
                 grown = now - watch.allocated
-                has_many = self._count(caller) + len(self._inflows.get(caller, ())) >= MANY_CALLS
-                if held <= limit and not (has_many and grown > GROWTH * limit):
+                count = self._count(caller) + len(self._inflows.get(caller, ()))
+                spreads = len(unexplained) > FEW_CONNECTIONS * self._workers_of(caller)
+                if spreads:
+                    grew = grown > limit and count + unseen() >= MANY_SPREAD
+                else:
+                    grew = grown > GROWTH * limit and count >= MANY_CALLS
+                if held <= limit and not grew:
                     continue
                 watch.allocated = min(watch.allocated, now)
                 for peer, more in unexplained.items():
@@ -294,7 +314,7 @@ class UnfinishedMessages(Generic[CallT]):
                 calls = [inflow.call for inflow in inflows[FEW:]]
                 if self.waiting is not None:
                     calls += self.waiting.calls(caller)
-                is_blocked = len(calls) > 2 * len(inflows)
+                is_blocked = spreads or len(calls) > 2 * len(inflows)
                 closes = is_blocked or held > MUCH * limit
                 peers = frozenset(unexplained) if closes else frozenset()
                 found.append(Excess(caller, calls, peers, is_blocked))
