@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -187,3 +188,28 @@ async def test_other_tasks_run_while_a_large_message_is_received(
     looking.cancel()
     assert len(watcher.topology.nodes) == 152
     assert len(set(known)) >= 5, "it saw the number grow"
+
+
+@pytest.mark.parametrize(("burst", "pauses"), [(0.0, 5), (60.0, 1)])
+async def test_a_feed_pauses_after_bursts_until_it_is_complete(
+    server: Side, side: MakeSide, monkeypatch: pytest.MonkeyPatch, burst: float, pauses: int
+) -> None:
+    monkeypatch.setattr("aegis_discovery._client.follow.SLICE", 0.0)
+    monkeypatch.setattr("aegis_discovery._client.follow.BURST", burst)
+    paused: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        paused.append(seconds)
+
+    monkeypatch.setattr("aegis_discovery._client.follow.loop_timers.sleep", sleep)
+    for number in range(150):
+        vouch(server, f"go-{number}")
+    watcher = side("watcher")
+    (message,) = watcher.open(server).messages()
+    assert len(list(split_message(message))) == 5
+    request = watcher.reader.request(MESH, source="server")
+    feed: Any = Tape(message, mesh_pb2.WatchResponse(version=message.version))
+    began = time.monotonic()
+    await follow(feed, watcher.reader, request, source="server", on_message=lambda _: None)
+    assert len(paused) == pauses + 1, "the last one after a message on the complete feed"
+    assert sum(paused) <= time.monotonic() - began, "it pauses for as long as it worked"

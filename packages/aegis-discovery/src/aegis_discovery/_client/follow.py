@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,15 @@ FEED_TIMEOUT = 2 * HEARTBEAT
 """Seconds without a message after which a feed counts as broken."""
 
 SLICE = 0.005
-"""Seconds of work on one feed after which it pauses for as long."""
+"""Seconds of work on one feed after which other work of the event loop gets its turn."""
+
+BURST = 0.05
+"""Seconds of work after which a feed pauses for as long, until it is complete; then it does so
+after each slice.
+
+A process that joins can do little else, and after each pause the processor's caches hold something
+else: pauses after each slice made a join a fifth more expensive.
+"""
 
 
 class FeedTimeoutError(Exception):
@@ -68,7 +77,8 @@ async def follow(
     # Parsed here: gRPC would log a traceback for bytes that are no message.
     method: Any = channel.unary_stream(_WATCH, mesh_pb2.WatchRequest.SerializeToString)
     call = method(request)
-    worked = 0.0
+    worked = owed = 0.0
+    pause_after = BURST
     try:
         while True:
             if timeout is None:
@@ -91,9 +101,16 @@ async def follow(
                 on_message(received)
                 if received.diverged:
                     raise FeedDivergedError(f"{source} holds other records; its feed is reopened")
+                if received.complete:
+                    pause_after = SLICE
                 worked += time.monotonic() - began
-                if worked >= SLICE:
-                    await loop_timers.sleep(worked)
-                    worked = 0.0
+                if worked < SLICE:
+                    continue
+                owed, worked = owed + worked, 0.0
+                if owed < pause_after:
+                    await asyncio.sleep(0)
+                    continue
+                await loop_timers.sleep(owed)
+                owed = 0.0
     finally:
         call.cancel()
