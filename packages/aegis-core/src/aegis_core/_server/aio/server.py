@@ -21,6 +21,7 @@ from grpc_health.v1.health import aio as health_aio
 
 from aegis_core._health.checks import HealthInfo
 from aegis_core._server import base, reflection
+from aegis_core._server.aio.grpc_internals import new_server
 from aegis_core._server.aio.interceptor import CallerInterceptor
 from aegis_core._server.aio.lost_callers import log_lost_callers_quietly
 from aegis_core._server.aio.mesh_services import (
@@ -163,6 +164,6 @@ def _new_server(
     """Returns gRPC's server, and what to add services to."""
     options = (*options, *OWN_OPTIONS)
     if interceptors:  # what they put around a handler runs after the checks
-        server: Any = grpc.aio.server(interceptors=(checks, *interceptors), options=options)
+        server: Any = new_server((), (checks, *interceptors), options)
         return server, server
-    return grpc.aio.server(handlers=(checks,), options=options), checks
+    return new_server((checks,), (), options), checks
