@@ -12,6 +12,7 @@ import grpc
 import pytest
 from aegis_certs import TLSConfig
 from aegis_core import ConfigError, PoolOptions, ServiceInfo
+from aegis_core._server.caller_limits import MAX_CALLS
 from aegis_core.aio import Node
 from aegis_discovery.aio import connect
 from aegis_discovery.aio.transport import open_channel
@@ -154,6 +155,31 @@ async def test_three_callers_with_500_calls_at_once_wait_and_none_of_them_fails(
             echo = channel.unary_unary("/t/Echo")
             calls += [echo(b"x", timeout=2 * WAIT) for _ in range(500 // names.count(name))]
         assert await asyncio.gather(*calls) == [b"x"] * 1500
+        assert node.stats().calls.closed_connections == 0
+
+
+@pytest.mark.parametrize("server", ["aio", "blocking"], indirect=True)
+async def test_three_processes_with_one_identity_and_500_calls_each_are_refused_what_exceeds_600(
+    identity: MakeIdentity, until: Until, server: str
+) -> None:
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    handlers, tls = Handlers(), identity("replicas")
+    async with (
+        provider(identity, handlers, grace=0) as node,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        calls: list[Any] = []
+        for _ in range(3):
+            opened = open_channel(tls, "a", node.address, options=options)
+            wait = (await stack.enter_async_context(opened)).unary_unary("/t/Wait")
+            calls += [wait(b"x" * 100, timeout=2 * WAIT) for _ in range(500)]
+        await until(lambda: sum(call.done() for call in calls) == 1500 - MAX_CALLS)
+        refused = [call for call in calls if call.done()]
+        handlers.go_on.set()
+        assert {await call.code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        texts = {await call.details() for call in refused}
+        assert [text for text in texts if "replicas has 600 calls open" not in text] == []
+        assert await asyncio.gather(*(c for c in calls if c not in refused)) == [b""] * MAX_CALLS
         assert node.stats().calls.closed_connections == 0
 
 

@@ -18,7 +18,14 @@ from aegis_core._server.caller_limits import MAX_CALLS, CallerLimits
 from aegis_core._server.caller_sockets import CallerSockets
 from aegis_core._server.connection_limits import Peer
 from aegis_core._server.held.channelz import ServerCounts
-from aegis_core._server.held.flood_guard import MANY, MANY_AFTER_FLOOD, FloodGuard
+from aegis_core._server.held.flood_guard import (
+    MANY,
+    MANY_AFTER_FLOOD,
+    NEW_AT_ONCE,
+    NEW_PER_SECOND,
+    SOME,
+    FloodGuard,
+)
 from aegis_core._server.held.unseen_calls import (
     MAX_IF_BLOCKED,
     MAX_UNDER_WAY,
@@ -207,7 +214,8 @@ async def test_a_guard_looks_at_fewer_calls_while_somebody_is_refused(
     counts = Counts([connection(identity("a").certificate_chain, MANY_AFTER_FLOOD + 1)])
     counts.count = MANY_AFTER_FLOOD + 1
     guard = FloodGuard(unseen, limits, counts, CallerSockets(1))
-    assert not guard._are_many()
+    unseen.look()
+    assert not guard._is_watching
     limits.block("a")
 
     def look() -> bool:
@@ -240,7 +248,7 @@ async def test_a_guard_that_gets_no_thread_tries_again(
 
     await until(look)
     counts.count = 0
-    await until(lambda: not guard._is_crowded)
+    await until(lambda: not guard._is_watching)
 
 
 async def test_a_guard_knows_that_the_node_stood_still(
@@ -299,3 +307,67 @@ async def test_an_address_that_floods_may_open_few_connections_until_it_has_stop
             connect()
             guard.note_accepted()
         assert guard.closed == closed
+
+
+async def test_others_at_the_address_of_a_flood_may_open_connections_one_after_another(
+    identity: MakeIdentity, until: Until
+) -> None:
+    flooder, other = (identity(name).certificate_chain for name in ("a", "b"))
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server((HOST, 0)))
+        counts = Counts([])
+
+        def connect(pem: bytes, calls: int = 0) -> None:
+            one = stack.enter_context(socket.create_connection(server.getsockname()))
+            stack.enter_context(server.accept()[0])
+            peer, number = f"ipv4:{HOST}:{one.getsockname()[1]}", len(counts.found) + 1
+            guard.note_accepted()
+            counts.found.insert(0, OpenConnection(number, peer, pem, calls, 0))
+
+        limits = CallerLimits()
+        unseen = UnseenCalls(is_blocked=limits.is_blocked)
+        guard = FloodGuard(unseen, limits, counts, CallerSockets(server.getsockname()[1]))
+        connect(other)
+        connect(flooder, MAX_UNDER_WAY + 1)
+        unseen.look()
+        await until(lambda: guard.closed == 1)
+        unseen.seen, counts.count = MANY + 1, 2 * MANY + 2  # others make many calls all the time
+        for _ in range(20):
+            connect(other)
+        assert guard.closed == 1, "what the flood has sent is worked off"
+        began = time.monotonic()
+        for _ in range(20):
+            connect(flooder)
+        most = NEW_AT_ONCE + 1 + NEW_PER_SECOND * (time.monotonic() - began)
+        assert 20 - most <= guard.closed - 1 < 20
+        counts.count = 0
+        await until(lambda: not guard._is_watching)
+
+
+async def test_a_flood_is_found_although_the_node_sees_no_further_call(
+    identity: MakeIdentity, until: Until
+) -> None:
+    unseen, limits = UnseenCalls(), CallerLimits()
+    pem = identity("a").certificate_chain
+    counts = Counts([connection(pem, SOME + 1)])
+    counts.count = SOME + 1
+    guard = FloodGuard(unseen, limits, counts, CallerSockets(1))
+    unseen.look()  # as at a call that is seen, the last one
+    await until(lambda: guard._is_watching)
+    assert not limits.is_blocked("a")
+    counts.count, counts.found = MAX_UNDER_WAY + 1, [connection(pem, MAX_UNDER_WAY + 1)]
+    await until(lambda: limits.is_blocked("a"))
+    counts.count = 0
+    await until(lambda: not guard._is_watching)
+
+
+async def test_calls_that_grpc_has_rejected_do_not_keep_the_guard_awake(
+    identity: MakeIdentity, until: Until
+) -> None:
+    unseen = UnseenCalls()
+    counts = Counts([connection(identity("a").certificate_chain, 1)])
+    counts.count = SOME + 1
+    guard = FloodGuard(unseen, CallerLimits(), counts, CallerSockets(1))
+    unseen.look()
+    await until(lambda: not guard._is_watching)
+    assert guard.count() == 1

@@ -42,11 +42,11 @@ from aegis_core._server.rejections import (
     NO_METHOD,
     NOT_ISSUED,
     NUMBERS,
-    TOO_MANY,
     UNREADABLE,
     CallRejectedError,
     Rejection,
     rejection_of,
+    too_many,
 )
 from aegis_core.errors import CallDeniedError, CallerError
 
@@ -350,7 +350,7 @@ class CallChecks(Generic[CallT]):
                 self.block(caller_id, context)
             self._log_limiter.warn(caller_id, "open", line, caller_id)
             self.abused(caller_id, context)
-            raise self._over_limit(TOO_MANY, caller_id)
+            raise self._over_limit(too_many(caller_id, self.callers.open[caller_id]), caller_id)
 
     def _over_limit(self, rejection: Rejection, caller_id: str) -> CallRejectedError:
         self.count_over_limit(1)

@@ -61,11 +61,6 @@ BLOCKED = Rejection(
     "too many, or reads no answers or ends no requests and goes on to call",
     (SHED_METADATA,),
 )
-TOO_MANY = Rejection(
-    "RESOURCE_EXHAUSTED",
-    "this caller has too many calls open at this node; try another provider",
-    (SHED_METADATA,),
-)
 HEADERS_TOO_LONG = Rejection(
     "RESOURCE_EXHAUSTED", "the metadata of the call is longer than this node allows"
 )
@@ -99,3 +94,13 @@ def rejection_of(error: CallerError) -> Rejection:
     """Returns how a call is rejected whose caller is refused or denied."""
     denied = isinstance(error, CallDeniedError)
     return Rejection("PERMISSION_DENIED" if denied else "UNAUTHENTICATED", str(error))
+
+
+def too_many(caller: str, calls: int) -> Rejection:
+    """Returns how a call is rejected whose caller has as many calls open as it may have."""
+    return Rejection(
+        "RESOURCE_EXHAUSTED",
+        f"{caller} has {calls} calls open at this node, as many as it may; try another provider, "
+        "or give each of its processes an identity of its own",
+        (SHED_METADATA,),
+    )

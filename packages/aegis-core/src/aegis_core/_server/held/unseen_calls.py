@@ -15,11 +15,12 @@ from cryptography import x509
 
 from aegis_core._server.caller_limits import CANCELLED_AT_ONCE, MAX_CALLS
 
-MAX_UNDER_WAY = 1_300
+MAX_UNDER_WAY = 1_600
 """Calls that a caller may have under way over all its connections, times its live workers.
 
-As many as two connections may have, and some that are just answered. Each may take 20 KB. Where the
-user lets a caller have more open calls than `MAX_CALLS`, it may have so many more.
+Three processes with one identity make 500 calls at once, and some are just answered. Those beyond
+`MAX_CALLS` are refused when they are seen. Each takes 15 to 20 KB. Where the user lets a caller
+have more open calls than `MAX_CALLS`, it may have so many more.
 """
 
 MORE_AFTER_STALL = int(CANCELLED_AT_ONCE)
@@ -33,7 +34,7 @@ MAX_IF_BLOCKED = 100
 What finds the queue full counts as cancelled too.
 """
 
-SEEN_MASK = 15
+SEEN_MASK = 3
 """Who counts a call as seen calls `look` where these bits of the count are 0."""
 
 MAX_CERTIFICATES = 4_096
@@ -126,6 +127,10 @@ class UnseenCalls:
             if calls > limit and calls > limit * self._workers_of(caller):
                 found.append(Flood(caller, calls, held[caller]))
         return found
+
+    def is_refused(self, one: OpenConnection) -> bool:
+        """Tells whether a connection is of a caller whose calls are refused."""
+        return self._is_blocked(self._caller_of(one))
 
     def _caller_of(self, one: OpenConnection) -> str:
         """Returns whose calls a connection carries, as the checks of the calls name it."""
