@@ -244,7 +244,12 @@ async def test_a_refused_call_of_a_sync_handler_does_not_run_it(
     indirect=["server"],
 )
 async def test_open_streams_and_further_calls_are_refused_with_the_reason(
-    node: Node, own_ca: CertificateAuthority, until: Until, why: str, server: str
+    node: Node,
+    own_ca: CertificateAuthority,
+    until: Until,
+    why: str,
+    server: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     days = SHORT if why == "expired" else 1.0
     theirs = own_ca.issue("caller", key_type=KeyType.P256, days=days)
@@ -262,6 +267,8 @@ async def test_open_streams_and_further_calls_are_refused_with_the_reason(
             assert await over(call), name
             assert (name, await call.code()) == (name, REFUSED)
             assert why in str(await call.details()), name
+        ended = [line for line in caplog.messages if line.startswith("an open stream is ended")]
+        assert len(ended) == 1, "one line a minute for each caller"
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await client.who()
         assert refused.value.code() is REFUSED, "the connection is still the same"

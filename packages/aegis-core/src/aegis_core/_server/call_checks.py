@@ -377,8 +377,7 @@ class CallChecks(Generic[CallT]):
     def disallowed(self, ended: Collection[CallT]) -> Iterator[tuple[CallT, Rejection]]:
         """Yields the open streams that are not allowed any more, and why.
 
-        Args:
-            ended: Those that were ended before; they are neither counted nor logged again.
+        Those of `ended` are neither counted nor logged again.
         """
         for call, (caller, path) in self.streams.copy().items():
             if isinstance(caller, BootstrapCaller):
@@ -390,7 +389,8 @@ class CallChecks(Generic[CallT]):
             if call not in ended:
                 self._count(error)
                 if not isinstance(error, CallDeniedError):  # the authorizer logs denials
-                    _log.warning("an open stream is ended: %s", error)
+                    line = "an open stream is ended: %s"
+                    self._log_limiter.warn(caller.node_id, "stream", line, error)
             yield call, rejection_of(error)
 
     def _count(self, error: CallerError) -> None:

@@ -45,7 +45,11 @@ def number_of(code: grpc.StatusCode | int | None) -> int:
 
 async def reject(context: Any, rejection: Rejection) -> None:
     """Ends a call with a status; raises an error."""
-    await context.abort(grpc.StatusCode[rejection.code], rejection.text, rejection.trailers)
+    code = grpc.StatusCode[rejection.code]
+    try:
+        await context.abort(code, rejection.text, rejection.trailers)
+    except grpc.aio.UsageError as error:  # it is being ended with another status
+        raise asyncio.CancelledError from error
 
 
 def rejecting_by(rejection_of: Callable[[Any], Rejection]) -> grpc.RpcMethodHandler[Any, Any]:
