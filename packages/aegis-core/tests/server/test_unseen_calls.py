@@ -129,7 +129,7 @@ async def test_grpc_counts_calls_before_any_code_of_the_server_sees_them(
         await until(lambda: busy.is_set() and counts.started() == 30)
         (found,) = counts.connections(set())
         assert found.open == 30
-        assert UnseenCalls()._caller_of(found) == "a"
+        assert UnseenCalls().caller_of(found) == "a"
         for call in calls[:10]:
             call.cancel()
         go_on.set()

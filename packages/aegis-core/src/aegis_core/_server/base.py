@@ -26,6 +26,7 @@ from aegis_core._server.connection_guard import ConnectionGuard, MessageGuard
 from aegis_core._server.connection_limits import ConnectionLimits
 from aegis_core._server.held.channelz import ServerCounts
 from aegis_core._server.held.flood_guard import FloodGuard
+from aegis_core._server.held.frame_guard import FrameGuard
 from aegis_core._server.held.unfinished_messages import USUAL_MESSAGE
 from aegis_core._server.mesh_protocol import LocalNode, live_workers
 from aegis_core._server.operations import OPERATIONS
@@ -185,14 +186,14 @@ class ServerBase(ABC, Generic[CallT]):
 
     async def guard_connections(self) -> None:
         """Closes connections of callers that have too many or flood; runs until cancelled."""
-        guard = self._guard = ConnectionGuard(self._connections, CallerSockets(self._port))
-        self._checks.guard = guard
         port, checks = self._port, self._checks
+        guard = self._guard = checks.guard = ConnectionGuard(self._connections, CallerSockets(port))
         counts = ServerCounts(port, self._host)
         floods = FloodGuard(checks.unseen, checks.callers, counts, CallerSockets(port))
         self._floods = floods
         messages = MessageGuard(checks, CallerSockets(port), self.end_call, floods.count)
-        await asyncio.gather(guard.run(), messages.run())
+        frames = FrameGuard(checks.unseen, checks.unfinished, floods, counts, CallerSockets(port))
+        await asyncio.gather(guard.run(), messages.run(), frames.run())
 
     @abstractmethod
     def end_call(self, call: CallT, rejection: Rejection) -> None:

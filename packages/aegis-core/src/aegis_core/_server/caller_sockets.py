@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Container, Iterator
 from urllib.parse import unquote
 
 from aegis_core._server.connection_limits import Peer
@@ -94,13 +94,21 @@ class CallerSockets:
         wanted.pop(None, None)
         if not wanted.keys() <= set(self._known.values()):
             self.find()
+        counts = self._received(wanted)
+        return {wanted[peer]: count for peer, count in counts.items()}
+
+    def all_received(self) -> dict[Peer, int]:
+        """Returns the same of all connections that `find` has found."""
+        return self._received(set(self._known.values()))
+
+    def _received(self, peers: Container[Peer | None]) -> dict[Peer, int]:
         counts = {}
         for (descriptor, _), peer in self._known.items():
-            state = _receive_state(descriptor) if peer in wanted else None
+            state = _receive_state(descriptor) if peer is not None and peer in peers else None
             if peer is not None and state is not None:
                 cookie, count = state
                 if count is not None and self._cookies.get(descriptor) == cookie:
-                    counts[wanted[peer]] = count
+                    counts[peer] = count
         return counts
 
     def _look(self, descriptor: int) -> Peer | None:

@@ -11,16 +11,19 @@ import importlib
 import ipaddress
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 from urllib.parse import unquote
 
+from aegis_core._server.caller_sockets import parse_peer
+from aegis_core._server.connection_limits import Peer
 from aegis_core._server.held.unseen_calls import OpenConnection
 
 _cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")
 
 _CALLS = re.compile(rb'"callsStarted":"([0-9]+)"')
 _STREAMS = re.compile(rb'"streams(Failed|Started|Succeeded)":"([0-9]+)"')
+_MESSAGES = re.compile(rb'"messagesReceived":"([0-9]+)"')
 _CERTIFICATE = re.compile(rb'"remoteCertificate":"([A-Za-z0-9+/=]+)"')
 _PREFIX = "chttp2 "
 _LISTENER = re.compile(r"ipv[46]:(.+):[0-9]+$")
@@ -57,21 +60,25 @@ class ServerCounts:
             gone: The numbers of closed ones, which gRPC has as long as it has their calls; they are
                 left out, and taken out once gRPC has them no more.
         """
-        listed = [] if self._number is None else list(_connections(self._number))
+        listed = self._listed()
         gone &= {number for number, _ in listed}
-        for number, name in reversed(listed):
-            text = b"" if number in gone else _read("get_socket", number)
-            counts = {key: int(count) for key, count in _STREAMS.findall(text)}
-            if not counts:  # it has just been closed
-                continue
-            certificate = _CERTIFICATE.search(text)
-            yield OpenConnection(
-                number,
-                name.removeprefix(_PREFIX),
-                base64.b64decode(certificate[1]) if certificate else b"",
-                counts[b"Started"] - counts[b"Failed"] - counts[b"Succeeded"],
-                counts[b"Failed"],
-            )
+        for number, peer in reversed(listed):
+            found = None if number in gone else _connection(number, peer)
+            if found is not None:  # else it has just been closed
+                yield found
+
+    def connections_of(self, peers: Collection[Peer]) -> Iterator[OpenConnection]:
+        """Yields those to some other ends, in the same way."""
+        for number, peer in reversed(self._listed()):
+            found = _connection(number, peer) if parse_peer(peer) in peers else None
+            if found is not None:
+                yield found
+
+    def _listed(self) -> list[tuple[int, str]]:
+        if self._number is None:
+            return []
+        listed = _connections(self._number)
+        return [(number, name.removeprefix(_PREFIX)) for number, name in listed]
 
     @property
     def _number(self) -> int | None:
@@ -85,6 +92,23 @@ class ServerCounts:
             )
             self._known = next(found, None)
         return self._known
+
+
+def _connection(number: int, peer: str) -> OpenConnection | None:
+    text = _read("get_socket", number)
+    counts = {key: int(count) for key, count in _STREAMS.findall(text)}
+    if not counts:
+        return None
+    certificate, messages = _CERTIFICATE.search(text), _MESSAGES.search(text)
+    return OpenConnection(
+        number,
+        peer,
+        base64.b64decode(certificate[1]) if certificate else b"",
+        counts[b"Started"] - counts[b"Failed"] - counts[b"Succeeded"],
+        counts[b"Failed"],
+        counts[b"Started"],
+        int(messages[1]) if messages else 0,
+    )
 
 
 def _read(what: str, *arguments: int) -> bytes:

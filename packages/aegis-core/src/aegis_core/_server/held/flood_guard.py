@@ -11,6 +11,7 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Collection
 
 from aegis_discovery.signals import LogLimiter
 
@@ -20,7 +21,7 @@ from aegis_core._server.caller_limits import CallerLimits
 from aegis_core._server.caller_sockets import CallerSockets, parse_peer
 from aegis_core._server.connection_limits import Peer
 from aegis_core._server.held.channelz import ServerCounts
-from aegis_core._server.held.unseen_calls import Flood, UnseenCalls
+from aegis_core._server.held.unseen_calls import Flood, OpenConnection, UnseenCalls
 from aegis_core._server.memory import return_freed_memory
 
 _log = logging.getLogger("aegis.server")
@@ -252,13 +253,28 @@ class FloodGuard:
     def _close(self, flood: Flood, hosts_of_others: set[str]) -> int:
         caller, calls, connections = flood
         seconds = caller_limits.BLOCKED_FOR
-        self._callers.block(caller)
         self._log_limiter.warn(caller, "flood", _LINE, caller, calls, seconds)
+        return self.close(caller, connections, hosts_of_others)
+
+    def close(
+        self, caller: str, connections: Collection[OpenConnection], hosts_of_others: set[str]
+    ) -> int:
+        """Closes connections of a caller, and keeps it away for a while. For any thread.
+
+        Args:
+            caller: Whose calls are refused from now on.
+            connections: Those to close; their addresses may open few in the next seconds.
+            hosts_of_others: Addresses from which others are connected.
+
+        Returns:
+            How many are closed.
+        """
+        self._callers.block(caller)
         self._gone.update(one.number for one in connections)
         peers = {peer for one in connections if (peer := parse_peer(one.peer)) is not None}
         with self._lock:
             now = time.monotonic()
-            self._flooded_until = now + seconds
+            self._flooded_until = now + caller_limits.BLOCKED_FOR
             for host in {peer.host for peer in peers} - self._addresses.keys():
                 at_once = NEW_AT_ONCE if host in hosts_of_others else 1.0
                 self._addresses[host] = TokenBucket(at_once, NEW_PER_SECOND, now)

@@ -50,6 +50,8 @@ class OpenConnection(NamedTuple):
         certificate: The certificate of the other end (PEM).
         open: Calls that are open, or that were cancelled before code of the node saw them.
         failed: Calls that ended without a status so far.
+        started: Calls so far.
+        messages: Messages that were complete so far.
     """
 
     number: int
@@ -57,6 +59,8 @@ class OpenConnection(NamedTuple):
     certificate: bytes
     open: int
     failed: int
+    started: int = 0
+    messages: int = 0
 
 
 class Flood(NamedTuple):
@@ -115,7 +119,7 @@ class UnseenCalls:
         under_way: Counter[str] = Counter()
         held: defaultdict[str, list[OpenConnection]] = defaultdict(list)
         for one in connections:
-            caller = self._caller_of(one)
+            caller = self.caller_of(one)
             held[caller].append(one)
             under_way[caller] += one.open
             if self._is_blocked(caller):
@@ -130,9 +134,9 @@ class UnseenCalls:
 
     def is_refused(self, one: OpenConnection) -> bool:
         """Tells whether a connection is of a caller whose calls are refused."""
-        return self._is_blocked(self._caller_of(one))
+        return self._is_blocked(self.caller_of(one))
 
-    def _caller_of(self, one: OpenConnection) -> str:
+    def caller_of(self, one: OpenConnection) -> str:
         """Returns whose calls a connection carries, as the checks of the calls name it."""
         if one.certificate not in self._names:
             if len(self._names) >= MAX_CERTIFICATES:

@@ -1,0 +1,135 @@
+"""Closes the connections of callers that send what gRPC reads and shows to nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from aegis_discovery.signals import LogLimiter
+
+from aegis_core._server import caller_limits
+from aegis_core._server.caller_sockets import CallerSockets, parse_peer
+from aegis_core._server.connection_limits import Peer
+from aegis_core._server.held.channelz import ServerCounts
+from aegis_core._server.held.flood_guard import FloodGuard
+from aegis_core._server.held.growth import growth
+from aegis_core._server.held.unfinished_messages import UnfinishedMessages
+from aegis_core._server.held.unseen_calls import Flood, OpenConnection, UnseenCalls
+from aegis_core._server.held.unseen_frames import FAST, Received, fastest, floods, since
+from aegis_core._server.memory import return_freed_memory
+
+_log = logging.getLogger("aegis.server")
+
+SPAN = 0.004
+"""Seconds between two counts of what connections have received: 1 to 4 MB of a flood."""
+
+LOOK_FOR = 0.04
+"""Seconds of a look at most: a caller with calls open may have sent some messages."""
+
+SHARE = 0.05
+"""Of the time, what looks take of a processor at most."""
+
+_LINE = (
+    "%s sends frames of HTTP/2 that belong to no message, such as GOAWAY, faster than %.0f MB/s; "
+    "its connections are closed, for %.0f s its calls are refused, and its addresses may open few "
+    "connections"
+)
+
+
+class FrameGuard:
+    """Looks who sends what is no message, whenever the process has grown.
+
+    Args:
+        unseen: Knows whose connection one is.
+        unfinished: Knows how long a message may be.
+        floods: Closes the connections of callers, and keeps them away.
+        counts: What gRPC counts of the server.
+        sockets: The connections.
+    """
+
+    def __init__(
+        self,
+        unseen: UnseenCalls,
+        unfinished: UnfinishedMessages[Any],
+        floods: FloodGuard,
+        counts: ServerCounts,
+        sockets: CallerSockets,
+    ) -> None:
+        self._unseen = unseen
+        self._unfinished = unfinished
+        self._floods = floods
+        self._counts = counts
+        self._sockets = sockets
+        self._next = 0.0
+        self._log_limiter = LogLimiter(_log)
+
+    async def run(self) -> None:
+        """Looks whenever the process has grown, until cancelled."""
+        growth.add(self.look)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            growth.remove(self.look)
+
+    def look(self) -> None:
+        """Looks who sends much, and closes the connections of who floods; takes up to 40 ms."""
+        if time.monotonic() < self._next:
+            return
+        began = time.thread_time()
+        if found := self._find():
+            for flood in found:
+                self._close(flood)
+            return_freed_memory()
+            return
+        took = time.thread_time() - began
+        self._next = time.monotonic() + took / SHARE
+
+    def _find(self) -> list[Flood]:
+        before = self._counted(self._fastest())
+        began, first = time.monotonic(), self._sockets.all_received()
+        latest = before
+        while latest and time.monotonic() < began + LOOK_FOR:
+            time.sleep(SPAN)
+            more = since(first, self._sockets.all_received())
+            if sum(more.values()) < FAST * (time.monotonic() - began):
+                break
+            # gRPC is asked only if what it has counted so far does not explain the bytes.
+            if self._judge(before, latest, more):
+                latest = self._counted(before)
+                if found := self._judge(before, latest, more):
+                    return found
+        return []
+
+    def _fastest(self) -> list[Peer]:
+        self._sockets.find()
+        began, first = time.monotonic(), self._sockets.all_received()
+        time.sleep(SPAN)
+        second = self._sockets.all_received()
+        return fastest(since(first, second), time.monotonic() - began)
+
+    def _counted(self, peers: Collection[Peer]) -> dict[Peer, OpenConnection]:
+        found = self._counts.connections_of(peers) if peers else ()
+        return {peer: one for one in found if (peer := parse_peer(one.peer)) is not None}
+
+    def _judge(
+        self,
+        before: Mapping[Peer, OpenConnection],
+        after: Mapping[Peer, OpenConnection],
+        more: Mapping[Peer, int],
+    ) -> list[Flood]:
+        looks = [
+            Received(before[peer], one, more[peer])
+            for peer, one in after.items()
+            if peer in more and before[peer].number == one.number
+        ]
+        return floods(looks, self._unseen.caller_of, self._unfinished.max_message)
+
+    def _close(self, flood: Flood) -> None:
+        closed = {parse_peer(one.peer) for one in flood.connections}
+        others = {peer.host for peer in self._sockets.find() if peer not in closed}
+        self._floods.close(flood.caller, flood.connections, others)
+        seconds = caller_limits.BLOCKED_FOR
+        self._log_limiter.warn(flood.caller, "frames", _LINE, flood.caller, FAST / 1e6, seconds)

@@ -1,0 +1,181 @@
+"""What arrives on connections and is no message, and the thread that notices growth."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+from aegis_core._server.connection_limits import Peer
+from aegis_core._server.held import growth, unseen_frames
+from aegis_core._server.held.unseen_calls import OpenConnection
+from aegis_core._server.held.unseen_frames import FAST, MOST, MUCH, Received, fastest, floods, since
+
+MIB = 1 << 20
+MESSAGE = 4 * MIB
+
+Until = Callable[[Callable[[], object]], Awaitable[None]]
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux has clock and counts")
+
+
+def connection(number: int = 1, caller: str = "a", **counts: int) -> OpenConnection:
+    known = {"open": 0, "failed": 0, "started": 0, "messages": 0, **counts}
+    return OpenConnection(number, f"ipv4:10.0.0.1:{number}", caller.encode(), **known)
+
+
+def found(*looks: Received, max_message: int = MESSAGE) -> list[tuple[str, int]]:
+    callers = floods(looks, lambda one: one.certificate.decode(), max_message)
+    return [(flood.caller, len(flood.connections)) for flood in callers]
+
+
+def test_what_a_connection_without_calls_receives_is_a_flood() -> None:
+    one = connection()
+    assert found(Received(one, one, MUCH)) == []
+    assert found(Received(one, one, MUCH + MIB)) == [("a", 1)]
+    assert found(Received(one, one, MUCH + MIB), max_message=2**31 - 1) == [("a", 1)]
+
+
+def test_each_message_may_have_been_the_largest_one_with_its_frames() -> None:
+    size = MESSAGE * 33 // 32
+    before = connection(messages=10, started=3)
+    after = connection(messages=35, started=3)
+    assert found(Received(before, after, 25 * size)) == []
+    assert found(Received(before, after, 25 * size + MUCH + MIB)) == [("a", 1)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"open": 2, "started": 7}, {"open": 2, "started": 7}),
+        ({"open": 2, "started": 7}, {"open": 0, "started": 7, "failed": 2}),
+        ({"started": 5}, {"started": 7, "open": 2}),
+        ({"started": 5}, {"started": 7, "failed": 2}),
+        ({"started": 5, "open": 1}, {"started": 6, "open": 2}),
+    ],
+)
+def test_each_call_may_have_one_message_that_is_not_complete(
+    before: dict[str, int], after: dict[str, int]
+) -> None:
+    looks = connection(**before), connection(**after)
+    assert found(Received(*looks, 2 * MESSAGE)) == []
+    assert found(Received(*looks, 2 * MESSAGE + 2 * MUCH)) == [("a", 1)]
+
+
+def test_what_a_caller_sends_counts_over_all_its_connections() -> None:
+    looks = [
+        Received(one, one, MUCH // 8)
+        for one in (connection(number, "b" if number == 1 else "a") for number in range(1, 18))
+    ]
+    assert found(*looks) == [("a", 16)]
+
+
+def test_a_connection_with_much_room_does_not_hide_another_one_of_its_caller() -> None:
+    quiet, busy = connection(1), connection(2, open=100)
+    looks = [Received(quiet, quiet, MUCH + MIB), Received(busy, busy, MIB)]
+    assert found(*looks) == [("a", 1)]
+
+
+def test_only_the_connections_are_looked_at_that_receive_most_while_much_arrives() -> None:
+    peers = [Peer("10.0.0.1", port) for port in range(2 * MOST)]
+    first = dict.fromkeys(peers, 1_000)
+    second = {peer: 1_000 + 100_000 * peer.port for peer in peers}
+    second[Peer("10.0.0.2", 1)] = 10**9  # a new one
+    more = since(first, second)
+    assert more == {peer: 100_000 * peer.port for peer in peers}
+    seconds = sum(more.values()) / FAST
+    assert fastest(more, seconds * 1.01) == []
+    assert fastest(more, seconds * 0.99) == peers[: MOST - 1 : -1]
+    assert fastest(dict.fromkeys(peers, 0), 0.0) == []
+
+
+@on_linux
+async def test_growth_is_reported_and_the_thread_ends_after_its_last_user(until: Until) -> None:
+    watch, reported = growth.GrowthWatch(), threading.Event()
+    watch.add(reported.set)
+    hoard: list[bytes] = []
+
+    def grow() -> bool:
+        hoard.append(b"x" * growth.GROWN)
+        return reported.is_set()
+
+    await until(grow)
+    thread = watch._thread
+    assert thread is not None
+    watch.remove(reported.set)
+    watch.remove(reported.set)
+
+    def is_over() -> bool:
+        sum(range(100_000))  # it ends when the process has worked
+        return not thread.is_alive()
+
+    await until(is_over)
+    assert watch._thread is None
+
+
+@on_linux
+def test_the_thread_sleeps_while_the_process_does_nothing() -> None:
+    script = """if True:
+        import threading, time
+        from aegis_core._server.held import growth
+        woken, sleeper = [], growth._sleeper
+        def counting():
+            sleep = sleeper()
+            return lambda: woken.append(1) or sleep()
+        growth._sleeper = counting
+        growth.growth.add(print)
+        while not woken: time.sleep(0.01)
+        before = len(woken)
+        time.sleep(0.5)
+        print(len(woken) - before, growth.growth._thread.is_alive())
+    """
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    count, is_alive = ran.stdout.split()
+    assert int(count) <= 1
+    assert is_alive == "True"
+
+
+@on_linux
+def test_a_forked_child_has_no_thread_and_starts_its_own() -> None:
+    watch, report = growth.GrowthWatch(), lambda: None
+    watch.add(report)
+    try:
+        if (child := os.fork()) == 0:
+            code = 1
+            try:
+                watch.remove(report)
+                is_forgotten = watch._thread is None
+                watch.add(report)
+                code = 0 if is_forgotten and watch._thread.is_alive() else 2
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        watch.remove(report)
+
+
+def test_where_the_clock_cannot_be_waited_for_nothing_happens(
+    until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "_sleeper", lambda: lambda: False)
+    watch = growth.GrowthWatch()
+    watch.add(lambda: pytest.fail("it reports"))
+    if watch._thread is not None:
+        watch._thread.join(10)
+        assert not watch._thread.is_alive()
+
+
+def test_a_look_takes_a_hundredth_of_the_time_between_two() -> None:
+    if sys.platform != "linux":
+        pytest.skip("Linux has /proc")
+    resident = growth._resident_reader()
+    assert resident() > MIB
+    began = time.thread_time()
+    for _ in range(100):
+        resident()
+    assert (time.thread_time() - began) / 100 < growth.USED / 50
+    assert unseen_frames.UNREAD < MUCH

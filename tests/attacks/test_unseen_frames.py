@@ -1,0 +1,143 @@
+"""Callers send frames of HTTP/2 that gRPC reads and shows to nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import grpc
+import pytest
+from aegis_core._server.held import frame_guard, growth
+from aegis_core.aio import Node
+from aegis_discovery.aio.transport import open_channel
+
+from .test_one_caller import (
+    WAIT,
+    MakeIdentity,
+    Mallory,
+    StartVictim,
+    Until,
+    both,
+    frames,
+    mallory,
+    start_victim,
+)
+
+__all__ = ["mallory", "start_victim"]  # fixtures
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux counts bytes")
+
+TEXT = b"x" * 1_000
+FRAMES = {
+    "GOAWAY": frames.frame(frames.GOAWAY, 0, bytes(8) + TEXT),
+    "unknown": frames.frame(0xBE, 0, TEXT),
+}
+BATCH = 1_000
+ENDLESS = 5_000
+"""Batches that take longer than a node needs, 5 GB."""
+
+MESSAGE_EVERY = 16
+"""Batches between two small messages, 16 MB."""
+
+MIB = 1 << 20
+
+
+def count(requests: Iterator[bytes], context: Any) -> bytes:
+    return b"%d" % sum(map(len, requests))
+
+
+def echo(request: bytes, context: Any) -> bytes:
+    return b"%d" % len(request)
+
+
+def register(server: Any) -> None:
+    handlers = {
+        "Echo": grpc.unary_unary_rpc_method_handler(echo),
+        "Count": grpc.stream_unary_rpc_method_handler(count),
+    }
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t", handlers)])
+
+
+@pytest.fixture
+def looks_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets nodes look all the time, as if their process grew without a pause."""
+    monkeypatch.setattr(growth, "GROWN", -(1 << 40))
+    monkeypatch.setattr(frame_guard, "SHARE", 1.0)
+
+
+def flood(connection: Any, one: bytes, *, calls: bool) -> None:
+    """Sends frames, with a call and small messages between them if told, until it is closed."""
+    stream = 0
+    with suppress(OSError):
+        if calls:
+            connection.await_settings()
+            stream = connection.next_stream()
+            block = frames.request_headers("/t/Count", "a")
+            connection.send(frames.frame(frames.HEADERS, stream, block, frames.END_HEADERS))
+        for number in range(ENDLESS):
+            connection.send(one * BATCH)
+            if calls and number % MESSAGE_EVERY == 0:
+                connection.send(frames.frame(frames.DATA, stream, frames.message(b"x")))
+        pytest.fail("the node takes frames for ever")
+
+
+@both
+@pytest.mark.parametrize(
+    ("kind", "calls"), [("GOAWAY", False), ("unknown", False), ("unknown", True)]
+)
+@pytest.mark.usefixtures("looks_always")
+async def test_who_floods_with_frames_of_no_message_is_named_and_disconnected(
+    start_victim: StartVictim,
+    mallory: Callable[[Node], Mallory],
+    identity: MakeIdentity,
+    logged: Callable[..., list[str]],
+    until: Until,
+    kind: str,
+    calls: bool,
+) -> None:
+    node = await start_victim(registrars=[register])
+    async with open_channel(identity("honest"), "a", node.address) as channel:
+        echo = channel.unary_unary("/t/Echo")
+        assert await echo(b"x", timeout=WAIT) == b"1"
+        connection = mallory(node).connect()
+        over = threading.Event()
+
+        def attack() -> None:
+            try:
+                flood(connection, FRAMES[kind], calls=calls)
+            finally:
+                over.set()
+
+        attacking = asyncio.create_task(asyncio.to_thread(attack))
+        while not over.is_set():
+            assert await echo(b"x", timeout=WAIT) == b"1"
+        await attacking
+        assert await echo(b"x", timeout=WAIT) == b"1"
+    await until(lambda: logged("mallory sends frames"))
+    assert len(logged("mallory")) == 1
+    assert node.stats().calls.closed_connections == 1
+    assert node.server._checks.callers.is_blocked("mallory")
+    assert logged("Traceback") == []
+
+
+@both
+@pytest.mark.usefixtures("looks_always")
+async def test_honest_callers_send_as_fast_as_they_can(
+    start_victim: StartVictim, identity: MakeIdentity, logged: Callable[..., list[str]]
+) -> None:
+    node = await start_victim(registrars=[register])
+    async with open_channel(identity("honest"), "a", node.address) as channel:
+        upload = channel.stream_unary("/t/Count", request_serializer=bytes)
+        for size, messages in ((4 * MIB - 1_000, 15), (64 * 1024, 400), (1_000, 2_000)):
+            sent = await upload(iter([bytes(size)] * messages), timeout=WAIT)
+            assert int(sent) == size * messages
+        echo = channel.unary_unary("/t/Echo")
+        size = 3_900_000
+        answers = [echo(bytes(size), timeout=WAIT) for _ in range(16)]
+        assert await asyncio.gather(*answers) == [b"%d" % size] * 16
+    assert node.stats().calls.closed_connections == 0
+    assert logged("honest") == []
