@@ -23,11 +23,13 @@ from aegis_core._server.memory import return_freed_memory
 
 _log = logging.getLogger("aegis.server")
 
-SPAN = 0.004
-"""Seconds between two counts of what connections have received: 1 to 4 MB of a flood."""
+FIRST_SPANS = (0.004, 0.008, 0.016)
+"""Seconds between counts of what arrives, until it is much. In 4 ms of a flood that is 1 to 4 MB,
+or nothing: while gRPC works off what it has read, nothing arrives.
+"""
 
-LOOK_FOR = 0.04
-"""Seconds of a look at most: a caller with calls open may have sent some messages."""
+SPANS = (0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
+"""Seconds between counts after that, until a flood shows; with calls open it shows later."""
 
 SHARE = 0.05
 """Of the time, what looks take of a processor at most."""
@@ -75,7 +77,7 @@ class FrameGuard:
             growth.remove(self.look)
 
     def look(self) -> None:
-        """Looks who sends much, and closes the connections of who floods; takes up to 40 ms."""
+        """Looks who sends much, and closes the connections of who floods; takes up to 0.3 s."""
         if time.monotonic() < self._next:
             return
         began = time.thread_time()
@@ -89,13 +91,10 @@ class FrameGuard:
 
     def _find(self) -> list[Flood]:
         before = self._counted(self._fastest())
-        began, first = time.monotonic(), self._sockets.all_received()
-        latest = before
-        while latest and time.monotonic() < began + LOOK_FOR:
-            time.sleep(SPAN)
+        first, latest = self._sockets.all_received(), before
+        for span in SPANS if before else ():
+            time.sleep(span)
             more = since(first, self._sockets.all_received())
-            if sum(more.values()) < FAST * (time.monotonic() - began):
-                break
             # gRPC is asked only if what it has counted so far does not explain the bytes.
             if self._judge(before, latest, more):
                 latest = self._counted(before)
@@ -106,9 +105,12 @@ class FrameGuard:
     def _fastest(self) -> list[Peer]:
         self._sockets.find()
         began, first = time.monotonic(), self._sockets.all_received()
-        time.sleep(SPAN)
-        second = self._sockets.all_received()
-        return fastest(since(first, second), time.monotonic() - began)
+        for span in FIRST_SPANS:
+            time.sleep(span)
+            more = since(first, self._sockets.all_received())
+            if found := fastest(more, time.monotonic() - began):
+                return found
+        return []
 
     def _counted(self, peers: Collection[Peer]) -> dict[Peer, OpenConnection]:
         found = self._counts.connections_of(peers) if peers else ()
