@@ -98,7 +98,7 @@ EXPORTED = {
     "aegis_discovery.aio.transport": "ChannelCache open_channel",
     "aegis_discovery.background": """
         BackgroundLoop Timer call_later in_daemon_thread new_event_loop register_at_fork sleep
-        sleep_until_tick timers_outside_loop
+        sleep_until_tick stacks_of_own_size timers_outside_loop
     """,
     "aegis_discovery.documents": """
         AuthorityDocuments AuthorityState Change Document DocumentBody DocumentKeeper DocumentKind

@@ -1,18 +1,36 @@
 """A blocking script that forks while it has a node, a client and a pool.
 
-It prints the outcome of every use in the child process, then the outcomes in the parent.
+It prints how large the stacks of its threads are, the outcome of every use in the child process,
+and then the outcomes in the parent.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 
 import grpc
 from aegis_core import Node, ServiceClientPool, ServiceInfo
 from aegis_discovery import connect
+
+
+def stack_sizes() -> dict[str, int]:
+    """Returns the bytes of the stack of each thread; nothing where that cannot be asked."""
+    try:
+        get_attributes = ctypes.CDLL(None).pthread_getattr_np
+    except AttributeError:
+        return {}
+    sizes = {}
+    for thread in threading.enumerate():
+        attributes, size = ctypes.create_string_buffer(256), ctypes.c_size_t()
+        get_attributes(ctypes.c_ulong(thread.ident or 0), attributes)
+        ctypes.CDLL(None).pthread_attr_getstacksize(attributes, ctypes.byref(size))
+        sizes[thread.name] = size.value
+    return sizes
 
 
 def outcome_of(use: Callable[[], object]) -> str:
@@ -42,6 +60,7 @@ def main() -> None:
     say = mesh.pool.channel("echo", "v1").unary_unary("/t/Say")
     assert say(b"hi", timeout=10) == b"hi"
 
+    print(json.dumps({"stacks": stack_sizes()}), flush=True)
     read, write = os.pipe()
     child = os.fork()
     if not child:

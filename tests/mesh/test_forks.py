@@ -19,6 +19,8 @@ import pytest
 from .process import PATIENCE, NodeProcess, Process
 
 HERE = Path(__file__).parent
+POLLING = ("(_serve)", "(_poll_wrapper)")
+"""How the names end of the threads in which gRPC polls: a server's, and that of asyncio."""
 
 
 def test_objects_from_before_a_fork_raise_in_the_child_and_still_work_in_the_parent(
@@ -29,6 +31,11 @@ def test_objects_from_before_a_fork_raise_in_the_child_and_still_work_in_the_par
     log = tmp_path / "fork.log"
     process = Process("fork_process.py", {"cert_dir": str(cert_dir)}, log)
     try:
+        stacks = process.wait(lambda message: "stacks" in message)["stacks"]
+        # Threads that gRPC starts in the child must not get the stacks of those that polled.
+        polling = {stacks.pop(name) for name in [*stacks] if name.endswith(POLLING)}
+        assert len(polling) == bool(stacks), "both have the same size"
+        assert not polling & set(stacks.values())
         child = process.wait(lambda message: "child" in message)["child"]
         quiet = {"node.stop", "mesh.close", "pool.close"}
         assert {name for name, outcome in child.items() if outcome == "fine"} == quiet

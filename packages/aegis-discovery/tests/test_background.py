@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import sys
@@ -8,8 +9,8 @@ import threading
 
 import pytest
 from aegis_discovery import ClosedError
-from aegis_discovery._runtime import signal_waits
-from aegis_discovery.background import BackgroundLoop
+from aegis_discovery._runtime import fork_guard, signal_waits
+from aegis_discovery.background import BackgroundLoop, stacks_of_own_size
 
 
 @pytest.fixture(params=["asyncio", "uvloop"], autouse=True)
@@ -156,3 +157,23 @@ def test_an_error_of_a_signal_handler_ends_the_wait_of_the_main_thread() -> None
         signal.signal(signal.SIGUSR1, before)
     assert cancelled.wait(10)
     loop.close()
+
+
+@pytest.mark.parametrize(("size", "expected"), [(0, fork_guard.STACK_SIZE), (1 << 20, 1 << 20)])
+def test_polling_threads_have_stacks_of_their_own_size_unless_the_program_has_set_one(
+    size: int, expected: int
+) -> None:
+    before = threading.stack_size(size)
+    try:
+        with stacks_of_own_size():
+            during = threading.stack_size(size)  # that asks and sets
+        after = threading.stack_size(before)
+    finally:
+        threading.stack_size(before)
+    assert (during, after) == (expected, size)
+
+
+def test_a_failure_leaves_the_default_size_of_stacks() -> None:
+    with contextlib.suppress(ZeroDivisionError), stacks_of_own_size():
+        raise ZeroDivisionError
+    assert threading.stack_size() == 0

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from aegis_discovery._runtime.daemon_thread import in_daemon_thread
 from aegis_discovery._runtime.event_loops import new_event_loop
-from aegis_discovery._runtime.fork_guard import register_at_fork
+from aegis_discovery._runtime.fork_guard import register_at_fork, stacks_of_own_size
 from aegis_discovery._runtime.loop_timers import Timer, call_later, sleep, timers_outside_loop
 from aegis_discovery._runtime.signal_waits import wait_in_main_thread
 from aegis_discovery._runtime.sleeping import sleep_until_tick
@@ -26,6 +26,7 @@ __all__ = [
     "register_at_fork",
     "sleep",
     "sleep_until_tick",
+    "stacks_of_own_size",
     "timers_outside_loop",
 ]
 

@@ -10,6 +10,7 @@ from time import monotonic
 import grpc.aio
 from aegis_certs import TLSConfig
 
+from aegis_discovery._runtime.fork_guard import stacks_of_own_size
 from aegis_discovery.errors import EventLoopError
 from aegis_discovery.transport._grpc_internals import end_calls
 from aegis_discovery.transport._shared import (
@@ -31,9 +32,10 @@ def open_channel(
         address: Its `host:port`.
         options: Further channel options of gRPC.
     """
-    return grpc.aio.secure_channel(
-        address, channel_credentials(tls), options=channel_options(node_id, options)
-    )
+    with stacks_of_own_size():  # the first channel starts the thread in which gRPC polls
+        return grpc.aio.secure_channel(
+            address, channel_credentials(tls), options=channel_options(node_id, options)
+        )
 
 
 class LoopBound:
@@ -104,9 +106,10 @@ class ChannelCache(BaseChannelCache[grpc.aio.Channel]):
         await asyncio.gather(*(_close(channel, grace) for channel in self._end()))
 
     def _open(self, address: str, options: Options) -> grpc.aio.Channel:
-        return grpc.aio.secure_channel(
-            address, self._credentials, options=options, interceptors=self._interceptors
-        )
+        with stacks_of_own_size():  # as in `open_channel`
+            return grpc.aio.secure_channel(
+                address, self._credentials, options=options, interceptors=self._interceptors
+            )
 
 
 async def _close(channel: grpc.aio.Channel, grace: float | None) -> None:

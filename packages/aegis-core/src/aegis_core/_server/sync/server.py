@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from aegis_certs import TLSConfig
+from aegis_discovery.background import stacks_of_own_size
 from aegis_discovery.proto import (
     aegis_pb2_grpc,
     mesh_pb2_grpc,
@@ -146,7 +147,8 @@ class BlockingServer(ServerBase[ServerCall]):
         return self._feeds.served
 
     async def start(self) -> None:
-        self._server.start()
+        with stacks_of_own_size():
+            self._server.start()
 
     async def revalidate_callers(self) -> None:
         await self._interceptor.revalidate_callers(self._threads, *self._own_threads.values())
