@@ -55,6 +55,7 @@ class ServerCall(ABC):
         caller_id: The same, or what is responsible for a call that is rejected.
         context: gRPC's context.
         send: Sends a message, or the status for None; only for handlers that do not block.
+        begin_send: Sends a message and waits for nothing; None where gRPC can only wait.
         is_detached: Whether the call continues when its thread is done.
         failure: The number of its status, if its handler sets none.
         trace: Traces the call; None if it is not traced.
@@ -73,6 +74,7 @@ class ServerCall(ABC):
     _edge: Edge | None = None
     _began: float
     send: Callable[[Any], None]
+    begin_send: Callable[[Any, Callable[[], object]], None] | None = None
 
     def __init__(self, threads: Threads, run: Callable[..., Any], arguments: _Arguments) -> None:
         self.threads = threads
@@ -106,8 +108,7 @@ class ServerCall(ABC):
                 edge.fold()
             self._began = time.monotonic()
         if method.telemetry is not None:
-            metadata = self.context.invocation_metadata()
-            self.trace = method.telemetry.begin(caller_id, metadata)
+            self.trace = method.telemetry.begin(caller_id, self.context.invocation_metadata())
         self._is_accepted = True
         if not method.has_one_request:
             self.open_inflow()
@@ -187,8 +188,7 @@ class ServerCall(ABC):
     def note_raised(self) -> None:
         """Notes that the handler raised an error, before gRPC sends the status."""
         if not self.failure:
-            is_over = not self.context.is_active()
-            self.failure = rejections.CANCELLED if is_over else rejections.UNKNOWN
+            self.failure = rejections.UNKNOWN if self.context.is_active() else rejections.CANCELLED
 
     def _count_end(self) -> None:
         if self._edge is None:
@@ -338,6 +338,10 @@ class DirectCall(ServerCall):
 
     def complete(self) -> None:
         self.send(None)
+
+    def begin_send(self, message: Any, sent: Callable[[], object]) -> None:
+        if (arguments := self._arguments) is not None:
+            grpc_internals.begin_send(arguments, message, sent)
 
 
 class PublicCall(ServerCall):

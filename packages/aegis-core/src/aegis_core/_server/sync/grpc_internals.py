@@ -29,13 +29,21 @@ _FUNCTIONS = {
     "_abort": "state call code details",
     "_is_rpc_state_active": "state",
     "_receive_message": "state call request_deserializer",
+    "_send_message": "state token",
+    "_get_initial_metadata_operation": "state metadata",
+    "_serialize_response": "rpc_event state response response_serializer",
     "_unary_response_in_pool": _IN_POOL,
     "_stream_response_in_pool": _IN_POOL,
     "_handle_unary_unary": "rpc_event state method_handler default_thread_pool",
     "_handle_unary_stream": "rpc_event state method_handler default_thread_pool",
 }
-_STATE = {"condition", "due", "request", "client", "code", "details", "statused", "callbacks"}
+_STATE = {
+    *("condition", "due", "request", "client", "code", "details", "statused", "callbacks"),
+    "initial_metadata_allowed",
+}
 _TOKEN = "receive_message"  # noqa: S105 - gRPC's name of an operation
+_SEND = "send_message"
+_SEND_FIRST = "send_initial_metadata * send_message"
 _CANCELLED = "cancelled"
 
 
@@ -47,12 +55,18 @@ def is_usable() -> bool:
             name: " ".join(inspect.signature(getattr(_server, name)).parameters)
             for name in _FUNCTIONS
         }
-        constants = _server._RECEIVE_MESSAGE_TOKEN, _server._CANCELLED
+        constants = (
+            _server._RECEIVE_MESSAGE_TOKEN,
+            _server._SEND_MESSAGE_TOKEN,
+            _server._SEND_INITIAL_METADATA_AND_SEND_MESSAGE_TOKEN,
+            _server._CANCELLED,
+        )
         cygrpc.ReceiveMessageOperation(0)
+        cygrpc.SendMessageOperation(b"", 0)
         event = object()
         return (
             signatures == _FUNCTIONS
-            and constants == (_TOKEN, _CANCELLED)
+            and constants == (_TOKEN, _SEND, _SEND_FIRST, _CANCELLED)
             and vars(_server._RPCState()).keys() >= _STATE
             and _server._Context(event, None, None)._rpc_event is event
             and callable(cygrpc.auth_context)
@@ -172,6 +186,38 @@ def read_first(
         event.call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), received)
         state.due.add(_TOKEN)
     return (in_pool, event, state, behavior, take_request, *functions)
+
+
+def begin_send(arguments: tuple[Any, ...], message: Any, sent: Callable[[], object]) -> None:
+    """Begins to send a message of a stream, unless the call is over.
+
+    gRPC's public API waits until it is written. One message may be sent at a time.
+
+    Args:
+        arguments: As in `behavior_of`.
+        message: The message, not serialized.
+        sent: Called on gRPC's serving thread when it is written, or when it will not be.
+    """
+    event, state, serializer = arguments[1], arguments[2], arguments[-1]
+    data = _server._serialize_response(event, state, message, serializer)
+    with state.condition:
+        if data is None or not _server._is_rpc_state_active(state):
+            return
+        operations: tuple[Any, ...] = (cygrpc.SendMessageOperation(data, 0),)
+        token = _SEND
+        if state.initial_metadata_allowed:
+            state.initial_metadata_allowed = False
+            operations = (_server._get_initial_metadata_operation(state, None), *operations)
+            token = _SEND_FIRST
+        note_written = _server._send_message(state, token)
+
+        def written(written_event: Any) -> Any:
+            outcome = note_written(written_event)
+            sent()
+            return outcome
+
+        event.call.start_server_batch(operations, written)
+        state.due.add(token)
 
 
 def was_cancelled(arguments: tuple[Any, ...]) -> bool:

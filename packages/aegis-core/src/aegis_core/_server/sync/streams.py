@@ -1,7 +1,9 @@
 """Sends on many open streams with few threads.
 
-A stream has no thread while nothing is sent on it. gRPC's send blocks until the message is written,
-so a caller that reads nothing holds a sender; after a while its stream is cancelled.
+A stream has no thread while nothing is sent on it. One thread begins to send what is due. gRPC says
+later that a message is written, so that a caller that reads nothing holds no thread. With gRPC's
+public API alone, a send blocks until the message is written, and such a caller holds a sender. In
+both cases its stream is cancelled after a while.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Protocol
 
 from aegis_core._server.daemon_threads import WorkerThreads
@@ -22,7 +26,7 @@ from aegis_core._server.sync.calls import ServerCall
 _log = logging.getLogger("aegis.server")
 
 SENDERS = 1
-"""Threads that send while all callers read: several would be woken for the same work."""
+"""Threads that send and wait while all callers read: several would be woken for the same work."""
 
 MAX_SENDERS = 256
 """Threads that send at most; so many callers that read nothing delay the others."""
@@ -56,11 +60,16 @@ class Source(Protocol):
 
 
 class _Stream:
-    __slots__ = ("at", "call", "has_changed", "is_busy", "is_over", "sending_since", "source")
+    __slots__ = (
+        *("ahead", "at", "call", "has_changed", "is_busy", "is_over", "messages", "sending_since"),
+        "source",
+    )
 
     def __init__(self, call: ServerCall, source: Source) -> None:
         self.call = call
         self.source = source
+        self.messages: Iterator[Any] = iter(())
+        self.ahead: Any = None
         self.at = math.inf
         self.has_changed = False
         self.is_busy = False
@@ -78,6 +87,7 @@ class StreamSenders:
         self._waiting_since: float | None = None
         self._streams: set[_Stream] = set()
         self._due: list[tuple[float, int, _Stream]] = []
+        self._going_on: deque[_Stream] = deque()
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._wakeup = threading.Event()
@@ -147,7 +157,13 @@ class StreamSenders:
                 next_at = self._due[0][0] if self._due else math.inf
                 self._wakes_at = min(next_at, now + CHECK_STUCK_EVERY)
             for stream in ready:
-                self._senders.put(stream)
+                if stream.call.begin_send is None:
+                    self._senders.put(stream)
+                else:
+                    stream.messages = stream.source.take()
+                    self._begin_send(stream)
+            for _ in range(len(self._going_on)):
+                self._begin_send(self._going_on.popleft())
             for stream in stuck:
                 stream.call.context.cancel()
             self._adapt_senders(now)
@@ -189,7 +205,39 @@ class StreamSenders:
                 ready.append(stream)
         return ready
 
+    def _begin_send(self, stream: _Stream) -> None:
+        """Begins to send the next message. `_sent` follows once it is written."""
+        try:
+            message, stream.ahead = stream.ahead, None
+            if message is None:
+                message = next(stream.messages, None)
+            if message is None:
+                self._rest(stream)
+                return
+            # So that this thread need not be woken when the last one is written.
+            stream.ahead = next(stream.messages, None)
+            stream.sending_since = time.monotonic()
+            begin_send = stream.call.begin_send
+            assert begin_send is not None  # noqa: S101 - else a sender sends
+            begin_send(message, partial(self._sent, stream))
+        except Exception:  # noqa: BLE001 - whatever it is, the others must go on
+            self._fail(stream)
+
+    def _sent(self, stream: _Stream) -> None:
+        # On gRPC's serving thread, which must not wait, and which an error would end.
+        try:
+            if stream.is_over:
+                return
+            if stream.ahead is None:
+                self._rest(stream)
+            else:
+                self._going_on.append(stream)
+                self._wakeup.set()
+        except Exception:  # noqa: BLE001 - as above
+            self._fail(stream)
+
     def _send(self, stream: _Stream) -> None:
+        """Sends what is due, and waits until it is written."""
         stream.sending_since = time.monotonic()
         try:
             for message in stream.source.take():
@@ -197,19 +245,25 @@ class StreamSenders:
                 if stream.is_over:
                     return
                 stream.sending_since = time.monotonic()
-            if stream.source.is_finished:
-                stream.call.complete()
-                self._over(stream)
-                return
+            self._rest(stream)
         except Exception:  # noqa: BLE001 - whatever it is, the others must go on
-            _log.exception("a stream failed")
-            stream.call.end(Rejection("INTERNAL", "this node failed; its log says why"))
+            self._fail(stream)
+
+    def _rest(self, stream: _Stream) -> None:
+        """Ends the stream, or lets it wait until something is due again."""
+        if stream.source.is_finished:
+            stream.call.complete()
+            self._over(stream)
             return
         stream.sending_since = None
         with self._lock:
             stream.is_busy = False
             delay = stream.source.delay(has_changed=stream.has_changed)
             self._schedule(stream, time.monotonic() + delay)
+
+    def _fail(self, stream: _Stream) -> None:
+        _log.exception("a stream failed")
+        stream.call.end(Rejection("INTERNAL", "this node failed; its log says why"))
 
 
 def _is_stuck(stream: _Stream, now: float) -> bool:
