@@ -104,8 +104,15 @@ def names_by_type(names: Iterable[x509.GeneralName]) -> AlternativeNames:
 
 def claiming_names(names: Iterable[x509.GeneralName]) -> AlternativeNames:
     """As `names_by_type`, without the IPs, which say nothing about who a node is."""
-    dns = tuple([name.value.lower() for name in names if type(name) is _DNS_NAME])
-    return AlternativeNames(dns, (), tuple([name.value for name in names if type(name) is _URI]))
+    dns: list[str] = []
+    uris: list[str] = []
+    for name in names:
+        kind = type(name)
+        if kind is _DNS_NAME:
+            dns.append(name.value.lower())
+        elif kind is _URI:
+            uris.append(name.value)
+    return AlternativeNames(tuple(dns), (), tuple(uris))
 
 
 def inherited_hosts(certificate: x509.Certificate) -> list[str | IPAddress]:
@@ -140,29 +147,18 @@ def identity_of(
             not a node id, or its names cannot be read.
     """
     try:
-        names = certificate.subject.get_attributes_for_oid(_COMMON_NAME)
-        subject = str(names[0].value) if names else common_name(certificate.subject)
+        whole = certificate.subject  # parsed on each access
+        names = [name for rdn in whole.rdns for name in rdn if name.oid == _COMMON_NAME]
+        subject = str(names[0].value) if names else common_name(whole)
     except Exception as error:  # the parser's errors have no common root
         raise IdentityError(f"the subject cannot be read ({error})") from error
     if alternatives is None:
         alternatives = alternative_names(certificate)
     trust_domain, claimed = _spiffe_claims(subject, alternatives.uris)
-    claims = [str(name.value) for name in names]
-    if claimed is not None:
-        claims.append(claimed)
-    if not claims and len(alternatives.dns) == 1:
-        claims = list(alternatives.dns)
-    if not claims:
-        raise IdentityError(
-            f"the certificate of {subject} names no node; give it a common name that is a node id"
-        )
-    node_id = claims[0]
-    if len(names) > 1 or claims.count(node_id) != len(claims):
-        raise IdentityError(
-            f"the certificate names more than one node ({', '.join(claims)}); "
-            f"its common name and SPIFFE id must agree",
-            node_id,
-        )
+    if len(names) == 1 and claimed in (None, subject):
+        node_id = subject
+    else:
+        node_id = _one_claim(subject, [str(name.value) for name in names], claimed, alternatives)
     try:
         validate_node_id(node_id)
     except InvalidNodeIdError as error:
@@ -174,6 +170,29 @@ def identity_of(
             node_id,
         )
     return Identity(node_id, trust_domain, _hosts_of(node_id, alternatives.dns))
+
+
+def _one_claim(
+    subject: str, claims: list[str], claimed: str | None, alternatives: AlternativeNames
+) -> str:
+    """The one node id among the common names and the SPIFFE id, or else the only DNS name."""
+    is_ambiguous = len(claims) > 1
+    if claimed is not None:
+        claims.append(claimed)
+    if not claims and len(alternatives.dns) == 1:
+        claims = list(alternatives.dns)
+    if not claims:
+        raise IdentityError(
+            f"the certificate of {subject} names no node; give it a common name that is a node id"
+        )
+    node_id = claims[0]
+    if is_ambiguous or claims.count(node_id) != len(claims):
+        raise IdentityError(
+            f"the certificate names more than one node ({', '.join(claims)}); "
+            f"its common name and SPIFFE id must agree",
+            node_id,
+        )
+    return node_id
 
 
 def _hosts_of(node_id: str, dns: tuple[str, ...]) -> tuple[str, ...]:
@@ -227,7 +246,9 @@ _checked_trust_domain = lru_cache(maxsize=64)(validate_trust_domain)  # leaves h
 
 def _spiffe_claims(subject: str, uris: tuple[str, ...]) -> tuple[str | None, str | None]:
     """The trust domain and the node id of the SPIFFE id; None and None without one."""
-    if not any(uri.lower().startswith(_SPIFFE) for uri in uris):
+    if not uris:
+        return None, None
+    if not (uris[0].startswith(_SPIFFE) or any(u.lower().startswith(_SPIFFE) for u in uris)):
         return None, None
     if len(uris) > 1:
         raise IdentityError(f"the certificate of {subject} has more than one URI")
