@@ -142,7 +142,10 @@ class ProviderIndex:
             providers = self._providers[key] = _Providers()
             self._versions.setdefault(key[0], set()).add(key[1])
         providers.put(node)
-        self._note(key, node.id, providers)
+        # As `_note`, whose calls cost as much as its work: a join comes here for each service.
+        self._of_name.pop(key[0], None)
+        self._log.append((key, node.id))
+        self.position = providers.changed_at = self.position + 1
 
     def _remove(self, key: Key, node_id: str) -> None:
         providers = self._providers[key]
