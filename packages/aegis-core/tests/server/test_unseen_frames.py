@@ -13,7 +13,18 @@ import pytest
 from aegis_core._server.connection_limits import Peer
 from aegis_core._server.held import growth, unseen_frames
 from aegis_core._server.held.unseen_calls import OpenConnection
-from aegis_core._server.held.unseen_frames import FAST, MOST, MUCH, Received, fastest, floods, since
+from aegis_core._server.held.unseen_frames import (
+    ACKNOWLEDGED,
+    FAST,
+    MOST,
+    MUCH,
+    Received,
+    busiest,
+    fastest,
+    floods,
+    from_its_start,
+    since,
+)
 
 MIB = 1 << 20
 MESSAGE = 4 * MIB
@@ -79,6 +90,20 @@ def test_a_connection_with_much_room_does_not_hide_another_one_of_its_caller() -
     assert found(*looks) == [("a", 1)]
 
 
+def test_all_that_a_connection_has_received_is_compared_with_all_that_it_carried() -> None:
+    one = connection(open=1, failed=2, started=10, messages=7, sent=1_000)
+    most = (10 + 7) * MESSAGE + 1_000 * ACKNOWLEDGED
+    assert found(from_its_start(one, most)) == []
+    assert found(from_its_start(one, most + 8 * MIB)) == [("a", 1)]
+
+
+def test_connections_are_busy_that_have_received_much_together() -> None:
+    peers = [Peer("10.0.0.1", port) for port in range(20)]
+    assert busiest(dict.fromkeys(peers, MUCH // 21)) == []
+    assert busiest(dict.fromkeys(peers, MUCH // 19)) == peers
+    assert busiest({peers[0]: MUCH, peers[1]: 1_000, peers[2]: -5}) == peers[:1]
+
+
 def test_only_the_connections_are_looked_at_that_receive_most_while_much_arrives() -> None:
     peers = [Peer("10.0.0.1", port) for port in range(2 * MOST)]
     first = dict.fromkeys(peers, 1_000)
@@ -95,7 +120,12 @@ def test_only_the_connections_are_looked_at_that_receive_most_while_much_arrives
 @on_linux
 async def test_growth_is_reported_and_the_thread_ends_after_its_last_user(until: Until) -> None:
     watch, reported = growth.GrowthWatch(), threading.Event()
-    watch.add(reported.set)
+
+    def report(has_grown: bool) -> None:
+        if has_grown:
+            reported.set()
+
+    watch.add(report)
     hoard: list[bytes] = []
 
     def grow() -> bool:
@@ -105,8 +135,8 @@ async def test_growth_is_reported_and_the_thread_ends_after_its_last_user(until:
     await until(grow)
     thread = watch._thread
     assert thread is not None
-    watch.remove(reported.set)
-    watch.remove(reported.set)
+    watch.remove(report)
+    watch.remove(report)
 
     def is_over() -> bool:
         sum(range(100_000))  # it ends when the process has worked
@@ -126,7 +156,7 @@ def test_the_thread_sleeps_while_the_process_does_nothing() -> None:
             sleep = sleeper()
             return lambda: woken.append(1) or sleep()
         growth._sleeper = counting
-        growth.growth.add(print)
+        growth.growth.add(lambda has_grown: None)
         while not woken: time.sleep(0.01)
         before = len(woken)
         time.sleep(0.5)
@@ -141,7 +171,7 @@ def test_the_thread_sleeps_while_the_process_does_nothing() -> None:
 
 @on_linux
 def test_a_forked_child_has_no_thread_and_starts_its_own() -> None:
-    watch, report = growth.GrowthWatch(), lambda: None
+    watch, report = growth.GrowthWatch(), lambda _: None
     watch.add(report)
     try:
         if (child := os.fork()) == 0:
@@ -163,7 +193,7 @@ def test_where_the_clock_cannot_be_waited_for_nothing_happens(
 ) -> None:
     monkeypatch.setattr(growth, "_sleeper", lambda: lambda: False)
     watch = growth.GrowthWatch()
-    watch.add(lambda: pytest.fail("it reports"))
+    watch.add(lambda _: pytest.fail("it reports"))
     if watch._thread is not None:
         watch._thread.join(10)
         assert not watch._thread.is_alive()

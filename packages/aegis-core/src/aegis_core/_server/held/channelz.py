@@ -23,7 +23,7 @@ _cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")
 
 _CALLS = re.compile(rb'"callsStarted":"([0-9]+)"')
 _STREAMS = re.compile(rb'"streams(Failed|Started|Succeeded)":"([0-9]+)"')
-_MESSAGES = re.compile(rb'"messagesReceived":"([0-9]+)"')
+_MESSAGES = re.compile(rb'"messages(Received|Sent)":"([0-9]+)"')
 _CERTIFICATE = re.compile(rb'"remoteCertificate":"([A-Za-z0-9+/=]+)"')
 _PREFIX = "chttp2 "
 _LISTENER = re.compile(r"ipv[46]:(.+):[0-9]+$")
@@ -99,7 +99,8 @@ def _connection(number: int, peer: str) -> OpenConnection | None:
     counts = {key: int(count) for key, count in _STREAMS.findall(text)}
     if not counts:
         return None
-    certificate, messages = _CERTIFICATE.search(text), _MESSAGES.search(text)
+    certificate = _CERTIFICATE.search(text)
+    messages = {key: int(count) for key, count in _MESSAGES.findall(text)}
     return OpenConnection(
         number,
         peer,
@@ -107,7 +108,8 @@ def _connection(number: int, peer: str) -> OpenConnection | None:
         counts[b"Started"] - counts[b"Failed"] - counts[b"Succeeded"],
         counts[b"Failed"],
         counts[b"Started"],
-        int(messages[1]) if messages else 0,
+        messages.get(b"Received", 0),
+        messages.get(b"Sent", 0),
     )
 
 

@@ -18,7 +18,15 @@ from aegis_core._server.held.flood_guard import FloodGuard
 from aegis_core._server.held.growth import growth
 from aegis_core._server.held.unfinished_messages import UnfinishedMessages
 from aegis_core._server.held.unseen_calls import Flood, OpenConnection, UnseenCalls
-from aegis_core._server.held.unseen_frames import FAST, Received, fastest, floods, since
+from aegis_core._server.held.unseen_frames import (
+    FAST,
+    Received,
+    busiest,
+    fastest,
+    floods,
+    from_its_start,
+    since,
+)
 from aegis_core._server.memory import return_freed_memory
 
 _log = logging.getLogger("aegis.server")
@@ -66,6 +74,7 @@ class FrameGuard:
         self._counts = counts
         self._sockets = sockets
         self._next = 0.0
+        self._noted: dict[Peer, int] = {}
         self._log_limiter = LogLimiter(_log)
 
     async def run(self) -> None:
@@ -76,8 +85,15 @@ class FrameGuard:
         finally:
             growth.remove(self.look)
 
-    def look(self) -> None:
-        """Looks who sends much, and closes the connections of who floods; takes up to 0.3 s."""
+    def look(self, has_grown: bool) -> None:
+        """Looks who sends much, and closes the connections of who floods; takes up to 0.3 s.
+
+        Args:
+            has_grown: Whether the process has grown; else what has arrived is noted only.
+        """
+        if not has_grown:
+            self._new()
+            return
         if time.monotonic() < self._next:
             return
         began = time.thread_time()
@@ -89,7 +105,25 @@ class FrameGuard:
         took = time.thread_time() - began
         self._next = time.monotonic() + took / SHARE
 
+    def _new(self) -> dict[Peer, int]:
+        """Returns what connections have received since the last look."""
+        self._sockets.find()
+        noted, self._noted = self._noted, self._sockets.all_received()
+        return {peer: count - noted.get(peer, 0) for peer, count in self._noted.items()}
+
     def _find(self) -> list[Flood]:
+        return self._from_their_start() or self._from_now_on()
+
+    def _from_their_start(self) -> list[Flood]:
+        """Looks at all that busy connections have received: few have messages that explain it.
+
+        That shows who only floods, at once: a node may still grow by what has arrived before.
+        """
+        counted = self._counted(busiest(self._new()))
+        looks = [from_its_start(one, self._noted[peer]) for peer, one in counted.items()]
+        return floods(looks, self._unseen.caller_of, self._unfinished.max_message)
+
+    def _from_now_on(self) -> list[Flood]:
         before = self._counted(self._fastest())
         first, latest = self._sockets.all_received(), before
         for span in SPANS if before else ():
@@ -103,7 +137,6 @@ class FrameGuard:
         return []
 
     def _fastest(self) -> list[Peer]:
-        self._sockets.find()
         began, first = time.monotonic(), self._sockets.all_received()
         for span in FIRST_SPANS:
             time.sleep(span)

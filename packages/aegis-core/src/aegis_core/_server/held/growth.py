@@ -19,6 +19,9 @@ from typing import Any
 USED = 0.01
 """Seconds of processor time between two looks; Linux checks that clock every 1 to 10 ms."""
 
+NOTE_AFTER = 50
+"""Looks after which there is a report although the process has not grown."""
+
 GROWN = 4 * 1024 * 1024
 """Bytes of growth that are reported."""
 
@@ -35,12 +38,16 @@ class GrowthWatch:
 
     def after_fork_in_child(self) -> None:
         """Forgets everything: the thread is not in the child."""
-        self._reports: list[Callable[[], object]] = []
+        self._reports: list[Callable[[bool], object]] = []
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def add(self, report: Callable[[], object]) -> None:
-        """Calls a function on the thread whenever the process has grown; it must not raise."""
+    def add(self, report: Callable[[bool], object]) -> None:
+        """Calls a function with True whenever the process has grown, and now and then with False.
+
+        Args:
+            report: Called on the thread; it must not raise.
+        """
         with self._lock:
             self._reports.append(report)
             if self._thread is None and sys.platform == "linux":
@@ -49,24 +56,28 @@ class GrowthWatch:
                     thread.start()
                     self._thread = thread
 
-    def remove(self, report: Callable[[], object]) -> None:
+    def remove(self, report: Callable[[bool], object]) -> None:
         """Calls a function no more. After the last one, the thread ends when it wakes."""
         with self._lock, contextlib.suppress(ValueError):
             self._reports.remove(report)
 
     def _run(self) -> None:
         sleep, resident = _sleeper(), _resident_reader()
-        least = resident()
+        least, looks = resident(), 0
         while least and sleep():
             with self._lock:
                 reports = [*self._reports]
                 if not reports:
                     self._thread = None
                     return
+            looks += 1
             least = min(least, now := resident())
-            if now > least + GROWN:
+            has_grown = now > least + GROWN
+            if has_grown or looks >= NOTE_AFTER:
                 for report in reports:
-                    report()
+                    report(has_grown)
+                looks = 0
+            if has_grown:
                 least = resident()
 
 

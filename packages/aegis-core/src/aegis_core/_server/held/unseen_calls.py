@@ -52,6 +52,7 @@ class OpenConnection(NamedTuple):
         failed: Calls that ended without a status so far.
         started: Calls so far.
         messages: Messages that were complete so far.
+        sent: Messages that were sent so far.
     """
 
     number: int
@@ -61,6 +62,7 @@ class OpenConnection(NamedTuple):
     failed: int
     started: int = 0
     messages: int = 0
+    sent: int = 0
 
 
 class Flood(NamedTuple):

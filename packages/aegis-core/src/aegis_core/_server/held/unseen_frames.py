@@ -29,6 +29,9 @@ have, take 0.1 to 0.6 MB; their requests wait, except 64 KB, until gRPC has seen
 UNREAD = 64 * 1024
 """Bytes of requests of unseen calls, for each connection; and of the next message of a stream."""
 
+ACKNOWLEDGED = 8 * 1024
+"""Bytes that tell a node that a message of 4 MB was received."""
+
 MOST = 32
 """Connections that are looked at, those that receive most: 0.5 ms each, twice."""
 
@@ -50,6 +53,18 @@ class Received(NamedTuple):
 def since(first: Mapping[Peer, int], second: Mapping[Peer, int]) -> dict[Peer, int]:
     """Returns how many bytes connections have received between two counts."""
     return {peer: count - first[peer] for peer, count in second.items() if peer in first}
+
+
+def busiest(received: Mapping[Peer, int]) -> list[Peer]:
+    """Returns the connections to look at, if they have received much together."""
+    if sum(received.values()) < MUCH:
+        return []
+    return [peer for peer, count in Counter(received).most_common(MOST) if count > MUCH / MOST]
+
+
+def from_its_start(one: OpenConnection, count: int) -> Received:
+    """Returns a connection with all that it has received."""
+    return Received(one._replace(open=0, started=0, messages=0, sent=0), one, count)
 
 
 def fastest(received: Mapping[Peer, int], seconds: float) -> list[Peer]:
@@ -84,6 +99,7 @@ def floods(
 def explained(before: OpenConnection, after: OpenConnection, max_message: int) -> int:
     """Returns the bytes that honest calls may have sent on a connection between two looks."""
     messages = after.messages - before.messages
+    answers = after.sent - before.sent
     calls = before.open + after.started - before.started
     largest = max_message + (max_message >> 5) + OVERHEAD
-    return UNREAD + messages * largest + calls * (largest + UNREAD)
+    return UNREAD + messages * largest + answers * ACKNOWLEDGED + calls * (largest + UNREAD)
