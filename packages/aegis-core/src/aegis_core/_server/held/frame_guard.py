@@ -39,6 +39,9 @@ or nothing: while gRPC works off what it has read, nothing arrives.
 SPANS = (0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
 """Seconds between counts after that, until a flood shows; with calls open it shows later."""
 
+WORKED_OFF = 1.0
+"""Seconds after which gRPC has worked off what it had read, and freed it."""
+
 SHARE = 0.05
 """Of the time, what looks take of a processor at most."""
 
@@ -74,6 +77,7 @@ class FrameGuard:
         self._counts = counts
         self._sockets = sockets
         self._next = 0.0
+        self._closed_at = -WORKED_OFF
         self._noted: dict[Peer, int] = {}
         self._log_limiter = LogLimiter(_log)
 
@@ -97,10 +101,13 @@ class FrameGuard:
         if time.monotonic() < self._next:
             return
         began = time.thread_time()
-        if found := self._find():
-            for flood in found:
-                self._close(flood)
+        found = self._find()
+        for flood in found:
+            self._close(flood)
+            self._closed_at = time.monotonic()
+        if time.monotonic() < self._closed_at + WORKED_OFF:
             return_freed_memory()
+        if found:
             return
         took = time.thread_time() - began
         self._next = time.monotonic() + took / SHARE
