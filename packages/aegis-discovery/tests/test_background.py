@@ -139,7 +139,12 @@ def test_the_main_thread_waits_where_no_descriptor_is_left_too(
 def test_an_error_of_a_signal_handler_ends_the_wait_of_the_main_thread() -> None:
     loop, cancelled = BackgroundLoop("test"), threading.Event()
 
+    main = threading.main_thread().ident
+    waits = signal_waits.wait_in_main_thread.__code__
+
     async def forever() -> None:
+        while sys._current_frames()[main].f_code is not waits:  # noqa: ASYNC110 - no event says it
+            await asyncio.sleep(0)
         signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
         try:
             await asyncio.Event().wait()

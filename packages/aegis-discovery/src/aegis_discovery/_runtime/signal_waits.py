@@ -48,8 +48,11 @@ def _woken_by_signals() -> Iterator[tuple[socket.socket, socket.socket]]:
     reader, writer = socket.socketpair()
     with reader, writer:
         writer.setblocking(False)
-        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        before = -1
         try:
+            # The handler of a signal may raise as soon as this call returns: then the descriptor,
+            # which is closed now and soon another one's, must not stay the one that is written to.
+            before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
             if before != -1:
                 raise ValueError("signals wake another waiter")
             yield reader, writer
