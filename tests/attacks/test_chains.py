@@ -49,13 +49,13 @@ ODD = (self_issued(X400_ADDRESS),)
 def verified_lengths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of certificates in each chain that was verified."""
     counts: list[int] = []
-    verify = TrustBundle.verify
+    begin = TrustBundle.begin_verify
 
     def counted(self: TrustBundle, chain: Sequence[Any], *args: Any, **options: Any) -> Any:
         counts.append(len(chain))
-        return verify(self, chain, *args, **options)
+        return begin(self, chain, *args, **options)
 
-    monkeypatch.setattr(TrustBundle, "verify", counted)
+    monkeypatch.setattr(TrustBundle, "begin_verify", counted)
     return counts
 
 

@@ -61,7 +61,7 @@ def test_each_record_of_a_join_is_verified_and_nothing_is_done_twice(
     assert counted["load_der_x509_certificate"] == NODES, "no certificate is parsed again"
     # The path of each certificate and the signature of each record.
     assert counted["_signature_problem"] == NODES
-    assert counted["_verified"] == NODES
+    assert counted["begin_verify"] == counted["_identity"] == NODES
     # None of these grows with the records.
     assert counted["build_client_verifier"] <= 3, "one for a second"
     assert counted["trust_domain_of_ca"] == counted["_decode_traits"] == counted["_service"] == 0

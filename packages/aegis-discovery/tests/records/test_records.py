@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from aegis_certs import (
     CertificateAuthority,
-    Identity,
     KeyType,
     RevocationList,
     TLSConfig,
@@ -255,6 +254,27 @@ def test_a_certificate_of_another_trust_domain_may_not_sign_records(
     assert f"is of trust domain ally.example, not of {ca.trust_domain}" in reason
 
 
+def test_of_many_chains_those_that_verify_are_kept_and_each_other_one_is_refused(
+    ca: CertificateAuthority, other_ca: CertificateAuthority, verifier: RecordVerifier
+) -> None:
+    good = [ca.issue_in_memory(name) for name in ("b", "c")]
+    client = ca.issue_in_memory("client", client_only=True)
+    foreign = other_ca.issue_in_memory("d")
+    first, second = map(chain_of, good)
+    refused = verifier.add_chains(
+        [(b"no certificate",), chain_of(client), first, (), first, chain_of(foreign), second]
+    )
+    reasons = [error.reason for error in refused]
+    assert len(reasons) == 4
+    for text in ("error parsing", "must not be used as a server", "not trusted", "0 certificates"):
+        assert sum(text in reason for reason in reasons) == 1, reasons
+    for tls in good:
+        assert verifier.leaf(tls.fingerprint) is not None
+    for tls in (client, foreign):
+        assert verifier.leaf(tls.fingerprint) is None
+    assert verifier.add_chains([first, second]) == []
+
+
 def test_an_empty_or_unreadable_chain_is_refused(verifier: RecordVerifier) -> None:
     assert (
         chain_refusal(verifier)
@@ -398,13 +418,13 @@ def test_no_path_is_tried_of_a_chain_that_leads_nowhere(
     chain = chain_of(other.issue_in_memory("a"))
     assert len(chain) == 2
     tried: list[int] = []
-    verify = TrustBundle.verify
+    begin = TrustBundle.begin_verify
 
-    def counted(self: TrustBundle, given: Sequence[Any], *args: Any, **options: Any) -> Identity:
+    def counted(self: TrustBundle, given: Sequence[Any], *args: Any, **options: Any) -> Any:
         tried.append(len(given))
-        return verify(self, given, *args, **options)
+        return begin(self, given, *args, **options)
 
-    monkeypatch.setattr(TrustBundle, "verify", counted)
+    monkeypatch.setattr(TrustBundle, "begin_verify", counted)
     assert "not trusted" in chain_refusal(verifier, *chain)
     assert tried == [1], "only the leaf, for the reason"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Literal
 
 from cryptography import x509
@@ -127,6 +127,22 @@ class TrustBundle:
                 one of them is of another trust domain than the required one.
             UntrustedError: No chain leads to a CA of this bundle, or a key is too weak.
         """
+        return self.begin_verify(chain, usage, at=at, trust_domain=trust_domain)()
+
+    def begin_verify(
+        self,
+        chain: Sequence[x509.Certificate],
+        usage: Usage | None,
+        *,
+        at: datetime | None = None,
+        trust_domain: str | None = None,
+    ) -> Callable[[], Identity]:
+        """Does the first half of `verify`, which checks signatures, and returns the second half.
+
+        The chain proves nothing before the second half has returned. Whoever verifies many chains
+        does the first halves together: a check of a signature leaves little else in the
+        processor's caches. Both halves raise what `verify` raises.
+        """
         if not chain:
             raise UntrustedError("the peer", "it sent no certificate")
         leaf, *intermediates = chain
@@ -138,12 +154,17 @@ class TrustBundle:
             identity = identity_of(leaf)
             self._explain(identity.node_id, leaf, intermediates, usage, utc_or_now(at))
             raise UntrustedError(identity.node_id, str(error)) from error
+        return partial(self._identity, leaf, verified, trust_domain)
+
+    def _identity(
+        self, leaf: x509.Certificate, verified: verification.VerifiedClient, required: str | None
+    ) -> Identity:
         # The verifier has parsed the names, which takes longer than all other checks here.
         identity = identity_of(leaf, claiming_names(verified.subjects or ()))
         if not is_usable_key(leaf.public_key()):  # the verifier checks only the keys of CAs
             raise UntrustedError(identity.node_id, UNUSABLE_KEY)
         domains = [self._domain_of(ca) for ca in verified.chain[1:]]
-        _check_domains(identity, domains, trust_domain)
+        _check_domains(identity, domains, required)
         return identity
 
     def _verifier(self, usage: Usage | None, second: int) -> verification.ClientVerifier:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from aegis_discovery import InvalidDocumentError, InvalidRecordError, InvalidVerdictError
 from aegis_discovery.documents import (
@@ -75,8 +75,8 @@ class FakeVerifier(Verifier):
         self._decoder = decoder
         self._clock = clock
 
-    def add_chain(self, chain: Sequence[bytes]) -> bytes:
-        return FakeSigning.fingerprint
+    def add_chains(self, chains: Iterable[Sequence[bytes]]) -> list[InvalidRecordError]:
+        return []
 
     def verify(
         self, signed: Signed, held: Callable[[str], Record | None] = lambda _: None

@@ -216,11 +216,9 @@ class FeedReader:
         return count
 
     def _verified_records(self, message: Message, source: str) -> list[Record]:
-        for chain in message.chains:
-            try:
-                self._verifier.add_chain(tuple(chain.certificates))
-            except InvalidRecordError as error:
-                self._warn(source, f"chain: {error.reason}", error)
+        chains = [tuple(chain.certificates) for chain in message.chains]
+        for refused in self._verifier.add_chains(chains):
+            self._warn(source, f"chain: {refused.reason}", refused)
         records: list[Record] = []
         for signed in message.records:
             try:

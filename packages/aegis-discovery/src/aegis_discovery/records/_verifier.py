@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from sys import intern
 from typing import NamedTuple, Protocol
 
-from aegis_certs import CertsError, Identity, RevocationList, TrustBundle, owner_of, parse_worker_id
+from aegis_certs import CertsError, RevocationList, TrustBundle, owner_of, parse_worker_id
 from cryptography import x509
 
 from aegis_discovery._runtime.addresses import split_address
@@ -64,8 +64,8 @@ _NO_PATH = _Path((), ())
 class Verifier(Protocol):
     """What a feed needs of a verifier: `RecordVerifier`, or one that a simulation provides."""
 
-    def add_chain(self, chain: Sequence[bytes]) -> bytes:
-        """As `RecordVerifier.add_chain`."""
+    def add_chains(self, chains: Iterable[Sequence[bytes]]) -> list[InvalidRecordError]:
+        """As `RecordVerifier.add_chains`."""
 
     def verify(self, signed: Signed, held: Callable[[str], Record | None]) -> Record:
         """As `RecordVerifier.verify`."""
@@ -119,9 +119,37 @@ class RecordVerifier:
         Raises:
             InvalidRecordError: If the chain does not identify a node of this trust domain.
         """
-        return self._add_chain(chain, self._leaves)
+        for _ in self._adding(chain, self._leaves):
+            pass
+        return hashlib.sha256(chain[0]).digest()
 
-    def _add_chain(self, chain: Sequence[bytes], leaves: LeafStore) -> bytes:
+    def add_chains(self, chains: Iterable[Sequence[bytes]]) -> list[InvalidRecordError]:
+        """As `add_chain` for several chains, in less time; returns why some of them are refused.
+
+        Each step is done for all of them before the next one, since a check of a signature leaves
+        little else in the processor's caches.
+        """
+        refused: list[InvalidRecordError] = []
+        leaves = self._leaves
+        begun = [self._adding(chain, leaves) for chain in chains]
+        while begun:
+            going_on = []
+            for steps in begun:
+                try:
+                    for _ in steps:
+                        going_on.append(steps)
+                        break
+                except InvalidRecordError as error:
+                    refused.append(error)
+            begun = going_on
+        return refused
+
+    def _adding(self, chain: Sequence[bytes], leaves: LeafStore) -> Iterator[None]:
+        """Verifies a chain and keeps its leaf, in steps.
+
+        Raises:
+            InvalidRecordError: As `add_chain`.
+        """
         size = sum(map(len, chain))
         if not 0 < len(chain) <= MAX_CHAIN or size > MAX_CHAIN_BYTES:
             # A chain is passed on to every node, so a chain that is too long would harm the mesh.
@@ -132,9 +160,21 @@ class RecordVerifier:
             raise InvalidRecordError("", reason)
         fingerprint = hashlib.sha256(chain[0]).digest()
         if fingerprint in leaves:
-            return fingerprint
+            return
+        bundle, others = self._bundle, tuple(chain[1:])
         try:
-            identity, leaf, path = self._verified(chain)
+            leaf = x509.load_der_x509_certificate(chain[0])
+            path = self._path(leaf, others, bundle) if others else _NO_PATH
+            yield
+            identify = bundle.begin_verify(
+                (leaf, *path.certificates), "server", trust_domain=self._trust_domain
+            )
+            yield
+            identity = identify()
+            if others:
+                if len(self._paths) >= MAX_PATHS:
+                    self._paths.clear()
+                self._paths[others] = path
             key = leaf.public_key()
             not_after = leaf.not_valid_after_utc.timestamp()
         except Exception as error:  # the parser's errors have no common base class
@@ -156,28 +196,19 @@ class RecordVerifier:
             )
         )
         self._keys.keep(fingerprint, key)
-        return fingerprint
 
-    def _verified(self, chain: Sequence[bytes]) -> tuple[Identity, x509.Certificate, _Path]:
-        """Verifies a chain; returns what its leaf proves, the leaf, and the path above it."""
-        leaf, others = x509.load_der_x509_certificate(chain[0]), tuple(chain[1:])
-        if not others:
-            path = _NO_PATH
-        else:
-            path = self._paths.get(others, _NO_PATH)
-            if not (path.certificates and leaf.issuer == path.certificates[0].subject):
-                rest = [x509.load_der_x509_certificate(der) for der in others]
-                # Without a path the leaf alone is enough to state why it is refused.
-                found = self._bundle.path_of((leaf, *rest))[1:]
-                encoded = tuple([others[rest.index(ca)] for ca in found])
-                path = _Path(found, self._intermediates.setdefault(encoded, encoded))
-        certificates = (leaf, *path.certificates)
-        identity = self._bundle.verify(certificates, "server", trust_domain=self._trust_domain)
-        if others:
-            if len(self._paths) >= MAX_PATHS:
-                self._paths.clear()
-            self._paths[others] = path
-        return identity, leaf, path
+    def _path(
+        self, leaf: x509.Certificate, others: tuple[bytes, ...], bundle: TrustBundle
+    ) -> _Path:
+        """Finds the CAs above a leaf among the other certificates of its chain."""
+        path = self._paths.get(others, _NO_PATH)
+        if not (path.certificates and leaf.issuer == path.certificates[0].subject):
+            rest = [x509.load_der_x509_certificate(der) for der in others]
+            # Without a path the leaf alone is enough to state why it is refused.
+            found = bundle.path_of((leaf, *rest))[1:]
+            encoded = tuple([others[rest.index(ca)] for ca in found])
+            path = _Path(found, self._intermediates.setdefault(encoded, encoded))
+        return path
 
     def change_bundle(self, bundle: TrustBundle) -> None:
         """Uses another trust bundle from now on; forgets certificates that it does not cover."""
@@ -186,7 +217,8 @@ class RecordVerifier:
         self._paths.clear()
         for leaf in list(self._leaves):
             with contextlib.suppress(InvalidRecordError):
-                self._add_chain(leaf.chain, leaves)
+                for _ in self._adding(leaf.chain, leaves):
+                    pass
         self._leaves = leaves  # as a whole: the threads of a blocking node send chains meanwhile
 
     def apply_revocations(self, revocations: RevocationList) -> frozenset[bytes]:
