@@ -118,13 +118,19 @@ def test_only_the_connections_are_looked_at_that_receive_most_while_much_arrives
 
 
 @on_linux
-async def test_growth_is_reported_and_the_thread_ends_after_its_last_user(until: Until) -> None:
+async def test_growth_is_reported_and_the_thread_ends_after_its_last_user(
+    until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
     watch, reported = growth.GrowthWatch(), threading.Event()
 
     def report(has_grown: bool) -> None:
         if has_grown:
             reported.set()
 
+    def broken(_: bool) -> None:
+        raise ValueError("broken")
+
+    watch.add(broken)
     watch.add(report)
     hoard: list[bytes] = []
 
@@ -135,8 +141,10 @@ async def test_growth_is_reported_and_the_thread_ends_after_its_last_user(until:
     await until(grow)
     thread = watch._thread
     assert thread is not None
+    watch.remove(broken)
     watch.remove(report)
     watch.remove(report)
+    assert [record.getMessage() for record in caplog.records] == ["a look at the memory failed"]
 
     def is_over() -> bool:
         sum(range(100_000))  # it ends when the process has worked

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from aegis_certs import TLSConfig
-from aegis_discovery.background import timers_outside_loop
+from aegis_discovery.background import stacks_of_own_size, timers_outside_loop
 from aegis_discovery.proto import (
     aegis_pb2_grpc,
     mesh_pb2_grpc,
@@ -163,7 +163,8 @@ def _new_server(
 ) -> tuple[Any, Any]:
     """Returns gRPC's server, and what to add services to."""
     options = (*options, *OWN_OPTIONS)
-    if interceptors:  # what they put around a handler runs after the checks
-        server: Any = new_server((), (checks, *interceptors), options)
-        return server, server
-    return new_server((checks,), (), options), checks
+    with stacks_of_own_size():  # the first server starts the thread in which gRPC polls
+        if interceptors:  # what they put around a handler runs after the checks
+            server: Any = new_server((), (checks, *interceptors), options)
+            return server, server
+        return new_server((checks,), (), options), checks

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+from aegis_discovery.signals import LogLimiter
+
+_log = logging.getLogger("aegis.server")
 
 USED = 0.01
 """Seconds of processor time between two looks; Linux checks that clock every 1 to 10 ms."""
@@ -32,6 +37,7 @@ class GrowthWatch:
     """One thread that looks, while somebody wants to know. It may be used from any thread."""
 
     def __init__(self) -> None:
+        self._log_limiter = LogLimiter(_log)
         self.after_fork_in_child()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.after_fork_in_child)
@@ -46,7 +52,7 @@ class GrowthWatch:
         """Calls a function with True whenever the process has grown, and now and then with False.
 
         Args:
-            report: Called on the thread; it must not raise.
+            report: Called on the thread.
         """
         with self._lock:
             self._reports.append(report)
@@ -75,10 +81,16 @@ class GrowthWatch:
             has_grown = now > least + GROWN
             if has_grown or looks >= NOTE_AFTER:
                 for report in reports:
-                    report(has_grown)
+                    self._report(report, has_grown)
                 looks = 0
             if has_grown:
                 least = resident()
+
+    def _report(self, report: Callable[[bool], object], has_grown: bool) -> None:
+        try:
+            report(has_grown)
+        except Exception as error:  # noqa: BLE001 - the next look may be the one that counts
+            self._log_limiter.warn("growth", "look", "a look at the memory failed", error=error)
 
 
 def _sleeper() -> Callable[[], bool]:
