@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from aegis_discovery.signals import LogLimiter
@@ -18,26 +18,21 @@ from aegis_core._server.held.flood_guard import FloodGuard
 from aegis_core._server.held.growth import growth
 from aegis_core._server.held.unfinished_messages import UnfinishedMessages
 from aegis_core._server.held.unseen_calls import Flood, OpenConnection, UnseenCalls
-from aegis_core._server.held.unseen_frames import (
-    FAST,
-    Received,
-    busiest,
-    fastest,
-    floods,
-    from_its_start,
-    since,
-)
+from aegis_core._server.held.unseen_frames import Received, busiest, floods, from_its_start, since
 from aegis_core._server.memory import return_freed_memory
 
 _log = logging.getLogger("aegis.server")
 
-FIRST_SPANS = (0.004, 0.008, 0.016)
-"""Seconds between counts of what arrives, until it is much. In 4 ms of a flood that is 1 to 4 MB,
-or nothing: while gRPC works off what it has read, nothing arrives.
+SPANS = (0.0, 0.004, 0.008, 0.016, *(0.032,) * 5)
+"""Seconds between counts until a flood shows. In 4 ms of one, 1 to 4 MB arrive, or nothing: while
+gRPC works off what it has read, nothing arrives.
 """
 
-SPANS = (0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
-"""Seconds between counts after that, until a flood shows; with calls open it shows later."""
+QUIET = 3
+"""Counts after which a look ends if little has arrived since the last one."""
+
+LONG = 0.01
+"""Seconds of a processor after which it ends."""
 
 WORKED_OFF = 1.0
 """Seconds after which gRPC has worked off what it had read, and freed it."""
@@ -46,7 +41,7 @@ SHARE = 0.05
 """Of the time, what looks take of a processor at most."""
 
 _LINE = (
-    "%s sends frames of HTTP/2 that belong to no message, such as GOAWAY, faster than %.0f MB/s; "
+    "%s sends frames of HTTP/2 that belong to no message, such as GOAWAY, %.0f MB or more; "
     "its connections are closed, for %.0f s its calls are refused, and its addresses may open few "
     "connections"
 )
@@ -90,83 +85,67 @@ class FrameGuard:
             growth.remove(self.look)
 
     def look(self, has_grown: bool) -> None:
-        """Looks who sends much, and closes the connections of who floods; takes up to 0.3 s.
+        """Looks who sends much, and closes the connections of who floods; takes up to 0.2 s.
 
         Args:
             has_grown: Whether the process has grown; else what has arrived is noted only.
         """
         if not has_grown:
-            self._new()
+            self._note()
             return
         if time.monotonic() < self._next:
             return
         began = time.thread_time()
-        found = self._find()
+        found = self._find(began)
+        took = time.thread_time() - began
         for flood in found:
             self._close(flood)
             self._closed_at = time.monotonic()
+        self._note()
         if time.monotonic() < self._closed_at + WORKED_OFF:
             return_freed_memory()
-        if found:
-            return
-        took = time.thread_time() - began
-        self._next = time.monotonic() + took / SHARE
+        self._next = time.monotonic() + (0 if found else took / SHARE)
 
-    def _new(self) -> dict[Peer, int]:
-        """Returns what connections have received since the last look."""
+    def _note(self) -> dict[Peer, int]:
         self._sockets.find()
-        noted, self._noted = self._noted, self._sockets.all_received()
-        return {peer: count - noted.get(peer, 0) for peer, count in self._noted.items()}
+        self._noted = self._sockets.all_received()
+        return self._noted
 
-    def _find(self) -> list[Flood]:
-        return self._from_their_start() or self._from_now_on()
+    def _find(self, began: float) -> list[Flood]:
+        """Looks at the busiest connections, again and again until one shows a flood.
 
-    def _from_their_start(self) -> list[Flood]:
-        """Looks at all that busy connections have received: few have messages that explain it.
-
-        That shows who only floods, at once: a node may still grow by what has arrived before.
+        All that a connection has received shows that at once, unless it has carried many messages
+        before. Then what arrives during the look shows it.
         """
-        counted = self._counted(busiest(self._new()))
-        looks = [from_its_start(one, self._noted[peer]) for peer, one in counted.items()]
-        return floods(looks, self._unseen.caller_of, self._unfinished.max_message)
-
-    def _from_now_on(self) -> list[Flood]:
-        before = self._counted(self._fastest())
-        first, latest = self._sockets.all_received(), before
-        for span in SPANS if before else ():
+        noted = self._noted
+        before: dict[Peer, OpenConnection] = {}
+        first: dict[Peer, int] = {}
+        for number, span in enumerate(SPANS):
             time.sleep(span)
-            more = since(first, self._sockets.all_received())
-            # gRPC is asked only if what it has counted so far does not explain the bytes.
-            if self._judge(before, latest, more):
-                latest = self._counted(before)
-                if found := self._judge(before, latest, more):
-                    return found
-        return []
-
-    def _fastest(self) -> list[Peer]:
-        began, first = time.monotonic(), self._sockets.all_received()
-        for span in FIRST_SPANS:
-            time.sleep(span)
-            more = since(first, self._sockets.all_received())
-            if found := fastest(more, time.monotonic() - began):
+            total = self._note()
+            counted = self._counted(busiest(since(dict.fromkeys(total, 0) | noted, total)))
+            found = self._judge(
+                [from_its_start(one, total[peer]) for peer, one in counted.items()]
+            ) or self._judge(
+                [
+                    Received(before[peer], one, total[peer] - first[peer])
+                    for peer, one in counted.items()
+                    if peer in first and before[peer].number == one.number
+                ]
+            )
+            if found or (number >= QUIET and not counted) or time.thread_time() > began + LONG:
                 return found
+            # Counted before what is received is, so that no message is missed.
+            now = self._sockets.all_received()
+            for peer in counted.keys() & now.keys() - before.keys():
+                before[peer], first[peer] = counted[peer], now[peer]
         return []
 
     def _counted(self, peers: Collection[Peer]) -> dict[Peer, OpenConnection]:
         found = self._counts.connections_of(peers) if peers else ()
         return {peer: one for one in found if (peer := parse_peer(one.peer)) is not None}
 
-    def _judge(
-        self,
-        before: Mapping[Peer, OpenConnection],
-        after: Mapping[Peer, OpenConnection],
-        more: Mapping[Peer, int],
-    ) -> list[Flood]:
-        looks = [
-            Received(before[peer], one, more[peer])
-            for peer, one in after.items()
-            if peer in more and before[peer].number == one.number
-        ]
+    def _judge(self, looks: list[Received]) -> list[Flood]:
         return floods(looks, self._unseen.caller_of, self._unfinished.max_message)
 
     def _close(self, flood: Flood) -> None:
@@ -174,4 +153,6 @@ class FrameGuard:
         others = {peer.host for peer in self._sockets.find() if peer not in closed}
         self._floods.close(flood.caller, flood.connections, others)
         seconds = caller_limits.BLOCKED_FOR
-        self._log_limiter.warn(flood.caller, "frames", _LINE, flood.caller, FAST / 1e6, seconds)
+        self._log_limiter.warn(
+            flood.caller, "frames", _LINE, flood.caller, flood.calls / 1e6, seconds
+        )

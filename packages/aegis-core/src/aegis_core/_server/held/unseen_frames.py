@@ -15,12 +15,6 @@ from aegis_core._server.connection_limits import Peer
 from aegis_core._server.held.unfinished_messages import OVERHEAD
 from aegis_core._server.held.unseen_calls import Flood, OpenConnection
 
-FAST = 30e6
-"""Bytes a second, over all connections, below which nobody is looked at more closely.
-
-What arrives more slowly is read in small pieces, and its memory is used again.
-"""
-
 MUCH = 2 * 1024 * 1024
 """Bytes that are no messages and show a flood. The headers of 600 calls, which a connection may
 have, take 0.1 to 0.6 MB; their requests wait, except 64 KB, until gRPC has seen the calls.
@@ -65,14 +59,6 @@ def busiest(received: Mapping[Peer, int]) -> list[Peer]:
 def from_its_start(one: OpenConnection, count: int) -> Received:
     """Returns a connection with all that it has received."""
     return Received(one._replace(open=0, started=0, messages=0, sent=0), one, count)
-
-
-def fastest(received: Mapping[Peer, int], seconds: float) -> list[Peer]:
-    """Returns the connections to look at, if they have received much in this time."""
-    most = Counter(received)
-    if most.total() < FAST * seconds:
-        return []
-    return [peer for peer, count in most.most_common(MOST) if count > 0]
 
 
 def floods(
