@@ -311,7 +311,8 @@ async def test_parts_of_requests_on_several_connections_count_together(
             Sender(connection, "/t/Answer", 5, 4 * MIB - 64, 3 * MIB).run(5)
 
     await asyncio.gather(*(asyncio.to_thread(send, connection) for connection in connections))
-    await until(lambda: node.stats().calls.closed_connections == 4)
+    # None holds 7 MiB alone. What arrives on one of them after that is refused.
+    await until(lambda: node.stats().calls.closed_connections >= 2)
     await until(lambda: len(logged("mallory sends parts of messages in many calls")) == 1)
 
     def call_again() -> list[int]:

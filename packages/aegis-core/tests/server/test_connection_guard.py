@@ -8,9 +8,10 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Awaitable, Callable
 
 import pytest
-from aegis_core._server.caller_sockets import CallerSockets
+from aegis_core._server.caller_sockets import ACKNOWLEDGES, CallerSockets
 from aegis_core._server.connection_guard import (
     ACCEPTED_UNSEEN,
     CALM,
@@ -22,6 +23,7 @@ from aegis_core._server.connection_guard import (
 from aegis_core._server.connection_limits import FEW, MAX_SILENT, ConnectionLimits
 from aegis_core._server.memory import allocated_bytes
 
+Until = Callable[[Callable[[], object]], Awaitable[None]]
 HOST = "127.0.0.1"
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO is of Linux")
 
@@ -46,6 +48,20 @@ async def test_no_more_connections_are_accepted_before_those_before_them_were_lo
             assert len(sockets.find()) <= FEW + MAX_SILENT + ACCEPTED_UNSEEN
         assert guard.closed >= ACCEPTED_UNSEEN
     await asyncio.sleep(0)
+
+
+@linux_only
+async def test_what_acknowledges_a_download_does_not_count_as_received(until: Until) -> None:
+    with socket.create_server((HOST, 0)) as server, contextlib.ExitStack() as stack:
+        sockets = CallerSockets(server.getsockname()[1])
+        client = stack.enter_context(socket.create_connection(server.getsockname()))
+        accepted = stack.enter_context(server.accept()[0])
+        peer = "ipv4:{}:{}".format(*client.getsockname())
+        client.sendall(b"x" * 1000)
+        accepted.recv(1000, socket.MSG_WAITALL)
+        accepted.sendall(bytes(300 * ACKNOWLEDGES))
+        client.recv(300 * ACKNOWLEDGES, socket.MSG_WAITALL)
+        await until(lambda: sockets.received([peer]) == {peer: 700})
 
 
 @linux_only

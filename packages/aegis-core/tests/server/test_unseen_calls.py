@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
@@ -15,7 +15,7 @@ import grpc
 import pytest
 from aegis_certs import CertificateAuthority, TLSConfig
 from aegis_core._server.caller_limits import MAX_CALLS, CallerLimits
-from aegis_core._server.caller_sockets import CallerSockets
+from aegis_core._server.caller_sockets import CallerSockets, parse_peer
 from aegis_core._server.connection_limits import Peer
 from aegis_core._server.held.channelz import ServerCounts
 from aegis_core._server.held.flood_guard import (
@@ -180,6 +180,9 @@ class Counts(ServerCounts):
     def connections(self, gone: set[int]) -> Any:
         return iter([one for one in self.found if one.number not in gone])
 
+    def connections_of(self, peers: Collection[Peer]) -> Any:
+        return iter([one for one in self.found if parse_peer(one.peer) in peers])
+
 
 @pytest.mark.parametrize(
     ("calls_per_second", "takes", "looks"), [(200, 0.01, 2), (2_000, 0.01, 20), (2_000, 0.0, 500)]
@@ -285,15 +288,17 @@ async def test_an_address_that_floods_may_open_few_connections_until_it_has_stop
         peer = connect()
         flood = OpenConnection(1, f"ipv4:{HOST}:{peer.port}", pem, MAX_UNDER_WAY + 1, 0)
         unseen, sockets = UnseenCalls(), CallerSockets(server.getsockname()[1])
-        counts = Counts([flood])
+        others = connection(identity("b").certificate_chain, MANY + 1, 2)
+        counts = Counts([flood, others])
         guard = FloodGuard(unseen, CallerLimits(), counts, sockets)
         monkeypatch.setattr("aegis_core._server.caller_limits.BLOCKED_FOR", 0.5)
+        monkeypatch.setattr("aegis_core._server.held.flood_guard.WORK_OFF", 0.05)
         unseen.look()
         await until(lambda: guard.closed == 1)
         began = time.monotonic()
         connect()
         guard.note_accepted()
-        assert guard.closed == 2, "the calls of the flood are not worked off"
+        assert guard.closed == 2, "it has waited, and the calls of the flood are not worked off"
         counts.count = 0
         await until(lambda: not guard._is_crowded)
         for _ in range(5):
@@ -342,6 +347,32 @@ async def test_others_at_the_address_of_a_flood_may_open_connections_one_after_a
         assert 20 - most <= guard.closed - 1 < 20
         counts.count = 0
         await until(lambda: not guard._is_watching)
+
+
+@pytest.mark.parametrize("keeps_out", [True, False])
+async def test_who_floods_without_a_call_is_closed_again_once_its_handshake_shows_who_it_is(
+    identity: MakeIdentity, until: Until, keeps_out: bool
+) -> None:
+    flooder, other = (identity(name).certificate_chain for name in ("a", "b"))
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server((HOST, 0)))
+        counts, limits = Counts([]), CallerLimits()
+        unseen = UnseenCalls(is_blocked=limits.is_blocked)
+        guard = FloodGuard(unseen, limits, counts, CallerSockets(server.getsockname()[1]))
+
+        def connect(pem: bytes) -> OpenConnection:
+            one = stack.enter_context(socket.create_connection(server.getsockname()))
+            stack.enter_context(server.accept()[0])
+            guard.note_accepted()
+            peer = f"ipv4:{HOST}:{one.getsockname()[1]}"
+            counts.found.append(OpenConnection(len(counts.found) + 1, peer, pem, 0, 0))
+            return counts.found[-1]
+
+        assert guard.close("a", [connect(flooder)], {HOST}, keeps_out=keeps_out) == 1
+        connect(other)
+        connect(flooder)
+        await until(lambda: not guard._is_judging)
+        assert guard.closed == 1 + keeps_out
 
 
 async def test_a_flood_is_found_although_the_node_sees_no_further_call(

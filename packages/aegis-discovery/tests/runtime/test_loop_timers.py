@@ -88,6 +88,7 @@ def test_the_descriptor_is_closed_with_a_loop_that_nobody_tidied() -> None:
     async def leave() -> None:
         timers_outside_loop().__enter__()
 
+    gc.collect()  # what other tests have left
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         asyncio.run(leave())

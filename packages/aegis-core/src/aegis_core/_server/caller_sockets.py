@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import sys
 from collections.abc import Collection, Container, Iterator
 from urllib.parse import unquote
@@ -15,8 +16,13 @@ from urllib.parse import unquote
 from aegis_core._server.connection_limits import Peer
 
 _DESCRIPTORS = "/dev/fd"
-_RECEIVED_AT = 128
+_INFO = struct.Struct("=120xQQ")
 _SO_COOKIE = 57
+
+ACKNOWLEDGES = 128
+"""Bytes sent to a caller for which one byte that it sends may be WINDOW_UPDATE frames, or PING: one
+of 300 where a small window is opened anew after every 16 KiB, with TLS.
+"""
 
 
 def parse_peer(text: str) -> Peer | None:
@@ -83,6 +89,8 @@ class CallerSockets:
 
     def received(self, peers: Collection[str]) -> dict[str, int]:
         """Returns how many bytes have arrived on connections, where the system counts that.
+
+        Without those by which other ends may have acknowledged what was sent to them.
 
         Of known connections, without letting other threads run: in a flood, the one that asks would
         wait for its next turn in Python, for up to 0.1 s, while megabytes arrive.
@@ -159,11 +167,12 @@ def _reset(connection: socket.socket) -> bool:
 
 
 def _receive_state(descriptor: int) -> tuple[bytes, int | None] | None:
-    """Returns what tells a TCP socket from all others, and how much it has received.
+    """Returns what tells a TCP socket from all others, and what it has received, as in `received`.
 
     CPython holds its lock for each of these calls, unlike for those that open a second descriptor.
     """
-    # Linux: tcpi_bytes_received of struct tcp_info, since 4.1; SO_COOKIE since 4.12.
+    # Linux: the last two fields of this part of struct tcp_info are tcpi_bytes_acked and
+    # tcpi_bytes_received, since 4.1; SO_COOKIE since 4.12.
     option = getattr(socket, "TCP_INFO", None)
     if option is None or sys.platform != "linux":
         return None
@@ -173,14 +182,15 @@ def _receive_state(descriptor: int) -> tuple[bytes, int | None] | None:
         return None
     try:
         cookie = connection.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
-        info = connection.getsockopt(socket.IPPROTO_TCP, option, _RECEIVED_AT + 8)
+        info = connection.getsockopt(socket.IPPROTO_TCP, option, _INFO.size)
     except OSError:
         return None
     finally:
         connection.detach()  # it is gRPC's, which closes it
-    if len(info) < _RECEIVED_AT + 8:
+    if len(info) < _INFO.size:
         return cookie, None
-    return cookie, int.from_bytes(info[_RECEIVED_AT:], sys.byteorder)
+    acknowledged, received = _INFO.unpack(info)
+    return cookie, max(0, received - acknowledged // ACKNOWLEDGES)
 
 
 def _descriptors() -> list[int]:

@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from aegis_discovery.signals import LogLimiter
 
@@ -64,8 +64,15 @@ none while the calls of the flood are worked off. All others are closed before T
 Those of other callers do not count once their handshakes show whose they are.
 """
 
+WORK_OFF = 0.5
+"""Seconds for which all new connections wait until the calls of a flood are worked off, before
+those of its addresses are closed."""
+
 NEW_AT_ONCE = 3.0
 """The same at once, at an address from which others were connected too; 1 at other addresses."""
+
+JUDGE_EVERY = 0.01
+"""Seconds between two looks at whose those connections are. What is no call arrives at 1 GB/s."""
 
 RECONCILE_AFTER = 8
 """Looks after which calls that gRPC has rejected are told from unseen ones."""
@@ -108,7 +115,7 @@ class FloodGuard:
         self._callers = callers
         self._counts = counts
         self._sockets = sockets
-        self._is_crowded = self._is_watching = False
+        self._is_crowded = self._is_watching = self._is_judging = False
         self._rejected = 0
         self._asked_at = self._next = self._busy_next = 0.0
         self._flooded_until = 0.0
@@ -117,6 +124,7 @@ class FloodGuard:
         self._worked_off_at = 0
         self._addresses: dict[str, TokenBucket] = {}
         self._admitted: set[Peer] = set()
+        self._kept_out: set[str] = set()
         self._met: set[Peer] = set()
         self._gone: set[int] = set()
         self._lock = threading.Lock()
@@ -128,41 +136,65 @@ class FloodGuard:
 
         Closes those of addresses that open too many, before their handshakes.
         """
-        now = time.monotonic()
         if not self._addresses:
             return
+        now = time.monotonic()
+        until = now + WORK_OFF
+        while not self._is_worked_off() and now < until:
+            time.sleep(LOOK_SOON)
+            now = time.monotonic()
         with self._lock:
             if now >= self._flooded_until:
                 self._addresses.clear()
                 self._admitted.clear()
+                self._kept_out.clear()
                 return
             found = set(self._sockets.find())
             new = [peer for peer in found - self._met if peer.host in self._addresses]
             self._met = found
             if new:
                 self._admitted &= found
-                self._give_back()
-            # Calls that wait for other reasons keep nobody out.
-            is_closed = self._is_crowded and self._unseen.seen < self._worked_off_at
-            admitted = {
-                peer for peer in new if not is_closed and self._addresses[peer.host].take(now)
-            }
+                self._judge()
+            is_open = self._is_worked_off()
+            admitted = {peer for peer in new if is_open and self._addresses[peer.host].take(now)}
             self._admitted |= admitted
             self.closed += self._sockets.close({*new} - admitted)
+            if admitted and not self._is_judging:
+                self._is_judging = _starts(self._judge_admitted)
 
-    def _give_back(self) -> None:
-        """Counts connections no more that turned out to be of callers that did not flood."""
-        if not self._admitted:
-            return
-        for one in self._counts.connections(set(self._gone)):
+    def _is_worked_off(self) -> bool:
+        # Calls that wait for other reasons keep nobody out.
+        return not self._is_crowded or self._unseen.seen >= self._worked_off_at
+
+    def _judge_admitted(self) -> None:
+        """Looks whose the new connections are until the handshakes of all have shown it."""
+        while True:
+            began = time.thread_time()
+            with self._lock:
+                self._admitted &= set(self._sockets.find())
+                self._judge()
+                if not self._admitted:
+                    self._is_judging = False
+                    return
+            time.sleep(max(JUDGE_EVERY, (time.thread_time() - began) / WATCH_SHARE))
+
+    def _judge(self) -> None:
+        """Counts connections no more that turned out to be of callers that did not flood.
+
+        Those of callers that flood without a call are closed, before much of that has arrived.
+        """
+        excess = set()
+        for one in self._counts.connections_of(self._admitted) if self._admitted else ():
             peer = parse_peer(one.peer)
-            if peer in self._admitted:
-                self._admitted.remove(peer)
-                if not self._unseen.is_refused(one):
-                    bucket = self._addresses[peer.host]
-                    bucket.left = min(bucket.burst, bucket.left + 1)
-            if not self._admitted:
-                return
+            if peer not in self._admitted:
+                continue
+            self._admitted.remove(peer)
+            if not self._unseen.is_refused(one):
+                bucket = self._addresses[peer.host]
+                bucket.left = min(bucket.burst, bucket.left + 1)
+            elif self._unseen.caller_of(one) in self._kept_out:
+                excess.add(peer)
+        self.closed += self._sockets.close(excess) if excess else 0
 
     def note_turn(self) -> None:
         """Notes that the event loop of the node has a turn, about once a second."""
@@ -177,9 +209,10 @@ class FloodGuard:
     def look(self) -> None:
         """Looks how many calls are unseen, unless it did so a moment ago. For any thread."""
         now = time.monotonic()
-        is_busy, self._asked_at = now - self._asked_at < BUSY, now
-        is_busy = is_busy or self._is_expected()
-        if self._is_watching or now < (self._busy_next if is_busy else self._next):
+        asked, self._asked_at = self._asked_at, now
+        if self._is_watching or now < self._busy_next:
+            return
+        if now < self._next and now - asked >= BUSY and not self._is_expected():
             return
         began = time.thread_time()  # of the processor: it may wait for that, and others run then
         count = self.count()
@@ -189,11 +222,8 @@ class FloodGuard:
         if count <= self._after_flood(SOME):
             return
         # A thread of its own: where many calls arrive, the event loop has its turns late.
-        thread = threading.Thread(target=self._watch, name="aegis-floods", daemon=True)
         self._is_watching = True
-        try:
-            thread.start()
-        except RuntimeError:  # the system gives no more threads; the next look tries again
+        if not _starts(self._watch):
             self._is_watching = False
 
     def _watch(self) -> None:
@@ -257,7 +287,12 @@ class FloodGuard:
         return self.close(caller, connections, hosts_of_others)
 
     def close(
-        self, caller: str, connections: Collection[OpenConnection], hosts_of_others: set[str]
+        self,
+        caller: str,
+        connections: Collection[OpenConnection],
+        hosts_of_others: set[str],
+        *,
+        keeps_out: bool = False,
     ) -> int:
         """Closes connections of a caller, and keeps it away for a while. For any thread.
 
@@ -265,6 +300,8 @@ class FloodGuard:
             caller: Whose calls are refused from now on.
             connections: Those to close; their addresses may open few in the next seconds.
             hosts_of_others: Addresses from which others are connected.
+            keeps_out: Whether to close its later connections, too, as soon as their handshakes show
+                whose they are. Else its calls are told why they are refused.
 
         Returns:
             How many are closed.
@@ -275,6 +312,8 @@ class FloodGuard:
         with self._lock:
             now = time.monotonic()
             self._flooded_until = now + caller_limits.BLOCKED_FOR
+            if keeps_out:
+                self._kept_out.add(caller)
             for host in {peer.host for peer in peers} - self._addresses.keys():
                 at_once = NEW_AT_ONCE if host in hosts_of_others else 1.0
                 self._addresses[host] = TokenBucket(at_once, NEW_PER_SECOND, now)
@@ -282,3 +321,12 @@ class FloodGuard:
             closed = self._sockets.close(peers)
             self.closed += closed
         return closed
+
+
+def _starts(target: Callable[[], object]) -> bool:
+    """Starts a thread of its own; returns False where the system gives no more of them."""
+    try:
+        threading.Thread(target=target, name="aegis-floods", daemon=True).start()
+    except RuntimeError:  # the next look tries again
+        return False
+    return True

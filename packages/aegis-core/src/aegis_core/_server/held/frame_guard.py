@@ -151,7 +151,7 @@ class FrameGuard:
     def _close(self, flood: Flood) -> None:
         closed = {parse_peer(one.peer) for one in flood.connections}
         others = {peer.host for peer in self._sockets.find() if peer not in closed}
-        self._floods.close(flood.caller, flood.connections, others)
+        self._floods.close(flood.caller, flood.connections, others, keeps_out=True)
         seconds = caller_limits.BLOCKED_FOR
         self._log_limiter.warn(
             flood.caller, "frames", _LINE, flood.caller, flood.calls / 1e6, seconds
