@@ -70,7 +70,8 @@ def test_the_shop_opens_goes_on_without_a_catalog_and_closes_in_order():
         os.kill(int(output.until("kill -9 ").split()[-1]), signal.SIGKILL)
         output.until("has ended by SIGKILL; the shop goes on without it")
         for _ in range(3):
-            assert http.post("/orders", json=order, timeout=20).status_code == 201
+            response = http.post("/orders", json=order, timeout=20)
+            assert response.status_code == 201, response.text
         output.process.send_signal(signal.SIGINT)
         output.until(None)
         assert output.process.wait(SECONDS) == 0
