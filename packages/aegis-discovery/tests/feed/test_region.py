@@ -157,3 +157,41 @@ def test_a_bridge_notices_that_others_know_more_of_its_own_region(
     place(bridge, "asia", name="changed again")
     assert heartbeats() == [False, False, True]
     assert not any(heartbeats()), "it asks less often if that does not help"
+
+
+def test_a_bridge_notices_that_a_node_knows_other_regions(
+    eu: list[Side], bridge: Side, side: MakeSide
+) -> None:
+    server, *_ = eu
+    feed = bridge.open(server)
+    bridge.pull(feed)
+    server.pull(server.open(bridge))
+
+    def heartbeats() -> list[bool]:
+        return [
+            bridge.reader.receive(feed.heartbeat(), source="eu-1").lacks_regions
+            for _ in range(DIVERGED_AFTER)
+        ]
+
+    bridge.reader = FeedReader(bridge.topology, bridge.verifier, trusts_statuses=False)
+    bridge.pull(bridge.open(server))
+    assert bridge.topology.regions_digest == server.topology.regions_digest
+    assert not any(heartbeats())
+    place(server, "eu", name="changed")
+    assert not any(heartbeats()), "its records change, its regions do not"
+    moon = side("moon-1")
+    place(moon, "moon")
+    server.pull(server.open(moon))
+    assert heartbeats() == [False, False, True]
+    assert not any(heartbeats()), "it asks less often if that does not help"
+    bridge.pull(bridge.open(server))
+    assert bridge.topology.regions_digest == server.topology.regions_digest
+    bridge.topology.remove_node("asia-1")
+    assert bridge.topology.regions_digest != server.topology.regions_digest
+
+
+def test_a_client_and_a_node_of_one_region_are_not_told_which_regions_there_are(
+    eu: list[Side],
+) -> None:
+    server, other, _ = eu
+    assert other.open(server).heartbeat().regions_digest == b""

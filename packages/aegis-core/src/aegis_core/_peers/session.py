@@ -21,6 +21,7 @@ from aegis_discovery.transport import Backoff
 from aegis_core._membership.membership import Membership
 from aegis_core._membership.regions import Regions
 from aegis_core._peers.directory import PeerDirectory
+from aegis_core._peers.exchanges import ExchangePlan
 from aegis_core._peers.feed import GONE, Feed, FeedEnd, SessionShell, WatchedFeeds, count_watched
 from aegis_core._peers.info import PeerInfo
 from aegis_core._peers.rivals import Rivals
@@ -30,9 +31,6 @@ _log = logging.getLogger("aegis.membership")
 
 RECOVER_EVERY = 2.0
 """Seconds between two exchanges with a failed node, chosen at random: it may be back."""
-
-EXCHANGE_TIMEOUT = 5.0
-"""Seconds for one such exchange."""
 
 DIALS = 32
 """Vouched nodes that never answered and are dialled at once: a liar could choose the addresses."""
@@ -85,6 +83,7 @@ class Session:
         self.membership = Membership(topology, now, regions=regions, position=position)
         self.feeds: dict[str, Feed] = {}
         self.peers = PeerDirectory(topology, on_change=shell.wake)
+        self._exchange_plan = ExchangePlan(self.membership, self.peers, rng)
         # Dictionaries, since the order of a set differs between runs of a simulation.
         self._exchanges: dict[Feed, None] = {}
         self._rate_limited: dict[Feed, None] = {}
@@ -227,11 +226,9 @@ class Session:
             self._shell.close(feed)
 
     def _recover(self, now: float) -> None:
-        """Opens an exchange with one failed node, so that partitions heal."""
-        failed = sorted(self.membership.missing.difference(self.feeds))
-        peer = self.peers.get(self._rng.choice(failed)) if failed else None
-        if peer is not None:
-            self._exchange(peer, now, EXCHANGE_TIMEOUT, None)
+        exchange = self._exchange_plan.recover(self.feeds)
+        if exchange is not None:
+            self._exchange(exchange.peer, now, exchange.timeout, exchange.region)
 
     def _exchange(self, peer: PeerInfo, now: float, timeout: float, region: str | None) -> None:
         feed = self._new_feed(peer, region)
@@ -264,8 +261,9 @@ class Session:
         self.apply(result if feed.region is None else result._replace(complete=False), now)
         if feed.is_exchange and result.complete and feed.is_open:
             self._drop(feed)
-        if result.lacks_home:
-            self._exchange(feed.peer, now, EXCHANGE_TIMEOUT, self.membership.own_region)
+        exchange = self._exchange_plan.received(feed, result, now)
+        if exchange is not None:
+            self._exchange(exchange.peer, now, exchange.timeout, exchange.region)
 
     def poll_answered(self, feed: Feed, now: float) -> None:
         feed.is_open, feed.dial_at = False, now + POLL_INTERVAL

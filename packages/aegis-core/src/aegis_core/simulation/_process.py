@@ -254,6 +254,7 @@ class Process(Host):
         received = stream.feed.reader.receive(message, source=stream.server)
         is_at_rest = not message.cursor and message.digest == stream.feed.reader.digest
         is_at_rest &= message.home_digest in (b"", self.topology.region_digest(self.region))
+        is_at_rest &= message.regions_digest in (b"", self.topology.regions_digest)
         is_idle = is_at_rest and message.version <= self.topology.version
         stream.last_heartbeat = heartbeat if is_idle else None
         return received

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from aegis_certs import matching_names, owner_of
@@ -21,6 +23,7 @@ changed_node = changer_of(NodeInfo)
 
 _DIGEST_SIZE = 32
 _DIGEST_MODULUS = 1 << (8 * _DIGEST_SIZE)
+_NAMES_SIZE = 8
 
 
 class Entry(NamedTuple):
@@ -81,6 +84,7 @@ class RecordStore:
         self._live_sum = 0
         self._full_sum = 0
         self._region_sums: dict[str, tuple[int, int]] = {}
+        self._region_names = 0
         self.nodes = NodeList()
         self.providers = ProviderIndex()
 
@@ -107,6 +111,11 @@ class RecordStore:
     def region_digest(self, region: str) -> bytes:
         """Identifies the set of live records of one region."""
         return self._region_sums.get(region, (0, 0))[1].to_bytes(_DIGEST_SIZE)
+
+    @property
+    def regions_digest(self) -> bytes:
+        """Identifies the set of regions that have live records, by their names alone."""
+        return self._region_names.to_bytes(_NAMES_SIZE)
 
     def get(self, node_id: str) -> Entry | None:
         """Returns the entry of a node id; also that of a tombstone."""
@@ -271,6 +280,8 @@ class RecordStore:
         self._live_sum = (self._live_sum + digest) % _DIGEST_MODULUS
         region = node.region
         count, total = self._region_sums.pop(region, (0, 0))
+        if 0 in (count, count + by):
+            self._region_names ^= _hash_of_name(region)
         if count + by:
             self._region_sums[region] = count + by, (total + digest) % _DIGEST_MODULUS
         if record.voucher is not None:
@@ -283,6 +294,11 @@ class RecordStore:
                 signed[name] = number
             else:
                 del signed[name]
+
+
+@lru_cache(maxsize=256)
+def _hash_of_name(region: str) -> int:
+    return int.from_bytes(hashlib.sha256(region.encode()).digest()[:_NAMES_SIZE])
 
 
 def _is_same_life(one: Record, other: Record) -> bool:

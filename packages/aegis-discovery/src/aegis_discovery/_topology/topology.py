@@ -81,6 +81,11 @@ class Topology(RecordMerger):
             return self._store.region_digest(region)
 
     @property
+    def regions_digest(self) -> bytes:
+        """Digest of the names of all regions that have live records."""
+        return self._store.regions_digest
+
+    @property
     def nodes(self) -> Mapping[str, NodeInfo]:
         """All nodes by id, in the order of their ids; a snapshot that never changes."""
         with self._lock:

@@ -27,7 +27,7 @@ class MessagePart:
         self.documents = [*documents]
         self.statuses: Sequence[mesh_pb2.DerivedStatus] = ()
         self.version = 0
-        self.digest = self.cursor = self.home_digest = b""
+        self.digest = self.cursor = self.home_digest = self.regions_digest = b""
         self.complete = complete
 
 
@@ -64,7 +64,7 @@ def split_message(message: mesh_pb2.WatchResponse) -> Iterator[Message]:
     part.statuses = message.statuses
     part.cursor, part.digest = message.cursor, message.digest
     part.version, part.complete = message.version, message.complete
-    part.home_digest = message.home_digest
+    part.home_digest, part.regions_digest = message.home_digest, message.regions_digest
     yield part
 
 

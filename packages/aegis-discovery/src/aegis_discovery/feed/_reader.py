@@ -43,6 +43,7 @@ class ReceiveResult(NamedTuple):
             must be reopened, for a snapshot.
         lacks_home: The server of another region has held other records of the reader's own region
             for a while. It may know what the last living nodes there wrote to it alone.
+        lacks_regions: That server has known other regions than the reader for a while.
         news: How many nodes it brought that this feed had not brought before it was complete, and
             `DOCUMENT_NEWS` for each new document.
     """
@@ -51,6 +52,7 @@ class ReceiveResult(NamedTuple):
     foreign: Record | None = None
     diverged: bool = False
     lacks_home: bool = False
+    lacks_regions: bool = False
     news: int = 0
 
 
@@ -97,6 +99,7 @@ class FeedReader:
         self._cursor_source = ""
         self._divergence = Divergence()
         self._home_divergence = Divergence()
+        self._regions_divergence = Divergence()
 
     def request(
         self,
@@ -193,7 +196,8 @@ class FeedReader:
             self._cursor = message.cursor
         lacks_documents = self._refused_documents.is_retry_due(is_heartbeat=is_heartbeat(message))
         diverged = self._has_diverged(message) or lacks_documents
-        return ReceiveResult(message.complete, foreign, diverged, self._lacks_home(message), news)
+        lacks_home, lacks_regions = self._lacks_home(message), self._lacks_regions(message)
+        return ReceiveResult(message.complete, foreign, diverged, lacks_home, lacks_regions, news)
 
     def lacks(self, node_ids: Collection[str]) -> bool:
         """Tells whether the record of any of these nodes is missing; never for some services."""
@@ -310,3 +314,10 @@ class FeedReader:
             return False
         held = self._topology.region_digest(own.region)
         return self._home_divergence.heartbeat(is_equal=message.home_digest == held)
+
+    def _lacks_regions(self, message: Message) -> bool:
+        """Tells whether the server knows other regions than this node, for a while."""
+        if not message.regions_digest:
+            return False
+        held = self._topology.regions_digest
+        return self._regions_divergence.heartbeat(is_equal=message.regions_digest == held)

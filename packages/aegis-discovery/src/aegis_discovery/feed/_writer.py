@@ -103,6 +103,7 @@ class FeedWriter:
         watcher = None if self.region is None else self._topology.get_node(self.watcher)
         if watcher is not None:
             message.home_digest = self._topology.region_digest(watcher.region)
+            message.regions_digest = self._topology.regions_digest
         return message
 
     def _position_of(self, cursor: bytes) -> int | None:

@@ -54,7 +54,7 @@ class WatchRequest(_message.Message):
     def __init__(self, mesh: _Optional[str] = ..., cursor: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., record: _Optional[_Union[SignedRecord, _Mapping]] = ..., chain: _Optional[_Union[Chain, _Mapping]] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., documents: _Optional[bytes] = ..., heartbeat_phase: _Optional[int] = ..., region: _Optional[str] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
-    __slots__ = ("chains", "records", "statuses", "cursor", "version", "digest", "complete", "verdicts", "documents", "home_digest")
+    __slots__ = ("chains", "records", "statuses", "cursor", "version", "digest", "complete", "verdicts", "documents", "home_digest", "regions_digest")
     CHAINS_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     STATUSES_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +65,7 @@ class WatchResponse(_message.Message):
     VERDICTS_FIELD_NUMBER: _ClassVar[int]
     DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     HOME_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     chains: _containers.RepeatedCompositeFieldContainer[Chain]
     records: _containers.RepeatedCompositeFieldContainer[SignedRecord]
     statuses: _containers.RepeatedCompositeFieldContainer[DerivedStatus]
@@ -75,7 +76,8 @@ class WatchResponse(_message.Message):
     verdicts: _containers.RepeatedCompositeFieldContainer[SignedVerdict]
     documents: _containers.RepeatedCompositeFieldContainer[SignedDocument]
     home_digest: bytes
-    def __init__(self, chains: _Optional[_Iterable[_Union[Chain, _Mapping]]] = ..., records: _Optional[_Iterable[_Union[SignedRecord, _Mapping]]] = ..., statuses: _Optional[_Iterable[_Union[DerivedStatus, _Mapping]]] = ..., cursor: _Optional[bytes] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., complete: bool = ..., verdicts: _Optional[_Iterable[_Union[SignedVerdict, _Mapping]]] = ..., documents: _Optional[_Iterable[_Union[SignedDocument, _Mapping]]] = ..., home_digest: _Optional[bytes] = ...) -> None: ...
+    regions_digest: bytes
+    def __init__(self, chains: _Optional[_Iterable[_Union[Chain, _Mapping]]] = ..., records: _Optional[_Iterable[_Union[SignedRecord, _Mapping]]] = ..., statuses: _Optional[_Iterable[_Union[DerivedStatus, _Mapping]]] = ..., cursor: _Optional[bytes] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., complete: bool = ..., verdicts: _Optional[_Iterable[_Union[SignedVerdict, _Mapping]]] = ..., documents: _Optional[_Iterable[_Union[SignedDocument, _Mapping]]] = ..., home_digest: _Optional[bytes] = ..., regions_digest: _Optional[bytes] = ...) -> None: ...
 
 class Chain(_message.Message):
     __slots__ = ("certificates",)
