@@ -85,8 +85,13 @@ def alternative_names(
     return names_by_type(extension)
 
 
-def names_by_type(names: Iterable[x509.GeneralName]) -> AlternativeNames:
-    """The names of an extension that was parsed already; DNS names in lower case."""
+def names_by_type(names: Iterable[x509.GeneralName], *, with_ips: bool = True) -> AlternativeNames:
+    """The names of an extension that was parsed already; DNS names in lower case.
+
+    Args:
+        names: The names.
+        with_ips: Whether to read IPs, which are expensive and say nothing about who a node is.
+    """
     dns: list[str] = []
     ips: list[IPAddress] = []
     uris: list[str] = []
@@ -97,22 +102,9 @@ def names_by_type(names: Iterable[x509.GeneralName]) -> AlternativeNames:
             dns.append(name.value.lower())
         elif kind is _URI:
             uris.append(name.value)
-        elif kind is _IP_ADDRESS and isinstance(name.value, IPAddress):
+        elif with_ips and kind is _IP_ADDRESS and isinstance(name.value, IPAddress):
             ips.append(name.value)
     return AlternativeNames(tuple(dns), tuple(ips), tuple(uris))
-
-
-def claiming_names(names: Iterable[x509.GeneralName]) -> AlternativeNames:
-    """As `names_by_type`, without the IPs, which say nothing about who a node is."""
-    dns: list[str] = []
-    uris: list[str] = []
-    for name in names:
-        kind = type(name)
-        if kind is _DNS_NAME:
-            dns.append(name.value.lower())
-        elif kind is _URI:
-            uris.append(name.value)
-    return AlternativeNames(tuple(dns), (), tuple(uris))
 
 
 def inherited_hosts(certificate: x509.Certificate) -> list[str | IPAddress]:

@@ -20,8 +20,8 @@ from aegis_certs._time import utc_or_now
 from aegis_certs._x509.extensions import extension_of
 from aegis_certs._x509.identity import (
     Identity,
-    claiming_names,
     identity_of,
+    names_by_type,
     trust_domain_of_ca,
 )
 from aegis_certs._x509.keys import UNUSABLE_KEY, is_usable_key
@@ -160,7 +160,7 @@ class TrustBundle:
         self, leaf: x509.Certificate, verified: verification.VerifiedClient, required: str | None
     ) -> Identity:
         # The verifier has parsed the names, which takes longer than all other checks here.
-        identity = identity_of(leaf, claiming_names(verified.subjects or ()))
+        identity = identity_of(leaf, names_by_type(verified.subjects or (), with_ips=False))
         if not is_usable_key(leaf.public_key()):  # the verifier checks only the keys of CAs
             raise UntrustedError(identity.node_id, UNUSABLE_KEY)
         domains = [self._domain_of(ca) for ca in verified.chain[1:]]
