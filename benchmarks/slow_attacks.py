@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from attacks import BATCH, RATE, Attack
+from attacks import BATCH, CANCEL, RATE, Attack
 from frames import (
     CONTINUATION,
     DATA,
@@ -24,6 +24,7 @@ from frames import (
     HEADERS,
     MAX_FRAME,
     PRIORITY,
+    RST_STREAM,
     SETTINGS,
     WINDOW_UPDATE,
     Connection,
@@ -52,6 +53,9 @@ WATCH = "/aegis.mesh.v1.Mesh/Watch"
 THREADS = 8
 UNKNOWN = 0xBB
 TEXT = b"x" * 1_000
+HIDDEN_EVERY = 40
+"""Batches of frames between two messages among them: 2 MB, half of the largest message."""
+
 NO_WINDOW = struct.pack(">HI", 4, 0)
 """A setting: no stream may send."""
 
@@ -150,6 +154,31 @@ def unknown_frames(attack: Attack, until: float) -> int:
     """Sends frames of a type that HTTP/2 does not have; a server has to pass over them."""
     one = frame(UNKNOWN, 0, TEXT)
     return attack.flood(until, lambda _: one * BATCH, 1e9)
+
+
+def frames_among(attack: Attack, until: float, what: str) -> int:
+    """Sends such frames, and now and then a small call or message, or a call that it cancels."""
+    junk = frame(UNKNOWN, 0, TEXT) * BATCH
+    method = path("Upload" if what == "messages" else "Echo")
+    block = request_headers(method, attack.node_id)
+    streams: dict[Connection, int] = {}
+    batches = 0
+
+    def batch(connection: Connection) -> bytes:
+        nonlocal batches
+        batches += 1
+        first, is_due = b"", batches % HIDDEN_EVERY == 0
+        if (is_due and what != "messages") or connection not in streams:
+            stream = streams[connection] = connection.next_stream()
+            first = frame(HEADERS, stream, block, END_HEADERS)
+        if is_due and what == "cancelled calls":
+            first += frame(RST_STREAM, streams[connection], CANCEL)
+        elif is_due:
+            flags = END_STREAM if what == "calls" else 0
+            first += frame(DATA, streams[connection], message(b"x"), flags)
+        return first + junk
+
+    return attack.flood(until, batch, 1e9)
 
 
 def _on_open(attack: Attack, kind: int, payload: bytes) -> Callable[[Connection], bytes]:
@@ -346,6 +375,9 @@ KINDS: dict[str, Callable[[Attack, float], int]] = {
     "empty DATA": empty_data,
     "GOAWAY": goaways,
     "unknown frames": unknown_frames,
+    "frames among messages": lambda a, until: frames_among(a, until, "messages"),
+    "frames among calls": lambda a, until: frames_among(a, until, "calls"),
+    "frames among cancelled calls": lambda a, until: frames_among(a, until, "cancelled calls"),
     "half-closed": half_closed,
     "handshakes": handshakes,
     "abandoned handshakes": abandoned_handshakes,

@@ -12,11 +12,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 from aegis_core._server.connection_limits import Peer
 from aegis_core._server.held import growth, unseen_frames
+from aegis_core._server.held.unfinished_messages import OVERHEAD, Taken
 from aegis_core._server.held.unseen_calls import OpenConnection
 from aegis_core._server.held.unseen_frames import (
     ACKNOWLEDGED,
     MOST,
     MUCH,
+    UNREAD,
     Received,
     busiest,
     floods,
@@ -26,6 +28,7 @@ from aegis_core._server.held.unseen_frames import (
 
 MIB = 1 << 20
 MESSAGE = 4 * MIB
+LIMIT = 16 * MIB
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux has clock and counts")
@@ -37,7 +40,7 @@ def connection(number: int = 1, caller: str = "a", **counts: int) -> OpenConnect
 
 
 def found(*looks: Received, max_message: int = MESSAGE) -> list[tuple[str, int]]:
-    callers = floods(looks, lambda one: one.certificate.decode(), max_message)
+    callers = floods(looks, lambda one: one.certificate.decode(), max_message, lambda _: LIMIT)
     return [(flood.caller, len(flood.connections)) for flood in callers]
 
 
@@ -93,6 +96,51 @@ def test_all_that_a_connection_has_received_is_compared_with_all_that_it_carried
     most = (10 + 7) * MESSAGE + 1_000 * ACKNOWLEDGED
     assert found(from_its_start(one, most)) == []
     assert found(from_its_start(one, most + 8 * MIB)) == [("a", 1)]
+
+
+def test_small_messages_explain_no_more_than_their_own_bytes() -> None:
+    before = connection(messages=10, started=3, open=1)
+    after = connection(messages=35, started=3, open=1)
+    sent = 25 * (100 + OVERHEAD)
+    assert found(Received(before, after, MESSAGE + sent, Taken(0, 25, sent))) == []
+    junk = Received(before, after, MESSAGE + MUCH + MIB + sent, Taken(0, 25, sent))
+    assert found(junk) == [("a", 1)]
+    assert found(junk._replace(taken=None)) == []
+    assert found(junk._replace(taken=Taken(0, 25, sent + MIB))) == []
+
+
+def test_a_call_whose_request_was_taken_has_no_other_message() -> None:
+    before, after = connection(started=3), connection(messages=25, started=28)
+    taken = Taken(25, 25, 25 * (100 + OVERHEAD))
+    most = taken.bytes + 25 * UNREAD + MUCH
+    assert found(Received(before, after, most, taken)) == []
+    assert found(Received(before, after, most + MIB, taken)) == [("a", 1)]
+    not_seen_yet = Taken(23, 23, taken.bytes)
+    assert found(Received(before, after, most + 2 * MESSAGE, not_seen_yet)) == []
+    assert found(Received(before, after, most + 3 * MESSAGE, not_seen_yet)) == [("a", 1)]
+
+
+def test_messages_that_are_not_complete_are_limited_over_all_connections_of_a_caller() -> None:
+    looks = [connection(number, open=4) for number in (1, 2, 3)]
+    taken = Taken()
+    assert found(*(Received(one, one, LIMIT // 3, taken) for one in looks)) == []
+    most = LIMIT // 3 + 4 * UNREAD
+    assert found(*(Received(one, one, most + MIB, taken) for one in looks)) == [("a", 3)]
+    assert found(*(Received(one, one, most + MIB) for one in looks)) == []
+
+
+def test_calls_that_were_cancelled_had_messages_of_the_same_limit_once_more() -> None:
+    before, after = connection(started=5), connection(started=105, failed=100)
+    most = 2 * LIMIT + 100 * UNREAD
+    assert found(Received(before, after, most, Taken())) == []
+    assert found(Received(before, after, most + 3 * MIB, Taken())) == [("a", 1)]
+
+
+def test_messages_that_no_code_has_counted_may_have_been_the_largest() -> None:
+    before, after = connection(open=2), connection(open=2, messages=12)
+    taken = Taken(0, 2, 2 * OVERHEAD)
+    assert found(Received(before, after, (8 + 2) * MESSAGE, taken)) == []
+    assert found(Received(before, after, (8 + 2) * MESSAGE + 6 * MIB, taken)) == [("a", 1)]
 
 
 def test_connections_are_busy_that_have_received_much_together() -> None:

@@ -254,6 +254,8 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
             try:
                 caller = accept(handler_context, path, task if is_limited else None)
             except CallRejectedError as error:
+                if reads_one and not is_early:
+                    unfinished.note_request("", context.peer, len(request))
                 if edges is not None:
                     checks.count_rejected(edges, error)
                 if telemetry is not None:
@@ -279,7 +281,7 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
                         request = await self._one_request(context, caller_id, path, task)
                         if not streams:
                             open_streams.pop(task, None)
-                    if unfinished.is_watching:
+                    if unfinished.is_counting:
                         unfinished.note_request(caller_id, context.peer, len(request))
                 else:
                     inflow = unfinished.open(task, caller_id, context.peer())
@@ -319,10 +321,8 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
                     edge.ended(code, monotonic() - began)
                 if trace is not None:
                     end_trace(trace, code, context.details())
-                if may_be_ended:
-                    open_streams.pop(task, None)
-                if end_reasons:
-                    end_reasons.pop(task, None)
+                open_streams.pop(task, None)
+                end_reasons.pop(task, None)
                 if on_thread:
                     handler_context.on_thread_done(end)
                 elif is_limited:

@@ -124,6 +124,7 @@ def checked_unary(
             try:
                 caller = accept(context, path, task, auth)
             except CallRejectedError as error:
+                unfinished.note_request("", context.peer, len(request))
                 checks.count_rejected(edges, error)
                 await rejecting.reject_caller(context, error)
                 raise
@@ -140,7 +141,7 @@ def checked_unary(
             edge.fold()
         began = monotonic()
         try:
-            if unfinished.is_watching:
+            if unfinished.is_counting:
                 unfinished.note_request(caller_id, context.peer, len(request))
             if parse is not None:
                 try:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from aegis_discovery.signals import LogLimiter
 
@@ -16,7 +16,7 @@ from aegis_core._server.connection_limits import Peer
 from aegis_core._server.held.channelz import ServerCounts
 from aegis_core._server.held.flood_guard import FloodGuard
 from aegis_core._server.held.growth import growth
-from aegis_core._server.held.unfinished_messages import UnfinishedMessages
+from aegis_core._server.held.unfinished_messages import Taken, UnfinishedMessages
 from aegis_core._server.held.unseen_calls import Flood, OpenConnection, UnseenCalls
 from aegis_core._server.held.unseen_frames import Received, busiest, floods, from_its_start, since
 from aegis_core._server.memory import return_freed_memory
@@ -45,6 +45,14 @@ _LINE = (
     "its connections are closed, for %.0f s its calls are refused, and its addresses may open few "
     "connections"
 )
+
+
+class _First(NamedTuple):
+    """A connection at the first look: what gRPC, the system, and the node's code have counted."""
+
+    connection: OpenConnection
+    received: int
+    taken: Taken
 
 
 class FrameGuard:
@@ -115,38 +123,55 @@ class FrameGuard:
         """Looks at the busiest connections, again and again until one shows a flood.
 
         All that a connection has received shows that at once, unless it has carried many messages
-        before. Then what arrives during the look shows it.
+        before. Then what arrives during the look shows it, beside the messages in it.
         """
         noted = self._noted
-        before: dict[Peer, OpenConnection] = {}
-        first: dict[Peer, int] = {}
-        for number, span in enumerate(SPANS):
-            time.sleep(span)
-            total = self._note()
-            counted = self._counted(busiest(since(dict.fromkeys(total, 0) | noted, total)))
-            found = self._judge(
-                [from_its_start(one, total[peer]) for peer, one in counted.items()]
-            ) or self._judge(
-                [
-                    Received(before[peer], one, total[peer] - first[peer])
-                    for peer, one in counted.items()
-                    if peer in first and before[peer].number == one.number
-                ]
-            )
-            if found or (number >= QUIET and not counted) or time.thread_time() > began + LONG:
-                return found
-            # Counted before what is received is, so that no message is missed.
-            now = self._sockets.all_received()
-            for peer in counted.keys() & now.keys() - before.keys():
-                before[peer], first[peer] = counted[peer], now[peer]
+        first: dict[Peer, _First] = {}
+        try:
+            for number, span in enumerate(SPANS):
+                time.sleep(span)
+                total = self._note()
+                counted = self._counted(busiest(since(dict.fromkeys(total, 0) | noted, total)))
+                found = self._judge(
+                    [from_its_start(one, total[peer]) for peer, one in counted.items()]
+                ) or self._judge(
+                    [
+                        self._received(first[peer], one, total[peer])
+                        for peer, one in counted.items()
+                        if peer in first and first[peer].connection.number == one.number
+                    ]
+                )
+                if found or (number >= QUIET and not counted) or time.thread_time() > began + LONG:
+                    return found
+                new = {peer: counted[peer] for peer in counted.keys() - first.keys()}
+                taken = {peer: self._suspect(one) for peer, one in new.items()}
+                # Counted before what is received is, so that no message is missed.
+                now = self._sockets.all_received()
+                for peer in new.keys() & now.keys():
+                    first[peer] = _First(new[peer], now[peer], taken[peer])
+        finally:
+            self._unfinished.acquit()
         return []
+
+    def _suspect(self, one: OpenConnection) -> Taken:
+        self._unfinished.suspect(one.peer)
+        return self._taken(one)
+
+    def _taken(self, one: OpenConnection) -> Taken:
+        return self._unfinished.taken_on(one.peer, self._unseen.caller_of(one))
+
+    def _received(self, first: _First, one: OpenConnection, total: int) -> Received:
+        counts = zip(self._taken(one), first.taken, strict=True)
+        taken = Taken(*(now - before for now, before in counts))
+        return Received(first.connection, one, total - first.received, taken)
 
     def _counted(self, peers: Collection[Peer]) -> dict[Peer, OpenConnection]:
         found = self._counts.connections_of(peers) if peers else ()
         return {peer: one for one in found if (peer := parse_peer(one.peer)) is not None}
 
     def _judge(self, looks: list[Received]) -> list[Flood]:
-        return floods(looks, self._unseen.caller_of, self._unfinished.max_message)
+        known = self._unfinished
+        return floods(looks, self._unseen.caller_of, known.max_message, known.limit_of)
 
     def _close(self, flood: Flood) -> None:
         closed = {parse_peer(one.peer) for one in flood.connections}

@@ -80,20 +80,40 @@ class Inflow(Generic[CallT]):
         call: The call.
         caller: Who calls.
         peer: Its connection, as gRPC names it.
-        taken: Bytes of the messages that were complete, with their overhead.
+        messages: Those that were complete.
+        taken: Their bytes, with their overhead.
     """
 
-    __slots__ = ("call", "caller", "peer", "taken")
+    __slots__ = ("call", "caller", "messages", "peer", "taken")
 
     def __init__(self, call: CallT, caller: str, peer: str) -> None:
         self.call = call
         self.caller = caller
         self.peer = peer
-        self.taken = 0
+        self.messages = self.taken = 0
 
     def note(self, size: int) -> None:
         """Counts a message that is complete. Each call has one reader, so no lock is needed."""
+        self.messages += 1
         self.taken += size + (size >> 5) + OVERHEAD
+
+
+class Taken(NamedTuple):
+    """What was complete on one connection.
+
+    Attributes:
+        requests: Calls with one request each.
+        messages: All messages, with those requests.
+        bytes: Their bytes, with their overhead.
+    """
+
+    requests: int = 0
+    messages: int = 0
+    bytes: int = 0
+
+    def plus(self, requests: int, messages: int, size: int) -> Taken:
+        """Returns this with more that was complete."""
+        return Taken(self.requests + requests, self.messages + messages, self.bytes + size)
 
 
 class Excess(NamedTuple, Generic[CallT]):
@@ -149,6 +169,7 @@ class UnfinishedMessages(Generic[CallT]):
 
     Attributes:
         on_more: Called when a caller that is watched opens another such call.
+        is_counting: Whether single requests must be noted.
         is_watching: Whether `excess` must be asked again and again.
         is_near: Whether somebody seemed to hold half of what it may when it was asked last.
         waiting: The calls with one request each, which are read in turn.
@@ -164,7 +185,7 @@ class UnfinishedMessages(Generic[CallT]):
         on_watch: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.is_watching = False
+        self.is_counting = self.is_watching = False
         self.is_near = False
         self._clock = clock
         self._refused_until: dict[str, float] = {}
@@ -174,6 +195,7 @@ class UnfinishedMessages(Generic[CallT]):
         self._workers_of = workers_of
         self._inflows: dict[str, dict[Inflow[CallT], None]] = {}
         self._watches: dict[str, _Watch] = {}
+        self._suspects: dict[str, Taken] = {}
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -205,7 +227,7 @@ class UnfinishedMessages(Generic[CallT]):
             starts = caller not in self._watches
             if starts:
                 self._watches[caller] = _Watch()
-                self.is_watching = True
+                self.is_counting = self.is_watching = True
         if starts:
             self.on_watch()
 
@@ -222,6 +244,8 @@ class UnfinishedMessages(Generic[CallT]):
             watch = self._watches.get(inflow.caller)
             if watch is not None:
                 watch.taken[inflow.peer] += inflow.taken
+            if inflow.peer in self._suspects:
+                self._take(inflow.peer, 0, inflow.messages, inflow.taken)
             self._stop_if_few(inflow.caller)
             if not inflows:
                 del self._inflows[inflow.caller]
@@ -231,19 +255,55 @@ class UnfinishedMessages(Generic[CallT]):
             return False
         self._watches.pop(caller, None)
         self.is_watching = bool(self._watches)
+        self.is_counting = self.is_watching or bool(self._suspects)
         return True
 
     def _count(self, caller: str) -> int:
         return self.waiting.count(caller) if self.waiting is not None else 0
 
     def note_request(self, caller: str, peer: Callable[[], str], size: int) -> None:
-        """Counts the one request of another call of a caller, if that is watched."""
-        if not self.is_watching:
+        """Counts the one request of another call, if its caller is watched or suspected.
+
+        Args:
+            caller: Who calls; empty if its calls are refused.
+            peer: Returns its connection, as gRPC names it.
+            size: Bytes of the request.
+        """
+        if not self.is_counting:
             return
         with self._lock:
             watch = self._watches.get(caller)
+            if watch is None and not self._suspects:
+                return
+            name, taken = peer(), size + (size >> 5) + 4 * OVERHEAD
             if watch is not None:
-                watch.taken[peer()] += size + (size >> 5) + 4 * OVERHEAD
+                watch.taken[name] += taken
+            if name in self._suspects:
+                self._take(name, 1, 1, taken)
+
+    def _take(self, peer: str, requests: int, messages: int, size: int) -> None:
+        self._suspects[peer] = self._suspects[peer].plus(requests, messages, size)
+
+    def suspect(self, peer: str) -> None:
+        """Counts what is complete on a connection, which `taken_on` returns, until `acquit`."""
+        with self._lock:
+            self._suspects[peer] = Taken()
+            self.is_counting = True
+
+    def acquit(self) -> None:
+        """Suspects no connection any more."""
+        with self._lock:
+            self._suspects.clear()
+            self.is_counting = self.is_watching
+
+    def taken_on(self, peer: str, caller: str) -> Taken:
+        """Returns what is complete on a suspected connection, and was before on its open calls."""
+        with self._lock:
+            taken = self._suspects.get(peer, Taken())
+            for inflow in self._inflows.get(caller, ()):
+                if inflow.peer == peer:
+                    taken = taken.plus(0, inflow.messages, inflow.taken)
+            return taken
 
     def peers_of(self, caller: str) -> set[str]:
         """Returns the connections with calls of a caller that may hold much."""
@@ -288,7 +348,7 @@ class UnfinishedMessages(Generic[CallT]):
                 if watch.allocated is None:
                     watch.allocated = allocated() or 0
                 unexplained = self._unexplained(caller, watch, received, new)
-                held, limit = sum(unexplained.values()), self._limit(caller)
+                held, limit = sum(unexplained.values()), self.limit_of(caller)
                 is_near = held > limit / 2
                 self.is_near = self.is_near or is_near
                 if not is_near:
@@ -326,7 +386,8 @@ class UnfinishedMessages(Generic[CallT]):
         self._refused = Counter({c: self._refused[c] for c in self._refused_until})
         return caller in self._refused_until
 
-    def _limit(self, caller: str) -> int:
+    def limit_of(self, caller: str) -> int:
+        """Returns how many bytes of unfinished messages a caller may have."""
         share = max(1.0, self.max_message / USUAL_MESSAGE)
         return int(MAX_UNFINISHED * share) * self._workers_of(caller) + UNREAD * self._count(caller)
 

@@ -3,6 +3,8 @@
 HTTP/2 limits what an honest caller sends: messages, of which each open call may have one that is
 not complete, and the headers of calls. gRPC counts the messages and calls of each connection, and
 the system counts its bytes. So what these messages cannot hold, whatever their lengths, is none.
+Their lengths are counted only while a connection is suspected. From then on, what is neither in
+them nor in messages that are not complete is none, and of those a caller may have a few only.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from aegis_core._server.connection_limits import Peer
-from aegis_core._server.held.unfinished_messages import OVERHEAD
+from aegis_core._server.held.unfinished_messages import OVERHEAD, Taken
 from aegis_core._server.held.unseen_calls import Flood, OpenConnection
 
 MUCH = 2 * 1024 * 1024
@@ -37,11 +39,13 @@ class Received(NamedTuple):
         before: As gRPC counted it before the first count of the bytes.
         after: The same after the last one.
         bytes: What arrived in between.
+        taken: Messages that were complete in between, and a few more; None if none were counted.
     """
 
     before: OpenConnection
     after: OpenConnection
     bytes: int
+    taken: Taken | None = None
 
 
 def since(first: Mapping[Peer, int], second: Mapping[Peer, int]) -> dict[Peer, int]:
@@ -62,7 +66,10 @@ def from_its_start(one: OpenConnection, count: int) -> Received:
 
 
 def floods(
-    looks: Iterable[Received], caller_of: Callable[[OpenConnection], str], max_message: int
+    looks: Iterable[Received],
+    caller_of: Callable[[OpenConnection], str],
+    max_message: int,
+    limit_of: Callable[[str], int],
 ) -> list[Flood]:
     """Returns the callers that have sent too much that is no message, with those connections.
 
@@ -70,22 +77,44 @@ def floods(
         looks: The connections that received most.
         caller_of: Returns whose calls a connection carries.
         max_message: Bytes of the largest message.
+        limit_of: Returns how many bytes of messages that are not complete a caller may have; of
+            calls that it cancels during a look, it may have as much again.
     """
+    largest = max_message + (max_message >> 5) + OVERHEAD
     more: defaultdict[str, int] = defaultdict(int)
+    unfinished: defaultdict[str, int] = defaultdict(int)
+    cancelled: Counter[str] = Counter()
     found: defaultdict[str, list[OpenConnection]] = defaultdict(list)
     for one in looks:
-        unexplained = one.bytes - explained(one.before, one.after, max_message)
-        if unexplained > 0:
+        rest = one.bytes - _complete(one, largest)
+        if rest > 0:
             caller = caller_of(one.after)
-            more[caller] += unexplained
+            room = _calls(one) * largest
+            more[caller] += max(0, rest - room)
+            if one.taken is not None:
+                unfinished[caller] += min(rest, room)
+                cancelled[caller] += (one.after.failed - one.before.failed) * largest
             found[caller].append(one.after)
+    for caller, size in unfinished.items():
+        limit = limit_of(caller)
+        more[caller] += max(0, size - limit - min(limit, cancelled[caller]))
     return [Flood(caller, count, found[caller]) for caller, count in more.items() if count > MUCH]
 
 
-def explained(before: OpenConnection, after: OpenConnection, max_message: int) -> int:
-    """Returns the bytes that honest calls may have sent on a connection between two looks."""
-    messages = after.messages - before.messages
-    answers = after.sent - before.sent
-    calls = before.open + after.started - before.started
-    largest = max_message + (max_message >> 5) + OVERHEAD
-    return UNREAD + messages * largest + answers * ACKNOWLEDGED + calls * (largest + UNREAD)
+def _calls(one: Received) -> int:
+    """Returns how many calls may have a message of which the length is not known."""
+    calls = one.before.open + one.after.started - one.before.started
+    return calls if one.taken is None else max(0, calls - one.taken.requests)
+
+
+def _complete(one: Received, largest: int) -> int:
+    """Returns the bytes of all else that an honest caller may have sent."""
+    messages = one.after.messages - one.before.messages
+    answers = one.after.sent - one.before.sent
+    calls = one.before.open + one.after.started - one.before.started
+    taken = one.taken or Taken()
+    # Messages that gRPC has counted and no code has seen are more than one a call only where that
+    # code was not asked to count them.
+    unknown = max(0, messages - taken.messages - (0 if one.taken is None else calls))
+    others = UNREAD + answers * ACKNOWLEDGED + calls * UNREAD
+    return taken.bytes + unknown * largest + others
