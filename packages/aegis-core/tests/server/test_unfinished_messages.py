@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from aegis_core._server.caller_limits import GOES_ON as CALLS_AFTER_BLOCK
 from aegis_core._server.caller_limits import SWEEP_ABOVE, CallerLimits
+from aegis_core._server.held.complete_messages import Inflow
 from aegis_core._server.held.request_reads import MAX_READS, RequestReads
 from aegis_core._server.held.unfinished_messages import (
     FEW,
@@ -19,7 +20,6 @@ from aegis_core._server.held.unfinished_messages import (
     REFUSED_FOR,
     UNREAD,
     USUAL_MESSAGE,
-    Inflow,
     UnfinishedMessages,
 )
 from aegis_core._server.held.unsent_answers import MAX_UNSENT, UnsentAnswers

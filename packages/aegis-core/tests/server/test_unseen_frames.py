@@ -12,12 +12,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 from aegis_core._server.connection_limits import Peer
 from aegis_core._server.held import growth, unseen_frames
-from aegis_core._server.held.unfinished_messages import OVERHEAD, Taken
+from aegis_core._server.held.complete_messages import OVERHEAD, Taken
 from aegis_core._server.held.unseen_calls import OpenConnection
 from aegis_core._server.held.unseen_frames import (
     ACKNOWLEDGED,
     MOST,
     MUCH,
+    UNFINISHED,
     UNREAD,
     Received,
     busiest,
@@ -120,20 +121,16 @@ def test_a_call_whose_request_was_taken_has_no_other_message() -> None:
     assert found(Received(before, after, most + 3 * MESSAGE, not_seen_yet)) == [("a", 1)]
 
 
-def test_messages_that_are_not_complete_are_limited_over_all_connections_of_a_caller() -> None:
-    looks = [connection(number, open=4) for number in (1, 2, 3)]
-    taken = Taken()
-    assert found(*(Received(one, one, LIMIT // 3, taken) for one in looks)) == []
-    most = LIMIT // 3 + 4 * UNREAD
-    assert found(*(Received(one, one, most + MIB, taken) for one in looks)) == [("a", 3)]
-    assert found(*(Received(one, one, most + MIB) for one in looks)) == []
-
-
-def test_calls_that_were_cancelled_had_messages_of_the_same_limit_once_more() -> None:
-    before, after = connection(started=5), connection(started=105, failed=100)
-    most = 2 * LIMIT + 100 * UNREAD
-    assert found(Received(before, after, most, Taken())) == []
-    assert found(Received(before, after, most + 3 * MIB, Taken())) == [("a", 1)]
+@pytest.mark.parametrize("counts", [{"open": 8}, {"started": 8, "failed": 8}])
+def test_messages_that_are_not_complete_are_limited_over_all_connections_of_a_caller(
+    counts: dict[str, int],
+) -> None:
+    before = {"open": counts.get("open", 0)}
+    looks = [(connection(number, **before), connection(number, **counts)) for number in (1, 2, 3)]
+    most, taken = UNFINISHED * LIMIT // 3 + 8 * UNREAD, Taken()
+    assert found(*(Received(*look, most, taken) for look in looks)) == []
+    assert found(*(Received(*look, most + MIB, taken) for look in looks)) == [("a", 3)]
+    assert found(*(Received(*look, most + MIB) for look in looks)) == []
 
 
 def test_messages_that_no_code_has_counted_may_have_been_the_largest() -> None:

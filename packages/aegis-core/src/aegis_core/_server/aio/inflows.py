@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from aegis_core._server.held.unfinished_messages import Inflow
+from aegis_core._server.held.complete_messages import Inflow
 
 current_inflow: ContextVar[Inflow[Any] | None] = ContextVar("current_inflow", default=None)
 """The call that the running task serves, if it has many requests."""

@@ -20,7 +20,7 @@ import grpc.aio
 
 from aegis_core._server.aio.inflows import current_inflow
 from aegis_core._server.daemon_threads import DaemonThreads
-from aegis_core._server.held.unfinished_messages import Inflow
+from aegis_core._server.held.complete_messages import Inflow
 
 _log = logging.getLogger("aegis.server")
 

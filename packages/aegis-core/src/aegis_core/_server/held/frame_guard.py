@@ -14,9 +14,10 @@ from aegis_core._server import caller_limits
 from aegis_core._server.caller_sockets import CallerSockets, parse_peer
 from aegis_core._server.connection_limits import Peer
 from aegis_core._server.held.channelz import ServerCounts
+from aegis_core._server.held.complete_messages import Taken
 from aegis_core._server.held.flood_guard import FloodGuard
 from aegis_core._server.held.growth import growth
-from aegis_core._server.held.unfinished_messages import Taken, UnfinishedMessages
+from aegis_core._server.held.unfinished_messages import UnfinishedMessages
 from aegis_core._server.held.unseen_calls import Flood, OpenConnection, UnseenCalls
 from aegis_core._server.held.unseen_frames import Received, busiest, floods, from_its_start, since
 from aegis_core._server.memory import return_freed_memory

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from aegis_core._server.connection_limits import Peer
-from aegis_core._server.held.unfinished_messages import OVERHEAD, Taken
+from aegis_core._server.held.complete_messages import OVERHEAD, Taken
 from aegis_core._server.held.unseen_calls import Flood, OpenConnection
 
 MUCH = 2 * 1024 * 1024
@@ -27,6 +27,11 @@ UNREAD = 64 * 1024
 
 ACKNOWLEDGED = 8 * 1024
 """Bytes that tell a node that a message of 4 MB was received."""
+
+UNFINISHED = 2
+"""How many times what a caller may have of messages that are not complete it may send during a
+look: it may cancel calls and make others. Who has that much is left to `UnfinishedMessages`.
+"""
 
 MOST = 32
 """Connections that are looked at, those that receive most: 0.5 ms each, twice."""
@@ -77,13 +82,11 @@ def floods(
         looks: The connections that received most.
         caller_of: Returns whose calls a connection carries.
         max_message: Bytes of the largest message.
-        limit_of: Returns how many bytes of messages that are not complete a caller may have; of
-            calls that it cancels during a look, it may have as much again.
+        limit_of: Returns how many bytes of messages that are not complete a caller may have.
     """
     largest = max_message + (max_message >> 5) + OVERHEAD
     more: defaultdict[str, int] = defaultdict(int)
     unfinished: defaultdict[str, int] = defaultdict(int)
-    cancelled: Counter[str] = Counter()
     found: defaultdict[str, list[OpenConnection]] = defaultdict(list)
     for one in looks:
         rest = one.bytes - _complete(one, largest)
@@ -93,11 +96,9 @@ def floods(
             more[caller] += max(0, rest - room)
             if one.taken is not None:
                 unfinished[caller] += min(rest, room)
-                cancelled[caller] += (one.after.failed - one.before.failed) * largest
             found[caller].append(one.after)
     for caller, size in unfinished.items():
-        limit = limit_of(caller)
-        more[caller] += max(0, size - limit - min(limit, cancelled[caller]))
+        more[caller] += max(0, size - UNFINISHED * limit_of(caller))
     return [Flood(caller, count, found[caller]) for caller, count in more.items() if count > MUCH]
 
 

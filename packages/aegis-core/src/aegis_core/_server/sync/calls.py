@@ -18,7 +18,7 @@ from aegis_core._access.caller import Caller
 from aegis_core._server import rejections
 from aegis_core._server.admission import AdmissionControl
 from aegis_core._server.call_checks import CallChecks
-from aegis_core._server.held.unfinished_messages import Inflow
+from aegis_core._server.held.complete_messages import Inflow
 from aegis_core._server.rejections import FULL, UNFINISHED, CallRejectedError, Rejection
 from aegis_core._server.sync import grpc_internals
 from aegis_core._server.sync.method import Method
