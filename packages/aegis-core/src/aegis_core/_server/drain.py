@@ -12,7 +12,7 @@ from aegis_core._server.admission import AdmissionControl
 _log = logging.getLogger("aegis.server")
 
 MAX_SILENCE_WAIT = 2.0
-"""Seconds after which the wait for silence ends: some callers never learn that this node leaves."""
+"""Seconds that a drain waits for silence, all in all: some callers never learn of it."""
 
 CANCEL_GRACE = 1.0
 """Seconds that handlers have to end after they were cancelled."""
@@ -36,7 +36,8 @@ async def drain(
     flight have `grace` seconds to end. `end_calls` ends the others, within the seconds that it is
     given.
     """
-    await _await_silence(admission, grace, silence)
+    silence = min(silence, grace)
+    left = await _await_silence(admission, min(MAX_SILENCE_WAIT, grace), silence)
     admission.close()
     try:
         async with asyncio.timeout(grace):
@@ -47,14 +48,16 @@ async def drain(
         _log.warning("%d calls did not end within %g s; they are ended", running, grace)
         await end_calls(CANCEL_GRACE)
     if admission.arrived_after_close:
-        await _await_silence(admission, grace, silence)
+        await _await_silence(admission, left, silence)
 
 
-async def _await_silence(admission: AdmissionControl[Any], grace: float, silence: float) -> None:
+async def _await_silence(admission: AdmissionControl[Any], within: float, silence: float) -> float:
+    """Waits until no call arrives for a while; returns the seconds that are left."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + min(MAX_SILENCE_WAIT, grace)
+    deadline = loop.time() + within
     while loop.time() < deadline:
         before = admission.arrived
-        await asyncio.sleep(min(silence, grace))
+        await asyncio.sleep(silence)
         if admission.arrived == before:
-            return
+            break
+    return deadline - loop.time()
