@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise, product
+
 import pytest
+from aegis_core._membership.bridge import SILENT_AFTER
+from aegis_core._peers import exchanges
 from aegis_core._peers.exchanges import REGION_TIMEOUT
 from aegis_core.simulation import Simulation
+from aegis_discovery import NodeStatus
 from aegis_discovery.feed import ReceiveResult
 
 MEETING = 10.0
@@ -70,6 +75,58 @@ def test_regions_meet_whose_seed_peer_restarts_while_they_join() -> None:
     simulation.run(1)
     simulation.join("eu-000", seeds=[])
     simulation.run_until(simulation.is_one_mesh, within=MEETING)
+
+
+def test_regions_meet_whose_nodes_were_all_replaced_at_once() -> None:
+    simulation = begin("eu")
+    simulation.join("us-0", seeds=["eu-000"], region="us")
+    simulation.join("asia-0", seeds=["eu-001"], region="asia")
+    simulation.run_until(simulation.is_one_mesh, within=MEETING)
+    for node_id in ("us-0", "asia-0"):
+        simulation.kill(node_id)
+    simulation.join("us-1", seeds=["eu-000"], region="us")
+    simulation.join("asia-1", seeds=["eu-001"], region="asia")
+    simulation.run(5)
+    assert strangers(simulation) == {("us-1", "asia-1"), ("asia-1", "us-1")}
+    simulation.run_until(lambda: not strangers(simulation), within=SILENT_AFTER + MEETING)
+    simulation.run_until(lambda: simulation.everywhere("us-1", NodeStatus.ALIVE), within=MEETING)
+
+
+def test_regions_meet_whose_nodes_were_all_replaced_during_a_cut_between_them() -> None:
+    simulation = begin("eu", "us", "asia", nodes=2)
+    for one, other in product(("us-000", "us-001", "us-2"), ("asia-000", "asia-001", "asia-2")):
+        simulation.block(one, other)
+        simulation.block(other, one)
+    simulation.run(20)
+    for region in ("us", "asia"):
+        simulation.join(f"{region}-2", seeds=[f"{region}-000"], region=region)
+    simulation.run(5)
+    for node_id in ("us-000", "us-001", "asia-000", "asia-001"):
+        simulation.leave(node_id)
+    simulation.run_until(lambda: ("us-2", "asia-2") not in strangers(simulation), within=90)
+    assert simulation.status_of("asia-2", by="us-2") is NodeStatus.UNREACHABLE, "and no more"
+    simulation.heal()
+    simulation.run_until(simulation.is_one_mesh, within=20)
+
+
+def test_who_is_cut_off_from_a_region_asks_about_it_ever_more_rarely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exchanges, "MAX_PAUSE", 4 * REGION_TIMEOUT)
+    simulation = begin("eu", "us", "asia", nodes=1)
+    session = simulation._world.processes["us-000"].session
+    asked: list[float] = []
+    exchange = session._exchange
+    monkeypatch.setattr(
+        session, "_exchange", lambda *args: (asked.append(simulation.now), exchange(*args))
+    )
+    simulation.block("us-000", "asia-000")
+    simulation.block("asia-000", "us-000")
+    began = simulation.now
+    simulation.run(SILENT_AFTER + 11 * REGION_TIMEOUT)
+    assert asked[0] - began == pytest.approx(SILENT_AFTER, abs=6)
+    pauses = [after - before for before, after in pairwise(asked)]
+    assert pauses == pytest.approx([n * REGION_TIMEOUT for n in (2, 4, 4)], abs=3)
 
 
 def test_a_liar_that_always_claims_to_know_more_is_asked_now_and_then() -> None:

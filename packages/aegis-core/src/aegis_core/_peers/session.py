@@ -226,8 +226,7 @@ class Session:
             self._shell.close(feed)
 
     def _recover(self, now: float) -> None:
-        exchange = self._exchange_plan.recover(self.feeds)
-        if exchange is not None:
+        for exchange in self._exchange_plan.recover(self.feeds, now):
             self._exchange(exchange.peer, now, exchange.timeout, exchange.region)
 
     def _exchange(self, peer: PeerInfo, now: float, timeout: float, region: str | None) -> None:
