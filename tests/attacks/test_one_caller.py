@@ -388,9 +388,37 @@ async def test_a_call_with_megabytes_of_headers_costs_its_caller_the_connection(
     with pytest.raises(OSError, match=r"reset|closed|broken|unknown error|EOF"):
         await asyncio.to_thread(statuses, connection, 2)
     await until(lambda: node.stats().calls.closed_connections == 1)
-    line = "mallory sends calls with more than 16384 bytes of metadata"
+    line = "mallory sends calls with more than 8192 bytes of metadata"
     await until(lambda: len(logged(line)) == 1)
     await call_honestly(node, identity("honest"))
+
+
+@both
+@pytest.mark.parametrize("count", [150, 450], ids=["that gRPC takes", "that gRPC refuses"])
+async def test_many_short_headers_are_refused_and_write_one_line(
+    start_victim: StartVictim,
+    mallory: Callable[[Node], Mallory],
+    identity: MakeIdentity,
+    until: Until,
+    logged: Callable[..., list[str]],
+    capfd: pytest.CaptureFixture[str],
+    count: int,
+) -> None:
+    node = await start_victim()
+    connection = mallory(node).connect()
+    connection.call("/t/Echo", b"")
+    assert await asyncio.to_thread(statuses, connection, 1) == [0], "it knows the settings"
+    # 34 bytes each as HTTP/2 counts, and some 250 of the node.
+    short = b"".join(b"\x00\x01%c\x01y" % (ord("a") + number % 26) for number in range(count))
+    stream = connection.next_stream()
+    block = frames.request_headers("/t/Echo", "a") + short
+    request = frames.frame(frames.DATA, stream, frames.message(b""), frames.END_STREAM)
+    connection.send(frames.frame(frames.HEADERS, stream, block, frames.END_HEADERS) + request)
+    with pytest.raises(OSError, match=r"reset|closed|broken|unknown error|EOF"):
+        await asyncio.to_thread(statuses, connection, 2)
+    await until(lambda: len(logged("mallory sends calls with more than 8192 bytes")) == 1)
+    await call_honestly(node, identity("honest"))
+    assert capfd.readouterr().err == "", "the core of gRPC writes without a limit"
 
 
 @both

@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     )
     from aegis_discovery.signals import EdgeStats, LatencyStats
 
-# Below errors, the core of gRPC writes a line to standard error for each handshake that fails and
-# each GOAWAY with a reason, with what its sender wrote: strangers and members could fill a disk.
-# It reads this variable when the first channel or server is made.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+# The core of gRPC writes a line to standard error for each handshake that fails, each GOAWAY with a
+# reason, and, as an error, each call that it refuses for many headers: strangers and members could
+# fill a disk. It reads this variable when the first channel or server is made.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 __all__ = [
     "DEFAULT_MESH",

@@ -18,6 +18,7 @@ from aegis_discovery.transport import parse_seed
 from aegis_core._address import bound_address, metrics_address, published_address
 from aegis_core._health.checks import HealthChecker
 from aegis_core._server.base import Registrar
+from aegis_core._server.call_checks import MAX_HEADERS
 from aegis_core._server.caller_limits import MAX_CALLS
 from aegis_core.errors import ConfigError
 
@@ -220,6 +221,7 @@ class NodeOptions:
         """The channel arguments of the server. Of two with one name, gRPC takes the first."""
         return (
             *self.options,
+            *_metadata_options(self.options),
             ("grpc.max_receive_message_length", self.max_receive_message_length),
             ("grpc.keepalive_time_ms", self.keepalive_time_ms),
             ("grpc.keepalive_timeout_ms", self.keepalive_timeout_ms),
@@ -250,6 +252,13 @@ class BlockingOptions(NodeOptions):
         "a blocking node takes a grpc.ServerInterceptor, with a plain function intercept_service, "
         "and aegis_core.aio.Node takes a grpc.aio.ServerInterceptor"
     )
+
+
+def _metadata_options(own: Sequence[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    """Returns the limits of metadata. Those of gRPC refuse calls between 8 and 16 KiB by chance."""
+    names = ("grpc.max_metadata_size", "grpc.absolute_max_metadata_size")
+    is_set = any(name in names for name, _ in own)
+    return () if is_set else tuple((name, MAX_HEADERS) for name in names)
 
 
 def _init_of(options: Callable[..., object]) -> str:

@@ -61,8 +61,8 @@ REVALIDATION_INTERVAL = 1.0
 MAX_METHODS = 4096
 """Methods whose handlers are cached; a generic handler may serve any number of methods."""
 
-MAX_HEADERS = 16 * 1024
-"""Bytes of the metadata of a call. gRPC has the same limit once its settings are acknowledged."""
+MAX_HEADERS, ENTRY = 8 * 1024, 64
+"""Bytes of the metadata of a call, and of an entry besides its text, which takes 250 of a node."""
 
 CallT = TypeVar("CallT", bound=Call)
 
@@ -90,12 +90,11 @@ class CallChecks(Generic[CallT]):
         answers: Counts answers that their callers do not read.
         unfinished: Bounds messages of which a part has arrived.
         unseen: Finds who sends too many calls.
-        streams: The callers of open streams, with the methods that the policy is asked about.
+        streams: The callers of open streams, and the methods that the policy is asked about.
         refused: Calls refused for the caller's certificate or TLS version.
         denied: Calls that the policy denied.
         over_limit: Calls refused since their caller has or cancels too many, or for long metadata.
-        max_headers: Bytes of the metadata of a call, as gRPC means to allow; each entry counts 32
-            more, as in HTTP/2 (RFC 9113, section 6.5.2).
+        max_headers: Bytes of the metadata of a call; each entry counts `ENTRY` more.
         edges: Counts the calls of the user's services, by caller and method.
         services: The user's services; methods of others, which only a handler of any name serves,
             are counted together.

@@ -30,7 +30,7 @@ from aegis_core._server.aio.thread_pool import HandlerThreads, ThreadContext
 from aegis_core._server.aio.traced import traced
 from aegis_core._server.aio.unary import checked_unary
 from aegis_core._server.base import CheckedServices, kind_of
-from aegis_core._server.call_checks import CallChecks
+from aegis_core._server.call_checks import ENTRY, CallChecks
 from aegis_core._server.held.unseen_calls import SEEN_MASK
 from aegis_core._server.held.unsent_answers import SMALL
 from aegis_core._server.rejections import (
@@ -131,7 +131,7 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
         if not seen & SEEN_MASK:
             unseen.look()
         metadata = handler_call_details.invocation_metadata
-        if sum(map(len, chain(*metadata)), 32 * len(metadata)) > self._max_headers:
+        if sum(map(len, chain(*metadata)), ENTRY * len(metadata)) > self._max_headers:
             return self._long_headers
         if known is None:
             return self._unknown

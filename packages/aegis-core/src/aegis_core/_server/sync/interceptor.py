@@ -12,7 +12,7 @@ import grpc
 from aegis_discovery.background import sleep_until_tick
 
 from aegis_core._server import call_checks
-from aegis_core._server.call_checks import CallChecks
+from aegis_core._server.call_checks import ENTRY, CallChecks
 from aegis_core._server.held.unseen_calls import SEEN_MASK
 from aegis_core._server.rejections import NOT_ADMITTED, SLOW_REQUEST, STOPPED
 from aegis_core._server.sync.calls import ServerCall
@@ -113,7 +113,7 @@ class CallerInterceptor(grpc.ServerInterceptor):
         if not seen & SEEN_MASK:
             unseen.look()
         metadata = handler_call_details.invocation_metadata
-        if sum(map(len, chain(*metadata)), 32 * len(metadata)) > self._max_headers:
+        if sum(map(len, chain(*metadata)), ENTRY * len(metadata)) > self._max_headers:
             return self._long_headers
         if known is None:
             return self._unknown
