@@ -32,6 +32,32 @@ async def test_the_loop_has_no_timer_and_they_fire_in_their_order_and_in_time() 
         assert fired == [0.02, 0.04, 0.06]
 
 
+async def test_a_timer_that_fails_is_reported_and_the_others_fire() -> None:
+    reported: list[dict[str, Any]] = []
+    loop, fired = asyncio.get_running_loop(), asyncio.Event()
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+    with timers_outside_loop():
+        call_later(0, lambda: 1 / 0)
+        call_later(0, fired.set)
+        async with asyncio.timeout(5):
+            await fired.wait()
+        assert isinstance(reported[0]["exception"], ZeroDivisionError)
+        async with asyncio.timeout(5):
+            await sleep(0.001)
+    assert len(reported) == 1
+
+
+async def test_a_timer_that_another_one_cancels_does_not_fire() -> None:
+    fired: list[str] = []
+    with timers_outside_loop():
+        timers = loop_timers._timers[asyncio.get_running_loop()]
+        call_later(0, lambda: later.cancel())
+        later = call_later(0, lambda: fired.append("cancelled"))
+        await sleep(0.01)
+        assert not fired
+        assert timers.cancelled == 0
+
+
 async def test_otherwise_the_loop_has_the_timers() -> None:
     timer = call_later(60, lambda: None)
     assert len(timers_of(asyncio.get_running_loop())) == 1

@@ -158,7 +158,7 @@ class DescriptorTimers:
         _libc().timerfd_settime(self._descriptor, _TFD_TIMER_ABSTIME, time_of, None)
 
     def _call(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # it was armed anew in the meantime
+        with _ARMED_ANEW:
             os.read(self._descriptor, 8)
         self._armed_for = math.inf
         now, due = time.monotonic(), []
@@ -169,8 +169,12 @@ class DescriptorTimers:
         for timer in due:
             if timer.callback is None:
                 self.cancelled -= 1
-            else:
-                self._loop.call_soon(_call, timer)
+                continue
+            try:
+                _call(timer)  # now: a turn of the loop for each would cost more than most of them
+            except Exception as error:  # noqa: BLE001 - the others are due all the same
+                message = "a timer failed"
+                self._loop.call_exception_handler({"message": message, "exception": error})
 
 
 def _call(timer: _Timer) -> None:
@@ -183,6 +187,7 @@ _timers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, DescriptorTimers] 
     weakref.WeakKeyDictionary()
 )
 _TFD_TIMER_ABSTIME = 1
+_ARMED_ANEW = contextlib.suppress(BlockingIOError)  # after the loop was told that it is due
 
 
 @functools.cache
