@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,6 +55,11 @@ _CERT = "-cert.pem"
 _KEY = "-key.pem"
 
 
+@lru_cache(maxsize=64)  # a node looks at the same few files every two seconds
+def _joined(directory: Path, name: str) -> Path:
+    return directory / name
+
+
 class Store:
     """One certificate directory. Names are `ca`, or node ids that are already validated."""
 
@@ -69,13 +75,13 @@ class Store:
         return f"Store({str(self.directory)!r})"
 
     def certificate_path(self, name: str) -> Path:
-        return self.directory / f"{name}{_CERT}"
+        return _joined(self.directory, f"{name}{_CERT}")
 
     def key_path(self, name: str) -> Path:
-        return self.directory / f"{name}{_KEY}"
+        return _joined(self.directory, f"{name}{_KEY}")
 
     def pending_path(self, name: str) -> Path:
-        return self.directory / f"{name}{_NEXT}"
+        return _joined(self.directory, f"{name}{_NEXT}")
 
     def request_path(self, name: str) -> Path:
         return self.directory / f"{name}_csr.pem"

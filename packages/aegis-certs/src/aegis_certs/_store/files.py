@@ -197,11 +197,13 @@ def names(directory: Path, pattern: str = "*") -> list[str]:
 
 def status(path: Path) -> os.stat_result | None:
     """The stat result of a file, or of the target of a link; None if it does not exist."""
-    with _reporting(path):
-        try:
-            return os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+    # Without a context manager: a node asks for some files every two seconds.
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _problem(path, error) from error
 
 
 def exists(path: Path) -> bool:
@@ -294,7 +296,11 @@ def _reporting(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        full = error.errno in _FULL
-        advice = "free some space" if full else "check the directory and its permissions"
-        raise DirectoryError(path, f"{reason}; {advice}", error.errno) from error
+        raise _problem(path, error) from error
+
+
+def _problem(path: Path, error: OSError) -> DirectoryError:
+    reason = (error.strerror or str(error)).lower()
+    full = error.errno in _FULL
+    advice = "free some space" if full else "check the directory and its permissions"
+    return DirectoryError(path, f"{reason}; {advice}", error.errno)
