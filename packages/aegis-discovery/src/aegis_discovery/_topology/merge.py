@@ -237,14 +237,15 @@ class RecordMerger:
                 if entry.record.id not in node_ids and entry.record.id != self.owner:
                     self._drop(entry.record.id)
                     if entry.node is not None:
-                        self._note_change(
-                            EventKind.LEFT, changed_node(entry.node, status=NodeStatus.LEFT)
-                        )
+                        left = changed_node(entry.node, status=NodeStatus.LEFT)
+                        self._note_change(EventKind.LEFT, left)
 
     def expire(self) -> None:
         """Drops all records and verdicts whose lease has ended; to be called regularly."""
+        now = self._now_ms()
+        if now < min(self._store.first_end, self._verdicts.first_end):
+            return  # without the lock, as each heartbeat comes here
         with self._changing():
-            now = self._now_ms()
             self._expire_records(now)
             self._verdicts.expire(now)
 

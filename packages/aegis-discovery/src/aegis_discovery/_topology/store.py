@@ -64,6 +64,7 @@ class RecordStore:
     a reader at some position lacks is the tail, with each node in it once, however slow the reader.
 
     Attributes:
+        first_end: When the first lease may end (Unix milliseconds); nothing expires before.
         nodes: The live nodes.
         providers: The providers of each service.
         vouched: The number of live records that each identity vouches for.
@@ -76,7 +77,7 @@ class RecordStore:
         self.position = 0
         self._log_limiter = log_limiter
         self._entries: dict[str, Entry] = {}
-        self._first_end: float = math.inf
+        self.first_end: float = math.inf
         self._workers: dict[str, tuple[str, ...]] = {}
         self.vouched: Counter[str] = Counter()
         self.withdrawn: Counter[str] = Counter()
@@ -218,7 +219,7 @@ class RecordStore:
         self._entries[node_id] = entry
         self._count(entry, 1)
         self._change_node(before, node)
-        self._first_end = min(self._first_end, record.expires_at)
+        self.first_end = min(self.first_end, record.expires_at)
         return Put(before, node)
 
     def set_status(self, node_id: str, status: NodeStatus) -> NodeInfo:
@@ -237,14 +238,14 @@ class RecordStore:
 
         The live record of `keep` remains: a node that slept past its lease still knows itself.
         """
-        if now < self._first_end:
+        if now < self.first_end:
             return []
         leased = [e for e in self._entries.values() if e.record.id != keep or e.node is None]
         dropped = [entry for entry in leased if entry.record.expires_at <= now]
         for entry in dropped:
             self.drop(entry.record.id)
         ends = (e.record.expires_at for e in leased if e.record.expires_at > now)
-        self._first_end = min(ends, default=math.inf)
+        self.first_end = min(ends, default=math.inf)
         return dropped
 
     def drop(self, node_id: str) -> None:

@@ -111,4 +111,10 @@ def is_oversized(message: Message) -> bool:
 
 def is_heartbeat(message: Message) -> bool:
     """Tells whether a message brings nothing."""
-    return not (message.cursor or message.complete or message.documents or count_items(message))
+    return not (
+        message.cursor
+        or message.complete
+        or message.documents
+        or message.statuses
+        or count_items(message)
+    )

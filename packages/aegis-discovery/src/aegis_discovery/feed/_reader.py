@@ -144,6 +144,8 @@ class FeedReader:
 
     def receive(self, message: Message, *, source: str) -> ReceiveResult:
         """Merges one message of the node `source`; logs and ignores what cannot be verified."""
+        if is_heartbeat(message):
+            return self._receive_heartbeat(message, source)
         if is_oversized(message):
             reason = (
                 f"a message of {count_items(message)} records and {len(message.statuses)} statuses "
@@ -151,9 +153,7 @@ class FeedReader:
             )
             self._warn(source, reason, reason)
             return ReceiveResult(complete=False)
-        if source != self._cursor_source:
-            # This server may undo what another one sent, so the other one's cursor is void.
-            self._cursor, self._cursor_source = b"", source
+        self._note_source(source)
         news = DOCUMENT_NEWS * self._receive_documents(message, source)
         records = self._verified_records(message, source)
         if not self._is_complete:
@@ -163,15 +163,7 @@ class FeedReader:
         has_stopped = False
         if self._services:
             records, has_stopped = self._filter_requested(records)
-        foreign = None
-        # Most messages are heartbeats, which have nothing to merge.
-        if records or message.version > self._topology.version:
-            foreign = self._topology.merge_records(
-                records, version=message.version, origin=source
-            ).foreign
-        else:
-            # Nothing else checks leases as often, and in a client nothing else does.
-            self._topology.expire()
+        foreign = self._merge_records(records, message, source)
         self._merge_verdicts(message, source)
         if self._trusts_statuses and message.statuses:
             self._topology.set_statuses(
@@ -194,10 +186,32 @@ class FeedReader:
             self._warn(source, reason, reason)
         elif message.cursor:
             self._cursor = message.cursor
-        lacks_documents = self._refused_documents.is_retry_due(is_heartbeat=is_heartbeat(message))
-        diverged = self._has_diverged(message) or lacks_documents
+        diverged = self._has_diverged(message)
         lacks_home, lacks_regions = self._lacks_home(message), self._lacks_regions(message)
         return ReceiveResult(message.complete, foreign, diverged, lacks_home, lacks_regions, news)
+
+    def _receive_heartbeat(self, message: Message, source: str) -> ReceiveResult:
+        """As `receive`: most messages are heartbeats, which have nothing to verify."""
+        self._note_source(source)
+        foreign = self._merge_records([], message, source)
+        lacks_documents = self._refused_documents.is_retry_due()
+        diverged = self._has_diverged(message) or lacks_documents
+        lacks_home, lacks_regions = self._lacks_home(message), self._lacks_regions(message)
+        return ReceiveResult(False, foreign, diverged, lacks_home, lacks_regions)
+
+    def _note_source(self, source: str) -> None:
+        if source != self._cursor_source:
+            # This server may undo what another one sent, so the other one's cursor is void.
+            self._cursor, self._cursor_source = b"", source
+
+    def _merge_records(self, records: list[Record], message: Message, source: str) -> Record | None:
+        """Returns a newer record of the watcher's own id, if there is one."""
+        version = message.version
+        if records or version > self._topology.version:
+            return self._topology.merge_records(records, version=version, origin=source).foreign
+        # Nothing else checks leases as often, and in a client nothing else does.
+        self._topology.expire()
+        return None
 
     def lacks(self, node_ids: Collection[str]) -> bool:
         """Tells whether the record of any of these nodes is missing; never for some services."""

@@ -26,9 +26,9 @@ class RefusedDocuments:
         """Notes that a document was refused."""
         self._is_waiting |= error.is_temporary
 
-    def is_retry_due(self, *, is_heartbeat: bool) -> bool:
-        """Whether to reopen the feed, asked after each message; ever more rarely."""
-        if not (self._is_waiting and is_heartbeat):
+    def is_retry_due(self) -> bool:
+        """Whether to reopen the feed, asked after each heartbeat; ever more rarely."""
+        if not self._is_waiting:
             return False
         self._heartbeats += 1
         if self._heartbeats < self._retry_after:

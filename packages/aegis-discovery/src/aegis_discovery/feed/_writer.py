@@ -82,14 +82,15 @@ class FeedWriter:
     def messages(self) -> Iterator[mesh_pb2.WatchResponse]:
         """Yields what is to be sent now; nothing if the watcher is up to date."""
         yield from self._changed_documents()
-        changes = self._topology.changes_since(self._position, region=self.region)
+        topology = self._topology
+        # Without the lock, as each heartbeat comes here: who changes it, wakes the feed afterwards.
         if (
             self._complete_sent
-            and changes.position == self._position
-            and changes.version == self._version_sent
+            and topology.log_position == self._position
+            and topology.version == self._version_sent
         ):
             return
-        yield from self._chunks(changes)
+        yield from self._chunks(topology.changes_since(self._position, region=self.region))
 
     def heartbeat(self) -> mesh_pb2.WatchResponse:
         """Returns the message of an idle feed."""

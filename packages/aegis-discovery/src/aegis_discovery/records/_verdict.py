@@ -112,7 +112,7 @@ class VerdictStore:
         self._by_subject: dict[str, dict[str, SignedVerdict]] = {}
         self._by_accuser: dict[str, set[str]] = {}
         self._by_identity: Counter[str] = Counter()
-        self._first_end: float = math.inf
+        self.first_end: float = math.inf
 
     @property
     def signers(self) -> frozenset[bytes]:
@@ -155,7 +155,7 @@ class VerdictStore:
         self._entries.move_to_end(key)
         self._by_subject.setdefault(verdict.subject, {})[verdict.accuser] = content
         self._by_accuser.setdefault(verdict.accuser, set()).add(verdict.subject)
-        self._first_end = min(self._first_end, verdict.expires_at)
+        self.first_end = min(self.first_end, verdict.expires_at)
 
     def changed_since(self, position: int) -> list[VerdictEntry]:
         """Returns the entries stored after a position, in order."""
@@ -170,11 +170,11 @@ class VerdictStore:
 
     def expire(self, now: int) -> None:
         """Drops all verdicts whose lease ended by `now` (Unix milliseconds)."""
-        if now < self._first_end:
+        if now < self.first_end:
             return
         ends = {key: entry.content.verdict.expires_at for key, entry in self._entries.items()}
         self._drop([key for key, end in ends.items() if end <= now])
-        self._first_end = min((end for end in ends.values() if end > now), default=math.inf)
+        self.first_end = min((end for end in ends.values() if end > now), default=math.inf)
 
     def _drop(self, keys: Iterable[tuple[str, str]]) -> None:
         for subject, accuser in keys:
