@@ -475,6 +475,39 @@ def test_a_remembered_caller_is_accepted_for_what_it_showed_and_no_longer_than_i
     assert ask(FakeContext(tls)) == "RESOURCE_EXHAUSTED", "a remembered caller is blocked too"
 
 
+def test_an_open_stream_is_judged_anew_once_something_changes(identity: MakeIdentity) -> None:
+    now = 1.0
+    tls, revoked = identity("caller"), set[int]()
+    verifier = CallerVerifier(tls.bundle, clock=lambda: now)
+    types = dict[str, str]()
+    authorizer = CallAuthorizer(verifier, types.get)
+    caller = Caller("caller", tls.certificate, not_after=10.0, fingerprint=b"1")
+
+    def ask(caller: Caller = caller) -> list[bool]:
+        return [authorizer.check_open(caller, "/s/m") is None for _ in range(2)]
+
+    assert ask() == [True, True]
+    old = replace(caller, tls_version="TLSv1.2")
+    assert ask(old) == [False, False], "of the same certificate"
+    authorizer.set_policy(Policy(call=[CallRule(ids=["other"], services=["s"])]))
+    assert ask() == [False, False]
+    authorizer.set_policy(Policy(call=[CallRule(types=["web"], services=["s"])]))
+    for node_type, is_allowed in (("web", True), ("batch", False), ("web", True)):
+        types["caller"] = node_type
+        assert ask() == [is_allowed, is_allowed]
+    authorizer.set_policy(None)
+    assert ask() == [True, True]
+    revoked.add(caller.certificate.serial_number)
+    verifier.apply_revocations(Revoked(revoked))
+    assert ask() == [False, False]
+    verifier.apply_revocations(Revoked(set()))
+    assert ask() == [True, True]
+    verifier.change_bundle(identity("caller").bundle)
+    assert ask() == [True, True]
+    now = caller.not_after
+    assert ask() == [False, False]
+
+
 def test_only_decisions_that_stay_are_remembered(identity: MakeIdentity) -> None:
     authorizer = Authorizer(identity)
     caller = replace(authorizer.caller, hosts=("b",))

@@ -32,7 +32,8 @@ REFUSED_FOR = 5.0
 
 
 Shown = tuple[bytes, bytes, str | None]
-"""What a caller showed with a call: its certificate (PEM), its TLS version, and the method."""
+"""What a caller showed with a call: its certificate (PEM), its TLS version, and the method. Of an
+open stream it is the certificate's fingerprint, nothing, and the method."""
 
 Allowed = dict[Shown, Caller]
 
@@ -232,6 +233,13 @@ class CallAuthorizer:
     def set_policy(self, policy: Policy | None) -> None:
         self._decisions = None if policy is None else _PolicyDecisions(policy)
         self.verifier.allowed = {}
+
+    def check_open(self, caller: Caller, path: str | None) -> CallerRefusedError | None:
+        """As `check` of a stream that is open already, and ends if it is denied."""
+        shown = caller.fingerprint, b"", path
+        if self.verifier.allowed.get(shown) is caller and self.verifier.clock() < caller.not_after:
+            return None  # each stream is checked each second
+        return self.check(caller, path, shown=shown, is_open=True)
 
     def check(
         self,

@@ -382,7 +382,7 @@ class CallChecks(Generic[CallT]):
             if isinstance(caller, BootstrapCaller):
                 error = self._authorizer.check_bootstrap(caller)
             else:
-                error = self._authorizer.check(caller, path, is_open=True)
+                error = self._authorizer.check_open(caller, path)
             if error is None:
                 continue
             if call not in ended:
