@@ -150,13 +150,12 @@ class Session:
 
     def _end_silent(self, now: float) -> float:
         """Ends the streams that have been silent for too long; returns when the next one may be."""
-        due = math.inf
-        for feed in [*self.feeds.values(), *self._exchanges]:
-            if feed.silent_at <= now:
+        silent = {feed: feed.silent_at for feed in (*self.feeds.values(), *self._exchanges)}
+        for feed, silent_at in silent.items():
+            if silent_at <= now:
                 self._shell.close(feed)
                 self.feed_ended(feed, FeedEnd.SILENT, now)
-            due = min(due, feed.silent_at)
-        return due
+        return min((at for at in silent.values() if at > now), default=math.inf)
 
     def reopen_feeds(self, now: float) -> None:
         """Opens all feeds again, with the present identity and record; accuses no peer."""

@@ -170,6 +170,9 @@ class StreamSenders:
 
     def _adapt_senders(self, now: float) -> None:
         """Adds senders while streams wait for one, and removes them once no stream is stuck."""
+        if self._count == SENDERS and not self._senders.waiting:
+            self._waiting_since = None
+            return
         busy = sum(stream.is_busy for stream in self._streams.copy())
         # A moment ago all streams that are due were given to the senders.
         if busy <= self._count or not self._senders.waiting:
