@@ -1,6 +1,10 @@
-"""The whole shop in one process: real nodes with mutual TLS, under the policy of the shop."""
+"""The whole shop in one process: real nodes with mutual TLS, under the policy of the shop.
+
+Only tests that need the gateway load it: FastAPI takes half a second.
+"""
 
 from collections.abc import AsyncIterator
+from types import ModuleType
 
 import httpx
 import pytest
@@ -10,14 +14,22 @@ from aegis_discovery.telemetry import OpenTelemetry
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from shop import catalog, gateway, payments
+from shop import catalog, payments
 from shop.local import POLICY
 from shop.orders import Orders
 from shop.protos import orders_pb2_grpc
 
 
 @pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+def gateway() -> ModuleType:
+    """The module of the gateway."""
+    from shop import gateway
+
+    return gateway
+
+
+@pytest.fixture
+def spans(gateway: ModuleType, monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     """The spans of all processes of the shop."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
@@ -27,7 +39,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 
 
 @pytest.fixture
-def telemetry(spans: InMemorySpanExporter) -> OpenTelemetry:
+def telemetry(gateway: ModuleType, spans: InMemorySpanExporter) -> OpenTelemetry:
     """What the nodes and clients of a test report to."""
     return OpenTelemetry(tracer_provider=gateway.app._telemetry["tracer_provider"])
 
@@ -61,7 +73,9 @@ async def mesh(telemetry: OpenTelemetry) -> AsyncIterator[LocalMesh]:
 
 
 @pytest.fixture
-async def http(mesh: LocalMesh, telemetry: OpenTelemetry) -> AsyncIterator[httpx.AsyncClient]:
+async def http(
+    gateway: ModuleType, mesh: LocalMesh, telemetry: OpenTelemetry
+) -> AsyncIterator[httpx.AsyncClient]:
     """A browser in front of the gateway."""
     gateway.use(gateway.app, await mesh.connect("gateway", telemetry=telemetry))
     transport = httpx.ASGITransport(gateway.app)

@@ -126,7 +126,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Dies at every operation in the long run, and only at some operations in each other run."""
     if metafunc.function.__name__.endswith("may_die_at_any_operation"):
         some, every = (
-            pytest.param(4, id="some"),
+            pytest.param(6, id="some"),
             pytest.param(1, id="every", marks=pytest.mark.soak),
         )
         metafunc.parametrize("_steps", [some, every], indirect=True)

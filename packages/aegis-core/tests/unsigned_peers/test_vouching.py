@@ -221,7 +221,7 @@ def test_one_peer_introduces_a_limited_number_of_nodes_and_is_named_once_a_minut
     topology: Topology, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     vouching = Vouching(topology, clock)
-    listed = [*ghosts(60_000), node("liar")]
+    listed = [*ghosts(100 * MAX_INTRODUCED), node("liar")]
     for _ in range(3):
         vouching.update("liar", listed)
     assert len(topology.nodes) == MAX_INTRODUCED + 1, "and itself"
