@@ -136,11 +136,13 @@ async def test_who_floods_with_frames_of_no_message_is_named_and_disconnected(
             assert await echo(b"x", timeout=WAIT) == b"1"
         await attacking
         assert await echo(b"x", timeout=WAIT) == b"1"
-    # Parts of messages: what is in no message may be counted as one that is not complete.
-    await until(lambda: logged("mallory sends frames") or logged("mallory sends parts"))
+    # What is in no message may be counted as parts of one that is not complete.
+    lines = ("mallory sends frames", "mallory sends parts", "mallory cancels calls, and sends")
+    await until(lambda: any(map(logged, lines)))
     assert len(logged("mallory")) <= 2
     assert node.stats().calls.closed_connections == 1
-    assert node.server._checks.callers.is_blocked("mallory")
+    if not logged("mallory cancels calls"):  # which honest callers might do as well
+        assert node.server._checks.callers.is_blocked("mallory")
     assert logged("Traceback") == []
 
 

@@ -121,16 +121,23 @@ def test_a_call_whose_request_was_taken_has_no_other_message() -> None:
     assert found(Received(before, after, most + 3 * MESSAGE, not_seen_yet)) == [("a", 1)]
 
 
-@pytest.mark.parametrize("counts", [{"open": 8}, {"started": 8, "failed": 8}])
-def test_messages_that_are_not_complete_are_limited_over_all_connections_of_a_caller(
-    counts: dict[str, int],
-) -> None:
-    before = {"open": counts.get("open", 0)}
-    looks = [(connection(number, **before), connection(number, **counts)) for number in (1, 2, 3)]
+def test_messages_that_are_not_complete_are_limited_over_all_connections_of_a_caller() -> None:
+    looks = [(connection(number, open=8), connection(number, open=8)) for number in (1, 2, 3)]
     most, taken = UNFINISHED * LIMIT // 3 + 8 * UNREAD, Taken()
     assert found(*(Received(*look, most, taken) for look in looks)) == []
     assert found(*(Received(*look, most + MIB, taken) for look in looks)) == [("a", 3)]
     assert found(*(Received(*look, most + MIB) for look in looks)) == []
+
+
+def test_calls_that_are_cancelled_with_large_parts_are_hardly_honest() -> None:
+    before, after = connection(open=1), connection(started=8, failed=8, open=1)
+    most = LIMIT + MESSAGE + 10 * UNREAD + MUCH
+    assert found(Received(before, after, most, Taken())) == []
+    one = Received(before, after, most + MIB, Taken())
+    (flood,) = floods([one], lambda _: "a", MESSAGE, lambda _: LIMIT)
+    assert not flood.is_certain
+    (flood,) = floods([one._replace(bytes=2 * most)], lambda _: "a", MESSAGE, lambda _: LIMIT)
+    assert flood.is_certain
 
 
 def test_messages_that_no_code_has_counted_may_have_been_the_largest() -> None:

@@ -281,10 +281,14 @@ class FloodGuard:
         return 0
 
     def _close(self, flood: Flood, hosts_of_others: set[str]) -> int:
-        caller, calls, connections = flood
-        seconds = caller_limits.BLOCKED_FOR
-        self._log_limiter.warn(caller, "flood", _LINE, caller, calls, seconds)
-        return self.close(caller, connections, hosts_of_others)
+        caller, seconds = flood.caller, caller_limits.BLOCKED_FOR
+        self._log_limiter.warn(caller, "flood", _LINE, caller, flood.calls, seconds)
+        return self.close(caller, flood.connections, hosts_of_others)
+
+    def drop(self, connections: Collection[OpenConnection]) -> None:
+        """Closes connections of a caller, which may open others. For any thread."""
+        with self._lock:
+            self.closed += self._sockets.close(_peers_of(connections))
 
     def close(
         self,
@@ -308,7 +312,7 @@ class FloodGuard:
         """
         self._callers.block(caller)
         self._gone.update(one.number for one in connections)
-        peers = {peer for one in connections if (peer := parse_peer(one.peer)) is not None}
+        peers = _peers_of(connections)
         with self._lock:
             now = time.monotonic()
             self._flooded_until = now + caller_limits.BLOCKED_FOR
@@ -321,6 +325,10 @@ class FloodGuard:
             closed = self._sockets.close(peers)
             self.closed += closed
         return closed
+
+
+def _peers_of(connections: Collection[OpenConnection]) -> set[Peer]:
+    return {peer for one in connections if (peer := parse_peer(one.peer)) is not None}
 
 
 def _starts(target: Callable[[], object]) -> bool:

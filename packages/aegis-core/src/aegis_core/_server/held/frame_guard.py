@@ -47,6 +47,11 @@ _LINE = (
     "connections"
 )
 
+_LINE_IF_CANCELLED = (
+    "%s cancels calls, and sends %.0f MB or more beside them that are in no complete message; its "
+    "connections are closed"
+)
+
 
 class _First(NamedTuple):
     """A connection at the first look: what gRPC, the system, and the node's code have counted."""
@@ -175,10 +180,15 @@ class FrameGuard:
         return floods(looks, self._unseen.caller_of, known.max_message, known.limit_of)
 
     def _close(self, flood: Flood) -> None:
+        size = flood.calls / 1e6
+        if not flood.is_certain:
+            self._floods.drop(flood.connections)
+            self._log_limiter.warn(
+                flood.caller, "cancelled", _LINE_IF_CANCELLED, flood.caller, size
+            )
+            return
         closed = {parse_peer(one.peer) for one in flood.connections}
         others = {peer.host for peer in self._sockets.find() if peer not in closed}
         self._floods.close(flood.caller, flood.connections, others, keeps_out=True)
         seconds = caller_limits.BLOCKED_FOR
-        self._log_limiter.warn(
-            flood.caller, "frames", _LINE, flood.caller, flood.calls / 1e6, seconds
-        )
+        self._log_limiter.warn(flood.caller, "frames", _LINE, flood.caller, size, seconds)

@@ -66,11 +66,19 @@ class OpenConnection(NamedTuple):
 
 
 class Flood(NamedTuple):
-    """A caller that has too many calls under way: how many, and its connections."""
+    """A caller that has too many calls under way.
+
+    Attributes:
+        caller: Who it is.
+        calls: How many, or bytes that belong to no message.
+        connections: Those with such calls.
+        is_certain: Whether no honest caller sends as much.
+    """
 
     caller: str
     calls: int
     connections: list[OpenConnection]
+    is_certain: bool = True
 
 
 def _do_nothing() -> None: ...

@@ -30,7 +30,12 @@ ACKNOWLEDGED = 8 * 1024
 
 UNFINISHED = 2
 """How many times what a caller may have of messages that are not complete it may send during a
-look: it may cancel calls and make others. Who has that much is left to `UnfinishedMessages`.
+look. Who has that much is left to `UnfinishedMessages`.
+"""
+
+CANCELLED = 1
+"""The same of calls that it cancels during a look. More need not be a flood: all of its large
+requests may miss their deadlines again and again.
 """
 
 MOST = 32
@@ -86,20 +91,28 @@ def floods(
     """
     largest = max_message + (max_message >> 5) + OVERHEAD
     more: defaultdict[str, int] = defaultdict(int)
-    unfinished: defaultdict[str, int] = defaultdict(int)
+    unfinished: Counter[str] = Counter()
+    room: Counter[str] = Counter()
     found: defaultdict[str, list[OpenConnection]] = defaultdict(list)
     for one in looks:
         rest = one.bytes - _complete(one, largest)
         if rest > 0:
-            caller = caller_of(one.after)
-            room = _calls(one) * largest
-            more[caller] += max(0, rest - room)
+            caller, calls = caller_of(one.after), _calls(one)
+            more[caller] += max(0, rest - calls * largest)
             if one.taken is not None:
-                unfinished[caller] += min(rest, room)
+                unfinished[caller] += min(rest, calls * largest)
+                cancelled = one.after.failed - one.before.failed
+                room[caller] += max(0, calls - cancelled) * largest
             found[caller].append(one.after)
-    for caller, size in unfinished.items():
-        more[caller] += max(0, size - UNFINISHED * limit_of(caller))
-    return [Flood(caller, count, found[caller]) for caller, count in more.items() if count > MUCH]
+    flooding = []
+    for caller, size in more.items():
+        limit = limit_of(caller) if unfinished[caller] else 0
+        most = UNFINISHED * limit
+        certain = size + max(0, unfinished[caller] - most)
+        likely = size + max(0, unfinished[caller] - min(most, room[caller] + CANCELLED * limit))
+        if likely > MUCH:
+            flooding.append(Flood(caller, likely, found[caller], is_certain=certain > MUCH))
+    return flooding
 
 
 def _calls(one: Received) -> int:
