@@ -30,6 +30,7 @@ from aegis_core._server.held.unseen_calls import (
     MAX_IF_BLOCKED,
     MAX_UNDER_WAY,
     MORE_AFTER_STALL,
+    Flood,
     OpenConnection,
     UnseenCalls,
 )
@@ -61,7 +62,7 @@ def test_the_calls_of_a_caller_count_over_all_its_connections(
     assert unseen.floods([*mine, connection(pems["b"], HALF, number=3)]) == []
     mine.append(connection(pems[name], 1, number=4))
     (flood,) = unseen.floods([*mine, connection(pems["b"], HALF, number=3)])
-    assert flood == (name, MAX_UNDER_WAY + 1, mine)
+    assert flood == Flood(name, MAX_UNDER_WAY + 1, mine)
 
 
 def test_a_caller_with_workers_may_have_as_many_for_each(pems: dict[str, bytes]) -> None:
