@@ -6,11 +6,12 @@ from itertools import pairwise, product
 
 import pytest
 from aegis_core._membership.bridge import SILENT_AFTER
-from aegis_core._peers import exchanges
+from aegis_core._peers import exchanges, session
 from aegis_core._peers.exchanges import REGION_TIMEOUT
 from aegis_core.simulation import Simulation
 from aegis_discovery import NodeStatus
 from aegis_discovery.feed import ReceiveResult
+from aegis_discovery.records import _signer
 
 MEETING = 10.0
 """Seconds in which two regions meet that a third one knows: three heartbeats, and an exchange."""
@@ -109,16 +110,36 @@ def test_regions_meet_whose_nodes_were_all_replaced_during_a_cut_between_them() 
     simulation.run_until(simulation.is_one_mesh, within=20)
 
 
+def test_regions_meet_whose_line_was_cut_for_longer_than_a_lease(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_signer, "LEASE", 120.0)
+    monkeypatch.setattr(session, "LEASE", 120.0)
+    monkeypatch.setattr(session, "REPUBLISH_EVERY", 40.0)
+    simulation = begin("eu", "us", "asia", nodes=1)
+    for node_id in simulation.live:
+        simulation.update(node_id)
+    simulation.run(1)
+    simulation.block("us-000", "asia-000")
+    simulation.block("asia-000", "us-000")
+    for _ in range(3):
+        simulation.run(80)
+        assert not strangers(simulation)
+        assert simulation.status_of("asia-000", by="us-000") is NodeStatus.UNREACHABLE
+    simulation.heal()
+    simulation.run_until(simulation.is_one_mesh, within=10)
+
+
 def test_who_is_cut_off_from_a_region_asks_about_it_ever_more_rarely(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(exchanges, "MAX_PAUSE", 4 * REGION_TIMEOUT)
     simulation = begin("eu", "us", "asia", nodes=1)
-    session = simulation._world.processes["us-000"].session
+    bridging = simulation._world.processes["us-000"].session
     asked: list[float] = []
-    exchange = session._exchange
+    exchange = bridging._exchange
     monkeypatch.setattr(
-        session, "_exchange", lambda *args: (asked.append(simulation.now), exchange(*args))
+        bridging, "_exchange", lambda *args: (asked.append(simulation.now), exchange(*args))
     )
     simulation.block("us-000", "asia-000")
     simulation.block("asia-000", "us-000")
@@ -132,15 +153,15 @@ def test_who_is_cut_off_from_a_region_asks_about_it_ever_more_rarely(
 def test_a_liar_that_always_claims_to_know_more_is_asked_now_and_then() -> None:
     simulation = begin("eu", "us")
     bridge, *_ = simulation.bridges_of("eu", by="us-000")
-    session = simulation._world.processes[bridge].session
-    [feed] = [feed for feed in session.feeds.values() if feed.region == "us"]
+    bridging = simulation._world.processes[bridge].session
+    [feed] = [feed for feed in bridging.feeds.values() if feed.region == "us"]
     claim = ReceiveResult(complete=False, lacks_home=True, lacks_regions=True)
     asked, began = 0, simulation.now
     while simulation.now < began + 4 * REGION_TIMEOUT - 1:
-        before = set(session._exchanges)
+        before = set(bridging._exchanges)
         for _ in range(10):
-            session.message_received(feed, claim, simulation.now)
-        asked += len(session._exchanges.keys() - before)
+            bridging.message_received(feed, claim, simulation.now)
+        asked += len(bridging._exchanges.keys() - before)
         simulation.run(0.5)
     assert asked == 4
-    assert not session._exchanges, "each ended as soon as it was complete"
+    assert not bridging._exchanges, "each ended as soon as it was complete"
