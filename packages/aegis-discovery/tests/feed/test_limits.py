@@ -10,7 +10,7 @@ import pytest
 from aegis_discovery import InvalidRecordError
 from aegis_discovery.aio.feed import follow
 from aegis_discovery.feed import request_problem, split_message
-from aegis_discovery.feed._limits import MAX_CHECKS
+from aegis_discovery.feed._limits import MAX_CHECKS, MAX_JOIN_CHECKS
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import Opinion
 
@@ -187,10 +187,10 @@ async def test_other_tasks_run_while_a_large_message_is_received(
     await follow(feed, watcher.reader, request, source="server", on_message=lambda _: None)
     looking.cancel()
     assert len(watcher.topology.nodes) == 152
-    assert len(set(known)) >= 5, "it saw the number grow"
+    assert len(set(known)) >= 2, "it saw the number grow"
 
 
-@pytest.mark.parametrize(("burst", "pauses"), [(0.0, 5), (60.0, 1)])
+@pytest.mark.parametrize(("burst", "pauses"), [(0.0, 2), (60.0, 1)])
 async def test_a_feed_pauses_after_bursts_until_it_is_complete(
     server: Side, side: MakeSide, monkeypatch: pytest.MonkeyPatch, burst: float, pauses: int
 ) -> None:
@@ -206,7 +206,7 @@ async def test_a_feed_pauses_after_bursts_until_it_is_complete(
         vouch(server, f"go-{number}")
     watcher = side("watcher")
     (message,) = watcher.open(server).messages()
-    assert len(list(split_message(message))) == 5
+    assert len(list(split_message(message, checks_each=MAX_JOIN_CHECKS))) == 2
     request = watcher.reader.request(MESH, source="server")
     feed: Any = Tape(message, mesh_pb2.WatchResponse(version=message.version))
     began = time.monotonic()

@@ -275,6 +275,29 @@ def test_of_many_chains_those_that_verify_are_kept_and_each_other_one_is_refused
     assert verifier.add_chains([first, second]) == []
 
 
+def test_of_many_records_those_that_verify_are_returned_and_each_other_one_is_refused(
+    ca: CertificateAuthority, verifier: RecordVerifier, clock: ManualClock
+) -> None:
+    def record_of(node_id: str) -> Signed:
+        tls = ca.issue_in_memory(node_id)
+        verifier.add_chain(chain_of(tls))
+        signer = RecordSigner.of(tls, mesh=MESH, clock=clock)
+        node = NodeInfo(node_id, address="10.0.0.1:1")
+        return wire(signer.sign_record(node_id, round(clock() * 1000), node))
+
+    first, second, third = map(record_of, "bcd")
+    forged = third._replace(signature=second.signature)
+    garbage = third._replace(body=b"?")
+    records, refused = verifier.verify_all([first, forged, garbage, second, first])
+    assert [record.body for record in records] == [first.body, second.body, first.body]
+    assert sorted(error.node_id for error in refused) == ["", "d"]
+    assert any(error.reason == "its signature is not by d" for error in refused)
+    held = {record.id: record for record in records}
+    again, refused = verifier.verify_all([second, first], held.get)
+    assert [record is held[record.id] for record in again] == [True, True]
+    assert not refused
+
+
 def test_an_empty_or_unreadable_chain_is_refused(verifier: RecordVerifier) -> None:
     assert (
         chain_refusal(verifier)

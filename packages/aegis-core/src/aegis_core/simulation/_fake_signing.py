@@ -86,6 +86,17 @@ class FakeVerifier(Verifier):
             raise InvalidRecordError(record.id, "its stamp is ahead of this clock")
         return record
 
+    def verify_all(
+        self, signed: Iterable[Signed], held: Callable[[str], Record | None] = lambda _: None
+    ) -> tuple[list[Record], list[InvalidRecordError]]:
+        records, refused = [], []
+        for one in signed:
+            try:
+                records.append(self.verify(one, held))
+            except InvalidRecordError as error:
+                refused.append(error)
+        return records, refused
+
     def verify_verdict(
         self,
         signed: Signed,

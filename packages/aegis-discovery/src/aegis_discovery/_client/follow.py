@@ -11,6 +11,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from aegis_discovery._runtime import loop_timers
+from aegis_discovery.feed._limits import MAX_CHECKS, MAX_JOIN_CHECKS
 from aegis_discovery.feed._pacing import HEARTBEAT
 from aegis_discovery.feed._parts import split_message
 from aegis_discovery.feed._reader import FeedReader, ReceiveResult
@@ -78,7 +79,7 @@ async def follow(
     method: Any = channel.unary_stream(_WATCH, mesh_pb2.WatchRequest.SerializeToString)
     call = method(request)
     worked = owed = 0.0
-    pause_after = BURST
+    pause_after, checks_each = BURST, MAX_JOIN_CHECKS
     try:
         while True:
             if timeout is None:
@@ -95,14 +96,14 @@ async def follow(
                 message = mesh_pb2.WatchResponse.FromString(data)
             except DecodeError:
                 raise FeedGarbageError(f"{source} sent what is no message of a feed") from None
-            for part in split_message(message):
+            for part in split_message(message, checks_each=checks_each):
                 began = time.monotonic()
                 received = reader.receive(part, source=source)
                 on_message(received)
                 if received.diverged:
                     raise FeedDivergedError(f"{source} holds other records; its feed is reopened")
                 if received.complete:
-                    pause_after = SLICE
+                    pause_after, checks_each = SLICE, MAX_CHECKS
                 worked += time.monotonic() - began
                 if worked < SLICE:
                     continue

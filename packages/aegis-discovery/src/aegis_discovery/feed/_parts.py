@@ -34,13 +34,15 @@ class MessagePart:
 Message = mesh_pb2.WatchResponse | MessagePart
 
 
-def split_message(message: mesh_pb2.WatchResponse) -> Iterator[Message]:
+def split_message(
+    message: mesh_pb2.WatchResponse, *, checks_each: int = MAX_CHECKS
+) -> Iterator[Message]:
     """Splits a message into several with the same content, each of few signature checks.
 
     Each part can be received on its own: a record or a verdict is in one part with the chain that
     it needs. A message that is too large, and will be ignored, is not split.
     """
-    if _checks(message) <= MAX_CHECKS or is_oversized(message):
+    if _checks(message) <= checks_each or is_oversized(message):
         yield message
         return
     for document in message.documents:
@@ -57,7 +59,7 @@ def split_message(message: mesh_pb2.WatchResponse) -> Iterator[Message]:
         if verdict is not None:
             part.verdicts.append(verdict)
             checks += 1
-        if checks >= MAX_CHECKS:
+        if checks >= checks_each:
             yield part
             part, checks = MessagePart(), 0
     # These fields describe the whole message, so they are true after its last part.

@@ -12,7 +12,7 @@ from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.documents._codec import document_from_wire
 from aegis_discovery.documents._store import DocumentStore
-from aegis_discovery.errors import InvalidDocumentError, InvalidRecordError, InvalidVerdictError
+from aegis_discovery.errors import InvalidDocumentError, InvalidVerdictError
 from aegis_discovery.feed._divergence import Divergence
 from aegis_discovery.feed._limits import MAX_CURSOR, MAX_ITEMS, MAX_STATUSES
 from aegis_discovery.feed._parts import Message, count_items, is_heartbeat, is_oversized
@@ -20,9 +20,9 @@ from aegis_discovery.feed._refused import RefusedDocuments
 from aegis_discovery.feed._writer import provides_any
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records._codec import signed_from_wire, signed_to_wire, status_from_wire
+from aegis_discovery.records._protocol import Verifier
 from aegis_discovery.records._record import Record
 from aegis_discovery.records._verdict import SignedVerdict
-from aegis_discovery.records._verifier import Verifier
 
 _log = logging.getLogger("aegis.feed")
 
@@ -237,17 +237,12 @@ class FeedReader:
         chains = [tuple(chain.certificates) for chain in message.chains]
         for refused in self._verifier.add_chains(chains):
             self._warn(source, f"chain: {refused.reason}", refused)
-        records: list[Record] = []
-        for signed in message.records:
-            try:
-                record = self._verifier.verify(
-                    signed_from_wire(signed), held=self._topology.get_record
-                )
-            except InvalidRecordError as error:
-                self._warn(source, error.reason, error)
-                continue
+        signed = [signed_from_wire(wire) for wire in message.records]
+        records, refused_records = self._verifier.verify_all(signed, self._topology.get_record)
+        for refused in refused_records:
+            self._warn(source, refused.reason, refused)
+        for record in records:
             self._check_order(record, source)
-            records.append(record)
         return records
 
     def _check_order(self, record: Record, source: str) -> None:

@@ -15,6 +15,7 @@ from aegis_discovery.records._count import (
     is_unanswered,
     valid_accusations,
 )
+from aegis_discovery.records._protocol import Verifier
 from aegis_discovery.records._record import (
     LEASE,
     MAX_AHEAD,
@@ -29,7 +30,7 @@ from aegis_discovery.records._record import (
 )
 from aegis_discovery.records._signer import RecordSigner
 from aegis_discovery.records._verdict import VERDICT_LEASE, Opinion, SignedVerdict, Verdict
-from aegis_discovery.records._verifier import RecordVerifier, Verifier
+from aegis_discovery.records._verifier import RecordVerifier
 
 __all__ = [
     "LEASE",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from aegis_discovery._model import NodeInfo, ServiceInfo
+from aegis_discovery._runtime.addresses import split_address
+from aegis_discovery.errors import STAMP_AHEAD, InvalidAddressError
 
 CONTEXT = "aegis.mesh.v1 record"
 
@@ -75,14 +77,13 @@ def share(values: Iterable[Shareable]) -> None:
         _shared.setdefault(key, value)
 
 
-def provided_services_problem(services: Collection[ServiceInfo]) -> str:
-    """Returns why a record cannot declare these services; empty if it can."""
-    if len(services) > MAX_PROVIDED:
-        return f"it declares {len(services)} services, the limit is {MAX_PROVIDED}"
-    for service in services:
-        if not service.name:
-            return "it declares a service without a name"
-    return ""
+class Leased(Protocol):
+    """A record or a verdict, with the moments that it states (Unix milliseconds)."""
+
+    @property
+    def stamp(self) -> int: ...
+    @property
+    def expires_at(self) -> int: ...
 
 
 class Signed(NamedTuple):
@@ -133,6 +134,47 @@ class Record:
         decides between equal stamps, which an honest signer never makes.
         """
         return (self.voucher is None, self.stamp, self.digest)
+
+
+def provided_services_problem(services: Collection[ServiceInfo]) -> str:
+    """Returns why a record cannot declare these services; empty if it can."""
+    if len(services) > MAX_PROVIDED:
+        return f"it declares {len(services)} services, the limit is {MAX_PROVIDED}"
+    for service in services:
+        if not service.name:
+            return "it declares a service without a name"
+    return ""
+
+
+def info_problem(info: NodeInfo) -> str:
+    """Returns why a record cannot have this content; empty if it can."""
+    if reason := provided_services_problem(info.services):
+        return reason
+    try:
+        split_address(info.address)
+    except InvalidAddressError as error:
+        return str(error)
+    return ""
+
+
+def time_problem(signed: Leased, now: float, lease: float, not_after: float) -> str:
+    """Returns why a record or a verdict cannot be accepted now; empty if it can.
+
+    Args:
+        signed: What was signed.
+        now: Unix time in seconds.
+        lease: The longest lease that it may have.
+        not_after: The end of the certificate that signed it (Unix seconds).
+    """
+    stamp = signed.stamp
+    if stamp > (now + MAX_AHEAD) * 1000:
+        ahead = stamp / 1000 - now
+        return f"its stamp is {ahead:.0f} s {STAMP_AHEAD} (limit {MAX_AHEAD:.0f})"
+    if now >= not_after:
+        return "the certificate that signed it has expired"
+    if signed.expires_at > min(now + MAX_AHEAD + lease, not_after) * 1000:
+        return "its lease is too long"
+    return ""
 
 
 def place_problem(name: object) -> str:
