@@ -32,7 +32,7 @@ from typing import TypeVar
 import grpc
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig
 from aegis_discovery import NodeInfo, ServiceInfo
-from machine import load, speed
+from machine import speed, was_busy
 
 SERVICE = ServiceInfo("echo", "v1")
 METHOD = "/bench.Echo/Echo"
@@ -41,13 +41,6 @@ GATE = 1.10
 
 TOLERANCE = 1.05
 """How far the median of interleaved runs may be above its target."""
-
-BUSY = 0.1
-"""The share of the machine used by others from which on figures with a unit are not judged."""
-
-SLOW = 1.15
-"""How much longer than at its fastest the same work may take, in the middle of the run, before
-figures with a unit are not judged."""
 
 T = TypeVar("T")
 
@@ -124,13 +117,8 @@ def judge_at_least(what: str, measured: Estimate, at_least: float, spec: str) ->
 
 def print_rows(rows: Sequence[Row]) -> int:
     """Prints one line for each row; returns the exit status, 1 if a limit was missed."""
-    used = load.by_others()
-    slowdown = speed.slowdown
-    busy = used > BUSY or slowdown > SLOW
-    print(
-        f"\nOther processes used {used:.0%} of {os.cpu_count()} cores; the same work took ", end=""
-    )
-    print(f"{slowdown:.2f} times its least.", "Figures with a unit are not judged." * busy)
+    busy, line = was_busy()
+    print(f"\n{line}", "Figures with a unit are not judged." * busy)
     print(f"Missed is a median {TOLERANCE - 1:.0%} off its target, if its whole interval is off.")
     lines = [("", "measured", "at most", "")]
     missed = False

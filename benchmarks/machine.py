@@ -53,11 +53,12 @@ class Speed:
     def __init__(self) -> None:
         self._taken: list[float] = []
 
-    def look(self) -> None:
-        began = time.process_time()
-        for number in range(10_000):
-            number * number
-        self._taken.append(time.process_time() - began)
+    def look(self, times: int = 1) -> None:
+        for _ in range(times):
+            began = time.thread_time()
+            for number in range(10_000):
+                number * number
+            self._taken.append(time.thread_time() - began)
 
     @property
     def slowdown(self) -> float:
@@ -68,3 +69,20 @@ class Speed:
 
 speed = Speed()
 """Looked at before each measurement."""
+
+BUSY = 0.1
+"""The share of the machine used by others from which on figures with a unit are not judged."""
+
+SLOW = 1.15
+"""How much longer than at its fastest the same work may take, in the middle of the run, before
+figures with a unit are not judged."""
+
+
+def was_busy() -> tuple[bool, str]:
+    """Tells whether figures with a unit can be judged now, and why in one sentence."""
+    used, slowdown = load.by_others(), speed.slowdown
+    line = (
+        f"Other processes used {used:.0%} of {os.cpu_count()} cores; the same work took "
+        f"{slowdown:.2f} times its least."
+    )
+    return used > BUSY or slowdown > SLOW, line

@@ -57,8 +57,8 @@ async def follow(
 ) -> None:
     """Reads a feed until its server ends it, which means that the server is leaving.
 
-    One feed takes at most half of the event loop's time, in short slices. Flow control keeps
-    unread messages at the server.
+    One feed takes at most half of the event loop's time, in short slices, and in longer ones until
+    it is complete. Flow control keeps unread messages at the server.
 
     Args:
         channel: The channel to the server.
