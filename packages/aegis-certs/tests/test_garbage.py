@@ -90,7 +90,7 @@ def test_garbage_raises_only_certs_errors(data: bytes) -> None:
             read(data)
 
 
-@settings(suppress_health_check=SHARED, max_examples=300)
+@settings(suppress_health_check=SHARED, max_examples=150)
 @given(draw=st.data())
 def test_a_damaged_certificate_is_a_certs_error_or_not_trusted(
     material: TLSConfig, draw: st.DataObject
@@ -131,7 +131,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
     return ca
 
 
-@settings(suppress_health_check=SHARED, max_examples=300)
+@settings(suppress_health_check=SHARED, max_examples=150)
 @given(draw=st.data())
 def test_a_damaged_list_is_a_certs_error_or_has_the_same_revocations(
     authority: CertificateAuthority, draw: st.DataObject
@@ -142,7 +142,7 @@ def test_a_damaged_list_is_a_certs_error_or_has_the_same_revocations(
         assert list(found) == list(RevocationList.from_pem(good, authority.bundle))
 
 
-@settings(suppress_health_check=SHARED, max_examples=200)
+@settings(suppress_health_check=SHARED, max_examples=100)
 @given(draw=st.data())
 def test_a_damaged_request_is_a_certs_error(
     authority: CertificateAuthority, draw: st.DataObject
