@@ -57,10 +57,17 @@ class Service:
     def count(self, requests: Iterator[bytes], context: Any) -> bytes:
         return b"%d" % sum(map(len, requests))
 
+    def keep(self, requests: Iterator[bytes], context: Any) -> bytes:
+        kept = b""
+        for request in requests:
+            kept = request
+        return kept[:1]
+
     def register(self, server: Any) -> None:
         handlers = {
             "Answer": grpc.unary_unary_rpc_method_handler(self.answer),
             "Count": grpc.stream_unary_rpc_method_handler(self.count),
+            "Keep": grpc.stream_unary_rpc_method_handler(self.keep),
         }
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t", handlers)])
 
@@ -288,6 +295,28 @@ async def test_calls_with_parts_of_messages_are_ended_before_they_hold_much(
         return statuses(connection, 10)
 
     assert await asyncio.to_thread(open_more) == [EXHAUSTED] * 10, "for a while"
+    connection.close()
+
+
+@both
+async def test_calls_whose_handlers_keep_large_messages_are_ended(
+    start_victim: StartVictim,
+    mallory: MakeMallory,
+    identity: MakeIdentity,
+    logged: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aegis_core._server.held.unfinished_messages.MAX_UNFINISHED", 7 * MIB)
+    node = await start_victim(registrars=[Service().register], max_workers=60)
+    connection = mallory(node).connect()
+
+    def send() -> list[int]:
+        # Complete messages of 32 MB; those that handlers have got may have 14 MiB.
+        return Sender(connection, "/t/Keep", 40, 800_000 - 5, 800_000).run(40 - FEW)
+
+    assert set(await asyncio.to_thread(send)) == {EXHAUSTED}
+    assert len(logged("mallory sends parts of messages in many calls")) == 1
+    await call_honestly(node, identity("honest"))
     connection.close()
 
 

@@ -10,6 +10,7 @@ from aegis_core._server.caller_limits import SWEEP_ABOVE, CallerLimits
 from aegis_core._server.held.complete_messages import Inflow
 from aegis_core._server.held.request_reads import MAX_READS, RequestReads
 from aegis_core._server.held.unfinished_messages import (
+    DELIVERED,
     FEW,
     FEW_CONNECTIONS,
     GOES_ON,
@@ -158,6 +159,33 @@ def test_complete_messages_are_not_held_whatever_the_handler_keeps() -> None:
         assert node.look() == []
     for inflow in inflows[10:]:
         node.messages.close(inflow)
+    assert node.look() == []
+
+
+@pytest.mark.parametrize(("size", "ends"), [(MIB, False), (2 * MIB, True)])
+def test_the_newest_message_of_each_call_may_be_kept_by_its_handler(size: int, ends: bool) -> None:
+    node = Node()
+    inflows = node.open(MAX_UNFINISHED * DELIVERED // MIB - 1)
+    node.look()
+    for inflow in inflows:
+        node.receive(size + 100)
+        inflow.note(size)
+    found = node.look()
+    calls = [inflow.call for inflow in inflows[FEW:]]
+    assert found == ([("m", calls, frozenset(), False)] if ends else [])
+    for inflow in inflows:
+        inflow.note(1)
+    assert node.look() == []
+
+
+def test_500_uploads_in_small_messages_may_make_the_process_grow() -> None:
+    node = Node()
+    inflows = node.open(500)
+    node.look()
+    for inflow in inflows:
+        node.receive(1 << 16)
+        inflow.note(1 << 16)
+    node.allocated += MAX_UNFINISHED
     assert node.look() == []
 
 

@@ -19,20 +19,22 @@ class Inflow(Generic[CallT]):
         caller: Who calls.
         peer: Its connection, as gRPC names it.
         messages: Those that were complete.
+        newest: Bytes of the last of them.
         taken: Their bytes, with their overhead.
     """
 
-    __slots__ = ("call", "caller", "messages", "peer", "taken")
+    __slots__ = ("call", "caller", "messages", "newest", "peer", "taken")
 
     def __init__(self, call: CallT, caller: str, peer: str) -> None:
         self.call = call
         self.caller = caller
         self.peer = peer
-        self.messages = self.taken = 0
+        self.messages = self.newest = self.taken = 0
 
     def note(self, size: int) -> None:
         """Counts a message that is complete. Each call has one reader, so no lock is needed."""
         self.messages += 1
+        self.newest = size
         self.taken += size + (size >> 5) + OVERHEAD
 
 

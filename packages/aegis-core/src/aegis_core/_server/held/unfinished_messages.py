@@ -42,6 +42,11 @@ GROWTH = 1.75
 """How many times what a caller may hold the process may grow while it holds more than half of that:
 a call that waits takes as much besides its request as within it, and many are not seen yet."""
 
+DELIVERED = 2
+"""How many times as much as of unfinished messages handlers may have been given: of each open call
+the newest message, since its handler may keep that until the next. 500 uploads in messages of 64
+KiB have 33 MB."""
+
 FEW_CONNECTIONS = 4
 """Connections with such calls, times the live workers of the caller, above which it loses them at
 once: to end its calls one by one took 0.1 s. A process has one connection to a node for its calls.
@@ -304,7 +309,9 @@ class UnfinishedMessages(Generic[CallT]):
                     watch.allocated = allocated() or 0
                 unexplained = self._unexplained(caller, watch, received, new)
                 held, limit = sum(unexplained.values()), self.limit_of(caller)
-                is_near = held > limit / 2
+                delivered = sum(inflow.newest for inflow in self._inflows.get(caller, ()))
+                is_half = held > limit / 2
+                is_near = is_half or delivered > limit
                 self.is_near = self.is_near or is_near
                 if not is_near:
                     continue
@@ -316,6 +323,7 @@ class UnfinishedMessages(Generic[CallT]):
                     grew = grown > limit and count + unseen() >= MANY_SPREAD
                 else:
                     grew = grown > GROWTH * limit and count >= MANY_CALLS
+                grew = (grew and is_half) or (grown > limit and delivered > DELIVERED * limit)
                 if held <= limit and not grew:
                     continue
                 watch.allocated = min(watch.allocated, now)
