@@ -45,6 +45,8 @@ MESSAGE_EVERY = 2
 
 CANCEL = (8).to_bytes(4)
 
+CROWD = 100
+
 MIB = 1 << 20
 
 
@@ -144,6 +146,24 @@ async def test_who_floods_with_frames_of_no_message_is_named_and_disconnected(
     if not logged("mallory cancels calls"):  # which honest callers might do as well
         assert node.server._checks.callers.is_blocked("mallory")
     assert logged("Traceback") == []
+
+
+@both
+@pytest.mark.usefixtures("looks_always")
+async def test_a_flood_behind_a_hundred_idle_connections_is_found(
+    start_victim: StartVictim,
+    mallory: Callable[[Node], Mallory],
+    logged: Callable[..., list[str]],
+    until: Until,
+) -> None:
+    node = await start_victim(registrars=[register])
+    attacker = mallory(node)
+    crowd = [await asyncio.to_thread(attacker.connect) for _ in range(CROWD)]
+    await asyncio.to_thread(flood, attacker.connect(), FRAMES["unknown"], "calls")
+    await until(lambda: logged("mallory sends frames") or logged("mallory sends parts"))
+    for connection in crowd:
+        connection.close()
+    assert logged("a look at the memory failed") == []
 
 
 @both

@@ -16,6 +16,7 @@ from aegis_core._server.held.complete_messages import OVERHEAD, Taken
 from aegis_core._server.held.unseen_calls import OpenConnection
 from aegis_core._server.held.unseen_frames import (
     ACKNOWLEDGED,
+    BETWEEN,
     MOST,
     MUCH,
     UNFINISHED,
@@ -103,8 +104,8 @@ def test_small_messages_explain_no_more_than_their_own_bytes() -> None:
     before = connection(messages=10, started=3, open=1)
     after = connection(messages=35, started=3, open=1)
     sent = 25 * (100 + OVERHEAD)
-    assert found(Received(before, after, MESSAGE + sent, Taken(0, 25, sent))) == []
-    junk = Received(before, after, MESSAGE + MUCH + MIB + sent, Taken(0, 25, sent))
+    assert found(Received(before, after, MESSAGE + sent, Taken(0, 25, sent), 1)) == []
+    junk = Received(before, after, MESSAGE + MUCH + MIB + sent, Taken(0, 25, sent), 1)
     assert found(junk) == [("a", 1)]
     assert found(junk._replace(taken=None)) == []
     assert found(junk._replace(taken=Taken(0, 25, sent + MIB))) == []
@@ -116,24 +117,29 @@ def test_a_call_whose_request_was_taken_has_no_other_message() -> None:
     most = taken.bytes + 25 * UNREAD + MUCH
     assert found(Received(before, after, most, taken)) == []
     assert found(Received(before, after, most + MIB, taken)) == [("a", 1)]
-    not_seen_yet = Taken(23, 23, taken.bytes)
-    assert found(Received(before, after, most + 2 * MESSAGE, not_seen_yet)) == []
-    assert found(Received(before, after, most + 3 * MESSAGE, not_seen_yet)) == [("a", 1)]
+
+
+@pytest.mark.parametrize("reading", [0, 1, 3])
+def test_calls_that_no_code_reads_have_a_window_each_and_the_others_a_message(reading: int) -> None:
+    before, after = connection(started=3), connection(started=28, open=25)
+    most = 26 * UNREAD + (reading + BETWEEN) * MESSAGE + MUCH
+    assert found(Received(before, after, most, Taken(), reading)) == []
+    assert found(Received(before, after, most + 2 * MIB, Taken(), reading)) == [("a", 1)]
 
 
 def test_messages_that_are_not_complete_are_limited_over_all_connections_of_a_caller() -> None:
     looks = [(connection(number, open=8), connection(number, open=8)) for number in (1, 2, 3)]
     most, taken = UNFINISHED * LIMIT // 3 + 8 * UNREAD, Taken()
-    assert found(*(Received(*look, most, taken) for look in looks)) == []
-    assert found(*(Received(*look, most + MIB, taken) for look in looks)) == [("a", 3)]
+    assert found(*(Received(*look, most, taken, 24) for look in looks)) == []
+    assert found(*(Received(*look, most + MIB, taken, 24) for look in looks)) == [("a", 3)]
     assert found(*(Received(*look, most + MIB) for look in looks)) == []
 
 
 def test_calls_that_are_cancelled_with_large_parts_are_hardly_honest() -> None:
     before, after = connection(open=1), connection(started=8, failed=8, open=1)
-    most = LIMIT + MESSAGE + 10 * UNREAD + MUCH
-    assert found(Received(before, after, most, Taken())) == []
-    one = Received(before, after, most + MIB, Taken())
+    most = LIMIT + (1 + BETWEEN) * MESSAGE + 10 * UNREAD + MUCH
+    assert found(Received(before, after, most, Taken(), 1)) == []
+    one = Received(before, after, most + MIB, Taken(), 1)
     (flood,) = floods([one], lambda _: "a", MESSAGE, lambda _: LIMIT)
     assert not flood.is_certain
     (flood,) = floods([one._replace(bytes=2 * most)], lambda _: "a", MESSAGE, lambda _: LIMIT)
@@ -143,8 +149,8 @@ def test_calls_that_are_cancelled_with_large_parts_are_hardly_honest() -> None:
 def test_messages_that_no_code_has_counted_may_have_been_the_largest() -> None:
     before, after = connection(open=2), connection(open=2, messages=12)
     taken = Taken(0, 2, 2 * OVERHEAD)
-    assert found(Received(before, after, (8 + 2) * MESSAGE, taken)) == []
-    assert found(Received(before, after, (8 + 2) * MESSAGE + 6 * MIB, taken)) == [("a", 1)]
+    assert found(Received(before, after, (8 + 2) * MESSAGE, taken, 2)) == []
+    assert found(Received(before, after, (8 + 2) * MESSAGE + 6 * MIB, taken, 2)) == [("a", 1)]
 
 
 def test_connections_are_busy_that_have_received_much_together() -> None:

@@ -71,8 +71,9 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
         self._admission = checks.admission
         self._max_headers = checks.max_headers
         self._unseen = checks.unseen
-        self._pending = checks.admission.waiting
+        self._pending = self._admission.waiting
         self._own_pending = PendingCalls[asyncio.Task[Any]]()
+        checks.unfinished.unjudged = lambda: len(self._pending) + len(self._own_pending)
         self._held = checks.answers.full
         self._unknown = rejecting_by(checks.reject_unknown_method)
         self._long_headers = rejecting_by(checks.reject_long_headers)
@@ -233,8 +234,7 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
         is_early: bool,
         telemetry: HandlerTelemetry | None,
     ) -> Any:
-        path = self._checks.policy_path(method)
-        checks, end_reasons = self._checks, self.end_reasons
+        checks, end_reasons, path = self._checks, self.end_reasons, self._checks.policy_path(method)
         accept, admission = checks.acceptor(method), checks.admission
         end, no_longer_runs = admission.end, admission.running.discard
         release, abused, lost_caller = checks.callers.leave, checks.abused, on_lost_caller

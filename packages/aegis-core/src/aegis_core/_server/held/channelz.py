@@ -74,6 +74,11 @@ class ServerCounts:
             if found is not None:
                 yield found
 
+    @staticmethod
+    def again(one: OpenConnection) -> OpenConnection | None:
+        """Returns a connection as it is now; None if it is closed."""
+        return _connection(one.number, one.peer)
+
     def _listed(self) -> list[tuple[int, str]]:
         if self._number is None:
             return []

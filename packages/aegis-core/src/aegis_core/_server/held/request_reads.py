@@ -83,6 +83,11 @@ class RequestReads(Generic[CallT]):
         """Returns how many requests of a caller have not arrived."""
         return len(self._reads.get(caller, ()))
 
+    def started(self, caller: str) -> int:
+        """Returns how many of them are read now."""
+        with self._lock:
+            return sum(read.since is not None for read in self._reads.get(caller, {}).values())
+
     def peers(self, caller: str) -> set[str]:
         """Returns the connections on which requests of a caller have not arrived."""
         with self._lock:

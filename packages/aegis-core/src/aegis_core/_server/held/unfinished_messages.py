@@ -98,6 +98,8 @@ class Waiting(Protocol[CallT]):
 
     def count(self, caller: str) -> int: ...
 
+    def started(self, caller: str) -> int: ...
+
     def peers(self, caller: str) -> set[str]: ...
 
     def calls(self, caller: str) -> list[CallT]: ...
@@ -133,6 +135,7 @@ class UnfinishedMessages(Generic[CallT]):
         is_watching: Whether `excess` must be asked again and again.
         is_near: Whether somebody seemed to hold half of what it may when it was asked last.
         waiting: The calls with one request each, which are read in turn.
+        unjudged: Returns how many calls are read whose callers nobody has judged yet.
         max_message: Bytes of the largest message.
     """
 
@@ -152,6 +155,7 @@ class UnfinishedMessages(Generic[CallT]):
         self._refused: Counter[str] = Counter()
         self.on_watch = on_watch
         self.on_more: Callable[[], object] = lambda: None
+        self.unjudged: Callable[[], int] = lambda: 0
         self._workers_of = workers_of
         self._inflows: dict[str, dict[Inflow[CallT], None]] = {}
         self._watches: dict[str, _Watch] = {}
@@ -264,6 +268,12 @@ class UnfinishedMessages(Generic[CallT]):
                 if inflow.peer == peer:
                     taken = taken.plus(0, inflow.messages, inflow.taken)
             return taken
+
+    def reading(self, caller: str) -> int:
+        """Returns how many messages of a caller may have arrived in part, above 64 KiB each."""
+        requests = self.waiting.started(caller) if self.waiting is not None else 0
+        with self._lock:
+            return requests + self.unjudged() + len(self._inflows.get(caller, ()))
 
     def peers_of(self, caller: str) -> set[str]:
         """Returns the connections with calls of a caller that may hold much."""

@@ -38,6 +38,9 @@ CANCELLED = 1
 requests may miss their deadlines again and again.
 """
 
+BETWEEN = 1
+"""Messages that the node's code may just be about to count."""
+
 MOST = 32
 """Connections that are looked at, those that receive most: 0.5 ms each, twice."""
 
@@ -50,12 +53,15 @@ class Received(NamedTuple):
         after: The same after the last one.
         bytes: What arrived in between.
         taken: Messages that were complete in between, and a few more; None if none were counted.
+        reading: Messages of its caller, on all connections, of which a part may have arrived at the
+            end.
     """
 
     before: OpenConnection
     after: OpenConnection
     bytes: int
     taken: Taken | None = None
+    reading: int = 0
 
 
 def since(first: Mapping[Peer, int], second: Mapping[Peer, int]) -> dict[Peer, int]:
@@ -92,24 +98,27 @@ def floods(
     largest = max_message + (max_message >> 5) + OVERHEAD
     more: defaultdict[str, int] = defaultdict(int)
     unfinished: Counter[str] = Counter()
-    room: Counter[str] = Counter()
+    reading: Counter[str] = Counter()
+    cancelled: Counter[str] = Counter()
     found: defaultdict[str, list[OpenConnection]] = defaultdict(list)
     for one in looks:
         rest = one.bytes - _complete(one, largest)
         if rest > 0:
-            caller, calls = caller_of(one.after), _calls(one)
-            more[caller] += max(0, rest - calls * largest)
+            caller, room = caller_of(one.after), _calls(one) * largest
+            more[caller] += max(0, rest - room)
             if one.taken is not None:
-                unfinished[caller] += min(rest, calls * largest)
-                cancelled = one.after.failed - one.before.failed
-                room[caller] += max(0, calls - cancelled) * largest
+                unfinished[caller] += min(rest, room)
+                reading[caller] = (one.reading + BETWEEN) * largest
+                cancelled[caller] += (one.after.failed - one.before.failed) * largest
             found[caller].append(one.after)
     flooding = []
     for caller, size in more.items():
         limit = limit_of(caller) if unfinished[caller] else 0
-        most = UNFINISHED * limit
-        certain = size + max(0, unfinished[caller] - most)
-        likely = size + max(0, unfinished[caller] - min(most, room[caller] + CANCELLED * limit))
+        dropped = cancelled[caller]
+        certain, likely = (
+            size + max(0, unfinished[caller] - min(UNFINISHED * limit, reading[caller] + part))
+            for part in (dropped, min(dropped, CANCELLED * limit))
+        )
         if likely > MUCH:
             flooding.append(Flood(caller, likely, found[caller], is_certain=certain > MUCH))
     return flooding
