@@ -330,6 +330,7 @@ async def test_parts_of_requests_on_several_connections_count_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("aegis_core._server.held.unfinished_messages.MAX_UNFINISHED", 7 * MIB)
+    monkeypatch.setattr("aegis_core._server.held.unfinished_messages.UNJUDGED", 0)  # 8 MiB more
     service = Service()
     node = await start_victim(registrars=[service.register])
     attacker = mallory(node)

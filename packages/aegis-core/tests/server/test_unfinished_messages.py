@@ -106,6 +106,16 @@ def test_nobody_is_watched_with_few_calls() -> None:
     assert (node.messages.is_watching, len(node.messages)) == (False, 0)
 
 
+@pytest.mark.parametrize(("unjudged", "ends"), [(0, True), (1, True), (2, False), (9, False)])
+def test_two_requests_may_be_read_before_their_caller_is_known(unjudged: int, ends: bool) -> None:
+    node = Node()
+    node.messages.unjudged = lambda: unjudged
+    node.open(FEW + 1)
+    assert node.look() == []
+    node.receive(MAX_UNFINISHED + 2 * USUAL_MESSAGE - MIB)
+    assert bool(node.look()) == ends
+
+
 def test_all_but_a_few_calls_are_ended_and_refused_for_a_while() -> None:
     node = Node()
     inflows = node.open(20)

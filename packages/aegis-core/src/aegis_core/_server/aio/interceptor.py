@@ -295,8 +295,8 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
                     try:
                         request = parse(request)
                     except Exception as error:  # noqa: BLE001 - it cannot be read, whatever it is
-                        rejection = checks.unreadable(caller, method, error)
-                        await reject(context, rejection)
+                        request = None  # it may be large, and the caller slow
+                        await reject(context, checks.unreadable(caller, method, error))
                 lost_caller.set((abused, caller_id))
                 answer = await inner(request, handler_context)
                 code = 0

@@ -65,6 +65,10 @@ and all that the process does besides, would look like it.
 USUAL_MESSAGE = 4 * 1024 * 1024
 """Bytes of the largest message, unless the user sets more; then a caller may hold more, too."""
 
+UNJUDGED = 2
+"""Requests that an asyncio node reads before it knows whose they are, and so not in turn. An honest
+caller may have them beside the others; on more than a few connections it has none."""
+
 UNREAD = 16 * 1024
 """Bytes of a request that nobody reads, and which may be held in addition."""
 
@@ -318,7 +322,9 @@ class UnfinishedMessages(Generic[CallT]):
                 if watch.allocated is None:
                     watch.allocated = allocated() or 0
                 unexplained = self._unexplained(caller, watch, received, new)
-                held, limit = sum(unexplained.values()), self.limit_of(caller)
+                spreads = len(unexplained) > FEW_CONNECTIONS * self._workers_of(caller)
+                unjudged = 0 if spreads else min(self.unjudged(), UNJUDGED) * self.max_message
+                held, limit = sum(unexplained.values()) - unjudged, self.limit_of(caller)
                 delivered = sum(inflow.newest for inflow in self._inflows.get(caller, ()))
                 is_half = held > limit / 2
                 is_near = is_half or delivered > limit
@@ -328,7 +334,6 @@ class UnfinishedMessages(Generic[CallT]):
                 now = allocated() or 0
                 grown = now - watch.allocated
                 count = self._count(caller) + len(self._inflows.get(caller, ()))
-                spreads = len(unexplained) > FEW_CONNECTIONS * self._workers_of(caller)
                 if spreads:
                     grew = grown > limit and count + unseen() >= MANY_SPREAD
                 else:
