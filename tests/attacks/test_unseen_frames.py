@@ -143,7 +143,7 @@ async def test_who_floods_with_frames_of_no_message_is_named_and_disconnected(
     await until(lambda: any(map(logged, lines)))
     assert len(logged("mallory")) <= 2
     assert node.stats().calls.closed_connections == 1
-    if not logged("mallory cancels calls"):  # which honest callers might do as well
+    if logged("mallory sends frames"):  # honest callers might do the others as well
         assert node.server._checks.callers.is_blocked("mallory")
     assert logged("Traceback") == []
 
