@@ -41,6 +41,7 @@ def test_after_a_node_was_stopped_the_mesh_is_one_again_and_no_other_failed(
 ) -> None:
     positions = cluster.positions()
     cluster.nodes["e"].signal(signal.SIGSTOP)
+    cluster.network.was_disturbed = True  # one more failure within a minute, and it would be held
     let_pass(seconds)
     cluster.nodes["e"].signal(signal.SIGCONT)
     cluster.wait_until_one_mesh()
