@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
+from aegis_core._server import caller_sockets
 from aegis_core._server.caller_sockets import ACKNOWLEDGES, CallerSockets
 from aegis_core._server.connection_guard import (
     ACCEPTED_UNSEEN,
@@ -62,6 +63,33 @@ async def test_what_acknowledges_a_download_does_not_count_as_received(until: Un
         accepted.sendall(bytes(300 * ACKNOWLEDGES))
         client.recv(300 * ACKNOWLEDGES, socket.MSG_WAITALL)
         await until(lambda: sockets.received([peer]) == {peer: 700})
+
+
+@linux_only
+def test_connections_are_closed_and_counted_while_another_thread_looks_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server((HOST, 0)) as server, contextlib.ExitStack() as stack:
+        sockets = CallerSockets(server.getsockname()[1])
+        client = stack.enter_context(socket.create_connection(server.getsockname()))
+        accepted = server.accept()[0]
+        (peer,) = sockets.find()
+        reset = caller_sockets._reset
+        counting = iter([])
+
+        def reset_meanwhile(connection: socket.socket) -> bool:
+            nonlocal counting
+            was_open = reset(connection)
+            accepted.close()
+            client.close()
+            assert sockets.find() == []
+            counting = iter(sockets._known)
+            return was_open
+
+        monkeypatch.setattr(caller_sockets, "_reset", reset_meanwhile)
+        assert sockets.close({peer}) == 1
+        assert list(counting) == list(sockets._known)
+        assert sockets.find() == []
 
 
 @linux_only

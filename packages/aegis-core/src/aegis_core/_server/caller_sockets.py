@@ -86,7 +86,8 @@ class CallerSockets:
                     continue
                 if _reset(connection):
                     closed += 1
-                    self._known[key] = None  # gRPC keeps it open for a while
+                    if key in self._known:  # another thread may have looked meanwhile
+                        self._known[key] = None  # gRPC keeps it open for a while
         return closed
 
     def received(self, peers: Collection[str]) -> dict[str, int]:
