@@ -98,6 +98,23 @@ def test_a_second_failure_within_a_minute_is_held_until_a_minute_without_trouble
     assert bench.opinion == (CLEAR, False)
 
 
+def test_a_node_that_was_never_heard_between_its_failures_is_held_until_it_is_heard() -> None:
+    bench = DetectorBench()
+    bench.fail()
+    # Its answer came through others.
+    bench.detector.record_renewed("a", bench.now, alone=False)
+    bench.wait(FAIL_AFTER_SILENCE + STEP)
+    assert bench.opinion == (FAILED, True)
+    bench.detector.record_renewed("a", bench.now, alone=False)
+    assert bench.opinion == (FAILED, True)
+    bench.wait(1, hearing="a")
+    assert bench.opinion == (CLEAR, False)
+    bench.fail()
+    assert bench.opinion == (FAILED, True)
+    bench.wait(FLAP_WINDOW - 1, hearing="a")
+    assert bench.opinion == (FAILED, True), "now it comes and goes"
+
+
 def test_failures_more_than_a_minute_apart_are_not_held() -> None:
     bench = DetectorBench()
     bench.fail()

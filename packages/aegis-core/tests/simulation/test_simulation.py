@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -86,6 +87,22 @@ def test_a_condition_that_is_not_met_names_the_seed() -> None:
         simulation.run_until(lambda: False, within=1, what="the end")
     assert info.value.seed == 42
     assert info.value.at == simulation.now
+
+
+def test_a_wait_ends_although_its_seconds_are_no_exact_difference_of_times() -> None:
+    simulation = Simulation(1)
+    simulation.run(0.3)
+    began, checks = simulation.now, 0
+
+    def never() -> bool:
+        nonlocal checks
+        checks += 1
+        assert checks < 10
+        return False
+
+    assert began + 0.3 - began < 0.3
+    with pytest.raises(UnmetError):
+        simulation.run_until(never, within=0.3, every=1.0)
 
 
 def test_it_starts_as_one_mesh_without_events() -> None:
@@ -278,6 +295,23 @@ def test_a_blocked_link_between_two_nodes_makes_neither_fail() -> None:
         simulation.block("node-000", target)
     simulation.run(60)
     assert failures(simulation) == set()
+
+
+@pytest.mark.parametrize("both", [1, 2])
+def test_two_parts_that_both_reached_a_third_one_are_one_mesh_within_ten_seconds(both: int) -> None:
+    parts = [
+        [f"{name}-{number}" for number in range(n)]
+        for name, n in zip("abc", (3, 6, both), strict=True)
+    ]
+    simulation = Simulation([*itertools.chain(*parts)])
+    for one, other in itertools.product(*parts[:2]):
+        simulation.block(one, other)
+        simulation.block(other, one)
+    simulation.run(25)
+    # The third part brings the answers of nodes that their observers do not hear.
+    assert failures(simulation)
+    simulation.heal()
+    simulation.run_until(simulation.is_one_mesh, within=10)
 
 
 @pytest.mark.parametrize(

@@ -64,18 +64,22 @@ MAX_ACCUSATION_PAUSE = 96.0
 class _Subject:
     __slots__ = (
         "accusation_pause",
+        "comes_and_goes",
         "fails_at",
         "failures",
         "heard_at",
         "heard_since",
         "held",
+        "is_back",
         "no_accusation_before",
         "opinion",
     )  # fmt: skip
 
     def __init__(self, now: float, *, held: bool) -> None:
         self.heard_at = now
-        self.held = held
+        # Whether it was heard since its last failure, and between the two for which it is held.
+        self.is_back = False
+        self.comes_and_goes = self.held = held
         self.opinion = Opinion.CLEAR
         self.fails_at = self.no_accusation_before = 0.0
         self.accusation_pause = SUSPECT_AFTER
@@ -91,7 +95,8 @@ class FailureDetector:
     suspect -- not heard for a while -------------> failed
     failed  -- heard -----------------------------> clear, unless held
     failed  -- wrote a new record ----------------> suspect, unless held
-    held    -- heard all the time for a minute ---> clear
+    held    -- heard all the time for a minute ---> clear, at once if it was never heard between
+                                                    its failures: its line was cut once, for long
 
     Faults of this node itself make it slower to accuse: the local health of Lifeguard (Dadgar et
     al., DSN 2018). After a wrong accusation it leaves that node alone for a while.
@@ -139,12 +144,13 @@ class FailureDetector:
             return
         if subject.heard_since is None or now - subject.heard_at >= SUSPECT_AFTER:
             subject.heard_since = now
-        subject.heard_at = now
+        subject.heard_at, subject.is_back = now, True
         if subject.held:
-            if now - subject.heard_since < FLAP_WINDOW:
-                return
+            if subject.comes_and_goes:
+                if now - subject.heard_since < FLAP_WINDOW:
+                    return
+                subject.failures.clear()
             subject.held = False
-            subject.failures.clear()
         subject.opinion = Opinion.CLEAR
 
     def feed_broken(self, node_id: str, now: float) -> None:
@@ -215,6 +221,8 @@ class FailureDetector:
             subject.failures = [t for t in subject.failures if now - t < FLAP_WINDOW]
             subject.failures.append(now)
             subject.held = len(subject.failures) >= FLAPS
+            # Without that, others brought its answers while this node could not hear it.
+            subject.comes_and_goes, subject.is_back = subject.is_back, False
 
     def _was_paused(self, now: float) -> bool:
         """Whether this process was paused and has not ticked since."""

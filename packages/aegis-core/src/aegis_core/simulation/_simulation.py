@@ -176,12 +176,13 @@ class Simulation:
             UnmetError: If it is not true in time.
         """
         began = self.now
+        deadline = began + within
         while not condition():
-            if self.now - began >= within:
+            if self.now >= deadline:
                 raise UnmetError(
                     f"{what or 'it'} did not come true within {within:g} s", self.seed, self.now
                 )
-            self.run(min(every, began + within - self.now))
+            self.run(min(every, deadline - self.now))
         return self.now - began
 
     # Actions on nodes
