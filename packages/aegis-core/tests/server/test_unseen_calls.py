@@ -376,6 +376,17 @@ async def test_who_floods_without_a_call_is_closed_again_once_its_handshake_show
         assert guard.closed == 1 + keeps_out
 
 
+def test_calls_of_closed_connections_are_not_under_way(identity: MakeIdentity) -> None:
+    pem = identity("a").certificate_chain
+    closed, kept = (connection(pem, HALF + 1, number=number) for number in (1, 2))
+    limits, counts = CallerLimits(), Counts([kept, closed])
+    counts.count = MANY + 1
+    guard = FloodGuard(UnseenCalls(), limits, counts, CallerSockets(1))
+    guard.drop([closed])
+    assert guard._close_floods() == 0
+    assert not limits.is_blocked("a"), "gRPC has those calls until their turn"
+
+
 async def test_a_flood_is_found_although_the_node_sees_no_further_call(
     identity: MakeIdentity, until: Until
 ) -> None:

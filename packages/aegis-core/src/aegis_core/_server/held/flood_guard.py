@@ -287,6 +287,7 @@ class FloodGuard:
 
     def drop(self, connections: Collection[OpenConnection]) -> None:
         """Closes connections of a caller, which may open others. For any thread."""
+        self._gone.update(one.number for one in connections)
         with self._lock:
             self.closed += self._sockets.close(_peers_of(connections))
 
