@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Collection
@@ -23,13 +24,16 @@ from aegis_core._server.held.flood_guard import (
     MANY_AFTER_FLOOD,
     NEW_AT_ONCE,
     NEW_PER_SECOND,
+    NOTE_EVERY,
     SOME,
     FloodGuard,
 )
 from aegis_core._server.held.unseen_calls import (
+    MAX_FILLED,
     MAX_IF_BLOCKED,
     MAX_UNDER_WAY,
     MORE_AFTER_STALL,
+    UNREAD,
     Flood,
     OpenConnection,
     UnseenCalls,
@@ -39,6 +43,7 @@ MakeIdentity = Callable[[str], TLSConfig]
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 HOST = "127.0.0.1"
 HALF = MAX_UNDER_WAY // 2
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO is of Linux")
 
 
 @pytest.fixture
@@ -63,6 +68,27 @@ def test_the_calls_of_a_caller_count_over_all_its_connections(
     mine.append(connection(pems[name], 1, number=4))
     (flood,) = unseen.floods([*mine, connection(pems["b"], HALF, number=3)])
     assert flood == Flood(name, MAX_UNDER_WAY + 1, mine)
+
+
+@pytest.mark.parametrize(
+    ("calls", "arrived", "seen", "is_flood"),
+    [
+        (MAX_FILLED // 2, MAX_UNDER_WAY * UNREAD, 0, False),
+        (MAX_FILLED // 2 + 1, MAX_UNDER_WAY * UNREAD, 0, True),
+        (MAX_FILLED // 2 + 1, MAX_UNDER_WAY * UNREAD, 2, False),  # the node reads those in turn
+        (MAX_UNDER_WAY, (MAX_FILLED - MAX_UNDER_WAY) * UNREAD, 0, False),
+        (MAX_UNDER_WAY, (MAX_FILLED - MAX_UNDER_WAY + 1) * UNREAD, 0, True),
+    ],
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_unseen_call_whose_request_has_arrived_counts_twice(
+    pems: dict[str, bytes], calls: int, arrived: int, seen: int, is_flood: bool, workers: int
+) -> None:
+    unseen = UnseenCalls(lambda _: workers, open_calls={"a": seen * workers})
+    held = [connection(pems["a"], calls, number) for number in range(workers)]
+    received = {one.peer: arrived for one in held}
+    assert bool(unseen.floods(held, arrived=received)) == is_flood
+    assert unseen.floods(held, arrived=received, has_stood_still=True) == []
 
 
 def test_a_caller_with_workers_may_have_as_many_for_each(pems: dict[str, bytes]) -> None:
@@ -272,6 +298,51 @@ async def test_a_guard_knows_that_the_node_stood_still(
         guard._stall_counts_until = 0.0
         guard._close_floods()
         assert limits.is_blocked("a")
+
+
+@linux_only
+def test_what_arrived_lately_may_be_requests_of_unseen_calls(
+    identity: MakeIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server((HOST, 0)))
+        counts, limits = Counts([]), CallerLimits()
+        unseen, sockets = UnseenCalls(), CallerSockets(server.getsockname()[1])
+        guard = FloodGuard(unseen, limits, counts, sockets)
+
+        def connect() -> Callable[[], None]:
+            one = stack.enter_context(socket.create_connection(server.getsockname()))
+            accepted = stack.enter_context(server.accept()[0])
+
+            def receive() -> None:  # as much as requests of all calls may be
+                for _ in range(MAX_FILLED // 2):
+                    one.sendall(bytes(UNREAD))
+                    accepted.recv(UNREAD, socket.MSG_WAITALL)
+
+            peer, number = f"ipv4:{HOST}:{one.getsockname()[1]}", len(counts.found)
+            name = "ab"[number]
+            pem = identity(name).certificate_chain
+            counts.found.append(OpenConnection(number, peer, pem, MAX_FILLED // 2 + 1, 0))
+            return receive
+
+        def look(after: float) -> list[str]:
+            nonlocal now
+            now += after
+            counts.count = 0
+            unseen.look()
+            guard._close_floods()
+            return sorted(limits.blocked)
+
+        connect()()
+        assert look(1.0) == [], "it had been received before"
+        receive = connect()
+        assert look(1.0) == []
+        receive()
+        assert look(NOTE_EVERY) == ["b"]
+        limits.blocked.clear()
+        assert look(NOTE_EVERY) == [], "those requests would have been seen meanwhile"
 
 
 async def test_an_address_that_floods_may_open_few_connections_until_it_has_stopped(

@@ -130,7 +130,8 @@ class CallChecks(Generic[CallT]):
         self.connections = connections or ConnectionLimits()
         self.answers = UnsentAnswers(workers_of)
         self.unfinished = UnfinishedMessages[CallT](workers_of)
-        self.unseen = UnseenCalls(workers_of, self.callers.is_blocked, self.callers.max_calls)
+        limits = self.callers
+        self.unseen = UnseenCalls(workers_of, limits.is_blocked, limits.max_calls, limits.open)
         self.reads = RequestReads[CallT](workers_of, self.answers.full, self.callers.blocked)
         self.reads.on_many = self.unfinished.watch
         self.answers.on_room = self.reads.resume

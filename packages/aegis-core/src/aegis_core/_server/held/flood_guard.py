@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from aegis_discovery.signals import LogLimiter
 
@@ -74,6 +74,11 @@ NEW_AT_ONCE = 3.0
 JUDGE_EVERY = 0.01
 """Seconds between two looks at whose those connections are. What is no call arrives at 1 GB/s."""
 
+NOTE_EVERY = 0.25
+"""Seconds between two notes of what connections have received. What arrived since the note before
+the last one may be in calls that are unseen: 1 800 of 16 KB arrive in that time.
+"""
+
 RECONCILE_AFTER = 8
 """Looks after which calls that gRPC has rejected are told from unseen ones."""
 
@@ -122,6 +127,9 @@ class FloodGuard:
         self._turn_at = math.inf
         self._stall_counts_until = 0.0
         self._worked_off_at = 0
+        self._noted: dict[Peer, int] = {}
+        self._noted_before: dict[Peer, int] = {}
+        self._noted_at = 0.0
         self._addresses: dict[str, TokenBucket] = {}
         self._admitted: set[Peer] = set()
         self._kept_out: set[str] = set()
@@ -216,6 +224,7 @@ class FloodGuard:
             return
         began = time.thread_time()  # of the processor: it may wait for that, and others run then
         count = self.count()
+        self._note_received()
         took = time.thread_time() - began
         self._next = now + max(LOOK_EVERY, took / SHARE)
         self._busy_next = now + max(LOOK_SOON, took / BUSY_SHARE)
@@ -235,6 +244,7 @@ class FloodGuard:
                 if (count := self.count()) <= self._after_flood(SOME):
                     return
                 looks += 1
+                self._note_received()
                 self._is_crowded = count > self._after_flood(MANY)
                 is_due = self._is_crowded or looks % RECONCILE_AFTER == 0
                 if is_due and self._close_floods():
@@ -264,12 +274,35 @@ class FloodGuard:
             self._rejected += count
         return count
 
+    def _note_received(self) -> None:
+        now = time.monotonic()
+        since = now - self._noted_at
+        if since < NOTE_EVERY:
+            return
+        self._noted_at = now
+        self._sockets.find()
+        noted = self._sockets.all_received()
+        self._noted_before = self._noted if since < 2 * NOTE_EVERY else noted
+        self._noted = noted
+
+    def _arrived(self, connections: Iterable[OpenConnection]) -> dict[str, int]:
+        """Returns what has been received lately, of new connections all."""
+        self._sockets.find()
+        received, before = self._sockets.all_received(), self._noted_before
+        peers = ((one.peer, parse_peer(one.peer)) for one in connections)
+        return {
+            name: received[peer] - before.get(peer, 0)
+            for name, peer in peers
+            if peer is not None and peer in received
+        }
+
     def _close_floods(self) -> int:
         connections = list(self._counts.connections(self._gone))
+        arrived = self._arrived(connections)
         count = self.count()
         now = time.monotonic()
         has_stood_still = self._stands_still(now) or now < self._stall_counts_until
-        floods = self._unseen.floods(connections, has_stood_still=has_stood_still)
+        floods = self._unseen.floods(connections, has_stood_still=has_stood_still, arrived=arrived)
         if floods:
             self._worked_off_at = self._unseen.seen + count
             closed = {one.number for flood in floods for one in flood.connections}

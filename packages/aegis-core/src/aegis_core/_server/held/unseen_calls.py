@@ -7,7 +7,8 @@ shows when it is their turn, but gRPC counts the calls of each connection from t
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from aegis_certs import CertsError, enrolment_id_of, identity_of
@@ -22,6 +23,16 @@ Three processes with one identity make 500 calls at once, and some are just answ
 `MAX_CALLS` are refused when they are seen. Each takes 15 to 20 KB. Where the user lets a caller
 have more open calls than `MAX_CALLS`, it may have so many more.
 """
+
+MAX_FILLED = 2_400
+"""The same where each unseen call counts twice whose request has arrived as far as gRPC takes it.
+
+Such calls take 25 to 35 KB each. Two processes with one identity may have 600 of them each, or
+three 500 each with requests of 9 KB.
+"""
+
+UNREAD = 16 * 1024
+"""Bytes of a request that gRPC takes before code of the node has seen the call."""
 
 MORE_AFTER_STALL = int(CANCELLED_AT_ONCE)
 """Further ones after the node stood still: calls that have missed their deadlines meanwhile, and
@@ -93,52 +104,64 @@ class UnseenCalls:
         workers_of: Returns how many processes share an identity, and so have its limits together.
         is_blocked: Tells whether the calls of a caller are refused.
         max_calls: Calls that a caller with one worker may have open once they are seen.
+        open_calls: The calls of each caller that were seen and are open.
 
     Attributes:
         seen: Calls that code of the node has seen so far.
         look: Looks how many calls have arrived; see `SEEN_MASK`.
     """
 
-    __slots__ = ("_is_blocked", "_limit", "_names", "_workers_of", "look", "seen")
+    __slots__ = ("_is_blocked", "_more", "_names", "_open", "_workers_of", "look", "seen")
 
     def __init__(
         self,
         workers_of: Callable[[str], int] = lambda _: 1,
         is_blocked: Callable[[str], bool] = lambda _: False,
         max_calls: int = MAX_CALLS,
+        open_calls: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.seen = 0
         self.look: Callable[[], None] = _do_nothing
         self._workers_of = workers_of
         self._is_blocked = is_blocked
-        self._limit = MAX_UNDER_WAY + max(0, max_calls - MAX_CALLS)
+        self._open = open_calls
+        self._more = max(0, max_calls - MAX_CALLS)
         self._names: dict[bytes, str | None] = {}
 
     def __repr__(self) -> str:
         return f"<UnseenCalls {self.seen} seen>"
 
     def floods(
-        self, connections: Iterable[OpenConnection], *, has_stood_still: bool = False
+        self,
+        connections: Iterable[OpenConnection],
+        *,
+        has_stood_still: bool = False,
+        arrived: Mapping[str, int] = MappingProxyType({}),
     ) -> list[Flood]:
         """Returns the callers that have too many calls under way.
 
         Args:
             connections: All that are open.
             has_stood_still: Whether the node did so just now; see `MORE_AFTER_STALL`.
+            arrived: Bytes that were received lately, by the other end as gRPC names it.
         """
         under_way: Counter[str] = Counter()
+        filled: Counter[str] = Counter()
         held: defaultdict[str, list[OpenConnection]] = defaultdict(list)
         for one in connections:
             caller = self.caller_of(one)
             held[caller].append(one)
             under_way[caller] += one.open
+            filled[caller] += min(one.open, arrived.get(one.peer, 0) // UNREAD)
             if self._is_blocked(caller):
                 under_way[caller] += one.failed
-        usual = self._limit + (MORE_AFTER_STALL if has_stood_still else 0)
+        more = self._more + (MORE_AFTER_STALL if has_stood_still else 0)
         found = []
         for caller, calls in under_way.items():
-            limit = MAX_IF_BLOCKED if self._is_blocked(caller) else usual
-            if calls > limit and calls > limit * self._workers_of(caller):
+            limit = MAX_IF_BLOCKED if self._is_blocked(caller) else MAX_UNDER_WAY + more
+            unseen = max(0, calls - self._open.get(caller, 0))
+            excess = max(calls / limit, (calls + min(unseen, filled[caller])) / (MAX_FILLED + more))
+            if excess > 1 and excess > self._workers_of(caller):
                 found.append(Flood(caller, calls, held[caller]))
         return found
 
