@@ -10,7 +10,13 @@ import pytest
 from aegis_discovery import InvalidRecordError
 from aegis_discovery.aio.feed import follow
 from aegis_discovery.feed import request_problem, split_message
-from aegis_discovery.feed._limits import MAX_CHECKS, MAX_JOIN_CHECKS
+from aegis_discovery.feed._limits import (
+    MAX_CHECKS,
+    MAX_JOIN_CHECKS,
+    MIN_JOIN_CHECKS,
+    PART_SECONDS,
+)
+from aegis_discovery.feed._parts import PartSize
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records import Opinion
 
@@ -190,12 +196,13 @@ async def test_other_tasks_run_while_a_large_message_is_received(
     assert len(set(known)) >= 2, "it saw the number grow"
 
 
-@pytest.mark.parametrize(("burst", "pauses"), [(0.0, 2), (60.0, 1)])
+@pytest.mark.parametrize(("burst", "pauses"), [(0.0, 4), (60.0, 1)])
 async def test_a_feed_pauses_after_bursts_until_it_is_complete(
     server: Side, side: MakeSide, monkeypatch: pytest.MonkeyPatch, burst: float, pauses: int
 ) -> None:
     monkeypatch.setattr("aegis_discovery._client.follow.SLICE", 0.0)
     monkeypatch.setattr("aegis_discovery._client.follow.BURST", burst)
+    monkeypatch.setattr(time, "thread_time", lambda: 0.0)
     paused: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -206,10 +213,61 @@ async def test_a_feed_pauses_after_bursts_until_it_is_complete(
         vouch(server, f"go-{number}")
     watcher = side("watcher")
     (message,) = watcher.open(server).messages()
-    assert len(list(split_message(message, checks_each=MAX_JOIN_CHECKS))) == 2
+    assert len(list(split_message(message, lambda: MAX_JOIN_CHECKS))) == 2
     request = watcher.reader.request(MESH, source="server")
     feed: Any = Tape(message, mesh_pb2.WatchResponse(version=message.version))
     began = time.monotonic()
     await follow(feed, watcher.reader, request, source="server", on_message=lambda _: None)
     assert len(paused) == pauses + 1, "the last one after a message on the complete feed"
     assert sum(paused) <= time.monotonic() - began, "it pauses for as long as it worked"
+
+
+@pytest.mark.parametrize(
+    ("per_check", "largest"),
+    [
+        (0.05e-3, MAX_JOIN_CHECKS),  # RSA keys
+        (0.6e-3, MAX_CHECKS),  # P-384 keys
+        (1.8e-3, MAX_CHECKS),  # the same on a slow machine: the first part only
+    ],
+)
+async def test_parts_of_a_join_are_as_large_as_the_time_of_a_check_allows(
+    server: Side, side: MakeSide, monkeypatch: pytest.MonkeyPatch, per_check: float, largest: int
+) -> None:
+    for number in range(150):
+        vouch(server, f"go-{number}")
+    watcher = side("watcher")
+    (message,) = watcher.open(server).messages()
+    message.complete = False
+    used = 0.0
+    sizes: list[int] = []
+    receive = watcher.reader.receive
+
+    def receive_slowly(part: Any, *, source: str) -> object:
+        nonlocal used
+        sizes.append(checks_of(part))
+        used += sizes[-1] * per_check
+        return receive(part, source=source)
+
+    monkeypatch.setattr(watcher.reader, "receive", receive_slowly)
+    monkeypatch.setattr(time, "thread_time", lambda: used)
+    request = watcher.reader.request(MESH, source="server")
+    feed: Any = Tape(message, message, message)
+    await follow(feed, watcher.reader, request, source="server", on_message=lambda _: None)
+    assert len(watcher.topology.nodes) == 152
+    assert largest - 1 <= max(sizes) <= largest + 1
+    assert max(sizes[1:]) <= max(PART_SECONDS / per_check, MIN_JOIN_CHECKS) + 1
+
+
+def test_cheap_parts_of_a_join_make_the_next_ones_larger_only_slowly() -> None:
+    size, part = PartSize(), mesh_pb2.WatchResponse(records=[mesh_pb2.SignedRecord()] * 32)
+    size.received(part, 32 * 0.6e-3, complete=False)
+    before = size()
+    size.received(part, 0.0, complete=False)
+    assert before < size() <= 1.3 * before
+    for _ in range(10):
+        size.received(part, 0.0, complete=False)
+    assert size() == MAX_JOIN_CHECKS
+    size.received(part, 32 * 0.6e-3, complete=False)
+    assert size() == before
+    size.received(part, 0.0, complete=True)
+    assert size() == MAX_CHECKS

@@ -11,9 +11,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from aegis_discovery._runtime import loop_timers
-from aegis_discovery.feed._limits import MAX_CHECKS, MAX_JOIN_CHECKS
 from aegis_discovery.feed._pacing import HEARTBEAT
-from aegis_discovery.feed._parts import split_message
+from aegis_discovery.feed._parts import PartSize, split_message
 from aegis_discovery.feed._reader import FeedReader, ReceiveResult
 from aegis_discovery.proto import mesh_pb2
 
@@ -79,7 +78,7 @@ async def follow(
     method: Any = channel.unary_stream(_WATCH, mesh_pb2.WatchRequest.SerializeToString)
     call = method(request)
     worked = owed = 0.0
-    pause_after, checks_each = BURST, MAX_JOIN_CHECKS
+    pause_after, size = BURST, PartSize()
     try:
         while True:
             if timeout is None:
@@ -96,14 +95,15 @@ async def follow(
                 message = mesh_pb2.WatchResponse.FromString(data)
             except DecodeError:
                 raise FeedGarbageError(f"{source} sent what is no message of a feed") from None
-            for part in split_message(message, checks_each=checks_each):
-                began = time.monotonic()
+            for part in split_message(message, size):
+                began, cpu = time.monotonic(), time.thread_time()
                 received = reader.receive(part, source=source)
                 on_message(received)
+                size.received(part, time.thread_time() - cpu, complete=received.complete)
                 if received.diverged:
                     raise FeedDivergedError(f"{source} holds other records; its feed is reopened")
                 if received.complete:
-                    pause_after, checks_each = SLICE, MAX_CHECKS
+                    pause_after = SLICE
                 worked += time.monotonic() - began
                 if worked < SLICE:
                     continue

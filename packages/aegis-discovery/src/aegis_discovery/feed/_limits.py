@@ -20,10 +20,17 @@ A check takes half a millisecond with P-384 keys, and less with others.
 """
 
 MAX_JOIN_CHECKS = 80
-"""The same until a feed is complete: about as many as an honest message has with RSA keys.
+"""The same until a feed is complete, while as many take less than `PART_SECONDS`.
 
-With half as many a join takes 8 % more CPU: see `RecordVerifier.add_chains`.
+They are about as many as an honest message has. With half as many a join with RSA keys takes 8 %
+more CPU: see `RecordVerifier.add_chains`.
 """
+
+MIN_JOIN_CHECKS = 8
+"""The least, whatever they take."""
+
+PART_SECONDS = 0.02
+"""CPU seconds that a part may take until a feed is complete, about those of `MAX_CHECKS`."""
 
 MAX_DOCUMENTS = 64
 """Documents in one message."""

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from aegis_discovery.feed._limits import (
     DOCUMENT_CHECKS,
     MAX_CHECKS,
     MAX_DOCUMENTS,
     MAX_ITEMS,
+    MAX_JOIN_CHECKS,
     MAX_STATUSES,
+    MIN_JOIN_CHECKS,
+    PART_SECONDS,
 )
 from aegis_discovery.proto import mesh_pb2
+
+SLOWLY = 0.8
+"""By how much a check may seem cheaper after each part."""
 
 
 class MessagePart:
@@ -34,15 +40,42 @@ class MessagePart:
 Message = mesh_pb2.WatchResponse | MessagePart
 
 
+class PartSize:
+    """How many checks a part of a message may cost, so that its receiver is done in time. Pure.
+
+    A check takes five times as long with some keys as with others, and nothing tells before how
+    long. Until a feed is complete, the parts are as large as those before them allow.
+    """
+
+    def __init__(self) -> None:
+        self._per_check = PART_SECONDS / MAX_CHECKS
+        self._is_complete = False
+
+    def __call__(self) -> int:
+        """Returns the most checks of the next part."""
+        if self._is_complete:
+            return MAX_CHECKS
+        allowed = int(PART_SECONDS / self._per_check)
+        return max(MIN_JOIN_CHECKS, min(allowed, MAX_JOIN_CHECKS))
+
+    def received(self, part: Message, seconds: float, *, complete: bool) -> None:
+        """Notes what a part took, in CPU seconds, and whether the feed is complete with it."""
+        self._is_complete |= complete
+        checks = _checks(part)
+        if checks >= MIN_JOIN_CHECKS and not part.documents:
+            # Down at once, and up step by step: cheap parts tell little of the next one.
+            self._per_check = max(seconds / checks, SLOWLY * self._per_check)
+
+
 def split_message(
-    message: mesh_pb2.WatchResponse, *, checks_each: int = MAX_CHECKS
+    message: mesh_pb2.WatchResponse, checks_each: Callable[[], int] = lambda: MAX_CHECKS
 ) -> Iterator[Message]:
     """Splits a message into several with the same content, each of few signature checks.
 
     Each part can be received on its own: a record or a verdict is in one part with the chain that
     it needs. A message that is too large, and will be ignored, is not split.
     """
-    if _checks(message) <= checks_each or is_oversized(message):
+    if _checks(message) <= checks_each() or is_oversized(message):
         yield message
         return
     for document in message.documents:
@@ -59,7 +92,7 @@ def split_message(
         if verdict is not None:
             part.verdicts.append(verdict)
             checks += 1
-        if checks >= checks_each:
+        if checks >= checks_each():
             yield part
             part, checks = MessagePart(), 0
     # These fields describe the whole message, so they are true after its last part.
@@ -90,7 +123,7 @@ def _units(message: mesh_pb2.WatchResponse) -> Iterator[_Unit]:
         yield needed.pop(verdict.signer, None), None, verdict
 
 
-def _checks(message: mesh_pb2.WatchResponse) -> int:
+def _checks(message: Message) -> int:
     """Counts what may need a signature check."""
     certificates = sum([len(chain.certificates) for chain in message.chains])
     documents = DOCUMENT_CHECKS * len(message.documents)
