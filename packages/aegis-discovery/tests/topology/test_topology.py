@@ -384,6 +384,9 @@ def test_events_go_on_after_one_whose_subscriber_was_interrupted() -> None:
     topology.add_node(greeter("a"))
     with pytest.raises(KeyboardInterrupt):
         topology.add_node(greeter("b"))
+    assert seen == ["a", "b"]
+    topology.expire()  # as on each heartbeat
+    assert seen == ["a", "b", "c"]
     topology.add_node(greeter("d"))
     assert seen == ["a", "b", "c", "d"]
 

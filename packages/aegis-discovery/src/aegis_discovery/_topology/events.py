@@ -121,11 +121,17 @@ class EventDispatcher:
             try:
                 for event in left:
                     self._call_subscribers(event)
-            except BaseException:  # Ctrl-C in the middle: the next dispatch goes on after it
+            except BaseException:  # Ctrl-C in the middle: `resume` goes on after it
                 with self._lock:
                     self._queue[:0] = left
                     self._is_dispatching = False
                 raise
+
+    def resume(self) -> None:
+        """Dispatches what is left after a subscriber was interrupted; to be called regularly."""
+        # Read without the lock: nearly always there is nothing.
+        if self._queue and not self._is_dispatching:
+            self.dispatch()
 
     def _call_subscribers(self, event: TopologyEvent) -> None:
         for callback in self._subscribers.all:

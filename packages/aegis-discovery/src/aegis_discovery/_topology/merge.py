@@ -242,8 +242,8 @@ class RecordMerger:
 
     def expire(self) -> None:
         """Drops all records and verdicts whose lease has ended; to be called regularly."""
-        now = self._now_ms()
-        if now < min(self._store.first_end, self._verdicts.first_end):
+        self._events.resume()
+        if (now := self._now_ms()) < min(self._store.first_end, self._verdicts.first_end):
             return  # without the lock, as each heartbeat comes here
         with self._changing():
             self._expire_records(now)
