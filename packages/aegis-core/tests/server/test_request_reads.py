@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aegis_core._server.held.request_reads import MAX_READS, TURN, RequestReads
+from aegis_core._server.held.running_requests import MOST, USUAL_MESSAGE
 
 
 class Reads:
@@ -107,3 +108,66 @@ def test_of_a_blocked_caller_no_request_is_waited_for() -> None:
     tried.begin(200, caller="b")
     tried.blocked.add("a")
     assert tried.reads.overstayed() == [*FIRST, 100]
+
+
+def test_what_handlers_have_takes_places_of_reads() -> None:
+    tried = Reads()
+    for call in FIRST:
+        tried.begin(call)
+        assert tried.reads.running.add("a", call, "/t/Put", USUAL_MESSAGE - 100)
+        tried.reads.end("a", call)
+    tried.begin(100)
+    assert tried.started == FIRST, "three of four places are taken"
+    tried.begin(200, method="/t/Get")
+    tried.begin(300, caller="b")
+    assert tried.started == [*FIRST, 200, 300]
+    tried.reads.end("a", 200)
+    tried.reads.release("a", 0)
+    assert tried.started == [*FIRST, 200, 300, 100]
+    tried.reads.release("a", 0)
+    tried.reads.end("a", 100)
+    for call in FIRST:
+        tried.reads.release("a", call)
+    assert len(tried.reads.running) == 0
+
+
+def test_small_requests_of_other_methods_are_read_when_handlers_have_all_places() -> None:
+    tried = Reads()
+    running = tried.reads.running
+    for call in range(MAX_READS):
+        assert running.add("a", call, f"/t/{call}", USUAL_MESSAGE)
+    assert running.busy == {"a"}
+    tried.begin(100, method="/t/0")
+    assert tried.started == []
+    tried.begin(200, 201, method="/t/Get")
+    assert tried.started == [200], "one at a time"
+    tried.reads.end("a", 200)
+    assert tried.started == [200, 201]
+    assert running.add("a", 201, "/t/Get", USUAL_MESSAGE), "which shows only now that it is large"
+    tried.reads.end("a", 201)
+    tried.begin(202, method="/t/List")
+    assert running.add("a", 202, "/t/List", USUAL_MESSAGE)
+    assert (MAX_READS + 2) * USUAL_MESSAGE == MOST * MAX_READS * USUAL_MESSAGE
+    assert not running.add("a", 203, "/t/Find", USUAL_MESSAGE)
+    for call in range(MAX_READS):
+        tried.reads.release("a", call)
+    assert 100 in tried.started
+    assert running.busy == {"a"}, "half"
+    tried.reads.release("a", 201)
+    assert not running.busy
+
+
+def test_workers_and_the_largest_message_give_more_room_to_handlers() -> None:
+    tried = Reads(workers=3)
+    running = tried.reads.running
+    running.max_message = 2 * USUAL_MESSAGE
+    for call in range(3 * MAX_READS - 1):
+        assert "a" not in running.busy or call >= 3 * MAX_READS // 2
+        assert running.add("a", call, "/t/Put", 2 * USUAL_MESSAGE)
+    tried.begin(100)
+    tried.begin(200, method="/t/Get")
+    assert tried.started == [200], "the last place"
+    tried.reads.release("a", 0)
+    assert tried.started == [200]
+    tried.reads.release("a", 1)
+    assert tried.started == [200, 100]

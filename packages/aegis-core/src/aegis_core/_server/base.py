@@ -27,7 +27,7 @@ from aegis_core._server.connection_limits import ConnectionLimits
 from aegis_core._server.held.channelz import ServerCounts
 from aegis_core._server.held.flood_guard import FloodGuard
 from aegis_core._server.held.frame_guard import FrameGuard
-from aegis_core._server.held.unfinished_messages import USUAL_MESSAGE
+from aegis_core._server.held.running_requests import USUAL_MESSAGE
 from aegis_core._server.mesh_protocol import LocalNode, live_workers
 from aegis_core._server.operations import OPERATIONS
 from aegis_core._server.rejections import Rejection
@@ -117,7 +117,8 @@ class ServerBase(ABC, Generic[CallT]):
             is_issuer=is_issuer,
         )
         self._checks.telemetry = telemetry
-        self._checks.unfinished.max_message = _max_message(options)
+        largest = self._checks.unfinished.max_message = _max_message(options)
+        self._checks.reads.running.max_message = largest
         warn_of_no_provider(telemetry, self._node_id)
         self._own_services = [name for name in OWN_SERVICES if is_issuer or name != ISSUER]
         self._changed_identity: grpc.ServerCertificateConfiguration | None = None
@@ -284,8 +285,7 @@ def _max_headers(options: Sequence[tuple[str, Any]]) -> int:
 
 
 def _max_message(options: Sequence[tuple[str, Any]]) -> int:
-    name = "grpc.max_receive_message_length"
-    sizes = [int(value) for option, value in options if option == name]
+    sizes = [int(size) for name, size in options if name == "grpc.max_receive_message_length"]
     largest = sizes[-1] if sizes else USUAL_MESSAGE
     return largest if largest >= 0 else LARGEST_MESSAGE
 

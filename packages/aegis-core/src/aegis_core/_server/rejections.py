@@ -66,7 +66,17 @@ HEADERS_TOO_LONG = Rejection(
 )
 NO_METHOD = Rejection("UNIMPLEMENTED", "Method not found!")  # gRPC's own words
 NO_REQUEST = Rejection("UNIMPLEMENTED", "the method requires exactly one request message")
-LATE_REQUEST = Rejection("UNAVAILABLE", f"no request arrived within {REQUEST_TIMEOUT:.0f} s")
+LATE_REQUEST = Rejection(
+    "UNAVAILABLE",
+    f"no request arrived within {REQUEST_TIMEOUT:.0f} s, or handlers had as much of its caller's "
+    "requests as they may",
+)
+TOO_LARGE = Rejection(
+    "RESOURCE_EXHAUSTED",
+    "handlers of this node have as much of this caller's requests as they may; try another "
+    "provider, or send fewer large ones at once",
+    (SHED_METADATA,),
+)
 UNFINISHED = Rejection(
     "RESOURCE_EXHAUSTED",
     "this caller has too many unfinished messages under way at this node; send fewer at once",

@@ -6,7 +6,6 @@ import asyncio
 import inspect
 from asyncio import current_task
 from collections.abc import Awaitable, Callable
-from functools import partial
 from itertools import chain
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -14,29 +13,28 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from aegis_discovery.background import sleep_until_tick
 
-from aegis_core._server import call_checks, rejections
+from aegis_core._server import call_checks
 from aegis_core._server.admission import MANY, PendingCalls
 from aegis_core._server.aio.handlers import (
     CheckedHandler,
     as_coroutine,
-    give_turn,
     number_of,
     reject,
     rejecting_by,
 )
 from aegis_core._server.aio.inflows import counting, current_inflow
 from aegis_core._server.aio.lost_callers import LostCaller, lost_callers_of, on_lost_caller
+from aegis_core._server.aio.request_turns import hold, read_request, release_when_done
 from aegis_core._server.aio.thread_pool import HandlerThreads, ThreadContext
 from aegis_core._server.aio.traced import traced
 from aegis_core._server.aio.unary import checked_unary
 from aegis_core._server.base import CheckedServices, kind_of
 from aegis_core._server.call_checks import ENTRY, CallChecks
+from aegis_core._server.held.running_requests import LARGE
 from aegis_core._server.held.unseen_calls import SEEN_MASK
 from aegis_core._server.held.unsent_answers import SMALL
 from aegis_core._server.rejections import (
     CANCELLED,
-    LATE_REQUEST,
-    NO_REQUEST,
     NOT_ADMITTED,
     SLOW_REQUEST,
     STOPPED,
@@ -74,7 +72,7 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
         self._pending = self._admission.waiting
         self._own_pending = PendingCalls[asyncio.Task[Any]]()
         checks.unfinished.unjudged = lambda: len(self._pending) + len(self._own_pending)
-        self._held = checks.answers.full
+        self._held, self._busy = checks.answers.full, checks.reads.running.busy
         self._unknown = rejecting_by(checks.reject_unknown_method)
         self._long_headers = rejecting_by(checks.reject_long_headers)
 
@@ -146,7 +144,7 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
                 admission.arrived += 1  # as `arrive` does, without its frame
         pending = known.pending
         pending.add(current_task())  # type: ignore[arg-type]  # a call is served in a task
-        if len(pending) > MANY or self._held or pending.crowded_until:
+        if len(pending) > MANY or self._held or self._busy or pending.crowded_until:
             return self._early_or_not(known)
         return known.checked
 
@@ -155,7 +153,8 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
     def _early_or_not(self, known: CheckedHandler) -> Any:
         if len(known.pending) > MANY:
             known.pending.prune()
-        return known.early if self._held or known.pending.is_crowded else known.checked
+        is_early = self._held or self._busy or known.pending.is_crowded
+        return known.early if is_early else known.checked
 
     def _add_checks(self, path: str, handler: Any) -> CheckedHandler:
         kind = kind_of(handler)
@@ -240,7 +239,7 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
         release, abused, lost_caller = checks.callers.leave, checks.abused, on_lost_caller
         leave_when_done = checks.callers.leave_when_done
         own_pending, open_streams = self._own_pending, checks.streams
-        unfinished = checks.unfinished
+        unfinished, reads = checks.unfinished, checks.reads
         edges = checks.edges_of(method)
         may_be_ended = streams or is_early  # a unary call that runs may finish, whoever calls
 
@@ -272,17 +271,23 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
                 trace = telemetry.begin(caller_id, context.invocation_metadata())
             if may_be_ended:
                 open_streams[task] = caller, path
-            inflow = None
+            inflow, is_large = None, False
             try:
                 if trace is not None:
                     trace.attach()  # this task serves nothing else
                 if reads_one:
                     if is_early:
-                        request = await self._one_request(context, caller_id, path, task)
+                        note = unfinished.note_request
+                        request = await read_request(reads, note, context, caller_id, path, task)
+                        is_large = len(request) >= LARGE
                         if not streams:
                             open_streams.pop(task, None)
-                    if unfinished.is_counting:
+                    else:
                         unfinished.note_request(caller_id, context.peer, len(request))
+                        if is_large := len(request) >= LARGE:
+                            # What is parsed is held by gRPC, too.
+                            size = len(request) if parse is None else 2 * len(request)
+                            await hold(reads, context, caller_id, path, task, size)
                 else:
                     inflow = unfinished.open(task, caller_id, context.peer())
                     if inflow is None:
@@ -323,6 +328,9 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
                     end_trace(trace, code, context.details())
                 open_streams.pop(task, None)
                 end_reasons.pop(task, None)
+                if is_large:
+                    on_done = handler_context.on_thread_done if on_thread else None
+                    release_when_done(reads, caller_id, on_done, task)
                 if on_thread:
                     handler_context.on_thread_done(end)
                 elif is_limited:
@@ -355,25 +363,6 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
         answers = self._checks.answers
         answers.add(caller_id, size)
         task.add_done_callback(lambda _: answers.remove(caller_id, size))
-
-    async def _one_request(
-        self, context: Any, caller_id: str, path: str | None, task: asyncio.Task[Any]
-    ) -> Any:
-        """Reads the one request of a call when it has its turn, or ends the call."""
-        turn = task.get_loop().create_future()
-        reads = self._checks.reads
-        try:
-            async with asyncio.timeout(rejections.REQUEST_TIMEOUT):
-                reads.begin(caller_id, task, path, partial(give_turn, turn), context.peer)
-                await turn
-                request = await context.read()
-        except TimeoutError:
-            await reject(context, LATE_REQUEST)
-        finally:
-            reads.end(caller_id, task)
-        if request is grpc.aio.EOF:
-            await reject(context, NO_REQUEST)
-        return request
 
     async def reject_caller(self, context: Any, error: CallRejectedError) -> None:
         try:

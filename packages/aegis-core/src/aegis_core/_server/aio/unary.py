@@ -18,7 +18,9 @@ from aegis_discovery.signals import FOLD_MASK, Edge, PeerEdges
 from aegis_core._access.caller import CERTIFICATE, NOTHING, TLS_VERSION
 from aegis_core._server.aio.handlers import number_of, reject
 from aegis_core._server.aio.lost_callers import on_lost_caller
+from aegis_core._server.aio.request_turns import hold, release_when_done
 from aegis_core._server.call_checks import CallChecks
+from aegis_core._server.held.running_requests import LARGE
 from aegis_core._server.held.unsent_answers import SMALL
 from aegis_core._server.rejections import (
     CANCELLED,
@@ -74,6 +76,7 @@ def checked_unary(
     path = checks.policy_path(method)
     accept, abused, verifier = checks.accept, checks.abused, checks.verifier
     admission, callers, unfinished = checks.admission, checks.callers, checks.unfinished
+    reads, copies = checks.reads, 1 if parse is None else 2  # gRPC holds what is parsed
     connections, has_limit = checks.connections, checks.admission.limit is not None
     blocked, reads_nothing, open_calls = callers.blocked, checks.answers.full, callers.open
     running, waiting, answered = admission.running, admission.waiting, callers.answered
@@ -143,6 +146,9 @@ def checked_unary(
         try:
             if unfinished.is_counting:
                 unfinished.note_request(caller_id, context.peer, len(request))
+            if len(request) >= LARGE:
+                await hold(reads, context, caller_id, path, task, copies * len(request))
+                release_when_done(reads, caller_id, None, task)
             if parse is not None:
                 try:
                     request = parse(request)

@@ -1,8 +1,9 @@
-"""Limits how many requests of one caller are read at once. Does no I/O.
+"""Limits how many requests of one caller are read, or held by handlers, at once. Does no I/O.
 
 gRPC keeps what has arrived of a request that it was asked to read, up to the largest message, and
 shows nothing of it before its end: 900 calls whose requests lacked the last byte took 1.9 GB. Of a
-request that nobody reads it takes 16 KiB (`grpc.http2.lookahead_bytes`), and its sender waits.
+request that nobody reads it takes 16 KiB (`grpc.http2.lookahead_bytes`), and its sender waits. So
+do those of a caller of which handlers have a lot already.
 """
 
 from __future__ import annotations
@@ -13,13 +14,18 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from aegis_core._server.held.running_requests import RunningRequests
+
 CallT = TypeVar("CallT")
 
 MAX_READS = 4
 """Requests of one caller that are read at once, times its live workers: 20 MiB of the largest ones.
 
+What handlers have takes places, too: one for each 4 MiB, or whatever the largest message may have.
+
 Small requests arrive with their calls, so those of an honest caller do not wait for each other. The
-last place goes to a method that has no other, so they do not wait for large ones of another method.
+last place goes to a method that has no other, so they do not wait for large ones of another method;
+if handlers have all places, there is one more for such methods.
 """
 
 TURN = 5.0
@@ -56,6 +62,7 @@ class RequestReads(Generic[CallT]):
 
     Attributes:
         on_many: Called with a caller of which more than a few requests have not arrived.
+        running: The requests that handlers have.
     """
 
     def __init__(
@@ -69,6 +76,7 @@ class RequestReads(Generic[CallT]):
         self._held = held
         self._blocked = blocked
         self.on_many: Callable[[str], object] = lambda _: None
+        self.running = RunningRequests[CallT](MAX_READS, workers_of)
         self._clock = clock
         self._reads: dict[str, dict[CallT, _Read]] = {}
         self._lock = threading.Lock()
@@ -124,7 +132,7 @@ class RequestReads(Generic[CallT]):
             if reads is None:
                 reads = self._reads[caller] = {}
             are_few = len(reads) < MAX_READS - 1
-            has_turn = are_few and caller not in self._held
+            has_turn = are_few and caller not in self._held and caller not in self.running.busy
             if not has_turn:
                 left, started = self._room(caller, reads)
                 has_turn = left > 1 or (left == 1 and method not in started)
@@ -145,6 +153,12 @@ class RequestReads(Generic[CallT]):
             if start():
                 return
             following = self._next(caller, call)
+
+    def release(self, caller: str, call: CallT) -> None:
+        """Counts the request of a call as held by no handler any more; starts what has a turn."""
+        self.running.remove(caller, call)
+        if caller in self._reads:
+            self.resume(caller)
 
     def resume(self, caller: str) -> None:
         """Starts what waits and has a turn, when a caller is not held any more."""
@@ -173,10 +187,12 @@ class RequestReads(Generic[CallT]):
         """Returns how many further requests may be read, and the methods of those that are."""
         if caller in self._held:
             return 0, []
-        if len(reads) < MAX_READS - 1:
+        taken, of_running = self.running.places(caller)
+        if not taken and len(reads) < MAX_READS - 1:
             return MAX_READS - len(reads), []
         started = [read.method for read in reads.values() if read.since is not None]
-        return MAX_READS * self._workers_of(caller) - len(started), started
+        left = MAX_READS * self._workers_of(caller) - len(started) - taken
+        return (left if started else max(left, 1)), started + of_running
 
     def _next(self, caller: str, ended: CallT) -> tuple[CallT, Callable[[], bool]] | None:
         with self._lock:

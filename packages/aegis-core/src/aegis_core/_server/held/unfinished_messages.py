@@ -15,6 +15,7 @@ from collections.abc import Callable, Container, Mapping
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from aegis_core._server.held.complete_messages import OVERHEAD, Inflow, Taken
+from aegis_core._server.held.running_requests import USUAL_MESSAGE
 
 CallT = TypeVar("CallT")
 
@@ -61,9 +62,6 @@ MANY_CALLS = 200
 """Such calls of a caller from which on that counts. What the handlers of fewer large requests take,
 and all that the process does besides, would look like it.
 """
-
-USUAL_MESSAGE = 4 * 1024 * 1024
-"""Bytes of the largest message, unless the user sets more; then a caller may hold more, too."""
 
 UNJUDGED = 2
 """Requests that an asyncio node reads before it knows whose they are, and so not in turn. An honest

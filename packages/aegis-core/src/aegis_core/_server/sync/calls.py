@@ -19,7 +19,8 @@ from aegis_core._server import rejections
 from aegis_core._server.admission import AdmissionControl
 from aegis_core._server.call_checks import CallChecks
 from aegis_core._server.held.complete_messages import Inflow
-from aegis_core._server.rejections import FULL, UNFINISHED, CallRejectedError, Rejection
+from aegis_core._server.held.running_requests import LARGE
+from aegis_core._server.rejections import FULL, TOO_LARGE, UNFINISHED, CallRejectedError, Rejection
 from aegis_core._server.sync import grpc_internals
 from aegis_core._server.sync.method import Method
 from aegis_core._server.telemetry import end_trace
@@ -41,7 +42,7 @@ class Threads(Protocol):
     slots: threading.Semaphore
     waiting: dict[ServerCall, float]
 
-    def lent(self, call: PublicCall) -> AbstractContextManager[None]: ...
+    def lent(self, call: Any) -> AbstractContextManager[None]: ...
 
 
 class ServerCall(ABC):
@@ -60,6 +61,7 @@ class ServerCall(ABC):
         failure: The number of its status, if its handler sets none.
         trace: Traces the call; None if it is not traced.
         inflow: Counts its messages, if it has many requests.
+        is_large: Whether its one request is.
     """
 
     caller: Caller
@@ -68,7 +70,7 @@ class ServerCall(ABC):
     trace: HandlerTrace | None = None
     context: Any
     inflow: Inflow[ServerCall] | None = None
-    is_detached = False
+    is_detached = is_large = False
     _is_accepted = False
     _is_claimed = False
     _edge: Edge | None = None
@@ -143,6 +145,12 @@ class ServerCall(ABC):
         if self.threads.admission is not None and not self.threads.admission.begin(self):
             raise CallRejectedError(FULL)
 
+    def hold(self, method: Method, size: int) -> bool:
+        """Counts a large request until the call is done; returns False if it is one too many."""
+        self.is_large = True
+        running, caller_id = self.threads.checks.reads.running, self.caller.node_id
+        return running.add(caller_id, self, method.policy_path, size)
+
     def serve(self) -> None:
         """Serves the call on this thread, unless it is over."""
         arguments = self._arguments
@@ -172,6 +180,8 @@ class ServerCall(ABC):
             checks.streams.pop(self, None)
         if self.inflow is not None:
             self.close_inflow()
+        if self.is_large:
+            checks.reads.release(self.caller.node_id, self)
         is_open, self._is_accepted = self._is_accepted, False
         if is_open:  # else another thread was first
             self._count_end()
@@ -276,10 +286,15 @@ class DirectCall(ServerCall):
         """Begins to read the request; returns False if the call is over."""
 
         def ready(size: int) -> None:
+            is_allowed = size < LARGE or self.hold(self._method, size)  # before another read begins
             self._end_read()
-            note = self.threads.checks.unfinished.note_request
-            note(self.caller.node_id, self.context.peer, size)
-            self._ready(arguments)
+            unfinished = self.threads.checks.unfinished
+            if unfinished.is_counting:
+                unfinished.note_request(self.caller.node_id, self.context.peer, size)
+            if is_allowed:
+                self._ready(arguments)
+            else:
+                self._reject(CallRejectedError(TOO_LARGE))
 
         reading = None if self.done() else grpc_internals.read_first(arguments, ready)
         if reading is None:
@@ -342,47 +357,6 @@ class DirectCall(ServerCall):
     def begin_send(self, message: Any, sent: Callable[[], object]) -> None:
         if (arguments := self._arguments) is not None:
             grpc_internals.begin_send(arguments, message, sent)
-
-
-class PublicCall(ServerCall):
-    """A call that uses gRPC's public API only. Every kind is presented as one that sends itself."""
-
-    def __init__(self, threads: Threads, run: Callable[..., Any], arguments: _Arguments) -> None:
-        super().__init__(threads, run, arguments)
-        self._lock = threading.Lock()
-        self._is_ended = False
-        self.holds_slot = False
-
-    def claim_end(self) -> bool:
-        """Returns whether the status may be sent, once."""
-        with self._lock:
-            if self._is_ended:
-                return False
-            self._is_ended = True
-            return True
-
-    def end(self, rejection: Rejection) -> None:
-        if hasattr(self, "send") and self.claim_end():
-            self.context.set_trailing_metadata(rejection.trailers)
-            self.context.set_code(grpc.StatusCode[rejection.code])
-            self.context.set_details(rejection.text)
-            self.send(None)
-
-    def complete(self) -> None:
-        if self.claim_end():
-            self.send(None)
-
-    def note_over(self) -> None:
-        """Called when the call is over; without a status, its caller gave up."""
-        if self.claim_end():
-            self.failure = rejections.CANCELLED
-            self.threads.checks.abused(self.caller.node_id)
-
-    def finish(self) -> None:
-        if self.holds_slot:
-            self.holds_slot = False
-            self.threads.slots.release()
-        super().finish()
 
 
 _current = threading.local()

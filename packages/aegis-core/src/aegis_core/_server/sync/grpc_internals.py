@@ -163,7 +163,8 @@ def read_first(
             none will, with 0.
 
     Returns:
-        The arguments to submit then; None if the call is over.
+        The arguments to submit then; None if the call is over. The function gets a list of the
+        request, of which it takes it: else gRPC would hold it until the function returns.
     """
     in_pool, event, state, behavior, wait_for_request, *functions = arguments
     receive = _server._receive_message(state, event.call, None)
@@ -178,7 +179,7 @@ def read_first(
             return None
         request, state.request = state.request, None  # no other thread takes it
         # Without a request the caller gets gRPC's own error.
-        return wait_for_request() if request is None else request
+        return wait_for_request() if request is None else [request]
 
     with state.condition:
         if not _server._is_rpc_state_active(state):

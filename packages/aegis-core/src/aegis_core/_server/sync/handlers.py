@@ -8,16 +8,16 @@ from typing import Any, Self
 import grpc
 
 from aegis_core._server.base import kind_of
+from aegis_core._server.held.running_requests import LARGE
 from aegis_core._server.held.unsent_answers import SMALL
-from aegis_core._server.rejections import NO_REQUEST, CallRejectedError, Rejection
+from aegis_core._server.rejections import NO_REQUEST, TOO_LARGE, CallRejectedError, Rejection
 from aegis_core._server.sync.calls import (
-    DirectCall,
-    PublicCall,
     ServerCall,
     current_call,
     current_trace,
 )
 from aegis_core._server.sync.method import Method
+from aegis_core._server.sync.public_call import PublicCall
 from aegis_core._server.sync.threads import CallThreads, InlineCalls
 from aegis_core._server.telemetry import counting, telemetry_of
 
@@ -117,10 +117,8 @@ def _direct(handler: Any, inner: Any, read: Read | None) -> Callable[..., Any]:
         call = current_call()
         if handler.request_streaming:
             return Requests(request, call, read)
-        if not isinstance(call, DirectCall):  # that has noted it when it arrived
-            note = call.threads.checks.unfinished.note_request
-            note(call.caller.node_id, call.context.peer, len(request))
-        return request if read is None else read(request, call)
+        # `grpc_internals` gives a list, so that nothing but the handler holds what it gets.
+        return request.pop() if read is None else read(request.pop(), call)
 
     def serve(request: Any, context: Any) -> Any:
         try:
@@ -181,10 +179,14 @@ def _public(handler: Any, inner: Any, method: Method, read: Read | None) -> Call
             call.open_inflow()
             with call.threads.lent(call):
                 raw = next(requests, None)
+            if raw is not None and call.inflow is not None:
+                call.inflow.note(len(raw))
             call.close_inflow()
             if raw is None:
                 abort(context, NO_REQUEST)
                 return None
+            if len(raw) >= LARGE and not call.hold(method, len(raw)):
+                abort(context, TOO_LARGE)
             taken = raw if read is None else read(raw, call)
         call.threads.slots.acquire()
         call.holds_slot = True

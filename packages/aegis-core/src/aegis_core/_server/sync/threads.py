@@ -14,7 +14,8 @@ from aegis_core._server.call_checks import CallChecks
 from aegis_core._server.daemon_threads import WorkerThreads
 from aegis_core._server.rejections import Rejection
 from aegis_core._server.sync import grpc_internals
-from aegis_core._server.sync.calls import DirectCall, PublicCall, ServerCall
+from aegis_core._server.sync.calls import DirectCall, ServerCall
+from aegis_core._server.sync.public_call import PublicCall
 
 MAX_LENT = 256
 """Threads in addition to `max_workers` that may wait for requests, with gRPC's public API only."""
