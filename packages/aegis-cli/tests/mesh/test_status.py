@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 
 import pytest
@@ -108,6 +109,21 @@ def test_watch_runs_until_it_is_interrupted(aegis) -> None:
     watch.signal(signal.SIGINT)
     assert watch.wait() == 0
     assert watch.stderr.rest() == ""
+
+
+@pytest.mark.parametrize(("options", "code"), [((), 130), (("--watch",), 0)])
+def test_ctrl_c_ends_a_look_at_a_node_that_does_not_answer_at_once(
+    aegis, options: tuple[str, ...], code: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        hung.settimeout(30)
+        address = f"127.0.0.1:{hung.getsockname()[1]}"
+        looking = aegis.start("mesh", "status", "--node", address, *options)
+        with hung.accept()[0]:
+            began = time.monotonic()
+            looking.signal(signal.SIGINT)
+            assert (looking.wait(), looking.stderr.rest()) == (code, "")
+            assert time.monotonic() - began < 3, "not when it would have given up, after 5 s"
 
 
 @pytest.mark.parametrize("plain", [False, True])

@@ -11,6 +11,7 @@ from typing import NamedTuple, Self
 from aegis_certs import CertsError, TLSConfig, owner_of
 from aegis_discovery import NodeInfo, NodeStatus, PeerIdentityError
 from aegis_discovery.aio import connect
+from aegis_discovery.background import in_daemon_thread
 from aegis_discovery.errors import DiscoveryError
 from aegis_discovery.transport import parse_seed, probe_identity
 
@@ -70,7 +71,7 @@ async def open_reader(place: MeshPlace, tls: TLSConfig) -> Reader:
         return Reader(connected, tls, alive[0] if alive else NodeInfo("the registry"))
     peer = parse_seed(place.node)
     # `connect` retries until its timeout; here the first answer decides.
-    answered = await asyncio.to_thread(probe_identity, peer.address, tls)
+    answered = await in_daemon_thread(probe_identity, peer.address, tls)
     if peer.node_id is not None and owner_of(peer.node_id) != answered.node_id:
         raise PeerIdentityError(
             peer.address, f"{answered.node_id} answers there, not {peer.node_id}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import grpc.aio
 from aegis_certs import TLSConfig
 from aegis_discovery.aio import connect
 from aegis_discovery.aio.transport import open_channel
+from aegis_discovery.background import in_daemon_thread
 from aegis_discovery.documents import Document, DocumentKind
 from aegis_discovery.policy import Policy
 from aegis_discovery.proto import stats_pb2, stats_pb2_grpc
@@ -102,7 +102,7 @@ async def policies_of(node: str, tls: TLSConfig, *, mesh: str, given: str) -> No
     seed = parse_seed(node)
     node_id = seed.node_id
     if node_id is None:
-        node_id = (await asyncio.to_thread(probe_identity, seed.address, tls)).node_id
+        node_id = (await in_daemon_thread(probe_identity, seed.address, tls)).node_id
     stats = await _stats(node_id, seed.address, tls)
     async with connect(f"{node_id}@{seed.address}", tls=tls, mesh=mesh) as client:
         document = client.documents.get(DocumentKind.POLICY)
