@@ -299,11 +299,14 @@ def test_a_node_at_rest_has_loaded_and_started_only_what_it_needs(tmp_path):
 @pytest.mark.parametrize("package", ["aegis_discovery", "aegis_discovery.aio"])
 def test_a_client_loads_only_what_a_first_call_needs(package):
     rare = {
+        "aegis_certs._ca.passphrase",
         "aegis_certs._ca.session",
         "aegis_certs._identity.enrolment",
         "aegis_certs._identity.requested",
+        "aegis_certs._x509.revocation",
         "aegis_certs._x509.signer",
         "aegis_certs._x509.token",
+        "aegis_discovery._calls.options",
         "aegis_discovery._calls.stats",
         "aegis_discovery._runtime.edge_stats",
         "aegis_discovery.documents._authority",

@@ -57,7 +57,8 @@ if TYPE_CHECKING:
         parse_worker_id,
         validate_node_id,
     )
-    from aegis_certs._x509.revocation_list import Revocation, RevocationList, RevocationReason
+    from aegis_certs._x509.revocation import Revocation, RevocationReason
+    from aegis_certs._x509.revocation_list import RevocationList
     from aegis_certs._x509.signer import DocumentSigner
     from aegis_certs._x509.tls_config import TLSConfig
     from aegis_certs._x509.token import Token
@@ -153,9 +154,9 @@ _HOMES = {
     "Renewal": "_ca.renew",
     "RenewalSchedule": "_identity.renewal_schedule",
     "RequestedIdentity": "_identity.requested",
-    "Revocation": "_x509.revocation_list",
+    "Revocation": "_x509.revocation",
     "RevocationList": "_x509.revocation_list",
-    "RevocationReason": "_x509.revocation_list",
+    "RevocationReason": "_x509.revocation",
     "RotationDecision": "_ca.rotation.plan",
     "RotationPhase": "_ca.rotation_state",
     "RotationPlan": "_ca.rotation.plan",

@@ -14,12 +14,8 @@ from aegis_certs._store import files
 from aegis_certs._store.directory import Store
 from aegis_certs._x509.keys import key_id
 from aegis_certs._x509.pem import encode_crls, parse_crls
-from aegis_certs._x509.revocation_list import (
-    REASON_FLAGS,
-    RevocationList,
-    crl_number,
-    revocations_of,
-)
+from aegis_certs._x509.revocation import REASON_FLAGS, revocations_of
+from aegis_certs._x509.revocation_list import RevocationList, crl_number
 from aegis_certs._x509.trust import TrustBundle, signs_cas
 from aegis_certs.errors import CertsError
 

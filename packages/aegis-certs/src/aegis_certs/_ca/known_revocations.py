@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography import x509
 
@@ -16,10 +16,14 @@ from aegis_certs._store import files
 from aegis_certs._store.directory import Store
 from aegis_certs._time import parse_isoformat
 from aegis_certs._x509.keys import key_id
-from aegis_certs._x509.revocation_list import Revocation, RevocationList, RevocationReason
+from aegis_certs._x509.revocation_list import RevocationList
 from aegis_certs._x509.trust import TrustBundle
 from aegis_certs._x509.validity import common_name
 from aegis_certs.errors import CertsError, DirectoryError
+
+if TYPE_CHECKING:
+    # Most directories know of no revocation.
+    from aegis_certs._x509.revocation import Revocation, RevocationReason
 
 
 class RevokedEntry(NamedTuple):
@@ -75,11 +79,16 @@ def logged_revocations(
     Only the directory of a CA has an audit log, and only its owner can read it. For others this
     is empty.
     """
-    cas = {key_id(ca).hex(): ca for ca in bundle.certificates}
+    entries: list[RevokedEntry] = []
     with suppress(DirectoryError):
+        entries = [*logged_entries(audit_path)]
+    if entries:
+        from aegis_certs._x509.revocation import Revocation
+
+        cas = {key_id(ca).hex(): ca for ca in bundle.certificates}
         return [
             (ca, Revocation(f"{one.serial:x}", one.date, one.reason, common_name(ca.subject)))
-            for one in logged_entries(audit_path)
+            for one in entries
             if (ca := cas.get(one.issuer)) and (one.not_after is None or at <= one.not_after)
         ]
     return ()
@@ -87,7 +96,12 @@ def logged_revocations(
 
 def logged_entries(audit_path: Path) -> Iterator[RevokedEntry]:
     """The revocations in an audit log; what cannot be read is skipped."""
-    for line in audit_log.lines(audit_path, Action.REVOKE):
+    lines = [*audit_log.lines(audit_path, Action.REVOKE)]
+    if not lines:
+        return
+    from aegis_certs._x509.revocation import RevocationReason
+
+    for line in lines:
         try:
             yield RevokedEntry(
                 int(line["serial"], 16),

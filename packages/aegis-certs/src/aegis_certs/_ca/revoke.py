@@ -12,7 +12,7 @@ from aegis_certs._ca.issued import Record
 from aegis_certs._ca.session import CASession
 from aegis_certs._time import isoformat
 from aegis_certs._x509.keys import key_id
-from aegis_certs._x509.revocation_list import Revocation, RevocationReason
+from aegis_certs._x509.revocation import Revocation, RevocationReason
 from aegis_certs.errors import InvalidRequestError, NotFoundError, UntrustedError
 
 _REFUSED_REASONS = {RevocationReason.CERTIFICATE_HOLD, RevocationReason.AA_COMPROMISE}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aegis_certs._ca.known_revocations import known_revocations
-from aegis_certs._ca.passphrase import passphrase_or_default
 from aegis_certs._ca.spec import IdentityRequest
 from aegis_certs._identity.origin import Origin, StatKeys
 from aegis_certs._store.directory import Store
@@ -159,6 +158,7 @@ class DirectoryOrigin(Origin):
     def renew(self, current: TLSConfig, at: datetime) -> TLSConfig | None:
         if not self._store.has_key(CA_NAME):
             return None
+        from aegis_certs._ca.passphrase import passphrase_or_default
         from aegis_certs._ca.session import read_session
 
         with self._store.locked():
@@ -288,6 +288,7 @@ class DirectoryOrigin(Origin):
 
     def _read_or_create_ca(self, at: datetime) -> CASession:
         from aegis_certs._ca.create import CASpec
+        from aegis_certs._ca.passphrase import passphrase_or_default
         from aegis_certs._ca.session import create_session, read_session
 
         store, passphrase = self._store, passphrase_or_default(None)

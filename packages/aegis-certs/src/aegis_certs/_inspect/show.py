@@ -20,7 +20,8 @@ from aegis_certs._x509.identity import alternative_names
 from aegis_certs._x509.keys import describe_key, issuer_key_id
 from aegis_certs._x509.names import CA_NAME
 from aegis_certs._x509.pem import parse_certificates, parse_crls
-from aegis_certs._x509.revocation_list import crl_number, revocations_of
+from aegis_certs._x509.revocation import revocations_of
+from aegis_certs._x509.revocation_list import crl_number
 from aegis_certs._x509.trust import TrustBundle, is_ca
 from aegis_certs._x509.validity import common_name
 from aegis_certs.errors import CertsError, InvalidPemError, InvalidRequestError

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from cryptography import x509
 
@@ -20,45 +18,8 @@ from aegis_certs._x509.trust import TrustBundle
 from aegis_certs._x509.validity import BACKDATE, common_name
 from aegis_certs.errors import RevocationListError, RevokedError
 
-
-class RevocationReason(StrEnum):
-    """Why a certificate is revoked: the reasons of RFC 5280, section 5.3.1.
-
-    This package puts no certificate on hold, because it cannot end the hold; other CAs may.
-    """
-
-    UNSPECIFIED = "unspecified"
-    KEY_COMPROMISE = "key-compromise"
-    CA_COMPROMISE = "ca-compromise"
-    AFFILIATION_CHANGED = "affiliation-changed"
-    SUPERSEDED = "superseded"
-    CESSATION_OF_OPERATION = "cessation-of-operation"
-    CERTIFICATE_HOLD = "certificate-hold"
-    PRIVILEGE_WITHDRAWN = "privilege-withdrawn"
-    AA_COMPROMISE = "aa-compromise"
-
-
-REASON_FLAGS = {reason: x509.ReasonFlags[reason.name.lower()] for reason in RevocationReason}
-_REASONS: Mapping[x509.ReasonFlags | None, RevocationReason] = {
-    flag: reason for reason, flag in REASON_FLAGS.items()
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Revocation:
-    """The revocation of one certificate.
-
-    Attributes:
-        serial: Its serial number in hexadecimal.
-        date: When it was revoked (UTC).
-        reason: Why it was revoked.
-        issuer: The common name of the CA that revoked it.
-    """
-
-    serial: str
-    date: datetime
-    reason: RevocationReason
-    issuer: str
+if TYPE_CHECKING:
+    from aegis_certs._x509.revocation import Revocation
 
 
 class RevocationList:
@@ -87,7 +48,7 @@ class RevocationList:
         self._revoked |= {
             (crl.issuer.public_bytes(), serial): revocation
             for crl in self._newest.values()
-            for serial, revocation in revocations_of(crl)
+            for serial, revocation in _revocations_of(crl)
         }
         self._serials = {revocation.serial for revocation in self._revoked.values()}
         self._revoked_cas = tuple(self._find_revoked_cas(cas))
@@ -317,6 +278,12 @@ def _newest(
     return {key_id(ca): crl for crl, ca in ordered}
 
 
+def _revocations_of(crl: x509.CertificateRevocationList) -> Iterator[tuple[int, Revocation]]:
+    from aegis_certs._x509.revocation import revocations_of  # few lists are known
+
+    return revocations_of(crl)
+
+
 def _age(crl: x509.CertificateRevocationList) -> tuple[int, datetime]:
     return crl_number(crl), crl.last_update_utc
 
@@ -363,19 +330,3 @@ def crl_number(crl: x509.CertificateRevocationList) -> int:
     """The number of a CRL; 0 if it has none."""
     number = extension_of(crl, x509.CRLNumber)
     return 0 if number is None else number.crl_number
-
-
-def revocations_of(crl: x509.CertificateRevocationList) -> Iterator[tuple[int, Revocation]]:
-    """The serial number and the revocation of each entry of a CRL."""
-    for revoked in crl:
-        yield revoked.serial_number, _revocation(crl, revoked)
-
-
-def _revocation(
-    crl: x509.CertificateRevocationList, revoked: x509.RevokedCertificate
-) -> Revocation:
-    extension = extension_of(revoked, x509.CRLReason)
-    flag = None if extension is None else extension.reason
-    reason = _REASONS.get(flag, RevocationReason.UNSPECIFIED)
-    issuer = common_name(crl.issuer)
-    return Revocation(f"{revoked.serial_number:x}", revoked.revocation_date_utc, reason, issuer)

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any
 
 from aegis_discovery._calls.balancers import Balancer
 from aegis_discovery._calls.service_config import ServiceConfig
 from aegis_discovery.transport._shared import Options
-
-
-class PoolArguments(TypedDict, total=False):
-    """The fields of `PoolOptions`, as keyword arguments of `ServiceClientPool`."""
-
-    balancers: Mapping[str, Callable[[], Balancer]] | None
-    retry: bool
-    service_config: str | Mapping[str, Any] | None
-    interceptors: Sequence[Any]
-    options: Options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic
 
 from aegis_certs import TLSConfig
 from grpc import StatusCode
 
 from aegis_discovery._calls.endpoint import MAX_BACKOFF, ChannelT, Endpoint
-from aegis_discovery._calls.options import PoolOptions
 from aegis_discovery._calls.registry import EndpointRegistry
 from aegis_discovery._calls.service_config import MethodConfig, ServiceConfig
 from aegis_discovery._calls.views import ViewBuilder
 
 if TYPE_CHECKING:
+    from aegis_discovery._calls.balancers import Balancer
     from aegis_discovery._calls.stats import PoolStats
 
 PROBE = "/aegis.MeshService/Ping"
@@ -40,10 +40,12 @@ class BasePool(Generic[ChannelT]):
 
     Args:
         source: A topology, or an object with one.
-        options: The options of the pool.
         views: Builds the views of its services.
         tls: The identity of this process, if it is known.
         telemetry: Traces and measures the calls, if it is given.
+        balancers: As in `PoolOptions`, as are the following.
+        retry: Whether calls may be retried.
+        service_config: Configures methods.
     """
 
     _channels: Any
@@ -52,16 +54,19 @@ class BasePool(Generic[ChannelT]):
     def __init__(
         self,
         source: Any,
-        options: PoolOptions,
         views: ViewBuilder[ChannelT],
-        tls: TLSConfig | None = None,
-        telemetry: OpenTelemetry | None = None,
+        tls: TLSConfig | None,
+        telemetry: OpenTelemetry | None,
+        *,
+        balancers: Mapping[str, Callable[[], Balancer]] | None,
+        retry: bool,
+        service_config: str | Mapping[str, Any] | None,
     ) -> None:
         self._telemetry = telemetry
-        self._retry = options.retry
-        self._config = ServiceConfig(options.service_config)
+        self._retry = retry
+        self._config = ServiceConfig(service_config)
         self._registry: EndpointRegistry[ChannelT] = EndpointRegistry(
-            getattr(source, "topology", source), balancers=options.balancers, views=views
+            getattr(source, "topology", source), balancers=balancers, views=views
         )
         self._registry.probe = self._probe
         if tls is not None:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from cryptography import x509
 
 from aegis_discovery._client.feed_client import FeedClient
-from aegis_discovery._client.setup import ConnectArguments, create_client
+from aegis_discovery._client.setup import create_client
 from aegis_discovery._runtime.loop_timers import timers_outside_loop
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.errors import ClosedError
 
 if TYPE_CHECKING:
     from aegis_discovery._calls.aio.pool import ServiceClientPool
+    from aegis_discovery._client.setup import ConnectArguments
 
 
 class Mesh:

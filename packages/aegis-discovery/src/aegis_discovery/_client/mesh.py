@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
 from cryptography import x509
 
 from aegis_discovery._calls.sync.pool import ServiceClientPool
 from aegis_discovery._client.feed_client import FeedClient
-from aegis_discovery._client.setup import ConnectArguments, create_client
+from aegis_discovery._client.setup import create_client
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.background import BackgroundLoop
 from aegis_discovery.documents._store import DocumentStore
+
+if TYPE_CHECKING:
+    from aegis_discovery._client.setup import ConnectArguments
 
 
 class Mesh:

@@ -10,9 +10,10 @@ from aegis_certs import CertsError, parse_worker_id
 
 from aegis_discovery.errors import InvalidAddressError
 
-_HOST = re.compile(r"(?!.{254})[A-Za-z0-9_]([A-Za-z0-9_-]*)(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*\.?")
+_HOST = r"(?!.{254})[A-Za-z0-9_]([A-Za-z0-9_-]*)(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*\.?"
+"""Compiled on first use, unlike the following."""
 
-_PLAIN = re.compile(rf"(?P<host>{_HOST.pattern}):(?P<port>[0-9]{{1,5}})")
+_PLAIN = re.compile(rf"(?P<host>{_HOST}):(?P<port>[0-9]{{1,5}})")
 """Nearly all addresses; it decides nothing else, and a longer look says what is wrong."""
 
 _ZEROS = frozenset("0:.")
@@ -87,7 +88,7 @@ def split_host_port(address: str) -> tuple[str, int]:
             raise InvalidAddressError(address, "the text in brackets is not an IPv6 address")
     elif ":" in host:
         raise InvalidAddressError(address, "an IPv6 host needs brackets, as in [::1]:50051")
-    elif not _HOST.fullmatch(host) or host in _SCHEMES:
+    elif not re.fullmatch(_HOST, host) or host in _SCHEMES:
         raise InvalidAddressError(address, "it has no host; write host:port, as in 10.0.0.7:50051")
     if not port.isascii() or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
         raise InvalidAddressError(address, "it has no port from 1 to 65535; write host:port")

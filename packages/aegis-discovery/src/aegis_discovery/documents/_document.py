@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -85,8 +84,7 @@ class DocumentBody(NamedTuple):
     content: bytes
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """A verified document.
 
     Attributes:
@@ -104,10 +102,13 @@ class Document:
     kind: DocumentKind
     key: str
     sequence: int
-    content: bytes = field(repr=False)
-    value: object = field(repr=False)
-    signed: SignedDocument = field(repr=False)
+    content: bytes
+    value: object
+    signed: SignedDocument
     signer_until: float = float("inf")
+
+    def __repr__(self) -> str:
+        return f"Document({self.kind.value}, key={self.key!r}, sequence={self.sequence})"
 
     @property
     def digest(self) -> bytes:

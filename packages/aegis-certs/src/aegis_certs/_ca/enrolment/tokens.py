@@ -23,7 +23,7 @@ from aegis_certs._x509.identity import Identity
 from aegis_certs._x509.issuer_address import IssuerAddress
 from aegis_certs._x509.keys import encode_key, generate_key, key_id
 from aegis_certs._x509.names import CA_NAME, KeyType
-from aegis_certs._x509.revocation_list import RevocationReason
+from aegis_certs._x509.revocation import RevocationReason
 from aegis_certs._x509.token import Token, unique_issuers
 from aegis_certs._x509.trust import TrustBundle
 from aegis_certs._x509.validity import validity

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from asyncio import _get_running_loop  # unlike the public one, it never raises
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import grpc.aio
@@ -15,16 +16,17 @@ from aegis_discovery._calls.aio.channel import BalancedChannel, BorrowedChannel
 from aegis_discovery._calls.aio.ended import result_of
 from aegis_discovery._calls.aio.no_providers import NoProvidersRpcError
 from aegis_discovery._calls.endpoint import Endpoint
-from aegis_discovery._calls.options import PoolArguments, PoolOptions
 from aegis_discovery._calls.pool_base import PROBE, PROBE_TIMEOUT, BasePool
 from aegis_discovery._calls.router import Router
 from aegis_discovery._calls.selection import ServiceEndpoints
 from aegis_discovery._calls.views import MayProvide, ViewBuilder
 from aegis_discovery.transport._aio_channels import ChannelCache, LoopBound
+from aegis_discovery.transport._shared import Options
 
 _log = logging.getLogger("aegis.pool")
 
 if TYPE_CHECKING:
+    from aegis_discovery._calls.balancers import Balancer
     from aegis_discovery.telemetry import OpenTelemetry
 
 
@@ -49,15 +51,27 @@ class ServiceClientPool(BasePool[grpc.aio.Channel]):
         may_provide: MayProvide | None = None,
         channels: ChannelCache | None = None,
         telemetry: OpenTelemetry | None = None,
-        **options: Unpack[PoolArguments],
+        balancers: Mapping[str, Callable[[], Balancer]] | None = None,
+        retry: bool = True,
+        service_config: str | Mapping[str, Any] | None = None,
+        interceptors: Sequence[Any] = (),
+        options: Options = (),
     ) -> None:
-        chosen = PoolOptions(**options)
-        super().__init__(source, chosen, ViewBuilder(region, zone, may_provide), tls, telemetry)
+        views: ViewBuilder[grpc.aio.Channel] = ViewBuilder(region, zone, may_provide)
+        super().__init__(
+            source,
+            views,
+            tls,
+            telemetry,
+            balancers=balancers,
+            retry=retry,
+            service_config=service_config,
+        )
         self._owns_channels = channels is None
         if channels is None:
-            interceptors = [_skip_probes(one) for one in chosen.interceptors]
-            channels = ChannelCache(tls, interceptors=interceptors, options=chosen.options)
-        elif chosen.interceptors or chosen.options:
+            interceptors = [_skip_probes(one) for one in interceptors]
+            channels = ChannelCache(tls, interceptors=interceptors, options=options)
+        elif interceptors or options:
             raise ValueError("shared channels bring their own interceptors and options")
         self._channels = channels
         self._home = LoopBound("pool")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 from aegis_certs import TLSConfig
 
 from aegis_discovery._calls.endpoint import Endpoint
-from aegis_discovery._calls.options import PoolArguments, PoolOptions
 from aegis_discovery._calls.pool_base import PROBE, PROBE_TIMEOUT, BasePool
 from aegis_discovery._calls.sync.channel import BalancedChannel, BorrowedChannel
 from aegis_discovery._calls.sync.waiting import Starter, SyncRouter
 from aegis_discovery._calls.views import MayProvide, ViewBuilder
 from aegis_discovery.transport._channels import ChannelCache
+from aegis_discovery.transport._shared import Options
 
 if TYPE_CHECKING:
+    from aegis_discovery._calls.balancers import Balancer
     from aegis_discovery.telemetry import OpenTelemetry
 
 
@@ -44,8 +46,11 @@ class ServiceClientPool(BasePool[grpc.Channel]):
             have their own identity and options, and the pool does not close them.
         telemetry: Traces and measures the calls: `aegis_discovery.telemetry.OpenTelemetry`. Off by
             default.
-        options: The fields of `PoolOptions`: `balancers`, `retry`, `service_config`, `interceptors`
-            and `options`.
+        balancers: As in `PoolOptions`, as are the following.
+        retry: Whether calls may be retried.
+        service_config: Configures methods.
+        interceptors: See every attempt of a call.
+        options: Channel options of gRPC.
 
     Raises:
         ServiceConfigError: If the service config is malformed or not supported.
@@ -61,17 +66,29 @@ class ServiceClientPool(BasePool[grpc.Channel]):
         may_provide: MayProvide | None = None,
         channels: ChannelCache | None = None,
         telemetry: OpenTelemetry | None = None,
-        **options: Unpack[PoolArguments],
+        balancers: Mapping[str, Callable[[], Balancer]] | None = None,
+        retry: bool = True,
+        service_config: str | Mapping[str, Any] | None = None,
+        interceptors: Sequence[Any] = (),
+        options: Options = (),
     ) -> None:
-        chosen = PoolOptions(**options)
-        super().__init__(source, chosen, ViewBuilder(region, zone, may_provide), tls, telemetry)
+        views: ViewBuilder[grpc.Channel] = ViewBuilder(region, zone, may_provide)
+        super().__init__(
+            source,
+            views,
+            tls,
+            telemetry,
+            balancers=balancers,
+            retry=retry,
+            service_config=service_config,
+        )
         self._owns_channels = channels is None
         if channels is None:
-            channels = ChannelCache(tls, options=chosen.options)
-        elif chosen.options:
+            channels = ChannelCache(tls, options=options)
+        elif options:
             raise ValueError("shared channels bring their own options")
         self._channels = channels
-        self._interceptors = tuple(chosen.interceptors)
+        self._interceptors = tuple(interceptors)
         self._starter = Starter()
 
     def channel(self, name: str, version: str, *, retry: bool | None = None) -> grpc.Channel:
