@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 from aegis_discovery._calls.balancers import Balancer, RoundRobin
 from aegis_discovery._calls.endpoint import ChannelT, Endpoint
 from aegis_discovery._calls.selection import ServiceEndpoints
-from aegis_discovery._calls.source import ProviderChange, ProviderChanges, ProviderSource
 from aegis_discovery._calls.views import ViewBuilder
 from aegis_discovery._calls.waiters import Waiters
 from aegis_discovery._model import NodeInfo
@@ -21,6 +20,7 @@ from aegis_discovery._runtime.fork_guard import register_at_fork
 from aegis_discovery.errors import ClosedError, ForkedError
 
 if TYPE_CHECKING:
+    from aegis_discovery._calls.source import ProviderChange, ProviderChanges, ProviderSource
     from aegis_discovery._calls.stats import PoolStats
 
 _CLOSED = -1

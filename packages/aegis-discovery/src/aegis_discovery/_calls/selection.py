@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Generic, Protocol
 from aegis_discovery._calls.balancers import Balancer, RoundRobin, needs_copies
 from aegis_discovery._calls.endpoint import ChannelT, Endpoint, stats_of
 from aegis_discovery._calls.retry_budget import RetryBudget
-from aegis_discovery._calls.source import ProviderSource
-from aegis_discovery._calls.spillover import Part
 from aegis_discovery._calls.views import TIERS, View, ViewBuilder
 from aegis_discovery._calls.waiters import Waiters
 from aegis_discovery._model import NodeInfo
@@ -22,6 +20,8 @@ from aegis_discovery._runtime.edges import EdgeTable, PeerEdges
 from aegis_discovery.errors import ClosedError
 
 if TYPE_CHECKING:
+    from aegis_discovery._calls.source import ProviderSource
+    from aegis_discovery._calls.spillover import Part
     from aegis_discovery._calls.stats import ServiceStats
 
 _MAX_DRAWS = 32

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Generic, NamedTuple
+from typing import Generic
 
 from aegis_discovery._calls.endpoint import ChannelT, Endpoint
 
@@ -11,7 +11,7 @@ OVERPROVISIONING = 1.4
 """A tier takes all load until less than 1 / 1.4 = 71 % of it is healthy, as in Envoy."""
 
 
-class Part(NamedTuple, Generic[ChannelT]):
+class Part(Generic[ChannelT]):
     """One tier's part of the load.
 
     Attributes:
@@ -20,9 +20,12 @@ class Part(NamedTuple, Generic[ChannelT]):
         endpoints: Its endpoints; never empty.
     """
 
-    until: float
-    tier: int
-    endpoints: Sequence[Endpoint[ChannelT]]
+    __slots__ = ("endpoints", "tier", "until")
+
+    def __init__(self, until: float, tier: int, endpoints: Sequence[Endpoint[ChannelT]]) -> None:
+        self.until = until
+        self.tier = tier
+        self.endpoints = endpoints
 
 
 def shares_of(tiers: Iterable[tuple[int, int]]) -> tuple[float, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from aegis_discovery._calls.source import ProviderSource
+if TYPE_CHECKING:
+    from aegis_discovery._calls.source import ProviderSource
 
 
 class Service(Protocol):

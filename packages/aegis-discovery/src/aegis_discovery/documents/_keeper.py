@@ -21,9 +21,7 @@ from aegis_certs import (
 from cryptography import x509
 
 from aegis_discovery._runtime.log_limiter import LogLimiter
-from aegis_discovery.documents._codec import decode_kept, encode_kept
 from aegis_discovery.documents._document import Change, Clock, DocumentKind
-from aegis_discovery.documents._signing import crl_document
 from aegis_discovery.documents._store import DocumentStore
 from aegis_discovery.documents._verifier import DocumentVerifier
 from aegis_discovery.errors import InvalidDocumentError
@@ -103,6 +101,9 @@ class DocumentKeeper:
         self._published = None
 
     def _load(self, name: str, data: bytes) -> None:
+        from aegis_discovery.documents._codec import decode_kept
+        from aegis_discovery.documents._signing import crl_document
+
         try:
             if name == DocumentKind.CRL:
                 signed = crl_document(data, mesh=self._mesh, trust_domain=self._trust_domain)
@@ -185,6 +186,8 @@ class DocumentKeeper:
             return
         if isinstance(document.value, TrustBundle) and change.is_news:
             files.replace_bundle(document.value)
+        from aegis_discovery.documents._codec import encode_kept
+
         files.write(self._name_of(document.kind), encode_kept(document.signed))
         self._has_ca_key = files.has_ca_key
         with self._lock:

@@ -13,14 +13,12 @@ from aegis_certs import (
     RevocationList,
     RevocationListError,
     TrustBundle,
-    verify_authority,
 )
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from aegis_discovery.documents._codec import decode_body, decode_content
 from aegis_discovery.documents._document import (
     CONTEXT,
     MAX_AHEAD,
@@ -34,7 +32,6 @@ from aegis_discovery.documents._document import (
     DocumentKind,
     SignedDocument,
 )
-from aegis_discovery.documents._signing import check_size, crl_document
 from aegis_discovery.errors import InvalidDocumentError
 
 IsNewer = Callable[[DocumentKind, int], bool]
@@ -110,6 +107,10 @@ class DocumentVerifier:
         Raises:
             InvalidDocumentError: It is refused.
         """
+        # Loaded late, since many meshes publish nothing.
+        from aegis_discovery.documents._codec import decode_body, decode_content
+        from aegis_discovery.documents._signing import check_size
+
         size = len(signed.body)
         if size > _MAX_BODY or len(signed.signature) > MAX_SIGNATURE:
             reason = f"{size} bytes with a signature of {len(signed.signature)} are too large"
@@ -147,6 +148,8 @@ class DocumentVerifier:
     def _verify_signer(
         self, kind: DocumentKind, body: DocumentBody, signed: SignedDocument, *, at_rest: bool
     ) -> x509.Certificate:
+        from aegis_certs import verify_authority
+
         now = self._clock()
         if body.sequence > (now + MAX_AHEAD) * 1000:
             ahead = body.sequence / 1000 - now
@@ -171,6 +174,8 @@ class DocumentVerifier:
         return signer
 
     def _verify_crl(self, body: DocumentBody) -> Document | None:
+        from aegis_discovery.documents._signing import crl_document
+
         kind = DocumentKind.CRL
         try:
             issuer = x509.load_der_x509_crl(body.content).issuer

@@ -10,7 +10,6 @@ from aegis_certs import IssuerAddress, PublishedFiles, TLSConfig
 
 from aegis_discovery._model import NodeStatus
 from aegis_discovery._topology.topology import Topology
-from aegis_discovery.documents._codec import document_from_wire
 from aegis_discovery.documents._keeper import DocumentKeeper
 from aegis_discovery.documents._store import DocumentStore
 from aegis_discovery.errors import InvalidDocumentError
@@ -42,6 +41,8 @@ def keep_documents(
     They are verified by the CAs that were trusted before the answer. What is refused, the feed
     brings.
     """
+    from aegis_discovery.documents._codec import document_from_wire
+
     keeper = DocumentKeeper(tls, mesh=mesh, files=PublishedFiles(cert_dir))
     keeper.load()
     for message in messages:

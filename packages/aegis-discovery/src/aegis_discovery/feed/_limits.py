@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from aegis_discovery._model import ServiceInfo
+from aegis_discovery._model import NodeInfo, ServiceInfo
 from aegis_discovery.proto import mesh_pb2
 
 MAX_ITEMS = 2048
@@ -82,3 +82,13 @@ def service_filter_problem(services: Collection[ServiceInfo]) -> str:
                 f"both have {MAX_SERVICE_NAME} characters at most"
             )
     return ""
+
+
+def provides_any(node: NodeInfo | None, services: Collection[tuple[str, str]]) -> bool:
+    """Tells whether a node provides one of these services; one without a version means any.
+
+    None, for a node that left, provides nothing.
+    """
+    return node is not None and any(
+        service.key in services or (service.name, "") in services for service in node.services
+    )

@@ -10,14 +10,12 @@ from typing import NamedTuple
 from aegis_discovery._model import ServiceInfo
 from aegis_discovery._runtime.log_limiter import LogLimiter
 from aegis_discovery._topology.topology import Topology
-from aegis_discovery.documents._codec import document_from_wire
 from aegis_discovery.documents._store import DocumentStore
 from aegis_discovery.errors import InvalidDocumentError, InvalidVerdictError
 from aegis_discovery.feed._divergence import Divergence
-from aegis_discovery.feed._limits import MAX_CURSOR, MAX_ITEMS, MAX_STATUSES
+from aegis_discovery.feed._limits import MAX_CURSOR, MAX_ITEMS, MAX_STATUSES, provides_any
 from aegis_discovery.feed._parts import Message, count_items, is_heartbeat, is_oversized
 from aegis_discovery.feed._refused import RefusedDocuments
-from aegis_discovery.feed._writer import provides_any
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records._codec import signed_from_wire, signed_to_wire, status_from_wire
 from aegis_discovery.records._protocol import Verifier
@@ -222,8 +220,10 @@ class FeedReader:
     def _receive_documents(self, message: Message, source: str) -> int:
         """Returns how many of the documents are new."""
         count = 0
-        if self._documents is None:
+        if self._documents is None or not message.documents:
             return count
+        from aegis_discovery.documents._codec import document_from_wire
+
         for wire in message.documents:
             try:
                 change = self._documents.receive(document_from_wire(wire), origin=source)

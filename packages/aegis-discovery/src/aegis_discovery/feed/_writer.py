@@ -7,13 +7,13 @@ that log's id and a position in it, so a watcher that reconnects receives only w
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 
-from aegis_discovery._model import NodeInfo
 from aegis_discovery._topology.changes import Changes
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.documents._codec import document_to_wire
 from aegis_discovery.documents._store import DocumentStore
+from aegis_discovery.feed._limits import provides_any
 from aegis_discovery.proto import mesh_pb2
 from aegis_discovery.records._codec import signed_to_wire, status_to_wire, verdict_to_wire
 from aegis_discovery.records._record import Record
@@ -232,13 +232,3 @@ class FeedWriter:
         self._chains_sent.add(signer)
         message.chains.append(mesh_pb2.Chain(certificates=certificates))
         return sum(map(len, certificates))
-
-
-def provides_any(node: NodeInfo | None, services: Collection[tuple[str, str]]) -> bool:
-    """Tells whether a node provides one of these services; one without a version means any.
-
-    None, for a node that left, provides nothing.
-    """
-    return node is not None and any(
-        service.key in services or (service.name, "") in services for service in node.services
-    )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
 from time import monotonic
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import grpc
 
@@ -20,11 +20,13 @@ from aegis_discovery._calls.stubs import (
     trace_of,
 )
 from aegis_discovery._calls.sync.call import RetriedCall
-from aegis_discovery._calls.sync.connectivity import ConnectivityWatch
 from aegis_discovery._calls.sync.ended import UNKNOWN, number_of, result_of, track
 from aegis_discovery._calls.sync.no_providers import NoProvidersRpcError
 from aegis_discovery._calls.sync.waiting import wait_for_endpoint
 from aegis_discovery._runtime.edges import FOLD_MASK
+
+if TYPE_CHECKING:
+    from aegis_discovery._calls.sync.connectivity import ConnectivityWatch
 
 # The stubs of grpc make these classes generic; at run time they are not.
 # mypy: disable-error-code="type-arg"
@@ -331,6 +333,8 @@ class BalancedChannel(BalancedMethods[grpc.Channel], grpc.Channel):
 
         Without a provider it reports `TRANSIENT_FAILURE`, and goes on with the first one.
         """
+        from aegis_discovery._calls.sync.connectivity import ConnectivityWatch  # few subscribe
+
         self.unsubscribe(callback)
         router: Any = self._router
         self._watches[callback] = ConnectivityWatch(
