@@ -137,9 +137,7 @@ def test_the_largest_documents_stay_below_one_mebibyte(
     held = verifier.verify(policy(ca))
     assert held is not None
     for number in range(3):
-        object.__setattr__(held, "key", f"crl:{number}")
-        object.__setattr__(held, "signed", largest)
-        server.documents.put(held)
+        server.documents.put(held._replace(key=f"crl:{number}", signed=largest))
         held = verifier.verify(policy(ca, ahead=number + 1))
         assert held is not None
     watcher = side("watcher", is_node=False)
