@@ -8,14 +8,13 @@ from typing import Any
 
 from aegis_certs import CertificateAuthority, load_or_generate_tls
 from aegis_certs._ca.spec import RequestOptions, SpecOptions
-from aegis_discovery._calls.options import PoolArguments, PoolOptions
-from aegis_discovery._client.setup import ConnectArguments, create_client
+from aegis_discovery._client.arguments import ConnectArguments
+from aegis_discovery._client.setup import create_client
 from sphinx.application import Sphinx
 
 # For each `TypedDict` of keyword arguments: what takes them, and so knows their defaults.
 _TAKERS: dict[type, Callable[..., Any]] = {
     ConnectArguments: create_client,
-    PoolArguments: PoolOptions,
     RequestOptions: load_or_generate_tls,
     SpecOptions: CertificateAuthority.issue,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import Self, Unpack
 
 from cryptography import x509
 
@@ -18,7 +18,7 @@ from aegis_certs._ca.renew import Renewal, renew_due, renew_in_session
 from aegis_certs._ca.request import Request, SignedCertificate
 from aegis_certs._ca.rotation.methods import Rotating
 from aegis_certs._ca.session import create_session, load_session
-from aegis_certs._ca.spec import LEAF_DAYS, CertificateSpec, IdentityRequest
+from aegis_certs._ca.spec import LEAF_DAYS, CertificateSpec, IdentityRequest, SpecOptions
 from aegis_certs._store.directory import Store
 from aegis_certs._time import utc_or_now
 from aegis_certs._x509.names import CA_KEY_TYPE, DEFAULT_TRUST_DOMAIN, LEAF_KEY_TYPE, KeyType
@@ -29,9 +29,6 @@ from aegis_certs._x509.tls_config import TLSConfig, make_tls
 from aegis_certs._x509.trust import TrustBundle
 from aegis_certs._x509.validity import common_name
 from aegis_certs.errors import InvalidRequestError
-
-if TYPE_CHECKING:
-    from aegis_certs._ca.spec import SpecOptions
 
 
 class CertificateAuthority(Enroller, Rotating):

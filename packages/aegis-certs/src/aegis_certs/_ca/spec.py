@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self, TypedDict
 
 from cryptography import x509
 
@@ -27,30 +27,30 @@ from aegis_certs._x509.trust import allows
 from aegis_certs._x509.validity import CertificateState, issued_at, state_by_dates
 from aegis_certs.errors import InvalidRequestError
 
-LEAF_DAYS = 90
-
 if TYPE_CHECKING:
-    from typing import TypedDict
-
     from aegis_certs._ca.issued import IssuedCertificate
 
-    class SpecOptions(TypedDict, total=False):
-        """The keyword arguments of `CertificateAuthority.issue`, which documents them."""
+LEAF_DAYS = 90
 
-        hosts: Iterable[str]
-        address: str | None
-        days: float
-        key_type: KeyType
-        client_only: bool
-        server_only: bool
 
-    class RequestOptions(TypedDict, total=False):
-        """The keyword arguments of `load_or_generate_tls`, which documents them."""
+class SpecOptions(TypedDict, total=False):
+    """The keyword arguments of `CertificateAuthority.issue`, which documents them."""
 
-        hosts: Iterable[str]
-        address: str | None
-        key_type: KeyType | None
-        trust_domain: str | None
+    hosts: Iterable[str]
+    address: str | None
+    days: float
+    key_type: KeyType
+    client_only: bool
+    server_only: bool
+
+
+class RequestOptions(TypedDict, total=False):
+    """The keyword arguments of `load_or_generate_tls`, which documents them."""
+
+    hosts: Iterable[str]
+    address: str | None
+    key_type: KeyType | None
+    trust_domain: str | None
 
 
 class CertificateSpec(NamedTuple):

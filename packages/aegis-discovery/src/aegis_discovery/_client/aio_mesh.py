@@ -18,7 +18,7 @@ from aegis_discovery.errors import ClosedError
 
 if TYPE_CHECKING:
     from aegis_discovery._calls.aio.pool import ServiceClientPool
-    from aegis_discovery._client.setup import ConnectArguments
+    from aegis_discovery._client.arguments import ConnectArguments
 
 
 class Mesh:

@@ -15,7 +15,7 @@ from aegis_discovery.background import BackgroundLoop
 from aegis_discovery.documents._store import DocumentStore
 
 if TYPE_CHECKING:
-    from aegis_discovery._client.setup import ConnectArguments
+    from aegis_discovery._client.arguments import ConnectArguments
 
 
 class Mesh:
