@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 FEW = 128
@@ -46,10 +45,12 @@ class Guard(Protocol):
     def close(self, peers: Collection[str]) -> None: ...
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class _Connection:
-    caller: str | None = None
-    is_old: bool = False
+    __slots__ = ("caller", "is_old")
+
+    def __init__(self, *, is_old: bool = False) -> None:
+        self.caller: str | None = None
+        self.is_old = is_old
 
 
 class ConnectionLimits:

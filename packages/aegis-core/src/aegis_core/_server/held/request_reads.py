@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Container
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from aegis_core._server.held.running_requests import RunningRequests
@@ -32,7 +31,6 @@ TURN = 5.0
 """Seconds that a read may take while other calls of its caller wait: 4 MiB need 7 Mbit/s."""
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class _Read:
     """A request that is read, or waits for that.
 
@@ -44,11 +42,20 @@ class _Read:
         peer_name: What `peer` has returned.
     """
 
-    method: str | None
-    start: Callable[[], bool]
-    peer: Callable[[], str]
-    since: float | None = None
-    peer_name: str | None = None
+    __slots__ = ("method", "peer", "peer_name", "since", "start")
+
+    def __init__(
+        self,
+        method: str | None,
+        start: Callable[[], bool],
+        peer: Callable[[], str],
+        since: float | None,
+    ) -> None:
+        self.method = method
+        self.start = start
+        self.peer = peer
+        self.since = since
+        self.peer_name: str | None = None
 
 
 class RequestReads(Generic[CallT]):

@@ -46,11 +46,11 @@ def present(handler: Any, path: str, threads: CallThreads) -> grpc.RpcMethodHand
     inner = getattr(handler, kind)
     method = Method(
         threads.checks.policy_path(path),
-        kind != "unary_unary",
-        not handler.request_streaming,
         threads.checks.acceptor(path),
         threads.checks.edges_of(path),
         telemetry_of(threads.checks, path),
+        is_stream=kind != "unary_unary",
+        has_one_request=not handler.request_streaming,
     )
     serialize = handler.response_serializer
     if method.telemetry is not None:

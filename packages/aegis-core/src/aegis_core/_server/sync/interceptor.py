@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -21,7 +20,6 @@ from aegis_core._server.sync.handlers import present, rejecting
 from aegis_core._server.sync.threads import CallThreads
 
 
-@dataclass(slots=True)  # whose attributes each call reads
 class CheckedHandler:
     """A handler, and the same handler with the checks before it.
 
@@ -31,9 +29,14 @@ class CheckedHandler:
         is_limited: Whether it is of the user's services.
     """
 
-    handler: Any
-    checked: grpc.RpcMethodHandler[Any, Any]
-    is_limited: bool = True
+    __slots__ = ("checked", "handler", "is_limited")
+
+    def __init__(
+        self, handler: Any, checked: grpc.RpcMethodHandler[Any, Any], *, is_limited: bool = True
+    ) -> None:
+        self.handler = handler
+        self.checked = checked
+        self.is_limited = is_limited
 
 
 class CallerInterceptor(grpc.ServerInterceptor):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aegis_discovery.signals import PeerEdges
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from aegis_discovery.telemetry import HandlerTelemetry
 
 
-@dataclass(slots=True)  # whose attributes each call reads
 class Method:
     """What the server knows of a method.
 
@@ -27,9 +25,28 @@ class Method:
         telemetry: Traces its calls; None for none.
     """
 
-    policy_path: str | None
-    is_stream: bool
-    has_one_request: bool
-    accept: Callable[[Any, str | None, None], Caller]
-    edges: PeerEdges | None
-    telemetry: HandlerTelemetry | None
+    __slots__ = (
+        "accept",
+        "edges",
+        "has_one_request",
+        "is_stream",
+        "policy_path",
+        "telemetry",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        policy_path: str | None,
+        accept: Callable[[Any, str | None, None], Caller],
+        edges: PeerEdges | None,
+        telemetry: HandlerTelemetry | None,
+        *,
+        is_stream: bool,
+        has_one_request: bool,
+    ) -> None:
+        self.policy_path = policy_path
+        self.is_stream = is_stream
+        self.has_one_request = has_one_request
+        self.accept = accept
+        self.edges = edges
+        self.telemetry = telemetry
