@@ -150,6 +150,27 @@ def test_a_slow_line_delays_changes_and_accuses_nobody(simulation: Simulation) -
     assert not any(event.kind == "unreachable" for event in simulation.events)
 
 
+def test_what_changed_during_a_cut_arrives_over_a_slow_line() -> None:
+    simulation = Simulation(40, regions=("eu", "us"), boundary="region", seed=5)
+    simulation.cut("us")
+    simulation.run(1)
+    for node_id in of(simulation, "us"):
+        simulation.update(node_id)
+    simulation.run(4)
+    simulation.lines(bandwidth=4_000)
+    simulation.heal()
+    # 40 records of 600 bytes for each of three bridges.
+    simulation.run_until(simulation.is_one_mesh, within=60)
+
+
+def test_a_new_region_learns_all_over_a_slow_line() -> None:
+    simulation = Simulation(60, regions=("eu", "us"), boundary="region", seed=5)
+    simulation.lines(bandwidth=4_000)
+    simulation.join("asia-0", seeds=["eu-001"], region="asia")
+    simulation.run_until(simulation.is_one_mesh, within=60)
+    assert not any(event.kind in ("failed", "unreachable") for event in simulation.events)
+
+
 def test_a_region_learns_from_others_what_its_own_dead_node_wrote_last() -> None:
     simulation = Simulation(3, regions=("eu", "us"), boundary="region", seed=1)
     simulation.partition(["eu-000", "eu-001"])
@@ -164,6 +185,28 @@ def test_a_region_learns_from_others_what_its_own_dead_node_wrote_last() -> None
     # Verdicts about the older record do not count in the other region, which knows the newer one.
     simulation.run_until(lambda: simulation.everywhere("eu-002", FAILED), within=30)
     assert simulation.topology_of("eu-000").get_record("eu-002") == record
+
+
+def test_what_a_dead_node_wrote_last_arrives_over_a_slow_line() -> None:
+    simulation = Simulation(40, regions=("eu", "us"), boundary="region", seed=1)
+    bridge, *_ = simulation.bridges_of("us", by="us-000")
+    feeds = simulation._world.processes[bridge].session.feeds.values()
+    [dead] = [feed.peer.id for feed in feeds if feed.region == "eu"]
+    rest = [node_id for node_id in of(simulation, "eu") if node_id != dead]
+    simulation.partition(rest)
+    for other in rest:
+        simulation.break_streams(dead, other)
+    simulation.update(dead)
+    simulation.run(0.5)
+    record = simulation.topology_of("us-000").get_record(dead)
+    simulation.kill(dead)
+    simulation.lines(bandwidth=4_000)
+    simulation.heal()
+    # Its record comes last, 24 kB after the first one, to each of three bridges.
+    simulation.run_until(
+        lambda: all(simulation.topology_of(other).get_record(dead) == record for other in rest),
+        within=30,
+    )
 
 
 def test_a_node_that_was_held_as_failed_is_alive_again_without_observers() -> None:

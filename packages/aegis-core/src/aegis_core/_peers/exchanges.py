@@ -15,10 +15,10 @@ from aegis_core._peers.feed import Feed
 from aegis_core._peers.info import PeerInfo
 
 EXCHANGE_TIMEOUT = 5.0
-"""Seconds for an exchange with one node."""
+"""Seconds without news after which an exchange with one node ends."""
 
 REGION_TIMEOUT = 30.0
-"""Seconds for an exchange that may bring whole regions over a long line; also the least seconds
+"""The same for an exchange that may bring whole regions over a long line; also the least seconds
 between two for the same reason, since a liar could give that reason again and again."""
 
 MAX_PAUSE = 16 * REGION_TIMEOUT
@@ -30,7 +30,7 @@ class Exchange(NamedTuple):
 
     Attributes:
         peer: Whom to ask.
-        timeout: Seconds.
+        timeout: Seconds without news after which it ends.
         region: The region to which it is limited; None for everything.
     """
 

@@ -54,7 +54,7 @@ class Feed:
         problem: Why it does not work; empty while it does, and before the first try.
         is_open: Whether a stream is open, or a poll under way.
         dial_at: When to open it next.
-        give_up_at: When to close an exchange.
+        give_up_at: When to close an exchange that brings nothing more.
         heard_at: When its last message arrived; 0 before the first.
         polls_until: Until when to poll a peer that has no feed; 0 if it has one.
         times_short: How many streams in a row were shorter than `MIN_PAUSE`.
@@ -62,9 +62,9 @@ class Feed:
     """
 
     __slots__ = (
-        "backoff", "dial_at", "give_up_at", "heard_at", "is_exchange", "is_open", "opened_at",
-        "peer", "polls_until", "problem", "reader", "region", "stamp", "times_diverged",
-        "times_short",
+        "_patience", "backoff", "dial_at", "give_up_at", "heard_at", "is_exchange", "is_open",
+        "opened_at", "peer", "polls_until", "problem", "reader", "region", "stamp",
+        "times_diverged", "times_short",
     )  # fmt: skip
 
     def __init__(
@@ -77,8 +77,24 @@ class Feed:
         self.is_exchange = self.is_open = False
         self.problem = ""
         self.dial_at = self.give_up_at = math.inf
-        self.opened_at = self.heard_at = self.polls_until = 0.0
+        self.opened_at = self.heard_at = self.polls_until = self._patience = 0.0
         self.times_diverged = self.times_short = self.stamp = 0
+
+    def begin_exchange(self, now: float, patience: float) -> None:
+        """Makes it an exchange, which ends after so many seconds without news."""
+        self.is_exchange, self._patience, self.give_up_at = True, patience, now + patience
+
+    def is_exchanging(self, peer: PeerInfo, region: str | None) -> bool:
+        """Whether it is an exchange with this peer, about the same, that brings messages."""
+        return self.is_exchange and self.heard_at > 0 and (peer, region) == (self.peer, self.region)
+
+    def news_received(self, news: int, now: float) -> None:
+        """Lets an exchange go on that brought nodes which it had not brought before.
+
+        A peer can state only so many, so a liar cannot hold it open for long.
+        """
+        if self.is_exchange and news:
+            self.give_up_at = now + self._patience
 
     @property
     def silent_at(self) -> float:

@@ -229,8 +229,10 @@ class Session:
             self._exchange(exchange.peer, now, exchange.timeout, exchange.region)
 
     def _exchange(self, peer: PeerInfo, now: float, timeout: float, region: str | None) -> None:
+        if any(one.is_exchanging(peer, region) for one in self._exchanges):
+            return  # over a slow line it takes long
         feed = self._new_feed(peer, region)
-        feed.is_exchange, feed.give_up_at = True, now + timeout
+        feed.begin_exchange(now, timeout)
         self._exchanges[feed] = None
         self._open(feed, now)
 
@@ -256,6 +258,7 @@ class Session:
         if not feed.is_open:
             return
         self._note_message(feed, now)
+        feed.news_received(result.news, now)
         self.apply(result if feed.region is None else result._replace(complete=False), now)
         if feed.is_exchange and result.complete and feed.is_open:
             self._drop(feed)

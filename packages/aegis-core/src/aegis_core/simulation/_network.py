@@ -34,8 +34,7 @@ class Network:
         self.regions: dict[str, str] = {}
         self._cut: set[str] = set()
         self._round_trip = ROUND_TRIP
-        self._bandwidth = math.inf
-        self._free_at: dict[tuple[str, str], float] = {}
+        self.bandwidth = math.inf
         self._groups: dict[str, int] = {}
         self._blocked: set[tuple[str | None, str | None]] = set()
         self._late_share = 0.0
@@ -46,14 +45,11 @@ class Network:
         near = least + (most - least) * self._rng.random()
         return near + self._round_trip / 2 if self.is_across(one, other) else near
 
-    def queueing(self, source: str, target: str, size: int, now: float) -> float:
-        """Returns the seconds that a message waits for, and takes of, a line between regions."""
-        if self._bandwidth == math.inf or not self.is_across(source, target):
-            return 0.0
-        line = self.regions.get(source, ""), self.regions.get(target, "")
-        free_at = max(now, self._free_at.get(line, now)) + size / self._bandwidth
-        self._free_at[line] = free_at
-        return free_at - now
+    def line_of(self, source: str, target: str) -> tuple[str, str] | None:
+        """Returns the line between two regions that a message takes; None within a region."""
+        if not self.is_across(source, target):
+            return None
+        return self.regions.get(source, ""), self.regions.get(target, "")
 
     def is_across(self, one: str, other: str) -> bool:
         """Tells whether two nodes are in different regions."""
@@ -61,7 +57,7 @@ class Network:
         return bool(regions) and regions.get(one, "") != regions.get(other, "")
 
     def set_lines(self, round_trip: float, bandwidth: float) -> None:
-        self._round_trip, self._bandwidth = round_trip, bandwidth
+        self._round_trip, self.bandwidth = round_trip, bandwidth
 
     def cut(self, regions: Iterable[str]) -> None:
         self._cut.update(regions)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
@@ -117,6 +119,27 @@ class Spread:
     across: Traffic = field(default_factory=lambda: Traffic(0, 0))
 
 
+class Line:
+    """What waits for the line from one region to another: its streams share it, as over TCP."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[Stream, deque[tuple[bytes | None, float]]] = {}
+        self.is_busy = False
+
+    def take(self) -> tuple[Stream, bytes | None, float] | None:
+        """Takes the next message, of each stream in turn; a stream that ended sends nothing."""
+        for stream in [stream for stream in self.waiting if stream.is_closed]:
+            del self.waiting[stream]
+        if not self.waiting:
+            return None
+        stream = next(iter(self.waiting))
+        messages = self.waiting.pop(stream)
+        data, delay = messages.popleft()
+        if messages:
+            self.waiting[stream] = messages  # at the end
+        return stream, data, delay
+
+
 class World(Generic[HostT]):
     """Carries streams between processes, and records what happens."""
 
@@ -131,6 +154,7 @@ class World(Generic[HostT]):
         self.events: list[Event] = []
         self.traffic: dict[tuple[str, str], list[int]] = {}
         self.spreads: list[Spread] = []
+        self._lines: dict[tuple[str, str], Line] = {}
         self._decoded: dict[bytes, mesh_pb2.WatchResponse] = {}
 
     def wall_clock(self, node_id: str) -> Callable[[], float]:
@@ -238,11 +262,32 @@ class World(Generic[HostT]):
         return self.network.latency(stream.server, stream.watcher.id)
 
     def _transfer(self, stream: Stream, data: bytes | None, delay: float) -> None:
-        now, size = self.clock.now, len(data or b"")
-        delay += self.network.queueing(stream.server, stream.watcher.id, size, now)
-        when = max(now + delay, stream.arrives_at)
+        way = self.network.line_of(stream.server, stream.watcher.id)
+        is_slow = self.network.bandwidth < math.inf or stream.arrives_at == math.inf
+        if way is not None and is_slow:
+            line = self._lines.setdefault(way, Line())
+            line.waiting.setdefault(stream, deque()).append((data, delay))
+            stream.arrives_at = math.inf
+            if not line.is_busy:
+                self._use(line)
+            return
+        when = max(self.clock.now + delay, stream.arrives_at)
         stream.arrives_at = when
         self.clock.at(when, stream.watcher, self._deliver, stream, data)
+
+    def _use(self, line: Line) -> None:
+        """Sends the next message over a line, if there is any."""
+        taken = line.take()
+        line.is_busy = taken is not None
+        if taken is not None:
+            seconds = len(taken[1] or b"") / self.network.bandwidth
+            self.clock.after(seconds, None, self._used, line, *taken)
+
+    def _used(self, line: Line, stream: Stream, data: bytes | None, delay: float) -> None:
+        when = self.clock.now + delay
+        stream.arrives_at = math.inf if stream in line.waiting else when
+        self.clock.at(when, stream.watcher, self._deliver, stream, data)
+        self._use(line)
 
     def _deliver(self, stream: Stream, data: bytes | None) -> None:
         stream.watcher.on_message(stream, data)
