@@ -335,12 +335,15 @@ async def test_parts_of_requests_on_several_connections_count_together(
     node = await start_victim(registrars=[service.register])
     attacker = mallory(node)
     connections = [attacker.connect() for _ in range(4)]
+    senders = [Sender(one, "/t/Answer", 5, 4 * MIB - 64, 3 * MIB) for one in connections]
+    # An asyncio node does not know whose the first two are. Calls seen later would be refused only.
+    await until(lambda: len(node.server._checks.reads) >= 5 * len(connections) - 2)
 
-    def send(connection: Any) -> None:
+    def send(sender: Sender) -> None:
         with suppress(OSError):  # the node closes all of them
-            Sender(connection, "/t/Answer", 5, 4 * MIB - 64, 3 * MIB).run(5)
+            sender.run(5)
 
-    await asyncio.gather(*(asyncio.to_thread(send, connection) for connection in connections))
+    await asyncio.gather(*(asyncio.to_thread(send, sender) for sender in senders))
     # None holds 7 MiB alone. What arrives on one of them after that is refused.
     await until(lambda: node.stats().calls.closed_connections >= 2)
     await until(lambda: len(logged("mallory sends parts of messages in many calls")) == 1)
@@ -368,6 +371,10 @@ async def test_the_thread_that_a_call_reaches_looks_where_the_one_that_watches_i
     node = await start_victim(registrars=[Service().register], max_workers=60)
     attacker = mallory(node)
     connections = [attacker.connect() for _ in range(FEW_CONNECTIONS + 1)]
+    for connection in connections:
+        connection.open("/t/Count")
+    # With fewer connections, the calls would be ended and no connection closed.
+    await until(lambda: len(node.server._checks.unfinished) == len(connections))
 
     def send(connection: Any) -> None:
         with suppress(OSError):  # the node closes all of them

@@ -8,6 +8,7 @@ import pytest
 from aegis_core._server.caller_limits import GOES_ON as CALLS_AFTER_BLOCK
 from aegis_core._server.caller_limits import SWEEP_ABOVE, CallerLimits
 from aegis_core._server.held.complete_messages import Inflow
+from aegis_core._server.held.first_look import NOTE_EVERY, OLD, EarlierMemory, most_explained
 from aegis_core._server.held.request_reads import MAX_READS, RequestReads
 from aegis_core._server.held.unfinished_messages import (
     DELIVERED,
@@ -23,6 +24,7 @@ from aegis_core._server.held.unfinished_messages import (
     USUAL_MESSAGE,
     UnfinishedMessages,
 )
+from aegis_core._server.held.unseen_calls import OpenConnection
 from aegis_core._server.held.unsent_answers import MAX_UNSENT, UnsentAnswers
 
 MIB = 1 << 20
@@ -259,7 +261,49 @@ def test_connections_that_were_opened_since_then_count_from_their_start() -> Non
     node.received["d"] = MAX_UNFINISHED + 1
     node.messages.open(20, "m", "d")
     node.allocated += MAX_UNFINISHED
-    assert len(node.messages.excess(node.received, lambda: node.allocated, {"d"})) == 1
+    assert len(node.messages.excess(node.received, lambda: node.allocated, {"d": 0})) == 1
+
+
+@pytest.mark.parametrize(("more", "ends"), [(0, False), (1, True)])
+def test_what_arrived_before_the_first_look_counts_beyond_what_complete_messages_explain(
+    more: int, ends: bool
+) -> None:
+    node = Node()
+    node.messages.memory.note(node.allocated, node.now)
+    # The caller had 7 MiB before; the rest has arrived, and none of its calls was seen.
+    node.receive(MAX_UNFINISHED + 2 * MIB + more)
+    node.open(20)
+    before = 9 * MIB  # at most, by what gRPC has counted
+    assert node.messages.never_seen(["c", "d"]) == {"c", "d"}
+    found = node.messages.excess(node.received, lambda: node.allocated, {"c": before})
+    assert bool(found) == ends
+    assert node.messages.never_seen(["c", "d"]) == {"d"}
+    node.receive(1)
+    assert bool(node.look()) != ends, "what was taken for explained stays so"
+
+
+def test_the_memory_before_a_late_look_is_that_of_a_second_before() -> None:
+    memory = EarlierMemory()
+    assert memory.least(7) == 7, "nothing is known"
+    memory.note(5, 100.0)
+    assert (memory.least(7), memory.least(3)) == (5, 3)
+    memory.note(6, 100.0 + NOTE_EVERY)
+    memory.note(8, 100.0 + 1.5 * NOTE_EVERY)
+    assert memory.least(9) == 5
+    memory.note(8, 100.0 + 2 * NOTE_EVERY)
+    assert memory.least(9) == 6
+
+
+@pytest.mark.parametrize("messages", [0, 2, OLD])
+def test_complete_messages_and_calls_explain_what_was_received_before(messages: int) -> None:
+    one = OpenConnection(1, "c", b"", open=0, failed=0, started=3, messages=messages)
+    most = most_explained(one, USUAL_MESSAGE)
+    if messages == OLD:
+        assert most is None
+        return
+    received = messages * (USUAL_MESSAGE + 36 + USUAL_MESSAGE // 16_384 * 31)  # HTTP/2 and TLS
+    assert most is not None
+    assert received <= most - 3 * UNREAD <= 1.04 * received
 
 
 def test_who_may_send_larger_messages_may_hold_more() -> None:

@@ -192,7 +192,7 @@ class ServerBase(ABC, Generic[CallT]):
         counts = ServerCounts(port, self._host)
         floods = FloodGuard(checks.unseen, checks.callers, counts, CallerSockets(port))
         self._floods = floods
-        messages = MessageGuard(checks, CallerSockets(port), self.end_call, floods.count)
+        messages = MessageGuard(checks, CallerSockets(port), self.end_call, floods.count, counts)
         frames = FrameGuard(checks.unseen, checks.unfinished, floods, counts, CallerSockets(port))
         await asyncio.gather(guard.run(), messages.run(), frames.run())
 

@@ -18,6 +18,8 @@ from aegis_core._server.call_checks import CallChecks, CallT
 from aegis_core._server.caller_sockets import CallerSockets, parse_peer
 from aegis_core._server.connection_limits import ConnectionLimits, Peer
 from aegis_core._server.held import unfinished_messages
+from aegis_core._server.held.channelz import ServerCounts
+from aegis_core._server.held.first_look import most_explained
 from aegis_core._server.held.unfinished_messages import REFUSED_FOR, Excess
 from aegis_core._server.memory import allocated_bytes, return_freed_memory
 from aegis_core._server.rejections import UNFINISHED, Rejection
@@ -71,6 +73,9 @@ REST_EVERY = 1.0
 PAUSE = 0.02
 """Seconds between two closed connections of callers that flood."""
 
+
+MAX_OLD = 4_096
+"""Connections that are remembered to have carried many messages, so that nobody asks again."""
 
 _UNFINISHED = (
     "%s sends parts of messages in many calls; %d of them are ended, and for %.0f s it may open "
@@ -226,6 +231,7 @@ class MessageGuard(Generic[CallT]):
         sockets: The connections.
         end: Ends a call; called on the event loop.
         unseen: Returns how many calls no code of the node has seen yet.
+        counts: What gRPC counts of the server.
     """
 
     def __init__(
@@ -234,8 +240,11 @@ class MessageGuard(Generic[CallT]):
         sockets: CallerSockets,
         end: Callable[[CallT, Rejection], object],
         unseen: Callable[[], int],
+        counts: ServerCounts,
     ) -> None:
         self._checks = checks
+        self._counts = counts
+        self._old: set[Peer] = set()
         self._unseen = unseen
         self._sockets = sockets
         self._end = end
@@ -271,6 +280,7 @@ class MessageGuard(Generic[CallT]):
         if self._lock.acquire(blocking=False):
             try:  # before more arrives: what there is at the first look counts as known
                 self._open_before = frozenset(self._sockets.find())
+                self._old &= self._open_before
                 self._excess()
             finally:
                 self._lock.release()
@@ -313,11 +323,31 @@ class MessageGuard(Generic[CallT]):
                 self._lock.release()
 
     def _excess(self) -> list[Excess[CallT]]:
-        received = self._sockets.received(self._checks.unfinished.peers)
-        new = {peer for peer in received if parse_peer(peer) not in self._open_before}
-        found = self._checks.unfinished.excess(received, allocated_bytes, new, self._unseen)
+        unfinished = self._checks.unfinished
+        received = self._sockets.received(unfinished.peers)
+        explained = self._explained(unfinished.never_seen(received))
+        found = unfinished.excess(received, allocated_bytes, explained, self._unseen)
         self._looked_at = time.monotonic()
         return found
+
+    def _explained(self, peers: Collection[str]) -> dict[str, int]:
+        """Returns the most that connections do not hold of what they have received.
+
+        Who is watched may hold all that arrived on those that were opened since then.
+        """
+        names = {parsed: peer for peer in peers if (parsed := parse_peer(peer)) is not None}
+        explained = {names[peer]: 0 for peer in names.keys() - self._open_before}
+        asked = names.keys() & self._open_before - self._old
+        for one in self._counts.connections_of(asked) if asked else ():
+            most = most_explained(one, self._checks.unfinished.max_message)
+            peer = parse_peer(one.peer)
+            if peer is None or peer not in asked:
+                continue
+            if most is not None:
+                explained[names[peer]] = most
+            elif len(self._old) < MAX_OLD:
+                self._old.add(peer)
+        return explained
 
     def _look(self) -> bool:
         found = self._excess()

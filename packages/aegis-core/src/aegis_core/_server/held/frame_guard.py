@@ -20,7 +20,7 @@ from aegis_core._server.held.growth import growth
 from aegis_core._server.held.unfinished_messages import UnfinishedMessages
 from aegis_core._server.held.unseen_calls import Flood, OpenConnection, UnseenCalls
 from aegis_core._server.held.unseen_frames import Received, busiest, floods, from_its_start, since
-from aegis_core._server.memory import return_freed_memory
+from aegis_core._server.memory import allocated_bytes, return_freed_memory
 
 _log = logging.getLogger("aegis.server")
 
@@ -122,6 +122,7 @@ class FrameGuard:
         self._next = time.monotonic() + (0 if found else took / SHARE)
 
     def _note(self) -> dict[Peer, int]:
+        self._unfinished.memory.note(allocated_bytes() or 0, time.monotonic())
         self._sockets.find()
         self._noted = self._sockets.all_received()
         return self._noted

@@ -11,10 +11,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from aegis_core._server.held.complete_messages import OVERHEAD, Inflow, Taken
+from aegis_core._server.held.first_look import EarlierMemory
 from aegis_core._server.held.running_requests import USUAL_MESSAGE
 
 CallT = TypeVar("CallT")
@@ -114,7 +116,8 @@ class _Watch:
         explained: What each connection had received when it was seen first, or what is known not to
             be held any more.
         taken: Bytes of complete messages, of calls that are over and of single requests.
-        allocated: The least memory of the process since then; None before the first look.
+        allocated: The least memory of the process since then, or shortly before; None before the
+            first look.
     """
 
     def __init__(self) -> None:
@@ -139,6 +142,7 @@ class UnfinishedMessages(Generic[CallT]):
         waiting: The calls with one request each, which are read in turn.
         unjudged: Returns how many calls are read whose callers nobody has judged yet.
         max_message: Bytes of the largest message.
+        memory: What the process had before.
     """
 
     waiting: Waiting[CallT] | None = None
@@ -155,6 +159,7 @@ class UnfinishedMessages(Generic[CallT]):
         self._clock = clock
         self._refused_until: dict[str, float] = {}
         self._refused: Counter[str] = Counter()
+        self.memory = EarlierMemory()
         self.on_watch = on_watch
         self.on_more: Callable[[], object] = lambda: None
         self.unjudged: Callable[[], int] = lambda: 0
@@ -292,11 +297,16 @@ class UnfinishedMessages(Generic[CallT]):
         with self._lock:
             return frozenset().union(*map(self._peers_of, self._watches))
 
+    def never_seen(self, peers: Collection[str]) -> set[str]:
+        """Returns those connections that were in no look since their callers are watched."""
+        with self._lock:
+            return {*peers}.difference(*(watch.explained for watch in self._watches.values()))
+
     def excess(
         self,
         received: Mapping[str, int],
         allocated: Callable[[], int | None],
-        new: Container[str] = (),
+        explained: Mapping[str, int] = MappingProxyType({}),
         unseen: Callable[[], int] = lambda: 0,
     ) -> list[Excess[CallT]]:
         """Returns what to end.
@@ -307,8 +317,8 @@ class UnfinishedMessages(Generic[CallT]):
         Args:
             received: The bytes that each connection has received.
             allocated: Returns the memory that the process has allocated; None if that is unknown.
-            new: Connections that were opened since somebody began to be watched. Who is watched
-                since then may hold all that arrived on them; many calls may not be seen yet.
+            explained: The most that each connection had received before and does not hold, where
+                that is known; else what is there at the first look counts as known.
             unseen: Returns how many calls no code of the node has seen yet.
         """
         found = []
@@ -318,8 +328,8 @@ class UnfinishedMessages(Generic[CallT]):
                 if self._stop_if_few(caller):
                     continue
                 if watch.allocated is None:
-                    watch.allocated = allocated() or 0
-                unexplained = self._unexplained(caller, watch, received, new)
+                    watch.allocated = self.memory.least(allocated() or 0)
+                unexplained = self._unexplained(caller, watch, received, explained)
                 spreads = len(unexplained) > FEW_CONNECTIONS * self._workers_of(caller)
                 unjudged = 0 if spreads else min(self.unjudged(), UNJUDGED) * self.max_message
                 held, limit = sum(unexplained.values()) - unjudged, self.limit_of(caller)
@@ -368,7 +378,7 @@ class UnfinishedMessages(Generic[CallT]):
         return int(MAX_UNFINISHED * share) * self._workers_of(caller) + UNREAD * self._count(caller)
 
     def _unexplained(
-        self, caller: str, watch: _Watch, received: Mapping[str, int], new: Container[str]
+        self, caller: str, watch: _Watch, received: Mapping[str, int], most: Mapping[str, int]
     ) -> dict[str, int]:
         taken = Counter(dict.fromkeys(self._peers_of(caller), 0))
         taken.update(watch.taken)
@@ -377,7 +387,8 @@ class UnfinishedMessages(Generic[CallT]):
         unexplained = {}
         for peer, count in received.items():
             if peer in taken:
-                at_first = 0 if peer in new else count - taken[peer]
+                at_first = count - taken[peer]
+                at_first = min(at_first, most.get(peer, at_first))
                 explained = watch.explained.setdefault(peer, at_first)
                 # What is taken now and was received before the first look must not count twice.
                 if count - taken[peer] < explained:
