@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import socket
 import threading
+import time
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
@@ -15,7 +18,7 @@ import grpc
 import grpc.aio
 import pytest
 from aegis_certs import TLSConfig
-from aegis_discovery._model import NodeInfo, ServiceInfo
+from aegis_discovery._model import NodeInfo, NodeStatus, ServiceInfo
 from aegis_discovery._runtime.edges import OTHER, SWEEP_INTERVAL, EdgeTable
 from aegis_discovery._topology.topology import Topology
 from aegis_discovery.errors import ClosedError, NoProvidersError
@@ -185,6 +188,48 @@ async def test_no_call_fails_when_a_provider_is_killed_under_load(
         await until(lambda: answers["mortal"] > 20)
         await asyncio.to_thread(killable_provider.kill)
         killed = True
+
+
+async def test_a_call_goes_on_at_a_provider_whose_connection_was_never_opened(
+    channel: Any, two: list[Any], calls: Any
+) -> None:
+    first = await calls.who(channel)
+    gone, other = sorted(two, key=lambda provider: provider.node_id != first)
+    gone.stop()
+    assert {await calls.who(channel) for _ in range(3)} == {other.node_id}
+
+
+async def test_a_provider_that_failed_and_is_back_at_its_port_is_called_at_once(
+    pool: Any, topology: Topology, start_provider: Start, calls: Any, until: Until
+) -> None:
+    provider = start_provider("a")
+    topology.add_node(provider.info)
+    channel = pool.channel("echo", "v1")
+    assert await calls.who(channel) == "a"
+    provider.stop()
+    held = [weakref.ref(one.channel) for one in pool._registry.connected_endpoints()]
+
+    def is_probed() -> bool:
+        [endpoint] = pool._registry.connected_endpoints()
+        return bool(endpoint.excluded and endpoint.probe_at == math.inf)
+
+    # gRPC connects again and again, with longer and longer pauses, as long as a probe waits.
+    failed_until = time.monotonic() + 0.5
+    while time.monotonic() < failed_until or not is_probed():
+        with pytest.raises(grpc.RpcError):
+            await calls.who(channel)
+        await asyncio.sleep(0.02)  # in a real program, the caller's next request
+    record = topology.get_record("a")
+    assert record is not None
+    topology.set_status("a", record.stamp, NodeStatus.FAILED)
+    with pytest.raises(NoProvidersError):
+        await calls.who(channel)
+    gc.collect()  # the errors of futures
+    async with asyncio.timeout(5):  # half of the time for which a probe waits
+        await until(lambda: held[0]() is None)
+    start_provider("a", int(provider.address.rpartition(":")[2]))
+    topology.set_status("a", record.stamp, NodeStatus.ALIVE)
+    assert await calls.who(channel) == "a"
 
 
 @pytest.mark.parametrize("use", ["result", "code", "callback", "stream", "read"])

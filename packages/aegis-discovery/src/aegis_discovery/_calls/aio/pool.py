@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
+import weakref
 from asyncio import _get_running_loop  # unlike the public one, it never raises
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -121,17 +124,28 @@ class ServiceClientPool(BasePool[grpc.aio.Channel]):
             b"", timeout=PROBE_TIMEOUT, wait_for_ready=endpoint.excluded
         )
 
+        loop = asyncio.get_running_loop()
+
+        def end(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(probe.cancel)
+
         def ended(probe: Any) -> None:
+            del references[:]
+            probed = kept()
+            if probed is None:
+                return
             code = grpc.StatusCode.UNAVAILABLE
             try:
                 code = result_of(probe).code
             except Exception:  # noqa: BLE001 - an interceptor's own error is not an answer
-                _log.debug("%r was not probed", endpoint, exc_info=True)
-            self._probe_ended(endpoint, code)
-            del references[:]
+                _log.debug("%r was not probed", probed, exc_info=True)
+            self._probe_ended(probed, code)
 
-        # gRPC closes a channel and cancels a call that nothing references.
+        # gRPC closes a channel and cancels a call that nothing references. If the endpoint is
+        # dropped meanwhile, so is its channel: the next one of that node connects at once.
         references = [channel, probe]
+        kept = weakref.ref(endpoint, end)
         probe.add_done_callback(ended)
 
     async def close(self, grace: float | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -139,11 +140,15 @@ class ServiceClientPool(BasePool[grpc.Channel]):
         )
 
         def ended(probe: Any) -> None:
-            self._probe_ended(endpoint, probe.code())
+            probed = kept()
+            if probed is not None:
+                self._probe_ended(probed, probe.code())
             del references[:]
 
-        # gRPC closes a channel and cancels a future that nothing references.
+        # gRPC closes a channel and cancels a future that nothing references. If the endpoint is
+        # dropped meanwhile, so is its channel: the next one of that node connects at once.
         references = [channel, probe]
+        kept = weakref.ref(endpoint, lambda _: probe.cancel())
         probe.add_done_callback(ended)
 
     def close(self) -> None:
