@@ -14,6 +14,7 @@ from aegis_certs import TLSConfig
 from aegis_core._server.held.unfinished_messages import FEW, FEW_CONNECTIONS
 from aegis_core.aio import Node
 from aegis_discovery.aio.transport import open_channel
+from aegis_discovery.proto import mesh_pb2
 
 from .test_one_caller import (
     UNJUDGED,
@@ -390,6 +391,22 @@ async def test_the_thread_that_a_call_reaches_looks_where_the_one_that_watches_i
     await sent
     await until(lambda: len(logged("mallory sends parts of messages in many calls")) == 1)
     await call_honestly(node, identity("honest"))
+
+
+@both
+async def test_requests_of_the_nodes_own_methods_are_parsed_up_to_a_limit(
+    start_victim: StartVictim, identity: MakeIdentity, logged: Callable[..., list[str]]
+) -> None:
+    node = await start_victim()
+    service = mesh_pb2.Service()
+    request = mesh_pb2.WatchRequest(services=[service] * 40_000).SerializeToString()
+    async with open_channel(identity("mallory"), "a", node.address) as channel:
+        watch: Any = channel.unary_stream("/aegis.mesh.v1.Mesh/Watch")
+        ping: Any = channel.unary_unary("/aegis.MeshService/Ping")
+        for call in (watch(request, timeout=WAIT).read(), ping(request, timeout=WAIT)):
+            with pytest.raises(grpc.aio.AioRpcError, match="the request cannot be parsed"):
+                await call
+    assert len(logged("it has 80000 bytes, the limit is 65536")) == 1, "once a minute"
 
 
 @both

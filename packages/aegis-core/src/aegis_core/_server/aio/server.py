@@ -33,6 +33,7 @@ from aegis_core._server.aio.mesh_services import (
 from aegis_core._server.aio.thread_pool import HandlerThreads
 from aegis_core._server.base import OWN_OPTIONS, Registrar, ServerBase
 from aegis_core._server.drain import drain
+from aegis_core._server.held.own_requests import OwnServices
 from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.mesh_protocol import LocalNode
 from aegis_core._server.operations import NodeOperations
@@ -100,13 +101,14 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
         for registrar in registrars:
             registrar(recorder)
         self.services = self._checks.services = tuple(sorted(recorder.names))
+        own: Any = OwnServices(recorder)
         unsigned_protocol = UnsignedProtocolService(local_node)
-        aegis_pb2_grpc.add_MeshServiceServicer_to_server(unsigned_protocol, recorder)
-        mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, recorder)
-        stats_pb2_grpc.add_IntrospectionServicer_to_server(Introspection(introspection), recorder)
+        aegis_pb2_grpc.add_MeshServiceServicer_to_server(unsigned_protocol, own)
+        mesh_pb2_grpc.add_MeshServicer_to_server(self._feeds, own)
+        stats_pb2_grpc.add_IntrospectionServicer_to_server(Introspection(introspection), own)
         operations = Operations(NodeOperations(local_node))
-        operations_pb2_grpc.add_OperationsServicer_to_server(operations, recorder)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, recorder)
+        operations_pb2_grpc.add_OperationsServicer_to_server(operations, own)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, own)
         self._certificates: CertificateService | None = None
         if issuer is not None:
             from aegis_discovery.proto import issuer_pb2_grpc  # few nodes issue
@@ -114,7 +116,7 @@ class MeshServer(ServerBase[asyncio.Task[Any]]):
             from aegis_core._server.aio.certificates import CertificateService
 
             self._certificates = CertificateService(issuer, local_node.topology, self._checks.block)
-            issuer_pb2_grpc.add_IssuerServicer_to_server(self._certificates, recorder)
+            issuer_pb2_grpc.add_IssuerServicer_to_server(self._certificates, own)
         reflection.add_reflection((*self.services, *self._own_services), recorder, is_async=True)
         self._bind(tls)
 

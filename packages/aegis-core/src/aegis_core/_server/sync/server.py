@@ -22,6 +22,7 @@ from aegis_core._health.checks import HealthInfo
 from aegis_core._server import base, reflection
 from aegis_core._server.base import OWN_OPTIONS, CheckedServices, Registrar, ServerBase
 from aegis_core._server.drain import drain
+from aegis_core._server.held.own_requests import bounded
 from aegis_core._server.introspection import NodeIntrospection
 from aegis_core._server.mesh_protocol import LocalNode
 from aegis_core._server.operations import NodeOperations
@@ -190,7 +191,7 @@ class BlockingServer(ServerBase[ServerCall]):
             part = "mesh"
         elif service == ISSUER:
             part = "issuer"
-        checked = present(handler, path, self._own_threads[part])
+        checked = present(bounded(handler), path, self._own_threads[part])
         return CheckedHandler(handler, checked, is_limited=False)
 
 
