@@ -120,6 +120,27 @@ def test_telemetry_goes_to_the_provider_of_the_process(aegis, certs: Path) -> No
     node.stderr.until("WARNING orders-2 reports nothing to OpenTelemetry yet")
 
 
+IN_CYCLE = """
+from orders import register
+
+class Journal:
+    def __init__(self):
+        self.file = open("journal", "w")
+        self.file.write("written")
+        self.itself = self
+
+journal = Journal()
+"""
+
+
+def test_what_a_user_wrote_to_a_file_in_a_cycle_is_flushed(aegis) -> None:
+    (aegis.directory / "journals.py").write_text(IN_CYCLE)
+    node, _ = aegis.node("orders-1", "--service", "orders/v1", "journals:register")
+    node.signal(signal.SIGTERM)
+    assert node.wait() == 0
+    assert (aegis.directory / "journal").read_text() == "written"
+
+
 def test_telemetry_without_the_extra_is_one_sentence(aegis) -> None:
     bare = "import sys; sys.modules['opentelemetry'] = None; import aegis_cli; aegis_cli.main()"
     aegis.environment["AEGIS_TELEMETRY"] = "1"

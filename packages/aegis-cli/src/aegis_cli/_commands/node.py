@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -206,6 +208,9 @@ def run(
     from aegis_cli._logs import log_to_stderr
     from aegis_cli._node_runner import run_alone
 
+    # `main` lets commands end without a search for cycles. A user's objects may rely on it: a file
+    # in a cycle is flushed by it.
+    atexit.unregister(gc.freeze)
     sys.path.insert(0, str(Path.cwd()))
     log_to_stderr(log_level, log_format)
     # The node reads the variables and the file itself, so the precedence is the same everywhere.
