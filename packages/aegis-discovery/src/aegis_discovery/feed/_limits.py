@@ -29,7 +29,7 @@ more CPU: see `RecordVerifier.add_chains`.
 MIN_JOIN_CHECKS = 8
 """The least, whatever they take."""
 
-PART_SECONDS = 0.02
+PART_SECONDS = 0.025
 """CPU seconds that a part may take until a feed is complete, about those of `MAX_CHECKS`."""
 
 MAX_DOCUMENTS = 64

@@ -48,7 +48,7 @@ class PartSize:
     """
 
     def __init__(self) -> None:
-        self._per_check = PART_SECONDS / MAX_CHECKS
+        self._per_check = self._last = PART_SECONDS / MAX_CHECKS
         self._is_complete = False
 
     def __call__(self) -> int:
@@ -63,8 +63,10 @@ class PartSize:
         self._is_complete |= complete
         checks = _checks(part)
         if checks >= MIN_JOIN_CHECKS and not part.documents:
+            # Two in a row, since Python's garbage collector adds 40 ms to one part now and then.
+            last, self._last = self._last, seconds / checks
             # Down at once, and up step by step: cheap parts tell little of the next one.
-            self._per_check = max(seconds / checks, SLOWLY * self._per_check)
+            self._per_check = max(min(last, self._last), SLOWLY * self._per_check)
 
 
 def split_message(
