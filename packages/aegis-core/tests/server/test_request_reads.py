@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aegis_core._server.held.request_reads import MAX_READS, TURN, RequestReads
-from aegis_core._server.held.running_requests import MOST, USUAL_MESSAGE
+from aegis_core._server.held.running_requests import MAX_METHODS, MOST, USUAL_MESSAGE, VERY_LARGE
 
 
 class Reads:
@@ -110,50 +110,75 @@ def test_of_a_blocked_caller_no_request_is_waited_for() -> None:
     assert tried.reads.overstayed() == [*FIRST, 100]
 
 
+SMALLER = VERY_LARGE - 1
+ONE_PLACE = USUAL_MESSAGE // SMALLER + 1
+
+
 def test_what_handlers_have_takes_places_of_reads() -> None:
+    tried = Reads()
+    running = tried.reads.running
+    first = [*range(2 * ONE_PLACE - 1)]
+    for call in first:
+        tried.begin(call)
+        assert running.add("a", call, "/t/Put", SMALLER)
+        tried.reads.end("a", call)
+    tried.begin(100)
+    assert tried.started == first, "more than two of four places are taken, and one may be"
+    tried.begin(200, method="/t/Get")
+    tried.begin(300, caller="b")
+    assert tried.started == [*first, 200, 300]
+    tried.reads.end("a", 200)
+    tried.reads.release("a", 0)
+    assert tried.started == [*first, 200, 300, 100]
+    tried.reads.release("a", 0)
+    tried.reads.end("a", 100)
+    for call in first:
+        tried.reads.release("a", call)
+    assert len(running) == 0
+    assert not running.busy
+
+
+def test_two_very_large_requests_of_a_method_are_read_or_run_at_once() -> None:
     tried = Reads()
     for call in FIRST:
         tried.begin(call)
-        assert tried.reads.running.add("a", call, "/t/Put", USUAL_MESSAGE - 100)
-        tried.reads.end("a", call)
-    tried.begin(100)
-    assert tried.started == FIRST, "three of four places are taken"
-    tried.begin(200, method="/t/Get")
-    tried.begin(300, caller="b")
-    assert tried.started == [*FIRST, 200, 300]
-    tried.reads.end("a", 200)
-    tried.reads.release("a", 0)
-    assert tried.started == [*FIRST, 200, 300, 100]
-    tried.reads.release("a", 0)
-    tried.reads.end("a", 100)
     for call in FIRST:
+        assert tried.reads.running.add("a", call, "/t/Put", USUAL_MESSAGE - 1)
+        tried.reads.end("a", call)
+    tried.begin(100, 101, 102)
+    assert tried.started == FIRST
+    for call in FIRST[:-1]:
         tried.reads.release("a", call)
-    assert len(tried.reads.running) == 0
+    assert tried.started == [*FIRST, 102], "beside the one that runs"
+    assert tried.reads.running.busy == {"a"}, "one waits"
+    tried.reads.release("a", FIRST[-1])
+    assert tried.started == [*FIRST, 102, 101]
+    tried.reads.end("a", 101)
+    assert tried.started == [*FIRST, 102, 101, 100]
+    assert not tried.reads.running.busy
 
 
 def test_small_requests_of_other_methods_are_read_when_handlers_have_all_places() -> None:
     tried = Reads()
     running = tried.reads.running
-    for call in range(MAX_READS):
-        assert running.add("a", call, f"/t/{call}", USUAL_MESSAGE)
-    assert running.busy == {"a"}
+    for call in range(MAX_READS * ONE_PLACE):
+        assert running.add("a", call, f"/t/{call % 3}", SMALLER)
     tried.begin(100, method="/t/0")
     assert tried.started == []
     tried.begin(200, 201, method="/t/Get")
     assert tried.started == [200], "one at a time"
     tried.reads.end("a", 200)
     assert tried.started == [200, 201]
-    assert running.add("a", 201, "/t/Get", USUAL_MESSAGE), "which shows only now that it is large"
-    tried.reads.end("a", 201)
-    tried.begin(202, method="/t/List")
-    assert running.add("a", 202, "/t/List", USUAL_MESSAGE)
-    assert (MAX_READS + 2) * USUAL_MESSAGE == MOST * MAX_READS * USUAL_MESSAGE
-    assert not running.add("a", 203, "/t/Find", USUAL_MESSAGE)
-    for call in range(MAX_READS):
+    count = 1000
+    while running.add("a", count, "/t/Get", SMALLER):  # which shows only now that it is large
+        count += 1
+    assert (len(running) - 1) * SMALLER < MOST * MAX_READS * USUAL_MESSAGE <= len(running) * SMALLER
+    for call in range(MAX_READS * ONE_PLACE):
+        tried.reads.release("a", call)
+    assert 100 not in tried.started, "others have that place"
+    for call in range(1000, count):
         tried.reads.release("a", call)
     assert 100 in tried.started
-    assert running.busy == {"a"}, "half"
-    tried.reads.release("a", 201)
     assert not running.busy
 
 
@@ -161,13 +186,18 @@ def test_workers_and_the_largest_message_give_more_room_to_handlers() -> None:
     tried = Reads(workers=3)
     running = tried.reads.running
     running.max_message = 2 * USUAL_MESSAGE
-    for call in range(3 * MAX_READS - 1):
-        assert "a" not in running.busy or call >= 3 * MAX_READS // 2
-        assert running.add("a", call, "/t/Put", 2 * USUAL_MESSAGE)
-    tried.begin(100)
-    tried.begin(200, method="/t/Get")
-    assert tried.started == [200], "the last place"
-    tried.reads.release("a", 0)
-    assert tried.started == [200]
-    tried.reads.release("a", 1)
-    assert tried.started == [200, 100]
+    of_a_place = 2 * USUAL_MESSAGE // VERY_LARGE
+    for call in range((3 * MAX_READS - 2) * of_a_place):
+        assert running.add("a", call, "/t/Put", SMALLER)
+    tried.begin(10_000, 10_001)
+    assert tried.started == [10_000]
+
+
+def test_few_methods_of_very_large_requests_are_remembered() -> None:
+    running = Reads().reads.running
+    for number in range(2 * MAX_METHODS):
+        assert running.add("a", number, f"/t/{number}", VERY_LARGE)
+        running.remove("a", number)
+    assert len(running.very_large) <= MAX_METHODS
+    assert running.add("a", 0, f"/t/{2 * MAX_METHODS - 1}", VERY_LARGE - 1)
+    assert f"/t/{2 * MAX_METHODS - 1}" not in running.very_large

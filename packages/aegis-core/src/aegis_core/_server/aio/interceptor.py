@@ -71,6 +71,7 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
         self._unseen = checks.unseen
         self._pending = self._admission.waiting
         self._own_pending = PendingCalls[asyncio.Task[Any]]()
+        checks.reads.unjudged = self._pending
         checks.unfinished.unjudged = lambda: len(self._pending) + len(self._own_pending)
         self._held, self._busy = checks.answers.full, checks.reads.running.busy
         self._unknown = rejecting_by(checks.reject_unknown_method)
@@ -144,7 +145,9 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
                 admission.arrived += 1  # as `arrive` does, without its frame
         pending = known.pending
         pending.add(current_task())  # type: ignore[arg-type]  # a call is served in a task
-        if len(pending) > MANY or self._held or self._busy or pending.crowded_until:
+        if self._busy or self._held:
+            return known.early
+        if len(pending) > MANY or pending.crowded_until:
             return self._early_or_not(known)
         return known.checked
 
@@ -153,8 +156,7 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
     def _early_or_not(self, known: CheckedHandler) -> Any:
         if len(known.pending) > MANY:
             known.pending.prune()
-        is_early = self._held or self._busy or known.pending.is_crowded
-        return known.early if is_early else known.checked
+        return known.early if known.pending.is_crowded else known.checked
 
     def _add_checks(self, path: str, handler: Any) -> CheckedHandler:
         kind = kind_of(handler)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Container
+from collections import Counter
+from collections.abc import Callable, Container, Sized
 from typing import Generic, TypeVar
 
-from aegis_core._server.held.running_requests import RunningRequests
+from aegis_core._server.held.running_requests import COPIES, RunningRequests
 
 CallT = TypeVar("CallT")
 
@@ -21,11 +22,16 @@ MAX_READS = 4
 """Requests of one caller that are read at once, times its live workers: 20 MiB of the largest ones.
 
 What handlers have takes places, too: one for each 4 MiB, or whatever the largest message may have.
+Requests of 1 MiB or more take more of them than smaller ones, since gRPC copies them.
 
 Small requests arrive with their calls, so those of an honest caller do not wait for each other. The
 last place goes to a method that has no other, so they do not wait for large ones of another method;
 if handlers have all places, there is one more for such methods.
 """
+
+UNJUDGED = 2
+"""Places that requests may take before it is known whose they are. They take them from everybody,
+but for one, since nobody says when they end."""
 
 TURN = 5.0
 """Seconds that a read may take while other calls of its caller wait: 4 MiB need 7 Mbit/s."""
@@ -70,6 +76,7 @@ class RequestReads(Generic[CallT]):
     Attributes:
         on_many: Called with a caller of which more than a few requests have not arrived.
         running: The requests that handlers have.
+        unjudged: Calls whose requests are read before anybody knows whose they are.
     """
 
     def __init__(
@@ -84,6 +91,8 @@ class RequestReads(Generic[CallT]):
         self._blocked = blocked
         self.on_many: Callable[[str], object] = lambda _: None
         self.running = RunningRequests[CallT](MAX_READS, workers_of)
+        self.unjudged: Sized = ()
+        self._waiting = Counter[str]()
         self._clock = clock
         self._reads: dict[str, dict[CallT, _Read]] = {}
         self._lock = threading.Lock()
@@ -140,10 +149,12 @@ class RequestReads(Generic[CallT]):
                 reads = self._reads[caller] = {}
             are_few = len(reads) < MAX_READS - 1
             has_turn = are_few and caller not in self._held and caller not in self.running.busy
-            if not has_turn:
+            if self.unjudged or not has_turn:
                 left, started = self._room(caller, reads)
-                has_turn = left > 1 or (left == 1 and method not in started)
+                has_turn = self._fits(method, left, started)
             reads[call] = _Read(method, start, peer, self._clock() if has_turn else None)
+            if not has_turn:
+                self._waiting[caller] += 1
         if not are_few:
             self.on_many(caller)
         if has_turn and not start():
@@ -166,6 +177,8 @@ class RequestReads(Generic[CallT]):
         self.running.remove(caller, call)
         if caller in self._reads:
             self.resume(caller)
+        if not self._waiting.get(caller):
+            self.running.settle(caller)
 
     def resume(self, caller: str) -> None:
         """Starts what waits and has a turn, when a caller is not held any more."""
@@ -190,21 +203,30 @@ class RequestReads(Generic[CallT]):
                 if caller in self._blocked or (read.since is not None and now - read.since >= TURN)
             ]
 
-    def _room(self, caller: str, reads: dict[CallT, _Read]) -> tuple[int, list[str | None]]:
-        """Returns how many further requests may be read, and the methods of those that are."""
+    def _room(self, caller: str, reads: dict[CallT, _Read]) -> tuple[float, list[str | None]]:
+        """Returns how many places are left, and the methods that have the others."""
         if caller in self._held:
             return 0, []
         taken, of_running = self.running.places(caller)
+        taken += min(len(self.unjudged), UNJUDGED)
         if not taken and len(reads) < MAX_READS - 1:
             return MAX_READS - len(reads), []
         started = [read.method for read in reads.values() if read.since is not None]
-        left = MAX_READS * self._workers_of(caller) - len(started) - taken
+        left = MAX_READS * self._workers_of(caller) - sum(map(self._places_of, started)) - taken
         return (left if started else max(left, 1)), started + of_running
+
+    def _places_of(self, method: str | None) -> float:
+        return COPIES if method in self.running.very_large else 1
+
+    def _fits(self, method: str | None, left: float, others: Container[str | None]) -> bool:
+        return left - self._places_of(method) >= (method in others)
 
     def _next(self, caller: str, ended: CallT) -> tuple[CallT, Callable[[], bool]] | None:
         with self._lock:
             reads = self._reads.get(caller)
             read = reads.pop(ended, None) if reads else None
+            if read is not None and read.since is None:
+                self._waits_no_more(caller)
             if not reads:
                 self._reads.pop(caller, None)
                 return None
@@ -219,7 +241,15 @@ class RequestReads(Generic[CallT]):
     ) -> tuple[CallT, Callable[[], bool]] | None:
         left, started = self._room(caller, reads)
         for call, read in reversed(reads.items()) if left > 0 else ():
-            if read.since is None and (left > 1 or read.method not in started):
+            if read.since is None and self._fits(read.method, left, started):
                 read.since = self._clock()
+                self._waits_no_more(caller)
                 return call, read.start
         return None
+
+    def _waits_no_more(self, caller: str) -> None:
+        self._waiting[caller] -= 1
+        if not self._waiting[caller]:
+            del self._waiting[caller]
+            if caller in self.running.busy:
+                self.running.settle(caller)

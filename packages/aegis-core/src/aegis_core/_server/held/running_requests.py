@@ -19,7 +19,16 @@ LARGE = 16 * 1024
 USUAL_MESSAGE = 4 * 1024 * 1024
 """Bytes of the largest message, unless the user sets more; then a caller may hold more, too."""
 
-MOST = 1.5
+VERY_LARGE = 1024 * 1024
+"""Bytes from which on gRPC makes two copies of a request as it arrives that count."""
+
+COPIES = 1.5
+"""How many places such a request takes, and how many times its bytes it counts."""
+
+MAX_METHODS = 1024
+"""Methods of very large requests that are remembered; a generic handler may serve any number."""
+
+MOST = 2
 """How many times as much a caller may have running as it has places for until further large
 requests are refused. Small ones of other methods must arrive, and it shows only then how large."""
 
@@ -30,7 +39,7 @@ class _Running(Generic[CallT]):
     def __init__(self) -> None:
         self.calls: dict[CallT, tuple[str | None, int]] = {}
         self.methods: Counter[str | None] = Counter()
-        self.bytes = 0
+        self.bytes = 0  # with their copies
 
 
 class RunningRequests(Generic[CallT]):
@@ -42,13 +51,15 @@ class RunningRequests(Generic[CallT]):
         workers_of: Returns how many processes share an identity, and so have its limit together.
 
     Attributes:
-        busy: Callers that use half of their places, or more.
+        busy: Callers that use an eighth of their places, or did, until `settle`.
         max_message: Bytes of the largest message.
+        very_large: Methods of which the last large request was very large.
     """
 
     def __init__(self, places: int, workers_of: Callable[[str], int] = lambda _: 1) -> None:
         self.busy: set[str] = set()
         self.max_message = USUAL_MESSAGE
+        self.very_large: set[str | None] = set()
         self._places = places
         self._workers_of = workers_of
         self._callers: dict[str, _Running[CallT]] = {}
@@ -66,13 +77,20 @@ class RunningRequests(Generic[CallT]):
             running = self._callers.get(caller)
             if running is None:
                 running = self._callers[caller] = _Running()
+            if size < VERY_LARGE:
+                self.very_large.discard(method)
+            else:
+                size = int(COPIES * size)
+                if len(self.very_large) >= MAX_METHODS:
+                    self.very_large.clear()
+                self.very_large.add(method)
             room = self._room(caller)
             if running.bytes >= MOST * room:
                 return False
             running.calls[call] = method, size
             running.methods[method] += 1
             running.bytes += size
-            if running.bytes >= room / 2:
+            if running.bytes >= room / 8:
                 self.busy.add(caller)
             return True
 
@@ -88,18 +106,23 @@ class RunningRequests(Generic[CallT]):
             if not running.methods[method]:
                 del running.methods[method]
             running.bytes -= size
-            if running.bytes < self._room(caller) / 2:
-                self.busy.discard(caller)
             if not running.calls:
                 del self._callers[caller]
 
-    def places(self, caller: str) -> tuple[int, list[str | None]]:
+    def settle(self, caller: str) -> None:
+        """Takes a caller for busy no more, if it uses few places."""
+        with self._lock:
+            running = self._callers.get(caller)
+            if running is None or running.bytes < self._room(caller) / 8:
+                self.busy.discard(caller)
+
+    def places(self, caller: str) -> tuple[float, list[str | None]]:
         """Returns how many places a caller's requests take, and the methods that have them."""
         running = self._callers.get(caller)
         if running is None:
             return 0, []
         with self._lock:
-            return -(-running.bytes // self._place), [*running.methods]
+            return running.bytes / self._place, [*running.methods]
 
     @property
     def _place(self) -> int:
