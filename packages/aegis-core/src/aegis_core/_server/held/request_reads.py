@@ -91,6 +91,7 @@ class RequestReads(Generic[CallT]):
         self._blocked = blocked
         self.on_many: Callable[[str], object] = lambda _: None
         self.running = RunningRequests[CallT](MAX_READS, workers_of)
+        self._busy = self.running.busy
         self.unjudged: Sized = ()
         self._waiting = Counter[str]()
         self._clock = clock
@@ -148,13 +149,15 @@ class RequestReads(Generic[CallT]):
             if reads is None:
                 reads = self._reads[caller] = {}
             are_few = len(reads) < MAX_READS - 1
-            has_turn = are_few and caller not in self._held and caller not in self.running.busy
-            if self.unjudged or not has_turn:
+            has_turn = are_few and not (
+                self.unjudged or caller in self._held or caller in self._busy
+            )
+            if not has_turn:
                 left, started = self._room(caller, reads)
                 has_turn = self._fits(method, left, started)
+                if not has_turn:
+                    self._waiting[caller] += 1
             reads[call] = _Read(method, start, peer, self._clock() if has_turn else None)
-            if not has_turn:
-                self._waiting[caller] += 1
         if not are_few:
             self.on_many(caller)
         if has_turn and not start():
@@ -225,12 +228,14 @@ class RequestReads(Generic[CallT]):
         with self._lock:
             reads = self._reads.get(caller)
             read = reads.pop(ended, None) if reads else None
-            if read is not None and read.since is None:
+            if read is None or reads is None:
+                return None
+            if read.since is None:
                 self._waits_no_more(caller)
             if not reads:
-                self._reads.pop(caller, None)
+                del self._reads[caller]
                 return None
-            return None if read is None or read.since is None else self._following(caller, reads)
+            return None if read.since is None else self._following(caller, reads)
 
     def _take(self, caller: str) -> tuple[CallT, Callable[[], bool]] | None:
         with self._lock:
@@ -251,5 +256,5 @@ class RequestReads(Generic[CallT]):
         self._waiting[caller] -= 1
         if not self._waiting[caller]:
             del self._waiting[caller]
-            if caller in self.running.busy:
+            if caller in self._busy:
                 self.running.settle(caller)
