@@ -11,6 +11,7 @@ import ssl
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -55,6 +56,9 @@ UNKNOWN = 0xBB
 TEXT = b"x" * 1_000
 HIDDEN_EVERY = 40
 """Batches of frames between two messages among them: 2 MB, half of the largest message."""
+
+LARGE, LARGE_CALLS = 3_900_000, 300
+"""Bytes of a whole request, and calls with one that are open at once."""
 
 NO_WINDOW = struct.pack(">HI", 4, 0)
 """A setting: no stream may send."""
@@ -225,6 +229,38 @@ def unread_answers(attack: Attack, until: float) -> int:
     return sent
 
 
+def large_requests(attack: Attack, until: float) -> int:
+    """Sends whole requests of 4 MB to a handler that takes 50 ms, as fast as they are read."""
+    body = memoryview(message(b" " * LARGE + b"0.05"))
+    sent = 0
+    while time.monotonic() < until:
+        with suppress(OSError):
+            connection = attack.connect()
+            connection.await_settings()
+            left: dict[int, memoryview] = {}
+            windows: Counter[int] = Counter()
+            while time.monotonic() < until:
+                while len(left) < LARGE_CALLS and connection.window:
+                    stream = connection.open(path("Sleep"))
+                    left[stream], windows[stream] = body, connection.stream_window
+                for stream in left.keys() & windows.keys():
+                    size = min(windows[stream], len(left[stream]), connection.window, MAX_FRAME)
+                    if size:
+                        part, left[stream] = left[stream][:size], left[stream][size:]
+                        flags = 0 if left[stream] else END_STREAM
+                        connection.send(frame(DATA, stream, bytes(part), flags))
+                        windows[stream] -= size
+                        connection.window -= size
+                while select.select([connection.socket], [], [], 0)[0]:
+                    for got in connection.receive():
+                        if got.kind == WINDOW_UPDATE and got.stream:
+                            windows[got.stream] += int.from_bytes(got.payload, "big")
+                        elif got.ends_stream or got.kind == RST_STREAM:
+                            sent += left.pop(got.stream, None) is not None
+                            del windows[got.stream]
+    return sent
+
+
 def calls_over_many_connections(attack: Attack, until: float) -> int:
     """Keeps calls open on many connections, and makes another one for each that ends."""
     block, data = request_headers(path("Echo"), attack.node_id), message(b"x")
@@ -362,6 +398,7 @@ KINDS: dict[str, Callable[[Attack, float], int]] = {
     "requests with junk between": lambda a, until: a.unfinished_requests(
         until, junk=JUNK, part=SHORT
     ),
+    "large requests": large_requests,
     "unread answers": unread_answers,
     "unread streams": unread_streams,
     "unread feeds": unread_feeds,
