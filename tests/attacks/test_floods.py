@@ -84,7 +84,7 @@ async def test_a_request_below_the_limit_of_grpc_must_meet_the_limits_of_the_fee
         code = await outcome(mesh.attacker.watch(mesh.nodes[0], request))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
     await mesh.assert_intact()
-    assert logged("a feed for mallory was refused: the request has", "the limit is 65536")
+    assert logged("mallory sent a request for /aegis.mesh.v1.Mesh/Watch", "the limit is 65536")
     assert logged("a feed for mallory was refused: 1000 services were requested")
 
 

@@ -538,7 +538,7 @@ async def test_names_that_nothing_provides_or_uses_are_forgotten(pool: Any, call
         with pytest.raises(NoProvidersError):
             await calls.who(pool.channel(f"no-{number}", "v1"))
     gc.collect()
-    assert len(pool.stats().services) <= 1  # a worker thread may still hold the last call
+    assert len(pool.stats().services) < 10  # each worker thread may still hold its last call
 
 
 async def test_a_new_provider_is_called_by_earlier_stubs(

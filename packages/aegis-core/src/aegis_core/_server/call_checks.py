@@ -372,7 +372,7 @@ class CallChecks(Generic[CallT]):
         """Logs that a request cannot be parsed; returns how its call is rejected."""
         line = "%s sent a request for %s that cannot be parsed: %r; do both use the same messages?"
         self._log_limiter.warn(caller.node_id, "request", line, caller.node_id, path, error)
-        return UNREADABLE
+        return error.rejection if isinstance(error, CallRejectedError) else UNREADABLE
 
     def disallowed(self, ended: Collection[CallT]) -> Iterator[tuple[CallT, Rejection]]:
         """Yields the open streams that are not allowed any more, and why.

@@ -191,7 +191,7 @@ class BlockingServer(ServerBase[ServerCall]):
             part = "mesh"
         elif service == ISSUER:
             part = "issuer"
-        checked = present(bounded(handler), path, self._own_threads[part])
+        checked = present(bounded(service, handler), path, self._own_threads[part])
         return CheckedHandler(handler, checked, is_limited=False)
 
 
