@@ -330,7 +330,7 @@ async def test_parts_of_requests_on_several_connections_count_together(
     logged: Callable[..., list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aegis_core._server.held.unfinished_messages.MAX_UNFINISHED", 7 * MIB)
+    monkeypatch.setattr("aegis_core._server.held.unfinished_messages.MAX_UNFINISHED", 5 * MIB)
     monkeypatch.setattr("aegis_core._server.held.unfinished_messages.UNJUDGED", 0)  # 8 MiB more
     service = Service()
     node = await start_victim(registrars=[service.register])
@@ -358,7 +358,7 @@ async def test_parts_of_requests_on_several_connections_count_together(
             sender.run(5)
 
     await asyncio.gather(*(asyncio.to_thread(send, sender) for sender in senders))
-    # None holds 7 MiB alone. What arrives on one of them after that is refused.
+    # None holds 5 MiB alone. What arrives on one of them after that is refused.
     await until(lambda: node.stats().calls.closed_connections >= 2)
     await until(lambda: len(logged("mallory sends parts of messages in many calls")) == 1)
 

@@ -201,3 +201,15 @@ def test_few_methods_of_very_large_requests_are_remembered() -> None:
     assert len(running.very_large) <= MAX_METHODS
     assert running.add("a", 0, f"/t/{2 * MAX_METHODS - 1}", VERY_LARGE - 1)
     assert f"/t/{2 * MAX_METHODS - 1}" not in running.very_large
+
+
+def test_requests_of_which_nobody_knows_whose_they_are_take_one_place() -> None:
+    tried = Reads()
+    tried.reads.unjudged = [1, 2]
+    tried.begin(*FIRST)
+    assert tried.started == FIRST[:-1]
+    tried.begin(200, method="/t/Get")
+    assert tried.started == [*FIRST[:-1], 200]
+    tried.reads.unjudged = []
+    tried.reads.end("a", 200)
+    assert tried.started == [*FIRST[:-1], 200, FIRST[-1]]

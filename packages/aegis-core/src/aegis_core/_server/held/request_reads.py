@@ -29,9 +29,9 @@ last place goes to a method that has no other, so they do not wait for large one
 if handlers have all places, there is one more for such methods.
 """
 
-UNJUDGED = 2
-"""Places that requests may take before it is known whose they are. They take them from everybody,
-but for one, since nobody says when they end."""
+UNJUDGED = 1
+"""Places that requests take before it is known whose they are. They take it from everybody, and
+nobody says when they end, so it is not more."""
 
 TURN = 5.0
 """Seconds that a read may take while other calls of its caller wait: 4 MiB need 7 Mbit/s."""
