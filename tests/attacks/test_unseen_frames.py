@@ -149,6 +149,20 @@ async def test_who_floods_with_frames_of_no_message_is_named_and_disconnected(
 
 
 @both
+async def test_a_flood_is_found_while_the_node_does_not_grow(
+    start_victim: StartVictim,
+    mallory: Callable[[Node], Mallory],
+    logged: Callable[..., list[str]],
+    until: Until,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(growth, "GROWN", 1 << 40)
+    node = await start_victim(registrars=[register])
+    await asyncio.to_thread(flood, mallory(node).connect(), FRAMES["GOAWAY"], "")
+    await until(lambda: logged("mallory sends frames"))
+
+
+@both
 @pytest.mark.usefixtures("looks_always")
 async def test_a_flood_behind_a_hundred_idle_connections_is_found(
     start_victim: StartVictim,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aegis_discovery.signals import LogLimiter
@@ -34,6 +34,11 @@ QUIET = 3
 
 ALL = (0, 3, 6)
 """Counts that include all connections, of which 200 take 1 to 3 ms; the others only suspected ones.
+"""
+
+STEADY = 32 * 1024 * 1024
+"""Bytes that are worth one count although the process has not grown: a node that works frames off
+as fast as they arrive has 100 MB of them in the moment in which it does not.
 """
 
 WORKED_OFF = 1.0
@@ -103,15 +108,16 @@ class FrameGuard:
         """Looks who sends much, and closes the connections of who floods; takes up to 0.2 s.
 
         Args:
-            has_grown: Whether the process has grown; else what has arrived is noted only.
+            has_grown: Whether the process has grown; else there is one count, if much has arrived,
+                and no second one that would show a flood among messages.
         """
-        if not has_grown:
+        if not has_grown and not self._receives_much():
             self._note()
             return
         if time.monotonic() < self._next:
             return
         began = time.thread_time()
-        found = self._find()
+        found = self._find(SPANS if has_grown else SPANS[:1])
         took = time.thread_time() - began
         for flood in found:
             self._close(flood)
@@ -127,7 +133,12 @@ class FrameGuard:
         self._noted = self._sockets.all_received()
         return self._noted
 
-    def _find(self) -> list[Flood]:
+    def _receives_much(self) -> bool:
+        self._sockets.find()
+        total = self._sockets.all_received()
+        return sum(since(dict.fromkeys(total, 0) | self._noted, total).values()) > STEADY
+
+    def _find(self, spans: Sequence[float]) -> list[Flood]:
         """Looks at the busiest connections, again and again until one shows a flood.
 
         All that a connection has received shows that at once, unless it has carried many messages
@@ -136,7 +147,7 @@ class FrameGuard:
         noted = self._noted
         first: dict[Peer, _First] = {}
         try:
-            for number, span in enumerate(SPANS):
+            for number, span in enumerate(spans):
                 time.sleep(span)
                 total = self._total(number, first)
                 busy = busiest(since(dict.fromkeys(total, 0) | noted, total))

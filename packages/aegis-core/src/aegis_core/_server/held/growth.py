@@ -24,7 +24,7 @@ _log = logging.getLogger("aegis.server")
 USED = 0.01
 """Seconds of processor time between two looks; Linux checks that clock every 1 to 10 ms."""
 
-NOTE_AFTER = 50
+NOTE_AFTER = 25
 """Looks after which there is a report although the process has not grown."""
 
 GROWN = 4 * 1024 * 1024
