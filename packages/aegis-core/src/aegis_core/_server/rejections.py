@@ -70,6 +70,7 @@ LATE_REQUEST = Rejection(
     "UNAVAILABLE",
     f"no request arrived within {REQUEST_TIMEOUT:.0f} s, or handlers had as much of its caller's "
     "requests as they may",
+    (SHED_METADATA,),
 )
 TOO_LARGE = Rejection(
     "RESOURCE_EXHAUSTED",
@@ -82,7 +83,7 @@ UNFINISHED = Rejection(
     "this caller has too many unfinished messages under way at this node; send fewer at once",
 )
 SLOW_REQUEST = Rejection(
-    "UNAVAILABLE", "no request arrived in time; other calls of its caller wait"
+    "UNAVAILABLE", "no request arrived in time; other calls of its caller wait", (SHED_METADATA,)
 )
 JOINING = Rejection(
     "UNAVAILABLE",
