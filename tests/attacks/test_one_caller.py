@@ -24,6 +24,7 @@ from aegis_core._server.connection_guard import QUEUE
 from aegis_core._server.held.request_reads import MAX_READS
 from aegis_core.aio import Node
 from aegis_discovery.aio.transport import open_channel
+from aegis_discovery.transport import SHED_METADATA
 
 from .raw_frames import frames
 
@@ -314,6 +315,31 @@ async def test_calls_whose_request_does_not_arrive_are_ended(
 
     found = await asyncio.to_thread(open_many)
     assert found == [grpc.StatusCode.UNAVAILABLE.value[0]] * judged
+
+
+@both
+@pytest.mark.parametrize("limit", ["rejections.REQUEST_TIMEOUT", "held.request_reads.TURN"])
+async def test_a_call_that_ends_before_its_request_may_be_made_at_another_provider(
+    start_victim: StartVictim, identity: MakeIdentity, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(f"aegis_core._server.{limit}", 0.1)
+    monkeypatch.setattr("aegis_core._server.call_checks.REVALIDATION_INTERVAL", 0.1)
+    node = await start_victim()
+
+    async def no_request() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    async with open_channel(identity("caller"), "a", node.address) as channel:
+        method: Any = channel.stream_unary("/t/Echo")
+        calls = [method(no_request(), timeout=WAIT) for _ in range(UNJUDGED + MAX_READS + 1)]
+        tasks = {asyncio.ensure_future(call.code()): call for call in calls}
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            assert task.result() is grpc.StatusCode.UNAVAILABLE
+            assert SHED_METADATA in [*await tasks[task].trailing_metadata()]
+        for call in calls:
+            call.cancel()
 
 
 @both

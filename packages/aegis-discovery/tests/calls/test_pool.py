@@ -533,12 +533,14 @@ async def test_no_call_waits_for_a_new_provider_that_does_not_answer_yet(
     await until_answered_by("b", calls, channel)
 
 
-async def test_names_that_nothing_provides_or_uses_are_forgotten(pool: Any, calls: Any) -> None:
+async def test_names_that_nothing_provides_or_uses_are_forgotten(
+    pool: Any, calls: Any, until: Until
+) -> None:
     for number in range(20):
         with pytest.raises(NoProvidersError):
             await calls.who(pool.channel(f"no-{number}", "v1"))
-    gc.collect()
-    assert len(pool.stats().services) < 10  # each worker thread may still hold its last call
+    # Threads may hold their last call until they do something else.
+    await until(lambda: gc.collect() >= 0 and not pool.stats().services)
 
 
 async def test_a_new_provider_is_called_by_earlier_stubs(
