@@ -227,15 +227,17 @@ class RequestReads(Generic[CallT]):
     def _next(self, caller: str, ended: CallT) -> tuple[CallT, Callable[[], bool]] | None:
         with self._lock:
             reads = self._reads.get(caller)
-            read = reads.pop(ended, None) if reads else None
-            if read is None or reads is None:
+            if not reads:
+                return None
+            read = reads.pop(ended, None)
+            if not reads:
+                del self._reads[caller]
+            if read is None:
                 return None
             if read.since is None:
                 self._waits_no_more(caller)
-            if not reads:
-                del self._reads[caller]
                 return None
-            return None if read.since is None else self._following(caller, reads)
+            return self._following(caller, reads) if reads else None
 
     def _take(self, caller: str) -> tuple[CallT, Callable[[], bool]] | None:
         with self._lock:

@@ -114,11 +114,10 @@ def _direct(handler: Any, inner: Any, read: Read | None) -> Callable[..., Any]:
     sends_itself = getattr(inner, "experimental_non_blocking", False)
 
     def taken(request: Any) -> Any:
-        call = current_call()
         if handler.request_streaming:
-            return Requests(request, call, read)
+            return Requests(request, current_call(), read)
         # `grpc_internals` gives a list, so that nothing but the handler holds what it gets.
-        return request.pop() if read is None else read(request.pop(), call)
+        return request.pop() if read is None else read(request.pop(), current_call())
 
     def serve(request: Any, context: Any) -> Any:
         try:
