@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -28,6 +28,8 @@ from .test_one_caller import (
 )
 
 __all__ = ["start_victim"]  # a fixture
+
+ManyWaiting = Callable[..., AbstractAsyncContextManager[tuple[Node, Any, list[Any]]]]
 
 LARGE = bytes(3_900_000)
 MANY = 12
@@ -75,9 +77,6 @@ async def slow() -> AsyncIterator[Slow]:
     slow.may_end.set()
 
 
-StartSlow = Callable[[], Any]
-
-
 def call_many(channel: Any, *methods: str) -> list[Any]:
     return [channel.unary_unary(f"/t/{name}")(LARGE, timeout=WAIT) for name in methods]
 
@@ -88,32 +87,42 @@ async def all_wait(node: Node, slow: Slow, until: Until, calls: int = MANY) -> N
     await until(lambda: len(reads) + slow.running == calls and not reads.started("caller"))
 
 
+@pytest.fixture
+def many_waiting(
+    start_victim: StartVictim, slow: Slow, identity: MakeIdentity, until: Until
+) -> ManyWaiting:
+    """Starts a node, and a caller of which some calls run and the others wait for these."""
+
+    @asynccontextmanager
+    async def start(method: str = "Wait0") -> AsyncIterator[tuple[Node, Any, list[Any]]]:
+        node = await start_victim(registrars=[slow.register])
+        async with open_channel(identity("caller"), "a", node.address) as channel:
+            calls = call_many(channel, *[method] * MANY)
+            await all_wait(node, slow, until)
+            yield node, channel, calls
+
+    return start
+
+
 @both
 @pytest.mark.parametrize("method", ["Wait0", "Async"])
 async def test_handlers_have_few_large_requests_of_one_caller_at_once(
-    start_victim: StartVictim, slow: Slow, identity: MakeIdentity, until: Until, method: str
+    many_waiting: ManyWaiting, slow: Slow, identity: MakeIdentity, until: Until, method: str
 ) -> None:
-    node = await start_victim(registrars=[slow.register])
-    async with open_channel(identity("caller"), "a", node.address) as channel:
-        calls = call_many(channel, *[method] * MANY)
-        await all_wait(node, slow, until)
+    async with many_waiting(method) as (node, channel, calls):
         assert AT_ONCE <= slow.running <= AT_ONCE + BEFORE_TURNS
         await call_honestly(node, identity("other"))
         assert await channel.unary_unary("/t/Echo")(b"small", timeout=WAIT) == b"small"
         slow.may_end.set()
-        answers = await asyncio.gather(*calls)
-    assert answers == [b"%d" % len(LARGE)] * MANY
+        assert await asyncio.gather(*calls) == [b"%d" % len(LARGE)] * MANY
     await until(lambda: not len(node.server._checks.reads.running))
 
 
 @both
 async def test_the_request_of_a_call_that_was_given_up_counts_until_its_handler_ends(
-    start_victim: StartVictim, slow: Slow, identity: MakeIdentity, until: Until
+    many_waiting: ManyWaiting, slow: Slow, until: Until
 ) -> None:
-    node = await start_victim(registrars=[slow.register])
-    async with open_channel(identity("caller"), "a", node.address) as channel:
-        calls = call_many(channel, *["Wait0"] * MANY)
-        await all_wait(node, slow, until)
+    async with many_waiting() as (node, channel, calls):
         running = slow.running
         for call in calls:
             call.cancel()
@@ -125,6 +134,18 @@ async def test_the_request_of_a_call_that_was_given_up_counts_until_its_handler_
         slow.may_end.set()
         assert len(await asyncio.gather(*calls)) == MANY
     await until(lambda: not len(node.server._checks.reads.running))
+
+
+@both
+async def test_a_node_stops_while_large_requests_wait(
+    many_waiting: ManyWaiting, slow: Slow
+) -> None:
+    async with many_waiting() as (node, _, calls):
+        stopped = asyncio.create_task(node.stop())
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        slow.may_end.set()
+        await stopped
+    assert all(isinstance(error, grpc.aio.AioRpcError) for error in ended)
 
 
 @all_three
@@ -152,18 +173,3 @@ async def test_large_requests_of_many_methods_are_refused_at_last(
         await asyncio.gather(*calls)
     assert set(ended) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
     await until(lambda: not len(node.server._checks.reads.running))
-
-
-@both
-async def test_a_node_stops_while_large_requests_wait(
-    start_victim: StartVictim, slow: Slow, identity: MakeIdentity, until: Until
-) -> None:
-    node = await start_victim(registrars=[slow.register])
-    async with open_channel(identity("caller"), "a", node.address) as channel:
-        calls = call_many(channel, *["Wait0"] * MANY)
-        await all_wait(node, slow, until)
-        stopped = asyncio.create_task(node.stop())
-        ended = await asyncio.gather(*calls, return_exceptions=True)
-        slow.may_end.set()
-        await stopped
-    assert all(isinstance(error, grpc.aio.AioRpcError) for error in ended)
