@@ -109,42 +109,55 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 2 * (os.cpu_count() or 1)
 
 
-_PLACES: dict[pytest.Item | pytest.Collector, int] = {}
-"""Where each file and directory stands among its neighbours."""
+class LoadOrder:
+    """Lets each worker load the files of tests in an order of its own; the tests keep theirs.
 
-
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(
-    collector: pytest.Collector,
-) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Lets each worker load the files in an order of its own.
-
-    In a fresh clone all modules are compiled while they are loaded, which takes ten times as long
+    In a fresh clone all modules are compiled while they are loaded, which takes four times as long
     as the rest. In one order, all workers would compile all of them at the same time.
     """
-    report = yield
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
-    if worker and isinstance(collector, pytest.Session | pytest.Directory):
-        _PLACES.update((node, place) for place, node in enumerate(report.result))
-        random.Random(worker).shuffle(report.result)
-    return report
+
+    def __init__(self, worker: str) -> None:
+        self._random = random.Random(worker)
+        # Where each file and directory stands among its neighbours.
+        self._places: dict[pytest.Item | pytest.Collector, int] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Shuffles what was found in a directory."""
+        report = yield
+        # The session comes first; before it ends, only directories above those that were named.
+        if isinstance(collector, pytest.Session) or (
+            self._places and isinstance(collector, pytest.Directory)
+        ):
+            self._places.update((node, place) for place, node in enumerate(report.result))
+            self._random.shuffle(report.result)
+        return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Puts the tests in the order of the files again."""
+        places = self._places
+        items.sort(key=lambda item: [places[node] for node in item.listchain() if node in places])
+        places.clear()
 
 
-@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Adds what only workers need."""
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        # A plugin is asked about all directories, a conftest only about those that are loaded.
+        config.pluginmanager.register(LoadOrder(worker))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Puts the tests in the order of the files; of long runs, those with the longest limits first.
-
-    So no long run is left alone at the end.
-    """
-    if _PLACES:
-        items.sort(key=lambda item: [_PLACES[node] for node in item.listchain() if node in _PLACES])
+    """Puts the long runs with the longest limits first, so that none is left alone at the end."""
     if config.option.markexpr == "soak":
         items.sort(key=lambda item: -_limit(item))
 
 
 def pytest_collection_finish() -> None:
     """Takes all that exists by now, which stays, out of every later garbage collection."""
-    _PLACES.clear()
     gc.collect()
     gc.freeze()
 
