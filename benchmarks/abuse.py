@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import attacks
+import connection_attacks
 import frame_attacks
 import kills
 import mishaps
@@ -61,7 +62,12 @@ MAX_LINES = 1
 """Log lines a minute of one sender for one reason."""
 
 
-KINDS = {**attacks.KINDS, **slow_attacks.KINDS, **frame_attacks.KINDS}
+KINDS = {
+    **attacks.KINDS,
+    **slow_attacks.KINDS,
+    **connection_attacks.KINDS,
+    **frame_attacks.KINDS,
+}
 BAD_DAYS = ("bad seeds", "wrong clocks", "kills")
 
 

@@ -258,6 +258,7 @@ async def test_the_open_calls_of_a_caller_are_limited_over_all_its_connections(
     assert len(logged("mallory has too many calls open")) == 1
     await call_honestly(node, identity("honest"))
     attacker.close()
+    await until(lambda: node.stats().calls.running == 0)
     await call_honestly(node, identity("mallory"))
 
 
@@ -523,6 +524,39 @@ async def test_the_connections_of_one_caller_are_limited(
         await until(lambda: node.stats().calls.closed_connections >= 40 - 10 - 8)
         assert await call(b"hi", timeout=WAIT) == b"hi"
     assert len(logged("mallory holds too many connections")) == 1
+
+
+@both
+async def test_connections_without_a_call_are_their_callers_once_handshakes_are_over(
+    start_victim: StartVictim,
+    mallory: Callable[[Node], Mallory],
+    identity: MakeIdentity,
+    until: Until,
+    logged: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits = "aegis_core._server.connection_limits"
+    monkeypatch.setattr(f"{limits}.FEW", 5)
+    monkeypatch.setattr(f"{limits}.FEW_UNKNOWN", 2)
+    monkeypatch.setattr(f"{limits}.MAX_CONNECTIONS", 10)
+    monkeypatch.setattr("aegis_core._server.connection_guard.LOOK_AFTER", 1)
+    node = await start_victim()
+    async with open_channel(identity("honest"), "a", node.address) as channel:
+        call = channel.unary_unary("/t/Echo")
+        assert await call(b"hi", timeout=WAIT) == b"hi"
+        attacker = mallory(node)
+
+        def connect_many() -> None:
+            for _ in range(40):
+                with suppress(OSError):
+                    attacker.connect().await_settings()
+
+        await asyncio.to_thread(connect_many)
+        # Those, too, that were opened while there were few.
+        await until(lambda: node.stats().calls.closed_connections >= 40 - 10 - 2)
+        assert await call(b"hi", timeout=WAIT) == b"hi", "the connection is as it was"
+    assert len(logged("mallory holds too many connections")) == 1
+    assert logged("127.0.0.1 holds too many connections") == []
 
 
 @both

@@ -18,6 +18,7 @@ from aegis_core._server.caller_limits import (
 from aegis_core._server.caller_sockets import CallerSockets, parse_peer
 from aegis_core._server.connection_limits import (
     FEW,
+    FEW_UNKNOWN,
     MAX_CONNECTIONS,
     MAX_SILENT,
     ConnectionLimits,
@@ -137,6 +138,18 @@ def test_of_the_connections_of_one_caller_the_newest_are_closed() -> None:
         if number % 20 == 0 and number < 2 * MAX_CONNECTIONS:
             assert limits.excess(open_now) == []
     assert limits.excess(open_now) == [(peer, "w") for peer in open_now[-30:]]
+
+
+def test_many_connections_of_unknown_callers_are_asked_about() -> None:
+    limits = ConnectionLimits()
+    few, known = peers("10.0.0.1", 0, FEW_UNKNOWN), peers("10.0.0.2", 0, FEW)
+    assert limits.excess(few) == []
+    assert limits.unknown([*few, *peers("10.0.0.3", 0, FEW - FEW_UNKNOWN)]) == [], "there are few"
+    for peer in known:
+        limits.note_call(peer, "w")
+    assert limits.unknown([*few, *known]) == []
+    more = Peer("10.0.0.3", 1)
+    assert limits.unknown([*few, more, *known]) == [*few, more], "those of before count too"
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,14 @@ from aegis_core._server import caller_sockets
 from aegis_core._server.caller_sockets import ACKNOWLEDGES, CallerSockets
 from aegis_core._server.connection_guard import (
     ACCEPTED_UNSEEN,
-    CALM,
-    MAX_DELAY,
+    MAX_CLOSING,
     QUEUE,
-    UNSEEN_HEADERS,
     ConnectionGuard,
 )
 from aegis_core._server.connection_limits import FEW, MAX_SILENT, ConnectionLimits
+from aegis_core._server.held.channelz import ServerCounts
+from aegis_core._server.held.long_headers import CALM, MAX_DELAY, UNSEEN_HEADERS
+from aegis_core._server.held.unseen_calls import UnseenCalls
 from aegis_core._server.memory import allocated_bytes
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
@@ -35,12 +36,17 @@ def longest_queue(listener: socket.socket) -> int:
     return int.from_bytes(info[28:32], sys.byteorder)
 
 
+def guard_of(sockets: CallerSockets) -> ConnectionGuard:
+    """Returns a guard of a server of which gRPC knows nothing."""
+    return ConnectionGuard(ConnectionLimits(), sockets, ServerCounts(0), UnseenCalls())
+
+
 async def test_no_more_connections_are_accepted_before_those_before_them_were_looked_at() -> None:
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(socket.create_server((HOST, 0), backlog=16))
         port = server.getsockname()[1]
         sockets = CallerSockets(port)
-        guard = ConnectionGuard(ConnectionLimits(), sockets)
+        guard = guard_of(sockets)
         # As gRPC does it, on one thread; the event loop has no turn meanwhile.
         for _ in range(FEW + MAX_SILENT + 3 * ACCEPTED_UNSEEN):
             stack.enter_context(socket.create_connection((HOST, port)))
@@ -49,6 +55,67 @@ async def test_no_more_connections_are_accepted_before_those_before_them_were_lo
             assert len(sockets.find()) <= FEW + MAX_SILENT + ACCEPTED_UNSEEN
         assert guard.closed >= ACCEPTED_UNSEEN
     await asyncio.sleep(0)
+
+
+@linux_only
+async def test_no_connection_is_let_in_while_grpc_has_many_closed_ones_to_free() -> None:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server((HOST, 0), backlog=2 * QUEUE))
+        port = server.getsockname()[1]
+        guard = guard_of(CallerSockets(port))
+        accepted = []
+        while guard.closed <= MAX_CLOSING + 1:
+            stack.enter_context(socket.create_connection((HOST, port)))
+            accepted.append(stack.enter_context(server.accept()[0]))
+            guard.note_accepted()
+        assert longest_queue(server) == 0
+        for one in accepted:
+            one.close()
+        for _ in range(ACCEPTED_UNSEEN):
+            guard.note_accepted()
+        assert longest_queue(server) == QUEUE
+    await asyncio.sleep(0)
+
+
+@linux_only
+async def test_connections_that_are_never_freed_keep_no_others_out(
+    monkeypatch: pytest.MonkeyPatch, until: Until
+) -> None:
+    monkeypatch.setattr(caller_sockets, "FREED_AFTER", 0.1)
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server((HOST, 0), backlog=2 * QUEUE))
+        port = server.getsockname()[1]
+        guard = guard_of(CallerSockets(port))
+        running = asyncio.create_task(guard.run())
+        while guard.closed <= MAX_CLOSING + 1:
+            stack.enter_context(socket.create_connection((HOST, port)))
+            stack.enter_context(server.accept()[0])
+            guard.note_accepted()
+        # No other connection makes the node look again.
+        await until(lambda: longest_queue(server) == QUEUE)
+        running.cancel()
+
+
+async def test_memory_is_returned_again_once_grpc_has_freed_what_is_closed(
+    monkeypatch: pytest.MonkeyPatch, until: Until
+) -> None:
+    module = "aegis_core._server.connection_guard"
+    returned: list[float] = []
+    monkeypatch.setattr(f"{module}.return_freed_memory", lambda: returned.append(time.monotonic()))
+    monkeypatch.setattr(f"{module}.FREED_AFTER", 0.2)
+    monkeypatch.setattr(f"{module}.RETURN_EVERY", 0.05)
+    with socket.create_server((HOST, 0)) as server:
+        address = server.getsockname()
+        guard = guard_of(CallerSockets(address[1]))
+        running = asyncio.create_task(guard.run())
+        with socket.create_connection(address) as caller, server.accept()[0]:
+            guard.close(["ipv4:{}:{}".format(*caller.getsockname())])
+            closed_at = time.monotonic()
+            await until(lambda: returned and returned[-1] >= closed_at + 0.2)
+        count = len(returned)
+        await asyncio.sleep(0.15)
+        assert len(returned) <= count + 1, "and not for ever"
+        running.cancel()
 
 
 @linux_only
@@ -128,7 +195,7 @@ def test_the_queue_of_a_server_is_shortened_and_no_other() -> None:
 
 
 async def test_new_connections_wait_until_calls_with_long_headers_are_worked_off() -> None:
-    guard = ConnectionGuard(ConnectionLimits(), CallerSockets(0))
+    guard = guard_of(CallerSockets(0))
     seen: list[float] = []
 
     def work_off() -> None:
@@ -151,7 +218,7 @@ async def test_new_connections_wait_until_calls_with_long_headers_are_worked_off
 async def test_new_connections_wait_while_what_such_calls_hold_is_not_freed() -> None:
     if allocated_bytes() is None:
         pytest.skip("this C library does not tell what it has allocated")
-    guard = ConnectionGuard(ConnectionLimits(), CallerSockets(0))
+    guard = guard_of(CallerSockets(0))
     guard.note_accepted()
     held = [bytearray(4 * UNSEEN_HEADERS)]
     guard.note_long_headers(f"ipv4:{HOST}:1")
@@ -173,7 +240,7 @@ async def test_new_connections_wait_while_what_such_calls_hold_is_not_freed() ->
 async def test_a_caller_with_long_headers_is_closed_again_at_the_same_port() -> None:
     with socket.create_server((HOST, 0)) as server:
         port, source = server.getsockname()[1], 0
-        guard = ConnectionGuard(ConnectionLimits(), CallerSockets(port))
+        guard = guard_of(CallerSockets(port))
         for closed in (1, 2):
             with socket.socket() as caller:
                 caller.bind((HOST, source))

@@ -187,11 +187,10 @@ class ServerBase(ABC, Generic[CallT]):
 
     async def guard_connections(self) -> None:
         """Closes connections of callers that have too many or flood; runs until cancelled."""
-        port, checks = self._port, self._checks
-        guard = self._guard = checks.guard = ConnectionGuard(self._connections, CallerSockets(port))
-        counts = ServerCounts(port, self._host)
+        port, checks, counts = self._port, self._checks, ServerCounts(self._port, self._host)
+        guard = ConnectionGuard(self._connections, CallerSockets(port), counts, checks.unseen)
         floods = FloodGuard(checks.unseen, checks.callers, counts, CallerSockets(port))
-        self._floods = floods
+        self._guard, checks.guard, self._floods = guard, guard, floods
         messages = MessageGuard(checks, CallerSockets(port), self.end_call, floods.count, counts)
         frames = FrameGuard(checks.unseen, checks.unfinished, floods, counts, CallerSockets(port))
         await asyncio.gather(guard.run(), messages.run(), frames.run())

@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 import sys
+import time
 from collections.abc import Collection, Container, Iterator
 from urllib.parse import unquote
 
@@ -19,6 +20,9 @@ from aegis_core._server.connection_limits import Peer
 _DESCRIPTORS = "/dev/fd"
 _INFO = struct.Struct("=120xQQ")
 _SO_COOKIE = 57
+
+FREED_AFTER = 1.0
+"""Seconds after which gRPC has freed a closed connection without calls that go on."""
 
 ACKNOWLEDGES = 128
 """Bytes sent to a caller for which one byte that it sends may be WINDOW_UPDATE frames, or PING: one
@@ -52,6 +56,17 @@ class CallerSockets:
         self._port = port
         self._known: dict[tuple[int, int], Peer | None] = {}
         self._cookies: dict[int, bytes] = {}
+        self._closed: dict[tuple[int, int], float] = {}
+        self._listeners: list[int] = []
+
+    @property
+    def closing(self) -> int:
+        """How many of those closed in the last second gRPC still had at the last `find`.
+
+        What it has for longer, it has until calls end that go on although they are cancelled.
+        """
+        since = time.monotonic() - FREED_AFTER
+        return sum(closed_at > since for closed_at in self._closed.values())
 
     def find(self) -> list[Peer]:
         """Returns the other ends of all open connections."""
@@ -64,15 +79,20 @@ class CallerSockets:
                 continue
             found[key] = known[key] if key in known else self._look(descriptor)
         self._known = found  # other threads may go through the old one
+        for key in self._closed.keys() - found.keys():
+            self._closed.pop(key, None)  # another thread may look too
         return [peer for peer in found.values() if peer is not None]
 
     def shorten_queue(self, length: int) -> None:
         """Limits how many connections wait to be accepted; gRPC has no option for it."""
-        for descriptor in _descriptors():
+        found = []
+        for descriptor in self._listeners or _descriptors():
             with _opened(descriptor) as listener:
                 if listener is not None and _listens(listener, self._port):
                     # A second listen(2) changes the length of the queue and nothing else.
                     listener.listen(length)
+                    found.append(descriptor)
+        self._listeners = found
 
     def close(self, peers: Collection[Peer]) -> int:
         """Closes connections, as their other ends could; returns how many."""
@@ -88,6 +108,7 @@ class CallerSockets:
                     closed += 1
                     if key in self._known:  # another thread may have looked meanwhile
                         self._known[key] = None  # gRPC keeps it open for a while
+                        self._closed[key] = time.monotonic()
         return closed
 
     def received(self, peers: Collection[str]) -> dict[str, int]:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
+from itertools import islice
 from typing import Generic
 
 from aegis_discovery.signals import LogLimiter
 
 from aegis_core._server.call_checks import CallChecks, CallT
-from aegis_core._server.caller_sockets import CallerSockets, parse_peer
+from aegis_core._server.caller_sockets import FREED_AFTER, CallerSockets, parse_peer
 from aegis_core._server.connection_limits import ConnectionLimits, Peer
 from aegis_core._server.held import unfinished_messages
 from aegis_core._server.held.channelz import ServerCounts
 from aegis_core._server.held.first_look import most_explained
+from aegis_core._server.held.long_headers import LongHeaders
 from aegis_core._server.held.unfinished_messages import REFUSED_FOR, Excess
+from aegis_core._server.held.unseen_calls import UnseenCalls
 from aegis_core._server.memory import allocated_bytes, return_freed_memory
 from aegis_core._server.rejections import UNFINISHED, Rejection
 
@@ -32,14 +34,24 @@ LOOK_EVERY = 0.02
 LOOK_AFTER = 16
 """New connections after which there is a look, while there are few."""
 
-ACCEPTED_UNSEEN = 128
+ACCEPTED_UNSEEN = 64
 """New connections after which gRPC accepts no more until there was a look.
 
 gRPC accepts all that have arrived before it begins their handshakes. Of strangers who connected
 4 000 times a second, 16 000 connections of 10 KB waited for that.
 """
 
-QUEUE = 256
+MAX_CLOSING = 64
+"""Closed connections that gRPC may still have; while it has more, no new ones are let in.
+
+As long as some wait to be accepted, gRPC accepts them first. So it had up to 1 500 closed ones at
+once, of up to 68 KB.
+"""
+
+MAX_ASKED = 64
+"""Connections that gRPC is asked about in one look; each takes 0.4 ms."""
+
+QUEUE = 128
 """Connections that may wait to be accepted; of others the system drops the first packet, which they
 repeat after a second. gRPC asks for as many as the system allows, 4 096 on Linux.
 """
@@ -50,29 +62,8 @@ RETURN_EVERY = 0.25
 At 1 s, strangers that connect again and again made a node take 57 MB in between, at 0.25 s 42 MB.
 """
 
-CALM = 0.15
-"""Seconds without a call with long headers after which gRPC accepts connections again.
-
-gRPC applies its limit once the other end has acknowledged it, so a connection can send such calls
-before that. Each takes 3 MB, and 20 ms of the node, while gRPC reads the next ones in 6 ms each. So
-those that are read must be worked off before the next connection may send some.
-"""
-
-MAX_DELAY = 3.0
-"""Seconds for which connections wait for that at most; then gRPC needs some for the handshake."""
-
-UNSEEN_HEADERS = 4 * 1024 * 1024
-"""Bytes by which a node has grown while calls with long headers wait to be seen.
-
-Where others use the processors, a node sees the next one 0.7 s after the last one.
-"""
-
-REST_EVERY = 1.0
-"""Seconds between two looks at what a node has allocated, while nobody sends long headers."""
-
 PAUSE = 0.02
 """Seconds between two closed connections of callers that flood."""
-
 
 MAX_OLD = 4_096
 """Connections that are remembered to have carried many messages, so that nobody asks again."""
@@ -89,33 +80,40 @@ class ConnectionGuard:
     Args:
         limits: Decides which connections are closed.
         sockets: The connections.
+        counts: What gRPC knows of them.
+        unseen: Knows whose connection one is.
 
     Attributes:
         limits: The same limits.
         closed: Connections closed so far.
     """
 
-    def __init__(self, limits: ConnectionLimits, sockets: CallerSockets) -> None:
+    def __init__(
+        self,
+        limits: ConnectionLimits,
+        sockets: CallerSockets,
+        counts: ServerCounts,
+        unseen: UnseenCalls,
+    ) -> None:
         self.limits = limits
         self.closed = 0
         self._sockets = sockets
+        self._counts = counts
+        self._unseen = unseen
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._is_due = False
         self._accepted = 0
+        self._queue: int | None = None
         self._closed_at = 0.0
-        self._long_at = -MAX_DELAY
-        self._at_rest = math.inf
-        self._rested_at = -REST_EVERY
+        self._long_headers = LongHeaders()
         self._long_from: Peer | None = None
         self._lock = threading.Lock()
         self._log_limiter = LogLimiter(_log)
 
     def note_accepted(self) -> None:
         """Counts a new connection; called by the thread that accepts them, before its handshake."""
-        until = time.monotonic() + MAX_DELAY
-        while self._has_long_headers(now := time.monotonic()) and now < until:
-            time.sleep(LOOK_EVERY)
+        self._long_headers.wait()
         self._long_from = None  # it may have the port of a closed one
         self._accepted += 1
         if self.limits.is_watching or self._accepted >= LOOK_AFTER:
@@ -123,17 +121,6 @@ class ConnectionGuard:
             self._look_soon()
         if self._accepted >= ACCEPTED_UNSEEN:
             self._look()  # here, so that no more are accepted meanwhile
-
-    def _has_long_headers(self, now: float) -> bool:
-        """Tells whether calls with long headers may still wait, and what they hold."""
-        calm = now - self._long_at
-        if calm < CALM:
-            return True
-        if calm < MAX_DELAY:  # without CPU time, the node sees the next one later than that
-            return (allocated_bytes() or 0) > self._at_rest + UNSEEN_HEADERS
-        if now - self._rested_at > REST_EVERY:
-            self._rested_at, self._at_rest = now, allocated_bytes() or math.inf
-        return False
 
     def note_call(self, peer: str, caller: str) -> None:
         """Records who makes calls on a connection; called by any thread."""
@@ -147,7 +134,7 @@ class ConnectionGuard:
         New connections wait until such calls are worked off.
         """
         parsed = parse_peer(peer)
-        self._long_at = time.monotonic()
+        self._long_headers.note()
         if parsed is None or parsed == self._long_from:
             return
         with self._lock:
@@ -190,29 +177,53 @@ class ConnectionGuard:
 
     async def run(self) -> None:
         """Closes connections until cancelled."""
-        self._sockets.shorten_queue(QUEUE)
-        returned, returned_at = 0, 0.0
+        await asyncio.to_thread(self._let_in)
+        closed, closed_at, returned_at = 0, -FREED_AFTER, 0.0
         while True:
             await self._wake.wait()
             self._wake.clear()
             self._is_due = False
             began = time.monotonic()
             await asyncio.to_thread(self._look)
-            if self.closed > returned and began - returned_at >= RETURN_EVERY:
+            if self.closed > closed:
+                closed, closed_at = self.closed, began
+            if began - closed_at < FREED_AFTER + RETURN_EVERY:
                 # What they held is in pieces, and new connections would take other memory.
-                returned, returned_at = self.closed, began
-                await asyncio.to_thread(return_freed_memory)
+                if began - returned_at >= RETURN_EVERY:
+                    returned_at = began
+                    await asyncio.to_thread(return_freed_memory)
+                self._loop.call_later(RETURN_EVERY, self._look_soon)
             await asyncio.sleep(began + LOOK_EVERY - time.monotonic())
 
     def _look(self) -> None:
         with self._lock:
             self._accepted = 0
-            excess = self.limits.excess(self._sockets.find())
+            found = self._sockets.find()
+            self._ask(self.limits.unknown(found))
+            excess = self.limits.excess(found)
             self.closed += self._sockets.close({peer for peer, _ in excess})
+            self._let_in()
         counts = Counter(caller or peer.host for peer, caller in excess)
         for source, count in counts.items():
             line = "%s holds too many connections to this node; %d are closed"
             self._log_limiter.warn(source, "connections", line, source, count)
+
+    def _let_in(self) -> None:
+        """Lets new connections in, unless gRPC has to free too many closed ones first."""
+        length = 0 if self._sockets.closing > MAX_CLOSING else QUEUE
+        if length != self._queue:
+            self._queue = length
+            self._sockets.shorten_queue(length)
+        if not length:
+            self._look_soon()
+
+    def _ask(self, unknown: Collection[Peer]) -> None:
+        """Asks gRPC whose connections are, of those whose handshakes are over."""
+        if unknown:
+            found = islice(self._counts.connections_of(unknown), MAX_ASKED)
+            for one in reversed([*found]):  # the oldest one first
+                if peer := parse_peer(one.peer):
+                    self.limits.note_call(peer, self._unseen.caller_of(one))
 
     def _look_soon(self) -> None:
         if not self._is_due:
