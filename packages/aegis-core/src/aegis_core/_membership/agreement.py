@@ -21,6 +21,12 @@ _log = logging.getLogger("aegis.membership")
 TAKE_OVER = 10.0
 """Seconds that new observers have for verdicts of their own after a change of the boundaries."""
 
+REPLACED_AFTER = 2.0
+"""Seconds after which an observer that is not waited for any more is replaced by another one.
+
+Most nodes that die have failed before, so their replacement costs one change of the rings.
+"""
+
 _LINES = {
     NodeStatus.ALIVE: "%s recovered",
     NodeStatus.SUSPECTED: "%s is suspected",
@@ -35,6 +41,9 @@ class Agreement:
         undecided: Ids of those with verdicts that count and have not failed: time may change that.
         failed: The failed nodes, with the stamp of their record, their observers at that time, and
             that time.
+        unresponsive: Ids of the nodes that have not failed, but left an accusation unanswered for
+            so long that others observe in their place.
+        moved: Ids of those that became so, or ceased to be: the rings change with them.
         unreachable: The regions that are silent as a whole, as most bridges of the own one say.
     """
 
@@ -47,6 +56,8 @@ class Agreement:
         self.accused: set[str] = set()
         self.undecided: set[str] = set()
         self.failed: dict[str, tuple[int, frozenset[str], float]] = {}
+        self.unresponsive: set[str] = set()
+        self.moved: set[str] = set()
         self._warned: dict[str, int] = {}  # the stamps of records that were logged as failed
         self._counter = VerdictCounter(topology, patience=self._patience)
 
@@ -55,6 +66,7 @@ class Agreement:
         self.accused.discard(node_id)
         self.undecided.discard(node_id)
         self.failed.pop(node_id, None)
+        self.unresponsive.discard(node_id)
         self._warned.pop(node_id, None)
         self._counter.forget(node_id)
 
@@ -65,6 +77,7 @@ class Agreement:
         if record is None or node is None or node_id == self._own_id:
             self.accused.discard(node_id)
             self.undecided.discard(node_id)
+            self._note_unresponsive(node_id, holds=False)
             return
         if self._regions.region_of(node_id) in self.unreachable:
             self._derive_unreachable(record)
@@ -84,6 +97,11 @@ class Agreement:
             self.undecided.add(node_id)
         else:
             self.undecided.discard(node_id)
+        self._note_unresponsive(
+            node_id,
+            holds=status is NodeStatus.SUSPECTED
+            and self._counter.is_missing(node_id, now, longer=REPLACED_AFTER),
+        )
         if status is NodeStatus.FAILED:
             known = self.failed.get(node_id)
             since = known[2] if known and known[:2] == (record.stamp, electors) else now
@@ -109,10 +127,16 @@ class Agreement:
         self.accused.add(node_id)
         self.undecided.discard(node_id)
         self._counter.forget(node_id)
+        self._note_unresponsive(node_id, holds=False)
         known = self.failed.get(node_id)
         if known is None or known[0] != record.stamp:
             self.failed.pop(node_id, None)
             self._topology.set_status(node_id, record.stamp, NodeStatus.UNREACHABLE)
+
+    def _note_unresponsive(self, node_id: str, *, holds: bool) -> None:
+        if holds is not (node_id in self.unresponsive):
+            self.unresponsive.symmetric_difference_update((node_id,))
+            self.moved.add(node_id)
 
     def review_regions(self) -> list[str]:
         """Decides which regions are unreachable; returns ids of the nodes to derive anew.

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable
 
 from aegis_certs import owner_of
-from aegis_discovery import EventKind, NodeStatus, Topology, TopologyEvent
+from aegis_discovery import EventKind, NodeInfo, NodeStatus, Topology, TopologyEvent
 from aegis_discovery.records import (
     VERDICT_LEASE,
     Opinion,
@@ -188,17 +188,17 @@ class Membership:
                 if entry.node is None:
                     is_changed |= self._remove(node_id)
                     continue
-                can_observe = node_id == self._own_id or (
-                    entry.record.voucher is None
-                    and entry.node.status is not NodeStatus.FAILED
-                    and not entry.node.registry
-                )
-                is_changed |= self.regions.place(entry.node, can_observe=can_observe)
+                is_changed |= self._place(entry.record, entry.node)
                 if entry.record_position > since:
                     self.bridge.record_written(node_id, now)
                 if node_id in self._subjects:
                     self._take_record(entry.record, now)
             changed.update(entry.content.verdict.subject for entry in changes.verdict_entries)
+        for node_id in sorted(self._agreement.moved):
+            record, node = self._topology.get_record(node_id), self._topology.get_node(node_id)
+            if record is not None and node is not None:
+                is_changed |= self._place(record, node)
+        self._agreement.moved.clear()
         is_changed |= self._settle_boundaries(now)
         if is_changed:
             self._update_subjects(now)
@@ -208,6 +208,20 @@ class Membership:
         if is_changed:
             self.bridge.review(self.unreachable, now)
         return changed
+
+    def _place(self, record: Record, node: NodeInfo) -> bool:
+        """Places a node on the rings; returns whether that changes any.
+
+        A dead node may have dead observers only, which nobody accuses and everybody waits for. So
+        a node that does not answer is replaced as an observer before it has failed.
+        """
+        can_observe = node.id == self._own_id or (
+            record.voucher is None
+            and node.status is not NodeStatus.FAILED
+            and node.id not in self._agreement.unresponsive
+            and not node.registry
+        )
+        return self.regions.place(node, can_observe=can_observe)
 
     def _settle_boundaries(self, now: float) -> bool:
         changed_at = self.regions.changed_at
@@ -277,6 +291,10 @@ class Membership:
         has_failed = opinion is Opinion.FAILED and node_id in self._agreement.failed
         return not has_failed or held or self._subjects[node_id].voucher is not None
 
+    def _is_own(self, node_id: str) -> bool:
+        """Tells whether a node is a worker of this node's identity."""
+        return owner_of(node_id) == owner_of(self._own_id)
+
     # Which verdicts to publish
 
     def _own_verdict(self, record: Record) -> Verdict | None:
@@ -294,7 +312,7 @@ class Membership:
             opinion, held = self._detector.opinion(node_id)
             if opinion is Opinion.CLEAR and node_id not in self._published_at:
                 continue
-            if self._own_id not in self.regions.observers(node_id):
+            if self._own_id not in self.regions.observers(node_id) and not self._is_own(node_id):
                 continue  # its feed is only followed for the news
             record = self._subjects[node_id]
             published = self._own_verdict(record)
@@ -334,9 +352,10 @@ class Membership:
                 continue
             # Another accuser may be at the other side of a partition, or lie.
             is_observer = verdict.accuser in observers
-            if not self._refutation.is_due(verdict.accuser, now, is_observer=is_observer):
+            counts = is_observer or self._is_own(verdict.accuser)
+            if not self._refutation.is_due(verdict.accuser, now, is_observer=counts):
                 continue
-            self._refutation.answered(verdict, now, is_observer=is_observer)
+            self._refutation.answered(verdict, now, is_observer=counts)
             is_own_fault |= is_observer and self._is_seconded(verdict.accuser, now)
             answered = True
         if is_own_fault:

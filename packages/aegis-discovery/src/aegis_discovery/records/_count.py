@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import NamedTuple, Protocol
 
+from aegis_certs import owner_of
+
 from aegis_discovery.records._record import Record
 from aegis_discovery.records._verdict import Opinion, Verdict
 
@@ -70,37 +72,52 @@ class VerdictCounter:
         self._accused_since.pop(node_id, None)
 
     def count(self, record: Record, electors: frozenset[str], now: float) -> Count:
-        """Counts the accusations of a node by its observers, the electors."""
+        """Counts the accusations of a node by its observers, the electors.
+
+        A worker that does not answer a worker of its own identity is missing too, although that one
+        does not vote: no other node may be left that observes it.
+        """
         accused = valid_accusations(self._source, record)
+        identity = owner_of(record.id)
         counted = [
             v
             for v in accused
-            if v.accuser in electors and (is_unanswered(record, v) or not self._is_outlived(v, now))
+            if (v.accuser in electors or owner_of(v.accuser) == identity)
+            and (is_unanswered(record, v) or not self._is_outlived(v, now))
         ]
         suspects = any(is_unanswered(record, v) for v in counted)
         _note(self._suspected_since, record, now, holds=suspects)
         accuses = any(is_unanswered(record, v) for v in accused)
         _note(self._accused_since, record, now, holds=accuses)
-        return Count(bool(counted), suspects, self._has_failed(electors, counted, now))
+        return Count(bool(counted), suspects, self._has_failed(record.id, electors, counted, now))
 
-    def _has_failed(self, electors: frozenset[str], counted: list[Verdict], now: float) -> bool:
-        if not counted:
-            return False
-        failing = {v.accuser for v in counted if v.opinion is Opinion.FAILED}
-        waited_for = {
-            observer
-            for observer in electors
-            if observer in failing or not self._is_missing(observer, now)
-        }
+    def _has_failed(
+        self, subject: str, electors: frozenset[str], counted: list[Verdict], now: float
+    ) -> bool:
+        failing = electors & {v.accuser for v in counted if v.opinion is Opinion.FAILED}
+        waited_for = electors
+        if self.is_missing(subject, now):
+            # While the subject answers, its other observers count although they are missing: where
+            # most nodes died at once, a lone liar would decide.
+            waited_for = frozenset(
+                observer
+                for observer in electors
+                if observer in failing or not self.is_missing(observer, now)
+            )
         return 2 * len(failing) > len(waited_for)
 
-    def _is_missing(self, observer: str, now: float) -> bool:
-        """Tells whether an observer is accused and has not answered for a while.
+    def is_missing(self, node_id: str, now: float, *, longer: float = 0.0) -> bool:
+        """Tells whether a node is accused by its observers and has not answered for a while.
 
         A live node answers at once, so one liar cannot make all others not count.
+
+        Args:
+            node_id: Its id.
+            now: Monotonic seconds.
+            longer: Seconds in addition to those for which its answer is waited for.
         """
-        suspected = self._suspected_since.get(observer)
-        return suspected is not None and now - suspected[1] >= self._patience(observer)
+        suspected = self._suspected_since.get(node_id)
+        return suspected is not None and now - suspected[1] >= self._patience(node_id) + longer
 
     def _is_outlived(self, held: Verdict, now: float) -> bool:
         """Tells whether the accuser of a held verdict is dead, as far as its subject can show that.
