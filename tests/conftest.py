@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from typing import Any, TypeVar
 
 import grpc
 import pytest
@@ -15,6 +15,30 @@ from aegis_core.aio import Node
 from aegis_discovery.proto import aegis_pb2_grpc
 
 StartNode = Callable[..., Awaitable[Node]]
+T = TypeVar("T")
+
+
+def keep(
+    request: pytest.FixtureRequest,
+    key: pytest.StashKey[T],
+    make: Callable[[], AbstractContextManager[T]],
+) -> T:
+    """Makes something once for the tests of a directory, and ends it after the last of them.
+
+    Processes that last for the session would use the CPU during all later tests.
+    """
+    directory = request.node.getparent(pytest.Directory)
+    if key not in directory.stash:
+        made = ExitStack()
+        directory.stash[key] = made.enter_context(make())
+
+        def end() -> None:
+            del directory.stash[key]
+            made.close()
+
+        directory.addfinalizer(end)
+    kept: T = directory.stash[key]
+    return kept
 
 
 @pytest.fixture

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ..conftest import keep
 from .cluster import Cluster
 from .network import Network, NetworkError
 
 NODES = "abcdefg"
 """More than six nodes: in a smaller mesh, every node watches all others."""
+STARTED = pytest.StashKey[Cluster]()
 
 
 @pytest.fixture(scope="session")
@@ -36,23 +39,25 @@ def make_network() -> Iterator[Callable[[int], Network]]:
         network.close()
 
 
-@pytest.fixture(scope="package")
-def started_cluster(
+@pytest.fixture
+def cluster(
+    request: pytest.FixtureRequest,
     make_network: Callable[[int], Network],
     identity: Callable[[str], Any],
     cert_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Cluster]:
-    network = make_network(len(NODES) + 1)
-    for node_id in (*NODES, "client"):
-        identity(node_id)
-    cluster = Cluster(network, NODES, cert_dir, tmp_path_factory.mktemp("logs"))
-    yield cluster
-    cluster.close()
-
-
-@pytest.fixture
-def cluster(started_cluster: Cluster) -> Cluster:
+) -> Cluster:
     """Seven nodes in one mesh, all alive, with equal topologies."""
-    started_cluster.reset()
-    return started_cluster
+
+    @contextmanager
+    def start() -> Iterator[Cluster]:
+        network = make_network(len(NODES) + 1)
+        for node_id in (*NODES, "client"):
+            identity(node_id)
+        cluster = Cluster(network, NODES, cert_dir, tmp_path_factory.mktemp("logs"))
+        yield cluster
+        cluster.close()
+
+    started = keep(request, STARTED, start)
+    started.reset()
+    return started

@@ -7,12 +7,14 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from aegis_certs import CertificateAuthority, TLSConfig
 from aegis_core.aio import Node
 
+from ..conftest import keep
 from .etcd import EXECUTABLE, Etcd
 
 StartEtcd = Callable[..., Etcd]
@@ -26,27 +28,34 @@ def check_installed() -> None:
         pytest.skip("etcd is not installed (etcd-server in Debian)")
 
 
+SHARED = pytest.StashKey[Etcd]()
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def shared_etcd(
+    request: pytest.FixtureRequest,
     ca: CertificateAuthority,
     identity: Callable[[str], TLSConfig],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Etcd]:
+) -> Etcd:
     """One member for many tests, each of which has a mesh of its own in it."""
     check_installed()
-    cluster = Etcd(tmp_path_factory.mktemp("etcd"), ca)
-    cluster.start()
-    try:
-        operator = identity("operator")
-        # The first test that asks for it may run in an event loop.
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(lambda: asyncio.run(cluster.wait_ready(operator))).result()
-        yield cluster
-    finally:
-        cluster.kill()
+
+    @contextmanager
+    def start() -> Iterator[Etcd]:
+        cluster = Etcd(tmp_path_factory.mktemp("etcd"), ca)
+        cluster.start()
+        try:
+            operator = identity("operator")
+            # The first test that asks for it may run in an event loop.
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(lambda: asyncio.run(cluster.wait_ready(operator))).result()
+            yield cluster
+        finally:
+            cluster.kill()
+
+    return keep(request, SHARED, start)
 
 
 @pytest.fixture
