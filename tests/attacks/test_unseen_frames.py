@@ -47,6 +47,9 @@ CANCEL = (8).to_bytes(4)
 
 CROWD = 100
 
+SILENT = 5
+"""Connections of a caller on which nothing arrives that shows a flood."""
+
 MIB = 1 << 20
 
 
@@ -97,6 +100,31 @@ def start_call(connection: Any, method: str) -> int:
     block = frames.request_headers(method, "a")
     connection.send(frames.frame(frames.HEADERS, stream, block, frames.END_HEADERS))
     return stream
+
+
+@both
+@pytest.mark.usefixtures("looks_always")
+async def test_all_connections_of_who_floods_with_frames_are_closed(
+    start_victim: StartVictim,
+    mallory: Callable[[Node], Mallory],
+    identity: MakeIdentity,
+    until: Until,
+) -> None:
+    node = await start_victim(registrars=[register])
+    async with open_channel(identity("honest"), "a", node.address) as channel:
+        echo = channel.unary_unary("/t/Echo")
+        assert await echo(b"x", timeout=WAIT) == b"1"
+        attacker = mallory(node)
+
+        def attack() -> None:
+            silent = [attacker.connect() for _ in range(SILENT)]
+            for connection in silent:
+                connection.await_settings()
+            flood(attacker.connect(), FRAMES["unknown"], "")
+
+        await asyncio.to_thread(attack)
+        await until(lambda: node.stats().calls.closed_connections >= SILENT + 1)
+        assert await echo(b"x", timeout=WAIT) == b"1", "the connection is as it was"
 
 
 @both

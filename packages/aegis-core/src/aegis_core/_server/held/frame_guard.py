@@ -224,5 +224,9 @@ class FrameGuard:
         closed = {parse_peer(one.peer) for one in flood.connections}
         others = {peer.host for peer in self._sockets.find() if peer not in closed}
         self._floods.close(flood.caller, flood.connections, others, keeps_out=True)
+        # Few of its connections were looked at, and it may go on over all others.
+        gone = {one.number for one in flood.connections}
+        rest = self._counts.connections(gone)
+        self._floods.drop([one for one in rest if self._unseen.caller_of(one) == flood.caller])
         seconds = caller_limits.BLOCKED_FOR
         self._log_limiter.warn(flood.caller, "frames", _LINE, flood.caller, size, seconds)
