@@ -70,6 +70,21 @@ def test_verdicts_of_others_than_the_observers_do_not_count(mesh, reading, statu
     assert status(reading) is ALIVE
 
 
+def test_the_only_node_that_is_left_replaces_all_observers(mesh, reading, statuses):
+    """All others died at the same moment, so most observers of each are dead."""
+    dead, now = set(IDS) - {"n7"}, 0.0
+    said = set()
+    while {status(reading, node_id) for node_id in dead} != {FAILED}:
+        now += 0.5
+        assert now < 15
+        for node_id in sorted(dead - said):
+            if "n7" in statuses.observers.observers(node_id):
+                said.add(node_id)
+                reading.read(mesh["n7"].accuse(mesh[node_id], Opinion.FAILED))
+        statuses.review(now)
+    assert status(reading, "n7") is ALIVE
+
+
 def test_dead_observers_are_not_waited_for(mesh, reading, statuses, observers):
     """Three of the five died at the same moment as the node, and nobody can accuse them all."""
     chosen = sorted(observers.observers("n0"))

@@ -21,12 +21,6 @@ _log = logging.getLogger("aegis.membership")
 TAKE_OVER = 10.0
 """Seconds that new observers have for verdicts of their own after a change of the boundaries."""
 
-REPLACED_AFTER = 2.0
-"""Seconds after which an observer that is not waited for any more is replaced by another one.
-
-Most nodes that die have failed before, so their replacement costs one change of the rings.
-"""
-
 _LINES = {
     NodeStatus.ALIVE: "%s recovered",
     NodeStatus.SUSPECTED: "%s is suspected",
@@ -99,8 +93,7 @@ class Agreement:
             self.undecided.discard(node_id)
         self._note_unresponsive(
             node_id,
-            holds=status is NodeStatus.SUSPECTED
-            and self._counter.is_missing(node_id, now, longer=REPLACED_AFTER),
+            holds=status is NodeStatus.SUSPECTED and self._counter.is_unresponsive(node_id, now),
         )
         if status is NodeStatus.FAILED:
             known = self.failed.get(node_id)

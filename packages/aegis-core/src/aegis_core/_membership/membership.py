@@ -210,11 +210,7 @@ class Membership:
         return changed
 
     def _place(self, record: Record, node: NodeInfo) -> bool:
-        """Places a node on the rings; returns whether that changes any.
-
-        A dead node may have dead observers only, which nobody accuses and everybody waits for. So
-        a node that does not answer is replaced as an observer before it has failed.
-        """
+        """Places a node on the rings; returns whether that changes any."""
         can_observe = node.id == self._own_id or (
             record.voucher is None
             and node.status is not NodeStatus.FAILED

@@ -20,6 +20,12 @@ It is longer than a region that was cut off needs to count as unreachable: the a
 the cut.
 """
 
+REPLACED_AFTER = 2.0
+"""Seconds after which an observer that is not waited for any more is replaced by another one.
+
+Most nodes that die have failed before, so their replacement changes the observers once.
+"""
+
 
 class VerdictSource(Protocol):
     """What holds records and verdicts: a topology."""
@@ -96,25 +102,27 @@ class VerdictCounter:
     ) -> bool:
         failing = electors & {v.accuser for v in counted if v.opinion is Opinion.FAILED}
         waited_for = electors
-        if self.is_missing(subject, now):
+        if self._is_missing(subject, now):
             # While the subject answers, its other observers count although they are missing: where
             # most nodes died at once, a lone liar would decide.
             waited_for = frozenset(
                 observer
                 for observer in electors
-                if observer in failing or not self.is_missing(observer, now)
+                if observer in failing or not self._is_missing(observer, now)
             )
         return 2 * len(failing) > len(waited_for)
 
-    def is_missing(self, node_id: str, now: float, *, longer: float = 0.0) -> bool:
+    def is_unresponsive(self, node_id: str, now: float) -> bool:
+        """Tells whether others are to observe in place of a node that has not failed yet.
+
+        A dead node may have dead observers only, which nobody accuses and everybody waits for.
+        """
+        return self._is_missing(node_id, now, longer=REPLACED_AFTER)
+
+    def _is_missing(self, node_id: str, now: float, *, longer: float = 0.0) -> bool:
         """Tells whether a node is accused by its observers and has not answered for a while.
 
         A live node answers at once, so one liar cannot make all others not count.
-
-        Args:
-            node_id: Its id.
-            now: Monotonic seconds.
-            longer: Seconds in addition to those for which its answer is waited for.
         """
         suspected = self._suspected_since.get(node_id)
         return suspected is not None and now - suspected[1] >= self._patience(node_id) + longer

@@ -46,6 +46,7 @@ class RegistryStatuses:
         self._vanished: set[str] = set()
         self._undecided: set[str] = set()
         self._failed: dict[str, tuple[int, frozenset[str]]] = {}
+        self._unresponsive: set[str] = set()
         self._counter = VerdictCounter(topology)
 
     def key_changes(self, vanished: Iterable[str], returned: Iterable[str], now: float) -> None:
@@ -68,10 +69,7 @@ class RegistryStatuses:
                 if entry.node is None:
                     self._forget(node_id)
                 else:
-                    is_able = entry.record.voucher is None and (
-                        entry.node.status is not NodeStatus.FAILED
-                    )
-                    self.observers.place(node_id, can_observe=is_able)
+                    self._place(entry.record, entry.node.status)
             changed.update(entry.content.verdict.subject for entry in changes.verdict_entries)
             for node_id in sorted(changed):
                 self._derive(node_id, now)
@@ -84,6 +82,7 @@ class RegistryStatuses:
         self._vanished.discard(node_id)
         self._undecided.discard(node_id)
         self._failed.pop(node_id, None)
+        self._unresponsive.discard(node_id)
         self._counter.forget(node_id)
 
     def _derive(self, node_id: str, now: float) -> None:
@@ -104,15 +103,26 @@ class RegistryStatuses:
             is_suspect = count.is_unanswered or node_id in self._vanished
             status = NodeStatus.SUSPECTED if is_suspect else NodeStatus.ALIVE
             self._failed.pop(node_id, None)
-        if count.counts:
+        # Its accuser may become an observer when another one is replaced.
+        if is_accused:
             self._undecided.add(node_id)
         else:
             self._undecided.discard(node_id)
+        is_unresponsive = status is NodeStatus.SUSPECTED and self._counter.is_unresponsive(
+            node_id, now
+        )
+        if is_unresponsive is not (node_id in self._unresponsive):
+            self._unresponsive.symmetric_difference_update((node_id,))
+            self._place(record, status)
         if self._topology.set_status(node_id, record.stamp, status):
             if status is NodeStatus.FAILED and self._topology.owner is not None:
                 _log.warning("%s failed", node_id)
             else:
                 _log.info(_LINES[status], node_id)
+
+    def _place(self, record: Record, status: NodeStatus) -> None:
+        is_able = status is not NodeStatus.FAILED and record.id not in self._unresponsive
+        self.observers.place(record.id, can_observe=is_able and record.voucher is None)
 
     def _electors(self, record: Record) -> frozenset[str]:
         """Returns the observers of a node; for a failed one, those at its failure."""
