@@ -278,10 +278,7 @@ class MessageGuard(Generic[CallT]):
                 await self._wake.wait()
                 self._wake.clear()
                 while unfinished.is_watching or self._found:
-                    found = await asyncio.to_thread(self._watch)
-                    for excess in found:
-                        self._end_all(excess)
-                    if found:
+                    if self._end_all(await asyncio.to_thread(self._watch)):
                         await asyncio.to_thread(return_freed_memory)
         finally:
             self._is_over = True
@@ -371,9 +368,15 @@ class MessageGuard(Generic[CallT]):
         self._found += found
         return bool(found)
 
-    def _end_all(self, excess: Excess[CallT]) -> None:
-        caller, calls = excess.caller, excess.calls
-        self._log_limiter.warn(caller, "unfinished", _UNFINISHED, caller, len(calls), REFUSED_FOR)
-        self._checks.count_over_limit(len(calls))
-        for call in calls:
-            self._end(call, UNFINISHED)
+    def _end_all(self, found: list[Excess[CallT]]) -> bool:
+        """Ends calls; returns whether there were any.
+
+        Nothing here holds them then: with each would go its newest message.
+        """
+        for caller, calls, *_ in found:
+            line = _UNFINISHED
+            self._log_limiter.warn(caller, "unfinished", line, caller, len(calls), REFUSED_FOR)
+            self._checks.count_over_limit(len(calls))
+            for call in calls:
+                self._end(call, UNFINISHED)
+        return bool(found)

@@ -129,5 +129,6 @@ def _execute(task: _Task) -> None:
         result = function()
     except BaseException as error:  # noqa: BLE001 - the future raises it in the call's task
         future.set_exception(error)
+        del task, future, function  # else the error refers to this frame, and this frame to it
     else:
         future.set_result(result)

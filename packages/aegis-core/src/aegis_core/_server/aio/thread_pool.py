@@ -57,6 +57,7 @@ class HandlerThreads:
                 if work.cancelled():
                     # The pool's queue holds the cancelled work until a thread is free.
                     arguments.clear()
+                del work  # its error refers to the frames of the handler, an error here to this one
 
         return serve
 
@@ -151,10 +152,15 @@ class ThreadContext(grpc.ServicerContext):
 
     def on_thread_done(self, callback: Callable[[asyncio.Task[Any]], object]) -> None:
         """Calls back when no thread works for the call, which may be long after its end."""
-        if self.work is None or self.work.done():
+
+        def done(_: object) -> None:
+            self.work = None  # its error refers to the frames of the handler, and these to this
             callback(self._task)
+
+        if self.work is None or self.work.done():
+            done(None)
         else:
-            self.work.add_done_callback(lambda _: callback(self._task))
+            self.work.add_done_callback(done)
 
     def read(self) -> Any:
         """Waits for the next request; returns `grpc.aio.EOF` after the last one."""

@@ -174,12 +174,13 @@ class ServerCall(ABC):
 
     def finish(self) -> None:
         """Counts the call as done; no thread works for it, and no message is sent."""
-        self._arguments = None
         checks, admission = self.threads.checks, self.threads.admission
         if self in checks.streams:
             checks.streams.pop(self, None)
         if self.inflow is not None:
             self.close_inflow()
+            self._forget_errors()
+        self._arguments = None
         if self.is_large:
             checks.reads.release(self.caller.node_id, self)
         is_open, self._is_accepted = self._is_accepted, False
@@ -191,6 +192,9 @@ class ServerCall(ABC):
 
     def _leave(self) -> None:
         self.threads.checks.callers.leave(self.caller.node_id)
+
+    def _forget_errors(self) -> None:  # noqa: B027 - as below
+        """Lets go of what the handler was told when its requests ended too early."""
 
     def note_answer(self, size: int) -> None:  # noqa: B027 - only some kinds need it
         """Notes the size of the one answer, before it is sent."""
@@ -350,6 +354,10 @@ class DirectCall(ServerCall):
             grpc_internals.end_call(
                 arguments, code, rejection.text, rejection.trailers, has_handler=self._is_ended
             )
+
+    def _forget_errors(self) -> None:
+        if self._arguments is not None:
+            grpc_internals.forget_errors(self._arguments)
 
     def complete(self) -> None:
         self.send(None)

@@ -39,7 +39,7 @@ _FUNCTIONS = {
 }
 _STATE = {
     *("condition", "due", "request", "client", "code", "details", "statused", "callbacks"),
-    "initial_metadata_allowed",
+    *("initial_metadata_allowed", "rpc_errors"),
 }
 _TOKEN = "receive_message"  # noqa: S105 - gRPC's name of an operation
 _SEND = "send_message"
@@ -228,6 +228,20 @@ def was_cancelled(arguments: tuple[Any, ...]) -> bool:
         arguments: As in `behavior_of`.
     """
     return bool(arguments[2].client == _CANCELLED)
+
+
+def forget_errors(arguments: tuple[Any, ...]) -> None:
+    """Lets go of errors that a call has raised in its handler, when the handler has ended.
+
+    They refer to its frames, and these to them: its newest message would stay until Python's next
+    full collection of garbage, which may never come.
+
+    Args:
+        arguments: As in `behavior_of`.
+    """
+    errors = arguments[2].rpc_errors
+    while errors:
+        errors.pop().__traceback__ = None
 
 
 def end_call(
