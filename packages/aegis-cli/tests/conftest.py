@@ -134,12 +134,14 @@ class Command:
         self._stack.callback(process.close)
         return process
 
-    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, given: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "aegis_cli", *arguments],
             env=self.environment | environment,
             cwd=self.directory,
-            stdin=subprocess.DEVNULL,
+            input=given,
             capture_output=True,
             text=True,
             timeout=BOUND,
@@ -157,12 +159,14 @@ class Command:
             check=False,
         )
 
-    def invoke(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def invoke(
+        self, *arguments: str, given: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Runs `aegis` as `run` does, but in this process, which does not have to load it."""
         unset = dict.fromkeys(os.environ.keys() - self.environment.keys())
         runner = CliRunner(env=self.environment | unset | environment, **SEPARATE_STREAMS)
         with chdir(self.directory):
-            done = runner.invoke(aegis_command, arguments)
+            done = runner.invoke(aegis_command, arguments, input=given)
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
         return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)

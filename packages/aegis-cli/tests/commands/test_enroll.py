@@ -28,19 +28,6 @@ def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CertificateAuth
         process.terminate()
 
 
-def _run(aegis: Any, *arguments: str, given: str = "", **environment: str) -> Any:
-    return subprocess.run(
-        [sys.executable, "-m", "aegis_cli", *arguments],
-        env=aegis.environment | environment,
-        cwd=aegis.directory,
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def _address(ca: CertificateAuthority) -> str:
     return ca.create_token("x").issuers[0].address
 
@@ -53,19 +40,19 @@ def test_a_token_from_a_file_the_environment_or_standard_input(
 
     (tmp_path / "token").write_text(token("a"))
     options = ("--key-type", "p256", "--cert-dir", str(tmp_path / "certs"))
-    done = _run(aegis, "enroll", "--token-file", str(tmp_path / "token"), *options)
+    done = aegis.invoke("enroll", "--token-file", str(tmp_path / "token"), *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("a has enrolled\n")
     assert "Next: aegis node run --id a --join 127.0.0.1:" in done.stdout
     client = str(issuer.create_token("b", client_only=True))
-    done = _run(aegis, "enroll", *options, given=client + "\n")
+    done = aegis.run("enroll", *options, given=client + "\n")
     assert done.stdout.startswith("b has enrolled\n")
     assert "cannot serve" in done.stdout
     assert "aegis node run" not in done.stdout
-    done = _run(aegis, "enroll", *options, "--json", AEGIS_ENROLL_TOKEN=token("c"))
+    done = aegis.invoke("enroll", *options, "--json", AEGIS_ENROLL_TOKEN=token("c"))
     facts = json.loads(done.stdout)
     assert (facts["id"], facts["enrolled"]) == ("c", True)
-    done = _run(aegis, "enroll", "--token-file", str(tmp_path / "token"), *options)
+    done = aegis.invoke("enroll", "--token-file", str(tmp_path / "token"), *options)
     assert "has a valid identity already; the token was not used" in done.stdout
 
 
@@ -83,7 +70,7 @@ def test_errors_are_one_sentence_and_show_nothing_of_a_token(
         # Nobody would find an identity that stays in memory, so the token is not used.
         (["--cert-dir", str(tmp_path / "file" / "below")], text, "not a directory"),
     ):
-        done = _run(aegis, "enroll", "--cert-dir", str(tmp_path / "x"), *arguments, given=given)
+        done = aegis.invoke("enroll", "--cert-dir", str(tmp_path / "x"), *arguments, given=given)
         assert done.returncode != 0
         assert message in done.stderr.replace("\n", " "), done.stderr
         assert "Traceback" not in done.stderr
@@ -96,7 +83,7 @@ def test_why_there_is_no_certificate_yet_is_said_once_while_it_asks_again(
     token = issuer.create_token("a", issuers=[IssuerAddress("ca-1", "127.0.0.1:1")])
     only = Token(token.key_pem, token.certificate, token.bundle, token.issuers[:1])
     options = ("--cert-dir", str(tmp_path), "--key-type", "p256", "--timeout", "1.5")
-    done = _run(aegis, "enroll", *options, given=str(only))
+    done = aegis.invoke("enroll", *options, given=str(only))
     assert done.returncode == 1
     warning, error = done.stderr.splitlines()
     assert warning.startswith("Warning: no certificate from ca-1@127.0.0.1:1 yet (it refused the c")
@@ -108,12 +95,12 @@ def test_an_identity_is_renewed_through_a_node(
     aegis: Any, issuer: CertificateAuthority, tmp_path: Path
 ) -> None:
     options = ("--key-type", "p256", "--cert-dir", str(tmp_path))
-    _run(aegis, "enroll", *options, given=str(issuer.create_token("a")))
+    aegis.invoke("enroll", *options, given=str(issuer.create_token("a")))
     before = (tmp_path / "a-cert.pem").read_bytes()
     at = ("--dir", str(tmp_path), "--via", _address(issuer))
-    done = _run(aegis, "certs", "renew", *at)
+    done = aegis.invoke("certs", "renew", *at)
     assert (done.returncode, done.stdout) == (0, f"No certificate in {tmp_path} is due.\n")
-    done = _run(aegis, "certs", "renew", "a", *at)
+    done = aegis.invoke("certs", "renew", "a", *at)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Renewed a, until ")
     assert (tmp_path / "a-cert.pem").read_bytes() != before

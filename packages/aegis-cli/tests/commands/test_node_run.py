@@ -66,11 +66,11 @@ def test_options_override_variables_that_override_the_file(aegis) -> None:
         '[node]\nid = "file"\nservices = ["orders/v1"]\naddress = "127.0.0.1"\n'
     )
     aegis.environment |= {"AEGIS_CONFIG": "aegis.toml", "AEGIS_ADDRESS": "127.0.0.1"}
-    done = aegis.run("node", "run", "--id", "seed")
+    done = aegis.invoke("node", "run", "--id", "seed")
     assert done.returncode == 2
     assert done.stderr.startswith("Error: AEGIS_ADDRESS: ")
     given = ("node", "run", "--json", "--id", "seed", "--address", "127.0.0.1:0")
-    done = aegis.run(*given)
+    done = aegis.invoke(*given)
     assert (done.returncode, "nothing would serve orders/v1" in done.stderr) == (2, True)
     node = aegis.start(*given, "orders:register")
     facts = json.loads(node.stdout.until("{"))
@@ -170,7 +170,7 @@ def test_a_second_signal_ends_it_at_once(aegis, certs: Path) -> None:
 def test_a_port_in_use_is_one_sentence(aegis) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = "{}:{}".format(*taken.getsockname())
-        done = aegis.run("node", "run", "--id", "seed", "--address", address)
+        done = aegis.invoke("node", "run", "--id", "seed", "--address", address)
     assert done.returncode == 1
     assert f"cannot listen on {address}" in done.stderr
     assert "Traceback" not in done.stderr
@@ -179,7 +179,7 @@ def test_a_port_in_use_is_one_sentence(aegis) -> None:
 def test_a_port_in_use_is_noticed_before_a_ca_is_made(aegis) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = "{}:{}".format(*taken.getsockname())
-        done = aegis.run(
+        done = aegis.invoke(
             *("node", "run", "--id", "seed", "--address", address, "--cert-dir", "new-certs")
         )
     assert done.returncode == 1
@@ -261,7 +261,7 @@ def test_certificate_files_replace_the_directory(aegis, certs: Path) -> None:
 
 @pytest.mark.parametrize("identity", ["orders-1"])
 def test_the_certificate_of_another_node_is_refused(aegis, certs: Path, identity: str) -> None:
-    done = aegis.run(
+    done = aegis.invoke(
         *("node", "run", "--id", "seed"),
         *("--cert-file", str(certs / f"{identity}-cert.pem")),
         *("--key-file", str(certs / f"{identity}-key.pem")),

@@ -85,7 +85,7 @@ def test_json_has_the_same_facts_for_a_policy(aegis, file: str) -> None:
         "line": 2,
         "reason": "call rule 1 (line 2) allows it",
     }
-    no = aegis.run("policy", "check", file, "provide", "x", "payments/v2", "--json")
+    no = aegis.invoke("policy", "check", file, "provide", "x", "payments/v2", "--json")
     assert no.returncode == 1
     assert json.loads(no.stdout) == {
         "allowed": False,
@@ -100,7 +100,7 @@ def test_an_invalid_policy_file_is_one_sentence_and_exit_code_2(aegis, tmp_path:
         path = tmp_path / "bad.toml"
         if text is not None:
             path.write_text(text)
-        done = aegis.run("policy", "check", str(path), "call", "a", "s/m")
+        done = aegis.invoke("policy", "check", str(path), "call", "a", "s/m")
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
         assert reason in " ".join(done.stderr.split())
@@ -121,6 +121,6 @@ def test_a_node_applies_a_policy_and_refuses_an_invalid_file(
     node.stderr.until("the policy stays as it is")
     node.signal(signal.SIGTERM)
     assert node.wait() == 0
-    bad = aegis.run("node", "run", "--id", "seed", "--policy", file)
+    bad = aegis.invoke("node", "run", "--id", "seed", "--policy", file)
     assert bad.returncode == 2
     assert "not valid TOML" in bad.stderr
