@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from aegis_certs import KeyType
 from aegis_core import FunctionHealthChecker, HealthStatus
 from aegis_core import Node as BlockingNode
 from aegis_discovery import (
@@ -142,7 +143,7 @@ async def test_a_second_process_with_an_id_stops_and_the_first_is_not_harmed(mes
 
 
 async def test_documents_of_the_ca_reach_everybody(mesh_in, cert_dir, ca, identity, until):
-    ca.issue("issuer-1")
+    ca.issue("issuer-1", key_type=KeyType.P256)
     issuer = await mesh_in.start("issuer-1", cert_dir=cert_dir, issuer=True, rotate="manual")
     a = await mesh_in.start("a")
     seeds, options = mesh_in.client_arguments()
@@ -156,7 +157,7 @@ async def test_documents_of_the_ca_reach_everybody(mesh_in, cert_dir, ca, identi
 
 
 async def test_a_revoked_node_is_gone_everywhere(mesh_in, cert_dir, ca, until):
-    ca.issue("issuer-1")
+    ca.issue("issuer-1", key_type=KeyType.P256)
     await mesh_in.start("issuer-1", cert_dir=cert_dir, issuer=True, rotate="manual")
     victim = f"victim-of-{mesh_in.name}"
     a = await mesh_in.start("a")

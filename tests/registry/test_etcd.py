@@ -128,7 +128,9 @@ async def test_etcd_must_prove_the_name_of_its_address(mesh_in_etcd, identity):
 
 
 async def test_an_etcd_of_another_ca_is_named_as_such(mesh_in_etcd, tmp_path):
-    tls = CertificateAuthority.create(tmp_path / "certs", key_type=KeyType.P256).issue("a")
+    tls = CertificateAuthority.create(tmp_path / "certs", key_type=KeyType.P256).issue(
+        "a", key_type=KeyType.P256
+    )
     with pytest.raises(ConnectError, match=r"its certificate is not trusted .*certificates of one"):
         await connect(registry=mesh_in_etcd.etcd.url, tls=tls, timeout=0.5)
 
@@ -259,7 +261,7 @@ async def test_an_etcd_that_lost_its_data_is_given_everything_again(
     etcd, operator = start_etcd(), identity("operator")
     await etcd.wait_ready(operator)
     mesh = MeshIn(etcd, identity)
-    ca.issue("issuer-1")
+    ca.issue("issuer-1", key_type=KeyType.P256)
     issuer = await mesh.start("issuer-1", cert_dir=cert_dir, issuer=True, rotate="manual")
     nodes = [issuer, *[await mesh.start(node_id, **provider(node_id)) for node_id in "ab"]]
     async with (

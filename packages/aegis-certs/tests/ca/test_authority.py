@@ -94,7 +94,7 @@ def test_another_nodes_id_is_refused_as_a_host(ca: CertificateAuthority) -> None
 def test_a_host_of_another_certificate_is_refused_as_a_node_id(ca: CertificateAuthority) -> None:
     ca.issue("node-1", hosts=["node-2"], key_type=KeyType.P256, days=1)
     with pytest.raises(InvalidRequestError, match="node-1 has it as a host"):
-        ca.issue("node-2")
+        ca.issue("node-2", key_type=KeyType.P256)
     later = NOW + 2 * DAY  # the certificate of node-1 has then expired
     assert ca.issue("node-2", key_type=KeyType.P256, at=later).node_id == "node-2"
 
@@ -121,9 +121,9 @@ def test_a_leaf_never_outlives_its_ca(directory: Path) -> None:
 def test_an_expired_ca_issues_nothing(directory: Path) -> None:
     ca = CertificateAuthority.create(directory, key_type=KeyType.P256, days=1, at=NOW - 3 * DAY)
     with pytest.raises(ExpiredError, match="rotate-ca prepare"):
-        ca.issue("node-1")
+        ca.issue("node-1", key_type=KeyType.P256)
     with pytest.raises(NotYetValidError):
-        ca.issue("node-1", at=NOW - 10 * DAY)
+        ca.issue("node-1", key_type=KeyType.P256, at=NOW - 10 * DAY)
 
 
 def test_serial_numbers_are_random_and_keys_are_new_each_time(ca: CertificateAuthority) -> None:
@@ -144,7 +144,7 @@ def test_issuing_in_memory_writes_only_the_records(ca: CertificateAuthority) -> 
 @pytest.mark.parametrize("days", [0, -1, 40_000, float("nan"), float("inf")])
 def test_invalid_days_are_refused(ca: CertificateAuthority, days: float) -> None:
     with pytest.raises(InvalidRequestError):
-        ca.issue("node-1", days=days)
+        ca.issue("node-1", key_type=KeyType.P256, days=days)
     with pytest.raises(InvalidRequestError):
         CertificateAuthority.create(ca.directory / "other", key_type=KeyType.P256, days=days)
 

@@ -23,12 +23,12 @@ SCRIPT = """
 import hashlib
 from aegis_core.simulation import Simulation
 
-simulation = Simulation(12, seed=5)
+simulation = Simulation(9, seed=5)
 simulation.flap("node-003", blocked=4, opened=3)
 simulation.stall("node-007", 2.5, every=9)
 simulation.delay(0.3, least=1, most=3)
 simulation.kill("node-001")
-simulation.run(30)
+simulation.run(20)
 simulation.restart("node-001")
 simulation.leave("node-002")
 simulation.heal()
