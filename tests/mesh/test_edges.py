@@ -200,6 +200,7 @@ async def test_denied_and_cancelled_calls_count_and_every_member_may_read_them(
     good, bad = await start("good", shop), await start("bad", shop)
     with contextlib.suppress(grpc.RpcError):
         await bad.pool.channel("shop", "v1").unary_unary("/shop.Shop/Get")(b"", timeout=10)
+    await until(lambda: not shop.stats().calls.running)  # the one that was denied has ended
     call = good.pool.channel("shop", "v1").unary_unary("/shop.Shop/Get")(b"hang")
     waiting = asyncio.ensure_future(call)
     await until(lambda: shop.stats().calls.running)
