@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import attacks
+import compressed_attacks
 import connection_attacks
 import frame_attacks
 import kills
@@ -67,6 +68,7 @@ KINDS = {
     **slow_attacks.KINDS,
     **connection_attacks.KINDS,
     **frame_attacks.KINDS,
+    **compressed_attacks.KINDS,
 }
 BAD_DAYS = ("bad seeds", "wrong clocks", "kills")
 
