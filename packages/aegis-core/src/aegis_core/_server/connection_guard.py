@@ -41,7 +41,7 @@ gRPC accepts all that have arrived before it begins their handshakes. Of strange
 4 000 times a second, 16 000 connections of 10 KB waited for that.
 """
 
-MAX_CLOSING = 64
+MAX_CLOSING = 32
 """Closed connections that gRPC may still have; while it has more, no new ones are let in.
 
 As long as some wait to be accepted, gRPC accepts them first. So it had up to 1 500 closed ones at
@@ -51,10 +51,13 @@ once, of up to 68 KB.
 MAX_ASKED = 64
 """Connections that gRPC is asked about in one look; each takes 0.4 ms."""
 
-QUEUE = 128
+QUEUE = 64
 """Connections that may wait to be accepted; of others the system drops the first packet, which they
 repeat after a second. gRPC asks for as many as the system allows, 4 096 on Linux.
 """
+
+SHUT = 1
+"""The same while none are let in. Some systems take 0 for as many as they allow."""
 
 RETURN_EVERY = 0.25
 """Seconds between two returns of memory to the system, while connections are closed.
@@ -210,11 +213,12 @@ class ConnectionGuard:
 
     def _let_in(self) -> None:
         """Lets new connections in, unless gRPC has to free too many closed ones first."""
-        length = 0 if self._sockets.closing > MAX_CLOSING else QUEUE
+        is_shut = self._sockets.closing > MAX_CLOSING
+        length = SHUT if is_shut else QUEUE
         if length != self._queue:
             self._queue = length
             self._sockets.shorten_queue(length)
-        if not length:
+        if is_shut:
             self._look_soon()
 
     def _ask(self, unknown: Collection[Peer]) -> None:
