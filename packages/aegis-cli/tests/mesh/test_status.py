@@ -92,7 +92,8 @@ def test_an_identity_of_another_ca_is_refused_with_a_reason(
     aegis, quiet_mesh: str, tmp_path
 ) -> None:
     foreign = tmp_path / "foreign"
-    assert aegis.run("certs", "init", "--dir", str(foreign), "--key-type", "p256").returncode == 0
+    done = aegis.invoke("certs", "init", "--dir", str(foreign), "--key-type", "p256")
+    assert done.returncode == 0
     done = aegis.run("mesh", "status", "--node", quiet_mesh, "--cert-dir", str(foreign))
     assert done.returncode == 1
     assert "certificate is not trusted" in done.stderr
@@ -190,7 +191,7 @@ def test_workers_of_one_identity_are_one_line_unless_each_is_asked_for(aegis) ->
 
 
 def test_the_doctor_examines_directory_identity_and_every_node(aegis, quiet_mesh: str) -> None:
-    done = aegis.run("doctor", "--node", quiet_mesh, "--identity", "ops", "--json", "--check")
+    done = aegis.invoke("doctor", "--node", quiet_mesh, "--identity", "ops", "--json", "--check")
     found = {(one["topic"], one["level"]) for one in json.loads(done.stdout)["findings"]}
     assert done.returncode == 0, done
     assert found >= {
