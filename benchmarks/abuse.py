@@ -33,6 +33,7 @@ import compressed_attacks
 import connection_attacks
 import frame_attacks
 import kills
+import large_attacks
 import mishaps
 import slow_attacks
 from aegis_certs import CertificateAuthority, KeyType, TLSConfig
@@ -69,6 +70,7 @@ KINDS = {
     **connection_attacks.KINDS,
     **frame_attacks.KINDS,
     **compressed_attacks.KINDS,
+    **large_attacks.KINDS,
 }
 BAD_DAYS = ("bad seeds", "wrong clocks", "kills")
 

@@ -11,7 +11,6 @@ import ssl
 import struct
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -24,9 +23,7 @@ from frames import (
     HEADERS,
     MAX_FRAME,
     PRIORITY,
-    RST_STREAM,
     SETTINGS,
-    WINDOW_UPDATE,
     Connection,
     frame,
     message,
@@ -51,9 +48,6 @@ MANY, AT_ONCE = 40, 100
 ANSWER = b"x" * 15_000
 WATCH = "/aegis.mesh.v1.Mesh/Watch"
 THREADS = 8
-
-LARGE, LARGE_CALLS = 3_900_000, 300
-"""Bytes of a whole request, and calls with one that are open at once."""
 
 NO_WINDOW = struct.pack(">HI", 4, 0)
 """A setting: no stream may send."""
@@ -157,38 +151,6 @@ def unread_answers(attack: Attack, until: float) -> int:
             with suppress(OSError):
                 _read(connection, 0)
         time.sleep(0.1)
-    return sent
-
-
-def large_requests(attack: Attack, until: float) -> int:
-    """Sends whole requests of 4 MB to a handler that takes 50 ms, as fast as they are read."""
-    body = memoryview(message(b" " * LARGE + b"0.05"))
-    sent = 0
-    while time.monotonic() < until:
-        with suppress(OSError):
-            connection = attack.connect()
-            connection.await_settings()
-            left: dict[int, memoryview] = {}
-            windows: Counter[int] = Counter()
-            while time.monotonic() < until:
-                while len(left) < LARGE_CALLS and connection.window:
-                    stream = connection.open(path("Sleep"))
-                    left[stream], windows[stream] = body, connection.stream_window
-                for stream in left.keys() & windows.keys():
-                    size = min(windows[stream], len(left[stream]), connection.window, MAX_FRAME)
-                    if size:
-                        part, left[stream] = left[stream][:size], left[stream][size:]
-                        flags = 0 if left[stream] else END_STREAM
-                        connection.send(frame(DATA, stream, bytes(part), flags))
-                        windows[stream] -= size
-                        connection.window -= size
-                while select.select([connection.socket], [], [], 0)[0]:
-                    for got in connection.receive():
-                        if got.kind == WINDOW_UPDATE and got.stream:
-                            windows[got.stream] += int.from_bytes(got.payload, "big")
-                        elif got.ends_stream or got.kind == RST_STREAM:
-                            sent += left.pop(got.stream, None) is not None
-                            del windows[got.stream]
     return sent
 
 
@@ -329,7 +291,6 @@ KINDS: dict[str, Callable[[Attack, float], int]] = {
     "requests with junk between": lambda a, until: a.unfinished_requests(
         until, junk=JUNK, part=SHORT
     ),
-    "large requests": large_requests,
     "unread answers": unread_answers,
     "unread streams": unread_streams,
     "unread feeds": unread_feeds,

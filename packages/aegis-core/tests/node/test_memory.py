@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from aegis_core._server import memory
@@ -81,3 +86,42 @@ def test_a_system_that_does_not_tell_has_no_memory_to_watch(
     monkeypatch.setattr(memory, "_STATM", "/nowhere/statm")
     assert resident_bytes() is None
     assert memory.memory_now()[0] == 0
+
+
+_ALLOCATING = """
+import ctypes, sys, threading
+from aegis_core._server.memory import share_arena
+
+share_arena()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = libc.malloc.restype = ctypes.c_void_p
+all_started = threading.Barrier(9)
+
+def allocate():
+    libc.malloc(ctypes.c_size_t(100_000))
+    all_started.wait(30)
+
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads:
+    thread.start()
+all_started.wait(30)
+out = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, out)
+libc.fclose(out)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has arenas")
+@pytest.mark.parametrize("chosen", [{}, {"MALLOC_ARENA_MAX": "4"}])
+def test_threads_share_an_arena_unless_the_user_chose_something_else(
+    chosen: dict[str, str], tmp_path: Path
+) -> None:
+    environment = {name: text for name, text in os.environ.items() if "MALLOC" not in name}
+    info = tmp_path / "info.xml"
+    subprocess.run(
+        [sys.executable, "-c", _ALLOCATING, str(info)],
+        env={**environment, **chosen},
+        check=True,
+        timeout=60,
+    )
+    assert info.read_text().count("<heap nr=") == (4 if chosen else 1)

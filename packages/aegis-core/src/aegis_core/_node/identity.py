@@ -51,13 +51,15 @@ async def load_identity(options: NodeOptions) -> tuple[IdentitySource, TLSConfig
         cancelled.set()  # its thread would go on asking after a stop
 
 
-def load_authority(options: NodeOptions) -> CertificateAuthority:
-    """Loads the CA of an issuer; blocks.
+def load_authority(options: NodeOptions) -> CertificateAuthority | None:
+    """Loads the CA of an issuer; None for any other node. It blocks.
 
     Raises:
         ConfigError: The CA's key is not there, or its passphrase is missing.
         aegis_certs.CertsError: The files cannot be used.
     """
+    if not options.issuer:
+        return None
     from aegis_certs import CertificateAuthority  # few nodes issue, and it is a large part
 
     directory = options.cert_dir

@@ -24,6 +24,7 @@ from aegis_core._node.runtime import RunningNode
 from aegis_core._node.signals import notify_manager, stop_hint, stop_signals
 from aegis_core._peers.manager import PeerManager
 from aegis_core._server.base import ServerBase, ServerFactory
+from aegis_core._server.memory import share_arena
 from aegis_core.errors import NodeStateError
 
 if TYPE_CHECKING:
@@ -203,6 +204,7 @@ class Node(NodeView):
         """
         self._check_not_started()
         register_at_fork(self)
+        share_arena()
         self._ended = asyncio.get_running_loop().create_future()
         self._starting = asyncio.create_task(self._start_parts(), name=f"aegis-start-{self.id}")
         try:
@@ -344,9 +346,7 @@ class Node(NodeView):
         # First of all: nobody would use the CA that is created otherwise.
         await asyncio.to_thread(check_is_free, self._options.address)
         source, tls = await load_identity(self._options)
-        authority = None
-        if self._options.issuer:
-            authority = await asyncio.to_thread(load_authority, self._options)
+        authority = await asyncio.to_thread(load_authority, self._options)
         policy = PolicySource(self._options.policy)
         await asyncio.to_thread(policy.load)
         self._running = RunningNode(

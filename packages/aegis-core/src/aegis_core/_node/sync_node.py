@@ -22,6 +22,7 @@ from aegis_core._node.signals import stop_signals
 from aegis_core._peers.info import PeerInfo
 from aegis_core._peers.manager import PeerManager as AsyncPeerManager
 from aegis_core._server.base import ServerBase
+from aegis_core._server.memory import share_arena
 from aegis_core._server.sync.server import BlockingServer
 from aegis_core.errors import NodeStateError
 
@@ -272,6 +273,7 @@ class Node(NodeView):
         if self._background is not None:
             self._background.check_fork(f"node {self.id}")
             raise NodeStateError(f"node {self.id} was started before; make a new Node")
+        share_arena()  # before there are more threads
         self._background = BackgroundLoop(f"aegis-{self.id}")
         return self._background
 

@@ -1,4 +1,4 @@
-"""Gives memory back to the system that callers made this process take.
+"""Keeps the memory of this process close to what it uses, and gives back what callers made it take.
 
 glibc keeps what was freed between blocks that are in use. After 2 000 connections of one caller a
 node had 180 MB that nothing used, and kept them for good; `malloc_trim` takes 0.1 s to return them.
@@ -40,6 +40,17 @@ MAX_SHARE = 0.1
 
 SLACK = 8 * 1024 * 1024
 """Bytes of growth that are worth a look, which takes milliseconds."""
+
+_ARENAS, _KEPT_AT_TOP, _MAPPED_FROM = -8, -1, -3
+"""Parameters of `mallopt`: M_ARENA_MAX, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD."""
+
+ALLOCATOR = {_ARENAS: 1, _KEPT_AT_TOP: 16 * 1024 * 1024, _MAPPED_FROM: 32 * 1024 * 1024}
+"""One arena, which keeps 16 MiB free at its end; larger blocks than 32 MiB are maps of their own.
+
+The last is where glibc itself arrives once such a block was freed. With one arena and glibc's own
+limits, a request of 3 MB took 1.3 to 1.8 times the processor time, since the end of the arena went
+back and forth; with these it takes 0.9 times as much as with many arenas.
+"""
 
 _MALLINFO = (
     *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
@@ -96,6 +107,25 @@ async def watch_memory() -> None:
             freed.note_returned(*memory_now())
             await asyncio.sleep(max(PAUSE, (time.monotonic() - began) / MAX_SHARE))
         due = time.monotonic() + RETURN_EVERY
+
+
+def share_arena() -> None:
+    """Lets all threads allocate from one arena, where the C library is glibc.
+
+    Else threads have arenas of their own, up to eight for each processor, and each arena keeps what
+    was freed: 100 requests of 4 MB made a node take 55 to 60 MB, of which it used 22, and 33 to 35
+    with one arena. It concerns arenas of later threads. What the user has set by the environment,
+    such as `MALLOC_ARENA_MAX`, stays as it is.
+    """
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if "glibc.malloc" in tunables or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    import ctypes
+
+    with contextlib.suppress(AttributeError, OSError):  # musl and macOS have no arenas
+        mallopt = ctypes.CDLL(None).mallopt
+        for name, value in ALLOCATOR.items():
+            mallopt(name, value)
 
 
 def resident_bytes() -> int | None:
