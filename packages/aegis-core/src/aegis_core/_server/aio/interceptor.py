@@ -28,6 +28,7 @@ from aegis_core._server.aio.request_turns import hold, read_request, release_whe
 from aegis_core._server.aio.thread_pool import HandlerThreads, ThreadContext
 from aegis_core._server.aio.traced import traced
 from aegis_core._server.aio.unary import checked_unary
+from aegis_core._server.aio.whole_reads import WholeReadsContext, messages
 from aegis_core._server.base import CheckedServices, kind_of
 from aegis_core._server.call_checks import ENTRY, CallChecks
 from aegis_core._server.held.running_requests import LARGE
@@ -298,6 +299,8 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
                     current_inflow.set(inflow)
                     if on_thread:
                         handler_context.inflow = inflow
+                    else:
+                        request, handler_context = messages(context), WholeReadsContext(context)
                 if parse is not None:
                     try:
                         request = parse(request)

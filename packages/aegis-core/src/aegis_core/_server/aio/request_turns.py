@@ -12,6 +12,7 @@ import grpc
 
 from aegis_core._server import rejections
 from aegis_core._server.aio.handlers import give_turn, reject
+from aegis_core._server.aio.whole_reads import to_its_end
 from aegis_core._server.held.request_reads import RequestReads
 from aegis_core._server.held.running_requests import LARGE
 from aegis_core._server.rejections import LATE_REQUEST, NO_REQUEST, TOO_LARGE
@@ -42,7 +43,7 @@ async def read_request(
         async with asyncio.timeout(rejections.REQUEST_TIMEOUT):
             reads.begin(caller_id, task, path, partial(give_turn, turn), context.peer)
             await turn
-            request = await context.read()
+            request = await to_its_end(context.read())
         if request is not grpc.aio.EOF:
             note(caller_id, context.peer, len(request))
             if len(request) >= LARGE:  # before the read ends, and another one begins

@@ -19,6 +19,7 @@ import grpc
 import grpc.aio
 
 from aegis_core._server.aio.inflows import current_inflow
+from aegis_core._server.aio.whole_reads import to_its_end
 from aegis_core._server.daemon_threads import DaemonThreads
 from aegis_core._server.held.complete_messages import Inflow
 
@@ -172,7 +173,7 @@ class ThreadContext(grpc.ServicerContext):
 
     async def _read(self) -> Any:
         current_inflow.set(self.inflow)  # this coroutine is a task of its own
-        request = await self._context.read()
+        request = await to_its_end(self._context.read())
         if request is grpc.aio.EOF:
             # When a caller gives up, its requests end just before gRPC reports the cancellation.
             # A handler must not take a part of the requests for all of them.
