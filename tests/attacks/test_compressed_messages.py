@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
 import pytest
-from aegis_core._server.held.unfinished_messages import FEW
 from aegis_discovery.aio.transport import open_channel
 
 from .test_one_caller import WAIT, MakeIdentity, StartVictim, Until, both, start_victim
@@ -46,8 +46,17 @@ class Upload:
             size += len(request.data)
         return b"%d" % size
 
+    async def upload_async(self, requests: AsyncIterator[Message], context: Any) -> bytes:
+        size = 0
+        async for request in requests:
+            size += len(request.data)
+        return b"%d" % size
+
     def register(self, server: Any) -> None:
-        handlers = {"Upload": grpc.stream_unary_rpc_method_handler(self.upload, self.read)}
+        handlers = {
+            "Upload": grpc.stream_unary_rpc_method_handler(self.upload, self.read),
+            "UploadAsync": grpc.stream_unary_rpc_method_handler(self.upload_async, self.read),
+        }
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t", handlers)])
 
 
@@ -59,17 +68,25 @@ def no_collection() -> Iterator[None]:
 
 
 @both
+@pytest.mark.parametrize("method", ["Upload", "UploadAsync"])
+@pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
 @pytest.mark.usefixtures("no_collection")
 async def test_large_messages_are_not_kept_when_their_calls_were_ended(
-    start_victim: StartVictim, identity: MakeIdentity, until: Until
+    start_victim: StartVictim,
+    identity: MakeIdentity,
+    until: Until,
+    method: str,
+    compression: grpc.Compression,
 ) -> None:
     service = Upload()
     node = await start_victim(registrars=[service.register])
     async with open_channel(identity("caller"), "a", node.address) as channel:
-        upload: Any = channel.stream_unary("/t/Upload")
-        calls = [upload(timeout=WAIT, compression=grpc.Compression.Gzip) for _ in range(STREAMS)]
-        await asyncio.gather(*(call.write(LARGE) for call in calls), return_exceptions=True)
-        await until(lambda: sum(call.done() for call in calls) >= STREAMS - FEW)
+        upload: Any = channel.stream_unary(f"/t/{method}")
+        calls = [upload(timeout=WAIT, compression=compression) for _ in range(STREAMS)]
+        for call in calls:
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await call.write(LARGE)
+        await until(lambda: any(call.done() for call in calls))
         codes = [await call.code() for call in calls if call.done()]
         assert set(codes) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
         for call in calls:

@@ -311,10 +311,12 @@ class CallerInterceptor(CheckedServices, grpc.aio.ServerInterceptor):
                 answer = await inner(request, handler_context)
                 code = 0
                 return answer
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as error:
                 code = CANCELLED
                 if task not in end_reasons:
                     abused(caller_id)
+                # gRPC keeps the error of its abort, and that would keep the handler's messages.
+                error.__traceback__ = None
                 await self.explain(task, context)
                 raise
             finally:

@@ -129,17 +129,21 @@ class _Call:
                 self._reads.put(None)
 
     def result(self) -> Any:
-        task = self._task
-        assert task is not None  # noqa: S101 - it was started
+        # The error of a task that is over keeps the frames of the handler, and so its messages.
+        task, self._task = self._task, None
         if self.aborted is not None:
+            del task
             code, details, trailers = self.aborted
             if trailers:
                 self._blocking.set_trailing_metadata(tuple(trailers))
             self._blocking.abort(code, details)
-        if task.cancelled():
-            # gRPC logs no abort, and sends this only if the call is not over.
-            self._blocking.abort(grpc.StatusCode.CANCELLED, "the handler was cancelled")
-        return task.result()
+        assert task is not None  # noqa: S101 - it was started
+        if not task.cancelled():
+            return task.result()
+        del task
+        # gRPC logs no abort, and sends this only if the call is not over.
+        self._blocking.abort(grpc.StatusCode.CANCELLED, "the handler was cancelled")
+        return None
 
     async def write(self, message: Any) -> None:
         written = asyncio.get_running_loop().create_future()
@@ -170,7 +174,8 @@ class _Call:
         while (received := self._reads.get()) is not None:
             try:
                 request = next(self._requests, grpc.aio.EOF)
-            except Exception:  # noqa: BLE001 - the call is over, or its request is not valid
+            except Exception as error:  # noqa: BLE001 - it is over, or its request is not valid
+                error.__traceback__ = None  # gRPC's frames refer to the error
                 self._over()
                 return
             self._settle(received, request)
