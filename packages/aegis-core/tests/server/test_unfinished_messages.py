@@ -10,11 +10,13 @@ from aegis_core._server.caller_limits import SWEEP_ABOVE, CallerLimits
 from aegis_core._server.held.complete_messages import Inflow
 from aegis_core._server.held.first_look import NOTE_EVERY, OLD, EarlierMemory, most_explained
 from aegis_core._server.held.request_reads import MAX_READS, RequestReads
+from aegis_core._server.held.running_requests import COPIES, VERY_LARGE
 from aegis_core._server.held.unfinished_messages import (
-    DELIVERED,
     FEW,
     FEW_CONNECTIONS,
     GOES_ON,
+    KEPT,
+    LEFT,
     MANY_CALLS,
     MANY_SPREAD,
     MAX_UNFINISHED,
@@ -56,7 +58,7 @@ class Node:
         self.received["c"] += size
         self.allocated += size * is_held
 
-    def look(self) -> list[tuple[str, list[int], frozenset[str], bool]]:
+    def look(self) -> list[tuple[str, list[int], frozenset[str], bool, bool]]:
         return [tuple(e) for e in self.messages.excess(self.received, lambda: self.allocated)]  # type: ignore[misc]
 
 
@@ -125,7 +127,7 @@ def test_all_but_a_few_calls_are_ended_and_refused_for_a_while() -> None:
     node.receive(MAX_UNFINISHED)
     assert node.look() == []
     node.receive(1)
-    assert node.look() == [("m", list(range(FEW, 20)), frozenset(), False)]
+    assert node.look() == [("m", list(range(FEW, 20)), frozenset(), False, True)]
     assert node.look() == []
     assert node.messages.open(1, "m", "c") is None
     for inflow in inflows:
@@ -156,38 +158,79 @@ def test_a_connection_that_sends_much_more_is_closed() -> None:
     node.open(20)
     node.look()
     node.receive(int(MUCH * MAX_UNFINISHED) + 1)
-    assert node.look() == [("m", list(range(FEW, 20)), frozenset({"c"}), False)]
+    assert node.look() == [("m", list(range(FEW, 20)), frozenset({"c"}), False, True)]
 
 
 def test_complete_messages_are_not_held_whatever_the_handler_keeps() -> None:
     node = Node()
-    inflows = node.open(20)
+    inflows = node.open(10)
     node.look()
     for number in range(1000):
         node.receive(MIB + 100)
-        inflows[number % 20].note(MIB)
+        inflows[number % 10].note(MIB)
         node.receive(MIB)
         node.messages.note_request("m", lambda: "c", MIB)
         assert node.look() == []
-    for inflow in inflows[10:]:
+    for inflow in inflows[5:]:
         node.messages.close(inflow)
     assert node.look() == []
 
 
-@pytest.mark.parametrize(("size", "ends"), [(MIB, False), (2 * MIB, True)])
-def test_the_newest_message_of_each_call_may_be_kept_by_its_handler(size: int, ends: bool) -> None:
+ROOM = int(KEPT * MAX_UNFINISHED)
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "room"),
+    [(0, ROOM), (4 * MIB, ROOM), (8 * MIB, ROOM - 4 * MIB), (ROOM, ROOM // 2)],
+)
+def test_calls_with_the_largest_newest_messages_are_ended_until_the_rest_fits(
+    elsewhere: int, room: int
+) -> None:
     node = Node()
-    inflows = node.open(MAX_UNFINISHED * DELIVERED // MIB - 1)
+    node.messages.elsewhere = lambda _: elsewhere
+    size = MIB - 1
+    inflows = node.open(room // size)
     node.look()
     for inflow in inflows:
-        node.receive(size + 100)
+        node.receive(size + (size >> 5))
         inflow.note(size)
-    found = node.look()
-    calls = [inflow.call for inflow in inflows[FEW:]]
-    assert found == ([("m", calls, frozenset(), False)] if ends else [])
+    node.allocated += 100 * MIB
+    assert node.look() == []
+    more = node.messages.open(7_000, "m", "c")
+    assert more is None  # above 0.9 of it
+    for inflow in inflows[:2]:
+        node.receive(2 * size + (size >> 4))
+        inflow.note(2 * size)
+    (found,) = node.look()
+    left = sum(inflow.kept for inflow in inflows)
+    calls = [1, 0, *reversed(range(2, len(inflows)))]
+    assert found == ("m", calls[: len(found[1])], frozenset(), False, False)
+    assert room * LEFT - size < left <= room * LEFT
+    assert node.look() == []
     for inflow in inflows:
         inflow.note(1)
     assert node.look() == []
+    assert node.messages.open(7_001, "m", "c") is not None
+
+
+def test_a_message_of_a_megabyte_counts_as_its_copies_too() -> None:
+    inflow = Inflow(1, "m", "c")
+    kept = []
+    for size in (VERY_LARGE - 1, VERY_LARGE):
+        inflow.note(size)
+        kept.append(inflow.kept)
+    assert kept == [VERY_LARGE - 1, COPIES * VERY_LARGE]
+
+
+def test_newest_messages_do_not_count_while_the_process_does_not_grow() -> None:
+    node = Node()
+    inflows = node.open(60)
+    node.look()
+    for inflow in inflows:
+        node.receive(MIB, is_held=False)
+        inflow.note(MIB)
+    assert node.look() == []
+    assert node.messages.open(7_000, "m", "c") is not None
 
 
 def test_500_uploads_in_small_messages_may_make_the_process_grow() -> None:
@@ -235,7 +278,7 @@ def test_requests_that_are_read_in_turn_count_too() -> None:
     assert node.look() == []
     node.receive(1)
     calls = list(range(MAX_READS))
-    assert node.look() == [("m", calls, frozenset({"c"}), True)], "it is blocked"
+    assert node.look() == [("m", calls, frozenset({"c"}), True, True)], "it is blocked"
     for call in calls:
         reads.end("m", call)
     node.look()

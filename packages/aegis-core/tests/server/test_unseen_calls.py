@@ -29,6 +29,9 @@ from aegis_core._server.held.flood_guard import (
     FloodGuard,
 )
 from aegis_core._server.held.unseen_calls import (
+    BESIDE,
+    CALL,
+    LEAST,
     MAX_FILLED,
     MAX_IF_BLOCKED,
     MAX_UNDER_WAY,
@@ -95,6 +98,23 @@ def test_a_caller_with_workers_may_have_as_many_for_each(pems: dict[str, bytes])
     unseen = UnseenCalls(workers_of={"a": 3}.__getitem__)
     assert unseen.floods([connection(pems["a"], 3 * MAX_UNDER_WAY)]) == []
     assert unseen.floods([connection(pems["a"], 3 * MAX_UNDER_WAY + 1)])
+
+
+@pytest.mark.parametrize(
+    ("workers", "held", "limit"),
+    [
+        (1, BESIDE, MAX_UNDER_WAY),
+        (1, BESIDE + 100 * CALL, MAX_UNDER_WAY - 100),
+        (1, 1 << 30, LEAST),
+        (2, 2 * (BESIDE + 100 * CALL), 2 * (MAX_UNDER_WAY - 100)),
+    ],
+)
+def test_who_holds_much_besides_may_have_fewer_calls_under_way(
+    pems: dict[str, bytes], workers: int, held: int, limit: int
+) -> None:
+    unseen = UnseenCalls(lambda _: workers, held_by={"a": held}.__getitem__)
+    assert unseen.floods([connection(pems["a"], limit)]) == []
+    assert unseen.floods([connection(pems["a"], limit + workers)])
 
 
 def test_a_caller_that_may_have_more_calls_open_may_have_more_under_way(

@@ -30,10 +30,7 @@ from aegis_core._server.caller_limits import (
     CallerLimits,
 )
 from aegis_core._server.connection_limits import ConnectionLimits, Guard
-from aegis_core._server.held.request_reads import RequestReads
-from aegis_core._server.held.unfinished_messages import UnfinishedMessages
-from aegis_core._server.held.unseen_calls import UnseenCalls
-from aegis_core._server.held.unsent_answers import UnsentAnswers
+from aegis_core._server.held.bounds import Bounds
 from aegis_core._server.rejections import (
     BLOCKED,
     FULL,
@@ -128,14 +125,9 @@ class CallChecks(Generic[CallT]):
         self.services: Collection[str] = ()
         self.callers = CallerLimits() if callers is None else callers
         self.connections = connections or ConnectionLimits()
-        self.answers = UnsentAnswers(workers_of)
-        self.unfinished = UnfinishedMessages[CallT](workers_of)
-        limits = self.callers
-        self.unseen = UnseenCalls(workers_of, limits.is_blocked, limits.max_calls, limits.open)
-        self.reads = RequestReads[CallT](workers_of, self.answers.full, self.callers.blocked)
-        self.reads.on_many = self.unfinished.watch
-        self.answers.on_room = self.reads.resume
-        self.unfinished.waiting = self.reads
+        bounds = Bounds[CallT](self.callers, workers_of)
+        self.answers, self.reads = bounds.answers, bounds.reads
+        self.unfinished, self.unseen = bounds.unfinished, bounds.unseen
         self.max_headers = max_headers
         self.is_joining = False
         self._authorizer = authorizer

@@ -21,8 +21,9 @@ from aegis_core._server.held import unfinished_messages
 from aegis_core._server.held.channelz import ServerCounts
 from aegis_core._server.held.first_look import most_explained
 from aegis_core._server.held.long_headers import LongHeaders
-from aegis_core._server.held.unfinished_messages import REFUSED_FOR, Excess
+from aegis_core._server.held.unfinished_messages import REFUSED_FOR
 from aegis_core._server.held.unseen_calls import UnseenCalls
+from aegis_core._server.held.watches import Excess
 from aegis_core._server.memory import allocated_bytes, return_freed_memory
 from aegis_core._server.rejections import UNFINISHED, Rejection
 
@@ -75,6 +76,8 @@ _UNFINISHED = (
     "%s sends parts of messages in many calls; %d of them are ended, and for %.0f s it may open "
     "few such calls, or none at all if it goes on"
 )
+
+_MUCH_AT_ONCE = "%s has much in the messages of few calls; %d of them are ended"
 
 
 class ConnectionGuard:
@@ -377,9 +380,12 @@ class MessageGuard(Generic[CallT]):
 
         Nothing here holds them then: with each would go its newest message.
         """
-        for caller, calls, *_ in found:
-            line = _UNFINISHED
-            self._log_limiter.warn(caller, "unfinished", line, caller, len(calls), REFUSED_FOR)
+        for caller, calls, _, _, is_refused in found:
+            if is_refused:
+                parts = caller, len(calls), REFUSED_FOR
+                self._log_limiter.warn(caller, "unfinished", _UNFINISHED, *parts)
+            else:
+                self._log_limiter.warn(caller, "much", _MUCH_AT_ONCE, caller, len(calls))
             self._checks.count_over_limit(len(calls))
             for call in calls:
                 self._end(call, UNFINISHED)

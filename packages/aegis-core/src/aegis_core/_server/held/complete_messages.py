@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Generic, NamedTuple, TypeVar
 
+from aegis_core._server.held.running_requests import COPIES, VERY_LARGE
+
 CallT = TypeVar("CallT")
 
 OVERHEAD = 128
@@ -36,6 +38,11 @@ class Inflow(Generic[CallT]):
         self.messages += 1
         self.newest = size
         self.taken += size + (size >> 5) + OVERHEAD
+
+    @property
+    def kept(self) -> int:
+        """Bytes that the last message may take, since its handler may keep it until the next."""
+        return int(COPIES * self.newest) if self.newest >= VERY_LARGE else self.newest
 
 
 class Taken(NamedTuple):

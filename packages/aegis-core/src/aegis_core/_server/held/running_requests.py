@@ -116,6 +116,11 @@ class RunningRequests(Generic[CallT]):
             if running is None or running.bytes < self._room(caller) / 8:
                 self.busy.discard(caller)
 
+    def held_by(self, caller: str) -> int:
+        """Returns the bytes of a caller's requests, with their copies."""
+        running = self._callers.get(caller)
+        return 0 if running is None else running.bytes
+
     def places(self, caller: str) -> tuple[float, list[str | None]]:
         """Returns how many places a caller's requests take, and the methods that have them."""
         running = self._callers.get(caller)

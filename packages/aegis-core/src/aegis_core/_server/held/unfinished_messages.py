@@ -13,11 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from aegis_core._server.held.complete_messages import OVERHEAD, Inflow, Taken
 from aegis_core._server.held.first_look import EarlierMemory
 from aegis_core._server.held.running_requests import USUAL_MESSAGE
+from aegis_core._server.held.watches import Excess, Refusals, Waiting, Watch, largest
 
 CallT = TypeVar("CallT")
 
@@ -45,10 +46,21 @@ GROWTH = 1.75
 """How many times what a caller may hold the process may grow while it holds more than half of that:
 a call that waits takes as much besides its request as within it, and many are not seen yet."""
 
-DELIVERED = 2
-"""How many times as much as of unfinished messages handlers may have been given: of each open call
-the newest message, since its handler may keep that until the next. 500 uploads in messages of 64
-KiB have 33 MB."""
+KEPT = 2.0
+"""How many times as much as of unfinished messages the newest messages of its open calls may have,
+which handlers may keep until the next: 500 uploads in messages of 64 KiB, or five in messages of 4
+MiB, since gRPC copies those. It is less by what else the caller has under way, above `BESIDE`, but
+not less than half.
+"""
+
+BESIDE = 0.25
+"""The same for what it has in unfinished messages, requests and answers."""
+
+FULL = 0.9
+"""Share of that above which it may open no further such call."""
+
+LEFT = 0.75
+"""Share of that which it has after the calls with the largest newest messages are ended."""
 
 FEW_CONNECTIONS = 4
 """Connections with such calls, times the live workers of the caller, above which it loses them at
@@ -80,52 +92,6 @@ LOOK_SOON = 0.01
 """The same once a caller seems to hold half of what it may."""
 
 
-class Excess(NamedTuple, Generic[CallT]):
-    """Calls to end.
-
-    Attributes:
-        caller: Who makes them.
-        calls: All that wait for a request, and all but a few with many requests, the newest ones.
-        peers: Connections to close, since much more has arrived than may be held.
-        is_blocked: Whether all calls of the caller are to be refused for a while: it holds more
-            than it can by the requests of an honest one.
-    """
-
-    caller: str
-    calls: list[CallT]
-    peers: frozenset[str]
-    is_blocked: bool
-
-
-class Waiting(Protocol[CallT]):
-    """The requests of calls that have one, while they have not arrived."""
-
-    def count(self, caller: str) -> int: ...
-
-    def started(self, caller: str) -> int: ...
-
-    def peers(self, caller: str) -> set[str]: ...
-
-    def calls(self, caller: str) -> list[CallT]: ...
-
-
-class _Watch:
-    """A caller with many calls open.
-
-    Attributes:
-        explained: What each connection had received when it was seen first, or what is known not to
-            be held any more.
-        taken: Bytes of complete messages, of calls that are over and of single requests.
-        allocated: The least memory of the process since then, or shortly before; None before the
-            first look.
-    """
-
-    def __init__(self) -> None:
-        self.explained: dict[str, int] = {}
-        self.taken: Counter[str] = Counter()
-        self.allocated: int | None = None
-
-
 class UnfinishedMessages(Generic[CallT]):
     """Knows who has many calls open that may hold much. It may be used from any thread.
 
@@ -143,6 +109,7 @@ class UnfinishedMessages(Generic[CallT]):
         unjudged: Returns how many calls are read whose callers nobody has judged yet.
         max_message: Bytes of the largest message.
         memory: What the process had before.
+        elsewhere: Returns the bytes that a caller has in requests and answers.
     """
 
     waiting: Waiting[CallT] | None = None
@@ -156,16 +123,17 @@ class UnfinishedMessages(Generic[CallT]):
     ) -> None:
         self.is_counting = self.is_watching = False
         self.is_near = False
-        self._clock = clock
-        self._refused_until: dict[str, float] = {}
-        self._refused: Counter[str] = Counter()
+        self._refusals = Refusals(REFUSED_FOR, clock)
         self.memory = EarlierMemory()
         self.on_watch = on_watch
         self.on_more: Callable[[], object] = lambda: None
         self.unjudged: Callable[[], int] = lambda: 0
+        self.elsewhere: Callable[[str], int] = lambda _: 0
+        self._full: set[str] = set()
+        self._ended: Counter[str] = Counter()
         self._workers_of = workers_of
         self._inflows: dict[str, dict[Inflow[CallT], None]] = {}
-        self._watches: dict[str, _Watch] = {}
+        self._watches: dict[str, Watch] = {}
         self._suspects: dict[str, Taken] = {}
         self._lock = threading.Lock()
 
@@ -180,8 +148,7 @@ class UnfinishedMessages(Generic[CallT]):
         inflow = Inflow(call, caller, peer)
         with self._lock:
             inflows = self._inflows.setdefault(caller, {})
-            if len(inflows) >= FEW and self._refused_until and self._is_refused(caller):
-                self._refused[caller] += 1
+            if len(inflows) >= FEW and (caller in self._full or self._refusals.meets(caller)):
                 return None
             inflows[inflow] = None
             are_many = len(inflows) > FEW
@@ -197,14 +164,14 @@ class UnfinishedMessages(Generic[CallT]):
         with self._lock:
             starts = caller not in self._watches
             if starts:
-                self._watches[caller] = _Watch()
+                self._watches[caller] = Watch()
                 self.is_counting = self.is_watching = True
         if starts:
             self.on_watch()
 
     def goes_on(self, caller: str) -> bool:
         """Tells whether a caller opens call after call although these are refused."""
-        return self._refused[caller] > GOES_ON * self._workers_of(caller)
+        return self._refusals.count(caller) > GOES_ON * self._workers_of(caller)
 
     def close(self, inflow: Inflow[CallT]) -> None:
         """Counts a call as over."""
@@ -225,6 +192,7 @@ class UnfinishedMessages(Generic[CallT]):
         if len(self._inflows.get(caller, ())) > FEW or self._count(caller) > FEW:
             return False
         self._watches.pop(caller, None)
+        self._full.discard(caller)
         self.is_watching = bool(self._watches)
         self.is_counting = self.is_watching or bool(self._suspects)
         return True
@@ -265,6 +233,7 @@ class UnfinishedMessages(Generic[CallT]):
         """Suspects no connection any more."""
         with self._lock:
             self._suspects.clear()
+            self._ended.clear()
             self.is_counting = self.is_watching
 
     def taken_on(self, peer: str, caller: str) -> Taken:
@@ -276,11 +245,17 @@ class UnfinishedMessages(Generic[CallT]):
                     taken = taken.plus(0, inflow.messages, inflow.taken)
             return taken
 
+    def held_by(self, caller: str) -> int:
+        """Returns the bytes of messages that a caller had under way at the last look."""
+        watch = self._watches.get(caller)
+        return 0 if watch is None else watch.held
+
     def reading(self, caller: str) -> int:
         """Returns how many messages of a caller may have arrived in part, above 64 KiB each."""
         requests = self.waiting.started(caller) if self.waiting is not None else 0
         with self._lock:
-            return requests + self.unjudged() + len(self._inflows.get(caller, ()))
+            calls = len(self._inflows.get(caller, ())) + self._ended[caller]
+            return requests + self.unjudged() + calls
 
     def peers_of(self, caller: str) -> set[str]:
         """Returns the connections with calls of a caller that may hold much."""
@@ -330,47 +305,61 @@ class UnfinishedMessages(Generic[CallT]):
                 if watch.allocated is None:
                     watch.allocated = self.memory.least(allocated() or 0)
                 unexplained = self._unexplained(caller, watch, received, explained)
-                spreads = len(unexplained) > FEW_CONNECTIONS * self._workers_of(caller)
-                unjudged = 0 if spreads else min(self.unjudged(), UNJUDGED) * self.max_message
-                held, limit = sum(unexplained.values()) - unjudged, self.limit_of(caller)
-                delivered = sum(inflow.newest for inflow in self._inflows.get(caller, ()))
-                is_half = held > limit / 2
-                is_near = is_half or delivered > limit
-                self.is_near = self.is_near or is_near
-                if not is_near:
-                    continue
-                now = allocated() or 0
-                grown = now - watch.allocated
-                count = self._count(caller) + len(self._inflows.get(caller, ()))
-                if spreads:
-                    grew = grown > limit and count + unseen() >= MANY_SPREAD
-                else:
-                    grew = grown > GROWTH * limit and count >= MANY_CALLS
-                grew = (grew and is_half) or (grown > limit and delivered > DELIVERED * limit)
-                if held <= limit and not grew:
-                    continue
-                watch.allocated = min(watch.allocated, now)
-                for peer, more in unexplained.items():
-                    watch.explained[peer] += more
-                if grown < limit / 2:
-                    continue
-                self._refused_until[caller] = self._clock() + REFUSED_FOR
-                self._refused.pop(caller, None)
-                inflows = [*self._inflows.get(caller, ())]
-                calls = [inflow.call for inflow in inflows[FEW:]]
-                if self.waiting is not None:
-                    calls += self.waiting.calls(caller)
-                is_blocked = spreads or len(calls) > 2 * len(inflows)
-                closes = is_blocked or held > MUCH * limit
-                peers = frozenset(unexplained) if closes else frozenset()
-                found.append(Excess(caller, calls, peers, is_blocked))
+                excess = self._excess_of(caller, watch, unexplained, allocated, unseen)
+                if excess is not None:
+                    found.append(excess)
+                    # What has arrived of them belongs to messages all the same.
+                    self._ended[caller] += len(excess.calls) if self._suspects else 0
         return found
 
-    def _is_refused(self, caller: str) -> bool:
-        now = self._clock()
-        self._refused_until = {c: until for c, until in self._refused_until.items() if until > now}
-        self._refused = Counter({c: self._refused[c] for c in self._refused_until})
-        return caller in self._refused_until
+    def _excess_of(
+        self,
+        caller: str,
+        watch: Watch,
+        unexplained: Mapping[str, int],
+        allocated: Callable[[], int | None],
+        unseen: Callable[[], int],
+    ) -> Excess[CallT] | None:
+        inflows = [*self._inflows.get(caller, ())]
+        spreads = len(unexplained) > FEW_CONNECTIONS * self._workers_of(caller)
+        unjudged = 0 if spreads else min(self.unjudged(), UNJUDGED) * self.max_message
+        held, limit = max(0, sum(unexplained.values()) - unjudged), self.limit_of(caller)
+        kept = sum(inflow.kept for inflow in inflows)
+        beside = max(0, held + self.elsewhere(caller) - BESIDE * limit)
+        room = max(KEPT * limit - beside, KEPT * limit / 2)
+        watch.held = held + kept
+        is_half = held > limit / 2
+        is_near = is_half or kept > room / 2
+        self.is_near = self.is_near or is_near
+        self._full.discard(caller)
+        if not is_near:
+            return None
+        now = allocated() or 0
+        grown = now - (watch.allocated or 0)
+        if grown > limit and kept > FULL * room:
+            self._full.add(caller)
+        count = self._count(caller) + len(inflows)
+        if spreads:
+            grew = grown > limit and count + unseen() >= MANY_SPREAD
+        else:
+            grew = grown > GROWTH * limit and count >= MANY_CALLS
+        if held <= limit and not (grew and is_half):
+            if grown > limit and kept > room:
+                return Excess(caller, largest(inflows, kept - LEFT * room), is_refused=False)
+            return None
+        watch.allocated = min(watch.allocated or 0, now)
+        for peer, more in unexplained.items():
+            watch.explained[peer] += more
+        if grown < limit / 2:
+            return None
+        calls = [inflow.call for inflow in inflows[FEW:]]
+        if self.waiting is not None:
+            calls += self.waiting.calls(caller)
+        is_blocked = spreads or len(calls) > 2 * len(inflows)
+        self._refusals.begin(caller)
+        closes = is_blocked or held > MUCH * limit
+        peers = frozenset(unexplained) if closes else frozenset()
+        return Excess(caller, calls, peers, is_blocked)
 
     def limit_of(self, caller: str) -> int:
         """Returns how many bytes of unfinished messages a caller may have."""
@@ -378,7 +367,7 @@ class UnfinishedMessages(Generic[CallT]):
         return int(MAX_UNFINISHED * share) * self._workers_of(caller) + UNREAD * self._count(caller)
 
     def _unexplained(
-        self, caller: str, watch: _Watch, received: Mapping[str, int], most: Mapping[str, int]
+        self, caller: str, watch: Watch, received: Mapping[str, int], most: Mapping[str, int]
     ) -> dict[str, int]:
         taken = Counter(dict.fromkeys(self._peers_of(caller), 0))
         taken.update(watch.taken)

@@ -34,6 +34,12 @@ three 500 each with requests of 9 KB.
 UNREAD = 16 * 1024
 """Bytes of a request that gRPC takes before code of the node has seen the call."""
 
+CALL, BESIDE = 16 * 1024, 4 * 1024 * 1024
+"""Bytes of a call under way, at least, and those that a caller may have in messages, requests and
+answers beside its calls. For each `CALL` more it may have one less under way, down to `LEAST`."""
+
+LEAST = MAX_CALLS + 100
+
 MORE_AFTER_STALL = int(CANCELLED_AT_ONCE)
 """Further ones after the node stood still: calls that have missed their deadlines meanwhile, and
 which it sees later all the same. As many as a caller may cancel at once.
@@ -105,13 +111,17 @@ class UnseenCalls:
         is_blocked: Tells whether the calls of a caller are refused.
         max_calls: Calls that a caller with one worker may have open once they are seen.
         open_calls: The calls of each caller that were seen and are open.
+        held_by: Returns the bytes that are known to be held for a caller, besides its calls.
 
     Attributes:
         seen: Calls that code of the node has seen so far.
         look: Looks how many calls have arrived; see `SEEN_MASK`.
     """
 
-    __slots__ = ("_is_blocked", "_more", "_names", "_open", "_workers_of", "look", "seen")
+    __slots__ = (
+        *("_held_by", "_is_blocked", "_more", "_names", "_open", "_workers_of"),
+        *("look", "seen"),
+    )
 
     def __init__(
         self,
@@ -119,8 +129,10 @@ class UnseenCalls:
         is_blocked: Callable[[str], bool] = lambda _: False,
         max_calls: int = MAX_CALLS,
         open_calls: Mapping[str, int] = MappingProxyType({}),
+        held_by: Callable[[str], int] = lambda _: 0,
     ) -> None:
         self.seen = 0
+        self._held_by = held_by
         self.look: Callable[[], None] = _do_nothing
         self._workers_of = workers_of
         self._is_blocked = is_blocked
@@ -158,10 +170,14 @@ class UnseenCalls:
         more = self._more + (MORE_AFTER_STALL if has_stood_still else 0)
         found = []
         for caller, calls in under_way.items():
-            limit = MAX_IF_BLOCKED if self._is_blocked(caller) else MAX_UNDER_WAY + more
+            workers = self._workers_of(caller)
+            more_held = max(0, self._held_by(caller) // max(1, workers) - BESIDE)
+            fewer = min(more_held // CALL, MAX_UNDER_WAY - LEAST)
+            limit = MAX_IF_BLOCKED if self._is_blocked(caller) else MAX_UNDER_WAY - fewer + more
             unseen = max(0, calls - self._open.get(caller, 0))
-            excess = max(calls / limit, (calls + min(unseen, filled[caller])) / (MAX_FILLED + more))
-            if excess > 1 and excess > self._workers_of(caller):
+            filled_limit = MAX_FILLED - fewer + more
+            excess = max(calls / limit, (calls + min(unseen, filled[caller])) / filled_limit)
+            if excess > max(1, workers):
                 found.append(Flood(caller, calls, held[caller]))
         return found
 

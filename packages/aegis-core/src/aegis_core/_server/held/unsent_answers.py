@@ -40,6 +40,10 @@ class UnsentAnswers:
     def __repr__(self) -> str:
         return f"<UnsentAnswers {sum(self._bytes.values())} bytes, full={sorted(self.full)}>"
 
+    def held_by(self, caller: str) -> int:
+        """Returns the bytes of a caller's answers."""
+        return self._bytes.get(caller, 0)
+
     def add(self, caller: str, size: int) -> None:
         """Counts an answer until `remove`."""
         with self._lock:
