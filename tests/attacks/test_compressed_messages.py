@@ -19,6 +19,7 @@ __all__ = ["start_victim"]  # a fixture
 
 LARGE = bytes(4_190_000)
 STREAMS = 16
+COMPRESSION = [("grpc.compression_enabled_algorithms_bitset", 7)]
 HONEST, USUAL = 100, b"x" * 65_536
 
 
@@ -79,7 +80,7 @@ async def test_large_messages_are_not_kept_when_their_calls_were_ended(
     compression: grpc.Compression,
 ) -> None:
     service = Upload()
-    node = await start_victim(registrars=[service.register])
+    node = await start_victim(registrars=[service.register], options=COMPRESSION)
     async with open_channel(identity("caller"), "a", node.address) as channel:
         upload: Any = channel.stream_unary(f"/t/{method}")
         calls = [upload(timeout=WAIT, compression=compression) for _ in range(STREAMS)]
@@ -99,7 +100,7 @@ async def test_large_messages_are_not_kept_when_their_calls_were_ended(
 async def test_honest_callers_may_compress_many_uploads_at_once(
     start_victim: StartVictim, identity: MakeIdentity, compression: grpc.Compression
 ) -> None:
-    node = await start_victim(registrars=[Upload().register])
+    node = await start_victim(registrars=[Upload().register], options=COMPRESSION)
     async with open_channel(identity("caller"), "a", node.address) as channel:
         upload = channel.stream_unary("/t/Upload")
         calls = [

@@ -22,6 +22,7 @@ Until = Callable[[Callable[[], object]], Awaitable[None]]
 WAIT = 15.0
 LARGE = b"x" * (6 * 1024 * 1024)
 RECEIVE = "grpc.max_receive_message_length"
+COMPRESSION = "grpc.compression_enabled_algorithms_bitset"
 
 
 class Handlers:
@@ -77,6 +78,25 @@ async def test_a_large_message_is_served_where_the_options_allow_it(
     async with large, await connect(large.address, **options) as mesh:
         echo = mesh.pool.channel("t", "v1").unary_unary("/t/Echo")
         assert await echo(LARGE, timeout=WAIT) == LARGE
+
+
+@pytest.mark.parametrize("server", ["aio", "blocking"], indirect=True)
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+async def test_compressed_requests_are_refused_unless_the_options_allow_them(
+    identity: MakeIdentity, server: str, compression: grpc.Compression
+) -> None:
+    options: dict[str, Any] = {"tls": identity("client")}
+    usual = provider(identity, Handlers(), grace=0)
+    async with usual, await connect(usual.address, **options) as mesh:
+        echo = mesh.pool.channel("t", "v1").unary_unary("/t/Echo")
+        with pytest.raises(grpc.aio.AioRpcError, match="is disabled") as refused:
+            await echo(b"x" * 1000, timeout=WAIT, compression=compression)
+        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert await echo(b"x" * 1000, timeout=WAIT) == b"x" * 1000
+    allowing = provider(identity, Handlers(), options=[(COMPRESSION, 7)], grace=0)
+    async with allowing, await connect(allowing.address, **options) as mesh:
+        echo = mesh.pool.channel("t", "v1").unary_unary("/t/Echo")
+        assert await echo(b"x" * 1000, timeout=WAIT, compression=compression) == b"x" * 1000
 
 
 @pytest.mark.parametrize("server", ["aio", "blocking", "public"], indirect=True)

@@ -231,6 +231,8 @@ class NodeOptions:
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
+            # No encoding but identity: of 64 KB gRPC makes 64 MB before code of the node sees any.
+            ("grpc.compression_enabled_algorithms_bitset", 1),
             # Else gRPC refuses calls that have room, as long as others that ended are not freed.
             ("grpc.http.overload_protection", 0),
             ("grpc.server.max_pending_requests", MAX_PENDING),
