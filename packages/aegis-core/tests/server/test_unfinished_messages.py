@@ -213,6 +213,16 @@ def test_calls_with_the_largest_newest_messages_are_ended_until_the_rest_fits(
     assert node.messages.open(7_001, "m", "c") is not None
 
 
+def test_who_has_far_more_in_newest_messages_loses_its_connection() -> None:
+    node = Node()
+    inflows = node.open(40)
+    node.look()
+    for inflow in inflows:
+        node.receive(MIB + MIB // 4)
+        inflow.note(MIB + MIB // 4)
+    assert node.look() == [("m", [*range(FEW, 40)], frozenset({"c"}), False, True)]
+
+
 def test_a_message_of_a_megabyte_counts_as_its_copies_too() -> None:
     inflow = Inflow(1, "m", "c")
     kept = []

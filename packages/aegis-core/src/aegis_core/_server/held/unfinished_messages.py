@@ -343,7 +343,8 @@ class UnfinishedMessages(Generic[CallT]):
             grew = grown > limit and count + unseen() >= MANY_SPREAD
         else:
             grew = grown > GROWTH * limit and count >= MANY_CALLS
-        if held <= limit and not (grew and is_half):
+        keeps_much = grown > limit and kept > MUCH * room
+        if held <= limit and not (grew and is_half) and not keeps_much:
             if grown > limit and kept > room:
                 return Excess(caller, largest(inflows, kept - LEFT * room), is_refused=False)
             return None
@@ -357,7 +358,7 @@ class UnfinishedMessages(Generic[CallT]):
             calls += self.waiting.calls(caller)
         is_blocked = spreads or len(calls) > 2 * len(inflows)
         self._refusals.begin(caller)
-        closes = is_blocked or held > MUCH * limit
+        closes = is_blocked or keeps_much or held > MUCH * limit
         peers = frozenset(unexplained) if closes else frozenset()
         return Excess(caller, calls, peers, is_blocked)
 
