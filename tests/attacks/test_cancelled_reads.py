@@ -14,6 +14,7 @@ from aegis_core._server.rejections import STOPPED
 from aegis_core.aio import Node
 
 from .test_one_caller import (
+    UNJUDGED,
     Mallory,
     StartVictim,
     Until,
@@ -25,7 +26,7 @@ from .test_one_caller import (
 __all__ = ["mallory", "start_victim"]  # fixtures
 
 SIZE = 4_000_000
-STREAMS, ROUNDS = 2, 5
+ROUNDS = 5
 
 
 class Service:
@@ -45,6 +46,9 @@ class Service:
         async for _ in requests:
             yield b"x"
 
+    async def answer_one(self, request: bytes, context: Any) -> bytes:
+        return b""
+
     def on_thread(self, requests: Any, context: Any) -> bytes:
         for _ in requests:
             pass
@@ -55,6 +59,7 @@ class Service:
             "Iterate": grpc.stream_unary_rpc_method_handler(self.iterate),
             "Read": grpc.stream_unary_rpc_method_handler(self.read),
             "Answer": grpc.stream_stream_rpc_method_handler(self.answer),
+            "Unary": grpc.unary_unary_rpc_method_handler(self.answer_one),
             "Thread": grpc.stream_unary_rpc_method_handler(self.on_thread),
         }
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t", handlers)])
@@ -76,21 +81,21 @@ def ping(connection: Any) -> None:
 class Uploads:
     """Calls on one connection, each with a message of which the last byte is missing."""
 
-    def __init__(self, attacker: Mallory, path: str) -> None:
+    def __init__(self, attacker: Mallory, path: str, count: int) -> None:
         self.connection = attacker.connect()
         self.connection.await_settings()
-        self.streams = [self.connection.open(path) for _ in range(STREAMS)]
+        self.streams = [self.connection.open(path) for _ in range(count)]
         windows = dict.fromkeys(self.streams, self.connection.stream_window)
         left = dict.fromkeys(self.streams, frames.message(bytes(SIZE))[:-1])
-        while any(left.values()) or min(windows.values()) < 1 or self.connection.window < STREAMS:
+        while any(left.values()) or min(windows.values()) < 1 or self.connection.window < count:
             has_sent = False
             for stream, data in left.items():
-                count = min(len(data), windows[stream], self.connection.window, frames.MAX_FRAME)
-                if count:
-                    self.connection.send(frames.frame(frames.DATA, stream, data[:count]))
-                    left[stream] = data[count:]
-                    windows[stream] -= count
-                    self.connection.window -= count
+                size = min(len(data), windows[stream], self.connection.window, frames.MAX_FRAME)
+                if size:
+                    self.connection.send(frames.frame(frames.DATA, stream, data[:size]))
+                    left[stream] = data[size:]
+                    windows[stream] -= size
+                    self.connection.window -= size
                     has_sent = True
             if not has_sent:
                 for got in self.connection.receive():
@@ -105,17 +110,31 @@ class Uploads:
 
 
 @pytest.mark.parametrize("server", ["aio"], indirect=True)
-@pytest.mark.parametrize("how", ["Iterate", "Read", "Answer", "Thread"])
+@pytest.mark.parametrize(
+    ("how", "count", "judged"),
+    [
+        ("Iterate", 2, 2),
+        ("Read", 2, 2),
+        ("Answer", 2, 2),
+        ("Thread", 2, 2),
+        ("Unary", UNJUDGED + 1, 1),
+    ],
+)
 async def test_messages_that_arrive_as_their_calls_are_ended_are_not_kept(
-    start_victim: StartVictim, mallory: Callable[[Node], Mallory], until: Until, how: str
+    start_victim: StartVictim,
+    mallory: Callable[[Node], Mallory],
+    until: Until,
+    how: str,
+    count: int,
+    judged: int,
 ) -> None:
     node = await start_victim(registrars=[Service().register])
     streams = node.server._checks.streams
     attacker = mallory(node)
     before = allocated()
     for _ in range(ROUNDS):
-        uploads = await asyncio.to_thread(Uploads, attacker, f"/t/{how}")
-        await until(lambda: len(streams) == STREAMS)
+        uploads = await asyncio.to_thread(Uploads, attacker, f"/t/{how}", count)
+        await until(lambda: len(streams) == judged)
         uploads.complete()  # here, so that this loop learns of it after the calls were ended
         for task in list(streams):
             node.server.end_call(task, STOPPED)
