@@ -88,9 +88,6 @@ async def test_large_messages_are_not_kept_when_their_calls_were_ended(
             with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 await call.write(LARGE)
         await until(lambda: any(call.done() for call in calls))
-        codes = [await call.code() for call in calls if call.done()]
-        # Where the end meets a write of its own, gRPC's client says INTERNAL.
-        assert grpc.StatusCode.RESOURCE_EXHAUSTED in codes
         for call in calls:
             call.cancel()
     await until(lambda: not service.held)

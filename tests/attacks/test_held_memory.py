@@ -313,7 +313,7 @@ async def test_calls_whose_handlers_keep_much_are_ended_and_others_go_on(
     node = await start_victim(registrars=[Service().register], max_workers=60)
     async with open_channel(identity("mallory"), "a", node.address) as channel:
         keep: Any = channel.stream_unary("/t/Keep")
-        calls = [keep(timeout=WAIT) for _ in range(30)]
+        calls = [keep(timeout=WAIT) for _ in range(25)]
         for call in calls:
             with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 await call.write(bytes(800_000))

@@ -175,7 +175,8 @@ class _Call:
             try:
                 request = next(self._requests, grpc.aio.EOF)
             except Exception as error:  # noqa: BLE001 - it is over, or its request is not valid
-                error.__traceback__ = None  # gRPC's frames refer to the error
+                # gRPC keeps it, and it refers to this frame, also by the end of the requests.
+                error.__traceback__ = error.__context__ = None
                 self._over()
                 return
             self._settle(received, request)
