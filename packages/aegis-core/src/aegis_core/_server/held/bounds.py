@@ -44,4 +44,5 @@ class Bounds(Generic[CallT]):
         return self.answers.held_by(caller) + self.reads.running.held_by(caller)
 
     def _held_by(self, caller: str) -> int:
-        return self._held_elsewhere(caller) + self.unfinished.held_by(caller)
+        # What has arrived in part may be of calls that are not seen yet, and these count anyway.
+        return self._held_elsewhere(caller) + self.unfinished.kept_by(caller)

@@ -245,10 +245,10 @@ class UnfinishedMessages(Generic[CallT]):
                     taken = taken.plus(0, inflow.messages, inflow.taken)
             return taken
 
-    def held_by(self, caller: str) -> int:
-        """Returns the bytes of messages that a caller had under way at the last look."""
+    def kept_by(self, caller: str) -> int:
+        """Returns the bytes of the newest messages of a caller's open calls at the last look."""
         watch = self._watches.get(caller)
-        return 0 if watch is None else watch.held
+        return 0 if watch is None else watch.kept
 
     def reading(self, caller: str) -> int:
         """Returns how many messages of a caller may have arrived in part, above 64 KiB each."""
@@ -327,7 +327,7 @@ class UnfinishedMessages(Generic[CallT]):
         kept = sum(inflow.kept for inflow in inflows)
         beside = max(0, held + self.elsewhere(caller) - BESIDE * limit)
         room = max(KEPT * limit - beside, KEPT * limit / 2)
-        watch.held = held + kept
+        watch.kept = kept
         is_half = held > limit / 2
         is_near = is_half or kept > room / 2
         self.is_near = self.is_near or is_near

@@ -28,15 +28,16 @@ MAX_FILLED = 2_400
 """The same where each unseen call counts twice whose request has arrived as far as gRPC takes it.
 
 Such calls take 25 to 35 KB each. Two processes with one identity may have 600 of them each, or
-three 500 each with requests of 9 KB.
+three 500 each with requests of 8 KB.
 """
 
 UNREAD = 16 * 1024
 """Bytes of a request that gRPC takes before code of the node has seen the call."""
 
 CALL, BESIDE = 16 * 1024, 4 * 1024 * 1024
-"""Bytes of a call under way, at least, and those that a caller may have in messages, requests and
-answers beside its calls. For each `CALL` more it may have one less under way, down to `LEAST`."""
+"""Bytes of a call under way, at least, and those that a caller may have beside its calls, in newest
+messages, running requests and answers. For each `CALL` more it may have one less under way, down to
+`LEAST`."""
 
 LEAST = MAX_CALLS + 100
 

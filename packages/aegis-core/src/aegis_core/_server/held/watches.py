@@ -68,14 +68,14 @@ class Watch:
         taken: Bytes of complete messages, of calls that are over and of single requests.
         allocated: The least memory of the process since then, or shortly before; None before the
             first look.
-        held: Bytes of unfinished and of newest messages at the last look.
+        kept: Bytes of newest messages at the last look.
     """
 
     def __init__(self) -> None:
         self.explained: dict[str, int] = {}
         self.taken: Counter[str] = Counter()
         self.allocated: int | None = None
-        self.held = 0
+        self.kept = 0
 
 
 class Refusals:
