@@ -124,3 +124,14 @@ def test_a_liar_makes_none_of_the_living_fail_while_most_others_die(
     dead = lose_all_but(simulation, liar, *honest)
     lie(15)
     simulation.run_until(lambda: is_right(simulation, dead, by=honest), within=3)
+
+
+def test_a_node_is_alive_again_although_the_only_one_that_judged_it_has_died() -> None:
+    """That one waited until it heard the flapping node for a minute, and died meanwhile."""
+    simulation = Simulation([f"node-{number:03}" for number in range(8)], seed=270)
+    simulation.flap("node-003")
+    simulation.run(75)
+    assert simulation.status_of("node-003", by="node-000") is FAILED
+    simulation.kill("node-002")
+    simulation.heal()
+    simulation.run_until(lambda: is_right(simulation, ["node-002"]), within=10)

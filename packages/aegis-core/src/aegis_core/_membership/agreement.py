@@ -160,13 +160,14 @@ class Agreement:
 
         A failed node cannot observe, so the nodes that it observed get new observers. Without
         verdicts of these, such a node would be alive again, and change the observers of this one:
-        without end.
+        without end. Of those that have failed meanwhile, held verdicts would count for good.
         """
         stamp, electors, since = self.failed.get(record.id, (None, frozenset[str](), 0.0))
         # Observers from before a change of the boundaries do not watch the node any more.
         changed_at = self._regions.changed_at
         is_valid = stamp == record.stamp and (since >= changed_at or now - changed_at < TAKE_OVER)
-        return electors if is_valid else self._regions.observers(record.id)
+        left = electors - self.failed.keys() if is_valid else None
+        return left or self._regions.observers(record.id)
 
     def _patience(self, observer: str) -> float:
         region_of = self._regions.region_of

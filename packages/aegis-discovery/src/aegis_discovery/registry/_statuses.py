@@ -125,6 +125,7 @@ class RegistryStatuses:
         self.observers.place(record.id, can_observe=is_able and record.voucher is None)
 
     def _electors(self, record: Record) -> frozenset[str]:
-        """Returns the observers of a node; for a failed one, those at its failure."""
+        """Returns the observers of a node; for a failed one, those at its failure that live."""
         stamp, electors = self._failed.get(record.id, (None, frozenset[str]()))
-        return electors if stamp == record.stamp else self.observers.observers(record.id)
+        left = electors - self._failed.keys() if stamp == record.stamp else None
+        return left or self.observers.observers(record.id)
