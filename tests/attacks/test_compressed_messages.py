@@ -53,8 +53,13 @@ class Upload:
             size += len(request.data)
         return b"%d" % size
 
+    async def both_async(self, requests: AsyncIterator[Message], context: Any) -> Any:
+        async for request in requests:
+            yield b"%d" % len(request.data)
+
     def register(self, server: Any) -> None:
         handlers = {
+            "BothAsync": grpc.stream_stream_rpc_method_handler(self.both_async, self.read),
             "Upload": grpc.stream_unary_rpc_method_handler(self.upload, self.read),
             "UploadAsync": grpc.stream_unary_rpc_method_handler(self.upload_async, self.read),
         }
@@ -69,7 +74,7 @@ def no_collection() -> Iterator[None]:
 
 
 @both
-@pytest.mark.parametrize("method", ["Upload", "UploadAsync"])
+@pytest.mark.parametrize("method", ["Upload", "UploadAsync", "BothAsync"])
 @pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
 @pytest.mark.usefixtures("no_collection")
 async def test_large_messages_are_not_kept_when_their_calls_were_ended(
@@ -82,12 +87,13 @@ async def test_large_messages_are_not_kept_when_their_calls_were_ended(
     service = Upload()
     node = await start_victim(registrars=[service.register], options=COMPRESSION)
     async with open_channel(identity("caller"), "a", node.address) as channel:
-        upload: Any = channel.stream_unary(f"/t/{method}")
+        streams = channel.stream_stream if method == "BothAsync" else channel.stream_unary
+        upload: Any = streams(f"/t/{method}")
         calls = [upload(timeout=WAIT, compression=compression) for _ in range(STREAMS)]
         for call in calls:
             with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 await call.write(LARGE)
-        await until(lambda: any(call.done() for call in calls))
+        await until(lambda: node.stats().calls.over_limit > 0)
         for call in calls:
             call.cancel()
     await until(lambda: not service.held)
