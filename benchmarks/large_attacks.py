@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import select
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import frame_attacks
 import slow_attacks
-from attacks import Attack
+from attacks import Attack, on_threads
 from frames import (
     DATA,
     END_STREAM,
@@ -109,17 +109,7 @@ def together(*attacks: Callable[[Attack, float], int]) -> Callable[[Attack, floa
     """Returns what runs attacks at the same time."""
 
     def run(attack: Attack, until: float) -> int:
-        counts = [0] * len(attacks)
-
-        def run_one(number: int) -> None:
-            counts[number] = attacks[number](attack, until)
-
-        threads = [threading.Thread(target=run_one, args=(n,)) for n in range(len(attacks))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return sum(counts)
+        return on_threads(*(partial(one, attack, until) for one in attacks))
 
     return run
 

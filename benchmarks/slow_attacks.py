@@ -9,12 +9,11 @@ import select
 import socket
 import ssl
 import struct
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from attacks import BATCH, RATE, Attack
+from attacks import BATCH, RATE, Attack, on_threads
 from frames import (
     CONTINUATION,
     DATA,
@@ -263,20 +262,15 @@ def abandoned_handshakes(attack: Attack, until: float) -> int:
 
 
 def _repeat(work: Callable[[], None], until: float) -> int:
-    counts = [0] * THREADS
-
-    def repeat(number: int) -> None:
+    def repeat() -> int:
+        count = 0
         while time.monotonic() < until:
             with suppress(OSError):
                 work()
-                counts[number] += 1
+                count += 1
+        return count
 
-    threads = [threading.Thread(target=repeat, args=(n,)) for n in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts)
+    return on_threads(*[repeat] * THREADS)
 
 
 KINDS: dict[str, Callable[[Attack, float], int]] = {

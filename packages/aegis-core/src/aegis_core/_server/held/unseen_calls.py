@@ -40,6 +40,7 @@ messages, running requests and answers. For each `CALL` more it may have one les
 `LEAST`."""
 
 LEAST = MAX_CALLS + 100
+"""As many as a caller may have open, and some that are just answered."""
 
 MORE_AFTER_STALL = int(CANCELLED_AT_ONCE)
 """Further ones after the node stood still: calls that have missed their deadlines meanwhile, and

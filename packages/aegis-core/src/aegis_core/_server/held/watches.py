@@ -16,7 +16,8 @@ class Excess(NamedTuple, Generic[CallT]):
 
     Attributes:
         caller: Who makes them.
-        calls: All that wait for a request, and all but a few with many requests, the newest ones.
+        calls: All that wait for a request, and all but a few with many requests, the newest ones;
+            or, if it is not refused, those with the largest newest messages.
         peers: Connections to close, since much more has arrived than may be held.
         is_blocked: Whether all calls of the caller are to be refused for a while: it holds more
             than it can by the requests of an honest one.
