@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
         RegistrarError,
         WorkerStartError,
     )
+
+# As `aegis_discovery` does, which is loaded later: a program may import `grpc` before that.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 __all__ = [
     "AddressInUseError",

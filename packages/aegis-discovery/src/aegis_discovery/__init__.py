@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from aegis_discovery.signals import EdgeStats, LatencyStats
 
 # The core of gRPC writes a line to standard error for each handshake that fails, each GOAWAY with a
-# reason, and, as an error, each call that it refuses for many headers: strangers and members could
-# fill a disk. It reads this variable when the first channel or server is made.
+# reason, and, as an error, each call that it refuses for many headers or compression: strangers and
+# members could fill a disk. It reads this variable when `grpc` is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 __all__ = [
