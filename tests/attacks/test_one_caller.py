@@ -448,6 +448,13 @@ async def test_many_short_headers_are_refused_and_write_one_line(
     assert capfd.readouterr().err == "", "the core of gRPC writes without a limit"
 
 
+def lower(monkeypatch: pytest.MonkeyPatch, **limits: int) -> None:
+    """Lets a node look at its connections from five on, and allow fewer of them."""
+    for name, limit in {"FEW": 5, **limits}.items():
+        monkeypatch.setattr(f"aegis_core._server.connection_limits.{name}", limit)
+    monkeypatch.setattr("aegis_core._server.connection_guard.LOOK_AFTER", 1)
+
+
 @both
 async def test_of_connections_without_a_call_only_the_newest_stay_open(
     start_victim: StartVictim,
@@ -457,9 +464,7 @@ async def test_of_connections_without_a_call_only_the_newest_stay_open(
     logged: Callable[..., list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aegis_core._server.connection_limits.FEW", 5)
-    monkeypatch.setattr("aegis_core._server.connection_limits.MAX_SILENT", 10)
-    monkeypatch.setattr("aegis_core._server.connection_guard.LOOK_AFTER", 1)
+    lower(monkeypatch, MAX_SILENT=10)
     node = await start_victim()
     async with open_channel(identity("honest"), "a", node.address) as channel:
         call = channel.unary_unary("/t/Echo")
@@ -505,9 +510,7 @@ async def test_the_connections_of_one_caller_are_limited(
     logged: Callable[..., list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aegis_core._server.connection_limits.FEW", 5)
-    monkeypatch.setattr("aegis_core._server.connection_limits.MAX_CONNECTIONS", 10)
-    monkeypatch.setattr("aegis_core._server.connection_guard.LOOK_AFTER", 1)
+    lower(monkeypatch, MAX_CONNECTIONS=10)
     node = await start_victim()
     async with open_channel(identity("honest"), "a", node.address) as channel:
         call = channel.unary_unary("/t/Echo")
@@ -535,11 +538,7 @@ async def test_connections_without_a_call_are_their_callers_once_handshakes_are_
     logged: Callable[..., list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    limits = "aegis_core._server.connection_limits"
-    monkeypatch.setattr(f"{limits}.FEW", 5)
-    monkeypatch.setattr(f"{limits}.FEW_UNKNOWN", 2)
-    monkeypatch.setattr(f"{limits}.MAX_CONNECTIONS", 10)
-    monkeypatch.setattr("aegis_core._server.connection_guard.LOOK_AFTER", 1)
+    lower(monkeypatch, MAX_CONNECTIONS=10, FEW_UNKNOWN=2)
     node = await start_victim()
     async with open_channel(identity("honest"), "a", node.address) as channel:
         call = channel.unary_unary("/t/Echo")
